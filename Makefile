@@ -1,0 +1,68 @@
+# All that is needed is Python 3.11 or later: the rest is installed into this folder, Poetry into
+# .poetry (tools/poetry) and Keyosk into .venv. Nothing outside is changed.
+
+# Another Poetry 2 may be named: make test POETRY=poetry
+POETRY ?= tools/poetry
+BIN := .venv/bin
+ARGS ?=
+# As .venv/bin/keyosk does, whose first line, written by Poetry, breaks at a space in this folder's path.
+KEYOSK := $(BIN)/python -c 'import sys; from keyosk.cli import main; sys.argv[0] = "keyosk"; sys.exit(main())'
+
+# An active virtual environment would draw the installation to itself.
+unexport VIRTUAL_ENV CONDA_PREFIX CONDA_DEFAULT_ENV POETRY_ACTIVE
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help run test test-long demo lint format docs build bench lock clean
+
+help: ## Show this list
+	@echo 'Usage: make TARGET [ARGS="..."]'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+
+run: .venv/.runtime ## Set up and start Keyosk (ARGS go to "keyosk serve")
+	@exec $(KEYOSK) serve $(ARGS)
+
+test: .venv/.development ## Run the tests but the long ones (ARGS="-k token" go to pytest)
+	@$(BIN)/pytest -m "not slow" $(ARGS)
+
+test-long: .venv/.development ## Run the long tests: floods, kills, large lists
+	@$(BIN)/pytest -m slow $(ARGS)
+
+demo: .venv/.runtime ## Play the README's story by itself, on a free port, in a temporary folder
+	@$(BIN)/python examples/demo.py $(ARGS)
+
+lint: .venv/.development ## Check style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/.development ## Format the code and mend what can be mended by itself
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+docs: .venv/.development ## Build the documentation into build/docs; a warning is a failure
+	$(BIN)/sphinx-build -W --keep-going -b html docs build/docs
+
+build: ## Build the wheel and the source package into dist
+	$(POETRY) build --clean
+
+bench: .venv/.development ## Measure the token path
+	@$(BIN)/python tools/bench.py $(ARGS)
+
+lock: ## Update poetry.lock (ARGS="--regenerate": every version anew)
+	$(POETRY) lock $(ARGS)
+
+clean: ## Remove all that was built or installed here; data/ stays
+	rm -rf .venv .poetry build dist .tox .coverage .coverage.* htmlcov
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name .git -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+# The marks make a second run start at once. "sync" also removes what is no longer asked for, so a
+# dependency that was dropped cannot be imported by accident.
+.venv/.runtime: pyproject.toml poetry.lock
+	$(POETRY) sync --only main --all-extras
+	@touch $@
+
+.venv/.development: pyproject.toml poetry.lock
+	$(POETRY) sync --all-groups --all-extras
+	@touch .venv/.runtime $@

@@ -1,0 +1,322 @@
+"""Accounts and their passwords."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from keyosk import usernames
+from keyosk.audit import Audit, changed
+from keyosk.checks import LONGEST_NAME, Checks
+from keyosk.errors import Conflict, Invalid, NotFound
+from keyosk.ids import first_version, is_id, new_id
+from keyosk.merge import merge_patch
+from keyosk.model import Account, Caller, Kind, Listing, StoredPassword
+from keyosk.password_rules import check_new
+from keyosk.passwords import Passwords
+from keyosk.rules import Rules
+from keyosk.storage.accounts import AccountStore
+from keyosk.storage.database import Database
+
+RESET: Final[Mapping[str, Any]] = {
+    "kind": Kind.PERSON,
+    "display_name": "",
+    "enabled": True,
+    "claims": {},
+    "metadata": {},
+}
+#: What may be changed, and what the audit log tells of a change.
+FIELDS: Final = (
+    "username",
+    "kind",
+    "display_name",
+    "enabled",
+    "claims",
+    "metadata",
+    "expires_at",
+)
+
+
+class Accounts:
+    """What an admin does with accounts. Every write is one transaction."""
+
+    def __init__(
+        self,
+        database: Database,
+        accounts: AccountStore,
+        passwords: Passwords,
+        rules: Rules,
+        audit: Audit,
+        clock: Callable[[], float],
+    ) -> None:
+        self._database = database
+        self._accounts = accounts
+        self._passwords = passwords
+        self._rules = rules
+        self._audit = audit
+        self._clock = clock
+
+    def create(
+        self,
+        by: Caller,
+        *,
+        username: str,
+        kind: Kind = Kind.PERSON,
+        display_name: str = "",
+        enabled: bool = True,
+        claims: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        expires_at: int | None = None,
+        password: str | None = None,
+        also: Callable[[Account], None] | None = None,
+    ) -> Account:
+        """Make an account, with a password if one is given.
+
+        ``also``: what else is to happen in the same transaction. Raises ``Invalid``,
+        ``Conflict``, ``RefusedByRule``.
+        """
+        now = int(self._clock())
+        account = drafted(
+            now,
+            username=username,
+            kind=kind,
+            display_name=display_name,
+            enabled=enabled,
+            claims=claims,
+            metadata=metadata,
+            expires_at=expires_at,
+            password=password,
+        )
+        stored = None
+        if password is not None:
+            self._rules.not_by_api_key(by)
+            # Hashing takes long and needs no lock: it comes before the transaction.
+            stored = self._stored(password)
+        with self._database.transaction():
+            self._accounts.add(account)
+            if stored is not None:
+                self._accounts.set_password(account.id, stored, now=now)
+            self._audit.record(by, "account.create", target(account.id), after=created(account))
+            if also is not None:
+                also(account)
+            return self._accounts.by_id(account.id)
+
+    def get(self, reference: str) -> Account:
+        """The account that an id or a username in any spelling names. Raises ``NotFound``."""
+        if is_id(reference):
+            return self._accounts.by_id(reference.lower())
+        name = usernames.lookup_form(reference)
+        if name is None:
+            raise NotFound("There is no such account.")
+        return self._accounts.by_username(name)
+
+    def locked(self, reference: str) -> Account:
+        """The account as ``get``, for a transaction that writes what it makes of it.
+
+        Until its end no other such transaction has the account.
+        """
+        account = self.get(reference)
+        self._database.lock(target(account.id))
+        return self._accounts.by_id(account.id)
+
+    def page(self, listing: Listing) -> list[Account]:
+        """The accounts that a listing asks for."""
+        return self._accounts.page(listing)
+
+    def count(self, listing: Listing) -> int:
+        """How many accounts pass the filters of a listing."""
+        return self._accounts.count(listing)
+
+    def change(
+        self, by: Caller, reference: str, patch: Mapping[str, Any], *, version: int | None = None
+    ) -> Account:
+        """Apply a merge patch (RFC 7396): ``None`` resets a field, objects merge by member.
+
+        Writes only what the patch names. Raises ``Invalid``, ``NotFound``, ``Conflict``,
+        ``Stale`` (unless the account is at ``version``), ``RefusedByRule``.
+        """
+        now = int(self._clock())
+        with self._database.transaction():
+            account = self.locked(reference)
+            changes = _changes(account, patch)
+            checks = Checks()
+            if "username" in changes:
+                changes["username"] = _username(changes["username"], checks)
+            after = replace(account, **changes)
+            _check(checks, after.display_name, after.claims, after.metadata, after.expires_at)
+            checks.done()
+            self._rules.may_change(by, account.id)
+            if after.enabled != account.enabled or after.expires_at != account.expires_at:
+                self._rules.not_oneself(by, account.id)
+            with self._rules.keeping_an_admin():
+                self._accounts.change(account.id, changes, now=now, version=version)
+            old, new = changed(fields_of(account), fields_of(after))
+            self._audit.record(by, "account.change", target(account.id), before=old, after=new)
+            return self._accounts.by_id(account.id)
+
+    def remove(self, by: Caller, reference: str, *, version: int | None = None) -> None:
+        """Delete an account with its password, API keys and grants.
+
+        Raises ``NotFound``, ``Stale``, ``RefusedByRule``.
+        """
+        with self._database.transaction():
+            account = self.locked(reference)
+            self._rules.may_change(by, account.id)
+            with self._rules.keeping_an_admin():
+                self._accounts.remove(account.id, version=version)
+            self._audit.record(by, "account.delete", target(account.id), before=fields_of(account))
+
+    def set_password(
+        self,
+        by: Caller,
+        reference: str,
+        password: str,
+        *,
+        instead_of: StoredPassword | None = None,
+    ) -> None:
+        """Give the account a new password. Raises ``Invalid``, ``NotFound``, ``RefusedByRule``.
+
+        ``instead_of``: the password that its owner proved to know. Raises ``Conflict`` if it is the
+        account's password no more.
+        """
+        account = self.get(reference)
+        checks = Checks()
+        _check_password(checks, password, account.username, account.display_name)
+        checks.done()
+        self._rules.not_by_api_key(by)
+        stored = self._stored(password)
+        now = int(self._clock())
+        with self._database.transaction():
+            self._rules.may_change(by, account.id)
+            self._check_known(account, instead_of)
+            self._accounts.change(account.id, {}, now=now)
+            self._accounts.set_password(account.id, stored, now=now)
+            self._audit.record(by, "password.set", target(account.id))
+
+    def remove_password(
+        self, by: Caller, reference: str, *, instead_of: StoredPassword | None = None
+    ) -> None:
+        """Leave the account without a password.
+
+        ``instead_of`` as ``set_password``. Raises ``NotFound`` if it has none, ``RefusedByRule``.
+        """
+        with self._database.transaction():
+            account = self.locked(reference)
+            self._rules.not_by_api_key(by)
+            self._rules.may_change(by, account.id)
+            self._check_known(account, instead_of)
+            with self._rules.keeping_an_admin():
+                if not self._accounts.remove_password(account.id):
+                    raise NotFound("The account has no password.")
+                self._accounts.change(account.id, {}, now=int(self._clock()))
+            self._audit.record(by, "password.delete", target(account.id))
+
+    def _check_known(self, account: Account, shown: StoredPassword | None) -> None:
+        if shown is None:
+            return
+        known = self._accounts.password_of(account.id)
+        if known is None or known.id != shown.id:
+            raise Conflict("current_password", "The password was changed meanwhile.")
+
+    def _stored(self, password: str) -> StoredPassword:
+        return StoredPassword(new_id(), self._passwords.hash(password))
+
+
+def drafted(
+    now: int,
+    *,
+    username: str,
+    kind: Kind = Kind.PERSON,
+    display_name: str = "",
+    enabled: bool = True,
+    claims: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    expires_at: int | None = None,
+    password: str | None = None,
+) -> Account:
+    """A new account, not stored yet, that keeps the rules for each field. Raises ``Invalid``."""
+    checks = Checks()
+    name = _username(username, checks)
+    _check(checks, display_name, claims or {}, metadata or {}, expires_at)
+    if password is not None:
+        _check_password(checks, password, name, display_name)
+    checks.done()
+    account_id = new_id()
+    return Account(
+        id=account_id,
+        username=name,
+        kind=Kind(kind),
+        display_name=display_name,
+        enabled=enabled,
+        claims=claims or {},
+        metadata=metadata or {},
+        expires_at=expires_at,
+        has_password=password is not None,
+        last_login_at=None,
+        created_at=now,
+        updated_at=now,
+        version=first_version(account_id),
+    )
+
+
+def created(account: Account) -> dict[str, Any]:
+    """What the audit log tells of a new account."""
+    return {**fields_of(account), "has_password": account.has_password}
+
+
+def target(account_id: str) -> str:
+    """What the audit log calls an account."""
+    return f"account/{account_id}"
+
+
+def fields_of(account: Account) -> dict[str, Any]:
+    """The fields that may be changed, as plain values."""
+    return {name: getattr(account, name) for name in FIELDS}
+
+
+def _username(username: str, checks: Checks) -> str:
+    try:
+        return usernames.normalise(username)
+    except Invalid as error:
+        checks.include(error)
+        return ""
+
+
+def _check_password(checks: Checks, password: str, username: str, display_name: str) -> None:
+    try:
+        check_new(password, username=username, display_name=display_name)
+    except Invalid as error:
+        checks.include(error)
+
+
+def _check(
+    checks: Checks,
+    display_name: str,
+    claims: Mapping[str, Any],
+    metadata: Mapping[str, Any],
+    expires_at: int | None,
+) -> None:
+    checks.text("display_name", display_name, longest=LONGEST_NAME)
+    checks.json_object("claims", claims)
+    checks.json_object("metadata", metadata)
+    checks.time("expires_at", expires_at)
+
+
+def _changes(account: Account, patch: Mapping[str, Any]) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    for name, value in patch.items():
+        if value is None:
+            if name == "username":
+                raise Invalid.field(name, "cannot be removed")
+            changes[name] = RESET.get(name)
+        elif isinstance(value, Mapping):
+            changes[name] = _merged(name, getattr(account, name), value)
+        else:
+            changes[name] = value
+    return changes
+
+
+def _merged(name: str, target: Mapping[str, Any], patch: Mapping[str, Any]) -> Any:
+    try:
+        return merge_patch(target, patch)
+    except RecursionError:
+        raise Invalid.field(name, "is nested too deeply") from None

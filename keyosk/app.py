@@ -1,0 +1,158 @@
+"""The one place that builds and wires."""
+
+import time
+from collections.abc import Callable
+
+from flask import Flask
+
+from keyosk import bootstrap
+from keyosk.accounts import Accounts
+from keyosk.api_keys import ApiKeys
+from keyosk.audit import Audit
+from keyosk.authentication import Authentication
+from keyosk.bootstrap import FirstAdmin
+from keyosk.bulk import Bulk
+from keyosk.bulk_checks import LineChecks
+from keyosk.config import Config
+from keyosk.declarations import Declarations
+from keyosk.grants import Grants
+from keyosk.idempotency import Idempotency
+from keyosk.installation import Installation
+from keyosk.keyring import Safe
+from keyosk.passwords import Passwords
+from keyosk.roles import Roles
+from keyosk.rules import Rules
+from keyosk.services import Services
+from keyosk.signing import SigningKeys
+from keyosk.storage import schema
+from keyosk.storage.accounts import AccountStore
+from keyosk.storage.api_keys import ApiKeyStore
+from keyosk.storage.audit import AuditStore
+from keyosk.storage.database import Database
+from keyosk.storage.declared import DeclaredStore
+from keyosk.storage.grants import GrantStore
+from keyosk.storage.idempotency import IdempotencyStore
+from keyosk.storage.logins import LoginStore
+from keyosk.storage.roles import RoleStore
+from keyosk.storage.services import ServiceStore
+from keyosk.storage.signing_keys import SigningKeyStore
+from keyosk.tokens import Tokens
+from keyosk.web import application
+
+
+def prepare(config: Config, *, clock: Callable[[], float] = time.time) -> FirstAdmin | None:
+    """Bring the database up to date and make what is missing in it, once over all processes.
+
+    Answers the first admin if it was made now. Raises ``ConfigurationError``, ``DatabaseTooNew``,
+    ``WrongSecretKey``, ``Unavailable``.
+    """
+    database = Database(config.database_url)
+    try:
+        with schema.exclusive(database):
+            schema.upgrade(database)
+            bootstrap.ensure_secret_key(config.secret_key, database.path)
+            installation = build(config, clock=clock)
+            try:
+                return bootstrap.prepare(
+                    installation,
+                    admin_username=config.admin_username,
+                    admin_password=config.admin_password,
+                )
+            finally:
+                installation.database.close()
+    finally:
+        database.close()
+
+
+def is_prepared(config: Config) -> bool:
+    """Whether ``prepare`` has run on this database for this version. Raises as it does."""
+    database = Database(config.database_url)
+    if database.path is not None and not database.path.exists():
+        return False
+    try:
+        return not schema.pending(database)
+    finally:
+        database.close()
+
+
+def build(config: Config, *, clock: Callable[[], float] = time.time) -> Installation:
+    """Wire an installation whose database is up to date. Opens no connection yet."""
+    database = Database(config.database_url)
+    account_store = AccountStore(database)
+    api_key_store = ApiKeyStore(database)
+    service_store = ServiceStore(database)
+    grant_store = GrantStore(database)
+    role_store = RoleStore(database)
+    passwords = Passwords(
+        memory_kib=config.argon2_memory_kib,
+        time_cost=config.argon2_time_cost,
+        parallelism=config.argon2_parallelism,
+    )
+    safe = Safe(bootstrap.secret_keys(config.secret_key, database.path))
+    keys = SigningKeys(
+        SigningKeyStore(database),
+        safe,
+        config.signing_algorithm,
+        clock,
+    )
+    tokens = Tokens(keys, issuer=config.issuer, lifetime=config.token_lifetime, clock=clock)
+    audit = Audit(database, AuditStore(database), tokens, clock)
+    rules = Rules(database, grant_store)
+    accounts = Accounts(database, account_store, passwords, rules, audit, clock)
+    grants = Grants(
+        database,
+        accounts,
+        account_store,
+        grant_store,
+        service_store,
+        role_store,
+        rules,
+        audit,
+        clock,
+    )
+    services = Services(database, service_store, grant_store, rules, audit, config.issuer, clock)
+    roles = Roles(database, role_store, service_store, grant_store, rules, audit, clock)
+    return Installation(
+        issuer=config.issuer,
+        trusted_proxies=config.trusted_proxies,
+        clock=clock,
+        database=database,
+        accounts=accounts,
+        api_keys=ApiKeys(database, accounts, api_key_store, service_store, rules, audit, clock),
+        grants=grants,
+        services=services,
+        roles=roles,
+        declarations=Declarations(
+            database, DeclaredStore(database), services, roles, accounts, grants
+        ),
+        bulk=Bulk(
+            database,
+            accounts,
+            grants,
+            account_store,
+            grant_store,
+            role_store,
+            LineChecks(account_store, service_store, role_store, passwords, rules, clock),
+            rules,
+            audit,
+            clock,
+        ),
+        audit=audit,
+        idempotency=Idempotency(database, IdempotencyStore(database), safe, clock),
+        authentication=Authentication(
+            database,
+            account_store,
+            api_key_store,
+            LoginStore(database),
+            passwords,
+            audit,
+            clock,
+        ),
+        signing_keys=keys,
+        tokens=tokens,
+    )
+
+
+def create_app(installation: Installation) -> Flask:
+    """The web application of an installation."""
+    return application.create(installation)

@@ -1,0 +1,269 @@
+"""The audit log: what was changed, and what endangered the installation.
+
+A row is written in the transaction of the change, so that none is without the other. Rows form a
+hash chain: sealing gives each row its place and a hash over itself and the hash before. Writers do
+not wait for one another, as a row is sealed shortly after it was written; checkpoints, signed by
+the token-signing key, prove what the chain was at a moment. A row changed, removed or added
+between two checkpoints cannot go unseen by whoever has the public keys.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from keyosk.errors import BadToken, Unavailable
+from keyosk.ids import new_id
+from keyosk.model import AuditRow, Caller, Checkpoint, Listing, LoginFailure
+from keyosk.storage.audit import AuditStore
+from keyosk.storage.database import Database
+from keyosk.tokens import Tokens
+
+#: What stands before the first row of all.
+GENESIS: Final = "0" * 64
+#: The media type of a checkpoint's signature, so that nobody takes it for a token.
+CHECKPOINT_TYPE: Final = "keyosk-checkpoint+jwt"
+#: What the log calls its own shortening.
+PRUNED: Final = "audit.prune"
+_BATCH: Final = 500
+_CHECKPOINT_ROWS: Final = 1_000
+_CHECKPOINT_SECONDS: Final = 3_600
+_MINUTE: Final = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What verifying the chain found: ``fault`` is ``None`` if all is as it was written."""
+
+    rows: int
+    checkpoints: int
+    fault: str | None
+
+
+class Audit:
+    """Writes the log, seals it, reads it, proves it."""
+
+    def __init__(
+        self, database: Database, store: AuditStore, tokens: Tokens, clock: Callable[[], float]
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._tokens = tokens
+        self._clock = clock
+
+    def record(
+        self,
+        by: Caller,
+        action: str,
+        target: str | None,
+        *,
+        before: Mapping[str, Any] | None = None,
+        after: Mapping[str, Any] | None = None,
+        outcome: str = "done",
+    ) -> None:
+        """Write one row, in the transaction of the change that it is about."""
+        self._store.add([self._row(by, action, target, before, after, outcome)])
+
+    def record_all(self, by: Caller, action: str, targets: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write a row for each target with what it is now, all by one statement."""
+        self._store.add(
+            [
+                self._row(by, action, target, None, after, "done")
+                for target, after in targets.items()
+            ]
+        )
+
+    def count_failed_login(self, account_id: str | None, address: str | None) -> None:
+        """Count a failed login, so that a flood of guesses is no flood of rows.
+
+        Counts are kept per account, address and minute; they become rows when the minute is over.
+        """
+        minute = int(self._clock()) // _MINUTE * _MINUTE
+        self._store.count_failure(
+            LoginFailure(account=account_id or "", address=address or "", minute=minute)
+        )
+
+    def seal(self) -> None:
+        """Give all rows so far their places in the chain, and sign a checkpoint when one is due."""
+        self._take_failures()
+        while self._store.seal(row_hash, GENESIS, limit=_BATCH) == _BATCH:
+            continue
+        self._checkpoint()
+
+    def seal_quietly(self) -> None:
+        """``seal`` for after an answer: what it cannot do now, the next one will."""
+        try:
+            self.seal()
+        except Unavailable:
+            return
+
+    def page(self, listing: Listing) -> list[AuditRow]:
+        """The rows that a listing asks for, up to this moment."""
+        self.seal()
+        return self._store.page(listing)
+
+    def count(self, listing: Listing) -> int:
+        """How many rows pass the filters of a listing."""
+        return self._store.count(listing)
+
+    def verify(self) -> Verdict:
+        """Recompute the chain from its first kept row and hold it against every checkpoint."""
+        self.seal()
+        checkpoints = {point.sequence: point for point in self._store.checkpoints()}
+        for point in checkpoints.values():
+            if not self._is_signed(point):
+                return Verdict(0, len(checkpoints), f"checkpoint {point.sequence} is not ours")
+        sequence, previous = start = self._start(checkpoints)
+        pruned = 0
+        rows = 0
+        while batch := self._store.after(sequence, _BATCH):
+            for row in batch:
+                sequence += 1
+                if row.sequence != sequence:
+                    return Verdict(rows, len(checkpoints), f"row {sequence} is missing")
+                previous = row_hash(row, previous)
+                if row.hash != previous:
+                    return Verdict(rows, len(checkpoints), f"row {sequence} was changed")
+                here = checkpoints.get(sequence)
+                if here is not None and here.hash != previous:
+                    return Verdict(rows, len(checkpoints), f"the chain up to {sequence} is another")
+                rows += 1
+                if row.action == PRUNED and row.after is not None:
+                    pruned = row.after.get("sequence", 0)
+        # SECURITY: else whoever cuts the beginning off could say that it was pruned.
+        if pruned != start[0]:
+            fault = f"the chain begins after row {start[0]}, and was pruned up to row {pruned}"
+            return Verdict(rows, len(checkpoints), fault)
+        if checkpoints and max(checkpoints) > sequence:
+            return Verdict(rows, len(checkpoints), f"rows after {sequence} are missing")
+        return Verdict(rows, len(checkpoints), None)
+
+    def prune(self, by: Caller, before: int) -> int:
+        """Delete what is older than ``before``, up to a checkpoint: there the chain goes on.
+
+        A row of the log tells of it.
+        """
+        self.seal()
+        self._checkpoint(due=True)
+        with self._database.transaction():
+            place, deleted = self._store.prune(before)
+            if deleted:
+                self.record(by, PRUNED, None, after={"sequence": place, "rows": deleted})
+        self.seal()
+        self._checkpoint(due=True)
+        return deleted
+
+    def _row(
+        self,
+        by: Caller,
+        action: str,
+        target: str | None,
+        before: Mapping[str, Any] | None,
+        after: Mapping[str, Any] | None,
+        outcome: str,
+    ) -> AuditRow:
+        return AuditRow(
+            id=new_id(),
+            time=int(self._clock()),
+            actor=by.account_id,
+            actor_name=by.username,
+            credential=by.api_key_id or by.credential,
+            address=by.address,
+            request_id=by.request_id,
+            action=action,
+            target=target,
+            before=before,
+            after=after,
+            outcome=outcome,
+        )
+
+    def _take_failures(self) -> None:
+        now = int(self._clock())
+        with self._database.transaction():
+            self._store.lock()
+            self._store.add(
+                [_failure_row(each) for each in self._store.take_failures(now // _MINUTE * _MINUTE)]
+            )
+
+    def _checkpoint(self, *, due: bool = False) -> None:
+        last = self._store.last()
+        if last is None or last.sequence is None or last.hash is None:
+            return
+        now = int(self._clock())
+        points = self._store.checkpoints()
+        if points and points[-1].sequence == last.sequence:
+            return
+        newest = points[-1] if points else None
+        due = (
+            due
+            or newest is None
+            or last.sequence - newest.sequence >= _CHECKPOINT_ROWS
+            or now - newest.time >= _CHECKPOINT_SECONDS
+        )
+        if due:
+            claims = {"sequence": last.sequence, "hash": last.hash, "iat": now}
+            signature = self._tokens.sign_document(claims, typ=CHECKPOINT_TYPE)
+            self._store.add_checkpoint(
+                Checkpoint(sequence=last.sequence, hash=last.hash, time=now, signature=signature)
+            )
+
+    def _is_signed(self, point: Checkpoint) -> bool:
+        try:
+            claims = self._tokens.verify_document(point.signature, typ=CHECKPOINT_TYPE)
+        except BadToken:
+            return False
+        return claims.get("sequence") == point.sequence and claims.get("hash") == point.hash
+
+    def _start(self, checkpoints: Mapping[int, Checkpoint]) -> tuple[int, str]:
+        """Where the kept chain begins: at its origin, or at the checkpoint of a pruning."""
+        first = self._store.after(0, 1)
+        start = checkpoints.get((first[0].sequence or 1) - 1) if first else None
+        return (start.sequence, start.hash) if start is not None else (0, GENESIS)
+
+
+def row_hash(row: AuditRow, previous: str) -> str:
+    """SHA-256 over a row with its place and the hash before it, in hexadecimal."""
+    content = [
+        previous,
+        row.sequence,
+        row.id,
+        row.time,
+        row.actor,
+        row.actor_name,
+        row.credential,
+        row.address,
+        row.request_id,
+        row.action,
+        row.target,
+        row.before,
+        row.after,
+        row.outcome,
+    ]
+    text = json.dumps(content, ensure_ascii=True, separators=(",", ":"), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def changed(
+    before: Mapping[str, Any], after: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of two states of an object only what differs."""
+    names = [name for name in after if before.get(name) != after[name]]
+    return {name: before.get(name) for name in names}, {name: after[name] for name in names}
+
+
+def _failure_row(failure: LoginFailure) -> AuditRow:
+    return AuditRow(
+        id=new_id(),
+        time=failure.minute,
+        actor=None,
+        actor_name="",
+        credential=None,
+        address=failure.address or None,
+        request_id=None,
+        action="login.failed",
+        target=f"account/{failure.account}" if failure.account else None,
+        before=None,
+        after={"count": failure.count, "seconds": _MINUTE},
+        outcome="refused",
+    )

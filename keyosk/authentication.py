@@ -1,0 +1,217 @@
+"""Who is calling: a credential in, a proven ``Login`` out, or ``BadCredentials``.
+
+One login is tried in every form a client may have encoded it in (see ``web/basic``), and counts as
+one. Unknown, disabled, expired and wrong are refused with the same work and the same words.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from ipaddress import ip_address, ip_network
+from typing import Final
+
+from keyosk import api_key_form, usernames
+from keyosk.audit import Audit
+from keyosk.errors import BadCredentials, BadToken, NotFound, Unavailable
+from keyosk.model import Account, Caller, Login, StoredPassword
+from keyosk.passwords import Passwords
+from keyosk.storage.accounts import AccountStore
+from keyosk.storage.api_keys import ApiKeyStore
+from keyosk.storage.database import Database
+from keyosk.storage.logins import LoginStore
+from keyosk.tokens import Claims
+
+_log = logging.getLogger(__name__)
+
+#: How stale ``last_used_at`` and ``last_login_at`` may be, in seconds: a use is not a write.
+SEEN_RESOLUTION: Final = 300
+
+
+class Authentication:
+    """Checks passwords, API keys, and the accounts behind Bearer tokens."""
+
+    def __init__(
+        self,
+        database: Database,
+        accounts: AccountStore,
+        api_keys: ApiKeyStore,
+        logins: LoginStore,
+        passwords: Passwords,
+        audit: Audit,
+        clock: Callable[[], float],
+    ) -> None:
+        self._database = database
+        self._audit = audit
+        self._accounts = accounts
+        self._api_keys = api_keys
+        self._logins = logins
+        self._passwords = passwords
+        self._clock = clock
+
+    def by_secret(
+        self, candidates: Sequence[tuple[str, str]], *, address: str | None = None
+    ) -> Login:
+        """The login that one of these (username, secret) pairs proves, sent from ``address``.
+
+        The pairs are the readings of one header, in the order to try them. Raises
+        ``BadCredentials``, which is counted in the audit log.
+        """
+        guessed = False
+        for username, secret in candidates:
+            if not api_key_form.looks_like(secret):
+                login = self._by_password(username, secret)
+            elif api_key_form.is_well_formed(secret):
+                login = self._by_api_key(username, secret, address)
+            else:
+                # A wrong checksum is a typing error: no reason to ask the database for anything.
+                continue
+            if login is not None:
+                return login
+            guessed = True
+        if guessed:
+            self._count_failure(candidates[0][0], address)
+        raise BadCredentials
+
+    def by_token(self, claims: Claims) -> Login:
+        """The login behind a verified token, with what it holds *now*.
+
+        Raises ``BadToken`` if its account or API key is gone, disabled or expired since.
+        """
+        login = self._as_of_now(claims.account_id, claims.api_key_id, claims.authenticated_at)
+        if login is None:
+            raise BadToken("The token is not valid any more.")
+        return login
+
+    def again(self, by: Caller) -> Login:
+        """The login behind a caller of a while ago, with what it holds *now*.
+
+        Raises ``BadCredentials`` if its account or API key is gone, disabled or expired since.
+        """
+        login = self._as_of_now(by.account_id or "", by.api_key_id, int(self._clock()))
+        if login is None:
+            raise BadCredentials
+        return login
+
+    def note(self, login: Login) -> None:
+        """Remember that the credential was used, coarsely and never at the cost of an answer.
+
+        For after the answer was sent: it may wait for the database, and failing is no matter.
+        """
+        now = int(self._clock())
+        if login.last_seen_at is not None and now - login.last_seen_at < SEEN_RESOLUTION:
+            return
+        try:
+            if login.api_key_id is not None:
+                self._note_key(login, login.api_key_id, now)
+            else:
+                self._accounts.note_login(login.account_id, now)
+        except Unavailable:
+            _log.warning("the use of a credential was not noted: the database is not available")
+
+    def confirm_password(
+        self, account: Account, password: str, *, address: str | None = None
+    ) -> StoredPassword:
+        """The account's password, if it is this one.
+
+        Raises ``BadCredentials``, which is counted in the audit log as a failed login is.
+        """
+        stored = self._accounts.password_of(account.id)
+        try:
+            self._passwords.verify(password, stored.hash if stored else None)
+        except BadCredentials:
+            self._count_failure(account.username, address)
+            raise
+        if stored is None:
+            raise BadCredentials
+        return stored
+
+    def _as_of_now(
+        self, account_id: str, api_key_id: str | None, authenticated_at: int
+    ) -> Login | None:
+        if api_key_id is not None:
+            login = self._logins.by_api_key(api_key_id, authenticated_at)
+        else:
+            login = self._logins.by_account(account_id, authenticated_at)
+        usable = login is not None and login.account_id == account_id and self._usable(login)
+        return login if usable else None
+
+    def _note_key(self, login: Login, api_key_id: str, now: int) -> None:
+        if login.last_seen_at is not None:
+            self._api_keys.note_use(api_key_id, now)
+            return
+        with self._database.transaction():
+            if self._api_keys.note_use(api_key_id, now, first=True):
+                self._audit.record(
+                    caller(login, frozenset(), frozenset()),
+                    "api_key.first_use",
+                    f"account/{login.account_id}/api-key/{api_key_id}",
+                )
+
+    def _by_api_key(self, username: str, secret: str, address: str | None) -> Login | None:
+        login = self._logins.by_digest(api_key_form.digest(secret), int(self._clock()))
+        if login is None or usernames.lookup_form(username) != login.username:
+            return None
+        return login if self._usable(login) and _is_allowed(address, login.networks) else None
+
+    def _count_failure(self, username: str, address: str | None) -> None:
+        """Note a failed login; a database that cannot write does not make it another answer."""
+        name = usernames.lookup_form(username)
+        try:
+            account_id = self._accounts.by_username(name).id if name is not None else None
+        except NotFound:
+            account_id = None
+        try:
+            self._audit.count_failed_login(account_id, address)
+        except Unavailable:
+            _log.warning("a failed login was not counted: the database is not available")
+
+    def _by_password(self, username: str, secret: str) -> Login | None:
+        name = usernames.lookup_form(username)
+        stored = self._accounts.password(name) if name is not None else None
+        try:
+            replacement = self._passwords.verify(secret, stored.hash if stored else None)
+        except BadCredentials:
+            return None
+        if stored is None:
+            return None
+        # SECURITY: read after the hash, which takes long: rights lost meanwhile are lost, and a
+        # password that was changed meanwhile is found no more.
+        login = self._logins.by_password(stored.id, int(self._clock()))
+        if login is None or not self._usable(login):
+            return None
+        if replacement is not None:
+            self._rehash(StoredPassword(stored.id, replacement))
+        return login
+
+    def _rehash(self, password: StoredPassword) -> None:
+        try:
+            self._accounts.rehash(password)
+        except Unavailable:  # the next login tries again; this one was proven
+            _log.warning("an old password hash was not replaced: the database is not available")
+
+    def _usable(self, login: Login) -> bool:
+        return login.enabled and (login.expires_at is None or login.expires_at > self._clock())
+
+
+def _is_allowed(address: str | None, networks: tuple[str, ...] | None) -> bool:
+    """Whether a key that is limited to networks may be used from an address."""
+    if networks is None:
+        return True
+    try:
+        source = ip_address(address or "")
+    except ValueError:
+        return False
+    # A dual-stack socket shows IPv4 clients as ::ffff:192.0.2.1.
+    source = getattr(source, "ipv4_mapped", None) or source
+    return any(source in ip_network(network) for network in networks)
+
+
+def caller(login: Login, scopes: frozenset[str], held: frozenset[str]) -> Caller:
+    """Who a login is to the rest of Keyosk."""
+    return Caller(
+        account_id=login.account_id,
+        username=login.username,
+        credential=login.credential,
+        api_key_id=login.api_key_id,
+        scopes=scopes,
+        held=held,
+    )

@@ -1,0 +1,98 @@
+"""The first start, and every later one: whatever an installation needs is there afterwards."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from keyosk import keyring
+from keyosk.errors import ConfigurationError, Fault
+from keyosk.installation import Installation
+from keyosk.model import ADMIN, KEYOSK_SCOPES, OPERATOR, Grant, Listing, Scope
+from keyosk.passwords import generate
+
+
+@dataclass(frozen=True, slots=True)
+class FirstAdmin:
+    """The account made at the first start. ``password`` is ``None`` when the operator chose it."""
+
+    username: str
+    password: str | None = field(repr=False)
+
+
+def ensure_secret_key(configured: tuple[str, ...], sqlite: Path | None) -> None:
+    """Make the key file (0600) beside the SQLite file where it is missing and needed.
+
+    For the holder of the set-up lock only. Raises ``ConfigurationError``.
+    """
+    if configured or sqlite is None:
+        return
+    try:
+        _create(_key_file(sqlite), keyring.new_secret_key())
+    except OSError as error:
+        raise ConfigurationError(
+            [Fault("KEYOSK_SECRET_KEY", f"the key file {_key_file(sqlite)} cannot be made")]
+        ) from error
+
+
+def secret_keys(configured: tuple[str, ...], sqlite: Path | None) -> tuple[str, ...]:
+    """The installation's secret keys: the configured ones, else the one beside the SQLite file.
+
+    Raises ``ConfigurationError`` for PostgreSQL without a configured key, and for a key file that
+    is missing or cannot be used.
+    """
+    if configured:
+        return configured
+    if sqlite is None:
+        raise ConfigurationError([Fault("KEYOSK_SECRET_KEY", "is required with PostgreSQL")])
+    path = _key_file(sqlite)
+    try:
+        secret = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeError) as error:
+        raise ConfigurationError(
+            [Fault("KEYOSK_SECRET_KEY", f"is not set, and the key file {path} cannot be read")]
+        ) from error
+    if len(secret) < keyring.SHORTEST_SECRET_KEY:
+        raise ConfigurationError([Fault("KEYOSK_SECRET_KEY", f"the key file {path} is cut off")])
+    return (secret,)
+
+
+def prepare(
+    installation: Installation, *, admin_username: str, admin_password: str | None
+) -> FirstAdmin | None:
+    """Make what is missing: a signing key, Keyosk's own service, the first admin.
+
+    For the holder of the set-up lock only. Answers the admin if it was made now. Raises ``Invalid``
+    when the configured name or password breaks a rule, ``WrongSecretKey``.
+    """
+    installation.signing_keys.ensure()
+    installation.services.ensure_own([Scope(name, text) for name, text in KEYOSK_SCOPES.items()])
+    if installation.accounts.page(Listing(limit=1)):
+        return None
+    password = admin_password or generate()
+    account = installation.grants.create_account(
+        OPERATOR, [Grant(ADMIN)], username=admin_username, password=password
+    )
+    return FirstAdmin(account.username, None if admin_password else password)
+
+
+def _key_file(sqlite: Path) -> Path:
+    return sqlite.with_name(f"{sqlite.name}.secret")
+
+
+def _create(path: Path, secret: str) -> None:
+    """Write a secret to a new file, whole or not at all; leave a file that is there alone."""
+    if path.exists():
+        return
+    fresh = path.with_name(f"{path.name}.new")
+    handle = os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "w", encoding="ascii") as file:
+        file.write(secret + "\n")
+        file.flush()
+        # SECURITY: keys sealed under a secret that a power cut took are lost.
+        os.fsync(file.fileno())
+    fresh.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

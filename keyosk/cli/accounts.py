@@ -1,0 +1,106 @@
+"""keyosk account."""
+
+import click
+
+from keyosk.cli import session
+from keyosk.cli.bulk import export_accounts, import_accounts
+from keyosk.model import OPERATOR, Grant, Kind
+from keyosk.web.schemas import AccountShape
+
+_COLUMNS = ("username", "kind", "enabled", "has_password", "last_login_at", "id")
+
+
+@click.group()
+def account() -> None:
+    """Make, see, change and delete accounts."""
+
+
+@account.command("list")
+@session.as_json
+def list_accounts(*, as_json: bool) -> None:
+    """List all accounts, oldest first."""
+    with session.installation() as installation:
+        found = session.all_pages(installation.accounts.page)
+    session.show_list([AccountShape().dump(item) for item in found], _COLUMNS, as_json=as_json)
+
+
+@account.command("show")
+@click.argument("username")
+@session.as_json
+def show_account(username: str, *, as_json: bool) -> None:
+    """Show one account; USERNAME may be its id."""
+    with session.installation() as installation:
+        found = installation.accounts.get(username)
+    session.show_object(AccountShape().dump(found), as_json=as_json)
+
+
+@account.command("create")
+@click.argument("username")
+@click.option("--kind", type=click.Choice([kind.value for kind in Kind]), default="person")
+@click.option("--display-name", default="")
+@click.option(
+    "--password", "with_password", is_flag=True, help="Ask for one, or read it from standard input."
+)
+@click.option("--grant", "scopes", multiple=True, metavar="SCOPE", help="Give a scope; repeatable.")
+@click.option("--expires-at", callback=session.parse_time, metavar="TIME")
+@session.as_json
+def create_account(
+    username: str,
+    kind: str,
+    display_name: str,
+    scopes: tuple[str, ...],
+    expires_at: int | None,
+    *,
+    with_password: bool,
+    as_json: bool,
+) -> None:
+    """Make an account."""
+    password = session.read_password(username) if with_password else None
+    with session.installation() as installation:
+        made = installation.grants.create_account(
+            OPERATOR,
+            [Grant(scope) for scope in scopes],
+            username=username,
+            kind=Kind(kind),
+            display_name=display_name,
+            password=password,
+            expires_at=expires_at,
+        )
+    session.show_object(AccountShape().dump(made), as_json=as_json)
+
+
+@account.command("enable")
+@click.argument("username")
+def enable_account(username: str) -> None:
+    """Let the account log in again."""
+    with session.installation() as installation:
+        installation.accounts.change(OPERATOR, username, {"enabled": True})
+
+
+@account.command("disable")
+@click.argument("username")
+def disable_account(username: str) -> None:
+    """Refuse every login of the account from now on."""
+    with session.installation() as installation:
+        installation.accounts.change(OPERATOR, username, {"enabled": False})
+
+
+@account.command("password")
+@click.argument("username")
+def set_password(username: str) -> None:
+    """Give the account a new password, asked for or read from standard input."""
+    with session.installation() as installation:
+        installation.accounts.get(username)
+        installation.accounts.set_password(OPERATOR, username, session.read_password(username))
+
+
+@account.command("delete")
+@click.argument("username")
+def delete_account(username: str) -> None:
+    """Delete the account with its password, API keys and grants."""
+    with session.installation() as installation:
+        installation.accounts.remove(OPERATOR, username)
+
+
+account.add_command(import_accounts)
+account.add_command(export_accounts)

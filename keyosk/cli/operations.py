@@ -1,0 +1,106 @@
+"""keyosk serve, config and database: running it, and looking after it."""
+
+import logging
+import os
+import shlex
+from collections.abc import Sequence
+from wsgiref.types import WSGIApplication
+
+import click
+
+from keyosk import app
+from keyosk import config as settings
+from keyosk.bootstrap import FirstAdmin
+from keyosk.cli import session
+from keyosk.config import Config
+from keyosk.server import Hooks, JsonFormatter, Options
+from keyosk.server import serve as run_server
+from keyosk.web import application
+
+
+@click.command()
+def serve() -> None:
+    """Set up what is missing, then answer requests until a signal ends it."""
+    configuration = settings.load(os.environ)
+    for warning in configuration.warnings:
+        click.echo(f"keyosk: {warning}", err=True)
+    admin = app.prepare(configuration)
+    if admin is not None:
+        _greet(configuration, admin)
+    run_server(
+        lambda: _web(configuration),
+        Options(
+            bind=(str(configuration.bind),),
+            workers=configuration.workers,
+            threads=configuration.threads,
+            streams=application.STREAMS,
+            slow=application.is_slow,
+            error_headers=application.SECURITY_HEADERS,
+            log_level=configuration.log_level,
+        ),
+        Hooks(on_ready=lambda addresses: _say_ready(configuration, addresses)),
+    )
+
+
+@click.group()
+def config() -> None:
+    """See the settings."""
+
+
+@config.command("check")
+@session.as_json
+def check_config(*, as_json: bool) -> None:
+    """Check all settings and print each with where it came from; secrets are masked."""
+    configuration = settings.load(os.environ)
+    shapes = [
+        {"setting": name, "value": value, "source": source}
+        for name, value, source in configuration.describe()
+    ]
+    session.show_list(shapes, ("setting", "value", "source"), as_json=as_json)
+    for warning in configuration.warnings:
+        click.echo(f"keyosk: {warning}", err=True)
+
+
+@click.group()
+def database() -> None:
+    """Look after the database."""
+
+
+@database.command("upgrade")
+def upgrade_database() -> None:
+    """Bring the database up to date and make what is missing in it, as serve does at its start."""
+    configuration = settings.load(os.environ)
+    admin = app.prepare(configuration)
+    if admin is not None:
+        _greet(configuration, admin)
+
+
+def _web(configuration: Config) -> WSGIApplication:
+    """The application of one worker process."""
+    _log_json(configuration.log_level)
+    installation = app.build(configuration)
+    installation.signing_keys.refresh()
+    return app.create_app(installation)
+
+
+def _log_json(level: str) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+
+
+def _greet(configuration: Config, admin: FirstAdmin) -> None:
+    """Print the first admin's secret, the one time that anybody can."""
+    user = admin.username
+    if admin.password is not None:
+        click.echo(f"The first account is {admin.username}, its password (shown only now):")
+        click.echo(f"\n    {admin.password}\n")
+        user = f"{admin.username}:{admin.password}"
+    click.echo("A token is one line away, once Keyosk serves:")
+    click.echo(f"\n    curl -u {shlex.quote(user)} -X POST {configuration.issuer}/auth/token\n")
+
+
+def _say_ready(configuration: Config, addresses: Sequence[str]) -> None:
+    click.echo(f"Keyosk serves {configuration.issuer} at {', '.join(addresses)}", err=True)

@@ -1,0 +1,120 @@
+"""keyosk service."""
+
+from typing import Any
+
+import click
+
+from keyosk import keyring
+from keyosk.cli import session
+from keyosk.model import OPERATOR, CredentialKind, Scope
+from keyosk.tokens import TYPES
+from keyosk.web.schemas import ServiceShape
+
+_COLUMNS = ("name", "audience", "enabled", "title", "id")
+
+#: Of what a service accepts: what --accepts may say.
+_KINDS = {
+    "both": frozenset(CredentialKind),
+    **{str(kind): frozenset({kind}) for kind in CredentialKind},
+}
+_RESETTABLE = (
+    *("title", "description", "contact", "token_lifetime", "signing_algorithm", "typ", "claims"),
+    *("refresh_lifetime",),
+)
+
+_force = click.option("--force", is_flag=True, help="Also when grants or roles use its scopes.")
+
+
+@click.group()
+def service() -> None:
+    """Make, see, change and delete services and their scopes."""
+
+
+@service.command("list")
+@session.as_json
+def list_services(*, as_json: bool) -> None:
+    """List all services, oldest first."""
+    with session.installation() as installation:
+        found = session.all_pages(installation.services.page)
+    session.show_list([ServiceShape().dump(item) for item in found], _COLUMNS, as_json=as_json)
+
+
+@service.command("show")
+@click.argument("name")
+@session.as_json
+def show_service(name: str, *, as_json: bool) -> None:
+    """Show one service with its scopes."""
+    with session.installation() as installation:
+        found = installation.services.get(name)
+    session.show_object(ServiceShape().dump(found), as_json=as_json)
+
+
+@service.command("create")
+@click.argument("name")
+@click.option("--audience", help="The aud of its tokens; the name unless given.")
+@click.option("--title", default="")
+@click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="Repeatable.")
+@session.as_json
+def create_service(
+    name: str, audience: str | None, title: str, scopes: tuple[str, ...], *, as_json: bool
+) -> None:
+    """Make a service."""
+    with session.installation() as installation:
+        made = installation.services.create(
+            OPERATOR,
+            name=name,
+            audience=name if audience is None else audience,
+            title=title,
+            scopes=[Scope(scope) for scope in scopes],
+        )
+    session.show_object(ServiceShape().dump(made), as_json=as_json)
+
+
+@service.command("set")
+@click.argument("name")
+@click.option("--title")
+@click.option("--description")
+@click.option("--contact")
+@click.option("--audience")
+@click.option("--enabled/--disabled", default=None)
+@click.option("--on-request-only/--by-default", default=None)
+@click.option("--accepts", type=click.Choice(list(_KINDS)))
+@click.option("--token-lifetime", type=int, metavar="SECONDS")
+@click.option("--signing-algorithm", type=click.Choice(keyring.ALGORITHMS))
+@click.option("--typ", type=click.Choice(TYPES))
+@click.option("--claim", "claims", multiple=True, metavar="NAME", help="All of them; repeatable.")
+@click.option("--refresh-allowed/--refresh-refused", default=None)
+@click.option("--refresh-lifetime", type=int, metavar="SECONDS")
+@click.option("--reset", multiple=True, type=click.Choice(_RESETTABLE), help="Repeatable.")
+@session.as_json
+def set_service(name: str, reset: tuple[str, ...], *, as_json: bool, **given: Any) -> None:
+    """Change what the service says of itself and its tokens; what is not named stays."""
+    patch = {field: value for field, value in given.items() if value not in (None, ())}
+    if "accepts" in patch:
+        patch["accepts"] = _KINDS[patch["accepts"]]
+    with session.installation() as installation:
+        changed = installation.services.change(OPERATOR, name, dict.fromkeys(reset) | patch)
+    session.show_object(ServiceShape().dump(changed), as_json=as_json)
+
+
+@service.command("scopes")
+@click.argument("name")
+@click.argument("scopes", nargs=-1, required=True)
+@_force
+@session.as_json
+def set_scopes(name: str, scopes: tuple[str, ...], *, force: bool, as_json: bool) -> None:
+    """Make SCOPES the scopes of the service; those that stay keep description and grants."""
+    with session.installation() as installation:
+        known = {scope.name: scope for scope in installation.services.get(name).scopes}
+        wanted = [known.get(scope, Scope(scope)) for scope in scopes]
+        changed = installation.services.change(OPERATOR, name, {"scopes": wanted}, force=force)
+    session.show_object(ServiceShape().dump(changed), as_json=as_json)
+
+
+@service.command("delete")
+@click.argument("name")
+@_force
+def delete_service(name: str, *, force: bool) -> None:
+    """Delete the service, its scopes and their grants."""
+    with session.installation() as installation:
+        installation.services.remove(OPERATOR, name, force=force)

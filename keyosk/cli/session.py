@@ -1,0 +1,129 @@
+"""What every command shares: the installation it works on, how it reads secrets, how it prints."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol, TypeVar
+
+import click
+
+from keyosk import app, config
+from keyosk.errors import ConfigurationError, Fault, Invalid
+from keyosk.installation import Installation
+from keyosk.model import Listing
+
+_PAGE: Final = 200
+
+
+class _HasId(Protocol):
+    @property
+    def id(self) -> str: ...
+    @property
+    def created_at(self) -> int: ...
+
+
+T = TypeVar("T", bound=_HasId)
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, as the API answers.")
+
+
+@contextmanager
+def installation() -> Iterator[Installation]:
+    """The installation that the settings name; it must have been set up before."""
+    settings = config.load(os.environ)
+    if not app.is_prepared(settings):
+        raise ConfigurationError(
+            [Fault("database", "is not set up yet: run keyosk serve or keyosk database upgrade")]
+        )
+    opened = app.build(settings)
+    try:
+        yield opened
+        opened.audit.seal_quietly()
+    finally:
+        opened.database.close()
+
+
+def all_pages(read: Callable[[Listing], Sequence[T]]) -> list[T]:
+    """Everything that a list has, page by page."""
+    found: list[T] = []
+    after = None
+    while True:
+        page = read(Listing(limit=_PAGE, after=after))
+        found.extend(page)
+        if len(page) < _PAGE:
+            return found
+        after = (page[-1].created_at, page[-1].id)
+
+
+def read_password(username: str) -> str:
+    """A new password: asked for twice on a terminal, else the first line of standard input."""
+    if sys.stdin.isatty():
+        asked: str = click.prompt(
+            f"New password of {username}", hide_input=True, confirmation_prompt=True
+        )
+        return asked
+    try:
+        return sys.stdin.readline().rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise Invalid.field("password", "must be UTF-8") from None
+
+
+def parse_time(_: click.Context, __: click.Parameter, text: str | None) -> int | None:
+    """An option's RFC 3339 time, or date (its first moment in UTC), as seconds."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+    except (ValueError, OverflowError):
+        raise click.BadParameter("must be a date or a time such as 2030-01-31T12:00:00Z") from None
+
+
+def show_json(value: Any) -> None:
+    """Print JSON for programs."""
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def show_line(value: Any) -> None:
+    """Print JSON on one line (JSON Lines)."""
+    click.echo(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+
+
+def show_object(shape: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print one object, a field a line."""
+    if as_json:
+        show_json(shape)
+        return
+    width = max(len(name) for name in shape)
+    for name, value in shape.items():
+        click.echo(f"{name:<{width}}  {_cell(value)}")
+
+
+def show_list(
+    shapes: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool
+) -> None:
+    """Print objects as a table of the given columns."""
+    if as_json:
+        show_json({"items": shapes, "next": None})
+        return
+    rows = [list(columns), *([_cell(shape[name]) for name in columns] for shape in shapes)]
+    widths = [max(len(row[index]) for row in rows) for index in range(len(columns))]
+    for row in rows:
+        click.echo(
+            "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return " ".join(value) or "-"
+    return json.dumps(value, ensure_ascii=False)

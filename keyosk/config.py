@@ -1,0 +1,332 @@
+"""Settings: read all, check all, report every problem at once, refuse unknown names.
+
+The class ``Config`` is the one table of settings: loading, ``keyosk config check`` and the test of
+``docs/configuration.md`` derive from it. Nothing else in Keyosk reads the environment.
+
+SECURITY: no sentence here repeats a value that was given, and no library exception leaves this
+module. Either could carry a secret, even from a setting that is none.
+"""
+
+import dataclasses
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
+
+from marshmallow import Schema, ValidationError, fields, validate
+
+from keyosk import setting_rules as rules
+from keyosk.errors import ConfigurationError, Fault
+from keyosk.setting_rules import Address, Network
+
+_PREFIX: Final = "KEYOSK_"
+_CONFIG: Final = "KEYOSK_CONFIG"  # names the TOML file; the one variable that is no setting
+_KUBERNETES: Final = re.compile(r"KEYOSK_(\w+_)?(SERVICE_HOST|SERVICE_PORT\w*|PORT(_\d+_\w+)?)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One row of the table of settings.
+
+    ``default`` stands as a file would have it, ``None`` where it depends on something;
+    ``default_text`` says it to people. A setting with a ``mask``, which makes its value showable,
+    is secret and may be given by file.
+    """
+
+    name: str
+    meaning: str
+    rule: fields.Field[Any]
+    default: str | int | None
+    default_text: str
+    mask: Callable[[object], str] | None
+
+    @property
+    def variable(self) -> str:
+        """The name in the environment."""
+        return _PREFIX + self.name.upper()
+
+    def show(self, value: object) -> str:
+        """``value``, as ``Config`` holds it, for people; a secret masked."""
+        if value is None or value == ():
+            return self.default_text
+        if self.mask is not None:
+            return self.mask(value)
+        return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _setting(
+    rule: fields.Field[Any] | Callable[[object], object],
+    default: str | int | None,
+    meaning: str,
+    *,
+    default_text: str | None = None,
+    mask: Callable[[object], str] | None = None,
+) -> Any:
+    """A field of ``Config`` with its row of the table in its metadata."""
+    row: dict[str, object] = {"default": default, "meaning": meaning, "mask": mask}
+    row["rule"] = rule if isinstance(rule, fields.Field) else fields.Function(deserialize=rule)
+    row["default_text"] = str(default) if default_text is None else default_text
+    return field(repr=mask is None, metadata=row)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """All settings, checked; made by ``load``. A secret is in no ``repr`` and no ``describe``."""
+
+    bind: Address = _setting(  # noqa: RUF009 - it is a field(), and an Address is frozen
+        rules.bind, "127.0.0.1:8080", "Where Keyosk listens; `:8080` is every IPv4 address."
+    )
+    issuer: str = _setting(
+        rules.issuer,
+        None,
+        "The `iss` of tokens and the base of every published address. "
+        "Required once other machines can reach `KEYOSK_BIND`.",
+        default_text="http:// + bind",
+    )
+    database_url: str = _setting(
+        rules.database_url,
+        "sqlite:///data/keyosk.db",
+        "A SQLite file, or `postgresql://user:password@host/database`.",
+        mask=rules.hide_password,
+    )
+    secret_key: tuple[str, ...] = _setting(
+        rules.secret_keys,
+        None,
+        "A list of keys that encrypt the signing keys in the database: the first encrypts, the "
+        "others only decrypt. Required for PostgreSQL.",
+        default_text="made at first start beside the SQLite file",
+        mask=rules.hide,
+    )
+    admin_username: str = _setting(
+        rules.string(validate.Regexp(r"[^\s:]+\Z", error="must be one word without a colon")),
+        "admin",
+        "The first account. Used only while there is no account.",
+    )
+    admin_password: str | None = _setting(
+        rules.string(validate.Length(15, 1024, error="must have 15 to 1024 characters")),
+        None,
+        "The password of the first account, 15 to 1024 characters.",
+        default_text="generated and shown once",
+        mask=rules.hide,
+    )
+    # At least 2: one may be busy or starting again. At most 8: with 4 threads each that makes 32 of
+    # the 100 connections that PostgreSQL has, and a container sees all cores of its machine.
+    workers: int = _setting(
+        rules.whole(1, 64),
+        None,
+        "Processes, 1 to 64.",
+        default_text="one for each core, from 2 to 8",
+    )
+    threads: int = _setting(rules.whole(1, 64), 4, "Threads in each process, 1 to 64.")
+    signing_algorithm: str = _setting(
+        rules.one_of("ES256", "RS256", "PS256", "EdDSA"),
+        "ES256",
+        "What signs tokens: `ES256`, `RS256`, `PS256` or `EdDSA`.",
+    )
+    token_lifetime: int = _setting(rules.whole(30, 86_400), 900, "Seconds, 30 to 86400.")
+    # SECURITY: the low ends are the floor of the design; no setting weakens a password's hash.
+    argon2_memory_kib: int = _setting(
+        rules.whole(19_456, 1_048_576),
+        19_456,
+        "KiB of memory for one password hash, 19456 to 1048576.",
+    )
+    argon2_time_cost: int = _setting(rules.whole(2, 20), 2, "Passes over that memory, 2 to 20.")
+    argon2_parallelism: int = _setting(
+        rules.whole(1, 16), 1, "Lanes of one password hash, 1 to 16."
+    )
+    trusted_proxies: tuple[Network, ...] = _setting(
+        rules.networks,
+        "",
+        "A list of addresses and networks whose forwarded headers count.",
+        default_text="none",
+    )
+    log_level: str = _setting(
+        rules.one_of("debug", "info", "warning", "error"),
+        "info",
+        "The least that is logged: `debug`, `info`, `warning` or `error`.",
+    )
+    #: Sentences about settings that work but are risky.
+    warnings: tuple[str, ...] = ()
+    #: Where each setting that is not at its default came from: ``environment`` or ``file PATH``.
+    sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+    def describe(self) -> list[tuple[str, str, str]]:
+        """Each setting as variable, value (a secret masked) and where it came from.
+
+        The last is ``default``, ``environment`` or ``file PATH``.
+        """
+        return [
+            (row.variable, row.show(getattr(self, row.name)), self.sources.get(row.name, "default"))
+            for row in SETTINGS
+        ]
+
+
+#: The table of settings, in the order of the documentation.
+SETTINGS: Final = tuple(
+    Setting(name=each.name, **each.metadata) for each in dataclasses.fields(Config) if each.metadata
+)
+_KEYS: Final = {row.name: row.name for row in SETTINGS} | {
+    f"{row.name}_file": row.name for row in SETTINGS if row.mask is not None
+}
+_VARIABLES: Final = {_PREFIX + key.upper(): name for key, name in _KEYS.items()}
+_SCHEMA: Final = Schema.from_dict({row.name: row.rule for row in SETTINGS})()
+
+
+class _Given(NamedTuple):
+    """A value that somebody gave, by what they call it; ``None`` once a fault tells about it."""
+
+    label: str
+    source: str
+    value: object
+
+
+def load(environ: Mapping[str, str], *, cores: int | None = None) -> Config:
+    """Read and check all settings: from ``environ``, which wins, then from the TOML file.
+
+    ``cores``: how many processor cores to choose the defaults for; without it those that this
+    process may use. Raises ``ConfigurationError`` with one fault for every problem there is.
+    """
+    faults: list[Fault] = []
+    given = _from_file(environ, faults) | _from_environment(environ, faults)
+    raw: dict[str, object] = {row.name: row.default for row in SETTINGS}
+    raw["workers"] = max(2, min(cores or _cores(), 8))
+    raw |= {name: each.value for name, each in given.items()}
+    try:
+        values = _SCHEMA.load({name: value for name, value in raw.items() if value is not None})
+    except ValidationError as error:
+        values = dict(error.valid_data or {})
+        faults += (Fault(given[n].label, " ".join(s)) for n, s in error.messages_dict.items())
+    faults += _fill(values, given)
+    if faults:
+        # SECURITY: not inside the except block, whose exception holds every value.
+        raise ConfigurationError(faults)
+    sources = {name: each.source for name, each in given.items()}
+    return Config(**values, warnings=tuple(_warnings(values)), sources=sources)
+
+
+def _fill(values: dict[str, Any], given: Mapping[str, _Given]) -> Iterator[Fault]:
+    """Add the defaults that depend on other settings; a fault where there cannot be one.
+
+    A setting that is broken is in ``given`` and not in ``values``: nothing is said of it twice.
+    """
+    bind: Address | None = values.get("bind")
+    if bind is not None and "issuer" not in given:
+        values["issuer"] = f"http://{bind}"
+        if not bind.is_loopback:
+            yield Fault(
+                "KEYOSK_ISSUER",
+                "is required, as other machines can reach KEYOSK_BIND: the URL by which they do",
+            )
+    if "secret_key" not in given and values.get("database_url", "").startswith("postgresql:"):
+        yield Fault("KEYOSK_SECRET_KEY", "is required with PostgreSQL (openssl rand -base64 32)")
+    values.setdefault("secret_key", ())
+    values.setdefault("admin_password", None)
+
+
+def _warnings(values: Mapping[str, Any]) -> Iterator[str]:
+    issuer = urlsplit(values["issuer"])
+    local = values["bind"].is_loopback and Address(issuer.hostname or "", 0).is_loopback
+    if issuer.scheme == "http" and not local:
+        yield (
+            "KEYOSK_ISSUER begins with http://. Passwords and tokens must not cross a network in "
+            "the clear: put a TLS proxy in front, and give its https:// URL."
+        )
+
+
+def _from_environment(environ: Mapping[str, str], faults: list[Fault]) -> dict[str, _Given]:
+    pairs = {
+        name: value
+        for name, value in environ.items()
+        if name.startswith(_PREFIX) and name != _CONFIG and (value or name not in _VARIABLES)
+    }
+    return _named(pairs, _VARIABLES, faults, source="environment")
+
+
+def _from_file(environ: Mapping[str, str], faults: list[Fault]) -> dict[str, _Given]:
+    """What the TOML file gives; only the one that ``KEYOSK_CONFIG`` names has to exist."""
+    path = Path(environ.get(_CONFIG) or "keyosk.toml")
+    try:
+        pairs = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if environ.get(_CONFIG):
+            faults.append(Fault(_CONFIG, f"there is no file {path}"))
+    except OSError as error:
+        faults.append(Fault(_CONFIG, f"cannot read {path}: {error.strerror}"))
+    except tomllib.TOMLDecodeError as error:
+        # Only the place: the rest of the sentence may quote the file, which may hold secrets.
+        place = re.search(r" \(at [a-z0-9, ]+\)$", str(error))
+        faults.append(Fault(_CONFIG, f"{path} is not TOML{place[0] if place else ''}"))
+    except ValueError:
+        faults.append(Fault(_CONFIG, f"{path} is not UTF-8"))
+    else:
+        return _named(pairs, _KEYS, faults, source=f"file {path}", where=f"{path}: ")
+    return {}
+
+
+def _named(
+    pairs: Mapping[str, object],
+    known: Mapping[str, str],
+    faults: list[Fault],
+    *,
+    source: str,
+    where: str = "",
+) -> dict[str, _Given]:
+    """The given values by setting, secret files read; faults for unknown names and bad files."""
+    found: dict[str, _Given] = {}
+    for name, value in pairs.items():
+        label, setting = where + name, known.get(name)
+        if setting is None:
+            faults.append(Fault(label, f"is unknown{_hint(name, known)}"))
+            continue
+        try:
+            if setting in found:
+                raise ValidationError(f"is also given as {found[setting].label}; keep one")
+            if name.lower().endswith("_file"):
+                found[setting] = _Given(label, f"file {value}", _content(value))
+            else:
+                str(value).encode()  # the environment may hold bytes that are no text
+                found[setting] = _Given(label, source, value)
+        except (ValidationError, UnicodeEncodeError) as error:
+            said = error.messages[0] if isinstance(error, ValidationError) else "must be UTF-8"
+            faults.append(Fault(label, str(said)))
+            found[setting] = _Given(label, source, None)
+    return found
+
+
+def _hint(name: str, known: Mapping[str, str]) -> str:
+    """What somebody who wrote ``name`` may have meant, to follow "is unknown"."""
+    if known is _VARIABLES and _KUBERNETES.fullmatch(name):
+        return "; Kubernetes sets it for a Service named keyosk, unless enableServiceLinks is false"
+    names = [*known, _CONFIG] if known is _VARIABLES else [*known]
+    short = {each.removeprefix(_PREFIX).lower(): each for each in names}
+    near = difflib.get_close_matches(name.removeprefix(_PREFIX).lower(), short, n=1)
+    return f"; did you mean {short[near[0]]}?" if near else ""
+
+
+def _content(path: object) -> str:
+    """The secret in a file, without one newline at its end.
+
+    Its permissions do not matter: containers mount secrets readable by all (0444). The sentence
+    does not repeat the path, for a secret may have been put there by mistake.
+    """
+    try:
+        secret = re.sub(r"\r?\n\Z", "", Path(rules.text_of(path)).read_bytes().decode())
+    except OSError as error:
+        raise ValidationError(f"cannot read the file: {error.strerror}") from None
+    except ValueError:
+        raise ValidationError("the file must be UTF-8 text") from None
+    if not secret:
+        raise ValidationError("the file is empty")
+    return secret
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))  # knows of limits that cpu_count ignores
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1

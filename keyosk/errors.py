@@ -1,0 +1,159 @@
+"""What can go wrong, in the words of the domain.
+
+An error has a stable ``code`` (for programs) and a sentence (for people). It knows no HTTP
+status and no exit code: ``web/errors.py`` and ``cli`` each have one table for that. No sentence
+contains a secret or a value that only the database knows.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong with one field of an input."""
+
+    field: str
+    message: str
+
+
+class KeyoskError(Exception):
+    """The root of everything that Keyosk raises on purpose."""
+
+    code = "error"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class Invalid(KeyoskError):
+    """An input breaks a rule; ``faults`` names each field and the rule."""
+
+    code = "invalid"
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("; ".join(f"{fault.field}: {fault.message}" for fault in self.faults))
+
+    @classmethod
+    def field(cls, name: str, message: str) -> "Invalid":
+        """An error about one field."""
+        return cls([Fault(name, message)])
+
+
+class NotFound(KeyoskError):
+    """The named thing does not exist, or not for this caller."""
+
+    code = "not_found"
+
+
+class Conflict(KeyoskError):
+    """Another object already has this value; ``field`` says which one."""
+
+    code = "conflict"
+
+    def __init__(self, field: str, detail: str) -> None:
+        super().__init__(detail)
+        self.field = field
+
+
+class Stale(KeyoskError):
+    """The object changed since the caller read it (RFC 9110 section 13.1.1)."""
+
+    code = "stale"
+
+
+class Forbidden(KeyoskError):
+    """The caller is known and may not do this."""
+
+    code = "forbidden"
+
+
+class RefusedByRule(Forbidden):
+    """The caller has the scope for this, and a rule against climbing forbids it all the same."""
+
+    code = "refused_by_rule"
+
+
+class InUse(KeyoskError):
+    """Deleting this would take something away; ``force`` does it all the same."""
+
+    code = "in_use"
+
+
+class InsufficientScope(Forbidden):
+    """The caller lacks the scope that this needs (RFC 6750 section 3.1)."""
+
+    code = "insufficient_scope"
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"This needs the scope {scope}.")
+        self.scope = scope
+
+
+class BadCredentials(KeyoskError):
+    """The login is refused. The sentence never says which part of it was wrong."""
+
+    code = "bad_credentials"
+
+    def __init__(self) -> None:
+        super().__init__("The username, password or API key is not valid.")
+
+
+class BadToken(KeyoskError):
+    """A Bearer token is refused (RFC 6750 section 3.1, ``invalid_token``)."""
+
+    code = "invalid_token"
+
+
+class InvalidRequest(KeyoskError):
+    """A token request is malformed (RFC 6749 section 5.2)."""
+
+    code = "invalid_request"
+
+
+class UnsupportedGrantType(KeyoskError):
+    """A token request names a grant type that is not offered (RFC 6749 section 5.2)."""
+
+    code = "unsupported_grant_type"
+
+
+class InvalidScope(KeyoskError):
+    """A scope is malformed, unknown, or not held by the caller (RFC 6749 section 5.2)."""
+
+    code = "invalid_scope"
+
+
+class InvalidTarget(KeyoskError):
+    """An audience does not exist, is disabled, or does not take this login (RFC 8707 section 2)."""
+
+    code = "invalid_target"
+
+
+class Unavailable(KeyoskError):
+    """Something that this needs is away for now; trying again later may help."""
+
+    code = "unavailable"
+
+
+class ConfigurationError(KeyoskError):
+    """The settings cannot be used; ``faults`` lists every problem found, not only the first."""
+
+    code = "configuration"
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("; ".join(f"{fault.field}: {fault.message}" for fault in self.faults))
+
+
+class DatabaseTooNew(KeyoskError):
+    """The database was upgraded by a later version of Keyosk than this one."""
+
+    code = "database_too_new"
+
+
+class WrongSecretKey(KeyoskError):
+    """The private keys in the database were not encrypted under the given secret key."""
+
+    code = "wrong_secret_key"

@@ -1,0 +1,106 @@
+"""Requests that may be sent again: the second gets the answer of the first.
+
+An answer is kept for a day, in the transaction of what it answers, so that neither is without the
+other. A secret in it is repeated for ten minutes only, to the same caller, and lies encrypted
+meanwhile.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from keyosk.errors import Invalid
+from keyosk.keyring import Safe
+from keyosk.model import Caller
+from keyosk.storage.database import Database
+from keyosk.storage.idempotency import IdempotencyStore, StoredAnswer
+
+#: Seconds for which an answer is kept, and the secret in it.
+KEPT: Final = 86_400
+SECRET_KEPT: Final = 600
+_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
+_SECRET: Final = "secret"  # noqa: S105 - the member's name
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer to a request; ``repeated``: to an earlier one like it."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: Mapping[str, Any]
+    repeated: bool = False
+
+    def __repr__(self) -> str:
+        # SECURITY: the body may hold a secret.
+        return f"Answer(status={self.status}, repeated={self.repeated})"
+
+
+class Idempotency:
+    """Remembers answers by caller and key."""
+
+    def __init__(
+        self,
+        database: Database,
+        store: IdempotencyStore,
+        safe: Safe,
+        clock: Callable[[], float],
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._safe = safe
+        self._clock = clock
+
+    def once(self, by: Caller, key: str, request: bytes, answer: Callable[[], Answer]) -> Answer:
+        """The answer that this caller's request has under ``key``; ``answer`` gives the first.
+
+        ``request``: all that makes the request what it is. Nothing is kept if ``answer`` raises.
+        Raises ``Invalid`` if the key is malformed or was used for another request.
+        """
+        if not _KEY.fullmatch(key):
+            raise Invalid.field("Idempotency-Key", "must be 1 to 255 printable ASCII characters")
+        now = int(self._clock())
+        caller = f"{by.account_id}/{by.api_key_id or by.credential}"
+        # SECURITY: a keyed hash, as the request may hold a password.
+        fingerprint = self._safe.fingerprint(request)
+        with self._database.transaction():
+            self._database.lock(_name(caller, key))
+            self._store.forget(answers_before=now - KEPT, secrets_before=now - SECRET_KEPT)
+            known = self._store.find(caller, key)
+            if known is not None:
+                return self._repeated(known, fingerprint)
+            given = answer()
+            self._store.add(self._stored(given, caller, key, fingerprint, now))
+            return given
+
+    def _repeated(self, known: StoredAnswer, fingerprint: str) -> Answer:
+        if known.fingerprint != fingerprint:
+            raise Invalid.field("Idempotency-Key", "was used for another request")
+        body = json.loads(known.body)
+        if known.sealed is not None:
+            body = json.loads(self._safe.open(known.sealed, name=_name(known.caller, known.key)))
+        return Answer(known.status, known.headers, body, repeated=True)
+
+    def _stored(
+        self, answer: Answer, caller: str, key: str, fingerprint: str, now: int
+    ) -> StoredAnswer:
+        sealed = None
+        if _SECRET in answer.body:
+            plain = json.dumps(answer.body).encode()
+            sealed = self._safe.seal(plain, name=_name(caller, key))
+        return StoredAnswer(
+            caller=caller,
+            key=key,
+            fingerprint=fingerprint,
+            status=answer.status,
+            headers=answer.headers,
+            body=json.dumps({n: value for n, value in answer.body.items() if n != _SECRET}),
+            sealed=sealed,
+            created_at=now,
+        )
+
+
+def _name(caller: str, key: str) -> str:
+    return f"idempotency/{caller}/{key}"

@@ -1,0 +1,27 @@
+"""Identifiers that never repeat and sort by the time they were made."""
+
+import re
+from typing import Final
+
+from uuid_utils import uuid7
+
+_FORM: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
+
+def new_id() -> str:
+    """A UUIDv7 (RFC 9562 section 5.7) in canonical text form."""
+    return str(uuid7())
+
+
+def first_version(object_id: str) -> int:
+    """The number that counting an object's writes begins with, below 2**60.
+
+    It is the time in its id, to a few microseconds, so that no other object that has its name after
+    it, or had it before, ever has the same version: versions are entity tags.
+    """
+    return int(object_id.replace("-", "")[:15], 16)
+
+
+def is_id(reference: str) -> bool:
+    """Whether a reference has the form of an id; no name of anything has."""
+    return _FORM.fullmatch(reference) is not None

@@ -1,0 +1,41 @@
+"""All that one running Keyosk is made of, below HTTP. ``app.build`` makes it; nothing is global."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+
+from keyosk.accounts import Accounts
+from keyosk.api_keys import ApiKeys
+from keyosk.audit import Audit
+from keyosk.authentication import Authentication
+from keyosk.bulk import Bulk
+from keyosk.declarations import Declarations
+from keyosk.grants import Grants
+from keyosk.idempotency import Idempotency
+from keyosk.roles import Roles
+from keyosk.services import Services
+from keyosk.signing import SigningKeys
+from keyosk.storage.database import Database
+from keyosk.tokens import Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """The parts that the web and the commands work with, by the noun each one owns."""
+
+    issuer: str
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
+    clock: Callable[[], float]
+    database: Database
+    accounts: Accounts
+    api_keys: ApiKeys
+    grants: Grants
+    services: Services
+    roles: Roles
+    declarations: Declarations
+    bulk: Bulk
+    audit: Audit
+    idempotency: Idempotency
+    authentication: Authentication
+    signing_keys: SigningKeys
+    tokens: Tokens

@@ -1,0 +1,184 @@
+"""Keys as such: make them, name them, publish them, lock them away. The only user of cryptography.
+
+Owns the mathematics of signing keys: generation, RFC 7638 names, public JWK and PEM forms, and
+encryption at rest. Which key signs, and when, is ``signing``'s business.
+"""
+
+import base64
+import hashlib
+import hmac
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from keyosk.errors import WrongSecretKey
+
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
+PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
+
+#: The JOSE names (RFC 7518 section 3.1, RFC 8037) of the algorithms that tokens are signed with.
+ALGORITHMS: Final = ("ES256", "RS256", "PS256", "EdDSA")
+
+_RSA_BITS: Final = 3072  # NIST SP 800-57 part 1: 128 bits of security, as the other algorithms
+#: Characters: 32 random bytes in base64 without padding.
+SHORTEST_SECRET_KEY: Final = 43
+_NONCE_BYTES: Final = 12
+_SEALING: Final = b"keyosk private keys v1"
+_FINGERPRINTS: Final = b"keyosk fingerprints v1"
+# The members that make up a thumbprint, by key type (RFC 7638 section 3.2, RFC 8037 section 2).
+_REQUIRED: Final[Mapping[str, Sequence[str]]] = {
+    "EC": ("crv", "kty", "x", "y"),
+    "RSA": ("e", "kty", "n"),
+    "OKP": ("crv", "kty", "x"),
+}
+
+
+def generate(algorithm: str) -> PrivateKey:
+    """A new private key for ``algorithm``, one of ``ALGORITHMS``."""
+    if algorithm == "ES256":
+        return ec.generate_private_key(ec.SECP256R1())
+    if algorithm in ("RS256", "PS256"):
+        return rsa.generate_private_key(public_exponent=65537, key_size=_RSA_BITS)
+    if algorithm == "EdDSA":
+        return ed25519.Ed25519PrivateKey.generate()
+    raise ValueError(f"unknown algorithm {algorithm!r}")
+
+
+def public_jwk(key: PrivateKey | PublicKey, algorithm: str) -> dict[str, str]:
+    """The public half as a JWK (RFC 7517) with ``kid``, ``use`` and ``alg``; never the private."""
+    public = _public(key)
+    if isinstance(public, ec.EllipticCurvePublicKey):
+        point = public.public_numbers()
+        numbers = {"kty": "EC", "crv": "P-256", "x": _uint(point.x, 32), "y": _uint(point.y, 32)}
+    elif isinstance(public, rsa.RSAPublicKey):
+        rsa_numbers = public.public_numbers()
+        numbers = {"kty": "RSA", "n": _uint(rsa_numbers.n), "e": _uint(rsa_numbers.e)}
+    else:
+        numbers = {"kty": "OKP", "crv": "Ed25519", "x": _base64url(public.public_bytes_raw())}
+    return {**numbers, "kid": thumbprint(numbers), "use": "sig", "alg": algorithm}
+
+
+def thumbprint(jwk: Mapping[str, Any]) -> str:
+    """The RFC 7638 SHA-256 thumbprint of a JWK, base64url; other members do not count."""
+    required = {name: jwk[name] for name in _REQUIRED[jwk["kty"]]}
+    canonical = json.dumps(required, separators=(",", ":"), sort_keys=True)
+    return _base64url(hashlib.sha256(canonical.encode()).digest())
+
+
+def public_key(jwk: Mapping[str, str]) -> PublicKey:
+    """The key object of a public JWK that ``public_jwk`` made."""
+    if jwk["kty"] == "EC":
+        return ec.EllipticCurvePublicNumbers(
+            _number(jwk["x"]), _number(jwk["y"]), ec.SECP256R1()
+        ).public_key()
+    if jwk["kty"] == "RSA":
+        return rsa.RSAPublicNumbers(_number(jwk["e"]), _number(jwk["n"])).public_key()
+    return ed25519.Ed25519PublicKey.from_public_bytes(_bytes(jwk["x"]))
+
+
+def public_pem(jwk: Mapping[str, str]) -> str:
+    """A public JWK as PEM (RFC 7468 section 13, SubjectPublicKeyInfo)."""
+    return (
+        public_key(jwk)
+        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        .decode("ascii")
+    )
+
+
+def new_secret_key() -> str:
+    """A secret key for an installation: 32 random bytes, base64url without padding."""
+    return _base64url(os.urandom(32))
+
+
+class Safe:
+    """Locks private keys away under the installation's secret keys (AES-256-GCM).
+
+    The first secret key encrypts, all of them decrypt, so that a new one can be put in front. The
+    AES key is derived with HKDF-SHA256 (RFC 5869). The name of what is sealed is authenticated with
+    it: a ciphertext moved to another row does not open.
+    """
+
+    def __init__(self, secret_keys: Sequence[str]) -> None:
+        """``secret_keys``: at least one, each with the entropy of 32 random bytes."""
+        if not secret_keys:
+            raise ValueError("a secret key is needed")
+        self._ciphers = tuple(AESGCM(_derive(secret, _SEALING)) for secret in secret_keys)
+        self._mac_key = _derive(secret_keys[0], _FINGERPRINTS)
+
+    def seal_private_key(self, key: PrivateKey, kid: str) -> bytes:
+        """The private key, encrypted, as stored."""
+        return self.seal(
+            key.private_bytes(
+                serialization.Encoding.DER,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            ),
+            name=kid,
+        )
+
+    def open_private_key(self, sealed: bytes, kid: str) -> PrivateKey:
+        """The private key again. Raises ``WrongSecretKey``."""
+        key = serialization.load_der_private_key(self.open(sealed, name=kid), password=None)
+        if not isinstance(
+            key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
+        ):
+            raise TypeError("a stored signing key is of a type that cannot sign tokens")
+        return key
+
+    def seal(self, plain: bytes, *, name: str) -> bytes:
+        """``plain`` encrypted and bound to ``name``: nonce, ciphertext and tag in one."""
+        nonce = os.urandom(_NONCE_BYTES)
+        return nonce + self._ciphers[0].encrypt(nonce, plain, name.encode())
+
+    def open(self, sealed: bytes, *, name: str) -> bytes:
+        """What ``seal`` was given. Raises ``WrongSecretKey`` when no secret key opens it."""
+        nonce, ciphertext = bytes(sealed[:_NONCE_BYTES]), bytes(sealed[_NONCE_BYTES:])
+        for cipher in self._ciphers:
+            try:
+                return cipher.decrypt(nonce, ciphertext, name.encode())
+            except (InvalidTag, ValueError):  # ValueError: it was cut off
+                continue
+        raise WrongSecretKey(
+            "The secret key does not open the private keys in this database. Give the "
+            "KEYOSK_SECRET_KEY (or the key file beside the SQLite file) that they were made under."
+        )
+
+    def fingerprint(self, data: bytes) -> str:
+        """HMAC-SHA256 of ``data``, hexadecimal: tells equal from unequal and nothing else."""
+        return hmac.digest(self._mac_key, data, "sha256").hex()
+
+
+def _derive(secret: str, purpose: bytes) -> bytes:
+    return HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=purpose).derive(
+        secret.encode()
+    )
+
+
+def _public(key: PrivateKey | PublicKey) -> PublicKey:
+    if isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey):
+        return key.public_key()
+    return key
+
+
+def _base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def _bytes(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(_bytes(text))
+
+
+def _uint(number: int, length: int | None = None) -> str:
+    # RFC 7518 sections 2 and 6.2.1.2: RSA numbers have no leading zero byte, coordinates keep them.
+    return _base64url(number.to_bytes(length or (number.bit_length() + 7) // 8))

@@ -1,0 +1,40 @@
+"""JSON merge patch (RFC 7396), and its inverse."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+
+def merge_patch(target: Any, patch: Any) -> Any:
+    """``target`` after ``patch``, as in RFC 7396 section 2; neither is changed."""
+    if not isinstance(patch, Mapping):
+        return patch
+    merged = dict(target) if isinstance(target, Mapping) else {}
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = merge_patch(merged.get(name), value)
+    return merged
+
+
+def merge_difference(target: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The merge patch that makes ``wanted`` of ``target``; empty if they are the same.
+
+    ``wanted`` has no ``None`` as a member, which no merge patch can write.
+    """
+    patch: dict[str, Any] = {name: None for name in target if name not in wanted}
+    for name, value in wanted.items():
+        old = target.get(name)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            inner = merge_difference(old, value)
+            if inner:
+                patch[name] = inner
+        elif name not in target or not is_same(old, value):
+            patch[name] = value
+    return patch
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Whether two JSON values are written alike; to Python, ``true`` and 1 are equal."""
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)

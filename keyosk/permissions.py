@@ -1,0 +1,184 @@
+"""What a login may have: scopes, audiences, and for how long. Pure decisions, nothing is stored.
+
+An API key gives the scopes that it was limited to *and* that its account holds at this moment.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from keyosk.errors import Fault, Invalid, InvalidScope, InvalidTarget
+from keyosk.model import ADMIN, KEYOSK, KEYOSK_SCOPES, Holding, Login, Terms
+
+#: The media type of an access token in its header (RFC 9068 section 2.1).
+TYPE: Final = "at+jwt"
+#: RFC 6749 section 3.3: printable ASCII without space, quote and backslash.
+_SCOPE_TOKEN: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,200}")
+#: Scopes that mean something to OAuth itself and cannot belong to a service.
+RESERVED_SCOPES: Final = frozenset({"offline_access", "openid"})
+
+
+@dataclass(frozen=True, slots=True)
+class Entitlement:
+    """What a token may carry.
+
+    ``audiences`` is empty for a token that only proves who it is. ``lifetimes``: what its services
+    say, in seconds; there and in ``algorithm`` and ``typ``, ``None`` is the installation's own.
+    ``expires_at``: no later than
+    this, ``None`` for no bound. ``roles``: those that gave one of the scopes. ``claims``
+    names those of the account's claims that the services ask for.
+    """
+
+    audiences: tuple[str, ...]
+    scopes: tuple[str, ...]
+    roles: tuple[str, ...]
+    lifetimes: frozenset[int | None]
+    expires_at: int | None
+    algorithm: str | None
+    typ: str | None
+    claims: tuple[str, ...]
+
+
+def check_scope_name(name: str, *, field: str) -> None:
+    """Raise ``Invalid`` unless ``name`` is a scope-token that a service may own."""
+    if not _SCOPE_TOKEN.fullmatch(name):
+        raise Invalid.field(
+            field, "must be 1 to 200 printable ASCII characters without space, quote or backslash"
+        )
+    if name in RESERVED_SCOPES:
+        raise Invalid([Fault(field, f"{name} is reserved by OAuth")])
+
+
+def parse_scope(scope: str) -> tuple[str, ...]:
+    """The distinct scope-tokens of a ``scope`` parameter, in order. Raises ``InvalidScope``."""
+    names = tuple(dict.fromkeys(scope.split(" "))) if scope else ()
+    if not all(_SCOPE_TOKEN.fullmatch(name) for name in names):
+        raise InvalidScope("The scope is not a list of scope names, each apart by one space.")
+    return names
+
+
+def current(login: Login, now: int) -> dict[str, Holding]:
+    """The holdings of a login that count at ``now``, by scope name, within the key's limit.
+
+    Where several grants give a scope, the one that lasts longest counts.
+    """
+    granted: dict[str, Holding] = {}
+    for holding in login.holdings:
+        if (
+            holding.service.enabled
+            and login.credential in holding.service.accepts
+            and (holding.credential is None or holding.credential == login.credential)
+            and (holding.until is None or holding.until > now)
+        ):
+            known = granted.get(holding.scope)
+            if known is None or _lasts_longer(holding, known):
+                granted[holding.scope] = holding
+    if login.limit is None:
+        return granted
+    implied = _with_implied(granted)
+    return {scope: holding for scope, holding in implied.items() if scope in login.limit}
+
+
+def entitlement(
+    login: Login,
+    *,
+    now: int,
+    scopes: tuple[str, ...] | None = None,
+    targets: Iterable[str] = (),
+    find_terms: Callable[[str], Terms | None],
+) -> Entitlement:
+    """What a token for this login carries.
+
+    ``scopes``: those asked for, ``None`` for all that are held; ``targets``: the audiences asked
+    for, each a service's name or audience. Raises ``InvalidScope``, ``InvalidTarget``.
+    """
+    held = current(login, now)
+    terms = {
+        each.audience: each
+        for each in (_target(target, login, held.values(), find_terms) for target in targets)
+    }
+    if scopes is not None:
+        chosen = _asked(scopes, held, terms)
+    elif terms:
+        chosen = [holding for holding in held.values() if holding.service.audience in terms]
+    else:
+        chosen = [holding for holding in held.values() if not holding.service.on_request_only]
+    for holding in chosen:
+        terms.setdefault(holding.service.audience, holding.service)
+    return Entitlement(
+        audiences=tuple(terms),
+        scopes=tuple(holding.scope for holding in chosen),
+        roles=tuple(dict.fromkeys(holding.role for holding in chosen if holding.role is not None)),
+        lifetimes=frozenset(each.token_lifetime for each in terms.values()),
+        expires_at=_earliest((login.expires_at, *(holding.until for holding in chosen))),
+        algorithm=_common("signing_algorithm", (t.signing_algorithm for t in terms.values())),
+        typ=_common("typ", (each.typ or TYPE for each in terms.values())),
+        claims=tuple(dict.fromkeys(name for each in terms.values() for name in each.claims)),
+    )
+
+
+def keyosk_scopes(login: Login, now: int) -> frozenset[str]:
+    """The scopes of Keyosk's own API that a login has at ``now``, those implied included."""
+    held = _with_implied(current(login, now))
+    return frozenset(scope for scope, holding in held.items() if holding.service.name == KEYOSK)
+
+
+def _lasts_longer(one: Holding, other: Holding) -> bool:
+    if other.until is None:
+        return False
+    return one.until is None or one.until > other.until
+
+
+def _with_implied(granted: Mapping[str, Holding]) -> dict[str, Holding]:
+    admin = granted.get(ADMIN)
+    if admin is None:
+        return dict(granted)
+    return {name: replace(admin, scope=name) for name in KEYOSK_SCOPES} | dict(granted)
+
+
+def _asked(
+    scopes: tuple[str, ...], held: Mapping[str, Holding], audiences: Collection[str]
+) -> list[Holding]:
+    available = _with_implied(held)
+    # One sentence for all reasons: which scopes exist is not everybody's to know.
+    refused = [
+        name
+        for name in scopes
+        if name not in available
+        or (audiences and available[name].service.audience not in audiences)
+    ]
+    if refused:
+        raise InvalidScope(
+            "This login does not hold, for the audience asked for: " + " ".join(refused)
+        )
+    return [available[name] for name in scopes]
+
+
+def _target(
+    target: str,
+    login: Login,
+    held: Iterable[Holding],
+    find_terms: Callable[[str], Terms | None],
+) -> Terms:
+    for holding in held:  # spares a query for what the login holds anyway
+        if target == holding.service.audience:
+            return holding.service
+    terms = find_terms(target)
+    if terms is None or not terms.enabled or login.credential not in terms.accepts:
+        raise InvalidTarget("The audience does not exist or takes no tokens of this login.")
+    return terms
+
+
+def _common(name: str, wishes: Iterable[str | None]) -> str | None:
+    """The one value that all services can live with: one that wishes nothing takes any."""
+    values = set(wishes) - {None}
+    if len(values) > 1:
+        raise InvalidTarget(
+            f"These services differ in their {name}: ask for a token for one audience at a time."
+        )
+    return values.pop() if values else None
+
+
+def _earliest(moments: Iterable[int | None]) -> int | None:
+    return min((moment for moment in moments if moment is not None), default=None)

@@ -1,0 +1,67 @@
+"""The rules against climbing: nobody gains, by administering, what they do not hold.
+
+1. Nobody gives a scope that they do not hold, by itself or in a role, unless they hold
+   ``keyosk:admin``.
+2. Nobody changes an account that was granted more than they hold: who could set its password could
+   be it.
+3. Nobody changes their own grants or ``enabled``.
+4. A caller by API key never makes, changes or reveals credentials and never widens grants.
+5. Somebody always can administer: the last account that holds ``keyosk:admin`` for good keeps it,
+   is enabled, and has a credential.
+
+All of them look at what is stored, never at what a body says of itself.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from keyosk.errors import RefusedByRule
+from keyosk.model import ADMIN, Caller, CredentialKind
+from keyosk.storage.database import Database
+from keyosk.storage.grants import GrantStore
+
+#: The lock of whatever could take the last admin away.
+_ADMINS: Final = "admins"
+
+
+class Rules:
+    """Each rule succeeds or raises ``RefusedByRule``."""
+
+    def __init__(self, database: Database, grants: GrantStore) -> None:
+        self._database = database
+        self._grants = grants
+
+    def may_give(self, by: Caller, scopes: Iterable[str]) -> None:
+        """Rule 1."""
+        missing = sorted(scope for scope in scopes if not by.holds(scope))
+        if missing:
+            raise RefusedByRule("You cannot give what you do not hold: " + " ".join(missing[:20]))
+
+    def may_change(self, by: Caller, account_id: str) -> None:
+        """Rule 2; one's own account is always within reach."""
+        if by.account_id == account_id or by.has(ADMIN):
+            return
+        if not all(by.holds(scope) for scope in self._grants.scopes_of(account_id)):
+            raise RefusedByRule("This account was granted more than you hold.")
+
+    def not_oneself(self, by: Caller, account_id: str) -> None:
+        """Rule 3."""
+        if by.account_id == account_id:
+            raise RefusedByRule(
+                "Nobody changes their own grants or enables or disables themselves."
+            )
+
+    def not_by_api_key(self, by: Caller) -> None:
+        """Rule 4."""
+        if by.credential is CredentialKind.API_KEY:
+            raise RefusedByRule("A caller with an API key cannot do this: use a password.")
+
+    @contextmanager
+    def keeping_an_admin(self) -> Iterator[None]:
+        """Rule 5, around a write inside a transaction."""
+        self._database.lock(_ADMINS)
+        before = self._grants.has_lasting_admin()
+        yield
+        if before and not self._grants.has_lasting_admin():
+            raise RefusedByRule("This would leave nobody who can administer Keyosk for good.")

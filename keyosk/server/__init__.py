@@ -1,0 +1,143 @@
+"""The HTTP server: gunicorn, run from the program, with a worker class of its own.
+
+What it owns: the processes, the connections, the limits and deadlines of requests and answers, and
+the few answers that no application sees (malformed, too large, too late). What it does not own: it
+knows nothing of Keyosk. An application comes in as a factory, the settings as `Options`.
+
+A request: `worker` reads it in its event loop, where `waiting` keeps the connections and their
+deadlines and `framing` finds where a request ends. A thread of `pool` lets gunicorn parse it and
+calls the application, both in `exchange`; `connection` is the socket's side of that, `lane` keeps
+slow requests from taking all threads, `answers` are the server's own errors.
+"""
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter as GunicornArbiter
+from gunicorn.errors import HaltServer
+
+from keyosk.server.logs import JsonFormatter, JsonLogger
+from keyosk.server.options import Environ, Hooks, Options
+from keyosk.server.worker import STOP_SIGNALS, Worker
+
+__all__ = ["Environ", "Hooks", "JsonFormatter", "Options", "Worker", "serve"]
+
+_LONGEST_LINE = 8190  # gunicorn allows no more
+_STUCK = 30  # seconds without a sign of life after which the master replaces a worker
+_MEMORY_FOLDER = "/dev/shm"  # noqa: S108  # gunicorn makes an unnamed file there, by mkstemp
+
+
+def serve(app_factory: Callable[[], Any], options: Options, hooks: Hooks | None = None) -> NoReturn:
+    """Listen and answer until a signal ends it; the process exits 0 after a clean stop.
+
+    `app_factory` is called once in each worker, after the fork, and returns a WSGI application that
+    is called from several threads. SIGTERM finishes what is under way, SIGINT and SIGQUIT do not,
+    SIGHUP replaces the workers one by one. If the factory raises, the process exits 3.
+    """
+    try:
+        _Server(app_factory, options, hooks or Hooks()).run()
+    except HaltServer as fault:
+        # gunicorn handles this for the first worker that cannot start, but not for a second.
+        raise SystemExit(fault.exit_status) from fault
+    raise SystemExit(0)
+
+
+class Arbiter(GunicornArbiter):
+    """gunicorn's master process."""
+
+    def spawn_worker(self) -> Any:
+        """Fork a worker; the worker lives and ends in here.
+
+        A signal that reaches a worker before it has its own handlers would be swallowed by those of
+        the master that it was forked with, and a stop would then wait for the graceful timeout.
+        """
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            return super().spawn_worker()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Server(BaseApplication):
+    def __init__(self, app_factory: Callable[[], Any], options: Options, hooks: Hooks) -> None:
+        self.app_factory = app_factory
+        self.options = options
+        self.hooks = hooks
+        super().__init__(prog="keyosk")
+
+    def load_config(self) -> None:
+        """Every setting that matters, so that neither a file nor the environment can change one."""
+        # SECURITY: gunicorn takes this variable for a prefix of all paths.
+        os.environ.pop("SCRIPT_NAME", None)
+        options = self.options
+        settings = {
+            "bind": list(options.bind),
+            "workers": options.workers,
+            "threads": options.threads,
+            "worker_connections": options.connections,
+            "worker_class": Worker,
+            "timeout": _STUCK,
+            "graceful_timeout": options.graceful_timeout,
+            "keepalive": 1,  # any but 0; the worker has its own timeout
+            "preload_app": False,
+            "reuse_port": False,
+            "max_requests": 0,
+            "proc_name": "keyosk",
+            "umask": 0o077,
+            # Its heartbeat is a file; on a disk that hangs, a healthy worker would be killed.
+            "worker_tmp_dir": _MEMORY_FOLDER if os.access(_MEMORY_FOLDER, os.W_OK) else None,
+            # SECURITY: on by default, under HOME.
+            "control_socket_disable": True,
+            "http_protocols": "h1",
+            "http2_cleartext": "off",
+            "http_parser": "python",
+            "proxy_protocol": "off",
+            "header_map": "drop",
+            "permit_obsolete_folding": False,
+            "strip_header_spaces": False,
+            "permit_unconventional_http_method": False,
+            "permit_unconventional_http_version": False,
+            # SECURITY: no header changes scheme, address or path here, also not from loopback or a
+            # unix socket, which gunicorn trusts. The application decides whom to believe.
+            "forwarded_allow_ips": "",
+            "forwarder_headers": "",
+            "secure_scheme_headers": {},
+            "limit_request_line": min(_LONGEST_LINE, options.head_bytes),
+            "limit_request_fields": 100,
+            "limit_request_field_size": options.head_bytes,
+            "accesslog": None,
+            "errorlog": "-",
+            "loglevel": options.log_level,
+            "logger_class": JsonLogger,
+            "when_ready": self._when_ready,
+            "child_exit": self._child_exit,
+            "post_fork": self._post_fork,
+            "worker_exit": self._worker_exit,
+        }
+        for name, value in settings.items():
+            self.cfg.set(name, value)
+
+    def run(self) -> None:
+        """Be the master process until the end."""
+        Arbiter(self).run()
+
+    def load(self) -> Any:
+        """Make the application; gunicorn calls this in the worker."""
+        return self.app_factory()
+
+    def _when_ready(self, arbiter: Any) -> None:
+        self.hooks.on_ready([str(listener) for listener in arbiter.LISTENERS])
+
+    def _child_exit(self, _arbiter: Any, worker: Any) -> None:
+        self.hooks.on_child_exit(worker.pid)
+
+    def _post_fork(self, _arbiter: Any, _worker: Any) -> None:
+        self.hooks.on_worker_start()
+
+    def _worker_exit(self, _arbiter: Any, worker: Any) -> None:
+        # gunicorn calls this in the master too, for a worker that was gone before it could be told.
+        if worker.pid == os.getpid():
+            self.hooks.on_worker_exit()

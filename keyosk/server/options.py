@@ -1,0 +1,60 @@
+"""What the caller of `serve` may choose."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Environ = dict[str, Any]
+
+
+def _nothing(*_: object) -> None:
+    """A hook that nobody set."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How to listen and what a client may do. Times are seconds, sizes bytes; all per worker.
+
+    A connection is open for at most `request_timeout` plus `drain_timeout` without having sent a
+    whole request, and for `idle_timeout` between two.
+    """
+
+    bind: Sequence[str] = ("127.0.0.1:8080",)  # "host:port", "[::1]:8080", "unix:/path"
+    workers: int = 2
+    threads: int = 4  # requests that run at once
+    connections: int = 2000  # beyond this the one that has waited longest is closed for the new one
+
+    request_timeout: float = 20  # from the first byte (or the connect) to the last of a request
+    idle_timeout: float = 30  # of a connection kept open after an answer
+    send_timeout: float = 20  # for each 32 KiB that the client takes
+    drain_timeout: float = 5  # after a refusal, so that the client can read it
+    graceful_timeout: int = 30  # after SIGTERM, for the requests under way
+
+    head_bytes: int = 16 * 1024  # request line and header together
+    body_bytes: int = 64 * 1024
+    reply_bytes: int = 2 * 1024 * 1024  # of one answer kept for a slow client without a thread
+    drain_bytes: int = 64 * 1024 * 1024  # thrown away after a refusal, without being kept
+
+    # Requests, as "METHOD /path" without query, whose body the application reads from the network
+    # itself, piece by piece, without a limit of size.
+    streams: frozenset[str] = frozenset()
+    # Which other requests may take long (password hashing, exports). They and the streams run on at
+    # most `slow_threads` of the threads, so that the rest never wait for them; `slow_queue` more
+    # wait without a thread, and beyond that the answer is 503.
+    slow: Callable[[Environ], bool] | None = None
+    slow_threads: int = 2
+    slow_queue: int = 64
+
+    server_name: str = "keyosk"  # SECURITY: the Server header; it tells no version
+    error_headers: Sequence[tuple[str, str]] = (("X-Content-Type-Options", "nosniff"),)
+    log_level: str = "info"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hooks:
+    """What to call on the way. The first two run in the master process, the others in a worker."""
+
+    on_ready: Callable[[Sequence[str]], None] = _nothing  # listening, at these addresses
+    on_child_exit: Callable[[int], None] = _nothing  # the worker with this process id is gone
+    on_worker_start: Callable[[], None] = _nothing  # forked, before the application is made
+    on_worker_exit: Callable[[], None] = _nothing  # nothing more will be answered

@@ -1,0 +1,291 @@
+"""Services and the scopes they own."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from keyosk import keyring
+from keyosk.audit import Audit, changed
+from keyosk.checks import LONGEST_NAME, LONGEST_TEXT, Checks
+from keyosk.errors import Forbidden, InUse, Invalid
+from keyosk.ids import first_version, is_id, new_id
+from keyosk.model import KEYOSK, OPERATOR, Caller, CredentialKind, Listing, Scope, Service, Terms
+from keyosk.permissions import check_scope_name
+from keyosk.rules import Rules
+from keyosk.storage.database import Database
+from keyosk.storage.grants import GrantStore
+from keyosk.storage.services import ServiceStore
+from keyosk.tokens import CLAIMS, TYPES
+
+#: Held by what reads a service and writes what it made of it, so that none overtakes another.
+LOCK: Final = "services"
+_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
+_AUDIENCE: Final = re.compile(r"[\x21-\x7e]{1,255}")
+_CLAIM: Final = re.compile(r"[\x21-\x7e]{1,100}")
+_SHORTEST_LIFETIME: Final = 30
+_LONGEST_LIFETIME: Final = 86_400
+_LONGEST_REFRESH: Final = 365 * 86_400
+_BOTH: Final = frozenset(CredentialKind)
+_TERMS: Final = tuple(each.name for each in fields(Terms))
+_TEXTS: Final = ("title", "description", "contact")
+RESET: Final[Mapping[str, Any]] = {
+    "title": "",
+    "description": "",
+    "contact": "",
+    "enabled": True,
+    "on_request_only": False,
+    "accepts": _BOTH,
+    "refresh_allowed": False,
+    "claims": (),
+    "scopes": (),
+}
+#: Of Keyosk's own service only these may be changed: the rest is the program's business.
+_OWN_FIELDS: Final = frozenset({"title", "description", "contact", "token_lifetime"})
+
+
+class Services:
+    """What an admin does with services. Every write is one transaction."""
+
+    def __init__(
+        self,
+        database: Database,
+        services: ServiceStore,
+        grants: GrantStore,
+        rules: Rules,
+        audit: Audit,
+        issuer: str,
+        clock: Callable[[], float],
+    ) -> None:
+        """``issuer``: no service may have it as its audience; it marks tokens for none."""
+        self._database = database
+        self._services = services
+        self._grants = grants
+        self._rules = rules
+        self._audit = audit
+        self._issuer = issuer
+        self._clock = clock
+
+    def create(
+        self, by: Caller, *, name: str, scopes: Sequence[Scope] = (), **values: Any
+    ) -> Service:
+        """Make a service; its audience is its name unless given.
+
+        ``values``: any other field of ``Terms``, and ``title``, ``description``, ``contact``.
+        Raises ``Invalid``, ``Conflict``.
+        """
+        service = self._made({"audience": name, **values, "name": name}, scopes, int(self._clock()))
+        with self._database.transaction():
+            self._check(service)
+            self._services.add(service)
+            self._audit.record(by, "service.create", _target(service), after=fields_of(service))
+        return service
+
+    def get(self, reference: str) -> Service:
+        """The service that an id or a name names. Raises ``NotFound``."""
+        if is_id(reference):
+            return self._services.by_id(reference.lower())
+        return self._services.by_name(reference if _NAME.fullmatch(reference) else "")
+
+    def terms_for(self, target: str) -> Terms | None:
+        """The terms of the service that a token request means: by audience, else by name."""
+        return self._services.terms_for(target) if _AUDIENCE.fullmatch(target) else None
+
+    def page(self, listing: Listing) -> list[Service]:
+        """The services that a listing asks for."""
+        return self._services.page(listing)
+
+    def count(self, listing: Listing) -> int:
+        """How many services pass the filters of a listing."""
+        return self._services.count(listing)
+
+    def change(
+        self,
+        by: Caller,
+        reference: str,
+        patch: Mapping[str, Any],
+        *,
+        force: bool = False,
+        version: int | None = None,
+    ) -> Service:
+        """Apply a merge patch (RFC 7396).
+
+        Raises ``Invalid``, ``NotFound``, ``Conflict``, ``Stale``; ``InUse`` for scopes that would
+        go and are held, unless ``force``; ``Forbidden`` for what makes Keyosk's own service work.
+        """
+        now = int(self._clock())
+        with self._database.transaction():
+            self._database.lock(LOCK)
+            service = self.get(reference)
+            for name in ("name", "audience"):
+                if patch.get(name, "") is None:
+                    raise Invalid.field(name, "cannot be removed")
+            if service.name == KEYOSK and patch.keys() - _OWN_FIELDS:
+                raise Forbidden("Keyosk's own service and its scopes belong to the program.")
+            after = _patched(
+                service,
+                {
+                    name: RESET.get(name) if value is None else value
+                    for name, value in patch.items()
+                },
+            )
+            self._check(after)
+            gone = {scope.name for scope in service.scopes} - {scope.name for scope in after.scopes}
+            self._refuse_use(gone, force=force)
+            with self._rules.keeping_an_admin():
+                self._services.change(after, now=now, version=version)
+                self._services.set_scopes(service, after.scopes)
+            old, new = changed(fields_of(service), fields_of(after))
+            self._audit.record(by, "service.change", _target(service), before=old, after=new)
+            return self._services.by_id(service.id)
+
+    def remove(
+        self, by: Caller, reference: str, *, force: bool = False, version: int | None = None
+    ) -> None:
+        """Delete a service, its scopes and their grants.
+
+        Raises ``NotFound``, ``Stale``, ``Forbidden``, and ``InUse`` without ``force``.
+        """
+        with self._database.transaction():
+            self._database.lock(LOCK)
+            service = self.get(reference)
+            if service.name == KEYOSK:
+                raise Forbidden("Keyosk's own service cannot be deleted.")
+            self._refuse_use({scope.name for scope in service.scopes}, force=force)
+            self._services.remove(service.id, version=version)
+            self._audit.record(by, "service.delete", _target(service), before=fields_of(service))
+
+    def ensure_own(self, scopes: Sequence[Scope]) -> None:
+        """Make Keyosk's own service, and give it these scopes, where they are missing."""
+        wanted = tuple(sorted(scopes, key=lambda scope: scope.name))
+        with self._database.transaction():
+            if self._services.terms_for(KEYOSK) is None:
+                service = self._made(
+                    {
+                        "name": KEYOSK,
+                        "audience": KEYOSK,
+                        "on_request_only": True,
+                        "title": "Keyosk",
+                        "description": "The admin API of this installation.",
+                    },
+                    wanted,
+                    int(self._clock()),
+                )
+                self._services.add(service)
+                self._audit.record(OPERATOR, "service.create", _target(service))
+            service = self._services.by_name(KEYOSK)
+            if service.scopes != wanted:
+                self._services.set_scopes(service, wanted)
+
+    def _made(self, values: Mapping[str, Any], scopes: Sequence[Scope], now: int) -> Service:
+        service_id = new_id()
+        blank = Service(
+            id=service_id,
+            terms=Terms(
+                name="",
+                audience="",
+                enabled=True,
+                on_request_only=False,
+                accepts=_BOTH,
+                token_lifetime=None,
+                signing_algorithm=None,
+                typ=None,
+                refresh_allowed=False,
+                refresh_lifetime=None,
+                claims=(),
+            ),
+            title="",
+            description="",
+            contact="",
+            scopes=(),
+            created_at=now,
+            updated_at=now,
+            version=first_version(service_id),
+        )
+        return _patched(blank, {**values, "scopes": scopes})
+
+    def _refuse_use(self, scopes: set[str], *, force: bool) -> None:
+        grants, roles = self._grants.count_of_scopes(sorted(scopes))
+        if (grants or roles) and not force:
+            raise InUse(f"This would end {grants} grants and take scopes from {roles} roles.")
+
+    def _check(self, service: Service) -> None:
+        checks = Checks()
+        terms = service.terms
+        if not _NAME.fullmatch(terms.name) or is_id(terms.name):
+            checks.fault(
+                "name",
+                "must be 1 to 63 of a-z, 0-9, dot, dash and underscore, "
+                "and begin and end with a letter or digit",
+            )
+        self._check_audience(checks, terms.audience)
+        checks.text("title", service.title, longest=LONGEST_NAME)
+        checks.text("description", service.description, longest=LONGEST_TEXT)
+        checks.text("contact", service.contact, longest=LONGEST_NAME)
+        checks.between(
+            "token_lifetime", terms.token_lifetime, _SHORTEST_LIFETIME, _LONGEST_LIFETIME
+        )
+        checks.between(
+            "refresh_lifetime", terms.refresh_lifetime, _SHORTEST_LIFETIME, _LONGEST_REFRESH
+        )
+        checks.one_of("signing_algorithm", terms.signing_algorithm, keyring.ALGORITHMS)
+        checks.one_of("typ", terms.typ, TYPES)
+        for claim in terms.claims:
+            if not _CLAIM.fullmatch(claim) or claim in CLAIMS:
+                checks.fault("claims", f"{claim[:100]} is no name that a claim may have")
+        _check_scopes(checks, service)
+        checks.done()
+
+    def _check_audience(self, checks: Checks, audience: str) -> None:
+        if not _AUDIENCE.fullmatch(audience):
+            checks.fault("audience", "must be 1 to 255 printable ASCII characters without space")
+        elif audience == self._issuer:
+            checks.fault("audience", "must not be the issuer's own address")
+        elif "://" in audience and not _is_resource(audience):
+            checks.fault("audience", "must have no fragment (RFC 8707 section 2)")
+
+
+def fields_of(service: Service) -> dict[str, Any]:
+    """The fields that may be changed, as plain values."""
+    terms = service.terms
+    return {
+        **{name: getattr(terms, name) for name in _TERMS},
+        "accepts": sorted(terms.accepts),
+        **{name: getattr(service, name) for name in _TEXTS},
+        "scopes": [scope.name for scope in service.scopes],
+    }
+
+
+def _patched(service: Service, values: Mapping[str, Any]) -> Service:
+    rest = {name: value for name, value in values.items() if name not in _TERMS}
+    if "scopes" in rest:
+        rest["scopes"] = tuple(sorted(rest["scopes"], key=lambda scope: scope.name))
+    terms = {name: value for name, value in values.items() if name in _TERMS}
+    return replace(service, terms=replace(service.terms, **terms), **rest)
+
+
+def _check_scopes(checks: Checks, service: Service) -> None:
+    seen = set()
+    for scope in service.scopes:
+        try:
+            check_scope_name(scope.name, field="scopes")
+        except Invalid as error:
+            checks.include(error)
+        if scope.name.startswith(f"{KEYOSK}:") and service.name != KEYOSK:
+            checks.fault("scopes", f"names that begin with {KEYOSK}: are Keyosk's own")
+        if scope.name in seen:
+            checks.fault("scopes", f"{scope.name[:200]} is given twice")
+        seen.add(scope.name)
+        checks.text("scopes", scope.description, longest=LONGEST_TEXT)
+
+
+def _target(service: Service) -> str:
+    return f"service/{service.name}"
+
+
+def _is_resource(audience: str) -> bool:
+    try:
+        return bool(urlsplit(audience).netloc) and "#" not in audience
+    except ValueError:
+        return False

@@ -1,0 +1,177 @@
+"""What the value of a setting may be, one rule a kind, and how a secret one is shown.
+
+A rule takes a value as TOML or the environment has it and gives it as ``Config`` holds it, or
+raises marshmallow's ``ValidationError``, which ends in ``config``. ``whole``, ``string`` and
+``one_of`` make a rule for the given bounds.
+
+SECURITY: no sentence here repeats a value that was given. It could be a secret, even in a setting
+that is none.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Any, Final
+
+from marshmallow import ValidationError, fields, validate
+
+_HOST_NAME: Final = re.compile(r"([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?\.)*[A-Za-z][A-Za-z0-9-]*")
+_ADDRESS: Final = (
+    r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9.-]*))(?::(?P<port>[0-9]{1,5}))"
+)
+_PATH: Final = r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*"
+_PG_HOST: Final = r"(?:\[[^\s\[\]/?#@]+\]|[^\s:,/?#@\[\]]*)(?::[0-9]+)?"
+# SECURITY: strict, so that masking knows every place of an accepted URL that may hold a password.
+_POSTGRESQL: Final = re.compile(
+    r"postgres(?:ql)?://(?:(?P<user>[^\s:/?#@]*)(?P<password>:[^\s/?#@]*)?@)?"
+    rf"(?P<rest>{_PG_HOST}(?:,{_PG_HOST})*/[^\s/?#@]+)(?P<query>\?[^\s#@]*)?"
+)
+
+Network = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A host (a name or an IP address without brackets) and a TCP port, 1 to 65535."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host.lower() == "localhost"
+
+
+def _address(match: re.Match[str] | None) -> Address | None:
+    """What ``_ADDRESS`` matched, if there can be such a host and port."""
+    if match is None:
+        return None
+    host, port = match["ipv6"] or match["host"], int(match["port"] or 443)
+    try:
+        good = ip_address(host).version == (6 if match["ipv6"] else 4)
+    except ValueError:
+        good = _HOST_NAME.fullmatch(host) is not None
+    return Address(host, port) if good and 1 <= port <= 65535 else None
+
+
+def text_of(value: object) -> str:
+    """Text as it is."""
+    if not isinstance(value, str):
+        raise ValidationError("must be text")
+    return value
+
+
+def _items(value: object) -> list[str]:
+    """A list from TOML as it is; text is taken apart at commas."""
+    parts = value if isinstance(value, list) else text_of(value).split(",")
+    return [item for item in (text_of(part).strip() for part in parts) if item]
+
+
+def bind(value: object) -> Address:
+    """Where to listen: ``host:port``; without a host it is every IPv4 address."""
+    text = text_of(value)
+    text = f"0.0.0.0{text}" if text.startswith(":") else text  # noqa: S104 - the operator asks for it
+    address = _address(re.fullmatch(_ADDRESS, text))
+    if address is None:
+        raise ValidationError("must be host:port, :port or [IPv6 address]:port, port 1 to 65535")
+    return address
+
+
+def issuer(value: object) -> str:
+    """A URL that can stand in front of every published path."""
+    text = text_of(value)
+    if _address(re.fullmatch(rf"https?://{_ADDRESS}?{_PATH}", text)) is None:
+        raise ValidationError(
+            "must be an http:// or https:// URL with a host, and without user name, query, "
+            "fragment or slash at the end"
+        )
+    return text
+
+
+def database_url(value: object) -> str:
+    """A SQLite file or a PostgreSQL database, under the one scheme that each has here."""
+    text = text_of(value)
+    if ":memory:" in text or text in ("sqlite:", "sqlite://", "sqlite:///"):
+        raise ValidationError("must name a file: in memory each process would have its own data")
+    if text.startswith("sqlite:"):
+        if re.fullmatch(r"sqlite:///[^?#]*[^?#/]", text) and text.isprintable():
+            return text
+        raise ValidationError("must be sqlite:///relative/file or sqlite:////absolute/file")
+    if not text.startswith(("postgresql:", "postgres:")):
+        raise ValidationError("must begin with sqlite:/// or postgresql://")
+    if not _POSTGRESQL.fullmatch(text):
+        raise ValidationError(
+            "must be postgresql://user:password@host:port/database, with special characters of "
+            "user name and password as percent codes (@ is %40)"
+        )
+    return text.replace("postgres:", "postgresql:", 1)
+
+
+def secret_keys(value: object) -> tuple[str, ...]:
+    """One secret key or several."""
+    keys = tuple(_items(value))
+    if not keys or not all(re.fullmatch(r"[^\s,]{43,}", key) for key in keys):
+        raise ValidationError(
+            "must have at least 43 characters and no white space in each key: 32 random bytes in "
+            "base64 (openssl rand -base64 32)"
+        )
+    return keys
+
+
+def networks(value: object) -> tuple[Network, ...]:
+    """Addresses and networks, none included."""
+    items = _items(value)
+    try:
+        return tuple(ip_network(item) for item in items)
+    except ValueError:
+        raise ValidationError(
+            "must be IP addresses or networks such as 10.0.0.0/8, with no bits set after the prefix"
+        ) from None
+
+
+def whole(low: int, high: int) -> fields.Field[Any]:
+    """A whole number from ``low`` to ``high``."""
+
+    def parse(value: object) -> int:
+        # Not fields.Integer: that takes 9.5 as 9 and "1_000" as 1000.
+        if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value):
+            value = int(value)
+        if type(value) is not int or not low <= value <= high:
+            raise ValidationError(f"must be a whole number from {low} to {high}")
+        return value
+
+    return fields.Function(deserialize=parse)
+
+
+def string(check: Callable[[str], object]) -> fields.Field[Any]:
+    """Text that ``check``, a validator of marshmallow's, lets pass."""
+    return fields.String(validate=check, error_messages={"invalid": "must be text"})
+
+
+def one_of(*words: str) -> fields.Field[Any]:
+    """One of these words."""
+    return string(validate.OneOf(words, error="must be one of {choices}"))
+
+
+def hide(_: object) -> str:
+    """A secret for people: nothing of it."""
+    return "***"
+
+
+def hide_password(url: object) -> str:
+    """A database URL for people: without its password and its parameters."""
+    parts = _POSTGRESQL.fullmatch(str(url))
+    if parts is None:
+        return str(url)  # a SQLite file
+    login = (parts["user"] or "") + (":***" if parts["password"] else "")
+    # SECURITY: all parameters, for libpq takes several secrets there and adds more over time.
+    query = "?***" if parts["query"] else ""
+    return f"postgresql://{login}{'@' if login else ''}{parts['rest']}{query}"

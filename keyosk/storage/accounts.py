@@ -1,0 +1,244 @@
+"""Accounts and their passwords."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
+
+import peewee
+from peewee import JOIN
+
+from keyosk.errors import NotFound, Stale
+from keyosk.model import Account, Kind, Listing, StoredPassword
+from keyosk.storage import listing as lists
+from keyosk.storage import tables
+from keyosk.storage.database import Database, conflict
+
+_TAKEN = {"username": "Another account already has this username."}
+_JSON = ("claims", "metadata")
+_SORTS: Final[lists.Sorts] = {
+    "created_at": tables.Account.id,
+    "updated_at": tables.Account.updated_at,
+    "username": tables.Account.username,
+}
+
+
+def _holders(condition: peewee.Expression) -> peewee.Expression:
+    """Accounts with a grant, by itself or through a role, for which the condition holds."""
+    return tables.Account.id.in_(
+        tables.Grant.select(tables.Grant.account)
+        .join(tables.Role, JOIN.LEFT_OUTER)
+        .join(tables.RoleScope, JOIN.LEFT_OUTER, on=(tables.RoleScope.role == tables.Role.id))
+        .where(condition)
+    )
+
+
+_FILTERS: Final[lists.Filters] = {
+    "enabled": lambda value: tables.Account.enabled == value,
+    "kind": lambda value: tables.Account.kind == value,
+    "role": lambda value: _holders(tables.Role.name == value),
+    "scope": lambda value: _holders(
+        (tables.Grant.scope == value) | (tables.RoleScope.scope == value)
+    ),
+    "created_after": lambda value: tables.Account.created_at > value,
+    "last_login_before": lambda value: (
+        (tables.Account.last_login_at < value)
+        | (tables.Account.last_login_at.is_null() & (tables.Account.created_at < value))
+    ),
+}
+
+
+class AccountStore:
+    """Reads and writes the account and password tables."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._filters = {**_FILTERS, "q": self._begins_with}
+
+    def add(self, account: Account) -> None:
+        """Insert a new account. Raises ``Conflict`` when its username is taken."""
+        try:
+            self._database.insert(tables.Account, [_columns(account)])
+        except peewee.IntegrityError as error:
+            raise conflict(error, tables.Account, _TAKEN) from error
+
+    def add_all(self, accounts: Sequence[Account]) -> frozenset[str]:
+        """Insert those of the new accounts whose usernames are free; answers their ids."""
+        rows = [_columns(account) for account in accounts]
+        return frozenset(self._database.insert_all(tables.Account, rows, skipping_taken=True))
+
+    def ids_of(self, usernames: Collection[str]) -> dict[str, str]:
+        """The ids of those of the usernames, in their stored form, that accounts have."""
+        if not usernames:
+            return {}
+        query = tables.Account.select(tables.Account.username, tables.Account.id).where(
+            tables.Account.username.in_(list(usernames))
+        )
+        return {row["username"]: row["id"] for row in self._database.rows(query)}
+
+    def by_id(self, account_id: str) -> Account:
+        """The account with this id. Raises ``NotFound``."""
+        return self._one(tables.Account.id == account_id)
+
+    def by_username(self, username: str) -> Account:
+        """The account with this username in its stored form. Raises ``NotFound``."""
+        return self._one(tables.Account.username == username)
+
+    def page(self, listing: Listing) -> list[Account]:
+        """The accounts that a listing asks for."""
+        query = lists.page(
+            _select(), listing, key=tables.Account.id, sorts=_SORTS, filters=self._filters
+        )
+        return [_account(row) for row in self._database.rows(query)]
+
+    def count(self, listing: Listing) -> int:
+        """How many accounts pass the filters of a listing."""
+        query = tables.Account.select(tables.Account.id)
+        return self._database.count(lists.filtered(query, listing, self._filters))
+
+    def change(
+        self, account_id: str, changes: Mapping[str, Any], *, now: int, version: int | None = None
+    ) -> None:
+        """Write the given columns only, if the account still is at ``version`` (``None``: any).
+
+        Raises ``Stale`` when it is not, ``Conflict`` when the new username is taken.
+        """
+        columns = {
+            name: json.dumps(value) if name in _JSON else value for name, value in changes.items()
+        }
+        if "display_name" in columns:
+            columns["display_key"] = columns["display_name"].casefold()
+        query = tables.Account.update(
+            **columns, updated_at=now, version=tables.Account.version + 1
+        ).where(tables.Account.id == account_id)
+        if version is not None:
+            query = query.where(tables.Account.version == version)
+        try:
+            if not self._database.write(query):
+                raise Stale("The account has changed since it was read.")
+        except peewee.IntegrityError as error:
+            raise conflict(error, tables.Account, _TAKEN) from error
+
+    def remove(self, account_id: str, *, version: int | None = None) -> None:
+        """Delete the account with all that belongs to it. Raises ``Stale``."""
+        query = tables.Account.delete().where(tables.Account.id == account_id)
+        if version is not None:
+            query = query.where(tables.Account.version == version)
+        if not self._database.write(query):
+            raise Stale("The account has changed since it was read.")
+
+    def note_login(self, account_id: str, now: int) -> None:
+        """Remember a login. It is no change of the account: its version stays."""
+        self._database.write(
+            tables.Account.update(last_login_at=now).where(tables.Account.id == account_id)
+        )
+
+    def password(self, username: str) -> StoredPassword | None:
+        """The password of the account with this username, if it has one."""
+        row = self._database.row(
+            tables.Password.select(tables.Password.id, tables.Password.hash)
+            .join(tables.Account)
+            .where(tables.Account.username == username)
+        )
+        return StoredPassword(row["id"], row["hash"]) if row else None
+
+    def password_of(self, account_id: str) -> StoredPassword | None:
+        """The password of the account with this id, if it has one."""
+        row = self._database.row(
+            tables.Password.select(tables.Password.id, tables.Password.hash).where(
+                tables.Password.account == account_id
+            )
+        )
+        return StoredPassword(row["id"], row["hash"]) if row else None
+
+    def set_password(self, account_id: str, password: StoredPassword, *, now: int) -> None:
+        """Store a password in place of any other."""
+        self._database.write(
+            tables.Password.insert(
+                account=account_id, id=password.id, hash=password.hash, changed_at=now
+            )
+            .on_conflict(
+                conflict_target=[tables.Password.account],
+                preserve=[tables.Password.id, tables.Password.hash, tables.Password.changed_at],
+            )
+            .returning()
+        )
+
+    def add_passwords(self, passwords: Mapping[str, StoredPassword], *, now: int) -> None:
+        """Store the first passwords of new accounts, by their ids."""
+        self._database.insert_all(
+            tables.Password,
+            [
+                {"account": account_id, "id": password.id, "hash": password.hash, "changed_at": now}
+                for account_id, password in passwords.items()
+            ],
+        )
+
+    def rehash(self, password: StoredPassword) -> None:
+        """Replace the hash of this very password; does nothing if it was changed meanwhile."""
+        self._database.write(
+            tables.Password.update(hash=password.hash).where(tables.Password.id == password.id)
+        )
+
+    def remove_password(self, account_id: str) -> bool:
+        """Delete the password; answers whether there was one."""
+        return bool(
+            self._database.write(
+                tables.Password.delete().where(tables.Password.account == account_id)
+            )
+        )
+
+    def _begins_with(self, prefix: str) -> peewee.Expression:
+        """Username or display name, in any case."""
+        sqlite = self._database.is_sqlite
+        return lists.begins_with(
+            tables.Account.username, prefix.lower(), sqlite=sqlite
+        ) | lists.begins_with(tables.Account.display_key, prefix.casefold(), sqlite=sqlite)
+
+    def _one(self, condition: peewee.Expression) -> Account:
+        row = self._database.row(_select().where(condition))
+        if row is None:
+            raise NotFound("There is no such account.")
+        return _account(row)
+
+
+def _select() -> "peewee.ModelSelect[tables.Account]":
+    return tables.Account.select(
+        tables.Account,
+        tables.Password.account.is_null(False).alias("has_password"),
+    ).join(tables.Password, JOIN.LEFT_OUTER)
+
+
+def _columns(account: Account) -> dict[str, Any]:
+    return {
+        "id": account.id,
+        "username": account.username,
+        "kind": account.kind,
+        "display_name": account.display_name,
+        "display_key": account.display_name.casefold(),
+        "enabled": account.enabled,
+        "claims": json.dumps(account.claims),
+        "metadata": json.dumps(account.metadata),
+        "expires_at": account.expires_at,
+        "last_login_at": account.last_login_at,
+        "created_at": account.created_at,
+        "updated_at": account.updated_at,
+        "version": account.version,
+    }
+
+
+def _account(row: Mapping[str, Any]) -> Account:
+    return Account(
+        id=row["id"],
+        username=row["username"],
+        kind=Kind(row["kind"]),
+        display_name=row["display_name"],
+        enabled=bool(row["enabled"]),
+        claims=json.loads(row["claims"]),
+        metadata=json.loads(row["metadata"]),
+        expires_at=row["expires_at"],
+        has_password=bool(row["has_password"]),
+        last_login_at=row["last_login_at"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        version=row["version"],
+    )

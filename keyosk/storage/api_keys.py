@@ -1,0 +1,142 @@
+"""API keys: everything but their secrets, of which only the digest is kept."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+import peewee
+
+from keyosk.errors import NotFound, Stale
+from keyosk.model import ApiKey, Listing
+from keyosk.storage import listing as lists
+from keyosk.storage import tables
+from keyosk.storage.database import Database
+
+_LISTS: Final = ("scopes", "networks")
+# Not by the id alone: PostgreSQL would walk along the keys of all accounts and leave most out.
+_SORTS: Final[lists.Sorts] = {"created_at": tables.ApiKey.created_at, "name": tables.ApiKey.name}
+_FILTERS: Final[lists.Filters] = {
+    "enabled": lambda value: tables.ApiKey.enabled == value,
+    "expires_before": lambda value: tables.ApiKey.expires_at < value,
+    "unused_since": lambda value: (
+        (tables.ApiKey.last_used_at < value)
+        | (tables.ApiKey.last_used_at.is_null() & (tables.ApiKey.created_at < value))
+    ),
+}
+
+
+class ApiKeyStore:
+    """Reads and writes the api_key table."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, key: ApiKey, digest: bytes) -> None:
+        """Insert a new key. Raises ``NotFound`` when its account was deleted meanwhile."""
+        row = {
+            "id": key.id,
+            "account": key.account_id,
+            "name": key.name,
+            "description": key.description,
+            "digest": digest,
+            "prefix": key.prefix,
+            "scopes": _json(key.scopes),
+            "networks": _json(key.networks),
+            "enabled": key.enabled,
+            "expires_at": key.expires_at,
+            "last_used_at": key.last_used_at,
+            "successor": key.successor,
+            "created_at": key.created_at,
+            "updated_at": key.updated_at,
+            "version": key.version,
+        }
+        try:
+            self._database.insert(tables.ApiKey, [row])
+        except peewee.IntegrityError as error:
+            raise NotFound("There is no such account.") from error
+
+    def page(self, account_id: str, listing: Listing) -> list[ApiKey]:
+        """The keys of the account that a listing asks for."""
+        query = lists.page(
+            _of(account_id), listing, key=tables.ApiKey.id, sorts=_SORTS, filters=_FILTERS
+        )
+        return [_api_key(row) for row in self._database.rows(query)]
+
+    def count(self, account_id: str, listing: Listing) -> int:
+        """How many keys of the account pass the filters of a listing."""
+        return self._database.count(lists.filtered(_of(account_id), listing, _FILTERS))
+
+    def get(self, account_id: str, key_id: str) -> ApiKey:
+        """One key of the account. Raises ``NotFound``, also for another account's key."""
+        row = self._database.row(
+            tables.ApiKey.select().where(
+                (tables.ApiKey.id == key_id) & (tables.ApiKey.account == account_id)
+            )
+        )
+        if row is None:
+            raise NotFound("This account has no such API key.")
+        return _api_key(row)
+
+    def change(
+        self, key_id: str, changes: Mapping[str, Any], *, now: int, version: int | None = None
+    ) -> None:
+        """Write the given columns only, if the key still is at ``version``. Raises ``Stale``."""
+        columns = {
+            name: _json(value) if name in _LISTS else value for name, value in changes.items()
+        }
+        query = tables.ApiKey.update(
+            **columns, updated_at=now, version=tables.ApiKey.version + 1
+        ).where(tables.ApiKey.id == key_id)
+        if version is not None:
+            query = query.where(tables.ApiKey.version == version)
+        if not self._database.write(query):
+            raise Stale("The API key has changed since it was read.")
+
+    def remove(self, key_id: str, *, version: int | None = None) -> None:
+        """Delete the key. Raises ``Stale``."""
+        query = tables.ApiKey.delete().where(tables.ApiKey.id == key_id)
+        if version is not None:
+            query = query.where(tables.ApiKey.version == version)
+        if not self._database.write(query):
+            raise Stale("The API key has changed since it was read.")
+
+    def note_use(self, key_id: str, now: int, *, first: bool = False) -> bool:
+        """Remember a use, ``first``: only if none was remembered yet. Answers whether it was.
+
+        It is no change of the key: its version stays.
+        """
+        query = tables.ApiKey.update(last_used_at=now).where(tables.ApiKey.id == key_id)
+        if first:
+            query = query.where(tables.ApiKey.last_used_at.is_null())
+        return bool(self._database.write(query))
+
+
+def _of(account_id: str) -> "peewee.ModelSelect[Any]":
+    return tables.ApiKey.select().where(tables.ApiKey.account == account_id)
+
+
+def _json(items: tuple[str, ...] | None) -> str | None:
+    return None if items is None else json.dumps(list(items))
+
+
+def _items(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(json.loads(text))
+
+
+def _api_key(row: Mapping[str, Any]) -> ApiKey:
+    return ApiKey(
+        id=row["id"],
+        account_id=row["account"],
+        name=row["name"],
+        description=row["description"],
+        prefix=row["prefix"],
+        scopes=_items(row["scopes"]),
+        networks=_items(row["networks"]),
+        enabled=bool(row["enabled"]),
+        expires_at=row["expires_at"],
+        last_used_at=row["last_used_at"],
+        successor=row["successor"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        version=row["version"],
+    )

@@ -1,0 +1,224 @@
+"""The audit log: rows, their chain, its checkpoints, and counts of failed logins."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import peewee
+
+from keyosk.model import AuditRow, Checkpoint, Listing, LoginFailure
+from keyosk.storage import listing as lists
+from keyosk.storage import tables
+from keyosk.storage.database import Database
+
+_SORTS: Final = {"sequence": tables.AuditRow.sequence}
+_FILTERS: Final[lists.Filters] = {
+    "actor": lambda value: (tables.AuditRow.actor == value) | (tables.AuditRow.actor_name == value),
+    "action": lambda value: tables.AuditRow.action == value,
+    "target": lambda value: tables.AuditRow.target == value,
+    "outcome": lambda value: tables.AuditRow.outcome == value,
+    "since": lambda value: tables.AuditRow.time >= value,
+    "until": lambda value: tables.AuditRow.time < value,
+}
+#: The lock of whoever seals.
+_SEALING: Final = "audit/seal"
+
+
+class AuditStore:
+    """Reads and writes the audit_row, checkpoint and login_failure tables."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, rows: Sequence[AuditRow]) -> None:
+        """Insert rows that are not sealed yet, in a transaction of the caller's."""
+        self._database.insert_all(tables.AuditRow, [_columns(row) for row in rows])
+
+    def page(self, listing: Listing) -> list[AuditRow]:
+        """The sealed rows that a listing asks for."""
+        query = lists.page(
+            _sealed(), listing, key=tables.AuditRow.sequence, sorts=_SORTS, filters=_FILTERS
+        )
+        return [_row(row) for row in self._database.rows(query)]
+
+    def count(self, listing: Listing) -> int:
+        """How many sealed rows pass the filters of a listing."""
+        return self._database.count(lists.filtered(_sealed(), listing, _FILTERS))
+
+    def seal(self, hash_of: Callable[[AuditRow, str], str], first: str, *, limit: int) -> int:
+        """Give up to ``limit`` rows their places in the chain; answers how many it was.
+
+        ``hash_of``: the hash of a row after the hash before it; ``first``: what stands before the
+        first row of all. Only one process seals at a time; writers never wait for it on PostgreSQL.
+        """
+        with self._database.transaction():
+            self._database.lock(_SEALING)
+            waiting = self._database.rows(
+                tables.AuditRow.select()
+                .where(tables.AuditRow.sequence.is_null())
+                .order_by(tables.AuditRow.id)
+                .limit(limit)
+            )
+            sequence, previous = self._end() or (0, first)
+            places: list[tuple[str, int, str]] = []
+            for waiting_row in waiting:
+                sequence += 1
+                row = _row({**waiting_row, "sequence": sequence})
+                previous = hash_of(row, previous)
+                places.append((row.id, sequence, previous))
+            if places:
+                self._database.write(_placing(places))
+            return len(waiting)
+
+    def last(self) -> AuditRow | None:
+        """The newest sealed row."""
+        row = self._database.row(_sealed().order_by(tables.AuditRow.sequence.desc()))
+        return _row(row) if row else None
+
+    def after(self, sequence: int, limit: int) -> list[AuditRow]:
+        """Up to ``limit`` sealed rows after a place in the chain, in its order."""
+        query = (
+            _sealed()
+            .where(tables.AuditRow.sequence > sequence)
+            .order_by(tables.AuditRow.sequence)
+            .limit(limit)
+        )
+        return [_row(row) for row in self._database.rows(query)]
+
+    def prune(self, before: int) -> tuple[int, int]:
+        """Delete the rows up to the last checkpoint whose rows are all older than ``before``.
+
+        Answers the place of that checkpoint, which stays, and how many rows it was.
+        """
+        with self._database.transaction():
+            newest = self._database.row(
+                tables.Checkpoint.select()
+                .where(tables.Checkpoint.time < before)
+                .order_by(tables.Checkpoint.sequence.desc())
+            )
+            if newest is None:
+                return 0, 0
+            place = newest["sequence"]
+            self._database.write(
+                tables.Checkpoint.delete().where(tables.Checkpoint.sequence < place)
+            )
+            return place, self._database.write(
+                tables.AuditRow.delete().where(tables.AuditRow.sequence <= place)
+            )
+
+    def add_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Insert a checkpoint; does nothing if there is one at its place."""
+        self._database.write(
+            tables.Checkpoint.insert(
+                sequence=checkpoint.sequence,
+                hash=checkpoint.hash,
+                time=checkpoint.time,
+                signature=checkpoint.signature,
+            )
+            .on_conflict_ignore()
+            .returning()
+        )
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """All checkpoints, oldest first."""
+        query = tables.Checkpoint.select().order_by(tables.Checkpoint.sequence)
+        return [Checkpoint(**row) for row in self._database.rows(query)]
+
+    def count_failure(self, failure: LoginFailure) -> None:
+        """Add one to the failed logins of this account, address and minute."""
+        self._database.write(
+            tables.LoginFailure.insert(
+                account=failure.account, address=failure.address, minute=failure.minute, count=1
+            )
+            .on_conflict(
+                conflict_target=[
+                    tables.LoginFailure.account,
+                    tables.LoginFailure.address,
+                    tables.LoginFailure.minute,
+                ],
+                update={tables.LoginFailure.count: tables.LoginFailure.count + 1},
+            )
+            .returning()
+        )
+
+    def take_failures(self, before: int) -> list[LoginFailure]:
+        """Take out the counts of minutes before ``before``, in a transaction of the caller's."""
+        due = tables.LoginFailure.minute < before
+        rows = self._database.rows(
+            tables.LoginFailure.select().where(due).order_by(tables.LoginFailure.minute)
+        )
+        if rows:
+            self._database.write(tables.LoginFailure.delete().where(due))
+        return [LoginFailure(**row) for row in rows]
+
+    def lock(self) -> None:
+        """Inside a transaction: be the only one who seals or takes counts out."""
+        self._database.lock(_SEALING)
+
+    def _end(self) -> tuple[int, str] | None:
+        """Place and hash of the chain's last row, also when all rows were pruned."""
+        last = self.last()
+        if last is not None and last.sequence is not None and last.hash is not None:
+            return last.sequence, last.hash
+        kept = self._database.row(
+            tables.Checkpoint.select().order_by(tables.Checkpoint.sequence.desc())
+        )
+        return (kept["sequence"], kept["hash"]) if kept else None
+
+
+def _sealed() -> "peewee.ModelSelect[Any]":
+    return tables.AuditRow.select().where(tables.AuditRow.sequence.is_null(False))
+
+
+def _placing(places: Sequence[tuple[str, int, str]]) -> peewee.Query:
+    """The update that gives rows, by id, their places and hashes: one statement for all of them."""
+    given = peewee.ValuesList(places, alias="given")
+    # Both databases call the columns of a list of values so, and SQLite takes no other names.
+    row_id, sequence, hash_ = (
+        peewee.Column(given, f"column{number}") for number in range(1, len(places[0]) + 1)
+    )
+    return (
+        tables.AuditRow.update({tables.AuditRow.sequence: sequence, tables.AuditRow.hash: hash_})
+        .from_(given)
+        .where(tables.AuditRow.id == row_id)
+    )
+
+
+def _columns(row: AuditRow) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "time": row.time,
+        "actor": row.actor,
+        "actor_name": row.actor_name,
+        "credential": row.credential,
+        "address": row.address,
+        "request_id": row.request_id,
+        "action": row.action,
+        "target": row.target,
+        "before": _json(row.before),
+        "after": _json(row.after),
+        "outcome": row.outcome,
+    }
+
+
+def _json(value: Mapping[str, Any] | None) -> str | None:
+    return None if value is None else json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
+def _row(row: Mapping[str, Any]) -> AuditRow:
+    return AuditRow(
+        id=row["id"],
+        sequence=row["sequence"],
+        time=row["time"],
+        actor=row["actor"],
+        actor_name=row["actor_name"],
+        credential=row["credential"],
+        address=row["address"],
+        request_id=row["request_id"],
+        action=row["action"],
+        target=row["target"],
+        before=None if row["before"] is None else json.loads(row["before"]),
+        after=None if row["after"] is None else json.loads(row["after"]),
+        outcome=row["outcome"],
+        hash=row["hash"],
+    )

@@ -1,0 +1,99 @@
+"""What declarations made, and under which owner's name."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from peewee import JOIN
+
+from keyosk.storage import tables
+from keyosk.storage.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """One object that a declaration made.
+
+    ``object_id`` is that of a service, role or account; for a grant that of its account, with
+    ``scope`` or ``role`` as its name (else both are empty).
+    """
+
+    owner: str
+    object_id: str
+    scope: str = ""
+    role: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Something made, as it is now: one of the names is given, none if the object is gone."""
+
+    made: Made
+    service: str | None
+    role: str | None
+    account: str | None
+
+    @property
+    def is_grant(self) -> bool:
+        """Whether this is a grant of ``account``."""
+        return bool(self.made.scope or self.made.role)
+
+
+class DeclaredStore:
+    """Reads and writes the declared table."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def all(self) -> list[Found]:
+        """All that was remembered, in the order in which the objects were made."""
+        table: Any = tables.Declared
+        query = (
+            table.select(
+                table,
+                tables.Service.name.alias("service_name"),
+                tables.Role.name.alias("role_name"),
+                tables.Account.username,
+            )
+            .join(tables.Service, JOIN.LEFT_OUTER, on=(tables.Service.id == table.object_id))
+            .switch(table)
+            .join(tables.Role, JOIN.LEFT_OUTER, on=(tables.Role.id == table.object_id))
+            .switch(table)
+            .join(tables.Account, JOIN.LEFT_OUTER, on=(tables.Account.id == table.object_id))
+            .order_by(table.object_id, table.scope, table.role)
+        )
+        return [
+            Found(
+                Made(row["owner"], row["object_id"], row["scope"], row["role"]),
+                service=row["service_name"],
+                role=row["role_name"],
+                account=row["username"],
+            )
+            for row in self._database.rows(query)
+        ]
+
+    def remember(self, made: Made) -> None:
+        """Note who made something, in place of any other note on it."""
+        table = tables.Declared
+        self._database.write(
+            table.insert(
+                object_id=made.object_id, scope=made.scope, role=made.role, owner=made.owner
+            )
+            .on_conflict(
+                conflict_target=[table.object_id, table.scope, table.role],
+                preserve=[table.owner],
+            )
+            .returning()
+        )
+
+    def forget(self, items: Iterable[Made]) -> None:
+        """Drop the notes on these."""
+        table = tables.Declared
+        for made in items:
+            self._database.write(
+                table.delete().where(
+                    (table.object_id == made.object_id)
+                    & (table.scope == made.scope)
+                    & (table.role == made.role)
+                )
+            )

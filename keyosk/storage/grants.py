@@ -1,0 +1,153 @@
+"""Which account holds which scope or role."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import peewee
+from peewee import JOIN, fn
+
+from keyosk.errors import Conflict
+from keyosk.model import ADMIN, CredentialKind, Grant
+from keyosk.storage import tables
+from keyosk.storage.database import Database
+
+_SCOPE: Final = fn.COALESCE(tables.Grant.scope, tables.RoleScope.scope)
+
+
+class GrantStore:
+    """Reads and writes the grant table."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def of_account(self, account_id: str) -> tuple[Grant, ...]:
+        """The grants of an account: scopes by name, then roles by name."""
+        return self.of_accounts([account_id])[account_id]
+
+    def of_accounts(self, account_ids: Sequence[str]) -> dict[str, tuple[Grant, ...]]:
+        """The grants of each of the accounts, in the order of ``of_account``."""
+        rows = self._database.rows(
+            tables.Grant.select(
+                tables.Grant.account,
+                tables.Grant.scope,
+                tables.Role.name.alias("role_name"),
+                tables.Grant.credential,
+                tables.Grant.until,
+            )
+            .join(tables.Role, JOIN.LEFT_OUTER)
+            .where(tables.Grant.account.in_(list(account_ids)))
+        )
+        found: dict[str, list[Grant]] = {account_id: [] for account_id in account_ids}
+        for row in rows:
+            found[row["account"]].append(
+                Grant(
+                    scope=row["scope"],
+                    role=row["role_name"],
+                    credential=CredentialKind(row["credential"]) if row["credential"] else None,
+                    until=row["until"],
+                )
+            )
+        return {
+            account_id: tuple(
+                sorted(grants, key=lambda grant: (grant.role or "", grant.scope or ""))
+            )
+            for account_id, grants in found.items()
+        }
+
+    def set(self, account_id: str, grants: Sequence[Grant], role_ids: dict[str, str]) -> None:
+        """Make these the grants of the account, in a transaction of the caller's.
+
+        ``role_ids``: the ids of the roles that the grants name. Raises ``Conflict`` when one of the
+        scopes or roles was deleted meanwhile.
+        """
+        self._database.write(tables.Grant.delete().where(tables.Grant.account == account_id))
+        self.add_all({account_id: grants}, role_ids)
+
+    def add_all(self, grants: Mapping[str, Sequence[Grant]], role_ids: Mapping[str, str]) -> None:
+        """Insert grants by account, of accounts that do not have them. Otherwise as ``set``."""
+        rows = [
+            {
+                "account": account_id,
+                "scope": grant.scope,
+                "role": None if grant.role is None else role_ids[grant.role],
+                "credential": grant.credential,
+                "until": grant.until,
+            }
+            for account_id, given in grants.items()
+            for grant in given
+        ]
+        try:
+            self._database.insert_all(tables.Grant, rows)
+        except peewee.IntegrityError as error:
+            raise Conflict("scopes", "A scope or role was deleted meanwhile.") from error
+
+    def scopes_of(self, account_id: str) -> frozenset[str]:
+        """Every scope that the account's grants name or bundle, whatever their conditions."""
+        query = (
+            tables.Grant.select(_SCOPE.alias("name"))
+            .join(tables.RoleScope, JOIN.LEFT_OUTER, on=_by_role())
+            .where(tables.Grant.account == account_id)
+        )
+        return frozenset(row["name"] for row in self._database.rows(query) if row["name"])
+
+    def count_of_scopes(self, scopes: Sequence[str]) -> tuple[int, int]:
+        """How many grants and how many roles name one of these scopes."""
+        if not scopes:
+            return 0, 0
+        grants = tables.Grant.select().where(tables.Grant.scope.in_(list(scopes)))
+        roles = tables.RoleScope.select(tables.RoleScope.role).where(
+            tables.RoleScope.scope.in_(list(scopes))
+        )
+        return self._database.count(grants), self._database.count(roles.distinct())
+
+    def count_of_role(self, role_id: str) -> int:
+        """How many accounts were granted the role."""
+        return self._database.count(tables.Grant.select().where(tables.Grant.role == role_id))
+
+    def has_lasting_admin(self) -> bool:
+        """Whether an enabled account holds ``keyosk:admin`` for good and can use it.
+
+        For good: neither the account, the grant nor the credential has an end.
+        """
+        has_password = fn.EXISTS(
+            tables.Password.select(tables.Password.account).where(
+                tables.Password.account == tables.Account.id
+            )
+        )
+        has_key = fn.EXISTS(
+            tables.ApiKey.select(tables.ApiKey.id).where(
+                (tables.ApiKey.account == tables.Account.id)
+                & tables.ApiKey.enabled
+                & tables.ApiKey.expires_at.is_null()
+                & tables.ApiKey.scopes.is_null()
+                & tables.ApiKey.networks.is_null()
+            )
+        )
+        kind = tables.Grant.credential
+        # Asked first, as PostgreSQL reads all grants where a subquery stands beside an OR. Every
+        # change asks for this, whoever it is about: it must not cost more the more there are.
+        bundled = self._database.rows(
+            tables.RoleScope.select(tables.RoleScope.role).where(tables.RoleScope.scope == ADMIN)
+        )
+        gives = tables.Grant.scope == ADMIN
+        if bundled:
+            gives |= tables.Grant.role.in_([row["role"] for row in bundled])
+        query = (
+            tables.Grant.select(tables.Grant.account)
+            .join(tables.Account)
+            .where(
+                gives
+                & tables.Grant.until.is_null()
+                & tables.Account.enabled
+                & tables.Account.expires_at.is_null()
+                & (
+                    ((kind.is_null() | (kind == CredentialKind.PASSWORD)) & has_password)
+                    | ((kind.is_null() | (kind == CredentialKind.API_KEY)) & has_key)
+                )
+            )
+        )
+        return self._database.row(query) is not None
+
+
+def _by_role() -> peewee.Expression:
+    return tables.RoleScope.role == tables.Grant.role

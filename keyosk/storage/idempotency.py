@@ -1,0 +1,69 @@
+"""Answers to POST requests that may be sent again."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from keyosk.storage import tables
+from keyosk.storage.database import Database
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredAnswer:
+    """An answer as it was given: ``body`` without its secrets, ``sealed`` with them, encrypted."""
+
+    caller: str
+    key: str
+    fingerprint: str
+    status: int
+    headers: Mapping[str, str]
+    body: str
+    sealed: bytes | None
+    created_at: int
+
+
+class IdempotencyStore:
+    """Reads and writes the idempotency table."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def find(self, caller: str, key: str) -> StoredAnswer | None:
+        """The answer that this caller got under this key."""
+        row = self._database.row(
+            tables.Idempotency.select().where(
+                (tables.Idempotency.caller == caller) & (tables.Idempotency.key == key)
+            )
+        )
+        if row is None:
+            return None
+        sealed = None if row["sealed"] is None else bytes(row["sealed"])
+        return StoredAnswer(**{**row, "headers": json.loads(row["headers"]), "sealed": sealed})
+
+    def add(self, answer: StoredAnswer) -> None:
+        """Insert an answer, in the transaction of what it answers."""
+        self._database.insert(
+            tables.Idempotency,
+            [
+                {
+                    "caller": answer.caller,
+                    "key": answer.key,
+                    "fingerprint": answer.fingerprint,
+                    "status": answer.status,
+                    "headers": json.dumps(dict(answer.headers)),
+                    "body": answer.body,
+                    "sealed": answer.sealed,
+                    "created_at": answer.created_at,
+                }
+            ],
+        )
+
+    def forget(self, *, answers_before: int, secrets_before: int) -> None:
+        """Delete answers, and the secrets of answers, that are older than these moments."""
+        created = tables.Idempotency.created_at
+        self._database.write(tables.Idempotency.delete().where(created < answers_before))
+        self._database.write(
+            tables.Idempotency.update(sealed=None).where(
+                (created < secrets_before) & tables.Idempotency.sealed.is_null(False)
+            )
+        )

@@ -1,0 +1,58 @@
+"""Lists by keyset: a page begins at a place in an index, so the last costs what the first does."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import peewee
+
+from keyosk.model import Listing
+
+Sorts = Mapping[str, "peewee.Field[Any]"]
+Filters = Mapping[str, Callable[[Any], peewee.Expression]]
+
+
+def page(
+    query: "peewee.ModelSelect[Any]",
+    listing: Listing,
+    *,
+    key: peewee.Field,
+    sorts: Sorts,
+    filters: Filters,
+) -> "peewee.ModelSelect[Any]":
+    """The rows of ``query`` that a listing asks for.
+
+    ``key``: the unique column that breaks ties; ``sorts``: the column of each order, none of them
+    null, with an index that begins with it (and goes on with ``key`` unless it is unique);
+    ``filters``: the condition of each filter.
+    """
+    column = sorts[listing.sort]
+    # A unique column has no ties to break, and PostgreSQL would sort again if it had to.
+    order = [column] if column is key or column.unique else [column, key]
+    if listing.after is not None:
+        value, last = listing.after
+        if len(order) == 1:
+            place, end = column, last if column is key else value
+        else:
+            # A row value, not "a > ? OR a = ? AND b > ?": only this is one range of an index.
+            place, end = peewee.Tuple(column, key), peewee.Tuple(value, last)
+        query = query.where(place < end if listing.descending else place > end)
+    directed = [each.desc() if listing.descending else each.asc() for each in order]
+    return filtered(query, listing, filters).order_by(*directed).limit(listing.limit)
+
+
+def filtered(
+    query: "peewee.ModelSelect[Any]", listing: Listing, filters: Filters
+) -> "peewee.ModelSelect[Any]":
+    """The rows of ``query`` that pass the filters of a listing."""
+    for name, value in listing.filters.items():
+        query = query.where(filters[name](value))
+    return query
+
+
+def begins_with(column: peewee.Field, prefix: str, *, sqlite: bool) -> peewee.Expression:
+    """Whether a text column begins with ``prefix``, letter for letter, by way of an index."""
+    if sqlite:
+        # Columns compare by code point here: what begins so lies between the two.
+        return (column >= prefix) & (column < prefix + "\U0010ffff")
+    escaped = prefix.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return peewee.Expression(column, "LIKE", f"{escaped}%")

@@ -1,0 +1,140 @@
+"""What a login needs, in one query compiled once: credential, account and all that it holds.
+
+This is the path of every token. The queries share their columns; a login without an API key has
+nulls in the key's place. Each row has one scope that the account holds, by itself or by a role.
+"""
+
+import json
+from typing import Any, Final
+
+import peewee
+from peewee import JOIN, Value, fn
+
+from keyosk.model import CredentialKind, Holding, Login, Terms
+from keyosk.storage.database import Database, Row, parameter
+from keyosk.storage.services import TERMS, terms
+from keyosk.storage.tables import (
+    Account,
+    ApiKey,
+    Grant,
+    Password,
+    Role,
+    RoleScope,
+    Scope,
+    Service,
+)
+
+_ACCOUNT: Final = (
+    Account.id,
+    Account.username,
+    Account.claims,
+    Account.enabled,
+    Account.expires_at,
+    Account.last_login_at,
+)
+_KEY: Final = (
+    ApiKey.id,
+    ApiKey.scopes,
+    ApiKey.networks,
+    ApiKey.successor,
+    ApiKey.enabled,
+    ApiKey.expires_at,
+    ApiKey.last_used_at,
+)
+_NO_KEY: Final = tuple(Value(None) for _ in _KEY)
+_HOLDING: Final = (Scope.name, Role.name, Grant.credential, Grant.until, *TERMS)
+_HOLDING_AT: Final = len(_ACCOUNT) + len(_KEY)
+
+
+class LoginStore:
+    """Reads logins. ``Login.enabled`` is for the caller to check, as are all expiries."""
+
+    def __init__(self, database: Database) -> None:
+        by_key = ApiKey.select(*_ACCOUNT, *_KEY, *_HOLDING).join(Account)
+        by_account = Account.select(*_ACCOUNT, *_NO_KEY, *_HOLDING)
+        by_password = Password.select(*_ACCOUNT, *_NO_KEY, *_HOLDING).join(Account)
+        self._by_digest = database.compile(
+            _with_holdings(by_key.where(ApiKey.digest == parameter("digest")))
+        )
+        self._by_api_key = database.compile(
+            _with_holdings(by_key.where(ApiKey.id == parameter("api_key_id")))
+        )
+        self._by_password = database.compile(
+            _with_holdings(by_password.where(Password.id == parameter("password_id")))
+        )
+        self._by_account = database.compile(
+            _with_holdings(by_account.where(Account.id == parameter("account_id")))
+        )
+
+    def by_digest(self, digest: bytes, now: int) -> Login | None:
+        """The login that shows the API key with this digest at ``now``."""
+        return _login(self._by_digest(digest=digest), CredentialKind.API_KEY, now)
+
+    def by_api_key(self, api_key_id: str, authenticated_at: int) -> Login | None:
+        """The login of an API key that was shown before, as it stands now."""
+        return _login(
+            self._by_api_key(api_key_id=api_key_id), CredentialKind.API_KEY, authenticated_at
+        )
+
+    def by_password(self, password_id: str, now: int) -> Login | None:
+        """The login that proved this password at ``now``; ``None`` once it was changed."""
+        return _login(self._by_password(password_id=password_id), CredentialKind.PASSWORD, now)
+
+    def by_account(self, account_id: str, authenticated_at: int) -> Login | None:
+        """The login of an account that proved its password, as it stands now."""
+        return _login(
+            self._by_account(account_id=account_id), CredentialKind.PASSWORD, authenticated_at
+        )
+
+
+def _with_holdings(query: "peewee.ModelSelect[Any]") -> "peewee.ModelSelect[Any]":
+    scope = fn.COALESCE(Grant.scope, RoleScope.scope)
+    return (
+        query.switch(Account)
+        .join(Grant, JOIN.LEFT_OUTER, on=(Grant.account == Account.id))
+        .join(Role, JOIN.LEFT_OUTER, on=(Role.id == Grant.role))
+        .join(RoleScope, JOIN.LEFT_OUTER, on=(RoleScope.role == Role.id))
+        .join(Scope, JOIN.LEFT_OUTER, on=(Scope.name == scope))
+        .join(Service, JOIN.LEFT_OUTER, on=(Service.id == Scope.service))
+        .order_by(Scope.name)
+    )
+
+
+def _login(rows: list[Row], credential: CredentialKind, authenticated_at: int) -> Login | None:
+    if not rows:
+        return None
+    account_id, username, claims, account_enabled, account_expires, last_login = rows[0][:6]
+    key_id, scopes, networks, successor, key_enabled, key_expires, last_used = rows[0][
+        6:_HOLDING_AT
+    ]
+    with_key = key_id is not None
+    expiries = [moment for moment in (account_expires, key_expires) if moment is not None]
+    return Login(
+        account_id=account_id,
+        username=username,
+        claims=claims,
+        credential=credential,
+        enabled=bool(account_enabled and (key_enabled or not with_key)),
+        expires_at=min(expiries) if expiries else None,
+        authenticated_at=authenticated_at,
+        last_seen_at=last_used if with_key else last_login,
+        api_key_id=key_id,
+        limit=None if scopes is None else frozenset(json.loads(scopes)),
+        networks=None if networks is None else tuple(json.loads(networks)),
+        successor=successor,
+        holdings=_holdings(rows),
+    )
+
+
+def _holdings(rows: list[Row]) -> tuple[Holding, ...]:
+    services: dict[str, Terms] = {}
+    holdings = []
+    for row in rows:
+        scope, role, credential, until, name, *rest = row[_HOLDING_AT:]
+        if scope is None:  # an account without grants, a role without scopes
+            continue
+        if name not in services:
+            services[name] = terms((name, *rest))
+        kind: Any = None if credential is None else CredentialKind(credential)
+        holdings.append(Holding(scope, role, kind, until, services[name]))
+    return tuple(holdings)

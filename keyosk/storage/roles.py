@@ -1,0 +1,126 @@
+"""Roles: named sets of scopes."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import peewee
+
+from keyosk.errors import NotFound, Stale
+from keyosk.model import Listing, Role
+from keyosk.storage import listing as lists
+from keyosk.storage import tables
+from keyosk.storage.database import Database, conflict
+
+_TAKEN: Final = {"name": "Another role already has this name."}
+_SORTS: Final = {"created_at": tables.Role.id, "name": tables.Role.name}
+_FILTERS: Final[lists.Filters] = {
+    "scope": lambda value: tables.Role.id.in_(
+        tables.RoleScope.select(tables.RoleScope.role).where(tables.RoleScope.scope == value)
+    )
+}
+
+
+class RoleStore:
+    """Reads and writes the role and role_scope tables."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, role: Role) -> None:
+        """Insert a role with its scopes. Raises ``Conflict``."""
+        row = {
+            "id": role.id,
+            "name": role.name,
+            "description": role.description,
+            "created_at": role.created_at,
+            "updated_at": role.updated_at,
+            "version": role.version,
+        }
+        with self._database.transaction():
+            try:
+                self._database.insert(tables.Role, [row])
+            except peewee.IntegrityError as error:
+                raise conflict(error, tables.Role, _TAKEN) from error
+            self._set_scopes(role)
+
+    def by_name(self, name: str) -> Role:
+        """The role with this name. Raises ``NotFound``."""
+        found = self._roles(tables.Role.select().where(tables.Role.name == name))
+        if not found:
+            raise NotFound("There is no such role.")
+        return found[0]
+
+    def named(self, names: Sequence[str]) -> dict[str, Role]:
+        """Those of the names that are roles, with their scopes."""
+        if not names:
+            return {}
+        found = self._roles(tables.Role.select().where(tables.Role.name.in_(list(names))))
+        return {role.name: role for role in found}
+
+    def page(self, listing: Listing) -> list[Role]:
+        """The roles that a listing asks for."""
+        return self._roles(
+            lists.page(
+                tables.Role.select(), listing, key=tables.Role.id, sorts=_SORTS, filters=_FILTERS
+            )
+        )
+
+    def count(self, listing: Listing) -> int:
+        """How many roles pass the filters of a listing."""
+        return self._database.count(lists.filtered(tables.Role.select(), listing, _FILTERS))
+
+    def change(self, role: Role, *, now: int, version: int | None = None) -> None:
+        """Write the role as given, with its scopes. Raises ``Stale``, ``Conflict``."""
+        query = tables.Role.update(
+            name=role.name,
+            description=role.description,
+            updated_at=now,
+            version=tables.Role.version + 1,
+        ).where(tables.Role.id == role.id)
+        if version is not None:
+            query = query.where(tables.Role.version == version)
+        try:
+            if not self._database.write(query):
+                raise Stale("The role has changed since it was read.")
+        except peewee.IntegrityError as error:
+            raise conflict(error, tables.Role, _TAKEN) from error
+        self._database.write(tables.RoleScope.delete().where(tables.RoleScope.role == role.id))
+        self._set_scopes(role)
+
+    def remove(self, role_id: str, *, version: int | None = None) -> None:
+        """Delete the role and its grants. Raises ``Stale``."""
+        query = tables.Role.delete().where(tables.Role.id == role_id)
+        if version is not None:
+            query = query.where(tables.Role.version == version)
+        if not self._database.write(query):
+            raise Stale("The role has changed since it was read.")
+
+    def _set_scopes(self, role: Role) -> None:
+        rows = [{"role": role.id, "scope": scope} for scope in role.scopes]
+        self._database.insert(tables.RoleScope, rows)
+
+    def _roles(self, query: "peewee.ModelSelect[Any]") -> list[Role]:
+        rows = self._database.rows(query)
+        scopes: dict[str, list[str]] = defaultdict(list)
+        if rows:
+            bundled = (
+                tables.RoleScope.select()
+                .where(tables.RoleScope.role.in_([row["id"] for row in rows]))
+                .order_by(tables.RoleScope.scope)
+            )
+            for row in self._database.rows(bundled):
+                scopes[row["role"]].append(row["scope"])
+        return [_role(row, scopes[row["id"]]) for row in rows]
+
+
+def _role(row: Mapping[str, Any], scopes: Sequence[str]) -> Role:
+    return Role(
+        id=row["id"],
+        name=row["name"],
+        description=row["description"],
+        scopes=tuple(scopes),
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        version=row["version"],
+    )

@@ -1,0 +1,232 @@
+"""Services and the scopes they own."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import peewee
+
+from keyosk.errors import NotFound, Stale
+from keyosk.model import CredentialKind, Listing, Scope, Service, Terms
+from keyosk.storage import listing as lists
+from keyosk.storage import tables
+from keyosk.storage.database import Database, Row, conflict
+
+_TAKEN: Final = {
+    "name": "Another service already has this name.",
+    "audience": "Another service already has this audience.",
+}
+_SCOPE_TAKEN: Final = {"name": "A scope of this name already exists in the installation."}
+_BOTH: Final = "both"
+
+#: The columns that ``terms`` reads, in its order.
+TERMS: Final = (
+    tables.Service.name,
+    tables.Service.audience,
+    tables.Service.enabled,
+    tables.Service.on_request_only,
+    tables.Service.accepts,
+    tables.Service.token_lifetime,
+    tables.Service.signing_algorithm,
+    tables.Service.typ,
+    tables.Service.refresh_allowed,
+    tables.Service.refresh_lifetime,
+    tables.Service.claims,
+)
+_SORTS: Final = {"created_at": tables.Service.id, "name": tables.Service.name}
+_FILTERS: Final[lists.Filters] = {"enabled": lambda value: tables.Service.enabled == value}
+
+
+class ServiceStore:
+    """Reads and writes the service and scope tables."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, service: Service) -> None:
+        """Insert a service with its scopes. Raises ``Conflict``."""
+        row = {
+            "id": service.id,
+            "title": service.title,
+            "description": service.description,
+            "contact": service.contact,
+            "created_at": service.created_at,
+            "updated_at": service.updated_at,
+            "version": service.version,
+            **_columns(service.terms),
+        }
+        with self._database.transaction():
+            try:
+                self._database.insert(tables.Service, [row])
+            except peewee.IntegrityError as error:
+                raise conflict(error, tables.Service, _TAKEN) from error
+            self._add_scopes(service.id, service.scopes)
+
+    def by_id(self, service_id: str) -> Service:
+        """The service with this id. Raises ``NotFound``."""
+        return self._one(tables.Service.id == service_id)
+
+    def by_name(self, name: str) -> Service:
+        """The service with this name. Raises ``NotFound``."""
+        return self._one(tables.Service.name == name)
+
+    def terms_for(self, target: str) -> Terms | None:
+        """The terms of the service that a token request names: by audience, else by name."""
+        found = self._database.rows(
+            tables.Service.select(*TERMS).where(
+                (tables.Service.audience == target) | (tables.Service.name == target)
+            )
+        )
+        candidates = [terms(tuple(row.values())) for row in found]
+        exact = [candidate for candidate in candidates if candidate.audience == target]
+        return next(iter(exact or candidates), None)
+
+    def page(self, listing: Listing) -> list[Service]:
+        """The services that a listing asks for."""
+        return self._services(
+            lists.page(
+                tables.Service.select(),
+                listing,
+                key=tables.Service.id,
+                sorts=_SORTS,
+                filters=_FILTERS,
+            )
+        )
+
+    def count(self, listing: Listing) -> int:
+        """How many services pass the filters of a listing."""
+        return self._database.count(lists.filtered(tables.Service.select(), listing, _FILTERS))
+
+    def change(self, service: Service, *, now: int, version: int | None = None) -> None:
+        """Write the service as given, but its scopes. Raises ``Stale``, ``Conflict``."""
+        query = tables.Service.update(
+            title=service.title,
+            description=service.description,
+            contact=service.contact,
+            **_columns(service.terms),
+            updated_at=now,
+            version=tables.Service.version + 1,
+        ).where(tables.Service.id == service.id)
+        if version is not None:
+            query = query.where(tables.Service.version == version)
+        try:
+            if not self._database.write(query):
+                raise Stale("The service has changed since it was read.")
+        except peewee.IntegrityError as error:
+            raise conflict(error, tables.Service, _TAKEN) from error
+
+    def remove(self, service_id: str, *, version: int | None = None) -> None:
+        """Delete the service, its scopes and their grants. Raises ``Stale``."""
+        query = tables.Service.delete().where(tables.Service.id == service_id)
+        if version is not None:
+            query = query.where(tables.Service.version == version)
+        if not self._database.write(query):
+            raise Stale("The service has changed since it was read.")
+
+    def set_scopes(self, service: Service, scopes: Sequence[Scope]) -> None:
+        """Make these the scopes of the service; grants of those that stay are kept.
+
+        Raises ``Conflict`` when another service owns one of the names.
+        """
+        old = {scope.name: scope for scope in service.scopes}
+        new = {scope.name: scope for scope in scopes}
+        with self._database.transaction():
+            gone = [name for name in old if name not in new]
+            if gone:
+                self._database.write(tables.Scope.delete().where(tables.Scope.name.in_(gone)))
+            for name in old.keys() & new.keys():
+                if old[name] != new[name]:
+                    self._database.write(
+                        tables.Scope.update(description=new[name].description).where(
+                            tables.Scope.name == name
+                        )
+                    )
+            self._add_scopes(service.id, [new[name] for name in new if name not in old])
+
+    def existing_scopes(self, names: Iterable[str]) -> set[str]:
+        """Those of the names that are scopes of some service."""
+        wanted = list(names)
+        if not wanted:
+            return set()
+        query = tables.Scope.select(tables.Scope.name).where(tables.Scope.name.in_(wanted))
+        return {row["name"] for row in self._database.rows(query)}
+
+    def _add_scopes(self, service_id: str, scopes: Sequence[Scope]) -> None:
+        try:
+            self._database.insert(
+                tables.Scope,
+                [
+                    {"name": scope.name, "service": service_id, "description": scope.description}
+                    for scope in scopes
+                ],
+            )
+        except peewee.IntegrityError as error:
+            raise conflict(error, tables.Scope, _SCOPE_TAKEN, field="scopes") from error
+
+    def _one(self, condition: peewee.Expression) -> Service:
+        found = self._services(tables.Service.select().where(condition))
+        if not found:
+            raise NotFound("There is no such service.")
+        return found[0]
+
+    def _services(self, query: "peewee.ModelSelect[tables.Service]") -> list[Service]:
+        rows = self._database.rows(query)
+        scopes: dict[str, list[Scope]] = defaultdict(list)
+        if rows:
+            owned = (
+                tables.Scope.select()
+                .where(tables.Scope.service.in_([row["id"] for row in rows]))
+                .order_by(tables.Scope.name)
+            )
+            for row in self._database.rows(owned):
+                scopes[row["service"]].append(Scope(row["name"], row["description"]))
+        return [_service(row, scopes[row["id"]]) for row in rows]
+
+
+def terms(columns: Row) -> Terms:
+    """The terms that the columns of ``TERMS`` hold."""
+    accepts = columns[4]
+    return Terms(
+        name=columns[0],
+        audience=columns[1],
+        enabled=bool(columns[2]),
+        on_request_only=bool(columns[3]),
+        accepts=frozenset(CredentialKind if accepts == _BOTH else (CredentialKind(accepts),)),
+        token_lifetime=columns[5],
+        signing_algorithm=columns[6],
+        typ=columns[7],
+        refresh_allowed=bool(columns[8]),
+        refresh_lifetime=columns[9],
+        claims=tuple(json.loads(columns[10])),
+    )
+
+
+def _columns(terms: Terms) -> dict[str, Any]:
+    return {
+        "name": terms.name,
+        "audience": terms.audience,
+        "enabled": terms.enabled,
+        "on_request_only": terms.on_request_only,
+        "accepts": _BOTH if len(terms.accepts) > 1 else next(iter(terms.accepts)),
+        "token_lifetime": terms.token_lifetime,
+        "signing_algorithm": terms.signing_algorithm,
+        "typ": terms.typ,
+        "refresh_allowed": terms.refresh_allowed,
+        "refresh_lifetime": terms.refresh_lifetime,
+        "claims": json.dumps(list(terms.claims)),
+    }
+
+
+def _service(row: Mapping[str, Any], scopes: Sequence[Scope]) -> Service:
+    return Service(
+        id=row["id"],
+        terms=terms(tuple(row[column.name] for column in TERMS)),
+        title=row["title"],
+        description=row["description"],
+        contact=row["contact"],
+        scopes=tuple(scopes),
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        version=row["version"],
+    )

@@ -1,0 +1,215 @@
+"""The schema as peewee models, one a table, bound to no database.
+
+The newest migration leaves the database in just this shape; a test compares the two.
+"""
+
+from typing import Any
+
+from peewee import (
+    BigIntegerField,
+    BlobField,
+    BooleanField,
+    CharField,
+    CompositeKey,
+    ForeignKeyField,
+    IntegerField,
+    Model,
+    TextField,
+)
+
+
+class Table(Model):
+    """What all tables share: a table is called as its class, in snake case."""
+
+    class Meta:
+        legacy_table_names = False
+
+
+class Versioned(Table):
+    """An object with its own address: an id, its times, and the count of its writes."""
+
+    id = CharField(36, primary_key=True)
+    created_at = BigIntegerField()
+    updated_at = BigIntegerField()
+    version = BigIntegerField()
+
+
+class Account(Versioned):
+    username = CharField(unique=True)
+    kind = CharField(16)
+    display_name = TextField()
+    display_key = TextField()
+    enabled = BooleanField()
+    claims = TextField()
+    metadata = TextField()
+    expires_at = BigIntegerField(null=True)
+    last_login_at = BigIntegerField(null=True)
+
+
+class Password(Table):
+    account = ForeignKeyField(Account, primary_key=True, on_delete="CASCADE")
+    id = CharField(36, unique=True)
+    hash = TextField()
+    changed_at = BigIntegerField()
+
+
+class ApiKey(Versioned):
+    account = ForeignKeyField(Account, on_delete="CASCADE")
+    name = TextField()
+    description = TextField()
+    digest = BlobField(unique=True)
+    prefix = CharField(16)
+    scopes = TextField(null=True)
+    networks = TextField(null=True)
+    enabled = BooleanField()
+    expires_at = BigIntegerField(null=True)
+    last_used_at = BigIntegerField(null=True)
+    successor = CharField(36, null=True)
+
+
+class Service(Versioned):
+    name = CharField(unique=True)
+    audience = CharField(unique=True)
+    title = TextField()
+    description = TextField()
+    enabled = BooleanField()
+    on_request_only = BooleanField()
+    token_lifetime = IntegerField(null=True)
+    contact = TextField(default="")
+    signing_algorithm = CharField(16, null=True)
+    typ = CharField(16, null=True)
+    accepts = CharField(32)
+    refresh_allowed = BooleanField()
+    refresh_lifetime = IntegerField(null=True)
+    claims = TextField()
+
+
+class Scope(Table):
+    name = CharField(primary_key=True)
+    service = ForeignKeyField(Service, on_delete="CASCADE")
+    description = TextField()
+
+
+class Role(Versioned):
+    name = CharField(unique=True)
+    description = TextField()
+
+
+class RoleScope(Table):
+    role = ForeignKeyField(Role, on_delete="CASCADE")
+    scope = ForeignKeyField(Scope, on_delete="CASCADE")
+
+    class Meta:
+        primary_key = CompositeKey("role", "scope")
+
+
+class Grant(Table):
+    account = ForeignKeyField(Account, on_delete="CASCADE")
+    scope = ForeignKeyField(Scope, null=True, on_delete="CASCADE")
+    role = ForeignKeyField(Role, null=True, on_delete="CASCADE")
+    credential = CharField(16, null=True)
+    until = BigIntegerField(null=True)
+
+    class Meta:
+        indexes: Any = ((("account", "scope"), True), (("account", "role"), True))
+
+
+class SigningKey(Table):
+    kid = CharField(43, primary_key=True)
+    algorithm = CharField(16)
+    state = CharField(16)
+    public = TextField()
+    sealed = BlobField()
+    published_at = BigIntegerField()
+    active_from = BigIntegerField(null=True)
+    retired_at = BigIntegerField(null=True)
+    created_at = BigIntegerField()
+
+
+class AuditRow(Table):
+    """``sequence`` and ``hash`` are given when the row is sealed, in the order of ``id``."""
+
+    id = CharField(36, primary_key=True)
+    sequence = BigIntegerField(null=True, unique=True)
+    time = BigIntegerField()
+    actor = CharField(36, null=True)
+    actor_name = TextField()
+    credential = CharField(36, null=True)
+    address = TextField(null=True)
+    request_id = CharField(36, null=True)
+    action = CharField(64)
+    target = TextField(null=True)
+    before = TextField(null=True)
+    after = TextField(null=True)
+    outcome = CharField(32)
+    hash = CharField(64, null=True)
+
+
+class Checkpoint(Table):
+    """What the audit chain was at a moment, signed; the last one before a pruned part stays."""
+
+    sequence = BigIntegerField(primary_key=True)
+    hash = CharField(64)
+    time = BigIntegerField()
+    signature = TextField()
+
+
+class LoginFailure(Table):
+    """How often logins failed; ``account`` is empty for names that no account has."""
+
+    account = CharField(36)
+    address = CharField(64)
+    minute = BigIntegerField()
+    count = IntegerField()
+
+    class Meta:
+        primary_key = CompositeKey("account", "address", "minute")
+
+
+class Idempotency(Table):
+    """The answer to a POST that had an Idempotency-Key."""
+
+    caller = CharField(80)
+    key = CharField(255)
+    fingerprint = CharField(64)
+    status = IntegerField()
+    headers = TextField()
+    body = TextField()
+    sealed = BlobField(null=True)
+    created_at = BigIntegerField(index=True)
+
+    class Meta:
+        primary_key = CompositeKey("caller", "key")
+
+
+class Declared(Table):
+    """What a declaration made under an owner's name; ``scope`` or ``role``: a grant of the account.
+
+    No foreign key, as the object may be of three tables; ids are never given twice.
+    """
+
+    object_id = CharField(36)
+    scope = CharField()
+    role = CharField()
+    owner = CharField(64)
+
+    class Meta:
+        primary_key = CompositeKey("object_id", "scope", "role")
+
+
+ALL = (
+    Account,
+    Password,
+    ApiKey,
+    Service,
+    Scope,
+    Role,
+    RoleScope,
+    Grant,
+    SigningKey,
+    AuditRow,
+    Checkpoint,
+    LoginFailure,
+    Idempotency,
+    Declared,
+)

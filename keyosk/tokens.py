@@ -1,0 +1,185 @@
+"""Tokens: RFC 9068 access tokens, written and read. The only user of PyJWT.
+
+Times are integers and never ahead of the clock: verifiers refuse fractions and an ``iat`` in the
+future.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+import jwt
+from jwt.algorithms import get_default_algorithms
+from jwt.utils import base64url_encode
+
+from keyosk.errors import BadToken, InvalidRequest
+from keyosk.ids import new_id
+from keyosk.model import CredentialKind, Login
+from keyosk.permissions import TYPE, Entitlement
+from keyosk.signing import Signer, SigningKeys
+
+#: What a token's header may say it is; ``JWT`` for verifiers that refuse the type of RFC 9068.
+TYPES: Final = (TYPE, "JWT")
+#: The claims that tokens have by themselves; an account's own cannot take their names.
+CLAIMS: Final = frozenset(
+    (
+        *("iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "preferred_username"),
+        *("scope", "roles", "auth_time", "amr", "acr", "azp", "key_id", "act", "cnf", "may_act"),
+    )
+)
+#: RFC 8176 has ``pwd``; it has no word for an API key.
+_METHODS: Final = {CredentialKind.PASSWORD: "pwd", CredentialKind.API_KEY: "api_key"}
+_ALGORITHMS: Final = get_default_algorithms()
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
+_REQUIRED: Final = ["iss", "sub", "aud", "exp", "iat", "jti", "auth_time", "amr", "scope"]
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token as issued; ``expires_in`` in seconds, ``scope`` as one string."""
+
+    text: str
+    expires_in: int
+    scope: str
+
+    def __repr__(self) -> str:
+        # SECURITY: whoever reads the text can use it.
+        return f"Token(expires_in={self.expires_in}, scope={self.scope!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a verified token says."""
+
+    account_id: str
+    username: str
+    credential: CredentialKind
+    api_key_id: str | None
+    scopes: frozenset[str]
+    authenticated_at: int
+
+
+class Tokens:
+    """Issues and verifies this installation's tokens."""
+
+    def __init__(
+        self, keys: SigningKeys, *, issuer: str, lifetime: int, clock: Callable[[], float]
+    ) -> None:
+        """``issuer``: the ``iss`` claim; ``lifetime``: seconds, where no service says less."""
+        self._keys = keys
+        self._issuer = issuer
+        self._lifetime = lifetime
+        self._clock = clock
+
+    def issue(
+        self, login: Login, entitlement: Entitlement, *, lifetime: int | None = None
+    ) -> Token:
+        """Sign a token for a login. ``lifetime``: seconds asked for; it can only shorten.
+
+        Raises ``InvalidRequest`` if nothing of the credential's or a grant's own time is left.
+        """
+        now = int(self._clock())
+        seconds = min(
+            (own or self._lifetime for own in entitlement.lifetimes), default=self._lifetime
+        )
+        if lifetime is not None:
+            seconds = min(seconds, lifetime)
+        expires = now + seconds
+        if entitlement.expires_at is not None:
+            expires = min(expires, entitlement.expires_at)
+        if expires <= now:
+            raise InvalidRequest("The credential or the grant expires at this very moment.")
+        audiences = entitlement.audiences or (self._issuer,)
+        claims: dict[str, Any] = {
+            "iss": self._issuer,
+            "sub": login.account_id,
+            "aud": audiences[0] if len(audiences) == 1 else list(audiences),
+            "client_id": login.username,
+            "preferred_username": login.username,
+            "scope": " ".join(entitlement.scopes),
+            "iat": now,
+            "exp": expires,
+            "auth_time": login.authenticated_at,
+            "amr": [_METHODS[login.credential]],
+            "jti": new_id(),
+        }
+        if entitlement.roles:
+            claims["roles"] = list(entitlement.roles)
+        if login.api_key_id is not None:
+            claims["key_id"] = login.api_key_id
+        if entitlement.claims:
+            own = json.loads(login.claims)
+            claims = {name: own[name] for name in entitlement.claims if name in own} | claims
+        text = _signed(self._keys.signer(entitlement.algorithm), claims, entitlement.typ or TYPE)
+        return Token(text, expires - now, claims["scope"])
+
+    def verify(self, text: str, *, audience: str) -> Claims:
+        """What a token for ``audience`` says, if this installation signed it and it is valid now.
+
+        Follows RFC 9068 section 4 and RFC 8725: the key is chosen by ``kid`` from our own set
+        only, and the key fixes the algorithm. Raises ``BadToken``, without details.
+        """
+        claims = self._decoded(
+            text, typ=TYPE, audience=audience, issuer=self._issuer, options={"require": _REQUIRED}
+        )
+        try:
+            return _claims(claims)
+        except (KeyError, TypeError, IndexError, AttributeError):
+            raise BadToken("The token is not valid.") from None
+
+    def sign_document(self, claims: Mapping[str, Any], *, typ: str) -> str:
+        """A JWS over ``claims`` by the active key; its ``typ`` tells it from a token."""
+        return _signed(self._keys.signer(None), claims, typ)
+
+    def verify_document(self, text: str, *, typ: str) -> dict[str, Any]:
+        """What ``sign_document`` was given, signed by any of our keys. Raises ``BadToken``."""
+        # A record stays one, whatever has become of the clock since.
+        unchecked = ("verify_aud", "verify_iss", "verify_iat", "verify_exp", "verify_nbf")
+        return self._decoded(text, typ=typ, options=dict.fromkeys(unchecked, False))
+
+    def _decoded(self, text: str, *, typ: str, **checks: Any) -> dict[str, Any]:
+        try:
+            header = jwt.get_unverified_header(text)
+            verifier = self._keys.current.verifiers.get(header.get("kid", ""))
+            # SECURITY: a revocation document or another kind of JWT is no access token.
+            if verifier is None or str(header.get("typ", "")).lower() != typ:
+                raise BadToken("The token is not valid.")
+            claims: dict[str, Any] = jwt.decode(
+                text, verifier.key, algorithms=[verifier.algorithm], **checks
+            )
+        except (jwt.PyJWTError, LookupError, TypeError, ValueError, RecursionError):
+            raise BadToken("The token is not valid.") from None
+        return claims
+
+
+def _signed(signer: Signer, claims: Mapping[str, Any], typ: str) -> str:
+    """A compact JWS (RFC 7515 section 3.1) over ``claims``.
+
+    ``jwt.encode`` does the same and builds its header, its encoder and its checks anew for every
+    token, which costs more than the signature.
+    """
+    content = _header(signer.algorithm, signer.kid, typ) + base64url_encode(
+        _encode(claims).encode()
+    )
+    signature = _ALGORITHMS[signer.algorithm].sign(content, signer.key)
+    return (content + b"." + base64url_encode(signature)).decode("ascii")
+
+
+@lru_cache(maxsize=64)
+def _header(algorithm: str, kid: str, typ: str) -> bytes:
+    header = {"alg": algorithm, "kid": kid, "typ": typ}
+    return base64url_encode(_encode(header).encode()) + b"."
+
+
+def _claims(claims: dict[str, Any]) -> Claims:
+    methods = {method: kind for kind, method in _METHODS.items()}
+    return Claims(
+        account_id=claims["sub"],
+        username=claims["preferred_username"],
+        credential=methods[claims["amr"][0]],
+        api_key_id=claims.get("key_id"),
+        scopes=frozenset(claims["scope"].split()),
+        authenticated_at=claims["auth_time"],
+    )

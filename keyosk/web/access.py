@@ -1,0 +1,145 @@
+"""Who is calling, and may they. Every request passes here before its resource; fails closed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from flask import Response, after_this_request, g, request
+from werkzeug.exceptions import MethodNotAllowed
+
+from keyosk import permissions, usernames
+from keyosk.errors import BadCredentials, InsufficientScope, RefusedByRule
+from keyosk.installation import Installation
+from keyosk.model import ADMIN, KEYOSK, Caller, CredentialKind, Login
+from keyosk.web import basic
+
+ME: Final = "me"
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """One decision: who may use an address with a method.
+
+    ``scope``: the scope of Keyosk's own that it needs; where none is stated, all of them.
+    ``itself``: the account that the address names needs no scope. ``no_api_key``: a caller that
+    came by API key is refused whatever its scopes, for what makes, changes or reveals credentials.
+    ``by_login``: any Basic login will do, and the resource asks for it.
+    """
+
+    # SECURITY: a decision that says nothing lets an admin pass, and not every login.
+    scope: str = ADMIN
+    itself: bool = False
+    no_api_key: bool = False
+    anyone: bool = False
+    by_login: bool = False
+
+
+ANYONE: Final = Access(anyone=True)
+#: The resource itself takes the login, as OAuth has its own words for refusing it.
+BY_LOGIN: Final = Access(anyone=True, by_login=True)
+
+
+def scope(name: str, *, no_api_key: bool = False) -> Access:
+    """Callers who hold the scope."""
+    return Access(scope=name, no_api_key=no_api_key)
+
+
+def itself_or(name: str, *, no_api_key: bool = False) -> Access:
+    """The account that the address names, and callers who hold the scope."""
+    return Access(scope=name, itself=True, no_api_key=no_api_key)
+
+
+class Gate:
+    """Holds each request against the access decision of its route."""
+
+    def __init__(
+        self, installation: Installation, decisions: Mapping[str, Mapping[str, Access]]
+    ) -> None:
+        """``decisions``: by endpoint, then by method."""
+        self._installation = installation
+        self._decisions = decisions
+
+    def check(self) -> None:
+        """Let the request pass or raise. Sets ``g.caller`` for all but public addresses."""
+        method = "GET" if request.method == "HEAD" else request.method
+        # SECURITY: an address or method without a stated decision is refused, not waved through.
+        decision = self._decisions.get(request.endpoint or "", {}).get(method)
+        if decision is None:
+            raise MethodNotAllowed
+        if decision.anyone:
+            return
+        caller = self._caller()
+        itself = _names(caller)
+        allowed = decision.itself and itself
+        if not allowed and not caller.has(decision.scope):
+            raise InsufficientScope(decision.scope)
+        g.caller = caller  # from here on a refusal is known to be theirs
+        if decision.no_api_key and caller.credential is CredentialKind.API_KEY:
+            raise RefusedByRule(
+                "A caller with an API key cannot handle credentials: use a password."
+            )
+
+    def _caller(self) -> Caller:
+        installation = self._installation
+        now = int(installation.clock())
+        scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            claims = installation.tokens.verify(credentials.strip(), audience=KEYOSK)
+            proven = installation.authentication.by_token(claims)
+            scopes = claims.scopes & permissions.keyosk_scopes(proven, now)
+        else:
+            proven = login(installation)
+            _note_afterwards(installation, proven)
+            scopes = permissions.keyosk_scopes(proven, now)
+        return Caller(
+            account_id=proven.account_id,
+            username=proven.username,
+            credential=proven.credential,
+            api_key_id=proven.api_key_id,
+            scopes=scopes,
+            held=frozenset(permissions.current(proven, now)),
+            address=g.address,
+            request_id=g.request_id,
+        )
+
+
+def still(installation: Installation, caller: Caller, scope: str) -> Caller:
+    """A caller who was let in a while ago, with what is left of their rights now.
+
+    Raises ``BadCredentials``, and ``InsufficientScope`` once they lack ``scope``.
+    """
+    now = int(installation.clock())
+    proven = installation.authentication.again(caller)
+    left = replace(
+        caller,
+        scopes=caller.scopes & permissions.keyosk_scopes(proven, now),
+        held=caller.held & frozenset(permissions.current(proven, now)),
+    )
+    if not left.has(scope):
+        raise InsufficientScope(scope)
+    return left
+
+
+def login(installation: Installation) -> Login:
+    """The login that the request's Basic header proves. Raises ``BadCredentials``."""
+    header = request.headers.get("Authorization")
+    if header is None:
+        raise BadCredentials
+    return installation.authentication.by_secret(basic.candidates(header), address=g.address)
+
+
+def _note_afterwards(installation: Installation, proven: Login) -> None:
+    @after_this_request
+    def noted(response: Response) -> Response:
+        response.call_on_close(lambda: installation.authentication.note(proven))
+        return response
+
+
+def _names(caller: Caller) -> bool:
+    """Whether the address names the caller's own account; ``me`` is put in its terms."""
+    arguments = request.view_args or {}
+    reference = arguments.get("account", "")
+    if reference == ME:
+        arguments["account"] = caller.account_id
+        return True
+    return reference == caller.account_id or usernames.lookup_form(reference) == caller.username

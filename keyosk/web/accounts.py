@@ -1,0 +1,166 @@
+"""/accounts and what belongs to one: password, grants."""
+
+from typing import Any
+
+from flask import Response, g
+
+from keyosk.errors import BadCredentials, Conflict, Forbidden, InsufficientScope, Invalid
+from keyosk.model import Account, Grant, StoredPassword
+from keyosk.web import paging
+from keyosk.web.answers import if_match, nothing, object_answer
+from keyosk.web.endpoint import Endpoint
+from keyosk.web.operations import operation
+from keyosk.web.schemas import (
+    AccountNew,
+    AccountPatch,
+    AccountShape,
+    GrantsPatch,
+    GrantsShape,
+    PasswordChange,
+    PasswordProof,
+    grants_of,
+    names_of,
+    shape_of_grants,
+)
+
+_READ = "keyosk:accounts:read"
+_WRITE = "keyosk:accounts:write"
+_GRANT = "keyosk:grants:write"
+LISTS = paging.Lists(
+    ("created_at", "updated_at", "username"),
+    {
+        "enabled": paging.flag,
+        "kind": paging.text,
+        "role": paging.text,
+        "scope": paging.text,
+        "created_after": paging.moment,
+        "last_login_before": paging.moment,
+        "q": paging.text,
+    },
+)
+
+
+class AccountsResource(Endpoint):
+    """All accounts."""
+
+    @operation(gives=AccountShape, lists=LISTS)
+    def get(self) -> Response:
+        """A page of accounts."""
+        accounts = self.installation.accounts
+        return self.page(accounts.page, _body, accounts.count)
+
+    @operation(takes=AccountNew, gives=AccountShape, status=201, tagged=True, raises=(Conflict,))
+    def post(self) -> Response:
+        """Make an account."""
+        fields = self.load()
+        grants = grants_of(fields.pop("grants")) if "grants" in fields else []
+        # SECURITY: else whoever may make accounts could give away what they hold.
+        if grants and not g.caller.has(_GRANT):
+            raise InsufficientScope(_GRANT)
+        account = self.installation.grants.create_account(g.caller, grants, **fields)
+        return _answer(account, 201, location=f"/accounts/{account.id}")
+
+
+class AccountResource(Endpoint):
+    """One account."""
+
+    @operation(gives=AccountShape, tagged=True)
+    def get(self, account: str) -> Response:
+        """The account."""
+        return _answer(self.installation.accounts.get(account))
+
+    @operation(takes=AccountPatch, gives=AccountShape, tagged=True, raises=(Conflict,))
+    def patch(self, account: str) -> Response:
+        """Change the fields that the merge patch names."""
+        patch = self.load()
+        return _answer(
+            self.installation.accounts.change(g.caller, account, patch, version=if_match())
+        )
+
+    @operation(tagged=True)
+    def delete(self, account: str) -> Response:
+        """Delete the account with all that belongs to it."""
+        self.installation.accounts.remove(g.caller, account, version=if_match())
+        return nothing()
+
+
+class PasswordResource(Endpoint):
+    """The password of an account; it is never shown."""
+
+    @operation(takes=PasswordChange, raises=(Conflict,))
+    def put(self, account: str) -> Response:
+        """Set the password: an admin any account's, an account its own if it knows the old one."""
+        fields = self.load()
+        known = self._shown(account, fields)
+        self.installation.accounts.set_password(
+            g.caller, account, fields["password"], instead_of=known
+        )
+        return nothing()
+
+    @operation(takes=PasswordProof, optional=True, raises=(Conflict,))
+    def delete(self, account: str) -> Response:
+        """Leave the account without a password: an admin any, an account itself if it knows it."""
+        known = self._shown(account, self.load())
+        self.installation.accounts.remove_password(g.caller, account, instead_of=known)
+        return nothing()
+
+    def _shown(self, account: str, fields: dict[str, Any]) -> StoredPassword | None:
+        """The password that the caller proved to know; admins need not, and get ``None``."""
+        current = fields.get("current_password")
+        if current is None:
+            if g.caller.has(_WRITE):
+                return None
+            raise Invalid.field("current_password", "is needed to change one's own password")
+        found = self.installation.accounts.get(account)
+        try:
+            return self.installation.authentication.confirm_password(
+                found, current, address=g.address
+            )
+        except BadCredentials:
+            raise Forbidden("The current password is not right.") from None
+
+
+class GrantsResource(Endpoint):
+    """What an account was granted."""
+
+    @operation(gives=GrantsShape, tagged=True)
+    def get(self, account: str) -> Response:
+        """The grants; their entity tag is the account's."""
+        return _grants_answer(*self.installation.grants.of(account))
+
+    @operation(takes=GrantsShape, gives=GrantsShape, tagged=True)
+    def put(self, account: str) -> Response:
+        """Replace the grants."""
+        grants = grants_of(self.load())
+        return _grants_answer(
+            *self.installation.grants.replace(g.caller, account, grants, version=if_match())
+        )
+
+    @operation(takes=GrantsPatch, gives=GrantsShape, tagged=True)
+    def patch(self, account: str) -> Response:
+        """Add some and take some away."""
+        fields = self.load()
+        return _grants_answer(
+            *self.installation.grants.change(
+                g.caller,
+                account,
+                add=grants_of(fields["add"]) if "add" in fields else (),
+                remove=names_of(fields["remove"]) if "remove" in fields else (),
+                version=if_match(),
+            )
+        )
+
+
+def _answer(account: Account, status: int = 200, *, location: str | None = None) -> Response:
+    return object_answer(_body(account), account.version, status, location=location)
+
+
+def _body(account: Account) -> dict[str, Any]:
+    body: dict[str, Any] = AccountShape().dump(account)
+    if not g.caller.has(_READ) and not g.caller.has(_WRITE):
+        del body["metadata"]  # it never leaves the admin API
+    return body
+
+
+def _grants_answer(account: Account, grants: tuple[Grant, ...]) -> Response:
+    return object_answer(shape_of_grants(grants), account.version)

@@ -1,0 +1,101 @@
+"""/accounts/{account}/api-keys."""
+
+from typing import Any
+
+from flask import Response, g
+
+from keyosk.api_keys import NewApiKey
+from keyosk.errors import Conflict
+from keyosk.model import ApiKey
+from keyosk.web import paging
+from keyosk.web.answers import if_match, nothing, object_answer
+from keyosk.web.endpoint import Endpoint
+from keyosk.web.operations import operation
+from keyosk.web.schemas import ApiKeyMade, ApiKeyNew, ApiKeyPatch, ApiKeyShape, Rotation
+
+LISTS = paging.Lists(
+    ("created_at", "name"),
+    {
+        "enabled": paging.flag,
+        "expires_before": paging.moment,
+        "unused_since": paging.moment,
+    },
+)
+
+
+class ApiKeysResource(Endpoint):
+    """The API keys of an account."""
+
+    @operation(gives=ApiKeyShape, lists=LISTS)
+    def get(self, account: str) -> Response:
+        """A page of keys."""
+        api_keys = self.installation.api_keys
+        return self.page(
+            lambda listing: api_keys.page(account, listing),
+            _body,
+            lambda listing: api_keys.count(account, listing),
+        )
+
+    @operation(takes=ApiKeyNew, gives=ApiKeyMade, status=201, tagged=True)
+    def post(self, account: str) -> Response:
+        """Make a key; this answer is the only one that has its secret."""
+        made = self.installation.api_keys.create(g.caller, account, **self.load())
+        return _shown_once(made)
+
+
+class RotateResource(Endpoint):
+    """The rotation of one API key."""
+
+    @operation(
+        takes=Rotation,
+        optional=True,
+        gives=ApiKeyMade,
+        status=201,
+        tagged=True,
+        raises=(Conflict,),
+    )
+    def post(self, account: str, key: str) -> Response:
+        """Make a successor; this answer is the only one that has its secret."""
+        overlap = self.load()
+        return _shown_once(self.installation.api_keys.rotate(g.caller, account, key, **overlap))
+
+
+class ApiKeyResource(Endpoint):
+    """One API key."""
+
+    @operation(gives=ApiKeyShape, tagged=True)
+    def get(self, account: str, key: str) -> Response:
+        """The key, without its secret."""
+        found = self.installation.api_keys.get(account, key)
+        return object_answer(_body(found), found.version)
+
+    @operation(takes=ApiKeyPatch, gives=ApiKeyShape, tagged=True)
+    def patch(self, account: str, key: str) -> Response:
+        """Change the fields that the merge patch names."""
+        patch = self.load()
+        changed = self.installation.api_keys.change(
+            g.caller, account, key, patch, version=if_match()
+        )
+        return object_answer(_body(changed), changed.version)
+
+    @operation(tagged=True)
+    def delete(self, account: str, key: str) -> Response:
+        """Delete the key: it stops working at once."""
+        self.installation.api_keys.remove(g.caller, account, key, version=if_match())
+        return nothing()
+
+
+def _shown_once(made: NewApiKey) -> Response:
+    response = object_answer(
+        {**_body(made.key), "secret": made.secret},
+        made.key.version,
+        201,
+        location=f"/accounts/{made.key.account_id}/api-keys/{made.key.id}",
+    )
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _body(key: ApiKey) -> dict[str, Any]:
+    body: dict[str, Any] = ApiKeyShape().dump(key)
+    return body

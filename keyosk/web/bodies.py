@@ -1,0 +1,75 @@
+"""Request bodies: JSON read strictly, then held against a schema."""
+
+import json
+from typing import Any, Final
+
+from flask import request
+from marshmallow import Schema, ValidationError
+from werkzeug.exceptions import BadRequest, UnsupportedMediaType
+
+from keyosk.errors import Fault, Invalid
+
+#: The media types of bodies, of merge patches (RFC 7396) and of all others.
+PATCH_TYPES: Final = ("application/merge-patch+json", "application/json")
+JSON_TYPES: Final = ("application/json",)
+
+
+def load(schema: Schema, *, optional: bool = False) -> dict[str, Any]:
+    """The body of the request in the shape of ``schema``. Raises ``Invalid``; 400, 415.
+
+    ``optional``: no body counts as an empty object.
+    """
+    if optional and not request.get_data():
+        return {}
+    document = read(PATCH_TYPES if request.method == "PATCH" else JSON_TYPES)
+    try:
+        loaded: dict[str, Any] = schema.load(document)
+    except ValidationError as error:
+        raise Invalid(faults_of(error.messages_dict)) from None
+    return loaded
+
+
+def read(media_types: tuple[str, ...]) -> Any:
+    """The JSON document in the body of the request."""
+    if request.mimetype not in media_types:
+        raise UnsupportedMediaType
+    charset = request.mimetype_params.get("charset", "utf-8").lower()
+    if charset not in ("utf-8", "utf8"):
+        raise UnsupportedMediaType
+    return parse(request.get_data())
+
+
+def parse(text: bytes) -> Any:
+    """A JSON text (RFC 8259) with no name twice in an object and no number that is none."""
+    try:
+        return json.loads(
+            text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_number
+        )
+    except (ValueError, RecursionError):
+        raise BadRequest from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError
+    return members
+
+
+def _no_number(_: str) -> Any:
+    raise ValueError
+
+
+def faults_of(messages: Any, path: str = "") -> list[Fault]:
+    """The nested messages of marshmallow as a flat list of faults."""
+    if isinstance(messages, dict):
+        return [
+            fault
+            for name, inner in messages.items()
+            for fault in faults_of(inner, path if name == "_schema" else _join(path, str(name)))
+        ]
+    return [Fault(path or "body", str(message).rstrip(".")) for message in messages]
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name[:200]}" if path else name[:200]

@@ -1,0 +1,180 @@
+"""/accounts/import and /accounts/export: accounts by the thousand, as JSON Lines."""
+
+from collections.abc import Callable, Iterator
+from tempfile import SpooledTemporaryFile
+from typing import Final
+
+from flask import Response, g, request
+from marshmallow import ValidationError, validate
+from werkzeug.exceptions import UnsupportedMediaType
+
+from keyosk.bulk_lines import OnConflict, Tally
+from keyosk.errors import Invalid, KeyoskError
+from keyosk.model import Caller
+from keyosk.web import access, lines, paging
+from keyosk.web.accounts import LISTS
+from keyosk.web.endpoint import Endpoint
+from keyosk.web.fields import Flag, Text, Time
+from keyosk.web.operations import operation
+from keyosk.web.schemas import Shape
+
+_WRITE: Final = "keyosk:accounts:write"
+#: Bytes of results that go out while the body still comes in.
+_EARLY: Final = 1024 * 1024
+#: Bytes of results that wait in memory; the rest waits in a file.
+_IN_MEMORY: Final = 256 * 1024
+_PIECE: Final = 64 * 1024
+
+_RESULTS: Final = (
+    '{"line":1,"status":"created","id":"019a9f1b-2d3c-7aa4-8a53-0d6b7f2c9e41"}\n'
+    '{"line":2,"status":"invalid","errors":[{"field":"username","message":"is reserved"}]}\n'
+    '{"summary":{"lines":2,"created":1,"exists":0,"updated":0,"unchanged":0,"invalid":1,'
+    '"refused":0,"conflict":0,"dry_run":false,"complete":true}}\n'
+)
+_ACCOUNTS: Final = '{"username":"alice","kind":"person","grants":{"scopes":[],"roles":[]}}\n'
+
+
+class ImportQuery(Shape):
+    """How to import."""
+
+    dry_run = Flag()
+    on_conflict = Text(validate=validate.OneOf([word.value for word in OnConflict]))
+
+
+class ExportQuery(Shape):
+    """Which accounts to export: those of the list that these filters leave."""
+
+    enabled = Flag()
+    kind = Text()
+    role = Text()
+    scope = Text()
+    created_after = Time()
+    last_login_before = Time()
+    q = Text()
+
+
+class ImportResource(Endpoint):
+    """Many new accounts."""
+
+    # It is: by username. And there is no body at hand whose fingerprint could be taken.
+    repeatable = False
+
+    @operation(
+        takes=lines.AccountLine,
+        takes_as=lines.TYPES,
+        query=ImportQuery,
+        texts={lines.TYPES[0]: _RESULTS},
+    )
+    def post(self) -> Response:
+        """Import accounts, one a line (JSON Lines).
+
+        Answers one result a line and a summary at the end; without the summary's ``complete`` the
+        import ended early and is to be repeated. Accounts that are there are left alone
+        (``on_conflict=skip``), or changed but for their password (``update``), or count as failed
+        (``fail``). ``dry_run=true`` says what would be done.
+        """
+        if request.mimetype not in lines.TYPES:
+            raise UnsupportedMediaType
+        dry_run, on_conflict = _options()
+        answer = self._answer(g.caller, dry_run=dry_run, on_conflict=on_conflict)
+        leave = self.installation.bulk.alone()
+        try:
+            # What is wrong with the first batch (no database, no body) has an answer of its own.
+            first = next(answer)
+        except BaseException:
+            leave()
+            raise
+        return _lines_answer(_spooled(first, answer), leave)
+
+    def _answer(self, caller: Caller, *, dry_run: bool, on_conflict: OnConflict) -> Iterator[bytes]:
+        """The answer, batch by batch; what ends it early after the first is told in its end."""
+        tally = Tally()
+        batches = self.installation.bulk.take(
+            lambda: access.still(self.installation, caller, _WRITE),
+            lines.read(request.stream),
+            on_conflict=on_conflict,
+            dry_run=dry_run,
+        )
+        complete, detail = True, None
+        try:
+            for results in batches:
+                tally.add(results)
+                yield "".join(map(lines.result_line, results)).encode()
+        except KeyoskError as error:
+            if not tally.lines:
+                raise
+            complete, detail = False, error.detail
+        yield lines.summary_line(tally, dry_run=dry_run, complete=complete, detail=detail).encode()
+
+
+class ExportResource(Endpoint):
+    """All accounts at once."""
+
+    @operation(query=ExportQuery, texts={lines.TYPES[0]: _ACCOUNTS}, raises=(Invalid,))
+    def get(self) -> Response:
+        """Export accounts with their grants, one a line (JSON Lines).
+
+        Takes the filters of the list of accounts. What it gives, an import takes; passwords and
+        API keys are not in it.
+        """
+        pages = self.installation.bulk.give(paging.filters(LISTS))
+        body = (
+            "".join(lines.account_line(account, grants) for account, grants in page).encode()
+            for page in pages
+        )
+        return _lines_answer(body, self.installation.bulk.alone())
+
+
+def _options() -> tuple[bool, OnConflict]:
+    """``dry_run`` and ``on_conflict`` of the query. Raises ``Invalid`` for anything else in it."""
+    given: dict[str, str] = {}
+    for name, values in request.args.lists():
+        if name not in ImportQuery().fields or len(values) > 1:
+            raise Invalid.field(name[:200], "is no parameter here, or given twice")
+        given[name] = values[0]
+    try:
+        dry_run = paging.flag(given.get("dry_run", "false"))
+    except ValidationError:
+        raise Invalid.field("dry_run", "must be true or false") from None
+    try:
+        return dry_run, OnConflict(given.get("on_conflict", OnConflict.SKIP))
+    except ValueError:
+        words = ", ".join(OnConflict)
+        raise Invalid.field("on_conflict", f"must be one of {words}") from None
+
+
+def _lines_answer(body: Iterator[bytes], at_end: Callable[[], None]) -> Response:
+    response = Response(_ending(body, at_end), mimetype=lines.TYPES[0])
+    # Besides: a generator that nobody starts, as for HEAD, never ends.
+    response.call_on_close(at_end)
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _ending(body: Iterator[bytes], at_end: Callable[[], None]) -> Iterator[bytes]:
+    """``at_end`` comes before the client can know that it has all, and may send the next one."""
+    try:
+        yield from body
+    finally:
+        at_end()
+
+
+def _spooled(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    """An answer that is made while the request is still read.
+
+    Many clients (and some proxies) send all of a body before they read any of the answer. If all
+    of it were sent as it is made, the two would soon wait for each other. So what exceeds the
+    buffers on the way is put aside until the body has been read.
+    """
+    yield first
+    early = len(first)
+    with SpooledTemporaryFile(_IN_MEMORY) as aside:
+        for piece in rest:
+            if early < _EARLY:
+                early += len(piece)
+                yield piece
+            else:
+                aside.write(piece)
+        aside.seek(0)
+        while piece := aside.read(_PIECE):
+            yield piece

@@ -1,0 +1,136 @@
+"""The shape of a declaration: what the API takes one by one, in one document.
+
+It has no route. The command reads it here, as the shapes of its parts live on this floor.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from marshmallow import ValidationError, fields, validate
+
+from keyosk.declaration import Declaration, Declared, Noun, Step
+from keyosk.errors import Invalid
+from keyosk.model import Kind
+from keyosk.web.bodies import faults_of
+from keyosk.web.fields import Flag, Text
+from keyosk.web.schemas import (
+    AccountNew,
+    AccountPatch,
+    GrantsShape,
+    RoleNew,
+    RolePatch,
+    ServiceNew,
+    ServicePatch,
+    Shape,
+    grants_of,
+    scopes_of,
+    shape_of_grants,
+)
+
+_MOST: Final = validate.Length(max=5_000)
+
+
+class _Elsewhere(Text):
+    """What is kept out of files: secrets, and what makes them."""
+
+    def __init__(self, command: str) -> None:
+        super().__init__()
+        self._command = command
+
+    def _deserialize(self, *_: Any, **__: Any) -> str:
+        raise ValidationError(f"Does not belong in this file: use keyosk {self._command}.")
+
+
+class DeclaredAccount(AccountNew):
+    """An account as a declaration has it: without any secret."""
+
+    password = _Elsewhere("account password")
+    api_keys = _Elsewhere("api-key create")
+
+
+class DeclaredGrants(GrantsShape):
+    """Grants of an account that is somebody else's business."""
+
+    account = Text(required=True)
+
+
+class DeclarationShape(Shape):
+    """All that one document declares."""
+
+    owner = Text()
+    prune = Flag()
+    services = fields.List(fields.Nested(ServiceNew), validate=_MOST)
+    roles = fields.List(fields.Nested(RoleNew), validate=_MOST)
+    accounts = fields.List(fields.Nested(DeclaredAccount), validate=_MOST)
+    grants = fields.List(fields.Nested(DeclaredGrants), validate=_MOST)
+
+
+def declaration_of(document: Any) -> Declaration:
+    """The declaration that a document has. Raises ``Invalid`` with every fault and its path."""
+    try:
+        loaded = DeclarationShape().load(document)
+    except ValidationError as error:
+        raise Invalid(faults_of(error.messages_dict)) from None
+    return Declaration(
+        owner=loaded.get("owner"),
+        prune=loaded.get("prune", False),
+        services=_declared("services", "name", map(_service, loaded.get("services", ()))),
+        roles=_declared("roles", "name", loaded.get("roles", ())),
+        accounts=_declared("accounts", "username", map(_account, loaded.get("accounts", ()))),
+        grants=_declared("grants", "account", map(_grants, loaded.get("grants", ()))),
+    )
+
+
+def shape_of_step(step: Step) -> dict[str, Any]:
+    """A step of a plan, its values as the API writes them."""
+    return {
+        "action": str(step.action),
+        "kind": str(step.noun),
+        "name": step.name,
+        "before": _values(step.noun, step.before),
+        "after": _values(step.noun, step.after),
+    }
+
+
+_SHAPES: Final = {Noun.SERVICE: ServicePatch, Noun.ROLE: RolePatch, Noun.ACCOUNT: AccountPatch}
+
+
+def _values(noun: Noun, values: Mapping[str, Any]) -> dict[str, Any]:
+    shape = _SHAPES.get(noun)
+    shown: dict[str, Any] = {} if shape is None else shape().dump(values)
+    if "grants" in values:
+        shown["grants"] = shape_of_grants(values["grants"])
+    if "owner" in values:
+        shown["owner"] = values["owner"]
+    return shown
+
+
+def _declared(member: str, name: str, items: Iterable[Mapping[str, Any]]) -> tuple[Declared, ...]:
+    return tuple(
+        Declared(
+            f"{member}.{number}",
+            item[name],
+            {field: value for field, value in item.items() if field != name},
+        )
+        for number, item in enumerate(items)
+    )
+
+
+def _service(item: dict[str, Any]) -> dict[str, Any]:
+    if "scopes" in item:
+        item["scopes"] = scopes_of(item["scopes"])
+    if item.get("claims") is not None:
+        item["claims"] = tuple(dict.fromkeys(item["claims"]))
+    return item
+
+
+def _account(item: dict[str, Any]) -> dict[str, Any]:
+    if "kind" in item:
+        item["kind"] = Kind(item["kind"])
+    if "grants" in item:
+        item["grants"] = tuple(grants_of(item["grants"]))
+    return item
+
+
+def _grants(item: dict[str, Any]) -> dict[str, Any]:
+    return {"account": item["account"], "grants": tuple(grants_of(item))}

@@ -1,0 +1,128 @@
+"""/openapi.json and /docs: the API told to programs and to people."""
+
+import json
+from collections.abc import Iterable
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Final, cast
+
+import flask_swagger_ui
+from flask import Response, current_app, request
+
+from keyosk.errors import NotFound
+from keyosk.web import openapi
+from keyosk.web.endpoint import Endpoint
+from keyosk.web.operations import operation
+from keyosk.web.route import Route
+from keyosk.web.standard_schemas import DocumentShape
+
+#: The name of the ``Description`` among the application's extensions.
+EXTENSION: Final = "keyosk.description"
+#: Where the WSGI environment of a request may have the policy for its answer.
+CONTENT_POLICY: Final = "keyosk.content_policy"
+_MAX_AGE: Final = 300  # seconds; the document changes with the program or its settings only
+
+# Of the package only Swagger UI's own files are used: its pages have scripts within them, which
+# would need a wider policy than this one.
+_FILES: Final = Path(flask_swagger_ui.__file__).parent / "dist"
+_PAGE: Final = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>Keyosk</title>
+<link rel="icon" href="data:,">
+<link rel="stylesheet" href="docs/swagger-ui.css">
+</head>
+<body>
+<div id="swagger-ui"></div>
+<script src="docs/swagger-ui-bundle.js"></script>
+<script src="docs/start.js"></script>
+</body>
+</html>
+"""
+_START: Final = """SwaggerUIBundle({
+  url: "openapi.json",
+  dom_id: "#swagger-ui",
+  deepLinking: true,
+  validatorUrl: null,
+});
+"""
+# SECURITY: whoever is logged in here holds an admin's credentials, so nothing runs, is shown or is
+# called that does not come from this very origin. Its icons are data: addresses in its style sheet.
+_POLICY: Final = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+_JAVASCRIPT: Final = "text/javascript"
+_CSS: Final = "text/css"
+_ASSETS: Final = {
+    "start.js": _JAVASCRIPT,
+    "swagger-ui-bundle.js": _JAVASCRIPT,
+    "swagger-ui.css": _CSS,
+}
+
+
+class Description:
+    """The OpenAPI document of an application, made when it is first asked for."""
+
+    def __init__(self, routes: Iterable[Route], issuer: str) -> None:
+        self._routes = tuple(routes)
+        self._issuer = issuer
+
+    @cached_property
+    def text(self) -> bytes:
+        """The document as JSON."""
+        document = openapi.build(self._routes, self._issuer)
+        return json.dumps(document, ensure_ascii=False).encode() + b"\n"
+
+
+class OpenApiResource(Endpoint):
+    """The description of the API for programs."""
+
+    @operation(gives=DocumentShape, tagged=True)
+    def get(self) -> Response:
+        """This document (OpenAPI 3.1)."""
+        description = cast(Description, current_app.extensions[EXTENSION])
+        return _cached(Response(description.text, mimetype="application/json"))
+
+
+class PageResource(Endpoint):
+    """The description of the API for people."""
+
+    @operation(texts={"text/html": "<!doctype html>..."}, tagged=True)
+    def get(self) -> Response:
+        """A page that shows this document, and can try it out."""
+        request.environ[CONTENT_POLICY] = _POLICY
+        return _cached(Response(_PAGE, mimetype="text/html"))
+
+
+class AssetResource(Endpoint):
+    """What the page is made of."""
+
+    @operation(texts={_CSS: "body {}", _JAVASCRIPT: "void 0;"}, tagged=True)
+    def get(self, file: str) -> Response:
+        """A file of the page."""
+        # SECURITY: a look-up among known names; what a request says is no part of a path.
+        if file not in _ASSETS:
+            raise NotFound("The page has no such file.")
+        return _cached(Response(_asset(file), mimetype=_ASSETS[file]))
+
+
+@cache
+def _asset(file: str) -> bytes:
+    return _START.encode() if file == "start.js" else (_FILES / file).read_bytes()
+
+
+def _cached(response: Response) -> Response:
+    response.headers["Cache-Control"] = f"public, max-age={_MAX_AGE}"
+    response.add_etag()
+    response.make_conditional(request)
+    return response

@@ -1,0 +1,68 @@
+"""What all resources share."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from flask import Response, g, request
+from flask_restful import Resource
+
+from keyosk.idempotency import Answer
+from keyosk.installation import Installation
+from keyosk.model import Listing
+from keyosk.web import bodies, operations, paging
+from keyosk.web.answers import json_answer
+
+_HEADER: Final = "Idempotency-Key"
+_KEPT_HEADERS: Final = ("Location", "ETag", "Cache-Control")
+
+
+class Endpoint(Resource):
+    """A resource at work on an installation; a new one is made for each request."""
+
+    #: Whether its POST may be sent again under one Idempotency-Key.
+    repeatable = True
+
+    def __init__(self, installation: Installation) -> None:
+        self.installation = installation
+
+    def dispatch_request(self, *args: Any, **kwargs: Any) -> Response:
+        """Answer the request, or give the answer that it got before."""
+        asked = request.method == "POST" and _HEADER in request.headers and "caller" in g
+        if asked and self.repeatable:
+            return self._once(*args, **kwargs)
+        response: Response = super().dispatch_request(*args, **kwargs)
+        return response
+
+    def load(self) -> dict[str, Any]:
+        """The body of the request in the shape that its method declares. Raises ``Invalid``."""
+        operation = operations.of(type(self), request.method)
+        assert operation.takes is not None
+        return bodies.load(operation.takes(), optional=operation.optional)
+
+    def page(
+        self,
+        read: Callable[[Listing], Sequence[Any]],
+        shape: Callable[[Any], dict[str, Any]],
+        count: Callable[[Listing], int],
+    ) -> Response:
+        """A page of the list that GET declares, as ``paging.page`` makes it. Raises ``Invalid``."""
+        lists = operations.of(type(self), "GET").lists
+        assert lists is not None
+        return paging.page(lists, read, shape, count)
+
+    def _once(self, *args: Any, **kwargs: Any) -> Response:
+        def first() -> Answer:
+            response = super(Endpoint, self).dispatch_request(*args, **kwargs)
+            headers = {
+                name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers
+            }
+            return Answer(response.status_code, headers, json.loads(response.get_data() or b"{}"))
+
+        sent = "\n".join((request.method, request.full_path)).encode() + b"\n" + request.get_data()
+        answer = self.installation.idempotency.once(g.caller, request.headers[_HEADER], sent, first)
+        response = json_answer(answer.body, answer.status)
+        response.headers.extend(answer.headers)
+        if answer.repeated:
+            response.headers["Idempotency-Replayed"] = "true"
+        return response

@@ -1,0 +1,162 @@
+"""The one table from what went wrong to HTTP, in the two shapes that answers have.
+
+RFC 6749 section 5.2 at the OAuth addresses, problem details (RFC 9457) everywhere else. An
+exception that no row knows is a defect: it is logged, and its answer says nothing of it.
+"""
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+from flask import Response, g, request
+from werkzeug.exceptions import HTTPException, InternalServerError, RequestEntityTooLarge
+
+from keyosk import errors
+from keyosk.web.answers import json_answer
+
+_log = logging.getLogger(__name__)
+
+REALM: Final = 'realm="keyosk"'
+BASIC_CHALLENGE: Final = f'Basic {REALM}, charset="UTF-8"'
+_RETRY_AFTER: Final = "2"  # seconds
+
+#: The most special class that fits an error decides.
+STATUS: Final[Mapping[type[errors.KeyoskError], HTTPStatus]] = {
+    errors.Invalid: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.InvalidRequest: HTTPStatus.BAD_REQUEST,
+    errors.InvalidScope: HTTPStatus.BAD_REQUEST,
+    errors.InvalidTarget: HTTPStatus.BAD_REQUEST,
+    errors.UnsupportedGrantType: HTTPStatus.BAD_REQUEST,
+    errors.BadCredentials: HTTPStatus.UNAUTHORIZED,
+    errors.BadToken: HTTPStatus.UNAUTHORIZED,
+    errors.Forbidden: HTTPStatus.FORBIDDEN,
+    errors.InsufficientScope: HTTPStatus.FORBIDDEN,
+    errors.RefusedByRule: HTTPStatus.FORBIDDEN,
+    errors.NotFound: HTTPStatus.NOT_FOUND,
+    errors.Conflict: HTTPStatus.CONFLICT,
+    errors.InUse: HTTPStatus.CONFLICT,
+    errors.Stale: HTTPStatus.PRECONDITION_FAILED,
+    errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+#: The words that RFC 6749 section 5.2 and RFC 8707 section 2 have; for others, by status.
+OAUTH_CODES: Final[Mapping[type[Exception], str]] = {
+    errors.BadCredentials: "invalid_client",
+    errors.InvalidScope: "invalid_scope",
+    errors.InvalidTarget: "invalid_target",
+    errors.UnsupportedGrantType: "unsupported_grant_type",
+}
+OAUTH_STATUS_CODES: Final = {503: "temporarily_unavailable", 500: "server_error"}
+
+
+def answer(error: Exception) -> Response:
+    """The answer to any exception that a request ended with."""
+    status = _status(error)
+    if isinstance(error, errors.KeyoskError) and status is not None:
+        response = _render(status, error.code, error.detail, _faults(error), error)
+        for challenge in _challenges(error):
+            response.headers.add("WWW-Authenticate", challenge)
+        if isinstance(error, errors.Unavailable):
+            response.headers["Retry-After"] = _RETRY_AFTER
+        return response
+    original = error.original_exception if isinstance(error, InternalServerError) else None
+    if isinstance(original, Exception):
+        return answer(original)  # what failed after the resource, or in here: Flask wraps it
+    if isinstance(error, HTTPException) and error.code is not None:
+        status = HTTPStatus(error.code)
+        code = _CODES.get(status, status.name.lower())
+        response = _render(status, code, SENTENCES.get(code, status.description), [], error)
+        for name, value in error.get_headers():
+            if name == "Allow":
+                response.headers[name] = value
+        if isinstance(error, RequestEntityTooLarge):
+            response.headers["Connection"] = "close"  # the rest of the body stays unread
+        return response
+    # SECURITY: the text of the exception may hold a secret; its kind and place never do.
+    _log.error("a request failed: %s", _place(error), extra={"request_id": g.request_id})
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    return _render(status, "internal_error", SENTENCES["internal_error"], [], error)
+
+
+#: As the server calls it too, which refuses most of them.
+_CODES: Final = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "body_too_large"}
+#: What is said of failures that have no error of ours, by code.
+SENTENCES: Final[Mapping[str, str]] = {
+    "bad_request": "The request is malformed.",
+    "not_found": "There is nothing at this address.",
+    "method_not_allowed": "This address does not know the method; Allow lists those it knows.",
+    "body_too_large": "The body is larger than this address takes.",
+    "unsupported_media_type": "The body must be JSON (Content-Type: application/json).",
+    "internal_error": "Something went wrong here. The log has more under this request_id.",
+}
+
+
+def _status(error: Exception) -> HTTPStatus | None:
+    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), None)
+
+
+def _render(
+    status: HTTPStatus, code: str, detail: str, faults: list[dict[str, str]], error: Exception
+) -> Response:
+    if g.get("oauth_errors", False):
+        body: dict[str, Any] = {
+            "error": oauth_code(status.value, type(error)),
+            "error_description": detail,
+        }
+        response = json_answer(body, status)
+    else:
+        body = {
+            "type": "about:blank",
+            "title": status.phrase,
+            "status": status.value,
+            "detail": detail,
+            "code": code,
+            "request_id": g.request_id,
+        }
+        if faults:
+            body["errors"] = faults
+        response = json_answer(body, status)
+        response.mimetype = "application/problem+json"
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def oauth_code(status: int, kind: type[Exception]) -> str:
+    """What OAuth calls a kind of error that is answered with ``status``."""
+    for each in kind.__mro__:
+        if each in OAUTH_CODES:
+            return OAUTH_CODES[each]
+    return OAUTH_STATUS_CODES.get(status, "invalid_request")
+
+
+def _faults(error: errors.KeyoskError) -> list[dict[str, str]]:
+    if isinstance(error, errors.Invalid):
+        return [{"field": fault.field, "message": fault.message} for fault in error.faults]
+    if isinstance(error, errors.Conflict):
+        return [{"field": error.field, "message": error.detail}]
+    return []
+
+
+def _challenges(error: errors.KeyoskError) -> list[str]:
+    """RFC 7617 section 2 and RFC 6750 section 3."""
+    if isinstance(error, errors.BadToken):
+        return [f'Bearer {REALM}, error="invalid_token", error_description="{error.detail}"']
+    if isinstance(error, errors.BadCredentials):
+        bearer = [] if g.get("oauth_errors", False) else [f"Bearer {REALM}"]
+        return [BASIC_CHALLENGE, *bearer]
+    if isinstance(error, errors.InsufficientScope) and _is_bearer():
+        return [f'Bearer {REALM}, error="insufficient_scope", scope="{error.scope}"']
+    return []
+
+
+def _is_bearer() -> bool:
+    return request.headers.get("Authorization", "")[:7].lower() == "bearer "
+
+
+def _place(error: Exception) -> str:
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return f"{type(error).__name__} at {place}"

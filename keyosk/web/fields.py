@@ -1,0 +1,101 @@
+"""The kinds of values that bodies hold, stricter than marshmallow's own: JSON types as they are.
+
+marshmallow takes ``"yes"`` for a boolean, ``true`` for 1 and ``1`` for text; an API whose users
+write shell scripts must not guess.
+"""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from marshmallow import ValidationError, fields
+
+from keyosk.model import CredentialKind
+
+_BOTH: Final = "both"
+_RFC3339: Final = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII
+)
+
+
+class Text(fields.Field[str]):
+    """A JSON string of valid Unicode without NUL, which no database can hold."""
+
+    def _deserialize(self, value: Any, *_: Any, **__: Any) -> str:
+        if not isinstance(value, str):
+            raise ValidationError("Must be text.")
+        if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+            raise ValidationError("Must be valid Unicode without NUL.")
+        return value
+
+
+class Flag(fields.Field[bool]):
+    """JSON ``true`` or ``false``."""
+
+    def _deserialize(self, value: Any, *_: Any, **__: Any) -> bool:
+        if not isinstance(value, bool):
+            raise ValidationError("Must be true or false.")
+        return value
+
+
+class Whole(fields.Field[int]):
+    """A JSON number without a fraction."""
+
+    def _deserialize(self, value: Any, *_: Any, **__: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValidationError("Must be a whole number.")
+        if not -(2**53) < value < 2**53:
+            raise ValidationError("Must be a number that JSON carries exactly (RFC 8259).")
+        return value
+
+
+class Object(fields.Field[Mapping[str, Any]]):
+    """A JSON object of any members."""
+
+    def _deserialize(self, value: Any, *_: Any, **__: Any) -> Mapping[str, Any]:
+        if not isinstance(value, dict):
+            raise ValidationError("Must be an object.")
+        return value
+
+    def _serialize(self, value: Any, *_: Any, **__: Any) -> Any:
+        return None if value is None else dict(value)
+
+
+class Accepts(fields.Field[frozenset[CredentialKind]]):
+    """Which logins a service takes tokens of: ``password``, ``api_key`` or ``both``; or a list."""
+
+    def _deserialize(self, value: Any, *_: Any, **__: Any) -> frozenset[CredentialKind]:
+        words = value if isinstance(value, list) else [value]
+        if words == [_BOTH]:
+            return frozenset(CredentialKind)
+        try:
+            kinds = frozenset(CredentialKind(word) for word in words)
+        except (ValueError, TypeError):
+            kinds = frozenset()
+        if not kinds:
+            raise ValidationError("Must be password, api_key or both.")
+        return kinds
+
+    def _serialize(self, value: Any, *_: Any, **__: Any) -> str:
+        return _BOTH if len(value) > 1 else str(next(iter(value)))
+
+
+class Time(fields.Field[int]):
+    """RFC 3339 outside, whole seconds since the epoch inside; fractions are cut off."""
+
+    def _deserialize(self, value: Any, *_: Any, **__: Any) -> int:
+        if not isinstance(value, str) or not _RFC3339.fullmatch(value):
+            raise ValidationError("Must be a time such as 2030-01-31T12:00:00Z (RFC 3339).")
+        try:
+            return int(datetime.fromisoformat(value.upper()).timestamp())
+        except (ValueError, OverflowError):
+            raise ValidationError("Must be a time that exists.") from None
+
+    def _serialize(self, value: Any, *_: Any, **__: Any) -> str | None:
+        return None if value is None else rfc3339(value)
+
+
+def rfc3339(moment: int) -> str:
+    """A moment as RFC 3339 text in UTC."""
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,203 @@
+"""JSON Lines: accounts in, results and accounts out, a line at a time.
+
+For HTTP and for the commands alike: nothing here knows a request. A line is UTF-8 and ends with LF
+or CR LF; blank lines are skipped and counted.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from marshmallow import ValidationError
+from werkzeug.exceptions import BadRequest
+
+from keyosk.bulk_lines import Line, Result, Tally
+from keyosk.errors import Fault
+from keyosk.model import Account, Grant, Kind
+from keyosk.web import bodies
+from keyosk.web.fields import Text, rfc3339
+from keyosk.web.schemas import AccountNew, grants_of, shape_of_grants
+
+#: The media types of JSON Lines; the first is what answers have.
+TYPES: Final = ("application/jsonl", "application/x-ndjson", "application/ndjson")
+#: Bytes of the longest line, without its end.
+LONGEST: Final = 64 * 1024
+_PIECE: Final = 64 * 1024
+_BOM: Final = b"\xef\xbb\xbf"
+
+#: What an export has besides, and an import passes over: what one gives, the other takes.
+_READ_ONLY: Final = frozenset({"id", "has_password", "last_login_at", "created_at", "updated_at"})
+#: Fields whose JSON type is all that the schema asks of them, but for ``_is_text``.
+_PLAIN: Final[Mapping[str, type]] = {
+    "username": str,
+    "kind": str,
+    "display_name": str,
+    "enabled": bool,
+    "claims": dict,
+    "metadata": dict,
+    "password": str,
+    "password_hash": str,
+}
+_NO_GRANTS: Final[Mapping[str, Any]] = {"scopes": [], "roles": []}
+_KINDS: Final = frozenset(kind.value for kind in Kind)
+
+
+class Readable(Protocol):
+    """What bytes come from; ``read`` gives none at the end."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+class AccountLine(AccountNew):
+    """An account to import. The fields that only answers have may be there and are passed over."""
+
+    password_hash = Text(allow_none=True)
+
+
+_SCHEMA: Final = AccountLine()
+
+
+def read(source: Readable, *, on_piece: Callable[[int], object] | None = None) -> Iterator[Line]:
+    """The lines of a source. Raises what its ``read`` raises.
+
+    ``on_piece`` is told of the bytes that were read, piece by piece.
+    """
+    for number, text in _split(source, on_piece or (lambda _: None)):
+        if text is None:
+            fault = Fault("line", f"must have at most {LONGEST} bytes")
+            yield Line(number=number, size=0, faults=(fault,))
+        elif text.strip():
+            yield parse(number, text)
+
+
+def parse(number: int, text: bytes) -> Line:
+    """One line as a value; what is wrong with how it is written is in its ``faults``."""
+    size = len(text)
+    try:
+        document = bodies.parse(text)
+    except BadRequest:
+        document = None
+    if not isinstance(document, dict):
+        # SECURITY: not a word of the line itself, which may hold a password.
+        fault = Fault("line", "must be a JSON object (RFC 8259) in UTF-8")
+        return Line(number=number, size=size, faults=(fault,))
+    for name in _READ_ONLY & document.keys():
+        del document[name]
+    loaded = _plain(document)
+    if loaded is None:
+        try:
+            loaded = _SCHEMA.load(document)
+        except ValidationError as error:
+            faults = tuple(bodies.faults_of(error.messages_dict))
+            return Line(number=number, size=size, faults=faults)
+    if loaded.get("password_hash", "") is None:
+        del loaded["password_hash"]
+    grants = loaded.pop("grants", None)
+    return Line(
+        number=number,
+        size=size,
+        fields=loaded,
+        grants=None if grants is None else tuple(grants_of(grants)),
+    )
+
+
+def result_line(result: Result) -> str:
+    """A result as the answer has it."""
+    shape: dict[str, Any] = {"line": result.line, "status": result.status}
+    if result.account_id is not None:
+        shape["id"] = result.account_id
+    if result.faults:
+        shape["errors"] = [
+            {"field": fault.field, "message": fault.message} for fault in result.faults
+        ]
+    return written(shape)
+
+
+def summary_line(tally: Tally, *, dry_run: bool, complete: bool, detail: str | None = None) -> str:
+    """The last line of an answer; ``detail``: why it is not complete."""
+    counts = {str(status): count for status, count in tally.counts.items()}
+    summary = {"lines": tally.lines, **counts, "dry_run": dry_run, "complete": complete}
+    return written({"summary": summary} | ({} if detail is None else {"detail": detail}))
+
+
+def account_line(account: Account, grants: Sequence[Grant]) -> str:
+    """An account as an export has it: as GET shows it, with its grants."""
+    return written(
+        {
+            "id": account.id,
+            "username": account.username,
+            "kind": account.kind,
+            "display_name": account.display_name,
+            "enabled": account.enabled,
+            "claims": account.claims,
+            "metadata": account.metadata,
+            "expires_at": _time(account.expires_at),
+            "has_password": account.has_password,
+            "last_login_at": _time(account.last_login_at),
+            "created_at": _time(account.created_at),
+            "updated_at": _time(account.updated_at),
+            "grants": shape_of_grants(grants),
+        }
+    )
+
+
+def written(shape: Mapping[str, Any]) -> str:
+    """One line of JSON with its end; of valid Unicode, whatever a field's name was."""
+    text = json.dumps(shape, ensure_ascii=False, separators=(",", ":")) + "\n"
+    return text.encode(errors="replace").decode()
+
+
+def _time(moment: int | None) -> str | None:
+    return None if moment is None else rfc3339(moment)
+
+
+def _plain(document: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the schema makes of a line that has nothing to convert; ``None`` for other lines.
+
+    Ten times as fast as the schema, which takes a third of the time of an import. A test holds
+    the two against each other.
+    """
+    loaded = {}
+    for name, value in document.items():
+        kind = _PLAIN.get(name)
+        if kind is not None:
+            if type(value) is not kind or (isinstance(value, str) and not _is_text(value)):
+                return None
+            loaded[name] = value
+        elif (name == "expires_at" and value is None) or (name == "grants" and value == _NO_GRANTS):
+            loaded[name] = value
+        else:
+            return None
+    if "username" not in loaded or loaded.get("kind", "person") not in _KINDS:
+        return None
+    return loaded
+
+
+def _is_text(value: str) -> bool:
+    if value.isascii():
+        return "\0" not in value
+    return not any(character == "\0" or "\ud800" <= character <= "\udfff" for character in value)
+
+
+def _split(
+    source: Readable, on_piece: Callable[[int], object]
+) -> Iterator[tuple[int, bytes | None]]:
+    """The lines with their numbers from 1; ``None`` for one that is too long, which is not kept."""
+    number = 0
+    rest = b""
+    too_long = False
+    while piece := source.read(_PIECE):
+        on_piece(len(piece))
+        if number == 0 and not rest:
+            piece = piece.removeprefix(_BOM)
+        first, *others = piece.split(b"\n")
+        rest += first if not too_long else b""
+        for following in others:
+            number += 1
+            too_long = too_long or len(rest) > LONGEST
+            yield number, None if too_long else rest
+            rest, too_long = following, False
+        if len(rest) > LONGEST:
+            rest, too_long = b"", True
+    if rest or too_long:
+        yield number + 1, None if too_long or len(rest) > LONGEST else rest

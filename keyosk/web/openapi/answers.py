@@ -1,0 +1,215 @@
+"""What comes back: the statuses of an operation with their bodies and headers."""
+
+import inspect
+from collections.abc import Iterable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final
+
+from apispec import APISpec
+from marshmallow import Schema
+
+from keyosk import errors
+from keyosk.web.access import Access
+from keyosk.web.errors import SENTENCES, STATUS, oauth_code
+from keyosk.web.openapi.schemas import Shapes
+from keyosk.web.openapi.words import REQUEST_ID
+from keyosk.web.operations import Operation
+from keyosk.web.route import Route
+from keyosk.web.standard_schemas import OAuthErrorShape, ProblemShape
+
+_Kind = type[errors.KeyoskError]
+
+#: What access decisions end in.
+_LOGIN: Final = (errors.BadCredentials, errors.Unavailable)
+_CALLER: Final = (*_LOGIN, errors.BadToken, errors.Forbidden, errors.InsufficientScope)
+_HEADERS: Final = {401: "WWW-Authenticate", 403: "WWW-Authenticate", 503: "Retry-After"}
+#: What the server answers before an address can matter: a problem at OAuth's addresses too.
+_BY_SERVER: Final = 413
+_WITH_FAULTS: Final = (errors.Invalid.code, errors.Conflict.code)
+_WRITES: Final = ("PUT", "PATCH", "DELETE")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One way in which a call ends; ``word`` is what OAuth calls it."""
+
+    code: str
+    status: int
+    sentence: str
+    word: str
+
+    @classmethod
+    def of(cls, kind: _Kind) -> "Failure":
+        """The failure that one of our errors is."""
+        status = int(STATUS[kind])
+        return cls(kind.code, status, _sentence(kind), oauth_code(status, kind))
+
+
+#: Those that no error of ours stands for.
+_OTHERS: Final = tuple(
+    Failure(code, status, SENTENCES[code], oauth_code(status, Exception))
+    for code, status in (
+        ("bad_request", 400),
+        ("body_too_large", 413),
+        ("unsupported_media_type", 415),
+        ("internal_error", 500),
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One method of one route, with all that was said of it."""
+
+    route: Route
+    method: str
+    access: Access
+    operation: Operation
+
+    @property
+    def path_parameters(self) -> list[str]:
+        """The names in the address."""
+        return [part.partition(">")[0] for part in self.route.path.split("<")[1:]]
+
+    @property
+    def takes_if_match(self) -> bool:
+        """Whether it changes something that has an entity tag."""
+        return self.operation.tagged and self.method in _WRITES
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether it may be sent again under an Idempotency-Key."""
+        known = not self.access.anyone
+        return known and self.method == "POST" and self.route.resource.repeatable
+
+    def failures(self) -> list[Failure]:
+        """What it can end in but success."""
+        found: set[_Kind] = set(self.operation.raises)
+        others = {"internal_error"}
+        if self.access.by_login:
+            found.update(_LOGIN)
+        elif not self.access.anyone:
+            found.update(_CALLER)
+        if self.path_parameters:
+            found.add(errors.NotFound)
+        if self.takes_if_match:
+            found.update((errors.Stale, errors.Invalid))
+        if self.operation.forced:
+            found.update((errors.InUse, errors.Invalid))
+        has_rules = self.operation.lists is not None or self.operation.query is not None
+        if not self.route.oauth and (has_rules or self.is_repeatable):
+            found.add(errors.Invalid)
+        if self.operation.takes is not None:
+            others.add("bad_request")
+            if not self.route.streams:
+                others.add("body_too_large")
+            if not self.route.oauth:
+                others.add("unsupported_media_type")
+                found.add(errors.Invalid)
+        # In the order of the tables, so that the document is the same in every process.
+        return [
+            *(Failure.of(kind) for kind in STATUS if kind in found),
+            *(failure for failure in _OTHERS if failure.code in others),
+        ]
+
+
+class Answers:
+    """The answers of one document; those of failures stand among the components."""
+
+    def __init__(self, spec: APISpec, shapes: Shapes) -> None:
+        self._components = spec.components
+        self._shapes = shapes
+
+    def of(self, call: Call) -> dict[str, Any]:
+        """All answers of an operation, by status."""
+        answers: dict[str, Any] = {str(int(call.operation.status)): self._success(call)}
+        if call.operation.tagged and call.method == "GET":
+            answers["304"] = {
+                "description": "It is what `If-None-Match` names.",
+                "headers": _headers("ETag"),
+            }
+        for status, failures in _by_status(call.failures()).items():
+            is_oauth = call.route.oauth and status != _BY_SERVER
+            answers[str(status)] = (
+                self._oauth_error(failures) if is_oauth else self._problem(status)
+            )
+        return answers
+
+    def _success(self, call: Call) -> dict[str, Any]:
+        operation = call.operation
+        headers = []
+        if operation.tagged and call.method != "DELETE":
+            headers.append("ETag")
+        if operation.status == HTTPStatus.CREATED:
+            headers.append("Location")
+        if operation.lists is not None:
+            headers += ["Link", "X-Total-Count"]
+        if call.is_repeatable:
+            headers.append("Idempotency-Replayed")
+        content: dict[str, Any] = {}
+        if operation.gives is not None:
+            shape = self._shapes.page if operation.lists is not None else self._shapes.reference
+            content["application/json"] = {"schema": shape(operation.gives)}
+        for media_type, example in operation.texts.items():
+            content[media_type] = {"schema": {"type": "string"}, "example": example}
+        answer = {"description": operation.status.phrase, "headers": _headers(*headers)}
+        return {**answer, "content": content} if content else answer
+
+    def _oauth_error(self, failures: list[Failure]) -> dict[str, Any]:
+        first = failures[0]
+        example = {"error": first.word, "error_description": first.sentence}
+        said = [f"- `{failure.word}`: {failure.sentence}" for failure in failures]
+        return self._error(first.status, said, OAuthErrorShape, "application/json", example)
+
+    def _problem(self, status: int) -> str:
+        """The name of the answer that all addresses but OAuth's give with this status."""
+        name = f"Problem{status}"
+        if name not in self._components.responses:
+            failures = _by_status([*map(Failure.of, STATUS), *_OTHERS])[status]
+            first = failures[0]
+            example: dict[str, Any] = {
+                "type": "about:blank",
+                "title": HTTPStatus(status).phrase,
+                "status": status,
+                "detail": first.sentence,
+                "code": first.code,
+                "request_id": REQUEST_ID,
+            }
+            if first.code in _WITH_FAULTS:
+                example["errors"] = [{"field": "username", "message": first.sentence}]
+            said = [f"- `{failure.code}`: {failure.sentence}" for failure in failures]
+            answer = self._error(status, said, ProblemShape, "application/problem+json", example)
+            self._components.response(name, answer)
+        return name
+
+    def _error(
+        self,
+        status: int,
+        said: list[str],
+        shape: type[Schema],
+        media_type: str,
+        example: dict[str, Any],
+    ) -> dict[str, Any]:
+        header = [_HEADERS[status]] if status in _HEADERS else []
+        return {
+            "description": "\n".join([f"{HTTPStatus(status).phrase}:\n", *said]),
+            "headers": _headers(*header),
+            "content": {media_type: {"schema": self._shapes.reference(shape), "example": example}},
+        }
+
+
+def _by_status(failures: Iterable[Failure]) -> dict[int, list[Failure]]:
+    found: dict[int, list[Failure]] = {}
+    for failure in sorted(failures, key=lambda failure: failure.status):
+        found.setdefault(failure.status, []).append(failure)
+    return found
+
+
+def _headers(*names: str) -> dict[str, str]:
+    return {name: name for name in (*names, "X-Request-Id")}
+
+
+def _sentence(kind: _Kind) -> str:
+    text = inspect.getdoc(kind) or ""
+    return " ".join(text.partition("\n\n")[0].replace("``", "`").split())

@@ -1,0 +1,71 @@
+"""What each method of a resource takes and gives, said once.
+
+The resource works by it (``Endpoint.load``, ``Endpoint.page``) and /openapi.json is made from it. A
+route whose methods do not say it cannot be built (``route.Route``).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, Final, TypeVar
+
+from marshmallow import Schema
+
+from keyosk.errors import KeyoskError
+from keyosk.web.paging import Lists
+
+_ATTRIBUTE: Final = "keyosk_operation"
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One method of a resource.
+
+    ``gives``: the JSON that it answers, of one item where it ``lists``. ``texts``: what it may
+    answer other than JSON, an example by media type. ``takes``: its JSON body, ``takes_as`` in
+    which media types if not those of all bodies, ``optional`` if there need be none. ``query``: its
+    parameters. ``tagged``: what it answers or changes has an entity tag. ``forced``: it asks for
+    ``force`` before it takes something away. ``raises``: what can go wrong that does not follow
+    from the rest, the access decision and the address.
+    """
+
+    gives: type[Schema] | None = None
+    texts: Mapping[str, str] = field(default_factory=dict)
+    status: HTTPStatus
+    takes: type[Schema] | None = None
+    takes_as: tuple[str, ...] = ()
+    optional: bool = False
+    query: type[Schema] | None = None
+    lists: Lists | None = None
+    tagged: bool = False
+    forced: bool = False
+    raises: tuple[type[KeyoskError], ...] = ()
+
+
+def operation(**declared: Any) -> Callable[[_Method], _Method]:
+    """Declare a method of a resource, by the fields of ``Operation``.
+
+    The status is 200, or 204 where nothing is answered, unless it is declared.
+    """
+    usual = 200 if "gives" in declared or "texts" in declared else 204
+    made = Operation(**{**declared, "status": HTTPStatus(declared.get("status", usual))})
+
+    def attach(method: _Method) -> _Method:
+        # No wrapper: nothing of this stands on the way of a request.
+        method.__dict__[_ATTRIBUTE] = made
+        return method
+
+    return attach
+
+
+def of(resource: type, method: str) -> Operation:
+    """The declaration of an HTTP method. Raises ``TypeError`` if there is none."""
+    function = getattr(resource, method.lower(), None)
+    found = getattr(function, _ATTRIBUTE, None)
+    if not isinstance(found, Operation):
+        raise TypeError(
+            f"{resource.__name__} does not say what its {method} takes and gives: "
+            "declare it with @operation (keyosk/web/operations.py)."
+        )
+    return found

@@ -1,0 +1,171 @@
+"""Lists: a limit, an order, filters, an opaque cursor, and where the next page is (RFC 8288).
+
+A cursor says which object the page before ended with, so that the last page costs what the first
+does and no page changes when objects are added or deleted elsewhere.
+"""
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+from flask import Response, request
+from marshmallow import ValidationError
+
+from keyosk.errors import Invalid
+from keyosk.model import Listing
+from keyosk.web.answers import json_answer
+from keyosk.web.fields import Text, Time
+
+#: How many objects a page has, at the most, and how long a parameter may be.
+DEFAULT: Final = 50
+MOST: Final = 200
+LONGEST: Final = 1_000
+#: A cursor holds a name, in which every character may take four bytes.
+LONGEST_CURSOR: Final = 4_000
+
+#: The attributes that are numbers; the others that lists go by are text.
+_NUMBERS: Final = ("created_at", "updated_at", "sequence")
+
+
+@dataclass(frozen=True, slots=True)
+class Lists:
+    """What one list can do: its orders, the first of which is the default, and its filters.
+
+    ``key``: the attribute that tells objects apart; ``filters``: by name, how to read the value.
+    """
+
+    sorts: tuple[str, ...]
+    filters: Mapping[str, Callable[[str], Any]] = field(default_factory=dict)
+    key: str = "id"
+
+
+def text(value: str) -> str:
+    """A filter by text."""
+    return str(Text().deserialize(value))
+
+
+def flag(value: str) -> bool:
+    """A filter by ``true`` or ``false``."""
+    if value not in ("true", "false"):
+        raise ValidationError("Must be true or false.")
+    return value == "true"
+
+
+def moment(value: str) -> int:
+    """A filter by an RFC 3339 time."""
+    return int(Time().deserialize(value))
+
+
+def page(
+    lists: Lists,
+    read: Callable[[Listing], Sequence[Any]],
+    shape: Callable[[Any], dict[str, Any]],
+    count: Callable[[Listing], int],
+) -> Response:
+    """Answer the page that the query asks for. Raises ``Invalid``."""
+    parameters = _parameters({"limit", "cursor", "sort", "total", *lists.filters})
+    listing = _listing(lists, parameters)
+    found = read(listing)
+    shown = found[: listing.limit - 1]
+    following = _cursor(lists, listing, shown[-1]) if len(found) == listing.limit else None
+    response = json_answer({"items": [shape(item) for item in shown], "next": following})
+    if following is not None:
+        query = urlencode({**parameters, "cursor": following})
+        response.headers["Link"] = f'<{quote(request.path)}?{query}>; rel="next"'
+    if parameters.get("total") == "true":
+        response.headers["X-Total-Count"] = str(count(listing))
+    response.headers["Cache-Control"] = "private, no-cache"
+    return response
+
+
+def filters(lists: Lists) -> dict[str, Any]:
+    """The filters of the query, which may have nothing else. Raises ``Invalid``."""
+    return _filters(lists, _parameters(lists.filters.keys()))
+
+
+def _parameters(known: Collection[str]) -> dict[str, str]:
+    parameters = {}
+    for name, values in request.args.lists():
+        if name not in known:
+            raise Invalid.field(name[:200], "is not a parameter of this list")
+        if len(values) > 1:
+            raise Invalid.field(name, "is given twice")
+        if len(values[0]) > (LONGEST_CURSOR if name == "cursor" else LONGEST):
+            raise Invalid.field(name, "is too long")
+        parameters[name] = values[0]
+    if parameters.get("total", "false") not in ("true", "false"):
+        raise Invalid.field("total", "must be true or false")
+    return parameters
+
+
+def _listing(lists: Lists, parameters: Mapping[str, str]) -> Listing:
+    sort = parameters.get("sort", lists.sorts[0])
+    descending = sort.startswith("-")
+    if sort.removeprefix("-") not in lists.sorts:
+        raise Invalid.field("sort", "must be one of " + ", ".join(lists.sorts) + ", or -name")
+    return Listing(
+        # One more than shown, to know whether there is a next page.
+        limit=_limit(parameters.get("limit")) + 1,
+        sort=sort.removeprefix("-"),
+        descending=descending,
+        after=_position(lists, sort, parameters.get("cursor")),
+        filters=_filters(lists, parameters),
+    )
+
+
+def _filters(lists: Lists, parameters: Mapping[str, str]) -> dict[str, Any]:
+    found = {}
+    for name, parse in lists.filters.items():
+        if name in parameters:
+            try:
+                found[name] = parse(parameters[name])
+            except ValidationError as error:
+                raise Invalid.field(name, str(error.messages[0]).rstrip(".")) from None
+    return found
+
+
+def _limit(value: str | None) -> int:
+    if value is None:
+        return DEFAULT
+    if not re.fullmatch(r"[0-9]{1,3}", value, re.ASCII) or not 1 <= int(value) <= MOST:
+        raise Invalid.field("limit", f"must be a whole number from 1 to {MOST}")
+    return int(value)
+
+
+def _cursor(lists: Lists, listing: Listing, last: Any) -> str:
+    sort = f"-{listing.sort}" if listing.descending else listing.sort
+    place = json.dumps(
+        [sort, getattr(last, listing.sort), getattr(last, lists.key)], ensure_ascii=False
+    )
+    return base64.urlsafe_b64encode(place.encode()).rstrip(b"=").decode("ascii")
+
+
+def _position(lists: Lists, sort: str, cursor: str | None) -> tuple[Any, Any] | None:
+    if cursor is None:
+        return None
+    try:
+        padded = cursor + "=" * (-len(cursor) % 4)
+        place = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
+        cursor_sort, value, key = place
+    except (binascii.Error, ValueError, TypeError, RecursionError):
+        cursor_sort, value, key = None, None, None
+    # SECURITY: PostgreSQL answers a value of another type than its column's with an error.
+    if cursor_sort != sort or not (
+        _is_value_of(sort.removeprefix("-"), value) and _is_value_of(lists.key, key)
+    ):
+        raise Invalid.field("cursor", "is not a cursor of this list in this order")
+    return value, key
+
+
+def _is_value_of(attribute: str, value: Any) -> bool:
+    if attribute in _NUMBERS:
+        return type(value) is int and 0 <= value < 2**53
+    try:
+        return bool(text(value) == value)
+    except ValidationError:
+        return False

@@ -1,0 +1,59 @@
+"""/roles."""
+
+from typing import Any
+
+from flask import Response, g
+
+from keyosk.errors import Conflict
+from keyosk.model import Role
+from keyosk.web import paging
+from keyosk.web.answers import if_match, is_forced, nothing, object_answer
+from keyosk.web.endpoint import Endpoint
+from keyosk.web.operations import operation
+from keyosk.web.schemas import RoleNew, RolePatch, RoleShape
+
+LISTS = paging.Lists(("created_at", "name"), {"scope": paging.text})
+
+
+class RolesResource(Endpoint):
+    """All roles."""
+
+    @operation(gives=RoleShape, lists=LISTS)
+    def get(self) -> Response:
+        """A page of roles."""
+        roles = self.installation.roles
+        return self.page(roles.page, _body, roles.count)
+
+    @operation(takes=RoleNew, gives=RoleShape, status=201, tagged=True, raises=(Conflict,))
+    def post(self) -> Response:
+        """Make a role."""
+        role = self.installation.roles.create(g.caller, **self.load())
+        return object_answer(_body(role), role.version, 201, location=f"/roles/{role.name}")
+
+
+class RoleResource(Endpoint):
+    """One role."""
+
+    @operation(gives=RoleShape, tagged=True)
+    def get(self, role: str) -> Response:
+        """The role."""
+        found = self.installation.roles.get(role)
+        return object_answer(_body(found), found.version)
+
+    @operation(takes=RolePatch, gives=RoleShape, tagged=True, raises=(Conflict,))
+    def patch(self, role: str) -> Response:
+        """Change the fields that the merge patch names."""
+        patch = self.load()
+        changed = self.installation.roles.change(g.caller, role, patch, version=if_match())
+        return object_answer(_body(changed), changed.version)
+
+    @operation(tagged=True, forced=True)
+    def delete(self, role: str) -> Response:
+        """Delete the role; with ``force`` also when accounts hold it."""
+        self.installation.roles.remove(g.caller, role, force=is_forced(), version=if_match())
+        return nothing()
+
+
+def _body(role: Role) -> dict[str, Any]:
+    body: dict[str, Any] = RoleShape().dump(role)
+    return body

@@ -1,0 +1,98 @@
+"""The whole API on one screen: each address, its resource, and who may use each method.
+
+An address or method that is not here does not exist. HEAD is decided as GET, OPTIONS is answered
+for everybody.
+"""
+
+from typing import Final
+
+from keyosk.web.access import ANYONE, BY_LOGIN, itself_or, scope
+from keyosk.web.accounts import (
+    AccountResource,
+    AccountsResource,
+    GrantsResource,
+    PasswordResource,
+)
+from keyosk.web.api_keys import ApiKeyResource, ApiKeysResource, RotateResource
+from keyosk.web.audit import AuditResource
+from keyosk.web.bulk import ExportResource, ImportResource
+from keyosk.web.documentation import AssetResource, OpenApiResource, PageResource
+from keyosk.web.health import LiveResource, ReadyResource
+from keyosk.web.jwks import JwksResource, PemResource
+from keyosk.web.roles import RoleResource, RolesResource
+from keyosk.web.route import Route
+from keyosk.web.services import ScopesResource, ServiceResource, ServicesResource
+from keyosk.web.token import TokenResource
+
+_PUBLIC: Final = {"GET": ANYONE}
+_ACCOUNTS_READ: Final = "keyosk:accounts:read"
+_ACCOUNTS_WRITE: Final = "keyosk:accounts:write"
+_GRANTS_WRITE: Final = "keyosk:grants:write"
+_SERVICES_READ: Final = "keyosk:services:read"
+_SERVICES_WRITE: Final = "keyosk:services:write"
+
+_OWN_CREDENTIALS: Final = itself_or(_ACCOUNTS_WRITE, no_api_key=True)
+_SERVICE: Final = {
+    "GET": scope(_SERVICES_READ),
+    "POST": scope(_SERVICES_WRITE),
+    "PUT": scope(_SERVICES_WRITE),
+    "PATCH": scope(_SERVICES_WRITE),
+    "DELETE": scope(_SERVICES_WRITE),
+}
+
+# fmt: off
+ROUTES: Final = (
+    Route("/auth/token", TokenResource, {"GET": BY_LOGIN, "POST": BY_LOGIN}, oauth=True),
+    Route("/auth/jwks", JwksResource, _PUBLIC),
+    Route("/.well-known/jwks.json", JwksResource, _PUBLIC),
+    Route("/auth/keys/<kid>.pem", PemResource, _PUBLIC),
+
+    Route("/accounts", AccountsResource, {
+        "GET": scope(_ACCOUNTS_READ),
+        "POST": scope(_ACCOUNTS_WRITE),
+    }),
+    Route("/accounts/import", ImportResource, {"POST": scope(_ACCOUNTS_WRITE)}, streams=True),
+    Route("/accounts/export", ExportResource, {"GET": scope(_ACCOUNTS_READ)}, streams=True),
+    Route("/accounts/<account>", AccountResource, {
+        "GET": itself_or(_ACCOUNTS_READ),
+        "PATCH": scope(_ACCOUNTS_WRITE),
+        "DELETE": scope(_ACCOUNTS_WRITE),
+    }),
+    Route("/accounts/<account>/password", PasswordResource, {
+        "PUT": _OWN_CREDENTIALS,
+        "DELETE": _OWN_CREDENTIALS,
+    }),
+    Route("/accounts/<account>/api-keys", ApiKeysResource, {
+        "GET": itself_or(_ACCOUNTS_READ),
+        "POST": _OWN_CREDENTIALS,
+    }),
+    Route("/accounts/<account>/api-keys/<key>", ApiKeyResource, {
+        "GET": itself_or(_ACCOUNTS_READ),
+        "PATCH": _OWN_CREDENTIALS,
+        "DELETE": _OWN_CREDENTIALS,
+    }),
+    Route("/accounts/<account>/api-keys/<key>/rotate", RotateResource, {"POST": _OWN_CREDENTIALS}),
+    Route("/accounts/<account>/grants", GrantsResource, {
+        "GET": itself_or(_ACCOUNTS_READ),
+        "PUT": scope(_GRANTS_WRITE),
+        "PATCH": scope(_GRANTS_WRITE),
+    }),
+
+    Route("/services", ServicesResource, {m: _SERVICE[m] for m in ("GET", "POST")}),
+    Route("/services/<service>", ServiceResource,
+          {m: _SERVICE[m] for m in ("GET", "PATCH", "DELETE")}),
+    Route("/services/<service>/scopes", ScopesResource, {m: _SERVICE[m] for m in ("GET", "PUT")}),
+
+    Route("/roles", RolesResource, {m: _SERVICE[m] for m in ("GET", "POST")}),
+    Route("/roles/<role>", RoleResource, {m: _SERVICE[m] for m in ("GET", "PATCH", "DELETE")}),
+
+    Route("/audit", AuditResource, {"GET": scope("keyosk:audit:read")}),
+
+    Route("/openapi.json", OpenApiResource, _PUBLIC),
+    Route("/docs", PageResource, _PUBLIC),
+    Route("/docs/<file>", AssetResource, _PUBLIC),
+
+    Route("/health/live", LiveResource, _PUBLIC),
+    Route("/health/ready", ReadyResource, _PUBLIC),
+)
+# fmt: on

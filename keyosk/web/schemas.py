@@ -1,0 +1,347 @@
+"""The shapes of bodies, in and out. What a value means is checked on the floor below.
+
+``...Shape`` is what an object looks like in answers; ``...New`` what POST takes, ``...Patch`` what
+PATCH takes, where ``null`` resets a field (RFC 7396). /openapi.json is made from these classes:
+``allow_none`` and ``validate`` say there what an answer can hold, though no answer is checked.
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from marshmallow import EXCLUDE, RAISE, Schema, fields, pre_load, validate
+
+from keyosk.model import CredentialKind, Grant, Kind, Scope
+from keyosk.web.fields import Accepts, Flag, Object, Text, Time, Whole, rfc3339
+
+_KINDS = validate.OneOf([kind.value for kind in Kind])
+_CREDENTIALS = validate.OneOf([kind.value for kind in CredentialKind])
+_NAMES = validate.Length(max=1000)
+
+
+class Shape(Schema):
+    """What all shapes share: unknown fields are refused."""
+
+    class Meta:
+        unknown = RAISE
+
+
+class Shown(Shape):
+    """What answers show: every field is there, but for those that ``may_lack`` names."""
+
+    may_lack: ClassVar[frozenset[str]] = frozenset()
+
+    class Meta:
+        unknown = EXCLUDE
+
+
+class Named(Shape):
+    """An object that its bare name may stand for."""
+
+    name = Text(required=True)
+
+    @pre_load
+    def bare_name(self, data: Any, **_: Any) -> Any:
+        """Take ``"todo:read"`` for ``{"name": "todo:read"}``."""
+        return {"name": data} if isinstance(data, str) else data
+
+
+class ScopeShape(Shown):
+    """A scope of a service."""
+
+    name = Text()
+    description = Text()
+
+
+class ScopeNew(Named):
+    """A scope to make or keep; its bare name is taken as well."""
+
+    description = Text(load_default="")
+
+
+class ServicePatch(Shape):
+    """A merge patch of a service."""
+
+    name = Text(allow_none=True)
+    audience = Text(allow_none=True)
+    title = Text(allow_none=True)
+    description = Text(allow_none=True)
+    contact = Text(allow_none=True)
+    enabled = Flag(allow_none=True)
+    on_request_only = Flag(allow_none=True)
+    accepts = Accepts(allow_none=True)
+    token_lifetime = Whole(allow_none=True)
+    signing_algorithm = Text(allow_none=True)
+    typ = Text(allow_none=True)
+    refresh_allowed = Flag(allow_none=True)
+    refresh_lifetime = Whole(allow_none=True)
+    claims = fields.List(Text(), allow_none=True, validate=_NAMES)
+    scopes = fields.List(fields.Nested(ScopeNew), validate=_NAMES)
+
+
+class ServiceNew(ServicePatch):
+    """A service to make."""
+
+    name = Text(required=True)
+    audience = Text()
+
+
+class ServiceShape(Shown):
+    """A service."""
+
+    id = Text()
+    name = Text(attribute="terms.name")
+    audience = Text(attribute="terms.audience")
+    title = Text()
+    description = Text()
+    contact = Text()
+    enabled = Flag(attribute="terms.enabled")
+    on_request_only = Flag(attribute="terms.on_request_only")
+    accepts = Accepts(attribute="terms.accepts")
+    token_lifetime = Whole(attribute="terms.token_lifetime", allow_none=True)
+    signing_algorithm = Text(attribute="terms.signing_algorithm", allow_none=True)
+    typ = Text(attribute="terms.typ", allow_none=True)
+    refresh_allowed = Flag(attribute="terms.refresh_allowed")
+    refresh_lifetime = Whole(attribute="terms.refresh_lifetime", allow_none=True)
+    claims = fields.List(Text(), attribute="terms.claims")
+    scopes = fields.List(fields.Nested(ScopeShape))
+    created_at = Time()
+    updated_at = Time()
+
+
+class RolePatch(Shape):
+    """A merge patch of a role."""
+
+    name = Text(allow_none=True)
+    description = Text(allow_none=True)
+    scopes = fields.List(Text(), allow_none=True, validate=_NAMES)
+
+
+class RoleNew(Shape):
+    """A role to make."""
+
+    name = Text(required=True)
+    description = Text()
+    scopes = fields.List(Text(), validate=_NAMES)
+
+
+class RoleShape(Shown):
+    """A role."""
+
+    id = Text()
+    name = Text()
+    description = Text()
+    scopes = fields.List(Text())
+    created_at = Time()
+    updated_at = Time()
+
+
+class ScopesShape(Shown):
+    """The scopes of a service."""
+
+    scopes = fields.List(fields.Nested(ScopeShape))
+
+
+class ScopesNew(Shape):
+    """The scopes that a service is to have."""
+
+    scopes = fields.List(fields.Nested(ScopeNew), required=True, validate=_NAMES)
+
+
+class GrantShape(Named):
+    """One scope or role of an account; its bare name stands for one without a condition."""
+
+    with_ = Text(data_key="with", allow_none=True, load_default=None, validate=_CREDENTIALS)
+    until = Time(allow_none=True, load_default=None)
+
+
+class GrantsShape(Shape):
+    """What an account was granted."""
+
+    scopes = fields.List(fields.Nested(GrantShape), load_default=list, validate=_NAMES)
+    roles = fields.List(fields.Nested(GrantShape), load_default=list, validate=_NAMES)
+
+
+class GrantNames(Shape):
+    """Grants to be taken away, by name."""
+
+    scopes = fields.List(Text(), load_default=list, validate=_NAMES)
+    roles = fields.List(Text(), load_default=list, validate=_NAMES)
+
+
+class GrantsPatch(Shape):
+    """Grants to be added and taken away."""
+
+    add = fields.Nested(GrantsShape)
+    remove = fields.Nested(GrantNames)
+
+
+class AccountNew(Shape):
+    """An account to make."""
+
+    username = Text(required=True)
+    kind = Text(validate=_KINDS)
+    display_name = Text()
+    enabled = Flag()
+    claims = Object()
+    metadata = Object()
+    expires_at = Time(allow_none=True)
+    password = Text()
+    grants = fields.Nested(GrantsShape)
+
+
+class AccountPatch(Shape):
+    """A merge patch of an account."""
+
+    username = Text(allow_none=True)
+    kind = Text(allow_none=True, validate=_KINDS)
+    display_name = Text(allow_none=True)
+    enabled = Flag(allow_none=True)
+    claims = Object(allow_none=True)
+    metadata = Object(allow_none=True)
+    expires_at = Time(allow_none=True)
+
+
+class AccountShape(Shown):
+    """An account."""
+
+    may_lack = frozenset({"metadata"})  # it never leaves the admin API
+
+    id = Text()
+    username = Text()
+    kind = Text(validate=_KINDS)
+    display_name = Text()
+    enabled = Flag()
+    claims = Object()
+    metadata = Object()
+    expires_at = Time(allow_none=True)
+    has_password = Flag()
+    last_login_at = Time(allow_none=True)
+    created_at = Time()
+    updated_at = Time()
+
+
+class PasswordProof(Shape):
+    """What the account itself must show to be left without a password."""
+
+    current_password = Text()
+
+
+class PasswordChange(PasswordProof):
+    """A new password; the account itself must show the current one."""
+
+    password = Text(required=True)
+
+
+class ApiKeyNew(Shape):
+    """An API key to make."""
+
+    name = Text(required=True)
+    description = Text()
+    scopes = fields.List(Text(), allow_none=True, validate=_NAMES)
+    networks = fields.List(Text(), allow_none=True, validate=_NAMES)
+    expires_at = Time(allow_none=True)
+    enabled = Flag()
+
+
+class ApiKeyPatch(Shape):
+    """A merge patch of an API key."""
+
+    name = Text(allow_none=True)
+    description = Text(allow_none=True)
+    scopes = fields.List(Text(), allow_none=True, validate=_NAMES)
+    networks = fields.List(Text(), allow_none=True, validate=_NAMES)
+    expires_at = Time(allow_none=True)
+    enabled = Flag(allow_none=True)
+
+
+class ApiKeyShape(Shown):
+    """An API key, without its secret."""
+
+    id = Text()
+    name = Text()
+    description = Text()
+    prefix = Text()
+    scopes = fields.List(Text(), allow_none=True)
+    networks = fields.List(Text(), allow_none=True)
+    expires_at = Time(allow_none=True)
+    enabled = Flag()
+    last_used_at = Time(allow_none=True)
+    successor = Text(allow_none=True)
+    created_at = Time()
+    updated_at = Time()
+
+
+class ApiKeyMade(ApiKeyShape):
+    """An API key just made, with its secret, which is never shown again."""
+
+    # A repeated answer (Idempotency-Key) has it for ten minutes only.
+    may_lack = frozenset({"secret"})
+
+    secret = Text()
+
+
+class Rotation(Shape):
+    """How to rotate an API key: the seconds for which the old one goes on working."""
+
+    overlap = Whole()
+
+
+class AuditShape(Shown):
+    """A row of the audit log."""
+
+    sequence = Whole()
+    time = Time()
+    actor = Text(allow_none=True)
+    actor_name = Text()
+    credential = Text(allow_none=True)
+    address = Text(allow_none=True)
+    request_id = Text(allow_none=True)
+    action = Text()
+    target = Text(allow_none=True)
+    before = Object(allow_none=True)
+    after = Object(allow_none=True)
+    outcome = Text()
+    hash = Text()
+
+
+def grants_of(shape: dict[str, Any]) -> list[Grant]:
+    """The grants that a loaded ``GrantsShape`` lists."""
+    return [
+        Grant(
+            scope=item["name"] if member == "scopes" else None,
+            role=item["name"] if member == "roles" else None,
+            credential=CredentialKind(item["with_"]) if item["with_"] else None,
+            until=item["until"],
+        )
+        for member in ("scopes", "roles")
+        for item in shape[member]
+    ]
+
+
+def names_of(shape: dict[str, Any]) -> list[Grant]:
+    """The scopes and roles that a loaded ``GrantNames`` names."""
+    return [
+        *(Grant(scope=name) for name in shape["scopes"]),
+        *(Grant(role=name) for name in shape["roles"]),
+    ]
+
+
+def shape_of_grants(grants: Sequence[Grant]) -> dict[str, Any]:
+    """Grants as the API writes them: bare names where there is no condition."""
+    return {
+        "scopes": [_grant(grant.scope, grant) for grant in grants if grant.scope is not None],
+        "roles": [_grant(grant.role, grant) for grant in grants if grant.role is not None],
+    }
+
+
+def _grant(name: str, grant: Grant) -> Any:
+    conditions = {
+        **({"with": str(grant.credential)} if grant.credential else {}),
+        **({"until": rfc3339(grant.until)} if grant.until is not None else {}),
+    }
+    return {"name": name, **conditions} if conditions else name
+
+
+def scopes_of(shape: list[dict[str, Any]]) -> tuple[Scope, ...]:
+    """The scopes that a loaded list of ``ScopeNew`` names."""
+    return tuple(Scope(item["name"], item["description"]) for item in shape)

@@ -1,0 +1,103 @@
+"""/services and their scopes."""
+
+from typing import Any
+
+from flask import Response, g
+
+from keyosk.errors import Conflict
+from keyosk.model import Service
+from keyosk.web import paging
+from keyosk.web.answers import if_match, is_forced, nothing, object_answer
+from keyosk.web.endpoint import Endpoint
+from keyosk.web.operations import operation
+from keyosk.web.schemas import (
+    ScopesNew,
+    ScopesShape,
+    ServiceNew,
+    ServicePatch,
+    ServiceShape,
+    scopes_of,
+)
+
+LISTS = paging.Lists(("created_at", "name"), {"enabled": paging.flag})
+
+
+class ServicesResource(Endpoint):
+    """All services."""
+
+    @operation(gives=ServiceShape, lists=LISTS)
+    def get(self) -> Response:
+        """A page of services."""
+        services = self.installation.services
+        return self.page(services.page, _body, services.count)
+
+    @operation(takes=ServiceNew, gives=ServiceShape, status=201, tagged=True, raises=(Conflict,))
+    def post(self) -> Response:
+        """Make a service."""
+        given = {name: value for name, value in _loaded(self.load()).items() if value is not None}
+        service = self.installation.services.create(g.caller, **given)
+        return object_answer(
+            _body(service), service.version, 201, location=f"/services/{service.id}"
+        )
+
+
+class ServiceResource(Endpoint):
+    """One service."""
+
+    @operation(gives=ServiceShape, tagged=True)
+    def get(self, service: str) -> Response:
+        """The service."""
+        found = self.installation.services.get(service)
+        return object_answer(_body(found), found.version)
+
+    @operation(takes=ServicePatch, gives=ServiceShape, tagged=True, forced=True, raises=(Conflict,))
+    def patch(self, service: str) -> Response:
+        """Change the fields that the merge patch names."""
+        return self._changed(service, _loaded(self.load()))
+
+    @operation(tagged=True, forced=True)
+    def delete(self, service: str) -> Response:
+        """Delete the service, its scopes and their grants; ``force`` where there are grants."""
+        self.installation.services.remove(g.caller, service, force=is_forced(), version=if_match())
+        return nothing()
+
+    def _changed(self, service: str, patch: dict[str, Any]) -> Response:
+        changed = self.installation.services.change(
+            g.caller, service, patch, force=is_forced(), version=if_match()
+        )
+        return object_answer(_body(changed), changed.version)
+
+
+class ScopesResource(Endpoint):
+    """The scopes of one service; their entity tag is the service's."""
+
+    @operation(gives=ScopesShape, tagged=True)
+    def get(self, service: str) -> Response:
+        """The scopes."""
+        return _scopes_answer(self.installation.services.get(service))
+
+    @operation(takes=ScopesNew, gives=ScopesShape, tagged=True, forced=True, raises=(Conflict,))
+    def put(self, service: str) -> Response:
+        """Replace the scopes; grants of those that stay are kept."""
+        scopes = scopes_of(self.load()["scopes"])
+        changed = self.installation.services.change(
+            g.caller, service, {"scopes": scopes}, force=is_forced(), version=if_match()
+        )
+        return _scopes_answer(changed)
+
+
+def _loaded(fields: dict[str, Any]) -> dict[str, Any]:
+    if "scopes" in fields:
+        fields["scopes"] = scopes_of(fields["scopes"])
+    if fields.get("claims") is not None:
+        fields["claims"] = tuple(dict.fromkeys(fields["claims"]))
+    return fields
+
+
+def _body(service: Service) -> dict[str, Any]:
+    body: dict[str, Any] = ServiceShape().dump(service)
+    return body
+
+
+def _scopes_answer(service: Service) -> Response:
+    return object_answer({"scopes": _body(service)["scopes"]}, service.version)

@@ -1,0 +1,114 @@
+"""Shapes that standards define: errors, the token endpoint, key sets.
+
+They describe and are held against the answers by tests; nothing is loaded or dumped with them, as
+the token path would have to wait for it.
+"""
+
+from typing import Final
+
+from marshmallow import EXCLUDE, fields, validate
+
+from keyosk.web.errors import OAUTH_CODES, OAUTH_STATUS_CODES
+from keyosk.web.fields import Object, Text, Time, Whole
+from keyosk.web.schemas import Shape, Shown
+
+#: What a token can be answered as.
+FORMATS: Final = ("json", "token", "header")
+
+
+class FaultShape(Shown):
+    """One thing that is wrong with one field."""
+
+    field = Text()
+    message = Text()
+
+
+class ProblemShape(Shown):
+    """What went wrong (RFC 9457). Programs go by ``code``, which is stable."""
+
+    may_lack = frozenset({"errors"})
+
+    type = Text()
+    title = Text()
+    status = Whole()
+    detail = Text()
+    code = Text()
+    errors = fields.List(fields.Nested(FaultShape))
+    request_id = Text()
+
+
+class OAuthErrorShape(Shown):
+    """What went wrong at an OAuth address (RFC 6749 section 5.2)."""
+
+    error = Text(
+        validate=validate.OneOf(
+            sorted({"invalid_request", *OAUTH_CODES.values(), *OAUTH_STATUS_CODES.values()})
+        )
+    )
+    error_description = Text()
+
+
+class TokenRequest(Shape):
+    """The parameters of a token request; those that nobody knows are ignored."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    grant_type = Text(validate=validate.OneOf(["client_credentials"]))
+    audience = fields.List(Text())
+    resource = fields.List(Text())
+    scope = Text()
+    lifetime = Whole(validate=validate.Range(min=1))
+    format = Text(validate=validate.OneOf(FORMATS))
+
+
+class TokenShape(Shown):
+    """A token (RFC 6749 section 5.1)."""
+
+    may_lack = frozenset({"api_key_successor", "api_key_expires_at"})
+
+    access_token = Text()
+    token_type = Text(validate=validate.Equal("Bearer"))
+    expires_in = Whole()
+    scope = Text()
+    api_key_successor = Text()
+    api_key_expires_at = Time()
+
+
+class JwkShape(Shown):
+    """A public key (RFC 7517); the numbers depend on ``kty``."""
+
+    may_lack = frozenset({"crv", "x", "y", "n", "e"})
+
+    kid = Text()
+    use = Text(validate=validate.Equal("sig"))
+    alg = Text()
+    kty = Text(validate=validate.OneOf(["EC", "RSA", "OKP"]))
+    crv = Text()
+    x = Text()
+    y = Text()
+    n = Text()
+    e = Text()
+
+
+class JwkSetShape(Shown):
+    """The keys that verify tokens, the one that signs now first."""
+
+    keys = fields.List(fields.Nested(JwkShape))
+
+
+class DocumentShape(Shown):
+    """A description of an API (OpenAPI 3.1)."""
+
+    openapi = Text()
+    info = Object()
+    servers = fields.List(Object())
+    tags = fields.List(Object())
+    paths = Object()
+    components = Object()
+
+
+class StatusShape(Shown):
+    """That all is well."""
+
+    status = Text(validate=validate.Equal("ok"))

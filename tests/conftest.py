@@ -1,0 +1,163 @@
+"""Fixtures that more than one test file uses."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import hypothesis
+import pytest
+
+from installed import installed, settings
+from keyosk import app
+from keyosk.installation import Installation
+from keyosk.storage import schema
+from keyosk.storage.database import Database
+from live import Client, LiveServer
+from postgres import PostgresServer
+
+# These machines are shared and noisy: how long one example takes says nothing.
+hypothesis.settings.register_profile("keyosk", deadline=None)
+hypothesis.settings.load_profile("keyosk")
+
+# --- Databases: every test that asks for one runs on each of them ---------------------------------
+
+BACKENDS: Final = ("sqlite", "postgresql")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--backend",
+        choices=[*BACKENDS, "all"],
+        default="all",
+        help="the database to run the tests on (default: all)",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "backend" in metafunc.fixturenames:
+        chosen = metafunc.config.getoption("--backend")
+        backends = BACKENDS if chosen == "all" else (chosen,)
+        # For the session, so that fixtures of any scope may depend on it.
+        metafunc.parametrize("backend", backends, ids=backends, scope="session")
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """This worker's own PostgreSQL, started by the first test that needs it."""
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture
+def database_url(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of an empty database of the test's own."""
+    if backend == "sqlite":
+        yield f"sqlite:///{tmp_path / 'keyosk.db'}"
+        return
+    # By name, so that no PostgreSQL is started where only SQLite is asked for.
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    url = server.create_database()
+    yield url
+    server.drop_database(url)
+
+
+@pytest.fixture(scope="session")
+def empty_template_url(
+    backend: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """A database that has all migrations and nothing else, to be copied."""
+    if backend == "sqlite":
+        url = f"sqlite:///{tmp_path_factory.mktemp('empty') / 'keyosk.db'}"
+    else:
+        server: PostgresServer = request.getfixturevalue("postgres_server")
+        url = server.create_database()
+    database = Database(url)
+    with schema.exclusive(database):
+        schema.upgrade(database)
+    database.close()
+    return url
+
+
+@pytest.fixture
+def migrated_url(
+    backend: str, empty_template_url: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[str]:
+    """The URL of a database of the test's own that has all tables and no rows."""
+    if backend == "sqlite":
+        shutil.copy(empty_template_url.removeprefix("sqlite:///"), tmp_path / "keyosk.db")
+        yield f"sqlite:///{tmp_path / 'keyosk.db'}"
+        return
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    url = server.create_database(empty_template_url)
+    yield url
+    server.drop_database(url)
+
+
+@pytest.fixture(scope="session")
+def template_url(
+    backend: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """A database that was set up once, to be copied."""
+    if backend == "sqlite":
+        url = f"sqlite:///{tmp_path_factory.mktemp('template') / 'keyosk.db'}"
+    else:
+        server: PostgresServer = request.getfixturevalue("postgres_server")
+        url = server.create_database()
+    app.prepare(settings(url))
+    return url
+
+
+@pytest.fixture
+def prepared_url(
+    backend: str, template_url: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[str]:
+    """The URL of a database of the test's own that has been set up, with the first admin."""
+    if backend == "sqlite":
+        shutil.copy(template_url.removeprefix("sqlite:///"), tmp_path / "keyosk.db")
+        yield f"sqlite:///{tmp_path / 'keyosk.db'}"
+        return
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    url = server.create_database(template_url)
+    yield url
+    server.drop_database(url)
+
+
+@pytest.fixture
+def installation(prepared_url: str) -> Iterator[Installation]:
+    """An installation that this test has for itself, in its own process."""
+    with installed(prepared_url) as made:
+        yield made
+
+
+# --- A running Keyosk -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def server(
+    backend: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LiveServer]:
+    """A Keyosk that all tests of this worker share: they make their own names (``live.unique``)."""
+    folder = tmp_path_factory.mktemp(f"keyosk-{backend}")
+    if backend == "sqlite":
+        with LiveServer(f"sqlite:///{folder / 'keyosk.db'}", folder) as started:
+            yield started
+        return
+    postgres: PostgresServer = request.getfixturevalue("postgres_server")
+    url = postgres.create_database()
+    with LiveServer(url, folder) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def admin(server: LiveServer) -> Client:
+    """The first admin, by token."""
+    return server.admin()
+
+
+@pytest.fixture
+def own_server(database_url: str, tmp_path: Path) -> Iterator[LiveServer]:
+    """A Keyosk that this test has for itself, not yet started."""
+    server = LiveServer(database_url, tmp_path)
+    yield server
+    server.stop()

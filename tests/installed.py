@@ -1,0 +1,48 @@
+"""An installation in the test's own process, for what no request or command can reach.
+
+The fixture ``installation`` of conftest.py gives one; here is what it and tests make more of.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from keyosk import app, config
+from keyosk.installation import Installation
+from live import ADMIN_PASSWORD, SECRET_KEY
+
+
+class Clock:
+    """A clock that the test sets: ``clock.now += 60``."""
+
+    def __init__(self, now: float = 1_900_000_000) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def settings(database_url: str) -> config.Config:
+    return config.load(
+        {
+            "KEYOSK_DATABASE_URL": database_url,
+            "KEYOSK_SECRET_KEY": SECRET_KEY,
+            "KEYOSK_ADMIN_PASSWORD": ADMIN_PASSWORD,
+        }
+    )
+
+
+@contextmanager
+def installed(database_url: str, **options: Callable[[], float]) -> Iterator[Installation]:
+    """An installation on a database that is set up; ``clock`` may be given."""
+    installation = app.build(settings(database_url), **options)
+    try:
+        yield installation
+    finally:
+        installation.database.close()
+
+
+def rows_of(installation: Installation, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    """What the database says to a query of the test's own; ``?`` stands for a parameter."""
+    raw = installation.database.raw
+    return list(raw.execute_sql(sql.replace("?", raw.param), parameters).fetchall())

@@ -1,0 +1,173 @@
+"""A real Keyosk for tests: the command, its processes, HTTP over a socket."""
+
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import requests
+
+ADMIN_PASSWORD = "an admin of this test only"
+SECRET_KEY = "the-secret-key-of-this-test-only-and-no-other"
+_START = 30  # seconds
+_numbers = itertools.count(1)
+
+
+def command(*arguments: str) -> list[str]:
+    """The keyosk command of this environment, whatever PATH says."""
+    return [sys.executable, "-c", "from keyosk.cli import main; main()", *arguments]
+
+
+def unique(stem: str) -> str:
+    """A name that no other test uses on the same database."""
+    return f"{stem}-{os.getpid()}-{next(_numbers)}"
+
+
+class LiveServer:
+    """``keyosk serve`` on a database, in a folder and on a port of its own.
+
+    ``with LiveServer(url, folder) as server`` starts and stops it. Settings may be added by name.
+    """
+
+    def __init__(self, database_url: str, folder: Path, **settings: str) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("KEYOSK_")},
+            "KEYOSK_DATABASE_URL": database_url,
+            "KEYOSK_BIND": f"127.0.0.1:{self.port}",
+            "KEYOSK_SECRET_KEY": SECRET_KEY,
+            "KEYOSK_ADMIN_PASSWORD": ADMIN_PASSWORD,
+            **{f"KEYOSK_{name.upper()}": value for name, value in settings.items()},
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log(self) -> Path:
+        """What the server wrote, to both outputs."""
+        return self.folder / f"server-{self.port}.log"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start it and wait until it is ready."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command("serve"),
+                cwd=self.folder,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + _START
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                break
+            try:
+                if requests.get(f"{self.url}/health/ready", timeout=5).status_code == 200:
+                    return
+            except requests.ConnectionError:
+                time.sleep(0.05)
+        self.stop()
+        raise RuntimeError(f"keyosk serve did not start:\n{self.log.read_text()}")
+
+    def stop(self) -> int:
+        """Ask it to stop (SIGTERM) and wait; answers its exit code."""
+        if self.process is None:
+            return 0
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            return self.process.wait(timeout=40)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        """Kill all of its processes at once, as a power cut would."""
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(timeout=10)
+
+    def run(self, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
+        """A keyosk command on the same installation."""
+        return subprocess.run(
+            command(*arguments),
+            cwd=self.folder,
+            env=self.environment,
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def client(self, username: str | None = None, secret: str = "") -> "Client":
+        """A client that logs in by Basic, or not at all."""
+        return Client(self.url, auth=None if username is None else (username, secret))
+
+    def admin(self) -> "Client":
+        """The first admin with a token, which spares a password hash for each request."""
+        basic = self.client("admin", ADMIN_PASSWORD)
+        token = basic.post("/auth/token", data={"audience": "keyosk"}).json()["access_token"]
+        return Client(self.url, token=token)
+
+
+class Client:
+    """HTTP requests to one server as one caller; paths in place of addresses."""
+
+    def __init__(
+        self, url: str, *, auth: tuple[str, str] | None = None, token: str | None = None
+    ) -> None:
+        self.url = url
+        self.session = requests.Session()
+        self.session.trust_env = False
+        self.session.auth = auth
+        if token is not None:
+            self.session.headers["Authorization"] = f"Bearer {token}"
+
+    def request(self, method: str, path: str, **options: Any) -> requests.Response:
+        options.setdefault("timeout", 30)
+        options.setdefault("allow_redirects", False)
+        return self.session.request(method, self.url + path, **options)
+
+    def get(self, path: str, **options: Any) -> requests.Response:
+        return self.request("GET", path, **options)
+
+    def post(self, path: str, **options: Any) -> requests.Response:
+        return self.request("POST", path, **options)
+
+    def put(self, path: str, **options: Any) -> requests.Response:
+        return self.request("PUT", path, **options)
+
+    def patch(self, path: str, **options: Any) -> requests.Response:
+        return self.request("PATCH", path, **options)
+
+    def delete(self, path: str, **options: Any) -> requests.Response:
+        return self.request("DELETE", path, **options)
+
+
+def free_port() -> int:
+    """A TCP port on loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

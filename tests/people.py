@@ -1,0 +1,76 @@
+"""Accounts that tests act as, on a running Keyosk."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import requests
+
+import live
+from live import Client, LiveServer
+
+PASSWORD = "violet lamps orbit slowly"
+
+
+@dataclass(frozen=True)
+class Person:
+    """An account with a password."""
+
+    server: LiveServer
+    id: str
+    username: str
+
+    @property
+    def path(self) -> str:
+        return f"/accounts/{self.id}"
+
+    def login(self, secret: str = PASSWORD) -> Client:
+        """A client that sends a secret each time."""
+        return self.server.client(self.username, secret)
+
+    def bearer(self, secret: str = PASSWORD, **parameters: str) -> Client:
+        """A client with a token for Keyosk that the secret got."""
+        answer = self.login(secret).post("/auth/token", data={"audience": "keyosk", **parameters})
+        assert answer.status_code == 200, answer.text
+        return Client(self.server.url, token=answer.json()["access_token"])
+
+
+def make_person(
+    server: LiveServer, by: Client, *scopes: Any, roles: tuple[Any, ...] = ()
+) -> Person:
+    """A new account that holds these scopes and roles."""
+    username = live.unique("person")
+    grants = {"scopes": list(scopes), "roles": list(roles)}
+    body = {"username": username, "password": PASSWORD, "grants": grants}
+    return Person(server, done(by.post("/accounts", json=body), 201)["id"], username)
+
+
+def make_key(by: Client, person: Person, **fields: Any) -> tuple[str, str]:
+    """A new API key of the person: its id and its secret."""
+    made = done(by.post(f"{person.path}/api-keys", json={"name": "a key", **fields}), 201)
+    return made["id"], made["secret"]
+
+
+def make_service(by: Client, **fields: Any) -> str:
+    """A new service with the scopes ``<name>:read`` and ``<name>:write``."""
+    name = live.unique("todo")
+    scopes = [f"{name}:read", f"{name}:write"]
+    done(by.post("/services", json={"name": name, "scopes": scopes, **fields}), 201)
+    return name
+
+
+def make_role(by: Client, *scopes: str) -> str:
+    """A new role of these scopes."""
+    name = live.unique("role")
+    done(by.post("/roles", json={"name": name, "scopes": list(scopes)}), 201)
+    return name
+
+
+def done(answer: requests.Response, status: int = 200) -> Any:
+    """The body of an answer that must have this status."""
+    assert answer.status_code == status, f"{answer.request.method} {answer.url}: {answer.text}"
+    return answer.json() if answer.content else None
+
+
+def assert_refused(answer: requests.Response, code: str, status: int = 403) -> None:
+    """The answer refuses in the words that programs go by."""
+    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text

@@ -1,0 +1,834 @@
+"""Who may do what: every route and method with no, a bad, a weak and a sufficient credential."""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+import requests
+from cryptography.hazmat.primitives.asymmetric import ec
+from flask import Flask, g
+from werkzeug.exceptions import MethodNotAllowed
+
+import live
+from keyosk import app, config
+from keyosk.errors import BadCredentials
+from keyosk.installation import Installation
+from keyosk.model import ADMIN, KEYOSK_SCOPES
+from keyosk.web.access import ANYONE, Access, Gate, scope
+from keyosk.web.route import Route
+from keyosk.web.routes import ROUTES
+from live import Client, LiveServer
+
+PASSWORD = "a password of some length"
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+RULE = "refused_by_rule"
+NO_GRANTS: Mapping[str, Any] = {"scopes": [], "roles": []}
+BASIC_CHALLENGE = 'Basic realm="keyosk", charset="UTF-8"'
+LOGIN_CHALLENGES = f'{BASIC_CHALLENGE}, Bearer realm="keyosk"'
+TOKEN_CHALLENGE = (
+    'Bearer realm="keyosk", error="invalid_token", error_description="The token is not valid."'
+)
+
+WALK = [(route, method) for route in ROUTES for method in METHODS]
+walk = pytest.mark.parametrize(
+    ("route", "method"), WALK, ids=[f"{method} {route.path}" for route, method in WALK]
+)
+#: Each route with each method that has an access decision of its own.
+DECIDED = [(route, method) for route in ROUTES for method in route.access]
+
+
+def answering(route: Route, method: str) -> Route:
+    """The route that answers at the address of ``route``: ``import`` may be an account's name."""
+    method = "GET" if method == "HEAD" else method
+    if method not in route.access and route.path in ("/accounts/import", "/accounts/export"):
+        return next(other for other in ROUTES if other.path == "/accounts/<account>")
+    return route
+
+
+def is_open(route: Route, method: str) -> bool:
+    access = decision(route, method)
+    return access is not None and access.anyone
+
+
+def decision(route: Route, method: str) -> Access | None:
+    return answering(route, method).access.get("GET" if method == "HEAD" else method)
+
+
+def rfc3339(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@dataclass(frozen=True)
+class Person:
+    """An account with a password and an API key, and clients that log in with them."""
+
+    server: LiveServer
+    id: str
+    username: str
+    key_id: str
+    secret: str
+
+    @property
+    def path(self) -> str:
+        return f"/accounts/{self.id}"
+
+    @property
+    def by_password(self) -> Client:
+        return self.server.client(self.username, PASSWORD)
+
+    @property
+    def by_key(self) -> Client:
+        return self.server.client(self.username, self.secret)
+
+    def bearer(self, *, key: bool = False, **parameters: str) -> Client:
+        """A client with a token for Keyosk that the password got, or the key."""
+        basic = self.by_key if key else self.by_password
+        answer = basic.post("/auth/token", data={"audience": "keyosk", **parameters})
+        assert answer.status_code == 200, answer.text
+        return Client(self.server.url, token=answer.json()["access_token"])
+
+
+def make_person(server: LiveServer, admin: Client, *scopes: Any) -> Person:
+    username = live.unique("person")
+    body = {"username": username, "password": PASSWORD, "grants": {"scopes": list(scopes)}}
+    made = admin.post("/accounts", json=body)
+    assert made.status_code == 201, made.text
+    key = admin.post(f"/accounts/{username}/api-keys", json={"name": "a key"}).json()
+    return Person(server, made.json()["id"], username, key["id"], key["secret"])
+
+
+@pytest.fixture(scope="module")
+def alice(server: LiveServer, admin: Client) -> Person:
+    """The account that the others try to get at."""
+    return make_person(server, admin)
+
+
+@pytest.fixture(scope="module")
+def weak(server: LiveServer, admin: Client) -> Person:
+    """Holds nothing."""
+    return make_person(server, admin)
+
+
+@pytest.fixture(scope="module")
+def anybody(server: LiveServer) -> Client:
+    """A client without a login."""
+    return server.client()
+
+
+@pytest.fixture(scope="module")
+def service(admin: Client) -> str:
+    name = live.unique("todo")
+    made = admin.post("/services", json={"name": name, "scopes": [f"{name}:read"]})
+    assert made.status_code == 201
+    return name
+
+
+@pytest.fixture(scope="module")
+def existing(server: LiveServer, admin: Client, alice: Person, service: str) -> Mapping[str, str]:
+    """What stands in the place of each variable of a path: things that exist."""
+    kid = server.client().get("/auth/jwks").json()["keys"][0]["kid"]
+    role = live.unique("role")
+    assert admin.post("/roles", json={"name": role}).status_code == 201
+    return {
+        "account": alice.id,
+        "key": alice.key_id,
+        "service": service,
+        "role": role,
+        "kid": kid,
+        "file": "start.js",
+    }
+
+
+#: What a caller who gets through can do no harm to.
+ABSENT: Mapping[str, str] = {
+    "account": "nobody-at-all",
+    "key": "00000000-0000-7000-8000-000000000000",
+    "service": "no-such-service",
+    "role": "no-such-role",
+    "file": "no-such-file",
+    "kid": "x" * 43,
+}
+
+
+def path_of(route: Route, names: Mapping[str, str]) -> str:
+    path = route.path
+    for variable, name in names.items():
+        path = path.replace(f"<{variable}>", name)
+    assert "<" not in path, f"the test has nothing to put into {path}"
+    return path
+
+
+def assert_problem(answer: requests.Response, status: int, code: str) -> None:
+    """Refused in the shape of everything outside OAuth."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    if answer.request.method != "HEAD":
+        assert answer.json()["code"] == code
+
+
+def assert_not_declared(answer: requests.Response, route: Route) -> None:
+    assert answer.status_code == 405
+    assert set(answer.headers["Allow"].split(", ")) == declared(route)
+
+
+def declared(route: Route) -> set[str]:
+    """The methods that the address of a route answers."""
+    return {method for method in METHODS if decision(route, method)} | {"OPTIONS"}
+
+
+def own(route: Route) -> set[str]:
+    """The methods that a route itself answers."""
+    head = {"HEAD"} if "GET" in route.access else set()
+    return {*route.access, *head, "OPTIONS"}
+
+
+# --- The table ------------------------------------------------------------------------------------
+
+
+def test_every_method_of_every_resource_has_a_decision_and_nothing_else_has() -> None:
+    for route in ROUTES:
+        assert set(route.resource.methods or ()) == set(route.access), route.path
+
+
+def test_only_these_addresses_are_open_to_all() -> None:
+    """A new one has to be added here, by somebody who thought about it."""
+    public = {(method, route.path) for route, method in DECIDED if is_open(route, method)}
+
+    assert public == {
+        ("GET", "/auth/token"),
+        ("POST", "/auth/token"),
+        ("GET", "/auth/jwks"),
+        ("GET", "/.well-known/jwks.json"),
+        ("GET", "/auth/keys/<kid>.pem"),
+        ("GET", "/openapi.json"),
+        ("GET", "/docs"),
+        ("GET", "/docs/<file>"),
+        ("GET", "/health/live"),
+        ("GET", "/health/ready"),
+    }
+
+
+#: What each scope is for, stated once more: a slip in the table of routes must not go unseen.
+SCOPES = {
+    "keyosk:accounts:read": {
+        "GET /accounts",
+        "GET /accounts/export",
+        "GET /accounts/<account>",
+        "GET /accounts/<account>/api-keys",
+        "GET /accounts/<account>/api-keys/<key>",
+        "GET /accounts/<account>/grants",
+    },
+    "keyosk:accounts:write": {
+        "POST /accounts",
+        "POST /accounts/import",
+        "PATCH /accounts/<account>",
+        "DELETE /accounts/<account>",
+        "PUT /accounts/<account>/password",
+        "DELETE /accounts/<account>/password",
+        "POST /accounts/<account>/api-keys",
+        "PATCH /accounts/<account>/api-keys/<key>",
+        "DELETE /accounts/<account>/api-keys/<key>",
+        "POST /accounts/<account>/api-keys/<key>/rotate",
+    },
+    "keyosk:grants:write": {
+        "PUT /accounts/<account>/grants",
+        "PATCH /accounts/<account>/grants",
+    },
+    "keyosk:services:read": {
+        "GET /services",
+        "GET /services/<service>",
+        "GET /services/<service>/scopes",
+        "GET /roles",
+        "GET /roles/<role>",
+    },
+    "keyosk:services:write": {
+        "POST /services",
+        "PATCH /services/<service>",
+        "DELETE /services/<service>",
+        "PUT /services/<service>/scopes",
+        "POST /roles",
+        "PATCH /roles/<role>",
+        "DELETE /roles/<role>",
+    },
+    "keyosk:audit:read": {"GET /audit"},
+}
+#: What an account may do to itself without any scope.
+ITSELF = {
+    "GET /accounts/<account>",
+    "GET /accounts/<account>/api-keys",
+    "GET /accounts/<account>/api-keys/<key>",
+    "GET /accounts/<account>/grants",
+    "PUT /accounts/<account>/password",
+    "DELETE /accounts/<account>/password",
+    "POST /accounts/<account>/api-keys",
+    "PATCH /accounts/<account>/api-keys/<key>",
+    "DELETE /accounts/<account>/api-keys/<key>",
+    "POST /accounts/<account>/api-keys/<key>/rotate",
+}
+
+
+def test_every_other_decision_needs_the_scope_that_is_for_it() -> None:
+    found: dict[str | None, set[str]] = {}
+    for route, method in DECIDED:
+        if not is_open(route, method):
+            scope_name = route.access[method].scope
+            found.setdefault(scope_name, set()).add(f"{method} {route.path}")
+
+    assert found == SCOPES
+    assert SCOPES.keys() <= KEYOSK_SCOPES.keys()
+
+
+def test_an_account_may_do_this_to_itself_and_nothing_else() -> None:
+    assert {f"{m} {route.path}" for route, m in DECIDED if route.access[m].itself} == ITSELF
+
+
+# --- Without, with a bad and with a weak credential -----------------------------------------------
+
+
+OBVIOUSLY_BAD = ("garbage as Basic", "garbage as Bearer", "signed by somebody else")
+
+
+@pytest.fixture(scope="module")
+def bad(server: LiveServer, alice: Person, service: str) -> Mapping[str, str]:
+    """Authorization headers that open nothing, by what is wrong with them."""
+    other_audience = alice.by_key.post("/auth/token", data={"audience": service}).json()
+    identity = alice.by_key.post("/auth/token").json()
+    good = alice.by_key.post("/auth/token", data={"audience": "keyosk"}).json()["access_token"]
+    assert Client(server.url, token=good).get("/accounts/me").status_code == 200
+    claims = jwt.decode(good, options={"verify_signature": False})
+    foreign = jwt.encode(
+        {**claims, "scope": ADMIN},
+        ec.generate_private_key(ec.SECP256R1()),
+        algorithm="ES256",
+        headers=jwt.get_unverified_header(good),
+    )
+    return {
+        "garbage as Basic": "Basic Z2FyYmFnZQ==",
+        "no base64 as Basic": "Basic ***",
+        "a wrong password": requests.auth._basic_auth_str(alice.username, "not the password"),
+        "an unknown scheme": "Digest username=admin",
+        "garbage as Bearer": "Bearer garbage",
+        "nothing as Bearer": "Bearer",
+        "signed by somebody else": f"Bearer {foreign}",
+        "for another audience": f"Bearer {other_audience['access_token']}",
+        "for no audience": f"Bearer {identity['access_token']}",
+    }
+
+
+@walk
+def test_without_a_credential_only_what_is_open_to_all_answers(
+    anybody: Client, existing: Mapping[str, str], route: Route, method: str
+) -> None:
+    answer = anybody.request(method, path_of(route, existing))
+
+    if method == "OPTIONS":
+        assert (answer.status_code, answer.content) == (204, b"")
+        assert set(answer.headers["Allow"].split(", ")) == own(route)
+    elif method not in declared(route):
+        assert_not_declared(answer, route)
+    elif route.oauth:
+        assert answer.status_code == 401
+        assert answer.headers["WWW-Authenticate"] == BASIC_CHALLENGE
+    elif is_open(route, method):
+        assert answer.status_code == 200
+    else:
+        assert_problem(answer, 401, "bad_credentials")
+        assert answer.headers["WWW-Authenticate"] == LOGIN_CHALLENGES
+
+
+@walk
+def test_a_bad_credential_opens_nothing(
+    anybody: Client,
+    existing: Mapping[str, str],
+    bad: Mapping[str, str],
+    route: Route,
+    method: str,
+) -> None:
+    protected = decision(route, method) is not None and not is_open(route, method)
+    # Where nobody looks at a credential, a few are enough.
+    tried = bad if protected else {wrong: bad[wrong] for wrong in OBVIOUSLY_BAD}
+    for wrong, header in tried.items():
+        headers = {"Authorization": header}
+        answer = anybody.request(method, path_of(route, existing), headers=headers)
+        if method == "OPTIONS":
+            assert answer.status_code == 204
+        elif method not in declared(route):
+            assert_not_declared(answer, route)
+        elif route.oauth:
+            assert answer.status_code == 401, wrong
+            assert answer.headers["WWW-Authenticate"] == BASIC_CHALLENGE
+        elif not protected:
+            assert answer.status_code == 200
+        elif header.startswith("Bearer"):
+            assert_problem(answer, 401, "invalid_token")
+            assert answer.headers["WWW-Authenticate"] == TOKEN_CHALLENGE
+        else:
+            assert_problem(answer, 401, "bad_credentials")
+            assert answer.headers["WWW-Authenticate"] == LOGIN_CHALLENGES
+
+
+@pytest.fixture(scope="module")
+def weak_callers(weak: Person) -> Mapping[str, Client]:
+    return {
+        "password": weak.by_password,
+        "API key": weak.by_key,
+        "token by password": weak.bearer(),
+        "token by API key": weak.bearer(key=True),
+    }
+
+
+@pytest.mark.parametrize(
+    ("route", "method"),
+    [pair for pair in WALK if decision(*pair) is not None and not is_open(*pair)],
+    ids=lambda value: value if isinstance(value, str) else value.path,
+)
+def test_who_holds_nothing_is_refused_by_name_of_the_scope(
+    existing: Mapping[str, str],
+    weak_callers: Mapping[str, Client],
+    route: Route,
+    method: str,
+) -> None:
+    access = decision(route, method)
+    assert access is not None
+    for kind, client in weak_callers.items():
+        answer = client.request(method, path_of(route, existing))
+        assert_problem(answer, 403, "insufficient_scope")
+        if kind.startswith("token"):
+            challenge = f'Bearer realm="keyosk", error="insufficient_scope", scope="{access.scope}"'
+            assert answer.headers["WWW-Authenticate"] == challenge
+        else:
+            assert "WWW-Authenticate" not in answer.headers
+        if method != "HEAD":
+            assert access.scope in answer.json()["detail"]
+
+
+def test_what_was_tried_above_has_changed_nothing(
+    admin: Client, alice: Person, service: str
+) -> None:
+    assert alice.by_key.get("/accounts/me").json()["enabled"] is True
+    assert alice.by_password.get("/accounts/me").status_code == 200
+    assert len(admin.get(f"/services/{service}").json()["scopes"]) == 1
+
+
+# --- A scope opens exactly its addresses ----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def holders(server: LiveServer, admin: Client) -> Mapping[str, Person]:
+    """An account for each scope of Keyosk that holds this one and no other."""
+    return {name: make_person(server, admin, name) for name in KEYOSK_SCOPES}
+
+
+def refused(answer: requests.Response) -> bool:
+    return answer.status_code in (401, 403)
+
+
+@pytest.mark.parametrize("name", KEYOSK_SCOPES)
+def test_a_scope_opens_exactly_its_addresses(holders: Mapping[str, Person], name: str) -> None:
+    client = holders[name].bearer()
+    opened = {
+        (method, route.path)
+        for route, method in DECIDED
+        if not route.oauth and not refused(client.request(method, path_of(route, ABSENT)))
+    }
+
+    assert opened == {
+        (method, route.path)
+        for route, method in DECIDED
+        if not route.oauth
+        and (is_open(route, method) or name in (route.access[method].scope, ADMIN))
+    }
+
+
+def test_an_api_key_opens_nothing_that_makes_changes_or_reveals_credentials(
+    holders: Mapping[str, Person],
+) -> None:
+    closed = {(method, route.path) for route, method in DECIDED if route.access[method].no_api_key}
+    assert closed == {
+        ("PUT", "/accounts/<account>/password"),
+        ("DELETE", "/accounts/<account>/password"),
+        ("POST", "/accounts/<account>/api-keys"),
+        ("PATCH", "/accounts/<account>/api-keys/<key>"),
+        ("DELETE", "/accounts/<account>/api-keys/<key>"),
+        ("POST", "/accounts/<account>/api-keys/<key>/rotate"),
+    }
+    person = holders[ADMIN]
+    for client in (person.by_key, person.bearer(key=True)):
+        for route, method in DECIDED:
+            if route.oauth:
+                continue
+            answer = client.request(method, path_of(route, ABSENT))
+            assert refused(answer) == ((method, route.path) in closed), answer.text
+            if refused(answer):
+                assert_problem(answer, 403, RULE)
+
+
+def test_an_api_key_makes_no_account_with_a_credential_or_with_grants(
+    admin: Client, holders: Mapping[str, Person]
+) -> None:
+    username = live.unique("made")
+    for client in (holders[ADMIN].by_key, holders[ADMIN].bearer(key=True)):
+        for fields in ({"password": PASSWORD}, {"grants": {"scopes": [ADMIN]}}):
+            answer = client.post("/accounts", json={"username": username, **fields})
+            assert_problem(answer, 403, RULE)
+        assert admin.get(f"/accounts/{username}").status_code == 404
+        without = client.post("/accounts", json={"username": live.unique("made")})
+        assert without.status_code == 201
+
+
+def test_to_make_accounts_is_not_to_give_grants(
+    admin: Client, holders: Mapping[str, Person]
+) -> None:
+    username = live.unique("made")
+    body = {"username": username, "grants": {"scopes": [ADMIN]}}
+
+    answer = holders["keyosk:accounts:write"].bearer().post("/accounts", json=body)
+
+    assert_problem(answer, 403, "insufficient_scope")
+    assert admin.get(f"/accounts/{username}").status_code == 404
+
+
+def test_a_token_opens_no_more_than_it_was_narrowed_to(holders: Mapping[str, Person]) -> None:
+    narrow = holders[ADMIN].bearer(scope="keyosk:accounts:read")
+
+    assert narrow.get("/accounts").status_code == 200
+    assert_problem(narrow.delete(f"/accounts/{ABSENT['account']}"), 403, "insufficient_scope")
+    assert_problem(narrow.get("/services"), 403, "insufficient_scope")
+
+
+def test_a_key_limited_to_other_scopes_leaves_an_admin_nothing_of_keyosk(
+    server: LiveServer, admin: Client, holders: Mapping[str, Person], service: str
+) -> None:
+    person = holders[ADMIN]
+    for scopes, status in (
+        ([f"{service}:read"], 403),
+        ([], 403),
+        (["keyosk:services:read"], 403),
+        (["keyosk:accounts:read"], 200),
+        ([ADMIN], 200),
+    ):
+        made = admin.post(f"{person.path}/api-keys", json={"name": "k", "scopes": scopes})
+        client = server.client(person.username, made.json()["secret"])
+        assert client.get("/accounts").status_code == status
+
+
+@pytest.mark.parametrize(
+    "route", [route for route in ROUTES if "GET" in route.access], ids=lambda route: route.path
+)
+def test_head_is_answered_as_get(admin: Client, existing: Mapping[str, str], route: Route) -> None:
+    path = path_of(route, existing)
+
+    head, get = admin.request("HEAD", path), admin.get(path)
+
+    assert head.content == b""
+    assert head.status_code == get.status_code
+    for name in ("Content-Type", "ETag", "Cache-Control", "WWW-Authenticate", "Content-Length"):
+        assert head.headers.get(name) == get.headers.get(name)
+
+
+# --- The account itself ---------------------------------------------------------------------------
+
+
+def test_me_is_the_account_that_asks(weak: Person, alice: Person) -> None:
+    for person in (weak, alice):
+        for client in (person.by_key, person.by_password, person.bearer()):
+            answer = client.get("/accounts/me")
+            assert answer.status_code == 200
+            assert (answer.json()["id"], answer.json()["username"]) == (person.id, person.username)
+    keys = weak.by_key.get("/accounts/me/api-keys").json()["items"]
+    assert [key["id"] for key in keys] == [weak.key_id]
+    assert weak.by_key.get("/accounts/me/grants").json() == NO_GRANTS
+
+
+def test_me_is_an_admin_too(holders: Mapping[str, Person]) -> None:
+    person = holders[ADMIN]
+    client = person.bearer()
+
+    changed = client.patch("/accounts/me", json={"display_name": "Myself"})
+
+    assert changed.status_code == 200
+    assert (changed.json()["id"], changed.json()["display_name"]) == (person.id, "Myself")
+
+
+def test_an_account_reads_itself_by_any_of_its_names_and_no_other(
+    weak: Person, alice: Person
+) -> None:
+    for client in (weak.by_key, weak.bearer(), weak.bearer(key=True)):
+        for below in ("", "/api-keys", "/grants", f"/api-keys/{weak.key_id}"):
+            for name in ("me", weak.id, weak.username, weak.username.upper()):
+                assert client.get(f"/accounts/{name}{below}").status_code == 200
+            for name in (alice.id, alice.username, "admin", "nobody-at-all"):
+                answer = client.get(f"/accounts/{name}{below}")
+                assert_problem(answer, 403, "insufficient_scope")
+
+
+def test_the_answer_for_another_account_does_not_tell_whether_it_exists(
+    weak: Person, alice: Person
+) -> None:
+    answers = [weak.by_key.get(f"/accounts/{name}") for name in (alice.username, "nobody-at-all")]
+    details = [{**answer.json(), "request_id": ""} for answer in answers]
+
+    assert details[0] == details[1]
+
+
+def test_an_account_cannot_make_itself_more(weak: Person) -> None:
+    client = weak.bearer()
+    for method, below, body in (
+        ("PATCH", "", {"username": "admin2"}),
+        ("PATCH", "", {"expires_at": None}),
+        ("DELETE", "", None),
+        ("PUT", "/grants", {"scopes": [ADMIN]}),
+        ("PATCH", "/grants", {"add": {"scopes": [ADMIN]}}),
+    ):
+        for name in ("me", weak.id, weak.username):
+            answer = client.request(method, f"/accounts/{name}{below}", json=body)
+            assert_problem(answer, 403, "insufficient_scope")
+    assert client.get("/accounts/me/grants").json() == NO_GRANTS
+
+
+def test_an_account_handles_its_own_keys_by_password_only(
+    server: LiveServer, admin: Client
+) -> None:
+    person = make_person(server, admin)
+    for client in (person.by_key, person.bearer(key=True)):
+        own_key = f"/accounts/me/api-keys/{person.key_id}"
+        assert_problem(client.post("/accounts/me/api-keys", json={"name": "x"}), 403, RULE)
+        assert_problem(client.patch(own_key, json={"scopes": None}), 403, RULE)
+        assert_problem(client.delete(own_key), 403, RULE)
+        assert_problem(client.post(f"{own_key}/rotate"), 403, RULE)
+
+    client = person.bearer()
+    made = client.post("/accounts/me/api-keys", json={"name": "mine"})
+    assert made.status_code == 201
+    new = server.client(person.username, made.json()["secret"])
+    assert new.get("/accounts/me").status_code == 200
+    assert client.delete(f"/accounts/me/api-keys/{made.json()['id']}").status_code == 204
+    assert new.get("/accounts/me").status_code == 401
+
+
+def test_a_key_of_another_account_is_not_found_below_ones_own(weak: Person, alice: Person) -> None:
+    client = weak.bearer()
+    for name in ("me", weak.id):
+        path = f"/accounts/{name}/api-keys/{alice.key_id}"
+        assert_problem(client.get(path), 404, "not_found")
+        assert_problem(client.patch(path, json={"name": "stolen"}), 404, "not_found")
+        assert_problem(client.delete(path), 404, "not_found")
+    assert alice.by_key.get("/accounts/me").status_code == 200
+
+
+def test_an_account_changes_its_password_with_the_current_one(
+    server: LiveServer, admin: Client
+) -> None:
+    person, new = make_person(server, admin), "another password of some length"
+    path = "/accounts/me/password"
+    client = person.bearer()
+
+    assert_problem(client.put(path, json={"password": new}), 422, "invalid")
+    wrong = client.put(path, json={"password": new, "current_password": "not that"})
+    assert_problem(wrong, 403, "forbidden")
+    body = {"password": new, "current_password": PASSWORD}
+    for by_key in (person.by_key, person.bearer(key=True)):
+        assert_problem(by_key.put(path, json=body), 403, RULE)
+    assert person.by_password.get("/accounts/me").status_code == 200
+
+    assert client.put(path, json=body).status_code == 204
+    assert person.by_password.get("/accounts/me").status_code == 401
+    assert server.client(person.username, new).get("/accounts/me").status_code == 200
+
+
+def test_metadata_never_leaves_the_admin_api(server: LiveServer, admin: Client) -> None:
+    person = make_person(server, admin)
+    secret = {"note": "not for the person"}
+    assert admin.patch(person.path, json={"metadata": secret}).status_code == 200
+
+    assert admin.get(person.path).json()["metadata"] == secret
+    assert "not for the person" not in person.by_key.get("/accounts/me").text
+
+
+# --- At once --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def operator(server: LiveServer, admin: Client) -> Person:
+    return make_person(server, admin, "keyosk:accounts:read")
+
+
+@pytest.fixture
+def clients(operator: Person) -> Mapping[str, Client]:
+    """The operator by token and by login, each of which may list the accounts at first."""
+    found = {
+        "token": operator.bearer(),
+        "token by key": operator.bearer(key=True),
+        "key": operator.by_key,
+        "password": operator.by_password,
+    }
+    assert statuses(found) == dict.fromkeys(found, 200)
+    return found
+
+
+def statuses(clients: Mapping[str, Client]) -> dict[str, int]:
+    return {kind: client.get("/accounts?limit=1").status_code for kind, client in clients.items()}
+
+
+@pytest.mark.parametrize("field", ["enabled", "expires_at"])
+def test_a_disabled_or_expired_account_loses_its_power_at_once_and_gets_it_back(
+    admin: Client, operator: Person, clients: Mapping[str, Client], field: str
+) -> None:
+    value = False if field == "enabled" else rfc3339(time.time() - 1)
+
+    assert admin.patch(operator.path, json={field: value}).status_code == 200
+    assert statuses(clients) == dict.fromkeys(clients, 401)
+    refusal = clients["token"].get("/accounts")
+    assert 'Bearer realm="keyosk", error="invalid_token"' in refusal.headers["WWW-Authenticate"]
+
+    assert admin.patch(operator.path, json={field: None}).status_code == 200
+    assert statuses(clients) == dict.fromkeys(clients, 200)
+
+
+def test_a_deleted_account_loses_its_power_at_once(
+    admin: Client, operator: Person, clients: Mapping[str, Client]
+) -> None:
+    assert admin.delete(operator.path).status_code == 204
+    assert statuses(clients) == dict.fromkeys(clients, 401)
+
+
+def test_a_new_account_of_the_same_name_does_not_inherit_old_tokens(
+    admin: Client, operator: Person, clients: Mapping[str, Client]
+) -> None:
+    assert admin.delete(operator.path).status_code == 204
+    body = {"username": operator.username, "grants": {"scopes": ["keyosk:accounts:read"]}}
+    assert admin.post("/accounts", json=body).status_code == 201
+
+    assert statuses(clients) == dict.fromkeys(clients, 401)
+
+
+@pytest.mark.parametrize("how", ["removed", "ended"])
+def test_a_grant_that_is_taken_away_is_gone_at_once(
+    admin: Client, operator: Person, clients: Mapping[str, Client], how: str
+) -> None:
+    ended = {"name": "keyosk:accounts:read", "until": rfc3339(time.time() - 1)}
+    scopes = [] if how == "removed" else [ended]
+
+    assert admin.put(f"{operator.path}/grants", json={"scopes": scopes}).status_code == 200
+
+    assert statuses(clients) == dict.fromkeys(clients, 403)
+    assert clients["token"].get("/accounts/me").status_code == 200
+
+
+def test_a_grant_for_one_kind_of_credential_counts_for_tokens_by_that_kind_only(
+    admin: Client, operator: Person, clients: Mapping[str, Client]
+) -> None:
+    grant = {"name": "keyosk:accounts:read", "with": "password"}
+
+    assert admin.put(f"{operator.path}/grants", json={"scopes": [grant]}).status_code == 200
+
+    assert statuses(clients) == {"token": 200, "token by key": 403, "key": 403, "password": 200}
+
+
+def test_an_old_token_does_not_gain_what_is_granted_later(
+    admin: Client, operator: Person, clients: Mapping[str, Client]
+) -> None:
+    assert admin.put(f"{operator.path}/grants", json={"scopes": [ADMIN]}).status_code == 200
+
+    assert clients["token"].get("/services").status_code == 403
+    assert operator.bearer().get("/services").status_code == 200
+
+
+@pytest.mark.parametrize("how", ["deleted", "disabled", "expired", "limited"])
+def test_a_key_loses_its_power_at_once_and_the_tokens_that_came_from_it_too(
+    admin: Client, operator: Person, clients: Mapping[str, Client], how: str
+) -> None:
+    path = f"{operator.path}/api-keys/{operator.key_id}"
+    changes = {
+        "disabled": {"enabled": False},
+        "expired": {"expires_at": rfc3339(time.time() - 1)},
+        "limited": {"scopes": []},
+    }
+    if how == "deleted":
+        assert admin.delete(path).status_code == 204
+    else:
+        assert admin.patch(path, json=changes[how]).status_code == 200
+
+    status = 403 if how == "limited" else 401
+    assert statuses(clients) == {
+        "token": 200,
+        "token by key": status,
+        "key": status,
+        "password": 200,
+    }
+
+
+# --- Closed when in doubt -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """One in this process, to try what no address of the real one can show."""
+    folder = tmp_path_factory.mktemp("access")
+    settings = config.load(
+        {
+            "KEYOSK_DATABASE_URL": f"sqlite:///{folder / 'keyosk.db'}",
+            "KEYOSK_SECRET_KEY": live.SECRET_KEY,
+            "KEYOSK_ADMIN_PASSWORD": live.ADMIN_PASSWORD,
+            "KEYOSK_CONFIG": str(_empty(folder)),
+        }
+    )
+    app.prepare(settings)
+    built = app.build(settings)
+    yield built
+    built.database.close()
+
+
+def _empty(folder: Path) -> Path:
+    path = folder / "keyosk.toml"
+    path.write_text("")
+    return path
+
+
+@pytest.mark.parametrize(
+    "decisions", [{}, {"page": {}}, {"page": {"POST": ANYONE}}, {"": {"GET": ANYONE}}]
+)
+def test_a_method_without_a_decision_is_refused(
+    installation: Installation, decisions: Mapping[str, Mapping[str, Access]]
+) -> None:
+    flask = Flask("test", static_folder=None)
+    flask.add_url_rule("/page", "page", lambda: "open")
+    credentials = ("admin", live.ADMIN_PASSWORD)
+
+    for method in ("GET", "HEAD"):
+        with flask.test_request_context("/page", method=method, auth=credentials):
+            g.address, g.request_id = None, ""  # as the pipeline has set them by then
+            with pytest.raises(MethodNotAllowed):
+                Gate(installation, decisions).check()
+            # The same request passes where it is decided.
+            Gate(installation, {"page": {"GET": scope(ADMIN)}}).check()
+
+
+def test_an_address_added_past_the_table_is_refused_also_to_an_admin(
+    installation: Installation,
+) -> None:
+    flask = app.create_app(installation)
+    flask.add_url_rule("/backdoor", "backdoor", lambda: "open", methods=["GET", "POST"])
+    client = flask.test_client()
+
+    for method in ("GET", "POST"):
+        answer = client.open("/backdoor", method=method, auth=("admin", live.ADMIN_PASSWORD))
+        assert answer.status_code == 405
+        assert b"open" not in answer.data
+    assert client.get("/accounts", auth=("admin", live.ADMIN_PASSWORD)).status_code == 200
+
+
+def test_a_decision_that_says_nothing_lets_nobody_in_without_a_login(
+    installation: Installation,
+) -> None:
+    flask = Flask("test", static_folder=None)
+    flask.add_url_rule("/page", "page", lambda: "open")
+    gate = Gate(installation, {"page": {"GET": Access()}})
+
+    with flask.test_request_context("/page"), pytest.raises(BadCredentials):
+        gate.check()

@@ -1,0 +1,992 @@
+"""/accounts: what an admin does with accounts, and what an account does with itself."""
+
+import time
+import unicodedata
+import uuid
+from base64 import urlsafe_b64decode
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import requests
+
+from live import ADMIN_PASSWORD, Client, LiveServer, unique
+
+PASSWORD = "seven quiet herons wade"
+OTHER_PASSWORD = "nine loud magpies quarrel"
+FAR = "2090-01-01T00:00:00Z"
+PAST = "2020-01-01T00:00:00Z"
+FIELDS = [
+    "id",
+    "username",
+    "kind",
+    "display_name",
+    "enabled",
+    "claims",
+    "metadata",
+    "expires_at",
+    "has_password",
+    "last_login_at",
+    "created_at",
+    "updated_at",
+]
+
+
+def make(admin: Client, stem: str = "account", **fields: Any) -> dict[str, Any]:
+    response = admin.post("/accounts", json={"username": unique(stem), **fields})
+    assert response.status_code == 201, response.text
+    made: dict[str, Any] = response.json()
+    return made
+
+
+def make_service(admin: Client, *scopes: str) -> str:
+    """A service with these scopes, each with the service's name in front; gives the name."""
+    name = unique("service")
+    body = {"name": name, "scopes": [f"{name}:{scope}" for scope in scopes]}
+    assert admin.post("/services", json=body).status_code == 201
+    return name
+
+
+def problem(response: requests.Response, status: int, *fields: str) -> dict[str, Any]:
+    """The problem details of a refusal, after a look at all that every one of them has."""
+    assert response.status_code == status, response.text
+    assert response.headers["Content-Type"] == "application/problem+json"
+    body: dict[str, Any] = response.json()
+    assert body["status"] == status
+    assert body["request_id"] == response.headers["X-Request-Id"]
+    assert [error["field"] for error in body.get("errors", [])] == list(fields)
+    return body
+
+
+def can_log_in(server: LiveServer, username: str, secret: str) -> bool:
+    response = server.client(username, secret).post("/auth/token")
+    assert response.status_code in (200, 401)
+    return response.status_code == 200
+
+
+def bearer(server: LiveServer, username: str, secret: str, **parameters: str) -> Client:
+    response = server.client(username, secret).post("/auth/token", data=parameters)
+    assert response.status_code == 200, response.text
+    return Client(server.url, token=response.json()["access_token"])
+
+
+def fullwidth(text: str) -> str:
+    return "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in text)
+
+
+# --- Create and read ------------------------------------------------------------------------------
+
+
+def test_an_account_needs_nothing_but_a_username(admin: Client) -> None:
+    username = unique("plain")
+    before = datetime.now(UTC).replace(microsecond=0)
+    response = admin.post("/accounts", json={"username": username})
+    assert response.status_code == 201
+    body = response.json()
+    assert list(body) == FIELDS
+    assert body | {"id": "", "created_at": "", "updated_at": ""} == {
+        "id": "",
+        "username": username,
+        "kind": "person",
+        "display_name": "",
+        "enabled": True,
+        "claims": {},
+        "metadata": {},
+        "expires_at": None,
+        "has_password": False,
+        "last_login_at": None,
+        "created_at": "",
+        "updated_at": "",
+    }
+    assert uuid.UUID(body["id"]).version == 7
+    assert body["created_at"] == body["updated_at"]
+    assert before <= datetime.fromisoformat(body["created_at"]) <= before + timedelta(minutes=1)
+    assert response.headers["Location"] == f"/accounts/{body['id']}"
+    followed = admin.get(response.headers["Location"])
+    assert followed.json() == body
+    assert followed.headers["ETag"] == response.headers["ETag"]
+
+
+def test_every_field_of_an_account_is_kept(admin: Client) -> None:
+    service = make_service(admin, "read", "write")
+    fields = {
+        "kind": "machine",
+        "display_name": "Der Läufer 🏃 \u202bנחום\u202c",
+        "enabled": False,
+        "claims": {"team": "züri", "levels": [1, 2.5, None, {"deep": True}]},
+        "metadata": {"note": "only for admins"},
+        "expires_at": FAR,
+    }
+    made = make(
+        admin,
+        **fields,
+        password=PASSWORD,
+        grants={"scopes": [f"{service}:read", {"name": f"{service}:write", "with": "password"}]},
+    )
+    shown = admin.get(f"/accounts/{made['id']}").json()
+    assert shown == made
+    assert {name: shown[name] for name in fields} == fields
+    assert shown["has_password"] is True
+    assert admin.get(f"/accounts/{made['id']}/grants").json() == {
+        "scopes": [f"{service}:read", {"name": f"{service}:write", "with": "password"}],
+        "roles": [],
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("2090-01-01T02:00:00.999+02:00", FAR),
+        ("2089-12-31T19:00:00-05:00", FAR),
+        ("2090-01-01t00:00:00z", FAR),
+        ("9999-12-31T23:59:59Z", "9999-12-31T23:59:59Z"),
+    ],
+)
+def test_a_time_is_shown_in_whole_seconds_of_utc(admin: Client, given: str, shown: str) -> None:
+    assert make(admin, expires_at=given)["expires_at"] == shown
+
+
+REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "no username": ({"username": None}, ["username"]),
+    "an empty username": ({"username": ""}, ["username"]),
+    "a username that is a number": ({"username": 7}, ["username"]),
+    "a username with a space": ({"username": "two words"}, ["username"]),
+    "a username with a colon": ({"username": "a:b"}, ["username"]),
+    "a username with a slash": ({"username": "a/b"}, ["username"]),
+    "a username with NUL": ({"username": "a\0b"}, ["username"]),
+    "a username that is too long": ({"username": "a" * 256}, ["username"]),
+    "the username me": ({"username": "Me"}, ["username"]),
+    "a username that is a UUID": ({"username": str(uuid.uuid4()).upper()}, ["username"]),
+    "a username like an API key": ({"username": "kysk_abc"}, ["username"]),
+    "a kind of its own": ({"kind": "robot"}, ["kind"]),
+    "a display name that is too long": ({"display_name": "x" * 201}, ["display_name"]),
+    "a display name with an escape": ({"display_name": "\x1b[2J"}, ["display_name"]),
+    "enabled as a word": ({"enabled": "yes"}, ["enabled"]),
+    "enabled as a number": ({"enabled": 1}, ["enabled"]),
+    "enabled as null": ({"enabled": None}, ["enabled"]),
+    "claims as a list": ({"claims": []}, ["claims"]),
+    "claims that are too large": ({"claims": {"x": "y" * 16_400}}, ["claims"]),
+    "claims with NUL": ({"claims": {"x": "\0"}}, ["claims"]),
+    "metadata as text": ({"metadata": "{}"}, ["metadata"]),
+    "an expiry that is a word": ({"expires_at": "tomorrow"}, ["expires_at"]),
+    "an expiry that is a number": ({"expires_at": 4_000_000_000}, ["expires_at"]),
+    "an expiry without a zone": ({"expires_at": "2090-01-01T00:00:00"}, ["expires_at"]),
+    "an expiry without a time": ({"expires_at": "2090-01-01"}, ["expires_at"]),
+    "an expiry on no day": ({"expires_at": "2090-02-30T00:00:00Z"}, ["expires_at"]),
+    "an expiry beyond RFC 3339": ({"expires_at": "9999-12-31T23:59:59-01:00"}, ["expires_at"]),
+    "an expiry before 1970": ({"expires_at": "1969-12-31T23:59:59Z"}, ["expires_at"]),
+    "an unknown field": ({"user_name": "x"}, ["user_name"]),
+    "a read-only field": ({"has_password": True}, ["has_password"]),
+    "an id": ({"id": str(uuid.uuid4())}, ["id"]),
+    "a password as null": ({"password": None}, ["password"]),
+    "a password that is too short": ({"password": "x" * 14}, ["password"]),
+    "grants as a list": ({"grants": ["todo:read"]}, ["grants"]),
+    "a grant of nothing": ({"grants": {"scopes": ["no:such"]}}, ["scopes"]),
+    "a grant of two faults": (
+        {"grants": {"scopes": [{"with": "face", "until": 3}]}},
+        ["grants.scopes.0.name", "grants.scopes.0.until", "grants.scopes.0.with"],
+    ),
+    "several faults at once": (
+        {"kind": "robot", "enabled": 0, "nonsense": 1},
+        ["enabled", "kind", "nonsense"],
+    ),
+    "several faults that only the rules can see": (
+        {"display_name": "\x07", "password": "short", "expires_at": "1969-12-31T23:59:59Z"},
+        ["display_name", "expires_at", "password"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_an_account_with_a_fault_is_refused_by_field_and_not_made(admin: Client, case: str) -> None:
+    fields, faults = REFUSED[case]
+    username = unique("refused")
+    response = admin.post("/accounts", json={"username": username, **fields})
+    assert response.status_code == 422
+    body = problem(response, 422, *[error["field"] for error in response.json()["errors"]])
+    assert sorted(error["field"] for error in body["errors"]) == faults
+    assert body["code"] == "invalid"
+    assert admin.get(f"/accounts/{username}").status_code == 404
+
+
+def test_a_password_that_is_refused_is_not_repeated_in_the_answer(admin: Client) -> None:
+    response = admin.post("/accounts", json={"username": unique("a"), "password": "tooshort-9x"})
+    assert "tooshort-9x" not in problem(response, 422, "password")["detail"] + response.text
+    response = admin.post("/accounts", json={"username": 1, "password": PASSWORD, "secret": 2})
+    assert PASSWORD not in response.text
+
+
+def test_an_account_is_found_by_its_id_and_by_any_spelling_of_its_username(admin: Client) -> None:
+    made = make(admin, "renée")
+    name = made["username"]
+    spellings = [
+        made["id"],
+        made["id"].upper(),
+        name,
+        name.upper(),
+        name.title(),
+        unicodedata.normalize("NFD", name),
+        fullwidth(name),
+    ]
+    assert len(set(spellings)) == len(spellings)
+    for spelling in spellings:
+        assert admin.get(f"/accounts/{spelling}").json() == made, spelling
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "nobody-at-all",
+        "01900000-0000-7000-8000-000000000000",
+        "%00",
+        "a%20b",
+        "%F0%9F%92%A9",
+        "..%2Faccounts",
+        "x" * 999,
+    ],
+    ids=["name", "id", "NUL", "space", "emoji", "dots", "long"],
+)
+def test_an_account_that_does_not_exist_is_not_found(admin: Client, reference: str) -> None:
+    for method in ("GET", "DELETE"):
+        assert problem(admin.request(method, f"/accounts/{reference}"), 404)["code"] == "not_found"
+    assert admin.patch(f"/accounts/{reference}", json={}).status_code == 404
+
+
+# --- Usernames are unique -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "spell",
+    [
+        str,
+        str.upper,
+        str.title,
+        fullwidth,
+        lambda name: unicodedata.normalize("NFD", name),
+        lambda name: unicodedata.normalize("NFD", fullwidth(name.upper())),
+    ],
+    ids=["same", "upper", "title", "fullwidth", "NFD", "all at once"],
+)
+def test_another_spelling_of_a_username_is_the_same_username(admin: Client, spell: Any) -> None:
+    taken = make(admin, "zoë")["username"]
+    body = problem(admin.post("/accounts", json={"username": spell(taken)}), 409, "username")
+    assert body["code"] == "conflict"
+    other = make(admin)
+    response = admin.patch(f"/accounts/{other['id']}", json={"username": spell(taken)})
+    problem(response, 409, "username")
+    assert admin.get(f"/accounts/{other['id']}").json() == other
+
+
+@pytest.mark.fault
+def test_thirty_creates_at_once_of_one_username_in_many_spellings_make_one_account(
+    server: LiveServer, admin: Client
+) -> None:
+    name = unique("noël")
+    forms = [str, str.upper, str.title, fullwidth, lambda text: unicodedata.normalize("NFD", text)]
+    token = str(admin.session.headers["Authorization"]).removeprefix("Bearer ")
+
+    def create(number: int) -> tuple[int, str]:
+        spelling = forms[number % len(forms)](name)
+        with Client(server.url, token=token).session as session:
+            response = session.post(
+                f"{server.url}/accounts", json={"username": spelling}, timeout=30
+            )
+        return response.status_code, response.json().get("id", "")
+
+    with ThreadPoolExecutor(30) as pool:
+        answers = list(pool.map(create, range(30)))
+    made = [account_id for status, account_id in answers if status == 201]
+    assert sorted(status for status, _ in answers) == [201] + [409] * 29
+    assert admin.get(f"/accounts/{name}").json()["id"] == made[0]
+
+
+def test_an_account_can_be_renamed_and_is_then_found_by_the_new_name_only(
+    server: LiveServer, admin: Client
+) -> None:
+    made = make(admin, password=PASSWORD)
+    new = unique("Renamed")
+    response = admin.patch(f"/accounts/{made['username']}", json={"username": new})
+    assert response.json()["username"] == new.lower()
+    assert admin.get(f"/accounts/{made['username']}").status_code == 404
+    assert admin.get(f"/accounts/{new}").json()["id"] == made["id"]
+    assert can_log_in(server, new, PASSWORD)
+    assert not can_log_in(server, made["username"], PASSWORD)
+    # The old name is free, and another spelling of its own is no conflict with itself.
+    assert admin.post("/accounts", json={"username": made["username"]}).status_code == 201
+    again = admin.patch(f"/accounts/{made['id']}", json={"username": new.upper()})
+    assert (again.status_code, again.json()["username"]) == (200, new.lower())
+
+
+# --- Entity tags ----------------------------------------------------------------------------------
+
+
+def test_who_has_the_account_already_is_answered_304_until_it_changes(admin: Client) -> None:
+    path = f"/accounts/{make(admin)['id']}"
+    tag = admin.get(path).headers["ETag"]
+    assert tag.startswith('"')  # strong
+    for method in ("GET", "HEAD"):
+        response = admin.request(method, path, headers={"If-None-Match": tag})
+        assert (response.status_code, response.content) == (304, b"")
+        assert response.headers["ETag"] == tag
+    assert admin.get(path, headers={"If-None-Match": '"another"'}).status_code == 200
+    changed = admin.patch(path, json={"display_name": "new"})
+    assert changed.headers["ETag"] != tag
+    assert admin.get(path, headers={"If-None-Match": tag}).status_code == 200
+
+
+def test_a_change_of_what_was_read_is_made_and_a_change_of_what_is_stale_is_not(
+    admin: Client,
+) -> None:
+    path = f"/accounts/{make(admin)['id']}"
+    first = admin.get(path).headers["ETag"]
+    done = admin.patch(path, json={"display_name": "one"}, headers={"If-Match": first})
+    assert done.status_code == 200
+    second = done.headers["ETag"]
+    refused = admin.patch(path, json={"display_name": "two"}, headers={"If-Match": first})
+    assert problem(refused, 412)["code"] == "stale"
+    assert admin.get(path).json()["display_name"] == "one"
+    assert admin.get(path).headers["ETag"] == second
+    problem(admin.delete(path, headers={"If-Match": first}), 412)
+    assert admin.get(path).status_code == 200
+    assert admin.delete(path, headers={"If-Match": second}).status_code == 204
+    assert admin.get(path).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "tag", ['"0"', '"abc"', 'W/"1"', '"01"', '"3000000000"', f'"{10**30}"', "1x", '""', '"-1"']
+)
+def test_a_tag_that_the_account_never_had_changes_nothing(admin: Client, tag: str) -> None:
+    path = f"/accounts/{make(admin)['id']}"
+    response = admin.patch(path, json={"display_name": "x"}, headers={"If-Match": tag})
+    problem(response, 412)
+    assert admin.delete(path, headers={"If-Match": tag}).status_code == 412
+    assert admin.get(path).json()["display_name"] == ""
+
+
+def test_any_version_matches_a_star(admin: Client) -> None:
+    path = f"/accounts/{make(admin)['id']}"
+    assert admin.patch(path, json={}, headers={"If-Match": "*"}).status_code == 200
+    assert admin.delete(path, headers={"If-Match": "*"}).status_code == 204
+
+
+# --- Merge patch ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("media_type", ["application/merge-patch+json", "application/json"])
+def test_a_merge_patch_is_taken_under_both_media_types(admin: Client, media_type: str) -> None:
+    path = f"/accounts/{make(admin)['id']}"
+    response = admin.patch(
+        path, data='{"display_name": "Élodie"}'.encode(), headers={"Content-Type": media_type}
+    )
+    assert (response.status_code, response.json()["display_name"]) == (200, "Élodie")
+
+
+@pytest.mark.parametrize("media_type", ["text/plain", "application/json-patch+json", ""])
+def test_a_patch_in_another_format_is_refused(admin: Client, media_type: str) -> None:
+    path = f"/accounts/{make(admin)['id']}"
+    response = admin.patch(path, data="{}", headers={"Content-Type": media_type})
+    problem(response, 415)
+
+
+def test_a_merge_patch_is_no_format_for_a_create(admin: Client) -> None:
+    headers = {"Content-Type": "application/merge-patch+json"}
+    problem(admin.post("/accounts", data='{"username": "x"}', headers=headers), 415)
+
+
+def test_null_puts_each_field_back_to_what_it_is_without_being_given(admin: Client) -> None:
+    fields = {
+        "kind": "machine",
+        "display_name": "A name",
+        "enabled": False,
+        "claims": {"a": 1},
+        "metadata": {"b": 2},
+        "expires_at": FAR,
+    }
+    path = f"/accounts/{make(admin, **fields)['id']}"
+    plain = make(admin)
+    for name in fields:
+        response = admin.patch(path, json={name: None})
+        assert response.status_code == 200, name
+        assert response.json()[name] == plain[name], name
+    problem(admin.patch(path, json={"username": None}), 422, "username")
+
+
+def test_objects_are_merged_by_member_and_all_else_is_left_alone(admin: Client) -> None:
+    made = make(
+        admin,
+        display_name="stays",
+        claims={"a": 1, "b": {"c": 2, "d": 3}, "e": [1, 2]},
+        metadata={"kept": True},
+    )
+    patch = {"claims": {"a": None, "b": {"c": None, "new": {"x": None}}, "e": [3]}}
+    changed = admin.patch(f"/accounts/{made['id']}", json=patch).json()
+    assert changed["claims"] == {"b": {"d": 3, "new": {}}, "e": [3]}
+    assert changed | {"claims": {}, "updated_at": ""} == made | {"claims": {}, "updated_at": ""}
+
+
+def test_a_patch_obeys_the_rules_of_a_create(admin: Client) -> None:
+    made = make(admin, claims={"long": "x" * 9_000})
+    path = f"/accounts/{made['id']}"
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"username": "a b"}, "username"),
+        ({"kind": "robot"}, "kind"),
+        ({"display_name": "x" * 201}, "display_name"),
+        ({"claims": {"more": "x" * 9_000}}, "claims"),  # only together too large
+        ({"claims": 1}, "claims"),
+        ({"expires_at": "soon"}, "expires_at"),
+        ({"password": PASSWORD}, "password"),
+        ({"grants": {}}, "grants"),
+        ({"created_at": FAR}, "created_at"),
+    ]
+    for patch, field in refused:
+        problem(admin.patch(path, json=patch), 422, field)
+    for body in (b"[]", b"1", b'"text"', b"null"):
+        headers = {"Content-Type": "application/json"}
+        assert admin.patch(path, data=body, headers=headers).status_code == 422, body
+    assert admin.get(path).json() == made
+
+
+@pytest.mark.fault
+def test_patches_at_once_of_different_members_all_arrive(server: LiveServer, admin: Client) -> None:
+    path = f"/accounts/{make(admin)['id']}"
+    token = str(admin.session.headers["Authorization"]).removeprefix("Bearer ")
+
+    def patch(number: int) -> int:
+        client = Client(server.url, token=token)
+        with client.session:
+            return client.patch(path, json={"claims": {f"c{number}": number}}).status_code
+
+    with ThreadPoolExecutor(10) as pool:
+        assert set(pool.map(patch, range(20))) == {200}
+    assert admin.get(path).json()["claims"] == {f"c{number}": number for number in range(20)}
+
+
+# --- Passwords ------------------------------------------------------------------------------------
+
+#: A password and the words of its refusal.
+REASONS = [
+    ("", "must not be empty"),
+    ("x" * 14, "at least 15 characters"),
+    ("é" * 1025, "at most 1,024 characters"),
+    ("abcdefghijklmnop", "a sequence such as 12345"),
+    ("aaaaaaaaaaaaaaaaaaaa", "one repeated sign"),
+    ("password123456789", "a common password, nor one with digits"),
+    ("P@ssw0rd!!!!!!!!!!", "a common password"),
+    ("keyoskkeyoskkeyosk", "a name of the account or of this service"),
+    ("a line\nand another one", "control characters"),
+    ("kysk_is how a key begins", "must not start with kysk_"),
+]
+
+
+@pytest.mark.parametrize(("password", "reason"), REASONS, ids=[reason for _, reason in REASONS])
+def test_a_bad_password_is_refused_with_its_reason_wherever_it_is_given(
+    admin: Client, password: str, reason: str
+) -> None:
+    made = make(admin)
+    for response in (
+        admin.put(f"/accounts/{made['id']}/password", json={"password": password}),
+        admin.post("/accounts", json={"username": unique("refused"), "password": password}),
+    ):
+        body = problem(response, 422, "password")
+        assert reason in body["errors"][0]["message"]
+    assert admin.get(f"/accounts/{made['id']}").json()["has_password"] is False
+
+
+def test_the_names_of_the_account_are_no_password(admin: Client) -> None:
+    made = make(admin, "wilhelmina", display_name="Countess Ludovica")
+    for password in (made["username"].title() + "!!", "1 countess ludovica 1"):
+        response = admin.put(f"/accounts/{made['id']}/password", json={"password": password})
+        assert "name" in problem(response, 422, "password")["errors"][0]["message"]
+
+
+@pytest.mark.parametrize(
+    "password",
+    [
+        "".join(chr(0x1F300 + 7 * n % 701) for n in range(1024)),
+        "pass wort mit Umläuten",
+        " leading and trailing ",
+        "ｆｕｌｌｗｉｄｔｈ of the word",
+    ],
+    ids=["1024 emoji", "umlauts", "spaces around", "fullwidth"],
+)
+def test_any_unicode_is_a_password_and_none_of_it_is_cut_off(
+    server: LiveServer, admin: Client, password: str
+) -> None:
+    made = make(admin, password=password)
+    as_utf8 = password.encode()  # requests sends text as ISO-8859-1
+    assert can_log_in(server, made["username"], as_utf8)  # type: ignore[arg-type]
+    assert not can_log_in(server, made["username"], as_utf8[:-4])  # type: ignore[arg-type]
+
+
+def test_a_password_logs_in_however_its_accents_are_composed(
+    server: LiveServer, admin: Client
+) -> None:
+    password = "façade d'été à Orléans"
+    made = make(admin, password=unicodedata.normalize("NFD", password))
+    for form in ("NFC", "NFD"):
+        secret = unicodedata.normalize(form, password).encode()
+        assert can_log_in(server, made["username"], secret)  # type: ignore[arg-type]
+
+
+def test_an_admin_sets_and_removes_a_password(server: LiveServer, admin: Client) -> None:
+    made = make(admin)
+    path = f"/accounts/{made['username']}"
+    tag = admin.get(path).headers["ETag"]
+    assert not can_log_in(server, made["username"], PASSWORD)
+    response = admin.put(f"{path}/password", json={"password": PASSWORD})
+    assert (response.status_code, response.content) == (204, b"")
+    assert can_log_in(server, made["username"], PASSWORD)
+    assert admin.get(path).json()["has_password"] is True
+    assert admin.get(path).headers["ETag"] != tag
+    assert admin.put(f"{path}/password", json={"password": OTHER_PASSWORD}).status_code == 204
+    assert not can_log_in(server, made["username"], PASSWORD)
+    assert can_log_in(server, made["username"], OTHER_PASSWORD)
+    assert admin.delete(f"{path}/password").status_code == 204
+    assert not can_log_in(server, made["username"], OTHER_PASSWORD)
+    assert admin.get(path).json()["has_password"] is False
+    problem(admin.delete(f"{path}/password"), 404)
+
+
+def test_a_password_can_be_set_and_not_read(admin: Client) -> None:
+    made = make(admin, password=PASSWORD)
+    problem(admin.get(f"/accounts/{made['id']}/password"), 405)
+    for path in (f"/accounts/{made['id']}", "/accounts?limit=200"):
+        text = admin.get(path).text
+        assert PASSWORD not in text
+        assert "argon2" not in text
+
+
+def test_an_account_changes_its_own_password_if_it_knows_the_current_one(
+    server: LiveServer, admin: Client
+) -> None:
+    made = make(admin, password=PASSWORD)
+    username = made["username"]
+    me = server.client(username, PASSWORD)
+    new = {"password": OTHER_PASSWORD}
+    problem(me.put("/accounts/me/password", json=new), 422, "current_password")
+    wrong = me.put(
+        "/accounts/me/password", json={**new, "current_password": "seven quiet herons wadE"}
+    )
+    assert problem(wrong, 403)["code"] == "forbidden"
+    assert can_log_in(server, username, PASSWORD)
+    bad = {"password": "short", "current_password": PASSWORD}
+    problem(me.put("/accounts/me/password", json=bad), 422, "password")
+    done = me.put("/accounts/me/password", json={**new, "current_password": PASSWORD})
+    assert done.status_code == 204
+    assert not can_log_in(server, username, PASSWORD)
+    assert can_log_in(server, username, OTHER_PASSWORD)
+
+
+def test_an_account_cannot_touch_the_password_of_another(server: LiveServer, admin: Client) -> None:
+    mine, other = make(admin, password=PASSWORD), make(admin, password=OTHER_PASSWORD)
+    me = server.client(mine["username"], PASSWORD)
+    path = f"/accounts/{other['username']}/password"
+    for body in (
+        {"password": "some third password here", "current_password": OTHER_PASSWORD},
+        {"password": "some third password here", "current_password": PASSWORD},
+    ):
+        problem(me.put(path, json=body), 403)
+        problem(me.delete(path, json={"current_password": body["current_password"]}), 403)
+    problem(me.delete(path), 403)
+    assert can_log_in(server, mine["username"], PASSWORD)
+    assert can_log_in(server, other["username"], OTHER_PASSWORD)
+
+
+def test_a_current_password_that_an_admin_gives_is_held_against_the_account_too(
+    admin: Client,
+) -> None:
+    made = make(admin, password=PASSWORD)
+    path = f"/accounts/{made['id']}/password"
+    body = {"password": OTHER_PASSWORD, "current_password": "not at all the password"}
+    problem(admin.put(path, json=body), 403)
+    assert admin.put(path, json=body | {"current_password": PASSWORD}).status_code == 204
+
+
+# --- The account itself ---------------------------------------------------------------------------
+
+
+def test_an_account_sees_itself_without_its_metadata_by_any_login(
+    server: LiveServer, admin: Client
+) -> None:
+    made = make(
+        admin,
+        "zora",
+        password=PASSWORD,
+        claims={"team": "blue"},
+        metadata={"note": "hidden-from-zora"},
+    )
+    key = admin.post(f"/accounts/{made['id']}/api-keys", json={"name": "k"}).json()["secret"]
+    name = made["username"]
+    expected = {field: value for field, value in made.items() if field != "metadata"}
+    for client in (server.client(name, PASSWORD), server.client(name.upper(), key)):
+        for path in ("me", name, name.upper(), made["id"]):
+            response = client.get(f"/accounts/{path}")
+            assert response.status_code == 200, path
+            assert "hidden-from-zora" not in response.text
+            assert response.json() | {"last_login_at": None} == expected
+    assert admin.get(f"/accounts/{name}").json()["metadata"] == {"note": "hidden-from-zora"}
+
+
+def test_metadata_is_in_no_token_and_in_no_list_but_the_admins(
+    server: LiveServer, admin: Client
+) -> None:
+    made = make(admin, password=PASSWORD, metadata={"note": "hidden-from-services"})
+    token = server.client(made["username"], PASSWORD).post("/auth/token").json()["access_token"]
+    payload = token.split(".")[1]
+    assert b"hidden-from-services" not in urlsafe_b64decode(payload + "=" * (-len(payload) % 4))
+    reader = make(admin, password=PASSWORD, grants={"scopes": ["keyosk:accounts:read"]})
+    shown = server.client(reader["username"], PASSWORD).get(f"/accounts/{made['id']}").json()
+    assert shown["metadata"] == made["metadata"]
+
+
+def test_an_account_without_scopes_can_read_itself_and_nothing_else(
+    server: LiveServer, admin: Client
+) -> None:
+    made, other = make(admin, password=PASSWORD), make(admin)
+    me = server.client(made["username"], PASSWORD)
+    assert me.get("/accounts/me/grants").json() == {"scopes": [], "roles": []}
+    forbidden = [
+        ("GET", "/accounts"),
+        ("POST", "/accounts"),
+        ("PATCH", "/accounts/me"),
+        ("DELETE", "/accounts/me"),
+        ("PUT", "/accounts/me/grants"),
+        ("PATCH", "/accounts/me/grants"),
+        ("GET", f"/accounts/{other['id']}"),
+        ("GET", f"/accounts/{other['username']}/grants"),
+        ("GET", f"/accounts/{other['username']}/api-keys"),
+        ("GET", "/accounts/nobody-at-all"),
+    ]
+    for method, path in forbidden:
+        body = problem(me.request(method, path, json={}), 403)
+        assert body["code"] == "insufficient_scope", (method, path)
+    assert admin.get(f"/accounts/{made['id']}").status_code == 200
+
+
+def test_the_admin_is_an_account_as_any_other(admin: Client) -> None:
+    body = admin.get("/accounts/me").json()
+    assert body["username"] == "admin"
+    assert body["metadata"] == {}
+    assert admin.get("/accounts/me/grants").json() == {"scopes": ["keyosk:admin"], "roles": []}
+
+
+# --- Disabled, expired, deleted -------------------------------------------------------------------
+
+
+def test_a_disabled_account_is_refused_at_once_whatever_it_shows(
+    server: LiveServer, admin: Client
+) -> None:
+    made = make(admin, password=PASSWORD, grants={"scopes": ["keyosk:accounts:read"]})
+    path, name = f"/accounts/{made['id']}", made["username"]
+    key = admin.post(f"{path}/api-keys", json={"name": "k"}).json()["secret"]
+    by_token = bearer(server, name, PASSWORD, audience="keyosk")
+    by_key = server.client(name, key)
+    assert by_token.get("/accounts/me").status_code == 200
+    assert by_key.get("/accounts/me").status_code == 200
+    admin.patch(path, json={"enabled": False})
+    assert not can_log_in(server, name, PASSWORD)
+    assert by_key.get("/accounts/me").status_code == 401
+    problem(by_token.get("/accounts/me"), 401)
+    admin.patch(path, json={"enabled": True})
+    assert by_token.get("/accounts/me").status_code == 200
+    assert can_log_in(server, name, PASSWORD)
+
+
+def test_an_account_that_has_expired_is_refused_and_works_again_once_it_has_not(
+    server: LiveServer, admin: Client
+) -> None:
+    made = make(admin, password=PASSWORD)
+    path, name = f"/accounts/{made['id']}", made["username"]
+    key = admin.post(f"{path}/api-keys", json={"name": "k"}).json()["secret"]
+    admin.patch(path, json={"expires_at": PAST})
+    assert not can_log_in(server, name, PASSWORD)
+    assert not can_log_in(server, name, key)
+    admin.patch(path, json={"expires_at": FAR})
+    assert can_log_in(server, name, PASSWORD)
+    assert can_log_in(server, name, key)
+
+
+def test_a_token_expires_with_its_account(server: LiveServer, admin: Client) -> None:
+    soon = (datetime.now(UTC) + timedelta(seconds=120)).isoformat(timespec="seconds")
+    made = make(admin, password=PASSWORD, expires_at=soon)
+    answer = server.client(made["username"], PASSWORD).post("/auth/token").json()
+    assert 0 < answer["expires_in"] <= 120
+
+
+def test_everything_of_a_deleted_account_stops_at_once(server: LiveServer, admin: Client) -> None:
+    service = make_service(admin, "read")
+    grants = {"scopes": [f"{service}:read", "keyosk:accounts:read"]}
+    made = make(admin, password=PASSWORD, grants=grants)
+    path, name = f"/accounts/{made['id']}", made["username"]
+    key = admin.post(f"{path}/api-keys", json={"name": "k"}).json()
+    by_token = bearer(server, name, PASSWORD, audience="keyosk")
+    assert by_token.get("/accounts?limit=1").status_code == 200
+    assert can_log_in(server, name, key["secret"])
+
+    response = admin.delete(f"/accounts/{name}")
+    assert (response.status_code, response.content) == (204, b"")
+    for gone in (path, f"{path}/grants", f"{path}/api-keys", f"{path}/api-keys/{key['id']}"):
+        problem(admin.get(gone), 404)
+    assert not can_log_in(server, name, PASSWORD)
+    assert not can_log_in(server, name, key["secret"])
+    problem(by_token.get("/accounts?limit=1"), 401)
+    problem(admin.delete(path), 404)
+
+    # A new account of the same name has nothing of the old one.
+    again = admin.post("/accounts", json={"username": name}).json()
+    assert again["id"] != made["id"]
+    assert again["has_password"] is False
+    assert admin.get(f"/accounts/{name}/grants").json() == {"scopes": [], "roles": []}
+    assert not can_log_in(server, name, PASSWORD)
+    assert not can_log_in(server, name, key["secret"])
+    problem(by_token.get("/accounts?limit=1"), 401)
+
+
+# --- Lists ----------------------------------------------------------------------------------------
+
+
+def test_a_list_is_walked_page_by_page_in_the_order_in_which_accounts_were_made(
+    server: LiveServer, admin: Client
+) -> None:
+    made = [make(admin)["id"] for _ in range(5)]
+    everything = admin.get("/accounts?limit=200&total=true")
+    total = int(everything.headers["X-Total-Count"])
+    size = max(2, total // 4)
+    seen: list[str] = []
+    path: str | None = f"/accounts?limit={size}"
+    pages = 0
+    while path is not None:
+        response = admin.get(path)
+        body = response.json()
+        assert body.keys() == {"items", "next"}
+        assert len(body["items"]) <= size
+        seen += [item["id"] for item in body["items"]]
+        if body["next"] is None:
+            assert "Link" not in response.headers
+            path = None
+        else:
+            assert len(body["items"]) == size
+            path = response.links["next"]["url"]
+            assert f"cursor={body['next']}" in path
+            assert f"limit={size}" in path
+        pages += 1
+    assert pages >= 2
+    assert len(seen) == len(set(seen)) == total
+    assert seen == sorted(seen)  # by id, which sorts by time
+    assert seen[-5:] == made
+
+
+def test_a_page_goes_on_after_an_account_that_was_deleted_meanwhile(admin: Client) -> None:
+    first, second = make(admin), make(admin)
+    listed = admin.get("/accounts?limit=200").json()["items"]
+    before = [item["id"] for item in listed].index(first["id"])
+    page = admin.get(f"/accounts?limit={before + 1}").json()
+    assert page["items"][-1]["id"] == first["id"]
+    admin.delete(f"/accounts/{first['id']}")
+    rest = admin.get("/accounts", params={"cursor": page["next"]}).json()
+    assert [item["id"] for item in rest["items"]] == [second["id"]]
+
+
+def test_a_list_has_fifty_items_unless_told_otherwise(admin: Client) -> None:
+    have = int(admin.get("/accounts?total=true&limit=1").headers["X-Total-Count"])
+    for _ in range(51 - have):
+        make(admin)
+    assert len(admin.get("/accounts").json()["items"]) == 50
+    assert "X-Total-Count" not in admin.get("/accounts").headers
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("limit=0", "limit"),
+        ("limit=201", "limit"),
+        ("limit=-1", "limit"),
+        ("limit=ten", "limit"),
+        ("limit=", "limit"),
+        ("limit=%D9%A3", "limit"),  # an Arabic 3
+        ("limit=1&limit=2", "limit"),
+        ("cursor=", "cursor"),
+        ("cursor=x", "cursor"),
+        ("cursor=!!!", "cursor"),
+        ("cursor=JyBPUiAxPTEgLS0", "cursor"),  # ' OR 1=1 --
+        ("cursor=AAAA%00", "cursor"),
+        ("color=red", "color"),
+    ],
+)
+def test_a_list_with_a_bad_parameter_is_refused_by_its_name(
+    admin: Client, query: str, field: str
+) -> None:
+    problem(admin.get(f"/accounts?{query}"), 422, field)
+
+
+# --- Grants ---------------------------------------------------------------------------------------
+
+
+def test_a_put_replaces_all_grants_and_they_are_read_back_in_their_shortest_shape(
+    admin: Client,
+) -> None:
+    service = make_service(admin, "a", "b", "c", "d")
+    path = f"/accounts/{make(admin)['id']}/grants"
+    put = {
+        "scopes": [
+            {"name": f"{service}:d", "with": "api_key", "until": "2090-01-01T01:00:00+01:00"},
+            {"name": f"{service}:c", "until": FAR, "with": None},
+            {"name": f"{service}:b", "with": "password"},
+            {"name": f"{service}:a", "with": None, "until": None},
+        ]
+    }
+    expected = {
+        "scopes": [
+            f"{service}:a",
+            {"name": f"{service}:b", "with": "password"},
+            {"name": f"{service}:c", "until": FAR},
+            {"name": f"{service}:d", "with": "api_key", "until": FAR},
+        ],
+        "roles": [],
+    }
+    assert admin.put(path, json=put).json() == expected
+    assert admin.get(path).json() == expected
+    assert admin.put(path, json=expected).json() == expected  # what is read can be written
+    assert admin.put(path, json={"scopes": []}).json() == {"scopes": [], "roles": []}
+
+
+def test_a_patch_adds_replaces_and_removes_single_grants(admin: Client) -> None:
+    service = make_service(admin, "a", "b", "c")
+    path = f"/accounts/{make(admin)['id']}/grants"
+    admin.put(path, json={"scopes": [f"{service}:a", f"{service}:b"]})
+    patched = admin.patch(
+        path,
+        json={
+            "add": {"scopes": [f"{service}:c", {"name": f"{service}:a", "with": "password"}]},
+            "remove": {"scopes": [f"{service}:b", "not:held"]},
+        },
+    )
+    expected = {
+        "scopes": [{"name": f"{service}:a", "with": "password"}, f"{service}:c"],
+        "roles": [],
+    }
+    assert patched.json() == expected
+    assert admin.patch(path, json={}).json() == expected
+
+
+def test_grants_with_a_fault_change_nothing(admin: Client) -> None:
+    service = make_service(admin, "a", "b")
+    path = f"/accounts/{make(admin)['id']}/grants"
+    admin.put(path, json={"scopes": [f"{service}:a"]})
+    good = f"{service}:b"
+    refused: list[tuple[str, Any, str]] = [
+        ("PUT", {"scopes": [good, "no:such"]}, "scopes"),
+        ("PUT", {"scopes": [good, good]}, "scopes"),
+        ("PUT", {"scopes": [{"name": good, "with": "face"}]}, "scopes.0.with"),
+        ("PUT", {"scopes": [{"name": good, "until": "soon"}]}, "scopes.0.until"),
+        ("PUT", {"scopes": [{"with": "password"}]}, "scopes.0.name"),
+        ("PUT", {"scopes": [7]}, "scopes.0"),
+        ("PUT", {"scope": [good]}, "scope"),
+        ("PUT", {"scopes": [good], "roles": ["no-such"]}, "roles"),
+        ("PATCH", {"add": {"scopes": [good, "no:such"]}}, "scopes"),
+        ("PATCH", {"add": [good]}, "add"),
+        ("PATCH", {"scopes": [good]}, "scopes"),
+    ]
+    for method, body, field in refused:
+        response = admin.request(method, path, json=body)
+        assert response.status_code == 422, body
+        assert field in {
+            error["field"].removesuffix("._schema") for error in response.json()["errors"]
+        }
+        assert admin.get(path).json() == {"scopes": [f"{service}:a"], "roles": []}, body
+
+
+def test_the_grants_of_nobody_are_not_found(admin: Client) -> None:
+    path = "/accounts/nobody-at-all/grants"
+    problem(admin.get(path), 404)
+    problem(admin.put(path, json={"scopes": []}), 404)
+    problem(admin.patch(path, json={"remove": {"scopes": ["a:b"]}}), 404)
+
+
+def test_a_grant_counts_only_for_its_credential_and_until_its_time(
+    server: LiveServer, admin: Client
+) -> None:
+    service = make_service(admin, "always", "password", "key", "over")
+    made = make(admin, password=PASSWORD)
+    admin.put(
+        f"/accounts/{made['id']}/grants",
+        json={
+            "scopes": [
+                f"{service}:always",
+                {"name": f"{service}:password", "with": "password"},
+                {"name": f"{service}:key", "with": "api_key"},
+                {"name": f"{service}:over", "until": PAST},
+            ]
+        },
+    )
+    key = admin.post(f"/accounts/{made['id']}/api-keys", json={"name": "k"}).json()["secret"]
+    scopes = {
+        secret: server.client(made["username"], secret).post("/auth/token").json()["scope"]
+        for secret in (PASSWORD, key)
+    }
+    assert set(scopes[PASSWORD].split()) == {f"{service}:always", f"{service}:password"}
+    assert set(scopes[key].split()) == {f"{service}:always", f"{service}:key"}
+
+
+def test_what_was_taken_from_an_account_is_in_no_later_token(
+    server: LiveServer, admin: Client
+) -> None:
+    service = make_service(admin, "read", "write")
+    both = {"scopes": [f"{service}:read", f"{service}:write"]}
+    made = make(admin, password=PASSWORD, grants=both)
+    client = server.client(made["username"], PASSWORD)
+    assert set(client.post("/auth/token").json()["scope"].split()) == set(both["scopes"])
+    remove = {"remove": {"scopes": [f"{service}:write"]}}
+    admin.patch(f"/accounts/{made['id']}/grants", json=remove)
+    assert client.post("/auth/token").json()["scope"] == f"{service}:read"
+
+
+@pytest.mark.fault
+def test_grants_that_are_given_at_once_all_arrive(server: LiveServer, admin: Client) -> None:
+    names = [str(number) for number in range(12)]
+    service = make_service(admin, *names)
+    path = f"/accounts/{make(admin)['id']}/grants"
+    token = str(admin.session.headers["Authorization"]).removeprefix("Bearer ")
+
+    def give(name: str) -> int:
+        client = Client(server.url, token=token)
+        with client.session:
+            body = {"add": {"scopes": [f"{service}:{name}"]}}
+            return client.patch(path, json=body).status_code
+
+    with ThreadPoolExecutor(12) as pool:
+        assert set(pool.map(give, names)) == {200}
+    assert len(admin.get(path).json()["scopes"]) == 12
+
+
+@pytest.mark.attack
+def test_who_may_make_accounts_cannot_make_an_admin(server: LiveServer, admin: Client) -> None:
+    clerk = make(admin, password=PASSWORD, grants={"scopes": ["keyosk:accounts:write"]})
+    client = server.client(clerk["username"], PASSWORD)
+    evil = unique("evil")
+    body = {"username": evil, "password": PASSWORD, "grants": {"scopes": ["keyosk:admin"]}}
+    assert problem(client.post("/accounts", json=body), 403)["code"] == "insufficient_scope"
+    assert admin.get(f"/accounts/{evil}").status_code == 404
+    put = client.put(f"/accounts/{clerk['id']}/grants", json={"scopes": ["keyosk:admin"]})
+    assert problem(put, 403)["code"] == "insufficient_scope"
+    assert client.post("/accounts", json={"username": unique("plain")}).status_code == 201
+
+
+def test_a_login_is_noted_and_is_no_change_of_the_account(
+    server: LiveServer, admin: Client
+) -> None:
+    made = make(admin, password=PASSWORD)
+    path = f"/accounts/{made['id']}"
+    tag = admin.get(path).headers["ETag"]
+    assert can_log_in(server, made["username"], PASSWORD)
+    deadline = time.monotonic() + 10
+    while admin.get(path).json()["last_login_at"] is None:
+        assert time.monotonic() < deadline, "the login was not noted"
+        time.sleep(0.02)
+    assert admin.get(path).headers["ETag"] == tag
+    assert admin.get(path).json()["updated_at"] == made["updated_at"]
+
+
+def test_the_admin_of_these_tests_can_still_log_in(server: LiveServer) -> None:
+    assert can_log_in(server, "ADMIN", ADMIN_PASSWORD)

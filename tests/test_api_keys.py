@@ -1,0 +1,515 @@
+"""/accounts/{account}/api-keys: made here, shown once, kept as digests."""
+
+import hashlib
+import time
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import requests
+
+from keyosk import api_key_form
+from live import Client, LiveServer, unique
+
+PASSWORD = "seven quiet herons wade"
+FAR = "2090-01-01T00:00:00Z"
+PAST = "2020-01-01T00:00:00Z"
+FIELDS = [
+    "id",
+    "name",
+    "description",
+    "prefix",
+    "scopes",
+    "networks",
+    "expires_at",
+    "enabled",
+    "last_used_at",
+    "successor",
+    "created_at",
+    "updated_at",
+]
+
+
+def make_account(admin: Client, stem: str = "owner", **fields: Any) -> dict[str, Any]:
+    response = admin.post("/accounts", json={"username": unique(stem), **fields})
+    assert response.status_code == 201, response.text
+    made: dict[str, Any] = response.json()
+    return made
+
+
+def make_key(admin: Client, account: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    response = admin.post(f"/accounts/{account['id']}/api-keys", json={"name": "a key", **fields})
+    assert response.status_code == 201, response.text
+    made: dict[str, Any] = response.json()
+    return made
+
+
+def make_service(admin: Client, *scopes: str) -> str:
+    name = unique("service")
+    body = {"name": name, "scopes": [f"{name}:{scope}" for scope in scopes]}
+    assert admin.post("/services", json=body).status_code == 201
+    return name
+
+
+def problem(response: requests.Response, status: int, *fields: str) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert response.headers["Content-Type"] == "application/problem+json"
+    body: dict[str, Any] = response.json()
+    assert [error["field"] for error in body.get("errors", [])] == list(fields)
+    return body
+
+
+def scopes_of(server: LiveServer, username: str, secret: str) -> set[str]:
+    response = server.client(username, secret).post("/auth/token")
+    assert response.status_code == 200, response.text
+    return set(response.json()["scope"].split())
+
+
+def works(server: LiveServer, username: str, secret: str) -> bool:
+    response = server.client(username, secret).post("/auth/token")
+    assert response.status_code in (200, 401)
+    return response.status_code == 200
+
+
+@pytest.fixture
+def owner(admin: Client) -> dict[str, Any]:
+    """An account of the test's own, with a password."""
+    return make_account(admin, password=PASSWORD)
+
+
+# --- Shown once -----------------------------------------------------------------------------------
+
+
+def test_a_new_key_is_answered_whole_with_its_secret(admin: Client, owner: dict[str, Any]) -> None:
+    response = admin.post(
+        f"/accounts/{owner['username'].upper()}/api-keys", json={"name": "laptop"}
+    )
+    assert response.status_code == 201
+    body = response.json()
+    assert list(body) == [*FIELDS, "secret"]
+    assert (body["name"], body["description"]) == ("laptop", "")
+    assert (body["enabled"], body["scopes"], body["networks"]) == (True, None, None)
+    assert body["successor"] is None
+    assert (body["expires_at"], body["last_used_at"]) == (None, None)
+    assert api_key_form.is_well_formed(body["secret"])
+    assert body["prefix"] == body["secret"][:12]
+    # No cache may keep it.
+    assert response.headers["Cache-Control"] == "no-store"
+    assert response.headers["Location"] == f"/accounts/{owner['id']}/api-keys/{body['id']}"
+    shown = admin.get(response.headers["Location"])
+    del body["secret"]
+    assert shown.json() == body
+    assert shown.headers["ETag"] == response.headers["ETag"]
+
+
+def stored_bytes(server: LiveServer) -> bytes:
+    """All that the database holds of every table, as bytes."""
+    url = server.environment["KEYOSK_DATABASE_URL"]
+    if url.startswith("sqlite"):
+        path = Path(url.removeprefix("sqlite:///"))
+        return b"".join(path.with_name(path.name + suffix).read_bytes() for suffix in ("", "-wal"))
+    with psycopg.connect(url) as connection:
+        names = connection.execute(
+            "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+        ).fetchall()
+        rows = [
+            connection.execute(f'SELECT t::text FROM "{name}" t').fetchall() for (name,) in names
+        ]
+    return repr(rows).encode()
+
+
+@pytest.mark.attack
+def test_a_secret_is_in_no_later_answer_nor_in_the_database_nor_in_the_log(
+    server: LiveServer, admin: Client, owner: dict[str, Any]
+) -> None:
+    made = make_key(admin, owner, name="searched-for")
+    secret = made["secret"]
+    path = f"/accounts/{owner['id']}/api-keys/{made['id']}"
+    assert works(server, owner["username"], secret)
+    assert not works(server, "somebody-else", secret)
+    me = server.client(owner["username"], secret)
+    answers = [
+        admin.get(path),
+        admin.get(f"/accounts/{owner['id']}/api-keys"),
+        admin.get(f"/accounts/{owner['id']}"),
+        admin.patch(path, json={"name": "searched-for-still"}),
+        admin.patch(path, json={"secret": secret[:-1] + "!"}),
+        admin.post(f"/accounts/{owner['id']}/api-keys", json={"name": "another"}),
+        me.get("/accounts/me/api-keys"),
+        me.post("/auth/token"),
+        me.post("/accounts/me/api-keys", json={"name": "x"}),
+    ]
+    assert "searched-for" in answers[1].text
+    random_part = secret[12:-6]  # without what is shown and what can be computed
+    for answer in answers:
+        assert random_part not in answer.text.replace(secret[:-1] + "!", "")
+        assert random_part not in str(answer.headers)
+    stored, log = stored_bytes(server), server.log.read_bytes()
+    assert random_part.encode() not in stored
+    assert random_part.encode() not in log
+    # The search does find what is there: the name, and the digest that stands for the secret.
+    digest = hashlib.sha256(secret.encode()).digest()
+    assert b"searched-for-still" in stored
+    assert digest in stored or digest.hex().encode() in stored
+    assert b"/api-keys" in log
+
+
+def test_two_keys_of_one_name_are_two_keys(
+    server: LiveServer, admin: Client, owner: dict[str, Any]
+) -> None:
+    first, second = make_key(admin, owner, name="ci"), make_key(admin, owner, name="ci")
+    assert first["secret"] != second["secret"]
+    assert first["id"] != second["id"]
+    for key in (first, second):
+        assert works(server, owner["username"], key["secret"])
+
+
+# --- What a key lets in ---------------------------------------------------------------------------
+
+
+def test_a_key_works_for_its_own_account_only_and_in_any_spelling_of_its_name(
+    server: LiveServer, admin: Client, owner: dict[str, Any]
+) -> None:
+    other = make_account(admin)
+    secret = make_key(admin, owner)["secret"]
+    assert works(server, owner["username"], secret)
+    assert works(server, owner["username"].upper(), secret)
+    for username in (other["username"], owner["id"], "", "nobody-at-all"):
+        assert not works(server, username, secret), username
+
+
+def test_a_key_with_one_character_changed_is_refused(
+    server: LiveServer, admin: Client, owner: dict[str, Any]
+) -> None:
+    secret = make_key(admin, owner)["secret"]
+    changed = [
+        secret[:-1] + ("0" if secret[-1] != "0" else "1"),
+        secret[:20] + ("a" if secret[20] != "a" else "b") + secret[21:],
+        secret[:-1],
+        secret + "0",
+        secret.swapcase(),
+        api_key_form.generate(),
+    ]
+    for wrong in changed:
+        assert not works(server, owner["username"], wrong), wrong
+    assert works(server, owner["username"], secret)
+
+
+def test_a_limited_key_gives_what_it_is_limited_to_and_its_account_still_holds(
+    server: LiveServer, admin: Client
+) -> None:
+    service = make_service(admin, "a", "b", "c")
+    a, b, c = (f"{service}:{name}" for name in "abc")
+    owner = make_account(admin, grants={"scopes": [a, b]})
+    name = owner["username"]
+    everything = make_key(admin, owner)["secret"]
+    limited = make_key(admin, owner, scopes=[b, c, b])
+    nothing = make_key(admin, owner, scopes=[])["secret"]
+    assert limited["scopes"] == [b, c]  # twice is once
+    assert scopes_of(server, name, everything) == {a, b}
+    assert scopes_of(server, name, limited["secret"]) == {b}
+    assert scopes_of(server, name, nothing) == set()
+    asked = server.client(name, limited["secret"]).post("/auth/token", data={"scope": a})
+    assert (asked.status_code, asked.json()["error"]) == (400, "invalid_scope")
+    admin.put(f"/accounts/{owner['id']}/grants", json={"scopes": [c]})
+    assert scopes_of(server, name, everything) == {c}
+    assert scopes_of(server, name, limited["secret"]) == {c}
+    path = f"/accounts/{owner['id']}/api-keys/{limited['id']}"
+    assert admin.patch(path, json={"scopes": None}).json()["scopes"] is None
+    admin.put(f"/accounts/{owner['id']}/grants", json={"scopes": [a, c]})
+    assert scopes_of(server, name, limited["secret"]) == {a, c}
+
+
+def test_a_disabled_key_is_refused_and_works_again_once_it_is_enabled(
+    server: LiveServer, admin: Client, owner: dict[str, Any]
+) -> None:
+    key = make_key(admin, owner)
+    path = f"/accounts/{owner['id']}/api-keys/{key['id']}"
+    admin.patch(path, json={"enabled": False})
+    assert not works(server, owner["username"], key["secret"])
+    admin.patch(path, json={"enabled": None})
+    assert works(server, owner["username"], key["secret"])
+    born_disabled = make_key(admin, owner, enabled=False)
+    assert not works(server, owner["username"], born_disabled["secret"])
+
+
+def test_a_key_cannot_be_made_expired_but_can_be_expired_at_once(
+    server: LiveServer, admin: Client, owner: dict[str, Any]
+) -> None:
+    path = f"/accounts/{owner['id']}/api-keys"
+    body = problem(admin.post(path, json={"name": "old", "expires_at": PAST}), 422, "expires_at")
+    assert "future" in body["errors"][0]["message"]
+    assert admin.get(path).json()["items"] == []
+    key = make_key(admin, owner, expires_at=FAR)
+    assert key["expires_at"] == FAR
+    assert works(server, owner["username"], key["secret"])
+    assert admin.patch(f"{path}/{key['id']}", json={"expires_at": PAST}).status_code == 200
+    assert not works(server, owner["username"], key["secret"])
+
+
+def test_a_deleted_key_stops_at_once_and_so_do_its_tokens_at_keyosk(
+    server: LiveServer, admin: Client
+) -> None:
+    owner = make_account(admin, grants={"scopes": ["keyosk:services:read"]})
+    gone, stays = make_key(admin, owner), make_key(admin, owner)
+
+    def bearer(key: dict[str, Any]) -> Client:
+        basic = server.client(owner["username"], key["secret"])
+        token = basic.post("/auth/token", data={"audience": "keyosk"}).json()["access_token"]
+        return Client(server.url, token=token)
+
+    by_gone, by_stays = bearer(gone), bearer(stays)
+    assert by_gone.get("/services?limit=1").status_code == 200
+    path = f"/accounts/{owner['id']}/api-keys/{gone['id']}"
+    assert admin.delete(path).status_code == 204
+    assert not works(server, owner["username"], gone["secret"])
+    assert problem(by_gone.get("/services?limit=1"), 401)["code"] == "invalid_token"
+    problem(admin.get(path), 404)
+    problem(admin.delete(path), 404)
+    assert works(server, owner["username"], stays["secret"])
+    assert by_stays.get("/services?limit=1").status_code == 200
+
+
+def test_the_keys_of_a_deleted_account_stop_with_it(
+    server: LiveServer, admin: Client, owner: dict[str, Any]
+) -> None:
+    key = make_key(admin, owner)
+    assert works(server, owner["username"], key["secret"])
+    assert admin.delete(f"/accounts/{owner['id']}").status_code == 204
+    assert not works(server, owner["username"], key["secret"])
+    admin.post("/accounts", json={"username": owner["username"]})
+    assert not works(server, owner["username"], key["secret"])
+    digest = hashlib.sha256(key["secret"].encode()).digest()
+    if not server.environment["KEYOSK_DATABASE_URL"].startswith("sqlite"):  # freed pages stay there
+        assert digest.hex().encode() not in stored_bytes(server)
+
+
+def test_the_last_use_is_noted_once_in_a_while_and_is_no_change(
+    server: LiveServer, admin: Client, owner: dict[str, Any]
+) -> None:
+    key = make_key(admin, owner)
+    path = f"/accounts/{owner['id']}/api-keys/{key['id']}"
+    tag = admin.get(path).headers["ETag"]
+    assert works(server, owner["username"], key["secret"])
+    deadline = time.monotonic() + 10
+    while (used := admin.get(path).json()["last_used_at"]) is None:
+        assert time.monotonic() < deadline, "the use was not noted"
+        time.sleep(0.02)
+    assert used >= key["created_at"]
+    assert admin.get(path).headers["ETag"] == tag
+    assert admin.get(path).json()["updated_at"] == key["updated_at"]
+
+
+# --- Faults ---------------------------------------------------------------------------------------
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "no name": ({"name": None}, "name"),
+    "an empty name": ({"name": " \n"}, "name"),
+    "a name that is too long": ({"name": "x" * 201}, "name"),
+    "a name with an escape": ({"name": "\x1b[2J"}, "name"),
+    "a description that is too long": ({"description": "x" * 2001}, "description"),
+    "a scope that does not exist": ({"scopes": ["no:such"]}, "scopes"),
+    "scopes as text": ({"scopes": "todo:read"}, "scopes"),
+    "a scope that is no text": ({"scopes": [None]}, "scopes.0"),
+    "an expiry that is no time": ({"expires_at": "never"}, "expires_at"),
+    "enabled as a word": ({"enabled": "true"}, "enabled"),
+    "a secret of one's own": ({"secret": "kysk_" + "a" * 38}, "secret"),
+    "a prefix of one's own": ({"prefix": "kysk_mine"}, "prefix"),
+    "a time of last use": ({"last_used_at": FAR}, "last_used_at"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_key_with_a_fault_is_refused_by_field_when_made_and_when_changed(
+    admin: Client, owner: dict[str, Any], case: str
+) -> None:
+    fields, field = REFUSED[case]
+    path = f"/accounts/{owner['id']}/api-keys"
+    problem(admin.post(path, json={"name": "k", **fields}), 422, field)
+    assert admin.get(path).json()["items"] == []
+    key = make_key(admin, owner)
+    problem(admin.patch(f"{path}/{key['id']}", json=fields), 422, field)
+    del key["secret"]
+    assert admin.get(f"{path}/{key['id']}").json() == key
+
+
+def test_a_scope_that_exists_may_limit_a_key_before_its_account_holds_it(
+    server: LiveServer, admin: Client, owner: dict[str, Any]
+) -> None:
+    service = make_service(admin, "later")
+    key = make_key(admin, owner, scopes=[f"{service}:later"])
+    assert scopes_of(server, owner["username"], key["secret"]) == set()
+    admin.put(f"/accounts/{owner['id']}/grants", json={"scopes": [f"{service}:later"]})
+    assert scopes_of(server, owner["username"], key["secret"]) == {f"{service}:later"}
+
+
+@pytest.mark.parametrize("reference", ["01900000-0000-7000-8000-000000000000", "%00", "x", "%27"])
+def test_a_key_that_does_not_exist_is_not_found(
+    admin: Client, owner: dict[str, Any], reference: str
+) -> None:
+    path = f"/accounts/{owner['id']}/api-keys/{reference}"
+    problem(admin.get(path), 404)
+    problem(admin.patch(path, json={}), 404)
+    problem(admin.delete(path), 404)
+
+
+def test_a_key_is_found_under_its_own_account_only(
+    server: LiveServer, admin: Client, owner: dict[str, Any]
+) -> None:
+    other = make_account(admin, password=PASSWORD)
+    key = make_key(admin, owner)
+    problem(admin.get(f"/accounts/{other['id']}/api-keys/{key['id']}"), 404)
+    me = server.client(other["username"], PASSWORD)
+    problem(me.get(f"/accounts/me/api-keys/{key['id']}"), 404)
+    problem(me.delete(f"/accounts/me/api-keys/{key['id']}"), 404)
+    problem(me.patch(f"/accounts/me/api-keys/{key['id']}", json={"enabled": False}), 404)
+    assert works(server, owner["username"], key["secret"])
+
+
+def test_the_keys_of_nobody_are_not_found(admin: Client) -> None:
+    problem(admin.get("/accounts/nobody-at-all/api-keys"), 404)
+    problem(admin.post("/accounts/nobody-at-all/api-keys", json={"name": "k"}), 404)
+
+
+# --- Changes --------------------------------------------------------------------------------------
+
+
+def test_null_puts_each_field_of_a_key_back(admin: Client, owner: dict[str, Any]) -> None:
+    service = make_service(admin, "a")
+    fields = {
+        "description": "for the night job",
+        "scopes": [f"{service}:a"],
+        "expires_at": FAR,
+        "enabled": False,
+    }
+    made, plain = make_key(admin, owner, **fields), make_key(admin, owner)
+    path = f"/accounts/{owner['id']}/api-keys/{made['id']}"
+    assert {name: made[name] for name in fields} == fields
+    for name in fields:
+        changed = admin.patch(
+            path, json={name: None}, headers={"Content-Type": "application/merge-patch+json"}
+        )
+        assert changed.status_code == 200, name
+        assert changed.json()[name] == plain[name], name
+
+
+def test_a_stale_change_of_a_key_is_refused(
+    server: LiveServer, admin: Client, owner: dict[str, Any]
+) -> None:
+    key = make_key(admin, owner)
+    path = f"/accounts/{owner['id']}/api-keys/{key['id']}"
+    first = admin.get(path).headers["ETag"]
+    assert admin.get(path, headers={"If-None-Match": first}).status_code == 304
+    second = admin.patch(path, json={"name": "b"}, headers={"If-Match": first}).headers["ETag"]
+    assert second != first
+    assert admin.get(path, headers={"If-None-Match": first}).status_code == 200
+    problem(admin.patch(path, json={"name": "c"}, headers={"If-Match": first}), 412)
+    problem(admin.delete(path, headers={"If-Match": first}), 412)
+    assert admin.get(path).json()["name"] == "b"
+    assert works(server, owner["username"], key["secret"])
+    assert admin.delete(path, headers={"If-Match": second}).status_code == 204
+
+
+# --- Lists ----------------------------------------------------------------------------------------
+
+
+def test_the_keys_of_an_account_are_listed_page_by_page_and_counted(
+    admin: Client, owner: dict[str, Any]
+) -> None:
+    made = [make_key(admin, owner, name=f"k{number}")["name"] for number in range(5)]
+    make_key(admin, make_account(admin), name="of another account")
+    seen: list[str] = []
+    path: str | None = f"/accounts/{owner['username']}/api-keys?limit=2&total=true"
+    while path is not None:
+        response = admin.get(path)
+        assert response.headers["X-Total-Count"] == "5"
+        seen += [item["name"] for item in response.json()["items"]]
+        path = response.links.get("next", {}).get("url")
+    assert seen == made
+    problem(admin.get(f"/accounts/{owner['id']}/api-keys?cursor=zzz"), 422, "cursor")
+
+
+def test_the_list_of_an_account_with_a_name_beyond_latin_1_has_a_next_page(admin: Client) -> None:
+    owner = make_account(admin, "名前")
+    names = [make_key(admin, owner, name=name)["name"] for name in "ab"]
+    first = admin.get(f"/accounts/{owner['username']}/api-keys?limit=1")
+    assert first.status_code == 200, first.text
+    second = admin.get(first.links["next"]["url"])
+    assert [page.json()["items"][0]["name"] for page in (first, second)] == names
+
+
+# --- Who may --------------------------------------------------------------------------------------
+
+
+def test_an_account_manages_its_own_keys_by_password(
+    server: LiveServer, owner: dict[str, Any]
+) -> None:
+    me = server.client(owner["username"], PASSWORD)
+    made = me.post("/accounts/me/api-keys", json={"name": "mine"})
+    assert made.status_code == 201
+    assert made.headers["Location"].startswith(f"/accounts/{owner['id']}/api-keys/")
+    path = f"/accounts/me/api-keys/{made.json()['id']}"
+    assert works(server, owner["username"], made.json()["secret"])
+    assert me.patch(path, json={"name": "renamed"}).json()["name"] == "renamed"
+    assert [key["name"] for key in me.get("/accounts/me/api-keys").json()["items"]] == ["renamed"]
+    assert me.delete(path).status_code == 204
+    assert not works(server, owner["username"], made.json()["secret"])
+
+
+@pytest.fixture
+def by_api_key(server: LiveServer, admin: Client) -> list[Client]:
+    """An admin's API key, as such and as the token that it gave."""
+    owner = make_account(admin, grants={"scopes": ["keyosk:admin"]})
+    basic = server.client(owner["username"], make_key(admin, owner)["secret"])
+    token = basic.post("/auth/token", data={"audience": "keyosk"}).json()["access_token"]
+    return [basic, Client(server.url, token=token)]
+
+
+@pytest.mark.attack
+def test_a_stolen_key_cannot_make_itself_lasting(
+    admin: Client, owner: dict[str, Any], by_api_key: list[Client]
+) -> None:
+    key = make_key(admin, owner)
+    victim = f"/accounts/{owner['id']}"
+    attempts: list[tuple[str, str, dict[str, Any]]] = [
+        ("POST", "/accounts/me/api-keys", {"name": "another"}),
+        ("PUT", "/accounts/me/password", {"password": "some new password here"}),
+        ("PUT", f"{victim}/password", {"password": "some new password here"}),
+        ("DELETE", f"{victim}/password", {}),
+        ("POST", f"{victim}/api-keys", {"name": "another"}),
+        ("PATCH", f"{victim}/api-keys/{key['id']}", {"expires_at": None}),
+        ("POST", f"{victim}/api-keys/{key['id']}/rotate", {}),
+        ("DELETE", f"{victim}/api-keys/{key['id']}", {}),
+        ("PUT", f"{victim}/grants", {"scopes": ["keyosk:admin"]}),
+        ("PATCH", f"{victim}/grants", {"add": {"scopes": ["keyosk:admin"]}}),
+    ]
+    for client in by_api_key:
+        assert client.get(victim).status_code == 200  # it is an admin's, and may read
+        for method, path, body in attempts:
+            refused = problem(client.request(method, path, json=body), 403)
+            assert refused["code"] == "refused_by_rule", (method, path)
+    assert admin.get(f"{victim}/grants").json() == {"scopes": [], "roles": []}
+    assert len(admin.get(f"{victim}/api-keys").json()["items"]) == 1
+
+
+@pytest.mark.attack
+def test_a_stolen_key_cannot_make_an_account_that_outlives_it(by_api_key: list[Client]) -> None:
+    for client in by_api_key:
+        for body in ({"password": PASSWORD}, {"grants": {"scopes": ["keyosk:admin"]}}):
+            refused = client.post("/accounts", json={"username": unique("lasting"), **body})
+            assert problem(refused, 403)["code"] == "refused_by_rule"
+        made = client.post("/accounts", json={"username": unique("plain")})
+        assert made.status_code == 201
+
+
+def test_an_account_cannot_see_or_make_keys_of_another(
+    server: LiveServer, admin: Client, owner: dict[str, Any]
+) -> None:
+    other = make_account(admin)
+    me = server.client(owner["username"], PASSWORD)
+    for reference in (other["id"], other["username"]):
+        path = f"/accounts/{reference}/api-keys"
+        problem(me.get(path), 403)
+        problem(me.post(path, json={"name": "k"}), 403)
+    assert admin.get(f"/accounts/{other['id']}/api-keys").json()["items"] == []

@@ -1,0 +1,731 @@
+"""The audit log has every change and every danger, no secret, and cannot be touched unseen."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+import live
+from installed import Clock, installed, rows_of, settings
+from keyosk import api_key_form, app, config
+from keyosk.audit import GENESIS, row_hash
+from keyosk.errors import BadCredentials, Unavailable
+from keyosk.installation import Installation
+from keyosk.model import ADMIN, OPERATOR, Account, Caller, CredentialKind, Listing
+from keyosk.storage.audit import AuditStore
+from live import Client, LiveServer
+from people import PASSWORD, assert_refused, done, make_key, make_person, make_role, make_service
+
+# Part of `make test-long`.
+pytestmark = pytest.mark.slow
+
+NEW_PASSWORD = "slowly orbit lamps violet"
+DAY = 86_400
+WAIT = 10  # seconds for what is written after an answer
+
+
+def trail(client: Client, **filters: Any) -> list[Any]:
+    """All rows that pass the filters, oldest first."""
+    found: list[Any] = []
+    path = "/audit"
+    while path:
+        page = client.get(path, params={"limit": 200, **filters} if path == "/audit" else None)
+        found += done(page)["items"]
+        path = page.links.get("next", {}).get("url", "")
+    return found
+
+
+def row_of(client: Client, answer: requests.Response, action: str) -> Any:
+    """The row that the answered request left."""
+    request_id = answer.headers["X-Request-Id"]
+    found = [row for row in trail(client, action=action) if row["request_id"] == request_id]
+    assert len(found) == 1, found
+    return found[0]
+
+
+@pytest.fixture(scope="module")
+def admin_id(admin: Client) -> str:
+    account_id: str = done(admin.get("/accounts/me"))["id"]
+    return account_id
+
+
+# --- Every change has its row ---------------------------------------------------------------------
+
+
+def test_a_row_tells_who_whence_what_and_how_it_ended(admin: Client, admin_id: str) -> None:
+    started = int(time.time())
+    username = live.unique("told")
+    body = {"username": username, "display_name": "Told", "password": PASSWORD}
+
+    answer = admin.post("/accounts", json=body)
+
+    row = row_of(admin, answer, "account.create")
+    after = row.pop("after")
+    assert (after["username"], after["display_name"]) == (username, "Told")
+    assert (after["enabled"], after["has_password"]) == (True, True)
+    assert started <= time.mktime(time.strptime(row.pop("time"), "%Y-%m-%dT%H:%M:%SZ"))
+    assert len(row.pop("hash")) == 64
+    assert row.pop("sequence") > 0
+    assert row == {
+        "actor": admin_id,
+        "actor_name": "admin",
+        "credential": "password",
+        "address": "127.0.0.1",
+        "request_id": answer.headers["X-Request-Id"],
+        "action": "account.create",
+        "target": f"account/{answer.json()['id']}",
+        "before": None,
+        "outcome": "done",
+    }
+
+
+def test_by_api_key_the_row_has_the_id_of_the_key(server: LiveServer, admin: Client) -> None:
+    person = make_person(server, admin, "keyosk:accounts:write")
+    key, secret = make_key(admin, person)
+    for client in (person.login(secret), person.bearer(secret)):
+        answer = client.post("/accounts", json={"username": live.unique("by-key")})
+        done(answer, 201)
+        row = row_of(admin, answer, "account.create")
+        assert (row["actor"], row["credential"]) == (person.id, key)
+
+
+def test_changes_of_an_account_have_rows_with_what_differs(
+    server: LiveServer, admin: Client
+) -> None:
+    person = make_person(server, admin)
+    target = f"account/{person.id}"
+    steps: list[tuple[str, str, Any, str, Any, Any]] = [
+        (
+            "PATCH",
+            "",
+            {"display_name": "B", "enabled": False, "kind": "person"},
+            "account.change",
+            {"display_name": "", "enabled": True},
+            {"display_name": "B", "enabled": False},
+        ),
+        (
+            "PATCH",
+            "",
+            {"claims": {"team": "red"}},
+            "account.change",
+            {"claims": {}},
+            {"claims": {"team": "red"}},
+        ),
+        ("PUT", "/password", {"password": NEW_PASSWORD}, "password.set", None, None),
+        ("DELETE", "/password", None, "password.delete", None, None),
+    ]
+    for method, below, body, action, before, after in steps:
+        answer = admin.request(method, person.path + below, json=body)
+        row = row_of(admin, answer, action)
+        assert (row["target"], row["before"], row["after"]) == (target, before, after)
+    row = row_of(admin, admin.delete(person.path), "account.delete")
+    assert row["target"] == target
+    assert (row["before"]["username"], row["after"]) == (person.username, None)
+
+
+def test_changes_of_keys_have_rows(server: LiveServer, admin: Client) -> None:
+    person = make_person(server, admin)
+    path = f"{person.path}/api-keys"
+    made = admin.post(path, json={"name": "laptop", "networks": ["10.0.0.0/8"]})
+    key = made.json()["id"]
+    target = f"account/{person.id}/api-key/{key}"
+    row = row_of(admin, made, "api_key.create")
+    assert (row["target"], row["after"]["name"]) == (target, "laptop")
+    assert row["after"]["networks"] == ["10.0.0.0/8"]
+
+    row = row_of(admin, admin.patch(f"{path}/{key}", json={"networks": None}), "api_key.change")
+    assert (row["before"], row["after"]) == ({"networks": ["10.0.0.0/8"]}, {"networks": None})
+
+    rotated = admin.post(f"{path}/{key}/rotate")
+    row = row_of(admin, rotated, "api_key.rotate")
+    assert row["target"] == target
+    assert row["after"]["successor"] == rotated.json()["id"]
+    successor = row_of(admin, rotated, "api_key.create")
+    assert successor["target"].endswith(rotated.json()["id"])
+
+    row = row_of(admin, admin.delete(f"{path}/{key}"), "api_key.delete")
+    assert (row["target"], row["before"]["name"]) == (target, "laptop")
+
+
+def test_changes_of_grants_roles_and_services_have_rows(server: LiveServer, admin: Client) -> None:
+    person, todo = make_person(server, admin), make_service(admin)
+    read, write = f"{todo}:read", f"{todo}:write"
+    role = make_role(admin, read)
+    given = {"scopes": [{"name": read, "with": "password"}], "roles": [role]}
+    row = row_of(admin, admin.put(f"{person.path}/grants", json=given), "grants.change")
+    assert row["target"] == f"account/{person.id}"
+    assert row["before"] == {"grants": []}
+    assert row["after"] == {"grants": [{"scope": read, "with": "password"}, {"role": role}]}
+    remove = {"remove": {"scopes": [read]}}
+    row = row_of(admin, admin.patch(f"{person.path}/grants", json=remove), "grants.change")
+    assert row["before"] == {"grants": [{"scope": read, "with": "password"}]}
+    assert row["after"] == {"grants": []}
+
+    changed = admin.patch(f"/roles/{role}", json={"scopes": [read, write]})
+    row = row_of(admin, changed, "role.change")
+    assert row["target"] == f"role/{role}"
+    assert (row["before"], row["after"]) == ({"scopes": [read]}, {"scopes": [read, write]})
+    row = row_of(admin, admin.delete(f"/roles/{role}?force=true"), "role.delete")
+    assert row["before"]["scopes"] == [read, write]
+
+    row = row_of(admin, admin.patch(f"/services/{todo}", json={"enabled": False}), "service.change")
+    assert row["target"] == f"service/{todo}"
+    assert (row["before"], row["after"]) == ({"enabled": True}, {"enabled": False})
+    row = row_of(admin, admin.delete(f"/services/{todo}"), "service.delete")
+    assert row["before"]["scopes"] == [read, write]
+    for action, target in (("role.create", f"role/{role}"), ("service.create", f"service/{todo}")):
+        assert len(trail(admin, action=action, target=target)) == 1
+
+
+def test_what_changes_nothing_leaves_no_row_of_a_change(server: LiveServer, admin: Client) -> None:
+    person = make_person(server, admin)
+    target = f"account/{person.id}"
+    known = len(trail(admin, target=target))
+
+    assert admin.patch(person.path, json={"kind": "robot"}).status_code == 422
+    assert admin.put(f"{person.path}/grants", json={"scopes": ["nothing"]}).status_code == 422
+    stale = admin.patch(person.path, json={"display_name": "X"}, headers={"If-Match": '"99"'})
+    assert stale.status_code == 412
+    done(person.login().post("/auth/token"))
+    done(admin.get(person.path))
+
+    assert len(trail(admin, target=target)) == known
+
+
+def test_a_command_is_the_operators(server: LiveServer, admin: Client) -> None:
+    username = live.unique("by-command")
+    assert server.run("account", "create", username).returncode == 0
+
+    account_id = done(admin.get(f"/accounts/{username}"))["id"]
+    (row,) = trail(admin, target=f"account/{account_id}")
+
+    assert (row["action"], row["actor"], row["actor_name"]) == ("account.create", None, "operator")
+    assert (row["credential"], row["address"], row["request_id"]) == (None, None, None)
+
+
+# --- Every danger has its row ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["token", "Basic"])
+def test_the_first_use_of_a_key_has_a_row_and_the_second_has_none(
+    server: LiveServer, admin: Client, way: str
+) -> None:
+    person = make_person(server, admin)
+    key, secret = make_key(admin, person)
+    target = f"account/{person.id}/api-key/{key}"
+    deadline = time.monotonic() + WAIT
+
+    found: list[Any] = []
+    while not found and time.monotonic() < deadline:  # it is written after the answer
+        client = person.login(secret)
+        done(client.post("/auth/token") if way == "token" else client.get("/accounts/me"))
+        found = trail(admin, action="api_key.first_use", target=target)
+    done(person.login(secret).post("/auth/token"))
+
+    (row,) = trail(admin, action="api_key.first_use", target=target)
+    assert (row["actor"], row["credential"]) == (person.id, key)
+    assert done(admin.get(f"{person.path}/api-keys/{key}"))["last_used_at"] is not None
+
+
+def test_what_a_rule_refused_has_a_row(server: LiveServer, admin: Client) -> None:
+    person = make_person(server, admin, ADMIN)
+    key, secret = make_key(admin, person)
+    by_rule = person.bearer().patch("/accounts/me", json={"enabled": False})
+    at_the_gate = person.login(secret).post("/accounts/me/api-keys", json={"name": "more"})
+    for answer, credential, path in (
+        (by_rule, "password", "/accounts/me"),
+        (at_the_gate, key, "/accounts/me/api-keys"),
+    ):
+        assert_refused(answer, "refused_by_rule")
+        row = row_of(admin, answer, "rule.refused")
+        assert (row["actor"], row["credential"]) == (person.id, credential)
+        assert (row["target"], row["outcome"]) == (path, "refused")
+        assert row["after"]["reason"] == answer.json()["detail"]
+        assert row["after"]["method"] == answer.request.method
+
+
+def test_failed_logins_have_a_row_when_their_minute_is_over(
+    server: LiveServer, admin: Client
+) -> None:
+    person = make_person(server, admin)
+    unknown = api_key_form.generate()
+    for _ in range(3):
+        assert person.login("not the password at all").get("/accounts/me").status_code == 401
+        assert person.login(unknown).post("/auth/token").status_code == 401
+    assert server.client(PASSWORD, "a secret as username").get("/accounts").status_code == 401
+    later = app.build(
+        config.load(server.environment), clock=lambda: time.time() + 60
+    )  # the same database, in a minute
+    with closing(later.database):
+        later.audit.seal()
+
+    found = trail(admin, action="login.failed", target=f"account/{person.id}")
+
+    assert sum(row["after"]["count"] for row in found) == 6
+    assert {(row["address"], row["outcome"]) for row in found} == {("127.0.0.1", "refused")}
+    assert len(found) <= 2  # the minute may have turned meanwhile
+    nobody = [row for row in trail(admin, action="login.failed") if row["target"] is None]
+    assert nobody
+    assert PASSWORD not in json.dumps(nobody)
+
+
+def test_a_flood_of_failed_logins_is_a_handful_of_rows(prepared_url: str) -> None:
+    clock = Clock(1_900_000_020)  # a third into its minute
+    with installed(prepared_url, clock=clock) as installation:
+        alice = installation.accounts.create(OPERATOR, username="alice")
+        installation.audit.seal()
+        unknown = api_key_form.generate()
+        for number in range(500):
+            if number == 250:
+                assert not failures(installation)
+                clock.now += 60
+            username = "alice" if number % 5 else f"nobody-{number}"
+            with pytest.raises(BadCredentials):
+                installation.authentication.by_secret(
+                    [(username, unknown)],
+                    address=("192.0.2.1", "192.0.2.2")[number % 2],
+                )
+        assert sum(failures(installation)) == 250  # the second minute is not over
+        clock.now += 60
+        rows = [row for row in all_rows(installation) if row.action == "login.failed"]
+        assert len(rows) == 8  # one account and none, two addresses, two minutes
+        assert sum((row.after or {})["count"] for row in rows) == 500
+        assert {row.target for row in rows} == {f"account/{alice.id}", None}
+        assert {row.time for row in rows} == {1_899_999_960 + 60, 1_899_999_960 + 120}
+        assert installation.audit.verify().fault is None
+
+
+def failures(installation: Installation) -> list[int]:
+    rows = [row for row in all_rows(installation) if row.action == "login.failed"]
+    return [row.after["count"] for row in rows]
+
+
+# --- No secret is in it ---------------------------------------------------------------------------
+
+
+def test_no_secret_is_in_the_log(server: LiveServer, admin: Client) -> None:
+    person = make_person(server, admin, ADMIN)
+    key, secret = make_key(admin, person)
+    token = person.bearer(secret).session.headers["Authorization"].split()[1]  # type: ignore[union-attr]
+    new = done(admin.post(f"{person.path}/api-keys/{key}/rotate"), 201)["secret"]
+    wrong = "this was the wrong password"
+    secrets = [PASSWORD, NEW_PASSWORD, live.ADMIN_PASSWORD, secret, new, token, wrong]
+    change = {"password": NEW_PASSWORD, "current_password": PASSWORD}
+    done(person.bearer().put("/accounts/me/password", json=change), 204)
+    refused = person.login(secret).put("/accounts/me/password", json=change)
+    assert_refused(refused, "refused_by_rule")
+    assert person.login(wrong).get("/accounts/me").status_code == 401
+    assert server.client(wrong, "x").get("/accounts/me").status_code == 401
+    digests = [api_key_form.digest(each).hex() for each in (secret, new)]
+
+    dump = server.run("audit", "list", "--json").stdout
+
+    assert f"account/{person.id}/api-key/{key}" in dump
+    for each in [*secrets, *digests, "$argon2"]:
+        assert each not in dump
+
+
+# --- A row and its change are one -----------------------------------------------------------------
+
+
+def all_rows(installation: Installation) -> list[Any]:
+    return installation.audit.page(Listing(limit=100_000, sort="sequence"))
+
+
+def test_a_change_whose_row_cannot_be_written_does_not_happen(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin = installation.accounts.get("admin")
+    key = installation.api_keys.create(OPERATOR, "admin", name="a key").key
+    known = len(all_rows(installation))
+
+    def fail(*_: object) -> None:
+        raise Unavailable("Injected.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(AuditStore, "add", fail)
+        for change in (
+            lambda: installation.accounts.create(OPERATOR, username="nobody"),
+            lambda: installation.accounts.change(OPERATOR, "admin", {"display_name": "X"}),
+            lambda: installation.accounts.set_password(OPERATOR, "admin", NEW_PASSWORD),
+            lambda: installation.api_keys.rotate(OPERATOR, "admin", key.id),
+            lambda: installation.api_keys.remove(OPERATOR, "admin", key.id),
+            lambda: installation.roles.create(OPERATOR, name="nothing"),
+            lambda: installation.services.create(OPERATOR, name="nothing"),
+            lambda: installation.grants.change(OPERATOR, "admin", add=()),
+        ):
+            with pytest.raises(Unavailable):
+                change()
+
+    assert installation.accounts.page(Listing()) == [admin]
+    assert installation.api_keys.page("admin", Listing()) == [key]
+    assert installation.roles.page(Listing()) == []
+    assert len(installation.services.page(Listing())) == 1
+    installation.authentication.confirm_password(admin, live.ADMIN_PASSWORD)
+    assert len(all_rows(installation)) == known
+
+
+def test_a_row_whose_change_fails_is_not_written(installation: Installation) -> None:
+    known = len(all_rows(installation))
+
+    def fail(_: Account) -> None:
+        raise Unavailable("Injected.")
+
+    with pytest.raises(Unavailable):
+        installation.accounts.create(OPERATOR, username="nobody", also=fail)
+
+    assert len(all_rows(installation)) == known
+
+
+# --- The chain ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock(float(int(time.time())))
+
+
+@pytest.fixture
+def chain(prepared_url: str, clock: Clock) -> Iterator[Installation]:
+    """An installation whose log has rows, two checkpoints, and rows after the second."""
+    with installed(prepared_url, clock=clock) as installation:
+        for _ in range(2):
+            write_rows(installation, 5)
+            installation.audit.seal()
+            clock.now += 2 * DAY
+        checkpoints = rows_of(installation, "SELECT count(*) FROM checkpoint")
+        write_rows(installation, 2)
+        installation.audit.seal()
+        clock.now += 1
+        assert checkpoints == [(2,)]
+        assert rows_of(installation, "SELECT count(*) FROM checkpoint") == [(3,)]
+        write_rows(installation, 2)
+        installation.audit.seal()
+        yield installation
+
+
+def write_rows(installation: Installation, count: int) -> None:
+    for _ in range(count):
+        installation.accounts.create(OPERATOR, username=live.unique("row"), display_name="Row")
+
+
+def tamper(installation: Installation, *statements: str) -> None:
+    with installation.database.transaction():
+        for statement in statements:
+            assert installation.database.raw.execute_sql(statement).rowcount > 0
+
+
+def test_an_honest_log_verifies(chain: Installation) -> None:
+    verdict = chain.audit.verify()
+
+    rows = all_rows(chain)
+    assert (verdict.fault, verdict.rows, verdict.checkpoints) == (None, len(rows), 3)
+    assert [row.sequence for row in rows] == list(range(1, len(rows) + 1))
+    previous = GENESIS
+    for row in rows:
+        previous = row_hash(row, previous)
+        assert row.hash == previous
+
+
+_COPIED = "time, actor, actor_name, credential, address, request_id, action, target, before, after"
+_ADDED = f"""INSERT INTO audit_row (id, sequence, hash, outcome, {_COPIED})
+  SELECT 'added', (SELECT max(sequence) + 1 FROM audit_row), hash, outcome, {_COPIED}
+  FROM audit_row WHERE sequence = 4"""
+_FIRST_POINT = "(SELECT min(sequence) FROM checkpoint)"
+_LAST_POINT = "(SELECT max(sequence) FROM checkpoint)"
+
+TAMPERING: Mapping[str, tuple[str, ...]] = {
+    **{
+        f"{column} changed": (f"UPDATE audit_row SET {column} = {value} WHERE sequence = 4",)
+        for column, value in {
+            "id": "'another'",
+            "time": "time + 1",
+            "actor": "'somebody'",
+            "actor_name": "'somebody'",
+            "credential": "'password'",
+            "address": "'192.0.2.1'",
+            "request_id": "'another'",
+            "action": "'account.change'",
+            "target": "'account/another'",
+            "before": "'{}'",
+            "after": "'{}'",
+            "outcome": "'refused'",
+            "hash": f"'{'0' * 64}'",
+        }.items()
+    },
+    "the newest row changed": (
+        "UPDATE audit_row SET outcome = 'x' WHERE sequence = (SELECT max(sequence) FROM audit_row)",
+    ),
+    "a row deleted": ("DELETE FROM audit_row WHERE sequence = 4",),
+    "the first row deleted": ("DELETE FROM audit_row WHERE sequence = 1",),
+    "all before a checkpoint deleted": (f"DELETE FROM audit_row WHERE sequence < {_FIRST_POINT}",),
+    "all up to a checkpoint deleted": (f"DELETE FROM audit_row WHERE sequence <= {_FIRST_POINT}",),
+    "all up to the last checkpoint deleted": (
+        f"DELETE FROM audit_row WHERE sequence <= {_LAST_POINT}",
+    ),
+    "all up to the last checkpoint deleted, older checkpoints too": (
+        f"DELETE FROM audit_row WHERE sequence <= {_LAST_POINT}",
+        f"DELETE FROM checkpoint WHERE sequence < {_LAST_POINT}",
+    ),
+    "the tail deleted": (f"DELETE FROM audit_row WHERE sequence >= {_LAST_POINT}",),
+    "all rows deleted": ("DELETE FROM audit_row",),
+    "two rows swapped": (
+        "UPDATE audit_row SET sequence = 1000 WHERE sequence = 4",
+        "UPDATE audit_row SET sequence = 4 WHERE sequence = 5",
+        "UPDATE audit_row SET sequence = 5 WHERE sequence = 1000",
+    ),
+    "a row moved to the end": ("UPDATE audit_row SET sequence = 1000 WHERE sequence = 4",),
+    "a row added": (_ADDED,),
+    "a checkpoint's hash changed": (f"UPDATE checkpoint SET hash = '{'0' * 64}'",),
+    "a checkpoint moved": (
+        f"UPDATE checkpoint SET sequence = sequence - 1 WHERE sequence = {_LAST_POINT}",
+    ),
+    "a checkpoint's signature taken from another": (
+        "UPDATE checkpoint SET signature = (SELECT min(signature) FROM checkpoint)",
+    ),
+    "a checkpoint forged": (
+        "INSERT INTO checkpoint (sequence, hash, time, signature) SELECT 3, hash, 0, "
+        "(SELECT min(signature) FROM checkpoint) FROM audit_row WHERE sequence = 3",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", TAMPERING)
+def test_tampering_is_found(chain: Installation, how: str) -> None:
+    assert chain.audit.verify().fault is None
+    tamper(chain, *TAMPERING[how])
+
+    assert chain.audit.verify().fault is not None
+
+
+def test_a_change_is_found_even_if_all_hashes_after_it_are_made_anew(chain: Installation) -> None:
+    previous = GENESIS
+    for row in all_rows(chain):
+        changed = replace(row, actor_name="somebody") if row.sequence == 4 else row
+        previous = row_hash(changed, previous)
+        tamper(
+            chain,
+            f"UPDATE audit_row SET actor_name = '{changed.actor_name}', hash = '{previous}' "
+            f"WHERE sequence = {row.sequence}",
+        )
+
+    fault = chain.audit.verify().fault
+
+    assert fault is not None
+    assert fault.startswith("the chain up to")
+
+
+def test_a_checkpoint_that_somebody_else_signed_is_found(
+    chain: Installation, tmp_path: Path
+) -> None:
+    elsewhere = settings(f"sqlite:///{tmp_path / 'other.db'}")
+    app.prepare(elsewhere)
+    other = app.build(elsewhere)
+    (place, hash_), *_ = rows_of(chain, "SELECT sequence, hash FROM checkpoint ORDER BY sequence")
+    with closing(other.database):
+        signature = other.tokens.sign_document(
+            {"sequence": place, "hash": hash_, "iat": 0}, typ="keyosk-checkpoint+jwt"
+        )
+
+    tamper(chain, f"UPDATE checkpoint SET signature = '{signature}' WHERE sequence = {place}")
+
+    assert chain.audit.verify().fault == f"checkpoint {place} is not ours"
+
+
+def test_a_token_is_no_checkpoint_and_a_checkpoint_no_token(chain: Installation) -> None:
+    ((signature,), *_) = rows_of(chain, "SELECT signature FROM checkpoint")
+    server = app.create_app(chain).test_client()
+
+    answer = server.get("/accounts/me", headers={"Authorization": f"Bearer {signature}"})
+
+    assert answer.status_code == 401
+
+
+def test_eight_writers_at_once_leave_one_unbroken_chain(prepared_url: str) -> None:
+    writers, rows = 8, 8
+
+    def work(_: int) -> None:
+        with installed(prepared_url) as installation:
+            for _ in range(rows):
+                write_rows(installation, 1)
+                installation.audit.seal_quietly()
+
+    with ThreadPoolExecutor(writers) as pool:
+        list(pool.map(work, range(writers)))
+
+    with installed(prepared_url) as installation:
+        verdict = installation.audit.verify()
+        found = all_rows(installation)
+        assert (verdict.fault, verdict.rows) == (None, len(found))
+        assert sum(row.action == "account.create" for row in found) == writers * rows + 1
+        assert [row.sequence for row in found] == list(range(1, len(found) + 1))
+
+
+# --- Pruning --------------------------------------------------------------------------------------
+
+
+def test_a_pruned_log_verifies_and_tells_that_it_was_pruned(
+    chain: Installation, clock: Clock
+) -> None:
+    known = all_rows(chain)
+
+    deleted = chain.audit.prune(OPERATOR, int(clock.now) - DAY)
+
+    left = all_rows(chain)
+    assert 0 < deleted < len(known)
+    assert left[: len(known) - deleted] == known[deleted:]
+    assert (left[-1].action, left[-1].actor_name) == ("audit.prune", "operator")
+    assert left[-1].after == {"sequence": deleted, "rows": deleted}
+    verdict = chain.audit.verify()
+    assert (verdict.fault, verdict.rows) == (None, len(left))
+
+    clock.now += 3 * DAY
+    write_rows(chain, 3)
+    assert chain.audit.prune(OPERATOR, int(clock.now) - DAY) > 0
+    assert chain.audit.verify().fault is None
+    write_rows(chain, 1)
+    assert chain.audit.verify().fault is None
+
+
+def test_nothing_young_is_pruned(chain: Installation, clock: Clock) -> None:
+    known = all_rows(chain)
+
+    assert chain.audit.prune(OPERATOR, int(clock.now) - 30 * DAY) == 0
+
+    assert all_rows(chain) == known
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM audit_row WHERE sequence = (SELECT min(sequence) FROM audit_row)",
+        f"DELETE FROM audit_row WHERE sequence <= {_LAST_POINT} - 2",
+        "DELETE FROM audit_row WHERE action = 'audit.prune'",
+        "UPDATE audit_row SET outcome = 'x' WHERE sequence = (SELECT min(sequence) FROM audit_row)",
+        f"DELETE FROM checkpoint WHERE sequence = {_FIRST_POINT}",
+    ],
+)
+def test_tampering_with_a_pruned_log_is_found(
+    chain: Installation, clock: Clock, statement: str
+) -> None:
+    assert chain.audit.prune(OPERATOR, int(clock.now) - DAY) > 0
+    assert chain.audit.verify().fault is None
+
+    tamper(chain, statement)
+
+    assert chain.audit.verify().fault is not None
+
+
+# --- Reading --------------------------------------------------------------------------------------
+
+
+def test_the_filters_leave_what_they_say(server: LiveServer, admin: Client) -> None:
+    person = make_person(server, admin, "keyosk:accounts:write")
+    client = person.bearer()
+    accounts = [
+        done(client.post("/accounts", json={"username": live.unique("filtered")}), 201)["id"]
+        for _ in range(3)
+    ]
+    done(client.patch(f"/accounts/{accounts[0]}", json={"enabled": False}))
+    assert_refused(client.patch("/accounts/me", json={"enabled": False}), "refused_by_rule")
+    own = [row["action"] for row in trail(admin, actor=person.id)]
+    assert own == ["account.create"] * 3 + ["account.change", "rule.refused"]
+    assert [row["action"] for row in trail(admin, actor=person.username)] == own
+    assert len(trail(admin, actor=person.id, action="account.create")) == 3
+    assert len(trail(admin, actor=person.id, target=f"account/{accounts[0]}")) == 2
+    assert len(trail(admin, actor=person.id, outcome="refused")) == 1
+    assert len(trail(admin, actor=person.id, since="2020-01-01T00:00:00Z")) == 5
+    assert trail(admin, actor=person.id, since="2099-01-01T00:00:00Z") == []
+    assert trail(admin, actor=person.id, until="2020-01-01T00:00:00Z") == []
+    total = admin.get("/audit", params={"actor": person.id, "limit": 1, "total": "true"})
+    assert total.headers["X-Total-Count"] == "5"
+
+
+def test_pages_have_every_row_once_in_either_order(server: LiveServer, admin: Client) -> None:
+    person = make_person(server, admin, "keyosk:accounts:write")
+    client = person.bearer()
+    for _ in range(5):
+        done(client.post("/accounts", json={"username": live.unique("paged")}), 201)
+
+    rows = trail(admin, actor=person.id)
+
+    sequences = [row["sequence"] for row in rows]
+    assert sequences == sorted(sequences)
+    assert len(set(sequences)) == 5
+    for sort in ("sequence", "-sequence"):
+        paged = trail(admin, actor=person.id, limit=2, sort=sort)
+        assert paged == (rows if sort == "sequence" else rows[::-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("since", "yesterday"), ("sort", "time"), ("cursor", "x"), ("limit", "0"), ("who", "admin")],
+)
+def test_a_parameter_that_makes_no_sense_is_refused(admin: Client, name: str, value: str) -> None:
+    answer = admin.get("/audit", params={name: value})
+
+    assert_refused(answer, "invalid", 422)
+    assert answer.json()["errors"][0]["field"] == name
+
+
+def test_only_who_may_read_the_log_reads_it(server: LiveServer, admin: Client) -> None:
+    others = ["keyosk:accounts:read", "keyosk:accounts:write", "keyosk:grants:write"]
+    answer = make_person(server, admin, *others).bearer().get("/audit")
+    assert_refused(answer, "insufficient_scope")
+    done(make_person(server, admin, "keyosk:audit:read").bearer().get("/audit?limit=1"))
+
+
+# --- Commands -------------------------------------------------------------------------------------
+
+
+def test_the_commands_list_verify_and_prune(prepared_url: str, tmp_path: Path) -> None:
+    here = LiveServer(prepared_url, tmp_path)
+    with installed(prepared_url) as installation:
+        installation.accounts.create(OPERATOR, username="alice")
+
+    listed = here.run("audit", "list", "--json", "--action", "account.create")
+    rows = [json.loads(line) for line in listed.stdout.splitlines()]
+    assert [row["after"]["username"] for row in rows] == ["admin", "alice"]
+    assert {row["action"] for row in rows} == {"account.create"}
+
+    verdict = here.run("audit", "verify", "--json")
+    assert verdict.returncode == 0, verdict.stderr
+    assert json.loads(verdict.stdout)["fault"] is None
+    assert here.run("audit", "prune", "1").stdout == "0 rows deleted\n"
+
+    with installed(prepared_url) as installation:
+        tamper(installation, "UPDATE audit_row SET actor_name = 'somebody' WHERE sequence = 2")
+    broken = here.run("audit", "verify", "--json")
+    assert broken.returncode == 1
+    assert json.loads(broken.stdout)["fault"] == "row 2 was changed"
+
+
+def test_the_log_of_a_server_at_work_verifies(server: LiveServer) -> None:
+    ran = server.run("audit", "verify")
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_a_caller_by_password_and_one_by_key_are_told_apart(installation: Installation) -> None:
+    admin = installation.accounts.get("admin")
+    for credential, key, shown in (
+        (CredentialKind.PASSWORD, None, "password"),
+        (CredentialKind.API_KEY, "the-key", "the-key"),
+    ):
+        by = Caller(
+            account_id=admin.id,
+            username="admin",
+            credential=credential,
+            api_key_id=key,
+            scopes=frozenset({ADMIN}),
+            held=frozenset(),
+        )
+        installation.roles.create(by, name=f"made-by-{shown}")
+        assert all_rows(installation)[-1].credential == shown

@@ -1,0 +1,1160 @@
+"""Accounts by the thousand: import and export over HTTP and by command, on both databases."""
+
+import base64
+import hashlib
+import io
+import json
+import os
+import pty
+import re
+import shlex
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import bcrypt
+import pytest
+import requests
+from hypothesis import given
+from hypothesis import strategies as st
+from passlib.context import CryptContext
+
+from keyosk import errors
+from keyosk.bulk_lines import Status
+from keyosk.passwords import Passwords
+from keyosk.storage.accounts import AccountStore
+from keyosk.storage.database import Database
+from keyosk.web import lines
+from live import ADMIN_PASSWORD, Client, LiveServer, command, unique
+
+# Part of `make test-long`.
+pytestmark = pytest.mark.slow
+
+GOOD = "correct horse battery staple"
+JSONL = "application/jsonl"
+Shapes = list[dict[str, Any]]
+
+
+def jsonl(*shapes: Any) -> bytes:
+    return b"".join(json.dumps(shape).encode() + b"\n" for shape in shapes)
+
+
+def send(client: Client, body: Any, query: str = "", content_type: str = JSONL) -> Any:
+    return client.post(
+        f"/accounts/import{query}", data=body, headers={"Content-Type": content_type}, timeout=120
+    )
+
+
+def imported(client: Client, body: Any, query: str = "") -> tuple[Shapes, dict[str, Any]]:
+    """The results of an import and its summary."""
+    answer = send(client, body, query)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["Content-Type"] == JSONL
+    *results, last = [json.loads(line) for line in answer.text.splitlines()]
+    return results, last["summary"]
+
+
+def exported(client: Client, query: str = "") -> Shapes:
+    answer = client.get(f"/accounts/export{query}")
+    assert answer.status_code == 200, answer.text
+    return [json.loads(line) for line in answer.text.splitlines()]
+
+
+def statuses(results: Shapes) -> list[str]:
+    return [result["status"] for result in results]
+
+
+def total(client: Client) -> int:
+    return int(client.get("/accounts?limit=1&total=true").headers["X-Total-Count"])
+
+
+@pytest.fixture
+def scope(admin: Client) -> str:
+    """A scope of a service of this test's own."""
+    service = unique("service")
+    name = f"{service}:read"
+    made = admin.post("/services", json={"name": service, "scopes": [name]})
+    assert made.status_code == 201, made.text
+    return name
+
+
+def account(admin: Client, *scopes: str) -> str:
+    """A new account with these scopes and the password ``GOOD``."""
+    username = unique("importer")
+    shape = {"username": username, "password": GOOD, "grants": {"scopes": list(scopes)}}
+    made = admin.post("/accounts", json=shape)
+    assert made.status_code == 201, made.text
+    return username
+
+
+def by_key(server: LiveServer, admin: Client, *scopes: str) -> Client:
+    """A caller with an API key, of an account with these scopes."""
+    username = account(admin, *scopes)
+    made = admin.post(f"/accounts/{username}/api-keys", json={"name": "a key"})
+    return server.client(username, made.json()["secret"])
+
+
+# --- What a line becomes --------------------------------------------------------------------------
+
+
+def test_each_line_becomes_an_account_with_all_that_it_says(admin: Client, scope: str) -> None:
+    plain, full = unique("Plain"), unique("full")
+    shape = {
+        "username": full,
+        "kind": "machine",
+        "display_name": "A machine — naïve",
+        "enabled": False,
+        "claims": {"team": ["a", {"b": None}]},
+        "metadata": {"employee": 7},
+        "expires_at": "2099-01-31T12:00:00Z",
+        "password": GOOD,
+        "grants": {
+            "scopes": [{"name": scope, "with": "password", "until": "2098-01-01T00:00:00Z"}],
+        },
+    }
+    results, summary = imported(admin, jsonl({"username": plain}, shape))
+
+    assert [(r["line"], r["status"]) for r in results] == [(1, "created"), (2, "created")]
+    assert summary["lines"] == summary["created"] == 2
+    assert summary["complete"] is True
+    assert summary["dry_run"] is False
+    made = admin.get(f"/accounts/{results[0]['id']}").json()
+    assert (made["username"], made["kind"], made["has_password"]) == (
+        plain.lower(),
+        "person",
+        False,
+    )
+    made = admin.get(f"/accounts/{full}").json()
+    assert made["id"] == results[1]["id"]
+    assert made["has_password"] is True
+    for name in ("kind", "display_name", "enabled", "claims", "metadata", "expires_at"):
+        assert made[name] == shape[name]
+    granted = admin.get(f"/accounts/{full}/grants").json()
+    assert granted["scopes"] == shape["grants"]["scopes"]
+
+
+def test_an_imported_account_logs_in_and_has_what_it_was_granted(
+    server: LiveServer, admin: Client, scope: str
+) -> None:
+    role = unique("role")
+    admin.post("/roles", json={"name": role, "scopes": [scope]})
+    username = unique("alice")
+    line = {"username": username, "password": GOOD, "grants": {"roles": [role]}}
+    imported(admin, jsonl(line))
+
+    answer = server.client(username, GOOD).post("/auth/token")
+    assert answer.json()["scope"] == scope
+
+
+def test_the_audit_log_has_a_row_for_each_account_and_the_chain_holds(
+    server: LiveServer, admin: Client, scope: str
+) -> None:
+    username = unique("audited")
+    line = {"username": username, "metadata": {"a": 1}, "grants": {"scopes": [scope]}}
+    results, _ = imported(admin, jsonl(line))
+
+    rows = admin.get(f"/audit?target=account/{results[0]['id']}").json()["items"]
+    assert [row["action"] for row in rows] == ["account.create", "grants.change"]
+    assert rows[0]["after"]["username"] == username
+    assert rows[0]["actor_name"] == "admin"
+    assert rows[1]["after"] == {"grants": [{"scope": scope}]}
+    assert server.run("audit", "verify").returncode == 0
+
+
+# --- What an import takes -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content_type", [*lines.TYPES, "application/jsonl; charset=utf-8"])
+def test_json_lines_are_known_by_several_names(admin: Client, content_type: str) -> None:
+    answer = send(admin, jsonl({"username": unique("u")}), content_type=content_type)
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/plain", ""])
+def test_other_bodies_are_refused(admin: Client, content_type: str) -> None:
+    assert send(admin, jsonl({"username": "u"}), content_type=content_type).status_code == 415
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("?dry_run=yes", "dry_run"),
+        ("?on_conflict=ignore", "on_conflict"),
+        ("?limit=1", "limit"),
+        ("?dry_run=true&dry_run=false", "dry_run"),
+    ],
+)
+def test_other_parameters_are_refused(admin: Client, query: str, field: str) -> None:
+    answer = send(admin, jsonl({"username": unique("u")}), query)
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == field
+
+
+def test_nobody_without_the_scope_imports_or_exports(server: LiveServer, admin: Client) -> None:
+    weak = server.client(account(admin, "keyosk:services:read"), GOOD)
+    body = jsonl({"username": unique("u")})
+    assert send(server.client(), body).status_code == 401
+    assert send(weak, body).status_code == 403
+    assert server.client().get("/accounts/export").status_code == 401
+    assert weak.get("/accounts/export").status_code == 403
+
+
+def test_a_body_may_be_empty_and_have_any_line_ends(admin: Client) -> None:
+    first, second, third = (unique("u") for _ in range(3))
+    assert imported(admin, b"")[1]["lines"] == 0
+    text = (
+        f'\ufeff{{"username": "{first}"}}\r\n\r\n \n{{"username": "{second}"}}\n'
+        f'{{"username": "{third}"}}'
+    )
+    results, _ = imported(admin, text.encode())
+    assert [(r["line"], r["status"]) for r in results] == [
+        (1, "created"),
+        (4, "created"),
+        (5, "created"),
+    ]
+
+
+@pytest.mark.parametrize("chunked", [True, False], ids=["chunked", "with a length"])
+def test_a_body_may_be_larger_than_others_may(admin: Client, *, chunked: bool) -> None:
+    stem = unique("large")
+    body = jsonl(*({"username": f"{stem}-{n}", "metadata": {"a": "x" * 10_000}} for n in range(40)))
+    _, summary = imported(admin, iter([body[:1000], body[1000:]]) if chunked else body)
+    assert summary["created"] == 40
+
+
+BAD_LINES: list[tuple[bytes, str, str]] = [
+    (b"{", "line", "must be a JSON object (RFC 8259) in UTF-8"),
+    (b"[1]", "line", "must be a JSON object (RFC 8259) in UTF-8"),
+    (b'{"username": "a", "username": "b"}', "line", "must be a JSON object (RFC 8259) in UTF-8"),
+    (b'{"username": "a", "metadata": {"a": NaN}}', "line", "must be a JSON object"),
+    (b'{"username": "\xff"}', "line", "must be a JSON object (RFC 8259) in UTF-8"),
+    (b"[" * 20_000, "line", "must be a JSON object (RFC 8259) in UTF-8"),
+    (b'{"username": "' + b"a" * 70_000 + b'"}', "line", "must have at most 65536 bytes"),
+    (b"{}", "username", "Missing data for required field"),
+    (b'{"username": 7}', "username", "Must be text"),
+    (b'{"username": "a:b"}', "username", "must not contain :"),
+    (b'{"username": "import"}', "username", "is reserved"),
+    (b'{"username": "\\ud800"}', "username", "Must be valid Unicode without NUL"),
+    (b'{"username": "u1", "enabled": "yes"}', "enabled", "Must be true or false"),
+    (b'{"username": "u1", "kind": "robot"}', "kind", "Must be one of"),
+    (b'{"username": "u1", "color": "red"}', "color", "Unknown field"),
+    (b'{"username": "u1", "expires_at": "soon"}', "expires_at", "Must be a time"),
+    (b'{"username": "u1", "password": "short"}', "password", "must have at least 15 characters"),
+    (b'{"username": "u1", "display_name": "a\\u0007"}', "display_name", "must not contain control"),
+    (
+        b'{"username": "u1", "metadata": {"a": "' + b"x" * 20_000 + b'"}}',
+        "metadata",
+        "must have at most 16384 bytes as JSON",
+    ),
+    (
+        b'{"username": "u1", "grants": {"scopes": ["no:such"]}}',
+        "scopes",
+        "there is no scope no:such",
+    ),
+    (b'{"username": "u1", "grants": {"roles": ["none"]}}', "roles", "there is no role none"),
+    (b'{"username": "u1", "password_hash": "$1$a$b"}', "password_hash", "is not a hash"),
+]
+
+
+@pytest.mark.parametrize(
+    ("bad", "field", "message"), BAD_LINES, ids=[f"{n}" for n in range(len(BAD_LINES))]
+)
+def test_a_bad_line_is_told_and_touches_no_other(
+    admin: Client, bad: bytes, field: str, message: str
+) -> None:
+    before, after = unique("before"), unique("after")
+    body = jsonl({"username": before}) + bad + b"\n" + jsonl({"username": after})
+    results, summary = imported(admin, body)
+
+    assert statuses(results) == ["created", "invalid", "created"]
+    (fault,) = results[1]["errors"]
+    assert fault["field"] == field
+    assert fault["message"].startswith(message)
+    assert "id" not in results[1]
+    assert (summary["created"], summary["invalid"]) == (2, 1)
+
+
+def test_all_that_is_wrong_with_a_line_is_told_at_once(admin: Client) -> None:
+    line = {
+        "username": "a:b",
+        "display_name": "x" * 300,
+        "password": "short",
+        "password_hash": "plain",
+        "grants": {"scopes": ["no:such"]},
+    }
+    results, _ = imported(admin, jsonl(line))
+    assert {fault["field"] for fault in results[0]["errors"]} == {
+        "username",
+        "display_name",
+        "password",
+        "password_hash",
+        "scopes",
+    }
+
+
+@pytest.mark.attack
+def test_no_answer_repeats_a_secret(admin: Client, server: LiveServer) -> None:
+    secret = "Sup3rSecretWord"
+    body = b"".join(
+        (
+            b'{"username": "u1", "password": "' + secret.encode() + b'", oops',
+            jsonl({"username": "u1", "password": secret[:14], "password_hash": secret}),
+            jsonl({"username": "u1", "password_hash": f"$argon2id${secret}"}),
+            jsonl({"username": "u1", "password_hash": f"$2b$12${secret}"}),
+            jsonl({"username": "u1", "password": [secret]}),
+            jsonl({"username": "u1", "password_hash": {"value": secret}}),
+        )
+    )
+    answer = send(admin, body)
+    assert '"invalid":5' in answer.text
+    assert secret[:14] not in answer.text
+    assert secret[:14] not in server.log.read_text()
+
+
+# --- Again, and again -----------------------------------------------------------------------------
+
+
+def test_an_import_may_be_repeated(admin: Client) -> None:
+    stem = unique("again")
+    body = jsonl(*({"username": f"{stem}-{n}"} for n in range(5)))
+    first, _ = imported(admin, body)
+    longer = body + jsonl({"username": f"{stem}-9"}, {"username": f"{stem}-0".upper()})
+    second, summary = imported(admin, longer)
+
+    assert statuses(second) == [*["exists"] * 5, "created", "exists"]
+    assert [result["id"] for result in second[:5]] == [result["id"] for result in first]
+    assert second[6]["id"] == first[0]["id"]
+    assert (summary["exists"], summary["created"]) == (6, 1)
+
+
+def test_of_two_lines_with_one_username_the_first_counts(admin: Client) -> None:
+    username = unique("twice")
+    results, _ = imported(
+        admin,
+        jsonl(
+            {"username": username, "display_name": "first"},
+            {"username": username.upper(), "display_name": "second"},
+        ),
+    )
+    assert statuses(results) == ["created", "exists"]
+    assert results[0]["id"] == results[1]["id"]
+    assert admin.get(f"/accounts/{username}").json()["display_name"] == "first"
+
+
+def test_what_exists_may_count_as_a_failure(admin: Client) -> None:
+    username = unique("fail")
+    body = jsonl({"username": username}, {"username": unique("new")})
+    imported(admin, jsonl({"username": username}))
+    results, summary = imported(admin, body, "?on_conflict=fail")
+    assert statuses(results) == ["conflict", "created"]
+    assert results[0]["errors"][0]["field"] == "username"
+    assert summary["conflict"] == 1
+
+
+def test_what_exists_may_be_updated_but_for_its_password(
+    server: LiveServer, admin: Client, scope: str
+) -> None:
+    username = unique("update")
+    line = {"username": username, "metadata": {"a": 1, "b": 2}, "password": GOOD}
+    results, _ = imported(admin, jsonl(line))
+    changed = {
+        "username": username,
+        "display_name": "New",
+        "metadata": {"a": 3},
+        "password": "another good long password",
+        "grants": {"scopes": [scope]},
+    }
+
+    second, summary = imported(admin, jsonl(changed), "?on_conflict=update")
+    assert (second[0]["status"], second[0]["id"]) == ("updated", results[0]["id"])
+    assert summary["updated"] == 1
+    now = admin.get(f"/accounts/{username}").json()
+    assert (now["display_name"], now["metadata"]) == ("New", {"a": 3, "b": 2})
+    assert admin.get(f"/accounts/{username}/grants").json()["scopes"] == [scope]
+    assert server.client(username, GOOD).post("/auth/token").status_code == 200
+
+    third, _ = imported(admin, jsonl(changed), "?on_conflict=update")
+    assert third[0]["status"] == "unchanged"
+    assert admin.get(f"/accounts/{username}").json()["updated_at"] == now["updated_at"]
+
+
+def newest_change(admin: Client) -> dict[str, Any]:
+    """The newest row of the audit log that tells of no login, which other tests may bring."""
+    rows = admin.get("/audit?limit=200&sort=-sequence").json()["items"]
+    found: dict[str, Any] = next(
+        row for row in rows if row["action"] not in ("login.failed", "api_key.first_use")
+    )
+    return found
+
+
+@pytest.mark.parametrize("on_conflict", ["skip", "update", "fail"])
+def test_a_dry_run_says_it_all_and_does_nothing(
+    admin: Client, scope: str, on_conflict: str
+) -> None:
+    known, new = unique("known"), unique("new")
+    imported(admin, jsonl({"username": known}))
+    body = jsonl(
+        {"username": new, "password": GOOD, "grants": {"scopes": [scope]}},
+        {"username": new},
+        {"username": known, "display_name": "Changed", "grants": {"scopes": [scope]}},
+        {"username": "a:b"},
+    )
+    etag = admin.get(f"/accounts/{known}").headers["ETag"]
+    before, newest = total(admin), newest_change(admin)
+
+    results, summary = imported(admin, body, f"?dry_run=true&on_conflict={on_conflict}")
+
+    expected = {"skip": "exists", "update": "updated", "fail": "conflict"}[on_conflict]
+    assert statuses(results) == ["created", "exists", expected, "invalid"]
+    assert "id" not in results[0]
+    assert summary["dry_run"] is True
+    assert total(admin) == before
+    assert admin.get(f"/accounts/{new}").status_code == 404
+    assert admin.get(f"/accounts/{known}").headers["ETag"] == etag
+    assert admin.get(f"/accounts/{known}/grants").json()["scopes"] == []
+    assert newest_change(admin) == newest
+
+
+def test_two_imports_of_one_file_at_once_make_each_account_once(admin: Client) -> None:
+    stem = unique("race")
+    shapes = [{"username": f"{stem}-{n}"} for n in range(1200)]
+    ways = [jsonl(*shapes), jsonl(*reversed(shapes)), jsonl(*shapes[600:], *shapes[:600])]
+    answers: list[Shapes] = []
+
+    def run(body: bytes) -> None:
+        client = Client(admin.url, token=admin.session.headers["Authorization"].split()[1])  # type: ignore[union-attr]
+        while (answer := send(client, body)).status_code == 503:
+            time.sleep(0.05)
+        answers.append([json.loads(line) for line in answer.text.splitlines()[:-1]])
+
+    threads = [threading.Thread(target=run, args=(body,)) for body in ways]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    every = [result for results in answers for result in results]
+    assert len(every) == 3600
+    assert statuses(every).count("created") == 1200
+    assert statuses(every).count("exists") == 2400
+    assert len({result["id"] for result in every}) == 1200
+
+
+def test_a_process_has_one_import_or_export_at_a_time_and_logins_go_on(
+    database_url: str, tmp_path: Path
+) -> None:
+    with LiveServer(database_url, tmp_path, workers="1") as server:
+        admin, other = server.admin(), server.admin()
+        held, ended = threading.Event(), threading.Event()
+
+        def body() -> Iterator[bytes]:
+            yield jsonl(
+                *({"username": f"user-{n}", "metadata": {"a": "x" * 900}} for n in range(900))
+            )
+            held.set()
+            ended.wait(30)
+
+        thread = threading.Thread(target=send, args=(admin, body()))
+        thread.start()
+        assert held.wait(30)
+        while other.get("/accounts/user-0").status_code == 404:
+            time.sleep(0.05)
+        for answer in (send(other, jsonl({"username": "u"})), other.get("/accounts/export")):
+            assert answer.status_code == 503
+            assert answer.json()["code"] == "unavailable"
+            assert "Retry-After" in answer.headers
+        assert server.client("admin", ADMIN_PASSWORD).post("/auth/token").status_code == 200
+        ended.set()
+        thread.join(30)
+        for _ in range(3):  # also after a HEAD, a refusal and a bad request the place is free
+            assert other.request("HEAD", "/accounts/export").status_code == 200
+            assert send(other, b"", "?dry_run=perhaps").status_code == 422
+            assert other.get("/accounts/export?color=red").status_code == 422
+            assert len(exported(other)) == 901
+
+
+def test_imports_one_after_the_other_never_get_in_each_others_way(admin: Client) -> None:
+    for _ in range(100):
+        assert send(admin, b"").status_code == 200
+        assert admin.get("/accounts/export?q=nobody-at-all").status_code == 200
+
+
+# --- Rules ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.attack
+def test_an_api_key_imports_neither_credentials_nor_grants(
+    server: LiveServer, admin: Client, scope: str
+) -> None:
+    client = by_key(server, admin, "keyosk:accounts:write", "keyosk:grants:write", scope)
+    stored = Passwords().hash(GOOD)
+    names = [unique("u") for _ in range(4)]
+    results, summary = imported(
+        client,
+        jsonl(
+            {"username": names[0], "password": GOOD},
+            {"username": names[1], "password_hash": stored},
+            {"username": names[2], "grants": {"scopes": [scope]}},
+            {"username": names[3], "password_hash": None, "grants": {"scopes": []}},
+        ),
+    )
+    assert statuses(results) == ["refused", "refused", "refused", "created"]
+    assert summary["refused"] == 3
+    rows = admin.get("/audit?action=rule.refused&sort=-sequence&limit=1").json()["items"]
+    assert rows[0]["after"]["lines"] == 3
+    assert rows[0]["outcome"] == "refused"
+
+
+@pytest.mark.attack
+def test_grants_need_the_scope_to_give_and_what_is_given(
+    server: LiveServer, admin: Client, scope: str
+) -> None:
+    role = unique("role")
+    admin.post("/roles", json={"name": role, "scopes": ["keyosk:admin"]})
+    own = {"username": unique("own"), "grants": {"scopes": [scope]}}
+    others = {"username": unique("others"), "grants": {"scopes": ["keyosk:admin"]}}
+    by_role = {"username": unique("by-role"), "grants": {"roles": [role]}}
+
+    without = server.client(account(admin, "keyosk:accounts:write", scope), GOOD)
+    results, _ = imported(without, jsonl(own, {"username": unique("plain")}))
+    assert statuses(results) == ["refused", "created"]
+    assert "keyosk:grants:write" in results[0]["errors"][0]["message"]
+
+    giver = account(admin, "keyosk:accounts:write", "keyosk:grants:write", scope)
+    results, _ = imported(server.client(giver, GOOD), jsonl(own, others, by_role))
+    assert statuses(results) == ["created", "refused", "refused"]
+    for line in (others, by_role):
+        assert admin.get(f"/accounts/{line['username']}").status_code == 404
+
+
+@pytest.mark.attack
+def test_an_update_keeps_the_rules_for_accounts_that_are_there(
+    server: LiveServer, admin: Client
+) -> None:
+    username = account(admin, "keyosk:accounts:write", "keyosk:grants:write")
+    client = server.client(username, GOOD)
+    lines_ = jsonl(
+        {"username": "admin", "enabled": False},  # granted more than the caller holds
+        {"username": username, "enabled": False},  # oneself
+        {"username": username, "grants": {"scopes": []}},
+    )
+    results, _ = imported(client, lines_, "?on_conflict=update")
+    assert statuses(results) == ["refused"] * 3
+    assert admin.get("/accounts/admin").json()["enabled"] is True
+
+
+@pytest.mark.attack
+def test_who_is_disabled_during_an_upload_imports_no_more(
+    server: LiveServer, admin: Client
+) -> None:
+    importer = account(admin, "keyosk:accounts:write")
+    stem = unique("late")
+
+    def body() -> Iterator[bytes]:
+        padding = {"metadata": {"a": "x" * 400}}
+        yield jsonl(*({"username": f"{stem}-{n}", **padding} for n in range(1000)))
+        while admin.get(f"/accounts/{stem}-0").status_code == 404:
+            time.sleep(0.05)
+        assert admin.patch(f"/accounts/{importer}", json={"enabled": False}).status_code == 200
+        yield jsonl(*({"username": f"{stem}-{n}", **padding} for n in range(1000, 2000)))
+
+    results, summary = imported(server.client(importer, GOOD), body())
+    assert summary["complete"] is False
+    assert 500 <= len(results) < 2000
+    assert admin.get(f"/accounts/{stem}-1999").status_code == 404
+
+
+# --- Hashes from elsewhere ------------------------------------------------------------------------
+
+DJANGO_PASSWORD = "lètmein at once, please"
+#: Made by Django 5.2 of DJANGO_PASSWORD.
+DJANGO = {
+    "pbkdf2_sha256": "pbkdf2_sha256$1000$seasalt/ü$gGD5Qgp3UZ+CgKaFFaWIMwwUeCJnpQ3CnwRH2WfeY44=",
+    "argon2": "argon2$argon2id$v=19$m=102400,t=2,p=8$VVd4SWVnMHVMUWFTMVVhZWl3SXlhVw"
+    "$gaKJwjM16HKE6jn+TTZFiBd7mREEQktu17u0WYVQ4R8",
+    "bcrypt_sha256": "bcrypt_sha256$$2b$05$o2J5oZHrcoMpBRQUDKGpx.rOp2zFBufP8rArLN0SLHGw3EsStEGQe",
+    "bcrypt": "bcrypt$$2b$05$4xmrz.JoWu3VrzNNLfJpyuZ4KvMcpTxabwMv7gNIy5IOXzaKsAefa",
+    "scrypt": "scrypt$1024$seasalt$8$5$kpoAAVIThIbki5yGm1NyMKxNu+KJ1qWY2mrhZmJdtP6C7ALShM8ojZUW2y"
+    "jMRGQgllMrNy0RZ3oC6ZohQARq+g==",
+}
+LIVE = "$argon2id$v=19$m=19456,t=2,p=1$"
+
+
+def plain64(data: bytes) -> str:
+    return base64.b64encode(data).rstrip(b"=").decode()
+
+
+def by_passlib(scheme: str, password: str = GOOD, **settings: Any) -> str:
+    return str(CryptContext([scheme]).handler(scheme).using(**settings).hash(password.encode()))
+
+
+def by_bcrypt(prefix: str, password: str = GOOD, cost: int = 5) -> str:
+    made = bcrypt.hashpw(password.encode()[:72], bcrypt.gensalt(cost)).decode()
+    return made.replace("$2b$", prefix)
+
+
+HASHES: dict[str, tuple[str, str]] = {
+    **{f"django {name}": (DJANGO_PASSWORD, text) for name, text in DJANGO.items()},
+    "argon2id": (GOOD, by_passlib("argon2", memory_cost=1024, rounds=3, parallelism=2)),
+    "argon2i": (GOOD, by_passlib("argon2", type="I", memory_cost=1024, rounds=3, parallelism=1)),
+    "argon2d": (GOOD, by_passlib("argon2", type="D", memory_cost=64, rounds=1, parallelism=4)),
+    "bcrypt 2a": (GOOD, by_bcrypt("$2a$")),
+    "bcrypt 2b": (GOOD, by_bcrypt("$2b$")),
+    "bcrypt 2y": (GOOD, by_bcrypt("$2y$")),
+    "bcrypt of a long password": (GOOD * 4, by_bcrypt("$2b$", GOOD * 4)),
+    "bcrypt-sha256": (GOOD, by_passlib("bcrypt_sha256", rounds=5)),
+    "bcrypt-sha256 v1": (GOOD, by_passlib("bcrypt_sha256", rounds=5, version=1, ident="2a")),
+    "scrypt": (GOOD, by_passlib("scrypt", rounds=8)),
+    "scrypt, 64 bytes": (
+        GOOD,
+        f"$scrypt$ln=8,r=8,p=2${plain64(b's' * 16)}$"
+        + plain64(hashlib.scrypt(GOOD.encode(), salt=b"s" * 16, n=256, r=8, p=2, dklen=64)),
+    ),
+    "pbkdf2-sha256": (GOOD, by_passlib("pbkdf2_sha256", rounds=1000)),
+    "pbkdf2-sha512": (GOOD, by_passlib("pbkdf2_sha512", rounds=1000)),
+    "pbkdf2-sha512, PHC": (
+        GOOD,
+        f"$pbkdf2-sha512$i=1000,l=64${plain64(b'>?' * 8)}$"
+        + plain64(hashlib.pbkdf2_hmac("sha512", GOOD.encode(), b">?" * 8, 1000)),
+    ),
+}
+
+
+def stored_hash(server: LiveServer, username: str) -> str:
+    database = Database(server.environment["KEYOSK_DATABASE_URL"])
+    try:
+        password = AccountStore(database).password(username)
+    finally:
+        database.close()
+    assert password is not None
+    return password.hash
+
+
+@pytest.mark.parametrize("name", HASHES)
+def test_an_imported_hash_logs_in_and_is_argon2id_afterwards(
+    server: LiveServer, admin: Client, name: str
+) -> None:
+    password, text = HASHES[name]
+    username = unique("hash")
+    results, _ = imported(admin, jsonl({"username": username, "password_hash": text}))
+    assert statuses(results) == ["created"]
+    before = stored_hash(server, username)
+    assert not before.startswith(LIVE)
+    assert admin.get(f"/accounts/{username}").json()["has_password"] is True
+
+    assert server.client(username, "wrong" + password).post("/auth/token").status_code == 401
+    assert stored_hash(server, username) == before
+    for _ in range(2):
+        encoded = base64.b64encode(f"{username}:{password}".encode()).decode()
+        answer = requests.post(
+            f"{server.url}/auth/token", headers={"Authorization": f"Basic {encoded}"}, timeout=30
+        )
+        assert answer.status_code == 200, answer.text
+        assert stored_hash(server, username).startswith(LIVE)
+
+
+_SALT, _DIGEST = "c29tZXNhbHRzb21lc2FsdA", "A" * 43
+_BCRYPT = by_bcrypt("$2b$")
+REFUSED = {
+    "no hash": ("letmein", "is not a hash that is known here, or is damaged"),
+    "empty": ("", "is not a hash that is known here, or is damaged"),
+    "md5-crypt": ("$1$abcdefgh$abcdefghijklmnopqrstuv", "is not a hash"),
+    "sha512-crypt": ("$6$rounds=5000$salt$" + "a" * 86, "is not a hash"),
+    "django md5": ("md5$salt$" + "0" * 32, "is not a hash"),
+    "django unusable": ("!abcdefghijklmnop", "stands for no password at all"),
+    "bcrypt 2x": (_BCRYPT.replace("$2b$", "$2x$"), "is not a hash"),
+    "bcrypt cut": (_BCRYPT[:-1], "is not a hash"),
+    "bcrypt with more": (_BCRYPT + "a", "is not a hash"),
+    "bcrypt cost 3": (_BCRYPT.replace("$05$", "$03$"), "is not a hash"),
+    "bcrypt cost 15": (_BCRYPT.replace("$05$", "$15$"), "asks for more work"),
+    "bcrypt cost 31": (_BCRYPT.replace("$05$", "$31$"), "asks for more work"),
+    "argon2 rounds": (f"$argon2id$v=19$m=65536,t=99,p=1${_SALT}${_DIGEST}", "asks for more work"),
+    "argon2 memory": (f"$argon2id$v=19$m=1048576,t=1,p=1${_SALT}${_DIGEST}", "asks for more than"),
+    "argon2 lanes": (f"$argon2id$v=19$m=65536,t=1,p=99${_SALT}${_DIGEST}", "asks for more than"),
+    "argon2 version": (f"$argon2id$v=18$m=65536,t=1,p=1${_SALT}${_DIGEST}", "is not a hash"),
+    "argon2 no memory": (f"$argon2id$v=19$m=8,t=1,p=4${_SALT}${_DIGEST}", "is not a hash"),
+    "scrypt rounds": (f"$scrypt$ln=24,r=8,p=1${_SALT}${_DIGEST}", "asks for more work"),
+    "scrypt memory": (f"$scrypt$ln=18,r=16,p=1${_SALT}${_DIGEST}", "asks for more than"),
+    "scrypt lanes": (f"$scrypt$ln=14,r=8,p=999${_SALT}${_DIGEST}", "asks for more work"),
+    "scrypt short": (f"$scrypt$ln=14,r=8,p=1${_SALT}$AAAA", "is not a hash"),
+    "django scrypt N": (f"scrypt$1000$salt$8$1${_DIGEST}=", "is not a hash"),
+    "pbkdf2 rounds": (f"$pbkdf2-sha256$99999999${_SALT}${_DIGEST}", "asks for more work"),
+    "pbkdf2 none": (f"$pbkdf2-sha256$0${_SALT}${_DIGEST}", "is not a hash"),
+    "pbkdf2 short": (f"$pbkdf2-sha512$1000${_SALT}${_DIGEST}", "is not a hash"),
+    "long": (f"$argon2id$v=19$m=64,t=1,p=1${_SALT}$" + "A" * 3000, "is not a hash"),
+}
+
+
+@pytest.mark.attack
+def test_hashes_that_no_scheme_knows_or_that_ask_for_too_much_are_refused(admin: Client) -> None:
+    body = jsonl(*({"username": "u1", "password_hash": text} for text, _ in REFUSED.values()))
+    results, _ = imported(admin, body)
+    for (name, (text, message)), result in zip(REFUSED.items(), results, strict=True):
+        assert result["status"] == "invalid", name
+        (fault,) = result["errors"]
+        assert fault["field"] == "password_hash"
+        assert fault["message"].startswith(message), name
+        assert not text or text not in json.dumps(result)
+
+
+def test_bits_that_mean_nothing_in_a_bcrypt_hash_are_no_obstacle() -> None:
+    checker = Passwords()
+    odd = by_bcrypt("$2y$")
+    following = chr(
+        ord(odd[28]) + 1
+    )  # the alphabet goes on like ASCII there: . / and O P, e f, u v
+    adopted = checker.adopt(odd[:28] + following + odd[29:])
+    assert adopted == odd
+    assert (checker.verify(GOOD, adopted) or "").startswith(LIVE)
+
+
+def test_adopting_twice_is_adopting_once() -> None:
+    checker = Passwords()
+    for _, text in HASHES.values():
+        adopted = checker.adopt(text)
+        assert checker.adopt(adopted) == adopted
+
+
+@given(st.text() | st.from_regex(r"\$?[a-z0-9_-]{2,14}\$.{0,60}", fullmatch=True))
+def test_no_text_raises_anything_else(text: str) -> None:
+    with pytest.raises(errors.Invalid):
+        CHECKER.adopt(text)
+
+
+CHECKER = Passwords()
+
+
+def cpu_seconds(call: Callable[[], object]) -> float:
+    taken = []
+    for _ in range(5):
+        start = time.process_time()
+        call()
+        taken.append(time.process_time() - start)
+    return statistics.median(taken)
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("name", ["bcrypt 2b", "bcrypt-sha256", "scrypt", "pbkdf2-sha256"])
+def test_a_wrong_password_for_a_cheap_imported_hash_costs_what_an_unknown_name_does(
+    name: str,
+) -> None:
+    adopted = CHECKER.adopt(HASHES[name][1])
+
+    def wrong(stored: str | None) -> None:
+        with pytest.raises(errors.BadCredentials):
+            CHECKER.verify("something else entirely", stored)
+
+    unknown, imported_ = cpu_seconds(lambda: wrong(None)), cpu_seconds(lambda: wrong(adopted))
+    assert 0.5 < imported_ / unknown < 2
+
+
+# --- Streams --------------------------------------------------------------------------------------
+
+
+def peak_memory(server: LiveServer) -> int:
+    """The most memory that a worker has had so far, in KiB."""
+    assert server.process is not None
+    master = server.process.pid
+    children = Path(f"/proc/{master}/task/{master}/children").read_text().split()
+    return max(
+        int(line.split()[1])
+        for child in children
+        for line in Path(f"/proc/{child}/status").read_text().splitlines()
+        if line.startswith("VmHWM")
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_long_import_and_export_need_no_more_memory_than_short_ones(
+    database_url: str, tmp_path: Path
+) -> None:
+    def body(stem: str, count: int) -> Iterator[bytes]:
+        for number in range(count):
+            yield jsonl({"username": f"{stem}-{number}", "metadata": {"padding": "x" * 200}})
+
+    with LiveServer(database_url, tmp_path, workers="1") as server:
+        admin = server.admin()
+        imported(admin, body("short", 2000))
+        assert len(exported(admin)) == 2001
+        short = peak_memory(server)
+        _, summary = imported(admin, body("long", 20_000))
+        assert summary["created"] == 20_000
+        answer = admin.get("/accounts/export", stream=True)
+        assert sum(1 for _ in answer.iter_lines()) == 22_001
+        # 20,000 lines are 5 MB, their results 2, the export 8.
+        assert peak_memory(server) - short < 16 * 1024
+
+
+def connect(client: Client) -> socket.socket:
+    host, port = client.url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=60)
+
+
+def head(client: Client, *fields: str) -> bytes:
+    token = client.session.headers["Authorization"]
+    rows = ("POST /accounts/import HTTP/1.1", "Host: keyosk", f"Authorization: {token!s}", *fields)
+    return "\r\n".join((*rows, f"Content-Type: {JSONL}", "Connection: close", "", "")).encode()
+
+
+def everything(sock: socket.socket) -> bytes:
+    parts = []
+    while part := sock.recv(65536):
+        parts.append(part)
+    return b"".join(parts)
+
+
+@pytest.mark.slow
+def test_a_client_may_send_all_before_it_reads_anything(admin: Client) -> None:
+    # Far more results than the buffers on the way hold.
+    line = json.dumps({"username": "a", **{"unknown-" + "x" * 100 + str(n): 1 for n in range(5)}})
+    body = (line + "\n").encode() * 20_000
+    with connect(admin) as sock:
+        sock.sendall(head(admin, f"Content-Length: {len(body)}") + body)
+        answer = everything(sock)
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.count(b'"status":"invalid"') > 19_000  # the ends of chunks cut through some
+    assert b'"lines":20000,' in answer
+    assert len(answer) > 10_000_000
+
+
+def test_results_come_while_the_body_is_still_sent(admin: Client) -> None:
+    stem = unique("live")
+    lines_ = [jsonl({"username": f"{stem}-{n}", "metadata": {"a": "x" * 300}}) for n in range(1500)]
+    first, rest = b"".join(lines_[:900]), b"".join(lines_[900:])
+    with connect(admin) as sock:
+        sock.sendall(head(admin, f"Content-Length: {len(first) + len(rest)}") + first)
+        early = sock.recv(65536)
+        while b'"line":1,' not in early:
+            early += sock.recv(65536)
+        sock.sendall(rest)
+        late = everything(sock)
+    assert b'"created":1500' in late
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("how", ["Content-Length: 900000", "Transfer-Encoding: chunked"])
+def test_an_upload_that_breaks_off_has_no_summary_and_keeps_what_is_done(
+    admin: Client, how: str
+) -> None:
+    stem = unique("broken")
+    body = jsonl(*({"username": f"{stem}-{n}", "metadata": {"a": "x" * 300}} for n in range(1000)))
+    with connect(admin) as sock:
+        sock.sendall(head(admin, how))
+        sock.sendall(f"{900_000:x}\r\n".encode() + body if "chunked" in how else body)
+        sock.shutdown(socket.SHUT_WR)
+        assert b'"summary"' not in everything(sock)
+    assert admin.get(f"/accounts/{stem}-0").status_code == 200
+    assert admin.get(f"/accounts/{stem}-999").status_code == 404
+    results, _ = imported(admin, body)
+    assert set(statuses(results)) == {"exists", "created"}
+    assert results[-1]["status"] == "created"
+
+
+@pytest.mark.fault
+@pytest.mark.slow
+def test_an_import_that_was_killed_is_simply_repeated(own_server: LiveServer) -> None:
+    own_server.start()
+    admin = own_server.admin()
+    shapes = [{"username": f"user-{n:05}", "grants": {"scopes": []}} for n in range(20_000)]
+
+    def body() -> Iterator[bytes]:
+        for start in range(0, len(shapes), 100):
+            time.sleep(0.01)  # two seconds in all, so that the kill comes in between
+            yield jsonl(*shapes[start : start + 100])
+
+    def upload() -> None:
+        try:
+            send(admin, body())
+        except requests.RequestException:
+            return
+
+    thread = threading.Thread(target=upload)
+    thread.start()
+    watcher = own_server.admin()
+    deadline = time.monotonic() + 30
+    while watcher.get("/accounts/user-00000").status_code == 404 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    own_server.kill()
+    thread.join(30)
+    own_server.start()
+
+    admin = own_server.admin()
+    kept = total(admin) - 1
+    assert 0 < kept < 20_000
+    results, summary = imported(admin, jsonl(*shapes))
+    assert summary["exists"] == kept
+    assert summary["created"] == 20_000 - kept
+    # Batches end at once or not at all, and one after the other: the first of the file.
+    assert statuses(results) == ["exists"] * kept + ["created"] * (20_000 - kept)
+    assert total(admin) == 20_001
+    verdict = own_server.run("audit", "verify")
+    assert verdict.returncode == 0, verdict.stdout
+
+
+# --- Export ---------------------------------------------------------------------------------------
+
+
+def test_an_export_has_every_account_with_its_grants_and_no_secret(
+    admin: Client, server: LiveServer, scope: str
+) -> None:
+    username = unique("exported")
+    line = {
+        "username": username,
+        "password": GOOD,
+        "claims": {"a": "ü"},
+        "grants": {"scopes": [{"name": scope, "with": "api_key"}]},
+    }
+    imported(admin, jsonl(line))
+
+    answer = admin.get("/accounts/export")
+    assert answer.headers["Content-Type"] == JSONL
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert "$argon2" not in answer.text
+    shapes = {shape["username"]: shape for shape in map(json.loads, answer.text.splitlines())}
+    assert len(shapes) == total(admin)
+    one = dict(shapes[username])
+    assert one.pop("grants") == {"scopes": [{"name": scope, "with": "api_key"}], "roles": []}
+    assert one == admin.get(f"/accounts/{username}").json()
+
+
+def test_an_export_takes_the_filters_of_the_list(admin: Client) -> None:
+    stem = unique("filter")
+    shapes = [
+        {"username": f"{stem}-{n}", "kind": "machine", "enabled": n % 2 == 0} for n in range(1200)
+    ]
+    imported(admin, jsonl(*shapes))
+    found = exported(admin, f"?q={stem.upper()}-&enabled=true&kind=machine")
+    assert [shape["username"] for shape in found] == [f"{stem}-{n}" for n in range(0, 1200, 2)]
+    assert exported(admin, f"?q={stem}-nobody") == []
+    for query in ("?limit=5", "?enabled=yes", "?color=red"):
+        assert admin.get(f"/accounts/export{query}").status_code == 422
+    assert admin.request("HEAD", "/accounts/export").status_code == 200
+
+
+def test_what_an_export_gives_an_import_takes(admin: Client, scope: str) -> None:
+    username = unique("round")
+    line = {
+        "username": username,
+        "display_name": "Round Trip",
+        "metadata": {"a": [1, None]},
+        "expires_at": "2099-01-31T12:00:00Z",
+        "grants": {"scopes": [scope]},
+    }
+    imported(admin, jsonl(line))
+    (shape,) = exported(admin, f"?q={username}")
+    admin.delete(f"/accounts/{username}")
+    results, _ = imported(admin, jsonl(shape))
+    assert statuses(results) == ["created"]
+    (again,) = exported(admin, f"?q={username}")
+    for name in ("username", "display_name", "metadata", "expires_at", "grants", "kind"):
+        assert again[name] == shape[name]
+
+
+# --- Commands -------------------------------------------------------------------------------------
+
+
+def test_the_command_imports_a_file_and_says_how_it_went(
+    server: LiveServer, tmp_path: Path
+) -> None:
+    names = [unique("cli") for _ in range(3)]
+    file = tmp_path / "accounts.jsonl"
+    file.write_bytes(jsonl(*({"username": name} for name in names)))
+
+    dry = server.run("account", "import", str(file), "--dry-run")
+    assert (dry.returncode, dry.stderr) == (0, "")
+    assert dry.stdout == "dry run, nothing was done: 3 lines: 3 created\n"
+    done = server.run("account", "import", str(file))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3 lines: 3 created\n", "")
+    again = server.run("account", "import", "-", text=file.read_text())
+    assert (again.returncode, again.stdout) == (0, "3 lines: 3 exists\n")
+    assert server.run("account", "show", names[0]).returncode == 0
+
+
+def test_the_command_tells_of_bad_lines_and_exits_1(server: LiveServer) -> None:
+    good = unique("cli")
+    text = jsonl({"username": "a:b"}, {"username": good}).decode() + "{\n" * 30
+    done = server.run("account", "import", "-", text=text)
+    assert done.returncode == 1
+    assert done.stdout == "32 lines: 1 created, 31 invalid\n"
+    told = done.stderr.splitlines()
+    assert told[0] == "line 1: invalid: username: must not contain :"
+    assert told[-1] == "... more lines failed; --json tells of every one"
+    assert len(told) == 21
+
+    again = server.run("account", "import", "-", "--on-conflict", "fail", "--json", text=text)
+    assert again.returncode == 1
+    shapes = [json.loads(line) for line in again.stdout.splitlines()]
+    assert shapes[1]["status"] == "conflict"
+    assert shapes[-1]["summary"]["invalid"] == 31
+    assert server.run("account", "import", "/no/such/file").returncode == 2
+
+
+def test_the_command_updates(server: LiveServer) -> None:
+    username = unique("cli")
+    server.run("account", "import", "-", text=json.dumps({"username": username}))
+    line = json.dumps({"username": username, "display_name": "New"})
+    done = server.run("account", "import", "-", "--on-conflict", "update", text=line)
+    assert done.stdout == "1 lines: 1 updated\n"
+
+
+def test_the_command_exports(server: LiveServer, tmp_path: Path) -> None:
+    username = unique("cli-export")
+    line = {"username": username, "kind": "machine"}
+    server.run("account", "import", "-", text=json.dumps(line))
+    every = server.run("account", "export")
+    assert every.returncode == 0
+    shapes = [json.loads(text) for text in every.stdout.splitlines()]
+    assert username in {shape["username"] for shape in shapes}
+    some = server.run("account", "export", "--kind", "machine", "--query", username)
+    (shape,) = [json.loads(text) for text in some.stdout.splitlines()]
+    assert shape["grants"] == {"scopes": [], "roles": []}
+
+    file = tmp_path / "accounts.jsonl"
+    assert server.run("account", "export", "--output", str(file)).stdout == ""
+    assert file.read_text() == server.run("account", "export").stdout
+    assert file.stat().st_mode & 0o077 == 0
+    assert server.run("account", "export", "--output", str(tmp_path)).returncode == 2
+
+
+@pytest.mark.parametrize("source", ["file", "pipe"])
+def test_the_command_shows_its_progress_on_a_terminal(
+    server: LiveServer, tmp_path: Path, source: str
+) -> None:
+    stem = unique("tty")
+    file = tmp_path / "accounts.jsonl"
+    file.write_bytes(jsonl(*({"username": f"{stem}-{n}"} for n in range(3000))))
+    ours, theirs = pty.openpty()
+    try:
+        with file.open("rb") as handle:
+            reader = subprocess.Popen(["cat"], stdin=handle, stdout=subprocess.PIPE)
+            process = subprocess.Popen(
+                command("account", "import", str(file) if source == "file" else "-"),
+                cwd=server.folder,
+                env=server.environment,
+                stdin=reader.stdout if source == "pipe" else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=theirs,
+            )
+            out, _ = process.communicate(timeout=60)
+            if reader.stdout is not None:
+                reader.stdout.close()
+            reader.wait(timeout=10)
+        assert (process.returncode, out) == (0, b"3000 lines: 3000 created\n")
+        shown = os.read(ours, 65536).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert "Importing" in shown
+    assert ("100%" if source == "file" else "lines") in shown
+
+
+# --- The documentation ----------------------------------------------------------------------------
+
+
+def test_every_line_of_the_page_works_when_pasted(own_server: LiveServer) -> None:
+    own_server.start()
+    admin = own_server.admin()
+    admin.post("/services", json={"name": "todo", "scopes": ["todo:read"]})
+    page = (Path(__file__).parent.parent / "docs" / "bulk.md").read_text()
+    blocks = re.findall(r"^```sh\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    program = shlex.join(command())
+    script = "\n".join((f'keyosk() {{ {program} "$@"; }}', *blocks))
+    ran = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=own_server.folder,
+        env={
+            **own_server.environment,
+            "no_proxy": "127.0.0.1",
+            "KEYOSK": own_server.url,
+            "ADMIN": f"Authorization: {admin.session.headers['Authorization']!s}",
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert '"created":3' in ran.stdout
+    assert "3 lines: 3 exists\n" in ran.stdout
+    dave = own_server.client("dave", "letmein at once, please")
+    assert dave.post("/auth/token").status_code == 200
+    rows = re.findall(r"^\| `([a-z]+)`", page, re.MULTILINE)
+    assert {str(status) for status in Status} - {"unchanged"} <= set(rows)
+
+
+# --- How lines are read ---------------------------------------------------------------------------
+
+
+class Pieces(io.RawIOBase):
+    """Gives what it has in pieces of the sizes that it is told."""
+
+    def __init__(self, data: bytes, sizes: list[int]) -> None:
+        self.data = data
+        self.sizes = sizes
+
+    def read(self, size: int = -1, /) -> bytes:
+        size = self.sizes.pop(0) if self.sizes else size
+        piece, self.data = self.data[:size], self.data[size:]
+        return piece
+
+
+@given(
+    texts=st.lists(
+        st.binary(max_size=30).map(lambda text: text.replace(b"\n", b""))
+        | st.integers(0, 3).map(lambda more: b"x" * (lines.LONGEST - 1 + more)),
+        max_size=8,
+    ),
+    sizes=st.lists(st.integers(1, 100) | st.integers(60_000, 70_000), max_size=20),
+    ended=st.booleans(),
+)
+def test_where_a_body_is_cut_into_pieces_makes_no_difference(
+    texts: list[bytes], sizes: list[int], *, ended: bool
+) -> None:
+    body = b"\n".join(texts) + (b"\n" if ended else b"")
+    found = [(number, text) for number, text in lines._split(Pieces(body, sizes), lambda _: None)]
+    expected = body.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    if expected[-1] == b"":
+        expected.pop()
+    if body[:1] != b"\xef":  # the mark at the beginning may be cut
+        assert found == [
+            (number, None if len(text) > lines.LONGEST else text)
+            for number, text in enumerate(expected, start=1)
+        ]
+
+
+_VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.text(st.characters(categories=None), max_size=3),
+    st.sampled_from(["person", "machine"]),
+    st.just({"scopes": [], "roles": []}),
+    st.dictionaries(st.text(max_size=2), st.integers(), max_size=2),
+)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([*lines._PLAIN, "expires_at", "grants", "other"]), _VALUES, max_size=6
+    )
+)
+def test_the_short_way_through_a_line_finds_what_the_schema_finds(document: dict[str, Any]) -> None:
+    loaded = lines._plain(document)
+    if loaded is not None:
+        assert loaded == lines._SCHEMA.load(document)
+
+
+def test_the_short_way_is_the_usual_one() -> None:
+    usual = {"username": "u", "kind": "person", "enabled": True, "claims": {}, "password_hash": "x"}
+    assert lines._plain(usual) == usual
+    assert lines._plain({**usual, "expires_at": None, "grants": {"scopes": [], "roles": []}})
+
+
+def test_the_admin_password_of_these_tests_is_not_in_an_export(server: LiveServer) -> None:
+    assert ADMIN_PASSWORD not in server.run("account", "export").stdout

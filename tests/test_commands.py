@@ -1,0 +1,624 @@
+"""The commands for operators: what they do is seen by HTTP, and the other way round.
+
+Most run inside this process, through the very ``main`` that the installed command calls: starting
+Python takes longer than the command. Those that are about processes start one.
+"""
+
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keyosk import api_key_form
+from keyosk.cli import main
+from keyosk.config import SETTINGS
+from keyosk.storage.database import Database
+from live import ADMIN_PASSWORD, SECRET_KEY, Client, LiveServer, command, unique
+
+PASSWORD = "seven quiet herons wade"
+OTHER_PASSWORD = "nine loud magpies quarrel"
+FAR = "2090-01-01T00:00:00Z"
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+    def refused(self) -> str:
+        """The reason of a refusal, after a look at the form of every refusal."""
+        assert self.code == 1, (self.code, self.out, self.err)
+        assert self.out == ""
+        assert self.err
+        assert all(line.startswith("keyosk: ") for line in self.err.splitlines())
+        return self.err
+
+
+Run = Callable[..., Done]
+
+
+def keyosk(environment: Mapping[str, str], folder: Path, *arguments: str, text: str = "") -> Done:
+    """Run one command; any exception but SystemExit would be a traceback on the terminal."""
+    out, err = io.StringIO(), io.StringIO()
+    code: Any = 0
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("KEYOSK_")]:
+            patch.delenv(name)
+        for name, value in environment.items():
+            if name.startswith("KEYOSK_"):
+                patch.setenv(name, value)
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["keyosk", *arguments])
+        patch.setattr(sys, "stdin", io.StringIO(text))
+        with redirect_stdout(out), redirect_stderr(err):
+            try:
+                main()
+            except SystemExit as end:
+                code = end.code or 0
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture
+def run(server: LiveServer) -> Run:
+    """Runs a command on the installation that the shared server serves."""
+    return lambda *arguments, text="": keyosk(
+        server.environment, server.folder, *arguments, text=text
+    )
+
+
+def can_log_in(server: LiveServer, username: str, secret: str) -> bool:
+    response = server.client(username, secret).post("/auth/token")
+    assert response.status_code in (200, 401)
+    return response.status_code == 200
+
+
+# --- account --------------------------------------------------------------------------------------
+
+
+def test_a_created_account_is_shown_as_the_api_shows_it(run: Run, admin: Client) -> None:
+    name = unique("Made")
+    made = run("account", "create", name, "--json").json
+    shown = admin.get(f"/accounts/{name}").json()
+    assert made == shown == run("account", "show", name.upper(), "--json").json
+    assert run("account", "show", made["id"], "--json").json == shown
+    listed = run("account", "list", "--json").json
+    assert listed["next"] is None
+    assert shown in listed["items"]
+    assert listed["items"] == sorted(listed["items"], key=lambda item: item["id"])
+    total = admin.get("/accounts?limit=1&total=true").headers["X-Total-Count"]
+    assert len(listed["items"]) == int(total)
+
+
+def test_an_account_is_created_with_all_that_the_options_say(
+    run: Run, server: LiveServer, admin: Client
+) -> None:
+    name, service = unique("full"), unique("service")
+    run("service", "create", service, "--scope", f"{service}:a", "--scope", f"{service}:b")
+    done = run(
+        *("account", "create", name, "--kind", "machine", "--display-name", "Ünit 7"),
+        *("--password", "--grant", f"{service}:a", "--grant", f"{service}:b"),
+        *("--expires-at", "2090-01-01"),
+        text=PASSWORD + "\n",
+    )
+    assert done.code == 0, done.err
+    shown = admin.get(f"/accounts/{name}").json()
+    assert (shown["kind"], shown["display_name"]) == ("machine", "Ünit 7")
+    assert (shown["expires_at"], shown["has_password"]) == (FAR, True)
+    assert admin.get(f"/accounts/{name}/grants").json()["scopes"] == [
+        f"{service}:a",
+        f"{service}:b",
+    ]
+    assert can_log_in(server, name, PASSWORD)
+    assert PASSWORD not in done.out + done.err
+
+
+def test_an_object_and_a_list_are_readable_without_json(run: Run) -> None:
+    name = unique("plain")
+    created = run("account", "create", name)
+    lines = [line.split(None, 1) for line in created.out.splitlines()]
+    for line in (["username", name], ["enabled", "yes"], ["expires_at", "-"]):
+        assert line in lines
+    table = run("account", "list").out.splitlines()
+    assert table[0].split() == [
+        *("username", "kind", "enabled", "has_password", "last_login_at", "id")
+    ]
+    assert [line.split()[0] for line in table].count(name) == 1
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "", "\nand a second line\n"])
+def test_a_password_is_the_first_line_of_standard_input(
+    run: Run, server: LiveServer, ending: str
+) -> None:
+    name = unique("typed")
+    run("account", "create", name)
+    done = run("account", "password", name, text=PASSWORD + ending)
+    assert (done.code, done.out, done.err) == (0, "", "")
+    assert can_log_in(server, name, PASSWORD)
+
+
+def test_a_new_password_takes_the_place_of_the_old_one(run: Run, server: LiveServer) -> None:
+    name = unique("changed")
+    run("account", "create", name, "--password", text=PASSWORD)
+    assert run("account", "password", name, text=OTHER_PASSWORD).code == 0
+    assert not can_log_in(server, name, PASSWORD)
+    assert can_log_in(server, name, OTHER_PASSWORD)
+
+
+@pytest.mark.parametrize(
+    ("password", "reason"),
+    [
+        ("rosebud-9182", "at least 15 characters"),
+        ("Passwordpassword1!", "a common password"),
+        ("", "must not be empty"),
+        ("kysk_rosebud-rosebud-rosebud", "must not start with kysk_"),
+    ],
+)
+def test_a_password_that_is_refused_is_answered_with_its_reason_and_not_repeated(
+    run: Run, server: LiveServer, admin: Client, password: str, reason: str
+) -> None:
+    name = unique("refused")
+    assert reason in run("account", "create", name, "--password", text=password).refused()
+    assert admin.get(f"/accounts/{name}").status_code == 404
+    run("account", "create", name, "--password", text=PASSWORD)
+    said = run("account", "password", name, text=password).refused()
+    assert reason in said
+    assert not password or password not in said
+    assert can_log_in(server, name, PASSWORD)
+
+
+def test_a_disabled_account_is_refused_until_it_is_enabled(run: Run, server: LiveServer) -> None:
+    name = unique("switched")
+    run("account", "create", name, "--password", text=PASSWORD)
+    assert run("account", "disable", name).code == 0
+    assert not can_log_in(server, name, PASSWORD)
+    assert run("account", "enable", name).code == 0
+    assert can_log_in(server, name, PASSWORD)
+
+
+def test_a_deleted_account_is_gone(run: Run, server: LiveServer, admin: Client) -> None:
+    name = unique("deleted")
+    run("account", "create", name, "--password", text=PASSWORD)
+    done = run("account", "delete", name.upper())
+    assert (done.code, done.out) == (0, "")
+    assert admin.get(f"/accounts/{name}").status_code == 404
+    assert not can_log_in(server, name, PASSWORD)
+    assert "no such account" in run("account", "show", name).refused()
+
+
+def test_a_username_that_is_taken_is_refused(run: Run) -> None:
+    assert "already has this username" in run("account", "create", "ADMIN").refused()
+
+
+def test_every_fault_is_told_on_a_line_of_its_own(run: Run) -> None:
+    done = run(
+        "account", "create", "two words", "--display-name", "\x07", "--expires-at", "1960-01-01"
+    )
+    faults = [line.split(": ")[1] for line in done.refused().splitlines()]
+    assert faults == ["username", "display_name", "expires_at"]
+
+
+# --- api-key --------------------------------------------------------------------------------------
+
+
+def test_a_created_key_prints_its_secret_once_in_the_shape_of_the_api(
+    run: Run, server: LiveServer, admin: Client
+) -> None:
+    name = unique("keys")
+    run("account", "create", name)
+    made = run("api-key", "create", name, "laptop", "--description", "of the office", "--json").json
+    by_http = admin.post(f"/accounts/{name}/api-keys", json={"name": "other"}).json()
+    assert list(made) == list(by_http)
+    secret = made.pop("secret")
+    assert api_key_form.is_well_formed(secret)
+    assert can_log_in(server, name, secret)
+    assert (
+        admin.get(f"/accounts/{name}/api-keys/{made['id']}").json() | {"last_used_at": None} == made
+    )
+    listed = run("api-key", "list", name, "--json")
+    assert [key["name"] for key in listed.json["items"]] == ["laptop", "other"]
+    assert secret[12:] not in listed.out + run("api-key", "list", name).out
+    plain = run("api-key", "create", name, "printed")
+    [shown] = [line.split()[1] for line in plain.out.splitlines() if line.startswith("secret ")]
+    assert can_log_in(server, name, shown)
+
+
+def test_a_key_can_be_limited_and_can_expire(run: Run, server: LiveServer) -> None:
+    name, service = unique("limited"), unique("service")
+    run("service", "create", service, "--scope", f"{service}:a", "--scope", f"{service}:b")
+    run("account", "create", name, "--grant", f"{service}:a", "--grant", f"{service}:b")
+    made = run(
+        *("api-key", "create", name, "k", "--scope", f"{service}:b", "--expires-at", FAR, "--json")
+    ).json
+    assert (made["scopes"], made["expires_at"]) == ([f"{service}:b"], FAR)
+    token = server.client(name, made["secret"]).post("/auth/token").json()
+    assert token["scope"] == f"{service}:b"
+    past = run("api-key", "create", name, "k", "--expires-at", "2020-01-01").refused()
+    assert "expires_at: must lie in the future" in past
+    assert "no scope" in run("api-key", "create", name, "k", "--scope", "no:such").refused()
+    assert len(run("api-key", "list", name, "--json").json["items"]) == 1
+
+
+def test_a_key_is_disabled_and_deleted_by_its_id(run: Run, server: LiveServer) -> None:
+    name = unique("stopped")
+    run("account", "create", name)
+    first, second = (run("api-key", "create", name, n, "--json").json for n in "ab")
+    assert run("api-key", "disable", name, first["id"]).code == 0
+    assert run("api-key", "delete", name, second["id"]).code == 0
+    assert not can_log_in(server, name, first["secret"])
+    assert not can_log_in(server, name, second["secret"])
+    [left] = run("api-key", "list", name, "--json").json["items"]
+    assert (left["id"], left["enabled"]) == (first["id"], False)
+    for wrong in (second["id"], "x", ""):
+        assert "no such API key" in run("api-key", "delete", name, wrong).refused()
+    assert "no such account" in run("api-key", "list", "nobody-at-all").refused()
+
+
+# --- service --------------------------------------------------------------------------------------
+
+
+def test_a_created_service_is_shown_as_the_api_shows_it(run: Run, admin: Client) -> None:
+    name = unique("service")
+    made = run(
+        *("service", "create", name, "--audience", f"https://{name}.example", "--title", "Töst"),
+        *("--scope", f"{name}:write", "--scope", f"{name}:read", "--json"),
+    ).json
+    shown = admin.get(f"/services/{name}").json()
+    assert made == shown == run("service", "show", name, "--json").json
+    assert (made["audience"], made["title"]) == (f"https://{name}.example", "Töst")
+    assert [scope["name"] for scope in made["scopes"]] == [f"{name}:read", f"{name}:write"]
+    assert shown in run("service", "list", "--json").json["items"]
+    assert name in run("service", "list").out
+    assert "already has this name" in run("service", "create", name).refused()
+
+
+def test_the_scopes_of_a_service_are_replaced_and_those_that_stay_keep_what_they_had(
+    run: Run, admin: Client
+) -> None:
+    name, holder = unique("service"), unique("holder")
+    described = {"name": f"{name}:a", "description": "To see it."}
+    admin.post("/services", json={"name": name, "scopes": [described, f"{name}:b"]})
+    run("account", "create", holder, "--grant", f"{name}:a", "--grant", f"{name}:b")
+    replace = ("service", "scopes", name, f"{name}:c", f"{name}:a", "--json")
+    assert "would end 1 grants" in run(*replace).refused()
+    assert len(admin.get(f"/accounts/{holder}/grants").json()["scopes"]) == 2
+    changed = run(*replace, "--force").json
+    assert changed["scopes"] == [described, {"name": f"{name}:c", "description": ""}]
+    assert admin.get(f"/services/{name}").json() == changed
+    assert admin.get(f"/accounts/{holder}/grants").json() == {"scopes": [f"{name}:a"], "roles": []}
+    # Somebody who forgot the names must not lose all scopes and their grants.
+    assert run("service", "scopes", name).code == 2
+    assert admin.get(f"/services/{name}").json() == changed
+    assert "Keyosk's own" in run("service", "scopes", name, "keyosk:x").refused()
+
+
+def test_a_deleted_service_is_gone_and_keyosks_own_is_not(run: Run, admin: Client) -> None:
+    name = unique("service")
+    run("service", "create", name, "--scope", f"{name}:a")
+    run("account", "create", unique("holder"), "--grant", f"{name}:a")
+    assert "would end 1 grants" in run("service", "delete", name).refused()
+    assert admin.get(f"/services/{name}").status_code == 200
+    assert run("service", "delete", name, "--force").code == 0
+    assert admin.get(f"/services/{name}").status_code == 404
+    assert "no such service" in run("service", "delete", name).refused()
+    for force in ((), ("--force",)):
+        said = run("service", "delete", "keyosk", *force).refused()
+        assert "Keyosk's own service cannot be deleted" in said
+    assert admin.get("/services/keyosk").status_code == 200
+
+
+# --- grant ----------------------------------------------------------------------------------------
+
+
+def test_grants_are_given_taken_and_listed_in_the_shape_of_the_api(run: Run, admin: Client) -> None:
+    name, service = unique("granted"), unique("service")
+    a, b, c = (f"{service}:{letter}" for letter in "abc")
+    run("service", "create", service, "--scope", a, "--scope", b, "--scope", c)
+    run("account", "create", name)
+    assert run("grant", "add", name, a, b, "--json").json == {"scopes": [a, b], "roles": []}
+    timed = run("grant", "add", name, c, b, "--with", "password", "--until", FAR, "--json").json
+    assert timed["scopes"] == [
+        a,
+        {"name": b, "with": "password", "until": FAR},
+        {"name": c, "with": "password", "until": FAR},
+    ]
+    assert admin.get(f"/accounts/{name}/grants").json() == timed
+    assert run("grant", "list", name, "--json").json == timed
+    rows = [line.split() for line in run("grant", "list", name).out.splitlines()]
+    assert rows == [
+        ["scope", "role", "with", "until"],
+        [a, "-", "-", "-"],
+        [b, "-", "password", FAR],
+        [c, "-", "password", FAR],
+    ]
+    assert run("grant", "remove", name, a, c, "--json").json["scopes"] == [timed["scopes"][1]]
+    assert "there is no scope no:such" in run("grant", "add", name, a, "no:such").refused()
+    assert len(admin.get(f"/accounts/{name}/grants").json()["scopes"]) == 1
+    assert "no such account" in run("grant", "list", "nobody-at-all").refused()
+
+
+# --- signing-key ----------------------------------------------------------------------------------
+
+
+def test_the_signing_keys_are_those_that_are_published_without_their_private_halves(
+    run: Run, admin: Client
+) -> None:
+    done = run("signing-key", "list", "--json")
+    [key] = done.json["items"]
+    [published] = admin.get("/auth/jwks").json()["keys"]
+    assert (key["kid"], key["algorithm"]) == (published["kid"], published["alg"])
+    assert key["state"] == "active"
+    assert key["published_at"] == key["active_from"]
+    assert key.keys() <= {
+        *("kid", "algorithm", "state", "published_at", "active_from"),
+        *("retired_at", "gone_at", "not_seen_by"),
+    }
+    assert key["kid"] in run("signing-key", "list").out
+
+
+# --- config ---------------------------------------------------------------------------------------
+
+
+def test_config_check_shows_every_setting_with_its_source_and_masks_the_secrets(
+    run: Run, server: LiveServer
+) -> None:
+    done = run("config", "check", "--json")
+    rows = {row["setting"]: row for row in done.json["items"]}
+    assert list(rows) == [setting.variable for setting in SETTINGS]
+    assert rows["KEYOSK_BIND"] == {
+        "setting": "KEYOSK_BIND",
+        "value": f"127.0.0.1:{server.port}",
+        "source": "environment",
+    }
+    assert rows["KEYOSK_TOKEN_LIFETIME"]["source"] == "default"
+    for name in ("KEYOSK_SECRET_KEY", "KEYOSK_ADMIN_PASSWORD"):
+        assert rows[name]["value"] == "***"
+    table = run("config", "check")
+    for said in (done.out + done.err, table.out + table.err):
+        assert "KEYOSK_BIND" in said
+        assert SECRET_KEY not in said
+        assert ADMIN_PASSWORD not in said
+
+
+def test_config_check_masks_the_password_of_the_database(tmp_path: Path) -> None:
+    environment = {
+        "KEYOSK_DATABASE_URL": "postgresql://keyosk:hidden-word@db.example/keyosk?sslpassword=also",
+        "KEYOSK_SECRET_KEY": SECRET_KEY,
+    }
+    done = keyosk(environment, tmp_path, "config", "check")
+    assert done.code == 0
+    assert "postgresql://keyosk:***@db.example/keyosk?***" in done.out
+    assert "hidden-word" not in done.out + done.err
+    assert "also" not in done.out
+
+
+def test_settings_with_faults_are_refused_all_at_once_and_not_repeated(tmp_path: Path) -> None:
+    environment = {
+        "KEYOSK_BIND": "nowhere-to-bind",
+        "KEYOSK_SECRET_KEY": "hidden-short-key",
+        "KEYOSK_WORKERZ": "3",
+    }
+    for arguments in (("config", "check"), ("account", "list"), ("serve",)):
+        said = keyosk(environment, tmp_path, *arguments).refused()
+        for name in environment:
+            assert f"keyosk: {name}: " in said
+        assert "did you mean KEYOSK_WORKERS" in said
+        assert "hidden-short-key" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- Used wrongly ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("nonsense",),
+        ("account",),
+        ("account", "nonsense"),
+        ("account", "create"),
+        ("account", "create", "a", "b"),
+        ("account", "create", "a", "--kind", "robot"),
+        ("account", "create", "a", "--expires-at", "soon"),
+        ("account", "list", "--nonsense"),
+        ("api-key", "create", "admin"),
+        ("api-key", "create", "admin", "k", "--expires-at", "2090-13-01"),
+        ("grant", "add", "admin"),
+        ("grant", "add", "admin", "a:b", "--with", "face"),
+        ("service", "scopes"),
+        ("config",),
+        ("database", "downgrade"),
+        ("serve", "now"),
+    ],
+    ids=lambda arguments: " ".join(arguments) or "nothing",
+)
+def test_a_command_used_wrongly_exits_2_and_says_how_it_is_used(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    done = keyosk({}, tmp_path, *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert list(tmp_path.iterdir()) == []
+    assert "Usage: keyosk" in done.err
+
+
+def test_help_is_no_error(tmp_path: Path) -> None:
+    for arguments in (("--help",), ("account", "create", "-h")):
+        done = keyosk({}, tmp_path, *arguments)
+        assert (done.code, done.err) == (0, "")
+        assert done.out.startswith("Usage: keyosk")
+
+
+def test_bytes_that_are_no_text_are_used_wrongly(tmp_path: Path) -> None:
+    name = b"\xff".decode(errors="surrogateescape")  # as Python gives them to a program
+    for arguments in (("grant", "add", "admin", name), ("api-key", "delete", "admin", name)):
+        done = keyosk({}, tmp_path, *arguments)
+        assert (done.code, done.err) == (2, "keyosk: the arguments must be UTF-8\n")
+
+
+# --- database, and what stands in the way of a command --------------------------------------------
+
+
+def settings_for(database_url: str) -> dict[str, str]:
+    return {
+        "KEYOSK_DATABASE_URL": database_url,
+        "KEYOSK_SECRET_KEY": SECRET_KEY,
+        "KEYOSK_ADMIN_PASSWORD": ADMIN_PASSWORD,
+    }
+
+
+def test_a_command_before_the_set_up_is_refused_with_what_to_do_and_sets_nothing_up(
+    backend: str, database_url: str, tmp_path: Path
+) -> None:
+    for arguments in (("account", "list"), ("account", "create", "alice"), ("signing-key", "list")):
+        said = keyosk(settings_for(database_url), tmp_path, *arguments).refused()
+        assert "not set up yet: run keyosk serve or keyosk database upgrade" in said
+    if backend == "sqlite":
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_an_upgrade_sets_up_an_empty_database_once(database_url: str, tmp_path: Path) -> None:
+    environment = settings_for(database_url)
+    del environment["KEYOSK_ADMIN_PASSWORD"]
+    first = keyosk(environment, tmp_path, "database", "upgrade")
+    assert first.code == 0, first.err
+    [password] = re.findall(r"^    ((?:[a-z2-9]{5}-){5}[a-z2-9]{5})$", first.out, re.MULTILINE)
+    assert f"curl -u admin:{password} -X POST http://127.0.0.1:8080/auth/token" in first.out
+    second = keyosk(environment, tmp_path, "database", "upgrade")
+    assert (second.code, second.out, second.err) == (0, "", "")
+    [admin] = keyosk(environment, tmp_path, "account", "list", "--json").json["items"]
+    assert (admin["username"], admin["has_password"]) == ("admin", True)
+    assert keyosk(environment, tmp_path, "grant", "list", "admin", "--json").json == {
+        "scopes": ["keyosk:admin"],
+        "roles": [],
+    }
+    assert len(keyosk(environment, tmp_path, "signing-key", "list", "--json").json["items"]) == 1
+
+
+def test_an_admin_password_that_breaks_a_rule_is_refused_and_can_be_corrected(
+    database_url: str, tmp_path: Path
+) -> None:
+    environment = settings_for(database_url) | {"KEYOSK_ADMIN_PASSWORD": "adminadminadminadmin"}
+    said = keyosk(environment, tmp_path, "database", "upgrade").refused()
+    assert "password" in said
+    assert "adminadminadminadmin" not in said
+    done = keyosk(settings_for(database_url), tmp_path, "database", "upgrade")
+    assert done.code == 0
+    assert "The first account is" not in done.out  # the operator knows the password
+    assert ADMIN_PASSWORD not in done.out
+
+
+def test_a_database_that_a_newer_keyosk_upgraded_is_refused_by_every_command(
+    database_url: str, tmp_path: Path
+) -> None:
+    environment = settings_for(database_url)
+    assert keyosk(environment, tmp_path, "database", "upgrade").code == 0
+    database = Database(database_url)
+    database.raw.execute_sql(
+        "INSERT INTO schema_migration (name, applied) VALUES ('9999_later', '2090-01-01 00:00:00')"
+    )
+    database.close()
+    # serve is refused before it listens, so it may run in here too.
+    for arguments in (("serve",), ("database", "upgrade"), ("account", "list")):
+        said = keyosk(environment, tmp_path, *arguments).refused()
+        assert "upgraded by a newer Keyosk (9999_later)" in said
+
+
+def test_serve_with_another_secret_key_is_refused_and_breaks_nothing(
+    database_url: str, tmp_path: Path
+) -> None:
+    environment = settings_for(database_url)
+    assert keyosk(environment, tmp_path, "database", "upgrade").code == 0
+    before = keyosk(environment, tmp_path, "signing-key", "list", "--json").json
+    wrong = environment | {"KEYOSK_SECRET_KEY": "x" + SECRET_KEY}
+    for arguments in (("serve",), ("database", "upgrade")):
+        said = keyosk(wrong, tmp_path, *arguments).refused()
+        assert "secret key does not open the private keys" in said
+        assert "KEYOSK_SECRET_KEY" in said
+        assert SECRET_KEY not in said
+    both = environment | {"KEYOSK_SECRET_KEY": f"x{SECRET_KEY},{SECRET_KEY}"}
+    assert keyosk(both, tmp_path, "database", "upgrade").code == 0
+    assert keyosk(environment, tmp_path, "signing-key", "list", "--json").json == before
+
+
+def test_a_database_that_does_not_answer_is_a_reason(tmp_path: Path) -> None:
+    environment = settings_for("postgresql://keyosk:hidden-word@127.0.0.1:1/keyosk")
+    for arguments in (("account", "list"), ("database", "upgrade"), ("serve",)):
+        said = keyosk(environment, tmp_path, *arguments).refused()
+        assert "The database is not available" in said
+        assert "hidden-word" not in said
+
+
+def test_the_installed_command_is_the_one_that_is_tested_here(server: LiveServer) -> None:
+    shown = server.run("account", "show", "admin", "--json")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert json.loads(shown.stdout)["username"] == "admin"
+    refused = server.run("account", "show", "nobody-at-all")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == "keyosk: There is no such account.\n"
+
+
+@pytest.mark.attack
+def test_a_password_that_is_no_utf_8_is_refused_without_a_word_of_it(server: LiveServer) -> None:
+    done = subprocess.run(
+        command("account", "password", "admin"),
+        cwd=server.folder,
+        env=server.environment,
+        input=b"rosebud \xff\xfe rosebud rosebud\n",
+        capture_output=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.startswith(b"keyosk: password: ")
+    assert b"rosebud" not in done.stderr
+
+
+# --- serve ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the line is for curl")
+def test_the_first_start_prints_a_secret_once_and_a_curl_line_that_works_when_pasted(
+    database_url: str, tmp_path: Path
+) -> None:
+    # A name that a shell would take apart if it were not quoted.
+    chosen = {"admin_username": "o'neil&$co", "admin_password": ""}
+    with LiveServer(database_url, tmp_path, **chosen) as server:
+        said = server.log.read_text()
+        [password] = re.findall(r"^    ((?:[a-z2-9]{5}-){5}[a-z2-9]{5})$", said, re.MULTILINE)
+        [line] = re.findall(r"^    (curl .*)$", said, re.MULTILINE)
+        pasted = subprocess.run(
+            ["bash", "-c", line],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            env={"PATH": os.environ["PATH"], "NO_PROXY": "*"},
+        )
+        assert pasted.returncode == 0, pasted.stderr
+        assert json.loads(pasted.stdout)["token_type"] == "Bearer"
+        assert can_log_in(server, "o'neil&$co", password)
+    server.start()
+    try:
+        said = server.log.read_text()
+        assert said.count(password) == 2  # alone, and in the curl line: both at the first start
+        assert said.count("The first account is") == 1
+        assert can_log_in(server, "o'neil&$co", password)
+    finally:
+        assert server.stop() == 0

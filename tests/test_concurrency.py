@@ -1,0 +1,491 @@
+"""Many at once: uniqueness, entity tags, the last admin, and requests that are sent again."""
+
+import json
+import random
+import threading
+import time
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import pytest
+import requests
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from installed import Clock, installed, rows_of
+from keyosk import app
+from keyosk.installation import Installation
+from keyosk.model import OPERATOR
+from keyosk.web import routes
+from live import ADMIN_PASSWORD, Client, LiveServer, unique
+
+# Part of `make test-long`.
+pytestmark = pytest.mark.slow
+
+Request = Callable[[Client], requests.Response]
+
+
+def at_once(caller: Client, asked: Sequence[Request]) -> list[requests.Response]:
+    """The answers to requests that are all sent at one moment, each on its own connection."""
+    ready = threading.Barrier(len(asked))
+
+    def send(request: Request) -> requests.Response:
+        own = Client(caller.url, auth=caller.session.auth)
+        own.session.headers.update(caller.session.headers)
+        with own.session:
+            ready.wait(timeout=30)
+            return request(own)
+
+    with ThreadPoolExecutor(len(asked)) as pool:
+        return list(pool.map(send, asked))
+
+
+def statuses(answers: Sequence[requests.Response]) -> Counter[int]:
+    return Counter(answer.status_code for answer in answers)
+
+
+def done(answer: requests.Response) -> Any:
+    assert answer.ok, answer.text
+    return answer.json() if answer.content else None
+
+
+# --- One name, one object -------------------------------------------------------------------------
+
+
+def spellings(name: str, count: int) -> list[str]:
+    """Ways to write one username: case, composed or not, full width."""
+    chance = random.Random(name)
+    forms = []
+    for _ in range(count):
+        spelled = "".join(chance.choice((letter.lower(), letter.upper())) for letter in name)
+        if chance.random() < 0.5:
+            spelled = unicodedata.normalize("NFD", spelled)
+        if chance.random() < 0.5:
+            wide = {ord(letter): ord(letter) + 0xFEE0 for letter in spelled if "A" <= letter <= "z"}
+            spelled = spelled.translate(wide)
+        forms.append(spelled)
+    return forms
+
+
+def test_fifty_creates_of_one_username_in_any_spelling_leave_one(admin: Client) -> None:
+    name = unique("josé")
+    forms = spellings(name, 50)
+    assert len(set(forms)) > 25
+    answers = at_once(
+        admin,
+        [lambda own, form=form: own.post("/accounts", json={"username": form}) for form in forms],
+    )
+    assert statuses(answers) == {201: 1, 409: 49}
+    for answer in answers:
+        if answer.status_code == 409:
+            assert [fault["field"] for fault in answer.json()["errors"]] == ["username"]
+    (made,) = [answer.json() for answer in answers if answer.status_code == 201]
+    found = done(admin.get("/accounts", params={"q": name}))["items"]
+    assert [account["id"] for account in found] == [made["id"]]
+    assert {done(admin.get(f"/accounts/{form}"))["id"] for form in forms[:5]} == {made["id"]}
+
+
+@pytest.mark.parametrize("path", ["/services", "/roles"])
+def test_twenty_creates_of_one_name_leave_one(admin: Client, path: str) -> None:
+    body = {"name": unique("same")}
+    answers = at_once(admin, [lambda own: own.post(path, json=body)] * 20)
+    assert statuses(answers) == {201: 1, 409: 19}
+
+
+def test_twenty_services_that_want_one_scope_leave_one(admin: Client) -> None:
+    scope = unique("scope")
+    bodies = [{"name": unique("service"), "scopes": [scope]} for _ in range(20)]
+    answers = at_once(
+        admin,
+        [lambda own, body=body: own.post("/services", json=body) for body in bodies],
+    )
+    assert statuses(answers) == {201: 1, 409: 19}
+    made = [done(admin.get(answer.headers["Location"])) for answer in answers if answer.ok]
+    assert [service["scopes"] for service in made] == [[{"name": scope, "description": ""}]]
+
+
+# --- One entity tag, one winner -------------------------------------------------------------------
+
+
+def make_account(admin: Client) -> tuple[str, str]:
+    made = done(admin.post("/accounts", json={"username": unique("account")}))
+    return f"/accounts/{made['id']}", "display_name"
+
+
+def make_service(admin: Client) -> tuple[str, str]:
+    made = done(admin.post("/services", json={"name": unique("service")}))
+    return f"/services/{made['id']}", "title"
+
+
+def make_role(admin: Client) -> tuple[str, str]:
+    return (
+        f"/roles/{done(admin.post('/roles', json={'name': unique('role')}))['name']}",
+        "description",
+    )
+
+
+def make_api_key(admin: Client) -> tuple[str, str]:
+    account, _ = make_account(admin)
+    made = done(admin.post(f"{account}/api-keys", json={"name": "key"}))
+    return f"{account}/api-keys/{made['id']}", "description"
+
+
+MAKERS: Final = [make_account, make_service, make_role, make_api_key]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_twenty_changes_on_one_entity_tag_leave_one_winner(
+    admin: Client, make: Callable[[Client], tuple[str, str]]
+) -> None:
+    path, field = make(admin)
+    tag = admin.get(path).headers["ETag"]
+    answers = at_once(
+        admin,
+        [
+            lambda own, number=number: own.patch(
+                path, json={field: f"writer {number}"}, headers={"If-Match": tag}
+            )
+            for number in range(20)
+        ],
+    )
+    assert statuses(answers) == {200: 1, 412: 19}
+    (winner,) = [answer for answer in answers if answer.ok]
+    now = admin.get(path)
+    assert now.json() == winner.json()
+    assert now.headers["ETag"] == winner.headers["ETag"] != tag
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_a_change_and_a_deletion_on_one_entity_tag_leave_one_winner(
+    admin: Client, make: Callable[[Client], tuple[str, str]]
+) -> None:
+    path, field = make(admin)
+    headers = {"If-Match": admin.get(path).headers["ETag"]}
+    change: Request = lambda own: own.patch(path, json={field: "x"}, headers=headers)  # noqa: E731
+    delete: Request = lambda own: own.delete(path, headers=headers)  # noqa: E731
+    answers = at_once(admin, [change, delete] * 5)
+    assert sum(answer.ok for answer in answers) == 1
+    assert statuses(answers).keys() <= {200, 204, 404, 412}
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_without_an_entity_tag_nothing_is_lost_but_what_is_overwritten(
+    admin: Client, make: Callable[[Client], tuple[str, str]]
+) -> None:
+    path, field = make(admin)
+    answers = at_once(
+        admin,
+        [
+            lambda own, number=number: own.patch(path, json={field: f"{number}"})
+            for number in range(20)
+        ],
+    )
+    assert statuses(answers) == {200: 20}
+    assert len({answer.headers["ETag"] for answer in answers}) == 20
+
+
+def test_changes_of_different_members_lose_none(admin: Client) -> None:
+    path, _ = make_account(admin)
+    answers = at_once(
+        admin,
+        [
+            lambda own, number=number: own.patch(path, json={"metadata": {f"m{number}": number}})
+            for number in range(20)
+        ],
+    )
+    assert statuses(answers) == {200: 20}
+    assert done(admin.get(path))["metadata"] == {f"m{number}": number for number in range(20)}
+
+
+def test_twenty_grants_of_different_scopes_lose_none(admin: Client) -> None:
+    name = unique("service")
+    scopes = [f"{name}:{number}" for number in range(20)]
+    done(admin.post("/services", json={"name": name, "scopes": scopes}))
+    path, _ = make_account(admin)
+    answers = at_once(
+        admin,
+        [
+            lambda own, scope=scope: own.patch(f"{path}/grants", json={"add": {"scopes": [scope]}})
+            for scope in scopes
+        ],
+    )
+    assert statuses(answers) == {200: 20}
+    assert sorted(done(admin.get(f"{path}/grants"))["scopes"]) == sorted(scopes)
+    answers = at_once(
+        admin,
+        [
+            lambda own, scope=scope: own.patch(
+                f"{path}/grants", json={"remove": {"scopes": [scope]}}
+            )
+            for scope in scopes
+        ],
+    )
+    assert statuses(answers) == {200: 20}
+    assert done(admin.get(f"{path}/grants")) == {"scopes": [], "roles": []}
+
+
+# --- The last admin -------------------------------------------------------------------------------
+
+SECOND_PASSWORD: Final = "the second admin of this test only"
+
+
+@pytest.fixture
+def lonely(own_server: LiveServer) -> LiveServer:
+    """A server where nobody else administers."""
+    own_server.start()
+    return own_server
+
+
+def disable(own: Client, other: str) -> requests.Response:
+    return own.patch(f"/accounts/{other}", json={"enabled": False})
+
+
+def delete(own: Client, other: str) -> requests.Response:
+    return own.delete(f"/accounts/{other}")
+
+
+def strip(own: Client, other: str) -> requests.Response:
+    return own.put(f"/accounts/{other}/grants", json={})
+
+
+def take_password(own: Client, other: str) -> requests.Response:
+    return own.delete(f"/accounts/{other}/password")
+
+
+def end(own: Client, other: str) -> requests.Response:
+    return own.patch(f"/accounts/{other}", json={"expires_at": "2020-01-01T00:00:00Z"})
+
+
+@pytest.mark.attack
+def test_two_admins_who_go_for_each_other_at_once_leave_one(lonely: LiveServer) -> None:
+    survivor, password = "admin", ADMIN_PASSWORD
+    for round_, attack in enumerate([disable, delete, strip, take_password, end] * 2):
+        other, other_password = f"admin-{round_}", f"{SECOND_PASSWORD} {round_}"
+        first = lonely.client(survivor, password)
+        done(
+            first.post(
+                "/accounts",
+                json={
+                    "username": other,
+                    "password": other_password,
+                    "grants": {"scopes": ["keyosk:admin"]},
+                },
+            )
+        )
+        tokens = [
+            lonely.client(*login).post("/auth/token", data={"audience": "keyosk"}).json()
+            for login in ((survivor, password), (other, other_password))
+        ]
+        callers = [Client(lonely.url, token=token["access_token"]) for token in tokens]
+        ready = threading.Barrier(2)
+
+        def fight(
+            pair: tuple[Client, str], attack: Any = attack, ready: threading.Barrier = ready
+        ) -> requests.Response:
+            ready.wait(timeout=30)
+            answer: requests.Response = attack(*pair)
+            return answer
+
+        with ThreadPoolExecutor(2) as pool:
+            won = list(pool.map(fight, zip(callers, (other, survivor), strict=True)))
+        for caller in callers:
+            caller.session.close()
+        assert sum(answer.ok for answer in won) == 1, [answer.text for answer in won]
+        # Refused by the rule, or as a login that is no more.
+        assert {answer.status_code for answer in won if not answer.ok} <= {401, 403, 404}
+        loser = survivor if won[1].ok else other
+        if won[1].ok:
+            survivor, password = other, other_password
+        last = lonely.client(survivor, password)
+        assert last.get("/accounts/me").status_code == 200
+        # Nor can the last one go by their own hand.
+        assert last.delete("/accounts/me").status_code == 403
+        assert last.delete("/accounts/me/password").status_code == 403
+        if attack is not delete:
+            assert last.delete(f"/accounts/{loser}").status_code == 204
+        last.session.close()
+        first.session.close()
+
+
+# --- Requests that are sent again -----------------------------------------------------------------
+
+
+def paths(admin: Client) -> dict[str, tuple[str, dict[str, Any], str]]:
+    """For each POST that makes something: its path, a body, and where what it made is listed."""
+    account, _ = make_account(admin)
+    key, _ = make_api_key(admin)
+    keys = key.rpartition("/")[0]
+    return {
+        "accounts": (
+            "/accounts",
+            {"username": unique("once"), "password": "a password of this test only"},
+            "/accounts",
+        ),
+        "api-keys": (f"{account}/api-keys", {"name": "key"}, f"{account}/api-keys"),
+        "rotate": (f"{key}/rotate", {"overlap": 60}, keys),
+        "services": ("/services", {"name": unique("once")}, "/services"),
+        "roles": ("/roles", {"name": unique("once")}, "/roles"),
+    }
+
+
+ROUTES: Final = ("accounts", "api-keys", "rotate", "services", "roles")
+
+
+def test_every_post_that_makes_something_is_in_this_table() -> None:
+    repeatable = {
+        route.path
+        for route in routes.ROUTES
+        if "POST" in route.access and not route.oauth and route.resource.repeatable
+    }
+    assert {path.rpartition("/")[2] for path in repeatable} == set(ROUTES)
+
+
+def total(admin: Client, path: str) -> int:
+    return int(admin.get(path, params={"total": "true"}).headers["X-Total-Count"])
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_ten_posts_with_one_key_make_one_object(admin: Client, route: str) -> None:
+    path, body, listed = paths(admin)[route]
+    before = total(admin, listed)
+    headers = {"Idempotency-Key": unique("key")}
+    answers = at_once(admin, [lambda own: own.post(path, json=body, headers=headers)] * 10)
+    assert statuses(answers) == {201: 10}
+    assert len({answer.text for answer in answers}) == 1
+    for name in ("Location", "ETag", "Cache-Control", "Content-Type"):
+        assert len({answer.headers[name] for answer in answers}) == 1
+    replayed = [answer.headers.get("Idempotency-Replayed") for answer in answers]
+    assert sorted(map(str, replayed)) == ["None", *["true"] * 9]
+    assert total(admin, listed) == before + 1
+    if route in ("api-keys", "rotate"):
+        assert "secret" in answers[0].json()
+        assert answers[0].headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_another_body_under_the_same_key_is_refused(admin: Client, route: str) -> None:
+    path, body, _ = paths(admin)[route]
+    headers = {"Idempotency-Key": unique("key")}
+    done(admin.post(path, json=body, headers=headers))
+    changed = {**body, **({"overlap": 61} if route == "rotate" else {"description": "another"})}
+    if route == "accounts":
+        changed = {**body, "display_name": "another"}
+    refused = admin.post(path, json=changed, headers=headers)
+    assert refused.status_code == 422
+    assert refused.json()["errors"][0]["field"] == "Idempotency-Key"
+    elsewhere = admin.post("/roles?x=1", json=body, headers=headers)
+    assert elsewhere.status_code == 422
+
+
+def test_another_caller_is_independent(server: LiveServer, admin: Client) -> None:
+    name, password = unique("caller"), "a password of this test only"
+    done(
+        admin.post(
+            "/accounts",
+            json={
+                "username": name,
+                "password": password,
+                "grants": {"scopes": ["keyosk:services:write", "keyosk:services:read"]},
+            },
+        )
+    )
+    headers = {"Idempotency-Key": unique("key")}
+    mine = done(admin.post("/roles", json={"name": unique("role")}, headers=headers))
+    theirs = server.client(name, password).post(
+        "/roles", json={"name": unique("role")}, headers=headers
+    )
+    assert theirs.status_code == 201
+    assert "Idempotency-Replayed" not in theirs.headers
+    assert theirs.json()["id"] != mine["id"]
+
+
+def test_a_refused_request_may_be_sent_again_in_another_form(admin: Client) -> None:
+    headers = {"Idempotency-Key": unique("key")}
+    assert admin.post("/roles", json={"name": "Not A Name"}, headers=headers).status_code == 422
+    done(admin.post("/roles", json={"name": unique("role")}, headers=headers))
+
+
+@pytest.mark.parametrize("key", ["", "a b", "x" * 256, "tab\there"])
+def test_a_key_that_is_none_is_refused(admin: Client, key: str) -> None:
+    refused = admin.post("/roles", json={"name": unique("role")}, headers={"Idempotency-Key": key})
+    assert refused.status_code == 422
+    assert refused.json()["errors"][0]["field"] == "Idempotency-Key"
+
+
+class Again:
+    """The admin of an installation whose clock the test sets."""
+
+    def __init__(self, installation: Installation, clock: Clock) -> None:
+        self.installation = installation
+        self.clock = clock
+        self.client: FlaskClient = app.create_app(installation).test_client()
+
+    def post(self, path: str, key: str, **body: Any) -> TestResponse:
+        return self.client.post(
+            path,
+            json=body,
+            headers={"Idempotency-Key": key},
+            auth=("admin", ADMIN_PASSWORD),
+        )
+
+
+@pytest.fixture
+def again(prepared_url: str) -> Iterator[Again]:
+    clock = Clock(time.time())
+    with installed(prepared_url, clock=clock) as installation:
+        yield Again(installation, clock)
+
+
+def secret_of(answer: TestResponse) -> str | None:
+    assert answer.status_code == 201, answer.get_data()
+    secret: str | None = answer.get_json().get("secret")
+    return secret
+
+
+@pytest.mark.attack
+def test_a_secret_is_repeated_for_ten_minutes_and_then_gone(again: Again) -> None:
+    path = "/accounts/me/api-keys"
+    first = again.post(path, "k", name="key")
+    secret = secret_of(first)
+    assert secret is not None
+    kept = json.dumps(rows_of(again.installation, "SELECT * FROM idempotency"), default=bytes.hex)
+    assert secret not in kept
+    assert secret.encode().hex() not in kept
+    again.clock.now += 600
+    assert secret_of(again.post(path, "k", name="key")) == secret
+    again.clock.now += 1
+    later = again.post(path, "k", name="key")
+    assert secret_of(later) is None
+    assert {**first.get_json(), "secret": None} == {**later.get_json(), "secret": None}
+    assert later.headers["Location"] == first.headers["Location"]
+    assert rows_of(again.installation, "SELECT sealed FROM idempotency") == [(None,)]
+
+
+def test_an_answer_is_kept_for_a_day(again: Again) -> None:
+    first = again.post("/accounts/me/api-keys", "k", name="key")
+    again.clock.now += 86_400
+    assert again.post("/accounts/me/api-keys", "k", name="key").headers["Idempotency-Replayed"]
+    again.clock.now += 1
+    anew = again.post("/accounts/me/api-keys", "k", name="key")
+    assert "Idempotency-Replayed" not in anew.headers
+    assert anew.get_json()["id"] != first.get_json()["id"]
+    assert len(rows_of(again.installation, "SELECT * FROM idempotency")) == 1
+
+
+def test_what_a_failed_request_began_is_undone_with_it(again: Again) -> None:
+    again.installation.roles.create(OPERATOR, name="taken")
+    assert again.post("/roles", "k", name="taken").status_code == 409
+    assert rows_of(again.installation, "SELECT * FROM idempotency") == []
+    assert again.post("/roles", "k", name="free").status_code == 201
+
+
+@pytest.mark.attack
+def test_a_password_in_a_request_is_not_kept(again: Again) -> None:
+    password = "a password of this test only"
+    made = again.post("/accounts", "k", username="alice", password=password)
+    assert made.status_code == 201
+    (row,) = rows_of(again.installation, "SELECT * FROM idempotency")
+    assert password not in str(row)

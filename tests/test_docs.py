@@ -1,0 +1,261 @@
+"""The documentation says what the program does: all of it, and nothing else."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import jwt
+import pytest
+from click.testing import CliRunner
+
+from keyosk.cli import keyosk as command_tree
+from keyosk.errors import KeyoskError
+from keyosk.server import answers
+from keyosk.web import errors as web_errors
+from keyosk.web.routes import ROUTES
+from live import LiveServer
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted([*DOCS.glob("*.md"), *ROOT.glob("*.md"), *ROOT.glob("examples/*.md")])
+API = (DOCS / "api.md").read_text()
+COMMANDS = (DOCS / "commands.md").read_text()
+TOKENS = (DOCS / "tokens.md").read_text()
+
+ALICE_PASSWORD = "violet lamps orbit slowly"
+NEW_PASSWORD = "slowly orbit lamps violet"
+
+
+def headings(text: str) -> list[str]:
+    return re.findall(r"^#+ (.+)$", without_code(text), re.MULTILINE)
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^( *)```.*?^\1```$", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def code(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+# --- Addresses ------------------------------------------------------------------------------------
+
+
+def test_every_address_and_method_is_in_the_api_page_and_none_that_does_not_exist() -> None:
+    served = {
+        (method, re.sub(r"<(\w+)>", r"{\1}", route.path))
+        for route in ROUTES
+        for method in route.access
+    }
+    documented = [
+        (method, path)
+        for methods, path in re.findall(r"^### ([A-Z, ]+) (/\S+)$", API, re.MULTILINE)
+        for method in methods.split(", ")
+    ]
+    assert sorted(documented) == sorted(served)
+
+
+def test_every_address_in_the_api_page_has_a_curl_line_of_its_own() -> None:
+    for section in re.split(r"^(?=##+ )", API, flags=re.MULTILINE):
+        found = re.match(r"### ([A-Z]+)[A-Z, ]* (/\S+)\n", section)
+        if found is None:
+            continue
+        method, path = found.groups()
+        pattern = re.sub(r"\\\{\w+\\\}", r"[^/\\s\"?]+", re.escape(path))
+        assert re.search(rf'"\$KEYOSK{pattern}["?]', section), f"no curl line for {path}"
+        if method in ("PUT", "PATCH", "DELETE"):
+            assert f"-X {method}" in section
+
+
+def test_every_address_of_the_program_is_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    table = readme[readme.index("## Addresses") : readme.index("## Documentation")]
+    for route in ROUTES:
+        path = re.sub(r"<(\w+)>", r"{\1}", route.path)
+        assert f"{path.removesuffix('/{key}')}`" in table, path
+
+
+def test_every_error_code_is_in_the_api_page() -> None:
+    codes = {kind.code for kind in web_errors.STATUS if kind is not KeyoskError}
+    oauth = {"invalid_client", *web_errors.OAUTH_CODES.values(), "invalid_request"}
+    oauth |= set(web_errors.OAUTH_STATUS_CODES.values())
+    server = {value.code for value in vars(answers).values() if isinstance(value, answers.Problem)}
+    for name in codes | oauth | server | set(web_errors.SENTENCES):
+        assert f"`{name}`" in API, name
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """A Keyosk that has what the examples speak of."""
+    folder = tmp_path_factory.mktemp("docs")
+    with LiveServer(f"sqlite:///{folder / 'keyosk.db'}", folder) as server:
+        admin = server.admin()
+        for name, scopes in [("todo", ["todo:read", "todo:write"]), ("obsolete", [])]:
+            assert admin.post("/services", json={"name": name, "scopes": scopes}).ok
+        alice = {"username": "alice", "password": ALICE_PASSWORD}
+        assert admin.post("/accounts", json=alice).ok
+        yield server
+
+
+def bash(server: LiveServer, script: str, **variables: str) -> str:
+    """Run a script whose first failure ends it; an answer that is an error is one."""
+    ran = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=server.folder,
+        env={**server.environment, "no_proxy": "127.0.0.1", **variables},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+def new_key(server: LiveServer, name: str) -> tuple[str, str]:
+    """A key of alice's, who holds both scopes again whatever another test did."""
+    admin = server.admin()
+    both = {"scopes": ["todo:read", "todo:write"]}
+    assert admin.put("/accounts/alice/grants", json=both).ok
+    made = admin.post("/accounts/alice/api-keys", json={"name": name}).json()
+    return made["id"], made["secret"]
+
+
+def test_every_curl_line_of_the_api_page_works_when_pasted(live: LiveServer) -> None:
+    key_id, _ = new_key(live, "for deletion")
+    _, secret = new_key(live, "kept")
+    strict = 'curl() { command curl --fail-with-body "$@"; }'
+    script = "\n".join([strict, "set -x", *code(API, "sh")])
+    script = script.replace("http://127.0.0.1:8080", live.url)
+    variables = {
+        "ADMIN_PASSWORD": live.environment["KEYOSK_ADMIN_PASSWORD"],
+        "ALICE_PASSWORD": ALICE_PASSWORD,
+        "NEW_PASSWORD": NEW_PASSWORD,
+        "ALICE_KEY": secret,
+        "KEY_ID": key_id,
+        "KID": live.client().get("/auth/jwks").json()["keys"][0]["kid"],
+    }
+    assert bash(live, script, **variables).count('"access_token"') >= 3
+
+
+# --- Commands -------------------------------------------------------------------------------------
+
+
+def commands(group: click.Group, prefix: str = "keyosk") -> Iterator[str]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{prefix} {name}")
+        else:
+            yield f"{prefix} {name}"
+
+
+def test_every_command_is_in_the_commands_page_and_none_that_does_not_exist() -> None:
+    documented = [heading for heading in headings(COMMANDS) if heading.startswith("keyosk ")]
+    assert sorted(documented) == sorted(commands(command_tree))
+
+
+def test_every_command_has_an_example() -> None:
+    for section in re.split(r"^(?=##+ )", COMMANDS, flags=re.MULTILINE):
+        found = re.match(r"### (keyosk .+)\n", section)
+        assert found is None or any(found[1] in block for block in code(section, "sh")), found
+
+
+def test_every_example_of_the_commands_page_works_when_pasted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("KEYOSK_")]:
+        monkeypatch.delenv(name)
+    lines = [line for block in code(COMMANDS, "sh") for line in block.splitlines()]
+    lines.remove("keyosk serve")
+    (tmp_path / "state.yaml").write_text("owner: docs\nroles:\n  - name: from-a-file\n")
+    # What the examples take for granted; and the database comes first.
+    lines = ["keyosk database upgrade", "keyosk service create todo --scope todo:read", *lines]
+    lines.insert(2, "keyosk service scopes todo todo:read todo:write")
+    for line in lines:
+        key_id = ""
+        if "$KEY_ID" in line:
+            listed = CliRunner().invoke(command_tree, ["api-key", "list", "alice", "--json"])
+            key_id = json.loads(listed.stdout)["items"][-1]["id"]
+        words = [word.replace("$KEY_ID", key_id) for word in shlex.split(line)[1:]]
+        ran = CliRunner().invoke(command_tree, words, input=f"{ALICE_PASSWORD}\n")
+        assert ran.exit_code == 0, f"{line}\n{ran.output}{ran.exception!r}"
+
+
+# --- How to check a token -------------------------------------------------------------------------
+
+
+def test_both_python_snippets_take_a_good_token_and_refuse_another_audience(
+    live: LiveServer,
+) -> None:
+    _, secret = new_key(live, "for the snippets")
+    alice = live.client("alice", secret)
+    good = alice.post("/auth/token", data={"format": "token"}).text.strip()
+    other = alice.post("/auth/token", data={"audience": "keyosk", "format": "token"}).text.strip()
+    snippets = [block for block in code(TOKENS, "python") if "def claims_of" in block]
+    assert len(snippets) == 2
+    for snippet in snippets:
+        names: dict[str, object] = {}
+        exec(snippet.replace("http://127.0.0.1:8080", live.url), names)  # noqa: S102  # as pasted
+        claims_of = names["claims_of"]
+        assert callable(claims_of)
+        assert claims_of(good)["scope"] == "todo:read todo:write"
+        changed = good[:-8] + ("AAAAAAAA" if not good.endswith("AAAAAAAA") else "BBBBBBBB")
+        for bad in (other, changed):
+            with pytest.raises(Exception) as refusal:  # noqa: PT011  # each library has its own
+                claims_of(bad)
+            assert type(refusal.value).__module__.split(".")[0] in ("jwt", "joserfc")
+
+
+def test_every_claim_that_is_issued_is_in_the_tokens_page(live: LiveServer) -> None:
+    _, secret = new_key(live, "for its claims")
+    text = live.client("alice", secret).post("/auth/token", data={"format": "token"}).text.strip()
+    decoded = jwt.decode_complete(text, options={"verify_signature": False})
+    for name in [*decoded["payload"], *decoded["header"]]:
+        assert f"`{name}`" in TOKENS, name
+
+
+# --- Links ----------------------------------------------------------------------------------------
+
+
+def anchors(page: Path) -> set[str]:
+    """The names that GitHub, and our Sphinx settings, give the headings of a page."""
+    return {
+        re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+        for heading in headings(page.read_text())
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_code(page.read_text())):
+        if re.match(r"[a-z]+:", target):
+            assert target.startswith("https://"), target
+            continue
+        file, _, anchor = target.partition("#")
+        there = (page.parent / file).resolve() if file else page
+        assert there.exists(), target
+        if page.parent == DOCS:
+            assert there.parent == DOCS, f"{target}: the built pages do not have it"
+        assert not anchor or anchor in anchors(there), target
+
+
+def test_the_table_of_contents_has_every_page() -> None:
+    (listed,) = code((DOCS / "index.md").read_text(), r"\{toctree\}")
+    for page in DOCS.glob("*.md"):
+        assert page.stem == "index" or page.stem in listed.split() or "*" in listed, page
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not there")
+def test_the_node_snippet_is_javascript(tmp_path: Path) -> None:
+    (snippet,) = code(TOKENS, "js")
+    (tmp_path / "snippet.mjs").write_text(snippet)
+    ran = subprocess.run(
+        ["node", "--check", "snippet.mjs"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr

@@ -1,0 +1,808 @@
+"""What goes wrong is told in one shape, and never says more than it should."""
+
+import base64
+import json
+import logging
+import re
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote_plus
+
+import pytest
+import requests
+from flask import Flask, g
+from marshmallow import ValidationError
+from werkzeug.exceptions import (
+    BadRequest,
+    Forbidden,
+    HTTPException,
+    MethodNotAllowed,
+    NotFound,
+    RequestEntityTooLarge,
+    UnsupportedMediaType,
+)
+
+import live
+from keyosk import app, config, errors
+from keyosk.errors import Fault
+from keyosk.web import errors as web_errors
+from live import Client, LiveServer
+
+JSON = {"Content-Type": "application/json"}
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Strict-Transport-Security": "max-age=31536000",
+}
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+#: Words of Python, of a library, of a database or of a page.
+INTERNAL = re.compile(
+    r"traceback|exception|file \"|line \d|\.py\b|<html|<!doctype|werkzeug|flask|marshmallow|peewee"
+    r"|sqlite|psycopg|postgres|select |insert |codec|0x[0-9a-f]{4}",
+    re.IGNORECASE,
+)
+
+
+def assert_problem(
+    answer: requests.Response, status: int, code: str | None = None, *fields: str
+) -> None:
+    """An answer as RFC 9457 and the design have it; ``fields``: those that are said to be wrong."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.headers["Cache-Control"] == "no-store"
+    body = answer.json()
+    expected = {"type", "title", "status", "detail", "code", "request_id"}
+    assert body.keys() == (expected | {"errors"} if fields else expected)
+    assert body["type"] == "about:blank"
+    assert body["status"] == status
+    assert body["title"]
+    assert re.fullmatch(r"[A-Z].*\.", body["detail"]) or fields
+    assert code is None or body["code"] == code
+    assert re.fullmatch(r"[a-z_]+", body["code"])
+    assert body["request_id"] == answer.headers["X-Request-Id"]
+    for fault in body.get("errors", []):
+        assert fault.keys() == {"field", "message"}
+        assert fault["message"]
+    assert [fault["field"] for fault in body.get("errors", [])] == list(fields)
+    assert not INTERNAL.search(answer.text)
+
+
+def assert_headers(answer: requests.Response) -> None:
+    assert UUID.fullmatch(answer.headers["X-Request-Id"])
+    assert SECURITY_HEADERS.items() <= answer.headers.items()
+    assert answer.headers["Server"] == "keyosk"
+
+
+# --- Where there is nothing -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/nothing",
+        "/auth",
+        "/auth/token/",
+        "/accounts/",
+        "/accounts//grants",
+        "/static/x",
+        "/accounts/%00/x",
+        "/%ff",
+        "/nothing?password=hunter2",
+        "/<script>",
+    ],
+)
+def test_an_address_that_does_not_exist(server: LiveServer, admin: Client, path: str) -> None:
+    for client in (server.client(), admin):
+        answer = client.get(path)
+        assert_problem(answer, 404, "not_found")
+        assert "hunter2" not in answer.text
+        assert_headers(answer)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/accounts/nobody",
+        "/accounts/%00",
+        "/accounts/%ff",
+        "/accounts/%ed%a0%80",
+        "/accounts/" + "x" * 3000,
+        "/accounts/00000000-0000-7000-8000-000000000000",
+        "/accounts/nobody/grants",
+        "/accounts/nobody/api-keys",
+        "/accounts/admin/api-keys/x",
+        "/accounts/admin/api-keys/%00",
+        "/accounts/admin/api-keys/%ed%a0%80",
+        "/services/nothing",
+        "/services/%00",
+        "/services/%c3%a9",
+        "/services/nothing/scopes",
+    ],
+)
+def test_a_thing_that_does_not_exist(admin: Client, path: str) -> None:
+    assert_problem(admin.get(path), 404, "not_found")
+
+
+@pytest.mark.parametrize("method", ["PUT", "PROPFIND", "TRACE", "X" * 20])
+def test_a_method_that_an_address_does_not_have(server: LiveServer, method: str) -> None:
+    answer = server.client().request(method, "/accounts")
+
+    assert_problem(answer, 405, "method_not_allowed")
+    assert set(answer.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS", "POST"}
+    assert_headers(answer)
+
+
+# --- Bodies ---------------------------------------------------------------------------------------
+
+
+def test_a_body_above_64_kib_is_refused_by_its_announced_length(
+    server: LiveServer, admin: Client
+) -> None:
+    for client in (server.client(), admin):
+        for path in ("/accounts", "/auth/token", "/nothing"):
+            answer = client.post(path, data=b" " * (64 * 1024 + 1), headers=JSON)
+            assert_problem(answer, 413)
+            assert answer.headers["Connection"] == "close"
+            assert_headers(answer)
+    assert_problem(admin.post("/accounts", data=b" " * (64 * 1024), headers=JSON), 400)
+
+
+def test_a_body_above_64_kib_is_refused_unread(server: LiveServer) -> None:
+    head = (
+        f"POST /accounts HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
+        "Content-Type: application/json\r\nContent-Length: 1000000000\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(head.encode())
+        assert connection.recv(12) == b"HTTP/1.1 413"
+
+
+def test_a_chunked_body_above_64_kib_is_refused(server: LiveServer, admin: Client) -> None:
+    def chunks(size: int) -> Iterator[bytes]:
+        for _ in range(size // 1024):
+            yield b" " * 1024
+
+    for client in (server.client(), admin):
+        answer = client.post("/accounts", data=chunks(65 * 1024), headers=JSON)
+        assert_problem(answer, 413)
+        assert_headers(answer)
+    assert_problem(admin.post("/accounts", data=chunks(64 * 1024), headers=JSON), 400)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/accounts"),
+        ("PATCH", "/accounts/admin"),
+        ("PUT", "/accounts/admin/grants"),
+        ("POST", "/services"),
+    ],
+)
+def test_a_body_of_another_kind_is_refused(admin: Client, method: str, path: str) -> None:
+    for content_type in (
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "application/jsonp",
+        "application/json; charset=utf-16",
+        "application/json-patch+json",
+        "\u00e9",
+        "",
+    ):
+        headers = {"Content-Type": content_type.encode("latin-1")}
+        answer = admin.request(method, path, data=b"{}", headers=headers)
+        assert_problem(answer, 415, "unsupported_media_type")
+    assert_problem(admin.request(method, path), 415, "unsupported_media_type")
+
+
+def test_a_merge_patch_is_only_taken_where_one_belongs(admin: Client) -> None:
+    headers = {"Content-Type": "application/merge-patch+json"}
+
+    assert_problem(admin.post("/accounts", data=b"{}", headers=headers), 415)
+    assert admin.patch("/accounts/admin", data=b"{}", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b" ",
+        b"{",
+        b"{'username': 'x'}",
+        b'{"username": "x",}',
+        b'{"username": "x"} {}',
+        b'{"username": NaN}',
+        b'{"metadata": {"x": Infinity}}',
+        b'{"metadata": {"x": -Infinity}}',
+        b'{"username": "x", "username": "y"}',
+        b'{"username": "x", "metadata": {"a": {"b": 1, "b": 2}}}',
+        b'{"username": "\xff"}',
+        b'\xef\xbb\xbf{"username": "x"}',
+        '{"username": "x"}'.encode("utf-16"),
+        b'{"username": "a\nb"}',
+        b'{"username": 0x1}',
+        b'{"metadata": {"x": ' + b"9" * 5000 + b"}}",
+        b"[" * 60_000,
+        b'{"metadata": ' + b'{"a":' * 10_000 + b"1" + b"}" * 10_001,
+    ],
+    ids=lambda body: repr(body[:40]),
+)
+def test_malformed_json_is_refused(admin: Client, body: bytes) -> None:
+    for method, path in (("POST", "/accounts"), ("PATCH", "/accounts/admin")):
+        answer = admin.request(method, path, data=body, headers=JSON)
+        assert_problem(answer, 400, "bad_request")
+
+
+@pytest.mark.parametrize("body", [b"[]", b"1", b"null", b"true", b'"text"', b'[{"username": "x"}]'])
+def test_json_that_is_no_object_is_refused(admin: Client, body: bytes) -> None:
+    for method, path in (
+        ("POST", "/accounts"),
+        ("PATCH", "/accounts/admin"),
+        ("PUT", "/accounts/admin/password"),
+        ("PUT", "/accounts/admin/grants"),
+        ("PATCH", "/accounts/admin/grants"),
+        ("POST", "/accounts/admin/api-keys"),
+        ("POST", "/services"),
+        ("PATCH", "/services/keyosk"),
+        ("PUT", "/services/keyosk/scopes"),
+    ):
+        answer = admin.request(method, path, data=body, headers=JSON)
+        assert_problem(answer, 422, "invalid", "body")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "fields"),
+    [
+        ("POST", "/accounts", {}, ["username"]),
+        ("POST", "/accounts", {"username": "x", "color": 1}, ["color"]),
+        ("POST", "/accounts", {"username": "x", "id": "1"}, ["id"]),
+        ("POST", "/accounts", {"username": "x", "has_password": True}, ["has_password"]),
+        ("POST", "/accounts", {"username": "x", "__class__": "x"}, ["__class__"]),
+        ("POST", "/accounts", {"username": 1}, ["username"]),
+        ("POST", "/accounts", {"username": None}, ["username"]),
+        ("POST", "/accounts", {"username": ["x"]}, ["username"]),
+        ("POST", "/accounts", {"username": "x", "enabled": "yes"}, ["enabled"]),
+        ("POST", "/accounts", {"username": "x", "enabled": 1}, ["enabled"]),
+        ("POST", "/accounts", {"username": "x", "kind": "robot"}, ["kind"]),
+        ("POST", "/accounts", {"username": "x", "kind": {}}, ["kind"]),
+        ("POST", "/accounts", {"username": "x", "claims": []}, ["claims"]),
+        ("POST", "/accounts", {"username": "x", "expires_at": 1}, ["expires_at"]),
+        ("POST", "/accounts", {"username": "x", "expires_at": "tomorrow"}, ["expires_at"]),
+        ("PATCH", "/accounts/admin", {"expires_at": "2030-02-30T00:00:00Z"}, ["expires_at"]),
+        ("PATCH", "/accounts/admin", {"expires_at": "9999-12-31T23:59:59-23:59"}, ["expires_at"]),
+        ("PATCH", "/accounts/admin", {"expires_at": "0001-01-01T00:00:00+23:59"}, ["expires_at"]),
+        ("POST", "/accounts", {"username": "a\0b"}, ["username"]),
+        ("POST", "/accounts", {"username": "a\ud800"}, ["username"]),
+        ("POST", "/accounts", {"username": "x", "display_name": "\0"}, ["display_name"]),
+        ("POST", "/accounts", {"username": "x", "password": "\udfff" * 20}, ["password"]),
+        ("POST", "/accounts", {"username": "x", "metadata": {"a": "\0"}}, ["metadata"]),
+        ("POST", "/accounts", {"username": "x", "metadata": {"\0": 1}}, ["metadata"]),
+        ("POST", "/accounts", {"username": "x", "metadata": {"a": "\ud800"}}, ["metadata"]),
+        ("POST", "/accounts", {"username": "x", "claims": {"\udfff": 1}}, ["claims"]),
+        ("POST", "/accounts", {"username": "x", "\ud800": 1}, ["?"]),
+        ("POST", "/accounts", {"username": "x", "\0": 1}, ["\0"]),
+        ("POST", "/accounts", {"username": "x", "grants": {"scopes": [1]}}, ["grants.scopes.0"]),
+        ("POST", "/accounts", {"username": "x", "grants": {"scopes": "a"}}, ["grants.scopes"]),
+        ("POST", "/accounts", {"username": "x", "grants": []}, ["grants"]),
+        ("POST", "/accounts", {"username": "x", "grants": {"scopes": ["no:such"]}}, ["scopes"]),
+        ("PATCH", "/accounts/admin", {"password": "x" * 20}, ["password"]),
+        ("PATCH", "/accounts/admin", {"username": None}, ["username"]),
+        ("PATCH", "/accounts/admin/grants", {"add": {"scopes": {}}}, ["add.scopes"]),
+        ("PUT", "/accounts/admin/password", {}, ["password"]),
+        ("PUT", "/accounts/admin/password", {"password": 1}, ["password"]),
+        ("POST", "/accounts/admin/api-keys", {"name": ""}, ["name"]),
+        ("POST", "/accounts/admin/api-keys", {"name": "k", "scopes": "a"}, ["scopes"]),
+        ("POST", "/accounts/admin/api-keys", {"name": "k", "secret": "x"}, ["secret"]),
+        ("POST", "/services", {"name": "x", "token_lifetime": 60.5}, ["token_lifetime"]),
+        ("POST", "/services", {"name": "x", "token_lifetime": True}, ["token_lifetime"]),
+        ("POST", "/services", {"name": "x", "token_lifetime": "60"}, ["token_lifetime"]),
+        ("POST", "/services", {"name": "x", "token_lifetime": 10**30}, ["token_lifetime"]),
+        ("POST", "/services", {"name": "x", "scopes": [{"name": "a", "x": 1}]}, ["scopes.0.x"]),
+        ("POST", "/services", {"name": "x", "scopes": [None]}, ["scopes.0"]),
+        ("POST", "/services", {"name": "\u00e9"}, ["name", "audience"]),
+    ],
+    ids=lambda value: ascii(value)[:60],
+)  # fmt: skip
+def test_a_field_that_is_wrong_is_named(
+    admin: Client, method: str, path: str, body: Any, fields: list[str]
+) -> None:
+    answer = admin.request(method, path, data=json.dumps(body), headers=JSON)
+
+    assert_problem(answer, 422, "invalid", *fields)
+
+
+def test_all_wrong_fields_are_named_at_once(admin: Client) -> None:
+    body = {"kind": "robot", "enabled": 1, "color": "red"}
+
+    answer = admin.post("/accounts", json=body)
+
+    assert answer.status_code == 422
+    found = {fault["field"] for fault in answer.json()["errors"]}
+    assert found == {"username", "kind", "enabled", "color"}
+
+
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+@pytest.mark.parametrize("field", ["metadata", "claims", "color"])
+def test_no_depth_of_nesting_is_an_error_of_ours(
+    server: LiveServer, admin: Client, method: str, field: str
+) -> None:
+    username = live.unique("deep")
+    if method == "PATCH":
+        assert admin.post("/accounts", json={"username": username}).status_code == 201
+    statuses = set()
+    for depth in [5, *range(150, 1000, 50), 990, 1500]:
+        nested = '{"a":' * depth + "1" + "}" * depth
+        if method == "POST":
+            body = f'{{"username": "{username}-{depth}", "{field}": {nested}}}'
+            answer = admin.post("/accounts", data=body, headers=JSON)
+        else:
+            body = f'{{"{field}": {nested}}}'
+            answer = admin.patch(f"/accounts/{username}", data=body, headers=JSON)
+        statuses.add(answer.status_code)
+        if answer.status_code in (200, 201):
+            # What was taken can be given.
+            assert admin.get(f"/accounts/{answer.json()['id']}").json() == answer.json()
+        elif answer.status_code == 400:
+            assert_problem(answer, 400, "bad_request")
+        else:
+            assert_problem(answer, 422, "invalid", field)
+    assert 400 in statuses
+    assert statuses & {200, 201, 422}
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["limit=0", "limit=201", "limit=x", "limit=-1", "limit=", "limit=1&limit=2", "cursor=x",
+     "cursor=%00", "cursor=%ff", "color=red", "%ed%a0%80=1", "limit=%D9%A3"],
+)  # fmt: skip
+def test_a_wrong_parameter_of_a_list_is_named(admin: Client, query: str) -> None:
+    answer = admin.get(f"/accounts?{query}")
+
+    assert answer.status_code == 422
+    assert_problem(answer, 422, "invalid", answer.json()["errors"][0]["field"])
+
+
+@pytest.mark.parametrize(
+    ("tag", "status"),
+    [
+        ('"999999"', 412),
+        ('"' + "9" * 30 + '"', 412),
+        ('"-1"', 412),
+        ('W/"1"', 412),
+        ('"\u00b2"', 412),
+        ("nonsense", 412),
+        ('"1", "2"', 422),
+    ],
+)
+def test_an_entity_tag_that_no_version_has_is_refused(admin: Client, tag: str, status: int) -> None:
+    username = live.unique("tagged")
+    assert admin.post("/accounts", json={"username": username}).status_code == 201
+
+    answer = admin.patch(
+        f"/accounts/{username}", json={}, headers={"If-Match": tag.encode("latin-1")}
+    )
+
+    assert_problem(answer, status, None, *(["If-Match"] if status == 422 else []))
+
+
+def test_a_conflict_names_the_field_and_not_what_stands_there(admin: Client) -> None:
+    username = live.unique("twice")
+    assert admin.post("/accounts", json={"username": username}).status_code == 201
+    assert_problem(
+        admin.post("/accounts", json={"username": username}), 409, "conflict", "username"
+    )
+    name = live.unique("twice")
+    assert admin.post("/services", json={"name": name, "scopes": [f"{name}:a"]}).status_code == 201
+    other = live.unique("other")
+    for body, field in (
+        ({"name": name, "audience": other}, "name"),
+        ({"name": other, "audience": name}, "audience"),
+        ({"name": other, "scopes": [f"{name}:a"]}, "scopes"),
+    ):
+        assert_problem(admin.post("/services", json=body), 409, "conflict", field)
+    assert admin.get(f"/services/{other}").status_code == 404
+
+
+# --- What the server answers by itself ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 20_000 + b"\r\n\r\n", 431),
+        (b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n", 413),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nExpect: a miracle\r\n\r\n", 417),
+    ],
+    ids=["no host", "nonsense", "large head", "long line", "large body", "expectation"],
+)
+def test_also_what_never_reaches_the_application_is_answered_in_the_same_shape(
+    server: LiveServer, request_bytes: bytes, status: int
+) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(request_bytes)
+        raw = b""
+        while piece := connection.recv(65536):
+            raw += piece
+    head, _, content = raw.partition(b"\r\n\r\n")
+    answer = requests.Response()
+    answer.status_code = int(head.split()[1])
+    lines = head.decode().split("\r\n")[1:]
+    answer.headers.update(line.split(": ", 1) for line in lines)
+    answer._content = content
+
+    assert_problem(answer, status)
+    assert_headers(answer)
+
+
+# --- On every answer ------------------------------------------------------------------------------
+
+
+def test_every_answer_has_a_request_id_and_the_security_headers(
+    server: LiveServer, admin: Client
+) -> None:
+    anybody = server.client()
+    answers = [
+        anybody.get("/auth/jwks"),
+        anybody.get("/auth/jwks", headers={"If-None-Match": "*"}),
+        anybody.request("HEAD", "/health/ready"),
+        anybody.request("OPTIONS", "/accounts"),
+        anybody.get("/accounts"),
+        anybody.get("/nothing"),
+        anybody.post("/auth/token"),
+        admin.get("/accounts"),
+        admin.get("/accounts/me"),
+        admin.post("/accounts", json={"username": live.unique("headers")}),
+        admin.post("/accounts", json={}),
+    ]
+
+    assert [answer.status_code for answer in answers] == [
+        200, 304, 200, 204, 401, 404, 401, 200, 200, 201, 422
+    ]  # fmt: skip
+    for answer in answers:
+        assert_headers(answer)
+    assert len({answer.headers["X-Request-Id"] for answer in answers}) == len(answers)
+
+
+def test_nobody_chooses_the_request_id_from_outside(server: LiveServer) -> None:
+    chosen = "11111111-1111-7111-8111-111111111111"
+
+    answer = server.client().get("/nothing", headers={"X-Request-Id": chosen})
+
+    assert answer.headers["X-Request-Id"] != chosen
+
+
+# --- Secrets --------------------------------------------------------------------------------------
+
+
+def test_a_secret_in_a_broken_request_comes_back_nowhere(server: LiveServer, admin: Client) -> None:
+    """flask-restful answers with the raw input of marshmallow's error, in production only."""
+    secret = "Zaphod-never-tells-42"
+    username = live.unique("leak")
+    made = admin.post("/accounts", json={"username": username, "password": secret})
+    assert made.status_code == 201
+    own = server.client(username, secret)
+    encoded = base64.b64encode(f"{username}:{secret}".encode()).decode()
+    json_text = f'{{"username": "leak2", "password": "{secret}"'
+    answers = [
+        made,
+        admin.post("/accounts", json={"username": username, "password": secret}),
+        admin.post("/accounts", json={"username": "a b", "password": secret}),
+        admin.post("/accounts", json={"username": 1, "password": secret, "color": 1}),
+        admin.post("/accounts", json={"username": "leak2", "password": [secret]}),
+        admin.post("/accounts", json={"username": "leak2", "password": {"x": secret}}),
+        admin.post("/accounts", json={"username": secret + "/", "password": secret}),
+        admin.post("/accounts", json=[secret]),
+        admin.post("/accounts", json=secret),
+        admin.post("/accounts", data=json_text, headers=JSON),
+        admin.post("/accounts", data=json_text + ', "password": ""}', headers=JSON),
+        admin.post("/accounts", data=json_text + ', "x": "\\ud800"}', headers=JSON),
+        admin.post("/accounts", data=json_text.encode() + b"\xff}", headers=JSON),
+        admin.post("/accounts", data=f"password={secret}"),
+        admin.put("/accounts/me/password", json={"password": secret, "color": 1}),
+        admin.put("/accounts/me/password", json={"password": secret, "current_password": secret}),
+        admin.put(f"/accounts/{username}/password", json={"password": secret[:12]}),
+        own.put("/accounts/me/password", json={"password": "short", "current_password": secret}),
+        own.get("/accounts"),
+        own.get("/accounts/me"),
+        own.post("/auth/token", data={"grant_type": secret, "format": secret}),
+        own.post("/auth/token", data={"audience": secret}),
+        own.post("/auth/token", json=[secret]),
+        own.post("/auth/token", json={secret: 1, "scope": {"x": secret}}),
+        own.post(f"/auth/token?password={secret}"),
+        own.get(f"/accounts?password={secret}", headers={"Cookie": f"session={secret}"}),
+        server.client("nobody", secret).get("/accounts"),
+        server.client(username, secret + "!").post("/auth/token"),
+        server.client(username, quote_plus("\u00e9" + secret)).post("/auth/token"),
+        server.client().get("/accounts", headers={"Authorization": f"Basic {encoded}x"}),
+        server.client().get("/accounts", headers={"Authorization": f"Bearer {secret}"}),
+        server.client().get("/accounts", headers={"Authorization": f"Secret {secret}"}),
+    ]
+
+    seen = {answer.status_code for answer in answers}
+    assert seen == {200, 201, 400, 401, 403, 409, 415, 422}
+    log = server.log.read_text()
+    assert f'"path": "/accounts/{username}/password"' in log  # so the log is that of these requests
+    for text in (secret, secret[:12], encoded):
+        assert text not in log
+        for answer in answers:
+            assert text not in answer.text + str(answer.headers), answer.request.url
+    token = own.post("/auth/token", data={"format": "token"}).text.strip()
+    assert token not in server.log.read_text()
+
+
+def test_an_api_key_is_in_no_log(server: LiveServer, admin: Client) -> None:
+    username = live.unique("keyed")
+    assert admin.post("/accounts", json={"username": username}).status_code == 201
+    made = admin.post(f"/accounts/{username}/api-keys", json={"name": "k"})
+    secret = made.json()["secret"]
+    path = f"/accounts/{username}/api-keys/{made.json()['id']}"
+
+    assert server.client(username, secret).get("/accounts/me").status_code == 200
+    assert server.client("somebody", secret).get("/accounts/me").status_code == 401
+    for answer in (admin.get(path), admin.get(f"/accounts/{username}/api-keys")):
+        assert answer.status_code == 200
+        assert secret not in answer.text
+    assert path in server.log.read_text()
+    assert secret not in server.log.read_text()
+
+
+# --- The table, in this process -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def flask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flask]:
+    """The application with some addresses that fail. TESTING stays off."""
+    folder = tmp_path_factory.mktemp("errors")
+    (folder / "keyosk.toml").write_text("")
+    settings = config.load(
+        {
+            "KEYOSK_DATABASE_URL": f"sqlite:///{folder / 'keyosk.db'}",
+            "KEYOSK_SECRET_KEY": live.SECRET_KEY,
+            "KEYOSK_ADMIN_PASSWORD": live.ADMIN_PASSWORD,
+            "KEYOSK_CONFIG": str(folder / "keyosk.toml"),
+        }
+    )
+    app.prepare(settings)
+    installation = app.build(settings)
+    yield app.create_app(installation)
+    installation.database.close()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An error's answer outside OAuth and inside."""
+
+    status: int
+    headers: Mapping[str, str]
+    problem: dict[str, Any]
+    oauth: dict[str, Any]
+    oauth_headers: Mapping[str, str]
+
+
+def answer_to(flask: Flask, error: Exception, **request: Any) -> Answer:
+    with flask.test_request_context("/anything", **request):
+        g.request_id = "the-id"
+        g.oauth_errors = False
+        problem = web_errors.answer(error)
+        g.oauth_errors = True
+        oauth = web_errors.answer(error)
+    assert problem.status_code == oauth.status_code
+    assert problem.content_type == "application/problem+json"
+    assert oauth.content_type == "application/json"
+    for response in (problem, oauth):
+        assert response.headers["Cache-Control"] == "no-store"
+    return Answer(
+        problem.status_code,
+        dict(problem.headers),
+        json.loads(problem.data),
+        json.loads(oauth.data),
+        dict(oauth.headers),
+    )
+
+
+BASIC = 'Basic realm="keyosk", charset="UTF-8"'
+ROWS: list[tuple[errors.KeyoskError, int, str, str]] = [
+    (errors.Invalid([Fault("a", "is bad")]), 422, "invalid", "invalid_request"),
+    (errors.InvalidRequest("A sentence."), 400, "invalid_request", "invalid_request"),
+    (errors.InvalidScope("A sentence."), 400, "invalid_scope", "invalid_scope"),
+    (errors.InvalidTarget("A sentence."), 400, "invalid_target", "invalid_target"),
+    (errors.UnsupportedGrantType("A sentence."), 400, "unsupported_grant_type",
+     "unsupported_grant_type"),
+    (errors.BadCredentials(), 401, "bad_credentials", "invalid_client"),
+    (errors.BadToken("A sentence."), 401, "invalid_token", "invalid_request"),
+    (errors.Forbidden("A sentence."), 403, "forbidden", "invalid_request"),
+    (errors.RefusedByRule("A sentence."), 403, "refused_by_rule", "invalid_request"),
+    (errors.InsufficientScope("a:b"), 403, "insufficient_scope", "invalid_request"),
+    (errors.NotFound("A sentence."), 404, "not_found", "invalid_request"),
+    (errors.Conflict("name", "A sentence."), 409, "conflict", "invalid_request"),
+    (errors.InUse("A sentence."), 409, "in_use", "invalid_request"),
+    (errors.Stale("A sentence."), 412, "stale", "invalid_request"),
+    (errors.Unavailable("A sentence."), 503, "unavailable", "temporarily_unavailable"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "oauth"), ROWS, ids=[type(row[0]).__name__ for row in ROWS]
+)
+def test_each_row_of_the_table(
+    flask: Flask, error: errors.KeyoskError, status: int, code: str, oauth: str
+) -> None:
+    answer = answer_to(flask, error)
+
+    assert answer.status == status
+    expected = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": error.detail,
+        "code": code,
+        "request_id": "the-id",
+    }
+    if isinstance(error, errors.Invalid):
+        expected["errors"] = [{"field": "a", "message": "is bad"}]
+    if isinstance(error, errors.Conflict):
+        expected["errors"] = [{"field": "name", "message": "A sentence."}]
+    assert answer.problem == expected
+    assert answer.oauth == {"error": oauth, "error_description": error.detail}
+    assert ("Retry-After" in answer.headers) == (status == 503)
+    assert ("WWW-Authenticate" in answer.headers) == (status == 401)
+
+
+def test_the_rows_above_are_all_rows_of_the_table() -> None:
+    assert {type(row[0]) for row in ROWS} == set(web_errors.STATUS)
+
+
+def test_every_error_that_a_request_can_meet_has_a_row() -> None:
+    def below(kind: type[errors.KeyoskError]) -> Iterator[type[errors.KeyoskError]]:
+        for inner in kind.__subclasses__():
+            yield inner
+            yield from below(inner)
+
+    # These end the program at its start, before there are requests.
+    at_start = {errors.ConfigurationError, errors.DatabaseTooNew, errors.WrongSecretKey}
+    ours = {kind for kind in below(errors.KeyoskError) if kind.__module__ == errors.__name__}
+
+    assert ours - at_start == set(web_errors.STATUS)
+
+
+def test_the_challenges_of_a_refused_login_or_token(flask: Flask) -> None:
+    login = answer_to(flask, errors.BadCredentials())
+    assert login.headers["WWW-Authenticate"] in (BASIC, 'Bearer realm="keyosk"')
+    assert login.oauth_headers["WWW-Authenticate"] == BASIC
+    token = answer_to(flask, errors.BadToken("It is old."))
+    challenge = 'Bearer realm="keyosk", error="invalid_token", error_description="It is old."'
+    assert token.headers["WWW-Authenticate"] == challenge
+    bearer = {"Authorization": "bearer x"}
+    scope = answer_to(flask, errors.InsufficientScope("a:b"), headers=bearer)
+    challenge = 'Bearer realm="keyosk", error="insufficient_scope", scope="a:b"'
+    assert scope.headers["WWW-Authenticate"] == challenge
+
+
+def test_a_new_kind_of_error_is_answered_as_the_one_it_is_made_of(flask: Flask) -> None:
+    class Narrow(errors.InsufficientScope):
+        code = "narrow"
+
+    answer = answer_to(flask, Narrow("a:b"))
+
+    assert (answer.status, answer.problem["code"]) == (403, "narrow")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (BadRequest("secret text"), "bad_request"),
+        (NotFound("secret text"), "not_found"),
+        (MethodNotAllowed(["GET"], "secret text"), "method_not_allowed"),
+        (RequestEntityTooLarge("secret text"), "body_too_large"),
+        (UnsupportedMediaType("secret text"), "unsupported_media_type"),
+        (Forbidden("secret text"), "forbidden"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else type(value).__name__,
+)
+def test_an_error_of_the_framework_is_told_in_our_words(
+    flask: Flask, error: HTTPException, code: str
+) -> None:
+    answer = answer_to(flask, error)
+
+    assert answer.status == error.code
+    assert answer.problem["code"] == code
+    assert answer.problem["detail"]
+    assert "secret" not in json.dumps([answer.problem, answer.oauth])
+    assert answer.headers.get("Allow") == ("GET" if answer.status == 405 else None)
+
+
+SECRET = "the text of the exception"
+UNKNOWN = [
+    RuntimeError(SECRET),
+    KeyError(SECRET),
+    TypeError(SECRET),
+    ValidationError(SECRET, data={"password": SECRET}),
+    UnicodeDecodeError("utf-8", SECRET.encode(), 0, 1, SECRET),
+    errors.WrongSecretKey(SECRET),
+    errors.KeyoskError(SECRET),
+]
+
+
+@pytest.fixture
+def failing(flask: Flask) -> Iterator[Callable[[Exception, str], None]]:
+    """Makes /health/live fail: in its resource, or once after it. Whole again at the end."""
+    rule = next(rule for rule in flask.url_map.iter_rules() if rule.rule == "/health/live")
+    view, after = flask.view_functions[rule.endpoint], list(flask.after_request_funcs[None])
+
+    def make(error: Exception, where: str) -> None:
+        failures = iter([error])
+
+        def fail(response: Any = None, **_: Any) -> Any:
+            for failure in failures:
+                raise failure
+            return response
+
+        if where == "resource":
+            flask.view_functions[rule.endpoint] = fail
+        else:
+            flask.after_request_funcs[None].append(fail)
+
+    yield make
+    flask.view_functions[rule.endpoint] = view
+    flask.after_request_funcs[None][:] = after
+
+
+@pytest.mark.parametrize("error", UNKNOWN, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("where", ["resource", "after"])
+def test_an_error_that_nobody_knows_is_500_and_says_nothing_also_in_the_log(
+    flask: Flask,
+    failing: Callable[[Exception, str], None],
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    where: str,
+) -> None:
+    assert flask.testing is False
+    failing(error, where)
+
+    with caplog.at_level(logging.DEBUG):
+        answer = flask.test_client().get("/health/live")
+
+    assert answer.status_code == 500
+    assert answer.content_type == "application/problem+json"
+    assert answer.json == {
+        "type": "about:blank",
+        "title": "Internal Server Error",
+        "status": 500,
+        "detail": "Something went wrong here. The log has more under this request_id.",
+        "code": "internal_error",
+        "request_id": answer.headers["X-Request-Id"],
+    }
+    assert SECURITY_HEADERS.items() <= dict(answer.headers).items()
+    (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert type(error).__name__ in record.getMessage()
+    assert Path(__file__).name in record.getMessage()
+    assert record.__dict__["request_id"] == answer.headers["X-Request-Id"]
+    assert record.exc_info is None
+    assert SECRET not in caplog.text + str(record.__dict__)
+
+
+def test_at_an_oauth_address_it_is_a_server_error(
+    flask: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule = next(rule for rule in flask.url_map.iter_rules() if rule.rule == "/auth/token")
+
+    def fail(**_: Any) -> Any:
+        raise RuntimeError(SECRET)
+
+    monkeypatch.setitem(flask.view_functions, rule.endpoint, fail)
+    answer = flask.test_client().post("/auth/token")
+
+    assert answer.status_code == 500
+    assert answer.content_type == "application/json"
+    assert answer.json is not None
+    assert answer.json["error"] == "server_error"
+    assert SECRET not in answer.text

@@ -1,0 +1,375 @@
+"""The house: who may import whom, and which module owns which library (see keyosk/__init__.py)."""
+
+import ast
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+import keyosk
+
+# From the ground up. A name stands for a module of keyosk/ or for a package with all inside it.
+# Imports go down, or stay on the floor; DOMAIN stands for every name that is not listed.
+DOMAIN: Final = "*"
+FLOORS: Final = (
+    ("model", "errors"),
+    # A service that checks tokens imports this; it must not pull in the rest.
+    ("verifier",),
+    (
+        "config",
+        "setting_rules",
+        "ids",
+        "merge",
+        "checks",
+        "usernames",
+        "api_key_form",
+        "password_hashes",
+        "passwords",
+        "password_rules",
+        "keyring",
+        "storage",
+    ),
+    (DOMAIN,),
+    # All of the domain in one value: what the floors above are given.
+    ("installation",),
+    ("web", "bootstrap"),
+    ("app",),
+    ("server", "cli"),
+)
+
+# A library that is not listed has no place yet: give it one here.
+ANYWHERE: Final = (DOMAIN, *(name for floor in FLOORS for name in floor))
+OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "peewee": ("storage",),
+    "playhouse": ("storage",),
+    "psycopg": ("storage",),
+    "passlib": ("passwords",),
+    "argon2": ("passwords",),
+    "zxcvbn": ("password_rules",),
+    "precis_i18n": ("usernames",),
+    "cryptography": ("keyring",),
+    "jwt": ("tokens",),
+    "flask": ("web", "app"),
+    "flask_restful": ("web", "app"),
+    "werkzeug": ("web", "app"),
+    "apispec": ("web",),
+    "flask_swagger_ui": ("web",),
+    "marshmallow": ("web", "config", "setting_rules"),
+    "gunicorn": ("server",),
+    "click": ("cli",),
+    "yaml": ("cli",),
+    "uuid_utils": ("ids",),
+    # It does not shape what a module is: log lines are made on several floors.
+}
+
+# Imports inside functions: (module, what it imports) -> why it cannot stand at the top.
+LOCAL_IMPORTS: Final[Mapping[tuple[str, str], str]] = {}
+
+LONGEST_MODULE: Final = 350
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported name, at one place."""
+
+    module: str
+    target: str
+    line: int
+    is_local: bool
+
+
+@dataclass(frozen=True)
+class House:
+    """The modules of a package, by dotted name without the package's own: "" is the package."""
+
+    package: str
+    sources: Mapping[str, str] = field(repr=False)  # a failed test prints the house
+    packages: frozenset[str]
+
+    @classmethod
+    def read(cls, root: Path) -> "House":
+        sources, packages = {}, set()
+        for path in sorted(root.rglob("*.py")):
+            parts = path.relative_to(root).with_suffix("").parts
+            if parts[-1] == "__init__":
+                parts = parts[:-1]
+                packages.add(".".join(parts))
+            sources[".".join(parts)] = path.read_text(encoding="utf-8")
+        return cls(root.name, sources, frozenset(packages))
+
+    def imports(self) -> list[Import]:
+        return [
+            Import(module, target, line, is_local)
+            for module, source in self.sources.items()
+            for target, line, is_local in self._imports_of(module, source)
+        ]
+
+    def inside(self, target: str) -> str | None:
+        """The module of this house that ``target`` is (part of); None if it is a library's."""
+        if target.partition(".")[0] != self.package:
+            return None
+        name = target.removeprefix(self.package).removeprefix(".")
+        while name not in self.sources:
+            name = name.rpartition(".")[0]
+        return name
+
+    def _imports_of(self, module: str, source: str) -> Iterator[tuple[str, int, bool]]:
+        for node, is_local in _walk(ast.parse(source), is_local=False):
+            match node:
+                case ast.Import(names=names):
+                    for alias in names:
+                        yield alias.name, node.lineno, is_local
+                case ast.ImportFrom(names=names):
+                    origin = self._origin(module, node)
+                    for alias in names:
+                        yield f"{origin}.{alias.name}", node.lineno, is_local
+                case ast.Call(func=ast.Name(id="__import__") | ast.Attribute(attr="import_module")):
+                    # What it imports cannot be read, so it has no place outside LOCAL_IMPORTS.
+                    yield "importlib.import_module", node.lineno, True
+
+    def _origin(self, module: str, node: ast.ImportFrom) -> str:
+        if not node.level:
+            return node.module or ""
+        parts = [self.package, *filter(None, module.split("."))]
+        steps = node.level - (module in self.packages)
+        return ".".join(parts[: len(parts) - steps] + ([node.module] if node.module else []))
+
+
+def _walk(node: ast.AST, *, is_local: bool) -> Iterator[tuple[ast.AST, bool]]:
+    inner = is_local or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+    for child in ast.iter_child_nodes(node):
+        yield child, inner
+        yield from _walk(child, is_local=inner)
+
+
+def _floor(module: str) -> int:
+    name = module.partition(".")[0] or FLOORS[0][0]  # keyosk/__init__.py stands on the ground
+    known = {name: height for height, floor in enumerate(FLOORS) for name in floor}
+    return known.get(name, known[DOMAIN])
+
+
+def upward_imports(house: House) -> list[str]:
+    return [
+        f"{found.module}:{found.line} imports {target}, which stands above it"
+        for found in house.imports()
+        if (target := house.inside(found.target)) is not None
+        and _floor(target) > _floor(found.module)
+    ]
+
+
+def import_cycles(house: House) -> list[str]:
+    graph: dict[str, set[str]] = {module: set() for module in house.sources}
+    for found in house.imports():
+        target = house.inside(found.target)
+        if target is not None and target != found.module:
+            graph[found.module].add(target)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return [" <- ".join(error.args[1])]
+    return []
+
+
+def foreign_imports(house: House) -> list[str]:
+    faults = []
+    for found in house.imports():
+        library = found.target.partition(".")[0]
+        if library == house.package or library in sys.stdlib_module_names:
+            continue
+        module = found.module.partition(".")[0]
+        owner = module if any(module in floor for floor in FLOORS) else DOMAIN
+        if not {module, owner} & set(OWNERS.get(library, ())):
+            owners = ", ".join(OWNERS.get(library, ("nobody yet",)))
+            faults.append(f"{found.module}:{found.line} imports {library}, owned by {owners}")
+    return faults
+
+
+def local_imports(house: House) -> list[str]:
+    return [
+        f"{found.module}:{found.line} imports {found.target} inside a function"
+        for found in house.imports()
+        if found.is_local and (found.module, found.target) not in LOCAL_IMPORTS
+    ]
+
+
+def overlong_modules(house: House) -> list[str]:
+    return [
+        f"{module} has {lines} lines"
+        for module, source in house.sources.items()
+        if (lines := len(source.splitlines())) > LONGEST_MODULE
+    ]
+
+
+@pytest.fixture(scope="module")
+def house() -> House:
+    return House.read(Path(keyosk.__file__).parent)
+
+
+def test_the_checks_look_at_keyosk_itself(house: House) -> None:
+    assert house.package == "keyosk"
+    assert {"", "model", "errors", "storage"} <= house.sources.keys()
+
+
+def test_imports_only_go_down(house: House) -> None:
+    assert upward_imports(house) == []
+
+
+def test_no_modules_import_each_other(house: House) -> None:
+    assert import_cycles(house) == []
+
+
+def test_every_library_is_used_by_its_owner_only(house: House) -> None:
+    assert foreign_imports(house) == []
+
+
+def test_imports_stand_at_the_top(house: House) -> None:
+    assert local_imports(house) == []
+
+
+def test_every_exception_to_that_is_still_needed(house: House) -> None:
+    assert LOCAL_IMPORTS.keys() <= {
+        (found.module, found.target) for found in house.imports() if found.is_local
+    }
+
+
+def test_no_module_is_too_long_to_read(house: House) -> None:
+    assert overlong_modules(house) == []
+
+
+# --- The checks themselves, on small houses with one fault ----------------------------------------
+
+
+def build_house(root: Path, files: Mapping[str, str]) -> House:
+    for name, source in files.items():
+        path = root / "keyosk" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source)
+    return House.read(root / "keyosk")
+
+
+def test_a_sound_house_has_no_fault(tmp_path: Path) -> None:
+    house = build_house(
+        tmp_path,
+        {
+            "__init__.py": "",
+            "model.py": "import json",
+            "ids.py": "import uuid_utils.compat",
+            "storage/__init__.py": "from keyosk.storage.tables import Table",
+            "storage/tables.py": "import peewee\nfrom keyosk import model",
+            "accounts.py": "from keyosk import model, storage",
+            "tokens.py": "import jwt\nfrom keyosk.accounts import Accounts",
+            "web/__init__.py": "",
+            "web/token.py": "import flask\nfrom keyosk.tokens import issue\nfrom . import basic",
+            "web/basic.py": "",
+            "app.py": "from keyosk.web import token",
+        },
+    )
+    for check in (upward_imports, import_cycles, foreign_imports, local_imports, overlong_modules):
+        assert check(house) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "statement", "target"),
+    [
+        pytest.param("model", "import keyosk.config", "config", id="plain"),
+        pytest.param(
+            "storage/tables", "from keyosk import accounts", "accounts", id="from-package"
+        ),
+        pytest.param(
+            "storage/tables", "from keyosk.accounts import A", "accounts", id="from-module"
+        ),
+        pytest.param("storage/tables", "from ..accounts import A", "accounts", id="relative"),
+        pytest.param("storage/__init__", "from .. import accounts", "accounts", id="relative-init"),
+        pytest.param("accounts", "from keyosk.web.token import T", "web.token", id="into-package"),
+        pytest.param("web/token", "def f():\n    import keyosk.app", "app", id="in-function"),
+        pytest.param("web/token", "if 1:\n    from keyosk import server", "server", id="in-block"),
+        pytest.param("verifier", "from keyosk import keyring", "keyring", id="verifier"),
+    ],
+)
+def test_an_upward_import_is_caught(
+    tmp_path: Path, module: str, statement: str, target: str
+) -> None:
+    rest = ("config", "accounts", "keyring", "web/token", "app", "server", "__init__")
+    files = {f"{name}.py": "" for name in rest} | {f"{module}.py": statement}
+    (fault,) = upward_imports(build_house(tmp_path, files))
+    importer = module.replace("/", ".").removesuffix(".__init__")
+    assert fault.startswith(f"{importer}:")
+    assert f"imports {target}," in fault
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        pytest.param(
+            {
+                "accounts.py": "from keyosk import tokens",
+                "tokens.py": "from keyosk import accounts",
+            },
+            id="two-modules",
+        ),
+        pytest.param(
+            {
+                "a.py": "from keyosk.b import x",
+                "b.py": "from keyosk.c import x",
+                "c.py": "import keyosk.a",
+            },
+            id="three-modules",
+        ),
+        pytest.param(
+            {
+                "storage/__init__.py": "from keyosk.storage.tables import T",
+                "storage/tables.py": "from keyosk.storage import T",
+            },
+            id="package-and-its-module",
+        ),
+    ],
+)
+def test_a_cycle_is_caught(tmp_path: Path, files: dict[str, str]) -> None:
+    assert import_cycles(build_house(tmp_path, {"__init__.py": ""} | files)) != []
+
+
+@pytest.mark.parametrize(
+    ("module", "statement", "fault"),
+    [
+        ("accounts", "import peewee", "accounts:1 imports peewee, owned by storage"),
+        ("web/token", "from jwt import encode", "web.token:1 imports jwt, owned by tokens"),
+        (
+            "storage/tables",
+            "from flask import g",
+            "storage.tables:1 imports flask, owned by web, app",
+        ),
+        ("model", "import requests", "model:1 imports requests, owned by nobody yet"),
+        ("accounts", "import requests", "accounts:1 imports requests, owned by nobody yet"),
+    ],
+)
+def test_a_foreign_library_is_caught(
+    tmp_path: Path, module: str, statement: str, fault: str
+) -> None:
+    house = build_house(tmp_path, {"__init__.py": "", f"{module}.py": statement})
+    assert foreign_imports(house) == [fault]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def f():\n    import json",
+        "async def f():\n    from json import dumps",
+        "class C:\n    def f(self):\n        if self:\n            import json",
+        "import importlib\nimportlib.import_module('keyosk.app')",
+        "__import__('keyosk.app')",
+    ],
+)
+def test_an_import_inside_a_function_is_caught(tmp_path: Path, source: str) -> None:
+    house = build_house(tmp_path, {"__init__.py": "", "accounts.py": source})
+    assert len(local_imports(house)) == 1
+
+
+def test_an_overlong_module_is_caught(tmp_path: Path) -> None:
+    house = build_house(
+        tmp_path, {"__init__.py": "", "a.py": "\n" * LONGEST_MODULE, "b.py": "\n" * 351}
+    )
+    assert overlong_modules(house) == ["b has 351 lines"]

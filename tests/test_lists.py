@@ -1,0 +1,792 @@
+"""Lists over HTTP: pages by keyset, orders, filters, search; and what a page costs."""
+
+import base64
+import json
+import random
+import sqlite3
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+import peewee
+import pytest
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from installed import rows_of
+from keyosk import app
+from keyosk.ids import new_id
+from keyosk.installation import Installation
+from keyosk.model import OPERATOR, Grant, Kind, Listing, Scope
+from keyosk.storage import tables
+from keyosk.storage.grants import GrantStore
+from live import ADMIN_PASSWORD, Client, unique
+
+# Part of `make test-long`.
+pytestmark = pytest.mark.slow
+
+#: Each list with its orders; the keys of the account ``admin`` stand for those of any.
+LISTS: Final = {
+    "/accounts": ("created_at", "updated_at", "username"),
+    "/accounts/admin/api-keys": ("created_at", "name"),
+    "/services": ("created_at", "name"),
+    "/roles": ("created_at", "name"),
+    "/audit": ("sequence",),
+}
+ORDERS: Final = [(path, sort) for path, sorts in LISTS.items() for sort in sorts]
+
+
+class Caller:
+    """The first admin, by token, of an installation in this process."""
+
+    def __init__(self, installation: Installation) -> None:
+        self.client: FlaskClient = app.create_app(installation).test_client()
+        token = self.client.post(
+            "/auth/token", data={"audience": "keyosk"}, auth=("admin", ADMIN_PASSWORD)
+        )
+        self.headers = {"Authorization": f"Bearer {token.get_json()['access_token']}"}
+
+    def get(self, path: str, **query: Any) -> TestResponse:
+        address = f"{path}?{urlencode(query)}" if query else path
+        return self.client.get(address, headers=self.headers)
+
+    def items(self, path: str, **query: Any) -> list[dict[str, Any]]:
+        answer = self.get(path, **query)
+        assert answer.status_code == 200, answer.get_json()
+        return list(answer.get_json()["items"])
+
+    def pages(self, path: str, **query: Any) -> Iterator[list[dict[str, Any]]]:
+        """The pages of a list, by the link that each gives to the next."""
+        address = f"{path}?{urlencode(query)}"
+        while True:
+            answer = self.client.get(address, headers=self.headers)
+            assert answer.status_code == 200, answer.get_json()
+            body = answer.get_json()
+            yield body["items"]
+            if body["next"] is None:
+                assert "Link" not in answer.headers
+                return
+            link, relation = answer.headers["Link"].split("; ")
+            assert relation == 'rel="next"'
+            address = link.strip("<>")
+            assert f"cursor={quote(body['next'])}" in address
+
+    def all(self, path: str, **query: Any) -> list[dict[str, Any]]:
+        return [item for page in self.pages(path, **query) for item in page]
+
+
+@pytest.fixture
+def caller(installation: Installation) -> Caller:
+    return Caller(installation)
+
+
+def fill(installation: Installation, count: int = 8) -> None:
+    """Put something into every list, with equal values where an order may have them."""
+    for number in random.Random(count).sample(range(count), count):
+        installation.accounts.create(OPERATOR, username=f"user-{number}")
+        installation.services.create(OPERATOR, name=f"service-{number}")
+        installation.roles.create(OPERATOR, name=f"role-{number}")
+        installation.api_keys.create(OPERATOR, "admin", name=f"key {number % 3}")
+
+
+def ids(items: list[dict[str, Any]]) -> list[Any]:
+    return [item.get("id", item.get("sequence")) for item in items]
+
+
+# --- Pages ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("path", "sort"), ORDERS)
+def test_pages_of_any_size_give_the_whole_list_in_order(
+    installation: Installation, caller: Caller, path: str, sort: str
+) -> None:
+    fill(installation)
+    whole = caller.items(path, sort=sort, limit=200)
+    assert len(whole) >= 8
+    values = [item[sort] for item in whole]
+    assert values == sorted(values)
+    for limit in (1, 3, len(whole) - 1, len(whole), len(whole) + 1):
+        pages = list(caller.pages(path, sort=sort, limit=limit))
+        assert all(len(page) == limit for page in pages[:-1])
+        assert 1 <= len(pages[-1]) <= limit
+        assert ids([item for page in pages for item in page]) == ids(whole)
+    backwards = caller.all(path, sort=f"-{sort}", limit=3)
+    assert ids(backwards) == ids(whole)[::-1]
+
+
+@pytest.mark.parametrize("path", LISTS)
+def test_the_total_is_counted_only_when_asked_for(
+    installation: Installation, caller: Caller, path: str
+) -> None:
+    fill(installation)
+    whole = caller.all(path)
+    answer = caller.get(path, limit=2, total="true")
+    assert answer.headers["X-Total-Count"] == str(len(whole))
+    assert "total=true" in answer.headers["Link"]
+    assert "X-Total-Count" not in caller.get(path).headers
+    assert "X-Total-Count" not in caller.get(path, total="false").headers
+
+
+def test_a_page_has_50_objects_unless_asked_otherwise(
+    installation: Installation, caller: Caller
+) -> None:
+    with installation.database.transaction():
+        for number in range(205):
+            installation.roles.create(OPERATOR, name=f"role-{number}")
+    assert len(caller.items("/roles")) == 50
+    assert len(caller.items("/roles", limit=200)) == 200
+
+
+@pytest.mark.parametrize("limit", ["0", "201", "-1", "1e1", "x", "", "1.0", "٣", "99999999999"])
+def test_a_limit_out_of_bounds_is_refused(caller: Caller, limit: str) -> None:
+    for path in LISTS:
+        assert_refused(caller.get(path, limit=limit), "limit")
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value"),
+    [
+        ("offset", "1"),
+        ("page", "2"),
+        ("sort", "id"),
+        ("sort", "--created_at"),
+        ("sort", ""),
+        ("sort", "metadata"),
+        ("total", "yes"),
+        ("Limit", "5"),
+    ],
+)
+def test_a_parameter_that_a_list_does_not_know_is_refused(
+    caller: Caller, parameter: str, value: str
+) -> None:
+    for path in LISTS:
+        assert_refused(caller.get(path, **{parameter: value}), parameter)
+
+
+def test_a_filter_of_another_list_is_refused(caller: Caller) -> None:
+    assert_refused(caller.get("/services", q="a"), "q")
+    assert_refused(caller.get("/roles", enabled="true"), "enabled")
+    assert_refused(caller.get("/audit", role="editor"), "role")
+    assert_refused(caller.get("/accounts", unused_since="2030-01-01T00:00:00Z"), "unused_since")
+
+
+def test_a_parameter_given_twice_is_refused(caller: Caller) -> None:
+    for path in LISTS:
+        assert_refused(caller.get(f"{path}?limit=1&limit=2"), "limit")
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "value"),
+    [
+        ("/accounts", "enabled", "1"),
+        ("/accounts", "enabled", "True"),
+        ("/accounts", "created_after", "yesterday"),
+        ("/accounts", "created_after", "2030-01-01"),
+        ("/accounts", "last_login_before", "1900000000"),
+        ("/accounts", "q", "\0"),
+        ("/accounts", "q", "x" * 1001),
+        ("/accounts/admin/api-keys", "expires_before", ""),
+        ("/audit", "since", "2030-02-30T00:00:00Z"),
+    ],
+)
+def test_a_filter_that_cannot_be_read_is_refused(
+    caller: Caller, path: str, name: str, value: str
+) -> None:
+    assert_refused(caller.get(path, **{name: value}), name)
+
+
+def assert_refused(answer: TestResponse, field: str) -> None:
+    assert answer.status_code == 422, answer.get_data()
+    assert answer.content_type == "application/problem+json"
+    assert [fault["field"] for fault in answer.get_json()["errors"]] == [field]
+
+
+# --- Cursors --------------------------------------------------------------------------------------
+
+
+def cursor(*place: Any) -> str:
+    text = json.dumps(place).encode()
+    return base64.urlsafe_b64encode(text).rstrip(b"=").decode()
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(("path", "sort"), ORDERS)
+def test_a_cursor_that_this_list_did_not_give_is_refused(
+    installation: Installation, caller: Caller, path: str, sort: str
+) -> None:
+    fill(installation, 3)
+    good = caller.get(path, sort=sort, limit=1).get_json()["next"]
+    assert caller.get(path, sort=sort, cursor=good).status_code == 200
+    _, value, key = json.loads(base64.urlsafe_b64decode(good + "=" * (-len(good) % 4)))
+    wrong = 1 if isinstance(value, str) else "1"
+    wrong_key = 1 if isinstance(key, str) else "1"
+    bad = [
+        "",
+        "x",
+        "!!!!",
+        "äää",
+        good[:-2],
+        good + "AAAA",
+        good[::-1],
+        "A" * 4001,
+        cursor(),
+        cursor(sort),
+        cursor(sort, value),
+        cursor(sort, value, key, key),
+        cursor(f"-{sort}", value, key),
+        cursor("id", value, key),
+        cursor(sort, wrong, key),
+        cursor(sort, value, wrong_key),
+        cursor(sort, None, key),
+        cursor(sort, value, None),
+        cursor(sort, True, key),
+        cursor(sort, [value], key),
+        cursor(sort, {"a": 1}, key),
+        cursor(sort, -1, -1),
+        cursor(sort, 2**63, 2**63),
+        cursor(sort, 1.5, 1.5),
+        cursor(sort, "a\0b", "a\0b"),
+        cursor(sort, "\ud800", "\ud800"),
+        base64.urlsafe_b64encode(b"[" * 1500).decode(),
+        base64.urlsafe_b64encode(b"\xff\xfe").decode(),
+        base64.urlsafe_b64encode(b'["x", NaN, 1e999]').decode(),
+    ]
+    for each in bad:
+        assert_refused(caller.get(path, sort=sort, cursor=each), "cursor")
+    assert_refused(caller.get(path, sort=f"-{sort}", cursor=good), "cursor")
+    for other in LISTS[path]:
+        if other != sort:
+            assert_refused(caller.get(path, sort=other, cursor=good), "cursor")
+
+
+def test_any_name_can_end_a_page(installation: Installation, caller: Caller) -> None:
+    names = ["a\nb", "tab\there", "👩‍👩‍👧‍👦", "\U0001f600" * 200, "%_*[\\]'\"", " ", "ﬁ", "é", "é"]
+    names = [name if name.strip() else f"x{name}x" for name in names]
+    for name in names:
+        installation.api_keys.create(OPERATOR, "admin", name=name)
+    for sort in ("name", "-name"):
+        found = caller.all("/accounts/admin/api-keys", sort=sort, limit=1)
+        assert sorted(item["name"] for item in found) == sorted(names)
+    usernames = ["中" * 255, "\U00020000" * 255, "ñandú", "a'b", "a&b=c+d"]
+    for username in usernames:
+        installation.accounts.create(OPERATOR, username=username)
+    for sort in ("username", "-username"):
+        found = caller.all("/accounts", sort=sort, limit=1)
+        assert {item["username"] for item in found} == {*usernames, "admin"}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("path", "sort"), ORDERS)
+def test_what_stays_is_seen_once_while_others_come_and_go(
+    installation: Installation, caller: Caller, path: str, sort: str, seed: int
+) -> None:
+    chance = random.Random(f"{path} {sort} {seed}")
+    change = _CHANGES[path](installation, chance)
+    for _ in range(15):
+        change(None)
+    direction = chance.choice(["", "-"])
+    stays = set(ids(caller.all(path, limit=200)))
+    seen: list[Any] = []
+    pages = caller.pages(path, sort=f"{direction}{sort}", limit=chance.randint(1, 4))
+    for page in pages:
+        seen.extend(ids(page))
+        for _ in range(chance.randint(0, 3)):
+            stays.discard(change(seen))
+    assert len(seen) == len(set(seen))
+    assert stays <= set(seen)
+
+
+Change = Callable[[list[Any] | None], Any]
+
+
+def _changing(
+    chance: random.Random,
+    create: Callable[[str], str],
+    remove: Callable[[str], None],
+) -> Change:
+    """What makes an object or deletes one, seen or not yet; answers the deleted one's id.
+
+    Told nothing, it makes one.
+    """
+    there: list[str] = []
+
+    def change(seen: list[Any] | None) -> Any:
+        if seen is not None and there and chance.random() < 0.5:
+            gone = there.pop(chance.randrange(len(there)))
+            remove(gone)
+            return gone
+        # At most as many as go, or a walk forwards would never end.
+        if seen is None or chance.random() < 0.5:
+            there.append(create(f"{chance.randrange(16**6):06x}"))
+        return None
+
+    return change
+
+
+def _accounts(installation: Installation, chance: random.Random) -> Change:
+    accounts = installation.accounts
+    return _changing(
+        chance,
+        lambda name: accounts.create(OPERATOR, username=name).id,
+        lambda gone: accounts.remove(OPERATOR, gone),
+    )
+
+
+def _api_keys(installation: Installation, chance: random.Random) -> Change:
+    keys = installation.api_keys
+    return _changing(
+        chance,
+        lambda name: keys.create(OPERATOR, "admin", name=name[:1]).key.id,
+        lambda gone: keys.remove(OPERATOR, "admin", gone),
+    )
+
+
+def _services(installation: Installation, chance: random.Random) -> Change:
+    services = installation.services
+    return _changing(
+        chance,
+        lambda name: services.create(OPERATOR, name=name).id,
+        lambda gone: services.remove(OPERATOR, gone),
+    )
+
+
+def _roles(installation: Installation, chance: random.Random) -> Change:
+    roles = installation.roles
+    names: dict[str, str] = {}
+
+    def create(name: str) -> str:
+        made = roles.create(OPERATOR, name=name)
+        names[made.id] = name
+        return made.id
+
+    return _changing(chance, create, lambda gone: roles.remove(OPERATOR, names[gone]))
+
+
+def _audit(installation: Installation, chance: random.Random) -> Change:
+    """Rows only come."""
+
+    def change(seen: list[Any] | None) -> None:
+        if seen is None or chance.random() < 0.3:
+            with installation.database.transaction():
+                installation.audit.record(OPERATOR, "test.row", None)
+
+    return change
+
+
+_CHANGES: Final = {
+    "/accounts": _accounts,
+    "/accounts/admin/api-keys": _api_keys,
+    "/services": _services,
+    "/roles": _roles,
+    "/audit": _audit,
+}
+
+
+# --- Filters --------------------------------------------------------------------------------------
+
+PAST: Final = "2020-01-01T00:00:00Z"
+FUTURE: Final = "2040-01-01T00:00:00Z"
+
+
+def names_of(caller: Caller, path: str, **query: Any) -> set[str]:
+    """The names of what a filter lets pass, the same by pages and by count."""
+    found = caller.all(path, limit=2, **query)
+    assert caller.get(path, total="true", **query).headers["X-Total-Count"] == str(len(found))
+    return {str(item.get("username", item.get("name", item.get("action")))) for item in found}
+
+
+def test_filters_of_accounts(installation: Installation, caller: Caller) -> None:
+    installation.services.create(
+        OPERATOR, name="todo", scopes=[Scope("todo:read"), Scope("todo:write")]
+    )
+    installation.roles.create(OPERATOR, name="reader", scopes=["todo:read"])
+    create = installation.grants.create_account
+    create(OPERATOR, [Grant("todo:read")], username="direct")
+    create(OPERATOR, [Grant(role="reader")], username="by-role", kind=Kind.MACHINE)
+    create(OPERATOR, [Grant("todo:write"), Grant(role="reader")], username="both")
+    create(OPERATOR, [], username="off", enabled=False)
+    with installation.database.transaction():
+        installation.database.raw.execute_sql(
+            "UPDATE account SET last_login_at = 2000000000 WHERE username = 'both'"
+        )
+        installation.database.raw.execute_sql(
+            "UPDATE account SET created_at = 1500000000 WHERE username = 'off'"
+        )
+    everybody = {"admin", "direct", "by-role", "both", "off"}
+    path = "/accounts"
+    assert names_of(caller, path) == everybody
+    assert names_of(caller, path, enabled="false") == {"off"}
+    assert names_of(caller, path, enabled="true") == everybody - {"off"}
+    assert names_of(caller, path, kind="machine") == {"by-role"}
+    assert names_of(caller, path, role="reader") == {"by-role", "both"}
+    assert names_of(caller, path, role="ghost") == set()
+    assert names_of(caller, path, scope="todo:read") == {"direct", "by-role", "both"}
+    assert names_of(caller, path, scope="todo:write") == {"both"}
+    assert names_of(caller, path, scope="todo:%") == set()
+    assert names_of(caller, path, created_after=PAST) == everybody - {"off"}
+    assert names_of(caller, path, created_after=FUTURE) == set()
+    # Who never logged in counts from when the account was made.
+    assert "both" not in names_of(caller, path, last_login_before="2030-01-01T00:00:00Z")
+    assert "off" in names_of(caller, path, last_login_before=PAST)
+    assert names_of(caller, path, last_login_before=FUTURE) == everybody
+    assert names_of(caller, path, scope="todo:read", kind="person", q="b") == {"both"}
+
+
+def test_filters_of_api_keys(installation: Installation, caller: Caller) -> None:
+    keys = installation.api_keys
+    keys.create(OPERATOR, "admin", name="plain")
+    keys.create(OPERATOR, "admin", name="off", enabled=False)
+    keys.create(OPERATOR, "admin", name="ends", expires_at=2_000_000_000)
+    used = keys.create(OPERATOR, "admin", name="used").key
+    with installation.database.transaction():
+        installation.database.raw.execute_sql(
+            f"UPDATE api_key SET last_used_at = 2100000000 WHERE id = '{used.id}'"
+        )
+    path = "/accounts/admin/api-keys"
+    assert names_of(caller, path, enabled="false") == {"off"}
+    assert names_of(caller, path, enabled="true") == {"plain", "ends", "used"}
+    assert names_of(caller, path, expires_before=FUTURE) == {"ends"}
+    assert names_of(caller, path, expires_before=PAST) == set()
+    # A key that was never used counts from when it was made.
+    assert names_of(caller, path, unused_since=FUTURE) == {"plain", "off", "ends", "used"}
+    assert names_of(caller, path, unused_since="2035-01-01T00:00:00Z") == {"plain", "off", "ends"}
+    assert names_of(caller, path, unused_since=PAST) == set()
+
+
+def test_filters_of_services_and_roles(installation: Installation, caller: Caller) -> None:
+    installation.services.create(OPERATOR, name="todo", scopes=[Scope("todo:read")])
+    installation.services.create(OPERATOR, name="off", enabled=False)
+    installation.roles.create(OPERATOR, name="reader", scopes=["todo:read"])
+    installation.roles.create(OPERATOR, name="empty")
+    assert names_of(caller, "/services", enabled="true") == {"keyosk", "todo"}
+    assert names_of(caller, "/services", enabled="false") == {"off"}
+    assert names_of(caller, "/roles", scope="todo:read") == {"reader"}
+    assert names_of(caller, "/roles", scope="todo") == set()
+
+
+def test_filters_of_the_audit_log(installation: Installation, caller: Caller) -> None:
+    account = installation.accounts.create(OPERATOR, username="alice")
+    refused = caller.client.patch(
+        "/accounts/admin", json={"enabled": False}, headers=caller.headers
+    )
+    assert refused.status_code == 403
+    path = "/audit"
+    admin = installation.accounts.get("admin").id
+    assert names_of(caller, path, actor="admin") == {"rule.refused"}
+    assert names_of(caller, path, actor=admin) == {"rule.refused"}
+    assert "account.create" in names_of(caller, path, actor="operator")
+    assert names_of(caller, path, action="account.create") == {"account.create"}
+    assert names_of(caller, path, action="account.") == set()
+    assert names_of(caller, path, target=f"account/{account.id}") == {"account.create"}
+    assert names_of(caller, path, outcome="refused") == {"rule.refused"}
+    assert names_of(caller, path, since=FUTURE) == set()
+    assert names_of(caller, path, until=PAST) == set()
+    assert names_of(caller, path, since=PAST, until=FUTURE) == names_of(caller, path)
+
+
+PEOPLE: Final = {
+    "alice": "Alice Liddell",
+    "alicia": "",
+    "bob": "ALICE'S BROTHER",
+    "50%": "half",  # no username has one, a display name may
+    "under_score": "100% sure",
+    "underxscore": "100 percent",
+    "star*": "*starred",
+    "brackets": "[a-z] matches",
+    "back": "\\slash",
+    "ñandú": "Größe",
+    "straße": "ΟΔΥΣΣΕΥΣ",
+}
+
+
+@pytest.mark.parametrize(
+    ("q", "found"),
+    [
+        ("alic", {"alice", "alicia", "bob"}),
+        ("ALIC", {"alice", "alicia", "bob"}),
+        ("alice", {"alice", "bob"}),
+        ("Alice ", {"alice"}),
+        ("alice's", {"bob"}),
+        ("lice", set()),
+        ("under_", {"under_score"}),
+        ("underx", {"underxscore"}),
+        ("100%", {"under_score"}),
+        ("100 ", {"underxscore"}),
+        ("%", set()),
+        ("_", set()),
+        ("*", {"star*"}),
+        ("star*", {"star*"}),
+        ("s*", set()),
+        ("[", {"brackets"}),
+        ("[a-z]", {"brackets"}),
+        ("\\", {"back"}),
+        ("\\s", {"back"}),
+        ("ÑAN", {"ñandú"}),
+        ("ñan", {"ñandú"}),
+        ("GRÖS", {"ñandú"}),
+        ("größ", {"ñandú"}),
+        ("GRÖSSE", {"ñandú"}),
+        ("stra", {"straße"}),
+        ("STRASS", set()),
+        ("οδυσσευς", {"straße"}),
+        ("ΟΔΥΣ", {"straße"}),
+        ("a' OR '1'='1", set()),
+        ("\U0010ffff", set()),
+    ],
+)
+def test_q_is_the_beginning_of_a_name_in_any_case(
+    installation: Installation, caller: Caller, q: str, found: set[str]
+) -> None:
+    for username, display_name in PEOPLE.items():
+        if "%" not in username:
+            installation.accounts.create(OPERATOR, username=username, display_name=display_name)
+    assert names_of(caller, "/accounts", q=q) == found
+
+
+def test_an_empty_q_finds_everybody(installation: Installation, caller: Caller) -> None:
+    installation.accounts.create(OPERATOR, username="alice")
+    assert names_of(caller, "/accounts", q="") == {"admin", "alice"}
+
+
+def test_a_changed_display_name_is_found_by_its_new_beginning(
+    installation: Installation, caller: Caller
+) -> None:
+    installation.accounts.create(OPERATOR, username="alice", display_name="Old")
+    installation.accounts.change(OPERATOR, "alice", {"display_name": "New"})
+    assert names_of(caller, "/accounts", q="old") == set()
+    assert names_of(caller, "/accounts", q="new") == {"alice"}
+
+
+# --- What a page costs ----------------------------------------------------------------------------
+
+MANY: Final = 20_000
+#: Near the end, but with more than a page to come: of the very last rows a planner may sort all.
+DEEP: Final = 0.9
+PAGE: Final = 51
+
+
+def add_many(installation: Installation) -> None:
+    """20,000 accounts, API keys (800 the admin's) and audit rows; 2,000 services and roles."""
+    chance = random.Random(1)
+    admin = installation.accounts.get("admin").id
+    written = {"created_at": 1_600_000_000, "version": 1}
+    text = dict.fromkeys(("description", "title", "contact"), "")
+    rows: dict[Any, list[dict[str, Any]]] = {
+        table: []
+        for table in (
+            tables.Account,
+            tables.Password,
+            tables.ApiKey,
+            tables.AuditRow,
+            tables.Service,
+            tables.Role,
+        )
+    }
+    for number in range(MANY):
+        name = f"{chance.randrange(16**8):08x}-{number}"
+        # Many are equal, as after an import.
+        changed = {**written, "updated_at": 1_600_000_000 + chance.randrange(3)}
+        account = {"id": new_id(), "username": name, "kind": "person", "enabled": True, **changed}
+        names = {"display_name": name, "display_key": name, "claims": "{}", "metadata": "{}"}
+        rows[tables.Account].append({**account, **names})
+        rows[tables.Password].append(
+            {"account": account["id"], "id": new_id(), "hash": "x", "changed_at": 0}
+        )
+        rows[tables.ApiKey].append(
+            {
+                "id": new_id(),
+                "account": account["id"] if number % 25 else admin,
+                "name": f"key {chance.randrange(3)}",
+                "description": "",
+                "digest": number.to_bytes(32),
+                "prefix": "kysk_aaaa",
+                "enabled": True,
+                **changed,
+            }
+        )
+        rows[tables.AuditRow].append(
+            {
+                "id": new_id(),
+                "sequence": 1_000_000 + number,
+                "time": 1_600_000_000,
+                "actor_name": "operator",
+                "action": "test.row",
+                "outcome": "done",
+                "hash": "0" * 64,
+            }
+        )
+        if number % 10 == 0:
+            terms = {"audience": name, "enabled": True, "on_request_only": False, "accepts": "both"}
+            more = {"refresh_allowed": False, "claims": "[]"}
+            base = {"id": new_id(), "name": name, **changed}
+            rows[tables.Service].append({**base, **text, **terms, **more})
+            rows[tables.Role].append({**base, "description": ""})
+    database = installation.database
+    with database.transaction():
+        for table, many in rows.items():
+            for start in range(0, len(many), 500):
+                database.insert(table, many[start : start + 500])
+    if not database.is_sqlite:
+        database.raw.execute_sql("ANALYZE")  # as autovacuum does by itself
+
+
+Reader = Callable[[Listing], Any]
+
+
+def query_of(
+    installation: Installation, read: Reader, listing: Listing, table: str
+) -> tuple[str, Any]:
+    """The SQL, with its parameters, that reads a page from a table."""
+    database = installation.database
+    queries: list[peewee.Query] = []
+    real = database.rows
+
+    def rows(query: peewee.Query) -> list[dict[str, Any]]:
+        queries.append(query)
+        return real(query)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database, "rows", rows)
+        assert len(read(listing)) == PAGE
+    compiled = [query.bind(database.raw).sql() for query in queries]
+    found = [each for each in compiled if f'FROM "{table}"' in each[0] and "ORDER" in each[0]]
+    return str(found[-1][0]), found[-1][1]
+
+
+def sqlite_cost(installation: Installation, sql: str, parameters: Any, table: str) -> int:
+    """The steps of SQLite's machine for a query that walks along an index and sorts nothing."""
+    connection: sqlite3.Connection = installation.database.raw.connection()
+    plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", parameters)]
+    assert not any("TEMP B-TREE" in line for line in plan), plan
+    assert all(" USING " in line for line in plan), plan
+    if " WHERE " in sql:
+        assert plan[0].startswith("SEARCH"), plan
+    steps = 0
+
+    def step() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    connection.set_progress_handler(step, 1)
+    try:
+        connection.execute(sql, parameters).fetchall()
+    finally:
+        connection.set_progress_handler(None, 0)
+    return steps
+
+
+def postgresql_cost(installation: Installation, sql: str, parameters: Any, table: str) -> int:
+    """The rows that PostgreSQL reads for a query that walks along an index and sorts nothing."""
+    explained = installation.database.raw.execute_sql(
+        f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {sql}", parameters
+    ).fetchall()[0][0]
+    nodes = list(_nodes(explained[0]["Plan"]))
+    kinds = [node["Node Type"] for node in nodes]
+    assert not any("Sort" in kind or "Bitmap" in kind for kind in kinds), kinds
+    (scan,) = [node for node in nodes if node.get("Relation Name") == table]
+    assert scan["Node Type"] in ("Index Scan", "Index Only Scan"), kinds
+    if " WHERE " in sql:
+        assert "Index Cond" in scan, scan
+    return int(scan["Actual Rows"]) + int(scan.get("Rows Removed by Filter", 0))
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for inner in plan.get("Plans", ()):
+        yield from _nodes(inner)
+
+
+@pytest.mark.slow
+def test_a_deep_page_costs_what_the_first_does(installation: Installation) -> None:
+    add_many(installation)
+    cost = sqlite_cost if installation.database.is_sqlite else postgresql_cost
+    readers: list[tuple[str, tuple[str, ...], Reader, str]] = [
+        ("account", LISTS["/accounts"], installation.accounts.page, "id"),
+        (
+            "api_key",
+            LISTS["/accounts/admin/api-keys"],
+            lambda listing: installation.api_keys.page("admin", listing),
+            "id",
+        ),
+        ("service", LISTS["/services"], installation.services.page, "id"),
+        ("role", LISTS["/roles"], installation.roles.page, "id"),
+        ("audit_row", LISTS["/audit"], installation.audit.page, "sequence"),
+    ]
+    for table, sorts, read, key in readers:
+        total = len(read(Listing(limit=1_000_000, sort=sorts[0])))
+        assert total >= 800
+        for sort in sorts:
+            for descending in (False, True):
+                order = {"limit": PAGE, "sort": sort, "descending": descending}
+                near = query_of(installation, read, Listing(**order), table)
+                first = cost(installation, *near, table)
+                whole = read(Listing(**{**order, "limit": int(total * DEEP)}))
+                after = (getattr(whole[-1], sort), getattr(whole[-1], key))
+                far = query_of(installation, read, Listing(**order, after=after), table)
+                deep = cost(installation, *far, table)
+                # To hold each row against the place takes a few steps; rows before it take none.
+                assert deep <= first * 1.5, (table, sort, descending, first, deep)
+
+
+@pytest.mark.slow
+def test_whether_an_admin_stays_is_asked_without_reading_all_grants(
+    installation: Installation,
+) -> None:
+    """Each change of an account, grant, role or service asks, whoever it is about."""
+    add_many(installation)
+    installation.services.create(OPERATOR, name="todo", scopes=[Scope("todo:read")])
+    installation.roles.create(OPERATOR, name="admins", scopes=["keyosk:admin"])
+    database = installation.database
+    accounts = database.rows(tables.Account.select(tables.Account.id))
+    with database.transaction():
+        for start in range(0, MANY, 500):
+            grants = [
+                {"account": each["id"], "scope": "todo:read", "role": None}
+                for each in accounts[start : start + 500]
+            ]
+            database.insert(tables.Grant, grants)
+    # The admin's own grants are now the last.
+    installation.grants.replace(OPERATOR, "admin", [Grant("keyosk:admin"), Grant("todo:read")])
+    store = GrantStore(database)
+    if database.is_sqlite:
+        steps = 0
+
+        def step() -> int:
+            nonlocal steps
+            steps += 1
+            return 0
+
+        connection: sqlite3.Connection = database.raw.connection()
+        connection.set_progress_handler(step, 1)
+        try:
+            assert store.has_lasting_admin()
+        finally:
+            connection.set_progress_handler(None, 0)
+        assert steps < 1_000
+        return
+    database.raw.execute_sql("ANALYZE")
+    with database.transaction():
+        assert store.has_lasting_admin()
+        read = "SELECT relname, seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables"
+        rows = dict(rows_of(installation, read))
+        assert {name for name in rows if (rows[name] or 0) > 100} <= {"scope", "service"}
+
+
+# --- Over the wire --------------------------------------------------------------------------------
+
+
+def test_a_client_walks_along_the_links(admin: Client) -> None:
+    names = {unique("walk") for _ in range(5)}
+    for name in names:
+        assert admin.post("/roles", json={"name": name}).status_code == 201
+    seen = []
+    answer = admin.get("/roles?sort=-name&limit=2&total=true")
+    while True:
+        seen += [role["name"] for role in answer.json()["items"]]
+        if "next" not in answer.links:
+            break
+        answer = admin.get(answer.links["next"]["url"])
+    assert names <= set(seen)
+    assert len(seen) == len(set(seen)) == int(answer.headers["X-Total-Count"])
+    assert seen == sorted(seen, reverse=True)

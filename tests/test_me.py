@@ -1,0 +1,195 @@
+"""What people do with their own account, without any scope."""
+
+from typing import Any
+
+import pytest
+
+import live
+from live import Client, LiveServer
+from people import PASSWORD, Person, assert_refused, done, make_key, make_person, make_service
+
+NEW_PASSWORD = "slowly orbit lamps violet"
+KEYS = "/accounts/me/api-keys"
+
+
+@pytest.fixture
+def person(server: LiveServer, admin: Client) -> Person:
+    return make_person(server, admin)
+
+
+def test_one_sees_oneself_and_what_one_may_do(server: LiveServer, admin: Client) -> None:
+    todo = make_service(admin)
+    limited = {"name": f"{todo}:write", "with": "password"}
+    person = make_person(server, admin, f"{todo}:read", limited)
+    note = {"metadata": {"note": "for admins"}, "claims": {"team": "red"}}
+    done(admin.patch(person.path, json=note))
+    key, secret = make_key(admin, person)
+    for client in (person.login(), person.bearer(), person.login(secret), person.bearer(secret)):
+        me = done(client.get("/accounts/me"))
+        assert (me["id"], me["username"], me["claims"]) == (
+            person.id,
+            person.username,
+            note["claims"],
+        )
+        assert "metadata" not in me
+        grants = done(client.get("/accounts/me/grants"))
+        assert grants == {"scopes": [f"{todo}:read", limited], "roles": []}
+        keys = done(client.get(KEYS))["items"]
+        assert [item["id"] for item in keys] == [key]
+        assert done(client.get(f"{KEYS}/{key}")) == keys[0]
+
+
+@pytest.mark.parametrize("way", ["login", "token"])
+def test_by_password_one_makes_changes_rotates_and_drops_ones_own_keys(
+    person: Person, way: str
+) -> None:
+    client = person.login() if way == "login" else person.bearer()
+    made = done(client.post(KEYS, json={"name": "laptop", "description": "At home."}), 201)
+    assert person.login(made["secret"]).get("/accounts/me").status_code == 200
+    path = f"{KEYS}/{made['id']}"
+
+    changed = done(client.patch(path, json={"name": "old laptop", "networks": ["192.0.2.1"]}))
+    assert (changed["name"], changed["networks"]) == ("old laptop", ["192.0.2.1/32"])
+    assert person.login(made["secret"]).get("/accounts/me").status_code == 401
+    done(client.patch(path, json={"networks": None}))
+
+    new = done(client.post(f"{path}/rotate", json={"overlap": 60}), 201)
+    for secret in (made["secret"], new["secret"]):
+        assert person.login(secret).get("/accounts/me").status_code == 200
+    done(client.delete(path), 204)
+    done(client.delete(f"{KEYS}/{new['id']}"), 204)
+    for secret in (made["secret"], new["secret"]):
+        assert person.login(secret).get("/accounts/me").status_code == 401
+
+
+def test_a_key_of_ones_own_gives_no_more_than_one_holds(server: LiveServer, admin: Client) -> None:
+    todo = make_service(admin)
+    person = make_person(server, admin, f"{todo}:read")
+    scopes = [f"{todo}:read", f"{todo}:write", "keyosk:admin"]
+
+    made = done(person.bearer().post(KEYS, json={"name": "greedy", "scopes": scopes}), 201)
+
+    answer = done(person.login(made["secret"]).post("/auth/token"))
+    assert answer["scope"] == f"{todo}:read"
+    assert person.login(made["secret"]).get("/accounts").status_code == 403
+
+
+def test_one_changes_ones_password_with_the_current_one(admin: Client, person: Person) -> None:
+    _, secret = make_key(admin, person)
+    client, path = person.bearer(), "/accounts/me/password"
+    missing = client.put(path, json={"password": NEW_PASSWORD})
+    assert_refused(missing, "invalid", 422)
+    assert missing.json()["errors"][0]["field"] == "current_password"
+    wrong = {"password": NEW_PASSWORD, "current_password": "not the password at all"}
+    assert_refused(client.put(path, json=wrong), "forbidden")
+    weak = {"password": "too short", "current_password": PASSWORD}
+    assert_refused(client.put(path, json=weak), "invalid", 422)
+    assert person.login().get("/accounts/me").status_code == 200
+
+    right = {"password": NEW_PASSWORD, "current_password": PASSWORD}
+    done(client.put(path, json=right), 204)
+
+    assert person.login().get("/accounts/me").status_code == 401
+    assert person.login(NEW_PASSWORD).get("/accounts/me").status_code == 200
+    assert person.login(secret).get("/accounts/me").status_code == 200
+
+
+def test_one_drops_ones_password_with_the_current_one(admin: Client, person: Person) -> None:
+    _, secret = make_key(admin, person)
+    client, path = person.bearer(), "/accounts/me/password"
+    assert_refused(client.delete(path), "invalid", 422)
+    wrong = {"current_password": "not the password at all"}
+    assert_refused(client.delete(path, json=wrong), "forbidden")
+    right = {"current_password": PASSWORD}
+    assert_refused(person.login(secret).delete(path, json=right), "refused_by_rule")
+    assert done(person.login().get("/accounts/me"))["has_password"] is True
+
+    done(client.delete(path, json=right), 204)
+
+    assert person.login().get("/accounts/me").status_code == 401
+    assert done(person.login(secret).get("/accounts/me"))["has_password"] is False
+
+
+@pytest.mark.parametrize("way", ["key", "token from the key"])
+def test_by_key_one_may_look_and_change_nothing(admin: Client, person: Person, way: str) -> None:
+    key, secret = make_key(admin, person)
+    client = person.login(secret) if way == "key" else person.bearer(secret)
+    before = done(client.get(KEYS))["items"][0]
+    change = {"password": NEW_PASSWORD, "current_password": PASSWORD}
+    for method, path, body in (
+        ("POST", KEYS, {"name": "another"}),
+        ("PATCH", f"{KEYS}/{key}", {"name": "mine"}),
+        ("POST", f"{KEYS}/{key}/rotate", None),
+        ("DELETE", f"{KEYS}/{key}", None),
+        ("PUT", "/accounts/me/password", change),
+    ):
+        assert_refused(client.request(method, path, json=body), "refused_by_rule")
+
+    (after,) = done(client.get(KEYS))["items"]
+    assert {**after, "last_used_at": None} == {**before, "last_used_at": None}
+    assert person.login().get("/accounts/me").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "below", "body"),
+    [
+        ("PATCH", "", {"display_name": "Somebody"}),
+        ("PATCH", "", {"enabled": False}),
+        ("PATCH", "", {"claims": {"admin": True}}),
+        ("DELETE", "", None),
+        ("PUT", "/grants", {"scopes": ["keyosk:admin"]}),
+        ("PATCH", "/grants", {"add": {"scopes": ["keyosk:admin"]}}),
+    ],
+)
+def test_one_does_not_change_what_admins_decide(
+    admin: Client, person: Person, method: str, below: str, body: Any
+) -> None:
+    before = done(admin.get(person.path))
+    client = person.bearer()
+    for name in ("me", person.id, person.username):
+        answer = client.request(method, f"/accounts/{name}{below}", json=body)
+        assert_refused(answer, "insufficient_scope")
+    after = done(admin.get(person.path))
+    assert {**after, "last_login_at": None} == {**before, "last_login_at": None}
+
+
+def test_one_reaches_nobody_else(server: LiveServer, admin: Client, person: Person) -> None:
+    other = make_person(server, admin)
+    key, secret = make_key(admin, other)
+    client = person.bearer()
+    change = {"password": NEW_PASSWORD, "current_password": PASSWORD}
+    for method, below, body in (
+        ("GET", "", None),
+        ("GET", "/grants", None),
+        ("GET", "/api-keys", None),
+        ("GET", f"/api-keys/{key}", None),
+        ("POST", "/api-keys", {"name": "stolen"}),
+        ("PATCH", f"/api-keys/{key}", {"enabled": False}),
+        ("POST", f"/api-keys/{key}/rotate", None),
+        ("DELETE", f"/api-keys/{key}", None),
+        ("PUT", "/password", change),
+    ):
+        for name in (other.id, other.username):
+            answer = client.request(method, f"/accounts/{name}{below}", json=body)
+            assert_refused(answer, "insufficient_scope")
+        if "api-keys/" in below:
+            answer = client.request(method, f"/accounts/me{below}", json=body)
+            assert_refused(answer, "not_found", 404)
+    assert other.login(secret).get("/accounts/me").status_code == 200
+    assert other.login().get("/accounts/me").status_code == 200
+
+
+def test_nobody_is_called_me(admin: Client) -> None:
+    for username in ("me", "ME", "Ｍｅ"):  # the last in full width: the same name
+        answer = admin.post("/accounts", json={"username": username})
+        assert_refused(answer, "invalid", 422)
+
+
+def test_what_one_did_is_in_the_log_under_ones_own_name(admin: Client, person: Person) -> None:
+    answer = person.bearer().post(KEYS, json={"name": live.unique("own")})
+    done(answer, 201)
+
+    rows = done(admin.get("/audit", params={"actor": person.id}))["items"]
+
+    assert [(row["action"], row["credential"]) for row in rows] == [("api_key.create", "password")]
+    assert rows[0]["request_id"] == answer.headers["X-Request-Id"]

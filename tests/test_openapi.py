@@ -1,0 +1,633 @@
+"""/openapi.json says what the API is: all of it, nothing else, and every answer keeps to it."""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+import pytest
+import requests
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from keyosk.web import fields, openapi, operations, schemas, standard_schemas
+from keyosk.web.access import ANYONE, Access
+from keyosk.web.documentation import PageResource
+from keyosk.web.endpoint import Endpoint
+from keyosk.web.openapi.schemas import _KINDS
+from keyosk.web.openapi.words import EXAMPLES
+from keyosk.web.operations import operation
+from keyosk.web.paging import Lists
+from keyosk.web.route import Route
+from keyosk.web.routes import ROUTES
+from live import Client, LiveServer, unique
+
+FORMATS: Final = Draft202012Validator.FORMAT_CHECKER
+PASSWORD: Final = "violet lamps orbit slowly"
+ISSUER: Final = "https://keyosk.example.com"
+
+
+def address(rule: str) -> str:
+    return rule.replace("<", "{").replace(">", "}")
+
+
+def described_operations(document: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, methods in document["paths"].items():
+        for method, described in methods.items():
+            yield method.upper(), path, described
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    return openapi.build(ROUTES, ISSUER)
+
+
+# --- The document ---------------------------------------------------------------------------------
+
+
+def test_it_is_valid_openapi_3_1(document: dict[str, Any]) -> None:
+    assert document["openapi"] == "3.1.0"
+    OpenAPIV31SpecValidator(document).validate()
+
+
+def test_it_is_the_same_in_every_process_of_an_installation(document: dict[str, Any]) -> None:
+    assert json.dumps(openapi.build(ROUTES, ISSUER)) == json.dumps(document)
+
+
+def test_it_has_every_method_of_every_route_and_no_other(document: dict[str, Any]) -> None:
+    served = {(method, address(route.path)) for route in ROUTES for method in route.access}
+    assert {(method, path) for method, path, _ in described_operations(document)} == served
+
+
+def test_its_operations_have_names_by_method_and_address(document: dict[str, Any]) -> None:
+    names = [described["operationId"] for _, _, described in described_operations(document)]
+    assert len(set(names)) == len(names)
+    assert {"get_accounts", "post_accounts_account_api_keys_key_rotate"} <= set(names)
+    for method, path, described in described_operations(document):
+        words = re.findall("[a-z0-9]+", path)
+        assert described["operationId"] == "_".join([method.lower(), *words])
+
+
+def test_its_operations_tell_who_may_use_them(document: dict[str, Any]) -> None:
+    decided = {
+        (method, address(route.path)): access
+        for route in ROUTES
+        for method, access in route.access.items()
+    }
+    for method, path, described in described_operations(document):
+        access = decided[method, path]
+        required = described.get("x-required-scope")
+        assert required == (None if access.anyone else access.scope)
+        assert (required is None) or f"`{required}`" in described["description"]
+        schemes = {name for choice in described["security"] for name in choice}
+        if access.by_login:
+            assert described["security"] == [{"basic": []}]
+        else:
+            assert schemes == (set() if access.anyone else {"basic", "bearer"})
+        assert ("came by API key is refused" in described["description"]) == access.no_api_key
+
+
+def test_its_words_come_from_the_docstrings_without_their_markup(document: dict[str, Any]) -> None:
+    for method, path, described in described_operations(document):
+        assert described["summary"], f"{method} {path}"
+        assert "``" not in json.dumps(described)
+    tags = {tag["name"] for tag in document["tags"]}
+    assert {tag for _, _, each in described_operations(document) for tag in each["tags"]} == tags
+
+
+def test_a_list_is_described_with_its_orders_filters_and_pages(document: dict[str, Any]) -> None:
+    for route in ROUTES:
+        lists = operations.of(route.resource, "GET").lists if "GET" in route.access else None
+        if lists is None:
+            continue
+        described = document["paths"][address(route.path)]["get"]
+        parameters = [each for each in described["parameters"] if each.get("in") == "query"]
+        assert {each["name"] for each in parameters} == {"sort", *lists.filters}
+        shared = {"limit", "cursor", "total"}
+        assert {f"#/components/parameters/{name}" for name in shared} <= {
+            each.get("$ref") for each in described["parameters"]
+        }
+        (sort,) = (each["schema"] for each in parameters if each["name"] == "sort")
+        assert sort["default"] == lists.sorts[0]
+        assert sort["enum"] == [f"{sign}{name}" for name in lists.sorts for sign in ("", "-")]
+        assert {"Link", "X-Total-Count"} <= described["responses"]["200"]["headers"].keys()
+
+
+def test_a_merge_patch_has_its_media_type_and_a_token_request_may_be_a_form(
+    document: dict[str, Any],
+) -> None:
+    for method, path, described in described_operations(document):
+        types = list(described.get("requestBody", {}).get("content", {}))
+        if method == "PATCH":
+            assert types == ["application/merge-patch+json", "application/json"]
+        elif path == "/auth/token" and method == "POST":
+            assert types == ["application/x-www-form-urlencoded", "application/json"]
+            assert not described["requestBody"]["required"]
+
+
+def test_every_field_of_ours_has_a_json_schema() -> None:
+    ours = {
+        kind
+        for kind in vars(fields).values()
+        if isinstance(kind, type) and kind.__module__ == fields.__name__
+    }
+    assert ours <= _KINDS.keys()
+
+
+@pytest.mark.parametrize(
+    ("shape", "name", "expected"),
+    [
+        (schemas.AccountShape, "created_at", {"type": "string", "format": "date-time"}),
+        (schemas.AccountShape, "kind", {"type": "string", "enum": ["person", "machine"]}),
+        (schemas.AccountShape, "enabled", {"type": "boolean"}),
+        (schemas.AccountNew, "claims", {"type": "object"}),
+        (schemas.AccountPatch, "expires_at", {"type": ["string", "null"], "format": "date-time"}),
+        (schemas.ServicePatch, "token_lifetime", {"type": ["integer", "null"]}),
+        (schemas.ServiceShape, "accepts", {"enum": ["password", "api_key", "both"]}),
+        (schemas.GrantShape, "with", {"enum": ["password", "api_key", None]}),
+        (standard_schemas.TokenRequest, "lifetime", {"type": "integer", "minimum": 1}),
+    ],
+)
+def test_fields_become_json_schema(
+    document: dict[str, Any], shape: type[Any], name: str, expected: dict[str, Any]
+) -> None:
+    schema = document["components"]["schemas"][openapi.schemas.name_of(shape)]
+    properties = schema.get("properties") or schema["anyOf"][1]["properties"]
+    assert expected.items() <= properties[name].items()
+
+
+def test_a_request_may_list_the_logins_that_a_service_accepts(document: dict[str, Any]) -> None:
+    for value, name, fits in [
+        ("both", "ServicePatch", True),
+        (["password", "api_key"], "ServicePatch", True),
+        (None, "ServicePatch", True),
+        ([], "ServicePatch", False),
+        ("neither", "ServicePatch", False),
+    ]:
+        assert (not faults(document, reference(name), {"accepts": value})) == fits, value
+
+
+# --- Its examples ---------------------------------------------------------------------------------
+
+
+def test_every_schema_has_an_example_that_fits_it(document: dict[str, Any]) -> None:
+    for name, schema in document["components"]["schemas"].items():
+        assert schema["examples"], name
+        for example in schema["examples"]:
+            assert faults(document, reference(name), example) == [], name
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_the_example_of_a_request_is_taken_as_it_is(document: dict[str, Any], name: str) -> None:
+    taken = {
+        openapi.schemas.name_of(shape): shape
+        for route in ROUTES
+        for method in route.access
+        if (shape := operations.of(route.resource, method).takes) is not None
+    }
+    assert name in document["components"]["schemas"], "an example of nothing"
+    if name in taken:
+        taken[name]().load(EXAMPLES[name])
+
+
+def test_every_example_of_an_answer_or_parameter_fits_it(document: dict[str, Any]) -> None:
+    found = 0
+    for holder in holders_of_examples(document):
+        assert faults(document, holder["schema"], holder["example"]) == []
+        found += 1
+    assert found > 20
+
+
+def holders_of_examples(node: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(node, dict):
+        if "example" in node and "schema" in node:
+            yield node
+        for inner in node.values():
+            yield from holders_of_examples(inner)
+    elif isinstance(node, list):
+        for inner in node:
+            yield from holders_of_examples(inner)
+
+
+# --- What has no declaration does not exist -------------------------------------------------------
+
+
+class Undeclared(Endpoint):
+    def get(self) -> None:
+        """Nothing is said of it."""
+
+
+class Unknown(Endpoint):
+    @operation(gives=type("NobodyKnows", (schemas.Shown,), {"__doc__": "It has no example."}))
+    def get(self) -> None:
+        """Its answer has no words."""
+
+
+class UnknownFilter(Endpoint):
+    @operation(gives=schemas.RoleShape, lists=Lists(("name",), {"colour": str}))
+    def get(self) -> None:
+        """Its filter has no words."""
+
+
+class UnknownParameter(Endpoint):
+    @operation()
+    def get(self, colour: str) -> None:
+        """Its parameter has no words."""
+
+
+def test_a_route_that_does_not_say_what_it_takes_and_gives_cannot_be_built() -> None:
+    with pytest.raises(TypeError, match="Undeclared does not say what its GET takes and gives"):
+        Route("/new", Undeclared, {"GET": ANYONE})
+
+
+@pytest.mark.parametrize("access", [{}, {"GET": ANYONE, "POST": ANYONE}])
+def test_a_route_with_other_methods_than_were_decided_cannot_be_built(
+    access: dict[str, Access],
+) -> None:
+    with pytest.raises(TypeError, match="decided and existing methods differ"):
+        Route("/docs", PageResource, access)
+
+
+@pytest.mark.parametrize(
+    ("path", "resource"),
+    [
+        ("/new", Unknown),
+        ("/new", UnknownFilter),
+        ("/new/<colour>", UnknownParameter),
+    ],
+)
+def test_what_there_are_no_words_for_is_not_described(path: str, resource: type[Endpoint]) -> None:
+    with pytest.raises(LookupError):
+        openapi.build([Route(path, resource, {"GET": ANYONE})], ISSUER)
+
+
+# --- Answers held against it ----------------------------------------------------------------------
+
+
+def reference(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def faults(document: Mapping[str, Any], schema: Mapping[str, Any], value: Any) -> list[str]:
+    """What is wrong with a value; a member that the schema does not have is, too."""
+    whole = {**schema, "components": strict(document["components"])}
+    validator = Draft202012Validator(whole, format_checker=FORMATS)
+    return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(value)]
+
+
+def strict(node: Any) -> Any:
+    if isinstance(node, list):
+        return [strict(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    inner = {name: strict(item) for name, item in node.items()}
+    if inner.get("type") == "object" and "properties" in inner:
+        inner.setdefault("additionalProperties", False)
+    return inner
+
+
+def test_times_are_really_checked(document: dict[str, Any]) -> None:
+    role = {**EXAMPLES["Role"], "created_at": "yesterday"}
+    assert faults(document, reference("Role"), role) == [
+        "$.created_at: 'yesterday' is not a 'date-time'"
+    ]
+
+
+class Walk:
+    """Requests as one caller, each answer of which must be one that the document has."""
+
+    def __init__(self, document: Mapping[str, Any], seen: set[tuple[str, str, int]]) -> None:
+        self.document = document
+        self.seen = seen
+        self.paths = {
+            path: re.compile(re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(path)))
+            for path in document["paths"]
+        }
+
+    def as_caller(self, client: Client) -> Callable[..., requests.Response]:
+        def ask(status: int, method: str, path: str, **options: Any) -> requests.Response:
+            answer = client.request(method, path, **options)
+            assert answer.status_code == status, f"{method} {path}: {answer.text}"
+            self.check(method, path, answer)
+            return answer
+
+        return ask
+
+    def path_of(self, path: str) -> str | None:
+        fitting = [name for name, rule in self.paths.items() if rule.fullmatch(path)]
+        # As the router does: what is named exactly comes before what is a parameter.
+        return min(fitting, key=lambda name: name.count("{"), default=None)
+
+    def check(self, method: str, path: str, answer: requests.Response) -> None:
+        described_path = self.path_of(path.partition("?")[0])
+        described = self.document["paths"].get(described_path, {}).get(method.lower())
+        assert "X-Request-Id" in answer.headers
+        if described is None:  # there is no such address, or not this method
+            assert answer.status_code in (404, 405)
+            assert ("Allow" in answer.headers) == (answer.status_code == 405)
+            self.check_body(answer, {"application/problem+json": {"schema": reference("Problem")}})
+            return
+        assert described_path is not None
+        where = f"{method} {described_path} {answer.status_code}"
+        declared = described["responses"].get(str(answer.status_code))
+        assert declared is not None, f"{where} is not declared"
+        if "$ref" in declared:
+            declared = self.document["components"]["responses"][declared["$ref"].split("/")[-1]]
+        self.check_headers(answer, declared["headers"], where)
+        self.check_body(answer, declared.get("content", {}))
+        self.seen.add((method, described_path, answer.status_code))
+
+    def check_headers(
+        self, answer: requests.Response, declared: Mapping[str, Any], where: str
+    ) -> None:
+        known = {"ETag", "Location", "Retry-After", "WWW-Authenticate", "Link", "X-Total-Count"}
+        for name in known | {"Idempotency-Replayed"}:
+            assert name not in answer.headers or name in declared, f"{where}: {name}"
+        always = {"ETag", "Location", "Retry-After"}
+        if answer.status_code == 401:
+            always.add("WWW-Authenticate")
+        for name in always & declared.keys():
+            assert name in answer.headers, f"{where}: {name}"
+
+    def check_body(self, answer: requests.Response, content: Mapping[str, Any]) -> None:
+        if not content:
+            assert answer.content == b""
+            return
+        media_type = answer.headers["Content-Type"].partition(";")[0]
+        assert media_type in content, media_type
+        value = answer.json() if media_type.endswith("json") else answer.text
+        assert faults(self.document, content[media_type]["schema"], value) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "content_type", "body", "expected"),
+    [
+        (299, "application/json", {"status": "ok"}, "is not declared"),
+        (200, "text/plain", {"status": "ok"}, "text/plain"),
+        (200, "application/json", {"status": "ok", "colour": "red"}, "colour"),
+        (200, "application/json", {}, "required"),
+    ],
+)
+def test_an_answer_that_is_not_declared_is_caught(
+    document: dict[str, Any], status: int, content_type: str, body: Any, expected: str
+) -> None:
+    answer = requests.Response()
+    answer.status_code = status
+    answer.headers.update({"Content-Type": content_type, "X-Request-Id": "1"})
+    answer._content = json.dumps(body).encode()
+    with pytest.raises(AssertionError, match=expected):
+        Walk(document, set()).check("GET", "/health/live", answer)
+
+
+def test_every_operation_answers_as_the_document_says(server: LiveServer, admin: Client) -> None:
+    document = admin.get("/openapi.json").json()
+    seen: set[tuple[str, str, int]] = set()
+    walk = Walk(document, seen)
+    ask = walk.as_caller(admin)
+    anybody = walk.as_caller(server.client())
+
+    walk_public_addresses(anybody)
+    service, role = walk_services_and_roles(ask)
+    username = walk_accounts(ask, service, role)
+    alice = server.client(username, PASSWORD)
+    walk_tokens(walk.as_caller(alice), anybody, service)
+    walk_api_keys(walk, server, username, service)
+    walk_lists(ask)
+    walk_errors(ask, anybody, walk.as_caller(alice), username)
+    walk_deletions(ask, service, role, username)
+
+    succeeded = {(method, path) for method, path, status in seen if status < 300}
+    described = {(method, path) for method, path, _ in described_operations(document)}
+    assert succeeded == described
+    refusals = {200, 201, 204, 304, 400, 401, 403, 404, 409, 412, 413, 415, 422}
+    assert {status for _, _, status in seen} == refusals
+
+
+Ask = Callable[..., requests.Response]
+
+
+def walk_public_addresses(anybody: Ask) -> None:
+    for path in ("/health/live", "/health/ready"):
+        anybody(200, "GET", path)
+    for path in (
+        "/auth/jwks",
+        "/.well-known/jwks.json",
+        "/openapi.json",
+        "/docs",
+        "/docs/start.js",
+    ):
+        tag = anybody(200, "GET", path).headers["ETag"]
+        anybody(304, "GET", path, headers={"If-None-Match": tag})
+    kid = anybody(200, "GET", "/auth/jwks").json()["keys"][0]["kid"]
+    anybody(200, "GET", f"/auth/keys/{kid}.pem")
+    anybody(404, "GET", "/auth/keys/nobody.pem")
+    anybody(404, "GET", "/docs/nothing.js")
+
+
+def walk_services_and_roles(ask: Ask) -> tuple[str, str]:
+    service, role = unique("todo"), unique("editor")
+    read, write = f"{service}:read", f"{service}:write"
+    new = {"name": service, "scopes": [read, {"name": write, "description": "Change it."}]}
+    made = ask(201, "POST", "/services", json=new)
+    ask(409, "POST", "/services", json=new)
+    one = f"/services/{service}"
+    assert ask(200, "GET", made.headers["Location"]).json() == made.json()
+    tag = {"If-Match": made.headers["ETag"]}
+    ask(304, "GET", one, headers={"If-None-Match": made.headers["ETag"]})
+    patch = {"accepts": ["password", "api_key"], "token_lifetime": 600, "claims": ["team"]}
+    ask(200, "PATCH", one, json=patch, headers=tag)
+    ask(412, "PATCH", one, json=patch, headers=tag)
+    ask(200, "GET", f"{one}/scopes")
+    ask(200, "PUT", f"{one}/scopes", json={"scopes": [read, write]})
+
+    key = {"Idempotency-Key": unique("key")}
+    new_role = {"name": role, "scopes": [read]}
+    ask(201, "POST", "/roles", json=new_role, headers=key)
+    again = ask(201, "POST", "/roles", json=new_role, headers=key)
+    assert again.headers["Idempotency-Replayed"] == "true"
+    ask(422, "POST", "/roles", json={"name": unique("other")}, headers=key)
+    ask(409, "POST", "/roles", json=new_role)
+    ask(201, "POST", "/roles", json={"name": unique("reader")})
+    ask(200, "GET", f"/roles/{role}")
+    ask(
+        200,
+        "PATCH",
+        f"/roles/{role}",
+        data=json.dumps({"description": "Who edits."}),
+        headers={"Content-Type": "application/merge-patch+json"},
+    )
+    return service, role
+
+
+def walk_accounts(ask: Ask, service: str, role: str) -> str:
+    username = unique("alice")
+    read, write = f"{service}:read", f"{service}:write"
+    new = {
+        "username": username,
+        "password": PASSWORD,
+        "claims": {"team": "blue"},
+        "metadata": {"ticket": 17},
+        "grants": {"scopes": [read], "roles": [role]},
+    }
+    made = ask(201, "POST", "/accounts", json=new)
+    ask(409, "POST", "/accounts", json=new)
+    one = f"/accounts/{username}"
+    ask(200, "GET", made.headers["Location"])
+    ask(200, "PATCH", one, json={"display_name": "Alice", "expires_at": "2099-01-01T00:00:00Z"})
+    ask(412, "PATCH", one, json={"enabled": True}, headers={"If-Match": made.headers["ETag"]})
+    ask(200, "GET", f"{one}/grants")
+    conditional = {"name": write, "with": "password", "until": "2099-01-01T00:00:00Z"}
+    ask(200, "PUT", f"{one}/grants", json={"scopes": [read, conditional], "roles": [role]})
+    ask(200, "PATCH", f"{one}/grants", json={"add": {"scopes": [write]}, "remove": {"roles": []}})
+    ask(200, "GET", "/accounts/me")
+
+    lines = json.dumps({"username": unique("bob")}) + "\n" + json.dumps({"colour": "red"}) + "\n"
+    jsonl = {"Content-Type": "application/jsonl"}
+    ask(200, "POST", "/accounts/import", data=lines, headers=jsonl)
+    ask(415, "POST", "/accounts/import", data=lines, headers={"Content-Type": "text/plain"})
+    ask(422, "POST", "/accounts/import?colour=red", data=lines, headers=jsonl)
+    exported = ask(200, "GET", "/accounts/export?enabled=true")
+    assert username in exported.text
+    ask(422, "GET", "/accounts/export?colour=red")
+    return username
+
+
+def walk_tokens(alice: Ask, anybody: Ask, service: str) -> None:
+    token = "/auth/token"
+    alice(200, "POST", token)
+    alice(200, "GET", f"{token}?audience={service}")
+    for asked in ({"format": "json"}, {"format": "token"}, {"format": "header"}):
+        alice(200, "POST", token, data=asked)
+    alice(200, "POST", token, json={"scope": f"{service}:read", "lifetime": 60})
+    alice(200, "GET", token, headers={"Accept": "application/jwt"})
+    for wrong in (
+        {"scope": "nobody:has"},
+        {"audience": "nowhere"},
+        {"grant_type": "password"},
+        {"lifetime": "long"},
+    ):
+        alice(400, "POST", token, data=wrong)
+    alice(400, "GET", f"{token}?lifetime=0")
+    alice(400, "POST", token, data="{", headers={"Content-Type": "application/json"})
+    alice(413, "POST", token, data="scope=" + "x" * 70_000, headers={"Content-Type": "text/plain"})
+    anybody(401, "POST", token)
+    anybody(401, "GET", token)
+
+
+def walk_api_keys(walk: Walk, server: LiveServer, username: str, service: str) -> None:
+    alice = walk.as_caller(server.client(username, PASSWORD))
+    keys = "/accounts/me/api-keys"
+    new = {"name": "report", "scopes": [f"{service}:read"], "networks": ["127.0.0.0/8"]}
+    again = {"Idempotency-Key": unique("key")}
+    made = alice(201, "POST", keys, json=new, headers=again).json()
+    assert alice(201, "POST", keys, json=new, headers=again).json() == made
+    one = f"{keys}/{made['id']}"
+    alice(200, "GET", one)
+    alice(200, "PATCH", one, json={"description": "Nightly."})
+    alice(412, "PATCH", one, json={"enabled": True}, headers={"If-Match": '"99"'})
+    alice(201, "POST", f"{one}/rotate", json={"overlap": 3600})
+    alice(409, "POST", f"{one}/rotate")
+    by_key = walk.as_caller(server.client(username, made["secret"]))
+    body = by_key(200, "POST", "/auth/token").json()
+    assert {"api_key_successor", "api_key_expires_at"} <= body.keys()
+    by_key(403, "POST", keys, json={"name": "another"})
+    alice(200, "GET", f"{keys}?total=true&limit=1")
+    alice(204, "DELETE", one)
+
+
+def walk_lists(ask: Ask) -> None:
+    for path in ("/accounts", "/services", "/roles", "/audit"):
+        first = ask(200, "GET", f"{path}?limit=1&total=true")
+        assert int(first.headers["X-Total-Count"]) > 1
+        following = first.links["next"]["url"]
+        ask(200, "GET", following)
+        ask(422, "GET", f"{path}?colour=red")
+    ask(200, "GET", "/audit?sort=-sequence&limit=200")
+
+
+def walk_errors(ask: Ask, anybody: Ask, alice: Ask, username: str) -> None:
+    anybody(401, "GET", "/accounts")
+    anybody(401, "GET", "/accounts", headers={"Authorization": "Bearer nonsense"})
+    alice(403, "GET", "/accounts")
+    alice(403, "PUT", "/accounts/me/password", json={"password": "x", "current_password": "y"})
+    assert "metadata" not in alice(200, "GET", "/accounts/me").json()
+    ask(404, "GET", "/accounts/nobody")
+    ask(404, "GET", "/nowhere")
+    ask(405, "POST", "/health/live")
+    ask(405, "PUT", "/accounts", json={})
+    ask(400, "POST", "/accounts", data="{", headers={"Content-Type": "application/json"})
+    ask(415, "POST", "/accounts", data="a=b")
+    ask(415, "PATCH", f"/accounts/{username}", data="a", headers={"Content-Type": "text/plain"})
+    ask(422, "POST", "/accounts", json={"colour": "red"})
+    ask(413, "POST", "/accounts", json={"username": "x" * 70_000})
+
+
+def walk_deletions(ask: Ask, service: str, role: str, username: str) -> None:
+    ask(409, "DELETE", f"/services/{service}")
+    ask(409, "PUT", f"/services/{service}/scopes", json={"scopes": []})
+    ask(200, "PUT", f"/accounts/{username}/grants", json={"roles": [role]})
+    ask(409, "DELETE", f"/roles/{role}")
+    ask(422, "DELETE", f"/roles/{role}?force=perhaps")
+    ask(204, "PUT", f"/accounts/{username}/password", json={"password": PASSWORD[::-1]})
+    ask(204, "DELETE", f"/accounts/{username}/password")
+    ask(404, "DELETE", f"/accounts/{username}/password")
+    ask(412, "DELETE", f"/accounts/{username}", headers={"If-Match": '"99"'})
+    ask(204, "DELETE", f"/accounts/{username}")
+    ask(204, "DELETE", f"/roles/{role}?force=true")
+    ask(204, "DELETE", f"/services/{service}?force=true")
+
+
+# --- The addresses themselves ---------------------------------------------------------------------
+
+
+def test_the_document_can_be_kept(server: LiveServer) -> None:
+    anybody = server.client()
+    answer = anybody.get("/openapi.json")
+    assert answer.headers["Cache-Control"] == "public, max-age=300"
+    assert answer.json()["servers"][0]["url"] == server.url
+    assert len(answer.content) < 200_000
+    tag = answer.headers["ETag"]
+    assert not tag.startswith("W/")
+    known = anybody.get("/openapi.json", headers={"If-None-Match": tag})
+    assert (known.status_code, known.content) == (304, b"")
+    assert anybody.request("HEAD", "/openapi.json").headers["ETag"] == tag
+
+
+def test_the_page_has_all_that_it_needs_from_keyosk_alone(server: LiveServer) -> None:
+    anybody = server.client()
+    page = anybody.get("/docs")
+    assert page.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert "//" not in page.text
+    needed = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    files = [name for name in needed if not name.startswith("data:")]
+    assert len(files) == 3
+    for name in files:
+        answer = anybody.get(f"/{name}")
+        assert answer.status_code == 200, name
+        kind = "text/css" if name.endswith(".css") else "text/javascript"
+        assert answer.headers["Content-Type"] == f"{kind}; charset=utf-8"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    start = anybody.get("/docs/start.js").text
+    assert "//" not in start
+    assert 'url: "openapi.json"' in start
+
+
+def test_the_page_has_a_policy_of_its_own_and_nothing_else_has(server: LiveServer) -> None:
+    anybody = server.client()
+    policy = anybody.get("/docs").headers["Content-Security-Policy"]
+    directives = dict(each.split(" ", 1) for each in policy.split("; "))
+    assert directives["default-src"] == "'none'"
+    assert directives["script-src"] == directives["style-src"] == "'self'"
+    assert directives["frame-ancestors"] == "'none'"
+    assert "unsafe" not in policy
+    for path in ("/openapi.json", "/docs/start.js", "/docs/nothing", "/accounts"):
+        others = anybody.get(path).headers["Content-Security-Policy"]
+        assert others == "default-src 'none'; frame-ancestors 'none'"
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    "name", ["..%2F__init__.py", "%2e%2e/__init__.py", "VERSION", "swagger-ui.css%00", "a/b.js"]
+)
+def test_the_page_gives_no_file_but_its_own(server: LiveServer, name: str) -> None:
+    assert server.client().get(f"/docs/{name}").status_code == 404

@@ -1,0 +1,414 @@
+"""What a login may have, as properties that hold for every login and every request."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from keyosk import permissions
+from keyosk.errors import Invalid, InvalidScope, InvalidTarget
+from keyosk.model import (
+    ADMIN,
+    KEYOSK,
+    KEYOSK_SCOPES,
+    CredentialKind,
+    Holding,
+    Login,
+    Terms,
+)
+
+# A busy machine may take its time over one example.
+thorough = settings(max_examples=40, deadline=None)
+NOW = 1_800_000_000
+SERVICES = {
+    "todo": ("https://todo.example", ("todo:read", "todo:write")),
+    "mail": ("mail", ("mail:send", "mail:read")),
+    KEYOSK: (KEYOSK, tuple(KEYOSK_SCOPES)),
+}
+BOTH = frozenset(CredentialKind)
+SCOPES = [scope for _, scopes in SERVICES.values() for scope in scopes]
+TOKEN_CHARACTERS = st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters='"\\')
+
+
+def terms(name: str, **changes: object) -> Terms:
+    made = Terms(
+        name=name,
+        audience=SERVICES[name][0],
+        enabled=True,
+        on_request_only=name == KEYOSK,
+        accepts=frozenset(CredentialKind),
+        token_lifetime=None,
+        signing_algorithm=None,
+        typ=None,
+        refresh_allowed=False,
+        refresh_lifetime=None,
+        claims=(),
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def holding(scope: str, *, service: Terms | None = None, **changes: object) -> Holding:
+    name = next(name for name, (_, scopes) in SERVICES.items() if scope in scopes)
+    held = Holding(
+        scope=scope, role=None, credential=None, until=None, service=service or terms(name)
+    )
+    return replace(held, **changes)  # type: ignore[arg-type]
+
+
+def login(*holdings: Holding, **changes: object) -> Login:
+    made = Login(
+        account_id="an id",
+        username="alice",
+        claims="{}",
+        credential=CredentialKind.PASSWORD,
+        enabled=True,
+        expires_at=None,
+        authenticated_at=NOW,
+        last_seen_at=None,
+        api_key_id=None,
+        limit=None,
+        networks=None,
+        successor=None,
+        holdings=holdings,
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+@st.composite
+def logins(draw: st.DrawFn) -> Login:
+    """Any login: services disabled or choosy, grants repeated, conditional or expired."""
+    services = {
+        name: terms(
+            name,
+            enabled=draw(st.sampled_from([True, True, False])),
+            accepts=draw(st.sampled_from([BOTH, BOTH, *map(frozenset, zip(BOTH))])),
+        )
+        for name in SERVICES
+    }
+    held = [
+        holding(
+            scope,
+            role=draw(st.sampled_from([None, "reader", "editor"])),
+            credential=draw(st.sampled_from([None, *CredentialKind])),
+            until=draw(st.none() | st.integers(NOW - 2, NOW + 2)),
+        )
+        for scope in draw(st.lists(st.sampled_from(SCOPES), max_size=12))
+    ]
+    return login(
+        *(replace(item, service=services[item.service.name]) for item in held),
+        credential=draw(st.sampled_from(list(CredentialKind))),
+        limit=draw(st.none() | st.frozensets(st.sampled_from(SCOPES))),
+        expires_at=draw(st.none() | st.integers(NOW + 1, NOW + 9)),
+    )
+
+
+def find(target: str) -> Terms | None:
+    for name, (audience, _) in SERVICES.items():
+        if target in (audience, name):
+            return terms(name)
+    return None
+
+
+def entitled(
+    who: Login, scopes: tuple[str, ...] | None = None, targets: tuple[str, ...] = ()
+) -> permissions.Entitlement:
+    return permissions.entitlement(who, now=NOW, scopes=scopes, targets=targets, find_terms=find)
+
+
+def counting(who: Login) -> dict[str, Holding]:
+    """What a login has by the words of the design, written down a second time."""
+    counted: dict[str, Holding] = {}
+    for item in who.holdings:
+        if (
+            item.service.enabled
+            and who.credential in item.service.accepts
+            and item.credential in (None, who.credential)
+            and (item.until is None or item.until > NOW)
+        ):
+            best = max(
+                (counted.get(item.scope, item), item),
+                key=lambda each: NOW * 2 if each.until is None else each.until,
+            )
+            counted[item.scope] = best
+    implied = dict.fromkeys(KEYOSK_SCOPES, counted[ADMIN]) if ADMIN in counted else {}
+    return implied | counted
+
+
+def allowed(who: Login) -> set[str]:
+    """The same within the limit of the API key; a limit to ``keyosk:admin`` is one to all of it."""
+    if who.limit is None:
+        return set(counting(who))
+    within = counting(who).keys() & who.limit
+    return within | (set(KEYOSK_SCOPES) if ADMIN in within else set())
+
+
+# --- What a token carries -------------------------------------------------------------------------
+
+
+@thorough
+@given(logins())
+def test_a_token_without_wishes_has_only_what_is_held_and_within_the_limit(who: Login) -> None:
+    given_scopes = set(entitled(who).scopes)
+    assert given_scopes <= allowed(who)
+    held = {item.scope for item in who.holdings}
+    # Implied scopes come only on request, unless a limit names them.
+    assert given_scopes <= held | (who.limit or set())
+
+
+@thorough
+@given(logins())
+def test_a_token_without_wishes_has_all_that_counts_but_what_is_on_request_only(
+    who: Login,
+) -> None:
+    held = {item.scope for item in who.holdings if not item.service.on_request_only}
+    assert set(entitled(who).scopes) == allowed(who) & held
+
+
+@thorough
+@given(logins(), st.lists(st.sampled_from(SCOPES), unique=True).map(tuple))
+def test_a_token_has_exactly_the_scopes_asked_for_or_there_is_none(
+    who: Login, asked: tuple[str, ...]
+) -> None:
+    if set(asked) <= allowed(who):
+        assert entitled(who, asked).scopes == asked
+    else:
+        with pytest.raises(InvalidScope):
+            entitled(who, asked)
+
+
+@thorough
+@given(
+    logins(),
+    st.none() | st.lists(st.sampled_from(SCOPES), unique=True).map(tuple),
+    st.lists(st.sampled_from(["todo", "https://todo.example", "mail", KEYOSK])).map(tuple),
+)
+def test_the_audiences_are_those_asked_for_and_else_those_of_the_scopes(
+    who: Login, asked: tuple[str, ...] | None, targets: tuple[str, ...]
+) -> None:
+    try:
+        given_to = entitled(who, asked, targets)
+    except InvalidScope:
+        assume(False)
+        raise
+    audience_of = {scope: audience for audience, scopes in SERVICES.values() for scope in scopes}
+    wanted = {SERVICES["todo" if "todo" in target else target][0] for target in targets}
+    of_scopes = {audience_of[scope] for scope in given_to.scopes}
+    assert len(set(given_to.audiences)) == len(given_to.audiences)
+    assert set(given_to.audiences) == (wanted or of_scopes)
+    assert of_scopes <= set(given_to.audiences)
+
+
+@thorough
+@given(logins(), st.data())
+def test_a_token_lives_no_longer_than_its_grants_and_its_credential(
+    who: Login, data: st.DataObject
+) -> None:
+    asked = tuple(data.draw(st.sets(st.sampled_from(sorted(allowed(who)) or SCOPES[:1]))))
+    assume(set(asked) <= allowed(who))
+    bounds = {who.expires_at, *(counting(who)[scope].until for scope in asked)} - {None}
+    assert entitled(who, asked).expires_at == min(bounds, default=None)  # type: ignore[type-var]
+
+
+def test_a_login_that_holds_nothing_gets_a_token_that_says_only_who_it_is() -> None:
+    nothing = entitled(login())
+    assert (nothing.scopes, nothing.audiences) == ((), ())
+
+
+def test_an_audience_that_is_asked_for_is_given_even_where_no_scope_is_held() -> None:
+    bare = entitled(login(), targets=("todo",))
+    assert (bare.scopes, bare.audiences) == ((), ("https://todo.example",))
+
+
+def test_a_scope_of_another_audience_than_the_one_asked_for_is_refused() -> None:
+    who = login(holding("todo:read"), holding("mail:read"))
+    with pytest.raises(InvalidScope, match="mail:read"):
+        entitled(who, ("todo:read", "mail:read"), ("todo",))
+
+
+@pytest.mark.parametrize("target", ["nowhere", "", "todo:read", "TODO"])
+def test_an_audience_that_does_not_exist_is_refused(target: str) -> None:
+    with pytest.raises(InvalidTarget):
+        entitled(login(holding("todo:read")), targets=(target,))
+
+
+def test_a_disabled_service_is_no_audience() -> None:
+    disabled = terms("todo", enabled=False)
+    with pytest.raises(InvalidTarget):
+        permissions.entitlement(
+            login(holding("todo:read", service=disabled)),
+            now=NOW,
+            targets=("todo",),
+            find_terms=lambda _: disabled,
+        )
+
+
+def test_a_service_that_does_not_take_this_login_is_no_audience() -> None:
+    choosy = terms("todo", accepts=frozenset({CredentialKind.PASSWORD}))
+    who = login(holding("todo:read", service=choosy))
+    by_key = replace(who, credential=CredentialKind.API_KEY)
+    for target in ("todo", choosy.audience):
+        assert permissions.entitlement(
+            who, now=NOW, targets=(target,), find_terms=lambda _: choosy
+        ).scopes == ("todo:read",)
+        with pytest.raises(InvalidTarget):
+            permissions.entitlement(by_key, now=NOW, targets=(target,), find_terms=lambda _: choosy)
+    assert entitled(by_key).scopes == ()
+
+
+def test_a_token_knows_the_lifetimes_of_its_services_and_of_no_others() -> None:
+    who = login(
+        holding("todo:read", service=terms("todo", token_lifetime=600)),
+        holding("mail:read", service=terms("mail", token_lifetime=60)),
+        holding("keyosk:keys:read"),
+    )
+    assert entitled(who).lifetimes == {600, 60}
+    assert entitled(who, tuple(item.scope for item in who.holdings)).lifetimes == {600, 60, None}
+    assert entitled(who, ("todo:read",)).lifetimes == {600}
+    assert entitled(who, ("keyosk:keys:read",)).lifetimes == {None}
+    assert entitled(login(), targets=("todo",)).lifetimes == {None}
+    assert entitled(login()).lifetimes == set()
+
+
+def test_a_grant_ends_at_its_very_moment() -> None:
+    assert entitled(login(holding("todo:read", until=NOW))).scopes == ()
+    assert entitled(login(holding("todo:read", until=NOW + 1))).scopes == ("todo:read",)
+
+
+def test_of_several_grants_of_a_scope_the_one_that_lasts_longest_counts() -> None:
+    soon, late = holding("todo:read", until=NOW + 5), holding("todo:read", until=NOW + 9, role="r")
+    forever = holding("todo:read", role="editor")
+    for held in ((soon, late), (late, soon)):
+        assert entitled(login(*held)).expires_at == NOW + 9
+        assert entitled(login(*held)).roles == ("r",)
+    for held in ((soon, forever), (forever, late)):
+        assert entitled(login(*held)).expires_at is None
+        assert entitled(login(*held)).roles == ("editor",)
+
+
+def test_a_token_names_the_roles_that_gave_its_scopes_and_no_others() -> None:
+    who = login(
+        holding("todo:read", role="reader"),
+        holding("todo:write", role="editor"),
+        holding("mail:read"),
+    )
+    assert entitled(who).roles == ("reader", "editor")
+    assert entitled(who, ("todo:read", "mail:read")).roles == ("reader",)
+    assert entitled(who, ("mail:read",)).roles == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "other"), [("signing_algorithm", "RS256", "EdDSA"), ("typ", "at+jwt", "JWT")]
+)
+def test_services_that_differ_in_what_a_token_has_once_get_no_token_together(
+    name: str, one: str, other: str
+) -> None:
+    first = holding("todo:read", service=terms("todo", **{name: one}))
+    second = holding("mail:read", service=terms("mail", **{name: other}))
+    assert getattr(entitled(login(first)), name.removeprefix("signing_")) == one
+    assert getattr(entitled(login(second)), name.removeprefix("signing_")) == other
+    with pytest.raises(InvalidTarget, match=name):
+        entitled(login(first, second))
+
+
+def test_a_token_carries_the_claims_that_any_of_its_services_asks_for_once() -> None:
+    who = login(
+        holding("todo:read", service=terms("todo", claims=("team", "site"))),
+        holding("mail:read", service=terms("mail", claims=("site", "desk"))),
+    )
+    assert entitled(who).claims == ("team", "site", "desk")
+    assert entitled(who, ("mail:read",)).claims == ("site", "desk")
+
+
+def test_the_refusal_of_a_scope_does_not_tell_whether_it_exists() -> None:
+    who = login(holding("todo:read"))
+    with pytest.raises(InvalidScope) as known:
+        entitled(who, ("mail:read",))
+    with pytest.raises(InvalidScope) as unknown:
+        entitled(who, ("mail:none",))
+    assert known.value.detail.replace("mail:read", "") == unknown.value.detail.replace(
+        "mail:none", ""
+    )
+
+
+# --- keyosk:admin ---------------------------------------------------------------------------------
+
+
+@thorough
+@given(logins())
+def test_admin_gives_every_scope_of_keyosk_and_no_scope_of_anybody_else(who: Login) -> None:
+    scopes = permissions.keyosk_scopes(who, NOW)
+    assert scopes <= set(KEYOSK_SCOPES)
+    assert scopes == allowed(who) & set(KEYOSK_SCOPES)
+
+
+def test_admin_may_ask_for_each_scope_that_it_implies_by_name() -> None:
+    who = login(holding(ADMIN))
+    asked = tuple(KEYOSK_SCOPES)
+    assert entitled(who, asked).scopes == asked
+    assert entitled(who, asked).audiences == (KEYOSK,)
+    with pytest.raises(InvalidScope):
+        entitled(who, ("todo:read",))
+
+
+def test_a_key_limited_to_one_scope_that_admin_implies_has_that_one_alone() -> None:
+    who = login(holding(ADMIN), limit=frozenset({"keyosk:accounts:read"}))
+    assert permissions.keyosk_scopes(who, NOW) == {"keyosk:accounts:read"}
+    with pytest.raises(InvalidScope):
+        entitled(who, (ADMIN,))
+
+
+def test_admin_by_password_only_is_no_admin_by_api_key() -> None:
+    who = login(
+        holding(ADMIN, credential=CredentialKind.PASSWORD), credential=CredentialKind.API_KEY
+    )
+    assert permissions.keyosk_scopes(who, NOW) == frozenset()
+
+
+# --- The scope parameter (RFC 6749 section 3.3) ---------------------------------------------------
+
+
+@thorough
+@given(st.lists(st.text(TOKEN_CHARACTERS, min_size=1, max_size=20)))
+def test_a_list_of_scope_tokens_is_read_in_order_and_without_repetition(names: list[str]) -> None:
+    assert permissions.parse_scope(" ".join(names)) == tuple(dict.fromkeys(names))
+
+
+@thorough
+@given(st.text(TOKEN_CHARACTERS | st.sampled_from(' \t\n"\\\x7f\x80é'), max_size=30))
+def test_any_text_is_either_a_list_of_scope_tokens_or_refused(text: str) -> None:
+    parts = text.split(" ") if text else []
+    good = all(
+        part and all("!" <= character <= "~" and character not in '"\\' for character in part)
+        for part in parts
+    )
+    if good:
+        assert permissions.parse_scope(text) == tuple(dict.fromkeys(parts))
+    else:
+        with pytest.raises(InvalidScope):
+            permissions.parse_scope(text)
+
+
+@pytest.mark.parametrize(
+    "text", [" ", "a  b", " a", "a ", "a\tb", "a\nb", "a\n", 'a"b', "a\\b", "a\x7f", "ä", "a" * 201]
+)
+def test_what_is_no_list_of_scope_tokens_is_refused(text: str) -> None:
+    with pytest.raises(InvalidScope):
+        permissions.parse_scope(text)
+
+
+@thorough
+@given(st.text(TOKEN_CHARACTERS, min_size=1, max_size=200))
+def test_a_scope_that_a_service_may_own_can_be_asked_for(name: str) -> None:
+    assume(name not in permissions.RESERVED_SCOPES)
+    permissions.check_scope_name(name, field="scopes")
+    assert permissions.parse_scope(name) == (name,)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a b", 'a"', "a\\", "ä", "a\n", "a" * 201, *sorted(permissions.RESERVED_SCOPES)]
+)
+def test_a_name_that_no_service_may_own_is_refused_by_field(name: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        permissions.check_scope_name(name, field="scopes")
+    assert [fault.field for fault in caught.value.faults] == ["scopes"]

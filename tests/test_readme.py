@@ -1,0 +1,195 @@
+"""The README is tried as it stands: its story is pasted into bash, and every answer is compared."""
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import requests
+
+from live import LiveServer, free_port
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+# What the README types into terminals of their own: the tests start it themselves, on free ports.
+STARTS = ["make run", ".venv/bin/python examples/todo_service.py"]
+KEYOSK, TODO = "http://127.0.0.1:8080", "http://127.0.0.1:8081"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of the README."""
+
+    language: str
+    text: str
+
+
+def blocks() -> list[Block]:
+    found = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    return [Block(language, text) for language, text in found]
+
+
+def matches(stated: str, answered: str) -> bool:
+    """Whether an answer is the stated one, in which ``...`` stands for what differs each time."""
+    pattern = r"[^\s\"]+".join(re.escape(part) for part in stated.strip().split("..."))
+    return re.fullmatch(pattern, answered.strip(), re.DOTALL) is not None
+
+
+@pytest.fixture
+def keyosk(tmp_path: Path) -> Iterator[LiveServer]:
+    """A Keyosk with nothing set but its port, as ``make run`` starts it."""
+    server = LiveServer("", tmp_path)
+    for name in ("DATABASE_URL", "SECRET_KEY", "ADMIN_PASSWORD"):
+        del server.environment[f"KEYOSK_{name}"]
+    with server:
+        yield server
+
+
+@contextlib.contextmanager
+def todo_service(keyosk_url: str, folder: Path) -> Iterator[str]:
+    """examples/todo_service.py as a process of its own; gives its address."""
+    bind = f"127.0.0.1:{free_port()}"
+    with (folder / "todo.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "examples" / "todo_service.py")],
+            cwd=folder,
+            # PYTHONPATH is how a test run may find keyosk; this program has no use for it.
+            env={**os.environ, "TODO_BIND": bind, "KEYOSK_URL": keyosk_url, "PYTHONPATH": ""},
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        for _ in range(200):
+            with contextlib.suppress(requests.ConnectionError):
+                requests.get(f"http://{bind}/todos", timeout=5)
+                break
+            time.sleep(0.05)
+        yield f"http://{bind}"
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+
+
+def run_story(keyosk: LiveServer, todo: str) -> list[tuple[Block, str]]:
+    """Paste all ``sh`` blocks into one bash; answers each with what it printed."""
+    typed = [block for block in blocks() if block.language == "sh"]
+    script = "".join(f"{block.text}\nprintf '\\036'\n" for block in typed)
+    script = script.replace(KEYOSK, keyosk.url).replace(TODO, todo)
+    password = re.search(
+        r"shown only now.*?^ +(\S+)$", keyosk.log.read_text(), re.DOTALL | re.MULTILINE
+    )
+    assert password is not None
+    ran = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=keyosk.folder,
+        env={**os.environ, "no_proxy": "127.0.0.1"},
+        input=f"{password[1]}\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    return list(zip(typed, ran.stdout.split("\036"), strict=False))
+
+
+def test_the_story_of_the_readme_happens_as_it_is_told(keyosk: LiveServer, tmp_path: Path) -> None:
+    with todo_service(keyosk.url, tmp_path) as todo:
+        told = run_story(keyosk, todo)
+
+    everything = blocks()
+    compared = 0
+    for block, answered in told:
+        following = everything[everything.index(block) + 1]
+        if following.language == "json":
+            stated, compared = following.text, compared + 1
+        else:
+            stated = ""
+        assert matches(stated, answered), f"{block.text}answered\n{answered}\nnot\n{stated}"
+    assert compared == sum(block.language == "json" for block in everything), "an answer is alone"
+
+
+def test_the_start_prints_what_the_readme_says_and_its_curl_line_gets_a_token(
+    keyosk: LiveServer,
+) -> None:
+    greeting = keyosk.log.read_text().replace(keyosk.url, KEYOSK)
+    (stated,) = [block.text for block in blocks() if block.language == "text"]
+    printed = greeting[greeting.index("The first account") :]
+    printed = printed[: printed.index("/auth/token") + len("/auth/token")]
+    assert matches(stated, printed)
+
+    line = re.search(r"^ +(curl .*)$", keyosk.log.read_text(), re.MULTILINE)
+    assert line is not None
+    ran = subprocess.run(["bash", "-c", line[1]], capture_output=True, text=True, timeout=30)
+    assert '"access_token":' in ran.stdout
+
+
+def test_what_the_readme_starts_in_other_terminals_is_there() -> None:
+    commands = [block.text.strip() for block in blocks() if block.language == "console"]
+    assert commands == STARTS
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"`make (\w+)`", README)) <= set(targets)
+
+
+def test_no_secret_stands_in_a_url() -> None:
+    for block in blocks():
+        assert not re.search(r"https?://\S*@|\?\S*(password|secret|token=|key=)", block.text)
+
+
+def test_the_verifying_snippet_takes_alices_token_and_refuses_the_admins(
+    keyosk: LiveServer, tmp_path: Path
+) -> None:
+    import jwt
+
+    with todo_service(keyosk.url, tmp_path) as todo:
+        run_story(keyosk, todo)
+    (snippet,) = [block.text for block in blocks() if block.language == "python"]
+    names: dict[str, object] = {}
+    exec(snippet.replace(KEYOSK, keyosk.url), names)  # noqa: S102  # it is what readers will run
+    claims_of = names["claims_of"]
+    assert callable(claims_of)
+
+    key = keyosk.run("api-key", "create", "alice", "test", "--json").stdout
+    secret = re.search(r"kysk_\w{38}", key)
+    assert secret is not None
+    alice = keyosk.client("alice", secret[0])
+    issued = alice.post("/auth/token", data={"format": "token"}).text.strip()
+    assert claims_of(issued)["preferred_username"] == "alice"
+    keyosk_own = alice.post("/auth/token", data={"audience": "keyosk", "format": "token"})
+    with pytest.raises(jwt.InvalidAudienceError):
+        claims_of(keyosk_own.text.strip())
+    with pytest.raises(jwt.PyJWTError):
+        claims_of(issued[:-10] + ("AAAAAAAAAA" if issued[-10:] != "AAAAAAAAAA" else "BBBBBBBBBB"))
+
+
+def test_the_demo_goes_as_told_and_shows_no_secret() -> None:
+    ran = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "demo.py")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "All went as told." in ran.stdout
+    assert not re.search(r"kysk_\w{38}|eyJ[\w-]+\.[\w-]+\.", ran.stdout + ran.stderr)
+
+
+def test_the_demo_ends_with_a_failure_and_leaves_nothing_running_when_something_is_not_as_told(
+    tmp_path: Path,
+) -> None:
+    broken = tmp_path / "demo.py"
+    broken.write_text(
+        (ROOT / "examples" / "demo.py").read_text().replace('"token_required"', '"something else"')
+    )
+    (tmp_path / "todo_service.py").write_text((ROOT / "examples" / "todo_service.py").read_text())
+    ran = subprocess.run([sys.executable, str(broken)], capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 1
+    assert "Surprise: this should be so and is not" in ran.stderr
+    for port in re.findall(r"http://127\.0\.0\.1:(\d+)", ran.stdout):
+        with pytest.raises(requests.ConnectionError):
+            requests.get(f"http://127.0.0.1:{port}/", timeout=5)

@@ -1,0 +1,516 @@
+"""Roles, and all that a service says of its tokens."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jwt
+import pytest
+
+import live
+from live import Client, LiveServer
+from people import (
+    Person,
+    assert_refused,
+    done,
+    make_key,
+    make_person,
+    make_role,
+    make_service,
+)
+
+# Part of `make test-long`.
+pytestmark = pytest.mark.slow
+
+LATER = "2099-01-01T00:00:00Z"
+PAST = "2020-01-01T00:00:00Z"
+WAIT = 10  # seconds until every process of a server knows a new signing key
+
+
+@pytest.fixture(scope="module")
+def todo(admin: Client) -> str:
+    return make_service(admin)
+
+
+def token(client: Client, **parameters: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The header and the claims of a new token."""
+    answer = done(client.post("/auth/token", data=parameters))
+    decoded = jwt.decode_complete(answer["access_token"], options={"verify_signature": False})
+    return decoded["header"], decoded["payload"]
+
+
+def claims(client: Client, **parameters: str) -> dict[str, Any]:
+    return token(client, **parameters)[1]
+
+
+def oauth_error(client: Client, **parameters: str) -> str:
+    error: str = done(client.post("/auth/token", data=parameters), 400)["error"]
+    return error
+
+
+# --- Roles ----------------------------------------------------------------------------------------
+
+
+def test_a_role_is_made_shown_changed_and_deleted(admin: Client, todo: str) -> None:
+    name = live.unique("editor")
+    read, write = f"{todo}:read", f"{todo}:write"
+    body = {"name": name, "description": "Edits.", "scopes": [write, read, write]}
+    made = admin.post("/roles", json=body)
+    role = done(made, 201)
+    assert made.headers["Location"] == f"/roles/{name}"
+    assert {key: role[key] for key in body} == {**body, "scopes": [read, write]}
+    shown = admin.get(f"/roles/{name}")
+    assert done(shown) == role
+    assert shown.headers["ETag"] == made.headers["ETag"]
+    assert role in done(admin.get("/roles", params={"scope": read, "limit": 200}))["items"]
+
+    changed = admin.patch(f"/roles/{name}", json={"description": None, "scopes": [read]})
+    assert (done(changed)["description"], done(changed)["scopes"]) == ("", [read])
+    assert changed.headers["ETag"] != made.headers["ETag"]
+    renamed = live.unique("reader")
+    assert done(admin.patch(f"/roles/{name}", json={"name": renamed}))["id"] == role["id"]
+    assert_refused(admin.get(f"/roles/{name}"), "not_found", 404)
+
+    done(admin.delete(f"/roles/{renamed}"), 204)
+    assert_refused(admin.get(f"/roles/{renamed}"), "not_found", 404)
+    assert_refused(admin.delete(f"/roles/{renamed}"), "not_found", 404)
+
+
+def test_a_role_has_one_name_and_a_name_one_role(admin: Client) -> None:
+    one, other = make_role(admin), make_role(admin)
+    for answer in (
+        admin.post("/roles", json={"name": one}),
+        admin.patch(f"/roles/{other}", json={"name": one}),
+    ):
+        assert_refused(answer, "conflict", 409)
+        assert answer.json()["errors"][0]["field"] == "name"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", ""),
+        ("name", "Editor"),
+        ("name", "two words"),
+        ("name", "-editor"),
+        ("name", "e" * 64),
+        ("name", "01a20916-48f0-7622-b362-34f7b264a7f0"),
+        ("name", None),
+        ("scopes", ["there-is-no-such-scope"]),
+        ("scopes", "todo:read"),
+        ("scopes", [1]),
+        ("description", "d" * 2001),
+        ("title", "There is no such field."),
+    ],
+)
+def test_a_role_that_breaks_a_rule_is_refused(admin: Client, field: str, value: object) -> None:
+    role = make_role(admin)
+    new = {"name": live.unique("role"), field: value}
+    for answer in (
+        admin.post("/roles", json=new),
+        admin.patch(f"/roles/{role}", json={field: value}),
+    ):
+        assert_refused(answer, "invalid", 422)
+        assert answer.json()["errors"][0]["field"].split(".")[0] == field
+
+
+def test_a_role_that_changed_meanwhile_is_left_alone(admin: Client) -> None:
+    role = make_role(admin)
+    old = {"If-Match": admin.get(f"/roles/{role}").headers["ETag"]}
+    done(admin.patch(f"/roles/{role}", json={"description": "New."}, headers=old))
+    for answer in (
+        admin.patch(f"/roles/{role}", json={"description": "Newer."}, headers=old),
+        admin.delete(f"/roles/{role}", headers=old),
+    ):
+        assert_refused(answer, "stale", 412)
+    assert done(admin.get(f"/roles/{role}"))["description"] == "New."
+
+
+def test_roles_are_granted_with_conditions_like_scopes(
+    server: LiveServer, admin: Client, todo: str
+) -> None:
+    person = make_person(server, admin)
+    _, secret = make_key(admin, person)
+    by_key = person.login(secret)
+    role = make_role(admin, f"{todo}:read")
+    path = f"{person.path}/grants"
+    for grant, held in (
+        (role, True),
+        ({"name": role, "with": "api_key"}, True),
+        ({"name": role, "until": LATER}, True),
+        ({"name": role, "with": "password"}, False),
+        ({"name": role, "until": PAST}, False),
+    ):
+        shown = done(admin.put(path, json={"roles": [grant]}))
+        assert shown == done(admin.get(path)) == {"scopes": [], "roles": [grant]}
+        found = claims(by_key)
+        assert found["scope"] == (f"{todo}:read" if held else "")
+        assert found.get("roles") == ([role] if held else None)
+
+    removed = admin.patch(path, json={"remove": {"roles": [role]}})
+    assert done(removed) == {"scopes": [], "roles": []}
+
+
+def test_a_token_ends_with_the_grant_of_a_role(
+    server: LiveServer, admin: Client, todo: str
+) -> None:
+    soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 200))
+    grant = {"name": make_role(admin, f"{todo}:read"), "until": soon}
+    found = claims(make_person(server, admin, roles=(grant,)).login())
+    assert 150 < found["exp"] - found["iat"] <= 200
+
+
+@pytest.mark.parametrize("roles", [["no-such-role"], ["{role}", "{role}"], ["No Role"]])
+def test_grants_of_what_is_no_role_are_refused(
+    server: LiveServer, admin: Client, roles: list[str]
+) -> None:
+    person, role = make_person(server, admin), make_role(admin)
+    body = {"roles": [name.format(role=role) for name in roles]}
+
+    answer = admin.put(f"{person.path}/grants", json=body)
+
+    assert_refused(answer, "invalid", 422)
+    assert answer.json()["errors"][0]["field"] == "roles"
+    assert done(admin.get(f"{person.path}/grants"))["roles"] == []
+
+
+def test_a_change_of_a_role_reaches_its_holders_at_once(
+    server: LiveServer, admin: Client, todo: str
+) -> None:
+    read, write = f"{todo}:read", f"{todo}:write"
+    role = make_role(admin, read)
+    person = make_person(server, admin, roles=(role,))
+    _, secret = make_key(admin, person)
+    client = person.login(secret)
+    assert claims(client)["scope"] == read
+
+    done(admin.patch(f"/roles/{role}", json={"scopes": [write, "keyosk:accounts:read"]}))
+    assert claims(client)["scope"] == write
+    bearer = person.bearer(secret)
+    assert bearer.get("/accounts?limit=1").status_code == 200
+
+    done(admin.patch(f"/roles/{role}", json={"scopes": []}))
+    assert "roles" not in claims(client)
+    assert bearer.get("/accounts?limit=1").status_code == 403
+
+
+def test_a_key_that_is_limited_gets_of_a_role_only_its_limit(
+    server: LiveServer, admin: Client, todo: str
+) -> None:
+    role = make_role(admin, f"{todo}:read", f"{todo}:write")
+    person = make_person(server, admin, roles=(role,))
+    _, secret = make_key(admin, person, scopes=[f"{todo}:read"])
+    assert claims(person.login(secret))["scope"] == f"{todo}:read"
+
+
+def test_the_token_names_the_roles_that_gave_its_scopes_and_no_other(
+    server: LiveServer, admin: Client, todo: str
+) -> None:
+    notes = make_service(admin)
+    of_todo, of_notes = make_role(admin, f"{todo}:read"), make_role(admin, f"{notes}:read")
+    person = make_person(
+        server, admin, f"{todo}:write", roles=(of_todo, of_notes, make_role(admin))
+    )
+    client = person.login()
+
+    assert sorted(claims(client)["roles"]) == sorted([of_todo, of_notes])
+    assert claims(client, audience=todo)["roles"] == [of_todo]
+    assert claims(client, scope=f"{notes}:read")["roles"] == [of_notes]
+    assert "roles" not in claims(client, scope=f"{todo}:write")
+
+
+def test_a_role_that_is_held_is_deleted_only_by_force(
+    server: LiveServer, admin: Client, todo: str
+) -> None:
+    role = make_role(admin, f"{todo}:read")
+    people = [make_person(server, admin, roles=(role,)) for _ in range(2)]
+    for query in ("", "?force=false"):
+        refusal = admin.delete(f"/roles/{role}{query}")
+        assert_refused(refusal, "in_use", 409)
+        assert "2 accounts" in refusal.json()["detail"]
+    assert_refused(admin.delete(f"/roles/{role}?force=yes"), "invalid", 422)
+    assert claims(people[0].login())["scope"] == f"{todo}:read"
+
+    done(admin.delete(f"/roles/{role}?force=true"), 204)
+
+    assert claims(people[0].login())["scope"] == ""
+    assert done(admin.get(f"{people[1].path}/grants"))["roles"] == []
+
+
+def test_the_commands_make_list_change_and_delete_roles(
+    server: LiveServer, admin: Client, todo: str
+) -> None:
+    name, person = live.unique("by-command"), make_person(server, admin)
+    for arguments in (
+        ("role", "create", name, f"{todo}:read", "--description", "Reads."),
+        ("role", "scopes", name, f"{todo}:write"),
+        ("grant", "add", person.username, name, "--role", "--until", "2099-01-01"),
+    ):
+        assert server.run(*arguments).returncode == 0
+    assert done(admin.get(f"/roles/{name}"))["scopes"] == [f"{todo}:write"]
+    granted = done(admin.get(f"{person.path}/grants"))["roles"]
+    assert granted == [{"name": name, "until": LATER}]
+
+    refused = server.run("role", "delete", name)
+    assert (refused.returncode, "1 accounts" in refused.stderr) == (1, True)
+    assert server.run("role", "delete", name, "--force").returncode == 0
+    assert admin.get(f"/roles/{name}").status_code == 404
+
+
+# --- What a service says --------------------------------------------------------------------------
+
+FULL: Mapping[str, Any] = {
+    "title": "To do",
+    "description": "What is to be done.",
+    "contact": "todo@example.org",
+    "enabled": True,
+    "on_request_only": True,
+    "accepts": "api_key",
+    "token_lifetime": 120,
+    "signing_algorithm": "EdDSA",
+    "typ": "JWT",
+    "refresh_allowed": True,
+    "refresh_lifetime": 86400,
+    "claims": ["team", "https://example.org/level"],
+}
+BARE: Mapping[str, Any] = {
+    "title": "",
+    "description": "",
+    "contact": "",
+    "enabled": True,
+    "on_request_only": False,
+    "accepts": "both",
+    "token_lifetime": None,
+    "signing_algorithm": None,
+    "typ": None,
+    "refresh_allowed": False,
+    "refresh_lifetime": None,
+    "claims": [],
+}
+
+
+def fields(service: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: service[name] for name in FULL}
+
+
+def test_every_field_of_a_service_is_kept_shown_and_reset(admin: Client) -> None:
+    bare, full = make_service(admin), make_service(admin, **FULL)
+    assert fields(done(admin.get(f"/services/{bare}"))) == BARE
+    assert fields(done(admin.get(f"/services/{full}"))) == FULL
+
+    changed = done(admin.patch(f"/services/{bare}", json=dict(FULL)))
+    assert fields(changed) == fields(done(admin.get(f"/services/{bare}"))) == FULL
+    reset = admin.patch(f"/services/{full}", json=dict.fromkeys(FULL))
+    assert fields(done(reset)) == BARE
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("accepts", "nothing"),
+        ("accepts", []),
+        ("token_lifetime", 29),
+        ("token_lifetime", 86401),
+        ("token_lifetime", "900"),
+        ("refresh_lifetime", 0),
+        ("signing_algorithm", "none"),
+        ("signing_algorithm", "HS256"),
+        ("typ", "at+JWT "),
+        ("contact", "c" * 201),
+        ("contact", "a\u0000b"),
+        ("refresh_allowed", "yes"),
+        ("claims", "team"),
+        ("claims", [""]),
+        ("claims", ["two words"]),
+        *(
+            ("claims", [name])
+            for name in (
+                *("iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "scope", "roles"),
+                *("auth_time", "amr", "acr", "azp", "key_id", "act", "cnf", "may_act"),
+                "preferred_username",
+            )
+        ),
+    ],
+)
+def test_a_service_that_breaks_a_rule_is_refused(
+    admin: Client, todo: str, field: str, value: object
+) -> None:
+    for answer in (
+        admin.post("/services", json={"name": live.unique("bad"), field: value}),
+        admin.patch(f"/services/{todo}", json={field: value}),
+    ):
+        assert_refused(answer, "invalid", 422)
+        assert answer.json()["errors"][0]["field"].split(".")[0] == field
+
+
+def logins(person: Person, admin: Client) -> dict[str, Client]:
+    _, secret = make_key(admin, person)
+    return {"password": person.login(), "api_key": person.login(secret)}
+
+
+@pytest.mark.parametrize("accepts", ["password", "api_key"])
+def test_a_service_takes_tokens_of_the_logins_that_it_accepts(
+    server: LiveServer, admin: Client, todo: str, accepts: str
+) -> None:
+    picky = make_service(admin, accepts=accepts)
+    person = make_person(server, admin, f"{todo}:read", f"{picky}:read")
+    for kind, client in logins(person, admin).items():
+        if kind == accepts:
+            assert claims(client, audience=picky)["scope"] == f"{picky}:read"
+            assert set(claims(client)["aud"]) == {todo, picky}
+        else:
+            assert oauth_error(client, audience=picky) == "invalid_target"
+            assert oauth_error(client, scope=f"{picky}:read") == "invalid_scope"
+            found = claims(client)
+            assert (found["aud"], found["scope"]) == (todo, f"{todo}:read")
+
+    done(admin.patch(f"/services/{picky}", json={"accepts": "both"}))
+    for client in logins(person, admin).values():
+        assert claims(client, audience=picky)["aud"] == picky
+
+
+def test_a_token_carries_the_claims_of_the_account_that_its_service_asks_for(
+    server: LiveServer, admin: Client, todo: str
+) -> None:
+    asking = make_service(admin, claims=["team", "level", "missing"])
+    person = make_person(server, admin, f"{todo}:read", f"{asking}:read")
+    own = {"team": "red", "level": {"n": [1, None, "ü"]}, "shoe_size": 43, "sub": "admin", "aud": 1}
+    done(admin.patch(person.path, json={"claims": own}))
+    client = person.login()
+
+    found = claims(client, audience=asking)
+
+    assert (found["team"], found["level"]) == ("red", {"n": [1, None, "ü"]})
+    assert found["sub"] == person.id
+    assert "missing" not in found
+    assert "shoe_size" not in found
+    assert "team" not in claims(client, audience=todo)
+    assert claims(client)["team"] == "red"  # for both of them
+    done(admin.patch(person.path, json={"claims": {"team": "blue"}}))
+    assert claims(client, audience=asking)["team"] == "blue"
+
+
+def test_the_type_in_the_header_is_what_the_service_says(
+    server: LiveServer, admin: Client, todo: str
+) -> None:
+    old = make_service(admin, typ="JWT")
+    client = make_person(server, admin, f"{todo}:read", f"{old}:read").login()
+
+    assert token(client, audience=old)[0]["typ"] == "JWT"
+    assert token(client, audience=todo)[0]["typ"] == "at+jwt"
+    assert oauth_error(client) == "invalid_target"  # no token can be of both types
+
+
+def published_key(server: LiveServer, text: str) -> jwt.PyJWK:
+    """The key that checks a token, once all processes of the server have read of it."""
+    deadline = time.monotonic() + WAIT
+    while True:
+        keys = jwt.PyJWKClient(f"{server.url}/.well-known/jwks.json")
+        try:
+            return keys.get_signing_key_from_jwt(text)
+        except jwt.PyJWKClientError:
+            assert time.monotonic() < deadline, "the key is not published"
+
+
+@pytest.mark.parametrize("algorithm", ["RS256", "EdDSA"])
+def test_a_service_chooses_the_algorithm_and_verifiers_find_the_key(
+    server: LiveServer, admin: Client, todo: str, algorithm: str
+) -> None:
+    service = make_service(admin, signing_algorithm=algorithm)
+    client = make_person(server, admin, f"{todo}:read", f"{service}:read").login()
+    text = done(client.post("/auth/token", data={"audience": service}))["access_token"]
+    assert jwt.get_unverified_header(text)["alg"] == algorithm
+    key = published_key(server, text)
+
+    found = jwt.decode(text, key, algorithms=[algorithm], audience=service, issuer=server.url)
+
+    assert found["scope"] == f"{service}:read"
+    # The installation's own goes on: for other services, and for who does not mind.
+    assert token(client, audience=todo)[0]["alg"] == "ES256"
+    assert token(client)[0]["alg"] == algorithm
+
+
+def test_a_token_lives_as_long_as_its_shortest_service_says(
+    server: LiveServer, admin: Client, todo: str
+) -> None:
+    short, long = make_service(admin, token_lifetime=60), make_service(admin, token_lifetime=7200)
+    scopes = [f"{name}:read" for name in (todo, short, long)]
+    client = make_person(server, admin, *scopes).login()
+    lifetimes = {}
+    for audience in (todo, short, long, None):
+        parameters = {} if audience is None else {"audience": audience}
+        lifetimes[audience] = done(client.post("/auth/token", data=parameters))["expires_in"]
+    assert lifetimes == {todo: 900, short: 60, long: 7200, None: 60}
+
+
+# --- What is in use -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["delete", "patch", "put"])
+def test_what_is_in_use_is_deleted_only_by_force(
+    server: LiveServer, admin: Client, how: str
+) -> None:
+    service = make_service(admin)
+    read, write = f"{service}:read", f"{service}:write"
+    role = make_role(admin, read, write)
+    people = [make_person(server, admin, write), make_person(server, admin, read, write)]
+    path = f"/services/{service}"
+    method, path, body, detail = {
+        "delete": ("DELETE", path, None, "3 grants and take scopes from 1 roles"),
+        "patch": ("PATCH", path, {"scopes": [read]}, "2 grants and take scopes from 1 roles"),
+        "put": ("PUT", f"{path}/scopes", {"scopes": [read]}, "2 grants and take scopes from 1"),
+    }[how]
+    for query in ("", "?force=false"):
+        refusal = admin.request(method, path + query, json=body)
+        assert_refused(refusal, "in_use", 409)
+        assert detail in refusal.json()["detail"]
+    assert_refused(admin.request(method, f"{path}?force=1", json=body), "invalid", 422)
+    assert claims(people[0].login())["scope"] == write
+
+    answer = admin.request(method, f"{path}?force=true", json=body)
+
+    assert answer.status_code == (204 if how == "delete" else 200), answer.text
+    kept = [] if how == "delete" else [read]
+    assert done(admin.get(f"/roles/{role}"))["scopes"] == kept
+    granted = [done(admin.get(f"{person.path}/grants"))["scopes"] for person in people]
+    assert granted == [[], kept]
+    assert claims(people[0].login())["scope"] == ""
+
+
+def test_what_nobody_uses_needs_no_force(admin: Client) -> None:
+    service = make_service(admin)
+    done(admin.put(f"/services/{service}/scopes", json={"scopes": [f"{service}:read"]}))
+    done(admin.patch(f"/services/{service}", json={"scopes": []}))
+    done(admin.delete(f"/services/{service}"), 204)
+
+
+def test_the_command_sets_what_a_service_says_and_leaves_the_rest(
+    server: LiveServer, admin: Client
+) -> None:
+    service = make_service(admin, title="To do", contact="todo@example.org")
+    options = ["--disabled", "--on-request-only", "--accepts", "api_key", "--token-lifetime", "60"]
+    more = ["--typ", "JWT", "--claim", "team", "--claim", "level", "--reset", "title"]
+
+    ran = server.run("service", "set", service, *options, *more, "--json")
+
+    assert ran.returncode == 0, ran.stderr
+    assert fields(done(admin.get(f"/services/{service}"))) == {
+        **BARE,
+        "contact": "todo@example.org",
+        "enabled": False,
+        "on_request_only": True,
+        "accepts": "api_key",
+        "token_lifetime": 60,
+        "typ": "JWT",
+        "claims": ["team", "level"],
+    }
+    refused = server.run("service", "set", service, "--claim", "sub")
+    assert (refused.returncode, "claims" in refused.stderr) == (1, True)
+
+
+def test_a_service_made_by_command_has_its_name_as_audience(
+    server: LiveServer, admin: Client
+) -> None:
+    name = live.unique("by-command")
+    assert server.run("service", "create", name, "--scope", f"{name}:read").returncode == 0
+    assert done(admin.get(f"/services/{name}"))["audience"] == name

@@ -1,0 +1,571 @@
+"""Nobody climbs: who may do what, and what nobody may, whatever their scopes."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+import live
+from keyosk.web.routes import ROUTES
+from live import ADMIN_PASSWORD, Client, LiveServer
+from people import PASSWORD, Person, assert_refused, done, make_key, make_person, make_role
+from people import make_service as new_service
+from postgres import PostgresServer
+
+RULE = "refused_by_rule"
+ADMIN = "keyosk:admin"
+READ, WRITE = "keyosk:accounts:read", "keyosk:accounts:write"
+GRANT = "keyosk:grants:write"
+ABSENT_KEY = "00000000-0000-7000-8000-000000000000"
+NEW_PASSWORD = "slowly orbit lamps violet"
+
+
+@pytest.fixture(scope="module")
+def todo(admin: Client) -> str:
+    """A service with two scopes."""
+    return new_service(admin)
+
+
+@pytest.fixture(scope="module")
+def victim(server: LiveServer, admin: Client) -> Person:
+    """Holds nothing, and is done nothing to."""
+    return make_person(server, admin)
+
+
+def grants(client: Client, person: Person) -> Any:
+    return done(client.get(f"{person.path}/grants"))
+
+
+# --- Role x endpoint x method ---------------------------------------------------------------------
+
+#: Who stands in each column of the table, by the scopes of Keyosk's own that they hold. Besides:
+#: nobody at all, and the one with full rights by API key.
+CALLERS: Mapping[str, tuple[str, ...]] = {
+    "self": (),
+    "read": (READ, "keyosk:services:read"),
+    "acct": (READ, WRITE),
+    "give": (GRANT,),
+    "serv": ("keyosk:services:read", "keyosk:services:write"),
+    "look": ("keyosk:audit:read",),
+    "full": (ADMIN,),
+}
+# Written down from the design, not from the code. Bodies make no sense, so that whoever is let in
+# gets 422, and what is deleted is not there.
+TABLE = """
+                                               none self read acct give serv look full  key
+GET    /accounts                                401  403  200  200  403  403  403  200  200
+POST   /accounts                                401  403  403  422  403  403  403  422  422
+POST   /accounts/import                         401  403  403  415  403  403  403  415  415
+GET    /accounts/export                         401  403  200  200  403  403  403  200  200
+GET    /accounts/{account}                      401  403  200  200  403  403  403  200  200
+PATCH  /accounts/{account}                      401  403  403  422  403  403  403  422  422
+DELETE /accounts/{absent}                       401  403  403  404  403  403  403  404  404
+PUT    /accounts/{account}/password             401  403  403  422  403  403  403  422  403
+DELETE /accounts/{absent}/password              401  403  403  404  403  403  403  404  403
+GET    /accounts/{account}/api-keys             401  403  200  200  403  403  403  200  200
+POST   /accounts/{account}/api-keys             401  403  403  422  403  403  403  422  403
+GET    /accounts/{account}/api-keys/{key}       401  403  404  404  403  403  403  404  404
+PATCH  /accounts/{account}/api-keys/{key}       401  403  403  422  403  403  403  422  403
+DELETE /accounts/{account}/api-keys/{key}       401  403  403  404  403  403  403  404  403
+POST   /accounts/{account}/api-keys/{key}/rotate 401  403  403  422  403  403  403  422  403
+GET    /accounts/{account}/grants               401  403  200  200  403  403  403  200  200
+PUT    /accounts/{account}/grants               401  403  403  403  422  403  403  422  422
+PATCH  /accounts/{account}/grants               401  403  403  403  422  403  403  422  422
+GET    /accounts/me                             401  200  200  200  200  200  200  200  200
+PATCH  /accounts/me                             401  403  403  422  403  403  403  422  422
+PUT    /accounts/me/password                    401  422  422  422  422  422  422  422  403
+GET    /accounts/me/api-keys                    401  200  200  200  200  200  200  200  200
+POST   /accounts/me/api-keys                    401  422  422  422  422  422  422  422  403
+GET    /accounts/me/api-keys/{key}              401  404  404  404  404  404  404  404  404
+PATCH  /accounts/me/api-keys/{key}              401  422  422  422  422  422  422  422  403
+DELETE /accounts/me/api-keys/{key}              401  404  404  404  404  404  404  404  403
+POST   /accounts/me/api-keys/{key}/rotate       401  422  422  422  422  422  422  422  403
+GET    /accounts/me/grants                      401  200  200  200  200  200  200  200  200
+PUT    /accounts/me/grants                      401  403  403  403  422  403  403  422  422
+PATCH  /accounts/me/grants                      401  403  403  403  422  403  403  422  422
+GET    /services                                401  403  200  403  403  200  403  200  200
+POST   /services                                401  403  403  403  403  422  403  422  422
+GET    /services/{service}                      401  403  200  403  403  200  403  200  200
+PATCH  /services/{service}                      401  403  403  403  403  422  403  422  422
+DELETE /services/{absent}                       401  403  403  403  403  404  403  404  404
+GET    /services/{service}/scopes               401  403  200  403  403  200  403  200  200
+PUT    /services/{service}/scopes               401  403  403  403  403  422  403  422  422
+GET    /roles                                   401  403  200  403  403  200  403  200  200
+POST   /roles                                   401  403  403  403  403  422  403  422  422
+GET    /roles/{role}                            401  403  200  403  403  200  403  200  200
+PATCH  /roles/{role}                            401  403  403  403  403  422  403  422  422
+DELETE /roles/{absent}                          401  403  403  403  403  404  403  404  404
+GET    /audit                                   401  403  403  403  403  403  200  200  200
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What each caller gets for one method of one address."""
+
+    method: str
+    path: str
+    statuses: Mapping[str, int]
+
+
+def rows() -> list[Row]:
+    head, *lines = TABLE.strip("\n").splitlines()
+    found = []
+    for line in lines:
+        method, path, *statuses = line.split()
+        numbers = [int(status) for status in statuses]
+        found.append(Row(method, path, dict(zip(head.split(), numbers, strict=True))))
+    return found
+
+
+@pytest.fixture(scope="module")
+def callers(server: LiveServer, admin: Client) -> Mapping[str, Client]:
+    found = {"none": server.client()}
+    for name, scopes in CALLERS.items():
+        person = make_person(server, admin, *scopes)
+        found[name] = person.bearer()
+    _, secret = make_key(admin, person)  # the last one is the full admin
+    found["key"] = person.bearer(secret)
+    return found
+
+
+@pytest.mark.parametrize("row", rows(), ids=lambda row: f"{row.method} {row.path}")
+def test_each_caller_gets_what_the_table_says(
+    admin: Client, callers: Mapping[str, Client], victim: Person, todo: str, row: Row
+) -> None:
+    role = make_role(admin) if "{role}" in row.path else ""
+    path = row.path.format(
+        account=victim.id, absent="nobody-at-all", key=ABSENT_KEY, service=todo, role=role
+    )
+    body = {"no such field": True} if row.method in ("POST", "PUT", "PATCH") else None
+
+    answered = {
+        name: client.request(row.method, path, json=body).status_code
+        for name, client in callers.items()
+    }
+
+    assert answered == row.statuses
+
+
+def test_the_table_has_every_address_that_is_not_open_to_all() -> None:
+    names = {"account": "x", "absent": "x", "key": "x", "service": "x", "role": "x"}
+    written = {(row.method, row.path.format(**names)) for row in rows()}
+    for route in ROUTES:
+        path = route.path
+        for name in names:
+            path = path.replace(f"<{name}>", "x")
+        for method, access in route.access.items():
+            assert access.anyone or (method, path) in written, f"{method} {route.path}"
+
+
+# --- Nobody gives what they do not hold -----------------------------------------------------------
+
+
+def test_who_gives_grants_gives_only_what_they_hold(
+    server: LiveServer, admin: Client, todo: str
+) -> None:
+    giver = make_person(server, admin, GRANT, f"{todo}:read").bearer()
+    other = make_person(server, admin)
+    for unheld in (f"{todo}:write", ADMIN, READ):
+        refusal = giver.put(f"{other.path}/grants", json={"scopes": [f"{todo}:read", unheld]})
+        assert_refused(refusal, RULE)
+        assert unheld in refusal.json()["detail"]
+        add = {"add": {"scopes": [{"name": unheld, "with": "password"}]}}
+        assert_refused(giver.patch(f"{other.path}/grants", json=add), RULE)
+    assert grants(admin, other) == {"scopes": [], "roles": []}
+
+    done(giver.put(f"{other.path}/grants", json={"scopes": [f"{todo}:read", GRANT]}))
+
+
+def test_a_role_is_given_only_by_who_holds_all_its_scopes(
+    server: LiveServer, admin: Client, todo: str
+) -> None:
+    giver = make_person(server, admin, GRANT, f"{todo}:read").bearer()
+    other = make_person(server, admin)
+    wide, narrow = (
+        make_role(admin, f"{todo}:read", f"{todo}:write"),
+        make_role(admin, f"{todo}:read"),
+    )
+
+    assert_refused(giver.put(f"{other.path}/grants", json={"roles": [wide]}), RULE)
+    assert grants(admin, other)["roles"] == []
+
+    done(giver.put(f"{other.path}/grants", json={"roles": [narrow]}))
+
+
+def test_what_is_held_by_a_role_can_be_given(server: LiveServer, admin: Client, todo: str) -> None:
+    role = make_role(admin, GRANT, f"{todo}:write")
+    giver = make_person(server, admin, roles=(role,)).bearer()
+    other = make_person(server, admin)
+
+    done(giver.put(f"{other.path}/grants", json={"scopes": [f"{todo}:write"], "roles": [role]}))
+    assert_refused(giver.put(f"{other.path}/grants", json={"scopes": [f"{todo}:read"]}), RULE)
+
+
+def test_a_token_that_was_narrowed_gives_no_more_than_it_has(
+    server: LiveServer, admin: Client, victim: Person
+) -> None:
+    narrow = make_person(server, admin, ADMIN).bearer(scope=GRANT)
+
+    for unheld in (ADMIN, READ):
+        refusal = narrow.put(f"{victim.path}/grants", json={"scopes": [unheld]})
+        assert_refused(refusal, RULE)
+
+
+def test_an_account_is_made_with_no_more_than_its_maker_holds(
+    server: LiveServer, admin: Client, todo: str
+) -> None:
+    maker = make_person(server, admin, WRITE, GRANT).bearer()
+    username, role = live.unique("made"), make_role(admin, f"{todo}:write")
+    for given in ({"scopes": [ADMIN]}, {"scopes": [f"{todo}:read"]}, {"roles": [role]}):
+        refusal = maker.post("/accounts", json={"username": username, "grants": given})
+        assert_refused(refusal, RULE)
+    assert admin.get(f"/accounts/{username}").status_code == 404
+
+    done(maker.post("/accounts", json={"username": username, "grants": {"scopes": [GRANT]}}), 201)
+
+
+def test_an_import_gives_no_more_than_its_caller_holds(
+    server: LiveServer, admin: Client, todo: str
+) -> None:
+    importer = make_person(server, admin, WRITE, GRANT).bearer()
+    role = make_role(admin, f"{todo}:write")
+    names = [live.unique("line") for _ in range(3)]
+    given = ({"roles": [role]}, {"scopes": [ADMIN]}, {"scopes": [GRANT]})
+    lines = "".join(
+        json.dumps({"username": name, "grants": each}) + "\n"
+        for name, each in zip(names, given, strict=True)
+    )
+
+    answer = importer.post(
+        "/accounts/import", data=lines, headers={"Content-Type": "application/jsonl"}
+    )
+
+    results = [json.loads(line) for line in answer.text.splitlines()]
+    assert [each.get("status") for each in results[:3]] == ["refused", "refused", "created"]
+    assert [admin.get(f"/accounts/{name}").status_code for name in names] == [404, 404, 200]
+
+
+def test_a_role_is_made_and_changed_only_by_who_holds_what_comes_and_goes(
+    server: LiveServer, admin: Client, todo: str
+) -> None:
+    maker = make_person(server, admin, "keyosk:services:write", f"{todo}:read").bearer()
+    read, write = f"{todo}:read", f"{todo}:write"
+    name = live.unique("role")
+    assert_refused(maker.post("/roles", json={"name": name, "scopes": [read, write]}), RULE)
+    assert_refused(maker.post("/roles", json={"name": name, "scopes": [ADMIN]}), RULE)
+    assert admin.get(f"/roles/{name}").status_code == 404
+    done(maker.post("/roles", json={"name": name, "scopes": [read]}), 201)
+    for scopes in ([read, write], [read, ADMIN]):
+        assert_refused(maker.patch(f"/roles/{name}", json={"scopes": scopes}), RULE)
+    done(maker.patch(f"/roles/{name}", json={"scopes": []}))
+
+    above = make_role(admin, read, write)
+    for scopes in ([read], [], None):
+        assert_refused(maker.patch(f"/roles/{above}", json={"scopes": scopes}), RULE)
+    assert_refused(maker.delete(f"/roles/{above}?force=true"), RULE)
+    assert done(admin.get(f"/roles/{above}"))["scopes"] == [read, write]
+
+
+# --- Who was granted more is out of reach ---------------------------------------------------------
+
+#: What a holder of keyosk:accounts:write does to an account: method, path below it, body, status.
+REACHES: tuple[tuple[str, str, Any, int], ...] = (
+    ("PATCH", "", {"display_name": "Somebody"}, 200),
+    ("PATCH", "", {"enabled": False}, 200),
+    ("PATCH", "", {"enabled": True}, 200),
+    ("PATCH", "/api-keys/{key}", {"networks": None, "scopes": None}, 200),
+    ("POST", "/api-keys/{key}/rotate", {"overlap": 60}, 201),
+    ("DELETE", "/api-keys/{key}", None, 204),
+    ("POST", "/api-keys", {"name": "mine now"}, 201),
+    ("PUT", "/password", {"password": NEW_PASSWORD}, 204),
+    ("DELETE", "/password", None, 204),
+    ("DELETE", "", None, 204),
+)
+
+
+@pytest.mark.parametrize("how", ["admin", "scope", "role", "ended"])
+def test_an_account_with_more_rights_is_out_of_reach(
+    server: LiveServer, admin: Client, todo: str, how: str
+) -> None:
+    held: dict[str, Any] = {
+        "admin": ADMIN,
+        "scope": f"{todo}:write",
+        "ended": {"name": f"{todo}:write", "until": "2020-01-01T00:00:00Z"},
+    }
+    if how == "role":
+        above = make_person(server, admin, roles=(make_role(admin, f"{todo}:write"),))
+    else:
+        above = make_person(server, admin, held[how])
+    key, secret = make_key(admin, above)
+    small = make_person(server, admin, READ, WRITE, GRANT).bearer()
+
+    for method, below, body, _ in REACHES:
+        answer = small.request(method, above.path + below.format(key=key), json=body)
+        assert_refused(answer, RULE)
+    remaining = {"scopes": [], "roles": []}
+    assert_refused(small.put(f"{above.path}/grants", json=remaining), RULE)
+
+    assert done(above.login().get("/accounts/me"))["display_name"] == ""
+    assert above.login(secret).get("/accounts/me").status_code == 200
+
+
+def test_an_account_with_no_more_rights_is_within_reach(
+    server: LiveServer, admin: Client, todo: str
+) -> None:
+    small = make_person(server, admin, READ, WRITE, f"{todo}:read").bearer()
+    for held in ((), (f"{todo}:read", READ)):
+        below = make_person(server, admin, *held)
+        key, _ = make_key(admin, below)
+        for method, path, body, status in REACHES:
+            done(small.request(method, below.path + path.format(key=key), json=body), status)
+
+
+# --- Nobody changes their own grants or enables themselves ----------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "below", "body"),
+    [
+        ("PUT", "/grants", {"scopes": [ADMIN, READ]}),
+        ("PUT", "/grants", {"scopes": []}),
+        ("PATCH", "/grants", {"add": {"scopes": [READ]}}),
+        ("PATCH", "/grants", {"remove": {"scopes": [ADMIN]}}),
+        ("PATCH", "", {"enabled": False}),
+        ("PATCH", "", {"expires_at": "2099-01-01T00:00:00Z"}),
+    ],
+)
+def test_nobody_changes_their_own_grants_or_end_not_even_an_admin(
+    server: LiveServer, admin: Client, method: str, below: str, body: Any
+) -> None:
+    person = make_person(server, admin, ADMIN)
+    client = person.bearer()
+
+    for name in ("me", person.id, person.username.upper()):
+        assert_refused(client.request(method, f"/accounts/{name}{below}", json=body), RULE)
+
+    assert grants(admin, person)["scopes"] == [ADMIN]
+    assert done(client.patch("/accounts/me", json={"display_name": "Me"}))["enabled"] is True
+
+
+# --- API keys handle no credentials and give nothing ----------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["key", "token from the key"])
+def by_key(request: pytest.FixtureRequest, server: LiveServer, admin: Client) -> Client:
+    """A full admin who came by API key."""
+    person = make_person(server, admin, ADMIN)
+    _, secret = make_key(admin, person)
+    return person.login(secret) if request.param == "key" else person.bearer(secret)
+
+
+def test_by_api_key_nobody_makes_changes_or_reveals_credentials(
+    server: LiveServer, admin: Client, by_key: Client
+) -> None:
+    person = make_person(server, admin)
+    key, secret = make_key(admin, person)
+    for method, below, body in (
+        ("PUT", "/password", {"password": NEW_PASSWORD}),
+        ("PUT", "/password", {"password": NEW_PASSWORD, "current_password": PASSWORD}),
+        ("DELETE", "/password", None),
+        ("POST", "/api-keys", {"name": "another"}),
+        ("PATCH", f"/api-keys/{key}", {"scopes": []}),
+        ("POST", f"/api-keys/{key}/rotate", {"overlap": 0}),
+        ("DELETE", f"/api-keys/{key}", None),
+    ):
+        for account in (person.path, "/accounts/me"):
+            assert_refused(by_key.request(method, account + below, json=body), RULE)
+    username = live.unique("made")
+    body = {"username": username, "password": PASSWORD}
+    assert_refused(by_key.post("/accounts", json=body), RULE)
+
+    assert admin.get(f"/accounts/{username}").status_code == 404
+    assert person.login().get("/accounts/me").status_code == 200
+    assert person.login(secret).get("/accounts/me").status_code == 200
+    assert len(done(by_key.get(f"{person.path}/api-keys"))["items"]) == 1
+    assert secret not in by_key.get(f"{person.path}/api-keys/{key}").text
+
+
+def test_by_api_key_an_import_makes_accounts_without_credentials_and_grants_only(
+    admin: Client, by_key: Client
+) -> None:
+    names = [live.unique("line") for _ in range(3)]
+    given = ({"password": PASSWORD}, {"grants": {"scopes": [READ]}}, {"display_name": "Line"})
+    lines = "".join(
+        json.dumps({"username": name, **each}) + "\n"
+        for name, each in zip(names, given, strict=True)
+    )
+
+    by_key.post("/accounts/import", data=lines, headers={"Content-Type": "application/jsonl"})
+
+    assert [admin.get(f"/accounts/{name}").status_code for name in names] == [404, 404, 200]
+
+
+def test_by_api_key_no_secret_is_had_by_repeating_the_request_of_another(
+    admin: Client, by_key: Client, victim: Person
+) -> None:
+    same = {"json": {"name": "once"}, "headers": {"Idempotency-Key": live.unique("once")}}
+    secret = done(admin.post(f"{victim.path}/api-keys", **same), 201)["secret"]
+
+    answer = by_key.post(f"{victim.path}/api-keys", **same)
+
+    assert_refused(answer, RULE)
+    assert secret not in answer.text
+
+
+def test_by_api_key_grants_are_narrowed_and_never_widened(
+    server: LiveServer, admin: Client, by_key: Client, todo: str
+) -> None:
+    read, write = f"{todo}:read", f"{todo}:write"
+    role = make_role(admin, read, write)
+    limited = {"name": read, "until": "2090-01-01T00:00:00Z"}
+    person = make_person(server, admin, limited, write)
+    path = f"{person.path}/grants"
+    for add in ({"scopes": [ADMIN]}, {"roles": [role]}, {"scopes": [read]}):
+        assert_refused(by_key.patch(path, json={"add": add}), RULE)
+        assert_refused(by_key.put(path, json=add), RULE)
+    made = {"username": live.unique("made"), "grants": {"scopes": [read]}}
+    assert_refused(by_key.post("/accounts", json=made), RULE)
+    assert grants(admin, person) == {"scopes": [limited, write], "roles": []}
+
+    done(by_key.patch(path, json={"remove": {"scopes": [write]}}))
+    assert grants(admin, person) == {"scopes": [limited], "roles": []}
+    done(by_key.put(path, json={"scopes": []}))
+
+    assert_refused(by_key.patch(f"/roles/{role}", json={"scopes": [read, write, ADMIN]}), RULE)
+    done(by_key.patch(f"/roles/{role}", json={"scopes": [read]}))
+
+
+# --- What counts is what is stored ----------------------------------------------------------------
+
+
+def test_a_body_that_claims_to_be_of_another_account_changes_nothing(
+    server: LiveServer, admin: Client, victim: Person
+) -> None:
+    person = make_person(server, admin)
+    client = person.bearer()
+    key, _ = make_key(admin, person)
+    claims = (("id", person.id), ("account", person.id), ("account_id", person.id), ("sub", "x"))
+    for name, value in claims:
+        body = {"name": "stolen", name: value}
+        answer = client.post(f"{victim.path}/api-keys", json=body)
+        assert_refused(answer, "insufficient_scope")
+        answer = client.put(f"{victim.path}/password", json={"password": NEW_PASSWORD, name: value})
+        assert_refused(answer, "insufficient_scope")
+        own = {"name": "stolen", name: victim.id}
+        assert_refused(client.post("/accounts/me/api-keys", json=own), "invalid", 422)
+        assert_refused(client.patch(f"/accounts/me/api-keys/{key}", json=own), "invalid", 422)
+
+    assert [item["id"] for item in done(client.get("/accounts/me/api-keys"))["items"]] == [key]
+    assert victim.login().get("/accounts/me").status_code == 200
+
+
+def test_a_key_is_reached_only_below_the_account_that_it_is_of(
+    server: LiveServer, admin: Client, todo: str
+) -> None:
+    small = make_person(server, admin, READ, WRITE)
+    above = make_person(server, admin, f"{todo}:write")
+    key, secret = make_key(admin, above)
+    client = small.bearer()
+    for account in ("me", small.id):
+        path = f"/accounts/{account}/api-keys/{key}"
+        assert_refused(client.delete(path), "not_found", 404)
+        assert_refused(client.patch(path, json={"enabled": False}), "not_found", 404)
+        assert_refused(client.post(f"{path}/rotate"), "not_found", 404)
+    assert above.login(secret).get("/accounts/me").status_code == 200
+
+
+# --- Somebody always can administer ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Lonely:
+    """A Keyosk with one lasting admin, by a role, and a deputy whose rights have an end."""
+
+    last: Person
+    role: str
+    deputy: Client
+
+
+@pytest.fixture(scope="module")
+def lonely(
+    backend: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Lonely]:
+    folder = tmp_path_factory.mktemp("lonely")
+    url = f"sqlite:///{folder / 'keyosk.db'}"
+    if backend != "sqlite":
+        postgres: PostgresServer = request.getfixturevalue("postgres_server")
+        url = postgres.create_database()
+    with LiveServer(url, folder) as server:
+        first = server.admin()
+        last = Person(server, done(first.get("/accounts/me"))["id"], "admin")
+        temporary = {"name": ADMIN, "until": "2099-01-01T00:00:00Z"}
+        deputy = make_person(server, first, temporary).bearer()
+        role = make_role(deputy, ADMIN)
+        done(deputy.put(f"{last.path}/grants", json={"roles": [role]}))
+        yield Lonely(last, role, deputy)
+
+
+TAKE_AWAY: Mapping[str, Callable[[Lonely], Any]] = {
+    "disabled": lambda it: it.deputy.patch(it.last.path, json={"enabled": False}),
+    "expired": lambda it: it.deputy.patch(
+        it.last.path, json={"expires_at": "2098-01-01T00:00:00Z"}
+    ),
+    "deleted": lambda it: it.deputy.delete(it.last.path),
+    "stripped": lambda it: it.deputy.put(f"{it.last.path}/grants", json={}),
+    "stripped by name": lambda it: it.deputy.patch(
+        f"{it.last.path}/grants", json={"remove": {"roles": [it.role]}}
+    ),
+    "granted until": lambda it: it.deputy.put(
+        f"{it.last.path}/grants",
+        json={"scopes": [{"name": ADMIN, "until": "2098-01-01T00:00:00Z"}]},
+    ),
+    "granted for what it has not": lambda it: it.deputy.put(
+        f"{it.last.path}/grants", json={"roles": [{"name": it.role, "with": "api_key"}]}
+    ),
+    "left without credential": lambda it: it.deputy.delete(f"{it.last.path}/password"),
+    "its role emptied": lambda it: it.deputy.patch(f"/roles/{it.role}", json={"scopes": []}),
+    "its role deleted": lambda it: it.deputy.delete(f"/roles/{it.role}?force=true"),
+}
+
+
+@pytest.mark.parametrize("how", TAKE_AWAY)
+def test_the_last_lasting_admin_stays(lonely: Lonely, how: str) -> None:
+    assert_refused(TAKE_AWAY[how](lonely), RULE)
+
+    me = lonely.last.login(ADMIN_PASSWORD)
+    assert done(me.get("/accounts/me"))["enabled"] is True
+    assert done(me.get("/roles"))["items"][0]["scopes"] == [ADMIN]
+
+
+def test_the_last_key_of_an_admin_without_a_password_stays(lonely: Lonely) -> None:
+    last, deputy = lonely.last, lonely.deputy
+    key, _ = make_key(deputy, last)
+    done(deputy.delete(f"{last.path}/password"), 204)
+    path = f"{last.path}/api-keys/{key}"
+    try:
+        assert_refused(deputy.delete(path), RULE)
+        for patch in (
+            {"enabled": False},
+            {"expires_at": "2098-01-01T00:00:00Z"},
+            {"scopes": [READ]},
+            {"networks": ["192.0.2.1"]},
+        ):
+            assert_refused(deputy.patch(path, json=patch), RULE)
+        # A successor is as good.
+        done(deputy.post(f"{path}/rotate", json={"overlap": 0}), 201)
+        done(deputy.delete(path), 204)
+    finally:
+        done(deputy.put(f"{last.path}/password", json={"password": ADMIN_PASSWORD}), 204)
+
+
+@pytest.mark.parametrize("how", ["disabled", "deleted", "stripped", "left without credential"])
+def test_of_two_admins_one_may_go(lonely: Lonely, how: str) -> None:
+    second = make_person(lonely.last.server, lonely.deputy, roles=(lonely.role,))
+
+    answer = TAKE_AWAY[how](Lonely(second, lonely.role, lonely.deputy))
+
+    assert answer.status_code in (200, 204), answer.text
+    assert_refused(lonely.deputy.delete(lonely.last.path), RULE)

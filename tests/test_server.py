@@ -1,0 +1,1052 @@
+"""The HTTP server, as a process of its own, with a small application that knows nothing of Keyosk.
+
+Everything goes through real sockets. The deadlines are short, so that their end can be waited for.
+"""
+
+import contextlib
+import hashlib
+import http.client
+import itertools
+import json
+import os
+import platform
+import random
+import resource
+import selectors
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keyosk.server.framing import Framing, Limits, Step
+
+CHUNKED = "Transfer-Encoding: chunked"
+ROOT = Path(__file__).resolve().parent.parent
+MIB = 1024 * 1024
+
+PROGRAM = """
+import contextlib, hashlib, json, os, signal, sys, time
+from keyosk.server import Hooks, Options, serve
+
+chosen = json.loads(sys.argv[1])
+chosen["streams"] = frozenset(chosen.get("streams", ()))
+broken = chosen.pop("broken", False)
+early = chosen.pop("early", False)
+
+def say(text):
+    os.write(1, (text + "\\n").encode())
+
+def answer(start, body, status="200 OK", *headers):
+    start(status, [("Content-Type", "text/plain"), ("Content-Length", str(len(body))), *headers])
+    return [body]
+
+def stream(size):
+    for _ in range(size // 65536):
+        yield b"z" * 65536
+
+class Afterwards(list):
+    def close(self):
+        time.sleep(1)
+
+def application(environ, start):
+    path, _, number = environ["PATH_INFO"].partition("=")
+    if path == "/health":
+        return answer(start, b"ok")
+    if path == "/pid":
+        return answer(start, str(os.getpid()).encode())
+    if path == "/echo":
+        body = environ["wsgi.input"].read()
+        length = environ.get("CONTENT_LENGTH", "none")
+        head = f"{environ['REQUEST_METHOD']} {environ['QUERY_STRING']} {length}:"
+        return answer(start, head.encode() + body)
+    if path == "/environ":
+        shown = {name: value for name, value in environ.items() if isinstance(value, str)}
+        return answer(start, json.dumps(shown).encode())
+    if path in ("/sleep", "/slow"):
+        say("running")
+        time.sleep(float(number))
+        return answer(start, b"slept")
+    if path == "/big":
+        return answer(start, b"b" * int(number))
+    if path == "/stream":
+        start("200 OK", [("Content-Type", "text/plain")])
+        return stream(int(number))
+    if path == "/half":
+        start("200 OK", [("Content-Length", "10")])
+        return [b"half"]
+    if path == "/after":
+        return Afterwards(answer(start, b"done"))
+    if path == "/fail":
+        raise RuntimeError("a secret of the application")
+    if path == "/leave":
+        raise SystemExit(5)
+    if path == "/log":
+        environ["wsgi.errors"].write('two\\nlines {"level": "forged"}\\n')
+        return answer(start, b"logged")
+    if path == "/upload":
+        digest, size = hashlib.sha256(), 0
+        try:
+            while piece := environ["wsgi.input"].read(65536):
+                digest.update(piece)
+                size += len(piece)
+        except OSError:
+            if number:
+                raise
+            return answer(start, b"as a framework does it", "500 Internal Server Error")
+        return answer(start, f"{size} {digest.hexdigest()}".encode())
+    return answer(start, b"nothing here", "404 Not Found")
+
+def factory():
+    if broken:
+        raise RuntimeError("cannot start")
+    return application
+
+def begin():
+    say(f"start {os.getpid()}")
+    if early:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(os.environ["HOME"] + "/once")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+serve(
+    factory,
+    Options(slow=lambda environ: environ["PATH_INFO"].startswith("/slow"), **chosen),
+    Hooks(
+        on_ready=lambda addresses: say("ready " + addresses[0]),
+        on_worker_start=begin,
+        on_worker_exit=lambda: say(f"exit {os.getpid()}"),
+        on_child_exit=lambda pid: say(f"reaped {pid}"),
+    ),
+)
+"""
+
+
+class Server:
+    """A running server; what it says on stdout and logs on stderr is gathered line by line."""
+
+    def __init__(self, folder: Path, **chosen: Any) -> None:
+        program = folder / "program.py"
+        program.write_text(PROGRAM)
+        options = {"bind": ["127.0.0.1:0"], "workers": 2, "threads": 2, **chosen}
+        self.home = folder
+        self.process = subprocess.Popen(
+            [sys.executable, str(program), json.dumps(options)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(folder), "SCRIPT_NAME": "/x"},
+        )
+        self.said: list[str] = []
+        self.logged: list[str] = []
+        self._changed = threading.Condition()
+        self._readers = [
+            threading.Thread(target=self._gather, args=pair)
+            for pair in ((self.process.stdout, self.said), (self.process.stderr, self.logged))
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def _gather(self, pipe: Any, lines: list[str]) -> None:
+        for line in pipe:
+            with self._changed:
+                lines.append(line.rstrip("\n"))
+                self._changed.notify_all()
+
+    def wait_for(self, found: Callable[[], Any], seconds: float = 10) -> Any:
+        """Wait until something follows from what was said and logged."""
+        with self._changed:
+            assert self._changed.wait_for(found, seconds), (self.said, self.logged)
+            return found()
+
+    def start(self) -> "Server":
+        ready = self.wait_for(lambda: [line for line in self.said if line.startswith("ready")])
+        self.port = int(ready[0].rpartition(":")[2])
+        with self.connect() as client:  # a worker is there
+            assert client.get("/health").body == b"ok"
+        return self
+
+    def stop(self) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            for child in self.workers():
+                child.kill()
+            self.process.kill()
+            raise
+        finally:
+            for reader in self._readers:
+                reader.join()
+            for pipe in (self.process.stdout, self.process.stderr):
+                assert pipe is not None
+                pipe.close()
+
+    def workers(self) -> list[psutil.Process]:
+        return list(psutil.Process(self.process.pid).children())
+
+    def connect(self, **options: Any) -> "Client":
+        return Client(self.port, **options)
+
+    def ask(self, request: bytes) -> "Answer":
+        """One request on a connection of its own."""
+        with self.connect() as client:
+            client.send(request)
+            return client.answer()
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def closes(self) -> bool:
+        return self.headers.get("connection") == "close"
+
+
+class Client:
+    """A client that sends exactly what it is told to."""
+
+    def __init__(self, port: int, *, receive_buffer: int = 0) -> None:
+        self.sock = socket.socket()
+        if receive_buffer:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.sock.settimeout(10)
+        self.sock.connect(("127.0.0.1", port))
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._buffer = b""
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sock.close()
+
+    def send(self, data: bytes) -> None:
+        self.sock.sendall(data)
+
+    def get(self, path: str) -> Answer:
+        self.send(request("GET", path))
+        return self.answer()
+
+    def _until(self, enough: Callable[[bytes], bool]) -> None:
+        while not enough(self._buffer):
+            data = self.sock.recv(65536)
+            if not data:
+                raise EOFError(self._buffer)
+            self._buffer += data
+
+    def _take(self, size: int) -> bytes:
+        self._until(lambda buffer: len(buffer) >= size)
+        data, self._buffer = self._buffer[:size], self._buffer[size:]
+        return data
+
+    def _line(self) -> bytes:
+        self._until(lambda buffer: b"\r\n" in buffer)
+        return self._take(self._buffer.index(b"\r\n") + 2)[:-2]
+
+    def answer(self, *, head: bool = False) -> Answer:
+        """The next answer, read exactly to its end. Raises EOFError."""
+        status = int(self._line().split()[1])
+        headers = {}
+        while line := self._line():
+            name, _, value = line.decode("latin-1").partition(": ")
+            headers[name.lower()] = value
+        body = b""
+        if headers.get("transfer-encoding") == "chunked":
+            while size := int(self._line(), 16):
+                body += self._take(size + 2)[:-2]
+            self._take(2)
+        elif status != 100 and not head:
+            body = self._take(int(headers.get("content-length", "0")))
+        return Answer(status, headers, body)
+
+    def is_closed(self) -> bool:
+        """Wait for the end of the connection; False if something else comes."""
+        try:
+            return not self._buffer and not self.sock.recv(1)
+        except ConnectionResetError:
+            return True
+
+
+def request(
+    method: str, path: str, *headers: str, body: bytes = b"", version: str = "1.1"
+) -> bytes:
+    lines = [f"{method} {path} HTTP/{version}", "Host: test", *headers]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
+def assert_problem(answer: Answer, status: int, code: str | None = None) -> None:
+    assert answer.status == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = json.loads(answer.body)
+    assert set(problem) == {"type", "title", "status", "detail", "code", "request_id"}
+    assert problem["status"] == status
+    assert problem["request_id"] == answer.headers["x-request-id"]
+    if code:
+        assert problem["code"] == code
+    assert answer.headers["server"] == "keyosk"
+    assert "date" in answer.headers
+    assert answer.closes
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of two workers; a request and an idle connection have 2 seconds."""
+    running = Server(
+        tmp_path_factory.mktemp("server"),
+        request_timeout=2,
+        idle_timeout=2,
+        send_timeout=1,
+        drain_timeout=2,
+        reply_bytes=8 * MIB,
+        streams=["POST /upload", "POST /upload=raises"],
+    )
+    try:
+        yield running.start()
+        assert running.stop() == 0
+    finally:
+        running.stop()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Start a server of the test's own."""
+    with contextlib.ExitStack() as stack:
+
+        def start(**chosen: Any) -> Server:
+            running = Server(tmp_path, **chosen)
+            stack.callback(running.stop)
+            return running
+
+        yield start
+
+
+# Ordinary requests
+
+
+def test_a_connection_serves_many_requests(server: Server) -> None:
+    with server.connect() as client:
+        for number in range(20):
+            client.send(request("GET", f"/echo?n={number}"))
+            answer = client.answer()
+            assert (answer.status, answer.body) == (200, f"GET n={number} none:".encode())
+            assert answer.headers["connection"] == "keep-alive"
+
+
+def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
+    requests = [
+        request("POST", f"/echo?n={number}", "Content-Length: 3", body=b"abc")
+        if number % 2
+        else request("GET", f"/echo?n={number}")
+        for number in range(20)
+    ]
+    with server.connect() as client:
+        client.send(b"".join(requests))
+        for number in range(20):
+            assert client.answer().body.partition(b" ")[2].startswith(b"n=%d " % number)
+
+
+@pytest.mark.parametrize(
+    ("version", "header", "closes"),
+    [
+        ("1.1", "X-A: b", False),
+        ("1.1", "Connection: close", True),
+        ("1.0", "X-A: b", True),
+        ("1.0", "Connection: keep-alive", False),
+    ],
+)
+def test_the_connection_closes_when_it_must(
+    server: Server, version: str, header: str, closes: bool
+) -> None:
+    with server.connect() as client:
+        client.send(request("GET", "/health", header, version=version))
+        answer = client.answer()
+        assert answer.body == b"ok"
+        assert answer.closes is closes
+        if closes:
+            assert client.is_closed()
+        else:
+            assert client.get("/health").body == b"ok"
+
+
+def test_head_has_no_body_and_keeps_the_connection(server: Server) -> None:
+    with server.connect() as client:
+        client.send(request("HEAD", "/health"))
+        assert client.answer(head=True).headers["content-length"] == "2"
+        assert client.get("/health").body == b"ok"
+
+
+def test_a_refused_head_has_no_body_either(server: Server) -> None:
+    with server.connect() as client:
+        client.send(request("HEAD", "/health", "Broken"))
+        assert client.answer(head=True).status == 400
+        assert client.is_closed()
+
+
+def test_a_client_that_half_closes_is_answered(server: Server) -> None:
+    with server.connect() as client:
+        client.send(request("GET", "/health"))
+        client.sock.shutdown(socket.SHUT_WR)
+        assert client.answer().body == b"ok"
+        assert client.is_closed()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"5\r\nhello\r\n0\r\n\r\n",
+        b"1\r\nh\r\n004;name=value\r\nello\r\n0\r\n\r\n",
+        b'5;a="b"\r\nhello\r\n0\r\nX-Trailer: yes\r\n\r\n',
+    ],
+)
+def test_chunked_bodies_arrive_whole_and_with_a_length(server: Server, body: bytes) -> None:
+    with server.connect() as client:
+        client.send(request("POST", "/echo?", CHUNKED, body=body))
+        assert client.answer().body == b"POST  5:hello"
+        assert client.get("/health").body == b"ok"
+
+
+def test_a_body_as_large_as_allowed_is_accepted(server: Server) -> None:
+    body = random.Random(1).randbytes(65536)
+    with server.connect() as client:
+        client.send(request("POST", "/echo", "Content-Length: 65536", body=body))
+        assert client.answer().body == b"POST  65536:" + body
+        chunks = b"".join(
+            b"%x\r\n%b\r\n" % (256, body[at : at + 256]) for at in range(0, 65536, 256)
+        )
+        client.send(request("POST", "/echo", CHUNKED, body=chunks))
+        client.send(b"0\r\n\r\n")
+        assert client.answer().body == b"POST  65536:" + body
+
+
+def test_100_continue_is_sent_once_and_only_to_who_waits(server: Server) -> None:
+    with server.connect() as client:
+        client.send(request("POST", "/echo", "Content-Length: 3", "Expect: 100-Continue"))
+        assert client.answer().status == 100
+        client.send(b"abc")
+        assert client.answer().body == b"POST  3:abc"
+        client.send(
+            request("POST", "/echo", "Content-Length: 3", "Expect: 100-continue", body=b"abc")
+        )
+        assert client.answer().body == b"POST  3:abc"
+        client.send(request("POST", "/echo", "Content-Length: 0", "Expect: 100-continue"))
+        assert client.answer().body == b"POST  0:"
+    with server.connect() as client:
+        client.send(
+            request("POST", "/echo", "Content-Length: 3", "Expect: 100-continue", version="1.0")
+        )
+        client.send(b"abc")
+        assert client.answer().body == b"POST  3:abc"
+
+
+def test_a_body_that_is_too_large_gets_413_instead_of_100(server: Server) -> None:
+    headers = ("Content-Length: 65537", "Expect: 100-continue")
+    assert_problem(server.ask(request("POST", "/echo", *headers)), 413, "body_too_large")
+
+
+def test_the_answer_of_a_stream_is_chunked_and_whole(server: Server) -> None:
+    with server.connect() as client:
+        answer = client.get(f"/stream={4 * MIB}")
+        assert answer.body == b"z" * 4 * MIB
+        assert client.get("/health").body == b"ok"
+
+
+def test_what_the_application_does_after_its_answer_does_not_delay_it(server: Server) -> None:
+    started = time.monotonic()
+    assert server.ask(request("GET", "/after")).body == b"done"
+    assert time.monotonic() - started < 0.9
+
+
+def test_an_answer_shorter_than_promised_ends_the_connection(server: Server) -> None:
+    with server.connect() as client:
+        client.send(request("GET", "/half"))
+        with pytest.raises(EOFError, match="half"):
+            client.answer()
+
+
+@pytest.mark.parametrize("path", ["/fail", "/leave"])
+def test_an_application_that_fails_is_a_problem_without_its_text(server: Server, path: str) -> None:
+    answer = server.ask(request("GET", path))
+    assert_problem(answer, 500, "internal_error")
+    assert b"secret" not in answer.body
+    assert server.ask(request("GET", "/health")).body == b"ok"
+
+
+# What gunicorn must not do
+
+
+def test_the_server_header_tells_no_version(server: Server) -> None:
+    assert server.ask(request("GET", "/health")).headers["server"] == "keyosk"
+    shown = json.loads(server.ask(request("GET", "/environ")).body)
+    assert "gunicorn" not in shown["SERVER_SOFTWARE"]
+
+
+def test_no_header_changes_address_scheme_or_path(server: Server) -> None:
+    headers = (
+        "X-Forwarded-For: 10.1.1.1",
+        "X-Forwarded-Proto: https",
+        "X-Forwarded-Ssl: on",
+        "X-Forwarded-Protocol: ssl",
+        "Forwarded: for=10.1.1.1;proto=https",
+        "Script_Name: /environ",
+        "Path_Info: /health",
+        "X_Forwarded_For: 10.1.1.1",
+    )
+    shown = json.loads(server.ask(request("GET", "/environ", *headers)).body)
+    assert shown["REMOTE_ADDR"] == "127.0.0.1"
+    assert shown["wsgi.url_scheme"] == "http"
+    assert shown["SCRIPT_NAME"] == ""
+    assert shown["PATH_INFO"] == "/environ"
+    assert shown["HTTP_X_FORWARDED_FOR"] == "10.1.1.1"
+
+
+def test_nothing_is_left_under_home(server: Server) -> None:
+    assert [path.name for path in server.home.iterdir()] == ["program.py"]
+
+
+def test_the_log_is_json_lines_that_no_input_can_forge(server: Server) -> None:
+    before = len(server.logged)
+    assert server.ask(request("GET", "/log")).body == b"logged"
+    server.ask(request("GET", "/\x0b", 'X-A: "}\x1b[0m'))
+    server.ask(request("GET", "/health", "Authorization Basic c2VjcmV0"))
+    server.wait_for(lambda: len(server.logged) >= before + 3)
+    records = [json.loads(line) for line in server.logged]
+    assert all(record["time"].endswith("+00:00") for record in records)
+    assert not any(record["level"] == "forged" for record in records)
+    assert any(record["message"].startswith("two\nlines") for record in records)
+    assert "c2VjcmV0" not in "".join(server.logged)
+
+
+# Requests that must be refused
+
+MALFORMED = {
+    "no version": b"GET /\r\nHost: a\r\n\r\n",
+    "no request line": b"\r\n\r\n",
+    "something else": b"HELO example.com\r\n",
+    "version 2": b"GET / HTTP/2.0\r\nHost: a\r\n\r\n",
+    "version of three digits": b"GET / HTTP/1.10\r\nHost: a\r\n\r\n",
+    "lower-case method": b"get / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "NUL in target": b"GET /\x00 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "8 bits in target": b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n",
+    "no host": b"GET / HTTP/1.1\r\nX-A: b\r\n\r\n",
+    "two hosts": b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    "no colon": b"GET / HTTP/1.1\r\nHost: a\r\nBroken\r\n\r\n",
+    "space before colon": b"GET / HTTP/1.1\r\nHost: a\r\nX-A : b\r\n\r\n",
+    "control in value": b"GET / HTTP/1.1\r\nHost: a\r\nX-A: b\x01\r\n\r\n",
+    "bare CR": b"GET / HTTP/1.1\r\nHost: a\r\nX-A: b\rX-C: d\r\n\r\n",
+    "bare LF": b"GET / HTTP/1.1\nHost: a\n\n",
+    "bare LF in header": b"GET / HTTP/1.1\r\nHost: a\nX-A: b\r\n\r\n",
+    "obs-fold": b"GET / HTTP/1.1\r\nHost: a\r\nX-A: b\r\n c\r\n\r\n",
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    "HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "proxy protocol": b"PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "many fields": b"GET / HTTP/1.1\r\nHost: a\r\n" + b"A: b\r\n" * 101 + b"\r\n",
+}
+
+# Each carries a second request, which must never be answered.
+AMBIGUOUS = {
+    "length and coding": b"Content-Length: 4\r\nTransfer-Encoding: chunked",
+    "coding and length": b"Transfer-Encoding: chunked\r\nContent-Length: 4",
+    "two lengths": b"Content-Length: 0\r\nContent-Length: 5",
+    "the same length twice": b"Content-Length: 5\r\nContent-Length: 5",
+    "list of lengths": b"Content-Length: 5, 5",
+    "signed length": b"Content-Length: +5",
+    "negative length": b"Content-Length: -5",
+    "hexadecimal length": b"Content-Length: 0x5",
+    "length with underscore": b"Content-Length: 1_0",
+    "superscript length": b"Content-Length: \xb2",
+    "empty length": b"Content-Length:",
+    "length of 5000 digits": b"Content-Length: " + b"9" * 5000,
+    "space before the colon": b"Content-Length : 5",
+    "tab before the colon": b"Transfer-Encoding\t: chunked",
+    "folded length": b"X-A: b\r\n Content-Length: 5",
+    "folded coding": b"Transfer-Encoding:\r\n chunked",
+    "bare CR before coding": b"X-A: b\rTransfer-Encoding: chunked",
+    "bare LF before coding": b"X-A: b\nTransfer-Encoding: chunked",
+    "vertical tab in coding": b"Transfer-Encoding: \x0bchunked",
+    "two codings": b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+    "chunked twice": b"Transfer-Encoding: chunked, chunked",
+    "gzip and chunked": b"Transfer-Encoding: gzip, chunked",
+    "identity": b"Transfer-Encoding: identity",
+    "chunked and identity": b"Transfer-Encoding: chunked, identity",
+    "unknown coding": b"Transfer-Encoding: xchunked",
+    "quoted coding": b'Transfer-Encoding: "chunked"',
+    "NUL in name": b"Content-Length\x00: 5",
+}
+
+BAD_CHUNKS = {
+    "no size": b"\r\nhello\r\n0\r\n\r\n",
+    "no hexadecimal": b"g\r\nhello\r\n0\r\n\r\n",
+    "0x": b"0x5\r\nhello\r\n0\r\n\r\n",
+    "negative": b"-5\r\nhello\r\n0\r\n\r\n",
+    "space before": b" 5\r\nhello\r\n0\r\n\r\n",
+    "space behind": b"5 \r\nhello\r\n0\r\n\r\n",
+    "bare LF": b"5\nhello\n0\n\n" + b" " * 1100,
+    "LF after size": b"5\nhello\r\n0\r\n\r\n",
+    "too long": b"5\r\nhello!\r\n0\r\n\r\n",
+    "no CRLF": b"5\r\nhelloX\n0\r\n\r\n",
+    "bad extension": b"5;\x00\r\nhello\r\n0\r\n\r\n",
+    "LF in extension": b"5;a\nb\r\nhello\r\n0\r\n\r\n",
+    "endless extension": b"5;" + b"a" * 2000,
+    "bad trailer": b"5\r\nhello\r\n0\r\nBroken\r\n\r\n",
+    "length in trailer": b"5\r\nhello\r\n0\r\nContent-Length: 5\r\n\r\n",
+    "LF in trailer": b"5\r\nhello\r\n0\r\nA: b\n\n",
+    "size of many digits": b"fffffffffffffffff\r\nhello",
+}
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("raw", MALFORMED.values(), ids=MALFORMED)
+def test_malformed_requests_get_json_at_once(server: Server, raw: bytes) -> None:
+    with server.connect() as client:
+        started = time.monotonic()
+        client.send(raw)
+        answer = client.answer()
+        assert_problem(answer, 431 if raw.count(b"A: b") > 9 else 400)
+        assert time.monotonic() - started < 1.5  # and not at the deadline
+        assert client.is_closed()
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("framing", AMBIGUOUS.values(), ids=AMBIGUOUS)
+def test_ambiguous_framing_is_refused(server: Server, framing: bytes) -> None:
+    head = b"POST /echo HTTP/1.1\r\nHost: a\r\n" + framing + b"\r\n\r\n"
+    with server.connect() as client:
+        client.send(head + b"0\r\n\r\nGET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+        answer = client.answer()
+        assert answer.status in (400, 413)
+        assert_problem(answer, answer.status)
+        assert client.is_closed()
+
+
+@pytest.mark.attack
+def test_chunks_in_http_1_0_are_refused(server: Server) -> None:
+    body = b"0\r\n\r\n"
+    raw = request("POST", "/echo", CHUNKED, body=body, version="1.0")
+    assert_problem(server.ask(raw), 400)
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("body", BAD_CHUNKS.values(), ids=BAD_CHUNKS)
+@pytest.mark.parametrize("path", ["/echo", "/upload"])
+def test_malformed_chunks_are_refused(server: Server, path: str, body: bytes) -> None:
+    with server.connect() as client:
+        client.send(request("POST", path, CHUNKED, body=body))
+        client.sock.shutdown(socket.SHUT_WR)
+        assert_problem(client.answer(), 400)
+        assert client.is_closed()
+
+
+TOO_LARGE = {
+    "line": (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
+    "endless line": (b"GET /" + b"a" * 20000, 414),
+    "field": (request("GET", "/", "X-A: " + "a" * 20000), 431),
+    "fields": (request("GET", "/", *["X-A: a"] * 3000), 431),
+    "secret": (request("GET", "/", "Authorization: Basic " + "a" * MIB), 431),
+    "expectation": (request("GET", "/", "Expect: the-moon"), 417),
+    "expectation before body": (request("POST", "/", "Content-Length: 3", "Expect: moon"), 417),
+    "body": (request("POST", "/", "Content-Length: 65537"), 413),
+    "body of 20 digits": (request("POST", "/", "Content-Length: 99999999999999999999"), 413),
+    "chunk": (request("POST", "/", CHUNKED, body=b"10001\r\n"), 413),
+    "chunks": (request("POST", "/", CHUNKED, body=b"1\r\na\r\n" * 40000), 413),
+}
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(("raw", "status"), TOO_LARGE.values(), ids=TOO_LARGE)
+def test_what_is_too_large_is_refused(server: Server, raw: bytes, status: int) -> None:
+    assert_problem(server.ask(raw), status)
+
+
+@pytest.mark.attack
+def test_16_bodies_of_48_mib_are_refused_unread(server: Server) -> None:
+    before = [worker.memory_info().rss for worker in server.workers()]
+
+    def upload(_: int) -> int:
+        # As most clients do it: the whole body first, and only then a look at the answer.
+        client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        with contextlib.closing(client):
+            client.request("POST", "/echo", body=bytes(48 * MIB))
+            answer = client.getresponse()
+            assert json.loads(answer.read())["code"] == "body_too_large"
+            return answer.status
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(upload, range(16))) == [413] * 16
+    after = [worker.memory_info().rss for worker in server.workers()]
+    grown = [(new - old) / MIB for old, new in zip(before, after, strict=True)]
+    assert max(grown) < 16
+
+
+# Time
+
+
+def health_times(server: Server, count: int) -> list[float]:
+    """Seconds that each of `count` health requests took, each on a connection of its own."""
+    times = []
+    for _ in range(count):
+        started = time.monotonic()
+        assert server.ask(request("GET", "/health", "Connection: close")).body == b"ok"
+        times.append(time.monotonic() - started)
+    return times
+
+
+def p95(times: list[float]) -> float:
+    return statistics.quantiles(times, n=20)[-1]
+
+
+@pytest.mark.attack
+def test_200_slow_heads_and_200_slow_bodies_and_400_idle_do_not_matter(server: Server) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
+    begun = request("GET", "/health", "X-Slow: ")[:-4]
+    body = request("POST", "/echo", "Content-Length: 9000")
+    with contextlib.ExitStack() as stack, selectors.DefaultSelector() as watched:
+        started = time.monotonic()
+        slow: list[Client] = []
+        for index in range(800):
+            client = stack.enter_context(server.connect())
+            watched.register(client.sock, selectors.EVENT_READ, client)
+            if index % 2:
+                client.send(begun if index % 4 == 1 else body)
+                slow.append(client)
+
+        def trickle() -> None:
+            for client in slow:
+                with contextlib.suppress(OSError):
+                    client.sock.send(b"a")
+
+        times = []
+        for _ in range(10):
+            trickle()
+            times += health_times(server, 10)
+        assert p95(times) < 0.5
+
+        # All are closed by the server, the slow ones with an answer, though they go on sending.
+        answers = 0
+        closed = 0
+        while closed < 800:
+            assert time.monotonic() - started < 12
+            trickle()
+            for key, _ in watched.select(0.2):
+                client = key.data
+                try:
+                    data = client.sock.recv(65536)
+                except ConnectionResetError:
+                    data = b""
+                answers += data.startswith(b"HTTP/1.1 408 ")
+                if not data:
+                    watched.unregister(client.sock)
+                    closed += 1
+        assert answers == 400
+
+
+def test_a_request_that_is_cut_off_gets_400(server: Server) -> None:
+    with server.connect() as client:
+        client.send(request("POST", "/echo", "Content-Length: 3", body=b"ab"))
+        client.sock.shutdown(socket.SHUT_WR)
+        assert_problem(client.answer(), 400, "incomplete_request")
+
+
+def test_what_comes_too_late_gets_408_and_an_idle_connection_is_closed_in_silence(
+    server: Server,
+) -> None:
+    begun = request("POST", "/echo", "Content-Length: 3", body=b"ab")
+    stream = request("POST", "/upload", "Content-Length: 100000", body=b"a" * 5000)
+    with server.connect() as late, server.connect() as stopped, server.connect() as idle:
+        idle.get("/health")
+        late.send(begun)
+        stopped.send(stream)
+        started = time.monotonic()
+        for client in (late, stopped):
+            assert_problem(client.answer(), 408, "request_timeout")
+            assert client.is_closed()
+        assert idle.is_closed()
+        assert 1.5 < time.monotonic() - started < 8
+
+
+@pytest.mark.attack
+def test_clients_that_do_not_read_hold_no_thread(server: Server) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(16):
+            client = stack.enter_context(server.connect(receive_buffer=4096))
+            client.send(request("GET", f"/big={6 * MIB}"))  # the system holds 4 MiB of it
+        assert p95(health_times(server, 40)) < 0.5
+        # Once they are given up, no connection of theirs is left in the server.
+        deadline = time.monotonic() + 10
+        while any(len(worker.net_connections("tcp")) > 3 for worker in server.workers()):
+            assert time.monotonic() < deadline
+            health_times(server, 5)
+
+
+@pytest.mark.attack
+def test_a_stream_that_nobody_reads_is_given_up(start: Callable[..., Server]) -> None:
+    server = start(workers=1, threads=1, send_timeout=0.7).start()
+    with contextlib.ExitStack() as stack:
+        for _ in range(2):
+            client = stack.enter_context(server.connect(receive_buffer=4096))
+            client.send(request("GET", f"/stream={64 * MIB}"))
+        # The only thread is held now, but only until each client's time is over.
+        assert server.ask(request("GET", "/health")).body == b"ok"
+
+
+def test_a_slow_but_steady_reader_gets_all(server: Server) -> None:
+    with server.connect(receive_buffer=65536) as client:
+        client.send(request("GET", f"/big={8 * MIB}"))
+        received = bytearray()
+        for _ in range(10):
+            received += client.sock.recv(65536)
+            health_times(server, 5)
+        while received.count(b"b") < 8 * MIB:
+            received += client.sock.recv(MIB)
+        assert client.get("/health").body == b"ok"
+
+
+@pytest.mark.attack
+def test_more_connections_than_allowed_push_out_the_oldest(
+    start: Callable[..., Server],
+) -> None:
+    server = start(workers=1, connections=20).start()
+    with contextlib.ExitStack() as stack:
+        idle = [stack.enter_context(server.connect()) for _ in range(60)]
+        assert server.ask(request("GET", "/health")).body == b"ok"
+        assert idle[0].is_closed()
+        idle[-1].send(request("GET", "/health"))
+        assert idle[-1].answer().body == b"ok"
+
+
+# Slow requests and streams
+
+
+def test_slow_requests_leave_a_thread_to_the_others(start: Callable[..., Server]) -> None:
+    server = start(workers=1, threads=2, slow_threads=2, slow_queue=2).start()
+    with contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(server.connect()) for _ in range(4)]
+        for client in slow:
+            client.send(request("GET", "/slow=0.4"))
+        # One runs (a thread stays free), two wait, one is turned away.
+        with ThreadPoolExecutor(4) as pool:
+            coming = pool.map(Client.answer, slow)
+            assert max(health_times(server, 10)) < 0.35
+            answers = list(coming)
+        assert sorted(answer.status for answer in answers) == [200, 200, 200, 503]
+        refused = next(answer for answer in answers if answer.status == 503)
+        assert_problem(refused, 503, "overloaded")
+        assert int(refused.headers["retry-after"]) > 0
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_stream_is_read_by_the_application_itself(server: Server, chunked: bool) -> None:
+    body = random.Random(2).randbytes(3 * MIB + 17)
+    header = CHUNKED if chunked else f"Content-Length: {len(body)}"
+    with server.connect() as client:
+        client.send(request("POST", "/upload?x=y", header, "Expect: 100-continue"))
+        assert client.answer().status == 100
+        if chunked:
+            for at in range(0, len(body), 50000):
+                piece = body[at : at + 50000]
+                client.send(b"%x\r\n%b\r\n" % (len(piece), piece))
+            client.send(b"0\r\n\r\n")
+        else:
+            client.send(body)
+        expected = f"{len(body)} {hashlib.sha256(body).hexdigest()}"
+        answer = client.answer()
+        assert answer.body.decode() == expected
+        assert answer.closes
+
+
+@pytest.mark.parametrize("path", ["/upload", "/upload=raises"])
+def test_a_stream_that_is_cut_off_is_not_taken_for_whole(server: Server, path: str) -> None:
+    with server.connect() as client:
+        client.send(request("POST", path, "Content-Length: 100000", body=b"a" * 5000))
+        client.sock.shutdown(socket.SHUT_WR)
+        assert_problem(client.answer(), 400, "incomplete_request")
+
+
+@pytest.mark.attack
+def test_streams_that_stop_leave_a_thread_to_the_others(server: Server) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(12):
+            client = stack.enter_context(server.connect())
+            client.send(request("POST", "/upload", "Content-Length: 100000", body=b"a" * 5000))
+        assert p95(health_times(server, 40)) < 0.5
+
+
+# Processes
+
+
+def test_sigterm_finishes_what_is_under_way(start: Callable[..., Server]) -> None:
+    server = start().start()
+    with server.connect() as client, server.connect() as idle:
+        idle.get("/health")
+        client.send(request("GET", "/sleep=1"))
+        server.wait_for(lambda: "running" in server.said)
+        server.process.send_signal(signal.SIGTERM)
+        answer = client.answer()
+        assert (answer.status, answer.body) == (200, b"slept")
+        assert answer.closes
+        assert idle.is_closed()
+    assert server.process.wait(5) == 0
+    server.stop()
+    started, ended, reaped = (
+        {line.split()[1] for line in server.said if line.startswith(word)}
+        for word in ("start", "exit", "reaped")
+    )
+    assert len(started) == 2
+    assert started == ended
+    assert reaped <= started
+
+
+def test_sigterm_before_a_worker_is_ready_is_not_lost(start: Callable[..., Server]) -> None:
+    server = start(workers=1, early=True).start()
+    server.wait_for(lambda: sum(line.startswith("start") for line in server.said) == 2)
+    first, second = (line.split()[1] for line in server.said if line.startswith("start"))
+    assert f"exit {first}" in server.said
+    assert server.ask(request("GET", "/pid")).body.decode() == second
+
+
+def test_a_killed_worker_is_replaced(start: Callable[..., Server]) -> None:
+    server = start(workers=1).start()
+    old = int(server.ask(request("GET", "/pid")).body)
+    os.kill(old, signal.SIGKILL)
+    server.wait_for(lambda: sum(line.startswith("start") for line in server.said) == 2)
+    assert int(server.ask(request("GET", "/pid")).body) != old
+    server.wait_for(lambda: f"reaped {old}" in server.said)
+
+
+def test_sighup_replaces_the_workers_without_a_gap(start: Callable[..., Server]) -> None:
+    server = start(workers=1).start()
+    old = server.ask(request("GET", "/pid")).body
+    server.process.send_signal(signal.SIGHUP)
+    deadline = time.monotonic() + 10
+    while server.ask(request("GET", "/pid", "Connection: close")).body == old:
+        assert time.monotonic() < deadline
+
+
+def test_an_application_that_cannot_be_made_ends_the_server(start: Callable[..., Server]) -> None:
+    assert start(broken=True).process.wait(10) == 3
+
+
+HEAP = """
+import ctypes, sys, threading
+from keyosk.server.process import share_one_arena
+
+if sys.argv[1] == "shared":
+    share_one_arena()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+all_there, one_at_a_time = threading.Barrier(8), threading.Lock()
+
+def hash():
+    all_there.wait()
+    for _ in range(3):
+        with one_at_a_time:
+            block = ctypes.c_void_p(libc.malloc(19 << 20))
+            ctypes.memset(block, 1, 19 << 20)
+            libc.free(block)
+    all_there.wait()
+
+threads = [threading.Thread(target=hash) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+with open("/proc/self/status") as status:
+    print(next(int(line.split()[1]) for line in status if line.startswith("VmRSS")))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that has arenas")
+def test_threads_do_not_keep_a_large_block_each() -> None:
+    shared, separate = (
+        int(subprocess.check_output([sys.executable, "-c", HEAP, mode], cwd=ROOT)) / 1024
+        for mode in ("shared", "separate")
+    )
+    assert separate - shared > 80  # MiB; what it costs without
+
+
+# Framing, without a network
+
+LIMITS = Limits(head=300, body=60)
+WHOLE = {
+    "no body": request("GET", "/a?b=c", "Accept: */*"),
+    "length": request("POST", "/a", "content-length:  8 ", body=b"12\r\n\r\n78"),
+    "hint": request("GET", "/a", "Content-Length-Hint: 99", "Expect-CT: a"),
+    "empty line first": b"\r\n" + request("GET", "/a"),
+    "chunks": request(
+        "POST",
+        "/",
+        CHUNKED,
+        body=b"8\r\n12\r\n\r\n78\r\n1;a=b\r\nx\r\n0\r\n\r\n",
+    ),
+    "trailer": request("POST", "/", CHUNKED.upper(), body=b"1\r\nx\r\n0\r\nA: b\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize("raw", WHOLE.values(), ids=WHOLE)
+def test_the_end_of_a_request_is_found_wherever_it_is_split(raw: bytes) -> None:
+    following = b"GET / HTTP/1.1\r\n"
+    for split in range(len(raw)):
+        framing = Framing(LIMITS)
+        assert framing.advance(raw[:split]) is Step.MORE
+        assert framing.advance(raw + following) is Step.READY
+        assert framing.end == len(raw)
+        assert not framing.odd
+    framing = Framing(LIMITS)
+    verdicts = [framing.advance(raw[:end]) for end in range(len(raw) + 1)]
+    assert verdicts == [Step.MORE] * len(raw) + [Step.READY]
+
+
+@pytest.mark.parametrize("raw", WHOLE.values(), ids=WHOLE)
+def test_a_request_in_pieces_is_answered_as_if_whole(server: Server, raw: bytes) -> None:
+    chance = random.Random(raw)
+    with server.connect() as client:
+        for _ in range(20):
+            ends = [*sorted(chance.sample(range(len(raw)), 5)), len(raw)]
+            begin = 0
+            for end in ends:
+                client.send(raw[begin:end])
+                begin = end
+            assert client.answer().status == 404
+
+
+@given(st.lists(st.binary(max_size=40), max_size=12), st.sampled_from([b"", *WHOLE.values()]))
+def test_no_bytes_break_the_framing(pieces: list[bytes], beginning: bytes) -> None:
+    framing = Framing(LIMITS)
+    buffer = beginning[: len(beginning) // 2 + len(pieces)]
+    verdict = framing.advance(buffer)
+    for piece in pieces:
+        buffer += piece
+        before, verdict = verdict, framing.advance(buffer)
+        assert before is Step.MORE or verdict is before
+        assert framing.end <= max(len(buffer), framing.head + LIMITS.body)
+    if verdict is Step.MORE:
+        assert len(buffer) <= LIMITS.head + 2 * LIMITS.body + LIMITS.head
+
+
+@given(st.binary(min_size=1, max_size=60), st.lists(st.integers(1, 59), max_size=6))
+def test_any_body_in_any_chunks_is_found(body: bytes, cuts: list[int]) -> None:
+    edges = sorted({0, len(body), *(cut for cut in cuts if cut < len(body))})
+    pieces = [body[begin:end] for begin, end in itertools.pairwise(edges)]
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+    raw = request("POST", "/", CHUNKED, body=chunks)
+    framing = Framing(LIMITS)
+    assert framing.advance(raw[:-1]) is Step.MORE
+    assert framing.advance(raw + b"GET") is Step.READY
+    assert framing.end == len(raw)

@@ -1,0 +1,574 @@
+"""/services: applications, the scopes they own, and what they say of their tokens."""
+
+import json
+import uuid
+from base64 import urlsafe_b64decode
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import requests
+
+from live import Client, LiveServer, unique
+
+PASSWORD = "seven quiet herons wade"
+FIELDS = [
+    "id",
+    "name",
+    "audience",
+    "title",
+    "description",
+    "contact",
+    "enabled",
+    "on_request_only",
+    "accepts",
+    "token_lifetime",
+    "signing_algorithm",
+    "typ",
+    "refresh_allowed",
+    "refresh_lifetime",
+    "claims",
+    "scopes",
+    "created_at",
+    "updated_at",
+]
+
+
+def make(admin: Client, *scopes: str, **fields: Any) -> dict[str, Any]:
+    """A service whose scopes have its name in front."""
+    name = unique("service")
+    body = {"name": name, "scopes": [f"{name}:{scope}" for scope in scopes], **fields}
+    response = admin.post("/services", json=body)
+    assert response.status_code == 201, response.text
+    made: dict[str, Any] = response.json()
+    return made
+
+
+def make_account(admin: Client, *scopes: str) -> str:
+    name = unique("holder")
+    body = {"username": name, "password": PASSWORD, "grants": {"scopes": list(scopes)}}
+    assert admin.post("/accounts", json=body).status_code == 201
+    return name
+
+
+def problem(response: requests.Response, status: int, *fields: str) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert response.headers["Content-Type"] == "application/problem+json"
+    body: dict[str, Any] = response.json()
+    assert [error["field"] for error in body.get("errors", [])] == list(fields)
+    return body
+
+
+def token(server: LiveServer, username: str, **parameters: Any) -> requests.Response:
+    return server.client(username, PASSWORD).post("/auth/token", data=parameters)
+
+
+def claims(response: requests.Response) -> dict[str, Any]:
+    assert response.status_code == 200, response.text
+    payload = response.json()["access_token"].split(".")[1]
+    decoded: dict[str, Any] = json.loads(urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    return decoded
+
+
+# --- Create and read ------------------------------------------------------------------------------
+
+
+def test_a_service_needs_nothing_but_a_name_which_is_its_audience_too(admin: Client) -> None:
+    name = unique("plain")
+    response = admin.post("/services", json={"name": name})
+    assert response.status_code == 201
+    body = response.json()
+    assert list(body) == FIELDS
+    assert (body["name"], body["audience"]) == (name, name)
+    assert (body["title"], body["description"], body["scopes"]) == ("", "", [])
+    assert (body["enabled"], body["on_request_only"]) == (True, False)
+    assert (body["contact"], body["claims"]) == ("", [])
+    assert (body["accepts"], body["refresh_allowed"]) == ("both", False)
+    own = ("token_lifetime", "signing_algorithm", "typ", "refresh_lifetime")
+    assert {field: body[field] for field in own} == dict.fromkeys(own)
+    assert uuid.UUID(body["id"]).version == 7
+    assert response.headers["Location"] == f"/services/{body['id']}"
+    for path in (
+        response.headers["Location"],
+        f"/services/{name}",
+        f"/services/{body['id'].upper()}",
+    ):
+        shown = admin.get(path)
+        assert shown.json() == body
+        assert shown.headers["ETag"] == response.headers["ETag"]
+
+
+def test_every_field_of_a_service_is_kept_and_its_scopes_are_listed_by_name(admin: Client) -> None:
+    name = unique("full")
+    fields = {
+        "name": name,
+        "audience": f"https://{name}.example/api",
+        "title": "Füll",
+        "description": "Two lines\nof text",
+        "contact": "Ops <ops@example.org>",
+        "enabled": False,
+        "on_request_only": True,
+        "accepts": "api_key",
+        "token_lifetime": 30,
+        "signing_algorithm": "EdDSA",
+        "typ": "JWT",
+        "refresh_allowed": True,
+        "refresh_lifetime": 86_400,
+        "claims": ["team", "site"],
+    }
+    scopes = [f"{name}:write", {"name": f"{name}:read", "description": "To see it."}]
+    made = admin.post("/services", json={**fields, "scopes": scopes}).json()
+    assert {field: made[field] for field in fields} == fields
+    assert made["scopes"] == [
+        {"name": f"{name}:read", "description": "To see it."},
+        {"name": f"{name}:write", "description": ""},
+    ]
+    assert admin.get(f"/services/{name}").json() == made
+    assert admin.get(f"/services/{name}/scopes").json() == {"scopes": made["scopes"]}
+
+
+@pytest.mark.parametrize(
+    "reference", ["no-such", "01900000-0000-7000-8000-000000000000", "%00", "A", "%20", "x" * 999]
+)
+def test_a_service_that_does_not_exist_is_not_found(admin: Client, reference: str) -> None:
+    for method, path in (("GET", ""), ("DELETE", ""), ("PATCH", ""), ("GET", "/scopes")):
+        response = admin.request(method, f"/services/{reference}{path}", json={})
+        assert problem(response, 404)["code"] == "not_found"
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "an empty name": ({"name": ""}, "name"),
+    "a name with capitals": ({"name": "Todo"}, "name"),
+    "a name that ends with a dash": ({"name": "todo-"}, "name"),
+    "a name with a space": ({"name": "to do"}, "name"),
+    "a name with a line end": ({"name": "todo\n"}, "name"),
+    "a name that is too long": ({"name": "x" * 64}, "name"),
+    "a name that is a UUID": ({"name": "01900000-0000-7000-8000-000000000000"}, "name"),
+    "an audience with a space": ({"audience": "two words"}, "audience"),
+    "an empty audience": ({"audience": ""}, "audience"),
+    "an audience beyond ASCII": ({"audience": "tödo"}, "audience"),
+    "an audience with a fragment": ({"audience": "https://a.example/#x"}, "audience"),
+    "an audience without a host": ({"audience": "https://"}, "audience"),
+    "a title that is too long": ({"title": "x" * 201}, "title"),
+    "a description that is too long": ({"description": "x" * 2001}, "description"),
+    "a lifetime that is too short": ({"token_lifetime": 29}, "token_lifetime"),
+    "a lifetime that is too long": ({"token_lifetime": 86_401}, "token_lifetime"),
+    "a lifetime with a fraction": ({"token_lifetime": 60.0}, "token_lifetime"),
+    "a lifetime as text": ({"token_lifetime": "60"}, "token_lifetime"),
+    "a lifetime that is true": ({"token_lifetime": True}, "token_lifetime"),
+    "a lifetime beyond JSON": ({"token_lifetime": 2**70}, "token_lifetime"),
+    "enabled as a number": ({"enabled": 0}, "enabled"),
+    "a scope with a space": ({"scopes": ["a b"]}, "scopes"),
+    "a scope with a quote": ({"scopes": ['a"b']}, "scopes"),
+    "an empty scope": ({"scopes": [""]}, "scopes"),
+    "a scope of OAuth's own": ({"scopes": ["offline_access"]}, "scopes"),
+    "a scope of OpenID's own": ({"scopes": ["openid"]}, "scopes"),
+    "a scope of Keyosk's own": ({"scopes": ["keyosk:mine"]}, "scopes"),
+    "a scope given twice": ({"scopes": ["x:unique-1", "x:unique-1"]}, "scopes"),
+    "a scope that is a number": ({"scopes": [1]}, "scopes.0"),
+    "a scope with an unknown field": ({"scopes": [{"name": "a:b", "x": 1}]}, "scopes.0.x"),
+    "a scope with a long description": (
+        {"scopes": [{"name": "x:unique-2", "description": "x" * 2001}]},
+        "scopes",
+    ),
+    "scopes as text": ({"scopes": "a:b"}, "scopes"),
+    "an unknown field": ({"url": "x"}, "url"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_service_with_a_fault_is_refused_by_field_when_made_and_when_changed(
+    admin: Client, case: str
+) -> None:
+    fields, field = REFUSED[case]
+    name = unique("refused")
+    created = admin.post("/services", json={"name": name, **fields})
+    assert {error["field"].removesuffix("._schema") for error in created.json()["errors"]} >= {
+        field
+    }
+    problem(created, 422, *[error["field"] for error in created.json()["errors"]])
+    assert admin.get(f"/services/{name}").status_code == 404
+    made = make(admin, "kept")
+    changed = admin.patch(f"/services/{made['id']}", json=fields)
+    assert changed.status_code == 422, changed.text
+    assert admin.get(f"/services/{made['id']}").json() == made
+
+
+def test_no_service_may_pass_for_the_issuer(server: LiveServer, admin: Client) -> None:
+    # Tokens for nobody in particular have the issuer as their audience.
+    body = {"name": unique("sly"), "audience": server.url}
+    problem(admin.post("/services", json=body), 422, "audience")
+    made = make(admin)
+    problem(admin.patch(f"/services/{made['id']}", json={"audience": server.url}), 422, "audience")
+
+
+# --- Uniqueness -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("field", ["name", "audience"])
+def test_a_name_and_an_audience_belong_to_one_service(admin: Client, field: str) -> None:
+    taken, other = make(admin, audience=unique("audience")), make(admin)
+    create = admin.post("/services", json={"name": unique("late"), field: taken[field]})
+    assert problem(create, 409, field)["code"] == "conflict"
+    problem(admin.patch(f"/services/{other['id']}", json={field: taken[field]}), 409, field)
+    assert admin.get(f"/services/{other['id']}").json() == other
+
+
+def test_the_field_that_is_taken_is_told_right_even_if_its_value_reads_like_an_index(
+    admin: Client,
+) -> None:
+    # PostgreSQL says which value it was; service_name is how its index of names is called.
+    for name in ("service_name", "service_audience"):
+        first = admin.post("/services", json={"name": unique("s"), "audience": name})
+        assert first.status_code == 201
+        second = admin.post("/services", json={"name": unique("s"), "audience": name})
+        problem(second, 409, "audience")
+        admin.delete(first.headers["Location"])
+
+
+def test_a_scope_of_one_service_cannot_be_taken_by_another(admin: Client) -> None:
+    owner, other = make(admin, "read"), make(admin, "own")
+    taken = owner["scopes"][0]["name"]
+    name = unique("thief")
+    problem(admin.post("/services", json={"name": name, "scopes": [taken]}), 409, "scopes")
+    assert admin.get(f"/services/{name}").status_code == 404  # nothing half made
+    path = f"/services/{other['id']}"
+    wanted = {"scopes": [other["scopes"][0]["name"], taken]}
+    problem(admin.put(f"{path}/scopes", json=wanted), 409, "scopes")
+    problem(admin.patch(path, json={**wanted, "title": "taken"}), 409, "scopes")
+    assert admin.get(path).json() == other
+    assert admin.get(f"/services/{owner['id']}").json() == owner
+    # Once its owner gives it up, it is free.
+    admin.put(f"/services/{owner['id']}/scopes", json={"scopes": []})
+    assert admin.put(f"{path}/scopes", json=wanted).status_code == 200
+
+
+@pytest.mark.fault
+def test_of_services_made_at_once_with_one_scope_one_is_made(
+    server: LiveServer, admin: Client
+) -> None:
+    scope = unique("contested") + ":read"
+    bearer = str(admin.session.headers["Authorization"]).removeprefix("Bearer ")
+    names = [unique("racer") for _ in range(8)]
+
+    def create(name: str) -> int:
+        client = Client(server.url, token=bearer)
+        with client.session:
+            return client.post("/services", json={"name": name, "scopes": [scope]}).status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        statuses = list(pool.map(create, names))
+    assert sorted(statuses) == [201] + [409] * 7
+    exist = [admin.get(f"/services/{name}").status_code for name in names]
+    assert exist == [200 if status == 201 else 404 for status in statuses]
+
+
+@pytest.mark.fault
+def test_scopes_that_are_put_at_once_end_as_one_of_them_put_them(
+    server: LiveServer, admin: Client
+) -> None:
+    made = make(admin, "a")
+    name = made["name"]
+    bearer = str(admin.session.headers["Authorization"]).removeprefix("Bearer ")
+    wishes = [[f"{name}:a", f"{name}:{letter}"] for letter in "bcdefgbcdefg"]
+
+    def put(scopes: list[str]) -> int:
+        client = Client(server.url, token=bearer)
+        with client.session:
+            body = {"scopes": scopes}
+            return client.put(f"/services/{name}/scopes", json=body).status_code
+
+    with ThreadPoolExecutor(12) as pool:
+        assert set(pool.map(put, wishes)) == {200}
+    left = [scope["name"] for scope in admin.get(f"/services/{name}").json()["scopes"]]
+    assert left in wishes
+
+
+# --- Changes --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("media_type", ["application/merge-patch+json", "application/json"])
+def test_null_puts_each_field_of_a_service_back(admin: Client, media_type: str) -> None:
+    fields = {
+        "title": "A title",
+        "description": "Some text",
+        "enabled": False,
+        "on_request_only": True,
+        "token_lifetime": 60,
+    }
+    made, plain = make(admin, "kept", **fields), make(admin)
+    path = f"/services/{made['name']}"
+    for name in fields:
+        changed = admin.patch(
+            path, data=json.dumps({name: None}), headers={"Content-Type": media_type}
+        )
+        assert changed.status_code == 200, name
+        assert changed.json()[name] == plain[name], name
+    assert admin.get(path).json()["scopes"] == made["scopes"]
+    for name in ("name", "audience", "scopes"):
+        problem(admin.patch(path, json={name: None}), 422, name)
+
+
+def test_a_patch_changes_several_things_at_once_or_none(admin: Client) -> None:
+    made = make(admin, "old")
+    path = f"/services/{made['id']}"
+    name = unique("renamed")
+    patch = {"name": name, "title": "T", "scopes": [f"{name}:new"]}
+    changed = admin.patch(path, json=patch).json()
+    assert (changed["name"], changed["title"]) == (name, "T")
+    assert changed["scopes"] == [{"name": f"{name}:new", "description": ""}]
+    assert changed["audience"] == made["audience"]  # verifiers rely on it
+    assert admin.get(f"/services/{made['name']}").status_code == 404
+    bad = {"title": "U", "scopes": ["keyosk:new"]}
+    problem(admin.patch(path, json=bad), 422, "scopes")
+    assert admin.get(path).json() == changed
+
+
+def test_a_stale_change_of_a_service_or_of_its_scopes_is_refused(admin: Client) -> None:
+    made = make(admin, "a")
+    path = f"/services/{made['name']}"
+    first = admin.get(path).headers["ETag"]
+    assert admin.get(f"{path}/scopes").headers["ETag"] == first
+    assert admin.get(path, headers={"If-None-Match": first}).status_code == 304
+    assert admin.get(f"{path}/scopes", headers={"If-None-Match": first}).status_code == 304
+    done = admin.put(f"{path}/scopes", json={"scopes": []}, headers={"If-Match": first})
+    assert done.status_code == 200
+    second = done.headers["ETag"]
+    assert second != first
+    for method, where, body in (
+        ("PATCH", path, {"title": "x"}),
+        ("PUT", f"{path}/scopes", {"scopes": [f"{made['name']}:b"]}),
+        ("DELETE", path, None),
+    ):
+        stale = admin.request(method, where, json=body, headers={"If-Match": first})
+        assert problem(stale, 412)["code"] == "stale", method
+    assert admin.get(path).json()["title"] == ""
+    assert admin.get(path).json()["scopes"] == []
+    assert admin.delete(path, headers={"If-Match": second}).status_code == 204
+    problem(admin.get(path), 404)
+
+
+def test_a_scope_that_stays_keeps_its_grants_and_one_that_goes_loses_them(
+    server: LiveServer, admin: Client
+) -> None:
+    made = make(admin, "read", "write")
+    name = made["name"]
+    holder = make_account(admin, f"{name}:read", f"{name}:write")
+    path = f"/services/{name}/scopes"
+    body = {"scopes": [{"name": f"{name}:read", "description": "new words"}, f"{name}:new"]}
+    for query in ("", "?force=false"):
+        refused = problem(admin.put(path + query, json=body), 409)
+        assert refused["code"] == "in_use"
+    both = [f"{name}:read", f"{name}:write"]
+    assert admin.get(f"/accounts/{holder}/grants").json()["scopes"] == both
+    put = admin.put(f"{path}?force=true", json=body)
+    assert put.json()["scopes"] == [
+        {"name": f"{name}:new", "description": ""},
+        {"name": f"{name}:read", "description": "new words"},
+    ]
+    left = {"scopes": [f"{name}:read"], "roles": []}
+    assert admin.get(f"/accounts/{holder}/grants").json() == left
+    assert claims(token(server, holder))["scope"] == f"{name}:read"
+    # A scope that comes back does not bring its old grants.
+    assert admin.put(path, json={"scopes": both}).status_code == 200  # nothing in use goes
+    assert admin.get(f"/accounts/{holder}/grants").json() == left
+
+
+def test_scopes_with_a_fault_replace_nothing(admin: Client) -> None:
+    made = make(admin, "a")
+    path = f"/services/{made['id']}/scopes"
+    for body, field in (
+        ({"scopes": ["a b"]}, "scopes"),
+        ({"scopes": [f"{made['name']}:x"] * 2}, "scopes"),
+        ({"scopes": ["keyosk:x"]}, "scopes"),
+        ({}, "scopes"),
+        ({"scopes": None}, "scopes"),
+        ({"scopes": [], "name": "x"}, "name"),
+    ):
+        problem(admin.put(path, json=body), 422, field)
+    assert admin.get(path).json() == {"scopes": made["scopes"]}
+
+
+# --- What a service says of its tokens ------------------------------------------------------------
+
+
+def test_the_scopes_and_the_audience_of_a_service_are_those_of_its_tokens(
+    server: LiveServer, admin: Client
+) -> None:
+    audience = f"https://{unique('aud')}.example"
+    made = make(admin, "read", "write", audience=audience)
+    name = made["name"]
+    holder = make_account(admin, f"{name}:read")
+    for target in ({}, {"audience": name}, {"audience": audience}, {"resource": audience}):
+        payload = claims(token(server, holder, **target))
+        assert (payload["aud"], payload["scope"]) == (audience, f"{name}:read")
+    refused = token(server, holder, scope=f"{name}:write")
+    assert (refused.status_code, refused.json()["error"]) == (400, "invalid_scope")
+
+
+def test_the_shortest_lifetime_of_the_services_in_a_token_is_the_tokens(
+    server: LiveServer, admin: Client
+) -> None:
+    short, shorter = make(admin, "a", token_lifetime=120), make(admin, "a", token_lifetime=45)
+    plain = make(admin, "a")
+    holder = make_account(admin, *[f"{each['name']}:a" for each in (short, shorter, plain)])
+    assert token(server, holder).json()["expires_in"] == 45
+    assert token(server, holder, audience=short["name"]).json()["expires_in"] == 120
+    assert token(server, holder, audience=plain["name"]).json()["expires_in"] == 900
+
+
+def test_a_service_that_is_on_request_only_is_in_a_token_when_it_is_named(
+    server: LiveServer, admin: Client
+) -> None:
+    open_, quiet = make(admin, "a"), make(admin, "a", on_request_only=True)
+    holder = make_account(admin, f"{open_['name']}:a", f"{quiet['name']}:a")
+    assert claims(token(server, holder))["aud"] == open_["name"]
+    assert claims(token(server, holder, audience=quiet["name"]))["scope"] == f"{quiet['name']}:a"
+    assert claims(token(server, holder, scope=f"{quiet['name']}:a"))["aud"] == quiet["name"]
+
+
+def test_a_disabled_service_is_in_no_token_until_it_is_enabled_again(
+    server: LiveServer, admin: Client
+) -> None:
+    made = make(admin, "read")
+    holder = make_account(admin, f"{made['name']}:read")
+    admin.patch(f"/services/{made['id']}", json={"enabled": False})
+    assert claims(token(server, holder))["scope"] == ""
+    refused = token(server, holder, audience=made["name"])
+    assert (refused.status_code, refused.json()["error"]) == (400, "invalid_target")
+    admin.patch(f"/services/{made['id']}", json={"enabled": True})
+    assert claims(token(server, holder))["scope"] == f"{made['name']}:read"
+
+
+def test_a_deleted_service_takes_its_scopes_and_their_grants_along(
+    server: LiveServer, admin: Client
+) -> None:
+    made, other = make(admin, "read"), make(admin, "read")
+    name = made["name"]
+    holder = make_account(admin, f"{name}:read", f"{other['name']}:read")
+    refused = problem(admin.delete(f"/services/{name}"), 409)
+    assert refused["code"] == "in_use"
+    assert "1 grants" in refused["detail"]
+    assert claims(token(server, holder, audience=name))["scope"] == f"{name}:read"
+    response = admin.delete(f"/services/{name}?force=true")
+    assert (response.status_code, response.content) == (204, b"")
+    problem(admin.get(f"/services/{made['id']}"), 404)
+    problem(admin.delete(f"/services/{name}"), 404)
+    assert admin.get(f"/accounts/{holder}/grants").json() == {
+        "scopes": [f"{other['name']}:read"],
+        "roles": [],
+    }
+    assert claims(token(server, holder))["aud"] == other["name"]
+    assert token(server, holder, audience=name).json()["error"] == "invalid_target"
+    # A new service of the same name and scope finds nobody who holds it.
+    again = admin.post("/services", json={"name": name, "scopes": [f"{name}:read"]}).json()
+    assert again["id"] != made["id"]
+    assert claims(token(server, holder))["scope"] == f"{other['name']}:read"
+
+
+# --- Keyosk's own ---------------------------------------------------------------------------------
+
+
+def test_keyosks_own_service_cannot_be_taken_out_of_work(admin: Client) -> None:
+    before = admin.get("/services/keyosk").json()
+    assert before["audience"] == "keyosk"
+    assert "keyosk:admin" in {scope["name"] for scope in before["scopes"]}
+    attempts: list[tuple[str, str, Any]] = [
+        ("DELETE", "", None),
+        ("PATCH", "", {"name": "mine"}),
+        ("PATCH", "", {"audience": "mine"}),
+        ("PATCH", "", {"enabled": False}),
+        ("PATCH", "", {"scopes": []}),
+        ("PATCH", "", {"title": "x", "scopes": ["keyosk:admin"]}),
+        ("PUT", "/scopes", {"scopes": []}),
+        ("PUT", "/scopes", {"scopes": ["keyosk:admin", "keyosk:more"]}),
+    ]
+    for reference in ("keyosk", before["id"]):
+        for method, below, body in attempts:
+            response = admin.request(method, f"/services/{reference}{below}", json=body)
+            assert problem(response, 403)["code"] == "forbidden", (method, body)
+    assert admin.get("/services/keyosk").json() == before
+    assert admin.get("/accounts?limit=1").status_code == 200
+
+
+@pytest.mark.attack
+def test_nobody_can_pass_for_keyosks_own_service(admin: Client) -> None:
+    problem(admin.post("/services", json={"name": "keyosk", "audience": "x"}), 409, "name")
+    problem(
+        admin.post("/services", json={"name": unique("x"), "audience": "keyosk"}), 409, "audience"
+    )
+    made = make(admin)
+    for patch, status, field in (
+        ({"name": "keyosk"}, 409, "name"),
+        ({"audience": "keyosk"}, 409, "audience"),
+        ({"scopes": ["keyosk:accounts:write"]}, 422, "scopes"),
+    ):
+        problem(admin.patch(f"/services/{made['id']}", json=patch), status, field)
+
+
+def test_a_token_for_another_service_is_no_token_for_keyosk(
+    server: LiveServer, admin: Client
+) -> None:
+    made = make(admin, "read")
+    holder = make_account(admin, f"{made['name']}:read", "keyosk:services:read")
+    for_it = token(server, holder).json()["access_token"]
+    for_keyosk = token(server, holder, audience="keyosk").json()["access_token"]
+    for_both = token(server, holder, audience=["keyosk", made["name"]]).json()["access_token"]
+    problem(Client(server.url, token=for_it).get("/services?limit=1"), 401)
+    for text in (for_keyosk, for_both):
+        assert Client(server.url, token=text).get("/services?limit=1").status_code == 200
+
+
+# --- Who may, and lists ---------------------------------------------------------------------------
+
+
+def test_reading_and_writing_services_are_two_scopes(server: LiveServer, admin: Client) -> None:
+    made = make(admin, "a")
+    path = f"/services/{made['id']}"
+    reads = [("GET", "/services"), ("GET", path), ("GET", f"{path}/scopes")]
+    writes = [
+        ("POST", "/services"),
+        ("PATCH", path),
+        ("PUT", f"{path}/scopes"),
+        ("DELETE", path),
+    ]
+    who = {
+        "nothing": [],
+        "keyosk:services:read": reads,
+        "keyosk:services:write": writes,
+        "keyosk:accounts:write": [],
+    }
+    for scope, allowed in who.items():
+        holder = make_account(admin, *([scope] if ":" in scope else []))
+        answer = token(server, holder, **({"audience": "keyosk"} if ":" in scope else {}))
+        client = Client(server.url, token=answer.json()["access_token"])
+        for method, where in [*reads, *writes]:
+            status = client.request(method, where, data=b"not JSON at all").status_code
+            if scope == "nothing":
+                assert status == 401, (scope, method, where)  # the token is not for Keyosk
+            elif (method, where) not in allowed:
+                assert status == 403, (scope, method, where)
+            elif method == "DELETE":
+                assert status == 204
+            else:
+                assert status in (200, 415), (scope, method, where)
+
+
+def test_services_are_listed_page_by_page_in_the_order_in_which_they_were_made(
+    admin: Client,
+) -> None:
+    made = [make(admin, "a")["name"] for _ in range(3)]
+    total = int(admin.get("/services?limit=1&total=true").headers["X-Total-Count"])
+    seen: list[dict[str, Any]] = []
+    path: str | None = "/services?limit=2"
+    while path is not None:
+        response = admin.get(path)
+        seen += response.json()["items"]
+        path = response.links.get("next", {}).get("url")
+    names = [item["name"] for item in seen]
+    assert names[0] == "keyosk"
+    assert names[-3:] == made
+    assert len(set(names)) == len(names) == total
+    assert seen[-1]["scopes"] == [{"name": f"{made[-1]}:a", "description": ""}]
+    problem(admin.get("/services?limit=999"), 422, "limit")
+    problem(admin.get("/services?cursor=%FF"), 422, "cursor")

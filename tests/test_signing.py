@@ -1,0 +1,290 @@
+"""Signing keys as an installation keeps them, on both databases."""
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import jwt
+import pytest
+
+from installed import Clock
+from keyosk import keyring
+from keyosk.errors import Conflict, NotFound, Unavailable, WrongSecretKey
+from keyosk.keyring import Safe
+from keyosk.model import KeyState, SigningKey
+from keyosk.signing import SigningKeys
+from keyosk.storage.database import Database
+from keyosk.storage.signing_keys import SigningKeyStore
+
+NOW = 1_800_000_000
+SECRET = "the secret key of these tests, which is long enough"
+
+Open = Callable[..., SigningKeys]
+
+
+@pytest.fixture
+def open_keys(migrated_url: str) -> Iterator[Open]:
+    """Opens the signing keys of one database, each time as another process would."""
+    opened: list[Database] = []
+
+    def open_them(
+        *,
+        secret: str = SECRET,
+        algorithm: str = "ES256",
+        clock: Callable[[], float] = lambda: NOW + 0.9,
+    ) -> SigningKeys:
+        database = Database(migrated_url)
+        opened.append(database)
+        return SigningKeys(SigningKeyStore(database), Safe([secret]), algorithm, clock)
+
+    yield open_them
+    for database in opened:
+        database.close()
+
+
+@pytest.fixture
+def store(open_keys: Open, migrated_url: str) -> Iterator[SigningKeyStore]:
+    """The table itself, for keys in a state that this version does not make yet."""
+    database = Database(migrated_url)
+    yield SigningKeyStore(database)
+    database.close()
+
+
+def made(state: KeyState, created_at: int, algorithm: str = "ES256") -> SigningKey:
+    private = keyring.generate(algorithm)
+    public = keyring.public_jwk(private, algorithm)
+    return SigningKey(
+        kid=public["kid"],
+        algorithm=algorithm,
+        state=state,
+        public=public,
+        published_at=created_at,
+        active_from=None,
+        retired_at=None,
+        created_at=created_at,
+        sealed=Safe([SECRET]).seal_private_key(private, public["kid"]),
+    )
+
+
+def first_key(keys: SigningKeys) -> SigningKey:
+    """The only key, made if need be."""
+    keys.ensure()
+    [key] = keys.all()
+    return key
+
+
+def test_without_a_key_there_is_no_set_and_nothing_to_sign_with(open_keys: Open) -> None:
+    with pytest.raises(Unavailable):
+        _ = open_keys().current
+
+
+@pytest.mark.parametrize("algorithm", keyring.ALGORITHMS)
+def test_the_first_key_signs_at_once_and_is_the_published_one(
+    open_keys: Open, algorithm: str
+) -> None:
+    keys = open_keys(algorithm=algorithm)
+    key = first_key(keys)
+    assert (key.algorithm, key.state) == (algorithm, KeyState.ACTIVE)
+    assert (key.created_at, key.published_at, key.active_from) == (NOW, NOW, NOW)
+    assert json.loads(keys.current.document) == {"keys": [dict(key.public)]}
+    signer = keys.signer(None)
+    assert (signer.kid, signer.algorithm) == (key.kid, algorithm)
+    token = jwt.encode({"a": 1}, signer.key, algorithm=algorithm)
+    verifier = keys.current.verifiers[key.kid]
+    assert jwt.decode(token, verifier.key, algorithms=[verifier.algorithm]) == {"a": 1}
+    assert keys.public_pem(key.kid) == keyring.public_pem(key.public)
+
+
+def test_a_key_is_made_once_and_kept_over_restarts(open_keys: Open) -> None:
+    key = first_key(open_keys())
+    for _ in range(2):
+        restarted = open_keys()
+        restarted.ensure()
+        assert restarted.signer(None).kid == key.kid
+        assert restarted.all() == (key,)
+
+
+def test_what_one_process_signs_every_other_verifies(open_keys: Open) -> None:
+    one, other = open_keys(), open_keys()
+    one.ensure()
+    signer = one.signer(None)
+    token = jwt.encode({"a": 1}, signer.key, algorithm=signer.algorithm)
+    verifier = other.current.verifiers[signer.kid]
+    assert jwt.decode(token, verifier.key, algorithms=[verifier.algorithm]) == {"a": 1}
+
+
+@pytest.mark.fault
+def test_processes_that_all_find_no_key_leave_exactly_one(
+    open_keys: Open, migrated_url: str
+) -> None:
+    racers = 6
+    together = Barrier(racers)
+
+    def ensure(_: int) -> str:
+        database = Database(migrated_url)
+        keys = SigningKeys(SigningKeyStore(database), Safe([SECRET]), "ES256", lambda: NOW)
+        with pytest.raises(Unavailable):
+            _ = keys.current  # connected, and no key is there
+        together.wait(10)
+        try:
+            keys.ensure()
+            return keys.signer(None).kid
+        finally:
+            database.close()
+
+    with ThreadPoolExecutor(racers) as pool:
+        kids = list(pool.map(ensure, range(racers)))
+    # Whoever came too late signs with the key of the one that did not.
+    assert kids == [first_key(open_keys()).kid] * racers
+
+
+def test_the_database_holds_at_most_one_active_key_of_an_algorithm(
+    open_keys: Open, store: SigningKeyStore
+) -> None:
+    open_keys().ensure()
+    with pytest.raises(Conflict):
+        store.add(made(KeyState.ACTIVE, NOW))
+    store.add(made(KeyState.NEXT, NOW))
+    store.add(made(KeyState.ACTIVE, NOW, "EdDSA"))
+    assert len(store.all()) == 3
+
+
+def test_the_set_has_the_active_key_first_then_the_next_then_the_retired(
+    open_keys: Open, store: SigningKeyStore
+) -> None:
+    retired_old = made(KeyState.RETIRED, NOW - 30)
+    retired_new = made(KeyState.RETIRED, NOW - 20)
+    following = made(KeyState.NEXT, NOW - 1)
+    active = made(KeyState.ACTIVE, NOW - 10)
+    compromised = made(KeyState.COMPROMISED, NOW - 5)
+    for key in (retired_old, following, compromised, retired_new, active):
+        store.add(key)
+    keys = open_keys()
+    document = json.loads(keys.current.document)
+    order = [key["kid"] for key in document["keys"]]
+    assert order == [active.kid, following.kid, retired_new.kid, retired_old.kid]
+    assert keys.signer(None).kid == active.kid
+    assert keys.current.verifiers.keys() == set(order)
+
+
+def test_a_compromised_key_is_neither_published_nor_verified_with(
+    open_keys: Open, store: SigningKeyStore
+) -> None:
+    bad = made(KeyState.COMPROMISED, NOW)
+    store.add(bad)
+    keys = open_keys()
+    keys.ensure()
+    assert bad.kid in {key.kid for key in keys.all()}
+    assert bad.kid not in keys.current.verifiers
+    assert bad.kid.encode() not in keys.current.document
+    with pytest.raises(NotFound):
+        keys.public_pem(bad.kid)
+
+
+def test_at_most_five_keys_are_published_and_the_active_one_is_among_them(
+    open_keys: Open, store: SigningKeyStore
+) -> None:
+    active = made(KeyState.ACTIVE, NOW - 100)
+    store.add(active)
+    for age in range(7):
+        store.add(made(KeyState.RETIRED, NOW - age))
+    document = json.loads(open_keys().current.document)
+    assert len(document["keys"]) == 5
+    assert document["keys"][0]["kid"] == active.kid
+
+
+def test_no_private_number_is_in_the_document_or_in_any_repr(open_keys: Open) -> None:
+    keys = open_keys()
+    key = first_key(keys)
+    signer = keys.signer(None)
+    secret = signer.key.private_numbers().private_value  # type: ignore[union-attr]
+    document = keys.current.document.decode()
+    shown = document + repr(key) + repr(keys.current) + repr(signer)
+    assert key.kid in shown
+    assert '"d"' not in shown
+    assert str(secret) not in shown
+    assert f"{secret:x}" not in shown
+    assert repr(key.sealed) not in shown
+
+
+def test_another_secret_key_is_refused_and_makes_no_second_signing_key(
+    open_keys: Open, store: SigningKeyStore
+) -> None:
+    open_keys().ensure()
+    other = open_keys(secret="another secret key, which is just as long as it")
+    with pytest.raises(WrongSecretKey, match="KEYOSK_SECRET_KEY"):
+        other.ensure()
+    with pytest.raises(WrongSecretKey):
+        other.refresh()
+    assert len(store.all()) == 1
+
+
+@pytest.mark.attack
+def test_a_private_key_put_into_the_row_of_another_does_not_sign(
+    open_keys: Open, store: SigningKeyStore
+) -> None:
+    # Who can write the database but not read the secret key must not choose the key that signs.
+    key, decoy = made(KeyState.ACTIVE, NOW), made(KeyState.RETIRED, NOW)
+    forged = SigningKey(
+        **{
+            name: getattr(key, name) for name in SigningKey.__dataclass_fields__ if name != "sealed"
+        },
+        sealed=decoy.sealed,
+    )
+    store.add(forged)
+    with pytest.raises(WrongSecretKey):
+        open_keys().refresh()
+
+
+def test_a_key_that_another_process_made_is_seen_after_a_refresh(
+    open_keys: Open, store: SigningKeyStore
+) -> None:
+    keys = open_keys()
+    keys.ensure()
+    following = made(KeyState.NEXT, NOW)
+    store.add(following)
+    assert following.kid not in keys.current.verifiers
+    keys.refresh()
+    assert following.kid in keys.current.verifiers
+
+
+def test_a_key_that_another_process_made_is_seen_after_some_seconds(
+    open_keys: Open, store: SigningKeyStore
+) -> None:
+    clock = Clock(NOW)
+    keys = open_keys(clock=clock)
+    keys.ensure()
+    following = made(KeyState.NEXT, NOW)
+    store.add(following)
+    clock.now += 4.9
+    assert following.kid not in keys.current.verifiers
+    clock.now += 0.1
+    assert following.kid in keys.current.verifiers
+
+
+def test_a_service_with_an_algorithm_of_its_own_gets_a_key_when_it_is_first_needed(
+    open_keys: Open,
+) -> None:
+    keys, other = open_keys(), open_keys()
+    keys.ensure()
+    signers = {algorithm: keys.signer(algorithm) for algorithm in (None, "ES256", "EdDSA")}
+    assert signers[None] == signers["ES256"]
+    assert {name: signer.algorithm for name, signer in signers.items() if name} == {
+        "ES256": "ES256",
+        "EdDSA": "EdDSA",
+    }
+    assert len(keys.all()) == 2
+    # The installation's own stands first, and both are published.
+    kids = [key["kid"] for key in json.loads(keys.current.document)["keys"]]
+    assert kids == [signers["ES256"].kid, signers["EdDSA"].kid]
+    # Every other process signs with the very same ones.
+    assert other.signer("EdDSA").kid == signers["EdDSA"].kid
+    assert other.signer(None).kid == signers[None].kid
+
+
+def test_the_pem_of_an_unknown_key_is_not_found(open_keys: Open) -> None:
+    keys = open_keys()
+    keys.ensure()
+    with pytest.raises(NotFound):
+        keys.public_pem("A" * 43)
