@@ -20,6 +20,7 @@ from keyosk.idempotency import Idempotency
 from keyosk.installation import Installation
 from keyosk.keyring import Safe
 from keyosk.passwords import Passwords
+from keyosk.revocations import Revocations
 from keyosk.roles import Roles
 from keyosk.rules import Rules
 from keyosk.services import Services
@@ -33,6 +34,7 @@ from keyosk.storage.declared import DeclaredStore
 from keyosk.storage.grants import GrantStore
 from keyosk.storage.idempotency import IdempotencyStore
 from keyosk.storage.logins import LoginStore
+from keyosk.storage.revocations import RevocationStore
 from keyosk.storage.roles import RoleStore
 from keyosk.storage.services import ServiceStore
 from keyosk.storage.signing_keys import SigningKeyStore
@@ -97,6 +99,9 @@ def build(config: Config, *, clock: Callable[[], float] = time.time) -> Installa
     )
     tokens = Tokens(keys, issuer=config.issuer, lifetime=config.token_lifetime, clock=clock)
     audit = Audit(database, AuditStore(database), tokens, clock)
+    revocations = Revocations(
+        database, RevocationStore(database), clock, lifetime=config.token_lifetime
+    )
     rules = Rules(database, grant_store)
     accounts = Accounts(database, account_store, passwords, rules, audit, clock)
     grants = Grants(
@@ -145,9 +150,11 @@ def build(config: Config, *, clock: Callable[[], float] = time.time) -> Installa
             api_key_store,
             LoginStore(database),
             passwords,
+            revocations,
             audit,
             clock,
         ),
+        revocations=revocations,
         signing_keys=keys,
         tokens=tokens,
     )

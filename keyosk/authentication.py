@@ -14,6 +14,7 @@ from keyosk.audit import Audit
 from keyosk.errors import BadCredentials, BadToken, NotFound, Unavailable
 from keyosk.model import Account, Caller, Login, StoredPassword
 from keyosk.passwords import Passwords
+from keyosk.revocations import Revocations
 from keyosk.storage.accounts import AccountStore
 from keyosk.storage.api_keys import ApiKeyStore
 from keyosk.storage.database import Database
@@ -36,11 +37,13 @@ class Authentication:
         api_keys: ApiKeyStore,
         logins: LoginStore,
         passwords: Passwords,
+        revocations: Revocations,
         audit: Audit,
         clock: Callable[[], float],
     ) -> None:
         self._database = database
         self._audit = audit
+        self._revocations = revocations
         self._accounts = accounts
         self._api_keys = api_keys
         self._logins = logins
@@ -71,13 +74,18 @@ class Authentication:
             self._count_failure(candidates[0][0], address)
         raise BadCredentials
 
-    def by_token(self, claims: Claims) -> Login:
-        """The login behind a verified token, with what it holds *now*.
+    def by_token(self, claims: Claims, *, audience: str) -> Login:
+        """The login behind a token that was verified for ``audience``, with what it holds *now*.
 
-        Raises ``BadToken`` if its account or API key is gone, disabled or expired since.
+        Raises ``BadToken`` if its account or API key is gone, disabled or expired since, or the
+        token revoked.
         """
         login = self._as_of_now(claims.account_id, claims.api_key_id, claims.authenticated_at)
-        if login is None:
+        if (
+            login is None
+            or claims.issued_at < login.tokens_from
+            or self._revocations.is_revoked(claims.id, audience, claims.issued_at)
+        ):
             raise BadToken("The token is not valid any more.")
         return login
 

@@ -65,6 +65,7 @@ def prepare(
     when the configured name or password breaks a rule, ``WrongSecretKey``.
     """
     installation.signing_keys.ensure()
+    installation.revocations.note_lifetimes()
     installation.services.ensure_own([Scope(name, text) for name, text in KEYOSK_SCOPES.items()])
     if installation.accounts.page(Listing(limit=1)):
         return None

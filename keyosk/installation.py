@@ -12,6 +12,7 @@ from keyosk.bulk import Bulk
 from keyosk.declarations import Declarations
 from keyosk.grants import Grants
 from keyosk.idempotency import Idempotency
+from keyosk.revocations import Revocations
 from keyosk.roles import Roles
 from keyosk.services import Services
 from keyosk.signing import SigningKeys
@@ -37,5 +38,6 @@ class Installation:
     audit: Audit
     idempotency: Idempotency
     authentication: Authentication
+    revocations: Revocations
     signing_keys: SigningKeys
     tokens: Tokens

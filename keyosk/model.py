@@ -52,6 +52,16 @@ class KeyState(StrEnum):
     COMPROMISED = "compromised"
 
 
+class Claim(StrEnum):
+    """The claim, or header parameter, of a token by which a revocation finds it."""
+
+    JTI = "jti"
+    SUB = "sub"
+    KEY_ID = "key_id"
+    AUD = "aud"
+    KID = "kid"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
     """Who or what logs in."""
@@ -200,8 +210,9 @@ class Login:
     ``enabled``: the account is, and the key too. ``limit`` is the API key's own scope limit
     (``None``: no limit), ``networks`` its own networks; ``expires_at`` the earlier of the account's
     and the key's expiry, ``successor`` the newer key; ``authenticated_at`` when the secret was
-    shown; ``last_seen_at`` when the credential was last noted as used. ``claims`` is JSON text, as
-    few tokens need it.
+    shown; ``last_seen_at`` when the credential was last noted as used. ``tokens_from``: tokens
+    issued before this moment, to the account or by the key, do not count any more. ``claims`` is
+    JSON text, as few tokens need it.
     """
 
     account_id: str
@@ -216,6 +227,7 @@ class Login:
     limit: frozenset[str] | None
     networks: tuple[str, ...] | None
     successor: str | None
+    tokens_from: int
     holdings: tuple[Holding, ...]
 
 
@@ -270,6 +282,21 @@ class SigningKey:
     created_at: int
     #: The private half, encrypted; never shown, compared or printed.
     sealed: bytes = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revocation:
+    """The published fact that tokens whose ``claim`` has ``value`` must not be accepted.
+
+    ``issued_before``: only those with an earlier ``iat``; ``None`` for any. ``expires``: when the
+    last of them has expired. ``sequence`` counts what is published; 0 before that.
+    """
+
+    claim: Claim
+    value: str
+    issued_before: int | None
+    expires: int
+    sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

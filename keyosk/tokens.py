@@ -5,6 +5,7 @@ future.
 """
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,6 +33,7 @@ CLAIMS: Final = frozenset(
 #: RFC 8176 has ``pwd``; it has no word for an API key.
 _METHODS: Final = {CredentialKind.PASSWORD: "pwd", CredentialKind.API_KEY: "api_key"}
 _ALGORITHMS: Final = get_default_algorithms()
+_LONGEST_WAIT: Final = 2.0  # seconds: clocks of two machines may differ
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 _REQUIRED: Final = ["iss", "sub", "aud", "exp", "iat", "jti", "auth_time", "amr", "scope"]
 
@@ -59,6 +61,8 @@ class Claims:
     api_key_id: str | None
     scopes: frozenset[str]
     authenticated_at: int
+    id: str
+    issued_at: int
 
 
 class Tokens:
@@ -80,7 +84,7 @@ class Tokens:
 
         Raises ``InvalidRequest`` if nothing of the credential's or a grant's own time is left.
         """
-        now = int(self._clock())
+        now = self._moment(login.tokens_from)
         seconds = min(
             (own or self._lifetime for own in entitlement.lifetimes), default=self._lifetime
         )
@@ -114,6 +118,17 @@ class Tokens:
             claims = {name: own[name] for name in entitlement.claims if name in own} | claims
         text = _signed(self._keys.signer(entitlement.algorithm), claims, entitlement.typ or TYPE)
         return Token(text, expires - now, claims["scope"])
+
+    def _moment(self, earliest: int) -> int:
+        """When a token is issued: now, or at ``earliest``, which is at most a second away.
+
+        Times in tokens are whole seconds. Of an account whose tokens have just been revoked none is
+        issued until that second is over: it would be taken for one of them.
+        """
+        wait = earliest - self._clock()
+        if wait > 0:
+            time.sleep(min(wait, _LONGEST_WAIT))
+        return max(int(self._clock()), earliest)
 
     def verify(self, text: str, *, audience: str) -> Claims:
         """What a token for ``audience`` says, if this installation signed it and it is valid now.
@@ -182,4 +197,6 @@ def _claims(claims: dict[str, Any]) -> Claims:
         api_key_id=claims.get("key_id"),
         scopes=frozenset(claims["scope"].split()),
         authenticated_at=claims["auth_time"],
+        id=claims["jti"],
+        issued_at=claims["iat"],
     )

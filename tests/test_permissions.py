@@ -70,6 +70,7 @@ def login(*holdings: Holding, **changes: object) -> Login:
         limit=None,
         networks=None,
         successor=None,
+        tokens_from=0,
         holdings=holdings,
     )
     return replace(made, **changes)  # type: ignore[arg-type]

@@ -261,6 +261,7 @@ def test_every_foreign_key_deletes_with_what_it_refers_to(
         ("role_scope", "role"),
         ("role_scope", "scope"),
         ("scope", "service"),
+        ("exchange", "service"),
     }
     assert cascades(database) == cascades(from_models) == expected
 
@@ -892,6 +893,7 @@ def login_by_models(database: Database, who: Account, key: ApiKey | None) -> Log
         limit=None if key is None or key.scopes is None else frozenset(key.scopes),
         networks=key.networks if key else None,
         successor=key.successor if key else None,
+        tokens_from=0,
         holdings=tuple(holdings),
     )
 

@@ -223,6 +223,7 @@ def test_an_expired_token_is_refused_by_them_and_by_us(
         limit=None,
         networks=None,
         successor=None,
+        tokens_from=0,
         holdings=(),
     )
 

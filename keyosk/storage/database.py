@@ -8,7 +8,8 @@ import hashlib
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -45,6 +46,7 @@ class Database:
         Nothing is opened yet.
         """
         self.path = sqlite_path(url)
+        self._ends = threading.local()
         self._templates: dict[Any, tuple[str, str, str, list[tuple[str, Any]]]] = {}
         self._peewee: peewee.Database
         if self.path is not None:
@@ -154,12 +156,25 @@ class Database:
             yield
             return
         context = self._begin()
+        self._ends.items = {}
         try:
             yield
+            for write, items in self._ends.items.items():
+                write(items)
         except BaseException:
             self._end(context, *sys.exc_info())
             raise
+        finally:
+            self._ends.items = {}
         self._end(context, None, None, None)
+
+    def at_end(self, write: Callable[[Collection[T]], None], item: T) -> None:
+        """Inside a transaction: have ``write`` called at its end, once, with all items given so.
+
+        For writes under a lock that every transaction may want. Taken last, it is held for hardly
+        more than the commit, and no two transactions can wait for one another.
+        """
+        self._ends.items.setdefault(write, []).append(item)
 
     def lock(self, name: str) -> None:
         """Inside a transaction: wait until no other one on this database holds the lock ``name``.

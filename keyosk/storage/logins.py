@@ -31,6 +31,7 @@ _ACCOUNT: Final = (
     Account.enabled,
     Account.expires_at,
     Account.last_login_at,
+    Account.tokens_from,
 )
 _KEY: Final = (
     ApiKey.id,
@@ -40,6 +41,7 @@ _KEY: Final = (
     ApiKey.enabled,
     ApiKey.expires_at,
     ApiKey.last_used_at,
+    ApiKey.tokens_from,
 )
 _NO_KEY: Final = tuple(Value(None) for _ in _KEY)
 _HOLDING: Final = (Scope.name, Role.name, Grant.credential, Grant.until, *TERMS)
@@ -103,9 +105,11 @@ def _with_holdings(query: "peewee.ModelSelect[Any]") -> "peewee.ModelSelect[Any]
 def _login(rows: list[Row], credential: CredentialKind, authenticated_at: int) -> Login | None:
     if not rows:
         return None
-    account_id, username, claims, account_enabled, account_expires, last_login = rows[0][:6]
-    key_id, scopes, networks, successor, key_enabled, key_expires, last_used = rows[0][
-        6:_HOLDING_AT
+    account_id, username, claims, account_enabled, account_expires, last_login, account_from = rows[
+        0
+    ][: len(_ACCOUNT)]
+    key_id, scopes, networks, successor, key_enabled, key_expires, last_used, key_from = rows[0][
+        len(_ACCOUNT) : _HOLDING_AT
     ]
     with_key = key_id is not None
     expiries = [moment for moment in (account_expires, key_expires) if moment is not None]
@@ -122,6 +126,7 @@ def _login(rows: list[Row], credential: CredentialKind, authenticated_at: int) -
         limit=None if scopes is None else frozenset(json.loads(scopes)),
         networks=None if networks is None else tuple(json.loads(networks)),
         successor=successor,
+        tokens_from=max(account_from or 0, key_from or 0),
         holdings=_holdings(rows),
     )
 

@@ -44,6 +44,7 @@ class Account(Versioned):
     metadata = TextField()
     expires_at = BigIntegerField(null=True)
     last_login_at = BigIntegerField(null=True)
+    tokens_from = BigIntegerField(null=True)
 
 
 class Password(Table):
@@ -65,6 +66,7 @@ class ApiKey(Versioned):
     expires_at = BigIntegerField(null=True)
     last_used_at = BigIntegerField(null=True)
     successor = CharField(36, null=True)
+    tokens_from = BigIntegerField(null=True)
 
 
 class Service(Versioned):
@@ -82,6 +84,18 @@ class Service(Versioned):
     refresh_allowed = BooleanField()
     refresh_lifetime = IntegerField(null=True)
     claims = TextField()
+    account = ForeignKeyField(Account, null=True, on_delete="SET NULL")
+
+
+class Exchange(Table):
+    """That a service may exchange tokens for itself for tokens for ``target``."""
+
+    service = ForeignKeyField(Service, on_delete="CASCADE")
+    target = ForeignKeyField(Service, on_delete="CASCADE")
+    scopes = TextField()
+
+    class Meta:
+        primary_key = CompositeKey("service", "target")
 
 
 class Scope(Table):
@@ -124,6 +138,26 @@ class SigningKey(Table):
     active_from = BigIntegerField(null=True)
     retired_at = BigIntegerField(null=True)
     created_at = BigIntegerField()
+
+
+class Revocation(Table):
+    """A published revocation; the row with the highest ``sequence`` is never removed."""
+
+    sequence = BigIntegerField(primary_key=True)
+    claim = CharField(8)
+    value = CharField(255)
+    issued_before = BigIntegerField(null=True)
+    expires = BigIntegerField(index=True)
+
+    class Meta:
+        indexes: Any = ((("value", "claim"), False),)
+
+
+class Lifetime(Table):
+    """How many seconds tokens lived, and until when such were issued (null: they are)."""
+
+    seconds = BigIntegerField(primary_key=True)
+    ended_at = BigIntegerField(null=True)
 
 
 class AuditRow(Table):
@@ -202,11 +236,14 @@ ALL = (
     Password,
     ApiKey,
     Service,
+    Exchange,
     Scope,
     Role,
     RoleScope,
     Grant,
     SigningKey,
+    Revocation,
+    Lifetime,
     AuditRow,
     Checkpoint,
     LoginFailure,

@@ -85,7 +85,7 @@ class Gate:
         scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             claims = installation.tokens.verify(credentials.strip(), audience=KEYOSK)
-            proven = installation.authentication.by_token(claims)
+            proven = installation.authentication.by_token(claims, audience=KEYOSK)
             scopes = claims.scopes & permissions.keyosk_scopes(proven, now)
         else:
             proven = login(installation)

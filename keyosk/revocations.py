@@ -1,0 +1,120 @@
+"""Revocations: what services that verify offline must not accept any more.
+
+Keyosk itself needs none of them for accounts and API keys, as it reads both anew for each token:
+``tokens_from`` there says from when on tokens count. An entry is written in the transaction of
+whatever takes the rights away, and lives until the last token that it can touch has expired.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Final
+
+from keyosk.model import Claim, Revocation
+from keyosk.storage.database import Database
+from keyosk.storage.revocations import RevocationStore
+
+#: Above this many accounts at once, the audiences concerned are revoked instead of each of them.
+MOST_ACCOUNTS: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What a verifier polls: the entries above ``since``, and how far they reach.
+
+    ``since`` is 0 for all that are in force, also where a higher number was asked for than there
+    is.
+    """
+
+    sequence: int
+    since: int
+    revocations: tuple[Revocation, ...]
+
+
+class Revocations:
+    """Ends tokens before their time.
+
+    Each method that revokes is for a transaction of the caller's. It answers the moment at which
+    even verifiers that never poll accept none of those tokens, as all have expired by then.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        store: RevocationStore,
+        clock: Callable[[], float],
+        *,
+        lifetime: int,
+    ) -> None:
+        """``lifetime``: seconds that tokens live where no service says otherwise."""
+        self._database = database
+        self._store = store
+        self._clock = clock
+        self._lifetime = lifetime
+
+    def of_accounts(self, account_ids: Collection[str], *, audiences: Collection[str] = ()) -> int:
+        """Revoke every token of these accounts so far.
+
+        ``audiences``: revoked instead where the accounts are more than ``MOST_ACCOUNTS``; where
+        none is given, each account is revoked however many they are.
+        """
+        if audiences and len(account_ids) > MOST_ACCOUNTS:
+            return self.of_audiences(audiences)
+        self._store.raise_accounts(account_ids, self._moment())
+        return self._all_so_far(Claim.SUB, account_ids)
+
+    def of_api_key(self, key_id: str) -> int:
+        """Revoke every token so far that came from this API key."""
+        self._store.raise_api_keys([key_id], self._moment())
+        return self._all_so_far(Claim.KEY_ID, [key_id])
+
+    def of_audiences(self, audiences: Collection[str]) -> int:
+        """Revoke every token for these audiences so far."""
+        return self._all_so_far(Claim.AUD, audiences)
+
+    def of_signing_key(self, kid: str) -> int:
+        """Revoke every token that this key signed."""
+        return self._all_so_far(Claim.KID, [kid])
+
+    def of_token(self, jti: str, expires: int) -> int:
+        """Revoke one token, which expires at ``expires`` anyway."""
+        self._add(Revocation(claim=Claim.JTI, value=jti, issued_before=None, expires=expires))
+        return expires
+
+    def is_revoked(self, jti: str, audience: str, issued_at: int) -> bool:
+        """Whether a token of an account that is in order was revoked all the same."""
+        return self._store.is_revoked(jti, audience, issued_at)
+
+    def published(self, since: int = 0) -> Published:
+        """The revocations in force with numbers above ``since``."""
+        # Read before the entries: one that is added in between is told of twice, never missed.
+        last = self._store.last()
+        start = since if since <= last else 0
+        return Published(last, start, self._store.since(start, int(self._clock())))
+
+    def note_lifetimes(self) -> None:
+        """Take in which lifetimes tokens have from now on: after a start, or a changed service."""
+        with self._database.transaction():
+            self._store.offer_lifetimes(self._lifetime, int(self._clock()))
+
+    def longest_lifetime(self) -> int:
+        """Seconds until every token that exists now has expired."""
+        return self._store.longest_lifetime(int(self._clock())) or self._lifetime
+
+    def _all_so_far(self, claim: Claim, values: Collection[str]) -> int:
+        expires = int(self._clock()) + self.longest_lifetime()
+        for value in values:
+            self._add(
+                Revocation(claim=claim, value=value, issued_before=self._moment(), expires=expires)
+            )
+        return expires
+
+    def _add(self, revocation: Revocation) -> None:
+        self._database.at_end(self._publish, revocation)
+
+    def _publish(self, revocations: Collection[Revocation]) -> None:
+        self._store.publish(tuple(dict.fromkeys(revocations)), int(self._clock()))
+
+    def _moment(self) -> int:
+        # Times in tokens are whole seconds: those of this very second are meant too. No new one of
+        # the same account is issued before it is over (``Tokens.issue``).
+        return int(self._clock()) + 1

@@ -1,0 +1,144 @@
+"""Revocations, and how long the tokens live that they have to outlast."""
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Final
+
+import peewee
+from peewee import fn
+
+from keyosk.model import Claim, Revocation
+from keyosk.storage import tables
+from keyosk.storage.database import Database, parameter
+
+_LOCK: Final = "revocations"
+#: Values in one statement; SQLite takes 32,766.
+_AT_ONCE: Final = 5_000
+
+
+class RevocationStore:
+    """Reads and writes the revocation and lifetime tables."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._revoked = database.compile(
+            tables.Revocation.select(tables.Revocation.sequence)
+            .where(
+                (
+                    (tables.Revocation.value == parameter("jti"))
+                    & (tables.Revocation.claim == Claim.JTI.value)
+                )
+                | (
+                    (tables.Revocation.value == parameter("audience"))
+                    & (tables.Revocation.claim == Claim.AUD.value)
+                    & (tables.Revocation.issued_before > parameter("issued_at"))
+                )
+            )
+            .limit(1)
+        )
+
+    def publish(self, revocations: Sequence[Revocation], now: int) -> None:
+        """Give revocations their sequence numbers, and forget those that expired by ``now``.
+
+        For the very end of a transaction, as the lock that keeps the numbers in the order of the
+        commits is held to its end: a verifier that has seen a number has seen all below it.
+        """
+        self._database.lock(_LOCK)
+        first = self.last() + 1
+        self._database.insert_all(
+            tables.Revocation,
+            [
+                {
+                    "sequence": first + place,
+                    "claim": each.claim.value,
+                    "value": each.value,
+                    "issued_before": each.issued_before,
+                    "expires": each.expires,
+                }
+                for place, each in enumerate(revocations)
+            ],
+        )
+        # The last one stays, expired or not: it holds the number that the next one counts from.
+        self._database.write(
+            tables.Revocation.delete().where(
+                (tables.Revocation.expires <= now) & (tables.Revocation.sequence < first)
+            )
+        )
+
+    def last(self) -> int:
+        """The highest sequence number given so far; 0 before the first."""
+        rows = self._database.rows(
+            tables.Revocation.select(fn.MAX(tables.Revocation.sequence).alias("last"))
+        )
+        return int(rows[0]["last"] or 0)
+
+    def since(self, sequence: int, now: int) -> tuple[Revocation, ...]:
+        """The revocations above a sequence number that have not expired, in their order."""
+        rows = self._database.rows(
+            tables.Revocation.select()
+            .where((tables.Revocation.sequence > sequence) & (tables.Revocation.expires > now))
+            .order_by(tables.Revocation.sequence)
+        )
+        return tuple(
+            Revocation(
+                claim=Claim(row["claim"]),
+                value=row["value"],
+                issued_before=row["issued_before"],
+                expires=row["expires"],
+                sequence=row["sequence"],
+            )
+            for row in rows
+        )
+
+    def is_revoked(self, jti: str, audience: str, issued_at: int) -> bool:
+        """Whether a token was revoked by its own id, or with all of its audience."""
+        return bool(self._revoked(jti=jti, audience=audience, issued_at=issued_at))
+
+    def raise_accounts(self, account_ids: Collection[str], moment: int) -> None:
+        """Take no token of these accounts any more that was issued before ``moment``."""
+        self._raise(tables.Account, account_ids, moment)
+
+    def raise_api_keys(self, key_ids: Collection[str], moment: int) -> None:
+        """Take no token of these API keys any more that was issued before ``moment``."""
+        self._raise(tables.ApiKey, key_ids, moment)
+
+    def offer_lifetimes(self, default: int, now: int) -> None:
+        """Note which lifetimes tokens have from ``now`` on: the default, and what services say."""
+        offered = {default, *self._of_services()}
+        known = {
+            row["seconds"]: row["ended_at"] for row in self._database.rows(tables.Lifetime.select())
+        }
+        for seconds in offered - known.keys():
+            self._database.insert(tables.Lifetime, [{"seconds": seconds, "ended_at": None}])
+        for seconds, ended_at in known.items():
+            ends = None if seconds in offered else ended_at or now
+            if ends != ended_at:
+                self._database.write(
+                    tables.Lifetime.update(ended_at=ends).where(tables.Lifetime.seconds == seconds)
+                )
+
+    def longest_lifetime(self, now: int) -> int | None:
+        """Seconds that a token issued by ``now`` can live from now on at the most, if noted."""
+        rows = self._database.rows(
+            tables.Lifetime.select(fn.MAX(tables.Lifetime.seconds).alias("longest")).where(
+                tables.Lifetime.ended_at.is_null()
+                | (tables.Lifetime.ended_at + tables.Lifetime.seconds > now)
+            )
+        )
+        longest: int | None = rows[0]["longest"]
+        return longest
+
+    def _of_services(self) -> Iterable[int]:
+        query = tables.Service.select(tables.Service.token_lifetime).where(
+            tables.Service.token_lifetime.is_null(False)
+        )
+        return [row["token_lifetime"] for row in self._database.rows(query.distinct())]
+
+    def _raise(self, table: type[peewee.Model], ids: Collection[str], moment: int) -> None:
+        wanted = list(ids)
+        columns: Any = table
+        for start in range(0, len(wanted), _AT_ONCE):
+            self._database.write(
+                table.update(tokens_from=moment).where(
+                    columns.id.in_(wanted[start : start + _AT_ONCE])
+                )
+            )
