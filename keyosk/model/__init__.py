@@ -1,0 +1,70 @@
+"""The nouns of Keyosk as frozen values, the same on every floor.
+
+Times are whole seconds since the epoch (RFC 7519 section 2, NumericDate), in UTC by definition;
+only ``web`` renders them as RFC 3339 text. Ids are UUIDv7 in their canonical text form. ``version``
+counts the writes of an object: it is its strong entity tag.
+"""
+
+from keyosk.model.accounts import (
+    Account,
+    ApiKey,
+    CredentialKind,
+    Kind,
+    StoredPassword,
+)
+from keyosk.model.callers import (
+    OPERATOR,
+    Caller,
+    Login,
+)
+from keyosk.model.records import (
+    AuditRow,
+    Checkpoint,
+    Listing,
+    LoginFailure,
+)
+from keyosk.model.services import (
+    ADMIN,
+    KEYOSK,
+    KEYOSK_SCOPES,
+    Grant,
+    Holding,
+    Role,
+    Scope,
+    Service,
+    Terms,
+)
+from keyosk.model.tokens import (
+    Claim,
+    KeyState,
+    Revocation,
+    SigningKey,
+)
+
+__all__ = [
+    "ADMIN",
+    "KEYOSK",
+    "KEYOSK_SCOPES",
+    "OPERATOR",
+    "Account",
+    "ApiKey",
+    "AuditRow",
+    "Caller",
+    "Checkpoint",
+    "Claim",
+    "CredentialKind",
+    "Grant",
+    "Holding",
+    "KeyState",
+    "Kind",
+    "Listing",
+    "Login",
+    "LoginFailure",
+    "Revocation",
+    "Role",
+    "Scope",
+    "Service",
+    "SigningKey",
+    "StoredPassword",
+    "Terms",
+]

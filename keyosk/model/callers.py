@@ -1,0 +1,72 @@
+"""Who asks, and what they hold."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from keyosk.model.accounts import CredentialKind
+from keyosk.model.services import ADMIN, KEYOSK_SCOPES, Holding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Login:
+    """A credential that was proven, with all that a token or an access decision needs to know.
+
+    ``enabled``: the account is, and the key too. ``limit`` is the API key's own scope limit
+    (``None``: no limit), ``networks`` its own networks; ``expires_at`` the earlier of the account's
+    and the key's expiry, ``successor`` the newer key; ``authenticated_at`` when the secret was
+    shown; ``last_seen_at`` when the credential was last noted as used. ``tokens_from``: tokens
+    issued before this moment, to the account or by the key, do not count any more. ``claims`` is
+    JSON text, as few tokens need it.
+    """
+
+    account_id: str
+    username: str
+    claims: str
+    credential: CredentialKind
+    enabled: bool
+    expires_at: int | None
+    authenticated_at: int
+    last_seen_at: int | None
+    api_key_id: str | None
+    limit: frozenset[str] | None
+    networks: tuple[str, ...] | None
+    successor: str | None
+    tokens_from: int
+    holdings: tuple[Holding, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who asks Keyosk for something, from where, and what they hold right now.
+
+    ``scopes`` are those of Keyosk's own that this request may use, ``held`` all scopes that the
+    login holds, of whatever service. ``account_id`` is ``None`` for an operator at a terminal.
+    """
+
+    account_id: str | None
+    username: str
+    credential: CredentialKind | None
+    api_key_id: str | None
+    scopes: frozenset[str]
+    held: frozenset[str]
+    address: str | None = None
+    request_id: str | None = None
+
+    def has(self, scope: str) -> bool:
+        """Whether the caller may do what ``scope`` of Keyosk's own allows."""
+        return scope in self.scopes or ADMIN in self.scopes
+
+    def holds(self, scope: str) -> bool:
+        """Whether the caller has ``scope``, of whatever service, to give away."""
+        return self.has(scope) if scope in KEYOSK_SCOPES else self.has(ADMIN) or scope in self.held
+
+
+#: Whoever can run a command on the machine that has the database.
+OPERATOR: Final = Caller(
+    account_id=None,
+    username="operator",
+    credential=None,
+    api_key_id=None,
+    scopes=frozenset({ADMIN}),
+    held=frozenset(),
+)

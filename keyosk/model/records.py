@@ -1,0 +1,65 @@
+"""What is written down of the past, and how lists are asked for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRow:
+    """One change or security event: who, whence, what, and how it ended.
+
+    ``credential`` is the API key's id, or ``password``; ``target`` such as ``account/<id>``.
+    ``before`` and ``after`` hold the fields that changed, never a secret. ``sequence`` and ``hash``
+    are the row's place in the chain, ``None`` until it is sealed.
+    """
+
+    id: str
+    time: int
+    actor: str | None
+    actor_name: str
+    credential: str | None
+    address: str | None
+    request_id: str | None
+    action: str
+    target: str | None
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any] | None
+    outcome: str
+    sequence: int | None = None
+    hash: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """The hash of the audit chain at one place; ``signature`` is a JWS over both."""
+
+    sequence: int
+    hash: str
+    time: int
+    signature: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoginFailure:
+    """Failed logins of one account (empty: of names without one), address and minute."""
+
+    account: str
+    address: str
+    minute: int
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """Which part of a list is asked for, in which order.
+
+    ``after`` is where the page before ended: its last object's sort value and id. ``filters`` by
+    name; each list says which it knows.
+    """
+
+    limit: int = 50
+    sort: str = "created_at"
+    descending: bool = False
+    after: tuple[Any, Any] | None = None
+    filters: Mapping[str, Any] = field(default_factory=dict)

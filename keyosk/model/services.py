@@ -1,0 +1,114 @@
+"""What accounts may hold: scopes, with the services that own them, roles and grants."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from keyosk.model.accounts import CredentialKind
+
+#: The service that Keyosk itself is: the audience of its admin API.
+KEYOSK: Final = "keyosk"
+
+#: Stands for every scope of Keyosk's own service.
+ADMIN: Final = "keyosk:admin"
+
+#: Every scope that Keyosk's own API asks for, with what it allows.
+KEYOSK_SCOPES: Final[Mapping[str, str]] = {
+    ADMIN: "Everything that the other keyosk: scopes allow.",
+    "keyosk:accounts:read": "See accounts, their API keys and their grants.",
+    "keyosk:accounts:write": "Make, change and delete accounts, passwords and API keys.",
+    "keyosk:grants:write": "Give and take scopes and roles.",
+    "keyosk:services:read": "See services, scopes and roles.",
+    "keyosk:services:write": "Make, change and delete services, scopes and roles.",
+    "keyosk:keys:read": "See signing keys.",
+    "keyosk:audit:read": "Read the audit log.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """One permission, owned by exactly one service."""
+
+    name: str
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What a service says of the tokens for it.
+
+    ``accepts``: the logins it takes tokens of. ``token_lifetime`` (seconds), ``signing_algorithm``
+    and ``typ`` are ``None`` for the installation's. ``claims`` names those of the account's claims
+    that its tokens carry. ``on_request_only``: its audience goes into a token only when a request
+    names it. ``refresh_lifetime`` in seconds.
+    """
+
+    name: str
+    audience: str
+    enabled: bool
+    on_request_only: bool
+    accepts: frozenset[CredentialKind]
+    token_lifetime: int | None
+    signing_algorithm: str | None
+    typ: str | None
+    refresh_allowed: bool
+    refresh_lifetime: int | None
+    claims: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """An application that accepts tokens."""
+
+    id: str
+    terms: Terms
+    title: str
+    description: str
+    contact: str
+    scopes: tuple[Scope, ...]
+    created_at: int
+    updated_at: int
+    version: int
+
+    @property
+    def name(self) -> str:
+        """The name that people and requests use."""
+        return self.terms.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Role:
+    """A named set of scopes of any services."""
+
+    id: str
+    name: str
+    description: str
+    scopes: tuple[str, ...]
+    created_at: int
+    updated_at: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The fact that an account holds a scope or a role: one of the two names is given.
+
+    ``credential``: holds only for logins of this kind (``with`` in the API). ``until``: and only
+    before this moment.
+    """
+
+    scope: str | None = None
+    credential: CredentialKind | None = None
+    until: int | None = None
+    role: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """A scope that a grant gives, by itself or through a role, with its service's terms."""
+
+    scope: str
+    role: str | None
+    credential: CredentialKind | None
+    until: int | None
+    service: Terms

@@ -1,0 +1,55 @@
+"""What tokens are signed with, and what ends them before their time."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class KeyState(StrEnum):
+    """Where a signing key is in its life; only ``ACTIVE`` signs."""
+
+    NEXT = "next"
+    ACTIVE = "active"
+    RETIRED = "retired"
+    COMPROMISED = "compromised"
+
+
+class Claim(StrEnum):
+    """The claim, or header parameter, of a token by which a revocation finds it."""
+
+    JTI = "jti"
+    SUB = "sub"
+    KEY_ID = "key_id"
+    AUD = "aud"
+    KID = "kid"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SigningKey:
+    """A key that signs tokens: its public half and its life. ``public`` is a JWK (RFC 7517)."""
+
+    kid: str
+    algorithm: str
+    state: KeyState
+    public: Mapping[str, str]
+    published_at: int
+    active_from: int | None
+    retired_at: int | None
+    created_at: int
+    #: The private half, encrypted; never shown, compared or printed.
+    sealed: bytes = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revocation:
+    """The published fact that tokens whose ``claim`` has ``value`` must not be accepted.
+
+    ``issued_before``: only those with an earlier ``iat``; ``None`` for any. ``expires``: when the
+    last of them has expired. ``sequence`` counts what is published; 0 before that.
+    """
+
+    claim: Claim
+    value: str
+    issued_before: int | None
+    expires: int
+    sequence: int = 0
