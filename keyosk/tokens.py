@@ -6,7 +6,7 @@ future.
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -17,7 +17,7 @@ from jwt.utils import base64url_encode
 
 from keyosk.errors import BadToken, InvalidRequest
 from keyosk.ids import new_id
-from keyosk.model import CredentialKind, Login
+from keyosk.model import KEYOSK, CredentialKind, Login
 from keyosk.permissions import TYPE, Entitlement
 from keyosk.signing import Signer, SigningKeys
 
@@ -63,6 +63,11 @@ class Claims:
     authenticated_at: int
     id: str
     issued_at: int
+    expires_at: int
+    audiences: tuple[str, ...]
+    client: str
+    #: Who acts for the account, by ``sub``, innermost last (RFC 8693 section 4.1).
+    actor: Mapping[str, Any] | None
 
 
 class Tokens:
@@ -130,14 +135,21 @@ class Tokens:
             time.sleep(min(wait, _LONGEST_WAIT))
         return max(int(self._clock()), earliest)
 
-    def verify(self, text: str, *, audience: str) -> Claims:
+    def verify(self, text: str, *, audience: str | None) -> Claims:
         """What a token for ``audience`` says, if this installation signed it and it is valid now.
 
-        Follows RFC 9068 section 4 and RFC 8725: the key is chosen by ``kid`` from our own set
-        only, and the key fixes the algorithm. Raises ``BadToken``, without details.
+        ``audience``: ``None`` for a token of any audience. Follows RFC 9068 section 4 and RFC 8725:
+        the key is chosen by ``kid`` from our own set only, and the key fixes the algorithm. Whether
+        it was revoked is for ``Authentication.by_token`` to find. Raises ``BadToken``, without
+        details.
         """
         claims = self._decoded(
-            text, typ=TYPE, audience=audience, issuer=self._issuer, options={"require": _REQUIRED}
+            text,
+            # A service may have chosen the plain type; Keyosk has not.
+            typ=(TYPE,) if audience == KEYOSK else TYPES,
+            audience=audience,
+            issuer=self._issuer,
+            options={"require": _REQUIRED, "verify_aud": audience is not None},
         )
         try:
             return _claims(claims)
@@ -152,14 +164,14 @@ class Tokens:
         """What ``sign_document`` was given, signed by any of our keys. Raises ``BadToken``."""
         # A record stays one, whatever has become of the clock since.
         unchecked = ("verify_aud", "verify_iss", "verify_iat", "verify_exp", "verify_nbf")
-        return self._decoded(text, typ=typ, options=dict.fromkeys(unchecked, False))
+        return self._decoded(text, typ=(typ,), options=dict.fromkeys(unchecked, False))
 
-    def _decoded(self, text: str, *, typ: str, **checks: Any) -> dict[str, Any]:
+    def _decoded(self, text: str, *, typ: Sequence[str], **checks: Any) -> dict[str, Any]:
         try:
             header = jwt.get_unverified_header(text)
             verifier = self._keys.current.verifiers.get(header.get("kid", ""))
             # SECURITY: a revocation document or another kind of JWT is no access token.
-            if verifier is None or str(header.get("typ", "")).lower() != typ:
+            if verifier is None or str(header.get("typ", "")).lower() not in map(str.lower, typ):
                 raise BadToken("The token is not valid.")
             claims: dict[str, Any] = jwt.decode(
                 text, verifier.key, algorithms=[verifier.algorithm], **checks
@@ -199,4 +211,8 @@ def _claims(claims: dict[str, Any]) -> Claims:
         authenticated_at=claims["auth_time"],
         id=claims["jti"],
         issued_at=claims["iat"],
+        expires_at=claims["exp"],
+        audiences=(audience,) if isinstance(audience := claims["aud"], str) else tuple(audience),
+        client=claims["client_id"],
+        actor=claims.get("act"),
     )
