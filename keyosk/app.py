@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from flask import Flask
 
-from keyosk import bootstrap
+from keyosk import bootstrap, slots
 from keyosk.accounts import Accounts
 from keyosk.api_keys import ApiKeys
 from keyosk.audit import Audit
@@ -16,6 +16,7 @@ from keyosk.bulk_checks import LineChecks
 from keyosk.config import Config
 from keyosk.declarations import Declarations
 from keyosk.grants import Grants
+from keyosk.guesses import Guesses
 from keyosk.idempotency import Idempotency
 from keyosk.installation import Installation
 from keyosk.keyring import Safe
@@ -25,6 +26,7 @@ from keyosk.roles import Roles
 from keyosk.rules import Rules
 from keyosk.services import Services
 from keyosk.signing import SigningKeys
+from keyosk.slots import Slots
 from keyosk.storage import schema
 from keyosk.storage.accounts import AccountStore
 from keyosk.storage.api_keys import ApiKeyStore
@@ -32,6 +34,7 @@ from keyosk.storage.audit import AuditStore
 from keyosk.storage.database import Database
 from keyosk.storage.declared import DeclaredStore
 from keyosk.storage.grants import GrantStore
+from keyosk.storage.guesses import GuessStore
 from keyosk.storage.idempotency import IdempotencyStore
 from keyosk.storage.logins import LoginStore
 from keyosk.storage.revocations import RevocationStore
@@ -89,6 +92,7 @@ def build(config: Config, *, clock: Callable[[], float] = time.time) -> Installa
         memory_kib=config.argon2_memory_kib,
         time_cost=config.argon2_time_cost,
         parallelism=config.argon2_parallelism,
+        slots=Slots(slots.for_hashes(config.argon2_memory_kib), folder=slots.machine_folder()),
     )
     safe = Safe(bootstrap.secret_keys(config.secret_key, database.path))
     keys = SigningKeys(
@@ -150,6 +154,7 @@ def build(config: Config, *, clock: Callable[[], float] = time.time) -> Installa
             api_key_store,
             LoginStore(database),
             passwords,
+            Guesses(database, GuessStore(database), clock),
             revocations,
             audit,
             clock,

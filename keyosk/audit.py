@@ -10,7 +10,7 @@ between two checkpoints cannot go unseen by whoever has the public keys.
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from keyosk.errors import BadToken, Unavailable
@@ -74,14 +74,24 @@ class Audit:
             ]
         )
 
-    def count_failed_login(self, account_id: str | None, address: str | None) -> None:
+    def count_failed_login(
+        self, account_id: str | None, address: str | None, *, throttled: bool = False
+    ) -> None:
         """Count a failed login, so that a flood of guesses is no flood of rows.
 
         Counts are kept per account, address and minute; they become rows when the minute is over.
+        ``throttled``: it was refused unread. Of those it is only kept that there were some, as
+        refusing is to cost no write.
         """
         minute = int(self._clock()) // _MINUTE * _MINUTE
         self._store.count_failure(
-            LoginFailure(account=account_id or "", address=address or "", minute=minute)
+            LoginFailure(
+                account=account_id or "",
+                address=address or "",
+                minute=minute,
+                count=0 if throttled else 1,
+                throttled=throttled,
+            )
         )
 
     def seal(self) -> None:
@@ -183,7 +193,11 @@ class Audit:
         with self._database.transaction():
             self._store.lock()
             self._store.add(
-                [_failure_row(each) for each in self._store.take_failures(now // _MINUTE * _MINUTE)]
+                [
+                    row
+                    for each in self._store.take_failures(now // _MINUTE * _MINUTE)
+                    for row in _failure_rows(each)
+                ]
             )
 
     def _checkpoint(self, *, due: bool = False) -> None:
@@ -252,8 +266,8 @@ def changed(
     return {name: before.get(name) for name in names}, {name: after[name] for name in names}
 
 
-def _failure_row(failure: LoginFailure) -> AuditRow:
-    return AuditRow(
+def _failure_rows(failure: LoginFailure) -> list[AuditRow]:
+    row = AuditRow(
         id=new_id(),
         time=failure.minute,
         actor=None,
@@ -267,3 +281,8 @@ def _failure_row(failure: LoginFailure) -> AuditRow:
         after={"count": failure.count, "seconds": _MINUTE},
         outcome="refused",
     )
+    rows = [row] if failure.count else []
+    if failure.throttled:
+        after = {"seconds": _MINUTE}
+        rows.append(replace(row, id=new_id(), action="login.throttled", after=after))
+    return rows

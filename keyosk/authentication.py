@@ -5,13 +5,14 @@ one. Unknown, disabled, expired and wrong are refused with the same work and the
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from ipaddress import ip_address, ip_network
 from typing import Final
 
 from keyosk import api_key_form, usernames
 from keyosk.audit import Audit
-from keyosk.errors import BadCredentials, BadToken, NotFound, Unavailable
+from keyosk.errors import BadCredentials, BadToken, NotFound, Throttled, Unavailable
+from keyosk.guesses import Guess, Guesses
 from keyosk.model import Account, Caller, Login, StoredPassword
 from keyosk.passwords import Passwords
 from keyosk.revocations import Revocations
@@ -37,12 +38,14 @@ class Authentication:
         api_keys: ApiKeyStore,
         logins: LoginStore,
         passwords: Passwords,
+        guesses: Guesses,
         revocations: Revocations,
         audit: Audit,
         clock: Callable[[], float],
     ) -> None:
         self._database = database
         self._audit = audit
+        self._guesses = guesses
         self._revocations = revocations
         self._accounts = accounts
         self._api_keys = api_keys
@@ -56,22 +59,17 @@ class Authentication:
         """The login that one of these (username, secret) pairs proves, sent from ``address``.
 
         The pairs are the readings of one header, in the order to try them. Raises
-        ``BadCredentials``, which is counted in the audit log.
+        ``BadCredentials``, which is counted in the audit log, and ``Throttled``.
         """
-        guessed = False
+        passwords = [pair for pair in candidates if not api_key_form.is_well_formed(pair[1])]
         for username, secret in candidates:
-            if not api_key_form.looks_like(secret):
-                login = self._by_password(username, secret)
-            elif api_key_form.is_well_formed(secret):
+            if (username, secret) not in passwords:
                 login = self._by_api_key(username, secret, address)
-            else:
-                # A wrong checksum is a typing error: no reason to ask the database for anything.
-                continue
-            if login is not None:
-                return login
-            guessed = True
-        if guessed:
-            self._count_failure(candidates[0][0], address)
+                if login is not None:
+                    return login
+        if passwords:
+            return self._by_passwords(passwords, address)
+        self._count_failure(candidates[0][0], address)
         raise BadCredentials
 
     def by_token(self, claims: Claims, *, audience: str) -> Login:
@@ -120,16 +118,20 @@ class Authentication:
     ) -> StoredPassword:
         """The account's password, if it is this one.
 
-        Raises ``BadCredentials``, which is counted in the audit log as a failed login is.
+        Raises ``BadCredentials``, which is counted in the audit log as a failed login is, and
+        ``Throttled``.
         """
-        stored = self._accounts.password_of(account.id)
-        try:
-            self._passwords.verify(password, stored.hash if stored else None)
-        except BadCredentials:
-            self._count_failure(account.username, address)
-            raise
-        if stored is None:
-            raise BadCredentials
+        with self._passwords.slots.one():
+            guess = self._take([account.username], address)
+            stored = self._accounts.password_of(account.id)
+            try:
+                self._passwords.verify(password, stored.hash if stored else None)
+            except BadCredentials:
+                self._count_failure(account.username, address)
+                raise
+            if stored is None:
+                raise BadCredentials
+            self._give_back(guess, account.id)
         return stored
 
     def _as_of_now(
@@ -160,21 +162,51 @@ class Authentication:
             return None
         return login if self._usable(login) and _is_allowed(address, login.networks) else None
 
-    def _count_failure(self, username: str, address: str | None) -> None:
-        """Note a failed login; a database that cannot write does not make it another answer."""
+    def _by_passwords(self, pairs: Sequence[tuple[str, str]], address: str | None) -> Login:
+        names = [usernames.lookup_form(username) or "" for username, _ in pairs]
+        # A guess that waits for its turn is not counted yet, so that many right ones that come at
+        # once do not use up what wrong ones are allowed.
+        with self._passwords.slots.one():
+            # SECURITY: counted for every name that the header can mean, else each spelling of a
+            # name would have guesses of its own.
+            guess = self._take(dict.fromkeys(names), address)
+            for name, (_, secret) in zip(names, pairs, strict=True):
+                login = self._by_password(name, secret)
+                if login is not None:
+                    self._give_back(guess, login.account_id)
+                    return login
+        self._count_failure(pairs[0][0], address)
+        raise BadCredentials
+
+    def _take(self, names: Collection[str], address: str | None) -> Guess:
+        try:
+            return self._guesses.take(names, address)
+        except Throttled:
+            self._count_failure(next(iter(names)), address, throttled=True)
+            raise
+
+    def _give_back(self, guess: Guess, account_id: str) -> None:
+        try:
+            self._guesses.give_back(guess, account_id)
+        except Unavailable:  # it counts as a wrong one: no harm but to the allowance
+            _log.warning("a right guess was not given back: the database is not available")
+
+    def _count_failure(
+        self, username: str, address: str | None, *, throttled: bool = False
+    ) -> None:
+        """Note a refused login; a database that cannot write does not make it another answer."""
         name = usernames.lookup_form(username)
         try:
             account_id = self._accounts.by_username(name).id if name is not None else None
         except NotFound:
             account_id = None
         try:
-            self._audit.count_failed_login(account_id, address)
+            self._audit.count_failed_login(account_id, address, throttled=throttled)
         except Unavailable:
             _log.warning("a failed login was not counted: the database is not available")
 
-    def _by_password(self, username: str, secret: str) -> Login | None:
-        name = usernames.lookup_form(username)
-        stored = self._accounts.password(name) if name is not None else None
+    def _by_password(self, name: str, secret: str) -> Login | None:
+        stored = self._accounts.password(name) if name else None
         try:
             replacement = self._passwords.verify(secret, stored.hash if stored else None)
         except BadCredentials:

@@ -131,6 +131,16 @@ class InvalidTarget(KeyoskError):
     code = "invalid_target"
 
 
+class Throttled(KeyoskError):
+    """Too many guesses at passwords; ``retry_after``: seconds until one is allowed again."""
+
+    code = "throttled"
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__("There were too many wrong passwords: try again later, or use an API key.")
+        self.retry_after = retry_after
+
+
 class Unavailable(KeyoskError):
     """Something that this needs is away for now; trying again later may help."""
 

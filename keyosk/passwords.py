@@ -1,7 +1,6 @@
 """Passwords: how they are stored, and how one is checked. Which may be chosen: ``password_rules``.
 
-The only user of passlib and argon2. Nothing here knows an account, a database or a clock;
-bounding how many hashes run at once is the caller's business.
+The only user of passlib and argon2. Nothing here knows an account, a database or a clock.
 """
 
 import secrets
@@ -12,6 +11,7 @@ from argon2.low_level import error_to_str
 from passlib.context import CryptContext
 
 from keyosk import errors, password_hashes
+from keyosk.slots import Slots, for_hashes
 
 MAX_LENGTH = 1024
 """The length of the longest password, in code points after NFC."""
@@ -74,7 +74,8 @@ class Passwords:
     """Hashes passwords with argon2id (RFC 9106) and checks them.
 
     ``memory_kib`` (KiB), ``time_cost`` (passes) and ``parallelism`` (lanes) may be raised and not
-    lowered. Objects are immutable and may be shared by threads.
+    lowered. ``slots`` bounds how many hashes run at once. Objects are immutable and may be shared
+    by threads.
 
     Raises:
         ValueError: if a parameter is below its minimum, or all together are above the maximum
@@ -88,7 +89,12 @@ class Passwords:
     MAX_PARALLELISM: ClassVar[int] = 64
 
     def __init__(
-        self, *, memory_kib: int = 19_456, time_cost: int = 2, parallelism: int = 1
+        self,
+        *,
+        memory_kib: int = 19_456,
+        time_cost: int = 2,
+        parallelism: int = 1,
+        slots: Slots | None = None,
     ) -> None:
         for name, value, minimum in (
             ("memory_kib", memory_kib, self.MIN_MEMORY_KIB),
@@ -114,6 +120,7 @@ class Passwords:
             # Now, and not at the first use: two threads that both come first get in each other's
             # way there, and one of them fails.
             self._context.handler(scheme).set_backend()
+        self.slots = slots or Slots(for_hashes(memory_kib))
         self._memory_kib = memory_kib
         self._parallelism = parallelism
         self._work = memory_kib * time_cost
@@ -126,9 +133,12 @@ class Passwords:
 
         Raises:
             errors.Invalid: if the password cannot be prepared, see ``prepare``.
-            errors.Unavailable: if the machine has not enough memory for the work now.
+            errors.Unavailable: if the machine has not enough memory for the work now, or no slot
+                gets free.
         """
-        return self._hash(prepare(password), self._work)
+        secret = prepare(password)
+        with self.slots.one():
+            return self._hash(secret, self._work)
 
     def adopt(self, text: str) -> str:
         """Give the form in which a hash that was made elsewhere is stored.
@@ -161,8 +171,13 @@ class Passwords:
 
         Raises:
             errors.BadCredentials: if it does not match.
-            errors.Unavailable: if the machine has not enough memory for the work now.
+            errors.Unavailable: if the machine has not enough memory for the work now, or no slot
+                gets free.
         """
+        with self.slots.one():
+            return self._verified(password, stored)
+
+    def _verified(self, password: str, stored: str | None) -> str | None:
         secret = self._secret_to_try(password)
         work = None if stored is None else self._work_of(stored)
         if secret is None or stored is None or work is None:

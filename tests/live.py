@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import requests
+from requests.adapters import HTTPAdapter
 
 ADMIN_PASSWORD = "an admin of this test only"
 SECRET_KEY = "the-secret-key-of-this-test-only-and-no-other"
@@ -27,6 +28,12 @@ def command(*arguments: str) -> list[str]:
 def unique(stem: str) -> str:
     """A name that no other test uses on the same database."""
     return f"{stem}-{os.getpid()}-{next(_numbers)}"
+
+
+def source() -> str:
+    """An address of this machine that no other test of this run comes from."""
+    number = next(_numbers)
+    return f"127.{os.getpid() % 200 + 10}.{number // 250 % 250}.{number % 250 + 1}"
 
 
 class LiveServer:
@@ -131,14 +138,30 @@ class LiveServer:
         return Client(self.url, token=token)
 
 
+class _From(HTTPAdapter):
+    """Connects from a given address of this machine."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        super().__init__()
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        super().init_poolmanager(*arguments, **options, source_address=(self._source, 0))
+
+
 class Client:
-    """HTTP requests to one server as one caller; paths in place of addresses."""
+    """HTTP requests to one server as one caller; paths in place of addresses.
+
+    Each comes from a loopback address of its own, as wrong passwords are counted by address.
+    """
 
     def __init__(
         self, url: str, *, auth: tuple[str, str] | None = None, token: str | None = None
     ) -> None:
         self.url = url
         self.session = requests.Session()
+        self.source = source()
+        self.session.mount("http://", _From(self.source))
         self.session.trust_env = False
         self.session.auth = auth
         if token is not None:

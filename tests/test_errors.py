@@ -626,6 +626,7 @@ ROWS: list[tuple[errors.KeyoskError, int, str, str]] = [
     (errors.Conflict("name", "A sentence."), 409, "conflict", "invalid_request"),
     (errors.InUse("A sentence."), 409, "in_use", "invalid_request"),
     (errors.Stale("A sentence."), 412, "stale", "invalid_request"),
+    (errors.Throttled(7), 429, "throttled", "temporarily_unavailable"),
     (errors.Unavailable("A sentence."), 503, "unavailable", "temporarily_unavailable"),
 ]  # fmt: skip
 
@@ -653,7 +654,7 @@ def test_each_row_of_the_table(
         expected["errors"] = [{"field": "name", "message": "A sentence."}]
     assert answer.problem == expected
     assert answer.oauth == {"error": oauth, "error_description": error.detail}
-    assert ("Retry-After" in answer.headers) == (status == 503)
+    assert ("Retry-After" in answer.headers) == (status in (429, 503))
     assert ("WWW-Authenticate" in answer.headers) == (status == 401)
 
 

@@ -30,6 +30,7 @@ FLOORS: Final = (
         "password_hashes",
         "passwords",
         "password_rules",
+        "slots",
         "keyring",
         "storage",
     ),

@@ -42,12 +42,16 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoginFailure:
-    """Failed logins of one account (empty: of names without one), address and minute."""
+    """Failed logins of one account (empty: of names without one), address and minute.
+
+    ``throttled``: there were others besides the ``count``, which were refused unread.
+    """
 
     account: str
     address: str
     minute: int
     count: int = 1
+    throttled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import peewee
+from peewee import EXCLUDED
 
 from keyosk.model import AuditRow, Checkpoint, Listing, LoginFailure
 from keyosk.storage import listing as lists
@@ -125,18 +126,24 @@ class AuditStore:
         return [Checkpoint(**row) for row in self._database.rows(query)]
 
     def count_failure(self, failure: LoginFailure) -> None:
-        """Add one to the failed logins of this account, address and minute."""
+        """Add to the failed logins of this account, address and minute."""
+        known = tables.LoginFailure
         self._database.write(
-            tables.LoginFailure.insert(
-                account=failure.account, address=failure.address, minute=failure.minute, count=1
+            known.insert(
+                account=failure.account,
+                address=failure.address,
+                minute=failure.minute,
+                count=failure.count,
+                throttled=failure.throttled,
             )
             .on_conflict(
-                conflict_target=[
-                    tables.LoginFailure.account,
-                    tables.LoginFailure.address,
-                    tables.LoginFailure.minute,
-                ],
-                update={tables.LoginFailure.count: tables.LoginFailure.count + 1},
+                conflict_target=[known.account, known.address, known.minute],
+                update={
+                    known.count: known.count + EXCLUDED.count,
+                    known.throttled: known.throttled | EXCLUDED.throttled,
+                },
+                # Where nothing changes, nothing is written.
+                where=(EXCLUDED.count > 0) | ~known.throttled,
             )
             .returning()
         )

@@ -195,9 +195,30 @@ class LoginFailure(Table):
     address = CharField(64)
     minute = BigIntegerField()
     count = IntegerField()
+    throttled = BooleanField(default=False)
 
     class Meta:
         primary_key = CompositeKey("account", "address", "minute")
+
+
+class Allowance(Table):
+    """How far an allowance to guess is used up; times in milliseconds (``storage.guesses``)."""
+
+    key = CharField(64, primary_key=True)
+    until = BigIntegerField(index=True)
+    step = BigIntegerField()
+    room = BigIntegerField()
+
+
+class KnownSource(Table):
+    """Whence an account logged in by password before."""
+
+    account = ForeignKeyField(Account, on_delete="CASCADE")
+    source = CharField(64)
+    seen_at = BigIntegerField()
+
+    class Meta:
+        primary_key = CompositeKey("account", "source")
 
 
 class Idempotency(Table):
@@ -247,6 +268,8 @@ ALL = (
     AuditRow,
     Checkpoint,
     LoginFailure,
+    Allowance,
+    KnownSource,
     Idempotency,
     Declared,
 )

@@ -202,6 +202,7 @@ def is_slow(environ: Mapping[str, Any]) -> bool:
     if header[:6].lower() != "basic ":
         return False
     try:
-        return not all(api_key_form.looks_like(pair[1]) for pair in basic.candidates(header))
+        pairs = basic.candidates(header)
+        return not all(api_key_form.is_well_formed(secret) for _, secret in pairs)
     except BadCredentials:
         return False

@@ -37,6 +37,7 @@ STATUS: Final[Mapping[type[errors.KeyoskError], HTTPStatus]] = {
     errors.Conflict: HTTPStatus.CONFLICT,
     errors.InUse: HTTPStatus.CONFLICT,
     errors.Stale: HTTPStatus.PRECONDITION_FAILED,
+    errors.Throttled: HTTPStatus.TOO_MANY_REQUESTS,
     errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
@@ -47,7 +48,11 @@ OAUTH_CODES: Final[Mapping[type[Exception], str]] = {
     errors.InvalidTarget: "invalid_target",
     errors.UnsupportedGrantType: "unsupported_grant_type",
 }
-OAUTH_STATUS_CODES: Final = {503: "temporarily_unavailable", 500: "server_error"}
+OAUTH_STATUS_CODES: Final = {
+    429: "temporarily_unavailable",
+    503: "temporarily_unavailable",
+    500: "server_error",
+}
 
 
 def answer(error: Exception) -> Response:
@@ -59,6 +64,8 @@ def answer(error: Exception) -> Response:
             response.headers.add("WWW-Authenticate", challenge)
         if isinstance(error, errors.Unavailable):
             response.headers["Retry-After"] = _RETRY_AFTER
+        if isinstance(error, errors.Throttled):
+            response.headers["Retry-After"] = str(error.retry_after)
         return response
     original = error.original_exception if isinstance(error, InternalServerError) else None
     if isinstance(original, Exception):

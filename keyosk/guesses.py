@@ -1,0 +1,115 @@
+"""How often passwords may be guessed, and how nobody is locked out by others' guesses.
+
+A guess is counted before the password is looked at, and given back when it was right. It counts for
+the account and the source that it came from, for the account over all sources, and where the source
+had not tried that name of late for the names of the source. Names that no account has are counted
+alike. Each allowance has so many guesses at once and then one every so many seconds, so that
+
+- one source has at most 15 wrong guesses at an account in any 15 minutes,
+- all sources together have at most 30,
+- one source tries at most 40 names,
+
+and whoever attacks an account from elsewhere leaves it at most 60 seconds without a guess for its
+owner. A source from which the account logged in before has an allowance of its own and shares none:
+there its owner is not even delayed.
+"""
+
+import hashlib
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address, ip_network
+from typing import Final, NoReturn
+
+from keyosk.errors import Throttled
+from keyosk.storage.database import Database
+from keyosk.storage.guesses import Allowance, GuessStore
+
+#: Guesses at once, and milliseconds for each one more: in 900 s 12 + 3, 15 + 15, and 25 + 15 names.
+_PAIR: Final = (12, 300_000)
+_ACCOUNT: Final = (15, 60_000)
+_NAMES: Final = (25, 60_000)
+#: An IPv6 client has a whole network of this length to itself (RFC 6177).
+_IPV6_PREFIX: Final = 64
+#: How many guesses come between two looks for allowances that are whole again.
+_FORGET_EVERY: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """A guess that was counted."""
+
+    allowances: tuple[Allowance, ...]
+    source: str
+
+
+class Guesses:
+    """Counts guesses at passwords."""
+
+    def __init__(self, database: Database, store: GuessStore, clock: Callable[[], float]) -> None:
+        self._database = database
+        self._store = store
+        self._clock = clock
+        self._taken = 0
+
+    def take(self, names: Collection[str], address: str | None) -> Guess:
+        """Count a guess at each of the names from an address. Raises ``Throttled``.
+
+        ``names``: in their one normal form; those that one login can mean. Empty is for all that
+        no account can have.
+        """
+        source, now = source_of(address), self._now()
+        pairs = {name: _allowance(_PAIR, "pair", name, source) for name in names}
+        allowances = list(pairs.values())
+        foreign = [name for name in names if not self._store.is_known(name, source)]
+        allowances += [_allowance(_ACCOUNT, "account", name) for name in foreign]
+        tried = self._store.used([pairs[name].key for name in foreign], now)
+        fresh = [name for name in foreign if pairs[name].key not in tried]
+        if fresh:
+            allowances.append(_allowance(_NAMES, "names", source, count=len(fresh)))
+        taken = self._store.take(allowances, now)
+        self._forget_sometimes(now)
+        if len(taken) < len(allowances):
+            self._refuse(allowances, taken, now)
+        return Guess(tuple(allowances), source)
+
+    def give_back(self, guess: Guess, account_id: str) -> None:
+        """The guess was right: it does not count, and its source is one of the account's own."""
+        with self._database.transaction():
+            self._store.give_back(guess.allowances)
+            self._store.know(account_id, guess.source, self._now())
+
+    def _refuse(self, allowances: list[Allowance], taken: frozenset[str], now: int) -> NoReturn:
+        with self._database.transaction():
+            self._store.give_back([each for each in allowances if each.key in taken])
+        full = {each.key: each for each in allowances if each.key not in taken}
+        used = self._store.used(full, now)
+        wait = max(used.get(key, now) + each.step - each.room - now for key, each in full.items())
+        raise Throttled(max(1, -(-wait // 1000)))
+
+    def _forget_sometimes(self, now: int) -> None:
+        self._taken += 1
+        if self._taken % _FORGET_EVERY == 0:
+            self._store.forget(now)
+
+    def _now(self) -> int:
+        return int(self._clock() * 1000)
+
+
+def source_of(address: str | None) -> str:
+    """What an address counts as: itself, or the network that an IPv6 client has to itself."""
+    try:
+        source = ip_address(address or "")
+    except ValueError:
+        return ""  # a Unix socket
+    if isinstance(source, IPv6Address):
+        if source.ipv4_mapped is not None:
+            return str(source.ipv4_mapped)
+        return str(ip_network((int(source), _IPV6_PREFIX), strict=False))
+    return str(source)
+
+
+def _allowance(rate: tuple[int, int], *parts: str, count: int = 1) -> Allowance:
+    at_once, step = rate
+    # SECURITY: hashed, as people type their password where their name belongs.
+    key = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+    return Allowance(key, step * count, at_once * step)

@@ -1,0 +1,111 @@
+"""A bound on how much work of one kind a machine does at once, over all of its processes."""
+
+import fcntl
+import os
+import stat
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from keyosk.errors import Unavailable
+
+#: Seconds between two looks for a free place, when all are taken.
+_LOOK: Final = 0.002
+
+
+class Slots:
+    """At most ``number`` threads hold a slot at once, in all processes that name the same folder.
+
+    A slot is a locked file, so the kernel frees it when its holder dies, however it dies.
+    """
+
+    def __init__(self, number: int, *, folder: Path | None = None, patience: float = 4.0) -> None:
+        """``folder``: ``None`` for this process alone. ``patience``: seconds to wait for a slot."""
+        self.number = number
+        self._folder = folder
+        self._patience = patience
+        self._here = threading.Semaphore(number)
+        self._held = threading.local()
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Hold a slot; a thread that has one keeps that. Raises ``Unavailable`` after a wait."""
+        if getattr(self._held, "any", False):
+            yield
+            return
+        deadline = time.monotonic() + self._patience
+        if not self._here.acquire(timeout=self._patience):
+            raise _busy()
+        try:
+            handle = self._locked(deadline)
+            self._held.any = True
+            try:
+                yield
+            finally:
+                self._held.any = False
+                if handle is not None:
+                    os.close(handle)
+        finally:
+            self._here.release()
+
+    def _locked(self, deadline: float) -> int | None:
+        """An open file that is locked while it is open; ``None`` where there is no folder."""
+        if self._folder is None:
+            return None
+        while True:
+            for number in range(self.number):
+                # Opened anew each time: a lock belongs to the opening, not to the process.
+                handle = os.open(self._folder / str(number), os.O_CREAT | os.O_RDWR, 0o600)
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    os.close(handle)
+                else:
+                    return handle
+            if time.monotonic() >= deadline:
+                raise _busy()
+            time.sleep(_LOOK)
+
+
+def _busy() -> Unavailable:
+    return Unavailable("Too many logins by password are waiting.")
+
+
+def for_hashes(memory_kib: int) -> int:
+    """How many password hashes of so much memory this machine does well at once.
+
+    As many as it has cores to use, and no more than a quarter of the memory that it may use.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(cores or 1, _memory() // 4 // (memory_kib * 1024)))
+
+
+def machine_folder() -> Path | None:
+    """The folder whose slots all processes of this user on this machine share.
+
+    ``None`` where there can be none, such as in a container without a writable ``/tmp``.
+    """
+    folder = Path(tempfile.gettempdir()) / f"keyosk-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError:
+        return None
+    # SECURITY: anybody may have made something of that name.
+    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+    return folder if ours and not stat.S_IMODE(found.st_mode) & 0o077 else None
+
+
+def _memory() -> int:
+    """Bytes that this process may use: the cgroup's limit, or what the machine has."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            limits.append(int(Path(path).read_text(encoding="ascii")))
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return min(limits)

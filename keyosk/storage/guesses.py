@@ -1,0 +1,136 @@
+"""Allowances to guess, kept in the database so that all processes and nodes share them.
+
+An allowance is one number, the generic cell rate algorithm (GCRA; ITU-T I.371) in the form of a
+virtual schedule: ``until`` is when it will be whole again. A guess moves it ahead by ``step``, and
+is refused where that would bring it further than ``room`` ahead of now.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import peewee
+from peewee import EXCLUDED, Case
+
+from keyosk.storage import tables
+from keyosk.storage.database import Compiled, Database, parameter
+
+#: How many places an account keeps, those where it was seen last.
+_KNOWN: Final = 20
+#: Milliseconds after which a seen place is written again: a login is not a reason by itself.
+_SEEN_RESOLUTION: Final = 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """One allowance: ``step`` milliseconds a guess, ``room`` milliseconds for guesses at once."""
+
+    key: str
+    step: int
+    room: int
+
+
+class GuessStore:
+    """Reads and writes the allowance and known_source tables."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._takes: dict[int, Compiled] = {}
+
+    def take(self, allowances: Sequence[Allowance], now: int) -> frozenset[str]:
+        """Take one guess from each allowance at ``now`` (milliseconds), all by one statement.
+
+        Answers the keys of those that had one left; the others are as they were. However many come
+        at once, no allowance gives more than it has.
+        """
+        # In one order, so that no two statements wait for one another's rows.
+        ordered = sorted(allowances, key=lambda each: each.key)
+        take = self._takes.get(len(ordered))
+        if take is None:
+            take = self._takes[len(ordered)] = self._compiled(len(ordered))
+        values: dict[str, Any] = {"now": now}
+        for place, each in enumerate(ordered):
+            values |= {
+                f"key{place}": each.key,
+                f"until{place}": now + each.step,
+                f"step{place}": each.step,
+                f"room{place}": each.room,
+            }
+        return frozenset(row[0] for row in take(**values))
+
+    def give_back(self, allowances: Sequence[Allowance]) -> None:
+        """Undo ``take`` for these, in a transaction of the caller's."""
+        for each in sorted(allowances, key=lambda each: each.key):
+            self._database.write(
+                tables.Allowance.update(until=tables.Allowance.until - each.step).where(
+                    tables.Allowance.key == each.key
+                )
+            )
+
+    def used(self, keys: Collection[str], now: int) -> dict[str, int]:
+        """Of those of the allowances that are not whole at ``now``, when they will be."""
+        rows = self._database.rows(
+            tables.Allowance.select().where(
+                tables.Allowance.key.in_(list(keys)) & (tables.Allowance.until > now)
+            )
+        )
+        return {row["key"]: row["until"] for row in rows}
+
+    def forget(self, now: int) -> None:
+        """Remove the allowances that are whole again."""
+        self._database.write(tables.Allowance.delete().where(tables.Allowance.until <= now))
+
+    def is_known(self, username: str, source: str) -> bool:
+        """Whether the account with this username logged in from there before."""
+        query = (
+            tables.KnownSource.select(tables.KnownSource.source)
+            .join(tables.Account)
+            .where((tables.Account.username == username) & (tables.KnownSource.source == source))
+        )
+        return self._database.row(query) is not None
+
+    def know(self, account_id: str, source: str, now: int) -> None:
+        """Remember that the account logged in from there at ``now`` (milliseconds)."""
+        known = tables.KnownSource
+        self._database.write(
+            known.insert(account=account_id, source=source, seen_at=now)
+            .on_conflict(
+                conflict_target=[known.account, known.source],
+                update={known.seen_at: now},
+                where=(known.seen_at < now - _SEEN_RESOLUTION),
+            )
+            .returning()
+        )
+        kept = (
+            known.select(known.source)
+            .where(known.account == account_id)
+            .order_by(known.seen_at.desc())
+            .limit(_KNOWN)
+        )
+        self._database.write(
+            known.delete().where((known.account == account_id) & known.source.not_in(kept))
+        )
+
+    def _compiled(self, count: int) -> Compiled:
+        allowance = tables.Allowance
+        # Where the allowance is whole, it is filled from now on.
+        used = Case(None, [(allowance.until > parameter("now"), allowance.until)], parameter("now"))
+        rows = [
+            {
+                allowance.key: parameter(f"key{place}"),
+                allowance.until: parameter(f"until{place}"),
+                allowance.step: parameter(f"step{place}"),
+                allowance.room: parameter(f"room{place}"),
+            }
+            for place in range(count)
+        ]
+        query: peewee.Query = (
+            allowance.insert_many(rows)
+            .on_conflict(
+                conflict_target=[allowance.key],
+                update={allowance.until: used + EXCLUDED.step},
+                where=(used + EXCLUDED.step - EXCLUDED.room <= parameter("now")),
+            )
+            .returning(allowance.key)
+        )
+        return self._database.compile(query, repeatable=False)

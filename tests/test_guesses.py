@@ -1,0 +1,405 @@
+"""Guessing passwords: how many guesses there are, and that nobody is locked out by others'.
+
+Without ``Guesses.take`` in authentication, every bound here fails; without its counting before the
+password is looked at, those of requests that come at once.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from pathlib import Path
+from statistics import median
+from time import process_time
+from urllib.parse import quote
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from installed import Clock, installed, rows_of
+from keyosk.errors import BadCredentials, Throttled
+from keyosk.guesses import Guesses, source_of
+from keyosk.installation import Installation
+from keyosk.model import OPERATOR
+from keyosk.storage.database import Database
+from keyosk.storage.guesses import GuessStore
+from live import Client, LiveServer
+from people import PASSWORD, Person, make_key, make_person
+
+MINUTES = 15 * 60
+HERE = "192.0.2.1"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def timed(prepared_url: str, clock: Clock) -> Iterator[Installation]:
+    """An installation whose time the test sets, with the account alice."""
+    with installed(prepared_url, clock=clock) as made:
+        made.accounts.create(OPERATOR, username="alice", password=PASSWORD)
+        yield made
+
+
+def attempt(installation: Installation, name: str, secret: str, address: str) -> str:
+    """How a login ends: "in", "wrong" or "throttled"."""
+    try:
+        installation.authentication.by_secret([(name, secret)], address=address)
+    except BadCredentials:
+        return "wrong"
+    except Throttled:
+        return "throttled"
+    return "in"
+
+
+def wrong(installation: Installation, name: str, address: str, times: int) -> Counter[str]:
+    return Counter(attempt(installation, name, "not it", address) for _ in range(times))
+
+
+# --- How many -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["alice", "nobody-of-this-name", "no name: \x7f"])
+def test_one_source_has_few_guesses_at_a_name_whether_it_exists_or_not(
+    timed: Installation, name: str
+) -> None:
+    assert wrong(timed, name, HERE, 40) == {"wrong": 12, "throttled": 28}
+
+
+@pytest.mark.parametrize("name", ["alice", "nobody-of-this-name"])
+def test_all_sources_together_have_few_guesses_at_a_name(timed: Installation, name: str) -> None:
+    ended = Counter(
+        attempt(timed, name, "not it", f"198.51.100.{number}") for number in range(1, 60)
+    )
+    assert ended == {"wrong": 15, "throttled": 44}
+
+
+def test_one_source_tries_few_names(timed: Installation) -> None:
+    ended = Counter(attempt(timed, f"name{number}", "not it", HERE) for number in range(60))
+    assert ended == {"wrong": 25, "throttled": 35}
+
+
+def test_many_wrong_guesses_at_few_names_are_no_new_names(timed: Installation) -> None:
+    for name in ("alice", "bob", "carol"):
+        assert wrong(timed, name, HERE, 12) == {"wrong": 12}
+    assert attempt(timed, "dave", "not it", HERE) == "wrong"
+
+
+def test_every_spelling_of_a_name_is_the_same_name(timed: Installation) -> None:
+    spellings = ["alice", "ALICE", "Alice", "\uff21lice", "aLiCe"]
+    ended = Counter(attempt(timed, name, "not it", HERE) for name in spellings * 5)
+    assert ended["wrong"] == 12
+
+
+def test_a_header_counts_for_every_name_that_it_can_mean(timed: Installation) -> None:
+    """Else each of the thousand ways to escape a name would have guesses of its own."""
+    escaped = [
+        "".join(f"%{ord(c):02x}" if place & 1 << i else c for i, c in enumerate("alice"))
+        for place in range(1, 32)
+    ]
+    ended: Counter[str] = Counter()
+    for name in escaped:
+        try:
+            timed.authentication.by_secret([(name, "not it"), ("alice", "not it")], address=HERE)
+        except BadCredentials:
+            ended["wrong"] += 1
+        except Throttled:
+            ended["throttled"] += 1
+    assert ended["wrong"] <= 12
+
+
+def test_an_ipv6_client_has_one_count_for_all_its_addresses(timed: Installation) -> None:
+    ended = Counter(
+        attempt(timed, "alice", "not it", f"2001:db8:1:2::{number:x}") for number in range(1, 40)
+    )
+    assert ended["wrong"] == 12
+    assert source_of("::ffff:192.0.2.1") == source_of("192.0.2.1")
+    assert source_of("2001:db8:1:2::1") != source_of("2001:db8:1:3::1")
+
+
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    guesses=st.lists(
+        st.tuples(
+            st.integers(0, 120_000),  # milliseconds since the one before
+            st.sampled_from([HERE, "192.0.2.2", "192.0.2.3", "2001:db8::1"]),
+            st.integers(0, 60),
+        ),
+        min_size=100,
+        max_size=400,
+    ),
+    names=st.sampled_from([1, 3, 60]),
+)
+def test_in_any_fifteen_minutes_the_bounds_hold(
+    migrated_url: str, guesses: list[tuple[int, str, int]], names: int
+) -> None:
+    clock, database = Clock(), Database(migrated_url)
+    counted = Guesses(database, GuessStore(database), clock)
+    prefix = f"{next(_runs)}-"
+    allowed: list[tuple[float, str, str]] = []
+    for pause, source, number in guesses:
+        clock.now += pause / 1000
+        name = f"{prefix}{number % names}"
+        try:
+            counted.take([name], source)
+        except Throttled:
+            continue
+        allowed.append((clock.now, name, source))
+    database.close()
+
+    for start, name, source in allowed:
+        window = [each for each in allowed if start <= each[0] <= start + MINUTES]
+        assert sum(each[1:] == (name, source) for each in window) <= 15
+        assert sum(each[1] == name for each in window) <= 30
+        assert len({each[1] for each in window if each[2] == source}) <= 40
+
+
+_runs = count(1)
+
+
+# --- Whom it must not hurt ------------------------------------------------------------------------
+
+
+def test_right_guesses_do_not_count(timed: Installation) -> None:
+    ended = Counter(attempt(timed, "alice", PASSWORD, f"192.0.2.{n}") for n in range(1, 80))
+    assert ended == {"in": 79}
+
+
+def test_whoever_was_there_before_gets_in_while_others_guess(timed: Installation) -> None:
+    assert attempt(timed, "alice", PASSWORD, HERE) == "in"
+    for number in range(1, 60):
+        attempt(timed, "alice", "not it", f"198.51.100.{number}")
+
+    assert attempt(timed, "alice", PASSWORD, "203.0.113.9") == "throttled"
+    assert attempt(timed, "alice", PASSWORD, HERE) == "in"
+    # Nor does it matter there how many other names somebody tries.
+    for number in range(60):
+        attempt(timed, f"name{number}", "not it", HERE)
+    assert attempt(timed, "alice", PASSWORD, HERE) == "in"
+
+
+def test_where_somebody_was_before_guesses_are_few_as_well(timed: Installation) -> None:
+    assert attempt(timed, "alice", PASSWORD, HERE) == "in"
+    assert wrong(timed, "alice", HERE, 40)["wrong"] == 12
+    assert attempt(timed, "alice", PASSWORD, HERE) == "throttled"
+
+
+def test_the_owner_is_back_within_a_minute_after_the_attack(
+    timed: Installation, clock: Clock
+) -> None:
+    for second in range(330):
+        attempt(timed, "alice", "not it", f"198.51.100.{second % 250}")
+        clock.now += 1
+    assert attempt(timed, "alice", "not it", "198.51.100.1") == "throttled"
+
+    clock.now += 60
+    assert attempt(timed, "alice", PASSWORD, "203.0.113.9") == "in"
+
+
+def test_what_is_said_of_the_wait_is_true(timed: Installation, clock: Clock) -> None:
+    wrong(timed, "alice", HERE, 12)
+    with pytest.raises(Throttled) as refused:
+        timed.authentication.by_secret([("alice", PASSWORD)], address=HERE)
+
+    clock.now += refused.value.retry_after - 2
+    assert attempt(timed, "alice", PASSWORD, HERE) == "throttled"
+    clock.now += 2
+    assert attempt(timed, "alice", PASSWORD, HERE) == "in"
+
+
+def test_what_is_whole_again_is_forgotten(timed: Installation, clock: Clock) -> None:
+    counted = Guesses(timed.database, GuessStore(timed.database), clock)
+    for number in range(199):
+        counted.take([f"name{number}"], f"192.0.2.{number}")
+    clock.now += 2 * MINUTES
+    counted.take(["another"], HERE)
+    assert rows_of(timed, "SELECT count(*) FROM allowance") == [(3,)]
+
+
+def test_the_audit_log_tells_of_guesses_without_a_row_for_each(
+    timed: Installation, clock: Clock
+) -> None:
+    wrong(timed, "alice", HERE, 100)
+    clock.now += 120
+    timed.audit.seal()
+    rows = rows_of(
+        timed, "SELECT action, after FROM audit_row WHERE action LIKE ? ORDER BY action", "login.%"
+    )
+    assert [row[0] for row in rows] == ["login.failed", "login.throttled"]
+    assert '"count": 12' in rows[0][1]
+
+
+# --- Over HTTP ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def person(server: LiveServer, admin: Client) -> Person:
+    return make_person(server, admin)
+
+
+def at_once(requests: list[Callable[[], int]]) -> Counter[int]:
+    with ThreadPoolExecutor(len(requests)) as threads:
+        return Counter(threads.map(lambda request: request(), requests))
+
+
+def guess(server: LiveServer, client: Client, name: str, secret: str = "not it") -> int:
+    return client.post("/auth/token", auth=(name.encode(), secret.encode())).status_code
+
+
+@pytest.mark.attack
+def test_sixty_guesses_at_once_from_one_source(server: LiveServer, person: Person) -> None:
+    client = server.client()
+    ended = at_once([lambda: guess(server, client, person.username)] * 60)
+    assert set(ended) == {401, 429}
+    assert ended[401] <= 15
+
+
+@pytest.mark.attack
+def test_sixty_guesses_at_once_from_sixty_sources(server: LiveServer, person: Person) -> None:
+    clients = [server.client() for _ in range(60)]
+    ended = at_once(
+        [lambda client=client: guess(server, client, person.username) for client in clients]
+    )
+    assert set(ended) == {401, 429}
+    assert ended[401] <= 30
+
+
+def test_sixty_right_logins_at_once_are_let_in(server: LiveServer, person: Person) -> None:
+    client = server.client()
+    ended = at_once([lambda: guess(server, client, person.username, PASSWORD)] * 60)
+    assert ended == {200: 60}
+
+
+def test_the_answer_says_how_long_to_wait_and_nothing_else(
+    server: LiveServer, person: Person
+) -> None:
+    client = server.client()
+    while guess(server, client, person.username) == 401:
+        continue
+    # The right password is not even looked at.
+    answer = client.post("/auth/token", auth=(person.username, PASSWORD))
+    assert answer.status_code == 429
+    assert answer.json()["error"] == "temporarily_unavailable"
+    assert 1 <= int(answer.headers["Retry-After"]) <= 300
+    assert answer.headers["Cache-Control"] == "no-store"
+
+    problem = client.get("/accounts/me", auth=(person.username, PASSWORD))
+    assert (problem.status_code, problem.json()["code"]) == (429, "throttled")
+    assert "Retry-After" in problem.headers
+
+
+def test_keys_and_tokens_are_not_throttled_by_wrong_passwords(
+    server: LiveServer, admin: Client, person: Person
+) -> None:
+    _, secret = make_key(admin, person)
+    client = server.client()
+    token = client.post(
+        "/auth/token", auth=(person.username, secret), data={"audience": "keyosk"}
+    ).json()["access_token"]
+    while guess(server, client, person.username) == 401:
+        continue
+
+    assert guess(server, client, person.username, secret) == 200
+    bearer = {"Authorization": f"Bearer {token}"}
+    assert client.get("/accounts/me", headers=bearer).status_code == 200
+
+
+def test_the_current_password_cannot_be_guessed_by_token(
+    server: LiveServer, admin: Client, person: Person
+) -> None:
+    client = server.client()
+    token = client.post(
+        "/auth/token", auth=(person.username, PASSWORD), data={"audience": "keyosk"}
+    ).json()["access_token"]
+    ended = Counter(
+        client.put(
+            "/accounts/me/password",
+            json={"password": "another password of mine", "current_password": "not it"},
+            headers={"Authorization": f"Bearer {token}"},
+        ).status_code
+        for _ in range(20)
+    )
+    assert ended[429] == 8
+    # It is one count with that of logins.
+    assert guess(server, client, person.username) == 429
+
+
+def test_escaped_names_have_no_guesses_of_their_own(server: LiveServer, person: Person) -> None:
+    client = server.client()
+    ended: Counter[int] = Counter()
+    for place in range(len(person.username)):
+        name = person.username
+        escaped = f"{name[:place]}%{ord(name[place]):02x}{name[place + 1 :]}"
+        assert quote(escaped, safe="%") == escaped
+        ended[guess(server, client, escaped)] += 1
+    assert ended[401] <= 12
+
+
+def test_a_header_that_no_proxy_wrote_is_no_other_source(
+    server: LiveServer, person: Person
+) -> None:
+    client = server.client()
+    ended = Counter(
+        client.post(
+            "/auth/token",
+            auth=(person.username, "not it"),
+            headers={"X-Forwarded-For": f"198.51.100.{number}"},
+        ).status_code
+        for number in range(20)
+    )
+    assert ended[401] == 12
+
+
+@pytest.mark.slow
+def test_counts_outlive_a_restart_and_hold_for_every_server(
+    database_url: str, tmp_path: Path
+) -> None:
+    with LiveServer(database_url, tmp_path) as one:
+        person = make_person(one, one.admin())
+        client = one.client()
+        while guess(one, client, person.username) == 401:
+            continue
+        with LiveServer(database_url, tmp_path) as other:
+            client.url = other.url
+            assert guess(other, client, person.username, PASSWORD) == 429
+        client.url = one.url
+        one.kill()
+        one.start()
+        assert guess(one, client, person.username, PASSWORD) == 429
+
+
+# --- What the time of an answer tells -------------------------------------------------------------
+
+
+@pytest.mark.attack
+@pytest.mark.slow
+def test_every_kind_of_wrong_login_costs_the_same(timed: Installation) -> None:
+    """Processor time, which other processes do not disturb; ratios within one run."""
+    timed.accounts.create(OPERATOR, username="disabled", password=PASSWORD, enabled=False)
+    timed.accounts.create(OPERATOR, username="without")
+    kinds = {
+        "wrong": ("alice", "not the password"),
+        "unknown": ("nobody", "not the password"),
+        "disabled": ("disabled", PASSWORD),
+        "empty": ("alice", ""),
+        "without": ("without", "not the password"),
+        "key-shaped": ("alice", "kysk_" + "0" * 38),
+        "long": ("alice", "x" * 5_000),
+    }
+    spent: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for number in range(40):
+        timed.clock.now += 900  # type: ignore[attr-defined]  # whole allowances for all
+        for kind, (name, secret) in kinds.items():
+            begun = process_time()
+            assert attempt(timed, name, secret, f"192.0.2.{number}") == "wrong"
+            spent[kind].append(process_time() - begun)
+
+    medians = {kind: median(times) for kind, times in spent.items()}
+    assert max(medians.values()) < 1.10 * min(medians.values()), medians

@@ -1,0 +1,121 @@
+"""Slots: how much runs at once, over threads, processes and their sudden ends."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from keyosk import slots
+from keyosk.errors import Unavailable
+from keyosk.slots import Slots
+
+HOLDER = """
+import sys
+from pathlib import Path
+from keyosk.slots import Slots
+with Slots(1, folder=Path(sys.argv[1])).one():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def holder(folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """Another process that holds the only slot until its standard input ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == b"held\n"
+        yield process
+    finally:
+        process.stdin.close()
+        process.wait(timeout=20)
+        process.stdout.close()
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_no_more_than_the_number_are_held_at_once(tmp_path: Path, shared: bool) -> None:
+    held, most, lock = 0, 0, threading.Lock()
+    bound = Slots(2, folder=tmp_path if shared else None, patience=20)
+    both = threading.Barrier(2)
+
+    def work(number: int) -> None:
+        nonlocal held, most
+        with bound.one():
+            with lock:
+                held += 1
+                most = max(most, held)
+            if number < 2:
+                both.wait(timeout=10)  # so that two are held at once for sure
+            with lock:
+                held -= 1
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(work, range(40)))
+
+    assert most == 2
+
+
+def test_a_thread_that_holds_a_slot_needs_no_second_one() -> None:
+    bound = Slots(1, patience=0)
+    with bound.one(), bound.one():
+        pass
+    with bound.one():
+        pass
+
+
+def test_another_process_holds_a_slot_too(tmp_path: Path) -> None:
+    bound = Slots(1, folder=tmp_path, patience=0)
+    with holder(tmp_path), pytest.raises(Unavailable), bound.one():
+        pass
+    with bound.one():
+        pass
+
+
+def test_a_slot_is_free_when_its_holder_is_killed(tmp_path: Path) -> None:
+    with holder(tmp_path) as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=20)
+        with Slots(1, folder=tmp_path, patience=0).one():
+            pass
+
+
+def test_who_fails_while_holding_a_slot_gives_it_back(tmp_path: Path) -> None:
+    bound = Slots(1, folder=tmp_path, patience=0)
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError), bound.one():
+            1 / 0  # noqa: B018
+
+
+def test_a_folder_that_others_can_write_to_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots.tempfile, "tempdir", str(tmp_path))
+    folder = slots.machine_folder()
+    assert folder is not None
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+    folder.chmod(0o777)
+    assert slots.machine_folder() is None
+
+    folder.rmdir()
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    folder.symlink_to(tmp_path / "elsewhere")
+    assert slots.machine_folder() is None
+
+
+def test_there_are_as_many_slots_as_cores_and_memory_allow() -> None:
+    cores = len(os.sched_getaffinity(0))
+    assert slots.for_hashes(19_456) <= cores
+    assert slots.for_hashes(2**40) == 1
