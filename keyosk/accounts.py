@@ -13,6 +13,7 @@ from keyosk.merge import merge_patch
 from keyosk.model import Account, Caller, Kind, Listing, StoredPassword
 from keyosk.password_rules import check_new
 from keyosk.passwords import Passwords
+from keyosk.revocations import Revocations
 from keyosk.rules import Rules
 from keyosk.storage.accounts import AccountStore
 from keyosk.storage.database import Database
@@ -45,6 +46,7 @@ class Accounts:
         accounts: AccountStore,
         passwords: Passwords,
         rules: Rules,
+        revocations: Revocations,
         audit: Audit,
         clock: Callable[[], float],
     ) -> None:
@@ -52,6 +54,7 @@ class Accounts:
         self._accounts = accounts
         self._passwords = passwords
         self._rules = rules
+        self._revocations = revocations
         self._audit = audit
         self._clock = clock
 
@@ -149,6 +152,10 @@ class Accounts:
                 self._rules.not_oneself(by, account.id)
             with self._rules.keeping_an_admin():
                 self._accounts.change(account.id, changes, now=now, version=version)
+            if account.enabled > after.enabled or self._revocations.cuts_short(
+                account.expires_at, after.expires_at
+            ):
+                self._revocations.of_accounts([account.id])
             old, new = changed(fields_of(account), fields_of(after))
             self._audit.record(by, "account.change", target(account.id), before=old, after=new)
             return self._accounts.by_id(account.id)
@@ -161,6 +168,7 @@ class Accounts:
         with self._database.transaction():
             account = self.locked(reference)
             self._rules.may_change(by, account.id)
+            self._revocations.of_accounts([account.id])
             with self._rules.keeping_an_admin():
                 self._accounts.remove(account.id, version=version)
             self._audit.record(by, "account.delete", target(account.id), before=fields_of(account))
@@ -188,6 +196,8 @@ class Accounts:
         with self._database.transaction():
             self._rules.may_change(by, account.id)
             self._check_known(account, instead_of)
+            if self._accounts.password_of(account.id) is not None:
+                self._revocations.of_accounts([account.id])
             self._accounts.change(account.id, {}, now=now)
             self._accounts.set_password(account.id, stored, now=now)
             self._audit.record(by, "password.set", target(account.id))
@@ -207,8 +217,21 @@ class Accounts:
             with self._rules.keeping_an_admin():
                 if not self._accounts.remove_password(account.id):
                     raise NotFound("The account has no password.")
+                self._revocations.of_accounts([account.id])
                 self._accounts.change(account.id, {}, now=int(self._clock()))
             self._audit.record(by, "password.delete", target(account.id))
+
+    def revoke_tokens(self, by: Caller, reference: str) -> int:
+        """Revoke every token of the account so far; its credentials stay.
+
+        Answers when they all have expired. Raises ``NotFound``, ``RefusedByRule``.
+        """
+        with self._database.transaction():
+            account = self.locked(reference)
+            self._rules.may_change(by, account.id)
+            effective_at = self._revocations.of_accounts([account.id])
+            self._audit.record(by, "tokens.revoke", target(account.id))
+            return effective_at
 
     def _check_known(self, account: Account, shown: StoredPassword | None) -> None:
         if shown is None:

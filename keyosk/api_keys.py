@@ -1,6 +1,6 @@
 """API keys: made here, shown once, kept as digests."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 from typing import Any, Final
@@ -12,6 +12,7 @@ from keyosk.checks import LONGEST_NAME, LONGEST_TEXT, Checks
 from keyosk.errors import Conflict, Invalid, NotFound
 from keyosk.ids import first_version, is_id, new_id
 from keyosk.model import ApiKey, Caller, Listing
+from keyosk.revocations import Revocations
 from keyosk.rules import Rules
 from keyosk.storage.api_keys import ApiKeyStore
 from keyosk.storage.database import Database
@@ -43,6 +44,7 @@ class ApiKeys:
         api_keys: ApiKeyStore,
         services: ServiceStore,
         rules: Rules,
+        revocations: Revocations,
         audit: Audit,
         clock: Callable[[], float],
     ) -> None:
@@ -51,6 +53,7 @@ class ApiKeys:
         self._api_keys = api_keys
         self._services = services
         self._rules = rules
+        self._revocations = revocations
         self._audit = audit
         self._clock = clock
 
@@ -126,6 +129,8 @@ class ApiKeys:
             with self._rules.keeping_an_admin():
                 self._add(by, "api_key.create", new, secret)
                 self._api_keys.change(old.id, changes, now=now)
+            if self._revocations.cuts_short(old.expires_at, changes["expires_at"]):
+                self._revocations.of_api_key(old.id)
             self._record_change(by, "api_key.rotate", old, replace(old, **changes))
         return NewApiKey(new, secret)
 
@@ -173,6 +178,13 @@ class ApiKeys:
             self._guard(by, key)
             with self._rules.keeping_an_admin():
                 self._api_keys.change(key.id, changes, now=now, version=version)
+            if (
+                key.enabled > after.enabled
+                or self._revocations.cuts_short(key.expires_at, after.expires_at)
+                or _is_narrower(after.scopes, key.scopes)
+                or _is_narrower(after.networks, key.networks)
+            ):
+                self._revocations.of_api_key(key.id)
             self._record_change(by, "api_key.change", key, after)
             return self._api_keys.get(key.account_id, key.id)
 
@@ -186,6 +198,7 @@ class ApiKeys:
         with self._database.transaction():
             key = self._locked(reference, key_id)
             self._guard(by, key)
+            self._revocations.of_api_key(key.id)
             with self._rules.keeping_an_admin():
                 self._api_keys.remove(key.id, version=version)
             self._audit.record(by, "api_key.delete", _target(key), before=_fields(key))
@@ -230,6 +243,11 @@ def _networks(checks: Checks, networks: Sequence[str]) -> tuple[str, ...]:
     except ValueError:
         checks.fault("networks", "must be addresses or networks such as 10.0.0.0/8")
         return ()
+
+
+def _is_narrower(after: Collection[str] | None, before: Collection[str] | None) -> bool:
+    """Whether a limit lacks something of the one before, ``None`` being no limit."""
+    return after is not None and (before is None or not set(before) <= set(after))
 
 
 def _tuple(items: Sequence[str] | None) -> tuple[str, ...] | None:

@@ -18,6 +18,7 @@ from keyosk.declarations import Declarations
 from keyosk.grants import Grants
 from keyosk.guesses import Guesses
 from keyosk.idempotency import Idempotency
+from keyosk.inspection import Inspection
 from keyosk.installation import Installation
 from keyosk.keyring import Safe
 from keyosk.passwords import Passwords
@@ -107,7 +108,7 @@ def build(config: Config, *, clock: Callable[[], float] = time.time) -> Installa
         database, RevocationStore(database), clock, lifetime=config.token_lifetime
     )
     rules = Rules(database, grant_store)
-    accounts = Accounts(database, account_store, passwords, rules, audit, clock)
+    accounts = Accounts(database, account_store, passwords, rules, revocations, audit, clock)
     grants = Grants(
         database,
         accounts,
@@ -116,18 +117,36 @@ def build(config: Config, *, clock: Callable[[], float] = time.time) -> Installa
         service_store,
         role_store,
         rules,
+        revocations,
         audit,
         clock,
     )
-    services = Services(database, service_store, grant_store, rules, audit, config.issuer, clock)
-    roles = Roles(database, role_store, service_store, grant_store, rules, audit, clock)
+    services = Services(
+        database, service_store, grant_store, rules, revocations, audit, config.issuer, clock
+    )
+    roles = Roles(
+        database, role_store, service_store, grant_store, rules, revocations, audit, clock
+    )
+    authentication = Authentication(
+        database,
+        account_store,
+        api_key_store,
+        LoginStore(database),
+        passwords,
+        Guesses(database, GuessStore(database), clock),
+        revocations,
+        audit,
+        clock,
+    )
     return Installation(
         issuer=config.issuer,
         trusted_proxies=config.trusted_proxies,
         clock=clock,
         database=database,
         accounts=accounts,
-        api_keys=ApiKeys(database, accounts, api_key_store, service_store, rules, audit, clock),
+        api_keys=ApiKeys(
+            database, accounts, api_key_store, service_store, rules, revocations, audit, clock
+        ),
         grants=grants,
         services=services,
         roles=roles,
@@ -148,16 +167,9 @@ def build(config: Config, *, clock: Callable[[], float] = time.time) -> Installa
         ),
         audit=audit,
         idempotency=Idempotency(database, IdempotencyStore(database), safe, clock),
-        authentication=Authentication(
-            database,
-            account_store,
-            api_key_store,
-            LoginStore(database),
-            passwords,
-            Guesses(database, GuessStore(database), clock),
-            revocations,
-            audit,
-            clock,
+        authentication=authentication,
+        inspection=Inspection(
+            database, tokens, authentication, services, revocations, audit, config.issuer
         ),
         revocations=revocations,
         signing_keys=keys,

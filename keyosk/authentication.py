@@ -245,7 +245,14 @@ def _is_allowed(address: str | None, networks: tuple[str, ...] | None) -> bool:
     return any(source in ip_network(network) for network in networks)
 
 
-def caller(login: Login, scopes: frozenset[str], held: frozenset[str]) -> Caller:
+def caller(
+    login: Login,
+    scopes: frozenset[str],
+    held: frozenset[str],
+    *,
+    address: str | None = None,
+    request_id: str | None = None,
+) -> Caller:
     """Who a login is to the rest of Keyosk."""
     return Caller(
         account_id=login.account_id,
@@ -254,4 +261,6 @@ def caller(login: Login, scopes: frozenset[str], held: frozenset[str]) -> Caller
         api_key_id=login.api_key_id,
         scopes=scopes,
         held=held,
+        address=address,
+        request_id=request_id,
     )

@@ -113,6 +113,21 @@ class InvalidRequest(KeyoskError):
     code = "invalid_request"
 
 
+class InvalidGrant(KeyoskError):
+    """A token shown for another one, or to be revoked, is not valid or not the caller's.
+
+    RFC 6749 section 5.2.
+    """
+
+    code = "invalid_grant"
+
+
+class UnauthorizedClient(KeyoskError):
+    """The caller may not use this grant type (RFC 6749 section 5.2)."""
+
+    code = "unauthorized_client"
+
+
 class UnsupportedGrantType(KeyoskError):
     """A token request names a grant type that is not offered (RFC 6749 section 5.2)."""
 

@@ -7,6 +7,7 @@ from keyosk.accounts import Accounts, target
 from keyosk.audit import Audit
 from keyosk.checks import Checks
 from keyosk.model import Account, Caller, Grant
+from keyosk.revocations import Revocations
 from keyosk.rules import Rules
 from keyosk.storage.accounts import AccountStore
 from keyosk.storage.database import Database
@@ -27,6 +28,7 @@ class Grants:
         services: ServiceStore,
         roles: RoleStore,
         rules: Rules,
+        revocations: Revocations,
         audit: Audit,
         clock: Callable[[], float],
     ) -> None:
@@ -37,6 +39,7 @@ class Grants:
         self._services = services
         self._roles = roles
         self._rules = rules
+        self._revocations = revocations
         self._audit = audit
         self._clock = clock
 
@@ -117,6 +120,8 @@ class Grants:
         with self._rules.keeping_an_admin():
             self._account_store.change(account.id, {}, now=int(self._clock()), version=version)
             self._grants.set(account.id, grants, {role.name: role.id for role in roles.values()})
+        if not all(any(_covers(new, old) for new in grants) for old in before):
+            self._revocations.of_accounts([account.id])
         self._audit.record(
             by,
             "grants.change",
@@ -124,6 +129,15 @@ class Grants:
             before={"grants": shapes(grant for grant in before if grant not in grants)},
             after={"grants": shapes(widened)},
         )
+
+
+def _covers(new: Grant, old: Grant) -> bool:
+    """Whether a grant gives at least what another one gave."""
+    return (
+        (new.scope, new.role) == (old.scope, old.role)
+        and new.credential in (None, old.credential)
+        and (new.until is None or (old.until is not None and new.until >= old.until))
+    )
 
 
 def check(grants: Sequence[Grant], scopes: Collection[str], roles: Collection[str]) -> None:

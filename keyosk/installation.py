@@ -12,6 +12,7 @@ from keyosk.bulk import Bulk
 from keyosk.declarations import Declarations
 from keyosk.grants import Grants
 from keyosk.idempotency import Idempotency
+from keyosk.inspection import Inspection
 from keyosk.revocations import Revocations
 from keyosk.roles import Roles
 from keyosk.services import Services
@@ -38,6 +39,7 @@ class Installation:
     audit: Audit
     idempotency: Idempotency
     authentication: Authentication
+    inspection: Inspection
     revocations: Revocations
     signing_keys: SigningKeys
     tokens: Tokens

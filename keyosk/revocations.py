@@ -5,6 +5,7 @@ Keyosk itself needs none of them for accounts and API keys, as it reads both ane
 whatever takes the rights away, and lives until the last token that it can touch has expired.
 """
 
+import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
@@ -50,6 +51,7 @@ class Revocations:
         self._store = store
         self._clock = clock
         self._lifetime = lifetime
+        self._effective = threading.local()
 
     def of_accounts(self, account_ids: Collection[str], *, audiences: Collection[str] = ()) -> int:
         """Revoke every token of these accounts so far.
@@ -61,6 +63,16 @@ class Revocations:
             return self.of_audiences(audiences)
         self._store.raise_accounts(account_ids, self._moment())
         return self._all_so_far(Claim.SUB, account_ids)
+
+    def of_service(self, audience: str, account_ids: Collection[str]) -> int:
+        """Revoke every token so far for a service, whose scopes these accounts hold.
+
+        Each of them as well, where they are not too many: a verifier may know no audiences.
+        """
+        effective_at = self.of_audiences([audience])
+        if len(account_ids) <= MOST_ACCOUNTS:
+            self.of_accounts(account_ids)
+        return effective_at
 
     def of_api_key(self, key_id: str) -> int:
         """Revoke every token so far that came from this API key."""
@@ -79,6 +91,21 @@ class Revocations:
         """Revoke one token, which expires at ``expires`` anyway."""
         self._add(Revocation(claim=Claim.JTI, value=jti, issued_before=None, expires=expires))
         return expires
+
+    def cuts_short(self, before: int | None, after: int | None) -> bool:
+        """Whether an end that is moved from ``before`` comes before that of tokens that exist."""
+        if after is None or (before is not None and before <= after):
+            return False
+        return after < int(self._clock()) + self.longest_lifetime()
+
+    def take_effective_at(self) -> int | None:
+        """When the latest of what this thread revoked since it was last asked is over everywhere.
+
+        ``None`` if it revoked nothing.
+        """
+        moment: int | None = getattr(self._effective, "moment", None)
+        self._effective.moment = None
+        return moment
 
     def is_revoked(self, jti: str, audience: str, issued_at: int) -> bool:
         """Whether a token of an account that is in order was revoked all the same."""
@@ -101,6 +128,8 @@ class Revocations:
         return self._store.longest_lifetime(int(self._clock())) or self._lifetime
 
     def _all_so_far(self, claim: Claim, values: Collection[str]) -> int:
+        if not values:
+            return int(self._clock())
         expires = int(self._clock()) + self.longest_lifetime()
         for value in values:
             self._add(
@@ -109,6 +138,8 @@ class Revocations:
         return expires
 
     def _add(self, revocation: Revocation) -> None:
+        earlier = getattr(self._effective, "moment", None) or 0
+        self._effective.moment = max(earlier, revocation.expires)
         self._database.at_end(self._publish, revocation)
 
     def _publish(self, revocations: Collection[Revocation]) -> None:

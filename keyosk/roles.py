@@ -10,6 +10,7 @@ from keyosk.checks import LONGEST_TEXT, Checks
 from keyosk.errors import InUse, Invalid, NotFound
 from keyosk.ids import first_version, is_id, new_id
 from keyosk.model import Caller, Listing, Role
+from keyosk.revocations import MOST_ACCOUNTS, Revocations
 from keyosk.rules import Rules
 from keyosk.storage.database import Database
 from keyosk.storage.grants import GrantStore
@@ -33,6 +34,7 @@ class Roles:
         services: ServiceStore,
         grants: GrantStore,
         rules: Rules,
+        revocations: Revocations,
         audit: Audit,
         clock: Callable[[], float],
     ) -> None:
@@ -41,6 +43,7 @@ class Roles:
         self._services = services
         self._grants = grants
         self._rules = rules
+        self._revocations = revocations
         self._audit = audit
         self._clock = clock
 
@@ -105,6 +108,7 @@ class Roles:
             self._rules.may_give(by, set(after.scopes) ^ set(role.scopes))
             if set(after.scopes) - set(role.scopes):
                 self._rules.not_by_api_key(by)
+            self._revoke(role, set(role.scopes) - set(after.scopes))
             with self._rules.keeping_an_admin():
                 self._roles.change(after, now=now, version=version)
             old, new = changed(_fields(role), _fields(after))
@@ -125,9 +129,18 @@ class Roles:
             holders = self._grants.count_of_role(role.id)
             if holders and not force:
                 raise InUse(f"This would take the role from {holders} accounts.")
+            self._revoke(role, set(role.scopes))
             with self._rules.keeping_an_admin():
                 self._roles.remove(role.id, version=version)
             self._audit.record(by, "role.delete", _target(role), before=_fields(role))
+
+    def _revoke(self, role: Role, scopes: set[str]) -> None:
+        """Revoke the tokens of the accounts that lose these scopes with the role."""
+        if scopes:
+            self._revocations.of_accounts(
+                self._grants.holders(role_id=role.id, limit=MOST_ACCOUNTS + 1),
+                audiences=self._services.audiences_of(scopes),
+            )
 
     def _check(self, role: Role) -> None:
         checks = Checks()

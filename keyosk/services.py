@@ -6,13 +6,14 @@ from dataclasses import fields, replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from keyosk import keyring
+from keyosk import keyring, usernames
 from keyosk.audit import Audit, changed
 from keyosk.checks import LONGEST_NAME, LONGEST_TEXT, Checks
 from keyosk.errors import Forbidden, InUse, Invalid
 from keyosk.ids import first_version, is_id, new_id
 from keyosk.model import KEYOSK, OPERATOR, Caller, CredentialKind, Listing, Scope, Service, Terms
 from keyosk.permissions import check_scope_name
+from keyosk.revocations import MOST_ACCOUNTS, Revocations
 from keyosk.rules import Rules
 from keyosk.storage.database import Database
 from keyosk.storage.grants import GrantStore
@@ -40,6 +41,7 @@ RESET: Final[Mapping[str, Any]] = {
     "refresh_allowed": False,
     "claims": (),
     "scopes": (),
+    "exchanges": (),
 }
 #: Of Keyosk's own service only these may be changed: the rest is the program's business.
 _OWN_FIELDS: Final = frozenset({"title", "description", "contact", "token_lifetime"})
@@ -54,6 +56,7 @@ class Services:
         services: ServiceStore,
         grants: GrantStore,
         rules: Rules,
+        revocations: Revocations,
         audit: Audit,
         issuer: str,
         clock: Callable[[], float],
@@ -63,6 +66,7 @@ class Services:
         self._services = services
         self._grants = grants
         self._rules = rules
+        self._revocations = revocations
         self._audit = audit
         self._issuer = issuer
         self._clock = clock
@@ -79,6 +83,7 @@ class Services:
         with self._database.transaction():
             self._check(service)
             self._services.add(service)
+            self._revocations.note_lifetimes()
             self._audit.record(by, "service.create", _target(service), after=fields_of(service))
         return service
 
@@ -95,6 +100,10 @@ class Services:
     def page(self, listing: Listing) -> list[Service]:
         """The services that a listing asks for."""
         return self._services.page(listing)
+
+    def acting(self, account_id: str) -> list[Service]:
+        """The services that the account acts for."""
+        return self._services.acting(account_id)
 
     def count(self, listing: Listing) -> int:
         """How many services pass the filters of a listing."""
@@ -130,12 +139,22 @@ class Services:
                     for name, value in patch.items()
                 },
             )
+            if (after.account, after.exchanges) != (service.account, service.exchanges):
+                # SECURITY: it lets an account see and exchange other people's tokens.
+                self._rules.not_by_api_key(by)
             self._check(after)
             gone = {scope.name for scope in service.scopes} - {scope.name for scope in after.scopes}
             self._refuse_use(gone, force=force)
+            if (
+                gone
+                or service.terms.enabled > after.terms.enabled
+                or service.terms.accepts - after.terms.accepts
+            ):
+                self._revoke(service)
             with self._rules.keeping_an_admin():
                 self._services.change(after, now=now, version=version)
                 self._services.set_scopes(service, after.scopes)
+            self._revocations.note_lifetimes()
             old, new = changed(fields_of(service), fields_of(after))
             self._audit.record(by, "service.change", _target(service), before=old, after=new)
             return self._services.by_id(service.id)
@@ -153,7 +172,9 @@ class Services:
             if service.name == KEYOSK:
                 raise Forbidden("Keyosk's own service cannot be deleted.")
             self._refuse_use({scope.name for scope in service.scopes}, force=force)
+            self._revoke(service)
             self._services.remove(service.id, version=version)
+            self._revocations.note_lifetimes()
             self._audit.record(by, "service.delete", _target(service), before=fields_of(service))
 
     def ensure_own(self, scopes: Sequence[Scope]) -> None:
@@ -205,6 +226,12 @@ class Services:
         )
         return _patched(blank, {**values, "scopes": scopes})
 
+    def _revoke(self, service: Service) -> None:
+        scopes = [scope.name for scope in service.scopes]
+        self._revocations.of_service(
+            service.terms.audience, self._grants.holders(scopes, limit=MOST_ACCOUNTS + 1)
+        )
+
     def _refuse_use(self, scopes: set[str], *, force: bool) -> None:
         grants, roles = self._grants.count_of_scopes(sorted(scopes))
         if (grants or roles) and not force:
@@ -235,6 +262,7 @@ class Services:
             if not _CLAIM.fullmatch(claim) or claim in CLAIMS:
                 checks.fault("claims", f"{claim[:100]} is no name that a claim may have")
         _check_scopes(checks, service)
+        _check_exchanges(checks, service)
         checks.done()
 
     def _check_audience(self, checks: Checks, audience: str) -> None:
@@ -253,12 +281,19 @@ def fields_of(service: Service) -> dict[str, Any]:
         **{name: getattr(terms, name) for name in _TERMS},
         "accepts": sorted(terms.accepts),
         **{name: getattr(service, name) for name in _TEXTS},
+        "account": service.account,
+        "exchanges": [
+            {"service": each.service, "scopes": each.scopes} for each in service.exchanges
+        ],
         "scopes": [scope.name for scope in service.scopes],
     }
 
 
 def _patched(service: Service, values: Mapping[str, Any]) -> Service:
     rest = {name: value for name, value in values.items() if name not in _TERMS}
+    if rest.get("account") is not None:
+        # What names nobody is left as it is, for the store to say so.
+        rest["account"] = usernames.lookup_form(rest["account"]) or rest["account"]
     if "scopes" in rest:
         rest["scopes"] = tuple(sorted(rest["scopes"], key=lambda scope: scope.name))
     terms = {name: value for name, value in values.items() if name in _TERMS}
@@ -278,6 +313,18 @@ def _check_scopes(checks: Checks, service: Service) -> None:
             checks.fault("scopes", f"{scope.name[:200]} is given twice")
         seen.add(scope.name)
         checks.text("scopes", scope.description, longest=LONGEST_TEXT)
+
+
+def _check_exchanges(checks: Checks, service: Service) -> None:
+    names = [each.service for each in service.exchanges]
+    for each in service.exchanges:
+        if each.service in (service.name, KEYOSK) or names.count(each.service) > 1:
+            checks.fault("exchanges", f"cannot have {each.service[:100]}, or not twice")
+        for scope in each.scopes:
+            try:
+                check_scope_name(scope, field="exchanges")
+            except Invalid as error:
+                checks.include(error)
 
 
 def _target(service: Service) -> str:

@@ -68,6 +68,7 @@ class Claims:
     client: str
     #: Who acts for the account, by ``sub``, innermost last (RFC 8693 section 4.1).
     actor: Mapping[str, Any] | None
+    scope: str
 
 
 class Tokens:
@@ -215,4 +216,5 @@ def _claims(claims: dict[str, Any]) -> Claims:
         audiences=(audience,) if isinstance(audience := claims["aud"], str) else tuple(audience),
         client=claims["client_id"],
         actor=claims.get("act"),
+        scope=claims["scope"],
     )

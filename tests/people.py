@@ -9,6 +9,7 @@ import live
 from live import Client, LiveServer
 
 PASSWORD = "violet lamps orbit slowly"
+NEW_PASSWORD = "green kettles hum at noon"
 
 
 @dataclass(frozen=True)

@@ -689,7 +689,7 @@ def test_a_disabled_account_is_refused_at_once_whatever_it_shows(
     assert by_key.get("/accounts/me").status_code == 401
     problem(by_token.get("/accounts/me"), 401)
     admin.patch(path, json={"enabled": True})
-    assert by_token.get("/accounts/me").status_code == 200
+    assert by_token.get("/accounts/me").status_code == 401  # revoked for good
     assert can_log_in(server, name, PASSWORD)
 
 
@@ -848,7 +848,9 @@ def test_a_put_replaces_all_grants_and_they_are_read_back_in_their_shortest_shap
     assert admin.put(path, json=put).json() == expected
     assert admin.get(path).json() == expected
     assert admin.put(path, json=expected).json() == expected  # what is read can be written
-    assert admin.put(path, json={"scopes": []}).json() == {"scopes": [], "roles": []}
+    taken = admin.put(path, json={"scopes": []}).json()
+    assert taken.pop("effective_at_latest") > "20"
+    assert taken == {"scopes": [], "roles": []}
 
 
 def test_a_patch_adds_replaces_and_removes_single_grants(admin: Client) -> None:
@@ -866,7 +868,8 @@ def test_a_patch_adds_replaces_and_removes_single_grants(admin: Client) -> None:
         "scopes": [{"name": f"{service}:a", "with": "password"}, f"{service}:c"],
         "roles": [],
     }
-    assert patched.json() == expected
+    assert patched.json().keys() == {*expected, "effective_at_latest"}
+    assert patched.json() | expected == patched.json()
     assert admin.patch(path, json={}).json() == expected
 
 

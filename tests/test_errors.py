@@ -617,6 +617,8 @@ ROWS: list[tuple[errors.KeyoskError, int, str, str]] = [
     (errors.InvalidTarget("A sentence."), 400, "invalid_target", "invalid_target"),
     (errors.UnsupportedGrantType("A sentence."), 400, "unsupported_grant_type",
      "unsupported_grant_type"),
+    (errors.InvalidGrant("A sentence."), 400, "invalid_grant", "invalid_grant"),
+    (errors.UnauthorizedClient("A sentence."), 400, "unauthorized_client", "unauthorized_client"),
     (errors.BadCredentials(), 401, "bad_credentials", "invalid_client"),
     (errors.BadToken("A sentence."), 401, "invalid_token", "invalid_request"),
     (errors.Forbidden("A sentence."), 403, "forbidden", "invalid_request"),

@@ -10,12 +10,19 @@ import requests
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from keyosk.web import fields, openapi, operations, schemas, standard_schemas
+from keyosk.web import (
+    fields,
+    openapi,
+    operations,
+    schemas,
+    service_schemas,
+    standard_schemas,
+)
 from keyosk.web.access import ANYONE, Access
 from keyosk.web.documentation import PageResource
 from keyosk.web.endpoint import Endpoint
+from keyosk.web.openapi.examples import EXAMPLES
 from keyosk.web.openapi.schemas import _KINDS
-from keyosk.web.openapi.words import EXAMPLES
 from keyosk.web.operations import operation
 from keyosk.web.paging import Lists
 from keyosk.web.route import Route
@@ -142,8 +149,8 @@ def test_every_field_of_ours_has_a_json_schema() -> None:
         (schemas.AccountShape, "enabled", {"type": "boolean"}),
         (schemas.AccountNew, "claims", {"type": "object"}),
         (schemas.AccountPatch, "expires_at", {"type": ["string", "null"], "format": "date-time"}),
-        (schemas.ServicePatch, "token_lifetime", {"type": ["integer", "null"]}),
-        (schemas.ServiceShape, "accepts", {"enum": ["password", "api_key", "both"]}),
+        (service_schemas.ServicePatch, "token_lifetime", {"type": ["integer", "null"]}),
+        (service_schemas.ServiceShape, "accepts", {"enum": ["password", "api_key", "both"]}),
         (schemas.GrantShape, "with", {"enum": ["password", "api_key", None]}),
         (standard_schemas.TokenRequest, "lifetime", {"type": "integer", "minimum": 1}),
     ],
@@ -412,6 +419,7 @@ def walk_public_addresses(anybody: Ask) -> None:
     for path in (
         "/auth/jwks",
         "/.well-known/jwks.json",
+        "/auth/revocations",
         "/openapi.json",
         "/docs",
         "/docs/start.js",
@@ -512,6 +520,13 @@ def walk_tokens(alice: Ask, anybody: Ask, service: str) -> None:
     alice(413, "POST", token, data="scope=" + "x" * 70_000, headers={"Content-Type": "text/plain"})
     anybody(401, "POST", token)
     anybody(401, "GET", token)
+    anybody(200, "GET", "/auth/revocations", headers={"Accept": "application/jwt"})
+    anybody(422, "GET", "/auth/revocations?since=then")
+    body = {"token": alice(200, "POST", token).json()["access_token"]}
+    for path in ("/auth/introspect", "/auth/revoke", "/auth/introspect"):
+        alice(200, "POST", path, data=body)
+        alice(400, "POST", path)
+        anybody(401, "POST", path)
 
 
 def walk_api_keys(walk: Walk, server: LiveServer, username: str, service: str) -> None:
@@ -571,6 +586,8 @@ def walk_deletions(ask: Ask, service: str, role: str, username: str) -> None:
     ask(204, "PUT", f"/accounts/{username}/password", json={"password": PASSWORD[::-1]})
     ask(204, "DELETE", f"/accounts/{username}/password")
     ask(404, "DELETE", f"/accounts/{username}/password")
+    ask(200, "DELETE", f"/accounts/{username}/tokens")
+    ask(404, "DELETE", "/accounts/nobody/tokens")
     ask(412, "DELETE", f"/accounts/{username}", headers={"If-Match": '"99"'})
     ask(204, "DELETE", f"/accounts/{username}")
     ask(204, "DELETE", f"/roles/{role}?force=true")

@@ -70,6 +70,7 @@ GET    /accounts/{account}/api-keys/{key}       401  403  404  404  403  403  40
 PATCH  /accounts/{account}/api-keys/{key}       401  403  403  422  403  403  403  422  403
 DELETE /accounts/{account}/api-keys/{key}       401  403  403  404  403  403  403  404  403
 POST   /accounts/{account}/api-keys/{key}/rotate 401  403  403  422  403  403  403  422  403
+DELETE /accounts/{absent}/tokens                401  403  403  404  403  403  403  404  404
 GET    /accounts/{account}/grants               401  403  200  200  403  403  403  200  200
 PUT    /accounts/{account}/grants               401  403  403  403  422  403  403  422  422
 PATCH  /accounts/{account}/grants               401  403  403  403  422  403  403  422  422

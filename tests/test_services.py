@@ -28,6 +28,8 @@ FIELDS = [
     "refresh_allowed",
     "refresh_lifetime",
     "claims",
+    "account",
+    "exchanges",
     "scopes",
     "created_at",
     "updated_at",
@@ -321,6 +323,7 @@ def test_a_patch_changes_several_things_at_once_or_none(admin: Client) -> None:
     assert admin.get(f"/services/{made['name']}").status_code == 404
     bad = {"title": "U", "scopes": ["keyosk:new"]}
     problem(admin.patch(path, json=bad), 422, "scopes")
+    assert changed.pop("effective_at_latest")  # its old scope went
     assert admin.get(path).json() == changed
 
 

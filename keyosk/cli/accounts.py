@@ -5,6 +5,7 @@ import click
 from keyosk.cli import session
 from keyosk.cli.bulk import export_accounts, import_accounts
 from keyosk.model import OPERATOR, Grant, Kind
+from keyosk.web.fields import rfc3339
 from keyosk.web.schemas import AccountShape
 
 _COLUMNS = ("username", "kind", "enabled", "has_password", "last_login_at", "id")
@@ -92,6 +93,15 @@ def set_password(username: str) -> None:
     with session.installation() as installation:
         installation.accounts.get(username)
         installation.accounts.set_password(OPERATOR, username, session.read_password(username))
+
+
+@account.command("revoke-tokens")
+@click.argument("username")
+def revoke_tokens(username: str) -> None:
+    """End every token of the account; its password and keys go on working."""
+    with session.installation() as installation:
+        moment = installation.accounts.revoke_tokens(OPERATOR, username)
+    click.echo(f"At {rfc3339(moment)} even services that never ask accept none of them.")
 
 
 @account.command("delete")

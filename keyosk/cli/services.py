@@ -6,9 +6,9 @@ import click
 
 from keyosk import keyring
 from keyosk.cli import session
-from keyosk.model import OPERATOR, CredentialKind, Scope
+from keyosk.model import OPERATOR, CredentialKind, Exchange, Scope
 from keyosk.tokens import TYPES
-from keyosk.web.schemas import ServiceShape
+from keyosk.web.service_schemas import ServiceShape
 
 _COLUMNS = ("name", "audience", "enabled", "title", "id")
 
@@ -19,7 +19,7 @@ _KINDS = {
 }
 _RESETTABLE = (
     *("title", "description", "contact", "token_lifetime", "signing_algorithm", "typ", "claims"),
-    *("refresh_lifetime",),
+    *("refresh_lifetime", "account"),
 )
 
 _force = click.option("--force", is_flag=True, help="Also when grants or roles use its scopes.")
@@ -85,6 +85,7 @@ def create_service(
 @click.option("--claim", "claims", multiple=True, metavar="NAME", help="All of them; repeatable.")
 @click.option("--refresh-allowed/--refresh-refused", default=None)
 @click.option("--refresh-lifetime", type=int, metavar="SECONDS")
+@click.option("--account", metavar="USERNAME", help="Who acts for it.")
 @click.option("--reset", multiple=True, type=click.Choice(_RESETTABLE), help="Repeatable.")
 @session.as_json
 def set_service(name: str, reset: tuple[str, ...], *, as_json: bool, **given: Any) -> None:
@@ -108,6 +109,23 @@ def set_scopes(name: str, scopes: tuple[str, ...], *, force: bool, as_json: bool
         known = {scope.name: scope for scope in installation.services.get(name).scopes}
         wanted = [known.get(scope, Scope(scope)) for scope in scopes]
         changed = installation.services.change(OPERATOR, name, {"scopes": wanted}, force=force)
+    session.show_object(ServiceShape().dump(changed), as_json=as_json)
+
+
+@service.command("exchange")
+@click.argument("name")
+@click.argument("target")
+@click.option("--scope", "scopes", multiple=True, help="What it may add; repeatable.")
+@click.option("--forbid", is_flag=True, help="Take the permission away.")
+@session.as_json
+def set_exchange(
+    name: str, target: str, scopes: tuple[str, ...], *, forbid: bool, as_json: bool
+) -> None:
+    """Let tokens for the service be exchanged for tokens for TARGET (RFC 8693)."""
+    with session.installation() as installation:
+        kept = [e for e in installation.services.get(name).exchanges if e.service != target]
+        wanted = kept if forbid else [*kept, Exchange(target, scopes)]
+        changed = installation.services.change(OPERATOR, name, {"exchanges": tuple(wanted)})
     session.show_object(ServiceShape().dump(changed), as_json=as_json)
 
 

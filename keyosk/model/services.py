@@ -20,6 +20,7 @@ KEYOSK_SCOPES: Final[Mapping[str, str]] = {
     "keyosk:grants:write": "Give and take scopes and roles.",
     "keyosk:services:read": "See services, scopes and roles.",
     "keyosk:services:write": "Make, change and delete services, scopes and roles.",
+    "keyosk:tokens:introspect": "See what the tokens of every service say.",
     "keyosk:keys:read": "See signing keys.",
     "keyosk:audit:read": "Read the audit log.",
 }
@@ -56,15 +57,33 @@ class Terms:
     claims: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """That tokens for one service may be exchanged for tokens for ``service`` (RFC 8693).
+
+    ``scopes``: those of ``service`` that the new token may have although the old one lacks them;
+    never more than the account holds.
+    """
+
+    service: str
+    scopes: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """An application that accepts tokens."""
+    """An application that accepts tokens.
+
+    ``account``: the username of the account that acts for it, which may introspect its tokens and
+    exchange them by ``exchanges``.
+    """
 
     id: str
     terms: Terms
     title: str
     description: str
     contact: str
+    account: str | None = None
+    exchanges: tuple[Exchange, ...] = ()
     scopes: tuple[Scope, ...]
     created_at: int
     updated_at: int

@@ -104,6 +104,19 @@ class GrantStore:
         """How many accounts were granted the role."""
         return self._database.count(tables.Grant.select().where(tables.Grant.role == role_id))
 
+    def holders(
+        self, scopes: Sequence[str] = (), *, role_id: str | None = None, limit: int
+    ) -> list[str]:
+        """Up to ``limit`` accounts that were granted one of the scopes, or the role."""
+        by_role = tables.RoleScope.select(tables.RoleScope.role).where(
+            tables.RoleScope.scope.in_(list(scopes))
+        )
+        condition = tables.Grant.scope.in_(list(scopes)) | tables.Grant.role.in_(by_role)
+        if role_id is not None:
+            condition = tables.Grant.role == role_id
+        query = tables.Grant.select(tables.Grant.account).where(condition).distinct().limit(limit)
+        return [row["account"] for row in self._database.rows(query)]
+
     def has_lasting_admin(self) -> bool:
         """Whether an enabled account holds ``keyosk:admin`` for good and can use it.
 

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import peewee
 
-from keyosk.errors import NotFound, Stale
-from keyosk.model import CredentialKind, Listing, Scope, Service, Terms
+from keyosk.errors import Invalid, NotFound, Stale
+from keyosk.model import CredentialKind, Exchange, Listing, Scope, Service, Terms
 from keyosk.storage import listing as lists
 from keyosk.storage import tables
 from keyosk.storage.database import Database, Row, conflict
@@ -45,7 +45,7 @@ class ServiceStore:
         self._database = database
 
     def add(self, service: Service) -> None:
-        """Insert a service with its scopes. Raises ``Conflict``."""
+        """Insert a service with its scopes. Raises ``Conflict``, ``Invalid`` as ``change``."""
         row = {
             "id": service.id,
             "title": service.title,
@@ -54,6 +54,7 @@ class ServiceStore:
             "created_at": service.created_at,
             "updated_at": service.updated_at,
             "version": service.version,
+            "account": self._account_id(service),
             **_columns(service.terms),
         }
         with self._database.transaction():
@@ -62,6 +63,7 @@ class ServiceStore:
             except peewee.IntegrityError as error:
                 raise conflict(error, tables.Service, _TAKEN) from error
             self._add_scopes(service.id, service.scopes)
+            self._set_exchanges(service)
 
     def by_id(self, service_id: str) -> Service:
         """The service with this id. Raises ``NotFound``."""
@@ -98,12 +100,20 @@ class ServiceStore:
         """How many services pass the filters of a listing."""
         return self._database.count(lists.filtered(tables.Service.select(), listing, _FILTERS))
 
+    def acting(self, account_id: str) -> list[Service]:
+        """The services that the account acts for."""
+        return self._services(tables.Service.select().where(tables.Service.account == account_id))
+
     def change(self, service: Service, *, now: int, version: int | None = None) -> None:
-        """Write the service as given, but its scopes. Raises ``Stale``, ``Conflict``."""
+        """Write the service as given, but its scopes. Raises ``Stale``, ``Conflict``.
+
+        Raises ``Invalid`` if there is no such account, or no such service to exchange for.
+        """
         query = tables.Service.update(
             title=service.title,
             description=service.description,
             contact=service.contact,
+            account=self._account_id(service),
             **_columns(service.terms),
             updated_at=now,
             version=tables.Service.version + 1,
@@ -115,6 +125,7 @@ class ServiceStore:
                 raise Stale("The service has changed since it was read.")
         except peewee.IntegrityError as error:
             raise conflict(error, tables.Service, _TAKEN) from error
+        self._set_exchanges(service)
 
     def remove(self, service_id: str, *, version: int | None = None) -> None:
         """Delete the service, its scopes and their grants. Raises ``Stale``."""
@@ -144,6 +155,16 @@ class ServiceStore:
                     )
             self._add_scopes(service.id, [new[name] for name in new if name not in old])
 
+    def audiences_of(self, scopes: Iterable[str]) -> list[str]:
+        """The audiences of the services that own these scopes."""
+        query = (
+            tables.Service.select(tables.Service.audience)
+            .join(tables.Scope, on=(tables.Scope.service == tables.Service.id))
+            .where(tables.Scope.name.in_(list(scopes)))
+            .distinct()
+        )
+        return [row["audience"] for row in self._database.rows(query)]
+
     def existing_scopes(self, names: Iterable[str]) -> set[str]:
         """Those of the names that are scopes of some service."""
         wanted = list(names)
@@ -164,6 +185,61 @@ class ServiceStore:
         except peewee.IntegrityError as error:
             raise conflict(error, tables.Scope, _SCOPE_TAKEN, field="scopes") from error
 
+    def _account_id(self, service: Service) -> str | None:
+        if service.account is None:
+            return None
+        query = tables.Account.select(tables.Account.id)
+        found = self._database.row(query.where(tables.Account.username == service.account))
+        if found is None:
+            raise Invalid.field("account", "there is no such account")
+        account_id: str = found["id"]
+        return account_id
+
+    def _set_exchanges(self, service: Service) -> None:
+        names = [exchange.service for exchange in service.exchanges]
+        query = tables.Service.select(tables.Service.id, tables.Service.name)
+        ids = {
+            row["name"]: row["id"]
+            for row in self._database.rows(query.where(tables.Service.name.in_(names)))
+        }
+        if missing := [name for name in names if name not in ids]:
+            raise Invalid.field("exchanges", f"there is no service {missing[0][:100]}")
+        self._database.write(tables.Exchange.delete().where(tables.Exchange.service == service.id))
+        self._database.insert(
+            tables.Exchange,
+            [
+                {
+                    "service": service.id,
+                    "target": ids[exchange.service],
+                    "scopes": json.dumps(exchange.scopes),
+                }
+                for exchange in service.exchanges
+            ],
+        )
+
+    def _exchanges(self, service_ids: Sequence[str]) -> dict[str, list[Exchange]]:
+        query = (
+            tables.Exchange.select(
+                tables.Exchange.service, tables.Service.name, tables.Exchange.scopes
+            )
+            .join(tables.Service, on=(tables.Exchange.target == tables.Service.id))
+            .where(tables.Exchange.service.in_(service_ids))
+            .order_by(tables.Service.name)
+        )
+        found: dict[str, list[Exchange]] = defaultdict(list)
+        for row in self._database.rows(query):
+            exchange = Exchange(row["name"], tuple(json.loads(row["scopes"])))
+            found[row["service"]].append(exchange)
+        return found
+
+    def _usernames(self, account_ids: Iterable[str | None]) -> dict[str, str]:
+        wanted = [account_id for account_id in account_ids if account_id is not None]
+        if not wanted:
+            return {}
+        query = tables.Account.select(tables.Account.id, tables.Account.username)
+        rows = self._database.rows(query.where(tables.Account.id.in_(wanted)))
+        return {row["id"]: row["username"] for row in rows}
+
     def _one(self, condition: peewee.Expression) -> Service:
         found = self._services(tables.Service.select().where(condition))
         if not found:
@@ -181,7 +257,17 @@ class ServiceStore:
             )
             for row in self._database.rows(owned):
                 scopes[row["service"]].append(Scope(row["name"], row["description"]))
-        return [_service(row, scopes[row["id"]]) for row in rows]
+        usernames = self._usernames(row["account"] for row in rows)
+        exchanges = self._exchanges([row["id"] for row in rows]) if rows else {}
+        return [
+            _service(
+                row,
+                scopes[row["id"]],
+                usernames.get(row["account"]),
+                exchanges.get(row["id"], ()),
+            )
+            for row in rows
+        ]
 
 
 def terms(columns: Row) -> Terms:
@@ -218,13 +304,20 @@ def _columns(terms: Terms) -> dict[str, Any]:
     }
 
 
-def _service(row: Mapping[str, Any], scopes: Sequence[Scope]) -> Service:
+def _service(
+    row: Mapping[str, Any],
+    scopes: Sequence[Scope],
+    account: str | None,
+    exchanges: Sequence[Exchange],
+) -> Service:
     return Service(
         id=row["id"],
         terms=terms(tuple(row[column.name] for column in TERMS)),
         title=row["title"],
         description=row["description"],
         contact=row["contact"],
+        account=account,
+        exchanges=tuple(exchanges),
         scopes=tuple(scopes),
         created_at=row["created_at"],
         updated_at=row["updated_at"],

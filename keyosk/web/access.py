@@ -8,6 +8,7 @@ from flask import Response, after_this_request, g, request
 from werkzeug.exceptions import MethodNotAllowed
 
 from keyosk import permissions, usernames
+from keyosk.authentication import caller
 from keyosk.errors import BadCredentials, InsufficientScope, RefusedByRule
 from keyosk.installation import Installation
 from keyosk.model import ADMIN, KEYOSK, Caller, CredentialKind, Login
@@ -91,16 +92,8 @@ class Gate:
             proven = login(installation)
             _note_afterwards(installation, proven)
             scopes = permissions.keyosk_scopes(proven, now)
-        return Caller(
-            account_id=proven.account_id,
-            username=proven.username,
-            credential=proven.credential,
-            api_key_id=proven.api_key_id,
-            scopes=scopes,
-            held=frozenset(permissions.current(proven, now)),
-            address=g.address,
-            request_id=g.request_id,
-        )
+        held = frozenset(permissions.current(proven, now))
+        return caller(proven, scopes, held, address=g.address, request_id=g.request_id)
 
 
 def still(installation: Installation, caller: Caller, scope: str) -> Caller:

@@ -16,6 +16,7 @@ from keyosk.web.schemas import (
     AccountShape,
     GrantsPatch,
     GrantsShape,
+    GrantsShown,
     PasswordChange,
     PasswordProof,
     grants_of,
@@ -123,12 +124,12 @@ class PasswordResource(Endpoint):
 class GrantsResource(Endpoint):
     """What an account was granted."""
 
-    @operation(gives=GrantsShape, tagged=True)
+    @operation(gives=GrantsShown, tagged=True)
     def get(self, account: str) -> Response:
         """The grants; their entity tag is the account's."""
         return _grants_answer(*self.installation.grants.of(account))
 
-    @operation(takes=GrantsShape, gives=GrantsShape, tagged=True)
+    @operation(takes=GrantsShape, gives=GrantsShown, tagged=True)
     def put(self, account: str) -> Response:
         """Replace the grants."""
         grants = grants_of(self.load())
@@ -136,7 +137,7 @@ class GrantsResource(Endpoint):
             *self.installation.grants.replace(g.caller, account, grants, version=if_match())
         )
 
-    @operation(takes=GrantsPatch, gives=GrantsShape, tagged=True)
+    @operation(takes=GrantsPatch, gives=GrantsShown, tagged=True)
     def patch(self, account: str) -> Response:
         """Add some and take some away."""
         fields = self.load()

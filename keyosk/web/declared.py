@@ -19,13 +19,12 @@ from keyosk.web.schemas import (
     GrantsShape,
     RoleNew,
     RolePatch,
-    ServiceNew,
-    ServicePatch,
     Shape,
     grants_of,
-    scopes_of,
     shape_of_grants,
 )
+from keyosk.web.service_schemas import ServiceNew, ServicePatch
+from keyosk.web.services import loaded as service_fields
 
 _MOST: Final = validate.Length(max=5_000)
 
@@ -74,7 +73,7 @@ def declaration_of(document: Any) -> Declaration:
     return Declaration(
         owner=loaded.get("owner"),
         prune=loaded.get("prune", False),
-        services=_declared("services", "name", map(_service, loaded.get("services", ()))),
+        services=_declared("services", "name", map(service_fields, loaded.get("services", ()))),
         roles=_declared("roles", "name", loaded.get("roles", ())),
         accounts=_declared("accounts", "username", map(_account, loaded.get("accounts", ()))),
         grants=_declared("grants", "account", map(_grants, loaded.get("grants", ()))),
@@ -114,14 +113,6 @@ def _declared(member: str, name: str, items: Iterable[Mapping[str, Any]]) -> tup
         )
         for number, item in enumerate(items)
     )
-
-
-def _service(item: dict[str, Any]) -> dict[str, Any]:
-    if "scopes" in item:
-        item["scopes"] = scopes_of(item["scopes"])
-    if item.get("claims") is not None:
-        item["claims"] = tuple(dict.fromkeys(item["claims"]))
-    return item
 
 
 def _account(item: dict[str, Any]) -> dict[str, Any]:

@@ -12,8 +12,10 @@ from keyosk.installation import Installation
 from keyosk.model import Listing
 from keyosk.web import bodies, operations, paging
 from keyosk.web.answers import json_answer
+from keyosk.web.fields import rfc3339
 
 _HEADER: Final = "Idempotency-Key"
+_READING: Final = ("GET", "HEAD")
 _KEPT_HEADERS: Final = ("Location", "ETag", "Cache-Control")
 
 
@@ -29,10 +31,17 @@ class Endpoint(Resource):
     def dispatch_request(self, *args: Any, **kwargs: Any) -> Response:
         """Answer the request, or give the answer that it got before."""
         asked = request.method == "POST" and _HEADER in request.headers and "caller" in g
+        if request.method in _READING:
+            read: Response = super().dispatch_request(*args, **kwargs)
+            return read
+        revocations = self.installation.revocations
+        revocations.take_effective_at()
         if asked and self.repeatable:
-            return self._once(*args, **kwargs)
-        response: Response = super().dispatch_request(*args, **kwargs)
-        return response
+            response = self._once(*args, **kwargs)
+        else:
+            response = super().dispatch_request(*args, **kwargs)
+        moment = revocations.take_effective_at()
+        return response if moment is None else _narrowing(response, rfc3339(moment))
 
     def load(self) -> dict[str, Any]:
         """The body of the request in the shape that its method declares. Raises ``Invalid``."""
@@ -66,3 +75,15 @@ class Endpoint(Resource):
         if answer.repeated:
             response.headers["Idempotency-Replayed"] = "true"
         return response
+
+
+def _narrowing(response: Response, moment: str) -> Response:
+    """The answer to a change that took rights away: it says when that has reached everybody.
+
+    By then even a service that never polls for revocations accepts no token from before.
+    """
+    response.headers["Effective-At-Latest"] = moment
+    if response.mimetype == "application/json" and response.status_code < 300:
+        body = json.loads(response.get_data())
+        response.set_data(json_answer({**body, "effective_at_latest": moment}).get_data())
+    return response

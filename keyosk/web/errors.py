@@ -28,6 +28,8 @@ STATUS: Final[Mapping[type[errors.KeyoskError], HTTPStatus]] = {
     errors.InvalidScope: HTTPStatus.BAD_REQUEST,
     errors.InvalidTarget: HTTPStatus.BAD_REQUEST,
     errors.UnsupportedGrantType: HTTPStatus.BAD_REQUEST,
+    errors.InvalidGrant: HTTPStatus.BAD_REQUEST,
+    errors.UnauthorizedClient: HTTPStatus.BAD_REQUEST,
     errors.BadCredentials: HTTPStatus.UNAUTHORIZED,
     errors.BadToken: HTTPStatus.UNAUTHORIZED,
     errors.Forbidden: HTTPStatus.FORBIDDEN,
@@ -47,6 +49,8 @@ OAUTH_CODES: Final[Mapping[type[Exception], str]] = {
     errors.InvalidScope: "invalid_scope",
     errors.InvalidTarget: "invalid_target",
     errors.UnsupportedGrantType: "unsupported_grant_type",
+    errors.InvalidGrant: "invalid_grant",
+    errors.UnauthorizedClient: "unauthorized_client",
 }
 OAUTH_STATUS_CODES: Final = {
     429: "temporarily_unavailable",

@@ -18,7 +18,9 @@ from keyosk.web.audit import AuditResource
 from keyosk.web.bulk import ExportResource, ImportResource
 from keyosk.web.documentation import AssetResource, OpenApiResource, PageResource
 from keyosk.web.health import LiveResource, ReadyResource
+from keyosk.web.introspection import IntrospectResource, RevokeResource
 from keyosk.web.jwks import JwksResource, PemResource
+from keyosk.web.revocations import RevocationsResource, TokensResource
 from keyosk.web.roles import RoleResource, RolesResource
 from keyosk.web.route import Route
 from keyosk.web.services import ScopesResource, ServiceResource, ServicesResource
@@ -43,6 +45,9 @@ _SERVICE: Final = {
 # fmt: off
 ROUTES: Final = (
     Route("/auth/token", TokenResource, {"GET": BY_LOGIN, "POST": BY_LOGIN}, oauth=True),
+    Route("/auth/introspect", IntrospectResource, {"POST": BY_LOGIN}, oauth=True),
+    Route("/auth/revoke", RevokeResource, {"POST": BY_LOGIN}, oauth=True),
+    Route("/auth/revocations", RevocationsResource, _PUBLIC),
     Route("/auth/jwks", JwksResource, _PUBLIC),
     Route("/.well-known/jwks.json", JwksResource, _PUBLIC),
     Route("/auth/keys/<kid>.pem", PemResource, _PUBLIC),
@@ -72,6 +77,7 @@ ROUTES: Final = (
         "DELETE": _OWN_CREDENTIALS,
     }),
     Route("/accounts/<account>/api-keys/<key>/rotate", RotateResource, {"POST": _OWN_CREDENTIALS}),
+    Route("/accounts/<account>/tokens", TokensResource, {"DELETE": itself_or(_ACCOUNTS_WRITE)}),
     Route("/accounts/<account>/grants", GrantsResource, {
         "GET": itself_or(_ACCOUNTS_READ),
         "PUT": scope(_GRANTS_WRITE),

@@ -10,12 +10,16 @@ from typing import Any, ClassVar
 
 from marshmallow import EXCLUDE, RAISE, Schema, fields, pre_load, validate
 
-from keyosk.model import CredentialKind, Grant, Kind, Scope
-from keyosk.web.fields import Accepts, Flag, Object, Text, Time, Whole, rfc3339
+from keyosk.model import CredentialKind, Grant, Kind
+from keyosk.web.fields import Flag, Object, Text, Time, Whole, rfc3339
 
 _KINDS = validate.OneOf([kind.value for kind in Kind])
 _CREDENTIALS = validate.OneOf([kind.value for kind in CredentialKind])
-_NAMES = validate.Length(max=1000)
+NAMES = validate.Length(max=1000)
+
+
+#: What answers to a change have only where it took rights away (``endpoint``).
+EFFECTIVE = frozenset({"effective_at_latest"})
 
 
 class Shape(Schema):
@@ -45,75 +49,12 @@ class Named(Shape):
         return {"name": data} if isinstance(data, str) else data
 
 
-class ScopeShape(Shown):
-    """A scope of a service."""
-
-    name = Text()
-    description = Text()
-
-
-class ScopeNew(Named):
-    """A scope to make or keep; its bare name is taken as well."""
-
-    description = Text(load_default="")
-
-
-class ServicePatch(Shape):
-    """A merge patch of a service."""
-
-    name = Text(allow_none=True)
-    audience = Text(allow_none=True)
-    title = Text(allow_none=True)
-    description = Text(allow_none=True)
-    contact = Text(allow_none=True)
-    enabled = Flag(allow_none=True)
-    on_request_only = Flag(allow_none=True)
-    accepts = Accepts(allow_none=True)
-    token_lifetime = Whole(allow_none=True)
-    signing_algorithm = Text(allow_none=True)
-    typ = Text(allow_none=True)
-    refresh_allowed = Flag(allow_none=True)
-    refresh_lifetime = Whole(allow_none=True)
-    claims = fields.List(Text(), allow_none=True, validate=_NAMES)
-    scopes = fields.List(fields.Nested(ScopeNew), validate=_NAMES)
-
-
-class ServiceNew(ServicePatch):
-    """A service to make."""
-
-    name = Text(required=True)
-    audience = Text()
-
-
-class ServiceShape(Shown):
-    """A service."""
-
-    id = Text()
-    name = Text(attribute="terms.name")
-    audience = Text(attribute="terms.audience")
-    title = Text()
-    description = Text()
-    contact = Text()
-    enabled = Flag(attribute="terms.enabled")
-    on_request_only = Flag(attribute="terms.on_request_only")
-    accepts = Accepts(attribute="terms.accepts")
-    token_lifetime = Whole(attribute="terms.token_lifetime", allow_none=True)
-    signing_algorithm = Text(attribute="terms.signing_algorithm", allow_none=True)
-    typ = Text(attribute="terms.typ", allow_none=True)
-    refresh_allowed = Flag(attribute="terms.refresh_allowed")
-    refresh_lifetime = Whole(attribute="terms.refresh_lifetime", allow_none=True)
-    claims = fields.List(Text(), attribute="terms.claims")
-    scopes = fields.List(fields.Nested(ScopeShape))
-    created_at = Time()
-    updated_at = Time()
-
-
 class RolePatch(Shape):
     """A merge patch of a role."""
 
     name = Text(allow_none=True)
     description = Text(allow_none=True)
-    scopes = fields.List(Text(), allow_none=True, validate=_NAMES)
+    scopes = fields.List(Text(), allow_none=True, validate=NAMES)
 
 
 class RoleNew(Shape):
@@ -121,11 +62,13 @@ class RoleNew(Shape):
 
     name = Text(required=True)
     description = Text()
-    scopes = fields.List(Text(), validate=_NAMES)
+    scopes = fields.List(Text(), validate=NAMES)
 
 
 class RoleShape(Shown):
     """A role."""
+
+    may_lack = EFFECTIVE
 
     id = Text()
     name = Text()
@@ -133,18 +76,7 @@ class RoleShape(Shown):
     scopes = fields.List(Text())
     created_at = Time()
     updated_at = Time()
-
-
-class ScopesShape(Shown):
-    """The scopes of a service."""
-
-    scopes = fields.List(fields.Nested(ScopeShape))
-
-
-class ScopesNew(Shape):
-    """The scopes that a service is to have."""
-
-    scopes = fields.List(fields.Nested(ScopeNew), required=True, validate=_NAMES)
+    effective_at_latest = Time()
 
 
 class GrantShape(Named):
@@ -157,15 +89,25 @@ class GrantShape(Named):
 class GrantsShape(Shape):
     """What an account was granted."""
 
-    scopes = fields.List(fields.Nested(GrantShape), load_default=list, validate=_NAMES)
-    roles = fields.List(fields.Nested(GrantShape), load_default=list, validate=_NAMES)
+    scopes = fields.List(fields.Nested(GrantShape), load_default=list, validate=NAMES)
+    roles = fields.List(fields.Nested(GrantShape), load_default=list, validate=NAMES)
+
+
+class GrantsShown(Shown):
+    """What an account was granted, as answered."""
+
+    may_lack = EFFECTIVE
+
+    scopes = fields.List(fields.Nested(GrantShape))
+    roles = fields.List(fields.Nested(GrantShape))
+    effective_at_latest = Time()
 
 
 class GrantNames(Shape):
     """Grants to be taken away, by name."""
 
-    scopes = fields.List(Text(), load_default=list, validate=_NAMES)
-    roles = fields.List(Text(), load_default=list, validate=_NAMES)
+    scopes = fields.List(Text(), load_default=list, validate=NAMES)
+    roles = fields.List(Text(), load_default=list, validate=NAMES)
 
 
 class GrantsPatch(Shape):
@@ -204,7 +146,8 @@ class AccountPatch(Shape):
 class AccountShape(Shown):
     """An account."""
 
-    may_lack = frozenset({"metadata"})  # it never leaves the admin API
+    # The metadata never leaves the admin API.
+    may_lack = EFFECTIVE | {"metadata"}
 
     id = Text()
     username = Text()
@@ -218,6 +161,7 @@ class AccountShape(Shown):
     last_login_at = Time(allow_none=True)
     created_at = Time()
     updated_at = Time()
+    effective_at_latest = Time()
 
 
 class PasswordProof(Shape):
@@ -237,8 +181,8 @@ class ApiKeyNew(Shape):
 
     name = Text(required=True)
     description = Text()
-    scopes = fields.List(Text(), allow_none=True, validate=_NAMES)
-    networks = fields.List(Text(), allow_none=True, validate=_NAMES)
+    scopes = fields.List(Text(), allow_none=True, validate=NAMES)
+    networks = fields.List(Text(), allow_none=True, validate=NAMES)
     expires_at = Time(allow_none=True)
     enabled = Flag()
 
@@ -248,14 +192,16 @@ class ApiKeyPatch(Shape):
 
     name = Text(allow_none=True)
     description = Text(allow_none=True)
-    scopes = fields.List(Text(), allow_none=True, validate=_NAMES)
-    networks = fields.List(Text(), allow_none=True, validate=_NAMES)
+    scopes = fields.List(Text(), allow_none=True, validate=NAMES)
+    networks = fields.List(Text(), allow_none=True, validate=NAMES)
     expires_at = Time(allow_none=True)
     enabled = Flag(allow_none=True)
 
 
 class ApiKeyShape(Shown):
     """An API key, without its secret."""
+
+    may_lack = EFFECTIVE
 
     id = Text()
     name = Text()
@@ -269,13 +215,14 @@ class ApiKeyShape(Shown):
     successor = Text(allow_none=True)
     created_at = Time()
     updated_at = Time()
+    effective_at_latest = Time()
 
 
 class ApiKeyMade(ApiKeyShape):
     """An API key just made, with its secret, which is never shown again."""
 
     # A repeated answer (Idempotency-Key) has it for ten minutes only.
-    may_lack = frozenset({"secret"})
+    may_lack = EFFECTIVE | {"secret"}
 
     secret = Text()
 
@@ -340,8 +287,3 @@ def _grant(name: str, grant: Grant) -> Any:
         **({"until": rfc3339(grant.until)} if grant.until is not None else {}),
     }
     return {"name": name, **conditions} if conditions else name
-
-
-def scopes_of(shape: list[dict[str, Any]]) -> tuple[Scope, ...]:
-    """The scopes that a loaded list of ``ScopeNew`` names."""
-    return tuple(Scope(item["name"], item["description"]) for item in shape)

@@ -10,12 +10,13 @@ from keyosk.web import paging
 from keyosk.web.answers import if_match, is_forced, nothing, object_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
-from keyosk.web.schemas import (
+from keyosk.web.service_schemas import (
     ScopesNew,
     ScopesShape,
     ServiceNew,
     ServicePatch,
     ServiceShape,
+    exchanges_of,
     scopes_of,
 )
 
@@ -34,7 +35,7 @@ class ServicesResource(Endpoint):
     @operation(takes=ServiceNew, gives=ServiceShape, status=201, tagged=True, raises=(Conflict,))
     def post(self) -> Response:
         """Make a service."""
-        given = {name: value for name, value in _loaded(self.load()).items() if value is not None}
+        given = {name: value for name, value in loaded(self.load()).items() if value is not None}
         service = self.installation.services.create(g.caller, **given)
         return object_answer(
             _body(service), service.version, 201, location=f"/services/{service.id}"
@@ -53,7 +54,7 @@ class ServiceResource(Endpoint):
     @operation(takes=ServicePatch, gives=ServiceShape, tagged=True, forced=True, raises=(Conflict,))
     def patch(self, service: str) -> Response:
         """Change the fields that the merge patch names."""
-        return self._changed(service, _loaded(self.load()))
+        return self._changed(service, loaded(self.load()))
 
     @operation(tagged=True, forced=True)
     def delete(self, service: str) -> Response:
@@ -86,11 +87,14 @@ class ScopesResource(Endpoint):
         return _scopes_answer(changed)
 
 
-def _loaded(fields: dict[str, Any]) -> dict[str, Any]:
+def loaded(fields: dict[str, Any]) -> dict[str, Any]:
+    """The loaded fields of a service, lists as the domain has them."""
     if "scopes" in fields:
         fields["scopes"] = scopes_of(fields["scopes"])
     if fields.get("claims") is not None:
         fields["claims"] = tuple(dict.fromkeys(fields["claims"]))
+    if fields.get("exchanges") is not None:
+        fields["exchanges"] = exchanges_of(fields["exchanges"])
     return fields
 
 

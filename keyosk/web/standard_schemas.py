@@ -9,7 +9,7 @@ from typing import Final
 from marshmallow import EXCLUDE, fields, validate
 
 from keyosk.web.errors import OAUTH_CODES, OAUTH_STATUS_CODES
-from keyosk.web.fields import Object, Text, Time, Whole
+from keyosk.web.fields import Flag, Object, Text, Time, Whole
 from keyosk.web.schemas import Shape, Shown
 
 #: What a token can be answered as.
@@ -73,6 +73,75 @@ class TokenShape(Shown):
     scope = Text()
     api_key_successor = Text()
     api_key_expires_at = Time()
+
+
+class RevocationsQuery(Shape):
+    """Which part of the revocations is asked for."""
+
+    since = Whole()
+
+
+class RevocationShape(Shown):
+    """One revocation: tokens whose claim (or ``kid``) is this must not be accepted."""
+
+    may_lack = frozenset({"jti", "sub", "key_id", "aud", "kid", "issued_before"})
+
+    jti = Text()
+    sub = Text()
+    key_id = Text()
+    aud = Text()
+    kid = Text()
+    issued_before = Whole()
+    expires = Whole()
+
+
+class RevocationsShape(Shown):
+    """The revocations in force, those with sequence numbers above ``since``."""
+
+    sequence = Whole()
+    since = Whole()
+    entries = fields.List(fields.Nested(RevocationShape))
+
+
+class RevokedShape(Shown):
+    """When no verifier accepts any of the tokens any more, even one that never polls."""
+
+    effective_at_latest = Time()
+
+
+class TokenQuestion(Shape):
+    """A token that is asked about or to be revoked (RFC 7662 section 2.1, RFC 7009 section 2.1)."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    token = Text(required=True)
+    token_type_hint = Text()
+
+
+class IntrospectionShape(Shown):
+    """What a token is (RFC 7662 section 2.2); of one that is not active, only that."""
+
+    may_lack = frozenset(
+        {
+            *("scope", "client_id", "username", "token_type", "exp", "iat", "sub", "aud", "iss"),
+            *("jti", "key_id", "act"),
+        }
+    )
+
+    active = Flag()
+    scope = Text()
+    client_id = Text()
+    username = Text()
+    token_type = Text(validate=validate.Equal("Bearer"))
+    exp = Whole()
+    iat = Whole()
+    sub = Text()
+    aud = fields.List(Text())
+    iss = Text()
+    jti = Text()
+    key_id = Text()
+    act = Object()
 
 
 class JwkShape(Shown):

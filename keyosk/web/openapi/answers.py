@@ -12,8 +12,8 @@ from marshmallow import Schema
 from keyosk import errors
 from keyosk.web.access import Access
 from keyosk.web.errors import SENTENCES, STATUS, oauth_code
+from keyosk.web.openapi.examples import REQUEST_ID
 from keyosk.web.openapi.schemas import Shapes
-from keyosk.web.openapi.words import REQUEST_ID
 from keyosk.web.operations import Operation
 from keyosk.web.route import Route
 from keyosk.web.standard_schemas import OAuthErrorShape, ProblemShape

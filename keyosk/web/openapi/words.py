@@ -1,4 +1,4 @@
-"""The words and examples of the document: what schemas and routes cannot say of themselves."""
+"""The words of the document: what schemas and routes cannot say of themselves."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -6,6 +6,7 @@ from typing import Any, Final
 from keyosk.keyring import ALGORITHMS
 from keyosk.tokens import TYPES
 from keyosk.web import paging
+from keyosk.web.openapi.examples import KEY_ID
 
 INTRODUCTION: Final = """\
 One login for a set of microservices: a username with a password or an API key in, a signed token
@@ -14,13 +15,6 @@ out, which every service checks offline.
 HEAD answers as GET, OPTIONS with 204 and `Allow`. `{account}` may be `me`, the caller's own.
 `keyosk:admin` stands for every `keyosk:` scope. Fields that a request has and nobody knows are
 refused; answers may get more fields, which clients must ignore. Times are RFC 3339 in UTC."""
-
-#: The request_id of examples.
-REQUEST_ID: Final = "019a9f1c-6f0e-7c3b-9d52-3f4f6f1f7a10"
-_ID: Final = "019a9f1b-2d3c-7aa4-8a53-0d6b7f2c9e41"
-_KEY_ID: Final = "019a9f1c-0b1a-7d20-b1f0-5c1f5f8e2d37"
-_MADE: Final = {"created_at": "2030-01-31T12:00:00Z", "updated_at": "2030-01-31T12:00:00Z"}
-_UNTIL: Final = "2030-12-31T23:59:59Z"
 
 PATH_PARAMETERS: Final[Mapping[str, dict[str, Any]]] = {
     "account": {
@@ -36,7 +30,7 @@ PATH_PARAMETERS: Final[Mapping[str, dict[str, Any]]] = {
     "key": {
         "description": "The id of an API key.",
         "schema": {"type": "string"},
-        "example": _KEY_ID,
+        "example": KEY_ID,
     },
     "kid": {
         "description": "The `kid` of a published key (RFC 7638).",
@@ -144,6 +138,18 @@ FIELDS: Final[dict[str, str]] = {
     "TokenRequest.audience": "Names or audiences of services; absent for all that apply.",
     "TokenRequest.scope": "Scopes with spaces between them; absent for all that the account holds.",
     "accepts": "The logins that it takes tokens of.",
+    "account": "The username of who acts for it, and may introspect and exchange its tokens.",
+    "active": "Whether the token is good now, as far as the caller may know.",
+    "aud": "The audience, or audiences.",
+    "effective_at_latest": "Only where the change took rights away: when no service accepts a "
+    "token from before any more, even one that never asks for revocations.",
+    "exchanges": "For which services its tokens may be exchanged, and what that may add.",
+    "expires": "When the last such token has expired, in seconds since 1970.",
+    "issued_before": "Only those whose `iat` is smaller.",
+    "Revocations.since": "The number that the entries are above; 0 for all.",
+    "Revocations.sequence": "The number to ask with the next time.",
+    "RevocationsQuery.since": "The `sequence` that is known, for only what came after it.",
+    "token": "The token itself.",
     "actor": "The id of the account that did it; null for an operator and for nobody.",
     "audience": "The `aud` of its tokens.",
     "claims": "What its tokens carry besides: an account's values, a service's choice among them.",
@@ -185,146 +191,4 @@ CHOICES: Final[Mapping[str, Sequence[str]]] = {
     "alg": ALGORITHMS,
     "signing_algorithm": ALGORITHMS,
     "typ": TYPES,
-}
-
-_SCOPE: Final = {"name": "todo:read", "description": "See what is to be done."}
-_SERVICE: Final = {
-    "name": "todo",
-    "audience": "https://todo.example.com",
-    "title": "To do",
-    "description": "What is to be done.",
-    "contact": "todo@example.com",
-    "enabled": True,
-    "on_request_only": False,
-    "accepts": "both",
-    "token_lifetime": 600,
-    "signing_algorithm": None,
-    "typ": None,
-    "refresh_allowed": False,
-    "refresh_lifetime": None,
-    "claims": ["department"],
-    "scopes": [_SCOPE],
-}
-_ROLE: Final = {"name": "editor", "description": "Who edits.", "scopes": ["todo:read"]}
-_ACCOUNT: Final = {
-    "username": "alice",
-    "kind": "person",
-    "display_name": "Alice",
-    "enabled": True,
-    "claims": {"department": "sales"},
-    "metadata": {"ticket": 17},
-    "expires_at": None,
-}
-_GRANT: Final = {"name": "todo:write", "with": "password", "until": _UNTIL}
-_GRANTS: Final = {"scopes": ["todo:read", _GRANT], "roles": ["editor"]}
-_API_KEY: Final = {
-    "name": "nightly report",
-    "description": "",
-    "scopes": ["todo:read"],
-    "networks": ["192.0.2.0/24"],
-    "expires_at": _UNTIL,
-    "enabled": True,
-}
-_SHOWN_KEY: Final = {
-    **_API_KEY,
-    "id": _KEY_ID,
-    "prefix": "kysk_7Zb1",
-    "last_used_at": None,
-    "successor": None,
-    **_MADE,
-}
-_JWK: Final = {
-    "kid": "n4bQgYhMfWWaL-qgxVrQFaO_TxsrC4Is0V1sFbDwCgg",
-    "use": "sig",
-    "alg": "ES256",
-    "kty": "EC",
-    "crv": "P-256",
-    "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
-    "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0",
-}
-
-#: By the name of the schema.
-EXAMPLES: Final[Mapping[str, Any]] = {
-    "Account": {
-        **_ACCOUNT,
-        "id": _ID,
-        "has_password": True,
-        "last_login_at": "2030-01-31T12:30:00Z",
-        **_MADE,
-    },
-    "AccountLine": {
-        **_ACCOUNT,
-        "password_hash": "$2b$12$EXRkfkdmXn2gzds2SSitu.MW9.gAVqa9eLS1//RYtYCmB1eLHg.9q",
-        "grants": _GRANTS,
-    },
-    "AccountNew": {**_ACCOUNT, "password": "correct horse battery staple", "grants": _GRANTS},
-    "AccountPatch": {"display_name": "Alice A.", "enabled": False, "expires_at": None},
-    "ApiKey": _SHOWN_KEY,
-    "ApiKeyMade": {**_SHOWN_KEY, "secret": "kysk_7Zb1..."},
-    "ApiKeyNew": _API_KEY,
-    "ApiKeyPatch": {"networks": None, "enabled": False},
-    "Audit": {
-        "sequence": 4711,
-        "time": "2030-01-31T12:00:00Z",
-        "actor": _ID,
-        "actor_name": "admin",
-        "credential": "password",
-        "address": "192.0.2.7",
-        "request_id": REQUEST_ID,
-        "action": "account.changed",
-        "target": f"account/{_ID}",
-        "before": {"enabled": True},
-        "after": {"enabled": False},
-        "outcome": "done",
-        "hash": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
-    },
-    "Document": {
-        "openapi": "3.1.0",
-        "info": {"title": "Keyosk", "version": "1.0.0"},
-        "servers": [{"url": "/"}],
-        "tags": [],
-        "paths": {},
-        "components": {},
-    },
-    "Fault": {"field": "username", "message": "is taken"},
-    "Grant": _GRANT,
-    "GrantNames": {"scopes": ["todo:read"], "roles": []},
-    "Grants": _GRANTS,
-    "GrantsPatch": {"add": {"scopes": ["todo:read"]}, "remove": {"roles": ["editor"]}},
-    "Jwk": _JWK,
-    "JwkSet": {"keys": [_JWK]},
-    "OAuthError": {"error": "invalid_scope", "error_description": "Not held: todo:write."},
-    "PasswordChange": {
-        "password": "correct horse battery staple",
-        "current_password": "the one before",
-    },
-    "PasswordProof": {"current_password": "the one before"},
-    "Problem": {
-        "type": "about:blank",
-        "title": "Conflict",
-        "status": 409,
-        "detail": "This username is taken.",
-        "code": "conflict",
-        "errors": [{"field": "username", "message": "This username is taken."}],
-        "request_id": REQUEST_ID,
-    },
-    "Role": {"id": _ID, **_ROLE, **_MADE},
-    "RoleNew": _ROLE,
-    "RolePatch": {"description": None, "scopes": ["todo:read", "todo:write"]},
-    "Rotation": {"overlap": 3600},
-    "Scope": _SCOPE,
-    "ScopeNew": _SCOPE,
-    "Scopes": {"scopes": [_SCOPE]},
-    "ScopesNew": {"scopes": [_SCOPE, "todo:write"]},
-    "Service": {"id": _ID, **_SERVICE, **_MADE},
-    "ServiceNew": {"name": "todo", "accepts": "both", "scopes": [_SCOPE, "todo:write"]},
-    "ServicePatch": {"token_lifetime": 300, "contact": None},
-    "Status": {"status": "ok"},
-    "Token": {
-        "access_token": "eyJhbGciOiJFUzI1NiIsInR5cCI6ImF0K2p3dCJ9.e30.c2lnbmF0dXJl",
-        "token_type": "Bearer",
-        "expires_in": 900,
-        "scope": "todo:read todo:write",
-    },
-    "TokenRequest": {"audience": ["todo"], "scope": "todo:read", "lifetime": 300},
 }

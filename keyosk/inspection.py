@@ -1,0 +1,103 @@
+"""What may be asked about a token, by whom, and who may end it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from keyosk.audit import Audit
+from keyosk.authentication import Authentication
+from keyosk.errors import BadToken, InvalidGrant
+from keyosk.model import KEYOSK, Caller
+from keyosk.revocations import Revocations
+from keyosk.services import Services
+from keyosk.storage.database import Database
+from keyosk.tokens import Claims, Tokens
+
+#: Lets an account introspect the tokens of every service.
+INTROSPECT = "keyosk:tokens:introspect"
+_REVOKE = "keyosk:accounts:write"
+
+
+class Inspection:
+    """Answers about single tokens (RFC 7662) and revokes them (RFC 7009)."""
+
+    def __init__(
+        self,
+        database: Database,
+        tokens: Tokens,
+        authentication: Authentication,
+        services: Services,
+        revocations: Revocations,
+        audit: Audit,
+        issuer: str,
+    ) -> None:
+        self._database = database
+        self._tokens = tokens
+        self._authentication = authentication
+        self._services = services
+        self._revocations = revocations
+        self._audit = audit
+        self._issuer = issuer
+
+    def inspect(self, by: Caller, text: str) -> Mapping[str, Any] | None:
+        """What an active token says, in the words of RFC 7662 section 2.2.
+
+        ``None`` if it is not active, or not for this caller to know: its owner may, the account
+        that acts for a service of its audience, and who holds ``keyosk:tokens:introspect``.
+        """
+        try:
+            claims = self._tokens.verify(text, audience=None)
+        except BadToken:
+            return None
+        if not self._may_see(by, claims) or not self._is_active(claims):
+            return None
+        found: dict[str, Any] = {
+            "scope": claims.scope,
+            "client_id": claims.client,
+            "username": claims.username,
+            "token_type": "Bearer",
+            "exp": claims.expires_at,
+            "iat": claims.issued_at,
+            "sub": claims.account_id,
+            "aud": list(claims.audiences),
+            "iss": self._issuer,
+            "jti": claims.id,
+        }
+        if claims.api_key_id is not None:
+            found["key_id"] = claims.api_key_id
+        if claims.actor is not None:
+            found["act"] = claims.actor
+        return found
+
+    def revoke(self, by: Caller, text: str) -> None:
+        """Revoke a token of the caller's, or with ``keyosk:accounts:write`` anybody's.
+
+        Does nothing if it is no valid token. Raises ``InvalidGrant`` if it is somebody else's.
+        """
+        try:
+            claims = self._tokens.verify(text, audience=None)
+        except BadToken:
+            return
+        if claims.account_id != by.account_id and not by.has(_REVOKE):
+            raise InvalidGrant("The token is somebody else's.")
+        with self._database.transaction():
+            self._revocations.of_token(claims.id, claims.expires_at)
+            self._audit.record(
+                by, "token.revoke", f"account/{claims.account_id}", after={"jti": claims.id}
+            )
+
+    def _may_see(self, by: Caller, claims: Claims) -> bool:
+        if claims.account_id == by.account_id or by.has(INTROSPECT):
+            return True
+        acting = self._services.acting(by.account_id or "")
+        return any(service.terms.audience in claims.audiences for service in acting)
+
+    def _is_active(self, claims: Claims) -> bool:
+        for audience in claims.audiences:
+            terms = self._services.terms_for(audience)
+            if audience not in (self._issuer, KEYOSK) and (terms is None or not terms.enabled):
+                return False
+            try:
+                self._authentication.by_token(claims, audience=audience)
+            except BadToken:
+                return False
+        return True

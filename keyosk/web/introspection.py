@@ -1,0 +1,57 @@
+"""/auth/introspect and /auth/revoke: about a token, to its owner and to services."""
+
+from flask import Response, g
+
+from keyosk import permissions
+from keyosk.authentication import caller
+from keyosk.errors import InvalidGrant, InvalidRequest
+from keyosk.model import Caller
+from keyosk.web import access, parameters
+from keyosk.web.answers import json_answer
+from keyosk.web.endpoint import Endpoint
+from keyosk.web.operations import operation
+from keyosk.web.standard_schemas import IntrospectionShape, TokenQuestion
+
+_AS = (parameters.FORM, "application/json")
+
+
+class _AboutToken(Endpoint):
+    def _asked(self) -> tuple[Caller, str]:
+        """Who asks, and about which token. Raises ``BadCredentials``, ``InvalidRequest``."""
+        login = access.login(self.installation)
+        scopes = permissions.keyosk_scopes(login, int(self.installation.clock()))
+        by = caller(login, scopes, frozenset(), address=g.address, request_id=g.request_id)
+        token = parameters.singles(parameters.body()).get("token")
+        if token is None:
+            raise InvalidRequest("The parameter token is missing.")
+        return by, token
+
+
+class IntrospectResource(_AboutToken):
+    """Token introspection (RFC 7662)."""
+
+    @operation(
+        takes=TokenQuestion, takes_as=_AS, gives=IntrospectionShape, raises=(InvalidRequest,)
+    )
+    def post(self) -> Response:
+        """What a token is, for its owner and for the services that it is meant for."""
+        by, token = self._asked()
+        found = self.installation.inspection.inspect(by, token)
+        response = json_answer({"active": False} if found is None else {"active": True, **found})
+        response.headers["Cache-Control"] = "no-store"
+        response.headers["Pragma"] = "no-cache"
+        return response
+
+
+class RevokeResource(_AboutToken):
+    """Token revocation (RFC 7009)."""
+
+    @operation(takes=TokenQuestion, takes_as=_AS, status=200, raises=(InvalidRequest, InvalidGrant))
+    def post(self) -> Response:
+        """Revoke a token; 200 also if there is nothing to revoke."""
+        by, token = self._asked()
+        self.installation.inspection.revoke(by, token)
+        response = Response(status=200)
+        response.headers["Cache-Control"] = "no-store"
+        del response.headers["Content-Type"]
+        return response

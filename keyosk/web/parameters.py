@@ -1,0 +1,77 @@
+"""The parameters of OAuth requests: in a form, in JSON, or in a query (RFC 6749 appendix B)."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
+
+from flask import request
+
+from keyosk.errors import InvalidRequest
+from keyosk.web import bodies
+
+FORM: Final = "application/x-www-form-urlencoded"
+Parameters = Mapping[str, Sequence[str]]
+
+#: Credentials come by Basic only; these in a query would be in every log on the way.
+_SECRETS: Final = frozenset(
+    {
+        *("client_secret", "password", "client_assertion", "assertion", "api_key"),
+        *("refresh_token", "subject_token", "actor_token", "access_token", "token"),
+    }
+)
+
+
+def query() -> dict[str, list[str]]:
+    """The parameters of the query. Raises ``InvalidRequest`` if one of them is a secret."""
+    if not request.query_string:
+        return {}
+    values = dict(request.args.lists())
+    if values.keys() & _SECRETS:
+        raise InvalidRequest("A credential must never stand in a URL: change it now.")
+    return values
+
+
+def body() -> dict[str, list[str]]:
+    """The parameters of query and body together. Raises ``InvalidRequest``; 400."""
+    values = query()
+    if not (request.content_length or request.headers.get("Transfer-Encoding")):
+        return values
+    if request.mimetype == FORM:
+        given = dict(request.form.lists())
+    elif request.mimetype == "application/json":
+        given = _members(bodies.parse(request.get_data()))
+    elif request.get_data():
+        raise InvalidRequest(f"The body must be {FORM} or application/json.")
+    else:
+        return values
+    for name, items in given.items():
+        values[name] = [*values.get(name, []), *items]
+    return values
+
+
+def singles(values: Parameters, *, repeatable: Collection[str] = ()) -> dict[str, str]:
+    """The parameters that have a value, each of which must stand once (RFC 6749 section 3.2).
+
+    One without a value counts as absent (section 3.1). Raises ``InvalidRequest``.
+    """
+    for name, items in values.items():
+        if len(items) > 1 and name not in repeatable:
+            raise InvalidRequest(f"The parameter {name[:100]} is given twice.")
+    return {
+        name: items[0]
+        for name, items in values.items()
+        if name not in repeatable and items and items[0]
+    }
+
+
+def _members(document: Any) -> dict[str, list[str]]:
+    if not isinstance(document, dict):
+        raise InvalidRequest("The JSON body must be an object.")
+    members = {}
+    for name, value in document.items():
+        items = value if isinstance(value, list) else [value]
+        if name == "lifetime":
+            items = [str(item) if type(item) is int else item for item in items]
+        if not all(isinstance(item, str) for item in items):
+            raise InvalidRequest("A parameter must be text, or a list of texts.")
+        members[name] = items
+    return members

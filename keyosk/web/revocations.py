@@ -1,0 +1,90 @@
+"""/auth/revocations: what services that verify offline must not accept any more."""
+
+import hashlib
+import json
+from typing import Any, Final
+
+from flask import Response, g, request
+
+from keyosk.errors import Invalid
+from keyosk.model import Revocation
+from keyosk.revocations import Published
+from keyosk.web import negotiation
+from keyosk.web.answers import json_answer
+from keyosk.web.endpoint import Endpoint
+from keyosk.web.fields import rfc3339
+from keyosk.web.operations import operation
+from keyosk.web.standard_schemas import RevocationsQuery, RevocationsShape, RevokedShape
+
+#: What tells the signed form from a token.
+TYPE: Final = "revocations+jwt"
+_JWT: Final = "application/jwt"
+_EXAMPLE: Final = "eyJhbGciOiJFUzI1NiIsInR5cCI6InJldm9jYXRpb25zK2p3dCJ9.e30.c2lnbmF0dXJl\n"
+#: Seconds for which the signed form may be passed on.
+_FRESH: Final = 300
+
+
+class RevocationsResource(Endpoint):
+    """The revocations in force, small enough to be polled."""
+
+    @operation(
+        query=RevocationsQuery,
+        gives=RevocationsShape,
+        texts={_JWT: _EXAMPLE},
+        tagged=True,
+        raises=(Invalid,),
+    )
+    def get(self) -> Response:
+        """All of them, or those above ``since``; as JSON, or as a signed JWT."""
+        body = _body(self.installation.revocations.published(_since()))
+        tag = hashlib.sha256(json.dumps(body).encode()).hexdigest()[:32]
+        if negotiation.prefers(_JWT):
+            now = int(self.installation.clock())
+            claims = {"iss": self.installation.issuer, "iat": now, "exp": now + _FRESH, **body}
+            text = self.installation.tokens.sign_document(claims, typ=TYPE)
+            response = Response(f"{text}\n", mimetype=_JWT)
+            response.set_etag(tag, weak=True)  # each signature is another one
+        else:
+            response = json_answer(body)
+            response.set_etag(tag)
+        response.headers["Vary"] = "Accept"
+        response.headers["Cache-Control"] = "no-cache"
+        response.make_conditional(request)
+        return response
+
+
+class TokensResource(Endpoint):
+    """The tokens of an account."""
+
+    @operation(gives=RevokedShape)
+    def delete(self, account: str) -> Response:
+        """Revoke every token of the account so far."""
+        moment = self.installation.accounts.revoke_tokens(g.caller, account)
+        return json_answer({"effective_at_latest": rfc3339(moment)})
+
+
+def _since() -> int:
+    for name in request.args:
+        if name != "since":
+            raise Invalid.field(name[:200], "is no parameter here")
+    given = request.args.getlist("since")
+    if not given:
+        return 0
+    if len(given) > 1 or not (given[0].isascii() and given[0].isdecimal() and len(given[0]) < 19):
+        raise Invalid.field("since", "must be a sequence number as the document has it")
+    return int(given[0])
+
+
+def _body(published: Published) -> dict[str, Any]:
+    return {
+        "sequence": published.sequence,
+        "since": published.since,
+        "entries": [_entry(each) for each in published.revocations],
+    }
+
+
+def _entry(revocation: Revocation) -> dict[str, Any]:
+    entry: dict[str, Any] = {revocation.claim.value: revocation.value}
+    if revocation.issued_before is not None:
+        entry["issued_before"] = revocation.issued_before
+    return {**entry, "expires": revocation.expires}

@@ -1,0 +1,179 @@
+"""POST /auth/introspect (RFC 7662) and POST /auth/revoke (RFC 7009)."""
+
+from typing import Any
+
+import pytest
+
+from live import Client, LiveServer, unique
+from people import PASSWORD, Person, done, make_key, make_person
+
+INACTIVE = {"active": False}
+
+
+@pytest.fixture
+def todo(admin: Client) -> str:
+    name = unique("todo")
+    done(admin.post("/services", json={"name": name, "scopes": [f"{name}:read"]}), 201)
+    return name
+
+
+@pytest.fixture
+def alice(server: LiveServer, admin: Client, todo: str) -> Person:
+    return make_person(server, admin, f"{todo}:read")
+
+
+@pytest.fixture
+def text(alice: Person) -> str:
+    return token_of(alice)
+
+
+@pytest.fixture
+def backend_of(server: LiveServer, admin: Client, todo: str) -> Person:
+    """The account that acts for the service todo."""
+    found = make_person(server, admin)
+    done(admin.patch(f"/services/{todo}", json={"account": found.username.upper()}))
+    return found
+
+
+def token_of(person: Person, secret: str = PASSWORD, **parameters: str) -> str:
+    found: str = done(person.login(secret).post("/auth/token", data=parameters))["access_token"]
+    return found
+
+
+def introspect(person: Person, token: str, **fields: str) -> dict[str, Any]:
+    answer = person.login().post("/auth/introspect", data={"token": token, **fields})
+    assert answer.headers["Cache-Control"] == "no-store"
+    return done(answer)
+
+
+def test_its_owner_sees_what_a_token_is(
+    server: LiveServer, alice: Person, todo: str, text: str
+) -> None:
+    found = introspect(alice, text, token_type_hint="access_token")
+    times = [found.pop(name) for name in ("iat", "exp")]
+    assert times[1] - times[0] == 900
+    assert len(found.pop("jti")) == 36
+    assert found == {
+        "active": True,
+        "scope": f"{todo}:read",
+        "client_id": alice.username,
+        "username": alice.username,
+        "token_type": "Bearer",
+        "sub": alice.id,
+        "aud": [todo],
+        "iss": server.url,
+    }
+
+
+def test_a_token_from_a_key_tells_which(admin: Client, alice: Person) -> None:
+    key, secret = make_key(admin, alice)
+    assert introspect(alice, token_of(alice, secret))["key_id"] == key
+
+
+def test_whoever_acts_for_the_service_sees_its_tokens_and_no_others(
+    server: LiveServer, admin: Client, alice: Person, backend_of: Person, text: str
+) -> None:
+    assert introspect(backend_of, text)["active"]
+    assert introspect(backend_of, token_of(alice, audience="keyosk")) == INACTIVE
+    stranger = make_person(server, admin)
+    assert introspect(stranger, text) == INACTIVE
+    auditor = make_person(server, admin, "keyosk:tokens:introspect")
+    assert introspect(auditor, text)["active"]
+
+
+@pytest.mark.parametrize(
+    "what", ["garbage", "tampered", "revoked", "account disabled", "service disabled", "key", ""]
+)
+def test_what_is_not_active_is_only_that(
+    server: LiveServer, admin: Client, alice: Person, todo: str, what: str
+) -> None:
+    auditor = make_person(server, admin, "keyosk:tokens:introspect")
+    key, secret = make_key(admin, alice)
+    text = token_of(alice, secret)
+    assert introspect(auditor, text)["active"]
+    if what == "garbage":
+        text = "garbage \u20ac"
+    elif what == "tampered":
+        text = text[:-5] + ("AAAAA" if text[-5:] != "AAAAA" else "BBBBB")
+    elif what == "revoked":
+        assert alice.login().post("/auth/revoke", data={"token": text}).status_code == 200
+    elif what == "account disabled":
+        done(admin.patch(alice.path, json={"enabled": False}))
+    elif what == "service disabled":
+        done(admin.patch(f"/services/{todo}", json={"enabled": False}))
+    elif what == "key":
+        assert admin.delete(f"{alice.path}/api-keys/{key}").status_code == 204
+    else:
+        text = server.client().get("/auth/revocations", headers={"Accept": "application/jwt"}).text
+    assert introspect(auditor, text.strip()) == INACTIVE
+
+
+@pytest.mark.parametrize("path", ["/auth/introspect", "/auth/revoke"])
+def test_requests_that_are_wrong_are_refused_by_the_book(
+    server: LiveServer, alice: Person, text: str, path: str
+) -> None:
+    def error(client: Client, **options: Any) -> tuple[int, str]:
+        answer = client.post(path, **options)
+        return answer.status_code, answer.json()["error"]
+
+    login, anybody = alice.login(), server.client()
+    assert error(login) == (400, "invalid_request")
+    assert error(login, data={"token": ""}) == (400, "invalid_request")
+    assert error(login, data={"token": [text, text]}) == (400, "invalid_request")
+    assert error(login, params={"token": text}) == (400, "invalid_request")
+    assert error(login, data=text, headers={"Content-Type": "text/plain"})[0] == 400
+    assert error(anybody, data={"token": text}) == (401, "invalid_client")
+    bearer = {"Authorization": f"Bearer {text}"}
+    assert error(anybody, data={"token": text}, headers=bearer) == (401, "invalid_client")
+    assert login.get(path).status_code == 405
+    assert login.post(path, json={"token": text}).status_code == 200
+
+
+def test_a_revoked_token_is_refused_at_once(server: LiveServer, alice: Person) -> None:
+    text = token_of(alice, audience="keyosk")
+    other = token_of(alice, audience="keyosk")
+    client = Client(server.url, token=text)
+    assert client.get("/accounts/me").status_code == 200
+
+    answer = alice.login().post(
+        "/auth/revoke", data={"token": text, "token_type_hint": "refresh_token"}
+    )
+
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert client.get("/accounts/me").status_code == 401
+    assert Client(server.url, token=other).get("/accounts/me").status_code == 200
+    entries = done(server.client().get("/auth/revocations"))["entries"]
+    assert sum("jti" in each and each.keys() == {"jti", "expires"} for each in entries) >= 1
+    # Once more is no fault.
+    assert alice.login().post("/auth/revoke", data={"token": text}).status_code == 200
+
+
+def test_only_its_owner_and_admins_revoke_a_token(
+    server: LiveServer, admin: Client, alice: Person, text: str
+) -> None:
+    stranger = make_person(server, admin)
+    refusal = stranger.login().post("/auth/revoke", data={"token": text})
+    assert (refusal.status_code, refusal.json()["error"]) == (400, "invalid_grant")
+    assert introspect(alice, text)["active"]
+    operator = make_person(server, admin, "keyosk:accounts:write")
+    assert operator.login().post("/auth/revoke", data={"token": text}).status_code == 200
+    assert introspect(alice, text) == INACTIVE
+
+
+@pytest.mark.parametrize("text", ["garbage", "a.b.c", "eyJhbGciOiJub25lIn0.e30.", "\u20ac"])
+def test_what_is_no_token_of_ours_is_no_fault(alice: Person, text: str) -> None:
+    assert alice.login().post("/auth/revoke", data={"token": text}).status_code == 200
+
+
+def test_the_account_of_a_service_must_exist_and_keys_cannot_choose_it(
+    server: LiveServer, admin: Client, todo: str
+) -> None:
+    path = f"/services/{todo}"
+    assert admin.patch(path, json={"account": "nobody of that name"}).status_code == 422
+    manager = make_person(server, admin, "keyosk:services:write", "keyosk:services:read")
+    _, secret = make_key(admin, manager)
+    body = {"account": manager.username}
+    assert manager.login(secret).patch(path, json=body).status_code == 403
+    assert done(manager.login().patch(path, json=body))["account"] == manager.username
+    assert admin.delete(manager.path).status_code == 204
+    assert done(admin.get(path))["account"] is None

@@ -1,0 +1,398 @@
+"""Revocations: what takes rights away, how verifiers learn of it, and that Keyosk knows at once."""
+
+import itertools
+import re
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from installed import Clock, installed, rows_of
+from keyosk import permissions
+from keyosk.errors import BadToken
+from keyosk.installation import Installation
+from keyosk.model import OPERATOR, CredentialKind, Grant, Login
+from live import Client, LiveServer, unique
+from people import NEW_PASSWORD, PASSWORD, Person, done, make_key, make_person
+
+ROOT = Path(__file__).parent.parent
+SNIPPET = re.findall(
+    r"^```python\n(.*?)^```$", (ROOT / "docs/revocation.md").read_text(), re.DOTALL | re.MULTILINE
+)
+
+
+class Service:
+    """A service that checks tokens offline, and polls for revocations as the docs say."""
+
+    def __init__(self, server: LiveServer) -> None:
+        names: dict[str, Any] = {}
+        exec("".join(SNIPPET), names)  # noqa: S102  # as pasted
+        self.revocations = names["Revocations"](f"{server.url}/auth/revocations")
+
+    def accepts(self, text: str) -> bool:
+        """Whether a token, good otherwise, is not revoked."""
+        self.revocations.poll()
+        token = jwt.decode_complete(text, options={"verify_signature": False})
+        return not self.revocations.refuse(token["payload"], token["header"])
+
+
+@pytest.fixture
+def todo(admin: Client) -> str:
+    name = unique("todo")
+    done(admin.post("/services", json={"name": name, "scopes": [f"{name}:read"]}), 201)
+    return name
+
+
+@pytest.fixture
+def person(server: LiveServer, admin: Client, todo: str) -> Person:
+    return make_person(server, admin, f"{todo}:read", "keyosk:services:read")
+
+
+@pytest.fixture
+def service(server: LiveServer) -> Service:
+    return Service(server)
+
+
+def token_of(person: Person, secret: str = PASSWORD, **parameters: str) -> str:
+    text: str = done(person.login(secret).post("/auth/token", data=parameters))["access_token"]
+    return text
+
+
+def payload(text: str) -> dict[str, Any]:
+    claims: dict[str, Any] = jwt.decode(text, options={"verify_signature": False})
+    return claims
+
+
+#: What takes rights away from an account: method, path below it, body.
+LOSSES: Mapping[str, tuple[str, str, Any]] = {
+    "disabled": ("PATCH", "", {"enabled": False}),
+    "ended": ("PATCH", "", {"expires_at": "2020-01-01T00:00:00Z"}),
+    "ends sooner than its tokens": ("PATCH", "", {"expires_at": "soon"}),
+    "deleted": ("DELETE", "", None),
+    "password changed": ("PUT", "/password", {"password": NEW_PASSWORD}),
+    "password deleted": ("DELETE", "/password", None),
+    "grant removed": ("PATCH", "/grants", {"remove": {"scopes": ["keyosk:services:read"]}}),
+    "grants replaced": ("PUT", "/grants", {"scopes": ["keyosk:services:read"]}),
+    "grant limited": (
+        "PATCH",
+        "/grants",
+        {"add": {"scopes": [{"name": "keyosk:services:read", "with": "api_key"}]}},
+    ),
+    "tokens revoked": ("DELETE", "/tokens", None),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_whoever_loses_rights_loses_their_tokens_everywhere(
+    server: LiveServer, admin: Client, person: Person, todo: str, service: Service, loss: str
+) -> None:
+    text = token_of(person)
+    own = Client(server.url, token=token_of(person, audience="keyosk"))
+    assert service.accepts(text)
+    assert own.get("/accounts/me").status_code == 200
+
+    method, path, body = LOSSES[loss]
+    if body == {"expires_at": "soon"}:
+        soon = time.gmtime(time.time() + 600)
+        body = {"expires_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", soon)}
+    answer = admin.request(method, f"{person.path}{path}", json=body)
+
+    assert answer.status_code in (200, 204), answer.text
+    assert not service.accepts(text)
+    assert own.get("/accounts/me").status_code == 401
+    # By then even a service that never asks accepts none of them.
+    latest = answer.headers["Effective-At-Latest"]
+    expired = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(payload(text)["exp"]))
+    assert latest >= expired
+    if answer.status_code == 200:
+        assert answer.json()["effective_at_latest"] == latest
+
+
+#: What takes nothing away.
+GAINS: Mapping[str, tuple[str, str, Any]] = {
+    "renamed": ("PATCH", "", {"display_name": "Somebody"}),
+    "ends much later": ("PATCH", "", {"expires_at": "2090-01-01T00:00:00Z"}),
+    "grants said again": ("PATCH", "/grants", {"add": {"scopes": ["keyosk:services:read"]}}),
+    "grant added": ("PATCH", "/grants", {"add": {"scopes": ["keyosk:audit:read"]}}),
+}
+
+
+@pytest.mark.parametrize("gain", GAINS)
+def test_whoever_loses_nothing_keeps_their_tokens(
+    admin: Client, person: Person, service: Service, gain: str
+) -> None:
+    text = token_of(person)
+    method, path, body = GAINS[gain]
+    answer = admin.request(method, f"{person.path}{path}", json=body)
+    assert answer.status_code == 200, answer.text
+    assert "effective_at_latest" not in answer.json()
+    assert "Effective-At-Latest" not in answer.headers
+    assert service.accepts(text)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "lost"),
+    [
+        ("DELETE", "", None, True),
+        ("PATCH", "", {"enabled": False}, True),
+        ("PATCH", "", {"scopes": []}, True),
+        ("PATCH", "", {"networks": ["192.0.2.0/24"]}, True),
+        ("PATCH", "", {"expires_at": "2020-01-01T00:00:00Z"}, True),
+        ("POST", "/rotate", {"overlap": 0}, True),
+        ("POST", "/rotate", {}, False),
+        ("PATCH", "", {"name": "another name"}, False),
+        ("PATCH", "", {"scopes": None}, False),
+    ],
+)
+def test_a_key_that_loses_rights_takes_its_own_tokens_with_it(
+    admin: Client,
+    person: Person,
+    service: Service,
+    method: str,
+    path: str,
+    body: Any,
+    lost: bool,
+) -> None:
+    key, secret = make_key(admin, person)
+    by_key, by_password = token_of(person, secret), token_of(person)
+
+    answer = admin.request(method, f"{person.path}/api-keys/{key}{path}", json=body)
+
+    assert answer.status_code in (200, 201, 204), answer.text
+    assert service.accepts(by_key) is not lost
+    assert ("Effective-At-Latest" in answer.headers) is lost
+    assert service.accepts(by_password)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("PATCH", "", {"enabled": False}),
+        ("PATCH", "", {"accepts": "api_key"}),
+        ("PUT", "/scopes", {"scopes": []}),
+        ("DELETE", "", None),
+    ],
+)
+def test_a_service_that_loses_something_revokes_its_tokens(
+    admin: Client,
+    person: Person,
+    todo: str,
+    service: Service,
+    method: str,
+    path: str,
+    body: Any,
+) -> None:
+    text = token_of(person, audience=todo)
+    answer = admin.request(method, f"/services/{todo}{path}?force=true", json=body)
+    assert answer.status_code in (200, 204), answer.text
+    assert not service.accepts(text)
+    # Also for verifiers that know no audiences in revocations.
+    assert any(entry.get("sub") == payload(text)["sub"] for entry in service.revocations.entries)
+    assert any(entry.get("aud") == todo for entry in service.revocations.entries)
+
+
+@pytest.mark.parametrize("how", ["narrowed", "deleted"])
+def test_a_role_that_loses_scopes_revokes_the_tokens_of_its_holders(
+    server: LiveServer, admin: Client, todo: str, service: Service, how: str
+) -> None:
+    role = unique("role")
+    done(admin.post("/roles", json={"name": role, "scopes": [f"{todo}:read"]}), 201)
+    holder = make_person(server, admin, roles=(role,))
+    other = make_person(server, admin, f"{todo}:read")
+    text, others = token_of(holder), token_of(other)
+    if how == "narrowed":
+        assert admin.patch(f"/roles/{role}", json={"scopes": []}).json()["effective_at_latest"]
+    else:
+        assert admin.delete(f"/roles/{role}?force=true").headers["Effective-At-Latest"]
+    assert not service.accepts(text)
+    assert service.accepts(others)
+
+
+def test_a_login_right_after_gets_a_token_that_nothing_touches(
+    server: LiveServer, admin: Client, person: Person, service: Service
+) -> None:
+    for number in range(3):
+        password = f"{NEW_PASSWORD} {number}"
+        assert admin.put(f"{person.path}/password", json={"password": password}).status_code == 204
+        text = token_of(person, password, audience="keyosk")
+        assert service.accepts(text)
+        assert Client(server.url, token=text).get("/accounts/me").status_code == 200
+        assert payload(text)["iat"] <= time.time()
+
+
+# --- The document ---------------------------------------------------------------------------------
+
+
+def test_the_document_is_tagged_and_tells_what_is_new(
+    server: LiveServer, admin: Client, person: Person
+) -> None:
+    anybody = server.client()
+    before = done(anybody.get("/auth/revocations"))
+    assert before["since"] == 0
+
+    admin.delete(f"{person.path}/tokens")
+    answer = anybody.get("/auth/revocations", params={"since": before["sequence"]})
+
+    body = done(answer)
+    assert body["since"] == before["sequence"]
+    assert body["sequence"] > before["sequence"]
+    (entry,) = [each for each in body["entries"] if each.get("sub") == person.id]
+    assert entry.keys() == {"sub", "issued_before", "expires"}
+    assert 0 <= entry["issued_before"] - time.time() + 1 < 30
+    assert answer.headers["Cache-Control"] == "no-cache"
+    known = {"If-None-Match": answer.headers["ETag"]}
+    again = anybody.get("/auth/revocations", params={"since": before["sequence"]}, headers=known)
+    assert again.status_code in (200, 304)  # other tests may have revoked something
+    whole = done(anybody.get("/auth/revocations", params={"since": 10**15}))
+    assert (whole["since"], len(whole["entries"]) >= 1) == (0, True)
+
+
+def test_an_unchanged_document_is_not_sent_again(own_server: LiveServer) -> None:
+    own_server.start()
+    anybody = own_server.client()
+    for accept in ("application/json", "application/jwt"):
+        first = anybody.get("/auth/revocations", headers={"Accept": accept})
+        known = {"Accept": accept, "If-None-Match": first.headers["ETag"]}
+        second = anybody.get("/auth/revocations", headers=known)
+        assert (first.status_code, second.status_code, second.content) == (200, 304, b"")
+
+
+def test_the_signed_form_says_the_same_and_is_no_token(
+    server: LiveServer, admin: Client, person: Person
+) -> None:
+    admin.delete(f"{person.path}/tokens")
+    answer = server.client().get("/auth/revocations", headers={"Accept": "application/jwt"})
+    assert answer.headers["Content-Type"].startswith("application/jwt")
+    text = answer.text.strip()
+    keys = jwt.PyJWKClient(f"{server.url}/auth/jwks")
+    claims = jwt.decode(text, keys.get_signing_key_from_jwt(text).key, algorithms=["ES256"])
+    assert claims["iss"] == server.url
+    assert claims["exp"] == claims["iat"] + 300
+    assert any(entry.get("sub") == person.id for entry in claims["entries"])
+    assert jwt.get_unverified_header(text)["typ"] == "revocations+jwt"
+    assert Client(server.url, token=text).get("/accounts/me").status_code == 401
+
+
+@pytest.mark.parametrize("query", ["since=-1", "since=x", "since=1&since=2", "until=1", "since="])
+def test_a_bad_query_is_refused(server: LiveServer, query: str) -> None:
+    assert server.client().get(f"/auth/revocations?{query}").status_code == 422
+
+
+def test_entries_live_as_long_as_the_tokens_that_they_touch(prepared_url: str) -> None:
+    clock = Clock()
+    with installed(prepared_url, clock=clock) as keyosk:
+        keyosk.revocations.note_lifetimes()
+        service = keyosk.services.create(OPERATOR, name="slow", token_lifetime=3_600)
+        account = keyosk.accounts.create(OPERATOR, username="alice")
+        keyosk.services.change(OPERATOR, service.name, {"token_lifetime": None})
+        clock.now += 60
+        # The last of the hour-long tokens was issued a minute ago.
+        assert keyosk.accounts.revoke_tokens(OPERATOR, "alice") == clock.now + 3_600
+        clock.now += 3_599
+        assert [each.value for each in keyosk.revocations.published().revocations] == [account.id]
+        clock.now += 1
+        assert keyosk.revocations.published().revocations == ()
+        assert keyosk.accounts.revoke_tokens(OPERATOR, "alice") == clock.now + 900
+        # The number goes on although the entry that had it is gone.
+        assert keyosk.revocations.published().sequence == 2
+        assert rows_of(keyosk, "SELECT count(*) FROM revocation") == [(1,)]
+
+
+def test_nothing_is_published_of_what_does_not_happen(installation: Installation) -> None:
+    installation.accounts.create(OPERATOR, username="alice")
+
+    def fail() -> None:
+        with installation.database.transaction():
+            installation.accounts.revoke_tokens(OPERATOR, "alice")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert installation.revocations.published().sequence == 0
+    installation.accounts.revoke_tokens(OPERATOR, "alice")
+    assert installation.revocations.published().sequence == 1
+
+
+# --- Time -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def timed(prepared_url: str) -> Iterator[Installation]:
+    # PyJWT has the real clock.
+    with installed(prepared_url, clock=Clock(time.time() - 600)) as made:
+        yield made
+
+
+_names = (f"person-{number}" for number in itertools.count())
+
+
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(steps=st.lists(st.tuples(st.floats(0, 1.5), st.booleans()), min_size=2, max_size=6))
+def test_a_revocation_touches_all_tokens_before_it_and_none_after(
+    timed: Installation, steps: list[tuple[float, bool]]
+) -> None:
+    clock = timed.clock
+    assert isinstance(clock, Clock)
+    name = next(_names)
+    timed.accounts.create(OPERATOR, username=name, password=PASSWORD)
+    timed.grants.replace(OPERATOR, name, [Grant(scope="keyosk:audit:read")])
+    good: list[str] = []
+    bad: list[str] = []
+    for pause, revoke in steps:
+        clock.now += pause
+        if revoke:
+            timed.accounts.revoke_tokens(OPERATOR, name)
+            bad += good
+            good = []
+        else:
+            good.append(_issued(timed, name, clock))
+    # What was issued in the second of a revocation has the time of its end.
+    clock.now += 2
+    for text in good:
+        claims = timed.tokens.verify(text, audience="keyosk")
+        timed.authentication.by_token(claims, audience="keyosk")
+    for text in bad:
+        claims = timed.tokens.verify(text, audience="keyosk")
+        with pytest.raises(BadToken):
+            timed.authentication.by_token(claims, audience="keyosk")
+
+
+def _issued(keyosk: Installation, name: str, clock: Clock) -> str:
+    login: Login = keyosk.authentication.by_secret([(name, PASSWORD)], address="192.0.2.1")
+    assert login.credential is CredentialKind.PASSWORD
+    if login.tokens_from > clock.now:
+        clock.now = login.tokens_from  # as the wait would
+    entitled = permissions.entitlement(
+        login, now=int(clock()), targets=["keyosk"], find_terms=keyosk.services.terms_for
+    )
+    return keyosk.tokens.issue(login, entitled).text
+
+
+# --- Everywhere, and for good ---------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_every_process_and_every_later_one_knows_at_once(database_url: str, tmp_path: Path) -> None:
+    with LiveServer(database_url, tmp_path) as one, LiveServer(database_url, tmp_path) as other:
+        admin = one.admin()
+        # One installation, so one issuer.
+        person = make_person(one, admin)
+        text = done(person.login(PASSWORD).post("/auth/token", data={"audience": "keyosk"}))[
+            "access_token"
+        ]
+        assert Client(one.url, token=text).get("/accounts/me").status_code == 200
+        done(one.client(person.username, PASSWORD).post("/auth/revoke", data={"token": text}), 200)
+        elsewhere = done(other.client().get("/auth/revocations"))
+        assert [each["jti"] for each in elsewhere["entries"]] == [payload(text)["jti"]]
+        for _ in range(20):  # whichever worker answers
+            assert Client(one.url, token=text).get("/accounts/me").status_code == 401
+        one.kill()
+        one.start()
+        assert Client(one.url, token=text).get("/accounts/me").status_code == 401
