@@ -156,6 +156,7 @@ class Accounts:
                 account.expires_at, after.expires_at
             ):
                 self._revocations.of_accounts([account.id])
+                self._revocations.end_sessions(account.id)
             old, new = changed(fields_of(account), fields_of(after))
             self._audit.record(by, "account.change", target(account.id), before=old, after=new)
             return self._accounts.by_id(account.id)
@@ -198,6 +199,7 @@ class Accounts:
             self._check_known(account, instead_of)
             if self._accounts.password_of(account.id) is not None:
                 self._revocations.of_accounts([account.id])
+                self._revocations.end_sessions(account.id, by_password=True)
             self._accounts.change(account.id, {}, now=now)
             self._accounts.set_password(account.id, stored, now=now)
             self._audit.record(by, "password.set", target(account.id))
@@ -218,17 +220,19 @@ class Accounts:
                 if not self._accounts.remove_password(account.id):
                     raise NotFound("The account has no password.")
                 self._revocations.of_accounts([account.id])
+                self._revocations.end_sessions(account.id, by_password=True)
                 self._accounts.change(account.id, {}, now=int(self._clock()))
             self._audit.record(by, "password.delete", target(account.id))
 
     def revoke_tokens(self, by: Caller, reference: str) -> int:
-        """Revoke every token of the account so far; its credentials stay.
+        """Revoke every token of the account so far, refresh tokens too; its credentials stay.
 
         Answers when they all have expired. Raises ``NotFound``, ``RefusedByRule``.
         """
         with self._database.transaction():
             account = self.locked(reference)
             self._rules.may_change(by, account.id)
+            self._revocations.end_sessions(account.id)
             effective_at = self._revocations.of_accounts([account.id])
             self._audit.record(by, "tokens.revoke", target(account.id))
             return effective_at

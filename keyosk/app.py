@@ -20,12 +20,14 @@ from keyosk.guesses import Guesses
 from keyosk.idempotency import Idempotency
 from keyosk.inspection import Inspection
 from keyosk.installation import Installation
+from keyosk.issuing import Issuing
 from keyosk.keyring import Safe
 from keyosk.passwords import Passwords
 from keyosk.revocations import Revocations
 from keyosk.roles import Roles
 from keyosk.rules import Rules
 from keyosk.services import Services
+from keyosk.sessions import Sessions
 from keyosk.signing import SigningKeys
 from keyosk.slots import Slots
 from keyosk.storage import schema
@@ -41,6 +43,7 @@ from keyosk.storage.logins import LoginStore
 from keyosk.storage.revocations import RevocationStore
 from keyosk.storage.roles import RoleStore
 from keyosk.storage.services import ServiceStore
+from keyosk.storage.sessions import SessionStore
 from keyosk.storage.signing_keys import SigningKeyStore
 from keyosk.tokens import Tokens
 from keyosk.web import application
@@ -104,8 +107,9 @@ def build(config: Config, *, clock: Callable[[], float] = time.time) -> Installa
     )
     tokens = Tokens(keys, issuer=config.issuer, lifetime=config.token_lifetime, clock=clock)
     audit = Audit(database, AuditStore(database), tokens, clock)
+    session_store = SessionStore(database)
     revocations = Revocations(
-        database, RevocationStore(database), clock, lifetime=config.token_lifetime
+        database, RevocationStore(database), session_store, clock, lifetime=config.token_lifetime
     )
     rules = Rules(database, grant_store)
     accounts = Accounts(database, account_store, passwords, rules, revocations, audit, clock)
@@ -138,6 +142,7 @@ def build(config: Config, *, clock: Callable[[], float] = time.time) -> Installa
         audit,
         clock,
     )
+    sessions = Sessions(database, session_store, accounts, safe, rules, revocations, audit, clock)
     return Installation(
         issuer=config.issuer,
         trusted_proxies=config.trusted_proxies,
@@ -169,8 +174,10 @@ def build(config: Config, *, clock: Callable[[], float] = time.time) -> Installa
         idempotency=Idempotency(database, IdempotencyStore(database), safe, clock),
         authentication=authentication,
         inspection=Inspection(
-            database, tokens, authentication, services, revocations, audit, config.issuer
+            database, tokens, authentication, sessions, services, revocations, audit, config.issuer
         ),
+        issuing=Issuing(services, authentication, sessions, tokens, clock),
+        sessions=sessions,
         revocations=revocations,
         signing_keys=keys,
         tokens=tokens,

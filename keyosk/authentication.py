@@ -13,7 +13,7 @@ from keyosk import api_key_form, usernames
 from keyosk.audit import Audit
 from keyosk.errors import BadCredentials, BadToken, NotFound, Throttled, Unavailable
 from keyosk.guesses import Guess, Guesses
-from keyosk.model import Account, Caller, Login, StoredPassword
+from keyosk.model import Account, Caller, Login, Session, StoredPassword
 from keyosk.passwords import Passwords
 from keyosk.revocations import Revocations
 from keyosk.storage.accounts import AccountStore
@@ -85,6 +85,20 @@ class Authentication:
             or self._revocations.is_revoked(claims.id, audience, claims.issued_at)
         ):
             raise BadToken("The token is not valid any more.")
+        return login
+
+    def resumed(self, session: Session, *, address: str | None) -> Login:
+        """The login that began a session, with what it holds *now*.
+
+        Raises ``BadCredentials`` if its password is another one since, or its API key or account is
+        gone, disabled, expired, or the key may not be used from ``address``.
+        """
+        if session.api_key_id is not None:
+            login = self._logins.by_api_key(session.api_key_id, session.authenticated_at)
+        else:
+            login = self._logins.by_password(session.password_id or "", session.authenticated_at)
+        if login is None or not self._usable(login) or not _is_allowed(address, login.networks):
+            raise BadCredentials
         return login
 
     def again(self, by: Caller) -> Login:

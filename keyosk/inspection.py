@@ -5,10 +5,11 @@ from typing import Any
 
 from keyosk.audit import Audit
 from keyosk.authentication import Authentication
-from keyosk.errors import BadToken, InvalidGrant
+from keyosk.errors import BadCredentials, BadToken, InvalidGrant, NotFound
 from keyosk.model import KEYOSK, Caller
 from keyosk.revocations import Revocations
 from keyosk.services import Services
+from keyosk.sessions import Sessions
 from keyosk.storage.database import Database
 from keyosk.tokens import Claims, Tokens
 
@@ -25,6 +26,7 @@ class Inspection:
         database: Database,
         tokens: Tokens,
         authentication: Authentication,
+        sessions: Sessions,
         services: Services,
         revocations: Revocations,
         audit: Audit,
@@ -33,6 +35,7 @@ class Inspection:
         self._database = database
         self._tokens = tokens
         self._authentication = authentication
+        self._sessions = sessions
         self._services = services
         self._revocations = revocations
         self._audit = audit
@@ -47,7 +50,7 @@ class Inspection:
         try:
             claims = self._tokens.verify(text, audience=None)
         except BadToken:
-            return None
+            return self._session_of(by, text)
         if not self._may_see(by, claims) or not self._is_active(claims):
             return None
         found: dict[str, Any] = {
@@ -71,11 +74,13 @@ class Inspection:
     def revoke(self, by: Caller, text: str) -> None:
         """Revoke a token of the caller's, or with ``keyosk:accounts:write`` anybody's.
 
-        Does nothing if it is no valid token. Raises ``InvalidGrant`` if it is somebody else's.
+        A refresh token takes the access tokens that came from it along. Does nothing if it is no
+        valid token. Raises ``InvalidGrant`` if it is somebody else's.
         """
         try:
             claims = self._tokens.verify(text, audience=None)
         except BadToken:
+            self._end_session_of(by, text)
             return
         if claims.account_id != by.account_id and not by.has(_REVOKE):
             raise InvalidGrant("The token is somebody else's.")
@@ -84,6 +89,37 @@ class Inspection:
             self._audit.record(
                 by, "token.revoke", f"account/{claims.account_id}", after={"jti": claims.id}
             )
+
+    def _session_of(self, by: Caller, text: str) -> Mapping[str, Any] | None:
+        session = self._sessions.current(text)
+        if session is None or session.account_id != by.account_id:
+            return None
+        try:
+            login = self._authentication.resumed(session, address=by.address)
+        except BadCredentials:
+            return None
+        return {
+            "scope": " ".join(session.scopes),
+            "client_id": login.username,
+            "username": login.username,
+            "exp": session.expires_at,
+            "iat": session.rotated_at,
+            "sub": session.account_id,
+            "aud": list(session.audiences),
+            "iss": self._issuer,
+        }
+
+    def _end_session_of(self, by: Caller, text: str) -> None:
+        try:
+            session = self._sessions.find(text)
+        except InvalidGrant:
+            return
+        if session.account_id != by.account_id and not by.has(_REVOKE):
+            raise InvalidGrant("The token is somebody else's.")
+        try:
+            self._sessions.end(by, session.account_id, session.id)
+        except NotFound:  # it has ended meanwhile
+            return
 
     def _may_see(self, by: Caller, claims: Claims) -> bool:
         if claims.account_id == by.account_id or by.has(INTROSPECT):

@@ -13,9 +13,11 @@ from keyosk.declarations import Declarations
 from keyosk.grants import Grants
 from keyosk.idempotency import Idempotency
 from keyosk.inspection import Inspection
+from keyosk.issuing import Issuing
 from keyosk.revocations import Revocations
 from keyosk.roles import Roles
 from keyosk.services import Services
+from keyosk.sessions import Sessions
 from keyosk.signing import SigningKeys
 from keyosk.storage.database import Database
 from keyosk.tokens import Tokens
@@ -40,6 +42,8 @@ class Installation:
     idempotency: Idempotency
     authentication: Authentication
     inspection: Inspection
+    issuing: Issuing
     revocations: Revocations
+    sessions: Sessions
     signing_keys: SigningKeys
     tokens: Tokens

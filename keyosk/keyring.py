@@ -31,6 +31,7 @@ _RSA_BITS: Final = 3072  # NIST SP 800-57 part 1: 128 bits of security, as the o
 SHORTEST_SECRET_KEY: Final = 43
 _NONCE_BYTES: Final = 12
 _SEALING: Final = b"keyosk private keys v1"
+_REFRESH: Final = b"keyosk refresh tokens v1"
 _FINGERPRINTS: Final = b"keyosk fingerprints v1"
 # The members that make up a thumbprint, by key type (RFC 7638 section 3.2, RFC 8037 section 2).
 _REQUIRED: Final[Mapping[str, Sequence[str]]] = {
@@ -110,6 +111,7 @@ class Safe:
         if not secret_keys:
             raise ValueError("a secret key is needed")
         self._ciphers = tuple(AESGCM(_derive(secret, _SEALING)) for secret in secret_keys)
+        self._refresh_keys = tuple(_derive(secret, _REFRESH) for secret in secret_keys)
         self._mac_key = _derive(secret_keys[0], _FINGERPRINTS)
 
     def seal_private_key(self, key: PrivateKey, kid: str) -> bytes:
@@ -149,6 +151,10 @@ class Safe:
             "The secret key does not open the private keys in this database. Give the "
             "KEYOSK_SECRET_KEY (or the key file beside the SQLite file) that they were made under."
         )
+
+    def refresh_macs(self, data: bytes) -> list[bytes]:
+        """HMAC-SHA256 of ``data`` under a key of each secret key, the one in use first."""
+        return [hmac.digest(key, data, "sha256") for key in self._refresh_keys]
 
     def fingerprint(self, data: bytes) -> str:
         """HMAC-SHA256 of ``data``, hexadecimal: tells equal from unequal and nothing else."""

@@ -27,7 +27,8 @@ class Entitlement:
     say, in seconds; there and in ``algorithm`` and ``typ``, ``None`` is the installation's own.
     ``expires_at``: no later than
     this, ``None`` for no bound. ``roles``: those that gave one of the scopes. ``claims``
-    names those of the account's claims that the services ask for.
+    names those of the account's claims that the services ask for. ``refresh_lifetimes``: as
+    ``lifetimes``, of refresh sessions; empty where one of the services allows none.
     """
 
     audiences: tuple[str, ...]
@@ -38,6 +39,7 @@ class Entitlement:
     algorithm: str | None
     typ: str | None
     claims: tuple[str, ...]
+    refresh_lifetimes: frozenset[int | None]
 
 
 def check_scope_name(name: str, *, field: str) -> None:
@@ -115,6 +117,9 @@ def entitlement(
         algorithm=_common("signing_algorithm", (t.signing_algorithm for t in terms.values())),
         typ=_common("typ", (each.typ or TYPE for each in terms.values())),
         claims=tuple(dict.fromkeys(name for each in terms.values() for name in each.claims)),
+        refresh_lifetimes=frozenset(each.refresh_lifetime for each in terms.values())
+        if all(each.refresh_allowed for each in terms.values())
+        else frozenset(),
     )
 
 

@@ -13,6 +13,7 @@ from typing import Final
 from keyosk.model import Claim, Revocation
 from keyosk.storage.database import Database
 from keyosk.storage.revocations import RevocationStore
+from keyosk.storage.sessions import SessionStore
 
 #: Above this many accounts at once, the audiences concerned are revoked instead of each of them.
 MOST_ACCOUNTS: Final = 1_000
@@ -42,6 +43,7 @@ class Revocations:
         self,
         database: Database,
         store: RevocationStore,
+        sessions: SessionStore,
         clock: Callable[[], float],
         *,
         lifetime: int,
@@ -49,6 +51,7 @@ class Revocations:
         """``lifetime``: seconds that tokens live where no service says otherwise."""
         self._database = database
         self._store = store
+        self._sessions = sessions
         self._clock = clock
         self._lifetime = lifetime
         self._effective = threading.local()
@@ -64,6 +67,10 @@ class Revocations:
         self._store.raise_accounts(account_ids, self._moment())
         return self._all_so_far(Claim.SUB, account_ids)
 
+    def end_sessions(self, account_id: str, *, by_password: bool = False) -> None:
+        """End the refresh sessions of an account, ``by_password``: those that a password began."""
+        self._sessions.remove_of_account(account_id, by_password=by_password)
+
     def of_service(self, audience: str, account_ids: Collection[str]) -> int:
         """Revoke every token so far for a service, whose scopes these accounts hold.
 
@@ -75,7 +82,8 @@ class Revocations:
         return effective_at
 
     def of_api_key(self, key_id: str) -> int:
-        """Revoke every token so far that came from this API key."""
+        """Revoke every token so far that came from this API key, and end its sessions."""
+        self._sessions.remove_of_api_key(key_id)
         self._store.raise_api_keys([key_id], self._moment())
         return self._all_so_far(Claim.KEY_ID, [key_id])
 

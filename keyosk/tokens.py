@@ -15,7 +15,7 @@ import jwt
 from jwt.algorithms import get_default_algorithms
 from jwt.utils import base64url_encode
 
-from keyosk.errors import BadToken, InvalidRequest
+from keyosk.errors import BadToken, InvalidRequest, InvalidScope
 from keyosk.ids import new_id
 from keyosk.model import KEYOSK, CredentialKind, Login
 from keyosk.permissions import TYPE, Entitlement
@@ -33,6 +33,8 @@ CLAIMS: Final = frozenset(
 #: RFC 8176 has ``pwd``; it has no word for an API key.
 _METHODS: Final = {CredentialKind.PASSWORD: "pwd", CredentialKind.API_KEY: "api_key"}
 _ALGORITHMS: Final = get_default_algorithms()
+#: Characters: servers cut headers at 8 KiB, and a token is not alone in there.
+LONGEST: Final = 6_144
 _LONGEST_WAIT: Final = 2.0  # seconds: clocks of two machines may differ
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 _REQUIRED: Final = ["iss", "sub", "aud", "exp", "iat", "jti", "auth_time", "amr", "scope"]
@@ -49,6 +51,21 @@ class Token:
     def __repr__(self) -> str:
         # SECURITY: whoever reads the text can use it.
         return f"Token(expires_in={self.expires_in}, scope={self.scope!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who acts for the account of a token; ``before``: who acted before, as a claim."""
+
+    account_id: str
+    username: str
+    before: Mapping[str, Any] | None
+
+    @property
+    def claim(self) -> dict[str, Any]:
+        """The ``act`` claim."""
+        claim: dict[str, Any] = {"sub": self.account_id, "client_id": self.username}
+        return claim if self.before is None else {**claim, "act": self.before}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +101,19 @@ class Tokens:
         self._clock = clock
 
     def issue(
-        self, login: Login, entitlement: Entitlement, *, lifetime: int | None = None
+        self,
+        login: Login,
+        entitlement: Entitlement,
+        *,
+        lifetime: int | None = None,
+        token_id: str | None = None,
+        actor: Actor | None = None,
     ) -> Token:
         """Sign a token for a login. ``lifetime``: seconds asked for; it can only shorten.
 
-        Raises ``InvalidRequest`` if nothing of the credential's or a grant's own time is left.
+        ``token_id``: its ``jti``, if it has one before it is. ``actor``: who acts for the account
+        (RFC 8693 section 4.1). Raises ``InvalidRequest`` if nothing of the credential's or a
+        grant's own time is left, ``InvalidScope`` if the token would be too long.
         """
         now = self._moment(login.tokens_from)
         seconds = min(
@@ -106,15 +131,17 @@ class Tokens:
             "iss": self._issuer,
             "sub": login.account_id,
             "aud": audiences[0] if len(audiences) == 1 else list(audiences),
-            "client_id": login.username,
+            "client_id": login.username if actor is None else actor.username,
             "preferred_username": login.username,
             "scope": " ".join(entitlement.scopes),
             "iat": now,
             "exp": expires,
             "auth_time": login.authenticated_at,
             "amr": [_METHODS[login.credential]],
-            "jti": new_id(),
+            "jti": token_id or new_id(),
         }
+        if actor is not None:
+            claims["act"] = actor.claim
         if entitlement.roles:
             claims["roles"] = list(entitlement.roles)
         if login.api_key_id is not None:
@@ -123,6 +150,8 @@ class Tokens:
             own = json.loads(login.claims)
             claims = {name: own[name] for name in entitlement.claims if name in own} | claims
         text = _signed(self._keys.signer(entitlement.algorithm), claims, entitlement.typ or TYPE)
+        if len(text) > LONGEST:
+            raise _too_long(len(text), entitlement.scopes)
         return Token(text, expires - now, claims["scope"])
 
     def _moment(self, earliest: int) -> int:
@@ -180,6 +209,22 @@ class Tokens:
         except (jwt.PyJWTError, LookupError, TypeError, ValueError, RecursionError):
             raise BadToken("The token is not valid.") from None
         return claims
+
+
+def _too_long(length: int, scopes: Sequence[str]) -> InvalidScope:
+    weights: dict[str, int] = {}
+    for scope in scopes:
+        group = f"{scope.partition(':')[0]}:..." if ":" in scope else scope
+        weights[group] = weights.get(group, 0) + len(scope) + 1
+    heaviest = sorted(weights.items(), key=lambda item: -item[1])[:5]
+    shares = ", ".join(f"{group[:100]} {weight} bytes" for group, weight in heaviest)
+    return InvalidScope(
+        f"The token would have {length} bytes, and servers cut headers at 8 KiB; {LONGEST} are "
+        f"allowed. Ask for fewer scopes or for one audience. Its scopes take: {shares}."
+        if shares
+        else f"The token would have {length} bytes because of the account's claims; {LONGEST} are "
+        "allowed."
+    )
 
 
 def _signed(signer: Signer, claims: Mapping[str, Any], typ: str) -> str:

@@ -137,6 +137,7 @@ def existing(server: LiveServer, admin: Client, alice: Person, service: str) -> 
     return {
         "account": alice.id,
         "key": alice.key_id,
+        "session": ABSENT["session"],
         "service": service,
         "role": role,
         "kid": kid,
@@ -148,6 +149,7 @@ def existing(server: LiveServer, admin: Client, alice: Person, service: str) -> 
 ABSENT: Mapping[str, str] = {
     "account": "nobody-at-all",
     "key": "00000000-0000-7000-8000-000000000000",
+    "session": "00000000-0000-7000-8000-000000000001",
     "service": "no-such-service",
     "role": "no-such-role",
     "file": "no-such-file",
@@ -225,6 +227,7 @@ SCOPES = {
         "GET /accounts/<account>/api-keys",
         "GET /accounts/<account>/api-keys/<key>",
         "GET /accounts/<account>/grants",
+        "GET /accounts/<account>/tokens",
     },
     "keyosk:accounts:write": {
         "POST /accounts",
@@ -238,6 +241,7 @@ SCOPES = {
         "DELETE /accounts/<account>/api-keys/<key>",
         "POST /accounts/<account>/api-keys/<key>/rotate",
         "DELETE /accounts/<account>/tokens",
+        "DELETE /accounts/<account>/tokens/<session>",
     },
     "keyosk:grants:write": {
         "PUT /accounts/<account>/grants",
@@ -273,7 +277,9 @@ ITSELF = {
     "PATCH /accounts/<account>/api-keys/<key>",
     "DELETE /accounts/<account>/api-keys/<key>",
     "POST /accounts/<account>/api-keys/<key>/rotate",
+    "GET /accounts/<account>/tokens",
     "DELETE /accounts/<account>/tokens",
+    "DELETE /accounts/<account>/tokens/<session>",
 }
 
 

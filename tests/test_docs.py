@@ -97,7 +97,8 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     with LiveServer(f"sqlite:///{folder / 'keyosk.db'}", folder) as server:
         admin = server.admin()
         for name, scopes in [("todo", ["todo:read", "todo:write"]), ("obsolete", [])]:
-            assert admin.post("/services", json={"name": name, "scopes": scopes}).ok
+            body = {"name": name, "scopes": scopes, "refresh_allowed": True}
+            assert admin.post("/services", json=body).ok
         alice = {"username": "alice", "password": ALICE_PASSWORD}
         assert admin.post("/accounts", json=alice).ok
         yield server
@@ -132,12 +133,16 @@ def test_every_curl_line_of_the_api_page_works_when_pasted(live: LiveServer) -> 
     strict = 'curl() { command curl --fail-with-body "$@"; }'
     script = "\n".join([strict, "set -x", *code(API, "sh")])
     script = script.replace("http://127.0.0.1:8080", live.url)
+    offline = {"scope": "offline_access"}
+    assert live.client("alice", secret).post("/auth/token", data=offline).json()["refresh_token"]
+    sessions = live.admin().get("/accounts/alice/tokens").json()["items"]
     variables = {
         "ADMIN_PASSWORD": live.environment["KEYOSK_ADMIN_PASSWORD"],
         "ALICE_PASSWORD": ALICE_PASSWORD,
         "NEW_PASSWORD": NEW_PASSWORD,
         "ALICE_KEY": secret,
         "KEY_ID": key_id,
+        "SESSION_ID": sessions[0]["id"],
         "KID": live.client().get("/auth/jwks").json()["keys"][0]["kid"],
     }
     assert bash(live, script, **variables).count('"access_token"') >= 3

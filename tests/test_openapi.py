@@ -443,6 +443,7 @@ def walk_services_and_roles(ask: Ask) -> tuple[str, str]:
     tag = {"If-Match": made.headers["ETag"]}
     ask(304, "GET", one, headers={"If-None-Match": made.headers["ETag"]})
     patch = {"accepts": ["password", "api_key"], "token_lifetime": 600, "claims": ["team"]}
+    patch["refresh_allowed"] = True
     ask(200, "PATCH", one, json=patch, headers=tag)
     ask(412, "PATCH", one, json=patch, headers=tag)
     ask(200, "GET", f"{one}/scopes")
@@ -508,6 +509,9 @@ def walk_tokens(alice: Ask, anybody: Ask, service: str) -> None:
         alice(200, "POST", token, data=asked)
     alice(200, "POST", token, json={"scope": f"{service}:read", "lifetime": 60})
     alice(200, "GET", token, headers={"Accept": "application/jwt"})
+    refreshed = alice(200, "POST", token, data={"scope": f"{service}:read offline_access"}).json()
+    data = {"grant_type": "refresh_token", "refresh_token": refreshed["refresh_token"]}
+    anybody(200, "POST", token, data=data)
     for wrong in (
         {"scope": "nobody:has"},
         {"audience": "nowhere"},
@@ -523,6 +527,8 @@ def walk_tokens(alice: Ask, anybody: Ask, service: str) -> None:
     anybody(200, "GET", "/auth/revocations", headers={"Accept": "application/jwt"})
     anybody(422, "GET", "/auth/revocations?since=then")
     body = {"token": alice(200, "POST", token).json()["access_token"]}
+    (session,) = alice(200, "GET", "/accounts/me/tokens").json()["items"]
+    alice(204, "DELETE", f"/accounts/me/tokens/{session['id']}")
     for path in ("/auth/introspect", "/auth/revoke", "/auth/introspect"):
         alice(200, "POST", path, data=body)
         alice(400, "POST", path)
@@ -586,6 +592,7 @@ def walk_deletions(ask: Ask, service: str, role: str, username: str) -> None:
     ask(204, "PUT", f"/accounts/{username}/password", json={"password": PASSWORD[::-1]})
     ask(204, "DELETE", f"/accounts/{username}/password")
     ask(404, "DELETE", f"/accounts/{username}/password")
+    ask(404, "DELETE", f"/accounts/{username}/tokens/nothing")
     ask(200, "DELETE", f"/accounts/{username}/tokens")
     ask(404, "DELETE", "/accounts/nobody/tokens")
     ask(412, "DELETE", f"/accounts/{username}", headers={"If-Match": '"99"'})

@@ -70,6 +70,10 @@ GET    /accounts/{account}/api-keys/{key}       401  403  404  404  403  403  40
 PATCH  /accounts/{account}/api-keys/{key}       401  403  403  422  403  403  403  422  403
 DELETE /accounts/{account}/api-keys/{key}       401  403  403  404  403  403  403  404  403
 POST   /accounts/{account}/api-keys/{key}/rotate 401  403  403  422  403  403  403  422  403
+GET    /accounts/{account}/tokens               401  403  200  200  403  403  403  200  200
+DELETE /accounts/{account}/tokens/{key}         401  403  403  404  403  403  403  404  404
+GET    /accounts/me/tokens                      401  200  200  200  200  200  200  200  200
+DELETE /accounts/me/tokens/{key}                401  404  404  404  404  404  404  404  404
 DELETE /accounts/{absent}/tokens                401  403  403  404  403  403  403  404  404
 GET    /accounts/{account}/grants               401  403  200  200  403  403  403  200  200
 PUT    /accounts/{account}/grants               401  403  403  403  422  403  403  422  422
@@ -151,7 +155,7 @@ def test_each_caller_gets_what_the_table_says(
 
 
 def test_the_table_has_every_address_that_is_not_open_to_all() -> None:
-    names = {"account": "x", "absent": "x", "key": "x", "service": "x", "role": "x"}
+    names = {"account": "x", "absent": "x", "key": "x", "session": "x", "service": "x", "role": "x"}
     written = {(row.method, row.path.format(**names)) for row in rows()}
     for route in ROUTES:
         path = route.path

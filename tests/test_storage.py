@@ -263,6 +263,8 @@ def test_every_foreign_key_deletes_with_what_it_refers_to(
         ("scope", "service"),
         ("exchange", "service"),
         ("known_source", "account"),
+        ("session", "account"),
+        ("session", "api_key"),
     }
     assert cascades(database) == cascades(from_models) == expected
 

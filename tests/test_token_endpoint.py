@@ -585,7 +585,7 @@ def test_head_is_answered_as_get_without_a_body(alice: Account) -> None:
 
 def test_parameters_that_nobody_knows_are_ignored(alice: Account, todo: Service) -> None:
     known = {"scope": todo.read}
-    unknown = {"client_id": "someone else", "sub": "admin", "iss": "https://evil.example"}
+    unknown = {"username": "someone else", "sub": "admin", "iss": "https://evil.example"}
 
     claims = token(alice.by_key, **known, **unknown)
 

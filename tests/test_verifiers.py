@@ -237,6 +237,7 @@ def test_an_expired_token_is_refused_by_them_and_by_us(
             algorithm=None,
             typ=None,
             claims=(),
+            refresh_lifetimes=frozenset(),
         )
         return past.tokens.issue(login, terms).text
 

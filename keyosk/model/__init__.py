@@ -39,6 +39,7 @@ from keyosk.model.tokens import (
     Claim,
     KeyState,
     Revocation,
+    Session,
     SigningKey,
 )
 
@@ -66,6 +67,7 @@ __all__ = [
     "Role",
     "Scope",
     "Service",
+    "Session",
     "SigningKey",
     "StoredPassword",
     "Terms",

@@ -13,7 +13,8 @@ class Login:
 
     ``enabled``: the account is, and the key too. ``limit`` is the API key's own scope limit
     (``None``: no limit), ``networks`` its own networks; ``expires_at`` the earlier of the account's
-    and the key's expiry, ``successor`` the newer key; ``authenticated_at`` when the secret was
+    and the key's expiry, ``successor`` the newer key; ``password_id`` the
+    password that was shown now; ``authenticated_at`` when the secret was
     shown; ``last_seen_at`` when the credential was last noted as used. ``tokens_from``: tokens
     issued before this moment, to the account or by the key, do not count any more. ``claims`` is
     JSON text, as few tokens need it.
@@ -28,6 +29,7 @@ class Login:
     authenticated_at: int
     last_seen_at: int | None
     api_key_id: str | None
+    password_id: str | None = None
     limit: frozenset[str] | None
     networks: tuple[str, ...] | None
     successor: str | None

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from keyosk.model.accounts import CredentialKind
+
 
 class KeyState(StrEnum):
     """Where a signing key is in its life; only ``ACTIVE`` signs."""
@@ -53,3 +55,33 @@ class Revocation:
     issued_before: int | None
     expires: int
     sequence: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """What refresh tokens that follow one another have in common.
+
+    It began with a login by the password ``password_id`` or the API key ``api_key_id``, and ends
+    with it. ``audiences`` and ``scopes`` are those first given. ``digest`` is of the refresh token
+    that is good now, made at ``rotated_at``; ``tokens`` maps the ids of the access tokens that came
+    from it to when they expire.
+    """
+
+    id: str
+    account_id: str
+    password_id: str | None
+    api_key_id: str | None
+    audiences: tuple[str, ...]
+    scopes: tuple[str, ...]
+    digest: bytes = field(repr=False)
+    tokens: Mapping[str, int]
+    address: str | None
+    authenticated_at: int
+    created_at: int
+    rotated_at: int
+    expires_at: int
+
+    @property
+    def credential(self) -> CredentialKind:
+        """What began it."""
+        return CredentialKind.PASSWORD if self.api_key_id is None else CredentialKind.API_KEY

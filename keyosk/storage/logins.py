@@ -5,6 +5,7 @@ nulls in the key's place. Each row has one scope that the account holds, by itse
 """
 
 import json
+from dataclasses import replace
 from typing import Any, Final
 
 import peewee
@@ -80,7 +81,8 @@ class LoginStore:
 
     def by_password(self, password_id: str, now: int) -> Login | None:
         """The login that proved this password at ``now``; ``None`` once it was changed."""
-        return _login(self._by_password(password_id=password_id), CredentialKind.PASSWORD, now)
+        login = _login(self._by_password(password_id=password_id), CredentialKind.PASSWORD, now)
+        return None if login is None else replace(login, password_id=password_id)
 
     def by_account(self, account_id: str, authenticated_at: int) -> Login | None:
         """The login of an account that proved its password, as it stands now."""

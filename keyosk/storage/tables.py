@@ -153,6 +153,28 @@ class Revocation(Table):
         indexes: Any = ((("value", "claim"), False),)
 
 
+class Session(Table):
+    """A refresh session; ``digest`` is of its current refresh token.
+
+    ``tokens``: the access tokens that came from it, as [jti, exp]. It refers to the password or API
+    key that began it, and to nothing once that is another.
+    """
+
+    id = CharField(36, primary_key=True)
+    account = ForeignKeyField(Account, on_delete="CASCADE")
+    password_id = CharField(36, null=True)
+    api_key = ForeignKeyField(ApiKey, null=True, on_delete="CASCADE")
+    audiences = TextField()
+    scopes = TextField()
+    digest = BlobField()
+    tokens = TextField()
+    address = TextField(null=True)
+    authenticated_at = BigIntegerField()
+    created_at = BigIntegerField()
+    rotated_at = BigIntegerField()
+    expires_at = BigIntegerField(index=True)
+
+
 class Lifetime(Table):
     """How many seconds tokens lived, and until when such were issued (null: they are)."""
 
@@ -264,6 +286,7 @@ ALL = (
     Grant,
     SigningKey,
     Revocation,
+    Session,
     Lifetime,
     AuditRow,
     Checkpoint,

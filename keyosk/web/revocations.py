@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any, Final
 
-from flask import Response, g, request
+from flask import Response, request
 
 from keyosk.errors import Invalid
 from keyosk.model import Revocation
@@ -12,9 +12,8 @@ from keyosk.revocations import Published
 from keyosk.web import negotiation
 from keyosk.web.answers import json_answer
 from keyosk.web.endpoint import Endpoint
-from keyosk.web.fields import rfc3339
 from keyosk.web.operations import operation
-from keyosk.web.standard_schemas import RevocationsQuery, RevocationsShape, RevokedShape
+from keyosk.web.standard_schemas import RevocationsQuery, RevocationsShape
 
 #: What tells the signed form from a token.
 TYPE: Final = "revocations+jwt"
@@ -51,16 +50,6 @@ class RevocationsResource(Endpoint):
         response.headers["Cache-Control"] = "no-cache"
         response.make_conditional(request)
         return response
-
-
-class TokensResource(Endpoint):
-    """The tokens of an account."""
-
-    @operation(gives=RevokedShape)
-    def delete(self, account: str) -> Response:
-        """Revoke every token of the account so far."""
-        moment = self.installation.accounts.revoke_tokens(g.caller, account)
-        return json_answer({"effective_at_latest": rfc3339(moment)})
 
 
 def _since() -> int:

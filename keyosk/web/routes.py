@@ -20,10 +20,11 @@ from keyosk.web.documentation import AssetResource, OpenApiResource, PageResourc
 from keyosk.web.health import LiveResource, ReadyResource
 from keyosk.web.introspection import IntrospectResource, RevokeResource
 from keyosk.web.jwks import JwksResource, PemResource
-from keyosk.web.revocations import RevocationsResource, TokensResource
+from keyosk.web.revocations import RevocationsResource
 from keyosk.web.roles import RoleResource, RolesResource
 from keyosk.web.route import Route
 from keyosk.web.services import ScopesResource, ServiceResource, ServicesResource
+from keyosk.web.sessions import SessionResource, SessionsResource
 from keyosk.web.token import TokenResource
 
 _PUBLIC: Final = {"GET": ANYONE}
@@ -77,7 +78,13 @@ ROUTES: Final = (
         "DELETE": _OWN_CREDENTIALS,
     }),
     Route("/accounts/<account>/api-keys/<key>/rotate", RotateResource, {"POST": _OWN_CREDENTIALS}),
-    Route("/accounts/<account>/tokens", TokensResource, {"DELETE": itself_or(_ACCOUNTS_WRITE)}),
+    Route("/accounts/<account>/tokens", SessionsResource, {
+        "GET": itself_or(_ACCOUNTS_READ),
+        "DELETE": itself_or(_ACCOUNTS_WRITE),
+    }),
+    Route("/accounts/<account>/tokens/<session>", SessionResource, {
+        "DELETE": itself_or(_ACCOUNTS_WRITE),
+    }),
     Route("/accounts/<account>/grants", GrantsResource, {
         "GET": itself_or(_ACCOUNTS_READ),
         "PUT": scope(_GRANTS_WRITE),

@@ -54,7 +54,19 @@ class TokenRequest(Shape):
     class Meta:
         unknown = EXCLUDE
 
-    grant_type = Text(validate=validate.OneOf(["client_credentials"]))
+    grant_type = Text(
+        validate=validate.OneOf(
+            [
+                *("client_credentials", "refresh_token"),
+                "urn:ietf:params:oauth:grant-type:token-exchange",
+            ]
+        )
+    )
+    client_id = Text()
+    refresh_token = Text()
+    subject_token = Text()
+    subject_token_type = Text()
+    requested_token_type = Text()
     audience = fields.List(Text())
     resource = fields.List(Text())
     scope = Text()
@@ -65,9 +77,13 @@ class TokenRequest(Shape):
 class TokenShape(Shown):
     """A token (RFC 6749 section 5.1)."""
 
-    may_lack = frozenset({"api_key_successor", "api_key_expires_at"})
+    may_lack = frozenset(
+        {"api_key_successor", "api_key_expires_at", "refresh_token", "issued_token_type"}
+    )
 
     access_token = Text()
+    refresh_token = Text()
+    issued_token_type = Text()
     token_type = Text(validate=validate.Equal("Bearer"))
     expires_in = Whole()
     scope = Text()
@@ -107,6 +123,20 @@ class RevokedShape(Shown):
     """When no verifier accepts any of the tokens any more, even one that never polls."""
 
     effective_at_latest = Time()
+
+
+class SessionShape(Shown):
+    """A refresh session: a login that goes on without its secret."""
+
+    id = Text()
+    credential = Text()
+    api_key_id = Text(allow_none=True)
+    audiences = fields.List(Text())
+    scopes = fields.List(Text())
+    address = Text(allow_none=True)
+    created_at = Time()
+    last_used_at = Time(attribute="rotated_at")
+    expires_at = Time()
 
 
 class TokenQuestion(Shape):

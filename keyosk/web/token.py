@@ -3,16 +3,23 @@
 This is the path that all speed depends on: no schema and no write stands on it.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Final
 
-from flask import Response
+from flask import Response, g, request
 
-from keyosk import permissions
-from keyosk.errors import InvalidRequest, InvalidScope, InvalidTarget, UnsupportedGrantType
+from keyosk import permissions, usernames
+from keyosk.errors import (
+    InvalidGrant,
+    InvalidRequest,
+    InvalidScope,
+    InvalidTarget,
+    UnauthorizedClient,
+    UnsupportedGrantType,
+)
+from keyosk.installation import Installation
+from keyosk.issuing import Asked, Issued
 from keyosk.model import Login
-from keyosk.tokens import Token
 from keyosk.web import access, negotiation, parameters
 from keyosk.web.answers import json_answer
 from keyosk.web.endpoint import Endpoint
@@ -26,17 +33,16 @@ _TEXTS: Final = {
     _JWT: "eyJhbGciOiJFUzI1NiIsInR5cCI6ImF0K2p3dCJ9.e30.c2lnbmF0dXJl\n",
     "text/plain": "Authorization: Bearer eyJhbGciOiJFUzI1NiIsInR5cCI6ImF0K2p3dCJ9.e30.c2ln\n",
 }
-_REFUSALS: Final = (InvalidRequest, InvalidScope, InvalidTarget, UnsupportedGrantType)
-
-
-@dataclass(frozen=True, slots=True)
-class _Parameters:
-    """The parameters of a token request, read; those that nobody knows are ignored (RFC 6749)."""
-
-    scopes: tuple[str, ...] | None
-    targets: tuple[str, ...]
-    lifetime: int | None
-    format: str
+_REFUSALS: Final = (
+    *(InvalidRequest, InvalidScope, InvalidTarget, InvalidGrant),
+    *(UnauthorizedClient, UnsupportedGrantType),
+)
+_DEFAULT: Final = "client_credentials"
+_EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
+_ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105  # its type
+#: RFC 8693 section 3; ours are both.
+_TOKEN_TYPES: Final = (_ACCESS_TOKEN, "urn:ietf:params:oauth:token-type:jwt")
+_BODY_CREDENTIALS: Final = frozenset({"client_secret", "password", "client_assertion"})
 
 
 class TokenResource(Endpoint):
@@ -59,27 +65,83 @@ class TokenResource(Endpoint):
         """Issue a token for the login of the request."""
         return self._answer(parameters.body())
 
-    def _answer(self, values: Mapping[str, Sequence[str]]) -> Response:
-        installation = self.installation
-        login = access.login(installation)
-        asked = _read(values)
-        entitlement = permissions.entitlement(
-            login,
-            now=int(installation.clock()),
-            scopes=asked.scopes,
-            targets=asked.targets,
-            find_terms=installation.services.terms_for,
+    def _answer(self, values: parameters.Parameters) -> Response:
+        single = parameters.singles(values, repeatable=_TARGETS) if values else {}
+        form = _format(single.get("format"))
+        issued = _GRANT_TYPES.get(single.get("grant_type", _DEFAULT), _unknown)(
+            self.installation, single, _asked(single, values)
         )
-        token = installation.tokens.issue(login, entitlement, lifetime=asked.lifetime)
-        response = _render(token, login, asked.format)
+        response = _render(issued, form, exchanged=single.get("grant_type") == _EXCHANGE)
         response.headers["Cache-Control"] = "no-store"
         response.headers["Pragma"] = "no-cache"  # RFC 6749 section 5.1
         # After the answer has been sent: a use is not worth a wait.
-        response.call_on_close(lambda: installation.authentication.note(login))
+        response.call_on_close(lambda: self.installation.authentication.note(issued.login))
         return response
 
 
-def _render(token: Token, login: Login, form: str) -> Response:
+# ---- Grant types ---------------------------------------------------------------------------------
+
+
+def _by_login(installation: Installation, single: Mapping[str, str], asked: Asked) -> Issued:
+    login = access.login(installation)
+    _check_client(login, single)
+    return installation.issuing.by_login(login, asked, address=g.address)
+
+
+def _by_refresh_token(
+    installation: Installation, single: Mapping[str, str], asked: Asked
+) -> Issued:
+    # A login is no must: the token alone proves enough, as it is used once (RFC 9700 4.14.2).
+    login = access.login(installation) if "Authorization" in request.headers else None
+    if "refresh_token" not in single:
+        raise InvalidRequest("The parameter refresh_token is missing.")
+    return installation.issuing.by_refresh_token(
+        single["refresh_token"],
+        asked,
+        by=login,
+        client_id=single.get("client_id"),
+        address=g.address,
+    )
+
+
+def _by_exchange(installation: Installation, single: Mapping[str, str], asked: Asked) -> Issued:
+    login = access.login(installation)
+    _check_client(login, single)
+    for name in ("subject_token", "subject_token_type"):
+        if name not in single:
+            raise InvalidRequest(f"The parameter {name} is missing.")
+    if single["subject_token_type"] not in _TOKEN_TYPES:
+        raise InvalidRequest("The subject_token_type must be that of an access token.")
+    if single.get("requested_token_type", _ACCESS_TOKEN) not in _TOKEN_TYPES:
+        raise InvalidRequest("The requested_token_type must be that of an access token.")
+    if {"actor_token", "actor_token_type"} & single.keys():
+        raise InvalidRequest("The actor is whoever logs in here: an actor_token is not taken.")
+    return installation.issuing.by_exchange(login, single["subject_token"], asked)
+
+
+def _unknown(*_: object) -> Issued:
+    raise UnsupportedGrantType("The grant_type must be one of " + ", ".join(_GRANT_TYPES) + ".")
+
+
+_GRANT_TYPES: Final[Mapping[str, Callable[[Installation, Mapping[str, str], Asked], Issued]]] = {
+    _DEFAULT: _by_login,
+    "refresh_token": _by_refresh_token,
+    _EXCHANGE: _by_exchange,
+}
+
+
+def _check_client(login: Login, single: Mapping[str, str]) -> None:
+    """A ``client_id`` besides the login must name the same account."""
+    client_id = single.get("client_id")
+    if client_id is not None and usernames.lookup_form(client_id) != login.username:
+        raise InvalidRequest("The client_id is not the account that logs in.")
+
+
+# ---- Parameters and answers ----------------------------------------------------------------------
+
+
+def _render(issued: Issued, form: str, *, exchanged: bool) -> Response:
+    token, login = issued.token, issued.login
     if form == "token":
         return Response(f"{token.text}\n", mimetype=_JWT)
     if form == "header":
@@ -90,6 +152,10 @@ def _render(token: Token, login: Login, form: str) -> Response:
         "expires_in": token.expires_in,
         "scope": token.scope,
     }
+    if issued.refresh_token is not None:
+        body["refresh_token"] = issued.refresh_token
+    if exchanged:
+        body["issued_token_type"] = _ACCESS_TOKEN
     if login.successor is not None:  # a newer key exists: time to change over
         body["api_key_successor"] = login.successor
         if login.expires_at is not None:
@@ -97,19 +163,17 @@ def _render(token: Token, login: Login, form: str) -> Response:
     return json_answer(body)
 
 
-def _read(values: Mapping[str, Sequence[str]]) -> _Parameters:
+def _asked(single: Mapping[str, str], values: parameters.Parameters) -> Asked:
     if not values:
-        return _Parameters(None, (), None, _format(None))
-    single = parameters.singles(values, repeatable=_TARGETS)
-    grant_type = single.get("grant_type", "client_credentials")
-    if grant_type != "client_credentials":
-        raise UnsupportedGrantType("The grant_type must be client_credentials.")
+        return Asked()
+    # Credentials come by Basic only (RFC 6749 section 2.3.1 lets a server refuse them in the body).
+    if _BODY_CREDENTIALS & single.keys():
+        raise InvalidRequest("Credentials are taken by HTTP Basic only, not in the body.")
     scope = single.get("scope")
-    return _Parameters(
+    return Asked(
         scopes=None if scope is None else permissions.parse_scope(scope),
         targets=tuple(target for name in _TARGETS for target in values.get(name, ()) if target),
         lifetime=_lifetime(single.get("lifetime")),
-        format=_format(single.get("format")),
     )
 
 

@@ -167,6 +167,17 @@ EXAMPLES: Final[Mapping[str, Any]] = {
     "Service": {"id": _ID, **_SERVICE, **_MADE},
     "ServiceNew": {"name": "todo", "accepts": "both", "scopes": [_SCOPE, "todo:write"]},
     "ServicePatch": {"token_lifetime": 300, "contact": None},
+    "Session": {
+        "id": _ID,
+        "credential": "password",
+        "api_key_id": None,
+        "audiences": ["todo"],
+        "scopes": ["todo:read"],
+        "address": "192.0.2.7",
+        "created_at": "2030-01-31T12:00:00Z",
+        "last_used_at": "2030-01-31T12:30:00Z",
+        "expires_at": "2030-03-02T12:00:00Z",
+    },
     "Status": {"status": "ok"},
     "Token": {
         "access_token": "eyJhbGciOiJFUzI1NiIsInR5cCI6ImF0K2p3dCJ9.e30.c2lnbmF0dXJl",

@@ -38,6 +38,11 @@ PATH_PARAMETERS: Final[Mapping[str, dict[str, Any]]] = {
         "example": "n4bQgYhMfWWaL-qgxVrQFaO_TxsrC4Is0V1sFbDwCgg",
     },
     "role": {"description": "A name.", "schema": {"type": "string"}, "example": "editor"},
+    "session": {
+        "description": "The id of a refresh session.",
+        "schema": {"type": "string"},
+        "example": KEY_ID,
+    },
     "service": {
         "description": "An id or a name.",
         "schema": {"type": "string"},
@@ -139,6 +144,10 @@ FIELDS: Final[dict[str, str]] = {
     "TokenRequest.scope": "Scopes with spaces between them; absent for all that the account holds.",
     "accepts": "The logins that it takes tokens of.",
     "account": "The username of who acts for it, and may introspect and exchange its tokens.",
+    "Session.credential": "What began it: `password` or `api_key`.",
+    "refresh_token": "Good for one more token, once.",
+    "client_id": "The username of who asked for the token.",
+    "subject_token": "The token to be exchanged (RFC 8693).",
     "active": "Whether the token is good now, as far as the caller may know.",
     "aud": "The audience, or audiences.",
     "effective_at_latest": "Only where the change took rights away: when no service accepts a "

@@ -1,0 +1,211 @@
+"""Issuing tokens: the grant types of the token endpoint, below HTTP.
+
+Each gives a token for a login: of the credential shown now (client_credentials, RFC 6749 section
+4.4), of one shown before (refresh_token, section 6), or behind a token that a service was shown
+(token exchange, RFC 8693).
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from keyosk import permissions
+from keyosk.authentication import Authentication
+from keyosk.errors import (
+    BadCredentials,
+    BadToken,
+    InvalidGrant,
+    InvalidRequest,
+    InvalidTarget,
+    UnauthorizedClient,
+)
+from keyosk.model import Exchange, Login, Service
+from keyosk.permissions import Entitlement
+from keyosk.services import Services
+from keyosk.sessions import Sessions
+from keyosk.tokens import Actor, Claims, Token, Tokens
+
+#: The scope that asks for a refresh token (OpenID Connect Core section 11).
+OFFLINE: Final = "offline_access"
+#: How many services may have handed a token on.
+_DEEPEST: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a token request asks for; ``lifetime`` in seconds, ``None`` for what there is."""
+
+    scopes: tuple[str, ...] | None = None
+    targets: tuple[str, ...] = ()
+    lifetime: int | None = None
+
+    @property
+    def offline(self) -> bool:
+        """Whether it asks for a refresh token."""
+        return self.scopes is not None and OFFLINE in self.scopes
+
+    @property
+    def service_scopes(self) -> tuple[str, ...] | None:
+        """The scopes that belong to services; ``None`` for all that are held."""
+        if self.scopes is None:
+            return None
+        rest = tuple(scope for scope in self.scopes if scope != OFFLINE)
+        return rest or (None if self.offline else ())
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A token, whose login it is, and the refresh token if there is one."""
+
+    login: Login
+    token: Token
+    refresh_token: str | None = field(default=None, repr=False)
+
+
+class Issuing:
+    """Issues tokens by grant type."""
+
+    def __init__(
+        self,
+        services: Services,
+        authentication: Authentication,
+        sessions: Sessions,
+        tokens: Tokens,
+        clock: Callable[[], float],
+    ) -> None:
+        self._services = services
+        self._authentication = authentication
+        self._sessions = sessions
+        self._tokens = tokens
+        self._clock = clock
+
+    def by_login(self, login: Login, asked: Asked, *, address: str | None = None) -> Issued:
+        """A token for a login that was just proven. Raises ``InvalidScope``, ``InvalidTarget``."""
+        entitlement = self._entitlement(login, asked.service_scopes, asked.targets)
+        if not (asked.offline and entitlement.refresh_lifetimes):
+            return Issued(login, self._tokens.issue(login, entitlement, lifetime=asked.lifetime))
+        # Signed first: what cannot be issued begins no session.
+        self._tokens.issue(login, _offline(entitlement), lifetime=asked.lifetime)
+        turn = self._sessions.begin(login, entitlement, address=address)
+        token = self._tokens.issue(
+            login, _offline(entitlement), lifetime=asked.lifetime, token_id=turn.token_id
+        )
+        return Issued(login, token, turn.refresh_token)
+
+    def by_refresh_token(
+        self,
+        text: str,
+        asked: Asked,
+        *,
+        by: Login | None = None,
+        client_id: str | None = None,
+        address: str | None = None,
+    ) -> Issued:
+        """The next token of a session, and its next refresh token.
+
+        ``by``, ``client_id``: who asks, where that is said. Never more than the session began with
+        and the account holds now. Raises ``InvalidGrant``, ``InvalidScope``, ``InvalidTarget``.
+        """
+        session = self._sessions.find(text)
+        try:
+            login = self._authentication.resumed(session, address=address)
+        except BadCredentials:
+            raise InvalidGrant("The login that began this session is not valid any more.") from None
+        if by is not None and by.account_id != session.account_id:
+            raise InvalidGrant("The refresh token is somebody else's.")
+        if client_id is not None and client_id != login.username:
+            raise InvalidGrant("The refresh token is somebody else's.")
+        bounded = _bounded(login, session.scopes, session.expires_at)
+        entitlement = self._entitlement(
+            bounded, asked.service_scopes, asked.targets or session.audiences
+        )
+        if not set(entitlement.audiences) <= set(session.audiences):
+            raise InvalidTarget("The session was not begun for this audience.")
+        if not entitlement.refresh_lifetimes:
+            raise InvalidGrant("A service of this session does not allow refreshing any more.")
+        turn = self._sessions.turn(text)
+        if asked.scopes is None or asked.offline:
+            entitlement = _offline(entitlement)
+        token = self._tokens.issue(
+            bounded, entitlement, lifetime=asked.lifetime, token_id=turn.token_id
+        )
+        return Issued(login, token, turn.refresh_token)
+
+    def by_exchange(self, actor: Login, subject_token: str, asked: Asked) -> Issued:
+        """A token for the next service, for the account behind a token that a service was shown.
+
+        ``actor``: the account that acts for the service. Never longer than the token, nor wider
+        than it but for what the exchange of the two services adds, nor than what its account holds
+        now. Raises ``InvalidRequest``, ``InvalidTarget``, ``InvalidScope``, ``UnauthorizedClient``.
+        """
+        claims = self._subject(subject_token)
+        acting = [
+            service
+            for service in self._services.acting(actor.account_id)
+            if service.terms.enabled and service.terms.audience in claims.audiences
+        ]
+        if not acting:
+            raise UnauthorizedClient("The token is for no service that this account acts for.")
+        if len(asked.targets) != 1:
+            raise InvalidRequest("An exchange needs one audience or resource, and no more.")
+        login = self._behind(claims, acting[0])
+        terms = self._services.terms_for(asked.targets[0])
+        allowed = None if terms is None else _exchange(acting, terms.name)
+        if terms is None or allowed is None:
+            raise InvalidTarget("Tokens for this service may not be exchanged for that audience.")
+        bounded = _bounded(login, (*claims.scopes, *allowed.scopes), claims.expires_at)
+        entitlement = self._entitlement(bounded, asked.service_scopes, asked.targets)
+        if set(entitlement.audiences) != {terms.audience}:
+            raise InvalidTarget("A scope that was asked for belongs to another audience.")
+        acts = Actor(actor.account_id, actor.username, claims.actor)
+        token = self._tokens.issue(bounded, entitlement, lifetime=asked.lifetime, actor=acts)
+        return Issued(actor, token)
+
+    def _subject(self, text: str) -> Claims:
+        try:
+            claims = self._tokens.verify(text, audience=None)
+        except BadToken:
+            # RFC 8693 section 2.2.2.
+            raise InvalidRequest("The subject_token is not valid.") from None
+        depth, actor = 0, claims.actor
+        while actor is not None:
+            depth, actor = depth + 1, actor.get("act")
+        if depth >= _DEEPEST:
+            raise InvalidRequest("The subject_token was handed on too often.")
+        return claims
+
+    def _behind(self, claims: Claims, service: Service) -> Login:
+        try:
+            return self._authentication.by_token(claims, audience=service.terms.audience)
+        except BadToken:
+            raise InvalidRequest("The subject_token is not valid any more.") from None
+
+    def _entitlement(
+        self, login: Login, scopes: tuple[str, ...] | None, targets: Iterable[str]
+    ) -> Entitlement:
+        return permissions.entitlement(
+            login,
+            now=int(self._clock()),
+            scopes=scopes,
+            targets=targets,
+            find_terms=self._services.terms_for,
+        )
+
+
+def _bounded(login: Login, scopes: Iterable[str], expires_at: int) -> Login:
+    """A login with no more than these scopes, until ``expires_at`` at the latest."""
+    limit = frozenset(scopes)
+    return replace(
+        login,
+        limit=limit if login.limit is None else login.limit & limit,
+        expires_at=expires_at if login.expires_at is None else min(login.expires_at, expires_at),
+    )
+
+
+def _offline(entitlement: Entitlement) -> Entitlement:
+    return replace(entitlement, scopes=(*entitlement.scopes, OFFLINE))
+
+
+def _exchange(acting: Iterable[Service], target: str) -> Exchange | None:
+    exchanges = (each for service in acting for each in service.exchanges)
+    return next((each for each in exchanges if each.service == target), None)

@@ -1,0 +1,192 @@
+"""Refresh sessions: a login goes on without its secret, by refresh tokens that are used once.
+
+Each use rotates the token (RFC 9700 section 4.14.2). One that was used before ends the session and
+revokes what came from it, as it may have been stolen; only within ``RETRY`` seconds it gets the
+very successor again, so that an answer that was lost on the way logs nobody out. A session never
+outlives its credential and never gains a scope.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from keyosk import refresh_token_form
+from keyosk.accounts import Accounts, target
+from keyosk.audit import Audit
+from keyosk.errors import InvalidGrant, NotFound
+from keyosk.ids import new_id
+from keyosk.keyring import Safe
+from keyosk.model import OPERATOR, Caller, Listing, Login, Session
+from keyosk.permissions import Entitlement
+from keyosk.refresh_token_form import RefreshToken
+from keyosk.revocations import Revocations
+from keyosk.rules import Rules
+from keyosk.storage.database import Database
+from keyosk.storage.sessions import SessionStore
+
+#: Seconds for which a refresh token that was used gets its successor again.
+RETRY: Final = 10
+#: Seconds that a session lasts where none of its services says less: 30 days.
+LIFETIME: Final = 30 * 86_400
+#: Seconds by which an access token may be issued later than it was written down.
+_LATER: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One use of a session: the next refresh token, and the id that the access token must have."""
+
+    session: Session
+    refresh_token: str = field(repr=False)
+    token_id: str
+
+
+class Sessions:
+    """Begins, continues, lists and ends refresh sessions."""
+
+    def __init__(
+        self,
+        database: Database,
+        store: SessionStore,
+        accounts: Accounts,
+        safe: Safe,
+        rules: Rules,
+        revocations: Revocations,
+        audit: Audit,
+        clock: Callable[[], float],
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._accounts = accounts
+        self._safe = safe
+        self._rules = rules
+        self._revocations = revocations
+        self._audit = audit
+        self._clock = clock
+
+    def begin(self, login: Login, entitlement: Entitlement, *, address: str | None) -> Turn:
+        """A session for what a login got; the access token is to be issued with its id."""
+        now = int(self._clock())
+        session_id, token_id = new_id(), new_id()
+        token = refresh_token_form.first(self._safe, session_id)
+        seconds = min(own or LIFETIME for own in entitlement.refresh_lifetimes)
+        ends = [now + seconds, *(e for e in (login.expires_at,) if e is not None)]
+        session = Session(
+            id=session_id,
+            account_id=login.account_id,
+            password_id=login.password_id,
+            api_key_id=login.api_key_id,
+            audiences=entitlement.audiences,
+            scopes=entitlement.scopes,
+            digest=token.digest,
+            tokens={token_id: self._latest_end(now)},
+            address=address,
+            authenticated_at=login.authenticated_at,
+            created_at=now,
+            rotated_at=now,
+            expires_at=min(ends),
+        )
+        with self._database.transaction():
+            self._store.remove_expired(now)
+            self._store.add(session)
+        return Turn(session, token.text, token_id)
+
+    def find(self, text: str) -> Session:
+        """The session whose refresh token is, or was, this one. Raises ``InvalidGrant``."""
+        return self._found(self._read(text))
+
+    def current(self, text: str) -> Session | None:
+        """The session whose refresh token is good now and is this one."""
+        token = refresh_token_form.read(self._safe, text)
+        session = None if token is None else self._store.find(token.session_id)
+        if token is None or session is None or session.digest != token.digest:
+            return None
+        return session if session.expires_at > self._clock() else None
+
+    def turn(self, text: str) -> Turn:
+        """Use a refresh token: it gives the next one, and the same again for ``RETRY`` seconds.
+
+        Raises ``InvalidGrant``; if the token was used before, its session ends.
+        """
+        token = self._read(text)
+        now = int(self._clock())
+        with self._database.transaction():
+            self._store.lock(token.session_id)
+            session = self._found(token)
+            following = self._following(session, token, now)
+            if following is not None:
+                token_id = new_id()
+                kept = {jti: end for jti, end in session.tokens.items() if end > now}
+                rotated_at = session.rotated_at if following.digest == session.digest else now
+                session = replace(
+                    session,
+                    digest=following.digest,
+                    rotated_at=rotated_at,
+                    tokens={**kept, token_id: self._latest_end(now)},
+                )
+                self._store.rotate(session)
+                return Turn(session, following.text, token_id)
+            self._end(session)
+            self._audit.record(
+                OPERATOR,
+                "session.reuse",
+                target(session.account_id),
+                after={"session": session.id},
+                outcome="refused",
+            )
+        raise InvalidGrant("The refresh token was used before: its session has ended.")
+
+    def page(self, reference: str, listing: Listing) -> list[Session]:
+        """The sessions of an account that a listing asks for. Raises ``NotFound``."""
+        return self._store.page(self._accounts.get(reference).id, listing)
+
+    def count(self, reference: str, listing: Listing) -> int:
+        """How many sessions the account has. Raises ``NotFound``."""
+        return self._store.count(self._accounts.get(reference).id, listing)
+
+    def end(self, by: Caller, reference: str, session_id: str) -> None:
+        """End a session of the account, with the access tokens that came from it.
+
+        Raises ``NotFound``, ``RefusedByRule``.
+        """
+        with self._database.transaction():
+            account = self._accounts.locked(reference)
+            self._rules.may_change(by, account.id)
+            self._store.lock(session_id)
+            session = self._store.find(session_id)
+            if session is None or session.account_id != account.id:
+                raise NotFound("This account has no such session.")
+            self._end(session)
+            after = {"session": session.id}
+            self._audit.record(by, "session.end", target(account.id), after=after)
+
+    def _read(self, text: str) -> RefreshToken:
+        token = refresh_token_form.read(self._safe, text)
+        if token is None:
+            raise InvalidGrant("The refresh token is not valid.")
+        return token
+
+    def _found(self, token: RefreshToken) -> Session:
+        session = self._store.find(token.session_id)
+        if session is None or session.expires_at <= self._clock():
+            raise InvalidGrant("The session of this refresh token has ended.")
+        return session
+
+    def _following(self, session: Session, token: RefreshToken, now: int) -> RefreshToken | None:
+        """What follows the token; ``None`` if it was used before, and not just now."""
+        after = refresh_token_form.successors(self._safe, token)
+        if token.digest == session.digest:
+            return after[0]
+        if now - session.rotated_at > RETRY:
+            return None
+        return next((each for each in after if each.digest == session.digest), None)
+
+    def _end(self, session: Session) -> None:
+        now = int(self._clock())
+        for token_id, end in session.tokens.items():
+            if end > now:
+                self._revocations.of_token(token_id, end)
+        self._store.remove(session.id)
+
+    def _latest_end(self, now: int) -> int:
+        return now + self._revocations.longest_lifetime() + _LATER

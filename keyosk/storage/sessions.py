@@ -1,0 +1,113 @@
+"""Refresh sessions."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from keyosk.model import Listing, Session
+from keyosk.storage import listing as lists
+from keyosk.storage import tables
+from keyosk.storage.database import Database
+
+_SORTS: Final[lists.Sorts] = {"created_at": tables.Session.id}
+
+
+class SessionStore:
+    """Reads and writes the session table."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, session: Session) -> None:
+        """Insert a session."""
+        self._database.insert(
+            tables.Session,
+            [
+                {
+                    "id": session.id,
+                    "account": session.account_id,
+                    "password_id": session.password_id,
+                    "api_key": session.api_key_id,
+                    "audiences": json.dumps(session.audiences),
+                    "scopes": json.dumps(session.scopes),
+                    "digest": session.digest,
+                    "tokens": json.dumps(session.tokens),
+                    "address": session.address,
+                    "authenticated_at": session.authenticated_at,
+                    "created_at": session.created_at,
+                    "rotated_at": session.rotated_at,
+                    "expires_at": session.expires_at,
+                }
+            ],
+        )
+
+    def find(self, session_id: str) -> Session | None:
+        """The session with this id."""
+        row = self._database.row(tables.Session.select().where(tables.Session.id == session_id))
+        return None if row is None else _session(row)
+
+    def lock(self, session_id: str) -> None:
+        """Inside a transaction: be the only one who changes the session."""
+        self._database.lock(f"session/{session_id}")
+
+    def rotate(self, session: Session) -> None:
+        """Write what changes when a session is used."""
+        self._database.write(
+            tables.Session.update(
+                digest=session.digest,
+                tokens=json.dumps(session.tokens),
+                rotated_at=session.rotated_at,
+            ).where(tables.Session.id == session.id)
+        )
+
+    def page(self, account_id: str, listing: Listing) -> list[Session]:
+        """The sessions of an account that a listing asks for."""
+        query = lists.page(
+            _of(account_id), listing, key=tables.Session.id, sorts=_SORTS, filters={}
+        )
+        return [_session(row) for row in self._database.rows(query)]
+
+    def count(self, account_id: str, listing: Listing) -> int:
+        """How many sessions the account has."""
+        return self._database.count(lists.filtered(_of(account_id), listing, {}))
+
+    def remove(self, session_id: str) -> None:
+        """Delete one session."""
+        self._database.write(tables.Session.delete().where(tables.Session.id == session_id))
+
+    def remove_of_account(self, account_id: str, *, by_password: bool = False) -> None:
+        """Delete the sessions of an account, ``by_password``: only those that a password began."""
+        condition = tables.Session.account == account_id
+        if by_password:
+            condition &= tables.Session.password_id.is_null(False)
+        self._database.write(tables.Session.delete().where(condition))
+
+    def remove_of_api_key(self, key_id: str) -> None:
+        """Delete the sessions that an API key began."""
+        self._database.write(tables.Session.delete().where(tables.Session.api_key == key_id))
+
+    def remove_expired(self, now: int) -> None:
+        """Delete the sessions that have ended by ``now``."""
+        self._database.write(tables.Session.delete().where(tables.Session.expires_at <= now))
+
+
+def _of(account_id: str) -> Any:
+    return tables.Session.select().where(tables.Session.account == account_id)
+
+
+def _session(row: Mapping[str, Any]) -> Session:
+    return Session(
+        id=row["id"],
+        account_id=row["account"],
+        password_id=row["password_id"],
+        api_key_id=row["api_key"],
+        audiences=tuple(json.loads(row["audiences"])),
+        scopes=tuple(json.loads(row["scopes"])),
+        digest=bytes(row["digest"]),
+        tokens=json.loads(row["tokens"]),
+        address=row["address"],
+        authenticated_at=row["authenticated_at"],
+        created_at=row["created_at"],
+        rotated_at=row["rotated_at"],
+        expires_at=row["expires_at"],
+    )

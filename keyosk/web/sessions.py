@@ -1,0 +1,50 @@
+"""/accounts/{account}/tokens: what an account has in use, and how to end it."""
+
+from typing import Any
+
+from flask import Response, g
+
+from keyosk.model import Session
+from keyosk.web import paging
+from keyosk.web.answers import json_answer, nothing
+from keyosk.web.endpoint import Endpoint
+from keyosk.web.fields import rfc3339
+from keyosk.web.operations import operation
+from keyosk.web.standard_schemas import RevokedShape, SessionShape
+
+LISTS = paging.Lists(("created_at",), {})
+
+
+class SessionsResource(Endpoint):
+    """The tokens of an account: its refresh sessions, and all of them at once."""
+
+    @operation(gives=SessionShape, lists=LISTS)
+    def get(self, account: str) -> Response:
+        """A page of refresh sessions."""
+        sessions = self.installation.sessions
+        return self.page(
+            lambda listing: sessions.page(account, listing),
+            _body,
+            lambda listing: sessions.count(account, listing),
+        )
+
+    @operation(gives=RevokedShape)
+    def delete(self, account: str) -> Response:
+        """End every session and revoke every token of the account so far."""
+        moment = self.installation.accounts.revoke_tokens(g.caller, account)
+        return json_answer({"effective_at_latest": rfc3339(moment)})
+
+
+class SessionResource(Endpoint):
+    """One refresh session."""
+
+    @operation()
+    def delete(self, account: str, session: str) -> Response:
+        """End it, and revoke the access tokens that came from it."""
+        self.installation.sessions.end(g.caller, account, session)
+        return nothing()
+
+
+def _body(session: Session) -> dict[str, Any]:
+    body: dict[str, Any] = SessionShape().dump(session)
+    return body

@@ -1,0 +1,196 @@
+"""Token exchange (RFC 8693): a service hands a token on to the next one."""
+
+from typing import Any
+
+import jwt
+import pytest
+import requests
+
+from live import Client, LiveServer, unique
+from people import PASSWORD, Person, done, make_key, make_person
+
+EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
+ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
+
+
+class Chain:
+    """Three services that call one another, the accounts that act for them, and alice."""
+
+    def __init__(self, server: LiveServer, admin: Client) -> None:
+        self.admin = admin
+        self.names = [unique(stem) for stem in ("shop", "bill", "bank")]
+        self.backends: list[Person] = []
+        for name in self.names:
+            backend = make_person(server, admin)
+            body = {"name": name, "scopes": [f"{name}:read", f"{name}:write"]}
+            done(admin.post("/services", json={**body, "account": backend.username}), 201)
+            self.backends.append(backend)
+        self.shop, self.bill, self.bank = self.names
+        self.allow(self.shop, self.bill)
+        self.allow(self.bill, self.bank)
+        self.alice = make_person(server, admin, *(f"{name}:read" for name in self.names))
+
+    def allow(self, service: str, target: str, *scopes: str) -> None:
+        exchanges = [{"service": target, "scopes": list(scopes)}]
+        done(self.admin.patch(f"/services/{service}", json={"exchanges": exchanges}))
+
+    def token(self, secret: str = PASSWORD, **parameters: Any) -> str:
+        answer = self.alice.login(secret).post("/auth/token", data=parameters)
+        text: str = done(answer)["access_token"]
+        return text
+
+    def exchange(self, by: Person, text: str, **parameters: Any) -> requests.Response:
+        data = {
+            "grant_type": EXCHANGE,
+            "subject_token": text,
+            "subject_token_type": ACCESS_TOKEN,
+            **parameters,
+        }
+        return by.login().post(
+            "/auth/token", data={name: value for name, value in data.items() if value is not None}
+        )
+
+
+@pytest.fixture
+def chain(server: LiveServer, admin: Client) -> Chain:
+    return Chain(server, admin)
+
+
+def claims(text: str) -> dict[str, Any]:
+    found: dict[str, Any] = jwt.decode(text, options={"verify_signature": False})
+    return found
+
+
+def refused(answer: requests.Response, error: str) -> None:
+    assert (answer.status_code, answer.json()["error"]) == (400, error), answer.text
+
+
+def test_a_token_is_exchanged_for_one_for_the_next_service(chain: Chain) -> None:
+    text = chain.token()
+    body = done(chain.exchange(chain.backends[0], text, audience=chain.bill))
+
+    before, after = claims(text), claims(body["access_token"])
+    assert body["issued_token_type"] == ACCESS_TOKEN
+    assert (body["token_type"], body["scope"]) == ("Bearer", f"{chain.bill}:read")
+    assert "refresh_token" not in body
+    assert (after["aud"], after["scope"]) == (chain.bill, f"{chain.bill}:read")
+    backend = chain.backends[0]
+    assert after["act"] == {"sub": backend.id, "client_id": backend.username}
+    assert after["client_id"] == backend.username
+    for same in ("iss", "sub", "preferred_username", "amr", "auth_time"):
+        assert after[same] == before[same]
+    assert after["exp"] <= before["exp"]
+    assert after["jti"] != before["jti"]
+
+
+def test_exchanged_again_it_names_everybody_who_acted(chain: Chain) -> None:
+    once = done(chain.exchange(chain.backends[0], chain.token(), audience=chain.bill))
+    chain.allow(chain.bill, chain.bank, f"{chain.bank}:read")
+    twice = done(chain.exchange(chain.backends[1], once["access_token"], resource=chain.bank))
+    acts = claims(twice["access_token"])["act"]
+    assert acts["sub"] == chain.backends[1].id
+    assert acts["act"]["sub"] == chain.backends[0].id
+
+
+def test_it_is_never_wider_than_the_token_unless_an_admin_says_by_what(chain: Chain) -> None:
+    narrow = chain.token(audience=chain.shop)
+    backend = chain.backends[0]
+    assert done(chain.exchange(backend, narrow, audience=chain.bill))["scope"] == ""
+    asked = chain.exchange(backend, narrow, audience=chain.bill, scope=f"{chain.bill}:read")
+    refused(asked, "invalid_scope")
+
+    chain.allow(chain.shop, chain.bill, f"{chain.bill}:read", f"{chain.bill}:write")
+
+    # And never more than its account holds.
+    body = done(chain.exchange(backend, narrow, audience=chain.bill))
+    assert body["scope"] == f"{chain.bill}:read"
+    asked = chain.exchange(backend, narrow, audience=chain.bill, scope=f"{chain.bill}:write")
+    refused(asked, "invalid_scope")
+
+
+def test_it_never_lives_longer_than_the_token(chain: Chain) -> None:
+    text = chain.token(lifetime=60)
+    body = done(chain.exchange(chain.backends[0], text, audience=chain.bill, lifetime=600))
+    assert claims(body["access_token"])["exp"] <= claims(text)["exp"]
+
+
+def test_only_the_allowed_pairs_exchange(chain: Chain, server: LiveServer, admin: Client) -> None:
+    text = chain.token()
+    refused(chain.exchange(chain.backends[0], text, audience=chain.bank), "invalid_target")
+    refused(chain.exchange(chain.backends[0], text, audience="nowhere"), "invalid_target")
+    refused(chain.exchange(chain.backends[0], text, audience=chain.shop), "invalid_target")
+    refused(chain.exchange(chain.backends[2], text, audience=chain.bill), "invalid_target")
+    stranger = make_person(server, admin)
+    refused(chain.exchange(stranger, text, audience=chain.bill), "unauthorized_client")
+    # The token must be for the service that exchanges it.
+    other = chain.token(audience=chain.bank)
+    refused(chain.exchange(chain.backends[0], other, audience=chain.bill), "unauthorized_client")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"subject_token": None}, "invalid_request"),
+        ({"subject_token": "garbage"}, "invalid_request"),
+        ({"subject_token_type": None}, "invalid_request"),
+        ({"subject_token_type": "urn:ietf:params:oauth:token-type:saml2"}, "invalid_request"),
+        ({"requested_token_type": "urn:ietf:params:oauth:token-type:id_token"}, "invalid_request"),
+        ({"actor_token": "x", "actor_token_type": ACCESS_TOKEN}, "invalid_request"),
+        ({"audience": None}, "invalid_request"),
+        ({"audience": ["a", "b"]}, "invalid_request"),
+        ({"scope": 'bad"scope'}, "invalid_scope"),
+    ],
+)
+def test_requests_that_are_wrong_are_refused_by_the_book(
+    chain: Chain, wrong: dict[str, Any], error: str
+) -> None:
+    parameters = {"audience": chain.bill, **wrong}
+    text = parameters.pop("subject_token", chain.token())
+    refused(chain.exchange(chain.backends[0], text, **parameters), error)
+
+
+def test_without_a_login_nothing_is_exchanged(chain: Chain, server: LiveServer) -> None:
+    data = {
+        "grant_type": EXCHANGE,
+        "subject_token": chain.token(),
+        "subject_token_type": ACCESS_TOKEN,
+        "audience": chain.bill,
+    }
+    answer = server.client().post("/auth/token", data=data)
+    assert (answer.status_code, answer.json()["error"]) == (401, "invalid_client")
+
+
+@pytest.mark.parametrize("loss", ["revoked", "disabled", "key deleted", "service disabled"])
+def test_a_token_that_is_good_no_more_is_exchanged_no_more(chain: Chain, loss: str) -> None:
+    key, secret = make_key(chain.admin, chain.alice)
+    text = chain.token(secret)
+    done(chain.exchange(chain.backends[0], text, audience=chain.bill))
+    if loss == "revoked":
+        chain.alice.login().post("/auth/revoke", data={"token": text})
+    elif loss == "disabled":
+        done(chain.admin.patch(chain.alice.path, json={"enabled": False}))
+    elif loss == "key deleted":
+        assert chain.admin.delete(f"{chain.alice.path}/api-keys/{key}").status_code == 204
+    else:
+        done(chain.admin.patch(f"/services/{chain.shop}", json={"enabled": False}))
+    answer = chain.exchange(chain.backends[0], text, audience=chain.bill)
+    assert answer.status_code == 400
+    assert answer.json()["error"] in ("invalid_request", "unauthorized_client")
+
+
+def test_what_a_key_may_not_stays_so_after_an_exchange(chain: Chain) -> None:
+    chain.allow(chain.shop, chain.bill, f"{chain.bill}:read")
+    _, secret = make_key(chain.admin, chain.alice, scopes=[f"{chain.shop}:read"])
+    text = chain.token(secret)
+    body = done(chain.exchange(chain.backends[0], text, audience=chain.bill))
+    assert body["scope"] == ""
+    assert claims(body["access_token"])["key_id"] == claims(text)["key_id"]
+
+
+def test_exchanges_are_administered_like_all_else(chain: Chain, admin: Client) -> None:
+    path = f"/services/{chain.shop}"
+    shown = done(admin.get(path))["exchanges"]
+    assert shown == [{"service": chain.bill, "scopes": []}]
+    for wrong in ([{"service": "nowhere"}], [{"service": chain.shop}], [{"service": "keyosk"}]):
+        assert admin.patch(path, json={"exchanges": wrong}).status_code == 422
+    assert done(admin.patch(path, json={"exchanges": None}))["exchanges"] == []

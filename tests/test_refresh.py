@@ -1,0 +1,437 @@
+"""Refresh tokens: used once, the same again for a lost answer, and never more than was begun."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+import requests
+
+from installed import Clock, installed, rows_of
+from keyosk import permissions, refresh_token_form
+from keyosk.errors import InvalidGrant
+from keyosk.ids import new_id
+from keyosk.installation import Installation
+from keyosk.issuing import Asked, Issued
+from keyosk.keyring import Safe
+from keyosk.model import OPERATOR, Grant, Listing, Scope
+from live import Client, LiveServer, unique
+from people import NEW_PASSWORD, PASSWORD, Person, done, make_key, make_person
+
+GRANT = "refresh_token"
+
+
+@pytest.fixture
+def todo(admin: Client) -> str:
+    return make_service(admin)
+
+
+def make_service(admin: Client, **fields: Any) -> str:
+    name = unique("todo")
+    scopes = [f"{name}:read", f"{name}:write"]
+    body = {"name": name, "scopes": scopes, "refresh_allowed": True, **fields}
+    done(admin.post("/services", json=body), 201)
+    return name
+
+
+@pytest.fixture
+def alice(server: LiveServer, admin: Client, todo: str) -> Person:
+    return make_person(server, admin, f"{todo}:read", f"{todo}:write")
+
+
+def begin(person: Person, secret: str = PASSWORD, **parameters: str) -> dict[str, Any]:
+    asked = {"scope": "offline_access", **parameters}
+    return done(person.login(secret).post("/auth/token", data=asked))
+
+
+def refresh(client: Client, token: str, **parameters: str) -> requests.Response:
+    data = {"grant_type": GRANT, "refresh_token": token, **parameters}
+    return client.post("/auth/token", data=data)
+
+
+def refused(answer: requests.Response, error: str = "invalid_grant") -> None:
+    assert (answer.status_code, answer.json()["error"]) == (400, error), answer.text
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+def claims(body: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = jwt.decode(body["access_token"], options={"verify_signature": False})
+    return found
+
+
+def entries(server: LiveServer) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = done(server.client().get("/auth/revocations"))["entries"]
+    return found
+
+
+# --- When there is one ----------------------------------------------------------------------------
+
+
+def test_a_refresh_token_is_given_where_it_is_asked_for_and_allowed(
+    alice: Person, todo: str
+) -> None:
+    body = begin(alice)
+    assert body["refresh_token"].startswith("kysr_")
+    assert set(body["scope"].split()) == {f"{todo}:read", f"{todo}:write", "offline_access"}
+    assert claims(body)["scope"] == body["scope"]
+    assert "refresh_token" not in done(alice.login().post("/auth/token"))
+
+
+def test_no_refresh_token_where_a_service_allows_none(
+    server: LiveServer, admin: Client, todo: str
+) -> None:
+    strict = make_service(admin, refresh_allowed=False)
+    person = make_person(server, admin, f"{todo}:read", f"{strict}:read")
+    body = begin(person)
+    assert "refresh_token" not in body
+    assert "offline_access" not in body["scope"]
+    assert "refresh_token" in begin(person, audience=todo)
+
+
+def test_somebody_without_an_audience_gets_none(server: LiveServer, admin: Client) -> None:
+    assert "refresh_token" not in begin(make_person(server, admin))
+
+
+# --- Use ------------------------------------------------------------------------------------------
+
+
+def test_each_use_gives_a_new_token_and_keeps_the_login(
+    server: LiveServer, alice: Person, todo: str
+) -> None:
+    first = begin(alice, scope=f"offline_access {todo}:read")
+    anybody = server.client()  # its secret is needed no more
+    bodies = [first]
+    for _ in range(3):
+        bodies.append(done(refresh(anybody, bodies[-1]["refresh_token"])))
+    assert len({body["refresh_token"] for body in bodies}) == 4
+    assert len({claims(body)["jti"] for body in bodies}) == 4
+    assert {body["scope"] for body in bodies} == {f"{todo}:read offline_access"}
+    assert len({(claims(body)["auth_time"], claims(body)["amr"][0]) for body in bodies}) == 1
+    assert bodies[-1]["expires_in"] == 900
+
+
+def test_a_lost_answer_gets_the_very_same_successor_again(
+    server: LiveServer, alice: Person
+) -> None:
+    first = begin(alice)["refresh_token"]
+    anybody = server.client()
+    answers = [done(refresh(anybody, first)) for _ in range(3)]
+    assert len({answer["refresh_token"] for answer in answers}) == 1
+    assert len({claims(answer)["jti"] for answer in answers}) == 3
+    done(refresh(anybody, answers[0]["refresh_token"]))
+
+
+def test_an_old_token_ends_the_session_and_what_came_from_it(
+    server: LiveServer, alice: Person
+) -> None:
+    anybody = server.client()
+    bodies = [begin(alice)]
+    for _ in range(2):
+        bodies.append(done(refresh(anybody, bodies[-1]["refresh_token"])))
+    other = begin(alice)
+
+    refused(refresh(anybody, bodies[0]["refresh_token"]))
+
+    refused(refresh(anybody, bodies[-1]["refresh_token"]))
+    revoked = {entry.get("jti") for entry in entries(server)}
+    assert {claims(body)["jti"] for body in bodies} <= revoked
+    assert claims(other)["jti"] not in revoked
+    done(refresh(anybody, other["refresh_token"]))
+
+
+def test_twenty_at_once_get_one_successor(server: LiveServer, alice: Person) -> None:
+    first = begin(alice)["refresh_token"]
+    clients = [server.client() for _ in range(20)]
+    start = threading.Barrier(20)
+
+    def use(client: Client) -> requests.Response:
+        start.wait(timeout=20)
+        return refresh(client, first)
+
+    with ThreadPoolExecutor(20) as threads:
+        answers = list(threads.map(use, clients))
+
+    assert Counter(answer.status_code for answer in answers) == {200: 20}
+    (successor,) = {answer.json()["refresh_token"] for answer in answers}
+    following = done(refresh(server.client(), successor))["refresh_token"]
+    assert following != successor
+
+
+@pytest.mark.slow
+def test_twenty_at_once_over_two_servers_and_after_a_restart(
+    database_url: str, tmp_path: Path
+) -> None:
+    with LiveServer(database_url, tmp_path) as one, LiveServer(database_url, tmp_path) as other:
+        admin = one.admin()
+        todo = make_service(admin)
+        alice = make_person(one, admin, f"{todo}:read")
+        first = begin(alice)["refresh_token"]
+        clients = [(one, other)[number % 2].client() for number in range(20)]
+        with ThreadPoolExecutor(20) as threads:
+            answers = list(threads.map(lambda client: refresh(client, first), clients))
+        assert Counter(answer.status_code for answer in answers) == {200: 20}
+        (successor,) = {answer.json()["refresh_token"] for answer in answers}
+        one.kill()
+        one.start()
+        following = done(refresh(one.client(), successor))["refresh_token"]
+        done(refresh(other.client(), following))
+
+
+# --- Bounds ---------------------------------------------------------------------------------------
+
+
+def test_scope_and_audience_narrow_one_token_and_never_widen(
+    server: LiveServer, admin: Client, todo: str
+) -> None:
+    bill = make_service(admin)
+    scopes = [f"{todo}:read", f"{todo}:write", f"{bill}:read"]
+    person = make_person(server, admin, *scopes)
+    asked = f"offline_access {todo}:read {bill}:read"
+    token = begin(person, scope=asked)["refresh_token"]
+    anybody = server.client()
+
+    narrow = done(refresh(anybody, token, scope=f"{todo}:read", audience=todo))
+    assert (narrow["scope"], claims(narrow)["aud"]) == (f"{todo}:read", todo)
+    token = narrow["refresh_token"]
+    wide = done(refresh(anybody, token))
+    assert set(wide["scope"].split()) == set(asked.split())
+    token = wide["refresh_token"]
+    refused(refresh(anybody, token, scope=f"{todo}:write"), "invalid_scope")
+    refused(refresh(anybody, token, audience="keyosk"), "invalid_target")
+    # What was refused used nothing up.
+    done(refresh(anybody, token))
+
+
+def test_scopes_that_were_lost_are_gone_and_new_ones_are_not_added(
+    server: LiveServer, admin: Client, alice: Person, todo: str
+) -> None:
+    token = begin(alice, scope=f"offline_access {todo}:read {todo}:write")["refresh_token"]
+    taken = {"remove": {"scopes": [f"{todo}:write"]}, "add": {"scopes": ["keyosk:audit:read"]}}
+    done(admin.patch(f"{alice.path}/grants", json=taken))
+    body = done(refresh(server.client(), token))
+    assert set(body["scope"].split()) == {f"{todo}:read", "offline_access"}
+    assert claims(body)["aud"] == todo
+
+
+@pytest.mark.parametrize(
+    "loss", ["disabled", "deleted", "password", "no password", "tokens", "session", "refreshing"]
+)
+def test_a_session_ends_with_its_login(
+    server: LiveServer, admin: Client, alice: Person, todo: str, loss: str
+) -> None:
+    token = begin(alice)["refresh_token"]
+    (session,) = done(admin.get(f"{alice.path}/tokens"))["items"]
+    request = {
+        "disabled": ("PATCH", alice.path, {"enabled": False}),
+        "deleted": ("DELETE", alice.path, None),
+        "password": ("PUT", f"{alice.path}/password", {"password": NEW_PASSWORD}),
+        "no password": ("DELETE", f"{alice.path}/password", None),
+        "tokens": ("DELETE", f"{alice.path}/tokens", None),
+        "session": ("DELETE", f"{alice.path}/tokens/{session['id']}", None),
+        "refreshing": ("PATCH", f"/services/{todo}", {"refresh_allowed": False}),
+    }[loss]
+    assert admin.request(*request[:2], json=request[2]).status_code in (200, 204)
+    refused(refresh(server.client(), token))
+    if loss == "disabled":
+        done(admin.patch(alice.path, json={"enabled": True}))
+        refused(refresh(server.client(), token))
+
+
+@pytest.mark.parametrize("loss", ["deleted", "disabled", "ended", "elsewhere"])
+def test_a_session_ends_with_the_key_that_began_it(
+    server: LiveServer, admin: Client, alice: Person, loss: str
+) -> None:
+    key, secret = make_key(admin, alice)
+    token = begin(alice, secret)["refresh_token"]
+    path = f"{alice.path}/api-keys/{key}"
+    assert admin.put(f"{alice.path}/password", json={"password": NEW_PASSWORD}).status_code == 204
+    token = done(refresh(server.client(), token))["refresh_token"]
+    changes: dict[str, dict[str, Any]] = {
+        "disabled": {"enabled": False},
+        "ended": {"expires_at": "2020-01-01T00:00:00Z"},
+        "elsewhere": {"networks": ["192.0.2.0/24"]},
+    }
+    if loss == "deleted":
+        assert admin.delete(path).status_code == 204
+    else:
+        done(admin.patch(path, json=changes[loss]))
+    refused(refresh(server.client(), token))
+
+
+def test_a_login_that_is_shown_as_well_must_be_the_same(
+    server: LiveServer, admin: Client, alice: Person
+) -> None:
+    token = begin(alice)["refresh_token"]
+    bob = make_person(server, admin)
+    refused(refresh(bob.login(), token))
+    refused(refresh(server.client(), token, client_id=bob.username))
+    wrong = refresh(server.client(alice.username, "not the password"), token)
+    assert (wrong.status_code, wrong.json()["error"]) == (401, "invalid_client")
+    done(refresh(alice.login(), token, client_id=alice.username))
+
+
+@pytest.mark.parametrize("what", ["", "garbage", "kysr_", "tampered", "longer", "jwt", "key"])
+def test_what_is_no_refresh_token_is_refused(
+    server: LiveServer, admin: Client, alice: Person, what: str
+) -> None:
+    good = begin(alice)
+    token = good["refresh_token"]
+    wrong = {
+        "tampered": token[:-1] + ("A" if token[-1] != "A" else "B"),
+        "longer": token + "A",
+        "jwt": good["access_token"],
+        "key": make_key(admin, alice)[1],
+    }.get(what, what)
+    refused(refresh(server.client(), wrong), "invalid_grant" if wrong else "invalid_request")
+    done(refresh(server.client(), token))
+
+
+def test_a_refresh_token_opens_nothing_else(server: LiveServer, alice: Person) -> None:
+    token = begin(alice)["refresh_token"]
+    assert Client(server.url, token=token).get("/accounts/me").status_code == 401
+    assert server.client(alice.username, token).post("/auth/token").status_code == 401
+    in_query = server.client().get(f"/auth/token?grant_type={GRANT}&refresh_token={token}")
+    refused(in_query, "invalid_request")
+
+
+# --- Lists, introspection, revocation -------------------------------------------------------------
+
+
+def test_sessions_are_listed_and_ended_one_by_one(
+    server: LiveServer, admin: Client, alice: Person, todo: str
+) -> None:
+    one, other = begin(alice), begin(alice, scope=f"offline_access {todo}:read")
+    items = done(alice.login().get("/accounts/me/tokens"))["items"]
+    assert [item["scopes"] for item in items] == [
+        [f"{todo}:read", f"{todo}:write"],
+        [f"{todo}:read"],
+    ]
+    assert items[0]["audiences"] == [todo]
+    assert items[0]["credential"] == "password"
+    assert items[0]["expires_at"] > items[0]["created_at"] == items[0]["last_used_at"]
+    assert "kysr_" not in str(items)
+
+    stranger = make_person(server, admin)
+    path = f"/accounts/{alice.username}/tokens/{items[0]['id']}"
+    assert stranger.login().delete(path).status_code == 403
+    assert admin.delete(f"{stranger.path}/tokens/{items[0]['id']}").status_code == 404
+    assert admin.delete(f"{alice.path}/tokens/nothing").status_code == 404
+    assert alice.login().delete(path).status_code == 204
+
+    refused(refresh(server.client(), one["refresh_token"]))
+    assert claims(one)["jti"] in {entry.get("jti") for entry in entries(server)}
+    done(refresh(server.client(), other["refresh_token"]))
+
+
+def test_a_refresh_token_is_introspected_and_revoked(
+    server: LiveServer, admin: Client, alice: Person, todo: str
+) -> None:
+    body = begin(alice)
+    login, token = alice.login(), {"token": body["refresh_token"]}
+    found = done(login.post("/auth/introspect", data=token))
+    assert (found["active"], found["sub"], found["aud"]) == (True, alice.id, [todo])
+    bob = make_person(server, admin).login()
+    assert done(bob.post("/auth/introspect", data=token)) == {"active": False}
+    refused(bob.post("/auth/revoke", data=token))
+
+    assert login.post("/auth/revoke", data=token).status_code == 200
+
+    assert done(login.post("/auth/introspect", data=token)) == {"active": False}
+    refused(refresh(server.client(), body["refresh_token"]))
+    access = {"token": body["access_token"]}
+    assert done(login.post("/auth/introspect", data=access)) == {"active": False}
+
+
+# --- Time -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock(int(time.time()) - 90 * 86_400)
+
+
+@pytest.fixture
+def timed(prepared_url: str, clock: Clock) -> Iterator[Installation]:
+    with installed(prepared_url, clock=clock) as made:
+        scopes = [Scope("todo:read")]
+        made.services.create(OPERATOR, name="todo", scopes=scopes, refresh_allowed=True)
+        made.grants.create_account(
+            OPERATOR, [Grant("todo:read")], username="alice", password=PASSWORD
+        )
+        yield made
+
+
+def begun(keyosk: Installation) -> Issued:
+    login = keyosk.authentication.by_secret([("alice", PASSWORD)])
+    return keyosk.issuing.by_login(login, Asked(permissions.parse_scope("offline_access")))
+
+
+def used(keyosk: Installation, token: str | None) -> str:
+    following = keyosk.issuing.by_refresh_token(token or "", Asked()).refresh_token
+    assert following is not None
+    return following
+
+
+def test_the_same_successor_is_given_for_ten_seconds(timed: Installation, clock: Clock) -> None:
+    first = begun(timed).refresh_token
+    second = used(timed, first)
+    clock.now += 10
+    assert used(timed, first) == second
+    clock.now += 1
+    with pytest.raises(InvalidGrant):
+        used(timed, first)
+    with pytest.raises(InvalidGrant):
+        used(timed, second)
+    (action,) = rows_of(timed, "SELECT after FROM audit_row WHERE action = ?", "session.reuse")
+    assert "kysr_" not in str(action)
+
+
+def test_a_session_ends_however_often_it_is_used(timed: Installation, clock: Clock) -> None:
+    timed.services.change(OPERATOR, "todo", {"refresh_lifetime": 3_600})
+    token: str | None = begun(timed).refresh_token
+    for _ in range(5):
+        clock.now += 600
+        issued = timed.issuing.by_refresh_token(token or "", Asked())
+        token = issued.refresh_token
+    assert issued.token.expires_in == 600  # and its tokens do not outlive it
+    clock.now += 600
+    with pytest.raises(InvalidGrant):
+        used(timed, token)
+    begun(timed)
+    assert rows_of(timed, "SELECT count(*) FROM session") == [(1,)]
+
+
+def test_a_session_does_not_outlive_the_account(timed: Installation, clock: Clock) -> None:
+    timed.accounts.change(OPERATOR, "alice", {"expires_at": int(clock.now) + 86_400})
+    begun(timed)
+    (session,) = timed.sessions.page("alice", Listing())
+    assert session.expires_at == int(clock.now) + 86_400
+
+
+def test_the_database_has_no_refresh_token(timed: Installation) -> None:
+    token = begun(timed).refresh_token
+    assert token is not None
+    for (table,) in [(name,) for name in timed.database.raw.get_tables()]:
+        rows = str(rows_of(timed, f'SELECT * FROM "{table}"'))
+        assert token not in rows
+        assert token[5:] not in rows
+
+
+def test_a_new_secret_key_in_front_ends_no_session() -> None:
+    old, new = "o" * 43, "n" * 43
+    session_id = new_id()
+    token = refresh_token_form.first(Safe([old]), session_id)
+    both = Safe([new, old])
+    read = refresh_token_form.read(both, token.text)
+    assert read == token
+    following = refresh_token_form.successors(both, token)
+    assert refresh_token_form.read(Safe([new]), following[0].text) == following[0]
+    # A retry finds the successor that was made before the change, too.
+    assert refresh_token_form.successors(Safe([old]), token)[0] in following
+    assert refresh_token_form.read(Safe([new]), token.text) is None
+    assert token.text not in repr(token)
