@@ -207,6 +207,8 @@ def test_only_these_addresses_are_open_to_all() -> None:
         ("GET", "/auth/revocations"),
         ("GET", "/auth/jwks"),
         ("GET", "/.well-known/jwks.json"),
+        ("GET", "/.well-known/oauth-authorization-server"),
+        ("GET", "/.well-known/openid-configuration"),
         ("GET", "/auth/keys/<kid>.pem"),
         ("GET", "/openapi.json"),
         ("GET", "/docs"),

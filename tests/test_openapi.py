@@ -418,6 +418,8 @@ def walk_public_addresses(anybody: Ask) -> None:
         anybody(200, "GET", path)
     for path in (
         "/auth/jwks",
+        "/.well-known/oauth-authorization-server",
+        "/.well-known/openid-configuration",
         "/.well-known/jwks.json",
         "/auth/revocations",
         "/openapi.json",

@@ -15,7 +15,7 @@ from keyosk import api_key_form
 from keyosk.errors import BadCredentials, RefusedByRule
 from keyosk.ids import new_id
 from keyosk.installation import Installation
-from keyosk.web import basic, documentation, errors
+from keyosk.web import basic, documentation, errors, metadata
 from keyosk.web.access import Gate
 from keyosk.web.answers import nothing
 from keyosk.web.routes import ROUTES
@@ -116,6 +116,7 @@ def create(installation: Installation) -> Flask:
             resource_class_kwargs={"installation": installation},
         )
     app.extensions[documentation.EXTENSION] = documentation.Description(ROUTES, installation.issuer)
+    app.extensions[metadata.EXTENSION] = metadata.Metadata(ROUTES, installation.issuer)
     oauth = frozenset(route.path for route in ROUTES if route.oauth)
     _add_pipeline(app, installation, gate, oauth)
     return app

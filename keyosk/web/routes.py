@@ -20,6 +20,7 @@ from keyosk.web.documentation import AssetResource, OpenApiResource, PageResourc
 from keyosk.web.health import LiveResource, ReadyResource
 from keyosk.web.introspection import IntrospectResource, RevokeResource
 from keyosk.web.jwks import JwksResource, PemResource
+from keyosk.web.metadata import MetadataResource
 from keyosk.web.revocations import RevocationsResource, TokensResource
 from keyosk.web.roles import RoleResource, RolesResource
 from keyosk.web.route import Route
@@ -50,6 +51,8 @@ ROUTES: Final = (
     Route("/auth/revocations", RevocationsResource, _PUBLIC),
     Route("/auth/jwks", JwksResource, _PUBLIC),
     Route("/.well-known/jwks.json", JwksResource, _PUBLIC),
+    Route("/.well-known/oauth-authorization-server", MetadataResource, _PUBLIC),
+    Route("/.well-known/openid-configuration", MetadataResource, _PUBLIC),
     Route("/auth/keys/<kid>.pem", PemResource, _PUBLIC),
 
     Route("/accounts", AccountsResource, {
