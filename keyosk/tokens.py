@@ -84,9 +84,16 @@ class Tokens:
         self._clock = clock
 
     def issue(
-        self, login: Login, entitlement: Entitlement, *, lifetime: int | None = None
+        self,
+        login: Login,
+        entitlement: Entitlement,
+        *,
+        lifetime: int | None = None,
+        actor: Mapping[str, Any] | None = None,
     ) -> Token:
         """Sign a token for a login. ``lifetime``: seconds asked for; it can only shorten.
+
+        ``actor``: who acts for the account (RFC 8693 section 4.1).
 
         Raises ``InvalidRequest`` if nothing of the credential's or a grant's own time is left.
         """
@@ -117,6 +124,8 @@ class Tokens:
         }
         if entitlement.roles:
             claims["roles"] = list(entitlement.roles)
+        if actor is not None:
+            claims["act"] = actor
         if login.api_key_id is not None:
             claims["key_id"] = login.api_key_id
         if entitlement.claims:

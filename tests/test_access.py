@@ -205,6 +205,8 @@ def test_only_these_addresses_are_open_to_all() -> None:
         ("POST", "/auth/introspect"),
         ("POST", "/auth/revoke"),
         ("GET", "/auth/revocations"),
+        ("GET", "/auth/forward"),
+        ("GET", "/auth/forward/<service>"),
         ("GET", "/auth/jwks"),
         ("GET", "/.well-known/jwks.json"),
         ("GET", "/.well-known/oauth-authorization-server"),

@@ -15,7 +15,7 @@ from keyosk import api_key_form
 from keyosk.errors import BadCredentials, RefusedByRule
 from keyosk.ids import new_id
 from keyosk.installation import Installation
-from keyosk.web import basic, documentation, errors, metadata
+from keyosk.web import basic, documentation, errors, forward, metadata
 from keyosk.web.access import Gate
 from keyosk.web.answers import nothing
 from keyosk.web.routes import ROUTES
@@ -85,6 +85,7 @@ class _Envelope:
         started = time.perf_counter()
         request_id = environ[_REQUEST_ID] = new_id()
         environ[_ADDRESS] = address_of(environ, self._trusted)
+        forward.prepare(environ)
 
         def start(
             status: str, headers: list[tuple[str, str]], exc_info: Any = None
