@@ -145,3 +145,12 @@ def test_a_service_that_is_disabled_lets_nobody_in(setting: Setting) -> None:
 
     assert setting.basic().get(setting.path()).status_code == 403
     assert bearer.get(setting.path()).status_code in (401, 403)
+
+
+def test_a_token_that_was_revoked_lets_nobody_in(setting: Setting) -> None:
+    bearer = setting.bearer()
+    assert claims_of(bearer.get(setting.path()))
+    text = str(bearer.session.headers["Authorization"]).removeprefix("Bearer ")
+    assert setting.basic().post("/auth/revoke", data={"token": text}).status_code == 200
+
+    assert bearer.get(setting.path()).status_code == 401
