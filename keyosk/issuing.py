@@ -5,7 +5,7 @@ Each gives a token for a login: of the credential shown now (client_credentials,
 (token exchange, RFC 8693).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -115,7 +115,7 @@ class Issuing:
             raise InvalidGrant("The refresh token is somebody else's.")
         if client_id is not None and client_id != login.username:
             raise InvalidGrant("The refresh token is somebody else's.")
-        bounded = _bounded(login, session.scopes, session.expires_at)
+        bounded = self._bounded(login, session.scopes, session.expires_at)
         entitlement = self._entitlement(
             bounded, asked.service_scopes, asked.targets or session.audiences
         )
@@ -153,13 +153,17 @@ class Issuing:
         allowed = None if terms is None else _exchange(acting, terms.name)
         if terms is None or allowed is None:
             raise InvalidTarget("Tokens for this service may not be exchanged for that audience.")
-        bounded = _bounded(login, (*claims.scopes, *allowed.scopes), claims.expires_at)
+        bounded = self._bounded(login, (*claims.scopes, *allowed.scopes), claims.expires_at)
         entitlement = self._entitlement(bounded, asked.service_scopes, asked.targets)
         if set(entitlement.audiences) != {terms.audience}:
             raise InvalidTarget("A scope that was asked for belongs to another audience.")
         acts = Actor(actor.account_id, actor.username, claims.actor)
         token = self._tokens.issue(bounded, entitlement, lifetime=asked.lifetime, actor=acts)
         return Issued(actor, token)
+
+    def _bounded(self, login: Login, scopes: Collection[str], expires_at: int) -> Login:
+        now = int(self._clock())
+        return permissions.narrowed(login, scopes=scopes, expires_at=expires_at, now=now)
 
     def _subject(self, text: str) -> Claims:
         try:
@@ -190,16 +194,6 @@ class Issuing:
             targets=targets,
             find_terms=self._services.terms_for,
         )
-
-
-def _bounded(login: Login, scopes: Iterable[str], expires_at: int) -> Login:
-    """A login with no more than these scopes, until ``expires_at`` at the latest."""
-    limit = frozenset(scopes)
-    return replace(
-        login,
-        limit=limit if login.limit is None else login.limit & limit,
-        expires_at=expires_at if login.expires_at is None else min(login.expires_at, expires_at),
-    )
 
 
 def _offline(entitlement: Entitlement) -> Entitlement:

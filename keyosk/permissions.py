@@ -8,7 +8,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from keyosk.errors import Fault, Invalid, InvalidScope, InvalidTarget
+from keyosk.errors import (
+    Fault,
+    Forbidden,
+    InsufficientScope,
+    Invalid,
+    InvalidScope,
+    InvalidTarget,
+)
 from keyosk.model import ADMIN, KEYOSK, KEYOSK_SCOPES, Holding, Login, Terms
 
 #: The media type of an access token in its header (RFC 9068 section 2.1).
@@ -120,6 +127,37 @@ def entitlement(
         refresh_lifetimes=frozenset(each.refresh_lifetime for each in terms.values())
         if all(each.refresh_allowed for each in terms.values())
         else frozenset(),
+    )
+
+
+def narrowed(login: Login, *, scopes: Collection[str], expires_at: int, now: int) -> Login:
+    """The login as a token of it goes: no more than the token's scopes, and no longer than it."""
+    available = frozenset(_with_implied(current(login, now)))
+    return replace(
+        login,
+        limit=available.intersection(scopes),
+        expires_at=_earliest((login.expires_at, expires_at)),
+    )
+
+
+def for_service(
+    login: Login, service: str, *, required: Iterable[str] = (), now: int
+) -> Entitlement:
+    """What a token carries with all that a login holds of one service, given by name.
+
+    Raises ``InsufficientScope`` unless it holds all that is ``required`` there, and ``Forbidden``
+    if it holds nothing there, whether the service exists or not.
+    """
+    held = [each for each in current(login, now).values() if each.service.name == service]
+    if not held:
+        raise Forbidden("This login holds nothing of this service.")
+    scopes = tuple(each.scope for each in held)
+    for name in required:
+        if name not in scopes:
+            raise InsufficientScope(name)
+    terms = held[0].service
+    return entitlement(
+        login, now=now, scopes=scopes, targets=(terms.audience,), find_terms=lambda _: None
     )
 
 

@@ -61,6 +61,13 @@ class Actor:
     username: str
     before: Mapping[str, Any] | None
 
+    @classmethod
+    def of(cls, claim: Mapping[str, Any] | None) -> "Actor | None":
+        """Who an ``act`` claim of ours names, if there is one."""
+        if claim is None:
+            return None
+        return cls(claim["sub"], claim["client_id"], claim.get("act"))
+
     @property
     def claim(self) -> dict[str, Any]:
         """The ``act`` claim."""

@@ -178,6 +178,11 @@ def assert_not_declared(answer: requests.Response, route: Route) -> None:
     assert set(answer.headers["Allow"].split(", ")) == declared(route)
 
 
+def is_for_proxies(route: Route) -> bool:
+    """Whether every method, OPTIONS too, needs a login that the resource itself looks at."""
+    return route.path.startswith("/auth/forward")
+
+
 def declared(route: Route) -> set[str]:
     """The methods that the address of a route answers."""
     return {method for method in METHODS if decision(route, method)} | {"OPTIONS"}
@@ -207,8 +212,12 @@ def test_only_these_addresses_are_open_to_all() -> None:
         ("POST", "/auth/introspect"),
         ("POST", "/auth/revoke"),
         ("GET", "/auth/revocations"),
+        ("GET", "/auth/forward"),
+        ("GET", "/auth/forward/<service>"),
         ("GET", "/auth/jwks"),
         ("GET", "/.well-known/jwks.json"),
+        ("GET", "/.well-known/oauth-authorization-server"),
+        ("GET", "/.well-known/openid-configuration"),
         ("GET", "/auth/keys/<kid>.pem"),
         ("GET", "/openapi.json"),
         ("GET", "/docs"),
@@ -336,7 +345,9 @@ def test_without_a_credential_only_what_is_open_to_all_answers(
 ) -> None:
     answer = anybody.request(method, path_of(route, existing))
 
-    if method == "OPTIONS":
+    if is_for_proxies(route):
+        assert answer.status_code == 401
+    elif method == "OPTIONS":
         assert (answer.status_code, answer.content) == (204, b"")
         assert set(answer.headers["Allow"].split(", ")) == own(route)
     elif method not in declared(route):
@@ -371,7 +382,9 @@ def test_a_bad_credential_opens_nothing(
     for wrong, header in tried.items():
         headers = {"Authorization": header}
         answer = anybody.request(method, path_of(route, existing), headers=headers)
-        if method == "OPTIONS":
+        if is_for_proxies(route):
+            assert answer.status_code == 401, wrong
+        elif method == "OPTIONS":
             assert answer.status_code == 204
         elif method not in declared(route):
             assert_not_declared(answer, route)
@@ -450,13 +463,16 @@ def test_a_scope_opens_exactly_its_addresses(holders: Mapping[str, Person], name
     opened = {
         (method, route.path)
         for route, method in DECIDED
-        if not route.oauth and not refused(client.request(method, path_of(route, ABSENT)))
+        if not route.oauth
+        and not is_for_proxies(route)
+        and not refused(client.request(method, path_of(route, ABSENT)))
     }
 
     assert opened == {
         (method, route.path)
         for route, method in DECIDED
         if not route.oauth
+        and not is_for_proxies(route)
         and (is_open(route, method) or name in (route.access[method].scope, ADMIN))
     }
 
@@ -476,7 +492,7 @@ def test_an_api_key_opens_nothing_that_makes_changes_or_reveals_credentials(
     person = holders[ADMIN]
     for client in (person.by_key, person.bearer(key=True)):
         for route, method in DECIDED:
-            if route.oauth:
+            if route.oauth or is_for_proxies(route):
                 continue
             answer = client.request(method, path_of(route, ABSENT))
             assert refused(answer) == ((method, route.path) in closed), answer.text

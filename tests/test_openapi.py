@@ -418,6 +418,8 @@ def walk_public_addresses(anybody: Ask) -> None:
         anybody(200, "GET", path)
     for path in (
         "/auth/jwks",
+        "/.well-known/oauth-authorization-server",
+        "/.well-known/openid-configuration",
         "/.well-known/jwks.json",
         "/auth/revocations",
         "/openapi.json",
@@ -505,6 +507,10 @@ def walk_tokens(alice: Ask, anybody: Ask, service: str) -> None:
     token = "/auth/token"
     alice(200, "POST", token)
     alice(200, "GET", f"{token}?audience={service}")
+    alice(200, "GET", f"/auth/forward?service={service}")
+    alice(200, "GET", f"/auth/forward/{service}")
+    alice(403, "GET", "/auth/forward?service=nothing")
+    anybody(401, "GET", f"/auth/forward/{service}")
     for asked in ({"format": "json"}, {"format": "token"}, {"format": "header"}):
         alice(200, "POST", token, data=asked)
     alice(200, "POST", token, json={"scope": f"{service}:read", "lifetime": 60})

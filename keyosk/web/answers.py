@@ -11,6 +11,7 @@ from keyosk.errors import Invalid
 
 # Made once: json.dumps with options makes an encoder at every call.
 _encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_PUBLIC_AGE: Final = 300  # seconds that anybody may keep a public document
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
 
 
@@ -32,6 +33,14 @@ def object_answer(
     response.headers["Cache-Control"] = "private, no-cache"
     if request.method in ("GET", "HEAD"):
         response.make_conditional(request)
+    return response
+
+
+def public_answer(response: Response) -> Response:
+    """An answer that is the same for everybody, with its entity tag; 304 where it is known."""
+    response.headers["Cache-Control"] = f"public, max-age={_PUBLIC_AGE}"
+    response.add_etag()
+    response.make_conditional(request)
     return response
 
 

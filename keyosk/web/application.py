@@ -15,7 +15,7 @@ from keyosk import api_key_form
 from keyosk.errors import BadCredentials, RefusedByRule
 from keyosk.ids import new_id
 from keyosk.installation import Installation
-from keyosk.web import basic, documentation, errors
+from keyosk.web import basic, documentation, errors, forward, metadata
 from keyosk.web.access import Gate
 from keyosk.web.answers import nothing
 from keyosk.web.routes import ROUTES
@@ -34,6 +34,7 @@ STREAMS: Final = frozenset(
 
 _REQUEST_ID: Final = "keyosk.request_id"
 _ADDRESS: Final = "keyosk.address"
+_METHOD: Final = "keyosk.method"  # as it was sent
 _log = logging.getLogger("keyosk.access")
 _POLICY: Final = "Content-Security-Policy"
 #: What every answer has, those of the server itself included.
@@ -85,6 +86,8 @@ class _Envelope:
         started = time.perf_counter()
         request_id = environ[_REQUEST_ID] = new_id()
         environ[_ADDRESS] = address_of(environ, self._trusted)
+        environ[_METHOD] = environ["REQUEST_METHOD"]
+        forward.prepare(environ)
 
         def start(
             status: str, headers: list[tuple[str, str]], exc_info: Any = None
@@ -116,6 +119,7 @@ def create(installation: Installation) -> Flask:
             resource_class_kwargs={"installation": installation},
         )
     app.extensions[documentation.EXTENSION] = documentation.Description(ROUTES, installation.issuer)
+    app.extensions[metadata.EXTENSION] = metadata.Metadata(ROUTES, installation.issuer)
     oauth = frozenset(route.path for route in ROUTES if route.oauth)
     _add_pipeline(app, installation, gate, oauth)
     return app
@@ -177,7 +181,7 @@ def _options() -> Response:
 def _entry(environ: Mapping[str, Any], status: str, started: float) -> dict[str, Any]:
     """What the log says of a request: never its query, its headers or its body."""
     return {
-        "method": environ["REQUEST_METHOD"],
+        "method": environ[_METHOD],
         # WSGI gives the bytes of the path as Latin-1 (PEP 3333).
         "path": environ["PATH_INFO"].encode("latin-1").decode(errors="replace"),
         "status": int(status[:3]),

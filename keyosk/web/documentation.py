@@ -11,6 +11,7 @@ from flask import Response, current_app, request
 
 from keyosk.errors import NotFound
 from keyosk.web import openapi
+from keyosk.web.answers import public_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
 from keyosk.web.route import Route
@@ -20,7 +21,6 @@ from keyosk.web.standard_schemas import DocumentShape
 EXTENSION: Final = "keyosk.description"
 #: Where the WSGI environment of a request may have the policy for its answer.
 CONTENT_POLICY: Final = "keyosk.content_policy"
-_MAX_AGE: Final = 300  # seconds; the document changes with the program or its settings only
 
 # Of the package only Swagger UI's own files are used: its pages have scripts within them, which
 # would need a wider policy than this one.
@@ -91,7 +91,7 @@ class OpenApiResource(Endpoint):
     def get(self) -> Response:
         """This document (OpenAPI 3.1)."""
         description = cast(Description, current_app.extensions[EXTENSION])
-        return _cached(Response(description.text, mimetype="application/json"))
+        return public_answer(Response(description.text, mimetype="application/json"))
 
 
 class PageResource(Endpoint):
@@ -101,7 +101,7 @@ class PageResource(Endpoint):
     def get(self) -> Response:
         """A page that shows this document, and can try it out."""
         request.environ[CONTENT_POLICY] = _POLICY
-        return _cached(Response(_PAGE, mimetype="text/html"))
+        return public_answer(Response(_PAGE, mimetype="text/html"))
 
 
 class AssetResource(Endpoint):
@@ -113,16 +113,9 @@ class AssetResource(Endpoint):
         # SECURITY: a look-up among known names; what a request says is no part of a path.
         if file not in _ASSETS:
             raise NotFound("The page has no such file.")
-        return _cached(Response(_asset(file), mimetype=_ASSETS[file]))
+        return public_answer(Response(_asset(file), mimetype=_ASSETS[file]))
 
 
 @cache
 def _asset(file: str) -> bytes:
     return _START.encode() if file == "start.js" else (_FILES / file).read_bytes()
-
-
-def _cached(response: Response) -> Response:
-    response.headers["Cache-Control"] = f"public, max-age={_MAX_AGE}"
-    response.add_etag()
-    response.make_conditional(request)
-    return response

@@ -3,16 +3,16 @@
 import re
 from typing import Final
 
-from flask import Response, request
+from flask import Response
 
 from keyosk.errors import NotFound, Unavailable
+from keyosk.web.answers import public_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
 from keyosk.web.standard_schemas import JwkSetShape
 
 _PEM: Final = "application/x-pem-file"
 _EXAMPLE: Final = "-----BEGIN PUBLIC KEY-----\nMFkw...\n-----END PUBLIC KEY-----\n"
-_MAX_AGE: Final = 300  # seconds that a verifier may cache the set
 _THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
@@ -25,7 +25,7 @@ class JwksResource(Endpoint):
         response = Response(
             self.installation.signing_keys.current.document, mimetype="application/json"
         )
-        return _cached(response)
+        return public_answer(response)
 
 
 class PemResource(Endpoint):
@@ -37,11 +37,4 @@ class PemResource(Endpoint):
         if not _THUMBPRINT.fullmatch(kid):
             raise NotFound("There is no such published key.")
         pem = self.installation.signing_keys.public_pem(kid)
-        return _cached(Response(pem, mimetype=_PEM))
-
-
-def _cached(response: Response) -> Response:
-    response.headers["Cache-Control"] = f"public, max-age={_MAX_AGE}"
-    response.add_etag()
-    response.make_conditional(request)
-    return response
+        return public_answer(Response(pem, mimetype=_PEM))

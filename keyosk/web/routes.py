@@ -17,9 +17,11 @@ from keyosk.web.api_keys import ApiKeyResource, ApiKeysResource, RotateResource
 from keyosk.web.audit import AuditResource
 from keyosk.web.bulk import ExportResource, ImportResource
 from keyosk.web.documentation import AssetResource, OpenApiResource, PageResource
+from keyosk.web.forward import ForwardResource
 from keyosk.web.health import LiveResource, ReadyResource
 from keyosk.web.introspection import IntrospectResource, RevokeResource
 from keyosk.web.jwks import JwksResource, PemResource
+from keyosk.web.metadata import MetadataResource
 from keyosk.web.revocations import RevocationsResource
 from keyosk.web.roles import RoleResource, RolesResource
 from keyosk.web.route import Route
@@ -49,8 +51,13 @@ ROUTES: Final = (
     Route("/auth/introspect", IntrospectResource, {"POST": BY_LOGIN}, oauth=True),
     Route("/auth/revoke", RevokeResource, {"POST": BY_LOGIN}, oauth=True),
     Route("/auth/revocations", RevocationsResource, _PUBLIC),
+    # Any method counts as GET there, OPTIONS too (forward.prepare).
+    Route("/auth/forward", ForwardResource, {"GET": BY_LOGIN}),
+    Route("/auth/forward/<service>", ForwardResource, {"GET": BY_LOGIN}),
     Route("/auth/jwks", JwksResource, _PUBLIC),
     Route("/.well-known/jwks.json", JwksResource, _PUBLIC),
+    Route("/.well-known/oauth-authorization-server", MetadataResource, _PUBLIC),
+    Route("/.well-known/openid-configuration", MetadataResource, _PUBLIC),
     Route("/auth/keys/<kid>.pem", PemResource, _PUBLIC),
 
     Route("/accounts", AccountsResource, {

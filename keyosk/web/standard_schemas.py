@@ -196,6 +196,39 @@ class JwkSetShape(Shown):
     keys = fields.List(fields.Nested(JwkShape))
 
 
+class MetadataShape(Shown):
+    """Where everything is (RFC 8414 section 2), as OpenID Connect Discovery has it too."""
+
+    may_lack = frozenset(
+        {
+            "introspection_endpoint",
+            "introspection_endpoint_auth_methods_supported",
+            "revocation_endpoint",
+            "revocation_endpoint_auth_methods_supported",
+            "revocations_endpoint",
+            "forward_auth_endpoint",
+            "scopes_supported",
+        }
+    )
+
+    issuer = Text()
+    token_endpoint = Text()
+    jwks_uri = Text()
+    introspection_endpoint = Text()
+    revocation_endpoint = Text()
+    service_documentation = Text()
+    revocations_endpoint = Text()
+    forward_auth_endpoint = Text()
+    scopes_supported = fields.List(Text())
+    response_types_supported = fields.List(Text())
+    grant_types_supported = fields.List(Text())
+    token_endpoint_auth_methods_supported = fields.List(Text())
+    introspection_endpoint_auth_methods_supported = fields.List(Text())
+    revocation_endpoint_auth_methods_supported = fields.List(Text())
+    subject_types_supported = fields.List(Text())
+    id_token_signing_alg_values_supported = fields.List(Text())
+
+
 class DocumentShape(Shown):
     """A description of an API (OpenAPI 3.1)."""
 

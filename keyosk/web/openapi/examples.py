@@ -134,6 +134,17 @@ EXAMPLES: Final[Mapping[str, Any]] = {
     "GrantsPatch": {"add": {"scopes": ["todo:read"]}, "remove": {"roles": ["editor"]}},
     "Jwk": _JWK,
     "JwkSet": {"keys": [_JWK]},
+    "Metadata": {
+        "issuer": "https://keyosk.example.com",
+        "token_endpoint": "https://keyosk.example.com/auth/token",
+        "jwks_uri": "https://keyosk.example.com/.well-known/jwks.json",
+        "service_documentation": "https://keyosk.example.com/docs",
+        "grant_types_supported": ["client_credentials"],
+        "response_types_supported": [],
+        "token_endpoint_auth_methods_supported": ["client_secret_basic"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["ES256"],
+    },
     "OAuthError": {"error": "invalid_scope", "error_description": "Not held: todo:write."},
     "PasswordChange": {
         "password": "correct horse battery staple",

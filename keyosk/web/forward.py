@@ -1,0 +1,129 @@
+"""/auth/forward: a reverse proxy asks whether a request may pass, and gets a token for it.
+
+Proxies know three answers: 200, 401 and 403. Whatever is malformed is one of the last two.
+"""
+
+import io
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote
+
+from flask import Response, request
+
+from keyosk import permissions
+from keyosk.errors import BadToken, Forbidden, InvalidRequest, InvalidScope, Throttled
+from keyosk.installation import Installation
+from keyosk.model import Login
+from keyosk.tokens import Actor
+from keyosk.web import access
+from keyosk.web.endpoint import Endpoint
+from keyosk.web.operations import operation
+
+PATH: Final = "/auth/forward"
+_LIFETIME: Final = 60  # seconds: it is used at once, and each request gets its own
+_SERVICE: Final = "X-Keyosk-Service"
+_SCOPE: Final = "X-Keyosk-Require-Scope"
+
+
+@dataclass(frozen=True, slots=True)
+class _Proven:
+    login: Login
+    actor: Actor | None
+    by_secret: bool
+
+
+def prepare(environ: dict[str, Any]) -> None:
+    """Make a request to this address, in every form that proxies send, one that routes know.
+
+    Proxies copy the method of the request that they ask about, and Envoy adds its path and query.
+    ``environ``: as WSGI has it (PEP 3333).
+    """
+    path: str = environ["PATH_INFO"]
+    if path != PATH and not path.startswith(f"{PATH}/"):
+        return
+    if environ["REQUEST_METHOD"] != "HEAD":
+        # SECURITY: OPTIONS is answered for everybody elsewhere, which a proxy takes for a yes.
+        environ["REQUEST_METHOD"] = "GET"
+    # What the request itself carries is no business of ours.
+    environ["wsgi.input"] = io.BytesIO()
+    environ["CONTENT_LENGTH"] = "0"
+    service = path[len(PATH) + 1 :].partition("/")[0]
+    environ["PATH_INFO"] = f"{PATH}/{service}" if service else PATH
+    if path != PATH:
+        # SECURITY: here the query is the client's: it must not choose what is asked.
+        environ["QUERY_STRING"] = ""
+
+
+class ForwardResource(Endpoint):
+    """Whether a request may pass."""
+
+    @operation(status=200, raises=(BadToken, Forbidden))
+    def get(self, service: str | None = None) -> Response:
+        """Whether the login, or the Bearer token of the service, may use a service.
+
+        The service stands in the address, in ``service`` of the query or in ``X-Keyosk-Service``;
+        scopes that it must have in ``scope`` of the query and ``X-Keyosk-Require-Scope``. The
+        answer has ``Authorization``, ``X-Keyosk-Account`` and ``X-Keyosk-Scope`` as headers. Any
+        method will do.
+        """
+        installation = self.installation
+        try:
+            wanted, required = _asked(service)
+            proven = _proven(installation, wanted)
+            entitlement = permissions.for_service(
+                proven.login, wanted, required=required, now=int(installation.clock())
+            )
+            token = installation.tokens.issue(
+                proven.login, entitlement, lifetime=_LIFETIME, actor=proven.actor
+            )
+        except (InvalidRequest, InvalidScope, Throttled) as error:
+            raise Forbidden(error.detail) from None  # proxies make a failure of anything else
+        response = Response(status=200)
+        del response.headers["Content-Type"]
+        response.headers["Cache-Control"] = "no-store"
+        # SECURITY: all three are always there and never empty, so that a proxy that copies them
+        # leaves none that the client sent.
+        response.headers["Authorization"] = f"Bearer {token.text}"
+        response.headers["X-Keyosk-Account"] = quote(proven.login.username, safe="@")
+        response.headers["X-Keyosk-Scope"] = token.scope
+        if proven.by_secret:
+            response.call_on_close(lambda: installation.authentication.note(proven.login))
+        return response
+
+
+def _proven(installation: Installation, service: str) -> _Proven:
+    scheme, _, text = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        return _Proven(access.login(installation), None, by_secret=True)
+    terms = installation.services.terms_for(service)
+    if terms is None or terms.name != service:
+        raise BadToken("The token is not valid.")  # no token is, for what does not exist
+    claims = installation.tokens.verify(text.strip(), audience=terms.audience)
+    login = permissions.narrowed(
+        installation.authentication.by_token(claims, audience=terms.audience),
+        scopes=claims.scopes,
+        expires_at=claims.expires_at,
+        now=int(installation.clock()),
+    )
+    return _Proven(login, Actor.of(claims.actor), by_secret=False)
+
+
+def _asked(named: str | None) -> tuple[str, tuple[str, ...]]:
+    """The service, and the scopes that are required. Raises ``Forbidden``, ``InvalidScope``.
+
+    What is missing is refused only after the login, which comes first: such a service is "".
+    """
+    query = dict(request.args.lists())
+    scope = query.pop("scope", None)
+    services = query.pop("service", [])
+    # SECURITY: a misspelt parameter, or one whose variable came to nothing, must not require less.
+    if query or scope == [""] or len(scope or ()) > 1:
+        raise Forbidden("The query may have service and scope, each once and with a value.")
+    names = {*services, *request.headers.getlist(_SERVICE), *([named] if named else [])}
+    if len(names - {""}) > 1 or (services and services != [*filter(None, services)]):
+        raise Forbidden("The address and the header name different services.")
+    required = permissions.parse_scope(scope[0]) if scope else ()
+    # A header can only add: one that the client sent takes nothing away.
+    for value in request.headers.getlist(_SCOPE):
+        required += permissions.parse_scope(value)
+    return next(iter(names - {""}), ""), required

@@ -1,0 +1,79 @@
+"""Where everything is, told to OAuth and OpenID libraries. It asks no database.
+
+RFC 8414, and OpenID Connect Discovery 1.0 for clients that know only that: Keyosk has no
+authorization endpoint and no ID tokens, so what is said of those says that there are none.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Final, cast
+
+from flask import Response, current_app
+from marshmallow import validate
+
+from keyosk.keyring import ALGORITHMS
+from keyosk.web.answers import json_answer, public_answer
+from keyosk.web.endpoint import Endpoint
+from keyosk.web.operations import operation
+from keyosk.web.route import Route
+from keyosk.web.standard_schemas import MetadataShape, TokenRequest
+
+#: The name of the ``Metadata`` among the application's extensions.
+EXTENSION: Final = "keyosk.metadata"
+#: The address of each member, which is there if the address exists. The last two are Keyosk's own.
+_ENDPOINTS: Final = {
+    "token_endpoint": "/auth/token",
+    "jwks_uri": "/.well-known/jwks.json",
+    "introspection_endpoint": "/auth/introspect",
+    "revocation_endpoint": "/auth/revoke",
+    "service_documentation": "/docs",
+    "revocations_endpoint": "/auth/revocations",
+    "forward_auth_endpoint": "/auth/forward",
+}
+_WITH_LOGIN: Final = ("token_endpoint", "introspection_endpoint", "revocation_endpoint")
+_LOGINS: Final = ["client_secret_basic"]
+
+
+class Metadata:
+    """The document of an application, as its routes and its issuer make it."""
+
+    def __init__(self, routes: Iterable[Route], issuer: str) -> None:
+        paths = {route.path for route in routes}
+        # SECURITY: never from the Host header, which the caller writes.
+        self.document = _document(issuer, paths)
+
+
+def _document(issuer: str, paths: set[str]) -> dict[str, Any]:
+    endpoints = {name: issuer + path for name, path in _ENDPOINTS.items() if path in paths}
+    grant_types = _grant_types()
+    document: dict[str, Any] = {
+        "issuer": issuer,
+        **endpoints,
+        "grant_types_supported": grant_types,
+        # Required, although there is no authorization endpoint (RFC 8414 section 2).
+        "response_types_supported": [],
+        **{f"{name}_auth_methods_supported": _LOGINS for name in _WITH_LOGIN if name in endpoints},
+        # Required by OpenID Connect Discovery, section 3.
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": sorted(ALGORITHMS),
+    }
+    if "refresh_token" in grant_types:
+        # Which scopes services have is not everybody's to know.
+        document["scopes_supported"] = ["offline_access"]
+    return document
+
+
+def _grant_types() -> list[str]:
+    """Those that the token endpoint says it takes."""
+    rule = TokenRequest().fields["grant_type"].validate
+    assert isinstance(rule, validate.OneOf)
+    return list(rule.choices)
+
+
+class MetadataResource(Endpoint):
+    """The metadata of the authorization server (RFC 8414 section 3)."""
+
+    @operation(gives=MetadataShape, tagged=True)
+    def get(self) -> Response:
+        """The addresses, and what they take; 304 where the caller has them."""
+        metadata = cast(Metadata, current_app.extensions[EXTENSION])
+        return public_answer(json_answer(metadata.document))

@@ -1,0 +1,156 @@
+"""/auth/forward: what a reverse proxy is told about a request, and the token that it gets."""
+
+from typing import Any, Final
+
+import jwt
+import pytest
+import requests
+
+import live
+from live import Client, LiveServer
+
+PASSWORD: Final = "a password of some length"
+
+
+class Setting:
+    """A service with two scopes, and an account that holds the first."""
+
+    def __init__(self, server: LiveServer, admin: Client) -> None:
+        self.server, self.admin = server, admin
+        self.service = live.unique("todo")
+        self.read, self.write = f"{self.service}:read", f"{self.service}:write"
+        self.username = live.unique("j\u00f6rg")
+        self._post("/services", name=self.service, scopes=[self.read, self.write])
+        grants = {"scopes": [self.read]}
+        self._post("/accounts", username=self.username, password=PASSWORD, grants=grants)
+        key = self._post(f"/accounts/{self.username}/api-keys", name="a key")
+        self.secret: str = key["secret"]
+
+    def _post(self, path: str, **body: Any) -> dict[str, Any]:
+        made = self.admin.post(path, json=body)
+        assert made.status_code == 201, made.text
+        found: dict[str, Any] = made.json()
+        return found
+
+    def basic(self) -> Client:
+        return Client(self.server.url, auth=(self.username.encode(), self.secret.encode()))  # type: ignore[arg-type]
+
+    def bearer(self, **parameters: Any) -> Client:
+        data = {"audience": self.service, **parameters}
+        answer = self.basic().post("/auth/token", data=data).json()
+        return Client(self.server.url, token=answer["access_token"])
+
+    def path(self, scope: str = "") -> str:
+        return f"/auth/forward?service={self.service}" + (f"&scope={scope}" if scope else "")
+
+
+@pytest.fixture
+def setting(server: LiveServer, admin: Client) -> Setting:
+    return Setting(server, admin)
+
+
+def claims_of(answer: requests.Response) -> dict[str, Any]:
+    assert answer.status_code == 200, answer.text
+    text = answer.headers["Authorization"].removeprefix("Bearer ")
+    claims: dict[str, Any] = jwt.decode(text, options={"verify_signature": False})
+    return claims
+
+
+def test_a_login_becomes_a_short_token_for_this_service(setting: Setting) -> None:
+    answer = setting.basic().get(setting.path(setting.read))
+
+    claims = claims_of(answer)
+    assert (claims["aud"], claims["scope"]) == (setting.service, setting.read)
+    assert claims["exp"] - claims["iat"] == 60
+    assert answer.content == b""
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.headers["X-Keyosk-Scope"] == setting.read
+    assert requests.utils.unquote(answer.headers["X-Keyosk-Account"]) == setting.username
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PROPFIND"])
+def test_every_method_is_asked_for_a_login(method: str, setting: Setting) -> None:
+    for path in (setting.path(), f"/auth/forward/{setting.service}/some/page"):
+        refused = setting.server.client().request(method, path)
+        assert refused.status_code == 401
+        assert refused.headers["WWW-Authenticate"].startswith("Basic ")
+        assert "Bearer " in refused.headers["WWW-Authenticate"]
+        assert claims_of(setting.basic().request(method, path))["aud"] == setting.service
+
+
+@pytest.mark.parametrize(
+    "rest", ["", "/", "//", "/a/b", "/a//b/", "/%2e%2e/x", "?scope=other", "/x?service=other&y=1"]
+)
+def test_what_the_client_asked_for_changes_nothing_in_the_path_form(
+    rest: str, setting: Setting
+) -> None:
+    answer = setting.basic().get(f"/auth/forward/{setting.service}{rest}")
+
+    assert claims_of(answer)["aud"] == setting.service
+
+
+def test_a_missing_scope_is_refused_wherever_it_is_required(setting: Setting) -> None:
+    both = {"X-Keyosk-Require-Scope": setting.write}
+
+    assert setting.basic().get(setting.path(setting.write)).status_code == 403
+    assert setting.basic().get(setting.path(setting.read), headers=both).status_code == 403
+    refused = setting.bearer().get(setting.path(setting.write))
+    assert refused.status_code == 403
+    assert "insufficient_scope" in refused.headers["WWW-Authenticate"]
+
+
+def test_malformed_requests_are_refused_in_words_that_proxies_know(setting: Setting) -> None:
+    path = setting.path()
+    other = {"X-Keyosk-Service": "other"}
+
+    for bad in (f"{path}&scop=x", f"{path}&scope=", f"{path}&service=other", "/auth/forward",
+                f"{path}&scope=%22", "/auth/forward?service=", "/auth/forward//x"):  # fmt: skip
+        assert setting.basic().get(bad).status_code == 403, bad
+    assert setting.basic().get(path, headers=other).status_code == 403
+    assert setting.basic().get("/auth/forward?service=nothing").status_code == 403
+
+
+def test_the_service_may_stand_in_a_header(setting: Setting) -> None:
+    header = {"X-Keyosk-Service": setting.service}
+
+    assert claims_of(setting.basic().get("/auth/forward", headers=header))
+
+
+def test_a_bearer_token_gives_no_more_and_lasts_no_longer_than_itself(setting: Setting) -> None:
+    changed = setting.admin.patch(
+        f"/accounts/{setting.username}/grants", json={"add": {"scopes": [setting.write]}}
+    )
+    assert changed.status_code == 200, changed.text
+    bearer = setting.bearer(scope=setting.read, lifetime=20)
+    original = str(bearer.session.headers["Authorization"]).removeprefix("Bearer ")
+    was = jwt.decode(original, options={"verify_signature": False})
+
+    claims = claims_of(bearer.get(setting.path()))
+
+    assert claims["scope"] == setting.read
+    assert claims["exp"] <= was["exp"]
+    assert (claims["auth_time"], claims["amr"]) == (was["auth_time"], was["amr"])
+    assert claims["key_id"] == was["key_id"]
+
+
+def test_a_token_for_another_service_is_no_token_here(setting: Setting) -> None:
+    assert setting.admin.get(setting.path()).status_code == 401
+    assert setting.bearer().get("/auth/forward?service=nothing").status_code == 401
+
+
+def test_a_service_that_is_disabled_lets_nobody_in(setting: Setting) -> None:
+    bearer = setting.bearer()
+    changed = setting.admin.patch(f"/services/{setting.service}", json={"enabled": False})
+    assert changed.status_code == 200, changed.text
+
+    assert setting.basic().get(setting.path()).status_code == 403
+    assert bearer.get(setting.path()).status_code in (401, 403)
+
+
+def test_a_token_that_was_revoked_lets_nobody_in(setting: Setting) -> None:
+    bearer = setting.bearer()
+    assert claims_of(bearer.get(setting.path()))
+    text = str(bearer.session.headers["Authorization"]).removeprefix("Bearer ")
+    assert setting.basic().post("/auth/revoke", data={"token": text}).status_code == 200
+
+    assert bearer.get(setting.path()).status_code == 401

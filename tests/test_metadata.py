@@ -1,0 +1,75 @@
+"""The metadata documents: what they say, to whom, and that they need nothing to say it."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from installed import settings
+from keyosk import app
+from live import LiveServer
+
+PLAIN = "/.well-known/oauth-authorization-server"
+OPENID = "/.well-known/openid-configuration"
+
+
+@pytest.fixture
+def document(server: LiveServer) -> dict[str, Any]:
+    found: dict[str, Any] = server.client().get(PLAIN).json()
+    return found
+
+
+def test_the_issuer_is_that_of_the_tokens_whatever_the_host_header_says(
+    server: LiveServer, document: dict[str, Any]
+) -> None:
+    told = server.client().get(PLAIN, headers={"Host": "evil.example.com"}).json()
+
+    assert told == document
+    assert document["issuer"] == server.url
+
+
+def test_every_address_that_it_names_exists(server: LiveServer, document: dict[str, Any]) -> None:
+    named = [value for name, value in document.items() if name.endswith(("_endpoint", "_uri"))]
+
+    assert document["token_endpoint"] in named
+    for address in named:
+        answer = server.client().get(address.removeprefix(document["issuer"]))
+        assert answer.status_code != 404, address
+
+
+def test_it_has_what_both_standards_require(document: dict[str, Any]) -> None:
+    assert document["response_types_supported"] == []
+    assert document["subject_types_supported"] == ["public"]
+    assert "ES256" in document["id_token_signing_alg_values_supported"]
+    assert document["token_endpoint_auth_methods_supported"] == ["client_secret_basic"]
+    assert "client_credentials" in document["grant_types_supported"]
+
+
+@pytest.mark.parametrize("path", [PLAIN, OPENID])
+def test_it_may_be_kept_and_asked_for_again(
+    path: str, server: LiveServer, document: dict[str, Any]
+) -> None:
+    first = server.client().get(path)
+    again = server.client().get(path, headers={"If-None-Match": first.headers["ETag"]})
+
+    assert first.json() == document
+    assert first.headers["Cache-Control"] == "public, max-age=300"
+    assert (again.status_code, again.content) == (304, b"")
+
+
+def test_it_needs_no_database(tmp_path: Any) -> None:
+    config = settings(f"sqlite:///{tmp_path / 'there' / 'is' / 'none.db'}")
+    client = app.create_app(app.build(config)).test_client()
+
+    assert client.get("/health/ready").status_code == 503
+    assert client.get(PLAIN).status_code == client.get(OPENID).status_code == 200
+
+
+def test_an_issuer_with_a_path_stands_before_every_address(tmp_path: Any) -> None:
+    config = replace(
+        settings(f"sqlite:///{tmp_path / 'none.db'}"), issuer="https://example.com/keyosk"
+    )
+    told = app.create_app(app.build(config)).test_client().get(PLAIN).get_json()
+
+    assert told["issuer"] == "https://example.com/keyosk"
+    assert told["token_endpoint"] == "https://example.com/keyosk/auth/token"
