@@ -1,0 +1,256 @@
+"""Real nginx and Caddy protect a service through /auth/forward, configured as the docs say."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.types import StartResponse
+
+import jwt
+import pytest
+import requests
+
+from live import LiveServer, free_port, unique
+from people import PASSWORD, Person, done, make_key, make_person
+
+PAGE = Path(__file__).parent.parent / "docs/forward-auth.md"
+FORGED = {
+    "X-Keyosk-Account": "admin",
+    "X-Keyosk-Scope": "everything",
+    "X-Keyosk-Service": "keyosk",
+    "X-Keyosk-Require-Scope": "nothing",
+}
+_START = 20  # seconds
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
+
+
+class Echo:
+    """The service behind the proxy: it checks tokens offline, and tells what reached it."""
+
+    def __init__(self, issuer: str, audience: str) -> None:
+        self._keys = jwt.PyJWKClient(f"{issuer}/auth/jwks")
+        self._issuer = issuer
+        self._audience = audience
+        self.requests = 0
+        self.server: WSGIServer = make_server("127.0.0.1", 0, self, handler_class=_Quiet)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def __call__(self, environ: dict[str, Any], start: StartResponse) -> list[bytes]:
+        self.requests += 1
+        environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        headers = {name[5:]: value for name, value in environ.items() if name.startswith("HTTP_")}
+        text = headers.get("AUTHORIZATION", "").removeprefix("Bearer ")
+        key = self._keys.get_signing_key_from_jwt(text).key
+        claims = jwt.decode(
+            text, key, algorithms=["ES256"], audience=self._audience, issuer=self._issuer
+        )
+        start("200 OK", [("Content-Type", "application/json")])
+        return [json.dumps({"headers": headers, "claims": claims}).encode()]
+
+
+class Scene:
+    """A Keyosk, a service, a proxy between, and alice who may use the service."""
+
+    def __init__(self, keyosk: LiveServer, folder: Path, start: Callable[..., Any]) -> None:
+        self.keyosk = keyosk
+        self.admin = keyosk.admin()
+        self.name = unique("todo")
+        scopes = [f"{self.name}:read", f"{self.name}:write"]
+        done(self.admin.post("/services", json={"name": self.name, "scopes": scopes}), 201)
+        self.alice = make_person(keyosk, self.admin, scopes[0])
+        _, self.key = make_key(self.admin, self.alice)
+        self.echo = Echo(keyosk.url, self.name)
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.process = start(self, folder)
+        self._await()
+
+    def configured(self, language: str, *, scope: str = "") -> str:
+        """The configuration of the docs, with this scene's ports and service."""
+        (text,) = re.findall(
+            rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE
+        )
+        required = f"service={self.name}&scope={scope}" if scope else f"service={self.name}"
+        return (
+            text.replace("127.0.0.1:8080", f"127.0.0.1:{self.keyosk.port}")
+            .replace("127.0.0.1:9000", f"127.0.0.1:{self.echo.server.server_port}")
+            .replace("service=todo", required)
+        )
+
+    def get(self, method: str = "GET", **options: Any) -> requests.Response:
+        return requests.request(method, f"{self.url}/things/1?x=y", timeout=20, **options)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(timeout=20)
+        self.echo.server.shutdown()
+        self.echo.server.server_close()
+
+    def _await(self) -> None:
+        deadline = time.monotonic() + _START
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            assert self.process.poll() is None, "the proxy ended"
+            time.sleep(0.05)
+        raise AssertionError("the proxy did not start")
+
+
+def program(name: str) -> str:
+    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
+    if found is None:
+        assert not os.environ.get("CI"), f"{name} is missing"
+        pytest.skip(f"{name} is not there")
+    return found
+
+
+def nginx(scene: Scene, folder: Path) -> "subprocess.Popen[bytes]":
+    temporary = "".join(
+        f"{kind}_temp_path {folder}/{kind};\n"
+        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (folder / "nginx.conf").write_text(
+        f"""daemon off;
+master_process off;
+pid {folder}/nginx.pid;
+error_log stderr;
+events {{}}
+http {{
+access_log off;
+{temporary}
+server {{
+listen 127.0.0.1:{scene.port};
+{scene.configured("nginx")}
+}}
+}}
+"""
+    )
+    command = [program("nginx"), "-c", str(folder / "nginx.conf"), "-p", str(folder)]
+    with (folder / "nginx.log").open("wb") as log:
+        return subprocess.Popen([*command, "-e", "stderr"], stderr=log)
+
+
+def caddy(scene: Scene, folder: Path) -> "subprocess.Popen[bytes]":
+    site = scene.configured("caddyfile").replace(":8000 {", f"http://127.0.0.1:{scene.port} {{")
+    (folder / "Caddyfile").write_text("{\n\tadmin off\n\tauto_https off\n}\n" + site)
+    command = [program("caddy"), "run", "--adapter", "caddyfile"]
+    with (folder / "caddy.log").open("wb") as log:
+        return subprocess.Popen(
+            [*command, "--config", str(folder / "Caddyfile")],
+            env={**os.environ, "HOME": str(folder), "XDG_DATA_HOME": str(folder)},
+            stderr=log,
+            stdout=log,
+        )
+
+
+@pytest.fixture(scope="module", params=[nginx, caddy], ids=["nginx", "caddy"])
+def scene(
+    request: pytest.FixtureRequest, server: LiveServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Scene]:
+    folder = tmp_path_factory.mktemp("proxy")
+    found = Scene(server, folder, request.param)
+    yield found
+    found.stop()
+
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("secret", ["password", "key"])
+def test_a_login_passes_and_the_service_sees_a_small_token_only(scene: Scene, secret: str) -> None:
+    shown = PASSWORD if secret == "password" else scene.key
+    seen = done(scene.get(auth=(scene.alice.username, shown), headers=FORGED))
+
+    claims, headers = seen["claims"], seen["headers"]
+    assert (claims["sub"], claims["aud"]) == (scene.alice.id, scene.name)
+    assert claims["exp"] - claims["iat"] == 60
+    assert headers["X_KEYOSK_ACCOUNT"] == scene.alice.username
+    assert headers["X_KEYOSK_SCOPE"] == f"{scene.name}:read"
+    assert shown not in str(headers)
+    for name, value in FORGED.items():
+        assert headers.get(name.upper().replace("-", "_")) != value, name
+
+
+def test_curl_is_asked_for_a_login(scene: Scene) -> None:
+    answer = scene.get()
+    assert answer.status_code == 401
+    assert answer.headers["WWW-Authenticate"].startswith("Basic ")
+    ran = subprocess.run(
+        ["curl", "-sS", "--anyauth", "-u", f"{scene.alice.username}:{scene.key}", scene.url],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert json.loads(ran.stdout)["claims"]["sub"] == scene.alice.id
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PROPFIND"])
+def test_no_method_is_a_way_around(scene: Scene, method: str) -> None:
+    before = scene.echo.requests
+    forged = {**FORGED, "X-Original-Method": "GET", "X-HTTP-Method-Override": "GET"}
+    assert scene.get(method, headers=forged).status_code in (401, 405)
+    wrong = scene.get(method, auth=(scene.alice.username, "kysk_wrong"), headers=forged)
+    assert wrong.status_code in (401, 403, 405)
+    assert scene.echo.requests == before
+
+
+def test_a_body_passes_to_the_service(scene: Scene) -> None:
+    body = b"x" * 100_000  # more than Keyosk would read
+    seen = done(scene.get("POST", auth=(scene.alice.username, scene.key), data=body))
+    assert seen["claims"]["sub"] == scene.alice.id
+
+
+def test_a_bearer_token_passes_until_it_is_revoked(scene: Scene) -> None:
+    data = {"audience": scene.name, "scope": f"{scene.name}:read"}
+    token = done(scene.alice.login().post("/auth/token", data=data))["access_token"]
+    bearer = {"Authorization": f"Bearer {token}"}
+    assert done(scene.get(headers=bearer))["claims"]["scope"] == f"{scene.name}:read"
+    assert scene.alice.login().post("/auth/revoke", data={"token": token}).status_code == 200
+    assert scene.get(headers=bearer).status_code == 401
+    other = done(scene.alice.login().post("/auth/token", data={"audience": "keyosk"}))
+    assert (
+        scene.get(headers={"Authorization": f"Bearer {other['access_token']}"}).status_code == 401
+    )
+
+
+def test_whoever_holds_nothing_there_is_refused(scene: Scene) -> None:
+    stranger: Person = make_person(scene.keyosk, scene.admin)
+    assert scene.get(auth=(stranger.username, PASSWORD)).status_code == 403
+
+
+@pytest.mark.parametrize("start", [nginx, caddy], ids=["nginx", "caddy"])
+def test_without_keyosk_or_the_required_scope_nothing_passes(
+    database_url: str, tmp_path: Path, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with LiveServer(database_url, tmp_path) as keyosk:
+        usual = Scene.configured
+
+        def with_scope(self: Scene, language: str) -> str:
+            return usual(self, language, scope=f"{self.name}:write")
+
+        monkeypatch.setattr(Scene, "configured", with_scope)
+        scene = Scene(keyosk, tmp_path, start)
+        try:
+            login = (scene.alice.username, scene.key)
+            assert scene.get(auth=login).status_code == 403
+            add = {"add": {"scopes": [f"{scene.name}:write"]}}
+            done(scene.admin.patch(f"{scene.alice.path}/grants", json=add))
+            assert scene.get(auth=login).status_code == 200
+            keyosk.stop()
+            assert scene.get(auth=login).status_code >= 500
+            assert scene.echo.requests == 1
+        finally:
+            scene.stop()
