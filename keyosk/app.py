@@ -15,6 +15,7 @@ from keyosk.bulk import Bulk
 from keyosk.bulk_checks import LineChecks
 from keyosk.config import Config
 from keyosk.declarations import Declarations
+from keyosk.explaining import Explaining
 from keyosk.grants import Grants
 from keyosk.guesses import Guesses
 from keyosk.idempotency import Idempotency
@@ -143,15 +144,17 @@ def build(config: Config, *, clock: Callable[[], float] = time.time) -> Installa
         clock,
     )
     sessions = Sessions(database, session_store, accounts, safe, rules, revocations, audit, clock)
+    issuing = Issuing(database, services, authentication, sessions, tokens, audit, clock)
+    api_keys = ApiKeys(
+        database, accounts, api_key_store, service_store, rules, revocations, audit, clock
+    )
     return Installation(
         issuer=config.issuer,
         trusted_proxies=config.trusted_proxies,
         clock=clock,
         database=database,
         accounts=accounts,
-        api_keys=ApiKeys(
-            database, accounts, api_key_store, service_store, rules, revocations, audit, clock
-        ),
+        api_keys=api_keys,
         grants=grants,
         services=services,
         roles=roles,
@@ -176,7 +179,8 @@ def build(config: Config, *, clock: Callable[[], float] = time.time) -> Installa
         inspection=Inspection(
             database, tokens, authentication, sessions, services, revocations, audit, config.issuer
         ),
-        issuing=Issuing(services, authentication, sessions, tokens, clock),
+        issuing=issuing,
+        explaining=Explaining(accounts, api_keys, services, authentication, issuing, tokens, clock),
         sessions=sessions,
         revocations=revocations,
         signing_keys=keys,

@@ -10,6 +10,7 @@ from keyosk.audit import Audit
 from keyosk.authentication import Authentication
 from keyosk.bulk import Bulk
 from keyosk.declarations import Declarations
+from keyosk.explaining import Explaining
 from keyosk.grants import Grants
 from keyosk.idempotency import Idempotency
 from keyosk.inspection import Inspection
@@ -43,6 +44,7 @@ class Installation:
     authentication: Authentication
     inspection: Inspection
     issuing: Issuing
+    explaining: Explaining
     revocations: Revocations
     sessions: Sessions
     signing_keys: SigningKeys

@@ -6,6 +6,7 @@ An API key gives the scopes that it was limited to *and* that its account holds 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Final
 
 from keyosk.errors import (
@@ -16,7 +17,7 @@ from keyosk.errors import (
     InvalidScope,
     InvalidTarget,
 )
-from keyosk.model import ADMIN, KEYOSK, KEYOSK_SCOPES, Holding, Login, Terms
+from keyosk.model import ADMIN, KEYOSK, KEYOSK_SCOPES, CredentialKind, Holding, Login, Terms
 
 #: The media type of an access token in its header (RFC 9068 section 2.1).
 TYPE: Final = "at+jwt"
@@ -24,6 +25,28 @@ TYPE: Final = "at+jwt"
 _SCOPE_TOKEN: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,200}")
 #: Scopes that mean something to OAuth itself and cannot belong to a service.
 RESERVED_SCOPES: Final = frozenset({"offline_access", "openid"})
+
+
+class Reason(StrEnum):
+    """Why a scope is not in a token, or why a login gets none."""
+
+    NOT_GRANTED = "not_granted"
+    UNKNOWN_SCOPE = "unknown_scope"
+    PASSWORD_ONLY = "password_only"  # noqa: S105 - a word
+    API_KEY_ONLY = "api_key_only"
+    KEY_LIMITED = "key_limited"
+    SERVICE_DISABLED = "service_disabled"
+    CREDENTIAL_NOT_ACCEPTED = "credential_not_accepted"
+    EXPIRED = "expired"
+    ON_REQUEST_ONLY = "on_request_only"
+    OTHER_AUDIENCE = "other_audience"
+    NOT_ASKED = "not_asked"
+    REFRESH_REFUSED = "refresh_refused"
+    ACCOUNT_DISABLED = "account_disabled"
+    ACCOUNT_EXPIRED = "account_expired"
+    KEY_DISABLED = "key_disabled"
+    KEY_EXPIRED = "key_expired"
+    NO_PASSWORD = "no_password"  # noqa: S105 - a word
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +97,7 @@ def current(login: Login, now: int) -> dict[str, Holding]:
     """
     granted: dict[str, Holding] = {}
     for holding in login.holdings:
-        if (
-            holding.service.enabled
-            and login.credential in holding.service.accepts
-            and (holding.credential is None or holding.credential == login.credential)
-            and (holding.until is None or holding.until > now)
-        ):
+        if why_not(login, holding, now) is None:
             known = granted.get(holding.scope)
             if known is None or _lasts_longer(holding, known):
                 granted[holding.scope] = holding
@@ -87,6 +105,35 @@ def current(login: Login, now: int) -> dict[str, Holding]:
         return granted
     implied = _with_implied(granted)
     return {scope: holding for scope, holding in implied.items() if scope in login.limit}
+
+
+def why_not(login: Login, holding: Holding, now: int) -> Reason | None:
+    """Why a holding does not count for a login at ``now``; ``None`` if it does."""
+    if not holding.service.enabled:
+        return Reason.SERVICE_DISABLED
+    if login.credential not in holding.service.accepts:
+        return Reason.CREDENTIAL_NOT_ACCEPTED
+    if holding.credential is not None and holding.credential != login.credential:
+        by_password = holding.credential is CredentialKind.PASSWORD
+        return Reason.PASSWORD_ONLY if by_password else Reason.API_KEY_ONLY
+    if holding.until is not None and holding.until <= now:
+        return Reason.EXPIRED
+    return None
+
+
+def available(login: Login, now: int) -> dict[str, Holding]:
+    """What a login may ask for at ``now``: ``current``, and what ``keyosk:admin`` stands for."""
+    return _with_implied(current(login, now))
+
+
+def refused(login: Login, now: int) -> dict[str, Reason]:
+    """The scopes that the account was granted and the login does not have, and why."""
+    had = current(login, now)
+    found = {}
+    for holding in login.holdings:
+        if holding.scope not in had:
+            found[holding.scope] = why_not(login, holding, now) or Reason.KEY_LIMITED
+    return found
 
 
 def entitlement(
@@ -163,7 +210,7 @@ def for_service(
 
 def keyosk_scopes(login: Login, now: int) -> frozenset[str]:
     """The scopes of Keyosk's own API that a login has at ``now``, those implied included."""
-    held = _with_implied(current(login, now))
+    held = available(login, now)
     return frozenset(scope for scope, holding in held.items() if holding.service.name == KEYOSK)
 
 

@@ -54,6 +54,14 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
+class Preview:
+    """A token that was not made: its claims but ``jti``, and its length in characters."""
+
+    claims: Mapping[str, Any]
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Actor:
     """Who acts for the account of a token; ``before``: who acted before, as a claim."""
 
@@ -123,6 +131,37 @@ class Tokens:
         grant's own time is left, ``InvalidScope`` if the token would be too long.
         """
         now = self._moment(login.tokens_from)
+        claims = self._claims(login, entitlement, now, lifetime, actor)
+        claims["jti"] = token_id or new_id()
+        text = _signed(self._keys.signer(entitlement.algorithm), claims, entitlement.typ or TYPE)
+        if len(text) > LONGEST:
+            raise _too_long(len(text), entitlement.scopes)
+        return Token(text, claims["exp"] - now, claims["scope"])
+
+    def preview(
+        self, login: Login, entitlement: Entitlement, *, lifetime: int | None = None
+    ) -> Preview:
+        """What ``issue`` would make now, without making it. Raises as it does."""
+        claims = self._claims(login, entitlement, int(self._clock()), lifetime, None)
+        signer = self._keys.signer(entitlement.algorithm)
+        head = _header(signer.algorithm, signer.kid, entitlement.typ or TYPE)
+        whole = _encode({**claims, "jti": new_id()}).encode()
+        # A signature of nothing is as long as any.
+        signature = base64url_encode(_ALGORITHMS[signer.algorithm].sign(b"", signer.key))
+        size = len(head) + len(base64url_encode(whole)) + 1 + len(signature)
+        if size > LONGEST:
+            raise _too_long(size, entitlement.scopes)
+        return Preview(claims, size)
+
+    def _claims(
+        self,
+        login: Login,
+        entitlement: Entitlement,
+        now: int,
+        lifetime: int | None,
+        actor: Actor | None,
+    ) -> dict[str, Any]:
+        """All claims but ``jti``."""
         seconds = min(
             (own or self._lifetime for own in entitlement.lifetimes), default=self._lifetime
         )
@@ -145,7 +184,6 @@ class Tokens:
             "exp": expires,
             "auth_time": login.authenticated_at,
             "amr": [_METHODS[login.credential]],
-            "jti": token_id or new_id(),
         }
         if actor is not None:
             claims["act"] = actor.claim
@@ -156,10 +194,7 @@ class Tokens:
         if entitlement.claims:
             own = json.loads(login.claims)
             claims = {name: own[name] for name in entitlement.claims if name in own} | claims
-        text = _signed(self._keys.signer(entitlement.algorithm), claims, entitlement.typ or TYPE)
-        if len(text) > LONGEST:
-            raise _too_long(len(text), entitlement.scopes)
-        return Token(text, expires - now, claims["scope"])
+        return claims
 
     def _moment(self, earliest: int) -> int:
         """When a token is issued: now, or at ``earliest``, which is at most a second away.
@@ -189,9 +224,20 @@ class Tokens:
             options={"require": _REQUIRED, "verify_aud": audience is not None},
         )
         try:
-            return _claims(claims)
+            return _read(claims)
         except (KeyError, TypeError, IndexError, AttributeError):
             raise BadToken("The token is not valid.") from None
+
+    def unverified(self, text: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Header and claims of what looks like a token, for people to read and nothing else.
+
+        Raises ``BadToken`` if it does not even look like one.
+        """
+        try:
+            whole = jwt.decode_complete(text, options={"verify_signature": False})
+        except (jwt.PyJWTError, ValueError, RecursionError):
+            raise BadToken("The token is not valid.") from None
+        return whole["header"], whole["payload"]
 
     def sign_document(self, claims: Mapping[str, Any], *, typ: str) -> str:
         """A JWS over ``claims`` by the active key; its ``typ`` tells it from a token."""
@@ -253,7 +299,7 @@ def _header(algorithm: str, kid: str, typ: str) -> bytes:
     return base64url_encode(_encode(header).encode()) + b"."
 
 
-def _claims(claims: dict[str, Any]) -> Claims:
+def _read(claims: dict[str, Any]) -> Claims:
     methods = {method: kind for kind, method in _METHODS.items()}
     return Claims(
         account_id=claims["sub"],

@@ -533,6 +533,10 @@ def walk_tokens(alice: Ask, anybody: Ask, service: str) -> None:
     anybody(200, "GET", "/auth/revocations", headers={"Accept": "application/jwt"})
     anybody(422, "GET", "/auth/revocations?since=then")
     body = {"token": alice(200, "POST", token).json()["access_token"]}
+    alice(200, "POST", "/auth/explain", json={"scope": f"{service}:read"})
+    alice(422, "POST", "/auth/explain", json={"api_key": "x"})
+    alice(403, "POST", "/auth/explain", json={"account": "admin"})
+    anybody(401, "POST", "/auth/explain", json={})
     (session,) = alice(200, "GET", "/accounts/me/tokens").json()["items"]
     alice(204, "DELETE", f"/accounts/me/tokens/{session['id']}")
     for path in ("/auth/introspect", "/auth/revoke", "/auth/introspect"):

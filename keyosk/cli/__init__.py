@@ -19,6 +19,7 @@ from keyosk.cli.operations import config, database, serve
 from keyosk.cli.roles import role
 from keyosk.cli.services import service
 from keyosk.cli.signing_keys import signing_key
+from keyosk.cli.tokens import token
 from keyosk.errors import ConfigurationError, Invalid, KeyoskError
 
 
@@ -36,6 +37,7 @@ for command in (
     role,
     grant,
     signing_key,
+    token,
     apply,
     audit,
     config,

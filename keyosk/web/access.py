@@ -24,6 +24,7 @@ class Access:
     ``scope``: the scope of Keyosk's own that it needs; where none is stated, all of them.
     ``itself``: the account that the address names needs no scope. ``no_api_key``: a caller that
     came by API key is refused whatever its scopes, for what makes, changes or reveals credentials.
+    ``any_caller``: whoever is logged in, and the resource looks at what for.
     ``by_login``: any Basic login will do, and the resource asks for it.
     """
 
@@ -31,6 +32,7 @@ class Access:
     scope: str = ADMIN
     itself: bool = False
     no_api_key: bool = False
+    any_caller: bool = False
     anyone: bool = False
     by_login: bool = False
 
@@ -38,6 +40,8 @@ class Access:
 ANYONE: Final = Access(anyone=True)
 #: The resource itself takes the login, as OAuth has its own words for refusing it.
 BY_LOGIN: Final = Access(anyone=True, by_login=True)
+#: Whoever is logged in; the resource decides by what is asked for.
+ANY_CALLER: Final = Access(any_caller=True)
 
 
 def scope(name: str, *, no_api_key: bool = False) -> Access:
@@ -71,7 +75,7 @@ class Gate:
             return
         caller = self._caller()
         itself = _names(caller)
-        allowed = decision.itself and itself
+        allowed = decision.any_caller or (decision.itself and itself)
         if not allowed and not caller.has(decision.scope):
             raise InsufficientScope(decision.scope)
         g.caller = caller  # from here on a refusal is known to be theirs

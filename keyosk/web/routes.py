@@ -6,7 +6,7 @@ for everybody.
 
 from typing import Final
 
-from keyosk.web.access import ANYONE, BY_LOGIN, itself_or, scope
+from keyosk.web.access import ANY_CALLER, ANYONE, BY_LOGIN, itself_or, scope
 from keyosk.web.accounts import (
     AccountResource,
     AccountsResource,
@@ -17,6 +17,7 @@ from keyosk.web.api_keys import ApiKeyResource, ApiKeysResource, RotateResource
 from keyosk.web.audit import AuditResource
 from keyosk.web.bulk import ExportResource, ImportResource
 from keyosk.web.documentation import AssetResource, OpenApiResource, PageResource
+from keyosk.web.explain import ExplainResource
 from keyosk.web.forward import ForwardResource
 from keyosk.web.health import LiveResource, ReadyResource
 from keyosk.web.introspection import IntrospectResource, RevokeResource
@@ -50,6 +51,7 @@ ROUTES: Final = (
     Route("/auth/token", TokenResource, {"GET": BY_LOGIN, "POST": BY_LOGIN}, oauth=True),
     Route("/auth/introspect", IntrospectResource, {"POST": BY_LOGIN}, oauth=True),
     Route("/auth/revoke", RevokeResource, {"POST": BY_LOGIN}, oauth=True),
+    Route("/auth/explain", ExplainResource, {"POST": ANY_CALLER}),
     Route("/auth/revocations", RevocationsResource, _PUBLIC),
     # Any method counts as GET there, OPTIONS too (forward.prepare).
     Route("/auth/forward", ForwardResource, {"GET": BY_LOGIN}),

@@ -113,6 +113,26 @@ EXAMPLES: Final[Mapping[str, Any]] = {
     },
     "Exchange": {"service": "billing", "scopes": ["billing:read"]},
     "ExchangeNew": {"service": "billing", "scopes": ["billing:read"]},
+    "ExplainRequest": {"account": "alice", "credential": "password", "scope": "todo:write"},
+    "ExplainedScope": {"name": "todo:read", "through": "editor", "until": None},
+    "Explanation": {
+        "granted": False,
+        "error": "invalid_scope",
+        "error_description": "This login does not hold, for the audience asked for: todo:write",
+        "scopes": [],
+        "missing": [
+            {
+                "name": "todo:write",
+                "reason": "api_key_only",
+                "message": "It was granted for logins by API key only.",
+            }
+        ],
+    },
+    "MissingScope": {
+        "name": "todo:write",
+        "reason": "not_granted",
+        "message": "The account was not granted it.",
+    },
     "Fault": {"field": "username", "message": "is taken"},
     "Grant": _GRANT,
     "GrantNames": {"scopes": ["todo:read"], "roles": []},

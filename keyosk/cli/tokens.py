@@ -1,0 +1,103 @@
+"""keyosk token."""
+
+import json
+import sys
+
+import click
+
+from keyosk import permissions
+from keyosk.cli import session
+from keyosk.errors import BadToken
+from keyosk.explaining import shape
+from keyosk.issuing import Asked
+from keyosk.model import OPERATOR
+
+_audience = click.option(
+    "--audience", "audiences", multiple=True, help="A service's name or audience; repeatable."
+)
+_scope = click.option("--scope", help="Scopes, with spaces between; all that are held if not said.")
+_lifetime = click.option("--lifetime", type=click.IntRange(min=1), metavar="SECONDS")
+_api_key = click.option("--api-key", metavar="ID", help="As by this API key, not by password.")
+
+
+@click.group()
+def token() -> None:
+    """Make tokens, look into them, and explain them."""
+
+
+@token.command("issue")
+@click.argument("username")
+@_api_key
+@_audience
+@_scope
+@_lifetime
+def issue_token(
+    username: str,
+    api_key: str | None,
+    audiences: tuple[str, ...],
+    scope: str | None,
+    lifetime: int | None,
+) -> None:
+    """Print a token of the account, made without its secret; the audit log tells of it."""
+    with session.installation() as installation:
+        account = installation.accounts.get(username)
+        login = installation.authentication.as_if(account.id, api_key)
+        asked = _asked(scope, audiences, lifetime)
+        issued = installation.issuing.by_operator(OPERATOR, login, asked)
+    click.echo(issued.token.text)
+
+
+@token.command("inspect")
+def inspect_token() -> None:
+    """Read a token from standard input; print what it says and whether it is good now."""
+    text = sys.stdin.readline().strip()
+    with session.installation() as installation:
+        try:
+            header, claims = installation.tokens.unverified(text)
+        except BadToken:
+            raise click.ClickException("This is no token.") from None
+        fault = installation.inspection.fault(text)
+    click.echo(json.dumps({"header": header, "claims": claims}, ensure_ascii=False, indent=2))
+    click.echo("It is good now." if fault is None else f"It is not good: {fault}", err=True)
+    sys.exit(0 if fault is None else 1)
+
+
+@token.command("explain")
+@click.argument("username")
+@_api_key
+@_audience
+@_scope
+@_lifetime
+@session.as_json
+def explain_token(
+    username: str,
+    api_key: str | None,
+    audiences: tuple[str, ...],
+    scope: str | None,
+    lifetime: int | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Tell which token the account would get, and why it lacks what it lacks."""
+    with session.installation() as installation:
+        explanation = installation.explaining.explain(
+            username, _asked(scope, audiences, lifetime), api_key_id=api_key
+        )
+    found = shape(explanation)
+    if as_json:
+        session.show_json(found)
+        return
+    if explanation.preview is None:
+        click.echo(f"No token: {found['error']}. {found['error_description']}")
+    else:
+        click.echo(f"A token of {found['size']} bytes with these claims:")
+        click.echo(json.dumps(found["claims"], ensure_ascii=False, indent=2))
+    for each in found["scopes"]:
+        click.echo(f"has   {each['name']}  through {each['through']}")
+    for each in found["missing"]:
+        click.echo(f"lacks {each['name']}  {each['reason']}: {each['message']}")
+
+
+def _asked(scope: str | None, audiences: tuple[str, ...], lifetime: int | None) -> Asked:
+    scopes = None if scope is None else permissions.parse_scope(scope)
+    return Asked(scopes, audiences, lifetime)

@@ -1,0 +1,68 @@
+"""/auth/explain: which token a login would get, and why not another."""
+
+from typing import Any
+
+from flask import Response, g
+
+from keyosk import permissions
+from keyosk.errors import InsufficientScope, Invalid, NotFound
+from keyosk.explaining import shape
+from keyosk.issuing import Asked
+from keyosk.permissions import Reason
+from keyosk.web.answers import json_answer
+from keyosk.web.endpoint import Endpoint
+from keyosk.web.fields import rfc3339
+from keyosk.web.operations import operation
+from keyosk.web.standard_schemas import ExplainRequest, ExplanationShape
+
+_READ = "keyosk:accounts:read"
+_SERVICES = "keyosk:services:read"
+
+
+class ExplainResource(Endpoint):
+    """What the token endpoint would answer."""
+
+    repeatable = False
+
+    @operation(takes=ExplainRequest, gives=ExplanationShape, raises=(NotFound,))
+    def post(self) -> Response:
+        """Explain which token an account would get with a credential, without its secret."""
+        fields = self.load()
+        account = self._account(fields.get("account"))
+        api_key = fields.get("api_key")
+        if (fields.get("credential", "password") == "api_key") is not (api_key is not None):
+            raise Invalid.field("api_key", "must be the key's id, with the credential api_key only")
+        scope = fields.get("scope")
+        asked = Asked(
+            scopes=None if scope is None else permissions.parse_scope(scope),
+            targets=tuple(fields.get("audience", ())),
+            lifetime=fields.get("lifetime"),
+        )
+        found = self.installation.explaining.explain(account, asked, api_key_id=api_key)
+        response = json_answer(self._shown(shape(found)))
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+    def _account(self, reference: str | None) -> str:
+        """The id of the account: the caller's own, or with the scope any."""
+        own: str = g.caller.account_id
+        if reference is None:
+            return own
+        try:
+            found = self.installation.accounts.get(reference).id
+        except NotFound:
+            found = ""
+        # SECURITY: who may not see accounts does not learn which there are.
+        if found != own and not g.caller.has(_READ):
+            raise InsufficientScope(_READ)
+        return found or reference
+
+    def _shown(self, found: dict[str, Any]) -> dict[str, Any]:
+        for scope in found["scopes"]:
+            scope["until"] = None if scope["until"] is None else rfc3339(scope["until"])
+        for scope in found["missing"]:
+            # Which scopes exist is not everybody's to know.
+            if scope["reason"] == Reason.UNKNOWN_SCOPE and not g.caller.has(_SERVICES):
+                scope["reason"] = Reason.NOT_GRANTED.value
+                scope["message"] = "The account was not granted it."
+        return found

@@ -1,0 +1,260 @@
+"""POST /auth/explain and keyosk token: which token a login would get, and why not another."""
+
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jwt
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from installed import Clock, installed, rows_of
+from keyosk.errors import InvalidRequest, InvalidScope, InvalidTarget
+from keyosk.installation import Installation
+from keyosk.issuing import Asked
+from keyosk.model import OPERATOR, CredentialKind, Grant, Scope
+from live import Client, LiveServer, unique
+from people import PASSWORD, Person, done, make_key, make_person
+
+PAST = "2020-01-01T00:00:00Z"
+
+
+@pytest.fixture
+def todo(admin: Client) -> str:
+    name = unique("todo")
+    scopes = [f"{name}:{verb}" for verb in ("read", "write", "admin")]
+    done(admin.post("/services", json={"name": name, "scopes": scopes}), 201)
+    return name
+
+
+@pytest.fixture
+def alice(server: LiveServer, admin: Client, todo: str) -> Person:
+    return make_person(server, admin, f"{todo}:read")
+
+
+def explain(client: Client, **body: Any) -> dict[str, Any]:
+    answer = client.post("/auth/explain", json=body)
+    assert answer.headers["Cache-Control"] == "no-store"
+    return done(answer)
+
+
+def reasons(found: dict[str, Any]) -> dict[str, str]:
+    return {each["name"]: each["reason"] for each in found["missing"]}
+
+
+def test_it_tells_what_the_token_would_be(admin: Client, alice: Person, todo: str) -> None:
+    found = explain(admin, account=alice.username)
+    token = done(alice.login().post("/auth/token"))["access_token"]
+
+    claims = jwt.decode(token, options={"verify_signature": False})
+    assert found["granted"] is True
+    assert found["claims"].keys() == claims.keys() - {"jti"}
+    for name in ("iss", "sub", "aud", "scope", "client_id", "amr"):
+        assert found["claims"][name] == claims[name]
+    assert found["size"] == len(token)
+    assert found["scopes"] == [{"name": f"{todo}:read", "through": "grant", "until": None}]
+    assert found["missing"] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"grant": None}, "not_granted"),
+        ({"grant": {"with": "password"}}, "password_only"),
+        ({"grant": {"until": PAST}}, "expired"),
+        ({"grant": {}, "key": {"scopes": []}}, "key_limited"),
+        ({"grant": {}, "service": {"enabled": False}}, "service_disabled"),
+        ({"grant": {}, "service": {"accepts": "password"}}, "credential_not_accepted"),
+        ({"grant": {}, "audience": "keyosk"}, "other_audience"),
+    ],
+)
+def test_it_tells_why_a_scope_is_missing(
+    admin: Client, alice: Person, todo: str, change: dict[str, Any], reason: str
+) -> None:
+    name = f"{todo}:write"
+    key, secret = make_key(admin, alice, **change.get("key", {}))
+    if change["grant"] is not None:
+        add = {"add": {"scopes": [{"name": name, **change["grant"]}]}}
+        done(admin.patch(f"{alice.path}/grants", json=add))
+    done(admin.patch(f"/services/{todo}", json=change.get("service", {})))
+    audience = [change["audience"]] if "audience" in change else []
+
+    body = {"account": alice.username, "credential": "api_key", "api_key": key}
+    found = explain(admin, **body, scope=name, audience=audience)
+
+    assert (found["granted"], found["error"]) == (False, "invalid_scope")
+    assert reasons(found) == {name: reason}
+    data = {"scope": name, "audience": audience}
+    answer = alice.login(secret).post("/auth/token", data=data)
+    assert answer.json()["error"] == found["error"]
+    assert answer.json()["error_description"] == found["error_description"]
+
+
+def test_what_was_granted_and_is_not_in_the_token_is_told_unasked(
+    admin: Client, alice: Person, todo: str
+) -> None:
+    scopes = [{"name": f"{todo}:write", "with": "api_key"}, "keyosk:audit:read"]
+    done(admin.patch(f"{alice.path}/grants", json={"add": {"scopes": scopes}}))
+    found = explain(admin, account=alice.id)
+    assert reasons(found) == {
+        f"{todo}:write": "api_key_only",
+        "keyosk:audit:read": "on_request_only",
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"enabled": False}, "account_disabled"),
+        ({"expires_at": PAST}, "account_expired"),
+        ({"key": {"enabled": False}}, "key_disabled"),
+        ({"key": {"expires_at": PAST}}, "key_expired"),
+        ({"password": None}, "no_password"),
+    ],
+)
+def test_it_tells_why_the_login_is_refused(
+    admin: Client, alice: Person, change: dict[str, Any], reason: str
+) -> None:
+    body: dict[str, Any] = {"account": alice.username}
+    if "key" in change:
+        key, _ = make_key(admin, alice)
+        done(admin.patch(f"{alice.path}/api-keys/{key}", json=change["key"]))
+        body |= {"credential": "api_key", "api_key": key}
+    elif "password" in change:
+        assert admin.delete(f"{alice.path}/password").status_code == 204
+    else:
+        done(admin.patch(alice.path, json=change))
+    found = explain(admin, **body)
+    assert (found["granted"], found["error"], found["reason"]) == (False, "invalid_client", reason)
+
+
+def test_everybody_asks_about_themselves_and_only_who_may_about_others(
+    server: LiveServer, admin: Client, alice: Person
+) -> None:
+    assert explain(alice.login())["claims"]["sub"] == alice.id
+    stranger = make_person(server, admin)
+    for name in (alice.username, "nobody-of-this-name"):
+        refusal = stranger.login().post("/auth/explain", json={"account": name})
+        assert (refusal.status_code, refusal.json()["code"]) == (403, "insufficient_scope")
+    reader = make_person(server, admin, "keyosk:accounts:read")
+    assert explain(reader.login(), account=alice.username)["granted"]
+    # Which scopes exist is for those who may see services.
+    unknown = {"account": alice.username, "scope": "no:such"}
+    assert reasons(explain(reader.login(), **unknown)) == {"no:such": "not_granted"}
+    assert reasons(explain(admin, **unknown)) == {"no:such": "unknown_scope"}
+    assert admin.post("/auth/explain", json={"account": "nobody"}).status_code == 404
+
+
+def test_it_makes_and_writes_nothing(installation: Installation) -> None:
+    installation.accounts.create(OPERATOR, username="alice", password=PASSWORD)
+    before = {
+        name: rows_of(installation, f'SELECT * FROM "{name}"')
+        for name in installation.database.raw.get_tables()
+    }
+    installation.explaining.explain("alice", Asked(("offline_access",)))
+    for name, rows in before.items():
+        assert rows_of(installation, f'SELECT * FROM "{name}"') == rows
+
+
+# --- It says what happens -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def timed(prepared_url: str) -> Iterator[Installation]:
+    with installed(prepared_url, clock=Clock(time.time() - 1000)) as made:
+        yield made
+
+
+_numbers = itertools.count()
+_until = st.sampled_from([None, None, -10, 10_000])
+_kinds = st.sampled_from([None, CredentialKind.API_KEY, CredentialKind.PASSWORD])
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_it_and_the_token_endpoint_agree(timed: Installation, data: st.DataObject) -> None:
+    number = next(_numbers)
+    now = int(timed.clock())
+    names = [f"s{number}a", f"s{number}b"]
+    scopes = [f"{name}:{verb}" for name in names for verb in ("r", "w")]
+    for name in names:
+        accepts = data.draw(st.sampled_from([set(CredentialKind), {CredentialKind.PASSWORD}]))
+        timed.services.create(
+            OPERATOR,
+            name=name,
+            scopes=[Scope(f"{name}:r"), Scope(f"{name}:w")],
+            enabled=data.draw(st.booleans()),
+            on_request_only=data.draw(st.booleans()),
+            refresh_allowed=data.draw(st.booleans()),
+            accepts=frozenset(accepts),
+        )
+    grants = []
+    for scope in data.draw(st.lists(st.sampled_from(scopes), unique=True)):
+        until = data.draw(_until)
+        end = None if until is None else now + until
+        grants.append(Grant(scope, credential=data.draw(_kinds), until=end))
+    account = timed.grants.create_account(OPERATOR, grants, username=f"p{number}")
+    limit = data.draw(st.none() | st.lists(st.sampled_from(scopes), unique=True))
+    key = timed.api_keys.create(OPERATOR, account.id, name="k", scopes=limit)
+    wanted = st.lists(st.sampled_from([*scopes, "offline_access", "no:such"]), unique=True)
+    asked = Asked(
+        scopes=data.draw(st.none() | wanted.map(tuple)),
+        targets=tuple(data.draw(st.lists(st.sampled_from([*names, "nowhere"]), max_size=2))),
+        lifetime=data.draw(st.sampled_from([None, 60])),
+    )
+
+    told = timed.explaining.explain(account.id, asked, api_key_id=key.key.id)
+    issued, refusal = None, None
+    try:
+        login = timed.authentication.by_secret([(account.username, key.secret)])
+        issued = timed.issuing.by_login(login, asked)
+    except (InvalidRequest, InvalidScope, InvalidTarget) as error:
+        refusal = error
+    assert (type(told.error), str(told.error)) == (type(refusal), str(refusal))
+    if issued is None:
+        assert told.preview is None
+        return
+    assert told.preview is not None
+    claims = jwt.decode(issued.token.text, options={"verify_signature": False})
+    claims.pop("jti")
+    assert told.preview.claims == claims
+    assert told.preview.size == len(issued.token.text)
+    given_scopes = {each.scope for each in told.given}
+    assert given_scopes == set(claims["scope"].split()) - {"offline_access"}
+    assert not given_scopes & told.missing.keys()
+    if asked.scopes is None:
+        assert given_scopes | told.missing.keys() == {grant.scope for grant in grants}
+
+
+# --- Commands -------------------------------------------------------------------------------------
+
+
+def test_the_commands_make_look_into_and_explain_tokens(
+    server: LiveServer, admin: Client, alice: Person, todo: str
+) -> None:
+    made = server.run("token", "issue", alice.username, "--scope", f"{todo}:read")
+    assert made.returncode == 0, made.stderr
+    looked = server.run("token", "inspect", text=made.stdout)
+    assert looked.returncode == 0, looked.stderr
+    assert json.loads(looked.stdout)["claims"]["sub"] == alice.id
+    rows = done(admin.get(f"/audit?action=token.issue&target=account/{alice.id}"))["items"]
+    assert len(rows) == 1
+    assert made.stdout.strip() not in str(rows)
+
+    admin.delete(f"{alice.path}/tokens")
+    assert server.run("token", "inspect", text=made.stdout).returncode == 1
+    assert server.run("token", "inspect", text="garbage\n").returncode == 1
+
+    told = server.run("token", "explain", alice.username, "--scope", f"{todo}:write", "--json")
+    assert reasons(json.loads(told.stdout)) == {f"{todo}:write": "not_granted"}
+    assert (
+        "not_granted"
+        in server.run("token", "explain", alice.username, "--scope", f"{todo}:write").stdout
+    )
+    done(admin.patch(alice.path, json={"enabled": False}))
+    assert server.run("token", "issue", alice.username).returncode == 1
