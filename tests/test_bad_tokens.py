@@ -1,0 +1,204 @@
+"""The test kit for services: what passes it and what it catches."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+from wsgiref.types import StartResponse
+
+import jwt
+import pytest
+import requests
+
+from live import Client, LiveServer, free_port, unique
+from people import done
+
+ROOT = Path(__file__).parent.parent
+Check = Callable[[str, str], bool]
+
+
+@pytest.fixture
+def todo(admin: Client) -> str:
+    name = unique("todo")
+    done(admin.post("/services", json={"name": name, "scopes": [f"{name}:read"]}), 201)
+    return name
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def careless() -> Iterator[Callable[[Check], str]]:
+    """A service with a check of its own; gives its address."""
+    servers = []
+
+    def start(check: Check) -> str:
+        def service(environ: dict[str, Any], answer: StartResponse) -> list[bytes]:
+            text = environ.get("HTTP_AUTHORIZATION", "").removeprefix("Bearer ")
+            try:
+                good = check(text, environ["HTTP_HOST"])
+            except (jwt.PyJWTError, ValueError, KeyError):
+                good = False
+            answer("200 OK" if good else "401 Unauthorized", [])
+            return [b""]
+
+        server = make_server("127.0.0.1", 0, service, handler_class=_Quiet)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}/"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def verify(
+    server: LiveServer, url: str, todo: str, bind: str, *more: str
+) -> tuple[int, dict[str, str]]:
+    ran = server.run("verify-service", url, "--service", todo, "--jwks-bind", bind, "--json", *more)
+    assert ran.returncode in (0, 1), ran.stderr
+    found = json.loads(ran.stdout)["items"]
+    return ran.returncode, {each["token"]: each["verdict"] for each in found}
+
+
+@pytest.mark.slow
+def test_the_example_of_a_service_passes(server: LiveServer, admin: Client) -> None:
+    if admin.get("/services/todo").status_code == 404:
+        body = {"name": "todo", "scopes": ["todo:read", "todo:write"]}
+        done(admin.post("/services", json=body), 201)
+    bind, port = f"127.0.0.1:{free_port()}", free_port()
+    service = subprocess.Popen(
+        [sys.executable, str(ROOT / "examples/todo_service.py")],
+        env={**os.environ, "KEYOSK_URL": f"http://{bind}", "TODO_BIND": f"127.0.0.1:{port}"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        _await(port)
+        code, verdicts = verify(server, f"http://127.0.0.1:{port}/todos", "todo", bind)
+    finally:
+        service.terminate()
+        service.wait(timeout=20)
+    assert (code, verdicts.pop("revoked")) == (0, "not polled")
+    assert set(verdicts.values()) == {"right"}
+    assert len(verdicts) >= 25
+
+
+def keys(bind: str) -> jwt.PyJWKClient:
+    return jwt.PyJWKClient(f"http://{bind}/auth/jwks")
+
+
+def _await(port: int) -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise AssertionError("the service did not start")
+
+
+def test_a_service_that_polls_knows_what_is_revoked(
+    server: LiveServer, todo: str, careless: Callable[[Check], str]
+) -> None:
+    bind = f"127.0.0.1:{free_port()}"
+
+    def check(text: str, _: str) -> bool:
+        entries = requests.get(f"http://{bind}/auth/revocations", timeout=5).json()["entries"]
+        claims = strict(bind, todo, text)
+        return claims["jti"] not in [entry["jti"] for entry in entries]
+
+    code, verdicts = verify(server, careless(check), todo, bind, "--revocations")
+    assert (code, set(verdicts.values())) == (0, {"right"})
+
+    lazy = careless(lambda text, _: bool(strict(bind, todo, text)))
+    code, verdicts = verify(server, lazy, todo, bind, "--revocations")
+    assert (code, verdicts["revoked"]) == (1, "WRONG")
+
+
+def strict(bind: str, audience: str, text: str, **options: Any) -> dict[str, Any]:
+    header = jwt.get_unverified_header(text)
+    if header.get("typ") != "at+jwt":
+        raise ValueError
+    checks: dict[str, Any] = {
+        "algorithms": ["ES256"],
+        "audience": audience,
+        "issuer": f"http://{bind}",
+        "options": {"require": ["exp", "aud", "iss"], **options.pop("options", {})},
+        **options,
+    }
+    claims: dict[str, Any] = jwt.decode(
+        text, keys(bind).get_signing_key_from_jwt(text).key, **checks
+    )
+    return claims
+
+
+#: What a careless service leaves out, and which tokens tell.
+CARELESS: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "audience": ({"audience": None, "options": {"verify_aud": False}}, {"wrong-aud"}),
+    "issuer": ({"issuer": None}, {"wrong-iss"}),
+    "expiry": ({"options": {"verify_exp": False}}, {"expired"}),
+    "start": ({"options": {"verify_nbf": False, "verify_iat": False}}, {"not-yet"}),
+    "presence": ({"options": {"require": []}}, {"no-exp"}),
+    "signature": (
+        {"options": {"verify_signature": False, "verify_exp": True, "verify_aud": True}},
+        {"tampered-claims", "foreign-key", "embedded-jwk", "no-signature"},
+    ),
+}
+
+
+@pytest.mark.parametrize("what", CARELESS)
+def test_a_careless_service_is_caught(
+    server: LiveServer, todo: str, careless: Callable[[Check], str], what: str
+) -> None:
+    bind = f"127.0.0.1:{free_port()}"
+    options, caught = CARELESS[what]
+
+    def check(text: str, _: str) -> bool:
+        copy = {name: value for name, value in options.items()}  # noqa: C416  # strict pops
+        return bool(strict(bind, todo, text, **copy))
+
+    code, verdicts = verify(server, careless(check), todo, bind)
+    assert code == 1
+    assert {name for name, verdict in verdicts.items() if verdict == "WRONG"} >= caught
+
+
+def test_a_service_that_refuses_everything_or_fails_is_caught(
+    server: LiveServer, todo: str, careless: Callable[[Check], str]
+) -> None:
+    bind = f"127.0.0.1:{free_port()}"
+    code, verdicts = verify(server, careless(lambda *_: False), todo, bind)
+    assert (code, [name for name, each in verdicts.items() if each == "WRONG"]) == (1, ["good"])
+    code, verdicts = verify(server, f"http://127.0.0.1:{free_port()}/", todo, bind)
+    assert (code, set(verdicts.values())) == (1, {"WRONG"})
+
+
+def test_no_token_of_the_kit_opens_anything_here(
+    server: LiveServer, admin: Client, tmp_path: Path
+) -> None:
+    folder = tmp_path / "kit"
+    ran = server.run("token", "bad", "--service", "keyosk", "--out", str(folder))
+    assert ran.returncode == 0, ran.stderr
+    tokens = json.loads((folder / "tokens.json").read_text())
+    published = {key["kid"] for key in admin.get("/auth/jwks").json()["keys"]}
+    kit = {key["kid"] for key in json.loads((folder / "jwks.json").read_text())["keys"]}
+    assert not published & kit
+    for token in tokens:
+        client = Client(server.url, token=token["token"])
+        assert client.get("/accounts/me").status_code == 401, token["name"]
+        form = {"token": token["token"]}
+        login = server.client("admin", server.environment["KEYOSK_ADMIN_PASSWORD"])
+        assert done(login.post("/auth/introspect", data=form)) == {"active": False}
+    # A folder that is there is not written into.
+    again = server.run("token", "bad", "--service", "keyosk", "--out", str(folder))
+    assert again.returncode != 0
