@@ -338,7 +338,11 @@ def test_a_cycle_is_caught(tmp_path: Path, files: dict[str, str]) -> None:
     ("module", "statement", "fault"),
     [
         ("accounts", "import peewee", "accounts:1 imports peewee, owned by storage"),
-        ("web/token", "from jwt import encode", "web.token:1 imports jwt, owned by tokens, bad_tokens"),
+        (
+            "web/token",
+            "from jwt import encode",
+            "web.token:1 imports jwt, owned by tokens, bad_tokens",
+        ),
         (
             "storage/tables",
             "from flask import g",
