@@ -11,10 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from jwt.algorithms import get_default_algorithms
-from jwt.utils import base64url_encode
-
-from keyosk import keyring
+from keyosk import jws, keyring
 from keyosk.ids import new_id
 from keyosk.keyring import PrivateKey
 from keyosk.model import Service
@@ -22,7 +19,6 @@ from keyosk.permissions import TYPE
 
 _HOUR: Final = 3_600
 _LIFETIME: Final = 600
-_ALGORITHMS: Final = get_default_algorithms()
 
 Header = Mapping[str, Any]
 Claims = Mapping[str, Any]
@@ -96,7 +92,7 @@ def _samples(
     }
 
     def by(key: PrivateKey) -> Callable[[bytes], bytes]:
-        return lambda content: _ALGORITHMS[algorithm].sign(content, key)
+        return lambda content: jws.ALGORITHMS[algorithm].sign(content, key)
 
     def by_secret(secret: bytes) -> Callable[[bytes], bytes]:
         return lambda content: hmac.digest(secret, content, hashlib.sha256)
@@ -163,8 +159,8 @@ def _samples(
 
 def _jws(header: Header, claims: Claims, sign: Callable[[bytes], bytes]) -> str:
     content = f"{_part(header)}.{_part(claims)}"
-    return f"{content}.{base64url_encode(sign(content.encode())).decode()}"
+    return f"{content}.{keyring.base64url(sign(content.encode()))}"
 
 
 def _part(value: Mapping[str, Any]) -> str:
-    return base64url_encode(json.dumps(value, separators=(",", ":")).encode()).decode()
+    return keyring.base64url(json.dumps(value, separators=(",", ":")).encode())
