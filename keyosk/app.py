@@ -22,6 +22,7 @@ from keyosk.inspection import Inspection
 from keyosk.installation import Installation
 from keyosk.issuing import Issuing
 from keyosk.keyring import Safe
+from keyosk.on_behalf import OnBehalf
 from keyosk.passwords import Passwords
 from keyosk.revocations import Revocations
 from keyosk.roles import Roles
@@ -143,15 +144,17 @@ def build(config: Config, *, clock: Callable[[], float] = time.time) -> Installa
         clock,
     )
     sessions = Sessions(database, session_store, accounts, safe, rules, revocations, audit, clock)
+    issuing = Issuing(services, authentication, sessions, tokens, clock)
+    api_keys = ApiKeys(
+        database, accounts, api_key_store, service_store, rules, revocations, audit, clock
+    )
     return Installation(
         issuer=config.issuer,
         trusted_proxies=config.trusted_proxies,
         clock=clock,
         database=database,
         accounts=accounts,
-        api_keys=ApiKeys(
-            database, accounts, api_key_store, service_store, rules, revocations, audit, clock
-        ),
+        api_keys=api_keys,
         grants=grants,
         services=services,
         roles=roles,
@@ -176,7 +179,19 @@ def build(config: Config, *, clock: Callable[[], float] = time.time) -> Installa
         inspection=Inspection(
             database, tokens, authentication, sessions, services, revocations, audit, config.issuer
         ),
-        issuing=Issuing(services, authentication, sessions, tokens, clock),
+        issuing=issuing,
+        on_behalf=OnBehalf(
+            database,
+            accounts,
+            api_keys,
+            services,
+            service_store,
+            authentication,
+            issuing,
+            tokens,
+            audit,
+            clock,
+        ),
         sessions=sessions,
         revocations=revocations,
         signing_keys=keys,

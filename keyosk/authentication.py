@@ -111,6 +111,22 @@ class Authentication:
             raise BadCredentials
         return login
 
+    def unproven(self, account_id: str, api_key_id: str | None) -> Login | None:
+        """The login that an account's password, or an API key, would prove now, if it is usable.
+
+        SECURITY: nobody has shown a secret. It is for telling what a login would get, and for
+        operators.
+        """
+        now = int(self._clock())
+        if api_key_id is not None:
+            return self._logins.by_api_key(api_key_id, now)
+        return self._logins.by_account(account_id, now)
+
+    def check_usable(self, login: Login) -> None:
+        """Raise ``BadCredentials`` if the account or the API key of a login is off or expired."""
+        if not self._usable(login):
+            raise BadCredentials
+
     def note(self, login: Login) -> None:
         """Remember that the credential was used, coarsely and never at the cost of an answer.
 

@@ -14,6 +14,7 @@ from keyosk.grants import Grants
 from keyosk.idempotency import Idempotency
 from keyosk.inspection import Inspection
 from keyosk.issuing import Issuing
+from keyosk.on_behalf import OnBehalf
 from keyosk.revocations import Revocations
 from keyosk.roles import Roles
 from keyosk.services import Services
@@ -43,6 +44,7 @@ class Installation:
     authentication: Authentication
     inspection: Inspection
     issuing: Issuing
+    on_behalf: OnBehalf
     revocations: Revocations
     sessions: Sessions
     signing_keys: SigningKeys

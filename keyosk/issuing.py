@@ -81,16 +81,24 @@ class Issuing:
 
     def by_login(self, login: Login, asked: Asked, *, address: str | None = None) -> Issued:
         """A token for a login that was just proven. Raises ``InvalidScope``, ``InvalidTarget``."""
-        entitlement = self._entitlement(login, asked.service_scopes, asked.targets)
-        if not (asked.offline and entitlement.refresh_lifetimes):
-            return Issued(login, self._tokens.issue(login, entitlement, lifetime=asked.lifetime))
+        entitlement = self.entitlement(login, asked)
         # Signed first: what cannot be issued begins no session.
-        self._tokens.issue(login, _offline(entitlement), lifetime=asked.lifetime)
-        turn = self._sessions.begin(login, entitlement, address=address)
+        token = self._tokens.issue(login, entitlement, lifetime=asked.lifetime)
+        if OFFLINE not in entitlement.scopes:
+            return Issued(login, token)
+        turn = self._sessions.begin(login, _online(entitlement), address=address)
         token = self._tokens.issue(
-            login, _offline(entitlement), lifetime=asked.lifetime, token_id=turn.token_id
+            login, entitlement, lifetime=asked.lifetime, token_id=turn.token_id
         )
         return Issued(login, token, turn.refresh_token)
+
+    def entitlement(self, login: Login, asked: Asked) -> Entitlement:
+        """What a token for a login carries; ``OFFLINE`` too if a refresh token comes with it.
+
+        Raises ``InvalidScope``, ``InvalidTarget``.
+        """
+        found = self._entitlement(login, asked.service_scopes, asked.targets)
+        return _offline(found) if asked.offline and found.refresh_lifetimes else found
 
     def by_refresh_token(
         self,
@@ -198,6 +206,12 @@ class Issuing:
 
 def _offline(entitlement: Entitlement) -> Entitlement:
     return replace(entitlement, scopes=(*entitlement.scopes, OFFLINE))
+
+
+def _online(entitlement: Entitlement) -> Entitlement:
+    return replace(
+        entitlement, scopes=tuple(scope for scope in entitlement.scopes if scope != OFFLINE)
+    )
 
 
 def _exchange(acting: Iterable[Service], target: str) -> Exchange | None:

@@ -17,6 +17,7 @@ from jwt.utils import base64url_encode
 
 from keyosk.errors import BadToken, InvalidRequest, InvalidScope
 from keyosk.ids import new_id
+from keyosk.keyring import SIGNATURE_BYTES
 from keyosk.model import KEYOSK, CredentialKind, Login
 from keyosk.permissions import TYPE, Entitlement
 from keyosk.signing import Signer, SigningKeys
@@ -35,6 +36,8 @@ _METHODS: Final = {CredentialKind.PASSWORD: "pwd", CredentialKind.API_KEY: "api_
 _ALGORITHMS: Final = get_default_algorithms()
 #: Characters: servers cut headers at 8 KiB, and a token is not alone in there.
 LONGEST: Final = 6_144
+#: As long as every other (RFC 7638, SHA-256).
+_A_KID: Final = "x" * 43
 _LONGEST_WAIT: Final = 2.0  # seconds: clocks of two machines may differ
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 _REQUIRED: Final = ["iss", "sub", "aud", "exp", "iat", "jti", "auth_time", "amr", "scope"]
@@ -51,6 +54,14 @@ class Token:
     def __repr__(self) -> str:
         # SECURITY: whoever reads the text can use it.
         return f"Token(expires_in={self.expires_in}, scope={self.scope!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A token as it would be: its claims without ``jti``, and the bytes of its compact form."""
+
+    claims: Mapping[str, Any]
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +133,46 @@ class Tokens:
         (RFC 8693 section 4.1). Raises ``InvalidRequest`` if nothing of the credential's or a
         grant's own time is left, ``InvalidScope`` if the token would be too long.
         """
-        now = self._moment(login.tokens_from)
+        claims = self._claims(
+            login,
+            entitlement,
+            self._moment(login.tokens_from),
+            lifetime=lifetime,
+            actor=actor,
+        )
+        claims["jti"] = token_id or new_id()
+        signer = self._keys.signer(entitlement.algorithm)
+        text = _signed(signer, claims, entitlement.typ or TYPE)
+        check_size(len(text), entitlement.scopes)
+        return Token(text, claims["exp"] - claims["iat"], claims["scope"])
+
+    def preview(
+        self, login: Login, entitlement: Entitlement, *, lifetime: int | None = None
+    ) -> Preview:
+        """What ``issue`` would sign now, and how long it would be, with nothing signed.
+
+        Raises ``InvalidRequest`` as ``issue`` does. Whether it is too long is for ``check_size``.
+        """
+        now = max(int(self._clock()), login.tokens_from)
+        claims = self._claims(login, entitlement, now, lifetime=lifetime)
+        algorithm = entitlement.algorithm or self._keys.algorithm
+        parts = (
+            _header(algorithm, _A_KID, entitlement.typ or TYPE)[:-1],
+            base64url_encode(_encode({**claims, "jti": new_id()}).encode()),
+            base64url_encode(bytes(SIGNATURE_BYTES[algorithm])),
+        )
+        return Preview(claims, len(b".".join(parts)))
+
+    def _claims(
+        self,
+        login: Login,
+        entitlement: Entitlement,
+        now: int,
+        *,
+        lifetime: int | None = None,
+        actor: Actor | None = None,
+    ) -> dict[str, Any]:
+        """The claims of a token but for its ``jti``. Raises ``InvalidRequest``."""
         seconds = min(
             (own or self._lifetime for own in entitlement.lifetimes), default=self._lifetime
         )
@@ -145,7 +195,6 @@ class Tokens:
             "exp": expires,
             "auth_time": login.authenticated_at,
             "amr": [_METHODS[login.credential]],
-            "jti": token_id or new_id(),
         }
         if actor is not None:
             claims["act"] = actor.claim
@@ -156,10 +205,7 @@ class Tokens:
         if entitlement.claims:
             own = json.loads(login.claims)
             claims = {name: own[name] for name in entitlement.claims if name in own} | claims
-        text = _signed(self._keys.signer(entitlement.algorithm), claims, entitlement.typ or TYPE)
-        if len(text) > LONGEST:
-            raise _too_long(len(text), entitlement.scopes)
-        return Token(text, expires - now, claims["scope"])
+        return claims
 
     def _moment(self, earliest: int) -> int:
         """When a token is issued: now, or at ``earliest``, which is at most a second away.
@@ -218,14 +264,17 @@ class Tokens:
         return claims
 
 
-def _too_long(length: int, scopes: Sequence[str]) -> InvalidScope:
+def check_size(length: int, scopes: Sequence[str]) -> None:
+    """Raise ``InvalidScope``, which names what weighs most, if a token would be too long."""
+    if length <= LONGEST:
+        return
     weights: dict[str, int] = {}
     for scope in scopes:
         group = f"{scope.partition(':')[0]}:..." if ":" in scope else scope
         weights[group] = weights.get(group, 0) + len(scope) + 1
     heaviest = sorted(weights.items(), key=lambda item: -item[1])[:5]
     shares = ", ".join(f"{group[:100]} {weight} bytes" for group, weight in heaviest)
-    return InvalidScope(
+    raise InvalidScope(
         f"The token would have {length} bytes, and servers cut headers at 8 KiB; {LONGEST} are "
         f"allowed. Ask for fewer scopes or for one audience. Its scopes take: {shares}."
         if shares

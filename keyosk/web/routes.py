@@ -17,6 +17,7 @@ from keyosk.web.api_keys import ApiKeyResource, ApiKeysResource, RotateResource
 from keyosk.web.audit import AuditResource
 from keyosk.web.bulk import ExportResource, ImportResource
 from keyosk.web.documentation import AssetResource, OpenApiResource, PageResource
+from keyosk.web.explain import ExplainResource
 from keyosk.web.forward import ForwardResource
 from keyosk.web.health import LiveResource, ReadyResource
 from keyosk.web.introspection import IntrospectResource, RevokeResource
@@ -51,6 +52,7 @@ ROUTES: Final = (
     Route("/auth/introspect", IntrospectResource, {"POST": BY_LOGIN}, oauth=True),
     Route("/auth/revoke", RevokeResource, {"POST": BY_LOGIN}, oauth=True),
     Route("/auth/revocations", RevocationsResource, _PUBLIC),
+    Route("/auth/explain", ExplainResource, {"POST": itself_or(_ACCOUNTS_READ, in_body=True)}),
     # Any method counts as GET there, OPTIONS too (forward.prepare).
     Route("/auth/forward", ForwardResource, {"GET": BY_LOGIN}),
     Route("/auth/forward/<service>", ForwardResource, {"GET": BY_LOGIN}),

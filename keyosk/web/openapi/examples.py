@@ -41,6 +41,12 @@ _ACCOUNT: Final = {
     "expires_at": None,
 }
 _GRANT: Final = {"name": "todo:write", "with": "password", "until": _UNTIL}
+_GIVEN: Final = {"name": "todo:read", "through": "editor", "until": _UNTIL}
+_MISSING: Final = {
+    "name": "todo:write",
+    "reason": "password_only",
+    "message": "It was granted for logins by password only.",
+}
 _GRANTS: Final = {"scopes": ["todo:read", _GRANT], "roles": ["editor"]}
 _API_KEY: Final = {
     "name": "nightly report",
@@ -113,6 +119,26 @@ EXAMPLES: Final[Mapping[str, Any]] = {
     },
     "Exchange": {"service": "billing", "scopes": ["billing:read"]},
     "ExchangeNew": {"service": "billing", "scopes": ["billing:read"]},
+    "ExplainRequest": {
+        "account": "alice",
+        "credential": "api_key",
+        "api_key": KEY_ID,
+        "audience": ["todo"],
+        "scope": "todo:read",
+        "lifetime": 300,
+    },
+    "Explanation": {
+        "granted": True,
+        "error": None,
+        "error_description": None,
+        "reason": None,
+        "claims": {"iss": "https://login.example.com", "sub": _ID, "aud": "todo"},
+        "size": 612,
+        "scopes": [_GIVEN],
+        "missing": [_MISSING],
+    },
+    "GivenScope": _GIVEN,
+    "MissingScope": _MISSING,
     "Fault": {"field": "username", "message": "is taken"},
     "Grant": _GRANT,
     "GrantNames": {"scopes": ["todo:read"], "roles": []},
