@@ -28,7 +28,8 @@ from keyosk.permissions import Entitlement, Reason
 from keyosk.services import Services
 from keyosk.storage.database import Database
 from keyosk.storage.services import ServiceStore
-from keyosk.tokens import Token, Tokens, check_size
+from keyosk.token_size import check_size
+from keyosk.tokens import Token, Tokens
 
 #: Which scopes a service has is not everybody's to know.
 _SEES_SCOPES: Final = "keyosk:services:read"
@@ -144,14 +145,18 @@ class OnBehalf:
             check_size(preview.size, entitlement.scopes)
         except (BadCredentials, InvalidRequest, InvalidScope, InvalidTarget) as error:
             refused = error
-        missing = self._missing(by, login, asked, entitlement)
+        names, audiences = self._wanted(by, login, asked)
+        if reason is None:
+            missing = self._missing(by, login, asked, entitlement, names, audiences)
+        else:
+            missing = dict.fromkeys(names, reason)
         return Explanation(
             refused=refused,
             reason=reason,
             claims=None if preview is None else preview.claims,
             size=None if preview is None else preview.size,
             scopes=() if entitlement is None else self._given(login, entitlement),
-            missing=missing if reason is None else dict.fromkeys(missing, reason),
+            missing=missing,
         )
 
     def issue(self, by: Caller, reference: str, request: Request) -> Token:
@@ -205,11 +210,13 @@ class OnBehalf:
             if holding is not None
         )
 
-    def _missing(
-        self, by: Caller, login: Login, asked: Asked, entitlement: Entitlement | None
-    ) -> dict[str, Reason]:
-        """Why the token lacks scopes that were asked for or, where none was, that it might have."""
-        now = int(self._clock())
+    def _wanted(
+        self, by: Caller, login: Login, asked: Asked
+    ) -> tuple[tuple[str, ...], frozenset[str] | None]:
+        """The scopes that were asked for or, where none was, that the token might have.
+
+        And the audiences that were asked for, ``None`` where none was.
+        """
         terms = [found for each in asked.targets if (found := self._services.terms_for(each))]
         audiences = frozenset(each.audience for each in terms) if asked.targets else None
         names = asked.service_scopes
@@ -219,6 +226,18 @@ class OnBehalf:
                 for each in terms:
                     held += [scope.name for scope in self._services.get(each.name).scopes]
             names = tuple(dict.fromkeys(held))
+        return names, audiences
+
+    def _missing(
+        self,
+        by: Caller,
+        login: Login,
+        asked: Asked,
+        entitlement: Entitlement | None,
+        names: Iterable[str],
+        audiences: frozenset[str] | None,
+    ) -> dict[str, Reason]:
+        now = int(self._clock())
         got = () if entitlement is None else entitlement.scopes
         missing = {}
         for name in names:

@@ -15,12 +15,13 @@ import jwt
 from jwt.algorithms import get_default_algorithms
 from jwt.utils import base64url_encode
 
-from keyosk.errors import BadToken, InvalidRequest, InvalidScope
+from keyosk.errors import BadToken, InvalidRequest
 from keyosk.ids import new_id
 from keyosk.keyring import SIGNATURE_BYTES
 from keyosk.model import KEYOSK, CredentialKind, Login
 from keyosk.permissions import TYPE, Entitlement
 from keyosk.signing import Signer, SigningKeys
+from keyosk.token_size import check_size
 
 #: What a token's header may say it is; ``JWT`` for verifiers that refuse the type of RFC 9068.
 TYPES: Final = (TYPE, "JWT")
@@ -34,8 +35,6 @@ CLAIMS: Final = frozenset(
 #: RFC 8176 has ``pwd``; it has no word for an API key.
 _METHODS: Final = {CredentialKind.PASSWORD: "pwd", CredentialKind.API_KEY: "api_key"}
 _ALGORITHMS: Final = get_default_algorithms()
-#: Characters: servers cut headers at 8 KiB, and a token is not alone in there.
-LONGEST: Final = 6_144
 #: As long as every other (RFC 7638, SHA-256).
 _A_KID: Final = "x" * 43
 _LONGEST_WAIT: Final = 2.0  # seconds: clocks of two machines may differ
@@ -84,6 +83,15 @@ class Actor:
         """The ``act`` claim."""
         claim: dict[str, Any] = {"sub": self.account_id, "client_id": self.username}
         return claim if self.before is None else {**claim, "act": self.before}
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a token says of itself; ``is_valid``: this installation signed it and it is in time."""
+
+    header: Mapping[str, Any]
+    claims: Mapping[str, Any]
+    is_valid: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +247,19 @@ class Tokens:
         except (KeyError, TypeError, IndexError, AttributeError):
             raise BadToken("The token is not valid.") from None
 
+    def read(self, text: str) -> Reading:
+        """What a token says, good or not, for people to look at. Raises ``BadToken`` for no JWT."""
+        try:
+            decoded = jwt.decode_complete(text, options={"verify_signature": False})
+        except (jwt.PyJWTError, ValueError, RecursionError):
+            raise BadToken("This is no JWT.") from None
+        try:
+            self.verify(text, audience=None)
+            is_valid = True
+        except BadToken:
+            is_valid = False
+        return Reading(decoded["header"], decoded["payload"], is_valid=is_valid)
+
     def sign_document(self, claims: Mapping[str, Any], *, typ: str) -> str:
         """A JWS over ``claims`` by the active key; its ``typ`` tells it from a token."""
         return _signed(self._keys.signer(None), claims, typ)
@@ -264,34 +285,22 @@ class Tokens:
         return claims
 
 
-def check_size(length: int, scopes: Sequence[str]) -> None:
-    """Raise ``InvalidScope``, which names what weighs most, if a token would be too long."""
-    if length <= LONGEST:
-        return
-    weights: dict[str, int] = {}
-    for scope in scopes:
-        group = f"{scope.partition(':')[0]}:..." if ":" in scope else scope
-        weights[group] = weights.get(group, 0) + len(scope) + 1
-    heaviest = sorted(weights.items(), key=lambda item: -item[1])[:5]
-    shares = ", ".join(f"{group[:100]} {weight} bytes" for group, weight in heaviest)
-    raise InvalidScope(
-        f"The token would have {length} bytes, and servers cut headers at 8 KiB; {LONGEST} are "
-        f"allowed. Ask for fewer scopes or for one audience. Its scopes take: {shares}."
-        if shares
-        else f"The token would have {length} bytes because of the account's claims; {LONGEST} are "
-        "allowed."
-    )
-
-
 def _signed(signer: Signer, claims: Mapping[str, Any], typ: str) -> str:
     """A compact JWS (RFC 7515 section 3.1) over ``claims``.
 
     ``jwt.encode`` does the same and builds its header, its encoder and its checks anew for every
     token, which costs more than the signature.
     """
-    content = _header(signer.algorithm, signer.kid, typ) + base64url_encode(
-        _encode(claims).encode()
-    )
+    return _compact(_header(signer.algorithm, signer.kid, typ), claims, signer)
+
+
+def sign_with_header(signer: Signer, claims: Mapping[str, Any], header: Mapping[str, Any]) -> str:
+    """The same with any header, true or not: for ``bad_tokens``."""
+    return _compact(base64url_encode(_encode(header).encode()) + b".", claims, signer)
+
+
+def _compact(head: bytes, claims: Mapping[str, Any], signer: Signer) -> str:
+    content = head + base64url_encode(_encode(claims).encode())
     signature = _ALGORITHMS[signer.algorithm].sign(content, signer.key)
     return (content + b"." + base64url_encode(signature)).decode("ascii")
 

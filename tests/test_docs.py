@@ -182,13 +182,18 @@ def test_every_example_of_the_commands_page_works_when_pasted(
     # What the examples take for granted; and the database comes first.
     lines = ["keyosk database upgrade", "keyosk service create todo --scope todo:read", *lines]
     lines.insert(2, "keyosk service scopes todo todo:read todo:write")
+    token = ""
     for line in lines:
         key_id = ""
         if "$KEY_ID" in line:
             listed = CliRunner().invoke(command_tree, ["api-key", "list", "alice", "--json"])
             key_id = json.loads(listed.stdout)["items"][-1]["id"]
         words = [word.replace("$KEY_ID", key_id) for word in shlex.split(line)[1:]]
-        ran = CliRunner().invoke(command_tree, words, input=f"{ALICE_PASSWORD}\n")
+        given = f"{ALICE_PASSWORD}\n"
+        if words[-2:-1] == ["<"]:
+            words, given = words[:-2], token
+        ran = CliRunner().invoke(command_tree, words, input=given)
+        token = ran.stdout if words[:2] == ["token", "issue"] else token
         assert ran.exit_code == 0, f"{line}\n{ran.output}{ran.exception!r}"
 
 

@@ -19,6 +19,8 @@ from keyosk.cli.operations import config, database, serve
 from keyosk.cli.roles import role
 from keyosk.cli.services import service
 from keyosk.cli.signing_keys import signing_key
+from keyosk.cli.tokens import token
+from keyosk.cli.verify_service import bad, verify_service
 from keyosk.errors import ConfigurationError, Invalid, KeyoskError
 
 
@@ -36,12 +38,15 @@ for command in (
     role,
     grant,
     signing_key,
+    token,
+    verify_service,
     apply,
     audit,
     config,
     database,
 ):
     keyosk.add_command(command)
+token.add_command(bad)
 
 
 def main() -> None:
