@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from ipaddress import ip_address
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -50,12 +50,12 @@ def bad(name: str, issuer: str | None, out: Path | None, *, as_json: bool) -> No
 def _bind(_: click.Context, __: click.Parameter, text: str) -> tuple[str, int]:
     host, _colon, port = text.rpartition(":")
     try:
-        is_loopback = ip_address(host.strip("[]")).is_loopback
+        is_loopback = IPv4Address(host).is_loopback
     except ValueError:
         is_loopback = False
-    if not (is_loopback and port.isascii() and port.isdecimal() and int(port) < 65_536):
+    if not (is_loopback and port.isascii() and port.isdecimal() and 0 < int(port) < 65_536):
         raise click.BadParameter("must be an address of this machine, such as 127.0.0.1:9000")
-    return host.strip("[]"), int(port)
+    return host, int(port)
 
 
 def _url(_: click.Context, __: click.Parameter, text: str) -> str:
@@ -103,7 +103,7 @@ def verify_service(
     Exits 1 if it accepted a bad one or refused the good one.
     """
     host, port = bind
-    base = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    base = f"http://{host}:{port}"
     kit = _kit(name, issuer or base, base + _JKU)
     with _serving(kit, host, port, base) as asked_for_revocations:
         results = []
