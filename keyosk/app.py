@@ -15,6 +15,7 @@ from keyosk.bulk import Bulk
 from keyosk.bulk_checks import LineChecks
 from keyosk.config import Config
 from keyosk.declarations import Declarations
+from keyosk.explaining import Explaining
 from keyosk.grants import Grants
 from keyosk.guesses import Guesses
 from keyosk.idempotency import Idempotency
@@ -22,7 +23,6 @@ from keyosk.inspection import Inspection
 from keyosk.installation import Installation
 from keyosk.issuing import Issuing
 from keyosk.keyring import Safe
-from keyosk.on_behalf import OnBehalf
 from keyosk.passwords import Passwords
 from keyosk.revocations import Revocations
 from keyosk.roles import Roles
@@ -144,7 +144,7 @@ def build(config: Config, *, clock: Callable[[], float] = time.time) -> Installa
         clock,
     )
     sessions = Sessions(database, session_store, accounts, safe, rules, revocations, audit, clock)
-    issuing = Issuing(services, authentication, sessions, tokens, clock)
+    issuing = Issuing(database, services, authentication, sessions, tokens, audit, clock)
     api_keys = ApiKeys(
         database, accounts, api_key_store, service_store, rules, revocations, audit, clock
     )
@@ -180,18 +180,7 @@ def build(config: Config, *, clock: Callable[[], float] = time.time) -> Installa
             database, tokens, authentication, sessions, services, revocations, audit, config.issuer
         ),
         issuing=issuing,
-        on_behalf=OnBehalf(
-            database,
-            accounts,
-            api_keys,
-            services,
-            service_store,
-            authentication,
-            issuing,
-            tokens,
-            audit,
-            clock,
-        ),
+        explaining=Explaining(accounts, api_keys, services, authentication, issuing, tokens, clock),
         sessions=sessions,
         revocations=revocations,
         signing_keys=keys,

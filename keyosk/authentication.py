@@ -101,6 +101,22 @@ class Authentication:
             raise BadCredentials
         return login
 
+    def as_if(self, account_id: str, api_key_id: str | None) -> Login:
+        """The login that an account would have, usable or not. Raises ``NotFound``."""
+        now = int(self._clock())
+        if api_key_id is not None:
+            login = self._logins.by_api_key(api_key_id, now)
+        else:
+            login = self._logins.by_account(account_id, now)
+        if login is None or login.account_id != account_id:
+            raise NotFound("There is no such account or API key.")
+        return login
+
+    def check_usable(self, login: Login) -> None:
+        """Raise ``BadCredentials`` unless the login's account and API key are in order now."""
+        if not self._usable(login):
+            raise BadCredentials
+
     def again(self, by: Caller) -> Login:
         """The login behind a caller of a while ago, with what it holds *now*.
 
@@ -110,22 +126,6 @@ class Authentication:
         if login is None:
             raise BadCredentials
         return login
-
-    def unproven(self, account_id: str, api_key_id: str | None) -> Login | None:
-        """The login that an account's password, or an API key, would prove now, if it is usable.
-
-        SECURITY: nobody has shown a secret. It is for telling what a login would get, and for
-        operators.
-        """
-        now = int(self._clock())
-        if api_key_id is not None:
-            return self._logins.by_api_key(api_key_id, now)
-        return self._logins.by_account(account_id, now)
-
-    def check_usable(self, login: Login) -> None:
-        """Raise ``BadCredentials`` if the account or the API key of a login is off or expired."""
-        if not self._usable(login):
-            raise BadCredentials
 
     def note(self, login: Login) -> None:
         """Remember that the credential was used, coarsely and never at the cost of an answer.

@@ -71,6 +71,14 @@ class Inspection:
             found["act"] = claims.actor
         return found
 
+    def fault(self, text: str) -> str | None:
+        """Why a token would not be accepted now, as far as that may be said; ``None`` if it is."""
+        try:
+            claims = self._tokens.verify(text, audience=None)
+        except BadToken:
+            return "it is expired, forged, or not of this installation."
+        return None if self._is_active(claims) else "it was revoked, or its login or service ended."
+
     def revoke(self, by: Caller, text: str) -> None:
         """Revoke a token of the caller's, or with ``keyosk:accounts:write`` anybody's.
 

@@ -10,11 +10,11 @@ from keyosk.audit import Audit
 from keyosk.authentication import Authentication
 from keyosk.bulk import Bulk
 from keyosk.declarations import Declarations
+from keyosk.explaining import Explaining
 from keyosk.grants import Grants
 from keyosk.idempotency import Idempotency
 from keyosk.inspection import Inspection
 from keyosk.issuing import Issuing
-from keyosk.on_behalf import OnBehalf
 from keyosk.revocations import Revocations
 from keyosk.roles import Roles
 from keyosk.services import Services
@@ -44,7 +44,7 @@ class Installation:
     authentication: Authentication
     inspection: Inspection
     issuing: Issuing
-    on_behalf: OnBehalf
+    explaining: Explaining
     revocations: Revocations
     sessions: Sessions
     signing_keys: SigningKeys

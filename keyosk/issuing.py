@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from keyosk import permissions
+from keyosk.audit import Audit
 from keyosk.authentication import Authentication
 from keyosk.errors import (
     BadCredentials,
@@ -19,14 +20,13 @@ from keyosk.errors import (
     InvalidTarget,
     UnauthorizedClient,
 )
-from keyosk.model import Exchange, Login, Service
+from keyosk.model import Caller, Exchange, Login, Service
 from keyosk.permissions import Entitlement
 from keyosk.services import Services
-from keyosk.sessions import Sessions
+from keyosk.sessions import OFFLINE, Sessions
+from keyosk.storage.database import Database
 from keyosk.tokens import Actor, Claims, Token, Tokens
 
-#: The scope that asks for a refresh token (OpenID Connect Core section 11).
-OFFLINE: Final = "offline_access"
 #: How many services may have handed a token on.
 _DEEPEST: Final = 5
 
@@ -67,12 +67,16 @@ class Issuing:
 
     def __init__(
         self,
+        database: Database,
         services: Services,
         authentication: Authentication,
         sessions: Sessions,
         tokens: Tokens,
+        audit: Audit,
         clock: Callable[[], float],
     ) -> None:
+        self._database = database
+        self._audit = audit
         self._services = services
         self._authentication = authentication
         self._sessions = sessions
@@ -81,24 +85,34 @@ class Issuing:
 
     def by_login(self, login: Login, asked: Asked, *, address: str | None = None) -> Issued:
         """A token for a login that was just proven. Raises ``InvalidScope``, ``InvalidTarget``."""
-        entitlement = self.entitlement(login, asked)
-        # Signed first: what cannot be issued begins no session.
-        token = self._tokens.issue(login, entitlement, lifetime=asked.lifetime)
+        entitlement = self.entitled(login, asked)
         if OFFLINE not in entitlement.scopes:
-            return Issued(login, token)
-        turn = self._sessions.begin(login, _online(entitlement), address=address)
+            return Issued(login, self._tokens.issue(login, entitlement, lifetime=asked.lifetime))
+        # What cannot be issued begins no session.
+        self._tokens.preview(login, entitlement, lifetime=asked.lifetime)
+        turn = self._sessions.begin(login, entitlement, address=address)
         token = self._tokens.issue(
             login, entitlement, lifetime=asked.lifetime, token_id=turn.token_id
         )
         return Issued(login, token, turn.refresh_token)
 
-    def entitlement(self, login: Login, asked: Asked) -> Entitlement:
-        """What a token for a login carries; ``OFFLINE`` too if a refresh token comes with it.
+    def by_operator(self, by: Caller, login: Login, asked: Asked) -> Issued:
+        """A token for a login that nobody proved; the audit log tells of it.
 
-        Raises ``InvalidScope``, ``InvalidTarget``.
+        Raises ``InvalidScope``, ``InvalidTarget``, ``BadCredentials`` if the login is not usable.
         """
-        found = self._entitlement(login, asked.service_scopes, asked.targets)
-        return _offline(found) if asked.offline and found.refresh_lifetimes else found
+        self._authentication.check_usable(login)
+        token = self._tokens.issue(login, self.entitled(login, asked), lifetime=asked.lifetime)
+        with self._database.transaction():
+            after = {"scope": token.scope, "expires_in": token.expires_in}
+            self._audit.record(by, "token.issue", f"account/{login.account_id}", after=after)
+        return Issued(login, token)
+
+    def entitled(self, login: Login, asked: Asked) -> Entitlement:
+        """What a login that was just proven gets. Raises ``InvalidScope``, ``InvalidTarget``."""
+        entitlement = self._entitlement(login, asked.service_scopes, asked.targets)
+        refreshable = asked.offline and entitlement.refresh_lifetimes
+        return _offline(entitlement) if refreshable else entitlement
 
     def by_refresh_token(
         self,
@@ -206,12 +220,6 @@ class Issuing:
 
 def _offline(entitlement: Entitlement) -> Entitlement:
     return replace(entitlement, scopes=(*entitlement.scopes, OFFLINE))
-
-
-def _online(entitlement: Entitlement) -> Entitlement:
-    return replace(
-        entitlement, scopes=tuple(scope for scope in entitlement.scopes if scope != OFFLINE)
-    )
 
 
 def _exchange(acting: Iterable[Service], target: str) -> Exchange | None:

@@ -17,15 +17,7 @@ from keyosk.errors import (
     InvalidScope,
     InvalidTarget,
 )
-from keyosk.model import (
-    ADMIN,
-    KEYOSK,
-    KEYOSK_SCOPES,
-    CredentialKind,
-    Holding,
-    Login,
-    Terms,
-)
+from keyosk.model import ADMIN, KEYOSK, KEYOSK_SCOPES, CredentialKind, Holding, Login, Terms
 
 #: The media type of an access token in its header (RFC 9068 section 2.1).
 TYPE: Final = "at+jwt"
@@ -36,27 +28,25 @@ RESERVED_SCOPES: Final = frozenset({"offline_access", "openid"})
 
 
 class Reason(StrEnum):
-    """Why a token does not have a scope; where several grants say why, the first of these counts.
+    """Why a scope is not in a token, or why a login gets none."""
 
-    Those of the credential itself come last: they stand for no token at all.
-    """
-
-    SERVICE_DISABLED = "service_disabled"
-    CREDENTIAL_NOT_ACCEPTED = "credential_not_accepted"
-    PASSWORD_ONLY = "password_only"  # noqa: S105  # no secret
-    API_KEY_ONLY = "api_key_only"
-    EXPIRED = "expired"
-    KEY_LIMITED = "key_limited"
-    OTHER_AUDIENCE = "other_audience"
-    ON_REQUEST_ONLY = "on_request_only"
     NOT_GRANTED = "not_granted"
     UNKNOWN_SCOPE = "unknown_scope"
-    REFRESH_NOT_ALLOWED = "refresh_not_allowed"
+    PASSWORD_ONLY = "password_only"  # noqa: S105 - a word
+    API_KEY_ONLY = "api_key_only"
+    KEY_LIMITED = "key_limited"
+    SERVICE_DISABLED = "service_disabled"
+    CREDENTIAL_NOT_ACCEPTED = "credential_not_accepted"
+    EXPIRED = "expired"
+    ON_REQUEST_ONLY = "on_request_only"
+    OTHER_AUDIENCE = "other_audience"
+    NOT_ASKED = "not_asked"
+    REFRESH_REFUSED = "refresh_refused"
     ACCOUNT_DISABLED = "account_disabled"
     ACCOUNT_EXPIRED = "account_expired"
     KEY_DISABLED = "key_disabled"
     KEY_EXPIRED = "key_expired"
-    NO_PASSWORD = "no_password"  # noqa: S105  # no secret
+    NO_PASSWORD = "no_password"  # noqa: S105 - a word
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +97,7 @@ def current(login: Login, now: int) -> dict[str, Holding]:
     """
     granted: dict[str, Holding] = {}
     for holding in login.holdings:
-        if refusal(login, holding, now) is None:
+        if why_not(login, holding, now) is None:
             known = granted.get(holding.scope)
             if known is None or _lasts_longer(holding, known):
                 granted[holding.scope] = holding
@@ -117,13 +107,13 @@ def current(login: Login, now: int) -> dict[str, Holding]:
     return {scope: holding for scope, holding in implied.items() if scope in login.limit}
 
 
-def refusal(login: Login, holding: Holding, now: int) -> Reason | None:
+def why_not(login: Login, holding: Holding, now: int) -> Reason | None:
     """Why a holding does not count for a login at ``now``; ``None`` if it does."""
     if not holding.service.enabled:
         return Reason.SERVICE_DISABLED
     if login.credential not in holding.service.accepts:
         return Reason.CREDENTIAL_NOT_ACCEPTED
-    if holding.credential not in (None, login.credential):
+    if holding.credential is not None and holding.credential != login.credential:
         by_password = holding.credential is CredentialKind.PASSWORD
         return Reason.PASSWORD_ONLY if by_password else Reason.API_KEY_ONLY
     if holding.until is not None and holding.until <= now:
@@ -132,28 +122,18 @@ def refusal(login: Login, holding: Holding, now: int) -> Reason | None:
 
 
 def available(login: Login, now: int) -> dict[str, Holding]:
-    """All that a login may ask for at ``now``, by scope name: ``current``, and what it implies."""
+    """What a login may ask for at ``now``: ``current``, and what ``keyosk:admin`` stands for."""
     return _with_implied(current(login, now))
 
 
-def why_missing(
-    login: Login, scope: str, *, now: int, audiences: Collection[str] | None
-) -> Reason | None:
-    """Why a token for a login does not have a scope, ``None`` if nothing speaks against it.
-
-    ``audiences``: those asked for, ``None`` if none was.
-    """
-    held = available(login, now).get(scope)
-    if held is not None:
-        if audiences is not None and held.service.audience not in audiences:
-            return Reason.OTHER_AUDIENCE
-        on_request = audiences is None and held.service.on_request_only
-        return Reason.ON_REQUEST_ONLY if on_request else None
-    if scope in available(replace(login, limit=None), now):
-        return Reason.KEY_LIMITED
-    sources = {scope, ADMIN} if scope in KEYOSK_SCOPES else {scope}
-    found = {refusal(login, each, now) for each in login.holdings if each.scope in sources}
-    return next((reason for reason in Reason if reason in found), Reason.NOT_GRANTED)
+def refused(login: Login, now: int) -> dict[str, Reason]:
+    """The scopes that the account was granted and the login does not have, and why."""
+    had = current(login, now)
+    found = {}
+    for holding in login.holdings:
+        if holding.scope not in had:
+            found[holding.scope] = why_not(login, holding, now) or Reason.KEY_LIMITED
+    return found
 
 
 def entitlement(
@@ -199,9 +179,10 @@ def entitlement(
 
 def narrowed(login: Login, *, scopes: Collection[str], expires_at: int, now: int) -> Login:
     """The login as a token of it goes: no more than the token's scopes, and no longer than it."""
+    available = frozenset(_with_implied(current(login, now)))
     return replace(
         login,
-        limit=frozenset(available(login, now)).intersection(scopes),
+        limit=available.intersection(scopes),
         expires_at=_earliest((login.expires_at, expires_at)),
     )
 
@@ -249,19 +230,19 @@ def _with_implied(granted: Mapping[str, Holding]) -> dict[str, Holding]:
 def _asked(
     scopes: tuple[str, ...], held: Mapping[str, Holding], audiences: Collection[str]
 ) -> list[Holding]:
-    within_reach = _with_implied(held)
+    available = _with_implied(held)
     # One sentence for all reasons: which scopes exist is not everybody's to know.
     refused = [
         name
         for name in scopes
-        if name not in within_reach
-        or (audiences and within_reach[name].service.audience not in audiences)
+        if name not in available
+        or (audiences and available[name].service.audience not in audiences)
     ]
     if refused:
         raise InvalidScope(
             "This login does not hold, for the audience asked for: " + " ".join(refused)
         )
-    return [within_reach[name] for name in scopes]
+    return [available[name] for name in scopes]
 
 
 def _target(

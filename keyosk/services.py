@@ -1,7 +1,7 @@
 """Services and the scopes they own."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -96,6 +96,10 @@ class Services:
     def terms_for(self, target: str) -> Terms | None:
         """The terms of the service that a token request means: by audience, else by name."""
         return self._services.terms_for(target) if _AUDIENCE.fullmatch(target) else None
+
+    def existing_scopes(self, names: Iterable[str]) -> set[str]:
+        """Those of the names that are scopes of some service."""
+        return self._services.existing_scopes(names)
 
     def page(self, listing: Listing) -> list[Service]:
         """The services that a listing asks for."""

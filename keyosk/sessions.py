@@ -24,6 +24,8 @@ from keyosk.rules import Rules
 from keyosk.storage.database import Database
 from keyosk.storage.sessions import SessionStore
 
+#: The scope that asks for a refresh token (OpenID Connect Core section 11).
+OFFLINE: Final = "offline_access"
 #: Seconds for which a refresh token that was used gets its successor again.
 RETRY: Final = 10
 #: Seconds that a session lasts where none of its services says less: 30 days.
@@ -77,7 +79,7 @@ class Sessions:
             password_id=login.password_id,
             api_key_id=login.api_key_id,
             audiences=entitlement.audiences,
-            scopes=entitlement.scopes,
+            scopes=tuple(scope for scope in entitlement.scopes if scope != OFFLINE),
             digest=token.digest,
             tokens={token_id: self._latest_end(now)},
             address=address,

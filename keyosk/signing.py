@@ -70,7 +70,7 @@ class SigningKeys:
         """``algorithm``: what new tokens are signed with, one of ``keyring.ALGORITHMS``."""
         self._store = store
         self._safe = safe
-        self.algorithm = algorithm
+        self._algorithm = algorithm
         self._clock = clock
         self._current: KeySet | None = None
         self._refreshed = 0.0
@@ -98,7 +98,7 @@ class SigningKeys:
 
         Makes one if there is none yet. Raises ``Unavailable`` if that cannot be done now.
         """
-        wanted = algorithm or self.algorithm
+        wanted = algorithm or self._algorithm
         signer = self.current.signers.get(wanted)
         if signer is None:
             self.ensure(wanted)
@@ -109,7 +109,7 @@ class SigningKeys:
         """Read the keys again. Raises ``WrongSecretKey``."""
         stored = self._store.all()
         active = {key.algorithm: key for key in stored if key.state is KeyState.ACTIVE}
-        signing = active.get(self.algorithm)
+        signing = active.get(self._algorithm)
         if signing is None:
             self._current = None
             return
@@ -134,7 +134,7 @@ class SigningKeys:
         Such a key signs at once: no verifier can have cached a set of this algorithm before.
         Raises ``WrongSecretKey`` if the secret key does not open the keys that are there.
         """
-        wanted = algorithm or self.algorithm
+        wanted = algorithm or self._algorithm
         self.refresh()
         if self._current is not None and wanted in self._current.signers:
             return

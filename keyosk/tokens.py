@@ -15,13 +15,11 @@ import jwt
 from jwt.algorithms import get_default_algorithms
 from jwt.utils import base64url_encode
 
-from keyosk.errors import BadToken, InvalidRequest
+from keyosk.errors import BadToken, InvalidRequest, InvalidScope
 from keyosk.ids import new_id
-from keyosk.keyring import SIGNATURE_BYTES
 from keyosk.model import KEYOSK, CredentialKind, Login
 from keyosk.permissions import TYPE, Entitlement
 from keyosk.signing import Signer, SigningKeys
-from keyosk.token_size import check_size
 
 #: What a token's header may say it is; ``JWT`` for verifiers that refuse the type of RFC 9068.
 TYPES: Final = (TYPE, "JWT")
@@ -35,8 +33,8 @@ CLAIMS: Final = frozenset(
 #: RFC 8176 has ``pwd``; it has no word for an API key.
 _METHODS: Final = {CredentialKind.PASSWORD: "pwd", CredentialKind.API_KEY: "api_key"}
 _ALGORITHMS: Final = get_default_algorithms()
-#: As long as every other (RFC 7638, SHA-256).
-_A_KID: Final = "x" * 43
+#: Characters: servers cut headers at 8 KiB, and a token is not alone in there.
+LONGEST: Final = 6_144
 _LONGEST_WAIT: Final = 2.0  # seconds: clocks of two machines may differ
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 _REQUIRED: Final = ["iss", "sub", "aud", "exp", "iat", "jti", "auth_time", "amr", "scope"]
@@ -57,7 +55,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """A token as it would be: its claims without ``jti``, and the bytes of its compact form."""
+    """A token that was not made: its claims but ``jti``, and its length in characters."""
 
     claims: Mapping[str, Any]
     size: int
@@ -83,15 +81,6 @@ class Actor:
         """The ``act`` claim."""
         claim: dict[str, Any] = {"sub": self.account_id, "client_id": self.username}
         return claim if self.before is None else {**claim, "act": self.before}
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What a token says of itself; ``is_valid``: this installation signed it and it is in time."""
-
-    header: Mapping[str, Any]
-    claims: Mapping[str, Any]
-    is_valid: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,46 +130,38 @@ class Tokens:
         (RFC 8693 section 4.1). Raises ``InvalidRequest`` if nothing of the credential's or a
         grant's own time is left, ``InvalidScope`` if the token would be too long.
         """
-        claims = self._claims(
-            login,
-            entitlement,
-            self._moment(login.tokens_from),
-            lifetime=lifetime,
-            actor=actor,
-        )
+        now = self._moment(login.tokens_from)
+        claims = self._claims(login, entitlement, now, lifetime, actor)
         claims["jti"] = token_id or new_id()
-        signer = self._keys.signer(entitlement.algorithm)
-        text = _signed(signer, claims, entitlement.typ or TYPE)
-        check_size(len(text), entitlement.scopes)
-        return Token(text, claims["exp"] - claims["iat"], claims["scope"])
+        text = _signed(self._keys.signer(entitlement.algorithm), claims, entitlement.typ or TYPE)
+        if len(text) > LONGEST:
+            raise _too_long(len(text), entitlement.scopes)
+        return Token(text, claims["exp"] - now, claims["scope"])
 
     def preview(
         self, login: Login, entitlement: Entitlement, *, lifetime: int | None = None
     ) -> Preview:
-        """What ``issue`` would sign now, and how long it would be, with nothing signed.
-
-        Raises ``InvalidRequest`` as ``issue`` does. Whether it is too long is for ``check_size``.
-        """
-        now = max(int(self._clock()), login.tokens_from)
-        claims = self._claims(login, entitlement, now, lifetime=lifetime)
-        algorithm = entitlement.algorithm or self._keys.algorithm
-        parts = (
-            _header(algorithm, _A_KID, entitlement.typ or TYPE)[:-1],
-            base64url_encode(_encode({**claims, "jti": new_id()}).encode()),
-            base64url_encode(bytes(SIGNATURE_BYTES[algorithm])),
-        )
-        return Preview(claims, len(b".".join(parts)))
+        """What ``issue`` would make now, without making it. Raises as it does."""
+        claims = self._claims(login, entitlement, int(self._clock()), lifetime, None)
+        signer = self._keys.signer(entitlement.algorithm)
+        head = _header(signer.algorithm, signer.kid, entitlement.typ or TYPE)
+        whole = _encode({**claims, "jti": new_id()}).encode()
+        # A signature of nothing is as long as any.
+        signature = base64url_encode(_ALGORITHMS[signer.algorithm].sign(b"", signer.key))
+        size = len(head) + len(base64url_encode(whole)) + 1 + len(signature)
+        if size > LONGEST:
+            raise _too_long(size, entitlement.scopes)
+        return Preview(claims, size)
 
     def _claims(
         self,
         login: Login,
         entitlement: Entitlement,
         now: int,
-        *,
-        lifetime: int | None = None,
-        actor: Actor | None = None,
+        lifetime: int | None,
+        actor: Actor | None,
     ) -> dict[str, Any]:
-        """The claims of a token but for its ``jti``. Raises ``InvalidRequest``."""
+        """All claims but ``jti``."""
         seconds = min(
             (own or self._lifetime for own in entitlement.lifetimes), default=self._lifetime
         )
@@ -243,22 +224,20 @@ class Tokens:
             options={"require": _REQUIRED, "verify_aud": audience is not None},
         )
         try:
-            return _claims(claims)
+            return _read(claims)
         except (KeyError, TypeError, IndexError, AttributeError):
             raise BadToken("The token is not valid.") from None
 
-    def read(self, text: str) -> Reading:
-        """What a token says, good or not, for people to look at. Raises ``BadToken`` for no JWT."""
+    def unverified(self, text: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Header and claims of what looks like a token, for people to read and nothing else.
+
+        Raises ``BadToken`` if it does not even look like one.
+        """
         try:
-            decoded = jwt.decode_complete(text, options={"verify_signature": False})
+            whole = jwt.decode_complete(text, options={"verify_signature": False})
         except (jwt.PyJWTError, ValueError, RecursionError):
-            raise BadToken("This is no JWT.") from None
-        try:
-            self.verify(text, audience=None)
-            is_valid = True
-        except BadToken:
-            is_valid = False
-        return Reading(decoded["header"], decoded["payload"], is_valid=is_valid)
+            raise BadToken("The token is not valid.") from None
+        return whole["header"], whole["payload"]
 
     def sign_document(self, claims: Mapping[str, Any], *, typ: str) -> str:
         """A JWS over ``claims`` by the active key; its ``typ`` tells it from a token."""
@@ -285,22 +264,31 @@ class Tokens:
         return claims
 
 
+def _too_long(length: int, scopes: Sequence[str]) -> InvalidScope:
+    weights: dict[str, int] = {}
+    for scope in scopes:
+        group = f"{scope.partition(':')[0]}:..." if ":" in scope else scope
+        weights[group] = weights.get(group, 0) + len(scope) + 1
+    heaviest = sorted(weights.items(), key=lambda item: -item[1])[:5]
+    shares = ", ".join(f"{group[:100]} {weight} bytes" for group, weight in heaviest)
+    return InvalidScope(
+        f"The token would have {length} bytes, and servers cut headers at 8 KiB; {LONGEST} are "
+        f"allowed. Ask for fewer scopes or for one audience. Its scopes take: {shares}."
+        if shares
+        else f"The token would have {length} bytes because of the account's claims; {LONGEST} are "
+        "allowed."
+    )
+
+
 def _signed(signer: Signer, claims: Mapping[str, Any], typ: str) -> str:
     """A compact JWS (RFC 7515 section 3.1) over ``claims``.
 
     ``jwt.encode`` does the same and builds its header, its encoder and its checks anew for every
     token, which costs more than the signature.
     """
-    return _compact(_header(signer.algorithm, signer.kid, typ), claims, signer)
-
-
-def sign_with_header(signer: Signer, claims: Mapping[str, Any], header: Mapping[str, Any]) -> str:
-    """The same with any header, true or not: for ``bad_tokens``."""
-    return _compact(base64url_encode(_encode(header).encode()) + b".", claims, signer)
-
-
-def _compact(head: bytes, claims: Mapping[str, Any], signer: Signer) -> str:
-    content = head + base64url_encode(_encode(claims).encode())
+    content = _header(signer.algorithm, signer.kid, typ) + base64url_encode(
+        _encode(claims).encode()
+    )
     signature = _ALGORITHMS[signer.algorithm].sign(content, signer.key)
     return (content + b"." + base64url_encode(signature)).decode("ascii")
 
@@ -311,7 +299,7 @@ def _header(algorithm: str, kid: str, typ: str) -> bytes:
     return base64url_encode(_encode(header).encode()) + b"."
 
 
-def _claims(claims: dict[str, Any]) -> Claims:
+def _read(claims: dict[str, Any]) -> Claims:
     methods = {method: kind for kind, method in _METHODS.items()}
     return Claims(
         account_id=claims["sub"],

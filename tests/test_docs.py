@@ -178,24 +178,26 @@ def test_every_example_of_the_commands_page_works_when_pasted(
         monkeypatch.delenv(name)
     lines = [line for block in code(COMMANDS, "sh") for line in block.splitlines()]
     lines.remove("keyosk serve")
-    # What needs a service that runs: test_bad_tokens.py tries it.
-    lines = [line for line in lines if not line.startswith("keyosk verify-service ")]
+    # Needs a service; test_bad_tokens has one.
+    (verify,) = [line for line in lines if line.startswith("keyosk verify-service")]
+    lines.remove(verify)
     (tmp_path / "state.yaml").write_text("owner: docs\nroles:\n  - name: from-a-file\n")
     # What the examples take for granted; and the database comes first.
     lines = ["keyosk database upgrade", "keyosk service create todo --scope todo:read", *lines]
     lines.insert(2, "keyosk service scopes todo todo:read todo:write")
-    token = ""
+    given: dict[str, str] = {}
     for line in lines:
         key_id = ""
         if "$KEY_ID" in line:
             listed = CliRunner().invoke(command_tree, ["api-key", "list", "alice", "--json"])
             key_id = json.loads(listed.stdout)["items"][-1]["id"]
-        words = [word.replace("$KEY_ID", key_id) for word in shlex.split(line)[1:]]
-        given = f"{ALICE_PASSWORD}\n"
-        if words[-2:-1] == ["<"]:
-            words, given = words[:-2], token
-        ran = CliRunner().invoke(command_tree, words, input=given)
-        token = ran.stdout if words[:2] == ["token", "issue"] else token
+        command, _, source = line.partition(" < ")
+        words = [word.replace("$KEY_ID", key_id) for word in shlex.split(command)[1:]]
+        ran = CliRunner().invoke(
+            command_tree, words, input=given.get(source, f"{ALICE_PASSWORD}\n")
+        )
+        if " issue " in line:
+            given["token.txt"] = ran.stdout
         assert ran.exit_code == 0, f"{line}\n{ran.output}{ran.exception!r}"
 
 

@@ -53,7 +53,8 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
     "zxcvbn": ("password_rules",),
     "precis_i18n": ("usernames",),
     "cryptography": ("keyring",),
-    "jwt": ("tokens",),
+    # The kit makes by hand what PyJWT refuses to make; it takes its signatures from it.
+    "jwt": ("tokens", "bad_tokens"),
     "flask": ("web", "app"),
     "flask_restful": ("web", "app"),
     "werkzeug": ("web", "app"),
@@ -337,7 +338,11 @@ def test_a_cycle_is_caught(tmp_path: Path, files: dict[str, str]) -> None:
     ("module", "statement", "fault"),
     [
         ("accounts", "import peewee", "accounts:1 imports peewee, owned by storage"),
-        ("web/token", "from jwt import encode", "web.token:1 imports jwt, owned by tokens"),
+        (
+            "web/token",
+            "from jwt import encode",
+            "web.token:1 imports jwt, owned by tokens, bad_tokens",
+        ),
         (
             "storage/tables",
             "from flask import g",

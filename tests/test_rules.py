@@ -55,6 +55,7 @@ CALLERS: Mapping[str, tuple[str, ...]] = {
 # gets 422, and what is deleted is not there.
 TABLE = """
                                                none self read acct give serv look full  key
+POST   /auth/explain                            401  422  422  422  422  422  422  422  422
 GET    /accounts                                401  403  200  200  403  403  403  200  200
 POST   /accounts                                401  403  403  422  403  403  403  422  422
 POST   /accounts/import                         401  403  403  415  403  403  403  415  415

@@ -20,7 +20,7 @@ from keyosk.cli.roles import role
 from keyosk.cli.services import service
 from keyosk.cli.signing_keys import signing_key
 from keyosk.cli.tokens import token
-from keyosk.cli.verify_service import bad, verify_service
+from keyosk.cli.verify_service import bad_token_kit, verify_service
 from keyosk.errors import ConfigurationError, Invalid, KeyoskError
 
 
@@ -46,7 +46,9 @@ for command in (
     database,
 ):
     keyosk.add_command(command)
-token.add_command(bad)
+
+
+token.add_command(bad_token_kit)
 
 
 def main() -> None:

@@ -24,22 +24,24 @@ class Access:
     ``scope``: the scope of Keyosk's own that it needs; where none is stated, all of them.
     ``itself``: the account that the address names needs no scope. ``no_api_key``: a caller that
     came by API key is refused whatever its scopes, for what makes, changes or reveals credentials.
-    ``by_login``: any Basic login will do, and the resource asks for it. ``in_body``: the account is
-    named in the body, and the resource holds it against the decision (``account_in_body``).
+    ``any_caller``: whoever is logged in, and the resource looks at what for.
+    ``by_login``: any Basic login will do, and the resource asks for it.
     """
 
     # SECURITY: a decision that says nothing lets an admin pass, and not every login.
     scope: str = ADMIN
     itself: bool = False
     no_api_key: bool = False
+    any_caller: bool = False
     anyone: bool = False
     by_login: bool = False
-    in_body: bool = False
 
 
 ANYONE: Final = Access(anyone=True)
 #: The resource itself takes the login, as OAuth has its own words for refusing it.
 BY_LOGIN: Final = Access(anyone=True, by_login=True)
+#: Whoever is logged in; the resource decides by what is asked for.
+ANY_CALLER: Final = Access(any_caller=True)
 
 
 def scope(name: str, *, no_api_key: bool = False) -> Access:
@@ -47,9 +49,9 @@ def scope(name: str, *, no_api_key: bool = False) -> Access:
     return Access(scope=name, no_api_key=no_api_key)
 
 
-def itself_or(name: str, *, no_api_key: bool = False, in_body: bool = False) -> Access:
-    """The account that the address, or the body, names, and callers who hold the scope."""
-    return Access(scope=name, itself=True, no_api_key=no_api_key, in_body=in_body)
+def itself_or(name: str, *, no_api_key: bool = False) -> Access:
+    """The account that the address names, and callers who hold the scope."""
+    return Access(scope=name, itself=True, no_api_key=no_api_key)
 
 
 class Gate:
@@ -73,10 +75,9 @@ class Gate:
             return
         caller = self._caller()
         itself = _names(caller)
-        allowed = decision.itself and (itself or decision.in_body)
+        allowed = decision.any_caller or (decision.itself and itself)
         if not allowed and not caller.has(decision.scope):
             raise InsufficientScope(decision.scope)
-        g.decision = decision
         g.caller = caller  # from here on a refusal is known to be theirs
         if decision.no_api_key and caller.credential is CredentialKind.API_KEY:
             raise RefusedByRule(
@@ -131,29 +132,11 @@ def _note_afterwards(installation: Installation, proven: Login) -> None:
         return response
 
 
-def account_in_body(reference: str) -> str:
-    """The account that the body names, the caller's own by its id.
-
-    Raises ``InsufficientScope`` if it is another one and the caller lacks the scope for that.
-    """
-    if _is(g.caller, reference):
-        own: str = g.caller.account_id
-        return own
-    if not g.caller.has(g.decision.scope):
-        raise InsufficientScope(g.decision.scope)
-    return reference
-
-
 def _names(caller: Caller) -> bool:
     """Whether the address names the caller's own account; ``me`` is put in its terms."""
     arguments = request.view_args or {}
     reference = arguments.get("account", "")
     if reference == ME:
         arguments["account"] = caller.account_id
-    return _is(caller, reference)
-
-
-def _is(caller: Caller, reference: str) -> bool:
-    if reference in (ME, caller.account_id):
         return True
-    return usernames.lookup_form(reference) == caller.username
+    return reference == caller.account_id or usernames.lookup_form(reference) == caller.username

@@ -1,86 +1,68 @@
-"""/auth/explain: which token an account would get, and why not more."""
+"""/auth/explain: which token a login would get, and why not another."""
 
 from typing import Any
 
 from flask import Response, g
 
-from keyosk.errors import Invalid, NotFound
-from keyosk.model import CredentialKind
-from keyosk.on_behalf import MESSAGES, Explanation, Request
-from keyosk.web import access
+from keyosk import permissions
+from keyosk.errors import InsufficientScope, Invalid, NotFound
+from keyosk.explaining import shape
+from keyosk.issuing import Asked
+from keyosk.permissions import Reason
 from keyosk.web.answers import json_answer
 from keyosk.web.endpoint import Endpoint
-from keyosk.web.errors import STATUS, oauth_code
-from keyosk.web.explain_schemas import ExplainRequest, ExplanationShape
+from keyosk.web.fields import rfc3339
 from keyosk.web.operations import operation
+from keyosk.web.standard_schemas import ExplainRequest, ExplanationShape
 
-#: What a scope came through that came through no role.
-_GRANT = "grant"
+_READ = "keyosk:accounts:read"
+_SERVICES = "keyosk:services:read"
 
 
 class ExplainResource(Endpoint):
-    """Explanations of tokens that nobody has yet."""
+    """What the token endpoint would answer."""
 
-    repeatable = False  # it changes nothing
+    repeatable = False
 
-    @operation(takes=ExplainRequest, optional=True, gives=ExplanationShape, raises=(NotFound,))
+    @operation(takes=ExplainRequest, gives=ExplanationShape, raises=(NotFound,))
     def post(self) -> Response:
-        """Which token an account would get for these parameters, and why not more.
-
-        ``account`` is the caller unless given, ``credential`` what the caller came by or the
-        password. Needs no secret of the account, makes no token and changes nothing.
-        """
-        body = self.load()
-        account = access.account_in_body(body.get("account", access.ME))
-        request = Request(
-            api_key_id=_api_key(body, itself=account == g.caller.account_id),
-            targets=tuple(body.get("audience", ())),
-            scope=body.get("scope"),
-            lifetime=body.get("lifetime"),
+        """Explain which token an account would get with a credential, without its secret."""
+        fields = self.load()
+        account = self._account(fields.get("account"))
+        api_key = fields.get("api_key")
+        if (fields.get("credential", "password") == "api_key") is not (api_key is not None):
+            raise Invalid.field("api_key", "must be the key's id, with the credential api_key only")
+        scope = fields.get("scope")
+        asked = Asked(
+            scopes=None if scope is None else permissions.parse_scope(scope),
+            targets=tuple(fields.get("audience", ())),
+            lifetime=fields.get("lifetime"),
         )
-        explanation = self.installation.on_behalf.explain(g.caller, account, request)
-        response = json_answer(shown(explanation))
+        found = self.installation.explaining.explain(account, asked, api_key_id=api_key)
+        response = json_answer(self._shown(shape(found)))
         response.headers["Cache-Control"] = "no-store"
         return response
 
+    def _account(self, reference: str | None) -> str:
+        """The id of the account: the caller's own, or with the scope any."""
+        own: str = g.caller.account_id
+        if reference is None:
+            return own
+        try:
+            found = self.installation.accounts.get(reference).id
+        except NotFound:
+            found = ""
+        # SECURITY: who may not see accounts does not learn which there are.
+        if found != own and not g.caller.has(_READ):
+            raise InsufficientScope(_READ)
+        return found or reference
 
-def shown(explanation: Explanation) -> dict[str, Any]:
-    """An explanation as it is answered."""
-    refused = explanation.refused
-    error = None
-    if refused is not None:
-        status = next(STATUS[kind] for kind in type(refused).__mro__ if kind in STATUS)
-        error = oauth_code(status, type(refused))
-    answer: dict[str, Any] = ExplanationShape().dump(
-        {
-            "granted": refused is None,
-            "error": error,
-            "error_description": None if refused is None else refused.detail,
-            "reason": explanation.reason,
-            "claims": explanation.claims,
-            "size": explanation.size,
-            "scopes": [
-                {"name": each.name, "through": each.role or _GRANT, "until": each.until}
-                for each in explanation.scopes
-            ],
-            "missing": [
-                {"name": name, "reason": reason, "message": MESSAGES[reason]}
-                for name, reason in explanation.missing.items()
-            ],
-        }
-    )
-    return answer
-
-
-def _api_key(body: dict[str, Any], *, itself: bool) -> str | None:
-    """The id of the API key that is asked about; ``None`` for the password. Raises ``Invalid``."""
-    key: str | None = body.get("api_key")
-    credential = body.get("credential")
-    if credential is None and key is None and itself:
-        own: str | None = g.caller.api_key_id
-        return own
-    if credential == CredentialKind.API_KEY and key is None:
-        raise Invalid.field("api_key", "is missing: the id of the API key")
-    if credential == CredentialKind.PASSWORD and key is not None:
-        raise Invalid.field("api_key", "goes with the credential api_key only")
-    return key
+    def _shown(self, found: dict[str, Any]) -> dict[str, Any]:
+        for scope in found["scopes"]:
+            scope["until"] = None if scope["until"] is None else rfc3339(scope["until"])
+        for scope in found["missing"]:
+            # Which scopes exist is not everybody's to know.
+            if scope["reason"] == Reason.UNKNOWN_SCOPE and not g.caller.has(_SERVICES):
+                scope["reason"] = Reason.NOT_GRANTED.value
+                scope["message"] = "The account was not granted it."
+        return found

@@ -6,7 +6,7 @@ for everybody.
 
 from typing import Final
 
-from keyosk.web.access import ANYONE, BY_LOGIN, itself_or, scope
+from keyosk.web.access import ANY_CALLER, ANYONE, BY_LOGIN, itself_or, scope
 from keyosk.web.accounts import (
     AccountResource,
     AccountsResource,
@@ -51,8 +51,8 @@ ROUTES: Final = (
     Route("/auth/token", TokenResource, {"GET": BY_LOGIN, "POST": BY_LOGIN}, oauth=True),
     Route("/auth/introspect", IntrospectResource, {"POST": BY_LOGIN}, oauth=True),
     Route("/auth/revoke", RevokeResource, {"POST": BY_LOGIN}, oauth=True),
+    Route("/auth/explain", ExplainResource, {"POST": ANY_CALLER}),
     Route("/auth/revocations", RevocationsResource, _PUBLIC),
-    Route("/auth/explain", ExplainResource, {"POST": itself_or(_ACCOUNTS_READ, in_body=True)}),
     # Any method counts as GET there, OPTIONS too (forward.prepare).
     Route("/auth/forward", ForwardResource, {"GET": BY_LOGIN}),
     Route("/auth/forward/<service>", ForwardResource, {"GET": BY_LOGIN}),

@@ -244,3 +244,45 @@ class StatusShape(Shown):
     """That all is well."""
 
     status = Text(validate=validate.Equal("ok"))
+
+
+class ExplainRequest(Shape):
+    """A token request that is to be explained."""
+
+    account = Text()
+    credential = Text(validate=validate.OneOf(["password", "api_key"]))
+    api_key = Text()
+    audience = fields.List(Text(), validate=validate.Length(max=100))
+    scope = Text()
+    lifetime = Whole(validate=validate.Range(min=1))
+
+
+class ExplainedScopeShape(Shown):
+    """A scope of the token, and what gives it: ``grant`` or a role."""
+
+    name = Text()
+    through = Text()
+    until = Time(allow_none=True)
+
+
+class MissingScopeShape(Shown):
+    """A scope that the token would lack, and why."""
+
+    name = Text()
+    reason = Text()
+    message = Text()
+
+
+class ExplanationShape(Shown):
+    """What a token request would end in."""
+
+    may_lack = frozenset({"error", "error_description", "reason", "claims", "size"})
+
+    granted = Flag()
+    error = Text()
+    error_description = Text()
+    reason = Text()
+    claims = Object()
+    size = Whole()
+    scopes = fields.List(fields.Nested(ExplainedScopeShape))
+    missing = fields.List(fields.Nested(MissingScopeShape))

@@ -41,12 +41,6 @@ _ACCOUNT: Final = {
     "expires_at": None,
 }
 _GRANT: Final = {"name": "todo:write", "with": "password", "until": _UNTIL}
-_GIVEN: Final = {"name": "todo:read", "through": "editor", "until": _UNTIL}
-_MISSING: Final = {
-    "name": "todo:write",
-    "reason": "password_only",
-    "message": "It was granted for logins by password only.",
-}
 _GRANTS: Final = {"scopes": ["todo:read", _GRANT], "roles": ["editor"]}
 _API_KEY: Final = {
     "name": "nightly report",
@@ -119,26 +113,26 @@ EXAMPLES: Final[Mapping[str, Any]] = {
     },
     "Exchange": {"service": "billing", "scopes": ["billing:read"]},
     "ExchangeNew": {"service": "billing", "scopes": ["billing:read"]},
-    "ExplainRequest": {
-        "account": "alice",
-        "credential": "api_key",
-        "api_key": KEY_ID,
-        "audience": ["todo"],
-        "scope": "todo:read",
-        "lifetime": 300,
-    },
+    "ExplainRequest": {"account": "alice", "credential": "password", "scope": "todo:write"},
+    "ExplainedScope": {"name": "todo:read", "through": "editor", "until": None},
     "Explanation": {
-        "granted": True,
-        "error": None,
-        "error_description": None,
-        "reason": None,
-        "claims": {"iss": "https://login.example.com", "sub": _ID, "aud": "todo"},
-        "size": 612,
-        "scopes": [_GIVEN],
-        "missing": [_MISSING],
+        "granted": False,
+        "error": "invalid_scope",
+        "error_description": "This login does not hold, for the audience asked for: todo:write",
+        "scopes": [],
+        "missing": [
+            {
+                "name": "todo:write",
+                "reason": "api_key_only",
+                "message": "It was granted for logins by API key only.",
+            }
+        ],
     },
-    "GivenScope": _GIVEN,
-    "MissingScope": _MISSING,
+    "MissingScope": {
+        "name": "todo:write",
+        "reason": "not_granted",
+        "message": "The account was not granted it.",
+    },
     "Fault": {"field": "username", "message": "is taken"},
     "Grant": _GRANT,
     "GrantNames": {"scopes": ["todo:read"], "roles": []},
