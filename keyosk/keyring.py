@@ -26,6 +26,9 @@ PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519Public
 #: The JOSE names (RFC 7518 section 3.1, RFC 8037) of the algorithms that tokens are signed with.
 ALGORITHMS: Final = ("ES256", "RS256", "PS256", "EdDSA")
 
+#: How long their signatures are.
+SIGNATURE_BYTES: Final[Mapping[str, int]] = {"ES256": 64, "RS256": 384, "PS256": 384, "EdDSA": 64}
+
 _RSA_BITS: Final = 3072  # NIST SP 800-57 part 1: 128 bits of security, as the other algorithms
 #: Characters: 32 random bytes in base64 without padding.
 SHORTEST_SECRET_KEY: Final = 43

@@ -93,6 +93,11 @@ class SigningKeys:
             raise Unavailable("There is no signing key.")
         return self._current
 
+    @property
+    def algorithm(self) -> str:
+        """What tokens are signed with where no service says otherwise."""
+        return self._algorithm
+
     def signer(self, algorithm: str | None) -> Signer:
         """The key that signs with an algorithm, ``None`` for the installation's.
 

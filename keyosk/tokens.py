@@ -17,6 +17,7 @@ from jwt.utils import base64url_encode
 
 from keyosk.errors import BadToken, InvalidRequest, InvalidScope
 from keyosk.ids import new_id
+from keyosk.keyring import SIGNATURE_BYTES
 from keyosk.model import KEYOSK, CredentialKind, Login
 from keyosk.permissions import TYPE, Entitlement
 from keyosk.signing import Signer, SigningKeys
@@ -35,6 +36,8 @@ _METHODS: Final = {CredentialKind.PASSWORD: "pwd", CredentialKind.API_KEY: "api_
 _ALGORITHMS: Final = get_default_algorithms()
 #: Characters: servers cut headers at 8 KiB, and a token is not alone in there.
 LONGEST: Final = 6_144
+#: As long as every other (RFC 7638, SHA-256).
+_A_KID: Final = "x" * 43
 _LONGEST_WAIT: Final = 2.0  # seconds: clocks of two machines may differ
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 _REQUIRED: Final = ["iss", "sub", "aud", "exp", "iat", "jti", "auth_time", "amr", "scope"]
@@ -141,13 +144,13 @@ class Tokens:
     def preview(
         self, login: Login, entitlement: Entitlement, *, lifetime: int | None = None
     ) -> Preview:
-        """What ``issue`` would make now, without making it. Raises as it does."""
-        claims = self._claims(login, entitlement, int(self._clock()), lifetime, None)
-        signer = self._keys.signer(entitlement.algorithm)
-        head = _header(signer.algorithm, signer.kid, entitlement.typ or TYPE)
+        """What ``issue`` would make now, without making it, or a key for it. Raises as it does."""
+        now = max(int(self._clock()), login.tokens_from)
+        claims = self._claims(login, entitlement, now, lifetime, None)
+        algorithm = entitlement.algorithm or self._keys.algorithm
+        head = _header(algorithm, _A_KID, entitlement.typ or TYPE)
         whole = _encode({**claims, "jti": new_id()}).encode()
-        # A signature of nothing is as long as any.
-        signature = base64url_encode(_ALGORITHMS[signer.algorithm].sign(b"", signer.key))
+        signature = base64url_encode(bytes(SIGNATURE_BYTES[algorithm]))
         size = len(head) + len(base64url_encode(whole)) + 1 + len(signature)
         if size > LONGEST:
             raise _too_long(size, entitlement.scopes)
