@@ -16,6 +16,8 @@ from jwt.utils import base64url_encode
 from keyosk import keyring
 from keyosk.signing import Signer
 
+#: As long as every other (RFC 7638, SHA-256).
+_A_KID: Final = "x" * 43
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -60,6 +62,13 @@ def length(signer: Signer, claims: Mapping[str, Any], typ: str) -> int:
     """How many characters ``signed`` would have; nothing is signed but nothing."""
     signature = ALGORITHMS[signer.algorithm].sign(b"", signer.key)
     return len(_content(signer, claims, typ)) + 1 + len(base64url_encode(signature))
+
+
+def expected_length(algorithm: str, claims: Mapping[str, Any], typ: str) -> int:
+    """As ``length``, with a key that is not made yet."""
+    payload = base64url_encode(_encode(claims).encode())
+    signature = base64url_encode(bytes(keyring.SIGNATURE_BYTES[algorithm]))
+    return len(_header(algorithm, _A_KID, typ)) + len(payload) + 1 + len(signature)
 
 
 def _content(signer: Signer, claims: Mapping[str, Any], typ: str) -> bytes:

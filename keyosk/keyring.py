@@ -39,6 +39,12 @@ _ML_DSA: Final[Mapping[str, tuple[Any, Any]]] = {
     "ML-DSA-65": (mldsa.MLDSA65PrivateKey, mldsa.MLDSA65PublicKey),
 }
 
+#: How long their signatures are.
+SIGNATURE_BYTES: Final[Mapping[str, int]] = {
+    "ES256": 64, "RS256": 384, "PS256": 384, "EdDSA": 64,
+    "ML-DSA-44": 2_420, "ML-DSA-65": 3_309,
+}
+
 _RSA_BITS: Final = 3072  # NIST SP 800-57 part 1: 128 bits of security, as the other algorithms
 #: Characters: 32 random bytes in base64 without padding.
 SHORTEST_SECRET_KEY: Final = 43

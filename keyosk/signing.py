@@ -137,10 +137,7 @@ class SigningKeys:
         """
         if compromised is not None and compromised != self.current.compromised:
             self.refresh()
-        keys = self.current
-        signer = keys.default if algorithm is None else keys.signers.get(algorithm)
-        if signer is None and any(key.algorithm == algorithm for key in keys.keys):
-            signer = keys.default
+        signer = self.known_signer(algorithm)
         if signer is None:
             self.ensure(algorithm)
             signer = self.current.signers[algorithm or self.algorithm]
@@ -149,6 +146,14 @@ class SigningKeys:
         wait = signer.published_at + SPREAD - self._clock()
         if wait > 0 and signer.published_at > self.current.every[0].published_at:
             time.sleep(min(wait, SPREAD))
+        return signer
+
+    def known_signer(self, algorithm: str | None) -> Signer | None:
+        """As ``signer``, but ``None`` for an algorithm that has no key yet."""
+        keys = self.current
+        signer = keys.default if algorithm is None else keys.signers.get(algorithm)
+        if signer is None and any(key.algorithm == algorithm for key in keys.keys):
+            return keys.default
         return signer
 
     def verifier(self, kid: str, *, published: bool) -> Verifier | None:

@@ -139,10 +139,15 @@ class Tokens:
     def preview(
         self, login: Login, entitlement: Entitlement, *, lifetime: int | None = None
     ) -> Preview:
-        """What ``issue`` would make now, without making it. Raises as it does."""
-        claims = self._claims(login, entitlement, int(self._clock()), lifetime, None)
-        signer = self._keys.signer(entitlement.algorithm)
-        size = jws.length(signer, {**claims, "jti": new_id()}, entitlement.typ or TYPE)
+        """What ``issue`` would make now, without making it, or a key for it. Raises as it does."""
+        now = max(int(self._clock()), login.tokens_from)
+        claims = self._claims(login, entitlement, now, lifetime, None)
+        whole, typ = {**claims, "jti": new_id()}, entitlement.typ or TYPE
+        signer = self._keys.known_signer(entitlement.algorithm)
+        if signer is not None:
+            size = jws.length(signer, whole, typ)
+        else:
+            size = jws.expected_length(entitlement.algorithm or self._keys.algorithm, whole, typ)
         if size > LONGEST:
             raise _too_long(size, entitlement.scopes)
         return Preview(claims, size)
