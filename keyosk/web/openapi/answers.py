@@ -21,9 +21,14 @@ from keyosk.web.standard_schemas import OAuthErrorShape, ProblemShape
 _Kind = type[errors.KeyoskError]
 
 #: What access decisions end in.
-_LOGIN: Final = (errors.BadCredentials, errors.Unavailable)
-_CALLER: Final = (*_LOGIN, errors.BadToken, errors.Forbidden, errors.InsufficientScope)
-_HEADERS: Final = {401: "WWW-Authenticate", 403: "WWW-Authenticate", 503: "Retry-After"}
+_LOGIN: Final = (errors.BadCredentials, errors.Forbidden, errors.Throttled, errors.Unavailable)
+_CALLER: Final = (*_LOGIN, errors.BadToken, errors.InsufficientScope)
+_HEADERS: Final = {
+    401: "WWW-Authenticate",
+    403: "WWW-Authenticate",
+    429: "Retry-After",
+    503: "Retry-After",
+}
 #: What the server answers before an address can matter: a problem at OAuth's addresses too.
 _BY_SERVER: Final = 413
 _WITH_FAULTS: Final = (errors.Invalid.code, errors.Conflict.code)
