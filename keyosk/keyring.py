@@ -88,7 +88,8 @@ def public_key(jwk: Mapping[str, str]) -> PublicKey:
     for, on another curve or none, too weak (RFC 7518 section 3.3).
     """
     uses = _USES.get((jwk["kty"], jwk.get("crv")), ())
-    if jwk.get("alg", *uses[:1]) not in uses or jwk.get("use", "sig") != "sig" or "key_ops" in jwk:
+    for_verifying = jwk.get("use", "sig") == "sig" and "verify" in jwk.get("key_ops", "verify")
+    if not for_verifying or jwk.get("alg", *uses[:1]) not in uses:
         raise ValueError("this is no key that tokens are verified with")
     if jwk["kty"] == "EC":
         return ec.EllipticCurvePublicNumbers(
