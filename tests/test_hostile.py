@@ -459,7 +459,7 @@ def ask(server: LiveServer, request: bytes, source: str) -> Answer | None:
         return None
     head, _, body = received.partition(b"\r\n\r\n")
     first, *lines = head.decode("latin-1").split("\r\n")
-    match = re.fullmatch(r"HTTP/1\.1 (\d{3}) [ -~]+", first)
+    match = re.fullmatch(r"HTTP/1\.[01] (\d{3}) [ -~]+", first)
     assert match, received[:200]
     pairs = [line.partition(": ")[::2] for line in lines]
     return Answer(int(match[1]), {name.lower(): value for name, value in pairs}, body)
