@@ -17,7 +17,7 @@ import pytest
 import live
 from keyosk.web.routes import ROUTES
 from live import Client, LiveServer
-from people import done, make_key, make_person
+from people import done, make_key, make_person, make_role, make_service
 
 pytestmark = pytest.mark.attack
 
@@ -28,8 +28,6 @@ SECURITY = {
     "strict-transport-security": "max-age=31536000",
 }
 OAUTH = {route.path for route in ROUTES if route.oauth}
-STREAMED = {route.path for route in ROUTES if route.streams}
-PATHS = [route.path for route in ROUTES]
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 INSIDE = re.compile(
@@ -102,7 +100,9 @@ class Answer:
 class Hostile:
     """Makes requests by chance, the same for the same seed."""
 
-    def __init__(self, seed: str, token: str, key: str) -> None:
+    def __init__(self, seed: str, token: str, key: str, known: Mapping[str, str]) -> None:
+        """``known``: what the variable parts of addresses may name."""
+        self._known = known
         self.random = random.Random(seed)
         self.token = token
         self._key = key
@@ -133,10 +133,14 @@ class Hostile:
         """Bytes that can stand in a header without ending it."""
         return re.sub(rb"[\r\n\0]", b"?", self.raw())[:3000]
 
-    def address(self) -> bytes:
-        """An address of ours whose variable parts are hostile."""
-        path = self.random.choice(PATHS)
-        return re.sub(r"<\w+>", lambda _: self.segment(), path).encode()
+    def address(self, *methods: str) -> bytes:
+        """An address of ours that knows one of the methods; its variable parts are hostile."""
+        some = self.random
+        path = some.choice([r.path for r in ROUTES if not methods or r.access.keys() & {*methods}])
+        known = self._known if some.randrange(2) else {}
+        return re.sub(
+            r"<(\w+)>", lambda found: known.get(found[1]) or self.segment(), path
+        ).encode()
 
     def segment(self) -> str:
         return quote(self.raw()[:1500], safe=self.random.choice(("", "/", "/:@'()*;=")))
@@ -312,7 +316,8 @@ class Hostile:
         headers = {**self.known(), "Content-Type": some.choice(types)}
         if some.randrange(8) == 0:
             headers["Idempotency-Key"] = self.line()
-        return self.build(some.choice(("POST", "PUT", "PATCH")), self.address(), headers, body)
+        method = some.choice(("POST", "PUT", "PATCH"))
+        return self.build(method, self.address(method), headers, body)
 
     def form(self) -> bytes:
         some = self.random
@@ -503,7 +508,12 @@ def fire(server: LiveServer, admin: Client, seed: str, number: int) -> Counter[i
         text: str = done(login.post("/auth/token", data={"audience": "keyosk"}))["access_token"]
         return text
 
-    hostile = Hostile(seed, token(), f"{attacker.username}:{secret}")
+    known = {
+        "account": make_person(server, admin).id,
+        "service": make_service(admin),
+        "role": make_role(admin),
+    }
+    hostile = Hostile(seed, token(), f"{attacker.username}:{secret}", known)
     found: Counter[int] = Counter()
     source = live.source()
     for sent in range(number):
