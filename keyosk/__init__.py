@@ -16,7 +16,7 @@ keys that Keyosk publishes.
     config  keyring  passwords  password_rules  usernames
                           the only users of the environment, cryptography, passlib, zxcvbn,
                           precis-i18n
-    api_key_form  checks  ids  merge  password_hashes  setting_rules
+    api_key_form  checks  ids  jws_form  merge  password_hashes  setting_rules
                           forms and rules without a library that shapes them
     model  errors         frozen values; what can go wrong
 

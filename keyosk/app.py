@@ -175,6 +175,7 @@ def build(config: Config, *, clock: Callable[[], float] = time.time) -> Installa
     return Installation(
         issuer=config.issuer,
         trusted_proxies=config.trusted_proxies,
+        cors_origins=config.cors_origins,
         clock=clock,
         database=database,
         accounts=accounts,

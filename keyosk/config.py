@@ -159,6 +159,12 @@ class Config:
         "A list of addresses and networks whose forwarded headers count.",
         default_text="none",
     )
+    cors_origins: tuple[str, ...] = _setting(
+        rules.origins,
+        "",
+        "A list of origins whose scripts may read public documents, and call the API by Bearer.",
+        default_text="none",
+    )
     log_level: str = _setting(
         rules.one_of("debug", "info", "warning", "error"),
         "info",

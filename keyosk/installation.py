@@ -31,6 +31,7 @@ class Installation:
 
     issuer: str
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
+    cors_origins: tuple[str, ...]
     clock: Callable[[], float]
     database: Database
     accounts: Accounts

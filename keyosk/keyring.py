@@ -41,10 +41,23 @@ _ML_DSA: Final[Mapping[str, tuple[Any, Any]]] = {
 
 #: How long their signatures are.
 SIGNATURE_BYTES: Final[Mapping[str, int]] = {
-    "ES256": 64, "RS256": 384, "PS256": 384, "EdDSA": 64,
-    "ML-DSA-44": 2_420, "ML-DSA-65": 3_309,
+    "ES256": 64,
+    "RS256": 384,
+    "PS256": 384,
+    "EdDSA": 64,
+    "ML-DSA-44": 2_420,
+    "ML-DSA-65": 3_309,
 }
 
+_SHORTEST_RSA_BITS: Final = 2048  # RFC 7518 section 3.3
+_EXPONENT: Final = 65537
+#: What a key of each type is for; ES256 knows one curve, EdDSA has one here.
+_USES: Final[Mapping[tuple[str, str | None], Sequence[str]]] = {
+    ("EC", "P-256"): ("ES256",),
+    ("RSA", None): ("RS256", "PS256"),
+    ("OKP", "Ed25519"): ("EdDSA",),
+    ("AKP", None): OWN_SET_ALGORITHMS,
+}
 _RSA_BITS: Final = 3072  # NIST SP 800-57 part 1: 128 bits of security, as the other algorithms
 #: Characters: 32 random bytes in base64 without padding.
 SHORTEST_SECRET_KEY: Final = 43
@@ -99,13 +112,24 @@ def thumbprint(jwk: Mapping[str, Any]) -> str:
 
 
 def public_key(jwk: Mapping[str, str]) -> PublicKey:
-    """The key object of a public JWK that ``public_jwk`` made."""
+    """The key object of a public JWK that ``public_jwk`` made.
+
+    Raises ``ValueError`` for another one: of another use, for another algorithm than its type is
+    for, on another curve or none, too weak (RFC 7518 section 3.3).
+    """
+    uses = _USES.get((jwk["kty"], jwk.get("crv")), ())
+    for_verifying = jwk.get("use", "sig") == "sig" and "verify" in jwk.get("key_ops", "verify")
+    if not for_verifying or jwk.get("alg", *uses[:1]) not in uses:
+        raise ValueError("this is no key that tokens are verified with")
     if jwk["kty"] == "EC":
         return ec.EllipticCurvePublicNumbers(
             _number(jwk["x"]), _number(jwk["y"]), ec.SECP256R1()
         ).public_key()
     if jwk["kty"] == "RSA":
-        return rsa.RSAPublicNumbers(_number(jwk["e"]), _number(jwk["n"])).public_key()
+        numbers = rsa.RSAPublicNumbers(_number(jwk["e"]), _number(jwk["n"]))
+        if numbers.e < _EXPONENT or numbers.n.bit_length() < _SHORTEST_RSA_BITS:
+            raise ValueError("this RSA key is too weak")
+        return numbers.public_key()
     if jwk["kty"] == "AKP":
         read: PublicKey = _ML_DSA[jwk["alg"]][1].from_public_bytes(_bytes(jwk["pub"]))
         return read

@@ -137,6 +137,24 @@ def networks(value: object) -> tuple[Network, ...]:
         ) from None
 
 
+def origins(value: object) -> tuple[str, ...]:
+    """Web origins as browsers send them (RFC 6454 section 6.2), none included.
+
+    SECURITY: neither ``*`` nor ``null``, which every page can be.
+    """
+    items = _items(value)
+    for item in items:
+        scheme, _, rest = item.partition("://")
+        usual = {"http": ":80", "https": ":443"}.get(scheme)
+        good = _address(re.fullmatch(rf"{_ADDRESS}?", rest)) is not None
+        if usual is None or not good or item != item.lower() or item.endswith(usual):
+            raise ValidationError(
+                "must be origins as browsers send them, such as https://app.example.org: lower "
+                "case, without path, and without the port that is usual"
+            )
+    return tuple(items)
+
+
 def whole(low: int, high: int) -> fields.Field[Any]:
     """A whole number from ``low`` to ``high``."""
 

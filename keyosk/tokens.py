@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 
 import jwt
 
-from keyosk import jws
+from keyosk import jws, jws_form
 from keyosk.errors import BadToken, InvalidRequest, InvalidScope
 from keyosk.ids import new_id
 from keyosk.model import KEYOSK, CredentialKind, Login
@@ -33,6 +33,11 @@ _METHODS: Final = {CredentialKind.PASSWORD: "pwd", CredentialKind.API_KEY: "api_
 #: Characters: servers cut headers at 8 KiB, and a token is not alone in there.
 LONGEST: Final = 6_144
 _LONGEST_WAIT: Final = 2.0  # seconds: clocks of two machines may differ
+_READ: Final[Mapping[str, type]] = {
+    **dict.fromkeys(("sub", "preferred_username", "client_id", "scope", "jti"), str),
+    **dict.fromkeys(("iat", "exp", "auth_time"), int),
+}
+_LATEST: Final = 2**53  # beyond it JSON's numbers are no longer whole everywhere
 _REQUIRED: Final = ["iss", "sub", "aud", "exp", "iat", "jti", "auth_time", "amr", "scope"]
 
 
@@ -257,10 +262,10 @@ class Tokens:
         self, text: str, *, typ: Sequence[str], published: bool = True, **checks: Any
     ) -> dict[str, Any]:
         try:
-            header = jwt.get_unverified_header(text)
-            verifier = self._keys.verifier(header.get("kid", ""), published=published)
+            header = jws_form.header_of(text, longest=LONGEST)
+            verifier = self._keys.verifier(header["kid"], published=published)
             # SECURITY: a revocation document or another kind of JWT is no access token.
-            if verifier is None or str(header.get("typ", "")).lower() not in map(str.lower, typ):
+            if verifier is None or header["typ"].lower() not in map(str.lower, typ):
                 raise BadToken("The token is not valid.")
             claims: dict[str, Any] = jwt.decode(
                 text, cast(Any, verifier.key), algorithms=[verifier.algorithm], **checks
@@ -287,20 +292,34 @@ def _too_long(length: int, scopes: Sequence[str]) -> InvalidScope:
 
 
 def _read(claims: dict[str, Any], kid: str) -> Claims:
+    # SECURITY: PyJWT takes a text for a number, and looks into neither half of these.
+    if not all(type(claims[name]) is kind for name, kind in _READ.items()):
+        raise TypeError
+    audiences = [claims["aud"]] if isinstance(claims["aud"], str) else claims["aud"]
+    key_id, actor = claims.get("key_id"), claims.get("act")
+    by_key = claims["amr"] == [_METHODS[CredentialKind.API_KEY]]
+    if not (
+        claims["exp"] < _LATEST
+        and isinstance(audiences, list)
+        and audiences
+        and isinstance(key_id, str) == by_key
+        and isinstance(actor, dict | None)
+    ):
+        raise TypeError
     methods = {method: kind for kind, method in _METHODS.items()}
     return Claims(
         account_id=claims["sub"],
         username=claims["preferred_username"],
         credential=methods[claims["amr"][0]],
-        api_key_id=claims.get("key_id"),
+        api_key_id=key_id,
         scopes=frozenset(claims["scope"].split()),
         authenticated_at=claims["auth_time"],
         id=claims["jti"],
         kid=kid,
         issued_at=claims["iat"],
         expires_at=claims["exp"],
-        audiences=(audience,) if isinstance(audience := claims["aud"], str) else tuple(audience),
+        audiences=tuple(audiences),
         client=claims["client_id"],
-        actor=claims.get("act"),
+        actor=actor,
         scope=claims["scope"],
     )

@@ -77,6 +77,7 @@ def test_everything_works_with_nothing_set() -> None:
         "argon2_time_cost": 2,
         "argon2_parallelism": 1,
         "trusted_proxies": (),
+        "cors_origins": (),
         "log_level": "info",
     }
     assert config.warnings == ()
@@ -327,6 +328,25 @@ def test_a_proxy_that_is_no_network_is_refused(text: str) -> None:
     assert "IP addresses or networks" in refusal("KEYOSK_TRUSTED_PROXIES", text)
 
 
+def test_origins_are_as_browsers_send_them() -> None:
+    text = "https://app.example.org, http://localhost:3000,https://[::1]:8443"
+    config = load({"KEYOSK_CORS_ORIGINS": text})
+    assert config.cors_origins == tuple(text.replace(" ", "").split(","))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("*", "null", "app.example.org", "https://app.example.org/", "https://App.example.org"),
+        *("https://*.example.org", "https://app.example.org:443", "http://app.example.org:80"),
+        *("ftp://app.example.org", "https://me@app.example.org", "https://", "HTTPS://app.org"),
+        *("https://app.example.org?x", "https://app.example.org#x", "https://a b"),
+    ],
+)
+def test_an_origin_that_no_browser_sends_is_refused(text: str) -> None:
+    assert "origins as browsers send them" in refusal("KEYOSK_CORS_ORIGINS", text)
+
+
 def test_the_admin_can_be_chosen() -> None:
     config = load({"KEYOSK_ADMIN_USERNAME": "Zoë", "KEYOSK_ADMIN_PASSWORD": f" {PASSWORD} "})
     assert (config.admin_username, config.admin_password) == ("Zoë", f" {PASSWORD} ")
@@ -346,8 +366,8 @@ def test_an_admin_password_of_the_wrong_length_is_refused(length: int) -> None:
 @pytest.mark.parametrize("value", ["{a = 1}", "1979-05-27", "[[1]]", "[{}]", "''"])
 def test_a_value_of_the_wrong_type_is_refused(row: Any, value: str, folder: Path) -> None:
     toml(folder, f"{row.name} = {value}")
-    if (row.name, value) == ("trusted_proxies", "''"):
-        assert load({}).trusted_proxies == ()
+    if row.name in ("trusted_proxies", "cors_origins") and value == "''":
+        assert getattr(load({}), row.name) == ()
     else:
         assert list(faults({})) == [f"keyosk.toml: {row.name}"]
 
@@ -631,6 +651,7 @@ def test_describe_masks_secrets_and_shows_the_rest() -> None:
         ("KEYOSK_ARGON2_TIME_COST", "2", "default"),
         ("KEYOSK_ARGON2_PARALLELISM", "1", "default"),
         ("KEYOSK_TRUSTED_PROXIES", "10.0.0.0/8, ::1/128", "environment"),
+        ("KEYOSK_CORS_ORIGINS", "none", "default"),
         ("KEYOSK_LOG_LEVEL", "info", "default"),
     ]
 

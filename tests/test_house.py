@@ -27,6 +27,7 @@ FLOORS: Final = (
         "checks",
         "usernames",
         "api_key_form",
+        "jws_form",
         "password_hashes",
         "passwords",
         "password_rules",

@@ -12,7 +12,7 @@ from keyosk.authentication import caller
 from keyosk.errors import BadCredentials, InsufficientScope, RefusedByRule
 from keyosk.installation import Installation
 from keyosk.model import ADMIN, KEYOSK, Caller, CredentialKind, Login
-from keyosk.web import basic
+from keyosk.web import basic, browsers
 
 ME: Final = "me"
 
@@ -118,10 +118,14 @@ def still(installation: Installation, caller: Caller, scope: str) -> Caller:
 
 
 def login(installation: Installation) -> Login:
-    """The login that the request's Basic header proves. Raises ``BadCredentials``."""
+    """The login that the request's Basic header proves.
+
+    Raises ``BadCredentials``, and ``Forbidden`` where a browser may have added it by itself.
+    """
     header = request.headers.get("Authorization")
     if header is None:
         raise BadCredentials
+    browsers.check_login()
     return installation.authentication.by_secret(basic.candidates(header), address=g.address)
 
 

@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 from wsgiref.types import StartResponse, WSGIApplication
 
@@ -15,8 +15,8 @@ from keyosk import api_key_form
 from keyosk.errors import BadCredentials, RefusedByRule
 from keyosk.ids import new_id
 from keyosk.installation import Installation
-from keyosk.web import basic, documentation, errors, forward, metadata
-from keyosk.web.access import Gate
+from keyosk.web import basic, browsers, documentation, errors, forward, metadata
+from keyosk.web.access import ANYONE, Gate
 from keyosk.web.answers import nothing
 from keyosk.web.routes import ROUTES
 from keyosk.web.source import Network, address_of
@@ -122,6 +122,9 @@ def create(installation: Installation) -> Flask:
     app.extensions[metadata.EXTENSION] = metadata.Metadata(ROUTES, installation.issuer)
     oauth = frozenset(route.path for route in ROUTES if route.oauth)
     _add_pipeline(app, installation, gate, oauth)
+    if installation.cors_origins:
+        public = {name for name, route in routes.items() if {*route.access.values()} == {ANYONE}}
+        _add_sharing(app, installation.cors_origins, public)
     return app
 
 
@@ -168,6 +171,15 @@ def _add_pipeline(
     app.wsgi_app = _Envelope(  # type: ignore[method-assign]  # as Flask documents it
         app.wsgi_app, installation.trusted_proxies
     )
+
+
+def _add_sharing(app: Flask, origins: Collection[str], public: Collection[str]) -> None:
+    """``public``: the endpoints that need no login whatever the method."""
+
+    @app.after_request
+    def shared(response: Response) -> Response:
+        browsers.share(response, origins, is_public=request.endpoint in public)
+        return response
 
 
 def _options() -> Response:

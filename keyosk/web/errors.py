@@ -98,6 +98,7 @@ SENTENCES: Final[Mapping[str, str]] = {
     "not_found": "There is nothing at this address.",
     "method_not_allowed": "This address does not know the method; Allow lists those it knows.",
     "body_too_large": "The body is larger than this address takes.",
+    "request_line_too_long": "The address and its query are longer than allowed.",
     "unsupported_media_type": "The body must be JSON (Content-Type: application/json).",
     "internal_error": "Something went wrong here. The log has more under this request_id.",
 }

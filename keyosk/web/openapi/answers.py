@@ -21,11 +21,16 @@ from keyosk.web.standard_schemas import OAuthErrorShape, ProblemShape
 _Kind = type[errors.KeyoskError]
 
 #: What access decisions end in.
-_LOGIN: Final = (errors.BadCredentials, errors.Unavailable)
-_CALLER: Final = (*_LOGIN, errors.BadToken, errors.Forbidden, errors.InsufficientScope)
-_HEADERS: Final = {401: "WWW-Authenticate", 403: "WWW-Authenticate", 503: "Retry-After"}
+_LOGIN: Final = (errors.BadCredentials, errors.Forbidden, errors.Throttled, errors.Unavailable)
+_CALLER: Final = (*_LOGIN, errors.BadToken, errors.InsufficientScope)
+_HEADERS: Final = {
+    401: "WWW-Authenticate",
+    403: "WWW-Authenticate",
+    429: "Retry-After",
+    503: "Retry-After",
+}
 #: What the server answers before an address can matter: a problem at OAuth's addresses too.
-_BY_SERVER: Final = 413
+_BY_SERVER: Final = (413, 414)
 _WITH_FAULTS: Final = (errors.Invalid.code, errors.Conflict.code)
 _WRITES: Final = ("PUT", "PATCH", "DELETE")
 
@@ -52,6 +57,7 @@ _OTHERS: Final = tuple(
     for code, status in (
         ("bad_request", 400),
         ("body_too_large", 413),
+        ("request_line_too_long", 414),
         ("unsupported_media_type", 415),
         ("internal_error", 500),
     )
@@ -87,17 +93,19 @@ class Call:
         """What it can end in but success."""
         found: set[_Kind] = set(self.operation.raises)
         others = {"internal_error"}
+        has_rules = self.operation.lists is not None or self.operation.query is not None
         if self.access.by_login:
             found.update(_LOGIN)
         elif not self.access.anyone:
             found.update(_CALLER)
         if self.path_parameters:
             found.add(errors.NotFound)
+        if self.path_parameters or has_rules:
+            others.add("request_line_too_long")
         if self.takes_if_match:
             found.update((errors.Stale, errors.Invalid))
         if self.operation.forced:
             found.update((errors.InUse, errors.Invalid))
-        has_rules = self.operation.lists is not None or self.operation.query is not None
         if not self.route.oauth and (has_rules or self.is_repeatable):
             found.add(errors.Invalid)
         if self.operation.takes is not None:
@@ -130,7 +138,7 @@ class Answers:
                 "headers": _headers("ETag"),
             }
         for status, failures in _by_status(call.failures()).items():
-            is_oauth = call.route.oauth and status != _BY_SERVER
+            is_oauth = call.route.oauth and status not in _BY_SERVER
             answers[str(status)] = (
                 self._oauth_error(failures) if is_oauth else self._problem(status)
             )

@@ -1,0 +1,444 @@
+"""Forged tokens, by the classes of RFC 8725: refused wherever a token is taken."""
+
+import base64
+import hashlib
+import hmac
+import json
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from jwt.algorithms import get_default_algorithms
+
+from keyosk import app, config, keyring
+from keyosk.errors import BadToken
+from keyosk.web.routes import ROUTES
+from live import Client, LiveServer
+from people import done, make_key, make_person, make_service
+
+pytestmark = pytest.mark.attack
+
+ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of P-256
+HASHES = {"HS256": hashlib.sha256, "HS384": hashlib.sha384, "HS512": hashlib.sha512}
+NONE = ("none", "None", "NONE", "nOnE", "none ", " none", "", "null", "no\u017fne", "\u0000none")
+HOUR = 3600
+EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
+ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
+SIGN = get_default_algorithms()
+
+
+def b64(data: bytes | str) -> str:
+    raw = data.encode() if isinstance(data, str) else data
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def part(value: Any) -> str:
+    return b64(json.dumps(value, separators=(",", ":")))
+
+
+class Forge:
+    """A real token of a running Keyosk, the very key that it signs with, and another key."""
+
+    def __init__(self, server: LiveServer, admin: Client, trap: int) -> None:
+        self.server = server
+        self.trap = f"http://127.0.0.1:{trap}/keys"
+        self.first, self.second = make_service(admin), make_service(admin)
+        backend = make_person(server, admin)
+        exchanges = [{"service": self.second, "scopes": [f"{self.second}:read"]}]
+        body = {"account": backend.username, "exchanges": exchanges}
+        done(admin.patch(f"/services/{self.first}", json=body))
+        owner = make_person(server, admin, "keyosk:admin", f"{self.first}:read")
+        self.refresh = self._refresh_token(admin, owner)
+        # Its password is hashed once: all others who ask come by key.
+        self.backend = server.client(backend.username, make_key(admin, backend)[1])
+        self.owner = server.client(owner.username, make_key(admin, owner)[1])
+        self.genuine = owner.login().post("/auth/token", data={"audience": "keyosk"}).json()
+        self.claims: dict[str, Any] = jwt.decode(
+            self.genuine["access_token"], options={"verify_signature": False}
+        )
+        # For all that takes tokens at once: as Keyosk would sign it.
+        self.claims["aud"] = ["keyosk", self.first]
+        self.claims["scope"] += f" {self.first}:read"
+        self.installation = app.build(config.load(server.environment))
+        self.signer = self.installation.signing_keys.signer(None)
+        self.foreign = keyring.generate("ES256")
+        self.public = keyring.public_jwk(self.signer.key, "ES256")
+        self.stranger = keyring.public_jwk(self.foreign, "ES256")
+        self.header = {"alg": "ES256", "kid": self.signer.kid, "typ": "at+jwt"}
+
+    def _refresh_token(self, admin: Client, owner: Any) -> str:
+        done(admin.patch(f"/services/{self.first}", json={"refresh_allowed": True}))
+        form = {"audience": self.first, "scope": f"{self.first}:read offline_access"}
+        text: str = done(owner.login().post("/auth/token", data=form))["refresh_token"]
+        return text
+
+    def head(self, **changes: Any) -> dict[str, Any]:
+        return self._but(self.header, changes)
+
+    def body(self, **changes: Any) -> dict[str, Any]:
+        return self._but(self.claims, changes)
+
+    @staticmethod
+    def _but(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+        changed = {**base, **changes}
+        return {name: value for name, value in changed.items() if value is not ...}
+
+    def sign(self, head: str, body: str, key: Any = None, algorithm: str = "ES256") -> str:
+        """A JWS over two parts as they are, by the right key unless told otherwise."""
+        content = f"{head}.{body}"
+        signature = SIGN[algorithm].sign(content.encode(), key or self.signer.key)
+        return f"{content}.{b64(signature)}"
+
+    def right(self, head: Any = None, body: Any = None) -> str:
+        return self.sign(part(head or self.header), part(body or self.claims))
+
+
+def forgeries(forge: Forge) -> dict[str, str]:
+    """Every forgery, by what it tries."""
+    found: dict[str, str] = {}
+    good = forge.right()
+    head, body, signature = good.split(".")
+    raw = base64.urlsafe_b64decode(signature + "==")
+    r, s = raw[:32], raw[32:]
+
+    # 2.1, 3.1: the algorithm
+    for word in NONE:
+        found[f"none {word!r}"] = f"{part(forge.head(alg=word))}.{body}."
+        found[f"none with a signature {word!r}"] = (
+            f"{part(forge.head(alg=word))}.{body}.{signature}"
+        )
+    for value in (None, ["ES256"], {"ES256": 1}, 1, True, ...):
+        found[f"alg {value!r}"] = forge.right(forge.head(alg=value))
+    public_key = forge.signer.key.public_key()
+    pem = keyring.public_pem(forge.public).encode()
+    secrets = {
+        "pem": pem,
+        "pem stripped": pem.strip(),
+        "pem crlf": pem.replace(b"\n", b"\r\n"),
+        "der": public_key.public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        ),
+        "point": public_key.public_bytes(
+            serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint
+        ),
+        "jwk": json.dumps(forge.public).encode(),
+        "jwk compact": json.dumps(forge.public, separators=(",", ":")).encode(),
+        "jwks": json.dumps({"keys": [forge.public]}, indent=1).encode() + b"\n",
+        "x": forge.public["x"].encode(),
+        "kid": forge.signer.kid.encode(),
+        "empty": b"",
+        "zero": b"\0" * 32,
+    }
+    for algorithm, digest in HASHES.items():
+        for name, secret in secrets.items():
+            content = f"{part(forge.head(alg=algorithm))}.{body}"
+            mac = hmac.digest(secret, content.encode(), digest)
+            found[f"{algorithm} with the {name}"] = f"{content}.{b64(mac)}"
+    content = f"{part(forge.head(alg='ES384'))}.{body}"
+    der = forge.signer.key.sign(content.encode(), ec.ECDSA(hashes.SHA384()))
+    found["ES384 by the right key"] = f"{content}.{b64(der)}"
+    found["es256 in small letters"] = forge.right(forge.head(alg="es256"))
+    for algorithm in ("RS256", "PS256", "EdDSA"):
+        key = keyring.generate(algorithm)
+        other = forge.head(alg=algorithm)
+        found[f"{algorithm} by another key"] = forge.sign(part(other), body, key, algorithm)
+        named = forge.head(alg=algorithm, kid=keyring.public_jwk(key, algorithm)["kid"])
+        found[f"{algorithm} by its own kid"] = forge.sign(part(named), body, key, algorithm)
+
+    # 2.2, 3.2: the signature
+    number = int.from_bytes(s)
+    weak = {
+        "none": b"",
+        "zeros": bytes(64),
+        "r 0": bytes(32) + s,
+        "s 0": r + bytes(32),
+        "r s n": ORDER.to_bytes(32) * 2,
+        "s negative": r + ((-number) % 2**256).to_bytes(32),
+        "s plus n": r + ((number + ORDER) % 2**256).to_bytes(32),
+        "half": r,
+        "longer": raw + b"\0",
+        "leading zero": b"\0" + raw,
+        "padded halves": b"\0" + r + b"\0" + s,
+        "der": SIGN_DER(forge, f"{head}.{body}"),
+        "ones": (1).to_bytes(32) * 2,
+    }
+    for name, value in weak.items():
+        found[f"signature {name}"] = f"{head}.{body}.{b64(value)}"
+    found["claims changed"] = f"{head}.{part(forge.body(sub='admin'))}.{signature}"
+    found["header changed"] = f"{part(forge.head(typ='AT+JWT'))}.{body}.{signature}"
+
+    # 3.10, 3.5: keys that the token brings or tells of, and the kid
+    brought = {
+        "jwk": forge.stranger,
+        "jku": forge.trap,
+        "x5u": forge.trap,
+        "x5c": [b64(b"certificate")],
+        "x5t": b64(bytes(20)),
+        "x5t#S256": b64(bytes(32)),
+        "jwks": {"keys": [forge.stranger]},
+        "iss": forge.trap,
+        "url": forge.trap,
+    }
+    for name, value in brought.items():
+        for kid in (forge.signer.kid, forge.stranger["kid"], ...):
+            by = part(forge.head(kid=kid, **{name: value}))
+            found[f"{name} {str(kid)[:9]}"] = forge.sign(by, body, forge.foreign)
+        found[f"{name} by the right key"] = forge.right(forge.head(**{name: value}))
+    kids: tuple[Any, ...] = (
+        *("../../../../dev/null", "/dev/null", "x' OR '1'='1", "'; DROP TABLE account; --", ""),
+        *("| sleep 9", forge.trap, "\u0000", forge.signer.kid.lower(), f" {forge.signer.kid}"),
+        *(f"{forge.signer.kid}\u0000", f"{forge.signer.kid}.pem", "0", forge.stranger["kid"]),
+        *(None, 0, -1, 1.5, True, [], [forge.signer.kid], {}, {"kid": forge.signer.kid}, ...),
+    )
+    for kid in kids:
+        found[f"kid {kid!r}"[:60]] = forge.right(forge.head(kid=kid))
+        found[f"kid {kid!r}"[:60] + " foreign"] = forge.sign(
+            part(forge.head(kid=kid)), body, forge.foreign
+        )
+    found["another key under our kid"] = forge.sign(head, body, forge.foreign)
+
+    # RFC 7515 section 4.1.11, RFC 7797
+    for crit in (["x"], ["exp"], ["b64"], [], "x", None, ["alg"]):
+        found[f"crit {crit!r}"] = forge.right(forge.head(crit=crit, x=1, b64=True))
+    found["crit alone"] = forge.right(forge.head(crit=["exp"]))
+    detached = json.dumps(forge.claims)
+    unencoded = forge.head(b64=False, crit=["b64"])
+    found["b64 false"] = forge.right(unencoded)
+    found["b64 false, in the clear"] = forge.sign(part(unencoded), detached)
+    found["b64 false without crit"] = forge.right(forge.head(b64=False))
+    found["zip"] = forge.right(forge.head(zip="DEF"))
+    found["cty"] = forge.right(forge.head(cty="JWT"))
+
+    # 2.8, 3.11: other kinds
+    for typ in (
+        *("revocations+jwt", "checkpoint+jwt", "JWT", "jwt", "logout+jwt", "at+jwt ", "", "at"),
+        *("application/at+jwt", "dpop+jwt", "refresh+jwt", "audit-checkpoint+jwt"),
+        *(None, 1, ["at+jwt"], {"at+jwt": 1}, ...),
+    ):
+        found[f"typ {typ!r}"] = forge.right(forge.head(typ=typ))
+    found["refresh token"] = forge.refresh
+    nested = forge.sign(head, b64(json.dumps(good)))
+    found["nested"] = nested
+    found["nested with cty"] = forge.sign(part(forge.head(cty="JWT")), b64(good))
+    jwe = part({"alg": "dir", "enc": "A256GCM", "kid": forge.signer.kid})
+    found["JWE"] = f"{jwe}..{b64(bytes(12))}.{body}.{b64(bytes(16))}"
+    found["JSON serialization"] = json.dumps(
+        {"payload": body, "signatures": [{"protected": head, "signature": signature}]}
+    )
+
+    # Written in another way
+    doubled = json.dumps(forge.header)
+    for name, value in (("alg", "none"), ("kid", forge.stranger["kid"]), ("typ", "x")):
+        later = f'{doubled[:-1]},"{name}":"{value}"}}'
+        found[f"{name} twice, bad last"] = forge.sign(b64(later), body)
+        found[f"{name} twice, good last"] = forge.sign(
+            b64(f'{{"{name}":"{value}",{doubled[1:]}'), body
+        )
+    found["same member twice"] = forge.sign(b64(f'{doubled[:-1]},"alg":"ES256"}}'), body)
+    found["escaped member twice"] = forge.sign(b64(f'{doubled[:-1]},"\\u0061lg":"none"}}'), body)
+    for name, text in {
+        "array": "[]", "text": '"x"', "number": "1", "null": "null", "nothing": "",
+        "deep": "[" * 2000, "no json": "{", "pairs": '[["alg","ES256"]]',
+    }.items():  # fmt: skip
+        found[f"header {name}"] = forge.sign(b64(text), body)
+        found[f"claims {name}"] = forge.sign(head, b64(text))
+    found["header utf-16"] = forge.sign(b64(doubled.encode("utf-16")), body)
+    found["header latin-1"] = forge.sign(b64(b'{"alg":"ES256","kid":"\xe9","typ":"at+jwt"}'), body)
+    found["padding"] = f"{good}=" if len(signature) % 4 == 3 else f"{good}=="
+    found["padding in the middle"] = forge.sign(head + "=", body)
+    for letter in ("=", "!", "+", "/", "%3D", "\u00a0", ","):
+        found[f"{letter!r} after"] = f"{good}{letter}"
+        found[f"{letter!r} within"] = f"{head}.{body[:5]}{letter}{body[5:]}.{signature}"
+    found["space within"] = f"{head}.{body}. {signature}"
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    stray = letters[letters.index(signature[-1]) ^ 1]
+    found["stray bits"] = f"{good[:-1]}{stray}"
+    found["other alphabet"] = good.replace("-", "+").replace("_", "/") + "+"
+    for dots in (f"{good}.", f".{good}", f"{good}.{signature}", f"{head}.{body}", head, ".", ".."):
+        found[f"dots {dots[:3]}{dots.count('.')}{len(dots)}"] = dots
+    found["long header"] = forge.right(forge.head(kid="k" * 5000))
+    found["long claims"] = forge.right(body=forge.body(x="x" * 5000))
+
+    # 3.8, 3.9, 3.10: the claims
+    now = int(time.time())
+    claims: list[dict[str, Any]] = [
+        *({"iss": value} for value in (
+            "", "x", f"{forge.server.url}/", forge.server.url.upper(), [forge.server.url],
+            None, 1, forge.trap, ...)),
+        *({"aud": value} for value in (
+            "", "x", [], ["x"], None, 1, "Keyosk", {"keyosk": 1}, [["keyosk"]], [1], ...)),
+        *({"exp": value} for value in (
+            now - 1, 0, -1, "tomorrow", None, [], {}, "9" * 400, float("nan"), ...)),
+        *({"iat": value} for value in (now + HOUR, "x", None, [], {}, ...)),
+        *({"nbf": value} for value in (now + HOUR, "x", [], {})),
+        *({"sub": value} for value in (None, 1, [], {}, "", "admin", "' OR 1=1 --", "\0", ...)),
+        *({"jti": value} for value in (None, 1, [], ...)),
+        *({"amr": value} for value in (None, [], ["x"], "pwd", [["pwd"]], [None], {}, ...)),
+        *({"scope": value} for value in (None, 1, [], ["keyosk:admin"], {}, ...)),
+        *({"auth_time": value} for value in (None, "x", [], {}, ...)),
+        *({"act": value} for value in (1, "x", [])),
+        *({"key_id": value, "amr": ["api_key"]} for value in (None, 1, [], {}, "x", "\0", ...)),
+    ]  # fmt: skip
+    for change in claims:
+        found[f"claims {change!r}"[:80]] = forge.right(body=forge.body(**change))
+    return found
+
+
+def SIGN_DER(forge: Forge, content: str) -> bytes:  # noqa: N802  # beside SIGN
+    signature: bytes = forge.signer.key.sign(content.encode(), ec.ECDSA(hashes.SHA256()))
+    return signature
+
+
+@pytest.fixture(scope="module")
+def trap() -> Iterator[socket.socket]:
+    """A socket that nobody should ever connect to."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        yield listening
+
+
+@pytest.fixture(scope="module")
+def forge(server: LiveServer, admin: Client, trap: socket.socket) -> Iterator[Forge]:
+    made = Forge(server, admin, trap.getsockname()[1])
+    yield made
+    made.installation.database.close()
+
+
+def statuses(forge: Forge, text: str) -> dict[str, int]:
+    """What each place that takes tokens makes of one; 200 where it is taken."""
+    bearer = {"Authorization": f"Bearer {text}".encode()}
+    anybody = forge.server.client()
+    exchange = {
+        "grant_type": EXCHANGE,
+        "subject_token_type": ACCESS_TOKEN,
+        "subject_token": text,
+        "audience": forge.second,
+    }
+    seen = forge.owner.post("/auth/introspect", data={"token": text})
+    return {
+        "api": anybody.get("/accounts", headers=bearer).status_code,
+        "forward": anybody.get("/auth/forward?service=keyosk", headers=bearer).status_code,
+        "service": anybody.get(f"/auth/forward/{forge.first}", headers=bearer).status_code,
+        "exchange": forge.backend.post("/auth/token", data=exchange).status_code,
+        "introspect": 200 if seen.status_code == 200 and seen.json()["active"] else 401,
+    }
+
+
+def test_the_forge_can_make_tokens_that_pass(forge: Forge) -> None:
+    assert set(statuses(forge, forge.right()).values()) == {200}
+    assert set(statuses(forge, forge.right(forge.head(typ="AT+JWT"))).values()) == {200}
+
+
+#: A service may have chosen this type: only Keyosk's own API refuses it.
+PLAIN = ("typ 'JWT'", "typ 'jwt'")
+
+
+def test_no_forgery_passes_anywhere_and_none_makes_keyosk_call_anybody(
+    forge: Forge, trap: socket.socket
+) -> None:
+    passed = {}
+    texts = {name: text for name, text in forgeries(forge).items() if name != "refresh token"}
+    assert len(texts) > 250
+    for name, text in texts.items():
+        if any(letter in text for letter in "\r\n\0"):
+            continue
+        taken = statuses(forge, text)
+        assert max(taken.values()) < 500, (name, taken)
+        if name in PLAIN:
+            assert (taken["api"], taken["forward"]) == (401, 401)
+        elif 200 in taken.values():
+            passed[name] = taken
+    # A list of audiences that has the right one is for it, whatever is beside.
+    assert passed == {}
+    with pytest.raises(BlockingIOError):
+        trap.accept()
+
+
+def test_a_refresh_token_is_no_bearer_token(forge: Forge) -> None:
+    taken = statuses(forge, forge.refresh)
+    assert taken.pop("introspect") == 200  # its owner asks, and it is one
+    assert 200 not in taken.values()
+
+
+def test_no_protected_address_takes_a_forgery(forge: Forge) -> None:
+    every = forgeries(forge)
+    classes = (
+        *("none 'none'", "HS256 with the pem", "another key under our kid", "crit alone"),
+        *("jwk by the right key", "typ 'revocations+jwt'", "alg twice, good last", "nested"),
+        *("signature zeros", "refresh token", "stray bits"),
+    )
+    asked = 0
+    for route in ROUTES:
+        path = route.path.replace("<", "").replace(">", "")
+        for method, access in route.access.items():
+            if access.anyone:
+                continue
+            for name in classes:
+                headers = {"Authorization": f"Bearer {every[name]}"}
+                answer = forge.server.client().request(method, path, headers=headers)
+                assert answer.status_code == 401, (method, path, name)
+                assert answer.json()["code"] == "invalid_token"
+                asked += 1
+    assert asked > 300
+
+
+def test_what_has_a_token_is_no_login(forge: Forge) -> None:
+    headers = {"Authorization": f"Bearer {forge.right()}"}
+    for path in ("/auth/token", "/auth/introspect", "/auth/revoke"):
+        assert forge.server.client().post(path, headers=headers).status_code == 401
+
+
+def test_the_twin_of_an_ecdsa_signature_is_the_same_token(
+    server: LiveServer, forge: Forge, admin: Client
+) -> None:
+    """JWA allows s and n - s (RFC 7518 section 3.4); a revocation has to hit both."""
+    person = make_person(server, admin)
+    _, secret = make_key(admin, person)
+    login = server.client(person.username, secret)
+    text = done(login.post("/auth/token", data={"audience": "keyosk"}))["access_token"]
+    head, body, signature = text.split(".")
+    raw = base64.urlsafe_b64decode(signature + "==")
+    turned = raw[:32] + (ORDER - int.from_bytes(raw[32:])).to_bytes(32)
+    twin = f"{head}.{body}.{b64(turned)}"
+    assert twin != text
+
+    def status(each: str) -> int:
+        return Client(server.url, token=each).get("/accounts/me").status_code
+
+    assert (status(text), status(twin)) == (200, 200)
+    assert login.post("/auth/revoke", data={"token": twin}).status_code == 200
+    assert (status(text), status(twin)) == (401, 401)
+
+
+def test_no_check_of_a_token_opens_a_connection(forge: Forge) -> None:
+    watched: list[str] = []
+    on = False
+
+    def watch(event: str, arguments: Any) -> None:
+        if on and event in ("socket.connect", "socket.getaddrinfo", "urllib.Request", "open"):
+            watched.append(f"{event} {arguments}")
+
+    every = forgeries(forge)
+    verify: Callable[..., Any] = forge.installation.tokens.verify
+    verify(forge.right(), audience="keyosk")
+    sys.addaudithook(watch)  # it cannot be taken away again: it listens for this test only
+    try:
+        forge.installation.signing_keys.refresh()
+        verify(forge.right(), audience="keyosk")
+        on = True
+        for name, text in every.items():
+            try:
+                verify(text, audience="keyosk")
+            except BadToken:
+                continue
+            # What is wrong with these, only the look at the account tells.
+            assert name.startswith(("claims {'sub'", "claims {'key_id'", "claims {'jti'")), name
+    finally:
+        on = False
+    assert watched == []
