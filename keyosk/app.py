@@ -26,6 +26,7 @@ from keyosk.keyring import Safe
 from keyosk.passwords import Passwords
 from keyosk.revocations import Revocations
 from keyosk.roles import Roles
+from keyosk.rotation import Plan, Rotation
 from keyosk.rules import Rules
 from keyosk.services import Services
 from keyosk.sessions import Sessions
@@ -100,8 +101,9 @@ def build(config: Config, *, clock: Callable[[], float] = time.time) -> Installa
         slots=Slots(slots.for_hashes(config.argon2_memory_kib), folder=slots.machine_folder()),
     )
     safe = Safe(bootstrap.secret_keys(config.secret_key, database.path))
+    key_store = SigningKeyStore(database)
     keys = SigningKeys(
-        SigningKeyStore(database),
+        key_store,
         safe,
         config.signing_algorithm,
         clock,
@@ -111,6 +113,20 @@ def build(config: Config, *, clock: Callable[[], float] = time.time) -> Installa
     session_store = SessionStore(database)
     revocations = Revocations(
         database, RevocationStore(database), session_store, clock, lifetime=config.token_lifetime
+    )
+    rotation = Rotation(
+        database,
+        key_store,
+        keys,
+        safe,
+        revocations,
+        audit,
+        clock,
+        plan=Plan(
+            publish_ahead=config.key_publish_ahead,
+            retain=config.key_retain,
+            every=config.key_rotation_days * 86_400,
+        ),
     )
     rules = Rules(database, grant_store)
     accounts = Accounts(database, account_store, passwords, rules, revocations, audit, clock)
@@ -127,7 +143,15 @@ def build(config: Config, *, clock: Callable[[], float] = time.time) -> Installa
         clock,
     )
     services = Services(
-        database, service_store, grant_store, rules, revocations, audit, config.issuer, clock
+        database,
+        service_store,
+        grant_store,
+        rules,
+        revocations,
+        rotation,
+        audit,
+        config.issuer,
+        clock,
     )
     roles = Roles(
         database, role_store, service_store, grant_store, rules, revocations, audit, clock
@@ -185,6 +209,7 @@ def build(config: Config, *, clock: Callable[[], float] = time.time) -> Installa
         sessions=sessions,
         revocations=revocations,
         signing_keys=keys,
+        rotation=rotation,
         tokens=tokens,
     )
 

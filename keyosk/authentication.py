@@ -82,7 +82,7 @@ class Authentication:
         if (
             login is None
             or claims.issued_at < login.tokens_from
-            or self._revocations.is_revoked(claims.id, audience, claims.issued_at)
+            or self._revocations.is_revoked(claims.id, claims.kid, audience, claims.issued_at)
         ):
             raise BadToken("The token is not valid any more.")
         return login

@@ -11,10 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from jwt.algorithms import get_default_algorithms
-from jwt.utils import base64url_encode
-
-from keyosk import keyring
+from keyosk import jws, keyring
 from keyosk.ids import new_id
 from keyosk.keyring import PrivateKey
 from keyosk.model import Service
@@ -22,7 +19,6 @@ from keyosk.permissions import TYPE
 
 _HOUR: Final = 3_600
 _LIFETIME: Final = 600
-_ALGORITHMS: Final = get_default_algorithms()
 
 Header = Mapping[str, Any]
 Claims = Mapping[str, Any]
@@ -48,21 +44,29 @@ class Kit:
 
     issuer: str
     key_set: Mapping[str, Any]
+    #: What an attacker has at the address that a token of theirs names in ``jku``.
+    foreign_key_set: Mapping[str, Any]
     revocations: Mapping[str, Any]
     samples: tuple[Sample, ...]
 
 
-def make(service: Service, issuer: str, now: int) -> Kit:
-    """A kit for a service; ``issuer``: what the service believes to be its issuer."""
-    algorithm = service.terms.signing_algorithm or "ES256"
+def make(service: Service, issuer: str, now: int, *, algorithm: str, jku: str) -> Kit:
+    """A kit for a service; ``issuer``: what the service believes to be its issuer.
+
+    ``algorithm``: what its tokens are signed with unless it says otherwise. ``jku``: where the
+    foreign key set is.
+    """
+    algorithm = service.terms.signing_algorithm or algorithm
     ours, foreign = keyring.generate(algorithm), keyring.generate(algorithm)
     public = keyring.public_jwk(ours, algorithm)
     revoked = new_id()
-    samples = _samples(service, issuer, now, algorithm, ours, foreign, revoked)
+    stranger = keyring.public_jwk(foreign, algorithm)
+    samples = _samples(service, issuer, now, algorithm, ours, foreign, revoked, jku)
     entry = {"jti": revoked, "expires": now + _LIFETIME}
     return Kit(
         issuer=issuer,
         key_set={"keys": [public]},
+        foreign_key_set={"keys": [stranger]},
         revocations={"sequence": 1, "since": 0, "entries": [entry]},
         samples=tuple(samples),
     )
@@ -76,6 +80,7 @@ def _samples(
     ours: PrivateKey,
     foreign: PrivateKey,
     revoked: str,
+    jku: str,
 ) -> list[Sample]:
     public = keyring.public_jwk(ours, algorithm)
     stranger = keyring.public_jwk(foreign, algorithm)
@@ -96,7 +101,7 @@ def _samples(
     }
 
     def by(key: PrivateKey) -> Callable[[bytes], bytes]:
-        return lambda content: _ALGORITHMS[algorithm].sign(content, key)
+        return lambda content: jws.ALGORITHMS[algorithm].sign(content, key)
 
     def by_secret(secret: bytes) -> Callable[[bytes], bytes]:
         return lambda content: hmac.digest(secret, content, hashlib.sha256)
@@ -153,7 +158,9 @@ def _samples(
         forged("unknown-kid", "its kid is in no key set", kid=stranger["kid"]),
         forged("no-kid", "another key signed it, and it names none", kid=None),
         forged("embedded-jwk", "it brings its own key", jwk=stranger),
-        forged("jku", "it tells where its key is", jku=f"{elsewhere}/jwks", kid=stranger["kid"]),
+        forged("embedded-jwk-kid", "it brings its own key, under its own kid", jwk=stranger,
+               kid=stranger["kid"]),
+        forged("jku", "it tells where its key is", jku=jku, kid=stranger["kid"]),
         forged("x5u", "it tells where its certificate is", x5u=f"{elsewhere}/x5u"),
         forged("kid-path", "its kid is a path", kid="../../../../dev/null"),
         Sample("revoked", _jws(header, but(claims, jti=revoked), by(ours)),
@@ -163,8 +170,8 @@ def _samples(
 
 def _jws(header: Header, claims: Claims, sign: Callable[[bytes], bytes]) -> str:
     content = f"{_part(header)}.{_part(claims)}"
-    return f"{content}.{base64url_encode(sign(content.encode())).decode()}"
+    return f"{content}.{keyring.base64url(sign(content.encode()))}"
 
 
 def _part(value: Mapping[str, Any]) -> str:
-    return base64url_encode(json.dumps(value, separators=(",", ":")).encode()).decode()
+    return keyring.base64url(json.dumps(value, separators=(",", ":")).encode())

@@ -64,7 +64,10 @@ def prepare(
     For the holder of the set-up lock only. Answers the admin if it was made now. Raises ``Invalid``
     when the configured name or password breaks a rule, ``WrongSecretKey``.
     """
-    installation.signing_keys.ensure()
+    if not installation.signing_keys.all():
+        installation.signing_keys.ensure()
+    installation.signing_keys.refresh()
+    installation.rotation.announce(OPERATOR, installation.signing_keys.algorithm)
     installation.revocations.note_lifetimes()
     installation.services.ensure_own([Scope(name, text) for name, text in KEYOSK_SCOPES.items()])
     if installation.accounts.page(Listing(limit=1)):

@@ -129,6 +129,20 @@ class Config:
         "What signs tokens: `ES256`, `RS256`, `PS256` or `EdDSA`.",
     )
     token_lifetime: int = _setting(rules.whole(30, 86_400), 900, "Seconds, 30 to 86400.")
+    key_rotation_days: int = _setting(
+        rules.whole(0, 3_650),
+        90,
+        "Days after which a signing key is followed by another; 0: never.",
+    )
+    # Verifiers keep the key set for 300 seconds and more, and several never look again.
+    key_publish_ahead: int = _setting(
+        rules.whole(1, 604_800), 900, "Seconds for which a key is published before it signs."
+    )
+    key_retain: int = _setting(
+        rules.whole(0, 604_800),
+        900,
+        "Seconds for which a key stays published after its last token has expired.",
+    )
     # SECURITY: the low ends are the floor of the design; no setting weakens a password's hash.
     argon2_memory_kib: int = _setting(
         rules.whole(19_456, 1_048_576),
@@ -148,7 +162,7 @@ class Config:
     cors_origins: tuple[str, ...] = _setting(
         rules.origins,
         "",
-        "A list of origins whose scripts may read public documents, and call the API by Bearer.",
+        "A list of origins whose scripts may call by Bearer.",
         default_text="none",
     )
     log_level: str = _setting(

@@ -3,7 +3,7 @@
 It asks the very code that issues tokens, and neither needs a secret nor makes a token.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,7 +11,13 @@ from keyosk import permissions
 from keyosk.accounts import Accounts
 from keyosk.api_keys import ApiKeys
 from keyosk.authentication import Authentication
-from keyosk.errors import InvalidRequest, InvalidScope, InvalidTarget, KeyoskError
+from keyosk.errors import (
+    BadCredentials,
+    InvalidRequest,
+    InvalidScope,
+    InvalidTarget,
+    KeyoskError,
+)
 from keyosk.issuing import Asked, Issuing
 from keyosk.model import Account, ApiKey, Holding, Login
 from keyosk.permissions import Reason
@@ -31,7 +37,6 @@ SENTENCES: Final[Mapping[Reason, str]] = {
     Reason.EXPIRED: "The grant has ended.",
     Reason.ON_REQUEST_ONLY: "Its service is for tokens that ask for it by audience or scope.",
     Reason.OTHER_AUDIENCE: "It belongs to another audience than the one that is asked for.",
-    Reason.NOT_ASKED: "It was not asked for.",
     Reason.REFRESH_REFUSED: "A service of the audience allows no refresh tokens.",
     Reason.ACCOUNT_DISABLED: "The account is disabled.",
     Reason.ACCOUNT_EXPIRED: "The account has ended.",
@@ -90,10 +95,13 @@ class Explaining:
         account = self._accounts.get(reference)
         key = None if api_key_id is None else self._api_keys.get(account.id, api_key_id)
         login = self._authentication.as_if(account.id, None if key is None else key.id)
-        missing = dict(self._missing(login, asked, now))
+        names = asked.service_scopes
+        if names is None:
+            names = tuple(sorted({holding.scope for holding in login.holdings}))
         reason = _unusable(account, key, now)
         if reason is not None:
-            return Explanation(None, None, reason, (), missing)
+            return Explanation(None, None, reason, (), dict.fromkeys(names, reason))
+        missing = self._missing(login, asked, names, now)
         try:
             entitlement = self._issuing.entitled(login, asked)
             preview = self._tokens.preview(login, entitlement, lifetime=asked.lifetime)
@@ -106,25 +114,23 @@ class Explaining:
         missing = {name: why for name, why in missing.items() if name not in entitlement.scopes}
         return Explanation(preview, None, None, given, missing)
 
-    def _missing(self, login: Login, asked: Asked, now: int) -> Iterable[tuple[str, Reason]]:
-        """Why each scope that matters is not in the token, should it not be."""
-        held = permissions.available(login, now)
-        refused = permissions.refused(login, now)
-        wanted = asked.service_scopes
-        names = wanted if wanted is not None else sorted({*refused, *held})
+    def _missing(
+        self, login: Login, asked: Asked, names: Sequence[str], now: int
+    ) -> dict[str, Reason]:
+        """Why scopes are not in the token, should they not be, where something speaks against."""
+        audiences = None
+        if asked.targets:
+            terms = map(self._services.terms_for, asked.targets)
+            audiences = frozenset(each.audience for each in terms if each is not None)
         known = self._services.existing_scopes(names)
+        missing = {}
         for name in names:
-            if name in held:
-                if wanted is not None or asked.targets:
-                    yield name, Reason.OTHER_AUDIENCE
-                elif held[name].service.on_request_only:
-                    yield name, Reason.ON_REQUEST_ONLY
-                else:
-                    yield name, Reason.NOT_ASKED
-            elif name in refused:
-                yield name, refused[name]
-            else:
-                yield name, Reason.NOT_GRANTED if name in known else Reason.UNKNOWN_SCOPE
+            why = permissions.why_missing(login, name, now=now, audiences=audiences)
+            if why is Reason.NOT_GRANTED and name not in known:
+                why = Reason.UNKNOWN_SCOPE
+            if why is not None:
+                missing[name] = why
+        return missing
 
 
 def shape(explanation: Explanation) -> dict[str, Any]:
@@ -136,7 +142,7 @@ def shape(explanation: Explanation) -> dict[str, Any]:
     if explanation.reason is not None:
         found["error"] = "invalid_client"
         found["reason"] = explanation.reason.value
-        found["error_description"] = SENTENCES[explanation.reason]
+        found["error_description"] = BadCredentials().detail  # as for a wrong secret
     if explanation.preview is not None:
         found["claims"] = dict(explanation.preview.claims)
         found["size"] = explanation.preview.size

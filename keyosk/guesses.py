@@ -61,7 +61,8 @@ class Guesses:
         pairs = {name: _allowance(_PAIR, "pair", name, source) for name in names}
         allowances = list(pairs.values())
         foreign = [name for name in names if not self._store.is_known(name, source)]
-        allowances += [_allowance(_ACCOUNT, "account", name) for name in foreign]
+        # What no account can be called has no owner who would have to be guarded from all sources.
+        allowances += [_allowance(_ACCOUNT, "account", name) for name in foreign if name]
         tried = self._store.used([pairs[name].key for name in foreign], now)
         fresh = [name for name in foreign if pairs[name].key not in tried]
         if fresh:

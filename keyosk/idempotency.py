@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from keyosk.errors import Invalid
+from keyosk.errors import Invalid, Unavailable
 from keyosk.keyring import Safe
 from keyosk.model import Caller
 from keyosk.storage.database import Database
@@ -74,6 +74,24 @@ class Idempotency:
             given = answer()
             self._store.add(self._stored(given, caller, key, fingerprint, now))
             return given
+
+    def forget_quietly(self) -> None:
+        """Take the secrets out that were kept long enough; for after an answer."""
+        now = int(self._clock())
+        try:
+            self._store.forget(answers_before=now - KEPT, secrets_before=now - SECRET_KEPT)
+        except Unavailable:
+            return
+
+    def rewrap(self) -> int:
+        """Encrypt all kept secrets under the first secret key; answers how many there are."""
+        with self._database.transaction():
+            kept = self._store.sealed()
+            for answer in kept:
+                name = _name(answer.caller, answer.key)
+                plain = self._safe.open(answer.sealed or b"", name=name)
+                self._store.reseal(answer, self._safe.seal(plain, name=name))
+        return len(kept)
 
     def _repeated(self, known: StoredAnswer, fingerprint: str) -> Answer:
         if known.fingerprint != fingerprint:

@@ -17,6 +17,7 @@ from keyosk.inspection import Inspection
 from keyosk.issuing import Issuing
 from keyosk.revocations import Revocations
 from keyosk.roles import Roles
+from keyosk.rotation import Rotation
 from keyosk.services import Services
 from keyosk.sessions import Sessions
 from keyosk.signing import SigningKeys
@@ -49,4 +50,5 @@ class Installation:
     revocations: Revocations
     sessions: Sessions
     signing_keys: SigningKeys
+    rotation: Rotation
     tokens: Tokens

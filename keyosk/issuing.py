@@ -17,9 +17,11 @@ from keyosk.errors import (
     BadToken,
     InvalidGrant,
     InvalidRequest,
+    InvalidScope,
     InvalidTarget,
     UnauthorizedClient,
 )
+from keyosk.ids import new_id
 from keyosk.model import Caller, Exchange, Login, Service
 from keyosk.permissions import Entitlement
 from keyosk.services import Services
@@ -102,9 +104,19 @@ class Issuing:
         Raises ``InvalidScope``, ``InvalidTarget``, ``BadCredentials`` if the login is not usable.
         """
         self._authentication.check_usable(login)
-        token = self._tokens.issue(login, self.entitled(login, asked), lifetime=asked.lifetime)
+        if asked.offline:
+            raise InvalidScope(f"No refresh token is made here: do not ask for {OFFLINE}.")
+        entitlement = self.entitled(login, asked)
+        token_id = new_id()
+        token = self._tokens.issue(login, entitlement, lifetime=asked.lifetime, token_id=token_id)
         with self._database.transaction():
-            after = {"scope": token.scope, "expires_in": token.expires_in}
+            after = {
+                "jti": token_id,
+                "audiences": entitlement.audiences,
+                "scope": token.scope,
+                "expires_in": token.expires_in,
+                "api_key": login.api_key_id,
+            }
             self._audit.record(by, "token.issue", f"account/{login.account_id}", after=after)
         return Issued(login, token)
 

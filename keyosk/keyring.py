@@ -10,21 +10,44 @@ import hmac
 import json
 import os
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from cryptography.exceptions import InvalidTag
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.x509.oid import NameOID
 
-from keyosk.errors import WrongSecretKey
+from keyosk.errors import Invalid, WrongSecretKey
 
-PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
-PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
+MlDsaPrivateKey = mldsa.MLDSA44PrivateKey | mldsa.MLDSA65PrivateKey
+MlDsaPublicKey = mldsa.MLDSA44PublicKey | mldsa.MLDSA65PublicKey
+PrivateKey = (
+    ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey | MlDsaPrivateKey
+)
+PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey | MlDsaPublicKey
 
 #: The JOSE names (RFC 7518 section 3.1, RFC 8037) of the algorithms that tokens are signed with.
 ALGORITHMS: Final = ("ES256", "RS256", "PS256", "EdDSA")
+#: Those whose keys only the services that ask for them get to see (RFC 9964, FIPS 204).
+OWN_SET_ALGORITHMS: Final = ("ML-DSA-44", "ML-DSA-65")
+_ML_DSA: Final[Mapping[str, tuple[Any, Any]]] = {
+    "ML-DSA-44": (mldsa.MLDSA44PrivateKey, mldsa.MLDSA44PublicKey),
+    "ML-DSA-65": (mldsa.MLDSA65PrivateKey, mldsa.MLDSA65PublicKey),
+}
+
+#: How long their signatures are.
+SIGNATURE_BYTES: Final[Mapping[str, int]] = {
+    "ES256": 64,
+    "RS256": 384,
+    "PS256": 384,
+    "EdDSA": 64,
+    "ML-DSA-44": 2_420,
+    "ML-DSA-65": 3_309,
+}
 
 _SHORTEST_RSA_BITS: Final = 2048  # RFC 7518 section 3.3
 _EXPONENT: Final = 65537
@@ -33,6 +56,7 @@ _USES: Final[Mapping[tuple[str, str | None], Sequence[str]]] = {
     ("EC", "P-256"): ("ES256",),
     ("RSA", None): ("RS256", "PS256"),
     ("OKP", "Ed25519"): ("EdDSA",),
+    ("AKP", None): OWN_SET_ALGORITHMS,
 }
 _RSA_BITS: Final = 3072  # NIST SP 800-57 part 1: 128 bits of security, as the other algorithms
 #: Characters: 32 random bytes in base64 without padding.
@@ -46,11 +70,15 @@ _REQUIRED: Final[Mapping[str, Sequence[str]]] = {
     "EC": ("crv", "kty", "x", "y"),
     "RSA": ("e", "kty", "n"),
     "OKP": ("crv", "kty", "x"),
+    "AKP": ("alg", "kty", "pub"),
 }
 
 
 def generate(algorithm: str) -> PrivateKey:
-    """A new private key for ``algorithm``, one of ``ALGORITHMS``."""
+    """A new private key for an algorithm that tokens can be signed with."""
+    if algorithm in _ML_DSA:
+        made: PrivateKey = _ML_DSA[algorithm][0].generate()
+        return made
     if algorithm == "ES256":
         return ec.generate_private_key(ec.SECP256R1())
     if algorithm in ("RS256", "PS256"):
@@ -69,8 +97,10 @@ def public_jwk(key: PrivateKey | PublicKey, algorithm: str) -> dict[str, str]:
     elif isinstance(public, rsa.RSAPublicKey):
         rsa_numbers = public.public_numbers()
         numbers = {"kty": "RSA", "n": _uint(rsa_numbers.n), "e": _uint(rsa_numbers.e)}
+    elif isinstance(public, ed25519.Ed25519PublicKey):
+        numbers = {"kty": "OKP", "crv": "Ed25519", "x": base64url(public.public_bytes_raw())}
     else:
-        numbers = {"kty": "OKP", "crv": "Ed25519", "x": _base64url(public.public_bytes_raw())}
+        numbers = {"kty": "AKP", "alg": algorithm, "pub": base64url(public.public_bytes_raw())}
     return {**numbers, "kid": thumbprint(numbers), "use": "sig", "alg": algorithm}
 
 
@@ -78,7 +108,7 @@ def thumbprint(jwk: Mapping[str, Any]) -> str:
     """The RFC 7638 SHA-256 thumbprint of a JWK, base64url; other members do not count."""
     required = {name: jwk[name] for name in _REQUIRED[jwk["kty"]]}
     canonical = json.dumps(required, separators=(",", ":"), sort_keys=True)
-    return _base64url(hashlib.sha256(canonical.encode()).digest())
+    return base64url(hashlib.sha256(canonical.encode()).digest())
 
 
 def public_key(jwk: Mapping[str, str]) -> PublicKey:
@@ -100,7 +130,55 @@ def public_key(jwk: Mapping[str, str]) -> PublicKey:
         if numbers.e < _EXPONENT or numbers.n.bit_length() < _SHORTEST_RSA_BITS:
             raise ValueError("this RSA key is too weak")
         return numbers.public_key()
+    if jwk["kty"] == "AKP":
+        read: PublicKey = _ML_DSA[jwk["alg"]][1].from_public_bytes(_bytes(jwk["pub"]))
+        return read
     return ed25519.Ed25519PublicKey.from_public_bytes(_bytes(jwk["x"]))
+
+
+def is_signed(key: MlDsaPublicKey, signature: bytes, message: bytes) -> bool:
+    """Whether an ML-DSA signature is right; PyJWT knows the other algorithms by itself."""
+    try:
+        key.verify(signature, message)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def public_der(jwk: Mapping[str, str]) -> bytes:
+    """A public JWK as DER (SubjectPublicKeyInfo)."""
+    return public_key(jwk).public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+
+def libtrust_id(public: Mapping[str, str]) -> str:
+    """The ``kid`` of a public JWK as container registries make it (libtrust).
+
+    The first 240 bits of the SHA-256 of its DER form, in base32, four characters a group.
+    """
+    digest = hashlib.sha256(public_der(public)).digest()[:30]
+    text = base64.b32encode(digest).decode("ascii")
+    return ":".join(text[start : start + 4] for start in range(0, len(text), 4))
+
+
+def certificate(key: PrivateKey, name: str) -> str:
+    """A self-signed X.509 certificate (RFC 5280) as PEM, for ten years from now."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
+    now = datetime.now(UTC)
+    # Edwards curves and ML-DSA have their hash built in.
+    hashed = isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=3650))
+        .sign(key, hashes.SHA256() if hashed else None)
+    )
+    return made.public_bytes(serialization.Encoding.PEM).decode("ascii")
 
 
 def public_pem(jwk: Mapping[str, str]) -> str:
@@ -112,9 +190,67 @@ def public_pem(jwk: Mapping[str, str]) -> str:
     )
 
 
+def read_private_key(text: str, algorithm: str | None) -> tuple[PrivateKey, str]:
+    """A private key from elsewhere, as PEM (PKCS#8 and older forms) or JWK, and its algorithm.
+
+    ``algorithm``: which of those that the key can be for, if it is several. Raises ``Invalid`` for
+    the field ``private_key``, without a word of what it was given.
+    """
+    try:
+        key = _from_jwk(text) if text.lstrip().startswith("{") else _from_pem(text)
+    except (ValueError, TypeError, KeyError, UnsupportedAlgorithm):
+        key = None
+    # SECURITY: outside the handler, as the errors of libraries may hold the key.
+    fits = () if key is None else _algorithms_of(key)
+    if key is None or not fits:
+        raise Invalid.field(
+            "private_key",
+            "must be an unencrypted PEM or JWK: EC P-256, RSA of 2048 to 8192 bits, or Ed25519",
+        )
+    if algorithm is not None and algorithm not in fits:
+        raise Invalid.field("algorithm", "is none of this key")
+    return key, algorithm or fits[0]
+
+
+def _from_pem(text: str) -> PrivateKey | None:
+    key = serialization.load_pem_private_key(text.encode(), password=None)
+    return key if isinstance(key, PrivateKey) else None
+
+
+def _from_jwk(text: str) -> PrivateKey | None:
+    jwk = json.loads(text)
+    if jwk["kty"] == "EC" and jwk["crv"] == "P-256":
+        public = ec.EllipticCurvePublicNumbers(_number(jwk["x"]), _number(jwk["y"]), ec.SECP256R1())
+        return ec.EllipticCurvePrivateNumbers(_number(jwk["d"]), public).private_key()
+    if jwk["kty"] == "RSA":
+        return rsa.RSAPrivateNumbers(
+            p=_number(jwk["p"]),
+            q=_number(jwk["q"]),
+            d=_number(jwk["d"]),
+            dmp1=_number(jwk["dp"]),
+            dmq1=_number(jwk["dq"]),
+            iqmp=_number(jwk["qi"]),
+            public_numbers=rsa.RSAPublicNumbers(_number(jwk["e"]), _number(jwk["n"])),
+        ).private_key()
+    if jwk["kty"] == "OKP" and jwk["crv"] == "Ed25519":
+        key = ed25519.Ed25519PrivateKey.from_private_bytes(_bytes(jwk["d"]))
+        # A d that does not belong to its x is a mix-up.
+        return key if key.public_key().public_bytes_raw() == _bytes(jwk["x"]) else None
+    return None
+
+
+def _algorithms_of(key: PrivateKey) -> tuple[str, ...]:
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        return ("ES256",) if isinstance(key.curve, ec.SECP256R1) else ()
+    if isinstance(key, rsa.RSAPrivateKey):
+        sound = 2048 <= key.key_size <= 8192 and key.public_key().public_numbers().e >= 65537
+        return ("RS256", "PS256") if sound else ()
+    return ("EdDSA",) if isinstance(key, ed25519.Ed25519PrivateKey) else ()
+
+
 def new_secret_key() -> str:
     """A secret key for an installation: 32 random bytes, base64url without padding."""
-    return _base64url(os.urandom(32))
+    return base64url(os.urandom(32))
 
 
 class Safe:
@@ -147,9 +283,7 @@ class Safe:
     def open_private_key(self, sealed: bytes, kid: str) -> PrivateKey:
         """The private key again. Raises ``WrongSecretKey``."""
         key = serialization.load_der_private_key(self.open(sealed, name=kid), password=None)
-        if not isinstance(
-            key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
-        ):
+        if not isinstance(key, PrivateKey):
             raise TypeError("a stored signing key is of a type that cannot sign tokens")
         return key
 
@@ -187,12 +321,11 @@ def _derive(secret: str, purpose: bytes) -> bytes:
 
 
 def _public(key: PrivateKey | PublicKey) -> PublicKey:
-    if isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey):
-        return key.public_key()
-    return key
+    return key.public_key() if isinstance(key, PrivateKey) else key
 
 
-def _base64url(data: bytes) -> str:
+def base64url(data: bytes) -> str:
+    """Base64url without padding (RFC 7515 section 2)."""
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
 
 
@@ -206,4 +339,4 @@ def _number(text: str) -> int:
 
 def _uint(number: int, length: int | None = None) -> str:
     # RFC 7518 sections 2 and 6.2.1.2: RSA numbers have no leading zero byte, coordinates keep them.
-    return _base64url(number.to_bytes(length or (number.bit_length() + 7) // 8))
+    return base64url(number.to_bytes(length or (number.bit_length() + 7) // 8))

@@ -40,7 +40,6 @@ class Reason(StrEnum):
     EXPIRED = "expired"
     ON_REQUEST_ONLY = "on_request_only"
     OTHER_AUDIENCE = "other_audience"
-    NOT_ASKED = "not_asked"
     REFRESH_REFUSED = "refresh_refused"
     ACCOUNT_DISABLED = "account_disabled"
     ACCOUNT_EXPIRED = "account_expired"
@@ -126,14 +125,25 @@ def available(login: Login, now: int) -> dict[str, Holding]:
     return _with_implied(current(login, now))
 
 
-def refused(login: Login, now: int) -> dict[str, Reason]:
-    """The scopes that the account was granted and the login does not have, and why."""
-    had = current(login, now)
-    found = {}
-    for holding in login.holdings:
-        if holding.scope not in had:
-            found[holding.scope] = why_not(login, holding, now) or Reason.KEY_LIMITED
-    return found
+def why_missing(
+    login: Login, scope: str, *, now: int, audiences: Collection[str] | None
+) -> Reason | None:
+    """Why a token for a login does not have a scope; ``None`` if nothing speaks against it.
+
+    ``audiences``: those asked for, ``None`` if none was. Where several grants say why, the first of
+    ``Reason`` counts.
+    """
+    held = available(login, now).get(scope)
+    if held is not None:
+        if audiences is not None and held.service.audience not in audiences:
+            return Reason.OTHER_AUDIENCE
+        on_request = audiences is None and held.service.on_request_only
+        return Reason.ON_REQUEST_ONLY if on_request else None
+    if scope in available(replace(login, limit=None), now):
+        return Reason.KEY_LIMITED
+    sources = {scope, ADMIN} if scope in KEYOSK_SCOPES else {scope}
+    found = {why_not(login, each, now) for each in login.holdings if each.scope in sources}
+    return next((reason for reason in Reason if reason in found), Reason.NOT_GRANTED)
 
 
 def entitlement(

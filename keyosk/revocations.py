@@ -115,9 +115,9 @@ class Revocations:
         self._effective.moment = None
         return moment
 
-    def is_revoked(self, jti: str, audience: str, issued_at: int) -> bool:
+    def is_revoked(self, jti: str, kid: str, audience: str, issued_at: int) -> bool:
         """Whether a token of an account that is in order was revoked all the same."""
-        return self._store.is_revoked(jti, audience, issued_at)
+        return self._store.is_revoked(jti, kid, audience, issued_at)
 
     def published(self, since: int = 0) -> Published:
         """The revocations in force with numbers above ``since``."""

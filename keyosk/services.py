@@ -1,33 +1,23 @@
 """Services and the scopes they own."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, Final
-from urllib.parse import urlsplit
 
-from keyosk import keyring, usernames
+from keyosk import service_checks, usernames
 from keyosk.audit import Audit, changed
-from keyosk.checks import LONGEST_NAME, LONGEST_TEXT, Checks
 from keyosk.errors import Forbidden, InUse, Invalid
 from keyosk.ids import first_version, is_id, new_id
 from keyosk.model import KEYOSK, OPERATOR, Caller, CredentialKind, Listing, Scope, Service, Terms
-from keyosk.permissions import check_scope_name
 from keyosk.revocations import MOST_ACCOUNTS, Revocations
+from keyosk.rotation import Rotation
 from keyosk.rules import Rules
 from keyosk.storage.database import Database
 from keyosk.storage.grants import GrantStore
 from keyosk.storage.services import ServiceStore
-from keyosk.tokens import CLAIMS, TYPES
 
 #: Held by what reads a service and writes what it made of it, so that none overtakes another.
 LOCK: Final = "services"
-_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
-_AUDIENCE: Final = re.compile(r"[\x21-\x7e]{1,255}")
-_CLAIM: Final = re.compile(r"[\x21-\x7e]{1,100}")
-_SHORTEST_LIFETIME: Final = 30
-_LONGEST_LIFETIME: Final = 86_400
-_LONGEST_REFRESH: Final = 365 * 86_400
 _BOTH: Final = frozenset(CredentialKind)
 _TERMS: Final = tuple(each.name for each in fields(Terms))
 _TEXTS: Final = ("title", "description", "contact")
@@ -57,6 +47,7 @@ class Services:
         grants: GrantStore,
         rules: Rules,
         revocations: Revocations,
+        rotation: Rotation,
         audit: Audit,
         issuer: str,
         clock: Callable[[], float],
@@ -67,6 +58,7 @@ class Services:
         self._grants = grants
         self._rules = rules
         self._revocations = revocations
+        self._rotation = rotation
         self._audit = audit
         self._issuer = issuer
         self._clock = clock
@@ -81,7 +73,7 @@ class Services:
         """
         service = self._made({"audience": name, **values, "name": name}, scopes, int(self._clock()))
         with self._database.transaction():
-            self._check(service)
+            service_checks.check(service, self._issuer)
             self._services.add(service)
             self._revocations.note_lifetimes()
             self._audit.record(by, "service.create", _target(service), after=fields_of(service))
@@ -91,11 +83,13 @@ class Services:
         """The service that an id or a name names. Raises ``NotFound``."""
         if is_id(reference):
             return self._services.by_id(reference.lower())
-        return self._services.by_name(reference if _NAME.fullmatch(reference) else "")
+        return self._services.by_name(reference if service_checks.NAME.fullmatch(reference) else "")
 
     def terms_for(self, target: str) -> Terms | None:
         """The terms of the service that a token request means: by audience, else by name."""
-        return self._services.terms_for(target) if _AUDIENCE.fullmatch(target) else None
+        return (
+            self._services.terms_for(target) if service_checks.AUDIENCE.fullmatch(target) else None
+        )
 
     def existing_scopes(self, names: Iterable[str]) -> set[str]:
         """Those of the names that are scopes of some service."""
@@ -146,7 +140,7 @@ class Services:
             if (after.account, after.exchanges) != (service.account, service.exchanges):
                 # SECURITY: it lets an account see and exchange other people's tokens.
                 self._rules.not_by_api_key(by)
-            self._check(after)
+            service_checks.check(after, self._issuer)
             gone = {scope.name for scope in service.scopes} - {scope.name for scope in after.scopes}
             self._refuse_use(gone, force=force)
             if (
@@ -159,6 +153,10 @@ class Services:
                 self._services.change(after, now=now, version=version)
                 self._services.set_scopes(service, after.scopes)
             self._revocations.note_lifetimes()
+            wanted = after.terms.signing_algorithm
+            if wanted is not None and wanted != service.terms.signing_algorithm:
+                # Its verifiers have a key set without such a key.
+                self._rotation.announce(by, wanted)
             old, new = changed(fields_of(service), fields_of(after))
             self._audit.record(by, "service.change", _target(service), before=old, after=new)
             return self._services.by_id(service.id)
@@ -241,42 +239,6 @@ class Services:
         if (grants or roles) and not force:
             raise InUse(f"This would end {grants} grants and take scopes from {roles} roles.")
 
-    def _check(self, service: Service) -> None:
-        checks = Checks()
-        terms = service.terms
-        if not _NAME.fullmatch(terms.name) or is_id(terms.name):
-            checks.fault(
-                "name",
-                "must be 1 to 63 of a-z, 0-9, dot, dash and underscore, "
-                "and begin and end with a letter or digit",
-            )
-        self._check_audience(checks, terms.audience)
-        checks.text("title", service.title, longest=LONGEST_NAME)
-        checks.text("description", service.description, longest=LONGEST_TEXT)
-        checks.text("contact", service.contact, longest=LONGEST_NAME)
-        checks.between(
-            "token_lifetime", terms.token_lifetime, _SHORTEST_LIFETIME, _LONGEST_LIFETIME
-        )
-        checks.between(
-            "refresh_lifetime", terms.refresh_lifetime, _SHORTEST_LIFETIME, _LONGEST_REFRESH
-        )
-        checks.one_of("signing_algorithm", terms.signing_algorithm, keyring.ALGORITHMS)
-        checks.one_of("typ", terms.typ, TYPES)
-        for claim in terms.claims:
-            if not _CLAIM.fullmatch(claim) or claim in CLAIMS:
-                checks.fault("claims", f"{claim[:100]} is no name that a claim may have")
-        _check_scopes(checks, service)
-        _check_exchanges(checks, service)
-        checks.done()
-
-    def _check_audience(self, checks: Checks, audience: str) -> None:
-        if not _AUDIENCE.fullmatch(audience):
-            checks.fault("audience", "must be 1 to 255 printable ASCII characters without space")
-        elif audience == self._issuer:
-            checks.fault("audience", "must not be the issuer's own address")
-        elif "://" in audience and not _is_resource(audience):
-            checks.fault("audience", "must have no fragment (RFC 8707 section 2)")
-
 
 def fields_of(service: Service) -> dict[str, Any]:
     """The fields that may be changed, as plain values."""
@@ -304,39 +266,5 @@ def _patched(service: Service, values: Mapping[str, Any]) -> Service:
     return replace(service, terms=replace(service.terms, **terms), **rest)
 
 
-def _check_scopes(checks: Checks, service: Service) -> None:
-    seen = set()
-    for scope in service.scopes:
-        try:
-            check_scope_name(scope.name, field="scopes")
-        except Invalid as error:
-            checks.include(error)
-        if scope.name.startswith(f"{KEYOSK}:") and service.name != KEYOSK:
-            checks.fault("scopes", f"names that begin with {KEYOSK}: are Keyosk's own")
-        if scope.name in seen:
-            checks.fault("scopes", f"{scope.name[:200]} is given twice")
-        seen.add(scope.name)
-        checks.text("scopes", scope.description, longest=LONGEST_TEXT)
-
-
-def _check_exchanges(checks: Checks, service: Service) -> None:
-    names = [each.service for each in service.exchanges]
-    for each in service.exchanges:
-        if each.service in (service.name, KEYOSK) or names.count(each.service) > 1:
-            checks.fault("exchanges", f"cannot have {each.service[:100]}, or not twice")
-        for scope in each.scopes:
-            try:
-                check_scope_name(scope, field="exchanges")
-            except Invalid as error:
-                checks.include(error)
-
-
 def _target(service: Service) -> str:
     return f"service/{service.name}"
-
-
-def _is_resource(audience: str) -> bool:
-    try:
-        return bool(urlsplit(audience).netloc) and "#" not in audience
-    except ValueError:
-        return False

@@ -1,14 +1,19 @@
 """Which keys sign, and which are published.
 
-Each process keeps the public set and the active signer in memory: neither a token nor the key set
-waits for the database. How a key is made and locked away is ``keyring``'s business.
+Each process keeps all of that in memory: neither a token nor the key set waits for the database.
+Whose turn it is follows from the stored keys and the clock, so every process on every machine
+changes over at the same planned moment, whether it has just read the keys or not. How the keys'
+lives are planned is ``rotation``'s business, how a key is made and locked away ``keyring``'s.
 """
 
 import json
 import logging
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from typing import Final
 
 from keyosk import keyring
@@ -17,9 +22,13 @@ from keyosk.keyring import PrivateKey, PublicKey, Safe
 from keyosk.model import KeyState, SigningKey
 from keyosk.storage.signing_keys import SigningKeyStore
 
-_PUBLISHED: Final = (KeyState.ACTIVE, KeyState.NEXT, KeyState.RETIRED)  # in this order
-_MOST: Final = 5
-_FRESH: Final = 5  # seconds for which a process does not look for keys that others made
+#: Of what a JWK set may have at the most.
+MOST: Final = 5
+#: Seconds between two looks for what other processes changed.
+FRESH: Final = 1.0
+#: Seconds after which every process has a new key in its set.
+SPREAD: Final = 2
+_FAR: Final = 2**62
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +40,7 @@ class Signer:
     kid: str
     algorithm: str
     key: PrivateKey
+    published_at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,26 +53,50 @@ class Verifier:
 
 @dataclass(frozen=True)
 class KeySet:
-    """All that the outside and the inside need of the signing keys, at one moment."""
+    """All that the outside and the inside need of the signing keys, until ``changes_at``.
+
+    ``keys``: the published ones, that of the installation's algorithm which signs now first.
+    ``every``: all that there ever were. ``compromised``: how many of them are.
+    """
 
     keys: Sequence[SigningKey]
     signers: Mapping[str, Signer]  # by algorithm
+    default: Signer
+    every: Sequence[SigningKey]
+    compromised: int
+    changes_at: int
 
     @cached_property
     def verifiers(self) -> Mapping[str, Verifier]:
         """The published keys by ``kid``."""
-        return {
-            key.kid: Verifier(key.algorithm, keyring.public_key(key.public)) for key in self.keys
-        }
+        return {key.kid: _verifier(key) for key in self.keys}
 
     @cached_property
-    def document(self) -> bytes:
-        """The JWK set (RFC 7517 section 5) as published, the active key first."""
-        return json.dumps({"keys": [key.public for key in self.keys]}, indent=1).encode() + b"\n"
+    def document(self) -> "Document":
+        """The common JWK set (RFC 7517 section 5)."""
+        return _document([key for key in self.keys if key.algorithm in keyring.ALGORITHMS])
+
+    def document_of(self, algorithm: str | None) -> "Document":
+        """The JWK set of a service: the common one, or for an algorithm that is not in it its own.
+
+        One unknown ``kty`` makes several verifiers refuse a whole set.
+        """
+        if algorithm is None or algorithm in keyring.ALGORITHMS:
+            return self.document
+        return _document([key for key in self.keys if key.algorithm == algorithm])
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A JWK set as published, its entity tag, and the ``kid`` of its keys."""
+
+    text: bytes
+    tag: str
+    kids: tuple[str, ...]
 
 
 class SigningKeys:
-    """The installation's signing keys."""
+    """The installation's signing keys, as one process has them."""
 
     def __init__(
         self, store: SigningKeyStore, safe: Safe, algorithm: str, clock: Callable[[], float]
@@ -70,94 +104,127 @@ class SigningKeys:
         """``algorithm``: what new tokens are signed with, one of ``keyring.ALGORITHMS``."""
         self._store = store
         self._safe = safe
-        self._algorithm = algorithm
+        self.algorithm = algorithm
         self._clock = clock
+        self._rows: tuple[SigningKey, ...] = ()
+        self._private: dict[str, PrivateKey] = {}
         self._current: KeySet | None = None
         self._refreshed = 0.0
+        self._in_background = False
 
     @property
     def current(self) -> KeySet:
-        """The key set in memory, as the database had it at most ``_FRESH`` seconds ago.
+        """The key set of this moment, as the database had it a second ago or when it last answered.
 
-        Without the database it stays as it was.
+        Raises ``Unavailable`` before the first key.
         """
         if self._current is None:
             self.refresh()
-        elif self._clock() - self._refreshed >= _FRESH:
-            self._refreshed = self._clock()
-            try:
-                self.refresh()
-            except Unavailable:
-                _log.warning("the signing keys were not read again: no database")
+        elif not self._in_background and self._clock() - self._refreshed >= FRESH:
+            self._refresh_quietly()
+        if self._current is not None and self._clock() >= self._current.changes_at:
+            self._build()
         if self._current is None:
             raise Unavailable("There is no signing key.")
         return self._current
 
-    def signer(self, algorithm: str | None) -> Signer:
+    def signer(self, algorithm: str | None, *, compromised: int | None = None) -> Signer:
         """The key that signs with an algorithm, ``None`` for the installation's.
 
-        Makes one if there is none yet. Raises ``Unavailable`` if that cannot be done now.
+        The first key of an algorithm is made when it is needed. Until one that was announced begins
+        to sign, the installation's own does. ``compromised``: how many keys are, as the caller has
+        just read; if that is news, the keys are read again. Raises ``Unavailable``.
         """
-        wanted = algorithm or self._algorithm
-        signer = self.current.signers.get(wanted)
+        if compromised is not None and compromised != self.current.compromised:
+            self.refresh()
+        signer = self.known_signer(algorithm)
         if signer is None:
-            self.ensure(wanted)
-            signer = self.current.signers[wanted]
+            self.ensure(algorithm)
+            signer = self.current.signers[algorithm or self.algorithm]
+        # SECURITY: no token is signed by a key that another process may not have published yet. But
+        # for the first key of all, which none can be without.
+        wait = signer.published_at + SPREAD - self._clock()
+        if wait > 0 and signer.published_at > self.current.every[0].published_at:
+            time.sleep(min(wait, SPREAD))
         return signer
 
+    def known_signer(self, algorithm: str | None) -> Signer | None:
+        """As ``signer``, but ``None`` for an algorithm that has no key yet."""
+        keys = self.current
+        signer = keys.default if algorithm is None else keys.signers.get(algorithm)
+        if signer is None and any(key.algorithm == algorithm for key in keys.keys):
+            return keys.default
+        return signer
+
+    def verifier(self, kid: str, *, published: bool) -> Verifier | None:
+        """The public half of a key; ``published``: only if it is in the set, else of any ever."""
+        keys = self.current
+        if published:
+            return keys.verifiers.get(kid)
+        return next((_verifier(key) for key in keys.every if key.kid == kid), None)
+
     def refresh(self) -> None:
-        """Read the keys again. Raises ``WrongSecretKey``."""
-        stored = self._store.all()
-        active = {key.algorithm: key for key in stored if key.state is KeyState.ACTIVE}
-        signing = active.get(self._algorithm)
-        if signing is None:
-            self._current = None
-            return
-        published = sorted(
-            (key for key in stored if key.state in _PUBLISHED),
-            key=lambda key: (key is not signing, _PUBLISHED.index(key.state), -key.created_at),
-        )
-        self._current = KeySet(
-            keys=tuple(published[:_MOST]),
-            signers={
-                key.algorithm: Signer(
-                    key.kid, key.algorithm, self._safe.open_private_key(key.sealed, key.kid)
-                )
-                for key in active.values()
-            },
-        )
+        """Read the keys again. Raises ``WrongSecretKey``, ``Unavailable``."""
+        self._rows = self._store.all()
         self._refreshed = self._clock()
+        self._build()
+
+    def refresh_in_background(self, *, then: Callable[[], None]) -> None:
+        """From now on read the keys every second in a thread of its own, and call ``then``.
+
+        No request waits for it; while the database is away the set stays as it was.
+        """
+        self._in_background = True
+
+        def run() -> None:
+            while True:
+                time.sleep(FRESH)
+                self._refresh_quietly()
+                then()
+
+        threading.Thread(target=run, name="signing-keys", daemon=True).start()
 
     def ensure(self, algorithm: str | None = None) -> None:
         """Make the first key of an algorithm, ``None`` for the installation's, if there is none.
 
-        Such a key signs at once: no verifier can have cached a set of this algorithm before.
-        Raises ``WrongSecretKey`` if the secret key does not open the keys that are there.
+        It signs at once. Raises ``WrongSecretKey`` if the secret key does not open the keys that
+        are there.
         """
-        wanted = algorithm or self._algorithm
+        wanted = algorithm or self.algorithm
         self.refresh()
         if self._current is not None and wanted in self._current.signers:
             return
-        now = int(self._clock())
-        private = keyring.generate(wanted)
-        public = keyring.public_jwk(private, wanted)
-        kid = public["kid"]
-        key = SigningKey(
-            kid=kid,
-            algorithm=wanted,
-            state=KeyState.ACTIVE,
-            public=public,
-            published_at=now,
-            active_from=now,
-            retired_at=None,
-            created_at=now,
-            sealed=self._safe.seal_private_key(private, kid),
-        )
+        key = self.draft(wanted, state=KeyState.ACTIVE, active_from=int(self._clock()))
         try:
             self._store.add(key)
         except Conflict:
             _log.info("another process made the first key for %s", wanted)
         self.refresh()
+
+    def draft(
+        self,
+        algorithm: str,
+        *,
+        state: KeyState,
+        active_from: int,
+        private: PrivateKey | None = None,
+    ) -> SigningKey:
+        """A key that is not stored yet, published now; ``private``: from elsewhere, not new."""
+        now = int(self._clock())
+        private = keyring.generate(algorithm) if private is None else private
+        public = keyring.public_jwk(private, algorithm)
+        kid = public["kid"]
+        return SigningKey(
+            kid=kid,
+            algorithm=algorithm,
+            state=state,
+            public=public,
+            published_at=now,
+            active_from=active_from,
+            retired_at=None,
+            created_at=now,
+            sealed=self._safe.seal_private_key(private, kid),
+        )
 
     def all(self) -> tuple[SigningKey, ...]:
         """Every key with its life, oldest first, from the database."""
@@ -169,3 +236,77 @@ class SigningKeys:
             if key.kid == kid:
                 return keyring.public_pem(key.public)
         raise NotFound("There is no such published key.")
+
+    def private_key(self, kid: str) -> PrivateKey:
+        """The private half of a key that signs or will. Raises ``NotFound``."""
+        for key in self.current.keys:
+            if key.kid == kid and key.sealed:
+                return self._safe.open_private_key(key.sealed, kid)
+        raise NotFound("There is no such signing key.")
+
+    def _refresh_quietly(self) -> None:
+        self._refreshed = self._clock()
+        try:
+            self.refresh()
+        except Unavailable:
+            _log.warning("the signing keys were not read again: no database")
+
+    def _build(self) -> None:
+        """Make of the stored keys what holds at this moment."""
+        now = int(self._clock())
+        published = [key for key in self._rows if is_published(key, now)]
+        signing: dict[str, SigningKey] = {}
+        for key in published:
+            known = signing.get(key.algorithm)
+            if is_signing(key, now) and (known is None or _began(known) < _began(key)):
+                signing[key.algorithm] = key
+        common = [key for key in signing.values() if key.algorithm in keyring.ALGORITHMS]
+        if not common:
+            self._current = None
+            return
+        # A new algorithm of the installation has no key that signs yet: then the old one goes on.
+        first = signing.get(self.algorithm) or max(common, key=_began)
+        signers = {algorithm: self._signer(key) for algorithm, key in signing.items()}
+        order = {id(key): number for number, key in enumerate(signing.values(), 1)}
+        order[id(first)] = 0
+        published.sort(key=lambda key: (order.get(id(key), len(order) + 1), -key.created_at))
+        changes = [*(_began(key) for key in published), *(key.gone_at or _FAR for key in published)]
+        self._current = KeySet(
+            keys=tuple(published[:MOST]),
+            signers=signers,
+            default=signers[first.algorithm],
+            every=self._rows,
+            compromised=sum(key.state is KeyState.COMPROMISED for key in self._rows),
+            changes_at=min((each for each in changes if each > now), default=_FAR),
+        )
+
+    def _signer(self, key: SigningKey) -> Signer:
+        if key.kid not in self._private:
+            self._private[key.kid] = self._safe.open_private_key(key.sealed, key.kid)
+        return Signer(key.kid, key.algorithm, self._private[key.kid], key.published_at)
+
+
+def is_published(key: SigningKey, now: int) -> bool:
+    """Whether a key is in the set at ``now``."""
+    if key.state in (KeyState.GONE, KeyState.COMPROMISED):
+        return False
+    return key.gone_at is None or key.gone_at > now
+
+
+def is_signing(key: SigningKey, now: int) -> bool:
+    """Whether a key may sign at ``now``, unless another of its algorithm began later."""
+    # One that is stored as active is, whatever a clock that was set back says.
+    return key.state is KeyState.ACTIVE or (key.state is KeyState.NEXT and _began(key) <= now)
+
+
+def _began(key: SigningKey) -> int:
+    return _FAR if key.active_from is None else key.active_from
+
+
+def _verifier(key: SigningKey) -> Verifier:
+    return Verifier(key.algorithm, keyring.public_key(key.public))
+
+
+def _document(keys: Sequence[SigningKey]) -> Document:
+    text = json.dumps({"keys": [key.public for key in keys]}, indent=1).encode() + b"\n"
+    return Document(text, sha256(text).hexdigest()[:32], tuple(key.kid for key in keys))

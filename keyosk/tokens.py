@@ -1,4 +1,4 @@
-"""Tokens: RFC 9068 access tokens, written and read. The only user of PyJWT.
+"""Tokens: RFC 9068 access tokens, written and read.
 
 Times are integers and never ahead of the clock: verifiers refuse fractions and an ``iat`` in the
 future.
@@ -8,19 +8,16 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import jwt
-from jwt.algorithms import get_default_algorithms
-from jwt.utils import base64url_encode
 
-from keyosk import jws_form
+from keyosk import jws, jws_form
 from keyosk.errors import BadToken, InvalidRequest, InvalidScope
 from keyosk.ids import new_id
 from keyosk.model import KEYOSK, CredentialKind, Login
 from keyosk.permissions import TYPE, Entitlement
-from keyosk.signing import Signer, SigningKeys
+from keyosk.signing import SigningKeys
 
 #: What a token's header may say it is; ``JWT`` for verifiers that refuse the type of RFC 9068.
 TYPES: Final = (TYPE, "JWT")
@@ -33,11 +30,9 @@ CLAIMS: Final = frozenset(
 )
 #: RFC 8176 has ``pwd``; it has no word for an API key.
 _METHODS: Final = {CredentialKind.PASSWORD: "pwd", CredentialKind.API_KEY: "api_key"}
-_ALGORITHMS: Final = get_default_algorithms()
 #: Characters: servers cut headers at 8 KiB, and a token is not alone in there.
 LONGEST: Final = 6_144
 _LONGEST_WAIT: Final = 2.0  # seconds: clocks of two machines may differ
-_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 _READ: Final[Mapping[str, type]] = {
     **dict.fromkeys(("sub", "preferred_username", "client_id", "scope", "jti"), str),
     **dict.fromkeys(("iat", "exp", "auth_time"), int),
@@ -100,6 +95,7 @@ class Claims:
     scopes: frozenset[str]
     authenticated_at: int
     id: str
+    kid: str
     issued_at: int
     expires_at: int
     audiences: tuple[str, ...]
@@ -139,7 +135,8 @@ class Tokens:
         now = self._moment(login.tokens_from)
         claims = self._claims(login, entitlement, now, lifetime, actor)
         claims["jti"] = token_id or new_id()
-        text = _signed(self._keys.signer(entitlement.algorithm), claims, entitlement.typ or TYPE)
+        signer = self._keys.signer(entitlement.algorithm, compromised=login.compromised_keys)
+        text = jws.signed(signer, claims, entitlement.typ or TYPE)
         if len(text) > LONGEST:
             raise _too_long(len(text), entitlement.scopes)
         return Token(text, claims["exp"] - now, claims["scope"])
@@ -147,14 +144,15 @@ class Tokens:
     def preview(
         self, login: Login, entitlement: Entitlement, *, lifetime: int | None = None
     ) -> Preview:
-        """What ``issue`` would make now, without making it. Raises as it does."""
-        claims = self._claims(login, entitlement, int(self._clock()), lifetime, None)
-        signer = self._keys.signer(entitlement.algorithm)
-        head = _header(signer.algorithm, signer.kid, entitlement.typ or TYPE)
-        whole = _encode({**claims, "jti": new_id()}).encode()
-        # A signature of nothing is as long as any.
-        signature = base64url_encode(_ALGORITHMS[signer.algorithm].sign(b"", signer.key))
-        size = len(head) + len(base64url_encode(whole)) + 1 + len(signature)
+        """What ``issue`` would make now, without making it, or a key for it. Raises as it does."""
+        now = max(int(self._clock()), login.tokens_from)
+        claims = self._claims(login, entitlement, now, lifetime, None)
+        whole, typ = {**claims, "jti": new_id()}, entitlement.typ or TYPE
+        signer = self._keys.known_signer(entitlement.algorithm)
+        if signer is not None:
+            size = jws.length(signer, whole, typ)
+        else:
+            size = jws.expected_length(entitlement.algorithm or self._keys.algorithm, whole, typ)
         if size > LONGEST:
             raise _too_long(size, entitlement.scopes)
         return Preview(claims, size)
@@ -230,7 +228,7 @@ class Tokens:
             options={"require": _REQUIRED, "verify_aud": audience is not None},
         )
         try:
-            return _read(claims)
+            return _read(claims, jwt.get_unverified_header(text)["kid"])
         except (KeyError, TypeError, IndexError, AttributeError):
             raise BadToken("The token is not valid.") from None
 
@@ -247,23 +245,30 @@ class Tokens:
 
     def sign_document(self, claims: Mapping[str, Any], *, typ: str) -> str:
         """A JWS over ``claims`` by the active key; its ``typ`` tells it from a token."""
-        return _signed(self._keys.signer(None), claims, typ)
+        return jws.signed(self._keys.signer(None), claims, typ)
 
     def verify_document(self, text: str, *, typ: str) -> dict[str, Any]:
-        """What ``sign_document`` was given, signed by any of our keys. Raises ``BadToken``."""
+        """What ``sign_document`` was given, signed by any key that we ever had.
+
+        Raises ``BadToken``.
+        """
         # A record stays one, whatever has become of the clock since.
         unchecked = ("verify_aud", "verify_iss", "verify_iat", "verify_exp", "verify_nbf")
-        return self._decoded(text, typ=(typ,), options=dict.fromkeys(unchecked, False))
+        return self._decoded(
+            text, typ=(typ,), published=False, options=dict.fromkeys(unchecked, False)
+        )
 
-    def _decoded(self, text: str, *, typ: Sequence[str], **checks: Any) -> dict[str, Any]:
+    def _decoded(
+        self, text: str, *, typ: Sequence[str], published: bool = True, **checks: Any
+    ) -> dict[str, Any]:
         try:
             header = jws_form.header_of(text, longest=LONGEST)
-            verifier = self._keys.current.verifiers.get(header["kid"])
+            verifier = self._keys.verifier(header["kid"], published=published)
             # SECURITY: a revocation document or another kind of JWT is no access token.
             if verifier is None or header["typ"].lower() not in map(str.lower, typ):
                 raise BadToken("The token is not valid.")
             claims: dict[str, Any] = jwt.decode(
-                text, verifier.key, algorithms=[verifier.algorithm], **checks
+                text, cast(Any, verifier.key), algorithms=[verifier.algorithm], **checks
             )
         except (jwt.PyJWTError, LookupError, TypeError, ValueError, RecursionError):
             raise BadToken("The token is not valid.") from None
@@ -286,26 +291,7 @@ def _too_long(length: int, scopes: Sequence[str]) -> InvalidScope:
     )
 
 
-def _signed(signer: Signer, claims: Mapping[str, Any], typ: str) -> str:
-    """A compact JWS (RFC 7515 section 3.1) over ``claims``.
-
-    ``jwt.encode`` does the same and builds its header, its encoder and its checks anew for every
-    token, which costs more than the signature.
-    """
-    content = _header(signer.algorithm, signer.kid, typ) + base64url_encode(
-        _encode(claims).encode()
-    )
-    signature = _ALGORITHMS[signer.algorithm].sign(content, signer.key)
-    return (content + b"." + base64url_encode(signature)).decode("ascii")
-
-
-@lru_cache(maxsize=64)
-def _header(algorithm: str, kid: str, typ: str) -> bytes:
-    header = {"alg": algorithm, "kid": kid, "typ": typ}
-    return base64url_encode(_encode(header).encode()) + b"."
-
-
-def _read(claims: dict[str, Any]) -> Claims:
+def _read(claims: dict[str, Any], kid: str) -> Claims:
     # SECURITY: PyJWT takes a text for a number, and looks into neither half of these.
     if not all(type(claims[name]) is kind for name, kind in _READ.items()):
         raise TypeError
@@ -330,6 +316,7 @@ def _read(claims: dict[str, Any]) -> Claims:
         scopes=frozenset(claims["scope"].split()),
         authenticated_at=claims["auth_time"],
         id=claims["jti"],
+        kid=kid,
         issued_at=claims["iat"],
         expires_at=claims["exp"],
         audiences=tuple(audiences),

@@ -17,7 +17,7 @@ import jwt
 import pytest
 import requests
 
-from live import Client, LiveServer, free_port, unique
+from live import Client, LiveServer, command, free_port, unique
 from people import done
 
 ROOT = Path(__file__).parent.parent
@@ -171,6 +171,68 @@ def test_a_careless_service_is_caught(
     code, verdicts = verify(server, careless(check), todo, bind)
     assert code == 1
     assert {name for name, verdict in verdicts.items() if verdict == "WRONG"} >= caught
+
+
+@pytest.mark.parametrize("what", ["embedded-jwk-kid", "jku"])
+def test_a_service_that_takes_keys_from_the_token_is_caught(
+    server: LiveServer, todo: str, careless: Callable[[Check], str], what: str
+) -> None:
+    bind = f"127.0.0.1:{free_port()}"
+
+    def check(text: str, _: str) -> bool:
+        header = jwt.get_unverified_header(text)
+        found = header.get("jwk")
+        if "jku" in header:
+            (found,) = requests.get(header["jku"], timeout=5).json()["keys"]
+        if found is None or header["kid"] in [key.key_id for key in keys(bind).get_signing_keys()]:
+            return bool(strict(bind, todo, text))
+        checks: Any = {"algorithms": ["ES256"], "audience": todo, "issuer": f"http://{bind}"}
+        return bool(jwt.decode(text, jwt.PyJWK(found), **checks))
+
+    code, verdicts = verify(server, careless(check), todo, bind)
+    assert (code, verdicts["good"], verdicts[what]) == (1, "right", "WRONG")
+
+
+def test_the_good_token_is_signed_as_the_installation_signs(server: LiveServer) -> None:
+    environment = {**server.environment, "KEYOSK_SIGNING_ALGORITHM": "EdDSA"}
+    ran = subprocess.run(
+        command("token", "bad", "--service", "keyosk"),
+        cwd=server.folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ran.returncode == 0, ran.stderr
+    kit = json.loads(ran.stdout)
+    assert [key["alg"] for key in kit["jwks"]["keys"]] == ["EdDSA"]
+
+
+@pytest.mark.parametrize("bind", ["0.0.0.0:9080", ":9080", "example.com:9080", "127.0.0.1:http"])
+def test_the_test_keys_are_served_to_this_machine_only(server: LiveServer, bind: str) -> None:
+    url = "http://127.0.0.1:1/"
+    ran = server.run("verify-service", url, "--service", "keyosk", "--jwks-bind", bind)
+    assert (ran.returncode, "loopback" in ran.stderr) == (2, True), ran.stderr
+
+
+def test_a_service_that_answers_no_http_fails(server: LiveServer, todo: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def babble() -> None:
+            while True:
+                try:
+                    connection, _ = listening.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.recv(65_536)
+                    connection.sendall(b"nonsense\r\n\r\n")
+
+        threading.Thread(target=babble, daemon=True).start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
+        code, verdicts = verify(server, url, todo, f"127.0.0.1:{free_port()}")
+        listening.shutdown(socket.SHUT_RDWR)
+    assert (code, set(verdicts.values())) == (1, {"WRONG"})
 
 
 def test_a_service_that_refuses_everything_or_fails_is_caught(

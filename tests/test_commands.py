@@ -368,7 +368,7 @@ def test_the_signing_keys_are_those_that_are_published_without_their_private_hal
     assert key["published_at"] == key["active_from"]
     assert key.keys() <= {
         *("kid", "algorithm", "state", "published_at", "active_from"),
-        *("retired_at", "gone_at", "not_seen_by"),
+        *("retired_at", "gone_at", "not_seen_by", "created_at"),
     }
     assert key["kid"] in run("signing-key", "list").out
 

@@ -13,6 +13,8 @@ import click
 import jwt
 import pytest
 from click.testing import CliRunner
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from keyosk.cli import keyosk as command_tree
 from keyosk.errors import KeyoskError
@@ -185,12 +187,20 @@ def test_every_example_of_the_commands_page_works_when_pasted(
     # What the examples take for granted; and the database comes first.
     lines = ["keyosk database upgrade", "keyosk service create todo --scope todo:read", *lines]
     lines.insert(2, "keyosk service scopes todo todo:read todo:write")
-    given: dict[str, str] = {}
+    private = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    )
+    given = {"key.pem": private.decode()}
     for line in lines:
         key_id = ""
         if "$KEY_ID" in line:
             listed = CliRunner().invoke(command_tree, ["api-key", "list", "alice", "--json"])
             key_id = json.loads(listed.stdout)["items"][-1]["id"]
+        if "$KID" in line or "$NEXT_KID" in line:
+            listed = CliRunner().invoke(command_tree, ["signing-key", "list", "--json"])
+            kids = {key["state"]: key["kid"] for key in json.loads(listed.stdout)["items"]}
+            line = line.replace("$KID", kids["active"])  # noqa: PLW2901  # as a shell would
+            line = line.replace("$NEXT_KID", kids["next"])  # noqa: PLW2901
         command, _, source = line.partition(" < ")
         words = [word.replace("$KEY_ID", key_id) for word in shlex.split(command)[1:]]
         ran = CliRunner().invoke(

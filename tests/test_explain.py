@@ -159,6 +159,82 @@ def test_it_makes_and_writes_nothing(installation: Installation) -> None:
         assert rows_of(installation, f'SELECT * FROM "{name}"') == rows
 
 
+def test_the_size_is_known_where_no_key_was_made_yet_and_none_is_made_for_it(
+    installation: Installation,
+) -> None:
+    for number, algorithm in enumerate(("EdDSA", "RS256", "PS256")):
+        name = f"s{number}"
+        scopes = [Scope(f"{name}:read")]
+        installation.services.create(
+            OPERATOR, name=name, scopes=scopes, signing_algorithm=algorithm, typ="JWT"
+        )
+        account = installation.grants.create_account(
+            OPERATOR, [Grant(f"{name}:read")], username=f"p{number}", password=PASSWORD
+        )
+        keys = installation.signing_keys.all()
+
+        told = installation.explaining.explain(account.id, Asked())
+
+        assert installation.signing_keys.all() == keys
+        login = installation.authentication.as_if(account.id, None)
+        issued = installation.issuing.by_login(login, Asked())
+        assert told.preview is not None
+        assert told.preview.size == len(issued.token.text)
+
+
+def test_a_scope_that_is_held_is_not_missing_because_another_one_is(
+    admin: Client, alice: Person, todo: str
+) -> None:
+    found = explain(admin, account=alice.id, scope=f"{todo}:read {todo}:write")
+    assert found["error"] == "invalid_scope"
+    assert reasons(found) == {f"{todo}:write": "not_granted"}
+
+
+def test_what_keyosk_admin_stands_for_is_missing_for_the_same_reasons(
+    server: LiveServer, admin: Client
+) -> None:
+    person = make_person(server, admin, {"name": "keyosk:admin", "with": "password"})
+    key, _ = make_key(admin, person)
+    small, _ = make_key(admin, person, scopes=[])
+    asked = {"account": person.id, "scope": "keyosk:audit:read"}
+    by_key = {"credential": "api_key", "api_key": key}
+    assert reasons(explain(admin, **asked, **by_key)) == {"keyosk:audit:read": "password_only"}
+    done(admin.put(f"{person.path}/grants", json={"scopes": ["keyosk:admin"]}))
+    by_key["api_key"] = small
+    assert reasons(explain(admin, **asked, **by_key)) == {"keyosk:audit:read": "key_limited"}
+    # Who has keyosk:admin lacks nothing of what it stands for.
+    assert reasons(explain(admin, account=person.id, audience=["keyosk"])) == {}
+
+
+def test_a_login_that_is_refused_gets_none_of_its_scopes_for_that_reason(
+    admin: Client, alice: Person, todo: str
+) -> None:
+    done(admin.patch(alice.path, json={"enabled": False}))
+    found = explain(admin, account=alice.id)
+    assert reasons(found) == {f"{todo}:read": "account_disabled"}
+    # As the token endpoint says it, which does not tell why; ``reason`` does.
+    answer = alice.login().post("/auth/token").json()
+    assert {name: found[name] for name in answer} == answer
+
+
+@pytest.mark.parametrize("asked", [{"scope": "two  spaces"}, {"audience": [""]}])
+def test_odd_parameters_end_as_at_the_token_endpoint(
+    admin: Client, alice: Person, asked: dict[str, Any]
+) -> None:
+    answer = alice.login().post("/auth/token", json=asked)
+    found = explain(admin, account=alice.id, **asked)
+    assert found["granted"] is (answer.status_code == 200)
+    if not found["granted"]:
+        assert {name: found[name] for name in answer.json()} == answer.json()
+
+
+def test_the_document_names_the_scope_that_questions_about_others_need(admin: Client) -> None:
+    described = admin.get("/openapi.json").json()["paths"]["/auth/explain"]["post"]
+    assert "x-required-scope" not in described
+    assert "keyosk:admin" not in described["description"]
+    assert "`keyosk:accounts:read`" in described["description"]
+
+
 # --- It says what happens -------------------------------------------------------------------------
 
 
@@ -245,6 +321,10 @@ def test_the_commands_make_look_into_and_explain_tokens(
     rows = done(admin.get(f"/audit?action=token.issue&target=account/{alice.id}"))["items"]
     assert len(rows) == 1
     assert made.stdout.strip() not in str(rows)
+    # Enough to find it, and to end it.
+    assert rows[0]["after"]["jti"] == json.loads(looked.stdout)["claims"]["jti"]
+    assert rows[0]["after"]["audiences"] == [todo]
+    assert server.run("token", "issue", alice.id, "--scope", "offline_access").returncode == 1
 
     admin.delete(f"{alice.path}/tokens")
     assert server.run("token", "inspect", text=made.stdout).returncode == 1
@@ -258,3 +338,10 @@ def test_the_commands_make_look_into_and_explain_tokens(
     )
     done(admin.patch(alice.path, json={"enabled": False}))
     assert server.run("token", "issue", alice.username).returncode == 1
+
+
+def test_a_token_that_anybody_wrote_cannot_write_to_the_terminal(server: LiveServer) -> None:
+    text = jwt.encode({"sub": "\x1b[2J\x9b2J", "\x9b0;": 1}, "k" * 32, algorithm="HS256")
+    seen = server.run("token", "inspect", text=text)
+    assert seen.returncode == 1
+    assert not {"\x1b", "\x9b"} & set(seen.stdout)

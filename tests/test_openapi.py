@@ -7,6 +7,8 @@ from typing import Any, Final
 
 import pytest
 import requests
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
@@ -84,7 +86,8 @@ def test_its_operations_tell_who_may_use_them(document: dict[str, Any]) -> None:
     for method, path, described in described_operations(document):
         access = decided[method, path]
         required = described.get("x-required-scope")
-        assert required == (None if access.anyone else access.scope)
+        without = access.anyone or access.any_caller
+        assert required == (None if without else access.scope)
         assert (required is None) or f"`{required}`" in described["description"]
         schemes = {name for choice in described["security"] for name in choice}
         if access.by_login:
@@ -400,6 +403,7 @@ def test_every_operation_answers_as_the_document_says(server: LiveServer, admin:
     walk_tokens(walk.as_caller(alice), anybody, service)
     walk_api_keys(walk, server, username, service)
     walk_lists(ask)
+    walk_signing_keys(ask, anybody, service)
     walk_errors(ask, anybody, walk.as_caller(alice), username)
     walk_deletions(ask, service, role, username)
 
@@ -428,6 +432,8 @@ def walk_public_addresses(anybody: Ask) -> None:
     ):
         tag = anybody(200, "GET", path).headers["ETag"]
         anybody(304, "GET", path, headers={"If-None-Match": tag})
+    anybody(200, "GET", "/auth/jwks?format=pem")
+    anybody(422, "GET", "/auth/jwks?format=xml")
     kid = anybody(200, "GET", "/auth/jwks").json()["keys"][0]["kid"]
     anybody(200, "GET", f"/auth/keys/{kid}.pem")
     anybody(404, "GET", "/auth/keys/nobody.pem")
@@ -591,6 +597,30 @@ def walk_errors(ask: Ask, anybody: Ask, alice: Ask, username: str) -> None:
     ask(415, "PATCH", f"/accounts/{username}", data="a", headers={"Content-Type": "text/plain"})
     ask(422, "POST", "/accounts", json={"colour": "red"})
     ask(413, "POST", "/accounts", json={"username": "x" * 70_000})
+
+
+def walk_signing_keys(ask: Ask, anybody: Ask, service: str) -> None:
+    keys = "/signing-keys"
+    made = ask(201, "POST", f"{keys}/rotate", json={"algorithm": "EdDSA"}).json()
+    ask(409, "POST", f"{keys}/rotate", json={"algorithm": "EdDSA"})
+    ask(422, "POST", f"{keys}/rotate", json={"limit": 1})
+    one = f"{keys}/{made['kid']}"
+    assert made["kid"] in {key["kid"] for key in ask(200, "GET", keys).json()["items"]}
+    ask(200, "GET", one)
+    ask(200, "DELETE", one)
+    ask(409, "DELETE", one)
+    ask(409, "POST", f"{one}/compromise")
+    private = ed25519.Ed25519PrivateKey.generate().private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    )
+    body = {"private_key": private.decode()}
+    brought = ask(201, "POST", f"{keys}/import", json=body).json()
+    ask(409, "POST", f"{keys}/import", json=body)
+    ask(422, "POST", f"{keys}/import", json={"private_key": "no key"})
+    ask(200, "POST", f"{keys}/{brought['kid']}/compromise")
+    ask(404, "GET", f"{keys}/nothing")
+    anybody(200, "GET", f"/services/{service}/jwks")
+    anybody(404, "GET", "/services/nothing/jwks")
 
 
 def walk_deletions(ask: Ask, service: str, role: str, username: str) -> None:

@@ -103,6 +103,12 @@ POST   /roles                                   401  403  403  403  403  422  40
 GET    /roles/{role}                            401  403  200  403  403  200  403  200  200
 PATCH  /roles/{role}                            401  403  403  403  403  422  403  422  422
 DELETE /roles/{absent}                          401  403  403  403  403  404  403  404  404
+GET    /signing-keys                            401  403  403  403  403  403  403  200  200
+POST   /signing-keys/rotate                     401  403  403  403  403  403  403  422  403
+POST   /signing-keys/import                     401  403  403  403  403  403  403  422  403
+GET    /signing-keys/{key}                      401  403  403  403  403  403  403  404  404
+DELETE /signing-keys/{key}                      401  403  403  403  403  403  403  404  403
+POST   /signing-keys/{key}/compromise           401  403  403  403  403  403  403  404  403
 GET    /audit                                   401  403  403  403  403  403  200  200  200
 """
 
@@ -156,7 +162,15 @@ def test_each_caller_gets_what_the_table_says(
 
 
 def test_the_table_has_every_address_that_is_not_open_to_all() -> None:
-    names = {"account": "x", "absent": "x", "key": "x", "session": "x", "service": "x", "role": "x"}
+    names = {
+        "account": "x",
+        "absent": "x",
+        "key": "x",
+        "session": "x",
+        "kid": "x",
+        "service": "x",
+        "role": "x",
+    }
     written = {(row.method, row.path.format(**names)) for row in rows()}
     for route in ROUTES:
         path = route.path

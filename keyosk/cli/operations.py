@@ -75,11 +75,21 @@ def upgrade_database() -> None:
         _greet(configuration, admin)
 
 
+@database.command("rewrap")
+def rewrap_database() -> None:
+    """Encrypt all that is encrypted under the first of the secret keys, so that others can go."""
+    with session.installation() as installation:
+        count = installation.rotation.rewrap()
+        answers = installation.idempotency.rewrap()
+    click.echo(f"{count} private keys and {answers} kept answers are under the first secret key.")
+
+
 def _web(configuration: Config) -> WSGIApplication:
     """The application of one worker process."""
     _log_json(configuration.log_level)
     installation = app.build(configuration)
     installation.signing_keys.refresh()
+    installation.signing_keys.refresh_in_background(then=installation.rotation.advance_quietly)
     return app.create_app(installation)
 
 

@@ -1,16 +1,30 @@
 """keyosk signing-key."""
 
+import json
+import sys
+from typing import Any
+
 import click
 
+from keyosk import keyring
 from keyosk.cli import session
-from keyosk.web.fields import rfc3339
+from keyosk.errors import NotFound
+from keyosk.installation import Installation
+from keyosk.model import OPERATOR, SigningKey
+from keyosk.rotation import LIMIT
+from keyosk.web.key_schemas import SigningKeyShape
 
-_COLUMNS = ("kid", "algorithm", "state", "published_at", "active_from")
+_COLUMNS = ("kid", "algorithm", "state", "active_from", "gone_at", "not_seen_by")
+_algorithm = click.option(
+    "--algorithm",
+    type=click.Choice((*keyring.ALGORITHMS, *keyring.OWN_SET_ALGORITHMS)),
+    help="The installation's unless it is said.",
+)
 
 
 @click.group("signing-key")
 def signing_key() -> None:
-    """See the keys that sign tokens."""
+    """See, rotate, retire, import and export the keys that sign tokens."""
 
 
 @signing_key.command("list")
@@ -18,15 +32,92 @@ def signing_key() -> None:
 def list_keys(*, as_json: bool) -> None:
     """List the signing keys, oldest first; never their private halves."""
     with session.installation() as installation:
-        found = installation.signing_keys.all()
-    shapes = [
-        {
-            "kid": key.kid,
-            "algorithm": key.algorithm,
-            "state": key.state,
-            "published_at": rfc3339(key.published_at),
-            "active_from": None if key.active_from is None else rfc3339(key.active_from),
-        }
-        for key in found
-    ]
+        shapes = [_shape(installation, key) for key in installation.rotation.all()]
     session.show_list(shapes, _COLUMNS, as_json=as_json)
+
+
+@signing_key.command("rotate")
+@_algorithm
+@click.option(
+    "--now", is_flag=True, help="Sign with it at once: hurts verifiers that keep the set."
+)
+@click.option("--when-seen", is_flag=True, help="Wait until every known service has fetched it.")
+@click.option("--limit", type=int, default=LIMIT, metavar="SECONDS", help="But no longer.")
+@session.as_json
+def rotate(algorithm: str | None, *, now: bool, when_seen: bool, limit: int, as_json: bool) -> None:
+    """Publish the key that is to sign next."""
+    with session.installation() as installation:
+        key = installation.rotation.rotate(
+            OPERATOR, algorithm, now=now, when_seen=when_seen, limit=limit
+        )
+        shape = _shape(installation, key)
+    if now:
+        unseen = ", ".join(shape["not_seen_by"]) or "none that said who it is"
+        click.echo(
+            "Verifiers that keep the key set refuse new tokens until they fetch it again, five "
+            f"minutes at the most if they go by its max-age. Not seen by: {unseen}.",
+            err=True,
+        )
+    session.show_object(shape, as_json=as_json)
+
+
+@signing_key.command("retire")
+@click.argument("kid")
+@session.as_json
+def retire(kid: str, *, as_json: bool) -> None:
+    """Have a key sign no more."""
+    with session.installation() as installation:
+        shape = _shape(installation, installation.rotation.retire(OPERATOR, kid))
+    session.show_object(shape, as_json=as_json)
+
+
+@signing_key.command("compromise")
+@click.argument("kid")
+@session.as_json
+def compromise(kid: str, *, as_json: bool) -> None:
+    """Take a key out of the set at once and revoke all that it signed."""
+    with session.installation() as installation:
+        shape = _shape(installation, installation.rotation.compromise(OPERATOR, kid))
+    session.show_object(shape, as_json=as_json)
+
+
+@signing_key.command("import")
+@_algorithm
+@session.as_json
+def import_key(algorithm: str | None, *, as_json: bool) -> None:
+    """Read a private key, PEM or JWK, from standard input; it signs next."""
+    private, fitting = keyring.read_private_key(sys.stdin.read(), algorithm)
+    with session.installation() as installation:
+        shape = _shape(installation, installation.rotation.bring(OPERATOR, private, fitting))
+    session.show_object(shape, as_json=as_json)
+
+
+@signing_key.command("export")
+@click.argument("kid", required=False)
+@click.option("--pem", "form", flag_value="pem", default="pem", help="The public key (default).")
+@click.option("--jwk", "form", flag_value="jwk", help="As a JWK.")
+@click.option("--x5c", "form", flag_value="x5c", help="A self-signed certificate, PEM.")
+@click.option("--docker", "form", flag_value="docker", help="The kid that a registry knows it by.")
+def export(kid: str | None, form: str) -> None:
+    """Print the public half of a key, of the one that signs now unless it is said."""
+    with session.installation() as installation:
+        keys = installation.signing_keys.current
+        wanted = kid or keys.default.kid
+        found = next((key for key in keys.keys if key.kid == wanted), None)
+        if found is None:
+            raise NotFound("There is no such published key.")
+        if form == "x5c":
+            private = installation.signing_keys.private_key(wanted)
+            click.echo(keyring.certificate(private, installation.issuer), nl=False)
+            return
+    if form == "jwk":
+        click.echo(json.dumps(dict(found.public)))
+    elif form == "docker":
+        click.echo(keyring.libtrust_id(found.public))
+    else:
+        click.echo(keyring.public_pem(found.public), nl=False)
+
+
+def _shape(installation: Installation, key: SigningKey) -> dict[str, Any]:
+    shape: dict[str, Any] = SigningKeyShape().dump(key)
+    return {**shape, "not_seen_by": installation.rotation.not_seen_by(key)}

@@ -8,7 +8,7 @@ import click
 from keyosk import permissions
 from keyosk.cli import session
 from keyosk.errors import BadToken
-from keyosk.explaining import shape
+from keyosk.explaining import SENTENCES, shape
 from keyosk.issuing import Asked
 from keyosk.model import OPERATOR
 
@@ -57,7 +57,8 @@ def inspect_token() -> None:
         except BadToken:
             raise click.ClickException("This is no token.") from None
         fault = installation.inspection.fault(text)
-    click.echo(json.dumps({"header": header, "claims": claims}, ensure_ascii=False, indent=2))
+    # SECURITY: anybody may have written it: ASCII cannot steer a terminal.
+    click.echo(json.dumps({"header": header, "claims": claims}, indent=2))
     click.echo("It is good now." if fault is None else f"It is not good: {fault}", err=True)
     sys.exit(0 if fault is None else 1)
 
@@ -88,7 +89,9 @@ def explain_token(
         session.show_json(found)
         return
     if explanation.preview is None:
-        click.echo(f"No token: {found['error']}. {found['error_description']}")
+        why = explanation.reason
+        sentence = found["error_description"] if why is None else SENTENCES[why]
+        click.echo(f"No token: {found['error']}. {sentence}")
     else:
         click.echo(f"A token of {found['size']} bytes with these claims:")
         click.echo(json.dumps(found["claims"], ensure_ascii=False, indent=2))

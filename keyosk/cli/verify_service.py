@@ -6,7 +6,9 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -19,6 +21,7 @@ from keyosk.bad_tokens import Kit, Sample
 from keyosk.cli import session
 
 _TIMEOUT = 10  # seconds
+_JKU = "/keys-of-an-attacker.json"
 _service = click.option("--service", required=True, help="The service's name or id.")
 
 
@@ -35,7 +38,7 @@ def bad_token_kit(service: str, issuer: str | None, out: Path | None) -> None:
 
     No installation accepts any of them: the keys are made for this and kept nowhere.
     """
-    kit = _kit(service, issuer)
+    kit = _kit(service, issuer, jku=f"https://attacker.invalid{_JKU}")
     files = {"jwks": kit.key_set, "revocations": kit.revocations, "tokens": _shapes(kit)}
     if out is None:
         session.show_json(files)
@@ -67,20 +70,38 @@ def verify_service(
     The service must be started for this test, with http://HOST:PORT in the place of Keyosk. Exits 1
     if it accepted a bad token, refused the good one, or failed.
     """
-    host, _, port = jwks_bind.rpartition(":")
-    if not port.isascii() or not port.isdecimal():
-        raise click.BadParameter("must be HOST:PORT", param_hint="--jwks-bind")
-    kit = _kit(service, issuer or f"http://{jwks_bind}")
-    with _served(kit, host, int(port)):
+    host, port = _loopback(jwks_bind)
+    base = f"http://{jwks_bind}"
+    kit = _kit(service, issuer or base, jku=base + _JKU)
+    with _served(kit, host, port):
         found = [_tried(url, sample, revocations=revocations) for sample in kit.samples]
     session.show_list(found, ("token", "answer", "verdict", "flaw"), as_json=as_json)
     sys.exit(any(each["verdict"] == "WRONG" for each in found))
 
 
-def _kit(service: str, issuer: str | None) -> Kit:
+def _loopback(bind: str) -> tuple[str, int]:
+    host, _, port = bind.rpartition(":")
+    try:
+        is_loopback = IPv4Address(host).is_loopback
+    except ValueError:
+        is_loopback = False
+    if not (is_loopback and port.isascii() and port.isdecimal() and int(port) < 65_536):
+        raise click.BadParameter(
+            "must be a loopback address such as 127.0.0.1:9080", param_hint="--jwks-bind"
+        )
+    return host, int(port)
+
+
+def _kit(service: str, issuer: str | None, *, jku: str) -> Kit:
     with session.installation() as installation:
         found = installation.services.get(service)
-        return bad_tokens.make(found, issuer or installation.issuer, int(time.time()))
+        return bad_tokens.make(
+            found,
+            issuer or installation.issuer,
+            int(time.time()),
+            algorithm=installation.signing_keys.algorithm,
+            jku=jku,
+        )
 
 
 def _shapes(kit: Kit) -> list[dict[str, Any]]:
@@ -106,7 +127,7 @@ def _tried(url: str, sample: Sample, *, revocations: bool) -> dict[str, Any]:
     except HTTPError as error:
         status = str(error.code)
         error.close()
-    except (URLError, OSError):
+    except (URLError, OSError, HTTPException):
         status = "none"
     if sample.good:
         right = status.startswith("2")
@@ -126,6 +147,7 @@ def _served(kit: Kit, host: str, port: int) -> Iterator[None]:
         "/auth/jwks": kit.key_set,
         "/.well-known/jwks.json": kit.key_set,
         "/auth/revocations": kit.revocations,
+        _JKU: kit.foreign_key_set,
         "/.well-known/oauth-authorization-server": metadata,
         "/.well-known/openid-configuration": metadata,
     }

@@ -17,7 +17,7 @@ class Login:
     password that was shown now; ``authenticated_at`` when the secret was
     shown; ``last_seen_at`` when the credential was last noted as used. ``tokens_from``: tokens
     issued before this moment, to the account or by the key, do not count any more. ``claims`` is
-    JSON text, as few tokens need it.
+    JSON text, as few tokens need it. ``compromised_keys``: how many signing keys are.
     """
 
     account_id: str
@@ -34,6 +34,7 @@ class Login:
     networks: tuple[str, ...] | None
     successor: str | None
     tokens_from: int
+    compromised_keys: int = 0
     holdings: tuple[Holding, ...]
 
 

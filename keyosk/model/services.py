@@ -22,6 +22,7 @@ KEYOSK_SCOPES: Final[Mapping[str, str]] = {
     "keyosk:services:write": "Make, change and delete services, scopes and roles.",
     "keyosk:tokens:introspect": "See what the tokens of every service say.",
     "keyosk:keys:read": "See signing keys.",
+    "keyosk:keys:write": "Rotate, retire and import signing keys, and take them out.",
     "keyosk:audit:read": "Read the audit log.",
 }
 

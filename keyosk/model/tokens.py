@@ -8,11 +8,16 @@ from keyosk.model.accounts import CredentialKind
 
 
 class KeyState(StrEnum):
-    """Where a signing key is in its life; only ``ACTIVE`` signs."""
+    """Where a signing key is in its life.
+
+    ``NEXT`` is published and signs once its time has come, ``ACTIVE`` signs, ``RETIRED`` is
+    published until the last token that it signed has expired. The other two are not published.
+    """
 
     NEXT = "next"
     ACTIVE = "active"
     RETIRED = "retired"
+    GONE = "gone"
     COMPROMISED = "compromised"
 
 
@@ -28,7 +33,11 @@ class Claim(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SigningKey:
-    """A key that signs tokens: its public half and its life. ``public`` is a JWK (RFC 7517)."""
+    """A key that signs tokens: its public half and its life. ``public`` is a JWK (RFC 7517).
+
+    ``active_from``: when it began, or will begin, to sign. ``gone_at``: when it was, or will be,
+    taken out of the set. ``when_seen``: it may begin before, once every service has fetched it.
+    """
 
     kid: str
     algorithm: str
@@ -38,8 +47,10 @@ class SigningKey:
     active_from: int | None
     retired_at: int | None
     created_at: int
+    gone_at: int | None = None
+    when_seen: bool = False
     #: The private half, encrypted; never shown, compared or printed.
-    sealed: bytes = field(repr=False, compare=False)
+    sealed: bytes = field(default=b"", repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from keyosk.storage import tables
 from keyosk.storage.database import Database
@@ -35,10 +36,7 @@ class IdempotencyStore:
                 (tables.Idempotency.caller == caller) & (tables.Idempotency.key == key)
             )
         )
-        if row is None:
-            return None
-        sealed = None if row["sealed"] is None else bytes(row["sealed"])
-        return StoredAnswer(**{**row, "headers": json.loads(row["headers"]), "sealed": sealed})
+        return None if row is None else _answer(row)
 
     def add(self, answer: StoredAnswer) -> None:
         """Insert an answer, in the transaction of what it answers."""
@@ -67,3 +65,18 @@ class IdempotencyStore:
                 (created < secrets_before) & tables.Idempotency.sealed.is_null(False)
             )
         )
+
+    def sealed(self) -> list[StoredAnswer]:
+        """All answers that have a secret."""
+        query = tables.Idempotency.select().where(tables.Idempotency.sealed.is_null(False))
+        return [_answer(row) for row in self._database.rows(query)]
+
+    def reseal(self, answer: StoredAnswer, sealed: bytes) -> None:
+        """Put another ciphertext in the place of an answer's."""
+        mine = (tables.Idempotency.caller == answer.caller) & (tables.Idempotency.key == answer.key)
+        self._database.write(tables.Idempotency.update(sealed=sealed).where(mine))
+
+
+def _answer(row: Mapping[str, Any]) -> StoredAnswer:
+    sealed = None if row["sealed"] is None else bytes(row["sealed"])
+    return StoredAnswer(**{**row, "headers": json.loads(row["headers"]), "sealed": sealed})

@@ -11,7 +11,7 @@ from typing import Any, Final
 import peewee
 from peewee import JOIN, Value, fn
 
-from keyosk.model import CredentialKind, Holding, Login, Terms
+from keyosk.model import CredentialKind, Holding, KeyState, Login, Terms
 from keyosk.storage.database import Database, Row, parameter
 from keyosk.storage.services import TERMS, terms
 from keyosk.storage.tables import (
@@ -23,8 +23,15 @@ from keyosk.storage.tables import (
     RoleScope,
     Scope,
     Service,
+    SigningKey,
 )
 
+#: How many signing keys are compromised: whoever holds fewer in memory reads them again.
+_COMPROMISED: Final = (
+    SigningKey.select(fn.COUNT(SigningKey.kid))
+    .where(SigningKey.state == KeyState.COMPROMISED.value)
+    .alias("compromised")
+)
 _ACCOUNT: Final = (
     Account.id,
     Account.username,
@@ -33,6 +40,7 @@ _ACCOUNT: Final = (
     Account.expires_at,
     Account.last_login_at,
     Account.tokens_from,
+    _COMPROMISED,
 )
 _KEY: Final = (
     ApiKey.id,
@@ -107,12 +115,10 @@ def _with_holdings(query: "peewee.ModelSelect[Any]") -> "peewee.ModelSelect[Any]
 def _login(rows: list[Row], credential: CredentialKind, authenticated_at: int) -> Login | None:
     if not rows:
         return None
-    account_id, username, claims, account_enabled, account_expires, last_login, account_from = rows[
-        0
-    ][: len(_ACCOUNT)]
-    key_id, scopes, networks, successor, key_enabled, key_expires, last_used, key_from = rows[0][
-        len(_ACCOUNT) : _HOLDING_AT
-    ]
+    account, key = rows[0][: len(_ACCOUNT)], rows[0][len(_ACCOUNT) : _HOLDING_AT]
+    account_id, username, claims, account_enabled, account_expires, last_login, *state = account
+    account_from, compromised = state
+    key_id, scopes, networks, successor, key_enabled, key_expires, last_used, key_from = key
     with_key = key_id is not None
     expiries = [moment for moment in (account_expires, key_expires) if moment is not None]
     return Login(
@@ -129,6 +135,7 @@ def _login(rows: list[Row], credential: CredentialKind, authenticated_at: int) -
         networks=None if networks is None else tuple(json.loads(networks)),
         successor=successor,
         tokens_from=max(account_from or 0, key_from or 0),
+        compromised_keys=compromised,
         holdings=_holdings(rows),
     )
 

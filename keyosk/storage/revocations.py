@@ -28,6 +28,10 @@ class RevocationStore:
                     & (tables.Revocation.claim == Claim.JTI.value)
                 )
                 | (
+                    (tables.Revocation.value == parameter("kid"))
+                    & (tables.Revocation.claim == Claim.KID.value)
+                )
+                | (
                     (tables.Revocation.value == parameter("audience"))
                     & (tables.Revocation.claim == Claim.AUD.value)
                     & (tables.Revocation.issued_before > parameter("issued_at"))
@@ -89,9 +93,9 @@ class RevocationStore:
             for row in rows
         )
 
-    def is_revoked(self, jti: str, audience: str, issued_at: int) -> bool:
-        """Whether a token was revoked by its own id, or with all of its audience."""
-        return bool(self._revoked(jti=jti, audience=audience, issued_at=issued_at))
+    def is_revoked(self, jti: str, kid: str, audience: str, issued_at: int) -> bool:
+        """Whether a token was revoked by its own id, or with all of its key or audience."""
+        return bool(self._revoked(jti=jti, kid=kid, audience=audience, issued_at=issued_at))
 
     def raise_accounts(self, account_ids: Collection[str], moment: int) -> None:
         """Take no token of these accounts any more that was issued before ``moment``."""

@@ -1,7 +1,7 @@
 """Signing keys; their private halves are sealed before they come here."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import peewee
@@ -19,7 +19,7 @@ class SigningKeyStore:
         self._database = database
 
     def add(self, key: SigningKey) -> None:
-        """Insert a key. Raises ``Conflict`` when its algorithm has an active key already."""
+        """Insert a key. Raises ``Conflict`` if its algorithm has one in this state already."""
         try:
             self._database.insert(
                 tables.SigningKey,
@@ -34,11 +34,15 @@ class SigningKeyStore:
                         "active_from": key.active_from,
                         "retired_at": key.retired_at,
                         "created_at": key.created_at,
+                        "gone_at": key.gone_at,
+                        "when_seen": key.when_seen,
                     }
                 ],
             )
         except peewee.IntegrityError as error:
-            raise Conflict("algorithm", "This algorithm has an active key already.") from error
+            raise Conflict(
+                "algorithm", f"There is a key like this, or one is {key.state} already."
+            ) from error
 
     def all(self) -> tuple[SigningKey, ...]:
         """Every key, oldest first."""
@@ -46,6 +50,33 @@ class SigningKeyStore:
             tables.SigningKey.created_at, tables.SigningKey.kid
         )
         return tuple(_signing_key(row) for row in self._database.rows(query))
+
+    def lock(self) -> None:
+        """Inside a transaction: be the only one who changes keys."""
+        self._database.lock("signing_keys")
+
+    def change(self, kid: str, **columns: Any) -> None:
+        """Write columns of a key."""
+        self._database.write(
+            tables.SigningKey.update(**columns).where(tables.SigningKey.kid == kid)
+        )
+
+    def note_sight(self, service_id: str, kids: Sequence[str], now: int) -> None:
+        """Remember which keys a service fetched."""
+        sight = tables.KeySight
+        self._database.write(
+            sight.insert(service=service_id, kids=json.dumps(kids), seen_at=now)
+            .on_conflict(conflict_target=[sight.service], preserve=[sight.kids, sight.seen_at])
+            .returning()
+        )
+
+    def sights(self) -> dict[str, frozenset[str]]:
+        """The keys that each service fetched last, by its name."""
+        query = tables.KeySight.select(tables.Service.name, tables.KeySight.kids).join(
+            tables.Service
+        )
+        rows = self._database.rows(query)
+        return {row["name"]: frozenset(json.loads(row["kids"])) for row in rows}
 
 
 def _signing_key(row: Mapping[str, Any]) -> SigningKey:
@@ -59,4 +90,6 @@ def _signing_key(row: Mapping[str, Any]) -> SigningKey:
         active_from=row["active_from"],
         retired_at=row["retired_at"],
         created_at=row["created_at"],
+        gone_at=row["gone_at"],
+        when_seen=bool(row["when_seen"]),
     )

@@ -138,6 +138,16 @@ class SigningKey(Table):
     active_from = BigIntegerField(null=True)
     retired_at = BigIntegerField(null=True)
     created_at = BigIntegerField()
+    gone_at = BigIntegerField(null=True)
+    when_seen = BooleanField(default=False)
+
+
+class KeySight(Table):
+    """The keys that a service fetched last, as far as it said who it is."""
+
+    service = ForeignKeyField(Service, primary_key=True, on_delete="CASCADE")
+    kids = TextField()
+    seen_at = BigIntegerField()
 
 
 class Revocation(Table):
@@ -285,6 +295,7 @@ ALL = (
     RoleScope,
     Grant,
     SigningKey,
+    KeySight,
     Revocation,
     Session,
     Lifetime,

@@ -167,6 +167,7 @@ def _add_pipeline(
     def seal(response: Response) -> Response:
         # After the answer has been sent: nobody waits for the chain.
         response.call_on_close(installation.audit.seal_quietly)
+        response.call_on_close(installation.idempotency.forget_quietly)
         return response
 
     app.wsgi_app = _Envelope(  # type: ignore[method-assign]  # as Flask documents it

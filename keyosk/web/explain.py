@@ -5,8 +5,8 @@ from typing import Any
 from flask import Response, g
 
 from keyosk import permissions
-from keyosk.errors import InsufficientScope, Invalid, NotFound
-from keyosk.explaining import shape
+from keyosk.errors import InsufficientScope, Invalid, InvalidScope, NotFound
+from keyosk.explaining import Explanation, shape
 from keyosk.issuing import Asked
 from keyosk.permissions import Reason
 from keyosk.web.answers import json_answer
@@ -26,19 +26,26 @@ class ExplainResource(Endpoint):
 
     @operation(takes=ExplainRequest, gives=ExplanationShape, raises=(NotFound,))
     def post(self) -> Response:
-        """Explain which token an account would get with a credential, without its secret."""
+        """Explain which token an account would get with a credential, without its secret.
+
+        The account is the caller's own unless one is named; another one needs the scope
+        ``keyosk:accounts:read``.
+        """
         fields = self.load()
         account = self._account(fields.get("account"))
         api_key = fields.get("api_key")
         if (fields.get("credential", "password") == "api_key") is not (api_key is not None):
             raise Invalid.field("api_key", "must be the key's id, with the credential api_key only")
         scope = fields.get("scope")
-        asked = Asked(
-            scopes=None if scope is None else permissions.parse_scope(scope),
-            targets=tuple(fields.get("audience", ())),
-            lifetime=fields.get("lifetime"),
-        )
-        found = self.installation.explaining.explain(account, asked, api_key_id=api_key)
+        try:
+            asked = Asked(
+                scopes=None if scope is None else permissions.parse_scope(scope),
+                targets=tuple(filter(None, fields.get("audience", ()))),
+                lifetime=fields.get("lifetime"),
+            )
+            found = self.installation.explaining.explain(account, asked, api_key_id=api_key)
+        except InvalidScope as error:  # it is no list of scopes
+            found = Explanation(None, error, None, (), {})
         response = json_answer(self._shown(shape(found)))
         response.headers["Cache-Control"] = "no-store"
         return response

@@ -3,29 +3,78 @@
 import re
 from typing import Final
 
-from flask import Response
+from flask import Response, request
 
-from keyosk.errors import NotFound, Unavailable
+from keyosk.errors import Invalid, NotFound, Unavailable
+from keyosk.signing import Document
 from keyosk.web.answers import public_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
-from keyosk.web.standard_schemas import JwkSetShape
+from keyosk.web.standard_schemas import JwkSetShape, JwksQuery
 
 _PEM: Final = "application/x-pem-file"
 _EXAMPLE: Final = "-----BEGIN PUBLIC KEY-----\nMFkw...\n-----END PUBLIC KEY-----\n"
+_MAX_AGE: Final = 300  # seconds that a verifier may keep the set
 _THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
 class JwksResource(Endpoint):
     """The JWK set (RFC 7517 section 5)."""
 
-    @operation(gives=JwkSetShape, tagged=True, raises=(Unavailable,))
+    @operation(
+        query=JwksQuery,
+        gives=JwkSetShape,
+        texts={_PEM: _EXAMPLE},
+        tagged=True,
+        raises=(Unavailable, Invalid),
+    )
     def get(self) -> Response:
-        """The published keys, the signing one first; 304 where the caller has them."""
-        response = Response(
-            self.installation.signing_keys.current.document, mimetype="application/json"
+        """The published keys, the signing one first; 304 where the caller has them.
+
+        With `format=pem` only the key that signs now, as PEM. `service` tells who fetches, so that
+        a rotation can wait for it.
+        """
+        keys = self.installation.signing_keys.current
+        if _parameter("format", ("jwk", "pem")) == "pem":
+            return _pem(self.installation.signing_keys.public_pem(keys.default.kid))
+        response = self.set_answer(keys.document)
+        name = request.args.get("service")
+        if name:
+            response.call_on_close(lambda: self._note(name, keys.document))
+        return response
+
+    def set_answer(self, document: Document) -> Response:
+        """A key set with how long it may be kept."""
+        keys = self.installation.signing_keys
+        left = keys.current.changes_at - int(self.installation.clock())
+        response = Response(document.text, mimetype="application/json")
+        response.headers["Cache-Control"] = (
+            f"public, max-age={max(0, min(_MAX_AGE, left))}, stale-if-error=86400"
         )
-        return public_answer(response)
+        response.set_etag(document.tag)
+        response.make_conditional(request)
+        return response
+
+    def _note(self, name: str, document: Document) -> None:
+        try:
+            service = self.installation.services.get(name)
+        except (NotFound, Unavailable):
+            return
+        self.installation.rotation.note_sight(service, document.kids)
+
+
+class ServiceJwksResource(JwksResource):
+    """The JWK set that one service needs."""
+
+    @operation(gives=JwkSetShape, tagged=True, raises=(Unavailable,))
+    def get(self, service: str) -> Response:  # type: ignore[override]  # one more in the address
+        """The common set, or the service's own where its algorithm is not in that."""
+        found = self.installation.services.get(service)
+        keys = self.installation.signing_keys.current
+        document = keys.document_of(found.terms.signing_algorithm)
+        response = self.set_answer(document)
+        response.call_on_close(lambda: self.installation.rotation.note_sight(found, document.kids))
+        return response
 
 
 class PemResource(Endpoint):
@@ -36,5 +85,15 @@ class PemResource(Endpoint):
         """The key as PEM (RFC 7468)."""
         if not _THUMBPRINT.fullmatch(kid):
             raise NotFound("There is no such published key.")
-        pem = self.installation.signing_keys.public_pem(kid)
-        return public_answer(Response(pem, mimetype=_PEM))
+        return _pem(self.installation.signing_keys.public_pem(kid))
+
+
+def _pem(text: str) -> Response:
+    return public_answer(Response(text, mimetype=_PEM))
+
+
+def _parameter(name: str, values: tuple[str, ...]) -> str | None:
+    given = request.args.getlist(name)
+    if given and (len(given) > 1 or given[0] not in values):
+        raise Invalid.field(name, "must be one of " + ", ".join(values))
+    return given[0] if given else None

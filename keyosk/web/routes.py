@@ -21,19 +21,29 @@ from keyosk.web.explain import ExplainResource
 from keyosk.web.forward import ForwardResource
 from keyosk.web.health import LiveResource, ReadyResource
 from keyosk.web.introspection import IntrospectResource, RevokeResource
-from keyosk.web.jwks import JwksResource, PemResource
+from keyosk.web.jwks import JwksResource, PemResource, ServiceJwksResource
 from keyosk.web.metadata import MetadataResource
 from keyosk.web.revocations import RevocationsResource
 from keyosk.web.roles import RoleResource, RolesResource
 from keyosk.web.route import Route
 from keyosk.web.services import ScopesResource, ServiceResource, ServicesResource
 from keyosk.web.sessions import SessionResource, SessionsResource
+from keyosk.web.signing_keys import (
+    CompromiseResource,
+    ImportKeyResource,
+    RotateKeyResource,
+    SigningKeyResource,
+    SigningKeysResource,
+)
 from keyosk.web.token import TokenResource
 
 _PUBLIC: Final = {"GET": ANYONE}
 _ACCOUNTS_READ: Final = "keyosk:accounts:read"
 _ACCOUNTS_WRITE: Final = "keyosk:accounts:write"
 _GRANTS_WRITE: Final = "keyosk:grants:write"
+_KEYS_READ: Final = "keyosk:keys:read"
+#: A private key is worth more than any credential.
+_KEYS: Final = scope("keyosk:keys:write", no_api_key=True)
 _SERVICES_READ: Final = "keyosk:services:read"
 _SERVICES_WRITE: Final = "keyosk:services:write"
 
@@ -103,10 +113,20 @@ ROUTES: Final = (
     Route("/services", ServicesResource, {m: _SERVICE[m] for m in ("GET", "POST")}),
     Route("/services/<service>", ServiceResource,
           {m: _SERVICE[m] for m in ("GET", "PATCH", "DELETE")}),
+    Route("/services/<service>/jwks", ServiceJwksResource, _PUBLIC),
     Route("/services/<service>/scopes", ScopesResource, {m: _SERVICE[m] for m in ("GET", "PUT")}),
 
     Route("/roles", RolesResource, {m: _SERVICE[m] for m in ("GET", "POST")}),
     Route("/roles/<role>", RoleResource, {m: _SERVICE[m] for m in ("GET", "PATCH", "DELETE")}),
+
+    Route("/signing-keys", SigningKeysResource, {"GET": scope(_KEYS_READ)}),
+    Route("/signing-keys/rotate", RotateKeyResource, {"POST": _KEYS}),
+    Route("/signing-keys/import", ImportKeyResource, {"POST": _KEYS}),
+    Route("/signing-keys/<kid>", SigningKeyResource, {
+        "GET": scope(_KEYS_READ),
+        "DELETE": _KEYS,
+    }),
+    Route("/signing-keys/<kid>/compromise", CompromiseResource, {"POST": _KEYS}),
 
     Route("/audit", AuditResource, {"GET": scope("keyosk:audit:read")}),
 

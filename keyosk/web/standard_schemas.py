@@ -174,20 +174,28 @@ class IntrospectionShape(Shown):
     act = Object()
 
 
+class JwksQuery(Shape):
+    """Who fetches the keys, and in which form."""
+
+    service = Text()
+    format = Text(validate=validate.OneOf(["jwk", "pem"]))
+
+
 class JwkShape(Shown):
     """A public key (RFC 7517); the numbers depend on ``kty``."""
 
-    may_lack = frozenset({"crv", "x", "y", "n", "e"})
+    may_lack = frozenset({"crv", "x", "y", "n", "e", "pub"})
 
     kid = Text()
     use = Text(validate=validate.Equal("sig"))
     alg = Text()
-    kty = Text(validate=validate.OneOf(["EC", "RSA", "OKP"]))
+    kty = Text(validate=validate.OneOf(["EC", "RSA", "OKP", "AKP"]))
     crv = Text()
     x = Text()
     y = Text()
     n = Text()
     e = Text()
+    pub = Text()
 
 
 class JwkSetShape(Shown):

@@ -89,7 +89,7 @@ def _operation(call: Call, tag: str, shapes: Shapes, answers: Answers) -> dict[s
     }
     if call.operation.takes is not None:
         described["requestBody"] = _body(call, shapes)
-    if not call.access.anyone:
+    if not (call.access.anyone or call.access.any_caller):
         described["x-required-scope"] = call.access.scope
     return described
 
@@ -135,7 +135,7 @@ def _security(access: Access) -> list[dict[str, list[str]]]:
     if access.anyone:
         return [{}]
     # The account that the address names needs none, so it is no requirement there.
-    roles = [] if access.itself else [access.scope]
+    roles = [] if access.itself or access.any_caller else [access.scope]
     return [{"bearer": roles}, {"basic": roles}]
 
 
@@ -144,6 +144,8 @@ def _who(access: Access) -> str:
         return "Needs a login by HTTP Basic."
     if access.anyone:
         return "Anybody may ask this."
+    if access.any_caller:
+        return "Needs a login."
     itself = "; the account itself needs none" if access.itself else ""
     without = " A caller that came by API key is refused." if access.no_api_key else ""
     return f"Needs the scope `{access.scope}`{itself}.{without}"

@@ -68,6 +68,18 @@ _JWK: Final = {
     "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0",
 }
 
+_SIGNING_KEY: Final = {
+    "kid": _JWK["kid"],
+    "algorithm": "ES256",
+    "state": "next",
+    "published_at": "2030-01-31T12:00:00Z",
+    "active_from": "2030-01-31T12:15:00Z",
+    "retired_at": None,
+    "gone_at": None,
+    "not_seen_by": ["todo"],
+    "created_at": "2030-01-31T12:00:00Z",
+}
+
 #: By the name of the schema.
 EXAMPLES: Final[Mapping[str, Any]] = {
     "Account": {
@@ -209,6 +221,10 @@ EXAMPLES: Final[Mapping[str, Any]] = {
         "last_used_at": "2030-01-31T12:30:00Z",
         "expires_at": "2030-03-02T12:00:00Z",
     },
+    "KeyImport": {"private_key": "-----BEGIN PRIVATE KEY-----...", "algorithm": "ES256"},
+    "RotationRequest": {"when_seen": True, "limit": 86400},
+    "SigningKey": _SIGNING_KEY,
+    "SigningKeys": {"items": [_SIGNING_KEY], "next": None},
     "Status": {"status": "ok"},
     "Token": {
         "access_token": "eyJhbGciOiJFUzI1NiIsInR5cCI6ImF0K2p3dCJ9.e30.c2lnbmF0dXJl",

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from keyosk.keyring import ALGORITHMS
+from keyosk.keyring import ALGORITHMS, OWN_SET_ALGORITHMS
 from keyosk.tokens import TYPES
 from keyosk.web import paging
 from keyosk.web.openapi.examples import KEY_ID
@@ -156,6 +156,18 @@ FIELDS: Final[dict[str, str]] = {
     "Explanation.error": "As the token endpoint would answer.",
     "Explanation.reason": "Why the login itself would be refused.",
     "through": "`grant`, or the name of the role that gives it.",
+    "JwksQuery.service": "Who fetches: a rotation may wait until it has.",
+    "JwksQuery.format": "`pem`: only the key that signs now, as PEM.",
+    "active_from": "When it began, or will begin, to sign.",
+    "gone_at": "When it leaves, or left, the set.",
+    "limit": "Seconds that the rotation waits at the most.",
+    "not_seen_by": "The services that told who they are and have not fetched it yet.",
+    "now": "Whether it signs as soon as every process has it.",
+    "private_key": "PEM or JWK, not encrypted.",
+    "published_at": "When it entered the set.",
+    "retired_at": "When it signed last.",
+    "state": "`next`, `active`, `retired`, `gone` or `compromised`.",
+    "when_seen": "Whether it waits until every service that told who it is has fetched it.",
     "active": "Whether the token is good now, as far as the caller may know.",
     "aud": "The audience, or audiences.",
     "effective_at_latest": "Only where the change took rights away: when no service accepts a "
@@ -205,7 +217,7 @@ FIELDS: Final[dict[str, str]] = {
 
 #: Values that the floors below check.
 CHOICES: Final[Mapping[str, Sequence[str]]] = {
-    "alg": ALGORITHMS,
-    "signing_algorithm": ALGORITHMS,
+    "alg": (*ALGORITHMS, *OWN_SET_ALGORITHMS),
+    "signing_algorithm": (*ALGORITHMS, *OWN_SET_ALGORITHMS),
     "typ": TYPES,
 }

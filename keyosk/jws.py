@@ -1,0 +1,82 @@
+"""JSON Web Signatures in compact form (RFC 7515), made with PyJWT's algorithms.
+
+``jwt.encode`` does the same and builds its header, its encoder and its checks anew for every token,
+which costs more than the signature.
+"""
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, Final
+
+import jwt
+from jwt.algorithms import Algorithm, get_default_algorithms
+from jwt.utils import base64url_encode
+
+from keyosk import keyring
+from keyosk.signing import Signer
+
+#: As long as every other (RFC 7638, SHA-256).
+_A_KID: Final = "x" * 43
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
+
+
+class _MlDsa(Algorithm):
+    """ML-DSA (RFC 9964): the key object knows its parameters, the signature is taken as it is."""
+
+    def prepare_key(self, key: Any) -> Any:
+        return key
+
+    def sign(self, msg: bytes, key: Any) -> bytes:
+        return bytes(key.sign(msg))
+
+    def verify(self, msg: bytes, key: Any, sig: bytes) -> bool:
+        return keyring.is_signed(key, sig, msg)
+
+    @staticmethod
+    def to_jwk(key_obj: Any, as_dict: bool = False) -> Any:
+        raise NotImplementedError
+
+    @staticmethod
+    def from_jwk(jwk: Any) -> Any:
+        raise NotImplementedError
+
+
+#: By their JOSE names; each has ``sign(content, key)``.
+ALGORITHMS: Final[Mapping[str, Any]] = {
+    **get_default_algorithms(),
+    **{name: _MlDsa() for name in keyring.OWN_SET_ALGORITHMS},
+}
+for _name in keyring.OWN_SET_ALGORITHMS:
+    jwt.register_algorithm(_name, ALGORITHMS[_name])
+
+
+def signed(signer: Signer, claims: Mapping[str, Any], typ: str) -> str:
+    """A compact JWS (RFC 7515 section 3.1) over ``claims``."""
+    content = _content(signer, claims, typ)
+    signature = ALGORITHMS[signer.algorithm].sign(content, signer.key)
+    return (content + b"." + base64url_encode(signature)).decode("ascii")
+
+
+def length(signer: Signer, claims: Mapping[str, Any], typ: str) -> int:
+    """How many characters ``signed`` would have; nothing is signed but nothing."""
+    signature = ALGORITHMS[signer.algorithm].sign(b"", signer.key)
+    return len(_content(signer, claims, typ)) + 1 + len(base64url_encode(signature))
+
+
+def expected_length(algorithm: str, claims: Mapping[str, Any], typ: str) -> int:
+    """As ``length``, with a key that is not made yet."""
+    payload = base64url_encode(_encode(claims).encode())
+    signature = base64url_encode(bytes(keyring.SIGNATURE_BYTES[algorithm]))
+    return len(_header(algorithm, _A_KID, typ)) + len(payload) + 1 + len(signature)
+
+
+def _content(signer: Signer, claims: Mapping[str, Any], typ: str) -> bytes:
+    payload = base64url_encode(_encode(claims).encode())
+    return _header(signer.algorithm, signer.kid, typ) + payload
+
+
+@lru_cache(maxsize=64)
+def _header(algorithm: str, kid: str, typ: str) -> bytes:
+    header = {"alg": algorithm, "kid": kid, "typ": typ}
+    return base64url_encode(_encode(header).encode()) + b"."

@@ -1,0 +1,92 @@
+"""/signing-keys: their lives, and what an admin does with them."""
+
+from typing import Any
+
+from flask import Response, g
+
+from keyosk import keyring
+from keyosk.errors import Conflict
+from keyosk.model import SigningKey
+from keyosk.web.answers import json_answer
+from keyosk.web.endpoint import Endpoint
+from keyosk.web.key_schemas import KeyImport, RotationRequest, SigningKeyShape, SigningKeysShape
+from keyosk.web.operations import operation
+
+
+class _Keys(Endpoint):
+    def answer(self, key: SigningKey, status: int = 200) -> Response:
+        """One key as it is now."""
+        response = json_answer(self.shape(key), status)
+        if status == 201:
+            response.headers["Location"] = f"/signing-keys/{key.kid}"
+        response.headers["Cache-Control"] = "private, no-cache"
+        return response
+
+    def shape(self, key: SigningKey) -> dict[str, Any]:
+        """The public side of a key."""
+        body: dict[str, Any] = SigningKeyShape().dump(key)
+        return {**body, "not_seen_by": self.installation.rotation.not_seen_by(key)}
+
+
+class SigningKeysResource(_Keys):
+    """All signing keys."""
+
+    @operation(gives=SigningKeysShape)
+    def get(self) -> Response:
+        """All that there ever were, oldest first; never their private halves."""
+        found = self.installation.rotation.all()
+        return json_answer({"items": [self.shape(key) for key in found], "next": None})
+
+
+class RotateKeyResource(_Keys):
+    """Rotation."""
+
+    @operation(
+        takes=RotationRequest,
+        optional=True,
+        gives=SigningKeyShape,
+        status=201,
+        raises=(Conflict,),
+    )
+    def post(self) -> Response:
+        """Publish the key that is to sign next."""
+        return self.answer(self.installation.rotation.rotate(g.caller, **self.load()), 201)
+
+
+class ImportKeyResource(_Keys):
+    """Keys from elsewhere."""
+
+    # SECURITY: an answer that is kept would be found by the fingerprint of a private key.
+    repeatable = False
+
+    @operation(takes=KeyImport, gives=SigningKeyShape, status=201, raises=(Conflict,))
+    def post(self) -> Response:
+        """Bring a private key, PEM or JWK, to sign next."""
+        fields = self.load()
+        private, algorithm = keyring.read_private_key(
+            fields["private_key"], fields.get("algorithm")
+        )
+        return self.answer(self.installation.rotation.bring(g.caller, private, algorithm), 201)
+
+
+class SigningKeyResource(_Keys):
+    """One signing key."""
+
+    @operation(gives=SigningKeyShape)
+    def get(self, kid: str) -> Response:
+        """The key's life; never its private half."""
+        return self.answer(self.installation.rotation.get(kid))
+
+    @operation(gives=SigningKeyShape, raises=(Conflict,))
+    def delete(self, kid: str) -> Response:
+        """Retire it: it signs no more and goes when its last token has expired."""
+        return self.answer(self.installation.rotation.retire(g.caller, kid))
+
+
+class CompromiseResource(_Keys):
+    """The end of a key that somebody else may have."""
+
+    @operation(gives=SigningKeyShape, raises=(Conflict,))
+    def post(self, kid: str) -> Response:
+        """Take it out of the set at once, revoke what it signed, and have the next one sign."""
+        return self.answer(self.installation.rotation.compromise(g.caller, kid))

@@ -1,0 +1,623 @@
+"""The lives of signing keys: rotation that nobody notices, and its end for stolen ones."""
+
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from installed import Clock, installed, rows_of
+from keyosk import app, keyring
+from keyosk.errors import BadToken, Conflict, Invalid, NotFound
+from keyosk.installation import Installation
+from keyosk.issuing import Asked
+from keyosk.model import OPERATOR, Grant, KeyState, Scope
+from live import ADMIN_PASSWORD, Client, LiveServer, unique
+from people import done, make_person
+
+AHEAD, RETAIN, TOKEN, DAY = 900, 900, 900, 86_400
+
+
+@pytest.fixture
+def clock() -> Clock:
+    # PyJWT has the real clock: tokens must not be from the future.
+    return Clock(int(time.time()) - 400 * DAY)
+
+
+@pytest.fixture
+def keyosk(prepared_url: str, clock: Clock) -> Iterator[Installation]:
+    with installed(prepared_url, clock=clock) as made:
+        # The template's key was made by the real clock.
+        began = int(clock()) - 1
+        made.database.raw.execute_sql(
+            f"UPDATE signing_key SET active_from = {began},"
+            f" published_at = {began}, created_at = {began}"
+        )
+        made.signing_keys.refresh()
+        yield made
+
+
+@pytest.fixture
+def other(keyosk: Installation, prepared_url: str, clock: Clock) -> Iterator[Installation]:
+    """The same installation as another process has it."""
+    with installed(prepared_url, clock=clock) as made:
+        made.signing_keys.refresh()
+        yield made
+
+
+def states(keyosk: Installation) -> list[str]:
+    return [key.state.value for key in keyosk.rotation.all()]
+
+
+def published(keyosk: Installation) -> list[str]:
+    document = json.loads(keyosk.signing_keys.current.document.text)
+    return [key["kid"] for key in document["keys"]]
+
+
+def signing(keyosk: Installation) -> str:
+    return keyosk.signing_keys.signer(None).kid
+
+
+# --- One rotation ---------------------------------------------------------------------------------
+
+
+def test_a_key_is_published_before_it_signs_and_after_its_last_token(
+    keyosk: Installation, clock: Clock
+) -> None:
+    old = signing(keyosk)
+    new = keyosk.rotation.rotate(OPERATOR).kid
+    assert published(keyosk) == [old, new]
+    assert signing(keyosk) == old
+
+    clock.now += AHEAD - 1
+    assert (signing(keyosk), states(keyosk)) == (old, ["active", "next"])
+    clock.now += 1
+    assert (signing(keyosk), published(keyosk)) == (new, [new, old])
+    assert states(keyosk) == ["retired", "active"]
+    clock.now += TOKEN + RETAIN - 1
+    assert published(keyosk) == [new, old]
+    clock.now += 1
+    assert published(keyosk) == [new]
+    assert states(keyosk) == ["gone", "active"]
+    # The private half is erased, the public one stays.
+    (gone, _) = keyosk.rotation.all()
+    assert gone.sealed == b""
+    assert gone.public["kid"] == old
+
+
+def test_every_process_changes_over_at_the_same_moment_without_reading_anything(
+    keyosk: Installation, other: Installation, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = keyosk.rotation.rotate(OPERATOR).kid
+    clock.now += 2
+    assert signing(other) != new
+    clock.now += AHEAD - 3
+    monkeypatch.setattr(other.signing_keys, "refresh", lambda: None)  # it hears of nothing now
+    assert signing(other) != new
+    clock.now += 1
+    assert signing(other) == signing(keyosk) == new
+
+
+def test_the_set_may_be_kept_until_the_next_change_and_no_longer(
+    keyosk: Installation, clock: Clock
+) -> None:
+    client = app.create_app(keyosk).test_client()
+
+    def age() -> str:
+        return client.get("/auth/jwks").headers["Cache-Control"]
+
+    assert age() == "public, max-age=300, stale-if-error=86400"
+    keyosk.rotation.rotate(OPERATOR)
+    clock.now += AHEAD - 100
+    assert age() == "public, max-age=100, stale-if-error=86400"
+    tag = client.get("/auth/jwks").headers["ETag"]
+    assert client.get("/auth/jwks", headers={"If-None-Match": tag}).status_code == 304
+    clock.now += 100
+    assert client.get("/auth/jwks", headers={"If-None-Match": tag}).status_code == 200
+
+
+def test_one_rotation_at_a_time_and_five_keys_at_the_most(
+    keyosk: Installation, clock: Clock
+) -> None:
+    keyosk.rotation.rotate(OPERATOR)
+    with pytest.raises(Conflict):
+        keyosk.rotation.rotate(OPERATOR)
+    for algorithm in ("RS256", "PS256", "EdDSA"):
+        keyosk.rotation.rotate(OPERATOR, algorithm)
+    with pytest.raises(Conflict, match="5 keys"):
+        keyosk.rotation.rotate(OPERATOR, "ML-DSA-44")
+    assert len(published(keyosk)) == 5
+    with pytest.raises(Invalid):
+        keyosk.rotation.rotate(OPERATOR, "HS256")
+
+
+def test_now_waits_only_for_the_other_processes(keyosk: Installation, clock: Clock) -> None:
+    old = signing(keyosk)
+    new = keyosk.rotation.rotate(OPERATOR, now=True).kid
+    assert signing(keyosk) == old
+    clock.now += 2
+    assert signing(keyosk) == new
+    # Also for a rotation that is under way.
+    third = keyosk.rotation.rotate(OPERATOR).kid
+    assert keyosk.rotation.rotate(OPERATOR, now=True).kid == third
+    clock.now += 2
+    assert signing(keyosk) == third
+
+
+def test_a_key_that_never_signed_can_be_taken_back_and_the_signing_one_cannot(
+    keyosk: Installation, clock: Clock
+) -> None:
+    with pytest.raises(Conflict):
+        keyosk.rotation.retire(OPERATOR, signing(keyosk))
+    new = keyosk.rotation.rotate(OPERATOR)
+    assert keyosk.rotation.retire(OPERATOR, new.kid).state is KeyState.GONE
+    assert len(published(keyosk)) == 1
+    with pytest.raises(Conflict):
+        keyosk.rotation.retire(OPERATOR, new.kid)
+    with pytest.raises(NotFound):
+        keyosk.rotation.retire(OPERATOR, "unknown")
+    rsa_key = keyosk.rotation.rotate(OPERATOR, "RS256", now=True).kid
+    clock.now += 2
+    keyosk.rotation.advance()
+    assert keyosk.rotation.retire(OPERATOR, rsa_key).state is KeyState.RETIRED
+
+
+# --- By schedule ----------------------------------------------------------------------------------
+
+
+def advance(keyosk: Installation) -> None:
+    keyosk.rotation.advance()
+    keyosk.database.close()  # the thread's own connection
+
+
+def test_it_rotates_by_itself_and_exactly_once(
+    keyosk: Installation, other: Installation, clock: Clock
+) -> None:
+    clock.now += 90 * DAY - AHEAD - 2
+    keyosk.rotation.advance()
+    assert states(keyosk) == ["active"]
+    clock.now += 1
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(advance, [keyosk, other] * 8))
+    assert states(keyosk) == ["active", "next"]
+    clock.now += AHEAD
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(advance, [keyosk, other] * 8))
+    assert states(keyosk) == ["retired", "active"]
+    assert signing(keyosk) == signing(other)
+    rows = rows_of(keyosk, "SELECT count(*) FROM audit_row WHERE action = ?", "signing_key.rotate")
+    assert rows == [(1,)]
+
+
+def test_many_rotations_never_leave_two_that_sign_or_none(
+    keyosk: Installation, clock: Clock
+) -> None:
+    for _ in range(6):
+        clock.now += 90 * DAY
+        keyosk.rotation.advance()
+        clock.now += AHEAD
+        keyosk.rotation.advance()
+        assert states(keyosk).count("active") == 1
+        assert len(published(keyosk)) <= 5
+
+
+@pytest.mark.fault
+@pytest.mark.slow
+@pytest.mark.parametrize("step", range(4))
+def test_a_kill_at_any_step_leaves_what_the_next_start_carries_on(
+    prepared_url: str, step: int
+) -> None:
+    """The process is killed at its n-th write to the keys, of a rotation and of a change-over."""
+    past = int(time.time()) - 80 * DAY
+    with installed(prepared_url) as keyosk:
+        keyosk.database.raw.execute_sql(
+            f"UPDATE signing_key SET active_from = {past - 90 * DAY}, published_at = {past}"
+        )
+    for moment in (past, past + AHEAD):
+        process = multiprocessing.get_context("spawn").Process(
+            target=_die_at, args=(prepared_url, moment, step)
+        )
+        process.start()
+        process.join(60)
+        assert process.exitcode in (0, -signal.SIGKILL)
+        with installed(prepared_url, clock=Clock(moment)) as again:
+            again.rotation.advance()
+            found = states(again)
+            assert found.count("active") == 1
+            assert found.count("next") + found.count("retired") == 1
+            assert signing(again) in published(again)
+
+
+def _die_at(url: str, moment: int, step: int) -> None:
+    with installed(url, clock=Clock(moment)) as keyosk:
+        store: Any = keyosk.rotation._store
+        writes = 0
+
+        def deadly(method: Callable[..., None]) -> Callable[..., None]:
+            def write(*arguments: Any, **options: Any) -> None:
+                nonlocal writes
+                if writes // 2 == step and writes % 2 == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                method(*arguments, **options)
+                writes += 1
+                if writes // 2 == step and writes % 2 == 1:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                writes += 1
+
+            return write
+
+        for name in ("add", "change"):
+            setattr(store, name, deadly(getattr(store, name)))
+        keyosk.rotation.advance()
+
+
+# --- Stolen keys ----------------------------------------------------------------------------------
+
+
+def token(keyosk: Installation, name: str = "admin") -> str:
+    account = keyosk.accounts.get(name)
+    login = keyosk.authentication.as_if(account.id, None)
+    return keyosk.issuing.by_login(login, Asked(targets=("keyosk",))).token.text
+
+
+@pytest.fixture
+def present(prepared_url: str) -> Iterator[Installation]:
+    with installed(prepared_url) as made:
+        yield made
+
+
+def accepted(keyosk: Installation, text: str) -> bool:
+    try:
+        claims = keyosk.tokens.verify(text, audience="keyosk")
+        keyosk.authentication.by_token(claims, audience="keyosk")
+    except BadToken:
+        return False
+    return True
+
+
+def test_a_stolen_key_is_out_at_once_in_every_process(
+    present: Installation, prepared_url: str
+) -> None:
+    with installed(prepared_url) as other:
+        other.signing_keys.refresh()
+        other.signing_keys._in_background = True  # it reads nothing by itself now
+        stolen = present.signing_keys.current.default.kid
+        text = token(present)
+        assert accepted(other, text)
+
+        assert present.rotation.compromise(OPERATOR, stolen).state is KeyState.COMPROMISED
+
+        assert not accepted(present, text)
+        assert not accepted(other, text)
+        assert stolen not in published(present)
+        # The other process hears of it with the next login.
+        fresh = token(other)
+        assert jwt.get_unverified_header(fresh)["kid"] != stolen
+        assert stolen not in published(other)
+        assert accepted(present, fresh)
+        entries = present.revocations.published().revocations
+        assert [(each.claim.value, each.value) for each in entries] == [("kid", stolen)]
+        with pytest.raises(Conflict):
+            present.rotation.compromise(OPERATOR, stolen)
+
+
+def test_after_a_stolen_key_the_next_one_signs(present: Installation) -> None:
+    new = present.rotation.rotate(OPERATOR).kid
+    present.rotation.compromise(OPERATOR, present.signing_keys.current.default.kid)
+    assert signing(present) == new
+    assert sorted(states(present)) == ["active", "compromised"]
+
+
+def test_the_audit_log_is_proven_with_keys_that_are_gone_or_stolen(present: Installation) -> None:
+    present.accounts.create(OPERATOR, username="somebody")
+    present.audit.seal()
+    present.rotation.compromise(OPERATOR, present.signing_keys.current.default.kid)
+    verdict = present.audit.verify()
+    assert (verdict.fault, verdict.checkpoints > 0) == (None, True)
+
+
+# --- Evidence -------------------------------------------------------------------------------------
+
+
+def fetch(client: Any, path: str) -> None:
+    with client.get(path) as answer:  # what is noted is noted after the answer
+        assert answer.status_code == 200
+
+
+def test_a_rotation_waits_until_every_known_service_has_fetched_the_key(
+    keyosk: Installation, clock: Clock
+) -> None:
+    client = app.create_app(keyosk).test_client()
+    for name in ("todo", "bill"):
+        keyosk.services.create(OPERATOR, name=name)
+        fetch(client, f"/auth/jwks?service={name}")
+    old = signing(keyosk)
+    key = keyosk.rotation.rotate(OPERATOR, when_seen=True, limit=DAY)
+    assert keyosk.rotation.not_seen_by(key) == ["bill", "todo"]
+
+    fetch(client, "/auth/jwks?service=todo")
+    assert keyosk.rotation.not_seen_by(key) == ["bill"]
+    clock.now += AHEAD * 4
+    keyosk.rotation.advance()
+    assert signing(keyosk) == old
+    fetch(client, "/services/bill/jwks")
+    assert keyosk.rotation.not_seen_by(key) == []
+    keyosk.rotation.advance()
+    clock.now += 2
+    assert signing(keyosk) == key.kid
+
+
+def test_a_rotation_waits_no_longer_than_its_limit(keyosk: Installation, clock: Clock) -> None:
+    client = app.create_app(keyosk).test_client()
+    keyosk.services.create(OPERATOR, name="todo")
+    fetch(client, "/auth/jwks?service=todo")
+    key = keyosk.rotation.rotate(OPERATOR, when_seen=True, limit=DAY)
+    clock.now += DAY
+    assert signing(keyosk) == key.kid
+    # Whoever is unknown changes nothing.
+    fetch(client, "/auth/jwks?service=nobody")
+
+
+# --- Algorithms -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algorithm", keyring.OWN_SET_ALGORITHMS)
+def test_ml_dsa_is_for_the_service_that_asks_and_in_its_own_set(
+    present: Installation, algorithm: str
+) -> None:
+    present.services.create(
+        OPERATOR, name="todo", signing_algorithm=algorithm, scopes=[Scope("todo:read")]
+    )
+    account = present.grants.create_account(OPERATOR, [Grant("todo:read")], username="alice")
+    login = present.authentication.as_if(account.id, None)
+    issued = present.issuing.by_login(login, Asked()).token
+    header = jwt.get_unverified_header(issued.text)
+    assert header["alg"] == algorithm
+    assert header["kid"] not in published(present)
+    client = app.create_app(present).test_client()
+    (key,) = client.get("/services/todo/jwks").json["keys"]
+    assert (key["kid"], key["kty"], key["alg"]) == (header["kid"], "AKP", algorithm)
+    assert key["kid"] == keyring.thumbprint(key)
+    claims = present.tokens.verify(issued.text, audience="todo")
+    assert claims.scopes == {"todo:read"}
+    head, body, signature = issued.text.split(".")
+    wrong = f"{head}.{body}.{'A' if signature[0] != 'A' else 'B'}{signature[1:]}"
+    with pytest.raises(BadToken):
+        present.tokens.verify(wrong, audience="todo")
+
+
+def test_another_algorithm_of_a_service_is_a_rotation(keyosk: Installation, clock: Clock) -> None:
+    keyosk.services.create(OPERATOR, name="todo")
+    old = signing(keyosk)
+    keyosk.services.change(OPERATOR, "todo", {"signing_algorithm": "EdDSA"})
+    assert len(published(keyosk)) == 2
+    assert keyosk.signing_keys.signer("EdDSA").kid == old
+    clock.now += AHEAD
+    assert keyosk.signing_keys.signer("EdDSA").algorithm == "EdDSA"
+    assert signing(keyosk) == old
+
+
+# --- From and to elsewhere ------------------------------------------------------------------------
+
+
+def pem(key: Any) -> str:
+    return str(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode())
+
+
+def test_a_key_from_elsewhere_signs_next(keyosk: Installation, clock: Clock) -> None:
+    private = ec.generate_private_key(ec.SECP256R1())
+    key, algorithm = keyring.read_private_key(pem(private), None)
+    brought = keyosk.rotation.bring(OPERATOR, key, algorithm)
+    assert brought.state is KeyState.NEXT
+    clock.now += AHEAD
+    assert signing(keyosk) == brought.kid
+    with pytest.raises(Conflict):
+        keyosk.rotation.bring(OPERATOR, key, algorithm)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: pem(ec.generate_private_key(ec.SECP384R1())),
+        lambda: pem(rsa.generate_private_key(65537, 1024)),  # noqa: S505  # that is the point
+        lambda: "-----BEGIN PRIVATE KEY-----\nMFkw\n-----END PRIVATE KEY-----\n",
+        lambda: '{"kty": "oct", "k": "c2VjcmV0"}',
+        lambda: '{"kty": "EC"}',
+        lambda: "{",
+        lambda: "\ud800",
+        lambda: "",
+    ],
+    ids=["P-384", "RSA-1024", "cut off", "oct", "no numbers", "no JSON", "surrogate", "empty"],
+)
+def test_weak_and_broken_keys_are_refused_without_repeating_them(make: Callable[[], str]) -> None:
+    text = make()
+    with pytest.raises(Invalid) as refusal:
+        keyring.read_private_key(text, None)
+    assert len(text) < 3 or text not in str(refusal.value)
+    assert refusal.value.__context__ is None
+
+
+@pytest.mark.parametrize("algorithm", keyring.ALGORITHMS)
+def test_keys_come_back_from_jwk_and_pem(algorithm: str) -> None:
+    key = keyring.generate(algorithm)
+    read, found = keyring.read_private_key(pem(key), algorithm)
+    assert found == algorithm
+    assert keyring.public_jwk(read, found) == keyring.public_jwk(key, algorithm)
+    name = "ES256" if algorithm == "ES256" else "EdDSA" if algorithm == "EdDSA" else "RS256"
+    text = jwt.algorithms.get_default_algorithms()[name].to_jwk(key)
+    read, _ = keyring.read_private_key(text, algorithm)
+    assert keyring.public_jwk(read, algorithm) == keyring.public_jwk(key, algorithm)
+
+
+def test_the_public_key_is_exported_for_programs_that_read_files(
+    server: LiveServer, admin: Client
+) -> None:
+    (first, *_) = admin.get("/auth/jwks").json()["keys"]
+    text = server.run("signing-key", "export").stdout
+    assert text == admin.get(f"/auth/keys/{first['kid']}.pem").text
+    assert text == admin.get("/auth/jwks?format=pem").text
+    assert json.loads(server.run("signing-key", "export", "--jwk").stdout) == first
+    certificate = x509.load_pem_x509_certificate(
+        server.run("signing-key", "export", "--x5c").stdout.encode()
+    )
+    jwk = keyring.public_jwk(certificate.public_key(), "ES256")  # type: ignore[arg-type]
+    assert jwk["kid"] == first["kid"]
+    docker = server.run("signing-key", "export", "--docker").stdout.strip()
+    assert len(docker) == 59
+    assert [len(part) for part in docker.split(":")] == [4] * 12
+    assert server.run("signing-key", "export", "nothing").returncode == 1
+
+
+# --- At rest --------------------------------------------------------------------------------------
+
+
+def test_everything_moves_to_the_first_secret_key(own_server: LiveServer) -> None:
+    own_server.start()
+    admin = own_server.admin()
+    keyed = {"Idempotency-Key": "once"}
+    done(admin.post("/accounts/admin/api-keys", json={"name": "x"}, headers=keyed), 201)
+    own_server.stop()
+    old, new = own_server.environment["KEYOSK_SECRET_KEY"], "n" * 43
+    own_server.environment["KEYOSK_SECRET_KEY"] = f"{new},{old}"
+    ran = own_server.run("database", "rewrap")
+    assert ran.stdout.startswith("1 private keys and 1 kept answers"), ran.stderr
+    own_server.environment["KEYOSK_SECRET_KEY"] = new
+    own_server.start()
+    assert own_server.admin().get("/accounts/me").status_code == 200
+    own_server.stop()
+    own_server.environment["KEYOSK_SECRET_KEY"] = old
+    ran = own_server.run("serve")
+    assert ran.returncode == 1
+    assert "KEYOSK_SECRET_KEY" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+# --- Verifiers that cache -------------------------------------------------------------------------
+
+
+class Strict:
+    """A verifier that keeps the set as long as it may, and never looks for an unknown kid."""
+
+    def __init__(self, url: str) -> None:
+        self.client = Client(url)
+        self.until, self.keys = 0.0, {}  # type: ignore[var-annotated]
+
+    def accepts(self, text: str) -> bool:
+        if time.monotonic() >= self.until:
+            answer = self.client.get("/auth/jwks")
+            age = int(answer.headers["Cache-Control"].split("max-age=")[1].split(",")[0])
+            self.until = time.monotonic() + age
+            self.keys = {key["kid"]: jwt.PyJWK(key) for key in answer.json()["keys"]}
+        key = self.keys.get(jwt.get_unverified_header(text)["kid"])
+        if key is None:
+            return False
+        jwt.decode(text, key.key, algorithms=["ES256"], options={"verify_aud": False})
+        return True
+
+
+@pytest.mark.slow
+def test_ten_rotations_under_load_are_noticed_by_nobody(database_url: str, tmp_path: Path) -> None:
+    """Two nodes of two processes each on one database, with short times in place of long ones."""
+    times = {"key_publish_ahead": "3", "key_retain": "3", "token_lifetime": "30", "workers": "2"}
+    with (
+        LiveServer(database_url, tmp_path, **times) as one,
+        LiveServer(database_url, tmp_path, **times) as two,
+    ):
+        admin = one.admin()
+        name = unique("svc")
+        done(admin.post("/services", json={"name": name, "scopes": [f"{name}:r"]}), 201)
+        person = make_person(one, admin, f"{name}:r")
+        secret = done(admin.post(f"{person.path}/api-keys", json={"name": "k"}), 201)["secret"]
+        by_password = one.client("admin", ADMIN_PASSWORD)  # its tokens last 30 seconds only
+        refused: list[str] = []
+        kids: set[str] = set()
+        stop = threading.Event()
+        # Each keeps a set for max-age, which never reaches beyond the next change.
+        verifiers = [Strict(one.url), Strict(two.url)]
+        lazy = jwt.PyJWKClient(f"{two.url}/auth/jwks", lifespan=300)
+
+        def load(server: LiveServer) -> None:
+            client = server.client(person.username, secret)
+            while not stop.is_set():
+                text = client.post("/auth/token").json()["access_token"]
+                kids.add(jwt.get_unverified_header(text)["kid"])
+                refused.extend("strict" for each in verifiers if not each.accepts(text))
+                try:
+                    lazy.get_signing_key_from_jwt(text)
+                except jwt.PyJWKClientError:
+                    refused.append("lazy")
+
+        threads = [threading.Thread(target=load, args=(server,)) for server in (one, two)]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(10):
+                changed = _rotated(by_password)
+                assert changed
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        assert refused == []
+        assert len(kids) == 11
+
+
+def _rotated(admin: Client) -> bool:
+    """Rotate as soon as there is room in the set, and wait until the new key signs."""
+    deadline = time.monotonic() + 90
+    kid = None
+    while time.monotonic() < deadline:
+        if kid is None:
+            answer = admin.post("/signing-keys/rotate")
+            if answer.status_code == 201:
+                kid = answer.json()["kid"]
+        elif admin.get(f"/signing-keys/{kid}").json()["state"] == "active":
+            return True
+        time.sleep(0.3)
+    return False
+
+
+@pytest.mark.slow
+def test_no_request_of_a_thousand_is_signed_by_or_let_in_with_a_stolen_key(
+    database_url: str, tmp_path: Path
+) -> None:
+    with LiveServer(database_url, tmp_path, workers="4") as server:
+        admin = server.admin()
+        person = make_person(server, admin, "keyosk:services:read")
+        secret = done(admin.post(f"{person.path}/api-keys", json={"name": "k"}), 201)["secret"]
+        login = server.client(person.username, secret)
+        form = {"audience": "keyosk"}
+        old = done(login.post("/auth/token", data=form))["access_token"]
+        stolen = jwt.get_unverified_header(old)["kid"]
+
+        assert server.run("signing-key", "compromise", stolen).returncode == 0
+
+        clients = [server.client(person.username, secret) for _ in range(8)]
+        bearer = {"Authorization": f"Bearer {old}"}
+
+        def ask(number: int) -> tuple[int, bool]:
+            client = clients[number % 8]
+            let_in = client.get("/services", headers=bearer, auth=_nobody).status_code
+            fresh = done(client.post("/auth/token", data=form))["access_token"]
+            kid = jwt.get_unverified_header(fresh)["kid"]
+            known = [key["kid"] for key in client.get("/auth/jwks").json()["keys"]]
+            return let_in, kid != stolen and kid in known
+
+        with ThreadPoolExecutor(8) as threads:
+            answers = list(threads.map(ask, range(1000)))
+        assert set(answers) == {(401, True)}
+
+
+def _nobody(request: Any) -> Any:
+    return request
