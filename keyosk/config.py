@@ -160,10 +160,7 @@ class Config:
         default_text="none",
     )
     cors_origins: tuple[str, ...] = _setting(
-        rules.origins,
-        "",
-        "A list of origins whose scripts may call by Bearer.",
-        default_text="none",
+        rules.origins, "", "Origins whose scripts may call by Bearer.", default_text="none"
     )
     log_level: str = _setting(
         rules.one_of("debug", "info", "warning", "error"),
