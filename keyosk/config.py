@@ -160,10 +160,7 @@ class Config:
         default_text="none",
     )
     cors_origins: tuple[str, ...] = _setting(
-        rules.origins,
-        "",
-        "A list of origins whose scripts may read public documents, and call the API by Bearer.",
-        default_text="none",
+        rules.origins, "", "Origins whose scripts may call by Bearer.", default_text="none"
     )
     log_level: str = _setting(
         rules.one_of("debug", "info", "warning", "error"),
@@ -307,7 +304,7 @@ def _named(
             if setting in found:
                 raise ValidationError(f"is also given as {found[setting].label}; keep one")
             if name.lower().endswith("_file"):
-                found[setting] = _Given(label, f"file {value}", _content(value))
+                found[setting] = _Given(label, f"file {value}", rules.secret_in(value))
             else:
                 str(value).encode()  # the environment may hold bytes that are no text
                 found[setting] = _Given(label, source, value)
@@ -326,23 +323,6 @@ def _hint(name: str, known: Mapping[str, str]) -> str:
     short = {each.removeprefix(_PREFIX).lower(): each for each in names}
     near = difflib.get_close_matches(name.removeprefix(_PREFIX).lower(), short, n=1)
     return f"; did you mean {short[near[0]]}?" if near else ""
-
-
-def _content(path: object) -> str:
-    """The secret in a file, without one newline at its end.
-
-    Its permissions do not matter: containers mount secrets readable by all (0444). The sentence
-    does not repeat the path, for a secret may have been put there by mistake.
-    """
-    try:
-        secret = re.sub(r"\r?\n\Z", "", Path(rules.text_of(path)).read_bytes().decode())
-    except OSError as error:
-        raise ValidationError(f"cannot read the file: {error.strerror}") from None
-    except ValueError:
-        raise ValidationError("the file must be UTF-8 text") from None
-    if not secret:
-        raise ValidationError("the file is empty")
-    return secret
 
 
 def _cores() -> int:

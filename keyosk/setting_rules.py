@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from pathlib import Path
 from typing import Any, Final
 
 from marshmallow import ValidationError, fields, validate
@@ -193,3 +194,20 @@ def hide_password(url: object) -> str:
     # SECURITY: all parameters, for libpq takes several secrets there and adds more over time.
     query = "?***" if parts["query"] else ""
     return f"postgresql://{login}{'@' if login else ''}{parts['rest']}{query}"
+
+
+def secret_in(path: object) -> str:
+    """The secret in a file, without one newline at its end.
+
+    Its permissions do not matter: containers mount secrets readable by all (0444). The sentence
+    does not repeat the path, for a secret may have been put there by mistake.
+    """
+    try:
+        secret = re.sub(r"\r?\n\Z", "", Path(text_of(path)).read_bytes().decode())
+    except OSError as error:
+        raise ValidationError(f"cannot read the file: {error.strerror}") from None
+    except ValueError:
+        raise ValidationError("the file must be UTF-8 text") from None
+    if not secret:
+        raise ValidationError("the file is empty")
+    return secret

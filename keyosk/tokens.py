@@ -303,6 +303,7 @@ def _read(claims: dict[str, Any], kid: str) -> Claims:
         and isinstance(audiences, list)
         and audiences
         and isinstance(key_id, str) == by_key
+        and "\0" not in "".join((claims["sub"], claims["jti"], key_id or "", *audiences))
         and isinstance(actor, dict | None)
     ):
         raise TypeError

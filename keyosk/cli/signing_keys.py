@@ -2,7 +2,7 @@
 
 import json
 import sys
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -15,6 +15,8 @@ from keyosk.rotation import LIMIT
 from keyosk.web.key_schemas import SigningKeyShape
 
 _COLUMNS = ("kid", "algorithm", "state", "active_from", "gone_at", "not_seen_by")
+#: A ``kid`` may begin with a dash.
+_KID: Final = {"ignore_unknown_options": True}
 _algorithm = click.option(
     "--algorithm",
     type=click.Choice((*keyring.ALGORITHMS, *keyring.OWN_SET_ALGORITHMS)),
@@ -61,7 +63,7 @@ def rotate(algorithm: str | None, *, now: bool, when_seen: bool, limit: int, as_
     session.show_object(shape, as_json=as_json)
 
 
-@signing_key.command("retire")
+@signing_key.command("retire", context_settings=_KID)
 @click.argument("kid")
 @session.as_json
 def retire(kid: str, *, as_json: bool) -> None:
@@ -71,7 +73,7 @@ def retire(kid: str, *, as_json: bool) -> None:
     session.show_object(shape, as_json=as_json)
 
 
-@signing_key.command("compromise")
+@signing_key.command("compromise", context_settings=_KID)
 @click.argument("kid")
 @session.as_json
 def compromise(kid: str, *, as_json: bool) -> None:
@@ -92,7 +94,7 @@ def import_key(algorithm: str | None, *, as_json: bool) -> None:
     session.show_object(shape, as_json=as_json)
 
 
-@signing_key.command("export")
+@signing_key.command("export", context_settings=_KID)
 @click.argument("kid", required=False)
 @click.option("--pem", "form", flag_value="pem", default="pem", help="The public key (default).")
 @click.option("--jwk", "form", flag_value="jwk", help="As a JWK.")

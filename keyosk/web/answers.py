@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from flask import Response, request
 
-from keyosk.errors import Invalid
+from keyosk.errors import Invalid, Stale
 
 # Made once: json.dumps with options makes an encoder at every call.
 _encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -32,7 +32,7 @@ def object_answer(
         response.headers["Location"] = location
     response.headers["Cache-Control"] = "private, no-cache"
     if request.method in ("GET", "HEAD"):
-        response.make_conditional(request)
+        _make_conditional(response)
     return response
 
 
@@ -40,8 +40,14 @@ def public_answer(response: Response) -> Response:
     """An answer that is the same for everybody, with its entity tag; 304 where it is known."""
     response.headers["Cache-Control"] = f"public, max-age={_PUBLIC_AGE}"
     response.add_etag()
-    response.make_conditional(request)
+    _make_conditional(response)
     return response
+
+
+def _make_conditional(response: Response) -> None:
+    response.make_conditional(request)
+    if response.status_code == HTTPStatus.PRECONDITION_FAILED:  # werkzeug leaves the body in it
+        raise Stale("It is not, or no longer, what If-Match names.")
 
 
 def nothing() -> Response:

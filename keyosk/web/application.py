@@ -140,6 +140,8 @@ def _add_pipeline(
             request.max_content_length = sys.maxsize  # None would be the application's own limit
         elif request.content_length is not None and request.content_length > MAX_BODY:
             raise RequestEntityTooLarge
+        if "\0" in request.path:
+            raise NotFound  # no name has one, and PostgreSQL knows no text that has
         if request.routing_exception is not None:
             return None  # Flask raises it next: 404 and 405 come before any login
         if request.method == "OPTIONS":
