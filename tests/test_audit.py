@@ -77,7 +77,7 @@ def test_a_row_tells_who_whence_what_and_how_it_ended(admin: Client, admin_id: s
         "actor": admin_id,
         "actor_name": "admin",
         "credential": "password",
-        "address": "127.0.0.1",
+        "address": admin.source,
         "request_id": answer.headers["X-Request-Id"],
         "action": "account.create",
         "target": f"account/{answer.json()['id']}",
@@ -256,9 +256,10 @@ def test_failed_logins_have_a_row_when_their_minute_is_over(
 ) -> None:
     person = make_person(server, admin)
     unknown = api_key_form.generate()
+    wrong, key = person.login("not the password at all"), person.login(unknown)
     for _ in range(3):
-        assert person.login("not the password at all").get("/accounts/me").status_code == 401
-        assert person.login(unknown).post("/auth/token").status_code == 401
+        assert wrong.get("/accounts/me").status_code == 401
+        assert key.post("/auth/token").status_code == 401
     assert server.client(PASSWORD, "a secret as username").get("/accounts").status_code == 401
     later = app.build(
         config.load(server.environment), clock=lambda: time.time() + 60
@@ -269,8 +270,9 @@ def test_failed_logins_have_a_row_when_their_minute_is_over(
     found = trail(admin, action="login.failed", target=f"account/{person.id}")
 
     assert sum(row["after"]["count"] for row in found) == 6
-    assert {(row["address"], row["outcome"]) for row in found} == {("127.0.0.1", "refused")}
-    assert len(found) <= 2  # the minute may have turned meanwhile
+    assert {row["address"] for row in found} == {wrong.source, key.source}
+    assert {row["outcome"] for row in found} == {"refused"}
+    assert len(found) <= 4  # the minute may have turned meanwhile
     nobody = [row for row in trail(admin, action="login.failed") if row["target"] is None]
     assert nobody
     assert PASSWORD not in json.dumps(nobody)

@@ -345,3 +345,21 @@ def test_a_token_that_anybody_wrote_cannot_write_to_the_terminal(server: LiveSer
     seen = server.run("token", "inspect", text=text)
     assert seen.returncode == 1
     assert not {"\x1b", "\x9b"} & set(seen.stdout)
+
+
+def test_a_token_that_servers_would_cut_is_refused_with_what_makes_it_so(
+    server: LiveServer, admin: Client
+) -> None:
+    name = unique("big")
+    scopes = [f"{name}:{number:03}:{'x' * 60}" for number in range(90)]
+    done(admin.post("/services", json={"name": name, "scopes": scopes}), 201)
+    person = make_person(server, admin, *scopes)
+
+    answer = person.login().post("/auth/token")
+
+    assert (answer.status_code, answer.json()["error"]) == (400, "invalid_scope")
+    assert f"{name}:..." in answer.json()["error_description"]
+    told = explain(admin, account=person.username)
+    assert told["error_description"] == answer.json()["error_description"]
+    fewer = done(person.login().post("/auth/token", data={"scope": " ".join(scopes[:10])}))
+    assert len(fewer["access_token"]) < 6_144
