@@ -10,20 +10,21 @@ keys that Keyosk publishes.
     app                   the one place that builds and wires
     web/                  HTTP only: Flask, Flask-RESTful, marshmallow
     installation          all of the next floor in one value, as those above are given it
-    accounts api_keys authentication bootstrap bulk declarations permissions services signing
-    tokens                what Keyosk does
+    accounts api_keys authentication bootstrap bulk declarations explaining guesses inspection
+    issuing permissions revocations rotation services sessions signing tokens
+                          what Keyosk does
     storage/              the only user of peewee
     config  keyring  passwords  password_rules  usernames
                           the only users of the environment, cryptography, passlib, zxcvbn,
                           precis-i18n
-    api_key_form  checks  ids  jws_form  merge  password_hashes  setting_rules
+    api_key_form  checks  ids  jws_form  merge  password_hashes  setting_rules  slots
                           forms and rules without a library that shapes them
     model  errors         frozen values; what can go wrong
 
 **One request walked through.** ``POST /auth/token`` with an API key: ``server`` reads it whole,
 ``web/routes`` finds the resource and its access decision, ``web/token`` takes the parameters and
 parses the Basic header (``web/basic``), ``authentication`` checks the key's form and digest with
-one query of ``storage/logins``, ``permissions`` chooses audiences and scopes from what the account
-holds now, ``tokens`` writes the claims and signs them with the active key that ``signing`` keeps
-in memory. Nothing is written on the way.
+one query of ``storage/logins``, ``issuing`` has ``permissions`` choose audiences and scopes from
+what the account holds now, ``tokens`` writes the claims and signs them with the active key that
+``signing`` keeps in memory. Nothing is written on the way.
 """

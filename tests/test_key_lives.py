@@ -529,7 +529,7 @@ class Strict:
 @pytest.mark.slow
 def test_ten_rotations_under_load_are_noticed_by_nobody(database_url: str, tmp_path: Path) -> None:
     """Two nodes of two processes each on one database, with short times in place of long ones."""
-    times = {"key_publish_ahead": "3", "key_retain": "3", "token_lifetime": "30", "workers": "2"}
+    times = {"key_publish_ahead": "5", "key_retain": "3", "token_lifetime": "30", "workers": "2"}
     with (
         LiveServer(database_url, tmp_path, **times) as one,
         LiveServer(database_url, tmp_path, **times) as two,
@@ -545,7 +545,7 @@ def test_ten_rotations_under_load_are_noticed_by_nobody(database_url: str, tmp_p
         stop = threading.Event()
         # Each keeps a set for max-age, which never reaches beyond the next change.
         verifiers = [Strict(one.url), Strict(two.url)]
-        lazy = jwt.PyJWKClient(f"{two.url}/auth/jwks", lifespan=300)
+        lazy = jwt.PyJWKClient(f"{two.url}/auth/jwks", lifespan=1)
 
         def load(server: LiveServer) -> None:
             client = server.client(person.username, secret)

@@ -16,7 +16,7 @@ from keyosk.web.fields import rfc3339
 
 _HEADER: Final = "Idempotency-Key"
 _READING: Final = ("GET", "HEAD")
-_KEPT_HEADERS: Final = ("Location", "ETag", "Cache-Control")
+_KEPT_HEADERS: Final = ("Location", "ETag", "Cache-Control", "Effective-At-Latest")
 
 
 class Endpoint(Resource):
@@ -31,17 +31,9 @@ class Endpoint(Resource):
     def dispatch_request(self, *args: Any, **kwargs: Any) -> Response:
         """Answer the request, or give the answer that it got before."""
         asked = request.method == "POST" and _HEADER in request.headers and "caller" in g
-        if request.method in _READING:
-            read: Response = super().dispatch_request(*args, **kwargs)
-            return read
-        revocations = self.installation.revocations
-        revocations.take_effective_at()
         if asked and self.repeatable:
-            response = self._once(*args, **kwargs)
-        else:
-            response = super().dispatch_request(*args, **kwargs)
-        moment = revocations.take_effective_at()
-        return response if moment is None else _narrowing(response, rfc3339(moment))
+            return self._once(*args, **kwargs)
+        return self._answered(*args, **kwargs)
 
     def load(self) -> dict[str, Any]:
         """The body of the request in the shape that its method declares. Raises ``Invalid``."""
@@ -60,9 +52,17 @@ class Endpoint(Resource):
         assert lists is not None
         return paging.page(lists, read, shape, count)
 
+    def _answered(self, *args: Any, **kwargs: Any) -> Response:
+        revocations = self.installation.revocations
+        if request.method not in _READING:
+            revocations.take_effective_at()
+        response: Response = super().dispatch_request(*args, **kwargs)
+        moment = None if request.method in _READING else revocations.take_effective_at()
+        return response if moment is None else _narrowing(response, rfc3339(moment))
+
     def _once(self, *args: Any, **kwargs: Any) -> Response:
         def first() -> Answer:
-            response = super(Endpoint, self).dispatch_request(*args, **kwargs)
+            response = self._answered(*args, **kwargs)
             headers = {
                 name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers
             }

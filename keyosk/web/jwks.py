@@ -6,7 +6,7 @@ from typing import Final
 from flask import Response, request
 
 from keyosk.errors import Invalid, NotFound, Unavailable
-from keyosk.signing import Document
+from keyosk.signing import SPREAD, Document
 from keyosk.web.answers import public_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
@@ -47,9 +47,12 @@ class JwksResource(Endpoint):
         """A key set with how long it may be kept."""
         keys = self.installation.signing_keys
         left = keys.current.changes_at - int(self.installation.clock())
+        # A rotation may be asked for at any moment: no verifier may keep the set for longer than
+        # the next key is published before it signs.
+        ahead = self.installation.rotation.plan.publish_ahead - SPREAD
         response = Response(document.text, mimetype="application/json")
         response.headers["Cache-Control"] = (
-            f"public, max-age={max(0, min(_MAX_AGE, left))}, stale-if-error=86400"
+            f"public, max-age={max(0, min(_MAX_AGE, left, ahead))}, stale-if-error=86400"
         )
         response.set_etag(document.tag)
         response.make_conditional(request)
