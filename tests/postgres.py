@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -114,13 +115,14 @@ class PostgresServer:
         sessions to end.
         """
         name = _name_in(url)
-        # Only clients: the server's own workers, autovacuum above all, are not ours to end, and
-        # DROP DATABASE sends those away by itself.
-        self._execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = %s AND backend_type = 'client backend'",
-            name,
-        )
+        # A process may have ended since it was listed, and its number be another's now, which is
+        # not ours to end.
+        with suppress(psycopg.errors.InsufficientPrivilege):
+            self._execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = %s AND usename = current_user",
+                name,
+            )
         self._leftovers.append(name)
 
     def _remove_folders(self) -> None:
@@ -169,6 +171,8 @@ class PostgresServer:
             "min_wal_size": "32MB",
             "max_wal_size": "128MB",
             "timezone": "UTC",
+            # Its workers come and go in databases that are dropped, and belong to somebody else.
+            "autovacuum": "off",
         }
         if not self._durable:
             settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
