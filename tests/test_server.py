@@ -142,6 +142,7 @@ class Server:
         program.write_text(PROGRAM)
         options = {"bind": ["127.0.0.1:0"], "workers": 2, "threads": 2, **chosen}
         self.home = folder
+        self.size = options["workers"]
         self.process = subprocess.Popen(
             [sys.executable, str(program), json.dumps(options)],
             stdout=subprocess.PIPE,
@@ -174,7 +175,9 @@ class Server:
     def start(self) -> "Server":
         ready = self.wait_for(lambda: [line for line in self.said if line.startswith("ready")])
         self.port = int(ready[0].rpartition(":")[2])
-        with self.connect() as client:  # a worker is there
+        # All of its workers, not the first: a test that looks at each must find each.
+        self.wait_for(lambda: sum(line.startswith("start ") for line in self.said) >= self.size)
+        with self.connect() as client:
             assert client.get("/health").body == b"ok"
         return self
 
