@@ -14,9 +14,9 @@ keys that Keyosk publishes.
     issuing permissions revocations rotation services sessions signing tokens
                           what Keyosk does
     storage/              the only user of peewee
-    config  keyring  passwords  password_rules  usernames
-                          the only users of the environment, cryptography, passlib, zxcvbn,
-                          precis-i18n
+    config  keyring  metrics  passwords  password_rules  usernames
+                          the only users of the environment, cryptography, prometheus-client,
+                          passlib, zxcvbn, precis-i18n
     api_key_form  checks  ids  jws_form  merge  password_hashes  setting_rules  slots
                           forms and rules without a library that shapes them
     model  errors         frozen values; what can go wrong

@@ -23,6 +23,7 @@ from keyosk.inspection import Inspection
 from keyosk.installation import Installation
 from keyosk.issuing import Issuing
 from keyosk.keyring import Safe
+from keyosk.metrics import Metrics
 from keyosk.passwords import Passwords
 from keyosk.revocations import Revocations
 from keyosk.roles import Roles
@@ -88,6 +89,7 @@ def is_prepared(config: Config) -> bool:
 
 def build(config: Config, *, clock: Callable[[], float] = time.time) -> Installation:
     """Wire an installation whose database is up to date. Opens no connection yet."""
+    metrics = Metrics()
     database = Database(config.database_url)
     account_store = AccountStore(database)
     api_key_store = ApiKeyStore(database)
@@ -108,7 +110,9 @@ def build(config: Config, *, clock: Callable[[], float] = time.time) -> Installa
         config.signing_algorithm,
         clock,
     )
-    tokens = Tokens(keys, issuer=config.issuer, lifetime=config.token_lifetime, clock=clock)
+    tokens = Tokens(
+        keys, metrics, issuer=config.issuer, lifetime=config.token_lifetime, clock=clock
+    )
     audit = Audit(database, AuditStore(database), tokens, clock)
     session_store = SessionStore(database)
     revocations = Revocations(
@@ -165,6 +169,7 @@ def build(config: Config, *, clock: Callable[[], float] = time.time) -> Installa
         Guesses(database, GuessStore(database), clock),
         revocations,
         audit,
+        metrics,
         clock,
     )
     sessions = Sessions(database, session_store, accounts, safe, rules, revocations, audit, clock)
@@ -177,6 +182,7 @@ def build(config: Config, *, clock: Callable[[], float] = time.time) -> Installa
         trusted_proxies=config.trusted_proxies,
         cors_origins=config.cors_origins,
         clock=clock,
+        metrics=metrics,
         database=database,
         accounts=accounts,
         api_keys=api_keys,

@@ -13,6 +13,7 @@ from keyosk import api_key_form, usernames
 from keyosk.audit import Audit
 from keyosk.errors import BadCredentials, BadToken, NotFound, Throttled, Unavailable
 from keyosk.guesses import Guess, Guesses
+from keyosk.metrics import Metrics
 from keyosk.model import Account, Caller, Login, Session, StoredPassword
 from keyosk.passwords import Passwords
 from keyosk.revocations import Revocations
@@ -41,10 +42,12 @@ class Authentication:
         guesses: Guesses,
         revocations: Revocations,
         audit: Audit,
+        metrics: Metrics,
         clock: Callable[[], float],
     ) -> None:
         self._database = database
         self._audit = audit
+        self._metrics = metrics
         self._guesses = guesses
         self._revocations = revocations
         self._accounts = accounts
@@ -225,6 +228,7 @@ class Authentication:
         self, username: str, address: str | None, *, throttled: bool = False
     ) -> None:
         """Note a refused login; a database that cannot write does not make it another answer."""
+        self._metrics.login_refused(throttled=throttled)
         name = usernames.lookup_form(username)
         try:
             account_id = self._accounts.by_username(name).id if name is not None else None

@@ -162,6 +162,11 @@ class Config:
     cors_origins: tuple[str, ...] = _setting(
         rules.origins, "", "Origins whose scripts may call by Bearer.", default_text="none"
     )
+    metrics_bind: Address | str = _setting(  # noqa: RUF009 - as for bind
+        rules.bind_or_off,
+        "127.0.0.1:9464",
+        "Where `/metrics` is served, to whoever can reach it; `off`: nowhere.",
+    )
     log_level: str = _setting(
         rules.one_of("debug", "info", "warning", "error"),
         "info",
@@ -241,6 +246,9 @@ def _fill(values: dict[str, Any], given: Mapping[str, _Given]) -> Iterator[Fault
             )
     if "secret_key" not in given and values.get("database_url", "").startswith("postgresql:"):
         yield Fault("KEYOSK_SECRET_KEY", "is required with PostgreSQL (openssl rand -base64 32)")
+    metrics = values.get("metrics_bind")
+    if bind is not None and isinstance(metrics, Address) and metrics.port == bind.port:
+        yield Fault("KEYOSK_METRICS_BIND", "must have another port than KEYOSK_BIND")
     values.setdefault("secret_key", ())
     values.setdefault("admin_password", None)
 

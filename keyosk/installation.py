@@ -15,6 +15,7 @@ from keyosk.grants import Grants
 from keyosk.idempotency import Idempotency
 from keyosk.inspection import Inspection
 from keyosk.issuing import Issuing
+from keyosk.metrics import Metrics
 from keyosk.revocations import Revocations
 from keyosk.roles import Roles
 from keyosk.rotation import Rotation
@@ -33,6 +34,7 @@ class Installation:
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
     cors_origins: tuple[str, ...]
     clock: Callable[[], float]
+    metrics: Metrics
     database: Database
     accounts: Accounts
     api_keys: ApiKeys

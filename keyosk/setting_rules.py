@@ -30,6 +30,7 @@ _POSTGRESQL: Final = re.compile(
 )
 
 Network = IPv4Network | IPv6Network
+OFF: Final = "off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,11 @@ def bind(value: object) -> Address:
     if address is None:
         raise ValidationError("must be host:port, :port or [IPv6 address]:port, port 1 to 65535")
     return address
+
+
+def bind_or_off(value: object) -> Address | str:
+    """Where to listen, or ``off``."""
+    return OFF if value == OFF else bind(value)
 
 
 def issuer(value: object) -> str:

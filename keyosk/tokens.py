@@ -15,6 +15,7 @@ import jwt
 from keyosk import jws, jws_form
 from keyosk.errors import BadToken, InvalidRequest, InvalidScope
 from keyosk.ids import new_id
+from keyosk.metrics import Metrics
 from keyosk.model import KEYOSK, CredentialKind, Login
 from keyosk.permissions import TYPE, Entitlement
 from keyosk.signing import SigningKeys
@@ -43,11 +44,12 @@ _REQUIRED: Final = ["iss", "sub", "aud", "exp", "iat", "jti", "auth_time", "amr"
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token as issued; ``expires_in`` in seconds, ``scope`` as one string."""
+    """A token as issued; ``expires_in`` in seconds, ``scope`` as one string, ``id`` its ``jti``."""
 
     text: str
     expires_in: int
     scope: str
+    id: str
 
     def __repr__(self) -> str:
         # SECURITY: whoever reads the text can use it.
@@ -109,10 +111,17 @@ class Tokens:
     """Issues and verifies this installation's tokens."""
 
     def __init__(
-        self, keys: SigningKeys, *, issuer: str, lifetime: int, clock: Callable[[], float]
+        self,
+        keys: SigningKeys,
+        metrics: Metrics,
+        *,
+        issuer: str,
+        lifetime: int,
+        clock: Callable[[], float],
     ) -> None:
         """``issuer``: the ``iss`` claim; ``lifetime``: seconds, where no service says less."""
         self._keys = keys
+        self._metrics = metrics
         self._issuer = issuer
         self._lifetime = lifetime
         self._clock = clock
@@ -139,7 +148,8 @@ class Tokens:
         text = jws.signed(signer, claims, entitlement.typ or TYPE)
         if len(text) > LONGEST:
             raise _too_long(len(text), entitlement.scopes)
-        return Token(text, claims["exp"] - now, claims["scope"])
+        self._metrics.token_issued(login.credential, signer.algorithm)
+        return Token(text, claims["exp"] - now, claims["scope"], claims["jti"])
 
     def preview(
         self, login: Login, entitlement: Entitlement, *, lifetime: int | None = None

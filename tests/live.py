@@ -52,6 +52,7 @@ class LiveServer:
             "KEYOSK_BIND": f"127.0.0.1:{self.port}",
             "KEYOSK_SECRET_KEY": SECRET_KEY,
             "KEYOSK_ADMIN_PASSWORD": ADMIN_PASSWORD,
+            "KEYOSK_METRICS_BIND": "off",
             **{f"KEYOSK_{name.upper()}": value for name, value in settings.items()},
         }
         self.process: subprocess.Popen[bytes] | None = None

@@ -78,6 +78,7 @@ def test_everything_works_with_nothing_set() -> None:
         "argon2_parallelism": 1,
         "trusted_proxies": (),
         "cors_origins": (),
+        "metrics_bind": Address("127.0.0.1", 9464),
         "log_level": "info",
     }
     assert config.warnings == ()
@@ -123,6 +124,13 @@ def test_bind_is_taken_apart(text: str, host: str, port: int, shown: str) -> Non
 )  # fmt: skip
 def test_a_malformed_bind_is_refused(text: str) -> None:
     assert "host:port" in refusal("KEYOSK_BIND", text)
+
+
+def test_metrics_have_a_port_of_their_own_or_none() -> None:
+    assert load({"KEYOSK_METRICS_BIND": "off"}).metrics_bind == "off"
+    assert load({"KEYOSK_METRICS_BIND": "[::1]:9000"}).metrics_bind == Address("::1", 9000)
+    assert "host:port" in refusal("KEYOSK_METRICS_BIND", "Off")
+    assert "another port than KEYOSK_BIND" in refusal("KEYOSK_METRICS_BIND", "127.0.0.1:8080")
 
 
 @pytest.mark.parametrize("bind", ["127.0.0.1:80", "127.9.9.9:80", "[::1]:80", "LocalHost:80"])
@@ -652,6 +660,7 @@ def test_describe_masks_secrets_and_shows_the_rest() -> None:
         ("KEYOSK_ARGON2_PARALLELISM", "1", "default"),
         ("KEYOSK_TRUSTED_PROXIES", "10.0.0.0/8, ::1/128", "environment"),
         ("KEYOSK_CORS_ORIGINS", "none", "default"),
+        ("KEYOSK_METRICS_BIND", "127.0.0.1:9464", "default"),
         ("KEYOSK_LOG_LEVEL", "info", "default"),
     ]
 

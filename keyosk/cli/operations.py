@@ -3,19 +3,23 @@
 import logging
 import os
 import shlex
-from collections.abc import Sequence
+import socket
 from wsgiref.types import WSGIApplication
 
 import click
 
-from keyosk import app
+from keyosk import app, metrics, slots
 from keyosk import config as settings
 from keyosk.bootstrap import FirstAdmin
 from keyosk.cli import session
 from keyosk.config import Config
+from keyosk.errors import ConfigurationError, Fault
 from keyosk.server import Hooks, JsonFormatter, Options
 from keyosk.server import serve as run_server
+from keyosk.setting_rules import Address
 from keyosk.web import application
+from keyosk.web import metrics as metrics_page
+from keyosk.web.envelope import SECURITY_HEADERS
 
 
 @click.command()
@@ -27,18 +31,19 @@ def serve() -> None:
     admin = app.prepare(configuration)
     if admin is not None:
         _greet(configuration, admin)
+    metrics_bind = _metrics_bind(configuration)
     run_server(
         lambda: _web(configuration),
         Options(
-            bind=(str(configuration.bind),),
+            bind=(str(configuration.bind), *metrics_bind),
             workers=configuration.workers,
             threads=configuration.threads,
             streams=application.STREAMS,
             slow=application.is_slow,
-            error_headers=application.SECURITY_HEADERS,
+            error_headers=SECURITY_HEADERS,
             log_level=configuration.log_level,
         ),
-        Hooks(on_ready=lambda addresses: _say_ready(configuration, addresses)),
+        Hooks(on_ready=lambda addresses: _say_ready(configuration, addresses[0])),
     )
 
 
@@ -90,7 +95,33 @@ def _web(configuration: Config) -> WSGIApplication:
     installation = app.build(configuration)
     installation.signing_keys.refresh()
     installation.signing_keys.refresh_in_background(then=installation.rotation.advance_quietly)
-    return app.create_app(installation)
+    application = app.create_app(installation)
+    address = configuration.metrics_bind
+    if not isinstance(address, Address):
+        return application
+    return metrics_page.beside(application, installation.metrics, address.port)
+
+
+def _metrics_bind(configuration: Config) -> tuple[str, ...]:
+    """Where to serve metrics, if that is wanted and can be.
+
+    Another Keyosk on the machine may have the default place: that is no reason not to start. Raises
+    ``ConfigurationError`` for an address that somebody chose.
+    """
+    address = configuration.metrics_bind
+    if not isinstance(address, Address):
+        return ()
+    try:
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        socket.create_server((address.host, address.port), family=family).close()
+        metrics.share(slots.machine_folder(), str(address.port))
+    except OSError as error:
+        if "metrics_bind" in configuration.sources:
+            fault = Fault("KEYOSK_METRICS_BIND", f"cannot be served: {error.strerror}")
+            raise ConfigurationError([fault]) from error
+        click.echo(f"keyosk: no metrics at {address}: {error.strerror}", err=True)
+        return ()
+    return (str(address),)
 
 
 def _log_json(level: str) -> None:
@@ -112,5 +143,5 @@ def _greet(configuration: Config, admin: FirstAdmin) -> None:
     click.echo(f"\n    curl -u {shlex.quote(user)} -X POST {configuration.issuer}/auth/token\n")
 
 
-def _say_ready(configuration: Config, addresses: Sequence[str]) -> None:
-    click.echo(f"Keyosk serves {configuration.issuer} at {', '.join(addresses)}", err=True)
+def _say_ready(configuration: Config, address: str) -> None:
+    click.echo(f"Keyosk serves {configuration.issuer} at {address}", err=True)

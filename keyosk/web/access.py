@@ -12,7 +12,7 @@ from keyosk.authentication import caller
 from keyosk.errors import BadCredentials, InsufficientScope, RefusedByRule
 from keyosk.installation import Installation
 from keyosk.model import ADMIN, KEYOSK, Caller, CredentialKind, Login
-from keyosk.web import basic, browsers
+from keyosk.web import access_log, basic, browsers
 
 ME: Final = "me"
 
@@ -78,6 +78,7 @@ class Gate:
         allowed = decision.any_caller or (decision.itself and itself)
         if not allowed and not caller.has(decision.scope):
             raise InsufficientScope(decision.scope)
+        access_log.note(**name_of(caller))
         g.caller = caller  # from here on a refusal is known to be theirs
         if decision.no_api_key and caller.credential is CredentialKind.API_KEY:
             raise RefusedByRule(
@@ -127,6 +128,12 @@ def login(installation: Installation) -> Login:
         raise BadCredentials
     browsers.check_login()
     return installation.authentication.by_secret(basic.candidates(header), address=g.address)
+
+
+def name_of(who: Login | Caller) -> dict[str, str]:
+    """Who it is, for the log."""
+    names = {"account": who.account_id or ""}
+    return names if who.api_key_id is None else {**names, "api_key": who.api_key_id}
 
 
 def _note_afterwards(installation: Installation, proven: Login) -> None:

@@ -1,11 +1,8 @@
 """The Flask application: the pipeline that every request passes."""
 
-import logging
 import sys
-import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
-from wsgiref.types import StartResponse, WSGIApplication
 
 import flask_restful
 from flask import Flask, Response, after_this_request, g, request
@@ -13,13 +10,12 @@ from werkzeug.exceptions import NotFound, RequestEntityTooLarge
 
 from keyosk import api_key_form
 from keyosk.errors import BadCredentials, RefusedByRule
-from keyosk.ids import new_id
 from keyosk.installation import Installation
-from keyosk.web import basic, browsers, documentation, errors, forward, metadata
+from keyosk.web import access_log, basic, browsers, documentation, envelope, errors, metadata
 from keyosk.web.access import ANYONE, Gate
 from keyosk.web.answers import nothing
+from keyosk.web.envelope import Envelope
 from keyosk.web.routes import ROUTES
-from keyosk.web.source import Network, address_of
 
 #: Bytes; larger bodies are refused unread, except where they stream.
 MAX_BODY: Final = 64 * 1024
@@ -30,19 +26,6 @@ STREAMS: Final = frozenset(
     for route in ROUTES
     if route.streams
     for method in route.access.keys() & {"POST", "PUT", "PATCH"}
-)
-
-_REQUEST_ID: Final = "keyosk.request_id"
-_ADDRESS: Final = "keyosk.address"
-_METHOD: Final = "keyosk.method"  # as it was sent
-_log = logging.getLogger("keyosk.access")
-_POLICY: Final = "Content-Security-Policy"
-#: What every answer has, those of the server itself included.
-SECURITY_HEADERS: Final = (
-    ("X-Content-Type-Options", "nosniff"),
-    (_POLICY, "default-src 'none'; frame-ancestors 'none'"),
-    ("Referrer-Policy", "no-referrer"),
-    ("Strict-Transport-Security", "max-age=31536000"),
 )
 
 
@@ -72,35 +55,6 @@ class _App(Flask):
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """The function itself: no view here is a coroutine, and asking costs at every call."""
         return func
-
-
-class _Envelope:
-    """What surrounds the application: a request id, the headers of every answer, a log line."""
-
-    def __init__(self, application: WSGIApplication, trusted: Sequence[Network]) -> None:
-        """``trusted``: the proxies whose word on the client's address counts."""
-        self._application = application
-        self._trusted = trusted
-
-    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        started = time.perf_counter()
-        request_id = environ[_REQUEST_ID] = new_id()
-        environ[_ADDRESS] = address_of(environ, self._trusted)
-        environ[_METHOD] = environ["REQUEST_METHOD"]
-        forward.prepare(environ)
-
-        def start(
-            status: str, headers: list[tuple[str, str]], exc_info: Any = None
-        ) -> Callable[[bytes], object]:
-            if _log.isEnabledFor(logging.INFO):
-                _log.info("request", extra=_entry(environ, status, started))
-            all_headers = [*headers, *SECURITY_HEADERS, ("X-Request-Id", request_id)]
-            if documentation.CONTENT_POLICY in environ:
-                policy = environ[documentation.CONTENT_POLICY]
-                all_headers = [(name, policy if name == _POLICY else v) for name, v in all_headers]
-            return start_response(status, all_headers, exc_info)
-
-        return self._application(environ, start)
 
 
 def create(installation: Installation) -> Flask:
@@ -133,8 +87,9 @@ def _add_pipeline(
 ) -> None:
     @app.before_request
     def before() -> Response | None:
-        g.request_id = request.environ[_REQUEST_ID]
-        g.address = request.environ[_ADDRESS]
+        g.request_id = request.environ[access_log.REQUEST_ID]
+        g.address = request.environ[access_log.ADDRESS]
+        envelope.note_route()
         g.oauth_errors = request.path in oauth  # by path: a 405 has no endpoint
         if f"{request.method} {request.path}" in STREAMS:
             request.max_content_length = sys.maxsize  # None would be the application's own limit
@@ -170,8 +125,8 @@ def _add_pipeline(
         response.call_on_close(installation.idempotency.forget_quietly)
         return response
 
-    app.wsgi_app = _Envelope(  # type: ignore[method-assign]  # as Flask documents it
-        app.wsgi_app, installation.trusted_proxies
+    app.wsgi_app = Envelope(  # type: ignore[method-assign]  # as Flask documents it
+        app.wsgi_app, installation.trusted_proxies, installation.metrics
     )
 
 
@@ -191,19 +146,6 @@ def _options() -> Response:
     response = nothing()
     response.headers["Allow"] = ", ".join(methods)
     return response
-
-
-def _entry(environ: Mapping[str, Any], status: str, started: float) -> dict[str, Any]:
-    """What the log says of a request: never its query, its headers or its body."""
-    return {
-        "method": environ[_METHOD],
-        # WSGI gives the bytes of the path as Latin-1 (PEP 3333).
-        "path": environ["PATH_INFO"].encode("latin-1").decode(errors="replace"),
-        "status": int(status[:3]),
-        "milliseconds": round((time.perf_counter() - started) * 1000, 2),
-        "request_id": environ[_REQUEST_ID],
-        "address": environ[_ADDRESS],
-    }
 
 
 def is_slow(environ: Mapping[str, Any]) -> bool:

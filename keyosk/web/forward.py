@@ -15,7 +15,7 @@ from keyosk.errors import BadToken, Forbidden, InvalidRequest, InvalidScope, Thr
 from keyosk.installation import Installation
 from keyosk.model import Login
 from keyosk.tokens import Actor
-from keyosk.web import access
+from keyosk.web import access, access_log
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
 
@@ -78,6 +78,7 @@ class ForwardResource(Endpoint):
             )
         except (InvalidRequest, InvalidScope, Throttled) as error:
             raise Forbidden(error.detail) from None  # proxies make a failure of anything else
+        access_log.note(**access.name_of(proven.login), jti=token.id)
         response = Response(status=200)
         del response.headers["Content-Type"]
         response.headers["Cache-Control"] = "no-store"

@@ -20,7 +20,7 @@ from keyosk.errors import (
 from keyosk.installation import Installation
 from keyosk.issuing import Asked, Issued
 from keyosk.model import Login
-from keyosk.web import access, negotiation, parameters
+from keyosk.web import access, access_log, negotiation, parameters
 from keyosk.web.answers import json_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.fields import rfc3339
@@ -71,6 +71,7 @@ class TokenResource(Endpoint):
         issued = _GRANT_TYPES.get(single.get("grant_type", _DEFAULT), _unknown)(
             self.installation, single, _asked(single, values)
         )
+        access_log.note(**access.name_of(issued.login), jti=issued.token.id)
         response = _render(issued, form, exchanged=single.get("grant_type") == _EXCHANGE)
         response.headers["Cache-Control"] = "no-store"
         response.headers["Pragma"] = "no-cache"  # RFC 6749 section 5.1

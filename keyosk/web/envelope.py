@@ -1,0 +1,68 @@
+"""What surrounds the application: a request id, headers, a log line and a count of each answer."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+from wsgiref.types import StartResponse, WSGIApplication
+
+from flask import request
+
+from keyosk.ids import new_id
+from keyosk.metrics import Metrics
+from keyosk.web import access_log, documentation, forward
+from keyosk.web.source import Network, address_of
+
+_POLICY: Final = "Content-Security-Policy"
+#: What every answer has, those of the server itself included.
+SECURITY_HEADERS: Final = (
+    ("X-Content-Type-Options", "nosniff"),
+    (_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Strict-Transport-Security", "max-age=31536000"),
+)
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_ROUTE: Final = "keyosk.route"
+
+
+def note_route() -> None:
+    """Have this request counted under its route."""
+    if request.url_rule is not None:
+        request.environ[_ROUTE] = request.url_rule.rule
+
+
+class Envelope:
+    """A WSGI application around another."""
+
+    def __init__(
+        self, application: WSGIApplication, trusted: Sequence[Network], metrics: Metrics
+    ) -> None:
+        """``trusted``: the proxies whose word on the client's address counts."""
+        self._application = application
+        self._trusted = trusted
+        self._metrics = metrics
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        started = time.perf_counter()
+        request_id = environ[access_log.REQUEST_ID] = new_id()
+        environ[access_log.ADDRESS] = address_of(environ, self._trusted)
+        environ[access_log.METHOD] = environ["REQUEST_METHOD"]
+        forward.prepare(environ)
+
+        def start(
+            status: str, headers: list[tuple[str, str]], exc_info: Any = None
+        ) -> Callable[[bytes], object]:
+            self._tell(environ, status[:3], time.perf_counter() - started)
+            all_headers = [*headers, *SECURITY_HEADERS, ("X-Request-Id", request_id)]
+            if documentation.CONTENT_POLICY in environ:
+                policy = environ[documentation.CONTENT_POLICY]
+                all_headers = [(name, policy if name == _POLICY else v) for name, v in all_headers]
+            return start_response(status, all_headers, exc_info)
+
+        return self._application(environ, start)
+
+    def _tell(self, environ: Mapping[str, Any], status: str, seconds: float) -> None:
+        method = environ[access_log.METHOD]
+        self._metrics.request(
+            method if method in _METHODS else "other", environ.get(_ROUTE, "none"), status, seconds
+        )
+        access_log.write(environ, status, seconds)
