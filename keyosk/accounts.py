@@ -1,7 +1,7 @@
 """Accounts and their passwords."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from keyosk import usernames
@@ -37,6 +37,14 @@ FIELDS: Final = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A new account that is not stored yet, and its password's hash."""
+
+    account: Account
+    password: StoredPassword | None = field(default=None, repr=False)
+
+
 class Accounts:
     """What an admin does with accounts. Every write is one transaction."""
 
@@ -58,46 +66,30 @@ class Accounts:
         self._audit = audit
         self._clock = clock
 
-    def create(
-        self,
-        by: Caller,
-        *,
-        username: str,
-        kind: Kind = Kind.PERSON,
-        display_name: str = "",
-        enabled: bool = True,
-        claims: Mapping[str, Any] | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        expires_at: int | None = None,
-        password: str | None = None,
-        also: Callable[[Account], None] | None = None,
-    ) -> Account:
-        """Make an account, with a password if one is given.
+    def draft(self, by: Caller, *, password: str | None = None, **fields: Any) -> Draft:
+        """A new account, for ``add``; ``fields`` as ``drafted`` takes them.
 
-        ``also``: what else is to happen in the same transaction. Raises ``Invalid``,
-        ``Conflict``, ``RefusedByRule``.
+        Hashing takes long and needs no lock: it is done here, before any transaction. Raises
+        ``Invalid``, ``RefusedByRule``.
         """
-        now = int(self._clock())
-        account = drafted(
-            now,
-            username=username,
-            kind=kind,
-            display_name=display_name,
-            enabled=enabled,
-            claims=claims,
-            metadata=metadata,
-            expires_at=expires_at,
-            password=password,
-        )
-        stored = None
-        if password is not None:
-            self._rules.not_by_api_key(by)
-            # Hashing takes long and needs no lock: it comes before the transaction.
-            stored = self._stored(password)
+        account = drafted(int(self._clock()), password=password, **fields)
+        if password is None:
+            return Draft(account)
+        self._rules.not_by_api_key(by)
+        return Draft(account, self._stored(password))
+
+    def add(
+        self, by: Caller, draft: Draft, *, also: Callable[[Account], None] | None = None
+    ) -> Account:
+        """Store a new account.
+
+        ``also``: what else is to happen in the same transaction. Raises ``Conflict``.
+        """
+        account = draft.account
         with self._database.transaction():
             self._accounts.add(account)
-            if stored is not None:
-                self._accounts.set_password(account.id, stored, now=now)
+            if draft.password is not None:
+                self._accounts.set_password(account.id, draft.password, now=account.created_at)
             self._audit.record(by, "account.create", target(account.id), after=created(account))
             if also is not None:
                 also(account)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
-from keyosk.accounts import Accounts, target
+from keyosk.accounts import Accounts, Draft, target
 from keyosk.audit import Audit
 from keyosk.checks import Checks
 from keyosk.model import Account, Caller, Grant
@@ -51,14 +51,18 @@ class Grants:
     def create_account(self, by: Caller, grants: Sequence[Grant], **fields: Any) -> Account:
         """Make an account together with its first grants, both or none.
 
-        ``fields`` as ``Accounts.create`` takes them. Raises what that and ``replace`` raise.
+        ``fields`` as ``Accounts.draft`` takes them. Raises what that and ``add_account`` raise.
         """
+        return self.add_account(by, grants, self._accounts.draft(by, **fields))
+
+    def add_account(self, by: Caller, grants: Sequence[Grant], draft: Draft) -> Account:
+        """Store an account together with its first grants. Raises what ``replace`` raises."""
 
         def give(account: Account) -> None:
             if grants:
                 self._write(by, account, (), grants)
 
-        return self._accounts.create(by, **fields, also=give)
+        return self._accounts.add(by, draft, also=give)
 
     def replace(
         self, by: Caller, reference: str, grants: Sequence[Grant], *, version: int | None = None

@@ -19,6 +19,7 @@ from installed import Clock, installed, rows_of
 from keyosk import app
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR
+from keyosk.passwords import Passwords
 from keyosk.web import routes
 from live import ADMIN_PASSWORD, Client, LiveServer, unique
 
@@ -474,6 +475,22 @@ def test_an_answer_is_kept_for_a_day(again: Again) -> None:
     assert "Idempotency-Replayed" not in anew.headers
     assert anew.get_json()["id"] != first.get_json()["id"]
     assert len(rows_of(again.installation, "SELECT * FROM idempotency")) == 1
+
+
+def test_no_lock_is_held_while_a_password_is_hashed(
+    again: Again, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On SQLite nobody else could write for as long."""
+    database, hashed, under_lock = again.installation.database, Passwords.hash, []
+
+    def watched(self: Passwords, password: str) -> str:
+        under_lock.append(database.raw.in_transaction())
+        return hashed(self, password)
+
+    monkeypatch.setattr(Passwords, "hash", watched)
+    new = {"username": "new", "password": "a password of this test only"}
+    assert again.post("/accounts", "k", **new).status_code == 201
+    assert under_lock == [False]
 
 
 def test_what_a_failed_request_began_is_undone_with_it(again: Again) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flask import Response, g
+from flask import Response, g, request
 
 from keyosk.errors import BadCredentials, Conflict, Forbidden, InsufficientScope, Invalid
 from keyosk.model import Account, Grant, StoredPassword
@@ -44,6 +44,17 @@ LISTS = paging.Lists(
 class AccountsResource(Endpoint):
     """All accounts."""
 
+    def prepare(self) -> None:
+        """Hash the password of a new account."""
+        if request.method != "POST":
+            return
+        fields = self.load()
+        self._grants = grants_of(fields.pop("grants")) if "grants" in fields else []
+        # SECURITY: else whoever may make accounts could give away what they hold.
+        if self._grants and not g.caller.has(_GRANT):
+            raise InsufficientScope(_GRANT)
+        self._draft = self.installation.accounts.draft(g.caller, **fields)
+
     @operation(gives=AccountShape, lists=LISTS)
     def get(self) -> Response:
         """A page of accounts."""
@@ -53,12 +64,7 @@ class AccountsResource(Endpoint):
     @operation(takes=AccountNew, gives=AccountShape, status=201, tagged=True, raises=(Conflict,))
     def post(self) -> Response:
         """Make an account."""
-        fields = self.load()
-        grants = grants_of(fields.pop("grants")) if "grants" in fields else []
-        # SECURITY: else whoever may make accounts could give away what they hold.
-        if grants and not g.caller.has(_GRANT):
-            raise InsufficientScope(_GRANT)
-        account = self.installation.grants.create_account(g.caller, grants, **fields)
+        account = self.installation.grants.add_account(g.caller, self._grants, self._draft)
         return _answer(account, 201, location=f"/accounts/{account.id}")
 
 

@@ -30,10 +30,14 @@ class Endpoint(Resource):
 
     def dispatch_request(self, *args: Any, **kwargs: Any) -> Response:
         """Answer the request, or give the answer that it got before."""
+        self.prepare()
         asked = request.method == "POST" and _HEADER in request.headers and "caller" in g
         if asked and self.repeatable:
             return self._once(*args, **kwargs)
         return self._answered(*args, **kwargs)
+
+    def prepare(self) -> None:
+        """Do what takes long and changes nothing: no lock is held yet."""
 
     def load(self) -> dict[str, Any]:
         """The body of the request in the shape that its method declares. Raises ``Invalid``."""
