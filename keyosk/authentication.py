@@ -27,6 +27,7 @@ _log = logging.getLogger(__name__)
 
 #: How stale ``last_used_at`` and ``last_login_at`` may be, in seconds: a use is not a write.
 SEEN_RESOLUTION: Final = 300
+_NOTE_PAUSE: Final = 10  # seconds
 
 
 class Authentication:
@@ -55,6 +56,7 @@ class Authentication:
         self._logins = logins
         self._passwords = passwords
         self._clock = clock
+        self._no_notes_until = 0
 
     def by_secret(
         self, candidates: Sequence[tuple[str, str]], *, address: str | None = None
@@ -138,12 +140,16 @@ class Authentication:
         now = int(self._clock())
         if login.last_seen_at is not None and now - login.last_seen_at < SEEN_RESOLUTION:
             return
+        if now < self._no_notes_until:
+            return
         try:
             if login.api_key_id is not None:
                 self._note_key(login, login.api_key_id, now)
             else:
                 self._accounts.note_login(login.account_id, now)
         except Unavailable:
+            # Each try may have to wait, and holds a thread meanwhile.
+            self._no_notes_until = now + _NOTE_PAUSE
             _log.warning("the use of a credential was not noted: the database is not available")
 
     def confirm_password(

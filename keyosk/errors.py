@@ -162,6 +162,10 @@ class Unavailable(KeyoskError):
     code = "unavailable"
 
 
+class DatabaseUnusable(Unavailable):
+    """There is something where the database should be, and waiting will not make it one."""
+
+
 class ConfigurationError(KeyoskError):
     """The settings cannot be used; ``faults`` lists every problem found, not only the first."""
 

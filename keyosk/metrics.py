@@ -4,25 +4,26 @@ Each process counts in files of its own in one folder, and whichever is asked ad
 holds what a client chose: names, addresses and secrets are not here.
 """
 
-import errno
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any, Final
 
 # The variable by which prometheus_client is told to share, and where.
 _FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"
+_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - the folder is made there for this user alone
 _SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
-def share(parent: Path | None, name: str) -> None:
-    """Have the workers of this process count together, in the emptied folder ``name``.
+def share(name: str) -> None:
+    """Have the workers of this process count together, in an emptied folder of this name.
 
     For the process that starts them, before it does. Raises ``OSError``.
     """
-    if parent is None:
-        raise OSError(errno.ENOENT, "there is no folder for temporary files")
-    folder = parent / f"metrics-{name}"
+    # In memory: a counter that a full disk has no room for would end its process.
+    parent = _MEMORY if os.access(_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
+    folder = parent / f"keyosk-{os.getuid()}-metrics-{name}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)
     os.environ[_FOLDER] = str(folder)

@@ -14,9 +14,11 @@ from typing import Final
 from keyosk import keyring
 from keyosk.audit import Audit
 from keyosk.errors import Conflict, Invalid, NotFound, Unavailable
+from keyosk.ids import is_id
 from keyosk.keyring import PrivateKey, Safe
-from keyosk.model import OPERATOR, Caller, KeyState, Service, SigningKey
+from keyosk.model import OPERATOR, Caller, KeyState, SigningKey
 from keyosk.revocations import Revocations
+from keyosk.service_checks import NAME
 from keyosk.signing import MOST, SPREAD, SigningKeys, is_published, is_signing
 from keyosk.storage.database import Database
 from keyosk.storage.signing_keys import SigningKeyStore
@@ -27,6 +29,8 @@ LIMIT: Final = 7 * _DAY
 _LONGEST_LIMIT: Final = 90 * _DAY
 #: Seconds after which a service's fetch is written down again.
 _SIGHT_RESOLUTION: Final = 300
+#: Names that may wait to be looked up: anybody can make some up.
+_MOST_SEEN: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,7 @@ class Rotation:
         self._audit = audit
         self._clock = clock
         self.plan = plan
+        self._seen: dict[str, tuple[str, ...]] = {}
         self._sights: dict[str, tuple[tuple[str, ...], float]] = {}
 
     def all(self) -> tuple[SigningKey, ...]:
@@ -76,20 +81,28 @@ class Rotation:
         """The services that have told who they are and not fetched a published key yet."""
         if not is_published(key, int(self._clock())):
             return []
+        self._write_sights()
         sights = self._store.sights()
         return sorted(name for name, kids in sights.items() if key.kid not in kids)
 
-    def note_sight(self, service: Service, kids: tuple[str, ...]) -> None:
-        """Remember that a service fetched these keys; seldom a write, and never a failure."""
+    def saw(self, service: str, kids: tuple[str, ...]) -> None:
+        """Remember that a service, by name or id, fetched these keys.
+
+        It asks for nothing and waits for nothing: what is new is written in a moment.
+        """
+        if not (NAME.fullmatch(service) or is_id(service)):
+            return
         now = self._clock()
-        known, noted_at = self._sights.get(service.id, ((), 0.0))
-        if known == kids and now - noted_at < _SIGHT_RESOLUTION:
-            return
-        try:
-            self._store.note_sight(service.id, kids, int(now))
-        except Unavailable:
-            return
-        self._sights[service.id] = (kids, now)
+        known, noted_at = self._sights.get(service, ((), 0.0))
+        if (known != kids or now - noted_at >= _SIGHT_RESOLUTION) and len(self._seen) < _MOST_SEEN:
+            self._seen[service] = kids
+
+    def _write_sights(self) -> None:
+        while self._seen:
+            service, kids = self._seen.popitem()
+            now = self._clock()
+            if self._store.note_sight(service, kids, int(now)):
+                self._sights[service] = (kids, now)
 
     def rotate(
         self,
@@ -172,6 +185,7 @@ class Rotation:
 
     def advance(self) -> None:
         """Do what is due by the clock, if anything is. Raises ``Unavailable``."""
+        self._write_sights()
         rows = self._store.all()
         if not self._is_due(rows, int(self._clock())):
             return

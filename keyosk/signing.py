@@ -179,8 +179,11 @@ class SigningKeys:
         def run() -> None:
             while True:
                 time.sleep(FRESH)
-                self._refresh_quietly()
-                then()
+                try:
+                    self._refresh_quietly()
+                    then()
+                except Exception as error:  # noqa: BLE001 - whatever it is, the next turn may help
+                    _log.error("the signing keys were not looked after: %s", type(error).__name__)
 
         threading.Thread(target=run, name="signing-keys", daemon=True).start()
 

@@ -59,7 +59,10 @@ class Slots:
         while True:
             for number in range(self.number):
                 # Opened anew each time: a lock belongs to the opening, not to the process.
-                handle = os.open(self._folder / str(number), os.O_CREAT | os.O_RDWR, 0o600)
+                try:
+                    handle = os.open(self._folder / str(number), os.O_CREAT | os.O_RDWR, 0o600)
+                except OSError as error:  # no room on the disk, or no descriptor left
+                    raise _busy() from error
                 try:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:

@@ -74,8 +74,8 @@ class LiveServer:
     ) -> None:
         self.stop()
 
-    def start(self) -> None:
-        """Start it and wait until it is ready."""
+    def launch(self) -> subprocess.Popen[bytes]:
+        """Start it."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command("serve"),
@@ -86,9 +86,14 @@ class LiveServer:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
+        return self.process
+
+    def start(self) -> None:
+        """Start it and wait until it is ready."""
+        process = self.launch()
         deadline = time.monotonic() + _START
         while time.monotonic() < deadline:
-            if self.process.poll() is not None:
+            if process.poll() is not None:
                 break
             try:
                 if requests.get(f"{self.url}/health/ready", timeout=5).status_code == 200:

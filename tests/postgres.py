@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
+import psutil
 import psycopg
 
 # Keyosk's tests work as an ordinary role that owns its databases, as a careful operator's would.
@@ -124,6 +125,33 @@ class PostgresServer:
                 name,
             )
         self._leftovers.append(name)
+
+    def freeze(self) -> None:
+        """Stop all of its processes where they are: connections stay, and nothing is answered."""
+        for process in self._processes():
+            process.suspend()
+
+    def thaw(self) -> None:
+        """Let them go on."""
+        for process in self._processes():
+            process.resume()
+
+    def halt(self) -> None:
+        """End it at once, without a checkpoint (``immediate``), as a crash would."""
+        self._session.close()
+        self._server.send_signal(signal.SIGQUIT)
+        self._server.wait(_SHUTDOWN_SECONDS)
+
+    def restart(self) -> None:
+        """Start it again, on its port and its data."""
+        self._watchdog.kill()
+        self._watchdog.communicate()
+        self._launch()
+        self._prepare()
+
+    def _processes(self) -> list[psutil.Process]:
+        postmaster = psutil.Process(self._server.pid)
+        return [postmaster, *postmaster.children()]
 
     def _remove_folders(self) -> None:
         for folder in {self._folder, self._data}:

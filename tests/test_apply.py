@@ -198,7 +198,7 @@ def test_only_fields_that_are_named_are_changed(installation: Installation) -> N
 def test_an_object_becomes_just_what_is_declared(
     installation: Installation, old: Any, new: Any, becomes: Any
 ) -> None:
-    installation.accounts.create(OPERATOR, username="alice", metadata=old)
+    installation.grants.create_account(OPERATOR, [], username="alice", metadata=old)
     members = {"accounts": [{"username": "alice", "metadata": new or {}}]}
     assert len(apply(installation, **members)) == 1
     assert json.dumps(installation.accounts.get("alice").metadata) == json.dumps(becomes)
@@ -524,7 +524,7 @@ def test_names_that_look_like_ids_name_nothing(installation: Installation) -> No
 def test_pruning_deletes_what_an_earlier_file_made_and_no_more(installation: Installation) -> None:
     installation.services.create(OPERATOR, name="by-hand", scopes=[Scope("hand:read")])
     installation.roles.create(OPERATOR, name="by-hand")
-    installation.accounts.create(OPERATOR, username="by-hand")
+    installation.grants.create_account(OPERATOR, [], username="by-hand")
     apply(installation, owner="other", services=[{"name": "theirs"}], accounts=[{"username": "t"}])
     mine = {"owner": "ops", "prune": True}
     apply(
@@ -573,7 +573,7 @@ def test_what_was_deleted_and_made_again_by_hand_is_not_deleted(installation: In
     installation.services.remove(OPERATOR, "todo")
     installation.services.create(OPERATOR, name="todo")
     installation.roles.create(OPERATOR, name="editor")
-    installation.accounts.create(OPERATOR, username="alice")
+    installation.grants.create_account(OPERATOR, [], username="alice")
     assert apply(installation, owner="ops", prune=True) == []
     assert rows_of(installation, "SELECT * FROM declared") == []
 
@@ -665,7 +665,7 @@ def test_grants_by_themselves_for_an_account_of_the_same_file(installation: Inst
 
 
 def test_pruning_takes_only_the_grants_that_the_file_gave(installation: Installation) -> None:
-    installation.accounts.create(OPERATOR, username="bob")
+    installation.grants.create_account(OPERATOR, [], username="bob")
     apply(installation, services=[SERVICE], roles=[ROLE])
     installation.grants.change(OPERATOR, "admin", add=[Grant("todo:read")])
     mine = {"owner": "ops", "prune": True}

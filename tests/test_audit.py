@@ -281,7 +281,7 @@ def test_failed_logins_have_a_row_when_their_minute_is_over(
 def test_a_flood_of_failed_logins_is_a_handful_of_rows(prepared_url: str) -> None:
     clock = Clock(1_900_000_020)  # a third into its minute
     with installed(prepared_url, clock=clock) as installation:
-        alice = installation.accounts.create(OPERATOR, username="alice")
+        alice = installation.grants.create_account(OPERATOR, [], username="alice")
         installation.audit.seal()
         unknown = api_key_form.generate()
         for number in range(500):
@@ -354,7 +354,7 @@ def test_a_change_whose_row_cannot_be_written_does_not_happen(
     with monkeypatch.context() as patched:
         patched.setattr(AuditStore, "add", fail)
         for change in (
-            lambda: installation.accounts.create(OPERATOR, username="nobody"),
+            lambda: installation.grants.create_account(OPERATOR, [], username="nobody"),
             lambda: installation.accounts.change(OPERATOR, "admin", {"display_name": "X"}),
             lambda: installation.accounts.set_password(OPERATOR, "admin", NEW_PASSWORD),
             lambda: installation.api_keys.rotate(OPERATOR, "admin", key.id),
@@ -380,8 +380,9 @@ def test_a_row_whose_change_fails_is_not_written(installation: Installation) -> 
     def fail(_: Account) -> None:
         raise Unavailable("Injected.")
 
+    accounts = installation.accounts
     with pytest.raises(Unavailable):
-        installation.accounts.create(OPERATOR, username="nobody", also=fail)
+        accounts.add(OPERATOR, accounts.draft(OPERATOR, username="nobody"), also=fail)
 
     assert len(all_rows(installation)) == known
 
@@ -415,7 +416,9 @@ def chain(prepared_url: str, clock: Clock) -> Iterator[Installation]:
 
 def write_rows(installation: Installation, count: int) -> None:
     for _ in range(count):
-        installation.accounts.create(OPERATOR, username=live.unique("row"), display_name="Row")
+        installation.grants.create_account(
+            OPERATOR, [], username=live.unique("row"), display_name="Row"
+        )
 
 
 def tamper(installation: Installation, *statements: str) -> None:
@@ -690,7 +693,7 @@ def test_only_who_may_read_the_log_reads_it(server: LiveServer, admin: Client) -
 def test_the_commands_list_verify_and_prune(prepared_url: str, tmp_path: Path) -> None:
     here = LiveServer(prepared_url, tmp_path)
     with installed(prepared_url) as installation:
-        installation.accounts.create(OPERATOR, username="alice")
+        installation.grants.create_account(OPERATOR, [], username="alice")
 
     listed = here.run("audit", "list", "--json", "--action", "account.create")
     rows = [json.loads(line) for line in listed.stdout.splitlines()]

@@ -560,7 +560,7 @@ def test_serve_with_another_secret_key_is_refused_and_breaks_nothing(
 
 def test_a_database_that_does_not_answer_is_a_reason(tmp_path: Path) -> None:
     environment = settings_for("postgresql://keyosk:hidden-word@127.0.0.1:1/keyosk")
-    for arguments in (("account", "list"), ("database", "upgrade"), ("serve",)):
+    for arguments in (("account", "list"), ("database", "upgrade")):
         said = keyosk(environment, tmp_path, *arguments).refused()
         assert "The database is not available" in said
         assert "hidden-word" not in said

@@ -149,7 +149,7 @@ def test_everybody_asks_about_themselves_and_only_who_may_about_others(
 
 
 def test_it_makes_and_writes_nothing(installation: Installation) -> None:
-    installation.accounts.create(OPERATOR, username="alice", password=PASSWORD)
+    installation.grants.create_account(OPERATOR, [], username="alice", password=PASSWORD)
     before = {
         name: rows_of(installation, f'SELECT * FROM "{name}"')
         for name in installation.database.raw.get_tables()

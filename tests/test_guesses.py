@@ -40,7 +40,7 @@ def clock() -> Clock:
 def timed(prepared_url: str, clock: Clock) -> Iterator[Installation]:
     """An installation whose time the test sets, with the account alice."""
     with installed(prepared_url, clock=clock) as made:
-        made.accounts.create(OPERATOR, username="alice", password=PASSWORD)
+        made.grants.create_account(OPERATOR, [], username="alice", password=PASSWORD)
         yield made
 
 
@@ -382,8 +382,8 @@ def test_counts_outlive_a_restart_and_hold_for_every_server(
 @pytest.mark.slow
 def test_every_kind_of_wrong_login_costs_the_same(timed: Installation) -> None:
     """Processor time, which other processes do not disturb; ratios within one run."""
-    timed.accounts.create(OPERATOR, username="disabled", password=PASSWORD, enabled=False)
-    timed.accounts.create(OPERATOR, username="without")
+    timed.grants.create_account(OPERATOR, [], username="disabled", password=PASSWORD, enabled=False)
+    timed.grants.create_account(OPERATOR, [], username="without")
     kinds = {
         "wrong": ("alice", "not the password"),
         "unknown": ("nobody", "not the password"),

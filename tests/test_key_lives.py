@@ -320,7 +320,7 @@ def test_after_a_stolen_key_the_next_one_signs(present: Installation) -> None:
 
 
 def test_the_audit_log_is_proven_with_keys_that_are_gone_or_stolen(present: Installation) -> None:
-    present.accounts.create(OPERATOR, username="somebody")
+    present.grants.create_account(OPERATOR, [], username="somebody")
     present.audit.seal()
     present.rotation.compromise(OPERATOR, present.signing_keys.current.default.kid)
     verdict = present.audit.verify()

@@ -83,7 +83,7 @@ def caller(installation: Installation) -> Caller:
 def fill(installation: Installation, count: int = 8) -> None:
     """Put something into every list, with equal values where an order may have them."""
     for number in random.Random(count).sample(range(count), count):
-        installation.accounts.create(OPERATOR, username=f"user-{number}")
+        installation.grants.create_account(OPERATOR, [], username=f"user-{number}")
         installation.services.create(OPERATOR, name=f"service-{number}")
         installation.roles.create(OPERATOR, name=f"role-{number}")
         installation.api_keys.create(OPERATOR, "admin", name=f"key {number % 3}")
@@ -269,7 +269,7 @@ def test_any_name_can_end_a_page(installation: Installation, caller: Caller) -> 
         assert sorted(item["name"] for item in found) == sorted(names)
     usernames = ["中" * 255, "\U00020000" * 255, "ñandú", "a'b", "a&b=c+d"]
     for username in usernames:
-        installation.accounts.create(OPERATOR, username=username)
+        installation.grants.create_account(OPERATOR, [], username=username)
     for sort in ("username", "-username"):
         found = caller.all("/accounts", sort=sort, limit=1)
         assert {item["username"] for item in found} == {*usernames, "admin"}
@@ -327,7 +327,7 @@ def _accounts(installation: Installation, chance: random.Random) -> Change:
     accounts = installation.accounts
     return _changing(
         chance,
-        lambda name: accounts.create(OPERATOR, username=name).id,
+        lambda name: installation.grants.create_account(OPERATOR, [], username=name).id,
         lambda gone: accounts.remove(OPERATOR, gone),
     )
 
@@ -465,7 +465,7 @@ def test_filters_of_services_and_roles(installation: Installation, caller: Calle
 
 
 def test_filters_of_the_audit_log(installation: Installation, caller: Caller) -> None:
-    account = installation.accounts.create(OPERATOR, username="alice")
+    account = installation.grants.create_account(OPERATOR, [], username="alice")
     refused = caller.client.patch(
         "/accounts/admin", json={"enabled": False}, headers=caller.headers
     )
@@ -539,19 +539,21 @@ def test_q_is_the_beginning_of_a_name_in_any_case(
 ) -> None:
     for username, display_name in PEOPLE.items():
         if "%" not in username:
-            installation.accounts.create(OPERATOR, username=username, display_name=display_name)
+            installation.grants.create_account(
+                OPERATOR, [], username=username, display_name=display_name
+            )
     assert names_of(caller, "/accounts", q=q) == found
 
 
 def test_an_empty_q_finds_everybody(installation: Installation, caller: Caller) -> None:
-    installation.accounts.create(OPERATOR, username="alice")
+    installation.grants.create_account(OPERATOR, [], username="alice")
     assert names_of(caller, "/accounts", q="") == {"admin", "alice"}
 
 
 def test_a_changed_display_name_is_found_by_its_new_beginning(
     installation: Installation, caller: Caller
 ) -> None:
-    installation.accounts.create(OPERATOR, username="alice", display_name="Old")
+    installation.grants.create_account(OPERATOR, [], username="alice", display_name="Old")
     installation.accounts.change(OPERATOR, "alice", {"display_name": "New"})
     assert names_of(caller, "/accounts", q="old") == set()
     assert names_of(caller, "/accounts", q="new") == {"alice"}

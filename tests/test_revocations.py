@@ -291,7 +291,7 @@ def test_entries_live_as_long_as_the_tokens_that_they_touch(prepared_url: str) -
     with installed(prepared_url, clock=clock) as keyosk:
         keyosk.revocations.note_lifetimes()
         service = keyosk.services.create(OPERATOR, name="slow", token_lifetime=3_600)
-        account = keyosk.accounts.create(OPERATOR, username="alice")
+        account = keyosk.grants.create_account(OPERATOR, [], username="alice")
         keyosk.services.change(OPERATOR, service.name, {"token_lifetime": None})
         clock.now += 60
         # The last of the hour-long tokens was issued a minute ago.
@@ -307,7 +307,7 @@ def test_entries_live_as_long_as_the_tokens_that_they_touch(prepared_url: str) -
 
 
 def test_nothing_is_published_of_what_does_not_happen(installation: Installation) -> None:
-    installation.accounts.create(OPERATOR, username="alice")
+    installation.grants.create_account(OPERATOR, [], username="alice")
 
     def fail() -> None:
         with installation.database.transaction():
@@ -344,7 +344,7 @@ def test_a_revocation_touches_all_tokens_before_it_and_none_after(
     clock = timed.clock
     assert isinstance(clock, Clock)
     name = next(_names)
-    timed.accounts.create(OPERATOR, username=name, password=PASSWORD)
+    timed.grants.create_account(OPERATOR, [], username=name, password=PASSWORD)
     timed.grants.replace(OPERATOR, name, [Grant(scope="keyosk:audit:read")])
     good: list[str] = []
     bad: list[str] = []

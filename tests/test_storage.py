@@ -398,11 +398,11 @@ def test_every_connection_has_the_settings_that_durability_and_integrity_need(
             "journal_mode": "wal",
             "synchronous": 2,  # FULL: an acknowledged write survives the loss of power
             "foreign_keys": 1,
-            "busy_timeout": 5000,
+            "busy_timeout": 4000,
         },
         "postgresql": {
             "synchronous_commit": "on",  # the tests' own server has it off
-            "statement_timeout": "10s",
+            "statement_timeout": "8s",
             "application_name": "keyosk",
         },
     }[backend]

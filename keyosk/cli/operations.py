@@ -4,22 +4,27 @@ import logging
 import os
 import shlex
 import socket
+import threading
+import time
 from wsgiref.types import WSGIApplication
 
 import click
 
-from keyosk import app, metrics, slots
+from keyosk import app, metrics
 from keyosk import config as settings
 from keyosk.bootstrap import FirstAdmin
 from keyosk.cli import session
 from keyosk.config import Config
-from keyosk.errors import ConfigurationError, Fault
-from keyosk.server import Hooks, JsonFormatter, Options
+from keyosk.errors import ConfigurationError, DatabaseUnusable, Fault, KeyoskError, Unavailable
+from keyosk.server import BOOT_ERROR, Hooks, JsonFormatter, Options
 from keyosk.server import serve as run_server
 from keyosk.setting_rules import Address
 from keyosk.web import application
 from keyosk.web import metrics as metrics_page
 from keyosk.web.envelope import SECURITY_HEADERS
+from keyosk.web.starting import Starting
+
+_log = logging.getLogger(__name__)
 
 
 @click.command()
@@ -28,18 +33,24 @@ def serve() -> None:
     configuration = settings.load(os.environ)
     for warning in configuration.warnings:
         click.echo(f"keyosk: {warning}", err=True)
-    admin = app.prepare(configuration)
-    if admin is not None:
-        _greet(configuration, admin)
+    try:
+        _prepare(configuration)
+        prepared = True
+    except DatabaseUnusable:
+        raise
+    except Unavailable as error:
+        click.echo(f"keyosk: {error.detail} Waiting for it.", err=True)
+        prepared = False
     metrics_bind = _metrics_bind(configuration)
     run_server(
-        lambda: _web(configuration),
+        lambda: _web(configuration, prepared=prepared),
         Options(
             bind=(str(configuration.bind), *metrics_bind),
             workers=configuration.workers,
             threads=configuration.threads,
             streams=application.STREAMS,
             slow=application.is_slow,
+            instant=application.is_instant,
             error_headers=SECURITY_HEADERS,
             log_level=configuration.log_level,
         ),
@@ -75,9 +86,7 @@ def database() -> None:
 def upgrade_database() -> None:
     """Bring the database up to date and make what is missing in it, as serve does at its start."""
     configuration = settings.load(os.environ)
-    admin = app.prepare(configuration)
-    if admin is not None:
-        _greet(configuration, admin)
+    _prepare(configuration)
 
 
 @database.command("rewrap")
@@ -89,9 +98,44 @@ def rewrap_database() -> None:
     click.echo(f"{count} private keys and {answers} kept answers are under the first secret key.")
 
 
-def _web(configuration: Config) -> WSGIApplication:
-    """The application of one worker process."""
+def _prepare(configuration: Config) -> None:
+    admin = app.prepare(configuration)
+    if admin is not None:
+        _greet(configuration, admin)
+
+
+def _web(configuration: Config, *, prepared: bool) -> WSGIApplication:
+    """The application of one worker process; where the database is away, once it is back."""
     _log_json(configuration.log_level)
+    starting = Starting()
+    if prepared:
+        try:
+            starting.begin(_application(configuration))
+        except Unavailable:
+            prepared = False
+    if not prepared:
+        waiting = threading.Thread(target=_begin_late, args=(configuration, starting), daemon=True)
+        waiting.start()
+    return starting
+
+
+def _begin_late(configuration: Config, starting: Starting) -> None:
+    while True:
+        time.sleep(1)
+        try:
+            _prepare(configuration)
+            starting.begin(_application(configuration))
+        except Unavailable as error:
+            _log.warning("waiting: %s", error.detail)
+        except KeyoskError as error:
+            _log.critical("cannot start: %s", error.detail)
+            os._exit(BOOT_ERROR)  # what is wrong is wrong for all workers
+        else:
+            _log.info("the database is there")
+            return
+
+
+def _application(configuration: Config) -> WSGIApplication:
     installation = app.build(configuration)
     installation.signing_keys.refresh()
     installation.signing_keys.refresh_in_background(then=installation.rotation.advance_quietly)
@@ -114,7 +158,7 @@ def _metrics_bind(configuration: Config) -> tuple[str, ...]:
     try:
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         socket.create_server((address.host, address.port), family=family).close()
-        metrics.share(slots.machine_folder(), str(address.port))
+        metrics.share(str(address.port))
     except OSError as error:
         if "metrics_bind" in configuration.sources:
             fault = Fault("KEYOSK_METRICS_BIND", f"cannot be served: {error.strerror}")

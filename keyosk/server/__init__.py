@@ -23,8 +23,10 @@ from keyosk.server.logs import JsonFormatter, JsonLogger
 from keyosk.server.options import Environ, Hooks, Options
 from keyosk.server.worker import STOP_SIGNALS, Worker
 
-__all__ = ["Environ", "Hooks", "JsonFormatter", "Options", "Worker", "serve"]
+__all__ = ["BOOT_ERROR", "Environ", "Hooks", "JsonFormatter", "Options", "Worker", "serve"]
 
+#: The exit code of a worker that no other worker could do better than; all end with it.
+BOOT_ERROR = GunicornArbiter.WORKER_BOOT_ERROR
 _LONGEST_LINE = 8190  # gunicorn allows no more
 _STUCK = 30  # seconds without a sign of life after which the master replaces a worker
 _MEMORY_FOLDER = "/dev/shm"  # noqa: S108  # gunicorn makes an unnamed file there, by mkstemp

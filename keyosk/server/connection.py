@@ -49,7 +49,6 @@ class Connection:
         "phase",
         "progress",
         "server",
-        "slow",
         "sock",
         "step",
         "task",
@@ -63,8 +62,7 @@ class Connection:
         self.buffer = b""  # received and not yet consumed
         self.framing = Framing(limits)
         self.step = Step.MORE
-        self.task: Any = None  # a request that waits for a slow slot
-        self.slow = False  # holds a slow slot
+        self.task: Any = None  # a request that waits for a lane
         self.out = b""  # of the answer, not yet sent
         self.keep = True  # may serve another request once `out` is sent
         self.phase: Phase | None = None  # None: with a thread, in a queue, or closed

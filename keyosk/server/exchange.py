@@ -30,13 +30,15 @@ class _Task(NamedTuple):
     environ: Environ
     outlet: Outlet
     upload: Upload | None
+    lanes: tuple[Lane, ...]  # to be held while it runs, in this order
+    held: list[Lane]
 
 
 class Exchange:
     """Answers requests of an application; shared by all threads of a worker.
 
     `stopping` says whether connections are to be closed after their answer, `resume` runs a
-    connection that has waited for a slow slot.
+    connection that has waited for a lane.
     """
 
     def __init__(
@@ -56,41 +58,53 @@ class Exchange:
         self.stopping = stopping
         self._resume = resume
         self._errors = ErrorStream(log)
-        # One thread always stays free for what is not slow.
+        # One thread always stays free for what is not slow, and one for what cannot hang.
         slow_threads = max(1, min(options.slow_threads, options.threads - 1))
-        self._lane = Lane(slow_threads, options.slow_queue)
+        self._slow = Lane(slow_threads, options.slow_queue)
+        self._usual = Lane(options.threads, options.connections)
 
     def answer(self, connection: Connection) -> bool:
-        """Run one request; False if it has to wait for a slow slot. Raises ClientGone."""
+        """Run one request; False if it has to wait for a lane. Raises ClientGone."""
         task: _Task | None = connection.task
         connection.task = None
         if task is None:
             task = self._prepare(connection)
             if task is None:
                 return True
-            if task.upload or (self._options.slow and self._options.slow(task.environ)):
+        else:
+            task.held.append(task.lanes[len(task.held)])  # the one it waited for
+        try:
+            for lane in task.lanes[len(task.held) :]:
                 connection.task = task
-                try:
-                    # From here on the lane may give the connection to another thread.
-                    connection.slow = True
-                    if not self._lane.enter(connection):
-                        return False
-                except LaneFull:
-                    connection.slow = False
-                    connection.task = None
-                    is_head = task.request.method == "HEAD"
-                    self.refuse(connection, answers.OVERLOADED, head=is_head)
-                    return True
+                # From here on the lane may give the connection to another thread.
+                if not lane.enter(connection):
+                    return False
                 connection.task = None
+                task.held.append(lane)
+        except LaneFull:
+            connection.task = None
+            self._leave(task)
+            self.refuse(connection, answers.OVERLOADED, head=task.request.method == "HEAD")
+            return True
         try:
             self._run(connection, task)
         finally:
-            if connection.slow:
-                connection.slow = False
-                following = self._lane.leave()
-                if following is not None:
-                    self._resume(following)
+            self._leave(task)
         return True
+
+    def _leave(self, task: "_Task") -> None:
+        while task.held:
+            following = task.held.pop().leave()
+            if following is not None:
+                self._resume(following)
+
+    def _lanes(self, environ: Environ, upload: Upload | None) -> tuple[Lane, ...]:
+        options = self._options
+        if options.instant and options.instant(environ):
+            return ()
+        if upload or (options.slow and options.slow(environ)):
+            return (self._slow, self._usual)
+        return (self._usual,)
 
     def _parse(self, connection: Connection) -> tuple[Any, bytes, Upload | None]:
         """The parsed head, and the body or what reads it. Raises gunicorn's parser's exceptions."""
@@ -137,7 +151,8 @@ class Exchange:
                 # The chunks are gone: the application sees a body of known length.
                 environ.pop("HTTP_TRANSFER_ENCODING", None)
                 environ["CONTENT_LENGTH"] = str(len(body))
-        return _Task(request, response, environ, outlet, upload)
+        lanes = self._lanes(environ, upload)
+        return _Task(request, response, environ, outlet, upload, lanes, [])
 
     def _run(self, connection: Connection, task: _Task) -> None:
         response, outlet, upload = task.response, task.outlet, task.upload

@@ -21,7 +21,7 @@ class Options:
 
     bind: Sequence[str] = ("127.0.0.1:8080",)  # "host:port", "[::1]:8080", "unix:/path"
     workers: int = 2
-    threads: int = 4  # requests that run at once
+    threads: int = 4  # requests that run at once, those that are `instant` not counted
     connections: int = 2000  # beyond this the one that has waited longest is closed for the new one
 
     request_timeout: float = 20  # from the first byte (or the connect) to the last of a request
@@ -44,6 +44,9 @@ class Options:
     slow: Callable[[Environ], bool] | None = None
     slow_threads: int = 2
     slow_queue: int = 64
+    # Which requests need nothing that could hang, such as a database. There is one thread more than
+    # `threads` for them, so that they are answered whatever the others wait for.
+    instant: Callable[[Environ], bool] | None = None
 
     server_name: str = "keyosk"  # SECURITY: the Server header; it tells no version
     error_headers: Sequence[tuple[str, str]] = (("X-Content-Type-Options", "nosniff"),)

@@ -95,7 +95,7 @@ class Worker(GunicornWorker):
             close=self._close,
             log=self.log,
         )
-        pool.start(self.options.threads)
+        pool.start(self.options.threads + 1)
         while self.alive:
             self._accept_while_room()
             self._turn()

@@ -17,11 +17,11 @@ from typing import Any, Final, TypeVar
 
 import peewee
 
-from keyosk.errors import Conflict, Unavailable
+from keyosk.errors import Conflict, DatabaseUnusable, Unavailable
+from keyosk.storage.compiled import Compiled, Row
+from keyosk.storage.outage import Outage
 
-_BUSY_TIMEOUT: Final = 5.0  # seconds that a SQLite writer waits for another
-_CONNECT_TIMEOUT: Final = 3  # seconds to reach PostgreSQL
-_STATEMENT_TIMEOUT: Final = 10_000  # milliseconds that PostgreSQL gives one statement
+_BUSY_TIMEOUT: Final = 4.0  # seconds that a SQLite writer waits for another
 _ROWS_AT_ONCE: Final = 500  # of a dozen columns: SQLite takes 32,766 values in a statement
 
 _SQLITE_PRAGMAS: Final = {
@@ -31,7 +31,6 @@ _SQLITE_PRAGMAS: Final = {
     "foreign_keys": 1,  # off by default in SQLite
 }
 
-Row = tuple[Any, ...]
 T = TypeVar("T")
 
 
@@ -48,6 +47,8 @@ class Database:
         """
         self.path = sqlite_path(url)
         self._ends = threading.local()
+        self._outage = Outage()
+        self._known = threading.local()  # the outages before this thread's connection
         self._templates: dict[Any, tuple[str, str, str, list[tuple[str, Any]]]] = {}
         self._peewee: peewee.Database
         if self.path is not None:
@@ -55,13 +56,9 @@ class Database:
                 str(self.path), pragmas=_SQLITE_PRAGMAS, timeout=_BUSY_TIMEOUT
             )
         else:
-            self._peewee = peewee.PostgresqlDatabase(
-                url,
-                prefer_psycopg3=True,
-                connect_timeout=_CONNECT_TIMEOUT,
-                application_name="keyosk",
-                options=f"-c statement_timeout={_STATEMENT_TIMEOUT} -c synchronous_commit=on",
-            )
+            from keyosk.storage.postgresql import Postgresql  # noqa: PLC0415 - its driver is an extra
+
+            self._peewee = Postgresql(url, self._outage)
 
     @property
     def is_sqlite(self) -> bool:
@@ -86,7 +83,7 @@ class Database:
             if stat.S_IMODE(self.path.stat().st_mode) != 0o600:
                 self.path.chmod(0o600)
         except OSError as error:
-            raise Unavailable(f"Cannot make {self.path}: {error.strerror}.") from error
+            raise DatabaseUnusable(f"Cannot make {self.path}: {error.strerror}.") from error
 
     def rows(self, query: peewee.Query) -> list[dict[str, Any]]:
         """All rows of a select, as dictionaries by column."""
@@ -106,13 +103,15 @@ class Database:
 
         Raises ``peewee.IntegrityError`` for the store to translate with ``conflict``.
         """
-        touched = self._run(lambda: query.execute(self._peewee))
+        touched = self._run(lambda: query.execute(self._peewee), reads=False)
         return touched if isinstance(touched, int) else 0
 
     def insert(self, table: type[peewee.Model], rows: Sequence[Mapping[str, Any]]) -> None:
         """Insert rows without asking their keys back."""
         if rows:
-            self._run(lambda: table.insert_many(rows).returning().execute(self._peewee))
+            self._run(
+                lambda: table.insert_many(rows).returning().execute(self._peewee), reads=False
+            )
 
     def insert_all(
         self,
@@ -188,12 +187,32 @@ class Database:
             number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
             self._execute("SELECT pg_advisory_xact_lock(%s)", (number,))
 
+    @contextmanager
+    def unhurried(self) -> Iterator[None]:
+        """Have this thread's connection wait for each answer as long as it takes.
+
+        Locks and migrations may take long, and that is no reason to give up.
+        """
+        if self.is_sqlite:
+            yield
+            return
+        connection = self._peewee.connection()
+        self._peewee.execute_sql("SET statement_timeout = 0")
+        connection.patience = None
+        try:
+            yield
+        finally:
+            del connection.patience
+            self._peewee.execute_sql("RESET statement_timeout")
+
     def ping(self) -> None:
         """Succeed if the database answers."""
         try:
             self._execute("SELECT 1", ())
         except peewee.DatabaseError as error:
-            raise Unavailable("The database cannot be used: damaged, or no database.") from error
+            raise DatabaseUnusable(
+                "The database cannot be used: damaged, or no database."
+            ) from error
 
     def close(self) -> None:
         """Close the connection of this thread."""
@@ -204,7 +223,7 @@ class Database:
             lock_type = ("IMMEDIATE",) if self.is_sqlite else ()
             return self._peewee.transaction(*lock_type).__enter__()
 
-        return self._run(begin, repeatable=True)
+        return self._run(begin, repeatable=True, reads=False)
 
     def _end(self, context: Any, *exc_info: Any) -> None:
         try:
@@ -240,22 +259,39 @@ class Database:
         self, sql: str, parameters: Sequence[Any], *, repeatable: bool = True
     ) -> list[Row]:
         return self._run(
-            lambda: self._peewee.execute_sql(sql, parameters).fetchall(), repeatable=repeatable
+            lambda: self._peewee.execute_sql(sql, parameters).fetchall(),
+            repeatable=repeatable,
+            reads=repeatable,
         )
 
-    def _run(self, action: Callable[[], T], *, repeatable: bool = False) -> T:
+    def _run(self, action: Callable[[], T], *, repeatable: bool = False, reads: bool = True) -> T:
         """Run ``action``; if ``repeatable``, once more when the kept connection was found dead.
 
-        SECURITY: a write is never repeated. It may have happened before its answer was lost.
+        ``reads``: it only does. SECURITY: a write is never repeated. It may have happened before
+        its answer was lost.
         """
+        if self._peewee.in_transaction():
+            return self._attempt(action)
+        if getattr(self._known, "outages", 0) != self._outage.number:
+            self._known.outages = self._outage.number
+            self._drop_connection()  # it may be dead without knowing
+        # A SQLite file that somebody has locked can still be read.
+        if self._outage.is_on and not (reads and self.is_sqlite):
+            with self._outage.trial():
+                return self._attempt(action)
+        return self._attempt(action, again=repeatable)
+
+    def _attempt(self, action: Callable[[], T], *, again: bool = False) -> T:
         try:
             return action()
         except (peewee.OperationalError, peewee.InterfaceError) as error:
-            again = repeatable and not self._peewee.in_transaction() and self._is_broken()
+            if self.is_sqlite and "locked" in str(error):
+                self._outage.begin()
+            again = again and not self._outage.is_on and self._is_broken()
             self._drop_connection()
             if not again:
                 raise Unavailable("The database is not available.") from error
-        return self._run(action)
+        return self._attempt(action)
 
     def _is_broken(self) -> bool:
         return not self.is_sqlite and not self._peewee.is_connection_usable()
@@ -267,43 +303,6 @@ class Database:
                 self._peewee.close()
             except peewee.PeeweeException:
                 self._peewee.dispose()
-
-
-class Parameter:
-    """A named place in a query that ``Database.compile`` leaves open."""
-
-    __slots__ = ("name",)
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-
-def parameter(name: str) -> peewee.Value:
-    """A place for a value that is given when the compiled query runs."""
-    return peewee.Value(Parameter(name), converter=False)
-
-
-class Compiled:
-    """A query as SQL text with open places."""
-
-    __slots__ = ("_execute", "_parameters", "_sql")
-
-    def __init__(
-        self,
-        execute: Callable[[str, Sequence[Any]], list[Row]],
-        sql: str,
-        parameters: tuple[Any, ...],
-    ) -> None:
-        self._execute = execute
-        self._sql = sql
-        self._parameters = parameters
-
-    def __call__(self, **values: Any) -> list[Row]:
-        """The rows as tuples, with ``values`` in the open places."""
-        return self._execute(
-            self._sql,
-            [values[p.name] if isinstance(p, Parameter) else p for p in self._parameters],
-        )
 
 
 def sqlite_path(url: str) -> Path | None:

@@ -13,7 +13,8 @@ import peewee
 from peewee import EXCLUDED, Case
 
 from keyosk.storage import tables
-from keyosk.storage.database import Compiled, Database, parameter
+from keyosk.storage.compiled import Compiled, parameter
+from keyosk.storage.database import Database
 
 #: How many places an account keeps, those where it was seen last.
 _KNOWN: Final = 20

@@ -12,7 +12,8 @@ import peewee
 from peewee import JOIN, Value, fn
 
 from keyosk.model import CredentialKind, Holding, KeyState, Login, Terms
-from keyosk.storage.database import Database, Row, parameter
+from keyosk.storage.compiled import Row, parameter
+from keyosk.storage.database import Database
 from keyosk.storage.services import TERMS, terms
 from keyosk.storage.tables import (
     Account,

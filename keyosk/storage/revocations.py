@@ -8,7 +8,8 @@ from peewee import fn
 
 from keyosk.model import Claim, Revocation
 from keyosk.storage import tables
-from keyosk.storage.database import Database, parameter
+from keyosk.storage.compiled import parameter
+from keyosk.storage.database import Database
 
 _LOCK: Final = "revocations"
 #: Values in one statement; SQLite takes 32,766.

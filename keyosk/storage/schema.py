@@ -10,7 +10,7 @@ from typing import Final
 import peewee
 from playhouse.migrations import Runner
 
-from keyosk.errors import DatabaseTooNew, Unavailable
+from keyosk.errors import DatabaseTooNew, DatabaseUnusable, Unavailable
 from keyosk.storage.database import Database
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
@@ -45,23 +45,21 @@ def exclusive(database: Database) -> Iterator[None]:
     database.create_file()
     if database.path is None:
         database.ping()  # what follows lets peewee's own errors through
-        try:
-            # Another process may be at a long migration: that is no reason to give up.
-            database.raw.execute_sql("SET statement_timeout = 0")
-            database.raw.execute_sql("SELECT pg_advisory_lock(%s)", (_LOCK,))
-        except peewee.OperationalError as error:
-            raise Unavailable("Another process has been setting up the database.") from error
-        try:
-            yield
-        finally:
-            database.raw.execute_sql("SELECT pg_advisory_unlock(%s)", (_LOCK,))
-            database.raw.execute_sql("RESET statement_timeout")
+        with database.unhurried():
+            try:
+                database.raw.execute_sql("SELECT pg_advisory_lock(%s)", (_LOCK,))
+            except peewee.OperationalError as error:
+                raise Unavailable("Another process has been setting up the database.") from error
+            try:
+                yield
+            finally:
+                database.raw.execute_sql("SELECT pg_advisory_unlock(%s)", (_LOCK,))
         return
     lock = f"{database.path}.lock"
     try:
         handle = os.open(lock, os.O_CREAT | os.O_RDWR, 0o600)
     except OSError as error:
-        raise Unavailable(f"Cannot make {lock}: {error.strerror}.") from error
+        raise DatabaseUnusable(f"Cannot make {lock}: {error.strerror}.") from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         # Not before: the first connections to a new file that all turn WAL on fail without waiting.

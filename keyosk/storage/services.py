@@ -11,7 +11,8 @@ from keyosk.errors import Invalid, NotFound, Stale
 from keyosk.model import CredentialKind, Exchange, Listing, Scope, Service, Terms
 from keyosk.storage import listing as lists
 from keyosk.storage import tables
-from keyosk.storage.database import Database, Row, conflict
+from keyosk.storage.compiled import Row
+from keyosk.storage.database import Database, conflict
 
 _TAKEN: Final = {
     "name": "Another service already has this name.",

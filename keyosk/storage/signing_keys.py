@@ -61,14 +61,19 @@ class SigningKeyStore:
             tables.SigningKey.update(**columns).where(tables.SigningKey.kid == kid)
         )
 
-    def note_sight(self, service_id: str, kids: Sequence[str], now: int) -> None:
-        """Remember which keys a service fetched."""
+    def note_sight(self, service: str, kids: Sequence[str], now: int) -> bool:
+        """Remember which keys a service, by name or id, fetched; whether there is such a one."""
+        named = (tables.Service.name == service) | (tables.Service.id == service)
+        found = self._database.row(tables.Service.select(tables.Service.id).where(named))
+        if found is None:
+            return False
         sight = tables.KeySight
         self._database.write(
-            sight.insert(service=service_id, kids=json.dumps(kids), seen_at=now)
+            sight.insert(service=found["id"], kids=json.dumps(kids), seen_at=now)
             .on_conflict(conflict_target=[sight.service], preserve=[sight.kids, sight.seen_at])
             .returning()
         )
+        return True
 
     def sights(self) -> dict[str, frozenset[str]]:
         """The keys that each service fetched last, by its name."""

@@ -11,7 +11,16 @@ from werkzeug.exceptions import NotFound, RequestEntityTooLarge
 from keyosk import api_key_form
 from keyosk.errors import BadCredentials, RefusedByRule
 from keyosk.installation import Installation
-from keyosk.web import access_log, basic, browsers, documentation, envelope, errors, metadata
+from keyosk.web import (
+    access_log,
+    basic,
+    browsers,
+    documentation,
+    envelope,
+    errors,
+    metadata,
+    metrics,
+)
 from keyosk.web.access import ANYONE, Gate
 from keyosk.web.answers import nothing
 from keyosk.web.envelope import Envelope
@@ -20,6 +29,8 @@ from keyosk.web.routes import ROUTES
 #: Bytes; larger bodies are refused unread, except where they stream.
 MAX_BODY: Final = 64 * 1024
 _STREAMING: Final = frozenset(route.path for route in ROUTES if route.streams)
+_INSTANT: Final = {metrics.PATH, *(route.path for route in ROUTES if route.instant)}
+_INSTANT_BELOW: Final = tuple(path.partition("<")[0] for path in sorted(_INSTANT) if "<" in path)
 #: The requests, as "METHOD /path", whose bodies the server must not read for the application.
 STREAMS: Final = frozenset(
     f"{method} {route.path}"
@@ -146,6 +157,13 @@ def _options() -> Response:
     response = nothing()
     response.headers["Allow"] = ", ".join(methods)
     return response
+
+
+def is_instant(environ: Mapping[str, Any]) -> bool:
+    """Whether a request asks nothing that could hang, so that the server keeps a thread for it."""
+    path = environ["PATH_INFO"]
+    known = path in _INSTANT or path.startswith(_INSTANT_BELOW)
+    return known and "HTTP_AUTHORIZATION" not in environ
 
 
 def is_slow(environ: Mapping[str, Any]) -> bool:

@@ -19,7 +19,8 @@ _log = logging.getLogger(__name__)
 
 REALM: Final = 'realm="keyosk"'
 BASIC_CHALLENGE: Final = f'Basic {REALM}, charset="UTF-8"'
-_RETRY_AFTER: Final = "2"  # seconds
+#: Seconds, of what is away for now.
+RETRY_AFTER: Final = "2"
 
 #: The most special class that fits an error decides.
 STATUS: Final[Mapping[type[errors.KeyoskError], HTTPStatus]] = {
@@ -41,6 +42,7 @@ STATUS: Final[Mapping[type[errors.KeyoskError], HTTPStatus]] = {
     errors.Stale: HTTPStatus.PRECONDITION_FAILED,
     errors.Throttled: HTTPStatus.TOO_MANY_REQUESTS,
     errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.DatabaseUnusable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
 #: The words that RFC 6749 section 5.2 and RFC 8707 section 2 have; for others, by status.
@@ -67,7 +69,7 @@ def answer(error: Exception) -> Response:
         for challenge in _challenges(error):
             response.headers.add("WWW-Authenticate", challenge)
         if isinstance(error, errors.Unavailable):
-            response.headers["Retry-After"] = _RETRY_AFTER
+            response.headers["Retry-After"] = RETRY_AFTER
         if isinstance(error, errors.Throttled):
             response.headers["Retry-After"] = str(error.retry_after)
         return response

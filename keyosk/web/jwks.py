@@ -5,8 +5,10 @@ from typing import Final
 
 from flask import Response, request
 
-from keyosk.errors import Invalid, NotFound, Unavailable
+from keyosk.errors import Invalid, KeyoskError, NotFound, Unavailable
+from keyosk.model import Terms
 from keyosk.signing import SPREAD, Document
+from keyosk.web import access
 from keyosk.web.answers import public_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
@@ -31,17 +33,15 @@ class JwksResource(Endpoint):
     def get(self) -> Response:
         """The published keys, the signing one first; 304 where the caller has them.
 
-        With `format=pem` only the key that signs now, as PEM. `service` tells who fetches, so that
-        a rotation can wait for it.
+        With `format=pem` only the key that signs now, as PEM. `service` tells who fetches, and so
+        does the login of the account that acts for a service: a rotation can wait for it.
         """
         keys = self.installation.signing_keys.current
         if _parameter("format", ("jwk", "pem")) == "pem":
             return _pem(self.installation.signing_keys.public_pem(keys.default.kid))
-        response = self.set_answer(keys.document)
-        name = request.args.get("service")
-        if name:
-            response.call_on_close(lambda: self._note(name, keys.document))
-        return response
+        for service in self._callers():
+            self.installation.rotation.saw(service, keys.document.kids)
+        return self.set_answer(keys.document)
 
     def set_answer(self, document: Document) -> Response:
         """A key set with how long it may be kept."""
@@ -58,12 +58,26 @@ class JwksResource(Endpoint):
         response.make_conditional(request)
         return response
 
-    def _note(self, name: str, document: Document) -> None:
+    def _callers(self) -> list[str]:
+        """The services that fetch, as far as they tell: by name, or by logging in.
+
+        Whatever is wrong with a login, the keys are for everybody.
+        """
+        named = request.args.getlist("service")
         try:
-            service = self.installation.services.get(name)
-        except (NotFound, Unavailable):
-            return
-        self.installation.rotation.note_sight(service, document.kids)
+            return named + [each.name for each in self._acting()]
+        except KeyoskError:
+            return named
+
+    def _acting(self) -> list[Terms]:
+        scheme, _, text = request.headers.get("Authorization", "").partition(" ")
+        if not scheme:
+            return []
+        if scheme.lower() == "bearer":
+            account = self.installation.tokens.verify(text.strip(), audience=None).account_id
+        else:
+            account = access.login(self.installation).account_id
+        return [service.terms for service in self.installation.services.acting(account)]
 
 
 class ServiceJwksResource(JwksResource):
@@ -75,9 +89,8 @@ class ServiceJwksResource(JwksResource):
         found = self.installation.services.get(service)
         keys = self.installation.signing_keys.current
         document = keys.document_of(found.terms.signing_algorithm)
-        response = self.set_answer(document)
-        response.call_on_close(lambda: self.installation.rotation.note_sight(found, document.kids))
-        return response
+        self.installation.rotation.saw(found.terms.name, document.kids)
+        return self.set_answer(document)
 
 
 class PemResource(Endpoint):

@@ -9,7 +9,7 @@ from werkzeug.wrappers import Request, Response
 from keyosk.metrics import Metrics
 from keyosk.web.envelope import SECURITY_HEADERS
 
-_PATH: Final = "/metrics"
+PATH: Final = "/metrics"
 
 
 def beside(application: WSGIApplication, metrics: Metrics, port: int) -> WSGIApplication:
@@ -25,7 +25,7 @@ def beside(application: WSGIApplication, metrics: Metrics, port: int) -> WSGIApp
 
 
 def _answer(request: Request, metrics: Metrics) -> Response:
-    if request.path != _PATH:
+    if request.path != PATH:
         response = Response("There is only /metrics here.\n", 404)
     elif request.method not in ("GET", "HEAD"):
         response = Response("GET, please.\n", 405, {"Allow": "GET, HEAD"})

@@ -13,7 +13,8 @@ class Route:
     """One address.
 
     ``oauth``: its errors are those of RFC 6749 section 5.2. ``streams``: bodies of any size pass
-    through it, piece by piece, and it takes its time.
+    through it, piece by piece, and it takes its time. ``instant``: without a login it asks nothing
+    that could hang, such as the database.
     """
 
     path: str
@@ -21,6 +22,7 @@ class Route:
     access: Mapping[str, Access] = field(default_factory=dict)
     oauth: bool = False
     streams: bool = False
+    instant: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a method without an access decision or without a declaration (``TypeError``)."""

@@ -66,11 +66,11 @@ ROUTES: Final = (
     # Any method counts as GET there, OPTIONS too (forward.prepare).
     Route("/auth/forward", ForwardResource, {"GET": BY_LOGIN}),
     Route("/auth/forward/<service>", ForwardResource, {"GET": BY_LOGIN}),
-    Route("/auth/jwks", JwksResource, _PUBLIC),
-    Route("/.well-known/jwks.json", JwksResource, _PUBLIC),
-    Route("/.well-known/oauth-authorization-server", MetadataResource, _PUBLIC),
-    Route("/.well-known/openid-configuration", MetadataResource, _PUBLIC),
-    Route("/auth/keys/<kid>.pem", PemResource, _PUBLIC),
+    Route("/auth/jwks", JwksResource, _PUBLIC, instant=True),
+    Route("/.well-known/jwks.json", JwksResource, _PUBLIC, instant=True),
+    Route("/.well-known/oauth-authorization-server", MetadataResource, _PUBLIC, instant=True),
+    Route("/.well-known/openid-configuration", MetadataResource, _PUBLIC, instant=True),
+    Route("/auth/keys/<kid>.pem", PemResource, _PUBLIC, instant=True),
 
     Route("/accounts", AccountsResource, {
         "GET": scope(_ACCOUNTS_READ),
@@ -130,11 +130,11 @@ ROUTES: Final = (
 
     Route("/audit", AuditResource, {"GET": scope("keyosk:audit:read")}),
 
-    Route("/openapi.json", OpenApiResource, _PUBLIC),
-    Route("/docs", PageResource, _PUBLIC),
-    Route("/docs/<file>", AssetResource, _PUBLIC),
+    Route("/openapi.json", OpenApiResource, _PUBLIC, instant=True),
+    Route("/docs", PageResource, _PUBLIC, instant=True),
+    Route("/docs/<file>", AssetResource, _PUBLIC, instant=True),
 
-    Route("/health/live", LiveResource, _PUBLIC),
+    Route("/health/live", LiveResource, _PUBLIC, instant=True),
     Route("/health/ready", ReadyResource, _PUBLIC),
 )
 # fmt: on

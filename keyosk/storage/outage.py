@@ -1,0 +1,54 @@
+"""What everybody who needs a database knows of it once it was silent to one of them."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from keyosk.errors import Unavailable
+
+_PAUSE: Final = 1.0  # seconds between two tries
+
+
+class Outage:
+    """While a database is silent, one at a time tries it and all others fail at once.
+
+    Else each would wait for as long as the first did, and hold a thread meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._trying = threading.Lock()
+        self._next_try = 0.0
+        self.is_on = False
+        #: How many there were; a connection from before the last one may be dead without knowing.
+        self.number = 0
+
+    def begin(self) -> None:
+        """The database did not answer in time."""
+        self._next_try = time.monotonic() + _PAUSE
+        self.number += 1
+        self.is_on = True
+
+    @contextmanager
+    def trial(self) -> Iterator[None]:
+        """Around a try, which ends the outage unless it raises ``Unavailable``.
+
+        Raises that itself if it is not time for one, or somebody else is at it.
+        """
+        if not self._trying.acquire(blocking=False):
+            raise Unavailable("The database is not available.")
+        try:
+            if time.monotonic() < self._next_try:
+                raise Unavailable("The database is not available.")
+            try:
+                yield
+            except Unavailable:
+                self._next_try = time.monotonic() + _PAUSE
+                raise
+            except BaseException:
+                self.is_on = False
+                raise
+            self.is_on = False
+        finally:
+            self._trying.release()

@@ -1,0 +1,316 @@
+"""The ground taken away: a database that is gone, frozen or locked, and a disk that is full."""
+
+import contextlib
+import os
+import resource
+import signal
+import sqlite3
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+
+from live import ADMIN_PASSWORD, Client, LiveServer, unique
+from postgres import PostgresServer
+
+pytestmark = pytest.mark.fault
+
+#: Seconds. A database that hangs is found out by waiting; 503 has to come within these.
+HANGS = 15
+BACK = 10
+NEEDS_NOTHING = (
+    "/auth/jwks",
+    "/auth/jwks?service=keyosk",
+    "/.well-known/jwks.json",
+    "/.well-known/oauth-authorization-server",
+    "/.well-known/openid-configuration",
+    "/openapi.json",
+    "/health/live",
+)
+
+
+class Known:
+    """A server with an admin's API key and token, as clients had them before the ground went."""
+
+    def __init__(self, server: LiveServer) -> None:
+        self.server = server
+        self.admin = server.admin()
+        made = server.client("admin", ADMIN_PASSWORD).post(
+            "/accounts/me/api-keys", json={"name": unique("key")}
+        )
+        self.key: str = made.json()["secret"]
+        assert self.token().status_code == 200
+
+    def token(self, **options: Any) -> requests.Response:
+        return self.server.client("admin", self.key).post("/auth/token", **options)
+
+    def login(self, **options: Any) -> requests.Response:
+        return self.server.client("admin", ADMIN_PASSWORD).post("/auth/token", **options)
+
+    def write(self, name: str | None = None, **options: Any) -> requests.Response:
+        return self.admin.post("/roles", json={"name": name or unique("role")}, **options)
+
+    def requests(self) -> list[Callable[..., requests.Response]]:
+        """What needs the database, one of each kind."""
+        ready = self.server.client()
+        return [
+            self.token,
+            self.login,
+            self.write,
+            lambda **options: self.admin.get("/accounts", **options),
+            lambda **options: ready.get("/health/ready", **options),
+            lambda **options: ready.get("/auth/revocations", **options),
+        ]
+
+    def is_back(self) -> None:
+        """Every kind of request succeeds again, without a restart."""
+        deadline = time.monotonic() + BACK
+        while True:
+            answers = [ask().status_code for ask in self.requests()]
+            if answers == [200, 200, 201, 200, 200, 200]:
+                return
+            assert time.monotonic() < deadline, answers
+
+
+def assert_unavailable(answer: requests.Response) -> None:
+    assert answer.status_code == 503, answer.text
+    assert int(answer.headers["Retry-After"]) >= 1
+    body = answer.json()
+    assert body.get("code", body.get("error")) in ("unavailable", "temporarily_unavailable")
+
+
+def assert_the_rest_answers(server: LiveServer) -> None:
+    client = server.client()
+    for path in NEEDS_NOTHING:
+        assert client.get(path, timeout=HANGS / 3).status_code == 200, path
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[PostgresServer]:
+    with PostgresServer(durable=True) as server:
+        yield server
+
+
+@pytest.fixture
+def known(postgres: PostgresServer, tmp_path: Path) -> Iterator[Known]:
+    with LiveServer(postgres.create_database(), tmp_path, workers="2") as server:
+        yield Known(server)
+
+
+@pytest.mark.slow
+def test_a_frozen_postgresql_is_503_and_holds_up_nothing_else(
+    known: Known, postgres: PostgresServer
+) -> None:
+    """More requests hang than there are threads; the rest is answered all the while."""
+    asked = known.requests() * 6
+    postgres.freeze()
+    try:
+        with ThreadPoolExecutor(len(asked)) as pool:
+            waiting = [pool.submit(ask, timeout=HANGS) for ask in asked]
+            while not all(request.done() for request in waiting):
+                assert_the_rest_answers(known.server)
+            for request in waiting:
+                assert_unavailable(request.result())
+        # By now everybody knows, and nobody waits for long.
+        for ask in known.requests():
+            assert_unavailable(ask(timeout=5))
+    finally:
+        postgres.thaw()
+    known.is_back()
+
+
+def test_a_postgresql_that_ended_at_once_loses_nothing_and_comes_back(
+    known: Known, postgres: PostgresServer
+) -> None:
+    names: list[str] = []
+    stop = threading.Event()
+
+    def write() -> None:
+        own = Known.__new__(Known)
+        own.admin = Client(known.server.url)
+        own.admin.session.headers.update(known.admin.session.headers)
+        while not stop.is_set():
+            name = unique("kept")
+            if own.write(name).status_code == 201:
+                names.append(name)
+
+    with ThreadPoolExecutor(3) as pool:
+        writers = [pool.submit(write) for _ in range(3)]
+        while len(names) < 20:
+            assert not any(writer.done() for writer in writers)
+        postgres.halt()
+        try:
+            for ask in known.requests():
+                assert_unavailable(ask(timeout=5))
+            assert_the_rest_answers(known.server)
+        finally:
+            stop.set()
+            postgres.restart()
+        for writer in writers:
+            writer.result()
+    known.is_back()
+    for name in names:
+        assert known.admin.get(f"/roles/{name}").status_code == 200
+
+
+def test_keyosk_starts_without_its_database_and_waits_for_it(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    url = postgres.create_database()
+    server = LiveServer(url, tmp_path, workers="2")
+    postgres.halt()
+    try:
+        server.launch()
+        client = server.client()
+        wait_until(lambda: client.get("/health/live").status_code == 200)
+        assert_unavailable(client.get("/health/ready"))
+        for path in ("/auth/jwks", "/accounts"):
+            assert_unavailable(client.get(path))
+        assert_unavailable(server.client("admin", ADMIN_PASSWORD).post("/auth/token"))
+    finally:
+        postgres.restart()
+    try:
+        # Each worker waits by itself.
+        for _ in range(8):
+            wait_until(lambda: server.client().get("/health/ready").status_code == 200)
+        wait_until(lambda: server.client("admin", ADMIN_PASSWORD).post("/auth/token").ok)
+        assert "Waiting for it." in server.log.read_text()
+    finally:
+        server.stop()
+
+
+def test_a_worker_that_begins_while_the_database_is_away_waits_for_it(
+    known: Known, postgres: PostgresServer
+) -> None:
+    assert known.server.process is not None
+    postgres.halt()
+    try:
+        old = psutil.Process(known.server.process.pid).children()
+        for worker in old:
+            os.kill(worker.pid, signal.SIGKILL)
+        client = known.server.client()
+        wait_until(lambda: client.get("/health/live").status_code == 200)
+        assert_unavailable(known.token())
+    finally:
+        postgres.restart()
+    wait_until(lambda: known.token().status_code == 200)
+    known.is_back()
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        with contextlib.suppress(requests.ConnectionError):
+            if holds():
+                return
+        assert time.monotonic() < deadline
+
+
+# ---- SQLite --------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_locked_sqlite_file_is_503_for_what_writes_and_no_more(tmp_path: Path) -> None:
+    path = tmp_path / "keyosk.db"
+    with LiveServer(f"sqlite:///{path}", tmp_path, workers="2") as server:
+        known = Known(server)
+        with contextlib.closing(sqlite3.connect(path)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with ThreadPoolExecutor(8) as pool:
+                waiting = [pool.submit(known.write, timeout=HANGS) for _ in range(8)]
+                while not all(request.done() for request in waiting):
+                    assert_the_rest_answers(server)
+                    assert known.token().status_code == 200
+                for request in waiting:
+                    assert_unavailable(request.result())
+            assert_unavailable(known.login(timeout=HANGS))
+            other.rollback()
+        known.is_back()
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A file system of 8 MiB."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("only root may mount a small disk")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill(disk: Path) -> None:
+    with (disk / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while filler.write(bytes(4096)):
+            pass
+
+
+def assert_whole(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert database.execute("PRAGMA foreign_key_check").fetchall() == []
+
+
+def write_until_refused(known: Known) -> list[str]:
+    """The names that were acknowledged until a write was refused."""
+    names: list[str] = []
+    while True:
+        name = unique("kept")
+        answer = known.write(name)
+        if answer.status_code != 201:
+            assert_unavailable(answer)
+            return names
+        names.append(name)
+
+
+def test_a_full_disk_is_503_for_what_writes_and_no_more(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        path = disk / "keyosk.db"
+        with LiveServer(f"sqlite:///{path}", tmp_path, workers="2") as server:
+            known = Known(server)
+            fill(disk)
+            names = write_until_refused(known)
+            for _ in range(3):
+                assert_unavailable(known.write())
+                assert known.token().status_code == 200
+                assert known.admin.get("/accounts").status_code == 200
+                assert_the_rest_answers(server)
+            (disk / "filler").unlink()
+            known.is_back()
+            for name in names:
+                assert known.admin.get(f"/roles/{name}").status_code == 200
+            server.kill()
+            server.start()
+            for name in names:
+                assert known.admin.get(f"/roles/{name}").status_code == 200
+        assert_whole(path)
+
+
+def test_a_limit_of_file_sizes_is_503_for_what_writes_and_no_more(tmp_path: Path) -> None:
+    path = tmp_path / "keyosk.db"
+    with LiveServer(f"sqlite:///{path}", tmp_path, workers="2") as server:
+        known = Known(server)
+        assert server.process is not None
+        wal = Path(f"{path}-wal").stat().st_size
+        limit = max(wal, path.stat().st_size) + 200_000
+        for worker in psutil.Process(server.process.pid).children():
+            resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (limit, limit))
+        names = write_until_refused(known)
+        assert names
+        assert known.token().status_code == 200
+        assert_the_rest_answers(server)
+        server.kill()
+        server.start()
+        known.is_back()
+        for name in names:
+            assert known.admin.get(f"/roles/{name}").status_code == 200
+    assert_whole(path)
