@@ -31,9 +31,10 @@ test-long: .venv/.development ## Run the long tests: floods, kills, large lists
 demo: .venv/.runtime ## Play the README's story by itself, on a free port, in a temporary folder
 	@$(BIN)/python examples/demo.py $(ARGS)
 
-lint: .venv/.development ## Check style, formatting and types
+lint: .venv/.development ## Check style, formatting, types and dangerous calls
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive keyosk
 	$(BIN)/mypy
 
 format: .venv/.development ## Format the code and mend what can be mended by itself
