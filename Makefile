@@ -13,7 +13,7 @@ unexport VIRTUAL_ENV CONDA_PREFIX CONDA_DEFAULT_ENV POETRY_ACTIVE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-long demo lint format docs build bench lock clean
+.PHONY: help run test test-long demo lint format docs build audit bench lock clean
 
 help: ## Show this list
 	@echo 'Usage: make TARGET [ARGS="..."]'
@@ -31,9 +31,10 @@ test-long: .venv/.development ## Run the long tests: floods, kills, large lists
 demo: .venv/.runtime ## Play the README's story by itself, on a free port, in a temporary folder
 	@$(BIN)/python examples/demo.py $(ARGS)
 
-lint: .venv/.development ## Check style, formatting and types
+lint: .venv/.development ## Check style, formatting, types and dangerous calls
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive keyosk
 	$(BIN)/mypy
 
 format: .venv/.development ## Format the code and mend what can be mended by itself
@@ -43,8 +44,16 @@ format: .venv/.development ## Format the code and mend what can be mended by its
 docs: .venv/.development ## Build the documentation into build/docs; a warning is a failure
 	$(BIN)/sphinx-build -W --keep-going -b html docs build/docs
 
-build: ## Build the wheel and the source package into dist
+build: .venv/.development ## Build the wheel, the source package and their SBOM into dist
 	$(POETRY) build --clean
+	$(BIN)/python tools/supply.py sbom >dist/keyosk-$$($(POETRY) version --short).cdx.json
+
+# In two steps, as a pipe would hide that the first one failed; strict, as pip-audit otherwise takes a
+# library that it was not told of for one without a fault.
+audit: .venv/.development ## Ask PyPI for known faults of what Keyosk runs on (needs the network)
+	@mkdir -p build
+	$(BIN)/python tools/supply.py requirements >build/requirements.txt
+	$(BIN)/pip-audit --strict --require-hashes --disable-pip --requirement build/requirements.txt $(ARGS)
 
 bench: .venv/.development ## Measure the token path
 	@$(BIN)/python tools/bench.py $(ARGS)

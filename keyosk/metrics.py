@@ -12,7 +12,7 @@ from typing import Any, Final
 
 # The variable by which prometheus_client is told to share, and where.
 _FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"
-_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - the folder is made there for this user alone
+_MEMORY: Final = Path("/dev/shm")  # noqa: S108  # nosec B108  # in it a folder of this user alone
 _SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 

@@ -686,7 +686,7 @@ def test_the_page_has_a_policy_of_its_own_and_nothing_else_has(server: LiveServe
     assert "unsafe" not in policy
     for path in ("/openapi.json", "/docs/start.js", "/docs/nothing", "/accounts"):
         others = anybody.get(path).headers["Content-Security-Policy"]
-        assert others == "default-src 'none'; frame-ancestors 'none'"
+        assert others == "default-src 'none'; base-uri 'none'; frame-ancestors 'none'"
 
 
 @pytest.mark.attack

@@ -29,7 +29,7 @@ __all__ = ["BOOT_ERROR", "Environ", "Hooks", "JsonFormatter", "Options", "Worker
 BOOT_ERROR = GunicornArbiter.WORKER_BOOT_ERROR
 _LONGEST_LINE = 8190  # gunicorn allows no more
 _STUCK = 30  # seconds without a sign of life after which the master replaces a worker
-_MEMORY_FOLDER = "/dev/shm"  # noqa: S108  # gunicorn makes an unnamed file there, by mkstemp
+_MEMORY_FOLDER = "/dev/shm"  # noqa: S108  # nosec B108  # an unnamed file, by mkstemp
 
 
 def serve(app_factory: Callable[[], Any], options: Options, hooks: Hooks | None = None) -> NoReturn:

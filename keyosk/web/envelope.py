@@ -16,7 +16,7 @@ _POLICY: Final = "Content-Security-Policy"
 #: What every answer has, those of the server itself included.
 SECURITY_HEADERS: Final = (
     ("X-Content-Type-Options", "nosniff"),
-    (_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+    (_POLICY, "default-src 'none'; base-uri 'none'; frame-ancestors 'none'"),
     ("Referrer-Policy", "no-referrer"),
     ("Strict-Transport-Security", "max-age=31536000"),
 )

@@ -114,13 +114,11 @@ def up(migrator: SchemaMigrator, db: Database) -> None:
 
 
 def _fill_display_keys(db: Database) -> None:
-    mark = db.param
+    update = "UPDATE account SET display_key = ? WHERE id = ?"
     names = db.execute_sql("SELECT id, display_name FROM account WHERE display_name <> ''")
     for account_id, display_name in names.fetchall():
-        db.execute_sql(
-            f"UPDATE account SET display_key = {mark} WHERE id = {mark}",  # noqa: S608
-            (display_name.casefold(), account_id),
-        )
+        arguments = (display_name.casefold(), account_id)
+        db.execute_sql(update.replace("?", db.param), arguments)
 
 
 def _index_lists(db: Database) -> None:

@@ -1,0 +1,192 @@
+"""What Keyosk is made of, as poetry.lock says: the libraries that it runs on, and those only.
+
+python tools/supply.py sbom          a CycloneDX 1.6 SBOM in JSON, with files, hashes and licences
+python tools/supply.py requirements  the same libraries for pip, pinned by version and hash
+
+Both go to standard output, need no network, and are the same to the letter for the same poetry.lock
+and version of Keyosk: no time, no random serial number. ``cyclonedx-py poetry`` reads neither a
+``[project]`` table nor licences, so this stands on the library that is below it.
+"""
+
+import re
+import sys
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, metadata
+from pathlib import Path
+from typing import Any, Final
+from uuid import NAMESPACE_URL, uuid5
+
+from cyclonedx.contrib.hash.factories import HashTypeFactory
+from cyclonedx.contrib.license.factories import LicenseFactory
+from cyclonedx.model import ExternalReference, ExternalReferenceType, XsUri
+from cyclonedx.model.bom import Bom
+from cyclonedx.model.component import Component, ComponentScope, ComponentType
+from cyclonedx.model.license import LicenseAcknowledgement
+from cyclonedx.output.json import JsonV1Dot6
+from cyclonedx.spdx import is_supported_id
+from packageurl import PackageURL
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+LOCK: Final = ROOT / "poetry.lock"
+
+# What the installed metadata cannot tell. tests/test_supply.py holds it against the licence files.
+LICENCES: Final[Mapping[str, str]] = {
+    "peewee": "MIT",  # says it in its licence file only
+    "typing-extensions": "PSF-2.0",  # installed below Python 3.13 only
+    "tzdata": "Apache-2.0",  # installed on Windows only
+}
+# Where a wheel has no SPDX expression. "BSD License" does not say which, and stays as it is.
+_CLASSIFIERS: Final[Mapping[str, str]] = {"MIT License": "MIT"}
+_NAMES: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """A library of the lock; `files` are (name, SHA-256 in hex), `needs` names of others here."""
+
+    name: str
+    version: str
+    files: tuple[tuple[str, str], ...]
+    needs: frozenset[str]
+
+    def purl(self, file: str | None = None) -> PackageURL:
+        """Where it is from, without an address: the library, or one file of it."""
+        qualifiers = {} if file is None else {"file_name": file}
+        return PackageURL("pypi", None, self.name, self.version, qualifiers)
+
+
+def canonical(name: str) -> str:
+    """PEP 503's one form of a name."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def libraries() -> dict[str, Library]:
+    """The lock's group `main` with its extras, by name. Raises ``ValueError`` for another hash."""
+    lock = tomllib.loads(LOCK.read_text())
+    packages = {each["name"]: each for each in lock["package"] if "main" in each["groups"]}
+    return {
+        name: Library(
+            name,
+            package["version"],
+            tuple((file["file"], _sha256(file["hash"])) for file in package["files"]),
+            frozenset(map(canonical, package.get("dependencies", ()))) & packages.keys(),
+        )
+        for name, package in packages.items()
+    }
+
+
+def _sha256(text: str) -> str:
+    algorithm, _, value = text.partition(":")
+    if algorithm != "sha256":
+        raise ValueError(f"poetry.lock has a hash that is not SHA-256: {algorithm}")
+    return value
+
+
+def licence(name: str) -> str:
+    """SPDX where the library tells it, else its own word; ``LookupError`` if it tells nothing."""
+    try:
+        told = metadata(name)
+    except PackageNotFoundError:
+        return LICENCES[name]
+    if told.get("License-Expression"):
+        return told["License-Expression"]
+    text = told.get("License") or ""
+    if is_supported_id(text):
+        return text
+    classifiers = [each.split(" :: ") for each in told.get_all("Classifier") or ()]
+    names = [_CLASSIFIERS.get(each[-1], each[-1]) for each in classifiers if each[0] == "License"]
+    return " AND ".join(names) or text or LICENCES[name]
+
+
+def _reachable(found: Mapping[str, Library], names: Iterable[str]) -> Iterator[str]:
+    seen: set[str] = set()
+    ahead = list(names)
+    while ahead:
+        name = ahead.pop()
+        if name not in seen:
+            seen.add(name)
+            yield name
+            ahead += found[name].needs
+
+
+def _direct(requirements: Iterable[str]) -> list[str]:
+    """The names that PEP 508 requirements begin with."""
+    matches = (_NAMES.match(requirement) for requirement in requirements)
+    return [canonical(match[0]) for match in matches if match is not None]
+
+
+def _component(library: Library, scope: ComponentScope) -> Component:
+    told = LicenseFactory().make_from_string(
+        licence(library.name), license_acknowledgement=LicenseAcknowledgement.DECLARED
+    )
+    return Component(
+        type=ComponentType.LIBRARY,
+        name=library.name,
+        version=library.version,
+        bom_ref=library.purl().to_string(),
+        purl=library.purl(),
+        scope=scope,
+        licenses=[told],
+        external_references=[
+            ExternalReference(
+                type=ExternalReferenceType.DISTRIBUTION,
+                url=XsUri(library.purl(file).to_string()),
+                hashes=[HashTypeFactory().from_hashlib_alg("sha256", digest)],
+            )
+            for file, digest in library.files
+        ],
+    )
+
+
+def sbom() -> str:
+    """The SBOM, in JSON; libraries that only an extra needs are optional in it."""
+    project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found = libraries()
+    direct = _direct(project["dependencies"])
+    extras = [_direct(each) for each in project.get("optional-dependencies", {}).values()]
+    required = set(_reachable(found, direct))
+    components = {
+        name: _component(
+            library, ComponentScope.REQUIRED if name in required else ComponentScope.OPTIONAL
+        )
+        for name, library in sorted(found.items())
+    }
+    keyosk = PackageURL("pypi", None, project["name"], project["version"])
+    root = Component(
+        type=ComponentType.APPLICATION,
+        name=project["name"],
+        version=project["version"],
+        description=project["description"],
+        bom_ref=keyosk.to_string(),
+        purl=keyosk,
+        licenses=[LicenseFactory().make_from_string(project["license"])],
+    )
+    contents = f"{keyosk} {LOCK.read_text()}"
+    bom = Bom(components=components.values(), serial_number=uuid5(NAMESPACE_URL, contents))
+    bom.metadata.component = root
+    bom.metadata.timestamp = None  # type: ignore[assignment]
+    bom.register_dependency(root, [components[name] for name in sum(extras, direct)])
+    for name, library in found.items():
+        bom.register_dependency(components[name], [components[each] for each in library.needs])
+    return JsonV1Dot6(bom).output_as_string(indent=2) + "\n"
+
+
+def requirements() -> str:
+    """All of them for pip, without markers: what only other machines need is looked at as well."""
+    lines = []
+    for library in libraries().values():
+        hashes = [f"--hash=sha256:{digest}" for _, digest in library.files]
+        lines.append(" \\\n    ".join([f"{library.name}=={library.version}", *hashes]))
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["sbom"]:
+            print(sbom(), end="")
+        case ["requirements"]:
+            print(requirements(), end="")
+        case _:
+            sys.exit(f"usage: python {sys.argv[0]} sbom|requirements")
