@@ -49,6 +49,7 @@ from keyosk.storage.services import ServiceStore
 from keyosk.storage.sessions import SessionStore
 from keyosk.storage.signing_keys import SigningKeyStore
 from keyosk.tokens import Tokens
+from keyosk.upkeep import Upkeep
 from keyosk.web import application
 
 
@@ -217,6 +218,7 @@ def build(config: Config, *, clock: Callable[[], float] = time.time) -> Installa
         signing_keys=keys,
         rotation=rotation,
         tokens=tokens,
+        upkeep=Upkeep(database, keys, audit),
     )
 
 

@@ -24,6 +24,7 @@ from keyosk.sessions import Sessions
 from keyosk.signing import SigningKeys
 from keyosk.storage.database import Database
 from keyosk.tokens import Tokens
+from keyosk.upkeep import Upkeep
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +55,4 @@ class Installation:
     signing_keys: SigningKeys
     rotation: Rotation
     tokens: Tokens
+    upkeep: Upkeep

@@ -17,7 +17,7 @@ from hashlib import sha256
 from typing import Final
 
 from keyosk import keyring
-from keyosk.errors import Conflict, NotFound, Unavailable
+from keyosk.errors import Conflict, NotFound, Unavailable, WrongSecretKey
 from keyosk.keyring import PrivateKey, PublicKey, Safe
 from keyosk.model import KeyState, SigningKey
 from keyosk.storage.signing_keys import SigningKeyStore
@@ -246,6 +246,21 @@ class SigningKeys:
             if key.kid == kid and key.sealed:
                 return self._safe.open_private_key(key.sealed, kid)
         raise NotFound("There is no such signing key.")
+
+    def unreadable(self) -> list[str]:
+        """What is wrong with the private halves of the keys that are needed."""
+        faults = []
+        for key in self._store.all():
+            if not key.sealed:
+                continue
+            try:
+                private = self._safe.open_private_key(key.sealed, key.kid)
+            except WrongSecretKey:
+                faults.append(f"{key.kid} does not open with the secret key")
+                continue
+            if keyring.public_jwk(private, key.algorithm) != dict(key.public):
+                faults.append(f"{key.kid} has another public half")
+        return faults
 
     def _refresh_quietly(self) -> None:
         self._refreshed = self._clock()

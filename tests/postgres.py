@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -141,6 +141,21 @@ class PostgresServer:
         self._session.close()
         self._server.send_signal(signal.SIGQUIT)
         self._server.wait(_SHUTDOWN_SECONDS)
+
+    @contextmanager
+    def halted(self) -> Iterator[Path]:
+        """Its folder of data, while it is not running; after a clean stop."""
+        self._session.close()
+        self._server.send_signal(signal.SIGINT)
+        self._server.wait(_SHUTDOWN_SECONDS)
+        yield self._data / "data"
+        self.restart()
+
+    def tool(self, name: str, *arguments: str) -> None:
+        """Run one of PostgreSQL's own programs."""
+        command = [str(self._programs / name), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, env=_environment())
+        assert done.returncode == 0, done.stderr
 
     def restart(self) -> None:
         """Start it again, on its port and its data."""

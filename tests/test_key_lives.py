@@ -358,6 +358,30 @@ def test_a_rotation_waits_until_every_known_service_has_fetched_the_key(
     assert signing(keyosk) == key.kid
 
 
+@pytest.mark.parametrize("scheme", ["Basic", "Bearer", "wrong", "malformed"])
+def test_whoever_logs_in_to_fetch_is_known_by_the_service_that_it_acts_for(
+    present: Installation, scheme: str
+) -> None:
+    client = app.create_app(present).test_client()
+    bot = present.grants.create_account(OPERATOR, [], username="todo-bot")
+    present.services.create(OPERATOR, name="todo", account="todo-bot")
+    secret = present.api_keys.create(OPERATOR, bot.id, name="key").secret
+    fetch(client, "/auth/jwks?service=todo")
+    key = present.rotation.rotate(OPERATOR)
+    assert present.rotation.not_seen_by(key) == ["todo"]
+    token = client.post("/auth/token", auth=("todo-bot", secret)).get_json()["access_token"]
+    login = {
+        "Basic": {"auth": ("todo-bot", secret)},
+        "Bearer": {"headers": {"Authorization": f"Bearer {token}"}},
+        "wrong": {"auth": ("todo-bot", "a password that it never had")},
+        "malformed": {"headers": {"Authorization": "Basic !"}},
+    }[scheme]
+    # Whatever the login is worth, the keys are for everybody.
+    assert client.get("/auth/jwks", **login).status_code == 200
+    known = scheme in ("Basic", "Bearer")
+    assert present.rotation.not_seen_by(key) == ([] if known else ["todo"])
+
+
 def test_a_rotation_waits_no_longer_than_its_limit(keyosk: Installation, clock: Clock) -> None:
     client = app.create_app(keyosk).test_client()
     keyosk.services.create(OPERATOR, name="todo")

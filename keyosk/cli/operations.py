@@ -4,8 +4,10 @@ import logging
 import os
 import shlex
 import socket
+import sys
 import threading
 import time
+from pathlib import Path
 from wsgiref.types import WSGIApplication
 
 import click
@@ -96,6 +98,27 @@ def rewrap_database() -> None:
         count = installation.rotation.rewrap()
         answers = installation.idempotency.rewrap()
     click.echo(f"{count} private keys and {answers} kept answers are under the first secret key.")
+
+
+@database.command("backup")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+def backup_database(file: Path) -> None:
+    """Copy a SQLite database to a new FILE, as it is at one moment, also while Keyosk runs."""
+    with session.installation() as installation:
+        installation.upkeep.backup(file)
+    click.echo(f"{file} is the whole database. Keep the secret key with it, in another place.")
+
+
+@database.command("check")
+@session.as_json
+def check_database(*, as_json: bool) -> None:
+    """Look whether the database, the signing keys and the audit log are sound; 1 if not."""
+    with session.installation() as installation:
+        findings = installation.upkeep.check()
+    shapes = [{"part": each.name, "faults": list(each.faults)} for each in findings]
+    session.show_list(shapes, ("part", "faults"), as_json=as_json)
+    if any(each.faults for each in findings):
+        sys.exit(1)
 
 
 def _prepare(configuration: Config) -> None:

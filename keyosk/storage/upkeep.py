@@ -1,0 +1,90 @@
+"""What an operator asks of a database besides its rows: a copy, and whether it is sound."""
+
+import contextlib
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import peewee
+
+from keyosk.errors import Invalid, Unavailable
+from keyosk.storage.database import Database
+
+_SHOWN = 20  # faults of one kind
+
+
+def backup(database: Database, target: Path) -> None:
+    """Copy a SQLite database to a new file (0600) as it is at one moment, while it is in use.
+
+    The copy is on disk and under its name only once it is whole. Raises ``Invalid`` if there is
+    something of that name already, ``Unavailable``.
+    """
+    part = target.with_name(f"{target.name}.part")
+    try:
+        # SECURITY: made here, as SQLite would make it by the umask. And never over another file.
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        raise Invalid.field("file", "exists already; give another name") from None
+    except OSError as error:
+        raise Invalid.field("file", f"cannot be made: {error.strerror}") from error
+    try:
+        os.close(os.open(part, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600))
+        with contextlib.closing(sqlite3.connect(part)) as copy:
+            # All pages in one step, within one read transaction: writers go on meanwhile.
+            database.raw.connection().backup(copy)
+            # One file, that needs no other beside it.
+            copy.execute("PRAGMA journal_mode = delete")
+        _to_disk(part)
+        part.rename(target)
+        _to_disk(target.parent)
+    except (OSError, sqlite3.Error) as error:
+        for path in (part, target):
+            path.unlink(missing_ok=True)
+        raise Unavailable(f"The backup was not made: {error}.") from error
+
+
+def faults_of_files(database: Database) -> list[str]:
+    """What is wrong with the database's pages and indexes, as it tells itself."""
+    if database.is_sqlite:
+        told = _read(database, f"PRAGMA integrity_check({_SHOWN})")
+        return [line for (line,) in told if line != "ok"]
+    # PostgreSQL looks at a page when it reads it: read all there is.
+    faults = []
+    for name in database.raw.get_tables():
+        statement = f'SELECT count((t.*)::text) FROM "{name}" AS t'  # noqa: S608  # nosec B608
+        try:
+            _read(database, statement)
+        except peewee.DatabaseError as error:
+            faults.append(f"{name}: {_first_line(error)}")
+    return faults
+
+
+def faults_of_references(database: Database) -> list[str]:
+    """Rows that refer to rows that are not there."""
+    if database.is_sqlite:
+        try:
+            found = _read(database, "PRAGMA foreign_key_check")
+        except peewee.DatabaseError as error:
+            return [_first_line(error)]
+        return [f"row {row} of {table} refers to no {other}" for table, row, other, _ in found]
+    unchecked = "SELECT conrelid::regclass::text, conname FROM pg_constraint WHERE NOT convalidated"
+    return [f"{table} was never held against {name}" for table, name in _read(database, unchecked)]
+
+
+def _read(database: Database, sql: str) -> list[tuple[Any, ...]]:
+    with database.unhurried():
+        return list(database.raw.execute_sql(sql).fetchall())
+
+
+def _first_line(error: Exception) -> str:
+    # PostgreSQL's second line may quote what is stored.
+    return str(error).partition("\n")[0]
+
+
+def _to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,56 @@
+"""Looking after the database: a copy of it, and whether all that is in it holds."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from keyosk.audit import Audit
+from keyosk.errors import Invalid, WrongSecretKey
+from keyosk.signing import SigningKeys
+from keyosk.storage import upkeep
+from keyosk.storage.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at, and what is wrong with it."""
+
+    name: str
+    faults: tuple[str, ...]
+
+
+class Upkeep:
+    """What an operator does to keep an installation."""
+
+    def __init__(self, database: Database, keys: SigningKeys, audit: Audit) -> None:
+        self._database = database
+        self._keys = keys
+        self._audit = audit
+
+    def backup(self, target: Path) -> None:
+        """Copy the database to a new file, as it is at one moment. SQLite only.
+
+        Raises ``Invalid`` for PostgreSQL and for a file that cannot be made, ``Unavailable``.
+        """
+        if not self._database.is_sqlite:
+            raise Invalid.field(
+                "database",
+                "is PostgreSQL's: use its own tools, such as pg_dump --format=custom, which copies "
+                "one moment while Keyosk runs",
+            )
+        upkeep.backup(self._database, target)
+
+    def check(self) -> list[Finding]:
+        """Look at everything: the files, references, signing keys and the audit log's chain."""
+        return [
+            Finding("integrity", tuple(upkeep.faults_of_files(self._database))),
+            Finding("references", tuple(upkeep.faults_of_references(self._database))),
+            Finding("signing keys", tuple(self._keys.unreadable())),
+            Finding("audit log", tuple(self._faults_of_audit())),
+        ]
+
+    def _faults_of_audit(self) -> list[str]:
+        try:
+            fault = self._audit.verify().fault
+        except WrongSecretKey:
+            return ["cannot be proven without the signing keys"]
+        return [] if fault is None else [fault]

@@ -1,0 +1,240 @@
+"""Backups that can be restored, and a check that finds what is broken."""
+
+import contextlib
+import shutil
+import sqlite3
+import stat
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from installed import rows_of
+from keyosk.installation import Installation
+from live import ADMIN_PASSWORD, LiveServer, unique
+from postgres import PostgresServer
+
+SCOPES = ["kept:read", "kept:write"]
+PASSWORD = "seven quiet herons wade"
+PARTS = ["integrity", "references", "signing keys", "audit log"]
+
+
+def make(server: LiveServer, name: str) -> None:
+    """An account with two grants: four rows and more, in one transaction."""
+    body = {"username": name, "grants": {"scopes": SCOPES}}
+    answer = server.admin().post("/accounts", json=body)
+    assert answer.status_code == 201, answer.text
+
+
+@contextlib.contextmanager
+def writing(server: LiveServer) -> Iterator[list[str]]:
+    """While others make accounts all the time; the names of those that were acknowledged."""
+    names: list[str] = []
+    stop, begun = threading.Event(), threading.Event()
+
+    def write() -> None:
+        admin = server.admin()
+        while not stop.is_set():
+            name = unique("kept")
+            body = {"username": name, "grants": {"scopes": SCOPES}}
+            assert admin.post("/accounts", json=body).status_code == 201
+            names.append(name)
+            if len(names) > 10:
+                begun.set()
+
+    with ThreadPoolExecutor(2) as pool:
+        writers = [pool.submit(write) for _ in range(2)]
+        assert begun.wait(60)
+        try:
+            yield names
+        finally:
+            stop.set()
+        for writer in writers:
+            writer.result()
+
+
+def prepare(server: LiveServer) -> None:
+    service = {"name": "kept", "scopes": SCOPES}
+    assert server.admin().post("/services", json=service).status_code == 201
+    body = {"username": "alice", "password": PASSWORD, "grants": {"scopes": SCOPES}}
+    assert server.admin().post("/accounts", json=body).status_code == 201
+
+
+def assert_restored(server: LiveServer, names: list[str]) -> None:
+    """All is there that was, each account whole; and it goes on from there."""
+    checked = server.run("database", "check")
+    assert (checked.returncode, checked.stderr) == (0, "")
+    server.start()
+    admin = server.admin()
+    for name in names:
+        assert admin.get(f"/accounts/{name}/grants").json()["scopes"] == SCOPES, name
+    listed = admin.get("/accounts", params={"q": "kept", "limit": 200}).json()["items"]
+    for each in listed:  # none half written, also of those that nobody had acknowledged
+        grants = admin.get(f"/accounts/{each['id']}/grants").json()
+        assert grants["scopes"] == SCOPES
+    assert server.client("alice", PASSWORD).post("/auth/token").status_code == 200
+    make(server, unique("after"))
+    assert server.run("audit", "verify").returncode == 0
+
+
+def test_a_backup_made_under_load_can_be_restored(tmp_path: Path) -> None:
+    """The drill of docs/operations.md, with a secret key that was kept apart."""
+    first = tmp_path / "first"
+    first.mkdir()
+    copy = tmp_path / "backup.db"
+    with LiveServer(f"sqlite:///{first / 'keyosk.db'}", first) as server:
+        del server.environment["KEYOSK_SECRET_KEY"]
+        server.stop()
+        shutil.rmtree(first)
+        first.mkdir()
+        server.start()
+        prepare(server)
+        with writing(server) as names:
+            before = list(names)
+            done = server.run("database", "backup", str(copy))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+        assert {path.name for path in tmp_path.iterdir()} == {"first", "backup.db"}
+        again = server.run("database", "backup", str(copy))
+        assert again.returncode == 1
+        assert again.stderr == "keyosk: file: exists already; give another name\n"
+    second = tmp_path / "second"
+    second.mkdir(mode=0o700)
+    shutil.copy(copy, second / "keyosk.db")
+    shutil.copy(first / "keyosk.db.secret", second)
+    restored = LiveServer(f"sqlite:///{second / 'keyosk.db'}", second)
+    del restored.environment["KEYOSK_SECRET_KEY"]
+    try:
+        assert_restored(restored, before)
+    finally:
+        restored.stop()
+
+
+def test_a_dump_of_postgresql_made_under_load_can_be_restored(
+    postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    dump = tmp_path / "keyosk.dump"
+    url, other = postgres_server.create_database(), postgres_server.create_database()
+    with LiveServer(url, tmp_path) as server:
+        prepare(server)
+        with writing(server) as names:
+            before = list(names)
+            postgres_server.tool("pg_dump", "--format=custom", f"--file={dump}", url)
+        refused = server.run("database", "backup", str(tmp_path / "file"))
+        assert refused.returncode == 1
+        assert "pg_dump" in refused.stderr
+        assert not (tmp_path / "file").exists()
+    postgres_server.tool("pg_restore", "--no-owner", f"--dbname={other}", str(dump))
+    restored = LiveServer(other, tmp_path)
+    try:
+        assert_restored(restored, before)
+    finally:
+        restored.stop()
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("missing/file", "cannot be made"), (".", "is a directory")]
+)
+def test_a_backup_that_cannot_be_made_leaves_nothing(
+    server: LiveServer, tmp_path: Path, name: str, reason: str
+) -> None:
+    done = server.run("database", "backup", str(tmp_path / name))
+    assert done.returncode in (1, 2)
+    assert reason in done.stderr or "pg_dump" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- What check finds ----------------------------------------------------------------------------
+
+
+def faults(installation: Installation) -> dict[str, tuple[str, ...]]:
+    findings = installation.upkeep.check()
+    assert [each.name for each in findings] == PARTS
+    return {each.name: each.faults for each in findings if each.faults}
+
+
+def change(installation: Installation, sql: str, *values: Any) -> None:
+    """As somebody does who has the database."""
+    if not installation.database.is_sqlite:
+        sql = sql.replace("?", "%s")
+    installation.database.raw.execute_sql(sql, values)
+
+
+def test_a_sound_database_has_no_faults(installation: Installation) -> None:
+    assert faults(installation) == {}
+
+
+@pytest.mark.fault
+def test_a_key_that_does_not_open_is_found(installation: Installation) -> None:
+    [(kid, sealed)] = rows_of(installation, "SELECT kid, sealed FROM signing_key")
+    broken = bytes(sealed)[:-1] + bytes([bytes(sealed)[-1] ^ 1])
+    change(installation, "UPDATE signing_key SET sealed = ? WHERE kid = ?", broken, kid)
+    assert faults(installation) == {
+        "signing keys": (f"{kid} does not open with the secret key",),
+        "audit log": ("cannot be proven without the signing keys",),
+    }
+
+
+@pytest.mark.attack
+def test_a_changed_row_of_the_audit_log_is_found(installation: Installation) -> None:
+    installation.audit.seal()
+    change(installation, "UPDATE audit_row SET action = ? WHERE sequence = 2", "nothing.happened")
+    assert faults(installation) == {"audit log": ("row 2 was changed",)}
+
+
+@pytest.mark.fault
+def test_a_row_that_refers_to_nothing_is_found(installation: Installation) -> None:
+    if not installation.database.is_sqlite:
+        pytest.skip("PostgreSQL checks references whoever writes")
+    change(installation, "PRAGMA foreign_keys = 0")
+    change(installation, "UPDATE \"grant\" SET scope_id = 'gone'")
+    assert list(faults(installation)) == ["references"]
+
+
+@pytest.mark.fault
+def test_a_broken_page_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "keyosk.db"
+    with LiveServer(f"sqlite:///{path}", tmp_path) as server:
+        prepare(server)
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        [(page,)] = database.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'account_username'"
+        )
+        [(size,)] = database.execute("PRAGMA page_size")
+    with path.open("r+b") as file:
+        file.seek((page - 1) * size + size - 40)
+        file.write(bytes(40))
+    done = server.run("database", "check")
+    assert done.returncode == 1, done.stdout
+    assert "integrity" in done.stdout
+
+
+@pytest.mark.fault
+def test_a_broken_page_of_postgresql_is_found(tmp_path: Path) -> None:
+    with PostgresServer(durable=True) as postgres:
+        url = postgres.create_database()
+        with LiveServer(url, tmp_path) as server:
+            prepare(server)
+        with psycopg.connect(url) as connection:
+            found = connection.execute("SELECT pg_relation_filepath('account')").fetchone()
+        assert found is not None
+        with postgres.halted() as data:
+            path = data / found[0]
+            with path.open("r+b") as file:
+                file.seek(64)
+                file.write(bytes([0xFF]) * 512)
+        done = server.run("database", "check")
+        assert done.returncode == 1
+        assert "account: " in done.stdout
+
+
+def test_check_shows_each_part(server: LiveServer) -> None:
+    done = server.run("database", "check")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.split("  ")[0] for line in done.stdout.splitlines()] == ["part", *PARTS]
+    assert server.client("admin", ADMIN_PASSWORD).post("/auth/token").status_code == 200
