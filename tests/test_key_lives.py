@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+import node_modules
 from installed import Clock, installed, rows_of
 from keyosk import app, keyring
 from keyosk.errors import BadToken, Conflict, Invalid, NotFound
@@ -595,6 +597,37 @@ def test_ten_rotations_under_load_are_noticed_by_nobody(database_url: str, tmp_p
                 thread.join()
         assert refused == []
         assert len(kids) == 11
+
+
+@pytest.mark.slow
+def test_ten_rotations_are_not_noticed_by_jose_and_what_is_gone_it_refuses(tmp_path: Path) -> None:
+    """The most used verifier of Node.js, which does not look again for a key it does not know."""
+    times = {"key_publish_ahead": "5", "key_retain": "3", "token_lifetime": "30", "workers": "2"}
+    with LiveServer(f"sqlite:///{tmp_path / 'keyosk.db'}", tmp_path, **times) as server:
+        admin = server.client("admin", ADMIN_PASSWORD)
+        secret = done(admin.post("/accounts/me/api-keys", json={"name": "k"}), 201)["secret"]
+        client = server.client("admin", secret)
+        # 10 minutes by default, where a key is published 15 ahead; here in the same proportion.
+        given = {"jwks": f"{server.url}/auth/jwks", "issuer": server.url, "cacheMaxAge": 3_300}
+        verdicts: Counter[str] = Counter()
+        stop = threading.Event()
+        with node_modules.conversation("verifier.mjs", given) as jose:
+            first = client.post("/auth/token").json()["access_token"]
+            assert jose(first) == "ok"
+
+            def load() -> None:
+                while not stop.is_set():
+                    verdicts[jose(client.post("/auth/token").json()["access_token"])] += 1
+
+            loading = threading.Thread(target=load)
+            loading.start()
+            try:
+                assert all(_rotated(admin) for _ in range(10))
+            finally:
+                stop.set()
+                loading.join()
+            assert set(verdicts) == {"ok"}
+            assert jose(first) == "ERR_JWKS_NO_MATCHING_KEY"
 
 
 def _rotated(admin: Client) -> bool:
