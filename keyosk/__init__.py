@@ -17,7 +17,8 @@ keys that Keyosk publishes.
     config  keyring  metrics  passwords  password_rules  usernames
                           the only users of the environment, cryptography, prometheus-client,
                           passlib, zxcvbn, precis-i18n
-    api_key_form  checks  ids  jws_form  merge  password_hashes  setting_rules  slots
+    api_key_form  checks  ids  jws_form  merge  password_hashes  roca  setting_rules
+    slots
                           forms and rules without a library that shapes them
     model  errors         frozen values; what can go wrong
 

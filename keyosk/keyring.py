@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.x509.oid import NameOID
 
 from keyosk.errors import Invalid, WrongSecretKey
+from keyosk.roca import is_from_faulty_chip
 
 MlDsaPrivateKey = mldsa.MLDSA44PrivateKey | mldsa.MLDSA65PrivateKey
 MlDsaPublicKey = mldsa.MLDSA44PublicKey | mldsa.MLDSA65PublicKey
@@ -127,7 +128,8 @@ def public_key(jwk: Mapping[str, str]) -> PublicKey:
         ).public_key()
     if jwk["kty"] == "RSA":
         numbers = rsa.RSAPublicNumbers(_number(jwk["e"]), _number(jwk["n"]))
-        if numbers.e < _EXPONENT or numbers.n.bit_length() < _SHORTEST_RSA_BITS:
+        short = numbers.n.bit_length() < _SHORTEST_RSA_BITS
+        if numbers.e < _EXPONENT or short or is_from_faulty_chip(numbers.n):
             raise ValueError("this RSA key is too weak")
         return numbers.public_key()
     if jwk["kty"] == "AKP":
@@ -243,7 +245,9 @@ def _algorithms_of(key: PrivateKey) -> tuple[str, ...]:
     if isinstance(key, ec.EllipticCurvePrivateKey):
         return ("ES256",) if isinstance(key.curve, ec.SECP256R1) else ()
     if isinstance(key, rsa.RSAPrivateKey):
-        sound = 2048 <= key.key_size <= 8192 and key.public_key().public_numbers().e >= 65537
+        public = key.public_key().public_numbers()
+        sound = 2048 <= key.key_size <= 8192 and public.e >= _EXPONENT
+        sound = sound and not is_from_faulty_chip(public.n)
         return ("RS256", "PS256") if sound else ()
     return ("EdDSA",) if isinstance(key, ed25519.Ed25519PrivateKey) else ()
 

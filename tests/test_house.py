@@ -28,6 +28,7 @@ FLOORS: Final = (
         "usernames",
         "api_key_form",
         "jws_form",
+        "roca",
         "password_hashes",
         "passwords",
         "password_rules",
