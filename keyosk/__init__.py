@@ -11,7 +11,7 @@ keys that Keyosk publishes.
     web/                  HTTP only: Flask, Flask-RESTful, marshmallow
     installation          all of the next floor in one value, as those above are given it
     accounts api_keys authentication bootstrap bulk declarations explaining guesses inspection
-    issuing permissions revocations rotation services sessions signing tokens
+    issuing permissions revocations rotation services sessions signing tokens upkeep
                           what Keyosk does
     storage/              the only user of peewee
     config  keyring  metrics  passwords  password_rules  usernames

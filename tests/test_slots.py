@@ -11,11 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from keyosk import slots
 from keyosk.errors import Unavailable
 from keyosk.slots import Slots
+from live import ADMIN_PASSWORD, LiveServer
 
 HOLDER = """
 import sys
@@ -119,3 +121,31 @@ def test_there_are_as_many_slots_as_cores_and_memory_allow() -> None:
     cores = len(os.sched_getaffinity(0))
     assert slots.for_hashes(19_456) <= cores
     assert slots.for_hashes(2**40) == 1
+
+
+@pytest.mark.attack
+def test_64_logins_at_once_grow_the_memory_by_less_than_150_mib(server: LiveServer) -> None:
+    """A hash takes 19 MiB, and glibc would keep them for every thread that ever made one."""
+    assert server.process is not None
+    workers = psutil.Process(server.process.pid).children()
+    assert server.client("admin", ADMIN_PASSWORD).post("/auth/token").status_code == 200
+    before = sum(worker.memory_info().rss for worker in workers)
+    stop = threading.Event()
+    most = before
+
+    def watch() -> None:
+        nonlocal most
+        while not stop.is_set():
+            most = max(most, sum(worker.memory_info().rss for worker in workers))
+
+    def login(_: int) -> int:
+        return server.client("admin", ADMIN_PASSWORD).post("/auth/token").status_code
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    with ThreadPoolExecutor(64) as pool:
+        statuses = set(pool.map(login, range(64)))
+    stop.set()
+    watching.join()
+    assert statuses <= {200, 503}
+    assert (most - before) / 2**20 < 150
