@@ -18,6 +18,7 @@ from keyosk.declarations import Declarations
 from keyosk.explaining import Explaining
 from keyosk.grants import Grants
 from keyosk.guesses import Guesses
+from keyosk.hsm import Hsm
 from keyosk.idempotency import Idempotency
 from keyosk.inspection import Inspection
 from keyosk.installation import Installation
@@ -25,6 +26,7 @@ from keyosk.issuing import Issuing
 from keyosk.keyring import Safe
 from keyosk.metrics import Metrics
 from keyosk.passwords import Passwords
+from keyosk.private_keys import PrivateKeys
 from keyosk.revocations import Revocations
 from keyosk.roles import Roles
 from keyosk.rotation import Plan, Rotation
@@ -72,6 +74,7 @@ def prepare(config: Config, *, clock: Callable[[], float] = time.time) -> FirstA
                     admin_password=config.admin_password,
                 )
             finally:
+                installation.signing_keys.close()
                 installation.database.close()
     finally:
         database.close()
@@ -105,9 +108,10 @@ def build(config: Config, *, clock: Callable[[], float] = time.time) -> Installa
     )
     safe = Safe(bootstrap.secret_keys(config.secret_key, database.path))
     key_store = SigningKeyStore(database)
+    private_keys = PrivateKeys(safe, _hsm(config))
     keys = SigningKeys(
         key_store,
-        safe,
+        private_keys,
         config.signing_algorithm,
         clock,
     )
@@ -123,7 +127,7 @@ def build(config: Config, *, clock: Callable[[], float] = time.time) -> Installa
         database,
         key_store,
         keys,
-        safe,
+        private_keys,
         revocations,
         audit,
         clock,
@@ -220,6 +224,11 @@ def build(config: Config, *, clock: Callable[[], float] = time.time) -> Installa
         tokens=tokens,
         upkeep=Upkeep(database, keys, audit),
     )
+
+
+def _hsm(config: Config) -> Hsm | None:
+    module, token, pin = config.pkcs11_module, config.pkcs11_token, config.pkcs11_pin
+    return Hsm(module, token, pin) if module and token and pin else None
 
 
 def create_app(installation: Installation) -> Flask:

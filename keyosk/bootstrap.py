@@ -62,8 +62,9 @@ def prepare(
     """Make what is missing: a signing key, Keyosk's own service, the first admin.
 
     For the holder of the set-up lock only. Answers the admin if it was made now. Raises ``Invalid``
-    when the configured name or password breaks a rule, ``WrongSecretKey``.
+    when the configured name or password breaks a rule, ``WrongSecretKey``, ``ConfigurationError``.
     """
+    installation.signing_keys.check()
     if not installation.signing_keys.all():
         installation.signing_keys.ensure()
     installation.signing_keys.refresh()

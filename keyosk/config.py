@@ -70,7 +70,7 @@ def _setting(
     """A field of ``Config`` with its row of the table in its metadata."""
     row: dict[str, object] = {"default": default, "meaning": meaning, "mask": mask}
     row["rule"] = rule if isinstance(rule, fields.Field) else fields.Function(deserialize=rule)
-    row["default_text"] = str(default) if default_text is None else default_text
+    row["default_text"] = default_text or ("none" if default is None else str(default))
     return field(repr=mask is None, metadata=row)
 
 
@@ -127,6 +127,11 @@ class Config:
         rules.one_of("ES256", "RS256", "PS256", "EdDSA"),
         "ES256",
         "What signs tokens: `ES256`, `RS256`, `PS256` or `EdDSA`.",
+    )
+    pkcs11_module: str | None = _setting(rules.pkcs11_text, None, rules.PKCS11["pkcs11_module"])
+    pkcs11_token: str | None = _setting(rules.pkcs11_text, None, rules.PKCS11["pkcs11_token"])
+    pkcs11_pin: str | None = _setting(
+        rules.pkcs11_text, None, rules.PKCS11["pkcs11_pin"], mask=rules.hide
     )
     token_lifetime: int = _setting(rules.whole(30, 86_400), 900, "Seconds, 30 to 86400.")
     key_rotation_days: int = _setting(
@@ -250,7 +255,10 @@ def _fill(values: dict[str, Any], given: Mapping[str, _Given]) -> Iterator[Fault
     if bind is not None and isinstance(metrics, Address) and metrics.port == bind.port:
         yield Fault("KEYOSK_METRICS_BIND", "must have another port than KEYOSK_BIND")
     values.setdefault("secret_key", ())
-    values.setdefault("admin_password", None)
+    for name in rules.missing_pkcs11(given, values):
+        yield Fault(_PREFIX + name.upper(), "is required with the other settings for PKCS#11")
+    for name in ("admin_password", *rules.PKCS11):
+        values.setdefault(name, None)
 
 
 def _warnings(values: Mapping[str, Any]) -> Iterator[str]:

@@ -14,6 +14,7 @@ from jwt.algorithms import Algorithm, get_default_algorithms
 from jwt.utils import base64url_encode
 
 from keyosk import keyring
+from keyosk.hsm import HsmKey
 from keyosk.signing import Signer
 
 #: As long as every other (RFC 7638, SHA-256).
@@ -54,13 +55,14 @@ for _name in keyring.OWN_SET_ALGORITHMS:
 def signed(signer: Signer, claims: Mapping[str, Any], typ: str) -> str:
     """A compact JWS (RFC 7515 section 3.1) over ``claims``."""
     content = _content(signer, claims, typ)
-    signature = ALGORITHMS[signer.algorithm].sign(content, signer.key)
-    return (content + b"." + base64url_encode(signature)).decode("ascii")
+    return (content + b"." + base64url_encode(_signature(signer, content))).decode("ascii")
 
 
 def length(signer: Signer, claims: Mapping[str, Any], typ: str) -> int:
     """How many characters ``signed`` would have; nothing is signed but nothing."""
-    signature = ALGORITHMS[signer.algorithm].sign(b"", signer.key)
+    if isinstance(signer.key, HsmKey):  # it was made here, so its length is known
+        return expected_length(signer.algorithm, claims, typ)
+    signature = _signature(signer, b"")
     return len(_content(signer, claims, typ)) + 1 + len(base64url_encode(signature))
 
 
@@ -69,6 +71,13 @@ def expected_length(algorithm: str, claims: Mapping[str, Any], typ: str) -> int:
     payload = base64url_encode(_encode(claims).encode())
     signature = base64url_encode(bytes(keyring.SIGNATURE_BYTES[algorithm]))
     return len(_header(algorithm, _A_KID, typ)) + len(payload) + 1 + len(signature)
+
+
+def _signature(signer: Signer, content: bytes) -> bytes:
+    if isinstance(signer.key, HsmKey):
+        return signer.key.sign(content)
+    signature: bytes = ALGORITHMS[signer.algorithm].sign(content, signer.key)
+    return signature
 
 
 def _content(signer: Signer, claims: Mapping[str, Any], typ: str) -> bytes:

@@ -9,16 +9,16 @@ that dies in the middle leaves it to the next.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from keyosk import keyring
 from keyosk.audit import Audit
 from keyosk.errors import Conflict, Invalid, NotFound, Unavailable
-from keyosk.ids import is_id
-from keyosk.keyring import PrivateKey, Safe
+from keyosk.keyring import PrivateKey
 from keyosk.model import OPERATOR, Caller, KeyState, SigningKey
+from keyosk.private_keys import PrivateKeys
 from keyosk.revocations import Revocations
-from keyosk.service_checks import NAME
+from keyosk.sights import Sights
 from keyosk.signing import MOST, SPREAD, SigningKeys, is_published, is_signing
 from keyosk.storage.database import Database
 from keyosk.storage.signing_keys import SigningKeyStore
@@ -27,10 +27,6 @@ _DAY: Final = 86_400
 #: Seconds that a rotation waits at the most for services that have not fetched the key.
 LIMIT: Final = 7 * _DAY
 _LONGEST_LIMIT: Final = 90 * _DAY
-#: Seconds after which a service's fetch is written down again.
-_SIGHT_RESOLUTION: Final = 300
-#: Names that may wait to be looked up: anybody can make some up.
-_MOST_SEEN: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +46,7 @@ class Rotation:
         database: Database,
         store: SigningKeyStore,
         keys: SigningKeys,
-        safe: Safe,
+        private_keys: PrivateKeys,
         revocations: Revocations,
         audit: Audit,
         clock: Callable[[], float],
@@ -60,13 +56,12 @@ class Rotation:
         self._database = database
         self._store = store
         self._keys = keys
-        self._safe = safe
+        self._private_keys = private_keys
         self._revocations = revocations
         self._audit = audit
         self._clock = clock
         self.plan = plan
-        self._seen: dict[str, tuple[str, ...]] = {}
-        self._sights: dict[str, tuple[tuple[str, ...], float]] = {}
+        self._sights = Sights(store, clock)
 
     def all(self) -> tuple[SigningKey, ...]:
         """Every key with its life as of now, oldest first."""
@@ -81,28 +76,14 @@ class Rotation:
         """The services that have told who they are and not fetched a published key yet."""
         if not is_published(key, int(self._clock())):
             return []
-        self._write_sights()
-        sights = self._store.sights()
-        return sorted(name for name, kids in sights.items() if key.kid not in kids)
+        return self._sights.lacking(key.kid)
 
     def saw(self, service: str, kids: tuple[str, ...]) -> None:
         """Remember that a service, by name or id, fetched these keys.
 
         It asks for nothing and waits for nothing: what is new is written in a moment.
         """
-        if not (NAME.fullmatch(service) or is_id(service)):
-            return
-        now = self._clock()
-        known, noted_at = self._sights.get(service, ((), 0.0))
-        if (known != kids or now - noted_at >= _SIGHT_RESOLUTION) and len(self._seen) < _MOST_SEEN:
-            self._seen[service] = kids
-
-    def _write_sights(self) -> None:
-        while self._seen:
-            service, kids = self._seen.popitem()
-            now = self._clock()
-            if self._store.note_sight(service, kids, int(now)):
-                self._sights[service] = (kids, now)
+        self._sights.note(service, kids)
 
     def rotate(
         self,
@@ -137,10 +118,19 @@ class Rotation:
         return self._publish(by, algorithm, moment, private=private)
 
     def announce(self, by: Caller, algorithm: str) -> None:
-        """Publish a key for an algorithm that is newly wanted, unless there is one."""
+        """Publish a key for an algorithm that is newly wanted, unless there is one.
+
+        Raises ``Invalid`` if none can be made for it, ``Conflict``, ``Unavailable``.
+        """
         published = [key.algorithm for key in self._keys.current.keys]
         if algorithm not in published:
+            self.check_algorithm(algorithm)
             self._publish(by, algorithm, int(self._clock()) + self.plan.publish_ahead)
+
+    def check_algorithm(self, algorithm: str) -> None:
+        """Raises ``Invalid`` for an algorithm that no key can be made for, ``Unavailable``."""
+        if not self._private_keys.can_make(algorithm):
+            raise Invalid.field("signing_algorithm", "is none that the HSM makes keys for")
 
     def retire(self, by: Caller, kid: str) -> SigningKey:
         """Have a key sign no more; one that never signed goes at once.
@@ -171,21 +161,21 @@ class Rotation:
             now = int(self._clock())
             if key.state in (KeyState.COMPROMISED, KeyState.GONE):
                 raise Conflict("kid", "This key is out of the set already.")
-            self._store.change(kid, state=KeyState.COMPROMISED, gone_at=now, sealed=b"")
+            left = self._private_keys.left_of(key)
+            self._store.change(kid, state=KeyState.COMPROMISED, gone_at=now, sealed=left)
             self._revocations.of_signing_key(kid)
             if key.state is KeyState.ACTIVE:
                 following = self._of(KeyState.NEXT, key.algorithm)
-                if following is None:
-                    draft = self._keys.draft(key.algorithm, state=KeyState.ACTIVE, active_from=now)
-                    self._store.add(draft)
-                else:
+                if following is not None:
                     self._store.change(following.kid, state=KeyState.ACTIVE, active_from=now)
+                elif self._private_keys.can_make(key.algorithm):
+                    self._add(key.algorithm, state=KeyState.ACTIVE, active_from=now)
             self._record(by, "compromise", key)
         return self._changed(kid)
 
     def advance(self) -> None:
         """Do what is due by the clock, if anything is. Raises ``Unavailable``."""
-        self._write_sights()
+        self._sights.write()
         rows = self._store.all()
         if not self._is_due(rows, int(self._clock())):
             return
@@ -200,10 +190,8 @@ class Rotation:
                 elif key.state is KeyState.RETIRED and not is_published(key, now):
                     self._go(key, key.gone_at or now)
                 elif self._is_old(key, self._store.all(), now):
-                    begins = now + self.plan.publish_ahead
-                    draft = self._keys.draft(key.algorithm, state=KeyState.NEXT, active_from=begins)
-                    self._store.add(draft)
-                    self._record(OPERATOR, "rotate", draft)
+                    self._follow(key, now)
+        self._destroy_gone()
         self._keys.refresh()
 
     def advance_quietly(self) -> None:
@@ -218,8 +206,8 @@ class Rotation:
         with self._changing():
             kept = [key for key in self._store.all() if key.sealed]
             for key in kept:
-                private = self._safe.open_private_key(key.sealed, key.kid)
-                self._store.change(key.kid, sealed=self._safe.seal_private_key(private, key.kid))
+                sealed = self._private_keys.rewrapped(key.kid, key.sealed)
+                self._store.change(key.kid, sealed=sealed)
         return len(kept)
 
     # ---- Steps -----------------------------------------------------------------------------------
@@ -248,13 +236,34 @@ class Rotation:
                 now = int(self._clock())
                 if sum(is_published(key, now) for key in self._store.all()) >= MOST:
                     raise Conflict("keys", f"{MOST} keys are published: wait until one is gone.")
-                key = self._keys.draft(
-                    algorithm, state=KeyState.NEXT, active_from=active_from, private=private
+                key = self._add(
+                    algorithm,
+                    state=KeyState.NEXT,
+                    active_from=active_from,
+                    when_seen=when_seen,
+                    private=private,
                 )
-                self._store.add(replace(key, when_seen=when_seen))
                 self._record(by, "rotate" if private is None else "import", key)
                 kid = key.kid
         return self._changed(kid)
+
+    def _add(self, algorithm: str, *, when_seen: bool = False, **draft: Any) -> SigningKey:
+        key = replace(self._keys.draft(algorithm, **draft), when_seen=when_seen)
+        try:
+            self._store.add(key)
+        except Conflict:
+            self._private_keys.discard(key)
+            raise
+        return key
+
+    def _follow(self, key: SigningKey, now: int) -> None:
+        """Publish what follows an old key; while the HSM is away the old one goes on."""
+        at = now + self.plan.publish_ahead
+        try:
+            following = self._add(key.algorithm, state=KeyState.NEXT, active_from=at)
+        except Unavailable:
+            return
+        self._record(OPERATOR, "rotate", following)
 
     def _activate(self, key: SigningKey) -> None:
         before = self._of(KeyState.ACTIVE, key.algorithm)
@@ -270,9 +279,18 @@ class Rotation:
 
     def _go(self, key: SigningKey, moment: int) -> None:
         # The public half stays: the audit log's checkpoints are verified with it for ever.
-        self._store.change(key.kid, state=KeyState.GONE, gone_at=moment, sealed=b"")
+        left = self._private_keys.left_of(key)
+        self._store.change(key.kid, state=KeyState.GONE, gone_at=moment, sealed=left)
+
+    def _destroy_gone(self) -> None:
+        # After the transaction, as nothing could roll it back.
+        for key in self._private_keys.left_over(self._store.all()):
+            if self._private_keys.is_destroyed(key.kid):
+                self._store.change(key.kid, sealed=b"")
 
     def _is_due(self, rows: tuple[SigningKey, ...], now: int) -> bool:
+        if self._private_keys.left_over(rows):
+            return True
         return any(
             (key.state is KeyState.NEXT and (is_signing(key, now) or self._may_begin(key, now)))
             or (key.state is KeyState.RETIRED and not is_published(key, now))
@@ -290,7 +308,12 @@ class Rotation:
             return False
         if any(k.state is KeyState.NEXT and k.algorithm == key.algorithm for k in rows):
             return False
-        return now >= key.active_from + self.plan.every - self.plan.publish_ahead
+        if now < key.active_from + self.plan.every - self.plan.publish_ahead:
+            return False
+        try:
+            return self._private_keys.can_make(key.algorithm)
+        except Unavailable:
+            return False
 
     def _of(self, state: KeyState, algorithm: str) -> SigningKey | None:
         rows = self._store.all()
@@ -303,6 +326,7 @@ class Rotation:
             yield
 
     def _changed(self, kid: str) -> SigningKey:
+        self._destroy_gone()
         self._keys.refresh()
         return _found(self._store.all(), kid)
 

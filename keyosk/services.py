@@ -74,6 +74,8 @@ class Services:
         service = self._made({"audience": name, **values, "name": name}, scopes, int(self._clock()))
         with self._database.transaction():
             service_checks.check(service, self._issuer)
+            if service.terms.signing_algorithm is not None:
+                self._rotation.check_algorithm(service.terms.signing_algorithm)
             self._services.add(service)
             self._revocations.note_lifetimes()
             self._audit.record(by, "service.create", _target(service), after=fields_of(service))

@@ -9,7 +9,7 @@ that is none.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
@@ -17,6 +17,12 @@ from typing import Any, Final
 
 from marshmallow import ValidationError, fields, validate
 
+#: What the settings for PKCS#11 mean.
+PKCS11: Final[Mapping[str, str]] = {
+    "pkcs11_module": "The library (PKCS#11) of the HSM that makes and keeps signing keys.",
+    "pkcs11_token": "The label of the token in it.",
+    "pkcs11_pin": "The PIN of the token's user.",
+}
 _HOST_NAME: Final = re.compile(r"([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?\.)*[A-Za-z][A-Za-z0-9-]*")
 _ADDRESS: Final = (
     r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9.-]*))(?::(?P<port>[0-9]{1,5}))"
@@ -163,6 +169,11 @@ def origins(value: object) -> tuple[str, ...]:
     return tuple(items)
 
 
+def missing_pkcs11(given: Collection[str], sound: Collection[str]) -> list[str]:
+    """The settings for PKCS#11 that are not given although a sound one is: all or none."""
+    return [name for name in PKCS11 if name not in given] if PKCS11.keys() & sound else []
+
+
 def whole(low: int, high: int) -> fields.Field[Any]:
     """A whole number from ``low`` to ``high``."""
 
@@ -180,6 +191,14 @@ def whole(low: int, high: int) -> fields.Field[Any]:
 def string(check: Callable[[str], object]) -> fields.Field[Any]:
     """Text that ``check``, a validator of marshmallow's, lets pass."""
     return fields.String(validate=check, error_messages={"invalid": "must be text"})
+
+
+def pkcs11_text(value: object) -> str:
+    """Text that is not empty, without control characters."""
+    text = text_of(value)
+    if not text or not text.isprintable():
+        raise ValidationError("must be text in one line, and not empty")
+    return text
 
 
 def one_of(*words: str) -> fields.Field[Any]:

@@ -3,7 +3,7 @@
 Each process keeps all of that in memory: neither a token nor the key set waits for the database.
 Whose turn it is follows from the stored keys and the clock, so every process on every machine
 changes over at the same planned moment, whether it has just read the keys or not. How the keys'
-lives are planned is ``rotation``'s business, how a key is made and locked away ``keyring``'s.
+lives are planned is ``rotation``'s business, where their private halves are ``private_keys``'s.
 """
 
 import json
@@ -17,9 +17,11 @@ from hashlib import sha256
 from typing import Final
 
 from keyosk import keyring
-from keyosk.errors import Conflict, NotFound, Unavailable, WrongSecretKey
-from keyosk.keyring import PrivateKey, PublicKey, Safe
+from keyosk.errors import Conflict, Invalid, NotFound, Unavailable
+from keyosk.hsm import HsmKey
+from keyosk.keyring import PrivateKey, PublicKey
 from keyosk.model import KeyState, SigningKey
+from keyosk.private_keys import PrivateKeys
 from keyosk.storage.signing_keys import SigningKeyStore
 
 #: Of what a JWK set may have at the most.
@@ -39,7 +41,7 @@ class Signer:
 
     kid: str
     algorithm: str
-    key: PrivateKey
+    key: PrivateKey | HsmKey
     published_at: int
 
 
@@ -99,15 +101,19 @@ class SigningKeys:
     """The installation's signing keys, as one process has them."""
 
     def __init__(
-        self, store: SigningKeyStore, safe: Safe, algorithm: str, clock: Callable[[], float]
+        self,
+        store: SigningKeyStore,
+        private_keys: PrivateKeys,
+        algorithm: str,
+        clock: Callable[[], float],
     ) -> None:
         """``algorithm``: what new tokens are signed with, one of ``keyring.ALGORITHMS``."""
         self._store = store
-        self._safe = safe
+        self._private_keys = private_keys
         self.algorithm = algorithm
         self._clock = clock
         self._rows: tuple[SigningKey, ...] = ()
-        self._private: dict[str, PrivateKey] = {}
+        self._private: dict[str, PrivateKey | HsmKey] = {}
         self._current: KeySet | None = None
         self._refreshed = 0.0
         self._in_background = False
@@ -191,17 +197,21 @@ class SigningKeys:
         """Make the first key of an algorithm, ``None`` for the installation's, if there is none.
 
         It signs at once. Raises ``WrongSecretKey`` if the secret key does not open the keys that
-        are there.
+        are there, ``Unavailable`` if none can be made.
         """
         wanted = algorithm or self.algorithm
         self.refresh()
         if self._current is not None and wanted in self._current.signers:
             return
-        key = self.draft(wanted, state=KeyState.ACTIVE, active_from=int(self._clock()))
+        try:
+            key = self.draft(wanted, state=KeyState.ACTIVE, active_from=int(self._clock()))
+        except Invalid as error:  # a service asked for it before there was an HSM
+            raise Unavailable(f"No key can be made for {wanted}.") from error
         try:
             self._store.add(key)
         except Conflict:
             _log.info("another process made the first key for %s", wanted)
+            self._private_keys.discard(key)
         self.refresh()
 
     def draft(
@@ -212,13 +222,17 @@ class SigningKeys:
         active_from: int,
         private: PrivateKey | None = None,
     ) -> SigningKey:
-        """A key that is not stored yet, published now; ``private``: from elsewhere, not new."""
+        """A key that is not stored yet, published now; ``private``: from elsewhere, not new.
+
+        Raises ``Invalid`` for an algorithm that no key can be made for, ``Unavailable``.
+        """
+        if private is None:
+            public, sealed = self._private_keys.make(algorithm)
+        else:
+            public, sealed = self._private_keys.keep(private, algorithm)
         now = int(self._clock())
-        private = keyring.generate(algorithm) if private is None else private
-        public = keyring.public_jwk(private, algorithm)
-        kid = public["kid"]
         return SigningKey(
-            kid=kid,
+            kid=public["kid"],
             algorithm=algorithm,
             state=state,
             public=public,
@@ -226,7 +240,7 @@ class SigningKeys:
             active_from=active_from,
             retired_at=None,
             created_at=now,
-            sealed=self._safe.seal_private_key(private, kid),
+            sealed=sealed,
         )
 
     def all(self) -> tuple[SigningKey, ...]:
@@ -240,27 +254,28 @@ class SigningKeys:
                 return keyring.public_pem(key.public)
         raise NotFound("There is no such published key.")
 
-    def private_key(self, kid: str) -> PrivateKey:
+    def private_key(self, kid: str) -> PrivateKey | HsmKey:
         """The private half of a key that signs or will. Raises ``NotFound``."""
         for key in self.current.keys:
             if key.kid == kid and key.sealed:
-                return self._safe.open_private_key(key.sealed, kid)
+                return self._private_keys.open(kid, key.algorithm, key.sealed)
         raise NotFound("There is no such signing key.")
 
     def unreadable(self) -> list[str]:
         """What is wrong with the private halves of the keys that are needed."""
-        faults = []
+        found = [self._private_keys.fault_of(key) for key in self._store.all() if key.sealed]
+        return [fault for fault in found if fault is not None]
+
+    def check(self) -> None:
+        """At the start: whether what signs or will is at hand. Raises ``ConfigurationError``."""
+        self._private_keys.check(self.algorithm)
         for key in self._store.all():
-            if not key.sealed:
-                continue
-            try:
-                private = self._safe.open_private_key(key.sealed, key.kid)
-            except WrongSecretKey:
-                faults.append(f"{key.kid} does not open with the secret key")
-                continue
-            if keyring.public_jwk(private, key.algorithm) != dict(key.public):
-                faults.append(f"{key.kid} has another public half")
-        return faults
+            if key.state in (KeyState.ACTIVE, KeyState.NEXT):
+                self._private_keys.check_key(key.kid, key.sealed)
+
+    def close(self) -> None:
+        """Give back what a process must not take through a fork."""
+        self._private_keys.close()
 
     def _refresh_quietly(self) -> None:
         self._refreshed = self._clock()
@@ -300,7 +315,8 @@ class SigningKeys:
 
     def _signer(self, key: SigningKey) -> Signer:
         if key.kid not in self._private:
-            self._private[key.kid] = self._safe.open_private_key(key.sealed, key.kid)
+            opened = self._private_keys.open(key.kid, key.algorithm, key.sealed)
+            self._private[key.kid] = opened
         return Signer(key.kid, key.algorithm, self._private[key.kid], key.published_at)
 
 

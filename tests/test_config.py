@@ -22,6 +22,8 @@ OTHER_KEY = "o" * 44
 PASSWORD = "correct horse battery"
 POSTGRESQL = "postgresql://keyosk:hunter2@db.example:5432/keyosk"
 REACHABLE = {"KEYOSK_BIND": "0.0.0.0:8080", "KEYOSK_ISSUER": "https://login.example.org"}
+PKCS11 = {"KEYOSK_PKCS11_MODULE": "/lib/module.so", "KEYOSK_PKCS11_TOKEN": "keyosk"}
+SECRET_NAMES = ["database_url", "secret_key", "admin_password", "pkcs11_pin"]
 SECRETS = [row for row in SETTINGS if row.mask is not None]
 
 
@@ -69,6 +71,9 @@ def test_everything_works_with_nothing_set() -> None:
         "workers": 4,
         "threads": 4,
         "signing_algorithm": "ES256",
+        "pkcs11_module": None,
+        "pkcs11_token": None,
+        "pkcs11_pin": None,
         "token_lifetime": 900,
         "key_rotation_days": 90,
         "key_publish_ahead": 900,
@@ -370,6 +375,23 @@ def test_an_admin_password_of_the_wrong_length_is_refused(length: int) -> None:
     assert "15 to 1024" in refusal("KEYOSK_ADMIN_PASSWORD", "x" * length)
 
 
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        (["MODULE"], ["TOKEN", "PIN"]),
+        (["PIN"], ["MODULE", "TOKEN"]),
+        (["MODULE", "PIN"], ["TOKEN"]),
+        (["TOKEN", "PIN"], ["MODULE"]),
+    ],
+)
+def test_the_settings_for_pkcs11_are_given_all_or_none(
+    given: list[str], missing: list[str]
+) -> None:
+    found = faults({f"KEYOSK_PKCS11_{name}": "x" for name in given})
+    assert list(found) == [f"KEYOSK_PKCS11_{name}" for name in missing]
+    assert all("is required" in message for message in found.values())
+
+
 @pytest.mark.parametrize("row", SETTINGS, ids=lambda row: row.name)
 @pytest.mark.parametrize("value", ["{a = 1}", "1979-05-27", "[[1]]", "[{}]", "''"])
 def test_a_value_of_the_wrong_type_is_refused(row: Any, value: str, folder: Path) -> None:
@@ -413,7 +435,7 @@ def test_an_unknown_variable_is_refused_without_one(name: str) -> None:
 
 
 def test_only_a_secret_may_come_from_a_file_of_its_own() -> None:
-    assert [row.name for row in SECRETS] == ["database_url", "secret_key", "admin_password"]
+    assert [row.name for row in SECRETS] == SECRET_NAMES
     assert refusal("KEYOSK_BIND_FILE", "x").startswith("is unknown")
 
 
@@ -539,10 +561,11 @@ def test_a_secret_file_gives_its_content_without_one_newline(
 
 @pytest.mark.parametrize("row", SECRETS, ids=lambda row: row.name)
 def test_every_secret_may_come_from_a_file(row: Any, folder: Path) -> None:
-    value = {"database_url": "sqlite:///x.db", "secret_key": KEY, "admin_password": PASSWORD}
+    value = dict(zip(SECRET_NAMES, ("sqlite:///x.db", KEY, PASSWORD, "1234"), strict=True))
+    others = PKCS11 if row.name == "pkcs11_pin" else {}
     (folder / "secret").write_text(value[row.name])
-    assert getattr(load({f"{row.variable}_FILE": "secret"}), row.name) == getattr(
-        load({row.variable: value[row.name]}), row.name
+    assert getattr(load({**others, f"{row.variable}_FILE": "secret"}), row.name) == getattr(
+        load({**others, row.variable: value[row.name]}), row.name
     )
 
 
@@ -638,6 +661,8 @@ def test_describe_masks_secrets_and_shows_the_rest() -> None:
             "KEYOSK_SECRET_KEY": KEY,
             "KEYOSK_ADMIN_PASSWORD": PASSWORD,
             "KEYOSK_TRUSTED_PROXIES": "10.0.0.0/8,::1",
+            **PKCS11,
+            "KEYOSK_PKCS11_PIN": "1234",
         },
         cores=2,
     )
@@ -651,6 +676,9 @@ def test_describe_masks_secrets_and_shows_the_rest() -> None:
         ("KEYOSK_WORKERS", "2", "default"),
         ("KEYOSK_THREADS", "4", "default"),
         ("KEYOSK_SIGNING_ALGORITHM", "ES256", "default"),
+        ("KEYOSK_PKCS11_MODULE", "/lib/module.so", "environment"),
+        ("KEYOSK_PKCS11_TOKEN", "keyosk", "environment"),
+        ("KEYOSK_PKCS11_PIN", "***", "environment"),
         ("KEYOSK_TOKEN_LIFETIME", "900", "default"),
         ("KEYOSK_KEY_ROTATION_DAYS", "90", "default"),
         ("KEYOSK_KEY_PUBLISH_AHEAD", "900", "default"),
@@ -700,6 +728,8 @@ def test_secrets_are_nowhere_to_be_seen(secret: str, more: str) -> None:
         "KEYOSK_SECRET_KEY": secret,
         "KEYOSK_ADMIN_PASSWORD": secret + more,
         "KEYOSK_DATABASE_URL": f"postgresql://u:{secret}@db/k?password={secret}",
+        **PKCS11,
+        "KEYOSK_PKCS11_PIN": secret,
     }
     config = load(environ)
     seen = f"{config!r} {config} {config.describe()} {config.sources} {config.warnings}"

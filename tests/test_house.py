@@ -35,6 +35,7 @@ FLOORS: Final = (
         "slots",
         "metrics",
         "keyring",
+        "hsm",
         "storage",
     ),
     (DOMAIN,),
@@ -56,6 +57,7 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
     "zxcvbn": ("password_rules",),
     "precis_i18n": ("usernames",),
     "cryptography": ("keyring",),
+    "pkcs11": ("hsm",),
     "jwt": ("jws", "tokens"),
     "flask": ("web", "app"),
     "flask_restful": ("web", "app"),
@@ -78,6 +80,7 @@ LOCAL_IMPORTS: Final[Mapping[tuple[str, str], str]] = {
         ("metrics", f"prometheus_client{name}"): "it decides at its import whether to share"
         for name in ("", ".CollectorRegistry", ".exposition", ".multiprocess")
     },
+    ("hsm", "pkcs11"): "its driver is an extra",
 }
 
 LONGEST_MODULE: Final = 350

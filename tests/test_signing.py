@@ -13,6 +13,7 @@ from keyosk import keyring
 from keyosk.errors import Conflict, NotFound, Unavailable, WrongSecretKey
 from keyosk.keyring import Safe
 from keyosk.model import KeyState, SigningKey
+from keyosk.private_keys import PrivateKeys
 from keyosk.signing import SigningKeys
 from keyosk.storage.database import Database
 from keyosk.storage.signing_keys import SigningKeyStore
@@ -36,7 +37,7 @@ def open_keys(migrated_url: str) -> Iterator[Open]:
     ) -> SigningKeys:
         database = Database(migrated_url)
         opened.append(database)
-        return SigningKeys(SigningKeyStore(database), Safe([secret]), algorithm, clock)
+        return SigningKeys(SigningKeyStore(database), PrivateKeys(Safe([secret])), algorithm, clock)
 
     yield open_them
     for database in opened:
@@ -123,7 +124,9 @@ def test_processes_that_all_find_no_key_leave_exactly_one(
 
     def ensure(_: int) -> str:
         database = Database(migrated_url)
-        keys = SigningKeys(SigningKeyStore(database), Safe([SECRET]), "ES256", lambda: NOW)
+        keys = SigningKeys(
+            SigningKeyStore(database), PrivateKeys(Safe([SECRET])), "ES256", lambda: NOW
+        )
         with pytest.raises(Unavailable):
             _ = keys.current  # connected, and no key is there
         together.wait(10)

@@ -43,6 +43,7 @@ def installation() -> Iterator[Installation]:
         yield opened
         opened.audit.seal_quietly()
     finally:
+        opened.signing_keys.close()
         opened.database.close()
 
 

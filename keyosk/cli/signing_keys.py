@@ -8,7 +8,8 @@ import click
 
 from keyosk import keyring
 from keyosk.cli import session
-from keyosk.errors import NotFound
+from keyosk.errors import Conflict, NotFound
+from keyosk.hsm import HsmKey
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR, SigningKey
 from keyosk.rotation import LIMIT
@@ -110,6 +111,8 @@ def export(kid: str | None, form: str) -> None:
             raise NotFound("There is no such published key.")
         if form == "x5c":
             private = installation.signing_keys.private_key(wanted)
+            if isinstance(private, HsmKey):
+                raise Conflict("kid", "This key is in an HSM: use --pem or --jwk.")
             click.echo(keyring.certificate(private, installation.issuer), nl=False)
             return
     if form == "jwk":

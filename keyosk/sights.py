@@ -1,0 +1,45 @@
+"""Which keys the services that tell who they are have fetched."""
+
+from collections.abc import Callable
+from typing import Final
+
+from keyosk.ids import is_id
+from keyosk.service_checks import NAME
+from keyosk.storage.signing_keys import SigningKeyStore
+
+#: Seconds after which a service's fetch is written down again.
+_RESOLUTION: Final = 300
+#: Names that may wait to be looked up: anybody can make some up.
+_MOST: Final = 1_000
+
+
+class Sights:
+    """Remembers fetches in memory, and writes down what is new in them."""
+
+    def __init__(self, store: SigningKeyStore, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._clock = clock
+        self._seen: dict[str, tuple[str, ...]] = {}
+        self._written: dict[str, tuple[tuple[str, ...], float]] = {}
+
+    def note(self, service: str, kids: tuple[str, ...]) -> None:
+        """Remember that a service, by name or id, fetched these keys; it waits for nothing."""
+        if not (NAME.fullmatch(service) or is_id(service)):
+            return
+        now = self._clock()
+        known, noted_at = self._written.get(service, ((), 0.0))
+        if (known != kids or now - noted_at >= _RESOLUTION) and len(self._seen) < _MOST:
+            self._seen[service] = kids
+
+    def write(self) -> None:
+        """Write down what is new."""
+        while self._seen:
+            service, kids = self._seen.popitem()
+            now = self._clock()
+            if self._store.note_sight(service, kids, int(now)):
+                self._written[service] = (kids, now)
+
+    def lacking(self, kid: str) -> list[str]:
+        """The services that have not fetched a key yet, by name."""
+        self.write()
+        return sorted(name for name, kids in self._store.sights().items() if kid not in kids)
