@@ -126,11 +126,17 @@ def test_openmetrics_where_it_is_asked_for(metered: Metered) -> None:
     assert [family.name for family in open_metrics(answer.text)]
 
 
+def line_of(server: Metered, answer: requests.Response) -> dict[str, object]:
+    """The line that the log has of a request."""
+    lines = server.log.read_text().splitlines()
+    line = next(line for line in reversed(lines) if answer.headers["X-Request-Id"] in line)
+    entry: dict[str, object] = json.loads(line)
+    return entry
+
+
 def test_the_log_says_whose_token_it_was(metered: Metered) -> None:
     answer = a_token(metered)
-    lines = metered.log.read_text().splitlines()
-    line = next(line for line in reversed(lines) if answer.headers["X-Request-Id"] in line)
-    entry = json.loads(line)
+    entry = line_of(metered, answer)
     claims = requests.post(
         f"{metered.url}/auth/introspect",
         data={"token": answer.json()["access_token"]},
@@ -139,6 +145,14 @@ def test_the_log_says_whose_token_it_was(metered: Metered) -> None:
     ).json()
     assert (entry["account"], entry["jti"]) == (claims["sub"], claims["jti"])
     assert "api_key" not in entry
+
+
+def test_the_log_says_who_was_refused(metered: Metered) -> None:
+    made = metered.admin().post("/accounts", json={"username": "meek", "password": ADMIN_PASSWORD})
+    refused = metered.client("meek", ADMIN_PASSWORD).get("/accounts")
+    assert refused.status_code == 403
+    entry = line_of(metered, refused)
+    assert (entry["account"], entry["status"]) == (made.json()["id"], 403)
 
 
 @pytest.fixture

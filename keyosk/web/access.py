@@ -74,11 +74,11 @@ class Gate:
         if decision.anyone:
             return
         caller = self._caller()
+        access_log.note(**name_of(caller))
         itself = _names(caller)
         allowed = decision.any_caller or (decision.itself and itself)
         if not allowed and not caller.has(decision.scope):
             raise InsufficientScope(decision.scope)
-        access_log.note(**name_of(caller))
         g.caller = caller  # from here on a refusal is known to be theirs
         if decision.no_api_key and caller.credential is CredentialKind.API_KEY:
             raise RefusedByRule(
