@@ -109,6 +109,27 @@ class PostgresServer:
         self._execute(f'CREATE DATABASE "{name}"{origin}')
         return f"postgresql://{ROLE}@127.0.0.1:{self._port}/{name}"
 
+    def create_database_in(self, folder: Path) -> str:
+        """Make an empty database whose tables are in a folder of their own, and give its URL."""
+        if self._identity:
+            os.chown(folder, self._identity["user"], self._identity["group"])
+        with self._connect(host=str(self._folder), user="postgres") as superuser:
+            superuser.execute(f"CREATE TABLESPACE small OWNER {ROLE} LOCATION '{folder}'".encode())
+        url = self.create_database()
+        self._execute(f'ALTER DATABASE "{_name_in(url)}" SET TABLESPACE small')
+        return url
+
+    def drop_tablespace(self, url: str) -> None:
+        """Remove the database at ``url`` and its folder's tablespace."""
+        self.drop_database(url)
+        self._remove_leftovers()
+        with self._connect(host=str(self._folder), user="postgres") as superuser:
+            superuser.execute("DROP TABLESPACE small")
+
+    def set_for(self, url: str, setting: str, value: str) -> None:
+        """Change a setting for those who connect to the database at ``url`` from now on."""
+        self._execute(f'ALTER DATABASE "{_name_in(url)}" SET {setting} = {value}')
+
     def drop_database(self, url: str) -> None:
         """Disconnect everybody from the database at ``url`` and give it up.
 

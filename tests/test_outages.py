@@ -6,6 +6,7 @@ import resource
 import signal
 import sqlite3
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -204,6 +205,49 @@ def test_a_worker_that_begins_while_the_database_is_away_waits_for_it(
     known.is_back()
 
 
+def test_a_postgresql_that_became_a_standby_is_503_for_what_writes(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    url = postgres.create_database()
+    with LiveServer(url, tmp_path, workers="2") as server:
+        known = Known(server)
+        for read_only in ("on", "off"):
+            postgres.set_for(url, "default_transaction_read_only", read_only)
+            postgres.halt()
+            postgres.restart()
+            wait_until(lambda: known.token().status_code == 200)
+            if read_only == "on":
+                assert_unavailable(known.write())
+                assert_unavailable(known.login())
+                assert_the_rest_answers(server)
+                server.stop()
+                server.launch()
+                wait_until(lambda: server.client().get("/health/live").status_code == 200)
+        wait_until(lambda: known.token().status_code == 200)
+        known.is_back()
+
+
+def test_a_full_disk_of_postgresql_is_503_for_what_writes_and_no_more(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    """Of its tables: one without room for its log either ends PostgreSQL, as ``halt`` does."""
+    with small_disk(Path(tempfile.mkdtemp()) / "disk", 24) as disk:
+        url = postgres.create_database_in(disk)
+        with LiveServer(url, tmp_path, workers="2") as server:
+            known = Known(server)
+            fill(disk)
+            names = write_until_refused(known)
+            assert_unavailable(known.write())
+            assert known.token().status_code == 200
+            assert known.admin.get("/accounts").status_code == 200
+            assert_the_rest_answers(server)
+            (disk / "filler").unlink()
+            known.is_back()
+            for name in names:
+                assert known.admin.get(f"/roles/{name}").status_code == 200
+        postgres.drop_tablespace(url)
+
+
 def wait_until(holds: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 30
     while True:
@@ -236,10 +280,11 @@ def test_a_locked_sqlite_file_is_503_for_what_writes_and_no_more(tmp_path: Path)
 
 
 @contextlib.contextmanager
-def small_disk(folder: Path) -> Iterator[Path]:
-    """A file system of 8 MiB."""
+def small_disk(folder: Path, mebibytes: int = 8) -> Iterator[Path]:
+    """A file system of its own."""
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
+    folder.parent.chmod(0o755)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", str(folder)]
     if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
         pytest.skip("only root may mount a small disk")
     try:

@@ -284,7 +284,8 @@ class Database:
     def _attempt(self, action: Callable[[], T], *, again: bool = False) -> T:
         try:
             return action()
-        except (peewee.OperationalError, peewee.InterfaceError) as error:
+        # An InternalError is what PostgreSQL calls a write to a server that is a standby now.
+        except (peewee.OperationalError, peewee.InterfaceError, peewee.InternalError) as error:
             if self.is_sqlite and "locked" in str(error):
                 self._outage.begin()
             again = again and not self._outage.is_on and self._is_broken()

@@ -18,14 +18,18 @@ _LOCK: Final = 0x6B796F73  # "kyos": the PostgreSQL advisory lock of all upgrade
 
 
 def upgrade(database: Database) -> list[str]:
-    """Apply all pending migrations; answers their names. Raises ``DatabaseTooNew``.
+    """Apply all pending migrations; answers their names. Raises ``DatabaseTooNew``,
+    ``Unavailable``.
 
     For the holder of ``exclusive`` only. Each migration is one transaction: a process that dies in
     the middle leaves nothing half done.
     """
     runner = Runner(database.raw, str(MIGRATIONS))
-    _refuse_newer(runner)
-    return list(runner.up())
+    try:
+        _refuse_newer(runner)
+        return list(runner.up())
+    except peewee.InternalError as error:  # PostgreSQL's word for a standby
+        raise Unavailable("The database cannot be written to now.") from error
 
 
 def pending(database: Database) -> list[str]:
