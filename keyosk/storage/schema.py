@@ -18,8 +18,9 @@ _LOCK: Final = 0x6B796F73  # "kyos": the PostgreSQL advisory lock of all upgrade
 
 
 def upgrade(database: Database) -> list[str]:
-    """Apply all pending migrations; answers their names. Raises ``DatabaseTooNew``,
-    ``Unavailable``.
+    """Apply all pending migrations; answers their names.
+
+    Raises ``DatabaseTooNew``, ``Unavailable``.
 
     For the holder of ``exclusive`` only. Each migration is one transaction: a process that dies in
     the middle leaves nothing half done.
