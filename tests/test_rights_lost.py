@@ -1,0 +1,137 @@
+"""Rights lost are lost: at once, everywhere, for good, and also for a login that was under way."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from installed import installed
+from keyosk.errors import BadCredentials
+from keyosk.installation import Installation
+from keyosk.issuing import Asked
+from keyosk.model import OPERATOR, Grant, Scope
+from keyosk.passwords import Passwords
+from live import ADMIN_PASSWORD, Client, LiveServer, unique
+
+PASSWORD = "seven quiet herons wade"
+OTHER = "seven loud herons wade"
+
+Loss = Callable[[Installation], object]
+#: What an admin does while a login waits for its hash, and what is left of it: scopes, or nothing.
+LOSSES: dict[str, tuple[Loss, str | None]] = {
+    "disabled": (lambda it: it.accounts.change(OPERATOR, "alice", {"enabled": False}), None),
+    "deleted": (lambda it: it.accounts.remove(OPERATOR, "alice"), None),
+    "expired": (lambda it: it.accounts.change(OPERATOR, "alice", {"expires_at": 1}), None),
+    "another password": (lambda it: it.accounts.set_password(OPERATOR, "alice", OTHER), None),
+    "no password": (lambda it: it.accounts.remove_password(OPERATOR, "alice"), None),
+    "demoted": (
+        lambda it: it.grants.replace(OPERATOR, "alice", [Grant("todo:read")]),
+        "todo:read",
+    ),
+    "service disabled": (lambda it: it.services.change(OPERATOR, "todo", {"enabled": False}), ""),
+    "nothing": (lambda _: None, "todo:read todo:write"),
+}
+
+
+@pytest.fixture
+def alice(prepared_url: str) -> Iterator[Installation]:
+    with installed(prepared_url) as installation:
+        scopes = [Scope("todo:read"), Scope("todo:write")]
+        installation.services.create(OPERATOR, name="todo", scopes=scopes)
+        grants = [Grant("todo:read"), Grant("todo:write")]
+        installation.grants.create_account(OPERATOR, grants, username="alice", password=PASSWORD)
+        yield installation
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("loss", LOSSES)
+def test_what_is_lost_during_a_login_is_lost_for_it(
+    alice: Installation, loss: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose, left = LOSSES[loss]
+    verify = Passwords.verify
+
+    def verify_while_it_is_lost(self: Passwords, password: str, stored: str | None) -> str | None:
+        replacement = verify(self, password, stored)  # right, by what was read before
+        lose(alice)
+        return replacement
+
+    monkeypatch.setattr(Passwords, "verify", verify_while_it_is_lost)
+    if left is None:
+        with pytest.raises(BadCredentials):
+            alice.authentication.by_secret([("alice", PASSWORD)])
+        return
+    login = alice.authentication.by_secret([("alice", PASSWORD)])
+    assert alice.issuing.by_login(login, Asked()).token.scope == left
+
+
+class Somebody:
+    """An account that may read accounts, with all that proves it."""
+
+    def __init__(self, server: LiveServer) -> None:
+        self.name = unique("somebody")
+        grants = {"scopes": ["keyosk:accounts:read"]}
+        body = {"username": self.name, "password": PASSWORD, "grants": grants}
+        self.admin = server.admin()
+        made = self.admin.post("/accounts", json=body)
+        assert made.status_code == 201, made.text
+        self.path = made.headers["Location"]
+        self.key: str = self.admin.post(f"{self.path}/api-keys", json={"name": "k"}).json()[
+            "secret"
+        ]
+        login = server.client(self.name, PASSWORD)
+        asked = login.post("/auth/token", data={"audience": "keyosk"})
+        self.token: str = asked.json()["access_token"]
+
+    def statuses(self, server: LiveServer) -> list[int]:
+        """By token, by key and by password."""
+        callers = [
+            Client(server.url, token=self.token),
+            server.client(self.name, self.key),
+            server.client(self.name, PASSWORD),
+        ]
+        return [caller.get("/accounts").status_code for caller in callers]
+
+
+EVERYWHERE: dict[str, tuple[Callable[[Somebody], object], list[int]]] = {
+    "disabled": (
+        lambda it: it.admin.patch(it.path, json={"enabled": False}),
+        [401, 401, 401],
+    ),
+    "deleted": (lambda it: it.admin.delete(it.path), [401, 401, 401]),
+    "demoted": (
+        lambda it: it.admin.put(f"{it.path}/grants", json={"scopes": [], "roles": []}),
+        [401, 403, 403],
+    ),
+    "tokens revoked": (lambda it: it.admin.delete(f"{it.path}/tokens"), [401, 200, 200]),
+    "another password": (
+        lambda it: it.admin.put(f"{it.path}/password", json={"password": OTHER}),
+        [401, 200, 401],
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+def test_a_loss_holds_at_once_on_every_worker_and_node_and_survives_a_kill(
+    database_url: str, tmp_path: Path
+) -> None:
+    options = {"workers": "2", "issuer": "http://127.0.0.1:8080"}
+    with (
+        LiveServer(database_url, tmp_path, **options) as one,
+        LiveServer(database_url, tmp_path, **options) as two,
+    ):
+        people = {loss: Somebody(one) for loss in EVERYWHERE}
+        for loss, (lose, left) in EVERYWHERE.items():
+            somebody = people[loss]
+            assert somebody.statuses(two) == [200, 200, 200]
+            lose(somebody)
+            # Each request comes by a connection of its own, which either worker may take.
+            for server in (two, one, two, one):
+                assert somebody.statuses(server) == left, loss
+        for server in (one, two):
+            server.kill()
+        one.start()
+        for loss, (_, left) in EVERYWHERE.items():
+            assert people[loss].statuses(one) == left, loss
+        assert one.client("admin", ADMIN_PASSWORD).post("/auth/token").status_code == 200
