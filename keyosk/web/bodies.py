@@ -14,6 +14,14 @@ PATCH_TYPES: Final = ("application/merge-patch+json", "application/json")
 JSON_TYPES: Final = ("application/json",)
 
 
+class MalformedBody(BadRequest):
+    """A body that is no JSON text as this API takes it; the description says why, to the caller."""
+
+
+class _Twice(ValueError):
+    """An object has a member twice."""
+
+
 def load(schema: Schema, *, optional: bool = False) -> dict[str, Any]:
     """The body of the request in the shape of ``schema``. Raises ``Invalid``; 400, 415.
 
@@ -45,14 +53,20 @@ def parse(text: bytes) -> Any:
         return json.loads(
             text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_number
         )
+    except _Twice:
+        raise MalformedBody("The body has a member twice in one object.") from None
+    except json.JSONDecodeError as error:
+        raise MalformedBody(
+            f"The body is not JSON: {error.msg}, at character {error.pos + 1}."
+        ) from None
     except (ValueError, RecursionError):
-        raise BadRequest from None
+        raise MalformedBody("The body is not JSON in UTF-8, or nested too deep.") from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise ValueError
+        raise _Twice
     return members
 
 

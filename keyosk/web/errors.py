@@ -14,6 +14,7 @@ from werkzeug.exceptions import HTTPException, InternalServerError, RequestEntit
 
 from keyosk import errors
 from keyosk.web.answers import json_answer
+from keyosk.web.bodies import MalformedBody
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +80,9 @@ def answer(error: Exception) -> Response:
     if isinstance(error, HTTPException) and error.code is not None:
         status = HTTPStatus(error.code)
         code = _CODES.get(status, status.name.lower())
-        response = _render(status, code, SENTENCES.get(code, status.description), [], error)
+        detail = error.description if isinstance(error, MalformedBody) else None
+        detail = detail or SENTENCES.get(code, status.description)
+        response = _render(status, code, detail, [], error)
         for name, value in error.get_headers():
             if name == "Allow":
                 response.headers[name] = value

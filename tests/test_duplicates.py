@@ -1,0 +1,63 @@
+"""A member or parameter that is given twice means two things: it is refused wherever it is read."""
+
+import json
+
+import pytest
+
+from installed import Installation
+from keyosk import app
+from keyosk.model import OPERATOR, Scope
+from keyosk.web import operations
+from keyosk.web.parameters import FORM
+from keyosk.web.routes import ROUTES
+from live import ADMIN_PASSWORD
+
+BODIES = [
+    (route, method)
+    for route in ROUTES
+    for method in sorted(route.access)
+    if operations.of(route.resource, method).takes is not None and not route.streams  # by line
+]
+IDS = [f"{method} {route.path}" for route, method in BODIES]
+
+
+def objects(installation: Installation) -> dict[str, str]:
+    """One of each kind, by how the addresses call it."""
+    installation.services.create(OPERATOR, name="todo", scopes=[Scope("todo:read")])
+    installation.roles.create(OPERATOR, name="editors", scopes=["todo:read"])
+    key = installation.api_keys.create(OPERATOR, "admin", name="key")
+    return {
+        "<account>": "me",
+        "<service>": "todo",
+        "<role>": "editors",
+        "<key>": key.key.id,
+        "<kid>": installation.signing_keys.current.default.kid,
+    }
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(("route", "method"), BODIES, ids=IDS)
+def test_a_member_that_is_there_twice_is_refused(
+    installation: Installation, route: operations.Any, method: str
+) -> None:
+    path = route.path
+    for name, value in objects(installation).items():
+        path = path.replace(name, value)
+    assert "<" not in path
+    client = app.create_app(installation).test_client()
+    operation = operations.of(route.resource, method)
+    forms = operation.takes_as or ("application/json",)
+    for form in forms:
+        assert operation.takes is not None
+        member = next(iter(operation.takes().fields))
+        doubled = f'{{"{member}": "one", "{member}": "two"}}'
+        assert list(json.loads(doubled).values()) == ["two"]  # as most parsers do it
+        answer = client.open(
+            path,
+            method=method,
+            data=f"{member}=one&{member}=two" if form == FORM else doubled,
+            content_type=form,
+            auth=("admin", ADMIN_PASSWORD),
+        )
+        assert answer.status_code in (400, 422), (form, answer.get_data(as_text=True))
+        assert "twice" in answer.get_data(as_text=True)
