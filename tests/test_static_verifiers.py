@@ -1,0 +1,130 @@
+"""Real HAProxy, which reads a public key from a file, checks tokens as docs/keys.md says."""
+
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jwt
+import pytest
+import requests
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from live import LiveServer, free_port, unique
+from people import Person, done, make_person
+from test_proxies import program
+
+PAGE = Path(__file__).parent.parent / "docs/keys.md"
+_START = 20  # seconds
+
+
+class HaProxy:
+    """HAProxy with the lines of the docs in front of one word."""
+
+    def __init__(self, keyosk: LiveServer, audience: str, folder: Path) -> None:
+        self.port = free_port()
+        pem = folder / "keyosk.pem"
+        exported = keyosk.run("signing-key", "export", "--pem")
+        assert exported.returncode == 0, exported.stderr
+        pem.write_text(exported.stdout)
+        block = re.compile(r"^```text\n( +http-request .*?)^```$", re.DOTALL | re.MULTILINE)
+        (lines,) = block.findall(PAGE.read_text())
+        lines = (
+            lines.replace("/etc/haproxy/keyosk.pem", str(pem))
+            .replace("https://login.example.org", keyosk.url)
+            .replace("-m str todo", f"-m str {audience}")
+        )
+        (folder / "haproxy.cfg").write_text(
+            f"""defaults
+    mode http
+    timeout connect 5s
+    timeout client 5s
+    timeout server 5s
+frontend todo
+    bind 127.0.0.1:{self.port}
+{lines}
+    http-request return status 200 content-type text/plain string "let in"
+"""
+        )
+        self.process = subprocess.Popen([program("haproxy"), "-db", "-f", folder / "haproxy.cfg"])
+        deadline = time.monotonic() + _START
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            assert self.process.poll() is None, "HAProxy ended"
+            time.sleep(0.05)
+
+    def status(self, token: str | None) -> int:
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        answer = requests.get(f"http://127.0.0.1:{self.port}/", headers=headers, timeout=10)
+        return answer.status_code
+
+
+@pytest.fixture(scope="module")
+def alice(server: LiveServer) -> Person:
+    """Somebody with a scope of a service of the same name."""
+    admin = server.admin()
+    for name in (service := unique("static"), f"{service}-2"):
+        done(admin.post("/services", json={"name": name, "scopes": [f"{name}:read"]}), 201)
+    return make_person(server, admin, f"{service}:read", f"{service}-2:read")
+
+
+@pytest.fixture(scope="module")
+def todo(alice: Person) -> str:
+    token = done(alice.login().post("/auth/token"))
+    return min(jwt.decode(token["access_token"], options={"verify_signature": False})["aud"])
+
+
+@pytest.fixture(scope="module")
+def haproxy(
+    server: LiveServer, todo: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[HaProxy]:
+    running = HaProxy(server, todo, tmp_path_factory.mktemp("haproxy"))
+    yield running
+    running.process.terminate()
+    running.process.wait(timeout=20)
+
+
+def token(alice: Person, **asked: str) -> str:
+    text: str = done(alice.login().post("/auth/token", data=asked))["access_token"]
+    return text
+
+
+def test_haproxy_lets_a_good_token_in(haproxy: HaProxy, alice: Person, todo: str) -> None:
+    assert haproxy.status(token(alice, audience=todo)) == 200
+
+
+@pytest.mark.attack
+def test_haproxy_lets_no_other_in(haproxy: HaProxy, alice: Person, todo: str) -> None:
+    good = token(alice, audience=todo)
+    head, body, signature = good.split(".")
+    claims = jwt.decode(good, options={"verify_signature": False})
+    forged = jwt.encode(
+        claims, ec.generate_private_key(ec.SECP256R1()), "ES256", headers={"typ": "at+jwt"}
+    )
+    by_secret = jwt.encode(claims, "x" * 64, "HS256")
+    refused = {
+        "none": None,
+        "tampered": f"{head}.{body}.{signature[:-6]}AAAAAA",
+        "unsigned": jwt.encode(claims, None, "none"),
+        "another key": forged,
+        "a secret": by_secret,
+        "another audience": token(alice, audience=f"{todo}-2"),
+        "several audiences": token(alice),
+        "expired": short_lived(alice, todo),
+    }
+    assert {name: haproxy.status(text) for name, text in refused.items()} == dict.fromkeys(
+        refused, 401
+    )
+
+
+def short_lived(alice: Person, todo: str) -> str:
+    """A token that has just expired."""
+    text = token(alice, audience=todo, lifetime="1")
+    expires = jwt.decode(text, options={"verify_signature": False})["exp"]
+    while time.time() < expires + 1:  # HAProxy looks at whole seconds
+        time.sleep(0.05)
+    return text
