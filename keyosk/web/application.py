@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 import flask_restful
-from flask import Flask, Response, after_this_request, g, request
+from flask import Flask, Request, Response, after_this_request, g, request
 from werkzeug.exceptions import NotFound, RequestEntityTooLarge
 
 from keyosk import api_key_form
@@ -98,19 +98,22 @@ def _add_pipeline(
 ) -> None:
     @app.before_request
     def before() -> Response | None:
-        g.request_id = request.environ[access_log.REQUEST_ID]
-        g.address = request.environ[access_log.ADDRESS]
-        envelope.note_route()
-        g.oauth_errors = request.path in oauth  # by path: a 405 has no endpoint
-        if f"{request.method} {request.path}" in STREAMS:
-            request.max_content_length = sys.maxsize  # None would be the application's own limit
-        elif request.content_length is not None and request.content_length > MAX_BODY:
+        # Not through the proxy, which looks the request up for each attribute: this is a hot path.
+        asked: Request = request._get_current_object()  # type: ignore[attr-defined]
+        path, length = asked.path, asked.content_length
+        g.request_id = asked.environ[access_log.REQUEST_ID]
+        g.address = asked.environ[access_log.ADDRESS]
+        envelope.note_route(asked)
+        g.oauth_errors = path in oauth  # by path: a 405 has no endpoint
+        if f"{asked.method} {path}" in STREAMS:
+            asked.max_content_length = sys.maxsize  # None would be the application's own limit
+        elif length is not None and length > MAX_BODY:
             raise RequestEntityTooLarge
-        if "\0" in request.path:
+        if "\0" in path:
             raise NotFound  # no name has one, and PostgreSQL knows no text that has
-        if request.routing_exception is not None:
+        if asked.routing_exception is not None:
             return None  # Flask raises it next: 404 and 405 come before any login
-        if request.method == "OPTIONS":
+        if asked.method == "OPTIONS":
             return _options()
         gate.check()
         if "caller" in g and request.method not in ("GET", "HEAD"):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 from wsgiref.types import StartResponse, WSGIApplication
 
-from flask import request
+from flask import Request
 
 from keyosk.ids import new_id
 from keyosk.metrics import Metrics
@@ -24,8 +24,8 @@ _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "O
 _ROUTE: Final = "keyosk.route"
 
 
-def note_route() -> None:
-    """Have this request counted under its route."""
+def note_route(request: Request) -> None:
+    """Have a request counted under its route."""
     if request.url_rule is not None:
         request.environ[_ROUTE] = request.url_rule.rule
 
