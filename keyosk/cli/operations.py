@@ -43,11 +43,10 @@ def serve() -> None:
     except Unavailable as error:
         click.echo(f"keyosk: {error.detail} Waiting for it.", err=True)
         prepared = False
-    metrics_bind = _metrics_bind(configuration)
     run_server(
         lambda: _web(configuration, prepared=prepared),
         Options(
-            bind=(str(configuration.bind), *metrics_bind),
+            bind=_listeners(configuration),
             workers=configuration.workers,
             threads=configuration.threads,
             streams=application.STREAMS,
@@ -169,26 +168,40 @@ def _application(configuration: Config) -> WSGIApplication:
     return metrics_page.beside(application, installation.metrics, address.port)
 
 
-def _metrics_bind(configuration: Config) -> tuple[str, ...]:
-    """Where to serve metrics, if that is wanted and can be.
+def _listeners(configuration: Config) -> tuple[str, ...]:
+    """The addresses to serve at, taken already; that of the metrics second, if there is one.
 
-    Another Keyosk on the machine may have the default place: that is no reason not to start. Raises
-    ``ConfigurationError`` for an address that somebody chose.
+    Another Keyosk on the machine may have the default place of the metrics: that is no reason not
+    to start. Raises ``ConfigurationError`` for an address that somebody chose.
     """
+    main = _listener("KEYOSK_BIND", configuration.bind)
     address = configuration.metrics_bind
     if not isinstance(address, Address):
-        return ()
+        return (main,)
     try:
-        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-        socket.create_server((address.host, address.port), family=family).close()
-        metrics.share(str(address.port))
-    except OSError as error:
+        second = _listener("KEYOSK_METRICS_BIND", address)
+    except ConfigurationError as error:
         if "metrics_bind" in configuration.sources:
-            fault = Fault("KEYOSK_METRICS_BIND", f"cannot be served: {error.strerror}")
-            raise ConfigurationError([fault]) from error
-        click.echo(f"keyosk: no metrics at {address}: {error.strerror}", err=True)
-        return ()
-    return (str(address),)
+            raise
+        click.echo(f"keyosk: no metrics at {address}: {error.faults[0].message}", err=True)
+        return (main,)
+    return (main, second)
+
+
+def _listener(setting: str, address: Address) -> str:
+    """A socket that listens at an address, as the server takes it: by its file descriptor."""
+    is_ipv6 = ":" in address.host
+    try:
+        with socket.create_server(
+            (address.host, address.port),
+            family=socket.AF_INET6 if is_ipv6 else socket.AF_INET,
+            dualstack_ipv6=is_ipv6 and socket.has_dualstack_ipv6(),
+        ) as listener:
+            if setting == "KEYOSK_METRICS_BIND":
+                metrics.share(str(address.port))  # only now is that folder nobody else's
+            return f"fd://{listener.detach()}"
+    except OSError as error:
+        raise ConfigurationError([Fault(setting, f"cannot be served: {error.strerror}")]) from error
 
 
 def _log_json(level: str) -> None:
