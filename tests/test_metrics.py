@@ -175,7 +175,10 @@ def test_a_default_address_that_is_taken_is_told(tmp_path: Path) -> None:
     with suppress(OSError), socket.create_server(("127.0.0.1", 9464)):
         with server:
             assert a_token(server).status_code == 200
-        assert "no metrics at 127.0.0.1:9464: cannot be served: Address already in use" in server.log.read_text()
+        assert (
+            "no metrics at 127.0.0.1:9464: cannot be served: Address already in use"
+            in server.log.read_text()
+        )
         return
     with server:  # somebody else has it, which is as good
         assert "no metrics at 127.0.0.1:9464" in server.log.read_text()
