@@ -160,6 +160,7 @@ class Authentication:
         Raises ``BadCredentials``, which is counted in the audit log as a failed login is, and
         ``Throttled``.
         """
+        self._database.check()
         with self._passwords.slots.one():
             guess = self._take([account.username], address)
             stored = self._accounts.password_of(account.id)
@@ -205,6 +206,7 @@ class Authentication:
         names = [usernames.lookup_form(username) or "" for username, _ in pairs]
         # A guess that waits for its turn is not counted yet, so that many right ones that come at
         # once do not use up what wrong ones are allowed.
+        self._database.check()
         with self._passwords.slots.one():
             # SECURITY: counted for every name that the header can mean, else each spelling of a
             # name would have guesses of its own.

@@ -402,7 +402,7 @@ def test_every_connection_has_the_settings_that_durability_and_integrity_need(
         },
         "postgresql": {
             "synchronous_commit": "on",  # the tests' own server has it off
-            "statement_timeout": "8s",
+            "statement_timeout": "7s",
             "application_name": "keyosk",
         },
     }[backend]

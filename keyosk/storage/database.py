@@ -214,6 +214,12 @@ class Database:
                 "The database cannot be used: damaged, or no database."
             ) from error
 
+    def check(self) -> None:
+        """Raise ``Unavailable`` if the database is known not to answer, before other waits."""
+        if self._outage.is_on:
+            with self.transaction():
+                pass
+
     def close(self) -> None:
         """Close the connection of this thread."""
         self._peewee.close()
@@ -229,7 +235,8 @@ class Database:
         try:
             context.__exit__(*exc_info)
         except (peewee.OperationalError, peewee.InterfaceError) as error:
-            self._drop_connection()
+            if not self._outage.is_on:
+                self._drop_connection()
             if exc_info[0] is None:
                 raise Unavailable("The database did not confirm the write.") from error
 
@@ -272,13 +279,12 @@ class Database:
         """
         if self._peewee.in_transaction():
             return self._attempt(action)
-        if getattr(self._known, "outages", 0) != self._outage.number:
-            self._known.outages = self._outage.number
-            self._drop_connection()  # it may be dead without knowing
         # A SQLite file that somebody has locked can still be read.
         if self._outage.is_on and not (reads and self.is_sqlite):
             with self._outage.trial():
+                self._renew_connection()
                 return self._attempt(action)
+        self._renew_connection()
         return self._attempt(action, again=repeatable)
 
     def _attempt(self, action: Callable[[], T], *, again: bool = False) -> T:
@@ -289,10 +295,17 @@ class Database:
             if self.is_sqlite and "locked" in str(error):
                 self._outage.begin()
             again = again and not self._outage.is_on and self._is_broken()
-            self._drop_connection()
+            if not self._outage.is_on:  # else it would wait for the thread that tries
+                self._drop_connection()
             if not again:
                 raise Unavailable("The database is not available.") from error
         return self._attempt(action)
+
+    def _renew_connection(self) -> None:
+        """Drop a connection from before the last outage: it may be dead without knowing."""
+        if getattr(self._known, "outages", 0) != self._outage.number:
+            self._known.outages = self._outage.number
+            self._drop_connection()
 
     def _is_broken(self) -> bool:
         return not self.is_sqlite and not self._peewee.is_connection_usable()

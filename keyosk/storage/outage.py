@@ -23,6 +23,7 @@ class Outage:
         self.is_on = False
         #: How many there were; a connection from before the last one may be dead without knowing.
         self.number = 0
+        self._whose: int | None = None
 
     def begin(self) -> None:
         """The database did not answer in time."""
@@ -41,6 +42,7 @@ class Outage:
         try:
             if time.monotonic() < self._next_try:
                 raise Unavailable("The database is not available.")
+            self._whose = threading.get_ident()
             try:
                 yield
             except Unavailable:
@@ -51,4 +53,10 @@ class Outage:
                 raise
             self.is_on = False
         finally:
+            self._whose = None
             self._trying.release()
+
+    @property
+    def forbids(self) -> bool:
+        """Whether the database is silent, and it is not this thread's turn to try it."""
+        return self.is_on and self._whose != threading.get_ident()

@@ -13,8 +13,8 @@ import psycopg
 from keyosk.storage.outage import Outage
 
 CONNECT_TIMEOUT: Final = 3  # seconds until a session is there
-STATEMENT_TIMEOUT: Final = 8_000  # milliseconds that the server gives one statement
-_ANSWER_TIMEOUT: Final = 10.0  # seconds, the way there and back included
+STATEMENT_TIMEOUT: Final = 7_000  # milliseconds that the server gives one statement
+_ANSWER_TIMEOUT: Final = 8.0  # seconds, the way there and back included
 
 
 class _Connection(psycopg.Connection[Any]):
@@ -40,6 +40,9 @@ class _Adapter(peewee.Psycopg3Adapter):
         self._outage = outage
 
     def connect(self, db: peewee.Database, **params: Any) -> _Connection:
+        # peewee connects one thread after another: those who waited need not find it out again.
+        if self._outage.forbids:
+            raise psycopg.OperationalError("The server does not answer.")
         try:
             connection = _Connection.connect(db.database, **params)
         except psycopg.errors.ConnectionTimeout:
