@@ -11,14 +11,14 @@ keys that Keyosk publishes.
     web/                  HTTP only: Flask, Flask-RESTful, marshmallow
     installation          all of the next floor in one value, as those above are given it
     accounts api_keys authentication bootstrap bulk declarations explaining guesses inspection
-    issuing permissions private_keys revocations rotation services sessions sights signing
+    issuing key_lives permissions private_keys revocations rotation services sessions sights signing
     tokens upkeep
                           what Keyosk does
     storage/              the only user of peewee
     config  keyring  hsm  metrics  passwords  password_rules  usernames
                           the only users of the environment, cryptography, PKCS#11,
                           prometheus-client, passlib, zxcvbn, precis-i18n
-    api_key_form  checks  ids  jws_form  merge  password_hashes  roca  setting_rules  slots
+    api_key_form  checks  clocks  ids  jws_form  merge  password_hashes  roca  setting_rules  slots
                           forms and rules without a library that shapes them
     model  errors         frozen values; what can go wrong
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from keyosk import clocks
 from keyosk.errors import BadToken, Unavailable
 from keyosk.ids import new_id
 from keyosk.model import AuditRow, Caller, Checkpoint, Listing, LoginFailure
@@ -213,7 +214,7 @@ class Audit:
             due
             or newest is None
             or last.sequence - newest.sequence >= _CHECKPOINT_ROWS
-            or now - newest.time >= _CHECKPOINT_SECONDS
+            or not clocks.is_recent(newest.time, now, _CHECKPOINT_SECONDS)
         )
         if due:
             claims = {"sequence": last.sequence, "hash": last.hash, "iat": now}

@@ -5,11 +5,12 @@ one. Unknown, disabled, expired and wrong are refused with the same work and the
 """
 
 import logging
+import time
 from collections.abc import Callable, Collection, Sequence
 from ipaddress import ip_address, ip_network
 from typing import Final
 
-from keyosk import api_key_form, usernames
+from keyosk import api_key_form, clocks, usernames
 from keyosk.audit import Audit
 from keyosk.errors import BadCredentials, BadToken, NotFound, Throttled, Unavailable
 from keyosk.guesses import Guess, Guesses
@@ -56,7 +57,7 @@ class Authentication:
         self._logins = logins
         self._passwords = passwords
         self._clock = clock
-        self._no_notes_until = 0
+        self._no_notes_until = 0.0
 
     def by_secret(
         self, candidates: Sequence[tuple[str, str]], *, address: str | None = None
@@ -71,9 +72,9 @@ class Authentication:
             if (username, secret) not in passwords:
                 login = self._by_api_key(username, secret, address)
                 if login is not None:
-                    return login
+                    return self._revocations.corrected(login)
         if passwords:
-            return self._by_passwords(passwords, address)
+            return self._revocations.corrected(self._by_passwords(passwords, address))
         self._count_failure(candidates[0][0], address)
         raise BadCredentials
 
@@ -104,7 +105,7 @@ class Authentication:
             login = self._logins.by_password(session.password_id or "", session.authenticated_at)
         if login is None or not self._usable(login) or not _is_allowed(address, login.networks):
             raise BadCredentials
-        return login
+        return self._revocations.corrected(login)
 
     def as_if(self, account_id: str, api_key_id: str | None) -> Login:
         """The login that an account would have, usable or not. Raises ``NotFound``."""
@@ -138,9 +139,10 @@ class Authentication:
         For after the answer was sent: it may wait for the database, and failing is no matter.
         """
         now = int(self._clock())
-        if login.last_seen_at is not None and now - login.last_seen_at < SEEN_RESOLUTION:
+        seen = login.last_seen_at
+        if seen is not None and clocks.is_recent(seen, now, SEEN_RESOLUTION):
             return
-        if now < self._no_notes_until:
+        if time.monotonic() < self._no_notes_until:
             return
         try:
             if login.api_key_id is not None:
@@ -149,7 +151,7 @@ class Authentication:
                 self._accounts.note_login(login.account_id, now)
         except Unavailable:
             # Each try may have to wait, and holds a thread meanwhile.
-            self._no_notes_until = now + _NOTE_PAUSE
+            self._no_notes_until = time.monotonic() + _NOTE_PAUSE
             _log.warning("the use of a credential was not noted: the database is not available")
 
     def confirm_password(

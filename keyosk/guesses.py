@@ -82,9 +82,10 @@ class Guesses:
     def _refuse(self, allowances: list[Allowance], taken: frozenset[str], now: int) -> NoReturn:
         with self._database.transaction():
             self._store.give_back([each for each in allowances if each.key in taken])
+            self._store.date_back([each.key for each in allowances if each.key not in taken], now)
         full = {each.key: each for each in allowances if each.key not in taken}
         used = self._store.used(full, now)
-        wait = max(used.get(key, now) + each.step - each.room - now for key, each in full.items())
+        wait = max(used.get(key, 0) + each.step - each.room for key, each in full.items())
         raise Throttled(max(1, -(-wait // 1000)))
 
     def _forget_sometimes(self, now: int) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from keyosk import clocks
 from keyosk.errors import Invalid, Unavailable
 from keyosk.keyring import Safe
 from keyosk.model import Caller
@@ -67,7 +68,7 @@ class Idempotency:
         fingerprint = self._safe.fingerprint(request)
         with self._database.transaction():
             self._database.lock(_name(caller, key))
-            self._store.forget(answers_before=now - KEPT, secrets_before=now - SECRET_KEPT)
+            self._forget(now)
             known = self._store.find(caller, key)
             if known is not None:
                 return self._repeated(known, fingerprint)
@@ -79,7 +80,7 @@ class Idempotency:
         """Take the secrets out that were kept long enough; for after an answer."""
         now = int(self._clock())
         try:
-            self._store.forget(answers_before=now - KEPT, secrets_before=now - SECRET_KEPT)
+            self._forget(now)
         except Unavailable:
             return
 
@@ -92,6 +93,11 @@ class Idempotency:
                 plain = self._safe.open(answer.sealed or b"", name=name)
                 self._store.reseal(answer, self._safe.seal(plain, name=name))
         return len(kept)
+
+    def _forget(self, now: int) -> None:
+        # SECURITY: of a clock that was ahead, else a secret would be given out again until then.
+        self._store.date_back(now, latest=now + clocks.APART)
+        self._store.forget(answers_before=now - KEPT, secrets_before=now - SECRET_KEPT)
 
     def _repeated(self, known: StoredAnswer, fingerprint: str) -> Answer:
         if known.fingerprint != fingerprint:

@@ -5,18 +5,25 @@ Keyosk itself needs none of them for accounts and API keys, as it reads both ane
 whatever takes the rights away, and lives until the last token that it can touch has expired.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from keyosk.model import Claim, Revocation
+from keyosk import clocks
+from keyosk.errors import Unavailable
+from keyosk.model import Claim, Login, Revocation
 from keyosk.storage.database import Database
 from keyosk.storage.revocations import RevocationStore
 from keyosk.storage.sessions import SessionStore
 
+_log = logging.getLogger(__name__)
+
 #: Above this many accounts at once, the audiences concerned are revoked instead of each of them.
 MOST_ACCOUNTS: Final = 1_000
+#: Seconds that an entry which has expired stays, where nobody is told of it.
+_KEPT: Final = 3_600
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +124,36 @@ class Revocations:
 
     def is_revoked(self, jti: str, kid: str, audience: str, issued_at: int) -> bool:
         """Whether a token of an account that is in order was revoked all the same."""
-        return self._store.is_revoked(jti, kid, audience, issued_at)
+        return self._store.is_revoked(jti, kid, audience, issued_at) and not (
+            self._correct() and not self._store.is_revoked(jti, kid, audience, issued_at)
+        )
+
+    def corrected(self, login: Login) -> Login:
+        """A login whose tokens count from no later than now.
+
+        A clock that was ahead may have revoked all that is issued until then: no token would be
+        good. From here on they count again, and those of before this moment stay revoked.
+        """
+        now = int(self._clock())
+        if not clocks.is_ahead(login.tokens_from, now):
+            return login
+        try:
+            with self._database.transaction():
+                self._store.lower(login.account_id, login.api_key_id, now, now + clocks.APART)
+        except Unavailable:
+            _log.warning("tokens that count from a moment ahead were not corrected: no database")
+        return replace(login, tokens_from=now)
 
     def published(self, since: int = 0) -> Published:
         """The revocations in force with numbers above ``since``."""
+        self._correct()
         # Read before the entries: one that is added in between is told of twice, never missed.
         last = self._store.last()
         start = since if since <= last else 0
-        return Published(last, start, self._store.since(start, int(self._clock())))
+        now = int(self._clock())
+        if start < self._store.first(now):
+            start = 0  # it is all there is: whoever asks may forget what they had
+        return Published(last, start, self._store.since(start, now))
 
     def note_lifetimes(self) -> None:
         """Take in which lifetimes tokens have from now on: after a start, or a changed service."""
@@ -134,6 +163,22 @@ class Revocations:
     def longest_lifetime(self) -> int:
         """Seconds until every token that exists now has expired."""
         return self._store.longest_lifetime(int(self._clock())) or self._lifetime
+
+    def _correct(self) -> bool:
+        """Have entries of a clock that was ahead end with this moment; whether there were such.
+
+        All entries get new numbers, so that whoever polls gets all of them and keeps none of old.
+        """
+        now = int(self._clock())
+        if not self._store.is_ahead(now + clocks.APART):
+            return False
+        try:
+            with self._database.transaction():
+                ends = now + self.longest_lifetime()
+                self._store.correct(now, ends, latest=now + clocks.APART)
+        except Unavailable:
+            return False
+        return True
 
     def _all_so_far(self, claim: Claim, values: Collection[str]) -> int:
         if not values:
@@ -151,7 +196,9 @@ class Revocations:
         self._database.at_end(self._publish, revocation)
 
     def _publish(self, revocations: Collection[Revocation]) -> None:
-        self._store.publish(tuple(dict.fromkeys(revocations)), int(self._clock()))
+        # Not at once: a clock that is ahead for a moment must not end what is in force.
+        over = int(self._clock()) - _KEPT
+        self._store.publish(tuple(dict.fromkeys(revocations)), over)
 
     def _moment(self) -> int:
         # Times in tokens are whole seconds: those of this very second are meant too. No new one of

@@ -14,6 +14,7 @@ from typing import Any, Final
 from keyosk import keyring
 from keyosk.audit import Audit
 from keyosk.errors import Conflict, Invalid, NotFound, Unavailable
+from keyosk.key_lives import LONGEST_LIMIT, KeyLives
 from keyosk.keyring import PrivateKey
 from keyosk.model import OPERATOR, Caller, KeyState, SigningKey
 from keyosk.private_keys import PrivateKeys
@@ -26,7 +27,6 @@ from keyosk.storage.signing_keys import SigningKeyStore
 _DAY: Final = 86_400
 #: Seconds that a rotation waits at the most for services that have not fetched the key.
 LIMIT: Final = 7 * _DAY
-_LONGEST_LIMIT: Final = 90 * _DAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,7 @@ class Rotation:
         self._clock = clock
         self.plan = plan
         self._sights = Sights(store, clock)
+        self._lives = KeyLives(store, revocations, ahead=plan.publish_ahead, retain=plan.retain)
 
     def all(self) -> tuple[SigningKey, ...]:
         """Every key with its life as of now, oldest first."""
@@ -106,8 +107,8 @@ class Rotation:
             raise Invalid.field("algorithm", "is none that tokens can be signed with")
         if now and when_seen:
             raise Invalid.field("when_seen", "cannot be together with now")
-        if not self.plan.publish_ahead <= limit <= _LONGEST_LIMIT:
-            raise Invalid.field("limit", f"must be {self.plan.publish_ahead} to {_LONGEST_LIMIT}")
+        if not self.plan.publish_ahead <= limit <= LONGEST_LIMIT:
+            raise Invalid.field("limit", f"must be {self.plan.publish_ahead} to {LONGEST_LIMIT}")
         moment = int(self._clock())
         wait = SPREAD if now else limit if when_seen else self.plan.publish_ahead
         return self._publish(by, wanted, moment + wait, sooner=now, when_seen=when_seen)
@@ -182,7 +183,7 @@ class Rotation:
         with self._changing():
             now = int(self._clock())
             for kid in [key.kid for key in self._store.all()]:
-                key = _found(self._store.all(), kid)  # as the steps before left it
+                key = self._lives.corrected(_found(self._store.all(), kid), now)
                 if key.state is KeyState.NEXT and is_signing(key, now):
                     self._activate(key)
                 elif key.state is KeyState.NEXT and self._may_begin(key, now):
@@ -289,7 +290,7 @@ class Rotation:
                 self._store.change(key.kid, sealed=b"")
 
     def _is_due(self, rows: tuple[SigningKey, ...], now: int) -> bool:
-        if self._private_keys.left_over(rows):
+        if self._private_keys.left_over(rows) or self._lives.are_wrong(rows, now):
             return True
         return any(
             (key.state is KeyState.NEXT and (is_signing(key, now) or self._may_begin(key, now)))

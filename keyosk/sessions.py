@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from keyosk import refresh_token_form
+from keyosk import clocks, refresh_token_form
 from keyosk.accounts import Accounts, target
 from keyosk.audit import Audit
 from keyosk.errors import InvalidGrant, NotFound
@@ -30,6 +30,8 @@ OFFLINE: Final = "offline_access"
 RETRY: Final = 10
 #: Seconds that a session lasts where none of its services says less: 30 days.
 LIFETIME: Final = 30 * 86_400
+#: Seconds that a session which has ended stays: a clock that is ahead for a moment ends none.
+_KEPT: Final = 86_400
 #: Seconds by which an access token may be issued later than it was written down.
 _LATER: Final = 5
 
@@ -89,7 +91,7 @@ class Sessions:
             expires_at=min(ends),
         )
         with self._database.transaction():
-            self._store.remove_expired(now)
+            self._store.remove_expired(now - _KEPT)
             self._store.add(session)
         return Turn(session, token.text, token_id)
 
@@ -103,7 +105,7 @@ class Sessions:
         session = None if token is None else self._store.find(token.session_id)
         if token is None or session is None or session.digest != token.digest:
             return None
-        return session if session.expires_at > self._clock() else None
+        return self._of_now(session)
 
     def turn(self, text: str) -> Turn:
         """Use a refresh token: it gives the next one, and the same again for ``RETRY`` seconds.
@@ -170,7 +172,8 @@ class Sessions:
 
     def _found(self, token: RefreshToken) -> Session:
         session = self._store.find(token.session_id)
-        if session is None or session.expires_at <= self._clock():
+        session = None if session is None else self._of_now(session)
+        if session is None:
             raise InvalidGrant("The session of this refresh token has ended.")
         return session
 
@@ -179,7 +182,8 @@ class Sessions:
         after = refresh_token_form.successors(self._safe, token)
         if token.digest == session.digest:
             return after[0]
-        if now - session.rotated_at > RETRY:
+        # SECURITY: one that a clock ahead rotated would be given out again until then.
+        if not clocks.is_recent(session.rotated_at, now, RETRY + 1):
             return None
         return next((each for each in after if each.digest == session.digest), None)
 
@@ -189,6 +193,15 @@ class Sessions:
             if end > now:
                 self._revocations.of_token(token_id, end)
         self._store.remove(session.id)
+
+    def _of_now(self, session: Session) -> Session | None:
+        """The session if it has not ended; one of a clock that was ahead begins now."""
+        now = int(self._clock())
+        if clocks.is_ahead(session.created_at, now):
+            ends = session.expires_at - (session.created_at - now)
+            session = replace(session, created_at=now, expires_at=ends)
+            self._store.date_back(session)
+        return session if session.expires_at > now else None
 
     def _latest_end(self, now: int) -> int:
         return now + self._revocations.longest_lifetime() + _LATER

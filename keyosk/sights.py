@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Final
 
+from keyosk import clocks
 from keyosk.ids import is_id
 from keyosk.service_checks import NAME
 from keyosk.storage.signing_keys import SigningKeyStore
@@ -28,7 +29,8 @@ class Sights:
             return
         now = self._clock()
         known, noted_at = self._written.get(service, ((), 0.0))
-        if (known != kids or now - noted_at >= _RESOLUTION) and len(self._seen) < _MOST:
+        again = not clocks.is_recent(noted_at, now, _RESOLUTION)
+        if (known != kids or again) and len(self._seen) < _MOST:
             self._seen[service] = kids
 
     def write(self) -> None:

@@ -16,7 +16,7 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Final
 
-from keyosk import keyring
+from keyosk import clocks, keyring
 from keyosk.errors import Conflict, Invalid, NotFound, Unavailable
 from keyosk.hsm import HsmKey
 from keyosk.keyring import PrivateKey, PublicKey
@@ -126,7 +126,7 @@ class SigningKeys:
         """
         if self._current is None:
             self.refresh()
-        elif not self._in_background and self._clock() - self._refreshed >= FRESH:
+        elif not (self._in_background or clocks.is_recent(self._refreshed, self._clock(), FRESH)):
             self._refresh_quietly()
         if self._current is not None and self._clock() >= self._current.changes_at:
             self._build()
@@ -150,7 +150,8 @@ class SigningKeys:
         # SECURITY: no token is signed by a key that another process may not have published yet. But
         # for the first key of all, which none can be without.
         wait = signer.published_at + SPREAD - self._clock()
-        if wait > 0 and signer.published_at > self.current.every[0].published_at:
+        # One that was published by a clock ahead has been there for longer than it says.
+        if 0 < wait <= SPREAD and signer.published_at > self.current.every[0].published_at:
             time.sleep(min(wait, SPREAD))
         return signer
 

@@ -25,6 +25,7 @@ FLOORS: Final = (
         "ids",
         "merge",
         "checks",
+        "clocks",
         "usernames",
         "api_key_form",
         "jws_form",

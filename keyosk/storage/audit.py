@@ -21,6 +21,8 @@ _FILTERS: Final[lists.Filters] = {
     "since": lambda value: tables.AuditRow.time >= value,
     "until": lambda value: tables.AuditRow.time < value,
 }
+#: Seconds by which a count may lie ahead; below that it waits for its minute to be over.
+_FAR: Final = 3_600
 #: The lock of whoever seals.
 _SEALING: Final = "audit/seal"
 
@@ -149,8 +151,12 @@ class AuditStore:
         )
 
     def take_failures(self, before: int) -> list[LoginFailure]:
-        """Take out the counts of minutes before ``before``, in a transaction of the caller's."""
-        due = tables.LoginFailure.minute < before
+        """Take out the counts of minutes before ``before``, in a transaction of the caller's.
+
+        And those of a clock that was ahead, which would come much too late.
+        """
+        minute = tables.LoginFailure.minute
+        due = (minute < before) | (minute > before + _FAR)
         rows = self._database.rows(
             tables.LoginFailure.select().where(due).order_by(tables.LoginFailure.minute)
         )

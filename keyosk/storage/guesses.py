@@ -1,8 +1,11 @@
 """Allowances to guess, kept in the database so that all processes and nodes share them.
 
-An allowance is one number, the generic cell rate algorithm (GCRA; ITU-T I.371) in the form of a
-virtual schedule: ``until`` is when it will be whole again. A guess moves it ahead by ``step``, and
-is refused where that would bring it further than ``room`` ahead of now.
+The generic cell rate algorithm (GCRA; ITU-T I.371): what is used up of an allowance wears off with
+time, a guess adds ``step`` to it, and is refused where it would be more than ``room``. A row has it
+as ``until - counted_at``, which holds whatever the clock was when it was counted. Time that has
+passed since is measured by one clock only: since ``counted_at``, unless that lies ahead, or since
+``latest_at``, the latest moment that any clock had here, by a clock that has reached it. So neither
+a clock that was ahead once nor one of another node uses up or gives back a single guess.
 """
 
 from collections.abc import Collection, Sequence
@@ -18,6 +21,8 @@ from keyosk.storage.database import Database
 
 #: How many places an account keeps, those where it was seen last.
 _KNOWN: Final = 20
+#: Milliseconds: clocks of two nodes that are less apart forget nothing that the other needs.
+_APART: Final = 900_000
 #: Milliseconds after which a seen place is written again: a login is not a reason by itself.
 _SEEN_RESOLUTION: Final = 86_400_000
 
@@ -69,17 +74,28 @@ class GuessStore:
             )
 
     def used(self, keys: Collection[str], now: int) -> dict[str, int]:
-        """Of those of the allowances that are not whole at ``now``, when they will be."""
+        """Of those of the allowances that are not whole at ``now``, how much is used up."""
         rows = self._database.rows(
-            tables.Allowance.select().where(
-                tables.Allowance.key.in_(list(keys)) & (tables.Allowance.until > now)
+            tables.Allowance.select(tables.Allowance.key, _used(now).alias("used")).where(
+                tables.Allowance.key.in_(list(keys))
             )
         )
-        return {row["key"]: row["until"] for row in rows}
+        return {row["key"]: row["used"] for row in rows if row["used"] > 0}
+
+    def date_back(self, keys: Collection[str], now: int) -> None:
+        """Have what these of the allowances have used up wear off from now on, at the latest."""
+        allowance = tables.Allowance
+        ahead = allowance.key.in_(list(keys)) & (allowance.counted_at > now)
+        if self._database.row(allowance.select(allowance.key).where(ahead)) is not None:
+            self._database.write(
+                allowance.update(until=now + _used(now), counted_at=now).where(ahead)
+            )
 
     def forget(self, now: int) -> None:
-        """Remove the allowances that are whole again."""
-        self._database.write(tables.Allowance.delete().where(tables.Allowance.until <= now))
+        """Remove the allowances that are whole again, also by clocks that are a little behind."""
+        self._database.write(
+            tables.Allowance.delete().where(tables.Allowance.until <= now - _APART)
+        )
 
     def is_known(self, username: str, source: str) -> bool:
         """Whether the account with this username logged in from there before."""
@@ -93,6 +109,12 @@ class GuessStore:
     def know(self, account_id: str, source: str, now: int) -> None:
         """Remember that the account logged in from there at ``now`` (milliseconds)."""
         known = tables.KnownSource
+        # What a clock that was ahead has noted must not outlive all that is noted after it.
+        self._database.write(
+            known.update(seen_at=now - 1).where(
+                (known.account == account_id) & (known.seen_at > now + _APART)
+            )
+        )
         self._database.write(
             known.insert(account=account_id, source=source, seen_at=now)
             .on_conflict(
@@ -114,14 +136,15 @@ class GuessStore:
 
     def _compiled(self, count: int) -> Compiled:
         allowance = tables.Allowance
-        # Where the allowance is whole, it is filled from now on.
-        used = Case(None, [(allowance.until > parameter("now"), allowance.until)], parameter("now"))
+        now = parameter("now")
         rows = [
             {
                 allowance.key: parameter(f"key{place}"),
                 allowance.until: parameter(f"until{place}"),
                 allowance.step: parameter(f"step{place}"),
                 allowance.room: parameter(f"room{place}"),
+                allowance.counted_at: now,
+                allowance.latest_at: now,
             }
             for place in range(count)
         ]
@@ -129,9 +152,32 @@ class GuessStore:
             allowance.insert_many(rows)
             .on_conflict(
                 conflict_target=[allowance.key],
-                update={allowance.until: used + EXCLUDED.step},
-                where=(used + EXCLUDED.step - EXCLUDED.room <= parameter("now")),
+                update={
+                    allowance.until: now + _used(now) + EXCLUDED.step,
+                    allowance.counted_at: now,
+                    allowance.latest_at: _later(allowance.latest_at, now),
+                },
+                where=(_used(now) + EXCLUDED.step - EXCLUDED.room <= 0),
             )
             .returning(allowance.key)
         )
         return self._database.compile(query, repeatable=False)
+
+
+def _used(now: Any) -> Any:
+    """How much of an allowance is used up at ``now``, in milliseconds, as SQL."""
+    allowance = tables.Allowance
+    since = Case(
+        None,
+        [
+            (allowance.latest_at <= now, allowance.latest_at),
+            (allowance.counted_at <= now, allowance.counted_at),
+        ],
+        now,
+    )
+    left = allowance.until - allowance.counted_at - (now - since)
+    return Case(None, [(left > 0, left)], 0)
+
+
+def _later(one: Any, other: Any) -> Any:
+    return Case(None, [(one > other, one)], other)

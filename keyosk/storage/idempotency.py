@@ -66,6 +66,11 @@ class IdempotencyStore:
             )
         )
 
+    def date_back(self, now: int, *, latest: int) -> None:
+        """Have answers of after ``latest`` be of ``now``."""
+        created = tables.Idempotency.created_at
+        self._database.write(tables.Idempotency.update(created_at=now).where(created > latest))
+
     def sealed(self) -> list[StoredAnswer]:
         """All answers that have a secret."""
         query = tables.Idempotency.select().where(tables.Idempotency.sealed.is_null(False))

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
 
 import peewee
-from peewee import fn
+from peewee import Case, fn
 
 from keyosk.model import Claim, Revocation
 from keyosk.storage import tables
@@ -69,6 +69,42 @@ class RevocationStore:
             )
         )
 
+    def first(self, now: int) -> int:
+        """The lowest number of those that have not expired; 0 where there is none."""
+        rows = self._database.rows(
+            tables.Revocation.select(fn.MIN(tables.Revocation.sequence).alias("first")).where(
+                tables.Revocation.expires > now
+            )
+        )
+        return int(rows[0]["first"] or 0)
+
+    def is_ahead(self, latest: int) -> bool:
+        """Whether an entry is for tokens that are issued after ``latest``."""
+        ahead = tables.Revocation.issued_before > latest
+        return (
+            self._database.row(tables.Revocation.select(tables.Revocation.sequence).where(ahead))
+            is not None
+        )
+
+    def correct(self, now: int, expires: int, *, latest: int) -> None:
+        """Limit such entries to tokens of before ``now``, in a transaction of the caller's.
+
+        They end at ``expires`` at the latest, and all entries get new numbers, in the same order.
+        """
+        self._database.lock(_LOCK)
+        revocation = tables.Revocation
+        ahead = revocation.issued_before > latest
+        if self._database.row(revocation.select(revocation.sequence).where(ahead)) is None:
+            return  # another was faster
+        self._database.write(
+            revocation.update(
+                issued_before=now,
+                expires=Case(None, [(revocation.expires > expires, expires)], revocation.expires),
+            ).where(ahead)
+        )
+        # By more than there are numbers, so that no new one is an old one meanwhile.
+        self._database.write(revocation.update(sequence=revocation.sequence + self.last()))
+
     def last(self) -> int:
         """The highest sequence number given so far; 0 before the first."""
         rows = self._database.rows(
@@ -105,6 +141,13 @@ class RevocationStore:
     def raise_api_keys(self, key_ids: Collection[str], moment: int) -> None:
         """Take no token of these API keys any more that was issued before ``moment``."""
         self._raise(tables.ApiKey, key_ids, moment)
+
+    def lower(self, account_id: str, key_id: str | None, moment: int, latest: int) -> None:
+        """Have tokens count from ``moment`` where they were to count from after ``latest``."""
+        for table, row_id in ((tables.Account, account_id), (tables.ApiKey, key_id)):
+            columns: Any = table
+            mine = (columns.id == row_id) & (columns.tokens_from > latest)
+            self._database.write(table.update(tokens_from=moment).where(mine))
 
     def offer_lifetimes(self, default: int, now: int) -> None:
         """Note which lifetimes tokens have from ``now`` on: the default, and what services say."""

@@ -60,6 +60,16 @@ class SessionStore:
             ).where(tables.Session.id == session.id)
         )
 
+    def date_back(self, session: Session) -> None:
+        """Write when a session began and ends, if another was not faster."""
+        self._database.write(
+            tables.Session.update(
+                created_at=session.created_at, expires_at=session.expires_at
+            ).where(
+                (tables.Session.id == session.id) & (tables.Session.created_at > session.created_at)
+            )
+        )
+
     def page(self, account_id: str, listing: Listing) -> list[Session]:
         """The sessions of an account that a listing asks for."""
         query = lists.page(

@@ -233,6 +233,20 @@ class LoginFailure(Table):
         primary_key = CompositeKey("account", "address", "minute")
 
 
+class Refusal(Table):
+    """How often an account was refused something in a minute; ``sample``: the first time, JSON."""
+
+    account = CharField(36)
+    credential = CharField(36)
+    action = CharField(64)
+    minute = BigIntegerField()
+    count = IntegerField()
+    sample = TextField()
+
+    class Meta:
+        primary_key = CompositeKey("account", "credential", "action", "minute")
+
+
 class Allowance(Table):
     """How far an allowance to guess is used up; times in milliseconds (``storage.guesses``)."""
 
@@ -240,6 +254,8 @@ class Allowance(Table):
     until = BigIntegerField(index=True)
     step = BigIntegerField()
     room = BigIntegerField()
+    counted_at = BigIntegerField(default=0)
+    latest_at = BigIntegerField(default=0)
 
 
 class KnownSource(Table):
@@ -302,6 +318,7 @@ ALL = (
     AuditRow,
     Checkpoint,
     LoginFailure,
+    Refusal,
     Allowance,
     KnownSource,
     Idempotency,

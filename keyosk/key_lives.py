@@ -1,0 +1,62 @@
+"""The lives of signing keys that a clock far ahead has planned."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Final
+
+from keyosk import clocks
+from keyosk.model import KeyState, SigningKey
+from keyosk.revocations import Revocations
+from keyosk.storage.signing_keys import SigningKeyStore
+
+_DAY: Final = 86_400
+#: Seconds from publishing to signing at the most.
+LONGEST_LIMIT: Final = 90 * _DAY
+
+
+class KeyLives:
+    """Finds and corrects what lies further ahead than it can have been planned.
+
+    What is ahead by a day stays: such a key signs, is followed or goes a day later, and a clock
+    that is behind after a cold start would shorten its life instead.
+    """
+
+    def __init__(
+        self, store: SigningKeyStore, revocations: Revocations, *, ahead: int, retain: int
+    ) -> None:
+        """``ahead``, ``retain``: seconds, as planned."""
+        self._store = store
+        self._revocations = revocations
+        self._ahead = ahead
+        self._retain = retain
+
+    def are_wrong(self, keys: Iterable[SigningKey], now: int) -> bool:
+        """Whether a key has to be corrected."""
+        return any(self._right(key, now) != key for key in keys)
+
+    def corrected(self, key: SigningKey, now: int) -> SigningKey:
+        """The key, corrected where it has to be, in a transaction of the caller's."""
+        right = self._right(key, now)
+        if right != key:
+            self._store.change(
+                key.kid,
+                published_at=right.published_at,
+                active_from=right.active_from,
+                retired_at=right.retired_at,
+                gone_at=right.gone_at,
+            )
+        return right
+
+    def _right(self, key: SigningKey, now: int) -> SigningKey:
+        begins, ended = key.active_from or 0, key.retired_at or 0
+        if key.state is KeyState.NEXT:
+            longest = max(LONGEST_LIMIT, self._ahead)
+            if clocks.is_ahead(begins, now, by=longest + _DAY):
+                return replace(key, published_at=now, active_from=now + self._ahead)
+        elif key.state is KeyState.ACTIVE:
+            if clocks.is_ahead(begins, now, by=_DAY):
+                return replace(key, published_at=min(key.published_at, now), active_from=now)
+        elif key.state is KeyState.RETIRED and clocks.is_ahead(ended, now, by=_DAY):
+            last = now + self._revocations.longest_lifetime() + self._retain
+            return replace(key, retired_at=now, gone_at=min(key.gone_at or last, last))
+        return key
