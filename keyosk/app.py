@@ -15,6 +15,7 @@ from keyosk.bulk import Bulk
 from keyosk.bulk_checks import LineChecks
 from keyosk.config import Config
 from keyosk.declarations import Declarations
+from keyosk.documents import Documents
 from keyosk.explaining import Explaining
 from keyosk.grants import Grants
 from keyosk.guesses import Guesses
@@ -118,7 +119,8 @@ def build(config: Config, *, clock: Callable[[], float] = time.time) -> Installa
     tokens = Tokens(
         keys, metrics, issuer=config.issuer, lifetime=config.token_lifetime, clock=clock
     )
-    audit = Audit(database, AuditStore(database), tokens, clock)
+    documents = Documents(keys, issuer=config.issuer)
+    audit = Audit(database, AuditStore(database), documents, clock)
     session_store = SessionStore(database)
     revocations = Revocations(
         database, RevocationStore(database), session_store, clock, lifetime=config.token_lifetime
@@ -197,6 +199,7 @@ def build(config: Config, *, clock: Callable[[], float] = time.time) -> Installa
         declarations=Declarations(
             database, DeclaredStore(database), services, roles, accounts, grants
         ),
+        documents=documents,
         bulk=Bulk(
             database,
             accounts,

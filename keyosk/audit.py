@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from keyosk import clocks
+from keyosk.documents import CHECKPOINTS, Documents
 from keyosk.errors import BadToken, Unavailable
 from keyosk.ids import new_id
 from keyosk.model import AuditRow, Caller, Checkpoint, Listing, LoginFailure
 from keyosk.storage.audit import AuditStore
 from keyosk.storage.database import Database
-from keyosk.tokens import Tokens
 
 #: What stands before the first row of all.
 GENESIS: Final = "0" * 64
@@ -46,11 +46,15 @@ class Audit:
     """Writes the log, seals it, reads it, proves it."""
 
     def __init__(
-        self, database: Database, store: AuditStore, tokens: Tokens, clock: Callable[[], float]
+        self,
+        database: Database,
+        store: AuditStore,
+        documents: Documents,
+        clock: Callable[[], float],
     ) -> None:
         self._database = database
         self._store = store
-        self._tokens = tokens
+        self._documents = documents
         self._clock = clock
 
     def record(
@@ -218,14 +222,14 @@ class Audit:
         )
         if due:
             claims = {"sequence": last.sequence, "hash": last.hash, "iat": now}
-            signature = self._tokens.sign_document(claims, typ=CHECKPOINT_TYPE)
+            signature = self._documents.sign(claims, typ=CHECKPOINT_TYPE, path=CHECKPOINTS)
             self._store.add_checkpoint(
                 Checkpoint(sequence=last.sequence, hash=last.hash, time=now, signature=signature)
             )
 
     def _is_signed(self, point: Checkpoint) -> bool:
         try:
-            claims = self._tokens.verify_document(point.signature, typ=CHECKPOINT_TYPE)
+            claims = self._documents.verify(point.signature, typ=CHECKPOINT_TYPE)
         except BadToken:
             return False
         return claims.get("sequence") == point.sequence and claims.get("hash") == point.hash

@@ -10,6 +10,7 @@ from keyosk.audit import Audit
 from keyosk.authentication import Authentication
 from keyosk.bulk import Bulk
 from keyosk.declarations import Declarations
+from keyosk.documents import Documents
 from keyosk.explaining import Explaining
 from keyosk.grants import Grants
 from keyosk.idempotency import Idempotency
@@ -43,6 +44,7 @@ class Installation:
     services: Services
     roles: Roles
     declarations: Declarations
+    documents: Documents
     bulk: Bulk
     audit: Audit
     idempotency: Idempotency

@@ -5,17 +5,21 @@ which costs more than the signature.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import jwt
 from jwt.algorithms import Algorithm, get_default_algorithms
 from jwt.utils import base64url_encode
 
-from keyosk import keyring
+from keyosk import jws_form, keyring
+from keyosk.errors import BadToken
 from keyosk.hsm import HsmKey
-from keyosk.signing import Signer
+from keyosk.signing import Signer, SigningKeys
+
+#: Characters: servers cut headers at 8 KiB, and a token is not alone in there.
+LONGEST: Final = 6_144
 
 #: As long as every other (RFC 7638, SHA-256).
 _A_KID: Final = "x" * 43
@@ -56,6 +60,28 @@ def signed(signer: Signer, claims: Mapping[str, Any], typ: str) -> str:
     """A compact JWS (RFC 7515 section 3.1) over ``claims``."""
     content = _content(signer, claims, typ)
     return (content + b"." + base64url_encode(_signature(signer, content))).decode("ascii")
+
+
+def read(
+    keys: SigningKeys, text: str, *, typ: Sequence[str], published: bool = True, **checks: Any
+) -> dict[str, Any]:
+    """The claims of a JWS that one of our keys signed, of one of the types ``typ``.
+
+    ``published``: by a key that is in the set, else by any ever. ``checks``: of ``jwt.decode``.
+    Raises ``BadToken``, without details.
+    """
+    try:
+        header = jws_form.header_of(text, longest=LONGEST)
+        verifier = keys.verifier(header["kid"], published=published)
+        # SECURITY: a revocation document or another kind of JWT is no access token.
+        if verifier is None or header["typ"].lower() not in map(str.lower, typ):
+            raise BadToken("The token is not valid.")
+        claims: dict[str, Any] = jwt.decode(
+            text, cast(Any, verifier.key), algorithms=[verifier.algorithm], **checks
+        )
+    except (jwt.PyJWTError, LookupError, TypeError, ValueError, RecursionError):
+        raise BadToken("The token is not valid.") from None
+    return claims
 
 
 def length(signer: Signer, claims: Mapping[str, Any], typ: str) -> int:

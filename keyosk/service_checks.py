@@ -4,7 +4,7 @@ import re
 from typing import Final
 from urllib.parse import urlsplit
 
-from keyosk import keyring
+from keyosk import documents, keyring
 from keyosk.checks import LONGEST_NAME, LONGEST_TEXT, Checks
 from keyosk.errors import Invalid
 from keyosk.ids import is_id
@@ -53,8 +53,8 @@ def check(service: Service, issuer: str) -> None:
 def _check_audience(checks: Checks, audience: str, issuer: str) -> None:
     if not AUDIENCE.fullmatch(audience):
         checks.fault("audience", "must be 1 to 255 printable ASCII characters without space")
-    elif audience == issuer:
-        checks.fault("audience", "must not be the issuer's own address")
+    elif audience in (issuer, *(issuer + path for path in documents.PATHS)):
+        checks.fault("audience", "must not be an address of the issuer itself")
     elif "://" in audience and not _is_resource(audience):
         checks.fault("audience", "must have no fragment (RFC 8707 section 2)")
 

@@ -8,11 +8,11 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import jwt
 
-from keyosk import clocks, jws, jws_form
+from keyosk import clocks, jws
 from keyosk.errors import BadToken, InvalidRequest, InvalidScope
 from keyosk.ids import new_id
 from keyosk.metrics import Metrics
@@ -31,8 +31,7 @@ CLAIMS: Final = frozenset(
 )
 #: RFC 8176 has ``pwd``; it has no word for an API key.
 _METHODS: Final = {CredentialKind.PASSWORD: "pwd", CredentialKind.API_KEY: "api_key"}
-#: Characters: servers cut headers at 8 KiB, and a token is not alone in there.
-LONGEST: Final = 6_144
+LONGEST: Final = jws.LONGEST
 _LONGEST_WAIT: Final = 2.0  # seconds: clocks of two machines may differ
 _READ: Final[Mapping[str, type]] = {
     **dict.fromkeys(("sub", "preferred_username", "client_id", "scope", "jti"), str),
@@ -229,7 +228,8 @@ class Tokens:
         it was revoked is for ``Authentication.by_token`` to find. Raises ``BadToken``, without
         details.
         """
-        claims = self._decoded(
+        claims = jws.read(
+            self._keys,
             text,
             # A service may have chosen the plain type; Keyosk has not.
             typ=(TYPE,) if audience == KEYOSK else TYPES,
@@ -260,37 +260,6 @@ class Tokens:
         except (jwt.PyJWTError, ValueError, RecursionError):
             raise BadToken("The token is not valid.") from None
         return whole["header"], whole["payload"]
-
-    def sign_document(self, claims: Mapping[str, Any], *, typ: str) -> str:
-        """A JWS over ``claims`` by the active key; its ``typ`` tells it from a token."""
-        return jws.signed(self._keys.signer(None), claims, typ)
-
-    def verify_document(self, text: str, *, typ: str) -> dict[str, Any]:
-        """What ``sign_document`` was given, signed by any key that we ever had.
-
-        Raises ``BadToken``.
-        """
-        # A record stays one, whatever has become of the clock since.
-        unchecked = ("verify_aud", "verify_iss", "verify_iat", "verify_exp", "verify_nbf")
-        return self._decoded(
-            text, typ=(typ,), published=False, options=dict.fromkeys(unchecked, False)
-        )
-
-    def _decoded(
-        self, text: str, *, typ: Sequence[str], published: bool = True, **checks: Any
-    ) -> dict[str, Any]:
-        try:
-            header = jws_form.header_of(text, longest=LONGEST)
-            verifier = self._keys.verifier(header["kid"], published=published)
-            # SECURITY: a revocation document or another kind of JWT is no access token.
-            if verifier is None or header["typ"].lower() not in map(str.lower, typ):
-                raise BadToken("The token is not valid.")
-            claims: dict[str, Any] = jwt.decode(
-                text, cast(Any, verifier.key), algorithms=[verifier.algorithm], **checks
-            )
-        except (jwt.PyJWTError, LookupError, TypeError, ValueError, RecursionError):
-            raise BadToken("The token is not valid.") from None
-        return claims
 
 
 def _too_long(length: int, scopes: Sequence[str]) -> InvalidScope:

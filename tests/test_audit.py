@@ -535,8 +535,10 @@ def test_a_checkpoint_that_somebody_else_signed_is_found(
     other = app.build(elsewhere)
     (place, hash_), *_ = rows_of(chain, "SELECT sequence, hash FROM checkpoint ORDER BY sequence")
     with closing(other.database):
-        signature = other.tokens.sign_document(
-            {"sequence": place, "hash": hash_, "iat": 0}, typ="keyosk-checkpoint+jwt"
+        signature = other.documents.sign(
+            {"sequence": place, "hash": hash_, "iat": 0},
+            typ="keyosk-checkpoint+jwt",
+            path="/audit",
         )
 
     tamper(chain, f"UPDATE checkpoint SET signature = '{signature}' WHERE sequence = {place}")

@@ -273,7 +273,12 @@ def test_the_signed_form_says_the_same_and_is_no_token(
     assert answer.headers["Content-Type"].startswith("application/jwt")
     text = answer.text.strip()
     keys = jwt.PyJWKClient(f"{server.url}/auth/jwks")
-    claims = jwt.decode(text, keys.get_signing_key_from_jwt(text).key, algorithms=["ES256"])
+    claims = jwt.decode(
+        text,
+        keys.get_signing_key_from_jwt(text).key,
+        algorithms=["ES256"],
+        audience=f"{server.url}/auth/revocations",
+    )
     assert claims["iss"] == server.url
     assert claims["exp"] == claims["iat"] + 300
     assert any(entry.get("sub") == person.id for entry in claims["entries"])

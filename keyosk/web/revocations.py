@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from flask import Response, request
 
+from keyosk.documents import REVOCATIONS
 from keyosk.errors import Invalid
 from keyosk.model import Revocation
 from keyosk.revocations import Published
@@ -39,8 +40,8 @@ class RevocationsResource(Endpoint):
         tag = hashlib.sha256(json.dumps(body).encode()).hexdigest()[:32]
         if negotiation.prefers(_JWT):
             now = int(self.installation.clock())
-            claims = {"iss": self.installation.issuer, "iat": now, "exp": now + _FRESH, **body}
-            text = self.installation.tokens.sign_document(claims, typ=TYPE)
+            claims = {"iat": now, "exp": now + _FRESH, **body}
+            text = self.installation.documents.sign(claims, typ=TYPE, path=REVOCATIONS)
             response = Response(f"{text}\n", mimetype=_JWT)
             response.set_etag(tag, weak=True)  # each signature is another one
         else:
