@@ -17,7 +17,7 @@ from keyosk import clocks
 from keyosk.documents import CHECKPOINTS, Documents
 from keyosk.errors import BadToken, Unavailable
 from keyosk.ids import new_id
-from keyosk.model import AuditRow, Caller, Checkpoint, Listing, LoginFailure
+from keyosk.model import AuditRow, Caller, Checkpoint, Listing, LoginFailure, Refusal
 from keyosk.storage.audit import AuditStore
 from keyosk.storage.database import Database
 
@@ -31,6 +31,8 @@ _BATCH: Final = 500
 _CHECKPOINT_ROWS: Final = 1_000
 _CHECKPOINT_SECONDS: Final = 3_600
 _MINUTE: Final = 60
+#: Refusals of one account in a minute that have a row each; the others have one together.
+_SHOWN: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,35 @@ class Audit:
                 for target, after in targets.items()
             ]
         )
+
+    def refuse(
+        self,
+        by: Caller,
+        action: str,
+        target: str | None,
+        after: Mapping[str, Any],
+        *,
+        account: str | None = None,
+    ) -> None:
+        """Write that something was refused, so that a flood of it is no flood of rows.
+
+        The first few of an account in a minute have a row each; the others become one row for each
+        credential when the minute is over. ``account``: whose they are, if not the caller's own.
+        """
+        row = self._row(by, action, target, None, after, "refused")
+        refusal = Refusal(
+            account=account or by.account_id or "",
+            credential=row.credential or "",
+            action=action,
+            minute=row.time // _MINUTE * _MINUTE,
+            count=1,
+            sample={"actor": row.actor, "actor_name": row.actor_name, "address": row.address},
+        )
+        with self._database.transaction():
+            if self._store.show_refusal(refusal, most=_SHOWN):
+                self._store.add([row])
+            else:
+                self._store.count_refusal(refusal)
 
     def count_failed_login(
         self, account_id: str | None, address: str | None, *, throttled: bool = False
@@ -194,16 +225,12 @@ class Audit:
         )
 
     def _take_failures(self) -> None:
-        now = int(self._clock())
+        minute = int(self._clock()) // _MINUTE * _MINUTE
         with self._database.transaction():
             self._store.lock()
-            self._store.add(
-                [
-                    row
-                    for each in self._store.take_failures(now // _MINUTE * _MINUTE)
-                    for row in _failure_rows(each)
-                ]
-            )
+            failures = self._store.take_failures(minute)
+            self._store.add([row for each in failures for row in _failure_rows(each)])
+            self._store.add([_refusal_row(each) for each in self._store.take_refusals(minute)])
 
     def _checkpoint(self, *, due: bool = False) -> None:
         last = self._store.last()
@@ -291,3 +318,20 @@ def _failure_rows(failure: LoginFailure) -> list[AuditRow]:
         after = {"seconds": _MINUTE}
         rows.append(replace(row, id=new_id(), action="login.throttled", after=after))
     return rows
+
+
+def _refusal_row(refusal: Refusal) -> AuditRow:
+    return AuditRow(
+        id=new_id(),
+        time=refusal.minute,
+        actor=refusal.sample["actor"],
+        actor_name=refusal.sample["actor_name"],
+        credential=refusal.credential or None,
+        address=refusal.sample["address"],
+        request_id=None,
+        action=refusal.action,
+        target=None if refusal.sample["actor"] else f"account/{refusal.account}",
+        before=None,
+        after={"count": refusal.count, "seconds": _MINUTE},
+        outcome="refused",
+    )

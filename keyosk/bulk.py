@@ -270,18 +270,12 @@ class Bulk:
         lines = [result for result in results if result.status is Status.REFUSED]
         if not lines:
             return
-        with self._database.transaction():
-            self._audit.record(
-                by,
-                "rule.refused",
-                "accounts/import",
-                outcome="refused",
-                after={
-                    "lines": len(lines),
-                    "first_line": lines[0].line,
-                    "reason": lines[0].faults[0].message,
-                },
-            )
+        after = {
+            "lines": len(lines),
+            "first_line": lines[0].line,
+            "reason": lines[0].faults[0].message,
+        }
+        self._audit.refuse(by, "rule.refused", "accounts/import", after)
 
 
 def _failed(line: Line, error: Invalid | Forbidden | NotFound | Conflict) -> Result:

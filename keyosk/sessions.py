@@ -131,12 +131,12 @@ class Sessions:
                 self._store.rotate(session)
                 return Turn(session, following.text, token_id)
             self._end(session)
-            self._audit.record(
+            self._audit.refuse(
                 OPERATOR,
                 "session.reuse",
                 target(session.account_id),
-                after={"session": session.id},
-                outcome="refused",
+                {"session": session.id},
+                account=session.account_id,
             )
         raise InvalidGrant("The refresh token was used before: its session has ended.")
 

@@ -22,6 +22,7 @@ from keyosk.model.records import (
     Checkpoint,
     Listing,
     LoginFailure,
+    Refusal,
 )
 from keyosk.model.services import (
     ADMIN,
@@ -63,6 +64,7 @@ __all__ = [
     "Listing",
     "Login",
     "LoginFailure",
+    "Refusal",
     "Revocation",
     "Role",
     "Scope",

@@ -54,6 +54,21 @@ class LoginFailure:
     throttled: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What an account was refused in a minute, beside what has rows of its own.
+
+    ``sample``: the row that the first of them would have had, as far as it says who it was.
+    """
+
+    account: str
+    credential: str
+    action: str
+    minute: int
+    count: int
+    sample: Mapping[str, Any]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
     """Which part of a list is asked for, in which order.

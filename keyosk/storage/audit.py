@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import peewee
 from peewee import EXCLUDED
 
-from keyosk.model import AuditRow, Checkpoint, Listing, LoginFailure
+from keyosk.model import AuditRow, Checkpoint, Listing, LoginFailure, Refusal
 from keyosk.storage import listing as lists
 from keyosk.storage import tables
 from keyosk.storage.database import Database
@@ -23,6 +24,10 @@ _FILTERS: Final[lists.Filters] = {
 }
 #: Seconds by which a count may lie ahead; below that it waits for its minute to be over.
 _FAR: Final = 3_600
+#: Addresses from which failed logins of one account are told apart in a minute.
+_PLACES: Final = 50
+#: In place of an action: how many refusals of an account have rows of their own.
+_SHOWN: Final = ""
 #: The lock of whoever seals.
 _SEALING: Final = "audit/seal"
 
@@ -128,12 +133,20 @@ class AuditStore:
         return [Checkpoint(**row) for row in self._database.rows(query)]
 
     def count_failure(self, failure: LoginFailure) -> None:
-        """Add to the failed logins of this account, address and minute."""
+        """Add to the failed logins of this account, address and minute.
+
+        From more than ``_PLACES`` addresses they are counted together, under none.
+        """
         known = tables.LoginFailure
+        at_once = (known.account == failure.account) & (known.minute == failure.minute)
+        address = failure.address
+        if self._database.row(known.select().where(at_once & (known.address == address))) is None:
+            places = self._database.count(known.select().where(at_once))
+            address = address if places < _PLACES else ""
         self._database.write(
             known.insert(
                 account=failure.account,
-                address=failure.address,
+                address=address,
                 minute=failure.minute,
                 count=failure.count,
                 throttled=failure.throttled,
@@ -163,6 +176,55 @@ class AuditStore:
         if rows:
             self._database.write(tables.LoginFailure.delete().where(due))
         return [LoginFailure(**row) for row in rows]
+
+    def show_refusal(self, refusal: Refusal, *, most: int) -> bool:
+        """Whether it is among the first ``most`` of its account and minute, of whatever kind."""
+        shown = replace(refusal, credential="", action=_SHOWN)
+        known = tables.Refusal
+        mine = (
+            (known.account == shown.account)
+            & (known.credential == "")
+            & (known.action == _SHOWN)
+            & (known.minute == shown.minute)
+        )
+        before = self._database.row(known.select(known.count).where(mine))
+        if before is not None and before["count"] >= most:
+            return False
+        self.count_refusal(shown)
+        after = self._database.row(known.select(known.count).where(mine))
+        return after is not None and after["count"] <= most
+
+    def count_refusal(self, refusal: Refusal) -> None:
+        """Add to the refusals of this account, credential, kind and minute."""
+        known = tables.Refusal
+        self._database.write(
+            known.insert(
+                account=refusal.account,
+                credential=refusal.credential,
+                action=refusal.action,
+                minute=refusal.minute,
+                count=refusal.count,
+                sample=json.dumps(refusal.sample),
+            )
+            .on_conflict(
+                conflict_target=[known.account, known.credential, known.action, known.minute],
+                update={known.count: known.count + EXCLUDED.count},
+            )
+            .returning()
+        )
+
+    def take_refusals(self, before: int) -> list[Refusal]:
+        """As ``take_failures``, of what was refused."""
+        known = tables.Refusal
+        due = (known.minute < before) | (known.minute > before + _FAR)
+        rows = self._database.rows(known.select().where(due).order_by(known.minute))
+        if rows:
+            self._database.write(known.delete().where(due))
+        return [
+            Refusal(**{**row, "sample": json.loads(row["sample"])})
+            for row in rows
+            if row["action"] != _SHOWN
+        ]
 
     def lock(self) -> None:
         """Inside a transaction: be the only one who seals or takes counts out."""

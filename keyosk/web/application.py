@@ -1,5 +1,6 @@
 """The Flask application: the pipeline that every request passes."""
 
+import logging
 import sys
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
@@ -9,7 +10,7 @@ from flask import Flask, Request, Response, after_this_request, g, request
 from werkzeug.exceptions import NotFound, RequestEntityTooLarge
 
 from keyosk import api_key_form
-from keyosk.errors import BadCredentials, RefusedByRule
+from keyosk.errors import BadCredentials, RefusedByRule, Unavailable
 from keyosk.installation import Installation
 from keyosk.web import (
     access_log,
@@ -25,6 +26,8 @@ from keyosk.web.access import ANYONE, Gate
 from keyosk.web.answers import nothing
 from keyosk.web.envelope import Envelope
 from keyosk.web.routes import ROUTES
+
+_log = logging.getLogger(__name__)
 
 #: Bytes; larger bodies are refused unread, except where they stream.
 MAX_BODY: Final = 64 * 1024
@@ -123,14 +126,11 @@ def _add_pipeline(
     @app.errorhandler(Exception)
     def failed(error: Exception) -> Response:
         if isinstance(error, RefusedByRule) and "caller" in g:
-            with installation.database.transaction():
-                installation.audit.record(
-                    g.caller,
-                    "rule.refused",
-                    request.path,
-                    outcome="refused",
-                    after={"method": request.method, "reason": error.detail},
-                )
+            after = {"method": request.method, "reason": error.detail}
+            try:
+                installation.audit.refuse(g.caller, "rule.refused", request.path, after)
+            except Unavailable:  # it is refused all the same
+                _log.warning("a refusal was not noted: the database is not available")
         return errors.answer(error)
 
     def seal(response: Response) -> Response:

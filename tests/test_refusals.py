@@ -1,0 +1,140 @@
+"""What is refused is in the audit log, and nobody can flood the log with it."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from installed import Clock, installed, rows_of
+from keyosk import api_key_form, app
+from keyosk.errors import BadCredentials, InvalidGrant, Unavailable
+from keyosk.installation import Installation
+from keyosk.issuing import Asked
+from keyosk.model import ADMIN, OPERATOR, Grant, Scope
+
+MINUTE = 60
+
+
+@pytest.fixture
+def clock() -> Clock:
+    now = int(time.time()) - 3_600
+    return Clock(now - now % MINUTE)
+
+
+@pytest.fixture
+def keyosk(prepared_url: str, clock: Clock) -> Iterator[Installation]:
+    with installed(prepared_url, clock=clock) as made:
+        made.services.create(
+            OPERATOR, name="todo", scopes=[Scope("todo:read")], refresh_allowed=True
+        )
+        grants = [Grant(ADMIN), Grant("todo:read")]
+        made.grants.create_account(OPERATOR, grants, username="alice")
+        yield made
+
+
+@pytest.fixture
+def client(keyosk: Installation) -> FlaskClient:
+    return app.create_app(keyosk).test_client()
+
+
+def key_of(keyosk: Installation) -> str:
+    return keyosk.api_keys.create(OPERATOR, "alice", name="k").secret
+
+
+def refused(client: FlaskClient, key: str, number: int = 0) -> Any:
+    """A request that a rule refuses; each to a place of its own."""
+    answer = client.patch("/accounts/me", json={"enabled": False}, auth=("alice", key))
+    assert answer.status_code == 403, answer.get_data()
+    return answer
+
+
+def rows(keyosk: Installation, action: str) -> list[dict[str, Any]]:
+    """The ``after`` of each row."""
+    keyosk.audit.seal()
+    sql = "SELECT after FROM audit_row WHERE action = ? ORDER BY sequence"
+    return [json.loads(after) for (after,) in rows_of(keyosk, sql, action)]
+
+
+def counted(found: list[dict[str, Any]]) -> int:
+    return sum(after.get("count", 1) for after in found)
+
+
+def test_what_a_rule_refuses_a_hundred_times_is_a_handful_of_rows(
+    keyosk: Installation, client: FlaskClient, clock: Clock
+) -> None:
+    key = key_of(keyosk)
+    for number in range(100):
+        if number == 50:
+            clock.now += MINUTE
+        refused(client, key)
+    clock.now += MINUTE
+    found = rows(keyosk, "rule.refused")
+    assert len(found) == 2 * (10 + 1)
+    assert counted(found) == 100
+    assert found[0]["reason"]
+    (last,) = rows_of(
+        keyosk,
+        "SELECT actor_name, outcome, target FROM audit_row WHERE action = ? AND request_id IS NULL"
+        " ORDER BY sequence DESC LIMIT 1",
+        "rule.refused",
+    )
+    assert last == ("alice", "refused", None)
+    assert keyosk.audit.verify().fault is None
+    assert rows_of(keyosk, "SELECT count(*) FROM refusal") == [(0,)]
+
+
+def test_many_keys_of_one_account_have_no_more_rows_but_one_each(
+    keyosk: Installation, client: FlaskClient, clock: Clock
+) -> None:
+    keys = [key_of(keyosk) for _ in range(5)]
+    for _ in range(10):
+        for key in keys:
+            refused(client, key)
+    clock.now += MINUTE
+    found = rows(keyosk, "rule.refused")
+    assert len(found) == 10 + len(keys)
+    assert counted(found) == 50
+
+
+def test_refresh_tokens_that_come_back_are_a_handful_of_rows(
+    keyosk: Installation, clock: Clock
+) -> None:
+    login = keyosk.authentication.by_secret([("alice", key_of(keyosk))])
+    for _ in range(30):
+        asked = Asked(scopes=("todo:read", "offline_access"))
+        first = keyosk.issuing.by_login(login, asked).refresh_token or ""
+        second = keyosk.sessions.turn(first).refresh_token
+        keyosk.sessions.turn(second)
+        with pytest.raises(InvalidGrant):
+            keyosk.sessions.turn(first)
+    clock.now += MINUTE
+    found = rows(keyosk, "session.reuse")
+    assert (len(found), counted(found)) == (11, 30)
+
+
+def test_failed_logins_from_a_thousand_addresses_are_a_handful_of_rows(
+    keyosk: Installation, clock: Clock
+) -> None:
+    unknown = api_key_form.generate()
+    for number in range(300):
+        with pytest.raises(BadCredentials):
+            keyosk.authentication.by_secret([("alice", unknown)], address=f"2001:db8::{number:x}")
+    clock.now += MINUTE
+    found = rows(keyosk, "login.failed")
+    assert counted(found) == 300
+    assert len(found) <= 51
+
+
+def test_what_cannot_be_noted_is_refused_all_the_same(
+    keyosk: Installation, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = key_of(keyosk)
+
+    def away(*_: Any, **__: Any) -> None:
+        raise Unavailable("The database is not available.")
+
+    monkeypatch.setattr(keyosk.audit, "refuse", away)
+    refused(client, key)
