@@ -10,7 +10,7 @@ from keyosk.checks import LONGEST_NAME, Checks
 from keyosk.errors import Conflict, Invalid, NotFound
 from keyosk.ids import first_version, is_id, new_id
 from keyosk.merge import merge_patch
-from keyosk.model import Account, Caller, Kind, Listing, StoredPassword
+from keyosk.model import Account, Caller, Kind, Listing, StoredPassword, Versions
 from keyosk.password_rules import check_new
 from keyosk.passwords import Passwords
 from keyosk.revocations import Revocations
@@ -122,7 +122,12 @@ class Accounts:
         return self._accounts.count(listing)
 
     def change(
-        self, by: Caller, reference: str, patch: Mapping[str, Any], *, version: int | None = None
+        self,
+        by: Caller,
+        reference: str,
+        patch: Mapping[str, Any],
+        *,
+        version: Versions | None = None,
     ) -> Account:
         """Apply a merge patch (RFC 7396): ``None`` resets a field, objects merge by member.
 
@@ -153,7 +158,7 @@ class Accounts:
             self._audit.record(by, "account.change", target(account.id), before=old, after=new)
             return self._accounts.by_id(account.id)
 
-    def remove(self, by: Caller, reference: str, *, version: int | None = None) -> None:
+    def remove(self, by: Caller, reference: str, *, version: Versions | None = None) -> None:
         """Delete an account with its password, API keys and grants.
 
         Raises ``NotFound``, ``Stale``, ``RefusedByRule``.

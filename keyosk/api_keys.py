@@ -11,7 +11,7 @@ from keyosk.audit import Audit, changed
 from keyosk.checks import LONGEST_NAME, LONGEST_TEXT, Checks
 from keyosk.errors import Conflict, Invalid, NotFound
 from keyosk.ids import first_version, is_id, new_id
-from keyosk.model import ApiKey, Caller, Listing
+from keyosk.model import ApiKey, Caller, Listing, Versions
 from keyosk.revocations import Revocations
 from keyosk.rules import Rules
 from keyosk.storage.api_keys import ApiKeyStore
@@ -155,7 +155,7 @@ class ApiKeys:
         key_id: str,
         patch: Mapping[str, Any],
         *,
-        version: int | None = None,
+        version: Versions | None = None,
     ) -> ApiKey:
         """Apply a merge patch (RFC 7396).
 
@@ -189,7 +189,7 @@ class ApiKeys:
             return self._api_keys.get(key.account_id, key.id)
 
     def remove(
-        self, by: Caller, reference: str, key_id: str, *, version: int | None = None
+        self, by: Caller, reference: str, key_id: str, *, version: Versions | None = None
     ) -> None:
         """Delete a key: it stops working at once.
 

@@ -6,7 +6,7 @@ from typing import Any
 from keyosk.accounts import Accounts, Draft, target
 from keyosk.audit import Audit
 from keyosk.checks import Checks
-from keyosk.model import Account, Caller, Grant
+from keyosk.model import Account, Caller, Grant, Versions
 from keyosk.revocations import Revocations
 from keyosk.rules import Rules
 from keyosk.storage.accounts import AccountStore
@@ -65,7 +65,12 @@ class Grants:
         return self._accounts.add(by, draft, also=give)
 
     def replace(
-        self, by: Caller, reference: str, grants: Sequence[Grant], *, version: int | None = None
+        self,
+        by: Caller,
+        reference: str,
+        grants: Sequence[Grant],
+        *,
+        version: Versions | None = None,
     ) -> tuple[Account, tuple[Grant, ...]]:
         """Make these the grants of the account.
 
@@ -85,7 +90,7 @@ class Grants:
         *,
         add: Iterable[Grant] = (),
         remove: Iterable[Grant] = (),
-        version: int | None = None,
+        version: Versions | None = None,
     ) -> tuple[Account, tuple[Grant, ...]]:
         """Add grants, each in place of one of the same name, and take others away by name.
 
@@ -108,7 +113,7 @@ class Grants:
         before: Sequence[Grant],
         grants: Sequence[Grant],
         *,
-        version: int | None = None,
+        version: Versions | None = None,
     ) -> None:
         roles = self._roles.named([grant.role for grant in grants if grant.role is not None])
         scopes = [grant.scope for grant in grants if grant.scope is not None]

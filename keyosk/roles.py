@@ -9,7 +9,7 @@ from keyosk.audit import Audit, changed
 from keyosk.checks import LONGEST_TEXT, Checks
 from keyosk.errors import InUse, Invalid, NotFound
 from keyosk.ids import first_version, is_id, new_id
-from keyosk.model import Caller, Listing, Role
+from keyosk.model import Caller, Listing, Role, Versions
 from keyosk.revocations import MOST_ACCOUNTS, Revocations
 from keyosk.rules import Rules
 from keyosk.storage.database import Database
@@ -84,7 +84,7 @@ class Roles:
         return self._roles.count(listing)
 
     def change(
-        self, by: Caller, name: str, patch: Mapping[str, Any], *, version: int | None = None
+        self, by: Caller, name: str, patch: Mapping[str, Any], *, version: Versions | None = None
     ) -> Role:
         """Apply a merge patch (RFC 7396): every holder of the role has its new scopes at once.
 
@@ -116,7 +116,7 @@ class Roles:
             return self._roles.by_name(after.name)
 
     def remove(
-        self, by: Caller, name: str, *, force: bool = False, version: int | None = None
+        self, by: Caller, name: str, *, force: bool = False, version: Versions | None = None
     ) -> None:
         """Delete a role; its holders lose what it gave them.
 

@@ -8,7 +8,17 @@ from keyosk import service_checks, usernames
 from keyosk.audit import Audit, changed
 from keyosk.errors import Forbidden, InUse, Invalid
 from keyosk.ids import first_version, is_id, new_id
-from keyosk.model import KEYOSK, OPERATOR, Caller, CredentialKind, Listing, Scope, Service, Terms
+from keyosk.model import (
+    KEYOSK,
+    OPERATOR,
+    Caller,
+    CredentialKind,
+    Listing,
+    Scope,
+    Service,
+    Terms,
+    Versions,
+)
 from keyosk.revocations import MOST_ACCOUNTS, Revocations
 from keyosk.rotation import Rotation
 from keyosk.rules import Rules
@@ -116,7 +126,7 @@ class Services:
         patch: Mapping[str, Any],
         *,
         force: bool = False,
-        version: int | None = None,
+        version: Versions | None = None,
     ) -> Service:
         """Apply a merge patch (RFC 7396).
 
@@ -164,7 +174,7 @@ class Services:
             return self._services.by_id(service.id)
 
     def remove(
-        self, by: Caller, reference: str, *, force: bool = False, version: int | None = None
+        self, by: Caller, reference: str, *, force: bool = False, version: Versions | None = None
     ) -> None:
         """Delete a service, its scopes and their grants.
 

@@ -369,18 +369,10 @@ def test_a_wrong_parameter_of_a_list_is_named(admin: Client, query: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("tag", "status"),
-    [
-        ('"999999"', 412),
-        ('"' + "9" * 30 + '"', 412),
-        ('"-1"', 412),
-        ('W/"1"', 412),
-        ('"\u00b2"', 412),
-        ("nonsense", 412),
-        ('"1", "2"', 422),
-    ],
+    "tag",
+    ['"999999"', '"' + "9" * 30 + '"', '"-1"', 'W/"1"', '"\u00b2"', "nonsense", '"1", "2"'],
 )
-def test_an_entity_tag_that_no_version_has_is_refused(admin: Client, tag: str, status: int) -> None:
+def test_an_entity_tag_that_no_version_has_is_refused(admin: Client, tag: str) -> None:
     username = live.unique("tagged")
     assert admin.post("/accounts", json={"username": username}).status_code == 201
 
@@ -388,7 +380,7 @@ def test_an_entity_tag_that_no_version_has_is_refused(admin: Client, tag: str, s
         f"/accounts/{username}", json={}, headers={"If-Match": tag.encode("latin-1")}
     )
 
-    assert_problem(answer, status, None, *(["If-Match"] if status == 422 else []))
+    assert_problem(answer, 412, None)
 
 
 def test_a_conflict_names_the_field_and_not_what_stands_there(admin: Client) -> None:

@@ -23,6 +23,7 @@ from keyosk.model.records import (
     Listing,
     LoginFailure,
     Refusal,
+    Versions,
 )
 from keyosk.model.services import (
     ADMIN,
@@ -73,4 +74,5 @@ __all__ = [
     "SigningKey",
     "StoredPassword",
     "Terms",
+    "Versions",
 ]

@@ -82,3 +82,11 @@ class Listing:
     descending: bool = False
     after: tuple[Any, Any] | None = None
     filters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Versions:
+    """At which versions an object may be changed: among these (``None``: any), but these."""
+
+    among: frozenset[int] | None = None
+    but: frozenset[int] = frozenset()

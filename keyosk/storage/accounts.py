@@ -8,10 +8,11 @@ import peewee
 from peewee import JOIN
 
 from keyosk.errors import NotFound, Stale
-from keyosk.model import Account, Kind, Listing, StoredPassword
+from keyosk.model import Account, Kind, Listing, StoredPassword, Versions
 from keyosk.storage import listing as lists
 from keyosk.storage import tables
 from keyosk.storage.database import Database, conflict
+from keyosk.storage.versions import at_version
 
 _TAKEN = {"username": "Another account already has this username."}
 _JSON = ("claims", "metadata")
@@ -96,7 +97,12 @@ class AccountStore:
         return self._database.count(lists.filtered(query, listing, self._filters))
 
     def change(
-        self, account_id: str, changes: Mapping[str, Any], *, now: int, version: int | None = None
+        self,
+        account_id: str,
+        changes: Mapping[str, Any],
+        *,
+        now: int,
+        version: Versions | None = None,
     ) -> None:
         """Write the given columns only, if the account still is at ``version`` (``None``: any).
 
@@ -110,19 +116,17 @@ class AccountStore:
         query = tables.Account.update(
             **columns, updated_at=now, version=tables.Account.version + 1
         ).where(tables.Account.id == account_id)
-        if version is not None:
-            query = query.where(tables.Account.version == version)
+        query = at_version(query, tables.Account.version, version)
         try:
             if not self._database.write(query):
                 raise Stale("The account has changed since it was read.")
         except peewee.IntegrityError as error:
             raise conflict(error, tables.Account, _TAKEN) from error
 
-    def remove(self, account_id: str, *, version: int | None = None) -> None:
+    def remove(self, account_id: str, *, version: Versions | None = None) -> None:
         """Delete the account with all that belongs to it. Raises ``Stale``."""
         query = tables.Account.delete().where(tables.Account.id == account_id)
-        if version is not None:
-            query = query.where(tables.Account.version == version)
+        query = at_version(query, tables.Account.version, version)
         if not self._database.write(query):
             raise Stale("The account has changed since it was read.")
 

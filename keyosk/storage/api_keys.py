@@ -7,10 +7,11 @@ from typing import Any, Final
 import peewee
 
 from keyosk.errors import NotFound, Stale
-from keyosk.model import ApiKey, Listing
+from keyosk.model import ApiKey, Listing, Versions
 from keyosk.storage import listing as lists
 from keyosk.storage import tables
 from keyosk.storage.database import Database
+from keyosk.storage.versions import at_version
 
 _LISTS: Final = ("scopes", "networks")
 # Not by the id alone: PostgreSQL would walk along the keys of all accounts and leave most out.
@@ -78,7 +79,7 @@ class ApiKeyStore:
         return _api_key(row)
 
     def change(
-        self, key_id: str, changes: Mapping[str, Any], *, now: int, version: int | None = None
+        self, key_id: str, changes: Mapping[str, Any], *, now: int, version: Versions | None = None
     ) -> None:
         """Write the given columns only, if the key still is at ``version``. Raises ``Stale``."""
         columns = {
@@ -87,16 +88,14 @@ class ApiKeyStore:
         query = tables.ApiKey.update(
             **columns, updated_at=now, version=tables.ApiKey.version + 1
         ).where(tables.ApiKey.id == key_id)
-        if version is not None:
-            query = query.where(tables.ApiKey.version == version)
+        query = at_version(query, tables.ApiKey.version, version)
         if not self._database.write(query):
             raise Stale("The API key has changed since it was read.")
 
-    def remove(self, key_id: str, *, version: int | None = None) -> None:
+    def remove(self, key_id: str, *, version: Versions | None = None) -> None:
         """Delete the key. Raises ``Stale``."""
         query = tables.ApiKey.delete().where(tables.ApiKey.id == key_id)
-        if version is not None:
-            query = query.where(tables.ApiKey.version == version)
+        query = at_version(query, tables.ApiKey.version, version)
         if not self._database.write(query):
             raise Stale("The API key has changed since it was read.")
 

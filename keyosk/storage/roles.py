@@ -7,10 +7,11 @@ from typing import Any, Final
 import peewee
 
 from keyosk.errors import NotFound, Stale
-from keyosk.model import Listing, Role
+from keyosk.model import Listing, Role, Versions
 from keyosk.storage import listing as lists
 from keyosk.storage import tables
 from keyosk.storage.database import Database, conflict
+from keyosk.storage.versions import at_version
 
 _TAKEN: Final = {"name": "Another role already has this name."}
 _SORTS: Final = {"created_at": tables.Role.id, "name": tables.Role.name}
@@ -70,7 +71,7 @@ class RoleStore:
         """How many roles pass the filters of a listing."""
         return self._database.count(lists.filtered(tables.Role.select(), listing, _FILTERS))
 
-    def change(self, role: Role, *, now: int, version: int | None = None) -> None:
+    def change(self, role: Role, *, now: int, version: Versions | None = None) -> None:
         """Write the role as given, with its scopes. Raises ``Stale``, ``Conflict``."""
         query = tables.Role.update(
             name=role.name,
@@ -78,8 +79,7 @@ class RoleStore:
             updated_at=now,
             version=tables.Role.version + 1,
         ).where(tables.Role.id == role.id)
-        if version is not None:
-            query = query.where(tables.Role.version == version)
+        query = at_version(query, tables.Role.version, version)
         try:
             if not self._database.write(query):
                 raise Stale("The role has changed since it was read.")
@@ -88,11 +88,10 @@ class RoleStore:
         self._database.write(tables.RoleScope.delete().where(tables.RoleScope.role == role.id))
         self._set_scopes(role)
 
-    def remove(self, role_id: str, *, version: int | None = None) -> None:
+    def remove(self, role_id: str, *, version: Versions | None = None) -> None:
         """Delete the role and its grants. Raises ``Stale``."""
         query = tables.Role.delete().where(tables.Role.id == role_id)
-        if version is not None:
-            query = query.where(tables.Role.version == version)
+        query = at_version(query, tables.Role.version, version)
         if not self._database.write(query):
             raise Stale("The role has changed since it was read.")
 

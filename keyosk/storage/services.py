@@ -8,11 +8,12 @@ from typing import Any, Final
 import peewee
 
 from keyosk.errors import Invalid, NotFound, Stale
-from keyosk.model import CredentialKind, Exchange, Listing, Scope, Service, Terms
+from keyosk.model import CredentialKind, Exchange, Listing, Scope, Service, Terms, Versions
 from keyosk.storage import listing as lists
 from keyosk.storage import tables
 from keyosk.storage.compiled import Row
 from keyosk.storage.database import Database, conflict
+from keyosk.storage.versions import at_version
 
 _TAKEN: Final = {
     "name": "Another service already has this name.",
@@ -105,7 +106,7 @@ class ServiceStore:
         """The services that the account acts for."""
         return self._services(tables.Service.select().where(tables.Service.account == account_id))
 
-    def change(self, service: Service, *, now: int, version: int | None = None) -> None:
+    def change(self, service: Service, *, now: int, version: Versions | None = None) -> None:
         """Write the service as given, but its scopes. Raises ``Stale``, ``Conflict``.
 
         Raises ``Invalid`` if there is no such account, or no such service to exchange for.
@@ -119,8 +120,7 @@ class ServiceStore:
             updated_at=now,
             version=tables.Service.version + 1,
         ).where(tables.Service.id == service.id)
-        if version is not None:
-            query = query.where(tables.Service.version == version)
+        query = at_version(query, tables.Service.version, version)
         try:
             if not self._database.write(query):
                 raise Stale("The service has changed since it was read.")
@@ -128,11 +128,10 @@ class ServiceStore:
             raise conflict(error, tables.Service, _TAKEN) from error
         self._set_exchanges(service)
 
-    def remove(self, service_id: str, *, version: int | None = None) -> None:
+    def remove(self, service_id: str, *, version: Versions | None = None) -> None:
         """Delete the service, its scopes and their grants. Raises ``Stale``."""
         query = tables.Service.delete().where(tables.Service.id == service_id)
-        if version is not None:
-            query = query.where(tables.Service.version == version)
+        query = at_version(query, tables.Service.version, version)
         if not self._database.write(query):
             raise Stale("The service has changed since it was read.")
 

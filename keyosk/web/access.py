@@ -15,6 +15,8 @@ from keyosk.model import ADMIN, KEYOSK, Caller, CredentialKind, Login
 from keyosk.web import access_log, basic, browsers
 
 ME: Final = "me"
+#: In the WSGI environ of a request whose response is everybody's.
+PUBLIC: Final = "keyosk.public"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,11 @@ class Access:
     any_caller: bool = False
     anyone: bool = False
     by_login: bool = False
+
+    @property
+    def is_public(self) -> bool:
+        """Whether what is answered is everybody's, so that caches may keep it."""
+        return self.anyone and not self.by_login
 
 
 ANYONE: Final = Access(anyone=True)
@@ -71,6 +78,8 @@ class Gate:
         decision = self._decisions.get(request.endpoint or "", {}).get(method)
         if decision is None:
             raise MethodNotAllowed
+        if decision.is_public:
+            request.environ[PUBLIC] = True
         if decision.anyone:
             return
         caller = self._caller()

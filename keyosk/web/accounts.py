@@ -7,9 +7,10 @@ from flask import Response, g, request
 from keyosk.errors import BadCredentials, Conflict, Forbidden, InsufficientScope, Invalid
 from keyosk.model import Account, Grant, StoredPassword
 from keyosk.web import paging
-from keyosk.web.answers import if_match, nothing, object_answer
+from keyosk.web.answers import nothing, object_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
+from keyosk.web.preconditions import wanted_versions
 from keyosk.web.schemas import (
     AccountNew,
     AccountPatch,
@@ -81,13 +82,13 @@ class AccountResource(Endpoint):
         """Change the fields that the merge patch names."""
         patch = self.load()
         return _answer(
-            self.installation.accounts.change(g.caller, account, patch, version=if_match())
+            self.installation.accounts.change(g.caller, account, patch, version=wanted_versions())
         )
 
     @operation(tagged=True)
     def delete(self, account: str) -> Response:
         """Delete the account with all that belongs to it."""
-        self.installation.accounts.remove(g.caller, account, version=if_match())
+        self.installation.accounts.remove(g.caller, account, version=wanted_versions())
         return nothing()
 
 
@@ -140,7 +141,7 @@ class GrantsResource(Endpoint):
         """Replace the grants."""
         grants = grants_of(self.load())
         return _grants_answer(
-            *self.installation.grants.replace(g.caller, account, grants, version=if_match())
+            *self.installation.grants.replace(g.caller, account, grants, version=wanted_versions())
         )
 
     @operation(takes=GrantsPatch, gives=GrantsShown, tagged=True)
@@ -153,7 +154,7 @@ class GrantsResource(Endpoint):
                 account,
                 add=grants_of(fields["add"]) if "add" in fields else (),
                 remove=names_of(fields["remove"]) if "remove" in fields else (),
-                version=if_match(),
+                version=wanted_versions(),
             )
         )
 

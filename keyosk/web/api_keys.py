@@ -8,9 +8,10 @@ from keyosk.api_keys import NewApiKey
 from keyosk.errors import Conflict
 from keyosk.model import ApiKey
 from keyosk.web import paging
-from keyosk.web.answers import if_match, nothing, object_answer
+from keyosk.web.answers import nothing, object_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
+from keyosk.web.preconditions import wanted_versions
 from keyosk.web.schemas import ApiKeyMade, ApiKeyNew, ApiKeyPatch, ApiKeyShape, Rotation
 
 LISTS = paging.Lists(
@@ -74,26 +75,24 @@ class ApiKeyResource(Endpoint):
         """Change the fields that the merge patch names."""
         patch = self.load()
         changed = self.installation.api_keys.change(
-            g.caller, account, key, patch, version=if_match()
+            g.caller, account, key, patch, version=wanted_versions()
         )
         return object_answer(_body(changed), changed.version)
 
     @operation(tagged=True)
     def delete(self, account: str, key: str) -> Response:
         """Delete the key: it stops working at once."""
-        self.installation.api_keys.remove(g.caller, account, key, version=if_match())
+        self.installation.api_keys.remove(g.caller, account, key, version=wanted_versions())
         return nothing()
 
 
 def _shown_once(made: NewApiKey) -> Response:
-    response = object_answer(
+    return object_answer(
         {**_body(made.key), "secret": made.secret},
         made.key.version,
         201,
         location=f"/accounts/{made.key.account_id}/api-keys/{made.key.id}",
     )
-    response.headers["Cache-Control"] = "no-store"
-    return response
 
 
 def _body(key: ApiKey) -> dict[str, Any]:

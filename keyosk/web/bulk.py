@@ -147,7 +147,6 @@ def _lines_answer(body: Iterator[bytes], at_end: Callable[[], None]) -> Response
     response = Response(_ending(body, at_end), mimetype=lines.TYPES[0])
     # Besides: a generator that nobody starts, as for HEAD, never ends.
     response.call_on_close(at_end)
-    response.headers["Cache-Control"] = "no-store"
     return response
 
 

@@ -10,13 +10,13 @@ from flask_restful import Resource
 from keyosk.idempotency import Answer
 from keyosk.installation import Installation
 from keyosk.model import Listing
-from keyosk.web import bodies, operations, paging
+from keyosk.web import bodies, operations, paging, preconditions
 from keyosk.web.answers import json_answer
 from keyosk.web.fields import rfc3339
 
 _HEADER: Final = "Idempotency-Key"
 _READING: Final = ("GET", "HEAD")
-_KEPT_HEADERS: Final = ("Location", "ETag", "Cache-Control", "Effective-At-Latest")
+_KEPT_HEADERS: Final = ("Location", "ETag", "Effective-At-Latest")
 
 
 class Endpoint(Resource):
@@ -24,6 +24,8 @@ class Endpoint(Resource):
 
     #: Whether its POST may be sent again under one Idempotency-Key.
     repeatable = True
+    #: Whether GET selects a representation, which preconditions are about (RFC 9110 13.2.1).
+    conditional = True
 
     def __init__(self, installation: Installation) -> None:
         self.installation = installation
@@ -61,7 +63,9 @@ class Endpoint(Resource):
         if request.method not in _READING:
             revocations.take_effective_at()
         response: Response = super().dispatch_request(*args, **kwargs)
-        moment = None if request.method in _READING else revocations.take_effective_at()
+        if request.method in _READING:
+            return preconditions.evaluate(response) if self.conditional else response
+        moment = revocations.take_effective_at()
         return response if moment is None else _narrowing(response, rfc3339(moment))
 
     def _once(self, *args: Any, **kwargs: Any) -> Response:

@@ -9,7 +9,7 @@ from flask import Request
 
 from keyosk.ids import new_id
 from keyosk.metrics import Metrics
-from keyosk.web import access_log, documentation, forward
+from keyosk.web import access, access_log, documentation, forward
 from keyosk.web.source import Network, address_of
 
 _POLICY: Final = "Content-Security-Policy"
@@ -20,6 +20,8 @@ SECURITY_HEADERS: Final = (
     ("Referrer-Policy", "no-referrer"),
     ("Strict-Transport-Security", "max-age=31536000"),
 )
+_CACHING: Final = "Cache-Control"
+_NO_STORE: Final = (_CACHING, "no-store")
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _ROUTE: Final = "keyosk.route"
 
@@ -52,6 +54,11 @@ class Envelope:
             status: str, headers: list[tuple[str, str]], exc_info: Any = None
         ) -> Callable[[bytes], object]:
             self._tell(environ, status[:3], time.perf_counter() - started)
+            # SECURITY: whatever was not decided to be public, failures included, nobody may keep.
+            if access.PUBLIC not in environ or status[:3] not in ("200", "304"):
+                headers = [header for header in headers if header[0] != _CACHING]
+            if all(name != _CACHING for name, _ in headers):
+                headers = [*headers, _NO_STORE]
             all_headers = [*headers, *SECURITY_HEADERS, ("X-Request-Id", request_id)]
             if documentation.CONTENT_POLICY in environ:
                 policy = environ[documentation.CONTENT_POLICY]

@@ -135,7 +135,6 @@ def _render(
             body["errors"] = faults
         response = json_answer(body, status)
         response.mimetype = "application/problem+json"
-    response.headers["Cache-Control"] = "no-store"
     return response
 
 

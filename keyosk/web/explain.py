@@ -46,9 +46,7 @@ class ExplainResource(Endpoint):
             found = self.installation.explaining.explain(account, asked, api_key_id=api_key)
         except InvalidScope as error:  # it is no list of scopes
             found = Explanation(None, error, None, (), {})
-        response = json_answer(self._shown(shape(found)))
-        response.headers["Cache-Control"] = "no-store"
-        return response
+        return json_answer(self._shown(shape(found)))
 
     def _account(self, reference: str | None) -> str:
         """The id of the account: the caller's own, or with the scope any."""

@@ -57,6 +57,9 @@ def prepare(environ: dict[str, Any]) -> None:
 class ForwardResource(Endpoint):
     """Whether a request may pass."""
 
+    # Proxies copy the client's preconditions, which are about what the service has.
+    conditional = False
+
     @operation(status=200, raises=(BadToken, Forbidden))
     def get(self, service: str | None = None) -> Response:
         """Whether the login, or the Bearer token of the service, may use a service.
@@ -81,7 +84,6 @@ class ForwardResource(Endpoint):
         access_log.note(**access.name_of(proven.login), jti=token.id)
         response = Response(status=200)
         del response.headers["Content-Type"]
-        response.headers["Cache-Control"] = "no-store"
         # SECURITY: all three are always there and never empty, so that a proxy that copies them
         # leaves none that the client sent.
         response.headers["Authorization"] = f"Bearer {token.text}"

@@ -29,6 +29,4 @@ class ReadyResource(Endpoint):
 
 
 def _status(word: str) -> Response:
-    response = json_answer({"status": word})
-    response.headers["Cache-Control"] = "no-store"
-    return response
+    return json_answer({"status": word})

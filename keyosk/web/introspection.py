@@ -38,7 +38,6 @@ class IntrospectResource(_AboutToken):
         by, token = self._asked()
         found = self.installation.inspection.inspect(by, token)
         response = json_answer({"active": False} if found is None else {"active": True, **found})
-        response.headers["Cache-Control"] = "no-store"
         response.headers["Pragma"] = "no-cache"
         return response
 
@@ -52,6 +51,5 @@ class RevokeResource(_AboutToken):
         by, token = self._asked()
         self.installation.inspection.revoke(by, token)
         response = Response(status=200)
-        response.headers["Cache-Control"] = "no-store"
         del response.headers["Content-Type"]
         return response

@@ -55,7 +55,6 @@ class JwksResource(Endpoint):
             f"public, max-age={max(0, min(_MAX_AGE, left, ahead))}, stale-if-error=86400"
         )
         response.set_etag(document.tag)
-        response.make_conditional(request)
         return response
 
     def _callers(self) -> list[str]:

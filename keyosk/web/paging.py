@@ -79,7 +79,6 @@ def page(
         response.headers["Link"] = f'<{quote(request.path)}?{query}>; rel="next"'
     if parameters.get("total") == "true":
         response.headers["X-Total-Count"] = str(count(listing))
-    response.headers["Cache-Control"] = "private, no-cache"
     return response
 
 

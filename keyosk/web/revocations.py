@@ -49,7 +49,6 @@ class RevocationsResource(Endpoint):
             response.set_etag(tag)
         response.headers["Vary"] = "Accept"
         response.headers["Cache-Control"] = "no-cache"
-        response.make_conditional(request)
         return response
 
 

@@ -7,9 +7,10 @@ from flask import Response, g
 from keyosk.errors import Conflict
 from keyosk.model import Role
 from keyosk.web import paging
-from keyosk.web.answers import if_match, is_forced, nothing, object_answer
+from keyosk.web.answers import is_forced, nothing, object_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
+from keyosk.web.preconditions import wanted_versions
 from keyosk.web.schemas import RoleNew, RolePatch, RoleShape
 
 LISTS = paging.Lists(("created_at", "name"), {"scope": paging.text})
@@ -44,13 +45,13 @@ class RoleResource(Endpoint):
     def patch(self, role: str) -> Response:
         """Change the fields that the merge patch names."""
         patch = self.load()
-        changed = self.installation.roles.change(g.caller, role, patch, version=if_match())
+        changed = self.installation.roles.change(g.caller, role, patch, version=wanted_versions())
         return object_answer(_body(changed), changed.version)
 
     @operation(tagged=True, forced=True)
     def delete(self, role: str) -> Response:
         """Delete the role; with ``force`` also when accounts hold it."""
-        self.installation.roles.remove(g.caller, role, force=is_forced(), version=if_match())
+        self.installation.roles.remove(g.caller, role, force=is_forced(), version=wanted_versions())
         return nothing()
 
 

@@ -7,9 +7,10 @@ from flask import Response, g
 from keyosk.errors import Conflict
 from keyosk.model import Service
 from keyosk.web import paging
-from keyosk.web.answers import if_match, is_forced, nothing, object_answer
+from keyosk.web.answers import is_forced, nothing, object_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
+from keyosk.web.preconditions import wanted_versions
 from keyosk.web.service_schemas import (
     ScopesNew,
     ScopesShape,
@@ -59,12 +60,14 @@ class ServiceResource(Endpoint):
     @operation(tagged=True, forced=True)
     def delete(self, service: str) -> Response:
         """Delete the service, its scopes and their grants; ``force`` where there are grants."""
-        self.installation.services.remove(g.caller, service, force=is_forced(), version=if_match())
+        self.installation.services.remove(
+            g.caller, service, force=is_forced(), version=wanted_versions()
+        )
         return nothing()
 
     def _changed(self, service: str, patch: dict[str, Any]) -> Response:
         changed = self.installation.services.change(
-            g.caller, service, patch, force=is_forced(), version=if_match()
+            g.caller, service, patch, force=is_forced(), version=wanted_versions()
         )
         return object_answer(_body(changed), changed.version)
 
@@ -82,7 +85,7 @@ class ScopesResource(Endpoint):
         """Replace the scopes; grants of those that stay are kept."""
         scopes = scopes_of(self.load()["scopes"])
         changed = self.installation.services.change(
-            g.caller, service, {"scopes": scopes}, force=is_forced(), version=if_match()
+            g.caller, service, {"scopes": scopes}, force=is_forced(), version=wanted_versions()
         )
         return _scopes_answer(changed)
 

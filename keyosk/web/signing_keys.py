@@ -19,7 +19,6 @@ class _Keys(Endpoint):
         response = json_answer(self.shape(key), status)
         if status == 201:
             response.headers["Location"] = f"/signing-keys/{key.kid}"
-        response.headers["Cache-Control"] = "private, no-cache"
         return response
 
     def shape(self, key: SigningKey) -> dict[str, Any]:

@@ -48,6 +48,8 @@ _BODY_CREDENTIALS: Final = frozenset({"client_secret", "password", "client_asser
 class TokenResource(Endpoint):
     """The token endpoint (RFC 6749 section 3.2)."""
 
+    conditional = False  # it makes something new each time
+
     @operation(query=TokenRequest, gives=TokenShape, texts=_TEXTS, raises=_REFUSALS)
     def get(self) -> Response:
         """As POST, with the parameters in the query."""
@@ -73,7 +75,6 @@ class TokenResource(Endpoint):
         )
         access_log.note(**access.name_of(issued.login), jti=issued.token.id)
         response = _render(issued, form, exchanged=single.get("grant_type") == _EXCHANGE)
-        response.headers["Cache-Control"] = "no-store"
         response.headers["Pragma"] = "no-cache"  # RFC 6749 section 5.1
         # After the answer has been sent: a use is not worth a wait.
         response.call_on_close(lambda: self.installation.authentication.note(issued.login))

@@ -106,10 +106,8 @@ def _parameters(call: Call) -> list[Any]:
         parameters += [*list_parameters(operation.lists), "limit", "cursor", "total"]
     if operation.forced:
         parameters.append("force")
-    if operation.tagged and call.method == "GET":
-        parameters.append("If-None-Match")
-    if call.takes_if_match:
-        parameters.append("If-Match")
+    if call.is_conditional:
+        parameters += ["If-Match", "If-None-Match"]
     if call.is_repeatable:
         parameters.append("Idempotency-Key")
     return parameters

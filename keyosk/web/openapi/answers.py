@@ -79,9 +79,9 @@ class Call:
         return [part.partition(">")[0] for part in self.route.path.split("<")[1:]]
 
     @property
-    def takes_if_match(self) -> bool:
-        """Whether it changes something that has an entity tag."""
-        return self.operation.tagged and self.method in _WRITES
+    def is_conditional(self) -> bool:
+        """Whether it reads or changes something that has an entity tag."""
+        return self.operation.tagged and self.method in ("GET", *_WRITES)
 
     @property
     def is_repeatable(self) -> bool:
@@ -102,8 +102,8 @@ class Call:
             found.add(errors.NotFound)
         if self.path_parameters or has_rules:
             others.add("request_line_too_long")
-        if self.takes_if_match:
-            found.update((errors.Stale, errors.Invalid))
+        if self.is_conditional:
+            found.add(errors.Stale)
         if self.operation.forced:
             found.update((errors.InUse, errors.Invalid))
         if not self.route.oauth and (has_rules or self.is_repeatable):

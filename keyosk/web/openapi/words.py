@@ -79,13 +79,14 @@ PARAMETERS: Final[Mapping[str, dict[str, Any]]] = {
     },
     "If-Match": {
         "in": "header",
-        "description": "The `ETag` of what is to be changed; 412 where it is no longer that.",
+        "description": "The `ETag` that it must have, or several, or `*`; 412 if it has another.",
         "schema": {"type": "string"},
         "example": '"3"',
     },
     "If-None-Match": {
         "in": "header",
-        "description": "The `ETag` of what is known; 304 where it is still that.",
+        "description": "The `ETag` that it must not have, or several; 304 where a read finds it, "
+        "412 where a write does.",
         "schema": {"type": "string"},
         "example": '"3"',
     },

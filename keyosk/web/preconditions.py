@@ -1,0 +1,104 @@
+"""Preconditions: whether a request is to be answered as the representation is now (RFC 9110 13).
+
+One place for all routes: ``Endpoint`` evaluates them for each GET and HEAD; a write takes its
+``wanted_versions`` to the database, which decides in the statement that writes. No representation
+here has a modification date, so ``If-Modified-Since`` and ``If-Unmodified-Since`` are ignored, as
+sections 13.1.3 and 13.1.4 ask.
+"""
+
+import re
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final
+
+from flask import Response, request
+
+from keyosk.errors import Stale
+from keyosk.model import Versions
+
+_TAG: Final = re.compile(r'(W/)?"([!#-~\x80-\xff]*)"')
+_LIST: Final = re.compile(r"[ \t]*(?:,[ \t]*|$)")
+_VERSION: Final = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
+_LARGEST: Final = 2**63 - 1  # what the database's column can hold
+
+
+@dataclass(frozen=True, slots=True)
+class _Tags:
+    """The value of ``If-Match`` or ``If-None-Match``; one that is malformed names nothing."""
+
+    any: bool = False
+    malformed: bool = False
+    strong: frozenset[str] = frozenset()
+    weak: frozenset[str] = frozenset()
+
+
+def evaluate(response: Response) -> Response:
+    """The response to GET or HEAD, or 304 in its place. Raises ``Stale``.
+
+    In the order of section 13.2.2. Only a success is evaluated (section 13.2.1).
+    """
+    wanted, known = _tags("If-Match"), _tags("If-None-Match")
+    if response.status_code != HTTPStatus.OK or (wanted is None and known is None):
+        return response
+    tag, is_weak = response.get_etag()
+    # SECURITY: a failed precondition is answered like any failure. It never carries the
+    # representation, nor permission to keep it.
+    if wanted is not None and not wanted.any and (is_weak or tag not in wanted.strong):
+        response.close()
+        raise Stale("It is not, or no longer, what If-Match names.")
+    if known is not None and (known.any or tag in known.strong | known.weak):
+        return _not_modified(response)
+    return response
+
+
+def wanted_versions() -> Versions | None:
+    """The versions at which the object may be changed; ``None`` for any.
+
+    Strong comparison for ``If-Match``, weak for ``If-None-Match`` (sections 13.1.1 and 13.1.2).
+    SECURITY: a value that cannot be read lets no version pass.
+    """
+    wanted, known = _tags("If-Match"), _tags("If-None-Match")
+    if (wanted is None or wanted.any) and known is None:
+        return None
+    among = None if wanted is None or wanted.any else _numbers(wanted.strong)
+    if known is None:
+        return Versions(among=among)
+    if known.any or known.malformed:
+        return Versions(among=frozenset())  # what is to be changed exists
+    return Versions(among=among, but=_numbers(known.strong | known.weak))
+
+
+def _tags(name: str) -> _Tags | None:
+    value = request.headers.get(name)
+    if value is None:
+        return None
+    value = value.strip(" \t")
+    if value == "*":
+        return _Tags(any=True)
+    found: dict[bool, set[str]] = {True: set(), False: set()}
+    at = 0
+    while at < len(value):
+        tag = _TAG.match(value, at)
+        if tag is not None:
+            found[tag[1] is not None].add(tag[2])
+            at = tag.end()
+        separator = _LIST.match(value, at)  # empty elements are allowed (section 5.6.1.2)
+        if separator is None or (tag is None and separator.end() == at):
+            return _Tags(malformed=True)
+        at = separator.end()
+    return _Tags(strong=frozenset(found[False]), weak=frozenset(found[True]))
+
+
+def _numbers(tags: frozenset[str]) -> frozenset[int]:
+    """The versions that tags name; one that no version ever has names none."""
+    numbers = (int(tag) for tag in tags if _VERSION.fullmatch(tag))
+    return frozenset(number for number in numbers if number <= _LARGEST)
+
+
+def _not_modified(response: Response) -> Response:
+    """304 with the header fields that section 15.4.5 asks for."""
+    response.set_data(b"")
+    response.status_code = HTTPStatus.NOT_MODIFIED
+    for name in ("Content-Type", "Content-Length"):
+        response.headers.pop(name, None)
+    return response

@@ -1,0 +1,239 @@
+"""Preconditions (RFC 9110 section 13) mean the same at every address."""
+
+import pytest
+import requests
+
+from live import Client, LiveServer, unique
+from people import Person, done, make_key, make_person
+
+PUBLIC = (
+    "/auth/jwks",
+    "/auth/jwks?format=pem",
+    "/.well-known/jwks.json",
+    "/.well-known/oauth-authorization-server",
+    "/.well-known/openid-configuration",
+    "/auth/revocations",
+    "/services/keyosk/jwks",
+    "/openapi.json",
+    "/docs",
+    "/docs/start.js",
+    "/docs/swagger-ui.css",
+    "/health/live",
+    "/health/ready",
+)
+UNTAGGED = ("/health/live", "/health/ready", "/accounts", "/audit", "/signing-keys", "/roles")
+#: Values of If-Match in which the entity tag 5 stands, and in which it does not.
+NAMING = ('"5"', '"4", "5"', '"4","5"', ', "4" ,, "5" ,', 'W/"5", "5"', '"a,b", "5"', "*")
+OTHERS = (
+    *('"4"', 'W/"5"', '"4", "6"', '"05"', '"5', '5"', "5", '""', '"4,5"', "nonsense", '"5" "4"'),
+    *('*, "5"', '"4", *', "", 'w/"5"', '"5";q=1', "'5'", '"\xb2"', '"-5"', '"5 "'),
+    *('"' + "9" * 18 + '"', '"9223372036854775808"', '"' + "9" * 40 + '"'),
+)
+
+
+@pytest.fixture(scope="module")
+def alice(server: LiveServer, admin: Client) -> Person:
+    return make_person(server, admin)
+
+
+@pytest.fixture(scope="module")
+def paths(server: LiveServer, admin: Client, alice: Person) -> tuple[str, ...]:
+    """What has a representation: public addresses, objects, lists."""
+    service, role = unique("todo"), unique("editor")
+    done(admin.post("/services", json={"name": service}), 201)
+    done(admin.post("/roles", json={"name": role, "scopes": []}), 201)
+    key = done(admin.post(f"{alice.path}/api-keys", json={"name": "a key"}), 201)
+    kid = done(admin.get("/auth/jwks"))["keys"][0]["kid"]
+    objects = (
+        *(alice.path, f"{alice.path}/grants", f"{alice.path}/api-keys/{key['id']}"),
+        *(f"/services/{service}", f"/services/{service}/scopes", f"/roles/{role}"),
+        *(f"/signing-keys/{kid}", f"/auth/keys/{kid}.pem", "/accounts", "/services", "/roles"),
+        *("/signing-keys", "/audit", "/api-keys", f"{alice.path}/api-keys"),
+    )
+    known = [path for path in objects if admin.get(path).status_code == 200]
+    assert len(known) >= 14
+    return (*PUBLIC, *known)
+
+
+def refused(answer: requests.Response, method: str) -> None:
+    assert answer.status_code == 412
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert "ETag" not in answer.headers
+    if method == "HEAD":
+        assert answer.content == b""
+    else:
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        assert answer.json()["code"] == "stale"
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_if_match_with_a_star_is_true_where_there_is_a_representation(
+    admin: Client, paths: tuple[str, ...], method: str
+) -> None:
+    for path in paths:
+        answer = admin.request(method, path, headers={"If-Match": "*"})
+        assert answer.status_code == 200, path
+    for path in ("/accounts/nobody", "/services/nothing", "/auth/keys/nothing.pem", "/nowhere"):
+        assert admin.request(method, path, headers={"If-Match": "*"}).status_code == 404, path
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_failed_precondition_never_carries_the_representation_nor_may_be_kept(
+    admin: Client, paths: tuple[str, ...], method: str
+) -> None:
+    for path in paths:
+        for value in ('"another"', 'W/"another"', "nonsense", '"one", "two"'):
+            refused(admin.request(method, path, headers={"If-Match": value}), method)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_an_entity_tag_means_the_same_at_every_address(
+    admin: Client, paths: tuple[str, ...], method: str
+) -> None:
+    for path in paths:
+        first = admin.request(method, path)
+        tag = first.headers.get("ETag")
+        if tag is None:
+            continue
+        for value in (tag, f'"x", {tag}', f'W/{tag}, "x"', "*"):
+            known = admin.request(method, path, headers={"If-None-Match": value})
+            assert (known.status_code, known.content) == (304, b""), (path, value)
+            assert known.headers["ETag"] == tag
+            assert known.headers.get("Cache-Control") == first.headers.get("Cache-Control")
+            assert known.headers.get("Vary") == first.headers.get("Vary")
+            assert "Content-Type" not in known.headers
+        for value in (tag, f'"x", {tag}'):
+            assert admin.request(method, path, headers={"If-Match": value}).status_code == 200
+            both = {"If-Match": value, "If-None-Match": tag}
+            assert admin.request(method, path, headers=both).status_code == 304
+        refused(admin.request(method, path, headers={"If-Match": f"W/{tag}"}), method)
+        both = {"If-Match": '"x"', "If-None-Match": tag}  # If-Match comes first (13.2.2)
+        refused(admin.request(method, path, headers=both), method)
+        assert admin.request(method, path, headers={"If-None-Match": '"x"'}).status_code == 200
+
+
+def test_a_date_that_nothing_is_compared_with_is_ignored(
+    admin: Client, paths: tuple[str, ...]
+) -> None:
+    for path in paths:
+        assert "Last-Modified" not in admin.get(path).headers
+        for name in ("If-Modified-Since", "If-Unmodified-Since", "If-Range"):
+            for date in ("Thu, 01 Jan 1970 00:00:00 GMT", "Thu, 01 Jan 2099 00:00:00 GMT", "x"):
+                assert admin.get(path, headers={name: date}).status_code == 200, (path, name)
+
+
+def test_the_signed_revocations_have_a_weak_tag_which_if_match_never_accepts(
+    server: LiveServer,
+) -> None:
+    client, signed = server.client(), {"Accept": "application/jwt"}
+    tag = client.get("/auth/revocations", headers=signed).headers["ETag"]
+    assert tag.startswith("W/")
+    known = client.get("/auth/revocations", headers={**signed, "If-None-Match": tag})
+    assert known.status_code == 304
+    refused(client.get("/auth/revocations", headers={**signed, "If-Match": tag}), "GET")
+
+
+def test_a_failure_is_told_before_a_precondition(server: LiveServer, alice: Person) -> None:
+    for headers in ({"If-Match": '"x"'}, {"If-None-Match": "*"}):
+        assert server.client().get("/accounts/me", headers=headers).status_code == 401
+        assert alice.login().get("/audit", headers=headers).status_code == 403
+        assert server.client().get("/nowhere", headers=headers).status_code == 404
+        assert server.client().post("/auth/jwks", headers=headers).status_code == 405
+
+
+def test_a_proxy_may_send_the_preconditions_of_its_client(
+    server: LiveServer, admin: Client
+) -> None:
+    service = unique("todo")
+    done(admin.post("/services", json={"name": service, "scopes": [f"{service}:read"]}), 201)
+    person = make_person(server, admin, f"{service}:read")
+    for headers in ({"If-Match": '"x"'}, {"If-None-Match": "*"}, {"If-None-Match": '"x"'}):
+        for path in (f"/auth/forward?service={service}", f"/auth/token?audience={service}"):
+            assert person.login().get(path, headers=headers).status_code == 200, headers
+
+
+# --- Writes ---------------------------------------------------------------------------------------
+
+
+class Kind:
+    """A kind of object: how one is made, and a change of it."""
+
+    def __init__(self, admin: Client, alice: Person, name: str) -> None:
+        self.admin, self.name = admin, name
+        self.method, self.body = "PATCH", {"description": unique("text")}
+        self.deletable = name not in ("grants", "scopes")
+        if name == "account":
+            made = done(admin.post("/accounts", json={"username": unique("p")}), 201)
+            self.path, self.body = f"/accounts/{made['id']}", {"display_name": "x"}
+        elif name == "grants":
+            made = done(admin.post("/accounts", json={"username": unique("p")}), 201)
+            self.path, self.method = f"/accounts/{made['id']}/grants", "PUT"
+            self.body = {"scopes": [], "roles": []}  # type: ignore[dict-item]
+        elif name == "key":
+            key, _ = make_key(admin, alice)
+            self.path = f"{alice.path}/api-keys/{key}"
+        elif name == "role":
+            self.path = f"/roles/{unique('r')}"
+            done(admin.post("/roles", json={"name": self.path[7:], "scopes": []}), 201)
+        else:
+            service = unique("s")
+            done(admin.post("/services", json={"name": service}), 201)
+            self.path = f"/services/{service}"
+            if name == "scopes":
+                self.path, self.method = f"{self.path}/scopes", "PUT"
+                self.body = {"scopes": []}  # type: ignore[dict-item]
+
+    def read(self) -> None:
+        """Learn the entity tag that it has now."""
+        self.tag = self.admin.get(self.path).headers["ETag"]
+
+    def change(self, **headers: str) -> requests.Response:
+        encoded = {
+            name.replace("_", "-"): value.encode("latin-1") for name, value in headers.items()
+        }
+        return self.admin.request(self.method, self.path, json=self.body, headers=encoded)
+
+    def with_its_tag(self, value: str) -> str:
+        """The value of a table with the version that the object has in place of 5."""
+        return value.replace("5", self.tag.strip('"')) if "9" not in value else value
+
+
+@pytest.fixture(params=["account", "grants", "key", "role", "service", "scopes"])
+def kind(request: pytest.FixtureRequest, admin: Client, alice: Person) -> Kind:
+    found = Kind(admin, alice, request.param)
+    found.read()
+    return found
+
+
+def test_a_list_of_entity_tags_lets_a_change_pass_if_one_is_that_of_the_object(kind: Kind) -> None:
+    for value in NAMING:
+        answer = kind.change(If_Match=kind.with_its_tag(value))
+        assert answer.status_code == 200, (value, answer.text)
+        kind.read()
+
+
+def test_what_names_no_version_that_the_object_has_changes_nothing(kind: Kind) -> None:
+    for value in OTHERS:
+        refused(kind.change(If_Match=kind.with_its_tag(value)), "PUT")
+    assert kind.admin.get(kind.path).headers["ETag"] == kind.tag
+
+
+def test_if_none_match_guards_a_change_as_well(kind: Kind) -> None:
+    for value in ("*", kind.tag, f"W/{kind.tag}", f'"x", {kind.tag}', "nonsense"):
+        refused(kind.change(If_None_Match=value), "PUT")
+    assert kind.admin.get(kind.path).headers["ETag"] == kind.tag
+    assert kind.change(If_None_Match='"x", "1234567890123"').status_code == 200
+    kind.read()
+    refused(kind.change(If_Match=kind.tag, If_None_Match=kind.tag), "PUT")
+    assert kind.change(If_Match=kind.tag, If_None_Match='"x"').status_code == 200
+
+
+def test_a_delete_is_guarded_like_a_change(kind: Kind) -> None:
+    if not kind.deletable:
+        pytest.skip("it cannot be deleted alone")
+    for headers in ({"If-Match": '"x", "7"'}, {"If-None-Match": "*"}, {"If-None-Match": kind.tag}):
+        refused(kind.admin.delete(kind.path, headers=headers), "DELETE")
+    answer = kind.admin.delete(kind.path, headers={"If-Match": f'"7", {kind.tag}'})
+    assert answer.status_code == 204
+    missing = kind.admin.delete(kind.path, headers={"If-None-Match": "*"})
+    assert missing.status_code == 404
