@@ -30,6 +30,8 @@ _ACCOUNT: Final = (15, 60_000)
 _NAMES: Final = (25, 60_000)
 #: An IPv6 client has a whole network of this length to itself (RFC 6177).
 _IPV6_PREFIX: Final = 64
+#: How a source begins that a proxy names without its address.
+_NAMED: Final = "unknown/"
 #: How many guesses come between two looks for allowances that are whole again.
 _FORGET_EVERY: Final = 200
 
@@ -65,7 +67,8 @@ class Guesses:
         allowances += [_allowance(_ACCOUNT, "account", name) for name in foreign if name]
         tried = self._store.used([pairs[name].key for name in foreign], now)
         fresh = [name for name in foreign if pairs[name].key not in tried]
-        if fresh:
+        # Clients that nobody can tell apart are not counted together: one would lock out all.
+        if fresh and source:
             allowances.append(_allowance(_NAMES, "names", source, count=len(fresh)))
         taken = self._store.take(allowances, now)
         self._forget_sometimes(now)
@@ -99,10 +102,12 @@ class Guesses:
 
 def source_of(address: str | None) -> str:
     """What an address counts as: itself, or the network that an IPv6 client has to itself."""
+    if address is not None and address.startswith(_NAMED):
+        return address  # a proxy hides it, but tells it from others
     try:
         source = ip_address(address or "")
     except ValueError:
-        return ""  # a Unix socket
+        return ""  # a Unix socket, or what no proxy could tell
     if isinstance(source, IPv6Address):
         if source.ipv4_mapped is not None:
             return str(source.ipv4_mapped)

@@ -10,7 +10,7 @@ from flask import Request
 from keyosk.ids import new_id
 from keyosk.metrics import Metrics
 from keyosk.web import access, access_log, documentation, forward
-from keyosk.web.source import Network, address_of
+from keyosk.web.source import Network, Source
 
 _POLICY: Final = "Content-Security-Policy"
 #: What every answer has, those of the server itself included.
@@ -40,13 +40,13 @@ class Envelope:
     ) -> None:
         """``trusted``: the proxies whose word on the client's address counts."""
         self._application = application
-        self._trusted = trusted
+        self._source = Source(trusted)
         self._metrics = metrics
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         started = time.perf_counter()
         request_id = environ[access_log.REQUEST_ID] = new_id()
-        environ[access_log.ADDRESS] = address_of(environ, self._trusted)
+        environ[access_log.ADDRESS] = self._source.of(environ)
         environ[access_log.METHOD] = environ["REQUEST_METHOD"]
         forward.prepare(environ)
 

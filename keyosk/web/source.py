@@ -1,42 +1,153 @@
 """Where a request comes from, as far as that can be believed."""
 
-from collections.abc import Mapping, Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import Any
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Any, Final
 
 Network = IPv4Network | IPv6Network
+_Address = IPv4Address | IPv6Address
+
+#: What stands for an address that nobody could read. No network has it.
+UNKNOWN: Final = "unknown"
+_WARN_EVERY: Final = 3600  # seconds
+_MOST_COMMAS: Final = 20  # in one element; no proxy writes more
+_PORT: Final = r"(?::(?:[0-9]{1,5}|_[A-Za-z0-9._-]+))?"
+_IPV4: Final = re.compile(r"([0-9.]+)" + _PORT, re.ASCII)
+_IPV6: Final = re.compile(r"\[([0-9A-Fa-f:.]+)(?:%[^\[\]\s]*)?\]" + _PORT, re.ASCII)
+_BARE_IPV6: Final = re.compile(r"([0-9A-Fa-f:.]+)(?:%[^\[\]\s]*)?", re.ASCII)
+_OBFUSCATED: Final = re.compile(r"(_[A-Za-z0-9._-]{1,40})" + _PORT, re.ASCII)
+_NAME: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+# More than a token, as some proxies write a port or brackets without quotation marks.
+_PAIR: Final = rf'({_NAME})=([^\s";,=]+|"(?:[^"\\]|\\.)*")'
+_ELEMENT: Final = re.compile(rf"[ \t]*{_PAIR}(?:[ \t]*;[ \t]*(?:{_PAIR})?)*[ \t]*")
+_PAIRS: Final = re.compile(_PAIR)
+
+_log = logging.getLogger(__name__)
 
 
-def address_of(environ: Mapping[str, Any], trusted: Sequence[Network]) -> str | None:
-    """The address of the client of a request, ``environ`` as WSGI has it (PEP 3333).
+class Source:
+    """Finds the client of a request behind the trusted proxies."""
 
-    SECURITY: ``X-Forwarded-For`` counts only as far as trusted proxies wrote it. It is read from
-    the right, where each proxy appends whom it heard, and the first that is not a trusted proxy is
-    the client; what stands left of it, the client may have made up.
-    """
-    address: str | None = environ.get("REMOTE_ADDR")
-    if not trusted or "HTTP_X_FORWARDED_FOR" not in environ:
-        return address
-    hops = [hop.strip() for hop in environ["HTTP_X_FORWARDED_FOR"].split(",")]
-    while address is not None and hops and _is_trusted(address, trusted):
-        hop = hops.pop()
-        if not _is_address(hop):
-            break
-        address = hop
-    return address
+    def __init__(
+        self, trusted: Sequence[Network], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._trusted = trusted
+        self._clock = clock
+        self._warned = -float(_WARN_EVERY)
+
+    def of(self, environ: Mapping[str, Any]) -> str | None:
+        """The address of the client, ``environ`` as WSGI has it (PEP 3333).
+
+        SECURITY: a header counts only as far as trusted proxies wrote it. It is read from the
+        right, where each proxy appends whom it heard, and the first that is not a trusted proxy is
+        the client; what stands left of it, the client may have made up. Where a trusted proxy wrote
+        what names no address, or two headers that differ, the client is ``UNKNOWN``: the proxy's
+        own address would let it use what is limited to that network.
+        """
+        peer: str | None = environ.get("REMOTE_ADDR")
+        if not self._trusted or not self._is_trusted(_read(peer or "")):
+            return peer
+        assert peer is not None
+        found = [
+            self._client(peer, hops)
+            for name, read in (("X_FORWARDED_FOR", _list), ("FORWARDED", _forwarded))
+            if (hops := read(environ.get(f"HTTP_{name}", ""))) is not None
+        ]
+        if len(set(found)) < 2:
+            client = found[0] if found else peer
+        else:
+            # Which of them the proxy wrote is not known, but attempts are still told apart.
+            client = _unknown(found[0].removeprefix(f"{UNKNOWN}/"))
+        if client.startswith(UNKNOWN):
+            self._warn(peer)
+        return client
+
+    def _client(self, peer: str, hops: Iterator[str]) -> str:
+        client = peer
+        for hop in hops:
+            address = _read(hop)
+            if address is None:
+                hidden = _OBFUSCATED.fullmatch(hop.strip('"'))
+                return _unknown(hidden[1] if hidden else "")
+            client = str(address)
+            if not self._is_trusted(address):
+                break
+        return client
+
+    def _is_trusted(self, address: _Address | None) -> bool:
+        return address is not None and any(address in network for network in self._trusted)
+
+    def _warn(self, peer: str) -> None:
+        now = self._clock()
+        if now - self._warned >= _WARN_EVERY:
+            self._warned = now
+            # Nothing of the header: the client may have written it.
+            _log.warning(
+                "the trusted proxy %s sends an address of its client that cannot be read, or both "
+                "X-Forwarded-For and Forwarded with different ones: API keys that are limited to "
+                "networks are refused there, and clients cannot be told apart",
+                peer,
+            )
 
 
-def _is_trusted(address: str, trusted: Sequence[Network]) -> bool:
-    if not _is_address(address):
-        return False
-    source = ip_address(address)
-    source = getattr(source, "ipv4_mapped", None) or source
-    return any(source in network for network in trusted)
+def _unknown(detail: str) -> str:
+    return f"{UNKNOWN}/{detail}" if detail and detail != UNKNOWN else UNKNOWN
 
 
-def _is_address(text: str) -> bool:
+def _read(text: str) -> _Address | None:
+    """The address in any form that proxies write: with a port, brackets, quotes or a zone."""
+    text = text.strip(" \t")
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        text = text[1:-1]
+    matched = _IPV4.fullmatch(text) or _IPV6.fullmatch(text) or _BARE_IPV6.fullmatch(text)
+    if matched is None:
+        return None
     try:
-        ip_address(text)
+        address = ip_address(matched[1])
     except ValueError:
-        return False
-    return True
+        return None
+    # A dual-stack socket shows IPv4 clients as ::ffff:192.0.2.1.
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _list(value: str) -> Iterator[str] | None:
+    """The hops of ``X-Forwarded-For``, the last one first; ``None`` where there is none."""
+    hops = [hop for hop in (part.strip(" \t") for part in reversed(value.split(","))) if hop]
+    return iter(hops) if hops else None
+
+
+def _forwarded(value: str) -> Iterator[str] | None:
+    """The same of ``Forwarded`` (RFC 7239); a hop that does not say for whom is empty."""
+    return _elements(value) if value.strip(", \t") else None
+
+
+def _elements(value: str) -> Iterator[str]:
+    # SECURITY: element by element from the right. Read from the left, a quotation mark that the
+    # client never closes would swallow what the proxy appended.
+    rest = value
+    while rest.strip(", \t"):
+        at = len(rest)
+        for _ in range(_MOST_COMMAS):
+            at = rest.rfind(",", 0, at)
+            element = rest[at + 1 :]
+            if not element.strip(" \t") or _ELEMENT.fullmatch(element):
+                break
+            if at < 0:
+                yield ""
+                return
+        else:
+            yield ""
+            return
+        rest = rest[: max(at, 0)]
+        if element.strip(" \t"):
+            yield _for(element)
+
+
+def _for(element: str) -> str:
+    values = [text for name, text in _PAIRS.findall(element) if name.lower() == "for"]
+    if len(values) != 1:
+        return ""
+    return re.sub(r"\\(.)", r"\1", values[0][1:-1]) if values[0][0] == '"' else str(values[0])
