@@ -16,7 +16,8 @@ from jwt.utils import base64url_encode
 from keyosk import jws_form, keyring
 from keyosk.errors import BadToken
 from keyosk.hsm import HsmKey
-from keyosk.signing import Signer, SigningKeys
+from keyosk.key_set import Signer
+from keyosk.signing import SigningKeys
 
 #: Characters: servers cut headers at 8 KiB, and a token is not alone in there.
 LONGEST: Final = 6_144

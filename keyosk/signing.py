@@ -6,20 +6,17 @@ changes over at the same planned moment, whether it has just read the keys or no
 lives are planned is ``rotation``'s business, where their private halves are ``private_keys``'s.
 """
 
-import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from hashlib import sha256
+from collections.abc import Callable
 from typing import Final
 
 from keyosk import clocks, keyring
 from keyosk.errors import Conflict, Invalid, NotFound, Unavailable
 from keyosk.hsm import HsmKey
-from keyosk.keyring import PrivateKey, PublicKey
+from keyosk.key_set import KeySet, Signer, Verifier, verifier_of
+from keyosk.keyring import PrivateKey
 from keyosk.model import KeyState, SigningKey
 from keyosk.private_keys import PrivateKeys
 from keyosk.storage.signing_keys import SigningKeyStore
@@ -30,71 +27,10 @@ MOST: Final = 5
 FRESH: Final = 1.0
 #: Seconds after which every process has a new key in its set.
 SPREAD: Final = 2
+_LONGEST_ASKING: Final = 0.25  # seconds
 _FAR: Final = 2**62
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Signer:
-    """The key that signs now."""
-
-    kid: str
-    algorithm: str
-    key: PrivateKey | HsmKey
-    published_at: int
-
-
-@dataclass(frozen=True, slots=True)
-class Verifier:
-    """The public half of one published key."""
-
-    algorithm: str
-    key: PublicKey
-
-
-@dataclass(frozen=True)
-class KeySet:
-    """All that the outside and the inside need of the signing keys, until ``changes_at``.
-
-    ``keys``: the published ones, that of the installation's algorithm which signs now first.
-    ``every``: all that there ever were. ``compromised``: how many of them are.
-    """
-
-    keys: Sequence[SigningKey]
-    signers: Mapping[str, Signer]  # by algorithm
-    default: Signer
-    every: Sequence[SigningKey]
-    compromised: int
-    changes_at: int
-
-    @cached_property
-    def verifiers(self) -> Mapping[str, Verifier]:
-        """The published keys by ``kid``."""
-        return {key.kid: _verifier(key) for key in self.keys}
-
-    @cached_property
-    def document(self) -> "Document":
-        """The common JWK set (RFC 7517 section 5)."""
-        return _document([key for key in self.keys if key.algorithm in keyring.ALGORITHMS])
-
-    def document_of(self, algorithm: str | None) -> "Document":
-        """The JWK set of a service: the common one, or for an algorithm that is not in it its own.
-
-        One unknown ``kty`` makes several verifiers refuse a whole set.
-        """
-        if algorithm is None or algorithm in keyring.ALGORITHMS:
-            return self.document
-        return _document([key for key in self.keys if key.algorithm == algorithm])
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """A JWK set as published, its entity tag, and the ``kid`` of its keys."""
-
-    text: bytes
-    tag: str
-    kids: tuple[str, ...]
 
 
 class SigningKeys:
@@ -117,6 +53,7 @@ class SigningKeys:
         self._current: KeySet | None = None
         self._refreshed = 0.0
         self._in_background = False
+        self._asking = threading.Lock()
 
     @property
     def current(self) -> KeySet:
@@ -133,6 +70,23 @@ class SigningKeys:
         if self._current is None:
             raise Unavailable("There is no signing key.")
         return self._current
+
+    def confirmed(self) -> bool:
+        """Ask the database whether a key in ``current`` was compromised, and take in what it says.
+
+        False where it could not be asked in time: then nobody may keep the set.
+        """
+        # One at a time: where the database hangs, the others must not wait as long as it does.
+        if not self._asking.acquire(timeout=_LONGEST_ASKING):
+            return False
+        try:
+            if self._store.compromised() != self.current.compromised:
+                self.refresh()
+        except Unavailable:
+            return False
+        finally:
+            self._asking.release()
+        return True
 
     def signer(self, algorithm: str | None, *, compromised: int | None = None) -> Signer:
         """The key that signs with an algorithm, ``None`` for the installation's.
@@ -168,7 +122,7 @@ class SigningKeys:
         keys = self.current
         if published:
             return keys.verifiers.get(kid)
-        return next((_verifier(key) for key in keys.every if key.kid == kid), None)
+        return next((verifier_of(key) for key in keys.every if key.kid == kid), None)
 
     def refresh(self) -> None:
         """Read the keys again. Raises ``WrongSecretKey``, ``Unavailable``."""
@@ -336,12 +290,3 @@ def is_signing(key: SigningKey, now: int) -> bool:
 
 def _began(key: SigningKey) -> int:
     return _FAR if key.active_from is None else key.active_from
-
-
-def _verifier(key: SigningKey) -> Verifier:
-    return Verifier(key.algorithm, keyring.public_key(key.public))
-
-
-def _document(keys: Sequence[SigningKey]) -> Document:
-    text = json.dumps({"keys": [key.public for key in keys]}, indent=1).encode() + b"\n"
-    return Document(text, sha256(text).hexdigest()[:32], tuple(key.kid for key in keys))

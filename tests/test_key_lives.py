@@ -1,5 +1,6 @@
 """The lives of signing keys: rotation that nobody notices, and its end for stolen ones."""
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -21,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 import node_modules
 from installed import Clock, installed, rows_of
 from keyosk import app, keyring
-from keyosk.errors import BadToken, Conflict, Invalid, NotFound
+from keyosk.errors import BadToken, Conflict, Invalid, NotFound, Unavailable
 from keyosk.installation import Installation
 from keyosk.issuing import Asked
 from keyosk.model import OPERATOR, Grant, KeyState, Scope
@@ -312,6 +313,70 @@ def test_a_stolen_key_is_out_at_once_in_every_process(
         assert [(each.claim.value, each.value) for each in entries] == [("kid", stolen)]
         with pytest.raises(Conflict):
             present.rotation.compromise(OPERATOR, stolen)
+
+
+def test_the_entry_of_a_stolen_key_holds_for_what_a_thief_dates_later(
+    keyosk: Installation, clock: Clock
+) -> None:
+    stolen = signing(keyosk)
+    keyosk.rotation.compromise(OPERATOR, stolen)
+    client = app.create_app(keyosk).test_client()
+    (entry,) = client.get("/auth/revocations").get_json()["entries"]
+    # issued_before would let through whatever the thief signs from now on.
+    assert entry == {"kid": stolen, "expires": clock.now + 7 * DAY}
+    assert keyosk.revocations.is_revoked("any", stolen, "any", int(clock.now) + 3_600)
+    clock.now += 7 * DAY - 1
+    assert client.get("/auth/revocations").get_json()["entries"] == [entry]
+    clock.now += 1
+    assert client.get("/auth/revocations").get_json()["entries"] == []
+
+
+@pytest.mark.parametrize("path", ["/auth/jwks", "/.well-known/jwks.json", "/services/keyosk/jwks"])
+def test_no_process_publishes_a_stolen_key_after_its_end(
+    present: Installation, prepared_url: str, path: str
+) -> None:
+    with installed(prepared_url) as other:
+        other.signing_keys.refresh()
+        other.signing_keys._in_background = True  # it reads nothing by itself now
+        client = app.create_app(other).test_client()
+        stolen = present.signing_keys.current.default.kid
+        assert client.get(f"/auth/keys/{stolen}.pem").status_code == 200
+
+        present.rotation.compromise(OPERATOR, stolen)
+
+        assert stolen not in client.get(path).get_data(as_text=True)
+        assert client.get(f"/auth/keys/{stolen}.pem").status_code == 404
+
+
+def test_a_set_that_the_database_did_not_confirm_is_kept_for_a_second(
+    present: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = app.create_app(present).test_client()
+    assert "max-age=300" in client.get("/auth/jwks").headers["Cache-Control"]
+
+    def away() -> int:
+        raise Unavailable("The database is not available.")
+
+    monkeypatch.setattr(present.signing_keys._store, "compromised", away)
+    answer = client.get("/auth/jwks")
+    assert answer.status_code == 200
+    assert answer.headers["Cache-Control"] == "public, max-age=1, stale-if-error=86400"
+
+
+def test_entries_from_before_lose_their_date_and_are_told_of_again(present: Installation) -> None:
+    stolen = present.signing_keys.current.default.kid
+    present.rotation.compromise(OPERATOR, stolen)
+    before = present.revocations.published()
+    now = int(time.time())
+    raw = present.database.raw
+    raw.execute_sql(f"UPDATE revocation SET issued_before = {now}, expires = {now + 900}")
+    migration = importlib.import_module("keyosk.storage.migrations.0010_stolen_keys")
+    migration.up(None, raw)
+    after = present.revocations.published(before.sequence)
+    (entry,) = after.revocations
+    assert (entry.value, entry.issued_before) == (stolen, None)
+    assert entry.expires > now + 6 * DAY
+    assert rows_of(present, "SELECT count(*) FROM revocation") == [(1,)]
 
 
 def test_after_a_stolen_key_the_next_one_signs(present: Installation) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import peewee
+from peewee import fn
 
 from keyosk.errors import Conflict
 from keyosk.model import KeyState, SigningKey
@@ -17,6 +18,11 @@ class SigningKeyStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._compromised = database.compile(
+            tables.SigningKey.select(fn.COUNT(tables.SigningKey.kid)).where(
+                tables.SigningKey.state == peewee.SQL(f"'{KeyState.COMPROMISED}'")
+            )
+        )
 
     def add(self, key: SigningKey) -> None:
         """Insert a key. Raises ``Conflict`` if its algorithm has one in this state already."""
@@ -50,6 +56,10 @@ class SigningKeyStore:
             tables.SigningKey.created_at, tables.SigningKey.kid
         )
         return tuple(_signing_key(row) for row in self._database.rows(query))
+
+    def compromised(self) -> int:
+        """How many keys are compromised."""
+        return int(self._compromised()[0][0])
 
     def lock(self) -> None:
         """Inside a transaction: be the only one who changes keys."""

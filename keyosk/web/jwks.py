@@ -6,8 +6,9 @@ from typing import Final
 from flask import Response, request
 
 from keyosk.errors import Invalid, KeyoskError, NotFound, Unavailable
+from keyosk.key_set import Document
 from keyosk.model import Terms
-from keyosk.signing import SPREAD, Document
+from keyosk.signing import FRESH, SPREAD
 from keyosk.web import access
 from keyosk.web.answers import public_answer
 from keyosk.web.endpoint import Endpoint
@@ -36,23 +37,27 @@ class JwksResource(Endpoint):
         With `format=pem` only the key that signs now, as PEM. `service` tells who fetches, and so
         does the login of the account that acts for a service: a rotation can wait for it.
         """
+        confirmed = self.installation.signing_keys.confirmed()
         keys = self.installation.signing_keys.current
         if _parameter("format", ("jwk", "pem")) == "pem":
-            return _pem(self.installation.signing_keys.public_pem(keys.default.kid))
+            pem = self.installation.signing_keys.public_pem(keys.default.kid)
+            return _pem(pem, confirmed=confirmed)
         for service in self._callers():
             self.installation.rotation.saw(service, keys.document.kids)
-        return self.set_answer(keys.document)
+        return self.set_answer(keys.document, confirmed=confirmed)
 
-    def set_answer(self, document: Document) -> Response:
-        """A key set with how long it may be kept."""
+    def set_answer(self, document: Document, *, confirmed: bool) -> Response:
+        """A key set with how long it may be kept; ``confirmed``: by the database, just now."""
         keys = self.installation.signing_keys
         left = keys.current.changes_at - int(self.installation.clock())
         # A rotation may be asked for at any moment: no verifier may keep the set for longer than
         # the next key is published before it signs.
         ahead = self.installation.rotation.plan.publish_ahead - SPREAD
+        # SECURITY: a key that another process found stolen a moment ago may still be in the set.
+        longest = _MAX_AGE if confirmed else int(FRESH)
         response = Response(document.text, mimetype="application/json")
         response.headers["Cache-Control"] = (
-            f"public, max-age={max(0, min(_MAX_AGE, left, ahead))}, stale-if-error=86400"
+            f"public, max-age={max(0, min(longest, left, ahead))}, stale-if-error=86400"
         )
         response.set_etag(document.tag)
         return response
@@ -86,10 +91,11 @@ class ServiceJwksResource(JwksResource):
     def get(self, service: str) -> Response:  # type: ignore[override]  # one more in the address
         """The common set, or the service's own where its algorithm is not in that."""
         found = self.installation.services.get(service)
+        confirmed = self.installation.signing_keys.confirmed()
         keys = self.installation.signing_keys.current
         document = keys.document_of(found.terms.signing_algorithm)
         self.installation.rotation.saw(found.terms.name, document.kids)
-        return self.set_answer(document)
+        return self.set_answer(document, confirmed=confirmed)
 
 
 class PemResource(Endpoint):
@@ -100,11 +106,15 @@ class PemResource(Endpoint):
         """The key as PEM (RFC 7468)."""
         if not _THUMBPRINT.fullmatch(kid):
             raise NotFound("There is no such published key.")
-        return _pem(self.installation.signing_keys.public_pem(kid))
+        confirmed = self.installation.signing_keys.confirmed()
+        return _pem(self.installation.signing_keys.public_pem(kid), confirmed=confirmed)
 
 
-def _pem(text: str) -> Response:
-    return public_answer(Response(text, mimetype=_PEM))
+def _pem(text: str, *, confirmed: bool) -> Response:
+    response = public_answer(Response(text, mimetype=_PEM))
+    if not confirmed:
+        response.headers["Cache-Control"] = f"public, max-age={int(FRESH)}"
+    return response
 
 
 def _parameter(name: str, values: tuple[str, ...]) -> str | None:

@@ -175,7 +175,7 @@ FIELDS: Final[dict[str, str]] = {
     "token from before any more, even one that never asks for revocations.",
     "exchanges": "For which services its tokens may be exchanged, and what that may add.",
     "expires": "When the last such token has expired, in seconds since 1970.",
-    "issued_before": "Only those whose `iat` is smaller.",
+    "issued_before": "Only those whose `iat` is smaller; absent for any, as for a `kid`.",
     "Revocations.since": "The number that the entries are above; 0 for all.",
     "Revocations.sequence": "The number to ask with the next time.",
     "RevocationsQuery.since": "The `sequence` that is known, for only what came after it.",
