@@ -15,7 +15,7 @@ keys that Keyosk publishes.
     sessions sights signing tokens upkeep
                           what Keyosk does
     storage/              the only user of peewee
-    config  keyring  hsm  metrics  passwords  password_rules  usernames
+    config  keyring  imported_keys  hsm  metrics  passwords  password_rules  usernames
                           the only users of the environment, cryptography, PKCS#11,
                           prometheus-client, passlib, zxcvbn, precis-i18n
     api_key_form  checks  clocks  ids  jws_form  merge  password_hashes  roca  setting_rules  slots

@@ -14,14 +14,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.x509.oid import NameOID
 
-from keyosk.errors import Invalid, WrongSecretKey
+from keyosk.errors import WrongSecretKey
 from keyosk.roca import is_from_faulty_chip
 
 MlDsaPrivateKey = mldsa.MLDSA44PrivateKey | mldsa.MLDSA65PrivateKey
@@ -190,66 +190,6 @@ def public_pem(jwk: Mapping[str, str]) -> str:
         .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
         .decode("ascii")
     )
-
-
-def read_private_key(text: str, algorithm: str | None) -> tuple[PrivateKey, str]:
-    """A private key from elsewhere, as PEM (PKCS#8 and older forms) or JWK, and its algorithm.
-
-    ``algorithm``: which of those that the key can be for, if it is several. Raises ``Invalid`` for
-    the field ``private_key``, without a word of what it was given.
-    """
-    try:
-        key = _from_jwk(text) if text.lstrip().startswith("{") else _from_pem(text)
-    except (ValueError, TypeError, KeyError, UnsupportedAlgorithm):
-        key = None
-    # SECURITY: outside the handler, as the errors of libraries may hold the key.
-    fits = () if key is None else _algorithms_of(key)
-    if key is None or not fits:
-        raise Invalid.field(
-            "private_key",
-            "must be an unencrypted PEM or JWK: EC P-256, RSA of 2048 to 8192 bits, or Ed25519",
-        )
-    if algorithm is not None and algorithm not in fits:
-        raise Invalid.field("algorithm", "is none of this key")
-    return key, algorithm or fits[0]
-
-
-def _from_pem(text: str) -> PrivateKey | None:
-    key = serialization.load_pem_private_key(text.encode(), password=None)
-    return key if isinstance(key, PrivateKey) else None
-
-
-def _from_jwk(text: str) -> PrivateKey | None:
-    jwk = json.loads(text)
-    if jwk["kty"] == "EC" and jwk["crv"] == "P-256":
-        public = ec.EllipticCurvePublicNumbers(_number(jwk["x"]), _number(jwk["y"]), ec.SECP256R1())
-        return ec.EllipticCurvePrivateNumbers(_number(jwk["d"]), public).private_key()
-    if jwk["kty"] == "RSA":
-        return rsa.RSAPrivateNumbers(
-            p=_number(jwk["p"]),
-            q=_number(jwk["q"]),
-            d=_number(jwk["d"]),
-            dmp1=_number(jwk["dp"]),
-            dmq1=_number(jwk["dq"]),
-            iqmp=_number(jwk["qi"]),
-            public_numbers=rsa.RSAPublicNumbers(_number(jwk["e"]), _number(jwk["n"])),
-        ).private_key()
-    if jwk["kty"] == "OKP" and jwk["crv"] == "Ed25519":
-        key = ed25519.Ed25519PrivateKey.from_private_bytes(_bytes(jwk["d"]))
-        # A d that does not belong to its x is a mix-up.
-        return key if key.public_key().public_bytes_raw() == _bytes(jwk["x"]) else None
-    return None
-
-
-def _algorithms_of(key: PrivateKey) -> tuple[str, ...]:
-    if isinstance(key, ec.EllipticCurvePrivateKey):
-        return ("ES256",) if isinstance(key.curve, ec.SECP256R1) else ()
-    if isinstance(key, rsa.RSAPrivateKey):
-        public = key.public_key().public_numbers()
-        sound = 2048 <= key.key_size <= 8192 and public.e >= _EXPONENT
-        sound = sound and not is_from_faulty_chip(public.n)
-        return ("RS256", "PS256") if sound else ()
-    return ("EdDSA",) if isinstance(key, ed25519.Ed25519PrivateKey) else ()
 
 
 def new_secret_key() -> str:

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 import node_modules
 from installed import Clock, installed, rows_of
-from keyosk import app, keyring
+from keyosk import app, imported_keys, keyring
 from keyosk.errors import BadToken, Conflict, Invalid, NotFound, Unavailable
 from keyosk.installation import Installation
 from keyosk.issuing import Asked
@@ -508,7 +508,7 @@ def pem(key: Any) -> str:
 
 def test_a_key_from_elsewhere_signs_next(keyosk: Installation, clock: Clock) -> None:
     private = ec.generate_private_key(ec.SECP256R1())
-    key, algorithm = keyring.read_private_key(pem(private), None)
+    key, algorithm = imported_keys.read(pem(private), None)
     brought = keyosk.rotation.bring(OPERATOR, key, algorithm)
     assert brought.state is KeyState.NEXT
     clock.now += AHEAD
@@ -534,7 +534,7 @@ def test_a_key_from_elsewhere_signs_next(keyosk: Installation, clock: Clock) -> 
 def test_weak_and_broken_keys_are_refused_without_repeating_them(make: Callable[[], str]) -> None:
     text = make()
     with pytest.raises(Invalid) as refusal:
-        keyring.read_private_key(text, None)
+        imported_keys.read(text, None)
     assert len(text) < 3 or text not in str(refusal.value)
     assert refusal.value.__context__ is None
 
@@ -542,12 +542,12 @@ def test_weak_and_broken_keys_are_refused_without_repeating_them(make: Callable[
 @pytest.mark.parametrize("algorithm", keyring.ALGORITHMS)
 def test_keys_come_back_from_jwk_and_pem(algorithm: str) -> None:
     key = keyring.generate(algorithm)
-    read, found = keyring.read_private_key(pem(key), algorithm)
+    read, found = imported_keys.read(pem(key), algorithm)
     assert found == algorithm
     assert keyring.public_jwk(read, found) == keyring.public_jwk(key, algorithm)
     name = "ES256" if algorithm == "ES256" else "EdDSA" if algorithm == "EdDSA" else "RS256"
     text = jwt.algorithms.get_default_algorithms()[name].to_jwk(key)
-    read, _ = keyring.read_private_key(text, algorithm)
+    read, _ = imported_keys.read(text, algorithm)
     assert keyring.public_jwk(read, algorithm) == keyring.public_jwk(key, algorithm)
 
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import click
 
-from keyosk import keyring
+from keyosk import imported_keys, keyring
 from keyosk.cli import session
 from keyosk.errors import Conflict, NotFound
 from keyosk.hsm import HsmKey
@@ -89,7 +89,7 @@ def compromise(kid: str, *, as_json: bool) -> None:
 @session.as_json
 def import_key(algorithm: str | None, *, as_json: bool) -> None:
     """Read a private key, PEM or JWK, from standard input; it signs next."""
-    private, fitting = keyring.read_private_key(sys.stdin.read(), algorithm)
+    private, fitting = imported_keys.read(sys.stdin.read(), algorithm)
     with session.installation() as installation:
         shape = _shape(installation, installation.rotation.bring(OPERATOR, private, fitting))
     session.show_object(shape, as_json=as_json)

@@ -4,7 +4,7 @@ from typing import Any
 
 from flask import Response, g
 
-from keyosk import keyring
+from keyosk import imported_keys
 from keyosk.errors import Conflict
 from keyosk.model import SigningKey
 from keyosk.web.answers import json_answer
@@ -62,9 +62,7 @@ class ImportKeyResource(_Keys):
     def post(self) -> Response:
         """Bring a private key, PEM or JWK, to sign next."""
         fields = self.load()
-        private, algorithm = keyring.read_private_key(
-            fields["private_key"], fields.get("algorithm")
-        )
+        private, algorithm = imported_keys.read(fields["private_key"], fields.get("algorithm"))
         return self.answer(self.installation.rotation.bring(g.caller, private, algorithm), 201)
 
 
