@@ -62,7 +62,7 @@ def prepare(config: Config, *, clock: Callable[[], float] = time.time) -> FirstA
     Answers the first admin if it was made now. Raises ``ConfigurationError``, ``DatabaseTooNew``,
     ``WrongSecretKey``, ``Unavailable``.
     """
-    database = Database(config.database_url)
+    database = Database(config.database_url, schema=config.database_schema)
     try:
         with schema.exclusive(database):
             schema.upgrade(database)
@@ -83,8 +83,8 @@ def prepare(config: Config, *, clock: Callable[[], float] = time.time) -> FirstA
 
 def is_prepared(config: Config) -> bool:
     """Whether ``prepare`` has run on this database for this version. Raises as it does."""
-    database = Database(config.database_url)
-    if database.path is not None and not database.path.exists():
+    database = Database(config.database_url, schema=config.database_schema)
+    if database.is_sqlite and not database.has_file():
         return False
     try:
         return not schema.pending(database)
@@ -95,7 +95,7 @@ def is_prepared(config: Config) -> bool:
 def build(config: Config, *, clock: Callable[[], float] = time.time) -> Installation:
     """Wire an installation whose database is up to date. Opens no connection yet."""
     metrics = Metrics()
-    database = Database(config.database_url)
+    database = Database(config.database_url, schema=config.database_schema)
     account_store = AccountStore(database)
     api_key_store = ApiKeyStore(database)
     service_store = ServiceStore(database)

@@ -9,7 +9,6 @@ module. Either could carry a secret, even from a setting that is none.
 
 import dataclasses
 import difflib
-import os
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -93,6 +92,12 @@ class Config:
         "sqlite:///data/keyosk.db",
         "A SQLite file, or `postgresql://user:password@host/database`.",
         mask=rules.hide_password,
+    )
+    database_schema: str | None = _setting(
+        rules.database_schema,
+        None,
+        "The schema of a PostgreSQL database that Keyosk's tables are in; it must exist.",
+        default_text="the first of the search path, mostly public",
     )
     secret_key: tuple[str, ...] = _setting(
         rules.secret_keys,
@@ -221,7 +226,7 @@ def load(environ: Mapping[str, str], *, cores: int | None = None) -> Config:
     faults: list[Fault] = []
     given = _from_file(environ, faults) | _from_environment(environ, faults)
     raw: dict[str, object] = {row.name: row.default for row in SETTINGS}
-    raw["workers"] = max(2, min(cores or _cores(), 8))
+    raw["workers"] = max(2, min(cores or rules.cores(), 8))
     raw |= {name: each.value for name, each in given.items()}
     try:
         values = _SCHEMA.load({name: value for name, value in raw.items() if value is not None})
@@ -249,15 +254,14 @@ def _fill(values: dict[str, Any], given: Mapping[str, _Given]) -> Iterator[Fault
                 "KEYOSK_ISSUER",
                 "is required, as other machines can reach KEYOSK_BIND: the URL by which they do",
             )
-    if "secret_key" not in given and values.get("database_url", "").startswith("postgresql:"):
-        yield Fault("KEYOSK_SECRET_KEY", "is required with PostgreSQL (openssl rand -base64 32)")
+    yield from rules.database_faults(given, values)
     metrics = values.get("metrics_bind")
     if bind is not None and isinstance(metrics, Address) and metrics.port == bind.port:
         yield Fault("KEYOSK_METRICS_BIND", "must have another port than KEYOSK_BIND")
     values.setdefault("secret_key", ())
     for name in rules.missing_pkcs11(given, values):
         yield Fault(_PREFIX + name.upper(), "is required with the other settings for PKCS#11")
-    for name in ("admin_password", *rules.PKCS11):
+    for name in ("admin_password", "database_schema", *rules.PKCS11):
         values.setdefault(name, None)
 
 
@@ -339,10 +343,3 @@ def _hint(name: str, known: Mapping[str, str]) -> str:
     short = {each.removeprefix(_PREFIX).lower(): each for each in names}
     near = difflib.get_close_matches(name.removeprefix(_PREFIX).lower(), short, n=1)
     return f"; did you mean {short[near[0]]}?" if near else ""
-
-
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))  # knows of limits that cpu_count ignores
-    except AttributeError:  # not on every system
-        return os.cpu_count() or 1

@@ -26,6 +26,11 @@ class KeyoskError(Exception):
         super().__init__(detail)
         self.detail = detail
 
+    @property
+    def explanation(self) -> str:
+        """The sentence for operators, for terminals and logs; never part of a response."""
+        return self.detail
+
 
 class Invalid(KeyoskError):
     """An input breaks a rule; ``faults`` names each field and the rule."""
@@ -157,13 +162,31 @@ class Throttled(KeyoskError):
 
 
 class Unavailable(KeyoskError):
-    """Something that this needs is away for now; trying again later may help."""
+    """Something that this needs is away for now; trying again later may help.
+
+    ``reason``: why, in the words of whatever is away, without a secret. It may name machines and
+    files, so only operators see it (``explanation``).
+    """
 
     code = "unavailable"
 
+    def __init__(self, detail: str, *, reason: str | None = None) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+    @property
+    def explanation(self) -> str:
+        """The sentence for operators, with the reason."""
+        if self.reason is None:
+            return self.detail
+        return f"{self.detail.removesuffix('.')}: {self.reason.removesuffix('.')}."
+
 
 class DatabaseUnusable(Unavailable):
-    """There is something where the database should be, and waiting will not make it one."""
+    """There is something where the database should be, and waiting will not make it one.
+
+    The same for a database that refuses Keyosk for good: a wrong password, a missing database.
+    """
 
 
 class ConfigurationError(KeyoskError):

@@ -8,14 +8,19 @@ SECURITY: no sentence here repeats a value that was given. It could be a secret,
 that is none.
 """
 
+import os
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any, Final
 
 from marshmallow import ValidationError, fields, validate
+
+from keyosk import database_urls
+from keyosk.database_urls import PostgresqlUrl
+from keyosk.errors import Fault
 
 #: What the settings for PKCS#11 mean.
 PKCS11: Final[Mapping[str, str]] = {
@@ -28,12 +33,7 @@ _ADDRESS: Final = (
     r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9.-]*))(?::(?P<port>[0-9]{1,5}))"
 )
 _PATH: Final = r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*"
-_PG_HOST: Final = r"(?:\[[^\s\[\]/?#@]+\]|[^\s:,/?#@\[\]]*)(?::[0-9]+)?"
-# SECURITY: strict, so that masking knows every place of an accepted URL that may hold a password.
-_POSTGRESQL: Final = re.compile(
-    r"postgres(?:ql)?://(?:(?P<user>[^\s:/?#@]*)(?P<password>:[^\s/?#@]*)?@)?"
-    rf"(?P<rest>{_PG_HOST}(?:,{_PG_HOST})*/[^\s/?#@]+)(?P<query>\?[^\s#@]*)?"
-)
+_LONGEST_IDENTIFIER: Final = 63  # PostgreSQL cuts off the rest
 
 Network = IPv4Network | IPv6Network
 OFF: Final = "off"
@@ -112,21 +112,30 @@ def issuer(value: object) -> str:
 
 def database_url(value: object) -> str:
     """A SQLite file or a PostgreSQL database, under the one scheme that each has here."""
+    try:
+        return database_urls.parse(text_of(value)).text
+    except database_urls.BadUrl as error:
+        raise ValidationError(str(error)) from None
+
+
+def database_schema(value: object) -> str:
+    """The name of a schema, as PostgreSQL has it: without quotes, and upper case is upper case."""
     text = text_of(value)
-    if ":memory:" in text or text in ("sqlite:", "sqlite://", "sqlite:///"):
-        raise ValidationError("must name a file: in memory each process would have its own data")
-    if text.startswith("sqlite:"):
-        if re.fullmatch(r"sqlite:///[^?#]*[^?#/]", text) and text.isprintable():
-            return text
-        raise ValidationError("must be sqlite:///relative/file or sqlite:////absolute/file")
-    if not text.startswith(("postgresql:", "postgres:")):
-        raise ValidationError("must begin with sqlite:/// or postgresql://")
-    if not _POSTGRESQL.fullmatch(text):
+    if not text or not text.isprintable() or len(text.encode()) > _LONGEST_IDENTIFIER:
         raise ValidationError(
-            "must be postgresql://user:password@host:port/database, with special characters of "
-            "user name and password as percent codes (@ is %40)"
+            f"must be the name of one schema, at most {_LONGEST_IDENTIFIER} bytes long"
         )
-    return text.replace("postgres:", "postgresql:", 1)
+    return text
+
+
+def database_faults(given: Collection[str], sound: Mapping[str, Any]) -> Iterator[Fault]:
+    """What the settings for the database lack or have too much; ``sound``: the good values."""
+    url = sound.get("database_url")
+    is_postgresql = url is not None and isinstance(database_urls.parse(url), PostgresqlUrl)
+    if "secret_key" not in given and is_postgresql:
+        yield Fault("KEYOSK_SECRET_KEY", "is required with PostgreSQL (openssl rand -base64 32)")
+    if "database_schema" in sound and url is not None and not is_postgresql:
+        yield Fault("KEYOSK_DATABASE_SCHEMA", "is for PostgreSQL only; SQLite has no schemas")
 
 
 def secret_keys(value: object) -> tuple[str, ...]:
@@ -206,6 +215,14 @@ def one_of(*words: str) -> fields.Field[Any]:
     return string(validate.OneOf(words, error="must be one of {choices}"))
 
 
+def cores() -> int:
+    """How many processor cores this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))  # knows of limits that cpu_count ignores
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1
+
+
 def hide(_: object) -> str:
     """A secret for people: nothing of it."""
     return "***"
@@ -213,13 +230,7 @@ def hide(_: object) -> str:
 
 def hide_password(url: object) -> str:
     """A database URL for people: without its password and its parameters."""
-    parts = _POSTGRESQL.fullmatch(str(url))
-    if parts is None:
-        return str(url)  # a SQLite file
-    login = (parts["user"] or "") + (":***" if parts["password"] else "")
-    # SECURITY: all parameters, for libpq takes several secrets there and adds more over time.
-    query = "?***" if parts["query"] else ""
-    return f"postgresql://{login}{'@' if login else ''}{parts['rest']}{query}"
+    return database_urls.parse(str(url)).masked
 
 
 def secret_in(path: object) -> str:

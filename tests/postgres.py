@@ -41,6 +41,7 @@ _MEMORY_NEEDED: Final = 1 << 30
 _ACCESS: Final = f"""\
 local all postgres           trust
 host  all {ROLE} 127.0.0.1/32 trust
+host  all guarded 127.0.0.1/32 scram-sha-256
 """
 
 # Waits until the pipe from the test process closes, however that process ended, and clears up.
@@ -97,16 +98,16 @@ class PostgresServer:
         self._stop()
         self._remove_folders()
 
-    def create_database(self, template: str | None = None) -> str:
+    def create_database(self, template: str | None = None, *, options: str = "") -> str:
         """Make a database, empty or a copy of the one at ``template``, and give its URL.
 
-        Nobody may be connected to the template while it is copied.
+        Nobody may be connected to the template while it is copied. ``options``: SQL's.
         """
         self._remove_leftovers()
         self._created += 1
         name = f"keyosk_{self._created}"
         origin = f' TEMPLATE "{_name_in(template)}"' if template is not None else ""
-        self._execute(f'CREATE DATABASE "{name}"{origin}')
+        self._execute(f'CREATE DATABASE "{name}"{origin} {options}')
         return f"postgresql://{ROLE}@127.0.0.1:{self._port}/{name}"
 
     def create_database_in(self, folder: Path) -> str:

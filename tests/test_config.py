@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from keyosk import keyring
+from keyosk import database_urls, keyring
 from keyosk.config import SETTINGS, Config, load
+from keyosk.database_urls import PostgresqlUrl
 from keyosk.errors import ConfigurationError
 from keyosk.setting_rules import Address
 
@@ -65,6 +66,7 @@ def test_everything_works_with_nothing_set() -> None:
         "bind": Address("127.0.0.1", 8080),
         "issuer": "http://127.0.0.1:8080",
         "database_url": "sqlite:///data/keyosk.db",
+        "database_schema": None,
         "secret_key": (),
         "admin_username": "admin",
         "admin_password": None,
@@ -209,6 +211,13 @@ def test_an_issuer_in_the_clear_is_taken_with_a_warning(
         ("postgresql://u@%2Frun%2Fpg/keyosk", "postgresql://u@%2Frun%2Fpg/keyosk"),
         ("postgresql://[::1]:5432/k?sslmode=require", "postgresql://[::1]:5432/k?sslmode=require"),
         ("postgresql://a:1,b:2/k", "postgresql://a:1,b:2/k"),
+        # The user's name and the password may be any word.
+        ("postgresql://postgres:postgres@db/k", "postgresql://postgres:postgres@db/k"),
+        ("postgres://postgres:xpostgres:@db/k", "postgresql://postgres:xpostgres:@db/k"),
+        ("postgresql:///k?host=/run/postgresql", "postgresql:///k?host=/run/postgresql"),
+        ("postgresql://db?dbname=k", "postgresql://db?dbname=k"),
+        ("postgresql://db/k?ssl=true", "postgresql://db/k?ssl=true"),
+        ("sqlite:///postgres:/k.db", "sqlite:///postgres:/k.db"),
     ],
 )
 def test_a_database_url_is_taken(given: str, kept: str) -> None:
@@ -245,10 +254,51 @@ def test_a_database_url_is_taken(given: str, kept: str) -> None:
         ("postgresql://u:pa#ss@db/k", "percent codes"),
         ("postgresql://u:pass/k", "percent codes"),  # the host was forgotten
         ("postgresql://db/k ", "percent codes"),
+        ("postgresql://db:99x/k", "percent codes"),
+        ("postgresql://[::1/k", "percent codes"),
+        ("postgresql://u%00:p@db/k", "percent codes"),
+        ("postgresql://u:p%4@db/k", "percent codes"),
+        ("postgresql://u:p%ff@db/k", "not UTF-8"),
+        ("postgresql://db/k?sslmode", "name=value"),
+        ("postgresql://db/k?schema=auth", "the parameter schema"),
+        ("postgresql://db/k?schema=auth", "KEYOSK_DATABASE_SCHEMA"),
+        ("postgresql://db/k?replication=database", "the parameter replication"),
+        ("postgresql://db/k?host=other", "host twice"),
+        ("postgresql://db/k?connect_timeout=0", "connect_timeout"),
+        ("postgresql://db/k?client_encoding=LATIN1", "client_encoding"),
+        ("sqlite:///k.db?mode=ro", "the parameter mode"),
     ],
 )
 def test_a_bad_database_url_is_refused_with_the_reason(url: str, reason: str) -> None:
     assert reason in refusal("KEYOSK_DATABASE_URL", url)
+
+
+@pytest.mark.parametrize(
+    ("url", "parameters"),
+    [
+        (
+            "postgresql://postgres:a%40b%3Ac%2Fd%3Fe@[::1]:5433/k?application_name=x%20y",
+            "user=postgres password=a@b:c/d?e host=::1 port=5433 dbname=k application_name=x y",
+        ),
+        ("postgres://a:1,b/k", "host=a,b port=1, dbname=k"),
+        ("postgresql://u@%2Frun%2Fpg/k", "user=u host=/run/pg dbname=k"),
+        ("postgresql:///k?host=/run/pg&ssl=true", "host=/run/pg sslmode=require dbname=k"),
+    ],
+)
+def test_libpq_is_told_what_the_url_says(url: str, parameters: str) -> None:
+    parsed = database_urls.parse(url)
+    assert isinstance(parsed, PostgresqlUrl)
+    pairs = re.findall(r"(\w+)=(.*?)(?= \w+=|$)", parameters)
+    assert parsed.parameters == dict(pairs)
+
+
+def test_a_schema_is_for_postgresql_and_one_name() -> None:
+    postgresql = {"KEYOSK_DATABASE_URL": POSTGRESQL, "KEYOSK_SECRET_KEY": KEY}
+    assert load({**postgresql, "KEYOSK_DATABASE_SCHEMA": "auth"}).database_schema == "auth"
+    assert "PostgreSQL only" in refusal("KEYOSK_DATABASE_SCHEMA", "auth")
+    for name in ("a" * 64, "a\nb"):
+        found = faults({**postgresql, "KEYOSK_DATABASE_SCHEMA": name})
+        assert "one schema" in found["KEYOSK_DATABASE_SCHEMA"]
 
 
 def test_a_secret_key_is_required_with_postgresql() -> None:
@@ -670,6 +720,7 @@ def test_describe_masks_secrets_and_shows_the_rest() -> None:
         ("KEYOSK_BIND", "0.0.0.0:8080", "environment"),
         ("KEYOSK_ISSUER", "https://login.example.org", "environment"),
         ("KEYOSK_DATABASE_URL", "postgresql://keyosk:***@db.example:5432/keyosk", "environment"),
+        ("KEYOSK_DATABASE_SCHEMA", "the first of the search path, mostly public", "default"),
         ("KEYOSK_SECRET_KEY", "***", "environment"),
         ("KEYOSK_ADMIN_USERNAME", "admin", "default"),
         ("KEYOSK_ADMIN_PASSWORD", "***", "environment"),

@@ -22,6 +22,7 @@ FLOORS: Final = (
     (
         "config",
         "setting_rules",
+        "database_urls",
         "ids",
         "merge",
         "checks",

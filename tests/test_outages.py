@@ -182,7 +182,11 @@ def test_keyosk_starts_without_its_database_and_waits_for_it(
         for _ in range(8):
             wait_until(lambda: server.client().get("/health/ready").status_code == 200)
         wait_until(lambda: server.client("admin", ADMIN_PASSWORD).post("/auth/token").ok)
-        assert "Waiting for it." in server.log.read_text()
+        told = server.log.read_text()
+        assert told.count("Connection refused. Waiting for it.") == 1
+        # Of each worker one line with the reason and one that it is back, not one at each try.
+        assert told.count("waiting: ") <= 2 * told.count("the database is there")
+        assert told.count("the database is there") == 2
     finally:
         server.stop()
 
@@ -327,8 +331,12 @@ def test_a_full_disk_is_503_for_what_writes_and_no_more(tmp_path: Path) -> None:
             for _ in range(3):
                 assert_unavailable(known.write())
                 assert known.token().status_code == 200
+                # Each is counted before its password is looked at.
+                assert_unavailable(known.login())
+                assert_unavailable(server.client("admin", "a wrong password").post("/auth/token"))
                 assert known.admin.get("/accounts").status_code == 200
                 assert_the_rest_answers(server)
+            assert "disk is full" in server.log.read_text()
             (disk / "filler").unlink()
             known.is_back()
             for name in names:

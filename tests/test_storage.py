@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keyosk import api_key_form, app
-from keyosk.errors import Conflict, DatabaseTooNew, NotFound, Stale, Unavailable
+from keyosk.errors import Conflict, DatabaseTooNew, DatabaseUnusable, NotFound, Stale, Unavailable
 from keyosk.ids import new_id
 from keyosk.installation import Installation
 from keyosk.model import (
@@ -453,8 +453,9 @@ def test_a_file_that_is_no_database_is_a_reason_and_not_a_crash(tmp_path: Path) 
     path.write_bytes(b"anything but a database " * 200)
     with opened(f"sqlite:///{path}") as database:
         for use in (schema.pending, Database.ping):
-            with pytest.raises(Unavailable, match="no database"):
+            with pytest.raises(DatabaseUnusable) as caught:
                 use(database)
+            assert caught.value.explanation.endswith(": file is not a database.")
 
 
 @pytest.mark.usefixtures("postgresql")
@@ -463,7 +464,8 @@ def test_a_postgresql_that_is_not_there_is_unavailable_and_its_password_is_not_t
         for use in (schema.pending, Database.ping):
             with pytest.raises(Unavailable) as caught:
                 use(database)
-            assert "hidden-word" not in str(caught.value)
+            assert "Connection refused" in caught.value.explanation
+            assert "hidden-word" not in str(caught.value) + caught.value.explanation
 
 
 def test_a_thread_that_closed_its_connection_gets_a_new_one(database: Database) -> None:

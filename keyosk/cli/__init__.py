@@ -63,5 +63,5 @@ def main() -> None:
             click.echo(f"keyosk: {fault.field}: {fault.message}", err=True)
         sys.exit(1)
     except KeyoskError as error:
-        click.echo(f"keyosk: {error.detail}", err=True)
+        click.echo(f"keyosk: {error.explanation}", err=True)
         sys.exit(1)

@@ -41,7 +41,7 @@ def serve() -> None:
     except DatabaseUnusable:
         raise
     except Unavailable as error:
-        click.echo(f"keyosk: {error.detail} Waiting for it.", err=True)
+        click.echo(f"keyosk: {error.explanation} Waiting for it.", err=True)
         prepared = False
     run_server(
         lambda: _web(configuration, prepared=prepared),
@@ -142,19 +142,29 @@ def _web(configuration: Config, *, prepared: bool) -> WSGIApplication:
 
 
 def _begin_late(configuration: Config, starting: Starting) -> None:
+    """Wait for the database: the reasons are logged as they change, not at each try."""
+    told = None
     while True:
         time.sleep(1)
         try:
             _prepare(configuration)
             starting.begin(_application(configuration))
+        except DatabaseUnusable as error:
+            _give_up(error)
         except Unavailable as error:
-            _log.warning("waiting: %s", error.detail)
+            if error.explanation != told:
+                told = error.explanation
+                _log.warning("waiting: %s", told)
         except KeyoskError as error:
-            _log.critical("cannot start: %s", error.detail)
-            os._exit(BOOT_ERROR)  # what is wrong is wrong for all workers
+            _give_up(error)
         else:
-            _log.info("the database is there")
+            _log.warning("the database is there")
             return
+
+
+def _give_up(error: KeyoskError) -> None:
+    _log.critical("cannot start: %s", error.explanation)
+    os._exit(BOOT_ERROR)  # what is wrong is wrong for all workers
 
 
 def _application(configuration: Config) -> WSGIApplication:

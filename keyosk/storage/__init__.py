@@ -6,3 +6,8 @@ happen is settled above, except for uniqueness, which only the database can sett
 
 SQLite and PostgreSQL run the same code; where they must differ, ``database`` says how.
 """
+
+import logging
+
+# Commands print what went wrong themselves; a server has its own handler.
+logging.getLogger(__name__).addHandler(logging.NullHandler())

@@ -11,7 +11,8 @@ from keyosk.errors import NotFound, Stale
 from keyosk.model import Account, Kind, Listing, StoredPassword, Versions
 from keyosk.storage import listing as lists
 from keyosk.storage import tables
-from keyosk.storage.database import Database, conflict
+from keyosk.storage.conflicts import conflict
+from keyosk.storage.database import Database
 from keyosk.storage.versions import at_version
 
 _TAKEN = {"username": "Another account already has this username."}

@@ -43,3 +43,30 @@ class Compiled:
             self._sql,
             [values[p.name] if isinstance(p, Parameter) else p for p in self._parameters],
         )
+
+
+class InsertTemplates:
+    """Inserts as SQL, made once: what stands before the rows, one row, what stands behind."""
+
+    def __init__(self, database: peewee.Database) -> None:
+        self._database = database
+        self._known: dict[Any, tuple[str, str, str, list[tuple[str, Any]]]] = {}
+
+    def of(
+        self, table: type[peewee.Model], names: tuple[str, ...], *, skipping_taken: bool
+    ) -> tuple[str, str, str, list[tuple[str, Any]]]:
+        """The three parts, and the fields as (name, field) in the order of the places in a row."""
+        known = self._known.get((table, names, skipping_taken))
+        if known is not None:
+            return known
+        meta = table._meta
+        fields = [meta.combined[name] for name in names]
+        query = table.insert_many([[None] * len(fields)], fields=fields)
+        if skipping_taken:
+            query = query.on_conflict_ignore()
+        sql, _ = query.returning(meta.primary_key).bind(self._database).sql()
+        head, values, rest = sql.partition(" VALUES ")
+        group, end, tail = rest.partition(")")
+        made = (head + values, group + end, tail, list(zip(names, fields, strict=True)))
+        self._known[table, names, skipping_taken] = made
+        return made

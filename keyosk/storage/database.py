@@ -5,21 +5,24 @@ process without an open SQLite connection cannot even read once the disk is full
 """
 
 import hashlib
-import os
-import stat
+import random
 import sys
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import peewee
 
-from keyosk.errors import Conflict, DatabaseUnusable, Unavailable
-from keyosk.storage.compiled import Compiled, Row
-from keyosk.storage.outage import Outage
+from keyosk import database_urls
+from keyosk.database_urls import SqliteUrl
+from keyosk.errors import Unavailable
+from keyosk.storage import driver_errors, files
+from keyosk.storage.compiled import Compiled, InsertTemplates, Row
+from keyosk.storage.driver_errors import Kind
+from keyosk.storage.outage import Known, Outage, OutageLog
 
 _BUSY_TIMEOUT: Final = 4.0  # seconds that a SQLite writer waits for another
 _ROWS_AT_ONCE: Final = 500  # of a dozen columns: SQLite takes 32,766 values in a statement
@@ -40,25 +43,28 @@ class Database:
     Everything here raises ``Unavailable`` when the database cannot be reached or cannot write now.
     """
 
-    def __init__(self, url: str) -> None:
-        """``url``: ``sqlite:///relative``, ``sqlite:////absolute`` or ``postgresql://...``.
+    def __init__(self, url: str, *, schema: str | None = None) -> None:
+        """``url``: as ``database_urls`` knows them; ``schema``: of PostgreSQL, where tables are.
 
         Nothing is opened yet.
         """
-        self.path = sqlite_path(url)
+        parsed = database_urls.parse(url)
+        self.path = parsed.path if isinstance(parsed, SqliteUrl) else None
+        self._log = OutageLog()
         self._ends = threading.local()
         self._outage = Outage()
-        self._known = threading.local()  # the outages before this thread's connection
-        self._templates: dict[Any, tuple[str, str, str, list[tuple[str, Any]]]] = {}
+        self._known = Known()
         self._peewee: peewee.Database
-        if self.path is not None:
+        if isinstance(parsed, SqliteUrl):
             self._peewee = peewee.SqliteDatabase(
-                str(self.path), pragmas=_SQLITE_PRAGMAS, timeout=_BUSY_TIMEOUT
+                str(parsed.path), pragmas=_SQLITE_PRAGMAS, timeout=_BUSY_TIMEOUT
             )
         else:
             from keyosk.storage.postgresql import Postgresql  # noqa: PLC0415 - its driver is an extra
 
-            self._peewee = Postgresql(url, self._outage)
+            self._peewee = Postgresql(parsed, schema, self._outage)
+
+        self._templates = InsertTemplates(self._peewee)
 
     @property
     def is_sqlite(self) -> bool:
@@ -72,18 +78,12 @@ class Database:
 
     def create_file(self) -> None:
         """Make the SQLite file, its folder (0700) and its permissions (0600), where missing."""
-        if self.path is None:
-            return
-        try:
-            if not self.path.parent.exists():
-                self.path.parent.mkdir(mode=0o700, parents=True)
-            if not self.path.exists():
-                # SECURITY: made before SQLite would make it by the umask; -wal and -shm copy it.
-                os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
-            if stat.S_IMODE(self.path.stat().st_mode) != 0o600:
-                self.path.chmod(0o600)
-        except OSError as error:
-            raise DatabaseUnusable(f"Cannot make {self.path}: {error.strerror}.") from error
+        if self.path is not None:
+            files.create(self.path)
+
+    def has_file(self) -> bool:
+        """Whether there is a SQLite file. Raises ``DatabaseUnusable`` if nobody may look."""
+        return self.path is not None and files.exists(self.path)
 
     def rows(self, query: peewee.Query) -> list[dict[str, Any]]:
         """All rows of a select, as dictionaries by column."""
@@ -129,7 +129,7 @@ class Database:
         inserted: list[Any] = []
         for start in range(0, len(rows), _ROWS_AT_ONCE):
             batch = rows[start : start + _ROWS_AT_ONCE]
-            head, group, tail, fields = self._template(
+            head, group, tail, fields = self._templates.of(
                 table, tuple(batch[0]), skipping_taken=skipping_taken
             )
             sql = f"{head}{', '.join([group] * len(batch))}{tail}"
@@ -184,8 +184,28 @@ class Database:
         SQLite needs none, as it has one writer at a time.
         """
         if not self.is_sqlite:
-            number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
-            self._execute("SELECT pg_advisory_xact_lock(%s)", (number,))
+            self._execute("SELECT pg_advisory_xact_lock(%s)", (self.lock_number(name),))
+
+    def lock_number(self, name: str, *, in_public: int | None = None) -> int:
+        """PostgreSQL's number of a lock of this installation; each schema may hold one.
+
+        ``public`` keeps the numbers from before there were others; ``in_public``: one by itself.
+        """
+        with self.driver_errors():
+            schema = self._peewee.connection().schema
+        if in_public is not None and schema == "public":
+            return in_public
+        text = name if schema == "public" else f"{name} of {schema}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], signed=True)
+
+    @contextmanager
+    def driver_errors(self) -> Iterator[None]:
+        """Around what works with ``raw``: raise ``Unavailable`` as everything here does."""
+        try:
+            with driver_errors.translated():
+                yield
+        except peewee.DatabaseError as error:
+            raise self._failure(error) from error
 
     @contextmanager
     def unhurried(self) -> Iterator[None]:
@@ -196,23 +216,19 @@ class Database:
         if self.is_sqlite:
             yield
             return
-        connection = self._peewee.connection()
-        self._peewee.execute_sql("SET statement_timeout = 0")
-        connection.patience = None
-        try:
+        with self.driver_errors(), self._peewee.unhurried():  # type: ignore[attr-defined]
             yield
-        finally:
-            del connection.patience
-            self._peewee.execute_sql("RESET statement_timeout")
 
     def ping(self) -> None:
         """Succeed if the database answers."""
-        try:
-            self._execute("SELECT 1", ())
-        except peewee.DatabaseError as error:
-            raise DatabaseUnusable(
-                "The database cannot be used: damaged, or no database."
-            ) from error
+        self._execute("SELECT 1", ())
+
+    def refuse_transaction_pooling(self) -> None:
+        """Raise ``DatabaseUnusable`` where locks and settings would not be the session's."""
+        if not self.is_sqlite:
+            self.ping()
+            with self.driver_errors():
+                self._peewee.refuse_transaction_pooling()  # type: ignore[attr-defined]
 
     def check(self) -> None:
         """Raise ``Unavailable`` if the database is known not to answer, before other waits."""
@@ -229,38 +245,26 @@ class Database:
             lock_type = ("IMMEDIATE",) if self.is_sqlite else ()
             return self._peewee.transaction(*lock_type).__enter__()
 
-        return self._run(begin, repeatable=True, reads=False)
+        begun = self._run(begin, repeatable=True, reads=False)
+        self._known.wrote = False
+        return begun
 
     def _end(self, context: Any, *exc_info: Any) -> None:
         try:
-            context.__exit__(*exc_info)
-        except (peewee.OperationalError, peewee.InterfaceError) as error:
+            with driver_errors.translated():
+                context.__exit__(*exc_info)
+        except peewee.DatabaseError as error:
             if not self._outage.is_on:
                 self._drop_connection()
             if exc_info[0] is None:
-                raise Unavailable("The database did not confirm the write.") from error
-
-    def _template(
-        self, table: type[peewee.Model], names: tuple[str, ...], *, skipping_taken: bool
-    ) -> tuple[str, str, str, list[tuple[str, Any]]]:
-        """An insert as SQL: what stands before the rows, one row, what stands behind, its fields.
-
-        The fields as (name, field), in the order of the places in a row.
-        """
-        known = self._templates.get((table, names, skipping_taken))
-        if known is not None:
-            return known
-        meta = table._meta
-        fields = [meta.combined[name] for name in names]
-        query = table.insert_many([[None] * len(fields)], fields=fields)
-        if skipping_taken:
-            query = query.on_conflict_ignore()
-        sql, _ = query.returning(meta.primary_key).bind(self._peewee).sql()
-        head, values, rest = sql.partition(" VALUES ")
-        group, end, tail = rest.partition(")")
-        made = (head + values, group + end, tail, list(zip(names, fields, strict=True)))
-        self._templates[table, names, skipping_taken] = made
-        return made
+                failure = self._failure(error, reads=False)
+                if not isinstance(failure, Unavailable):
+                    raise
+                failure.detail = "The database did not confirm the write."
+                raise failure from error
+        else:
+            if self._log.is_on and exc_info[0] is None and self._known.wrote:
+                self._log.end(reads=False)
 
     def _execute(
         self, sql: str, parameters: Sequence[Any], *, repeatable: bool = True
@@ -278,32 +282,56 @@ class Database:
         its answer was lost.
         """
         if self._peewee.in_transaction():
-            return self._attempt(action)
+            return self._attempt(action, reads=reads)
         # A SQLite file that somebody has locked can still be read.
         if self._outage.is_on and not (reads and self.is_sqlite):
             with self._outage.trial():
                 self._renew_connection()
-                return self._attempt(action)
+                return self._attempt(action, reads=reads)
         self._renew_connection()
-        return self._attempt(action, again=repeatable)
+        return self._attempt(action, again=repeatable, reads=reads)
 
-    def _attempt(self, action: Callable[[], T], *, again: bool = False) -> T:
+    def _attempt(
+        self, action: Callable[[], T], *, again: bool = False, reads: bool = True, tries: int = 3
+    ) -> T:
+        is_alone = not self._peewee.in_transaction()
         try:
-            return action()
-        # An InternalError is what PostgreSQL calls a write to a server that is a standby now.
-        except (peewee.OperationalError, peewee.InterfaceError, peewee.InternalError) as error:
+            with driver_errors.translated():
+                found = action()
+        except Unavailable as error:  # it did not connect
+            self._log.begin(error, reads=True)
+            raise
+        except peewee.DatabaseError as error:
+            kind = driver_errors.kind(error)
+            if kind is Kind.CONSTRAINT:
+                raise
+            if kind is Kind.UNDONE and is_alone and tries > 1:
+                time.sleep(random.uniform(0.01, 0.1))  # noqa: S311  # nosec B311  # it is jitter
+                return self._attempt(action, again=again, reads=reads, tries=tries - 1)
             if self.is_sqlite and "locked" in str(error):
                 self._outage.begin()
             again = again and not self._outage.is_on and self._is_broken()
-            if not self._outage.is_on:  # else it would wait for the thread that tries
-                self._drop_connection()
+            if kind is not Kind.VALUE and not self._outage.is_on:
+                self._drop_connection()  # else it would wait for the thread that tries
             if not again:
-                raise Unavailable("The database is not available.") from error
-        return self._attempt(action)
+                raise self._failure(error, reads=reads) from error
+        else:
+            self._known.wrote = not reads or (not is_alone and self._known.wrote)
+            if self._log.is_on and is_alone:
+                self._log.end(reads=reads)
+            return found
+        return self._attempt(action, reads=reads)
+
+    def _failure(self, error: peewee.DatabaseError, *, reads: bool = True) -> Exception:
+        """What an error of the driver's is to the floors above; it is logged if it is news."""
+        failure = driver_errors.failure(error)
+        if isinstance(failure, Unavailable) and driver_errors.kind(error) is not Kind.UNDONE:
+            self._log.begin(failure, reads=reads)
+        return failure
 
     def _renew_connection(self) -> None:
         """Drop a connection from before the last outage: it may be dead without knowing."""
-        if getattr(self._known, "outages", 0) != self._outage.number:
+        if self._known.outages != self._outage.number:
             self._known.outages = self._outage.number
             self._drop_connection()
 
@@ -317,32 +345,3 @@ class Database:
                 self._peewee.close()
             except peewee.PeeweeException:
                 self._peewee.dispose()
-
-
-def sqlite_path(url: str) -> Path | None:
-    """The file that a ``sqlite:`` URL names, or ``None`` for another database."""
-    scheme, _, rest = url.partition(":///")
-    return Path(rest) if scheme == "sqlite" else None
-
-
-def conflict(
-    error: peewee.IntegrityError,
-    table: type[peewee.Model],
-    fields: Mapping[str, str],
-    *,
-    field: str | None = None,
-) -> Conflict:
-    """The ``Conflict`` that a violated uniqueness means; ``fields`` maps column to sentence.
-
-    ``field``: what callers call the column, where its name is another.
-
-    SQLite names table and column in its message, PostgreSQL the index that peewee named after them.
-    """
-    # Only the first line: PostgreSQL's second one quotes the value that somebody sent.
-    text = str(error).partition("\n")[0]
-    name, key = table._meta.table_name, table._meta.primary_key
-    for column, detail in fields.items():
-        index = "pkey" if key is not False and column == key.column_name else column
-        if f"{name}.{column}" in text or f'"{name}_{index}"' in text:
-            return Conflict(field or column, detail)
-    raise error

@@ -1,5 +1,6 @@
 """What everybody who needs a database knows of it once it was silent to one of them."""
 
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -7,6 +8,8 @@ from contextlib import contextmanager
 from typing import Final
 
 from keyosk.errors import Unavailable
+
+_log = logging.getLogger(__name__)
 
 _PAUSE: Final = 1.0  # seconds between two tries
 
@@ -60,3 +63,41 @@ class Outage:
     def forbids(self) -> bool:
         """Whether the database is silent, and it is not this thread's turn to try it."""
         return self.is_on and self._whose != threading.get_ident()
+
+
+class Known(threading.local):
+    """What a thread knows of its connection."""
+
+    outages = 0  #: how many there were before it
+    wrote = False  #: whether anything was written in its transaction
+
+
+class OutageLog:
+    """One line when a database goes away, with the reason, and one when it is back.
+
+    What cannot be written to can often be read: a success ends only what it disproves.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._told: dict[bool, float] = {}
+        #: Whether there is anything to end; the one look that each success costs.
+        self.is_on = False
+
+    def begin(self, failure: Unavailable, *, reads: bool) -> None:
+        """A statement failed that only ``reads``, or any."""
+        with self._lock:
+            if self._told or failure.reason is None:
+                return
+            self._told[reads] = time.monotonic()
+            self.is_on = True
+        _log.warning("%s", failure.explanation)
+
+    def end(self, *, reads: bool) -> None:
+        """A statement that only ``reads``, or a write, succeeded."""
+        with self._lock:
+            if not self._told or (reads and False in self._told):
+                return
+            self._told.clear()
+            self.is_on = False
+        _log.warning("The database is available again.")

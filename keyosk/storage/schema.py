@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-import peewee
 from playhouse.migrations import Runner
 
-from keyosk.errors import DatabaseTooNew, DatabaseUnusable, Unavailable
+from keyosk.errors import DatabaseTooNew, DatabaseUnusable
 from keyosk.storage.database import Database
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
@@ -25,20 +24,19 @@ def upgrade(database: Database) -> list[str]:
     For the holder of ``exclusive`` only. Each migration is one transaction: a process that dies in
     the middle leaves nothing half done.
     """
-    runner = Runner(database.raw, str(MIGRATIONS))
-    try:
+    with database.driver_errors():
+        runner = Runner(database.raw, str(MIGRATIONS))
         _refuse_newer(runner)
         return list(runner.up())
-    except peewee.InternalError as error:  # PostgreSQL's word for a standby
-        raise Unavailable("The database cannot be written to now.") from error
 
 
 def pending(database: Database) -> list[str]:
     """The names of the migrations not yet applied. Raises ``DatabaseTooNew``."""
-    database.ping()  # the runner lets peewee's own errors through
-    runner = Runner(database.raw, str(MIGRATIONS))
-    _refuse_newer(runner)
-    return [migration.name for migration in runner.status() if migration.applied is None]
+    database.refuse_transaction_pooling()
+    with database.driver_errors():
+        runner = Runner(database.raw, str(MIGRATIONS))
+        _refuse_newer(runner)
+        return [migration.name for migration in runner.status() if migration.applied is None]
 
 
 @contextmanager
@@ -49,16 +47,16 @@ def exclusive(database: Database) -> Iterator[None]:
     """
     database.create_file()
     if database.path is None:
-        database.ping()  # what follows lets peewee's own errors through
+        database.refuse_transaction_pooling()
+        number = database.lock_number("upgrade", in_public=_LOCK)
         with database.unhurried():
-            try:
-                database.raw.execute_sql("SELECT pg_advisory_lock(%s)", (_LOCK,))
-            except peewee.OperationalError as error:
-                raise Unavailable("Another process has been setting up the database.") from error
+            with database.driver_errors():
+                database.raw.execute_sql("SELECT pg_advisory_lock(%s)", (number,))
             try:
                 yield
             finally:
-                database.raw.execute_sql("SELECT pg_advisory_unlock(%s)", (_LOCK,))
+                with database.driver_errors():
+                    database.raw.execute_sql("SELECT pg_advisory_unlock(%s)", (number,))
         return
     lock = f"{database.path}.lock"
     try:

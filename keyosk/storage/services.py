@@ -12,7 +12,8 @@ from keyosk.model import CredentialKind, Exchange, Listing, Scope, Service, Term
 from keyosk.storage import listing as lists
 from keyosk.storage import tables
 from keyosk.storage.compiled import Row
-from keyosk.storage.database import Database, conflict
+from keyosk.storage.conflicts import conflict
+from keyosk.storage.database import Database
 from keyosk.storage.versions import at_version
 
 _TAKEN: Final = {

@@ -68,7 +68,10 @@ def faults_of_references(database: Database) -> list[str]:
         except peewee.DatabaseError as error:
             return [_first_line(error)]
         return [f"row {row} of {table} refers to no {other}" for table, row, other, _ in found]
-    unchecked = "SELECT conrelid::regclass::text, conname FROM pg_constraint WHERE NOT convalidated"
+    unchecked = (
+        "SELECT conrelid::regclass::text, conname FROM pg_constraint "
+        "WHERE NOT convalidated AND connamespace = current_schema()::regnamespace"
+    )
     return [f"{table} was never held against {name}" for table, name in _read(database, unchecked)]
 
 

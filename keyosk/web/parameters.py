@@ -27,7 +27,7 @@ def query() -> dict[str, list[str]]:
     values = dict(request.args.lists())
     if values.keys() & _SECRETS:
         raise InvalidRequest("A credential must never stand in a URL: change it now.")
-    return values
+    return _storable(values)
 
 
 def body() -> dict[str, list[str]]:
@@ -43,7 +43,7 @@ def body() -> dict[str, list[str]]:
         raise InvalidRequest(f"The body must be {FORM} or application/json.")
     else:
         return values
-    for name, items in given.items():
+    for name, items in _storable(given).items():
         values[name] = [*values.get(name, []), *items]
     return values
 
@@ -61,6 +61,18 @@ def singles(values: Parameters, *, repeatable: Collection[str] = ()) -> dict[str
         for name, items in values.items()
         if name not in repeatable and items and items[0]
     }
+
+
+def _storable(values: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The same. Raises ``InvalidRequest`` for text that no database knows: NUL, half characters."""
+    for name, items in values.items():
+        if any("\0" in text or not _is_unicode(text) for text in (name, *items)):
+            raise InvalidRequest("A parameter must be Unicode text without the character U+0000.")
+    return values
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _members(document: Any) -> dict[str, list[str]]:

@@ -1,0 +1,35 @@
+"""Which field a violated constraint is about."""
+
+from collections.abc import Mapping
+
+import peewee
+
+from keyosk.errors import Conflict
+from keyosk.storage import driver_errors
+
+
+def conflict(
+    error: peewee.IntegrityError,
+    table: type[peewee.Model],
+    fields: Mapping[str, str],
+    *,
+    field: str | None = None,
+) -> Conflict:
+    """The ``Conflict`` that a violated uniqueness means; ``fields`` maps column to sentence.
+
+    ``field``: what callers call the column, where its name is another.
+
+    SQLite names table and column in its message. PostgreSQL names the index, which peewee named
+    after them, in a field of the error: its message may be in any language.
+    """
+    diagnosis = getattr(driver_errors.original_of(error), "diag", None)
+    index = getattr(diagnosis, "constraint_name", None)
+    text = str(error).partition("\n")[0]
+    name, key = table._meta.table_name, table._meta.primary_key
+    for column, detail in fields.items():
+        is_key = key is not False and column == key.column_name
+        if index == f"{name}_{'pkey' if is_key else column}" or (
+            index is None and f"{name}.{column}" in text
+        ):
+            return Conflict(field or column, detail)
+    raise error

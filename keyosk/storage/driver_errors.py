@@ -1,0 +1,147 @@
+"""The one place that knows what drivers raise, and what each of their errors means.
+
+What peewee does not wrap is wrapped here (SQLite's fetches, numbers and text that a driver cannot
+send), so that outside ``translated`` there is one family of errors: peewee's.
+"""
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from typing import Any, Final
+
+import peewee
+
+from keyosk.errors import DatabaseUnusable, Invalid, Unavailable
+
+
+class Kind(Enum):
+    """What an error of the database means to whoever asked."""
+
+    #: A value that the database cannot hold or compare; the request is at fault.
+    VALUE = "value"
+    #: A constraint; the stores say which.
+    CONSTRAINT = "constraint"
+    #: This statement was undone, and nothing is wrong with the database: it may be tried again.
+    UNDONE = "undone"
+    #: Over, or too much, for now.
+    PASSING = "passing"
+    #: It never gets better by itself.
+    LASTING = "lasting"
+    #: Our own mistake.
+    DEFECT = "defect"
+
+
+_SQLITE_LASTING: Final = ("CANTOPEN", "READONLY", "NOTADB", "CORRUPT", "PERM", "AUTH", "FORMAT")
+_SQLSTATES: Final = {
+    "40001": Kind.UNDONE,  # serialization failure
+    "40P01": Kind.UNDONE,  # deadlock
+    "0A000": Kind.PASSING,  # a prepared statement whose tables have changed
+    "25006": Kind.PASSING,  # a standby, which may become the primary
+    "42501": Kind.LASTING,  # no privilege
+    "42P01": Kind.LASTING,  # no such table
+    "42703": Kind.LASTING,  # no such column
+    "3F000": Kind.LASTING,  # no such schema
+    "3D000": Kind.LASTING,  # no such database
+    "28000": Kind.LASTING,  # no such user, or no entry in pg_hba.conf
+    "28P01": Kind.LASTING,  # wrong password
+}
+# A failed connection has no SQLSTATE, only libpq's text. What is not known here is waited for.
+_LASTING_TEXT: Final = re.compile(
+    r"authentication failed|no password supplied|no pg_hba\.conf entry|pg_hba\.conf rejects"
+    r'|role ".*" does not exist|database ".*" does not exist|no such (database|user)'
+    r"|not permitted to log in|permission denied|not currently accepting connections$"
+    r"|unsupported startup parameter|unrecognized configuration parameter|^invalid |: invalid "
+    r"|parameter \".*\" cannot be|does not support SSL|certificate|private key"
+    r"|channel binding|authentication method|service file|definition of service"
+    r"|server name does not match|does not exist$|could not match \d+ ",
+    re.IGNORECASE,
+)
+_POOLER: Final = re.compile(r"unsupported startup parameter", re.IGNORECASE)
+_LIBPQ_PREFIX: Final = re.compile(r"^connection (failed|is bad): ")
+_LIBPQ_HINT: Final = re.compile(r"\s+Is the server running [^?]*\?")
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise peewee's errors for all that a driver raises inside, at whatever step."""
+    try:
+        yield
+    except peewee.PeeweeException:
+        raise
+    except (OverflowError, UnicodeEncodeError) as error:
+        # sqlite3 for integers of more than 64 bits; both drivers for lone surrogates.
+        raise peewee.DataError(error) from error
+    except Exception:
+        with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
+            raise
+
+
+def original_of(error: BaseException) -> BaseException:
+    """The driver's own error inside one of peewee's, which may be inside another."""
+    while isinstance(inner := getattr(error, "orig", None), BaseException):
+        error = inner
+    return error
+
+
+def kind(error: peewee.PeeweeException) -> Kind:
+    """What an error that ``translated`` raised means."""
+    if isinstance(error, peewee.IntegrityError):
+        return Kind.CONSTRAINT
+    if isinstance(error, peewee.DataError):
+        return Kind.VALUE
+    original = original_of(error)
+    if isinstance(original, sqlite3.Error):
+        name = getattr(original, "sqlite_errorname", None) or ""
+        # SQLITE_ERROR: mostly a table that is not there.
+        if name.removeprefix("SQLITE_").startswith((*_SQLITE_LASTING, "ERROR")):
+            return Kind.LASTING
+        if isinstance(error, peewee.ProgrammingError):
+            return Kind.DEFECT
+        return Kind.PASSING
+    state = getattr(original, "sqlstate", None)
+    if state in _SQLSTATES:
+        return _SQLSTATES[state]
+    if isinstance(error, (peewee.ProgrammingError, peewee.NotSupportedError)):
+        return Kind.DEFECT
+    return Kind.PASSING
+
+
+def reason(error: BaseException) -> str:
+    """Why, in the driver's own words, in one line.
+
+    Of PostgreSQL's message the first line: its second one may quote what is stored.
+    """
+    original: Any = original_of(error)
+    diagnosis = getattr(original, "diag", None)
+    text = getattr(diagnosis, "message_primary", None) or str(original).partition("\n")[0]
+    return one_line(text)
+
+
+def one_line(text: str) -> str:
+    """Libpq's text for people, in one line."""
+    return " ".join(_LIBPQ_PREFIX.sub("", _LIBPQ_HINT.sub("", text)).split())
+
+
+def failure(error: peewee.DatabaseError) -> Exception:
+    """What an error is to the floors above; our own mistakes and constraints stay what they are."""
+    found = kind(error)
+    if found is Kind.VALUE:
+        # The last resort: what asks checks its values, and says which one is wrong.
+        return Invalid.field("value", "is one that the database cannot hold")
+    if found in (Kind.DEFECT, Kind.CONSTRAINT):
+        return error
+    if found is Kind.LASTING:
+        return DatabaseUnusable("The database cannot be used as it is.", reason=reason(error))
+    return Unavailable("The database is not available.", reason=reason(error))
+
+
+def is_lasting(text: str) -> bool:
+    """Whether a connection that failed with this text of libpq's will never succeed."""
+    return _LASTING_TEXT.search(text) is not None
+
+
+def is_poolers(text: str) -> bool:
+    """Whether a connection pooler refused the connection, for parameters that it cannot pass on."""
+    return _POOLER.search(text) is not None

@@ -1,0 +1,34 @@
+"""The file of a SQLite database: made closed to others, or a sentence why it cannot be."""
+
+import os
+import stat
+from pathlib import Path
+
+from keyosk.errors import DatabaseUnusable
+
+
+def create(path: Path) -> None:
+    """Make the file, its folder (0700) and its permissions (0600), where missing.
+
+    Raises ``DatabaseUnusable``.
+    """
+    if exists(path) and path.is_dir():
+        raise DatabaseUnusable(f"Cannot use {path} as the database: it is a folder.")
+    try:
+        if not path.parent.exists():
+            path.parent.mkdir(mode=0o700, parents=True)
+        # Opened also where it is there already: SQLite would say less of what is wrong with it.
+        # SECURITY: made before SQLite would make it by the umask; -wal and -shm copy it.
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        if stat.S_IMODE(path.stat().st_mode) != 0o600:
+            path.chmod(0o600)
+    except OSError as error:
+        raise DatabaseUnusable(f"Cannot make {path}: {error.strerror}.") from error
+
+
+def exists(path: Path) -> bool:
+    """Whether there is such a file. Raises ``DatabaseUnusable`` if nobody may look."""
+    try:
+        return path.exists()
+    except OSError as error:
+        raise DatabaseUnusable(f"Cannot look at {path}: {error.strerror}.") from error

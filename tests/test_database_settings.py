@@ -1,0 +1,327 @@
+"""A database that is set up in another way than ours: it works, or one sentence says why not."""
+
+import contextlib
+import os
+import pwd
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+import requests
+
+from live import ADMIN_PASSWORD, Client, LiveServer, free_port, unique
+from postgres import ROLE, PostgresServer
+
+PASSWORD = "hidden-word-of-postgres"
+
+
+def refusal(server: LiveServer) -> str:
+    """The one line with which ``serve`` ends instead of waiting."""
+    process = server.launch()
+    try:
+        assert process.wait(30) == 1, server.log.read_text()
+    finally:
+        server.kill() if process.poll() is None else None
+    [line] = server.log.read_text().splitlines()
+    assert line.startswith("keyosk: ")
+    assert PASSWORD not in line
+    return line
+
+
+def execute(url: str, *statements: str) -> None:
+    with psycopg.connect(url, autocommit=True) as session:
+        for statement in statements:
+            session.execute(statement.encode())
+
+
+def tables_of(url: str, schema: str) -> set[str]:
+    with psycopg.connect(url) as session:
+        found = session.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s", (schema,))
+        return {name for (name,) in found}
+
+
+# --- Said, and not waited for ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (("keyosk@", f"guarded:{PASSWORD}@"), 'password authentication failed for user "guarded"'),
+        (("keyosk@", f"nobody:{PASSWORD}@"), "no pg_hba.conf entry"),
+        (("/keyosk_", "/missing_"), "does not exist"),
+        (("?", "?sslmode=require&"), "server does not support SSL"),
+        (("?", "?sslmode=never&"), "invalid sslmode value"),
+        (("?", "?options=-csynchronous_commit%3Doff"), "options set synchronous_commit to off"),
+        (("?", "?options=-cstatement_timeout%3D0"), "options set statement_timeout to 0"),
+        (("?", "?options=-cdefault_transaction_read_only%3Don"), "default_transaction_read_only"),
+        (("?", "?options=-cno_such%3D1"), "no_such"),
+        (("?", "?options=-csearch_path%3Dmissing"), "no schema of the search path"),
+    ],
+)
+def test_what_never_gets_better_is_refused_with_the_databases_own_reason(
+    postgres_server: PostgresServer, tmp_path: Path, change: tuple[str, str], reason: str
+) -> None:
+    url = f"{postgres_server.create_database()}?".replace(*change)
+    assert reason in refusal(LiveServer(url, tmp_path))
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_that_is_not_utf8_is_refused(
+    postgres_server: PostgresServer, tmp_path: Path, encoding: str
+) -> None:
+    options = f"ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0"
+    url = postgres_server.create_database(options=options)
+    assert f"its encoding is {encoding}" in refusal(LiveServer(url, tmp_path))
+
+
+def test_a_schema_that_is_missing_or_closed_is_refused(
+    postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    url = postgres_server.create_database()
+    server = LiveServer(url, tmp_path, database_schema="auth")
+    assert "there is no schema auth" in refusal(server)
+    execute(url, "CREATE SCHEMA auth", f"REVOKE CREATE ON SCHEMA auth FROM {ROLE}")
+    server.log.unlink()
+    assert "permission denied for schema auth" in refusal(server)
+
+
+@pytest.mark.parametrize("kind", ["folder", "file below a file", "no database"])
+def test_a_sqlite_path_that_cannot_be_one_is_refused(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "folder").mkdir(mode=0o755)
+    (tmp_path / "file").write_bytes(b"anything" * 1000)
+    path, reason = {
+        "folder": ("folder", "is a folder"),
+        "file below a file": ("file/keyosk.db", "Not a directory"),
+        "no database": ("file", "file is not a database"),
+    }[kind]
+    assert reason in refusal(LiveServer(f"sqlite:///{tmp_path / path}", tmp_path))
+    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o755
+
+
+# --- What the URL says counts ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["URL", "PGOPTIONS", "setting"])
+def test_the_tables_are_in_the_schema_that_was_asked_for(
+    postgres_server: PostgresServer, tmp_path: Path, by: str
+) -> None:
+    url = postgres_server.create_database()
+    execute(url, 'CREATE SCHEMA "au""th"')
+    path = '-csearch_path="au""th"'
+    options = {"database_schema": 'au"th'} if by == "setting" else {}
+    asked = f"{url}?application_name=mine" + (f"&options={path}" if by == "URL" else "")
+    server = LiveServer(asked, tmp_path, workers="2", **options)
+    if by == "PGOPTIONS":
+        server.environment["PGOPTIONS"] = path
+    with server:
+        assert server.admin().post("/roles", json={"name": unique("role")}).status_code == 201
+        checked = server.run("database", "check")
+        assert (checked.returncode, checked.stderr) == (0, "")
+        with psycopg.connect(url) as session:
+            names = session.execute(
+                "SELECT DISTINCT application_name FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            ).fetchall()
+        assert names == [("mine",)]
+    assert "account" in tables_of(url, 'au"th')
+    assert tables_of(url, "public") == set()
+
+
+def test_a_search_path_beside_a_schema_is_refused(
+    postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    url = f"{postgres_server.create_database()}?options=-csearch_path%3Dpublic"
+    server = LiveServer(url, tmp_path, database_schema="auth")
+    assert "options set a search_path, and KEYOSK_DATABASE_SCHEMA" in refusal(server)
+
+
+def test_two_installations_share_a_database_by_schema(
+    postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    url = postgres_server.create_database()
+    execute(url, "CREATE SCHEMA auth")
+    (tmp_path / "other").mkdir()
+    with LiveServer(url, tmp_path) as first:
+        first.admin().post("/roles", json={"name": "of-first"})
+        with LiveServer(url, tmp_path / "other", database_schema="auth") as second:
+            assert second.admin().get("/roles/of-first").status_code == 404
+            assert first.admin().get("/roles/of-first").status_code == 200
+
+
+def test_the_defaults_of_a_role_do_not_change_what_is_promised(
+    postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    url = postgres_server.create_database()
+    for setting, value in {
+        "default_transaction_isolation": "'serializable'",
+        "synchronous_commit": "off",
+        "statement_timeout": "'50ms'",
+        "lock_timeout": "'1ms'",
+        "idle_session_timeout": "'200ms'",
+        "idle_in_transaction_session_timeout": "'1ms'",
+        "client_encoding": "'LATIN1'",
+    }.items():
+        postgres_server.set_for(url, setting, value)
+    with LiveServer(url, tmp_path, workers="2") as server:
+        admin = server.admin()
+        name = unique("changed")
+        assert admin.post("/accounts", json={"username": name}).status_code == 201
+
+        def change(number: int) -> requests.Response:
+            display = {"display_name": f"Zoë 李雷 {number}"}
+            return admin.patch(f"/accounts/{name}", json=display)
+
+        with ThreadPoolExecutor(16) as pool:
+            answers = list(pool.map(change, range(80)))
+        assert [answer.status_code for answer in answers] == [200] * 80
+        time.sleep(0.3)  # longer than those sessions were to be idle
+        assert change(81).status_code == 200
+        assert server.client("李雷", "a wrong password").post("/auth/token").status_code == 401
+
+
+# --- Poolers --------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def pgbouncer(url: str, mode: str) -> Iterator[str]:
+    """A PgBouncer before the database at ``url``; gives its URL."""
+    program = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
+    parts, port = urlsplit(url), free_port()
+    folder = Path(f"/tmp/{unique('keyosk-pgbouncer')}")
+    folder.mkdir()
+    (folder / "users").write_text(f'"{ROLE}" ""\n')
+    (folder / "ini").write_text(
+        f"[databases]\n* = host={parts.hostname} port={parts.port}\n[pgbouncer]\n"
+        f"listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = trust\n"
+        f"auth_file = {folder}/users\npool_mode = {mode}\ndefault_pool_size = 40\n"
+    )
+    who = {"user": pwd.getpwnam("nobody").pw_uid} if os.geteuid() == 0 else {}
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([program, str(folder / "ini")], stdout=log, stderr=log, **who)
+    try:
+        deadline = time.monotonic() + 20
+        through = f"postgresql://{ROLE}@127.0.0.1:{port}{parts.path}"
+        while True:
+            try:
+                psycopg.connect(through).close()
+                break
+            except psycopg.OperationalError:
+                assert time.monotonic() < deadline, (folder / "log").read_text()
+                assert process.poll() is None, (folder / "log").read_text()
+                time.sleep(0.05)
+        yield through
+    finally:
+        process.terminate()
+        process.wait(10)
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("mode", ["transaction", "statement"])
+def test_a_pooler_without_sessions_is_refused(
+    postgres_server: PostgresServer, tmp_path: Path, mode: str
+) -> None:
+    with pgbouncer(postgres_server.create_database(), mode) as url:
+        server = LiveServer(url, tmp_path)
+        assert "pool_mode = session" in refusal(server)
+        done = server.run("account", "list")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "pool_mode = session" in done.stderr
+
+
+def test_a_pooler_that_gives_each_connection_its_session_works(
+    postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    with (
+        pgbouncer(postgres_server.create_database(), "session") as url,
+        LiveServer(url, tmp_path, workers="2") as server,
+    ):
+        with ThreadPoolExecutor(8) as pool:
+            client = server.client("admin", ADMIN_PASSWORD)
+            asked = [pool.submit(client.post, "/auth/token") for _ in range(8)]
+            assert {each.result().status_code for each in asked} == {200}
+        assert server.admin().post("/roles", json={"name": unique("role")}).status_code == 201
+
+
+def test_a_parameter_that_a_pooler_does_not_know_is_refused_by_name(
+    postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    with pgbouncer(postgres_server.create_database(), "session") as url:
+        line = refusal(LiveServer(f"{url}?options=-csearch_path%3Dpublic", tmp_path))
+        assert "a connection pooler refuses it" in line
+        assert "search_path" in line
+
+
+# --- Values that no database can hold -------------------------------------------------------------
+
+NUL, HALF = "a\0b", "a\ud800b"
+HUGE = ("9223372036854775807", "9223372036854775808", "9" * 400)
+
+
+@pytest.mark.parametrize("number", HUGE)
+def test_a_version_beyond_64_bits_is_stale_and_not_an_error(admin: Client, number: str) -> None:
+    name = unique("versioned")
+    for path, body in (("/accounts", {"username": name}), ("/roles", {"name": name})):
+        assert admin.post(path, json=body).status_code == 201
+        headers = {"If-Match": f'"{number}"'}
+        for method in ("PATCH", "DELETE"):
+            options = {"json": {}} if method == "PATCH" else {}
+            answer = admin.request(method, f"{path}/{name}", headers=headers, **options)
+            assert answer.status_code == 412, answer.text
+
+
+@pytest.mark.parametrize("number", [*HUGE, "-1", "1e3"])
+@pytest.mark.parametrize("place", ["limit", "since", "cursor", "created_after", "lifetime"])
+def test_a_number_that_no_database_holds_is_the_callers_fault(
+    admin: Client, server: LiveServer, place: str, number: str
+) -> None:
+    if place == "lifetime":
+        login = server.client("admin", ADMIN_PASSWORD)
+        answer = login.post("/auth/token", data={"lifetime": number})
+    else:
+        path = "/auth/revocations" if place == "since" else "/accounts"
+        answer = admin.get(path, params={place: number})
+    assert 400 <= answer.status_code < 500, answer.text
+
+
+@pytest.mark.parametrize("text", [NUL, HALF])
+def test_text_that_no_database_holds_is_the_callers_fault(
+    admin: Client, server: LiveServer, text: str
+) -> None:
+    name = unique("service")
+    bodies = [
+        ("/accounts", {"username": text}),
+        ("/accounts", {"username": unique("u"), "display_name": text}),
+        ("/accounts", {"username": unique("u"), "claims": {"a": [{text: 1}]}}),
+        ("/accounts", {"username": unique("u"), "metadata": {"a": text}}),
+        ("/accounts", {"username": unique("u"), "grants": {"scopes": [text]}}),
+        ("/accounts", {"username": unique("u"), "grants": {"roles": [text]}}),
+        ("/roles", {"name": text}),
+        ("/roles", {"name": unique("r"), "description": text, "scopes": [text]}),
+        ("/services", {"name": text}),
+        ("/services", {"name": name, "audience": text}),
+        ("/services", {"name": name, "scopes": [{"name": "a:b", "description": text}]}),
+        ("/accounts/admin/api-keys", {"name": text}),
+        ("/auth/explain", {"account": text}),
+        ("/auth/token", {"audience": text}),
+        ("/auth/token", {"scope": text}),
+        ("/auth/introspect", {"token": text}),
+        ("/auth/revoke", {"token": text}),
+        ("/auth/token", {"grant_type": "refresh_token", "refresh_token": text}),
+    ]
+    login = server.client("admin", ADMIN_PASSWORD)
+    for path, body in bodies:
+        client = admin if not path.startswith("/auth/") else login
+        answer = client.post(path, json=body)
+        assert 400 <= answer.status_code < 500, (path, body, answer.text)
+    for path in ("/accounts", "/roles", "/services", "/audit", "/api-keys"):
+        for parameter in ("q", "cursor", "sort", "username", "target", "prefix", "x%00y"):
+            answer = admin.get(f"{path}?{parameter}=a%00b")
+            assert 400 <= answer.status_code < 500, (path, parameter, answer.text)
+    for path in ("/accounts/a%00b", "/roles/a%00b", "/services/a%00b/scopes", "/signing-keys/%00"):
+        assert admin.get(path).status_code == 404
