@@ -19,6 +19,7 @@ keys that Keyosk publishes.
                           the only users of the environment, cryptography, PKCS#11,
                           prometheus-client, passlib, zxcvbn, precis-i18n
     api_key_form  checks  clocks  ids  jws_form  merge  password_hashes  roca  setting_rules  slots
+    whitespace
                           forms and rules without a library that shapes them
     model  errors         frozen values; what can go wrong
 

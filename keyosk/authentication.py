@@ -12,7 +12,13 @@ from typing import Final
 
 from keyosk import api_key_form, clocks, usernames
 from keyosk.audit import Audit
-from keyosk.errors import BadCredentials, BadToken, NotFound, Throttled, Unavailable
+from keyosk.errors import (
+    BadCredentials,
+    BadToken,
+    NotFound,
+    Throttled,
+    Unavailable,
+)
 from keyosk.guesses import Guess, Guesses
 from keyosk.metrics import Metrics
 from keyosk.model import Account, Caller, Login, Session, StoredPassword
@@ -60,13 +66,22 @@ class Authentication:
         self._no_notes_until = 0.0
 
     def by_secret(
-        self, candidates: Sequence[tuple[str, str]], *, address: str | None = None
+        self,
+        candidates: Sequence[tuple[str, str]],
+        *,
+        address: str | None = None,
+        key_alone: bool = False,
     ) -> Login:
         """The login that one of these (username, secret) pairs proves, sent from ``address``.
 
-        The pairs are the readings of one header, in the order to try them. Raises
-        ``BadCredentials``, which is counted in the audit log, and ``Throttled``.
+        The pairs are the readings of one login, in the order to try them. ``key_alone``: an API
+        key needs no username. Raises ``BadCredentials``, which is counted in the audit log, and
+        ``Throttled``.
         """
+        misplaced = _misplaced(candidates, key_alone=key_alone)
+        if misplaced is not None:
+            self._count_failure("", address)
+            raise BadCredentials(misplaced)
         passwords = [pair for pair in candidates if not api_key_form.is_well_formed(pair[1])]
         for username, secret in candidates:
             if (username, secret) not in passwords:
@@ -173,7 +188,7 @@ class Authentication:
                 raise
             if stored is None:
                 raise BadCredentials
-            self._give_back(guess, account.id)
+            self._give_back([guess], account.id)
         return stored
 
     def _as_of_now(
@@ -200,7 +215,8 @@ class Authentication:
 
     def _by_api_key(self, username: str, secret: str, address: str | None) -> Login | None:
         login = self._logins.by_digest(api_key_form.digest(secret), int(self._clock()))
-        if login is None or usernames.lookup_form(username) != login.username:
+        # Where there is no username the key alone is enough: ``_misplaced`` says where.
+        if login is None or (username and usernames.lookup_form(username) != login.username):
             return None
         return login if self._usable(login) and _is_allowed(address, login.networks) else None
 
@@ -210,13 +226,14 @@ class Authentication:
         # once do not use up what wrong ones are allowed.
         self._database.check()
         with self._passwords.slots.one():
-            # SECURITY: counted for every name that the header can mean, else each spelling of a
-            # name would have guesses of its own.
-            guess = self._take(dict.fromkeys(names), address)
+            guesses = []
             for name, (_, secret) in zip(names, pairs, strict=True):
+                # SECURITY: each password that is tried is a guess, at the name that it is tried
+                # for: one header can mean three.
+                guesses.append(self._take([name], address))
                 login = self._by_password(name, secret)
                 if login is not None:
-                    self._give_back(guess, login.account_id)
+                    self._give_back(guesses, login.account_id)
                     return login
         self._count_failure(pairs[0][0], address)
         raise BadCredentials
@@ -228,9 +245,9 @@ class Authentication:
             self._count_failure(next(iter(names)), address, throttled=True)
             raise
 
-    def _give_back(self, guess: Guess, account_id: str) -> None:
+    def _give_back(self, guesses: Sequence[Guess], account_id: str) -> None:
         try:
-            self._guesses.give_back(guess, account_id)
+            self._guesses.give_back(guesses, account_id)
         except Unavailable:  # it counts as a wrong one: no harm but to the allowance
             _log.warning("a right guess was not given back: the database is not available")
 
@@ -274,6 +291,23 @@ class Authentication:
 
     def _usable(self, login: Login) -> bool:
         return login.enabled and (login.expires_at is None or login.expires_at > self._clock())
+
+
+def _misplaced(candidates: Sequence[tuple[str, str]], *, key_alone: bool) -> str | None:
+    """What to say of an API key in the wrong place; it tells nothing that the caller did not send.
+
+    No username begins as API keys do, so nobody's login is refused by this.
+    """
+    if any(api_key_form.looks_like(username) for username, _ in candidates):
+        return "An API key is a secret and no username: send it as the password, or as Bearer."
+    if key_alone:
+        return None
+    if any(not name and api_key_form.is_well_formed(secret) for name, secret in candidates):
+        return (
+            "An API key without a username is taken at /auth/token and /auth/forward only: get a "
+            "token there, or send the username too."
+        )
+    return None
 
 
 def _is_allowed(address: str | None, networks: tuple[str, ...] | None) -> bool:

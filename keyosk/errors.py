@@ -98,12 +98,15 @@ class InsufficientScope(Forbidden):
 
 
 class BadCredentials(KeyoskError):
-    """The login is refused. The sentence never says which part of it was wrong."""
+    """The login is refused. The sentence never says which part of it was wrong.
+
+    Another sentence may only tell what anybody sees who sees the request, such as its form.
+    """
 
     code = "bad_credentials"
 
-    def __init__(self) -> None:
-        super().__init__("The username, password or API key is not valid.")
+    def __init__(self, detail: str = "The username, password or API key is not valid.") -> None:
+        super().__init__(detail)
 
 
 class BadToken(KeyoskError):

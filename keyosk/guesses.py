@@ -15,7 +15,7 @@ there its owner is not even delayed.
 """
 
 import hashlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Final, NoReturn
@@ -76,11 +76,14 @@ class Guesses:
             self._refuse(allowances, taken, now)
         return Guess(tuple(allowances), source)
 
-    def give_back(self, guess: Guess, account_id: str) -> None:
-        """The guess was right: it does not count, and its source is one of the account's own."""
+    def give_back(self, guesses: Sequence[Guess], account_id: str) -> None:
+        """The last of these guesses of one login was right: none of them counts.
+
+        Their source is one of the account's own from now on.
+        """
         with self._database.transaction():
-            self._store.give_back(guess.allowances)
-            self._store.know(account_id, guess.source, self._now())
+            self._store.give_back([each for guess in guesses for each in guess.allowances])
+            self._store.know(account_id, guesses[-1].source, self._now())
 
     def _refuse(self, allowances: list[Allowance], taken: frozenset[str], now: int) -> NoReturn:
         with self._database.transaction():

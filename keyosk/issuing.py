@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from keyosk import permissions
+from keyosk import permissions, usernames
 from keyosk.audit import Audit
 from keyosk.authentication import Authentication
 from keyosk.errors import (
@@ -147,7 +147,7 @@ class Issuing:
             raise InvalidGrant("The login that began this session is not valid any more.") from None
         if by is not None and by.account_id != session.account_id:
             raise InvalidGrant("The refresh token is somebody else's.")
-        if client_id is not None and client_id != login.username:
+        if client_id is not None and not usernames.is_same(client_id, login.username):
             raise InvalidGrant("The refresh token is somebody else's.")
         bounded = self._bounded(login, session.scopes, session.expires_at)
         entitlement = self._entitlement(

@@ -83,6 +83,11 @@ def lookup_form(username: str) -> str | None:
         return None
 
 
+def is_same(username: str, normal: str) -> bool:
+    """Tell whether a username, however it is spelt, is the one with this normal form."""
+    return lookup_form(username) == normal
+
+
 def _precis(username: str) -> str:
     # Almost every login: visible ASCII, all of which the profile allows and maps to lower case.
     if username.isascii() and username.isprintable() and " " not in username and username:

@@ -35,6 +35,7 @@ FLOORS: Final = (
         "passwords",
         "password_rules",
         "slots",
+        "whitespace",
         "metrics",
         "keyring",
         "imported_keys",

@@ -41,7 +41,9 @@ def test_it_has_what_both_standards_require(document: dict[str, Any]) -> None:
     assert document["response_types_supported"] == []
     assert document["subject_types_supported"] == ["public"]
     assert "ES256" in document["id_token_signing_alg_values_supported"]
-    assert document["token_endpoint_auth_methods_supported"] == ["client_secret_basic"]
+    for name in ("token", "introspection", "revocation"):
+        methods = document[f"{name}_endpoint_auth_methods_supported"]
+        assert methods == ["client_secret_basic", "client_secret_post"]
     assert "client_credentials" in document["grant_types_supported"]
 
 

@@ -1,15 +1,15 @@
 """Who is calling, and may they. Every request passes here before its resource; fails closed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from flask import Response, after_this_request, g, request
 from werkzeug.exceptions import MethodNotAllowed
 
-from keyosk import permissions, usernames
+from keyosk import api_key_form, permissions, usernames
 from keyosk.authentication import caller
-from keyosk.errors import BadCredentials, InsufficientScope, RefusedByRule
+from keyosk.errors import BadCredentials, BadToken, InsufficientScope, RefusedByRule
 from keyosk.installation import Installation
 from keyosk.model import ADMIN, KEYOSK, Caller, CredentialKind, Login
 from keyosk.web import access_log, basic, browsers
@@ -17,6 +17,10 @@ from keyosk.web import access_log, basic, browsers
 ME: Final = "me"
 #: In the WSGI environ of a request whose response is everybody's.
 PUBLIC: Final = "keyosk.public"
+_KEY_IN_BEARER: Final = (
+    "This is an API key and no token: POST it to /auth/token, as Bearer there too, and send the "
+    "access_token of the answer here."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,8 @@ class Access:
     ``itself``: the account that the address names needs no scope. ``no_api_key``: a caller that
     came by API key is refused whatever its scopes, for what makes, changes or reveals credentials.
     ``any_caller``: whoever is logged in, and the resource looks at what for.
-    ``by_login``: any Basic login will do, and the resource asks for it.
+    ``by_login``: any Basic login will do, and the resource asks for it. ``key_alone``: so will an
+    API key without a username.
     """
 
     # SECURITY: a decision that says nothing lets an admin pass, and not every login.
@@ -37,6 +42,7 @@ class Access:
     any_caller: bool = False
     anyone: bool = False
     by_login: bool = False
+    key_alone: bool = False
 
     @property
     def is_public(self) -> bool:
@@ -47,6 +53,8 @@ class Access:
 ANYONE: Final = Access(anyone=True)
 #: The resource itself takes the login, as OAuth has its own words for refusing it.
 BY_LOGIN: Final = Access(anyone=True, by_login=True)
+#: As that, and an API key may come alone.
+BY_LOGIN_OR_KEY: Final = Access(anyone=True, by_login=True, key_alone=True)
 #: Whoever is logged in; the resource decides by what is asked for.
 ANY_CALLER: Final = Access(any_caller=True)
 
@@ -80,6 +88,7 @@ class Gate:
             raise MethodNotAllowed
         if decision.is_public:
             request.environ[PUBLIC] = True
+        g.key_alone = decision.key_alone
         if decision.anyone:
             return
         caller = self._caller()
@@ -97,14 +106,15 @@ class Gate:
     def _caller(self) -> Caller:
         installation = self._installation
         now = int(installation.clock())
-        scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() == "bearer":
-            claims = installation.tokens.verify(credentials.strip(), audience=KEYOSK)
+        credentials = bearer()
+        if credentials is not None:
+            if api_key_form.looks_like(credentials):
+                raise BadToken(_KEY_IN_BEARER)
+            claims = installation.tokens.verify(credentials, audience=KEYOSK)
             proven = installation.authentication.by_token(claims, audience=KEYOSK)
             scopes = claims.scopes & permissions.keyosk_scopes(proven, now)
         else:
             proven = login(installation)
-            _note_afterwards(installation, proven)
             scopes = permissions.keyosk_scopes(proven, now)
         held = frozenset(permissions.current(proven, now))
         return caller(proven, scopes, held, address=g.address, request_id=g.request_id)
@@ -128,15 +138,37 @@ def still(installation: Installation, caller: Caller, scope: str) -> Caller:
 
 
 def login(installation: Installation) -> Login:
-    """The login that the request's Basic header proves.
+    """The login that the request's ``Authorization`` proves; its use will be noted.
 
-    Raises ``BadCredentials``, and ``Forbidden`` where a browser may have added it by itself.
+    By Basic, or where the route takes one an API key alone. Raises ``BadCredentials``, and
+    ``Forbidden`` where a browser may have added it by itself.
     """
-    header = request.headers.get("Authorization")
-    if header is None:
+    header = request.headers.get("Authorization", "").strip()
+    if not header:
+        raise BadCredentials("This needs a login, and the request has none.")
+    key = bearer()
+    if key is None:
+        browsers.check_login()
+        return by_pairs(installation, basic.candidates(header))
+    if not api_key_form.looks_like(key):
         raise BadCredentials
-    browsers.check_login()
-    return installation.authentication.by_secret(basic.candidates(header), address=g.address)
+    # A browser never adds this by itself.
+    return by_pairs(installation, [("", key)])
+
+
+def by_pairs(installation: Installation, pairs: Sequence[tuple[str, str]]) -> Login:
+    """The login that one of these (username, secret) pairs proves; its use will be noted."""
+    proven = installation.authentication.by_secret(
+        pairs, address=g.address, key_alone=g.get("key_alone", False)
+    )
+    note_afterwards(installation, proven)
+    return proven
+
+
+def bearer() -> str | None:
+    """What stands behind the scheme Bearer, without the white space around it."""
+    scheme, _, credentials = request.headers.get("Authorization", "").strip().partition(" ")
+    return credentials.strip() if scheme.lower() == "bearer" else None
 
 
 def name_of(who: Login | Caller) -> dict[str, str]:
@@ -145,7 +177,9 @@ def name_of(who: Login | Caller) -> dict[str, str]:
     return names if who.api_key_id is None else {**names, "api_key": who.api_key_id}
 
 
-def _note_afterwards(installation: Installation, proven: Login) -> None:
+def note_afterwards(installation: Installation, proven: Login) -> None:
+    """Note the use of a login once the answer has been sent: a use is not worth a wait."""
+
     @after_this_request
     def noted(response: Response) -> Response:
         response.call_on_close(lambda: installation.authentication.note(proven))

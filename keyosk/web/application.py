@@ -16,6 +16,7 @@ from keyosk.web import (
     access_log,
     basic,
     browsers,
+    client_authentication,
     documentation,
     envelope,
     errors,
@@ -32,6 +33,7 @@ _log = logging.getLogger(__name__)
 #: Bytes; larger bodies are refused unread, except where they stream.
 MAX_BODY: Final = 64 * 1024
 _STREAMING: Final = frozenset(route.path for route in ROUTES if route.streams)
+_OAUTH: Final = frozenset(route.path for route in ROUTES if route.oauth)
 _INSTANT: Final = {metrics.PATH, *(route.path for route in ROUTES if route.instant)}
 _INSTANT_BELOW: Final = tuple(path.partition("<")[0] for path in sorted(_INSTANT) if "<" in path)
 #: The requests, as "METHOD /path", whose bodies the server must not read for the application.
@@ -88,8 +90,7 @@ def create(installation: Installation) -> Flask:
         )
     app.extensions[documentation.EXTENSION] = documentation.Description(ROUTES, installation.issuer)
     app.extensions[metadata.EXTENSION] = metadata.Metadata(ROUTES, installation.issuer)
-    oauth = frozenset(route.path for route in ROUTES if route.oauth)
-    _add_pipeline(app, installation, gate, oauth)
+    _add_pipeline(app, installation, gate, _OAUTH)
     if installation.cors_origins:
         public = {name for name, route in routes.items() if {*route.access.values()} == {ANYONE}}
         _add_sharing(app, installation.cors_origins, public)
@@ -179,6 +180,8 @@ def is_slow(environ: Mapping[str, Any]) -> bool:
     if path in _STREAMING or (method, path) == ("POST", "/accounts"):
         return True
     if method == "PUT" and path.endswith("/password"):
+        return True
+    if path in _OAUTH and client_authentication.has_password(environ):
         return True
     header = environ.get("HTTP_AUTHORIZATION", "")
     if header[:6].lower() != "basic ":

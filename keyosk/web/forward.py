@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from flask import Response, request
 
-from keyosk import permissions
+from keyosk import api_key_form, permissions
 from keyosk.errors import BadToken, Forbidden, InvalidRequest, InvalidScope, Throttled
 from keyosk.installation import Installation
 from keyosk.model import Login
@@ -29,7 +29,6 @@ _SCOPE: Final = "X-Keyosk-Require-Scope"
 class _Proven:
     login: Login
     actor: Actor | None
-    by_secret: bool
 
 
 def prepare(environ: dict[str, Any]) -> None:
@@ -89,26 +88,24 @@ class ForwardResource(Endpoint):
         response.headers["Authorization"] = f"Bearer {token.text}"
         response.headers["X-Keyosk-Account"] = quote(proven.login.username, safe="@")
         response.headers["X-Keyosk-Scope"] = token.scope
-        if proven.by_secret:
-            response.call_on_close(lambda: installation.authentication.note(proven.login))
         return response
 
 
 def _proven(installation: Installation, service: str) -> _Proven:
-    scheme, _, text = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer":
-        return _Proven(access.login(installation), None, by_secret=True)
+    text = access.bearer()
+    if text is None or api_key_form.looks_like(text):
+        return _Proven(access.login(installation), None)
     terms = installation.services.terms_for(service)
     if terms is None or terms.name != service:
         raise BadToken("The token is not valid.")  # no token is, for what does not exist
-    claims = installation.tokens.verify(text.strip(), audience=terms.audience)
+    claims = installation.tokens.verify(text, audience=terms.audience)
     login = permissions.narrowed(
         installation.authentication.by_token(claims, audience=terms.audience),
         scopes=claims.scopes,
         expires_at=claims.expires_at,
         now=int(installation.clock()),
     )
-    return _Proven(login, Actor.of(claims.actor), by_secret=False)
+    return _Proven(login, Actor.of(claims.actor))
 
 
 def _asked(named: str | None) -> tuple[str, tuple[str, ...]]:

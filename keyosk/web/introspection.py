@@ -6,7 +6,7 @@ from keyosk import permissions
 from keyosk.authentication import caller
 from keyosk.errors import InvalidGrant, InvalidRequest
 from keyosk.model import Caller
-from keyosk.web import access, parameters
+from keyosk.web import access, access_log, client_authentication, parameters
 from keyosk.web.answers import json_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
@@ -18,13 +18,14 @@ _AS = (parameters.FORM, "application/json")
 class _AboutToken(Endpoint):
     def _asked(self) -> tuple[Caller, str]:
         """Who asks, and about which token. Raises ``BadCredentials``, ``InvalidRequest``."""
-        login = access.login(self.installation)
+        single = parameters.singles(parameters.body())
+        login = client_authentication.login(self.installation, single)
+        access_log.note(**access.name_of(login))
         scopes = permissions.keyosk_scopes(login, int(self.installation.clock()))
         by = caller(login, scopes, frozenset(), address=g.address, request_id=g.request_id)
-        token = parameters.singles(parameters.body()).get("token")
-        if token is None:
+        if "token" not in single:
             raise InvalidRequest("The parameter token is missing.")
-        return by, token
+        return by, single["token"]
 
 
 class IntrospectResource(_AboutToken):

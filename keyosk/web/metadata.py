@@ -30,7 +30,7 @@ _ENDPOINTS: Final = {
     "forward_auth_endpoint": "/auth/forward",
 }
 _WITH_LOGIN: Final = ("token_endpoint", "introspection_endpoint", "revocation_endpoint")
-_LOGINS: Final = ["client_secret_basic"]
+_LOGINS: Final = ["client_secret_basic", "client_secret_post"]
 
 
 class Metadata:

@@ -2,16 +2,20 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
+from urllib.parse import unquote_to_bytes
 
 from flask import request
 
+from keyosk import whitespace
 from keyosk.errors import InvalidRequest
 from keyosk.web import bodies
 
 FORM: Final = "application/x-www-form-urlencoded"
+#: White space around these is no part of them.
+_TOKENS: Final = frozenset({"token", "refresh_token", "subject_token"})
 Parameters = Mapping[str, Sequence[str]]
 
-#: Credentials come by Basic only; these in a query would be in every log on the way.
+#: These in a query would be in every log on the way.
 _SECRETS: Final = frozenset(
     {
         *("client_secret", "password", "client_assertion", "assertion", "api_key"),
@@ -36,6 +40,7 @@ def body() -> dict[str, list[str]]:
     if not (request.content_length or request.headers.get("Transfer-Encoding")):
         return values
     if request.mimetype == FORM:
+        _check_encoding(request.get_data())
         given = dict(request.form.lists())
     elif request.mimetype == "application/json":
         given = _members(bodies.parse(request.get_data()))
@@ -56,11 +61,25 @@ def singles(values: Parameters, *, repeatable: Collection[str] = ()) -> dict[str
     for name, items in values.items():
         if len(items) > 1 and name not in repeatable:
             raise InvalidRequest(f"The parameter {name[:100]} is given twice.")
-    return {
-        name: items[0]
-        for name, items in values.items()
-        if name not in repeatable and items and items[0]
-    }
+    single = {name: items[0] for name, items in values.items() if name not in repeatable and items}
+    # ``format=token`` writes a line end, and it comes back with it.
+    single |= {name: whitespace.trim(single[name]) for name in _TOKENS & single.keys()}
+    return {name: value for name, value in single.items() if value}
+
+
+def _check_encoding(form: bytes) -> None:
+    """Forms are UTF-8 (RFC 6749 appendix B). Raises ``InvalidRequest``.
+
+    SECURITY: Flask puts U+FFFD for whatever is not, so that many secrets would read as one.
+    """
+    try:
+        unquote_to_bytes(form.replace(b"+", b" ")).decode()
+    except UnicodeDecodeError:
+        pass
+    else:
+        return
+    # Outside the handler: the error holds the whole body.
+    raise InvalidRequest("The body is not UTF-8.")
 
 
 def _storable(values: dict[str, list[str]]) -> dict[str, list[str]]:

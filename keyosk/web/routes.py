@@ -6,7 +6,7 @@ for everybody.
 
 from typing import Final
 
-from keyosk.web.access import ANY_CALLER, ANYONE, BY_LOGIN, itself_or, scope
+from keyosk.web.access import ANY_CALLER, ANYONE, BY_LOGIN, BY_LOGIN_OR_KEY, itself_or, scope
 from keyosk.web.accounts import (
     AccountResource,
     AccountsResource,
@@ -58,14 +58,17 @@ _SERVICE: Final = {
 
 # fmt: off
 ROUTES: Final = (
-    Route("/auth/token", TokenResource, {"GET": BY_LOGIN, "POST": BY_LOGIN}, oauth=True),
+    Route("/auth/token", TokenResource, {
+        "GET": BY_LOGIN_OR_KEY,
+        "POST": BY_LOGIN_OR_KEY,
+    }, oauth=True),
     Route("/auth/introspect", IntrospectResource, {"POST": BY_LOGIN}, oauth=True),
     Route("/auth/revoke", RevokeResource, {"POST": BY_LOGIN}, oauth=True),
     Route("/auth/explain", ExplainResource, {"POST": ANY_CALLER}),
     Route("/auth/revocations", RevocationsResource, _PUBLIC),
     # Any method counts as GET there, OPTIONS too (forward.prepare).
-    Route("/auth/forward", ForwardResource, {"GET": BY_LOGIN}),
-    Route("/auth/forward/<service>", ForwardResource, {"GET": BY_LOGIN}),
+    Route("/auth/forward", ForwardResource, {"GET": BY_LOGIN_OR_KEY}),
+    Route("/auth/forward/<service>", ForwardResource, {"GET": BY_LOGIN_OR_KEY}),
     Route("/auth/jwks", JwksResource, _PUBLIC, instant=True),
     Route("/.well-known/jwks.json", JwksResource, _PUBLIC, instant=True),
     Route("/.well-known/oauth-authorization-server", MetadataResource, _PUBLIC, instant=True),

@@ -63,6 +63,7 @@ class TokenRequest(Shape):
         )
     )
     client_id = Text()
+    client_secret = Text()
     refresh_token = Text()
     subject_token = Text()
     subject_token_type = Text()
@@ -147,6 +148,8 @@ class TokenQuestion(Shape):
 
     token = Text(required=True)
     token_type_hint = Text()
+    client_id = Text()
+    client_secret = Text()
 
 
 class IntrospectionShape(Shown):

@@ -6,9 +6,9 @@ This is the path that all speed depends on: no schema and no write stands on it.
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from flask import Response, g, request
+from flask import Response, g
 
-from keyosk import permissions, usernames
+from keyosk import permissions
 from keyosk.errors import (
     InvalidGrant,
     InvalidRequest,
@@ -19,8 +19,7 @@ from keyosk.errors import (
 )
 from keyosk.installation import Installation
 from keyosk.issuing import Asked, Issued
-from keyosk.model import Login
-from keyosk.web import access, access_log, negotiation, parameters
+from keyosk.web import access, access_log, client_authentication, negotiation, parameters
 from keyosk.web.answers import json_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.fields import rfc3339
@@ -42,7 +41,6 @@ _EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
 _ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105  # its type
 #: RFC 8693 section 3; ours are both.
 _TOKEN_TYPES: Final = (_ACCESS_TOKEN, "urn:ietf:params:oauth:token-type:jwt")
-_BODY_CREDENTIALS: Final = frozenset({"client_secret", "password", "client_assertion"})
 
 
 class TokenResource(Endpoint):
@@ -76,8 +74,6 @@ class TokenResource(Endpoint):
         access_log.note(**access.name_of(issued.login), jti=issued.token.id)
         response = _render(issued, form, exchanged=single.get("grant_type") == _EXCHANGE)
         response.headers["Pragma"] = "no-cache"  # RFC 6749 section 5.1
-        # After the answer has been sent: a use is not worth a wait.
-        response.call_on_close(lambda: self.installation.authentication.note(issued.login))
         return response
 
 
@@ -85,8 +81,7 @@ class TokenResource(Endpoint):
 
 
 def _by_login(installation: Installation, single: Mapping[str, str], asked: Asked) -> Issued:
-    login = access.login(installation)
-    _check_client(login, single)
+    login = client_authentication.login(installation, single)
     return installation.issuing.by_login(login, asked, address=g.address)
 
 
@@ -94,21 +89,23 @@ def _by_refresh_token(
     installation: Installation, single: Mapping[str, str], asked: Asked
 ) -> Issued:
     # A login is no must: the token alone proves enough, as it is used once (RFC 9700 4.14.2).
-    login = access.login(installation) if "Authorization" in request.headers else None
+    login = client_authentication.login_if_any(installation, single)
     if "refresh_token" not in single:
         raise InvalidRequest("The parameter refresh_token is missing.")
-    return installation.issuing.by_refresh_token(
+    issued = installation.issuing.by_refresh_token(
         single["refresh_token"],
         asked,
         by=login,
         client_id=single.get("client_id"),
         address=g.address,
     )
+    if login is None:
+        access.note_afterwards(installation, issued.login)
+    return issued
 
 
 def _by_exchange(installation: Installation, single: Mapping[str, str], asked: Asked) -> Issued:
-    login = access.login(installation)
-    _check_client(login, single)
+    login = client_authentication.login(installation, single)
     for name in ("subject_token", "subject_token_type"):
         if name not in single:
             raise InvalidRequest(f"The parameter {name} is missing.")
@@ -130,13 +127,6 @@ _GRANT_TYPES: Final[Mapping[str, Callable[[Installation, Mapping[str, str], Aske
     "refresh_token": _by_refresh_token,
     _EXCHANGE: _by_exchange,
 }
-
-
-def _check_client(login: Login, single: Mapping[str, str]) -> None:
-    """A ``client_id`` besides the login must name the same account."""
-    client_id = single.get("client_id")
-    if client_id is not None and usernames.lookup_form(client_id) != login.username:
-        raise InvalidRequest("The client_id is not the account that logs in.")
 
 
 # ---- Parameters and answers ----------------------------------------------------------------------
@@ -168,9 +158,6 @@ def _render(issued: Issued, form: str, *, exchanged: bool) -> Response:
 def _asked(single: Mapping[str, str], values: parameters.Parameters) -> Asked:
     if not values:
         return Asked()
-    # Credentials come by Basic only (RFC 6749 section 2.3.1 lets a server refuse them in the body).
-    if _BODY_CREDENTIALS & single.keys():
-        raise InvalidRequest("Credentials are taken by HTTP Basic only, not in the body.")
     scope = single.get("scope")
     return Asked(
         scopes=None if scope is None else permissions.parse_scope(scope),

@@ -28,6 +28,12 @@ _SECURITY: Final = {
         "scheme": "basic",
         "description": "A username with a password or an API key.",
     },
+    "api_key": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "kysk_...",
+        "description": "An API key alone.",
+    },
     "bearer": {
         "type": "http",
         "scheme": "bearer",
@@ -129,7 +135,7 @@ def _body(call: Call, shapes: Shapes) -> dict[str, Any]:
 def _security(access: Access) -> list[dict[str, list[str]]]:
     """A scope stands as a role of the scheme, which OpenAPI has allowed since 3.1."""
     if access.by_login:
-        return [{"basic": []}]
+        return [{name: []} for name in ("basic", *(("api_key",) if access.key_alone else ()))]
     if access.anyone:
         return [{}]
     # The account that the address names needs none, so it is no requirement there.
@@ -139,7 +145,8 @@ def _security(access: Access) -> list[dict[str, list[str]]]:
 
 def _who(access: Access) -> str:
     if access.by_login:
-        return "Needs a login by HTTP Basic."
+        alone = ", or by an API key alone as Bearer" if access.key_alone else ""
+        return f"Needs a login by HTTP Basic{alone}."
     if access.anyone:
         return "Anybody may ask this."
     if access.any_caller:

@@ -173,7 +173,7 @@ EXAMPLES: Final[Mapping[str, Any]] = {
         "service_documentation": "https://keyosk.example.com/docs",
         "grant_types_supported": ["client_credentials"],
         "response_types_supported": [],
-        "token_endpoint_auth_methods_supported": ["client_secret_basic"],
+        "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": ["ES256"],
     },

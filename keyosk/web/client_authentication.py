@@ -1,0 +1,81 @@
+"""How clients of the OAuth addresses log in: by header, or by a form body (``client_secret_post``).
+
+RFC 6749 section 2.3.1. One request uses one way (section 2.3), and a secret never stands in a URL.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import parse_qs
+
+from flask import request
+
+from keyosk import api_key_form, usernames, whitespace
+from keyosk.errors import InvalidRequest
+from keyosk.installation import Installation
+from keyosk.model import Login
+from keyosk.web import access, browsers, parameters
+
+SECRET: Final = "client_secret"  # noqa: S105  # the parameter's name
+#: Ways to log in that Keyosk does not take: nobody shall believe that they were looked at.
+_NOT_TAKEN: Final = frozenset({"password", "client_assertion", "client_assertion_type"})
+
+
+def login(installation: Installation, single: Mapping[str, str]) -> Login:
+    """The login of a request with these parameters.
+
+    Raises ``BadCredentials``, ``Forbidden``, ``InvalidRequest``.
+    """
+    _check(single)
+    if SECRET in single:
+        return access.by_pairs(installation, [(single["client_id"], _secret(single[SECRET]))])
+    proven = access.login(installation)
+    client_id = single.get("client_id")
+    if client_id is not None and not usernames.is_same(client_id, proven.username):
+        raise InvalidRequest("The client_id is not the account that logs in.")
+    return proven
+
+
+def login_if_any(installation: Installation, single: Mapping[str, str]) -> Login | None:
+    """As ``login``, for requests that need none."""
+    if SECRET in single or "Authorization" in request.headers:
+        return login(installation, single)
+    _check(single)
+    return None
+
+
+def has_password(environ: Mapping[str, Any]) -> bool:
+    """Whether the body of a request, which is here already, has a password to be hashed.
+
+    ``environ``: as WSGI has it (PEP 3333); its body can be read again afterwards.
+    """
+    if environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower() != parameters.FORM:
+        return False
+    body = environ["wsgi.input"]
+    secrets = parse_qs(body.read().decode("latin-1")).get(SECRET, [])
+    body.seek(0)
+    return not all(api_key_form.is_well_formed(_secret(secret)) for secret in secrets)
+
+
+def _secret(text: str) -> str:
+    """An API key that was read from a file has a line end besides; a password is as it is."""
+    trimmed = whitespace.trim(text)
+    return trimmed if api_key_form.is_well_formed(trimmed) else text
+
+
+def _check(single: Mapping[str, str]) -> None:
+    if _NOT_TAKEN & single.keys():
+        raise InvalidRequest(
+            "Log in by HTTP Basic, or by client_id and client_secret in a form body."
+        )
+    if SECRET not in single:
+        return
+    if "Authorization" in request.headers:
+        raise InvalidRequest(
+            "The request has both an Authorization header and a client_secret: send one of them."
+        )
+    if request.mimetype != parameters.FORM or not request.form.get("client_id"):
+        raise InvalidRequest(
+            f"A client_secret comes with its client_id, in a body of the type {parameters.FORM}."
+        )
+    # SECURITY: no browser remembers it, but a page could have its visitors guess passwords.
+    browsers.check_login()

@@ -1,0 +1,13 @@
+"""White space around a token, or around a secret in a file: it is no part of it."""
+
+from typing import Final
+
+BYTE_ORDER_MARK: Final = "\ufeff"
+
+
+def trim(text: str) -> str:
+    """The text without the white space, line ends and byte order mark around it.
+
+    Tokens hold none of these, files of editors and of Windows tools often do.
+    """
+    return text.strip().strip(BYTE_ORDER_MARK).strip()
