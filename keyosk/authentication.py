@@ -100,12 +100,12 @@ class Authentication:
         token revoked.
         """
         login = self._as_of_now(claims.account_id, claims.api_key_id, claims.authenticated_at)
-        if (
-            login is None
-            or claims.issued_at < login.tokens_from
-            or self._revocations.is_revoked(claims.id, claims.kid, audience, claims.issued_at)
+        if login is None:
+            raise BadToken("The account or API key behind the token is gone, disabled or expired.")
+        if claims.issued_at < login.tokens_from or self._revocations.is_revoked(
+            claims.id, claims.kid, audience, claims.issued_at
         ):
-            raise BadToken("The token is not valid any more.")
+            raise BadToken("The token was revoked.")
         return login
 
     def resumed(self, session: Session, *, address: str | None) -> Login:

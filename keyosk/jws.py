@@ -69,7 +69,7 @@ def read(
     """The claims of a JWS that one of our keys signed, of one of the types ``typ``.
 
     ``published``: by a key that is in the set, else by any ever. ``checks``: of ``jwt.decode``.
-    Raises ``BadToken``, without details.
+    Raises ``BadToken``, which tells of ours if it has expired or is for another audience.
     """
     try:
         header = jws_form.header_of(text, longest=LONGEST)
@@ -80,9 +80,22 @@ def read(
         claims: dict[str, Any] = jwt.decode(
             text, cast(Any, verifier.key), algorithms=[verifier.algorithm], **checks
         )
+    # SECURITY: these two are found only after the signature was: it is a token of ours, and who
+    # holds it may be told what its claims say anyhow. Of any other nothing is said.
+    except jwt.ExpiredSignatureError:
+        raise BadToken("The token has expired.") from None
+    except jwt.InvalidAudienceError:
+        raise BadToken(_foreign(checks.get("audience"))) from None
     except (jwt.PyJWTError, LookupError, TypeError, ValueError, RecursionError):
         raise BadToken("The token is not valid.") from None
     return claims
+
+
+def _foreign(audience: str | None) -> str:
+    """What to say of a token for another audience, in the characters of RFC 6750 section 3."""
+    if audience is None or '"' in audience or "\\" in audience:
+        return "The token is for another audience."
+    return f"The token is for another audience. Ask for one with audience={audience}."
 
 
 def length(signer: Signer, claims: Mapping[str, Any], typ: str) -> int:

@@ -30,9 +30,8 @@ RULE = "refused_by_rule"
 NO_GRANTS: Mapping[str, Any] = {"scopes": [], "roles": []}
 BASIC_CHALLENGE = 'Basic realm="keyosk", charset="UTF-8"'
 LOGIN_CHALLENGES = f'{BASIC_CHALLENGE}, Bearer realm="keyosk"'
-TOKEN_CHALLENGE = (
-    'Bearer realm="keyosk", error="invalid_token", error_description="The token is not valid."'
-)
+TOKEN_CHALLENGE = 'Bearer realm="keyosk", error="invalid_token", error_description="{}"'
+FOREIGN = "The token is for another audience. Ask for one with audience=keyosk."
 
 WALK = [(route, method) for route in ROUTES for method in METHODS]
 walk = pytest.mark.parametrize(
@@ -414,7 +413,8 @@ def test_a_bad_credential_opens_nothing(
             assert answer.status_code == 200
         elif header.startswith("Bearer"):
             assert_problem(answer, 401, "invalid_token")
-            assert answer.headers["WWW-Authenticate"] == TOKEN_CHALLENGE
+            said = FOREIGN if wrong.startswith("for ") else "The token is not valid."
+            assert answer.headers["WWW-Authenticate"] == TOKEN_CHALLENGE.format(said)
         else:
             assert_problem(answer, 401, "bad_credentials")
             assert answer.headers["WWW-Authenticate"] == LOGIN_CHALLENGES

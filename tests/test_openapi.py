@@ -91,7 +91,8 @@ def test_its_operations_tell_who_may_use_them(document: dict[str, Any]) -> None:
         assert (required is None) or f"`{required}`" in described["description"]
         schemes = {name for choice in described["security"] for name in choice}
         if access.by_login:
-            assert described["security"] == [{"basic": []}]
+            alone = [{"api_key": []}] if access.key_alone else []
+            assert described["security"] == [{"basic": []}, *alone]
         else:
             assert schemes == (set() if access.anyone else {"basic", "bearer"})
         assert ("came by API key is refused" in described["description"]) == access.no_api_key

@@ -229,8 +229,9 @@ def _greet(configuration: Config, admin: FirstAdmin) -> None:
         click.echo(f"The first account is {admin.username}, its password (shown only now):")
         click.echo(f"\n    {admin.password}\n")
         user = f"{admin.username}:{admin.password}"
-    click.echo("A token is one line away, once Keyosk serves:")
-    click.echo(f"\n    curl -u {shlex.quote(user)} -X POST {configuration.issuer}/auth/token\n")
+    click.echo("A token for the admin API is one line away, once Keyosk serves:")
+    address = f"{configuration.issuer}/auth/token"
+    click.echo(f"\n    curl -u {shlex.quote(user)} {address} -d audience=keyosk\n")
 
 
 def _say_ready(configuration: Config, address: str) -> None:

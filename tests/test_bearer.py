@@ -1,0 +1,112 @@
+"""What is said of a Bearer token that is refused: of ours the reason, of any other nothing."""
+
+import time
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from live import Client, LiveServer
+from people import Person, done, make_person, make_service
+
+AUDIENCE = "The token is for another audience. Ask for one with audience=keyosk."
+EXPIRED = "The token has expired."
+REVOKED = "The token was revoked."
+UNKNOWN = "The token is not valid."
+
+
+@pytest.fixture
+def alice(server: LiveServer, admin: Client) -> Person:
+    return make_person(server, admin, "keyosk:accounts:read")
+
+
+def said(server: LiveServer, text: str, path: str = "/accounts/me") -> str:
+    answer = Client(server.url, token=text).get(path)
+    assert (answer.status_code, answer.json()["code"]) == (401, "invalid_token")
+    sentence: str = answer.json()["detail"]
+    challenge = f'Bearer realm="keyosk", error="invalid_token", error_description="{sentence}"'
+    assert answer.headers["WWW-Authenticate"] == challenge
+    return sentence
+
+
+def token_of(person: Person, **parameters: Any) -> str:
+    found: str = done(person.login().post("/auth/token", data=parameters))["access_token"]
+    return found
+
+
+def test_the_line_of_the_first_start_got_a_token_that_the_api_refused(
+    own_server: LiveServer,
+) -> None:
+    del own_server.environment["KEYOSK_ADMIN_PASSWORD"]
+    own_server.start()
+    line = next(line for line in own_server.log.read_text().splitlines() if "curl -u" in line)
+    words = line.split()
+    username, _, password = words[words.index("-u") + 1].partition(":")
+    address = next(word for word in words if word.startswith("http://"))
+    sent = words[words.index("-d") + 1]
+    answer = own_server.client(username, password).post(
+        address.removeprefix(own_server.url),
+        data=sent,
+        headers={"Content-Type": "application/x-www-form-urlencoded"},
+    )
+    admin = Client(own_server.url, token=done(answer)["access_token"])
+    assert done(admin.get("/accounts"))["items"]
+
+
+@pytest.mark.parametrize("typ", ["at+jwt", "JWT"])
+def test_a_token_for_another_audience_was_only_called_not_valid(
+    server: LiveServer, admin: Client, alice: Person, typ: str
+) -> None:
+    todo, other = (make_service(admin, typ=typ) for _ in range(2))
+    grants = {"scopes": ["keyosk:accounts:read", f"{todo}:read"]}
+    done(admin.put(f"{alice.path}/grants", json=grants))
+    text = token_of(alice, audience=todo)
+    assert said(server, text) == AUDIENCE
+    sentence = said(server, text, f"/auth/forward/{other}")
+    assert sentence == AUDIENCE.replace("keyosk", other)
+
+
+def test_a_token_for_no_audience_is_told_which_it_needs(server: LiveServer, alice: Person) -> None:
+    assert said(server, token_of(alice)) == AUDIENCE
+
+
+def test_a_token_that_has_expired_or_was_revoked_is_told_so(
+    server: LiveServer, admin: Client, alice: Person
+) -> None:
+    short = token_of(alice, audience="keyosk", lifetime="1")
+    latest = time.monotonic() + 10
+    while time.time() < jwt.decode(short, options={"verify_signature": False})["exp"]:
+        assert time.monotonic() < latest
+        time.sleep(0.05)
+    assert said(server, short) == EXPIRED
+    text = token_of(alice, audience="keyosk")
+    done(alice.login().post("/auth/revoke", data={"token": text}))
+    assert said(server, text) == REVOKED
+    text = token_of(alice, audience="keyosk")
+    done(admin.patch(alice.path, json={"enabled": False}))
+    assert "disabled" in said(server, text)
+
+
+def test_of_a_token_whose_signature_is_not_ours_nothing_is_said(
+    server: LiveServer, alice: Person
+) -> None:
+    text = token_of(alice, audience="keyosk")
+    header = jwt.get_unverified_header(text)
+    claims = jwt.decode(text, options={"verify_signature": False})
+    stranger = ec.generate_private_key(ec.SECP256R1())
+    for change in ({"exp": 1}, {"aud": "elsewhere"}, {"sub": "nobody"}):
+        forged = jwt.encode({**claims, **change}, stranger, algorithm="ES256", headers=header)
+        assert said(server, forged) == UNKNOWN
+    assert said(server, text[:-6] + "AAAAAA") == UNKNOWN
+
+
+def test_no_login_at_all_is_a_challenge_without_an_error(server: LiveServer) -> None:
+    for headers in ({}, {"Authorization": ""}):
+        answer = server.client().get("/accounts/me", headers=headers)
+        assert answer.status_code == 401
+        assert "error" not in answer.headers["WWW-Authenticate"]
+        assert answer.json()["detail"] == "This needs a login, and the request has none."
+    answer = server.client().post("/auth/token")
+    assert answer.json()["error"] == "invalid_client"
+    assert "has none" in answer.json()["error_description"]
