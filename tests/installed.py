@@ -28,6 +28,7 @@ def settings(database_url: str) -> config.Config:
             "KEYOSK_DATABASE_URL": database_url,
             "KEYOSK_SECRET_KEY": SECRET_KEY,
             "KEYOSK_ADMIN_PASSWORD": ADMIN_PASSWORD,
+            "KEYOSK_KEY_PUBLISH_AHEAD": "900",
         }
     )
 

@@ -54,8 +54,15 @@ def rotate(algorithm: str | None, *, now: bool, when_seen: bool, limit: int, as_
             OPERATOR, algorithm, now=now, when_seen=when_seen, limit=limit
         )
         shape = _shape(installation, key)
-    if now:
-        unseen = ", ".join(shape["not_seen_by"]) or "none that said who it is"
+    unseen = ", ".join(shape["not_seen_by"]) or "none that said who it is"
+    if not now:
+        click.echo(
+            f"It signs from {shape['active_from']} on. Not seen by: {unseen}. With --now it would "
+            "sign in 2 seconds: these, and verifiers that do not say who they are, would refuse "
+            "new tokens until they fetch the key set again.",
+            err=True,
+        )
+    else:
         click.echo(
             "Verifiers that keep the key set refuse new tokens until they fetch it again, five "
             f"minutes at the most if they go by its max-age. Not seen by: {unseen}.",
