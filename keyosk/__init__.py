@@ -11,8 +11,8 @@ keys that Keyosk publishes.
     web/                  HTTP only: Flask, Flask-RESTful, marshmallow
     installation          all of the next floor in one value, as those above are given it
     accounts api_keys authentication bootstrap bulk declarations documents explaining guesses
-    inspection issuing key_lives key_set permissions private_keys revocations rotation services
-    sessions sights signing tokens upkeep
+    inspection issuing key_lives key_set pauses permissions private_keys revocations rotation
+    services sessions sights signing tokens upkeep
                           what Keyosk does
     storage/              the only user of peewee
     config  keyring  imported_keys  hsm  metrics  passwords  password_rules  usernames

@@ -27,6 +27,7 @@ from keyosk.issuing import Issuing
 from keyosk.keyring import Safe
 from keyosk.metrics import Metrics
 from keyosk.passwords import Passwords
+from keyosk.pauses import Pauses
 from keyosk.private_keys import PrivateKeys
 from keyosk.revocations import Revocations
 from keyosk.roles import Roles
@@ -110,14 +111,21 @@ def build(config: Config, *, clock: Callable[[], float] = time.time) -> Installa
     safe = Safe(bootstrap.secret_keys(config.secret_key, database.path))
     key_store = SigningKeyStore(database)
     private_keys = PrivateKeys(safe, _hsm(config))
+    pauses = Pauses(threads=config.threads)
     keys = SigningKeys(
         key_store,
         private_keys,
         config.signing_algorithm,
         clock,
+        pauses,
     )
     tokens = Tokens(
-        keys, metrics, issuer=config.issuer, lifetime=config.token_lifetime, clock=clock
+        keys,
+        metrics,
+        issuer=config.issuer,
+        lifetime=config.token_lifetime,
+        clock=clock,
+        pauses=pauses,
     )
     documents = Documents(keys, issuer=config.issuer)
     audit = Audit(database, AuditStore(database), documents, clock)

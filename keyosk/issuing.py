@@ -92,6 +92,7 @@ class Issuing:
             return Issued(login, self._tokens.issue(login, entitlement, lifetime=asked.lifetime))
         # What cannot be issued begins no session.
         self._tokens.preview(login, entitlement, lifetime=asked.lifetime)
+        self._tokens.settle(login)
         turn = self._sessions.begin(login, entitlement, address=address)
         token = self._tokens.issue(
             login, entitlement, lifetime=asked.lifetime, token_id=turn.token_id
@@ -157,6 +158,7 @@ class Issuing:
             raise InvalidTarget("The session was not begun for this audience.")
         if not entitlement.refresh_lifetimes:
             raise InvalidGrant("A service of this session does not allow refreshing any more.")
+        self._tokens.settle(login)
         turn = self._sessions.turn(text)
         if asked.scopes is None or asked.offline:
             entitlement = _offline(entitlement)

@@ -18,6 +18,7 @@ from keyosk.hsm import HsmKey
 from keyosk.key_set import KeySet, Signer, Verifier, verifier_of
 from keyosk.keyring import PrivateKey
 from keyosk.model import KeyState, SigningKey
+from keyosk.pauses import Pauses
 from keyosk.private_keys import PrivateKeys
 from keyosk.storage.signing_keys import SigningKeyStore
 
@@ -42,6 +43,7 @@ class SigningKeys:
         private_keys: PrivateKeys,
         algorithm: str,
         clock: Callable[[], float],
+        pauses: Pauses,
     ) -> None:
         """``algorithm``: what new tokens are signed with, one of ``keyring.ALGORITHMS``."""
         self._store = store
@@ -53,6 +55,7 @@ class SigningKeys:
         self._current: KeySet | None = None
         self._refreshed = 0.0
         self._in_background = False
+        self._pauses = pauses
         self._asking = threading.Lock()
 
     @property
@@ -106,7 +109,7 @@ class SigningKeys:
         wait = signer.published_at + SPREAD - self._clock()
         # One that was published by a clock ahead has been there for longer than it says.
         if 0 < wait <= SPREAD and signer.published_at > self.current.every[0].published_at:
-            time.sleep(min(wait, SPREAD))
+            self._pauses.wait(wait)
         return signer
 
     def known_signer(self, algorithm: str | None) -> Signer | None:

@@ -5,7 +5,6 @@ future.
 """
 
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,6 +16,7 @@ from keyosk.errors import BadToken, InvalidRequest, InvalidScope
 from keyosk.ids import new_id
 from keyosk.metrics import Metrics
 from keyosk.model import KEYOSK, CredentialKind, Login
+from keyosk.pauses import Pauses
 from keyosk.permissions import TYPE, Entitlement
 from keyosk.signing import SigningKeys
 
@@ -32,7 +32,6 @@ CLAIMS: Final = frozenset(
 #: RFC 8176 has ``pwd``; it has no word for an API key.
 _METHODS: Final = {CredentialKind.PASSWORD: "pwd", CredentialKind.API_KEY: "api_key"}
 LONGEST: Final = jws.LONGEST
-_LONGEST_WAIT: Final = 2.0  # seconds: clocks of two machines may differ
 _READ: Final[Mapping[str, type]] = {
     **dict.fromkeys(("sub", "preferred_username", "client_id", "scope", "jti"), str),
     **dict.fromkeys(("iat", "exp", "auth_time"), int),
@@ -117,10 +116,12 @@ class Tokens:
         issuer: str,
         lifetime: int,
         clock: Callable[[], float],
+        pauses: Pauses,
     ) -> None:
         """``issuer``: the ``iss`` claim; ``lifetime``: seconds, where no service says less."""
         self._keys = keys
         self._metrics = metrics
+        self._pauses = pauses
         self._issuer = issuer
         self._lifetime = lifetime
         self._clock = clock
@@ -138,7 +139,7 @@ class Tokens:
 
         ``token_id``: its ``jti``, if it has one before it is. ``actor``: who acts for the account
         (RFC 8693 section 4.1). Raises ``InvalidRequest`` if nothing of the credential's or a
-        grant's own time is left, ``InvalidScope`` if the token would be too long.
+        grant's own time is left, ``InvalidScope`` if the token would be too long, ``ComeAgain``.
         """
         now = self._moment(login.tokens_from)
         claims = self._claims(login, entitlement, now, lifetime, actor)
@@ -149,6 +150,13 @@ class Tokens:
             raise _too_long(len(text), entitlement.scopes)
         self._metrics.token_issued(login.credential, signer.algorithm)
         return Token(text, claims["exp"] - now, claims["scope"], claims["jti"])
+
+    def settle(self, login: Login) -> None:
+        """Wait until a token can be issued for a login, before what must not be done in vain.
+
+        Raises ``ComeAgain``.
+        """
+        self._moment(login.tokens_from)
 
     def preview(
         self, login: Login, entitlement: Entitlement, *, lifetime: int | None = None
@@ -213,11 +221,11 @@ class Tokens:
         """When a token is issued: now, or at ``earliest``, which is at most a second away.
 
         Times in tokens are whole seconds. Of an account whose tokens have just been revoked none is
-        issued until that second is over: it would be taken for one of them.
+        issued until that second is over: it would be taken for one of them. Raises ``ComeAgain``.
         """
         wait = earliest - self._clock()
         if wait > 0:
-            time.sleep(min(wait, _LONGEST_WAIT))
+            self._pauses.wait(wait)
         return max(int(self._clock()), earliest)
 
     def verify(self, text: str, *, audience: str | None) -> Claims:

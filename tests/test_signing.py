@@ -13,6 +13,7 @@ from keyosk import keyring
 from keyosk.errors import Conflict, NotFound, Unavailable, WrongSecretKey
 from keyosk.keyring import Safe
 from keyosk.model import KeyState, SigningKey
+from keyosk.pauses import Pauses
 from keyosk.private_keys import PrivateKeys
 from keyosk.signing import SigningKeys
 from keyosk.storage.database import Database
@@ -37,7 +38,13 @@ def open_keys(migrated_url: str) -> Iterator[Open]:
     ) -> SigningKeys:
         database = Database(migrated_url)
         opened.append(database)
-        return SigningKeys(SigningKeyStore(database), PrivateKeys(Safe([secret])), algorithm, clock)
+        return SigningKeys(
+            SigningKeyStore(database),
+            PrivateKeys(Safe([secret])),
+            algorithm,
+            clock,
+            Pauses(threads=2),
+        )
 
     yield open_them
     for database in opened:
@@ -125,7 +132,11 @@ def test_processes_that_all_find_no_key_leave_exactly_one(
     def ensure(_: int) -> str:
         database = Database(migrated_url)
         keys = SigningKeys(
-            SigningKeyStore(database), PrivateKeys(Safe([SECRET])), "ES256", lambda: NOW
+            SigningKeyStore(database),
+            PrivateKeys(Safe([SECRET])),
+            "ES256",
+            lambda: NOW,
+            Pauses(threads=2),
         )
         with pytest.raises(Unavailable):
             _ = keys.current  # connected, and no key is there
