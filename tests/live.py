@@ -156,7 +156,7 @@ class _From(HTTPAdapter):
 
 
 class Client:
-    """HTTP requests to one server as one caller; paths in place of addresses.
+    """HTTP requests to one server as one caller; paths, or URLs that it gave.
 
     Each comes from a loopback address of its own, as wrong passwords are counted by address.
     """
@@ -176,7 +176,8 @@ class Client:
     def request(self, method: str, path: str, **options: Any) -> requests.Response:
         options.setdefault("timeout", 30)
         options.setdefault("allow_redirects", False)
-        return self.session.request(method, self.url + path, **options)
+        url = path if path.startswith(f"{self.url}/") else self.url + path
+        return self.session.request(method, url, **options)
 
     def get(self, path: str, **options: Any) -> requests.Response:
         return self.request("GET", path, **options)

@@ -102,7 +102,7 @@ def test_an_account_needs_nothing_but_a_username(admin: Client) -> None:
     assert uuid.UUID(body["id"]).version == 7
     assert body["created_at"] == body["updated_at"]
     assert before <= datetime.fromisoformat(body["created_at"]) <= before + timedelta(minutes=1)
-    assert response.headers["Location"] == f"/accounts/{body['id']}"
+    assert response.headers["Location"] == f"{admin.url}/accounts/{body['id']}"
     followed = admin.get(response.headers["Location"])
     assert followed.json() == body
     assert followed.headers["ETag"] == response.headers["ETag"]

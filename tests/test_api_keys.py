@@ -96,7 +96,9 @@ def test_a_new_key_is_answered_whole_with_its_secret(admin: Client, owner: dict[
     assert body["prefix"] == body["secret"][:12]
     # No cache may keep it.
     assert response.headers["Cache-Control"] == "no-store"
-    assert response.headers["Location"] == f"/accounts/{owner['id']}/api-keys/{body['id']}"
+    assert (
+        response.headers["Location"] == f"{admin.url}/accounts/{owner['id']}/api-keys/{body['id']}"
+    )
     shown = admin.get(response.headers["Location"])
     del body["secret"]
     assert shown.json() == body
@@ -448,7 +450,7 @@ def test_an_account_manages_its_own_keys_by_password(
     me = server.client(owner["username"], PASSWORD)
     made = me.post("/accounts/me/api-keys", json={"name": "mine"})
     assert made.status_code == 201
-    assert made.headers["Location"].startswith(f"/accounts/{owner['id']}/api-keys/")
+    assert made.headers["Location"].startswith(f"{me.url}/accounts/{owner['id']}/api-keys/")
     path = f"/accounts/me/api-keys/{made.json()['id']}"
     assert works(server, owner["username"], made.json()["secret"])
     assert me.patch(path, json={"name": "renamed"}).json()["name"] == "renamed"

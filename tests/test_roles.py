@@ -57,7 +57,7 @@ def test_a_role_is_made_shown_changed_and_deleted(admin: Client, todo: str) -> N
     body = {"name": name, "description": "Edits.", "scopes": [write, read, write]}
     made = admin.post("/roles", json=body)
     role = done(made, 201)
-    assert made.headers["Location"] == f"/roles/{name}"
+    assert made.headers["Location"] == f"{admin.url}/roles/{name}"
     assert {key: role[key] for key in body} == {**body, "scopes": [read, write]}
     shown = admin.get(f"/roles/{name}")
     assert done(shown) == role

@@ -118,7 +118,7 @@ def test_the_successor_is_like_the_key_but_for_its_secret(
 
     new = done(answer, 201)
     assert {name: new[name] for name in fields} == fields
-    assert answer.headers["Location"] == f"{person.path}/api-keys/{new['id']}"
+    assert answer.headers["Location"] == f"{person.server.url}{person.path}/api-keys/{new['id']}"
     assert answer.headers["Cache-Control"] == "no-store"
     assert (new["successor"], new["last_used_at"], new["enabled"]) == (None, None, True)
     assert len({made["secret"], new["secret"]}) == len({made["id"], new["id"]}) == 2

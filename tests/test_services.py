@@ -89,7 +89,7 @@ def test_a_service_needs_nothing_but_a_name_which_is_its_audience_too(admin: Cli
     own = ("token_lifetime", "signing_algorithm", "typ", "refresh_lifetime")
     assert {field: body[field] for field in own} == dict.fromkeys(own)
     assert uuid.UUID(body["id"]).version == 7
-    assert response.headers["Location"] == f"/services/{body['id']}"
+    assert response.headers["Location"] == f"{admin.url}/services/{body['id']}"
     for path in (
         response.headers["Location"],
         f"/services/{name}",

@@ -7,6 +7,7 @@ from typing import Any, Final
 from flask import Response, request
 
 from keyosk.errors import Invalid
+from keyosk.web import addresses
 
 # Made once: json.dumps with options makes an encoder at every call.
 _encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -23,11 +24,11 @@ def json_answer(body: Any, status: int = HTTPStatus.OK) -> Response:
 def object_answer(
     body: dict[str, Any], version: int, status: int = HTTPStatus.OK, *, location: str | None = None
 ) -> Response:
-    """One object with its strong entity tag (RFC 9110 section 8.8.3)."""
+    """One object with its strong entity tag (RFC 9110 section 8.8.3); ``location``: its path."""
     response = json_answer(body, status)
     response.set_etag(str(version))
     if location is not None:
-        response.headers["Location"] = location
+        response.headers["Location"] = addresses.url(location)
     return response
 
 

@@ -14,6 +14,7 @@ from keyosk.errors import BadCredentials, RefusedByRule, Unavailable
 from keyosk.installation import Installation
 from keyosk.web import (
     access_log,
+    addresses,
     basic,
     browsers,
     client_authentication,
@@ -88,8 +89,10 @@ def create(installation: Installation) -> Flask:
             endpoint=endpoint,
             resource_class_kwargs={"installation": installation},
         )
-    app.extensions[documentation.EXTENSION] = documentation.Description(ROUTES, installation.issuer)
-    app.extensions[metadata.EXTENSION] = metadata.Metadata(ROUTES, installation.issuer)
+    addresses.publish_under(app, installation.issuer)
+    app.extensions[documentation.EXTENSION] = documentation.Description(ROUTES)
+    with app.app_context():
+        app.extensions[metadata.EXTENSION] = metadata.Metadata(ROUTES)
     _add_pipeline(app, installation, gate, _OAUTH)
     if installation.cors_origins:
         public = {name for name, route in routes.items() if {*route.access.values()} == {ANYONE}}

@@ -10,7 +10,7 @@ import flask_swagger_ui
 from flask import Response, current_app, request
 
 from keyosk.errors import NotFound
-from keyosk.web import openapi
+from keyosk.web import addresses, openapi
 from keyosk.web.answers import public_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
@@ -73,14 +73,13 @@ _ASSETS: Final = {
 class Description:
     """The OpenAPI document of an application, made when it is first asked for."""
 
-    def __init__(self, routes: Iterable[Route], issuer: str) -> None:
+    def __init__(self, routes: Iterable[Route]) -> None:
         self._routes = tuple(routes)
-        self._issuer = issuer
 
     @cached_property
     def text(self) -> bytes:
         """The document as JSON."""
-        document = openapi.build(self._routes, self._issuer)
+        document = openapi.build(self._routes, addresses.url(""))
         return json.dumps(document, ensure_ascii=False).encode() + b"\n"
 
 

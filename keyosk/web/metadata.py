@@ -11,6 +11,7 @@ from flask import Response, current_app
 from marshmallow import validate
 
 from keyosk.keyring import ALGORITHMS
+from keyosk.web import addresses
 from keyosk.web.answers import json_answer, public_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
@@ -36,17 +37,15 @@ _LOGINS: Final = ["client_secret_basic", "client_secret_post"]
 class Metadata:
     """The document of an application, as its routes and its issuer make it."""
 
-    def __init__(self, routes: Iterable[Route], issuer: str) -> None:
-        paths = {route.path for route in routes}
-        # SECURITY: never from the Host header, which the caller writes.
-        self.document = _document(issuer, paths)
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self.document = _document({route.path for route in routes})
 
 
-def _document(issuer: str, paths: set[str]) -> dict[str, Any]:
-    endpoints = {name: issuer + path for name, path in _ENDPOINTS.items() if path in paths}
+def _document(paths: set[str]) -> dict[str, Any]:
+    endpoints = {name: addresses.url(path) for name, path in _ENDPOINTS.items() if path in paths}
     grant_types = _grant_types()
     document: dict[str, Any] = {
-        "issuer": issuer,
+        "issuer": addresses.url(""),
         **endpoints,
         "grant_types_supported": grant_types,
         # Required, although there is no authorization endpoint (RFC 8414 section 2).

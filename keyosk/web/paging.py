@@ -18,6 +18,7 @@ from marshmallow import ValidationError
 
 from keyosk.errors import Invalid
 from keyosk.model import Listing
+from keyosk.web import addresses
 from keyosk.web.answers import json_answer
 from keyosk.web.fields import Text, Time
 
@@ -76,7 +77,7 @@ def page(
     response = json_answer({"items": [shape(item) for item in shown], "next": following})
     if following is not None:
         query = urlencode({**parameters, "cursor": following})
-        response.headers["Link"] = f'<{quote(request.path)}?{query}>; rel="next"'
+        response.headers["Link"] = f'<{addresses.url(quote(request.path))}?{query}>; rel="next"'
     if parameters.get("total") == "true":
         response.headers["X-Total-Count"] = str(count(listing))
     return response

@@ -7,6 +7,7 @@ from flask import Response, g
 from keyosk import imported_keys
 from keyosk.errors import Conflict
 from keyosk.model import SigningKey
+from keyosk.web import addresses
 from keyosk.web.answers import json_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.key_schemas import KeyImport, RotationRequest, SigningKeyShape, SigningKeysShape
@@ -18,7 +19,7 @@ class _Keys(Endpoint):
         """One key as it is now."""
         response = json_answer(self.shape(key), status)
         if status == 201:
-            response.headers["Location"] = f"/signing-keys/{key.kid}"
+            response.headers["Location"] = addresses.url(f"/signing-keys/{key.kid}")
         return response
 
     def shape(self, key: SigningKey) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def build(routes: Iterable[Route], issuer: str) -> dict[str, Any]:
         info={"description": INTRODUCTION, "license": {"name": "MIT", "identifier": "MIT"}},
         servers=[
             {"url": issuer, "description": "The issuer that is configured."},
-            {"url": "/", "description": "Where this document came from."},
+            {"url": ".", "description": "Where this document came from."},
         ],
     )
     for name, scheme in _SECURITY.items():
