@@ -21,6 +21,8 @@ from keyosk.server.lane import Lane, LaneFull
 from keyosk.server.logs import ErrorStream
 from keyosk.server.options import Environ, Options
 
+_VERSIONS = ((1, 0), (1, 1))
+
 
 class _Task(NamedTuple):
     """A parsed request, ready to run."""
@@ -130,6 +132,9 @@ class Exchange:
         is_head = connection.buffer.startswith(b"HEAD ")
         try:
             request, body, upload = self._parse(connection)
+            # The answer's status line repeats the version, and these are all that we speak.
+            if request.version not in _VERSIONS:
+                raise ParseException("another version")
             # RFC 9112, section 3.2: 400 for a request without Host.
             if request.version >= (1, 1) and all(name != "HOST" for name, _ in request.headers):
                 raise ParseException("no Host")
