@@ -8,9 +8,6 @@ module. Either could carry a secret, even from a setting that is none.
 """
 
 import dataclasses
-import difflib
-import re
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +16,13 @@ from urllib.parse import urlsplit
 
 from marshmallow import Schema, ValidationError, fields, validate
 
+from keyosk import setting_files
 from keyosk import setting_rules as rules
 from keyosk.errors import ConfigurationError, Fault
 from keyosk.setting_rules import Address, Network
 
 _PREFIX: Final = "KEYOSK_"
-_CONFIG: Final = "KEYOSK_CONFIG"  # names the TOML file; the one variable that is no setting
-_KUBERNETES: Final = re.compile(r"KEYOSK_(\w+_)?(SERVICE_HOST|SERVICE_PORT\w*|PORT(_\d+_\w+)?)")
+_CONFIG: Final = "KEYOSK_CONFIG"  # names the file of settings; the one variable that is none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,7 +216,7 @@ class _Given(NamedTuple):
 
 
 def load(environ: Mapping[str, str], *, cores: int | None = None) -> Config:
-    """Read and check all settings: from ``environ``, which wins, then from the TOML file.
+    """Read and check all settings: from ``environ``, which wins, then from the file.
 
     ``cores``: how many processor cores to choose the defaults for; without it those that this
     process may use. Raises ``ConfigurationError`` with one fault for every problem there is.
@@ -240,6 +237,11 @@ def load(environ: Mapping[str, str], *, cores: int | None = None) -> Config:
         raise ConfigurationError(faults)
     sources = {name: each.source for name, each in given.items()}
     return Config(**values, warnings=tuple(_warnings(values)), sources=sources)
+
+
+def is_debugging(environ: Mapping[str, str]) -> bool:
+    """Whether the environment asks for all that can be told, before settings are loaded."""
+    return environ.get(f"{_PREFIX}LOG_LEVEL", "").lower() == "debug"
 
 
 def _fill(values: dict[str, Any], given: Mapping[str, _Given]) -> Iterator[Fault]:
@@ -277,33 +279,37 @@ def _warnings(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _from_environment(environ: Mapping[str, str], faults: list[Fault]) -> dict[str, _Given]:
-    pairs = {
+    return _named(_of_keyosk(environ), _VARIABLES, faults, source="environment")
+
+
+def _of_keyosk(environ: Mapping[str, str]) -> dict[str, str]:
+    return {
         name: value
         for name, value in environ.items()
         if name.startswith(_PREFIX) and name != _CONFIG and (value or name not in _VARIABLES)
     }
-    return _named(pairs, _VARIABLES, faults, source="environment")
 
 
 def _from_file(environ: Mapping[str, str], faults: list[Fault]) -> dict[str, _Given]:
-    """What the TOML file gives; only the one that ``KEYOSK_CONFIG`` names has to exist."""
+    """What the file of settings gives; only one that ``KEYOSK_CONFIG`` names has to exist."""
     path = Path(environ.get(_CONFIG) or "keyosk.toml")
     try:
-        pairs = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        pairs = setting_files.read(path, named_by=_CONFIG)
+    except ConfigurationError as error:
+        faults += error.faults
+        return {}
+    if pairs is None:
         if environ.get(_CONFIG):
             faults.append(Fault(_CONFIG, f"there is no file {path}"))
-    except OSError as error:
-        faults.append(Fault(_CONFIG, f"cannot read {path}: {error.strerror}"))
-    except tomllib.TOMLDecodeError as error:
-        # Only the place: the rest of the sentence may quote the file, which may hold secrets.
-        place = re.search(r" \(at [a-z0-9, ]+\)$", str(error))
-        faults.append(Fault(_CONFIG, f"{path} is not TOML{place[0] if place else ''}"))
-    except ValueError:
-        faults.append(Fault(_CONFIG, f"{path} is not UTF-8"))
-    else:
-        return _named(pairs, _KEYS, faults, source=f"file {path}", where=f"{path}: ")
-    return {}
+        return {}
+    more: dict[str, _Given] = {}
+    known: Mapping[str, str] = _KEYS
+    if setting_files.is_environment_file(path):
+        further = {name: str(value) for name, value in pairs.items() if name == _CONFIG and value}
+        if further and not setting_files.is_environment_file(Path(further[_CONFIG])):
+            more = _from_file(further, faults)
+        pairs, known = _of_keyosk({name: str(value) for name, value in pairs.items()}), _VARIABLES
+    return more | _named(pairs, known, faults, source=f"file {path}", where=f"{path}: ")
 
 
 def _named(
@@ -319,7 +325,7 @@ def _named(
     for name, value in pairs.items():
         label, setting = where + name, known.get(name)
         if setting is None:
-            faults.append(Fault(label, f"is unknown{_hint(name, known)}"))
+            faults.append(Fault(label, f"is unknown{rules.hint(name, _known(known))}"))
             continue
         try:
             if setting in found:
@@ -336,11 +342,5 @@ def _named(
     return found
 
 
-def _hint(name: str, known: Mapping[str, str]) -> str:
-    """What somebody who wrote ``name`` may have meant, to follow "is unknown"."""
-    if known is _VARIABLES and _KUBERNETES.fullmatch(name):
-        return "; Kubernetes sets it for a Service named keyosk, unless enableServiceLinks is false"
-    names = [*known, _CONFIG] if known is _VARIABLES else [*known]
-    short = {each.removeprefix(_PREFIX).lower(): each for each in names}
-    near = difflib.get_close_matches(name.removeprefix(_PREFIX).lower(), short, n=1)
-    return f"; did you mean {short[near[0]]}?" if near else ""
+def _known(names: Mapping[str, str]) -> list[str]:
+    return [*names, _CONFIG] if names is _VARIABLES else [*names]

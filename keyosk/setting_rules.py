@@ -8,6 +8,7 @@ SECURITY: no sentence here repeats a value that was given. It could be a secret,
 that is none.
 """
 
+import difflib
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -34,6 +35,9 @@ _ADDRESS: Final = (
 )
 _PATH: Final = r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*"
 _LONGEST_IDENTIFIER: Final = 63  # PostgreSQL cuts off the rest
+
+_PREFIX: Final = "KEYOSK_"
+_KUBERNETES: Final = re.compile(r"KEYOSK_(\w+_)?(SERVICE_HOST|SERVICE_PORT\w*|PORT(_\d+_\w+)?)")
 
 Network = IPv4Network | IPv6Network
 OFF: Final = "off"
@@ -248,3 +252,20 @@ def secret_in(path: object) -> str:
     if not secret:
         raise ValidationError("the file is empty")
     return secret
+
+
+def hint(name: str, known: Collection[str]) -> str:
+    """What somebody who wrote ``name`` may have meant, to follow "is unknown"."""
+    if _KUBERNETES.fullmatch(name):
+        return "; Kubernetes sets it for a Service named keyosk, unless enableServiceLinks is false"
+    short = {each.removeprefix(_PREFIX).lower(): each for each in known}
+    near = difflib.get_close_matches(name.removeprefix(_PREFIX).lower(), short, n=1)
+    return f"; did you mean {short[near[0]]}?" if near else ""
+
+
+def cores() -> int:
+    """How many processor cores this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))  # knows of limits that cpu_count ignores
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1

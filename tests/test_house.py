@@ -23,6 +23,7 @@ FLOORS: Final = (
         "config",
         "setting_rules",
         "database_urls",
+        "setting_files",
         "ids",
         "merge",
         "checks",
@@ -48,6 +49,7 @@ FLOORS: Final = (
     ("web", "bootstrap"),
     ("app",),
     ("server", "cli"),
+    ("__main__",),
 )
 
 # A library that is not listed has no place yet: give it one here.
@@ -79,7 +81,8 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
 
 # Imports inside functions: (module, what it imports) -> why it cannot stand at the top.
 LOCAL_IMPORTS: Final[Mapping[tuple[str, str], str]] = {
-    ("storage.database", "keyosk.storage.postgresql.Postgresql"): "its driver is an extra",
+    ("storage.drivers", "keyosk.storage.postgresql.Postgresql"): "its driver is an extra",
+    ("__main__", "keyosk.cli"): "a failure of the import itself is told as others are",
     **{
         ("metrics", f"prometheus_client{name}"): "it decides at its import whether to share"
         for name in ("", ".CollectorRegistry", ".exposition", ".multiprocess")

@@ -1,0 +1,76 @@
+"""Files of settings: TOML, and the environment files of systemd and containers (``.env``).
+
+SECURITY: no sentence here quotes a line of a file, which may hold a secret.
+"""
+
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from keyosk.errors import ConfigurationError, Fault
+
+_LINE: Final = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)")
+
+
+def is_environment_file(path: Path) -> bool:
+    """Whether a file has lines ``NAME=VALUE``, as its name says."""
+    return path.suffix == ".env"
+
+
+def read(path: Path, *, named_by: str) -> Mapping[str, object] | None:
+    """What a file says, by name; ``None`` if there is no such file.
+
+    ``named_by``: what to call the place that names the file. Raises ``ConfigurationError``.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        return dict(_pairs(text)) if is_environment_file(path) else tomllib.loads(text)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        message = f"cannot read {path}: {error.strerror}"
+    except tomllib.TOMLDecodeError as error:
+        # Only the place: the rest of the sentence may quote the file, which may hold secrets.
+        place = re.search(r" \(at [a-z0-9, ]+\)$", str(error))
+        message = f"{path} is not TOML{place[0] if place else ''}"
+    except UnicodeDecodeError:
+        message = f"{path} is not UTF-8"
+    except _BadLineError as error:
+        message = f"{path}: {error}"
+    # SECURITY: not inside an except block, whose exception holds the text.
+    raise ConfigurationError([Fault(named_by, message)])
+
+
+class _BadLineError(Exception):
+    """A line that cannot be read; says which and why."""
+
+
+def _pairs(text: str) -> Iterator[tuple[str, str]]:
+    seen = set()
+    for number, line in enumerate(text.splitlines(), start=1):
+        content = line.strip()
+        if not content or content.startswith(("#", ";")):
+            continue
+        match = _LINE.fullmatch(content)
+        if match is None:
+            raise _BadLineError(f"line {number} is not NAME=VALUE")
+        name, value = match[1], match[2].strip()
+        if name in seen:
+            raise _BadLineError(f"{name} is given twice")
+        seen.add(name)
+        yield name, _unquoted(value, number)
+
+
+def _unquoted(value: str, number: int) -> str:
+    if not value.startswith(('"', "'")):
+        return value
+    try:
+        words = shlex.split(value)
+    except ValueError:
+        raise _BadLineError(f"line {number} has a quotation mark without its other one") from None
+    if len(words) != 1:
+        raise _BadLineError(f"line {number} has text behind its quotation marks")
+    return words[0]
