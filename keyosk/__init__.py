@@ -6,6 +6,7 @@ keys that Keyosk publishes.
 
 **The house.** Imports only go down; the same noun has the same name on every floor::
 
+    __main__              the program
     cli/  server          commands for operators; gunicorn, programmatically
     app                   the one place that builds and wires
     web/                  HTTP only: Flask, Flask-RESTful, marshmallow
@@ -18,8 +19,8 @@ keys that Keyosk publishes.
     config  keyring  imported_keys  hsm  metrics  passwords  password_rules  usernames
                           the only users of the environment, cryptography, PKCS#11,
                           prometheus-client, passlib, zxcvbn, precis-i18n
-    api_key_form  checks  clocks  ids  jws_form  merge  password_hashes  roca  setting_rules  slots
-    whitespace
+    api_key_form  checks  clocks  ids  jws_form  merge  password_hashes  roca  setting_files
+    setting_rules  slots  whitespace
                           forms and rules without a library that shapes them
     model  errors         frozen values; what can go wrong
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from flask import Flask
 
-from keyosk import bootstrap, slots
+from keyosk import bootstrap, hsm, slots
 from keyosk.accounts import Accounts
 from keyosk.api_keys import ApiKeys
 from keyosk.audit import Audit
@@ -66,6 +66,11 @@ def prepare(config: Config, *, clock: Callable[[], float] = time.time) -> FirstA
     database = Database(config.database_url, schema=config.database_schema)
     try:
         with schema.exclusive(database):
+            bootstrap.refuse_lost_secret_key(
+                config.secret_key,
+                database.path,
+                has_keys=database.is_sqlite and schema.has_signing_keys(database),
+            )
             schema.upgrade(database)
             bootstrap.ensure_secret_key(config.secret_key, database.path)
             installation = build(config, clock=clock)
@@ -91,6 +96,22 @@ def is_prepared(config: Config) -> bool:
         return not schema.pending(database)
     finally:
         database.close()
+
+
+def is_empty(config: Config) -> bool:
+    """Whether there is no database, or nothing of Keyosk in it. Raises ``Unavailable``."""
+    database = Database(config.database_url, schema=config.database_schema)
+    try:
+        return schema.is_empty(database)
+    finally:
+        database.close()
+
+
+def check(config: Config) -> None:
+    """Look whether what the settings need is installed. Raises ``ConfigurationError``."""
+    Database(config.database_url)
+    if config.pkcs11_module is not None:
+        hsm.load_binding()
 
 
 def build(config: Config, *, clock: Callable[[], float] = time.time) -> Installation:

@@ -19,19 +19,45 @@ class FirstAdmin:
     password: str | None = field(repr=False)
 
 
+def refuse_lost_secret_key(
+    configured: tuple[str, ...], sqlite: Path | None, *, has_keys: bool
+) -> None:
+    """Refuse a database whose secret key is missing, before anything is written.
+
+    For the holder of the set-up lock only. ``has_keys``: whether signing keys are in the database.
+
+    SECURITY: a secret key made for keys that are sealed under another one would be taken for the
+    right one from then on, and hide that the right one is lost. Raises ``ConfigurationError``.
+    """
+    if configured or sqlite is None or os.path.lexists(_key_file(sqlite)):
+        return
+    if has_keys:
+        raise ConfigurationError([Fault("KEYOSK_SECRET_KEY", _lost(sqlite))])
+    if sqlite.exists() and sqlite.stat().st_nlink > 1:
+        # What was written by another name may still be in the -wal file beside that one.
+        raise ConfigurationError(
+            [
+                Fault(
+                    "KEYOSK_DATABASE_URL",
+                    f"{sqlite} is a hard link, a second name of the same file: use its first name",
+                )
+            ]
+        )
+
+
 def ensure_secret_key(configured: tuple[str, ...], sqlite: Path | None) -> None:
     """Make the key file (0600) beside the SQLite file where it is missing and needed.
 
-    For the holder of the set-up lock only. Raises ``ConfigurationError``.
+    For the holder of the set-up lock only, after ``refuse_lost_secret_key`` and before there are
+    keys. Raises ``ConfigurationError``.
     """
     if configured or sqlite is None:
         return
     try:
         _create(_key_file(sqlite), keyring.new_secret_key())
     except OSError as error:
-        raise ConfigurationError(
-            [Fault("KEYOSK_SECRET_KEY", f"the key file {_key_file(sqlite)} cannot be made")]
-        ) from error
+        fault = f"the key file {_key_file(sqlite)} cannot be made: {error.strerror}"
+        raise ConfigurationError([Fault("KEYOSK_SECRET_KEY", fault)]) from error
 
 
 def secret_keys(configured: tuple[str, ...], sqlite: Path | None) -> tuple[str, ...]:
@@ -47,10 +73,12 @@ def secret_keys(configured: tuple[str, ...], sqlite: Path | None) -> tuple[str, 
     path = _key_file(sqlite)
     try:
         secret = path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        raise ConfigurationError([Fault("KEYOSK_SECRET_KEY", _lost(sqlite))]) from None
     except (OSError, UnicodeError) as error:
-        raise ConfigurationError(
-            [Fault("KEYOSK_SECRET_KEY", f"is not set, and the key file {path} cannot be read")]
-        ) from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not ASCII"
+        fault = f"is not set, and the key file {path} cannot be read: {reason}"
+        raise ConfigurationError([Fault("KEYOSK_SECRET_KEY", fault)]) from error
     if len(secret) < keyring.SHORTEST_SECRET_KEY:
         raise ConfigurationError([Fault("KEYOSK_SECRET_KEY", f"the key file {path} is cut off")])
     return (secret,)
@@ -81,12 +109,25 @@ def prepare(
 
 
 def _key_file(sqlite: Path) -> Path:
-    return sqlite.with_name(f"{sqlite.name}.secret")
+    """The key file beside a SQLite file; of one with a symbolic link, beside either name."""
+    beside = sqlite.with_name(f"{sqlite.name}.secret")
+    if os.path.lexists(beside):
+        return beside
+    real = Path(os.path.realpath(sqlite))
+    return real.with_name(f"{real.name}.secret")
+
+
+def _lost(sqlite: Path) -> str:
+    return (
+        f"is not set, and there is no key file {sqlite}.secret. The signing keys in the database "
+        "are encrypted under a secret key: put its file there under that name (a copied, renamed "
+        "or linked database needs it beside it too), or set KEYOSK_SECRET_KEY"
+    )
 
 
 def _create(path: Path, secret: str) -> None:
     """Write a secret to a new file, whole or not at all; leave a file that is there alone."""
-    if path.exists():
+    if os.path.lexists(path):
         return
     fresh = path.with_name(f"{path.name}.new")
     handle = os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)

@@ -62,7 +62,7 @@ class _Modules:
         """
         if path in self._owners and (again or self._owners[path] != os.getpid()):
             self.stop(path)
-        module = _binding().lib(path)
+        module = load_binding().lib(path)
         self._owners[path] = os.getpid()
         return module
 
@@ -71,8 +71,8 @@ class _Modules:
         if self._owners.pop(path, None) is not None:
             self.era += 1
             # A module that noticed the fork, or lost its device, says that it was not initialised.
-            with suppress(_binding().PKCS11Error):
-                _binding().lib(path).finalize()
+            with suppress(load_binding().PKCS11Error):
+                load_binding().lib(path).finalize()
 
     def _forked(self) -> None:
         self.lock = threading.RLock()  # a thread that is not here may have held the other
@@ -138,7 +138,7 @@ class Hsm:
         if self._mechanisms is None:
             self._mechanisms = self._use(read)
         names = _MECHANISMS[algorithm][1:]
-        return {_binding().Mechanism[name] for name in names} <= self._mechanisms
+        return {load_binding().Mechanism[name] for name in names} <= self._mechanisms
 
     def make(self, algorithm: str) -> dict[str, str]:
         """Have the token make a key pair; the public half as ``keyring.public_jwk`` gives it.
@@ -154,12 +154,12 @@ class Hsm:
                 jwk["alg"] = algorithm
                 keyring.public_key(jwk)  # ValueError for one that no verifier would take
                 # SECURITY: some modules take a template and do as they like.
-                attribute = _binding().Attribute
+                attribute = load_binding().Attribute
                 if private[attribute.EXTRACTABLE] or not private[attribute.SENSITIVE]:
                     raise ValueError("the token made a key that can leave it")
                 private[attribute.LABEL] = jwk["kid"]
                 private[attribute.ID] = jwk["kid"].encode()
-            except (_binding().PKCS11Error, ValueError):
+            except (load_binding().PKCS11Error, ValueError):
                 private.destroy()
                 raise
             return jwk
@@ -175,7 +175,7 @@ class Hsm:
         name = _MECHANISMS[algorithm][2]
 
         def sign(session: Any) -> bytes:
-            binding = _binding()
+            binding = load_binding()
             key, mechanism, parameter = self._key(session, kid), binding.Mechanism[name], None
             data = content
             if algorithm == "ES256":  # fewer modules have ECDSA with the hash in it
@@ -201,7 +201,7 @@ class Hsm:
             if not found and not looked:
                 # An old session may show an empty token where it only was taken away.
                 looked = True
-                raise _binding().NoSuchKey
+                raise load_binding().NoSuchKey
             for key in found:
                 key.destroy()
             self._keys.pop(kid, None)
@@ -221,7 +221,7 @@ class Hsm:
                     return act(self._open(again=again))
                 except ConfigurationError as error:  # first: it may be that there is no binding
                     failure = error
-                except _binding().PKCS11Error as error:
+                except load_binding().PKCS11Error as error:
                     failure = error
                 self._forget()
             self._rests_until = time.monotonic() + REST
@@ -238,10 +238,7 @@ class Hsm:
         try:
             module = _modules.started(self._path, again=again)
             self._session = _logged_in(module.get_token(token_label=self._label), self._pin)
-        except ImportError as error:
-            extra = "needs the extra pkcs11: pip install 'keyosk[pkcs11]'"
-            raise ConfigurationError([Fault("KEYOSK_PKCS11_MODULE", extra)]) from error
-        except _binding().PKCS11Error as error:
+        except load_binding().PKCS11Error as error:
             refusal = ConfigurationError([_fault(error)])
             if refusal.faults[0].field == "KEYOSK_PKCS11_PIN":
                 # SECURITY: never again in this process. A few wrong PINs lock a token for good.
@@ -264,29 +261,32 @@ class Hsm:
         return self._keys[kid]
 
 
-def _binding() -> ModuleType:
-    """python-pkcs11. Raises ``ImportError`` where the extra is not installed."""
-    import pkcs11  # noqa: PLC0415 - an extra: most installations have no HSM, and no binding
-
+def load_binding() -> ModuleType:
+    """python-pkcs11. Raises ``ConfigurationError`` where the extra is not installed."""
+    try:
+        import pkcs11  # noqa: PLC0415 - an extra: most installations have no HSM, and no binding
+    except ImportError as error:
+        extra = "needs the extra pkcs11: pip install 'keyosk[pkcs11]'"
+        raise ConfigurationError([Fault("KEYOSK_PKCS11_MODULE", extra)]) from error
     return pkcs11
 
 
 def _logged_in(token: Any, pin: str) -> Any:
     try:
         return token.open(rw=True, user_pin=pin)
-    except _binding().UserAlreadyLoggedIn:
+    except load_binding().UserAlreadyLoggedIn:
         return token.open(rw=True)  # by another part of this process, and a login is for all of it
 
 
 def _found(session: Any, kid: str) -> list[Any]:
-    binding = _binding()
+    binding = load_binding()
     kind = binding.ObjectClass.PRIVATE_KEY
     wanted = {binding.Attribute.CLASS: kind, binding.Attribute.LABEL: kid}
     return list(session.get_objects(wanted))
 
 
 def _generate(session: Any, algorithm: str) -> tuple[Any, Any]:
-    binding = _binding()
+    binding = load_binding()
     attribute = binding.Attribute
     kind, mechanism, _ = _MECHANISMS[algorithm]
     options = {
@@ -314,7 +314,7 @@ def _generate(session: Any, algorithm: str) -> tuple[Any, Any]:
 
 def _numbers(public: Any, algorithm: str) -> dict[str, str]:
     """The members of the public JWK (RFC 7518 section 6, RFC 8037 section 2)."""
-    attribute = _binding().Attribute
+    attribute = load_binding().Attribute
     if _MECHANISMS[algorithm][0] == "RSA":
         modulus, exponent = public[attribute.MODULUS], public[attribute.PUBLIC_EXPONENT]
         strip = (number.lstrip(b"\0") for number in (modulus, exponent))
@@ -332,7 +332,7 @@ def _numbers(public: Any, algorithm: str) -> dict[str, str]:
 
 def _fault(error: Exception) -> Fault:
     """What is wrong with the settings, if a token could not be opened."""
-    binding = _binding()
+    binding = load_binding()
     if isinstance(error, binding.PinLocked):
         return Fault("KEYOSK_PKCS11_PIN", "is locked: the token saw too many wrong ones")
     if isinstance(error, binding.PinIncorrect | binding.PinInvalid | binding.PinLenRange):

@@ -261,11 +261,3 @@ def hint(name: str, known: Collection[str]) -> str:
     short = {each.removeprefix(_PREFIX).lower(): each for each in known}
     near = difflib.get_close_matches(name.removeprefix(_PREFIX).lower(), short, n=1)
     return f"; did you mean {short[near[0]]}?" if near else ""
-
-
-def cores() -> int:
-    """How many processor cores this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))  # knows of limits that cpu_count ignores
-    except AttributeError:  # not on every system
-        return os.cpu_count() or 1

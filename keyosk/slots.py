@@ -92,8 +92,8 @@ def machine_folder() -> Path | None:
 
     ``None`` where there can be none, such as in a container without a writable ``/tmp``.
     """
-    folder = Path(tempfile.gettempdir()) / f"keyosk-{os.getuid()}"
     try:
+        folder = Path(tempfile.gettempdir()) / f"keyosk-{os.getuid()}"
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()
     except OSError:

@@ -185,7 +185,11 @@ def test_every_example_of_the_commands_page_works_when_pasted(
     lines.remove(verify)
     (tmp_path / "state.yaml").write_text("owner: docs\nroles:\n  - name: from-a-file\n")
     # What the examples take for granted; and the database comes first.
-    lines = ["keyosk database upgrade", "keyosk service create todo --scope todo:read", *lines]
+    lines = [
+        "keyosk database upgrade --create",
+        "keyosk service create todo --scope todo:read",
+        *lines,
+    ]
     lines.insert(2, "keyosk service scopes todo todo:read todo:write")
     private = ec.generate_private_key(ec.SECP256R1()).private_bytes(
         Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()

@@ -10,6 +10,7 @@ import sys
 
 import click
 
+from keyosk.cli import failures, session
 from keyosk.cli.accounts import account
 from keyosk.cli.api_keys import api_key
 from keyosk.cli.apply import apply
@@ -21,7 +22,6 @@ from keyosk.cli.services import service
 from keyosk.cli.signing_keys import signing_key
 from keyosk.cli.tokens import token
 from keyosk.cli.verify_service import bad_token_kit, verify_service
-from keyosk.errors import ConfigurationError, Invalid, KeyoskError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -49,6 +49,7 @@ for command in (
 
 
 token.add_command(bad_token_kit)
+session.take_config_everywhere(keyosk)
 
 
 def main() -> None:
@@ -56,12 +57,4 @@ def main() -> None:
     if any("\ud800" <= character <= "\udfff" for word in sys.argv for character in word):
         click.echo("keyosk: the arguments must be UTF-8", err=True)
         sys.exit(2)
-    try:
-        keyosk(prog_name="keyosk")
-    except (Invalid, ConfigurationError) as error:
-        for fault in error.faults:
-            click.echo(f"keyosk: {fault.field}: {fault.message}", err=True)
-        sys.exit(1)
-    except KeyoskError as error:
-        click.echo(f"keyosk: {error.explanation}", err=True)
-        sys.exit(1)
+    failures.run(lambda: keyosk(prog_name="keyosk"))

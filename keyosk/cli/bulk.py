@@ -10,7 +10,7 @@ from typing import IO, Any, Final
 import click
 
 from keyosk.bulk_lines import FAILED, OnConflict, Result, Tally
-from keyosk.cli import session
+from keyosk.cli import outputs, session
 from keyosk.model import OPERATOR, Kind
 from keyosk.web import lines
 
@@ -45,7 +45,8 @@ def import_accounts(file: IO[bytes], on_conflict: str, *, dry_run: bool, as_json
                 dry_run=dry_run,
             ):
                 if as_json:
-                    click.echo("".join(map(lines.result_line, results)), nl=False)
+                    text = "".join(map(lines.result_line, results))
+                    click.echo(session.fitting(text), nl=False)
                 else:
                     _tell(results, tally)
                 tally.add(results)
@@ -74,20 +75,9 @@ def import_accounts(file: IO[bytes], on_conflict: str, *, dry_run: bool, as_json
 def export_accounts(output: Path | None, **filters: str | None) -> None:
     """Print every account with its grants, one JSON object a line; passwords are not in it."""
     given = {name: value for name, value in filters.items() if value is not None}
-    with session.installation() as installation, _writing(output) as write:
+    with session.installation() as installation, outputs.written(output) as write:
         for page in installation.bulk.give(given):
             write("".join(lines.account_line(*each) for each in page))
-
-
-@contextmanager
-def _writing(output: Path | None) -> Iterator[Callable[[str], object]]:
-    """What writes to a file, which only its owner can read if it is new, or standard output."""
-    if output is None:
-        yield lambda text: click.echo(text, nl=False)
-        return
-    handle = os.open(output, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        yield file.write
 
 
 def _tell(results: list[Result], before: Tally) -> None:

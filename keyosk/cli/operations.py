@@ -1,5 +1,6 @@
 """keyosk serve, config and database: running it, and looking after it."""
 
+import errno
 import logging
 import os
 import shlex
@@ -7,17 +8,19 @@ import socket
 import sys
 import threading
 import time
+import traceback
+from contextlib import ExitStack
 from pathlib import Path
+from typing import NoReturn
 from wsgiref.types import WSGIApplication
 
 import click
 
 from keyosk import app, metrics
-from keyosk import config as settings
 from keyosk.bootstrap import FirstAdmin
-from keyosk.cli import session
+from keyosk.cli import failures, session
 from keyosk.config import Config
-from keyosk.errors import ConfigurationError, DatabaseUnusable, Fault, KeyoskError, Unavailable
+from keyosk.errors import ConfigurationError, DatabaseUnusable, Fault, Unavailable
 from keyosk.server import BOOT_ERROR, Hooks, JsonFormatter, Options
 from keyosk.server import serve as run_server
 from keyosk.setting_rules import Address
@@ -32,21 +35,19 @@ _log = logging.getLogger(__name__)
 @click.command()
 def serve() -> None:
     """Set up what is missing, then answer requests until a signal ends it."""
-    configuration = settings.load(os.environ)
+    configuration = session.settings()
     for warning in configuration.warnings:
         click.echo(f"keyosk: {warning}", err=True)
-    try:
-        _prepare(configuration)
-        prepared = True
-    except DatabaseUnusable:
-        raise
-    except Unavailable as error:
-        click.echo(f"keyosk: {error.explanation} Waiting for it.", err=True)
-        prepared = False
+    with ExitStack() as until_served:
+        # SECURITY: before anything is made or told. Who holds the address in our place would get
+        # the password that is printed.
+        listeners = _listeners(configuration, until_served)
+        prepared = _prepare_or_wait(configuration)
+        bind = tuple(f"fd://{listener.detach()}" for listener in listeners)
     run_server(
         lambda: _web(configuration, prepared=prepared),
         Options(
-            bind=_listeners(configuration),
+            bind=bind,
             workers=configuration.workers,
             threads=configuration.threads,
             streams=application.STREAMS,
@@ -59,6 +60,18 @@ def serve() -> None:
     )
 
 
+def _prepare_or_wait(configuration: Config) -> bool:
+    """Set up what is missing; false where the database is away and is to be waited for."""
+    try:
+        _prepare(configuration)
+    except DatabaseUnusable:
+        raise
+    except Unavailable as error:
+        click.echo(f"keyosk: {error.explanation} Waiting for it.", err=True)
+        return False
+    return True
+
+
 @click.group()
 def config() -> None:
     """See the settings."""
@@ -68,7 +81,8 @@ def config() -> None:
 @session.as_json
 def check_config(*, as_json: bool) -> None:
     """Check all settings and print each with where it came from; secrets are masked."""
-    configuration = settings.load(os.environ)
+    configuration = session.settings()
+    app.check(configuration)
     shapes = [
         {"setting": name, "value": value, "source": source}
         for name, value, source in configuration.describe()
@@ -84,10 +98,19 @@ def database() -> None:
 
 
 @database.command("upgrade")
-def upgrade_database() -> None:
+@click.option("--create", is_flag=True, help="Make the database where no setting says it is, too.")
+def upgrade_database(*, create: bool) -> None:
     """Bring the database up to date and make what is missing in it, as serve does at its start."""
-    configuration = settings.load(os.environ)
-    _prepare(configuration)
+    configuration = session.settings()
+    is_new = app.is_empty(configuration)
+    if is_new and not create and "database_url" not in configuration.sources:
+        place = session.place_of(configuration)
+        if not sys.stdin.isatty():
+            raise session.no_database(configuration, "--create makes it there.")
+        click.confirm(f"There is no database. Make one at {place}?", abort=True, err=True)
+    _prepare(configuration, serving=False)
+    if is_new:
+        click.echo(f"keyosk: made the database {session.place_of(configuration)}", err=True)
 
 
 @database.command("rewrap")
@@ -120,10 +143,17 @@ def check_database(*, as_json: bool) -> None:
         sys.exit(1)
 
 
-def _prepare(configuration: Config) -> None:
+def _prepare(configuration: Config, *, serving: bool = True) -> None:
     admin = app.prepare(configuration)
-    if admin is not None:
-        _greet(configuration, admin)
+    if admin is None:
+        return
+    try:
+        _greet(configuration, admin, serving=serving)
+    except OSError as error:
+        raise Unavailable(
+            f"The password of {admin.username} was made and cannot be printed: {error.strerror}. "
+            f"Set another: keyosk account password {shlex.quote(admin.username)}."
+        ) from error
 
 
 def _web(configuration: Config, *, prepared: bool) -> WSGIApplication:
@@ -135,6 +165,8 @@ def _web(configuration: Config, *, prepared: bool) -> WSGIApplication:
             starting.begin(_application(configuration))
         except Unavailable:
             prepared = False
+        except Exception as error:  # noqa: BLE001 - gunicorn would print a traceback
+            _give_up(error)
     if not prepared:
         waiting = threading.Thread(target=_begin_late, args=(configuration, starting), daemon=True)
         waiting.start()
@@ -155,16 +187,21 @@ def _begin_late(configuration: Config, starting: Starting) -> None:
             if error.explanation != told:
                 told = error.explanation
                 _log.warning("waiting: %s", told)
-        except KeyoskError as error:
+        except Exception as error:  # noqa: BLE001 - this thread would end, and nothing would begin
             _give_up(error)
         else:
             _log.warning("the database is there")
             return
 
 
-def _give_up(error: KeyoskError) -> None:
-    _log.critical("cannot start: %s", error.explanation)
-    os._exit(BOOT_ERROR)  # what is wrong is wrong for all workers
+def _give_up(error: Exception) -> NoReturn:
+    """End the worker with the reason: what is wrong is wrong for all workers."""
+    for sentence in failures.sentences(error):
+        _log.critical("cannot start: %s", sentence)
+    if _log.isEnabledFor(logging.DEBUG):
+        # SECURITY: the lines of code only. The text of an exception may hold a secret.
+        _log.debug("%s", "".join(traceback.format_tb(error.__traceback__)))
+    os._exit(BOOT_ERROR)
 
 
 def _application(configuration: Config) -> WSGIApplication:
@@ -178,13 +215,13 @@ def _application(configuration: Config) -> WSGIApplication:
     return metrics_page.beside(application, installation.metrics, address.port)
 
 
-def _listeners(configuration: Config) -> tuple[str, ...]:
-    """The addresses to serve at, taken already; that of the metrics second, if there is one.
+def _listeners(configuration: Config, until_served: ExitStack) -> tuple[socket.socket, ...]:
+    """What listens, taken already; for the metrics the second, if they have an address.
 
     Another Keyosk on the machine may have the default place of the metrics: that is no reason not
     to start. Raises ``ConfigurationError`` for an address that somebody chose.
     """
-    main = _listener("KEYOSK_BIND", configuration.bind)
+    main = until_served.enter_context(_listener("KEYOSK_BIND", configuration.bind))
     address = configuration.metrics_bind
     if not isinstance(address, Address):
         return (main,)
@@ -195,21 +232,25 @@ def _listeners(configuration: Config) -> tuple[str, ...]:
             raise
         click.echo(f"keyosk: no metrics at {address}: {error.faults[0].message}", err=True)
         return (main,)
-    return (main, second)
+    return (main, until_served.enter_context(second))
 
 
-def _listener(setting: str, address: Address) -> str:
-    """A socket that listens at an address, as the server takes it: by its file descriptor."""
+def _listener(setting: str, address: Address) -> socket.socket:
+    """A socket that listens at an address."""
     is_ipv6 = ":" in address.host
     try:
-        with socket.create_server(
-            (address.host, address.port),
-            family=socket.AF_INET6 if is_ipv6 else socket.AF_INET,
-            dualstack_ipv6=is_ipv6 and socket.has_dualstack_ipv6(),
-        ) as listener:
+        with ExitStack() as stack:
+            listener = stack.enter_context(
+                socket.create_server(
+                    (address.host, address.port),
+                    family=socket.AF_INET6 if is_ipv6 else socket.AF_INET,
+                    dualstack_ipv6=is_ipv6 and socket.has_dualstack_ipv6(),
+                )
+            )
             if setting == "KEYOSK_METRICS_BIND":
                 metrics.share(str(address.port))  # only now is that folder nobody else's
-            return f"fd://{listener.detach()}"
+            stack.pop_all()
+            return listener
     except OSError as error:
         raise ConfigurationError([Fault(setting, f"cannot be served: {error.strerror}")]) from error
 
@@ -222,16 +263,21 @@ def _log_json(level: str) -> None:
     root.setLevel(level.upper())
 
 
-def _greet(configuration: Config, admin: FirstAdmin) -> None:
-    """Print the first admin's secret, the one time that anybody can."""
-    user = admin.username
+def _greet(configuration: Config, admin: FirstAdmin, *, serving: bool) -> None:
+    """Print the first admin's secret, the one time that anybody can. Raises ``OSError``.
+
+    SECURITY: a line that sends it only where this process holds the address that it is sent to.
+    """
     if admin.password is not None:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         click.echo(f"The first account is {admin.username}, its password (shown only now):")
         click.echo(f"\n    {admin.password}\n")
-        user = f"{admin.username}:{admin.password}"
-    click.echo("A token for the admin API is one line away, once Keyosk serves:")
-    address = f"{configuration.issuer}/auth/token"
-    click.echo(f"\n    curl -u {shlex.quote(user)} {address} -d audience=keyosk\n")
+    if serving:
+        user = admin.username if admin.password is None else f"{admin.username}:{admin.password}"
+        address = f"{configuration.issuer}/auth/token"
+        click.echo("A token for the admin API is one line away, once Keyosk serves:")
+        click.echo(f"\n    curl -u {shlex.quote(user)} {address} -d audience=keyosk\n")
 
 
 def _say_ready(configuration: Config, address: str) -> None:

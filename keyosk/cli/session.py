@@ -6,16 +6,21 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 import click
 
 from keyosk import app, config
+from keyosk.config import Config
 from keyosk.errors import ConfigurationError, Fault, Invalid
 from keyosk.installation import Installation
 from keyosk.model import Listing
 
 _PAGE: Final = 200
+_CHOSEN: Final = "keyosk.config"
+#: Where docs/operations.md puts the settings of a Keyosk that runs as a service.
+USUAL_FILES: Final = ("/etc/keyosk/keyosk.env", "/etc/keyosk/keyosk.toml")
 
 
 class _HasId(Protocol):
@@ -30,15 +35,71 @@ T = TypeVar("T", bound=_HasId)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, as the API answers.")
 
 
+def take_config_everywhere(command: click.Command) -> None:
+    """Give a command, and all below it, the option ``--config``."""
+    command.params.append(
+        click.Option(
+            ["--config"],
+            metavar="FILE",
+            expose_value=False,
+            callback=_choose_config,
+            help="Settings: keyosk.toml, or an environment file (.env). Instead of KEYOSK_CONFIG.",
+        )
+    )
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            take_config_everywhere(each)
+
+
+def _choose_config(context: click.Context, _: click.Parameter, file: str | None) -> None:
+    if file is not None:
+        context.meta[_CHOSEN] = file
+
+
+def settings() -> Config:
+    """The settings of this command. Raises ``ConfigurationError``."""
+    chosen = click.get_current_context().meta.get(_CHOSEN)
+    return config.load({**os.environ, **({} if chosen is None else {"KEYOSK_CONFIG": chosen})})
+
+
+def place_of(settings: Config) -> str:
+    """Where the database is that the settings name, for people."""
+    url = {name: value for name, value, _ in settings.describe()}["KEYOSK_DATABASE_URL"]
+    relative = url.removeprefix("sqlite:///")
+    return url if relative == url else str(Path(relative).absolute())
+
+
+def no_database(settings: Config, how: str) -> ConfigurationError:
+    """What to say where there is no database; ``how``: how to have one there."""
+    place = place_of(settings)
+    said = f"there is no Keyosk at {place}; it is not set up. {how}"
+    if "database_url" not in settings.sources:
+        said += (
+            " Nothing says where your database is (KEYOSK_DATABASE_URL); if there is one already, "
+            "give the settings of the Keyosk that runs with --config FILE"
+        )
+        there = [path for path in USUAL_FILES if Path(path).exists()]
+        said += f". This machine has {' and '.join(there)}" if there else ""
+    return ConfigurationError([Fault("database", said)])
+
+
 @contextmanager
 def installation() -> Iterator[Installation]:
     """The installation that the settings name; it must have been set up before."""
-    settings = config.load(os.environ)
-    if not app.is_prepared(settings):
+    found = settings()
+    if app.is_empty(found):
+        raise no_database(found, "keyosk serve sets it up.")
+    if not app.is_prepared(found):
         raise ConfigurationError(
-            [Fault("database", "is not set up yet: run keyosk serve or keyosk database upgrade")]
+            [
+                Fault(
+                    "database",
+                    f"{place_of(found)} is of an older Keyosk: run keyosk database upgrade, or "
+                    "restart keyosk serve",
+                )
+            ]
         )
-    opened = app.build(settings)
+    opened = app.build(found)
     try:
         yield opened
         opened.audit.seal_quietly()
@@ -85,12 +146,20 @@ def parse_time(_: click.Context, __: click.Parameter, text: str | None) -> int |
 
 def show_json(value: Any) -> None:
     """Print JSON for programs."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+    click.echo(fitting(json.dumps(value, ensure_ascii=False, indent=2)))
 
 
 def show_line(value: Any) -> None:
     """Print JSON on one line (JSON Lines)."""
-    click.echo(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    click.echo(fitting(json.dumps(value, ensure_ascii=False, separators=(",", ":"))))
+
+
+def fitting(text: str) -> str:
+    """JSON as standard output can have it: in ASCII where its encoding is not UTF-8."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    if text.isascii() or encoding.lower().replace("-", "") == "utf8":
+        return text
+    return "".join(each if each.isascii() else json.dumps(each)[1:-1] for each in text)
 
 
 def show_object(shape: Mapping[str, Any], *, as_json: bool) -> None:

@@ -18,7 +18,7 @@ import click
 
 from keyosk import bad_tokens
 from keyosk.bad_tokens import Kit, Sample
-from keyosk.cli import session
+from keyosk.cli import outputs, session
 
 _TIMEOUT = 10  # seconds
 _JKU = "/keys-of-an-attacker.json"
@@ -43,9 +43,10 @@ def bad_token_kit(service: str, issuer: str | None, out: Path | None) -> None:
     if out is None:
         session.show_json(files)
         return
-    out.mkdir(mode=0o700)
-    for name, content in files.items():
-        (out / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    with outputs.new_folder(out):
+        for name, content in files.items():
+            text = json.dumps(content, indent=2) + "\n"
+            (out / f"{name}.json").write_text(text, encoding="utf-8")
 
 
 @click.command("verify-service")

@@ -29,7 +29,6 @@ __all__ = ["BOOT_ERROR", "Environ", "Hooks", "JsonFormatter", "Options", "Worker
 BOOT_ERROR = GunicornArbiter.WORKER_BOOT_ERROR
 _LONGEST_LINE = 8190  # gunicorn allows no more
 _STUCK = 30  # seconds without a sign of life after which the master replaces a worker
-_MEMORY_FOLDER = "/dev/shm"  # noqa: S108  # nosec B108  # an unnamed file, by mkstemp
 
 
 def serve(app_factory: Callable[[], Any], options: Options, hooks: Hooks | None = None) -> NoReturn:
@@ -59,6 +58,11 @@ class Arbiter(GunicornArbiter):
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             return super().spawn_worker()
+        except OSError as error:  # no process, memory or descriptor left
+            self.log.error("cannot start a worker: %s", error.strerror)
+            if not self.WORKERS:
+                raise HaltServer("no worker can be started", 1) from error
+            return None  # the others go on, and this is tried again
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -89,8 +93,6 @@ class _Server(BaseApplication):
             "max_requests": 0,
             "proc_name": "keyosk",
             "umask": 0o077,
-            # Its heartbeat is a file; on a disk that hangs, a healthy worker would be killed.
-            "worker_tmp_dir": _MEMORY_FOLDER if os.access(_MEMORY_FOLDER, os.W_OK) else None,
             # SECURITY: on by default, under HOME.
             "control_socket_disable": True,
             "http_protocols": "h1",

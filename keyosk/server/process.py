@@ -1,10 +1,28 @@
 """What a worker asks of the system for its own process."""
 
 import ctypes
+import os
 import resource
 from contextlib import suppress
+from typing import Any
+
+from gunicorn.workers.workertmp import WorkerTmp
 
 _M_ARENA_MAX = -8  # of malloc.h
+
+
+class Heartbeat(WorkerTmp):
+    """The file whose time says that a worker lives, in memory and without a name.
+
+    On a disk that hangs, a healthy worker would be killed; and where there is no folder for
+    temporary files (a read-only container), or no room in it, no worker could start.
+    """
+
+    def __init__(self, cfg: Any) -> None:
+        if not hasattr(os, "memfd_create"):  # not Linux
+            super().__init__(cfg)
+            return
+        self._tmp = os.fdopen(os.memfd_create("keyosk-heartbeat"), "w+b", 0)
 
 
 def raise_file_limit() -> int:

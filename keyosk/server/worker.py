@@ -18,6 +18,7 @@ from collections import deque
 from contextlib import suppress
 from typing import Any
 
+from gunicorn.workers import base
 from gunicorn.workers.base import Worker as GunicornWorker
 
 from keyosk.server import answers
@@ -27,7 +28,7 @@ from keyosk.server.exchange import Exchange
 from keyosk.server.framing import Limits, Step
 from keyosk.server.options import Options
 from keyosk.server.pool import Pool
-from keyosk.server.process import raise_file_limit, share_one_arena
+from keyosk.server.process import Heartbeat, raise_file_limit, share_one_arena
 from keyosk.server.waiting import READ, WaitingRoom
 
 _TICK = 0.5  # seconds between two looks at the deadlines
@@ -43,6 +44,9 @@ _REFUSALS = {
 }
 # Blocked from before a worker's fork until it can act on them; see Arbiter in this package.
 STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
+
+# gunicorn has no setting for the kind of file, and makes it before a worker class has a say.
+base.WorkerTmp = Heartbeat
 
 
 class Worker(GunicornWorker):

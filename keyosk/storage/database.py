@@ -19,7 +19,7 @@ import peewee
 from keyosk import database_urls
 from keyosk.database_urls import SqliteUrl
 from keyosk.errors import Unavailable
-from keyosk.storage import driver_errors, files
+from keyosk.storage import driver_errors, drivers, files
 from keyosk.storage.compiled import Compiled, InsertTemplates, Row
 from keyosk.storage.driver_errors import Kind
 from keyosk.storage.outage import Known, Outage, OutageLog
@@ -32,6 +32,7 @@ _SQLITE_PRAGMAS: Final = {
     # SECURITY: NORMAL is four times as fast and may lose acknowledged writes when the power fails.
     "synchronous": "full",
     "foreign_keys": 1,  # off by default in SQLite
+    "temp_store": "memory",  # there may be no folder for temporary files
 }
 
 T = TypeVar("T")
@@ -60,9 +61,7 @@ class Database:
                 str(parsed.path), pragmas=_SQLITE_PRAGMAS, timeout=_BUSY_TIMEOUT
             )
         else:
-            from keyosk.storage.postgresql import Postgresql  # noqa: PLC0415 - its driver is an extra
-
-            self._peewee = Postgresql(parsed, schema, self._outage)
+            self._peewee = drivers.postgresql(parsed, schema, self._outage)
 
         self._templates = InsertTemplates(self._peewee)
 

@@ -11,6 +11,7 @@ from playhouse.migrations import Runner
 
 from keyosk.errors import DatabaseTooNew, DatabaseUnusable
 from keyosk.storage.database import Database
+from keyosk.storage.tables import SigningKey
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _LOCK: Final = 0x6B796F73  # "kyos": the PostgreSQL advisory lock of all upgrades
@@ -39,6 +40,24 @@ def pending(database: Database) -> list[str]:
         return [migration.name for migration in runner.status() if migration.applied is None]
 
 
+def is_empty(database: Database) -> bool:
+    """Whether nothing of Keyosk is in the database, or there is none. Raises ``Unavailable``."""
+    if database.is_sqlite and not database.has_file():
+        return True
+    database.refuse_transaction_pooling()
+    with database.driver_errors():
+        runner = Runner(database.raw, str(MIGRATIONS))
+        return not any(migration.applied for migration in runner.status())
+
+
+def has_signing_keys(database: Database) -> bool:
+    """Whether signing keys are in a SQLite database, of whatever version its schema is."""
+    with database.driver_errors():
+        if not database.raw.table_exists(SigningKey._meta.table_name):
+            return False
+    return database.row(SigningKey.select(SigningKey.kid)) is not None
+
+
 @contextmanager
 def exclusive(database: Database) -> Iterator[None]:
     """Hold the one right to set up this database, over all processes and machines that share it.
@@ -58,7 +77,8 @@ def exclusive(database: Database) -> Iterator[None]:
                 with database.driver_errors():
                     database.raw.execute_sql("SELECT pg_advisory_unlock(%s)", (number,))
         return
-    lock = f"{database.path}.lock"
+    # By the file itself, which may have several names (symbolic links).
+    lock = f"{os.path.realpath(database.path)}.lock"
     try:
         handle = os.open(lock, os.O_CREAT | os.O_RDWR, 0o600)
     except OSError as error:

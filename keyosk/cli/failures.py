@@ -1,0 +1,118 @@
+"""What a command says when it fails: one sentence, its cause and what to do; never a traceback."""
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import click
+
+from keyosk import config
+from keyosk.errors import ConfigurationError, Invalid, KeyoskError
+
+#: What helps, by what the system says is wrong.
+_CURES: Final[Mapping[int, str]] = {
+    errno.EACCES: "Run the command as the user that Keyosk runs as, or let this user in.",
+    errno.EPERM: "Run the command as the user that Keyosk runs as, or let this user in.",
+    errno.EROFS: "Name a place that can be written to.",
+    errno.ENOSPC: "Make room, then do it again.",
+    errno.EDQUOT: "Make room, then do it again.",
+    errno.EFBIG: "Raise the limit of file sizes (ulimit -f), then do it again.",
+    errno.EMFILE: "Raise the limit of open files (ulimit -n), then do it again.",
+    errno.ENFILE: "Close other programs, then do it again.",
+    errno.ENOMEM: "Make more memory available, then do it again.",
+    errno.EAGAIN: "Raise the limit of processes (ulimit -u), then do it again.",
+    errno.ENOTDIR: "A part of the path is a file: name another place.",
+    errno.EISDIR: "Name a file in it.",
+    errno.EEXIST: "Name one that does not exist yet.",
+    errno.ENOENT: "Make its folder first, or name another place.",
+    errno.ELOOP: "Its symbolic links lead in a circle: name another place.",
+    errno.ENAMETOOLONG: "Name a shorter one.",
+}
+
+
+def run(command: Callable[[], object]) -> None:
+    """Run a command to its end; the process exits 1, with the reason on stderr, if it fails.
+
+    For the whole of a process: standard output may be given up at the end.
+    """
+    _be_readable_everywhere()
+    try:
+        try:
+            command()
+        finally:
+            _finish_output()
+    except Exception as error:  # noqa: BLE001 - whatever it is, nobody else is to tell it
+        for sentence in sentences(error):
+            with suppress(OSError):
+                click.echo(f"keyosk: {sentence}", err=True)
+        if config.is_debugging(os.environ):
+            # SECURITY: the lines of code only. The text of an exception may hold a secret.
+            click.echo("".join(traceback.format_tb(error.__traceback__)), err=True, nl=False)
+        sys.exit(1)
+
+
+def sentences(error: Exception) -> list[str]:
+    """What to say of an error, a line each."""
+    if isinstance(error, Invalid | ConfigurationError):
+        return [f"{fault.field}: {fault.message}" for fault in error.faults]
+    if isinstance(error, KeyoskError):
+        return [error.explanation]
+    if isinstance(error, OSError):
+        return [_of_system(error)]
+    if isinstance(error, UnicodeError):
+        return ["What was read or is to be written is not UTF-8. Give it in UTF-8."]
+    if isinstance(error, MemoryError):
+        return ["There is not enough memory. Make more available, then do it again."]
+    return [
+        f"Something went wrong in Keyosk itself ({place(error)}). Please report it, with what "
+        "KEYOSK_LOG_LEVEL=debug adds."
+    ]
+
+
+def place(error: BaseException) -> str:
+    """Which error it is and where it came from. SECURITY: without its text, which may be secret."""
+    frames = traceback.extract_tb(error.__traceback__)
+    name = type(error).__name__
+    return f"{name} at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else name
+
+
+def _of_system(error: OSError) -> str:
+    reason = error.strerror or type(error).__name__
+    where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+    cure = _CURES.get(error.errno or 0, "")
+    # Some of Python's own sentences begin with a small letter or end with a full stop.
+    return f"{where}{reason.rstrip('.')}. {cure}".rstrip()
+
+
+def _be_readable_everywhere() -> None:
+    """Print what the terminal's encoding lacks as escapes; a command must not fail of its output.
+
+    Standard input is read as UTF-8 always, so that a password is the same in every locale.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    if sys.stdin is None:  # closed by whoever started this
+        sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 - until the end
+    elif hasattr(sys.stdin, "reconfigure") and not sys.stdin.isatty():
+        sys.stdin.reconfigure(encoding="utf-8", errors="strict")
+
+
+def _finish_output() -> None:
+    """Write out what is left. Raises ``OSError`` where there is no room for it."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # Python would try again at its end, and print a traceback of its own.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno == errno.EPIPE:  # as of | head, which is no reason to complain
+            sys.exit(1)
+        raise

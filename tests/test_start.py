@@ -1,0 +1,333 @@
+"""The first start, on the wrong place as well: nothing is made or told that should not be."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from live import LiveServer, command, free_port
+
+#: A generated password, which stands alone on its line.
+PASSWORD = re.compile(r"^    ((?:[a-z2-9]{5}-){5}[a-z2-9]{5})$", re.MULTILINE)
+
+
+def run(folder: Path, *arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
+    """A keyosk command with no settings but those given, in a folder."""
+    return subprocess.run(
+        command(*arguments),
+        cwd=folder,
+        env={
+            **{name: value for name, value in os.environ.items() if not name.startswith("KEYOSK_")},
+            **{f"KEYOSK_{name.upper()}": value for name, value in settings.items()},
+        },
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def refusal(done: "subprocess.CompletedProcess[str]") -> str:
+    """The sentences of a command that refused, and told nothing else."""
+    assert (done.returncode, done.stdout) == (1, ""), (done.stdout, done.stderr)
+    assert all(line.startswith("keyosk: ") for line in done.stderr.splitlines()), done.stderr
+    return done.stderr
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, but for what locks and SQLite leave beside a database."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix not in (".lock", ".db-wal", ".db-shm")
+    }
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port on which another program listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+# --- the port -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("which", ["bind", "metrics_bind"])
+def test_a_first_start_whose_port_is_taken_tells_no_password_and_makes_nothing(
+    tmp_path: Path, taken: int, which: str
+) -> None:
+    settings = {"bind": f"127.0.0.1:{free_port()}", "metrics_bind": "off"}
+    said = refusal(run(tmp_path, "serve", **settings | {which: f"127.0.0.1:{taken}"}))
+    assert f"KEYOSK_{which.upper()}" in said
+    assert "Address already in use" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_first_start_whose_port_is_taken_leaves_an_empty_database_empty(
+    database_url: str, tmp_path: Path, taken: int
+) -> None:
+    settings = {"database_url": database_url, "secret_key": "x" * 43, "metrics_bind": "off"}
+    refusal(run(tmp_path, "serve", bind=f"127.0.0.1:{taken}", **settings))
+    said = refusal(run(tmp_path, "account", "list", **settings))
+    assert "not set up" in said
+
+
+def test_the_password_is_told_once_the_port_is_taken_by_keyosk_itself(tmp_path: Path) -> None:
+    server = LiveServer(f"sqlite:///{tmp_path / 'keyosk.db'}", tmp_path, admin_password="")
+    with server:
+        [password] = PASSWORD.findall(server.log.read_text())
+        assert server.client("admin", password).post("/auth/token").status_code == 200
+    # The second of two first starts on one port tells nothing.
+    with server:
+        second = tmp_path / "second"
+        second.mkdir()
+        refusal(run(second, "serve", bind=f"127.0.0.1:{server.port}", metrics_bind="off"))
+        assert list(second.iterdir()) == []
+
+
+def test_an_upgrade_prints_no_line_that_sends_the_password_to_whoever_has_the_port(
+    tmp_path: Path, taken: int
+) -> None:
+    done = run(tmp_path, "database", "upgrade", "--create", bind=f"127.0.0.1:{taken}")
+    assert done.returncode == 0, done.stderr
+    [password] = PASSWORD.findall(done.stdout)
+    assert done.stdout.count(password) == 1
+    assert "curl" not in done.stdout
+
+
+def test_a_password_that_could_not_be_printed_is_told_of(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command("database", "upgrade", "--create"),
+            cwd=tmp_path,
+            env={k: v for k, v in os.environ.items() if not k.startswith("KEYOSK_")},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "keyosk account password admin" in done.stderr
+
+
+# --- the secret key -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def original(tmp_path: Path) -> Path:
+    """A SQLite database that was set up, in a folder of its own."""
+    folder = tmp_path / "original"
+    folder.mkdir()
+    made = run(folder, "database", "upgrade", database_url=f"sqlite:///{folder / 'keyosk.db'}")
+    assert made.returncode == 0, made.stderr
+    return folder / "keyosk.db"
+
+
+def copied(original: Path, target: Path) -> None:
+    shutil.copy(original, target)
+
+
+def renamed(original: Path, target: Path) -> None:
+    original.rename(target)
+
+
+def hard_linked(original: Path, target: Path) -> None:
+    target.hardlink_to(original)
+
+
+@pytest.mark.parametrize("put", [copied, renamed, hard_linked])
+@pytest.mark.parametrize("arguments", [("serve",), ("database", "upgrade"), ("account", "list")])
+def test_a_database_without_its_secret_key_gets_no_other_one(
+    original: Path, tmp_path: Path, put: Any, arguments: tuple[str, ...]
+) -> None:
+    place = tmp_path / "other" / "auth.db"
+    place.parent.mkdir()
+    put(original, place)
+    before = tree(tmp_path)
+    settings = {
+        "database_url": f"sqlite:///{place}",
+        "bind": f"127.0.0.1:{free_port()}",
+        "metrics_bind": "off",
+    }
+    said = refusal(run(tmp_path, *arguments, **settings))
+    assert f"{place}.secret" in said
+    assert "KEYOSK_SECRET_KEY" in said
+    assert tree(tmp_path) == before
+    # What it says is what helps.
+    shutil.copy(f"{original}.secret", f"{place}.secret")
+    assert run(tmp_path, "account", "list", **settings).returncode == 0
+
+
+def test_a_database_whose_secret_key_was_deleted_gets_no_other_one(
+    original: Path, tmp_path: Path
+) -> None:
+    Path(f"{original}.secret").unlink()
+    before = tree(tmp_path)
+    settings = {"database_url": f"sqlite:///{original}"}
+    assert f"{original}.secret" in refusal(run(tmp_path, "database", "upgrade", **settings))
+    assert tree(tmp_path) == before
+
+
+def test_a_hard_link_to_a_database_that_is_not_yet_written_back_is_not_taken_for_a_new_one(
+    tmp_path: Path,
+) -> None:
+    with LiveServer(f"sqlite:///{tmp_path / 'keyosk.db'}", tmp_path, secret_key="") as server:
+        other = tmp_path / "other.db"
+        other.hardlink_to(tmp_path / "keyosk.db")
+        said = refusal(
+            run(
+                tmp_path,
+                *("database", "upgrade"),
+                database_url=f"sqlite:///{other}",
+                bind=f"127.0.0.1:{free_port()}",
+            )
+        )
+        assert "link" in said
+        assert not Path(f"{other}.secret").exists()
+        assert server.client().get("/auth/jwks").status_code == 200
+
+
+def test_a_symbolic_link_to_a_database_finds_its_secret_key(original: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.db"
+    link.symlink_to(original)
+    done = run(tmp_path, "database", "upgrade", database_url=f"sqlite:///{link}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not Path(f"{link}.secret").exists()
+    # And of two names for one new database, either will do later.
+    target, name = tmp_path / "new" / "real.db", tmp_path / "name.db"
+    target.parent.mkdir()
+    name.symlink_to(target)
+    for place in (name, target, name):
+        done = run(tmp_path, "database", "upgrade", database_url=f"sqlite:///{place}")
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_secret_key_behind_a_broken_link_is_not_replaced(tmp_path: Path) -> None:
+    secret = tmp_path / "keyosk.db.secret"
+    secret.symlink_to(tmp_path / "not-mounted")
+    said = refusal(
+        run(tmp_path, "database", "upgrade", database_url=f"sqlite:///{tmp_path / 'keyosk.db'}")
+    )
+    assert str(secret) in said
+    assert secret.is_symlink()
+    assert not secret.exists()
+
+
+# --- the settings ---------------------------------------------------------------------------------
+
+
+def test_a_command_without_its_settings_names_the_place_and_makes_no_second_database(
+    tmp_path: Path,
+) -> None:
+    place = tmp_path / "data" / "keyosk.db"
+    said = refusal(run(tmp_path, "account", "list"))
+    assert str(place) in said
+    assert "--config" in said
+    # Whoever now only wants it to go away does not get an installation beside the real one.
+    said = refusal(run(tmp_path, "database", "upgrade"))
+    assert str(place) in said
+    assert "--create" in said
+    assert list(tmp_path.iterdir()) == []
+    done = run(tmp_path, "database", "upgrade", "--create")
+    assert done.returncode == 0
+    assert place.exists()
+    assert str(place) in done.stderr
+    assert run(tmp_path, "account", "list").returncode == 0
+
+
+def test_a_database_that_the_settings_name_is_made_and_named(
+    database_url: str, tmp_path: Path
+) -> None:
+    settings = {"database_url": database_url, "secret_key": "x" * 43}
+    said = refusal(run(tmp_path, "account", "list", **settings))
+    named = database_url.rpartition("/")[2]
+    assert named in said
+    assert "password" not in said
+    done = run(tmp_path, "database", "upgrade", **settings)
+    assert done.returncode == 0, done.stderr
+    assert named in done.stderr
+    assert run(tmp_path, "database", "upgrade", **settings).stderr == ""
+
+
+TOML = 'database_url = "sqlite:///{place}"\ntoken_lifetime = 300\n'
+ENVIRONMENT_FILE = """\
+# What systemd's EnvironmentFile= takes.
+; and this
+
+PATH=/nowhere
+KEYOSK_DATABASE_URL="sqlite:///{place}"
+KEYOSK_TOKEN_LIFETIME=300
+export KEYOSK_ADMIN_USERNAME='root'
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("keyosk.toml", TOML), ("keyosk.env", ENVIRONMENT_FILE)]
+)
+def test_every_command_takes_the_settings_of_a_file_before_and_behind_its_name(
+    tmp_path: Path, name: str, text: str
+) -> None:
+    settings, place, elsewhere = tmp_path / name, tmp_path / "real.db", tmp_path / "elsewhere"
+    settings.write_text(text.format(place=place))
+    elsewhere.mkdir()
+    for arguments in (
+        ("database", "upgrade", "--config", str(settings)),
+        ("--config", str(settings), "account", "list"),
+        ("account", "list", "--config", str(settings)),
+        ("account", "--config", str(settings), "list"),
+    ):
+        done = run(elsewhere, *arguments)
+        assert done.returncode == 0, done.stderr
+    assert place.exists()
+    assert list(elsewhere.iterdir()) == []
+    shown = run(elsewhere, "config", "check", "--config", str(settings)).stdout
+    assert re.search(rf"^KEYOSK_TOKEN_LIFETIME +300 +file {settings}$", shown, re.MULTILINE)
+    # The environment still wins, and the option wins over KEYOSK_CONFIG.
+    shown = run(
+        elsewhere,
+        "config",
+        "check",
+        "--config",
+        str(settings),
+        token_lifetime="60",
+        config=str(tmp_path / "no-such.toml"),
+    ).stdout
+    assert re.search(r"^KEYOSK_TOKEN_LIFETIME +60 +environment$", shown, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("KEYOSK_TOKEN_LIFETIM=300", "did you mean KEYOSK_TOKEN_LIFETIME?"),
+        ("KEYOSK_TOKEN_LIFETIME", "line 1 is not NAME=VALUE"),
+        ('KEYOSK_SECRET_KEY="hidden-word', "line 1 has a quotation mark without its other one"),
+        ("KEYOSK_TOKEN_LIFETIME=300\nKEYOSK_TOKEN_LIFETIME=60", "KEYOSK_TOKEN_LIFETIME is given"),
+    ],
+)
+def test_a_broken_environment_file_is_refused_without_what_it_holds(
+    tmp_path: Path, line: str, fault: str
+) -> None:
+    settings = tmp_path / "keyosk.env"
+    settings.write_text(line + "\n")
+    said = refusal(run(tmp_path, "config", "check", "--config", str(settings)))
+    assert fault in said
+    assert str(settings) in said
+    assert "hidden-word" not in said
+
+
+def test_an_environment_file_may_name_the_toml_file(tmp_path: Path) -> None:
+    (tmp_path / "keyosk.env").write_text(
+        f"KEYOSK_CONFIG={tmp_path / 'keyosk.toml'}\nKEYOSK_TOKEN_LIFETIME=300\n"
+    )
+    (tmp_path / "keyosk.toml").write_text("token_lifetime = 60\nthreads = 3\n")
+    shown = run(tmp_path, "config", "check", "--config", str(tmp_path / "keyosk.env")).stdout
+    assert re.search(r"^KEYOSK_TOKEN_LIFETIME +300 ", shown, re.MULTILINE)
+    assert re.search(r"^KEYOSK_THREADS +3 ", shown, re.MULTILINE)
