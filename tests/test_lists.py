@@ -217,7 +217,9 @@ def test_a_cursor_that_this_list_did_not_give_is_refused(
     fill(installation, 3)
     good = caller.get(path, sort=sort, limit=1).get_json()["next"]
     assert caller.get(path, sort=sort, cursor=good).status_code == 200
-    _, value, key = json.loads(base64.urlsafe_b64decode(good + "=" * (-len(good) % 4)))
+    _, value, key, *rest = json.loads(base64.urlsafe_b64decode(good + "=" * (-len(good) % 4)))
+    end, end_key, newest = rest
+    assert newest is None or isinstance(newest, str)
     wrong = 1 if isinstance(value, str) else "1"
     wrong_key = 1 if isinstance(key, str) else "1"
     bad = [
@@ -228,25 +230,30 @@ def test_a_cursor_that_this_list_did_not_give_is_refused(
         good[:-2],
         good + "AAAA",
         good[::-1],
-        "A" * 4001,
+        "A" * 8001,
         cursor(),
         cursor(sort),
         cursor(sort, value),
-        cursor(sort, value, key, key),
-        cursor(f"-{sort}", value, key),
-        cursor("id", value, key),
-        cursor(sort, wrong, key),
-        cursor(sort, value, wrong_key),
-        cursor(sort, None, key),
-        cursor(sort, value, None),
-        cursor(sort, True, key),
-        cursor(sort, [value], key),
-        cursor(sort, {"a": 1}, key),
-        cursor(sort, -1, -1),
-        cursor(sort, 2**63, 2**63),
-        cursor(sort, 1.5, 1.5),
-        cursor(sort, "a\0b", "a\0b"),
-        cursor(sort, "\ud800", "\ud800"),
+        cursor(sort, value, key),
+        cursor(sort, value, key, *rest, key),
+        cursor(f"-{sort}", value, key, *rest),
+        cursor("id", value, key, *rest),
+        *(
+            cursor(sort, *place, *rest)
+            for place in (
+                *((wrong, key), (value, wrong_key), (None, key), (value, None), (True, key)),
+                *(([value], key), ({"a": 1}, key), (-1, -1), (2**63, 2**63), (1.5, 1.5)),
+                *(("a\0b", "a\0b"), ("\ud800", "\ud800")),
+            )
+        ),
+        *(
+            cursor(sort, value, key, *place)
+            for place in (
+                *((wrong, end_key, newest), (end, wrong_key, newest), (None, end_key, newest)),
+                *((end, None, newest), (end, end_key, 1), (end, end_key, [])),
+                *((end, end_key, "a\0b"), (end, end_key, "\ud800"), (True, True, newest)),
+            )
+        ),
         base64.urlsafe_b64encode(b"[" * 1500).decode(),
         base64.urlsafe_b64encode(b"\xff\xfe").decode(),
         base64.urlsafe_b64encode(b'["x", NaN, 1e999]').decode(),

@@ -6,6 +6,7 @@ import time
 import click
 
 from keyosk.cli import session
+from keyosk.errors import counted
 from keyosk.model import OPERATOR, Listing
 from keyosk.web.fields import rfc3339
 from keyosk.web.schemas import AuditShape
@@ -30,8 +31,10 @@ def list_rows(action: str | None, actor: str | None, since: int | None, *, as_js
     filters = {name: value for name, value in wanted.items() if value is not None}
     after = None
     with session.installation() as installation:
+        newest = installation.audit.page(Listing(limit=1, sort="sequence", descending=True))
+        end = (newest[0].sequence, newest[0].sequence) if newest else None
         while rows := installation.audit.page(
-            Listing(limit=_PAGE, sort="sequence", after=after, filters=filters)
+            Listing(limit=_PAGE, sort="sequence", after=after, end=end, filters=filters)
         ):
             for row in rows:
                 if as_json:
@@ -64,4 +67,4 @@ def prune(days: int) -> None:
     """Delete rows that are older than DAYS, up to a checkpoint: the chain stays provable."""
     with session.installation() as installation:
         deleted = installation.audit.prune(OPERATOR, int(time.time()) - days * _DAY)
-    click.echo(f"{deleted} rows deleted")
+    click.echo(f"{counted(deleted, 'row')} deleted")

@@ -2,10 +2,10 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
@@ -16,8 +16,10 @@ from keyosk.config import Config
 from keyosk.errors import ConfigurationError, Fault, Invalid
 from keyosk.installation import Installation
 from keyosk.model import Listing
+from keyosk.web.fields import moment_of
 
 _PAGE: Final = 200
+_DATE: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _CHOSEN: Final = "keyosk.config"
 #: Where docs/operations.md puts the settings of a Keyosk that runs as a service.
 USUAL_FILES: Final = ("/etc/keyosk/keyosk.env", "/etc/keyosk/keyosk.toml")
@@ -112,8 +114,10 @@ def all_pages(read: Callable[[Listing], Sequence[T]]) -> list[T]:
     """Everything that a list has, page by page."""
     found: list[T] = []
     after = None
+    newest = read(Listing(limit=1, descending=True))
+    end = (newest[0].created_at, newest[0].id) if newest else None
     while True:
-        page = read(Listing(limit=_PAGE, after=after))
+        page = read(Listing(limit=_PAGE, after=after, end=end))
         found.extend(page)
         if len(page) < _PAGE:
             return found
@@ -138,10 +142,11 @@ def parse_time(_: click.Context, __: click.Parameter, text: str | None) -> int |
     if text is None:
         return None
     try:
-        moment = datetime.fromisoformat(text)
-        return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
-    except (ValueError, OverflowError):
-        raise click.BadParameter("must be a date or a time such as 2030-01-31T12:00:00Z") from None
+        return moment_of(f"{text}T00:00:00Z" if _DATE.fullmatch(text) else text)
+    except Invalid as error:
+        raise click.BadParameter(
+            f"{error.faults[0].message} A date such as 2030-01-31 is taken, too."
+        ) from None
 
 
 def show_json(value: Any) -> None:

@@ -73,14 +73,18 @@ class Refusal:
 class Listing:
     """Which part of a list is asked for, in which order.
 
-    ``after`` is where the page before ended: its last object's sort value and id. ``filters`` by
-    name; each list says which it knows.
+    ``after`` is where the page before ended: its last object's sort value and id. ``end`` is where
+    the whole list ends, itself included: where it ended when the first page was read. ``newest`` is
+    the id of the newest object of then. So a list ends, however many objects are made, changed or
+    renamed meanwhile. ``filters`` by name; each list says which it knows.
     """
 
     limit: int = 50
     sort: str = "created_at"
     descending: bool = False
     after: tuple[Any, Any] | None = None
+    end: tuple[Any, Any] | None = None
+    newest: str | None = None
     filters: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -28,14 +28,22 @@ def page(
     column = sorts[listing.sort]
     # A unique column has no ties to break, and PostgreSQL would sort again if it had to.
     order = [column] if column is key or column.unique else [column, key]
-    if listing.after is not None:
-        value, last = listing.after
+    # A row value, not "a > ? OR a = ? AND b > ?": only this is one range of an index.
+    place = column if len(order) == 1 else peewee.Tuple(*order)
+
+    def bound(value: Any, last: Any) -> Any:
         if len(order) == 1:
-            place, end = column, last if column is key else value
-        else:
-            # A row value, not "a > ? OR a = ? AND b > ?": only this is one range of an index.
-            place, end = peewee.Tuple(column, key), peewee.Tuple(value, last)
-        query = query.where(place < end if listing.descending else place > end)
+            return last if column is key else value
+        return peewee.Tuple(value, last)
+
+    if listing.after is not None:
+        begin = bound(*listing.after)
+        query = query.where(place < begin if listing.descending else place > begin)
+    if listing.end is not None:
+        end = bound(*listing.end)
+        query = query.where(place >= end if listing.descending else place <= end)
+    if listing.newest is not None:
+        query = query.where(key <= listing.newest)
     directed = [each.desc() if listing.descending else each.asc() for each in order]
     return filtered(query, listing, filters).order_by(*directed).limit(listing.limit)
 

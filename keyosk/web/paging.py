@@ -1,7 +1,8 @@
 """Lists: a limit, an order, filters, an opaque cursor, and where the next page is (RFC 8288).
 
 A cursor says which object the page before ended with, so that the last page costs what the first
-does and no page changes when objects are added or deleted elsewhere.
+does and no page changes when objects are added or deleted elsewhere. It also says where the list
+ended when its first page was read: a list that grows or changes as fast as it is read still ends.
 """
 
 import base64
@@ -9,7 +10,7 @@ import binascii
 import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
@@ -26,11 +27,13 @@ from keyosk.web.fields import Text, Time
 DEFAULT: Final = 50
 MOST: Final = 200
 LONGEST: Final = 1_000
-#: A cursor holds a name, in which every character may take four bytes.
-LONGEST_CURSOR: Final = 4_000
+#: A cursor holds two names, in which every character may take four bytes.
+LONGEST_CURSOR: Final = 8_000
 
 #: The attributes that are numbers; the others that lists go by are text.
 _NUMBERS: Final = ("created_at", "updated_at", "sequence")
+#: Those that what is new or changed has the highest of.
+_GROWING: Final = ("created_at", "updated_at", "sequence")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,11 @@ def page(
     listing = _listing(lists, parameters)
     found = read(listing)
     shown = found[: listing.limit - 1]
-    following = _cursor(lists, listing, shown[-1]) if len(found) == listing.limit else None
+    following = None
+    if len(found) == listing.limit:
+        if listing.end is None:
+            listing = _ending(lists, listing, read)
+        following = _cursor(lists, listing, shown[-1])
     response = json_answer({"items": [shape(item) for item in shown], "next": following})
     if following is not None:
         query = urlencode({**parameters, "cursor": following})
@@ -106,14 +113,19 @@ def _parameters(known: Collection[str]) -> dict[str, str]:
 def _listing(lists: Lists, parameters: Mapping[str, str]) -> Listing:
     sort = parameters.get("sort", lists.sorts[0])
     descending = sort.startswith("-")
+    after, end, newest = None, None, None
     if sort.removeprefix("-") not in lists.sorts:
         raise Invalid.field("sort", "must be one of " + ", ".join(lists.sorts) + ", or -name")
+    if "cursor" in parameters:
+        after, end, newest = _position(lists, sort, parameters["cursor"])
     return Listing(
         # One more than shown, to know whether there is a next page.
         limit=_limit(parameters.get("limit")) + 1,
         sort=sort.removeprefix("-"),
         descending=descending,
-        after=_position(lists, sort, parameters.get("cursor")),
+        after=after,
+        end=end,
+        newest=newest,
         filters=_filters(lists, parameters),
     )
 
@@ -137,29 +149,46 @@ def _limit(value: str | None) -> int:
     return int(value)
 
 
+def _ending(lists: Lists, listing: Listing, read: Callable[[Listing], Sequence[Any]]) -> Listing:
+    """The same listing with the end that it has now, whatever its filters are."""
+    last = read(Listing(limit=1, sort=listing.sort, descending=not listing.descending))
+    newest: Sequence[Any] = ()
+    if listing.sort not in _GROWING and lists.sorts[0] == "created_at":
+        newest = read(Listing(limit=1, sort="created_at", descending=True))
+    return replace(
+        listing,
+        end=(getattr(last[0], listing.sort), getattr(last[0], lists.key)) if last else None,
+        newest=newest[0].id if newest else None,
+    )
+
+
 def _cursor(lists: Lists, listing: Listing, last: Any) -> str:
     sort = f"-{listing.sort}" if listing.descending else listing.sort
-    place = json.dumps(
-        [sort, getattr(last, listing.sort), getattr(last, lists.key)], ensure_ascii=False
-    )
+    after = (getattr(last, listing.sort), getattr(last, lists.key))
+    place = json.dumps([sort, *after, *(listing.end or after), listing.newest], ensure_ascii=False)
     return base64.urlsafe_b64encode(place.encode()).rstrip(b"=").decode("ascii")
 
 
-def _position(lists: Lists, sort: str, cursor: str | None) -> tuple[Any, Any] | None:
-    if cursor is None:
-        return None
+def _position(
+    lists: Lists, sort: str, cursor: str
+) -> tuple[tuple[Any, Any], tuple[Any, Any], str | None]:
+    """Where the page before ended, where the list does, and the newest object of its beginning."""
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
         place = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-        cursor_sort, value, key = place
+        cursor_sort, value, key, end_value, end_key, newest = place
     except (binascii.Error, ValueError, TypeError, RecursionError):
-        cursor_sort, value, key = None, None, None
+        cursor_sort, value, key, end_value, end_key, newest = (None,) * 6
+    attribute = sort.removeprefix("-")
     # SECURITY: PostgreSQL answers a value of another type than its column's with an error.
-    if cursor_sort != sort or not (
-        _is_value_of(sort.removeprefix("-"), value) and _is_value_of(lists.key, key)
+    if (
+        cursor_sort != sort
+        or not all(_is_value_of(attribute, each) for each in (value, end_value))
+        or not all(_is_value_of(lists.key, each) for each in (key, end_key))
+        or not (newest is None or _is_value_of("id", newest))
     ):
         raise Invalid.field("cursor", "is not a cursor of this list in this order")
-    return value, key
+    return (value, key), (end_value, end_key), newest
 
 
 def _is_value_of(attribute: str, value: Any) -> bool:

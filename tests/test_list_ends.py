@@ -1,0 +1,136 @@
+"""A list that changes as fast as it is read ends all the same, where it ended at its first page."""
+
+import itertools
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from keyosk import app
+from keyosk.installation import Installation
+from keyosk.model import OPERATOR, Listing
+from live import ADMIN_PASSWORD
+
+_MOST = 20  # pages; there are 5 with 2 objects each
+
+
+def walk(
+    installation: Installation, path: str, sort: str, between: Callable[[list[Any]], None]
+) -> list[str]:
+    """The ids on all pages of a list, with something done after each page."""
+    client = app.create_app(installation).test_client()
+    query: dict[str, str] = {"sort": sort, "limit": "2"}
+    seen: list[str] = []
+    for _ in range(_MOST):
+        answer = client.get(path, query_string=query, auth=("admin", ADMIN_PASSWORD))
+        assert answer.status_code == 200, answer.get_json()
+        body = answer.get_json()
+        seen += [item["id"] for item in body["items"]]
+        if body["next"] is None:
+            return seen
+        query["cursor"] = body["next"]
+        between(body["items"])
+    raise AssertionError("the list does not end")
+
+
+@pytest.fixture
+def people(installation: Installation) -> list[str]:
+    """Ten accounts besides the admin, oldest first."""
+    return [
+        installation.grants.create_account(OPERATOR, [], username=name).id
+        for name in (*(f"m{number:02}" for number in range(9)), "zz")
+    ]
+
+
+@pytest.mark.parametrize("sort", ["updated_at", "created_at", "username"])
+def test_a_list_ends_though_all_that_was_seen_changes(
+    installation: Installation, people: list[str], sort: str
+) -> None:
+    numbers = itertools.count()
+
+    def change(items: list[Any]) -> None:
+        for item in items:
+            if item["username"] != "admin":
+                patch = {"display_name": f"changed {next(numbers)}"}
+                installation.accounts.change(OPERATOR, item["id"], patch)
+
+    seen = walk(installation, "/accounts", sort, change)
+    assert set(people) <= set(seen)
+
+
+@pytest.mark.parametrize("direction", ["", "-"])
+def test_a_list_by_name_ends_though_all_that_was_seen_is_renamed(
+    installation: Installation, people: list[str], direction: str
+) -> None:
+    numbers = itertools.count()
+
+    def rename(items: list[Any]) -> None:
+        for item in items:
+            number = next(numbers)
+            name = f"a{999 - number:03}" if direction else f"z{number:03}"
+            if item["username"] != "admin":
+                installation.accounts.change(OPERATOR, item["id"], {"username": name})
+
+    seen = walk(installation, "/accounts", f"{direction}username", rename)
+    assert set(people) <= set(seen)
+    assert len(seen) == len(set(seen))
+
+
+@pytest.mark.parametrize("sort", ["created_at", "updated_at", "username", "-username"])
+def test_a_list_ends_though_more_is_made_all_the_time(
+    installation: Installation, people: list[str], sort: str
+) -> None:
+    numbers = itertools.count()
+
+    def make(items: list[Any]) -> None:
+        for _ in range(3):
+            number = next(numbers)
+            # Always ahead of what was read last.
+            name = f"l{999 - number:03}" if sort[0] == "-" else f"n{number:03}"
+            installation.grants.create_account(OPERATOR, [], username=name)
+
+    seen = walk(installation, "/accounts", sort, make)
+    assert set(people) <= set(seen)
+    assert len(seen) <= len(people) + 1
+
+
+def test_an_export_and_a_command_end_though_more_is_made_all_the_time(
+    installation: Installation, people: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keyosk.bulk._PAGE", 2)
+    numbers = itertools.count()
+    exported = []
+    for page in itertools.islice(installation.bulk.give({}), _MOST):
+        exported += [account.id for account, _ in page]
+        for _ in range(3):
+            installation.grants.create_account(OPERATOR, [], username=f"new{next(numbers)}")
+    assert set(people) <= set(exported)
+    assert len(exported) == len(people) + 1
+
+
+def test_the_audit_log_ends_though_rows_are_written_all_the_time(
+    installation: Installation, people: list[str]
+) -> None:
+    installation.audit.seal()
+    before = len(installation.audit.page(Listing(limit=200, sort="sequence")))
+
+    def write(_: list[Any]) -> None:
+        for _ in range(3):
+            installation.accounts.revoke_tokens(OPERATOR, people[0])
+        installation.audit.seal()
+
+    client = app.create_app(installation).test_client()
+    query: dict[str, str] = {"limit": "3"}
+    rows = 0
+    for _ in range(before):
+        answer = client.get("/audit", query_string=query, auth=("admin", ADMIN_PASSWORD))
+        body = json.loads(answer.text)
+        rows += len(body["items"])
+        if body["next"] is None:
+            break
+        query["cursor"] = body["next"]
+        write(body["items"])
+    else:
+        pytest.fail("the list does not end")
+    assert rows >= before
