@@ -128,11 +128,13 @@ class Accounts:
         patch: Mapping[str, Any],
         *,
         version: Versions | None = None,
+        may_be_over: bool = False,
     ) -> Account:
         """Apply a merge patch (RFC 7396): ``None`` resets a field, objects merge by member.
 
-        Writes only what the patch names. Raises ``Invalid``, ``NotFound``, ``Conflict``,
-        ``Stale`` (unless the account is at ``version``), ``RefusedByRule``.
+        ``may_be_over``: whether a new ``expires_at`` may lie in the past; one that is only
+        repeated always may. Writes only what the patch names. Raises ``Invalid``, ``NotFound``,
+        ``Conflict``, ``Stale`` (unless the account is at ``version``), ``RefusedByRule``.
         """
         now = int(self._clock())
         with self._database.transaction():
@@ -142,7 +144,9 @@ class Accounts:
             if "username" in changes:
                 changes["username"] = _username(changes["username"], checks)
             after = replace(account, **changes)
-            _check(checks, after.display_name, after.claims, after.metadata, after.expires_at)
+            _check(checks, after.display_name, after.claims, after.metadata)
+            is_new = after.expires_at != account.expires_at and not may_be_over
+            checks.time("expires_at", after.expires_at, after=now if is_new else None)
             checks.done()
             self._rules.may_change(by, account.id)
             if after.enabled != account.enabled or after.expires_at != account.expires_at:
@@ -256,11 +260,16 @@ def drafted(
     metadata: Mapping[str, Any] | None = None,
     expires_at: int | None = None,
     password: str | None = None,
+    may_be_over: bool = False,
 ) -> Account:
-    """A new account, not stored yet, that keeps the rules for each field. Raises ``Invalid``."""
+    """A new account, not stored yet, that keeps the rules for each field. Raises ``Invalid``.
+
+    ``may_be_over``: whether ``expires_at`` may lie in the past.
+    """
     checks = Checks()
     name = _username(username, checks)
-    _check(checks, display_name, claims or {}, metadata or {}, expires_at)
+    _check(checks, display_name, claims or {}, metadata or {})
+    checks.time("expires_at", expires_at, after=None if may_be_over else now)
     if password is not None:
         _check_password(checks, password, name, display_name)
     checks.done()
@@ -313,16 +322,11 @@ def _check_password(checks: Checks, password: str, username: str, display_name: 
 
 
 def _check(
-    checks: Checks,
-    display_name: str,
-    claims: Mapping[str, Any],
-    metadata: Mapping[str, Any],
-    expires_at: int | None,
+    checks: Checks, display_name: str, claims: Mapping[str, Any], metadata: Mapping[str, Any]
 ) -> None:
     checks.text("display_name", display_name, longest=LONGEST_NAME)
     checks.json_object("claims", claims)
     checks.json_object("metadata", metadata)
-    checks.time("expires_at", expires_at)
 
 
 def _changes(account: Account, patch: Mapping[str, Any]) -> dict[str, Any]:

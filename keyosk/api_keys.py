@@ -109,6 +109,8 @@ class ApiKeys:
         with self._database.transaction():
             old = self._locked(reference, key_id)
             self._guard(by, old)
+            if old.expires_at is not None and old.expires_at <= now:
+                raise Conflict("expires_at", "This key has expired: make a new one.")
             if old.successor is not None:
                 raise Conflict("successor", "This key was rotated before: rotate its successor.")
             successor = new_id()
@@ -172,7 +174,8 @@ class ApiKeys:
             for name in ("scopes", "networks"):
                 if name in changes:
                     changes[name] = _tuple(changes[name])
-            after = self._checked(replace(key, **changes), None)
+            is_new = changes.get("expires_at", key.expires_at) != key.expires_at
+            after = self._checked(replace(key, **changes), now if is_new else None)
             if "networks" in changes:
                 changes["networks"] = after.networks
             self._guard(by, key)

@@ -81,11 +81,14 @@ class Bulk:
     def give(self, filters: Mapping[str, Any]) -> Iterator[list[tuple[Account, Sequence[Grant]]]]:
         """Export: every account that passes the filters of a listing, with its grants, by pages.
 
-        No transaction spans two pages: what is made or changed meanwhile may be there or not.
+        No transaction spans two pages: what is changed meanwhile is there as it was or as it is.
+        What is made meanwhile is not there, so that an export ends.
         """
         after = None
+        newest = self._accounts.page(Listing(limit=1, descending=True))
+        end = (newest[0].created_at, newest[0].id) if newest else None
         while True:
-            page = self._accounts.page(Listing(limit=_PAGE, after=after, filters=filters))
+            page = self._accounts.page(Listing(limit=_PAGE, after=after, end=end, filters=filters))
             granted = self._grant_store.of_accounts([account.id for account in page])
             yield [(account, granted[account.id]) for account in page]
             if len(page) < _PAGE:
@@ -128,7 +131,7 @@ class Bulk:
             elif on_conflict is OnConflict.FAIL:
                 results.append(Result(number, Status.CONFLICT, account_id, (_TAKEN,)))
             else:
-                results.append(self._updated(by, candidate.line, account_id, dry_run=dry_run))
+                results.append(self._updated(by, candidate, account_id, dry_run=dry_run))
         results.sort(key=lambda result: result.line)
         if not dry_run:
             self._tell_refused(by, results)
@@ -163,7 +166,9 @@ class Bulk:
             account_id = ids.get(each.account.username)
             if each.account.id in made:
                 shown = None if dry_run else account_id
-                results.append(Result(each.line.number, Status.CREATED, shown))
+                results.append(
+                    Result(each.line.number, Status.CREATED, shown, warnings=each.warnings)
+                )
             elif account_id is None:
                 results.append(Result(each.line.number, Status.CONFLICT, faults=(_GONE,)))
             elif dry_run and account_id in made:  # by a line above, and undone with it
@@ -236,11 +241,14 @@ class Bulk:
             },
         )
 
-    def _updated(self, by: Caller, line: Line, account_id: str, *, dry_run: bool) -> Result:
+    def _updated(
+        self, by: Caller, candidate: Candidate, account_id: str, *, dry_run: bool
+    ) -> Result:
         """Make the fields and grants of an account what the line says, in one transaction.
 
         Never its password: repeating an import would undo the change of a password.
         """
+        line = candidate.line
         patch = {
             name: value
             for name, value in line.fields.items()
@@ -251,11 +259,11 @@ class Bulk:
             with self._database.transaction():
                 account = self._accounts.locked(account_id)
                 if _differs(account, patch):
-                    self._accounts.change(by, account_id, patch)
+                    self._accounts.change(by, account_id, patch, may_be_over=True)
                     changes = True
                 before = self._grant_store.of_account(account_id)
                 if line.grants is not None and set(line.grants) != set(before):
-                    self._grants.replace(by, account_id, line.grants)
+                    self._grants.replace(by, account_id, line.grants, may_be_over=True)
                     changes = True
                 if dry_run:
                     raise _Undo
@@ -263,7 +271,9 @@ class Bulk:
             pass
         except (Invalid, Forbidden, NotFound, Conflict) as error:
             return _failed(line, error)
-        return Result(line.number, Status.UPDATED if changes else Status.UNCHANGED, account_id)
+        if not changes:
+            return Result(line.number, Status.UNCHANGED, account_id)
+        return Result(line.number, Status.UPDATED, account_id, warnings=candidate.warnings)
 
     def _tell_refused(self, by: Caller, results: Sequence[Result]) -> None:
         """Write one audit row for all lines of a batch that a rule refused: no flood of rows."""

@@ -1,6 +1,6 @@
 """What the lines of an import must keep before any of them is written. Reads only."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -8,15 +8,16 @@ from keyosk import grants as grant_rules
 from keyosk.accounts import drafted
 from keyosk.bulk_lines import Candidate, Line, Result, Status, refused
 from keyosk.checks import Checks
-from keyosk.errors import Forbidden, InsufficientScope, Invalid
+from keyosk.errors import Fault, Forbidden, InsufficientScope, Invalid
 from keyosk.ids import new_id
-from keyosk.model import Caller, Role, StoredPassword
+from keyosk.model import Account, Caller, Grant, Role, StoredPassword
 from keyosk.passwords import Passwords
 from keyosk.rules import Rules
 from keyosk.storage.accounts import AccountStore
 from keyosk.storage.roles import RoleStore
 from keyosk.storage.services import ServiceStore
 
+_OVER: Final = "lies in the past"
 _GRANT: Final = "keyosk:grants:write"
 _CREDENTIALS: Final = frozenset({"password", "password_hash"})
 
@@ -87,7 +88,7 @@ class LineChecks:
         checks = Checks()
         account = adopted = None
         try:
-            account = drafted(now, **fields)
+            account = drafted(now, **fields, may_be_over=True)
         except Invalid as error:
             checks.include(error)
         if given is not None:
@@ -106,7 +107,7 @@ class LineChecks:
         assert account is not None
         if adopted is not None:
             account = replace(account, has_password=True)
-        return Candidate(line, account, adopted)
+        return Candidate(line, account, adopted, tuple(_over(now, account, line.grants or ())))
 
     def _check_rules(self, by: Caller, line: Line, roles: Mapping[str, Role]) -> None:
         """The rules against climbing, for an account that is new. Raises ``Forbidden``."""
@@ -117,3 +118,14 @@ class LineChecks:
         for grant in line.grants or ():
             given = (grant.scope,) if grant.scope is not None else roles[grant.role or ""].scopes
             self._rules.may_give(by, given)
+
+
+def _over(now: int, account: Account, grants: Sequence[Grant]) -> Iterator[Fault]:
+    """What of a line has ended already: true of an export of old accounts, or a slip."""
+    if account.expires_at is not None and account.expires_at <= now:
+        yield Fault("expires_at", f"{_OVER}: the account cannot log in")
+    for grant in grants:
+        if grant.until is not None and grant.until <= now:
+            yield Fault(
+                "grants", f"the end of {grant.scope or grant.role} {_OVER}: it gives nothing"
+            )

@@ -62,21 +62,29 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How one line ended. ``account_id`` is ``None`` where there is no account, as in a dry run."""
+    """How one line ended. ``account_id`` is ``None`` where there is no account, as in a dry run.
+
+    ``warnings``: what was taken, and may be a slip.
+    """
 
     line: int
     status: Status
     account_id: str | None = None
     faults: tuple[Fault, ...] = ()
+    warnings: tuple[Fault, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A line that keeps all rules, and the account that it is to be. ``hash`` came with it."""
+    """A line that keeps all rules, and the account that it is to be. ``hash`` came with it.
+
+    ``warnings``: what is taken, and may be a slip.
+    """
 
     line: Line
     account: Account
     hash: str | None = field(repr=False)
+    warnings: tuple[Fault, ...] = ()
 
 
 @dataclass(slots=True)
@@ -84,11 +92,13 @@ class Tally:
     """How many lines ended how."""
 
     counts: dict[Status, int] = field(default_factory=lambda: dict.fromkeys(Status, 0))
+    warned: int = 0
 
     def add(self, results: Iterable[Result]) -> None:
         """Count these as well."""
         for result in results:
             self.counts[result.status] += 1
+            self.warned += bool(result.warnings)
 
     @property
     def lines(self) -> int:

@@ -71,8 +71,11 @@ class Grants:
         grants: Sequence[Grant],
         *,
         version: Versions | None = None,
+        may_be_over: bool = False,
     ) -> tuple[Account, tuple[Grant, ...]]:
         """Make these the grants of the account.
+
+        ``may_be_over``: whether a new grant may have ended already.
 
         Raises ``Invalid``, ``NotFound``, ``Stale`` (unless the account is at ``version``),
         ``RefusedByRule``.
@@ -80,7 +83,7 @@ class Grants:
         with self._database.transaction():
             account = self._accounts.locked(reference)
             before = self._grants.of_account(account.id)
-            self._write(by, account, before, grants, version=version)
+            self._write(by, account, before, grants, version=version, may_be_over=may_be_over)
             return self.of(account.id)
 
     def change(
@@ -114,10 +117,13 @@ class Grants:
         grants: Sequence[Grant],
         *,
         version: Versions | None = None,
+        may_be_over: bool = False,
     ) -> None:
+        now = int(self._clock())
         roles = self._roles.named([grant.role for grant in grants if grant.role is not None])
         scopes = [grant.scope for grant in grants if grant.scope is not None]
-        check(grants, self._services.existing_scopes(scopes), roles)
+        fresh = () if may_be_over else [grant for grant in grants if grant not in before]
+        check(grants, self._services.existing_scopes(scopes), roles, ends_after=(now, fresh))
         self._rules.not_oneself(by, account.id)
         self._rules.may_change(by, account.id)
         widened = [grant for grant in grants if grant not in before]
@@ -127,7 +133,7 @@ class Grants:
             given = (grant.scope,) if grant.scope is not None else roles[grant.role or ""].scopes
             self._rules.may_give(by, given)
         with self._rules.keeping_an_admin():
-            self._account_store.change(account.id, {}, now=int(self._clock()), version=version)
+            self._account_store.change(account.id, {}, now=now, version=version)
             self._grants.set(account.id, grants, {role.name: role.id for role in roles.values()})
         if not all(any(_covers(new, old) for new in grants) for old in before):
             self._revocations.of_accounts([account.id])
@@ -149,11 +155,18 @@ def _covers(new: Grant, old: Grant) -> bool:
     )
 
 
-def check(grants: Sequence[Grant], scopes: Collection[str], roles: Collection[str]) -> None:
+def check(
+    grants: Sequence[Grant],
+    scopes: Collection[str],
+    roles: Collection[str],
+    *,
+    ends_after: tuple[int, Sequence[Grant]] = (0, ()),
+) -> None:
     """Check that grants name something, ``scopes`` and ``roles`` being what there is, and once.
 
-    Raises ``Invalid``.
+    ``ends_after``: a moment, and the grants that must not have ended then. Raises ``Invalid``.
     """
+    now, fresh = ends_after
     checks = Checks()
     seen = set()
     for grant in grants:
@@ -166,7 +179,7 @@ def check(grants: Sequence[Grant], scopes: Collection[str], roles: Collection[st
         elif name in seen:
             checks.fault(field, f"{text} is given twice")
         seen.add(name)
-        checks.time("until", grant.until)
+        checks.time("until", grant.until, after=now if grant in fresh else None)
     checks.done()
 
 

@@ -11,6 +11,7 @@ import click
 
 from keyosk.bulk_lines import FAILED, OnConflict, Result, Tally
 from keyosk.cli import outputs, session
+from keyosk.errors import counted
 from keyosk.model import OPERATOR, Kind
 from keyosk.web import lines
 
@@ -81,22 +82,29 @@ def export_accounts(output: Path | None, **filters: str | None) -> None:
 
 
 def _tell(results: list[Result], before: Tally) -> None:
-    told = before.failed
+    told, warned = before.failed, before.warned
     for result in results:
+        if result.warnings:
+            warned += 1
+            if warned <= _TOLD:
+                said = "; ".join(f"{each.field} {each.message}" for each in result.warnings)
+                click.echo(f"line {result.line}: warning: {said}", err=True)
+            elif warned == _TOLD + 1:
+                click.echo("There are more warnings; --json shows each of them.", err=True)
         if result.status in FAILED:
             told += 1
             if told <= _TOLD:
                 reasons = "; ".join(f"{fault.field}: {fault.message}" for fault in result.faults)
                 click.echo(f"line {result.line}: {result.status}: {reasons}", err=True)
             elif told == _TOLD + 1:
-                click.echo("... more lines failed; --json tells of every one", err=True)
+                click.echo("More lines failed; --json shows each of them.", err=True)
 
 
 def _sum_up(tally: Tally, *, dry_run: bool, complete: bool) -> None:
     counts = ", ".join(f"{count} {status}" for status, count in tally.counts.items() if count)
     prefix = "dry run, nothing was done: " if dry_run else ""
-    suffix = "" if complete else "; ended early, repeat it"
-    click.echo(f"{prefix}{tally.lines} lines: {counts or 'nothing to do'}{suffix}")
+    suffix = "" if complete else "; it ended early: repeat it"
+    click.echo(f"{prefix}{counted(tally.lines, 'line')}: {counts or 'nothing to do'}{suffix}")
 
 
 @contextmanager
@@ -108,7 +116,9 @@ def _progress(file: IO[bytes], tally: Tally) -> Iterator[Callable[[int], Any] | 
         with click.progressbar(length=size, label="Importing", file=sys.stderr) as bar:
             yield bar.update
     else:
-        yield lambda _: click.echo(f"\rImporting: {tally.lines} lines", err=True, nl=False)
+        yield lambda _: click.echo(
+            f"\rImporting: {counted(tally.lines, 'line')}", err=True, nl=False
+        )
         click.echo(err=True)
 
 

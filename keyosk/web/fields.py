@@ -11,11 +11,15 @@ from typing import Any, Final
 
 from marshmallow import ValidationError, fields
 
+from keyosk.checks import LATEST_TIME
+from keyosk.errors import Invalid
 from keyosk.model import CredentialKind
 
 _BOTH: Final = "both"
 _RFC3339: Final = re.compile(
-    r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII
+    # The clocks of no place are further apart from UTC than this.
+    r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-](0\d|1[0-4]):[0-5]\d)",
+    re.ASCII,
 )
 
 
@@ -88,12 +92,23 @@ class Time(fields.Field[int]):
         if not isinstance(value, str) or not _RFC3339.fullmatch(value):
             raise ValidationError("Must be a time such as 2030-01-31T12:00:00Z (RFC 3339).")
         try:
-            return int(datetime.fromisoformat(value.upper()).timestamp())
+            moment = int(datetime.fromisoformat(value.upper()).timestamp())
         except (ValueError, OverflowError):
             raise ValidationError("Must be a time that exists.") from None
+        if not 0 <= moment <= LATEST_TIME:
+            raise ValidationError("Must be a time from 1970 to 9999.")
+        return moment
 
     def _serialize(self, value: Any, *_: Any, **__: Any) -> str | None:
         return None if value is None else rfc3339(value)
+
+
+def moment_of(text: str) -> int:
+    """The seconds of an RFC 3339 time. Raises ``Invalid``."""
+    try:
+        return int(Time().deserialize(text))
+    except ValidationError as error:
+        raise Invalid.field("time", str(error.messages[0])) from None
 
 
 def rfc3339(moment: int) -> str:

@@ -106,10 +106,9 @@ def result_line(result: Result) -> str:
     shape: dict[str, Any] = {"line": result.line, "status": result.status}
     if result.account_id is not None:
         shape["id"] = result.account_id
-    if result.faults:
-        shape["errors"] = [
-            {"field": fault.field, "message": fault.message} for fault in result.faults
-        ]
+    for name, faults in (("errors", result.faults), ("warnings", result.warnings)):
+        if faults:
+            shape[name] = [{"field": fault.field, "message": fault.message} for fault in faults]
     return written(shape)
 
 
