@@ -253,7 +253,9 @@ def _collected(checks: Checks, step: Step) -> Iterator[None]:
     except Conflict as error:
         checks.fault(_place(step, error.field), error.detail)
         checks.done()
-    except (Forbidden, InUse, NotFound, Stale) as error:
+    except InUse as error:
+        checks.fault(step.path, f"{error.named} Repeat with --force to remove it.")
+    except (Forbidden, NotFound, Stale) as error:
         checks.fault(step.path, f"{step.noun} {step.name}: {error.detail}")
 
 

@@ -5,8 +5,20 @@ status and no exit code: ``web/errors.py`` and ``cli`` each have one table for t
 contains a secret or a value that only the database knows.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+_MOST_NAMED = 5
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and its noun, as in "1 account" and "2 accounts"."""
+    return f"{number} {noun if number == 1 else noun + 's'}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +94,26 @@ class RefusedByRule(Forbidden):
 
 
 class InUse(KeyoskError):
-    """Deleting this would take something away; ``force`` does it all the same."""
+    """Deleting this would take something away; ``force`` does it all the same.
+
+    ``named``: the same sentence with the accounts and roles by name, for who may see them all.
+    """
 
     code = "in_use"
+
+    def __init__(
+        self, what: Sequence[str], *, accounts: Sequence[str] = (), roles: Sequence[str] = ()
+    ) -> None:
+        subject = f"{_listed(what)} {'is' if len(what) == 1 else 'are'} still"
+        uses = (("granted to", "account", accounts), ("part of", "role", roles))
+        plain = [f"{verb} {counted(len(all_), noun)}" for verb, noun, all_ in uses if all_]
+        named = [
+            f"{verb} {counted(len(all_), noun)} ({_listed(all_)})"
+            for verb, noun, all_ in uses
+            if all_
+        ]
+        super().__init__(f"{subject} {' and '.join(plain)}.")
+        self.named = f"{subject} {' and '.join(named)}."
 
 
 class InsufficientScope(Forbidden):

@@ -126,9 +126,9 @@ class Roles:
             self._database.lock(LOCK)
             role = self.get(name)
             self._rules.may_give(by, role.scopes)
-            holders = self._grants.count_of_role(role.id)
+            holders = self._grants.holders_of_role(role.id)
             if holders and not force:
-                raise InUse(f"This would take the role from {holders} accounts.")
+                raise InUse([f"The role {role.name}"], accounts=holders)
             self._revoke(role, set(role.scopes))
             with self._rules.keeping_an_admin():
                 self._roles.remove(role.id, version=version)

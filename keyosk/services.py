@@ -247,9 +247,9 @@ class Services:
         )
 
     def _refuse_use(self, scopes: set[str], *, force: bool) -> None:
-        grants, roles = self._grants.count_of_scopes(sorted(scopes))
-        if (grants or roles) and not force:
-            raise InUse(f"This would end {grants} grants and take scopes from {roles} roles.")
+        used, accounts, roles = self._grants.use_of_scopes(sorted(scopes))
+        if used and not force:
+            raise InUse(used, accounts=accounts, roles=roles)
 
 
 def fields_of(service: Service) -> dict[str, Any]:

@@ -985,7 +985,7 @@ def test_the_command_tells_of_bad_lines_and_exits_1(server: LiveServer) -> None:
     assert done.stdout == "32 lines: 1 created, 31 invalid\n"
     told = done.stderr.splitlines()
     assert told[0] == "line 1: invalid: username: must not contain :"
-    assert told[-1] == "... more lines failed; --json tells of every one"
+    assert told[-1] == "More lines failed; --json shows each of them."
     assert len(told) == 21
 
     again = server.run("account", "import", "-", "--on-conflict", "fail", "--json", text=text)
@@ -1001,7 +1001,7 @@ def test_the_command_updates(server: LiveServer) -> None:
     server.run("account", "import", "-", text=json.dumps({"username": username}))
     line = json.dumps({"username": username, "display_name": "New"})
     done = server.run("account", "import", "-", "--on-conflict", "update", text=line)
-    assert done.stdout == "1 lines: 1 updated\n"
+    assert done.stdout == "1 line: 1 updated\n"
 
 
 def test_the_command_exports(server: LiveServer, tmp_path: Path) -> None:

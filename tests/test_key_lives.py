@@ -582,7 +582,7 @@ def test_everything_moves_to_the_first_secret_key(own_server: LiveServer) -> Non
     old, new = own_server.environment["KEYOSK_SECRET_KEY"], "n" * 43
     own_server.environment["KEYOSK_SECRET_KEY"] = f"{new},{old}"
     ran = own_server.run("database", "rewrap")
-    assert ran.stdout.startswith("1 private keys and 1 kept answers"), ran.stderr
+    assert ran.stdout.startswith("1 private key and 1 stored response are"), ran.stderr
     own_server.environment["KEYOSK_SECRET_KEY"] = new
     own_server.start()
     assert own_server.admin().get("/accounts/me").status_code == 200

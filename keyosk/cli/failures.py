@@ -12,7 +12,7 @@ from typing import Final
 import click
 
 from keyosk import config
-from keyosk.errors import ConfigurationError, Invalid, KeyoskError
+from keyosk.errors import ConfigurationError, InUse, Invalid, KeyoskError
 
 #: What helps, by what the system says is wrong.
 _CURES: Final[Mapping[int, str]] = {
@@ -60,6 +60,8 @@ def sentences(error: Exception) -> list[str]:
     """What to say of an error, a line each."""
     if isinstance(error, Invalid | ConfigurationError):
         return [f"{fault.field}: {fault.message}" for fault in error.faults]
+    if isinstance(error, InUse):
+        return [f"{error.named} Repeat with --force to remove it."]
     if isinstance(error, KeyoskError):
         return [error.explanation]
     if isinstance(error, OSError):

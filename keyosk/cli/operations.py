@@ -20,7 +20,7 @@ from keyosk import app, metrics
 from keyosk.bootstrap import FirstAdmin
 from keyosk.cli import failures, session
 from keyosk.config import Config
-from keyosk.errors import ConfigurationError, DatabaseUnusable, Fault, Unavailable
+from keyosk.errors import ConfigurationError, DatabaseUnusable, Fault, Unavailable, counted
 from keyosk.server import BOOT_ERROR, Hooks, JsonFormatter, Options
 from keyosk.server import serve as run_server
 from keyosk.setting_rules import Address
@@ -119,7 +119,8 @@ def rewrap_database() -> None:
     with session.installation() as installation:
         count = installation.rotation.rewrap()
         answers = installation.idempotency.rewrap()
-    click.echo(f"{count} private keys and {answers} kept answers are under the first secret key.")
+    keys, kept = counted(count, "private key"), counted(answers, "stored response")
+    click.echo(f"{keys} and {kept} are now encrypted under the first secret key.")
 
 
 @database.command("backup")

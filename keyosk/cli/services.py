@@ -80,7 +80,10 @@ def create_service(
 @click.option("--on-request-only/--by-default", default=None)
 @click.option("--accepts", type=click.Choice(list(_KINDS)))
 @click.option("--token-lifetime", type=int, metavar="SECONDS")
-@click.option("--signing-algorithm", type=click.Choice(keyring.ALGORITHMS))
+@click.option(
+    "--signing-algorithm",
+    type=click.Choice((*keyring.ALGORITHMS, *keyring.OWN_SET_ALGORITHMS)),
+)
 @click.option("--typ", type=click.Choice(TYPES))
 @click.option("--claim", "claims", multiple=True, metavar="NAME", help="All of them; repeatable.")
 @click.option("--refresh-allowed/--refresh-refused", default=None)

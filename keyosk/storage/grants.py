@@ -90,19 +90,39 @@ class GrantStore:
         )
         return frozenset(row["name"] for row in self._database.rows(query) if row["name"])
 
-    def count_of_scopes(self, scopes: Sequence[str]) -> tuple[int, int]:
-        """How many grants and how many roles name one of these scopes."""
-        if not scopes:
-            return 0, 0
-        grants = tables.Grant.select().where(tables.Grant.scope.in_(list(scopes)))
-        roles = tables.RoleScope.select(tables.RoleScope.role).where(
-            tables.RoleScope.scope.in_(list(scopes))
-        )
-        return self._database.count(grants), self._database.count(roles.distinct())
+    def use_of_scopes(
+        self, scopes: Sequence[str]
+    ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+        """Which of the scopes are used, the accounts that were granted one, and the roles with one.
 
-    def count_of_role(self, role_id: str) -> int:
-        """How many accounts were granted the role."""
-        return self._database.count(tables.Grant.select().where(tables.Grant.role == role_id))
+        All by name, in order.
+        """
+        if not scopes:
+            return (), (), ()
+        granted = self._database.rows(
+            tables.Grant.select(tables.Grant.scope, tables.Account.username)
+            .join(tables.Account)
+            .where(tables.Grant.scope.in_(list(scopes)))
+        )
+        within = self._database.rows(
+            tables.RoleScope.select(tables.RoleScope.scope, tables.Role.name)
+            .join(tables.Role)
+            .where(tables.RoleScope.scope.in_(list(scopes)))
+        )
+        return (
+            tuple(sorted({row["scope"] for row in (*granted, *within)})),
+            tuple(sorted({row["username"] for row in granted})),
+            tuple(sorted({row["name"] for row in within})),
+        )
+
+    def holders_of_role(self, role_id: str) -> tuple[str, ...]:
+        """The accounts that were granted the role, by name, in order."""
+        query = (
+            tables.Grant.select(tables.Account.username)
+            .join(tables.Account)
+            .where(tables.Grant.role == role_id)
+        )
+        return tuple(sorted(row["username"] for row in self._database.rows(query)))
 
     def holders(
         self, scopes: Sequence[str] = (), *, role_id: str | None = None, limit: int

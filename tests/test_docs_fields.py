@@ -1,0 +1,68 @@
+"""docs/api.md names every scope of Keyosk and every field of each shape, and how DELETE answers."""
+
+import re
+from pathlib import Path
+
+import pytest
+from marshmallow import Schema
+
+from keyosk import keyring
+from keyosk.model import KEYOSK_SCOPES, CredentialKind
+from keyosk.tokens import TYPES
+from keyosk.web.key_schemas import SigningKeyShape
+from keyosk.web.schemas import AccountShape, ApiKeyShape, AuditShape, GrantShape, RoleShape
+from keyosk.web.service_schemas import ServiceShape
+from live import Client
+
+API = (Path(__file__).resolve().parent.parent / "docs" / "api.md").read_text(encoding="utf-8")
+
+
+def section(heading: str) -> str:
+    """What stands under a heading before its first endpoint."""
+    text = API[API.index(f"\n## {heading}\n") :]
+    return text[4 : text.index("\n### ")]
+
+
+def test_every_scope_of_keyosk_is_in_the_api_page_and_no_other() -> None:
+    table = re.findall(r"^\| `(keyosk:[a-z:]+)` \|", API, re.MULTILINE)
+    assert sorted(table) == sorted(KEYOSK_SCOPES)
+
+
+@pytest.mark.parametrize(
+    ("heading", "shape"),
+    [
+        ("Accounts", AccountShape),
+        ("API keys", ApiKeyShape),
+        ("Grants", GrantShape),
+        ("Services", ServiceShape),
+        ("Roles", RoleShape),
+        ("Signing keys", SigningKeyShape),
+        ("Audit", AuditShape),
+    ],
+)
+def test_every_field_of_a_shape_is_in_its_section(heading: str, shape: type[Schema]) -> None:
+    text = section(heading)
+    # The answer to a change may have it besides; docs/revocation.md tells.
+    names = {field.data_key or name for name, field in shape().fields.items()}
+    for name in names - {"effective_at_latest"}:
+        assert f"`{name}`" in text, f"{heading}: {name}"
+
+
+def test_every_word_that_a_service_may_have_is_in_its_section() -> None:
+    text = section("Services")
+    words = (*keyring.ALGORITHMS, *keyring.OWN_SET_ALGORITHMS, *TYPES, *CredentialKind)
+    for word in words:
+        assert f"`{word}`" in text, word
+    assert "not exist yet" not in API
+
+
+def test_a_delete_answers_204_but_where_the_page_says_otherwise(admin: Client) -> None:
+    paths = admin.get("/openapi.json").json()["paths"]
+    others = {
+        path
+        for path, operations in paths.items()
+        if "delete" in operations and "204" not in operations["delete"]["responses"]
+    }
+    assert others == {"/signing-keys/{kid}", "/accounts/{account}/tokens"}
+    assert "of a signing key" in API
+    assert "of the tokens of an account" in API
