@@ -209,7 +209,7 @@ def test_a_username_that_is_taken_is_refused(run: Run) -> None:
 
 def test_every_fault_is_told_on_a_line_of_its_own(run: Run) -> None:
     done = run(
-        "account", "create", "two words", "--display-name", "\x07", "--expires-at", "1960-01-01"
+        "account", "create", "two words", "--display-name", "\x07", "--expires-at", "1980-01-01"
     )
     faults = [line.split(": ")[1] for line in done.refused().splitlines()]
     assert faults == ["username", "display_name", "expires_at"]

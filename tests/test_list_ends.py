@@ -68,7 +68,7 @@ def test_a_list_by_name_ends_though_all_that_was_seen_is_renamed(
     def rename(items: list[Any]) -> None:
         for item in items:
             number = next(numbers)
-            name = f"a{999 - number:03}" if direction else f"z{number:03}"
+            name = f"a{999 - number:03}" if direction else f"zz{number:03}"
             if item["username"] != "admin":
                 installation.accounts.change(OPERATOR, item["id"], {"username": name})
 
