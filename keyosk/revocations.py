@@ -5,11 +5,12 @@ Keyosk itself needs none of them for accounts and API keys, as it reads both ane
 whatever takes the rights away, and lives until the last token that it can touch has expired.
 """
 
+import bisect
 import logging
 import threading
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 from keyosk import clocks
 from keyosk.errors import Unavailable
@@ -22,6 +23,8 @@ _log = logging.getLogger(__name__)
 
 #: Above this many accounts at once, the audiences concerned are revoked instead of each of them.
 MOST_ACCOUNTS: Final = 1_000
+#: Seconds after which the entries are read again although their numbers are the same.
+_REREAD: Final = 60
 #: Seconds that the entry of a stolen signing key lives. Whoever stole it chooses ``exp``, so no end
 #: of a token counts, only how long somebody may still take the key for ours: five minutes by our
 #: max-age and a day by stale-if-error in a cache, a day more in the most patient verifiers seen,
@@ -42,6 +45,23 @@ class Published:
     sequence: int
     since: int
     revocations: tuple[Revocation, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that is published, as it was read ``at`` a moment; nothing expires before ``until``.
+
+    ``forms``: what readers get, by what they ask for, made once for all of them.
+    """
+
+    whole: Published
+    at: int
+    until: int
+    forms: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def holds(self, last: int, now: int) -> bool:
+        """Whether it is still so, if ``last`` is the highest number by now."""
+        return self.whole.sequence == last and self.at <= now < self.until
 
 
 class Revocations:
@@ -67,6 +87,8 @@ class Revocations:
         self._clock = clock
         self._lifetime = lifetime
         self._effective = threading.local()
+        self._snapshot: Snapshot | None = None
+        self._building = threading.Lock()
 
     def of_accounts(self, account_ids: Collection[str], *, audiences: Collection[str] = ()) -> int:
         """Revoke every token of these accounts so far.
@@ -154,14 +176,36 @@ class Revocations:
 
     def published(self, since: int = 0) -> Published:
         """The revocations in force with numbers above ``since``."""
+        whole = self.snapshot().whole
+        entries = whole.revocations
+        start = since if since <= whole.sequence else 0
+        if entries and start < entries[0].sequence:
+            start = 0  # it is all there is: whoever asks may forget what they had
+        # They are in order, and most readers ask for the last few.
+        first = bisect.bisect_right(entries, start, key=lambda each: each.sequence)
+        return Published(whole.sequence, start, entries[first:])
+
+    def snapshot(self) -> "Snapshot":
+        """All that is in force, read anew only when something changed: for every reader the same.
+
+        It asks the database for one number.
+        """
+        last, now = self._store.last(), int(self._clock())
+        known = self._snapshot
+        if known is None or not known.holds(last, now):
+            with self._building:  # one builds, the others wait for it
+                known = self._snapshot
+                if known is None or not known.holds(last, now):
+                    known = self._snapshot = self._read_snapshot(now)
+        return known
+
+    def _read_snapshot(self, now: int) -> "Snapshot":
         self._correct()
         # Read before the entries: one that is added in between is told of twice, never missed.
         last = self._store.last()
-        start = since if since <= last else 0
-        now = int(self._clock())
-        if start < self._store.first(now):
-            start = 0  # it is all there is: whoever asks may forget what they had
-        return Published(last, start, self._store.since(start, now))
+        entries = self._store.since(0, now)
+        until = min((each.expires for each in entries), default=now + _REREAD)
+        return Snapshot(Published(last, 0, entries), now, min(until, now + _REREAD))
 
     def note_lifetimes(self) -> None:
         """Take in which lifetimes tokens have from now on: after a start, or a changed service."""

@@ -1,5 +1,6 @@
 """Revocations: what takes rights away, how verifiers learn of it, and that Keyosk knows at once."""
 
+import gzip
 import itertools
 import re
 import time
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from installed import Clock, installed, rows_of
-from keyosk import permissions
+from keyosk import app, permissions
 from keyosk.errors import BadToken
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR, CredentialKind, Grant, Login
@@ -284,6 +285,47 @@ def test_the_signed_form_says_the_same_and_is_no_token(
     assert any(entry.get("sub") == person.id for entry in claims["entries"])
     assert jwt.get_unverified_header(text)["typ"] == "revocations+jwt"
     assert Client(server.url, token=text).get("/accounts/me").status_code == 401
+
+
+def test_readers_between_two_changes_cost_one_reading(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = installation.revocations._store
+    read = store.since
+    readings = []
+
+    def counted(sequence: int, now: int) -> Any:
+        readings.append(sequence)
+        return read(sequence, now)
+
+    monkeypatch.setattr(store, "since", counted)
+    client = app.create_app(installation).test_client()
+    installation.grants.create_account(OPERATOR, [], username="alice")
+    for revoked in range(3):
+        for _ in range(5):
+            for accept in ("application/json", "application/jwt"):
+                answer = client.get("/auth/revocations?since=0", headers={"Accept": accept})
+                tag = {"Accept": accept, "If-None-Match": answer.headers["ETag"]}
+                assert client.get("/auth/revocations?since=0", headers=tag).status_code == 304
+        assert len(readings) <= 2 * (revoked + 1)  # a second one where the second just ended
+        # What is revoked is there for the very next reader.
+        installation.accounts.revoke_tokens(OPERATOR, "alice")
+        assert client.get("/auth/revocations").get_json()["sequence"] == revoked + 1
+
+
+def test_the_document_is_compressed_for_who_takes_that(installation: Installation) -> None:
+    installation.grants.create_account(OPERATOR, [], username="alice")
+    installation.accounts.revoke_tokens(OPERATOR, "alice")
+    client = app.create_app(installation).test_client()
+    plain = client.get("/auth/revocations")
+    zipped = client.get("/auth/revocations", headers={"Accept-Encoding": "gzip"})
+    assert "Content-Encoding" not in plain.headers
+    assert zipped.headers["Content-Encoding"] == "gzip"
+    assert gzip.decompress(zipped.get_data()) == plain.get_data()
+    assert zipped.headers["ETag"] != plain.headers["ETag"]
+    assert "Accept-Encoding" in zipped.headers["Vary"]
+    refused = client.get("/auth/revocations", headers={"Accept-Encoding": "gzip;q=0"})
+    assert "Content-Encoding" not in refused.headers
 
 
 @pytest.mark.parametrize("query", ["since=-1", "since=x", "since=1&since=2", "until=1", "since="])

@@ -1,7 +1,8 @@
 """/auth/revocations: what services that verify offline must not accept any more."""
 
+import gzip
 import hashlib
-import json
+from functools import cached_property
 from typing import Any, Final
 
 from flask import Response, request
@@ -22,6 +23,9 @@ _JWT: Final = "application/jwt"
 _EXAMPLE: Final = "eyJhbGciOiJFUzI1NiIsInR5cCI6InJldm9jYXRpb25zK2p3dCJ9.e30.c2lnbmF0dXJl\n"
 #: Seconds for which the signed form may be passed on.
 _FRESH: Final = 300
+#: Seconds for which the same signature is given out.
+_RESIGNED: Final = 60
+_MOST_FORMS: Final = 100
 
 
 class RevocationsResource(Endpoint):
@@ -36,20 +40,56 @@ class RevocationsResource(Endpoint):
     )
     def get(self) -> Response:
         """All of them, or those above ``since``; as JSON, or as a signed JWT."""
-        body = _body(self.installation.revocations.published(_since()))
-        tag = hashlib.sha256(json.dumps(body).encode()).hexdigest()[:32]
+        form = self._form(_since())
+        zipped = request.accept_encodings["gzip"] > 0
         if negotiation.prefers(_JWT):
-            now = int(self.installation.clock())
-            claims = {"iat": now, "exp": now + _FRESH, **body}
-            text = self.installation.documents.sign(claims, typ=TYPE, path=REVOCATIONS)
-            response = Response(f"{text}\n", mimetype=_JWT)
-            response.set_etag(tag, weak=True)  # each signature is another one
+            response = Response(self._signed(form), mimetype=_JWT)
+            response.set_etag(form.tag, weak=True)  # each signature is another one
+        elif zipped:
+            response = Response(form.zipped, mimetype="application/json")
+            response.headers["Content-Encoding"] = "gzip"
+            response.set_etag(f"{form.tag}-gzip")
         else:
-            response = json_answer(body)
-            response.set_etag(tag)
-        response.headers["Vary"] = "Accept"
+            response = Response(form.text, mimetype="application/json")
+            response.set_etag(form.tag)
+        response.headers["Vary"] = "Accept, Accept-Encoding"
         response.headers["Cache-Control"] = "no-cache"
         return response
+
+    def _form(self, since: int) -> "_Form":
+        """The document above a number, made by the first who asks for it after a change."""
+        revocations = self.installation.revocations
+        forms = revocations.snapshot().forms
+        form = forms.get(since)
+        if not isinstance(form, _Form):
+            form = _Form(_body(revocations.published(since)))
+            # Anybody can ask for any number: few of them are worth keeping.
+            if len(forms) < _MOST_FORMS:
+                forms[since] = form
+        return form
+
+    def _signed(self, form: "_Form") -> str:
+        now = int(self.installation.clock())
+        if form.signed is None or not 0 <= now - form.signed[0] < _RESIGNED:
+            claims = {"iat": now, "exp": now + _FRESH, **form.body}
+            text = self.installation.documents.sign(claims, typ=TYPE, path=REVOCATIONS)
+            form.signed = (now, f"{text}\n")
+        return form.signed[1]
+
+
+class _Form:
+    """The document above one number, as it is sent."""
+
+    def __init__(self, body: dict[str, Any]) -> None:
+        self.body = body
+        self.text = json_answer(body).get_data()
+        self.tag = hashlib.sha256(self.text).hexdigest()[:32]
+        self.signed: tuple[int, str] | None = None
+
+    @cached_property
+    def zipped(self) -> bytes:
+        """The text, compressed."""
+        return gzip.compress(self.text, compresslevel=5, mtime=0)
 
 
 def _since() -> int:
