@@ -19,7 +19,8 @@ keys that Keyosk publishes.
     config  keyring  imported_keys  hsm  metrics  passwords  password_rules  usernames
                           the only users of the environment, cryptography, PKCS#11,
                           prometheus-client, passlib, zxcvbn, precis-i18n
-    api_key_form  checks  clocks  ids  jws_form  merge  password_hashes  roca  setting_files
+    api_key_form  checks  clocks  ids  imported_hashes  jws_form  merge  password_hashes  roca
+    setting_files
     setting_rules  slots  whitespace
                           forms and rules without a library that shapes them
     model  errors         frozen values; what can go wrong

@@ -10,7 +10,7 @@ from typing import ClassVar
 from argon2.low_level import error_to_str
 from passlib.context import CryptContext
 
-from keyosk import errors, password_hashes
+from keyosk import errors, imported_hashes, password_hashes
 from keyosk.slots import Slots, for_hashes
 
 MAX_LENGTH = 1024
@@ -66,8 +66,15 @@ _SCHEMES = (
     "scrypt",
     "pbkdf2_sha256",
     "pbkdf2_sha512",
+    "pbkdf2_sha1",
+    "sha512_crypt",
+    "sha256_crypt",
+    "ldap_salted_sha1",
+    "ldap_salted_sha256",
+    "ldap_salted_sha512",
 )
 _BCRYPT_LENGTH = 72  # bytes
+_CRYPTS = ("$5$", "$6$")
 
 
 class Passwords:
@@ -144,9 +151,9 @@ class Passwords:
         """Give the form in which a hash that was made elsewhere is stored.
 
         ``verify`` checks it and gives its replacement at the first login. Raises
-        ``errors.Invalid`` for the field ``password_hash``, see ``password_hashes.adopt``.
+        ``errors.Invalid`` for the field ``password_hash``, see ``imported_hashes.adopt``.
         """
-        stored = password_hashes.adopt(text, most_work=self.MAX_WORK)
+        stored = imported_hashes.adopt(text, most_work=self.MAX_WORK)
         try:
             self._context.handler(self._context.identify(stored)).from_string(stored)
         except (ValueError, TypeError, KeyError, AssertionError):
@@ -210,6 +217,10 @@ class Passwords:
         if stored.startswith("$2"):
             # Plain bcrypt never saw more. Its library cut in silence, and refuses since version 5.
             secret = secret[:_BCRYPT_LENGTH]
+        if stored.startswith(_CRYPTS) and len(secret) > password_hashes.LONGEST_FOR_CRYPT:
+            # SECURITY: each of its rounds takes the whole password (CVE-2016-20013).
+            self._hash(secret, min(self._work, self._work_of(stored) or 0))
+            return False
         try:
             return bool(self._context.verify(secret, stored))
         except MemoryError:

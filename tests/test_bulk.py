@@ -21,6 +21,7 @@ from typing import Any
 import bcrypt
 import pytest
 import requests
+import werkzeug.security
 from hypothesis import given
 from hypothesis import strategies as st
 from passlib.context import CryptContext
@@ -599,7 +600,69 @@ def by_bcrypt(prefix: str, password: str = GOOD, cost: int = 5) -> str:
     return made.replace("$2b$", prefix)
 
 
+def by_werkzeug(method: str) -> str:
+    return werkzeug.security.generate_password_hash(GOOD, method)
+
+
+#: Made by Dovecot 2.3.19 (doveadm pw) of GOOD.
+DOVECOT = (
+    "{SSHA}tKbpG1VO5vaKr5a3BiDtFvjh/PWn+QRl",
+    "{SSHA256}5DUJHivi0IGg6ERCvg/sZbJLMtK1Uk7FGALdSrbDfvGa8FQ3",
+    "{SSHA512}n3rLfgN4j8yz61ebN24B8gIrbzGPJTZVeE3nPS3abfGQTEauAJbQfU1YJJnSj0nQxHV/Ky8NTbqf5R9rBEhZ1"
+    "WOu2Pg=",
+    "{SHA256-CRYPT}$5$SjHegGsEZfteCR58$bITSnzMixVE1U25WaVISGgqQjhtyAmXJ.QJU8l1pXGA",
+    "{SHA512-CRYPT}$6$8aXnPdMiourC1xPf$DlNlAgOyt3S51jM1H85llKWqajDR2WqiX4DSxsIByTinl4TLrqMHPDnM4XT6U"
+    "h2KGY4eOLrtyJmMFxvG4enEG0",
+    "{BLF-CRYPT}$2y$05$J3BxWy6dAyArR2X50VvNu.fNqSrZTFuFCrluphslq2td0plQRr9G6",
+    "{ARGON2ID}$argon2id$v=19$m=65536,t=3,p=1$erF9MZexaR8oJmkKfqLsFA"
+    "$Mzmokxn1buTBwRzUgZFmIeFm7n5WxaEJX0Ojszylpks",
+    "{PBKDF2}$1$iyTIkcoVr4sbxqGp$5000$1bbb861f1dc9d5366189f1d28b3523d7916012f4",
+)
+#: From the manual of Spring Security; the word is "password".
+SPRING = (
+    "{bcrypt}$2a$10$dXJ3SW6G7P50lGmMkkmwe.20cQQubK3.HZWzG3YB1tlRy.fqvM/BG",
+    "{scrypt}$e0801$8bWJaSu2IKSn9Z9kM+TPXfOc/9bdYSrN1oD9qfVThWEwdRTnO7re7Ei+fUZRJ68k9lTyuTeUp4of4g24"
+    "hHnazw==$OAOec05+bXxvuu/1qZ6NUR+xQYvYv7BeL1QxwRpY5Pc=",
+)
+#: From Ulrich Drepper's specification of crypt's SHA-2.
+DREPPER = (
+    ("Hello world!", "$5$saltstring$5B8vYYiY.CVt1RlTTf8KbXBH3hsxY/GNooZaBBGWEc5"),
+    (
+        "Hello world!",
+        "$6$saltstring$svn8UoSVapNtMuq1ukKS4tPQd8iKwSMHWjl/O817G3uBnIFNjnQJuesI68u4OTLiBFdcbYEdFCoE"
+        "OfaS35inz1",
+    ),
+    (
+        "Hello world!",
+        "$5$rounds=10000$saltstringsaltst$3xv.VbSHBb41AL9AvLeujZkZRBAwqFMz2.opqey6IcA",
+    ),
+    (
+        "This is just a test",
+        "$5$rounds=5000$toolongsaltstrin$Un/5jzAHMgOGZ5.mWJpuVolil07guHPvOW8mGRcvxa5",
+    ),
+)
+
+
 HASHES: dict[str, tuple[str, str]] = {
+    **{f"dovecot {text.partition('}')[0][1:]}": (GOOD, text) for text in DOVECOT},
+    **{f"spring {text.partition('}')[0][1:]}": ("password", text) for text in SPRING},
+    **{
+        f"werkzeug {method}": (GOOD, by_werkzeug(method))
+        for method in ("pbkdf2:sha1:1000", "pbkdf2:sha256:1000", "pbkdf2:sha512:1000", "scrypt")
+    },
+    "sha256-crypt": (GOOD, by_passlib("sha256_crypt", rounds=1000)),
+    "sha512-crypt": (GOOD, by_passlib("sha512_crypt", rounds=1000)),
+    "sha512-crypt with a name": (GOOD, "{crypt}" + by_passlib("sha512_crypt", rounds=1000)),
+    "bcrypt with a name": (GOOD, "{CRYPT}" + by_bcrypt("$2y$")),
+    "SSHA in small letters": (GOOD, by_passlib("ldap_salted_sha1").replace("SSHA", "ssha")),
+    "LDAP's PBKDF2": (GOOD, by_passlib("ldap_pbkdf2_sha512", rounds=1000)),
+    "pbkdf2-sha1": (GOOD, by_passlib("pbkdf2_sha1", rounds=1000)),
+    "django sha1": (GOOD, by_passlib("django_pbkdf2_sha1", rounds=1000)),
+    "spring argon2": (
+        GOOD,
+        "{argon2@SpringSecurity_v5_8}"
+        + by_passlib("argon2", memory_cost=1024, rounds=1, parallelism=1),
+    ),
     **{f"django {name}": (DJANGO_PASSWORD, text) for name, text in DJANGO.items()},
     "argon2id": (GOOD, by_passlib("argon2", memory_cost=1024, rounds=3, parallelism=2)),
     "argon2i": (GOOD, by_passlib("argon2", type="I", memory_cost=1024, rounds=3, parallelism=1)),
@@ -664,9 +727,45 @@ _BCRYPT = by_bcrypt("$2b$")
 REFUSED = {
     "no hash": ("letmein", "is not a hash that is known here, or is damaged"),
     "empty": ("", "is not a hash that is known here, or is damaged"),
-    "md5-crypt": ("$1$abcdefgh$abcdefghijklmnopqrstuv", "is not a hash"),
-    "sha512-crypt": ("$6$rounds=5000$salt$" + "a" * 86, "is not a hash"),
-    "django md5": ("md5$salt$" + "0" * 32, "is not a hash"),
+    "md5-crypt": ("$1$abcdefgh$abcdefghijklmnopqrstuv", "is made with MD5"),
+    "md5-crypt with a name": ("{CRYPT}$1$abcdefgh$abcdefghijklmnopqrstuv", "is made with MD5"),
+    "htpasswd md5": ("$apr1$abcdefgh$abcdefghijklmnopqrstuv", "is made with MD5"),
+    "SMD5": ("{SMD5}yxgFrFIFC/YVpFRdRFFyHW8lMDw=", "is made with MD5"),
+    "phpass": ("$P$9IQRaTwmfeRo7ud9Fh4E2PdI0S3r.L0", "is made with MD5"),
+    "django md5": ("md5$salt$" + "0" * 32, "is made with MD5"),
+    "sha512-crypt damaged": ("$6$rounds=5000$salt$" + "a" * 86, "is not a hash"),
+    "sha512-crypt cut": ("$6$rounds=5000$salt$" + "." * 43, "is not a hash"),
+    "sha512-crypt salt": ("$6$rounds=5000$" + "s" * 17 + "$" + "." * 86, "is not a hash"),
+    "sha512-crypt few": ("$6$rounds=999$salt$" + "." * 86, "is not a hash"),
+    "sha512-crypt rounds": ("$6$rounds=900000$salt$" + "." * 86, "asks for more work"),
+    "sha256-crypt rounds": ("$5$rounds=999999999$salt$" + "." * 43, "asks for more work"),
+    "sha1-crypt": ("$sha1$40000$jtNX3nZ2$hBNaIXkt4wBI2o5rsi8KejSjNqIq", "is one round of SHA"),
+    "django sha1 plain": ("sha1$salt$" + "0" * 40, "is one round of SHA"),
+    "werkzeug sha256 plain": ("sha256$salt$" + "0" * 64, "is one round of SHA"),
+    "des": ("{CRYPT}rl.3StKT.4T8M", "looks like crypt's DES"),
+    "yescrypt": (
+        "$y$j9T$F5Jx5fExrKuPp53xLKQ..1$X3DX6M94c7o.9agCG9G317fhZg9SqC.5i5rd",
+        "is yescrypt",
+    ),
+    "SHA": ("{SHA}q/eq1kOINtvlJqojGr3i0O73TUI=", "is a hash without a salt"),
+    "sha256 hex": ("ab" * 32, "is a hash without a salt"),
+    "md5 hex": ("AB" * 16, "is a hash without a salt"),
+    "django unsalted": ("md5$$" + "0" * 32, "is a hash without a salt"),
+    "plain": ("{PLAIN}letmein", "is no hash but the password itself"),
+    "spring plain": ("{noop}letmein", "is no hash but the password itself"),
+    "SSHA without salt": ("{SSHA}q/eq1kOINtvlJqojGr3i0O73TUI=", "is not a hash"),
+    "SSHA of SHA256": ("{SSHA256}tKbpG1VO5vaKr5a3BiDtFvjh/PWn+QRl", "is not a hash"),
+    "SSHA with a long salt": (
+        "{SSHA}" + base64.b64encode(b"x" * 37).decode(),
+        "is not a hash",
+    ),
+    "spring pbkdf2": ("{pbkdf2}5d923b44a6d129f3ddf3e3c8d2941272", "is not a hash"),
+    "werkzeug rounds": ("pbkdf2:sha256:9999999$salt$" + "0" * 64, "asks for more work"),
+    "werkzeug no rounds": ("pbkdf2:sha256$salt$" + "0" * 64, "is not a hash"),
+    "werkzeug scrypt N": ("scrypt:32767:8:1$salt$" + "0" * 128, "is not a hash"),
+    "werkzeug scrypt rounds": ("scrypt:16777216:8:1$salt$" + "0" * 128, "asks for more work"),
+    "werkzeug scrypt memory": ("scrypt:262144:16:1$salt$" + "0" * 128, "asks for more than"),
+    "spring scrypt": ("{scrypt}$180801$c2FsdHNhbHQ=$" + "A" * 43 + "=", "asks for more work"),
     "django unusable": ("!abcdefghijklmnop", "stands for no password at all"),
     "bcrypt 2x": (_BCRYPT.replace("$2b$", "$2x$"), "is not a hash"),
     "bcrypt cut": (_BCRYPT[:-1], "is not a hash"),
@@ -712,6 +811,28 @@ def test_bits_that_mean_nothing_in_a_bcrypt_hash_are_no_obstacle() -> None:
     adopted = checker.adopt(odd[:28] + following + odd[29:])
     assert adopted == odd
     assert (checker.verify(GOOD, adopted) or "").startswith(LIVE)
+
+
+@pytest.mark.parametrize(("password", "text"), DREPPER)
+def test_the_published_vectors_of_crypt_are_right(password: str, text: str) -> None:
+    checker = Passwords()
+    adopted = checker.adopt(text)
+    assert (checker.verify(password, adopted) or "").startswith(LIVE)
+    with pytest.raises(errors.BadCredentials):
+        checker.verify(f"{password} ", adopted)
+
+
+@pytest.mark.attack
+def test_a_long_password_does_not_multiply_the_work_of_a_crypt_hash() -> None:
+    checker = Passwords()
+    # 512 bytes are the most that libxcrypt takes, so nothing longer was ever hashed so.
+    for length, taken in ((512, True), (513, False)):
+        stored = checker.adopt(by_passlib("sha512_crypt", "x" * length, rounds=1000))
+        if taken:
+            assert (checker.verify("x" * length, stored) or "").startswith(LIVE)
+        else:
+            with pytest.raises(errors.BadCredentials):
+                checker.verify("x" * length, stored)
 
 
 def test_adopting_twice_is_adopting_once() -> None:

@@ -33,6 +33,7 @@ FLOORS: Final = (
         "jws_form",
         "roca",
         "password_hashes",
+        "imported_hashes",
         "passwords",
         "password_rules",
         "slots",

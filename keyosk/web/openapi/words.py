@@ -204,7 +204,7 @@ FIELDS: Final[dict[str, str]] = {
     "on_request_only": "Whether only tokens that ask for its audience have it.",
     "outcome": "How it ended.",
     "overlap": "Seconds for which the old key goes on working; 86400 if nothing is said.",
-    "password_hash": "argon2, bcrypt, scrypt or PBKDF2, as PHC, crypt or Django write it.",
+    "password_hash": "As PHC, crypt, LDAP, Django, Werkzeug, Dovecot or Spring write it.",
     "prefix": "How its secret begins.",
     "refresh_lifetime": "Seconds; null for the installation's.",
     "resource": "The same as `audience` (RFC 8707).",
