@@ -36,6 +36,7 @@ SENTENCES: Final[Mapping[Reason, str]] = {
     Reason.CREDENTIAL_NOT_ACCEPTED: "Its service takes no tokens of this kind of login.",
     Reason.EXPIRED: "The grant has ended.",
     Reason.ON_REQUEST_ONLY: "Its service is for tokens that ask for it by audience or scope.",
+    Reason.OTHER_FORMAT: "Its service differs in typ or signing_algorithm: ask for its audience.",
     Reason.OTHER_AUDIENCE: "It belongs to another audience than the one that is asked for.",
     Reason.REFRESH_REFUSED: "A service of the audience allows no refresh tokens.",
     Reason.ACCOUNT_DISABLED: "The account is disabled.",
@@ -125,7 +126,9 @@ class Explaining:
         known = self._services.existing_scopes(names)
         missing = {}
         for name in names:
-            why = permissions.why_missing(login, name, now=now, audiences=audiences)
+            why = permissions.why_missing(
+                login, name, now=now, audiences=audiences, algorithm=self._tokens.algorithm
+            )
             if why is Reason.NOT_GRANTED and name not in known:
                 why = Reason.UNKNOWN_SCOPE
             if why is not None:

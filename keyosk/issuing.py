@@ -229,6 +229,7 @@ class Issuing:
             scopes=scopes,
             targets=targets,
             find_terms=self._services.terms_for,
+            algorithm=self._tokens.algorithm,
         )
 
 

@@ -39,6 +39,7 @@ class Reason(StrEnum):
     CREDENTIAL_NOT_ACCEPTED = "credential_not_accepted"
     EXPIRED = "expired"
     ON_REQUEST_ONLY = "on_request_only"
+    OTHER_FORMAT = "other_format"
     OTHER_AUDIENCE = "other_audience"
     REFRESH_REFUSED = "refresh_refused"
     ACCOUNT_DISABLED = "account_disabled"
@@ -126,19 +127,29 @@ def available(login: Login, now: int) -> dict[str, Holding]:
 
 
 def why_missing(
-    login: Login, scope: str, *, now: int, audiences: Collection[str] | None
+    login: Login,
+    scope: str,
+    *,
+    now: int,
+    audiences: Collection[str] | None,
+    algorithm: str | None = None,
 ) -> Reason | None:
     """Why a token for a login does not have a scope; ``None`` if nothing speaks against it.
 
-    ``audiences``: those asked for, ``None`` if none was. Where several grants say why, the first of
+    ``audiences``: those asked for, ``None`` if none was. ``algorithm``: as in ``entitlement``.
+    Where several grants say why, the first of
     ``Reason`` counts.
     """
     held = available(login, now).get(scope)
     if held is not None:
         if audiences is not None and held.service.audience not in audiences:
             return Reason.OTHER_AUDIENCE
-        on_request = audiences is None and held.service.on_request_only
-        return Reason.ON_REQUEST_ONLY if on_request else None
+        if audiences is not None:
+            return None
+        if held.service.on_request_only:
+            return Reason.ON_REQUEST_ONLY
+        by_default = {each.scope for each in _by_default(current(login, now), algorithm)}
+        return None if scope in by_default else Reason.OTHER_FORMAT
     if scope in available(replace(login, limit=None), now):
         return Reason.KEY_LIMITED
     sources = {scope, ADMIN} if scope in KEYOSK_SCOPES else {scope}
@@ -153,11 +164,13 @@ def entitlement(
     scopes: tuple[str, ...] | None = None,
     targets: Iterable[str] = (),
     find_terms: Callable[[str], Terms | None],
+    algorithm: str | None = None,
 ) -> Entitlement:
     """What a token for this login carries.
 
     ``scopes``: those asked for, ``None`` for all that are held; ``targets``: the audiences asked
-    for, each a service's name or audience. Raises ``InvalidScope``, ``InvalidTarget``.
+    for, each a service's name or audience. ``algorithm``: the installation's.
+    Raises ``InvalidScope``, ``InvalidTarget``.
     """
     held = current(login, now)
     terms = {
@@ -169,7 +182,7 @@ def entitlement(
     elif terms:
         chosen = [holding for holding in held.values() if holding.service.audience in terms]
     else:
-        chosen = [holding for holding in held.values() if not holding.service.on_request_only]
+        chosen = _by_default(held, algorithm)
     for holding in chosen:
         terms.setdefault(holding.service.audience, holding.service)
     return Entitlement(
@@ -185,6 +198,26 @@ def entitlement(
         if all(each.refresh_allowed for each in terms.values())
         else frozenset(),
     )
+
+
+def is_usual(terms: Terms, algorithm: str | None) -> bool:
+    """True if the service's tokens have the usual ``typ`` and are signed with ``algorithm``."""
+    return (terms.typ or TYPE) == TYPE and terms.signing_algorithm in (None, algorithm)
+
+
+def _by_default(held: Mapping[str, Holding], algorithm: str | None) -> list[Holding]:
+    """What a token has that asks for nothing.
+
+    Where the services cannot share a token, those with the usual one: a service of another format
+    must be asked for. Where there is none of these the request fails, as nothing tells which of
+    the others was meant.
+    """
+    chosen = [holding for holding in held.values() if not holding.service.on_request_only]
+    types = {holding.service.typ or TYPE for holding in chosen}
+    algorithms = {holding.service.signing_algorithm for holding in chosen} - {None}
+    if len(types) <= 1 and len(algorithms) <= 1:
+        return chosen
+    return [holding for holding in chosen if is_usual(holding.service, algorithm)] or chosen
 
 
 def narrowed(login: Login, *, scopes: Collection[str], expires_at: int, now: int) -> Login:

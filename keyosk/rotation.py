@@ -118,6 +118,11 @@ class Rotation:
         moment = int(self._clock()) + self.plan.publish_ahead
         return self._publish(by, algorithm, moment, private=private)
 
+    @property
+    def algorithm(self) -> str:
+        """What signs tokens where no service says otherwise."""
+        return self._keys.algorithm
+
     def announce(self, by: Caller, algorithm: str) -> None:
         """Publish a key for an algorithm that is newly wanted, unless there is one.
 

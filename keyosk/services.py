@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, Final
 
-from keyosk import service_checks, usernames
+from keyosk import permissions, service_checks, usernames
 from keyosk.audit import Audit, changed
 from keyosk.errors import Forbidden, InUse, Invalid
 from keyosk.ids import first_version, is_id, new_id
@@ -79,9 +79,13 @@ class Services:
         """Make a service; its audience is its name unless given.
 
         ``values``: any other field of ``Terms``, and ``title``, ``description``, ``contact``.
-        Raises ``Invalid``, ``Conflict``.
+        A service with another ``typ`` or ``signing_algorithm`` than is usual is ``on_request_only``
+        unless ``values`` say otherwise: its tokens are of no use to others. Raises ``Invalid``,
+        ``Conflict``.
         """
         service = self._made({"audience": name, **values, "name": name}, scopes, int(self._clock()))
+        if "on_request_only" not in values and not self._is_usual(service):
+            service = _patched(service, {"on_request_only": True})
         with self._database.transaction():
             service_checks.check(service, self._issuer)
             if service.terms.signing_algorithm is not None:
@@ -130,6 +134,8 @@ class Services:
     ) -> Service:
         """Apply a merge patch (RFC 7396).
 
+        A service whose ``typ`` or ``signing_algorithm`` becomes another than is usual becomes
+        ``on_request_only`` too, unless the patch says otherwise.
         Raises ``Invalid``, ``NotFound``, ``Conflict``, ``Stale``; ``InUse`` for scopes that would
         go and are held, unless ``force``; ``Forbidden`` for what makes Keyosk's own service work.
         """
@@ -149,6 +155,12 @@ class Services:
                     for name, value in patch.items()
                 },
             )
+            if (
+                "on_request_only" not in patch
+                and self._is_usual(service)
+                and not self._is_usual(after)
+            ):
+                after = _patched(after, {"on_request_only": True})
             if (after.account, after.exchanges) != (service.account, service.exchanges):
                 # SECURITY: it lets an account see and exchange other people's tokens.
                 self._rules.not_by_api_key(by)
@@ -239,6 +251,9 @@ class Services:
             version=first_version(service_id),
         )
         return _patched(blank, {**values, "scopes": scopes})
+
+    def _is_usual(self, service: Service) -> bool:
+        return permissions.is_usual(service.terms, self._rotation.algorithm)
 
     def _revoke(self, service: Service) -> None:
         scopes = [scope.name for scope in service.scopes]

@@ -126,6 +126,11 @@ class Tokens:
         self._lifetime = lifetime
         self._clock = clock
 
+    @property
+    def algorithm(self) -> str:
+        """What signs tokens where no service says otherwise."""
+        return self._keys.algorithm
+
     def issue(
         self,
         login: Login,

@@ -309,7 +309,17 @@ def test_services_that_differ_in_what_a_token_has_once_get_no_token_together(
     assert getattr(entitled(login(first)), name.removeprefix("signing_")) == one
     assert getattr(entitled(login(second)), name.removeprefix("signing_")) == other
     with pytest.raises(InvalidTarget, match=name):
-        entitled(login(first, second))
+        entitled(login(first, second), ("todo:read", "mail:read"))
+
+
+def test_services_of_another_format_stay_out_of_a_token_that_asks_for_nothing() -> None:
+    usual = holding("todo:read", service=terms("todo"))
+    other = holding("mail:read", service=terms("mail", typ="JWT"))
+    assert entitled(login(usual, other)).scopes == ("todo:read",)
+    rsa = holding("todo:read", service=terms("todo", signing_algorithm="RS256"))
+    edwards = holding("mail:read", service=terms("mail", signing_algorithm="EdDSA"))
+    with pytest.raises(InvalidTarget, match="signing_algorithm"):
+        entitled(login(rsa, edwards))
 
 
 def test_a_token_carries_the_claims_that_any_of_its_services_asks_for_once() -> None:

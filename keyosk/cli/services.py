@@ -6,8 +6,9 @@ import click
 
 from keyosk import keyring
 from keyosk.cli import session
-from keyosk.model import OPERATOR, CredentialKind, Exchange, Scope
+from keyosk.model import OPERATOR, CredentialKind, Exchange, Scope, Service
 from keyosk.tokens import TYPES
+from keyosk.verifier_presets import PRESETS
 from keyosk.web.service_schemas import ServiceShape
 
 _COLUMNS = ("name", "audience", "enabled", "title", "id")
@@ -22,7 +23,23 @@ _RESETTABLE = (
     *("refresh_lifetime", "account"),
 )
 
+_for = click.option(
+    "--for",
+    "verifier",
+    type=click.Choice(list(PRESETS)),
+    help="Set typ and signing algorithm for this verifier, and print its own lines.",
+)
 _force = click.option("--force", is_flag=True, help="Also when grants or roles use its scopes.")
+
+
+def _show_lines(made: Service, verifier: str | None, issuer: str) -> None:
+    """Print the lines for the verifier's own configuration, apart from the service itself."""
+    if verifier is None:
+        return
+    preset = PRESETS[verifier]
+    audience = made.terms.audience
+    for line in preset.lines_for(issuer=issuer, service=made.name, audience=audience):
+        click.echo(line, err=True)
 
 
 @click.group()
@@ -54,11 +71,23 @@ def show_service(name: str, *, as_json: bool) -> None:
 @click.option("--audience", help="The aud of its tokens; the name unless given.")
 @click.option("--title", default="")
 @click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="Repeatable.")
+@click.option("--on-request-only/--by-default", default=None)
+@_for
 @session.as_json
 def create_service(
-    name: str, audience: str | None, title: str, scopes: tuple[str, ...], *, as_json: bool
+    name: str,
+    audience: str | None,
+    title: str,
+    scopes: tuple[str, ...],
+    *,
+    on_request_only: bool | None,
+    verifier: str | None,
+    as_json: bool,
 ) -> None:
     """Make a service."""
+    values: dict[str, Any] = {} if verifier is None else dict(PRESETS[verifier].fields)
+    if on_request_only is not None:
+        values["on_request_only"] = on_request_only
     with session.installation() as installation:
         made = installation.services.create(
             OPERATOR,
@@ -66,8 +95,10 @@ def create_service(
             audience=name if audience is None else audience,
             title=title,
             scopes=[Scope(scope) for scope in scopes],
+            **values,
         )
     session.show_object(ServiceShape().dump(made), as_json=as_json)
+    _show_lines(made, verifier, installation.issuer)
 
 
 @service.command("set")
@@ -89,16 +120,22 @@ def create_service(
 @click.option("--refresh-allowed/--refresh-refused", default=None)
 @click.option("--refresh-lifetime", type=int, metavar="SECONDS")
 @click.option("--account", metavar="USERNAME", help="Who acts for it.")
+@_for
 @click.option("--reset", multiple=True, type=click.Choice(_RESETTABLE), help="Repeatable.")
 @session.as_json
-def set_service(name: str, reset: tuple[str, ...], *, as_json: bool, **given: Any) -> None:
+def set_service(
+    name: str, reset: tuple[str, ...], *, verifier: str | None, as_json: bool, **given: Any
+) -> None:
     """Change what the service says of itself and its tokens; what is not named stays."""
     patch = {field: value for field, value in given.items() if value not in (None, ())}
     if "accepts" in patch:
         patch["accepts"] = _KINDS[patch["accepts"]]
     with session.installation() as installation:
-        changed = installation.services.change(OPERATOR, name, dict.fromkeys(reset) | patch)
+        preset = {} if verifier is None else PRESETS[verifier].fields
+        wanted = dict.fromkeys(reset) | preset | patch
+        changed = installation.services.change(OPERATOR, name, wanted)
     session.show_object(ServiceShape().dump(changed), as_json=as_json)
+    _show_lines(changed, verifier, installation.issuer)
 
 
 @service.command("scopes")
