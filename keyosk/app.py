@@ -25,7 +25,7 @@ from keyosk.inspection import Inspection
 from keyosk.installation import Installation
 from keyosk.issuing import Issuing
 from keyosk.keyring import Safe
-from keyosk.metrics import Metrics
+from keyosk.metrics import Metrics, SharedCounts
 from keyosk.passwords import Passwords
 from keyosk.pauses import Pauses
 from keyosk.private_keys import PrivateKeys
@@ -114,9 +114,17 @@ def check(config: Config) -> None:
         hsm.load_binding()
 
 
-def build(config: Config, *, clock: Callable[[], float] = time.time) -> Installation:
-    """Wire an installation whose database is up to date. Opens no connection yet."""
-    metrics = Metrics()
+def build(
+    config: Config,
+    *,
+    clock: Callable[[], float] = time.time,
+    counts: SharedCounts | None = None,
+) -> Installation:
+    """Wire an installation whose database is up to date. Opens no connection yet.
+
+    ``counts``: where it counts what it does, if it does.
+    """
+    metrics = Metrics(counts)
     database = Database(config.database_url, schema=config.database_schema)
     account_store = AccountStore(database)
     api_key_store = ApiKeyStore(database)

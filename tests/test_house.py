@@ -84,10 +84,6 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
 LOCAL_IMPORTS: Final[Mapping[tuple[str, str], str]] = {
     ("storage.drivers", "keyosk.storage.postgresql.Postgresql"): "its driver is an extra",
     ("__main__", "keyosk.cli"): "a failure of the import itself is told as others are",
-    **{
-        ("metrics", f"prometheus_client{name}"): "it decides at its import whether to share"
-        for name in ("", ".CollectorRegistry", ".exposition", ".multiprocess")
-    },
     ("hsm", "pkcs11"): "its driver is an extra",
 }
 

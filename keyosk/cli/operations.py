@@ -9,19 +9,20 @@ import sys
 import threading
 import time
 import traceback
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NoReturn
 from wsgiref.types import WSGIApplication
 
 import click
 
-from keyosk import app, metrics
+from keyosk import app
 from keyosk.bootstrap import FirstAdmin
 from keyosk.cli import failures, session
 from keyosk.config import Config
 from keyosk.errors import ConfigurationError, DatabaseUnusable, Fault, Unavailable, counted
-from keyosk.server import BOOT_ERROR, Hooks, JsonFormatter, Options
+from keyosk.metrics import SharedCounts
+from keyosk.server import BOOT_ERROR, Hooks, JsonFormatter, LogStream, Options
 from keyosk.server import serve as run_server
 from keyosk.setting_rules import Address
 from keyosk.web import application
@@ -35,6 +36,7 @@ _log = logging.getLogger(__name__)
 @click.command()
 def serve() -> None:
     """Set up what is missing, then answer requests until a signal ends it."""
+    _open_missing_outputs()
     configuration = session.settings()
     for warning in configuration.warnings:
         click.echo(f"keyosk: {warning}", err=True)
@@ -44,8 +46,9 @@ def serve() -> None:
         listeners = _listeners(configuration, until_served)
         prepared = _prepare_or_wait(configuration)
         bind = tuple(f"fd://{listener.detach()}" for listener in listeners)
+    counts = SharedCounts(configuration.workers) if len(bind) > 1 else None
     run_server(
-        lambda: _web(configuration, prepared=prepared),
+        lambda: _web(configuration, counts, prepared=prepared),
         Options(
             bind=bind,
             workers=configuration.workers,
@@ -56,7 +59,10 @@ def serve() -> None:
             error_headers=SECURITY_HEADERS,
             log_level=configuration.log_level,
         ),
-        Hooks(on_ready=lambda addresses: _say_ready(configuration, addresses[0])),
+        Hooks(
+            on_ready=lambda addresses: _say_ready(configuration, addresses[0]),
+            on_child_exit=lambda process: counts.give_back(process) if counts else None,
+        ),
     )
 
 
@@ -157,31 +163,33 @@ def _prepare(configuration: Config, *, serving: bool = True) -> None:
         ) from error
 
 
-def _web(configuration: Config, *, prepared: bool) -> WSGIApplication:
+def _web(configuration: Config, counts: SharedCounts | None, *, prepared: bool) -> WSGIApplication:
     """The application of one worker process; where the database is away, once it is back."""
     _log_json(configuration.log_level)
     starting = Starting()
     if prepared:
         try:
-            starting.begin(_application(configuration))
+            starting.begin(_application(configuration, counts))
         except Unavailable:
             prepared = False
         except Exception as error:  # noqa: BLE001 - gunicorn would print a traceback
             _give_up(error)
     if not prepared:
-        waiting = threading.Thread(target=_begin_late, args=(configuration, starting), daemon=True)
+        waiting = threading.Thread(
+            target=_begin_late, args=(configuration, counts, starting), daemon=True
+        )
         waiting.start()
     return starting
 
 
-def _begin_late(configuration: Config, starting: Starting) -> None:
+def _begin_late(configuration: Config, counts: SharedCounts | None, starting: Starting) -> None:
     """Wait for the database: the reasons are logged as they change, not at each try."""
     told = None
     while True:
         time.sleep(1)
         try:
             _prepare(configuration)
-            starting.begin(_application(configuration))
+            starting.begin(_application(configuration, counts))
         except DatabaseUnusable as error:
             _give_up(error)
         except Unavailable as error:
@@ -205,8 +213,8 @@ def _give_up(error: Exception) -> NoReturn:
     os._exit(BOOT_ERROR)
 
 
-def _application(configuration: Config) -> WSGIApplication:
-    installation = app.build(configuration)
+def _application(configuration: Config, counts: SharedCounts | None) -> WSGIApplication:
+    installation = app.build(configuration, counts=counts)
     installation.signing_keys.refresh()
     installation.signing_keys.refresh_in_background(then=installation.rotation.advance_quietly)
     application = app.create_app(installation)
@@ -240,24 +248,17 @@ def _listener(setting: str, address: Address) -> socket.socket:
     """A socket that listens at an address."""
     is_ipv6 = ":" in address.host
     try:
-        with ExitStack() as stack:
-            listener = stack.enter_context(
-                socket.create_server(
-                    (address.host, address.port),
-                    family=socket.AF_INET6 if is_ipv6 else socket.AF_INET,
-                    dualstack_ipv6=is_ipv6 and socket.has_dualstack_ipv6(),
-                )
-            )
-            if setting == "KEYOSK_METRICS_BIND":
-                metrics.share(str(address.port))  # only now is that folder nobody else's
-            stack.pop_all()
-            return listener
+        return socket.create_server(
+            (address.host, address.port),
+            family=socket.AF_INET6 if is_ipv6 else socket.AF_INET,
+            dualstack_ipv6=is_ipv6 and socket.has_dualstack_ipv6(),
+        )
     except OSError as error:
         raise ConfigurationError([Fault(setting, f"cannot be served: {error.strerror}")]) from error
 
 
 def _log_json(level: str) -> None:
-    handler = logging.StreamHandler()
+    handler = logging.StreamHandler(LogStream(2))
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -282,4 +283,17 @@ def _greet(configuration: Config, admin: FirstAdmin, *, serving: bool) -> None:
 
 
 def _say_ready(configuration: Config, address: str) -> None:
-    click.echo(f"Keyosk serves {configuration.issuer} at {address}", err=True)
+    with suppress(OSError, ValueError):  # nobody there to be told
+        click.echo(f"Keyosk serves {configuration.issuer} at {address}", err=True)
+
+
+def _open_missing_outputs() -> None:
+    """Have something open where there is no standard input or output.
+
+    SECURITY: else the next file that is opened would be it, and log lines would go in there.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)

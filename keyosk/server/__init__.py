@@ -19,11 +19,20 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter as GunicornArbiter
 from gunicorn.errors import HaltServer
 
-from keyosk.server.logs import JsonFormatter, JsonLogger
+from keyosk.server.logs import JsonFormatter, JsonLogger, LogStream
 from keyosk.server.options import Environ, Hooks, Options
 from keyosk.server.worker import STOP_SIGNALS, Worker
 
-__all__ = ["BOOT_ERROR", "Environ", "Hooks", "JsonFormatter", "Options", "Worker", "serve"]
+__all__ = [
+    "BOOT_ERROR",
+    "Environ",
+    "Hooks",
+    "JsonFormatter",
+    "LogStream",
+    "Options",
+    "Worker",
+    "serve",
+]
 
 #: The exit code of a worker that no other worker could do better than; all end with it.
 BOOT_ERROR = GunicornArbiter.WORKER_BOOT_ERROR

@@ -2,11 +2,17 @@
 
 import json
 import logging
+import os
+import select
+import socket
+import stat
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 from gunicorn.glogging import Logger
 
+_STDERR = 2
 # Made once: json.dumps with options makes an encoder at every call.
 _encode = json.JSONEncoder(ensure_ascii=True, default=str).encode
 _OF_EVERY_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -34,6 +40,73 @@ class JsonFormatter(logging.Formatter):
         return _encode({**extra, **line})
 
 
+class LogStream:
+    """Where log lines go: a file descriptor, and never at the cost of who has something to say.
+
+    A line that cannot be written now (a reader that does not read, a full disk, nobody there) is
+    lost; how many were is said once there is room again.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._send = _sender(descriptor)
+        self._rest = b""  # of a line that was written in part
+        self._lost = 0
+
+    def write(self, text: str) -> int:
+        """Write a line, or lose it. ``logging`` lets one thread at a time do so."""
+        data = text.encode(errors="backslashreplace")
+        if self._lost:
+            told = {"level": "warning", "message": f"{self._lost} lines of this log were lost"}
+            data = f"{_encode(told)}\n".encode() + data
+        if not self._written(self._rest):
+            self._lost += 1
+        elif self._written(data) or len(self._rest) < len(data):
+            self._lost = 0
+        else:
+            self._rest = b""
+            self._lost += 1
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing waits here."""
+
+    def _written(self, data: bytes) -> bool:
+        self._rest = data
+        while self._rest:
+            try:
+                sent = self._send(self._rest)
+            except OSError:  # also that there is no room now
+                return False
+            self._rest = self._rest[sent:]
+        return True
+
+
+def _sender(descriptor: int) -> Callable[[bytes], int]:
+    """What writes to a file descriptor without waiting, as far as the system knows how to."""
+    try:
+        kind = os.fstat(descriptor).st_mode
+        if stat.S_ISSOCK(kind):
+            there = socket.socket(fileno=os.dup(descriptor))
+            return lambda data: there.send(data, socket.MSG_DONTWAIT)
+        if stat.S_ISFIFO(kind) or stat.S_ISCHR(kind):
+            # Opened anew: on the descriptor itself, others would be switched to it as well.
+            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            own = os.open(f"/proc/self/fd/{descriptor}", flags)
+            return lambda data: os.write(own, data)
+        if stat.S_ISREG(kind):
+            return lambda data: os.write(descriptor, data)
+    except OSError:
+        pass  # none there, or it is another user's
+    return lambda data: _write_if_ready(descriptor, data)
+
+
+def _write_if_ready(descriptor: int, data: bytes) -> int:
+    if not select.select((), (descriptor,), (), 0)[1]:
+        raise BlockingIOError
+    return os.write(descriptor, data[: select.PIPE_BUF])
+
+
 class JsonLogger(Logger):
     """gunicorn's logger with a formatter of ours. `formatter` may be set before the start."""
 
@@ -44,6 +117,8 @@ class JsonLogger(Logger):
         super().setup(cfg)
         for handler in self.error_log.handlers:
             handler.setFormatter(self.formatter)
+            if isinstance(handler, logging.StreamHandler):
+                handler.setStream(LogStream(_STDERR))
         # gunicorn's modules have loggers of their own as well, without handlers.
         family = logging.getLogger("gunicorn")
         family.handlers = list(self.error_log.handlers)
