@@ -6,13 +6,17 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from keyosk.errors import Unavailable
 
+#: What hands the request of this thread over to one that may take long; ``None``: it is one.
+#: It raises, and the request begins anew there, so whatever came before has to have no effect yet.
+hand_over: Final[ContextVar[Callable[[], NoReturn] | None]] = ContextVar("hand_over", default=None)
 #: Seconds between two looks for a free place, when all are taken.
 _LOOK: Final = 0.002
 
@@ -33,7 +37,15 @@ class Slots:
 
     @contextmanager
     def one(self) -> Iterator[None]:
-        """Hold a slot; a thread that has one keeps that. Raises ``Unavailable`` after a wait."""
+        """Hold a slot; a thread that has one keeps that. Raises ``Unavailable`` after a wait.
+
+        Where requests are answered that must not take long, it hands this one over instead.
+        """
+        # SECURITY: here, where all that takes long comes by. A list of the requests that do would
+        # miss one, and that one would hold the threads that all others need.
+        elsewhere = hand_over.get()
+        if elsewhere is not None:
+            elsewhere()
         if getattr(self._held, "any", False):
             yield
             return

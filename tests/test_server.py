@@ -75,6 +75,14 @@ def application(environ, start):
     if path == "/environ":
         shown = {name: value for name, value in environ.items() if isinstance(value, str)}
         return answer(start, json.dumps(shown).encode())
+    if path == "/late":
+        body = environ["wsgi.input"].read()
+        environ["left"] = environ.get("left", 0) + 1  # in an environ of its own each time
+        if "server.hand_over" in environ:
+            environ["server.hand_over"]()
+        say("running")
+        time.sleep(float(number))
+        return answer(start, b"late %d " % environ["left"] + body)
     if path in ("/sleep", "/slow"):
         say("running")
         time.sleep(float(number))
@@ -843,6 +851,26 @@ def test_more_connections_than_allowed_push_out_the_oldest(
 
 
 # Slow requests and streams
+
+
+def test_a_request_that_turns_out_to_take_long_leaves_a_thread_to_the_others(
+    start: Callable[..., Server],
+) -> None:
+    server = start(workers=1, threads=2, slow_threads=2, slow_queue=2).start()
+    with contextlib.ExitStack() as stack:
+        late = [stack.enter_context(server.connect()) for _ in range(4)]
+        for client in late:
+            client.send(request("POST", "/late=0.4", "Content-Length: 4", body=b"body"))
+        with ThreadPoolExecutor(4) as pool:
+            coming = pool.map(Client.answer, late)
+            fast = stack.enter_context(server.connect())
+            for _ in range(5):
+                fast.send(request("GET", "/health"))
+                assert fast.answer().status == 200
+            answers = list(coming)
+    # One runs, two wait, and for the fourth there is no room.
+    assert sorted(answer.status for answer in answers) == [200, 200, 200, 503]
+    assert {answer.body for answer in answers if answer.status == 200} == {b"late 1 body"}
 
 
 def test_slow_requests_leave_a_thread_to_the_others(start: Callable[..., Server]) -> None:

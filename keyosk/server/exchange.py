@@ -7,7 +7,7 @@ environ and response do the HTTP.
 import io
 import uuid
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from gunicorn.http import RequestParser
 from gunicorn.http.errors import NoMoreData, ParseException
@@ -22,6 +22,16 @@ from keyosk.server.logs import ErrorStream
 from keyosk.server.options import Environ, Options
 
 _VERSIONS = ((1, 0), (1, 1))
+#: In the environ of a request that is not slow: see Options.slow.
+HAND_OVER = "server.hand_over"
+
+
+class TakesLong(BaseException):
+    """The request is to begin anew where it may take long; no handler of errors is to see it."""
+
+
+def _hand_over() -> NoReturn:
+    raise TakesLong
 
 
 class _Task(NamedTuple):
@@ -75,6 +85,13 @@ class Exchange:
                 return True
         else:
             task.held.append(task.lanes[len(task.held)])  # the one it waited for
+        try:
+            return self._enter_and_run(connection, task)
+        except TakesLong:
+            return self._enter_and_run(connection, task._replace(lanes=(self._slow, self._usual)))
+
+    def _enter_and_run(self, connection: Connection, task: _Task) -> bool:
+        """As ``answer``. Raises TakesLong, with no lane held any more."""
         try:
             for lane in task.lanes[len(task.held) :]:
                 connection.task = task
@@ -163,7 +180,12 @@ class Exchange:
         response, outlet, upload = task.response, task.outlet, task.upload
         failure: BaseException | None = None
         try:
-            parts = self._application(task.environ, response.start_response)
+            environ = dict(task.environ)  # the application may be called once more
+            if self._slow not in task.lanes:
+                environ[HAND_OVER] = _hand_over
+            elif upload is None:
+                environ["wsgi.input"].seek(0)
+            parts = self._application(environ, response.start_response)
             if self.stopping():
                 response.force_close()
             try:

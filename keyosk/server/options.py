@@ -38,9 +38,12 @@ class Options:
     # Requests, as "METHOD /path" without query, whose body the application reads from the network
     # itself, piece by piece, without a limit of size.
     streams: frozenset[str] = frozenset()
-    # Which other requests may take long (password hashing, exports). They and the streams run on at
-    # most `slow_threads` of the threads, so that the rest never wait for them; `slow_queue` more
-    # wait without a thread, and beyond that the answer is 503.
+    # Which other requests are known to take long (exports). They and the streams run on at most
+    # `slow_threads` of the threads, so that the rest never wait for them; `slow_queue` more wait
+    # without a thread, and beyond that the answer is 503. Any other request is handed over to these
+    # threads when the application calls `environ["server.hand_over"]`, which is there for all that
+    # are not among them yet. It raises TakesLong, which the application must let through, having
+    # done nothing that cannot be done again; the application is then called again there.
     slow: Callable[[Environ], bool] | None = None
     slow_threads: int = 2
     slow_queue: int = 64

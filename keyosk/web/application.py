@@ -9,15 +9,12 @@ import flask_restful
 from flask import Flask, Request, Response, after_this_request, g, request
 from werkzeug.exceptions import NotFound, RequestEntityTooLarge
 
-from keyosk import api_key_form
-from keyosk.errors import BadCredentials, RefusedByRule, Unavailable
+from keyosk.errors import RefusedByRule, Unavailable
 from keyosk.installation import Installation
 from keyosk.web import (
     access_log,
     addresses,
-    basic,
     browsers,
-    client_authentication,
     documentation,
     envelope,
     errors,
@@ -174,23 +171,9 @@ def is_instant(environ: Mapping[str, Any]) -> bool:
 
 
 def is_slow(environ: Mapping[str, Any]) -> bool:
-    """Whether a request takes long, so that the server keeps it out of the others' way.
+    """Whether a request streams, so that the server keeps it out of the others' way from the start.
 
-    It streams, or it will hash a password: one that logs in or one that is set. ``environ``: as
-    WSGI has it (PEP 3333). Decides by what the header says, before any look-up.
+    ``environ``: as WSGI has it (PEP 3333). One that hashes a password is handed over by itself, see
+    ``slots.hand_over``.
     """
-    method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
-    if path in _STREAMING or (method, path) == ("POST", "/accounts"):
-        return True
-    if method == "PUT" and path.endswith("/password"):
-        return True
-    if path in _OAUTH and client_authentication.has_password(environ):
-        return True
-    header = environ.get("HTTP_AUTHORIZATION", "")
-    if header[:6].lower() != "basic ":
-        return False
-    try:
-        pairs = basic.candidates(header)
-        return not all(api_key_form.is_well_formed(secret) for _, secret in pairs)
-    except BadCredentials:
-        return False
+    return environ["PATH_INFO"] in _STREAMING

@@ -4,8 +4,7 @@ RFC 6749 section 2.3.1. One request uses one way (section 2.3), and a secret nev
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
-from urllib.parse import parse_qs
+from typing import Final
 
 from flask import request
 
@@ -41,19 +40,6 @@ def login_if_any(installation: Installation, single: Mapping[str, str]) -> Login
         return login(installation, single)
     _check(single)
     return None
-
-
-def has_password(environ: Mapping[str, Any]) -> bool:
-    """Whether the body of a request, which is here already, has a password to be hashed.
-
-    ``environ``: as WSGI has it (PEP 3333); its body can be read again afterwards.
-    """
-    if environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower() != parameters.FORM:
-        return False
-    body = environ["wsgi.input"]
-    secrets = parse_qs(body.read().decode("latin-1")).get(SECRET, [])
-    body.seek(0)
-    return not all(api_key_form.is_well_formed(_secret(secret)) for secret in secrets)
 
 
 def _secret(text: str) -> str:

@@ -9,6 +9,7 @@ from flask import Request
 
 from keyosk.ids import new_id
 from keyosk.metrics import Metrics
+from keyosk.slots import hand_over
 from keyosk.web import access, access_log, documentation, forward
 from keyosk.web.source import Network, Source
 
@@ -24,6 +25,8 @@ _CACHING: Final = "Cache-Control"
 _NO_STORE: Final = (_CACHING, "no-store")
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _ROUTE: Final = "keyosk.route"
+#: In the WSGI environ, by the server: what hands a request over to where it may take long.
+HAND_OVER: Final = "server.hand_over"
 
 
 def note_route(request: Request) -> None:
@@ -45,6 +48,8 @@ class Envelope:
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         started = time.perf_counter()
+        # Also for what comes after the answer has begun; the next request of this thread sets it.
+        hand_over.set(environ.get(HAND_OVER))
         request_id = environ[access_log.REQUEST_ID] = new_id()
         environ[access_log.ADDRESS] = self._source.of(environ)
         environ[access_log.METHOD] = environ["REQUEST_METHOD"]
