@@ -60,9 +60,13 @@ class KeySet:
 
         One unknown ``kty`` makes several verifiers refuse a whole set.
         """
-        if algorithm is None or algorithm in keyring.ALGORITHMS:
+        if algorithm is None:
             return self.document
-        return _document([key for key in self.keys if key.algorithm == algorithm])
+        if algorithm not in keyring.ALGORITHMS:
+            return _document([key for key in self.keys if key.algorithm == algorithm])
+        # The service's own first: python-jose stops at the first key of another type.
+        common = [key for key in self.keys if key.algorithm in keyring.ALGORITHMS]
+        return _document(sorted(common, key=lambda key: key.algorithm != algorithm))
 
 
 @dataclass(frozen=True, slots=True)

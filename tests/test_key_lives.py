@@ -488,6 +488,24 @@ def test_ml_dsa_is_for_the_service_that_asks_and_in_its_own_set(
         present.tokens.verify(wrong, audience="todo")
 
 
+def test_the_key_set_of_a_service_begins_with_its_own_algorithm(present: Installation) -> None:
+    client = app.create_app(present).test_client()
+    for algorithm in ("RS256", "EdDSA"):
+        name = algorithm.lower()
+        scopes = [Scope(f"{name}:read")]
+        present.services.create(OPERATOR, name=name, signing_algorithm=algorithm, scopes=scopes)
+        account = present.grants.create_account(
+            OPERATOR, [Grant(f"{name}:read")], username=f"a-{name}"
+        )
+        login = present.authentication.as_if(account.id, None)
+        present.issuing.by_login(login, Asked())  # its first key is made when it is needed
+        keys = client.get(f"/services/{name}/jwks").json["keys"]
+        common = client.get("/auth/jwks").json["keys"]
+        assert keys[0]["alg"] == algorithm
+        assert sorted(key["kid"] for key in keys) == sorted(key["kid"] for key in common)
+        assert common[0]["alg"] == "ES256"
+
+
 def test_another_algorithm_of_a_service_is_a_rotation(keyosk: Installation, clock: Clock) -> None:
     keyosk.services.create(OPERATOR, name="todo")
     old = signing(keyosk)

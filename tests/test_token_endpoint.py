@@ -229,6 +229,14 @@ def test_another_grant_type_is_refused(alice: Account, grant_type: str) -> None:
     assert_refused(answer, 400, "unsupported_grant_type")
 
 
+def test_a_password_grant_is_unsupported_and_says_how_to_log_in(alice: Account) -> None:
+    form = {"grant_type": "password", "username": "alice", "password": "a password"}
+    answer = alice.by_key.post("/auth/token", data=form)
+
+    assert_refused(answer, 400, "unsupported_grant_type")
+    assert "HTTP Basic" in answer.json()["error_description"]
+
+
 # --- Audience and scope ---------------------------------------------------------------------------
 
 

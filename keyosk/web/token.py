@@ -119,7 +119,10 @@ def _by_exchange(installation: Installation, single: Mapping[str, str], asked: A
 
 
 def _unknown(*_: object) -> Issued:
-    raise UnsupportedGrantType("The grant_type must be one of " + ", ".join(_GRANT_TYPES) + ".")
+    raise UnsupportedGrantType(
+        "The grant_type must be one of " + ", ".join(_GRANT_TYPES) + ". Log in by HTTP Basic, or "
+        "by client_id and client_secret in a form body; no grant_type is needed for that."
+    )
 
 
 _GRANT_TYPES: Final[Mapping[str, Callable[[Installation, Mapping[str, str], Asked], Issued]]] = {
