@@ -21,7 +21,7 @@ keys that Keyosk publishes.
                           prometheus-client, passlib, zxcvbn, precis-i18n
     api_key_form  checks  clocks  ids  imported_hashes  jws_form  merge  password_hashes  roca
     setting_files
-    setting_rules  slots  whitespace
+    masking  setting_rules  slots  whitespace
                           forms and rules without a library that shapes them
     model  errors         frozen values; what can go wrong
 

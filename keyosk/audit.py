@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from keyosk import clocks
+from keyosk import clocks, masking
 from keyosk.documents import CHECKPOINTS, Documents
 from keyosk.errors import BadToken, Unavailable
 from keyosk.ids import new_id
@@ -218,7 +218,7 @@ class Audit:
             address=by.address,
             request_id=by.request_id,
             action=action,
-            target=target,
+            target=None if target is None else masking.mask_path(target),
             before=before,
             after=after,
             outcome=outcome,

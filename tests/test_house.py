@@ -38,6 +38,7 @@ FLOORS: Final = (
         "password_rules",
         "slots",
         "whitespace",
+        "masking",
         "metrics",
         "keyring",
         "imported_keys",

@@ -16,7 +16,7 @@ from wsgiref.types import WSGIApplication
 
 import click
 
-from keyosk import app
+from keyosk import app, masking
 from keyosk.bootstrap import FirstAdmin
 from keyosk.cli import failures, session
 from keyosk.config import Config
@@ -257,9 +257,17 @@ def _listener(setting: str, address: Address) -> socket.socket:
         raise ConfigurationError([Fault(setting, f"cannot be served: {error.strerror}")]) from error
 
 
+class _Formatter(JsonFormatter):
+    """SECURITY: whatever a line quotes, no key or token of ours is in it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its end."""
+        return masking.mask(super().format(record))
+
+
 def _log_json(level: str) -> None:
     handler = logging.StreamHandler(LogStream(2))
-    handler.setFormatter(JsonFormatter())
+    handler.setFormatter(_Formatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

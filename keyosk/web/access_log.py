@@ -6,6 +6,8 @@ from typing import Any, Final
 
 from flask import request
 
+from keyosk import masking
+
 #: In the WSGI environ of every request: its id, the client's address, the method as it was sent.
 REQUEST_ID: Final = "keyosk.request_id"
 ADDRESS: Final = "keyosk.address"
@@ -20,15 +22,19 @@ def note(**facts: str) -> None:
     request.environ.setdefault(_NOTED, {}).update(facts)
 
 
-def write(environ: Mapping[str, Any], status: str, seconds: float) -> None:
-    """Write the line: never the query, a header or a body of the request."""
+def write(environ: Mapping[str, Any], route: str | None, status: str, seconds: float) -> None:
+    """Write the line: never the query, a header or a body of the request.
+
+    SECURITY: people put secrets into paths. ``route``, the template, has none of them.
+    """
     if not _log.isEnabledFor(logging.INFO):
         return
     line = {
         **environ.get(_NOTED, {}),
         "method": environ[METHOD],
         # WSGI gives the bytes of the path as Latin-1 (PEP 3333).
-        "path": environ["PATH_INFO"].encode("latin-1").decode(errors="replace"),
+        "path": masking.mask_path(environ["PATH_INFO"].encode("latin-1").decode(errors="replace")),
+        "route": route,
         "status": int(status),
         "milliseconds": round(seconds * 1000, 2),
         "request_id": environ[REQUEST_ID],

@@ -9,6 +9,7 @@ import flask_restful
 from flask import Flask, Request, Response, after_this_request, g, request
 from werkzeug.exceptions import NotFound, RequestEntityTooLarge
 
+from keyosk import masking
 from keyosk.errors import RefusedByRule, Unavailable
 from keyosk.installation import Installation
 from keyosk.web import (
@@ -127,7 +128,7 @@ def _add_pipeline(
     @app.errorhandler(Exception)
     def failed(error: Exception) -> Response:
         if isinstance(error, RefusedByRule) and "caller" in g:
-            after = {"method": request.method, "reason": error.detail}
+            after = {"method": request.method, "reason": masking.mask(error.detail)}
             try:
                 installation.audit.refuse(g.caller, "rule.refused", request.path, after)
             except Unavailable:  # it is refused all the same

@@ -77,4 +77,4 @@ class Envelope:
         self._metrics.request(
             method if method in _METHODS else "other", environ.get(_ROUTE, "none"), status, seconds
         )
-        access_log.write(environ, status, seconds)
+        access_log.write(environ, environ.get(_ROUTE), status, seconds)

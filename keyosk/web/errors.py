@@ -12,7 +12,7 @@ from typing import Any, Final
 from flask import Response, g, request
 from werkzeug.exceptions import HTTPException, InternalServerError, RequestEntityTooLarge
 
-from keyosk import errors
+from keyosk import errors, masking
 from keyosk.web.answers import json_answer
 from keyosk.web.bodies import MalformedBody
 
@@ -118,6 +118,8 @@ def _status(error: Exception) -> HTTPStatus | None:
 def _render(
     status: HTTPStatus, code: str, detail: str, faults: list[dict[str, str]], error: Exception
 ) -> Response:
+    # SECURITY: a sentence may quote what was sent, and that may be a secret in the wrong place.
+    detail = masking.mask(detail)
     if g.get("oauth_errors", False):
         body: dict[str, Any] = {
             "error": oauth_code(status.value, type(error)),
@@ -150,16 +152,20 @@ def oauth_code(status: int, kind: type[Exception]) -> str:
 
 def _faults(error: errors.KeyoskError) -> list[dict[str, str]]:
     if isinstance(error, errors.Invalid):
-        return [{"field": fault.field, "message": fault.message} for fault in error.faults]
+        return [
+            {"field": masking.mask(fault.field), "message": masking.mask(fault.message)}
+            for fault in error.faults
+        ]
     if isinstance(error, errors.Conflict):
-        return [{"field": error.field, "message": error.detail}]
+        return [{"field": error.field, "message": masking.mask(error.detail)}]
     return []
 
 
 def _challenges(error: errors.KeyoskError) -> list[str]:
     """RFC 7617 section 2 and RFC 6750 section 3."""
     if isinstance(error, errors.BadToken):
-        return [f'Bearer {REALM}, error="invalid_token", error_description="{error.detail}"']
+        said = masking.mask(error.detail)
+        return [f'Bearer {REALM}, error="invalid_token", error_description="{said}"']
     if isinstance(error, errors.BadCredentials):
         bearer = [] if g.get("oauth_errors", False) else [f"Bearer {REALM}"]
         return [BASIC_CHALLENGE, *bearer]

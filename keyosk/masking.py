@@ -1,0 +1,39 @@
+"""Secrets that stand where they should not, made unreadable: in a log, an audit row, an error.
+
+Only what has a form is found: API keys, refresh tokens, JWTs. A password looks like any word.
+"""
+
+import re
+from typing import Final
+from urllib.parse import unquote
+
+#: More of an API key than the prefix that lists show, a refresh token, a JWT or its beginning.
+_SECRET: Final = re.compile(
+    r"(?i:(?P<prefix>kys[kr]_))[^\s/?&=#\"'<>,;\\]{8,}|eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)*"
+)
+#: How often a part of a path may have been percent-encoded.
+_ROUNDS: Final = 5
+
+
+def mask(text: str) -> str:
+    """The text without the secrets in it."""
+    if "_" not in text and "eyJ" not in text:
+        return text
+    return _SECRET.sub(lambda found: f"{found['prefix'] or 'eyJ'}***", text)
+
+
+def mask_path(path: str) -> str:
+    """The path without the secrets in it, however often they were percent-encoded."""
+    if "%" not in path:
+        return mask(path)
+    return "/".join(map(_mask_part, path.split("/")))
+
+
+def _mask_part(part: str) -> str:
+    decoded = part
+    for _ in range(_ROUNDS):
+        inner = unquote(decoded)
+        if inner == decoded:
+            return mask(part) if mask(decoded) == decoded else mask(decoded)
+        decoded = inner
+    return "***"  # nobody encodes as often as that without something to hide
