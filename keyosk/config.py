@@ -230,13 +230,15 @@ def load(environ: Mapping[str, str], *, cores: int | None = None) -> Config:
         values = _SCHEMA.load({name: value for name, value in raw.items() if value is not None})
     except ValidationError as error:
         values = dict(error.valid_data or {})
-        faults += (Fault(given[n].label, " ".join(s)) for n, s in error.messages_dict.items())
+        said = error.messages_dict.items()
+        faults += (Fault(given[n].label, rules.sentence(s, given[n].value)) for n, s in said)
     faults += _fill(values, given)
     if faults:
         # SECURITY: not inside the except block, whose exception holds every value.
         raise ConfigurationError(faults)
     sources = {name: each.source for name, each in given.items()}
-    return Config(**values, warnings=tuple(_warnings(values)), sources=sources)
+    warnings = (*_warnings(values), *rules.warn_of_quotes(given.values()))
+    return Config(**values, warnings=warnings, sources=sources)
 
 
 def is_debugging(environ: Mapping[str, str]) -> bool:
@@ -331,7 +333,8 @@ def _named(
             if setting in found:
                 raise ValidationError(f"is also given as {found[setting].label}; keep one")
             if name.lower().endswith("_file"):
-                found[setting] = _Given(label, f"file {value}", rules.secret_in(value))
+                secret = rules.secret_in(value, keep_mark=setting == "secret_key")
+                found[setting] = _Given(label, f"file {value}", secret)
             else:
                 str(value).encode()  # the environment may hold bytes that are no text
                 found[setting] = _Given(label, source, value)

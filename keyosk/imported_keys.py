@@ -16,6 +16,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
+from keyosk import whitespace
 from keyosk.errors import Invalid
 from keyosk.keyring import PrivateKey
 from keyosk.roca import is_from_faulty_chip
@@ -44,6 +45,7 @@ def read(text: str, algorithm: str | None) -> tuple[PrivateKey, str]:
     none. Raises ``Invalid`` for the field ``private_key`` or ``algorithm``, without a word of what
     it was given.
     """
+    text = whitespace.trim(text)
     key: PrivateKey | None = None
     fits: Sequence[str] = ()
     named = None

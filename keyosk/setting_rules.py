@@ -11,7 +11,7 @@ that is none.
 import difflib
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from marshmallow import ValidationError, fields, validate
 
-from keyosk import database_urls
+from keyosk import database_urls, whitespace
 from keyosk.database_urls import PostgresqlUrl
 from keyosk.errors import Fault
 
@@ -144,7 +144,10 @@ def database_faults(given: Collection[str], sound: Mapping[str, Any]) -> Iterato
 
 def secret_keys(value: object) -> tuple[str, ...]:
     """One secret key or several."""
-    keys = tuple(_items(value))
+    keys: tuple[str, ...] = ()
+    for key in _items(value):
+        # A byte order mark counted as a part of the key once: what that encrypted can be read.
+        keys += (key,) if whitespace.trim(key) == key else (whitespace.trim(key), key)
     if not keys or not all(re.fullmatch(r"[^\s,]{43,}", key) for key in keys):
         raise ValidationError(
             "must have at least 43 characters and no white space in each key: 32 random bytes in "
@@ -237,18 +240,39 @@ def hide_password(url: object) -> str:
     return database_urls.parse(str(url)).masked
 
 
-def secret_in(path: object) -> str:
-    """The secret in a file, without one newline at its end.
+def quoted(value: object) -> str:
+    """What to say of a value in quotation marks, to follow its setting's name; or nothing."""
+    if isinstance(value, str) and len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        return "stands in quotation marks, which docker --env-file makes a part of the value"
+    return ""
+
+
+def sentence(said: Iterable[str], value: object) -> str:
+    """What is wrong with a value; where it is quoted, that too."""
+    hint = quoted(value)
+    return " ".join(said) + (f"; it {hint}" if hint else "")
+
+
+def warn_of_quotes(given: Iterable[tuple[str, str, object]]) -> list[str]:
+    """The quoted values among (name, source, value), which a rule may have let pass."""
+    return [f"{name} {quoted(value)}." for name, _, value in given if quoted(value)]
+
+
+def secret_in(path: object, *, keep_mark: bool = False) -> str:
+    """The secret in a file, without the white space and the byte order mark around it.
+
+    ``keep_mark``: with its byte order mark, for a rule that knows what to do with it.
 
     Its permissions do not matter: containers mount secrets readable by all (0444). The sentence
     does not repeat the path, for a secret may have been put there by mistake.
     """
     try:
-        secret = re.sub(r"\r?\n\Z", "", Path(text_of(path)).read_bytes().decode())
+        secret = Path(text_of(path)).read_bytes().decode().strip()
     except OSError as error:
         raise ValidationError(f"cannot read the file: {error.strerror}") from None
     except ValueError:
         raise ValidationError("the file must be UTF-8 text") from None
+    secret = secret if keep_mark else whitespace.trim(secret)
     if not secret:
         raise ValidationError("the file is empty")
     return secret

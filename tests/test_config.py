@@ -581,6 +581,29 @@ def test_a_file_that_cannot_be_understood_is_refused(
     assert re.fullmatch(said, found["KEYOSK_CONFIG"])
 
 
+def test_a_byte_order_mark_became_a_part_of_the_secret_key(folder: Path) -> None:
+    """What was encrypted under the key with the mark can still be read."""
+    (folder / "secret").write_text(f"\ufeff{KEY}\r\n")
+    expected = (KEY, f"\ufeff{KEY}")
+    assert load({"KEYOSK_SECRET_KEY_FILE": "secret"}).secret_key == expected
+    assert load({"KEYOSK_SECRET_KEY": f"\ufeff{KEY}"}).secret_key == expected
+
+
+def test_a_settings_file_may_begin_with_a_byte_order_mark(folder: Path) -> None:
+    (folder / "keyosk.toml").write_text("\ufeffthreads = 2\n")
+    assert load({}).threads == 2
+
+
+@pytest.mark.parametrize("mark", ["'", '"'])
+def test_quotes_that_docker_keeps_are_told_of_without_the_value(mark: str) -> None:
+    config = load({"KEYOSK_SECRET_KEY": f"{mark}{KEY}{mark}"})
+    said = [warning for warning in config.warnings if "KEYOSK_SECRET_KEY" in warning]
+    assert len(said) == 1
+    assert "quotation marks" in said[0]
+    assert KEY not in said[0]
+    assert "quotation marks" in faults({"KEYOSK_THREADS": f"{mark}2{mark}"})["KEYOSK_THREADS"]
+
+
 def test_a_file_that_cannot_be_read_is_refused_even_if_nobody_named_it(folder: Path) -> None:
     (folder / "keyosk.toml").mkdir()
     assert faults({}) == {"KEYOSK_CONFIG": "cannot read keyosk.toml: Is a directory"}
@@ -592,11 +615,12 @@ def test_a_file_that_cannot_be_read_is_refused_even_if_nobody_named_it(folder: P
         (PASSWORD, PASSWORD),
         (f"{PASSWORD}\n", PASSWORD),
         (f"{PASSWORD}\r\n", PASSWORD),
-        (f"{PASSWORD}\n\n", f"{PASSWORD}\n"),
-        (f" {PASSWORD} ", f" {PASSWORD} "),
+        (f"{PASSWORD}\n\n", PASSWORD),
+        (f" {PASSWORD} ", PASSWORD),
+        (f"\ufeff{PASSWORD}\r\n", PASSWORD),
     ],
 )
-def test_a_secret_file_gives_its_content_without_one_newline(
+def test_a_secret_file_gives_its_content_without_mark_and_white_space(
     content: str, password: str, folder: Path
 ) -> None:
     secret = folder / "secret"

@@ -17,6 +17,7 @@ from keyosk.errors import ConfigurationError, Fault, Invalid
 from keyosk.installation import Installation
 from keyosk.model import Listing
 from keyosk.web.fields import moment_of
+from keyosk.whitespace import BYTE_ORDER_MARK
 
 _PAGE: Final = 200
 _DATE: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
@@ -132,7 +133,8 @@ def read_password(username: str) -> str:
         )
         return asked
     try:
-        return sys.stdin.readline().rstrip("\r\n")
+        # Windows tools write a byte order mark; white space may be a part of a password.
+        return sys.stdin.readline().rstrip("\r\n").removeprefix(BYTE_ORDER_MARK)
     except UnicodeDecodeError:
         raise Invalid.field("password", "must be UTF-8") from None
 

@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from keyosk import permissions
+from keyosk import permissions, whitespace
 from keyosk.cli import session
 from keyosk.errors import BadToken
 from keyosk.explaining import SENTENCES, shape
@@ -50,7 +50,7 @@ def issue_token(
 @token.command("inspect")
 def inspect_token() -> None:
     """Read a token from standard input; print what it says and whether it is good now."""
-    text = sys.stdin.readline().strip()
+    text = whitespace.trim(sys.stdin.readline())
     with session.installation() as installation:
         try:
             header, claims = installation.tokens.unverified(text)
