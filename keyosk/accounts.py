@@ -7,7 +7,7 @@ from typing import Any, Final
 from keyosk import usernames
 from keyosk.audit import Audit, changed
 from keyosk.checks import LONGEST_NAME, Checks
-from keyosk.errors import Conflict, Invalid, NotFound
+from keyosk.errors import Conflict, Invalid, NotFound, ProofRequired
 from keyosk.ids import first_version, is_id, new_id
 from keyosk.merge import merge_patch
 from keyosk.model import Account, Caller, Kind, Listing, StoredPassword, Versions
@@ -113,6 +113,22 @@ class Accounts:
         self._database.lock(target(account.id))
         return self._accounts.by_id(account.id)
 
+    def check_proof(self, by: Caller, account_id: str) -> None:
+        """Check that whoever handles credentials of their own proved their password for it.
+
+        For the transaction that handles them. Raises ``ProofRequired``, and ``Conflict`` if what
+        was proven is the account's password no more.
+        """
+        # SECURITY: the gate asked before, of what the address named then. A username may have
+        # changed hands since, and another way to here may forget to ask.
+        if by.account_id == account_id and by.proof is None:
+            raise ProofRequired
+        if by.proof is None:
+            return
+        known = self._accounts.password_of(account_id)
+        if known is None or known.id != by.proof:
+            raise Conflict("current_password", "The password was changed meanwhile.")
+
     def page(self, listing: Listing) -> list[Account]:
         """The accounts that a listing asks for."""
         return self._accounts.page(listing)
@@ -175,18 +191,10 @@ class Accounts:
                 self._accounts.remove(account.id, version=version)
             self._audit.record(by, "account.delete", target(account.id), before=fields_of(account))
 
-    def set_password(
-        self,
-        by: Caller,
-        reference: str,
-        password: str,
-        *,
-        instead_of: StoredPassword | None = None,
-    ) -> None:
-        """Give the account a new password. Raises ``Invalid``, ``NotFound``, ``RefusedByRule``.
+    def set_password(self, by: Caller, reference: str, password: str) -> None:
+        """Give the account a new password.
 
-        ``instead_of``: the password that its owner proved to know. Raises ``Conflict`` if it is the
-        account's password no more.
+        Raises ``Invalid``, ``NotFound``, ``RefusedByRule``, and as ``check_proof``.
         """
         account = self.get(reference)
         checks = Checks()
@@ -197,7 +205,7 @@ class Accounts:
         now = int(self._clock())
         with self._database.transaction():
             self._rules.may_change(by, account.id)
-            self._check_known(account, instead_of)
+            self.check_proof(by, account.id)
             if self._accounts.password_of(account.id) is not None:
                 self._revocations.of_accounts([account.id])
                 self._revocations.end_sessions(account.id, by_password=True)
@@ -205,18 +213,16 @@ class Accounts:
             self._accounts.set_password(account.id, stored, now=now)
             self._audit.record(by, "password.set", target(account.id))
 
-    def remove_password(
-        self, by: Caller, reference: str, *, instead_of: StoredPassword | None = None
-    ) -> None:
+    def remove_password(self, by: Caller, reference: str) -> None:
         """Leave the account without a password.
 
-        ``instead_of`` as ``set_password``. Raises ``NotFound`` if it has none, ``RefusedByRule``.
+        Raises ``NotFound`` if it has none, ``RefusedByRule``, and as ``check_proof``.
         """
         with self._database.transaction():
             account = self.locked(reference)
             self._rules.not_by_api_key(by)
             self._rules.may_change(by, account.id)
-            self._check_known(account, instead_of)
+            self.check_proof(by, account.id)
             with self._rules.keeping_an_admin():
                 if not self._accounts.remove_password(account.id):
                     raise NotFound("The account has no password.")
@@ -237,13 +243,6 @@ class Accounts:
             effective_at = self._revocations.of_accounts([account.id])
             self._audit.record(by, "tokens.revoke", target(account.id))
             return effective_at
-
-    def _check_known(self, account: Account, shown: StoredPassword | None) -> None:
-        if shown is None:
-            return
-        known = self._accounts.password_of(account.id)
-        if known is None or known.id != shown.id:
-            raise Conflict("current_password", "The password was changed meanwhile.")
 
     def _stored(self, password: str) -> StoredPassword:
         return StoredPassword(new_id(), self._passwords.hash(password))

@@ -69,7 +69,10 @@ class ApiKeys:
         expires_at: int | None = None,
         enabled: bool = True,
     ) -> NewApiKey:
-        """Make a key for the account. Raises ``Invalid``, ``NotFound``, ``RefusedByRule``."""
+        """Make a key for the account.
+
+        Raises ``Invalid``, ``NotFound``, ``RefusedByRule``, and as ``Accounts.check_proof``.
+        """
         now = int(self._clock())
         secret = api_key_form.generate()
         with self._database.transaction():
@@ -92,6 +95,7 @@ class ApiKeys:
             )
             key = self._checked(key, now if expires_at is not None else None)
             self._guard(by, key)
+            self._accounts.check_proof(by, key.account_id)
             self._add(by, "api_key.create", key, secret)
         return NewApiKey(key, secret)
 
@@ -100,7 +104,8 @@ class ApiKeys:
     ) -> NewApiKey:
         """Make a successor like the key; the key itself works for ``overlap`` more seconds.
 
-        Raises ``Invalid``, ``NotFound``, ``RefusedByRule``, ``Conflict`` if it has a successor.
+        Raises ``Invalid``, ``NotFound``, ``RefusedByRule``, ``Conflict`` if it has a successor,
+        and as ``Accounts.check_proof``.
         """
         if not 0 <= overlap <= _LONGEST_OVERLAP:
             raise Invalid.field("overlap", f"must be 0 to {_LONGEST_OVERLAP} seconds")
@@ -109,6 +114,7 @@ class ApiKeys:
         with self._database.transaction():
             old = self._locked(reference, key_id)
             self._guard(by, old)
+            self._accounts.check_proof(by, old.account_id)
             if old.expires_at is not None and old.expires_at <= now:
                 raise Conflict("expires_at", "This key has expired: make a new one.")
             if old.successor is not None:
@@ -161,7 +167,8 @@ class ApiKeys:
     ) -> ApiKey:
         """Apply a merge patch (RFC 7396).
 
-        Raises ``Invalid``, ``NotFound``, ``Stale``, ``RefusedByRule``.
+        Raises ``Invalid``, ``NotFound``, ``Stale``, ``RefusedByRule``, and as
+        ``Accounts.check_proof``.
         """
         now = int(self._clock())
         with self._database.transaction():
@@ -179,6 +186,7 @@ class ApiKeys:
             if "networks" in changes:
                 changes["networks"] = after.networks
             self._guard(by, key)
+            self._accounts.check_proof(by, key.account_id)
             with self._rules.keeping_an_admin():
                 self._api_keys.change(key.id, changes, now=now, version=version)
             if (

@@ -93,6 +93,18 @@ class RefusedByRule(Forbidden):
     code = "refused_by_rule"
 
 
+class ProofRequired(Forbidden):
+    """The request must itself prove the password of the account whose credentials it handles."""
+
+    code = "proof_required"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Your own credentials are handled with your password in this very request: log in by "
+            "HTTP Basic with it, or add it to the body as current_password. A token is no proof."
+        )
+
+
 class InUse(KeyoskError):
     """Deleting this would take something away; ``force`` does it all the same.
 

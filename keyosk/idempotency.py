@@ -58,14 +58,17 @@ class Idempotency:
         """The answer that this caller's request has under ``key``; ``answer`` gives the first.
 
         ``request``: all that makes the request what it is. Nothing is kept if ``answer`` raises.
-        Raises ``Invalid`` if the key is malformed or was used for another request.
+        Raises ``Invalid`` if the key is malformed or was used for another request, or by a login
+        that had other rights.
         """
         if not _KEY.fullmatch(key):
             raise Invalid.field("Idempotency-Key", "must be 1 to 255 printable ASCII characters")
         now = int(self._clock())
         caller = f"{by.account_id}/{by.api_key_id or by.credential}"
-        # SECURITY: a keyed hash, as the request may hold a password.
-        fingerprint = self._safe.fingerprint(request)
+        # SECURITY: a keyed hash, as the request may hold a password. And with what the caller may
+        # do, else a token that may do less would be shown what it could not have made.
+        rights = " ".join([*sorted(by.scopes), "", *sorted(by.held)])
+        fingerprint = self._safe.fingerprint(rights.encode() + b"\n" + request)
         with self._database.transaction():
             self._database.lock(_name(caller, key))
             self._forget(now)

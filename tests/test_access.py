@@ -670,7 +670,9 @@ def test_an_account_handles_its_own_keys_by_password_only(
         assert_problem(client.post(f"{own_key}/rotate"), 403, RULE)
 
     client = person.bearer()
-    made = client.post("/accounts/me/api-keys", json={"name": "mine"})
+    body = {"name": "mine"}
+    assert_problem(client.post("/accounts/me/api-keys", json=body), 403, "proof_required")
+    made = client.post("/accounts/me/api-keys", json={**body, "current_password": PASSWORD})
     assert made.status_code == 201
     new = server.client(person.username, made.json()["secret"])
     assert new.get("/accounts/me").status_code == 200
@@ -683,7 +685,8 @@ def test_a_key_of_another_account_is_not_found_below_ones_own(weak: Person, alic
     for name in ("me", weak.id):
         path = f"/accounts/{name}/api-keys/{alice.key_id}"
         assert_problem(client.get(path), 404, "not_found")
-        assert_problem(client.patch(path, json={"name": "stolen"}), 404, "not_found")
+        proven = {"name": "stolen", "current_password": PASSWORD}
+        assert_problem(client.patch(path, json=proven), 404, "not_found")
         assert_problem(client.delete(path), 404, "not_found")
     assert alice.by_key.get("/accounts/me").status_code == 200
 
@@ -695,7 +698,7 @@ def test_an_account_changes_its_password_with_the_current_one(
     path = "/accounts/me/password"
     client = person.bearer()
 
-    assert_problem(client.put(path, json={"password": new}), 422, "invalid")
+    assert_problem(client.put(path, json={"password": new}), 403, "proof_required")
     wrong = client.put(path, json={"password": new, "current_password": "not that"})
     assert_problem(wrong, 403, "forbidden")
     body = {"password": new, "current_password": PASSWORD}

@@ -81,13 +81,13 @@ PUT    /accounts/{account}/grants               401  403  403  403  422  403  40
 PATCH  /accounts/{account}/grants               401  403  403  403  422  403  403  422  422
 GET    /accounts/me                             401  200  200  200  200  200  200  200  200
 PATCH  /accounts/me                             401  403  403  422  403  403  403  422  422
-PUT    /accounts/me/password                    401  422  422  422  422  422  422  422  403
+PUT    /accounts/me/password                    401  403  403  403  403  403  403  403  403
 GET    /accounts/me/api-keys                    401  200  200  200  200  200  200  200  200
-POST   /accounts/me/api-keys                    401  422  422  422  422  422  422  422  403
+POST   /accounts/me/api-keys                    401  403  403  403  403  403  403  403  403
 GET    /accounts/me/api-keys/{key}              401  404  404  404  404  404  404  404  404
-PATCH  /accounts/me/api-keys/{key}              401  422  422  422  422  422  422  422  403
+PATCH  /accounts/me/api-keys/{key}              401  403  403  403  403  403  403  403  403
 DELETE /accounts/me/api-keys/{key}              401  404  404  404  404  404  404  404  403
-POST   /accounts/me/api-keys/{key}/rotate       401  422  422  422  422  422  422  422  403
+POST   /accounts/me/api-keys/{key}/rotate       401  403  403  403  403  403  403  403  403
 GET    /accounts/me/grants                      401  200  200  200  200  200  200  200  200
 PUT    /accounts/me/grants                      401  403  403  403  422  403  403  422  422
 PATCH  /accounts/me/grants                      401  403  403  403  422  403  403  422  422
@@ -474,7 +474,7 @@ def test_a_body_that_claims_to_be_of_another_account_changes_nothing(
         assert_refused(answer, "insufficient_scope")
         answer = client.put(f"{victim.path}/password", json={"password": NEW_PASSWORD, name: value})
         assert_refused(answer, "insufficient_scope")
-        own = {"name": "stolen", name: victim.id}
+        own = {"name": "stolen", name: victim.id, "current_password": PASSWORD}
         assert_refused(client.post("/accounts/me/api-keys", json=own), "invalid", 422)
         assert_refused(client.patch(f"/accounts/me/api-keys/{key}", json=own), "invalid", 422)
 
@@ -492,8 +492,9 @@ def test_a_key_is_reached_only_below_the_account_that_it_is_of(
     for account in ("me", small.id):
         path = f"/accounts/{account}/api-keys/{key}"
         assert_refused(client.delete(path), "not_found", 404)
-        assert_refused(client.patch(path, json={"enabled": False}), "not_found", 404)
-        assert_refused(client.post(f"{path}/rotate"), "not_found", 404)
+        proven = {"current_password": PASSWORD}
+        assert_refused(client.patch(path, json={"enabled": False, **proven}), "not_found", 404)
+        assert_refused(client.post(f"{path}/rotate", json=proven), "not_found", 404)
     assert above.login(secret).get("/accounts/me").status_code == 200
 
 

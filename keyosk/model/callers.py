@@ -44,6 +44,8 @@ class Caller:
 
     ``scopes`` are those of Keyosk's own that this request may use, ``held`` all scopes that the
     login holds, of whatever service. ``account_id`` is ``None`` for an operator at a terminal.
+    ``proof``: the id of the password that this request itself proved, of the account whose
+    credentials it handles; a token proves none.
     """
 
     account_id: str | None
@@ -54,6 +56,7 @@ class Caller:
     held: frozenset[str]
     address: str | None = None
     request_id: str | None = None
+    proof: str | None = None
 
     def has(self, scope: str) -> bool:
         """Whether the caller may do what ``scope`` of Keyosk's own allows."""

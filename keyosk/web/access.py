@@ -9,10 +9,19 @@ from werkzeug.exceptions import MethodNotAllowed
 
 from keyosk import api_key_form, permissions, usernames
 from keyosk.authentication import caller
-from keyosk.errors import BadCredentials, BadToken, InsufficientScope, RefusedByRule
+from keyosk.errors import (
+    BadCredentials,
+    BadToken,
+    Forbidden,
+    InsufficientScope,
+    ProofRequired,
+    RefusedByRule,
+)
+from keyosk.ids import is_id
 from keyosk.installation import Installation
 from keyosk.model import ADMIN, KEYOSK, Caller, CredentialKind, Login
-from keyosk.web import access_log, basic, browsers
+from keyosk.web import access_log, basic, bodies, browsers
+from keyosk.web.schemas import PasswordProof
 
 ME: Final = "me"
 #: In the WSGI environ of a request whose response is everybody's.
@@ -28,8 +37,10 @@ class Access:
     """One decision: who may use an address with a method.
 
     ``scope``: the scope of Keyosk's own that it needs; where none is stated, all of them.
-    ``itself``: the account that the address names needs no scope. ``no_api_key``: a caller that
-    came by API key is refused whatever its scopes, for what makes, changes or reveals credentials.
+    ``itself``: the account that the address names needs no scope. ``proof``: that account, though
+    an admin's, proves its password in this very request; for what makes, changes or reveals one's
+    own credentials. ``no_api_key``: a caller that came by API key is refused whatever its scopes,
+    for what makes, changes or reveals credentials.
     ``any_caller``: whoever is logged in, and the resource looks at what for.
     ``by_login``: any Basic login will do, and the resource asks for it. ``key_alone``: so will an
     API key without a username.
@@ -38,6 +49,7 @@ class Access:
     # SECURITY: a decision that says nothing lets an admin pass, and not every login.
     scope: str = ADMIN
     itself: bool = False
+    proof: bool = False
     no_api_key: bool = False
     any_caller: bool = False
     anyone: bool = False
@@ -65,8 +77,16 @@ def scope(name: str, *, no_api_key: bool = False) -> Access:
 
 
 def itself_or(name: str, *, no_api_key: bool = False) -> Access:
-    """The account that the address names, and callers who hold the scope."""
+    """The account that the address names, and callers who hold the scope.
+
+    For what shows something or takes it away: a route refuses it for all else.
+    """
     return Access(scope=name, itself=True, no_api_key=no_api_key)
+
+
+def itself_proven_or(name: str) -> Access:
+    """The account that the address names with its password in the request, and others by scope."""
+    return Access(scope=name, itself=True, proof=True, no_api_key=True)
 
 
 class Gate:
@@ -91,7 +111,7 @@ class Gate:
         g.key_alone = decision.key_alone
         if decision.anyone:
             return
-        caller = self._caller()
+        caller, shown = self._caller()
         access_log.note(**name_of(caller))
         itself = _names(caller)
         allowed = decision.any_caller or (decision.itself and itself)
@@ -100,10 +120,34 @@ class Gate:
         g.caller = caller  # from here on a refusal is known to be theirs
         if decision.no_api_key and caller.credential is CredentialKind.API_KEY:
             raise RefusedByRule(
-                "A caller with an API key cannot handle credentials: use a password."
+                "A caller with an API key cannot handle credentials: use a password. "
+                "Those of an account without a password are handled by an admin."
             )
+        if decision.proof:
+            g.caller = replace(caller, proof=self._proof(caller, shown if itself else None))
+            if itself and g.caller.proof is None:
+                raise ProofRequired
 
-    def _caller(self) -> Caller:
+    def _proof(self, caller: Caller, shown: str | None) -> str | None:
+        """The id of the password that this request proves, of the account that the address names.
+
+        ``shown``: of the one that the login was. What stands in the body is checked in any case.
+        Raises ``Forbidden`` if that is wrong, ``Invalid``, ``Throttled``.
+        """
+        current = _current_password()
+        if current is None:
+            return shown
+        installation = self._installation
+        account = installation.accounts.get((request.view_args or {})["account"])
+        try:
+            return installation.authentication.confirm_password(
+                account, current, address=caller.address
+            ).id
+        except BadCredentials:
+            raise Forbidden("The current password is not right.") from None
+
+    def _caller(self) -> tuple[Caller, str | None]:
+        """Who calls, and the id of the password that this request itself proved, if any."""
         installation = self._installation
         now = int(installation.clock())
         credentials = bearer()
@@ -117,7 +161,8 @@ class Gate:
             proven = login(installation)
             scopes = permissions.keyosk_scopes(proven, now)
         held = frozenset(permissions.current(proven, now))
-        return caller(proven, scopes, held, address=g.address, request_id=g.request_id)
+        found = caller(proven, scopes, held, address=g.address, request_id=g.request_id)
+        return found, proven.password_id
 
 
 def still(installation: Installation, caller: Caller, scope: str) -> Caller:
@@ -193,4 +238,18 @@ def _names(caller: Caller) -> bool:
     if reference == ME:
         arguments["account"] = caller.account_id
         return True
-    return reference == caller.account_id or usernames.lookup_form(reference) == caller.username
+    if is_id(reference):
+        return bool(reference.lower() == caller.account_id)
+    return usernames.lookup_form(reference) == caller.username
+
+
+def _current_password() -> str | None:
+    """``current_password`` in the body, if there is one. Raises ``Invalid``; 400, 415."""
+    if not request.get_data():
+        return None
+    document = bodies.read(bodies.PATCH_TYPES if request.method == "PATCH" else bodies.JSON_TYPES)
+    name = "current_password"
+    if not isinstance(document, dict) or name not in document:
+        return None
+    proof: str = bodies.checked(PasswordProof(), {name: document[name]})[name]
+    return proof

@@ -4,8 +4,8 @@ from typing import Any
 
 from flask import Response, g, request
 
-from keyosk.errors import BadCredentials, Conflict, Forbidden, InsufficientScope, Invalid
-from keyosk.model import Account, Grant, StoredPassword
+from keyosk.errors import Conflict, InsufficientScope
+from keyosk.model import Account, Grant
 from keyosk.web import paging
 from keyosk.web.answers import nothing, object_answer
 from keyosk.web.endpoint import Endpoint
@@ -97,35 +97,16 @@ class PasswordResource(Endpoint):
 
     @operation(takes=PasswordChange, raises=(Conflict,))
     def put(self, account: str) -> Response:
-        """Set the password: an admin any account's, an account its own if it knows the old one."""
-        fields = self.load()
-        known = self._shown(account, fields)
-        self.installation.accounts.set_password(
-            g.caller, account, fields["password"], instead_of=known
-        )
+        """Set the password."""
+        self.installation.accounts.set_password(g.caller, account, self.load()["password"])
         return nothing()
 
     @operation(takes=PasswordProof, optional=True, raises=(Conflict,))
     def delete(self, account: str) -> Response:
-        """Leave the account without a password: an admin any, an account itself if it knows it."""
-        known = self._shown(account, self.load())
-        self.installation.accounts.remove_password(g.caller, account, instead_of=known)
+        """Leave the account without a password."""
+        self.load()
+        self.installation.accounts.remove_password(g.caller, account)
         return nothing()
-
-    def _shown(self, account: str, fields: dict[str, Any]) -> StoredPassword | None:
-        """The password that the caller proved to know; admins need not, and get ``None``."""
-        current = fields.get("current_password")
-        if current is None:
-            if g.caller.has(_WRITE):
-                return None
-            raise Invalid.field("current_password", "is needed to change one's own password")
-        found = self.installation.accounts.get(account)
-        try:
-            return self.installation.authentication.confirm_password(
-                found, current, address=g.address
-            )
-        except BadCredentials:
-            raise Forbidden("The current password is not right.") from None
 
 
 class GrantsResource(Endpoint):

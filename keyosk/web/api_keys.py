@@ -40,7 +40,7 @@ class ApiKeysResource(Endpoint):
     @operation(takes=ApiKeyNew, gives=ApiKeyMade, status=201, tagged=True)
     def post(self, account: str) -> Response:
         """Make a key; this answer is the only one that has its secret."""
-        made = self.installation.api_keys.create(g.caller, account, **self.load())
+        made = self.installation.api_keys.create(g.caller, account, **_fields(self.load()))
         return _shown_once(made)
 
 
@@ -57,7 +57,7 @@ class RotateResource(Endpoint):
     )
     def post(self, account: str, key: str) -> Response:
         """Make a successor; this answer is the only one that has its secret."""
-        overlap = self.load()
+        overlap = _fields(self.load())
         return _shown_once(self.installation.api_keys.rotate(g.caller, account, key, **overlap))
 
 
@@ -73,7 +73,7 @@ class ApiKeyResource(Endpoint):
     @operation(takes=ApiKeyPatch, gives=ApiKeyShape, tagged=True)
     def patch(self, account: str, key: str) -> Response:
         """Change the fields that the merge patch names."""
-        patch = self.load()
+        patch = _fields(self.load())
         changed = self.installation.api_keys.change(
             g.caller, account, key, patch, version=wanted_versions()
         )
@@ -93,6 +93,12 @@ def _shown_once(made: NewApiKey) -> Response:
         201,
         location=f"/accounts/{made.key.account_id}/api-keys/{made.key.id}",
     )
+
+
+def _fields(loaded: dict[str, Any]) -> dict[str, Any]:
+    """What is said of the key; the password beside it was for the gate (``access``)."""
+    loaded.pop("current_password", None)
+    return loaded
 
 
 def _body(key: ApiKey) -> dict[str, Any]:

@@ -29,7 +29,11 @@ def load(schema: Schema, *, optional: bool = False) -> dict[str, Any]:
     """
     if optional and not request.get_data():
         return {}
-    document = read(PATCH_TYPES if request.method == "PATCH" else JSON_TYPES)
+    return checked(schema, read(PATCH_TYPES if request.method == "PATCH" else JSON_TYPES))
+
+
+def checked(schema: Schema, document: Any) -> dict[str, Any]:
+    """A document in the shape of ``schema``. Raises ``Invalid``."""
     try:
         loaded: dict[str, Any] = schema.load(document)
     except ValidationError as error:

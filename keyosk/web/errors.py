@@ -37,6 +37,7 @@ STATUS: Final[Mapping[type[errors.KeyoskError], HTTPStatus]] = {
     errors.Forbidden: HTTPStatus.FORBIDDEN,
     errors.InsufficientScope: HTTPStatus.FORBIDDEN,
     errors.RefusedByRule: HTTPStatus.FORBIDDEN,
+    errors.ProofRequired: HTTPStatus.FORBIDDEN,
     errors.NotFound: HTTPStatus.NOT_FOUND,
     errors.Conflict: HTTPStatus.CONFLICT,
     errors.InUse: HTTPStatus.CONFLICT,

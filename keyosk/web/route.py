@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from keyosk.web import operations
 from keyosk.web.access import Access
 from keyosk.web.endpoint import Endpoint
+
+_MAKING: Final = ("POST", "PUT", "PATCH")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +28,16 @@ class Route:
     instant: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a method without an access decision or without a declaration (``TypeError``)."""
+        """Refuse what is not decided or not declared, or forgets a proof (``TypeError``)."""
         methods: set[str] = set(self.resource.methods or ())
         if methods != self.access.keys():
             undecided = ", ".join(sorted(methods ^ self.access.keys()))
             raise TypeError(f"{self.path}: decided and existing methods differ by {undecided}.")
         for method in methods:
             operations.of(self.resource, method)
+            decision = self.access[method]
+            if method in _MAKING and decision.itself and not decision.proof:
+                raise TypeError(
+                    f"{method} {self.path} lets a token alone make or change what is its account's "
+                    "own: state a proof (access.itself_proven_or)."
+                )

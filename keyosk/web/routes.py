@@ -6,7 +6,15 @@ for everybody.
 
 from typing import Final
 
-from keyosk.web.access import ANY_CALLER, ANYONE, BY_LOGIN, BY_LOGIN_OR_KEY, itself_or, scope
+from keyosk.web.access import (
+    ANY_CALLER,
+    ANYONE,
+    BY_LOGIN,
+    BY_LOGIN_OR_KEY,
+    itself_or,
+    itself_proven_or,
+    scope,
+)
 from keyosk.web.accounts import (
     AccountResource,
     AccountsResource,
@@ -47,7 +55,9 @@ _KEYS: Final = scope("keyosk:keys:write", no_api_key=True)
 _SERVICES_READ: Final = "keyosk:services:read"
 _SERVICES_WRITE: Final = "keyosk:services:write"
 
-_OWN_CREDENTIALS: Final = itself_or(_ACCOUNTS_WRITE, no_api_key=True)
+_OWN_CREDENTIALS: Final = itself_proven_or(_ACCOUNTS_WRITE)
+#: A token alone may only take away.
+_END_OWN_KEY: Final = itself_or(_ACCOUNTS_WRITE, no_api_key=True)
 _SERVICE: Final = {
     "GET": scope(_SERVICES_READ),
     "POST": scope(_SERVICES_WRITE),
@@ -97,7 +107,7 @@ ROUTES: Final = (
     Route("/accounts/<account>/api-keys/<key>", ApiKeyResource, {
         "GET": itself_or(_ACCOUNTS_READ),
         "PATCH": _OWN_CREDENTIALS,
-        "DELETE": _OWN_CREDENTIALS,
+        "DELETE": _END_OWN_KEY,
     }),
     Route("/accounts/<account>/api-keys/<key>/rotate", RotateResource, {"POST": _OWN_CREDENTIALS}),
     Route("/accounts/<account>/tokens", SessionsResource, {

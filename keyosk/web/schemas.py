@@ -165,18 +165,18 @@ class AccountShape(Shown):
 
 
 class PasswordProof(Shape):
-    """What the account itself must show to be left without a password."""
+    """The password of the account itself; a login by HTTP Basic with it does as well."""
 
     current_password = Text()
 
 
 class PasswordChange(PasswordProof):
-    """A new password; the account itself must show the current one."""
+    """A new password."""
 
     password = Text(required=True)
 
 
-class ApiKeyNew(Shape):
+class ApiKeyNew(PasswordProof):
     """An API key to make."""
 
     name = Text(required=True)
@@ -187,7 +187,7 @@ class ApiKeyNew(Shape):
     enabled = Flag()
 
 
-class ApiKeyPatch(Shape):
+class ApiKeyPatch(PasswordProof):
     """A merge patch of an API key."""
 
     name = Text(allow_none=True)
@@ -227,7 +227,7 @@ class ApiKeyMade(ApiKeyShape):
     secret = Text()
 
 
-class Rotation(Shape):
+class Rotation(PasswordProof):
     """How to rotate an API key: the seconds for which the old one goes on working."""
 
     overlap = Whole()

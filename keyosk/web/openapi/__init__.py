@@ -152,6 +152,11 @@ def _who(access: Access) -> str:
     if access.any_caller:
         return "Needs a login."
     itself = "; the account itself needs none" if access.itself else ""
+    if access.proof:
+        itself += (
+            ", but its password in this request, an admin's own account included: Basic with it, "
+            "or `current_password`"
+        )
     without = " A caller that came by API key is refused." if access.no_api_key else ""
     return f"Needs the scope `{access.scope}`{itself}.{without}"
 

@@ -98,6 +98,8 @@ class Call:
             found.update(_LOGIN)
         elif not self.access.anyone:
             found.update(_CALLER)
+        if self.access.proof:
+            found.update((errors.ProofRequired, errors.Conflict))
         if self.path_parameters:
             found.add(errors.NotFound)
         if self.path_parameters or has_rules:

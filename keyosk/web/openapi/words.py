@@ -190,7 +190,8 @@ FIELDS: Final[dict[str, str]] = {
     "on_conflict": "What to do with accounts that exist; `skip` if nothing is said.",
     "code": "What went wrong, for programs.",
     "credential": "The id of the API key, or `password`.",
-    "current_password": "The account's own password; an admin needs none.",
+    "current_password": "The account's own password: of a caller who is that account and came by "
+    "token.",
     "detail": "What went wrong, for people.",
     "expires_at": "When it stops working; null for never.",
     "expires_in": "Seconds.",
