@@ -190,14 +190,14 @@ class Bulk:
         Raises ``Conflict``, ``RefusedByRule``.
         """
         granted = {each.account.id: each.line.grants or () for each in candidates}
-        names = {grant.role for grants in granted.values() for grant in grants if grant.role}
+        by_role = [grant for grants in granted.values() for grant in grants if grant.role]
         # In one order everywhere, so that two imports never wait for each other in a circle.
         ordered = sorted((each.account for each in candidates), key=lambda one: one.username)
         made: frozenset[str] = frozenset()
         ids: dict[str, str] = {}
         try:
             with self._database.transaction():
-                roles = self._roles_to_give(by, names)
+                roles = self._roles_to_give(by, by_role)
                 made = self._account_store.add_all(ordered)
                 new = [each.account for each in candidates if each.account.id in made]
                 self._account_store.add_passwords(
@@ -217,13 +217,15 @@ class Bulk:
             pass
         return made, ids
 
-    def _roles_to_give(self, by: Caller, names: set[str]) -> dict[str, Role]:
+    def _roles_to_give(self, by: Caller, grants: Iterable[Grant]) -> dict[str, Role]:
+        grants = set(grants)
+        names = {grant.role for grant in grants if grant.role}
         roles = self._roles.named([*names])
         if len(roles) < len(names):
             raise Conflict("roles", "A role was deleted meanwhile.")
         # SECURITY: a second time, as a role may have been widened since the first.
-        for role in roles.values():
-            self._rules.may_give(by, role.scopes)
+        for grant in grants:
+            self._rules.may_grant(by, grant, roles)
         return roles
 
     def _tell_made(

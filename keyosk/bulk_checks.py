@@ -116,8 +116,7 @@ class LineChecks:
         if line.grants and not by.has(_GRANT):
             raise InsufficientScope(_GRANT)
         for grant in line.grants or ():
-            given = (grant.scope,) if grant.scope is not None else roles[grant.role or ""].scopes
-            self._rules.may_give(by, given)
+            self._rules.may_grant(by, grant, roles)
 
 
 def _over(now: int, account: Account, grants: Sequence[Grant]) -> Iterator[Fault]:

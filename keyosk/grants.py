@@ -130,8 +130,7 @@ class Grants:
         if widened:
             self._rules.not_by_api_key(by)
         for grant in widened:
-            given = (grant.scope,) if grant.scope is not None else roles[grant.role or ""].scopes
-            self._rules.may_give(by, given)
+            self._rules.may_grant(by, grant, roles)
         with self._rules.keeping_an_admin():
             self._account_store.change(account.id, {}, now=now, version=version)
             self._grants.set(account.id, grants, {role.name: role.id for role in roles.values()})

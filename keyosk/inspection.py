@@ -6,15 +6,13 @@ from typing import Any
 from keyosk.audit import Audit
 from keyosk.authentication import Authentication
 from keyosk.errors import BadCredentials, BadToken, InvalidGrant, NotFound
-from keyosk.model import KEYOSK, Caller
+from keyosk.model import INTROSPECT, KEYOSK, Caller
 from keyosk.revocations import Revocations
 from keyosk.services import Services
 from keyosk.sessions import Sessions
 from keyosk.storage.database import Database
 from keyosk.tokens import Claims, Tokens
 
-#: Lets an account introspect the tokens of every service.
-INTROSPECT = "keyosk:tokens:introspect"
 _REVOKE = "keyosk:accounts:write"
 
 

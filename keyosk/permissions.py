@@ -17,7 +17,16 @@ from keyosk.errors import (
     InvalidScope,
     InvalidTarget,
 )
-from keyosk.model import ADMIN, KEYOSK, KEYOSK_SCOPES, CredentialKind, Holding, Login, Terms
+from keyosk.model import (
+    ADMIN,
+    KEYOSK,
+    KEYOSK_SCOPES,
+    Condition,
+    CredentialKind,
+    Holding,
+    Login,
+    Terms,
+)
 
 #: The media type of an access token in its header (RFC 9068 section 2.1).
 TYPE: Final = "at+jwt"
@@ -255,6 +264,19 @@ def keyosk_scopes(login: Login, now: int) -> frozenset[str]:
     """The scopes of Keyosk's own API that a login has at ``now``, those implied included."""
     held = available(login, now)
     return frozenset(scope for scope, holding in held.items() if holding.service.name == KEYOSK)
+
+
+def conditions(login: Login, now: int) -> dict[str, tuple[Condition, ...]]:
+    """How an account holds what it holds at ``now`` under conditions only, by scope name."""
+    found: dict[str, list[Condition]] = {}
+    for holding in login.holdings:
+        if holding.until is None or holding.until > now:
+            condition = Condition(holding.credential, holding.until)
+            found.setdefault(holding.scope, []).append(condition)
+    if ADMIN in found:
+        for name in KEYOSK_SCOPES:
+            found[name] = [*found.get(name, ()), *found[ADMIN]]
+    return {name: tuple(held) for name, held in found.items() if Condition() not in held}
 
 
 def _lasts_longer(one: Holding, other: Holding) -> bool:

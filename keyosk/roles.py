@@ -105,7 +105,8 @@ class Roles:
             after = replace(role, **changes)
             self._check(after)
             # Both ways: who takes a scope from a role takes it from all that hold the role.
-            self._rules.may_give(by, set(after.scopes) ^ set(role.scopes))
+            self._rules.may_give(by, set(after.scopes) - set(role.scopes))
+            self._rules.may_take(by, set(role.scopes) - set(after.scopes))
             if set(after.scopes) - set(role.scopes):
                 self._rules.not_by_api_key(by)
             self._revoke(role, set(role.scopes) - set(after.scopes))
@@ -125,7 +126,7 @@ class Roles:
         with self._database.transaction():
             self._database.lock(LOCK)
             role = self.get(name)
-            self._rules.may_give(by, role.scopes)
+            self._rules.may_take(by, role.scopes)
             holders = self._grants.holders_of_role(role.id)
             if holders and not force:
                 raise InUse([f"The role {role.name}"], accounts=holders)

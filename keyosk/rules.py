@@ -1,7 +1,8 @@
 """The rules against climbing: nobody gains, by administering, what they do not hold.
 
-1. Nobody gives a scope that they do not hold, by itself or in a role, unless they hold
-   ``keyosk:admin``.
+1. Nobody gives a scope that they do not hold, by itself, in a role or by what a service does, nor
+   for longer or to more kinds of login than they hold it. Who holds ``keyosk:admin`` may give all
+   scopes of services; of Keyosk's own no further than that goes.
 2. Nobody changes an account that was granted more than they hold: who could set its password could
    be it.
 3. Nobody changes their own grants or ``enabled``.
@@ -12,12 +13,12 @@
 All of them look at what is stored, never at what a body says of itself.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
 from keyosk.errors import RefusedByRule
-from keyosk.model import ADMIN, Caller, CredentialKind
+from keyosk.model import ADMIN, Caller, CredentialKind, Grant, Role
 from keyosk.storage.database import Database
 from keyosk.storage.grants import GrantStore
 
@@ -33,10 +34,21 @@ class Rules:
         self._grants = grants
 
     def may_give(self, by: Caller, scopes: Iterable[str]) -> None:
-        """Rule 1."""
-        missing = sorted(scope for scope in scopes if not by.holds(scope))
-        if missing:
-            raise RefusedByRule("You cannot give what you do not hold: " + " ".join(missing[:20]))
+        """Rule 1, for what is given without conditions."""
+        _refuse(scope for scope in scopes if not by.may_give(scope))
+
+    def may_grant(self, by: Caller, grant: Grant, roles: Mapping[str, Role]) -> None:
+        """Rule 1, for a grant; ``roles``: by name, the one that it gives among them."""
+        given = (grant.scope,) if grant.scope is not None else roles[grant.role or ""].scopes
+        _refuse(
+            scope
+            for scope in given
+            if not by.may_give(scope, credential=grant.credential, until=grant.until)
+        )
+
+    def may_take(self, by: Caller, scopes: Iterable[str]) -> None:
+        """Rule 1 the other way: nobody takes from all what they do not hold."""
+        _refuse(scope for scope in scopes if not by.holds(scope))
 
     def may_change(self, by: Caller, account_id: str) -> None:
         """Rule 2; one's own account is always within reach."""
@@ -65,3 +77,12 @@ class Rules:
         yield
         if before and not self._grants.has_lasting_admin():
             raise RefusedByRule("This would leave nobody who can administer Keyosk for good.")
+
+
+def _refuse(missing: Iterable[str]) -> None:
+    names = sorted(missing)
+    if names:
+        raise RefusedByRule(
+            "You cannot give what you do not hold, nor further than you hold it: "
+            + " ".join(names[:20])
+        )

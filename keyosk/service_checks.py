@@ -8,7 +8,7 @@ from keyosk import documents, keyring
 from keyosk.checks import LONGEST_NAME, LONGEST_TEXT, Checks
 from keyosk.errors import Invalid
 from keyosk.ids import is_id
-from keyosk.model import KEYOSK, Service
+from keyosk.model import KEYOSK, Service, namespace_key
 from keyosk.permissions import check_scope_name
 from keyosk.tokens import CLAIMS, TYPES
 
@@ -17,6 +17,7 @@ AUDIENCE: Final = re.compile(r"[\x21-\x7e]{1,255}")
 _CLAIM: Final = re.compile(r"[\x21-\x7e]{1,100}")
 _SHORTEST_LIFETIME: Final = 30
 _LONGEST_LIFETIME: Final = 86_400
+_MOST_AUDIENCES: Final = 20
 _LONGEST_REFRESH: Final = 365 * 86_400
 
 
@@ -30,7 +31,11 @@ def check(service: Service, issuer: str) -> None:
             "must be 1 to 63 of a-z, 0-9, dot, dash and underscore, "
             "and begin and end with a letter or digit",
         )
-    _check_audience(checks, terms.audience, issuer)
+    _check_audience(checks, "audience", terms.audience, issuer)
+    if len(service.audiences) > _MOST_AUDIENCES:
+        checks.fault("audiences", f"must be {_MOST_AUDIENCES} at most")
+    for audience in service.audiences:
+        _check_audience(checks, "audiences", audience, issuer)
     checks.text("title", service.title, longest=LONGEST_NAME)
     checks.text("description", service.description, longest=LONGEST_TEXT)
     checks.text("contact", service.contact, longest=LONGEST_NAME)
@@ -50,13 +55,14 @@ def check(service: Service, issuer: str) -> None:
     checks.done()
 
 
-def _check_audience(checks: Checks, audience: str, issuer: str) -> None:
+def _check_audience(checks: Checks, field: str, audience: str, issuer: str) -> None:
+    own = {namespace_key(issuer + path) for path in ("", *documents.PATHS)}
     if not AUDIENCE.fullmatch(audience):
-        checks.fault("audience", "must be 1 to 255 printable ASCII characters without space")
-    elif audience in (issuer, *(issuer + path for path in documents.PATHS)):
-        checks.fault("audience", "must not be an address of the issuer itself")
+        checks.fault(field, "must be 1 to 255 printable ASCII characters without space")
+    elif namespace_key(audience) in own:
+        checks.fault(field, "must not be an address of the issuer itself")
     elif "://" in audience and not _is_resource(audience):
-        checks.fault("audience", "must have no fragment (RFC 8707 section 2)")
+        checks.fault(field, "must have no fragment (RFC 8707 section 2)")
 
 
 def _check_scopes(checks: Checks, service: Service) -> None:

@@ -9,6 +9,7 @@ from keyosk.audit import Audit, changed
 from keyosk.errors import Forbidden, InUse, Invalid
 from keyosk.ids import first_version, is_id, new_id
 from keyosk.model import (
+    INTROSPECT,
     KEYOSK,
     OPERATOR,
     Caller,
@@ -42,6 +43,7 @@ RESET: Final[Mapping[str, Any]] = {
     "claims": (),
     "scopes": (),
     "exchanges": (),
+    "audiences": (),
 }
 #: Of Keyosk's own service only these may be changed: the rest is the program's business.
 _OWN_FIELDS: Final = frozenset({"title", "description", "contact", "token_lifetime"})
@@ -87,7 +89,9 @@ class Services:
         if "on_request_only" not in values and not self._is_usual(service):
             service = _patched(service, {"on_request_only": True})
         with self._database.transaction():
+            self._database.lock(LOCK)
             service_checks.check(service, self._issuer)
+            self._check_rights(by, None, service)
             if service.terms.signing_algorithm is not None:
                 self._rotation.check_algorithm(service.terms.signing_algorithm)
             self._services.add(service)
@@ -161,10 +165,8 @@ class Services:
                 and not self._is_usual(after)
             ):
                 after = _patched(after, {"on_request_only": True})
-            if (after.account, after.exchanges) != (service.account, service.exchanges):
-                # SECURITY: it lets an account see and exchange other people's tokens.
-                self._rules.not_by_api_key(by)
             service_checks.check(after, self._issuer)
+            self._check_rights(by, service, after)
             gone = {scope.name for scope in service.scopes} - {scope.name for scope in after.scopes}
             self._refuse_use(gone, force=force)
             if (
@@ -174,7 +176,12 @@ class Services:
             ):
                 self._revoke(service)
             with self._rules.keeping_an_admin():
-                self._services.change(after, now=now, version=version)
+                self._services.change(
+                    after,
+                    now=now,
+                    version=version,
+                    readdressed=after.identifiers != service.identifiers,
+                )
                 self._services.set_scopes(service, after.scopes)
             self._revocations.note_lifetimes()
             wanted = after.terms.signing_algorithm
@@ -224,6 +231,36 @@ class Services:
             service = self._services.by_name(KEYOSK)
             if service.scopes != wanted:
                 self._services.set_scopes(service, wanted)
+
+    def _check_rights(self, by: Caller, before: Service | None, after: Service) -> None:
+        """The rules against climbing, for what the fields of a service hand out.
+
+        ``account`` may introspect the tokens of its audience and have what ``exchanges`` adds;
+        ``accepts`` gives its scopes to other logins of those who were granted them. Who disabled
+        a service may enable it again, but for callers by API key. Raises ``RefusedByRule``.
+        """
+        acting = None if before is None else (before.account, before.terms.audience)
+        known: set[tuple[str, str]] = set()
+        if after.account is not None and acting != (after.account, after.terms.audience):
+            self._rules.may_give(by, [INTROSPECT])
+        elif before is not None:
+            known = set(_additions(before))
+        # SECURITY: else whoever may write services has scopes in other people's names.
+        self._rules.may_give(by, [scope for _, scope in set(_additions(after)) - known])
+        for username in {after.account} ^ {before.account if before else None}:
+            if username is not None:
+                self._rules.may_change(by, self._services.account_id(username))
+        acts = (None, ()) if before is None else (before.account, before.exchanges)
+        if (after.account, after.exchanges) != acts:
+            self._rules.not_by_api_key(by)
+        if before is None:
+            return
+        terms = after.terms
+        if terms.enabled > before.terms.enabled or terms.accepts - before.terms.accepts:
+            self._rules.not_by_api_key(by)
+        scopes = [scope.name for scope in before.scopes]
+        if terms.accepts - before.terms.accepts and self._grants.holders(scopes, limit=1):
+            self._rules.may_give(by, scopes)
 
     def _made(self, values: Mapping[str, Any], scopes: Sequence[Scope], now: int) -> Service:
         service_id = new_id()
@@ -275,6 +312,7 @@ def fields_of(service: Service) -> dict[str, Any]:
         "accepts": sorted(terms.accepts),
         **{name: getattr(service, name) for name in _TEXTS},
         "account": service.account,
+        "audiences": service.audiences,
         "exchanges": [
             {"service": each.service, "scopes": each.scopes} for each in service.exchanges
         ],
@@ -291,6 +329,11 @@ def _patched(service: Service, values: Mapping[str, Any]) -> Service:
         rest["scopes"] = tuple(sorted(rest["scopes"], key=lambda scope: scope.name))
     terms = {name: value for name, value in values.items() if name in _TERMS}
     return replace(service, terms=replace(service.terms, **terms), **rest)
+
+
+def _additions(service: Service) -> list[tuple[str, str]]:
+    """What exchanges add, as (service, scope)."""
+    return [(each.service, scope) for each in service.exchanges for scope in each.scopes]
 
 
 def _target(service: Service) -> str:

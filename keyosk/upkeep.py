@@ -6,7 +6,7 @@ from pathlib import Path
 from keyosk.audit import Audit
 from keyosk.errors import Invalid, WrongSecretKey
 from keyosk.signing import SigningKeys
-from keyosk.storage import upkeep
+from keyosk.storage import service_identifiers, upkeep
 from keyosk.storage.database import Database
 
 
@@ -40,10 +40,11 @@ class Upkeep:
         upkeep.backup(self._database, target)
 
     def check(self) -> list[Finding]:
-        """Look at everything: the files, references, signing keys and the audit log's chain."""
+        """Look at everything: files, references, services, signing keys, the audit log's chain."""
         return [
             Finding("integrity", tuple(upkeep.faults_of_files(self._database))),
             Finding("references", tuple(upkeep.faults_of_references(self._database))),
+            Finding("services", tuple(service_identifiers.shared(self._database))),
             Finding("signing keys", tuple(self._keys.unreadable())),
             Finding("audit log", tuple(self._faults_of_audit())),
         ]

@@ -20,7 +20,7 @@ from postgres import PostgresServer
 
 SCOPES = ["kept:read", "kept:write"]
 PASSWORD = "seven quiet herons wade"
-PARTS = ["integrity", "references", "signing keys", "audit log"]
+PARTS = ["integrity", "references", "services", "signing keys", "audit log"]
 
 
 def make(server: LiveServer, name: str) -> None:

@@ -20,7 +20,7 @@ _KINDS = {
 }
 _RESETTABLE = (
     *("title", "description", "contact", "token_lifetime", "signing_algorithm", "typ", "claims"),
-    *("refresh_lifetime", "account"),
+    *("refresh_lifetime", "account", "audiences"),
 )
 
 _for = click.option(
@@ -69,6 +69,7 @@ def show_service(name: str, *, as_json: bool) -> None:
 @service.command("create")
 @click.argument("name")
 @click.option("--audience", help="The aud of its tokens; the name unless given.")
+@click.option("--other-audience", "audiences", multiple=True, help="Another spelling; repeatable.")
 @click.option("--title", default="")
 @click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="Repeatable.")
 @click.option("--on-request-only/--by-default", default=None)
@@ -77,6 +78,7 @@ def show_service(name: str, *, as_json: bool) -> None:
 def create_service(
     name: str,
     audience: str | None,
+    audiences: tuple[str, ...],
     title: str,
     scopes: tuple[str, ...],
     *,
@@ -93,6 +95,7 @@ def create_service(
             OPERATOR,
             name=name,
             audience=name if audience is None else audience,
+            audiences=audiences,
             title=title,
             scopes=[Scope(scope) for scope in scopes],
             **values,
@@ -107,6 +110,7 @@ def create_service(
 @click.option("--description")
 @click.option("--contact")
 @click.option("--audience")
+@click.option("--other-audience", "audiences", multiple=True, help="All of them; repeatable.")
 @click.option("--enabled/--disabled", default=None)
 @click.option("--on-request-only/--by-default", default=None)
 @click.option("--accepts", type=click.Choice(list(_KINDS)))

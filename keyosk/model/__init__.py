@@ -15,6 +15,7 @@ from keyosk.model.accounts import (
 from keyosk.model.callers import (
     OPERATOR,
     Caller,
+    Condition,
     Login,
 )
 from keyosk.model.records import (
@@ -27,6 +28,7 @@ from keyosk.model.records import (
 )
 from keyosk.model.services import (
     ADMIN,
+    INTROSPECT,
     KEYOSK,
     KEYOSK_SCOPES,
     Exchange,
@@ -36,6 +38,7 @@ from keyosk.model.services import (
     Scope,
     Service,
     Terms,
+    namespace_key,
 )
 from keyosk.model.tokens import (
     Claim,
@@ -47,6 +50,7 @@ from keyosk.model.tokens import (
 
 __all__ = [
     "ADMIN",
+    "INTROSPECT",
     "KEYOSK",
     "KEYOSK_SCOPES",
     "OPERATOR",
@@ -56,6 +60,7 @@ __all__ = [
     "Caller",
     "Checkpoint",
     "Claim",
+    "Condition",
     "CredentialKind",
     "Exchange",
     "Grant",
@@ -75,4 +80,5 @@ __all__ = [
     "StoredPassword",
     "Terms",
     "Versions",
+    "namespace_key",
 ]

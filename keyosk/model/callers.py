@@ -1,6 +1,7 @@
 """Who asks, and what they hold."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from keyosk.model.accounts import CredentialKind
@@ -38,12 +39,26 @@ class Login:
     holdings: tuple[Holding, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """How a scope is held: for logins of this kind only, and before this moment only."""
+
+    credential: CredentialKind | None = None
+    until: int | None = None
+
+    def covers(self, kind: CredentialKind, until: int | None) -> bool:
+        """Whether it reaches as far as a grant for logins of this kind until then."""
+        lasts = self.until is None or (until is not None and until <= self.until)
+        return lasts and self.credential in (None, kind)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
     """Who asks Keyosk for something, from where, and what they hold right now.
 
     ``scopes`` are those of Keyosk's own that this request may use, ``held`` all scopes that the
     login holds, of whatever service. ``account_id`` is ``None`` for an operator at a terminal.
+    ``conditions``: of each scope that is held under conditions only, all of them.
     ``proof``: the id of the password that this request itself proved, of the account whose
     credentials it handles; a token proves none.
     """
@@ -57,14 +72,30 @@ class Caller:
     address: str | None = None
     request_id: str | None = None
     proof: str | None = None
+    conditions: Mapping[str, tuple[Condition, ...]] = field(default_factory=dict)
 
     def has(self, scope: str) -> bool:
         """Whether the caller may do what ``scope`` of Keyosk's own allows."""
         return scope in self.scopes or ADMIN in self.scopes
 
     def holds(self, scope: str) -> bool:
-        """Whether the caller has ``scope``, of whatever service, to give away."""
+        """Whether the caller has ``scope``, of whatever service, under whatever conditions."""
         return self.has(scope) if scope in KEYOSK_SCOPES else self.has(ADMIN) or scope in self.held
+
+    def may_give(
+        self, scope: str, *, credential: CredentialKind | None = None, until: int | None = None
+    ) -> bool:
+        """Whether the caller has ``scope`` to give away, for such logins and for so long.
+
+        Who holds ``keyosk:admin`` may give all, but of Keyosk's own no more than they hold.
+        """
+        if not self.holds(scope):
+            return False
+        held = self.conditions.get(scope)
+        if held is None or (scope not in KEYOSK_SCOPES and self.has(ADMIN)):
+            return True
+        kinds = CredentialKind if credential is None else (credential,)
+        return all(any(each.covers(kind, until) for each in held) for kind in kinds)
 
 
 #: Whoever can run a command on the machine that has the database.

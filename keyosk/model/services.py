@@ -1,5 +1,6 @@
 """What accounts may hold: scopes, with the services that own them, roles and grants."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -11,6 +12,11 @@ KEYOSK: Final = "keyosk"
 
 #: Stands for every scope of Keyosk's own service.
 ADMIN: Final = "keyosk:admin"
+
+#: Lets an account introspect the tokens of every service.
+INTROSPECT: Final = "keyosk:tokens:introspect"
+
+_DEFAULT_PORT: Final = re.compile(r"^(https://[^/]+):443(?=/|$)")
 
 #: Every scope that Keyosk's own API asks for, with what it allows.
 KEYOSK_SCOPES: Final[Mapping[str, str]] = {
@@ -75,7 +81,8 @@ class Service:
     """An application that accepts tokens.
 
     ``account``: the username of the account that acts for it, which may introspect its tokens and
-    exchange them by ``exchanges``.
+    exchange them by ``exchanges``. ``audiences``: other spellings of the audience that requests may
+    use; tokens carry ``terms.audience`` only.
     """
 
     id: str
@@ -85,6 +92,7 @@ class Service:
     contact: str
     account: str | None = None
     exchanges: tuple[Exchange, ...] = ()
+    audiences: tuple[str, ...] = ()
     scopes: tuple[Scope, ...]
     created_at: int
     updated_at: int
@@ -94,6 +102,13 @@ class Service:
     def name(self) -> str:
         """The name that people and requests use."""
         return self.terms.name
+
+    @property
+    def identifiers(self) -> tuple[tuple[str, str], ...]:
+        """What it is called and addressed by, each with its field."""
+        terms = self.terms
+        others = (("audiences", audience) for audience in self.audiences)
+        return (("name", terms.name), ("audience", terms.audience), *others)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,3 +147,11 @@ class Holding:
     credential: CredentialKind | None
     until: int | None
     service: Terms
+
+
+def namespace_key(identifier: str) -> str:
+    """What the spellings of an identifier have in common that people and clients take for one.
+
+    No two services share one, so that none is asked for in place of another.
+    """
+    return _DEFAULT_PORT.sub(r"\1", identifier.lower()).rstrip("/") or identifier

@@ -10,7 +10,7 @@ import peewee
 from keyosk.errors import Invalid, NotFound, Stale
 from keyosk.model import CredentialKind, Exchange, Listing, Scope, Service, Terms, Versions
 from keyosk.storage import listing as lists
-from keyosk.storage import tables
+from keyosk.storage import service_identifiers, tables
 from keyosk.storage.compiled import Row
 from keyosk.storage.conflicts import conflict
 from keyosk.storage.database import Database
@@ -57,14 +57,17 @@ class ServiceStore:
             "created_at": service.created_at,
             "updated_at": service.updated_at,
             "version": service.version,
-            "account": self._account_id(service),
+            "account": self._account_of(service),
+            "audiences": service_identifiers.column(service),
             **_columns(service.terms),
         }
         with self._database.transaction():
+            service_identifiers.check(self._database, service)
             try:
                 self._database.insert(tables.Service, [row])
             except peewee.IntegrityError as error:
                 raise conflict(error, tables.Service, _TAKEN) from error
+            service_identifiers.claim(self._database, service)
             self._add_scopes(service.id, service.scopes)
             self._set_exchanges(service)
 
@@ -77,15 +80,17 @@ class ServiceStore:
         return self._one(tables.Service.name == name)
 
     def terms_for(self, target: str) -> Terms | None:
-        """The terms of the service that a token request names: by audience, else by name."""
-        found = self._database.rows(
-            tables.Service.select(*TERMS).where(
-                (tables.Service.audience == target) | (tables.Service.name == target)
-            )
+        """The terms of the service that a token request names, by its name or an audience."""
+        row = self._database.row(
+            tables.Service.select(*TERMS, tables.Service.audiences)
+            .join(tables.ServiceIdentifier)
+            .where(service_identifiers.means(target))
         )
-        candidates = [terms(tuple(row.values())) for row in found]
-        exact = [candidate for candidate in candidates if candidate.audience == target]
-        return next(iter(exact or candidates), None)
+        if row is None:
+            return None
+        audiences = json.loads(row.pop("audiences") or "[]")
+        found = terms(tuple(row.values()))
+        return found if target in (found.audience, found.name, *audiences) else None
 
     def page(self, listing: Listing) -> list[Service]:
         """The services that a listing asks for."""
@@ -107,16 +112,27 @@ class ServiceStore:
         """The services that the account acts for."""
         return self._services(tables.Service.select().where(tables.Service.account == account_id))
 
-    def change(self, service: Service, *, now: int, version: Versions | None = None) -> None:
+    def change(
+        self,
+        service: Service,
+        *,
+        now: int,
+        version: Versions | None = None,
+        readdressed: bool = True,
+    ) -> None:
         """Write the service as given, but its scopes. Raises ``Stale``, ``Conflict``.
 
-        Raises ``Invalid`` if there is no such account, or no such service to exchange for.
+        ``readdressed``: its name or audiences are others. Raises ``Invalid`` if there is no such
+        account, or no such service to exchange for.
         """
+        if readdressed:
+            service_identifiers.check(self._database, service)
         query = tables.Service.update(
             title=service.title,
             description=service.description,
             contact=service.contact,
-            account=self._account_id(service),
+            account=self._account_of(service),
+            audiences=service_identifiers.column(service),
             **_columns(service.terms),
             updated_at=now,
             version=tables.Service.version + 1,
@@ -127,6 +143,8 @@ class ServiceStore:
                 raise Stale("The service has changed since it was read.")
         except peewee.IntegrityError as error:
             raise conflict(error, tables.Service, _TAKEN) from error
+        if readdressed:
+            service_identifiers.claim(self._database, service)
         self._set_exchanges(service)
 
     def remove(self, service_id: str, *, version: Versions | None = None) -> None:
@@ -186,11 +204,13 @@ class ServiceStore:
         except peewee.IntegrityError as error:
             raise conflict(error, tables.Scope, _SCOPE_TAKEN, field="scopes") from error
 
-    def _account_id(self, service: Service) -> str | None:
-        if service.account is None:
-            return None
+    def _account_of(self, service: Service) -> str | None:
+        return None if service.account is None else self.account_id(service.account)
+
+    def account_id(self, username: str) -> str:
+        """The id of the account that is to act for a service. Raises ``Invalid``."""
         query = tables.Account.select(tables.Account.id)
-        found = self._database.row(query.where(tables.Account.username == service.account))
+        found = self._database.row(query.where(tables.Account.username == username))
         if found is None:
             raise Invalid.field("account", "there is no such account")
         account_id: str = found["id"]
@@ -319,6 +339,7 @@ def _service(
         contact=row["contact"],
         account=account,
         exchanges=tuple(exchanges),
+        audiences=tuple(json.loads(row["audiences"] or "[]")),
         scopes=tuple(scopes),
         created_at=row["created_at"],
         updated_at=row["updated_at"],

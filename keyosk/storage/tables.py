@@ -85,6 +85,14 @@ class Service(Versioned):
     refresh_lifetime = IntegerField(null=True)
     claims = TextField()
     account = ForeignKeyField(Account, null=True, on_delete="SET NULL")
+    audiences = TextField(null=True)
+
+
+class ServiceIdentifier(Table):
+    """Whom a name or audience means, by ``namespace_key``; a service's id is one too."""
+
+    key = CharField(primary_key=True)
+    service = ForeignKeyField(Service, on_delete="CASCADE")
 
 
 class Exchange(Table):
@@ -305,6 +313,7 @@ ALL = (
     Password,
     ApiKey,
     Service,
+    ServiceIdentifier,
     Exchange,
     Scope,
     Role,

@@ -162,6 +162,7 @@ class Gate:
             scopes = permissions.keyosk_scopes(proven, now)
         held = frozenset(permissions.current(proven, now))
         found = caller(proven, scopes, held, address=g.address, request_id=g.request_id)
+        found = replace(found, conditions=permissions.conditions(proven, now))
         return found, proven.password_id
 
 
@@ -176,6 +177,7 @@ def still(installation: Installation, caller: Caller, scope: str) -> Caller:
         caller,
         scopes=caller.scopes & permissions.keyosk_scopes(proven, now),
         held=caller.held & frozenset(permissions.current(proven, now)),
+        conditions=permissions.conditions(proven, now),
     )
     if not left.has(scope):
         raise InsufficientScope(scope)

@@ -41,6 +41,7 @@ class ServicePatch(Shape):
 
     name = Text(allow_none=True)
     audience = Text(allow_none=True)
+    audiences = fields.List(Text(), allow_none=True, validate=NAMES)
     title = Text(allow_none=True)
     description = Text(allow_none=True)
     contact = Text(allow_none=True)
@@ -73,6 +74,7 @@ class ServiceShape(Shown):
     id = Text()
     name = Text(attribute="terms.name")
     audience = Text(attribute="terms.audience")
+    audiences = fields.List(Text())
     title = Text()
     description = Text()
     contact = Text()

@@ -94,8 +94,9 @@ def loaded(fields: dict[str, Any]) -> dict[str, Any]:
     """The loaded fields of a service, lists as the domain has them."""
     if "scopes" in fields:
         fields["scopes"] = scopes_of(fields["scopes"])
-    if fields.get("claims") is not None:
-        fields["claims"] = tuple(dict.fromkeys(fields["claims"]))
+    for name in ("claims", "audiences"):
+        if fields.get(name) is not None:
+            fields[name] = tuple(dict.fromkeys(fields[name]))
     if fields.get("exchanges") is not None:
         fields["exchanges"] = exchanges_of(fields["exchanges"])
     return fields

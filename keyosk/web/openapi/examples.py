@@ -14,6 +14,7 @@ _SCOPE: Final = {"name": "todo:read", "description": "See what is to be done."}
 _SERVICE: Final = {
     "name": "todo",
     "audience": "https://todo.example.com",
+    "audiences": ["https://todo.example.com/"],
     "title": "To do",
     "description": "What is to be done.",
     "contact": "todo@example.com",

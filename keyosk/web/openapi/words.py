@@ -144,6 +144,10 @@ FIELDS: Final[dict[str, str]] = {
     "TokenRequest.audience": "Names or audiences of services; absent for all that apply.",
     "TokenRequest.scope": "Scopes with spaces between them; absent for all that the account holds.",
     "accepts": "The logins that it takes tokens of.",
+    **dict.fromkeys(
+        ("Service.audiences", "ServiceNew.audiences", "ServicePatch.audiences"),
+        "Other spellings that requests may use for it; its tokens carry `audience` only.",
+    ),
     "account": "The username of who acts for it, and may introspect and exchange its tokens.",
     "Session.credential": "What began it: `password` or `api_key`.",
     "refresh_token": "Good for one more token, once.",

@@ -1,0 +1,231 @@
+"""Names and audiences of services are one namespace, and an audience may have several spellings."""
+
+import json
+import threading
+from importlib import import_module
+from typing import Any
+
+import jwt
+import pytest
+import requests
+
+import live
+from keyosk.errors import Conflict, Invalid
+from keyosk.installation import Installation
+from keyosk.model import OPERATOR
+from keyosk.storage import tables
+from keyosk.web.declared import declaration_of
+from live import Client, LiveServer
+from people import assert_refused, done, make_person, make_service
+
+
+def make(by: Client, **fields: Any) -> requests.Response:
+    return by.post("/services", json={"name": live.unique("svc"), **fields})
+
+
+def assert_taken(answer: requests.Response, field: str) -> None:
+    assert_refused(answer, "conflict", 409)
+    assert [fault["field"] for fault in answer.json()["errors"]] == [field]
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("field", ["audience", "audiences"])
+def test_a_new_service_took_another_s_name_as_its_audience(admin: Client, field: str) -> None:
+    victim = make_service(admin)
+    url = f"https://{victim}.example.com/api"
+    second = make_service(admin)
+    done(admin.patch(f"/services/{second}", json={"audience": url, "audiences": [f"{url}/v2"]}))
+    own = make_service(admin)
+    victim_id = done(admin.get(f"/services/{victim}"))["id"]
+    for taken in (
+        victim,
+        victim.upper(),
+        f"{victim}/",
+        victim_id,
+        url,
+        f"{url}/",
+        url.replace("https", "HTTPS"),
+        url.replace(".com", ".COM:443"),
+        f"{url}/v2",
+        "keyosk",
+        "KEYOSK/",
+    ):
+        value = taken if field == "audience" else ["urn:mine", taken]
+        assert_taken(make(admin, **{field: value}), field)
+        assert_taken(admin.patch(f"/services/{own}", json={field: value}), field)
+    assert done(admin.get(f"/services/{own}"))["audience"] == own
+
+
+@pytest.mark.attack
+def test_a_new_service_took_another_s_audience_as_its_name(admin: Client) -> None:
+    audience, other = live.unique("aud"), live.unique("aud")
+    make_service(admin, audience=audience, audiences=[other])
+    own = make_service(admin)
+    for taken in (audience, other):
+        assert_taken(admin.post("/services", json={"name": taken}), "name")
+        assert_taken(admin.patch(f"/services/{own}", json={"name": taken}), "name")
+
+
+@pytest.mark.attack
+def test_no_service_is_addressed_as_the_issuer(server: LiveServer, admin: Client) -> None:
+    issuer = done(server.client().get("/.well-known/oauth-authorization-server"))["issuer"]
+    for taken in (issuer, f"{issuer}/", issuer.upper()):
+        for field, value in (("audience", taken), ("audiences", [taken])):
+            answer = make(admin, **{field: value})
+            assert_refused(answer, "invalid", 422)
+            assert answer.json()["errors"][0]["field"] == field
+
+
+def test_what_a_service_gives_up_another_may_have(admin: Client) -> None:
+    first = make_service(admin)
+    audience = live.unique("aud")
+    done(
+        admin.patch(
+            f"/services/{first}", json={"audience": audience, "audiences": ["urn:" + first]}
+        )
+    )
+    done(admin.patch(f"/services/{first}", json={"audience": first}))
+    done(admin.patch(f"/services/{first}", json={"audiences": None}))
+    done(make(admin, audience=audience, audiences=["urn:" + first]), 201)
+    gone = make_service(admin)
+    assert admin.delete(f"/services/{gone}").status_code == 204
+    done(admin.post("/services", json={"name": gone}), 201)
+
+
+def test_of_two_services_made_at_once_with_one_identifier_one_is_made(
+    server: LiveServer, admin: Client
+) -> None:
+    shared = live.unique("both")
+    bodies = [{"name": shared}, {"name": live.unique("svc"), "audience": shared}] * 4
+    ended: list[int] = []
+
+    def send(body: dict[str, Any]) -> None:
+        ended.append(server.admin().post("/services", json=body).status_code)
+
+    threads = [threading.Thread(target=send, args=(body,)) for body in bodies]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(ended) == [201] + [409] * 7
+
+
+# --- Several spellings ----------------------------------------------------------------------------
+
+
+def test_every_spelling_of_an_audience_gets_a_token_for_the_one_audience(
+    server: LiveServer, admin: Client
+) -> None:
+    name = live.unique("todo")
+    audience, others = (
+        f"https://{name}.example.com",
+        [f"https://{name}.example.com/", f"urn:{name}"],
+    )
+    body = {"name": name, "audience": audience, "audiences": others, "scopes": [f"{name}:read"]}
+    made = done(admin.post("/services", json=body), 201)
+    assert (made["audience"], made["audiences"]) == (audience, others)
+    person = make_person(server, admin, f"{name}:read")
+    for spelling in (name, audience, *others):
+        for parameter in ("audience", "resource"):
+            answer = person.login().post("/auth/token", data={parameter: spelling})
+            token = done(answer)
+            claims = jwt.decode(token["access_token"], options={"verify_signature": False})
+            assert (claims["aud"], token["scope"]) == (audience, f"{name}:read")
+    for spelling in (f"{audience}//", audience.upper(), f"urn:{name}/", made["id"]):
+        answer = person.login().post("/auth/token", data={"audience": spelling})
+        assert (answer.status_code, answer.json()["error"]) == (400, "invalid_target")
+    asked = {"audience": [others[0]], "scope": f"{name}:read"}
+    assert done(person.login().post("/auth/explain", json=asked))["claims"]["aud"] == audience
+
+    changed = done(admin.patch(f"/services/{name}", json={"audiences": [others[1], others[1]]}))
+    assert changed["audiences"] == [others[1]]
+    answer = person.login().post("/auth/token", data={"resource": others[0]})
+    assert answer.status_code == 400
+    rows = done(admin.get("/audit", params={"target": f"service/{name}"}))["items"]
+    assert any((row["after"] or {}).get("audiences") == [others[1]] for row in rows)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "x",
+        [1],
+        [""],
+        ["a b"],
+        ["https://a.example.com/#x"],
+        ["ü"],
+        ["x" * 256],
+        [f"u{n}" for n in range(21)],
+    ],
+)
+def test_what_is_no_audience_is_no_spelling_of_one(admin: Client, value: Any) -> None:
+    answer = make(admin, audiences=value)
+    assert_refused(answer, "invalid", 422)
+    assert answer.json()["errors"][0]["field"].startswith("audiences")
+
+
+# --- What there was before ------------------------------------------------------------------------
+
+
+def test_what_two_services_shared_before_is_told_and_changes_for_nobody_else(
+    installation: Installation,
+) -> None:
+    services, database = installation.services, installation.database
+    old = services.create(OPERATOR, name="old", audience="urn:old")
+    new = services.create(OPERATOR, name="new")
+    with database.transaction():  # as it could be before
+        key = tables.ServiceIdentifier
+        database.write(key.delete().where((key.service == new.id) & (key.key == "new")))
+        table = tables.Service
+        database.write(table.update(audience="old").where(table.id == new.id))
+
+    (finding,) = [each for each in installation.upkeep.check() if each.name == "services"]
+
+    assert finding.faults == ("old is the name or an audience of more than one service: old, new",)
+    found = services.terms_for("old")
+    assert found is not None
+    assert found.name == old.name
+    services.change(OPERATOR, "new", {"title": "Still to be changed"})
+    with pytest.raises(Conflict):
+        services.change(OPERATOR, "new", {"audiences": ["urn:new"]})
+    services.change(OPERATOR, "new", {"audience": "new"})
+    (finding,) = [each for each in installation.upkeep.check() if each.name == "services"]
+    assert finding.faults == ()
+
+
+def test_the_upgrade_gives_a_shared_identifier_to_the_older_service(
+    installation: Installation,
+) -> None:
+    migration = import_module("keyosk.storage.migrations.0009_service_identifiers")
+    services, database = installation.services, installation.database
+    old = services.create(OPERATOR, name="old", audience="https://old.example.com/")
+    new = services.create(OPERATOR, name="new")
+    table, key = tables.Service, tables.ServiceIdentifier
+    with database.transaction():
+        database.write(table.update(audience="old").where(table.id == new.id))
+        database.write(key.delete())
+        migration.fill(database.raw)
+
+    rows = {row["key"]: row["service"] for row in database.rows(key.select())}
+    assert rows["old"] == old.id
+    assert rows["https://old.example.com"] == old.id
+    assert rows["new"] == rows[new.id] == new.id
+    assert rows["keyosk"] == services.get("keyosk").id
+
+
+def test_a_declaration_with_a_shared_identifier_is_refused_by_its_place(
+    installation: Installation,
+) -> None:
+    installation.services.create(OPERATOR, name="todo")
+    document = json.loads(
+        '{"services": [{"name": "other", "audience": "urn:other", "audiences": ["todo"]}]}'
+    )
+    with pytest.raises(Invalid) as refused:
+        installation.declarations.apply(declaration_of(document))
+    assert [fault.field for fault in refused.value.faults] == ["services.0.audiences"]
+
+    document["services"][0]["audiences"] = ["urn:other/"]
+    (step,) = installation.declarations.apply(declaration_of(document))
+    assert step.after["audiences"] == ("urn:other/",)
+    assert installation.declarations.apply(declaration_of(document)) == ()
