@@ -181,8 +181,8 @@ class ApiKeys:
             for name in ("scopes", "networks"):
                 if name in changes:
                     changes[name] = _tuple(changes[name])
-            is_new = changes.get("expires_at", key.expires_at) != key.expires_at
-            after = self._checked(replace(key, **changes), now if is_new else None)
+            # An end in the past is how a key expires at once, which only takes away.
+            after = self._checked(replace(key, **changes), None)
             if "networks" in changes:
                 changes["networks"] = after.networks
             self._guard(by, key)

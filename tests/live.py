@@ -195,6 +195,17 @@ class Client:
         return self.request("DELETE", path, **options)
 
 
+def soon() -> float:
+    """A moment that still lies ahead when the server reads it, and not for long."""
+    return float(int(time.time()) + 2)
+
+
+def wait_for(moment: float) -> None:
+    """Wait until a moment has passed."""
+    while time.time() <= moment:
+        time.sleep(max(0.0, moment - time.time()) + 0.01)
+
+
 def free_port() -> int:
     """A TCP port on loopback that nobody listens on now."""
     with socket.socket() as probe:

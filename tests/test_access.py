@@ -22,7 +22,7 @@ from keyosk.model import ADMIN, KEYOSK_SCOPES
 from keyosk.web.access import ANYONE, Access, Gate, scope
 from keyosk.web.route import Route
 from keyosk.web.routes import ROUTES
-from live import Client, LiveServer
+from live import Client, LiveServer, soon, wait_for
 
 PASSWORD = "a password of some length"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -749,9 +749,12 @@ def statuses(clients: Mapping[str, Client]) -> dict[str, int]:
 def test_a_disabled_or_expired_account_loses_its_power_at_once_and_gets_it_back(
     admin: Client, operator: Person, clients: Mapping[str, Client], field: str
 ) -> None:
-    value = False if field == "enabled" else rfc3339(time.time() - 1)
+    end = soon()
+    value = False if field == "enabled" else rfc3339(end)
 
     assert admin.patch(operator.path, json={field: value}).status_code == 200
+    if field == "expires_at":
+        wait_for(end)
     assert statuses(clients) == dict.fromkeys(clients, 401)
     refusal = clients["token"].get("/accounts")
     assert 'Bearer realm="keyosk", error="invalid_token"' in refusal.headers["WWW-Authenticate"]
@@ -783,10 +786,13 @@ def test_a_new_account_of_the_same_name_does_not_inherit_old_tokens(
 def test_a_grant_that_is_taken_away_is_gone_at_once(
     admin: Client, operator: Person, clients: Mapping[str, Client], how: str
 ) -> None:
-    ended = {"name": "keyosk:accounts:read", "until": rfc3339(time.time() - 1)}
+    end = soon()
+    ended = {"name": "keyosk:accounts:read", "until": rfc3339(end)}
     scopes = [] if how == "removed" else [ended]
 
     assert admin.put(f"{operator.path}/grants", json={"scopes": scopes}).status_code == 200
+    if how == "ended":
+        wait_for(end)
 
     assert statuses(clients) == {"token": 401, "token by key": 401, "key": 403, "password": 403}
     assert operator.bearer().get("/accounts/me").status_code == 200

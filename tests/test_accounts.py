@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import requests
 
-from live import ADMIN_PASSWORD, Client, LiveServer, unique
+from live import ADMIN_PASSWORD, Client, LiveServer, soon, unique, wait_for
 
 PASSWORD = "seven quiet herons wade"
 OTHER_PASSWORD = "nine loud magpies quarrel"
@@ -31,6 +31,10 @@ FIELDS = [
     "created_at",
     "updated_at",
 ]
+
+
+def moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def make(admin: Client, stem: str = "account", **fields: Any) -> dict[str, Any]:
@@ -698,7 +702,9 @@ def test_an_account_that_has_expired_is_refused_and_works_again_once_it_has_not(
     made = make(admin, password=PASSWORD)
     path, name = f"/accounts/{made['id']}", made["username"]
     key = admin.post(f"{path}/api-keys", json={"name": "k"}).json()["secret"]
-    admin.patch(path, json={"expires_at": PAST})
+    end = soon()
+    admin.patch(path, json={"expires_at": moment(end)})
+    wait_for(end)
     assert not can_log_in(server, name, PASSWORD)
     assert not can_log_in(server, name, key)
     admin.patch(path, json={"expires_at": FAR})
@@ -707,8 +713,8 @@ def test_an_account_that_has_expired_is_refused_and_works_again_once_it_has_not(
 
 
 def test_a_token_expires_with_its_account(server: LiveServer, admin: Client) -> None:
-    soon = (datetime.now(UTC) + timedelta(seconds=120)).isoformat(timespec="seconds")
-    made = make(admin, password=PASSWORD, expires_at=soon)
+    end = (datetime.now(UTC) + timedelta(seconds=120)).isoformat(timespec="seconds")
+    made = make(admin, password=PASSWORD, expires_at=end)
     answer = server.client(made["username"], PASSWORD).post("/auth/token").json()
     assert 0 < answer["expires_in"] <= 120
 
@@ -911,6 +917,7 @@ def test_a_grant_counts_only_for_its_credential_and_until_its_time(
 ) -> None:
     service = make_service(admin, "always", "password", "key", "over")
     made = make(admin, password=PASSWORD)
+    end = soon()
     admin.put(
         f"/accounts/{made['id']}/grants",
         json={
@@ -918,10 +925,11 @@ def test_a_grant_counts_only_for_its_credential_and_until_its_time(
                 f"{service}:always",
                 {"name": f"{service}:password", "with": "password"},
                 {"name": f"{service}:key", "with": "api_key"},
-                {"name": f"{service}:over", "until": PAST},
+                {"name": f"{service}:over", "until": moment(end)},
             ]
         },
     )
+    wait_for(end)
     key = admin.post(f"/accounts/{made['id']}/api-keys", json={"name": "k"}).json()["secret"]
     scopes = {
         secret: server.client(made["username"], secret).post("/auth/token").json()["scope"]

@@ -160,7 +160,7 @@ def test_a_secret_in_the_query_or_in_json_is_refused_and_not_logged(
         ("client_id={name}&client_secret={key}&client_secret=&token=x", 400, "invalid_request"),
         ("client_id={name}&client_id={name}&client_secret={key}&token=x", 400, "invalid_request"),
         ("client_id={name}&client_secret=%ff%fe&token=x", 400, "invalid_request"),
-        ("client_id={name}&client_secret=a%00b&token=x", 401, "invalid_client"),
+        ("client_id={name}&client_secret=a%00b&token=x", 400, "invalid_request"),
         ("client_id={name}&client_assertion=e30&token=x", 400, "invalid_request"),
     ],
 )

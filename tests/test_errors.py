@@ -239,15 +239,21 @@ def test_malformed_json_is_refused(admin: Client, body: bytes) -> None:
         assert_problem(answer, 400, "bad_request")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def other(admin: Client) -> None:
+    """An account whose credentials an admin handles without a proof."""
+    assert admin.post("/accounts", json={"username": "other"}).status_code in (201, 409)
+
+
 @pytest.mark.parametrize("body", [b"[]", b"1", b"null", b"true", b'"text"', b'[{"username": "x"}]'])
 def test_json_that_is_no_object_is_refused(admin: Client, body: bytes) -> None:
     for method, path in (
         ("POST", "/accounts"),
         ("PATCH", "/accounts/admin"),
-        ("PUT", "/accounts/admin/password"),
+        ("PUT", "/accounts/other/password"),
         ("PUT", "/accounts/admin/grants"),
         ("PATCH", "/accounts/admin/grants"),
-        ("POST", "/accounts/admin/api-keys"),
+        ("POST", "/accounts/other/api-keys"),
         ("POST", "/services"),
         ("PATCH", "/services/keyosk"),
         ("PUT", "/services/keyosk/scopes"),
@@ -294,11 +300,11 @@ def test_json_that_is_no_object_is_refused(admin: Client, body: bytes) -> None:
         ("PATCH", "/accounts/admin", {"password": "x" * 20}, ["password"]),
         ("PATCH", "/accounts/admin", {"username": None}, ["username"]),
         ("PATCH", "/accounts/admin/grants", {"add": {"scopes": {}}}, ["add.scopes"]),
-        ("PUT", "/accounts/admin/password", {}, ["password"]),
-        ("PUT", "/accounts/admin/password", {"password": 1}, ["password"]),
-        ("POST", "/accounts/admin/api-keys", {"name": ""}, ["name"]),
-        ("POST", "/accounts/admin/api-keys", {"name": "k", "scopes": "a"}, ["scopes"]),
-        ("POST", "/accounts/admin/api-keys", {"name": "k", "secret": "x"}, ["secret"]),
+        ("PUT", "/accounts/other/password", {}, ["password"]),
+        ("PUT", "/accounts/other/password", {"password": 1}, ["password"]),
+        ("POST", "/accounts/other/api-keys", {"name": ""}, ["name"]),
+        ("POST", "/accounts/other/api-keys", {"name": "k", "scopes": "a"}, ["scopes"]),
+        ("POST", "/accounts/other/api-keys", {"name": "k", "secret": "x"}, ["secret"]),
         ("POST", "/services", {"name": "x", "token_lifetime": 60.5}, ["token_lifetime"]),
         ("POST", "/services", {"name": "x", "token_lifetime": True}, ["token_lifetime"]),
         ("POST", "/services", {"name": "x", "token_lifetime": "60"}, ["token_lifetime"]),
@@ -613,6 +619,7 @@ ROWS: list[tuple[errors.KeyoskError, int, str, str]] = [
     (errors.BadToken("A sentence."), 401, "invalid_token", "invalid_request"),
     (errors.Forbidden("A sentence."), 403, "forbidden", "invalid_request"),
     (errors.RefusedByRule("A sentence."), 403, "refused_by_rule", "invalid_request"),
+    (errors.ProofRequired(), 403, "proof_required", "invalid_request"),
     (errors.InsufficientScope("a:b"), 403, "insufficient_scope", "invalid_request"),
     (errors.NotFound("A sentence."), 404, "not_found", "invalid_request"),
     (errors.Conflict("name", "A sentence."), 409, "conflict", "invalid_request"),

@@ -3,7 +3,8 @@
 import itertools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import jwt
@@ -16,10 +17,12 @@ from keyosk.errors import InvalidRequest, InvalidScope, InvalidTarget
 from keyosk.installation import Installation
 from keyosk.issuing import Asked
 from keyosk.model import OPERATOR, CredentialKind, Grant, Scope
-from live import Client, LiveServer, unique
+from live import Client, LiveServer, soon, unique, wait_for
 from people import PASSWORD, Person, done, make_key, make_person
 
 PAST = "2020-01-01T00:00:00Z"
+#: In a table of cases: an end that has passed once the case is set up.
+SOON = "soon"
 
 
 @pytest.fixture
@@ -33,6 +36,18 @@ def todo(admin: Client) -> str:
 @pytest.fixture
 def alice(server: LiveServer, admin: Client, todo: str) -> Person:
     return make_person(server, admin, f"{todo}:read")
+
+
+def in_time(fields: dict[str, Any]) -> tuple[dict[str, Any], Callable[[], None]]:
+    """The fields with a real moment for SOON, and what waits until it has passed."""
+    if SOON not in fields.values():
+        return fields, lambda: None
+    end = soon()
+    text = datetime.fromtimestamp(end, UTC).isoformat()
+    return (
+        {name: text if value == SOON else value for name, value in fields.items()},
+        lambda: wait_for(end),
+    )
 
 
 def explain(client: Client, **body: Any) -> dict[str, Any]:
@@ -64,7 +79,7 @@ def test_it_tells_what_the_token_would_be(admin: Client, alice: Person, todo: st
     [
         ({"grant": None}, "not_granted"),
         ({"grant": {"with": "password"}}, "password_only"),
-        ({"grant": {"until": PAST}}, "expired"),
+        ({"grant": {"until": SOON}}, "expired"),
         ({"grant": {}, "key": {"scopes": []}}, "key_limited"),
         ({"grant": {}, "service": {"enabled": False}}, "service_disabled"),
         ({"grant": {}, "service": {"accepts": "password"}}, "credential_not_accepted"),
@@ -77,8 +92,11 @@ def test_it_tells_why_a_scope_is_missing(
     name = f"{todo}:write"
     key, secret = make_key(admin, alice, **change.get("key", {}))
     if change["grant"] is not None:
-        add = {"add": {"scopes": [{"name": name, **change["grant"]}]}}
-        done(admin.patch(f"{alice.path}/grants", json=add))
+        grant, wait = in_time(change["grant"])
+        done(
+            admin.patch(f"{alice.path}/grants", json={"add": {"scopes": [{"name": name, **grant}]}})
+        )
+        wait()
     done(admin.patch(f"/services/{todo}", json=change.get("service", {})))
     audience = [change["audience"]] if "audience" in change else []
 
@@ -109,7 +127,7 @@ def test_what_was_granted_and_is_not_in_the_token_is_told_unasked(
     ("change", "reason"),
     [
         ({"enabled": False}, "account_disabled"),
-        ({"expires_at": PAST}, "account_expired"),
+        ({"expires_at": SOON}, "account_expired"),
         ({"key": {"enabled": False}}, "key_disabled"),
         ({"key": {"expires_at": PAST}}, "key_expired"),
         ({"password": None}, "no_password"),
@@ -126,7 +144,9 @@ def test_it_tells_why_the_login_is_refused(
     elif "password" in change:
         assert admin.delete(f"{alice.path}/password").status_code == 204
     else:
-        done(admin.patch(alice.path, json=change))
+        fields, wait = in_time(change)
+        done(admin.patch(alice.path, json=fields))
+        wait()
     found = explain(admin, **body)
     assert (found["granted"], found["error"], found["reason"]) == (False, "invalid_client", reason)
 
@@ -240,12 +260,12 @@ def test_the_document_names_the_scope_that_questions_about_others_need(admin: Cl
 
 @pytest.fixture
 def timed(prepared_url: str) -> Iterator[Installation]:
-    with installed(prepared_url, clock=Clock(time.time() - 1000)) as made:
+    with installed(prepared_url, clock=Clock(time.time() - 3000)) as made:
         yield made
 
 
 _numbers = itertools.count()
-_until = st.sampled_from([None, None, -10, 10_000])
+_until = st.sampled_from([None, None, 10, 10_000])
 _kinds = st.sampled_from([None, CredentialKind.API_KEY, CredentialKind.PASSWORD])
 
 
@@ -283,6 +303,9 @@ def test_it_and_the_token_endpoint_agree(timed: Installation, data: st.DataObjec
         targets=tuple(data.draw(st.lists(st.sampled_from([*names, "nowhere"]), max_size=2))),
         lifetime=data.draw(st.sampled_from([None, 60])),
     )
+
+    assert isinstance(timed.clock, Clock)
+    timed.clock.now += 20  # past the earlier of the ends
 
     told = timed.explaining.explain(account.id, asked, api_key_id=key.key.id)
     issued, refusal = None, None

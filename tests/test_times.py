@@ -41,7 +41,6 @@ def test_an_end_in_the_past_is_refused_wherever_one_is_given(
 ) -> None:
     name, held = account(admin), f"{service(admin)}:a"
     ended = {"name": held, "until": PAST}
-    key = admin.post(f"/accounts/{name}/api-keys", json={"name": "k"}).json()["id"]
     path = f"/accounts/{name}"
     assert_refused(
         admin.post("/accounts", json={"username": unique("late"), "expires_at": PAST}), "expires_at"
@@ -50,7 +49,6 @@ def test_an_end_in_the_past_is_refused_wherever_one_is_given(
     assert_refused(
         admin.post(f"{path}/api-keys", json={"name": "late", "expires_at": PAST}), "expires_at"
     )
-    assert_refused(admin.patch(f"{path}/api-keys/{key}", json={"expires_at": PAST}), "expires_at")
     assert_refused(admin.put(f"{path}/grants", json={"scopes": [ended]}), "until")
     assert_refused(admin.patch(f"{path}/grants", json={"add": {"scopes": [ended]}}), "until")
     assert_refused(

@@ -14,7 +14,7 @@ import pytest
 import requests
 
 import live
-from live import Client, LiveServer
+from live import Client, LiveServer, soon, wait_for
 
 PASSWORD = "a password of some length"
 CHALLENGE = 'Basic realm="keyosk", charset="UTF-8"'
@@ -351,14 +351,14 @@ def test_a_scope_of_another_audience_than_the_one_asked_for_is_refused(
     assert_refused(bob.by_key.post("/auth/token", data=parameters), 400, "invalid_scope")
 
 
-@pytest.mark.parametrize("scope", [" ", "  a", "a\tb", 'a"b', "a\\b", "\u00e9", "a\0b", "x" * 201])
+@pytest.mark.parametrize("scope", [" ", "  a", "a\tb", 'a"b', "a\\b", "\u00e9", "x" * 201])
 def test_a_malformed_scope_is_refused(alice: Account, scope: str) -> None:
     answer = alice.by_key.post("/auth/token", data={"scope": scope})
 
     assert_refused(answer, 400, "invalid_scope")
 
 
-@pytest.mark.parametrize("target", ["no-such-service", "\u00e9", "a b", "\0", "x" * 300])
+@pytest.mark.parametrize("target", ["no-such-service", "\u00e9", "a b", "x" * 300])
 def test_an_audience_that_does_not_exist_is_refused(
     alice: Account, todo: Service, target: str
 ) -> None:
@@ -436,8 +436,10 @@ def test_a_grant_with_one_kind_of_credential_counts_for_no_other(
 def test_a_grant_that_has_ended_is_not_held(
     server: LiveServer, admin: Client, todo: Service
 ) -> None:
-    ended = {"name": todo.read, "until": rfc3339(time.time() - 1)}
+    end = soon()
+    ended = {"name": todo.read, "until": rfc3339(end)}
     account = Account(server, admin, ended, todo.write)
+    wait_for(end)
 
     assert token(account.by_key)["scope"] == todo.write
     answer = account.by_key.post("/auth/token", data={"scope": todo.read})
@@ -662,11 +664,14 @@ def test_a_malformed_body_is_refused(alice: Account, content_type: str, body: by
     assert_refused(answer, 400, "invalid_request")
 
 
-def test_a_json_body_with_a_lone_surrogate_is_refused(alice: Account) -> None:
-    for name, error in (("scope", "invalid_scope"), ("audience", "invalid_target")):
-        body = f'{{"{name}": "\\ud800"}}'
-        headers = {"Content-Type": "application/json"}
-        assert_refused(alice.by_key.post("/auth/token", data=body, headers=headers), 400, error)
+@pytest.mark.parametrize("name", ["scope", "audience", "resource", "client_id", "lifetime"])
+@pytest.mark.parametrize("text", ["\\ud800", "\\u0000", "a\\u0000b"])
+def test_text_that_no_database_holds_is_refused(alice: Account, name: str, text: str) -> None:
+    body = f'{{"{name}": "{text}"}}'
+    headers = {"Content-Type": "application/json"}
+    answer = alice.by_key.post("/auth/token", data=body, headers=headers)
+
+    assert_refused(answer, 400, "invalid_request")
 
 
 def test_another_method_is_refused_in_the_shape_of_this_address(alice: Account) -> None:
@@ -703,7 +708,8 @@ def refusals(server: LiveServer, admin: Client, alice: Account) -> dict[str, tup
     disabled = Account(server, admin, password=PASSWORD)
     disabled.change(enabled=False)
     expired = Account(server, admin, password=PASSWORD)
-    expired.change(expires_at=rfc3339(time.time() - 1))
+    end = soon()
+    expired.change(expires_at=rfc3339(end))
     without_password = Account(server, admin)
     disabled_key = Account(server, admin)
     disabled_key.change_key(enabled=False)
@@ -714,6 +720,7 @@ def refusals(server: LiveServer, admin: Client, alice: Account) -> dict[str, tup
     deleted = Account(server, admin, password=PASSWORD)
     assert admin.delete(deleted.path).status_code == 204
     secret = alice.key["secret"]
+    wait_for(end)
     return {
         "unknown user": (live.unique("nobody"), PASSWORD),
         "no username": ("", PASSWORD),
