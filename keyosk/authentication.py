@@ -122,8 +122,11 @@ class Authentication:
             raise BadCredentials
         return self._revocations.corrected(login)
 
-    def as_if(self, account_id: str, api_key_id: str | None) -> Login:
-        """The login that an account would have, usable or not. Raises ``NotFound``."""
+    def as_if(self, account_id: str, api_key_id: str | None, *, to_issue: bool = False) -> Login:
+        """The login that an account would have, usable or not. Raises ``NotFound``.
+
+        It writes nothing, unless a token is to be issued for it that Keyosk must take afterwards.
+        """
         now = int(self._clock())
         if api_key_id is not None:
             login = self._logins.by_api_key(api_key_id, now)
@@ -131,7 +134,7 @@ class Authentication:
             login = self._logins.by_account(account_id, now)
         if login is None or login.account_id != account_id:
             raise NotFound("There is no such account or API key.")
-        return login
+        return self._revocations.corrected(login, store=to_issue)
 
     def check_usable(self, login: Login) -> None:
         """Raise ``BadCredentials`` unless the login's account and API key are in order now."""

@@ -158,15 +158,18 @@ class Revocations:
             self._correct() and not self._store.is_revoked(jti, kid, audience, issued_at)
         )
 
-    def corrected(self, login: Login) -> Login:
+    def corrected(self, login: Login, *, store: bool = True) -> Login:
         """A login whose tokens count from no later than now.
 
         A clock that was ahead may have revoked all that is issued until then: no token would be
-        good. From here on they count again, and those of before this moment stay revoked.
+        good. From here on they count again, and those of before this moment stay revoked. Without
+        ``store`` only the answer says so: for what issues no token.
         """
         now = int(self._clock())
         if not clocks.is_ahead(login.tokens_from, now):
             return login
+        if not store:
+            return replace(login, tokens_from=now)
         try:
             with self._database.transaction():
                 self._store.lower(login.account_id, login.api_key_id, now, now + clocks.APART)

@@ -199,6 +199,31 @@ def test_an_account_that_was_revoked_by_a_clock_ahead_gets_tokens_of_now(
 
 
 @far_ahead
+def test_an_operator_gets_a_token_of_now_and_an_explanation_changes_nothing(
+    keyosk: Installation, clock: Clock, jump: int
+) -> None:
+    clock.now += jump
+    keyosk.accounts.revoke_tokens(OPERATOR, "alice")
+    clock.now -= jump
+    clock.now += 1
+    account = id_of(keyosk)
+    stored = "SELECT tokens_from FROM account WHERE id = ?"
+    wrong = rows_of(keyosk, stored, account)
+
+    asked = Asked(targets=(KEYOSK,))
+    told = keyosk.explaining.explain(account, asked)
+    assert told.preview is not None
+    assert told.preview.claims["iat"] == int(clock.now)
+    assert keyosk.authentication.as_if(account, None).tokens_from == int(clock.now)
+    assert rows_of(keyosk, stored, account) == wrong
+
+    login = keyosk.authentication.as_if(account, None, to_issue=True)
+    text = keyosk.issuing.by_operator(OPERATOR, login, asked).token.text
+    assert claims_of(text)["iat"] == int(clock.now)
+    assert is_taken(keyosk, text)
+
+
+@far_ahead
 def test_an_api_key_that_was_touched_by_a_clock_ahead_gets_tokens_of_now(
     keyosk: Installation, clock: Clock, jump: int
 ) -> None:

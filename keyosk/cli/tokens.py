@@ -41,7 +41,7 @@ def issue_token(
     """Print a token of the account, made without its secret; the audit log tells of it."""
     with session.installation() as installation:
         account = installation.accounts.get(username)
-        login = installation.authentication.as_if(account.id, api_key)
+        login = installation.authentication.as_if(account.id, api_key, to_issue=True)
         asked = _asked(scope, audiences, lifetime)
         issued = installation.issuing.by_operator(OPERATOR, login, asked)
     click.echo(issued.token.text)
