@@ -183,6 +183,12 @@ class UnsupportedGrantType(KeyoskError):
     code = "unsupported_grant_type"
 
 
+class UnsupportedResponseType(KeyoskError):
+    """An authorization request, whatever it asks for (RFC 6749 section 4.1.2.1)."""
+
+    code = "unsupported_response_type"
+
+
 class InvalidScope(KeyoskError):
     """A scope is malformed, unknown, or not held by the caller (RFC 6749 section 5.2)."""
 

@@ -213,6 +213,8 @@ def test_only_these_addresses_are_open_to_all() -> None:
     assert public == {
         ("GET", "/auth/token"),
         ("POST", "/auth/token"),
+        ("GET", "/auth/authorize"),
+        ("POST", "/auth/authorize"),
         ("POST", "/auth/introspect"),
         ("POST", "/auth/revoke"),
         ("GET", "/auth/revocations"),

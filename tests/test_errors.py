@@ -613,6 +613,8 @@ ROWS: list[tuple[errors.KeyoskError, int, str, str]] = [
     (errors.InvalidTarget("A sentence."), 400, "invalid_target", "invalid_target"),
     (errors.UnsupportedGrantType("A sentence."), 400, "unsupported_grant_type",
      "unsupported_grant_type"),
+    (errors.UnsupportedResponseType("A sentence."), 400, "unsupported_response_type",
+     "unsupported_response_type"),
     (errors.InvalidGrant("A sentence."), 400, "invalid_grant", "invalid_grant"),
     (errors.UnauthorizedClient("A sentence."), 400, "unauthorized_client", "unauthorized_client"),
     (errors.BadCredentials(), 401, "bad_credentials", "invalid_client"),

@@ -38,13 +38,41 @@ def test_every_address_that_it_names_exists(server: LiveServer, document: dict[s
 
 
 def test_it_has_what_both_standards_require(document: dict[str, Any]) -> None:
-    assert document["response_types_supported"] == []
+    # RFC 8414 section 3.2 has no empty lists; this type gives neither a code nor a token.
+    assert document["response_types_supported"] == ["none"]
+    assert all(value for value in document.values())
+    assert document["authorization_endpoint"] == f"{document['issuer']}/auth/authorize"
     assert document["subject_types_supported"] == ["public"]
     assert "ES256" in document["id_token_signing_alg_values_supported"]
     for name in ("token", "introspection", "revocation"):
         methods = document[f"{name}_endpoint_auth_methods_supported"]
         assert methods == ["client_secret_basic", "client_secret_post"]
     assert "client_credentials" in document["grant_types_supported"]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_the_authorization_endpoint_refuses_and_says_why(
+    method: str, server: LiveServer, document: dict[str, Any]
+) -> None:
+    asked = {
+        "response_type": "code",
+        "client_id": "alice",
+        "redirect_uri": "https://evil.example.com/",
+        "scope": "openid",
+        "state": "x",
+    }
+    where = document["authorization_endpoint"].removeprefix(document["issuer"])
+    sent = {"params": asked} if method == "GET" else {"data": asked}
+    for options in ({}, sent, {"headers": {"Authorization": "Bearer nonsense"}}):
+        answer = server.client().request(method, where, allow_redirects=False, **options)
+
+        assert answer.status_code == 400
+        assert answer.headers["Content-Type"] == "application/json"
+        assert "Location" not in answer.headers
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.json()["error"] == "unsupported_response_type"
+        assert "/auth/token" in answer.json()["error_description"]
+    assert server.client().request("PUT", where).status_code == 405
 
 
 @pytest.mark.parametrize("path", [PLAIN, OPENID])

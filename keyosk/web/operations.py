@@ -46,7 +46,8 @@ class Operation:
 def operation(**declared: Any) -> Callable[[_Method], _Method]:
     """Declare a method of a resource, by the fields of ``Operation``.
 
-    The status is 200, or 204 where nothing is answered, unless it is declared.
+    The status is 200, or 204 where nothing is answered, unless it is declared; that of a refusal
+    where it always refuses.
     """
     usual = 200 if "gives" in declared or "texts" in declared else 204
     made = Operation(**{**declared, "status": HTTPStatus(declared.get("status", usual))})

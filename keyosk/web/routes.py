@@ -23,6 +23,7 @@ from keyosk.web.accounts import (
 )
 from keyosk.web.api_keys import ApiKeyResource, ApiKeysResource, RotateResource
 from keyosk.web.audit import AuditResource
+from keyosk.web.authorize import AuthorizeResource
 from keyosk.web.bulk import ExportResource, ImportResource
 from keyosk.web.documentation import AssetResource, OpenApiResource, PageResource
 from keyosk.web.explain import ExplainResource
@@ -72,6 +73,11 @@ ROUTES: Final = (
         "GET": BY_LOGIN_OR_KEY,
         "POST": BY_LOGIN_OR_KEY,
     }, oauth=True),
+    # Whoever comes there is told that there are no login pages.
+    Route("/auth/authorize", AuthorizeResource, {
+        "GET": ANYONE,
+        "POST": ANYONE,
+    }, oauth=True, instant=True),
     Route("/auth/introspect", IntrospectResource, {"POST": BY_LOGIN}, oauth=True),
     Route("/auth/revoke", RevokeResource, {"POST": BY_LOGIN}, oauth=True),
     Route("/auth/explain", ExplainResource, {"POST": ANY_CALLER}),

@@ -212,6 +212,7 @@ class MetadataShape(Shown):
 
     may_lack = frozenset(
         {
+            "authorization_endpoint",
             "introspection_endpoint",
             "introspection_endpoint_auth_methods_supported",
             "revocation_endpoint",
@@ -223,6 +224,7 @@ class MetadataShape(Shown):
     )
 
     issuer = Text()
+    authorization_endpoint = Text()
     token_endpoint = Text()
     jwks_uri = Text()
     introspection_endpoint = Text()

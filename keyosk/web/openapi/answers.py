@@ -133,7 +133,9 @@ class Answers:
 
     def of(self, call: Call) -> dict[str, Any]:
         """All answers of an operation, by status."""
-        answers: dict[str, Any] = {str(int(call.operation.status)): self._success(call)}
+        answers: dict[str, Any] = {}
+        if call.operation.status < HTTPStatus.BAD_REQUEST:
+            answers[str(int(call.operation.status))] = self._success(call)
         if call.operation.tagged and call.method == "GET":
             answers["304"] = {
                 "description": "It is what `If-None-Match` names.",

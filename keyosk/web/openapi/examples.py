@@ -169,11 +169,12 @@ EXAMPLES: Final[Mapping[str, Any]] = {
     "JwkSet": {"keys": [_JWK]},
     "Metadata": {
         "issuer": "https://keyosk.example.com",
+        "authorization_endpoint": "https://keyosk.example.com/auth/authorize",
         "token_endpoint": "https://keyosk.example.com/auth/token",
         "jwks_uri": "https://keyosk.example.com/.well-known/jwks.json",
         "service_documentation": "https://keyosk.example.com/docs",
         "grant_types_supported": ["client_credentials"],
-        "response_types_supported": [],
+        "response_types_supported": ["none"],
         "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": ["ES256"],
