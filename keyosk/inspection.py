@@ -91,7 +91,9 @@ class Inspection:
         if claims.account_id != by.account_id and not by.has(_REVOKE):
             raise InvalidGrant("The token is somebody else's.")
         with self._database.transaction():
-            self._revocations.of_token(claims.id, claims.expires_at)
+            self._revocations.of_tokens(
+                claims.account_id, {claims.id: claims.expires_at}, issued_at=claims.issued_at
+            )
             self._audit.record(
                 by, "token.revoke", f"account/{claims.account_id}", after={"jti": claims.id}
             )

@@ -97,6 +97,7 @@ class Issuing:
         token = self._tokens.issue(
             login, entitlement, lifetime=asked.lifetime, token_id=turn.token_id
         )
+        self._sessions.check(turn.session)
         return Issued(login, token, turn.refresh_token)
 
     def by_operator(self, by: Caller, login: Login, asked: Asked) -> Issued:
@@ -165,6 +166,7 @@ class Issuing:
         token = self._tokens.issue(
             bounded, entitlement, lifetime=asked.lifetime, token_id=turn.token_id
         )
+        self._sessions.check(turn.session)
         return Issued(login, token, turn.refresh_token)
 
     def by_exchange(self, actor: Login, subject_token: str, asked: Asked) -> Issued:

@@ -8,7 +8,7 @@ whatever takes the rights away, and lives until the last token that it can touch
 import bisect
 import logging
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -23,6 +23,8 @@ _log = logging.getLogger(__name__)
 
 #: Above this many accounts at once, the audiences concerned are revoked instead of each of them.
 MOST_ACCOUNTS: Final = 1_000
+#: Above this many single tokens of an account, all its tokens so far are revoked instead.
+MOST_TOKENS: Final = 32
 #: Seconds after which the entries are read again although their numbers are the same.
 _REREAD: Final = 60
 #: Seconds that the entry of a stolen signing key lives. Whoever stole it chooses ``exp``, so no end
@@ -132,10 +134,38 @@ class Revocations:
         self._add(Revocation(claim=Claim.KID, value=kid, issued_before=None, expires=expires))
         return expires
 
-    def of_token(self, jti: str, expires: int) -> int:
-        """Revoke one token, which expires at ``expires`` anyway."""
-        self._add(Revocation(claim=Claim.JTI, value=jti, issued_before=None, expires=expires))
-        return expires
+    def of_tokens(self, account_id: str, tokens: Mapping[str, int], *, issued_at: int) -> None:
+        """Revoke single tokens of an account, which expire at these moments anyway.
+
+        ``issued_at``: the latest ``iat`` that one of them may have. Where they become more than
+        ``MOST_TOKENS``, and for as long as that is told of, all of the account's tokens so far are
+        revoked instead: nobody can fill what everybody reads.
+        """
+        if not tokens:
+            return
+        now = int(self._clock())
+        known = self._store.of_account(account_id, now, latest=now + clocks.APART)
+        if issued_at < known.issued_before:  # they were revoked with all others
+            self._note_effective(max(tokens.values()))
+            return
+        many = known.at_once or known.singles + len(tokens) > MOST_TOKENS
+        moment = self._moment()
+        # By the clock of another node a token may be from later than now.
+        if many and issued_at < moment:
+            self._store.raise_accounts([account_id], moment)
+            self._all_so_far(Claim.SUB, [account_id], instead_of_singles=True)
+            return
+        for jti, expires in tokens.items():
+            self._add(
+                Revocation(
+                    claim=Claim.JTI,
+                    value=jti,
+                    issued_before=None,
+                    expires=expires,
+                    account=account_id,
+                    issued_at=issued_at,
+                )
+            )
 
     def cuts_short(self, before: int | None, after: int | None) -> bool:
         """Whether an end that is moved from ``before`` comes before that of tokens that exist."""
@@ -235,20 +265,31 @@ class Revocations:
             return False
         return True
 
-    def _all_so_far(self, claim: Claim, values: Collection[str]) -> int:
+    def _all_so_far(
+        self, claim: Claim, values: Collection[str], *, instead_of_singles: bool = False
+    ) -> int:
         if not values:
             return int(self._clock())
         expires = int(self._clock()) + self.longest_lifetime()
         for value in values:
             self._add(
-                Revocation(claim=claim, value=value, issued_before=self._moment(), expires=expires)
+                Revocation(
+                    claim=claim,
+                    value=value,
+                    issued_before=self._moment(),
+                    expires=expires,
+                    account=value if instead_of_singles else None,
+                )
             )
         return expires
 
     def _add(self, revocation: Revocation) -> None:
-        earlier = getattr(self._effective, "moment", None) or 0
-        self._effective.moment = max(earlier, revocation.expires)
+        self._note_effective(revocation.expires)
         self._database.at_end(self._publish, revocation)
+
+    def _note_effective(self, moment: int) -> None:
+        earlier = getattr(self._effective, "moment", None) or 0
+        self._effective.moment = max(earlier, moment)
 
     def _publish(self, revocations: Collection[Revocation]) -> None:
         # Not at once: a clock that is ahead for a moment must not end what is in force.

@@ -6,7 +6,7 @@ very successor again, so that an answer that was lost on the way logs nobody out
 outlives its credential and never gains a scope.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -19,7 +19,7 @@ from keyosk.keyring import Safe
 from keyosk.model import OPERATOR, Caller, Listing, Login, Session
 from keyosk.permissions import Entitlement
 from keyosk.refresh_token_form import RefreshToken
-from keyosk.revocations import Revocations
+from keyosk.revocations import MOST_TOKENS, Revocations
 from keyosk.rules import Rules
 from keyosk.storage.database import Database
 from keyosk.storage.sessions import SessionStore
@@ -120,13 +120,12 @@ class Sessions:
             following = self._following(session, token, now)
             if following is not None:
                 token_id = new_id()
-                kept = {jti: end for jti, end in session.tokens.items() if end > now}
                 rotated_at = session.rotated_at if following.digest == session.digest else now
                 session = replace(
                     session,
                     digest=following.digest,
                     rotated_at=rotated_at,
-                    tokens={**kept, token_id: self._latest_end(now)},
+                    tokens=_latest({**session.tokens, token_id: self._latest_end(now)}, now),
                 )
                 self._store.rotate(session)
                 return Turn(session, following.text, token_id)
@@ -139,6 +138,14 @@ class Sessions:
                 account=session.account_id,
             )
         raise InvalidGrant("The refresh token was used before: its session has ended.")
+
+    def check(self, session: Session) -> None:
+        """Raise ``InvalidGrant`` if a session ended while a token was made for it.
+
+        SECURITY: what ended it may have revoked all tokens so far, and not those of afterwards.
+        """
+        if self._store.find(session.id) is None:
+            raise InvalidGrant("The session of this refresh token has ended.")
 
     def page(self, reference: str, listing: Listing) -> list[Session]:
         """The sessions of an account that a listing asks for. Raises ``NotFound``."""
@@ -189,9 +196,9 @@ class Sessions:
 
     def _end(self, session: Session) -> None:
         now = int(self._clock())
-        for token_id, end in session.tokens.items():
-            if end > now:
-                self._revocations.of_token(token_id, end)
+        tokens = {token_id: end for token_id, end in session.tokens.items() if end > now}
+        # One that is not issued yet never will be (``check``).
+        self._revocations.of_tokens(session.account_id, tokens, issued_at=now)
         self._store.remove(session.id)
 
     def _of_now(self, session: Session) -> Session | None:
@@ -205,3 +212,12 @@ class Sessions:
 
     def _latest_end(self, now: int) -> int:
         return now + self._revocations.longest_lifetime() + _LATER
+
+
+def _latest(tokens: Mapping[str, int], now: int) -> dict[str, int]:
+    """Those of a session's tokens that have not expired; the last to do so if they are too many.
+
+    More than ``MOST_TOKENS`` are revoked without their ids, those that are left out with them.
+    """
+    left = sorted((item for item in tokens.items() if item[1] > now), key=lambda item: item[1])
+    return dict(left[-(MOST_TOKENS + 1) :])

@@ -54,6 +54,10 @@ def answering(route: Route, method: str) -> Route:
     return route
 
 
+#: It is open to all and gives nothing to anybody.
+REFUSING = "/auth/authorize"
+
+
 def is_open(route: Route, method: str) -> bool:
     access = decision(route, method)
     return access is not None and access.anyone
@@ -372,6 +376,8 @@ def test_without_a_credential_only_what_is_open_to_all_answers(
         assert set(answer.headers["Allow"].split(", ")) == own(route)
     elif method not in declared(route):
         assert_not_declared(answer, route)
+    elif route.path == REFUSING:
+        assert (answer.status_code, "WWW-Authenticate" in answer.headers) == (400, False)
     elif route.oauth:
         assert answer.status_code == 401
         assert answer.headers["WWW-Authenticate"] == BASIC_CHALLENGE
@@ -408,6 +414,8 @@ def test_a_bad_credential_opens_nothing(
             assert answer.status_code == 204
         elif method not in declared(route):
             assert_not_declared(answer, route)
+        elif route.path == REFUSING:
+            assert answer.status_code == 400, wrong
         elif route.oauth:
             assert answer.status_code == 401, wrong
             assert answer.headers["WWW-Authenticate"] == BASIC_CHALLENGE

@@ -69,7 +69,7 @@ def test_nothing_that_is_not_public_may_be_kept(
 
 
 def test_a_route_is_public_only_if_it_is_listed_here() -> None:
-    uncached = {"/health/live", "/health/ready", "/auth/keys/<kid>.pem"}
+    uncached = {"/health/live", "/health/ready", "/auth/keys/<kid>.pem", "/auth/authorize"}
     public = {
         route.path for route in ROUTES for access in route.access.values() if access.is_public
     }

@@ -58,7 +58,9 @@ class Revocation:
     """The published fact that tokens whose ``claim`` has ``value`` must not be accepted.
 
     ``issued_before``: only those with an earlier ``iat``; ``None`` for any. ``expires``: when the
-    last of them has expired. ``sequence`` counts what is published; 0 before that.
+    last of them has expired. ``sequence`` counts what is published; 0 before that. ``account``:
+    whose single token it is for, or whose it was told of one by one before; ``issued_at``: the
+    latest ``iat`` that the single token may have. Both are for Keyosk alone.
     """
 
     claim: Claim
@@ -66,6 +68,8 @@ class Revocation:
     issued_before: int | None
     expires: int
     sequence: int = 0
+    account: str | None = None
+    issued_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,8 @@
 """Revocations, and how long the tokens live that they have to outlast."""
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import peewee
@@ -14,6 +16,19 @@ from keyosk.storage.database import Database
 _LOCK: Final = "revocations"
 #: Values in one statement; SQLite takes 32,766.
 _AT_ONCE: Final = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class OfAccount:
+    """What is published of one account's tokens.
+
+    ``singles``: how many are revoked by their own ids; ``at_once``: whether an entry for all of
+    them took the place of such; ``issued_before``: those with an earlier ``iat`` are revoked.
+    """
+
+    singles: int
+    at_once: bool
+    issued_before: int
 
 
 class RevocationStore:
@@ -44,6 +59,8 @@ class RevocationStore:
     def publish(self, revocations: Sequence[Revocation], now: int) -> None:
         """Give revocations their sequence numbers, and forget those that expired by ``now``.
 
+        Those that say less than a new one are forgotten too: whoever polls gets the new one.
+
         For the very end of a transaction, as the lock that keeps the numbers in the order of the
         commits is held to its end: a verifier that has seen a number has seen all below it.
         """
@@ -58,15 +75,41 @@ class RevocationStore:
                     "value": each.value,
                     "issued_before": each.issued_before,
                     "expires": each.expires,
+                    "account": each.account,
+                    "issued_at": each.issued_at,
                 }
                 for place, each in enumerate(revocations)
             ],
         )
+        self._remove_superseded(revocations, first)
         # The last one stays, expired or not: it holds the number that the next one counts from.
         self._database.write(
             tables.Revocation.delete().where(
                 (tables.Revocation.expires <= now) & (tables.Revocation.sequence < first)
             )
+        )
+
+    def of_account(self, account_id: str, now: int, *, latest: int) -> OfAccount:
+        """What is published of an account's tokens and has not expired.
+
+        Entries for those that are issued before a moment after ``latest`` are not counted.
+        """
+        revocation = tables.Revocation
+        of_all = (revocation.value == account_id) & (revocation.claim == Claim.SUB.value)
+        rows = self._database.rows(
+            revocation.select().where(
+                ((revocation.account == account_id) | of_all) & (revocation.expires > now)
+            )
+        )
+        of_sub = [
+            row
+            for row in rows
+            if row["claim"] == Claim.SUB.value and row["issued_before"] <= latest
+        ]
+        return OfAccount(
+            singles=sum(row["claim"] == Claim.JTI.value for row in rows),
+            at_once=any(row["account"] is not None for row in of_sub),
+            issued_before=max((row["issued_before"] for row in of_sub), default=0),
         )
 
     def first(self, now: int) -> int:
@@ -174,6 +217,31 @@ class RevocationStore:
         )
         longest: int | None = rows[0]["longest"]
         return longest
+
+    def _remove_superseded(self, revocations: Iterable[Revocation], first: int) -> None:
+        """Delete what was published before number ``first`` and says less than one of these."""
+        revocation = tables.Revocation
+        alike: dict[tuple[Claim, int], list[str]] = defaultdict(list)
+        for each in revocations:
+            if each.issued_before is not None:
+                alike[each.claim, each.issued_before].append(each.value)
+        for (claim, moment), wanted in alike.items():
+            for start in range(0, len(wanted), _AT_ONCE):
+                values = wanted[start : start + _AT_ONCE]
+                less = (
+                    (revocation.claim == claim.value)
+                    & revocation.value.in_(values)
+                    & (revocation.issued_before <= moment)
+                )
+                self._database.write(
+                    revocation.delete().where(less & (revocation.sequence < first))
+                )
+                if claim is Claim.SUB:
+                    # SECURITY: a token that may be from later than that keeps its own entry.
+                    single = revocation.account.in_(values) & (revocation.issued_at < moment)
+                    self._database.write(
+                        revocation.delete().where(single & (revocation.sequence < first))
+                    )
 
     def _of_services(self) -> Iterable[int]:
         query = tables.Service.select(tables.Service.token_lifetime).where(

@@ -166,6 +166,10 @@ class Revocation(Table):
     value = CharField(255)
     issued_before = BigIntegerField(null=True)
     expires = BigIntegerField(index=True)
+    #: Whose tokens it is for, of single tokens and of an entry that took their place.
+    account = CharField(36, null=True, index=True)
+    #: The latest ``iat`` that a single token may have.
+    issued_at = BigIntegerField(null=True)
 
     class Meta:
         indexes: Any = ((("value", "claim"), False),)

@@ -1,0 +1,343 @@
+"""One account that revokes a great many of its own tokens: it fills no list, and none comes back.
+
+Nobody who polls may miss a revocation because another entry took its place.
+"""
+
+import itertools
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jwt
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from installed import Clock, installed, rows_of
+from keyosk.authentication import caller
+from keyosk.errors import BadToken, InvalidGrant
+from keyosk.installation import Installation
+from keyosk.issuing import Asked
+from keyosk.model import KEYOSK, OPERATOR, Grant, Listing, Scope
+from keyosk.revocations import MOST_TOKENS
+from live import Client, LiveServer, unique
+from people import PASSWORD, Person, done, make_key, make_person
+
+#: Besides single tokens an account may have one entry for all that came before them.
+BOUND = MOST_TOKENS + 1
+_names = (f"person-{number}" for number in itertools.count())
+
+
+class Follower:
+    """Who polls: as docs/revocation.md says, or for the whole list each time."""
+
+    def __init__(self, keyosk: Installation, *, whole: bool = False) -> None:
+        self.keyosk = keyosk
+        self.whole = whole
+        self.sequence = 0
+        self.entries: list[Any] = []
+
+    def poll(self) -> None:
+        told = self.keyosk.revocations.published(0 if self.whole else self.sequence)
+        known = self.entries if told.since == self.sequence else []
+        self.entries, self.sequence = [*known, *told.revocations], told.sequence
+
+    def refuses(self, text: str) -> bool:
+        claims = jwt.decode(text, options={"verify_signature": False})
+        return any(
+            claims.get(entry.claim.value) == entry.value
+            and (entry.issued_before is None or claims["iat"] < entry.issued_before)
+            for entry in self.entries
+        )
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock(int(time.time()) - 600)  # PyJWT has the real clock
+
+
+@pytest.fixture
+def keyosk(prepared_url: str, clock: Clock) -> Iterator[Installation]:
+    with installed(prepared_url, clock=clock) as made:
+        made.services.create(
+            OPERATOR, name="todo", scopes=[Scope("todo:read")], refresh_allowed=True
+        )
+        yield made
+
+
+@pytest.fixture
+def alice(keyosk: Installation) -> str:
+    return made_account(keyosk)
+
+
+def made_account(keyosk: Installation) -> str:
+    grants = [Grant("todo:read"), Grant("keyosk:audit:read")]
+    name = next(_names)
+    return keyosk.grants.create_account(OPERATOR, grants, username=name, password=PASSWORD).id
+
+
+def minted(keyosk: Installation, account: str, *, audience: str = KEYOSK) -> str:
+    login = keyosk.authentication.as_if(account, None)
+    clock = keyosk.clock
+    assert isinstance(clock, Clock)
+    clock.now = max(clock.now, login.tokens_from)  # else it would wait by the real clock
+    return keyosk.issuing.by_login(login, Asked(targets=(audience,))).token.text
+
+
+def revoke(keyosk: Installation, account: str, text: str) -> None:
+    login = keyosk.authentication.as_if(account, None)
+    keyosk.inspection.revoke(caller(login, frozenset(), frozenset()), text)
+
+
+def session_of(keyosk: Installation, account: str) -> tuple[str, str]:
+    """A new session: its access token and its refresh token."""
+    minted(keyosk, account)  # the clock is where it can have one
+    name = keyosk.accounts.get(account).username
+    login = keyosk.authentication.by_secret([(name, PASSWORD)], address="192.0.2.1")
+    issued = keyosk.issuing.by_login(login, Asked(scopes=("todo:read", "offline_access")))
+    assert issued.refresh_token is not None
+    return issued.token.text, issued.refresh_token
+
+
+def is_taken(keyosk: Installation, text: str, audience: str = KEYOSK) -> bool:
+    try:
+        claims = keyosk.tokens.verify(text, audience=audience)
+        keyosk.authentication.by_token(claims, audience=audience)
+    except BadToken:
+        return False
+    return True
+
+
+def entries_of(keyosk: Installation) -> int:
+    return len(keyosk.revocations.published().revocations)
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.floats(0, 1.5),
+            st.sampled_from(["revoke some", "revoke many", "end a session", "revoke all", "keep"]),
+            st.booleans(),
+        ),
+        min_size=2,
+        max_size=6,
+    )
+)
+def test_whoever_polls_refuses_each_token_that_was_revoked(
+    keyosk: Installation, clock: Clock, steps: list[tuple[float, str, bool]]
+) -> None:
+    account = made_account(keyosk)
+    clock.now = int(time.time()) - 600
+    often, sometimes, once = Follower(keyosk), Follower(keyosk), Follower(keyosk)
+    whole = Follower(keyosk, whole=True)
+    revoked: list[str] = []
+    good: list[str] = []
+    before = entries_of(keyosk)
+    once.poll()
+    for pause, step, polls in steps:
+        clock.now += pause
+        if step == "keep":
+            good.append(minted(keyosk, account))
+        elif step == "end a session":
+            text, refresh_token = session_of(keyosk, account)
+            revoked.append(text)
+            session = keyosk.sessions.find(refresh_token)
+            keyosk.sessions.end(OPERATOR, account, session.id)
+        elif step == "revoke all":
+            keyosk.accounts.revoke_tokens(OPERATOR, account)
+            revoked += good
+            good = []
+        else:
+            for _ in range(7 if step == "revoke some" else MOST_TOKENS + 5):
+                text = minted(keyosk, account)
+                revoke(keyosk, account, text)
+                revoked.append(text)
+                assert not is_taken(keyosk, text)
+        often.poll()
+        if polls:
+            sometimes.poll()
+    for follower in (often, sometimes, once, whole):
+        follower.poll()
+        assert all(follower.refuses(text) for text in revoked)
+    # Keyosk and its readers agree of the others too.
+    for text in good:
+        assert len({follower.refuses(text) for follower in (often, sometimes, once, whole)}) == 1
+        assert whole.refuses(text) != is_taken(keyosk, text)
+    assert entries_of(keyosk) - before <= BOUND
+    fresh = minted(keyosk, account)
+    assert is_taken(keyosk, fresh)
+    assert not any(each.refuses(fresh) for each in (often, sometimes, once, whole))
+
+
+def test_an_account_that_floods_adds_one_entry_a_second_and_hides_none_of_others(
+    keyosk: Installation, clock: Clock, alice: str
+) -> None:
+    bob = made_account(keyosk)
+    his = minted(keyosk, bob)
+    revoke(keyosk, bob, his)
+    for _ in range(10):
+        clock.now += 1
+        texts = [minted(keyosk, alice) for _ in range(20)]
+        before = keyosk.revocations.published().sequence
+        for text in texts:
+            revoke(keyosk, alice, text)
+        added = keyosk.revocations.published().sequence - before
+        assert entries_of(keyosk) <= BOUND + 1
+    assert added == 1
+    follower = Follower(keyosk, whole=True)
+    follower.poll()
+    assert follower.refuses(his)
+    # Where it has stopped, its tokens are revoked one by one again.
+    clock.now += 901
+    kept, text = minted(keyosk, alice), minted(keyosk, alice)
+    revoke(keyosk, alice, text)
+    assert (is_taken(keyosk, kept), is_taken(keyosk, text)) == (True, False)
+
+
+def test_an_account_that_revokes_all_its_tokens_again_and_again_has_one_entry(
+    keyosk: Installation, clock: Clock, alice: str
+) -> None:
+    follower = Follower(keyosk)
+    for _ in range(5):
+        text = minted(keyosk, alice)
+        keyosk.accounts.revoke_tokens(OPERATOR, alice)
+        follower.poll()
+        assert follower.refuses(text)
+        clock.now += 2
+    assert entries_of(keyosk) == 1
+
+
+def test_a_session_with_many_tokens_is_revoked_by_one_entry(
+    keyosk: Installation, clock: Clock, alice: str
+) -> None:
+    text, first = session_of(keyosk, alice)
+    texts, token = [text], first
+    for _ in range(MOST_TOKENS + 20):
+        issued = keyosk.issuing.by_refresh_token(token, Asked())
+        assert issued.refresh_token is not None
+        token = issued.refresh_token
+        texts.append(issued.token.text)
+    # Nor does its own row grow with each use.
+    (session,) = keyosk.sessions.page(alice, Listing())
+    assert len(session.tokens) == BOUND
+    clock.now += 20
+    with pytest.raises(InvalidGrant):  # used before: whoever has it may have stolen it
+        keyosk.issuing.by_refresh_token(first, Asked())
+    follower = Follower(keyosk)
+    follower.poll()
+    assert len(follower.entries) == 1
+    assert all(follower.refuses(text) for text in texts)
+    assert not any(is_taken(keyosk, text, "todo") for text in texts)
+
+
+class Ending(Clock):
+    """A clock that somebody uses to end a session: between its next token's id and that token."""
+
+    def __call__(self) -> float:
+        if self.armed is not None and not self.keyosk.database.raw.in_transaction():
+            (session,) = self.keyosk.sessions.page(self.armed, Listing())
+            if len(session.tokens) > 1:
+                account, self.armed = self.armed, None
+                self.keyosk.sessions.end(OPERATOR, account, session.id)
+                self.now += 1
+        return self.now
+
+    armed: str | None = None
+    keyosk: Installation
+
+
+def test_no_token_of_a_session_is_given_out_after_all_of_its_account_were_revoked(
+    prepared_url: str,
+) -> None:
+    clock = Ending(int(time.time()) - 600)
+    with installed(prepared_url, clock=clock) as keyosk:
+        keyosk.services.create(
+            OPERATOR, name="todo", scopes=[Scope("todo:read")], refresh_allowed=True
+        )
+        account = made_account(keyosk)
+        for text in [minted(keyosk, account) for _ in range(BOUND)]:
+            revoke(keyosk, account, text)
+        clock.now += 2
+        _, refresh_token = session_of(keyosk, account)
+        clock.keyosk, clock.armed = keyosk, account
+        with pytest.raises(InvalidGrant):
+            keyosk.issuing.by_refresh_token(refresh_token, Asked())
+        assert clock.armed is None
+
+
+def test_a_token_by_a_node_that_is_ahead_stays_revoked(
+    keyosk: Installation, prepared_url: str, clock: Clock, alice: str
+) -> None:
+    with installed(prepared_url, clock=Clock(clock.now + 2)) as two:
+        ahead = minted(two, alice)
+        revoke(keyosk, alice, ahead)
+        follower = Follower(keyosk)
+        follower.poll()
+        for text in [minted(keyosk, alice) for _ in range(BOUND)]:
+            revoke(keyosk, alice, text)
+        another = minted(two, alice)
+        revoke(keyosk, alice, another)
+    whole = Follower(keyosk, whole=True)
+    for each in (follower, whole):
+        each.poll()
+        assert each.refuses(ahead)
+        assert each.refuses(another)
+    assert not is_taken(keyosk, ahead)
+
+
+def test_entries_from_before_know_no_account_and_stay(
+    keyosk: Installation, clock: Clock, alice: str
+) -> None:
+    old = minted(keyosk, alice)
+    revoke(keyosk, alice, old)
+    keyosk.database.raw.execute_sql("UPDATE revocation SET account = NULL, issued_at = NULL")
+    for text in [minted(keyosk, alice) for _ in range(BOUND)]:
+        revoke(keyosk, alice, text)
+    found = rows_of(keyosk, "SELECT claim FROM revocation ORDER BY sequence")
+    assert found == [("jti",), ("sub",)]
+
+
+@pytest.fixture
+def person(server: LiveServer, admin: Client) -> Person:
+    name = unique("todo")
+    done(admin.post("/services", json={"name": name, "scopes": [f"{name}:read"]}), 201)
+    return make_person(server, admin, f"{name}:read", "keyosk:audit:read")
+
+
+@pytest.mark.attack
+def test_one_who_mints_and_revokes_tokens_does_not_fill_the_list(
+    server: LiveServer, admin: Client, person: Person
+) -> None:
+    _, secret = make_key(admin, person)
+    login, anybody = person.login(secret), server.client()
+    start = done(anybody.get("/auth/revocations"))["sequence"]
+    form = {"audience": "keyosk"}
+    texts = [done(login.post("/auth/token", data=form))["access_token"] for _ in range(BOUND + 7)]
+    expires = [jwt.decode(each, options={"verify_signature": False})["exp"] for each in texts]
+    for text, end in zip(texts, expires, strict=True):
+        answer = login.post("/auth/revoke", data={"token": text})
+        assert answer.status_code == 200
+        by = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(end))
+        assert answer.headers["Effective-At-Latest"] >= by
+    told = done(anybody.get("/auth/revocations"))
+    mine = [entry for entry in told["entries"] if entry.get("sub") == person.id]
+    ids = {jwt.decode(each, options={"verify_signature": False})["jti"] for each in texts}
+    singles = [entry for entry in told["entries"] if entry.get("jti") in ids]
+    assert (len(mine), singles) == (1, [])
+    assert mine[0].keys() == {"sub", "issued_before", "expires"}
+    assert mine[0]["expires"] >= max(expires)
+    assert told["sequence"] > start
+    for text in texts[:: len(texts) // 3]:
+        assert Client(server.url, token=text).get("/accounts/me").status_code == 401
+    # A token of afterwards is good; who asks within the same second may be told to come again.
+    for _ in range(5):
+        answer = login.post("/auth/token", data=form)
+        if answer.status_code == 200:
+            break
+        assert answer.headers["Retry-After"] == "1"
+        time.sleep(1)
+    fresh = Client(server.url, token=done(answer)["access_token"])
+    assert fresh.get("/accounts/me").status_code == 200
