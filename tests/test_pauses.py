@@ -38,6 +38,29 @@ def test_an_account_puts_one_thread_to_sleep_and_not_all(prepared_url: str) -> N
         assert wsgi.test_client().post("/auth/token", auth=("alice", secret)).status_code == 200
 
 
+def test_a_key_that_was_just_published_puts_one_thread_to_sleep_and_not_all(
+    prepared_url: str,
+) -> None:
+    with installed(prepared_url, clock=Clock(int(time.time()) + 60)) as keyosk:
+        keyosk.grants.create_account(OPERATOR, [], username="alice", password=PASSWORD)
+        secret = keyosk.api_keys.create(OPERATOR, "alice", name="a key").secret
+        keyosk.rotation.compromise(OPERATOR, keyosk.signing_keys.current.default.kid)
+        wsgi = app.create_app(keyosk)
+        together = Barrier(4)
+
+        def ask(_: int) -> tuple[int, str | None]:
+            client = wsgi.test_client()
+            together.wait(30)
+            answer = client.post("/auth/token", auth=("alice", secret))
+            keyosk.database.close()  # the thread's own connection
+            return answer.status_code, answer.headers.get("Retry-After")
+
+        with ThreadPoolExecutor(4) as threads:
+            answers = sorted(threads.map(ask, range(4)), key=str)
+        assert answers[0] == (200, None)
+        assert answers[-1] == (503, "1")
+
+
 def test_where_there_is_one_thread_nobody_sleeps() -> None:
     with pytest.raises(ComeAgain):
         Pauses(threads=1).wait(1)
