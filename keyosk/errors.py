@@ -243,6 +243,10 @@ class DatabaseUnusable(Unavailable):
     """
 
 
+class DatabaseDamaged(DatabaseUnusable):
+    """The database answers that something in it cannot be read: a broken page, index or file."""
+
+
 class ConfigurationError(KeyoskError):
     """The settings cannot be used; ``faults`` lists every problem found, not only the first."""
 

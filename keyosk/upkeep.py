@@ -1,10 +1,11 @@
 """Looking after the database: a copy of it, and whether all that is in it holds."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from keyosk.audit import Audit
-from keyosk.errors import Invalid, WrongSecretKey
+from keyosk.errors import DatabaseDamaged, Invalid, WrongSecretKey
 from keyosk.signing import SigningKeys
 from keyosk.storage import service_identifiers, upkeep
 from keyosk.storage.database import Database
@@ -16,6 +17,14 @@ class Finding:
 
     name: str
     faults: tuple[str, ...]
+
+
+def _found(look: Callable[[], Iterable[str]]) -> Iterable[str]:
+    """What is wrong with one part; damage in its way is a finding, and the other parts go on."""
+    try:
+        return look()
+    except DatabaseDamaged as error:
+        return [f"cannot be read: {error.reason}"]
 
 
 class Upkeep:
@@ -41,13 +50,15 @@ class Upkeep:
 
     def check(self) -> list[Finding]:
         """Look at everything: files, references, services, signing keys, the audit log's chain."""
-        return [
-            Finding("integrity", tuple(upkeep.faults_of_files(self._database))),
-            Finding("references", tuple(upkeep.faults_of_references(self._database))),
-            Finding("services", tuple(service_identifiers.shared(self._database))),
-            Finding("signing keys", tuple(self._keys.unreadable())),
-            Finding("audit log", tuple(self._faults_of_audit())),
-        ]
+        database = self._database
+        parts: dict[str, Callable[[], Iterable[str]]] = {
+            "integrity": lambda: upkeep.faults_of_files(database),
+            "references": lambda: upkeep.faults_of_references(database),
+            "services": lambda: service_identifiers.shared(database),
+            "signing keys": self._keys.unreadable,
+            "audit log": self._faults_of_audit,
+        }
+        return [Finding(name, tuple(_found(look))) for name, look in parts.items()]
 
     def _faults_of_audit(self) -> list[str]:
         try:

@@ -221,16 +221,25 @@ def test_a_broken_page_of_postgresql_is_found(tmp_path: Path) -> None:
         with LiveServer(url, tmp_path) as server:
             prepare(server)
         with psycopg.connect(url) as connection:
-            found = connection.execute("SELECT pg_relation_filepath('account')").fetchone()
-        assert found is not None
+            [found] = connection.execute(
+                "SELECT pg_relation_filepath('account'), pg_relation_filepath('audit_row')"
+            ).fetchall()
         with postgres.halted() as data:
-            path = data / found[0]
-            with path.open("r+b") as file:
-                file.seek(64)
-                file.write(bytes([0xFF]) * 512)
+            for name in found:
+                with (data / name).open("r+b") as file:
+                    file.seek(64)
+                    file.write(bytes([0xFF]) * 512)
         done = server.run("database", "check")
         assert done.returncode == 1
-        assert "account: " in done.stdout
+        # All parts are looked at, also those that such damage is in the way of.
+        assert [line.split("  ")[0] for line in done.stdout.splitlines()] == ["part", *PARTS]
+        integrity, audit = (
+            next(line for line in done.stdout.splitlines() if line.startswith(part))
+            for part in ("integrity", "audit log")
+        )
+        assert "account: invalid page" in integrity
+        assert "audit_row: invalid page" in integrity
+        assert "cannot be read: invalid page" in audit
 
 
 def test_check_shows_each_part(server: LiveServer) -> None:

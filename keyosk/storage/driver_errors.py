@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import peewee
 
-from keyosk.errors import DatabaseUnusable, Invalid, Unavailable
+from keyosk.errors import DatabaseDamaged, DatabaseUnusable, Invalid, Unavailable
 
 
 class Kind(Enum):
@@ -29,11 +29,14 @@ class Kind(Enum):
     PASSING = "passing"
     #: It never gets better by itself.
     LASTING = "lasting"
+    #: What was read is damaged; the database itself is there.
+    DAMAGE = "damage"
     #: Our own mistake.
     DEFECT = "defect"
 
 
-_SQLITE_LASTING: Final = ("CANTOPEN", "READONLY", "NOTADB", "CORRUPT", "PERM", "AUTH", "FORMAT")
+_SQLITE_LASTING: Final = ("CANTOPEN", "READONLY", "PERM", "AUTH", "FORMAT")
+_SQLITE_DAMAGE: Final = ("CORRUPT", "NOTADB")
 _SQLSTATES: Final = {
     "40001": Kind.UNDONE,  # serialization failure
     "40P01": Kind.UNDONE,  # deadlock
@@ -46,6 +49,10 @@ _SQLSTATES: Final = {
     "3D000": Kind.LASTING,  # no such database
     "28000": Kind.LASTING,  # no such user, or no entry in pg_hba.conf
     "28P01": Kind.LASTING,  # wrong password
+    "XX001": Kind.DAMAGE,  # a page, or a value in it
+    "XX002": Kind.DAMAGE,  # an index
+    "58P01": Kind.DAMAGE,  # a file that is missing
+    "58030": Kind.DAMAGE,  # a disk that cannot read or write a file
 }
 # A failed connection has no SQLSTATE, only libpq's text. What is not known here is waited for.
 _LASTING_TEXT: Final = re.compile(
@@ -93,9 +100,11 @@ def kind(error: peewee.PeeweeException) -> Kind:
         return Kind.VALUE
     original = original_of(error)
     if isinstance(original, sqlite3.Error):
-        name = getattr(original, "sqlite_errorname", None) or ""
+        name = (getattr(original, "sqlite_errorname", None) or "").removeprefix("SQLITE_")
+        if name.startswith(_SQLITE_DAMAGE):
+            return Kind.DAMAGE
         # SQLITE_ERROR: mostly a table that is not there.
-        if name.removeprefix("SQLITE_").startswith((*_SQLITE_LASTING, "ERROR")):
+        if name.startswith((*_SQLITE_LASTING, "ERROR")):
             return Kind.LASTING
         if isinstance(error, peewee.ProgrammingError):
             return Kind.DEFECT
@@ -132,6 +141,8 @@ def failure(error: peewee.DatabaseError) -> Exception:
         return Invalid.field("value", "is one that the database cannot hold")
     if found in (Kind.DEFECT, Kind.CONSTRAINT):
         return error
+    if found is Kind.DAMAGE:
+        return DatabaseDamaged("The database is damaged.", reason=reason(error))
     if found is Kind.LASTING:
         return DatabaseUnusable("The database cannot be used as it is.", reason=reason(error))
     return Unavailable("The database is not available.", reason=reason(error))

@@ -6,9 +6,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-import peewee
-
-from keyosk.errors import Invalid, Unavailable
+from keyosk.errors import DatabaseDamaged, Invalid, Unavailable
 from keyosk.storage.database import Database
 
 _SHOWN = 20  # faults of one kind
@@ -51,22 +49,20 @@ def faults_of_files(database: Database) -> list[str]:
         return [line for (line,) in told if line != "ok"]
     # PostgreSQL looks at a page when it reads it: read all there is.
     faults = []
-    for name in database.raw.get_tables():
-        statement = f'SELECT count((t.*)::text) FROM "{name}" AS t'  # noqa: S608  # nosec B608
+    with database.driver_errors():
+        names = database.raw.get_tables()
+    for name in names:
         try:
-            _read(database, statement)
-        except peewee.DatabaseError as error:
-            faults.append(f"{name}: {_first_line(error)}")
+            _read(database, f'SELECT count((t.*)::text) FROM "{name}" AS t')  # noqa: S608  # nosec B608
+        except DatabaseDamaged as error:
+            faults.append(f"{name}: {error.reason}")
     return faults
 
 
 def faults_of_references(database: Database) -> list[str]:
     """Rows that refer to rows that are not there."""
     if database.is_sqlite:
-        try:
-            found = _read(database, "PRAGMA foreign_key_check")
-        except peewee.DatabaseError as error:
-            return [_first_line(error)]
+        found = _read(database, "PRAGMA foreign_key_check")
         return [f"row {row} of {table} refers to no {other}" for table, row, other, _ in found]
     unchecked = (
         "SELECT conrelid::regclass::text, conname FROM pg_constraint "
@@ -76,13 +72,13 @@ def faults_of_references(database: Database) -> list[str]:
 
 
 def _read(database: Database, sql: str) -> list[tuple[Any, ...]]:
-    with database.unhurried():
+    """The rows of a query, however long it takes.
+
+    Raises ``DatabaseDamaged`` for what cannot be read, and ``Unavailable`` only for an outage: a
+    check has to tell one from the other.
+    """
+    with database.unhurried(), database.driver_errors():
         return list(database.raw.execute_sql(sql).fetchall())
-
-
-def _first_line(error: Exception) -> str:
-    # PostgreSQL's second line may quote what is stored.
-    return str(error).partition("\n")[0]
 
 
 def _to_disk(path: Path) -> None:

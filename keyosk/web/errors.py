@@ -47,6 +47,7 @@ STATUS: Final[Mapping[type[errors.KeyoskError], HTTPStatus]] = {
     errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.ComeAgain: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.DatabaseUnusable: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.DatabaseDamaged: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
 #: The words that RFC 6749 section 5.2 and RFC 8707 section 2 have; for others, by status.
