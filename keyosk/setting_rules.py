@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from marshmallow import ValidationError, fields, validate
 
@@ -30,10 +31,8 @@ PKCS11: Final[Mapping[str, str]] = {
     "pkcs11_pin": "The PIN of the token's user.",
 }
 _HOST_NAME: Final = re.compile(r"([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?\.)*[A-Za-z][A-Za-z0-9-]*")
-_ADDRESS: Final = (
-    r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9.-]*))(?::(?P<port>[0-9]{1,5}))"
-)
-_PATH: Final = r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*"
+_ADDRESS: Final = r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9.-]*)):(?P<port>[0-9]{1,5})"
+_SEGMENT: Final = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})+")  # RFC 3986
 _LONGEST_IDENTIFIER: Final = 63  # PostgreSQL cuts off the rest
 
 _PREFIX: Final = "KEYOSK_"
@@ -62,16 +61,37 @@ class Address:
             return self.host.lower() == "localhost"
 
 
-def _address(match: re.Match[str] | None) -> Address | None:
-    """What ``_ADDRESS`` matched, if there can be such a host and port."""
-    if match is None:
-        return None
-    host, port = match["ipv6"] or match["host"], int(match["port"] or 443)
+def _address(host: str, port: int, *, is_bracketed: bool) -> Address | None:
+    """A host and a port, if there can be such."""
     try:
-        good = ip_address(host).version == (6 if match["ipv6"] else 4)
+        good = ip_address(host).version == (6 if is_bracketed else 4)
     except ValueError:
-        good = _HOST_NAME.fullmatch(host) is not None
+        good = not is_bracketed and _HOST_NAME.fullmatch(host) is not None
     return Address(host, port) if good and 1 <= port <= 65535 else None
+
+
+def _web_url(text: str) -> SplitResult | None:
+    """An http or https URL of host, port and path only, or ``None``."""
+    # SECURITY: before parsing, as urlsplit drops line breaks and white space in silence.
+    if not re.fullmatch(r"[!-~]+", text) or any(sign in text for sign in "?#\\"):
+        return None
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        return None
+    # A port in its one form, without zeros in front of it.
+    place = url.netloc.removesuffix(f":{port}")
+    host = place.removeprefix("[").removesuffix("]")
+    is_bracketed = place == f"[{host}]"
+    if "%" in host or not (is_bracketed or place == host):
+        return None
+    known = url.scheme in ("http", "https") and text.startswith(f"{url.scheme}://")
+    return (
+        url
+        if known and _address(host, 443 if port is None else port, is_bracketed=is_bracketed)
+        else None
+    )
 
 
 def text_of(value: object) -> str:
@@ -92,8 +112,11 @@ def bind(value: object) -> Address:
     text = text_of(value)
     if text.startswith(":"):
         text = f"0.0.0.0{text}"  # noqa: S104  # nosec B104  # the operator asks for it
-    address = _address(re.fullmatch(_ADDRESS, text))
-    if address is None:
+    match = re.fullmatch(_ADDRESS, text)
+    host = match["ipv6"] or match["host"] if match else ""
+    if match is None or not (
+        address := _address(host, int(match["port"]), is_bracketed=match["ipv6"] is not None)
+    ):
         raise ValidationError("must be host:port, :port or [IPv6 address]:port, port 1 to 65535")
     return address
 
@@ -106,7 +129,12 @@ def bind_or_off(value: object) -> Address | str:
 def issuer(value: object) -> str:
     """A URL that can stand in front of every published path."""
     text = text_of(value)
-    if _address(re.fullmatch(rf"https?://{_ADDRESS}?{_PATH}", text)) is None:
+    url = _web_url(text)
+    # Segments that are dots are resolved by clients, so that the path would be another.
+    if url is None or not all(
+        _SEGMENT.fullmatch(each) and unquote(each) not in (".", "..")
+        for each in url.path.split("/")[1:]
+    ):
         raise ValidationError(
             "must be an http:// or https:// URL with a host, and without user name, query, "
             "fragment or slash at the end"
@@ -174,10 +202,13 @@ def origins(value: object) -> tuple[str, ...]:
     """
     items = _items(value)
     for item in items:
-        scheme, _, rest = item.partition("://")
-        usual = {"http": ":80", "https": ":443"}.get(scheme)
-        good = _address(re.fullmatch(rf"{_ADDRESS}?", rest)) is not None
-        if usual is None or not good or item != item.lower() or item.endswith(usual):
+        url = _web_url(item)
+        if (
+            url is None
+            or url.path
+            or item != item.lower()
+            or url.port == {"http": 80, "https": 443}[url.scheme]
+        ):
             raise ValidationError(
                 "must be origins as browsers send them, such as https://app.example.org: lower "
                 "case, without path, and without the port that is usual"

@@ -158,6 +158,8 @@ def test_the_issuer_is_required_once_others_can_reach_it(bind: str) -> None:
     [
         "https://login.example.org", "https://login.example.org:8443", "https://example.org/login",
         "https://example.org/a/b", "https://10.0.0.1", "https://[2001:db8::1]:8443",
+        "https://Login.Example.ORG", "https://example.org:443", "https://example.org/a%20b",
+        "https://example.org/@me", "https://xn--exmple-cua.org", "https://login",
     ],
 )  # fmt: skip
 def test_an_issuer_is_kept_letter_by_letter(issuer: str) -> None:
@@ -176,6 +178,16 @@ def test_an_issuer_is_kept_letter_by_letter(issuer: str) -> None:
         "https://example.org:0", "https://example.org:99999", "https://example.org:",
         "https://exa mple.org", "https://example.org\n", "https://\texample.org", "https://[::1",
         "https://[x]", "https://999.1.1.1", "https://ex_ample.org", "https://exämple.org",
+        "https://@example.org", "https://:@example.org", "https://example.org@evil.org",
+        "https://example.org:8443:1", "https://example.org:+1", "https://example.org:٤٤٣",
+        "https://example.org:000443", "https:example.org", "https:/example.org", "//example.org",
+        "https://example.org\\a", "https://example.org/a b", "https://example.org/ä",
+        "https://example.org/a/../b", "https://example.org/.", "https://example.org/a%2e%2e%zz",
+        "https://example.org/%2E%2e/b", "https://example.org/a%", "https://example.org/a%2",
+        "https://example.org/<a>", 'https://example.org/"', "https://example.org/a?", " https://a",
+        "https://example.org ", "https://[2001:db8::1%25eth0]", "https://[10.0.0.1]", "https://::1",
+        "https://[::1]x", "https://example.org/\x00", "https://example.org/a\r\nb",
+        "https://.example.org", "https://example..org", "https://-a.org", "https://example.org.",
     ],
 )  # fmt: skip
 def test_a_malformed_issuer_is_refused(issuer: str) -> None:
