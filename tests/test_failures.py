@@ -293,6 +293,7 @@ REFUSED_PLACES = {
     "a folder in the place of the file": "folder",
     "a name that is too long": "x" * 300,
     "a circle of links": "circle/keyosk.db",
+    "a file that may not be read": "closed.db",
 }
 
 
@@ -305,6 +306,7 @@ def test_a_database_at_a_place_that_cannot_be_used_is_told(
     (tmp_path / "readable").mkdir(mode=0o500)
     (tmp_path / "folder").mkdir()
     (tmp_path / "a-file").touch()
+    (tmp_path / "closed.db").touch(mode=0o000)
     (tmp_path / "circle").symlink_to("circle")
     bind = {"bind": f"127.0.0.1:{free_port()}", "metrics_bind": "off"}
     url = f"sqlite:///{tmp_path / database}"
