@@ -77,6 +77,22 @@ def test_a_list_by_name_ends_though_all_that_was_seen_is_renamed(
     assert len(seen) == len(set(seen))
 
 
+def test_by_creation_each_object_is_seen_once_though_its_name_is_always_ahead(
+    installation: Installation, people: list[str]
+) -> None:
+    numbers = itertools.count()
+
+    def rename(items: list[Any]) -> None:
+        for item in items:
+            if item["username"] != "admin":
+                name = {"username": f"y{next(numbers):03}"}  # before "zz", the last by name
+                installation.accounts.change(OPERATOR, item["id"], name)
+
+    seen = walk(installation, "/accounts", "created_at", rename)
+    assert set(people) <= set(seen)
+    assert len(seen) == len(set(seen))
+
+
 @pytest.mark.parametrize("sort", ["created_at", "updated_at", "username", "-username"])
 def test_a_list_ends_though_more_is_made_all_the_time(
     installation: Installation, people: list[str], sort: str

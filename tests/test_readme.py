@@ -120,7 +120,7 @@ def test_the_start_prints_what_the_readme_says_and_its_curl_line_gets_a_token(
     greeting = keyosk.log.read_text().replace(keyosk.url, KEYOSK)
     (stated,) = [block.text for block in blocks() if block.language == "text"]
     printed = greeting[greeting.index("The first account") :]
-    printed = printed[: printed.index("/auth/token") + len("/auth/token")]
+    printed = printed[: printed.index("audience=keyosk") + len("audience=keyosk")]
     assert matches(stated, printed)
 
     line = re.search(r"^ +(curl .*)$", keyosk.log.read_text(), re.MULTILINE)
