@@ -164,6 +164,10 @@ class PostgresServer:
         self._server.send_signal(signal.SIGQUIT)
         self._server.wait(_SHUTDOWN_SECONDS)
 
+    def announce_end(self) -> None:
+        """Have it end once all sessions have; until then it refuses new ones."""
+        self._server.send_signal(signal.SIGTERM)
+
     @contextmanager
     def halted(self) -> Iterator[Path]:
         """Its folder of data, while it is not running; after a clean stop."""

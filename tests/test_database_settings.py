@@ -15,6 +15,8 @@ import psycopg
 import pytest
 import requests
 
+from keyosk.errors import DatabaseUnusable, Unavailable
+from keyosk.storage.database import Database
 from live import ADMIN_PASSWORD, Client, LiveServer, free_port, unique
 from postgres import ROLE, PostgresServer
 
@@ -102,6 +104,42 @@ def test_a_sqlite_path_that_cannot_be_one_is_refused(tmp_path: Path, kind: str) 
     }[kind]
     assert reason in refusal(LiveServer(f"sqlite:///{tmp_path / path}", tmp_path))
     assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o755
+
+
+# --- Waited for -----------------------------------------------------------------------------------
+
+
+def why_it_waits(url: str) -> str:
+    """The reason of a failure that passes by itself, as the database gives it."""
+    database = Database(url)
+    try:
+        with pytest.raises(Unavailable) as caught:
+            database.ping()
+    finally:
+        database.close()
+    assert not isinstance(caught.value, DatabaseUnusable), caught.value.explanation
+    return str(caught.value.reason)
+
+
+def test_a_database_with_all_its_connections_in_use_is_waited_for(
+    postgres_server: PostgresServer,
+) -> None:
+    url = postgres_server.create_database(options="CONNECTION LIMIT 0")
+    assert "too many connections for database" in why_it_waits(url)
+
+
+def test_a_server_without_room_or_that_is_ending_is_waited_for() -> None:
+    with PostgresServer() as server, contextlib.ExitStack() as sessions:
+        url = server.create_database()
+        with contextlib.suppress(psycopg.OperationalError):
+            while True:
+                sessions.enter_context(psycopg.connect(url))
+        said = why_it_waits(url)
+        assert "too many clients" in said or "connection slots are reserved" in said
+        server.announce_end()
+        waited = time.monotonic() + 20
+        while "shutting down" not in (said := why_it_waits(url)):
+            assert time.monotonic() < waited, said
 
 
 # --- What the URL says counts ---------------------------------------------------------------------
