@@ -302,7 +302,7 @@ def _misplaced(candidates: Sequence[tuple[str, str]], *, key_alone: bool) -> str
     No username begins as API keys do, so nobody's login is refused by this.
     """
     if any(api_key_form.looks_like(username) for username, _ in candidates):
-        return "An API key is a secret and no username: send it as the password, or as Bearer."
+        return "An API key is a secret, not a username: send it as the password, or as Bearer."
     if key_alone:
         return None
     if any(not name and api_key_form.is_well_formed(secret) for name, secret in candidates):

@@ -90,7 +90,7 @@ _PBKDF2_NAMES: Final[Mapping[str, str]] = {
 _REASONS: Final = (
     (
         r"\{(?:CLEAR|CLEARTEXT|PLAIN|noop)\}.*",
-        "is no hash but the password itself: send it as password",
+        "is the password itself, not a hash: send it as password",
     ),
     (
         r"\{(?:SHA|SHA256|SHA512|MD5|LDAP-MD5|PLAIN-MD5)\}.*"
@@ -112,7 +112,7 @@ _REASONS: Final = (
     ),
     (
         r"(?:\{CRYPT\})?\$(?:y|gy|7)\$.*",
-        "is yescrypt, for which there is no program here",
+        "is yescrypt, which no maintained library can check",
     ),
 )
 
@@ -125,7 +125,7 @@ def adopt(text: str, *, most_work: int) -> str:
     checking it would take more work or memory than is allowed.
     """
     if text.startswith("!"):
-        raise _invalid("stands for no password at all: leave the field out")
+        raise _invalid("stands for an account without a password: leave the field out")
     stored = None if len(text) > LONGEST else _canonical(text)
     cost = None if stored is None else password_hashes.cost_of(stored)
     if stored is None or cost is None:

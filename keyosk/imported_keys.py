@@ -71,7 +71,7 @@ def read(text: str, algorithm: str | None) -> tuple[PrivateKey, str]:
     if named is not None and named not in fits:
         raise Invalid.field("private_key", "names an algorithm (alg) that the key cannot be for")
     if algorithm is not None and (algorithm not in fits or named not in (None, algorithm)):
-        raise Invalid.field("algorithm", "is none of this key")
+        raise Invalid.field("algorithm", "is not one that this key can sign with")
     return key, algorithm or named or fits[0]
 
 

@@ -83,6 +83,6 @@ def _refuse(missing: Iterable[str]) -> None:
     names = sorted(missing)
     if names:
         raise RefusedByRule(
-            "You cannot give what you do not hold, nor further than you hold it: "
+            "You cannot give what you do not hold, or with fewer limits than you have: "
             + " ".join(names[:20])
         )

@@ -84,7 +84,7 @@ def _check_exchanges(checks: Checks, service: Service) -> None:
     names = [each.service for each in service.exchanges]
     for each in service.exchanges:
         if each.service in (service.name, KEYOSK) or names.count(each.service) > 1:
-            checks.fault("exchanges", f"cannot have {each.service[:100]}, or not twice")
+            checks.fault("exchanges", f"cannot name {each.service[:100]}, or names it twice")
         for scope in each.scopes:
             try:
                 check_scope_name(scope, field="exchanges")

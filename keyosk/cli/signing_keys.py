@@ -54,7 +54,7 @@ def rotate(algorithm: str | None, *, now: bool, when_seen: bool, limit: int, as_
             OPERATOR, algorithm, now=now, when_seen=when_seen, limit=limit
         )
         shape = _shape(installation, key)
-    unseen = ", ".join(shape["not_seen_by"]) or "none that said who it is"
+    unseen = ", ".join(shape["not_seen_by"]) or "none that Keyosk knows"
     if not now:
         click.echo(
             f"It signs from {shape['active_from']} on. Not seen by: {unseen}. With --now it would "

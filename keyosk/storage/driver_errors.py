@@ -138,7 +138,7 @@ def failure(error: peewee.DatabaseError) -> Exception:
     found = kind(error)
     if found is Kind.VALUE:
         # The last resort: what asks checks its values, and says which one is wrong.
-        return Invalid.field("value", "is one that the database cannot hold")
+        return Invalid.field("value", "cannot be stored in the database")
     if found in (Kind.DEFECT, Kind.CONSTRAINT):
         return error
     if found is Kind.DAMAGE:
