@@ -631,6 +631,7 @@ ROWS: list[tuple[errors.KeyoskError, int, str, str]] = [
     (errors.ComeAgain("A sentence."), 503, "unavailable", "temporarily_unavailable"),
     (errors.Unavailable("A sentence."), 503, "unavailable", "temporarily_unavailable"),
     (errors.DatabaseUnusable("A sentence."), 503, "unavailable", "temporarily_unavailable"),
+    (errors.DatabaseDamaged("A sentence."), 503, "unavailable", "temporarily_unavailable"),
 ]  # fmt: skip
 
 
