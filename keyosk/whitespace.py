@@ -3,6 +3,8 @@
 from typing import Final
 
 BYTE_ORDER_MARK: Final = "\ufeff"
+# Of ASCII only: what else Unicode takes for space, no tool adds by itself.
+_SPACE: Final = " \t\r\n\f\v"
 
 
 def trim(text: str) -> str:
@@ -10,4 +12,4 @@ def trim(text: str) -> str:
 
     Tokens hold none of these, files of editors and of Windows tools often do.
     """
-    return text.strip().strip(BYTE_ORDER_MARK).strip()
+    return text.strip(_SPACE).strip(BYTE_ORDER_MARK).strip(_SPACE)

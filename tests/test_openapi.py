@@ -319,7 +319,7 @@ class Walk:
         def ask(status: int, method: str, path: str, **options: Any) -> requests.Response:
             answer = client.request(method, path, **options)
             assert answer.status_code == status, f"{method} {path}: {answer.text}"
-            self.check(method, path, answer)
+            self.check(method, path.removeprefix(client.url), answer)
             return answer
 
         return ask
