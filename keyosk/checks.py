@@ -38,7 +38,7 @@ class Checks:
         if value is None:
             return
         if not 0 <= value <= LATEST_TIME:
-            self.fault(field, "is out of range")
+            self.fault(field, "must be a time from 1970 to 9999")
         elif after is not None and value <= after:
             self.fault(field, "must lie in the future")
 

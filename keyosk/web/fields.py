@@ -86,27 +86,37 @@ class Accepts(fields.Field[frozenset[CredentialKind]]):
 
 
 class Time(fields.Field[int]):
-    """RFC 3339 outside, whole seconds since the epoch inside; fractions are cut off."""
+    """RFC 3339 outside, whole seconds since the epoch inside; fractions are cut off.
+
+    That it lies from 1970 to 9999 is for ``checks.Checks.time`` to say, with all other faults.
+    """
 
     def _deserialize(self, value: Any, *_: Any, **__: Any) -> int:
         if not isinstance(value, str) or not _RFC3339.fullmatch(value):
             raise ValidationError("Must be a time such as 2030-01-31T12:00:00Z (RFC 3339).")
         try:
-            moment = int(datetime.fromisoformat(value.upper()).timestamp())
+            return int(datetime.fromisoformat(value.upper()).timestamp())
         except (ValueError, OverflowError):
             raise ValidationError("Must be a time that exists.") from None
-        if not 0 <= moment <= LATEST_TIME:
-            raise ValidationError("Must be a time from 1970 to 9999.")
-        return moment
 
     def _serialize(self, value: Any, *_: Any, **__: Any) -> str | None:
         return None if value is None else rfc3339(value)
 
 
+class LoneTime(Time):
+    """A time that no rule looks at besides, such as a filter's."""
+
+    def _deserialize(self, value: Any, *_: Any, **__: Any) -> int:
+        moment = super()._deserialize(value)
+        if not 0 <= moment <= LATEST_TIME:
+            raise ValidationError("Must be a time from 1970 to 9999.")
+        return moment
+
+
 def moment_of(text: str) -> int:
-    """The seconds of an RFC 3339 time. Raises ``Invalid``."""
+    """The seconds of an RFC 3339 time from 1970 to 9999. Raises ``Invalid``."""
     try:
-        return int(Time().deserialize(text))
+        return int(LoneTime().deserialize(text))
     except ValidationError as error:
         raise Invalid.field("time", str(error.messages[0])) from None
 

@@ -21,7 +21,7 @@ from keyosk.errors import Invalid
 from keyosk.model import Listing
 from keyosk.web import addresses
 from keyosk.web.answers import json_answer
-from keyosk.web.fields import Text, Time
+from keyosk.web.fields import LoneTime, Text
 
 #: How many objects a page has, at the most, and how long a parameter may be.
 DEFAULT: Final = 50
@@ -62,7 +62,7 @@ def flag(value: str) -> bool:
 
 def moment(value: str) -> int:
     """A filter by an RFC 3339 time."""
-    return int(Time().deserialize(value))
+    return int(LoneTime().deserialize(value))
 
 
 def page(
