@@ -38,6 +38,7 @@ RESET: Final[Mapping[str, Any]] = {
     "contact": "",
     "enabled": True,
     "on_request_only": False,
+    "cors_preflight": False,
     "accepts": _BOTH,
     "refresh_allowed": False,
     "claims": (),

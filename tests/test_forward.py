@@ -78,6 +78,81 @@ def test_every_method_is_asked_for_a_login(method: str, setting: Setting) -> Non
         assert claims_of(setting.basic().request(method, path))["aud"] == setting.service
 
 
+PREFLIGHT: Final = {"Origin": "https://app.example", "Access-Control-Request-Method": "PUT"}
+TOLD: Final = "X-Forwarded-Method"
+
+
+def allow_preflights(setting: Setting) -> None:
+    path = f"/services/{setting.service}"
+    assert setting.admin.patch(path, json={"cors_preflight": True}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "told"), [("OPTIONS", None), ("OPTIONS", "OPTIONS"), ("GET", "OPTIONS")]
+)
+def test_a_browser_s_preflight_could_not_reach_any_service(
+    method: str, told: str | None, setting: Setting
+) -> None:
+    nobody = setting.server.client()
+    headers = {**PREFLIGHT, **({TOLD: told} if told else {})}
+    paths = (setting.path(setting.write), f"/auth/forward/{setting.service}/some/page")
+    for path in paths:
+        assert nobody.request(method, path, headers=headers).status_code == 401
+    allow_preflights(setting)
+    for path in paths:
+        passed = nobody.request(method, path, headers=headers)
+        assert (passed.status_code, passed.content) == (200, b"")
+        assert passed.headers["Cache-Control"] == "no-store"
+        assert not [name for name in passed.headers if name.lower().startswith("x-keyosk")]
+        assert "Authorization" not in passed.headers
+
+
+@pytest.mark.attack
+def test_what_is_no_preflight_needs_a_login_where_preflights_pass(setting: Setting) -> None:
+    allow_preflights(setting)
+    nobody = setting.server.client()
+    path = setting.path()
+
+    def status(method: str, **headers: str) -> int:
+        sent = {name.replace("_", "-"): value for name, value in headers.items() if value}
+        return nobody.request(method, path, headers=sent).status_code
+
+    whole = {name.replace("-", "_"): value for name, value in PREFLIGHT.items()}
+    assert status("OPTIONS", **whole) == 200
+    for missing in whole:
+        assert status("OPTIONS", **{**whole, missing: ""}) == 401
+    for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "PROPFIND"):
+        assert status(method, **whole) == 401
+        assert status(method, **whole, X_Original_Method="OPTIONS") == 401
+        assert status(method, **whole, X_HTTP_Method_Override="OPTIONS") == 401
+    for method, told in (
+        *(("OPTIONS", word) for word in ("GET", "POST", "options", "OPTIONS,OPTIONS", "*")),
+        *((word, "OPTIONS") for word in ("HEAD", "POST", "PUT", "DELETE", "PROPFIND")),
+        *(("GET", word) for word in ("GET", "options", "OPTIONS, GET", "GET, OPTIONS", "OPTIONSX")),
+    ):
+        assert status(method, **whole, X_Forwarded_Method=told) == 401, (method, told)
+    for wrong in ("Basic eDp5", "Bearer x", "Basic", "other"):
+        assert status("OPTIONS", **whole, Authorization=wrong) == 401, wrong
+    joined = {**PREFLIGHT, "X_Forwarded_Method": "OPTIONS"}  # another name than X-Forwarded-Method
+    assert nobody.get(path, headers=joined).status_code == 401
+
+
+@pytest.mark.attack
+def test_a_preflight_passes_to_no_other_and_no_disabled_service(setting: Setting) -> None:
+    allow_preflights(setting)
+    nobody = setting.server.client()
+    for path in ("/auth/forward?service=keyosk", "/auth/forward/nothing", "/auth/forward"):
+        assert nobody.request("OPTIONS", path, headers=PREFLIGHT).status_code in (401, 403), path
+    for bad in (f"{setting.path()}&x=y", f"{setting.path()}&service=keyosk"):
+        assert nobody.request("OPTIONS", bad, headers=PREFLIGHT).status_code == 403
+    own = {"X-Keyosk-Service": "keyosk"}
+    refused = nobody.request("OPTIONS", setting.path(), headers={**PREFLIGHT, **own})
+    assert refused.status_code == 403
+    off = setting.admin.patch(f"/services/{setting.service}", json={"enabled": False})
+    assert off.status_code == 200
+    assert nobody.request("OPTIONS", setting.path(), headers=PREFLIGHT).status_code == 401
+
+
 @pytest.mark.parametrize(
     "rest", ["", "/", "//", "/a/b", "/a//b/", "/%2e%2e/x", "?scope=other", "/x?service=other&y=1"]
 )

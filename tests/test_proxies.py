@@ -55,13 +55,17 @@ class Echo:
         self.requests += 1
         environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         headers = {name[5:]: value for name, value in environ.items() if name.startswith("HTTP_")}
-        text = headers.get("AUTHORIZATION", "").removeprefix("Bearer ")
-        key = self._keys.get_signing_key_from_jwt(text).key
-        claims = jwt.decode(
-            text, key, algorithms=["ES256"], audience=self._audience, issuer=self._issuer
-        )
+        claims = self._claims(headers["AUTHORIZATION"]) if headers.get("AUTHORIZATION") else None
         start("200 OK", [("Content-Type", "application/json")])
         return [json.dumps({"headers": headers, "claims": claims}).encode()]
+
+    def _claims(self, header: str) -> dict[str, Any]:
+        text = header.removeprefix("Bearer ")
+        key = self._keys.get_signing_key_from_jwt(text).key
+        claims: dict[str, Any] = jwt.decode(
+            text, key, algorithms=["ES256"], audience=self._audience, issuer=self._issuer
+        )
+        return claims
 
 
 class Scene:
@@ -413,6 +417,75 @@ def test_a_missing_proxy_is_a_failure_where_all_is_expected(
         monkeypatch.setenv("CI", "1")
         with pytest.raises(pytest.fail.Exception):
             absent()
+
+
+PREFLIGHT = {"Origin": "https://app.example", "Access-Control-Request-Method": "PUT"}
+
+
+@pytest.fixture
+def preflights(scene: Scene) -> Iterator[Scene]:
+    path = f"/services/{scene.name}"
+    done(scene.admin.patch(path, json={"cors_preflight": True}))
+    yield scene
+    done(scene.admin.patch(path, json={"cors_preflight": False}))
+
+
+def test_a_preflight_passes_without_a_token_where_the_service_allows_it(preflights: Scene) -> None:
+    forged = {**FORGED, "X_Keyosk_Account": "admin", "Connection": "Authorization"}
+    for headers in (PREFLIGHT, {**PREFLIGHT, **forged}):
+        seen = done(preflights.get("OPTIONS", headers=headers))
+        assert seen["claims"] is None
+        assert seen["headers"]["ORIGIN"] == PREFLIGHT["Origin"]
+        kept = {name: seen["headers"].get(name) for name in ("X_KEYOSK_ACCOUNT", "X_KEYOSK_SCOPE")}
+        assert not any(kept.values()), kept
+    assert preflights.get(headers=PREFLIGHT).status_code == 401
+    login = (preflights.alice.username, preflights.key)
+    assert done(preflights.get(headers=PREFLIGHT, auth=login))["claims"]["sub"]
+
+
+def test_a_preflight_does_not_pass_where_the_service_does_not_allow_it(scene: Scene) -> None:
+    before = scene.echo.requests
+    assert scene.get("OPTIONS", headers=PREFLIGHT).status_code == 401
+    assert scene.echo.requests == before
+
+
+@pytest.mark.attack
+def test_no_client_can_pass_a_request_off_as_a_preflight(preflights: Scene) -> None:
+    before = preflights.echo.requests
+    names = ("X-Forwarded-Method", "X_Forwarded_Method", "X-Original-Method", "X-HTTP-Method",
+             "X-HTTP-Method-Override")  # fmt: skip
+    for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "PROPFIND"):
+        for name in names:
+            refused = preflights.get(method, headers={**PREFLIGHT, name: "OPTIONS"})
+            assert refused.status_code in (401, 405), (method, name)
+        sent = {**dict.fromkeys(names, "OPTIONS"), "Connection": "X-Forwarded-Method"}
+        refused = preflights.get(method, headers={**PREFLIGHT, **sent})
+        assert refused.status_code in (400, 401, 405), method
+    for missing in PREFLIGHT:
+        part = {name: value for name, value in PREFLIGHT.items() if name != missing}
+        assert preflights.get("OPTIONS", headers=part).status_code == 401
+    wrong = preflights.get("OPTIONS", headers=PREFLIGHT, auth=("x", "kysk_wrong"))
+    assert wrong.status_code == 401
+    assert preflights.echo.requests == before
+
+
+@pytest.mark.attack
+def test_headers_of_other_spellings_reach_the_service_as_the_docs_say(
+    scene: Scene, request: pytest.FixtureRequest
+) -> None:
+    names = [f"X{a}Keyosk{b}{c}" for a in "-_." for b in "-_." for c in ("Account", "Scope")]
+    extra = ["X-Keyosk-Extra", "X_Keyosk_Extra", "X.Keyosk.Extra"]
+    smuggled = {name: f"made up {name}" for name in (*names, *extra)}
+    seen = done(scene.get(auth=(scene.alice.username, scene.key), headers=smuggled))
+    passed = {value.removeprefix("made up ") for value in seen["headers"].values()
+              if value.startswith("made up ")}  # fmt: skip
+    expected = {
+        "nginx": {"X-Keyosk-Extra"},
+        "caddy": set(),
+        "traefik": {"X_Keyosk_Extra", "X.Keyosk.Extra"},
+        "envoy": set(),
+    }
+    assert passed == expected[request.node.callspec.params["scene"].__name__]
 
 
 @pytest.mark.attack

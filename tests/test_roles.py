@@ -266,6 +266,7 @@ FULL: Mapping[str, Any] = {
     "contact": "todo@example.org",
     "enabled": True,
     "on_request_only": True,
+    "cors_preflight": True,
     "accepts": "api_key",
     "token_lifetime": 120,
     "signing_algorithm": "EdDSA",
@@ -280,6 +281,7 @@ BARE: Mapping[str, Any] = {
     "contact": "",
     "enabled": True,
     "on_request_only": False,
+    "cors_preflight": False,
     "accepts": "both",
     "token_lifetime": None,
     "signing_algorithm": None,
@@ -492,7 +494,15 @@ def test_the_command_sets_what_a_service_says_and_leaves_the_rest(
     server: LiveServer, admin: Client
 ) -> None:
     service = make_service(admin, title="To do", contact="todo@example.org")
-    options = ["--disabled", "--on-request-only", "--accepts", "api_key", "--token-lifetime", "60"]
+    options = [
+        "--disabled",
+        "--on-request-only",
+        "--cors-preflight",
+        "--accepts",
+        "api_key",
+        "--token-lifetime",
+        "60",
+    ]
     more = ["--typ", "JWT", "--claim", "team", "--claim", "level", "--reset", "title"]
 
     ran = server.run("service", "set", service, *options, *more, "--json")
@@ -503,6 +513,7 @@ def test_the_command_sets_what_a_service_says_and_leaves_the_rest(
         "contact": "todo@example.org",
         "enabled": False,
         "on_request_only": True,
+        "cors_preflight": True,
         "accepts": "api_key",
         "token_lifetime": 60,
         "typ": "JWT",

@@ -22,6 +22,7 @@ FIELDS = [
     "contact",
     "enabled",
     "on_request_only",
+    "cors_preflight",
     "accepts",
     "token_lifetime",
     "signing_algorithm",
@@ -111,6 +112,7 @@ def test_every_field_of_a_service_is_kept_and_its_scopes_are_listed_by_name(admi
         "contact": "Ops <ops@example.org>",
         "enabled": False,
         "on_request_only": True,
+        "cors_preflight": True,
         "accepts": "api_key",
         "token_lifetime": 30,
         "signing_algorithm": "EdDSA",
@@ -297,6 +299,7 @@ def test_null_puts_each_field_of_a_service_back(admin: Client, media_type: str) 
         "description": "Some text",
         "enabled": False,
         "on_request_only": True,
+        "cors_preflight": True,
         "token_lifetime": 60,
     }
     made, plain = make(admin, "kept", **fields), make(admin)

@@ -29,6 +29,11 @@ _for = click.option(
     type=click.Choice(list(PRESETS)),
     help="Set typ and signing algorithm for this verifier, and print its own lines.",
 )
+_preflight = click.option(
+    "--cors-preflight/--no-cors-preflight",
+    default=None,
+    help="Whether CORS preflights pass forward authentication without a login.",
+)
 _force = click.option("--force", is_flag=True, help="Also when grants or roles use its scopes.")
 
 
@@ -73,6 +78,7 @@ def show_service(name: str, *, as_json: bool) -> None:
 @click.option("--title", default="")
 @click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="Repeatable.")
 @click.option("--on-request-only/--by-default", default=None)
+@_preflight
 @_for
 @session.as_json
 def create_service(
@@ -83,6 +89,7 @@ def create_service(
     scopes: tuple[str, ...],
     *,
     on_request_only: bool | None,
+    cors_preflight: bool | None,
     verifier: str | None,
     as_json: bool,
 ) -> None:
@@ -90,6 +97,8 @@ def create_service(
     values: dict[str, Any] = {} if verifier is None else dict(PRESETS[verifier].fields)
     if on_request_only is not None:
         values["on_request_only"] = on_request_only
+    if cors_preflight is not None:
+        values["cors_preflight"] = cors_preflight
     with session.installation() as installation:
         made = installation.services.create(
             OPERATOR,
@@ -113,6 +122,7 @@ def create_service(
 @click.option("--other-audience", "audiences", multiple=True, help="All of them; repeatable.")
 @click.option("--enabled/--disabled", default=None)
 @click.option("--on-request-only/--by-default", default=None)
+@_preflight
 @click.option("--accepts", type=click.Choice(list(_KINDS)))
 @click.option("--token-lifetime", type=int, metavar="SECONDS")
 @click.option(

@@ -48,7 +48,8 @@ class Terms:
     ``accepts``: the logins it takes tokens of. ``token_lifetime`` (seconds), ``signing_algorithm``
     and ``typ`` are ``None`` for the installation's. ``claims`` names those of the account's claims
     that its tokens carry. ``on_request_only``: its audience goes into a token only when a request
-    names it. ``refresh_lifetime`` in seconds.
+    names it. ``refresh_lifetime`` in seconds. ``cors_preflight``: forward authentication lets CORS
+    preflights pass without a login, as browsers send none with them.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Terms:
     refresh_allowed: bool
     refresh_lifetime: int | None
     claims: tuple[str, ...]
+    cors_preflight: bool = False
 
 
 @dataclass(frozen=True, slots=True)

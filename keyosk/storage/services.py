@@ -36,6 +36,7 @@ TERMS: Final = (
     tables.Service.refresh_allowed,
     tables.Service.refresh_lifetime,
     tables.Service.claims,
+    tables.Service.cors_preflight,
 )
 _SORTS: Final = {"created_at": tables.Service.id, "name": tables.Service.name}
 _FILTERS: Final[lists.Filters] = {"enabled": lambda value: tables.Service.enabled == value}
@@ -306,6 +307,7 @@ def terms(columns: Row) -> Terms:
         refresh_allowed=bool(columns[8]),
         refresh_lifetime=columns[9],
         claims=tuple(json.loads(columns[10])),
+        cors_preflight=bool(columns[11]),
     )
 
 
@@ -322,6 +324,7 @@ def _columns(terms: Terms) -> dict[str, Any]:
         "refresh_allowed": terms.refresh_allowed,
         "refresh_lifetime": terms.refresh_lifetime,
         "claims": json.dumps(list(terms.claims)),
+        "cors_preflight": terms.cors_preflight,
     }
 
 

@@ -86,6 +86,7 @@ class Service(Versioned):
     claims = TextField()
     account = ForeignKeyField(Account, null=True, on_delete="SET NULL")
     audiences = TextField(null=True)
+    cors_preflight = BooleanField(null=True)
 
 
 class ServiceIdentifier(Table):

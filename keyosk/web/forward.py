@@ -1,6 +1,7 @@
 """/auth/forward: a reverse proxy asks whether a request may pass, and gets a token for it.
 
 Proxies know three answers: 200, 401 and 403. Whatever is malformed is one of the last two.
+A CORS preflight, which has no login, may pass without one where the service allows it.
 """
 
 import io
@@ -23,6 +24,8 @@ PATH: Final = "/auth/forward"
 _LIFETIME: Final = 60  # seconds: it is used at once, and each request gets its own
 _SERVICE: Final = "X-Keyosk-Service"
 _SCOPE: Final = "X-Keyosk-Require-Scope"
+#: The method of the request that is asked about, and of this one where that is told apart.
+_PREFLIGHTS: Final = (("OPTIONS",), ("OPTIONS", "OPTIONS"), ("GET", "OPTIONS"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +69,15 @@ class ForwardResource(Endpoint):
         The service stands in the address, in ``service`` of the query or in ``X-Keyosk-Service``;
         scopes that it must have in ``scope`` of the query and ``X-Keyosk-Require-Scope``. The
         answer has ``Authorization``, ``X-Keyosk-Account`` and ``X-Keyosk-Scope`` as headers. Any
-        method will do.
+        method will do. A CORS preflight passes without a login, and without these headers, where
+        the service has ``cors_preflight``: the method is ``OPTIONS``, or ``GET`` with
+        ``X-Forwarded-Method: OPTIONS``.
         """
         installation = self.installation
         try:
             wanted, required = _asked(service)
+            if _is_preflight() and self._lets_preflights_pass(wanted):
+                return _yes()
             proven = _proven(installation, wanted)
             entitlement = permissions.for_service(
                 proven.login, wanted, required=required, now=int(installation.clock())
@@ -81,14 +88,40 @@ class ForwardResource(Endpoint):
         except (InvalidRequest, InvalidScope, Throttled) as error:
             raise Forbidden(error.detail) from None  # proxies make a failure of anything else
         access_log.note(**access.name_of(proven.login), jti=token.id)
-        response = Response(status=200)
-        del response.headers["Content-Type"]
+        response = _yes()
         # SECURITY: all three are always there and never empty, so that a proxy that copies them
         # leaves none that the client sent.
         response.headers["Authorization"] = f"Bearer {token.text}"
         response.headers["X-Keyosk-Account"] = quote(proven.login.username, safe="@")
         response.headers["X-Keyosk-Scope"] = token.scope
         return response
+
+    def _lets_preflights_pass(self, service: str) -> bool:
+        terms = self.installation.services.terms_for(service)
+        return (
+            terms is not None and terms.name == service and terms.enabled and terms.cors_preflight
+        )
+
+
+def _yes() -> Response:
+    response = Response(status=200)
+    del response.headers["Content-Type"]
+    return response
+
+
+def _is_preflight() -> bool:
+    """Whether a proxy asks about a CORS preflight (Fetch standard) that came without a login.
+
+    SECURITY: proxies copy its method, or ask by GET and write it into ``X-Forwarded-Method``. If
+    neither tells of OPTIONS, the two differ, or there are several, it is an ordinary request.
+    """
+    headers = request.headers
+    if "Authorization" in headers:
+        return False  # browsers send none with a preflight: what is sent is looked at
+    if not headers.get("Origin") or not headers.get("Access-Control-Request-Method"):
+        return False
+    methods = (request.environ[access_log.METHOD], *headers.getlist("X-Forwarded-Method"))
+    return methods in _PREFLIGHTS
 
 
 def _proven(installation: Installation, service: str) -> _Proven:

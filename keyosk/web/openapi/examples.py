@@ -20,6 +20,7 @@ _SERVICE: Final = {
     "contact": "todo@example.com",
     "enabled": True,
     "on_request_only": False,
+    "cors_preflight": False,
     "accepts": "both",
     "token_lifetime": 600,
     "signing_algorithm": None,

@@ -193,6 +193,7 @@ FIELDS: Final[dict[str, str]] = {
     "dry_run": "Whether only to say what would be done.",
     "on_conflict": "What to do with accounts that exist; `skip` if nothing is said.",
     "code": "What went wrong, for programs.",
+    "cors_preflight": "Whether forward authentication lets CORS preflights pass without a login.",
     "credential": "The id of the API key, or `password`.",
     "current_password": "The account's own password: of a caller who is that account and came by "
     "token.",
