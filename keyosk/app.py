@@ -153,6 +153,7 @@ def build(
         metrics,
         issuer=config.issuer,
         lifetime=config.token_lifetime,
+        backdate=config.token_backdate,
         clock=clock,
         pauses=pauses,
     )

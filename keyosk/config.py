@@ -136,6 +136,11 @@ class Config:
         rules.pkcs11_text, None, rules.PKCS11["pkcs11_pin"], mask=rules.hide
     )
     token_lifetime: int = _setting(rules.whole(30, 86_400), 900, "Seconds, 30 to 86400.")
+    token_backdate: int = _setting(
+        rules.whole(0, 5),
+        0,
+        "Seconds by which `iat` is dated back, 0 to 5, for verifiers whose clocks are behind.",
+    )
     key_rotation_days: int = _setting(
         rules.whole(0, 3_650),
         90,

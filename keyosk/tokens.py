@@ -115,15 +115,20 @@ class Tokens:
         *,
         issuer: str,
         lifetime: int,
+        backdate: int = 0,
         clock: Callable[[], float],
         pauses: Pauses,
     ) -> None:
-        """``issuer``: the ``iss`` claim; ``lifetime``: seconds, where no service says less."""
+        """``issuer``: the ``iss`` claim; ``lifetime``: seconds, where no service says less.
+
+        ``backdate``: seconds by which ``iat`` is dated back.
+        """
         self._keys = keys
         self._metrics = metrics
         self._pauses = pauses
         self._issuer = issuer
         self._lifetime = lifetime
+        self._backdate = backdate
         self._clock = clock
 
     @property
@@ -198,6 +203,9 @@ class Tokens:
             expires = min(expires, entitlement.expires_at)
         if expires <= now:
             raise InvalidRequest("The credential or the grant expires at this very moment.")
+        # SECURITY: never before the account's revocation, else it would be taken for one of the
+        # tokens that were revoked.
+        issued = min(now, max(now - self._backdate, login.tokens_from))
         audiences = entitlement.audiences or (self._issuer,)
         claims: dict[str, Any] = {
             "iss": self._issuer,
@@ -206,9 +214,9 @@ class Tokens:
             "client_id": login.username if actor is None else actor.username,
             "preferred_username": login.username,
             "scope": " ".join(entitlement.scopes),
-            "iat": now,
+            "iat": issued,
             "exp": expires,
-            "auth_time": login.authenticated_at,
+            "auth_time": min(login.authenticated_at, issued),
             "amr": [_METHODS[login.credential]],
         }
         if actor is not None:
