@@ -72,7 +72,6 @@ def payload(text: str) -> dict[str, Any]:
 #: What takes rights away from an account: method, path below it, body.
 LOSSES: Mapping[str, tuple[str, str, Any]] = {
     "disabled": ("PATCH", "", {"enabled": False}),
-    "ended": ("PATCH", "", {"expires_at": "2020-01-01T00:00:00Z"}),
     "ends sooner than its tokens": ("PATCH", "", {"expires_at": "soon"}),
     "deleted": ("DELETE", "", None),
     "password changed": ("PUT", "/password", {"password": NEW_PASSWORD}),
