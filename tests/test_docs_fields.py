@@ -64,5 +64,5 @@ def test_a_delete_answers_204_but_where_the_page_says_otherwise(admin: Client) -
         if "delete" in operations and "204" not in operations["delete"]["responses"]
     }
     assert others == {"/signing-keys/{kid}", "/accounts/{account}/tokens"}
-    assert "of a signing key" in API
-    assert "of the tokens of an account" in API
+    assert "for a signing key" in API
+    assert "for the tokens of an account" in API
