@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
-from urllib.parse import urlsplit
 
 from marshmallow import Schema, ValidationError, fields, validate
 
@@ -242,7 +241,7 @@ def load(environ: Mapping[str, str], *, cores: int | None = None) -> Config:
         # SECURITY: not inside the except block, whose exception holds every value.
         raise ConfigurationError(faults)
     sources = {name: each.source for name, each in given.items()}
-    warnings = (*_warnings(values), *rules.warn_of_quotes(given.values()))
+    warnings = (*rules.warnings_of(values), *rules.warn_of_quotes(given.values()))
     return Config(**values, warnings=warnings, sources=sources)
 
 
@@ -273,16 +272,6 @@ def _fill(values: dict[str, Any], given: Mapping[str, _Given]) -> Iterator[Fault
         yield Fault(_PREFIX + name.upper(), "is required with the other settings for PKCS#11")
     for name in ("admin_password", "database_schema", *rules.PKCS11):
         values.setdefault(name, None)
-
-
-def _warnings(values: Mapping[str, Any]) -> Iterator[str]:
-    issuer = urlsplit(values["issuer"])
-    local = values["bind"].is_loopback and Address(issuer.hostname or "", 0).is_loopback
-    if issuer.scheme == "http" and not local:
-        yield (
-            "KEYOSK_ISSUER begins with http://. Passwords and tokens must not cross a network in "
-            "the clear: put a TLS proxy in front, and give its https:// URL."
-        )
 
 
 def _from_environment(environ: Mapping[str, str], faults: list[Fault]) -> dict[str, _Given]:

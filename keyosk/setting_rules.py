@@ -289,6 +289,17 @@ def warn_of_quotes(given: Iterable[tuple[str, str, object]]) -> list[str]:
     return [f"{name} {quoted(value)}." for name, _, value in given if quoted(value)]
 
 
+def warnings_of(values: Mapping[str, Any]) -> Iterator[str]:
+    """What works with these settings and is risky."""
+    issuer = urlsplit(values["issuer"])
+    local = values["bind"].is_loopback and Address(issuer.hostname or "", 0).is_loopback
+    if issuer.scheme == "http" and not local:
+        yield (
+            "KEYOSK_ISSUER begins with http://. Passwords and tokens must not cross a network in "
+            "the clear: put a TLS proxy in front, and give its https:// URL."
+        )
+
+
 def secret_in(path: object, *, keep_mark: bool = False) -> str:
     """The secret in a file, without the white space and the byte order mark around it.
 

@@ -769,6 +769,7 @@ def test_describe_masks_secrets_and_shows_the_rest() -> None:
         ("KEYOSK_PKCS11_TOKEN", "keyosk", "environment"),
         ("KEYOSK_PKCS11_PIN", "***", "environment"),
         ("KEYOSK_TOKEN_LIFETIME", "900", "default"),
+        ("KEYOSK_TOKEN_BACKDATE", "0", "default"),
         ("KEYOSK_KEY_ROTATION_DAYS", "90", "default"),
         ("KEYOSK_KEY_PUBLISH_AHEAD", "90000", "default"),
         ("KEYOSK_KEY_RETAIN", "900", "default"),
