@@ -88,8 +88,6 @@ LOCAL_IMPORTS: Final[Mapping[tuple[str, str], str]] = {
     ("hsm", "pkcs11"): "its driver is an extra",
 }
 
-LONGEST_MODULE: Final = 350
-
 
 @dataclass(frozen=True)
 class Import:
@@ -215,14 +213,6 @@ def local_imports(house: House) -> list[str]:
     ]
 
 
-def overlong_modules(house: House) -> list[str]:
-    return [
-        f"{module} has {lines} lines"
-        for module, source in house.sources.items()
-        if (lines := len(source.splitlines())) > LONGEST_MODULE
-    ]
-
-
 @pytest.fixture(scope="module")
 def house() -> House:
     return House.read(Path(keyosk.__file__).parent)
@@ -255,10 +245,6 @@ def test_every_exception_to_that_is_still_needed(house: House) -> None:
     }
 
 
-def test_no_module_is_too_long_to_read(house: House) -> None:
-    assert overlong_modules(house) == []
-
-
 # --- The checks themselves, on small houses with one fault ----------------------------------------
 
 
@@ -287,7 +273,7 @@ def test_a_sound_house_has_no_fault(tmp_path: Path) -> None:
             "app.py": "from keyosk.web import token",
         },
     )
-    for check in (upward_imports, import_cycles, foreign_imports, local_imports, overlong_modules):
+    for check in (upward_imports, import_cycles, foreign_imports, local_imports):
         assert check(house) == []
 
 
@@ -389,10 +375,3 @@ def test_a_foreign_library_is_caught(
 def test_an_import_inside_a_function_is_caught(tmp_path: Path, source: str) -> None:
     house = build_house(tmp_path, {"__init__.py": "", "accounts.py": source})
     assert len(local_imports(house)) == 1
-
-
-def test_an_overlong_module_is_caught(tmp_path: Path) -> None:
-    house = build_house(
-        tmp_path, {"__init__.py": "", "a.py": "\n" * LONGEST_MODULE, "b.py": "\n" * 351}
-    )
-    assert overlong_modules(house) == ["b has 351 lines"]
