@@ -11,13 +11,20 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from keyosk import clocks, masking
-from keyosk.documents import CHECKPOINTS, Documents
 from keyosk.errors import BadToken, Unavailable
 from keyosk.ids import new_id
-from keyosk.model import AuditRow, Caller, Checkpoint, Listing, LoginFailure, Refusal
+from keyosk.model import (
+    CHECKPOINTS_PATH,
+    AuditRow,
+    Caller,
+    Checkpoint,
+    Listing,
+    LoginFailure,
+    Refusal,
+)
 from keyosk.storage.audit import AuditStore
 from keyosk.storage.database import Database
 
@@ -44,6 +51,16 @@ class Verdict:
     fault: str | None
 
 
+class DocumentSigner(Protocol):
+    """Signs documents that are not tokens, and verifies what it signed."""
+
+    def sign(self, claims: Mapping[str, Any], *, typ: str, path: str) -> str:
+        """A JWS over ``claims`` by the active key, whose audience is the issuer and ``path``."""
+
+    def verify(self, text: str, *, typ: str) -> dict[str, Any]:
+        """The claims of a document that this installation signed. Raises ``BadToken``."""
+
+
 class Audit:
     """Writes the log, seals it, reads it, proves it."""
 
@@ -51,7 +68,7 @@ class Audit:
         self,
         database: Database,
         store: AuditStore,
-        documents: Documents,
+        documents: DocumentSigner,
         clock: Callable[[], float],
     ) -> None:
         self._database = database
@@ -249,7 +266,7 @@ class Audit:
         )
         if due:
             claims = {"sequence": last.sequence, "hash": last.hash, "iat": now}
-            signature = self._documents.sign(claims, typ=CHECKPOINT_TYPE, path=CHECKPOINTS)
+            signature = self._documents.sign(claims, typ=CHECKPOINT_TYPE, path=CHECKPOINTS_PATH)
             self._store.add_checkpoint(
                 Checkpoint(sequence=last.sequence, hash=last.hash, time=now, signature=signature)
             )

@@ -21,14 +21,13 @@ from keyosk.errors import (
 )
 from keyosk.guesses import Guess, Guesses
 from keyosk.metrics import Metrics
-from keyosk.model import Account, Caller, Login, Session, StoredPassword
+from keyosk.model import Account, Caller, Login, Session, StoredPassword, VerifiedClaims
 from keyosk.passwords import Passwords
 from keyosk.revocations import Revocations
 from keyosk.storage.accounts import AccountStore
 from keyosk.storage.api_keys import ApiKeyStore
 from keyosk.storage.database import Database
 from keyosk.storage.logins import LoginStore
-from keyosk.tokens import Claims
 
 _log = logging.getLogger(__name__)
 
@@ -93,7 +92,7 @@ class Authentication:
         self._count_failure(candidates[0][0], address)
         raise BadCredentials
 
-    def by_token(self, claims: Claims, *, audience: str) -> Login:
+    def by_token(self, claims: VerifiedClaims, *, audience: str) -> Login:
         """The login behind a token that was verified for ``audience``, with what it holds *now*.
 
         Raises ``BadToken`` if its account or API key is gone, disabled or expired since, or the

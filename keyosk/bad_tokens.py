@@ -14,8 +14,7 @@ from typing import Any, Final
 from keyosk import jws, keyring
 from keyosk.ids import new_id
 from keyosk.keyring import PrivateKey
-from keyosk.model import Service
-from keyosk.permissions import TYPE
+from keyosk.model import ACCESS_TOKEN_TYPE, Service
 
 _HOUR: Final = 3_600
 _LIFETIME: Final = 600
@@ -85,7 +84,11 @@ def _samples(
     public = keyring.public_jwk(ours, algorithm)
     stranger = keyring.public_jwk(foreign, algorithm)
     pem = keyring.public_pem(public).encode()
-    header: Header = {"alg": algorithm, "kid": public["kid"], "typ": service.terms.typ or TYPE}
+    header: Header = {
+        "alg": algorithm,
+        "kid": public["kid"],
+        "typ": service.terms.typ or ACCESS_TOKEN_TYPE,
+    }
     claims: Claims = {
         "iss": issuer,
         "sub": new_id(),

@@ -9,16 +9,12 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from keyosk import jws
+from keyosk.model import DOCUMENT_PATHS, TOKEN_CLAIMS, TOKEN_TYPES
 from keyosk.signing import SigningKeys
-from keyosk.tokens import CLAIMS, TYPES
 
-#: Where the documents are found; no service may have such an endpoint as its audience.
-REVOCATIONS: Final = "/auth/revocations"
-CHECKPOINTS: Final = "/audit"
-PATHS: Final = (REVOCATIONS, CHECKPOINTS)
 _ALLOWED: Final = {"exp", "nbf", "iat", "jti"}
 #: The claims by which a verifier would take a document for somebody's login.
-_ABOUT_A_LOGIN: Final = CLAIMS - _ALLOWED
+_ABOUT_A_LOGIN: Final = TOKEN_CLAIMS - _ALLOWED
 
 
 class Documents:
@@ -31,11 +27,11 @@ class Documents:
     def sign(self, claims: Mapping[str, Any], *, typ: str, path: str) -> str:
         """A JWS over ``claims`` by the active key, with the issuer and the audience added.
 
-        ``typ``: the type of this kind of document. ``path``: one of ``PATHS``.
+        ``typ``: the type of this kind of document. ``path``: one of ``DOCUMENT_PATHS``.
         """
         # SECURITY: it is signed by the key of the tokens, and must not pass for one anywhere.
-        like_a_token = claims.keys() & _ABOUT_A_LOGIN or typ.lower() in map(str.lower, TYPES)
-        if like_a_token or path not in PATHS:
+        like_a_token = claims.keys() & _ABOUT_A_LOGIN or typ.lower() in map(str.lower, TOKEN_TYPES)
+        if like_a_token or path not in DOCUMENT_PATHS:
             raise ValueError("a signed document must not look like an access token")
         whole = {"iss": self._issuer, "aud": self._issuer + path, **claims}
         return jws.signed(self._keys.signer(None), whole, typ)

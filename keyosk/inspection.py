@@ -6,12 +6,12 @@ from typing import Any
 from keyosk.audit import Audit
 from keyosk.authentication import Authentication
 from keyosk.errors import BadCredentials, BadToken, InvalidGrant, NotFound
-from keyosk.model import INTROSPECT, KEYOSK, Caller
+from keyosk.model import INTROSPECT, KEYOSK, Caller, VerifiedClaims
 from keyosk.revocations import Revocations
 from keyosk.services import Services
 from keyosk.sessions import Sessions
 from keyosk.storage.database import Database
-from keyosk.tokens import Claims, Tokens
+from keyosk.tokens import Tokens
 
 _REVOKE = "keyosk:accounts:write"
 
@@ -129,13 +129,13 @@ class Inspection:
         except NotFound:  # it has ended meanwhile
             return
 
-    def _may_see(self, by: Caller, claims: Claims) -> bool:
+    def _may_see(self, by: Caller, claims: VerifiedClaims) -> bool:
         if claims.account_id == by.account_id or by.has(INTROSPECT):
             return True
         acting = self._services.acting(by.account_id or "")
         return any(service.terms.audience in claims.audiences for service in acting)
 
-    def _is_active(self, claims: Claims) -> bool:
+    def _is_active(self, claims: VerifiedClaims) -> bool:
         for audience in claims.audiences:
             terms = self._services.terms_for(audience)
             if audience not in (self._issuer, KEYOSK) and (terms is None or not terms.enabled):

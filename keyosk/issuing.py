@@ -22,12 +22,12 @@ from keyosk.errors import (
     UnauthorizedClient,
 )
 from keyosk.ids import new_id
-from keyosk.model import Caller, Exchange, Login, Service
+from keyosk.model import Caller, Exchange, Login, Service, VerifiedClaims
 from keyosk.permissions import Entitlement
 from keyosk.services import Services
 from keyosk.sessions import OFFLINE, Sessions
 from keyosk.storage.database import Database
-from keyosk.tokens import Actor, Claims, Token, Tokens
+from keyosk.tokens import Actor, Token, Tokens
 
 #: How many services may have handed a token on.
 _DEEPEST: Final = 5
@@ -203,7 +203,7 @@ class Issuing:
         now = int(self._clock())
         return permissions.narrowed(login, scopes=scopes, expires_at=expires_at, now=now)
 
-    def _subject(self, text: str) -> Claims:
+    def _subject(self, text: str) -> VerifiedClaims:
         try:
             claims = self._tokens.verify(text, audience=None)
         except BadToken:
@@ -216,7 +216,7 @@ class Issuing:
             raise InvalidRequest("The subject_token was handed on too often.")
         return claims
 
-    def _behind(self, claims: Claims, service: Service) -> Login:
+    def _behind(self, claims: VerifiedClaims, service: Service) -> Login:
         try:
             return self._authentication.by_token(claims, audience=service.terms.audience)
         except BadToken:

@@ -3,7 +3,6 @@
 An API key gives the scopes that it was limited to *and* that its account holds at this moment.
 """
 
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -18,9 +17,11 @@ from keyosk.errors import (
     InvalidTarget,
 )
 from keyosk.model import (
+    ACCESS_TOKEN_TYPE,
     ADMIN,
     KEYOSK,
     KEYOSK_SCOPES,
+    SCOPE_TOKEN,
     Condition,
     CredentialKind,
     Holding,
@@ -28,10 +29,6 @@ from keyosk.model import (
     Terms,
 )
 
-#: The media type of an access token in its header (RFC 9068 section 2.1).
-TYPE: Final = "at+jwt"
-#: RFC 6749 section 3.3: printable ASCII without space, quote and backslash.
-_SCOPE_TOKEN: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,200}")
 #: Scopes that mean something to OAuth itself and cannot belong to a service.
 RESERVED_SCOPES: Final = frozenset({"offline_access", "openid"})
 
@@ -83,7 +80,7 @@ class Entitlement:
 
 def check_scope_name(name: str, *, field: str) -> None:
     """Raise ``Invalid`` unless ``name`` is a scope-token that a service may own."""
-    if not _SCOPE_TOKEN.fullmatch(name):
+    if not SCOPE_TOKEN.fullmatch(name):
         raise Invalid.field(
             field, "must be 1 to 200 printable ASCII characters without space, quote or backslash"
         )
@@ -94,7 +91,7 @@ def check_scope_name(name: str, *, field: str) -> None:
 def parse_scope(scope: str) -> tuple[str, ...]:
     """The distinct scope-tokens of a ``scope`` parameter, in order. Raises ``InvalidScope``."""
     names = tuple(dict.fromkeys(scope.split(" "))) if scope else ()
-    if not all(_SCOPE_TOKEN.fullmatch(name) for name in names):
+    if not all(SCOPE_TOKEN.fullmatch(name) for name in names):
         raise InvalidScope("The scope is not a list of scope names, each apart by one space.")
     return names
 
@@ -201,7 +198,7 @@ def entitlement(
         lifetimes=frozenset(each.token_lifetime for each in terms.values()),
         expires_at=_earliest((login.expires_at, *(holding.until for holding in chosen))),
         algorithm=_common("signing_algorithm", (t.signing_algorithm for t in terms.values())),
-        typ=_common("typ", (each.typ or TYPE for each in terms.values())),
+        typ=_common("typ", (each.typ or ACCESS_TOKEN_TYPE for each in terms.values())),
         claims=tuple(dict.fromkeys(name for each in terms.values() for name in each.claims)),
         refresh_lifetimes=frozenset(each.refresh_lifetime for each in terms.values())
         if all(each.refresh_allowed for each in terms.values())
@@ -211,7 +208,10 @@ def entitlement(
 
 def is_usual(terms: Terms, algorithm: str | None) -> bool:
     """True if the service's tokens have the usual ``typ`` and are signed with ``algorithm``."""
-    return (terms.typ or TYPE) == TYPE and terms.signing_algorithm in (None, algorithm)
+    return (terms.typ or ACCESS_TOKEN_TYPE) == ACCESS_TOKEN_TYPE and terms.signing_algorithm in (
+        None,
+        algorithm,
+    )
 
 
 def _by_default(held: Mapping[str, Holding], algorithm: str | None) -> list[Holding]:
@@ -222,7 +222,7 @@ def _by_default(held: Mapping[str, Holding], algorithm: str | None) -> list[Hold
     the others was meant.
     """
     chosen = [holding for holding in held.values() if not holding.service.on_request_only]
-    types = {holding.service.typ or TYPE for holding in chosen}
+    types = {holding.service.typ or ACCESS_TOKEN_TYPE for holding in chosen}
     algorithms = {holding.service.signing_algorithm for holding in chosen} - {None}
     if len(types) <= 1 and len(algorithms) <= 1:
         return chosen

@@ -4,16 +4,22 @@ import re
 from typing import Final
 from urllib.parse import urlsplit
 
-from keyosk import documents, keyring
+from keyosk import keyring
 from keyosk.checks import LONGEST_NAME, LONGEST_TEXT, Checks
 from keyosk.errors import Invalid
 from keyosk.ids import is_id
-from keyosk.model import KEYOSK, Service, namespace_key
+from keyosk.model import (
+    AUDIENCE,
+    DOCUMENT_PATHS,
+    KEYOSK,
+    SERVICE_NAME,
+    TOKEN_CLAIMS,
+    TOKEN_TYPES,
+    Service,
+    namespace_key,
+)
 from keyosk.permissions import check_scope_name
-from keyosk.tokens import CLAIMS, TYPES
 
-NAME: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
-AUDIENCE: Final = re.compile(r"[\x21-\x7e]{1,255}")
 _CLAIM: Final = re.compile(r"[\x21-\x7e]{1,100}")
 _SHORTEST_LIFETIME: Final = 30
 _LONGEST_LIFETIME: Final = 86_400
@@ -25,7 +31,7 @@ def check(service: Service, issuer: str) -> None:
     """Check that a service keeps the rules for each field. Raises ``Invalid``."""
     checks = Checks()
     terms = service.terms
-    if not NAME.fullmatch(terms.name) or is_id(terms.name):
+    if not SERVICE_NAME.fullmatch(terms.name) or is_id(terms.name):
         checks.fault(
             "name",
             "must be 1 to 63 of a-z, 0-9, dot, dash and underscore, "
@@ -46,9 +52,9 @@ def check(service: Service, issuer: str) -> None:
         terms.signing_algorithm,
         (*keyring.ALGORITHMS, *keyring.OWN_SET_ALGORITHMS),
     )
-    checks.one_of("typ", terms.typ, TYPES)
+    checks.one_of("typ", terms.typ, TOKEN_TYPES)
     for claim in terms.claims:
-        if not _CLAIM.fullmatch(claim) or claim in CLAIMS:
+        if not _CLAIM.fullmatch(claim) or claim in TOKEN_CLAIMS:
             checks.fault("claims", f"{claim[:100]} is no name that a claim may have")
     _check_scopes(checks, service)
     _check_exchanges(checks, service)
@@ -56,7 +62,7 @@ def check(service: Service, issuer: str) -> None:
 
 
 def _check_audience(checks: Checks, field: str, audience: str, issuer: str) -> None:
-    own = {namespace_key(issuer + path) for path in ("", *documents.PATHS)}
+    own = {namespace_key(issuer + path) for path in ("", *DOCUMENT_PATHS)}
     if not AUDIENCE.fullmatch(audience):
         checks.fault(field, "must be 1 to 255 printable ASCII characters without space")
     elif namespace_key(audience) in own:

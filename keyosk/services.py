@@ -9,9 +9,11 @@ from keyosk.audit import Audit, changed
 from keyosk.errors import Forbidden, InUse, Invalid
 from keyosk.ids import first_version, is_id, new_id
 from keyosk.model import (
+    AUDIENCE,
     INTROSPECT,
     KEYOSK,
     OPERATOR,
+    SERVICE_NAME,
     Caller,
     CredentialKind,
     Listing,
@@ -104,13 +106,11 @@ class Services:
         """The service that an id or a name names. Raises ``NotFound``."""
         if is_id(reference):
             return self._services.by_id(reference.lower())
-        return self._services.by_name(reference if service_checks.NAME.fullmatch(reference) else "")
+        return self._services.by_name(reference if SERVICE_NAME.fullmatch(reference) else "")
 
     def terms_for(self, target: str) -> Terms | None:
         """The terms of the service that a token request means: by audience, else by name."""
-        return (
-            self._services.terms_for(target) if service_checks.AUDIENCE.fullmatch(target) else None
-        )
+        return self._services.terms_for(target) if AUDIENCE.fullmatch(target) else None
 
     def existing_scopes(self, names: Iterable[str]) -> set[str]:
         """Those of the names that are scopes of some service."""

@@ -15,20 +15,18 @@ from keyosk import clocks, jws
 from keyosk.errors import BadToken, InvalidRequest, InvalidScope
 from keyosk.ids import new_id
 from keyosk.metrics import Metrics
-from keyosk.model import KEYOSK, CredentialKind, Login
+from keyosk.model import (
+    ACCESS_TOKEN_TYPE,
+    KEYOSK,
+    TOKEN_TYPES,
+    CredentialKind,
+    Login,
+    VerifiedClaims,
+)
 from keyosk.pauses import Pauses
-from keyosk.permissions import TYPE, Entitlement
+from keyosk.permissions import Entitlement
 from keyosk.signing import SigningKeys
 
-#: What a token's header may say it is; ``JWT`` for verifiers that refuse the type of RFC 9068.
-TYPES: Final = (TYPE, "JWT")
-#: The claims that tokens have by themselves; an account's own cannot take their names.
-CLAIMS: Final = frozenset(
-    (
-        *("iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "preferred_username"),
-        *("scope", "roles", "auth_time", "amr", "acr", "azp", "key_id", "act", "cnf", "may_act"),
-    )
-)
 #: RFC 8176 has ``pwd``; it has no word for an API key.
 _METHODS: Final = {CredentialKind.PASSWORD: "pwd", CredentialKind.API_KEY: "api_key"}
 LONGEST: Final = jws.LONGEST
@@ -84,27 +82,6 @@ class Actor:
         return claim if self.before is None else {**claim, "act": self.before}
 
 
-@dataclass(frozen=True, slots=True)
-class Claims:
-    """What a verified token says."""
-
-    account_id: str
-    username: str
-    credential: CredentialKind
-    api_key_id: str | None
-    scopes: frozenset[str]
-    authenticated_at: int
-    id: str
-    kid: str
-    issued_at: int
-    expires_at: int
-    audiences: tuple[str, ...]
-    client: str
-    #: Who acts for the account, by ``sub``, innermost last (RFC 8693 section 4.1).
-    actor: Mapping[str, Any] | None
-    scope: str
-
-
 class Tokens:
     """Issues and verifies this installation's tokens."""
 
@@ -155,7 +132,7 @@ class Tokens:
         claims = self._claims(login, entitlement, now, lifetime, actor)
         claims["jti"] = token_id or new_id()
         signer = self._keys.signer(entitlement.algorithm, compromised=login.compromised_keys)
-        text = jws.signed(signer, claims, entitlement.typ or TYPE)
+        text = jws.signed(signer, claims, entitlement.typ or ACCESS_TOKEN_TYPE)
         if len(text) > LONGEST:
             raise _too_long(len(text), entitlement.scopes)
         self._metrics.token_issued(login.credential, signer.algorithm)
@@ -174,7 +151,7 @@ class Tokens:
         """What ``issue`` would make now, without making it, or a key for it. Raises as it does."""
         now = int(self._clock())
         claims = self._claims(login, entitlement, now, lifetime, None)
-        whole, typ = {**claims, "jti": new_id()}, entitlement.typ or TYPE
+        whole, typ = {**claims, "jti": new_id()}, entitlement.typ or ACCESS_TOKEN_TYPE
         signer = self._keys.known_signer(entitlement.algorithm)
         if signer is not None:
             size = jws.length(signer, whole, typ)
@@ -241,7 +218,7 @@ class Tokens:
             self._pauses.wait(wait)
         return max(int(self._clock()), earliest)
 
-    def verify(self, text: str, *, audience: str | None) -> Claims:
+    def verify(self, text: str, *, audience: str | None) -> VerifiedClaims:
         """What a token for ``audience`` says, if this installation signed it and it is valid now.
 
         ``audience``: ``None`` for a token of any audience. Follows RFC 9068 section 4 and RFC 8725:
@@ -252,7 +229,7 @@ class Tokens:
         claims = jws.read(
             self._keys,
             text,
-            typ=TYPES,
+            typ=TOKEN_TYPES,
             audience=audience,
             issuer=self._issuer,
             # By our own clock below: the one of the node that issued it may be a little ahead.
@@ -264,7 +241,7 @@ class Tokens:
         )
         header = jwt.get_unverified_header(text)
         # A service may have chosen the plain type; Keyosk has not.
-        if audience == KEYOSK and header["typ"].lower() != TYPE:
+        if audience == KEYOSK and header["typ"].lower() != ACCESS_TOKEN_TYPE:
             raise BadToken("The token is not valid.")
         try:
             read = _read(claims, header["kid"])
@@ -302,7 +279,7 @@ def _too_long(length: int, scopes: Sequence[str]) -> InvalidScope:
     )
 
 
-def _read(claims: dict[str, Any], kid: str) -> Claims:
+def _read(claims: dict[str, Any], kid: str) -> VerifiedClaims:
     # SECURITY: PyJWT takes a text for a number, and looks into neither half of these.
     if not all(type(claims[name]) is kind for name, kind in _READ.items()):
         raise TypeError
@@ -319,7 +296,7 @@ def _read(claims: dict[str, Any], kid: str) -> Claims:
     ):
         raise TypeError
     methods = {method: kind for kind, method in _METHODS.items()}
-    return Claims(
+    return VerifiedClaims(
         account_id=claims["sub"],
         username=claims["preferred_username"],
         credential=methods[claims["amr"][0]],

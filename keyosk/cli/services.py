@@ -6,8 +6,7 @@ import click
 
 from keyosk import keyring
 from keyosk.cli import session
-from keyosk.model import OPERATOR, CredentialKind, Exchange, Scope, Service
-from keyosk.tokens import TYPES
+from keyosk.model import OPERATOR, TOKEN_TYPES, CredentialKind, Exchange, Scope, Service
 from keyosk.verifier_presets import PRESETS
 from keyosk.web.service_schemas import ServiceShape
 
@@ -129,7 +128,7 @@ def create_service(
     "--signing-algorithm",
     type=click.Choice((*keyring.ALGORITHMS, *keyring.OWN_SET_ALGORITHMS)),
 )
-@click.option("--typ", type=click.Choice(TYPES))
+@click.option("--typ", type=click.Choice(TOKEN_TYPES))
 @click.option("--claim", "claims", multiple=True, metavar="NAME", help="All of them; repeatable.")
 @click.option("--refresh-allowed/--refresh-refused", default=None)
 @click.option("--refresh-lifetime", type=int, metavar="SECONDS")

@@ -28,9 +28,12 @@ from keyosk.model.records import (
 )
 from keyosk.model.services import (
     ADMIN,
+    AUDIENCE,
     INTROSPECT,
     KEYOSK,
     KEYOSK_SCOPES,
+    SCOPE_TOKEN,
+    SERVICE_NAME,
     Exchange,
     Grant,
     Holding,
@@ -41,19 +44,35 @@ from keyosk.model.services import (
     namespace_key,
 )
 from keyosk.model.tokens import (
+    ACCESS_TOKEN_TYPE,
+    CHECKPOINTS_PATH,
+    DOCUMENT_PATHS,
+    REVOCATIONS_PATH,
+    TOKEN_CLAIMS,
+    TOKEN_TYPES,
     Claim,
     KeyState,
     Revocation,
     Session,
     SigningKey,
+    VerifiedClaims,
 )
 
 __all__ = [
+    "ACCESS_TOKEN_TYPE",
     "ADMIN",
+    "AUDIENCE",
+    "CHECKPOINTS_PATH",
+    "DOCUMENT_PATHS",
     "INTROSPECT",
     "KEYOSK",
     "KEYOSK_SCOPES",
     "OPERATOR",
+    "REVOCATIONS_PATH",
+    "SCOPE_TOKEN",
+    "SERVICE_NAME",
+    "TOKEN_CLAIMS",
+    "TOKEN_TYPES",
     "Account",
     "ApiKey",
     "AuditRow",
@@ -79,6 +98,7 @@ __all__ = [
     "SigningKey",
     "StoredPassword",
     "Terms",
+    "VerifiedClaims",
     "Versions",
     "namespace_key",
 ]

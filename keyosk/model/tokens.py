@@ -3,8 +3,25 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any, Final
 
 from keyosk.model.accounts import CredentialKind
+
+#: Where signed documents are found; no service may have such an endpoint as its audience.
+REVOCATIONS_PATH: Final = "/auth/revocations"
+CHECKPOINTS_PATH: Final = "/audit"
+DOCUMENT_PATHS: Final = (REVOCATIONS_PATH, CHECKPOINTS_PATH)
+#: The type of an access token (RFC 9068 section 2.1).
+ACCESS_TOKEN_TYPE: Final = "at+jwt"  # noqa: S105 - it names a type
+#: What a token's header may say it is; ``JWT`` for verifiers that refuse the type of RFC 9068.
+TOKEN_TYPES: Final = (ACCESS_TOKEN_TYPE, "JWT")
+#: The claims that tokens have by themselves; an account's own cannot take their names.
+TOKEN_CLAIMS: Final = frozenset(
+    (
+        *("iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "preferred_username"),
+        *("scope", "roles", "auth_time", "amr", "acr", "azp", "key_id", "act", "cnf", "may_act"),
+    )
+)
 
 
 class KeyState(StrEnum):
@@ -100,3 +117,24 @@ class Session:
     def credential(self) -> CredentialKind:
         """What began it."""
         return CredentialKind.PASSWORD if self.api_key_id is None else CredentialKind.API_KEY
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedClaims:
+    """What a verified token says."""
+
+    account_id: str
+    username: str
+    credential: CredentialKind
+    api_key_id: str | None
+    scopes: frozenset[str]
+    authenticated_at: int
+    id: str
+    kid: str
+    issued_at: int
+    expires_at: int
+    audiences: tuple[str, ...]
+    client: str
+    #: Who acts for the account, by ``sub``, innermost last (RFC 8693 section 4.1).
+    actor: Mapping[str, Any] | None
+    scope: str

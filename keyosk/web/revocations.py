@@ -7,9 +7,8 @@ from typing import Any, Final
 
 from flask import Response, request
 
-from keyosk.documents import REVOCATIONS
 from keyosk.errors import Invalid
-from keyosk.model import Revocation
+from keyosk.model import REVOCATIONS_PATH, Revocation
 from keyosk.revocations import Published
 from keyosk.web import negotiation
 from keyosk.web.answers import json_answer
@@ -72,7 +71,7 @@ class RevocationsResource(Endpoint):
         now = int(self.installation.clock())
         if form.signed is None or not 0 <= now - form.signed[0] < _RESIGNED:
             claims = {"iat": now, "exp": now + _FRESH, **form.body}
-            text = self.installation.documents.sign(claims, typ=TYPE, path=REVOCATIONS)
+            text = self.installation.documents.sign(claims, typ=TYPE, path=REVOCATIONS_PATH)
             form.signed = (now, f"{text}\n")
         return form.signed[1]
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from keyosk.keyring import ALGORITHMS, OWN_SET_ALGORITHMS
-from keyosk.tokens import TYPES
+from keyosk.model import TOKEN_TYPES
 from keyosk.web import paging
 from keyosk.web.openapi.examples import KEY_ID
 
@@ -229,5 +229,5 @@ FIELDS: Final[dict[str, str]] = {
 CHOICES: Final[Mapping[str, Sequence[str]]] = {
     "alg": (*ALGORITHMS, *OWN_SET_ALGORITHMS),
     "signing_algorithm": (*ALGORITHMS, *OWN_SET_ALGORITHMS),
-    "typ": TYPES,
+    "typ": TOKEN_TYPES,
 }
