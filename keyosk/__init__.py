@@ -1,34 +1,35 @@
 """Keyosk: one login for a set of microservices.
 
 A caller shows a username with a password or an API key once, by HTTP Basic, and gets a signed JWT
-that carries the account's permissions; every service checks that token offline with the public
+that carries the account's permissions; every service verifies that token offline with the public
 keys that Keyosk publishes.
 
-**The house.** Imports only go down; the same noun has the same name on every floor::
+**The house.** Each line is a floor, the highest first. A room (a module or a package) imports from
+the floors below its own only. ``tests/test_house.py`` reads this map and holds the code against
+it, so every room is on it and none is on it twice::
 
-    __main__              the program
-    cli/  server          commands for operators; gunicorn, programmatically
-    app                   the one place that builds and wires
-    web/                  HTTP only: Flask, Flask-RESTful, marshmallow
-    installation          all of the next floor in one value, as those above are given it
-    accounts api_keys authentication bootstrap bulk declarations documents explaining guesses
-    inspection issuing key_lives key_set pauses permissions private_keys revocations rotation
-    services sessions sights signing tokens upkeep
-                          what Keyosk does
-    storage/              the only user of peewee
-    config  keyring  imported_keys  hsm  metrics  passwords  password_rules  usernames
-                          the only users of the environment, cryptography, PKCS#11,
-                          prometheus-client, passlib, zxcvbn, precis-i18n
-    api_key_form  checks  clocks  ids  imported_hashes  jws_form  merge  password_hashes  roca
-    setting_files
-    masking  setting_rules  slots  whitespace
-                          forms and rules without a library that shapes them
-    model  errors         frozen values; what can go wrong
+    __main__: the program
+    cli: commands for operators
+    app, server: the one place that builds and wires; the HTTP server, which knows nothing of Keyosk
+    web, bootstrap: HTTP with Flask, Flask-RESTful and marshmallow; the first start
+    installation: everything below in one value, as those above receive it
+    tokens, bulk, apply: access tokens and refresh sessions; import and export; manifests
+    accounts: accounts, their API keys and their grants
+    permissions, idempotency, maintenance: who may do what; repeated requests; backup and check
+    keys, credentials: signing keys and their lives; what proves who is calling, and throttling
+    audit, revocations: what was done; what must no longer be accepted
+    storage: the only floor that knows peewee
+    config, validation, pauses: settings; all faults of a request at once; bounded waiting
+    model, errors, ids, clocks, metrics: frozen values, and what all floors need
+    masking, merge_patch, whitespace: small tools
+
+The same noun has the same name on every floor. Each package opens with what it owns, what it does
+not own, and how a request passes through it.
 
 **One request walked through.** ``POST /auth/token`` with an API key: ``server`` reads it whole,
-``web/routes`` finds the resource and its access decision, ``web/token`` takes the parameters and
-parses the Basic header (``web/basic``), ``authentication`` checks the key's form and digest with
-one query of ``storage/logins``, ``issuing`` has ``permissions`` choose audiences and scopes from
-what the account holds now, ``tokens`` writes the claims and signs them with the active key that
-``signing`` keeps in memory. Nothing is written on the way.
+``web.routes`` finds the resource and its access decision, ``web.token`` takes the parameters and
+the credentials, ``credentials.authentication`` checks the key's checksum and finds its digest with
+one query of ``storage.logins``, ``tokens.issuing`` has ``permissions.entitlements`` choose
+audiences and scopes from what the account holds now, ``tokens.access_tokens`` writes the claims,
+and ``keys`` signs them with the active key that it holds in memory. Nothing is written on the way.
 """

@@ -5,38 +5,37 @@ from collections.abc import Callable
 
 from flask import Flask
 
-from keyosk import bootstrap, hsm, slots
-from keyosk.accounts import Accounts
-from keyosk.api_keys import ApiKeys
+from keyosk import bootstrap
+from keyosk.accounts.accounts import Accounts
+from keyosk.accounts.api_keys import ApiKeys
+from keyosk.accounts.grants import Grants
+from keyosk.apply.executor import Declarations
 from keyosk.audit import Audit
-from keyosk.authentication import Authentication
 from keyosk.bootstrap import FirstAdmin
-from keyosk.bulk import Bulk
-from keyosk.bulk_checks import LineChecks
+from keyosk.bulk.import_export import Bulk
+from keyosk.bulk.validation import LineChecks
 from keyosk.config import Config
-from keyosk.declarations import Declarations
-from keyosk.documents import Documents
-from keyosk.explaining import Explaining
-from keyosk.grants import Grants
-from keyosk.guesses import Guesses
-from keyosk.hsm import Hsm
+from keyosk.credentials import concurrency
+from keyosk.credentials.authentication import Authentication
+from keyosk.credentials.concurrency import Slots
+from keyosk.credentials.password_hashing import Passwords
+from keyosk.credentials.throttling import Guesses
 from keyosk.idempotency import Idempotency
-from keyosk.inspection import Inspection
 from keyosk.installation import Installation
-from keyosk.issuing import Issuing
-from keyosk.keyring import Safe
+from keyosk.keys import hsm
+from keyosk.keys.hsm import Hsm
+from keyosk.keys.material import Safe
+from keyosk.keys.private_keys import PrivateKeys
+from keyosk.keys.rotation import Plan, Rotation
+from keyosk.keys.signed_documents import Documents
+from keyosk.keys.signing_keys import SigningKeys
+from keyosk.maintenance import Upkeep
 from keyosk.metrics import Metrics, SharedCounts
-from keyosk.passwords import Passwords
 from keyosk.pauses import Pauses
-from keyosk.private_keys import PrivateKeys
+from keyosk.permissions.roles import Roles
+from keyosk.permissions.safeguards import Rules
+from keyosk.permissions.services import Services
 from keyosk.revocations import Revocations
-from keyosk.roles import Roles
-from keyosk.rotation import Plan, Rotation
-from keyosk.rules import Rules
-from keyosk.services import Services
-from keyosk.sessions import Sessions
-from keyosk.signing import SigningKeys
-from keyosk.slots import Slots
 from keyosk.storage import schema
 from keyosk.storage.accounts import AccountStore
 from keyosk.storage.api_keys import ApiKeyStore
@@ -52,8 +51,11 @@ from keyosk.storage.roles import RoleStore
 from keyosk.storage.services import ServiceStore
 from keyosk.storage.sessions import SessionStore
 from keyosk.storage.signing_keys import SigningKeyStore
-from keyosk.tokens import Tokens
-from keyosk.upkeep import Upkeep
+from keyosk.tokens.access_tokens import Tokens
+from keyosk.tokens.explanation import Explaining
+from keyosk.tokens.introspection import Inspection
+from keyosk.tokens.issuing import Issuing
+from keyosk.tokens.refresh_sessions import Sessions
 from keyosk.web import application
 
 
@@ -135,7 +137,9 @@ def build(
         memory_kib=config.argon2_memory_kib,
         time_cost=config.argon2_time_cost,
         parallelism=config.argon2_parallelism,
-        slots=Slots(slots.for_hashes(config.argon2_memory_kib), folder=slots.machine_folder()),
+        slots=Slots(
+            concurrency.for_hashes(config.argon2_memory_kib), folder=concurrency.machine_folder()
+        ),
     )
     safe = Safe(bootstrap.secret_keys(config.secret_key, database.path))
     key_store = SigningKeyStore(database)

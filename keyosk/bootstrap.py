@@ -4,11 +4,11 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from keyosk import keyring
+from keyosk.credentials.password_hashing import generate
 from keyosk.errors import ConfigurationError, Fault
 from keyosk.installation import Installation
+from keyosk.keys import material
 from keyosk.model import ADMIN, KEYOSK_SCOPES, OPERATOR, Grant, Listing, Scope
-from keyosk.passwords import generate
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def ensure_secret_key(configured: tuple[str, ...], sqlite: Path | None) -> None:
     if configured or sqlite is None:
         return
     try:
-        _create(_key_file(sqlite), keyring.new_secret_key())
+        _create(_key_file(sqlite), material.new_secret_key())
     except OSError as error:
         fault = f"the key file {_key_file(sqlite)} cannot be made: {error.strerror}"
         raise ConfigurationError([Fault("KEYOSK_SECRET_KEY", fault)]) from error
@@ -79,7 +79,7 @@ def secret_keys(configured: tuple[str, ...], sqlite: Path | None) -> tuple[str, 
         reason = error.strerror if isinstance(error, OSError) else "it is not ASCII"
         fault = f"is not set, and the key file {path} cannot be read: {reason}"
         raise ConfigurationError([Fault("KEYOSK_SECRET_KEY", fault)]) from error
-    if len(secret) < keyring.SHORTEST_SECRET_KEY:
+    if len(secret) < material.SHORTEST_SECRET_KEY:
         raise ConfigurationError([Fault("KEYOSK_SECRET_KEY", f"the key file {path} is cut off")])
     return (secret,)
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from keyosk import clocks
 from keyosk.errors import Invalid, Unavailable
-from keyosk.keyring import Safe
+from keyosk.keys.material import Safe
 from keyosk.model import Caller
 from keyosk.storage.database import Database
 from keyosk.storage.idempotency import IdempotencyStore, StoredAnswer

@@ -4,28 +4,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
-from keyosk.accounts import Accounts
-from keyosk.api_keys import ApiKeys
+from keyosk.accounts.accounts import Accounts
+from keyosk.accounts.api_keys import ApiKeys
+from keyosk.accounts.grants import Grants
+from keyosk.apply.executor import Declarations
 from keyosk.audit import Audit
-from keyosk.authentication import Authentication
-from keyosk.bulk import Bulk
-from keyosk.declarations import Declarations
-from keyosk.documents import Documents
-from keyosk.explaining import Explaining
-from keyosk.grants import Grants
+from keyosk.bulk.import_export import Bulk
+from keyosk.credentials.authentication import Authentication
 from keyosk.idempotency import Idempotency
-from keyosk.inspection import Inspection
-from keyosk.issuing import Issuing
+from keyosk.keys.rotation import Rotation
+from keyosk.keys.signed_documents import Documents
+from keyosk.keys.signing_keys import SigningKeys
+from keyosk.maintenance import Upkeep
 from keyosk.metrics import Metrics
+from keyosk.permissions.roles import Roles
+from keyosk.permissions.services import Services
 from keyosk.revocations import Revocations
-from keyosk.roles import Roles
-from keyosk.rotation import Rotation
-from keyosk.services import Services
-from keyosk.sessions import Sessions
-from keyosk.signing import SigningKeys
 from keyosk.storage.database import Database
-from keyosk.tokens import Tokens
-from keyosk.upkeep import Upkeep
+from keyosk.tokens.access_tokens import Tokens
+from keyosk.tokens.explanation import Explaining
+from keyosk.tokens.introspection import Inspection
+from keyosk.tokens.issuing import Issuing
+from keyosk.tokens.refresh_sessions import Sessions
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyosk import api_key_form
+from keyosk.credentials import api_key_format
 
 ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 # Computed with another implementation of CRC-32 and base62, so that the form cannot drift.
 KNOWN = "kysk_0123456789ABCDEFGHIJKLMNOPQRSTUV"
 
-keys = st.builds(api_key_form.generate)
+keys = st.builds(api_key_format.generate)
 
 
 def crc32_bit_by_bit(data: bytes) -> int:
@@ -42,7 +42,7 @@ def test_the_checksum_is_the_crc32_in_base62_most_significant_digit_first() -> N
     key = KNOWN + base62(crc32_bit_by_bit(KNOWN.encode()))
 
     assert len(key) == 43
-    assert api_key_form.is_well_formed(key)
+    assert api_key_format.is_well_formed(key)
 
 
 def test_a_small_checksum_is_padded_with_zeros() -> None:
@@ -54,15 +54,15 @@ def test_a_small_checksum_is_padded_with_zeros() -> None:
     checksum = base62(crc32_bit_by_bit(body.encode()))
 
     assert checksum.startswith("0")
-    assert api_key_form.is_well_formed(body + checksum)
-    assert not api_key_form.is_well_formed(body + checksum.lstrip("0"))
+    assert api_key_format.is_well_formed(body + checksum)
+    assert not api_key_format.is_well_formed(body + checksum.lstrip("0"))
 
 
 @pytest.mark.parametrize("character", ["-", "_", " ", "+", "\x00"])
 def test_a_right_checksum_does_not_excuse_a_character_outside_base62(character: str) -> None:
     body = "kysk_" + character * 32
 
-    assert not api_key_form.is_well_formed(body + base62(crc32_bit_by_bit(body.encode())))
+    assert not api_key_format.is_well_formed(body + base62(crc32_bit_by_bit(body.encode())))
 
 
 @given(key=keys)
@@ -70,12 +70,12 @@ def test_every_generated_key_is_well_formed(key: str) -> None:
     assert len(key) == 43
     assert key.startswith("kysk_")
     assert set(key[5:]) <= set(ALPHABET)
-    assert api_key_form.looks_like(key)
-    assert api_key_form.is_well_formed(key)
+    assert api_key_format.looks_like(key)
+    assert api_key_format.is_well_formed(key)
 
 
 def test_generated_keys_differ_and_use_the_whole_alphabet() -> None:
-    made = [api_key_form.generate() for _ in range(500)]
+    made = [api_key_format.generate() for _ in range(500)]
 
     assert len(set(made)) == 500
     assert {character for key in made for character in key[5:37]} == set(ALPHABET)
@@ -85,7 +85,7 @@ def test_generated_keys_differ_and_use_the_whole_alphabet() -> None:
 def test_one_changed_character_is_found(key: str, position: int, character: str) -> None:
     changed = key[:position] + character + key[position + 1 :]
 
-    assert api_key_form.is_well_formed(changed) == (changed == key)
+    assert api_key_format.is_well_formed(changed) == (changed == key)
 
 
 @given(key=keys, first=st.integers(0, 36), second=st.integers(0, 36))
@@ -94,7 +94,7 @@ def test_two_characters_of_the_body_in_the_wrong_order_are_found(
 ) -> None:
     changed = swapped(key, first, second)
 
-    assert api_key_form.is_well_formed(changed) == (changed == key)
+    assert api_key_format.is_well_formed(changed) == (changed == key)
 
 
 @given(key=keys, position=st.integers(0, 41))
@@ -102,7 +102,7 @@ def test_two_neighbours_in_the_wrong_order_are_found(key: str, position: int) ->
     # Across the border of body and checksum this fails once in some 2**32 keys.
     changed = swapped(key, position, position + 1)
 
-    assert api_key_form.is_well_formed(changed) == (changed == key)
+    assert api_key_format.is_well_formed(changed) == (changed == key)
 
 
 DAMAGE: dict[str, Callable[[str], str]] = {
@@ -124,16 +124,16 @@ DAMAGE: dict[str, Callable[[str], str]] = {
 
 @pytest.mark.parametrize("change", DAMAGE.values(), ids=DAMAGE.keys())
 def test_what_is_not_a_key_is_not_well_formed(change: Callable[[str], str]) -> None:
-    assert not api_key_form.is_well_formed(change(api_key_form.generate()))
+    assert not api_key_format.is_well_formed(change(api_key_format.generate()))
 
 
 @given(secret=st.text(st.characters(categories=None)), prefix=st.sampled_from(["", "kysk_"]))
 def test_no_input_raises(secret: str, prefix: str) -> None:
     secret = prefix + secret
-    assert not api_key_form.is_well_formed(secret)
-    assert api_key_form.looks_like(secret) == secret.startswith("kysk_")
-    assert len(api_key_form.digest(secret)) == 32
-    assert secret.startswith(api_key_form.prefix(secret))
+    assert not api_key_format.is_well_formed(secret)
+    assert api_key_format.looks_like(secret) == secret.startswith("kysk_")
+    assert len(api_key_format.digest(secret)) == 32
+    assert secret.startswith(api_key_format.prefix(secret))
 
 
 @given(key=keys)
@@ -144,12 +144,12 @@ def test_a_key_is_the_same_in_every_encoding_that_clients_use(key: str) -> None:
 
 
 def test_a_key_is_stored_as_its_sha256() -> None:
-    key = api_key_form.generate()
+    key = api_key_format.generate()
 
-    assert api_key_form.digest(key) == hashlib.sha256(key.encode()).digest()
+    assert api_key_format.digest(key) == hashlib.sha256(key.encode()).digest()
 
 
 def test_the_prefix_tells_keys_apart_and_keeps_148_bits_secret() -> None:
-    key = api_key_form.generate()
+    key = api_key_format.generate()
 
-    assert api_key_form.prefix(key) == key[:12]
+    assert api_key_format.prefix(key) == key[:12]

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 import requests
 
-from keyosk import api_key_form
+from keyosk.credentials import api_key_format
 from live import Client, LiveServer, unique
 
 PASSWORD = "seven quiet herons wade"
@@ -92,7 +92,7 @@ def test_a_new_key_is_answered_whole_with_its_secret(admin: Client, owner: dict[
     assert (body["enabled"], body["scopes"], body["networks"]) == (True, None, None)
     assert body["successor"] is None
     assert (body["expires_at"], body["last_used_at"]) == (None, None)
-    assert api_key_form.is_well_formed(body["secret"])
+    assert api_key_format.is_well_formed(body["secret"])
     assert body["prefix"] == body["secret"][:12]
     # No cache may keep it.
     assert response.headers["Cache-Control"] == "no-store"
@@ -192,7 +192,7 @@ def test_a_key_with_one_character_changed_is_refused(
         secret[:-1],
         secret + "0",
         secret.swapcase(),
-        api_key_form.generate(),
+        api_key_format.generate(),
     ]
     for wrong in changed:
         assert not works(server, owner["username"], wrong), wrong

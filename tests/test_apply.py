@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from installed import rows_of
+from keyosk.apply.manifest import Declaration, Step
 from keyosk.cli import documents
-from keyosk.declaration import Declaration, Step
 from keyosk.errors import Invalid
 from keyosk.installation import Installation
-from keyosk.merge import is_same, merge_difference, merge_patch
+from keyosk.merge_patch import is_same, merge_difference, merge_patch
 from keyosk.model import ADMIN, OPERATOR, CredentialKind, Grant, Kind, Listing, Scope
 from keyosk.web.declared import DeclarationShape, declaration_of, shape_of_step
 from live import LiveServer

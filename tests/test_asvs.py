@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import pytest
 
 import keyosk
-from keyosk import keyring
+from keyosk.keys import material
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PAGE: Final = (ROOT / "docs" / "asvs.md").read_text()
@@ -151,5 +151,5 @@ def test_keyosk_starts_no_program_and_runs_no_text() -> None:
 def test_every_algorithm_is_in_the_list_of_cryptography() -> None:
     security = (ROOT / "docs" / "security.md").read_text()
     part = security[security.index("## Cryptography") :]
-    for algorithm in (*keyring.ALGORITHMS, *keyring.OWN_SET_ALGORITHMS):
+    for algorithm in (*material.ALGORITHMS, *material.OWN_SET_ALGORITHMS):
         assert algorithm in part, algorithm

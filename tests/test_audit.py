@@ -14,8 +14,9 @@ import requests
 
 import live
 from installed import Clock, installed, rows_of, settings
-from keyosk import api_key_form, app, config
+from keyosk import app, config
 from keyosk.audit import GENESIS, row_hash
+from keyosk.credentials import api_key_format
 from keyosk.errors import BadCredentials, Unavailable
 from keyosk.installation import Installation
 from keyosk.model import ADMIN, OPERATOR, Account, Caller, CredentialKind, Listing
@@ -255,7 +256,7 @@ def test_failed_logins_have_a_row_when_their_minute_is_over(
     server: LiveServer, admin: Client
 ) -> None:
     person = make_person(server, admin)
-    unknown = api_key_form.generate()
+    unknown = api_key_format.generate()
     wrong, key = person.login("not the password at all"), person.login(unknown)
     for _ in range(3):
         assert wrong.get("/accounts/me").status_code == 401
@@ -283,7 +284,7 @@ def test_a_flood_of_failed_logins_is_a_handful_of_rows(prepared_url: str) -> Non
     with installed(prepared_url, clock=clock) as installation:
         alice = installation.grants.create_account(OPERATOR, [], username="alice")
         installation.audit.seal()
-        unknown = api_key_form.generate()
+        unknown = api_key_format.generate()
         for number in range(500):
             if number == 250:
                 assert not failures(installation)
@@ -325,7 +326,7 @@ def test_no_secret_is_in_the_log(server: LiveServer, admin: Client) -> None:
     assert_refused(refused, "refused_by_rule")
     assert person.login(wrong).get("/accounts/me").status_code == 401
     assert server.client(wrong, "x").get("/accounts/me").status_code == 401
-    digests = [api_key_form.digest(each).hex() for each in (secret, new)]
+    digests = [api_key_format.digest(each).hex() for each in (secret, new)]
 
     dump = server.run("audit", "list", "--json").stdout
 

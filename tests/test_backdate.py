@@ -10,8 +10,8 @@ import pytest
 from installed import Clock, settings
 from keyosk import app
 from keyosk.installation import Installation
-from keyosk.issuing import Asked
 from keyosk.model import OPERATOR, Grant, Scope
+from keyosk.tokens.issuing import Asked
 from live import unique
 
 BACKDATE = 4

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyosk import api_key_form, errors
+from keyosk import errors
+from keyosk.credentials import api_key_format
 from keyosk.web import basic
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "basic_auth.json").read_text())["rows"]
@@ -182,7 +183,7 @@ def test_any_header_gives_one_to_three_clean_pairs_or_is_refused(value: str) -> 
 
 
 def test_an_api_key_has_one_reading() -> None:
-    key = api_key_form.generate()
+    key = api_key_format.generate()
 
     assert basic.candidates(header(f"alice:{key}")) == (("alice", key),)
 
@@ -210,7 +211,7 @@ def test_a_refusal_holds_nothing_of_the_header(raw: bytes) -> None:
 
 
 def test_reading_a_header_takes_microseconds() -> None:
-    value = header(f"svc.build-01:{api_key_form.generate()}")
+    value = header(f"svc.build-01:{api_key_format.generate()}")
     best = min(_seconds_of_a_thousand(value) for _ in range(5))
 
     # 3 us on the machine where this was written; the bound only finds a change of kind.

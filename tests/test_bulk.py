@@ -27,8 +27,8 @@ from hypothesis import strategies as st
 from passlib.context import CryptContext
 
 from keyosk import errors
-from keyosk.bulk_lines import Status
-from keyosk.passwords import Passwords
+from keyosk.bulk.records import Status
+from keyosk.credentials.password_hashing import Passwords
 from keyosk.storage.accounts import AccountStore
 from keyosk.storage.database import Database
 from keyosk.web import lines

@@ -18,8 +18,8 @@ from installed import Clock, installed, rows_of
 from keyosk import app
 from keyosk.errors import BadCredentials, BadToken, InvalidGrant, Throttled
 from keyosk.installation import Installation
-from keyosk.issuing import Asked
 from keyosk.model import KEYOSK, OPERATOR, Grant, KeyState, Scope
+from keyosk.tokens.issuing import Asked
 from live import ADMIN_PASSWORD
 from people import PASSWORD
 

@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 
-from keyosk import api_key_form
 from keyosk.cli import main
 from keyosk.config import SETTINGS
+from keyosk.credentials import api_key_format
 from keyosk.storage.database import Database
 from live import ADMIN_PASSWORD, SECRET_KEY, Client, LiveServer, command, free_port, unique
 
@@ -227,7 +227,7 @@ def test_a_created_key_prints_its_secret_once_in_the_shape_of_the_api(
     by_http = admin.post(f"/accounts/{name}/api-keys", json={"name": "other"}).json()
     assert list(made) == list(by_http)
     secret = made.pop("secret")
-    assert api_key_form.is_well_formed(secret)
+    assert api_key_format.is_well_formed(secret)
     assert can_log_in(server, name, secret)
     assert (
         admin.get(f"/accounts/{name}/api-keys/{made['id']}").json() | {"last_used_at": None} == made

@@ -17,9 +17,9 @@ from werkzeug.test import TestResponse
 
 from installed import Clock, installed, rows_of
 from keyosk import app
+from keyosk.credentials.password_hashing import Passwords
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR
-from keyosk.passwords import Passwords
 from keyosk.web import routes
 from live import ADMIN_PASSWORD, Client, LiveServer, unique
 

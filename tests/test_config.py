@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from keyosk import database_urls, keyring
-from keyosk.config import SETTINGS, Config, load
-from keyosk.database_urls import PostgresqlUrl
+from keyosk.config import SETTINGS, Config, database_urls, load
+from keyosk.config.database_urls import PostgresqlUrl
+from keyosk.config.values import Address
 from keyosk.errors import ConfigurationError
-from keyosk.setting_rules import Address
+from keyosk.keys import material
 
 DOCS = Path(__file__).parent.parent / "docs" / "configuration.md"
 KEY = "k" * 43
@@ -325,7 +325,7 @@ def test_secret_keys_keep_their_order() -> None:
 
 
 def test_a_key_that_keyosk_makes_is_good_enough() -> None:
-    key = keyring.new_secret_key()
+    key = material.new_secret_key()
     assert load({"KEYOSK_SECRET_KEY": key}).secret_key == (key,)
 
 
@@ -375,10 +375,10 @@ def test_a_number_keeps_within_its_bounds(name: str, low: int, high: int, folder
 
 
 def test_every_signing_algorithm_of_the_keyring_can_be_chosen() -> None:
-    for algorithm in keyring.ALGORITHMS:
+    for algorithm in material.ALGORITHMS:
         assert load({"KEYOSK_SIGNING_ALGORITHM": algorithm}).signing_algorithm == algorithm
     text = refusal("KEYOSK_SIGNING_ALGORITHM", "HS256")
-    assert text == f"must be one of {', '.join(keyring.ALGORITHMS)}"
+    assert text == f"must be one of {', '.join(material.ALGORITHMS)}"
 
 
 @pytest.mark.parametrize("text", ["none", "es256", "ES256 "])

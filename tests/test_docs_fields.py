@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from marshmallow import Schema
 
-from keyosk import keyring
+from keyosk.keys import material
 from keyosk.model import KEYOSK_SCOPES, TOKEN_TYPES, CredentialKind
 from keyosk.web.key_schemas import SigningKeyShape
 from keyosk.web.schemas import AccountShape, ApiKeyShape, AuditShape, GrantShape, RoleShape
@@ -49,7 +49,7 @@ def test_every_field_of_a_shape_is_in_its_section(heading: str, shape: type[Sche
 
 def test_every_word_that_a_service_may_have_is_in_its_section() -> None:
     text = section("Services")
-    words = (*keyring.ALGORITHMS, *keyring.OWN_SET_ALGORITHMS, *TOKEN_TYPES, *CredentialKind)
+    words = (*material.ALGORITHMS, *material.OWN_SET_ALGORITHMS, *TOKEN_TYPES, *CredentialKind)
     for word in words:
         assert f"`{word}`" in text, word
     assert "not exist yet" not in API

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from installed import Clock, installed, rows_of
 from keyosk.errors import InvalidRequest, InvalidScope, InvalidTarget
 from keyosk.installation import Installation
-from keyosk.issuing import Asked
 from keyosk.model import OPERATOR, CredentialKind, Grant, Scope
+from keyosk.tokens.issuing import Asked
 from live import Client, LiveServer, soon, unique, wait_for
 from people import PASSWORD, Person, done, make_key, make_person
 

@@ -16,8 +16,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import get_default_algorithms
 
-from keyosk import app, config, keyring
+from keyosk import app, config
 from keyosk.errors import BadToken
+from keyosk.keys import material
 from keyosk.web.routes import ROUTES
 from live import Client, LiveServer
 from people import done, make_key, make_person, make_service
@@ -67,9 +68,9 @@ class Forge:
         self.claims["scope"] += f" {self.first}:read"
         self.installation = app.build(config.load(server.environment))
         self.signer = self.installation.signing_keys.signer(None)
-        self.foreign = keyring.generate("ES256")
-        self.public = keyring.public_jwk(self.signer.key, "ES256")
-        self.stranger = keyring.public_jwk(self.foreign, "ES256")
+        self.foreign = material.generate("ES256")
+        self.public = material.public_jwk(self.signer.key, "ES256")
+        self.stranger = material.public_jwk(self.foreign, "ES256")
         self.header = {"alg": "ES256", "kid": self.signer.kid, "typ": "at+jwt"}
 
     def _refresh_token(self, admin: Client, owner: Any) -> str:
@@ -116,7 +117,7 @@ def forgeries(forge: Forge) -> dict[str, str]:
     for value in (None, ["ES256"], {"ES256": 1}, 1, True, ...):
         found[f"alg {value!r}"] = forge.right(forge.head(alg=value))
     public_key = forge.signer.key.public_key()
-    pem = keyring.public_pem(forge.public).encode()
+    pem = material.public_pem(forge.public).encode()
     secrets = {
         "pem": pem,
         "pem stripped": pem.strip(),
@@ -145,10 +146,10 @@ def forgeries(forge: Forge) -> dict[str, str]:
     found["ES384 by the right key"] = f"{content}.{b64(der)}"
     found["es256 in small letters"] = forge.right(forge.head(alg="es256"))
     for algorithm in ("RS256", "PS256", "EdDSA"):
-        key = keyring.generate(algorithm)
+        key = material.generate(algorithm)
         other = forge.head(alg=algorithm)
         found[f"{algorithm} by another key"] = forge.sign(part(other), body, key, algorithm)
-        named = forge.head(alg=algorithm, kid=keyring.public_jwk(key, algorithm)["kid"])
+        named = forge.head(alg=algorithm, kid=material.public_jwk(key, algorithm)["kid"])
         found[f"{algorithm} by its own kid"] = forge.sign(part(named), body, key, algorithm)
 
     # 2.2, 3.2: the signature

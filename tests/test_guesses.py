@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from installed import Clock, installed, rows_of
+from keyosk.credentials.throttling import Guesses, source_of
 from keyosk.errors import BadCredentials, Throttled
-from keyosk.guesses import Guesses, source_of
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR
 from keyosk.storage.database import Database

@@ -13,10 +13,11 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from installed import installed, rows_of
-from keyosk import app, slots
+from keyosk import app
+from keyosk.credentials import concurrency
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR, Grant, Scope
-from keyosk.web.envelope import HAND_OVER
+from keyosk.web.middleware import HAND_OVER
 from live import ADMIN_PASSWORD
 from people import NEW_PASSWORD, PASSWORD
 
@@ -37,7 +38,7 @@ def keyosk(prepared_url: str) -> Iterator[Installation]:
             OPERATOR, [Grant("todo:read")], username="alice", password=PASSWORD
         )
         yield made
-    slots.hand_over.set(None)
+    concurrency.hand_over.set(None)
 
 
 @pytest.fixture
@@ -165,7 +166,7 @@ def test_what_hashes_nothing_is_not_handed_over(keyosk: Installation, client: Fl
 
 def test_hashing_itself_refuses_where_others_wait(keyosk: Installation) -> None:
     """Whatever calls it: a new route cannot forget."""
-    slots.hand_over.set(hand_over)
+    concurrency.hand_over.set(hand_over)
     for hashing in (
         lambda: keyosk.authentication._passwords.hash(PASSWORD),
         lambda: keyosk.authentication._passwords.verify(PASSWORD, None),

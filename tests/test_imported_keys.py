@@ -10,8 +10,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from keyosk import imported_keys, keyring
 from keyosk.errors import Invalid
+from keyosk.keys import imported_keys, material
 from live import Client
 from people import assert_refused, done
 
@@ -158,7 +158,7 @@ def test_an_rsa_jwk_of_n_e_and_d_alone_is_taken(bits: int) -> None:
     jwk = rsa_jwk({name: numbers_of(made)[name] for name in ("n", "e", "d")})
     found, _ = imported_keys.read(json.dumps(jwk), None)
     assert isinstance(found, rsa.RSAPrivateKey)
-    assert keyring.public_jwk(found, "RS256") == keyring.public_jwk(made, "RS256")
+    assert material.public_jwk(found, "RS256") == material.public_jwk(made, "RS256")
     own = found.private_numbers()
     assert own.p * own.q == own.public_numbers.n
 

@@ -21,11 +21,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 import node_modules
 from installed import Clock, installed, rows_of
-from keyosk import app, imported_keys, keyring
+from keyosk import app
 from keyosk.errors import BadToken, Conflict, Invalid, NotFound, Unavailable
 from keyosk.installation import Installation
-from keyosk.issuing import Asked
+from keyosk.keys import imported_keys, material
 from keyosk.model import OPERATOR, Grant, KeyState, Scope
+from keyosk.tokens.issuing import Asked
 from live import ADMIN_PASSWORD, Client, LiveServer, unique
 from people import done, make_person
 
@@ -463,7 +464,7 @@ def test_a_rotation_waits_no_longer_than_its_limit(keyosk: Installation, clock: 
 # --- Algorithms -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("algorithm", keyring.OWN_SET_ALGORITHMS)
+@pytest.mark.parametrize("algorithm", material.OWN_SET_ALGORITHMS)
 def test_ml_dsa_is_for_the_service_that_asks_and_in_its_own_set(
     present: Installation, algorithm: str
 ) -> None:
@@ -479,7 +480,7 @@ def test_ml_dsa_is_for_the_service_that_asks_and_in_its_own_set(
     client = app.create_app(present).test_client()
     (key,) = client.get("/services/todo/jwks").json["keys"]
     assert (key["kid"], key["kty"], key["alg"]) == (header["kid"], "AKP", algorithm)
-    assert key["kid"] == keyring.thumbprint(key)
+    assert key["kid"] == material.thumbprint(key)
     claims = present.tokens.verify(issued.text, audience="todo")
     assert claims.scopes == {"todo:read"}
     head, body, signature = issued.text.split(".")
@@ -557,16 +558,16 @@ def test_weak_and_broken_keys_are_refused_without_repeating_them(make: Callable[
     assert refusal.value.__context__ is None
 
 
-@pytest.mark.parametrize("algorithm", keyring.ALGORITHMS)
+@pytest.mark.parametrize("algorithm", material.ALGORITHMS)
 def test_keys_come_back_from_jwk_and_pem(algorithm: str) -> None:
-    key = keyring.generate(algorithm)
+    key = material.generate(algorithm)
     read, found = imported_keys.read(pem(key), algorithm)
     assert found == algorithm
-    assert keyring.public_jwk(read, found) == keyring.public_jwk(key, algorithm)
+    assert material.public_jwk(read, found) == material.public_jwk(key, algorithm)
     name = "ES256" if algorithm == "ES256" else "EdDSA" if algorithm == "EdDSA" else "RS256"
     text = jwt.algorithms.get_default_algorithms()[name].to_jwk(key)
     read, _ = imported_keys.read(text, algorithm)
-    assert keyring.public_jwk(read, algorithm) == keyring.public_jwk(key, algorithm)
+    assert material.public_jwk(read, algorithm) == material.public_jwk(key, algorithm)
 
 
 def test_the_public_key_is_exported_for_programs_that_read_files(
@@ -580,7 +581,7 @@ def test_the_public_key_is_exported_for_programs_that_read_files(
     certificate = x509.load_pem_x509_certificate(
         server.run("signing-key", "export", "--x5c").stdout.encode()
     )
-    jwk = keyring.public_jwk(certificate.public_key(), "ES256")  # type: ignore[arg-type]
+    jwk = material.public_jwk(certificate.public_key(), "ES256")  # type: ignore[arg-type]
     assert jwk["kid"] == first["kid"]
     docker = server.run("signing-key", "export", "--docker").stdout.strip()
     assert len(docker) == 59

@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keyosk import keyring
 from keyosk.errors import WrongSecretKey
-from keyosk.keyring import Safe
+from keyosk.keys import material
+from keyosk.keys.material import Safe
 
 # A busy machine may take its time over one example.
 thorough = settings(max_examples=60, deadline=None)
@@ -26,8 +26,8 @@ OTHER = "another secret key of these tests, as long as that"
 KID = "the-kid-of-a-key"
 
 # RSA is slow to make: one key of each algorithm serves all tests.
-KEYS = {algorithm: keyring.generate(algorithm) for algorithm in keyring.ALGORITHMS}
-every_algorithm = pytest.mark.parametrize("algorithm", keyring.ALGORITHMS)
+KEYS = {algorithm: material.generate(algorithm) for algorithm in material.ALGORITHMS}
+every_algorithm = pytest.mark.parametrize("algorithm", material.ALGORITHMS)
 
 
 def public_half(jwk: dict[str, str]) -> dict[str, str]:
@@ -61,7 +61,7 @@ def private_numbers(key: Any) -> list[bytes]:
 @pytest.mark.parametrize("name", ["rfc7638_3_1", "rfc8037_A"])
 def test_the_thumbprint_is_that_of_the_rfc(name: str) -> None:
     vector = VECTORS[name]
-    assert keyring.thumbprint(vector["jwk"]) == vector["thumbprint"]
+    assert material.thumbprint(vector["jwk"]) == vector["thumbprint"]
 
 
 @pytest.mark.parametrize("name", ["rfc7638_3_1", "rfc8037_A"])
@@ -69,12 +69,12 @@ def test_members_that_do_not_make_the_key_do_not_make_its_thumbprint(name: str) 
     vector = VECTORS[name]
     decorated = {**vector["jwk"], "kid": "any", "use": "sig", "alg": "any", "x5t": "any"}
     backwards = dict(reversed(decorated.items()))
-    assert keyring.thumbprint(backwards) == vector["thumbprint"]
+    assert material.thumbprint(backwards) == vector["thumbprint"]
 
 
 @every_algorithm
 def test_a_key_is_named_by_the_thumbprint_of_its_public_half(algorithm: str) -> None:
-    jwk = keyring.public_jwk(KEYS[algorithm], algorithm)
+    jwk = material.public_jwk(KEYS[algorithm], algorithm)
     members = {"EC": "crv kty x y", "RSA": "e kty n", "OKP": "crv kty x"}[jwk["kty"]].split()
     canonical = "{" + ",".join(f'"{name}":"{jwk[name]}"' for name in members) + "}"
     digest = hashlib.sha256(canonical.encode()).digest()
@@ -92,7 +92,7 @@ def test_a_signature_of_the_rfc_verifies_with_the_key_made_from_its_jwk(
     name: str, algorithm: str
 ) -> None:
     vector = VECTORS[name]
-    key = keyring.public_key(public_half(vector["jwk"]))
+    key = material.public_key(public_half(vector["jwk"]))
     payload = jwt.PyJWS().decode(vector["jws"], key, algorithms=[algorithm])
     expected = vector["jws"].split(".")[1]
     assert base64.urlsafe_b64encode(payload).decode().rstrip("=") == expected
@@ -107,7 +107,7 @@ def test_a_signature_of_the_rfc_fails_once_one_character_is_another(
     name: str, algorithm: str, part: int
 ) -> None:
     vector = VECTORS[name]
-    key = keyring.public_key(public_half(vector["jwk"]))
+    key = material.public_key(public_half(vector["jwk"]))
     parts = vector["jws"].split(".")
     parts[part] = parts[part][:9] + ("A" if parts[part][9] != "A" else "B") + parts[part][10:]
     with pytest.raises(jwt.InvalidSignatureError):
@@ -130,7 +130,7 @@ def test_eddsa_signs_the_input_of_the_rfc_into_the_very_token_of_the_rfc() -> No
     head, payload, signature = vector["jws"].split(".")
     signed = key.sign(f"{head}.{payload}".encode())
     assert base64.urlsafe_b64encode(signed).decode().rstrip("=") == signature
-    assert keyring.public_jwk(key, "EdDSA")["x"] == vector["jwk"]["x"]
+    assert material.public_jwk(key, "EdDSA")["x"] == vector["jwk"]["x"]
     # Through the library that signs our tokens, the payload being the RFC's own bytes.
     message = base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4))
     token = jwt.PyJWS().encode(message, key, algorithm="EdDSA", headers={"typ": None})
@@ -142,7 +142,7 @@ def test_eddsa_signs_the_input_of_the_rfc_into_the_very_token_of_the_rfc() -> No
 
 @every_algorithm
 def test_a_public_jwk_has_the_members_that_verifiers_want_and_no_others(algorithm: str) -> None:
-    jwk = keyring.public_jwk(KEYS[algorithm], algorithm)
+    jwk = material.public_jwk(KEYS[algorithm], algorithm)
     numbers = {
         "ES256": {"crv", "x", "y"},
         "RS256": {"n", "e"},
@@ -156,7 +156,7 @@ def test_a_public_jwk_has_the_members_that_verifiers_want_and_no_others(algorith
 @every_algorithm
 def test_the_jwk_of_a_private_key_holds_none_of_its_private_numbers(algorithm: str) -> None:
     key = KEYS[algorithm]
-    jwk = keyring.public_jwk(key, algorithm)
+    jwk = material.public_jwk(key, algorithm)
     shown = [
         base64.urlsafe_b64decode(value + "=" * (-len(value) % 4))
         for name, value in jwk.items()
@@ -165,15 +165,15 @@ def test_the_jwk_of_a_private_key_holds_none_of_its_private_numbers(algorithm: s
     assert shown
     assert not set(shown) & set(private_numbers(key))
     assert not jwk.keys() & PRIVATE_MEMBERS
-    assert jwk == keyring.public_jwk(key.public_key(), algorithm)
+    assert jwk == material.public_jwk(key.public_key(), algorithm)
 
 
 @every_algorithm
 def test_a_public_jwk_and_its_pem_give_the_same_key_back(algorithm: str) -> None:
     public = KEYS[algorithm].public_key()
-    jwk = keyring.public_jwk(public, algorithm)
-    assert keyring.public_key(jwk) == public
-    pem = keyring.public_pem(jwk)
+    jwk = material.public_jwk(public, algorithm)
+    assert material.public_key(jwk) == public
+    pem = material.public_pem(jwk)
     assert pem.startswith("-----BEGIN PUBLIC KEY-----\n")
     assert serialization.load_pem_public_key(pem.encode()) == public
 
@@ -181,15 +181,15 @@ def test_a_public_jwk_and_its_pem_give_the_same_key_back(algorithm: str) -> None
 def test_the_coordinates_of_an_ec_key_keep_their_leading_zeros() -> None:
     # RFC 7518 section 6.2.1.2: always 32 octets. About one key in 128 has a zero in front.
     for _ in range(5_000):
-        key = keyring.generate("ES256")
+        key = material.generate("ES256")
         point = key.public_key().public_numbers()  # type: ignore[union-attr]
         if min(point.x, point.y) < 1 << 248:
             break
     else:
         pytest.fail("5,000 keys without a short coordinate")
-    jwk = keyring.public_jwk(key, "ES256")
+    jwk = material.public_jwk(key, "ES256")
     assert (len(jwk["x"]), len(jwk["y"])) == (43, 43)
-    assert keyring.public_key(jwk) == key.public_key()
+    assert material.public_key(jwk) == key.public_key()
 
 
 def test_generated_keys_are_of_the_strength_that_128_bits_need() -> None:
@@ -206,7 +206,7 @@ def test_generated_keys_are_of_the_strength_that_128_bits_need() -> None:
 def test_an_algorithm_that_is_not_offered_makes_no_key() -> None:
     for name in ("HS256", "none", "ES512", "Ed25519", ""):
         with pytest.raises(ValueError, match="unknown algorithm"):
-            keyring.generate(name)
+            material.generate(name)
 
 
 # --- The safe -------------------------------------------------------------------------------------
@@ -296,7 +296,7 @@ def test_a_cut_off_ciphertext_is_refused_like_any_other(plain: bytes, data: st.D
 
 
 def test_new_secret_keys_are_of_32_random_bytes_and_pass_the_settings_own_check() -> None:
-    made = {keyring.new_secret_key() for _ in range(100)}
+    made = {material.new_secret_key() for _ in range(100)}
     assert len(made) == 100
     assert {len(base64.urlsafe_b64decode(secret + "=")) for secret in made} == {32}
     assert {len(secret) for secret in made} == {43}  # the least that KEYOSK_SECRET_KEY takes

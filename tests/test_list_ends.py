@@ -114,7 +114,7 @@ def test_a_list_ends_though_more_is_made_all_the_time(
 def test_an_export_and_a_command_end_though_more_is_made_all_the_time(
     installation: Installation, people: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("keyosk.bulk._PAGE", 2)
+    monkeypatch.setattr("keyosk.bulk.import_export._PAGE", 2)
     numbers = itertools.count()
     exported = []
     for page in itertools.islice(installation.bulk.give({}), _MOST):

@@ -6,7 +6,8 @@ from urllib.parse import quote
 
 import pytest
 
-from keyosk import api_key_form, masking
+from keyosk import masking
+from keyosk.credentials import api_key_format
 from live import Client, LiveServer
 from people import done, make_key, make_person
 
@@ -36,7 +37,7 @@ def spellings(secret: str) -> list[str]:
 def test_a_secret_in_a_path_was_logged_in_clear(
     server: LiveServer, admin: Client, kind: str
 ) -> None:
-    secret = {"key": api_key_form.generate(), "refresh token": REFRESH, "JWT": JWT}[kind]
+    secret = {"key": api_key_format.generate(), "refresh token": REFRESH, "JWT": JWT}[kind]
     part = secret[12:24]
     nobody = server.client()
     for text in spellings(secret):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keyosk.merge import merge_patch
+from keyosk.merge_patch import merge_patch
 
 # A busy machine may take its time over one example.
 thorough = settings(max_examples=60, deadline=None)

@@ -8,7 +8,7 @@ from typing import Any, Final
 import pytest
 
 import live
-from keyosk.authentication import caller
+from keyosk.credentials.authentication import caller
 from keyosk.errors import Conflict, ProofRequired
 from keyosk.installation import Installation
 from keyosk.model import Caller

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from passlib.context import CryptContext
 
-from keyosk import api_key_form, errors, password_rules, passwords
-from keyosk.passwords import Passwords
+from keyosk import errors
+from keyosk.credentials import api_key_format, password_hashing, password_policy
+from keyosk.credentials.password_hashing import Passwords
 
 GOOD = "correct horse battery staple"
 
@@ -41,7 +42,7 @@ def assert_wrong(checker: Passwords, password: str, stored: str | None) -> error
 
 def refusal(password: str, username: str = "alice", display_name: str | None = None) -> str:
     with pytest.raises(errors.Invalid) as raised:
-        password_rules.check_new(password, username=username, display_name=display_name)
+        password_policy.check_new(password, username=username, display_name=display_name)
     (fault,) = raised.value.faults
     assert fault.field == "password"
     return fault.message
@@ -258,7 +259,7 @@ def test_too_little_memory_is_not_a_wrong_password() -> None:
     program = textwrap.dedent("""
         import resource
         from keyosk import errors
-        from keyosk.passwords import Passwords
+        from keyosk.credentials.password_hashing import Passwords
 
         live = Passwords(memory_kib=600 * 1024)
         stored = Passwords().hash("p" * 20).replace("m=19456", f"m={600 * 1024}")
@@ -304,7 +305,7 @@ def test_too_little_memory_is_not_a_wrong_password() -> None:
     ],
 )
 def test_these_may_be_chosen(password: str) -> None:
-    password_rules.check_new(password, username="alice", display_name="Alice Liddell")
+    password_policy.check_new(password, username="alice", display_name="Alice Liddell")
 
 
 SEQUENCE = "must not be a sequence such as 12345 or qwerty, or one repeated sign"
@@ -395,7 +396,7 @@ def test_the_name_of_the_account_is_refused_however_varied(
 
 
 def test_the_name_of_another_account_is_no_reason() -> None:
-    password_rules.check_new("wonderland is a long way off", username="wonder")
+    password_policy.check_new("wonderland is a long way off", username="wonder")
 
 
 @settings(max_examples=50)
@@ -408,7 +409,7 @@ def test_what_is_accepted_can_be_hashed_and_checked(
     password: str, username: str, display_name: str | None
 ) -> None:
     try:
-        password_rules.check_new(password, username=username, display_name=display_name)
+        password_policy.check_new(password, username=username, display_name=display_name)
     except errors.Invalid:
         return
     assert 15 <= len(unicodedata.normalize("NFC", password)) <= 1024
@@ -418,27 +419,28 @@ def test_what_is_accepted_can_be_hashed_and_checked(
 def test_judging_the_longest_password_takes_milliseconds() -> None:
     longest = "".join(chr(0x4E00 + 7 * number) for number in range(1024))
     start = time.process_time()
-    password_rules.check_new(longest, username="alice " * 40, display_name="Alice " * 40)
+    password_policy.check_new(longest, username="alice " * 40, display_name="Alice " * 40)
 
     assert time.process_time() - start < 0.5
 
 
 def test_an_api_key_is_no_password() -> None:
-    assert "kysk_" in refusal(api_key_form.generate())
+    assert "kysk_" in refusal(api_key_format.generate())
 
 
 def test_a_refusal_does_not_repeat_the_password() -> None:
     for password in ("topsecret\ud800" * 3, "topsecret1234567", "topsecret"):
         with pytest.raises(errors.Invalid) as raised:
-            password_rules.check_new(password, username="alice")
+            password_policy.check_new(password, username="alice")
         assert "topsecret" not in str(raised.value)
         assert raised.value.__context__ is None
 
 
 def test_the_blocklist_is_loaded_whole_and_without_the_rest_of_its_package() -> None:
     program = (
-        "import sys; from keyosk import password_rules; assert 'zxcvbn' not in sys.modules;"
-        "assert len(password_rules._common_passwords()) == 30_000;"
+        "import sys; from keyosk.credentials import password_policy;"
+        "assert 'zxcvbn' not in sys.modules;"
+        "assert len(password_policy._common_passwords()) == 30_000;"
         "assert not [name for name in sys.modules if name.startswith('zxcvbn')]"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -447,11 +449,11 @@ def test_the_blocklist_is_loaded_whole_and_without_the_rest_of_its_package() -> 
 
 
 def test_generated_passwords_are_readable_and_pass() -> None:
-    made = [passwords.generate() for _ in range(200)]
+    made = [password_hashing.generate() for _ in range(200)]
 
     assert len(set(made)) == 200
     for password in made:
         assert [len(group) for group in password.split("-")] == [5] * 6
         assert set(password) <= set("abcdefghjkmnpqrstuvwxyz23456789-")
         for username in ("admin", "a", "x7"):
-            password_rules.check_new(password, username=username)
+            password_policy.check_new(password, username=username)

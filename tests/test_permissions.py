@@ -6,7 +6,6 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from keyosk import permissions
 from keyosk.errors import Invalid, InvalidScope, InvalidTarget
 from keyosk.model import (
     ADMIN,
@@ -17,6 +16,7 @@ from keyosk.model import (
     Login,
     Terms,
 )
+from keyosk.permissions import entitlements
 
 # A busy machine may take its time over one example.
 thorough = settings(max_examples=40, deadline=None)
@@ -113,8 +113,8 @@ def find(target: str) -> Terms | None:
 
 def entitled(
     who: Login, scopes: tuple[str, ...] | None = None, targets: tuple[str, ...] = ()
-) -> permissions.Entitlement:
-    return permissions.entitlement(who, now=NOW, scopes=scopes, targets=targets, find_terms=find)
+) -> entitlements.Entitlement:
+    return entitlements.entitlement(who, now=NOW, scopes=scopes, targets=targets, find_terms=find)
 
 
 def counting(who: Login) -> dict[str, Holding]:
@@ -252,7 +252,7 @@ def test_an_audience_that_does_not_exist_is_refused(target: str) -> None:
 def test_a_disabled_service_is_no_audience() -> None:
     disabled = terms("todo", enabled=False)
     with pytest.raises(InvalidTarget):
-        permissions.entitlement(
+        entitlements.entitlement(
             login(holding("todo:read", service=disabled)),
             now=NOW,
             targets=("todo",),
@@ -265,11 +265,13 @@ def test_a_service_that_does_not_take_this_login_is_no_audience() -> None:
     who = login(holding("todo:read", service=choosy))
     by_key = replace(who, credential=CredentialKind.API_KEY)
     for target in ("todo", choosy.audience):
-        assert permissions.entitlement(
+        assert entitlements.entitlement(
             who, now=NOW, targets=(target,), find_terms=lambda _: choosy
         ).scopes == ("todo:read",)
         with pytest.raises(InvalidTarget):
-            permissions.entitlement(by_key, now=NOW, targets=(target,), find_terms=lambda _: choosy)
+            entitlements.entitlement(
+                by_key, now=NOW, targets=(target,), find_terms=lambda _: choosy
+            )
     assert entitled(by_key).scopes == ()
 
 
@@ -364,7 +366,7 @@ def test_the_refusal_of_a_scope_does_not_tell_whether_it_exists() -> None:
 @thorough
 @given(logins())
 def test_admin_gives_every_scope_of_keyosk_and_no_scope_of_anybody_else(who: Login) -> None:
-    scopes = permissions.keyosk_scopes(who, NOW)
+    scopes = entitlements.keyosk_scopes(who, NOW)
     assert scopes <= set(KEYOSK_SCOPES)
     assert scopes == allowed(who) & set(KEYOSK_SCOPES)
 
@@ -380,7 +382,7 @@ def test_admin_may_ask_for_each_scope_that_it_implies_by_name() -> None:
 
 def test_a_key_limited_to_one_scope_that_admin_implies_has_that_one_alone() -> None:
     who = login(holding(ADMIN), limit=frozenset({"keyosk:accounts:read"}))
-    assert permissions.keyosk_scopes(who, NOW) == {"keyosk:accounts:read"}
+    assert entitlements.keyosk_scopes(who, NOW) == {"keyosk:accounts:read"}
     with pytest.raises(InvalidScope):
         entitled(who, (ADMIN,))
 
@@ -389,7 +391,7 @@ def test_admin_by_password_only_is_no_admin_by_api_key() -> None:
     who = login(
         holding(ADMIN, credential=CredentialKind.PASSWORD), credential=CredentialKind.API_KEY
     )
-    assert permissions.keyosk_scopes(who, NOW) == frozenset()
+    assert entitlements.keyosk_scopes(who, NOW) == frozenset()
 
 
 # --- The scope parameter (RFC 6749 section 3.3) ---------------------------------------------------
@@ -398,7 +400,7 @@ def test_admin_by_password_only_is_no_admin_by_api_key() -> None:
 @thorough
 @given(st.lists(st.text(TOKEN_CHARACTERS, min_size=1, max_size=20)))
 def test_a_list_of_scope_tokens_is_read_in_order_and_without_repetition(names: list[str]) -> None:
-    assert permissions.parse_scope(" ".join(names)) == tuple(dict.fromkeys(names))
+    assert entitlements.parse_scope(" ".join(names)) == tuple(dict.fromkeys(names))
 
 
 @thorough
@@ -410,10 +412,10 @@ def test_any_text_is_either_a_list_of_scope_tokens_or_refused(text: str) -> None
         for part in parts
     )
     if good:
-        assert permissions.parse_scope(text) == tuple(dict.fromkeys(parts))
+        assert entitlements.parse_scope(text) == tuple(dict.fromkeys(parts))
     else:
         with pytest.raises(InvalidScope):
-            permissions.parse_scope(text)
+            entitlements.parse_scope(text)
 
 
 @pytest.mark.parametrize(
@@ -421,21 +423,21 @@ def test_any_text_is_either_a_list_of_scope_tokens_or_refused(text: str) -> None
 )
 def test_what_is_no_list_of_scope_tokens_is_refused(text: str) -> None:
     with pytest.raises(InvalidScope):
-        permissions.parse_scope(text)
+        entitlements.parse_scope(text)
 
 
 @thorough
 @given(st.text(TOKEN_CHARACTERS, min_size=1, max_size=200))
 def test_a_scope_that_a_service_may_own_can_be_asked_for(name: str) -> None:
-    assume(name not in permissions.RESERVED_SCOPES)
-    permissions.check_scope_name(name, field="scopes")
-    assert permissions.parse_scope(name) == (name,)
+    assume(name not in entitlements.RESERVED_SCOPES)
+    entitlements.check_scope_name(name, field="scopes")
+    assert entitlements.parse_scope(name) == (name,)
 
 
 @pytest.mark.parametrize(
-    "name", ["", "a b", 'a"', "a\\", "ä", "a\n", "a" * 201, *sorted(permissions.RESERVED_SCOPES)]
+    "name", ["", "a b", 'a"', "a\\", "ä", "a\n", "a" * 201, *sorted(entitlements.RESERVED_SCOPES)]
 )
 def test_a_name_that_no_service_may_own_is_refused_by_field(name: str) -> None:
     with pytest.raises(Invalid) as caught:
-        permissions.check_scope_name(name, field="scopes")
+        entitlements.check_scope_name(name, field="scopes")
     assert [fault.field for fault in caught.value.faults] == ["scopes"]

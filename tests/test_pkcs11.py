@@ -22,14 +22,15 @@ import pytest
 from pkcs11 import Attribute, ObjectClass
 
 from installed import Clock, rows_of
-from keyosk import app, config, jws, keyring
+from keyosk import app, config
 from keyosk.errors import ConfigurationError, Conflict, Invalid, Unavailable
-from keyosk.hsm import REFERENCE, Hsm, HsmKey
 from keyosk.installation import Installation
-from keyosk.keyring import Safe
+from keyosk.keys import jws, material
+from keyosk.keys.hsm import REFERENCE, Hsm, HsmKey
+from keyosk.keys.material import Safe
+from keyosk.keys.private_keys import PrivateKeys
+from keyosk.keys.signing_keys import Signer
 from keyosk.model import OPERATOR, KeyState, SigningKey
-from keyosk.private_keys import PrivateKeys
-from keyosk.signing import Signer
 from live import ADMIN_PASSWORD, SECRET_KEY, Client, LiveServer, command
 from softhsm import LABEL, PIN, SoftHsm, soft_hsm
 
@@ -157,7 +158,7 @@ def test_two_libraries_accept_what_a_key_of_the_hsm_signs(hsm: Hsm, algorithm: s
     key = joserfc.jwk.import_key(public)
     registry = joserfc.jws.JWSRegistry(algorithms=[algorithm])
     assert joserfc.jwt.decode(text, key, registry=registry).claims == {"a": 1}
-    assert public == keyring.public_jwk(keyring.public_key(public), algorithm)
+    assert public == material.public_jwk(material.public_key(public), algorithm)
 
 
 @pytest.mark.attack
@@ -325,7 +326,7 @@ def test_two_tokens_of_one_label_are_refused(soft: SoftHsm, hsm: Hsm) -> None:
 @pytest.mark.attack
 def test_a_wrong_pin_is_tried_once(soft: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:
     """A token locks after a few; every request would be one more."""
-    monkeypatch.setattr("keyosk.hsm.REST", 0.0)
+    monkeypatch.setattr("keyosk.keys.hsm.REST", 0.0)
     hsm = opened(soft, pin="another")
     with pytest.raises(Unavailable):
         hsm.has("x")
@@ -456,7 +457,7 @@ def test_a_compromised_key_is_destroyed_and_the_next_one_is_made_in_the_hsm(
 def test_a_key_that_is_gone_while_the_hsm_is_away_is_destroyed_later(
     build: Build, soft: SoftHsm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("keyosk.private_keys._DESTROY_AGAIN", 0.1)
+    monkeypatch.setattr("keyosk.keys.private_keys._DESTROY_AGAIN", 0.1)
     keyosk = build()
     following = keyosk.rotation.rotate(OPERATOR).kid
     soft.take_away()
@@ -494,7 +495,7 @@ def test_a_key_from_elsewhere_lies_in_the_database_also_with_an_hsm(
     build: Build, soft: SoftHsm, clock: Clock
 ) -> None:
     keyosk = build()
-    private = keyring.generate("ES256")
+    private = material.generate("ES256")
     brought = keyosk.rotation.bring(OPERATOR, private, "ES256")
     clock.now += AHEAD
     assert signing(keyosk).kid == brought.kid
@@ -504,7 +505,7 @@ def test_a_key_from_elsewhere_lies_in_the_database_also_with_an_hsm(
     assert brought.kid not in labels(soft)
 
 
-@pytest.mark.parametrize("algorithm", keyring.OWN_SET_ALGORITHMS)
+@pytest.mark.parametrize("algorithm", material.OWN_SET_ALGORITHMS)
 def test_algorithms_that_the_token_does_not_know_are_refused(build: Build, algorithm: str) -> None:
     keyosk = build()
     keyosk.services.create(OPERATOR, name="todo")
@@ -722,7 +723,7 @@ def test_the_binding_is_not_imported_where_nothing_needs_it() -> None:
 
 
 def test_a_missing_extra_is_named(soft: SoftHsm) -> None:
-    code = "import sys; sys.modules['pkcs11'] = None; from keyosk.hsm import Hsm; "
+    code = "import sys; sys.modules['pkcs11'] = None; from keyosk.keys.hsm import Hsm; "
     check = f"Hsm({soft.module!r}, 'a', 'b').check()"
     ran = run_python(code + check)
     assert "KEYOSK_PKCS11_MODULE: needs the extra pkcs11" in ran.stderr

@@ -13,13 +13,14 @@ import pytest
 import requests
 
 from installed import Clock, installed, rows_of
-from keyosk import permissions, refresh_token_form
 from keyosk.errors import InvalidGrant
 from keyosk.ids import new_id
 from keyosk.installation import Installation
-from keyosk.issuing import Asked, Issued
-from keyosk.keyring import Safe
+from keyosk.keys.material import Safe
 from keyosk.model import OPERATOR, Grant, Listing, Scope
+from keyosk.permissions import entitlements
+from keyosk.tokens import refresh_token_format
+from keyosk.tokens.issuing import Asked, Issued
 from live import Client, LiveServer, unique
 from people import NEW_PASSWORD, PASSWORD, Person, done, make_key, make_person
 
@@ -368,7 +369,7 @@ def timed(prepared_url: str, clock: Clock) -> Iterator[Installation]:
 
 def begun(keyosk: Installation) -> Issued:
     login = keyosk.authentication.by_secret([("alice", PASSWORD)])
-    return keyosk.issuing.by_login(login, Asked(permissions.parse_scope("offline_access")))
+    return keyosk.issuing.by_login(login, Asked(entitlements.parse_scope("offline_access")))
 
 
 def used(keyosk: Installation, token: str | None) -> str:
@@ -426,13 +427,13 @@ def test_the_database_has_no_refresh_token(timed: Installation) -> None:
 def test_a_new_secret_key_in_front_ends_no_session() -> None:
     old, new = "o" * 43, "n" * 43
     session_id = new_id()
-    token = refresh_token_form.first(Safe([old]), session_id)
+    token = refresh_token_format.first(Safe([old]), session_id)
     both = Safe([new, old])
-    read = refresh_token_form.read(both, token.text)
+    read = refresh_token_format.read(both, token.text)
     assert read == token
-    following = refresh_token_form.successors(both, token)
-    assert refresh_token_form.read(Safe([new]), following[0].text) == following[0]
+    following = refresh_token_format.successors(both, token)
+    assert refresh_token_format.read(Safe([new]), following[0].text) == following[0]
     # A retry finds the successor that was made before the change, too.
-    assert refresh_token_form.successors(Safe([old]), token)[0] in following
-    assert refresh_token_form.read(Safe([new]), token.text) is None
+    assert refresh_token_format.successors(Safe([old]), token)[0] in following
+    assert refresh_token_format.read(Safe([new]), token.text) is None
     assert token.text not in repr(token)

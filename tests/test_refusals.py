@@ -9,11 +9,12 @@ import pytest
 from flask.testing import FlaskClient
 
 from installed import Clock, installed, rows_of
-from keyosk import api_key_form, app
+from keyosk import app
+from keyosk.credentials import api_key_format
 from keyosk.errors import BadCredentials, InvalidGrant, Unavailable
 from keyosk.installation import Installation
-from keyosk.issuing import Asked
 from keyosk.model import ADMIN, OPERATOR, Grant, Scope
+from keyosk.tokens.issuing import Asked
 
 MINUTE = 60
 
@@ -118,7 +119,7 @@ def test_refresh_tokens_that_come_back_are_a_handful_of_rows(
 def test_failed_logins_from_a_thousand_addresses_are_a_handful_of_rows(
     keyosk: Installation, clock: Clock
 ) -> None:
-    unknown = api_key_form.generate()
+    unknown = api_key_format.generate()
     for number in range(300):
         with pytest.raises(BadCredentials):
             keyosk.authentication.by_secret([("alice", unknown)], address=f"2001:db8::{number:x}")

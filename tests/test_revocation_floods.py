@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from installed import Clock, installed, rows_of
-from keyosk.authentication import caller
+from keyosk.credentials.authentication import caller
 from keyosk.errors import BadToken, InvalidGrant
 from keyosk.installation import Installation
-from keyosk.issuing import Asked
 from keyosk.model import KEYOSK, OPERATOR, Grant, Listing, Scope
 from keyosk.revocations import MOST_TOKENS
+from keyosk.tokens.issuing import Asked
 from live import Client, LiveServer, unique
 from people import PASSWORD, Person, done, make_key, make_person
 

@@ -14,10 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from installed import Clock, installed, rows_of
-from keyosk import app, permissions
+from keyosk import app
 from keyosk.errors import BadToken
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR, CredentialKind, Grant, Login
+from keyosk.permissions import entitlements
 from live import Client, LiveServer, unique
 from people import NEW_PASSWORD, PASSWORD, Person, done, make_key, make_person
 
@@ -419,7 +420,7 @@ def _issued(keyosk: Installation, name: str, clock: Clock) -> str:
     assert login.credential is CredentialKind.PASSWORD
     if login.tokens_from > clock.now:
         clock.now = login.tokens_from  # as the wait would
-    entitled = permissions.entitlement(
+    entitled = entitlements.entitlement(
         login, now=int(clock()), targets=["keyosk"], find_terms=keyosk.services.terms_for
     )
     return keyosk.tokens.issue(login, entitled).text

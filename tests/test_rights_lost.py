@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from installed import installed
+from keyosk.credentials.password_hashing import Passwords
 from keyosk.errors import BadCredentials
 from keyosk.installation import Installation
-from keyosk.issuing import Asked
 from keyosk.model import OPERATOR, Grant, Scope
-from keyosk.passwords import Passwords
+from keyosk.tokens.issuing import Asked
 from live import ADMIN_PASSWORD, Client, LiveServer, unique
 
 PASSWORD = "seven quiet herons wade"

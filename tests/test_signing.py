@@ -9,13 +9,13 @@ import jwt
 import pytest
 
 from installed import Clock
-from keyosk import keyring
 from keyosk.errors import Conflict, NotFound, Unavailable, WrongSecretKey
-from keyosk.keyring import Safe
+from keyosk.keys import material
+from keyosk.keys.material import Safe
+from keyosk.keys.private_keys import PrivateKeys
+from keyosk.keys.signing_keys import SigningKeys
 from keyosk.model import KeyState, SigningKey
 from keyosk.pauses import Pauses
-from keyosk.private_keys import PrivateKeys
-from keyosk.signing import SigningKeys
 from keyosk.storage.database import Database
 from keyosk.storage.signing_keys import SigningKeyStore
 
@@ -60,8 +60,8 @@ def store(open_keys: Open, migrated_url: str) -> Iterator[SigningKeyStore]:
 
 
 def made(state: KeyState, created_at: int, algorithm: str = "ES256") -> SigningKey:
-    private = keyring.generate(algorithm)
-    public = keyring.public_jwk(private, algorithm)
+    private = material.generate(algorithm)
+    public = material.public_jwk(private, algorithm)
     return SigningKey(
         kid=public["kid"],
         algorithm=algorithm,
@@ -87,7 +87,7 @@ def test_without_a_key_there_is_no_set_and_nothing_to_sign_with(open_keys: Open)
         _ = open_keys().current
 
 
-@pytest.mark.parametrize("algorithm", keyring.ALGORITHMS)
+@pytest.mark.parametrize("algorithm", material.ALGORITHMS)
 def test_the_first_key_signs_at_once_and_is_the_published_one(
     open_keys: Open, algorithm: str
 ) -> None:
@@ -101,7 +101,7 @@ def test_the_first_key_signs_at_once_and_is_the_published_one(
     token = jwt.encode({"a": 1}, signer.key, algorithm=algorithm)
     verifier = keys.current.verifiers[key.kid]
     assert jwt.decode(token, verifier.key, algorithms=[verifier.algorithm]) == {"a": 1}
-    assert keys.public_pem(key.kid) == keyring.public_pem(key.public)
+    assert keys.public_pem(key.kid) == material.public_pem(key.public)
 
 
 def test_a_key_is_made_once_and_kept_over_restarts(open_keys: Open) -> None:

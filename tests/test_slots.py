@@ -14,15 +14,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from keyosk import slots
+from keyosk.credentials import concurrency
+from keyosk.credentials.concurrency import Slots
 from keyosk.errors import Unavailable
-from keyosk.slots import Slots
 from live import ADMIN_PASSWORD, LiveServer
 
 HOLDER = """
 import sys
 from pathlib import Path
-from keyosk.slots import Slots
+from keyosk.credentials.concurrency import Slots
 with Slots(1, folder=Path(sys.argv[1])).one():
     print("held", flush=True)
     sys.stdin.read()
@@ -103,24 +103,24 @@ def test_who_fails_while_holding_a_slot_gives_it_back(tmp_path: Path) -> None:
 def test_a_folder_that_others_can_write_to_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slots.tempfile, "tempdir", str(tmp_path))
-    folder = slots.machine_folder()
+    monkeypatch.setattr(concurrency.tempfile, "tempdir", str(tmp_path))
+    folder = concurrency.machine_folder()
     assert folder is not None
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
     folder.chmod(0o777)
-    assert slots.machine_folder() is None
+    assert concurrency.machine_folder() is None
 
     folder.rmdir()
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     folder.symlink_to(tmp_path / "elsewhere")
-    assert slots.machine_folder() is None
+    assert concurrency.machine_folder() is None
 
 
 def test_there_are_as_many_slots_as_cores_and_memory_allow() -> None:
     cores = len(os.sched_getaffinity(0))
-    assert slots.for_hashes(19_456) <= cores
-    assert slots.for_hashes(2**40) == 1
+    assert concurrency.for_hashes(19_456) <= cores
+    assert concurrency.for_hashes(2**40) == 1
 
 
 @pytest.mark.attack

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from keyosk.guesses import source_of
-from keyosk.web.source import Source
+from keyosk.credentials.throttling import source_of
+from keyosk.web.client_address import Source
 from live import LiveServer
 from people import PASSWORD, make_key, make_person
 

@@ -19,7 +19,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from keyosk import api_key_form, app
+from keyosk import app
+from keyosk.credentials import api_key_format
 from keyosk.errors import Conflict, DatabaseTooNew, DatabaseUnusable, NotFound, Stale, Unavailable
 from keyosk.ids import new_id
 from keyosk.installation import Installation
@@ -870,7 +871,7 @@ def prepared_login(database: Database) -> tuple[Account, ApiKey, bytes]:
         expires_at=NOW + 600,
         successor=new_id(),
     )
-    digest = api_key_form.digest(api_key_form.generate())
+    digest = api_key_format.digest(api_key_format.generate())
     ApiKeyStore(database).add(key, digest)
     return alice, key, digest
 
@@ -1005,7 +1006,7 @@ def test_an_unknown_api_key_is_looked_for_and_its_failure_counted(
     client = app.create_app(installation).test_client()
 
     with statements(installation.database) as sent:
-        key = api_key_form.generate()
+        key = api_key_format.generate()
         assert client.post("/auth/token", auth=("admin", key)).status_code == 401
 
     # The two in between bound how many rows one account gets in a minute.

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from keyosk import errors, usernames
+from keyosk import errors
+from keyosk.credentials import usernames
 
 any_text = st.text(st.characters(categories=None), max_size=40)
 names = st.text(st.characters(categories=["L", "M", "N"]), min_size=1, max_size=8)

@@ -8,7 +8,7 @@ from typing import Any
 import jwt
 import pytest
 
-from keyosk.verifier_presets import PRESETS
+from keyosk.permissions.verifier_presets import PRESETS
 from live import Client, LiveServer, unique
 from people import Person, done, make_person
 

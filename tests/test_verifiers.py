@@ -20,7 +20,7 @@ import live
 from keyosk import app, config
 from keyosk.installation import Installation
 from keyosk.model import CredentialKind, Login
-from keyosk.permissions import Entitlement
+from keyosk.permissions.entitlements import Entitlement
 from live import Client, LiveServer
 
 JWKS = "/auth/jwks"

@@ -8,7 +8,7 @@ from typing import Any
 import jwt
 import pytest
 
-from keyosk import jws_form, keyring
+from keyosk.keys import material, strict_jws
 
 pytestmark = pytest.mark.attack
 
@@ -28,12 +28,12 @@ def vectors(file: str) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
 def is_accepted(text: str, known: Mapping[str, Any]) -> bool:
     """As ``Tokens`` does it, but for what it asks of header and claims beyond RFC 7515."""
     try:
-        header = json.loads(jws_form.parts(text, longest=LONGEST)[0])
+        header = json.loads(strict_jws.parts(text, longest=LONGEST)[0])
         keys = known.get("keys", [known])
         named = [key for key in keys if key.get("kid") == header.get("kid")]
         (jwk,) = named if "kid" in header else keys
-        public = keyring.public_key(jwk)
-        if jwk["alg"] not in keyring.ALGORITHMS:
+        public = material.public_key(jwk)
+        if jwk["alg"] not in material.ALGORITHMS:
             return False
         jwt.PyJWS().decode(text, public, algorithms=[jwk["alg"]])
     except (ValueError, KeyError, TypeError, jwt.PyJWTError):
@@ -42,7 +42,7 @@ def is_accepted(text: str, known: Mapping[str, Any]) -> bool:
 
 
 def is_ours(known: Mapping[str, Any]) -> bool:
-    return all(key.get("alg") in keyring.ALGORITHMS for key in known.get("keys", [known]))
+    return all(key.get("alg") in material.ALGORITHMS for key in known.get("keys", [known]))
 
 
 #: Why what is valid elsewhere is refused here.

@@ -1,16 +1,18 @@
 """Commands for operators: what the API does, on the machine that has the database.
 
-Each speaks through the same code as the API and prints the same shapes with ``--json``. Exit codes:
-0 done, 1 refused (with the reason on standard error), 2 used wrongly, 3 (of ``apply --plan`` only)
-something to do. A secret is read from
-standard input or asked for, never taken as an argument: every user of the machine sees those.
+Owns arguments, prompts and what is printed; it has no rule of its own. Each command speaks through
+the same code as the API and prints the same shapes with ``--json``. Exit codes: 0 done, 1 refused
+(with the reason on standard error), 2 used wrongly, 3 (of ``apply --plan`` only) something to do.
+
+A secret is read from standard input or asked for, never taken as an argument: every user of the
+machine sees those.
 """
 
 import sys
 
 import click
 
-from keyosk.cli import failures, session
+from keyosk.cli import failures, shared
 from keyosk.cli.accounts import account
 from keyosk.cli.api_keys import api_key
 from keyosk.cli.apply import apply
@@ -49,7 +51,7 @@ for command in (
 
 
 token.add_command(bad_token_kit)
-session.take_config_everywhere(keyosk)
+shared.take_config_everywhere(keyosk)
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 import click
 
-from keyosk.cli import session
+from keyosk.cli import shared
 from keyosk.cli.bulk import export_accounts, import_accounts
 from keyosk.model import OPERATOR, Grant, Kind
 from keyosk.web.fields import rfc3339
@@ -17,22 +17,22 @@ def account() -> None:
 
 
 @account.command("list")
-@session.as_json
+@shared.as_json
 def list_accounts(*, as_json: bool) -> None:
     """List all accounts, oldest first."""
-    with session.installation() as installation:
-        found = session.all_pages(installation.accounts.page)
-    session.show_list([AccountShape().dump(item) for item in found], _COLUMNS, as_json=as_json)
+    with shared.installation() as installation:
+        found = shared.all_pages(installation.accounts.page)
+    shared.show_list([AccountShape().dump(item) for item in found], _COLUMNS, as_json=as_json)
 
 
 @account.command("show")
 @click.argument("username")
-@session.as_json
+@shared.as_json
 def show_account(username: str, *, as_json: bool) -> None:
     """Show one account; USERNAME may be its id."""
-    with session.installation() as installation:
+    with shared.installation() as installation:
         found = installation.accounts.get(username)
-    session.show_object(AccountShape().dump(found), as_json=as_json)
+    shared.show_object(AccountShape().dump(found), as_json=as_json)
 
 
 @account.command("create")
@@ -43,8 +43,8 @@ def show_account(username: str, *, as_json: bool) -> None:
     "--password", "with_password", is_flag=True, help="Ask for one, or read it from standard input."
 )
 @click.option("--grant", "scopes", multiple=True, metavar="SCOPE", help="Give a scope; repeatable.")
-@click.option("--expires-at", callback=session.parse_time, metavar="TIME")
-@session.as_json
+@click.option("--expires-at", callback=shared.parse_time, metavar="TIME")
+@shared.as_json
 def create_account(
     username: str,
     kind: str,
@@ -56,8 +56,8 @@ def create_account(
     as_json: bool,
 ) -> None:
     """Make an account."""
-    password = session.read_password(username) if with_password else None
-    with session.installation() as installation:
+    password = shared.read_password(username) if with_password else None
+    with shared.installation() as installation:
         made = installation.grants.create_account(
             OPERATOR,
             [Grant(scope) for scope in scopes],
@@ -67,14 +67,14 @@ def create_account(
             password=password,
             expires_at=expires_at,
         )
-    session.show_object(AccountShape().dump(made), as_json=as_json)
+    shared.show_object(AccountShape().dump(made), as_json=as_json)
 
 
 @account.command("enable")
 @click.argument("username")
 def enable_account(username: str) -> None:
     """Let the account log in again."""
-    with session.installation() as installation:
+    with shared.installation() as installation:
         installation.accounts.change(OPERATOR, username, {"enabled": True})
 
 
@@ -82,7 +82,7 @@ def enable_account(username: str) -> None:
 @click.argument("username")
 def disable_account(username: str) -> None:
     """Refuse every login of the account from now on."""
-    with session.installation() as installation:
+    with shared.installation() as installation:
         installation.accounts.change(OPERATOR, username, {"enabled": False})
 
 
@@ -90,16 +90,16 @@ def disable_account(username: str) -> None:
 @click.argument("username")
 def set_password(username: str) -> None:
     """Give the account a new password, asked for or read from standard input."""
-    with session.installation() as installation:
+    with shared.installation() as installation:
         installation.accounts.get(username)
-        installation.accounts.set_password(OPERATOR, username, session.read_password(username))
+        installation.accounts.set_password(OPERATOR, username, shared.read_password(username))
 
 
 @account.command("revoke-tokens")
 @click.argument("username")
 def revoke_tokens(username: str) -> None:
     """End every token of the account; its password and keys go on working."""
-    with session.installation() as installation:
+    with shared.installation() as installation:
         moment = installation.accounts.revoke_tokens(OPERATOR, username)
     click.echo(f"At {rfc3339(moment)} even services that never ask accept none of them.")
 
@@ -108,7 +108,7 @@ def revoke_tokens(username: str) -> None:
 @click.argument("username")
 def delete_account(username: str) -> None:
     """Delete the account with its password, API keys and grants."""
-    with session.installation() as installation:
+    with shared.installation() as installation:
         installation.accounts.remove(OPERATOR, username)
 
 

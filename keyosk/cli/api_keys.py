@@ -2,8 +2,8 @@
 
 import click
 
-from keyosk.api_keys import OVERLAP, NewApiKey
-from keyosk.cli import session
+from keyosk.accounts.api_keys import OVERLAP, NewApiKey
+from keyosk.cli import shared
 from keyosk.model import OPERATOR
 from keyosk.web.schemas import ApiKeyShape
 
@@ -17,12 +17,12 @@ def api_key() -> None:
 
 @api_key.command("list")
 @click.argument("username")
-@session.as_json
+@shared.as_json
 def list_keys(username: str, *, as_json: bool) -> None:
     """List the keys of an account; their secrets are nowhere."""
-    with session.installation() as installation:
-        found = session.all_pages(lambda listing: installation.api_keys.page(username, listing))
-    session.show_list([ApiKeyShape().dump(key) for key in found], _COLUMNS, as_json=as_json)
+    with shared.installation() as installation:
+        found = shared.all_pages(lambda listing: installation.api_keys.page(username, listing))
+    shared.show_list([ApiKeyShape().dump(key) for key in found], _COLUMNS, as_json=as_json)
 
 
 @api_key.command("create")
@@ -31,8 +31,8 @@ def list_keys(username: str, *, as_json: bool) -> None:
 @click.option("--description", default="")
 @click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="Limit it; repeatable.")
 @click.option("--network", "networks", multiple=True, metavar="CIDR", help="Only from; repeatable.")
-@click.option("--expires-at", callback=session.parse_time, metavar="TIME")
-@session.as_json
+@click.option("--expires-at", callback=shared.parse_time, metavar="TIME")
+@shared.as_json
 def create_key(
     username: str,
     name: str,
@@ -44,7 +44,7 @@ def create_key(
     as_json: bool,
 ) -> None:
     """Make a key called NAME and print its secret, this one time."""
-    with session.installation() as installation:
+    with shared.installation() as installation:
         made = installation.api_keys.create(
             OPERATOR,
             username,
@@ -61,10 +61,10 @@ def create_key(
 @click.argument("username")
 @click.argument("key_id")
 @click.option("--overlap", type=int, default=OVERLAP, metavar="SECONDS", show_default=True)
-@session.as_json
+@shared.as_json
 def rotate_key(username: str, key_id: str, overlap: int, *, as_json: bool) -> None:
     """Make a successor and print its secret; the old key works on for the overlap."""
-    with session.installation() as installation:
+    with shared.installation() as installation:
         made = installation.api_keys.rotate(OPERATOR, username, key_id, overlap=overlap)
     _show_once(made, as_json=as_json)
 
@@ -74,7 +74,7 @@ def rotate_key(username: str, key_id: str, overlap: int, *, as_json: bool) -> No
 @click.argument("key_id")
 def disable_key(username: str, key_id: str) -> None:
     """Refuse the key from now on, without deleting it."""
-    with session.installation() as installation:
+    with shared.installation() as installation:
         installation.api_keys.change(OPERATOR, username, key_id, {"enabled": False})
 
 
@@ -83,10 +83,10 @@ def disable_key(username: str, key_id: str) -> None:
 @click.argument("key_id")
 def delete_key(username: str, key_id: str) -> None:
     """Delete the key: it stops working at once."""
-    with session.installation() as installation:
+    with shared.installation() as installation:
         installation.api_keys.remove(OPERATOR, username, key_id)
 
 
 def _show_once(made: NewApiKey, *, as_json: bool) -> None:
     shape = {**ApiKeyShape().dump(made.key), "secret": made.secret}
-    session.show_object(shape, as_json=as_json)
+    shared.show_object(shape, as_json=as_json)

@@ -7,8 +7,8 @@ from typing import Any, BinaryIO, Final
 
 import click
 
-from keyosk.cli import documents, session
-from keyosk.declaration import Action
+from keyosk.apply.manifest import Action
+from keyosk.cli import documents, shared
 from keyosk.errors import Fault, Invalid
 from keyosk.web.declared import declaration_of, shape_of_step
 
@@ -27,7 +27,7 @@ _DONE: Final[Mapping[str, str]] = {
 @click.option("--plan", is_flag=True, help="Only say what would be done; exit code 3 if anything.")
 @click.option("--force", is_flag=True, help="Also delete what is in use beyond this file.")
 @click.option("--take-over", is_flag=True, help="Also what another owner's file made.")
-@session.as_json
+@shared.as_json
 def apply(file: BinaryIO, *, plan: bool, force: bool, take_over: bool, as_json: bool) -> None:
     """Make services, roles, accounts and grants what FILE (YAML; - for standard input) says.
 
@@ -39,7 +39,7 @@ def apply(file: BinaryIO, *, plan: bool, force: bool, take_over: bool, as_json: 
         raise Invalid.field(name, "must have members: services, roles, accounts or grants")
     try:
         declaration = declaration_of(document.value)
-        with session.installation() as installation:
+        with shared.installation() as installation:
             declarations = installation.declarations
             run = declarations.plan if plan else declarations.apply
             steps = run(declaration, force=force, take_over=take_over)
@@ -47,7 +47,7 @@ def apply(file: BinaryIO, *, plan: bool, force: bool, take_over: bool, as_json: 
         raise Invalid(_placed(name, document, fault) for fault in error.faults) from None
     shapes = [shape_of_step(step) for step in steps]
     if as_json:
-        session.show_json({"changes": shapes})
+        shared.show_json({"changes": shapes})
     else:
         _show(shapes, planned=plan)
     if plan and shapes:

@@ -5,7 +5,7 @@ import time
 
 import click
 
-from keyosk.cli import session
+from keyosk.cli import shared
 from keyosk.errors import counted
 from keyosk.model import OPERATOR, Listing
 from keyosk.web.fields import rfc3339
@@ -23,14 +23,14 @@ def audit() -> None:
 @audit.command("list")
 @click.option("--action", help="Only this action, such as account.create.")
 @click.option("--actor", help="Only this account, by username or id.")
-@click.option("--since", callback=session.parse_time, metavar="TIME")
+@click.option("--since", callback=shared.parse_time, metavar="TIME")
 @click.option("--json", "as_json", is_flag=True, help="JSON Lines: one row a line.")
 def list_rows(action: str | None, actor: str | None, since: int | None, *, as_json: bool) -> None:
     """Print the log, oldest first."""
     wanted = {"action": action, "actor": actor, "since": since}
     filters = {name: value for name, value in wanted.items() if value is not None}
     after = None
-    with session.installation() as installation:
+    with shared.installation() as installation:
         newest = installation.audit.page(Listing(limit=1, sort="sequence", descending=True))
         end = (newest[0].sequence, newest[0].sequence) if newest else None
         while rows := installation.audit.page(
@@ -38,7 +38,7 @@ def list_rows(action: str | None, actor: str | None, since: int | None, *, as_js
         ):
             for row in rows:
                 if as_json:
-                    session.show_line(AuditShape().dump(row))
+                    shared.show_line(AuditShape().dump(row))
                 else:
                     click.echo(
                         f"{row.sequence:>8}  {rfc3339(row.time)}  {row.actor_name or '-':<20}  "
@@ -48,12 +48,12 @@ def list_rows(action: str | None, actor: str | None, since: int | None, *, as_js
 
 
 @audit.command("verify")
-@session.as_json
+@shared.as_json
 def verify_chain(*, as_json: bool) -> None:
     """Prove that no row was changed, removed or added; exit code 1 if one was."""
-    with session.installation() as installation:
+    with shared.installation() as installation:
         verdict = installation.audit.verify()
-    session.show_object(
+    shared.show_object(
         {"rows": verdict.rows, "checkpoints": verdict.checkpoints, "fault": verdict.fault},
         as_json=as_json,
     )
@@ -65,6 +65,6 @@ def verify_chain(*, as_json: bool) -> None:
 @click.argument("days", type=click.IntRange(min=1))
 def prune(days: int) -> None:
     """Delete rows that are older than DAYS, up to a checkpoint: the chain stays provable."""
-    with session.installation() as installation:
+    with shared.installation() as installation:
         deleted = installation.audit.prune(OPERATOR, int(time.time()) - days * _DAY)
     click.echo(f"{counted(deleted, 'row')} deleted")

@@ -9,8 +9,8 @@ from typing import IO, Any, Final
 
 import click
 
-from keyosk.bulk_lines import FAILED, OnConflict, Result, Tally
-from keyosk.cli import outputs, session
+from keyosk.bulk.records import FAILED, OnConflict, Result, Tally
+from keyosk.cli import outputs, shared
 from keyosk.errors import counted
 from keyosk.model import OPERATOR, Kind
 from keyosk.web import lines
@@ -38,7 +38,7 @@ def import_accounts(file: IO[bytes], on_conflict: str, *, dry_run: bool, as_json
     tally = Tally()
     complete = False
     try:
-        with session.installation() as installation, _progress(file, tally) as on_piece:
+        with shared.installation() as installation, _progress(file, tally) as on_piece:
             for results in installation.bulk.take(
                 lambda: OPERATOR,
                 lines.read(file, on_piece=on_piece),
@@ -47,7 +47,7 @@ def import_accounts(file: IO[bytes], on_conflict: str, *, dry_run: bool, as_json
             ):
                 if as_json:
                     text = "".join(map(lines.result_line, results))
-                    click.echo(session.fitting(text), nl=False)
+                    click.echo(shared.fitting(text), nl=False)
                 else:
                     _tell(results, tally)
                 tally.add(results)
@@ -76,7 +76,7 @@ def import_accounts(file: IO[bytes], on_conflict: str, *, dry_run: bool, as_json
 def export_accounts(output: Path | None, **filters: str | None) -> None:
     """Print every account with its grants, one JSON object a line; passwords are not in it."""
     given = {name: value for name, value in filters.items() if value is not None}
-    with session.installation() as installation, outputs.written(output) as write:
+    with shared.installation() as installation, outputs.written(output) as write:
         for page in installation.bulk.give(given):
             write("".join(lines.account_line(*each) for each in page))
 

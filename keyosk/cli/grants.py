@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import click
 
-from keyosk.cli import session
+from keyosk.cli import shared
 from keyosk.model import OPERATOR, CredentialKind, Grant
 from keyosk.web.fields import rfc3339
 from keyosk.web.schemas import shape_of_grants
@@ -19,10 +19,10 @@ def grant() -> None:
 
 @grant.command("list")
 @click.argument("username")
-@session.as_json
+@shared.as_json
 def list_grants(username: str, *, as_json: bool) -> None:
     """List what the account was granted."""
-    with session.installation() as installation:
+    with shared.installation() as installation:
         _, granted = installation.grants.of(username)
     _show(granted, as_json=as_json)
 
@@ -37,8 +37,8 @@ def list_grants(username: str, *, as_json: bool) -> None:
     type=click.Choice([kind.value for kind in CredentialKind]),
     help="Only for logins of this kind.",
 )
-@click.option("--until", callback=session.parse_time, metavar="TIME")
-@session.as_json
+@click.option("--until", callback=shared.parse_time, metavar="TIME")
+@shared.as_json
 def add_grants(
     username: str,
     names: tuple[str, ...],
@@ -50,7 +50,7 @@ def add_grants(
 ) -> None:
     """Give the account the scopes (or roles) NAMES."""
     kind = CredentialKind(credential) if credential else None
-    with session.installation() as installation:
+    with shared.installation() as installation:
         _, granted = installation.grants.change(
             OPERATOR, username, add=_grants(names, kind, until, as_role=as_role)
         )
@@ -61,10 +61,10 @@ def add_grants(
 @click.argument("username")
 @click.argument("names", nargs=-1, required=True)
 @_role
-@session.as_json
+@shared.as_json
 def remove_grants(username: str, names: tuple[str, ...], *, as_role: bool, as_json: bool) -> None:
     """Take the scopes (or roles) NAMES away from the account."""
-    with session.installation() as installation:
+    with shared.installation() as installation:
         _, granted = installation.grants.change(
             OPERATOR, username, remove=_grants(names, None, None, as_role=as_role)
         )
@@ -87,7 +87,7 @@ def _grants(
 
 def _show(granted: Sequence[Grant], *, as_json: bool) -> None:
     if as_json:
-        session.show_json(shape_of_grants(granted))
+        shared.show_json(shape_of_grants(granted))
         return
     shapes = [
         {
@@ -98,4 +98,4 @@ def _show(granted: Sequence[Grant], *, as_json: bool) -> None:
         }
         for item in granted
     ]
-    session.show_list(shapes, ("scope", "role", "with", "until"), as_json=as_json)
+    shared.show_list(shapes, ("scope", "role", "with", "until"), as_json=as_json)

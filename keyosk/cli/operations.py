@@ -18,17 +18,17 @@ import click
 
 from keyosk import app, masking
 from keyosk.bootstrap import FirstAdmin
-from keyosk.cli import failures, session
+from keyosk.cli import failures, shared
 from keyosk.config import Config
+from keyosk.config.values import Address
 from keyosk.errors import ConfigurationError, DatabaseUnusable, Fault, Unavailable, counted
 from keyosk.metrics import SharedCounts
 from keyosk.server import BOOT_ERROR, Hooks, JsonFormatter, LogStream, Options
 from keyosk.server import serve as run_server
-from keyosk.setting_rules import Address
 from keyosk.web import application
 from keyosk.web import metrics as metrics_page
-from keyosk.web.envelope import SECURITY_HEADERS
-from keyosk.web.starting import Starting
+from keyosk.web.middleware import SECURITY_HEADERS
+from keyosk.web.not_ready import Starting
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 def serve() -> None:
     """Set up what is missing, then answer requests until a signal ends it."""
     _open_missing_outputs()
-    configuration = session.settings()
+    configuration = shared.settings()
     for warning in configuration.warnings:
         click.echo(f"keyosk: {warning}", err=True)
     with ExitStack() as until_served:
@@ -84,16 +84,16 @@ def config() -> None:
 
 
 @config.command("check")
-@session.as_json
+@shared.as_json
 def check_config(*, as_json: bool) -> None:
     """Check all settings and print each with where it came from; secrets are masked."""
-    configuration = session.settings()
+    configuration = shared.settings()
     app.check(configuration)
     shapes = [
         {"setting": name, "value": value, "source": source}
         for name, value, source in configuration.describe()
     ]
-    session.show_list(shapes, ("setting", "value", "source"), as_json=as_json)
+    shared.show_list(shapes, ("setting", "value", "source"), as_json=as_json)
     for warning in configuration.warnings:
         click.echo(f"keyosk: {warning}", err=True)
 
@@ -107,22 +107,22 @@ def database() -> None:
 @click.option("--create", is_flag=True, help="Make the database where no setting says it is, too.")
 def upgrade_database(*, create: bool) -> None:
     """Bring the database up to date and make what is missing in it, as serve does at its start."""
-    configuration = session.settings()
+    configuration = shared.settings()
     is_new = app.is_empty(configuration)
     if is_new and not create and "database_url" not in configuration.sources:
-        place = session.place_of(configuration)
+        place = shared.place_of(configuration)
         if not sys.stdin.isatty():
-            raise session.no_database(configuration, "--create makes it there.")
+            raise shared.no_database(configuration, "--create makes it there.")
         click.confirm(f"There is no database. Make one at {place}?", abort=True, err=True)
     _prepare(configuration, serving=False)
     if is_new:
-        click.echo(f"keyosk: made the database {session.place_of(configuration)}", err=True)
+        click.echo(f"keyosk: made the database {shared.place_of(configuration)}", err=True)
 
 
 @database.command("rewrap")
 def rewrap_database() -> None:
     """Encrypt all that is encrypted under the first of the secret keys, so that others can go."""
-    with session.installation() as installation:
+    with shared.installation() as installation:
         count = installation.rotation.rewrap()
         answers = installation.idempotency.rewrap()
     keys, kept = counted(count, "private key"), counted(answers, "stored response")
@@ -133,19 +133,19 @@ def rewrap_database() -> None:
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 def backup_database(file: Path) -> None:
     """Copy a SQLite database to a new FILE, as it is at one moment, also while Keyosk runs."""
-    with session.installation() as installation:
+    with shared.installation() as installation:
         installation.upkeep.backup(file)
     click.echo(f"{file} is the whole database. Keep the secret key with it, in another place.")
 
 
 @database.command("check")
-@session.as_json
+@shared.as_json
 def check_database(*, as_json: bool) -> None:
     """Look whether the database, the signing keys and the audit log are sound; 1 if not."""
-    with session.installation() as installation:
+    with shared.installation() as installation:
         findings = installation.upkeep.check()
     shapes = [{"part": each.name, "faults": list(each.faults)} for each in findings]
-    session.show_list(shapes, ("part", "faults"), as_json=as_json)
+    shared.show_list(shapes, ("part", "faults"), as_json=as_json)
     if any(each.faults for each in findings):
         sys.exit(1)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from keyosk.cli import session
+from keyosk.cli import shared
 
 
 @contextmanager
@@ -20,7 +20,7 @@ def written(target: Path | None) -> Iterator[Callable[[str], object]]:
     ``OSError``.
     """
     if target is None:
-        yield lambda text: click.echo(session.fitting(text), nl=False)
+        yield lambda text: click.echo(shared.fitting(text), nl=False)
         return
     if target.exists() and not target.is_file():  # a pipe or a device
         with target.open("w", encoding="utf-8") as file:

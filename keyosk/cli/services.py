@@ -4,10 +4,10 @@ from typing import Any
 
 import click
 
-from keyosk import keyring
-from keyosk.cli import session
+from keyosk.cli import shared
+from keyosk.keys import material
 from keyosk.model import OPERATOR, TOKEN_TYPES, CredentialKind, Exchange, Scope, Service
-from keyosk.verifier_presets import PRESETS
+from keyosk.permissions.verifier_presets import PRESETS
 from keyosk.web.service_schemas import ServiceShape
 
 _COLUMNS = ("name", "audience", "enabled", "title", "id")
@@ -52,22 +52,22 @@ def service() -> None:
 
 
 @service.command("list")
-@session.as_json
+@shared.as_json
 def list_services(*, as_json: bool) -> None:
     """List all services, oldest first."""
-    with session.installation() as installation:
-        found = session.all_pages(installation.services.page)
-    session.show_list([ServiceShape().dump(item) for item in found], _COLUMNS, as_json=as_json)
+    with shared.installation() as installation:
+        found = shared.all_pages(installation.services.page)
+    shared.show_list([ServiceShape().dump(item) for item in found], _COLUMNS, as_json=as_json)
 
 
 @service.command("show")
 @click.argument("name")
-@session.as_json
+@shared.as_json
 def show_service(name: str, *, as_json: bool) -> None:
     """Show one service with its scopes."""
-    with session.installation() as installation:
+    with shared.installation() as installation:
         found = installation.services.get(name)
-    session.show_object(ServiceShape().dump(found), as_json=as_json)
+    shared.show_object(ServiceShape().dump(found), as_json=as_json)
 
 
 @service.command("create")
@@ -79,7 +79,7 @@ def show_service(name: str, *, as_json: bool) -> None:
 @click.option("--on-request-only/--by-default", default=None)
 @_preflight
 @_for
-@session.as_json
+@shared.as_json
 def create_service(
     name: str,
     audience: str | None,
@@ -98,7 +98,7 @@ def create_service(
         values["on_request_only"] = on_request_only
     if cors_preflight is not None:
         values["cors_preflight"] = cors_preflight
-    with session.installation() as installation:
+    with shared.installation() as installation:
         made = installation.services.create(
             OPERATOR,
             name=name,
@@ -108,7 +108,7 @@ def create_service(
             scopes=[Scope(scope) for scope in scopes],
             **values,
         )
-    session.show_object(ServiceShape().dump(made), as_json=as_json)
+    shared.show_object(ServiceShape().dump(made), as_json=as_json)
     _show_lines(made, verifier, installation.issuer)
 
 
@@ -126,7 +126,7 @@ def create_service(
 @click.option("--token-lifetime", type=int, metavar="SECONDS")
 @click.option(
     "--signing-algorithm",
-    type=click.Choice((*keyring.ALGORITHMS, *keyring.OWN_SET_ALGORITHMS)),
+    type=click.Choice((*material.ALGORITHMS, *material.OWN_SET_ALGORITHMS)),
 )
 @click.option("--typ", type=click.Choice(TOKEN_TYPES))
 @click.option("--claim", "claims", multiple=True, metavar="NAME", help="All of them; repeatable.")
@@ -135,7 +135,7 @@ def create_service(
 @click.option("--account", metavar="USERNAME", help="Who acts for it.")
 @_for
 @click.option("--reset", multiple=True, type=click.Choice(_RESETTABLE), help="Repeatable.")
-@session.as_json
+@shared.as_json
 def set_service(
     name: str, reset: tuple[str, ...], *, verifier: str | None, as_json: bool, **given: Any
 ) -> None:
@@ -143,11 +143,11 @@ def set_service(
     patch = {field: value for field, value in given.items() if value not in (None, ())}
     if "accepts" in patch:
         patch["accepts"] = _KINDS[patch["accepts"]]
-    with session.installation() as installation:
+    with shared.installation() as installation:
         preset = {} if verifier is None else PRESETS[verifier].fields
         wanted = dict.fromkeys(reset) | preset | patch
         changed = installation.services.change(OPERATOR, name, wanted)
-    session.show_object(ServiceShape().dump(changed), as_json=as_json)
+    shared.show_object(ServiceShape().dump(changed), as_json=as_json)
     _show_lines(changed, verifier, installation.issuer)
 
 
@@ -155,14 +155,14 @@ def set_service(
 @click.argument("name")
 @click.argument("scopes", nargs=-1, required=True)
 @_force
-@session.as_json
+@shared.as_json
 def set_scopes(name: str, scopes: tuple[str, ...], *, force: bool, as_json: bool) -> None:
     """Make SCOPES the scopes of the service; those that stay keep description and grants."""
-    with session.installation() as installation:
+    with shared.installation() as installation:
         known = {scope.name: scope for scope in installation.services.get(name).scopes}
         wanted = [known.get(scope, Scope(scope)) for scope in scopes]
         changed = installation.services.change(OPERATOR, name, {"scopes": wanted}, force=force)
-    session.show_object(ServiceShape().dump(changed), as_json=as_json)
+    shared.show_object(ServiceShape().dump(changed), as_json=as_json)
 
 
 @service.command("exchange")
@@ -170,16 +170,16 @@ def set_scopes(name: str, scopes: tuple[str, ...], *, force: bool, as_json: bool
 @click.argument("target")
 @click.option("--scope", "scopes", multiple=True, help="What it may add; repeatable.")
 @click.option("--forbid", is_flag=True, help="Take the permission away.")
-@session.as_json
+@shared.as_json
 def set_exchange(
     name: str, target: str, scopes: tuple[str, ...], *, forbid: bool, as_json: bool
 ) -> None:
     """Let tokens for the service be exchanged for tokens for TARGET (RFC 8693)."""
-    with session.installation() as installation:
+    with shared.installation() as installation:
         kept = [e for e in installation.services.get(name).exchanges if e.service != target]
         wanted = kept if forbid else [*kept, Exchange(target, scopes)]
         changed = installation.services.change(OPERATOR, name, {"exchanges": tuple(wanted)})
-    session.show_object(ServiceShape().dump(changed), as_json=as_json)
+    shared.show_object(ServiceShape().dump(changed), as_json=as_json)
 
 
 @service.command("delete")
@@ -187,5 +187,5 @@ def set_exchange(
 @_force
 def delete_service(name: str, *, force: bool) -> None:
     """Delete the service, its scopes and their grants."""
-    with session.installation() as installation:
+    with shared.installation() as installation:
         installation.services.remove(OPERATOR, name, force=force)

@@ -6,13 +6,13 @@ from typing import Any, Final
 
 import click
 
-from keyosk import imported_keys, keyring
-from keyosk.cli import session
+from keyosk.cli import shared
 from keyosk.errors import Conflict, NotFound
-from keyosk.hsm import HsmKey
 from keyosk.installation import Installation
+from keyosk.keys import imported_keys, material
+from keyosk.keys.hsm import HsmKey
+from keyosk.keys.rotation import LIMIT
 from keyosk.model import OPERATOR, SigningKey
-from keyosk.rotation import LIMIT
 from keyosk.web.key_schemas import SigningKeyShape
 
 _COLUMNS = ("kid", "algorithm", "state", "active_from", "gone_at", "not_seen_by")
@@ -20,7 +20,7 @@ _COLUMNS = ("kid", "algorithm", "state", "active_from", "gone_at", "not_seen_by"
 _KID: Final = {"ignore_unknown_options": True}
 _algorithm = click.option(
     "--algorithm",
-    type=click.Choice((*keyring.ALGORITHMS, *keyring.OWN_SET_ALGORITHMS)),
+    type=click.Choice((*material.ALGORITHMS, *material.OWN_SET_ALGORITHMS)),
     help="The installation's unless it is said.",
 )
 
@@ -31,12 +31,12 @@ def signing_key() -> None:
 
 
 @signing_key.command("list")
-@session.as_json
+@shared.as_json
 def list_keys(*, as_json: bool) -> None:
     """List the signing keys, oldest first; never their private halves."""
-    with session.installation() as installation:
+    with shared.installation() as installation:
         shapes = [_shape(installation, key) for key in installation.rotation.all()]
-    session.show_list(shapes, _COLUMNS, as_json=as_json)
+    shared.show_list(shapes, _COLUMNS, as_json=as_json)
 
 
 @signing_key.command("rotate")
@@ -46,10 +46,10 @@ def list_keys(*, as_json: bool) -> None:
 )
 @click.option("--when-seen", is_flag=True, help="Wait until every known service has fetched it.")
 @click.option("--limit", type=int, default=LIMIT, metavar="SECONDS", help="But no longer.")
-@session.as_json
+@shared.as_json
 def rotate(algorithm: str | None, *, now: bool, when_seen: bool, limit: int, as_json: bool) -> None:
     """Publish the key that is to sign next."""
-    with session.installation() as installation:
+    with shared.installation() as installation:
         key = installation.rotation.rotate(
             OPERATOR, algorithm, now=now, when_seen=when_seen, limit=limit
         )
@@ -68,38 +68,38 @@ def rotate(algorithm: str | None, *, now: bool, when_seen: bool, limit: int, as_
             f"minutes at the most if they go by its max-age. Not seen by: {unseen}.",
             err=True,
         )
-    session.show_object(shape, as_json=as_json)
+    shared.show_object(shape, as_json=as_json)
 
 
 @signing_key.command("retire", context_settings=_KID)
 @click.argument("kid")
-@session.as_json
+@shared.as_json
 def retire(kid: str, *, as_json: bool) -> None:
     """Have a key sign no more."""
-    with session.installation() as installation:
+    with shared.installation() as installation:
         shape = _shape(installation, installation.rotation.retire(OPERATOR, kid))
-    session.show_object(shape, as_json=as_json)
+    shared.show_object(shape, as_json=as_json)
 
 
 @signing_key.command("compromise", context_settings=_KID)
 @click.argument("kid")
-@session.as_json
+@shared.as_json
 def compromise(kid: str, *, as_json: bool) -> None:
     """Take a key out of the set at once and revoke all that it signed."""
-    with session.installation() as installation:
+    with shared.installation() as installation:
         shape = _shape(installation, installation.rotation.compromise(OPERATOR, kid))
-    session.show_object(shape, as_json=as_json)
+    shared.show_object(shape, as_json=as_json)
 
 
 @signing_key.command("import")
 @_algorithm
-@session.as_json
+@shared.as_json
 def import_key(algorithm: str | None, *, as_json: bool) -> None:
     """Read a private key, PEM or JWK, from standard input; it signs next."""
     private, fitting = imported_keys.read(sys.stdin.read(), algorithm)
-    with session.installation() as installation:
+    with shared.installation() as installation:
         shape = _shape(installation, installation.rotation.bring(OPERATOR, private, fitting))
-    session.show_object(shape, as_json=as_json)
+    shared.show_object(shape, as_json=as_json)
 
 
 @signing_key.command("export", context_settings=_KID)
@@ -110,7 +110,7 @@ def import_key(algorithm: str | None, *, as_json: bool) -> None:
 @click.option("--docker", "form", flag_value="docker", help="The kid that a registry knows it by.")
 def export(kid: str | None, form: str) -> None:
     """Print the public half of a key, of the one that signs now unless it is said."""
-    with session.installation() as installation:
+    with shared.installation() as installation:
         keys = installation.signing_keys.current
         wanted = kid or keys.default.kid
         found = next((key for key in keys.keys if key.kid == wanted), None)
@@ -120,14 +120,14 @@ def export(kid: str | None, form: str) -> None:
             private = installation.signing_keys.private_key(wanted)
             if isinstance(private, HsmKey):
                 raise Conflict("kid", "This key is in an HSM: use --pem or --jwk.")
-            click.echo(keyring.certificate(private, installation.issuer), nl=False)
+            click.echo(material.certificate(private, installation.issuer), nl=False)
             return
     if form == "jwk":
         click.echo(json.dumps(dict(found.public)))
     elif form == "docker":
-        click.echo(keyring.libtrust_id(found.public))
+        click.echo(material.libtrust_id(found.public))
     else:
-        click.echo(keyring.public_pem(found.public), nl=False)
+        click.echo(material.public_pem(found.public), nl=False)
 
 
 def _shape(installation: Installation, key: SigningKey) -> dict[str, Any]:

@@ -5,12 +5,13 @@ import sys
 
 import click
 
-from keyosk import permissions, whitespace
-from keyosk.cli import session
+from keyosk import whitespace
+from keyosk.cli import shared
 from keyosk.errors import BadToken
-from keyosk.explaining import SENTENCES, shape
-from keyosk.issuing import Asked
 from keyosk.model import OPERATOR
+from keyosk.permissions import entitlements
+from keyosk.tokens.explanation import SENTENCES, shape
+from keyosk.tokens.issuing import Asked
 
 _audience = click.option(
     "--audience", "audiences", multiple=True, help="A service's name or audience; repeatable."
@@ -39,7 +40,7 @@ def issue_token(
     lifetime: int | None,
 ) -> None:
     """Print a token of the account, made without its secret; the audit log tells of it."""
-    with session.installation() as installation:
+    with shared.installation() as installation:
         account = installation.accounts.get(username)
         login = installation.authentication.as_if(account.id, api_key, to_issue=True)
         asked = _asked(scope, audiences, lifetime)
@@ -51,7 +52,7 @@ def issue_token(
 def inspect_token() -> None:
     """Read a token from standard input; print what it says and whether it is good now."""
     text = whitespace.trim(sys.stdin.readline())
-    with session.installation() as installation:
+    with shared.installation() as installation:
         try:
             header, claims = installation.tokens.unverified(text)
         except BadToken:
@@ -69,7 +70,7 @@ def inspect_token() -> None:
 @_audience
 @_scope
 @_lifetime
-@session.as_json
+@shared.as_json
 def explain_token(
     username: str,
     api_key: str | None,
@@ -80,13 +81,13 @@ def explain_token(
     as_json: bool,
 ) -> None:
     """Tell which token the account would get, and why it lacks what it lacks."""
-    with session.installation() as installation:
+    with shared.installation() as installation:
         explanation = installation.explaining.explain(
             username, _asked(scope, audiences, lifetime), api_key_id=api_key
         )
     found = shape(explanation)
     if as_json:
-        session.show_json(found)
+        shared.show_json(found)
         return
     if explanation.preview is None:
         why = explanation.reason
@@ -102,5 +103,5 @@ def explain_token(
 
 
 def _asked(scope: str | None, audiences: tuple[str, ...], lifetime: int | None) -> Asked:
-    scopes = None if scope is None else permissions.parse_scope(scope)
+    scopes = None if scope is None else entitlements.parse_scope(scope)
     return Asked(scopes, audiences, lifetime)

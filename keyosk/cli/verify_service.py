@@ -16,9 +16,9 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import click
 
-from keyosk import bad_tokens
-from keyosk.bad_tokens import Kit, Sample
-from keyosk.cli import outputs, session
+from keyosk.cli import outputs, shared
+from keyosk.tokens import conformance_kit
+from keyosk.tokens.conformance_kit import Kit, Sample
 
 _TIMEOUT = 10  # seconds
 _JKU = "/keys-of-an-attacker.json"
@@ -41,7 +41,7 @@ def bad_token_kit(service: str, issuer: str | None, out: Path | None) -> None:
     kit = _kit(service, issuer, jku=f"https://attacker.invalid{_JKU}")
     files = {"jwks": kit.key_set, "revocations": kit.revocations, "tokens": _shapes(kit)}
     if out is None:
-        session.show_json(files)
+        shared.show_json(files)
         return
     with outputs.new_folder(out):
         for name, content in files.items():
@@ -62,7 +62,7 @@ def bad_token_kit(service: str, issuer: str | None, out: Path | None) -> None:
 @click.option(
     "--revocations", is_flag=True, help="The service polls, and must know what is revoked."
 )
-@session.as_json
+@shared.as_json
 def verify_service(
     url: str, service: str, jwks_bind: str, issuer: str | None, *, revocations: bool, as_json: bool
 ) -> None:
@@ -76,7 +76,7 @@ def verify_service(
     kit = _kit(service, issuer or base, jku=base + _JKU)
     with _served(kit, host, port):
         found = [_tried(url, sample, revocations=revocations) for sample in kit.samples]
-    session.show_list(found, ("token", "answer", "verdict", "flaw"), as_json=as_json)
+    shared.show_list(found, ("token", "answer", "verdict", "flaw"), as_json=as_json)
     sys.exit(any(each["verdict"] == "WRONG" for each in found))
 
 
@@ -94,9 +94,9 @@ def _loopback(bind: str) -> tuple[str, int]:
 
 
 def _kit(service: str, issuer: str | None, *, jku: str) -> Kit:
-    with session.installation() as installation:
+    with shared.installation() as installation:
         found = installation.services.get(service)
-        return bad_tokens.make(
+        return conformance_kit.make(
             found,
             issuer or installation.issuer,
             int(time.time()),

@@ -1,5 +1,7 @@
 """The nouns of Keyosk as frozen values, the same on every floor.
 
+Owns shapes and names, and imports nothing of Keyosk.
+
 Times are whole seconds since the epoch (RFC 7519 section 2, NumericDate), in UTC by definition;
 only ``web`` renders them as RFC 3339 text. Ids are UUIDv7 in their canonical text form. ``version``
 counts the writes of an object: it is its strong entity tag.

@@ -16,8 +16,8 @@ from typing import Any, Final, TypeVar
 
 import peewee
 
-from keyosk import database_urls
-from keyosk.database_urls import SqliteUrl
+from keyosk.config import database_urls
+from keyosk.config.database_urls import SqliteUrl
 from keyosk.errors import Unavailable
 from keyosk.storage import driver_errors, drivers, files
 from keyosk.storage.compiled import Compiled, InsertTemplates, Row

@@ -2,7 +2,7 @@
 
 import peewee
 
-from keyosk.database_urls import PostgresqlUrl
+from keyosk.config.database_urls import PostgresqlUrl
 from keyosk.errors import ConfigurationError, Fault
 from keyosk.storage.outage import Outage
 

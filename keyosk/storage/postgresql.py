@@ -19,7 +19,7 @@ from typing import Any, Final
 import peewee
 import psycopg
 
-from keyosk.database_urls import PostgresqlUrl
+from keyosk.config.database_urls import PostgresqlUrl
 from keyosk.errors import DatabaseUnusable, Unavailable
 from keyosk.storage import driver_errors
 from keyosk.storage.outage import Outage

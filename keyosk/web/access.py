@@ -7,8 +7,8 @@ from typing import Final
 from flask import Response, after_this_request, g, request
 from werkzeug.exceptions import MethodNotAllowed
 
-from keyosk import api_key_form, permissions, usernames
-from keyosk.authentication import caller
+from keyosk.credentials import api_key_format, usernames
+from keyosk.credentials.authentication import caller
 from keyosk.errors import (
     BadCredentials,
     BadToken,
@@ -20,6 +20,7 @@ from keyosk.errors import (
 from keyosk.ids import is_id
 from keyosk.installation import Installation
 from keyosk.model import ADMIN, KEYOSK, Caller, CredentialKind, Login
+from keyosk.permissions import entitlements
 from keyosk.web import access_log, basic, bodies, browsers
 from keyosk.web.schemas import PasswordProof
 
@@ -152,17 +153,17 @@ class Gate:
         now = int(installation.clock())
         credentials = bearer()
         if credentials is not None:
-            if api_key_form.looks_like(credentials):
+            if api_key_format.looks_like(credentials):
                 raise BadToken(_KEY_IN_BEARER)
             claims = installation.tokens.verify(credentials, audience=KEYOSK)
             proven = installation.authentication.by_token(claims, audience=KEYOSK)
-            scopes = claims.scopes & permissions.keyosk_scopes(proven, now)
+            scopes = claims.scopes & entitlements.keyosk_scopes(proven, now)
         else:
             proven = login(installation)
-            scopes = permissions.keyosk_scopes(proven, now)
-        held = frozenset(permissions.current(proven, now))
+            scopes = entitlements.keyosk_scopes(proven, now)
+        held = frozenset(entitlements.current(proven, now))
         found = caller(proven, scopes, held, address=g.address, request_id=g.request_id)
-        found = replace(found, conditions=permissions.conditions(proven, now))
+        found = replace(found, conditions=entitlements.conditions(proven, now))
         return found, proven.password_id
 
 
@@ -175,9 +176,9 @@ def still(installation: Installation, caller: Caller, scope: str) -> Caller:
     proven = installation.authentication.again(caller)
     left = replace(
         caller,
-        scopes=caller.scopes & permissions.keyosk_scopes(proven, now),
-        held=caller.held & frozenset(permissions.current(proven, now)),
-        conditions=permissions.conditions(proven, now),
+        scopes=caller.scopes & entitlements.keyosk_scopes(proven, now),
+        held=caller.held & frozenset(entitlements.current(proven, now)),
+        conditions=entitlements.conditions(proven, now),
     )
     if not left.has(scope):
         raise InsufficientScope(scope)
@@ -197,7 +198,7 @@ def login(installation: Installation) -> Login:
     if key is None:
         browsers.check_login()
         return by_pairs(installation, basic.candidates(header))
-    if not api_key_form.looks_like(key):
+    if not api_key_format.looks_like(key):
         raise BadCredentials
     # A browser never adds this by itself.
     return by_pairs(installation, [("", key)])

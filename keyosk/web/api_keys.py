@@ -4,7 +4,7 @@ from typing import Any
 
 from flask import Response, g
 
-from keyosk.api_keys import NewApiKey
+from keyosk.accounts.api_keys import NewApiKey
 from keyosk.errors import Conflict
 from keyosk.model import ApiKey
 from keyosk.web import paging

@@ -17,14 +17,14 @@ from keyosk.web import (
     addresses,
     browsers,
     documentation,
-    envelope,
     errors,
     metadata,
     metrics,
+    middleware,
 )
 from keyosk.web.access import ANYONE, Gate
 from keyosk.web.answers import nothing
-from keyosk.web.envelope import Envelope
+from keyosk.web.middleware import Envelope
 from keyosk.web.routes import ROUTES
 
 _log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ def _add_pipeline(
         path, length = asked.path, asked.content_length
         g.request_id = asked.environ[access_log.REQUEST_ID]
         g.address = asked.environ[access_log.ADDRESS]
-        envelope.note_route(asked)
+        middleware.note_route(asked)
         g.oauth_errors = path in oauth  # by path: a 405 has no endpoint
         if f"{asked.method} {path}" in STREAMS:
             asked.max_content_length = sys.maxsize  # None would be the application's own limit

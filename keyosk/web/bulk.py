@@ -8,7 +8,7 @@ from flask import Response, g, request
 from marshmallow import ValidationError, validate
 from werkzeug.exceptions import UnsupportedMediaType
 
-from keyosk.bulk_lines import OnConflict, Tally
+from keyosk.bulk.records import OnConflict, Tally
 from keyosk.errors import Invalid, KeyoskError
 from keyosk.model import Caller
 from keyosk.web import access, lines, paging

@@ -8,7 +8,8 @@ from typing import Final
 
 from flask import request
 
-from keyosk import api_key_form, usernames, whitespace
+from keyosk import whitespace
+from keyosk.credentials import api_key_format, usernames
 from keyosk.errors import InvalidRequest
 from keyosk.installation import Installation
 from keyosk.model import Login
@@ -45,7 +46,7 @@ def login_if_any(installation: Installation, single: Mapping[str, str]) -> Login
 def _secret(text: str) -> str:
     """An API key that was read from a file has a line end besides; a password is as it is."""
     trimmed = whitespace.trim(text)
-    return trimmed if api_key_form.is_well_formed(trimmed) else text
+    return trimmed if api_key_format.is_well_formed(trimmed) else text
 
 
 def _check(single: Mapping[str, str]) -> None:

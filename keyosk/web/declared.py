@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from marshmallow import ValidationError, fields, validate
 
-from keyosk.declaration import Declaration, Declared, Noun, Step
+from keyosk.apply.manifest import Declaration, Declared, Noun, Step
 from keyosk.errors import Invalid
 from keyosk.model import Kind
 from keyosk.web.bodies import faults_of

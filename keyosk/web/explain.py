@@ -4,11 +4,11 @@ from typing import Any
 
 from flask import Response, g
 
-from keyosk import permissions
 from keyosk.errors import InsufficientScope, Invalid, InvalidScope, NotFound
-from keyosk.explaining import Explanation, shape
-from keyosk.issuing import Asked
-from keyosk.permissions import Reason
+from keyosk.permissions import entitlements
+from keyosk.permissions.entitlements import Reason
+from keyosk.tokens.explanation import Explanation, shape
+from keyosk.tokens.issuing import Asked
 from keyosk.web.answers import json_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.fields import rfc3339
@@ -39,7 +39,7 @@ class ExplainResource(Endpoint):
         scope = fields.get("scope")
         try:
             asked = Asked(
-                scopes=None if scope is None else permissions.parse_scope(scope),
+                scopes=None if scope is None else entitlements.parse_scope(scope),
                 targets=tuple(filter(None, fields.get("audience", ()))),
                 lifetime=fields.get("lifetime"),
             )

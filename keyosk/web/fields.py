@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from marshmallow import ValidationError, fields
 
-from keyosk.checks import LATEST_TIME
 from keyosk.errors import Invalid
 from keyosk.model import CredentialKind
+from keyosk.validation import LATEST_TIME
 
 _BOTH: Final = "both"
 _RFC3339: Final = re.compile(

@@ -11,11 +11,12 @@ from urllib.parse import quote
 
 from flask import Response, request
 
-from keyosk import api_key_form, permissions
+from keyosk.credentials import api_key_format
 from keyosk.errors import BadToken, Forbidden, InvalidRequest, InvalidScope, Throttled
 from keyosk.installation import Installation
 from keyosk.model import Login
-from keyosk.tokens import Actor
+from keyosk.permissions import entitlements
+from keyosk.tokens.access_tokens import Actor
 from keyosk.web import access, access_log
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
@@ -79,7 +80,7 @@ class ForwardResource(Endpoint):
             if _is_preflight() and self._lets_preflights_pass(wanted):
                 return _yes()
             proven = _proven(installation, wanted)
-            entitlement = permissions.for_service(
+            entitlement = entitlements.for_service(
                 proven.login, wanted, required=required, now=int(installation.clock())
             )
             token = installation.tokens.issue(
@@ -126,13 +127,13 @@ def _is_preflight() -> bool:
 
 def _proven(installation: Installation, service: str) -> _Proven:
     text = access.bearer()
-    if text is None or api_key_form.looks_like(text):
+    if text is None or api_key_format.looks_like(text):
         return _Proven(access.login(installation), None)
     terms = installation.services.terms_for(service)
     if terms is None or terms.name != service:
         raise BadToken("The token is not valid.")  # no token is, for what does not exist
     claims = installation.tokens.verify(text, audience=terms.audience)
-    login = permissions.narrowed(
+    login = entitlements.narrowed(
         installation.authentication.by_token(claims, audience=terms.audience),
         scopes=claims.scopes,
         expires_at=claims.expires_at,
@@ -155,8 +156,8 @@ def _asked(named: str | None) -> tuple[str, tuple[str, ...]]:
     names = {*services, *request.headers.getlist(_SERVICE), *([named] if named else [])}
     if len(names - {""}) > 1 or (services and services != [*filter(None, services)]):
         raise Forbidden("The address and the header name different services.")
-    required = permissions.parse_scope(scope[0]) if scope else ()
+    required = entitlements.parse_scope(scope[0]) if scope else ()
     # A header can only add: one that the client sent takes nothing away.
     for value in request.headers.getlist(_SCOPE):
-        required += permissions.parse_scope(value)
+        required += entitlements.parse_scope(value)
     return next(iter(names - {""}), ""), required

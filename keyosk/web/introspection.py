@@ -2,10 +2,10 @@
 
 from flask import Response, g
 
-from keyosk import permissions
-from keyosk.authentication import caller
+from keyosk.credentials.authentication import caller
 from keyosk.errors import InvalidGrant, InvalidRequest
 from keyosk.model import Caller
+from keyosk.permissions import entitlements
 from keyosk.web import access, access_log, client_authentication, parameters
 from keyosk.web.answers import json_answer
 from keyosk.web.endpoint import Endpoint
@@ -21,7 +21,7 @@ class _AboutToken(Endpoint):
         single = parameters.singles(parameters.body())
         login = client_authentication.login(self.installation, single)
         access_log.note(**access.name_of(login))
-        scopes = permissions.keyosk_scopes(login, int(self.installation.clock()))
+        scopes = entitlements.keyosk_scopes(login, int(self.installation.clock()))
         by = caller(login, scopes, frozenset(), address=g.address, request_id=g.request_id)
         if "token" not in single:
             raise InvalidRequest("The parameter token is missing.")

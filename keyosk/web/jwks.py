@@ -6,9 +6,9 @@ from typing import Final
 from flask import Response, request
 
 from keyosk.errors import Invalid, KeyoskError, NotFound, Unavailable
-from keyosk.key_set import Document
+from keyosk.keys.key_set import Document
+from keyosk.keys.signing_keys import FRESH, SPREAD
 from keyosk.model import Terms
-from keyosk.signing import FRESH, SPREAD
 from keyosk.web import access
 from keyosk.web.answers import public_answer
 from keyosk.web.endpoint import Endpoint

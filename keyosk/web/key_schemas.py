@@ -2,7 +2,7 @@
 
 from marshmallow import fields, validate
 
-from keyosk.keyring import ALGORITHMS, OWN_SET_ALGORITHMS
+from keyosk.keys.material import ALGORITHMS, OWN_SET_ALGORITHMS
 from keyosk.model import KeyState
 from keyosk.web.fields import Flag, Text, Time, Whole
 from keyosk.web.schemas import EFFECTIVE, Shape, Shown

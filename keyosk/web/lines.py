@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 from marshmallow import ValidationError
 from werkzeug.exceptions import BadRequest
 
-from keyosk.bulk_lines import Line, Result, Tally
+from keyosk.bulk.records import Line, Result, Tally
 from keyosk.errors import Fault
 from keyosk.model import Account, Grant, Kind
 from keyosk.web import bodies

@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 from flask import Response, current_app
 from marshmallow import validate
 
-from keyosk.keyring import ALGORITHMS
+from keyosk.keys.material import ALGORITHMS
 from keyosk.web import addresses
 from keyosk.web.answers import json_answer, public_answer
 from keyosk.web.endpoint import Endpoint

@@ -7,7 +7,7 @@ from wsgiref.types import StartResponse, WSGIApplication
 from werkzeug.wrappers import Request, Response
 
 from keyosk.metrics import Metrics
-from keyosk.web.envelope import SECURITY_HEADERS
+from keyosk.web.middleware import SECURITY_HEADERS
 
 PATH: Final = "/metrics"
 

@@ -4,8 +4,8 @@ from typing import Any
 
 from flask import Response, g
 
-from keyosk import imported_keys
 from keyosk.errors import Conflict
+from keyosk.keys import imported_keys
 from keyosk.model import SigningKey
 from keyosk.web import addresses
 from keyosk.web.answers import json_answer

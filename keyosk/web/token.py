@@ -8,7 +8,6 @@ from typing import Final
 
 from flask import Response, g
 
-from keyosk import permissions
 from keyosk.errors import (
     InvalidGrant,
     InvalidRequest,
@@ -18,7 +17,8 @@ from keyosk.errors import (
     UnsupportedGrantType,
 )
 from keyosk.installation import Installation
-from keyosk.issuing import Asked, Issued
+from keyosk.permissions import entitlements
+from keyosk.tokens.issuing import Asked, Issued
 from keyosk.web import access, access_log, client_authentication, negotiation, parameters
 from keyosk.web.answers import json_answer
 from keyosk.web.endpoint import Endpoint
@@ -163,7 +163,7 @@ def _asked(single: Mapping[str, str], values: parameters.Parameters) -> Asked:
         return Asked()
     scope = single.get("scope")
     return Asked(
-        scopes=None if scope is None else permissions.parse_scope(scope),
+        scopes=None if scope is None else entitlements.parse_scope(scope),
         targets=tuple(target for name in _TARGETS for target in values.get(name, ()) if target),
         lifetime=_lifetime(single.get("lifetime")),
     )

@@ -17,8 +17,8 @@ from apispec import APISpec
 from keyosk.web import bodies, operations
 from keyosk.web.access import Access
 from keyosk.web.openapi.answers import Answers, Call
+from keyosk.web.openapi.descriptions import HEADERS, INTRODUCTION, PARAMETERS, PATH_PARAMETERS
 from keyosk.web.openapi.schemas import Shapes, list_parameters
-from keyosk.web.openapi.words import HEADERS, INTRODUCTION, PARAMETERS, PATH_PARAMETERS
 from keyosk.web.route import Route
 
 _ORDER: Final = ("GET", "PUT", "POST", "PATCH", "DELETE")

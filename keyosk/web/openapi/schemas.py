@@ -10,8 +10,8 @@ from marshmallow import Schema, fields
 from keyosk.model import CredentialKind
 from keyosk.web import paging
 from keyosk.web.fields import Accepts, Flag, Object, Text, Time, Whole
+from keyosk.web.openapi.descriptions import CHOICES, FIELDS, FILTERS
 from keyosk.web.openapi.examples import EXAMPLES
-from keyosk.web.openapi.words import CHOICES, FIELDS, FILTERS
 from keyosk.web.paging import Lists
 from keyosk.web.schemas import Named, Shown
 

@@ -1,0 +1,349 @@
+"""Accounts and their passwords."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from keyosk.audit import Audit, changed
+from keyosk.credentials import usernames
+from keyosk.credentials.password_hashing import Passwords
+from keyosk.credentials.password_policy import check_new
+from keyosk.errors import Conflict, Invalid, NotFound, ProofRequired
+from keyosk.ids import first_version, is_id, new_id
+from keyosk.merge_patch import merge_patch
+from keyosk.model import Account, Caller, Kind, Listing, StoredPassword, Versions
+from keyosk.permissions.safeguards import Rules
+from keyosk.revocations import Revocations
+from keyosk.storage.accounts import AccountStore
+from keyosk.storage.database import Database
+from keyosk.validation import LONGEST_NAME, Checks
+
+RESET: Final[Mapping[str, Any]] = {
+    "kind": Kind.PERSON,
+    "display_name": "",
+    "enabled": True,
+    "claims": {},
+    "metadata": {},
+}
+#: What may be changed, and what the audit log tells of a change.
+FIELDS: Final = (
+    "username",
+    "kind",
+    "display_name",
+    "enabled",
+    "claims",
+    "metadata",
+    "expires_at",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A new account that is not stored yet, and its password's hash."""
+
+    account: Account
+    password: StoredPassword | None = field(default=None, repr=False)
+
+
+class Accounts:
+    """What an admin does with accounts. Every write is one transaction."""
+
+    def __init__(
+        self,
+        database: Database,
+        accounts: AccountStore,
+        passwords: Passwords,
+        rules: Rules,
+        revocations: Revocations,
+        audit: Audit,
+        clock: Callable[[], float],
+    ) -> None:
+        self._database = database
+        self._accounts = accounts
+        self._passwords = passwords
+        self._rules = rules
+        self._revocations = revocations
+        self._audit = audit
+        self._clock = clock
+
+    def draft(self, by: Caller, *, password: str | None = None, **fields: Any) -> Draft:
+        """A new account, for ``add``; ``fields`` as ``drafted`` takes them.
+
+        Hashing takes long and needs no lock: it is done here, before any transaction. Raises
+        ``Invalid``, ``RefusedByRule``.
+        """
+        account = drafted(int(self._clock()), password=password, **fields)
+        if password is None:
+            return Draft(account)
+        self._rules.not_by_api_key(by)
+        return Draft(account, self._stored(password))
+
+    def add(
+        self, by: Caller, draft: Draft, *, also: Callable[[Account], None] | None = None
+    ) -> Account:
+        """Store a new account.
+
+        ``also``: what else is to happen in the same transaction. Raises ``Conflict``.
+        """
+        account = draft.account
+        with self._database.transaction():
+            self._accounts.add(account)
+            if draft.password is not None:
+                self._accounts.set_password(account.id, draft.password, now=account.created_at)
+            self._audit.record(by, "account.create", target(account.id), after=created(account))
+            if also is not None:
+                also(account)
+            return self._accounts.by_id(account.id)
+
+    def get(self, reference: str) -> Account:
+        """The account that an id or a username in any spelling names. Raises ``NotFound``."""
+        if is_id(reference):
+            return self._accounts.by_id(reference.lower())
+        name = usernames.lookup_form(reference)
+        if name is None:
+            raise NotFound("There is no such account.")
+        return self._accounts.by_username(name)
+
+    def locked(self, reference: str) -> Account:
+        """The account as ``get``, for a transaction that writes what it makes of it.
+
+        Until its end no other such transaction has the account.
+        """
+        account = self.get(reference)
+        self._database.lock(target(account.id))
+        return self._accounts.by_id(account.id)
+
+    def check_proof(self, by: Caller, account_id: str) -> None:
+        """Check that whoever handles credentials of their own proved their password for it.
+
+        For the transaction that handles them. Raises ``ProofRequired``, and ``Conflict`` if what
+        was proven is the account's password no more.
+        """
+        # SECURITY: the gate asked before, of what the address named then. A username may have
+        # changed hands since, and another way to here may forget to ask.
+        if by.account_id == account_id and by.proof is None:
+            raise ProofRequired
+        if by.proof is None:
+            return
+        known = self._accounts.password_of(account_id)
+        if known is None or known.id != by.proof:
+            raise Conflict("current_password", "The password was changed meanwhile.")
+
+    def page(self, listing: Listing) -> list[Account]:
+        """The accounts that a listing asks for."""
+        return self._accounts.page(listing)
+
+    def count(self, listing: Listing) -> int:
+        """How many accounts pass the filters of a listing."""
+        return self._accounts.count(listing)
+
+    def change(
+        self,
+        by: Caller,
+        reference: str,
+        patch: Mapping[str, Any],
+        *,
+        version: Versions | None = None,
+        may_be_over: bool = False,
+    ) -> Account:
+        """Apply a merge patch (RFC 7396): ``None`` resets a field, objects merge by member.
+
+        ``may_be_over``: whether a new ``expires_at`` may lie in the past; one that is only
+        repeated always may. Writes only what the patch names. Raises ``Invalid``, ``NotFound``,
+        ``Conflict``, ``Stale`` (unless the account is at ``version``), ``RefusedByRule``.
+        """
+        now = int(self._clock())
+        with self._database.transaction():
+            account = self.locked(reference)
+            changes = _changes(account, patch)
+            checks = Checks()
+            if "username" in changes:
+                changes["username"] = _username(changes["username"], checks)
+            after = replace(account, **changes)
+            _check(checks, after.display_name, after.claims, after.metadata)
+            is_new = after.expires_at != account.expires_at and not may_be_over
+            checks.time("expires_at", after.expires_at, after=now if is_new else None)
+            checks.done()
+            self._rules.may_change(by, account.id)
+            if after.enabled != account.enabled or after.expires_at != account.expires_at:
+                self._rules.not_oneself(by, account.id)
+            with self._rules.keeping_an_admin():
+                self._accounts.change(account.id, changes, now=now, version=version)
+            if account.enabled > after.enabled or self._revocations.cuts_short(
+                account.expires_at, after.expires_at
+            ):
+                self._revocations.of_accounts([account.id])
+                self._revocations.end_sessions(account.id)
+            old, new = changed(fields_of(account), fields_of(after))
+            self._audit.record(by, "account.change", target(account.id), before=old, after=new)
+            return self._accounts.by_id(account.id)
+
+    def remove(self, by: Caller, reference: str, *, version: Versions | None = None) -> None:
+        """Delete an account with its password, API keys and grants.
+
+        Raises ``NotFound``, ``Stale``, ``RefusedByRule``.
+        """
+        with self._database.transaction():
+            account = self.locked(reference)
+            self._rules.may_change(by, account.id)
+            self._revocations.of_accounts([account.id])
+            with self._rules.keeping_an_admin():
+                self._accounts.remove(account.id, version=version)
+            self._audit.record(by, "account.delete", target(account.id), before=fields_of(account))
+
+    def set_password(self, by: Caller, reference: str, password: str) -> None:
+        """Give the account a new password.
+
+        Raises ``Invalid``, ``NotFound``, ``RefusedByRule``, and as ``check_proof``.
+        """
+        account = self.get(reference)
+        checks = Checks()
+        _check_password(checks, password, account.username, account.display_name)
+        checks.done()
+        self._rules.not_by_api_key(by)
+        stored = self._stored(password)
+        now = int(self._clock())
+        with self._database.transaction():
+            self._rules.may_change(by, account.id)
+            self.check_proof(by, account.id)
+            if self._accounts.password_of(account.id) is not None:
+                self._revocations.of_accounts([account.id])
+                self._revocations.end_sessions(account.id, by_password=True)
+            self._accounts.change(account.id, {}, now=now)
+            self._accounts.set_password(account.id, stored, now=now)
+            self._audit.record(by, "password.set", target(account.id))
+
+    def remove_password(self, by: Caller, reference: str) -> None:
+        """Leave the account without a password.
+
+        Raises ``NotFound`` if it has none, ``RefusedByRule``, and as ``check_proof``.
+        """
+        with self._database.transaction():
+            account = self.locked(reference)
+            self._rules.not_by_api_key(by)
+            self._rules.may_change(by, account.id)
+            self.check_proof(by, account.id)
+            with self._rules.keeping_an_admin():
+                if not self._accounts.remove_password(account.id):
+                    raise NotFound("The account has no password.")
+                self._revocations.of_accounts([account.id])
+                self._revocations.end_sessions(account.id, by_password=True)
+                self._accounts.change(account.id, {}, now=int(self._clock()))
+            self._audit.record(by, "password.delete", target(account.id))
+
+    def revoke_tokens(self, by: Caller, reference: str) -> int:
+        """Revoke every token of the account so far, refresh tokens too; its credentials stay.
+
+        Answers when they all have expired. Raises ``NotFound``, ``RefusedByRule``.
+        """
+        with self._database.transaction():
+            account = self.locked(reference)
+            self._rules.may_change(by, account.id)
+            self._revocations.end_sessions(account.id)
+            effective_at = self._revocations.of_accounts([account.id])
+            self._audit.record(by, "tokens.revoke", target(account.id))
+            return effective_at
+
+    def _stored(self, password: str) -> StoredPassword:
+        return StoredPassword(new_id(), self._passwords.hash(password))
+
+
+def drafted(
+    now: int,
+    *,
+    username: str,
+    kind: Kind = Kind.PERSON,
+    display_name: str = "",
+    enabled: bool = True,
+    claims: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    expires_at: int | None = None,
+    password: str | None = None,
+    may_be_over: bool = False,
+) -> Account:
+    """A new account, not stored yet, that keeps the rules for each field. Raises ``Invalid``.
+
+    ``may_be_over``: whether ``expires_at`` may lie in the past.
+    """
+    checks = Checks()
+    name = _username(username, checks)
+    _check(checks, display_name, claims or {}, metadata or {})
+    checks.time("expires_at", expires_at, after=None if may_be_over else now)
+    if password is not None:
+        _check_password(checks, password, name, display_name)
+    checks.done()
+    account_id = new_id()
+    return Account(
+        id=account_id,
+        username=name,
+        kind=Kind(kind),
+        display_name=display_name,
+        enabled=enabled,
+        claims=claims or {},
+        metadata=metadata or {},
+        expires_at=expires_at,
+        has_password=password is not None,
+        last_login_at=None,
+        created_at=now,
+        updated_at=now,
+        version=first_version(account_id),
+    )
+
+
+def created(account: Account) -> dict[str, Any]:
+    """What the audit log tells of a new account."""
+    return {**fields_of(account), "has_password": account.has_password}
+
+
+def target(account_id: str) -> str:
+    """What the audit log calls an account."""
+    return f"account/{account_id}"
+
+
+def fields_of(account: Account) -> dict[str, Any]:
+    """The fields that may be changed, as plain values."""
+    return {name: getattr(account, name) for name in FIELDS}
+
+
+def _username(username: str, checks: Checks) -> str:
+    try:
+        return usernames.normalise(username)
+    except Invalid as error:
+        checks.include(error)
+        return ""
+
+
+def _check_password(checks: Checks, password: str, username: str, display_name: str) -> None:
+    try:
+        check_new(password, username=username, display_name=display_name)
+    except Invalid as error:
+        checks.include(error)
+
+
+def _check(
+    checks: Checks, display_name: str, claims: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> None:
+    checks.text("display_name", display_name, longest=LONGEST_NAME)
+    checks.json_object("claims", claims)
+    checks.json_object("metadata", metadata)
+
+
+def _changes(account: Account, patch: Mapping[str, Any]) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    for name, value in patch.items():
+        if value is None:
+            if name == "username":
+                raise Invalid.field(name, "cannot be removed")
+            changes[name] = RESET.get(name)
+        elif isinstance(value, Mapping):
+            changes[name] = _merged(name, getattr(account, name), value)
+        else:
+            changes[name] = value
+    return changes
+
+
+def _merged(name: str, target: Mapping[str, Any], patch: Mapping[str, Any]) -> Any:
+    try:
+        return merge_patch(target, patch)
+    except RecursionError:
+        raise Invalid.field(name, "is nested too deeply") from None

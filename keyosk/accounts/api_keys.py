@@ -1,0 +1,273 @@
+"""API keys: made here, shown once, kept as digests."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_network
+from typing import Any, Final
+
+from keyosk.accounts.accounts import Accounts
+from keyosk.audit import Audit, changed
+from keyosk.credentials import api_key_format
+from keyosk.errors import Conflict, Invalid, NotFound
+from keyosk.ids import first_version, is_id, new_id
+from keyosk.model import ApiKey, Caller, Listing, Versions
+from keyosk.permissions.safeguards import Rules
+from keyosk.revocations import Revocations
+from keyosk.storage.api_keys import ApiKeyStore
+from keyosk.storage.database import Database
+from keyosk.storage.services import ServiceStore
+from keyosk.validation import LONGEST_NAME, LONGEST_TEXT, Checks
+
+#: Seconds for which a rotated key goes on working unless the caller says otherwise.
+OVERLAP: Final = 86_400
+_LONGEST_OVERLAP: Final = 90 * 86_400
+_MOST_NETWORKS: Final = 50
+_RESET: Final[Mapping[str, Any]] = {"description": "", "enabled": True}
+_FIELDS: Final = ("name", "description", "scopes", "networks", "enabled", "expires_at", "successor")
+
+
+@dataclass(frozen=True, slots=True)
+class NewApiKey:
+    """A key together with its secret, which exists nowhere else."""
+
+    key: ApiKey
+    secret: str = field(repr=False)
+
+
+class ApiKeys:
+    """What an admin or the owner does with the API keys of an account."""
+
+    def __init__(
+        self,
+        database: Database,
+        accounts: Accounts,
+        api_keys: ApiKeyStore,
+        services: ServiceStore,
+        rules: Rules,
+        revocations: Revocations,
+        audit: Audit,
+        clock: Callable[[], float],
+    ) -> None:
+        self._database = database
+        self._accounts = accounts
+        self._api_keys = api_keys
+        self._services = services
+        self._rules = rules
+        self._revocations = revocations
+        self._audit = audit
+        self._clock = clock
+
+    def create(
+        self,
+        by: Caller,
+        reference: str,
+        *,
+        name: str,
+        description: str = "",
+        scopes: Sequence[str] | None = None,
+        networks: Sequence[str] | None = None,
+        expires_at: int | None = None,
+        enabled: bool = True,
+    ) -> NewApiKey:
+        """Make a key for the account.
+
+        Raises ``Invalid``, ``NotFound``, ``RefusedByRule``, and as ``Accounts.check_proof``.
+        """
+        now = int(self._clock())
+        secret = api_key_format.generate()
+        with self._database.transaction():
+            key_id = new_id()
+            key = ApiKey(
+                id=key_id,
+                account_id=self._accounts.locked(reference).id,
+                name=name,
+                description=description,
+                prefix=api_key_format.prefix(secret),
+                scopes=_tuple(scopes),
+                networks=_tuple(networks),
+                enabled=enabled,
+                expires_at=expires_at,
+                last_used_at=None,
+                successor=None,
+                created_at=now,
+                updated_at=now,
+                version=first_version(key_id),
+            )
+            key = self._checked(key, now if expires_at is not None else None)
+            self._guard(by, key)
+            self._accounts.check_proof(by, key.account_id)
+            self._add(by, "api_key.create", key, secret)
+        return NewApiKey(key, secret)
+
+    def rotate(
+        self, by: Caller, reference: str, key_id: str, *, overlap: int = OVERLAP
+    ) -> NewApiKey:
+        """Make a successor like the key; the key itself works for ``overlap`` more seconds.
+
+        Raises ``Invalid``, ``NotFound``, ``RefusedByRule``, ``Conflict`` if it has a successor,
+        and as ``Accounts.check_proof``.
+        """
+        if not 0 <= overlap <= _LONGEST_OVERLAP:
+            raise Invalid.field("overlap", f"must be 0 to {_LONGEST_OVERLAP} seconds")
+        now = int(self._clock())
+        secret = api_key_format.generate()
+        with self._database.transaction():
+            old = self._locked(reference, key_id)
+            self._guard(by, old)
+            self._accounts.check_proof(by, old.account_id)
+            if old.expires_at is not None and old.expires_at <= now:
+                raise Conflict("expires_at", "This key has expired: make a new one.")
+            if old.successor is not None:
+                raise Conflict("successor", "This key was rotated before: rotate its successor.")
+            successor = new_id()
+            new = replace(
+                old,
+                id=successor,
+                prefix=api_key_format.prefix(secret),
+                last_used_at=None,
+                created_at=now,
+                updated_at=now,
+                version=first_version(successor),
+            )
+            end = now + overlap
+            changes: dict[str, Any] = {
+                "successor": successor,
+                "expires_at": end if old.expires_at is None else min(old.expires_at, end),
+            }
+            with self._rules.keeping_an_admin():
+                self._add(by, "api_key.create", new, secret)
+                self._api_keys.change(old.id, changes, now=now)
+            if self._revocations.cuts_short(old.expires_at, changes["expires_at"]):
+                self._revocations.of_api_key(old.id)
+            self._record_change(by, "api_key.rotate", old, replace(old, **changes))
+        return NewApiKey(new, secret)
+
+    def page(self, reference: str, listing: Listing) -> list[ApiKey]:
+        """The keys of the account that a listing asks for. Raises ``NotFound``."""
+        return self._api_keys.page(self._accounts.get(reference).id, listing)
+
+    def count(self, reference: str, listing: Listing) -> int:
+        """How many keys of the account pass the filters of a listing. Raises ``NotFound``."""
+        return self._api_keys.count(self._accounts.get(reference).id, listing)
+
+    def get(self, reference: str, key_id: str) -> ApiKey:
+        """One key of the account. Raises ``NotFound``."""
+        if not is_id(key_id):  # PostgreSQL refuses NUL with an error
+            raise NotFound("This account has no such API key.")
+        return self._api_keys.get(self._accounts.get(reference).id, key_id)
+
+    def change(
+        self,
+        by: Caller,
+        reference: str,
+        key_id: str,
+        patch: Mapping[str, Any],
+        *,
+        version: Versions | None = None,
+    ) -> ApiKey:
+        """Apply a merge patch (RFC 7396).
+
+        Raises ``Invalid``, ``NotFound``, ``Stale``, ``RefusedByRule``, and as
+        ``Accounts.check_proof``.
+        """
+        now = int(self._clock())
+        with self._database.transaction():
+            key = self._locked(reference, key_id)
+            if patch.get("name", "") is None:
+                raise Invalid.field("name", "cannot be removed")
+            changes: dict[str, Any] = {
+                name: _RESET.get(name) if value is None else value for name, value in patch.items()
+            }
+            for name in ("scopes", "networks"):
+                if name in changes:
+                    changes[name] = _tuple(changes[name])
+            # An end in the past is how a key expires at once, which only takes away.
+            after = self._checked(replace(key, **changes), None)
+            if "networks" in changes:
+                changes["networks"] = after.networks
+            self._guard(by, key)
+            self._accounts.check_proof(by, key.account_id)
+            with self._rules.keeping_an_admin():
+                self._api_keys.change(key.id, changes, now=now, version=version)
+            if (
+                key.enabled > after.enabled
+                or self._revocations.cuts_short(key.expires_at, after.expires_at)
+                or _is_narrower(after.scopes, key.scopes)
+                or _is_narrower(after.networks, key.networks)
+            ):
+                self._revocations.of_api_key(key.id)
+            self._record_change(by, "api_key.change", key, after)
+            return self._api_keys.get(key.account_id, key.id)
+
+    def remove(
+        self, by: Caller, reference: str, key_id: str, *, version: Versions | None = None
+    ) -> None:
+        """Delete a key: it stops working at once.
+
+        Raises ``NotFound``, ``Stale``, ``RefusedByRule``.
+        """
+        with self._database.transaction():
+            key = self._locked(reference, key_id)
+            self._guard(by, key)
+            self._revocations.of_api_key(key.id)
+            with self._rules.keeping_an_admin():
+                self._api_keys.remove(key.id, version=version)
+            self._audit.record(by, "api_key.delete", _target(key), before=_fields(key))
+
+    def _locked(self, reference: str, key_id: str) -> ApiKey:
+        """The key, for a transaction that writes what it makes of it."""
+        return self.get(self._accounts.locked(reference).id, key_id)
+
+    def _guard(self, by: Caller, key: ApiKey) -> None:
+        self._rules.not_by_api_key(by)
+        self._rules.may_change(by, key.account_id)
+
+    def _add(self, by: Caller, action: str, key: ApiKey, secret: str) -> None:
+        self._api_keys.add(key, api_key_format.digest(secret))
+        self._audit.record(by, action, _target(key), after=_fields(key))
+
+    def _record_change(self, by: Caller, action: str, before: ApiKey, after: ApiKey) -> None:
+        old, new = changed(_fields(before), _fields(after))
+        self._audit.record(by, action, _target(before), before=old, after=new)
+
+    def _checked(self, key: ApiKey, expires_after: int | None) -> ApiKey:
+        """The key with its networks in normal form. Raises ``Invalid``."""
+        checks = Checks()
+        checks.text("name", key.name, longest=LONGEST_NAME, required=True)
+        checks.text("description", key.description, longest=LONGEST_TEXT)
+        checks.time("expires_at", key.expires_at, after=expires_after)
+        existing = self._services.existing_scopes(key.scopes or ())
+        for scope in key.scopes or ():
+            if scope not in existing:
+                checks.fault("scopes", f"there is no scope {scope[:200]}")
+        networks = None if key.networks is None else _networks(checks, key.networks)
+        checks.done()
+        return replace(key, networks=networks)
+
+
+def _networks(checks: Checks, networks: Sequence[str]) -> tuple[str, ...]:
+    if not 1 <= len(networks) <= _MOST_NETWORKS:
+        checks.fault("networks", f"must be 1 to {_MOST_NETWORKS} networks, or null for everywhere")
+        return ()
+    try:
+        return tuple(str(ip_network(network)) for network in networks)
+    except ValueError:
+        checks.fault("networks", "must be addresses or networks such as 10.0.0.0/8")
+        return ()
+
+
+def _is_narrower(after: Collection[str] | None, before: Collection[str] | None) -> bool:
+    """Whether a limit lacks something of the one before, ``None`` being no limit."""
+    return after is not None and (before is None or not set(before) <= set(after))
+
+
+def _tuple(items: Sequence[str] | None) -> tuple[str, ...] | None:
+    return None if items is None else tuple(dict.fromkeys(items))
+
+
+def _target(key: ApiKey) -> str:
+    return f"account/{key.account_id}/api-key/{key.id}"
+
+
+def _fields(key: ApiKey) -> dict[str, Any]:
+    return {name: getattr(key, name) for name in _FIELDS}

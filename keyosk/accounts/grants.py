@@ -1,0 +1,199 @@
+"""Grants: which account holds which scope or role, with which login, until when."""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
+
+from keyosk.accounts.accounts import Accounts, Draft, target
+from keyosk.audit import Audit
+from keyosk.model import Account, Caller, Grant, Versions
+from keyosk.permissions.safeguards import Rules
+from keyosk.revocations import Revocations
+from keyosk.storage.accounts import AccountStore
+from keyosk.storage.database import Database
+from keyosk.storage.grants import GrantStore
+from keyosk.storage.roles import RoleStore
+from keyosk.storage.services import ServiceStore
+from keyosk.validation import Checks
+
+
+class Grants:
+    """Gives and takes scopes and roles. Every write is one transaction."""
+
+    def __init__(
+        self,
+        database: Database,
+        accounts: Accounts,
+        account_store: AccountStore,
+        grants: GrantStore,
+        services: ServiceStore,
+        roles: RoleStore,
+        rules: Rules,
+        revocations: Revocations,
+        audit: Audit,
+        clock: Callable[[], float],
+    ) -> None:
+        self._database = database
+        self._accounts = accounts
+        self._account_store = account_store
+        self._grants = grants
+        self._services = services
+        self._roles = roles
+        self._rules = rules
+        self._revocations = revocations
+        self._audit = audit
+        self._clock = clock
+
+    def of(self, reference: str) -> tuple[Account, tuple[Grant, ...]]:
+        """An account with what it was granted. Raises ``NotFound``."""
+        account = self._accounts.get(reference)
+        return account, self._grants.of_account(account.id)
+
+    def create_account(self, by: Caller, grants: Sequence[Grant], **fields: Any) -> Account:
+        """Make an account together with its first grants, both or none.
+
+        ``fields`` as ``Accounts.draft`` takes them. Raises what that and ``add_account`` raise.
+        """
+        return self.add_account(by, grants, self._accounts.draft(by, **fields))
+
+    def add_account(self, by: Caller, grants: Sequence[Grant], draft: Draft) -> Account:
+        """Store an account together with its first grants. Raises what ``replace`` raises."""
+
+        def give(account: Account) -> None:
+            if grants:
+                self._write(by, account, (), grants)
+
+        return self._accounts.add(by, draft, also=give)
+
+    def replace(
+        self,
+        by: Caller,
+        reference: str,
+        grants: Sequence[Grant],
+        *,
+        version: Versions | None = None,
+        may_be_over: bool = False,
+    ) -> tuple[Account, tuple[Grant, ...]]:
+        """Make these the grants of the account.
+
+        ``may_be_over``: whether a new grant may have ended already.
+
+        Raises ``Invalid``, ``NotFound``, ``Stale`` (unless the account is at ``version``),
+        ``RefusedByRule``.
+        """
+        with self._database.transaction():
+            account = self._accounts.locked(reference)
+            before = self._grants.of_account(account.id)
+            self._write(by, account, before, grants, version=version, may_be_over=may_be_over)
+            return self.of(account.id)
+
+    def change(
+        self,
+        by: Caller,
+        reference: str,
+        *,
+        add: Iterable[Grant] = (),
+        remove: Iterable[Grant] = (),
+        version: Versions | None = None,
+    ) -> tuple[Account, tuple[Grant, ...]]:
+        """Add grants, each in place of one of the same name, and take others away by name.
+
+        Raises as ``replace``.
+        """
+        with self._database.transaction():
+            account = self._accounts.locked(reference)
+            before = self._grants.of_account(account.id)
+            kept = {(grant.scope, grant.role): grant for grant in before}
+            for grant in remove:
+                kept.pop((grant.scope, grant.role), None)
+            kept |= {(grant.scope, grant.role): grant for grant in add}
+            self._write(by, account, before, list(kept.values()), version=version)
+            return self.of(account.id)
+
+    def _write(
+        self,
+        by: Caller,
+        account: Account,
+        before: Sequence[Grant],
+        grants: Sequence[Grant],
+        *,
+        version: Versions | None = None,
+        may_be_over: bool = False,
+    ) -> None:
+        now = int(self._clock())
+        roles = self._roles.named([grant.role for grant in grants if grant.role is not None])
+        scopes = [grant.scope for grant in grants if grant.scope is not None]
+        fresh = () if may_be_over else [grant for grant in grants if grant not in before]
+        check(grants, self._services.existing_scopes(scopes), roles, ends_after=(now, fresh))
+        self._rules.not_oneself(by, account.id)
+        self._rules.may_change(by, account.id)
+        widened = [grant for grant in grants if grant not in before]
+        if widened:
+            self._rules.not_by_api_key(by)
+        for grant in widened:
+            self._rules.may_grant(by, grant, roles)
+        with self._rules.keeping_an_admin():
+            self._account_store.change(account.id, {}, now=now, version=version)
+            self._grants.set(account.id, grants, {role.name: role.id for role in roles.values()})
+        if not all(any(_covers(new, old) for new in grants) for old in before):
+            self._revocations.of_accounts([account.id])
+        self._audit.record(
+            by,
+            "grants.change",
+            target(account.id),
+            before={"grants": shapes(grant for grant in before if grant not in grants)},
+            after={"grants": shapes(widened)},
+        )
+
+
+def _covers(new: Grant, old: Grant) -> bool:
+    """Whether a grant gives at least what another one gave."""
+    return (
+        (new.scope, new.role) == (old.scope, old.role)
+        and new.credential in (None, old.credential)
+        and (new.until is None or (old.until is not None and new.until >= old.until))
+    )
+
+
+def check(
+    grants: Sequence[Grant],
+    scopes: Collection[str],
+    roles: Collection[str],
+    *,
+    ends_after: tuple[int, Sequence[Grant]] = (0, ()),
+) -> None:
+    """Check that grants name something, ``scopes`` and ``roles`` being what there is, and once.
+
+    ``ends_after``: a moment, and the grants that must not have ended then. Raises ``Invalid``.
+    """
+    now, fresh = ends_after
+    checks = Checks()
+    seen = set()
+    for grant in grants:
+        name = (grant.scope, grant.role)
+        field, text = ("scopes", grant.scope) if grant.role is None else ("roles", grant.role)
+        if grant.scope is not None and grant.scope not in scopes:
+            checks.fault(field, f"there is no scope {grant.scope[:200]}")
+        elif grant.role is not None and grant.role not in roles:
+            checks.fault(field, f"there is no role {grant.role[:200]}")
+        elif name in seen:
+            checks.fault(field, f"{text} is given twice")
+        seen.add(name)
+        checks.time("until", grant.until, after=now if grant in fresh else None)
+    checks.done()
+
+
+def shapes(grants: Iterable[Grant]) -> list[dict[str, Any]]:
+    """Grants as plain values, for the audit log."""
+    return [
+        {
+            name: value
+            for name, value in (
+                ("scope", grant.scope),
+                ("role", grant.role),
+                ("with", grant.credential),
+                ("until", grant.until),
+            )
+            if value is not None
+        }
+        for grant in grants
+    ]

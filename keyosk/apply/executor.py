@@ -1,0 +1,264 @@
+"""Declarations put into effect: all steps of one happen, or none does."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+from keyosk.accounts.accounts import Accounts
+from keyosk.accounts.grants import Grants
+from keyosk.apply.manifest import Action, Declaration, Noun, Step, by_name
+from keyosk.apply.planner import Plan, Planner
+from keyosk.errors import Conflict, Forbidden, InUse, Invalid, NotFound, Stale
+from keyosk.merge_patch import merge_difference
+from keyosk.model import OPERATOR
+from keyosk.permissions import roles as role_rules
+from keyosk.permissions import services as service_rules
+from keyosk.permissions.roles import Roles
+from keyosk.permissions.services import Services
+from keyosk.storage.database import Database
+from keyosk.storage.declared import DeclaredStore, Made
+from keyosk.validation import Checks
+
+#: Held by who puts a declaration into effect: one at a time.
+_LOCK: Final = "declarations"
+
+# What is needed comes before what needs it, and goes after it. A scope that a service loses goes
+# last, when what the declaration took it from has lost it.
+_ORDER: Final = {
+    (Action.CREATE, Noun.SERVICE): 0,
+    (Action.CHANGE, Noun.SERVICE): 0,
+    (Action.CREATE, Noun.ROLE): 1,
+    (Action.CHANGE, Noun.ROLE): 1,
+    (Action.CREATE, Noun.ACCOUNT): 2,
+    (Action.CHANGE, Noun.ACCOUNT): 2,
+    (Action.CHANGE, Noun.GRANTS): 3,
+    (Action.DELETE, Noun.ACCOUNT): 4,
+    (Action.DELETE, Noun.ROLE): 5,
+    (Action.DELETE, Noun.SERVICE): 7,
+}
+_SCOPES_GO: Final = 6
+#: The fields of an account's grants, as their faults have them.
+_OF_GRANTS: Final = ("scopes", "roles", "until")
+
+
+class _TakenBack(Exception):
+    """Ends the transaction of a trial."""
+
+
+class Declarations:
+    """What an operator does with declarations. Every change is the operator's, by the same rules.
+
+    ``force`` in the methods: also when services or roles that go are in use by what the declaration
+    does not name. ``take_over``: what another owner's declaration made becomes this one's.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        store: DeclaredStore,
+        services: Services,
+        roles: Roles,
+        accounts: Accounts,
+        grants: Grants,
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._services = services
+        self._roles = roles
+        self._accounts = accounts
+        self._grants = grants
+        self._planner = Planner(services, roles, accounts, grants, store)
+
+    def plan(
+        self, declaration: Declaration, *, force: bool = False, take_over: bool = False
+    ) -> tuple[Step, ...]:
+        """The steps that ``apply`` would take now; nothing is changed.
+
+        They are tried and taken back, so that whatever would refuse them refuses the plan as well:
+        raises as ``apply`` does.
+        """
+        plan = self._planner.plan(declaration, take_over=take_over)
+        if plan.steps:
+            try:
+                with self._database.transaction():
+                    plan = self._effected(declaration, force=force, take_over=take_over)
+                    raise _TakenBack
+            except _TakenBack:
+                pass
+        return plan.steps
+
+    def apply(
+        self, declaration: Declaration, *, force: bool = False, take_over: bool = False
+    ) -> tuple[Step, ...]:
+        """Make the declaration true; answers the steps that it took.
+
+        Raises ``Invalid`` with all that is wrong, by path, ``Unavailable``; nothing has happened
+        then.
+        """
+        plan = self._planner.plan(declaration, take_over=take_over)
+        if plan.steps or plan.stale or plan.taken_over:
+            with self._database.transaction():
+                plan = self._effected(declaration, force=force, take_over=take_over)
+        return plan.steps
+
+    def _effected(self, declaration: Declaration, *, force: bool, take_over: bool) -> Plan:
+        self._database.lock(_LOCK)
+        plan = self._planner.plan(declaration, take_over=take_over)
+        self._lock(plan)
+        self._store.forget(plan.stale)
+        for made in plan.taken_over:
+            self._note(made.owner or None, made)
+        checks = Checks()
+        for order, step in _ordered(plan.steps):
+            with _collected(checks, step):
+                self._take(step, declaration, force=force, scopes_go=order == _SCOPES_GO)
+        checks.done()
+        return plan
+
+    def _lock(self, plan: Plan) -> None:
+        """Wait for all that the steps will ask for, in one order.
+
+        Others hold one of these and then wait for what the first step would take already.
+        """
+        nouns = {step.noun for step in plan.steps}
+        if Noun.SERVICE in nouns:
+            self._database.lock(service_rules.LOCK)
+        if Noun.ROLE in nouns:
+            self._database.lock(role_rules.LOCK)
+        names = {
+            step.name
+            for step in plan.steps
+            if step.noun in (Noun.ACCOUNT, Noun.GRANTS) and step.action is not Action.CREATE
+        }
+        for name in sorted(names):
+            try:
+                self._accounts.locked(name)
+            except NotFound:
+                continue  # it will be made by an earlier step
+
+    def _take(self, step: Step, declaration: Declaration, *, force: bool, scopes_go: bool) -> None:
+        owner = declaration.owner
+        match step.noun, step.action:
+            case Noun.GRANTS, _:
+                self._change_grants(step, owner)
+            case Noun.SERVICE, Action.CREATE:
+                made = self._services.create(OPERATOR, name=step.name, **step.after)
+                self._note(owner, Made(owner or "", made.id))
+            case Noun.SERVICE, Action.CHANGE:
+                self._change_service(step, force=force, scopes_go=scopes_go)
+            case Noun.SERVICE, _:
+                self._store.forget([Made("", self._services.get(step.name).id)])
+                self._services.remove(OPERATOR, step.name, force=force)
+            case Noun.ROLE, Action.CREATE:
+                role = self._roles.create(OPERATOR, name=step.name, **step.after)
+                self._note(owner, Made(owner or "", role.id))
+            case Noun.ROLE, Action.CHANGE:
+                patch = _without(step.after, "owner")
+                if patch:
+                    self._roles.change(OPERATOR, step.name, patch)
+            case Noun.ROLE, _:
+                self._store.forget([Made("", self._roles.get(step.name).id)])
+                self._roles.remove(OPERATOR, step.name, force=force)
+            case Noun.ACCOUNT, Action.CREATE:
+                account = self._grants.create_account(
+                    OPERATOR,
+                    step.after.get("grants", ()),
+                    username=step.name,
+                    **_without(step.after, "grants"),
+                )
+                self._note(owner, Made(owner or "", account.id))
+            case Noun.ACCOUNT, Action.CHANGE:
+                self._change_account(step)
+            case _:
+                self._store.forget([Made("", self._accounts.get(step.name).id)])
+                self._accounts.remove(OPERATOR, step.name)
+
+    def _change_service(self, step: Step, *, force: bool, scopes_go: bool) -> None:
+        service = self._services.get(step.name)
+        patch = _without(step.after, "owner")
+        if scopes_go:
+            patch = {"scopes": step.after["scopes"]}
+        elif _loses_scopes(step):
+            wanted = {scope.name: scope for scope in step.after["scopes"]}
+            going = [scope for scope in service.scopes if scope.name not in wanted]
+            patch["scopes"] = (*wanted.values(), *going)
+            if set(patch["scopes"]) == set(service.scopes):
+                del patch["scopes"]
+        if patch:
+            self._services.change(OPERATOR, step.name, patch, force=force)
+
+    def _change_account(self, step: Step) -> None:
+        account = self._accounts.get(step.name)
+        patch = _without(step.after, "owner", "grants")
+        for name in ("claims", "metadata"):
+            if name in patch:
+                patch[name] = merge_difference(getattr(account, name), patch[name])
+        if patch:
+            self._accounts.change(OPERATOR, account.id, patch)
+        if "grants" in step.after:
+            self._change_grants(step, None)
+
+    def _change_grants(self, step: Step, owner: str | None) -> None:
+        """Take ``before``, give ``after``; what is given under an owner's name is remembered."""
+        taken, given = by_name(step.before["grants"]), by_name(step.after["grants"])
+        account, _ = self._grants.change(
+            OPERATOR,
+            step.name,
+            add=[grant for name, grant in given.items() if taken.get(name) != grant],
+            remove=[grant for name, grant in taken.items() if name not in given],
+        )
+        self._store.forget(
+            Made("", account.id, scope or "", role or "")
+            for scope, role in taken.keys() - given.keys()
+        )
+        if owner is not None:
+            for scope, role in given.keys() - taken.keys():
+                self._store.remember(Made(owner, account.id, scope or "", role or ""))
+
+    def _note(self, owner: str | None, made: Made) -> None:
+        if owner is None:
+            self._store.forget([made])
+        else:
+            self._store.remember(made)
+
+
+def _ordered(steps: tuple[Step, ...]) -> list[tuple[int, Step]]:
+    placed = [(_ORDER[step.action, step.noun], step) for step in steps]
+    placed += [(_SCOPES_GO, step) for step in steps if _loses_scopes(step)]
+    return sorted(placed, key=lambda each: each[0])
+
+
+def _loses_scopes(step: Step) -> bool:
+    if step.noun is not Noun.SERVICE or step.action is not Action.CHANGE:
+        return False
+    names = {scope.name for scope in step.after.get("scopes", ())}
+    return any(scope.name not in names for scope in step.before.get("scopes", ()))
+
+
+def _without(fields: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in names}
+
+
+@contextmanager
+def _collected(checks: Checks, step: Step) -> Iterator[None]:
+    """Note what is wrong with one step, by its path, and let the others tell theirs.
+
+    What the database refused ends the whole: nothing more can be asked of its transaction.
+    """
+    try:
+        yield
+    except Invalid as error:
+        for fault in error.faults:
+            checks.fault(_place(step, fault.field), fault.message)
+    except Conflict as error:
+        checks.fault(_place(step, error.field), error.detail)
+        checks.done()
+    except InUse as error:
+        checks.fault(step.path, f"{error.named} Repeat with --force to remove it.")
+    except (Forbidden, NotFound, Stale) as error:
+        checks.fault(step.path, f"{step.noun} {step.name}: {error.detail}")
+
+
+def _place(step: Step, field: str) -> str:
+    inside = ".grants" if step.noun is Noun.ACCOUNT and field in _OF_GRANTS else ""
+    return f"{step.path}{inside}.{field}"

@@ -1,0 +1,98 @@
+"""Ownership: what declarations made under which owner's name, as one plan sees it."""
+
+from collections.abc import Iterable, Iterator
+
+from keyosk.apply.manifest import Declared, GrantName, Noun, name_of
+from keyosk.model import Grant
+from keyosk.storage.declared import Found, Made
+from keyosk.validation import Checks
+
+
+class Ownership:
+    """Who made what, as one plan sees it; collects what the declaration may not name."""
+
+    def __init__(self, found: Iterable[Found], owner: str | None, *, take_over: bool) -> None:
+        self.checks = Checks()
+        self.taken_over: list[Made] = []
+        self._owner = owner
+        self._take_over = take_over
+        self._found = tuple(found)
+        self._owners = {
+            (item.made.object_id, item.made.scope or None, item.made.role or None): item.made.owner
+            for item in self._found
+        }
+        self._named: set[str] = set()
+
+    def claim(self, declared: Declared, object_id: str) -> tuple[str, str | None] | None:
+        """Note that an object is named; answers old and new owner where it changes hands."""
+        self._named.add(object_id)
+        owner = self._owners.get((object_id, None, None), self._owner)
+        if owner is None or owner == self._owner:
+            return None
+        if not self._take_over:
+            self.checks.fault(declared.path, f"{declared.name} was made by {owner}'s file")
+            return None
+        self.taken_over.append(Made(self._owner or "", object_id))
+        return owner, self._owner
+
+    def ours(
+        self,
+        declared: Declared,
+        account_id: str,
+        granted: Iterable[Grant],
+        wanted: Iterable[Grant],
+        *,
+        apart: bool = False,
+    ) -> tuple[Grant, ...]:
+        """The grants of an account without those that another owner's declaration gave.
+
+        ``apart``: they are declared apart from their account.
+        """
+        wished = {name_of(grant) for grant in wanted}
+        ours = []
+        for grant in granted:
+            owner = self._owners.get((account_id, *name_of(grant)), self._owner)
+            if owner == self._owner:
+                ours.append(grant)
+            elif name_of(grant) in wished:
+                ours.append(grant)
+                if self._take_over:
+                    # The grants of an account that declares them all are made by nobody else.
+                    scope, role = grant.scope or "", grant.role or ""
+                    heir = (self._owner or "") if apart else ""
+                    self.taken_over.append(Made(heir, account_id, scope, role))
+                else:
+                    self.checks.fault(
+                        f"{declared.path}.grants",
+                        f"{grant.scope or grant.role} was given by {owner}'s file",
+                    )
+        return tuple(ours)
+
+    def given(self, account_id: str) -> set[GrantName]:
+        """The names of the grants of an account that this owner's declarations gave."""
+        return {
+            (scope, role)
+            for (object_id, scope, role), owner in self._owners.items()
+            if object_id == account_id and owner == self._owner and (scope or role)
+        }
+
+    def unnamed(self) -> Iterator[tuple[Noun, Found]]:
+        """What this owner's declarations made, is there, and was compared with nothing."""
+        for item in self._found:
+            if item.made.owner == self._owner and item.made.object_id not in self._named:
+                if item.is_grant:
+                    continue
+                if item.service is not None:
+                    yield Noun.SERVICE, item
+                elif item.role is not None:
+                    yield Noun.ROLE, item
+                elif item.account is not None:
+                    yield Noun.ACCOUNT, item
+
+    def accounts_with_grants(self) -> dict[str, str]:
+        """The accounts, by id, to which this owner's declarations gave something."""
+        return {
+            item.made.object_id: item.account
+            for item in self._found
+            if item.is_grant and item.account is not None and item.made.owner == self._owner
+        }

@@ -1,0 +1,263 @@
+"""Planning: the steps from what an installation has to what a declaration says. Reads only."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from keyosk.accounts import accounts as account_rules
+from keyosk.accounts.accounts import Accounts
+from keyosk.accounts.grants import Grants
+from keyosk.apply.manifest import (
+    Action,
+    Declaration,
+    Declared,
+    GrantName,
+    Noun,
+    Step,
+    by_name,
+    name_of,
+    username_of,
+)
+from keyosk.apply.ownership import Ownership
+from keyosk.errors import NotFound
+from keyosk.ids import is_id
+from keyosk.merge_patch import is_same, merge_patch
+from keyosk.model import Account, Grant, Role, Service
+from keyosk.permissions import roles as role_rules
+from keyosk.permissions import services as service_rules
+from keyosk.permissions.roles import Roles
+from keyosk.permissions.services import Services
+from keyosk.storage.declared import DeclaredStore, Found, Made
+
+_OBJECTS: Final = ("claims", "metadata")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The steps in the order of the declaration.
+
+    ``taken_over``: what becomes this owner's (nobody's, if empty); ``stale``: notes on what has
+    gone meanwhile.
+    """
+
+    steps: tuple[Step, ...]
+    taken_over: tuple[Made, ...]
+    stale: tuple[Made, ...]
+
+
+class Planner:
+    """Compares declarations with what is."""
+
+    def __init__(
+        self,
+        services: Services,
+        roles: Roles,
+        accounts: Accounts,
+        grants: Grants,
+        store: DeclaredStore,
+    ) -> None:
+        self._services = services
+        self._roles = roles
+        self._accounts = accounts
+        self._grants = grants
+        self._store = store
+
+    def plan(self, declaration: Declaration, *, take_over: bool) -> Plan:
+        """The steps that would make the declaration true.
+
+        ``take_over``: what another owner's declaration made becomes this one's. Raises ``Invalid``
+        for what the declaration may not name.
+        """
+        declaration.check()
+        found = self._store.all()
+        ownership = Ownership(found, declaration.owner, take_over=take_over)
+        steps = [
+            *(self._service(ownership, each) for each in declaration.services),
+            *(self._role(ownership, each) for each in declaration.roles),
+            *(self._account(ownership, each) for each in declaration.accounts),
+            *(self._granted(ownership, declaration, each) for each in declaration.grants),
+        ]
+        if declaration.prune:
+            steps.extend(self._left_over(ownership, declaration))
+        ownership.checks.done()
+        return Plan(
+            tuple(step for step in steps if step is not None),
+            tuple(ownership.taken_over),
+            tuple(item.made for item in found if self._is_gone(item)),
+        )
+
+    def _service(self, ownership: Ownership, declared: Declared) -> Step | None:
+        wanted = _resolved(declared.fields, service_rules.RESET)
+        if "scopes" in wanted:
+            wanted["scopes"] = tuple(sorted(wanted["scopes"], key=lambda scope: scope.name))
+        service = _existing(self._services.get, declared.name)
+        current = {} if service is None else _service_fields(service)
+        return _compared(ownership, Noun.SERVICE, declared, _Pair(service, current, wanted))
+
+    def _role(self, ownership: Ownership, declared: Declared) -> Step | None:
+        wanted = _resolved(declared.fields, role_rules.RESET)
+        if "scopes" in wanted:
+            wanted["scopes"] = tuple(sorted(set(wanted["scopes"])))
+        role = _existing(self._roles.get, declared.name)
+        current = {} if role is None else _role_fields(role)
+        return _compared(ownership, Noun.ROLE, declared, _Pair(role, current, wanted))
+
+    def _account(self, ownership: Ownership, declared: Declared) -> Step | None:
+        wanted = _resolved(declared.fields, account_rules.RESET)
+        for name in _OBJECTS:
+            if name in wanted:
+                wanted[name] = merge_patch({}, wanted[name])  # no member of it is null, then
+        account = _existing(self._accounts.get, declared.name)
+        current = {} if account is None else account_rules.fields_of(account)
+        if account is not None and "grants" in wanted:
+            _, granted = self._grants.of(account.id)
+            current["grants"] = ownership.ours(declared, account.id, granted, wanted["grants"])
+        return _compared(ownership, Noun.ACCOUNT, declared, _Pair(account, current, wanted))
+
+    def _granted(
+        self, ownership: Ownership, declaration: Declaration, declared: Declared
+    ) -> Step | None:
+        """The step for grants that are declared apart from their account."""
+        account = _existing(self._accounts.get, declared.name)
+        wanted: tuple[Grant, ...] = declared.fields["grants"]
+        if account is None:  # made by an earlier step, or refused when it comes to this one
+            return _grants_step(declared.name, declared.path, {}, wanted, ())
+        current = by_name(self._grants.of(account.id)[1])
+        ownership.ours(declared, account.id, current.values(), wanted, apart=True)
+        dropped = []
+        if declaration.prune:
+            dropped = [
+                current[name]
+                for name in ownership.given(account.id) - by_name(wanted).keys()
+                if name in current
+            ]
+        return _grants_step(declared.name, declared.path, current, wanted, dropped)
+
+    def _left_over(self, ownership: Ownership, declaration: Declaration) -> Iterator[Step]:
+        """What an earlier declaration of this owner made, and this one does not name."""
+        ruled = {
+            username_of(each.name)
+            for each in (*declaration.accounts, *declaration.grants)
+            if "grants" in each.fields
+        }
+        pruned = set()
+        for noun, item in ownership.unnamed():
+            if noun is Noun.SERVICE:
+                before: Mapping[str, Any] = _service_fields(self._services.get(item.made.object_id))
+            elif noun is Noun.ROLE:
+                before = _role_fields(self._roles.get(item.role or ""))
+            else:
+                before = account_rules.fields_of(self._accounts.get(item.made.object_id))
+                pruned.add(item.made.object_id)
+            name = item.service or item.role or item.account or ""
+            yield Step(action=Action.DELETE, noun=noun, name=name, path="prune", before=before)
+        for account_id, username in ownership.accounts_with_grants().items():
+            if username in ruled or account_id in pruned:
+                continue
+            current = by_name(self._grants.of(account_id)[1])
+            dropped = [current[name] for name in ownership.given(account_id) if name in current]
+            step = _grants_step(username, "prune", current, (), dropped)
+            if step is not None:
+                yield step
+
+    def _is_gone(self, item: Found) -> bool:
+        if item.service is None and item.role is None and item.account is None:
+            return True
+        name = (item.made.scope or None, item.made.role or None)
+        return item.is_grant and name not in by_name(self._grants.of(item.made.object_id)[1])
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """An object as it is, if it is, and the fields that it shall have."""
+
+    found: Service | Role | Account | None
+    current: Mapping[str, Any]
+    wanted: Mapping[str, Any]
+
+
+def _compared(ownership: Ownership, noun: Noun, declared: Declared, pair: "_Pair") -> Step | None:
+    """The step that an object needs, if any."""
+    if pair.found is None:
+        return Step(
+            action=Action.CREATE,
+            noun=noun,
+            name=declared.name,
+            path=declared.path,
+            after=pair.wanted,
+        )
+    differing = [
+        name for name, value in pair.wanted.items() if not _equal(name, pair.current[name], value)
+    ]
+    before = {name: pair.current[name] for name in differing}
+    after = {name: pair.wanted[name] for name in differing}
+    hands = ownership.claim(declared, pair.found.id)
+    if hands is not None:
+        before["owner"], after["owner"] = hands
+    if not after:
+        return None
+    return Step(
+        action=Action.CHANGE,
+        noun=noun,
+        name=declared.name,
+        path=declared.path,
+        before=before,
+        after=after,
+    )
+
+
+def _grants_step(
+    username: str,
+    path: str,
+    current: Mapping[GrantName, Grant],
+    wanted: Iterable[Grant],
+    dropped: Iterable[Grant],
+) -> Step | None:
+    given = tuple(grant for grant in wanted if current.get(name_of(grant)) != grant)
+    replaced = [current[name_of(grant)] for grant in given if name_of(grant) in current]
+    taken = tuple(_sorted([*replaced, *dropped]))
+    if not given and not taken:
+        return None
+    return Step(
+        action=Action.CHANGE,
+        noun=Noun.GRANTS,
+        name=username,
+        path=path,
+        before={"grants": taken},
+        after={"grants": given},
+    )
+
+
+def _resolved(fields: Mapping[str, Any], reset: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: reset.get(name) if value is None else value for name, value in fields.items()}
+
+
+def _existing(get: Callable[[str], Any], name: str) -> Any:
+    """What is called so, or ``None``. A declaration names nothing by its id."""
+    if is_id(name):
+        return None
+    try:
+        return get(name)
+    except NotFound:
+        return None
+
+
+def _service_fields(service: Service) -> dict[str, Any]:
+    return {
+        name: getattr(service if hasattr(service, name) else service.terms, name)
+        for name in (*service_rules.fields_of(service), "scopes")
+    }
+
+
+def _role_fields(role: Role) -> dict[str, Any]:
+    return {"name": role.name, "description": role.description, "scopes": role.scopes}
+
+
+def _equal(name: str, one: Any, other: Any) -> bool:
+    if name == "grants":
+        return set(one) == set(other)
+    return is_same(one, other) if name in _OBJECTS else bool(one == other)
+
+
+def _sorted(grants: Iterable[Grant]) -> list[Grant]:
+    return sorted(grants, key=lambda grant: (grant.role or "", grant.scope or ""))

@@ -1,0 +1,306 @@
+"""Accounts by the thousand: import and export, in memory that does not grow with their number.
+
+An import is many small transactions, not one: each takes a batch of lines, makes what can be made,
+and says of every line how it ended. What is bad about one line touches no other. An import that was
+cut off is simply repeated: accounts that are there already, by username, are left alone.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, Final
+
+from keyosk.accounts import grants as grant_rules
+from keyosk.accounts.accounts import FIELDS, Accounts, created, target
+from keyosk.accounts.grants import Grants
+from keyosk.audit import Audit
+from keyosk.bulk.records import Candidate, Line, OnConflict, Result, Status, batches, refused
+from keyosk.bulk.validation import LineChecks
+from keyosk.errors import Conflict, Fault, Forbidden, Invalid, NotFound, Unavailable
+from keyosk.merge_patch import is_same, merge_patch
+from keyosk.model import Account, Caller, Grant, Listing, Role, StoredPassword
+from keyosk.permissions.safeguards import Rules
+from keyosk.storage.accounts import AccountStore
+from keyosk.storage.database import Database
+from keyosk.storage.grants import GrantStore
+from keyosk.storage.roles import RoleStore
+
+#: After how many batches the audit chain takes in the new rows.
+_SEAL: Final = 20
+_PAGE: Final = 500
+_TAKEN: Final = Fault("username", "Another account already has this username.")
+_GONE: Final = Fault("username", "was taken until a moment ago: send the line again")
+
+_Known = tuple[Candidate, str]
+
+
+class _Undo(Exception):
+    """Ends the transaction of a dry run."""
+
+
+class Bulk:
+    """Imports and exports accounts."""
+
+    def __init__(
+        self,
+        database: Database,
+        accounts: Accounts,
+        grants: Grants,
+        account_store: AccountStore,
+        grant_store: GrantStore,
+        roles: RoleStore,
+        checks: LineChecks,
+        rules: Rules,
+        audit: Audit,
+        clock: Callable[[], float],
+    ) -> None:
+        self._database = database
+        self._accounts = accounts
+        self._grants = grants
+        self._account_store = account_store
+        self._grant_store = grant_store
+        self._roles = roles
+        self._checks = checks
+        self._rules = rules
+        self._audit = audit
+        self._clock = clock
+        self._place = threading.Lock()
+
+    def alone(self) -> Callable[[], None]:
+        """Be the only import or export over HTTP in this process; gives what ends that.
+
+        Each holds one of the few threads that logins by password have too, and for minutes. To end
+        it twice is no harm. Raises ``Unavailable``.
+        """
+        if not self._place.acquire(blocking=False):
+            raise Unavailable("Another import or export is under way here: try again later.")
+        place = ExitStack()
+        place.callback(self._place.release)
+        return place.close
+
+    def give(self, filters: Mapping[str, Any]) -> Iterator[list[tuple[Account, Sequence[Grant]]]]:
+        """Export: every account that passes the filters of a listing, with its grants, by pages.
+
+        No transaction spans two pages: what is changed meanwhile is there as it was or as it is.
+        What is made meanwhile is not there, so that an export ends.
+        """
+        after = None
+        newest = self._accounts.page(Listing(limit=1, descending=True))
+        end = (newest[0].created_at, newest[0].id) if newest else None
+        while True:
+            page = self._accounts.page(Listing(limit=_PAGE, after=after, end=end, filters=filters))
+            granted = self._grant_store.of_accounts([account.id for account in page])
+            yield [(account, granted[account.id]) for account in page]
+            if len(page) < _PAGE:
+                return
+            after = (page[-1].created_at, page[-1].id)
+
+    def take(
+        self,
+        caller: Callable[[], Caller],
+        lines: Iterable[Line],
+        *,
+        on_conflict: OnConflict = OnConflict.SKIP,
+        dry_run: bool = False,
+    ) -> Iterator[list[Result]]:
+        """Import lines; gives the results batch by batch, in the order of the lines.
+
+        ``caller``: who imports, asked anew for each batch. ``dry_run``: nothing stays; a username
+        that two lines of different batches share is then not noticed. Raises ``Unavailable``, and
+        what ``caller`` raises; the batches before that stay.
+        """
+        for number, batch in enumerate(batches(lines), start=1):
+            # SECURITY: an upload may go on for hours after its login. Rights that were lost
+            # meanwhile are lost.
+            by = caller()
+            yield self._batch(by, batch, on_conflict, dry_run=dry_run)
+            if not dry_run and number % _SEAL == 0:
+                self._audit.seal_quietly()
+
+    def _batch(
+        self, by: Caller, lines: Sequence[Line], on_conflict: OnConflict, *, dry_run: bool
+    ) -> list[Result]:
+        results, candidates = self._checks.sort(by, lines)
+        passwords = self._checks.passwords(candidates, dry_run=dry_run)
+        made, known = self._created(by, candidates, passwords, dry_run=dry_run)
+        results += made
+        for candidate, account_id in known:
+            number = candidate.line.number
+            if on_conflict is OnConflict.SKIP:
+                results.append(Result(number, Status.EXISTS, account_id))
+            elif on_conflict is OnConflict.FAIL:
+                results.append(Result(number, Status.CONFLICT, account_id, (_TAKEN,)))
+            else:
+                results.append(self._updated(by, candidate, account_id, dry_run=dry_run))
+        results.sort(key=lambda result: result.line)
+        if not dry_run:
+            self._tell_refused(by, results)
+        return results
+
+    def _created(
+        self,
+        by: Caller,
+        candidates: Sequence[Candidate],
+        passwords: Mapping[str, StoredPassword],
+        *,
+        dry_run: bool,
+    ) -> tuple[list[Result], list[_Known]]:
+        """Make the accounts in one transaction; also gives the lines whose accounts are there."""
+        results: list[Result] = []
+        known: list[_Known] = []
+        if not candidates:
+            return results, known
+        try:
+            made, ids = self._insert(by, candidates, passwords, dry_run=dry_run)
+        except (Conflict, Forbidden) as error:
+            # A role or scope was changed or deleted between check and insert. By whose grant it
+            # failed, only each line alone can tell.
+            if len(candidates) == 1:
+                return [_failed(candidates[0].line, error)], known
+            for each in candidates:
+                more, there = self._created(by, [each], passwords, dry_run=dry_run)
+                results += more
+                known += there
+            return results, known
+        for each in candidates:
+            account_id = ids.get(each.account.username)
+            if each.account.id in made:
+                shown = None if dry_run else account_id
+                results.append(
+                    Result(each.line.number, Status.CREATED, shown, warnings=each.warnings)
+                )
+            elif account_id is None:
+                results.append(Result(each.line.number, Status.CONFLICT, faults=(_GONE,)))
+            elif dry_run and account_id in made:  # by a line above, and undone with it
+                results.append(Result(each.line.number, Status.EXISTS))
+            else:
+                known.append((each, account_id))
+        return results, known
+
+    def _insert(
+        self,
+        by: Caller,
+        candidates: Sequence[Candidate],
+        passwords: Mapping[str, StoredPassword],
+        *,
+        dry_run: bool,
+    ) -> tuple[frozenset[str], dict[str, str]]:
+        """The ids of the accounts made, and the ids of all by username.
+
+        Raises ``Conflict``, ``RefusedByRule``.
+        """
+        granted = {each.account.id: each.line.grants or () for each in candidates}
+        by_role = [grant for grants in granted.values() for grant in grants if grant.role]
+        # In one order everywhere, so that two imports never wait for each other in a circle.
+        ordered = sorted((each.account for each in candidates), key=lambda one: one.username)
+        made: frozenset[str] = frozenset()
+        ids: dict[str, str] = {}
+        try:
+            with self._database.transaction():
+                roles = self._roles_to_give(by, by_role)
+                made = self._account_store.add_all(ordered)
+                new = [each.account for each in candidates if each.account.id in made]
+                self._account_store.add_passwords(
+                    {one.id: passwords[one.id] for one in new if one.id in passwords},
+                    now=int(self._clock()),
+                )
+                given = {one.id: granted[one.id] for one in new if granted[one.id]}
+                self._grant_store.add_all(given, {name: role.id for name, role in roles.items()})
+                self._tell_made(by, new, given)
+                ids = {one.username: one.id for one in new}
+                ids |= self._account_store.ids_of(
+                    [one.username for one in ordered if one.id not in made]
+                )
+                if dry_run:
+                    raise _Undo
+        except _Undo:
+            pass
+        return made, ids
+
+    def _roles_to_give(self, by: Caller, grants: Iterable[Grant]) -> dict[str, Role]:
+        grants = set(grants)
+        names = {grant.role for grant in grants if grant.role}
+        roles = self._roles.named([*names])
+        if len(roles) < len(names):
+            raise Conflict("roles", "A role was deleted meanwhile.")
+        # SECURITY: a second time, as a role may have been widened since the first.
+        for grant in grants:
+            self._rules.may_grant(by, grant, roles)
+        return roles
+
+    def _tell_made(
+        self, by: Caller, accounts: Sequence[Account], given: Mapping[str, Sequence[Grant]]
+    ) -> None:
+        self._audit.record_all(
+            by, "account.create", {target(account.id): created(account) for account in accounts}
+        )
+        self._audit.record_all(
+            by,
+            "grants.change",
+            {
+                target(account_id): {"grants": grant_rules.shapes(grants)}
+                for account_id, grants in given.items()
+            },
+        )
+
+    def _updated(
+        self, by: Caller, candidate: Candidate, account_id: str, *, dry_run: bool
+    ) -> Result:
+        """Make the fields and grants of an account what the line says, in one transaction.
+
+        Never its password: repeating an import would undo the change of a password.
+        """
+        line = candidate.line
+        patch = {
+            name: value
+            for name, value in line.fields.items()
+            if name in FIELDS and name != "username"
+        }
+        changes = False
+        try:
+            with self._database.transaction():
+                account = self._accounts.locked(account_id)
+                if _differs(account, patch):
+                    self._accounts.change(by, account_id, patch, may_be_over=True)
+                    changes = True
+                before = self._grant_store.of_account(account_id)
+                if line.grants is not None and set(line.grants) != set(before):
+                    self._grants.replace(by, account_id, line.grants, may_be_over=True)
+                    changes = True
+                if dry_run:
+                    raise _Undo
+        except _Undo:
+            pass
+        except (Invalid, Forbidden, NotFound, Conflict) as error:
+            return _failed(line, error)
+        if not changes:
+            return Result(line.number, Status.UNCHANGED, account_id)
+        return Result(line.number, Status.UPDATED, account_id, warnings=candidate.warnings)
+
+    def _tell_refused(self, by: Caller, results: Sequence[Result]) -> None:
+        """Write one audit row for all lines of a batch that a rule refused: no flood of rows."""
+        lines = [result for result in results if result.status is Status.REFUSED]
+        if not lines:
+            return
+        after = {
+            "lines": len(lines),
+            "first_line": lines[0].line,
+            "reason": lines[0].faults[0].message,
+        }
+        self._audit.refuse(by, "rule.refused", "accounts/import", after)
+
+
+def _failed(line: Line, error: Invalid | Forbidden | NotFound | Conflict) -> Result:
+    if isinstance(error, Forbidden):
+        return refused(line, error)
+    if isinstance(error, Invalid):
+        return Result(line.number, Status.INVALID, faults=error.faults)
+    field = error.field if isinstance(error, Conflict) else "username"
+    return Result(line.number, Status.CONFLICT, faults=(Fault(field, error.detail),))
+
+
+def _differs(account: Account, patch: Mapping[str, Any]) -> bool:
+    """Whether a merge patch would change the account."""
+    before = {name: getattr(account, name) for name in patch}
+    # One by one: a merge takes a member that is None away, and expires_at may be.
+    return any(not is_same(before[name], merge_patch(before[name], patch[name])) for name in patch)

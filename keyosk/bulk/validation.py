@@ -1,0 +1,130 @@
+"""What the lines of an import must keep before any of them is written. Reads only."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from keyosk.accounts import grants as grant_rules
+from keyosk.accounts.accounts import drafted
+from keyosk.bulk.records import Candidate, Line, Result, Status, refused
+from keyosk.credentials.password_hashing import Passwords
+from keyosk.errors import Fault, Forbidden, InsufficientScope, Invalid
+from keyosk.ids import new_id
+from keyosk.model import Account, Caller, Grant, Role, StoredPassword
+from keyosk.permissions.safeguards import Rules
+from keyosk.storage.accounts import AccountStore
+from keyosk.storage.roles import RoleStore
+from keyosk.storage.services import ServiceStore
+from keyosk.validation import Checks
+
+_OVER: Final = "lies in the past"
+_GRANT: Final = "keyosk:grants:write"
+_CREDENTIALS: Final = frozenset({"password", "password_hash"})
+
+
+class LineChecks:
+    """Holds lines against the rules for accounts, credentials and grants."""
+
+    def __init__(
+        self,
+        accounts: AccountStore,
+        services: ServiceStore,
+        roles: RoleStore,
+        passwords: Passwords,
+        rules: Rules,
+        clock: Callable[[], float],
+    ) -> None:
+        self._accounts = accounts
+        self._services = services
+        self._roles = roles
+        self._passwords = passwords
+        self._rules = rules
+        self._clock = clock
+
+    def sort(self, by: Caller, lines: Sequence[Line]) -> tuple[list[Result], list[Candidate]]:
+        """The results of lines that break a rule, and what the other lines are to be."""
+        now = int(self._clock())
+        named = [grant for line in lines for grant in line.grants or ()]
+        scopes = self._services.existing_scopes({grant.scope for grant in named if grant.scope})
+        roles = self._roles.named([*{grant.role for grant in named if grant.role}])
+        results: list[Result] = []
+        candidates: list[Candidate] = []
+        for line in lines:
+            try:
+                if line.faults:
+                    raise Invalid(line.faults)
+                candidate = self._candidate(now, line, scopes, roles)
+                self._check_rules(by, line, roles)
+            except Invalid as error:
+                results.append(Result(line.number, Status.INVALID, faults=error.faults))
+            except Forbidden as error:
+                results.append(refused(line, error))
+            else:
+                candidates.append(candidate)
+        return results, candidates
+
+    def passwords(
+        self, candidates: Sequence[Candidate], *, dry_run: bool
+    ) -> dict[str, StoredPassword]:
+        """The passwords to store, by the ids of the new accounts; a dry run hashes none.
+
+        Hashing takes long and needs no lock: it comes before the transaction.
+        """
+        plain = [each for each in candidates if "password" in each.line.fields]
+        # Only to spare work when an import is repeated; who is new, the insert finds out.
+        known = self._accounts.ids_of([each.account.username for each in plain])
+        hashes = {each.account.id: each.hash for each in candidates if each.hash is not None}
+        for each in plain:
+            if not dry_run and each.account.username not in known:
+                hashes[each.account.id] = self._passwords.hash(each.line.fields["password"])
+        return {account_id: StoredPassword(new_id(), text) for account_id, text in hashes.items()}
+
+    def _candidate(
+        self, now: int, line: Line, scopes: Collection[str], roles: Mapping[str, Role]
+    ) -> Candidate:
+        """The account that a line is to be. Raises ``Invalid`` with all that is wrong with it."""
+        fields = dict(line.fields)
+        given = fields.pop("password_hash", None)
+        checks = Checks()
+        account = adopted = None
+        try:
+            account = drafted(now, **fields, may_be_over=True)
+        except Invalid as error:
+            checks.include(error)
+        if given is not None:
+            try:
+                adopted = self._passwords.adopt(given)
+            except Invalid as error:
+                checks.include(error)
+            if "password" in fields:
+                checks.fault("password_hash", "cannot be given together with password")
+        if line.grants:
+            try:
+                grant_rules.check(line.grants, scopes, roles)
+            except Invalid as error:
+                checks.include(error)
+        checks.done()
+        assert account is not None
+        if adopted is not None:
+            account = replace(account, has_password=True)
+        return Candidate(line, account, adopted, tuple(_over(now, account, line.grants or ())))
+
+    def _check_rules(self, by: Caller, line: Line, roles: Mapping[str, Role]) -> None:
+        """The rules against climbing, for an account that is new. Raises ``Forbidden``."""
+        if line.grants or not _CREDENTIALS.isdisjoint(line.fields):
+            self._rules.not_by_api_key(by)
+        if line.grants and not by.has(_GRANT):
+            raise InsufficientScope(_GRANT)
+        for grant in line.grants or ():
+            self._rules.may_grant(by, grant, roles)
+
+
+def _over(now: int, account: Account, grants: Sequence[Grant]) -> Iterator[Fault]:
+    """What of a line has ended already: true of an export of old accounts, or a slip."""
+    if account.expires_at is not None and account.expires_at <= now:
+        yield Fault("expires_at", f"{_OVER}: the account cannot log in")
+    for grant in grants:
+        if grant.until is not None and grant.until <= now:
+            yield Fault(
+                "grants", f"the end of {grant.scope or grant.role} {_OVER}: it gives nothing"
+            )

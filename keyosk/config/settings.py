@@ -1,0 +1,343 @@
+"""Settings: read all, check all, report every problem at once, refuse unknown names.
+
+The class ``Config`` is the one table of settings: loading, ``keyosk config check`` and the test of
+``docs/configuration.md`` derive from it. Nothing else in Keyosk reads the environment.
+
+SECURITY: no sentence here repeats a value that was given, and no library exception leaves this
+module. Either could carry a secret, even from a setting that is none.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from marshmallow import Schema, ValidationError, fields, validate
+
+from keyosk.config import files
+from keyosk.config import values as rules
+from keyosk.config.values import Address, Network
+from keyosk.errors import ConfigurationError, Fault
+
+_PREFIX: Final = "KEYOSK_"
+_CONFIG: Final = "KEYOSK_CONFIG"  # names the file of settings; the one variable that is none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One row of the table of settings.
+
+    ``default`` stands as a file would have it, ``None`` where it depends on something;
+    ``default_text`` says it to people. A setting with a ``mask``, which makes its value showable,
+    is secret and may be given by file.
+    """
+
+    name: str
+    meaning: str
+    rule: fields.Field[Any]
+    default: str | int | None
+    default_text: str
+    mask: Callable[[object], str] | None
+
+    @property
+    def variable(self) -> str:
+        """The name in the environment."""
+        return _PREFIX + self.name.upper()
+
+    def show(self, value: object) -> str:
+        """``value``, as ``Config`` holds it, for people; a secret masked."""
+        if value is None or value == ():
+            return self.default_text
+        if self.mask is not None:
+            return self.mask(value)
+        return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _setting(
+    rule: fields.Field[Any] | Callable[[object], object],
+    default: str | int | None,
+    meaning: str,
+    *,
+    default_text: str | None = None,
+    mask: Callable[[object], str] | None = None,
+) -> Any:
+    """A field of ``Config`` with its row of the table in its metadata."""
+    row: dict[str, object] = {"default": default, "meaning": meaning, "mask": mask}
+    row["rule"] = rule if isinstance(rule, fields.Field) else fields.Function(deserialize=rule)
+    row["default_text"] = default_text or ("none" if default is None else str(default))
+    return field(repr=mask is None, metadata=row)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """All settings, checked; made by ``load``. A secret is in no ``repr`` and no ``describe``."""
+
+    bind: Address = _setting(  # noqa: RUF009 - it is a field(), and an Address is frozen
+        rules.bind, "127.0.0.1:8080", "Where Keyosk listens; `:8080` is every IPv4 address."
+    )
+    issuer: str = _setting(
+        rules.issuer,
+        None,
+        "The `iss` of tokens and the base of every published address. "
+        "Required once other machines can reach `KEYOSK_BIND`.",
+        default_text="http:// + bind",
+    )
+    database_url: str = _setting(
+        rules.database_url,
+        "sqlite:///data/keyosk.db",
+        "A SQLite file, or `postgresql://user:password@host/database`.",
+        mask=rules.hide_password,
+    )
+    database_schema: str | None = _setting(
+        rules.database_schema,
+        None,
+        "The schema of a PostgreSQL database that Keyosk's tables are in; it must exist.",
+        default_text="the first of the search path, mostly public",
+    )
+    secret_key: tuple[str, ...] = _setting(
+        rules.secret_keys,
+        None,
+        "A list of keys that encrypt the signing keys in the database: the first encrypts, the "
+        "others only decrypt. Required for PostgreSQL.",
+        default_text="made at first start beside the SQLite file",
+        mask=rules.hide,
+    )
+    admin_username: str = _setting(
+        rules.string(validate.Regexp(r"[^\s:]+\Z", error="must be one word without a colon")),
+        "admin",
+        "The first account. Used only while there is no account.",
+    )
+    admin_password: str | None = _setting(
+        rules.string(validate.Length(15, 1024, error="must have 15 to 1024 characters")),
+        None,
+        "The password of the first account, 15 to 1024 characters.",
+        default_text="generated and shown once",
+        mask=rules.hide,
+    )
+    # At least 2: one may be busy or starting again. At most 8: with 4 threads each that makes 32 of
+    # the 100 connections that PostgreSQL has, and a container sees all cores of its machine.
+    workers: int = _setting(
+        rules.whole(1, 64),
+        None,
+        "Processes, 1 to 64.",
+        default_text="one for each core, from 2 to 8",
+    )
+    threads: int = _setting(rules.whole(1, 64), 4, "Threads in each process, 1 to 64.")
+    signing_algorithm: str = _setting(
+        rules.one_of("ES256", "RS256", "PS256", "EdDSA"),
+        "ES256",
+        "What signs tokens: `ES256`, `RS256`, `PS256` or `EdDSA`.",
+    )
+    pkcs11_module: str | None = _setting(rules.pkcs11_text, None, rules.PKCS11["pkcs11_module"])
+    pkcs11_token: str | None = _setting(rules.pkcs11_text, None, rules.PKCS11["pkcs11_token"])
+    pkcs11_pin: str | None = _setting(
+        rules.pkcs11_text, None, rules.PKCS11["pkcs11_pin"], mask=rules.hide
+    )
+    token_lifetime: int = _setting(rules.whole(30, 86_400), 900, "Seconds, 30 to 86400.")
+    token_backdate: int = _setting(
+        rules.whole(0, 5),
+        0,
+        "Seconds by which `iat` is dated back, 0 to 5, for verifiers whose clocks are behind.",
+    )
+    key_rotation_days: int = _setting(
+        rules.whole(0, 3_650),
+        90,
+        "Days after which a signing key is followed by another; 0: never.",
+    )
+    # Verifiers were seen to keep the key set for 20 minutes, an hour, a day, and never to look for
+    # a key that they do not know. A rotation by schedule costs nothing by being announced earlier.
+    key_publish_ahead: int = _setting(
+        rules.whole(1, 604_800), 90_000, "Seconds for which a key is published before it signs."
+    )
+    key_retain: int = _setting(
+        rules.whole(0, 604_800),
+        900,
+        "Seconds for which a key stays published after its last token has expired.",
+    )
+    # SECURITY: the low ends are the floor of the design; no setting weakens a password's hash.
+    argon2_memory_kib: int = _setting(
+        rules.whole(19_456, 1_048_576),
+        19_456,
+        "KiB of memory for one password hash, 19456 to 1048576.",
+    )
+    argon2_time_cost: int = _setting(rules.whole(2, 20), 2, "Passes over that memory, 2 to 20.")
+    argon2_parallelism: int = _setting(
+        rules.whole(1, 16), 1, "Lanes of one password hash, 1 to 16."
+    )
+    trusted_proxies: tuple[Network, ...] = _setting(
+        rules.networks,
+        "",
+        "A list of addresses and networks whose forwarded headers count.",
+        default_text="none",
+    )
+    cors_origins: tuple[str, ...] = _setting(
+        rules.origins, "", "Origins whose scripts may call by Bearer.", default_text="none"
+    )
+    metrics_bind: Address | str = _setting(  # noqa: RUF009 - as for bind
+        rules.bind_or_off,
+        "127.0.0.1:9464",
+        "Where `/metrics` is served, to whoever can reach it; `off`: nowhere.",
+    )
+    log_level: str = _setting(
+        rules.one_of("debug", "info", "warning", "error"),
+        "info",
+        "The least that is logged: `debug`, `info`, `warning` or `error`.",
+    )
+    #: Sentences about settings that work but are risky.
+    warnings: tuple[str, ...] = ()
+    #: Where each setting that is not at its default came from: ``environment`` or ``file PATH``.
+    sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+    def describe(self) -> list[tuple[str, str, str]]:
+        """Each setting as variable, value (a secret masked) and where it came from.
+
+        The last is ``default``, ``environment`` or ``file PATH``.
+        """
+        return [
+            (row.variable, row.show(getattr(self, row.name)), self.sources.get(row.name, "default"))
+            for row in SETTINGS
+        ]
+
+
+#: The table of settings, in the order of the documentation.
+SETTINGS: Final = tuple(
+    Setting(name=each.name, **each.metadata) for each in dataclasses.fields(Config) if each.metadata
+)
+_KEYS: Final = {row.name: row.name for row in SETTINGS} | {
+    f"{row.name}_file": row.name for row in SETTINGS if row.mask is not None
+}
+_VARIABLES: Final = {_PREFIX + key.upper(): name for key, name in _KEYS.items()}
+_SCHEMA: Final = Schema.from_dict({row.name: row.rule for row in SETTINGS})()
+
+
+class _Given(NamedTuple):
+    """A value that somebody gave, by what they call it; ``None`` once a fault tells about it."""
+
+    label: str
+    source: str
+    value: object
+
+
+def load(environ: Mapping[str, str], *, cores: int | None = None) -> Config:
+    """Read and check all settings: from ``environ``, which wins, then from the file.
+
+    ``cores``: how many processor cores to choose the defaults for; without it those that this
+    process may use. Raises ``ConfigurationError`` with one fault for every problem there is.
+    """
+    faults: list[Fault] = []
+    given = _from_file(environ, faults) | _from_environment(environ, faults)
+    raw: dict[str, object] = {row.name: row.default for row in SETTINGS}
+    raw["workers"] = max(2, min(cores or rules.cores(), 8))
+    raw |= {name: each.value for name, each in given.items()}
+    try:
+        values = _SCHEMA.load({name: value for name, value in raw.items() if value is not None})
+    except ValidationError as error:
+        values = dict(error.valid_data or {})
+        said = error.messages_dict.items()
+        faults += (Fault(given[n].label, rules.sentence(s, given[n].value)) for n, s in said)
+    faults += _fill(values, given)
+    if faults:
+        # SECURITY: not inside the except block, whose exception holds every value.
+        raise ConfigurationError(faults)
+    sources = {name: each.source for name, each in given.items()}
+    warnings = (*rules.warnings_of(values), *rules.warn_of_quotes(given.values()))
+    return Config(**values, warnings=warnings, sources=sources)
+
+
+def is_debugging(environ: Mapping[str, str]) -> bool:
+    """Whether the environment asks for all that can be told, before settings are loaded."""
+    return environ.get(f"{_PREFIX}LOG_LEVEL", "").lower() == "debug"
+
+
+def _fill(values: dict[str, Any], given: Mapping[str, _Given]) -> Iterator[Fault]:
+    """Add the defaults that depend on other settings; a fault where there cannot be one.
+
+    A setting that is broken is in ``given`` and not in ``values``: nothing is said of it twice.
+    """
+    bind: Address | None = values.get("bind")
+    if bind is not None and "issuer" not in given:
+        values["issuer"] = f"http://{bind}"
+        if not bind.is_loopback:
+            yield Fault(
+                "KEYOSK_ISSUER",
+                "is required, as other machines can reach KEYOSK_BIND: the URL by which they do",
+            )
+    yield from rules.database_faults(given, values)
+    metrics = values.get("metrics_bind")
+    if bind is not None and isinstance(metrics, Address) and metrics.port == bind.port:
+        yield Fault("KEYOSK_METRICS_BIND", "must have another port than KEYOSK_BIND")
+    values.setdefault("secret_key", ())
+    for name in rules.missing_pkcs11(given, values):
+        yield Fault(_PREFIX + name.upper(), "is required with the other settings for PKCS#11")
+    for name in ("admin_password", "database_schema", *rules.PKCS11):
+        values.setdefault(name, None)
+
+
+def _from_environment(environ: Mapping[str, str], faults: list[Fault]) -> dict[str, _Given]:
+    return _named(_of_keyosk(environ), _VARIABLES, faults, source="environment")
+
+
+def _of_keyosk(environ: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: value
+        for name, value in environ.items()
+        if name.startswith(_PREFIX) and name != _CONFIG and (value or name not in _VARIABLES)
+    }
+
+
+def _from_file(environ: Mapping[str, str], faults: list[Fault]) -> dict[str, _Given]:
+    """What the file of settings gives; only one that ``KEYOSK_CONFIG`` names has to exist."""
+    path = Path(environ.get(_CONFIG) or "keyosk.toml")
+    try:
+        pairs = files.read(path, named_by=_CONFIG)
+    except ConfigurationError as error:
+        faults += error.faults
+        return {}
+    if pairs is None:
+        if environ.get(_CONFIG):
+            faults.append(Fault(_CONFIG, f"there is no file {path}"))
+        return {}
+    more: dict[str, _Given] = {}
+    known: Mapping[str, str] = _KEYS
+    if files.is_environment_file(path):
+        further = {name: str(value) for name, value in pairs.items() if name == _CONFIG and value}
+        if further and not files.is_environment_file(Path(further[_CONFIG])):
+            more = _from_file(further, faults)
+        pairs, known = _of_keyosk({name: str(value) for name, value in pairs.items()}), _VARIABLES
+    return more | _named(pairs, known, faults, source=f"file {path}", where=f"{path}: ")
+
+
+def _named(
+    pairs: Mapping[str, object],
+    known: Mapping[str, str],
+    faults: list[Fault],
+    *,
+    source: str,
+    where: str = "",
+) -> dict[str, _Given]:
+    """The given values by setting, secret files read; faults for unknown names and bad files."""
+    found: dict[str, _Given] = {}
+    for name, value in pairs.items():
+        label, setting = where + name, known.get(name)
+        if setting is None:
+            faults.append(Fault(label, f"is unknown{rules.hint(name, _known(known))}"))
+            continue
+        try:
+            if setting in found:
+                raise ValidationError(f"is also given as {found[setting].label}; keep one")
+            if name.lower().endswith("_file"):
+                secret = rules.secret_in(value, keep_mark=setting == "secret_key")
+                found[setting] = _Given(label, f"file {value}", secret)
+            else:
+                str(value).encode()  # the environment may hold bytes that are no text
+                found[setting] = _Given(label, source, value)
+        except (ValidationError, UnicodeEncodeError) as error:
+            said = error.messages[0] if isinstance(error, ValidationError) else "must be UTF-8"
+            faults.append(Fault(label, str(said)))
+            found[setting] = _Given(label, source, None)
+    return found
+
+
+def _known(names: Mapping[str, str]) -> list[str]:
+    return [*names, _CONFIG] if names is _VARIABLES else [*names]

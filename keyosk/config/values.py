@@ -1,0 +1,330 @@
+"""What the value of a setting may be, one rule a kind, and how a secret one is shown.
+
+A rule takes a value as TOML or the environment has it and gives it as ``Config`` holds it, or
+raises marshmallow's ``ValidationError``, which ends in ``config``. ``whole``, ``string`` and
+``one_of`` make a rule for the given bounds.
+
+SECURITY: no sentence here repeats a value that was given. It could be a secret, even in a setting
+that is none.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from marshmallow import ValidationError, fields, validate
+
+from keyosk import whitespace
+from keyosk.config import database_urls
+from keyosk.config.database_urls import PostgresqlUrl
+from keyosk.errors import Fault
+
+#: What the settings for PKCS#11 mean.
+PKCS11: Final[Mapping[str, str]] = {
+    "pkcs11_module": "The library (PKCS#11) of the HSM that makes and keeps signing keys.",
+    "pkcs11_token": "The label of the token in it.",
+    "pkcs11_pin": "The PIN of the token's user.",
+}
+_HOST_NAME: Final = re.compile(r"([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?\.)*[A-Za-z][A-Za-z0-9-]*")
+_ADDRESS: Final = r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9.-]*)):(?P<port>[0-9]{1,5})"
+_SEGMENT: Final = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})+")  # RFC 3986
+_LONGEST_IDENTIFIER: Final = 63  # PostgreSQL cuts off the rest
+
+_PREFIX: Final = "KEYOSK_"
+_KUBERNETES: Final = re.compile(r"KEYOSK_(\w+_)?(SERVICE_HOST|SERVICE_PORT\w*|PORT(_\d+_\w+)?)")
+
+Network = IPv4Network | IPv6Network
+OFF: Final = "off"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A host (a name or an IP address without brackets) and a TCP port, 1 to 65535."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host.lower() == "localhost"
+
+
+def _address(host: str, port: int, *, is_bracketed: bool) -> Address | None:
+    """A host and a port, if there can be such."""
+    try:
+        good = ip_address(host).version == (6 if is_bracketed else 4)
+    except ValueError:
+        good = not is_bracketed and _HOST_NAME.fullmatch(host) is not None
+    return Address(host, port) if good and 1 <= port <= 65535 else None
+
+
+def _web_url(text: str) -> SplitResult | None:
+    """An http or https URL of host, port and path only, or ``None``."""
+    # SECURITY: before parsing, as urlsplit drops line breaks and white space in silence.
+    if not re.fullmatch(r"[!-~]+", text) or any(sign in text for sign in "?#\\"):
+        return None
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        return None
+    # A port in its one form, without zeros in front of it.
+    place = url.netloc.removesuffix(f":{port}")
+    host = place.removeprefix("[").removesuffix("]")
+    is_bracketed = place == f"[{host}]"
+    if "%" in host or not (is_bracketed or place == host):
+        return None
+    known = url.scheme in ("http", "https") and text.startswith(f"{url.scheme}://")
+    return (
+        url
+        if known and _address(host, 443 if port is None else port, is_bracketed=is_bracketed)
+        else None
+    )
+
+
+def text_of(value: object) -> str:
+    """Text as it is."""
+    if not isinstance(value, str):
+        raise ValidationError("must be text")
+    return value
+
+
+def _items(value: object) -> list[str]:
+    """A list from TOML as it is; text is taken apart at commas."""
+    parts = value if isinstance(value, list) else text_of(value).split(",")
+    return [item for item in (text_of(part).strip() for part in parts) if item]
+
+
+def bind(value: object) -> Address:
+    """Where to listen: ``host:port``; without a host it is every IPv4 address."""
+    text = text_of(value)
+    if text.startswith(":"):
+        text = f"0.0.0.0{text}"  # noqa: S104  # nosec B104  # the operator asks for it
+    match = re.fullmatch(_ADDRESS, text)
+    host = match["ipv6"] or match["host"] if match else ""
+    if match is None or not (
+        address := _address(host, int(match["port"]), is_bracketed=match["ipv6"] is not None)
+    ):
+        raise ValidationError("must be host:port, :port or [IPv6 address]:port, port 1 to 65535")
+    return address
+
+
+def bind_or_off(value: object) -> Address | str:
+    """Where to listen, or ``off``."""
+    return OFF if value == OFF else bind(value)
+
+
+def issuer(value: object) -> str:
+    """A URL that can stand in front of every published path."""
+    text = text_of(value)
+    url = _web_url(text)
+    # Segments that are dots are resolved by clients, so that the path would be another.
+    if url is None or not all(
+        _SEGMENT.fullmatch(each) and unquote(each) not in (".", "..")
+        for each in url.path.split("/")[1:]
+    ):
+        raise ValidationError(
+            "must be an http:// or https:// URL with a host, and without user name, query, "
+            "fragment or slash at the end"
+        )
+    return text
+
+
+def database_url(value: object) -> str:
+    """A SQLite file or a PostgreSQL database, under the one scheme that each has here."""
+    try:
+        return database_urls.parse(text_of(value)).text
+    except database_urls.BadUrl as error:
+        raise ValidationError(str(error)) from None
+
+
+def database_schema(value: object) -> str:
+    """The name of a schema, as PostgreSQL has it: without quotes, and upper case is upper case."""
+    text = text_of(value)
+    if not text or not text.isprintable() or len(text.encode()) > _LONGEST_IDENTIFIER:
+        raise ValidationError(
+            f"must be the name of one schema, at most {_LONGEST_IDENTIFIER} bytes long"
+        )
+    return text
+
+
+def database_faults(given: Collection[str], sound: Mapping[str, Any]) -> Iterator[Fault]:
+    """What the settings for the database lack or have too much; ``sound``: the good values."""
+    url = sound.get("database_url")
+    is_postgresql = url is not None and isinstance(database_urls.parse(url), PostgresqlUrl)
+    if "secret_key" not in given and is_postgresql:
+        yield Fault("KEYOSK_SECRET_KEY", "is required with PostgreSQL (openssl rand -base64 32)")
+    if "database_schema" in sound and url is not None and not is_postgresql:
+        yield Fault("KEYOSK_DATABASE_SCHEMA", "is for PostgreSQL only; SQLite has no schemas")
+
+
+def secret_keys(value: object) -> tuple[str, ...]:
+    """One secret key or several."""
+    keys: tuple[str, ...] = ()
+    for key in _items(value):
+        # A byte order mark counted as a part of the key once: what that encrypted can be read.
+        keys += (key,) if whitespace.trim(key) == key else (whitespace.trim(key), key)
+    if not keys or not all(re.fullmatch(r"[^\s,]{43,}", key) for key in keys):
+        raise ValidationError(
+            "must have at least 43 characters and no white space in each key: 32 random bytes in "
+            "base64 (openssl rand -base64 32)"
+        )
+    return keys
+
+
+def networks(value: object) -> tuple[Network, ...]:
+    """Addresses and networks, none included."""
+    items = _items(value)
+    try:
+        return tuple(ip_network(item) for item in items)
+    except ValueError:
+        raise ValidationError(
+            "must be IP addresses or networks such as 10.0.0.0/8, with no bits set after the prefix"
+        ) from None
+
+
+def origins(value: object) -> tuple[str, ...]:
+    """Web origins as browsers send them (RFC 6454 section 6.2), none included.
+
+    SECURITY: neither ``*`` nor ``null``, which every page can be.
+    """
+    items = _items(value)
+    for item in items:
+        url = _web_url(item)
+        if (
+            url is None
+            or url.path
+            or item != item.lower()
+            or url.port == {"http": 80, "https": 443}[url.scheme]
+        ):
+            raise ValidationError(
+                "must be origins as browsers send them, such as https://app.example.org: lower "
+                "case, without path, and without the port that is usual"
+            )
+    return tuple(items)
+
+
+def missing_pkcs11(given: Collection[str], sound: Collection[str]) -> list[str]:
+    """The settings for PKCS#11 that are not given although a sound one is: all or none."""
+    return [name for name in PKCS11 if name not in given] if PKCS11.keys() & sound else []
+
+
+def whole(low: int, high: int) -> fields.Field[Any]:
+    """A whole number from ``low`` to ``high``."""
+
+    def parse(value: object) -> int:
+        # Not fields.Integer: that takes 9.5 as 9 and "1_000" as 1000.
+        if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value):
+            value = int(value)
+        if type(value) is not int or not low <= value <= high:
+            raise ValidationError(f"must be a whole number from {low} to {high}")
+        return value
+
+    return fields.Function(deserialize=parse)
+
+
+def string(check: Callable[[str], object]) -> fields.Field[Any]:
+    """Text that ``check``, a validator of marshmallow's, lets pass."""
+    return fields.String(validate=check, error_messages={"invalid": "must be text"})
+
+
+def pkcs11_text(value: object) -> str:
+    """Text that is not empty, without control characters."""
+    text = text_of(value)
+    if not text or not text.isprintable():
+        raise ValidationError("must be text in one line, and not empty")
+    return text
+
+
+def one_of(*words: str) -> fields.Field[Any]:
+    """One of these words."""
+    return string(validate.OneOf(words, error="must be one of {choices}"))
+
+
+def cores() -> int:
+    """How many processor cores this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))  # knows of limits that cpu_count ignores
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1
+
+
+def hide(_: object) -> str:
+    """A secret for people: nothing of it."""
+    return "***"
+
+
+def hide_password(url: object) -> str:
+    """A database URL for people: without its password and its parameters."""
+    return database_urls.parse(str(url)).masked
+
+
+def quoted(value: object) -> str:
+    """What to say of a value in quotation marks, to follow its setting's name; or nothing."""
+    if isinstance(value, str) and len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        return "stands in quotation marks, which docker --env-file makes a part of the value"
+    return ""
+
+
+def sentence(said: Iterable[str], value: object) -> str:
+    """What is wrong with a value; where it is quoted, that too."""
+    hint = quoted(value)
+    return " ".join(said) + (f"; it {hint}" if hint else "")
+
+
+def warn_of_quotes(given: Iterable[tuple[str, str, object]]) -> list[str]:
+    """The quoted values among (name, source, value), which a rule may have let pass."""
+    return [f"{name} {quoted(value)}." for name, _, value in given if quoted(value)]
+
+
+def warnings_of(values: Mapping[str, Any]) -> Iterator[str]:
+    """What works with these settings and is risky."""
+    issuer = urlsplit(values["issuer"])
+    local = values["bind"].is_loopback and Address(issuer.hostname or "", 0).is_loopback
+    if issuer.scheme == "http" and not local:
+        yield (
+            "KEYOSK_ISSUER begins with http://. Passwords and tokens must not cross a network in "
+            "the clear: put a TLS proxy in front, and give its https:// URL."
+        )
+
+
+def secret_in(path: object, *, keep_mark: bool = False) -> str:
+    """The secret in a file, without the white space and the byte order mark around it.
+
+    ``keep_mark``: with its byte order mark, for a rule that knows what to do with it.
+
+    Its permissions do not matter: containers mount secrets readable by all (0444). The sentence
+    does not repeat the path, for a secret may have been put there by mistake.
+    """
+    try:
+        secret = Path(text_of(path)).read_bytes().decode().strip()
+    except OSError as error:
+        raise ValidationError(f"cannot read the file: {error.strerror}") from None
+    except ValueError:
+        raise ValidationError("the file must be UTF-8 text") from None
+    secret = secret if keep_mark else whitespace.trim(secret)
+    if not secret:
+        raise ValidationError("the file is empty")
+    return secret
+
+
+def hint(name: str, known: Collection[str]) -> str:
+    """What somebody who wrote ``name`` may have meant, to follow "is unknown"."""
+    if _KUBERNETES.fullmatch(name):
+        return "; Kubernetes sets it for a Service named keyosk, unless enableServiceLinks is false"
+    short = {each.removeprefix(_PREFIX).lower(): each for each in known}
+    near = difflib.get_close_matches(name.removeprefix(_PREFIX).lower(), short, n=1)
+    return f"; did you mean {short[near[0]]}?" if near else ""

@@ -1,0 +1,347 @@
+"""Who is calling: a credential in, a proven ``Login`` out, or ``BadCredentials``.
+
+One login is tried in every form a client may have encoded it in (see ``web/basic``), and counts as
+one. Unknown, disabled, expired and wrong are refused with the same work and the same words.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Collection, Sequence
+from ipaddress import ip_address, ip_network
+from typing import Final
+
+from keyosk import clocks
+from keyosk.audit import Audit
+from keyosk.credentials import api_key_format, usernames
+from keyosk.credentials.password_hashing import Passwords
+from keyosk.credentials.throttling import Guess, Guesses
+from keyosk.errors import (
+    BadCredentials,
+    BadToken,
+    NotFound,
+    Throttled,
+    Unavailable,
+)
+from keyosk.metrics import Metrics
+from keyosk.model import Account, Caller, Login, Session, StoredPassword, VerifiedClaims
+from keyosk.revocations import Revocations
+from keyosk.storage.accounts import AccountStore
+from keyosk.storage.api_keys import ApiKeyStore
+from keyosk.storage.database import Database
+from keyosk.storage.logins import LoginStore
+
+_log = logging.getLogger(__name__)
+
+#: How stale ``last_used_at`` and ``last_login_at`` may be, in seconds: a use is not a write.
+SEEN_RESOLUTION: Final = 300
+_NOTE_PAUSE: Final = 10  # seconds
+
+
+class Authentication:
+    """Checks passwords, API keys, and the accounts behind Bearer tokens."""
+
+    def __init__(
+        self,
+        database: Database,
+        accounts: AccountStore,
+        api_keys: ApiKeyStore,
+        logins: LoginStore,
+        passwords: Passwords,
+        guesses: Guesses,
+        revocations: Revocations,
+        audit: Audit,
+        metrics: Metrics,
+        clock: Callable[[], float],
+    ) -> None:
+        self._database = database
+        self._audit = audit
+        self._metrics = metrics
+        self._guesses = guesses
+        self._revocations = revocations
+        self._accounts = accounts
+        self._api_keys = api_keys
+        self._logins = logins
+        self._passwords = passwords
+        self._clock = clock
+        self._no_notes_until = 0.0
+
+    def by_secret(
+        self,
+        candidates: Sequence[tuple[str, str]],
+        *,
+        address: str | None = None,
+        key_alone: bool = False,
+    ) -> Login:
+        """The login that one of these (username, secret) pairs proves, sent from ``address``.
+
+        The pairs are the readings of one login, in the order to try them. ``key_alone``: an API
+        key needs no username. Raises ``BadCredentials``, which is counted in the audit log, and
+        ``Throttled``.
+        """
+        misplaced = _misplaced(candidates, key_alone=key_alone)
+        if misplaced is not None:
+            self._count_failure("", address)
+            raise BadCredentials(misplaced)
+        passwords = [pair for pair in candidates if not api_key_format.is_well_formed(pair[1])]
+        for username, secret in candidates:
+            if (username, secret) not in passwords:
+                login = self._by_api_key(username, secret, address)
+                if login is not None:
+                    return self._revocations.corrected(login)
+        if passwords:
+            return self._revocations.corrected(self._by_passwords(passwords, address))
+        self._count_failure(candidates[0][0], address)
+        raise BadCredentials
+
+    def by_token(self, claims: VerifiedClaims, *, audience: str) -> Login:
+        """The login behind a token that was verified for ``audience``, with what it holds *now*.
+
+        Raises ``BadToken`` if its account or API key is gone, disabled or expired since, or the
+        token revoked.
+        """
+        login = self._as_of_now(claims.account_id, claims.api_key_id, claims.authenticated_at)
+        if login is None:
+            raise BadToken("The account or API key behind the token is gone, disabled or expired.")
+        if claims.issued_at < login.tokens_from or self._revocations.is_revoked(
+            claims.id, claims.kid, audience, claims.issued_at
+        ):
+            raise BadToken("The token was revoked.")
+        return login
+
+    def resumed(self, session: Session, *, address: str | None) -> Login:
+        """The login that began a session, with what it holds *now*.
+
+        Raises ``BadCredentials`` if its password is another one since, or its API key or account is
+        gone, disabled, expired, or the key may not be used from ``address``.
+        """
+        if session.api_key_id is not None:
+            login = self._logins.by_api_key(session.api_key_id, session.authenticated_at)
+        else:
+            login = self._logins.by_password(session.password_id or "", session.authenticated_at)
+        if login is None or not self._usable(login) or not _is_allowed(address, login.networks):
+            raise BadCredentials
+        return self._revocations.corrected(login)
+
+    def as_if(self, account_id: str, api_key_id: str | None, *, to_issue: bool = False) -> Login:
+        """The login that an account would have, usable or not. Raises ``NotFound``.
+
+        It writes nothing, unless a token is to be issued for it that Keyosk must take afterwards.
+        """
+        now = int(self._clock())
+        if api_key_id is not None:
+            login = self._logins.by_api_key(api_key_id, now)
+        else:
+            login = self._logins.by_account(account_id, now)
+        if login is None or login.account_id != account_id:
+            raise NotFound("There is no such account or API key.")
+        return self._revocations.corrected(login, store=to_issue)
+
+    def check_usable(self, login: Login) -> None:
+        """Raise ``BadCredentials`` unless the login's account and API key are in order now."""
+        if not self._usable(login):
+            raise BadCredentials
+
+    def again(self, by: Caller) -> Login:
+        """The login behind a caller of a while ago, with what it holds *now*.
+
+        Raises ``BadCredentials`` if its account or API key is gone, disabled or expired since.
+        """
+        login = self._as_of_now(by.account_id or "", by.api_key_id, int(self._clock()))
+        if login is None:
+            raise BadCredentials
+        return login
+
+    def note(self, login: Login) -> None:
+        """Remember that the credential was used, coarsely and never at the cost of an answer.
+
+        For after the answer was sent: it may wait for the database, and failing is no matter.
+        """
+        now = int(self._clock())
+        seen = login.last_seen_at
+        if seen is not None and clocks.is_recent(seen, now, SEEN_RESOLUTION):
+            return
+        if time.monotonic() < self._no_notes_until:
+            return
+        try:
+            if login.api_key_id is not None:
+                self._note_key(login, login.api_key_id, now)
+            else:
+                self._accounts.note_login(login.account_id, now)
+        except Unavailable:
+            # Each try may have to wait, and holds a thread meanwhile.
+            self._no_notes_until = time.monotonic() + _NOTE_PAUSE
+            _log.warning("the use of a credential was not noted: the database is not available")
+
+    def confirm_password(
+        self, account: Account, password: str, *, address: str | None = None
+    ) -> StoredPassword:
+        """The account's password, if it is this one.
+
+        Raises ``BadCredentials``, which is counted in the audit log as a failed login is, and
+        ``Throttled``.
+        """
+        self._database.check()
+        with self._passwords.slots.one():
+            guess = self._take([account.username], address)
+            stored = self._accounts.password_of(account.id)
+            try:
+                self._passwords.verify(password, stored.hash if stored else None)
+            except BadCredentials:
+                self._count_failure(account.username, address)
+                raise
+            if stored is None:
+                raise BadCredentials
+            self._give_back([guess], account.id)
+        return stored
+
+    def _as_of_now(
+        self, account_id: str, api_key_id: str | None, authenticated_at: int
+    ) -> Login | None:
+        if api_key_id is not None:
+            login = self._logins.by_api_key(api_key_id, authenticated_at)
+        else:
+            login = self._logins.by_account(account_id, authenticated_at)
+        usable = login is not None and login.account_id == account_id and self._usable(login)
+        return login if usable else None
+
+    def _note_key(self, login: Login, api_key_id: str, now: int) -> None:
+        if login.last_seen_at is not None:
+            self._api_keys.note_use(api_key_id, now)
+            return
+        with self._database.transaction():
+            if self._api_keys.note_use(api_key_id, now, first=True):
+                self._audit.record(
+                    caller(login, frozenset(), frozenset()),
+                    "api_key.first_use",
+                    f"account/{login.account_id}/api-key/{api_key_id}",
+                )
+
+    def _by_api_key(self, username: str, secret: str, address: str | None) -> Login | None:
+        login = self._logins.by_digest(api_key_format.digest(secret), int(self._clock()))
+        # Where there is no username the key alone is enough: ``_misplaced`` says where.
+        if login is None or (username and usernames.lookup_form(username) != login.username):
+            return None
+        return login if self._usable(login) and _is_allowed(address, login.networks) else None
+
+    def _by_passwords(self, pairs: Sequence[tuple[str, str]], address: str | None) -> Login:
+        names = [usernames.lookup_form(username) or "" for username, _ in pairs]
+        # A guess that waits for its turn is not counted yet, so that many right ones that come at
+        # once do not use up what wrong ones are allowed.
+        self._database.check()
+        with self._passwords.slots.one():
+            guesses = []
+            for name, (_, secret) in zip(names, pairs, strict=True):
+                # SECURITY: each password that is tried is a guess, at the name that it is tried
+                # for: one header can mean three.
+                guesses.append(self._take([name], address))
+                login = self._by_password(name, secret)
+                if login is not None:
+                    self._give_back(guesses, login.account_id)
+                    return login
+        self._count_failure(pairs[0][0], address)
+        raise BadCredentials
+
+    def _take(self, names: Collection[str], address: str | None) -> Guess:
+        try:
+            return self._guesses.take(names, address)
+        except Throttled:
+            self._count_failure(next(iter(names)), address, throttled=True)
+            raise
+
+    def _give_back(self, guesses: Sequence[Guess], account_id: str) -> None:
+        try:
+            self._guesses.give_back(guesses, account_id)
+        except Unavailable:  # it counts as a wrong one: no harm but to the allowance
+            _log.warning("a right guess was not given back: the database is not available")
+
+    def _count_failure(
+        self, username: str, address: str | None, *, throttled: bool = False
+    ) -> None:
+        """Note a refused login; a database that cannot write does not make it another answer."""
+        self._metrics.login_refused(throttled=throttled)
+        name = usernames.lookup_form(username)
+        try:
+            account_id = self._accounts.by_username(name).id if name is not None else None
+        except NotFound:
+            account_id = None
+        try:
+            self._audit.count_failed_login(account_id, address, throttled=throttled)
+        except Unavailable:
+            _log.warning("a failed login was not counted: the database is not available")
+
+    def _by_password(self, name: str, secret: str) -> Login | None:
+        stored = self._accounts.password(name) if name else None
+        try:
+            replacement = self._passwords.verify(secret, stored.hash if stored else None)
+        except BadCredentials:
+            return None
+        if stored is None:
+            return None
+        # SECURITY: read after the hash, which takes long: rights lost meanwhile are lost, and a
+        # password that was changed meanwhile is found no more.
+        login = self._logins.by_password(stored.id, int(self._clock()))
+        if login is None or not self._usable(login):
+            return None
+        if replacement is not None:
+            self._rehash(StoredPassword(stored.id, replacement))
+        return login
+
+    def _rehash(self, password: StoredPassword) -> None:
+        try:
+            self._accounts.rehash(password)
+        except Unavailable:  # the next login tries again; this one was proven
+            _log.warning("an old password hash was not replaced: the database is not available")
+
+    def _usable(self, login: Login) -> bool:
+        return login.enabled and (login.expires_at is None or login.expires_at > self._clock())
+
+
+def _misplaced(candidates: Sequence[tuple[str, str]], *, key_alone: bool) -> str | None:
+    """What to say of an API key in the wrong place; it tells nothing that the caller did not send.
+
+    No username begins as API keys do, so nobody's login is refused by this.
+    """
+    if any(api_key_format.looks_like(username) for username, _ in candidates):
+        return "An API key is a secret, not a username: send it as the password, or as Bearer."
+    if key_alone:
+        return None
+    if any(not name and api_key_format.is_well_formed(secret) for name, secret in candidates):
+        return (
+            "An API key without a username is taken at /auth/token and /auth/forward only: get a "
+            "token there, or send the username too."
+        )
+    return None
+
+
+def _is_allowed(address: str | None, networks: tuple[str, ...] | None) -> bool:
+    """Whether a key that is limited to networks may be used from an address."""
+    if networks is None:
+        return True
+    try:
+        source = ip_address(address or "")
+    except ValueError:
+        return False
+    # A dual-stack socket shows IPv4 clients as ::ffff:192.0.2.1.
+    source = getattr(source, "ipv4_mapped", None) or source
+    return any(source in ip_network(network) for network in networks)
+
+
+def caller(
+    login: Login,
+    scopes: frozenset[str],
+    held: frozenset[str],
+    *,
+    address: str | None = None,
+    request_id: str | None = None,
+) -> Caller:
+    """Who a login is to the rest of Keyosk."""
+    return Caller(
+        account_id=login.account_id,
+        username=login.username,
+        credential=login.credential,
+        api_key_id=login.api_key_id,
+        scopes=scopes,
+        held=held,
+        address=address,
+        request_id=request_id,
+    )

@@ -1,0 +1,261 @@
+"""Passwords: how they are stored, and how one is checked. Which may be chosen: ``password_rules``.
+
+The only user of passlib and argon2. Nothing here knows an account, a database or a clock.
+"""
+
+import secrets
+import unicodedata
+from typing import ClassVar
+
+from argon2.low_level import error_to_str
+from passlib.context import CryptContext
+
+from keyosk import errors
+from keyosk.credentials import imported_hashes, stored_hashes
+from keyosk.credentials.concurrency import Slots, for_hashes
+
+MAX_LENGTH = 1024
+"""The length of the longest password, in code points after NFC."""
+
+# NFC composes at most four code points into one, so whatever is longer than this is too long.
+_MAX_RAW_LENGTH = 4 * MAX_LENGTH
+
+
+def prepare(password: str) -> bytes:
+    """Give what is hashed for a password: NFC, then UTF-8 (SP 800-63B-4 section 3.1.1.2).
+
+    Nothing is cut off, trimmed or mapped besides. At most 4,096 bytes.
+
+    Raises:
+        errors.Invalid: for the field ``password``, if it is empty, longer than 1,024 code points
+            or holds a lone surrogate, which UTF-8 cannot carry.
+    """
+    if not password:
+        raise _invalid("must not be empty")
+    if len(password) > _MAX_RAW_LENGTH:
+        raise _invalid(f"must have at most {MAX_LENGTH:,} characters")
+    composed = unicodedata.normalize("NFC", password)
+    if len(composed) > MAX_LENGTH:
+        raise _invalid(f"must have at most {MAX_LENGTH:,} characters")
+    try:
+        return composed.encode()
+    except UnicodeEncodeError:
+        pass
+    # SECURITY: outside the handler, because a UnicodeEncodeError holds the password.
+    raise _invalid("must be valid Unicode, without lone surrogates")
+
+
+def generate() -> str:
+    """Make a password to be read and typed by a person: 148 bits, 6 groups of 5 characters.
+
+    Small letters and digits without those that look alike (0 o, 1 l i), joined by ``-``. It is no
+    account's name and no listed word, so it passes ``password_rules.check_new`` for every account.
+    """
+    alphabet = "abcdefghjkmnpqrstuvwxyz23456789"
+    return "-".join("".join(secrets.choice(alphabet) for _ in range(5)) for _ in range(6))
+
+
+# ---- Hashing and checking ----------------------------------------------------------------------
+
+_OUT_OF_MEMORY = error_to_str(-22)  # ARGON2_MEMORY_ALLOCATION_ERROR
+# The first is written; the others, of hashes from elsewhere, are only checked.
+_SCHEMES = (
+    "argon2",
+    "bcrypt",
+    "bcrypt_sha256",
+    "django_bcrypt_sha256",
+    "scrypt",
+    "pbkdf2_sha256",
+    "pbkdf2_sha512",
+    "pbkdf2_sha1",
+    "sha512_crypt",
+    "sha256_crypt",
+    "ldap_salted_sha1",
+    "ldap_salted_sha256",
+    "ldap_salted_sha512",
+)
+_BCRYPT_LENGTH = 72  # bytes
+_CRYPTS = ("$5$", "$6$")
+
+
+class Passwords:
+    """Hashes passwords with argon2id (RFC 9106) and checks them.
+
+    ``memory_kib`` (KiB), ``time_cost`` (passes) and ``parallelism`` (lanes) may be raised and not
+    lowered. ``slots`` bounds how many hashes run at once. Objects are immutable and may be shared
+    by threads.
+
+    Raises:
+        ValueError: if a parameter is below its minimum, or all together are above the maximum
+            (2 GiB written by one hash, some 2 s of one core; 64 lanes).
+    """
+
+    MIN_MEMORY_KIB: ClassVar[int] = 19_456
+    MIN_TIME_COST: ClassVar[int] = 2
+    MIN_PARALLELISM: ClassVar[int] = 1
+    MAX_WORK: ClassVar[int] = 2 * 1024 * 1024
+    MAX_PARALLELISM: ClassVar[int] = 64
+
+    def __init__(
+        self,
+        *,
+        memory_kib: int = 19_456,
+        time_cost: int = 2,
+        parallelism: int = 1,
+        slots: Slots | None = None,
+    ) -> None:
+        for name, value, minimum in (
+            ("memory_kib", memory_kib, self.MIN_MEMORY_KIB),
+            ("time_cost", time_cost, self.MIN_TIME_COST),
+            ("parallelism", parallelism, self.MIN_PARALLELISM),
+        ):
+            if value < minimum:
+                raise ValueError(f"{name} must be at least {minimum}")
+        if memory_kib * time_cost > self.MAX_WORK or parallelism > self.MAX_PARALLELISM:
+            raise ValueError("memory_kib, time_cost and parallelism together ask for too much work")
+        self._context = CryptContext(
+            schemes=list(_SCHEMES),
+            deprecated="auto",
+            argon2__type="ID",
+            argon2__memory_cost=memory_kib,
+            argon2__rounds=time_cost,
+            argon2__parallelism=parallelism,
+            argon2__salt_size=16,
+            argon2__digest_size=32,
+        )
+        self._argon2 = self._context.handler("argon2")
+        for scheme in ("argon2", "bcrypt"):
+            # Now, and not at the first use: two threads that both come first get in each other's
+            # way there, and one of them fails.
+            self._context.handler(scheme).set_backend()
+        self.slots = slots or Slots(for_hashes(memory_kib))
+        self._memory_kib = memory_kib
+        self._parallelism = parallelism
+        self._work = memory_kib * time_cost
+        self._live = f"$argon2id$v=19$m={memory_kib},t={time_cost},p={parallelism}$"
+
+    def hash(self, password: str) -> str:
+        """Give the hash to store, a PHC string with its own random salt (16 bytes).
+
+        Does not judge the password: see ``password_rules.check_new``.
+
+        Raises:
+            errors.Invalid: if the password cannot be prepared, see ``prepare``.
+            errors.Unavailable: if the machine has not enough memory for the work now, or no slot
+                gets free.
+        """
+        secret = prepare(password)
+        with self.slots.one():
+            return self._hash(secret, self._work)
+
+    def adopt(self, text: str) -> str:
+        """Give the form in which a hash that was made elsewhere is stored.
+
+        ``verify`` checks it and gives its replacement at the first login. Raises
+        ``errors.Invalid`` for the field ``password_hash``, see ``imported_hashes.adopt``.
+        """
+        stored = imported_hashes.adopt(text, most_work=self.MAX_WORK)
+        try:
+            self._context.handler(self._context.identify(stored)).from_string(stored)
+        except (ValueError, TypeError, KeyError, AssertionError):
+            pass
+        else:
+            return stored
+        # SECURITY: outside the handler, because passlib's errors hold the hash.
+        raise errors.Invalid.field("password_hash", "is damaged")
+
+    def verify(self, password: str, stored: str | None) -> str | None:
+        """Check a password against a stored hash; ``stored`` is None if there is none to match.
+
+        Gives the hash to store instead if the stored one does not have the live parameters, else
+        None. A failure costs the work of one live hash, whatever the reason: no account, no
+        password, a password that is wrong, empty, too long or not Unicode, a hash that is
+        malformed or asks for absurd work. After a mismatch with a hash made with lower parameters
+        the difference is worked off too, so that an old account answers like an unknown one; that
+        equals CPU work by count of memory written, and time within about a fifth. For a hash of
+        another scheme the difference is an estimate (``password_hashes``), right within a factor
+        of 2. A hash that costs more than a live one takes its longer time: until its first login,
+        an account that was imported with such a hash can be told by that.
+
+        Raises:
+            errors.BadCredentials: if it does not match.
+            errors.Unavailable: if the machine has not enough memory for the work now, or no slot
+                gets free.
+        """
+        with self.slots.one():
+            return self._verified(password, stored)
+
+    def _verified(self, password: str, stored: str | None) -> str | None:
+        secret = self._secret_to_try(password)
+        work = None if stored is None else self._work_of(stored)
+        if secret is None or stored is None or work is None:
+            # SECURITY: a hash made and thrown away is the dummy. It cannot fall behind the live
+            # parameters, as a stored dummy hash can.
+            self._hash(secret or b"", self._work)
+            raise errors.BadCredentials
+        if not self._matches(secret, stored):
+            if work < self._work:
+                self._hash(secret, self._work - work)
+            raise errors.BadCredentials
+        return None if stored.startswith(self._live) else self._hash(secret, self._work)
+
+    @staticmethod
+    def _secret_to_try(password: str) -> bytes | None:
+        try:
+            return prepare(password)
+        except errors.Invalid:
+            return None
+
+    def _work_of(self, stored: str) -> int | None:
+        """Give what checking a hash costs in KiB written, or None if it must not be tried."""
+        cost = stored_hashes.cost_of(stored)
+        if cost is None or cost.work > self.MAX_WORK or cost.lanes > self.MAX_PARALLELISM:
+            return None
+        return cost.work
+
+    def _matches(self, secret: bytes, stored: str) -> bool:
+        out_of_memory = False
+        if stored.startswith("$2"):
+            # Plain bcrypt never saw more. Its library cut in silence, and refuses since version 5.
+            secret = secret[:_BCRYPT_LENGTH]
+        if stored.startswith(_CRYPTS) and len(secret) > stored_hashes.LONGEST_FOR_CRYPT:
+            # SECURITY: each of its rounds takes the whole password (CVE-2016-20013).
+            self._hash(secret, min(self._work, self._work_of(stored) or 0))
+            return False
+        try:
+            return bool(self._context.verify(secret, stored))
+        except MemoryError:
+            out_of_memory = True
+        except (ValueError, TypeError, NotImplementedError) as error:
+            # Of scrypt the form says all: whatever stops it after that is want of memory.
+            out_of_memory = _OUT_OF_MEMORY in str(error) or stored.startswith("$scrypt$")
+        # SECURITY: outside the handler, because passlib's errors hold the stored hash.
+        # And not left to the hash below, which may find the memory that was missing a moment
+        # ago: a right password must then not be called wrong.
+        if out_of_memory:
+            raise _no_memory()
+        # Found malformed before any work was done.
+        self._hash(secret, min(self._work, self._work_of(stored) or 0))
+        return False
+
+    def _hash(self, secret: bytes, work: int) -> str:
+        """Hash with the live parameters, or with less memory and fewer passes for less work."""
+        # As much memory as the live hash has, never more: the time of a hash goes with its memory
+        # pages as well as with its passes, and callers bound memory by the live parameters.
+        passes = max(round(work / self._memory_kib), 1)
+        memory_kib = max(min(work // passes, self._memory_kib), 8 * self._parallelism)
+        hasher = self._argon2.using(memory_cost=memory_kib, rounds=passes)
+        try:
+            return str(hasher.hash(secret))
+        except ValueError:
+            pass
+        # The parameters were checked, so only memory or threads can have been missing.
+        raise _no_memory()
+
+
+def _no_memory() -> errors.Unavailable:
+    return errors.Unavailable("There is not enough memory to check a password now.")
+
+
+def _invalid(message: str) -> errors.Invalid:
+    return errors.Invalid.field("password", message)

@@ -1,0 +1,88 @@
+"""The key set as a value: what signs, what is published, and the documents that say so."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+
+from keyosk.keys import material
+from keyosk.keys.hsm import HsmKey
+from keyosk.keys.material import PrivateKey, PublicKey
+from keyosk.model import SigningKey
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """The key that signs now."""
+
+    kid: str
+    algorithm: str
+    key: PrivateKey | HsmKey
+    published_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verifier:
+    """The public half of one published key."""
+
+    algorithm: str
+    key: PublicKey
+
+
+@dataclass(frozen=True)
+class KeySet:
+    """All that the outside and the inside need of the signing keys, until ``changes_at``.
+
+    ``keys``: the published ones, that of the installation's algorithm which signs now first.
+    ``every``: all that there ever were. ``compromised``: how many of them are.
+    """
+
+    keys: Sequence[SigningKey]
+    signers: Mapping[str, Signer]  # by algorithm
+    default: Signer
+    every: Sequence[SigningKey]
+    compromised: int
+    changes_at: int
+
+    @cached_property
+    def verifiers(self) -> Mapping[str, Verifier]:
+        """The published keys by ``kid``."""
+        return {key.kid: verifier_of(key) for key in self.keys}
+
+    @cached_property
+    def document(self) -> "Document":
+        """The common JWK set (RFC 7517 section 5)."""
+        return _document([key for key in self.keys if key.algorithm in material.ALGORITHMS])
+
+    def document_of(self, algorithm: str | None) -> "Document":
+        """The JWK set of a service: the common one, or for an algorithm that is not in it its own.
+
+        One unknown ``kty`` makes several verifiers refuse a whole set.
+        """
+        if algorithm is None:
+            return self.document
+        if algorithm not in material.ALGORITHMS:
+            return _document([key for key in self.keys if key.algorithm == algorithm])
+        # The service's own first: python-jose stops at the first key of another type.
+        common = [key for key in self.keys if key.algorithm in material.ALGORITHMS]
+        return _document(sorted(common, key=lambda key: key.algorithm != algorithm))
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A JWK set as published, its entity tag, and the ``kid`` of its keys."""
+
+    text: bytes
+    tag: str
+    kids: tuple[str, ...]
+
+
+def verifier_of(key: SigningKey) -> Verifier:
+    """The public half of a key."""
+    return Verifier(key.algorithm, material.public_key(key.public))
+
+
+def _document(keys: Sequence[SigningKey]) -> Document:
+    text = json.dumps({"keys": [key.public for key in keys]}, indent=1).encode() + b"\n"
+    return Document(text, sha256(text).hexdigest()[:32], tuple(key.kid for key in keys))

@@ -1,0 +1,286 @@
+"""Keys as such: make them, name them, publish them, lock them away. The only user of cryptography.
+
+Owns the mathematics of signing keys: generation, RFC 7638 names, public JWK and PEM forms, and
+encryption at rest. Which key signs, and when, is ``signing``'s business.
+"""
+
+import base64
+import hashlib
+import hmac
+import json
+import os
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.x509.oid import NameOID
+
+from keyosk.errors import WrongSecretKey
+from keyosk.keys.roca import is_from_faulty_chip
+
+MlDsaPrivateKey = mldsa.MLDSA44PrivateKey | mldsa.MLDSA65PrivateKey
+MlDsaPublicKey = mldsa.MLDSA44PublicKey | mldsa.MLDSA65PublicKey
+PrivateKey = (
+    ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey | MlDsaPrivateKey
+)
+PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey | MlDsaPublicKey
+
+#: The JOSE names (RFC 7518 section 3.1, RFC 8037) of the algorithms that tokens are signed with.
+ALGORITHMS: Final = ("ES256", "RS256", "PS256", "EdDSA")
+#: Those whose keys only the services that ask for them get to see (RFC 9964, FIPS 204).
+OWN_SET_ALGORITHMS: Final = ("ML-DSA-44", "ML-DSA-65")
+_ML_DSA: Final[Mapping[str, tuple[Any, Any]]] = {
+    "ML-DSA-44": (mldsa.MLDSA44PrivateKey, mldsa.MLDSA44PublicKey),
+    "ML-DSA-65": (mldsa.MLDSA65PrivateKey, mldsa.MLDSA65PublicKey),
+}
+
+#: How long their signatures are.
+SIGNATURE_BYTES: Final[Mapping[str, int]] = {
+    "ES256": 64,
+    "RS256": 384,
+    "PS256": 384,
+    "EdDSA": 64,
+    "ML-DSA-44": 2_420,
+    "ML-DSA-65": 3_309,
+}
+
+_SHORTEST_RSA_BITS: Final = 2048  # RFC 7518 section 3.3
+_EXPONENT: Final = 65537
+#: What a key of each type is for; ES256 knows one curve, EdDSA has one here.
+_USES: Final[Mapping[tuple[str, str | None], Sequence[str]]] = {
+    ("EC", "P-256"): ("ES256",),
+    ("RSA", None): ("RS256", "PS256"),
+    ("OKP", "Ed25519"): ("EdDSA",),
+    ("AKP", None): OWN_SET_ALGORITHMS,
+}
+_RSA_BITS: Final = 3072  # NIST SP 800-57 part 1: 128 bits of security, as the other algorithms
+#: Characters: 32 random bytes in base64 without padding.
+SHORTEST_SECRET_KEY: Final = 43
+_NONCE_BYTES: Final = 12
+_SEALING: Final = b"keyosk private keys v1"
+_REFRESH: Final = b"keyosk refresh tokens v1"
+_FINGERPRINTS: Final = b"keyosk fingerprints v1"
+# The members that make up a thumbprint, by key type (RFC 7638 section 3.2, RFC 8037 section 2).
+_REQUIRED: Final[Mapping[str, Sequence[str]]] = {
+    "EC": ("crv", "kty", "x", "y"),
+    "RSA": ("e", "kty", "n"),
+    "OKP": ("crv", "kty", "x"),
+    "AKP": ("alg", "kty", "pub"),
+}
+
+
+def generate(algorithm: str) -> PrivateKey:
+    """A new private key for an algorithm that tokens can be signed with."""
+    if algorithm in _ML_DSA:
+        made: PrivateKey = _ML_DSA[algorithm][0].generate()
+        return made
+    if algorithm == "ES256":
+        return ec.generate_private_key(ec.SECP256R1())
+    if algorithm in ("RS256", "PS256"):
+        return rsa.generate_private_key(public_exponent=65537, key_size=_RSA_BITS)
+    if algorithm == "EdDSA":
+        return ed25519.Ed25519PrivateKey.generate()
+    raise ValueError(f"unknown algorithm {algorithm!r}")
+
+
+def public_jwk(key: PrivateKey | PublicKey, algorithm: str) -> dict[str, str]:
+    """The public half as a JWK (RFC 7517) with ``kid``, ``use`` and ``alg``; never the private."""
+    public = _public(key)
+    if isinstance(public, ec.EllipticCurvePublicKey):
+        point = public.public_numbers()
+        numbers = {"kty": "EC", "crv": "P-256", "x": _uint(point.x, 32), "y": _uint(point.y, 32)}
+    elif isinstance(public, rsa.RSAPublicKey):
+        rsa_numbers = public.public_numbers()
+        numbers = {"kty": "RSA", "n": _uint(rsa_numbers.n), "e": _uint(rsa_numbers.e)}
+    elif isinstance(public, ed25519.Ed25519PublicKey):
+        numbers = {"kty": "OKP", "crv": "Ed25519", "x": base64url(public.public_bytes_raw())}
+    else:
+        numbers = {"kty": "AKP", "alg": algorithm, "pub": base64url(public.public_bytes_raw())}
+    return {**numbers, "kid": thumbprint(numbers), "use": "sig", "alg": algorithm}
+
+
+def thumbprint(jwk: Mapping[str, Any]) -> str:
+    """The RFC 7638 SHA-256 thumbprint of a JWK, base64url; other members do not count."""
+    required = {name: jwk[name] for name in _REQUIRED[jwk["kty"]]}
+    canonical = json.dumps(required, separators=(",", ":"), sort_keys=True)
+    return base64url(hashlib.sha256(canonical.encode()).digest())
+
+
+def public_key(jwk: Mapping[str, str]) -> PublicKey:
+    """The key object of a public JWK that ``public_jwk`` made.
+
+    Raises ``ValueError`` for another one: of another use, for another algorithm than its type is
+    for, on another curve or none, too weak (RFC 7518 section 3.3).
+    """
+    uses = _USES.get((jwk["kty"], jwk.get("crv")), ())
+    for_verifying = jwk.get("use", "sig") == "sig" and "verify" in jwk.get("key_ops", "verify")
+    if not for_verifying or jwk.get("alg", *uses[:1]) not in uses:
+        raise ValueError("this is no key that tokens are verified with")
+    if jwk["kty"] == "EC":
+        return ec.EllipticCurvePublicNumbers(
+            _number(jwk["x"]), _number(jwk["y"]), ec.SECP256R1()
+        ).public_key()
+    if jwk["kty"] == "RSA":
+        numbers = rsa.RSAPublicNumbers(_number(jwk["e"]), _number(jwk["n"]))
+        short = numbers.n.bit_length() < _SHORTEST_RSA_BITS
+        if numbers.e < _EXPONENT or short or is_from_faulty_chip(numbers.n):
+            raise ValueError("this RSA key is too weak")
+        return numbers.public_key()
+    if jwk["kty"] == "AKP":
+        read: PublicKey = _ML_DSA[jwk["alg"]][1].from_public_bytes(_bytes(jwk["pub"]))
+        return read
+    return ed25519.Ed25519PublicKey.from_public_bytes(_bytes(jwk["x"]))
+
+
+def is_signed(key: MlDsaPublicKey, signature: bytes, message: bytes) -> bool:
+    """Whether an ML-DSA signature is right; PyJWT knows the other algorithms by itself."""
+    try:
+        key.verify(signature, message)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def public_der(jwk: Mapping[str, str]) -> bytes:
+    """A public JWK as DER (SubjectPublicKeyInfo)."""
+    return public_key(jwk).public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+
+def libtrust_id(public: Mapping[str, str]) -> str:
+    """The ``kid`` of a public JWK as container registries make it (libtrust).
+
+    The first 240 bits of the SHA-256 of its DER form, in base32, four characters a group.
+    """
+    digest = hashlib.sha256(public_der(public)).digest()[:30]
+    text = base64.b32encode(digest).decode("ascii")
+    return ":".join(text[start : start + 4] for start in range(0, len(text), 4))
+
+
+def certificate(key: PrivateKey, name: str) -> str:
+    """A self-signed X.509 certificate (RFC 5280) as PEM, for ten years from now."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
+    now = datetime.now(UTC)
+    # Edwards curves and ML-DSA have their hash built in.
+    hashed = isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=3650))
+        .sign(key, hashes.SHA256() if hashed else None)
+    )
+    return made.public_bytes(serialization.Encoding.PEM).decode("ascii")
+
+
+def public_pem(jwk: Mapping[str, str]) -> str:
+    """A public JWK as PEM (RFC 7468 section 13, SubjectPublicKeyInfo)."""
+    return (
+        public_key(jwk)
+        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        .decode("ascii")
+    )
+
+
+def new_secret_key() -> str:
+    """A secret key for an installation: 32 random bytes, base64url without padding."""
+    return base64url(os.urandom(32))
+
+
+class Safe:
+    """Locks private keys away under the installation's secret keys (AES-256-GCM).
+
+    The first secret key encrypts, all of them decrypt, so that a new one can be put in front. The
+    AES key is derived with HKDF-SHA256 (RFC 5869). The name of what is sealed is authenticated with
+    it: a ciphertext moved to another row does not open.
+    """
+
+    def __init__(self, secret_keys: Sequence[str]) -> None:
+        """``secret_keys``: at least one, each with the entropy of 32 random bytes."""
+        if not secret_keys:
+            raise ValueError("a secret key is needed")
+        self._ciphers = tuple(AESGCM(_derive(secret, _SEALING)) for secret in secret_keys)
+        self._refresh_keys = tuple(_derive(secret, _REFRESH) for secret in secret_keys)
+        self._mac_key = _derive(secret_keys[0], _FINGERPRINTS)
+
+    def seal_private_key(self, key: PrivateKey, kid: str) -> bytes:
+        """The private key, encrypted, as stored."""
+        return self.seal(
+            key.private_bytes(
+                serialization.Encoding.DER,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            ),
+            name=kid,
+        )
+
+    def open_private_key(self, sealed: bytes, kid: str) -> PrivateKey:
+        """The private key again. Raises ``WrongSecretKey``."""
+        key = serialization.load_der_private_key(self.open(sealed, name=kid), password=None)
+        if not isinstance(key, PrivateKey):
+            raise TypeError("a stored signing key is of a type that cannot sign tokens")
+        return key
+
+    def seal(self, plain: bytes, *, name: str) -> bytes:
+        """``plain`` encrypted and bound to ``name``: nonce, ciphertext and tag in one."""
+        nonce = os.urandom(_NONCE_BYTES)
+        return nonce + self._ciphers[0].encrypt(nonce, plain, name.encode())
+
+    def open(self, sealed: bytes, *, name: str) -> bytes:
+        """What ``seal`` was given. Raises ``WrongSecretKey`` when no secret key opens it."""
+        nonce, ciphertext = bytes(sealed[:_NONCE_BYTES]), bytes(sealed[_NONCE_BYTES:])
+        for cipher in self._ciphers:
+            try:
+                return cipher.decrypt(nonce, ciphertext, name.encode())
+            except (InvalidTag, ValueError):  # ValueError: it was cut off
+                continue
+        raise WrongSecretKey(
+            "The secret key does not open the private keys in this database. Give the "
+            "KEYOSK_SECRET_KEY (or the key file beside the SQLite file) that they were made under."
+        )
+
+    def refresh_macs(self, data: bytes) -> list[bytes]:
+        """HMAC-SHA256 of ``data`` under a key of each secret key, the one in use first."""
+        return [hmac.digest(key, data, "sha256") for key in self._refresh_keys]
+
+    def fingerprint(self, data: bytes) -> str:
+        """HMAC-SHA256 of ``data``, hexadecimal: tells equal from unequal and nothing else."""
+        return hmac.digest(self._mac_key, data, "sha256").hex()
+
+
+def _derive(secret: str, purpose: bytes) -> bytes:
+    return HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=purpose).derive(
+        secret.encode()
+    )
+
+
+def _public(key: PrivateKey | PublicKey) -> PublicKey:
+    return key.public_key() if isinstance(key, PrivateKey) else key
+
+
+def base64url(data: bytes) -> str:
+    """Base64url without padding (RFC 7515 section 2)."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def _bytes(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(_bytes(text))
+
+
+def _uint(number: int, length: int | None = None) -> str:
+    # RFC 7518 sections 2 and 6.2.1.2: RSA numbers have no leading zero byte, coordinates keep them.
+    return base64url(number.to_bytes(length or (number.bit_length() + 7) // 8))

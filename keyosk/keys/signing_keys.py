@@ -1,0 +1,296 @@
+"""Which keys sign, and which are published.
+
+Each process keeps all of that in memory: neither a token nor the key set waits for the database.
+Whose turn it is follows from the stored keys and the clock, so every process on every machine
+changes over at the same planned moment, whether it has just read the keys or not. How the keys'
+lives are planned is ``rotation``'s business, where their private halves are ``private_keys``'s.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from keyosk import clocks
+from keyosk.errors import Conflict, Invalid, NotFound, Unavailable
+from keyosk.keys import material
+from keyosk.keys.hsm import HsmKey
+from keyosk.keys.key_set import KeySet, Signer, Verifier, verifier_of
+from keyosk.keys.material import PrivateKey
+from keyosk.keys.private_keys import PrivateKeys
+from keyosk.model import KeyState, SigningKey
+from keyosk.pauses import Pauses
+from keyosk.storage.signing_keys import SigningKeyStore
+
+#: Of what a JWK set may have at the most.
+MOST: Final = 5
+#: Seconds between two looks for what other processes changed.
+FRESH: Final = 1.0
+#: Seconds after which every process has a new key in its set.
+SPREAD: Final = 2
+_LONGEST_ASKING: Final = 0.25  # seconds
+_FAR: Final = 2**62
+
+_log = logging.getLogger(__name__)
+
+
+class SigningKeys:
+    """The installation's signing keys, as one process has them."""
+
+    def __init__(
+        self,
+        store: SigningKeyStore,
+        private_keys: PrivateKeys,
+        algorithm: str,
+        clock: Callable[[], float],
+        pauses: Pauses,
+    ) -> None:
+        """``algorithm``: what new tokens are signed with, one of ``keyring.ALGORITHMS``."""
+        self._store = store
+        self._private_keys = private_keys
+        self.algorithm = algorithm
+        self._clock = clock
+        self._rows: tuple[SigningKey, ...] = ()
+        self._private: dict[str, PrivateKey | HsmKey] = {}
+        self._current: KeySet | None = None
+        self._refreshed = 0.0
+        self._in_background = False
+        self._pauses = pauses
+        self._asking = threading.Lock()
+
+    @property
+    def current(self) -> KeySet:
+        """The key set of this moment, as the database had it a second ago or when it last answered.
+
+        Raises ``Unavailable`` before the first key.
+        """
+        if self._current is None:
+            self.refresh()
+        elif not (self._in_background or clocks.is_recent(self._refreshed, self._clock(), FRESH)):
+            self._refresh_quietly()
+        if self._current is not None and self._clock() >= self._current.changes_at:
+            self._build()
+        if self._current is None:
+            raise Unavailable("There is no signing key.")
+        return self._current
+
+    def confirmed(self) -> bool:
+        """Ask the database whether a key in ``current`` was compromised, and take in what it says.
+
+        False where it could not be asked in time: then nobody may keep the set.
+        """
+        # One at a time: where the database hangs, the others must not wait as long as it does.
+        if not self._asking.acquire(timeout=_LONGEST_ASKING):
+            return False
+        try:
+            if self._store.compromised() != self.current.compromised:
+                self.refresh()
+        except Unavailable:
+            return False
+        finally:
+            self._asking.release()
+        return True
+
+    def signer(self, algorithm: str | None, *, compromised: int | None = None) -> Signer:
+        """The key that signs with an algorithm, ``None`` for the installation's.
+
+        The first key of an algorithm is made when it is needed. Until one that was announced begins
+        to sign, the installation's own does. ``compromised``: how many keys are, as the caller has
+        just read; if that is news, the keys are read again. Raises ``Unavailable``.
+        """
+        if compromised is not None and compromised != self.current.compromised:
+            self.refresh()
+        signer = self.known_signer(algorithm)
+        if signer is None:
+            self.ensure(algorithm)
+            signer = self.current.signers[algorithm or self.algorithm]
+        # SECURITY: no token is signed by a key that another process may not have published yet. But
+        # for the first key of all, which none can be without.
+        wait = signer.published_at + SPREAD - self._clock()
+        # One that was published by a clock ahead has been there for longer than it says.
+        if 0 < wait <= SPREAD and signer.published_at > self.current.every[0].published_at:
+            self._pauses.wait(wait)
+        return signer
+
+    def known_signer(self, algorithm: str | None) -> Signer | None:
+        """As ``signer``, but ``None`` for an algorithm that has no key yet."""
+        keys = self.current
+        signer = keys.default if algorithm is None else keys.signers.get(algorithm)
+        if signer is None and any(key.algorithm == algorithm for key in keys.keys):
+            return keys.default
+        return signer
+
+    def verifier(self, kid: str, *, published: bool) -> Verifier | None:
+        """The public half of a key; ``published``: only if it is in the set, else of any ever."""
+        keys = self.current
+        if published:
+            return keys.verifiers.get(kid)
+        return next((verifier_of(key) for key in keys.every if key.kid == kid), None)
+
+    def refresh(self) -> None:
+        """Read the keys again. Raises ``WrongSecretKey``, ``Unavailable``."""
+        self._rows = self._store.all()
+        self._refreshed = self._clock()
+        self._build()
+
+    def refresh_in_background(self, *, then: Callable[[], None]) -> None:
+        """From now on read the keys every second in a thread of its own, and call ``then``.
+
+        No request waits for it; while the database is away the set stays as it was.
+        """
+        self._in_background = True
+
+        def run() -> None:
+            while True:
+                time.sleep(FRESH)
+                try:
+                    self._refresh_quietly()
+                    then()
+                except Exception as error:  # noqa: BLE001 - whatever it is, the next turn may help
+                    _log.error("the signing keys were not looked after: %s", type(error).__name__)
+
+        threading.Thread(target=run, name="signing-keys", daemon=True).start()
+
+    def ensure(self, algorithm: str | None = None) -> None:
+        """Make the first key of an algorithm, ``None`` for the installation's, if there is none.
+
+        It signs at once. Raises ``WrongSecretKey`` if the secret key does not open the keys that
+        are there, ``Unavailable`` if none can be made.
+        """
+        wanted = algorithm or self.algorithm
+        self.refresh()
+        if self._current is not None and wanted in self._current.signers:
+            return
+        try:
+            key = self.draft(wanted, state=KeyState.ACTIVE, active_from=int(self._clock()))
+        except Invalid as error:  # a service asked for it before there was an HSM
+            raise Unavailable(f"No key can be made for {wanted}.") from error
+        try:
+            self._store.add(key)
+        except Conflict:
+            _log.info("another process made the first key for %s", wanted)
+            self._private_keys.discard(key)
+        self.refresh()
+
+    def draft(
+        self,
+        algorithm: str,
+        *,
+        state: KeyState,
+        active_from: int,
+        private: PrivateKey | None = None,
+    ) -> SigningKey:
+        """A key that is not stored yet, published now; ``private``: from elsewhere, not new.
+
+        Raises ``Invalid`` for an algorithm that no key can be made for, ``Unavailable``.
+        """
+        if private is None:
+            public, sealed = self._private_keys.make(algorithm)
+        else:
+            public, sealed = self._private_keys.keep(private, algorithm)
+        now = int(self._clock())
+        return SigningKey(
+            kid=public["kid"],
+            algorithm=algorithm,
+            state=state,
+            public=public,
+            published_at=now,
+            active_from=active_from,
+            retired_at=None,
+            created_at=now,
+            sealed=sealed,
+        )
+
+    def all(self) -> tuple[SigningKey, ...]:
+        """Every key with its life, oldest first, from the database."""
+        return self._store.all()
+
+    def public_pem(self, kid: str) -> str:
+        """One published key as PEM. Raises ``NotFound``."""
+        for key in self.current.keys:
+            if key.kid == kid:
+                return material.public_pem(key.public)
+        raise NotFound("There is no such published key.")
+
+    def private_key(self, kid: str) -> PrivateKey | HsmKey:
+        """The private half of a key that signs or will. Raises ``NotFound``."""
+        for key in self.current.keys:
+            if key.kid == kid and key.sealed:
+                return self._private_keys.open(kid, key.algorithm, key.sealed)
+        raise NotFound("There is no such signing key.")
+
+    def unreadable(self) -> list[str]:
+        """What is wrong with the private halves of the keys that are needed."""
+        found = [self._private_keys.fault_of(key) for key in self._store.all() if key.sealed]
+        return [fault for fault in found if fault is not None]
+
+    def check(self) -> None:
+        """At the start: whether what signs or will is at hand. Raises ``ConfigurationError``."""
+        self._private_keys.check(self.algorithm)
+        for key in self._store.all():
+            if key.state in (KeyState.ACTIVE, KeyState.NEXT):
+                self._private_keys.check_key(key.kid, key.sealed)
+
+    def close(self) -> None:
+        """Give back what a process must not take through a fork."""
+        self._private_keys.close()
+
+    def _refresh_quietly(self) -> None:
+        self._refreshed = self._clock()
+        try:
+            self.refresh()
+        except Unavailable:
+            _log.warning("the signing keys were not read again: no database")
+
+    def _build(self) -> None:
+        """Make of the stored keys what holds at this moment."""
+        now = int(self._clock())
+        published = [key for key in self._rows if is_published(key, now)]
+        signing: dict[str, SigningKey] = {}
+        for key in published:
+            known = signing.get(key.algorithm)
+            if is_signing(key, now) and (known is None or _began(known) < _began(key)):
+                signing[key.algorithm] = key
+        common = [key for key in signing.values() if key.algorithm in material.ALGORITHMS]
+        if not common:
+            self._current = None
+            return
+        # A new algorithm of the installation has no key that signs yet: then the old one goes on.
+        first = signing.get(self.algorithm) or max(common, key=_began)
+        signers = {algorithm: self._signer(key) for algorithm, key in signing.items()}
+        order = {id(key): number for number, key in enumerate(signing.values(), 1)}
+        order[id(first)] = 0
+        published.sort(key=lambda key: (order.get(id(key), len(order) + 1), -key.created_at))
+        changes = [*(_began(key) for key in published), *(key.gone_at or _FAR for key in published)]
+        self._current = KeySet(
+            keys=tuple(published[:MOST]),
+            signers=signers,
+            default=signers[first.algorithm],
+            every=self._rows,
+            compromised=sum(key.state is KeyState.COMPROMISED for key in self._rows),
+            changes_at=min((each for each in changes if each > now), default=_FAR),
+        )
+
+    def _signer(self, key: SigningKey) -> Signer:
+        if key.kid not in self._private:
+            opened = self._private_keys.open(key.kid, key.algorithm, key.sealed)
+            self._private[key.kid] = opened
+        return Signer(key.kid, key.algorithm, self._private[key.kid], key.published_at)
+
+
+def is_published(key: SigningKey, now: int) -> bool:
+    """Whether a key is in the set at ``now``."""
+    if key.state in (KeyState.GONE, KeyState.COMPROMISED):
+        return False
+    return key.gone_at is None or key.gone_at > now
+
+
+def is_signing(key: SigningKey, now: int) -> bool:
+    """Whether a key may sign at ``now``, unless another of its algorithm began later."""
+    # One that is stored as active is, whatever a clock that was set back says.
+    return key.state is KeyState.ACTIVE or (key.state is KeyState.NEXT and _began(key) <= now)
+
+
+def _began(key: SigningKey) -> int:
+    return _FAR if key.active_from is None else key.active_from

@@ -1,0 +1,167 @@
+"""Roles: named sets of scopes of any services."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from keyosk.audit import Audit, changed
+from keyosk.errors import InUse, Invalid, NotFound
+from keyosk.ids import first_version, is_id, new_id
+from keyosk.model import Caller, Listing, Role, Versions
+from keyosk.permissions.safeguards import Rules
+from keyosk.revocations import MOST_ACCOUNTS, Revocations
+from keyosk.storage.database import Database
+from keyosk.storage.grants import GrantStore
+from keyosk.storage.roles import RoleStore
+from keyosk.storage.services import ServiceStore
+from keyosk.validation import LONGEST_TEXT, Checks
+
+#: Held by what reads a role and writes what it made of it, so that none overtakes another.
+LOCK: Final = "roles"
+_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
+RESET: Final[Mapping[str, Any]] = {"description": "", "scopes": ()}
+_FIELDS: Final = ("name", "description", "scopes")
+
+
+class Roles:
+    """What an admin does with roles. Every write is one transaction."""
+
+    def __init__(
+        self,
+        database: Database,
+        roles: RoleStore,
+        services: ServiceStore,
+        grants: GrantStore,
+        rules: Rules,
+        revocations: Revocations,
+        audit: Audit,
+        clock: Callable[[], float],
+    ) -> None:
+        self._database = database
+        self._roles = roles
+        self._services = services
+        self._grants = grants
+        self._rules = rules
+        self._revocations = revocations
+        self._audit = audit
+        self._clock = clock
+
+    def create(
+        self, by: Caller, *, name: str, description: str = "", scopes: Sequence[str] = ()
+    ) -> Role:
+        """Make a role. Raises ``Invalid``, ``Conflict``, ``RefusedByRule``."""
+        now = int(self._clock())
+        role_id = new_id()
+        role = Role(
+            id=role_id,
+            name=name,
+            description=description,
+            scopes=tuple(sorted(set(scopes))),
+            created_at=now,
+            updated_at=now,
+            version=first_version(role_id),
+        )
+        with self._database.transaction():
+            self._check(role)
+            self._rules.may_give(by, role.scopes)
+            self._roles.add(role)
+            self._audit.record(by, "role.create", _target(role), after=_fields(role))
+        return role
+
+    def get(self, name: str) -> Role:
+        """The role with this name. Raises ``NotFound``."""
+        if not _NAME.fullmatch(name):
+            raise NotFound("There is no such role.")
+        return self._roles.by_name(name)
+
+    def page(self, listing: Listing) -> list[Role]:
+        """The roles that a listing asks for."""
+        return self._roles.page(listing)
+
+    def count(self, listing: Listing) -> int:
+        """How many roles pass the filters of a listing."""
+        return self._roles.count(listing)
+
+    def change(
+        self, by: Caller, name: str, patch: Mapping[str, Any], *, version: Versions | None = None
+    ) -> Role:
+        """Apply a merge patch (RFC 7396): every holder of the role has its new scopes at once.
+
+        Raises ``Invalid``, ``NotFound``, ``Conflict``, ``Stale``, ``RefusedByRule``.
+        """
+        now = int(self._clock())
+        with self._database.transaction():
+            self._database.lock(LOCK)
+            role = self.get(name)
+            if patch.get("name", "") is None:
+                raise Invalid.field("name", "cannot be removed")
+            changes: dict[str, Any] = {
+                field: RESET.get(field) if value is None else value
+                for field, value in patch.items()
+            }
+            if "scopes" in changes:
+                changes["scopes"] = tuple(sorted(set(changes["scopes"])))
+            after = replace(role, **changes)
+            self._check(after)
+            # Both ways: who takes a scope from a role takes it from all that hold the role.
+            self._rules.may_give(by, set(after.scopes) - set(role.scopes))
+            self._rules.may_take(by, set(role.scopes) - set(after.scopes))
+            if set(after.scopes) - set(role.scopes):
+                self._rules.not_by_api_key(by)
+            self._revoke(role, set(role.scopes) - set(after.scopes))
+            with self._rules.keeping_an_admin():
+                self._roles.change(after, now=now, version=version)
+            old, new = changed(_fields(role), _fields(after))
+            self._audit.record(by, "role.change", _target(role), before=old, after=new)
+            return self._roles.by_name(after.name)
+
+    def remove(
+        self, by: Caller, name: str, *, force: bool = False, version: Versions | None = None
+    ) -> None:
+        """Delete a role; its holders lose what it gave them.
+
+        Raises ``NotFound``, ``Stale``, ``RefusedByRule``, and ``InUse`` without ``force``.
+        """
+        with self._database.transaction():
+            self._database.lock(LOCK)
+            role = self.get(name)
+            self._rules.may_take(by, role.scopes)
+            holders = self._grants.holders_of_role(role.id)
+            if holders and not force:
+                raise InUse([f"The role {role.name}"], accounts=holders)
+            self._revoke(role, set(role.scopes))
+            with self._rules.keeping_an_admin():
+                self._roles.remove(role.id, version=version)
+            self._audit.record(by, "role.delete", _target(role), before=_fields(role))
+
+    def _revoke(self, role: Role, scopes: set[str]) -> None:
+        """Revoke the tokens of the accounts that lose these scopes with the role."""
+        if scopes:
+            self._revocations.of_accounts(
+                self._grants.holders(role_id=role.id, limit=MOST_ACCOUNTS + 1),
+                audiences=self._services.audiences_of(scopes),
+            )
+
+    def _check(self, role: Role) -> None:
+        checks = Checks()
+        if not _NAME.fullmatch(role.name) or is_id(role.name):
+            checks.fault(
+                "name",
+                "must be 1 to 63 of a-z, 0-9, dot, dash and underscore, "
+                "and begin and end with a letter or digit",
+            )
+        checks.text("description", role.description, longest=LONGEST_TEXT)
+        existing = self._services.existing_scopes(role.scopes)
+        for scope in role.scopes:
+            if scope not in existing:
+                checks.fault("scopes", f"there is no scope {scope[:200]}")
+        checks.done()
+
+
+def _target(role: Role) -> str:
+    return f"role/{role.name}"
+
+
+def _fields(role: Role) -> dict[str, Any]:
+    return {name: getattr(role, name) for name in _FIELDS}

@@ -1,0 +1,342 @@
+"""Services and the scopes they own."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any, Final
+
+from keyosk.audit import Audit, changed
+from keyosk.credentials import usernames
+from keyosk.errors import Forbidden, InUse, Invalid
+from keyosk.ids import first_version, is_id, new_id
+from keyosk.keys.rotation import Rotation
+from keyosk.model import (
+    AUDIENCE,
+    INTROSPECT,
+    KEYOSK,
+    OPERATOR,
+    SERVICE_NAME,
+    Caller,
+    CredentialKind,
+    Listing,
+    Scope,
+    Service,
+    Terms,
+    Versions,
+)
+from keyosk.permissions import entitlements, service_validation
+from keyosk.permissions.safeguards import Rules
+from keyosk.revocations import MOST_ACCOUNTS, Revocations
+from keyosk.storage.database import Database
+from keyosk.storage.grants import GrantStore
+from keyosk.storage.services import ServiceStore
+
+#: Held by what reads a service and writes what it made of it, so that none overtakes another.
+LOCK: Final = "services"
+_BOTH: Final = frozenset(CredentialKind)
+_TERMS: Final = tuple(each.name for each in fields(Terms))
+_TEXTS: Final = ("title", "description", "contact")
+RESET: Final[Mapping[str, Any]] = {
+    "title": "",
+    "description": "",
+    "contact": "",
+    "enabled": True,
+    "on_request_only": False,
+    "cors_preflight": False,
+    "accepts": _BOTH,
+    "refresh_allowed": False,
+    "claims": (),
+    "scopes": (),
+    "exchanges": (),
+    "audiences": (),
+}
+#: Of Keyosk's own service only these may be changed: the rest is the program's business.
+_OWN_FIELDS: Final = frozenset({"title", "description", "contact", "token_lifetime"})
+
+
+class Services:
+    """What an admin does with services. Every write is one transaction."""
+
+    def __init__(
+        self,
+        database: Database,
+        services: ServiceStore,
+        grants: GrantStore,
+        rules: Rules,
+        revocations: Revocations,
+        rotation: Rotation,
+        audit: Audit,
+        issuer: str,
+        clock: Callable[[], float],
+    ) -> None:
+        """``issuer``: no service may have it as its audience; it marks tokens for none."""
+        self._database = database
+        self._services = services
+        self._grants = grants
+        self._rules = rules
+        self._revocations = revocations
+        self._rotation = rotation
+        self._audit = audit
+        self._issuer = issuer
+        self._clock = clock
+
+    def create(
+        self, by: Caller, *, name: str, scopes: Sequence[Scope] = (), **values: Any
+    ) -> Service:
+        """Make a service; its audience is its name unless given.
+
+        ``values``: any other field of ``Terms``, and ``title``, ``description``, ``contact``.
+        A service with another ``typ`` or ``signing_algorithm`` than is usual is ``on_request_only``
+        unless ``values`` say otherwise: its tokens are of no use to others. Raises ``Invalid``,
+        ``Conflict``.
+        """
+        service = self._made({"audience": name, **values, "name": name}, scopes, int(self._clock()))
+        if "on_request_only" not in values and not self._is_usual(service):
+            service = _patched(service, {"on_request_only": True})
+        with self._database.transaction():
+            self._database.lock(LOCK)
+            service_validation.check(service, self._issuer)
+            self._check_rights(by, None, service)
+            if service.terms.signing_algorithm is not None:
+                self._rotation.check_algorithm(service.terms.signing_algorithm)
+            self._services.add(service)
+            self._revocations.note_lifetimes()
+            self._audit.record(by, "service.create", _target(service), after=fields_of(service))
+        return service
+
+    def get(self, reference: str) -> Service:
+        """The service that an id or a name names. Raises ``NotFound``."""
+        if is_id(reference):
+            return self._services.by_id(reference.lower())
+        return self._services.by_name(reference if SERVICE_NAME.fullmatch(reference) else "")
+
+    def terms_for(self, target: str) -> Terms | None:
+        """The terms of the service that a token request means: by audience, else by name."""
+        return self._services.terms_for(target) if AUDIENCE.fullmatch(target) else None
+
+    def existing_scopes(self, names: Iterable[str]) -> set[str]:
+        """Those of the names that are scopes of some service."""
+        return self._services.existing_scopes(names)
+
+    def page(self, listing: Listing) -> list[Service]:
+        """The services that a listing asks for."""
+        return self._services.page(listing)
+
+    def acting(self, account_id: str) -> list[Service]:
+        """The services that the account acts for."""
+        return self._services.acting(account_id)
+
+    def count(self, listing: Listing) -> int:
+        """How many services pass the filters of a listing."""
+        return self._services.count(listing)
+
+    def change(
+        self,
+        by: Caller,
+        reference: str,
+        patch: Mapping[str, Any],
+        *,
+        force: bool = False,
+        version: Versions | None = None,
+    ) -> Service:
+        """Apply a merge patch (RFC 7396).
+
+        A service whose ``typ`` or ``signing_algorithm`` becomes another than is usual becomes
+        ``on_request_only`` too, unless the patch says otherwise.
+        Raises ``Invalid``, ``NotFound``, ``Conflict``, ``Stale``; ``InUse`` for scopes that would
+        go and are held, unless ``force``; ``Forbidden`` for what makes Keyosk's own service work.
+        """
+        now = int(self._clock())
+        with self._database.transaction():
+            self._database.lock(LOCK)
+            service = self.get(reference)
+            for name in ("name", "audience"):
+                if patch.get(name, "") is None:
+                    raise Invalid.field(name, "cannot be removed")
+            if service.name == KEYOSK and patch.keys() - _OWN_FIELDS:
+                raise Forbidden("Keyosk's own service and its scopes belong to the program.")
+            after = _patched(
+                service,
+                {
+                    name: RESET.get(name) if value is None else value
+                    for name, value in patch.items()
+                },
+            )
+            if (
+                "on_request_only" not in patch
+                and self._is_usual(service)
+                and not self._is_usual(after)
+            ):
+                after = _patched(after, {"on_request_only": True})
+            service_validation.check(after, self._issuer)
+            self._check_rights(by, service, after)
+            gone = {scope.name for scope in service.scopes} - {scope.name for scope in after.scopes}
+            self._refuse_use(gone, force=force)
+            if (
+                gone
+                or service.terms.enabled > after.terms.enabled
+                or service.terms.accepts - after.terms.accepts
+            ):
+                self._revoke(service)
+            with self._rules.keeping_an_admin():
+                self._services.change(
+                    after,
+                    now=now,
+                    version=version,
+                    readdressed=after.identifiers != service.identifiers,
+                )
+                self._services.set_scopes(service, after.scopes)
+            self._revocations.note_lifetimes()
+            wanted = after.terms.signing_algorithm
+            if wanted is not None and wanted != service.terms.signing_algorithm:
+                # Its verifiers have a key set without such a key.
+                self._rotation.announce(by, wanted)
+            old, new = changed(fields_of(service), fields_of(after))
+            self._audit.record(by, "service.change", _target(service), before=old, after=new)
+            return self._services.by_id(service.id)
+
+    def remove(
+        self, by: Caller, reference: str, *, force: bool = False, version: Versions | None = None
+    ) -> None:
+        """Delete a service, its scopes and their grants.
+
+        Raises ``NotFound``, ``Stale``, ``Forbidden``, and ``InUse`` without ``force``.
+        """
+        with self._database.transaction():
+            self._database.lock(LOCK)
+            service = self.get(reference)
+            if service.name == KEYOSK:
+                raise Forbidden("Keyosk's own service cannot be deleted.")
+            self._refuse_use({scope.name for scope in service.scopes}, force=force)
+            self._revoke(service)
+            self._services.remove(service.id, version=version)
+            self._revocations.note_lifetimes()
+            self._audit.record(by, "service.delete", _target(service), before=fields_of(service))
+
+    def ensure_own(self, scopes: Sequence[Scope]) -> None:
+        """Make Keyosk's own service, and give it these scopes, where they are missing."""
+        wanted = tuple(sorted(scopes, key=lambda scope: scope.name))
+        with self._database.transaction():
+            if self._services.terms_for(KEYOSK) is None:
+                service = self._made(
+                    {
+                        "name": KEYOSK,
+                        "audience": KEYOSK,
+                        "on_request_only": True,
+                        "title": "Keyosk",
+                        "description": "The admin API of this installation.",
+                    },
+                    wanted,
+                    int(self._clock()),
+                )
+                self._services.add(service)
+                self._audit.record(OPERATOR, "service.create", _target(service))
+            service = self._services.by_name(KEYOSK)
+            if service.scopes != wanted:
+                self._services.set_scopes(service, wanted)
+
+    def _check_rights(self, by: Caller, before: Service | None, after: Service) -> None:
+        """The rules against climbing, for what the fields of a service hand out.
+
+        ``account`` may introspect the tokens of its audience and have what ``exchanges`` adds;
+        ``accepts`` gives its scopes to other logins of those who were granted them. Who disabled
+        a service may enable it again, but for callers by API key. Raises ``RefusedByRule``.
+        """
+        acting = None if before is None else (before.account, before.terms.audience)
+        known: set[tuple[str, str]] = set()
+        if after.account is not None and acting != (after.account, after.terms.audience):
+            self._rules.may_give(by, [INTROSPECT])
+        elif before is not None:
+            known = set(_additions(before))
+        # SECURITY: else whoever may write services has scopes in other people's names.
+        self._rules.may_give(by, [scope for _, scope in set(_additions(after)) - known])
+        for username in {after.account} ^ {before.account if before else None}:
+            if username is not None:
+                self._rules.may_change(by, self._services.account_id(username))
+        acts = (None, ()) if before is None else (before.account, before.exchanges)
+        if (after.account, after.exchanges) != acts:
+            self._rules.not_by_api_key(by)
+        if before is None:
+            return
+        terms = after.terms
+        if terms.enabled > before.terms.enabled or terms.accepts - before.terms.accepts:
+            self._rules.not_by_api_key(by)
+        scopes = [scope.name for scope in before.scopes]
+        if terms.accepts - before.terms.accepts and self._grants.holders(scopes, limit=1):
+            self._rules.may_give(by, scopes)
+
+    def _made(self, values: Mapping[str, Any], scopes: Sequence[Scope], now: int) -> Service:
+        service_id = new_id()
+        blank = Service(
+            id=service_id,
+            terms=Terms(
+                name="",
+                audience="",
+                enabled=True,
+                on_request_only=False,
+                accepts=_BOTH,
+                token_lifetime=None,
+                signing_algorithm=None,
+                typ=None,
+                refresh_allowed=False,
+                refresh_lifetime=None,
+                claims=(),
+            ),
+            title="",
+            description="",
+            contact="",
+            scopes=(),
+            created_at=now,
+            updated_at=now,
+            version=first_version(service_id),
+        )
+        return _patched(blank, {**values, "scopes": scopes})
+
+    def _is_usual(self, service: Service) -> bool:
+        return entitlements.is_usual(service.terms, self._rotation.algorithm)
+
+    def _revoke(self, service: Service) -> None:
+        scopes = [scope.name for scope in service.scopes]
+        self._revocations.of_service(
+            service.terms.audience, self._grants.holders(scopes, limit=MOST_ACCOUNTS + 1)
+        )
+
+    def _refuse_use(self, scopes: set[str], *, force: bool) -> None:
+        used, accounts, roles = self._grants.use_of_scopes(sorted(scopes))
+        if used and not force:
+            raise InUse(used, accounts=accounts, roles=roles)
+
+
+def fields_of(service: Service) -> dict[str, Any]:
+    """The fields that may be changed, as plain values."""
+    terms = service.terms
+    return {
+        **{name: getattr(terms, name) for name in _TERMS},
+        "accepts": sorted(terms.accepts),
+        **{name: getattr(service, name) for name in _TEXTS},
+        "account": service.account,
+        "audiences": service.audiences,
+        "exchanges": [
+            {"service": each.service, "scopes": each.scopes} for each in service.exchanges
+        ],
+        "scopes": [scope.name for scope in service.scopes],
+    }
+
+
+def _patched(service: Service, values: Mapping[str, Any]) -> Service:
+    rest = {name: value for name, value in values.items() if name not in _TERMS}
+    if rest.get("account") is not None:
+        # What names nobody is left as it is, for the store to say so.
+        rest["account"] = usernames.lookup_form(rest["account"]) or rest["account"]
+    if "scopes" in rest:
+        rest["scopes"] = tuple(sorted(rest["scopes"], key=lambda scope: scope.name))
+    terms = {name: value for name, value in values.items() if name in _TERMS}
+    return replace(service, terms=replace(service.terms, **terms), **rest)
+
+
+def _additions(service: Service) -> list[tuple[str, str]]:
+    """What exchanges add, as (service, scope)."""
+    return [(each.service, scope) for each in service.exchanges for scope in each.scopes]
+
+
+def _target(service: Service) -> str:
+    return f"service/{service.name}"

@@ -1,0 +1,315 @@
+"""Tokens: RFC 9068 access tokens, written and read.
+
+Times are integers and never ahead of the clock: verifiers refuse fractions and an ``iat`` in the
+future.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import jwt
+
+from keyosk import clocks
+from keyosk.errors import BadToken, InvalidRequest, InvalidScope
+from keyosk.ids import new_id
+from keyosk.keys import jws
+from keyosk.keys.signing_keys import SigningKeys
+from keyosk.metrics import Metrics
+from keyosk.model import (
+    ACCESS_TOKEN_TYPE,
+    KEYOSK,
+    TOKEN_TYPES,
+    CredentialKind,
+    Login,
+    VerifiedClaims,
+)
+from keyosk.pauses import Pauses
+from keyosk.permissions.entitlements import Entitlement
+
+#: RFC 8176 has ``pwd``; it has no word for an API key.
+_METHODS: Final = {CredentialKind.PASSWORD: "pwd", CredentialKind.API_KEY: "api_key"}
+LONGEST: Final = jws.LONGEST
+_READ: Final[Mapping[str, type]] = {
+    **dict.fromkeys(("sub", "preferred_username", "client_id", "scope", "jti"), str),
+    **dict.fromkeys(("iat", "exp", "auth_time"), int),
+}
+_LATEST: Final = 2**53  # beyond it JSON's numbers are no longer whole everywhere
+_REQUIRED: Final = ["iss", "sub", "aud", "exp", "iat", "jti", "auth_time", "amr", "scope"]
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token as issued; ``expires_in`` in seconds, ``scope`` as one string, ``id`` its ``jti``."""
+
+    text: str
+    expires_in: int
+    scope: str
+    id: str
+
+    def __repr__(self) -> str:
+        # SECURITY: whoever reads the text can use it.
+        return f"Token(expires_in={self.expires_in}, scope={self.scope!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A token that was not made: its claims but ``jti``, and its length in characters."""
+
+    claims: Mapping[str, Any]
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who acts for the account of a token; ``before``: who acted before, as a claim."""
+
+    account_id: str
+    username: str
+    before: Mapping[str, Any] | None
+
+    @classmethod
+    def of(cls, claim: Mapping[str, Any] | None) -> "Actor | None":
+        """Who an ``act`` claim of ours names, if there is one."""
+        if claim is None:
+            return None
+        return cls(claim["sub"], claim["client_id"], claim.get("act"))
+
+    @property
+    def claim(self) -> dict[str, Any]:
+        """The ``act`` claim."""
+        claim: dict[str, Any] = {"sub": self.account_id, "client_id": self.username}
+        return claim if self.before is None else {**claim, "act": self.before}
+
+
+class Tokens:
+    """Issues and verifies this installation's tokens."""
+
+    def __init__(
+        self,
+        keys: SigningKeys,
+        metrics: Metrics,
+        *,
+        issuer: str,
+        lifetime: int,
+        backdate: int = 0,
+        clock: Callable[[], float],
+        pauses: Pauses,
+    ) -> None:
+        """``issuer``: the ``iss`` claim; ``lifetime``: seconds, where no service says less.
+
+        ``backdate``: seconds by which ``iat`` is dated back.
+        """
+        self._keys = keys
+        self._metrics = metrics
+        self._pauses = pauses
+        self._issuer = issuer
+        self._lifetime = lifetime
+        self._backdate = backdate
+        self._clock = clock
+
+    @property
+    def algorithm(self) -> str:
+        """What signs tokens where no service says otherwise."""
+        return self._keys.algorithm
+
+    def issue(
+        self,
+        login: Login,
+        entitlement: Entitlement,
+        *,
+        lifetime: int | None = None,
+        token_id: str | None = None,
+        actor: Actor | None = None,
+    ) -> Token:
+        """Sign a token for a login. ``lifetime``: seconds asked for; it can only shorten.
+
+        ``token_id``: its ``jti``, if it has one before it is. ``actor``: who acts for the account
+        (RFC 8693 section 4.1). Raises ``InvalidRequest`` if nothing of the credential's or a
+        grant's own time is left, ``InvalidScope`` if the token would be too long, ``ComeAgain``.
+        """
+        now = self._moment(login.tokens_from)
+        claims = self._claims(login, entitlement, now, lifetime, actor)
+        claims["jti"] = token_id or new_id()
+        signer = self._keys.signer(entitlement.algorithm, compromised=login.compromised_keys)
+        text = jws.signed(signer, claims, entitlement.typ or ACCESS_TOKEN_TYPE)
+        if len(text) > LONGEST:
+            raise _too_long(len(text), entitlement.scopes)
+        self._metrics.token_issued(login.credential, signer.algorithm)
+        return Token(text, claims["exp"] - now, claims["scope"], claims["jti"])
+
+    def settle(self, login: Login) -> None:
+        """Wait until a token can be issued for a login, before what must not be done in vain.
+
+        Raises ``ComeAgain``.
+        """
+        self._moment(login.tokens_from)
+
+    def preview(
+        self, login: Login, entitlement: Entitlement, *, lifetime: int | None = None
+    ) -> Preview:
+        """What ``issue`` would make now, without making it, or a key for it. Raises as it does."""
+        now = int(self._clock())
+        claims = self._claims(login, entitlement, now, lifetime, None)
+        whole, typ = {**claims, "jti": new_id()}, entitlement.typ or ACCESS_TOKEN_TYPE
+        signer = self._keys.known_signer(entitlement.algorithm)
+        if signer is not None:
+            size = jws.length(signer, whole, typ)
+        else:
+            size = jws.expected_length(entitlement.algorithm or self._keys.algorithm, whole, typ)
+        if size > LONGEST:
+            raise _too_long(size, entitlement.scopes)
+        return Preview(claims, size)
+
+    def _claims(
+        self,
+        login: Login,
+        entitlement: Entitlement,
+        now: int,
+        lifetime: int | None,
+        actor: Actor | None,
+    ) -> dict[str, Any]:
+        """All claims but ``jti``."""
+        seconds = min(
+            (own or self._lifetime for own in entitlement.lifetimes), default=self._lifetime
+        )
+        if lifetime is not None:
+            seconds = min(seconds, lifetime)
+        expires = now + seconds
+        if entitlement.expires_at is not None:
+            expires = min(expires, entitlement.expires_at)
+        if expires <= now:
+            raise InvalidRequest("The credential or the grant expires at this very moment.")
+        # SECURITY: never before the account's revocation, else it would be taken for one of the
+        # tokens that were revoked.
+        issued = min(now, max(now - self._backdate, login.tokens_from))
+        audiences = entitlement.audiences or (self._issuer,)
+        claims: dict[str, Any] = {
+            "iss": self._issuer,
+            "sub": login.account_id,
+            "aud": audiences[0] if len(audiences) == 1 else list(audiences),
+            "client_id": login.username if actor is None else actor.username,
+            "preferred_username": login.username,
+            "scope": " ".join(entitlement.scopes),
+            "iat": issued,
+            "exp": expires,
+            "auth_time": min(login.authenticated_at, issued),
+            "amr": [_METHODS[login.credential]],
+        }
+        if actor is not None:
+            claims["act"] = actor.claim
+        if entitlement.roles:
+            claims["roles"] = list(entitlement.roles)
+        if login.api_key_id is not None:
+            claims["key_id"] = login.api_key_id
+        if entitlement.claims:
+            own = json.loads(login.claims)
+            claims = {name: own[name] for name in entitlement.claims if name in own} | claims
+        return claims
+
+    def _moment(self, earliest: int) -> int:
+        """When a token is issued: now, or at ``earliest``, which is at most a second away.
+
+        Times in tokens are whole seconds. Of an account whose tokens have just been revoked none is
+        issued until that second is over: it would be taken for one of them. Raises ``ComeAgain``.
+        """
+        wait = earliest - self._clock()
+        if wait > 0:
+            self._pauses.wait(wait)
+        return max(int(self._clock()), earliest)
+
+    def verify(self, text: str, *, audience: str | None) -> VerifiedClaims:
+        """What a token for ``audience`` says, if this installation signed it and it is valid now.
+
+        ``audience``: ``None`` for a token of any audience. Follows RFC 9068 section 4 and RFC 8725:
+        the key is chosen by ``kid`` from our own set only, and the key fixes the algorithm. Whether
+        it was revoked is for ``Authentication.by_token`` to find. Raises ``BadToken``, as
+        ``jws.read`` does.
+        """
+        claims = jws.read(
+            self._keys,
+            text,
+            typ=TOKEN_TYPES,
+            audience=audience,
+            issuer=self._issuer,
+            # By our own clock below: the one of the node that issued it may be a little ahead.
+            options={
+                "require": _REQUIRED,
+                "verify_aud": audience is not None,
+                "verify_iat": False,
+            },
+        )
+        header = jwt.get_unverified_header(text)
+        # A service may have chosen the plain type; Keyosk has not.
+        if audience == KEYOSK and header["typ"].lower() != ACCESS_TOKEN_TYPE:
+            raise BadToken("The token is not valid.")
+        try:
+            read = _read(claims, header["kid"])
+        except (KeyError, TypeError, IndexError, AttributeError):
+            raise BadToken("The token is not valid.") from None
+        if clocks.is_ahead(read.issued_at, self._clock()):
+            raise BadToken("The token is not valid.")
+        return read
+
+    def unverified(self, text: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Header and claims of what looks like a token, for people to read and nothing else.
+
+        Raises ``BadToken`` if it does not even look like one.
+        """
+        try:
+            whole = jwt.decode_complete(text, options={"verify_signature": False})
+        except (jwt.PyJWTError, ValueError, RecursionError):
+            raise BadToken("The token is not valid.") from None
+        return whole["header"], whole["payload"]
+
+
+def _too_long(length: int, scopes: Sequence[str]) -> InvalidScope:
+    weights: dict[str, int] = {}
+    for scope in scopes:
+        group = f"{scope.partition(':')[0]}:..." if ":" in scope else scope
+        weights[group] = weights.get(group, 0) + len(scope) + 1
+    heaviest = sorted(weights.items(), key=lambda item: -item[1])[:5]
+    shares = ", ".join(f"{group[:100]} {weight} bytes" for group, weight in heaviest)
+    return InvalidScope(
+        f"The token would have {length} bytes, and servers cut headers at 8 KiB; {LONGEST} are "
+        f"allowed. Ask for fewer scopes or for one audience. Its scopes take: {shares}."
+        if shares
+        else f"The token would have {length} bytes because of the account's claims; {LONGEST} are "
+        "allowed."
+    )
+
+
+def _read(claims: dict[str, Any], kid: str) -> VerifiedClaims:
+    # SECURITY: PyJWT takes a text for a number, and looks into neither half of these.
+    if not all(type(claims[name]) is kind for name, kind in _READ.items()):
+        raise TypeError
+    audiences = [claims["aud"]] if isinstance(claims["aud"], str) else claims["aud"]
+    key_id, actor = claims.get("key_id"), claims.get("act")
+    by_key = claims["amr"] == [_METHODS[CredentialKind.API_KEY]]
+    if not (
+        claims["exp"] < _LATEST
+        and isinstance(audiences, list)
+        and audiences
+        and isinstance(key_id, str) == by_key
+        and "\0" not in "".join((claims["sub"], claims["jti"], key_id or "", *audiences))
+        and isinstance(actor, dict | None)
+    ):
+        raise TypeError
+    methods = {method: kind for kind, method in _METHODS.items()}
+    return VerifiedClaims(
+        account_id=claims["sub"],
+        username=claims["preferred_username"],
+        credential=methods[claims["amr"][0]],
+        api_key_id=key_id,
+        scopes=frozenset(claims["scope"].split()),
+        authenticated_at=claims["auth_time"],
+        id=claims["jti"],
+        kid=kid,
+        issued_at=claims["iat"],
+        expires_at=claims["exp"],
+        audiences=tuple(audiences),
+        client=claims["client_id"],
+        actor=actor,
+        scope=claims["scope"],
+    )

@@ -1,0 +1,180 @@
+"""A kit for services: a test key set, one good token, and many that must be refused.
+
+The keys are made for the kit and belong to no installation: a service under test is told to believe
+the kit's key set. What each token is after is what RFC 8725 (JWT best practice) warns of.
+"""
+
+import hashlib
+import hmac
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from keyosk.ids import new_id
+from keyosk.keys import jws, material
+from keyosk.keys.material import PrivateKey
+from keyosk.model import ACCESS_TOKEN_TYPE, Service
+
+_HOUR: Final = 3_600
+_LIFETIME: Final = 600
+
+Header = Mapping[str, Any]
+Claims = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A token of the kit; ``good``: whether a service should accept it.
+
+    ``polled``: only services that poll for revocations can know that it is bad.
+    """
+
+    name: str
+    text: str
+    flaw: str
+    good: bool = False
+    polled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Kit:
+    """What a service is tested with."""
+
+    issuer: str
+    key_set: Mapping[str, Any]
+    #: What an attacker has at the address that a token of theirs names in ``jku``.
+    foreign_key_set: Mapping[str, Any]
+    revocations: Mapping[str, Any]
+    samples: tuple[Sample, ...]
+
+
+def make(service: Service, issuer: str, now: int, *, algorithm: str, jku: str) -> Kit:
+    """A kit for a service; ``issuer``: what the service believes to be its issuer.
+
+    ``algorithm``: what its tokens are signed with unless it says otherwise. ``jku``: where the
+    foreign key set is.
+    """
+    algorithm = service.terms.signing_algorithm or algorithm
+    ours, foreign = material.generate(algorithm), material.generate(algorithm)
+    public = material.public_jwk(ours, algorithm)
+    revoked = new_id()
+    stranger = material.public_jwk(foreign, algorithm)
+    samples = _samples(service, issuer, now, algorithm, ours, foreign, revoked, jku)
+    entry = {"jti": revoked, "expires": now + _LIFETIME}
+    return Kit(
+        issuer=issuer,
+        key_set={"keys": [public]},
+        foreign_key_set={"keys": [stranger]},
+        revocations={"sequence": 1, "since": 0, "entries": [entry]},
+        samples=tuple(samples),
+    )
+
+
+def _samples(
+    service: Service,
+    issuer: str,
+    now: int,
+    algorithm: str,
+    ours: PrivateKey,
+    foreign: PrivateKey,
+    revoked: str,
+    jku: str,
+) -> list[Sample]:
+    public = material.public_jwk(ours, algorithm)
+    stranger = material.public_jwk(foreign, algorithm)
+    pem = material.public_pem(public).encode()
+    header: Header = {
+        "alg": algorithm,
+        "kid": public["kid"],
+        "typ": service.terms.typ or ACCESS_TOKEN_TYPE,
+    }
+    claims: Claims = {
+        "iss": issuer,
+        "sub": new_id(),
+        "aud": service.terms.audience,
+        "client_id": "verify-service",
+        "preferred_username": "verify-service",
+        "scope": " ".join(scope.name for scope in service.scopes),
+        "iat": now,
+        "exp": now + _LIFETIME,
+        "auth_time": now,
+        "amr": ["api_key"],
+        "jti": new_id(),
+    }
+
+    def by(key: PrivateKey) -> Callable[[bytes], bytes]:
+        return lambda content: jws.ALGORITHMS[algorithm].sign(content, key)
+
+    def by_secret(secret: bytes) -> Callable[[bytes], bytes]:
+        return lambda content: hmac.digest(secret, content, hashlib.sha256)
+
+    def but(base: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
+        changed = {**base, **changes}
+        return {name: value for name, value in changed.items() if value is not None}
+
+    good = _jws(header, claims, by(ours))
+    head, body, signature = good.split(".")
+    other = _part(but(claims, sub=new_id(), scope="everything"))
+    turned = ("A" if signature[0] != "A" else "B") + signature[1:]
+    elsewhere = f"{issuer}/of/somebody/else"
+
+    def signed(name: str, flaw: str, *, head: Header = header, body: Claims = claims) -> Sample:
+        return Sample(name, _jws(head, body, by(ours)), flaw)
+
+    def forged(name: str, flaw: str, **more: Any) -> Sample:
+        return Sample(name, _jws(but(header, **more), claims, by(foreign)), flaw)
+
+    def hashed(name: str, flaw: str, secret: bytes) -> Sample:
+        return Sample(name, _jws(but(header, alg="HS256"), claims, by_secret(secret)), flaw)
+
+    def unsigned(name: str, word: str) -> Sample:
+        text = _jws(but(header, alg=word), claims, lambda _: b"")
+        return Sample(name, text, f"alg is {word}, and there is no signature")
+
+    return [
+        Sample("good", good, "none: it is as Keyosk makes it", good=True),
+        signed("expired", "it expired an hour ago", body=but(claims, iat=now - 2 * _HOUR,
+               exp=now - _HOUR)),
+        signed("not-yet", "nbf and iat are an hour ahead", body=but(claims, nbf=now + _HOUR,
+               iat=now + _HOUR, exp=now + 2 * _HOUR)),
+        signed("no-exp", "it never expires", body=but(claims, exp=None)),
+        signed("exp-text", "exp is no number", body=but(claims, exp="tomorrow")),
+        signed("wrong-aud", "it is for another service", body=but(claims, aud="somebody-else")),
+        signed("no-aud", "it is for nobody", body=but(claims, aud=None)),
+        signed("wrong-iss", "somebody else issued it", body=but(claims, iss=elsewhere)),
+        signed("no-iss", "nobody issued it", body=but(claims, iss=None)),
+        signed("wrong-typ", "it is a list of revocations",
+               head=but(header, typ="revocations+jwt")),
+        signed("crit", "it needs an extension that nobody knows",
+               head=but(header, crit=["unheard-of"], **{"unheard-of": True})),
+        unsigned("none", "none"),
+        unsigned("none-in-capitals", "nOnE"),
+        Sample("no-signature", f"{head}.{body}.", "its signature was cut off"),
+        Sample("tampered-claims", f"{head}.{other}.{signature}", "its claims were changed"),
+        Sample("tampered-signature", f"{head}.{body}.{turned}", "its signature was changed"),
+        hashed("hs256-pem", "HMAC with the public key's PEM as the secret", pem),
+        hashed("hs256-jwk", "HMAC with the public key's JWK as the secret",
+               json.dumps(public).encode()),
+        hashed("hs256-empty", "HMAC with an empty secret", b""),
+        forged("foreign-key", "another key signed it under the known kid"),
+        forged("unknown-kid", "its kid is in no key set", kid=stranger["kid"]),
+        forged("no-kid", "another key signed it, and it names none", kid=None),
+        forged("embedded-jwk", "it brings its own key", jwk=stranger),
+        forged("embedded-jwk-kid", "it brings its own key, under its own kid", jwk=stranger,
+               kid=stranger["kid"]),
+        forged("jku", "it tells where its key is", jku=jku, kid=stranger["kid"]),
+        forged("x5u", "it tells where its certificate is", x5u=f"{elsewhere}/x5u"),
+        forged("kid-path", "its kid is a path", kid="../../../../dev/null"),
+        Sample("revoked", _jws(header, but(claims, jti=revoked), by(ours)),
+               "it was revoked", polled=True),
+    ]  # fmt: skip
+
+
+def _jws(header: Header, claims: Claims, sign: Callable[[bytes], bytes]) -> str:
+    content = f"{_part(header)}.{_part(claims)}"
+    return f"{content}.{material.base64url(sign(content.encode()))}"
+
+
+def _part(value: Mapping[str, Any]) -> str:
+    return material.base64url(json.dumps(value, separators=(",", ":")).encode())

@@ -1,0 +1,174 @@
+"""Explaining tokens: which one a login would get, and why it lacks what it lacks.
+
+It asks the very code that issues tokens, and neither needs a secret nor makes a token.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from keyosk.accounts.accounts import Accounts
+from keyosk.accounts.api_keys import ApiKeys
+from keyosk.credentials.authentication import Authentication
+from keyosk.errors import (
+    BadCredentials,
+    InvalidRequest,
+    InvalidScope,
+    InvalidTarget,
+    KeyoskError,
+)
+from keyosk.model import Account, ApiKey, Holding, Login
+from keyosk.permissions import entitlements
+from keyosk.permissions.entitlements import Reason
+from keyosk.permissions.services import Services
+from keyosk.tokens.access_tokens import Preview, Tokens
+from keyosk.tokens.issuing import Asked, Issuing
+from keyosk.tokens.refresh_sessions import OFFLINE
+
+#: What each reason means.
+SENTENCES: Final[Mapping[Reason, str]] = {
+    Reason.NOT_GRANTED: "The account was not granted it.",
+    Reason.UNKNOWN_SCOPE: "There is no such scope.",
+    Reason.PASSWORD_ONLY: "It was granted for logins by password only.",
+    Reason.API_KEY_ONLY: "It was granted for logins by API key only.",
+    Reason.KEY_LIMITED: "The API key is limited to other scopes.",
+    Reason.SERVICE_DISABLED: "Its service is disabled.",
+    Reason.CREDENTIAL_NOT_ACCEPTED: "Its service takes no tokens of this kind of login.",
+    Reason.EXPIRED: "The grant has ended.",
+    Reason.ON_REQUEST_ONLY: "Its service is for tokens that ask for it by audience or scope.",
+    Reason.OTHER_FORMAT: "Its service differs in typ or signing_algorithm: ask for its audience.",
+    Reason.OTHER_AUDIENCE: "It belongs to another audience than the one that is asked for.",
+    Reason.REFRESH_REFUSED: "A service of the audience allows no refresh tokens.",
+    Reason.ACCOUNT_DISABLED: "The account is disabled.",
+    Reason.ACCOUNT_EXPIRED: "The account has ended.",
+    Reason.KEY_DISABLED: "The API key is disabled.",
+    Reason.KEY_EXPIRED: "The API key has ended.",
+    Reason.NO_PASSWORD: "The account has no password.",
+}
+_REFUSALS: Final = (InvalidRequest, InvalidScope, InvalidTarget)
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What a token request would end in.
+
+    ``preview`` is ``None`` where it would be refused; ``error`` is that refusal, ``reason`` why
+    the login itself would be. ``given``: the scopes of the token with what gives them; ``missing``:
+    the scopes that it lacks, of those that were asked for or that the account was ever granted.
+    """
+
+    preview: Preview | None
+    error: KeyoskError | None
+    reason: Reason | None
+    given: tuple[Holding, ...]
+    missing: Mapping[str, Reason]
+
+
+class Explaining:
+    """Explains what the token endpoint would do."""
+
+    def __init__(
+        self,
+        accounts: Accounts,
+        api_keys: ApiKeys,
+        services: Services,
+        authentication: Authentication,
+        issuing: Issuing,
+        tokens: Tokens,
+        clock: Callable[[], float],
+    ) -> None:
+        self._accounts = accounts
+        self._api_keys = api_keys
+        self._services = services
+        self._authentication = authentication
+        self._issuing = issuing
+        self._tokens = tokens
+        self._clock = clock
+
+    def explain(
+        self, reference: str, asked: Asked, *, api_key_id: str | None = None
+    ) -> Explanation:
+        """What a login of the account would get, by password or by one of its API keys.
+
+        Raises ``NotFound``.
+        """
+        now = int(self._clock())
+        account = self._accounts.get(reference)
+        key = None if api_key_id is None else self._api_keys.get(account.id, api_key_id)
+        login = self._authentication.as_if(account.id, None if key is None else key.id)
+        names = asked.service_scopes
+        if names is None:
+            names = tuple(sorted({holding.scope for holding in login.holdings}))
+        reason = _unusable(account, key, now)
+        if reason is not None:
+            return Explanation(None, None, reason, (), dict.fromkeys(names, reason))
+        missing = self._missing(login, asked, names, now)
+        try:
+            entitlement = self._issuing.entitled(login, asked)
+            preview = self._tokens.preview(login, entitlement, lifetime=asked.lifetime)
+        except _REFUSALS as error:
+            return Explanation(None, error, None, (), missing)
+        held = entitlements.available(login, now)
+        given = tuple(held[name] for name in entitlement.scopes if name in held)
+        if asked.offline and OFFLINE not in entitlement.scopes:
+            missing[OFFLINE] = Reason.REFRESH_REFUSED
+        missing = {name: why for name, why in missing.items() if name not in entitlement.scopes}
+        return Explanation(preview, None, None, given, missing)
+
+    def _missing(
+        self, login: Login, asked: Asked, names: Sequence[str], now: int
+    ) -> dict[str, Reason]:
+        """Why scopes are not in the token, should they not be, where something speaks against."""
+        audiences = None
+        if asked.targets:
+            terms = map(self._services.terms_for, asked.targets)
+            audiences = frozenset(each.audience for each in terms if each is not None)
+        known = self._services.existing_scopes(names)
+        missing = {}
+        for name in names:
+            why = entitlements.why_missing(
+                login, name, now=now, audiences=audiences, algorithm=self._tokens.algorithm
+            )
+            if why is Reason.NOT_GRANTED and name not in known:
+                why = Reason.UNKNOWN_SCOPE
+            if why is not None:
+                missing[name] = why
+        return missing
+
+
+def shape(explanation: Explanation) -> dict[str, Any]:
+    """An explanation as plain values; times in seconds since 1970."""
+    found: dict[str, Any] = {"granted": explanation.preview is not None}
+    if explanation.error is not None:
+        found["error"] = explanation.error.code
+        found["error_description"] = explanation.error.detail
+    if explanation.reason is not None:
+        found["error"] = "invalid_client"
+        found["reason"] = explanation.reason.value
+        found["error_description"] = BadCredentials().detail  # as for a wrong secret
+    if explanation.preview is not None:
+        found["claims"] = dict(explanation.preview.claims)
+        found["size"] = explanation.preview.size
+    found["scopes"] = [
+        {"name": each.scope, "through": each.role or "grant", "until": each.until}
+        for each in explanation.given
+    ]
+    found["missing"] = [
+        {"name": name, "reason": why.value, "message": SENTENCES[why]}
+        for name, why in explanation.missing.items()
+    ]
+    return found
+
+
+def _unusable(account: Account, key: ApiKey | None, now: int) -> Reason | None:
+    if not account.enabled:
+        return Reason.ACCOUNT_DISABLED
+    if account.expires_at is not None and account.expires_at <= now:
+        return Reason.ACCOUNT_EXPIRED
+    if key is None:
+        return None if account.has_password else Reason.NO_PASSWORD
+    if not key.enabled:
+        return Reason.KEY_DISABLED
+    if key.expires_at is not None and key.expires_at <= now:
+        return Reason.KEY_EXPIRED
+    return None

@@ -1,0 +1,147 @@
+"""What may be asked about a token, by whom, and who may end it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from keyosk.audit import Audit
+from keyosk.credentials.authentication import Authentication
+from keyosk.errors import BadCredentials, BadToken, InvalidGrant, NotFound
+from keyosk.model import INTROSPECT, KEYOSK, Caller, VerifiedClaims
+from keyosk.permissions.services import Services
+from keyosk.revocations import Revocations
+from keyosk.storage.database import Database
+from keyosk.tokens.access_tokens import Tokens
+from keyosk.tokens.refresh_sessions import Sessions
+
+_REVOKE = "keyosk:accounts:write"
+
+
+class Inspection:
+    """Answers about single tokens (RFC 7662) and revokes them (RFC 7009)."""
+
+    def __init__(
+        self,
+        database: Database,
+        tokens: Tokens,
+        authentication: Authentication,
+        sessions: Sessions,
+        services: Services,
+        revocations: Revocations,
+        audit: Audit,
+        issuer: str,
+    ) -> None:
+        self._database = database
+        self._tokens = tokens
+        self._authentication = authentication
+        self._sessions = sessions
+        self._services = services
+        self._revocations = revocations
+        self._audit = audit
+        self._issuer = issuer
+
+    def inspect(self, by: Caller, text: str) -> Mapping[str, Any] | None:
+        """What an active token says, in the words of RFC 7662 section 2.2.
+
+        ``None`` if it is not active, or not for this caller to know: its owner may, the account
+        that acts for a service of its audience, and who holds ``keyosk:tokens:introspect``.
+        """
+        try:
+            claims = self._tokens.verify(text, audience=None)
+        except BadToken:
+            return self._session_of(by, text)
+        if not self._may_see(by, claims) or not self._is_active(claims):
+            return None
+        found: dict[str, Any] = {
+            "scope": claims.scope,
+            "client_id": claims.client,
+            "username": claims.username,
+            "token_type": "Bearer",
+            "exp": claims.expires_at,
+            "iat": claims.issued_at,
+            "sub": claims.account_id,
+            "aud": list(claims.audiences),
+            "iss": self._issuer,
+            "jti": claims.id,
+        }
+        if claims.api_key_id is not None:
+            found["key_id"] = claims.api_key_id
+        if claims.actor is not None:
+            found["act"] = claims.actor
+        return found
+
+    def fault(self, text: str) -> str | None:
+        """Why a token would not be accepted now, as far as that may be said; ``None`` if it is."""
+        try:
+            claims = self._tokens.verify(text, audience=None)
+        except BadToken:
+            return "it is expired, forged, or not of this installation."
+        return None if self._is_active(claims) else "it was revoked, or its login or service ended."
+
+    def revoke(self, by: Caller, text: str) -> None:
+        """Revoke a token of the caller's, or with ``keyosk:accounts:write`` anybody's.
+
+        A refresh token takes the access tokens that came from it along. Does nothing if it is no
+        valid token. Raises ``InvalidGrant`` if it is somebody else's.
+        """
+        try:
+            claims = self._tokens.verify(text, audience=None)
+        except BadToken:
+            self._end_session_of(by, text)
+            return
+        if claims.account_id != by.account_id and not by.has(_REVOKE):
+            raise InvalidGrant("The token is somebody else's.")
+        with self._database.transaction():
+            self._revocations.of_tokens(
+                claims.account_id, {claims.id: claims.expires_at}, issued_at=claims.issued_at
+            )
+            self._audit.record(
+                by, "token.revoke", f"account/{claims.account_id}", after={"jti": claims.id}
+            )
+
+    def _session_of(self, by: Caller, text: str) -> Mapping[str, Any] | None:
+        session = self._sessions.current(text)
+        if session is None or session.account_id != by.account_id:
+            return None
+        try:
+            login = self._authentication.resumed(session, address=by.address)
+        except BadCredentials:
+            return None
+        return {
+            "scope": " ".join(session.scopes),
+            "client_id": login.username,
+            "username": login.username,
+            "exp": session.expires_at,
+            "iat": session.rotated_at,
+            "sub": session.account_id,
+            "aud": list(session.audiences),
+            "iss": self._issuer,
+        }
+
+    def _end_session_of(self, by: Caller, text: str) -> None:
+        try:
+            session = self._sessions.find(text)
+        except InvalidGrant:
+            return
+        if session.account_id != by.account_id and not by.has(_REVOKE):
+            raise InvalidGrant("The token is somebody else's.")
+        try:
+            self._sessions.end(by, session.account_id, session.id)
+        except NotFound:  # it has ended meanwhile
+            return
+
+    def _may_see(self, by: Caller, claims: VerifiedClaims) -> bool:
+        if claims.account_id == by.account_id or by.has(INTROSPECT):
+            return True
+        acting = self._services.acting(by.account_id or "")
+        return any(service.terms.audience in claims.audiences for service in acting)
+
+    def _is_active(self, claims: VerifiedClaims) -> bool:
+        for audience in claims.audiences:
+            terms = self._services.terms_for(audience)
+            if audience not in (self._issuer, KEYOSK) and (terms is None or not terms.enabled):
+                return False
+            try:
+                self._authentication.by_token(claims, audience=audience)
+            except BadToken:
+                return False
+        return True

@@ -1,0 +1,224 @@
+"""Refresh sessions: a login goes on without its secret, by refresh tokens that are used once.
+
+Each use rotates the token (RFC 9700 section 4.14.2). One that was used before ends the session and
+revokes what came from it, as it may have been stolen; only within ``RETRY`` seconds it gets the
+very successor again, so that an answer that was lost on the way logs nobody out. A session never
+outlives its credential and never gains a scope.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from keyosk import clocks
+from keyosk.accounts.accounts import Accounts, target
+from keyosk.audit import Audit
+from keyosk.errors import InvalidGrant, NotFound
+from keyosk.ids import new_id
+from keyosk.keys.material import Safe
+from keyosk.model import OPERATOR, Caller, Listing, Login, Session
+from keyosk.permissions.entitlements import Entitlement
+from keyosk.permissions.safeguards import Rules
+from keyosk.revocations import MOST_TOKENS, Revocations
+from keyosk.storage.database import Database
+from keyosk.storage.sessions import SessionStore
+from keyosk.tokens import refresh_token_format
+from keyosk.tokens.refresh_token_format import RefreshToken
+
+#: The scope that asks for a refresh token (OpenID Connect Core section 11).
+OFFLINE: Final = "offline_access"
+#: Seconds for which a refresh token that was used gets its successor again.
+RETRY: Final = 10
+#: Seconds that a session lasts where none of its services says less: 30 days.
+LIFETIME: Final = 30 * 86_400
+#: Seconds that a session which has ended stays: a clock that is ahead for a moment ends none.
+_KEPT: Final = 86_400
+#: Seconds by which an access token may be issued later than it was written down.
+_LATER: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One use of a session: the next refresh token, and the id that the access token must have."""
+
+    session: Session
+    refresh_token: str = field(repr=False)
+    token_id: str
+
+
+class Sessions:
+    """Begins, continues, lists and ends refresh sessions."""
+
+    def __init__(
+        self,
+        database: Database,
+        store: SessionStore,
+        accounts: Accounts,
+        safe: Safe,
+        rules: Rules,
+        revocations: Revocations,
+        audit: Audit,
+        clock: Callable[[], float],
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._accounts = accounts
+        self._safe = safe
+        self._rules = rules
+        self._revocations = revocations
+        self._audit = audit
+        self._clock = clock
+
+    def begin(self, login: Login, entitlement: Entitlement, *, address: str | None) -> Turn:
+        """A session for what a login got; the access token is to be issued with its id."""
+        now = int(self._clock())
+        session_id, token_id = new_id(), new_id()
+        token = refresh_token_format.first(self._safe, session_id)
+        seconds = min(own or LIFETIME for own in entitlement.refresh_lifetimes)
+        ends = [now + seconds, *(e for e in (login.expires_at,) if e is not None)]
+        session = Session(
+            id=session_id,
+            account_id=login.account_id,
+            password_id=login.password_id,
+            api_key_id=login.api_key_id,
+            audiences=entitlement.audiences,
+            scopes=tuple(scope for scope in entitlement.scopes if scope != OFFLINE),
+            digest=token.digest,
+            tokens={token_id: self._latest_end(now)},
+            address=address,
+            authenticated_at=login.authenticated_at,
+            created_at=now,
+            rotated_at=now,
+            expires_at=min(ends),
+        )
+        with self._database.transaction():
+            self._store.remove_expired(now - _KEPT)
+            self._store.add(session)
+        return Turn(session, token.text, token_id)
+
+    def find(self, text: str) -> Session:
+        """The session whose refresh token is, or was, this one. Raises ``InvalidGrant``."""
+        return self._found(self._read(text))
+
+    def current(self, text: str) -> Session | None:
+        """The session whose refresh token is good now and is this one."""
+        token = refresh_token_format.read(self._safe, text)
+        session = None if token is None else self._store.find(token.session_id)
+        if token is None or session is None or session.digest != token.digest:
+            return None
+        return self._of_now(session)
+
+    def turn(self, text: str) -> Turn:
+        """Use a refresh token: it gives the next one, and the same again for ``RETRY`` seconds.
+
+        Raises ``InvalidGrant``; if the token was used before, its session ends.
+        """
+        token = self._read(text)
+        now = int(self._clock())
+        with self._database.transaction():
+            self._store.lock(token.session_id)
+            session = self._found(token)
+            following = self._following(session, token, now)
+            if following is not None:
+                token_id = new_id()
+                rotated_at = session.rotated_at if following.digest == session.digest else now
+                session = replace(
+                    session,
+                    digest=following.digest,
+                    rotated_at=rotated_at,
+                    tokens=_latest({**session.tokens, token_id: self._latest_end(now)}, now),
+                )
+                self._store.rotate(session)
+                return Turn(session, following.text, token_id)
+            self._end(session)
+            self._audit.refuse(
+                OPERATOR,
+                "session.reuse",
+                target(session.account_id),
+                {"session": session.id},
+                account=session.account_id,
+            )
+        raise InvalidGrant("The refresh token was used before: its session has ended.")
+
+    def check(self, session: Session) -> None:
+        """Raise ``InvalidGrant`` if a session ended while a token was made for it.
+
+        SECURITY: what ended it may have revoked all tokens so far, and not those of afterwards.
+        """
+        if self._store.find(session.id) is None:
+            raise InvalidGrant("The session of this refresh token has ended.")
+
+    def page(self, reference: str, listing: Listing) -> list[Session]:
+        """The sessions of an account that a listing asks for. Raises ``NotFound``."""
+        return self._store.page(self._accounts.get(reference).id, listing)
+
+    def count(self, reference: str, listing: Listing) -> int:
+        """How many sessions the account has. Raises ``NotFound``."""
+        return self._store.count(self._accounts.get(reference).id, listing)
+
+    def end(self, by: Caller, reference: str, session_id: str) -> None:
+        """End a session of the account, with the access tokens that came from it.
+
+        Raises ``NotFound``, ``RefusedByRule``.
+        """
+        with self._database.transaction():
+            account = self._accounts.locked(reference)
+            self._rules.may_change(by, account.id)
+            self._store.lock(session_id)
+            session = self._store.find(session_id)
+            if session is None or session.account_id != account.id:
+                raise NotFound("This account has no such session.")
+            self._end(session)
+            after = {"session": session.id}
+            self._audit.record(by, "session.end", target(account.id), after=after)
+
+    def _read(self, text: str) -> RefreshToken:
+        token = refresh_token_format.read(self._safe, text)
+        if token is None:
+            raise InvalidGrant("The refresh token is not valid.")
+        return token
+
+    def _found(self, token: RefreshToken) -> Session:
+        session = self._store.find(token.session_id)
+        session = None if session is None else self._of_now(session)
+        if session is None:
+            raise InvalidGrant("The session of this refresh token has ended.")
+        return session
+
+    def _following(self, session: Session, token: RefreshToken, now: int) -> RefreshToken | None:
+        """What follows the token; ``None`` if it was used before, and not just now."""
+        after = refresh_token_format.successors(self._safe, token)
+        if token.digest == session.digest:
+            return after[0]
+        # SECURITY: one that a clock ahead rotated would be given out again until then.
+        if not clocks.is_recent(session.rotated_at, now, RETRY + 1):
+            return None
+        return next((each for each in after if each.digest == session.digest), None)
+
+    def _end(self, session: Session) -> None:
+        now = int(self._clock())
+        tokens = {token_id: end for token_id, end in session.tokens.items() if end > now}
+        # One that is not issued yet never will be (``check``).
+        self._revocations.of_tokens(session.account_id, tokens, issued_at=now)
+        self._store.remove(session.id)
+
+    def _of_now(self, session: Session) -> Session | None:
+        """The session if it has not ended; one of a clock that was ahead begins now."""
+        now = int(self._clock())
+        if clocks.is_ahead(session.created_at, now):
+            ends = session.expires_at - (session.created_at - now)
+            session = replace(session, created_at=now, expires_at=ends)
+            self._store.date_back(session)
+        return session if session.expires_at > now else None
+
+    def _latest_end(self, now: int) -> int:
+        return now + self._revocations.longest_lifetime() + _LATER
+
+
+def _latest(tokens: Mapping[str, int], now: int) -> dict[str, int]:
+    """Those of a session's tokens that have not expired; the last to do so if they are too many.
+
+    More than ``MOST_TOKENS`` are revoked without their ids, those that are left out with them.
+    """
+    left = sorted((item for item in tokens.items() if item[1] > now), key=lambda item: item[1])
+    return dict(left[-(MOST_TOKENS + 1) :])

@@ -1,0 +1,80 @@
+"""What surrounds the application: a request id, headers, a log line and a count of each answer."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+from wsgiref.types import StartResponse, WSGIApplication
+
+from flask import Request
+
+from keyosk.credentials.concurrency import hand_over
+from keyosk.ids import new_id
+from keyosk.metrics import Metrics
+from keyosk.web import access, access_log, documentation, forward
+from keyosk.web.client_address import Network, Source
+
+_POLICY: Final = "Content-Security-Policy"
+#: What every answer has, those of the server itself included.
+SECURITY_HEADERS: Final = (
+    ("X-Content-Type-Options", "nosniff"),
+    (_POLICY, "default-src 'none'; base-uri 'none'; frame-ancestors 'none'"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Strict-Transport-Security", "max-age=31536000"),
+)
+_CACHING: Final = "Cache-Control"
+_NO_STORE: Final = (_CACHING, "no-store")
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_ROUTE: Final = "keyosk.route"
+#: In the WSGI environ, by the server: what hands a request over to where it may take long.
+HAND_OVER: Final = "server.hand_over"
+
+
+def note_route(request: Request) -> None:
+    """Have a request counted under its route."""
+    if request.url_rule is not None:
+        request.environ[_ROUTE] = request.url_rule.rule
+
+
+class Envelope:
+    """A WSGI application around another."""
+
+    def __init__(
+        self, application: WSGIApplication, trusted: Sequence[Network], metrics: Metrics
+    ) -> None:
+        """``trusted``: the proxies whose word on the client's address counts."""
+        self._application = application
+        self._source = Source(trusted)
+        self._metrics = metrics
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        started = time.perf_counter()
+        # Also for what comes after the answer has begun; the next request of this thread sets it.
+        hand_over.set(environ.get(HAND_OVER))
+        request_id = environ[access_log.REQUEST_ID] = new_id()
+        environ[access_log.ADDRESS] = self._source.of(environ)
+        environ[access_log.METHOD] = environ["REQUEST_METHOD"]
+        forward.prepare(environ)
+
+        def start(
+            status: str, headers: list[tuple[str, str]], exc_info: Any = None
+        ) -> Callable[[bytes], object]:
+            self._tell(environ, status[:3], time.perf_counter() - started)
+            # SECURITY: whatever was not decided to be public, failures included, nobody may keep.
+            if access.PUBLIC not in environ or status[:3] not in ("200", "304"):
+                headers = [header for header in headers if header[0] != _CACHING]
+            if all(name != _CACHING for name, _ in headers):
+                headers = [*headers, _NO_STORE]
+            all_headers = [*headers, *SECURITY_HEADERS, ("X-Request-Id", request_id)]
+            if documentation.CONTENT_POLICY in environ:
+                policy = environ[documentation.CONTENT_POLICY]
+                all_headers = [(name, policy if name == _POLICY else v) for name, v in all_headers]
+            return start_response(status, all_headers, exc_info)
+
+        return self._application(environ, start)
+
+    def _tell(self, environ: Mapping[str, Any], status: str, seconds: float) -> None:
+        method = environ[access_log.METHOD]
+        self._metrics.request(
+            method if method in _METHODS else "other", environ.get(_ROUTE, "none"), status, seconds
+        )
+        access_log.write(environ, environ.get(_ROUTE), status, seconds)

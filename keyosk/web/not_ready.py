@@ -1,0 +1,59 @@
+"""What is answered before there is anything to answer with: alive, but not ready."""
+
+import json
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any, Final
+from wsgiref.types import StartResponse, WSGIApplication
+
+from werkzeug.wrappers import Response
+
+from keyosk.errors import Unavailable
+from keyosk.ids import new_id
+from keyosk.web.errors import OAUTH_STATUS_CODES, RETRY_AFTER
+from keyosk.web.middleware import SECURITY_HEADERS
+
+_LIVE: Final = "/health/live"
+
+
+class Starting:
+    """Stands in for an application that waits for its database."""
+
+    def __init__(self) -> None:
+        self._application: WSGIApplication | None = None
+
+    def begin(self, application: WSGIApplication) -> None:
+        """From now on this application answers."""
+        self._application = application
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        if self._application is not None:
+            return self._application(environ, start_response)
+        answer = _live() if environ["PATH_INFO"] == _LIVE else _unavailable()
+        answer.headers["Cache-Control"] = "no-store"
+        answer.headers.extend(SECURITY_HEADERS)
+        return answer(environ, start_response)
+
+
+def _live() -> Response:
+    return Response('{"status":"ok"}', mimetype="application/json")
+
+
+def _unavailable() -> Response:
+    """As the application would say it (RFC 9457), with the members that OAuth looks for."""
+    status, request_id = HTTPStatus.SERVICE_UNAVAILABLE, new_id()
+    detail = "Keyosk waits for its database."
+    body = {
+        "type": "about:blank",
+        "title": status.phrase,
+        "status": int(status),
+        "detail": detail,
+        "code": Unavailable.code,
+        "request_id": request_id,
+        "error": OAUTH_STATUS_CODES[status],
+        "error_description": detail,
+    }
+    answer = Response(json.dumps(body), status, mimetype="application/problem+json")
+    answer.headers["Retry-After"] = RETRY_AFTER
+    answer.headers["X-Request-Id"] = request_id
+    return answer
