@@ -170,7 +170,9 @@ def test_the_account_of_a_service_must_exist_and_keys_cannot_choose_it(
 ) -> None:
     path = f"/services/{todo}"
     assert admin.patch(path, json={"account": "nobody of that name"}).status_code == 422
-    manager = make_person(server, admin, "keyosk:services:write", "keyosk:services:read")
+    manager = make_person(
+        server, admin, "keyosk:services:write", "keyosk:services:read", "keyosk:tokens:introspect"
+    )
     _, secret = make_key(admin, manager)
     body = {"account": manager.username}
     assert manager.login(secret).patch(path, json=body).status_code == 403

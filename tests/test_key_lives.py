@@ -473,7 +473,7 @@ def test_ml_dsa_is_for_the_service_that_asks_and_in_its_own_set(
     )
     account = present.grants.create_account(OPERATOR, [Grant("todo:read")], username="alice")
     login = present.authentication.as_if(account.id, None)
-    issued = present.issuing.by_login(login, Asked()).token
+    issued = present.issuing.by_login(login, Asked(targets=("todo",))).token
     header = jwt.get_unverified_header(issued.text)
     assert header["alg"] == algorithm
     assert header["kid"] not in published(present)
@@ -499,7 +499,8 @@ def test_the_key_set_of_a_service_begins_with_its_own_algorithm(present: Install
             OPERATOR, [Grant(f"{name}:read")], username=f"a-{name}"
         )
         login = present.authentication.as_if(account.id, None)
-        present.issuing.by_login(login, Asked())  # its first key is made when it is needed
+        # Its first key is made when it is needed.
+        present.issuing.by_login(login, Asked(targets=(name,)))
         keys = client.get(f"/services/{name}/jwks").json["keys"]
         common = client.get("/auth/jwks").json["keys"]
         assert keys[0]["alg"] == algorithm
@@ -596,7 +597,8 @@ def test_everything_moves_to_the_first_secret_key(own_server: LiveServer) -> Non
     own_server.start()
     admin = own_server.admin()
     keyed = {"Idempotency-Key": "once"}
-    done(admin.post("/accounts/admin/api-keys", json={"name": "x"}, headers=keyed), 201)
+    body = {"name": "x", "current_password": ADMIN_PASSWORD}
+    done(admin.post("/accounts/admin/api-keys", json=body, headers=keyed), 201)
     own_server.stop()
     old, new = own_server.environment["KEYOSK_SECRET_KEY"], "n" * 43
     own_server.environment["KEYOSK_SECRET_KEY"] = f"{new},{old}"

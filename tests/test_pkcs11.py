@@ -79,6 +79,7 @@ def build(database_url: str, soft: SoftHsm, clock: Clock) -> Iterator[Build]:
                 "KEYOSK_DATABASE_URL": database_url,
                 "KEYOSK_SECRET_KEY": SECRET_KEY,
                 "KEYOSK_ADMIN_PASSWORD": ADMIN_PASSWORD,
+                "KEYOSK_KEY_PUBLISH_AHEAD": str(AHEAD),
                 **(soft.variables if with_hsm else {}),
                 **variables,
             }

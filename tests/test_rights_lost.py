@@ -11,17 +11,26 @@ from keyosk.errors import BadCredentials
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR, Grant, Scope
 from keyosk.tokens.issuing import Asked
-from live import ADMIN_PASSWORD, Client, LiveServer, unique
+from live import ADMIN_PASSWORD, Client, LiveServer, soon, unique, wait_for
 
 PASSWORD = "seven quiet herons wade"
 OTHER = "seven loud herons wade"
 
 Loss = Callable[[Installation], object]
+
+
+def expire(installation: Installation) -> None:
+    """Give alice an end, and wait until it has passed."""
+    end = soon()
+    installation.accounts.change(OPERATOR, "alice", {"expires_at": int(end)})
+    wait_for(end)
+
+
 #: What an admin does while a login waits for its hash, and what is left of it: scopes, or nothing.
 LOSSES: dict[str, tuple[Loss, str | None]] = {
     "disabled": (lambda it: it.accounts.change(OPERATOR, "alice", {"enabled": False}), None),
     "deleted": (lambda it: it.accounts.remove(OPERATOR, "alice"), None),
-    "expired": (lambda it: it.accounts.change(OPERATOR, "alice", {"expires_at": 1}), None),
+    "expired": (expire, None),
     "another password": (lambda it: it.accounts.set_password(OPERATOR, "alice", OTHER), None),
     "no password": (lambda it: it.accounts.remove_password(OPERATOR, "alice"), None),
     "demoted": (

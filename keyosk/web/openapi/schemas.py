@@ -9,7 +9,7 @@ from marshmallow import Schema, fields
 
 from keyosk.model import CredentialKind
 from keyosk.web import paging
-from keyosk.web.fields import Accepts, Flag, Object, Text, Time, Whole
+from keyosk.web.fields import Accepts, Flag, LoneTime, Object, Text, Time, Whole
 from keyosk.web.openapi.descriptions import CHOICES, FIELDS, FILTERS
 from keyosk.web.openapi.examples import EXAMPLES
 from keyosk.web.paging import Lists
@@ -25,6 +25,7 @@ _KINDS: Final[Mapping[type[fields.Field[Any]], Mapping[str, Any]]] = {
     Whole: {"type": "integer"},
     Object: {"type": "object"},
     Time: _TIME,
+    LoneTime: _TIME,
     fields.Raw: {},
     Accepts: {"type": "string", "enum": [*_LOGINS["enum"], "both"]},
 }
