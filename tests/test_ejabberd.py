@@ -13,7 +13,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from live import LiveServer, free_port, unique
+from live import LiveServer, free_port, unique, wait_for
 from people import PASSWORD, done
 from test_proxies import missing, program
 
@@ -72,6 +72,8 @@ modules: {{}}
                     return
             assert self.process.poll() is None, (folder / "ejabberd.log").read_text()
             time.sleep(0.05)
+        self.process.kill()
+        raise RuntimeError("ejabberd did not start")
 
     def lets_in(self, user: str, token: str) -> bool:
         """Whether a client logs in by SASL PLAIN (RFC 6120 section 6, RFC 4616)."""
@@ -125,6 +127,12 @@ def test_ejabberd_takes_a_good_token_and_no_other(ejabberd: Ejabberd, server: Li
 
     good = token(user)
     assert ejabberd.lets_in(user, good)
+
+    login = server.client(f"{user}@{HOST}", PASSWORD)
+    data = {"audience": service, "lifetime": 3}
+    short = done(login.post("/auth/token", data=data))["access_token"]
+    wait_for(jwt.decode(short, options={"verify_signature": False})["exp"] + 1)
+    assert not ejabberd.lets_in(user, short)
 
     header = jwt.get_unverified_header(good)
     claims = jwt.decode(good, options={"verify_signature": False})
