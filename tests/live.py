@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -176,7 +177,8 @@ class Client:
     def request(self, method: str, path: str, **options: Any) -> requests.Response:
         options.setdefault("timeout", 30)
         options.setdefault("allow_redirects", False)
-        url = path if path.startswith(f"{self.url}/") else self.url + path
+        # An absolute URL names the issuer, which need not be where this server listens.
+        url = self.url + re.sub(r"^https?://[^/]+", "", path)
         return self.session.request(method, url, **options)
 
     def get(self, path: str, **options: Any) -> requests.Response:

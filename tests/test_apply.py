@@ -305,7 +305,7 @@ def test_a_scope_in_use_elsewhere_goes_only_by_force(installation: Installation)
     apply(installation, **WHOLE)
     members = {"services": [{"name": "todo", "scopes": ["todo:write"]}]}
     faults = refusal(installation, **members)
-    assert "take scopes from 1 roles" in faults["services.0"]
+    assert "is still part of 1 role (editor)" in faults["services.0"]
     installation.declarations.apply(declare(**members), force=True)
     assert installation.roles.get("editor").scopes == ()
 
@@ -330,7 +330,9 @@ def test_a_database_that_refuses_the_last_object_leaves_nothing(installation: In
         services=[SERVICE, {"name": "late", "audience": "taken"}],
         roles=[ROLE],
     )
-    assert faults == {"services.1.audience": "Another service already has this audience."}
+    assert faults == {
+        "services.1.audience": "Another service already is called or addressed so, or nearly so."
+    }
 
 
 @pytest.mark.fault

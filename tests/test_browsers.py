@@ -146,4 +146,4 @@ def test_a_listed_origin_reads_public_documents_and_calls_by_bearer(sharing: Liv
             assert "Access-Control-Allow-Credentials" not in answer.headers
     assert "Origin" in anybody.get("/auth/jwks").headers["Vary"]
     signed = anybody.get("/auth/revocations", headers={"Origin": OURS}).headers["Vary"]
-    assert {*signed.split(", ")} == {"Accept", "Origin"}
+    assert {*signed.split(", ")} == {"Accept", "Accept-Encoding", "Origin"}

@@ -259,7 +259,7 @@ BAD_LINES: list[tuple[bytes, str, str]] = [
         "there is no scope no:such",
     ),
     (b'{"username": "u1", "grants": {"roles": ["none"]}}', "roles", "there is no role none"),
-    (b'{"username": "u1", "password_hash": "$1$a$b"}', "password_hash", "is not a hash"),
+    (b'{"username": "u1", "password_hash": "$1$a$b"}', "password_hash", "is made with MD5"),
 ]
 
 
