@@ -27,8 +27,9 @@ from keyosk.web.fields import LoneTime, Text
 DEFAULT: Final = 50
 MOST: Final = 200
 LONGEST: Final = 1_000
-#: A cursor holds two names, in which every character may take four bytes.
-LONGEST_CURSOR: Final = 8_000
+#: A cursor holds two names of at most 255 characters of four bytes, and three ids: 2,950 in base64.
+#: With all filters beside it a request line must stay below what the server takes.
+LONGEST_CURSOR: Final = 4_000
 
 #: The attributes that are numbers; the others that lists go by are text.
 _NUMBERS: Final = ("created_at", "updated_at", "sequence")
