@@ -190,7 +190,7 @@ def test_a_key_cannot_leave_the_token(soft: SoftHsm, hsm: Hsm, algorithm: str) -
 THREADS = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from keyosk.hsm import Hsm
+from keyosk.keys.hsm import Hsm
 kid = sys.argv[4]
 parts = [Hsm(*sys.argv[1:4]) for _ in range(8)]
 
@@ -227,7 +227,7 @@ def test_threads_of_one_process_sign_with_one_key(hsm: Hsm) -> None:
 
 FORK = """
 import os, signal, sys, threading, warnings
-from keyosk import hsm as module
+from keyosk.keys import hsm as module
 hsm = module.Hsm(*sys.argv[1:4])
 kid = sys.argv[4]
 mine = hsm.sign(kid, "RS256", b"x")
