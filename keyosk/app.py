@@ -13,23 +13,23 @@ from keyosk.apply.executor import Declarations
 from keyosk.audit import Audit
 from keyosk.bootstrap import FirstAdmin
 from keyosk.bulk.import_export import Bulk
-from keyosk.bulk.validation import LineChecks
+from keyosk.bulk.validation import LineValidator
 from keyosk.config import Config
 from keyosk.credentials import concurrency
 from keyosk.credentials.authentication import Authentication
-from keyosk.credentials.concurrency import Slots
+from keyosk.credentials.concurrency import HashingLimit
 from keyosk.credentials.password_hashing import Passwords
-from keyosk.credentials.throttling import Guesses
+from keyosk.credentials.throttling import Throttling
 from keyosk.idempotency import Idempotency
 from keyosk.installation import Installation
 from keyosk.keys import hsm
 from keyosk.keys.hsm import Hsm
 from keyosk.keys.material import Safe
 from keyosk.keys.private_keys import PrivateKeys
-from keyosk.keys.rotation import Plan, Rotation
+from keyosk.keys.rotation import KeyPolicy, Rotation
 from keyosk.keys.signed_documents import Documents
 from keyosk.keys.signing_keys import SigningKeys
-from keyosk.maintenance import Upkeep
+from keyosk.maintenance import Maintenance
 from keyosk.metrics import Metrics, SharedCounts
 from keyosk.pauses import Pauses
 from keyosk.permissions.roles import Roles
@@ -43,7 +43,6 @@ from keyosk.storage.audit import AuditStore
 from keyosk.storage.database import Database
 from keyosk.storage.declared import DeclaredStore
 from keyosk.storage.grants import GrantStore
-from keyosk.storage.guesses import GuessStore
 from keyosk.storage.idempotency import IdempotencyStore
 from keyosk.storage.logins import LoginStore
 from keyosk.storage.revocations import RevocationStore
@@ -51,10 +50,11 @@ from keyosk.storage.roles import RoleStore
 from keyosk.storage.services import ServiceStore
 from keyosk.storage.sessions import SessionStore
 from keyosk.storage.signing_keys import SigningKeyStore
+from keyosk.storage.throttling import ThrottlingStore
 from keyosk.tokens.access_tokens import Tokens
-from keyosk.tokens.explanation import Explaining
+from keyosk.tokens.explanation import Explainer
 from keyosk.tokens.introspection import Inspection
-from keyosk.tokens.issuing import Issuing
+from keyosk.tokens.issuing import TokenIssuer
 from keyosk.tokens.refresh_sessions import Sessions
 from keyosk.web import application
 
@@ -137,7 +137,7 @@ def build(
         memory_kib=config.argon2_memory_kib,
         time_cost=config.argon2_time_cost,
         parallelism=config.argon2_parallelism,
-        slots=Slots(
+        hashing_limit=HashingLimit(
             concurrency.for_hashes(config.argon2_memory_kib), folder=concurrency.machine_folder()
         ),
     )
@@ -175,7 +175,7 @@ def build(
         revocations,
         audit,
         clock,
-        plan=Plan(
+        policy=KeyPolicy(
             publish_ahead=config.key_publish_ahead,
             retain=config.key_retain,
             every=config.key_rotation_days * 86_400,
@@ -215,14 +215,14 @@ def build(
         api_key_store,
         LoginStore(database),
         passwords,
-        Guesses(database, GuessStore(database), clock),
+        Throttling(database, ThrottlingStore(database), clock),
         revocations,
         audit,
         metrics,
         clock,
     )
     sessions = Sessions(database, session_store, accounts, safe, rules, revocations, audit, clock)
-    issuing = Issuing(database, services, authentication, sessions, tokens, audit, clock)
+    issuing = TokenIssuer(database, services, authentication, sessions, tokens, audit, clock)
     api_keys = ApiKeys(
         database, accounts, api_key_store, service_store, rules, revocations, audit, clock
     )
@@ -249,7 +249,7 @@ def build(
             account_store,
             grant_store,
             role_store,
-            LineChecks(account_store, service_store, role_store, passwords, rules, clock),
+            LineValidator(account_store, service_store, role_store, passwords, rules, clock),
             rules,
             audit,
             clock,
@@ -261,13 +261,13 @@ def build(
             database, tokens, authentication, sessions, services, revocations, audit, config.issuer
         ),
         issuing=issuing,
-        explaining=Explaining(accounts, api_keys, services, authentication, issuing, tokens, clock),
+        explaining=Explainer(accounts, api_keys, services, authentication, issuing, tokens, clock),
         sessions=sessions,
         revocations=revocations,
         signing_keys=keys,
         rotation=rotation,
         tokens=tokens,
-        upkeep=Upkeep(database, keys, audit),
+        upkeep=Maintenance(database, keys, audit),
     )
 
 

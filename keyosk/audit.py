@@ -21,7 +21,7 @@ from keyosk.model import (
     AuditRow,
     Caller,
     Checkpoint,
-    Listing,
+    ListQuery,
     LoginFailure,
     Refusal,
 )
@@ -161,14 +161,14 @@ class Audit:
         except Unavailable:
             return
 
-    def page(self, listing: Listing) -> list[AuditRow]:
+    def page(self, list_query: ListQuery) -> list[AuditRow]:
         """The rows that a listing asks for, up to this moment."""
         self.seal()
-        return self._store.page(listing)
+        return self._store.page(list_query)
 
-    def count(self, listing: Listing) -> int:
+    def count(self, list_query: ListQuery) -> int:
         """How many rows pass the filters of a listing."""
-        return self._store.count(listing)
+        return self._store.count(list_query)
 
     def verify(self) -> Verdict:
         """Recompute the chain from its first kept row and hold it against every checkpoint."""

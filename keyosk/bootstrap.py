@@ -8,7 +8,7 @@ from keyosk.credentials.password_hashing import generate
 from keyosk.errors import ConfigurationError, Fault
 from keyosk.installation import Installation
 from keyosk.keys import material
-from keyosk.model import ADMIN, KEYOSK_SCOPES, OPERATOR, Grant, Listing, Scope
+from keyosk.model import ADMIN, KEYOSK_SCOPES, OPERATOR, Grant, ListQuery, Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +96,10 @@ def prepare(
     if not installation.signing_keys.all():
         installation.signing_keys.ensure()
     installation.signing_keys.refresh()
-    installation.rotation.announce(OPERATOR, installation.signing_keys.algorithm)
+    installation.rotation.publish_for(OPERATOR, installation.signing_keys.algorithm)
     installation.revocations.note_lifetimes()
     installation.services.ensure_own([Scope(name, text) for name, text in KEYOSK_SCOPES.items()])
-    if installation.accounts.page(Listing(limit=1)):
+    if installation.accounts.page(ListQuery(limit=1)):
         return None
     password = admin_password or generate()
     account = installation.grants.create_account(

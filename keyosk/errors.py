@@ -232,7 +232,7 @@ class Unavailable(KeyoskError):
         return f"{self.detail.removesuffix('.')}: {self.reason.removesuffix('.')}."
 
 
-class ComeAgain(Unavailable):
+class RetryLater(Unavailable):
     """It can be done in a second, and nobody can be kept waiting for it."""
 
 

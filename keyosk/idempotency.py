@@ -16,7 +16,7 @@ from keyosk.errors import Invalid, Unavailable
 from keyosk.keys.material import Safe
 from keyosk.model import Caller
 from keyosk.storage.database import Database
-from keyosk.storage.idempotency import IdempotencyStore, StoredAnswer
+from keyosk.storage.idempotency import IdempotencyStore, StoredResponse
 
 #: Seconds for which an answer is kept, and the secret in it.
 KEPT: Final = 86_400
@@ -102,7 +102,7 @@ class Idempotency:
         self._store.date_back(now, latest=now + clocks.APART)
         self._store.forget(answers_before=now - KEPT, secrets_before=now - SECRET_KEPT)
 
-    def _repeated(self, known: StoredAnswer, fingerprint: str) -> Answer:
+    def _repeated(self, known: StoredResponse, fingerprint: str) -> Answer:
         if known.fingerprint != fingerprint:
             raise Invalid.field("Idempotency-Key", "was used for another request")
         body = json.loads(known.body)
@@ -112,12 +112,12 @@ class Idempotency:
 
     def _stored(
         self, answer: Answer, caller: str, key: str, fingerprint: str, now: int
-    ) -> StoredAnswer:
+    ) -> StoredResponse:
         sealed = None
         if _SECRET in answer.body:
             plain = json.dumps(answer.body).encode()
             sealed = self._safe.seal(plain, name=_name(caller, key))
-        return StoredAnswer(
+        return StoredResponse(
             caller=caller,
             key=key,
             fingerprint=fingerprint,

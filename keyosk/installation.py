@@ -15,16 +15,16 @@ from keyosk.idempotency import Idempotency
 from keyosk.keys.rotation import Rotation
 from keyosk.keys.signed_documents import Documents
 from keyosk.keys.signing_keys import SigningKeys
-from keyosk.maintenance import Upkeep
+from keyosk.maintenance import Maintenance
 from keyosk.metrics import Metrics
 from keyosk.permissions.roles import Roles
 from keyosk.permissions.services import Services
 from keyosk.revocations import Revocations
 from keyosk.storage.database import Database
 from keyosk.tokens.access_tokens import Tokens
-from keyosk.tokens.explanation import Explaining
+from keyosk.tokens.explanation import Explainer
 from keyosk.tokens.introspection import Inspection
-from keyosk.tokens.issuing import Issuing
+from keyosk.tokens.issuing import TokenIssuer
 from keyosk.tokens.refresh_sessions import Sessions
 
 
@@ -50,11 +50,11 @@ class Installation:
     idempotency: Idempotency
     authentication: Authentication
     inspection: Inspection
-    issuing: Issuing
-    explaining: Explaining
+    issuing: TokenIssuer
+    explaining: Explainer
     revocations: Revocations
     sessions: Sessions
     signing_keys: SigningKeys
     rotation: Rotation
     tokens: Tokens
-    upkeep: Upkeep
+    upkeep: Maintenance

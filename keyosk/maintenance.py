@@ -27,7 +27,7 @@ def _found(look: Callable[[], Iterable[str]]) -> Iterable[str]:
         return [f"cannot be read: {error.reason}"]
 
 
-class Upkeep:
+class Maintenance:
     """What an operator does to keep an installation."""
 
     def __init__(self, database: Database, keys: SigningKeys, audit: Audit) -> None:

@@ -8,7 +8,7 @@ import threading
 import time
 from typing import Final
 
-from keyosk.errors import ComeAgain
+from keyosk.errors import RetryLater
 
 _LONGEST: Final = 2.0  # seconds: clocks of two machines may differ
 
@@ -22,10 +22,10 @@ class Pauses:
         self._allowed = threads > 1
 
     def wait(self, seconds: float) -> None:
-        """Sleep for so long, two seconds at the most. Raises ``ComeAgain``."""
+        """Sleep for so long, two seconds at the most. Raises ``RetryLater``."""
         # SECURITY: never a second one; every thread asleep is one that answers nobody.
         if not self._allowed or not self._waiting.acquire(blocking=False):
-            raise ComeAgain("What was changed a moment ago takes a second: try again.")
+            raise RetryLater("What was changed a moment ago takes a second: try again.")
         try:
             time.sleep(min(seconds, _LONGEST))
         finally:

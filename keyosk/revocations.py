@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from keyosk import clocks
 from keyosk.errors import Unavailable
-from keyosk.model import Claim, Login, Revocation
+from keyosk.model import Claim, Principal, Revocation
 from keyosk.storage.database import Database
 from keyosk.storage.revocations import RevocationStore
 from keyosk.storage.sessions import SessionStore
@@ -188,7 +188,7 @@ class Revocations:
             self._correct() and not self._store.is_revoked(jti, kid, audience, issued_at)
         )
 
-    def corrected(self, login: Login, *, store: bool = True) -> Login:
+    def corrected(self, login: Principal, *, store: bool = True) -> Principal:
         """A login whose tokens count from no later than now.
 
         A clock that was ahead may have revoked all that is issued until then: no token would be

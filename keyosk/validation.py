@@ -14,62 +14,62 @@ DEEPEST: Final = 32  # levels of nesting
 LATEST_TIME: Final = 253_402_300_799  # 9999-12-31T23:59:59Z, the last that RFC 3339 can write
 
 
-class Checks:
+class Faults:
     """Collects faults; ``done`` raises them together."""
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []
 
-    def fault(self, field: str, message: str) -> None:
+    def add(self, field: str, message: str) -> None:
         """Note that ``field`` is wrong."""
         self._faults.append(Fault(field, message))
 
     def text(self, field: str, value: str, *, longest: int, required: bool = False) -> None:
         """Text of at most ``longest`` characters; line breaks and tabs are the only controls."""
         if required and not value.strip():
-            self.fault(field, "must not be empty")
+            self.add(field, "must not be empty")
         elif len(value) > longest:
-            self.fault(field, f"must have at most {longest} characters")
+            self.add(field, f"must have at most {longest} characters")
         elif not is_clean(value):
-            self.fault(field, "must not contain control characters")
+            self.add(field, "must not contain control characters")
 
     def time(self, field: str, value: int | None, *, after: int | None = None) -> None:
         """A moment that can be written, and lies after ``after`` if that is given."""
         if value is None:
             return
         if not 0 <= value <= LATEST_TIME:
-            self.fault(field, "must be a time from 1970 to 9999")
+            self.add(field, "must be a time from 1970 to 9999")
         elif after is not None and value <= after:
-            self.fault(field, "must lie in the future")
+            self.add(field, "must lie in the future")
 
     def between(self, field: str, value: int | None, lowest: int, highest: int) -> None:
         """A number of seconds within bounds, if there is one."""
         if value is not None and not lowest <= value <= highest:
-            self.fault(field, f"must be {lowest} to {highest} seconds")
+            self.add(field, f"must be {lowest} to {highest} seconds")
 
     def one_of(self, field: str, value: str | None, words: Collection[str]) -> None:
         """One of some words, if there is one."""
         if value is not None and value not in words:
-            self.fault(field, "must be one of " + ", ".join(words))
+            self.add(field, "must be one of " + ", ".join(words))
 
     def json_object(self, field: str, value: Mapping[str, Any]) -> None:
         """A JSON object of at most ``LARGEST_OBJECT`` bytes, ``DEEPEST`` levels, without NUL."""
         if not _is_flat_and_clean(value, DEEPEST):
-            self.fault(field, f"must have at most {DEEPEST} levels and no NUL character")
+            self.add(field, f"must have at most {DEEPEST} levels and no NUL character")
             return
         try:
             size = len(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
         except (TypeError, ValueError):
-            self.fault(field, "must be a JSON object of finite numbers and valid Unicode")
+            self.add(field, "must be a JSON object of finite numbers and valid Unicode")
             return
         if size > LARGEST_OBJECT:
-            self.fault(field, f"must have at most {LARGEST_OBJECT} bytes as JSON")
+            self.add(field, f"must have at most {LARGEST_OBJECT} bytes as JSON")
 
-    def include(self, error: Invalid) -> None:
+    def extend(self, error: Invalid) -> None:
         """Take over the faults that another check raised."""
         self._faults.extend(error.faults)
 
-    def done(self) -> None:
+    def raise_if_any(self) -> None:
         """Raise ``Invalid`` with every fault noted, if any."""
         if self._faults:
             raise Invalid(self._faults)

@@ -17,8 +17,8 @@ from keyosk.cli import documents
 from keyosk.errors import Invalid
 from keyosk.installation import Installation
 from keyosk.merge_patch import is_same, merge_difference, merge_patch
-from keyosk.model import ADMIN, OPERATOR, CredentialKind, Grant, Kind, Listing, Scope
-from keyosk.web.declared import DeclarationShape, declaration_of, shape_of_step
+from keyosk.model import ADMIN, OPERATOR, CredentialKind, Grant, Kind, ListQuery, Scope
+from keyosk.web.declared import DeclarationSchema, declaration_of, shape_of_step
 from live import LiveServer
 
 # Part of `make test-long`.
@@ -62,7 +62,7 @@ def refusal(installation: Installation, **members: Any) -> dict[str, str]:
 
 def state(installation: Installation) -> dict[str, Any]:
     """All that a declaration can touch, with the versions and the audit log."""
-    everything = Listing(limit=1000)
+    everything = ListQuery(limit=1000)
     accounts = installation.accounts.page(everything)
     return {
         "services": installation.services.page(everything),
@@ -114,9 +114,9 @@ def test_everything_is_made(installation: Installation) -> None:
         ("create", "account", "Alice"),
     ]
     service = installation.services.get("todo")
-    assert service.terms.audience == "https://todo.example.com"
-    assert service.terms.accepts == {CredentialKind.API_KEY}
-    assert service.terms.token_lifetime == 600
+    assert service.policy.audience == "https://todo.example.com"
+    assert service.policy.accepts == {CredentialKind.API_KEY}
+    assert service.policy.token_lifetime == 600
     assert service.scopes == (Scope("todo:read", "See"), Scope("todo:write"))
     assert installation.roles.get("editor").scopes == ("todo:read", "todo:write")
     account, grants = installation.grants.of("alice")
@@ -249,9 +249,9 @@ def test_null_resets_a_field(installation: Installation) -> None:
     }
     assert len(apply(installation, **nulls)) == 2
     service = installation.services.get("todo")
-    assert service.terms.token_lifetime is None
-    assert service.terms.accepts == set(CredentialKind)
-    assert service.terms.enabled
+    assert service.policy.token_lifetime is None
+    assert service.policy.accepts == set(CredentialKind)
+    assert service.policy.enabled
     assert service.title == ""
     assert installation.accounts.get("alice").expires_at is None
     assert apply(installation, **nulls) == []
@@ -541,13 +541,13 @@ def test_pruning_deletes_what_an_earlier_file_made_and_no_more(installation: Ins
         ("delete", "role", "editor"),
         ("delete", "account", "alice"),
     ]
-    assert {each.name for each in installation.services.page(Listing())} == {
+    assert {each.name for each in installation.services.page(ListQuery())} == {
         "keyosk",
         "by-hand",
         "theirs",
     }
-    assert {each.name for each in installation.roles.page(Listing())} == {"by-hand"}
-    assert {each.username for each in installation.accounts.page(Listing())} == {
+    assert {each.name for each in installation.roles.page(ListQuery())} == {"by-hand"}
+    assert {each.username for each in installation.accounts.page(ListQuery())} == {
         "admin",
         "by-hand",
         "t",
@@ -828,7 +828,7 @@ def test_the_page_s_example_shows_every_field() -> None:
 
 
 def declared_fields(member: str) -> set[str]:
-    shape = DeclarationShape().fields[member].inner.schema
+    shape = DeclarationSchema().fields[member].inner.schema
     return set(shape.fields) - {"password", "api_keys"}
 
 

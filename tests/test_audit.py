@@ -19,7 +19,7 @@ from keyosk.audit import GENESIS, row_hash
 from keyosk.credentials import api_key_format
 from keyosk.errors import BadCredentials, Unavailable
 from keyosk.installation import Installation
-from keyosk.model import ADMIN, OPERATOR, Account, Caller, CredentialKind, Listing
+from keyosk.model import ADMIN, OPERATOR, Account, Caller, CredentialKind, ListQuery
 from keyosk.storage.audit import AuditStore
 from live import Client, LiveServer
 from people import PASSWORD, assert_refused, done, make_key, make_person, make_role, make_service
@@ -339,7 +339,7 @@ def test_no_secret_is_in_the_log(server: LiveServer, admin: Client) -> None:
 
 
 def all_rows(installation: Installation) -> list[Any]:
-    return installation.audit.page(Listing(limit=100_000, sort="sequence"))
+    return installation.audit.page(ListQuery(limit=100_000, sort="sequence"))
 
 
 def test_a_change_whose_row_cannot_be_written_does_not_happen(
@@ -367,10 +367,10 @@ def test_a_change_whose_row_cannot_be_written_does_not_happen(
             with pytest.raises(Unavailable):
                 change()
 
-    assert installation.accounts.page(Listing()) == [admin]
-    assert installation.api_keys.page("admin", Listing()) == [key]
-    assert installation.roles.page(Listing()) == []
-    assert len(installation.services.page(Listing())) == 1
+    assert installation.accounts.page(ListQuery()) == [admin]
+    assert installation.api_keys.page("admin", ListQuery()) == [key]
+    assert installation.roles.page(ListQuery()) == []
+    assert len(installation.services.page(ListQuery())) == 1
     installation.authentication.confirm_password(admin, live.ADMIN_PASSWORD)
     assert len(all_rows(installation)) == known
 

@@ -11,7 +11,7 @@ from installed import Clock, settings
 from keyosk import app
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR, Grant, Scope
-from keyosk.tokens.issuing import Asked
+from keyosk.tokens.issuing import TokenRequest
 from live import unique
 
 BACKDATE = 4
@@ -27,8 +27,8 @@ def installation(prepared_url: str) -> Iterator[Installation]:
 
 
 def issue(installation: Installation, account_id: str) -> str:
-    login = installation.authentication.as_if(account_id, None)
-    return installation.issuing.by_login(login, Asked(), address=None).token.text
+    login = installation.authentication.preview_login(account_id, None)
+    return installation.issuing.by_login(login, TokenRequest(), address=None).token.text
 
 
 def account(installation: Installation) -> str:

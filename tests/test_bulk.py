@@ -39,7 +39,7 @@ pytestmark = pytest.mark.slow
 
 GOOD = "correct horse battery staple"
 JSONL = "application/jsonl"
-Shapes = list[dict[str, Any]]
+SchemasPlugin = list[dict[str, Any]]
 
 
 def jsonl(*shapes: Any) -> bytes:
@@ -52,7 +52,7 @@ def send(client: Client, body: Any, query: str = "", content_type: str = JSONL) 
     )
 
 
-def imported(client: Client, body: Any, query: str = "") -> tuple[Shapes, dict[str, Any]]:
+def imported(client: Client, body: Any, query: str = "") -> tuple[SchemasPlugin, dict[str, Any]]:
     """The results of an import and its summary."""
     answer = send(client, body, query)
     assert answer.status_code == 200, answer.text
@@ -61,13 +61,13 @@ def imported(client: Client, body: Any, query: str = "") -> tuple[Shapes, dict[s
     return results, last["summary"]
 
 
-def exported(client: Client, query: str = "") -> Shapes:
+def exported(client: Client, query: str = "") -> SchemasPlugin:
     answer = client.get(f"/accounts/export{query}")
     assert answer.status_code == 200, answer.text
     return [json.loads(line) for line in answer.text.splitlines()]
 
 
-def statuses(results: Shapes) -> list[str]:
+def statuses(results: SchemasPlugin) -> list[str]:
     return [result["status"] for result in results]
 
 
@@ -426,7 +426,7 @@ def test_two_imports_of_one_file_at_once_make_each_account_once(admin: Client) -
     stem = unique("race")
     shapes = [{"username": f"{stem}-{n}"} for n in range(1200)]
     ways = [jsonl(*shapes), jsonl(*reversed(shapes)), jsonl(*shapes[600:], *shapes[:600])]
-    answers: list[Shapes] = []
+    answers: list[SchemasPlugin] = []
 
     def run(body: bytes) -> None:
         client = Client(admin.url, token=admin.session.headers["Authorization"].split()[1])  # type: ignore[union-attr]

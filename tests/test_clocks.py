@@ -19,7 +19,7 @@ from keyosk import app
 from keyosk.errors import BadCredentials, BadToken, InvalidGrant, Throttled
 from keyosk.installation import Installation
 from keyosk.model import KEYOSK, OPERATOR, Grant, KeyState, Scope
-from keyosk.tokens.issuing import Asked
+from keyosk.tokens.issuing import TokenRequest
 from live import ADMIN_PASSWORD
 from people import PASSWORD
 
@@ -72,7 +72,7 @@ def attempt(keyosk: Installation, secret: str = PASSWORD, *, address: str = HERE
 
 def token(keyosk: Installation, *, audience: str = KEYOSK) -> str:
     login = keyosk.authentication.by_secret([("alice", PASSWORD)], address=HERE)
-    return keyosk.issuing.by_login(login, Asked(targets=(audience,))).token.text
+    return keyosk.issuing.by_login(login, TokenRequest(targets=(audience,))).token.text
 
 
 def claims_of(text: str) -> dict[str, Any]:
@@ -210,14 +210,14 @@ def test_an_operator_gets_a_token_of_now_and_an_explanation_changes_nothing(
     stored = "SELECT tokens_from FROM account WHERE id = ?"
     wrong = rows_of(keyosk, stored, account)
 
-    asked = Asked(targets=(KEYOSK,))
+    asked = TokenRequest(targets=(KEYOSK,))
     told = keyosk.explaining.explain(account, asked)
     assert told.preview is not None
     assert told.preview.claims["iat"] == int(clock.now)
-    assert keyosk.authentication.as_if(account, None).tokens_from == int(clock.now)
+    assert keyosk.authentication.preview_login(account, None).tokens_from == int(clock.now)
     assert rows_of(keyosk, stored, account) == wrong
 
-    login = keyosk.authentication.as_if(account, None, to_issue=True)
+    login = keyosk.authentication.preview_login(account, None, to_issue=True)
     text = keyosk.issuing.by_operator(OPERATOR, login, asked).token.text
     assert claims_of(text)["iat"] == int(clock.now)
     assert is_taken(keyosk, text)
@@ -232,7 +232,7 @@ def test_an_api_key_that_was_touched_by_a_clock_ahead_gets_tokens_of_now(
     keyosk.api_keys.change(OPERATOR, "alice", made.key.id, {"scopes": ["todo:read"]})
     clock.now -= jump
     login = keyosk.authentication.by_secret([("alice", made.secret)], address=HERE)
-    issued = keyosk.issuing.by_login(login, Asked()).token
+    issued = keyosk.issuing.by_login(login, TokenRequest()).token
     assert claims_of(issued.text)["iat"] == int(clock.now)
 
 
@@ -314,7 +314,7 @@ def test_a_token_of_a_clock_far_ahead_is_not_taken(
 
 def begin(keyosk: Installation) -> str:
     login = keyosk.authentication.by_secret([("alice", PASSWORD)], address=HERE)
-    asked = Asked(scopes=("todo:read", "offline_access"))
+    asked = TokenRequest(scopes=("todo:read", "offline_access"))
     text = keyosk.issuing.by_login(login, asked).refresh_token
     assert text is not None
     return text
@@ -326,12 +326,12 @@ def test_a_refresh_token_used_by_a_clock_ahead_is_not_good_twice_until_then(
 ) -> None:
     first = begin(keyosk)
     clock.now += min(jump, 29 * DAY)
-    second = keyosk.sessions.turn(first).refresh_token
+    second = keyosk.sessions.rotate(first).refresh_token
     clock.now -= min(jump, 29 * DAY)
     with pytest.raises(InvalidGrant):
-        keyosk.sessions.turn(first)
+        keyosk.sessions.rotate(first)
     with pytest.raises(InvalidGrant):
-        keyosk.sessions.turn(second)
+        keyosk.sessions.rotate(second)
 
 
 @pytest.mark.parametrize("jump", [1, -1])
@@ -340,7 +340,7 @@ def test_a_lost_answer_is_given_again_by_a_node_whose_clock_differs(
 ) -> None:
     two.clock.now += jump  # type: ignore[attr-defined]
     first = begin(keyosk)
-    assert keyosk.sessions.turn(first).refresh_token == two.sessions.turn(first).refresh_token
+    assert keyosk.sessions.rotate(first).refresh_token == two.sessions.rotate(first).refresh_token
 
 
 @far_ahead
@@ -350,12 +350,12 @@ def test_a_session_that_a_clock_ahead_began_lasts_no_longer_than_others(
     clock.now += jump
     text = begin(keyosk)
     clock.now -= jump
-    text = keyosk.sessions.turn(text).refresh_token
+    text = keyosk.sessions.rotate(text).refresh_token
     clock.now += 30 * DAY - 1
-    text = keyosk.sessions.turn(text).refresh_token
+    text = keyosk.sessions.rotate(text).refresh_token
     clock.now += 1
     with pytest.raises(InvalidGrant):
-        keyosk.sessions.turn(text)
+        keyosk.sessions.rotate(text)
 
 
 def test_a_clock_ahead_for_a_moment_ends_no_session(keyosk: Installation, clock: Clock) -> None:
@@ -363,7 +363,7 @@ def test_a_clock_ahead_for_a_moment_ends_no_session(keyosk: Installation, clock:
     clock.now += 30 * DAY + 3_600
     begin(keyosk)
     clock.now -= 30 * DAY + 3_600
-    assert keyosk.sessions.turn(text)
+    assert keyosk.sessions.rotate(text)
 
 
 @far_ahead
@@ -424,7 +424,7 @@ def test_keys_of_a_clock_ahead_are_followed_in_time_and_go(
 ) -> None:
     """By at most two days later than if the clock had been right."""
     settle(keyosk, clock)
-    plan = keyosk.rotation.plan
+    plan = keyosk.rotation.policy
     clock.now += jump
     keyosk.rotation.rotate(OPERATOR, now=True)
     clock.now += 3
@@ -450,7 +450,7 @@ def test_a_key_that_was_announced_by_a_clock_ahead_signs_all_the_same(
     (_, new) = (key.kid for key in keyosk.rotation.all())
     clock.now -= 10 * YEAR
     keyosk.rotation.advance()
-    clock.now += keyosk.rotation.plan.publish_ahead + 1
+    clock.now += keyosk.rotation.policy.publish_ahead + 1
     keyosk.rotation.advance()
     assert keyosk.signing_keys.signer(None).kid == new
 
@@ -477,9 +477,9 @@ def test_uses_are_noted_again_once_the_clock_is_right(
     keyosk: Installation, clock: Clock, jump: int
 ) -> None:
     clock.now += jump
-    keyosk.authentication.note(keyosk.authentication.by_secret([("alice", PASSWORD)]))
+    keyosk.authentication.record_use(keyosk.authentication.by_secret([("alice", PASSWORD)]))
     clock.now -= jump
-    keyosk.authentication.note(keyosk.authentication.by_secret([("alice", PASSWORD)]))
+    keyosk.authentication.record_use(keyosk.authentication.by_secret([("alice", PASSWORD)]))
     assert keyosk.accounts.get("alice").last_login_at == int(clock.now)
 
 

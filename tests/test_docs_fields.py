@@ -8,9 +8,9 @@ from marshmallow import Schema
 
 from keyosk.keys import material
 from keyosk.model import KEYOSK_SCOPES, TOKEN_TYPES, CredentialKind
-from keyosk.web.key_schemas import SigningKeyShape
-from keyosk.web.schemas import AccountShape, ApiKeyShape, AuditShape, GrantShape, RoleShape
-from keyosk.web.service_schemas import ServiceShape
+from keyosk.web.key_schemas import SigningKeySchema
+from keyosk.web.schemas import AccountSchema, ApiKeySchema, AuditSchema, GrantSchema, RoleSchema
+from keyosk.web.service_schemas import ServiceSchema
 from live import Client
 
 API = (Path(__file__).resolve().parent.parent / "docs" / "api.md").read_text(encoding="utf-8")
@@ -30,13 +30,13 @@ def test_every_scope_of_keyosk_is_in_the_api_page_and_no_other() -> None:
 @pytest.mark.parametrize(
     ("heading", "shape"),
     [
-        ("Accounts", AccountShape),
-        ("API keys", ApiKeyShape),
-        ("Grants", GrantShape),
-        ("Services", ServiceShape),
-        ("Roles", RoleShape),
-        ("Signing keys", SigningKeyShape),
-        ("Audit", AuditShape),
+        ("Accounts", AccountSchema),
+        ("API keys", ApiKeySchema),
+        ("Grants", GrantSchema),
+        ("Services", ServiceSchema),
+        ("Roles", RoleSchema),
+        ("Signing keys", SigningKeySchema),
+        ("Audit", AuditSchema),
     ],
 )
 def test_every_field_of_a_shape_is_in_its_section(heading: str, shape: type[Schema]) -> None:

@@ -46,7 +46,7 @@ def test_a_member_that_is_there_twice_is_refused(
     assert "<" not in path
     client = app.create_app(installation).test_client()
     operation = operations.of(route.resource, method)
-    forms = operation.takes_as or ("application/json",)
+    forms = operation.body_types or ("application/json",)
     for form in forms:
         assert operation.takes is not None
         member = next(iter(operation.takes().fields))

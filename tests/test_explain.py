@@ -16,7 +16,7 @@ from installed import Clock, installed, rows_of
 from keyosk.errors import InvalidRequest, InvalidScope, InvalidTarget
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR, CredentialKind, Grant, Scope
-from keyosk.tokens.issuing import Asked
+from keyosk.tokens.issuing import TokenRequest
 from live import Client, LiveServer, soon, unique, wait_for
 from people import PASSWORD, Person, done, make_key, make_person
 
@@ -174,7 +174,7 @@ def test_it_makes_and_writes_nothing(installation: Installation) -> None:
         name: rows_of(installation, f'SELECT * FROM "{name}"')
         for name in installation.database.raw.get_tables()
     }
-    installation.explaining.explain("alice", Asked(("offline_access",)))
+    installation.explaining.explain("alice", TokenRequest(("offline_access",)))
     for name, rows in before.items():
         assert rows_of(installation, f'SELECT * FROM "{name}"') == rows
 
@@ -193,11 +193,11 @@ def test_the_size_is_known_where_no_key_was_made_yet_and_none_is_made_for_it(
         )
         keys = installation.signing_keys.all()
 
-        told = installation.explaining.explain(account.id, Asked())
+        told = installation.explaining.explain(account.id, TokenRequest())
 
         assert installation.signing_keys.all() == keys
-        login = installation.authentication.as_if(account.id, None)
-        issued = installation.issuing.by_login(login, Asked())
+        login = installation.authentication.preview_login(account.id, None)
+        issued = installation.issuing.by_login(login, TokenRequest())
         assert told.preview is not None
         assert told.preview.size == len(issued.token.text)
 
@@ -298,7 +298,7 @@ def test_it_and_the_token_endpoint_agree(timed: Installation, data: st.DataObjec
     limit = data.draw(st.none() | st.lists(st.sampled_from(scopes), unique=True))
     key = timed.api_keys.create(OPERATOR, account.id, name="k", scopes=limit)
     wanted = st.lists(st.sampled_from([*scopes, "offline_access", "no:such"]), unique=True)
-    asked = Asked(
+    asked = TokenRequest(
         scopes=data.draw(st.none() | wanted.map(tuple)),
         targets=tuple(data.draw(st.lists(st.sampled_from([*names, "nowhere"]), max_size=2))),
         lifetime=data.draw(st.sampled_from([None, 60])),

@@ -26,7 +26,7 @@ from keyosk.errors import BadToken, Conflict, Invalid, NotFound, Unavailable
 from keyosk.installation import Installation
 from keyosk.keys import imported_keys, material
 from keyosk.model import OPERATOR, Grant, KeyState, Scope
-from keyosk.tokens.issuing import Asked
+from keyosk.tokens.issuing import TokenRequest
 from live import ADMIN_PASSWORD, Client, LiveServer, unique
 from people import done, make_person
 
@@ -271,8 +271,8 @@ def _die_at(url: str, moment: int, step: int) -> None:
 
 def token(keyosk: Installation, name: str = "admin") -> str:
     account = keyosk.accounts.get(name)
-    login = keyosk.authentication.as_if(account.id, None)
-    return keyosk.issuing.by_login(login, Asked(targets=("keyosk",))).token.text
+    login = keyosk.authentication.preview_login(account.id, None)
+    return keyosk.issuing.by_login(login, TokenRequest(targets=("keyosk",))).token.text
 
 
 @pytest.fixture
@@ -472,8 +472,8 @@ def test_ml_dsa_is_for_the_service_that_asks_and_in_its_own_set(
         OPERATOR, name="todo", signing_algorithm=algorithm, scopes=[Scope("todo:read")]
     )
     account = present.grants.create_account(OPERATOR, [Grant("todo:read")], username="alice")
-    login = present.authentication.as_if(account.id, None)
-    issued = present.issuing.by_login(login, Asked(targets=("todo",))).token
+    login = present.authentication.preview_login(account.id, None)
+    issued = present.issuing.by_login(login, TokenRequest(targets=("todo",))).token
     header = jwt.get_unverified_header(issued.text)
     assert header["alg"] == algorithm
     assert header["kid"] not in published(present)
@@ -498,9 +498,9 @@ def test_the_key_set_of_a_service_begins_with_its_own_algorithm(present: Install
         account = present.grants.create_account(
             OPERATOR, [Grant(f"{name}:read")], username=f"a-{name}"
         )
-        login = present.authentication.as_if(account.id, None)
+        login = present.authentication.preview_login(account.id, None)
         # Its first key is made when it is needed.
-        present.issuing.by_login(login, Asked(targets=(name,)))
+        present.issuing.by_login(login, TokenRequest(targets=(name,)))
         keys = client.get(f"/services/{name}/jwks").json["keys"]
         common = client.get("/auth/jwks").json["keys"]
         assert keys[0]["alg"] == algorithm
@@ -529,12 +529,12 @@ def pem(key: Any) -> str:
 def test_a_key_from_elsewhere_signs_next(keyosk: Installation, clock: Clock) -> None:
     private = ec.generate_private_key(ec.SECP256R1())
     key, algorithm = imported_keys.read(pem(private), None)
-    brought = keyosk.rotation.bring(OPERATOR, key, algorithm)
+    brought = keyosk.rotation.import_key(OPERATOR, key, algorithm)
     assert brought.state is KeyState.NEXT
     clock.now += AHEAD
     assert signing(keyosk) == brought.kid
     with pytest.raises(Conflict):
-        keyosk.rotation.bring(OPERATOR, key, algorithm)
+        keyosk.rotation.import_key(OPERATOR, key, algorithm)
 
 
 @pytest.mark.parametrize(

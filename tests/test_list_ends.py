@@ -9,7 +9,7 @@ import pytest
 
 from keyosk import app
 from keyosk.installation import Installation
-from keyosk.model import OPERATOR, Listing
+from keyosk.model import OPERATOR, ListQuery
 from live import ADMIN_PASSWORD
 
 _MOST = 20  # pages; there are 5 with 2 objects each
@@ -129,7 +129,7 @@ def test_the_audit_log_ends_though_rows_are_written_all_the_time(
     installation: Installation, people: list[str]
 ) -> None:
     installation.audit.seal()
-    before = len(installation.audit.page(Listing(limit=200, sort="sequence")))
+    before = len(installation.audit.page(ListQuery(limit=200, sort="sequence")))
 
     def write(_: list[Any]) -> None:
         for _ in range(3):

@@ -17,7 +17,7 @@ from installed import rows_of
 from keyosk import app
 from keyosk.ids import new_id
 from keyosk.installation import Installation
-from keyosk.model import OPERATOR, Grant, Kind, Listing, Scope
+from keyosk.model import OPERATOR, Grant, Kind, ListQuery, Scope
 from keyosk.storage import tables
 from keyosk.storage.grants import GrantStore
 from live import ADMIN_PASSWORD, Client, unique
@@ -639,11 +639,11 @@ def add_many(installation: Installation) -> None:
         database.raw.execute_sql("ANALYZE")  # as autovacuum does by itself
 
 
-Reader = Callable[[Listing], Any]
+Reader = Callable[[ListQuery], Any]
 
 
 def query_of(
-    installation: Installation, read: Reader, listing: Listing, table: str
+    installation: Installation, read: Reader, list_query: ListQuery, table: str
 ) -> tuple[str, Any]:
     """The SQL, with its parameters, that reads a page from a table."""
     database = installation.database
@@ -656,7 +656,7 @@ def query_of(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(database, "rows", rows)
-        assert len(read(listing)) == PAGE
+        assert len(read(list_query)) == PAGE
     compiled = [query.bind(database.raw).sql() for query in queries]
     found = [each for each in compiled if f'FROM "{table}"' in each[0] and "ORDER" in each[0]]
     return str(found[-1][0]), found[-1][1]
@@ -715,7 +715,7 @@ def test_a_deep_page_costs_what_the_first_does(installation: Installation) -> No
         (
             "api_key",
             LISTS["/accounts/admin/api-keys"],
-            lambda listing: installation.api_keys.page("admin", listing),
+            lambda list_query: installation.api_keys.page("admin", list_query),
             "id",
         ),
         ("service", LISTS["/services"], installation.services.page, "id"),
@@ -723,16 +723,16 @@ def test_a_deep_page_costs_what_the_first_does(installation: Installation) -> No
         ("audit_row", LISTS["/audit"], installation.audit.page, "sequence"),
     ]
     for table, sorts, read, key in readers:
-        total = len(read(Listing(limit=1_000_000, sort=sorts[0])))
+        total = len(read(ListQuery(limit=1_000_000, sort=sorts[0])))
         assert total >= 800
         for sort in sorts:
             for descending in (False, True):
                 order = {"limit": PAGE, "sort": sort, "descending": descending}
-                near = query_of(installation, read, Listing(**order), table)
+                near = query_of(installation, read, ListQuery(**order), table)
                 first = cost(installation, *near, table)
-                whole = read(Listing(**{**order, "limit": int(total * DEEP)}))
+                whole = read(ListQuery(**{**order, "limit": int(total * DEEP)}))
                 after = (getattr(whole[-1], sort), getattr(whole[-1], key))
-                far = query_of(installation, read, Listing(**order, after=after), table)
+                far = query_of(installation, read, ListQuery(**order, after=after), table)
                 deep = cost(installation, *far, table)
                 # To hold each row against the place takes a few steps; rows before it take none.
                 assert deep <= first * 1.5, (table, sort, descending, first, deep)

@@ -183,7 +183,7 @@ def test_what_two_services_shared_before_is_told_and_changes_for_nobody_else(
     (finding,) = [each for each in installation.upkeep.check() if each.name == "services"]
 
     assert finding.faults == ("old is the name or an audience of more than one service: old, new",)
-    found = services.terms_for("old")
+    found = services.policy_for("old")
     assert found is not None
     assert found.name == old.name
     services.change(OPERATOR, "new", {"title": "Still to be changed"})

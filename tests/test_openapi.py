@@ -26,7 +26,7 @@ from keyosk.web.endpoint import Endpoint
 from keyosk.web.openapi.examples import EXAMPLES
 from keyosk.web.openapi.schemas import _KINDS
 from keyosk.web.operations import operation
-from keyosk.web.paging import Lists
+from keyosk.web.paging import ListOptions
 from keyosk.web.route import Route
 from keyosk.web.routes import ROUTES
 from live import Client, LiveServer, unique
@@ -148,15 +148,15 @@ def test_every_field_of_ours_has_a_json_schema() -> None:
 @pytest.mark.parametrize(
     ("shape", "name", "expected"),
     [
-        (schemas.AccountShape, "created_at", {"type": "string", "format": "date-time"}),
-        (schemas.AccountShape, "kind", {"type": "string", "enum": ["person", "machine"]}),
-        (schemas.AccountShape, "enabled", {"type": "boolean"}),
+        (schemas.AccountSchema, "created_at", {"type": "string", "format": "date-time"}),
+        (schemas.AccountSchema, "kind", {"type": "string", "enum": ["person", "machine"]}),
+        (schemas.AccountSchema, "enabled", {"type": "boolean"}),
         (schemas.AccountNew, "claims", {"type": "object"}),
         (schemas.AccountPatch, "expires_at", {"type": ["string", "null"], "format": "date-time"}),
         (service_schemas.ServicePatch, "token_lifetime", {"type": ["integer", "null"]}),
-        (service_schemas.ServiceShape, "accepts", {"enum": ["password", "api_key", "both"]}),
-        (schemas.GrantShape, "with", {"enum": ["password", "api_key", None]}),
-        (standard_schemas.TokenRequest, "lifetime", {"type": "integer", "minimum": 1}),
+        (service_schemas.ServiceSchema, "accepts", {"enum": ["password", "api_key", "both"]}),
+        (schemas.GrantSchema, "with", {"enum": ["password", "api_key", None]}),
+        (standard_schemas.TokenRequestSchema, "lifetime", {"type": "integer", "minimum": 1}),
     ],
 )
 def test_fields_become_json_schema(
@@ -194,7 +194,7 @@ def test_the_example_of_a_request_is_taken_as_it_is(document: dict[str, Any], na
         openapi.schemas.name_of(shape): shape
         for route in ROUTES
         for method in route.access
-        if (shape := operations.of(route.resource, method).takes) is not None
+        if (shape := operations.of(route.resource, method).body) is not None
     }
     assert name in document["components"]["schemas"], "an example of nothing"
     if name in taken:
@@ -229,13 +229,15 @@ class Undeclared(Endpoint):
 
 
 class Unknown(Endpoint):
-    @operation(gives=type("NobodyKnows", (schemas.Shown,), {"__doc__": "It has no example."}))
+    @operation(
+        response=type("NobodyKnows", (schemas.ResponseSchema,), {"__doc__": "It has no example."})
+    )
     def get(self) -> None:
         """Its answer has no words."""
 
 
 class UnknownFilter(Endpoint):
-    @operation(gives=schemas.RoleShape, lists=Lists(("name",), {"colour": str}))
+    @operation(response=schemas.RoleSchema, lists=ListOptions(("name",), {"colour": str}))
     def get(self) -> None:
         """Its filter has no words."""
 

@@ -309,7 +309,7 @@ def test_what_a_token_alone_may_do_to_its_own_account_is_to_look_and_to_take_awa
 def _by(installation: Installation) -> Caller:
     """The first admin as a token has them, whatever the gate made of the address."""
     admin = installation.accounts.get("admin")
-    login = installation.authentication.as_if(admin.id, None)
+    login = installation.authentication.preview_login(admin.id, None)
     return caller(login, frozenset({ADMIN}), frozenset({ADMIN}))
 
 

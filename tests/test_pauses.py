@@ -8,7 +8,7 @@ import pytest
 
 from installed import Clock, installed
 from keyosk import app
-from keyosk.errors import ComeAgain
+from keyosk.errors import RetryLater
 from keyosk.model import OPERATOR
 from keyosk.pauses import Pauses
 from people import PASSWORD
@@ -62,7 +62,7 @@ def test_a_key_that_was_just_published_puts_one_thread_to_sleep_and_not_all(
 
 
 def test_where_there_is_one_thread_nobody_sleeps() -> None:
-    with pytest.raises(ComeAgain):
+    with pytest.raises(RetryLater):
         Pauses(threads=1).wait(1)
 
 
@@ -74,7 +74,7 @@ def test_the_second_who_would_sleep_is_told_to_come_again() -> None:
         together.wait(30)
         try:
             pauses.wait(1)
-        except ComeAgain:
+        except RetryLater:
             return False
         return True
 

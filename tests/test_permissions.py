@@ -12,9 +12,9 @@ from keyosk.model import (
     KEYOSK,
     KEYOSK_SCOPES,
     CredentialKind,
-    Holding,
-    Login,
-    Terms,
+    Entitlement,
+    Principal,
+    TokenPolicy,
 )
 from keyosk.permissions import entitlements
 
@@ -31,8 +31,8 @@ SCOPES = [scope for _, scopes in SERVICES.values() for scope in scopes]
 TOKEN_CHARACTERS = st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters='"\\')
 
 
-def terms(name: str, **changes: object) -> Terms:
-    made = Terms(
+def policy(name: str, **changes: object) -> TokenPolicy:
+    made = TokenPolicy(
         name=name,
         audience=SERVICES[name][0],
         enabled=True,
@@ -48,16 +48,18 @@ def terms(name: str, **changes: object) -> Terms:
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
-def holding(scope: str, *, service: Terms | None = None, **changes: object) -> Holding:
+def entitlement(
+    scope: str, *, service: TokenPolicy | None = None, **changes: object
+) -> Entitlement:
     name = next(name for name, (_, scopes) in SERVICES.items() if scope in scopes)
-    held = Holding(
-        scope=scope, role=None, credential=None, until=None, service=service or terms(name)
+    held = Entitlement(
+        scope=scope, role=None, credential=None, until=None, service=service or policy(name)
     )
     return replace(held, **changes)  # type: ignore[arg-type]
 
 
-def login(*holdings: Holding, **changes: object) -> Login:
-    made = Login(
+def principal(*entitlements: Entitlement, **changes: object) -> Principal:
+    made = Principal(
         account_id="an id",
         username="alice",
         claims="{}",
@@ -71,16 +73,16 @@ def login(*holdings: Holding, **changes: object) -> Login:
         networks=None,
         successor=None,
         tokens_from=0,
-        holdings=holdings,
+        entitlements=entitlements,
     )
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
 @st.composite
-def logins(draw: st.DrawFn) -> Login:
+def logins(draw: st.DrawFn) -> Principal:
     """Any login: services disabled or choosy, grants repeated, conditional or expired."""
     services = {
-        name: terms(
+        name: policy(
             name,
             enabled=draw(st.sampled_from([True, True, False])),
             accepts=draw(st.sampled_from([BOTH, BOTH, *map(frozenset, zip(BOTH))])),
@@ -88,7 +90,7 @@ def logins(draw: st.DrawFn) -> Login:
         for name in SERVICES
     }
     held = [
-        holding(
+        entitlement(
             scope,
             role=draw(st.sampled_from([None, "reader", "editor"])),
             credential=draw(st.sampled_from([None, *CredentialKind])),
@@ -96,7 +98,7 @@ def logins(draw: st.DrawFn) -> Login:
         )
         for scope in draw(st.lists(st.sampled_from(SCOPES), max_size=12))
     ]
-    return login(
+    return principal(
         *(replace(item, service=services[item.service.name]) for item in held),
         credential=draw(st.sampled_from(list(CredentialKind))),
         limit=draw(st.none() | st.frozensets(st.sampled_from(SCOPES))),
@@ -104,23 +106,23 @@ def logins(draw: st.DrawFn) -> Login:
     )
 
 
-def find(target: str) -> Terms | None:
+def find(target: str) -> TokenPolicy | None:
     for name, (audience, _) in SERVICES.items():
         if target in (audience, name):
-            return terms(name)
+            return policy(name)
     return None
 
 
 def entitled(
-    who: Login, scopes: tuple[str, ...] | None = None, targets: tuple[str, ...] = ()
-) -> entitlements.Entitlement:
-    return entitlements.entitlement(who, now=NOW, scopes=scopes, targets=targets, find_terms=find)
+    who: Principal, scopes: tuple[str, ...] | None = None, targets: tuple[str, ...] = ()
+) -> entitlements.TokenGrant:
+    return entitlements.token_grant(who, now=NOW, scopes=scopes, targets=targets, find_policy=find)
 
 
-def counting(who: Login) -> dict[str, Holding]:
+def counting(who: Principal) -> dict[str, Entitlement]:
     """What a login has by the words of the design, written down a second time."""
-    counted: dict[str, Holding] = {}
-    for item in who.holdings:
+    counted: dict[str, Entitlement] = {}
+    for item in who.entitlements:
         if (
             item.service.enabled
             and who.credential in item.service.accepts
@@ -136,7 +138,7 @@ def counting(who: Login) -> dict[str, Holding]:
     return implied | counted
 
 
-def allowed(who: Login) -> set[str]:
+def allowed(who: Principal) -> set[str]:
     """The same within the limit of the API key; a limit to ``keyosk:admin`` is one to all of it."""
     if who.limit is None:
         return set(counting(who))
@@ -149,10 +151,10 @@ def allowed(who: Login) -> set[str]:
 
 @thorough
 @given(logins())
-def test_a_token_without_wishes_has_only_what_is_held_and_within_the_limit(who: Login) -> None:
+def test_a_token_without_wishes_has_only_what_is_held_and_within_the_limit(who: Principal) -> None:
     given_scopes = set(entitled(who).scopes)
     assert given_scopes <= allowed(who)
-    held = {item.scope for item in who.holdings}
+    held = {item.scope for item in who.entitlements}
     # Implied scopes come only on request, unless a limit names them.
     assert given_scopes <= held | (who.limit or set())
 
@@ -160,16 +162,16 @@ def test_a_token_without_wishes_has_only_what_is_held_and_within_the_limit(who: 
 @thorough
 @given(logins())
 def test_a_token_without_wishes_has_all_that_counts_but_what_is_on_request_only(
-    who: Login,
+    who: Principal,
 ) -> None:
-    held = {item.scope for item in who.holdings if not item.service.on_request_only}
+    held = {item.scope for item in who.entitlements if not item.service.on_request_only}
     assert set(entitled(who).scopes) == allowed(who) & held
 
 
 @thorough
 @given(logins(), st.lists(st.sampled_from(SCOPES), unique=True).map(tuple))
 def test_a_token_has_exactly_the_scopes_asked_for_or_there_is_none(
-    who: Login, asked: tuple[str, ...]
+    who: Principal, asked: tuple[str, ...]
 ) -> None:
     if set(asked) <= allowed(who):
         assert entitled(who, asked).scopes == asked
@@ -185,7 +187,7 @@ def test_a_token_has_exactly_the_scopes_asked_for_or_there_is_none(
     st.lists(st.sampled_from(["todo", "https://todo.example", "mail", KEYOSK])).map(tuple),
 )
 def test_the_audiences_are_those_asked_for_and_else_those_of_the_scopes(
-    who: Login, asked: tuple[str, ...] | None, targets: tuple[str, ...]
+    who: Principal, asked: tuple[str, ...] | None, targets: tuple[str, ...]
 ) -> None:
     try:
         given_to = entitled(who, asked, targets)
@@ -203,7 +205,7 @@ def test_the_audiences_are_those_asked_for_and_else_those_of_the_scopes(
 @thorough
 @given(logins(), st.data())
 def test_a_token_lives_no_longer_than_its_grants_and_its_credential(
-    who: Login, data: st.DataObject
+    who: Principal, data: st.DataObject
 ) -> None:
     asked = tuple(data.draw(st.sets(st.sampled_from(sorted(allowed(who)) or SCOPES[:1]))))
     assume(set(asked) <= allowed(who))
@@ -216,9 +218,9 @@ def test_a_token_lives_no_longer_than_its_grants_and_its_credential(
 
 def test_a_key_limited_to_admin_has_each_scope_for_as_long_as_admin() -> None:
     """Found by chance: the model above took the end of a grant that the limit leaves out."""
-    who = login(
-        holding(ADMIN),
-        holding("keyosk:accounts:read", until=NOW + 1),
+    who = principal(
+        entitlement(ADMIN),
+        entitlement("keyosk:accounts:read", until=NOW + 1),
         credential=CredentialKind.API_KEY,
         limit=frozenset({ADMIN}),
     )
@@ -228,17 +230,17 @@ def test_a_key_limited_to_admin_has_each_scope_for_as_long_as_admin() -> None:
 
 
 def test_a_login_that_holds_nothing_gets_a_token_that_says_only_who_it_is() -> None:
-    nothing = entitled(login())
+    nothing = entitled(principal())
     assert (nothing.scopes, nothing.audiences) == ((), ())
 
 
 def test_an_audience_that_is_asked_for_is_given_even_where_no_scope_is_held() -> None:
-    bare = entitled(login(), targets=("todo",))
+    bare = entitled(principal(), targets=("todo",))
     assert (bare.scopes, bare.audiences) == ((), ("https://todo.example",))
 
 
 def test_a_scope_of_another_audience_than_the_one_asked_for_is_refused() -> None:
-    who = login(holding("todo:read"), holding("mail:read"))
+    who = principal(entitlement("todo:read"), entitlement("mail:read"))
     with pytest.raises(InvalidScope, match="mail:read"):
         entitled(who, ("todo:read", "mail:read"), ("todo",))
 
@@ -246,70 +248,77 @@ def test_a_scope_of_another_audience_than_the_one_asked_for_is_refused() -> None
 @pytest.mark.parametrize("target", ["nowhere", "", "todo:read", "TODO"])
 def test_an_audience_that_does_not_exist_is_refused(target: str) -> None:
     with pytest.raises(InvalidTarget):
-        entitled(login(holding("todo:read")), targets=(target,))
+        entitled(principal(entitlement("todo:read")), targets=(target,))
 
 
 def test_a_disabled_service_is_no_audience() -> None:
-    disabled = terms("todo", enabled=False)
+    disabled = policy("todo", enabled=False)
     with pytest.raises(InvalidTarget):
-        entitlements.entitlement(
-            login(holding("todo:read", service=disabled)),
+        entitlements.token_grant(
+            principal(entitlement("todo:read", service=disabled)),
             now=NOW,
             targets=("todo",),
-            find_terms=lambda _: disabled,
+            find_policy=lambda _: disabled,
         )
 
 
 def test_a_service_that_does_not_take_this_login_is_no_audience() -> None:
-    choosy = terms("todo", accepts=frozenset({CredentialKind.PASSWORD}))
-    who = login(holding("todo:read", service=choosy))
+    choosy = policy("todo", accepts=frozenset({CredentialKind.PASSWORD}))
+    who = principal(entitlement("todo:read", service=choosy))
     by_key = replace(who, credential=CredentialKind.API_KEY)
     for target in ("todo", choosy.audience):
-        assert entitlements.entitlement(
-            who, now=NOW, targets=(target,), find_terms=lambda _: choosy
+        assert entitlements.token_grant(
+            who, now=NOW, targets=(target,), find_policy=lambda _: choosy
         ).scopes == ("todo:read",)
         with pytest.raises(InvalidTarget):
-            entitlements.entitlement(
-                by_key, now=NOW, targets=(target,), find_terms=lambda _: choosy
+            entitlements.token_grant(
+                by_key, now=NOW, targets=(target,), find_policy=lambda _: choosy
             )
     assert entitled(by_key).scopes == ()
 
 
 def test_a_token_knows_the_lifetimes_of_its_services_and_of_no_others() -> None:
-    who = login(
-        holding("todo:read", service=terms("todo", token_lifetime=600)),
-        holding("mail:read", service=terms("mail", token_lifetime=60)),
-        holding("keyosk:keys:read"),
+    who = principal(
+        entitlement("todo:read", service=policy("todo", token_lifetime=600)),
+        entitlement("mail:read", service=policy("mail", token_lifetime=60)),
+        entitlement("keyosk:keys:read"),
     )
     assert entitled(who).lifetimes == {600, 60}
-    assert entitled(who, tuple(item.scope for item in who.holdings)).lifetimes == {600, 60, None}
+    assert entitled(who, tuple(item.scope for item in who.entitlements)).lifetimes == {
+        600,
+        60,
+        None,
+    }
     assert entitled(who, ("todo:read",)).lifetimes == {600}
     assert entitled(who, ("keyosk:keys:read",)).lifetimes == {None}
-    assert entitled(login(), targets=("todo",)).lifetimes == {None}
-    assert entitled(login()).lifetimes == set()
+    assert entitled(principal(), targets=("todo",)).lifetimes == {None}
+    assert entitled(principal()).lifetimes == set()
 
 
 def test_a_grant_ends_at_its_very_moment() -> None:
-    assert entitled(login(holding("todo:read", until=NOW))).scopes == ()
-    assert entitled(login(holding("todo:read", until=NOW + 1))).scopes == ("todo:read",)
+    assert entitled(principal(entitlement("todo:read", until=NOW))).scopes == ()
+    assert entitled(principal(entitlement("todo:read", until=NOW + 1))).scopes == ("todo:read",)
 
 
 def test_of_several_grants_of_a_scope_the_one_that_lasts_longest_counts() -> None:
-    soon, late = holding("todo:read", until=NOW + 5), holding("todo:read", until=NOW + 9, role="r")
-    forever = holding("todo:read", role="editor")
+    soon, late = (
+        entitlement("todo:read", until=NOW + 5),
+        entitlement("todo:read", until=NOW + 9, role="r"),
+    )
+    forever = entitlement("todo:read", role="editor")
     for held in ((soon, late), (late, soon)):
-        assert entitled(login(*held)).expires_at == NOW + 9
-        assert entitled(login(*held)).roles == ("r",)
+        assert entitled(principal(*held)).expires_at == NOW + 9
+        assert entitled(principal(*held)).roles == ("r",)
     for held in ((soon, forever), (forever, late)):
-        assert entitled(login(*held)).expires_at is None
-        assert entitled(login(*held)).roles == ("editor",)
+        assert entitled(principal(*held)).expires_at is None
+        assert entitled(principal(*held)).roles == ("editor",)
 
 
 def test_a_token_names_the_roles_that_gave_its_scopes_and_no_others() -> None:
-    who = login(
-        holding("todo:read", role="reader"),
-        holding("todo:write", role="editor"),
-        holding("mail:read"),
+    who = principal(
+        entitlement("todo:read", role="reader"),
+        entitlement("todo:write", role="editor"),
+        entitlement("mail:read"),
     )
     assert entitled(who).roles == ("reader", "editor")
     assert entitled(who, ("todo:read", "mail:read")).roles == ("reader",)
@@ -322,35 +331,35 @@ def test_a_token_names_the_roles_that_gave_its_scopes_and_no_others() -> None:
 def test_services_that_differ_in_what_a_token_has_once_get_no_token_together(
     name: str, one: str, other: str
 ) -> None:
-    first = holding("todo:read", service=terms("todo", **{name: one}))
-    second = holding("mail:read", service=terms("mail", **{name: other}))
-    assert getattr(entitled(login(first)), name.removeprefix("signing_")) == one
-    assert getattr(entitled(login(second)), name.removeprefix("signing_")) == other
+    first = entitlement("todo:read", service=policy("todo", **{name: one}))
+    second = entitlement("mail:read", service=policy("mail", **{name: other}))
+    assert getattr(entitled(principal(first)), name.removeprefix("signing_")) == one
+    assert getattr(entitled(principal(second)), name.removeprefix("signing_")) == other
     with pytest.raises(InvalidTarget, match=name):
-        entitled(login(first, second), ("todo:read", "mail:read"))
+        entitled(principal(first, second), ("todo:read", "mail:read"))
 
 
 def test_services_of_another_format_stay_out_of_a_token_that_asks_for_nothing() -> None:
-    usual = holding("todo:read", service=terms("todo"))
-    other = holding("mail:read", service=terms("mail", typ="JWT"))
-    assert entitled(login(usual, other)).scopes == ("todo:read",)
-    rsa = holding("todo:read", service=terms("todo", signing_algorithm="RS256"))
-    edwards = holding("mail:read", service=terms("mail", signing_algorithm="EdDSA"))
+    usual = entitlement("todo:read", service=policy("todo"))
+    other = entitlement("mail:read", service=policy("mail", typ="JWT"))
+    assert entitled(principal(usual, other)).scopes == ("todo:read",)
+    rsa = entitlement("todo:read", service=policy("todo", signing_algorithm="RS256"))
+    edwards = entitlement("mail:read", service=policy("mail", signing_algorithm="EdDSA"))
     with pytest.raises(InvalidTarget, match="signing_algorithm"):
-        entitled(login(rsa, edwards))
+        entitled(principal(rsa, edwards))
 
 
 def test_a_token_carries_the_claims_that_any_of_its_services_asks_for_once() -> None:
-    who = login(
-        holding("todo:read", service=terms("todo", claims=("team", "site"))),
-        holding("mail:read", service=terms("mail", claims=("site", "desk"))),
+    who = principal(
+        entitlement("todo:read", service=policy("todo", claims=("team", "site"))),
+        entitlement("mail:read", service=policy("mail", claims=("site", "desk"))),
     )
     assert entitled(who).claims == ("team", "site", "desk")
     assert entitled(who, ("mail:read",)).claims == ("site", "desk")
 
 
 def test_the_refusal_of_a_scope_does_not_tell_whether_it_exists() -> None:
-    who = login(holding("todo:read"))
+    who = principal(entitlement("todo:read"))
     with pytest.raises(InvalidScope) as known:
         entitled(who, ("mail:read",))
     with pytest.raises(InvalidScope) as unknown:
@@ -365,14 +374,14 @@ def test_the_refusal_of_a_scope_does_not_tell_whether_it_exists() -> None:
 
 @thorough
 @given(logins())
-def test_admin_gives_every_scope_of_keyosk_and_no_scope_of_anybody_else(who: Login) -> None:
+def test_admin_gives_every_scope_of_keyosk_and_no_scope_of_anybody_else(who: Principal) -> None:
     scopes = entitlements.keyosk_scopes(who, NOW)
     assert scopes <= set(KEYOSK_SCOPES)
     assert scopes == allowed(who) & set(KEYOSK_SCOPES)
 
 
 def test_admin_may_ask_for_each_scope_that_it_implies_by_name() -> None:
-    who = login(holding(ADMIN))
+    who = principal(entitlement(ADMIN))
     asked = tuple(KEYOSK_SCOPES)
     assert entitled(who, asked).scopes == asked
     assert entitled(who, asked).audiences == (KEYOSK,)
@@ -381,15 +390,15 @@ def test_admin_may_ask_for_each_scope_that_it_implies_by_name() -> None:
 
 
 def test_a_key_limited_to_one_scope_that_admin_implies_has_that_one_alone() -> None:
-    who = login(holding(ADMIN), limit=frozenset({"keyosk:accounts:read"}))
+    who = principal(entitlement(ADMIN), limit=frozenset({"keyosk:accounts:read"}))
     assert entitlements.keyosk_scopes(who, NOW) == {"keyosk:accounts:read"}
     with pytest.raises(InvalidScope):
         entitled(who, (ADMIN,))
 
 
 def test_admin_by_password_only_is_no_admin_by_api_key() -> None:
-    who = login(
-        holding(ADMIN, credential=CredentialKind.PASSWORD), credential=CredentialKind.API_KEY
+    who = principal(
+        entitlement(ADMIN, credential=CredentialKind.PASSWORD), credential=CredentialKind.API_KEY
     )
     assert entitlements.keyosk_scopes(who, NOW) == frozenset()
 

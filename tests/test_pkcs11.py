@@ -497,7 +497,7 @@ def test_a_key_from_elsewhere_lies_in_the_database_also_with_an_hsm(
 ) -> None:
     keyosk = build()
     private = material.generate("ES256")
-    brought = keyosk.rotation.bring(OPERATOR, private, "ES256")
+    brought = keyosk.rotation.import_key(OPERATOR, private, "ES256")
     clock.now += AHEAD
     assert signing(keyosk).kid == brought.kid
     assert not in_hsm(brought)

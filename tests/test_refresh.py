@@ -17,10 +17,10 @@ from keyosk.errors import InvalidGrant
 from keyosk.ids import new_id
 from keyosk.installation import Installation
 from keyosk.keys.material import Safe
-from keyosk.model import OPERATOR, Grant, Listing, Scope
+from keyosk.model import OPERATOR, Grant, ListQuery, Scope
 from keyosk.permissions import entitlements
 from keyosk.tokens import refresh_token_format
-from keyosk.tokens.issuing import Asked, Issued
+from keyosk.tokens.issuing import IssuedToken, TokenRequest
 from live import Client, LiveServer, unique
 from people import NEW_PASSWORD, PASSWORD, Person, done, make_key, make_person
 
@@ -367,13 +367,13 @@ def timed(prepared_url: str, clock: Clock) -> Iterator[Installation]:
         yield made
 
 
-def begun(keyosk: Installation) -> Issued:
+def begun(keyosk: Installation) -> IssuedToken:
     login = keyosk.authentication.by_secret([("alice", PASSWORD)])
-    return keyosk.issuing.by_login(login, Asked(entitlements.parse_scope("offline_access")))
+    return keyosk.issuing.by_login(login, TokenRequest(entitlements.parse_scope("offline_access")))
 
 
 def used(keyosk: Installation, token: str | None) -> str:
-    following = keyosk.issuing.by_refresh_token(token or "", Asked()).refresh_token
+    following = keyosk.issuing.by_refresh_token(token or "", TokenRequest()).refresh_token
     assert following is not None
     return following
 
@@ -397,7 +397,7 @@ def test_a_session_ends_however_often_it_is_used(timed: Installation, clock: Clo
     token: str | None = begun(timed).refresh_token
     for _ in range(5):
         clock.now += 600
-        issued = timed.issuing.by_refresh_token(token or "", Asked())
+        issued = timed.issuing.by_refresh_token(token or "", TokenRequest())
         token = issued.refresh_token
     assert issued.token.expires_in == 600  # and its tokens do not outlive it
     clock.now += 600
@@ -411,7 +411,7 @@ def test_a_session_ends_however_often_it_is_used(timed: Installation, clock: Clo
 def test_a_session_does_not_outlive_the_account(timed: Installation, clock: Clock) -> None:
     timed.accounts.change(OPERATOR, "alice", {"expires_at": int(clock.now) + 86_400})
     begun(timed)
-    (session,) = timed.sessions.page("alice", Listing())
+    (session,) = timed.sessions.page("alice", ListQuery())
     assert session.expires_at == int(clock.now) + 86_400
 
 

@@ -14,7 +14,7 @@ from keyosk.credentials import api_key_format
 from keyosk.errors import BadCredentials, InvalidGrant, Unavailable
 from keyosk.installation import Installation
 from keyosk.model import ADMIN, OPERATOR, Grant, Scope
-from keyosk.tokens.issuing import Asked
+from keyosk.tokens.issuing import TokenRequest
 
 MINUTE = 60
 
@@ -105,12 +105,12 @@ def test_refresh_tokens_that_come_back_are_a_handful_of_rows(
 ) -> None:
     login = keyosk.authentication.by_secret([("alice", key_of(keyosk))])
     for _ in range(30):
-        asked = Asked(scopes=("todo:read", "offline_access"))
+        asked = TokenRequest(scopes=("todo:read", "offline_access"))
         first = keyosk.issuing.by_login(login, asked).refresh_token or ""
-        second = keyosk.sessions.turn(first).refresh_token
-        keyosk.sessions.turn(second)
+        second = keyosk.sessions.rotate(first).refresh_token
+        keyosk.sessions.rotate(second)
         with pytest.raises(InvalidGrant):
-            keyosk.sessions.turn(first)
+            keyosk.sessions.rotate(first)
     clock.now += MINUTE
     found = rows(keyosk, "session.reuse")
     assert (len(found), counted(found)) == (11, 30)

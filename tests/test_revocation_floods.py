@@ -17,9 +17,9 @@ from installed import Clock, installed, rows_of
 from keyosk.credentials.authentication import caller
 from keyosk.errors import BadToken, InvalidGrant
 from keyosk.installation import Installation
-from keyosk.model import KEYOSK, OPERATOR, Grant, Listing, Scope
+from keyosk.model import KEYOSK, OPERATOR, Grant, ListQuery, Scope
 from keyosk.revocations import MOST_TOKENS
-from keyosk.tokens.issuing import Asked
+from keyosk.tokens.issuing import TokenRequest
 from live import Client, LiveServer, unique
 from people import PASSWORD, Person, done, make_key, make_person
 
@@ -77,15 +77,15 @@ def made_account(keyosk: Installation) -> str:
 
 
 def minted(keyosk: Installation, account: str, *, audience: str = KEYOSK) -> str:
-    login = keyosk.authentication.as_if(account, None)
+    login = keyosk.authentication.preview_login(account, None)
     clock = keyosk.clock
     assert isinstance(clock, Clock)
     clock.now = max(clock.now, login.tokens_from)  # else it would wait by the real clock
-    return keyosk.issuing.by_login(login, Asked(targets=(audience,))).token.text
+    return keyosk.issuing.by_login(login, TokenRequest(targets=(audience,))).token.text
 
 
 def revoke(keyosk: Installation, account: str, text: str) -> None:
-    login = keyosk.authentication.as_if(account, None)
+    login = keyosk.authentication.preview_login(account, None)
     keyosk.inspection.revoke(caller(login, frozenset(), frozenset()), text)
 
 
@@ -94,7 +94,7 @@ def session_of(keyosk: Installation, account: str) -> tuple[str, str]:
     minted(keyosk, account)  # the clock is where it can have one
     name = keyosk.accounts.get(account).username
     login = keyosk.authentication.by_secret([(name, PASSWORD)], address="192.0.2.1")
-    issued = keyosk.issuing.by_login(login, Asked(scopes=("todo:read", "offline_access")))
+    issued = keyosk.issuing.by_login(login, TokenRequest(scopes=("todo:read", "offline_access")))
     assert issued.refresh_token is not None
     return issued.token.text, issued.refresh_token
 
@@ -216,16 +216,16 @@ def test_a_session_with_many_tokens_is_revoked_by_one_entry(
     text, first = session_of(keyosk, alice)
     texts, token = [text], first
     for _ in range(MOST_TOKENS + 20):
-        issued = keyosk.issuing.by_refresh_token(token, Asked())
+        issued = keyosk.issuing.by_refresh_token(token, TokenRequest())
         assert issued.refresh_token is not None
         token = issued.refresh_token
         texts.append(issued.token.text)
     # Nor does its own row grow with each use.
-    (session,) = keyosk.sessions.page(alice, Listing())
+    (session,) = keyosk.sessions.page(alice, ListQuery())
     assert len(session.tokens) == BOUND
     clock.now += 20
     with pytest.raises(InvalidGrant):  # used before: whoever has it may have stolen it
-        keyosk.issuing.by_refresh_token(first, Asked())
+        keyosk.issuing.by_refresh_token(first, TokenRequest())
     follower = Follower(keyosk)
     follower.poll()
     assert len(follower.entries) == 1
@@ -238,7 +238,7 @@ class Ending(Clock):
 
     def __call__(self) -> float:
         if self.armed is not None and not self.keyosk.database.raw.in_transaction():
-            (session,) = self.keyosk.sessions.page(self.armed, Listing())
+            (session,) = self.keyosk.sessions.page(self.armed, ListQuery())
             if len(session.tokens) > 1:
                 account, self.armed = self.armed, None
                 self.keyosk.sessions.end(OPERATOR, account, session.id)
@@ -264,7 +264,7 @@ def test_no_token_of_a_session_is_given_out_after_all_of_its_account_were_revoke
         _, refresh_token = session_of(keyosk, account)
         clock.keyosk, clock.armed = keyosk, account
         with pytest.raises(InvalidGrant):
-            keyosk.issuing.by_refresh_token(refresh_token, Asked())
+            keyosk.issuing.by_refresh_token(refresh_token, TokenRequest())
         assert clock.armed is None
 
 

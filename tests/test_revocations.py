@@ -17,7 +17,7 @@ from installed import Clock, installed, rows_of
 from keyosk import app
 from keyosk.errors import BadToken
 from keyosk.installation import Installation
-from keyosk.model import OPERATOR, CredentialKind, Grant, Login
+from keyosk.model import OPERATOR, CredentialKind, Grant, Principal
 from keyosk.permissions import entitlements
 from live import Client, LiveServer, unique
 from people import NEW_PASSWORD, PASSWORD, Person, done, make_key, make_person
@@ -416,12 +416,12 @@ def test_a_revocation_touches_all_tokens_before_it_and_none_after(
 
 
 def _issued(keyosk: Installation, name: str, clock: Clock) -> str:
-    login: Login = keyosk.authentication.by_secret([(name, PASSWORD)], address="192.0.2.1")
+    login: Principal = keyosk.authentication.by_secret([(name, PASSWORD)], address="192.0.2.1")
     assert login.credential is CredentialKind.PASSWORD
     if login.tokens_from > clock.now:
         clock.now = login.tokens_from  # as the wait would
-    entitled = entitlements.entitlement(
-        login, now=int(clock()), targets=["keyosk"], find_terms=keyosk.services.terms_for
+    entitled = entitlements.token_grant(
+        login, now=int(clock()), targets=["keyosk"], find_policy=keyosk.services.policy_for
     )
     return keyosk.tokens.issue(login, entitled).text
 

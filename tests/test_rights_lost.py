@@ -10,7 +10,7 @@ from keyosk.credentials.password_hashing import Passwords
 from keyosk.errors import BadCredentials
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR, Grant, Scope
-from keyosk.tokens.issuing import Asked
+from keyosk.tokens.issuing import TokenRequest
 from live import ADMIN_PASSWORD, Client, LiveServer, soon, unique, wait_for
 
 PASSWORD = "seven quiet herons wade"
@@ -71,7 +71,7 @@ def test_what_is_lost_during_a_login_is_lost_for_it(
             alice.authentication.by_secret([("alice", PASSWORD)])
         return
     login = alice.authentication.by_secret([("alice", PASSWORD)])
-    assert alice.issuing.by_login(login, Asked()).token.scope == left
+    assert alice.issuing.by_login(login, TokenRequest()).token.scope == left
 
 
 class Somebody:

@@ -29,16 +29,16 @@ from keyosk.model import (
     Account,
     ApiKey,
     CredentialKind,
+    Entitlement,
     Grant,
-    Holding,
     Kind,
-    Listing,
-    Login,
+    ListQuery,
+    Principal,
     Role,
     Scope,
     Service,
     StoredPassword,
-    Terms,
+    TokenPolicy,
     Versions,
 )
 from keyosk.storage import schema, tables
@@ -101,8 +101,8 @@ def account(username: str, **changes: Any) -> Account:
     return replace(made, **changes)
 
 
-def terms(name: str, **changes: Any) -> Terms:
-    made = Terms(
+def policy(name: str, **changes: Any) -> TokenPolicy:
+    made = TokenPolicy(
         name=name,
         audience=name,
         enabled=True,
@@ -122,7 +122,7 @@ def service(name: str, *scopes: str, **changes: Any) -> Service:
     """A service; ``changes`` are to what it says of its tokens."""
     return Service(
         id=new_id(),
-        terms=terms(name, **changes),
+        policy=policy(name, **changes),
         title="",
         description="",
         contact="",
@@ -482,7 +482,7 @@ def test_a_thread_that_closed_its_connection_gets_a_new_one(database: Database) 
 
 
 def usernames(database: Database) -> set[str]:
-    return {found.username for found in AccountStore(database).page(Listing(limit=100))}
+    return {found.username for found in AccountStore(database).page(ListQuery(limit=100))}
 
 
 def test_an_error_in_a_transaction_undoes_all_of_it(database: Database) -> None:
@@ -608,7 +608,7 @@ def test_a_value_that_is_taken_is_a_conflict_that_names_its_field(
     with pytest.raises(Conflict) as caught:
         TAKEN[field](database)
     assert caught.value.field == field
-    assert len(ServiceStore(database).page(Listing())) == 1
+    assert len(ServiceStore(database).page(ListQuery())) == 1
 
 
 @pytest.mark.parametrize("field", ["username", "name", "audience"])
@@ -625,8 +625,8 @@ def test_a_change_to_a_value_that_is_taken_is_a_conflict_too(
         if field == "username":
             accounts.change(bob.id, {"username": "alice"}, now=NOW)
         else:
-            terms_: Any = replace(mail.terms, **{field: "todo"})
-            services.change(replace(mail, terms=terms_), now=NOW)
+            policy_: Any = replace(mail.policy, **{field: "todo"})
+            services.change(replace(mail, policy=policy_), now=NOW)
 
     with pytest.raises(Conflict) as caught:
         change()
@@ -816,11 +816,11 @@ def test_pages_follow_one_another_without_gap_or_overlap(database: Database) -> 
         accounts.add(one)
     seen: list[str] = []
     after = None
-    while page := accounts.page(Listing(limit=3, after=after)):
+    while page := accounts.page(ListQuery(limit=3, after=after)):
         seen += [found.id for found in page]
         after = (page[-1].created_at, page[-1].id)
     assert seen == [one.id for one in made]
-    assert accounts.count(Listing(limit=3)) == 7
+    assert accounts.count(ListQuery(limit=3)) == 7
 
 
 def test_a_login_is_noted_without_making_a_new_version(database: Database) -> None:
@@ -828,9 +828,9 @@ def test_a_login_is_noted_without_making_a_new_version(database: Database) -> No
     key = api_key(alice.id)
     keys, accounts = ApiKeyStore(database), AccountStore(database)
     keys.add(key, b"d" * 32)
-    accounts.note_login(alice.id, NOW + 5)
-    assert keys.note_use(key.id, NOW + 6) is True
-    assert keys.note_use(key.id, NOW + 7, first=True) is False
+    accounts.record_login(alice.id, NOW + 5)
+    assert keys.record_use(key.id, NOW + 6) is True
+    assert keys.record_use(key.id, NOW + 7, first=True) is False
     assert accounts.by_id(alice.id) == replace(alice, last_login_at=NOW + 5)
     assert keys.get(alice.id, key.id) == replace(key, last_used_at=NOW + 6)
 
@@ -876,25 +876,25 @@ def prepared_login(database: Database) -> tuple[Account, ApiKey, bytes]:
     return alice, key, digest
 
 
-def login_by_models(database: Database, who: Account, key: ApiKey | None) -> Login:
+def login_by_models(database: Database, who: Account, key: ApiKey | None) -> Principal:
     """The same login put together from the stores of each noun, one query after another."""
     who = AccountStore(database).by_id(who.id)
     owner = {
-        scope.name: service.terms
-        for service in ServiceStore(database).page(Listing())
+        scope.name: service.policy
+        for service in ServiceStore(database).page(ListQuery())
         for scope in service.scopes
     }
-    bundles = {each.name: each.scopes for each in RoleStore(database).page(Listing())}
-    holdings = sorted(
+    bundles = {each.name: each.scopes for each in RoleStore(database).page(ListQuery())}
+    entitlements = sorted(
         (
-            Holding(scope, grant.role, grant.credential, grant.until, owner[scope])
+            Entitlement(scope, grant.role, grant.credential, grant.until, owner[scope])
             for grant in GrantStore(database).of_account(who.id)
             for scope in ([grant.scope] if grant.scope else bundles[grant.role or ""])
         ),
-        key=holding_key,
+        key=entitlement_key,
     )
     expiries = [time for time in (who.expires_at, key.expires_at if key else None) if time]
-    return Login(
+    return Principal(
         account_id=who.id,
         username=who.username,
         claims=json.dumps(who.claims),
@@ -908,18 +908,18 @@ def login_by_models(database: Database, who: Account, key: ApiKey | None) -> Log
         networks=key.networks if key else None,
         successor=key.successor if key else None,
         tokens_from=0,
-        holdings=tuple(holdings),
+        entitlements=tuple(entitlements),
     )
 
 
-def holding_key(holding: Holding) -> tuple[str, str]:
-    return holding.scope, holding.role or ""
+def entitlement_key(entitlement: Entitlement) -> tuple[str, str]:
+    return entitlement.scope, entitlement.role or ""
 
 
-def in_order(login: Login | None) -> Login:
+def in_order(login: Principal | None) -> Principal:
     """The login with its holdings in one order: where several grants give a scope, any is right."""
     assert login is not None
-    return replace(login, holdings=tuple(sorted(login.holdings, key=holding_key)))
+    return replace(login, entitlements=tuple(sorted(login.entitlements, key=entitlement_key)))
 
 
 def test_the_compiled_queries_give_what_the_models_give(database: Database) -> None:
@@ -927,7 +927,7 @@ def test_the_compiled_queries_give_what_the_models_give(database: Database) -> N
     logins = LoginStore(database)
     by_key = login_by_models(database, who, key)
     by_password = login_by_models(database, who, None)
-    assert len(by_key.holdings) == 7
+    assert len(by_key.entitlements) == 7
     assert in_order(logins.by_digest(digest, NOW)) == by_key
     assert in_order(logins.by_api_key(key.id, NOW)) == by_key
     by_id = replace(by_password, password_id="p" * 36)
@@ -955,7 +955,7 @@ def test_a_login_without_grants_is_still_a_login(database: Database) -> None:
     ApiKeyStore(database).add(api_key(bob.id), b"d" * 32)
     found = LoginStore(database).by_digest(b"d" * 32, NOW)
     assert found is not None
-    assert (found.account_id, found.holdings) == (bob.id, ())
+    assert (found.account_id, found.entitlements) == (bob.id, ())
 
 
 def test_what_nobody_has_is_no_login(database: Database) -> None:
@@ -1038,7 +1038,7 @@ def test_a_read_on_a_connection_that_was_ended_is_tried_again(
     _, _, digest = prepared_login(database)
     reads: list[Callable[[], Any]] = [
         lambda: accounts.by_username("alice").username,
-        lambda: accounts.count(Listing()),
+        lambda: accounts.count(ListQuery()),
         lambda: logins.by_digest(digest, NOW),
         lambda: database.ping() or "pong",
     ]
@@ -1113,11 +1113,11 @@ def test_a_read_within_a_transaction_that_lost_its_connection_is_not_tried_on_a_
         with database.transaction():
             accounts.add(account("alice"))
             terminate(database, migrated_url)
-            accounts.count(Listing())
+            accounts.count(ListQuery())
 
     with pytest.raises(Unavailable):
         fail()
-    assert accounts.count(Listing()) == 0
+    assert accounts.count(ListQuery()) == 0
 
 
 # --- Any text -------------------------------------------------------------------------------------

@@ -19,8 +19,8 @@ from joserfc.errors import JoseError
 import live
 from keyosk import app, config
 from keyosk.installation import Installation
-from keyosk.model import CredentialKind, Login
-from keyosk.permissions.entitlements import Entitlement
+from keyosk.model import CredentialKind, Principal
+from keyosk.permissions.entitlements import TokenGrant
 from live import Client, LiveServer
 
 JWKS = "/auth/jwks"
@@ -210,7 +210,7 @@ def test_an_expired_token_is_refused_by_them_and_by_us(
     server: LiveServer, past: Installation, verify: Verifier
 ) -> None:
     admin_id = server.client("admin", live.ADMIN_PASSWORD).get("/accounts/me").json()["id"]
-    login = Login(
+    principal = Principal(
         account_id=admin_id,
         username="admin",
         claims="{}",
@@ -224,11 +224,11 @@ def test_an_expired_token_is_refused_by_them_and_by_us(
         networks=None,
         successor=None,
         tokens_from=0,
-        holdings=(),
+        entitlements=(),
     )
 
     def issued(seconds: int) -> str:
-        terms = Entitlement(
+        policy = TokenGrant(
             audiences=("keyosk",),
             scopes=("keyosk:admin",),
             roles=(),
@@ -239,7 +239,7 @@ def test_an_expired_token_is_refused_by_them_and_by_us(
             claims=(),
             refresh_lifetimes=frozenset(),
         )
-        return past.tokens.issue(login, terms).text
+        return past.tokens.issue(principal, policy).text
 
     good = issued(7200 + 600)
     assert verify(server, good, "keyosk", "ES256")["sub"] == admin_id

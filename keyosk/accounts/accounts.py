@@ -11,12 +11,12 @@ from keyosk.credentials.password_policy import check_new
 from keyosk.errors import Conflict, Invalid, NotFound, ProofRequired
 from keyosk.ids import first_version, is_id, new_id
 from keyosk.merge_patch import merge_patch
-from keyosk.model import Account, Caller, Kind, Listing, StoredPassword, Versions
+from keyosk.model import Account, Caller, Kind, ListQuery, StoredPassword, Versions
 from keyosk.permissions.safeguards import Rules
 from keyosk.revocations import Revocations
 from keyosk.storage.accounts import AccountStore
 from keyosk.storage.database import Database
-from keyosk.validation import LONGEST_NAME, Checks
+from keyosk.validation import LONGEST_NAME, Faults
 
 RESET: Final[Mapping[str, Any]] = {
     "kind": Kind.PERSON,
@@ -129,13 +129,13 @@ class Accounts:
         if known is None or known.id != by.proof:
             raise Conflict("current_password", "The password was changed meanwhile.")
 
-    def page(self, listing: Listing) -> list[Account]:
+    def page(self, list_query: ListQuery) -> list[Account]:
         """The accounts that a listing asks for."""
-        return self._accounts.page(listing)
+        return self._accounts.page(list_query)
 
-    def count(self, listing: Listing) -> int:
+    def count(self, list_query: ListQuery) -> int:
         """How many accounts pass the filters of a listing."""
-        return self._accounts.count(listing)
+        return self._accounts.count(list_query)
 
     def change(
         self,
@@ -156,14 +156,14 @@ class Accounts:
         with self._database.transaction():
             account = self.locked(reference)
             changes = _changes(account, patch)
-            checks = Checks()
+            faults = Faults()
             if "username" in changes:
-                changes["username"] = _username(changes["username"], checks)
+                changes["username"] = _username(changes["username"], faults)
             after = replace(account, **changes)
-            _check(checks, after.display_name, after.claims, after.metadata)
+            _check(faults, after.display_name, after.claims, after.metadata)
             is_new = after.expires_at != account.expires_at and not may_be_over
-            checks.time("expires_at", after.expires_at, after=now if is_new else None)
-            checks.done()
+            faults.time("expires_at", after.expires_at, after=now if is_new else None)
+            faults.raise_if_any()
             self._rules.may_change(by, account.id)
             if after.enabled != account.enabled or after.expires_at != account.expires_at:
                 self._rules.not_oneself(by, account.id)
@@ -197,9 +197,9 @@ class Accounts:
         Raises ``Invalid``, ``NotFound``, ``RefusedByRule``, and as ``check_proof``.
         """
         account = self.get(reference)
-        checks = Checks()
-        _check_password(checks, password, account.username, account.display_name)
-        checks.done()
+        faults = Faults()
+        _check_password(faults, password, account.username, account.display_name)
+        faults.raise_if_any()
         self._rules.not_by_api_key(by)
         stored = self._stored(password)
         now = int(self._clock())
@@ -265,13 +265,13 @@ def drafted(
 
     ``may_be_over``: whether ``expires_at`` may lie in the past.
     """
-    checks = Checks()
-    name = _username(username, checks)
-    _check(checks, display_name, claims or {}, metadata or {})
-    checks.time("expires_at", expires_at, after=None if may_be_over else now)
+    faults = Faults()
+    name = _username(username, faults)
+    _check(faults, display_name, claims or {}, metadata or {})
+    faults.time("expires_at", expires_at, after=None if may_be_over else now)
     if password is not None:
-        _check_password(checks, password, name, display_name)
-    checks.done()
+        _check_password(faults, password, name, display_name)
+    faults.raise_if_any()
     account_id = new_id()
     return Account(
         id=account_id,
@@ -305,27 +305,27 @@ def fields_of(account: Account) -> dict[str, Any]:
     return {name: getattr(account, name) for name in FIELDS}
 
 
-def _username(username: str, checks: Checks) -> str:
+def _username(username: str, faults: Faults) -> str:
     try:
         return usernames.normalise(username)
     except Invalid as error:
-        checks.include(error)
+        faults.extend(error)
         return ""
 
 
-def _check_password(checks: Checks, password: str, username: str, display_name: str) -> None:
+def _check_password(faults: Faults, password: str, username: str, display_name: str) -> None:
     try:
         check_new(password, username=username, display_name=display_name)
     except Invalid as error:
-        checks.include(error)
+        faults.extend(error)
 
 
 def _check(
-    checks: Checks, display_name: str, claims: Mapping[str, Any], metadata: Mapping[str, Any]
+    faults: Faults, display_name: str, claims: Mapping[str, Any], metadata: Mapping[str, Any]
 ) -> None:
-    checks.text("display_name", display_name, longest=LONGEST_NAME)
-    checks.json_object("claims", claims)
-    checks.json_object("metadata", metadata)
+    faults.text("display_name", display_name, longest=LONGEST_NAME)
+    faults.json_object("claims", claims)
+    faults.json_object("metadata", metadata)
 
 
 def _changes(account: Account, patch: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,13 +10,13 @@ from keyosk.audit import Audit, changed
 from keyosk.credentials import api_key_format
 from keyosk.errors import Conflict, Invalid, NotFound
 from keyosk.ids import first_version, is_id, new_id
-from keyosk.model import ApiKey, Caller, Listing, Versions
+from keyosk.model import ApiKey, Caller, ListQuery, Versions
 from keyosk.permissions.safeguards import Rules
 from keyosk.revocations import Revocations
 from keyosk.storage.api_keys import ApiKeyStore
 from keyosk.storage.database import Database
 from keyosk.storage.services import ServiceStore
-from keyosk.validation import LONGEST_NAME, LONGEST_TEXT, Checks
+from keyosk.validation import LONGEST_NAME, LONGEST_TEXT, Faults
 
 #: Seconds for which a rotated key goes on working unless the caller says otherwise.
 OVERLAP: Final = 86_400
@@ -142,13 +142,13 @@ class ApiKeys:
             self._record_change(by, "api_key.rotate", old, replace(old, **changes))
         return NewApiKey(new, secret)
 
-    def page(self, reference: str, listing: Listing) -> list[ApiKey]:
+    def page(self, reference: str, list_query: ListQuery) -> list[ApiKey]:
         """The keys of the account that a listing asks for. Raises ``NotFound``."""
-        return self._api_keys.page(self._accounts.get(reference).id, listing)
+        return self._api_keys.page(self._accounts.get(reference).id, list_query)
 
-    def count(self, reference: str, listing: Listing) -> int:
+    def count(self, reference: str, list_query: ListQuery) -> int:
         """How many keys of the account pass the filters of a listing. Raises ``NotFound``."""
-        return self._api_keys.count(self._accounts.get(reference).id, listing)
+        return self._api_keys.count(self._accounts.get(reference).id, list_query)
 
     def get(self, reference: str, key_id: str) -> ApiKey:
         """One key of the account. Raises ``NotFound``."""
@@ -232,27 +232,27 @@ class ApiKeys:
 
     def _checked(self, key: ApiKey, expires_after: int | None) -> ApiKey:
         """The key with its networks in normal form. Raises ``Invalid``."""
-        checks = Checks()
-        checks.text("name", key.name, longest=LONGEST_NAME, required=True)
-        checks.text("description", key.description, longest=LONGEST_TEXT)
-        checks.time("expires_at", key.expires_at, after=expires_after)
+        faults = Faults()
+        faults.text("name", key.name, longest=LONGEST_NAME, required=True)
+        faults.text("description", key.description, longest=LONGEST_TEXT)
+        faults.time("expires_at", key.expires_at, after=expires_after)
         existing = self._services.existing_scopes(key.scopes or ())
         for scope in key.scopes or ():
             if scope not in existing:
-                checks.fault("scopes", f"there is no scope {scope[:200]}")
-        networks = None if key.networks is None else _networks(checks, key.networks)
-        checks.done()
+                faults.add("scopes", f"there is no scope {scope[:200]}")
+        networks = None if key.networks is None else _networks(faults, key.networks)
+        faults.raise_if_any()
         return replace(key, networks=networks)
 
 
-def _networks(checks: Checks, networks: Sequence[str]) -> tuple[str, ...]:
+def _networks(faults: Faults, networks: Sequence[str]) -> tuple[str, ...]:
     if not 1 <= len(networks) <= _MOST_NETWORKS:
-        checks.fault("networks", f"must be 1 to {_MOST_NETWORKS} networks, or null for everywhere")
+        faults.add("networks", f"must be 1 to {_MOST_NETWORKS} networks, or null for everywhere")
         return ()
     try:
         return tuple(str(ip_network(network)) for network in networks)
     except ValueError:
-        checks.fault("networks", "must be addresses or networks such as 10.0.0.0/8")
+        faults.add("networks", "must be addresses or networks such as 10.0.0.0/8")
         return ()
 
 

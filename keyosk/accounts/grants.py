@@ -13,7 +13,7 @@ from keyosk.storage.database import Database
 from keyosk.storage.grants import GrantStore
 from keyosk.storage.roles import RoleStore
 from keyosk.storage.services import ServiceStore
-from keyosk.validation import Checks
+from keyosk.validation import Faults
 
 
 class Grants:
@@ -166,20 +166,20 @@ def check(
     ``ends_after``: a moment, and the grants that must not have ended then. Raises ``Invalid``.
     """
     now, fresh = ends_after
-    checks = Checks()
+    faults = Faults()
     seen = set()
     for grant in grants:
         name = (grant.scope, grant.role)
         field, text = ("scopes", grant.scope) if grant.role is None else ("roles", grant.role)
         if grant.scope is not None and grant.scope not in scopes:
-            checks.fault(field, f"there is no scope {grant.scope[:200]}")
+            faults.add(field, f"there is no scope {grant.scope[:200]}")
         elif grant.role is not None and grant.role not in roles:
-            checks.fault(field, f"there is no role {grant.role[:200]}")
+            faults.add(field, f"there is no role {grant.role[:200]}")
         elif name in seen:
-            checks.fault(field, f"{text} is given twice")
+            faults.add(field, f"{text} is given twice")
         seen.add(name)
-        checks.time("until", grant.until, after=now if grant in fresh else None)
-    checks.done()
+        faults.time("until", grant.until, after=now if grant in fresh else None)
+    faults.raise_if_any()
 
 
 def shapes(grants: Iterable[Grant]) -> list[dict[str, Any]]:

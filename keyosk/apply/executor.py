@@ -16,8 +16,8 @@ from keyosk.permissions import services as service_rules
 from keyosk.permissions.roles import Roles
 from keyosk.permissions.services import Services
 from keyosk.storage.database import Database
-from keyosk.storage.declared import DeclaredStore, Made
-from keyosk.validation import Checks
+from keyosk.storage.declared import DeclaredStore, ManifestRecord
+from keyosk.validation import Faults
 
 #: Held by who puts a declaration into effect: one at a time.
 _LOCK: Final = "declarations"
@@ -108,11 +108,11 @@ class Declarations:
         self._store.forget(plan.stale)
         for made in plan.taken_over:
             self._note(made.owner or None, made)
-        checks = Checks()
+        faults = Faults()
         for order, step in _ordered(plan.steps):
-            with _collected(checks, step):
-                self._take(step, declaration, force=force, scopes_go=order == _SCOPES_GO)
-        checks.done()
+            with _collected(faults, step):
+                self._admit(step, declaration, force=force, scopes_go=order == _SCOPES_GO)
+        faults.raise_if_any()
         return plan
 
     def _lock(self, plan: Plan) -> None:
@@ -136,28 +136,28 @@ class Declarations:
             except NotFound:
                 continue  # it will be made by an earlier step
 
-    def _take(self, step: Step, declaration: Declaration, *, force: bool, scopes_go: bool) -> None:
+    def _admit(self, step: Step, declaration: Declaration, *, force: bool, scopes_go: bool) -> None:
         owner = declaration.owner
         match step.noun, step.action:
             case Noun.GRANTS, _:
                 self._change_grants(step, owner)
             case Noun.SERVICE, Action.CREATE:
                 made = self._services.create(OPERATOR, name=step.name, **step.after)
-                self._note(owner, Made(owner or "", made.id))
+                self._note(owner, ManifestRecord(owner or "", made.id))
             case Noun.SERVICE, Action.CHANGE:
                 self._change_service(step, force=force, scopes_go=scopes_go)
             case Noun.SERVICE, _:
-                self._store.forget([Made("", self._services.get(step.name).id)])
+                self._store.forget([ManifestRecord("", self._services.get(step.name).id)])
                 self._services.remove(OPERATOR, step.name, force=force)
             case Noun.ROLE, Action.CREATE:
                 role = self._roles.create(OPERATOR, name=step.name, **step.after)
-                self._note(owner, Made(owner or "", role.id))
+                self._note(owner, ManifestRecord(owner or "", role.id))
             case Noun.ROLE, Action.CHANGE:
                 patch = _without(step.after, "owner")
                 if patch:
                     self._roles.change(OPERATOR, step.name, patch)
             case Noun.ROLE, _:
-                self._store.forget([Made("", self._roles.get(step.name).id)])
+                self._store.forget([ManifestRecord("", self._roles.get(step.name).id)])
                 self._roles.remove(OPERATOR, step.name, force=force)
             case Noun.ACCOUNT, Action.CREATE:
                 account = self._grants.create_account(
@@ -166,11 +166,11 @@ class Declarations:
                     username=step.name,
                     **_without(step.after, "grants"),
                 )
-                self._note(owner, Made(owner or "", account.id))
+                self._note(owner, ManifestRecord(owner or "", account.id))
             case Noun.ACCOUNT, Action.CHANGE:
                 self._change_account(step)
             case _:
-                self._store.forget([Made("", self._accounts.get(step.name).id)])
+                self._store.forget([ManifestRecord("", self._accounts.get(step.name).id)])
                 self._accounts.remove(OPERATOR, step.name)
 
     def _change_service(self, step: Step, *, force: bool, scopes_go: bool) -> None:
@@ -208,14 +208,14 @@ class Declarations:
             remove=[grant for name, grant in taken.items() if name not in given],
         )
         self._store.forget(
-            Made("", account.id, scope or "", role or "")
+            ManifestRecord("", account.id, scope or "", role or "")
             for scope, role in taken.keys() - given.keys()
         )
         if owner is not None:
             for scope, role in given.keys() - taken.keys():
-                self._store.remember(Made(owner, account.id, scope or "", role or ""))
+                self._store.remember(ManifestRecord(owner, account.id, scope or "", role or ""))
 
-    def _note(self, owner: str | None, made: Made) -> None:
+    def _note(self, owner: str | None, made: ManifestRecord) -> None:
         if owner is None:
             self._store.forget([made])
         else:
@@ -240,7 +240,7 @@ def _without(fields: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _collected(checks: Checks, step: Step) -> Iterator[None]:
+def _collected(faults: Faults, step: Step) -> Iterator[None]:
     """Note what is wrong with one step, by its path, and let the others tell theirs.
 
     What the database refused ends the whole: nothing more can be asked of its transaction.
@@ -249,14 +249,14 @@ def _collected(checks: Checks, step: Step) -> Iterator[None]:
         yield
     except Invalid as error:
         for fault in error.faults:
-            checks.fault(_place(step, fault.field), fault.message)
+            faults.add(_place(step, fault.field), fault.message)
     except Conflict as error:
-        checks.fault(_place(step, error.field), error.detail)
-        checks.done()
+        faults.add(_place(step, error.field), error.detail)
+        faults.raise_if_any()
     except InUse as error:
-        checks.fault(step.path, f"{error.named} Repeat with --force to remove it.")
+        faults.add(step.path, f"{error.named} Repeat with --force to remove it.")
     except (Forbidden, NotFound, Stale) as error:
-        checks.fault(step.path, f"{step.noun} {step.name}: {error.detail}")
+        faults.add(step.path, f"{step.noun} {step.name}: {error.detail}")
 
 
 def _place(step: Step, field: str) -> str:

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from keyosk.credentials import usernames
 from keyosk.model import KEYOSK, Grant
-from keyosk.validation import Checks
+from keyosk.validation import Faults
 
 _OWNER: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 
@@ -70,28 +70,28 @@ class Declaration:
 
     def check(self) -> None:
         """Raise ``Invalid`` for what is wrong with the declaration in itself."""
-        checks = Checks()
+        faults = Faults()
         if self.owner is not None and not _OWNER.fullmatch(self.owner):
-            checks.fault("owner", "must be 1 to 63 of a-z, 0-9, dot, dash and underscore")
+            faults.add("owner", "must be 1 to 63 of a-z, 0-9, dot, dash and underscore")
         if self.prune and self.owner is None:
-            checks.fault("prune", "needs an owner: only what that owner's file made is deleted")
+            faults.add("prune", "needs an owner: only what that owner's file made is deleted")
         for each in self.services:
             if each.name == KEYOSK:
-                checks.fault(f"{each.path}.name", "is Keyosk itself, which is the program's own")
-        _refuse_repeated(checks, "name", [(each, each.name) for each in self.services])
-        _refuse_repeated(checks, "name", [(each, each.name) for each in self.roles])
-        _refuse_repeated(checks, "username", _by_username(self.accounts))
-        _refuse_repeated(checks, "account", _by_username(self.grants))
+                faults.add(f"{each.path}.name", "is Keyosk itself, which is the program's own")
+        _refuse_repeated(faults, "name", [(each, each.name) for each in self.services])
+        _refuse_repeated(faults, "name", [(each, each.name) for each in self.roles])
+        _refuse_repeated(faults, "username", _by_username(self.accounts))
+        _refuse_repeated(faults, "account", _by_username(self.grants))
         ruled = {name for each, name in _by_username(self.accounts) if "grants" in each.fields}
         for each, name in _by_username(self.grants):
             if name in ruled:
-                checks.fault(f"{each.path}.account", "has its grants under accounts")
+                faults.add(f"{each.path}.account", "has its grants under accounts")
         for each in (*self.accounts, *self.grants):
             names = Counter(name_of(grant) for grant in each.fields.get("grants", ()))
             for (scope, role), times in names.items():
                 if times > 1:
-                    checks.fault(f"{each.path}.grants", f"{scope or role} is given twice")
-        checks.done()
+                    faults.add(f"{each.path}.grants", f"{scope or role} is given twice")
+        faults.raise_if_any()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,9 +130,9 @@ def _by_username(items: Iterable[Declared]) -> list[tuple[Declared, str]]:
     return [(each, username_of(each.name)) for each in items]
 
 
-def _refuse_repeated(checks: Checks, member: str, items: list[tuple[Declared, str]]) -> None:
+def _refuse_repeated(faults: Faults, member: str, items: list[tuple[Declared, str]]) -> None:
     seen = set()
     for each, name in items:
         if name in seen:
-            checks.fault(f"{each.path}.{member}", "is given twice")
+            faults.add(f"{each.path}.{member}", "is given twice")
         seen.add(name)

@@ -4,16 +4,18 @@ from collections.abc import Iterable, Iterator
 
 from keyosk.apply.manifest import Declared, GrantName, Noun, name_of
 from keyosk.model import Grant
-from keyosk.storage.declared import Found, Made
-from keyosk.validation import Checks
+from keyosk.storage.declared import ManifestRecord, RecordedObject
+from keyosk.validation import Faults
 
 
 class Ownership:
     """Who made what, as one plan sees it; collects what the declaration may not name."""
 
-    def __init__(self, found: Iterable[Found], owner: str | None, *, take_over: bool) -> None:
-        self.checks = Checks()
-        self.taken_over: list[Made] = []
+    def __init__(
+        self, found: Iterable[RecordedObject], owner: str | None, *, take_over: bool
+    ) -> None:
+        self.faults = Faults()
+        self.taken_over: list[ManifestRecord] = []
         self._owner = owner
         self._take_over = take_over
         self._found = tuple(found)
@@ -30,9 +32,9 @@ class Ownership:
         if owner is None or owner == self._owner:
             return None
         if not self._take_over:
-            self.checks.fault(declared.path, f"{declared.name} was made by {owner}'s file")
+            self.faults.add(declared.path, f"{declared.name} was made by {owner}'s file")
             return None
-        self.taken_over.append(Made(self._owner or "", object_id))
+        self.taken_over.append(ManifestRecord(self._owner or "", object_id))
         return owner, self._owner
 
     def ours(
@@ -60,9 +62,9 @@ class Ownership:
                     # The grants of an account that declares them all are made by nobody else.
                     scope, role = grant.scope or "", grant.role or ""
                     heir = (self._owner or "") if apart else ""
-                    self.taken_over.append(Made(heir, account_id, scope, role))
+                    self.taken_over.append(ManifestRecord(heir, account_id, scope, role))
                 else:
-                    self.checks.fault(
+                    self.faults.add(
                         f"{declared.path}.grants",
                         f"{grant.scope or grant.role} was given by {owner}'s file",
                     )
@@ -76,7 +78,7 @@ class Ownership:
             if object_id == account_id and owner == self._owner and (scope or role)
         }
 
-    def unnamed(self) -> Iterator[tuple[Noun, Found]]:
+    def unnamed(self) -> Iterator[tuple[Noun, RecordedObject]]:
         """What this owner's declarations made, is there, and was compared with nothing."""
         for item in self._found:
             if item.made.owner == self._owner and item.made.object_id not in self._named:

@@ -27,7 +27,7 @@ from keyosk.permissions import roles as role_rules
 from keyosk.permissions import services as service_rules
 from keyosk.permissions.roles import Roles
 from keyosk.permissions.services import Services
-from keyosk.storage.declared import DeclaredStore, Found, Made
+from keyosk.storage.declared import DeclaredStore, ManifestRecord, RecordedObject
 
 _OBJECTS: Final = ("claims", "metadata")
 
@@ -41,8 +41,8 @@ class Plan:
     """
 
     steps: tuple[Step, ...]
-    taken_over: tuple[Made, ...]
-    stale: tuple[Made, ...]
+    taken_over: tuple[ManifestRecord, ...]
+    stale: tuple[ManifestRecord, ...]
 
 
 class Planner:
@@ -79,7 +79,7 @@ class Planner:
         ]
         if declaration.prune:
             steps.extend(self._left_over(ownership, declaration))
-        ownership.checks.done()
+        ownership.faults.raise_if_any()
         return Plan(
             tuple(step for step in steps if step is not None),
             tuple(ownership.taken_over),
@@ -160,7 +160,7 @@ class Planner:
             if step is not None:
                 yield step
 
-    def _is_gone(self, item: Found) -> bool:
+    def _is_gone(self, item: RecordedObject) -> bool:
         if item.service is None and item.role is None and item.account is None:
             return True
         name = (item.made.scope or None, item.made.role or None)
@@ -244,7 +244,7 @@ def _existing(get: Callable[[str], Any], name: str) -> Any:
 
 def _service_fields(service: Service) -> dict[str, Any]:
     return {
-        name: getattr(service if hasattr(service, name) else service.terms, name)
+        name: getattr(service if hasattr(service, name) else service.policy, name)
         for name in (*service_rules.fields_of(service), "scopes")
     }
 

@@ -15,10 +15,10 @@ from keyosk.accounts.accounts import FIELDS, Accounts, created, target
 from keyosk.accounts.grants import Grants
 from keyosk.audit import Audit
 from keyosk.bulk.records import Candidate, Line, OnConflict, Result, Status, batches, refused
-from keyosk.bulk.validation import LineChecks
+from keyosk.bulk.validation import LineValidator
 from keyosk.errors import Conflict, Fault, Forbidden, Invalid, NotFound, Unavailable
 from keyosk.merge_patch import is_same, merge_patch
-from keyosk.model import Account, Caller, Grant, Listing, Role, StoredPassword
+from keyosk.model import Account, Caller, Grant, ListQuery, Role, StoredPassword
 from keyosk.permissions.safeguards import Rules
 from keyosk.storage.accounts import AccountStore
 from keyosk.storage.database import Database
@@ -49,7 +49,7 @@ class Bulk:
         account_store: AccountStore,
         grant_store: GrantStore,
         roles: RoleStore,
-        checks: LineChecks,
+        faults: LineValidator,
         rules: Rules,
         audit: Audit,
         clock: Callable[[], float],
@@ -60,13 +60,13 @@ class Bulk:
         self._account_store = account_store
         self._grant_store = grant_store
         self._roles = roles
-        self._checks = checks
+        self._faults = faults
         self._rules = rules
         self._audit = audit
         self._clock = clock
         self._place = threading.Lock()
 
-    def alone(self) -> Callable[[], None]:
+    def exclusive(self) -> Callable[[], None]:
         """Be the only import or export over HTTP in this process; gives what ends that.
 
         Each holds one of the few threads that logins by password have too, and for minutes. To end
@@ -78,24 +78,28 @@ class Bulk:
         place.callback(self._place.release)
         return place.close
 
-    def give(self, filters: Mapping[str, Any]) -> Iterator[list[tuple[Account, Sequence[Grant]]]]:
+    def export_accounts(
+        self, filters: Mapping[str, Any]
+    ) -> Iterator[list[tuple[Account, Sequence[Grant]]]]:
         """Export: every account that passes the filters of a listing, with its grants, by pages.
 
         No transaction spans two pages: what is changed meanwhile is there as it was or as it is.
         What is made meanwhile is not there, so that an export ends.
         """
         after = None
-        newest = self._accounts.page(Listing(limit=1, descending=True))
+        newest = self._accounts.page(ListQuery(limit=1, descending=True))
         end = (newest[0].created_at, newest[0].id) if newest else None
         while True:
-            page = self._accounts.page(Listing(limit=_PAGE, after=after, end=end, filters=filters))
+            page = self._accounts.page(
+                ListQuery(limit=_PAGE, after=after, end=end, filters=filters)
+            )
             granted = self._grant_store.of_accounts([account.id for account in page])
             yield [(account, granted[account.id]) for account in page]
             if len(page) < _PAGE:
                 return
             after = (page[-1].created_at, page[-1].id)
 
-    def take(
+    def import_accounts(
         self,
         caller: Callable[[], Caller],
         lines: Iterable[Line],
@@ -120,8 +124,8 @@ class Bulk:
     def _batch(
         self, by: Caller, lines: Sequence[Line], on_conflict: OnConflict, *, dry_run: bool
     ) -> list[Result]:
-        results, candidates = self._checks.sort(by, lines)
-        passwords = self._checks.passwords(candidates, dry_run=dry_run)
+        results, candidates = self._faults.sort(by, lines)
+        passwords = self._faults.passwords(candidates, dry_run=dry_run)
         made, known = self._created(by, candidates, passwords, dry_run=dry_run)
         results += made
         for candidate, account_id in known:

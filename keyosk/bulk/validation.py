@@ -15,14 +15,14 @@ from keyosk.permissions.safeguards import Rules
 from keyosk.storage.accounts import AccountStore
 from keyosk.storage.roles import RoleStore
 from keyosk.storage.services import ServiceStore
-from keyosk.validation import Checks
+from keyosk.validation import Faults
 
 _OVER: Final = "lies in the past"
 _GRANT: Final = "keyosk:grants:write"
 _CREDENTIALS: Final = frozenset({"password", "password_hash"})
 
 
-class LineChecks:
+class LineValidator:
     """Holds lines against the rules for accounts, credentials and grants."""
 
     def __init__(
@@ -85,25 +85,25 @@ class LineChecks:
         """The account that a line is to be. Raises ``Invalid`` with all that is wrong with it."""
         fields = dict(line.fields)
         given = fields.pop("password_hash", None)
-        checks = Checks()
+        faults = Faults()
         account = adopted = None
         try:
             account = drafted(now, **fields, may_be_over=True)
         except Invalid as error:
-            checks.include(error)
+            faults.extend(error)
         if given is not None:
             try:
                 adopted = self._passwords.adopt(given)
             except Invalid as error:
-                checks.include(error)
+                faults.extend(error)
             if "password" in fields:
-                checks.fault("password_hash", "cannot be given together with password")
+                faults.add("password_hash", "cannot be given together with password")
         if line.grants:
             try:
                 grant_rules.check(line.grants, scopes, roles)
             except Invalid as error:
-                checks.include(error)
-        checks.done()
+                faults.extend(error)
+        faults.raise_if_any()
         assert account is not None
         if adopted is not None:
             account = replace(account, has_password=True)

@@ -6,7 +6,7 @@ from keyosk.cli import shared
 from keyosk.cli.bulk import export_accounts, import_accounts
 from keyosk.model import OPERATOR, Grant, Kind
 from keyosk.web.fields import rfc3339
-from keyosk.web.schemas import AccountShape
+from keyosk.web.schemas import AccountSchema
 
 _COLUMNS = ("username", "kind", "enabled", "has_password", "last_login_at", "id")
 
@@ -22,7 +22,7 @@ def list_accounts(*, as_json: bool) -> None:
     """List all accounts, oldest first."""
     with shared.installation() as installation:
         found = shared.all_pages(installation.accounts.page)
-    shared.show_list([AccountShape().dump(item) for item in found], _COLUMNS, as_json=as_json)
+    shared.show_list([AccountSchema().dump(item) for item in found], _COLUMNS, as_json=as_json)
 
 
 @account.command("show")
@@ -32,7 +32,7 @@ def show_account(username: str, *, as_json: bool) -> None:
     """Show one account; USERNAME may be its id."""
     with shared.installation() as installation:
         found = installation.accounts.get(username)
-    shared.show_object(AccountShape().dump(found), as_json=as_json)
+    shared.show_object(AccountSchema().dump(found), as_json=as_json)
 
 
 @account.command("create")
@@ -67,7 +67,7 @@ def create_account(
             password=password,
             expires_at=expires_at,
         )
-    shared.show_object(AccountShape().dump(made), as_json=as_json)
+    shared.show_object(AccountSchema().dump(made), as_json=as_json)
 
 
 @account.command("enable")

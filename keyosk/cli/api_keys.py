@@ -5,7 +5,7 @@ import click
 from keyosk.accounts.api_keys import OVERLAP, NewApiKey
 from keyosk.cli import shared
 from keyosk.model import OPERATOR
-from keyosk.web.schemas import ApiKeyShape
+from keyosk.web.schemas import ApiKeySchema
 
 _COLUMNS = ("name", "prefix", "enabled", "scopes", "expires_at", "last_used_at", "id")
 
@@ -21,8 +21,10 @@ def api_key() -> None:
 def list_keys(username: str, *, as_json: bool) -> None:
     """List the keys of an account; their secrets are nowhere."""
     with shared.installation() as installation:
-        found = shared.all_pages(lambda listing: installation.api_keys.page(username, listing))
-    shared.show_list([ApiKeyShape().dump(key) for key in found], _COLUMNS, as_json=as_json)
+        found = shared.all_pages(
+            lambda list_query: installation.api_keys.page(username, list_query)
+        )
+    shared.show_list([ApiKeySchema().dump(key) for key in found], _COLUMNS, as_json=as_json)
 
 
 @api_key.command("create")
@@ -88,5 +90,5 @@ def delete_key(username: str, key_id: str) -> None:
 
 
 def _show_once(made: NewApiKey, *, as_json: bool) -> None:
-    shape = {**ApiKeyShape().dump(made.key), "secret": made.secret}
+    shape = {**ApiKeySchema().dump(made.key), "secret": made.secret}
     shared.show_object(shape, as_json=as_json)

@@ -7,9 +7,9 @@ import click
 
 from keyosk.cli import shared
 from keyosk.errors import counted
-from keyosk.model import OPERATOR, Listing
+from keyosk.model import OPERATOR, ListQuery
 from keyosk.web.fields import rfc3339
-from keyosk.web.schemas import AuditShape
+from keyosk.web.schemas import AuditSchema
 
 _PAGE = 200
 _DAY = 86_400
@@ -31,14 +31,14 @@ def list_rows(action: str | None, actor: str | None, since: int | None, *, as_js
     filters = {name: value for name, value in wanted.items() if value is not None}
     after = None
     with shared.installation() as installation:
-        newest = installation.audit.page(Listing(limit=1, sort="sequence", descending=True))
+        newest = installation.audit.page(ListQuery(limit=1, sort="sequence", descending=True))
         end = (newest[0].sequence, newest[0].sequence) if newest else None
         while rows := installation.audit.page(
-            Listing(limit=_PAGE, sort="sequence", after=after, end=end, filters=filters)
+            ListQuery(limit=_PAGE, sort="sequence", after=after, end=end, filters=filters)
         ):
             for row in rows:
                 if as_json:
-                    shared.show_line(AuditShape().dump(row))
+                    shared.show_line(AuditSchema().dump(row))
                 else:
                     click.echo(
                         f"{row.sequence:>8}  {rfc3339(row.time)}  {row.actor_name or '-':<20}  "

@@ -39,7 +39,7 @@ def import_accounts(file: IO[bytes], on_conflict: str, *, dry_run: bool, as_json
     complete = False
     try:
         with shared.installation() as installation, _progress(file, tally) as on_piece:
-            for results in installation.bulk.take(
+            for results in installation.bulk.import_accounts(
                 lambda: OPERATOR,
                 lines.read(file, on_piece=on_piece),
                 on_conflict=OnConflict(on_conflict),
@@ -77,7 +77,7 @@ def export_accounts(output: Path | None, **filters: str | None) -> None:
     """Print every account with its grants, one JSON object a line; passwords are not in it."""
     given = {name: value for name, value in filters.items() if value is not None}
     with shared.installation() as installation, outputs.written(output) as write:
-        for page in installation.bulk.give(given):
+        for page in installation.bulk.export_accounts(given):
             write("".join(lines.account_line(*each) for each in page))
 
 

@@ -4,7 +4,7 @@ import click
 
 from keyosk.cli import shared
 from keyosk.model import OPERATOR
-from keyosk.web.schemas import RoleShape
+from keyosk.web.schemas import RoleSchema
 
 _COLUMNS = ("name", "scopes", "description")
 
@@ -20,7 +20,7 @@ def list_roles(*, as_json: bool) -> None:
     """List all roles, oldest first."""
     with shared.installation() as installation:
         found = shared.all_pages(installation.roles.page)
-    shared.show_list([RoleShape().dump(item) for item in found], _COLUMNS, as_json=as_json)
+    shared.show_list([RoleSchema().dump(item) for item in found], _COLUMNS, as_json=as_json)
 
 
 @role.command("create")
@@ -34,7 +34,7 @@ def create_role(name: str, scopes: tuple[str, ...], description: str, *, as_json
         made = installation.roles.create(
             OPERATOR, name=name, description=description, scopes=scopes
         )
-    shared.show_object(RoleShape().dump(made), as_json=as_json)
+    shared.show_object(RoleSchema().dump(made), as_json=as_json)
 
 
 @role.command("scopes")
@@ -45,7 +45,7 @@ def set_scopes(name: str, scopes: tuple[str, ...], *, as_json: bool) -> None:
     """Make SCOPES what the role gives: all its holders have just these at once."""
     with shared.installation() as installation:
         changed = installation.roles.change(OPERATOR, name, {"scopes": scopes})
-    shared.show_object(RoleShape().dump(changed), as_json=as_json)
+    shared.show_object(RoleSchema().dump(changed), as_json=as_json)
 
 
 @role.command("delete")

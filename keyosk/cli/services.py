@@ -8,7 +8,7 @@ from keyosk.cli import shared
 from keyosk.keys import material
 from keyosk.model import OPERATOR, TOKEN_TYPES, CredentialKind, Exchange, Scope, Service
 from keyosk.permissions.verifier_presets import PRESETS
-from keyosk.web.service_schemas import ServiceShape
+from keyosk.web.service_schemas import ServiceSchema
 
 _COLUMNS = ("name", "audience", "enabled", "title", "id")
 
@@ -41,7 +41,7 @@ def _show_lines(made: Service, verifier: str | None, issuer: str) -> None:
     if verifier is None:
         return
     preset = PRESETS[verifier]
-    audience = made.terms.audience
+    audience = made.policy.audience
     for line in preset.lines_for(issuer=issuer, service=made.name, audience=audience):
         click.echo(line, err=True)
 
@@ -57,7 +57,7 @@ def list_services(*, as_json: bool) -> None:
     """List all services, oldest first."""
     with shared.installation() as installation:
         found = shared.all_pages(installation.services.page)
-    shared.show_list([ServiceShape().dump(item) for item in found], _COLUMNS, as_json=as_json)
+    shared.show_list([ServiceSchema().dump(item) for item in found], _COLUMNS, as_json=as_json)
 
 
 @service.command("show")
@@ -67,7 +67,7 @@ def show_service(name: str, *, as_json: bool) -> None:
     """Show one service with its scopes."""
     with shared.installation() as installation:
         found = installation.services.get(name)
-    shared.show_object(ServiceShape().dump(found), as_json=as_json)
+    shared.show_object(ServiceSchema().dump(found), as_json=as_json)
 
 
 @service.command("create")
@@ -108,7 +108,7 @@ def create_service(
             scopes=[Scope(scope) for scope in scopes],
             **values,
         )
-    shared.show_object(ServiceShape().dump(made), as_json=as_json)
+    shared.show_object(ServiceSchema().dump(made), as_json=as_json)
     _show_lines(made, verifier, installation.issuer)
 
 
@@ -147,7 +147,7 @@ def set_service(
         preset = {} if verifier is None else PRESETS[verifier].fields
         wanted = dict.fromkeys(reset) | preset | patch
         changed = installation.services.change(OPERATOR, name, wanted)
-    shared.show_object(ServiceShape().dump(changed), as_json=as_json)
+    shared.show_object(ServiceSchema().dump(changed), as_json=as_json)
     _show_lines(changed, verifier, installation.issuer)
 
 
@@ -162,7 +162,7 @@ def set_scopes(name: str, scopes: tuple[str, ...], *, force: bool, as_json: bool
         known = {scope.name: scope for scope in installation.services.get(name).scopes}
         wanted = [known.get(scope, Scope(scope)) for scope in scopes]
         changed = installation.services.change(OPERATOR, name, {"scopes": wanted}, force=force)
-    shared.show_object(ServiceShape().dump(changed), as_json=as_json)
+    shared.show_object(ServiceSchema().dump(changed), as_json=as_json)
 
 
 @service.command("exchange")
@@ -179,7 +179,7 @@ def set_exchange(
         kept = [e for e in installation.services.get(name).exchanges if e.service != target]
         wanted = kept if forbid else [*kept, Exchange(target, scopes)]
         changed = installation.services.change(OPERATOR, name, {"exchanges": tuple(wanted)})
-    shared.show_object(ServiceShape().dump(changed), as_json=as_json)
+    shared.show_object(ServiceSchema().dump(changed), as_json=as_json)
 
 
 @service.command("delete")

@@ -15,7 +15,7 @@ from keyosk import app, config
 from keyosk.config import Config
 from keyosk.errors import ConfigurationError, Fault, Invalid
 from keyosk.installation import Installation
-from keyosk.model import Listing
+from keyosk.model import ListQuery
 from keyosk.web.fields import moment_of
 from keyosk.whitespace import BYTE_ORDER_MARK
 
@@ -111,14 +111,14 @@ def installation() -> Iterator[Installation]:
         opened.database.close()
 
 
-def all_pages(read: Callable[[Listing], Sequence[T]]) -> list[T]:
+def all_pages(read: Callable[[ListQuery], Sequence[T]]) -> list[T]:
     """Everything that a list has, page by page."""
     found: list[T] = []
     after = None
-    newest = read(Listing(limit=1, descending=True))
+    newest = read(ListQuery(limit=1, descending=True))
     end = (newest[0].created_at, newest[0].id) if newest else None
     while True:
-        page = read(Listing(limit=_PAGE, after=after, end=end))
+        page = read(ListQuery(limit=_PAGE, after=after, end=end))
         found.extend(page)
         if len(page) < _PAGE:
             return found

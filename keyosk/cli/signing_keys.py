@@ -13,7 +13,7 @@ from keyosk.keys import imported_keys, material
 from keyosk.keys.hsm import HsmKey
 from keyosk.keys.rotation import LIMIT
 from keyosk.model import OPERATOR, SigningKey
-from keyosk.web.key_schemas import SigningKeyShape
+from keyosk.web.key_schemas import SigningKeySchema
 
 _COLUMNS = ("kid", "algorithm", "state", "active_from", "gone_at", "not_seen_by")
 #: A ``kid`` may begin with a dash.
@@ -98,7 +98,7 @@ def import_key(algorithm: str | None, *, as_json: bool) -> None:
     """Read a private key, PEM or JWK, from standard input; it signs next."""
     private, fitting = imported_keys.read(sys.stdin.read(), algorithm)
     with shared.installation() as installation:
-        shape = _shape(installation, installation.rotation.bring(OPERATOR, private, fitting))
+        shape = _shape(installation, installation.rotation.import_key(OPERATOR, private, fitting))
     shared.show_object(shape, as_json=as_json)
 
 
@@ -131,5 +131,5 @@ def export(kid: str | None, form: str) -> None:
 
 
 def _shape(installation: Installation, key: SigningKey) -> dict[str, Any]:
-    shape: dict[str, Any] = SigningKeyShape().dump(key)
+    shape: dict[str, Any] = SigningKeySchema().dump(key)
     return {**shape, "not_seen_by": installation.rotation.not_seen_by(key)}

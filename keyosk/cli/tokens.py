@@ -11,7 +11,7 @@ from keyosk.errors import BadToken
 from keyosk.model import OPERATOR
 from keyosk.permissions import entitlements
 from keyosk.tokens.explanation import SENTENCES, shape
-from keyosk.tokens.issuing import Asked
+from keyosk.tokens.issuing import TokenRequest
 
 _audience = click.option(
     "--audience", "audiences", multiple=True, help="A service's name or audience; repeatable."
@@ -42,9 +42,9 @@ def issue_token(
     """Print a token of the account, made without its secret; the audit log tells of it."""
     with shared.installation() as installation:
         account = installation.accounts.get(username)
-        login = installation.authentication.as_if(account.id, api_key, to_issue=True)
-        asked = _asked(scope, audiences, lifetime)
-        issued = installation.issuing.by_operator(OPERATOR, login, asked)
+        login = installation.authentication.preview_login(account.id, api_key, to_issue=True)
+        token_request = _requested(scope, audiences, lifetime)
+        issued = installation.issuing.by_operator(OPERATOR, login, token_request)
     click.echo(issued.token.text)
 
 
@@ -83,7 +83,7 @@ def explain_token(
     """Tell which token the account would get, and why it lacks what it lacks."""
     with shared.installation() as installation:
         explanation = installation.explaining.explain(
-            username, _asked(scope, audiences, lifetime), api_key_id=api_key
+            username, _requested(scope, audiences, lifetime), api_key_id=api_key
         )
     found = shape(explanation)
     if as_json:
@@ -102,6 +102,6 @@ def explain_token(
         click.echo(f"lacks {each['name']}  {each['reason']}: {each['message']}")
 
 
-def _asked(scope: str | None, audiences: tuple[str, ...], lifetime: int | None) -> Asked:
+def _requested(scope: str | None, audiences: tuple[str, ...], lifetime: int | None) -> TokenRequest:
     scopes = None if scope is None else entitlements.parse_scope(scope)
-    return Asked(scopes, audiences, lifetime)
+    return TokenRequest(scopes, audiences, lifetime)

@@ -2,7 +2,7 @@
 
 Owns: the forms of usernames, passwords and API keys; password hashing, its limit per machine, and
 the policy for new passwords; throttling; and ``authentication``, which turns a shown secret or a
-verified token into a ``Login``.
+verified token into a ``Principal``.
 
 Does not own: what an account may do (``permissions``), how a request carries a secret (``web``),
 or the accounts and API keys as objects that admins manage (``accounts``).

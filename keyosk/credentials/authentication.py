@@ -1,4 +1,4 @@
-"""Who is calling: a credential in, a proven ``Login`` out, or ``BadCredentials``.
+"""Who is calling: a credential in, a proven ``Principal`` out, or ``BadCredentials``.
 
 One login is tried in every form a client may have encoded it in (see ``web/basic``), and counts as
 one. Unknown, disabled, expired and wrong are refused with the same work and the same words.
@@ -14,7 +14,7 @@ from keyosk import clocks
 from keyosk.audit import Audit
 from keyosk.credentials import api_key_format, usernames
 from keyosk.credentials.password_hashing import Passwords
-from keyosk.credentials.throttling import Guess, Guesses
+from keyosk.credentials.throttling import Attempt, Throttling
 from keyosk.errors import (
     BadCredentials,
     BadToken,
@@ -23,7 +23,7 @@ from keyosk.errors import (
     Unavailable,
 )
 from keyosk.metrics import Metrics
-from keyosk.model import Account, Caller, Login, Session, StoredPassword, VerifiedClaims
+from keyosk.model import Account, Caller, Principal, Session, StoredPassword, VerifiedClaims
 from keyosk.revocations import Revocations
 from keyosk.storage.accounts import AccountStore
 from keyosk.storage.api_keys import ApiKeyStore
@@ -47,7 +47,7 @@ class Authentication:
         api_keys: ApiKeyStore,
         logins: LoginStore,
         passwords: Passwords,
-        guesses: Guesses,
+        attempts: Throttling,
         revocations: Revocations,
         audit: Audit,
         metrics: Metrics,
@@ -56,7 +56,7 @@ class Authentication:
         self._database = database
         self._audit = audit
         self._metrics = metrics
-        self._guesses = guesses
+        self._throttling = attempts
         self._revocations = revocations
         self._accounts = accounts
         self._api_keys = api_keys
@@ -71,7 +71,7 @@ class Authentication:
         *,
         address: str | None = None,
         key_alone: bool = False,
-    ) -> Login:
+    ) -> Principal:
         """The login that one of these (username, secret) pairs proves, sent from ``address``.
 
         The pairs are the readings of one login, in the order to try them. ``key_alone``: an API
@@ -85,88 +85,96 @@ class Authentication:
         passwords = [pair for pair in candidates if not api_key_format.is_well_formed(pair[1])]
         for username, secret in candidates:
             if (username, secret) not in passwords:
-                login = self._by_api_key(username, secret, address)
-                if login is not None:
-                    return self._revocations.corrected(login)
+                principal = self._by_api_key(username, secret, address)
+                if principal is not None:
+                    return self._revocations.corrected(principal)
         if passwords:
             return self._revocations.corrected(self._by_passwords(passwords, address))
         self._count_failure(candidates[0][0], address)
         raise BadCredentials
 
-    def by_token(self, claims: VerifiedClaims, *, audience: str) -> Login:
+    def by_token(self, claims: VerifiedClaims, *, audience: str) -> Principal:
         """The login behind a token that was verified for ``audience``, with what it holds *now*.
 
         Raises ``BadToken`` if its account or API key is gone, disabled or expired since, or the
         token revoked.
         """
-        login = self._as_of_now(claims.account_id, claims.api_key_id, claims.authenticated_at)
-        if login is None:
+        principal = self._as_of_now(claims.account_id, claims.api_key_id, claims.authenticated_at)
+        if principal is None:
             raise BadToken("The account or API key behind the token is gone, disabled or expired.")
-        if claims.issued_at < login.tokens_from or self._revocations.is_revoked(
+        if claims.issued_at < principal.tokens_from or self._revocations.is_revoked(
             claims.id, claims.kid, audience, claims.issued_at
         ):
             raise BadToken("The token was revoked.")
-        return login
+        return principal
 
-    def resumed(self, session: Session, *, address: str | None) -> Login:
+    def resume(self, session: Session, *, address: str | None) -> Principal:
         """The login that began a session, with what it holds *now*.
 
         Raises ``BadCredentials`` if its password is another one since, or its API key or account is
         gone, disabled, expired, or the key may not be used from ``address``.
         """
         if session.api_key_id is not None:
-            login = self._logins.by_api_key(session.api_key_id, session.authenticated_at)
+            principal = self._logins.by_api_key(session.api_key_id, session.authenticated_at)
         else:
-            login = self._logins.by_password(session.password_id or "", session.authenticated_at)
-        if login is None or not self._usable(login) or not _is_allowed(address, login.networks):
+            principal = self._logins.by_password(
+                session.password_id or "", session.authenticated_at
+            )
+        if (
+            principal is None
+            or not self._usable(principal)
+            or not _is_allowed(address, principal.networks)
+        ):
             raise BadCredentials
-        return self._revocations.corrected(login)
+        return self._revocations.corrected(principal)
 
-    def as_if(self, account_id: str, api_key_id: str | None, *, to_issue: bool = False) -> Login:
+    def preview_login(
+        self, account_id: str, api_key_id: str | None, *, to_issue: bool = False
+    ) -> Principal:
         """The login that an account would have, usable or not. Raises ``NotFound``.
 
         It writes nothing, unless a token is to be issued for it that Keyosk must take afterwards.
         """
         now = int(self._clock())
         if api_key_id is not None:
-            login = self._logins.by_api_key(api_key_id, now)
+            principal = self._logins.by_api_key(api_key_id, now)
         else:
-            login = self._logins.by_account(account_id, now)
-        if login is None or login.account_id != account_id:
+            principal = self._logins.by_account(account_id, now)
+        if principal is None or principal.account_id != account_id:
             raise NotFound("There is no such account or API key.")
-        return self._revocations.corrected(login, store=to_issue)
+        return self._revocations.corrected(principal, store=to_issue)
 
-    def check_usable(self, login: Login) -> None:
+    def check_usable(self, principal: Principal) -> None:
         """Raise ``BadCredentials`` unless the login's account and API key are in order now."""
-        if not self._usable(login):
+        if not self._usable(principal):
             raise BadCredentials
 
-    def again(self, by: Caller) -> Login:
+    def reload(self, by: Caller) -> Principal:
         """The login behind a caller of a while ago, with what it holds *now*.
 
         Raises ``BadCredentials`` if its account or API key is gone, disabled or expired since.
         """
-        login = self._as_of_now(by.account_id or "", by.api_key_id, int(self._clock()))
-        if login is None:
+        principal = self._as_of_now(by.account_id or "", by.api_key_id, int(self._clock()))
+        if principal is None:
             raise BadCredentials
-        return login
+        return principal
 
-    def note(self, login: Login) -> None:
+    def record_use(self, principal: Principal) -> None:
         """Remember that the credential was used, coarsely and never at the cost of an answer.
 
         For after the answer was sent: it may wait for the database, and failing is no matter.
         """
         now = int(self._clock())
-        seen = login.last_seen_at
+        seen = principal.last_seen_at
         if seen is not None and clocks.is_recent(seen, now, SEEN_RESOLUTION):
             return
         if time.monotonic() < self._no_notes_until:
             return
         try:
-            if login.api_key_id is not None:
-                self._note_key(login, login.api_key_id, now)
+            if principal.api_key_id is not None:
+                self._note_key(principal, principal.api_key_id, now)
             else:
-                self._accounts.note_login(login.account_id, now)
+                self._accounts.record_login(principal.account_id, now)
         except Unavailable:
             # Each try may have to wait, and holds a thread meanwhile.
             self._no_notes_until = time.monotonic() + _NOTE_PAUSE
@@ -181,8 +189,8 @@ class Authentication:
         ``Throttled``.
         """
         self._database.check()
-        with self._passwords.slots.one():
-            guess = self._take([account.username], address)
+        with self._passwords.hashing_limit.hold():
+            attempt = self._admit([account.username], address)
             stored = self._accounts.password_of(account.id)
             try:
                 self._passwords.verify(password, stored.hash if stored else None)
@@ -191,66 +199,74 @@ class Authentication:
                 raise
             if stored is None:
                 raise BadCredentials
-            self._give_back([guess], account.id)
+            self._refund([attempt], account.id)
         return stored
 
     def _as_of_now(
         self, account_id: str, api_key_id: str | None, authenticated_at: int
-    ) -> Login | None:
+    ) -> Principal | None:
         if api_key_id is not None:
-            login = self._logins.by_api_key(api_key_id, authenticated_at)
+            principal = self._logins.by_api_key(api_key_id, authenticated_at)
         else:
-            login = self._logins.by_account(account_id, authenticated_at)
-        usable = login is not None and login.account_id == account_id and self._usable(login)
-        return login if usable else None
+            principal = self._logins.by_account(account_id, authenticated_at)
+        usable = (
+            principal is not None and principal.account_id == account_id and self._usable(principal)
+        )
+        return principal if usable else None
 
-    def _note_key(self, login: Login, api_key_id: str, now: int) -> None:
-        if login.last_seen_at is not None:
-            self._api_keys.note_use(api_key_id, now)
+    def _note_key(self, principal: Principal, api_key_id: str, now: int) -> None:
+        if principal.last_seen_at is not None:
+            self._api_keys.record_use(api_key_id, now)
             return
         with self._database.transaction():
-            if self._api_keys.note_use(api_key_id, now, first=True):
+            if self._api_keys.record_use(api_key_id, now, first=True):
                 self._audit.record(
-                    caller(login, frozenset(), frozenset()),
+                    caller(principal, frozenset(), frozenset()),
                     "api_key.first_use",
-                    f"account/{login.account_id}/api-key/{api_key_id}",
+                    f"account/{principal.account_id}/api-key/{api_key_id}",
                 )
 
-    def _by_api_key(self, username: str, secret: str, address: str | None) -> Login | None:
-        login = self._logins.by_digest(api_key_format.digest(secret), int(self._clock()))
+    def _by_api_key(self, username: str, secret: str, address: str | None) -> Principal | None:
+        principal = self._logins.by_digest(api_key_format.digest(secret), int(self._clock()))
         # Where there is no username the key alone is enough: ``_misplaced`` says where.
-        if login is None or (username and usernames.lookup_form(username) != login.username):
+        if principal is None or (
+            username and usernames.lookup_form(username) != principal.username
+        ):
             return None
-        return login if self._usable(login) and _is_allowed(address, login.networks) else None
+        return (
+            principal
+            if self._usable(principal) and _is_allowed(address, principal.networks)
+            else None
+        )
 
-    def _by_passwords(self, pairs: Sequence[tuple[str, str]], address: str | None) -> Login:
+    def _by_passwords(self, pairs: Sequence[tuple[str, str]], address: str | None) -> Principal:
         names = [usernames.lookup_form(username) or "" for username, _ in pairs]
         # A guess that waits for its turn is not counted yet, so that many right ones that come at
         # once do not use up what wrong ones are allowed.
         self._database.check()
-        with self._passwords.slots.one():
-            guesses = []
+        with self._passwords.hashing_limit.hold():
+            attempts = []
             for name, (_, secret) in zip(names, pairs, strict=True):
                 # SECURITY: each password that is tried is a guess, at the name that it is tried
                 # for: one header can mean three.
-                guesses.append(self._take([name], address))
-                login = self._by_password(name, secret)
-                if login is not None:
-                    self._give_back(guesses, login.account_id)
-                    return login
+                attempts.append(self._admit([name], address))
+                principal = self._by_password(name, secret)
+                if principal is not None:
+                    self._refund(attempts, principal.account_id)
+                    return principal
         self._count_failure(pairs[0][0], address)
         raise BadCredentials
 
-    def _take(self, names: Collection[str], address: str | None) -> Guess:
+    def _admit(self, names: Collection[str], address: str | None) -> Attempt:
         try:
-            return self._guesses.take(names, address)
+            return self._throttling.admit(names, address)
         except Throttled:
             self._count_failure(next(iter(names)), address, throttled=True)
             raise
 
-    def _give_back(self, guesses: Sequence[Guess], account_id: str) -> None:
+    def _refund(self, attempts: Sequence[Attempt], account_id: str) -> None:
         try:
-            self._guesses.give_back(guesses, account_id)
+            self._throttling.refund(attempts, account_id)
         except Unavailable:  # it counts as a wrong one: no harm but to the allowance
             _log.warning("a right guess was not given back: the database is not available")
 
@@ -269,7 +285,7 @@ class Authentication:
         except Unavailable:
             _log.warning("a failed login was not counted: the database is not available")
 
-    def _by_password(self, name: str, secret: str) -> Login | None:
+    def _by_password(self, name: str, secret: str) -> Principal | None:
         stored = self._accounts.password(name) if name else None
         try:
             replacement = self._passwords.verify(secret, stored.hash if stored else None)
@@ -279,12 +295,12 @@ class Authentication:
             return None
         # SECURITY: read after the hash, which takes long: rights lost meanwhile are lost, and a
         # password that was changed meanwhile is found no more.
-        login = self._logins.by_password(stored.id, int(self._clock()))
-        if login is None or not self._usable(login):
+        principal = self._logins.by_password(stored.id, int(self._clock()))
+        if principal is None or not self._usable(principal):
             return None
         if replacement is not None:
             self._rehash(StoredPassword(stored.id, replacement))
-        return login
+        return principal
 
     def _rehash(self, password: StoredPassword) -> None:
         try:
@@ -292,8 +308,10 @@ class Authentication:
         except Unavailable:  # the next login tries again; this one was proven
             _log.warning("an old password hash was not replaced: the database is not available")
 
-    def _usable(self, login: Login) -> bool:
-        return login.enabled and (login.expires_at is None or login.expires_at > self._clock())
+    def _usable(self, principal: Principal) -> bool:
+        return principal.enabled and (
+            principal.expires_at is None or principal.expires_at > self._clock()
+        )
 
 
 def _misplaced(candidates: Sequence[tuple[str, str]], *, key_alone: bool) -> str | None:
@@ -327,7 +345,7 @@ def _is_allowed(address: str | None, networks: tuple[str, ...] | None) -> bool:
 
 
 def caller(
-    login: Login,
+    principal: Principal,
     scopes: frozenset[str],
     held: frozenset[str],
     *,
@@ -336,10 +354,10 @@ def caller(
 ) -> Caller:
     """Who a login is to the rest of Keyosk."""
     return Caller(
-        account_id=login.account_id,
-        username=login.username,
-        credential=login.credential,
-        api_key_id=login.api_key_id,
+        account_id=principal.account_id,
+        username=principal.username,
+        credential=principal.credential,
+        api_key_id=principal.api_key_id,
         scopes=scopes,
         held=held,
         address=address,

@@ -21,22 +21,22 @@ hand_over: Final[ContextVar[Callable[[], NoReturn] | None]] = ContextVar("hand_o
 _LOOK: Final = 0.002
 
 
-class Slots:
+class HashingLimit:
     """At most ``number`` threads hold a slot at once, in all processes that name the same folder.
 
     A slot is a locked file, so the kernel frees it when its holder dies, however it dies.
     """
 
-    def __init__(self, number: int, *, folder: Path | None = None, patience: float = 4.0) -> None:
+    def __init__(self, number: int, *, folder: Path | None = None, timeout: float = 4.0) -> None:
         """``folder``: ``None`` for this process alone. ``patience``: seconds to wait for a slot."""
         self.number = number
         self._folder = folder
-        self._patience = patience
+        self._timeout = timeout
         self._here = threading.Semaphore(number)
         self._held = threading.local()
 
     @contextmanager
-    def one(self) -> Iterator[None]:
+    def hold(self) -> Iterator[None]:
         """Hold a slot; a thread that has one keeps that. Raises ``Unavailable`` after a wait.
 
         Where requests are answered that must not take long, it hands this one over instead.
@@ -49,8 +49,8 @@ class Slots:
         if getattr(self._held, "any", False):
             yield
             return
-        deadline = time.monotonic() + self._patience
-        if not self._here.acquire(timeout=self._patience):
+        deadline = time.monotonic() + self._timeout
+        if not self._here.acquire(timeout=self._timeout):
             raise _busy()
         try:
             handle = self._locked(deadline)

@@ -12,7 +12,7 @@ from passlib.context import CryptContext
 
 from keyosk import errors
 from keyosk.credentials import imported_hashes, stored_hashes
-from keyosk.credentials.concurrency import Slots, for_hashes
+from keyosk.credentials.concurrency import HashingLimit, for_hashes
 
 MAX_LENGTH = 1024
 """The length of the longest password, in code points after NFC."""
@@ -102,7 +102,7 @@ class Passwords:
         memory_kib: int = 19_456,
         time_cost: int = 2,
         parallelism: int = 1,
-        slots: Slots | None = None,
+        hashing_limit: HashingLimit | None = None,
     ) -> None:
         for name, value, minimum in (
             ("memory_kib", memory_kib, self.MIN_MEMORY_KIB),
@@ -128,7 +128,7 @@ class Passwords:
             # Now, and not at the first use: two threads that both come first get in each other's
             # way there, and one of them fails.
             self._context.handler(scheme).set_backend()
-        self.slots = slots or Slots(for_hashes(memory_kib))
+        self.hashing_limit = hashing_limit or HashingLimit(for_hashes(memory_kib))
         self._memory_kib = memory_kib
         self._parallelism = parallelism
         self._work = memory_kib * time_cost
@@ -145,7 +145,7 @@ class Passwords:
                 gets free.
         """
         secret = prepare(password)
-        with self.slots.one():
+        with self.hashing_limit.hold():
             return self._hash(secret, self._work)
 
     def adopt(self, text: str) -> str:
@@ -182,7 +182,7 @@ class Passwords:
             errors.Unavailable: if the machine has not enough memory for the work now, or no slot
                 gets free.
         """
-        with self.slots.one():
+        with self.hashing_limit.hold():
             return self._verified(password, stored)
 
     def _verified(self, password: str, stored: str | None) -> str | None:

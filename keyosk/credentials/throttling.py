@@ -22,7 +22,7 @@ from typing import Final, NoReturn
 
 from keyosk.errors import Throttled
 from keyosk.storage.database import Database
-from keyosk.storage.guesses import Allowance, GuessStore
+from keyosk.storage.throttling import Allowance, ThrottlingStore
 
 #: Guesses at once, and milliseconds for each one more: in 900 s 12 + 3, 15 + 15, and 25 + 15 names.
 _PAIR: Final = (12, 300_000)
@@ -37,23 +37,25 @@ _FORGET_EVERY: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Guess:
+class Attempt:
     """A guess that was counted."""
 
     allowances: tuple[Allowance, ...]
     source: str
 
 
-class Guesses:
+class Throttling:
     """Counts guesses at passwords."""
 
-    def __init__(self, database: Database, store: GuessStore, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, database: Database, store: ThrottlingStore, clock: Callable[[], float]
+    ) -> None:
         self._database = database
         self._store = store
         self._clock = clock
         self._taken = 0
 
-    def take(self, names: Collection[str], address: str | None) -> Guess:
+    def admit(self, names: Collection[str], address: str | None) -> Attempt:
         """Count a guess at each of the names from an address. Raises ``Throttled``.
 
         ``names``: in their one normal form; those that one login can mean. Empty is for all that
@@ -62,7 +64,7 @@ class Guesses:
         source, now = source_of(address), self._now()
         pairs = {name: _allowance(_PAIR, "pair", name, source) for name in names}
         allowances = list(pairs.values())
-        foreign = [name for name in names if not self._store.is_known(name, source)]
+        foreign = [name for name in names if not self._store.is_trusted(name, source)]
         # What no account can be called has no owner who would have to be guarded from all sources.
         allowances += [_allowance(_ACCOUNT, "account", name) for name in foreign if name]
         tried = self._store.used([pairs[name].key for name in foreign], now)
@@ -70,24 +72,24 @@ class Guesses:
         # Clients that nobody can tell apart are not counted together: one would lock out all.
         if fresh and source:
             allowances.append(_allowance(_NAMES, "names", source, count=len(fresh)))
-        taken = self._store.take(allowances, now)
+        taken = self._store.admit(allowances, now)
         self._forget_sometimes(now)
         if len(taken) < len(allowances):
             self._refuse(allowances, taken, now)
-        return Guess(tuple(allowances), source)
+        return Attempt(tuple(allowances), source)
 
-    def give_back(self, guesses: Sequence[Guess], account_id: str) -> None:
+    def refund(self, attempts: Sequence[Attempt], account_id: str) -> None:
         """The last of these guesses of one login was right: none of them counts.
 
         Their source is one of the account's own from now on.
         """
         with self._database.transaction():
-            self._store.give_back([each for guess in guesses for each in guess.allowances])
-            self._store.know(account_id, guesses[-1].source, self._now())
+            self._store.refund([each for attempt in attempts for each in attempt.allowances])
+            self._store.trust_source(account_id, attempts[-1].source, self._now())
 
     def _refuse(self, allowances: list[Allowance], taken: frozenset[str], now: int) -> NoReturn:
         with self._database.transaction():
-            self._store.give_back([each for each in allowances if each.key in taken])
+            self._store.refund([each for each in allowances if each.key in taken])
             self._store.date_back([each.key for each in allowances if each.key not in taken], now)
         full = {each.key: each for each in allowances if each.key not in taken}
         used = self._store.used(full, now)

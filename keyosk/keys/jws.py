@@ -64,7 +64,7 @@ def signed(signer: Signer, claims: Mapping[str, Any], typ: str) -> str:
 
 
 def read(
-    keys: SigningKeys, text: str, *, typ: Sequence[str], published: bool = True, **checks: Any
+    keys: SigningKeys, text: str, *, typ: Sequence[str], published: bool = True, **faults: Any
 ) -> dict[str, Any]:
     """The claims of a JWS that one of our keys signed, of one of the types ``typ``.
 
@@ -78,14 +78,14 @@ def read(
         if verifier is None or header["typ"].lower() not in map(str.lower, typ):
             raise BadToken("The token is not valid.")
         claims: dict[str, Any] = jwt.decode(
-            text, cast(Any, verifier.key), algorithms=[verifier.algorithm], **checks
+            text, cast(Any, verifier.key), algorithms=[verifier.algorithm], **faults
         )
     # SECURITY: these two are found only after the signature was: it is a token of ours, and who
     # holds it may be told what its claims say anyhow. Of any other nothing is said.
     except jwt.ExpiredSignatureError:
         raise BadToken("The token has expired.") from None
     except jwt.InvalidAudienceError:
-        raise BadToken(_foreign(checks.get("audience"))) from None
+        raise BadToken(_foreign(faults.get("audience"))) from None
     except (jwt.PyJWTError, LookupError, TypeError, ValueError, RecursionError):
         raise BadToken("The token is not valid.") from None
     return claims

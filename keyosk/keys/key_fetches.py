@@ -14,7 +14,7 @@ _RESOLUTION: Final = 300
 _MOST: Final = 1_000
 
 
-class Sights:
+class KeyFetches:
     """Remembers fetches in memory, and writes down what is new in them."""
 
     def __init__(self, store: SigningKeyStore, clock: Callable[[], float]) -> None:
@@ -38,10 +38,10 @@ class Sights:
         while self._seen:
             service, kids = self._seen.popitem()
             now = self._clock()
-            if self._store.note_sight(service, kids, int(now)):
+            if self._store.record_fetch(service, kids, int(now)):
                 self._written[service] = (kids, now)
 
     def lacking(self, kid: str) -> list[str]:
         """The services that have not fetched a key yet, by name."""
         self.write()
-        return sorted(name for name, kids in self._store.sights().items() if kid not in kids)
+        return sorted(name for name, kids in self._store.key_fetches().items() if kid not in kids)

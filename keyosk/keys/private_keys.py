@@ -22,7 +22,7 @@ _DESTROY_AGAIN: Final = 60
 _log = logging.getLogger(__name__)
 
 #: A public JWK, and what is stored for its private half.
-Made = tuple[Mapping[str, str], bytes]
+NewKey = tuple[Mapping[str, str], bytes]
 
 
 class PrivateKeys:
@@ -37,7 +37,7 @@ class PrivateKeys:
         """Whether new keys can be for an algorithm. Raises ``Unavailable``."""
         return self._hsm is None or self._hsm.can_make(algorithm)
 
-    def make(self, algorithm: str) -> Made:
+    def make(self, algorithm: str) -> NewKey:
         """A new key. Raises ``Invalid``, ``Unavailable``."""
         if self._hsm is None:
             return self.keep(material.generate(algorithm), algorithm)
@@ -46,7 +46,7 @@ class PrivateKeys:
         public = self._hsm.make(algorithm)
         return public, self._safe.seal(REFERENCE, name=public["kid"])
 
-    def keep(self, private: PrivateKey, algorithm: str) -> Made:
+    def keep(self, private: PrivateKey, algorithm: str) -> NewKey:
         """A key from elsewhere, which is known outside of any HSM already."""
         public = material.public_jwk(private, algorithm)
         return public, self._safe.seal_private_key(private, public["kid"])
@@ -81,7 +81,7 @@ class PrivateKeys:
             return []
         return [key for key in keys if key.sealed and key.state in _OVER]
 
-    def is_destroyed(self, kid: str) -> bool:
+    def destroy(self, kid: str) -> bool:
         """Destroy a key in the HSM; false if that cannot be done now."""
         if self._hsm is None:
             return False
@@ -96,7 +96,7 @@ class PrivateKeys:
     def discard(self, key: SigningKey) -> None:
         """Destroy a key that was made and could not be stored, if that can be done."""
         if self.is_in_hsm(key.kid, key.sealed):
-            self.is_destroyed(key.kid)
+            self.destroy(key.kid)
 
     def check(self, algorithm: str) -> None:
         """At the start: whether the HSM can be used. Raises ``ConfigurationError``."""

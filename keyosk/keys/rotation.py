@@ -14,7 +14,7 @@ from typing import Any, Final
 from keyosk.audit import Audit
 from keyosk.errors import Conflict, Invalid, NotFound, Unavailable
 from keyosk.keys import material
-from keyosk.keys.key_fetches import Sights
+from keyosk.keys.key_fetches import KeyFetches
 from keyosk.keys.lifetimes import LONGEST_LIMIT, KeyLives
 from keyosk.keys.material import PrivateKey
 from keyosk.keys.private_keys import PrivateKeys
@@ -30,7 +30,7 @@ LIMIT: Final = 7 * _DAY
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class KeyPolicy:
     """How keys live, in seconds; ``every``: between two rotations, 0 for none by themselves."""
 
     publish_ahead: int
@@ -51,7 +51,7 @@ class Rotation:
         audit: Audit,
         clock: Callable[[], float],
         *,
-        plan: Plan,
+        policy: KeyPolicy,
     ) -> None:
         self._database = database
         self._store = store
@@ -60,9 +60,9 @@ class Rotation:
         self._revocations = revocations
         self._audit = audit
         self._clock = clock
-        self.plan = plan
-        self._sights = Sights(store, clock)
-        self._lives = KeyLives(store, revocations, ahead=plan.publish_ahead, retain=plan.retain)
+        self.policy = policy
+        self._key_fetches = KeyFetches(store, clock)
+        self._lives = KeyLives(store, revocations, ahead=policy.publish_ahead, retain=policy.retain)
 
     def all(self) -> tuple[SigningKey, ...]:
         """Every key with its life as of now, oldest first."""
@@ -77,14 +77,14 @@ class Rotation:
         """The services that have told who they are and not fetched a published key yet."""
         if not is_published(key, int(self._clock())):
             return []
-        return self._sights.lacking(key.kid)
+        return self._key_fetches.lacking(key.kid)
 
     def saw(self, service: str, kids: tuple[str, ...]) -> None:
         """Remember that a service, by name or id, fetched these keys.
 
         It asks for nothing and waits for nothing: what is new is written in a moment.
         """
-        self._sights.note(service, kids)
+        self._key_fetches.note(service, kids)
 
     def rotate(
         self,
@@ -107,15 +107,15 @@ class Rotation:
             raise Invalid.field("algorithm", "is none that tokens can be signed with")
         if now and when_seen:
             raise Invalid.field("when_seen", "cannot be together with now")
-        if not self.plan.publish_ahead <= limit <= LONGEST_LIMIT:
-            raise Invalid.field("limit", f"must be {self.plan.publish_ahead} to {LONGEST_LIMIT}")
+        if not self.policy.publish_ahead <= limit <= LONGEST_LIMIT:
+            raise Invalid.field("limit", f"must be {self.policy.publish_ahead} to {LONGEST_LIMIT}")
         moment = int(self._clock())
-        wait = SPREAD if now else limit if when_seen else self.plan.publish_ahead
+        wait = SPREAD if now else limit if when_seen else self.policy.publish_ahead
         return self._publish(by, wanted, moment + wait, sooner=now, when_seen=when_seen)
 
-    def bring(self, by: Caller, private: PrivateKey, algorithm: str) -> SigningKey:
+    def import_key(self, by: Caller, private: PrivateKey, algorithm: str) -> SigningKey:
         """Publish a key from elsewhere as the next one. Raises ``Conflict``."""
-        moment = int(self._clock()) + self.plan.publish_ahead
+        moment = int(self._clock()) + self.policy.publish_ahead
         return self._publish(by, algorithm, moment, private=private)
 
     @property
@@ -123,7 +123,7 @@ class Rotation:
         """What signs tokens where no service says otherwise."""
         return self._keys.algorithm
 
-    def announce(self, by: Caller, algorithm: str) -> None:
+    def publish_for(self, by: Caller, algorithm: str) -> None:
         """Publish a key for an algorithm that is newly wanted, unless there is one.
 
         Raises ``Invalid`` if none can be made for it, ``Conflict``, ``Unavailable``.
@@ -131,7 +131,7 @@ class Rotation:
         published = [key.algorithm for key in self._keys.current.keys]
         if algorithm not in published:
             self.check_algorithm(algorithm)
-            self._publish(by, algorithm, int(self._clock()) + self.plan.publish_ahead)
+            self._publish(by, algorithm, int(self._clock()) + self.policy.publish_ahead)
 
     def check_algorithm(self, algorithm: str) -> None:
         """Raises ``Invalid`` for an algorithm that no key can be made for, ``Unavailable``."""
@@ -181,7 +181,7 @@ class Rotation:
 
     def advance(self) -> None:
         """Do what is due by the clock, if anything is. Raises ``Unavailable``."""
-        self._sights.write()
+        self._key_fetches.write()
         rows = self._store.all()
         if not self._is_due(rows, int(self._clock())):
             return
@@ -264,7 +264,7 @@ class Rotation:
 
     def _follow(self, key: SigningKey, now: int) -> None:
         """Publish what follows an old key; while the HSM is away the old one goes on."""
-        at = now + self.plan.publish_ahead
+        at = now + self.policy.publish_ahead
         try:
             following = self._add(key.algorithm, state=KeyState.NEXT, active_from=at)
         except Unavailable:
@@ -280,7 +280,7 @@ class Rotation:
     def _retire(self, key: SigningKey, moment: int) -> None:
         # From now on, not from when it was due: until a moment ago some process may have signed.
         now = int(self._clock())
-        gone_at = now + self._revocations.longest_lifetime() + self.plan.retain
+        gone_at = now + self._revocations.longest_lifetime() + self.policy.retain
         self._store.change(key.kid, state=KeyState.RETIRED, retired_at=moment, gone_at=gone_at)
 
     def _go(self, key: SigningKey, moment: int) -> None:
@@ -291,7 +291,7 @@ class Rotation:
     def _destroy_gone(self) -> None:
         # After the transaction, as nothing could roll it back.
         for key in self._private_keys.left_over(self._store.all()):
-            if self._private_keys.is_destroyed(key.kid):
+            if self._private_keys.destroy(key.kid):
                 self._store.change(key.kid, sealed=b"")
 
     def _is_due(self, rows: tuple[SigningKey, ...], now: int) -> bool:
@@ -305,16 +305,16 @@ class Rotation:
         )
 
     def _may_begin(self, key: SigningKey, now: int) -> bool:
-        if not key.when_seen or now < key.published_at + self.plan.publish_ahead:
+        if not key.when_seen or now < key.published_at + self.policy.publish_ahead:
             return False
         return not self.not_seen_by(key)
 
     def _is_old(self, key: SigningKey, rows: tuple[SigningKey, ...], now: int) -> bool:
-        if not self.plan.every or key.state is not KeyState.ACTIVE or key.active_from is None:
+        if not self.policy.every or key.state is not KeyState.ACTIVE or key.active_from is None:
             return False
         if any(k.state is KeyState.NEXT and k.algorithm == key.algorithm for k in rows):
             return False
-        if now < key.active_from + self.plan.every - self.plan.publish_ahead:
+        if now < key.active_from + self.policy.every - self.policy.publish_ahead:
             return False
         try:
             return self._private_keys.can_make(key.algorithm)

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from keyosk.model.accounts import CredentialKind
-from keyosk.model.services import ADMIN, KEYOSK_SCOPES, Holding
+from keyosk.model.services import ADMIN, KEYOSK_SCOPES, Entitlement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Login:
+class Principal:
     """A credential that was proven, with all that a token or an access decision needs to know.
 
     ``enabled``: the account is, and the key too. ``limit`` is the API key's own scope limit
@@ -36,7 +36,7 @@ class Login:
     successor: str | None
     tokens_from: int
     compromised_keys: int = 0
-    holdings: tuple[Holding, ...]
+    entitlements: tuple[Entitlement, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,7 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Listing:
+class ListQuery:
     """Which part of a list is asked for, in which order.
 
     ``after`` is where the page before ended: its last object's sort value and id. ``end`` is where

@@ -49,7 +49,7 @@ class Scope:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class TokenPolicy:
     """What a service says of the tokens for it.
 
     ``accepts``: the logins it takes tokens of. ``token_lifetime`` (seconds), ``signing_algorithm``
@@ -95,7 +95,7 @@ class Service:
     """
 
     id: str
-    terms: Terms
+    policy: TokenPolicy
     title: str
     description: str
     contact: str
@@ -110,14 +110,14 @@ class Service:
     @property
     def name(self) -> str:
         """The name that people and requests use."""
-        return self.terms.name
+        return self.policy.name
 
     @property
     def identifiers(self) -> tuple[tuple[str, str], ...]:
         """What it is called and addressed by, each with its field."""
-        terms = self.terms
+        policy = self.policy
         others = (("audiences", audience) for audience in self.audiences)
-        return (("name", terms.name), ("audience", terms.audience), *others)
+        return (("name", policy.name), ("audience", policy.audience), *others)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,14 +148,14 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
+class Entitlement:
     """A scope that a grant gives, by itself or through a role, with its service's terms."""
 
     scope: str
     role: str | None
     credential: CredentialKind | None
     until: int | None
-    service: Terms
+    service: TokenPolicy
 
 
 def namespace_key(identifier: str) -> str:

@@ -24,9 +24,9 @@ from keyosk.model import (
     SCOPE_TOKEN,
     Condition,
     CredentialKind,
-    Holding,
-    Login,
-    Terms,
+    Entitlement,
+    Principal,
+    TokenPolicy,
 )
 
 #: Scopes that mean something to OAuth itself and cannot belong to a service.
@@ -56,7 +56,7 @@ class Reason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Entitlement:
+class TokenGrant:
     """What a token may carry.
 
     ``audiences`` is empty for a token that only proves who it is. ``lifetimes``: what its services
@@ -96,44 +96,46 @@ def parse_scope(scope: str) -> tuple[str, ...]:
     return names
 
 
-def current(login: Login, now: int) -> dict[str, Holding]:
+def current(principal: Principal, now: int) -> dict[str, Entitlement]:
     """The holdings of a login that count at ``now``, by scope name, within the key's limit.
 
     Where several grants give a scope, the one that lasts longest counts.
     """
-    granted: dict[str, Holding] = {}
-    for holding in login.holdings:
-        if why_not(login, holding, now) is None:
-            known = granted.get(holding.scope)
-            if known is None or _lasts_longer(holding, known):
-                granted[holding.scope] = holding
-    if login.limit is None:
+    granted: dict[str, Entitlement] = {}
+    for entitlement in principal.entitlements:
+        if why_not(principal, entitlement, now) is None:
+            known = granted.get(entitlement.scope)
+            if known is None or _lasts_longer(entitlement, known):
+                granted[entitlement.scope] = entitlement
+    if principal.limit is None:
         return granted
     implied = _with_implied(granted)
-    return {scope: holding for scope, holding in implied.items() if scope in login.limit}
+    return {
+        scope: entitlement for scope, entitlement in implied.items() if scope in principal.limit
+    }
 
 
-def why_not(login: Login, holding: Holding, now: int) -> Reason | None:
+def why_not(principal: Principal, entitlement: Entitlement, now: int) -> Reason | None:
     """Why a holding does not count for a login at ``now``; ``None`` if it does."""
-    if not holding.service.enabled:
+    if not entitlement.service.enabled:
         return Reason.SERVICE_DISABLED
-    if login.credential not in holding.service.accepts:
+    if principal.credential not in entitlement.service.accepts:
         return Reason.CREDENTIAL_NOT_ACCEPTED
-    if holding.credential is not None and holding.credential != login.credential:
-        by_password = holding.credential is CredentialKind.PASSWORD
+    if entitlement.credential is not None and entitlement.credential != principal.credential:
+        by_password = entitlement.credential is CredentialKind.PASSWORD
         return Reason.PASSWORD_ONLY if by_password else Reason.API_KEY_ONLY
-    if holding.until is not None and holding.until <= now:
+    if entitlement.until is not None and entitlement.until <= now:
         return Reason.EXPIRED
     return None
 
 
-def available(login: Login, now: int) -> dict[str, Holding]:
+def available(principal: Principal, now: int) -> dict[str, Entitlement]:
     """What a login may ask for at ``now``: ``current``, and what ``keyosk:admin`` stands for."""
-    return _with_implied(current(login, now))
+    return _with_implied(current(principal, now))
 
 
 def why_missing(
-    login: Login,
+    principal: Principal,
     scope: str,
     *,
     now: int,
@@ -146,7 +148,7 @@ def why_missing(
     Where several grants say why, the first of
     ``Reason`` counts.
     """
-    held = available(login, now).get(scope)
+    held = available(principal, now).get(scope)
     if held is not None:
         if audiences is not None and held.service.audience not in audiences:
             return Reason.OTHER_AUDIENCE
@@ -154,147 +156,165 @@ def why_missing(
             return None
         if held.service.on_request_only:
             return Reason.ON_REQUEST_ONLY
-        by_default = {each.scope for each in _by_default(current(login, now), algorithm)}
+        by_default = {each.scope for each in _by_default(current(principal, now), algorithm)}
         return None if scope in by_default else Reason.OTHER_FORMAT
-    if scope in available(replace(login, limit=None), now):
+    if scope in available(replace(principal, limit=None), now):
         return Reason.KEY_LIMITED
     sources = {scope, ADMIN} if scope in KEYOSK_SCOPES else {scope}
-    found = {why_not(login, each, now) for each in login.holdings if each.scope in sources}
+    found = {
+        why_not(principal, each, now) for each in principal.entitlements if each.scope in sources
+    }
     return next((reason for reason in Reason if reason in found), Reason.NOT_GRANTED)
 
 
-def entitlement(
-    login: Login,
+def token_grant(
+    principal: Principal,
     *,
     now: int,
     scopes: tuple[str, ...] | None = None,
     targets: Iterable[str] = (),
-    find_terms: Callable[[str], Terms | None],
+    find_policy: Callable[[str], TokenPolicy | None],
     algorithm: str | None = None,
-) -> Entitlement:
+) -> TokenGrant:
     """What a token for this login carries.
 
     ``scopes``: those asked for, ``None`` for all that are held; ``targets``: the audiences asked
     for, each a service's name or audience. ``algorithm``: the installation's.
     Raises ``InvalidScope``, ``InvalidTarget``.
     """
-    held = current(login, now)
-    terms = {
+    held = current(principal, now)
+    policy = {
         each.audience: each
-        for each in (_target(target, login, held.values(), find_terms) for target in targets)
+        for each in (_target(target, principal, held.values(), find_policy) for target in targets)
     }
     if scopes is not None:
-        chosen = _asked(scopes, held, terms)
-    elif terms:
-        chosen = [holding for holding in held.values() if holding.service.audience in terms]
+        chosen = _requested(scopes, held, policy)
+    elif policy:
+        chosen = [
+            entitlement for entitlement in held.values() if entitlement.service.audience in policy
+        ]
     else:
         chosen = _by_default(held, algorithm)
-    for holding in chosen:
-        terms.setdefault(holding.service.audience, holding.service)
-    return Entitlement(
-        audiences=tuple(terms),
-        scopes=tuple(holding.scope for holding in chosen),
-        roles=tuple(dict.fromkeys(holding.role for holding in chosen if holding.role is not None)),
-        lifetimes=frozenset(each.token_lifetime for each in terms.values()),
-        expires_at=_earliest((login.expires_at, *(holding.until for holding in chosen))),
-        algorithm=_common("signing_algorithm", (t.signing_algorithm for t in terms.values())),
-        typ=_common("typ", (each.typ or ACCESS_TOKEN_TYPE for each in terms.values())),
-        claims=tuple(dict.fromkeys(name for each in terms.values() for name in each.claims)),
-        refresh_lifetimes=frozenset(each.refresh_lifetime for each in terms.values())
-        if all(each.refresh_allowed for each in terms.values())
+    for entitlement in chosen:
+        policy.setdefault(entitlement.service.audience, entitlement.service)
+    return TokenGrant(
+        audiences=tuple(policy),
+        scopes=tuple(entitlement.scope for entitlement in chosen),
+        roles=tuple(
+            dict.fromkeys(
+                entitlement.role for entitlement in chosen if entitlement.role is not None
+            )
+        ),
+        lifetimes=frozenset(each.token_lifetime for each in policy.values()),
+        expires_at=_earliest(
+            (principal.expires_at, *(entitlement.until for entitlement in chosen))
+        ),
+        algorithm=_common("signing_algorithm", (t.signing_algorithm for t in policy.values())),
+        typ=_common("typ", (each.typ or ACCESS_TOKEN_TYPE for each in policy.values())),
+        claims=tuple(dict.fromkeys(name for each in policy.values() for name in each.claims)),
+        refresh_lifetimes=frozenset(each.refresh_lifetime for each in policy.values())
+        if all(each.refresh_allowed for each in policy.values())
         else frozenset(),
     )
 
 
-def is_usual(terms: Terms, algorithm: str | None) -> bool:
+def is_usual(policy: TokenPolicy, algorithm: str | None) -> bool:
     """True if the service's tokens have the usual ``typ`` and are signed with ``algorithm``."""
-    return (terms.typ or ACCESS_TOKEN_TYPE) == ACCESS_TOKEN_TYPE and terms.signing_algorithm in (
+    return (policy.typ or ACCESS_TOKEN_TYPE) == ACCESS_TOKEN_TYPE and policy.signing_algorithm in (
         None,
         algorithm,
     )
 
 
-def _by_default(held: Mapping[str, Holding], algorithm: str | None) -> list[Holding]:
+def _by_default(held: Mapping[str, Entitlement], algorithm: str | None) -> list[Entitlement]:
     """What a token has that asks for nothing.
 
     Where the services cannot share a token, those with the usual one: a service of another format
     must be asked for. Where there is none of these the request fails, as nothing tells which of
     the others was meant.
     """
-    chosen = [holding for holding in held.values() if not holding.service.on_request_only]
-    types = {holding.service.typ or ACCESS_TOKEN_TYPE for holding in chosen}
-    algorithms = {holding.service.signing_algorithm for holding in chosen} - {None}
+    chosen = [
+        entitlement for entitlement in held.values() if not entitlement.service.on_request_only
+    ]
+    types = {entitlement.service.typ or ACCESS_TOKEN_TYPE for entitlement in chosen}
+    algorithms = {entitlement.service.signing_algorithm for entitlement in chosen} - {None}
     if len(types) <= 1 and len(algorithms) <= 1:
         return chosen
-    return [holding for holding in chosen if is_usual(holding.service, algorithm)] or chosen
+    return [
+        entitlement for entitlement in chosen if is_usual(entitlement.service, algorithm)
+    ] or chosen
 
 
-def narrowed(login: Login, *, scopes: Collection[str], expires_at: int, now: int) -> Login:
+def narrowed(
+    principal: Principal, *, scopes: Collection[str], expires_at: int, now: int
+) -> Principal:
     """The login as a token of it goes: no more than the token's scopes, and no longer than it."""
-    available = frozenset(_with_implied(current(login, now)))
+    available = frozenset(_with_implied(current(principal, now)))
     return replace(
-        login,
+        principal,
         limit=available.intersection(scopes),
-        expires_at=_earliest((login.expires_at, expires_at)),
+        expires_at=_earliest((principal.expires_at, expires_at)),
     )
 
 
 def for_service(
-    login: Login, service: str, *, required: Iterable[str] = (), now: int
-) -> Entitlement:
+    principal: Principal, service: str, *, required: Iterable[str] = (), now: int
+) -> TokenGrant:
     """What a token carries with all that a login holds of one service, given by name.
 
     Raises ``InsufficientScope`` unless it holds all that is ``required`` there, and ``Forbidden``
     if it holds nothing there, whether the service exists or not.
     """
-    held = [each for each in current(login, now).values() if each.service.name == service]
+    held = [each for each in current(principal, now).values() if each.service.name == service]
     if not held:
         raise Forbidden("This login holds nothing of this service.")
     scopes = tuple(each.scope for each in held)
     for name in required:
         if name not in scopes:
             raise InsufficientScope(name)
-    terms = held[0].service
-    return entitlement(
-        login, now=now, scopes=scopes, targets=(terms.audience,), find_terms=lambda _: None
+    policy = held[0].service
+    return token_grant(
+        principal, now=now, scopes=scopes, targets=(policy.audience,), find_policy=lambda _: None
     )
 
 
-def keyosk_scopes(login: Login, now: int) -> frozenset[str]:
+def keyosk_scopes(principal: Principal, now: int) -> frozenset[str]:
     """The scopes of Keyosk's own API that a login has at ``now``, those implied included."""
-    held = available(login, now)
-    return frozenset(scope for scope, holding in held.items() if holding.service.name == KEYOSK)
+    held = available(principal, now)
+    return frozenset(
+        scope for scope, entitlement in held.items() if entitlement.service.name == KEYOSK
+    )
 
 
-def conditions(login: Login, now: int) -> dict[str, tuple[Condition, ...]]:
+def conditions(principal: Principal, now: int) -> dict[str, tuple[Condition, ...]]:
     """How an account holds what it holds at ``now`` under conditions only, by scope name."""
     found: dict[str, list[Condition]] = {}
-    for holding in login.holdings:
-        if holding.until is None or holding.until > now:
-            condition = Condition(holding.credential, holding.until)
-            found.setdefault(holding.scope, []).append(condition)
+    for entitlement in principal.entitlements:
+        if entitlement.until is None or entitlement.until > now:
+            condition = Condition(entitlement.credential, entitlement.until)
+            found.setdefault(entitlement.scope, []).append(condition)
     if ADMIN in found:
         for name in KEYOSK_SCOPES:
             found[name] = [*found.get(name, ()), *found[ADMIN]]
     return {name: tuple(held) for name, held in found.items() if Condition() not in held}
 
 
-def _lasts_longer(one: Holding, other: Holding) -> bool:
+def _lasts_longer(one: Entitlement, other: Entitlement) -> bool:
     if other.until is None:
         return False
     return one.until is None or one.until > other.until
 
 
-def _with_implied(granted: Mapping[str, Holding]) -> dict[str, Holding]:
+def _with_implied(granted: Mapping[str, Entitlement]) -> dict[str, Entitlement]:
     admin = granted.get(ADMIN)
     if admin is None:
         return dict(granted)
     return {name: replace(admin, scope=name) for name in KEYOSK_SCOPES} | dict(granted)
 
 
-def _asked(
-    scopes: tuple[str, ...], held: Mapping[str, Holding], audiences: Collection[str]
-) -> list[Holding]:
+def _requested(
+    scopes: tuple[str, ...], held: Mapping[str, Entitlement], audiences: Collection[str]
+) -> list[Entitlement]:
     available = _with_implied(held)
     # One sentence for all reasons: which scopes exist is not everybody's to know.
     refused = [
@@ -312,17 +332,17 @@ def _asked(
 
 def _target(
     target: str,
-    login: Login,
-    held: Iterable[Holding],
-    find_terms: Callable[[str], Terms | None],
-) -> Terms:
-    for holding in held:  # spares a query for what the login holds anyway
-        if target == holding.service.audience:
-            return holding.service
-    terms = find_terms(target)
-    if terms is None or not terms.enabled or login.credential not in terms.accepts:
+    principal: Principal,
+    held: Iterable[Entitlement],
+    find_policy: Callable[[str], TokenPolicy | None],
+) -> TokenPolicy:
+    for entitlement in held:  # spares a query for what the login holds anyway
+        if target == entitlement.service.audience:
+            return entitlement.service
+    policy = find_policy(target)
+    if policy is None or not policy.enabled or principal.credential not in policy.accepts:
         raise InvalidTarget("The audience does not exist or takes no tokens of this login.")
-    return terms
+    return policy
 
 
 def _common(name: str, wishes: Iterable[str | None]) -> str | None:

@@ -8,14 +8,14 @@ from typing import Any, Final
 from keyosk.audit import Audit, changed
 from keyosk.errors import InUse, Invalid, NotFound
 from keyosk.ids import first_version, is_id, new_id
-from keyosk.model import Caller, Listing, Role, Versions
+from keyosk.model import Caller, ListQuery, Role, Versions
 from keyosk.permissions.safeguards import Rules
 from keyosk.revocations import MOST_ACCOUNTS, Revocations
 from keyosk.storage.database import Database
 from keyosk.storage.grants import GrantStore
 from keyosk.storage.roles import RoleStore
 from keyosk.storage.services import ServiceStore
-from keyosk.validation import LONGEST_TEXT, Checks
+from keyosk.validation import LONGEST_TEXT, Faults
 
 #: Held by what reads a role and writes what it made of it, so that none overtakes another.
 LOCK: Final = "roles"
@@ -75,13 +75,13 @@ class Roles:
             raise NotFound("There is no such role.")
         return self._roles.by_name(name)
 
-    def page(self, listing: Listing) -> list[Role]:
+    def page(self, list_query: ListQuery) -> list[Role]:
         """The roles that a listing asks for."""
-        return self._roles.page(listing)
+        return self._roles.page(list_query)
 
-    def count(self, listing: Listing) -> int:
+    def count(self, list_query: ListQuery) -> int:
         """How many roles pass the filters of a listing."""
-        return self._roles.count(listing)
+        return self._roles.count(list_query)
 
     def change(
         self, by: Caller, name: str, patch: Mapping[str, Any], *, version: Versions | None = None
@@ -144,19 +144,19 @@ class Roles:
             )
 
     def _check(self, role: Role) -> None:
-        checks = Checks()
+        faults = Faults()
         if not _NAME.fullmatch(role.name) or is_id(role.name):
-            checks.fault(
+            faults.add(
                 "name",
                 "must be 1 to 63 of a-z, 0-9, dot, dash and underscore, "
                 "and begin and end with a letter or digit",
             )
-        checks.text("description", role.description, longest=LONGEST_TEXT)
+        faults.text("description", role.description, longest=LONGEST_TEXT)
         existing = self._services.existing_scopes(role.scopes)
         for scope in role.scopes:
             if scope not in existing:
-                checks.fault("scopes", f"there is no scope {scope[:200]}")
-        checks.done()
+                faults.add("scopes", f"there is no scope {scope[:200]}")
+        faults.raise_if_any()
 
 
 def _target(role: Role) -> str:

@@ -18,7 +18,7 @@ from keyosk.model import (
     namespace_key,
 )
 from keyosk.permissions.entitlements import check_scope_name
-from keyosk.validation import LONGEST_NAME, LONGEST_TEXT, Checks
+from keyosk.validation import LONGEST_NAME, LONGEST_TEXT, Faults
 
 _CLAIM: Final = re.compile(r"[\x21-\x7e]{1,100}")
 _SHORTEST_LIFETIME: Final = 30
@@ -29,73 +29,75 @@ _LONGEST_REFRESH: Final = 365 * 86_400
 
 def check(service: Service, issuer: str) -> None:
     """Check that a service keeps the rules for each field. Raises ``Invalid``."""
-    checks = Checks()
-    terms = service.terms
-    if not SERVICE_NAME.fullmatch(terms.name) or is_id(terms.name):
-        checks.fault(
+    faults = Faults()
+    policy = service.policy
+    if not SERVICE_NAME.fullmatch(policy.name) or is_id(policy.name):
+        faults.add(
             "name",
             "must be 1 to 63 of a-z, 0-9, dot, dash and underscore, "
             "and begin and end with a letter or digit",
         )
-    _check_audience(checks, "audience", terms.audience, issuer)
+    _check_audience(faults, "audience", policy.audience, issuer)
     if len(service.audiences) > _MOST_AUDIENCES:
-        checks.fault("audiences", f"must be {_MOST_AUDIENCES} at most")
+        faults.add("audiences", f"must be {_MOST_AUDIENCES} at most")
     for audience in service.audiences:
-        _check_audience(checks, "audiences", audience, issuer)
-    checks.text("title", service.title, longest=LONGEST_NAME)
-    checks.text("description", service.description, longest=LONGEST_TEXT)
-    checks.text("contact", service.contact, longest=LONGEST_NAME)
-    checks.between("token_lifetime", terms.token_lifetime, _SHORTEST_LIFETIME, _LONGEST_LIFETIME)
-    checks.between("refresh_lifetime", terms.refresh_lifetime, _SHORTEST_LIFETIME, _LONGEST_REFRESH)
-    checks.one_of(
+        _check_audience(faults, "audiences", audience, issuer)
+    faults.text("title", service.title, longest=LONGEST_NAME)
+    faults.text("description", service.description, longest=LONGEST_TEXT)
+    faults.text("contact", service.contact, longest=LONGEST_NAME)
+    faults.between("token_lifetime", policy.token_lifetime, _SHORTEST_LIFETIME, _LONGEST_LIFETIME)
+    faults.between(
+        "refresh_lifetime", policy.refresh_lifetime, _SHORTEST_LIFETIME, _LONGEST_REFRESH
+    )
+    faults.one_of(
         "signing_algorithm",
-        terms.signing_algorithm,
+        policy.signing_algorithm,
         (*material.ALGORITHMS, *material.OWN_SET_ALGORITHMS),
     )
-    checks.one_of("typ", terms.typ, TOKEN_TYPES)
-    for claim in terms.claims:
+    faults.one_of("typ", policy.typ, TOKEN_TYPES)
+    for claim in policy.claims:
         if not _CLAIM.fullmatch(claim) or claim in TOKEN_CLAIMS:
-            checks.fault("claims", f"{claim[:100]} is no name that a claim may have")
-    _check_scopes(checks, service)
-    _check_exchanges(checks, service)
-    checks.done()
+            faults.add("claims", f"{claim[:100]} is no name that a claim may have")
+    _check_scopes(faults, service)
+    _check_exchanges(faults, service)
+    faults.raise_if_any()
 
 
-def _check_audience(checks: Checks, field: str, audience: str, issuer: str) -> None:
+def _check_audience(faults: Faults, field: str, audience: str, issuer: str) -> None:
     own = {namespace_key(issuer + path) for path in ("", *DOCUMENT_PATHS)}
     if not AUDIENCE.fullmatch(audience):
-        checks.fault(field, "must be 1 to 255 printable ASCII characters without space")
+        faults.add(field, "must be 1 to 255 printable ASCII characters without space")
     elif namespace_key(audience) in own:
-        checks.fault(field, "must not be an address of the issuer itself")
+        faults.add(field, "must not be an address of the issuer itself")
     elif "://" in audience and not _is_resource(audience):
-        checks.fault(field, "must have no fragment (RFC 8707 section 2)")
+        faults.add(field, "must have no fragment (RFC 8707 section 2)")
 
 
-def _check_scopes(checks: Checks, service: Service) -> None:
+def _check_scopes(faults: Faults, service: Service) -> None:
     seen = set()
     for scope in service.scopes:
         try:
             check_scope_name(scope.name, field="scopes")
         except Invalid as error:
-            checks.include(error)
+            faults.extend(error)
         if scope.name.startswith(f"{KEYOSK}:") and service.name != KEYOSK:
-            checks.fault("scopes", f"names that begin with {KEYOSK}: are Keyosk's own")
+            faults.add("scopes", f"names that begin with {KEYOSK}: are Keyosk's own")
         if scope.name in seen:
-            checks.fault("scopes", f"{scope.name[:200]} is given twice")
+            faults.add("scopes", f"{scope.name[:200]} is given twice")
         seen.add(scope.name)
-        checks.text("scopes", scope.description, longest=LONGEST_TEXT)
+        faults.text("scopes", scope.description, longest=LONGEST_TEXT)
 
 
-def _check_exchanges(checks: Checks, service: Service) -> None:
+def _check_exchanges(faults: Faults, service: Service) -> None:
     names = [each.service for each in service.exchanges]
     for each in service.exchanges:
         if each.service in (service.name, KEYOSK) or names.count(each.service) > 1:
-            checks.fault("exchanges", f"cannot name {each.service[:100]}, or names it twice")
+            faults.add("exchanges", f"cannot name {each.service[:100]}, or names it twice")
         for scope in each.scopes:
             try:
                 check_scope_name(scope, field="exchanges")
             except Invalid as error:
-                checks.include(error)
+                faults.extend(error)
 
 
 def _is_resource(audience: str) -> bool:

@@ -17,10 +17,10 @@ from keyosk.model import (
     SERVICE_NAME,
     Caller,
     CredentialKind,
-    Listing,
+    ListQuery,
     Scope,
     Service,
-    Terms,
+    TokenPolicy,
     Versions,
 )
 from keyosk.permissions import entitlements, service_validation
@@ -33,7 +33,7 @@ from keyosk.storage.services import ServiceStore
 #: Held by what reads a service and writes what it made of it, so that none overtakes another.
 LOCK: Final = "services"
 _BOTH: Final = frozenset(CredentialKind)
-_TERMS: Final = tuple(each.name for each in fields(Terms))
+_POLICY_FIELDS: Final = tuple(each.name for each in fields(TokenPolicy))
 _TEXTS: Final = ("title", "description", "contact")
 RESET: Final[Mapping[str, Any]] = {
     "title": "",
@@ -84,7 +84,7 @@ class Services:
     ) -> Service:
         """Make a service; its audience is its name unless given.
 
-        ``values``: any other field of ``Terms``, and ``title``, ``description``, ``contact``.
+        ``values``: any other field of ``TokenPolicy``, and ``title``, ``description``, ``contact``.
         A service with another ``typ`` or ``signing_algorithm`` than is usual is ``on_request_only``
         unless ``values`` say otherwise: its tokens are of no use to others. Raises ``Invalid``,
         ``Conflict``.
@@ -96,8 +96,8 @@ class Services:
             self._database.lock(LOCK)
             service_validation.check(service, self._issuer)
             self._check_rights(by, None, service)
-            if service.terms.signing_algorithm is not None:
-                self._rotation.check_algorithm(service.terms.signing_algorithm)
+            if service.policy.signing_algorithm is not None:
+                self._rotation.check_algorithm(service.policy.signing_algorithm)
             self._services.add(service)
             self._revocations.note_lifetimes()
             self._audit.record(by, "service.create", _target(service), after=fields_of(service))
@@ -109,25 +109,25 @@ class Services:
             return self._services.by_id(reference.lower())
         return self._services.by_name(reference if SERVICE_NAME.fullmatch(reference) else "")
 
-    def terms_for(self, target: str) -> Terms | None:
+    def policy_for(self, target: str) -> TokenPolicy | None:
         """The terms of the service that a token request means: by audience, else by name."""
-        return self._services.terms_for(target) if AUDIENCE.fullmatch(target) else None
+        return self._services.policy_for(target) if AUDIENCE.fullmatch(target) else None
 
     def existing_scopes(self, names: Iterable[str]) -> set[str]:
         """Those of the names that are scopes of some service."""
         return self._services.existing_scopes(names)
 
-    def page(self, listing: Listing) -> list[Service]:
+    def page(self, list_query: ListQuery) -> list[Service]:
         """The services that a listing asks for."""
-        return self._services.page(listing)
+        return self._services.page(list_query)
 
     def acting(self, account_id: str) -> list[Service]:
         """The services that the account acts for."""
         return self._services.acting(account_id)
 
-    def count(self, listing: Listing) -> int:
+    def count(self, list_query: ListQuery) -> int:
         """How many services pass the filters of a listing."""
-        return self._services.count(listing)
+        return self._services.count(list_query)
 
     def change(
         self,
@@ -173,8 +173,8 @@ class Services:
             self._refuse_use(gone, force=force)
             if (
                 gone
-                or service.terms.enabled > after.terms.enabled
-                or service.terms.accepts - after.terms.accepts
+                or service.policy.enabled > after.policy.enabled
+                or service.policy.accepts - after.policy.accepts
             ):
                 self._revoke(service)
             with self._rules.keeping_an_admin():
@@ -186,10 +186,10 @@ class Services:
                 )
                 self._services.set_scopes(service, after.scopes)
             self._revocations.note_lifetimes()
-            wanted = after.terms.signing_algorithm
-            if wanted is not None and wanted != service.terms.signing_algorithm:
+            wanted = after.policy.signing_algorithm
+            if wanted is not None and wanted != service.policy.signing_algorithm:
                 # Its verifiers have a key set without such a key.
-                self._rotation.announce(by, wanted)
+                self._rotation.publish_for(by, wanted)
             old, new = changed(fields_of(service), fields_of(after))
             self._audit.record(by, "service.change", _target(service), before=old, after=new)
             return self._services.by_id(service.id)
@@ -216,7 +216,7 @@ class Services:
         """Make Keyosk's own service, and give it these scopes, where they are missing."""
         wanted = tuple(sorted(scopes, key=lambda scope: scope.name))
         with self._database.transaction():
-            if self._services.terms_for(KEYOSK) is None:
+            if self._services.policy_for(KEYOSK) is None:
                 service = self._made(
                     {
                         "name": KEYOSK,
@@ -241,9 +241,9 @@ class Services:
         ``accepts`` gives its scopes to other logins of those who were granted them. Who disabled
         a service may enable it again, but for callers by API key. Raises ``RefusedByRule``.
         """
-        acting = None if before is None else (before.account, before.terms.audience)
+        acting = None if before is None else (before.account, before.policy.audience)
         known: set[tuple[str, str]] = set()
-        if after.account is not None and acting != (after.account, after.terms.audience):
+        if after.account is not None and acting != (after.account, after.policy.audience):
             self._rules.may_give(by, [INTROSPECT])
         elif before is not None:
             known = set(_additions(before))
@@ -257,18 +257,18 @@ class Services:
             self._rules.not_by_api_key(by)
         if before is None:
             return
-        terms = after.terms
-        if terms.enabled > before.terms.enabled or terms.accepts - before.terms.accepts:
+        policy = after.policy
+        if policy.enabled > before.policy.enabled or policy.accepts - before.policy.accepts:
             self._rules.not_by_api_key(by)
         scopes = [scope.name for scope in before.scopes]
-        if terms.accepts - before.terms.accepts and self._grants.holders(scopes, limit=1):
+        if policy.accepts - before.policy.accepts and self._grants.holders(scopes, limit=1):
             self._rules.may_give(by, scopes)
 
     def _made(self, values: Mapping[str, Any], scopes: Sequence[Scope], now: int) -> Service:
         service_id = new_id()
         blank = Service(
             id=service_id,
-            terms=Terms(
+            policy=TokenPolicy(
                 name="",
                 audience="",
                 enabled=True,
@@ -292,12 +292,12 @@ class Services:
         return _patched(blank, {**values, "scopes": scopes})
 
     def _is_usual(self, service: Service) -> bool:
-        return entitlements.is_usual(service.terms, self._rotation.algorithm)
+        return entitlements.is_usual(service.policy, self._rotation.algorithm)
 
     def _revoke(self, service: Service) -> None:
         scopes = [scope.name for scope in service.scopes]
         self._revocations.of_service(
-            service.terms.audience, self._grants.holders(scopes, limit=MOST_ACCOUNTS + 1)
+            service.policy.audience, self._grants.holders(scopes, limit=MOST_ACCOUNTS + 1)
         )
 
     def _refuse_use(self, scopes: set[str], *, force: bool) -> None:
@@ -308,10 +308,10 @@ class Services:
 
 def fields_of(service: Service) -> dict[str, Any]:
     """The fields that may be changed, as plain values."""
-    terms = service.terms
+    policy = service.policy
     return {
-        **{name: getattr(terms, name) for name in _TERMS},
-        "accepts": sorted(terms.accepts),
+        **{name: getattr(policy, name) for name in _POLICY_FIELDS},
+        "accepts": sorted(policy.accepts),
         **{name: getattr(service, name) for name in _TEXTS},
         "account": service.account,
         "audiences": service.audiences,
@@ -323,14 +323,14 @@ def fields_of(service: Service) -> dict[str, Any]:
 
 
 def _patched(service: Service, values: Mapping[str, Any]) -> Service:
-    rest = {name: value for name, value in values.items() if name not in _TERMS}
+    rest = {name: value for name, value in values.items() if name not in _POLICY_FIELDS}
     if rest.get("account") is not None:
         # What names nobody is left as it is, for the store to say so.
         rest["account"] = usernames.lookup_form(rest["account"]) or rest["account"]
     if "scopes" in rest:
         rest["scopes"] = tuple(sorted(rest["scopes"], key=lambda scope: scope.name))
-    terms = {name: value for name, value in values.items() if name in _TERMS}
-    return replace(service, terms=replace(service.terms, **terms), **rest)
+    policy = {name: value for name, value in values.items() if name in _POLICY_FIELDS}
+    return replace(service, policy=replace(service.policy, **policy), **rest)
 
 
 def _additions(service: Service) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ import peewee
 from peewee import JOIN
 
 from keyosk.errors import NotFound, Stale
-from keyosk.model import Account, Kind, Listing, StoredPassword, Versions
+from keyosk.model import Account, Kind, ListQuery, StoredPassword, Versions
 from keyosk.storage import listing as lists
 from keyosk.storage import tables
 from keyosk.storage.conflicts import conflict
@@ -85,17 +85,17 @@ class AccountStore:
         """The account with this username in its stored form. Raises ``NotFound``."""
         return self._one(tables.Account.username == username)
 
-    def page(self, listing: Listing) -> list[Account]:
+    def page(self, list_query: ListQuery) -> list[Account]:
         """The accounts that a listing asks for."""
         query = lists.page(
-            _select(), listing, key=tables.Account.id, sorts=_SORTS, filters=self._filters
+            _select(), list_query, key=tables.Account.id, sorts=_SORTS, filters=self._filters
         )
         return [_account(row) for row in self._database.rows(query)]
 
-    def count(self, listing: Listing) -> int:
+    def count(self, list_query: ListQuery) -> int:
         """How many accounts pass the filters of a listing."""
         query = tables.Account.select(tables.Account.id)
-        return self._database.count(lists.filtered(query, listing, self._filters))
+        return self._database.count(lists.filtered(query, list_query, self._filters))
 
     def change(
         self,
@@ -131,7 +131,7 @@ class AccountStore:
         if not self._database.write(query):
             raise Stale("The account has changed since it was read.")
 
-    def note_login(self, account_id: str, now: int) -> None:
+    def record_login(self, account_id: str, now: int) -> None:
         """Remember a login. It is no change of the account: its version stays."""
         self._database.write(
             tables.Account.update(last_login_at=now).where(tables.Account.id == account_id)

@@ -7,7 +7,7 @@ from typing import Any, Final
 import peewee
 
 from keyosk.errors import NotFound, Stale
-from keyosk.model import ApiKey, Listing, Versions
+from keyosk.model import ApiKey, ListQuery, Versions
 from keyosk.storage import listing as lists
 from keyosk.storage import tables
 from keyosk.storage.database import Database
@@ -56,16 +56,16 @@ class ApiKeyStore:
         except peewee.IntegrityError as error:
             raise NotFound("There is no such account.") from error
 
-    def page(self, account_id: str, listing: Listing) -> list[ApiKey]:
+    def page(self, account_id: str, list_query: ListQuery) -> list[ApiKey]:
         """The keys of the account that a listing asks for."""
         query = lists.page(
-            _of(account_id), listing, key=tables.ApiKey.id, sorts=_SORTS, filters=_FILTERS
+            _of(account_id), list_query, key=tables.ApiKey.id, sorts=_SORTS, filters=_FILTERS
         )
         return [_api_key(row) for row in self._database.rows(query)]
 
-    def count(self, account_id: str, listing: Listing) -> int:
+    def count(self, account_id: str, list_query: ListQuery) -> int:
         """How many keys of the account pass the filters of a listing."""
-        return self._database.count(lists.filtered(_of(account_id), listing, _FILTERS))
+        return self._database.count(lists.filtered(_of(account_id), list_query, _FILTERS))
 
     def get(self, account_id: str, key_id: str) -> ApiKey:
         """One key of the account. Raises ``NotFound``, also for another account's key."""
@@ -99,7 +99,7 @@ class ApiKeyStore:
         if not self._database.write(query):
             raise Stale("The API key has changed since it was read.")
 
-    def note_use(self, key_id: str, now: int, *, first: bool = False) -> bool:
+    def record_use(self, key_id: str, now: int, *, first: bool = False) -> bool:
         """Remember a use, ``first``: only if none was remembered yet. Answers whether it was.
 
         It is no change of the key: its version stays.

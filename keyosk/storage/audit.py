@@ -8,7 +8,7 @@ from typing import Any, Final
 import peewee
 from peewee import EXCLUDED
 
-from keyosk.model import AuditRow, Checkpoint, Listing, LoginFailure, Refusal
+from keyosk.model import AuditRow, Checkpoint, ListQuery, LoginFailure, Refusal
 from keyosk.storage import listing as lists
 from keyosk.storage import tables
 from keyosk.storage.database import Database
@@ -42,16 +42,16 @@ class AuditStore:
         """Insert rows that are not sealed yet, in a transaction of the caller's."""
         self._database.insert_all(tables.AuditRow, [_columns(row) for row in rows])
 
-    def page(self, listing: Listing) -> list[AuditRow]:
+    def page(self, list_query: ListQuery) -> list[AuditRow]:
         """The sealed rows that a listing asks for."""
         query = lists.page(
-            _sealed(), listing, key=tables.AuditRow.sequence, sorts=_SORTS, filters=_FILTERS
+            _sealed(), list_query, key=tables.AuditRow.sequence, sorts=_SORTS, filters=_FILTERS
         )
         return [_row(row) for row in self._database.rows(query)]
 
-    def count(self, listing: Listing) -> int:
+    def count(self, list_query: ListQuery) -> int:
         """How many sealed rows pass the filters of a listing."""
-        return self._database.count(lists.filtered(_sealed(), listing, _FILTERS))
+        return self._database.count(lists.filtered(_sealed(), list_query, _FILTERS))
 
     def seal(self, hash_of: Callable[[AuditRow, str], str], first: str, *, limit: int) -> int:
         """Give up to ``limit`` rows their places in the chain; answers how many it was.

@@ -11,7 +11,7 @@ from keyosk.storage.database import Database
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class ManifestRecord:
     """One object that a declaration made.
 
     ``object_id`` is that of a service, role or account; for a grant that of its account, with
@@ -25,10 +25,10 @@ class Made:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class RecordedObject:
     """Something made, as it is now: one of the names is given, none if the object is gone."""
 
-    made: Made
+    made: ManifestRecord
     service: str | None
     role: str | None
     account: str | None
@@ -45,7 +45,7 @@ class DeclaredStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def all(self) -> list[Found]:
+    def all(self) -> list[RecordedObject]:
         """All that was remembered, in the order in which the objects were made."""
         table: Any = tables.Declared
         query = (
@@ -63,8 +63,8 @@ class DeclaredStore:
             .order_by(table.object_id, table.scope, table.role)
         )
         return [
-            Found(
-                Made(row["owner"], row["object_id"], row["scope"], row["role"]),
+            RecordedObject(
+                ManifestRecord(row["owner"], row["object_id"], row["scope"], row["role"]),
                 service=row["service_name"],
                 role=row["role_name"],
                 account=row["username"],
@@ -72,7 +72,7 @@ class DeclaredStore:
             for row in self._database.rows(query)
         ]
 
-    def remember(self, made: Made) -> None:
+    def remember(self, made: ManifestRecord) -> None:
         """Note who made something, in place of any other note on it."""
         table = tables.Declared
         self._database.write(
@@ -86,7 +86,7 @@ class DeclaredStore:
             .returning()
         )
 
-    def forget(self, items: Iterable[Made]) -> None:
+    def forget(self, items: Iterable[ManifestRecord]) -> None:
         """Drop the notes on these."""
         table = tables.Declared
         for made in items:

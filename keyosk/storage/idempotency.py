@@ -10,7 +10,7 @@ from keyosk.storage.database import Database
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StoredAnswer:
+class StoredResponse:
     """An answer as it was given: ``body`` without its secrets, ``sealed`` with them, encrypted."""
 
     caller: str
@@ -29,7 +29,7 @@ class IdempotencyStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def find(self, caller: str, key: str) -> StoredAnswer | None:
+    def find(self, caller: str, key: str) -> StoredResponse | None:
         """The answer that this caller got under this key."""
         row = self._database.row(
             tables.Idempotency.select().where(
@@ -38,7 +38,7 @@ class IdempotencyStore:
         )
         return None if row is None else _answer(row)
 
-    def add(self, answer: StoredAnswer) -> None:
+    def add(self, answer: StoredResponse) -> None:
         """Insert an answer, in the transaction of what it answers."""
         self._database.insert(
             tables.Idempotency,
@@ -71,17 +71,17 @@ class IdempotencyStore:
         created = tables.Idempotency.created_at
         self._database.write(tables.Idempotency.update(created_at=now).where(created > latest))
 
-    def sealed(self) -> list[StoredAnswer]:
+    def sealed(self) -> list[StoredResponse]:
         """All answers that have a secret."""
         query = tables.Idempotency.select().where(tables.Idempotency.sealed.is_null(False))
         return [_answer(row) for row in self._database.rows(query)]
 
-    def reseal(self, answer: StoredAnswer, sealed: bytes) -> None:
+    def reseal(self, answer: StoredResponse, sealed: bytes) -> None:
         """Put another ciphertext in the place of an answer's."""
         mine = (tables.Idempotency.caller == answer.caller) & (tables.Idempotency.key == answer.key)
         self._database.write(tables.Idempotency.update(sealed=sealed).where(mine))
 
 
-def _answer(row: Mapping[str, Any]) -> StoredAnswer:
+def _answer(row: Mapping[str, Any]) -> StoredResponse:
     sealed = None if row["sealed"] is None else bytes(row["sealed"])
-    return StoredAnswer(**{**row, "headers": json.loads(row["headers"]), "sealed": sealed})
+    return StoredResponse(**{**row, "headers": json.loads(row["headers"]), "sealed": sealed})

@@ -5,7 +5,7 @@ from typing import Any
 
 import peewee
 
-from keyosk.model import Listing
+from keyosk.model import ListQuery
 
 Sorts = Mapping[str, "peewee.Field[Any]"]
 Filters = Mapping[str, Callable[[Any], peewee.Expression]]
@@ -13,7 +13,7 @@ Filters = Mapping[str, Callable[[Any], peewee.Expression]]
 
 def page(
     query: "peewee.ModelSelect[Any]",
-    listing: Listing,
+    list_query: ListQuery,
     *,
     key: peewee.Field,
     sorts: Sorts,
@@ -25,7 +25,7 @@ def page(
     null, with an index that begins with it (and goes on with ``key`` unless it is unique);
     ``filters``: the condition of each filter.
     """
-    column = sorts[listing.sort]
+    column = sorts[list_query.sort]
     # A unique column has no ties to break, and PostgreSQL would sort again if it had to.
     order = [column] if column is key or column.unique else [column, key]
     # A row value, not "a > ? OR a = ? AND b > ?": only this is one range of an index.
@@ -36,23 +36,23 @@ def page(
             return last if column is key else value
         return peewee.Tuple(value, last)
 
-    if listing.after is not None:
-        begin = bound(*listing.after)
-        query = query.where(place < begin if listing.descending else place > begin)
-    if listing.end is not None:
-        end = bound(*listing.end)
-        query = query.where(place >= end if listing.descending else place <= end)
-    if listing.newest is not None:
-        query = query.where(key <= listing.newest)
-    directed = [each.desc() if listing.descending else each.asc() for each in order]
-    return filtered(query, listing, filters).order_by(*directed).limit(listing.limit)
+    if list_query.after is not None:
+        begin = bound(*list_query.after)
+        query = query.where(place < begin if list_query.descending else place > begin)
+    if list_query.end is not None:
+        end = bound(*list_query.end)
+        query = query.where(place >= end if list_query.descending else place <= end)
+    if list_query.newest is not None:
+        query = query.where(key <= list_query.newest)
+    directed = [each.desc() if list_query.descending else each.asc() for each in order]
+    return filtered(query, list_query, filters).order_by(*directed).limit(list_query.limit)
 
 
 def filtered(
-    query: "peewee.ModelSelect[Any]", listing: Listing, filters: Filters
+    query: "peewee.ModelSelect[Any]", list_query: ListQuery, filters: Filters
 ) -> "peewee.ModelSelect[Any]":
     """The rows of ``query`` that pass the filters of a listing."""
-    for name, value in listing.filters.items():
+    for name, value in list_query.filters.items():
         query = query.where(filters[name](value))
     return query
 

@@ -11,10 +11,10 @@ from typing import Any, Final
 import peewee
 from peewee import JOIN, Value, fn
 
-from keyosk.model import CredentialKind, Holding, KeyState, Login, Terms
+from keyosk.model import CredentialKind, Entitlement, KeyState, Principal, TokenPolicy
 from keyosk.storage.compiled import Row, parameter
 from keyosk.storage.database import Database
-from keyosk.storage.services import TERMS, terms
+from keyosk.storage.services import POLICY_COLUMNS, policy
 from keyosk.storage.tables import (
     Account,
     ApiKey,
@@ -56,12 +56,12 @@ _KEY: Final = (
     ApiKey.tokens_from,
 )
 _NO_KEY: Final = tuple(Value(None) for _ in _KEY)
-_HOLDING: Final = (Scope.name, Role.name, Grant.credential, Grant.until, *TERMS)
+_HOLDING: Final = (Scope.name, Role.name, Grant.credential, Grant.until, *POLICY_COLUMNS)
 _HOLDING_AT: Final = len(_ACCOUNT) + len(_KEY)
 
 
 class LoginStore:
-    """Reads logins. ``Login.enabled`` is for the caller to check, as are all expiries."""
+    """Reads logins. ``Principal.enabled`` is for the caller to check, as are all expiries."""
 
     def __init__(self, database: Database) -> None:
         by_key = ApiKey.select(*_ACCOUNT, *_KEY, *_HOLDING).join(Account)
@@ -80,22 +80,22 @@ class LoginStore:
             _with_holdings(by_account.where(Account.id == parameter("account_id")))
         )
 
-    def by_digest(self, digest: bytes, now: int) -> Login | None:
+    def by_digest(self, digest: bytes, now: int) -> Principal | None:
         """The login that shows the API key with this digest at ``now``."""
         return _login(self._by_digest(digest=digest), CredentialKind.API_KEY, now)
 
-    def by_api_key(self, api_key_id: str, authenticated_at: int) -> Login | None:
+    def by_api_key(self, api_key_id: str, authenticated_at: int) -> Principal | None:
         """The login of an API key that was shown before, as it stands now."""
         return _login(
             self._by_api_key(api_key_id=api_key_id), CredentialKind.API_KEY, authenticated_at
         )
 
-    def by_password(self, password_id: str, now: int) -> Login | None:
+    def by_password(self, password_id: str, now: int) -> Principal | None:
         """The login that proved this password at ``now``; ``None`` once it was changed."""
-        login = _login(self._by_password(password_id=password_id), CredentialKind.PASSWORD, now)
-        return None if login is None else replace(login, password_id=password_id)
+        principal = _login(self._by_password(password_id=password_id), CredentialKind.PASSWORD, now)
+        return None if principal is None else replace(principal, password_id=password_id)
 
-    def by_account(self, account_id: str, authenticated_at: int) -> Login | None:
+    def by_account(self, account_id: str, authenticated_at: int) -> Principal | None:
         """The login of an account that proved its password, as it stands now."""
         return _login(
             self._by_account(account_id=account_id), CredentialKind.PASSWORD, authenticated_at
@@ -114,7 +114,7 @@ def _with_holdings(query: "peewee.ModelSelect[Any]") -> "peewee.ModelSelect[Any]
     )
 
 
-def _login(rows: list[Row], credential: CredentialKind, authenticated_at: int) -> Login | None:
+def _login(rows: list[Row], credential: CredentialKind, authenticated_at: int) -> Principal | None:
     if not rows:
         return None
     account, key = rows[0][: len(_ACCOUNT)], rows[0][len(_ACCOUNT) : _HOLDING_AT]
@@ -123,7 +123,7 @@ def _login(rows: list[Row], credential: CredentialKind, authenticated_at: int) -
     key_id, scopes, networks, successor, key_enabled, key_expires, last_used, key_from = key
     with_key = key_id is not None
     expiries = [moment for moment in (account_expires, key_expires) if moment is not None]
-    return Login(
+    return Principal(
         account_id=account_id,
         username=username,
         claims=claims,
@@ -138,23 +138,23 @@ def _login(rows: list[Row], credential: CredentialKind, authenticated_at: int) -
         successor=successor,
         tokens_from=max(account_from or 0, key_from or 0),
         compromised_keys=compromised,
-        holdings=_holdings(rows),
+        entitlements=_entitlements(rows),
     )
 
 
-def _holdings(rows: list[Row]) -> tuple[Holding, ...]:
-    services: dict[str, Terms] = {}
-    holdings = []
+def _entitlements(rows: list[Row]) -> tuple[Entitlement, ...]:
+    services: dict[str, TokenPolicy] = {}
+    entitlements = []
     # Not in SQL, where sorting a handful of rows costs a temporary table.
     for row in sorted(rows, key=_scope_of):
         scope, role, credential, until, name, *rest = row[_HOLDING_AT:]
         if scope is None:  # an account without grants, a role without scopes
             continue
         if name not in services:
-            services[name] = terms((name, *rest))
+            services[name] = policy((name, *rest))
         kind: Any = None if credential is None else CredentialKind(credential)
-        holdings.append(Holding(scope, role, kind, until, services[name]))
-    return tuple(holdings)
+        entitlements.append(Entitlement(scope, role, kind, until, services[name]))
+    return tuple(entitlements)
 
 
 def _scope_of(row: Row) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Final
 import peewee
 
 from keyosk.errors import NotFound, Stale
-from keyosk.model import Listing, Role, Versions
+from keyosk.model import ListQuery, Role, Versions
 from keyosk.storage import listing as lists
 from keyosk.storage import tables
 from keyosk.storage.conflicts import conflict
@@ -60,17 +60,17 @@ class RoleStore:
         found = self._roles(tables.Role.select().where(tables.Role.name.in_(list(names))))
         return {role.name: role for role in found}
 
-    def page(self, listing: Listing) -> list[Role]:
+    def page(self, list_query: ListQuery) -> list[Role]:
         """The roles that a listing asks for."""
         return self._roles(
             lists.page(
-                tables.Role.select(), listing, key=tables.Role.id, sorts=_SORTS, filters=_FILTERS
+                tables.Role.select(), list_query, key=tables.Role.id, sorts=_SORTS, filters=_FILTERS
             )
         )
 
-    def count(self, listing: Listing) -> int:
+    def count(self, list_query: ListQuery) -> int:
         """How many roles pass the filters of a listing."""
-        return self._database.count(lists.filtered(tables.Role.select(), listing, _FILTERS))
+        return self._database.count(lists.filtered(tables.Role.select(), list_query, _FILTERS))
 
     def change(self, role: Role, *, now: int, version: Versions | None = None) -> None:
         """Write the role as given, with its scopes. Raises ``Stale``, ``Conflict``."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 import peewee
 
 from keyosk.errors import Invalid, NotFound, Stale
-from keyosk.model import CredentialKind, Exchange, Listing, Scope, Service, Terms, Versions
+from keyosk.model import CredentialKind, Exchange, ListQuery, Scope, Service, TokenPolicy, Versions
 from keyosk.storage import listing as lists
 from keyosk.storage import service_identifiers, tables
 from keyosk.storage.compiled import Row
@@ -24,7 +24,7 @@ _SCOPE_TAKEN: Final = {"name": "A scope of this name already exists in the insta
 _BOTH: Final = "both"
 
 #: The columns that ``terms`` reads, in its order.
-TERMS: Final = (
+POLICY_COLUMNS: Final = (
     tables.Service.name,
     tables.Service.audience,
     tables.Service.enabled,
@@ -60,7 +60,7 @@ class ServiceStore:
             "version": service.version,
             "account": self._account_of(service),
             "audiences": service_identifiers.column(service),
-            **_columns(service.terms),
+            **_columns(service.policy),
         }
         with self._database.transaction():
             service_identifiers.check(self._database, service)
@@ -80,34 +80,34 @@ class ServiceStore:
         """The service with this name. Raises ``NotFound``."""
         return self._one(tables.Service.name == name)
 
-    def terms_for(self, target: str) -> Terms | None:
+    def policy_for(self, target: str) -> TokenPolicy | None:
         """The terms of the service that a token request names, by its name or an audience."""
         row = self._database.row(
-            tables.Service.select(*TERMS, tables.Service.audiences)
+            tables.Service.select(*POLICY_COLUMNS, tables.Service.audiences)
             .join(tables.ServiceIdentifier)
             .where(service_identifiers.means(target))
         )
         if row is None:
             return None
         audiences = json.loads(row.pop("audiences") or "[]")
-        found = terms(tuple(row.values()))
+        found = policy(tuple(row.values()))
         return found if target in (found.audience, found.name, *audiences) else None
 
-    def page(self, listing: Listing) -> list[Service]:
+    def page(self, list_query: ListQuery) -> list[Service]:
         """The services that a listing asks for."""
         return self._services(
             lists.page(
                 tables.Service.select(),
-                listing,
+                list_query,
                 key=tables.Service.id,
                 sorts=_SORTS,
                 filters=_FILTERS,
             )
         )
 
-    def count(self, listing: Listing) -> int:
+    def count(self, list_query: ListQuery) -> int:
         """How many services pass the filters of a listing."""
-        return self._database.count(lists.filtered(tables.Service.select(), listing, _FILTERS))
+        return self._database.count(lists.filtered(tables.Service.select(), list_query, _FILTERS))
 
     def acting(self, account_id: str) -> list[Service]:
         """The services that the account acts for."""
@@ -134,7 +134,7 @@ class ServiceStore:
             contact=service.contact,
             account=self._account_of(service),
             audiences=service_identifiers.column(service),
-            **_columns(service.terms),
+            **_columns(service.policy),
             updated_at=now,
             version=tables.Service.version + 1,
         ).where(tables.Service.id == service.id)
@@ -292,10 +292,10 @@ class ServiceStore:
         ]
 
 
-def terms(columns: Row) -> Terms:
-    """The terms that the columns of ``TERMS`` hold."""
+def policy(columns: Row) -> TokenPolicy:
+    """The terms that the columns of ``POLICY_COLUMNS`` hold."""
     accepts = columns[4]
-    return Terms(
+    return TokenPolicy(
         name=columns[0],
         audience=columns[1],
         enabled=bool(columns[2]),
@@ -311,20 +311,20 @@ def terms(columns: Row) -> Terms:
     )
 
 
-def _columns(terms: Terms) -> dict[str, Any]:
+def _columns(policy: TokenPolicy) -> dict[str, Any]:
     return {
-        "name": terms.name,
-        "audience": terms.audience,
-        "enabled": terms.enabled,
-        "on_request_only": terms.on_request_only,
-        "accepts": _BOTH if len(terms.accepts) > 1 else next(iter(terms.accepts)),
-        "token_lifetime": terms.token_lifetime,
-        "signing_algorithm": terms.signing_algorithm,
-        "typ": terms.typ,
-        "refresh_allowed": terms.refresh_allowed,
-        "refresh_lifetime": terms.refresh_lifetime,
-        "claims": json.dumps(list(terms.claims)),
-        "cors_preflight": terms.cors_preflight,
+        "name": policy.name,
+        "audience": policy.audience,
+        "enabled": policy.enabled,
+        "on_request_only": policy.on_request_only,
+        "accepts": _BOTH if len(policy.accepts) > 1 else next(iter(policy.accepts)),
+        "token_lifetime": policy.token_lifetime,
+        "signing_algorithm": policy.signing_algorithm,
+        "typ": policy.typ,
+        "refresh_allowed": policy.refresh_allowed,
+        "refresh_lifetime": policy.refresh_lifetime,
+        "claims": json.dumps(list(policy.claims)),
+        "cors_preflight": policy.cors_preflight,
     }
 
 
@@ -336,7 +336,7 @@ def _service(
 ) -> Service:
     return Service(
         id=row["id"],
-        terms=terms(tuple(row[column.name] for column in TERMS)),
+        policy=policy(tuple(row[column.name] for column in POLICY_COLUMNS)),
         title=row["title"],
         description=row["description"],
         contact=row["contact"],

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from keyosk.model import Listing, Session
+from keyosk.model import ListQuery, Session
 from keyosk.storage import listing as lists
 from keyosk.storage import tables
 from keyosk.storage.database import Database
@@ -70,16 +70,16 @@ class SessionStore:
             )
         )
 
-    def page(self, account_id: str, listing: Listing) -> list[Session]:
+    def page(self, account_id: str, list_query: ListQuery) -> list[Session]:
         """The sessions of an account that a listing asks for."""
         query = lists.page(
-            _of(account_id), listing, key=tables.Session.id, sorts=_SORTS, filters={}
+            _of(account_id), list_query, key=tables.Session.id, sorts=_SORTS, filters={}
         )
         return [_session(row) for row in self._database.rows(query)]
 
-    def count(self, account_id: str, listing: Listing) -> int:
+    def count(self, account_id: str, list_query: ListQuery) -> int:
         """How many sessions the account has."""
-        return self._database.count(lists.filtered(_of(account_id), listing, {}))
+        return self._database.count(lists.filtered(_of(account_id), list_query, {}))
 
     def remove(self, session_id: str) -> None:
         """Delete one session."""

@@ -71,13 +71,13 @@ class SigningKeyStore:
             tables.SigningKey.update(**columns).where(tables.SigningKey.kid == kid)
         )
 
-    def note_sight(self, service: str, kids: Sequence[str], now: int) -> bool:
+    def record_fetch(self, service: str, kids: Sequence[str], now: int) -> bool:
         """Remember which keys a service, by name or id, fetched; whether there is such a one."""
         named = (tables.Service.name == service) | (tables.Service.id == service)
         found = self._database.row(tables.Service.select(tables.Service.id).where(named))
         if found is None:
             return False
-        sight = tables.KeySight
+        sight = tables.KeyFetch
         self._database.write(
             sight.insert(service=found["id"], kids=json.dumps(kids), seen_at=now)
             .on_conflict(conflict_target=[sight.service], preserve=[sight.kids, sight.seen_at])
@@ -85,9 +85,9 @@ class SigningKeyStore:
         )
         return True
 
-    def sights(self) -> dict[str, frozenset[str]]:
+    def key_fetches(self) -> dict[str, frozenset[str]]:
         """The keys that each service fetched last, by its name."""
-        query = tables.KeySight.select(tables.Service.name, tables.KeySight.kids).join(
+        query = tables.KeyFetch.select(tables.Service.name, tables.KeyFetch.kids).join(
             tables.Service
         )
         rows = self._database.rows(query)

@@ -151,12 +151,15 @@ class SigningKey(Table):
     when_seen = BooleanField(default=False)
 
 
-class KeySight(Table):
+class KeyFetch(Table):
     """The keys that a service fetched last, as far as it said who it is."""
 
     service = ForeignKeyField(Service, primary_key=True, on_delete="CASCADE")
     kids = TextField()
     seen_at = BigIntegerField()
+
+    class Meta:
+        table_name = "key_sight"  # what the migration called it
 
 
 class Revocation(Table):
@@ -261,7 +264,7 @@ class Refusal(Table):
 
 
 class Allowance(Table):
-    """How far an allowance to guess is used up; times in milliseconds (``storage.guesses``)."""
+    """How far an allowance to guess is used up; times in milliseconds (``storage.throttling``)."""
 
     key = CharField(64, primary_key=True)
     until = BigIntegerField(index=True)
@@ -325,7 +328,7 @@ ALL = (
     RoleScope,
     Grant,
     SigningKey,
-    KeySight,
+    KeyFetch,
     Revocation,
     Session,
     Lifetime,

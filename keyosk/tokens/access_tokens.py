@@ -22,11 +22,11 @@ from keyosk.model import (
     KEYOSK,
     TOKEN_TYPES,
     CredentialKind,
-    Login,
+    Principal,
     VerifiedClaims,
 )
 from keyosk.pauses import Pauses
-from keyosk.permissions.entitlements import Entitlement
+from keyosk.permissions.entitlements import TokenGrant
 
 #: RFC 8176 has ``pwd``; it has no word for an API key.
 _METHODS: Final = {CredentialKind.PASSWORD: "pwd", CredentialKind.API_KEY: "api_key"}
@@ -116,8 +116,8 @@ class Tokens:
 
     def issue(
         self,
-        login: Login,
-        entitlement: Entitlement,
+        principal: Principal,
+        token_grant: TokenGrant,
         *,
         lifetime: int | None = None,
         token_id: str | None = None,
@@ -127,92 +127,92 @@ class Tokens:
 
         ``token_id``: its ``jti``, if it has one before it is. ``actor``: who acts for the account
         (RFC 8693 section 4.1). Raises ``InvalidRequest`` if nothing of the credential's or a
-        grant's own time is left, ``InvalidScope`` if the token would be too long, ``ComeAgain``.
+        grant's own time is left, ``InvalidScope`` if the token would be too long, ``RetryLater``.
         """
-        now = self._moment(login.tokens_from)
-        claims = self._claims(login, entitlement, now, lifetime, actor)
+        now = self._moment(principal.tokens_from)
+        claims = self._claims(principal, token_grant, now, lifetime, actor)
         claims["jti"] = token_id or new_id()
-        signer = self._keys.signer(entitlement.algorithm, compromised=login.compromised_keys)
-        text = jws.signed(signer, claims, entitlement.typ or ACCESS_TOKEN_TYPE)
+        signer = self._keys.signer(token_grant.algorithm, compromised=principal.compromised_keys)
+        text = jws.signed(signer, claims, token_grant.typ or ACCESS_TOKEN_TYPE)
         if len(text) > LONGEST:
-            raise _too_long(len(text), entitlement.scopes)
-        self._metrics.token_issued(login.credential, signer.algorithm)
+            raise _too_long(len(text), token_grant.scopes)
+        self._metrics.token_issued(principal.credential, signer.algorithm)
         return Token(text, claims["exp"] - now, claims["scope"], claims["jti"])
 
-    def settle(self, login: Login) -> None:
+    def settle(self, principal: Principal) -> None:
         """Wait until a token can be issued for a login, before what must not be done in vain.
 
-        Raises ``ComeAgain``.
+        Raises ``RetryLater``.
         """
-        self._moment(login.tokens_from)
+        self._moment(principal.tokens_from)
 
     def preview(
-        self, login: Login, entitlement: Entitlement, *, lifetime: int | None = None
+        self, principal: Principal, token_grant: TokenGrant, *, lifetime: int | None = None
     ) -> Preview:
         """What ``issue`` would make now, without making it, or a key for it. Raises as it does."""
         now = int(self._clock())
-        claims = self._claims(login, entitlement, now, lifetime, None)
-        whole, typ = {**claims, "jti": new_id()}, entitlement.typ or ACCESS_TOKEN_TYPE
-        signer = self._keys.known_signer(entitlement.algorithm)
+        claims = self._claims(principal, token_grant, now, lifetime, None)
+        whole, typ = {**claims, "jti": new_id()}, token_grant.typ or ACCESS_TOKEN_TYPE
+        signer = self._keys.known_signer(token_grant.algorithm)
         if signer is not None:
             size = jws.length(signer, whole, typ)
         else:
-            size = jws.expected_length(entitlement.algorithm or self._keys.algorithm, whole, typ)
+            size = jws.expected_length(token_grant.algorithm or self._keys.algorithm, whole, typ)
         if size > LONGEST:
-            raise _too_long(size, entitlement.scopes)
+            raise _too_long(size, token_grant.scopes)
         return Preview(claims, size)
 
     def _claims(
         self,
-        login: Login,
-        entitlement: Entitlement,
+        principal: Principal,
+        token_grant: TokenGrant,
         now: int,
         lifetime: int | None,
         actor: Actor | None,
     ) -> dict[str, Any]:
         """All claims but ``jti``."""
         seconds = min(
-            (own or self._lifetime for own in entitlement.lifetimes), default=self._lifetime
+            (own or self._lifetime for own in token_grant.lifetimes), default=self._lifetime
         )
         if lifetime is not None:
             seconds = min(seconds, lifetime)
         expires = now + seconds
-        if entitlement.expires_at is not None:
-            expires = min(expires, entitlement.expires_at)
+        if token_grant.expires_at is not None:
+            expires = min(expires, token_grant.expires_at)
         if expires <= now:
             raise InvalidRequest("The credential or the grant expires at this very moment.")
         # SECURITY: never before the account's revocation, else it would be taken for one of the
         # tokens that were revoked.
-        issued = min(now, max(now - self._backdate, login.tokens_from))
-        audiences = entitlement.audiences or (self._issuer,)
+        issued = min(now, max(now - self._backdate, principal.tokens_from))
+        audiences = token_grant.audiences or (self._issuer,)
         claims: dict[str, Any] = {
             "iss": self._issuer,
-            "sub": login.account_id,
+            "sub": principal.account_id,
             "aud": audiences[0] if len(audiences) == 1 else list(audiences),
-            "client_id": login.username if actor is None else actor.username,
-            "preferred_username": login.username,
-            "scope": " ".join(entitlement.scopes),
+            "client_id": principal.username if actor is None else actor.username,
+            "preferred_username": principal.username,
+            "scope": " ".join(token_grant.scopes),
             "iat": issued,
             "exp": expires,
-            "auth_time": min(login.authenticated_at, issued),
-            "amr": [_METHODS[login.credential]],
+            "auth_time": min(principal.authenticated_at, issued),
+            "amr": [_METHODS[principal.credential]],
         }
         if actor is not None:
             claims["act"] = actor.claim
-        if entitlement.roles:
-            claims["roles"] = list(entitlement.roles)
-        if login.api_key_id is not None:
-            claims["key_id"] = login.api_key_id
-        if entitlement.claims:
-            own = json.loads(login.claims)
-            claims = {name: own[name] for name in entitlement.claims if name in own} | claims
+        if token_grant.roles:
+            claims["roles"] = list(token_grant.roles)
+        if principal.api_key_id is not None:
+            claims["key_id"] = principal.api_key_id
+        if token_grant.claims:
+            own = json.loads(principal.claims)
+            claims = {name: own[name] for name in token_grant.claims if name in own} | claims
         return claims
 
     def _moment(self, earliest: int) -> int:
         """When a token is issued: now, or at ``earliest``, which is at most a second away.
 
         Times in tokens are whole seconds. Of an account whose tokens have just been revoked none is
-        issued until that second is over: it would be taken for one of them. Raises ``ComeAgain``.
+        issued until that second is over: it would be taken for one of them. Raises ``RetryLater``.
         """
         wait = earliest - self._clock()
         if wait > 0:

@@ -55,7 +55,7 @@ def make(service: Service, issuer: str, now: int, *, algorithm: str, jku: str) -
     ``algorithm``: what its tokens are signed with unless it says otherwise. ``jku``: where the
     foreign key set is.
     """
-    algorithm = service.terms.signing_algorithm or algorithm
+    algorithm = service.policy.signing_algorithm or algorithm
     ours, foreign = material.generate(algorithm), material.generate(algorithm)
     public = material.public_jwk(ours, algorithm)
     revoked = new_id()
@@ -87,12 +87,12 @@ def _samples(
     header: Header = {
         "alg": algorithm,
         "kid": public["kid"],
-        "typ": service.terms.typ or ACCESS_TOKEN_TYPE,
+        "typ": service.policy.typ or ACCESS_TOKEN_TYPE,
     }
     claims: Claims = {
         "iss": issuer,
         "sub": new_id(),
-        "aud": service.terms.audience,
+        "aud": service.policy.audience,
         "client_id": "verify-service",
         "preferred_username": "verify-service",
         "scope": " ".join(scope.name for scope in service.scopes),

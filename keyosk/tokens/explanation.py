@@ -17,12 +17,12 @@ from keyosk.errors import (
     InvalidTarget,
     KeyoskError,
 )
-from keyosk.model import Account, ApiKey, Holding, Login
+from keyosk.model import Account, ApiKey, Entitlement, Principal
 from keyosk.permissions import entitlements
 from keyosk.permissions.entitlements import Reason
 from keyosk.permissions.services import Services
 from keyosk.tokens.access_tokens import Preview, Tokens
-from keyosk.tokens.issuing import Asked, Issuing
+from keyosk.tokens.issuing import TokenIssuer, TokenRequest
 from keyosk.tokens.refresh_sessions import OFFLINE
 
 #: What each reason means.
@@ -60,11 +60,11 @@ class Explanation:
     preview: Preview | None
     error: KeyoskError | None
     reason: Reason | None
-    given: tuple[Holding, ...]
+    given: tuple[Entitlement, ...]
     missing: Mapping[str, Reason]
 
 
-class Explaining:
+class Explainer:
     """Explains what the token endpoint would do."""
 
     def __init__(
@@ -73,7 +73,7 @@ class Explaining:
         api_keys: ApiKeys,
         services: Services,
         authentication: Authentication,
-        issuing: Issuing,
+        issuing: TokenIssuer,
         tokens: Tokens,
         clock: Callable[[], float],
     ) -> None:
@@ -86,7 +86,7 @@ class Explaining:
         self._clock = clock
 
     def explain(
-        self, reference: str, asked: Asked, *, api_key_id: str | None = None
+        self, reference: str, token_request: TokenRequest, *, api_key_id: str | None = None
     ) -> Explanation:
         """What a login of the account would get, by password or by one of its API keys.
 
@@ -95,39 +95,39 @@ class Explaining:
         now = int(self._clock())
         account = self._accounts.get(reference)
         key = None if api_key_id is None else self._api_keys.get(account.id, api_key_id)
-        login = self._authentication.as_if(account.id, None if key is None else key.id)
-        names = asked.service_scopes
+        principal = self._authentication.preview_login(account.id, None if key is None else key.id)
+        names = token_request.service_scopes
         if names is None:
-            names = tuple(sorted({holding.scope for holding in login.holdings}))
+            names = tuple(sorted({entitlement.scope for entitlement in principal.entitlements}))
         reason = _unusable(account, key, now)
         if reason is not None:
             return Explanation(None, None, reason, (), dict.fromkeys(names, reason))
-        missing = self._missing(login, asked, names, now)
+        missing = self._missing(principal, token_request, names, now)
         try:
-            entitlement = self._issuing.entitled(login, asked)
-            preview = self._tokens.preview(login, entitlement, lifetime=asked.lifetime)
+            token_grant = self._issuing.entitled(principal, token_request)
+            preview = self._tokens.preview(principal, token_grant, lifetime=token_request.lifetime)
         except _REFUSALS as error:
             return Explanation(None, error, None, (), missing)
-        held = entitlements.available(login, now)
-        given = tuple(held[name] for name in entitlement.scopes if name in held)
-        if asked.offline and OFFLINE not in entitlement.scopes:
+        held = entitlements.available(principal, now)
+        given = tuple(held[name] for name in token_grant.scopes if name in held)
+        if token_request.offline and OFFLINE not in token_grant.scopes:
             missing[OFFLINE] = Reason.REFRESH_REFUSED
-        missing = {name: why for name, why in missing.items() if name not in entitlement.scopes}
+        missing = {name: why for name, why in missing.items() if name not in token_grant.scopes}
         return Explanation(preview, None, None, given, missing)
 
     def _missing(
-        self, login: Login, asked: Asked, names: Sequence[str], now: int
+        self, principal: Principal, token_request: TokenRequest, names: Sequence[str], now: int
     ) -> dict[str, Reason]:
         """Why scopes are not in the token, should they not be, where something speaks against."""
         audiences = None
-        if asked.targets:
-            terms = map(self._services.terms_for, asked.targets)
-            audiences = frozenset(each.audience for each in terms if each is not None)
+        if token_request.targets:
+            policy = map(self._services.policy_for, token_request.targets)
+            audiences = frozenset(each.audience for each in policy if each is not None)
         known = self._services.existing_scopes(names)
         missing = {}
         for name in names:
             why = entitlements.why_missing(
-                login, name, now=now, audiences=audiences, algorithm=self._tokens.algorithm
+                principal, name, now=now, audiences=audiences, algorithm=self._tokens.algorithm
             )
             if why is Reason.NOT_GRANTED and name not in known:
                 why = Reason.UNKNOWN_SCOPE

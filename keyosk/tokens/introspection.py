@@ -103,13 +103,13 @@ class Inspection:
         if session is None or session.account_id != by.account_id:
             return None
         try:
-            login = self._authentication.resumed(session, address=by.address)
+            principal = self._authentication.resume(session, address=by.address)
         except BadCredentials:
             return None
         return {
             "scope": " ".join(session.scopes),
-            "client_id": login.username,
-            "username": login.username,
+            "client_id": principal.username,
+            "username": principal.username,
             "exp": session.expires_at,
             "iat": session.rotated_at,
             "sub": session.account_id,
@@ -133,12 +133,12 @@ class Inspection:
         if claims.account_id == by.account_id or by.has(INTROSPECT):
             return True
         acting = self._services.acting(by.account_id or "")
-        return any(service.terms.audience in claims.audiences for service in acting)
+        return any(service.policy.audience in claims.audiences for service in acting)
 
     def _is_active(self, claims: VerifiedClaims) -> bool:
         for audience in claims.audiences:
-            terms = self._services.terms_for(audience)
-            if audience not in (self._issuer, KEYOSK) and (terms is None or not terms.enabled):
+            policy = self._services.policy_for(audience)
+            if audience not in (self._issuer, KEYOSK) and (policy is None or not policy.enabled):
                 return False
             try:
                 self._authentication.by_token(claims, audience=audience)

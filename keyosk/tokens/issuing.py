@@ -22,9 +22,9 @@ from keyosk.errors import (
     UnauthorizedClient,
 )
 from keyosk.ids import new_id
-from keyosk.model import Caller, Exchange, Login, Service, VerifiedClaims
+from keyosk.model import Caller, Exchange, Principal, Service, VerifiedClaims
 from keyosk.permissions import entitlements
-from keyosk.permissions.entitlements import Entitlement
+from keyosk.permissions.entitlements import TokenGrant
 from keyosk.permissions.services import Services
 from keyosk.storage.database import Database
 from keyosk.tokens.access_tokens import Actor, Token, Tokens
@@ -35,7 +35,7 @@ _DEEPEST: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class TokenRequest:
     """What a token request asks for; ``lifetime`` in seconds, ``None`` for what there is."""
 
     scopes: tuple[str, ...] | None = None
@@ -57,15 +57,15 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Issued:
+class IssuedToken:
     """A token, whose login it is, and the refresh token if there is one."""
 
-    login: Login
+    principal: Principal
     token: Token
     refresh_token: str | None = field(default=None, repr=False)
 
 
-class Issuing:
+class TokenIssuer:
     """Issues tokens by grant type."""
 
     def __init__(
@@ -86,58 +86,69 @@ class Issuing:
         self._tokens = tokens
         self._clock = clock
 
-    def by_login(self, login: Login, asked: Asked, *, address: str | None = None) -> Issued:
+    def by_login(
+        self, principal: Principal, token_request: TokenRequest, *, address: str | None = None
+    ) -> IssuedToken:
         """A token for a login that was just proven. Raises ``InvalidScope``, ``InvalidTarget``."""
-        entitlement = self.entitled(login, asked)
-        if OFFLINE not in entitlement.scopes:
-            return Issued(login, self._tokens.issue(login, entitlement, lifetime=asked.lifetime))
+        token_grant = self.entitled(principal, token_request)
+        if OFFLINE not in token_grant.scopes:
+            return IssuedToken(
+                principal,
+                self._tokens.issue(principal, token_grant, lifetime=token_request.lifetime),
+            )
         # What cannot be issued begins no session.
-        self._tokens.preview(login, entitlement, lifetime=asked.lifetime)
-        self._tokens.settle(login)
-        turn = self._sessions.begin(login, entitlement, address=address)
+        self._tokens.preview(principal, token_grant, lifetime=token_request.lifetime)
+        self._tokens.settle(principal)
+        turn = self._sessions.begin(principal, token_grant, address=address)
         token = self._tokens.issue(
-            login, entitlement, lifetime=asked.lifetime, token_id=turn.token_id
+            principal, token_grant, lifetime=token_request.lifetime, token_id=turn.token_id
         )
         self._sessions.check(turn.session)
-        return Issued(login, token, turn.refresh_token)
+        return IssuedToken(principal, token, turn.refresh_token)
 
-    def by_operator(self, by: Caller, login: Login, asked: Asked) -> Issued:
+    def by_operator(
+        self, by: Caller, principal: Principal, token_request: TokenRequest
+    ) -> IssuedToken:
         """A token for a login that nobody proved; the audit log tells of it.
 
         Raises ``InvalidScope``, ``InvalidTarget``, ``BadCredentials`` if the login is not usable.
         """
-        self._authentication.check_usable(login)
-        if asked.offline:
+        self._authentication.check_usable(principal)
+        if token_request.offline:
             raise InvalidScope(f"No refresh token is made here: do not ask for {OFFLINE}.")
-        entitlement = self.entitled(login, asked)
+        token_grant = self.entitled(principal, token_request)
         token_id = new_id()
-        token = self._tokens.issue(login, entitlement, lifetime=asked.lifetime, token_id=token_id)
+        token = self._tokens.issue(
+            principal, token_grant, lifetime=token_request.lifetime, token_id=token_id
+        )
         with self._database.transaction():
             after = {
                 "jti": token_id,
-                "audiences": entitlement.audiences,
+                "audiences": token_grant.audiences,
                 "scope": token.scope,
                 "expires_in": token.expires_in,
-                "api_key": login.api_key_id,
+                "api_key": principal.api_key_id,
             }
-            self._audit.record(by, "token.issue", f"account/{login.account_id}", after=after)
-        return Issued(login, token)
+            self._audit.record(by, "token.issue", f"account/{principal.account_id}", after=after)
+        return IssuedToken(principal, token)
 
-    def entitled(self, login: Login, asked: Asked) -> Entitlement:
+    def entitled(self, principal: Principal, token_request: TokenRequest) -> TokenGrant:
         """What a login that was just proven gets. Raises ``InvalidScope``, ``InvalidTarget``."""
-        entitlement = self._entitlement(login, asked.service_scopes, asked.targets)
-        refreshable = asked.offline and entitlement.refresh_lifetimes
-        return _offline(entitlement) if refreshable else entitlement
+        token_grant = self._entitlement(
+            principal, token_request.service_scopes, token_request.targets
+        )
+        refreshable = token_request.offline and token_grant.refresh_lifetimes
+        return _offline(token_grant) if refreshable else token_grant
 
     def by_refresh_token(
         self,
         text: str,
-        asked: Asked,
+        token_request: TokenRequest,
         *,
-        by: Login | None = None,
+        by: Principal | None = None,
         client_id: str | None = None,
         address: str | None = None,
-    ) -> Issued:
+    ) -> IssuedToken:
         """The next token of a session, and its next refresh token.
 
         ``by``, ``client_id``: who asks, where that is said. Never more than the session began with
@@ -145,32 +156,34 @@ class Issuing:
         """
         session = self._sessions.find(text)
         try:
-            login = self._authentication.resumed(session, address=address)
+            principal = self._authentication.resume(session, address=address)
         except BadCredentials:
             raise InvalidGrant("The login that began this session is not valid any more.") from None
         if by is not None and by.account_id != session.account_id:
             raise InvalidGrant("The refresh token is somebody else's.")
-        if client_id is not None and not usernames.is_same(client_id, login.username):
+        if client_id is not None and not usernames.is_same(client_id, principal.username):
             raise InvalidGrant("The refresh token is somebody else's.")
-        bounded = self._bounded(login, session.scopes, session.expires_at)
-        entitlement = self._entitlement(
-            bounded, asked.service_scopes, asked.targets or session.audiences
+        bounded = self._bounded(principal, session.scopes, session.expires_at)
+        token_grant = self._entitlement(
+            bounded, token_request.service_scopes, token_request.targets or session.audiences
         )
-        if not set(entitlement.audiences) <= set(session.audiences):
+        if not set(token_grant.audiences) <= set(session.audiences):
             raise InvalidTarget("The session was not begun for this audience.")
-        if not entitlement.refresh_lifetimes:
+        if not token_grant.refresh_lifetimes:
             raise InvalidGrant("A service of this session does not allow refreshing any more.")
-        self._tokens.settle(login)
-        turn = self._sessions.turn(text)
-        if asked.scopes is None or asked.offline:
-            entitlement = _offline(entitlement)
+        self._tokens.settle(principal)
+        turn = self._sessions.rotate(text)
+        if token_request.scopes is None or token_request.offline:
+            token_grant = _offline(token_grant)
         token = self._tokens.issue(
-            bounded, entitlement, lifetime=asked.lifetime, token_id=turn.token_id
+            bounded, token_grant, lifetime=token_request.lifetime, token_id=turn.token_id
         )
         self._sessions.check(turn.session)
-        return Issued(login, token, turn.refresh_token)
+        return IssuedToken(principal, token, turn.refresh_token)
 
-    def by_exchange(self, actor: Login, subject_token: str, asked: Asked) -> Issued:
+    def by_exchange(
+        self, actor: Principal, subject_token: str, token_request: TokenRequest
+    ) -> IssuedToken:
         """A token for the next service, for the account behind a token that a service was shown.
 
         ``actor``: the account that acts for the service. Never longer than the token, nor wider
@@ -181,28 +194,32 @@ class Issuing:
         acting = [
             service
             for service in self._services.acting(actor.account_id)
-            if service.terms.enabled and service.terms.audience in claims.audiences
+            if service.policy.enabled and service.policy.audience in claims.audiences
         ]
         if not acting:
             raise UnauthorizedClient("The token is for no service that this account acts for.")
-        if len(asked.targets) != 1:
+        if len(token_request.targets) != 1:
             raise InvalidRequest("An exchange needs one audience or resource, and no more.")
-        login = self._behind(claims, acting[0])
-        terms = self._services.terms_for(asked.targets[0])
-        allowed = None if terms is None else _exchange(acting, terms.name)
-        if terms is None or allowed is None:
+        principal = self._behind(claims, acting[0])
+        policy = self._services.policy_for(token_request.targets[0])
+        allowed = None if policy is None else _exchange(acting, policy.name)
+        if policy is None or allowed is None:
             raise InvalidTarget("Tokens for this service may not be exchanged for that audience.")
-        bounded = self._bounded(login, (*claims.scopes, *allowed.scopes), claims.expires_at)
-        entitlement = self._entitlement(bounded, asked.service_scopes, asked.targets)
-        if set(entitlement.audiences) != {terms.audience}:
+        bounded = self._bounded(principal, (*claims.scopes, *allowed.scopes), claims.expires_at)
+        token_grant = self._entitlement(
+            bounded, token_request.service_scopes, token_request.targets
+        )
+        if set(token_grant.audiences) != {policy.audience}:
             raise InvalidTarget("A scope that was asked for belongs to another audience.")
         acts = Actor(actor.account_id, actor.username, claims.actor)
-        token = self._tokens.issue(bounded, entitlement, lifetime=asked.lifetime, actor=acts)
-        return Issued(actor, token)
+        token = self._tokens.issue(
+            bounded, token_grant, lifetime=token_request.lifetime, actor=acts
+        )
+        return IssuedToken(actor, token)
 
-    def _bounded(self, login: Login, scopes: Collection[str], expires_at: int) -> Login:
+    def _bounded(self, principal: Principal, scopes: Collection[str], expires_at: int) -> Principal:
         now = int(self._clock())
-        return entitlements.narrowed(login, scopes=scopes, expires_at=expires_at, now=now)
+        return entitlements.narrowed(principal, scopes=scopes, expires_at=expires_at, now=now)
 
     def _subject(self, text: str) -> VerifiedClaims:
         try:
@@ -217,27 +234,27 @@ class Issuing:
             raise InvalidRequest("The subject_token was handed on too often.")
         return claims
 
-    def _behind(self, claims: VerifiedClaims, service: Service) -> Login:
+    def _behind(self, claims: VerifiedClaims, service: Service) -> Principal:
         try:
-            return self._authentication.by_token(claims, audience=service.terms.audience)
+            return self._authentication.by_token(claims, audience=service.policy.audience)
         except BadToken:
             raise InvalidRequest("The subject_token is not valid any more.") from None
 
     def _entitlement(
-        self, login: Login, scopes: tuple[str, ...] | None, targets: Iterable[str]
-    ) -> Entitlement:
-        return entitlements.entitlement(
-            login,
+        self, principal: Principal, scopes: tuple[str, ...] | None, targets: Iterable[str]
+    ) -> TokenGrant:
+        return entitlements.token_grant(
+            principal,
             now=int(self._clock()),
             scopes=scopes,
             targets=targets,
-            find_terms=self._services.terms_for,
+            find_policy=self._services.policy_for,
             algorithm=self._tokens.algorithm,
         )
 
 
-def _offline(entitlement: Entitlement) -> Entitlement:
-    return replace(entitlement, scopes=(*entitlement.scopes, OFFLINE))
+def _offline(token_grant: TokenGrant) -> TokenGrant:
+    return replace(token_grant, scopes=(*token_grant.scopes, OFFLINE))
 
 
 def _exchange(acting: Iterable[Service], target: str) -> Exchange | None:

@@ -16,8 +16,8 @@ from keyosk.audit import Audit
 from keyosk.errors import InvalidGrant, NotFound
 from keyosk.ids import new_id
 from keyosk.keys.material import Safe
-from keyosk.model import OPERATOR, Caller, Listing, Login, Session
-from keyosk.permissions.entitlements import Entitlement
+from keyosk.model import OPERATOR, Caller, ListQuery, Principal, Session
+from keyosk.permissions.entitlements import TokenGrant
 from keyosk.permissions.safeguards import Rules
 from keyosk.revocations import MOST_TOKENS, Revocations
 from keyosk.storage.database import Database
@@ -38,7 +38,7 @@ _LATER: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class RotatedSession:
     """One use of a session: the next refresh token, and the id that the access token must have."""
 
     session: Session
@@ -69,24 +69,26 @@ class Sessions:
         self._audit = audit
         self._clock = clock
 
-    def begin(self, login: Login, entitlement: Entitlement, *, address: str | None) -> Turn:
+    def begin(
+        self, principal: Principal, token_grant: TokenGrant, *, address: str | None
+    ) -> RotatedSession:
         """A session for what a login got; the access token is to be issued with its id."""
         now = int(self._clock())
         session_id, token_id = new_id(), new_id()
         token = refresh_token_format.first(self._safe, session_id)
-        seconds = min(own or LIFETIME for own in entitlement.refresh_lifetimes)
-        ends = [now + seconds, *(e for e in (login.expires_at,) if e is not None)]
+        seconds = min(own or LIFETIME for own in token_grant.refresh_lifetimes)
+        ends = [now + seconds, *(e for e in (principal.expires_at,) if e is not None)]
         session = Session(
             id=session_id,
-            account_id=login.account_id,
-            password_id=login.password_id,
-            api_key_id=login.api_key_id,
-            audiences=entitlement.audiences,
-            scopes=tuple(scope for scope in entitlement.scopes if scope != OFFLINE),
+            account_id=principal.account_id,
+            password_id=principal.password_id,
+            api_key_id=principal.api_key_id,
+            audiences=token_grant.audiences,
+            scopes=tuple(scope for scope in token_grant.scopes if scope != OFFLINE),
             digest=token.digest,
             tokens={token_id: self._latest_end(now)},
             address=address,
-            authenticated_at=login.authenticated_at,
+            authenticated_at=principal.authenticated_at,
             created_at=now,
             rotated_at=now,
             expires_at=min(ends),
@@ -94,7 +96,7 @@ class Sessions:
         with self._database.transaction():
             self._store.remove_expired(now - _KEPT)
             self._store.add(session)
-        return Turn(session, token.text, token_id)
+        return RotatedSession(session, token.text, token_id)
 
     def find(self, text: str) -> Session:
         """The session whose refresh token is, or was, this one. Raises ``InvalidGrant``."""
@@ -108,7 +110,7 @@ class Sessions:
             return None
         return self._of_now(session)
 
-    def turn(self, text: str) -> Turn:
+    def rotate(self, text: str) -> RotatedSession:
         """Use a refresh token: it gives the next one, and the same again for ``RETRY`` seconds.
 
         Raises ``InvalidGrant``; if the token was used before, its session ends.
@@ -129,7 +131,7 @@ class Sessions:
                     tokens=_latest({**session.tokens, token_id: self._latest_end(now)}, now),
                 )
                 self._store.rotate(session)
-                return Turn(session, following.text, token_id)
+                return RotatedSession(session, following.text, token_id)
             self._end(session)
             self._audit.refuse(
                 OPERATOR,
@@ -148,13 +150,13 @@ class Sessions:
         if self._store.find(session.id) is None:
             raise InvalidGrant("The session of this refresh token has ended.")
 
-    def page(self, reference: str, listing: Listing) -> list[Session]:
+    def page(self, reference: str, list_query: ListQuery) -> list[Session]:
         """The sessions of an account that a listing asks for. Raises ``NotFound``."""
-        return self._store.page(self._accounts.get(reference).id, listing)
+        return self._store.page(self._accounts.get(reference).id, list_query)
 
-    def count(self, reference: str, listing: Listing) -> int:
+    def count(self, reference: str, list_query: ListQuery) -> int:
         """How many sessions the account has. Raises ``NotFound``."""
-        return self._store.count(self._accounts.get(reference).id, listing)
+        return self._store.count(self._accounts.get(reference).id, list_query)
 
     def end(self, by: Caller, reference: str, session_id: str) -> None:
         """End a session of the account, with the access tokens that came from it.

@@ -19,7 +19,7 @@ from keyosk.errors import (
 )
 from keyosk.ids import is_id
 from keyosk.installation import Installation
-from keyosk.model import ADMIN, KEYOSK, Caller, CredentialKind, Login
+from keyosk.model import ADMIN, KEYOSK, Caller, CredentialKind, Principal
 from keyosk.permissions import entitlements
 from keyosk.web import access_log, basic, bodies, browsers
 from keyosk.web.schemas import PasswordProof
@@ -167,13 +167,13 @@ class Gate:
         return found, proven.password_id
 
 
-def still(installation: Installation, caller: Caller, scope: str) -> Caller:
+def recheck(installation: Installation, caller: Caller, scope: str) -> Caller:
     """A caller who was let in a while ago, with what is left of their rights now.
 
     Raises ``BadCredentials``, and ``InsufficientScope`` once they lack ``scope``.
     """
     now = int(installation.clock())
-    proven = installation.authentication.again(caller)
+    proven = installation.authentication.reload(caller)
     left = replace(
         caller,
         scopes=caller.scopes & entitlements.keyosk_scopes(proven, now),
@@ -185,7 +185,7 @@ def still(installation: Installation, caller: Caller, scope: str) -> Caller:
     return left
 
 
-def login(installation: Installation) -> Login:
+def login(installation: Installation) -> Principal:
     """The login that the request's ``Authorization`` proves; its use will be noted.
 
     By Basic, or where the route takes one an API key alone. Raises ``BadCredentials``, and
@@ -204,12 +204,12 @@ def login(installation: Installation) -> Login:
     return by_pairs(installation, [("", key)])
 
 
-def by_pairs(installation: Installation, pairs: Sequence[tuple[str, str]]) -> Login:
+def by_pairs(installation: Installation, pairs: Sequence[tuple[str, str]]) -> Principal:
     """The login that one of these (username, secret) pairs proves; its use will be noted."""
     proven = installation.authentication.by_secret(
         pairs, address=g.address, key_alone=g.get("key_alone", False)
     )
-    note_afterwards(installation, proven)
+    record_use_afterwards(installation, proven)
     return proven
 
 
@@ -219,18 +219,18 @@ def bearer() -> str | None:
     return credentials.strip() if scheme.lower() == "bearer" else None
 
 
-def name_of(who: Login | Caller) -> dict[str, str]:
+def name_of(who: Principal | Caller) -> dict[str, str]:
     """Who it is, for the log."""
     names = {"account": who.account_id or ""}
     return names if who.api_key_id is None else {**names, "api_key": who.api_key_id}
 
 
-def note_afterwards(installation: Installation, proven: Login) -> None:
+def record_use_afterwards(installation: Installation, proven: Principal) -> None:
     """Note the use of a login once the answer has been sent: a use is not worth a wait."""
 
     @after_this_request
     def noted(response: Response) -> Response:
-        response.call_on_close(lambda: installation.authentication.note(proven))
+        response.call_on_close(lambda: installation.authentication.record_use(proven))
         return response
 
 

@@ -14,10 +14,10 @@ from keyosk.web.preconditions import wanted_versions
 from keyosk.web.schemas import (
     AccountNew,
     AccountPatch,
-    AccountShape,
+    AccountSchema,
     GrantsPatch,
-    GrantsShape,
-    GrantsShown,
+    GrantsSchema,
+    GrantsShownSchema,
     PasswordChange,
     PasswordProof,
     grants_of,
@@ -28,7 +28,7 @@ from keyosk.web.schemas import (
 _READ = "keyosk:accounts:read"
 _WRITE = "keyosk:accounts:write"
 _GRANT = "keyosk:grants:write"
-LISTS = paging.Lists(
+LISTS = paging.ListOptions(
     ("created_at", "updated_at", "username"),
     {
         "enabled": paging.flag,
@@ -56,13 +56,15 @@ class AccountsResource(Endpoint):
             raise InsufficientScope(_GRANT)
         self._draft = self.installation.accounts.draft(g.caller, **fields)
 
-    @operation(gives=AccountShape, lists=LISTS)
+    @operation(response=AccountSchema, lists=LISTS)
     def get(self) -> Response:
         """A page of accounts."""
         accounts = self.installation.accounts
         return self.page(accounts.page, _body, accounts.count)
 
-    @operation(takes=AccountNew, gives=AccountShape, status=201, tagged=True, raises=(Conflict,))
+    @operation(
+        body=AccountNew, response=AccountSchema, status=201, has_etag=True, raises=(Conflict,)
+    )
     def post(self) -> Response:
         """Make an account."""
         account = self.installation.grants.add_account(g.caller, self._grants, self._draft)
@@ -72,12 +74,12 @@ class AccountsResource(Endpoint):
 class AccountResource(Endpoint):
     """One account."""
 
-    @operation(gives=AccountShape, tagged=True)
+    @operation(response=AccountSchema, has_etag=True)
     def get(self, account: str) -> Response:
         """The account."""
         return _answer(self.installation.accounts.get(account))
 
-    @operation(takes=AccountPatch, gives=AccountShape, tagged=True, raises=(Conflict,))
+    @operation(body=AccountPatch, response=AccountSchema, has_etag=True, raises=(Conflict,))
     def patch(self, account: str) -> Response:
         """Change the fields that the merge patch names."""
         patch = self.load()
@@ -85,7 +87,7 @@ class AccountResource(Endpoint):
             self.installation.accounts.change(g.caller, account, patch, version=wanted_versions())
         )
 
-    @operation(tagged=True)
+    @operation(has_etag=True)
     def delete(self, account: str) -> Response:
         """Delete the account with all that belongs to it."""
         self.installation.accounts.remove(g.caller, account, version=wanted_versions())
@@ -95,13 +97,13 @@ class AccountResource(Endpoint):
 class PasswordResource(Endpoint):
     """The password of an account; it is never shown."""
 
-    @operation(takes=PasswordChange, raises=(Conflict,))
+    @operation(body=PasswordChange, raises=(Conflict,))
     def put(self, account: str) -> Response:
         """Set the password."""
         self.installation.accounts.set_password(g.caller, account, self.load()["password"])
         return nothing()
 
-    @operation(takes=PasswordProof, optional=True, raises=(Conflict,))
+    @operation(body=PasswordProof, optional=True, raises=(Conflict,))
     def delete(self, account: str) -> Response:
         """Leave the account without a password."""
         self.load()
@@ -112,12 +114,12 @@ class PasswordResource(Endpoint):
 class GrantsResource(Endpoint):
     """What an account was granted."""
 
-    @operation(gives=GrantsShown, tagged=True)
+    @operation(response=GrantsShownSchema, has_etag=True)
     def get(self, account: str) -> Response:
         """The grants; their entity tag is the account's."""
         return _grants_answer(*self.installation.grants.of(account))
 
-    @operation(takes=GrantsShape, gives=GrantsShown, tagged=True)
+    @operation(body=GrantsSchema, response=GrantsShownSchema, has_etag=True)
     def put(self, account: str) -> Response:
         """Replace the grants."""
         grants = grants_of(self.load())
@@ -125,7 +127,7 @@ class GrantsResource(Endpoint):
             *self.installation.grants.replace(g.caller, account, grants, version=wanted_versions())
         )
 
-    @operation(takes=GrantsPatch, gives=GrantsShown, tagged=True)
+    @operation(body=GrantsPatch, response=GrantsShownSchema, has_etag=True)
     def patch(self, account: str) -> Response:
         """Add some and take some away."""
         fields = self.load()
@@ -145,7 +147,7 @@ def _answer(account: Account, status: int = 200, *, location: str | None = None)
 
 
 def _body(account: Account) -> dict[str, Any]:
-    body: dict[str, Any] = AccountShape().dump(account)
+    body: dict[str, Any] = AccountSchema().dump(account)
     if not g.caller.has(_READ) and not g.caller.has(_WRITE):
         del body["metadata"]  # it never leaves the admin API
     return body

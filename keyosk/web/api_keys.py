@@ -12,9 +12,15 @@ from keyosk.web.answers import nothing, object_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
 from keyosk.web.preconditions import wanted_versions
-from keyosk.web.schemas import ApiKeyMade, ApiKeyNew, ApiKeyPatch, ApiKeyShape, Rotation
+from keyosk.web.schemas import (
+    ApiKeyMade,
+    ApiKeyNew,
+    ApiKeyPatch,
+    ApiKeyRotationSchema,
+    ApiKeySchema,
+)
 
-LISTS = paging.Lists(
+LISTS = paging.ListOptions(
     ("created_at", "name"),
     {
         "enabled": paging.flag,
@@ -27,17 +33,17 @@ LISTS = paging.Lists(
 class ApiKeysResource(Endpoint):
     """The API keys of an account."""
 
-    @operation(gives=ApiKeyShape, lists=LISTS)
+    @operation(response=ApiKeySchema, lists=LISTS)
     def get(self, account: str) -> Response:
         """A page of keys."""
         api_keys = self.installation.api_keys
         return self.page(
-            lambda listing: api_keys.page(account, listing),
+            lambda list_query: api_keys.page(account, list_query),
             _body,
-            lambda listing: api_keys.count(account, listing),
+            lambda list_query: api_keys.count(account, list_query),
         )
 
-    @operation(takes=ApiKeyNew, gives=ApiKeyMade, status=201, tagged=True)
+    @operation(body=ApiKeyNew, response=ApiKeyMade, status=201, has_etag=True)
     def post(self, account: str) -> Response:
         """Make a key; this answer is the only one that has its secret."""
         made = self.installation.api_keys.create(g.caller, account, **_fields(self.load()))
@@ -48,11 +54,11 @@ class RotateResource(Endpoint):
     """The rotation of one API key."""
 
     @operation(
-        takes=Rotation,
+        body=ApiKeyRotationSchema,
         optional=True,
-        gives=ApiKeyMade,
+        response=ApiKeyMade,
         status=201,
-        tagged=True,
+        has_etag=True,
         raises=(Conflict,),
     )
     def post(self, account: str, key: str) -> Response:
@@ -64,13 +70,13 @@ class RotateResource(Endpoint):
 class ApiKeyResource(Endpoint):
     """One API key."""
 
-    @operation(gives=ApiKeyShape, tagged=True)
+    @operation(response=ApiKeySchema, has_etag=True)
     def get(self, account: str, key: str) -> Response:
         """The key, without its secret."""
         found = self.installation.api_keys.get(account, key)
         return object_answer(_body(found), found.version)
 
-    @operation(takes=ApiKeyPatch, gives=ApiKeyShape, tagged=True)
+    @operation(body=ApiKeyPatch, response=ApiKeySchema, has_etag=True)
     def patch(self, account: str, key: str) -> Response:
         """Change the fields that the merge patch names."""
         patch = _fields(self.load())
@@ -79,7 +85,7 @@ class ApiKeyResource(Endpoint):
         )
         return object_answer(_body(changed), changed.version)
 
-    @operation(tagged=True)
+    @operation(has_etag=True)
     def delete(self, account: str, key: str) -> Response:
         """Delete the key: it stops working at once."""
         self.installation.api_keys.remove(g.caller, account, key, version=wanted_versions())
@@ -102,5 +108,5 @@ def _fields(loaded: dict[str, Any]) -> dict[str, Any]:
 
 
 def _body(key: ApiKey) -> dict[str, Any]:
-    body: dict[str, Any] = ApiKeyShape().dump(key)
+    body: dict[str, Any] = ApiKeySchema().dump(key)
     return body

@@ -8,9 +8,9 @@ from keyosk.model import AuditRow
 from keyosk.web import paging
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
-from keyosk.web.schemas import AuditShape
+from keyosk.web.schemas import AuditSchema
 
-LISTS = paging.Lists(
+LISTS = paging.ListOptions(
     ("sequence",),
     {
         "actor": paging.text,
@@ -27,7 +27,7 @@ LISTS = paging.Lists(
 class AuditResource(Endpoint):
     """The audit log."""
 
-    @operation(gives=AuditShape, lists=LISTS)
+    @operation(response=AuditSchema, lists=LISTS)
     def get(self) -> Response:
         """A page of rows, oldest first; ``sort=-sequence`` for the newest."""
         audit = self.installation.audit
@@ -35,5 +35,5 @@ class AuditResource(Endpoint):
 
 
 def _body(row: AuditRow) -> dict[str, Any]:
-    body: dict[str, Any] = AuditShape().dump(row)
+    body: dict[str, Any] = AuditSchema().dump(row)
     return body

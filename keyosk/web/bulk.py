@@ -16,7 +16,7 @@ from keyosk.web.accounts import LISTS
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.fields import Flag, Text, Time
 from keyosk.web.operations import operation
-from keyosk.web.schemas import Shape
+from keyosk.web.schemas import StrictSchema
 
 _WRITE: Final = "keyosk:accounts:write"
 #: Bytes of results that go out while the body still comes in.
@@ -34,14 +34,14 @@ _RESULTS: Final = (
 _ACCOUNTS: Final = '{"username":"alice","kind":"person","grants":{"scopes":[],"roles":[]}}\n'
 
 
-class ImportQuery(Shape):
+class ImportQuery(StrictSchema):
     """How to import."""
 
     dry_run = Flag()
     on_conflict = Text(validate=validate.OneOf([word.value for word in OnConflict]))
 
 
-class ExportQuery(Shape):
+class ExportQuery(StrictSchema):
     """Which accounts to export: those of the list that these filters leave."""
 
     enabled = Flag()
@@ -60,10 +60,10 @@ class ImportResource(Endpoint):
     repeatable = False
 
     @operation(
-        takes=lines.AccountLine,
-        takes_as=lines.TYPES,
+        body=lines.AccountLine,
+        body_types=lines.TYPES,
         query=ImportQuery,
-        texts={lines.TYPES[0]: _RESULTS},
+        media_types={lines.TYPES[0]: _RESULTS},
     )
     def post(self) -> Response:
         """Import accounts, one a line (JSON Lines).
@@ -77,7 +77,7 @@ class ImportResource(Endpoint):
             raise UnsupportedMediaType
         dry_run, on_conflict = _options()
         answer = self._answer(g.caller, dry_run=dry_run, on_conflict=on_conflict)
-        leave = self.installation.bulk.alone()
+        leave = self.installation.bulk.exclusive()
         try:
             # What is wrong with the first batch (no database, no body) has an answer of its own.
             first = next(answer)
@@ -89,8 +89,8 @@ class ImportResource(Endpoint):
     def _answer(self, caller: Caller, *, dry_run: bool, on_conflict: OnConflict) -> Iterator[bytes]:
         """The answer, batch by batch; what ends it early after the first is told in its end."""
         tally = Tally()
-        batches = self.installation.bulk.take(
-            lambda: access.still(self.installation, caller, _WRITE),
+        batches = self.installation.bulk.import_accounts(
+            lambda: access.recheck(self.installation, caller, _WRITE),
             lines.read(request.stream),
             on_conflict=on_conflict,
             dry_run=dry_run,
@@ -110,19 +110,19 @@ class ImportResource(Endpoint):
 class ExportResource(Endpoint):
     """All accounts at once."""
 
-    @operation(query=ExportQuery, texts={lines.TYPES[0]: _ACCOUNTS}, raises=(Invalid,))
+    @operation(query=ExportQuery, media_types={lines.TYPES[0]: _ACCOUNTS}, raises=(Invalid,))
     def get(self) -> Response:
         """Export accounts with their grants, one a line (JSON Lines).
 
         Takes the filters of the list of accounts. What it gives, an import takes; passwords and
         API keys are not in it.
         """
-        pages = self.installation.bulk.give(paging.filters(LISTS))
+        pages = self.installation.bulk.export_accounts(paging.filters(LISTS))
         body = (
             "".join(lines.account_line(account, grants) for account, grants in page).encode()
             for page in pages
         )
-        return _lines_answer(body, self.installation.bulk.alone())
+        return _lines_answer(body, self.installation.bulk.exclusive())
 
 
 def _options() -> tuple[bool, OnConflict]:

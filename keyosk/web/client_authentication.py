@@ -12,7 +12,7 @@ from keyosk import whitespace
 from keyosk.credentials import api_key_format, usernames
 from keyosk.errors import InvalidRequest
 from keyosk.installation import Installation
-from keyosk.model import Login
+from keyosk.model import Principal
 from keyosk.web import access, browsers, parameters
 
 SECRET: Final = "client_secret"  # noqa: S105  # the parameter's name
@@ -20,7 +20,7 @@ SECRET: Final = "client_secret"  # noqa: S105  # the parameter's name
 _NOT_TAKEN: Final = frozenset({"password", "client_assertion", "client_assertion_type"})
 
 
-def login(installation: Installation, single: Mapping[str, str]) -> Login:
+def login(installation: Installation, single: Mapping[str, str]) -> Principal:
     """The login of a request with these parameters.
 
     Raises ``BadCredentials``, ``Forbidden``, ``InvalidRequest``.
@@ -35,7 +35,7 @@ def login(installation: Installation, single: Mapping[str, str]) -> Login:
     return proven
 
 
-def login_if_any(installation: Installation, single: Mapping[str, str]) -> Login | None:
+def login_if_any(installation: Installation, single: Mapping[str, str]) -> Principal | None:
     """As ``login``, for requests that need none."""
     if SECRET in single or "Authorization" in request.headers:
         return login(installation, single)

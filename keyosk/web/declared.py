@@ -16,10 +16,10 @@ from keyosk.web.fields import Flag, Text
 from keyosk.web.schemas import (
     AccountNew,
     AccountPatch,
-    GrantsShape,
+    GrantsSchema,
     RoleNew,
     RolePatch,
-    Shape,
+    StrictSchema,
     grants_of,
     shape_of_grants,
 )
@@ -47,13 +47,13 @@ class DeclaredAccount(AccountNew):
     api_keys = _Elsewhere("api-key create")
 
 
-class DeclaredGrants(GrantsShape):
+class DeclaredGrants(GrantsSchema):
     """Grants of an account that is somebody else's business."""
 
     account = Text(required=True)
 
 
-class DeclarationShape(Shape):
+class DeclarationSchema(StrictSchema):
     """All that one document declares."""
 
     owner = Text()
@@ -67,7 +67,7 @@ class DeclarationShape(Shape):
 def declaration_of(document: Any) -> Declaration:
     """The declaration that a document has. Raises ``Invalid`` with every fault and its path."""
     try:
-        loaded = DeclarationShape().load(document)
+        loaded = DeclarationSchema().load(document)
     except ValidationError as error:
         raise Invalid(faults_of(error.messages_dict)) from None
     return Declaration(

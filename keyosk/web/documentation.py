@@ -15,7 +15,7 @@ from keyosk.web.answers import public_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
 from keyosk.web.route import Route
-from keyosk.web.standard_schemas import DocumentShape
+from keyosk.web.standard_schemas import DocumentSchema
 
 #: The name of the ``Description`` among the application's extensions.
 EXTENSION: Final = "keyosk.description"
@@ -86,7 +86,7 @@ class Description:
 class OpenApiResource(Endpoint):
     """The description of the API for programs."""
 
-    @operation(gives=DocumentShape, tagged=True)
+    @operation(response=DocumentSchema, has_etag=True)
     def get(self) -> Response:
         """This document (OpenAPI 3.1)."""
         description = cast(Description, current_app.extensions[EXTENSION])
@@ -96,7 +96,7 @@ class OpenApiResource(Endpoint):
 class PageResource(Endpoint):
     """The description of the API for people."""
 
-    @operation(texts={"text/html": "<!doctype html>..."}, tagged=True)
+    @operation(media_types={"text/html": "<!doctype html>..."}, has_etag=True)
     def get(self) -> Response:
         """A page that shows this document, and can try it out."""
         request.environ[CONTENT_POLICY] = _POLICY
@@ -106,7 +106,7 @@ class PageResource(Endpoint):
 class AssetResource(Endpoint):
     """What the page is made of."""
 
-    @operation(texts={_CSS: "body {}", _JAVASCRIPT: "void 0;"}, tagged=True)
+    @operation(media_types={_CSS: "body {}", _JAVASCRIPT: "void 0;"}, has_etag=True)
     def get(self, file: str) -> Response:
         """A file of the page."""
         # SECURITY: a look-up among known names; what a request says is no part of a path.

@@ -9,7 +9,7 @@ from flask_restful import Resource
 
 from keyosk.idempotency import Answer
 from keyosk.installation import Installation
-from keyosk.model import Listing
+from keyosk.model import ListQuery
 from keyosk.web import bodies, operations, paging, preconditions
 from keyosk.web.answers import json_answer
 from keyosk.web.fields import rfc3339
@@ -44,14 +44,14 @@ class Endpoint(Resource):
     def load(self) -> dict[str, Any]:
         """The body of the request in the shape that its method declares. Raises ``Invalid``."""
         operation = operations.of(type(self), request.method)
-        assert operation.takes is not None
-        return bodies.load(operation.takes(), optional=operation.optional)
+        assert operation.body is not None
+        return bodies.load(operation.body(), optional=operation.optional)
 
     def page(
         self,
-        read: Callable[[Listing], Sequence[Any]],
+        read: Callable[[ListQuery], Sequence[Any]],
         shape: Callable[[Any], dict[str, Any]],
-        count: Callable[[Listing], int],
+        count: Callable[[ListQuery], int],
     ) -> Response:
         """A page of the list that GET declares, as ``paging.page`` makes it. Raises ``Invalid``."""
         lists = operations.of(type(self), "GET").lists

@@ -8,12 +8,12 @@ from keyosk.errors import InsufficientScope, Invalid, InvalidScope, NotFound
 from keyosk.permissions import entitlements
 from keyosk.permissions.entitlements import Reason
 from keyosk.tokens.explanation import Explanation, shape
-from keyosk.tokens.issuing import Asked
+from keyosk.tokens.issuing import TokenRequest
 from keyosk.web.answers import json_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.fields import rfc3339
 from keyosk.web.operations import operation
-from keyosk.web.standard_schemas import ExplainRequest, ExplanationShape
+from keyosk.web.standard_schemas import ExplainRequest, ExplanationSchema
 
 _READ = "keyosk:accounts:read"
 _SERVICES = "keyosk:services:read"
@@ -24,7 +24,7 @@ class ExplainResource(Endpoint):
 
     repeatable = False
 
-    @operation(takes=ExplainRequest, gives=ExplanationShape, raises=(NotFound,))
+    @operation(body=ExplainRequest, response=ExplanationSchema, raises=(NotFound,))
     def post(self) -> Response:
         """Explain which token an account would get with a credential, without its secret.
 
@@ -38,12 +38,12 @@ class ExplainResource(Endpoint):
             raise Invalid.field("api_key", "must be the key's id, with the credential api_key only")
         scope = fields.get("scope")
         try:
-            asked = Asked(
+            token_request = TokenRequest(
                 scopes=None if scope is None else entitlements.parse_scope(scope),
                 targets=tuple(filter(None, fields.get("audience", ()))),
                 lifetime=fields.get("lifetime"),
             )
-            found = self.installation.explaining.explain(account, asked, api_key_id=api_key)
+            found = self.installation.explaining.explain(account, token_request, api_key_id=api_key)
         except InvalidScope as error:  # it is no list of scopes
             found = Explanation(None, error, None, (), {})
         return json_answer(self._shown(shape(found)))

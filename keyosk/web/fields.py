@@ -88,7 +88,7 @@ class Accepts(fields.Field[frozenset[CredentialKind]]):
 class Time(fields.Field[int]):
     """RFC 3339 outside, whole seconds since the epoch inside; fractions are cut off.
 
-    That it lies from 1970 to 9999 is for ``checks.Checks.time`` to say, with all other faults.
+    That it lies from 1970 to 9999 is for ``checks.Faults.time`` to say, with all other faults.
     """
 
     def _deserialize(self, value: Any, *_: Any, **__: Any) -> int:

@@ -14,7 +14,7 @@ from flask import Response, request
 from keyosk.credentials import api_key_format
 from keyosk.errors import BadToken, Forbidden, InvalidRequest, InvalidScope, Throttled
 from keyosk.installation import Installation
-from keyosk.model import Login
+from keyosk.model import Principal
 from keyosk.permissions import entitlements
 from keyosk.tokens.access_tokens import Actor
 from keyosk.web import access, access_log
@@ -31,7 +31,7 @@ _PREFLIGHTS: Final = (("OPTIONS",), ("OPTIONS", "OPTIONS"), ("GET", "OPTIONS"))
 
 @dataclass(frozen=True, slots=True)
 class _Proven:
-    login: Login
+    login: Principal
     actor: Actor | None
 
 
@@ -76,15 +76,15 @@ class ForwardResource(Endpoint):
         """
         installation = self.installation
         try:
-            wanted, required = _asked(service)
+            wanted, required = _requested(service)
             if _is_preflight() and self._lets_preflights_pass(wanted):
                 return _yes()
             proven = _proven(installation, wanted)
-            entitlement = entitlements.for_service(
+            token_grant = entitlements.for_service(
                 proven.login, wanted, required=required, now=int(installation.clock())
             )
             token = installation.tokens.issue(
-                proven.login, entitlement, lifetime=_LIFETIME, actor=proven.actor
+                proven.login, token_grant, lifetime=_LIFETIME, actor=proven.actor
             )
         except (InvalidRequest, InvalidScope, Throttled) as error:
             raise Forbidden(error.detail) from None  # proxies make a failure of anything else
@@ -98,9 +98,12 @@ class ForwardResource(Endpoint):
         return response
 
     def _lets_preflights_pass(self, service: str) -> bool:
-        terms = self.installation.services.terms_for(service)
+        policy = self.installation.services.policy_for(service)
         return (
-            terms is not None and terms.name == service and terms.enabled and terms.cors_preflight
+            policy is not None
+            and policy.name == service
+            and policy.enabled
+            and policy.cors_preflight
         )
 
 
@@ -129,12 +132,12 @@ def _proven(installation: Installation, service: str) -> _Proven:
     text = access.bearer()
     if text is None or api_key_format.looks_like(text):
         return _Proven(access.login(installation), None)
-    terms = installation.services.terms_for(service)
-    if terms is None or terms.name != service:
+    policy = installation.services.policy_for(service)
+    if policy is None or policy.name != service:
         raise BadToken("The token is not valid.")  # no token is, for what does not exist
-    claims = installation.tokens.verify(text, audience=terms.audience)
+    claims = installation.tokens.verify(text, audience=policy.audience)
     login = entitlements.narrowed(
-        installation.authentication.by_token(claims, audience=terms.audience),
+        installation.authentication.by_token(claims, audience=policy.audience),
         scopes=claims.scopes,
         expires_at=claims.expires_at,
         now=int(installation.clock()),
@@ -142,7 +145,7 @@ def _proven(installation: Installation, service: str) -> _Proven:
     return _Proven(login, Actor.of(claims.actor))
 
 
-def _asked(named: str | None) -> tuple[str, tuple[str, ...]]:
+def _requested(named: str | None) -> tuple[str, tuple[str, ...]]:
     """The service, and the scopes that are required. Raises ``Forbidden``, ``InvalidScope``.
 
     What is missing is refused only after the login, which comes first: such a service is "".

@@ -6,13 +6,13 @@ from keyosk.errors import Unavailable
 from keyosk.web.answers import json_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
-from keyosk.web.standard_schemas import StatusShape
+from keyosk.web.standard_schemas import StatusSchema
 
 
 class LiveResource(Endpoint):
     """Whether the process answers; asks nothing else."""
 
-    @operation(gives=StatusShape)
+    @operation(response=StatusSchema)
     def get(self) -> Response:
         """Always 200."""
         return _status("ok")
@@ -21,7 +21,7 @@ class LiveResource(Endpoint):
 class ReadyResource(Endpoint):
     """Whether tokens can be issued now."""
 
-    @operation(gives=StatusShape, raises=(Unavailable,))
+    @operation(response=StatusSchema, raises=(Unavailable,))
     def get(self) -> Response:
         """200, or 503 when the database is away."""
         self.installation.database.ping()

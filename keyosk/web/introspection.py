@@ -10,13 +10,13 @@ from keyosk.web import access, access_log, client_authentication, parameters
 from keyosk.web.answers import json_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
-from keyosk.web.standard_schemas import IntrospectionShape, TokenQuestion
+from keyosk.web.standard_schemas import IntrospectionSchema, TokenQuestion
 
 _AS = (parameters.FORM, "application/json")
 
 
 class _AboutToken(Endpoint):
-    def _asked(self) -> tuple[Caller, str]:
+    def _requested(self) -> tuple[Caller, str]:
         """Who asks, and about which token. Raises ``BadCredentials``, ``InvalidRequest``."""
         single = parameters.singles(parameters.body())
         login = client_authentication.login(self.installation, single)
@@ -32,11 +32,11 @@ class IntrospectResource(_AboutToken):
     """Token introspection (RFC 7662)."""
 
     @operation(
-        takes=TokenQuestion, takes_as=_AS, gives=IntrospectionShape, raises=(InvalidRequest,)
+        body=TokenQuestion, body_types=_AS, response=IntrospectionSchema, raises=(InvalidRequest,)
     )
     def post(self) -> Response:
         """What a token is, for its owner and for the services that it is meant for."""
-        by, token = self._asked()
+        by, token = self._requested()
         found = self.installation.inspection.inspect(by, token)
         response = json_answer({"active": False} if found is None else {"active": True, **found})
         response.headers["Pragma"] = "no-cache"
@@ -46,10 +46,12 @@ class IntrospectResource(_AboutToken):
 class RevokeResource(_AboutToken):
     """Token revocation (RFC 7009)."""
 
-    @operation(takes=TokenQuestion, takes_as=_AS, status=200, raises=(InvalidRequest, InvalidGrant))
+    @operation(
+        body=TokenQuestion, body_types=_AS, status=200, raises=(InvalidRequest, InvalidGrant)
+    )
     def post(self) -> Response:
         """Revoke a token; 200 also if there is nothing to revoke."""
-        by, token = self._asked()
+        by, token = self._requested()
         self.installation.inspection.revoke(by, token)
         response = Response(status=200)
         del response.headers["Content-Type"]

@@ -8,12 +8,12 @@ from flask import Response, request
 from keyosk.errors import Invalid, KeyoskError, NotFound, Unavailable
 from keyosk.keys.key_set import Document
 from keyosk.keys.signing_keys import FRESH, SPREAD
-from keyosk.model import Terms
+from keyosk.model import TokenPolicy
 from keyosk.web import access
 from keyosk.web.answers import public_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
-from keyosk.web.standard_schemas import JwkSetShape, JwksQuery
+from keyosk.web.standard_schemas import JwkSetSchema, JwksQuery
 
 _PEM: Final = "application/x-pem-file"
 _EXAMPLE: Final = "-----BEGIN PUBLIC KEY-----\nMFkw...\n-----END PUBLIC KEY-----\n"
@@ -26,9 +26,9 @@ class JwksResource(Endpoint):
 
     @operation(
         query=JwksQuery,
-        gives=JwkSetShape,
-        texts={_PEM: _EXAMPLE},
-        tagged=True,
+        response=JwkSetSchema,
+        media_types={_PEM: _EXAMPLE},
+        has_etag=True,
         raises=(Unavailable, Invalid),
     )
     def get(self) -> Response:
@@ -52,7 +52,7 @@ class JwksResource(Endpoint):
         left = keys.current.changes_at - int(self.installation.clock())
         # A rotation may be asked for at any moment: no verifier may keep the set for longer than
         # the next key is published before it signs.
-        ahead = self.installation.rotation.plan.publish_ahead - SPREAD
+        ahead = self.installation.rotation.policy.publish_ahead - SPREAD
         # SECURITY: a key that another process found stolen a moment ago may still be in the set.
         longest = _MAX_AGE if confirmed else int(FRESH)
         response = Response(document.text, mimetype="application/json")
@@ -73,7 +73,7 @@ class JwksResource(Endpoint):
         except KeyoskError:
             return named
 
-    def _acting(self) -> list[Terms]:
+    def _acting(self) -> list[TokenPolicy]:
         scheme, _, text = request.headers.get("Authorization", "").partition(" ")
         if not scheme:
             return []
@@ -81,27 +81,27 @@ class JwksResource(Endpoint):
             account = self.installation.tokens.verify(text.strip(), audience=None).account_id
         else:
             account = access.login(self.installation).account_id
-        return [service.terms for service in self.installation.services.acting(account)]
+        return [service.policy for service in self.installation.services.acting(account)]
 
 
 class ServiceJwksResource(JwksResource):
     """The JWK set that one service needs."""
 
-    @operation(gives=JwkSetShape, tagged=True, raises=(Unavailable,))
+    @operation(response=JwkSetSchema, has_etag=True, raises=(Unavailable,))
     def get(self, service: str) -> Response:  # type: ignore[override]  # one more in the address
         """The common set, or the service's own where its algorithm is not in that."""
         found = self.installation.services.get(service)
         confirmed = self.installation.signing_keys.confirmed()
         keys = self.installation.signing_keys.current
-        document = keys.document_of(found.terms.signing_algorithm)
-        self.installation.rotation.saw(found.terms.name, document.kids)
+        document = keys.document_of(found.policy.signing_algorithm)
+        self.installation.rotation.saw(found.policy.name, document.kids)
         return self.set_answer(document, confirmed=confirmed)
 
 
 class PemResource(Endpoint):
     """One published key for verifiers that read files."""
 
-    @operation(texts={_PEM: _EXAMPLE}, tagged=True, raises=(Unavailable,))
+    @operation(media_types={_PEM: _EXAMPLE}, has_etag=True, raises=(Unavailable,))
     def get(self, kid: str) -> Response:
         """The key as PEM (RFC 7468)."""
         if not _THUMBPRINT.fullmatch(kid):

@@ -5,15 +5,15 @@ from marshmallow import fields, validate
 from keyosk.keys.material import ALGORITHMS, OWN_SET_ALGORITHMS
 from keyosk.model import KeyState
 from keyosk.web.fields import Flag, Text, Time, Whole
-from keyosk.web.schemas import EFFECTIVE, Shape, Shown
+from keyosk.web.schemas import EFFECTIVE, ResponseSchema, StrictSchema
 
 _ALGORITHMS = validate.OneOf((*ALGORITHMS, *OWN_SET_ALGORITHMS))
 
 
-class SigningKeyShape(Shown):
+class SigningKeySchema(ResponseSchema):
     """A signing key's public side and life."""
 
-    may_lack = EFFECTIVE
+    optional_fields = EFFECTIVE
 
     kid = Text()
     algorithm = Text(validate=_ALGORITHMS)
@@ -27,14 +27,14 @@ class SigningKeyShape(Shown):
     effective_at_latest = Time()
 
 
-class SigningKeysShape(Shown):
+class SigningKeysSchema(ResponseSchema):
     """All signing keys, oldest first."""
 
-    items = fields.List(fields.Nested(SigningKeyShape))
+    items = fields.List(fields.Nested(SigningKeySchema))
     next = Text(allow_none=True)
 
 
-class RotationRequest(Shape):
+class RotationRequest(StrictSchema):
     """How to rotate a signing key."""
 
     algorithm = Text(validate=_ALGORITHMS)
@@ -43,7 +43,7 @@ class RotationRequest(Shape):
     limit = Whole()
 
 
-class KeyImport(Shape):
+class KeyImport(StrictSchema):
     """A private key from elsewhere, to sign next."""
 
     private_key = Text(required=True)

@@ -16,7 +16,7 @@ from keyosk.web.answers import json_answer, public_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
 from keyosk.web.route import Route
-from keyosk.web.standard_schemas import MetadataShape, TokenRequest
+from keyosk.web.standard_schemas import MetadataSchema, TokenRequestSchema
 
 #: The name of the ``Metadata`` among the application's extensions.
 EXTENSION: Final = "keyosk.metadata"
@@ -65,7 +65,7 @@ def _document(paths: set[str]) -> dict[str, Any]:
 
 def _grant_types() -> list[str]:
     """Those that the token endpoint says it takes."""
-    rule = TokenRequest().fields["grant_type"].validate
+    rule = TokenRequestSchema().fields["grant_type"].validate
     assert isinstance(rule, validate.OneOf)
     return list(rule.choices)
 
@@ -73,7 +73,7 @@ def _grant_types() -> list[str]:
 class MetadataResource(Endpoint):
     """The metadata of the authorization server (RFC 8414 section 3)."""
 
-    @operation(gives=MetadataShape, tagged=True)
+    @operation(response=MetadataSchema, has_etag=True)
     def get(self) -> Response:
         """The addresses, and what they take; 304 where the caller has them."""
         metadata = cast(Metadata, current_app.extensions[EXTENSION])

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 from marshmallow import Schema
 
 from keyosk.errors import KeyoskError
-from keyosk.web.paging import Lists
+from keyosk.web.paging import ListOptions
 
 _ATTRIBUTE: Final = "keyosk_operation"
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -23,23 +23,23 @@ class Operation:
     """One method of a resource.
 
     ``gives``: the JSON that it answers, of one item where it ``lists``. ``texts``: what it may
-    answer other than JSON, an example by media type. ``takes``: its JSON body, ``takes_as`` in
+    answer other than JSON, an example by media type. ``takes``: its JSON body, ``body_types`` in
     which media types if not those of all bodies, ``optional`` if there need be none. ``query``: its
     parameters. ``tagged``: what it answers or changes has an entity tag. ``forced``: it asks for
     ``force`` before it takes something away. ``raises``: what can go wrong that does not follow
     from the rest, the access decision and the address.
     """
 
-    gives: type[Schema] | None = None
-    texts: Mapping[str, str] = field(default_factory=dict)
+    response: type[Schema] | None = None
+    media_types: Mapping[str, str] = field(default_factory=dict)
     status: HTTPStatus
-    takes: type[Schema] | None = None
-    takes_as: tuple[str, ...] = ()
+    body: type[Schema] | None = None
+    body_types: tuple[str, ...] = ()
     optional: bool = False
     query: type[Schema] | None = None
-    lists: Lists | None = None
-    tagged: bool = False
-    forced: bool = False
+    lists: ListOptions | None = None
+    has_etag: bool = False
+    needs_force: bool = False
     raises: tuple[type[KeyoskError], ...] = ()
 
 
@@ -49,7 +49,7 @@ def operation(**declared: Any) -> Callable[[_Method], _Method]:
     The status is 200, or 204 where nothing is answered, unless it is declared; that of a refusal
     where it always refuses.
     """
-    usual = 200 if "gives" in declared or "texts" in declared else 204
+    usual = 200 if "response" in declared or "media_types" in declared else 204
     made = Operation(**{**declared, "status": HTTPStatus(declared.get("status", usual))})
 
     def attach(method: _Method) -> _Method:

@@ -18,7 +18,7 @@ from flask import Response, request
 from marshmallow import ValidationError
 
 from keyosk.errors import Invalid
-from keyosk.model import Listing
+from keyosk.model import ListQuery
 from keyosk.web import addresses
 from keyosk.web.answers import json_answer
 from keyosk.web.fields import LoneTime, Text
@@ -38,7 +38,7 @@ _GROWING: Final = ("created_at", "updated_at", "sequence")
 
 
 @dataclass(frozen=True, slots=True)
-class Lists:
+class ListOptions:
     """What one list can do: its orders, the first of which is the default, and its filters.
 
     ``key``: the attribute that tells objects apart; ``filters``: by name, how to read the value.
@@ -67,31 +67,31 @@ def moment(value: str) -> int:
 
 
 def page(
-    lists: Lists,
-    read: Callable[[Listing], Sequence[Any]],
+    lists: ListOptions,
+    read: Callable[[ListQuery], Sequence[Any]],
     shape: Callable[[Any], dict[str, Any]],
-    count: Callable[[Listing], int],
+    count: Callable[[ListQuery], int],
 ) -> Response:
     """Answer the page that the query asks for. Raises ``Invalid``."""
     parameters = _parameters({"limit", "cursor", "sort", "total", *lists.filters})
-    listing = _listing(lists, parameters)
-    found = read(listing)
-    shown = found[: listing.limit - 1]
+    list_query = _list_query(lists, parameters)
+    found = read(list_query)
+    shown = found[: list_query.limit - 1]
     following = None
-    if len(found) == listing.limit:
-        if listing.end is None:
-            listing = _ending(lists, listing, read)
-        following = _cursor(lists, listing, shown[-1])
+    if len(found) == list_query.limit:
+        if list_query.end is None:
+            list_query = _ending(lists, list_query, read)
+        following = _cursor(lists, list_query, shown[-1])
     response = json_answer({"items": [shape(item) for item in shown], "next": following})
     if following is not None:
         query = urlencode({**parameters, "cursor": following})
         response.headers["Link"] = f'<{addresses.url(quote(request.path))}?{query}>; rel="next"'
     if parameters.get("total") == "true":
-        response.headers["X-Total-Count"] = str(count(listing))
+        response.headers["X-Total-Count"] = str(count(list_query))
     return response
 
 
-def filters(lists: Lists) -> dict[str, Any]:
+def filters(lists: ListOptions) -> dict[str, Any]:
     """The filters of the query, which may have nothing else. Raises ``Invalid``."""
     return _filters(lists, _parameters(lists.filters.keys()))
 
@@ -111,7 +111,7 @@ def _parameters(known: Collection[str]) -> dict[str, str]:
     return parameters
 
 
-def _listing(lists: Lists, parameters: Mapping[str, str]) -> Listing:
+def _list_query(lists: ListOptions, parameters: Mapping[str, str]) -> ListQuery:
     sort = parameters.get("sort", lists.sorts[0])
     descending = sort.startswith("-")
     after, end, newest = None, None, None
@@ -119,7 +119,7 @@ def _listing(lists: Lists, parameters: Mapping[str, str]) -> Listing:
         raise Invalid.field("sort", "must be one of " + ", ".join(lists.sorts) + ", or -name")
     if "cursor" in parameters:
         after, end, newest = _position(lists, sort, parameters["cursor"])
-    return Listing(
+    return ListQuery(
         # One more than shown, to know whether there is a next page.
         limit=_limit(parameters.get("limit")) + 1,
         sort=sort.removeprefix("-"),
@@ -131,7 +131,7 @@ def _listing(lists: Lists, parameters: Mapping[str, str]) -> Listing:
     )
 
 
-def _filters(lists: Lists, parameters: Mapping[str, str]) -> dict[str, Any]:
+def _filters(lists: ListOptions, parameters: Mapping[str, str]) -> dict[str, Any]:
     found = {}
     for name, parse in lists.filters.items():
         if name in parameters:
@@ -150,28 +150,32 @@ def _limit(value: str | None) -> int:
     return int(value)
 
 
-def _ending(lists: Lists, listing: Listing, read: Callable[[Listing], Sequence[Any]]) -> Listing:
+def _ending(
+    lists: ListOptions, list_query: ListQuery, read: Callable[[ListQuery], Sequence[Any]]
+) -> ListQuery:
     """The same listing with the end that it has now, whatever its filters are."""
-    last = read(Listing(limit=1, sort=listing.sort, descending=not listing.descending))
+    last = read(ListQuery(limit=1, sort=list_query.sort, descending=not list_query.descending))
     newest: Sequence[Any] = ()
-    if listing.sort not in _GROWING and lists.sorts[0] == "created_at":
-        newest = read(Listing(limit=1, sort="created_at", descending=True))
+    if list_query.sort not in _GROWING and lists.sorts[0] == "created_at":
+        newest = read(ListQuery(limit=1, sort="created_at", descending=True))
     return replace(
-        listing,
-        end=(getattr(last[0], listing.sort), getattr(last[0], lists.key)) if last else None,
+        list_query,
+        end=(getattr(last[0], list_query.sort), getattr(last[0], lists.key)) if last else None,
         newest=newest[0].id if newest else None,
     )
 
 
-def _cursor(lists: Lists, listing: Listing, last: Any) -> str:
-    sort = f"-{listing.sort}" if listing.descending else listing.sort
-    after = (getattr(last, listing.sort), getattr(last, lists.key))
-    place = json.dumps([sort, *after, *(listing.end or after), listing.newest], ensure_ascii=False)
+def _cursor(lists: ListOptions, list_query: ListQuery, last: Any) -> str:
+    sort = f"-{list_query.sort}" if list_query.descending else list_query.sort
+    after = (getattr(last, list_query.sort), getattr(last, lists.key))
+    place = json.dumps(
+        [sort, *after, *(list_query.end or after), list_query.newest], ensure_ascii=False
+    )
     return base64.urlsafe_b64encode(place.encode()).rstrip(b"=").decode("ascii")
 
 
 def _position(
-    lists: Lists, sort: str, cursor: str
+    lists: ListOptions, sort: str, cursor: str
 ) -> tuple[tuple[Any, Any], tuple[Any, Any], str | None]:
     """Where the page before ended, where the list does, and the newest object of its beginning."""
     try:

@@ -14,7 +14,7 @@ from keyosk.web import negotiation
 from keyosk.web.answers import json_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
-from keyosk.web.standard_schemas import RevocationsQuery, RevocationsShape
+from keyosk.web.standard_schemas import RevocationsQuery, RevocationsSchema
 
 #: What tells the signed form from a token.
 TYPE: Final = "revocations+jwt"
@@ -32,9 +32,9 @@ class RevocationsResource(Endpoint):
 
     @operation(
         query=RevocationsQuery,
-        gives=RevocationsShape,
-        texts={_JWT: _EXAMPLE},
-        tagged=True,
+        response=RevocationsSchema,
+        media_types={_JWT: _EXAMPLE},
+        has_etag=True,
         raises=(Invalid,),
     )
     def get(self) -> Response:

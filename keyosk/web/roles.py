@@ -11,21 +11,21 @@ from keyosk.web.answers import is_forced, nothing, object_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
 from keyosk.web.preconditions import wanted_versions
-from keyosk.web.schemas import RoleNew, RolePatch, RoleShape
+from keyosk.web.schemas import RoleNew, RolePatch, RoleSchema
 
-LISTS = paging.Lists(("created_at", "name"), {"scope": paging.text})
+LISTS = paging.ListOptions(("created_at", "name"), {"scope": paging.text})
 
 
 class RolesResource(Endpoint):
     """All roles."""
 
-    @operation(gives=RoleShape, lists=LISTS)
+    @operation(response=RoleSchema, lists=LISTS)
     def get(self) -> Response:
         """A page of roles."""
         roles = self.installation.roles
         return self.page(roles.page, _body, roles.count)
 
-    @operation(takes=RoleNew, gives=RoleShape, status=201, tagged=True, raises=(Conflict,))
+    @operation(body=RoleNew, response=RoleSchema, status=201, has_etag=True, raises=(Conflict,))
     def post(self) -> Response:
         """Make a role."""
         role = self.installation.roles.create(g.caller, **self.load())
@@ -35,20 +35,20 @@ class RolesResource(Endpoint):
 class RoleResource(Endpoint):
     """One role."""
 
-    @operation(gives=RoleShape, tagged=True)
+    @operation(response=RoleSchema, has_etag=True)
     def get(self, role: str) -> Response:
         """The role."""
         found = self.installation.roles.get(role)
         return object_answer(_body(found), found.version)
 
-    @operation(takes=RolePatch, gives=RoleShape, tagged=True, raises=(Conflict,))
+    @operation(body=RolePatch, response=RoleSchema, has_etag=True, raises=(Conflict,))
     def patch(self, role: str) -> Response:
         """Change the fields that the merge patch names."""
         patch = self.load()
         changed = self.installation.roles.change(g.caller, role, patch, version=wanted_versions())
         return object_answer(_body(changed), changed.version)
 
-    @operation(tagged=True, forced=True)
+    @operation(has_etag=True, needs_force=True)
     def delete(self, role: str) -> Response:
         """Delete the role; with ``force`` also when accounts hold it."""
         self.installation.roles.remove(g.caller, role, force=is_forced(), version=wanted_versions())
@@ -56,5 +56,5 @@ class RoleResource(Endpoint):
 
 
 def _body(role: Role) -> dict[str, Any]:
-    body: dict[str, Any] = RoleShape().dump(role)
+    body: dict[str, Any] = RoleSchema().dump(role)
     return body

@@ -1,7 +1,7 @@
 """The shapes of bodies, in and out. What a value means is checked on the floor below.
 
-``...Shape`` is what an object looks like in answers; ``...New`` what POST takes, ``...Patch`` what
-PATCH takes, where ``null`` resets a field (RFC 7396). /openapi.json is made from these classes:
+``...Schema`` is what an object looks like in responses; ``...New`` what POST takes, ``...Patch``
+what PATCH takes, where ``null`` resets a field (RFC 7396). /openapi.json is made from them:
 ``allow_none`` and ``validate`` say there what an answer can hold, though no answer is checked.
 """
 
@@ -22,23 +22,23 @@ NAMES = validate.Length(max=1000)
 EFFECTIVE = frozenset({"effective_at_latest"})
 
 
-class Shape(Schema):
+class StrictSchema(Schema):
     """What all shapes share: unknown fields are refused."""
 
     class Meta:
         unknown = RAISE
 
 
-class Shown(Shape):
-    """What answers show: every field is there, but for those that ``may_lack`` names."""
+class ResponseSchema(StrictSchema):
+    """What answers show: every field is there, but for those that ``optional_fields`` names."""
 
-    may_lack: ClassVar[frozenset[str]] = frozenset()
+    optional_fields: ClassVar[frozenset[str]] = frozenset()
 
     class Meta:
         unknown = EXCLUDE
 
 
-class Named(Shape):
+class NamedSchema(StrictSchema):
     """An object that its bare name may stand for."""
 
     name = Text(required=True)
@@ -49,7 +49,7 @@ class Named(Shape):
         return {"name": data} if isinstance(data, str) else data
 
 
-class RolePatch(Shape):
+class RolePatch(StrictSchema):
     """A merge patch of a role."""
 
     name = Text(allow_none=True)
@@ -57,7 +57,7 @@ class RolePatch(Shape):
     scopes = fields.List(Text(), allow_none=True, validate=NAMES)
 
 
-class RoleNew(Shape):
+class RoleNew(StrictSchema):
     """A role to make."""
 
     name = Text(required=True)
@@ -65,10 +65,10 @@ class RoleNew(Shape):
     scopes = fields.List(Text(), validate=NAMES)
 
 
-class RoleShape(Shown):
+class RoleSchema(ResponseSchema):
     """A role."""
 
-    may_lack = EFFECTIVE
+    optional_fields = EFFECTIVE
 
     id = Text()
     name = Text()
@@ -79,45 +79,45 @@ class RoleShape(Shown):
     effective_at_latest = Time()
 
 
-class GrantShape(Named):
+class GrantSchema(NamedSchema):
     """One scope or role of an account; its bare name stands for one without a condition."""
 
     with_ = Text(data_key="with", allow_none=True, load_default=None, validate=_CREDENTIALS)
     until = Time(allow_none=True, load_default=None)
 
 
-class GrantsShape(Shape):
+class GrantsSchema(StrictSchema):
     """What an account was granted."""
 
-    scopes = fields.List(fields.Nested(GrantShape), load_default=list, validate=NAMES)
-    roles = fields.List(fields.Nested(GrantShape), load_default=list, validate=NAMES)
+    scopes = fields.List(fields.Nested(GrantSchema), load_default=list, validate=NAMES)
+    roles = fields.List(fields.Nested(GrantSchema), load_default=list, validate=NAMES)
 
 
-class GrantsShown(Shown):
+class GrantsShownSchema(ResponseSchema):
     """What an account was granted, as answered."""
 
-    may_lack = EFFECTIVE
+    optional_fields = EFFECTIVE
 
-    scopes = fields.List(fields.Nested(GrantShape))
-    roles = fields.List(fields.Nested(GrantShape))
+    scopes = fields.List(fields.Nested(GrantSchema))
+    roles = fields.List(fields.Nested(GrantSchema))
     effective_at_latest = Time()
 
 
-class GrantNames(Shape):
+class GrantNames(StrictSchema):
     """Grants to be taken away, by name."""
 
     scopes = fields.List(Text(), load_default=list, validate=NAMES)
     roles = fields.List(Text(), load_default=list, validate=NAMES)
 
 
-class GrantsPatch(Shape):
+class GrantsPatch(StrictSchema):
     """Grants to be added and taken away."""
 
-    add = fields.Nested(GrantsShape)
+    add = fields.Nested(GrantsSchema)
     remove = fields.Nested(GrantNames)
 
 
-class AccountNew(Shape):
+class AccountNew(StrictSchema):
     """An account to make."""
 
     username = Text(required=True)
@@ -128,10 +128,10 @@ class AccountNew(Shape):
     metadata = Object()
     expires_at = Time(allow_none=True)
     password = Text()
-    grants = fields.Nested(GrantsShape)
+    grants = fields.Nested(GrantsSchema)
 
 
-class AccountPatch(Shape):
+class AccountPatch(StrictSchema):
     """A merge patch of an account."""
 
     username = Text(allow_none=True)
@@ -143,11 +143,11 @@ class AccountPatch(Shape):
     expires_at = Time(allow_none=True)
 
 
-class AccountShape(Shown):
+class AccountSchema(ResponseSchema):
     """An account."""
 
     # The metadata never leaves the admin API.
-    may_lack = EFFECTIVE | {"metadata"}
+    optional_fields = EFFECTIVE | {"metadata"}
 
     id = Text()
     username = Text()
@@ -164,7 +164,7 @@ class AccountShape(Shown):
     effective_at_latest = Time()
 
 
-class PasswordProof(Shape):
+class PasswordProof(StrictSchema):
     """The password of the account itself; a login by HTTP Basic with it does as well."""
 
     current_password = Text()
@@ -198,10 +198,10 @@ class ApiKeyPatch(PasswordProof):
     enabled = Flag(allow_none=True)
 
 
-class ApiKeyShape(Shown):
+class ApiKeySchema(ResponseSchema):
     """An API key, without its secret."""
 
-    may_lack = EFFECTIVE
+    optional_fields = EFFECTIVE
 
     id = Text()
     name = Text()
@@ -218,22 +218,22 @@ class ApiKeyShape(Shown):
     effective_at_latest = Time()
 
 
-class ApiKeyMade(ApiKeyShape):
+class ApiKeyMade(ApiKeySchema):
     """An API key just made, with its secret, which is never shown again."""
 
     # A repeated answer (Idempotency-Key) has it for ten minutes only.
-    may_lack = EFFECTIVE | {"secret"}
+    optional_fields = EFFECTIVE | {"secret"}
 
     secret = Text()
 
 
-class Rotation(PasswordProof):
+class ApiKeyRotationSchema(PasswordProof):
     """How to rotate an API key: the seconds for which the old one goes on working."""
 
     overlap = Whole()
 
 
-class AuditShape(Shown):
+class AuditSchema(ResponseSchema):
     """A row of the audit log."""
 
     sequence = Whole()
@@ -252,7 +252,7 @@ class AuditShape(Shown):
 
 
 def grants_of(shape: dict[str, Any]) -> list[Grant]:
-    """The grants that a loaded ``GrantsShape`` lists."""
+    """The grants that a loaded ``GrantsSchema`` lists."""
     return [
         Grant(
             scope=item["name"] if member == "scopes" else None,

@@ -6,37 +6,37 @@ from marshmallow import fields
 
 from keyosk.model import Exchange, Scope
 from keyosk.web.fields import Accepts, Flag, Text, Time, Whole
-from keyosk.web.schemas import EFFECTIVE, NAMES, Named, Shape, Shown
+from keyosk.web.schemas import EFFECTIVE, NAMES, NamedSchema, ResponseSchema, StrictSchema
 
 
-class ScopeShape(Shown):
+class ScopeSchema(ResponseSchema):
     """A scope of a service."""
 
     name = Text()
     description = Text()
 
 
-class ScopeNew(Named):
+class ScopeNew(NamedSchema):
     """A scope to make or keep; its bare name is taken as well."""
 
     description = Text(load_default="")
 
 
-class ExchangeShape(Shown):
+class ExchangeSchema(ResponseSchema):
     """That tokens for the service may be exchanged for tokens for another."""
 
     service = Text()
     scopes = fields.List(Text())
 
 
-class ExchangeNew(Shape):
+class ExchangeNew(StrictSchema):
     """Allow tokens for the service to be exchanged for tokens for another."""
 
     service = Text(required=True)
     scopes = fields.List(Text(), load_default=list, validate=NAMES)
 
 
-class ServicePatch(Shape):
+class ServicePatch(StrictSchema):
     """A merge patch of a service."""
 
     name = Text(allow_none=True)
@@ -67,46 +67,46 @@ class ServiceNew(ServicePatch):
     audience = Text()
 
 
-class ServiceShape(Shown):
+class ServiceSchema(ResponseSchema):
     """A service."""
 
-    may_lack = EFFECTIVE
+    optional_fields = EFFECTIVE
 
     id = Text()
-    name = Text(attribute="terms.name")
-    audience = Text(attribute="terms.audience")
+    name = Text(attribute="policy.name")
+    audience = Text(attribute="policy.audience")
     audiences = fields.List(Text())
     title = Text()
     description = Text()
     contact = Text()
-    enabled = Flag(attribute="terms.enabled")
-    on_request_only = Flag(attribute="terms.on_request_only")
-    cors_preflight = Flag(attribute="terms.cors_preflight")
-    accepts = Accepts(attribute="terms.accepts")
-    token_lifetime = Whole(attribute="terms.token_lifetime", allow_none=True)
-    signing_algorithm = Text(attribute="terms.signing_algorithm", allow_none=True)
-    typ = Text(attribute="terms.typ", allow_none=True)
-    refresh_allowed = Flag(attribute="terms.refresh_allowed")
-    refresh_lifetime = Whole(attribute="terms.refresh_lifetime", allow_none=True)
-    claims = fields.List(Text(), attribute="terms.claims")
+    enabled = Flag(attribute="policy.enabled")
+    on_request_only = Flag(attribute="policy.on_request_only")
+    cors_preflight = Flag(attribute="policy.cors_preflight")
+    accepts = Accepts(attribute="policy.accepts")
+    token_lifetime = Whole(attribute="policy.token_lifetime", allow_none=True)
+    signing_algorithm = Text(attribute="policy.signing_algorithm", allow_none=True)
+    typ = Text(attribute="policy.typ", allow_none=True)
+    refresh_allowed = Flag(attribute="policy.refresh_allowed")
+    refresh_lifetime = Whole(attribute="policy.refresh_lifetime", allow_none=True)
+    claims = fields.List(Text(), attribute="policy.claims")
     account = Text(allow_none=True)
-    exchanges = fields.List(fields.Nested(ExchangeShape))
-    scopes = fields.List(fields.Nested(ScopeShape))
+    exchanges = fields.List(fields.Nested(ExchangeSchema))
+    scopes = fields.List(fields.Nested(ScopeSchema))
     created_at = Time()
     updated_at = Time()
     effective_at_latest = Time()
 
 
-class ScopesShape(Shown):
+class ScopesSchema(ResponseSchema):
     """The scopes of a service."""
 
-    may_lack = EFFECTIVE
+    optional_fields = EFFECTIVE
 
-    scopes = fields.List(fields.Nested(ScopeShape))
+    scopes = fields.List(fields.Nested(ScopeSchema))
     effective_at_latest = Time()
 
 
-class ScopesNew(Shape):
+class ScopesNew(StrictSchema):
     """The scopes that a service is to have."""
 
     scopes = fields.List(fields.Nested(ScopeNew), required=True, validate=NAMES)

@@ -13,27 +13,29 @@ from keyosk.web.operations import operation
 from keyosk.web.preconditions import wanted_versions
 from keyosk.web.service_schemas import (
     ScopesNew,
-    ScopesShape,
+    ScopesSchema,
     ServiceNew,
     ServicePatch,
-    ServiceShape,
+    ServiceSchema,
     exchanges_of,
     scopes_of,
 )
 
-LISTS = paging.Lists(("created_at", "name"), {"enabled": paging.flag})
+LISTS = paging.ListOptions(("created_at", "name"), {"enabled": paging.flag})
 
 
 class ServicesResource(Endpoint):
     """All services."""
 
-    @operation(gives=ServiceShape, lists=LISTS)
+    @operation(response=ServiceSchema, lists=LISTS)
     def get(self) -> Response:
         """A page of services."""
         services = self.installation.services
         return self.page(services.page, _body, services.count)
 
-    @operation(takes=ServiceNew, gives=ServiceShape, status=201, tagged=True, raises=(Conflict,))
+    @operation(
+        body=ServiceNew, response=ServiceSchema, status=201, has_etag=True, raises=(Conflict,)
+    )
     def post(self) -> Response:
         """Make a service."""
         given = {name: value for name, value in loaded(self.load()).items() if value is not None}
@@ -46,18 +48,24 @@ class ServicesResource(Endpoint):
 class ServiceResource(Endpoint):
     """One service."""
 
-    @operation(gives=ServiceShape, tagged=True)
+    @operation(response=ServiceSchema, has_etag=True)
     def get(self, service: str) -> Response:
         """The service."""
         found = self.installation.services.get(service)
         return object_answer(_body(found), found.version)
 
-    @operation(takes=ServicePatch, gives=ServiceShape, tagged=True, forced=True, raises=(Conflict,))
+    @operation(
+        body=ServicePatch,
+        response=ServiceSchema,
+        has_etag=True,
+        needs_force=True,
+        raises=(Conflict,),
+    )
     def patch(self, service: str) -> Response:
         """Change the fields that the merge patch names."""
         return self._changed(service, loaded(self.load()))
 
-    @operation(tagged=True, forced=True)
+    @operation(has_etag=True, needs_force=True)
     def delete(self, service: str) -> Response:
         """Delete the service, its scopes and their grants; ``force`` where there are grants."""
         self.installation.services.remove(
@@ -75,12 +83,14 @@ class ServiceResource(Endpoint):
 class ScopesResource(Endpoint):
     """The scopes of one service; their entity tag is the service's."""
 
-    @operation(gives=ScopesShape, tagged=True)
+    @operation(response=ScopesSchema, has_etag=True)
     def get(self, service: str) -> Response:
         """The scopes."""
         return _scopes_answer(self.installation.services.get(service))
 
-    @operation(takes=ScopesNew, gives=ScopesShape, tagged=True, forced=True, raises=(Conflict,))
+    @operation(
+        body=ScopesNew, response=ScopesSchema, has_etag=True, needs_force=True, raises=(Conflict,)
+    )
     def put(self, service: str) -> Response:
         """Replace the scopes; grants of those that stay are kept."""
         scopes = scopes_of(self.load()["scopes"])
@@ -103,7 +113,7 @@ def loaded(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _body(service: Service) -> dict[str, Any]:
-    body: dict[str, Any] = ServiceShape().dump(service)
+    body: dict[str, Any] = ServiceSchema().dump(service)
     return body
 
 

@@ -10,25 +10,25 @@ from keyosk.web.answers import json_answer, nothing
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.fields import rfc3339
 from keyosk.web.operations import operation
-from keyosk.web.standard_schemas import RevokedShape, SessionShape
+from keyosk.web.standard_schemas import RevokedSchema, SessionSchema
 
-LISTS = paging.Lists(("created_at",), {})
+LISTS = paging.ListOptions(("created_at",), {})
 
 
 class SessionsResource(Endpoint):
     """The tokens of an account: its refresh sessions, and all of them at once."""
 
-    @operation(gives=SessionShape, lists=LISTS)
+    @operation(response=SessionSchema, lists=LISTS)
     def get(self, account: str) -> Response:
         """A page of refresh sessions."""
         sessions = self.installation.sessions
         return self.page(
-            lambda listing: sessions.page(account, listing),
+            lambda list_query: sessions.page(account, list_query),
             _body,
-            lambda listing: sessions.count(account, listing),
+            lambda list_query: sessions.count(account, list_query),
         )
 
-    @operation(gives=RevokedShape)
+    @operation(response=RevokedSchema)
     def delete(self, account: str) -> Response:
         """End every session and revoke every token of the account so far."""
         moment = self.installation.accounts.revoke_tokens(g.caller, account)
@@ -46,5 +46,5 @@ class SessionResource(Endpoint):
 
 
 def _body(session: Session) -> dict[str, Any]:
-    body: dict[str, Any] = SessionShape().dump(session)
+    body: dict[str, Any] = SessionSchema().dump(session)
     return body

@@ -10,7 +10,7 @@ from keyosk.model import SigningKey
 from keyosk.web import addresses
 from keyosk.web.answers import json_answer
 from keyosk.web.endpoint import Endpoint
-from keyosk.web.key_schemas import KeyImport, RotationRequest, SigningKeyShape, SigningKeysShape
+from keyosk.web.key_schemas import KeyImport, RotationRequest, SigningKeySchema, SigningKeysSchema
 from keyosk.web.operations import operation
 
 
@@ -24,14 +24,14 @@ class _Keys(Endpoint):
 
     def shape(self, key: SigningKey) -> dict[str, Any]:
         """The public side of a key."""
-        body: dict[str, Any] = SigningKeyShape().dump(key)
+        body: dict[str, Any] = SigningKeySchema().dump(key)
         return {**body, "not_seen_by": self.installation.rotation.not_seen_by(key)}
 
 
 class SigningKeysResource(_Keys):
     """All signing keys."""
 
-    @operation(gives=SigningKeysShape)
+    @operation(response=SigningKeysSchema)
     def get(self) -> Response:
         """All that there ever were, oldest first; never their private halves."""
         found = self.installation.rotation.all()
@@ -42,9 +42,9 @@ class RotateKeyResource(_Keys):
     """Rotation."""
 
     @operation(
-        takes=RotationRequest,
+        body=RotationRequest,
         optional=True,
-        gives=SigningKeyShape,
+        response=SigningKeySchema,
         status=201,
         raises=(Conflict,),
     )
@@ -59,23 +59,23 @@ class ImportKeyResource(_Keys):
     # SECURITY: an answer that is kept would be found by the fingerprint of a private key.
     repeatable = False
 
-    @operation(takes=KeyImport, gives=SigningKeyShape, status=201, raises=(Conflict,))
+    @operation(body=KeyImport, response=SigningKeySchema, status=201, raises=(Conflict,))
     def post(self) -> Response:
         """Bring a private key, PEM or JWK, to sign next."""
         fields = self.load()
         private, algorithm = imported_keys.read(fields["private_key"], fields.get("algorithm"))
-        return self.answer(self.installation.rotation.bring(g.caller, private, algorithm), 201)
+        return self.answer(self.installation.rotation.import_key(g.caller, private, algorithm), 201)
 
 
 class SigningKeyResource(_Keys):
     """One signing key."""
 
-    @operation(gives=SigningKeyShape)
+    @operation(response=SigningKeySchema)
     def get(self, kid: str) -> Response:
         """The key's life; never its private half."""
         return self.answer(self.installation.rotation.get(kid))
 
-    @operation(gives=SigningKeyShape, raises=(Conflict,))
+    @operation(response=SigningKeySchema, raises=(Conflict,))
     def delete(self, kid: str) -> Response:
         """Retire it: it signs no more and goes when its last token has expired."""
         return self.answer(self.installation.rotation.retire(g.caller, kid))
@@ -84,7 +84,7 @@ class SigningKeyResource(_Keys):
 class CompromiseResource(_Keys):
     """The end of a key that somebody else may have."""
 
-    @operation(gives=SigningKeyShape, raises=(Conflict,))
+    @operation(response=SigningKeySchema, raises=(Conflict,))
     def post(self, kid: str) -> Response:
         """Take it out of the set at once, revoke what it signed, and have the next one sign."""
         return self.answer(self.installation.rotation.compromise(g.caller, kid))

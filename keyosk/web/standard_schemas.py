@@ -10,34 +10,34 @@ from marshmallow import EXCLUDE, fields, validate
 
 from keyosk.web.errors import OAUTH_CODES, OAUTH_STATUS_CODES
 from keyosk.web.fields import Flag, Object, Text, Time, Whole
-from keyosk.web.schemas import Shape, Shown
+from keyosk.web.schemas import ResponseSchema, StrictSchema
 
 #: What a token can be answered as.
 FORMATS: Final = ("json", "token", "header")
 
 
-class FaultShape(Shown):
+class FaultSchema(ResponseSchema):
     """One thing that is wrong with one field."""
 
     field = Text()
     message = Text()
 
 
-class ProblemShape(Shown):
+class ProblemSchema(ResponseSchema):
     """What went wrong (RFC 9457). Programs go by ``code``, which is stable."""
 
-    may_lack = frozenset({"errors"})
+    optional_fields = frozenset({"errors"})
 
     type = Text()
     title = Text()
     status = Whole()
     detail = Text()
     code = Text()
-    errors = fields.List(fields.Nested(FaultShape))
+    errors = fields.List(fields.Nested(FaultSchema))
     request_id = Text()
 
 
-class OAuthErrorShape(Shown):
+class OAuthErrorSchema(ResponseSchema):
     """What went wrong at an OAuth address (RFC 6749 section 5.2)."""
 
     error = Text(
@@ -48,7 +48,7 @@ class OAuthErrorShape(Shown):
     error_description = Text()
 
 
-class TokenRequest(Shape):
+class TokenRequestSchema(StrictSchema):
     """The parameters of a token request; those that nobody knows are ignored."""
 
     class Meta:
@@ -75,10 +75,10 @@ class TokenRequest(Shape):
     format = Text(validate=validate.OneOf(FORMATS))
 
 
-class TokenShape(Shown):
+class TokenSchema(ResponseSchema):
     """A token (RFC 6749 section 5.1)."""
 
-    may_lack = frozenset(
+    optional_fields = frozenset(
         {"api_key_successor", "api_key_expires_at", "refresh_token", "issued_token_type"}
     )
 
@@ -92,16 +92,16 @@ class TokenShape(Shown):
     api_key_expires_at = Time()
 
 
-class RevocationsQuery(Shape):
+class RevocationsQuery(StrictSchema):
     """Which part of the revocations is asked for."""
 
     since = Whole()
 
 
-class RevocationShape(Shown):
+class RevocationSchema(ResponseSchema):
     """One revocation: tokens whose claim (or ``kid``) is this must not be accepted."""
 
-    may_lack = frozenset({"jti", "sub", "key_id", "aud", "kid", "issued_before"})
+    optional_fields = frozenset({"jti", "sub", "key_id", "aud", "kid", "issued_before"})
 
     jti = Text()
     sub = Text()
@@ -112,21 +112,21 @@ class RevocationShape(Shown):
     expires = Whole()
 
 
-class RevocationsShape(Shown):
+class RevocationsSchema(ResponseSchema):
     """The revocations in force, those with sequence numbers above ``since``."""
 
     sequence = Whole()
     since = Whole()
-    entries = fields.List(fields.Nested(RevocationShape))
+    entries = fields.List(fields.Nested(RevocationSchema))
 
 
-class RevokedShape(Shown):
+class RevokedSchema(ResponseSchema):
     """When no verifier accepts any of the tokens any more, even one that never polls."""
 
     effective_at_latest = Time()
 
 
-class SessionShape(Shown):
+class SessionSchema(ResponseSchema):
     """A refresh session: a login that goes on without its secret."""
 
     id = Text()
@@ -140,7 +140,7 @@ class SessionShape(Shown):
     expires_at = Time()
 
 
-class TokenQuestion(Shape):
+class TokenQuestion(StrictSchema):
     """A token that is asked about or to be revoked (RFC 7662 section 2.1, RFC 7009 section 2.1)."""
 
     class Meta:
@@ -152,10 +152,10 @@ class TokenQuestion(Shape):
     client_secret = Text()
 
 
-class IntrospectionShape(Shown):
+class IntrospectionSchema(ResponseSchema):
     """What a token is (RFC 7662 section 2.2); of one that is not active, only that."""
 
-    may_lack = frozenset(
+    optional_fields = frozenset(
         {
             *("scope", "client_id", "username", "token_type", "exp", "iat", "sub", "aud", "iss"),
             *("jti", "key_id", "act"),
@@ -177,17 +177,17 @@ class IntrospectionShape(Shown):
     act = Object()
 
 
-class JwksQuery(Shape):
+class JwksQuery(StrictSchema):
     """Who fetches the keys, and in which form."""
 
     service = Text()
     format = Text(validate=validate.OneOf(["jwk", "pem"]))
 
 
-class JwkShape(Shown):
+class JwkSchema(ResponseSchema):
     """A public key (RFC 7517); the numbers depend on ``kty``."""
 
-    may_lack = frozenset({"crv", "x", "y", "n", "e", "pub"})
+    optional_fields = frozenset({"crv", "x", "y", "n", "e", "pub"})
 
     kid = Text()
     use = Text(validate=validate.Equal("sig"))
@@ -201,16 +201,16 @@ class JwkShape(Shown):
     pub = Text()
 
 
-class JwkSetShape(Shown):
+class JwkSetSchema(ResponseSchema):
     """The keys that verify tokens, the one that signs now first."""
 
-    keys = fields.List(fields.Nested(JwkShape))
+    keys = fields.List(fields.Nested(JwkSchema))
 
 
-class MetadataShape(Shown):
+class MetadataSchema(ResponseSchema):
     """Where everything is (RFC 8414 section 2), as OpenID Connect Discovery has it too."""
 
-    may_lack = frozenset(
+    optional_fields = frozenset(
         {
             "authorization_endpoint",
             "introspection_endpoint",
@@ -242,7 +242,7 @@ class MetadataShape(Shown):
     id_token_signing_alg_values_supported = fields.List(Text())
 
 
-class DocumentShape(Shown):
+class DocumentSchema(ResponseSchema):
     """A description of an API (OpenAPI 3.1)."""
 
     openapi = Text()
@@ -253,13 +253,13 @@ class DocumentShape(Shown):
     components = Object()
 
 
-class StatusShape(Shown):
+class StatusSchema(ResponseSchema):
     """That all is well."""
 
     status = Text(validate=validate.Equal("ok"))
 
 
-class ExplainRequest(Shape):
+class ExplainRequest(StrictSchema):
     """A token request that is to be explained."""
 
     account = Text()
@@ -270,7 +270,7 @@ class ExplainRequest(Shape):
     lifetime = Whole(validate=validate.Range(min=1))
 
 
-class ExplainedScopeShape(Shown):
+class ExplainedScopeSchema(ResponseSchema):
     """A scope of the token, and what gives it: ``grant`` or a role."""
 
     name = Text()
@@ -278,7 +278,7 @@ class ExplainedScopeShape(Shown):
     until = Time(allow_none=True)
 
 
-class MissingScopeShape(Shown):
+class MissingScopeSchema(ResponseSchema):
     """A scope that the token would lack, and why."""
 
     name = Text()
@@ -286,10 +286,10 @@ class MissingScopeShape(Shown):
     message = Text()
 
 
-class ExplanationShape(Shown):
+class ExplanationSchema(ResponseSchema):
     """What a token request would end in."""
 
-    may_lack = frozenset({"error", "error_description", "reason", "claims", "size"})
+    optional_fields = frozenset({"error", "error_description", "reason", "claims", "size"})
 
     granted = Flag()
     error = Text()
@@ -297,5 +297,5 @@ class ExplanationShape(Shown):
     reason = Text()
     claims = Object()
     size = Whole()
-    scopes = fields.List(fields.Nested(ExplainedScopeShape))
-    missing = fields.List(fields.Nested(MissingScopeShape))
+    scopes = fields.List(fields.Nested(ExplainedScopeSchema))
+    missing = fields.List(fields.Nested(MissingScopeSchema))

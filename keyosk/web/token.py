@@ -18,13 +18,13 @@ from keyosk.errors import (
 )
 from keyosk.installation import Installation
 from keyosk.permissions import entitlements
-from keyosk.tokens.issuing import Asked, Issued
+from keyosk.tokens.issuing import IssuedToken, TokenRequest
 from keyosk.web import access, access_log, client_authentication, negotiation, parameters
 from keyosk.web.answers import json_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.fields import rfc3339
 from keyosk.web.operations import operation
-from keyosk.web.standard_schemas import FORMATS, TokenRequest, TokenShape
+from keyosk.web.standard_schemas import FORMATS, TokenRequestSchema, TokenSchema
 
 _JWT: Final = "application/jwt"
 _TARGETS: Final = ("audience", "resource")
@@ -48,17 +48,17 @@ class TokenResource(Endpoint):
 
     conditional = False  # it makes something new each time
 
-    @operation(query=TokenRequest, gives=TokenShape, texts=_TEXTS, raises=_REFUSALS)
+    @operation(query=TokenRequestSchema, response=TokenSchema, media_types=_TEXTS, raises=_REFUSALS)
     def get(self) -> Response:
         """As POST, with the parameters in the query."""
         return self._answer(parameters.query())
 
     @operation(
-        takes=TokenRequest,
-        takes_as=(parameters.FORM, "application/json"),
+        body=TokenRequestSchema,
+        body_types=(parameters.FORM, "application/json"),
         optional=True,
-        gives=TokenShape,
-        texts=_TEXTS,
+        response=TokenSchema,
+        media_types=_TEXTS,
         raises=_REFUSALS,
     )
     def post(self) -> Response:
@@ -69,9 +69,9 @@ class TokenResource(Endpoint):
         single = parameters.singles(values, repeatable=_TARGETS) if values else {}
         form = _format(single.get("format"))
         issued = _GRANT_TYPES.get(single.get("grant_type", _DEFAULT), _unknown)(
-            self.installation, single, _asked(single, values)
+            self.installation, single, _requested(single, values)
         )
-        access_log.note(**access.name_of(issued.login), jti=issued.token.id)
+        access_log.note(**access.name_of(issued.principal), jti=issued.token.id)
         response = _render(issued, form, exchanged=single.get("grant_type") == _EXCHANGE)
         response.headers["Pragma"] = "no-cache"  # RFC 6749 section 5.1
         return response
@@ -80,31 +80,35 @@ class TokenResource(Endpoint):
 # ---- Grant types ---------------------------------------------------------------------------------
 
 
-def _by_login(installation: Installation, single: Mapping[str, str], asked: Asked) -> Issued:
+def _by_login(
+    installation: Installation, single: Mapping[str, str], token_request: TokenRequest
+) -> IssuedToken:
     login = client_authentication.login(installation, single)
-    return installation.issuing.by_login(login, asked, address=g.address)
+    return installation.issuing.by_login(login, token_request, address=g.address)
 
 
 def _by_refresh_token(
-    installation: Installation, single: Mapping[str, str], asked: Asked
-) -> Issued:
+    installation: Installation, single: Mapping[str, str], token_request: TokenRequest
+) -> IssuedToken:
     # A login is no must: the token alone proves enough, as it is used once (RFC 9700 4.14.2).
     login = client_authentication.login_if_any(installation, single)
     if "refresh_token" not in single:
         raise InvalidRequest("The parameter refresh_token is missing.")
     issued = installation.issuing.by_refresh_token(
         single["refresh_token"],
-        asked,
+        token_request,
         by=login,
         client_id=single.get("client_id"),
         address=g.address,
     )
     if login is None:
-        access.note_afterwards(installation, issued.login)
+        access.record_use_afterwards(installation, issued.principal)
     return issued
 
 
-def _by_exchange(installation: Installation, single: Mapping[str, str], asked: Asked) -> Issued:
+def _by_exchange(
+    installation: Installation, single: Mapping[str, str], token_request: TokenRequest
+) -> IssuedToken:
     login = client_authentication.login(installation, single)
     for name in ("subject_token", "subject_token_type"):
         if name not in single:
@@ -115,17 +119,19 @@ def _by_exchange(installation: Installation, single: Mapping[str, str], asked: A
         raise InvalidRequest("The requested_token_type must be that of an access token.")
     if {"actor_token", "actor_token_type"} & single.keys():
         raise InvalidRequest("The actor is whoever logs in here: an actor_token is not taken.")
-    return installation.issuing.by_exchange(login, single["subject_token"], asked)
+    return installation.issuing.by_exchange(login, single["subject_token"], token_request)
 
 
-def _unknown(*_: object) -> Issued:
+def _unknown(*_: object) -> IssuedToken:
     raise UnsupportedGrantType(
         "The grant_type must be one of " + ", ".join(_GRANT_TYPES) + ". Log in by HTTP Basic, or "
         "by client_id and client_secret in a form body; no grant_type is needed for that."
     )
 
 
-_GRANT_TYPES: Final[Mapping[str, Callable[[Installation, Mapping[str, str], Asked], Issued]]] = {
+_GRANT_TYPES: Final[
+    Mapping[str, Callable[[Installation, Mapping[str, str], TokenRequest], IssuedToken]]
+] = {
     _DEFAULT: _by_login,
     "refresh_token": _by_refresh_token,
     _EXCHANGE: _by_exchange,
@@ -135,8 +141,8 @@ _GRANT_TYPES: Final[Mapping[str, Callable[[Installation, Mapping[str, str], Aske
 # ---- Parameters and answers ----------------------------------------------------------------------
 
 
-def _render(issued: Issued, form: str, *, exchanged: bool) -> Response:
-    token, login = issued.token, issued.login
+def _render(issued: IssuedToken, form: str, *, exchanged: bool) -> Response:
+    token, login = issued.token, issued.principal
     if form == "token":
         return Response(f"{token.text}\n", mimetype=_JWT)
     if form == "header":
@@ -158,11 +164,11 @@ def _render(issued: Issued, form: str, *, exchanged: bool) -> Response:
     return json_answer(body)
 
 
-def _asked(single: Mapping[str, str], values: parameters.Parameters) -> Asked:
+def _requested(single: Mapping[str, str], values: parameters.Parameters) -> TokenRequest:
     if not values:
-        return Asked()
+        return TokenRequest()
     scope = single.get("scope")
-    return Asked(
+    return TokenRequest(
         scopes=None if scope is None else entitlements.parse_scope(scope),
         targets=tuple(target for name in _TARGETS for target in values.get(name, ()) if target),
         lifetime=_lifetime(single.get("lifetime")),

@@ -18,7 +18,7 @@ from keyosk.web import bodies, operations
 from keyosk.web.access import Access
 from keyosk.web.openapi.answers import Answers, Call
 from keyosk.web.openapi.descriptions import HEADERS, INTRODUCTION, PARAMETERS, PATH_PARAMETERS
-from keyosk.web.openapi.schemas import Shapes, list_parameters
+from keyosk.web.openapi.schemas import SchemasPlugin, list_parameters
 from keyosk.web.route import Route
 
 _ORDER: Final = ("GET", "PUT", "POST", "PATCH", "DELETE")
@@ -45,7 +45,7 @@ _SECURITY: Final = {
 
 def build(routes: Iterable[Route], issuer: str) -> dict[str, Any]:
     """The document. Raises ``LookupError`` for a name that it has no words for."""
-    shapes = Shapes()
+    shapes = SchemasPlugin()
     spec = APISpec(
         title="Keyosk",
         version=_version(),
@@ -82,7 +82,7 @@ def _call(route: Route, method: str) -> Call:
     return Call(route, method, route.access[method], operations.of(route.resource, method))
 
 
-def _operation(call: Call, tag: str, shapes: Shapes, answers: Answers) -> dict[str, Any]:
+def _operation(call: Call, tag: str, shapes: SchemasPlugin, answers: Answers) -> dict[str, Any]:
     summary, details = _prose(getattr(call.route.resource, call.method.lower()))
     described: dict[str, Any] = {
         "operationId": _operation_id(call),
@@ -93,7 +93,7 @@ def _operation(call: Call, tag: str, shapes: Shapes, answers: Answers) -> dict[s
         "responses": answers.of(call),
         "security": _security(call.access),
     }
-    if call.operation.takes is not None:
+    if call.operation.body is not None:
         described["requestBody"] = _body(call, shapes)
     if not (call.access.anyone or call.access.any_caller):
         described["x-required-scope"] = call.access.scope
@@ -110,7 +110,7 @@ def _parameters(call: Call) -> list[Any]:
         parameters.append({"in": "query", "schema": operation.query})
     if operation.lists is not None:
         parameters += [*list_parameters(operation.lists), "limit", "cursor", "total"]
-    if operation.forced:
+    if operation.needs_force:
         parameters.append("force")
     if call.is_conditional:
         parameters += ["If-Match", "If-None-Match"]
@@ -119,16 +119,16 @@ def _parameters(call: Call) -> list[Any]:
     return parameters
 
 
-def _body(call: Call, shapes: Shapes) -> dict[str, Any]:
-    assert call.operation.takes is not None
+def _body(call: Call, shapes: SchemasPlugin) -> dict[str, Any]:
+    assert call.operation.body is not None
     usual = bodies.PATCH_TYPES if call.method == "PATCH" else bodies.JSON_TYPES
-    reference = shapes.reference(call.operation.takes)
+    reference = shapes.reference(call.operation.body)
     content: dict[str, Any] = {"schema": reference}
     if call.route.streams:  # JSON Lines, for which OpenAPI has words from 3.2 on
         content = {"schema": {"type": "string"}, "x-itemSchema": reference}
     return {
         "required": not call.operation.optional,
-        "content": dict.fromkeys(call.operation.takes_as or usual, content),
+        "content": dict.fromkeys(call.operation.body_types or usual, content),
     }
 
 

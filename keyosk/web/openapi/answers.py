@@ -13,10 +13,10 @@ from keyosk import errors
 from keyosk.web.access import Access
 from keyosk.web.errors import SENTENCES, STATUS, oauth_code
 from keyosk.web.openapi.examples import REQUEST_ID
-from keyosk.web.openapi.schemas import Shapes
+from keyosk.web.openapi.schemas import SchemasPlugin
 from keyosk.web.operations import Operation
 from keyosk.web.route import Route
-from keyosk.web.standard_schemas import OAuthErrorShape, ProblemShape
+from keyosk.web.standard_schemas import OAuthErrorSchema, ProblemSchema
 
 _Kind = type[errors.KeyoskError]
 
@@ -81,7 +81,7 @@ class Call:
     @property
     def is_conditional(self) -> bool:
         """Whether it reads or changes something that has an entity tag."""
-        return self.operation.tagged and self.method in ("GET", *_WRITES)
+        return self.operation.has_etag and self.method in ("GET", *_WRITES)
 
     @property
     def is_repeatable(self) -> bool:
@@ -106,11 +106,11 @@ class Call:
             others.add("request_line_too_long")
         if self.is_conditional:
             found.add(errors.Stale)
-        if self.operation.forced:
+        if self.operation.needs_force:
             found.update((errors.InUse, errors.Invalid))
         if not self.route.oauth and (has_rules or self.is_repeatable):
             found.add(errors.Invalid)
-        if self.operation.takes is not None:
+        if self.operation.body is not None:
             others.add("bad_request")
             if not self.route.streams:
                 others.add("body_too_large")
@@ -127,7 +127,7 @@ class Call:
 class Answers:
     """The answers of one document; those of failures stand among the components."""
 
-    def __init__(self, spec: APISpec, shapes: Shapes) -> None:
+    def __init__(self, spec: APISpec, shapes: SchemasPlugin) -> None:
         self._components = spec.components
         self._shapes = shapes
 
@@ -136,7 +136,7 @@ class Answers:
         answers: dict[str, Any] = {}
         if call.operation.status < HTTPStatus.BAD_REQUEST:
             answers[str(int(call.operation.status))] = self._success(call)
-        if call.operation.tagged and call.method == "GET":
+        if call.operation.has_etag and call.method == "GET":
             answers["304"] = {
                 "description": "It is what `If-None-Match` names.",
                 "headers": _headers("ETag"),
@@ -151,7 +151,7 @@ class Answers:
     def _success(self, call: Call) -> dict[str, Any]:
         operation = call.operation
         headers = []
-        if operation.tagged and call.method != "DELETE":
+        if operation.has_etag and call.method != "DELETE":
             headers.append("ETag")
         if operation.status == HTTPStatus.CREATED:
             headers.append("Location")
@@ -160,10 +160,10 @@ class Answers:
         if call.is_repeatable:
             headers.append("Idempotency-Replayed")
         content: dict[str, Any] = {}
-        if operation.gives is not None:
+        if operation.response is not None:
             shape = self._shapes.page if operation.lists is not None else self._shapes.reference
-            content["application/json"] = {"schema": shape(operation.gives)}
-        for media_type, example in operation.texts.items():
+            content["application/json"] = {"schema": shape(operation.response)}
+        for media_type, example in operation.media_types.items():
             content[media_type] = {"schema": {"type": "string"}, "example": example}
         answer = {"description": operation.status.phrase, "headers": _headers(*headers)}
         return {**answer, "content": content} if content else answer
@@ -172,7 +172,7 @@ class Answers:
         first = failures[0]
         example = {"error": first.word, "error_description": first.sentence}
         said = [f"- `{failure.word}`: {failure.sentence}" for failure in failures]
-        return self._error(first.status, said, OAuthErrorShape, "application/json", example)
+        return self._error(first.status, said, OAuthErrorSchema, "application/json", example)
 
     def _problem(self, status: int) -> str:
         """The name of the answer that all addresses but OAuth's give with this status."""
@@ -191,7 +191,7 @@ class Answers:
             if first.code in _WITH_FAULTS:
                 example["errors"] = [{"field": "username", "message": first.sentence}]
             said = [f"- `{failure.code}`: {failure.sentence}" for failure in failures]
-            answer = self._error(status, said, ProblemShape, "application/problem+json", example)
+            answer = self._error(status, said, ProblemSchema, "application/problem+json", example)
             self._components.response(name, answer)
         return name
 

@@ -205,7 +205,7 @@ EXAMPLES: Final[Mapping[str, Any]] = {
     "Role": {"id": _ID, **_ROLE, **_MADE},
     "RoleNew": _ROLE,
     "RolePatch": {"description": None, "scopes": ["todo:read", "todo:write"]},
-    "Rotation": {"overlap": 3600},
+    "ApiKeyRotation": {"overlap": 3600},
     "Scope": _SCOPE,
     "ScopeNew": _SCOPE,
     "Scopes": {"scopes": [_SCOPE]},

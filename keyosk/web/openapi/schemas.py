@@ -12,8 +12,8 @@ from keyosk.web import paging
 from keyosk.web.fields import Accepts, Flag, LoneTime, Object, Text, Time, Whole
 from keyosk.web.openapi.descriptions import CHOICES, FIELDS, FILTERS
 from keyosk.web.openapi.examples import EXAMPLES
-from keyosk.web.paging import Lists
-from keyosk.web.schemas import Named, Shown
+from keyosk.web.paging import ListOptions
+from keyosk.web.schemas import NamedSchema, ResponseSchema
 
 _TEXT: Final = {"type": "string"}
 _FLAG: Final = {"type": "boolean"}
@@ -39,10 +39,10 @@ _FILTERS: Final[Mapping[Any, Mapping[str, Any]]] = {
 def name_of(shape: type[Schema] | Schema) -> str:
     """The name of a shape among the components."""
     made_by = shape if isinstance(shape, type) else type(shape)
-    return made_by.__name__.removesuffix("Shape")
+    return made_by.__name__.removesuffix("Schema")
 
 
-def list_parameters(lists: Lists) -> list[dict[str, Any]]:
+def list_parameters(lists: ListOptions) -> list[dict[str, Any]]:
     """The parameters that are a list's own: its order and its filters."""
     orders = [order for sort in lists.sorts for order in (sort, f"-{sort}")]
     schemas = {
@@ -82,7 +82,7 @@ class _Converter(OpenAPIConverter):
             known["description"] = described
         if name in CHOICES:
             known["enum"] = [*CHOICES[name], *([None] if field.allow_none else [])]
-        if isinstance(field, Accepts) and not isinstance(field.parent, Shown):
+        if isinstance(field, Accepts) and not isinstance(field.parent, ResponseSchema):
             # A request may also list the logins.
             one = {"type": ret.pop("type"), "enum": [*ret.pop("enum"), None]}
             known["anyOf"] = [one, {"type": "array", "items": _LOGINS, "minItems": 1}]
@@ -94,18 +94,18 @@ class _Converter(OpenAPIConverter):
             schema
         )
         shape = type(schema)
-        if issubclass(shape, Shown):
+        if issubclass(shape, ResponseSchema):
             described["required"] = [
-                name for name in described["properties"] if name not in shape.may_lack
+                name for name in described["properties"] if name not in shape.optional_fields
             ]
-        if issubclass(shape, Named):
+        if issubclass(shape, NamedSchema):
             described = {"anyOf": [{"type": "string"}, described]}
         described["description"] = _sentence(shape)
         described["examples"] = [EXAMPLES[name_of(shape)]]
         return described
 
 
-class Shapes(MarshmallowPlugin):
+class SchemasPlugin(MarshmallowPlugin):
     """The plugin that turns shapes into components where a document refers to them."""
 
     Converter = _Converter

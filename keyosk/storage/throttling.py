@@ -36,14 +36,14 @@ class Allowance:
     room: int
 
 
-class GuessStore:
+class ThrottlingStore:
     """Reads and writes the allowance and known_source tables."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._takes: dict[int, Compiled] = {}
 
-    def take(self, allowances: Sequence[Allowance], now: int) -> frozenset[str]:
+    def admit(self, allowances: Sequence[Allowance], now: int) -> frozenset[str]:
         """Take one guess from each allowance at ``now`` (milliseconds), all by one statement.
 
         Answers the keys of those that had one left; the others are as they were. However many come
@@ -64,7 +64,7 @@ class GuessStore:
             }
         return frozenset(row[0] for row in take(**values))
 
-    def give_back(self, allowances: Sequence[Allowance]) -> None:
+    def refund(self, allowances: Sequence[Allowance]) -> None:
         """Undo ``take`` for these, in a transaction of the caller's."""
         for each in sorted(allowances, key=lambda each: each.key):
             self._database.write(
@@ -97,7 +97,7 @@ class GuessStore:
             tables.Allowance.delete().where(tables.Allowance.until <= now - _APART)
         )
 
-    def is_known(self, username: str, source: str) -> bool:
+    def is_trusted(self, username: str, source: str) -> bool:
         """Whether the account with this username logged in from there before."""
         query = (
             tables.KnownSource.select(tables.KnownSource.source)
@@ -106,7 +106,7 @@ class GuessStore:
         )
         return self._database.row(query) is not None
 
-    def know(self, account_id: str, source: str, now: int) -> None:
+    def trust_source(self, account_id: str, source: str, now: int) -> None:
         """Remember that the account logged in from there at ``now`` (milliseconds)."""
         known = tables.KnownSource
         # What a clock that was ahead has noted must not outlive all that is noted after it.

@@ -15,15 +15,15 @@ import psutil
 import pytest
 
 from keyosk.credentials import concurrency
-from keyosk.credentials.concurrency import Slots
+from keyosk.credentials.concurrency import HashingLimit
 from keyosk.errors import Unavailable
 from live import ADMIN_PASSWORD, LiveServer
 
 HOLDER = """
 import sys
 from pathlib import Path
-from keyosk.credentials.concurrency import Slots
-with Slots(1, folder=Path(sys.argv[1])).one():
+from keyosk.credentials.concurrency import HashingLimit
+with HashingLimit(1, folder=Path(sys.argv[1])).hold():
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -49,12 +49,12 @@ def holder(folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
 @pytest.mark.parametrize("shared", [True, False])
 def test_no_more_than_the_number_are_held_at_once(tmp_path: Path, shared: bool) -> None:
     held, most, lock = 0, 0, threading.Lock()
-    bound = Slots(2, folder=tmp_path if shared else None, patience=20)
+    bound = HashingLimit(2, folder=tmp_path if shared else None, timeout=20)
     both = threading.Barrier(2)
 
     def work(number: int) -> None:
         nonlocal held, most
-        with bound.one():
+        with bound.hold():
             with lock:
                 held += 1
                 most = max(most, held)
@@ -70,18 +70,18 @@ def test_no_more_than_the_number_are_held_at_once(tmp_path: Path, shared: bool) 
 
 
 def test_a_thread_that_holds_a_slot_needs_no_second_one() -> None:
-    bound = Slots(1, patience=0)
-    with bound.one(), bound.one():
+    bound = HashingLimit(1, timeout=0)
+    with bound.hold(), bound.hold():
         pass
-    with bound.one():
+    with bound.hold():
         pass
 
 
 def test_another_process_holds_a_slot_too(tmp_path: Path) -> None:
-    bound = Slots(1, folder=tmp_path, patience=0)
-    with holder(tmp_path), pytest.raises(Unavailable), bound.one():
+    bound = HashingLimit(1, folder=tmp_path, timeout=0)
+    with holder(tmp_path), pytest.raises(Unavailable), bound.hold():
         pass
-    with bound.one():
+    with bound.hold():
         pass
 
 
@@ -89,14 +89,14 @@ def test_a_slot_is_free_when_its_holder_is_killed(tmp_path: Path) -> None:
     with holder(tmp_path) as process:
         process.send_signal(signal.SIGKILL)
         process.wait(timeout=20)
-        with Slots(1, folder=tmp_path, patience=0).one():
+        with HashingLimit(1, folder=tmp_path, timeout=0).hold():
             pass
 
 
 def test_who_fails_while_holding_a_slot_gives_it_back(tmp_path: Path) -> None:
-    bound = Slots(1, folder=tmp_path, patience=0)
+    bound = HashingLimit(1, folder=tmp_path, timeout=0)
     for _ in range(3):
-        with pytest.raises(ZeroDivisionError), bound.one():
+        with pytest.raises(ZeroDivisionError), bound.hold():
             1 / 0  # noqa: B018
 
 

@@ -1,7 +1,7 @@
 """Guessing passwords: how many guesses there are, and that nobody is locked out by others'.
 
-Without ``Guesses.take`` in authentication, every bound here fails; without its counting before the
-password is looked at, those of requests that come at once.
+Without ``Throttling.admit`` in authentication, every bound here fails; without its counting before
+the password is looked at, those of requests that come at once.
 """
 
 from collections import Counter
@@ -18,12 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from installed import Clock, installed, rows_of
-from keyosk.credentials.throttling import Guesses, source_of
+from keyosk.credentials.throttling import Throttling, source_of
 from keyosk.errors import BadCredentials, Throttled
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR
 from keyosk.storage.database import Database
-from keyosk.storage.guesses import GuessStore
+from keyosk.storage.throttling import ThrottlingStore
 from live import Client, LiveServer
 from people import PASSWORD, Person, make_key, make_person
 
@@ -141,14 +141,14 @@ def test_in_any_fifteen_minutes_the_bounds_hold(
     migrated_url: str, guesses: list[tuple[int, str, int]], names: int
 ) -> None:
     clock, database = Clock(), Database(migrated_url)
-    counted = Guesses(database, GuessStore(database), clock)
+    counted = Throttling(database, ThrottlingStore(database), clock)
     prefix = f"{next(_runs)}-"
     allowed: list[tuple[float, str, str]] = []
     for pause, source, number in guesses:
         clock.now += pause / 1000
         name = f"{prefix}{number % names}"
         try:
-            counted.take([name], source)
+            counted.admit([name], source)
         except Throttled:
             continue
         allowed.append((clock.now, name, source))
@@ -215,11 +215,11 @@ def test_what_is_said_of_the_wait_is_true(timed: Installation, clock: Clock) -> 
 
 
 def test_what_is_whole_again_is_forgotten(timed: Installation, clock: Clock) -> None:
-    counted = Guesses(timed.database, GuessStore(timed.database), clock)
+    counted = Throttling(timed.database, ThrottlingStore(timed.database), clock)
     for number in range(199):
-        counted.take([f"name{number}"], f"192.0.2.{number}")
+        counted.admit([f"name{number}"], f"192.0.2.{number}")
     clock.now += 2 * MINUTES
-    counted.take(["another"], HERE)
+    counted.admit(["another"], HERE)
     assert rows_of(timed, "SELECT count(*) FROM allowance") == [(3,)]
 
 
