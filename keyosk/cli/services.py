@@ -19,14 +19,14 @@ _KINDS = {
 }
 _RESETTABLE = (
     *("title", "description", "contact", "token_lifetime", "signing_algorithm", "typ", "claims"),
-    *("refresh_lifetime", "account", "audiences"),
+    *("refresh_lifetime", "account", "audiences", "registry_version"),
 )
 
 _for = click.option(
     "--for",
     "verifier",
     type=click.Choice(list(PRESETS)),
-    help="Set typ and signing algorithm for this verifier, and print its own lines.",
+    help="Set what this verifier needs, such as typ, and print its own lines.",
 )
 _preflight = click.option(
     "--cors-preflight/--no-cors-preflight",

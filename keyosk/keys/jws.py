@@ -57,9 +57,15 @@ for _name in material.OWN_SET_ALGORITHMS:
     jwt.register_algorithm(_name, ALGORITHMS[_name])
 
 
-def signed(signer: Signer, claims: Mapping[str, Any], typ: str) -> str:
-    """A compact JWS (RFC 7515 section 3.1) over ``claims``."""
-    content = _content(signer, claims, typ)
+def signed(
+    signer: Signer, claims: Mapping[str, Any], typ: str, *, for_registry_2: bool = False
+) -> str:
+    """A compact JWS (RFC 7515 section 3.1) over ``claims``.
+
+    ``for_registry_2``: with the ``kid`` that a container registry of version 2 knows the key by.
+    """
+    kid = material.libtrust_id(signer.public) if for_registry_2 else signer.kid
+    content = _content(signer, claims, typ, kid)
     return (content + b"." + base64url_encode(_signature(signer, content))).decode("ascii")
 
 
@@ -103,7 +109,7 @@ def length(signer: Signer, claims: Mapping[str, Any], typ: str) -> int:
     if isinstance(signer.key, HsmKey):  # it was made here, so its length is known
         return expected_length(signer.algorithm, claims, typ)
     signature = _signature(signer, b"")
-    return len(_content(signer, claims, typ)) + 1 + len(base64url_encode(signature))
+    return len(_content(signer, claims, typ, signer.kid)) + 1 + len(base64url_encode(signature))
 
 
 def expected_length(algorithm: str, claims: Mapping[str, Any], typ: str) -> int:
@@ -120,9 +126,9 @@ def _signature(signer: Signer, content: bytes) -> bytes:
     return signature
 
 
-def _content(signer: Signer, claims: Mapping[str, Any], typ: str) -> bytes:
+def _content(signer: Signer, claims: Mapping[str, Any], typ: str, kid: str) -> bytes:
     payload = base64url_encode(_encode(claims).encode())
-    return _header(signer.algorithm, signer.kid, typ) + payload
+    return _header(signer.algorithm, kid, typ) + payload
 
 
 @lru_cache(maxsize=64)

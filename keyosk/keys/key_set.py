@@ -20,6 +20,7 @@ class Signer:
     algorithm: str
     key: PrivateKey | HsmKey
     published_at: int
+    public: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,11 @@ class KeySet:
     def verifiers(self) -> Mapping[str, Verifier]:
         """The published keys by ``kid``."""
         return {key.kid: verifier_of(key) for key in self.keys}
+
+    @cached_property
+    def of_registries(self) -> Mapping[str, str]:
+        """The ``kid`` of every key by the one that container registry 2 knows it by."""
+        return {material.libtrust_id(key.public): key.kid for key in self.every}
 
     @cached_property
     def document(self) -> "Document":

@@ -124,9 +124,15 @@ class SigningKeys:
     def verifier(self, kid: str, *, published: bool) -> Verifier | None:
         """The public half of a key; ``published``: only if it is in the set, else of any ever."""
         keys = self.current
+        kid = self.kid_of(kid)
         if published:
             return keys.verifiers.get(kid)
         return next((verifier_of(key) for key in keys.every if key.kid == kid), None)
+
+    def kid_of(self, shown: str) -> str:
+        """The ``kid`` of the key that a token's header names, also as container registry 2 does."""
+        # Only those have colons.
+        return self.current.of_registries.get(shown, shown) if ":" in shown else shown
 
     def refresh(self) -> None:
         """Read the keys again. Raises ``WrongSecretKey``, ``Unavailable``."""
@@ -276,7 +282,8 @@ class SigningKeys:
         if key.kid not in self._private:
             opened = self._private_keys.open(key.kid, key.algorithm, key.sealed)
             self._private[key.kid] = opened
-        return Signer(key.kid, key.algorithm, self._private[key.kid], key.published_at)
+        private = self._private[key.kid]
+        return Signer(key.kid, key.algorithm, private, key.published_at, key.public)
 
 
 def is_published(key: SigningKey, now: int) -> bool:

@@ -17,6 +17,11 @@ SERVICE_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 #: What may stand in the ``aud`` of a token for a service.
 AUDIENCE: Final = re.compile(r"[\x21-\x7e]{1,255}")
 
+#: The versions of the container registry (distribution) that tokens are made for.
+REGISTRY_VERSIONS: Final = (2, 3)
+#: The claim of their tokens that says what may be done.
+REGISTRY_CLAIM: Final = "access"
+
 #: Stands for every scope of Keyosk's own service.
 ADMIN: Final = "keyosk:admin"
 
@@ -56,7 +61,8 @@ class TokenPolicy:
     and ``typ`` are ``None`` for the installation's. ``claims`` names those of the account's claims
     that its tokens carry. ``on_request_only``: its audience goes into a token only when a request
     names it. ``refresh_lifetime`` in seconds. ``cors_preflight``: forward authentication lets CORS
-    preflights pass without a login, as browsers send none with them.
+    preflights pass without a login, as browsers send none with them. ``registry_version``: it is a
+    container registry of this version, whose clients ask for tokens in a way of their own.
     """
 
     name: str
@@ -71,6 +77,7 @@ class TokenPolicy:
     refresh_lifetime: int | None
     claims: tuple[str, ...]
     cors_preflight: bool = False
+    registry_version: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

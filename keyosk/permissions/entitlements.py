@@ -219,10 +219,14 @@ def token_grant(
 
 
 def is_usual(policy: TokenPolicy, algorithm: str | None) -> bool:
-    """True if the service's tokens have the usual ``typ`` and are signed with ``algorithm``."""
-    return (policy.typ or ACCESS_TOKEN_TYPE) == ACCESS_TOKEN_TYPE and policy.signing_algorithm in (
-        None,
-        algorithm,
+    """True if the service's tokens have the usual ``typ`` and are signed with ``algorithm``.
+
+    A container registry's are asked for in a way of their own.
+    """
+    return (
+        (policy.typ or ACCESS_TOKEN_TYPE) == ACCESS_TOKEN_TYPE
+        and policy.signing_algorithm in (None, algorithm)
+        and policy.registry_version is None
     )
 
 

@@ -11,6 +11,8 @@ from keyosk.model import (
     AUDIENCE,
     DOCUMENT_PATHS,
     KEYOSK,
+    REGISTRY_CLAIM,
+    REGISTRY_VERSIONS,
     SERVICE_NAME,
     TOKEN_CLAIMS,
     TOKEN_TYPES,
@@ -55,6 +57,11 @@ def check(service: Service, issuer: str) -> None:
         (*material.ALGORITHMS, *material.OWN_SET_ALGORITHMS),
     )
     faults.one_of("typ", policy.typ, TOKEN_TYPES)
+    if policy.registry_version not in (None, *REGISTRY_VERSIONS):
+        faults.add("registry_version", "must be 2 or 3")
+    if policy.registry_version is not None and REGISTRY_CLAIM in policy.claims:
+        # SECURITY: else whoever writes accounts would give rights in the registry.
+        faults.add("claims", f"{REGISTRY_CLAIM} is what a container registry goes by")
     for claim in policy.claims:
         if not _CLAIM.fullmatch(claim) or claim in TOKEN_CLAIMS:
             faults.add("claims", f"{claim[:100]} is no name that a claim may have")

@@ -85,9 +85,9 @@ class Services:
         """Make a service; its audience is its name unless given.
 
         ``values``: any other field of ``TokenPolicy``, and ``title``, ``description``, ``contact``.
-        A service with another ``typ`` or ``signing_algorithm`` than is usual is ``on_request_only``
-        unless ``values`` say otherwise: its tokens are of no use to others. Raises ``Invalid``,
-        ``Conflict``.
+        A service with another ``typ`` or ``signing_algorithm`` than is usual, or a container
+        registry, is ``on_request_only`` unless ``values`` say otherwise: its tokens are of no use
+        to others. Raises ``Invalid``, ``Conflict``.
         """
         service = self._made({"audience": name, **values, "name": name}, scopes, int(self._clock()))
         if "on_request_only" not in values and not self._is_usual(service):

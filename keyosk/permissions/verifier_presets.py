@@ -5,26 +5,32 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 
 @dataclass(frozen=True, slots=True)
 class VerifierPreset:
     """What one verifier needs.
 
-    ``typ``, ``signing_algorithm``: of its service, ``None`` for the usual one. ``lines``: for the
-    verifier's own configuration; ``{issuer}``, ``{audience}`` and ``{service}`` are filled in.
+    ``typ``, ``signing_algorithm``, ``registry_version``: of its service, ``None`` for what is
+    usual. ``lines``: for the verifier's own configuration; ``{issuer}``, ``{audience}`` and
+    ``{service}`` are filled in.
     """
 
     title: str
     typ: str | None = None
     signing_algorithm: str | None = None
+    registry_version: int | None = None
     lines: tuple[str, ...] = ()
 
     @property
-    def fields(self) -> dict[str, str]:
+    def fields(self) -> dict[str, Any]:
         """The fields of a service that it needs set."""
-        wanted = {"typ": self.typ, "signing_algorithm": self.signing_algorithm}
+        wanted = {
+            "typ": self.typ,
+            "signing_algorithm": self.signing_algorithm,
+            "registry_version": self.registry_version,
+        }
         return {name: value for name, value in wanted.items() if value is not None}
 
     def lines_for(self, *, issuer: str, service: str, audience: str) -> list[str]:
@@ -36,6 +42,11 @@ class VerifierPreset:
         return filled
 
 
+_REGISTRY: Final = (
+    "realm: {issuer}/auth/token",
+    "service: {audience}",
+    "issuer: {issuer}",
+)
 _JWKS: Final = "{issuer}/services/{service}/jwks"
 
 #: By the word that ``--for`` takes.
@@ -106,5 +117,15 @@ PRESETS: Final[Mapping[str, VerifierPreset]] = {
     "drf-oidc-auth": VerifierPreset(
         "drf-oidc-auth",
         lines=('"OIDC_ENDPOINT": "{issuer}",', '"JWT_ALGORITHMS": ["ES256"],'),
+    ),
+    "registry-2": VerifierPreset(
+        "container registry 2",
+        registry_version=2,
+        lines=(*_REGISTRY, "rootcertbundle: /etc/docker/registry/keyosk.pem"),
+    ),
+    "registry-3": VerifierPreset(
+        "container registry 3",
+        registry_version=3,
+        lines=(*_REGISTRY, "jwks: /etc/distribution/keyosk.jwks"),
     ),
 }

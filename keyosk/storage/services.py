@@ -37,6 +37,7 @@ POLICY_COLUMNS: Final = (
     tables.Service.refresh_lifetime,
     tables.Service.claims,
     tables.Service.cors_preflight,
+    tables.Service.registry_version,
 )
 _SORTS: Final = {"created_at": tables.Service.id, "name": tables.Service.name}
 _FILTERS: Final[lists.Filters] = {"enabled": lambda value: tables.Service.enabled == value}
@@ -308,6 +309,7 @@ def policy(columns: Row) -> TokenPolicy:
         refresh_lifetime=columns[9],
         claims=tuple(json.loads(columns[10])),
         cors_preflight=bool(columns[11]),
+        registry_version=columns[12],
     )
 
 
@@ -325,6 +327,7 @@ def _columns(policy: TokenPolicy) -> dict[str, Any]:
         "refresh_lifetime": policy.refresh_lifetime,
         "claims": json.dumps(list(policy.claims)),
         "cors_preflight": policy.cors_preflight,
+        "registry_version": policy.registry_version,
     }
 
 

@@ -87,6 +87,7 @@ class Service(Versioned):
     account = ForeignKeyField(Account, null=True, on_delete="SET NULL")
     audiences = TextField(null=True)
     cors_preflight = BooleanField(null=True)
+    registry_version = IntegerField(null=True)
 
 
 class ServiceIdentifier(Table):

@@ -20,6 +20,7 @@ from keyosk.metrics import Metrics
 from keyosk.model import (
     ACCESS_TOKEN_TYPE,
     KEYOSK,
+    REGISTRY_CLAIM,
     TOKEN_TYPES,
     CredentialKind,
     Principal,
@@ -41,12 +42,16 @@ _REQUIRED: Final = ["iss", "sub", "aud", "exp", "iat", "jti", "auth_time", "amr"
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token as issued; ``expires_in`` in seconds, ``scope`` as one string, ``id`` its ``jti``."""
+    """A token as issued at ``issued_at``; ``expires_in`` in seconds, ``scope`` as one string.
+
+    ``id``: its ``jti``.
+    """
 
     text: str
     expires_in: int
     scope: str
     id: str
+    issued_at: int
 
     def __repr__(self) -> str:
         # SECURITY: whoever reads the text can use it.
@@ -122,22 +127,29 @@ class Tokens:
         lifetime: int | None = None,
         token_id: str | None = None,
         actor: Actor | None = None,
+        access: Sequence[Mapping[str, Any]] | None = None,
+        for_registry_2: bool = False,
     ) -> Token:
         """Sign a token for a login. ``lifetime``: seconds asked for; it can only shorten.
 
         ``token_id``: its ``jti``, if it has one before it is. ``actor``: who acts for the account
-        (RFC 8693 section 4.1). Raises ``InvalidRequest`` if nothing of the credential's or a
-        grant's own time is left, ``InvalidScope`` if the token would be too long, ``RetryLater``.
+        (RFC 8693 section 4.1). ``access``: that claim, for container registries;
+        ``for_registry_2``: as ``jws.signed`` has it. Raises ``InvalidRequest`` if nothing of the
+        credential's or a grant's own time is left, ``InvalidScope`` if the token would be too
+        long, ``RetryLater``.
         """
         now = self._moment(principal.tokens_from)
         claims = self._claims(principal, token_grant, now, lifetime, actor)
         claims["jti"] = token_id or new_id()
+        if access is not None:
+            claims[REGISTRY_CLAIM] = access
         signer = self._keys.signer(token_grant.algorithm, compromised=principal.compromised_keys)
-        text = jws.signed(signer, claims, token_grant.typ or ACCESS_TOKEN_TYPE)
+        typ = token_grant.typ or ACCESS_TOKEN_TYPE
+        text = jws.signed(signer, claims, typ, for_registry_2=for_registry_2)
         if len(text) > LONGEST:
             raise _too_long(len(text), token_grant.scopes)
         self._metrics.token_issued(principal.credential, signer.algorithm)
-        return Token(text, claims["exp"] - now, claims["scope"], claims["jti"])
+        return Token(text, claims["exp"] - now, claims["scope"], claims["jti"], now)
 
     def settle(self, principal: Principal) -> None:
         """Wait until a token can be issued for a login, before what must not be done in vain.
@@ -245,7 +257,7 @@ class Tokens:
         if audience == KEYOSK and header["typ"].lower() != ACCESS_TOKEN_TYPE:
             raise BadToken("The token is not valid.")
         try:
-            read = _read(claims, header["kid"])
+            read = _read(claims, self._keys.kid_of(header["kid"]))
         except (KeyError, TypeError, IndexError, AttributeError):
             raise BadToken("The token is not valid.") from None
         if clocks.is_ahead(read.issued_at, self._clock()):

@@ -22,11 +22,12 @@ from keyosk.errors import (
     UnauthorizedClient,
 )
 from keyosk.ids import new_id
-from keyosk.model import Caller, Exchange, Principal, Service, VerifiedClaims
+from keyosk.model import Caller, Exchange, Principal, Service, TokenPolicy, VerifiedClaims
 from keyosk.permissions import entitlements
 from keyosk.permissions.entitlements import TokenGrant
 from keyosk.permissions.services import Services
 from keyosk.storage.database import Database
+from keyosk.tokens import registry_access
 from keyosk.tokens.access_tokens import Actor, Token, Tokens
 from keyosk.tokens.refresh_sessions import OFFLINE, Sessions
 
@@ -105,6 +106,29 @@ class TokenIssuer:
         )
         self._sessions.check(turn.session)
         return IssuedToken(principal, token, turn.refresh_token)
+
+    def for_registry(
+        self,
+        principal: Principal,
+        registry: TokenPolicy,
+        scopes: Iterable[str],
+        token_request: TokenRequest,
+    ) -> IssuedToken:
+        """A token for a container registry: with what is held of the ``scopes`` it asks for.
+
+        Raises ``InvalidTarget``, ``InvalidScope``.
+        """
+        held = entitlements.current(principal, int(self._clock())).values()
+        owned = [each.scope for each in held if each.service.name == registry.name]
+        access, used = registry_access.access(scopes, owned)
+        token = self._tokens.issue(
+            principal,
+            self._entitlement(principal, used, (registry.audience,)),
+            lifetime=token_request.lifetime,
+            access=access,
+            for_registry_2=registry.registry_version == 2,
+        )
+        return IssuedToken(principal, token)
 
     def by_operator(
         self, by: Caller, principal: Principal, token_request: TokenRequest

@@ -70,6 +70,7 @@ class TokenRequestSchema(StrictSchema):
     requested_token_type = Text()
     audience = fields.List(Text())
     resource = fields.List(Text())
+    service = Text()
     scope = Text()
     lifetime = Whole(validate=validate.Range(min=1))
     format = Text(validate=validate.OneOf(FORMATS))
@@ -79,10 +80,15 @@ class TokenSchema(ResponseSchema):
     """A token (RFC 6749 section 5.1)."""
 
     optional_fields = frozenset(
-        {"api_key_successor", "api_key_expires_at", "refresh_token", "issued_token_type"}
+        {
+            *("api_key_successor", "api_key_expires_at", "refresh_token", "issued_token_type"),
+            *("token", "issued_at"),
+        }
     )
 
     access_token = Text()
+    token = Text()
+    issued_at = Time()
     refresh_token = Text()
     issued_token_type = Text()
     token_type = Text(validate=validate.Equal("Bearer"))

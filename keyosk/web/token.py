@@ -50,8 +50,34 @@ class TokenResource(Endpoint):
 
     @operation(query=TokenRequestSchema, response=TokenSchema, media_types=_TEXTS, raises=_REFUSALS)
     def get(self) -> Response:
-        """As POST, with the parameters in the query."""
-        return self._answer(parameters.query())
+        """As POST, with the parameters in the query.
+
+        Clients of container registries ask with ``service`` and ``scope``, as their registry tells
+        them (distribution's token specification). Where ``service`` names a service that has
+        ``registry_version``, the token's claim ``access`` has what of this the login may do, and
+        ``token`` and ``issued_at`` stand in the answer besides.
+        """
+        values = parameters.query()
+        if "service" in values:
+            issued = self._for_registry(values)
+            if issued is not None:
+                return _for_registry_client(issued)
+        return self._answer(values)
+
+    def _for_registry(self, values: parameters.Parameters) -> IssuedToken | None:
+        """A token for the container registry that ``service`` names; ``None`` if it names none."""
+        repeatable = (*_TARGETS, "scope")
+        single = parameters.singles(values, repeatable=repeatable)
+        installation = self.installation
+        registry = installation.services.policy_for(single.get("service", ""))
+        if registry is None or registry.registry_version is None:
+            return None
+        # Their ``client_id`` names the program, as "docker"; ``account`` repeats the username.
+        login = access.login(installation)
+        token_request = TokenRequest(lifetime=_lifetime(single.get("lifetime")))
+        return installation.issuing.for_registry(
+            login, registry, values.get("scope", ()), token_request
+        )
 
     @operation(
         body=TokenRequestSchema,
@@ -139,6 +165,23 @@ _GRANT_TYPES: Final[
 
 
 # ---- Parameters and answers ----------------------------------------------------------------------
+
+
+def _for_registry_client(issued: IssuedToken) -> Response:
+    token = issued.token
+    access_log.note(**access.name_of(issued.principal), jti=token.id)
+    response = json_answer(
+        {
+            "token": token.text,
+            "access_token": token.text,
+            "token_type": "Bearer",
+            "expires_in": token.expires_in,
+            "issued_at": rfc3339(token.issued_at),
+            "scope": token.scope,
+        }
+    )
+    response.headers["Pragma"] = "no-cache"
+    return response
 
 
 def _render(issued: IssuedToken, form: str, *, exchanged: bool) -> Response:

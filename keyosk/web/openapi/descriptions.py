@@ -153,6 +153,9 @@ FIELDS: Final[dict[str, str]] = {
     "refresh_token": "Good for one more token, once.",
     "client_id": "The username of who asked for the token.",
     "client_secret": "A password or an API key of the `client_id`; in a form body only.",
+    "TokenRequest.service": "By GET: the container registry that a token is for; see there.",
+    "TokenShape.token": "The same again, for clients of container registries.",
+    "TokenShape.issued_at": "For clients of container registries.",
     "TokenRequest.client_id": "The username of who logs in.",
     "TokenQuestion.client_id": "The username of who logs in.",
     "subject_token": "The token to be exchanged (RFC 8693).",
@@ -197,6 +200,7 @@ FIELDS: Final[dict[str, str]] = {
     "credential": "The id of the API key, or `password`.",
     "current_password": "The account's own password: of a caller who is that account and came by "
     "token.",
+    "registry_version": "2 or 3 for a container registry, whose clients ask in their own way.",
     "detail": "What went wrong, for people.",
     "expires_at": "When it stops working; null for never.",
     "expires_in": "Seconds.",

@@ -25,6 +25,7 @@ _SERVICE: Final = {
     "token_lifetime": 600,
     "signing_algorithm": None,
     "typ": None,
+    "registry_version": None,
     "refresh_allowed": False,
     "refresh_lifetime": None,
     "claims": ["department"],

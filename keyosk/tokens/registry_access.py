@@ -1,0 +1,58 @@
+"""What a login may do in a container registry, from the scopes that it holds.
+
+The registry's service owns a scope for each action on a repository, ``repository:team/app:pull``.
+A registry asks for several actions at once, ``repository:team/app:pull,push``, and finds those
+that are granted in the token's ``access`` claim (distribution's token specification).
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Final
+
+from keyosk.errors import InvalidScope
+
+#: Resources in one request; clients ask for a handful.
+_MOST: Final = 100
+
+
+def access(
+    parameters: Iterable[str], held: Collection[str]
+) -> tuple[list[Mapping[str, Any]], tuple[str, ...]]:
+    """The ``access`` claim for the ``scope`` parameters of a request, and the scopes it is due to.
+
+    ``held``: the scopes of the registry's service. What is not held or not understood is left out:
+    for the specification that is no error. Raises ``InvalidScope`` for far too many resources.
+    """
+    wanted = dict.fromkeys(item for text in parameters for item in text.split(" ") if item)
+    if len(wanted) > _MOST:
+        raise InvalidScope(f"A request may name {_MOST} resources at most.")
+    owned = [(scope, *_parts(scope)) for scope in held]
+    claim: list[Mapping[str, Any]] = []
+    used: dict[str, None] = {}
+    for item in wanted:
+        kind, name, actions = _parts(item)
+        granted = []
+        for action in dict.fromkeys(actions.split(",")):
+            scopes = [
+                scope
+                for scope, of_kind, pattern, allowed in owned
+                if kind == of_kind and _covers(pattern, name) and allowed in (action, "*")
+            ]
+            used |= dict.fromkeys(scopes)
+            granted += [action] if scopes and action else []
+        if granted:
+            claim.append({"type": kind, "name": name, "actions": granted})
+    return claim, tuple(used)
+
+
+def _parts(text: str) -> tuple[str, str, str]:
+    """Type, name and actions; the name may have colons itself, as of a host's port."""
+    kind, _, rest = text.partition(":")
+    name, _, actions = rest.rpartition(":")
+    return kind, name, actions
+
+
+def _covers(pattern: str, name: str) -> bool:
+    """Whether a scope for ``pattern``, which may end with ``*``, is one for ``name``."""
+    if not name:
+        return False
+    return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
