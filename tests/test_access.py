@@ -324,7 +324,7 @@ def test_every_other_decision_needs_the_scope_that_is_for_it() -> None:
 def test_whoever_is_logged_in_may_use_these_addresses_and_no_others() -> None:
     """There the resource looks at what is asked for: see its own tests."""
     anybody = {f"{m} {route.path}" for route, m in DECIDED if route.access[m].any_caller}
-    assert anybody == {"POST /auth/explain"}
+    assert anybody == {"POST /auth/explain", "POST /apply"}
 
 
 def test_an_account_may_do_this_to_itself_and_nothing_else() -> None:

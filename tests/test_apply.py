@@ -18,6 +18,7 @@ from keyosk.errors import Invalid
 from keyosk.installation import Installation
 from keyosk.merge_patch import is_same, merge_difference, merge_patch
 from keyosk.model import ADMIN, OPERATOR, CredentialKind, Grant, Kind, ListQuery, Scope
+from keyosk.web import bodies
 from keyosk.web.declared import DeclarationSchema, declaration_of, shape_of_step
 from live import LiveServer
 
@@ -33,15 +34,15 @@ WHOLE: Final = {"services": [SERVICE], "roles": [ROLE], "accounts": [ACCOUNT]}
 
 
 def declare(**members: Any) -> Declaration:
-    return declaration_of(members)
+    return declaration_of(bodies.checked(DeclarationSchema(), members))
 
 
 def apply(installation: Installation, **members: Any) -> list[tuple[str, str, str]]:
-    return told(installation.declarations.apply(declare(**members)))
+    return told(installation.declarations.apply(OPERATOR, declare(**members)))
 
 
 def plan(installation: Installation, **members: Any) -> list[tuple[str, str, str]]:
-    return told(installation.declarations.plan(declare(**members)))
+    return told(installation.declarations.plan(OPERATOR, declare(**members)))
 
 
 def told(steps: tuple[Step, ...]) -> list[tuple[str, str, str]]:
@@ -52,9 +53,9 @@ def refusal(installation: Installation, **members: Any) -> dict[str, str]:
     """The faults of a declaration that is refused, by path, both planned and applied."""
     before = state(installation)
     with pytest.raises(Invalid) as planned:
-        installation.declarations.plan(declare(**members))
+        installation.declarations.plan(OPERATOR, declare(**members))
     with pytest.raises(Invalid) as applied:
-        installation.declarations.apply(declare(**members))
+        installation.declarations.apply(OPERATOR, declare(**members))
     assert planned.value.faults == applied.value.faults
     assert state(installation) == before
     return {fault.field: fault.message for fault in applied.value.faults}
@@ -145,9 +146,9 @@ def test_the_second_run_finds_nothing_to_do_and_writes_nothing(installation: Ins
 
 def test_a_plan_changes_nothing_and_says_what_apply_then_does(installation: Installation) -> None:
     before = state(installation)
-    planned = installation.declarations.plan(declare(**WHOLE))
+    planned = installation.declarations.plan(OPERATOR, declare(**WHOLE))
     assert state(installation) == before
-    assert installation.declarations.apply(declare(**WHOLE)) == planned
+    assert installation.declarations.apply(OPERATOR, declare(**WHOLE)) == planned
 
 
 def test_each_change_is_in_the_audit_log_once(installation: Installation) -> None:
@@ -260,6 +261,7 @@ def test_null_resets_a_field(installation: Installation) -> None:
 def test_steps_tell_before_and_after_of_what_differs(installation: Installation) -> None:
     apply(installation, **WHOLE)
     (step,) = installation.declarations.plan(
+        OPERATOR,
         declare(
             accounts=[
                 {
@@ -269,7 +271,7 @@ def test_steps_tell_before_and_after_of_what_differs(installation: Installation)
                     "grants": {"scopes": [{"name": "todo:read", "until": "2040-01-01T00:00:00Z"}]},
                 }
             ]
-        )
+        ),
     )
     assert shape_of_step(step) == {
         "action": "change",
@@ -306,7 +308,7 @@ def test_a_scope_in_use_elsewhere_goes_only_by_force(installation: Installation)
     members = {"services": [{"name": "todo", "scopes": ["todo:write"]}]}
     faults = refusal(installation, **members)
     assert "is still part of 1 role (editor)" in faults["services.0"]
-    installation.declarations.apply(declare(**members), force=True)
+    installation.declarations.apply(OPERATOR, declare(**members), force=True)
     assert installation.roles.get("editor").scopes == ()
 
 
@@ -585,7 +587,7 @@ def test_what_others_use_is_deleted_only_by_force(installation: Installation) ->
     installation.grants.change(OPERATOR, "admin", add=[Grant("todo:read"), Grant(role="editor")])
     gone = {"owner": "ops", "prune": True}
     assert refusal(installation, **gone).keys() == {"prune"}
-    installation.declarations.apply(declare(**gone), force=True)
+    installation.declarations.apply(OPERATOR, declare(**gone), force=True)
     assert installation.grants.of("admin")[1] == (Grant(ADMIN),)
 
 
@@ -612,7 +614,7 @@ def test_taking_over_moves_an_object_to_another_file(installation: Installation)
     apply(installation, owner="ops", **WHOLE)
     version = installation.services.get("todo").version
     declaration = declare(owner="todo-team", prune=True, services=[SERVICE])
-    (step,) = installation.declarations.apply(declaration, take_over=True)
+    (step,) = installation.declarations.apply(OPERATOR, declaration, take_over=True)
     assert (step.before, step.after) == ({"owner": "ops"}, {"owner": "todo-team"})
     assert installation.services.get("todo").version == version
     assert apply(installation, owner="ops", prune=True) == [
@@ -696,7 +698,9 @@ def test_an_account_keeps_what_another_file_gave_it(installation: Installation) 
     assert refusal(installation, owner="people", accounts=[claimed]) == {
         "accounts.0.grants": "todo:write was given by todo-team's file"
     }
-    installation.declarations.apply(declare(owner="people", accounts=[claimed]), take_over=True)
+    installation.declarations.apply(
+        OPERATOR, declare(owner="people", accounts=[claimed]), take_over=True
+    )
     assert installation.grants.of("alice")[1] == (Grant("todo:write", CredentialKind.PASSWORD),)
     assert apply(installation, owner="todo-team", prune=True) == []
 

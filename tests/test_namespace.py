@@ -10,11 +10,13 @@ import pytest
 import requests
 
 import live
+from keyosk.apply.manifest import Declaration
 from keyosk.errors import Conflict, Invalid
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR
 from keyosk.storage import tables
-from keyosk.web.declared import declaration_of
+from keyosk.web import bodies
+from keyosk.web.declared import DeclarationSchema, declaration_of
 from live import Client, LiveServer
 from people import assert_refused, done, make_person, make_service
 
@@ -214,6 +216,10 @@ def test_the_upgrade_gives_a_shared_identifier_to_the_older_service(
     assert rows["keyosk"] == services.get("keyosk").id
 
 
+def declared(document: Any) -> Declaration:
+    return declaration_of(bodies.checked(DeclarationSchema(), document))
+
+
 def test_a_declaration_with_a_shared_identifier_is_refused_by_its_place(
     installation: Installation,
 ) -> None:
@@ -222,10 +228,10 @@ def test_a_declaration_with_a_shared_identifier_is_refused_by_its_place(
         '{"services": [{"name": "other", "audience": "urn:other", "audiences": ["todo"]}]}'
     )
     with pytest.raises(Invalid) as refused:
-        installation.declarations.apply(declaration_of(document))
+        installation.declarations.apply(OPERATOR, declared(document))
     assert [fault.field for fault in refused.value.faults] == ["services.0.audiences"]
 
     document["services"][0]["audiences"] = ["urn:other/"]
-    (step,) = installation.declarations.apply(declaration_of(document))
+    (step,) = installation.declarations.apply(OPERATOR, declared(document))
     assert step.after["audiences"] == ("urn:other/",)
-    assert installation.declarations.apply(declaration_of(document)) == ()
+    assert installation.declarations.apply(OPERATOR, declared(document)) == ()

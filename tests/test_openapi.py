@@ -402,6 +402,7 @@ def test_every_operation_answers_as_the_document_says(server: LiveServer, admin:
     walk_public_addresses(anybody)
     service, role = walk_services_and_roles(ask)
     username = walk_accounts(ask, service, role)
+    walk_manifests(ask, walk.as_caller(server.client(username, PASSWORD)), service, username)
     alice = server.client(username, PASSWORD)
     walk_tokens(walk.as_caller(alice), anybody, service)
     walk_api_keys(walk, server, username, service)
@@ -514,6 +515,21 @@ def walk_accounts(ask: Ask, service: str, role: str) -> str:
     assert username in exported.text
     ask(422, "GET", "/accounts/export?colour=red")
     return username
+
+
+def walk_manifests(ask: Ask, alice: Ask, service: str, username: str) -> None:
+    manifest = {
+        "services": [{"name": service, "title": "To-do"}],
+        "accounts": [{"username": username, "display_name": "A."}],
+        "grants": [{"account": username, "scopes": [f"{service}:read"]}],
+    }
+    planned = ask(200, "POST", "/apply?dry_run=true", json=manifest).json()
+    assert ask(200, "POST", "/apply", json=manifest).json() == planned
+    assert ask(200, "POST", "/apply", json=manifest).json() == {"changes": []}
+    ask(400, "POST", "/apply", data="{", headers={"Content-Type": "application/json"})
+    ask(415, "POST", "/apply", data="services: []", headers={"Content-Type": "text/yaml"})
+    ask(422, "POST", "/apply?colour=red", json=manifest)
+    alice(403, "POST", "/apply", json=manifest)
 
 
 def walk_tokens(alice: Ask, anybody: Ask, service: str) -> None:

@@ -104,6 +104,7 @@ POST   /roles                                   401  403  403  403  403  422  40
 GET    /roles/{role}                            401  403  200  403  403  200  403  200  200
 PATCH  /roles/{role}                            401  403  403  403  403  422  403  422  422
 DELETE /roles/{absent}                          401  403  403  403  403  404  403  404  404
+POST   /apply                                   401  422  422  422  422  422  422  422  422
 GET    /signing-keys                            401  403  403  403  403  403  403  200  200
 POST   /signing-keys/rotate                     401  403  403  403  403  403  403  422  403
 POST   /signing-keys/import                     401  403  403  403  403  403  403  422  403

@@ -1,6 +1,6 @@
 """Declarations put into effect: all steps of one happen, or none does."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -8,9 +8,18 @@ from keyosk.accounts.accounts import Accounts
 from keyosk.accounts.grants import Grants
 from keyosk.apply.manifest import Action, Declaration, Noun, Step, by_name
 from keyosk.apply.planner import Plan, Planner
-from keyosk.errors import Conflict, Forbidden, InUse, Invalid, NotFound, Stale
+from keyosk.errors import (
+    Conflict,
+    Forbidden,
+    InsufficientScope,
+    InUse,
+    Invalid,
+    NotFound,
+    RefusedByRule,
+    Stale,
+)
 from keyosk.merge_patch import merge_difference
-from keyosk.model import OPERATOR
+from keyosk.model import ADMIN, Caller
 from keyosk.permissions import roles as role_rules
 from keyosk.permissions import services as service_rules
 from keyosk.permissions.roles import Roles
@@ -39,6 +48,13 @@ _ORDER: Final = {
 _SCOPES_GO: Final = 6
 #: The fields of an account's grants, as their faults have them.
 _OF_GRANTS: Final = ("scopes", "roles", "until")
+#: The scope of Keyosk's own that each noun needs, as its own endpoint does.
+_SCOPES: Final[Mapping[Noun, str]] = {
+    Noun.SERVICE: "keyosk:services:write",
+    Noun.ROLE: "keyosk:services:write",
+    Noun.ACCOUNT: "keyosk:accounts:write",
+    Noun.GRANTS: "keyosk:grants:write",
+}
 
 
 class _TakenBack(Exception):
@@ -46,10 +62,11 @@ class _TakenBack(Exception):
 
 
 class Declarations:
-    """What an operator does with declarations. Every change is the operator's, by the same rules.
+    """Plans and applies declarations. Every change is the caller's, by the same rules.
 
     ``force`` in the methods: also when services or roles that go are in use by what the declaration
-    does not name. ``take_over``: what another owner's declaration made becomes this one's.
+    does not name. ``take_over``: what another owner's declaration made becomes this one's; needs
+    ``keyosk:admin``.
     """
 
     def __init__(
@@ -70,48 +87,54 @@ class Declarations:
         self._planner = Planner(services, roles, accounts, grants, store)
 
     def plan(
-        self, declaration: Declaration, *, force: bool = False, take_over: bool = False
+        self, by: Caller, declaration: Declaration, *, force: bool = False, take_over: bool = False
     ) -> tuple[Step, ...]:
         """The steps that ``apply`` would take now; nothing is changed.
 
         They are tried and taken back, so that whatever would refuse them refuses the plan as well:
-        raises as ``apply`` does.
+        raises as ``apply`` does. Not inside a transaction, which would keep what is tried.
         """
+        _check_scopes(by, declaration, take_over=take_over)
         plan = self._planner.plan(declaration, take_over=take_over)
         if plan.steps:
             try:
                 with self._database.transaction():
-                    plan = self._effected(declaration, force=force, take_over=take_over)
+                    plan = self._effected(by, declaration, force=force, take_over=take_over)
                     raise _TakenBack
             except _TakenBack:
                 pass
         return plan.steps
 
     def apply(
-        self, declaration: Declaration, *, force: bool = False, take_over: bool = False
+        self, by: Caller, declaration: Declaration, *, force: bool = False, take_over: bool = False
     ) -> tuple[Step, ...]:
         """Make the declaration true; answers the steps that it took.
 
-        Raises ``Invalid`` with all that is wrong, by path, ``Unavailable``; nothing has happened
-        then.
+        Raises ``Invalid`` with all that is wrong, by path, ``Forbidden``, ``Unavailable``; nothing
+        has happened then.
         """
+        _check_scopes(by, declaration, take_over=take_over)
         plan = self._planner.plan(declaration, take_over=take_over)
         if plan.steps or plan.stale or plan.taken_over:
             with self._database.transaction():
-                plan = self._effected(declaration, force=force, take_over=take_over)
+                plan = self._effected(by, declaration, force=force, take_over=take_over)
         return plan.steps
 
-    def _effected(self, declaration: Declaration, *, force: bool, take_over: bool) -> Plan:
+    def _effected(
+        self, by: Caller, declaration: Declaration, *, force: bool, take_over: bool
+    ) -> Plan:
         self._database.lock(_LOCK)
         plan = self._planner.plan(declaration, take_over=take_over)
+        # SECURITY: the declaration does not name what ``prune`` takes away.
+        _require(by, {step.noun for step in plan.steps})
         self._lock(plan)
         self._store.forget(plan.stale)
         for made in plan.taken_over:
             self._note(made.owner or None, made)
         faults = Faults()
         for order, step in _ordered(plan.steps):
-            with _collected(faults, step):
-                self._admit(step, declaration, force=force, scopes_go=order == _SCOPES_GO)
+            with _collected(by, faults, step):
+                self._admit(by, step, declaration, force=force, scopes_go=order == _SCOPES_GO)
         faults.raise_if_any()
         return plan
 
@@ -136,44 +159,52 @@ class Declarations:
             except NotFound:
                 continue  # it will be made by an earlier step
 
-    def _admit(self, step: Step, declaration: Declaration, *, force: bool, scopes_go: bool) -> None:
+    def _admit(
+        self,
+        by: Caller,
+        step: Step,
+        declaration: Declaration,
+        *,
+        force: bool,
+        scopes_go: bool,
+    ) -> None:
         owner = declaration.owner
         match step.noun, step.action:
             case Noun.GRANTS, _:
-                self._change_grants(step, owner)
+                self._change_grants(by, step, owner)
             case Noun.SERVICE, Action.CREATE:
-                made = self._services.create(OPERATOR, name=step.name, **step.after)
+                made = self._services.create(by, name=step.name, **step.after)
                 self._note(owner, ManifestRecord(owner or "", made.id))
             case Noun.SERVICE, Action.CHANGE:
-                self._change_service(step, force=force, scopes_go=scopes_go)
+                self._change_service(by, step, force=force, scopes_go=scopes_go)
             case Noun.SERVICE, _:
                 self._store.forget([ManifestRecord("", self._services.get(step.name).id)])
-                self._services.remove(OPERATOR, step.name, force=force)
+                self._services.remove(by, step.name, force=force)
             case Noun.ROLE, Action.CREATE:
-                role = self._roles.create(OPERATOR, name=step.name, **step.after)
+                role = self._roles.create(by, name=step.name, **step.after)
                 self._note(owner, ManifestRecord(owner or "", role.id))
             case Noun.ROLE, Action.CHANGE:
                 patch = _without(step.after, "owner")
                 if patch:
-                    self._roles.change(OPERATOR, step.name, patch)
+                    self._roles.change(by, step.name, patch)
             case Noun.ROLE, _:
                 self._store.forget([ManifestRecord("", self._roles.get(step.name).id)])
-                self._roles.remove(OPERATOR, step.name, force=force)
+                self._roles.remove(by, step.name, force=force)
             case Noun.ACCOUNT, Action.CREATE:
                 account = self._grants.create_account(
-                    OPERATOR,
+                    by,
                     step.after.get("grants", ()),
                     username=step.name,
                     **_without(step.after, "grants"),
                 )
                 self._note(owner, ManifestRecord(owner or "", account.id))
             case Noun.ACCOUNT, Action.CHANGE:
-                self._change_account(step)
+                self._change_account(by, step)
             case _:
                 self._store.forget([ManifestRecord("", self._accounts.get(step.name).id)])
-                self._accounts.remove(OPERATOR, step.name)
+                self._accounts.remove(by, step.name)
 
-    def _change_service(self, step: Step, *, force: bool, scopes_go: bool) -> None:
+    def _change_service(self, by: Caller, step: Step, *, force: bool, scopes_go: bool) -> None:
         service = self._services.get(step.name)
         patch = _without(step.after, "owner")
         if scopes_go:
@@ -185,24 +216,24 @@ class Declarations:
             if set(patch["scopes"]) == set(service.scopes):
                 del patch["scopes"]
         if patch:
-            self._services.change(OPERATOR, step.name, patch, force=force)
+            self._services.change(by, step.name, patch, force=force)
 
-    def _change_account(self, step: Step) -> None:
+    def _change_account(self, by: Caller, step: Step) -> None:
         account = self._accounts.get(step.name)
         patch = _without(step.after, "owner", "grants")
         for name in ("claims", "metadata"):
             if name in patch:
                 patch[name] = merge_difference(getattr(account, name), patch[name])
         if patch:
-            self._accounts.change(OPERATOR, account.id, patch)
+            self._accounts.change(by, account.id, patch)
         if "grants" in step.after:
-            self._change_grants(step, None)
+            self._change_grants(by, step, None)
 
-    def _change_grants(self, step: Step, owner: str | None) -> None:
+    def _change_grants(self, by: Caller, step: Step, owner: str | None) -> None:
         """Take ``before``, give ``after``; what is given under an owner's name is remembered."""
         taken, given = by_name(step.before["grants"]), by_name(step.after["grants"])
         account, _ = self._grants.change(
-            OPERATOR,
+            by,
             step.name,
             add=[grant for name, grant in given.items() if taken.get(name) != grant],
             remove=[grant for name, grant in taken.items() if name not in given],
@@ -239,11 +270,37 @@ def _without(fields: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in names}
 
 
+def _check_scopes(by: Caller, declaration: Declaration, *, take_over: bool) -> None:
+    """Refuse a declaration that names what the caller may not change (``InsufficientScope``).
+
+    SECURITY: before anything is compared: that there is nothing to do tells how things are.
+    """
+    if take_over and not by.has(ADMIN):
+        raise InsufficientScope(ADMIN)
+    named = {
+        Noun.SERVICE: declaration.services,
+        Noun.ROLE: declaration.roles,
+        Noun.ACCOUNT: declaration.accounts,
+        Noun.GRANTS: (
+            *declaration.grants,
+            *(each for each in declaration.accounts if "grants" in each.fields),
+        ),
+    }
+    _require(by, {noun for noun, declared in named.items() if declared})
+
+
+def _require(by: Caller, nouns: Collection[Noun]) -> None:
+    for noun in sorted(nouns):
+        if not by.has(_SCOPES[noun]):
+            raise InsufficientScope(_SCOPES[noun])
+
+
 @contextmanager
-def _collected(faults: Faults, step: Step) -> Iterator[None]:
+def _collected(by: Caller, faults: Faults, step: Step) -> Iterator[None]:
     """Note what is wrong with one step, by its path, and let the others tell theirs.
 
-    What the database refused ends the whole: nothing more can be asked of its transaction.
+    What the database refused ends the whole: nothing more can be asked of its transaction. So does
+    a rule against climbing, unless it stopped an operator, who is told all at once.
     """
     try:
         yield
@@ -254,7 +311,14 @@ def _collected(faults: Faults, step: Step) -> Iterator[None]:
         faults.add(_place(step, error.field), error.detail)
         faults.raise_if_any()
     except InUse as error:
-        faults.add(step.path, f"{error.named} Repeat with --force to remove it.")
+        # SECURITY: who may change services or roles may not see accounts by that.
+        said = error.named if by.is_operator else error.detail
+        faults.add(step.path, f"{said} Repeat with force to remove it.")
+    except RefusedByRule as error:
+        said = f"{step.noun} {step.name}: {error.detail}"
+        if not by.is_operator:
+            raise RefusedByRule(said) from None
+        faults.add(step.path, said)
     except (Forbidden, NotFound, Stale) as error:
         faults.add(step.path, f"{step.noun} {step.name}: {error.detail}")
 

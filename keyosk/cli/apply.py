@@ -10,7 +10,9 @@ import click
 from keyosk.apply.manifest import Action
 from keyosk.cli import documents, shared
 from keyosk.errors import Fault, Invalid
-from keyosk.web.declared import declaration_of, shape_of_step
+from keyosk.model import OPERATOR
+from keyosk.web import bodies
+from keyosk.web.declared import DeclarationSchema, declaration_of, shape_of_step
 
 #: What ``--plan`` exits with when there is something to do.
 _DIFFERENCE: Final = 3
@@ -38,11 +40,11 @@ def apply(file: BinaryIO, *, plan: bool, force: bool, take_over: bool, as_json: 
     if not isinstance(document.value, dict):
         raise Invalid.field(name, "must have members: services, roles, accounts or grants")
     try:
-        declaration = declaration_of(document.value)
+        declaration = declaration_of(bodies.checked(DeclarationSchema(), document.value))
         with shared.installation() as installation:
             declarations = installation.declarations
             run = declarations.plan if plan else declarations.apply
-            steps = run(declaration, force=force, take_over=take_over)
+            steps = run(OPERATOR, declaration, force=force, take_over=take_over)
     except Invalid as error:
         raise Invalid(_placed(name, document, fault) for fault in error.faults) from None
     shapes = [shape_of_step(step) for step in steps]

@@ -74,6 +74,11 @@ class Caller:
     proof: str | None = None
     conditions: Mapping[str, tuple[Condition, ...]] = field(default_factory=dict)
 
+    @property
+    def is_operator(self) -> bool:
+        """Whether it is who has the database at hand: no account, and no scope is missing."""
+        return self.account_id is None and ADMIN in self.scopes
+
     def has(self, scope: str) -> bool:
         """Whether the caller may do what ``scope`` of Keyosk's own allows."""
         return scope in self.scopes or ADMIN in self.scopes

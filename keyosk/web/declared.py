@@ -1,22 +1,19 @@
-"""The shape of a declaration: what the API takes one by one, in one document.
-
-It has no route. The command reads it here, as the shapes of its parts live on this floor.
-"""
+"""The shape of a declaration: what the API takes one by one, in one document."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from marshmallow import ValidationError, fields, validate
 
-from keyosk.apply.manifest import Declaration, Declared, Noun, Step
-from keyosk.errors import Invalid
+from keyosk.apply.manifest import Action, Declaration, Declared, Noun, Step
 from keyosk.model import Kind
-from keyosk.web.bodies import faults_of
-from keyosk.web.fields import Flag, Text
+from keyosk.web.fields import Flag, Object, Text, Time
 from keyosk.web.schemas import (
+    EFFECTIVE,
     AccountNew,
     AccountPatch,
     GrantsSchema,
+    ResponseSchema,
     RoleNew,
     RolePatch,
     StrictSchema,
@@ -29,7 +26,7 @@ from keyosk.web.services import loaded as service_fields
 _MOST: Final = validate.Length(max=5_000)
 
 
-class _Elsewhere(Text):
+class Elsewhere(Text):
     """What is kept out of files: secrets, and what makes them."""
 
     def __init__(self, command: str) -> None:
@@ -43,8 +40,8 @@ class _Elsewhere(Text):
 class DeclaredAccount(AccountNew):
     """An account as a declaration has it: without any secret."""
 
-    password = _Elsewhere("account password")
-    api_keys = _Elsewhere("api-key create")
+    password = Elsewhere("account password")
+    api_keys = Elsewhere("api-key create")
 
 
 class DeclaredGrants(GrantsSchema):
@@ -64,12 +61,27 @@ class DeclarationSchema(StrictSchema):
     grants = fields.List(fields.Nested(DeclaredGrants), validate=_MOST)
 
 
-def declaration_of(document: Any) -> Declaration:
-    """The declaration that a document has. Raises ``Invalid`` with every fault and its path."""
-    try:
-        loaded = DeclarationSchema().load(document)
-    except ValidationError as error:
-        raise Invalid(faults_of(error.messages_dict)) from None
+class StepSchema(ResponseSchema):
+    """One change: the values of the fields that differ, before it and after."""
+
+    action = Text(validate=validate.OneOf([action.value for action in Action]))
+    kind = Text(validate=validate.OneOf([noun.value for noun in Noun]))
+    name = Text()
+    before = Object()
+    after = Object()
+
+
+class ManifestChangesSchema(ResponseSchema):
+    """What applying a manifest changed, or would change."""
+
+    optional_fields = EFFECTIVE
+
+    changes = fields.List(fields.Nested(StepSchema))
+    effective_at_latest = Time()
+
+
+def declaration_of(loaded: Mapping[str, Any]) -> Declaration:
+    """The declaration that a loaded ``DeclarationSchema`` has."""
     return Declaration(
         owner=loaded.get("owner"),
         prune=loaded.get("prune", False),

@@ -22,6 +22,7 @@ from keyosk.web.accounts import (
     PasswordResource,
 )
 from keyosk.web.api_keys import ApiKeyResource, ApiKeysResource, RotateResource
+from keyosk.web.apply import ApplyResource
 from keyosk.web.audit import AuditResource
 from keyosk.web.authorize import AuthorizeResource
 from keyosk.web.bulk import ExportResource, ImportResource
@@ -137,6 +138,9 @@ ROUTES: Final = (
 
     Route("/roles", RolesResource, {m: _SERVICE[m] for m in ("GET", "POST")}),
     Route("/roles/<role>", RoleResource, {m: _SERVICE[m] for m in ("GET", "PATCH", "DELETE")}),
+
+    # Each part of a manifest needs the scope of its own endpoint (apply.executor).
+    Route("/apply", ApplyResource, {"POST": ANY_CALLER}, streams=True),
 
     Route("/signing-keys", SigningKeysResource, {"GET": scope(_KEYS_READ)}),
     Route("/signing-keys/rotate", RotateKeyResource, {"POST": _KEYS}),

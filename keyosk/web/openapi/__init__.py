@@ -124,7 +124,7 @@ def _body(call: Call, shapes: SchemasPlugin) -> dict[str, Any]:
     usual = bodies.PATCH_TYPES if call.method == "PATCH" else bodies.JSON_TYPES
     reference = shapes.reference(call.operation.body)
     content: dict[str, Any] = {"schema": reference}
-    if call.route.streams:  # JSON Lines, for which OpenAPI has words from 3.2 on
+    if call.has_lines:  # JSON Lines, for which OpenAPI has words from 3.2 on
         content = {"schema": {"type": "string"}, "x-itemSchema": reference}
     return {
         "required": not call.operation.optional,

@@ -89,6 +89,11 @@ class Call:
         known = not self.access.anyone
         return known and self.method == "POST" and self.route.resource.repeatable
 
+    @property
+    def has_lines(self) -> bool:
+        """Whether its body is JSON Lines of any size."""
+        return self.route.streams and bool(self.operation.body_types)
+
     def failures(self) -> list[Failure]:
         """What it can end in but success."""
         found: set[_Kind] = set(self.operation.raises)
@@ -112,7 +117,7 @@ class Call:
             found.add(errors.Invalid)
         if self.operation.body is not None:
             others.add("bad_request")
-            if not self.route.streams:
+            if not self.has_lines:
                 others.add("body_too_large")
             if not self.route.oauth:
                 others.add("unsupported_media_type")

@@ -83,6 +83,14 @@ _SIGNING_KEY: Final = {
     "created_at": "2030-01-31T12:00:00Z",
 }
 
+_STEP: Final = {
+    "action": "change",
+    "kind": "service",
+    "name": "todo",
+    "before": {"token_lifetime": None},
+    "after": {"token_lifetime": 300},
+}
+
 #: By the name of the schema.
 EXAMPLES: Final[Mapping[str, Any]] = {
     "Account": {
@@ -202,6 +210,16 @@ EXAMPLES: Final[Mapping[str, Any]] = {
         "since": 0,
         "entries": [{"sub": _ID, "issued_before": 1895917500, "expires": 1895918400}],
     },
+    "Declaration": {
+        "owner": "ops",
+        "services": [{"name": "todo", "scopes": [_SCOPE]}],
+        "roles": [_ROLE],
+        "accounts": [{"username": "alice", "grants": _GRANTS}],
+    },
+    "DeclaredAccount": {"username": "alice", "grants": _GRANTS},
+    "DeclaredGrants": {"account": "admin", **_GRANTS},
+    "ManifestChanges": {"changes": [_STEP]},
+    "Step": _STEP,
     "Revoked": {"effective_at_latest": "2030-01-31T12:15:00Z"},
     "Role": {"id": _ID, **_ROLE, **_MADE},
     "RoleNew": _ROLE,

@@ -9,6 +9,7 @@ from marshmallow import Schema, fields
 
 from keyosk.model import CredentialKind
 from keyosk.web import paging
+from keyosk.web.declared import Elsewhere
 from keyosk.web.fields import Accepts, Flag, LoneTime, Object, Text, Time, Whole
 from keyosk.web.openapi.descriptions import CHOICES, FIELDS, FILTERS
 from keyosk.web.openapi.examples import EXAMPLES
@@ -24,6 +25,7 @@ _KINDS: Final[Mapping[type[fields.Field[Any]], Mapping[str, Any]]] = {
     Flag: _FLAG,
     Whole: {"type": "integer"},
     Object: {"type": "object"},
+    Elsewhere: _TEXT,
     Time: _TIME,
     LoneTime: _TIME,
     fields.Raw: {},

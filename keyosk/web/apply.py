@@ -1,0 +1,82 @@
+"""/apply: services, roles, accounts and grants made what one document says."""
+
+from typing import Final
+
+from flask import Response, g, request
+from marshmallow import ValidationError
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from keyosk.errors import InsufficientScope, Invalid, RefusedByRule
+from keyosk.web import paging
+from keyosk.web.answers import json_answer
+from keyosk.web.declared import (
+    DeclarationSchema,
+    ManifestChangesSchema,
+    declaration_of,
+    shape_of_step,
+)
+from keyosk.web.endpoint import Endpoint
+from keyosk.web.fields import Flag
+from keyosk.web.operations import operation
+from keyosk.web.schemas import StrictSchema
+
+#: Bytes of the largest manifest.
+MAX_MANIFEST: Final = 4 * 1024 * 1024
+
+
+class ApplyQuery(StrictSchema):
+    """How to apply a manifest."""
+
+    dry_run = Flag()
+    force = Flag()
+    take_over = Flag()
+
+
+class ApplyResource(Endpoint):
+    """Declarative configuration."""
+
+    def prepare(self) -> None:
+        """Read how it is asked for, and no more of the body than a manifest may have."""
+        # One byte more than is taken: a body without a length is cut off there, in silence.
+        request.max_content_length = MAX_MANIFEST + 1
+        if len(request.get_data()) > MAX_MANIFEST:
+            raise RequestEntityTooLarge
+        self._requested = _options()
+        # A trial is taken back by ending its transaction; what is kept under an Idempotency-Key is
+        # kept in that same transaction.
+        self.repeatable = not self._requested["dry_run"]
+
+    @operation(
+        body=DeclarationSchema,
+        response=ManifestChangesSchema,
+        query=ApplyQuery,
+        raises=(InsufficientScope, RefusedByRule),
+    )
+    def post(self) -> Response:
+        """Make services, roles, accounts and grants what a manifest says: all of it, or nothing.
+
+        What the manifest does not name stays as it is. Each part needs the scope that its own
+        endpoint needs: ``keyosk:services:write`` for services and roles, ``keyosk:accounts:write``
+        for accounts, ``keyosk:grants:write`` for grants. ``dry_run=true`` only answers what would
+        be changed. ``force=true`` also removes what is in use elsewhere. ``take_over=true`` also
+        changes what another owner's manifest made, and needs ``keyosk:admin``.
+        """
+        declaration = declaration_of(self.load())
+        declarations = self.installation.declarations
+        force, take_over = self._requested["force"], self._requested["take_over"]
+        run = declarations.plan if self._requested["dry_run"] else declarations.apply
+        steps = run(g.caller, declaration, force=force, take_over=take_over)
+        return json_answer({"changes": [shape_of_step(step) for step in steps]})
+
+
+def _options() -> dict[str, bool]:
+    """The flags of the query. Raises ``Invalid`` for anything else in it."""
+    found = dict.fromkeys(ApplyQuery().fields, False)
+    for name, values in request.args.lists():
+        if name not in found or len(values) > 1:
+            raise Invalid.field(name[:200], "is no parameter here, or given twice")
+        try:
+            found[name] = paging.flag(values[0])
+        except ValidationError:
+            raise Invalid.field(name, "must be true or false") from None
+    return found
