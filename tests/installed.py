@@ -3,6 +3,7 @@
 The fixture ``installation`` of conftest.py gives one; here is what it and tests make more of.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -34,9 +35,11 @@ def settings(database_url: str) -> config.Config:
 
 
 @contextmanager
-def installed(database_url: str, **options: Callable[[], float]) -> Iterator[Installation]:
+def installed(
+    database_url: str, *, clock: Callable[[], float] = time.time
+) -> Iterator[Installation]:
     """An installation on a database that is set up; ``clock`` may be given."""
-    installation = app.build(settings(database_url), **options)
+    installation = app.build(settings(database_url), clock=clock)
     try:
         yield installation
     finally:

@@ -4,6 +4,7 @@ import time
 import unicodedata
 import uuid
 from base64 import urlsafe_b64decode
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -114,7 +115,7 @@ def test_an_account_needs_nothing_but_a_username(admin: Client) -> None:
 
 def test_every_field_of_an_account_is_kept(admin: Client) -> None:
     service = make_service(admin, "read", "write")
-    fields = {
+    fields: dict[str, Any] = {
         "kind": "machine",
         "display_name": "Der Läufer 🏃 \u202bנחום\u202c",
         "enabled": False,
@@ -287,7 +288,13 @@ def test_thirty_creates_at_once_of_one_username_in_many_spellings_make_one_accou
     server: LiveServer, admin: Client
 ) -> None:
     name = unique("noël")
-    forms = [str, str.upper, str.title, fullwidth, lambda text: unicodedata.normalize("NFD", text)]
+    forms: list[Callable[[str], str]] = [
+        str,
+        str.upper,
+        str.title,
+        fullwidth,
+        lambda text: unicodedata.normalize("NFD", text),
+    ]
     token = str(admin.session.headers["Authorization"]).removeprefix("Bearer ")
 
     def create(number: int) -> tuple[int, str]:
@@ -399,7 +406,7 @@ def test_a_merge_patch_is_no_format_for_a_create(admin: Client) -> None:
 
 
 def test_null_puts_each_field_back_to_what_it_is_without_being_given(admin: Client) -> None:
-    fields = {
+    fields: dict[str, Any] = {
         "kind": "machine",
         "display_name": "A name",
         "enabled": False,

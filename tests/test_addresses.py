@@ -75,7 +75,7 @@ def given_out(answer: TestResponse) -> list[str]:
 def log_in(client: FlaskClient) -> dict[str, str]:
     made = client.post("/auth/token", data={"audience": "keyosk"}, auth=("admin", ADMIN_PASSWORD))
     assert made.status_code == 200, made.text
-    return {"Authorization": f"Bearer {made.json['access_token']}"}
+    return {"Authorization": f"Bearer {made.get_json()['access_token']}"}
 
 
 def test_location_and_link_keep_the_path_of_the_issuer(client: FlaskClient) -> None:
@@ -109,7 +109,7 @@ def test_location_and_link_keep_the_path_of_the_issuer(client: FlaskClient) -> N
 
 def test_no_address_that_is_given_out_lacks_the_issuer(client: FlaskClient) -> None:
     headers = log_in(client)
-    kid = client.get("/auth/jwks").json["keys"][0]["kid"]
+    kid = client.get("/auth/jwks").get_json()["keys"][0]["kid"]
     known = {"account": "admin", "service": "keyosk", "kid": kid, "file": "start.js"}
     seen, urls = 0, 0
     for route in ROUTES:

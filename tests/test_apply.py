@@ -10,6 +10,7 @@ from typing import Any, Final
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from marshmallow import fields
 
 from installed import rows_of
 from keyosk.apply.manifest import Declaration, Step
@@ -832,7 +833,10 @@ def test_the_page_s_example_shows_every_field() -> None:
 
 
 def declared_fields(member: str) -> set[str]:
-    shape = DeclarationSchema().fields[member].inner.schema
+    listed = DeclarationSchema().fields[member]
+    assert isinstance(listed, fields.List)
+    assert isinstance(listed.inner, fields.Nested)
+    shape = listed.inner.schema
     return set(shape.fields) - {"password", "api_keys"}
 
 

@@ -42,7 +42,8 @@ def rows() -> list[Row]:
     for line in re.findall(r"^\| (V\d+\.\d+\.\d+ \|.*) \|$", TABLES, re.MULTILINE):
         cells = [cell.strip() for cell in line.split(" | ")]
         assert len(cells) == 6, line
-        found.append(Row(*cells[:5], re.findall(r"`(tests/[^`]+)`", cells[5])))
+        number, level, asked, state, how, tests = cells
+        found.append(Row(number, level, asked, state, how, re.findall(r"`(tests/[^`]+)`", tests)))
     return found
 
 

@@ -316,7 +316,7 @@ def failures(installation: Installation) -> list[int]:
 def test_no_secret_is_in_the_log(server: LiveServer, admin: Client) -> None:
     person = make_person(server, admin, ADMIN)
     key, secret = make_key(admin, person)
-    token = person.bearer(secret).session.headers["Authorization"].split()[1]  # type: ignore[union-attr]
+    token = person.bearer(secret).session.headers["Authorization"].split()[1]
     new = done(admin.post(f"{person.path}/api-keys/{key}/rotate"), 201)["secret"]
     wrong = "this was the wrong password"
     secrets = [PASSWORD, NEW_PASSWORD, live.ADMIN_PASSWORD, secret, new, token, wrong]

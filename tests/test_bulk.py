@@ -106,7 +106,7 @@ def by_key(server: LiveServer, admin: Client, *scopes: str) -> Client:
 
 def test_each_line_becomes_an_account_with_all_that_it_says(admin: Client, scope: str) -> None:
     plain, full = unique("Plain"), unique("full")
-    shape = {
+    shape: dict[str, Any] = {
         "username": full,
         "kind": "machine",
         "display_name": "A machine — naïve",
@@ -429,7 +429,7 @@ def test_two_imports_of_one_file_at_once_make_each_account_once(admin: Client) -
     answers: list[SchemasPlugin] = []
 
     def run(body: bytes) -> None:
-        client = Client(admin.url, token=admin.session.headers["Authorization"].split()[1])  # type: ignore[union-attr]
+        client = Client(admin.url, token=admin.session.headers["Authorization"].split()[1])
         while (answer := send(client, body)).status_code == 503:
             time.sleep(0.05)
         answers.append([json.loads(line) for line in answer.text.splitlines()[:-1]])

@@ -121,7 +121,7 @@ def test_requests_oauthlib(setting: Setting) -> None:
         patch.setenv("OAUTHLIB_INSECURE_TRANSPORT", "1")
         auth = requests.auth.HTTPBasicAuth(
             setting.username.encode(),
-            PASSWORD.encode(),  # type: ignore[arg-type]  # as UTF-8
+            PASSWORD.encode(),  # as UTF-8
         )
         token = session.fetch_token(metadata["token_endpoint"], auth=auth)
         assert setting.verify(token["access_token"])["scope"].split() == scope

@@ -6,7 +6,7 @@ import threading
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -34,7 +34,8 @@ def at_once(caller: Client, asked: Sequence[Request]) -> list[requests.Response]
     ready = threading.Barrier(len(asked))
 
     def send(request: Request) -> requests.Response:
-        own = Client(caller.url, auth=caller.session.auth)
+        own = Client(caller.url)
+        own.session.auth = caller.session.auth
         own.session.headers.update(caller.session.headers)
         with own.session:
             ready.wait(timeout=30)
@@ -42,6 +43,14 @@ def at_once(caller: Client, asked: Sequence[Request]) -> list[requests.Response]
 
     with ThreadPoolExecutor(len(asked)) as pool:
         return list(pool.map(send, asked))
+
+
+def patching(path: str, body: Mapping[str, Any], **headers: str) -> Request:
+    return lambda own: own.patch(path, json=body, headers=headers)
+
+
+def posting(path: str, body: Mapping[str, Any]) -> Request:
+    return lambda own: own.post(path, json=body)
 
 
 def statuses(answers: Sequence[requests.Response]) -> Counter[int]:
@@ -77,7 +86,7 @@ def test_fifty_creates_of_one_username_in_any_spelling_leave_one(admin: Client) 
     assert len(set(forms)) > 25
     answers = at_once(
         admin,
-        [lambda own, form=form: own.post("/accounts", json={"username": form}) for form in forms],
+        [posting("/accounts", {"username": form}) for form in forms],
     )
     assert statuses(answers) == {201: 1, 409: 49}
     for answer in answers:
@@ -101,7 +110,7 @@ def test_twenty_services_that_want_one_scope_leave_one(admin: Client) -> None:
     bodies = [{"name": unique("service"), "scopes": [scope]} for _ in range(20)]
     answers = at_once(
         admin,
-        [lambda own, body=body: own.post("/services", json=body) for body in bodies],
+        [posting("/services", body) for body in bodies],
     )
     assert statuses(answers) == {201: 1, 409: 19}
     made = [done(admin.get(answer.headers["Location"])) for answer in answers if answer.ok]
@@ -145,12 +154,7 @@ def test_twenty_changes_on_one_entity_tag_leave_one_winner(
     tag = admin.get(path).headers["ETag"]
     answers = at_once(
         admin,
-        [
-            lambda own, number=number: own.patch(
-                path, json={field: f"writer {number}"}, headers={"If-Match": tag}
-            )
-            for number in range(20)
-        ],
+        [patching(path, {field: f"writer {number}"}, **{"If-Match": tag}) for number in range(20)],
     )
     assert statuses(answers) == {200: 1, 412: 19}
     (winner,) = [answer for answer in answers if answer.ok]
@@ -179,10 +183,7 @@ def test_without_an_entity_tag_nothing_is_lost_but_what_is_overwritten(
     path, field = make(admin)
     answers = at_once(
         admin,
-        [
-            lambda own, number=number: own.patch(path, json={field: f"{number}"})
-            for number in range(20)
-        ],
+        [patching(path, {field: f"{number}"}) for number in range(20)],
     )
     assert statuses(answers) == {200: 20}
     assert len({answer.headers["ETag"] for answer in answers}) == 20
@@ -192,10 +193,7 @@ def test_changes_of_different_members_lose_none(admin: Client) -> None:
     path, _ = make_account(admin)
     answers = at_once(
         admin,
-        [
-            lambda own, number=number: own.patch(path, json={"metadata": {f"m{number}": number}})
-            for number in range(20)
-        ],
+        [patching(path, {"metadata": {f"m{number}": number}}) for number in range(20)],
     )
     assert statuses(answers) == {200: 20}
     assert done(admin.get(path))["metadata"] == {f"m{number}": number for number in range(20)}
@@ -208,21 +206,13 @@ def test_twenty_grants_of_different_scopes_lose_none(admin: Client) -> None:
     path, _ = make_account(admin)
     answers = at_once(
         admin,
-        [
-            lambda own, scope=scope: own.patch(f"{path}/grants", json={"add": {"scopes": [scope]}})
-            for scope in scopes
-        ],
+        [patching(f"{path}/grants", {"add": {"scopes": [scope]}}) for scope in scopes],
     )
     assert statuses(answers) == {200: 20}
     assert sorted(done(admin.get(f"{path}/grants"))["scopes"]) == sorted(scopes)
     answers = at_once(
         admin,
-        [
-            lambda own, scope=scope: own.patch(
-                f"{path}/grants", json={"remove": {"scopes": [scope]}}
-            )
-            for scope in scopes
-        ],
+        [patching(f"{path}/grants", {"remove": {"scopes": [scope]}}) for scope in scopes],
     )
     assert statuses(answers) == {200: 20}
     assert done(admin.get(f"{path}/grants")) == {"scopes": [], "roles": []}

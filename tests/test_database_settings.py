@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
@@ -240,7 +241,7 @@ def pgbouncer(url: str, mode: str) -> Iterator[str]:
         f"listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = trust\n"
         f"auth_file = {folder}/users\npool_mode = {mode}\ndefault_pool_size = 40\n"
     )
-    who = {"user": pwd.getpwnam("nobody").pw_uid} if os.geteuid() == 0 else {}
+    who: dict[str, Any] = {"user": pwd.getpwnam("nobody").pw_uid} if os.geteuid() == 0 else {}
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([program, str(folder / "ini")], stdout=log, stderr=log, **who)
     try:
@@ -309,7 +310,7 @@ def test_a_version_beyond_64_bits_is_stale_and_not_an_error(admin: Client, numbe
         assert admin.post(path, json=body).status_code == 201
         headers = {"If-Match": f'"{number}"'}
         for method in ("PATCH", "DELETE"):
-            options = {"json": {}} if method == "PATCH" else {}
+            options: dict[str, Any] = {"json": {}} if method == "PATCH" else {}
             answer = admin.request(method, f"{path}/{name}", headers=headers, **options)
             assert answer.status_code == 412, answer.text
 

@@ -4,11 +4,12 @@ import json
 
 import pytest
 
-from installed import Installation
 from keyosk import app
+from keyosk.installation import Installation
 from keyosk.model import OPERATOR, Scope
 from keyosk.web import operations
 from keyosk.web.parameters import FORM
+from keyosk.web.route import Route
 from keyosk.web.routes import ROUTES
 from live import ADMIN_PASSWORD
 
@@ -16,7 +17,7 @@ BODIES = [
     (route, method)
     for route in ROUTES
     for method in sorted(route.access)
-    if operations.of(route.resource, method).takes is not None and not route.streams  # by line
+    if operations.of(route.resource, method).body is not None and not route.streams  # by line
 ]
 IDS = [f"{method} {route.path}" for route, method in BODIES]
 
@@ -38,7 +39,7 @@ def objects(installation: Installation) -> dict[str, str]:
 @pytest.mark.attack
 @pytest.mark.parametrize(("route", "method"), BODIES, ids=IDS)
 def test_a_member_that_is_there_twice_is_refused(
-    installation: Installation, route: operations.Any, method: str
+    installation: Installation, route: Route, method: str
 ) -> None:
     path = route.path
     for name, value in objects(installation).items():
@@ -48,8 +49,8 @@ def test_a_member_that_is_there_twice_is_refused(
     operation = operations.of(route.resource, method)
     forms = operation.body_types or ("application/json",)
     for form in forms:
-        assert operation.takes is not None
-        member = next(iter(operation.takes().fields))
+        assert operation.body is not None
+        member = next(iter(operation.body().fields))
         doubled = f'{{"{member}": "one", "{member}": "two"}}'
         assert list(json.loads(doubled).values()) == ["two"]  # as most parsers do it
         answer = client.open(

@@ -434,7 +434,7 @@ def test_also_what_never_reaches_the_application_is_answered_in_the_same_shape(
     answer = requests.Response()
     answer.status_code = int(head.split()[1])
     lines = head.decode().split("\r\n")[1:]
-    answer.headers.update(line.split(": ", 1) for line in lines)
+    answer.headers.update(dict(line.split(": ", 1) for line in lines))
     answer._content = content
 
     assert_problem(answer, status)

@@ -53,7 +53,8 @@ def in_time(fields: dict[str, Any]) -> tuple[dict[str, Any], Callable[[], None]]
 def explain(client: Client, **body: Any) -> dict[str, Any]:
     answer = client.post("/auth/explain", json=body)
     assert answer.headers["Cache-Control"] == "no-store"
-    return done(answer)
+    found: dict[str, Any] = done(answer)
+    return found
 
 
 def reasons(found: dict[str, Any]) -> dict[str, str]:

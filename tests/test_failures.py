@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -308,7 +309,7 @@ def test_a_database_at_a_place_that_cannot_be_used_is_told(
     (tmp_path / "a-file").touch()
     (tmp_path / "closed.db").touch(mode=0o000)
     (tmp_path / "circle").symlink_to("circle")
-    bind = {"bind": f"127.0.0.1:{free_port()}", "metrics_bind": "off"}
+    bind: dict[str, Any] = {"bind": f"127.0.0.1:{free_port()}", "metrics_bind": "off"}
     url = f"sqlite:///{tmp_path / database}"
     sentence(run(tmp_path, *command, before=UNPRIVILEGED, database_url=url, **bind))
 

@@ -7,7 +7,7 @@ import json
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jwt
@@ -68,8 +68,10 @@ class Forge:
         self.claims["scope"] += f" {self.first}:read"
         self.installation = app.build(config.load(server.environment))
         self.signer = self.installation.signing_keys.signer(None)
+        assert isinstance(self.signer.key, ec.EllipticCurvePrivateKey)
+        self.key = self.signer.key
         self.foreign = material.generate("ES256")
-        self.public = material.public_jwk(self.signer.key, "ES256")
+        self.public = material.public_jwk(self.key, "ES256")
         self.stranger = material.public_jwk(self.foreign, "ES256")
         self.header = {"alg": "ES256", "kid": self.signer.kid, "typ": "at+jwt"}
 
@@ -116,7 +118,7 @@ def forgeries(forge: Forge) -> dict[str, str]:
         )
     for value in (None, ["ES256"], {"ES256": 1}, 1, True, ...):
         found[f"alg {value!r}"] = forge.right(forge.head(alg=value))
-    public_key = forge.signer.key.public_key()
+    public_key = forge.key.public_key()
     pem = material.public_pem(forge.public).encode()
     secrets = {
         "pem": pem,
@@ -142,7 +144,7 @@ def forgeries(forge: Forge) -> dict[str, str]:
             mac = hmac.digest(secret, content.encode(), digest)
             found[f"{algorithm} with the {name}"] = f"{content}.{b64(mac)}"
     content = f"{part(forge.head(alg='ES384'))}.{body}"
-    der = forge.signer.key.sign(content.encode(), ec.ECDSA(hashes.SHA384()))
+    der = forge.key.sign(content.encode(), ec.ECDSA(hashes.SHA384()))
     found["ES384 by the right key"] = f"{content}.{b64(der)}"
     found["es256 in small letters"] = forge.right(forge.head(alg="es256"))
     for algorithm in ("RS256", "PS256", "EdDSA"):
@@ -154,7 +156,7 @@ def forgeries(forge: Forge) -> dict[str, str]:
 
     # 2.2, 3.2: the signature
     number = int.from_bytes(s)
-    weak = {
+    weak: dict[str, bytes] = {
         "none": b"",
         "zeros": bytes(64),
         "r 0": bytes(32) + s,
@@ -169,8 +171,8 @@ def forgeries(forge: Forge) -> dict[str, str]:
         "der": SIGN_DER(forge, f"{head}.{body}"),
         "ones": (1).to_bytes(32) * 2,
     }
-    for name, value in weak.items():
-        found[f"signature {name}"] = f"{head}.{body}.{b64(value)}"
+    for name, forged in weak.items():
+        found[f"signature {name}"] = f"{head}.{body}.{b64(forged)}"
     found["claims changed"] = f"{head}.{part(forge.body(sub='admin'))}.{signature}"
     found["header changed"] = f"{part(forge.head(typ='AT+JWT'))}.{body}.{signature}"
 
@@ -186,9 +188,9 @@ def forgeries(forge: Forge) -> dict[str, str]:
         "iss": forge.trap,
         "url": forge.trap,
     }
-    for name, value in brought.items():
+    for name, own in brought.items():
         for kid in (forge.signer.kid, forge.stranger["kid"], ...):
-            by = part(forge.head(kid=kid, **{name: value}))
+            by = part(forge.head(kid=kid, **{name: own}))
             found[f"{name} {str(kid)[:9]}"] = forge.sign(by, body, forge.foreign)
         found[f"{name} by the right key"] = forge.right(forge.head(**{name: value}))
     kids: tuple[Any, ...] = (
@@ -235,11 +237,11 @@ def forgeries(forge: Forge) -> dict[str, str]:
 
     # Written in another way
     doubled = json.dumps(forge.header)
-    for name, value in (("alg", "none"), ("kid", forge.stranger["kid"]), ("typ", "x")):
-        later = f'{doubled[:-1]},"{name}":"{value}"}}'
+    for name, text in (("alg", "none"), ("kid", forge.stranger["kid"]), ("typ", "x")):
+        later = f'{doubled[:-1]},"{name}":"{text}"}}'
         found[f"{name} twice, bad last"] = forge.sign(b64(later), body)
         found[f"{name} twice, good last"] = forge.sign(
-            b64(f'{{"{name}":"{value}",{doubled[1:]}'), body
+            b64(f'{{"{name}":"{text}",{doubled[1:]}'), body
         )
     found["same member twice"] = forge.sign(b64(f'{doubled[:-1]},"alg":"ES256"}}'), body)
     found["escaped member twice"] = forge.sign(b64(f'{doubled[:-1]},"\\u0061lg":"none"}}'), body)
@@ -269,30 +271,36 @@ def forgeries(forge: Forge) -> dict[str, str]:
     # 3.8, 3.9, 3.10: the claims
     now = int(time.time())
     claims: list[dict[str, Any]] = [
-        *({"iss": value} for value in (
+        *claim("iss", (
             "", "x", f"{forge.server.url}/", forge.server.url.upper(), [forge.server.url],
             None, 1, forge.trap, ...)),
-        *({"aud": value} for value in (
+        *claim("aud", (
             "", "x", [], ["x"], None, 1, "Keyosk", {"keyosk": 1}, [["keyosk"]], [1], ...)),
-        *({"exp": value} for value in (
+        *claim("exp", (
             now - 1, 0, -1, "tomorrow", None, [], {}, "9" * 400, float("nan"), ...)),
-        *({"iat": value} for value in (now + HOUR, "x", None, [], {}, ...)),
-        *({"nbf": value} for value in (now + HOUR, "x", [], {})),
-        *({"sub": value} for value in (None, 1, [], {}, "", "admin", "' OR 1=1 --", "\0", ...)),
-        *({"jti": value} for value in (None, 1, [], ...)),
-        *({"amr": value} for value in (None, [], ["x"], "pwd", [["pwd"]], [None], {}, ...)),
-        *({"scope": value} for value in (None, 1, [], ["keyosk:admin"], {}, ...)),
-        *({"auth_time": value} for value in (None, "x", [], {}, ...)),
-        *({"act": value} for value in (1, "x", [])),
-        *({"key_id": value, "amr": ["api_key"]} for value in (None, 1, [], {}, "x", "\0", ...)),
+        *claim("iat", (now + HOUR, "x", None, [], {}, ...)),
+        *claim("nbf", (now + HOUR, "x", [], {})),
+        *claim("sub", (None, 1, [], {}, "", "admin", "' OR 1=1 --", "\0", ...)),
+        *claim("jti", (None, 1, [], ...)),
+        *claim("amr", (None, [], ["x"], "pwd", [["pwd"]], [None], {}, ...)),
+        *claim("scope", (None, 1, [], ["keyosk:admin"], {}, ...)),
+        *claim("auth_time", (None, "x", [], {}, ...)),
+        *claim("act", (1, "x", [])),
+        *({"amr": ["api_key"], **each}
+          for each in claim("key_id", (None, 1, [], {}, "x", "\0", ...))),
     ]  # fmt: skip
     for change in claims:
         found[f"claims {change!r}"[:80]] = forge.right(body=forge.body(**change))
     return found
 
 
+def claim(name: str, values: Iterable[Any]) -> list[dict[str, Any]]:
+    """Changes of one claim to each of these values."""
+    return [{name: value} for value in values]
+
+
 def SIGN_DER(forge: Forge, content: str) -> bytes:  # noqa: N802  # beside SIGN
-    signature: bytes = forge.signer.key.sign(content.encode(), ec.ECDSA(hashes.SHA256()))
+    signature: bytes = forge.key.sign(content.encode(), ec.ECDSA(hashes.SHA256()))
     return signature
 
 

@@ -5,7 +5,7 @@ hashes is decided where it hashes, so a route that is not in this list is handed
 """
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import pytest
@@ -167,9 +167,10 @@ def test_what_hashes_nothing_is_not_handed_over(keyosk: Installation, client: Fl
 def test_hashing_itself_refuses_where_others_wait(keyosk: Installation) -> None:
     """Whatever calls it: a new route cannot forget."""
     concurrency.hand_over.set(hand_over)
-    for hashing in (
+    hashings: list[Callable[[], object]] = [
         lambda: keyosk.authentication._passwords.hash(PASSWORD),
         lambda: keyosk.authentication._passwords.verify(PASSWORD, None),
-    ):
+    ]
+    for hashing in hashings:
         with pytest.raises(HandedOver):
             hashing()

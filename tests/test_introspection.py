@@ -43,7 +43,8 @@ def token_of(person: Person, secret: str = PASSWORD, **parameters: str) -> str:
 def introspect(person: Person, token: str, **fields: str) -> dict[str, Any]:
     answer = person.login().post("/auth/introspect", data={"token": token, **fields})
     assert answer.headers["Cache-Control"] == "no-store"
-    return done(answer)
+    found: dict[str, Any] = done(answer)
+    return found
 
 
 def test_its_owner_sees_what_a_token_is(

@@ -438,14 +438,14 @@ def test_whoever_logs_in_to_fetch_is_known_by_the_service_that_it_acts_for(
     key = present.rotation.rotate(OPERATOR)
     assert present.rotation.not_seen_by(key) == ["todo"]
     token = client.post("/auth/token", auth=("todo-bot", secret)).get_json()["access_token"]
-    login = {
+    logins: dict[str, dict[str, Any]] = {
         "Basic": {"auth": ("todo-bot", secret)},
         "Bearer": {"headers": {"Authorization": f"Bearer {token}"}},
         "wrong": {"auth": ("todo-bot", "a password that it never had")},
         "malformed": {"headers": {"Authorization": "Basic !"}},
-    }[scheme]
+    }
     # Whatever the login is worth, the keys are for everybody.
-    assert client.get("/auth/jwks", **login).status_code == 200
+    assert client.get("/auth/jwks", **logins[scheme]).status_code == 200
     known = scheme in ("Basic", "Bearer")
     assert present.rotation.not_seen_by(key) == ([] if known else ["todo"])
 
@@ -478,7 +478,7 @@ def test_ml_dsa_is_for_the_service_that_asks_and_in_its_own_set(
     assert header["alg"] == algorithm
     assert header["kid"] not in published(present)
     client = app.create_app(present).test_client()
-    (key,) = client.get("/services/todo/jwks").json["keys"]
+    (key,) = client.get("/services/todo/jwks").get_json()["keys"]
     assert (key["kid"], key["kty"], key["alg"]) == (header["kid"], "AKP", algorithm)
     assert key["kid"] == material.thumbprint(key)
     claims = present.tokens.verify(issued.text, audience="todo")
@@ -501,8 +501,8 @@ def test_the_key_set_of_a_service_begins_with_its_own_algorithm(present: Install
         login = present.authentication.preview_login(account.id, None)
         # Its first key is made when it is needed.
         present.issuing.by_login(login, TokenRequest(targets=(name,)))
-        keys = client.get(f"/services/{name}/jwks").json["keys"]
-        common = client.get("/auth/jwks").json["keys"]
+        keys = client.get(f"/services/{name}/jwks").get_json()["keys"]
+        common = client.get("/auth/jwks").get_json()["keys"]
         assert keys[0]["alg"] == algorithm
         assert sorted(key["kid"] for key in keys) == sorted(key["kid"] for key in common)
         assert common[0]["alg"] == "ES256"

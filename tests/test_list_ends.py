@@ -117,7 +117,7 @@ def test_an_export_and_a_command_end_though_more_is_made_all_the_time(
     monkeypatch.setattr("keyosk.bulk.import_export._PAGE", 2)
     numbers = itertools.count()
     exported = []
-    for page in itertools.islice(installation.bulk.give({}), _MOST):
+    for page in itertools.islice(installation.bulk.export_accounts({}), _MOST):
         exported += [account.id for account, _ in page]
         for _ in range(3):
             installation.grants.create_account(OPERATOR, [], username=f"new{next(numbers)}")
@@ -131,7 +131,7 @@ def test_the_audit_log_ends_though_rows_are_written_all_the_time(
     installation.audit.seal()
     before = len(installation.audit.page(ListQuery(limit=200, sort="sequence")))
 
-    def write(_: list[Any]) -> None:
+    def write(page: list[Any]) -> None:
         for _ in range(3):
             installation.accounts.revoke_tokens(OPERATOR, people[0])
         installation.audit.seal()

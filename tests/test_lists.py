@@ -222,6 +222,16 @@ def test_a_cursor_that_this_list_did_not_give_is_refused(
     assert newest is None or isinstance(newest, str)
     wrong = 1 if isinstance(value, str) else "1"
     wrong_key = 1 if isinstance(key, str) else "1"
+    places: list[tuple[Any, Any]] = [
+        *((wrong, key), (value, wrong_key), (None, key), (value, None), (True, key)),
+        *(([value], key), ({"a": 1}, key), (-1, -1), (2**63, 2**63), (1.5, 1.5)),
+        *(("a\0b", "a\0b"), ("\ud800", "\ud800")),
+    ]
+    ends: list[tuple[Any, Any, Any]] = [
+        *((wrong, end_key, newest), (end, wrong_key, newest), (None, end_key, newest)),
+        *((end, None, newest), (end, end_key, 1), (end, end_key, [])),
+        *((end, end_key, "a\0b"), (end, end_key, "\ud800"), (True, True, newest)),
+    ]
     bad = [
         "",
         "x",
@@ -238,22 +248,8 @@ def test_a_cursor_that_this_list_did_not_give_is_refused(
         cursor(sort, value, key, *rest, key),
         cursor(f"-{sort}", value, key, *rest),
         cursor("id", value, key, *rest),
-        *(
-            cursor(sort, *place, *rest)
-            for place in (
-                *((wrong, key), (value, wrong_key), (None, key), (value, None), (True, key)),
-                *(([value], key), ({"a": 1}, key), (-1, -1), (2**63, 2**63), (1.5, 1.5)),
-                *(("a\0b", "a\0b"), ("\ud800", "\ud800")),
-            )
-        ),
-        *(
-            cursor(sort, value, key, *place)
-            for place in (
-                *((wrong, end_key, newest), (end, wrong_key, newest), (None, end_key, newest)),
-                *((end, None, newest), (end, end_key, 1), (end, end_key, [])),
-                *((end, end_key, "a\0b"), (end, end_key, "\ud800"), (True, True, newest)),
-            )
-        ),
+        *(cursor(sort, *place, *rest) for place in places),
+        *(cursor(sort, value, key, *each) for each in ends),
         base64.urlsafe_b64encode(b"[" * 1500).decode(),
         base64.urlsafe_b64encode(b"\xff\xfe").decode(),
         base64.urlsafe_b64encode(b'["x", NaN, 1e999]').decode(),
@@ -727,7 +723,7 @@ def test_a_deep_page_costs_what_the_first_does(installation: Installation) -> No
         assert total >= 800
         for sort in sorts:
             for descending in (False, True):
-                order = {"limit": PAGE, "sort": sort, "descending": descending}
+                order: dict[str, Any] = {"limit": PAGE, "sort": sort, "descending": descending}
                 near = query_of(installation, read, ListQuery(**order), table)
                 first = cost(installation, *near, table)
                 whole = read(ListQuery(**{**order, "limit": int(total * DEEP)}))

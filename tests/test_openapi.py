@@ -91,7 +91,7 @@ def test_its_operations_tell_who_may_use_them(document: dict[str, Any]) -> None:
         assert (required is None) or f"`{required}`" in described["description"]
         schemes = {name for choice in described["security"] for name in choice}
         if access.by_login:
-            alone = [{"api_key": []}] if access.key_alone else []
+            alone: list[dict[str, list[str]]] = [{"api_key": []}] if access.key_alone else []
             assert described["security"] == [{"basic": []}, *alone]
         else:
             assert schemes == (set() if access.anyone else {"basic", "bearer"})

@@ -27,9 +27,9 @@ from keyosk.errors import ConfigurationError, Conflict, Invalid, Unavailable
 from keyosk.installation import Installation
 from keyosk.keys import jws, material
 from keyosk.keys.hsm import REFERENCE, Hsm, HsmKey
+from keyosk.keys.key_set import Signer
 from keyosk.keys.material import Safe
 from keyosk.keys.private_keys import PrivateKeys
-from keyosk.keys.signing_keys import Signer
 from keyosk.model import OPERATOR, KeyState, SigningKey
 from live import ADMIN_PASSWORD, SECRET_KEY, Client, LiveServer, command
 from softhsm import LABEL, PIN, SoftHsm, soft_hsm
@@ -156,7 +156,7 @@ def test_two_libraries_accept_what_a_key_of_the_hsm_signs(hsm: Hsm, algorithm: s
     text = jws.signed(signer, {"a": 1}, "JWT")
     assert len(text) == jws.length(signer, {"a": 1}, "JWT")
     assert jwt.decode(text, jwt.PyJWK(public), algorithms=[algorithm]) == {"a": 1}
-    key = joserfc.jwk.import_key(public)
+    key = joserfc.jwk.import_key({**public})
     registry = joserfc.jws.JWSRegistry(algorithms=[algorithm])
     assert joserfc.jwt.decode(text, key, registry=registry).claims == {"a": 1}
     assert public == material.public_jwk(material.public_key(public), algorithm)

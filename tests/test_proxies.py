@@ -93,7 +93,7 @@ class Scene:
             re.DOTALL | re.MULTILINE,
         )
         required = f"service={self.name}&scope={scope}" if scope else f"service={self.name}"
-        return (
+        lines: str = (
             text.replace("127.0.0.1:8080", f"127.0.0.1:{self.keyosk.port}")
             .replace("127.0.0.1:9000", f"127.0.0.1:{self.echo.server.server_port}")
             .replace("service=todo", required)
@@ -101,6 +101,7 @@ class Scene:
             .replace("value: todo:read", f'value: "{scope}"')
             .replace("/auth/forward/todo", f"/auth/forward/{self.name}")
         )
+        return lines
 
     def get(self, method: str = "GET", **options: Any) -> requests.Response:
         return requests.request(method, f"{self.url}/things/1?x=y", timeout=20, **options)
@@ -410,7 +411,11 @@ def test_the_client_s_address_reaches_keyosk_and_no_header_of_its_own_changes_it
 def test_a_missing_proxy_is_a_failure_where_all_is_expected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for absent in (lambda: program("no-proxy"), lambda: wheel("envoy", "no-proxy")):
+    looks: list[Callable[[], object]] = [
+        lambda: program("no-proxy"),
+        lambda: wheel("envoy", "no-proxy"),
+    ]
+    for absent in looks:
         monkeypatch.delenv("CI", raising=False)
         with pytest.raises(pytest.skip.Exception):
             absent()

@@ -47,7 +47,8 @@ def alice(server: LiveServer, admin: Client, todo: str) -> Person:
 
 def begin(person: Person, secret: str = PASSWORD, **parameters: str) -> dict[str, Any]:
     asked = {"scope": "offline_access", **parameters}
-    return done(person.login(secret).post("/auth/token", data=asked))
+    answer: dict[str, Any] = done(person.login(secret).post("/auth/token", data=asked))
+    return answer
 
 
 def refresh(client: Client, token: str, **parameters: str) -> requests.Response:
@@ -394,15 +395,14 @@ def test_the_same_successor_is_given_for_ten_seconds(timed: Installation, clock:
 
 def test_a_session_ends_however_often_it_is_used(timed: Installation, clock: Clock) -> None:
     timed.services.change(OPERATOR, "todo", {"refresh_lifetime": 3_600})
-    token: str | None = begun(timed).refresh_token
+    issued = begun(timed)
     for _ in range(5):
         clock.now += 600
-        issued = timed.issuing.by_refresh_token(token or "", TokenRequest())
-        token = issued.refresh_token
+        issued = timed.issuing.by_refresh_token(issued.refresh_token or "", TokenRequest())
     assert issued.token.expires_in == 600  # and its tokens do not outlive it
     clock.now += 600
     with pytest.raises(InvalidGrant):
-        used(timed, token)
+        used(timed, issued.refresh_token or "")
     clock.now += 86_400  # it is kept for a day: a clock that is ahead for a moment ends none
     begun(timed)
     assert rows_of(timed, "SELECT count(*) FROM session") == [(1,)]

@@ -137,11 +137,11 @@ def rows() -> list[Row]:
 @pytest.fixture(scope="module")
 def callers(server: LiveServer, admin: Client) -> Mapping[str, Client]:
     found = {"none": server.client()}
-    for name, scopes in CALLERS.items():
-        person = make_person(server, admin, *scopes)
-        found[name] = person.bearer()
-    _, secret = make_key(admin, person)  # the last one is the full admin
-    found["key"] = person.bearer(secret)
+    people = {name: make_person(server, admin, *scopes) for name, scopes in CALLERS.items()}
+    found.update((name, person.bearer()) for name, person in people.items())
+    *_, full_admin = people.values()
+    _, secret = make_key(admin, full_admin)
+    found["key"] = full_admin.bearer(secret)
     return found
 
 
@@ -285,8 +285,8 @@ def test_a_role_is_made_and_changed_only_by_who_holds_what_comes_and_goes(
     done(maker.patch(f"/roles/{name}", json={"scopes": []}))
 
     above = make_role(admin, read, write)
-    for scopes in ([read], [], None):
-        assert_refused(maker.patch(f"/roles/{above}", json={"scopes": scopes}), RULE)
+    for wanted in ([read], [], None):
+        assert_refused(maker.patch(f"/roles/{above}", json={"scopes": wanted}), RULE)
     assert_refused(maker.delete(f"/roles/{above}?force=true"), RULE)
     assert done(admin.get(f"/roles/{above}"))["scopes"] == [read, write]
 
@@ -331,7 +331,7 @@ def test_an_account_with_more_rights_is_out_of_reach(
     for method, below, body, _ in REACHES:
         answer = small.request(method, above.path + below.format(key=key), json=body)
         assert_refused(answer, RULE)
-    remaining = {"scopes": [], "roles": []}
+    remaining: dict[str, list[str]] = {"scopes": [], "roles": []}
     assert_refused(small.put(f"{above.path}/grants", json=remaining), RULE)
 
     assert done(above.login().get("/accounts/me"))["display_name"] == ""
@@ -418,7 +418,11 @@ def test_by_api_key_an_import_makes_accounts_without_credentials_and_grants_only
     admin: Client, by_key: Client
 ) -> None:
     names = [live.unique("line") for _ in range(3)]
-    given = ({"password": PASSWORD}, {"grants": {"scopes": [READ]}}, {"display_name": "Line"})
+    given: tuple[dict[str, Any], ...] = (
+        {"password": PASSWORD},
+        {"grants": {"scopes": [READ]}},
+        {"display_name": "Line"},
+    )
     lines = "".join(
         json.dumps({"username": name, **each}) + "\n"
         for name, each in zip(names, given, strict=True)

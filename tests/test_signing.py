@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
+from typing import Any
 
 import jwt
 import pytest
@@ -98,9 +99,11 @@ def test_the_first_key_signs_at_once_and_is_the_published_one(
     assert json.loads(keys.current.document.text) == {"keys": [dict(key.public)]}
     signer = keys.signer(None)
     assert (signer.kid, signer.algorithm) == (key.kid, algorithm)
-    token = jwt.encode({"a": 1}, signer.key, algorithm=algorithm)
+    private: Any = signer.key
+    token = jwt.encode({"a": 1}, private, algorithm=algorithm)
     verifier = keys.current.verifiers[key.kid]
-    assert jwt.decode(token, verifier.key, algorithms=[verifier.algorithm]) == {"a": 1}
+    public: Any = verifier.key
+    assert jwt.decode(token, public, algorithms=[verifier.algorithm]) == {"a": 1}
     assert keys.public_pem(key.kid) == material.public_pem(key.public)
 
 
@@ -117,9 +120,11 @@ def test_what_one_process_signs_every_other_verifies(open_keys: Open) -> None:
     one, other = open_keys(), open_keys()
     one.ensure()
     signer = one.signer(None)
-    token = jwt.encode({"a": 1}, signer.key, algorithm=signer.algorithm)
+    private: Any = signer.key
+    token = jwt.encode({"a": 1}, private, algorithm=signer.algorithm)
     verifier = other.current.verifiers[signer.kid]
-    assert jwt.decode(token, verifier.key, algorithms=[verifier.algorithm]) == {"a": 1}
+    public: Any = verifier.key
+    assert jwt.decode(token, public, algorithms=[verifier.algorithm]) == {"a": 1}
 
 
 @pytest.mark.fault
@@ -139,7 +144,7 @@ def test_processes_that_all_find_no_key_leave_exactly_one(
             Pauses(threads=2),
         )
         with pytest.raises(Unavailable):
-            _ = keys.current  # connected, and no key is there
+            keys.current.document  # noqa: B018  # connected, and no key is there
         together.wait(10)
         try:
             keys.ensure()

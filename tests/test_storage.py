@@ -625,8 +625,8 @@ def test_a_change_to_a_value_that_is_taken_is_a_conflict_too(
         if field == "username":
             accounts.change(bob.id, {"username": "alice"}, now=NOW)
         else:
-            policy_: Any = replace(mail.policy, **{field: "todo"})
-            services.change(replace(mail, policy=policy_), now=NOW)
+            changed: dict[str, Any] = {field: "todo"}
+            services.change(replace(mail, policy=replace(mail.policy, **changed)), now=NOW)
 
     with pytest.raises(Conflict) as caught:
         change()
@@ -666,17 +666,18 @@ def test_a_write_for_another_version_than_the_stored_one_is_stale_and_changes_no
     roles = RoleStore(database)
     keys.add(key, b"d" * 32)
     roles.add(reader)
+    writes: list[Callable[[Versions], object]] = [
+        lambda v: accounts.change(alice.id, {"display_name": "x"}, now=NOW + 1, version=v),
+        lambda v: accounts.remove(alice.id, version=v),
+        lambda v: services.change(replace(todo, title="x"), now=NOW + 1, version=v),
+        lambda v: services.remove(todo.id, version=v),
+        lambda v: roles.change(replace(reader, scopes=()), now=NOW + 1, version=v),
+        lambda v: roles.remove(reader.id, version=v),
+        lambda v: keys.change(key.id, {"name": "x"}, now=NOW + 1, version=v),
+        lambda v: keys.remove(key.id, version=v),
+    ]
     for version in (0, 2, 99):
-        for write in (
-            lambda v: accounts.change(alice.id, {"display_name": "x"}, now=NOW + 1, version=v),
-            lambda v: accounts.remove(alice.id, version=v),
-            lambda v: services.change(replace(todo, title="x"), now=NOW + 1, version=v),
-            lambda v: services.remove(todo.id, version=v),
-            lambda v: roles.change(replace(reader, scopes=()), now=NOW + 1, version=v),
-            lambda v: roles.remove(reader.id, version=v),
-            lambda v: keys.change(key.id, {"name": "x"}, now=NOW + 1, version=v),
-            lambda v: keys.remove(key.id, version=v),
-        ):
+        for write in writes:
             with pytest.raises(Stale):
                 write(Versions(among=frozenset({version})))
     assert accounts.by_id(alice.id) == alice
@@ -985,7 +986,7 @@ def test_a_token_by_api_key_takes_one_query_and_no_write(installation: Installat
         with statements(installation.database) as sent:
             response = client.post("/auth/token", auth=("admin", secret), buffered=True)
             assert response.status_code == 200
-            assert response.json["access_token"]
+            assert response.get_json()["access_token"]
         return sent
 
     first = ask()
@@ -1040,7 +1041,7 @@ def test_a_read_on_a_connection_that_was_ended_is_tried_again(
         lambda: accounts.by_username("alice").username,
         lambda: accounts.count(ListQuery()),
         lambda: logins.by_digest(digest, NOW),
-        lambda: database.ping() or "pong",
+        database.ping,
     ]
     for read in reads:
         expected = read()

@@ -7,6 +7,7 @@ the password is looked at, those of requests that come at once.
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import count
 from pathlib import Path
 from statistics import median
@@ -264,9 +265,7 @@ def test_sixty_guesses_at_once_from_one_source(server: LiveServer, person: Perso
 @pytest.mark.attack
 def test_sixty_guesses_at_once_from_sixty_sources(server: LiveServer, person: Person) -> None:
     clients = [server.client() for _ in range(60)]
-    ended = at_once(
-        [lambda client=client: guess(server, client, person.username) for client in clients]
-    )
+    ended = at_once([partial(guess, server, client, person.username) for client in clients])
     assert set(ended) == {401, 429}
     assert ended[401] <= 30
 

@@ -113,7 +113,7 @@ def test_an_import_warns_of_what_is_over_line_by_line(
     admin: Client, server: LiveServer, over: tuple[str, str]
 ) -> None:
     _, scope = over
-    lines = [
+    lines: list[dict[str, Any]] = [
         {"username": unique("fresh")},
         {"username": unique("old"), "expires_at": PAST},
         {"username": unique("old"), "grants": {"scopes": [{"name": scope, "until": PAST}]}},
