@@ -49,7 +49,7 @@ class Bulk:
         account_store: AccountStore,
         grant_store: GrantStore,
         roles: RoleStore,
-        faults: LineValidator,
+        validator: LineValidator,
         rules: Rules,
         audit: Audit,
         clock: Callable[[], float],
@@ -60,7 +60,7 @@ class Bulk:
         self._account_store = account_store
         self._grant_store = grant_store
         self._roles = roles
-        self._faults = faults
+        self._validator = validator
         self._rules = rules
         self._audit = audit
         self._clock = clock
@@ -124,8 +124,8 @@ class Bulk:
     def _batch(
         self, by: Caller, lines: Sequence[Line], on_conflict: OnConflict, *, dry_run: bool
     ) -> list[Result]:
-        results, candidates = self._faults.sort(by, lines)
-        passwords = self._faults.passwords(candidates, dry_run=dry_run)
+        results, candidates = self._validator.sort(by, lines)
+        passwords = self._validator.passwords(candidates, dry_run=dry_run)
         made, known = self._created(by, candidates, passwords, dry_run=dry_run)
         results += made
         for candidate, account_id in known:

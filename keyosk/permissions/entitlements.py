@@ -183,37 +183,37 @@ def token_grant(
     Raises ``InvalidScope``, ``InvalidTarget``.
     """
     held = current(principal, now)
-    policy = {
+    policies = {
         each.audience: each
         for each in (_target(target, principal, held.values(), find_policy) for target in targets)
     }
     if scopes is not None:
-        chosen = _requested(scopes, held, policy)
-    elif policy:
+        chosen = _requested(scopes, held, policies)
+    elif policies:
         chosen = [
-            entitlement for entitlement in held.values() if entitlement.service.audience in policy
+            entitlement for entitlement in held.values() if entitlement.service.audience in policies
         ]
     else:
         chosen = _by_default(held, algorithm)
     for entitlement in chosen:
-        policy.setdefault(entitlement.service.audience, entitlement.service)
+        policies.setdefault(entitlement.service.audience, entitlement.service)
     return TokenGrant(
-        audiences=tuple(policy),
+        audiences=tuple(policies),
         scopes=tuple(entitlement.scope for entitlement in chosen),
         roles=tuple(
             dict.fromkeys(
                 entitlement.role for entitlement in chosen if entitlement.role is not None
             )
         ),
-        lifetimes=frozenset(each.token_lifetime for each in policy.values()),
+        lifetimes=frozenset(each.token_lifetime for each in policies.values()),
         expires_at=_earliest(
             (principal.expires_at, *(entitlement.until for entitlement in chosen))
         ),
-        algorithm=_common("signing_algorithm", (t.signing_algorithm for t in policy.values())),
-        typ=_common("typ", (each.typ or ACCESS_TOKEN_TYPE for each in policy.values())),
-        claims=tuple(dict.fromkeys(name for each in policy.values() for name in each.claims)),
-        refresh_lifetimes=frozenset(each.refresh_lifetime for each in policy.values())
-        if all(each.refresh_allowed for each in policy.values())
+        algorithm=_common("signing_algorithm", (t.signing_algorithm for t in policies.values())),
+        typ=_common("typ", (each.typ or ACCESS_TOKEN_TYPE for each in policies.values())),
+        claims=tuple(dict.fromkeys(name for each in policies.values() for name in each.claims)),
+        refresh_lifetimes=frozenset(each.refresh_lifetime for each in policies.values())
+        if all(each.refresh_allowed for each in policies.values())
         else frozenset(),
     )
 

@@ -56,17 +56,17 @@ _KEY: Final = (
     ApiKey.tokens_from,
 )
 _NO_KEY: Final = tuple(Value(None) for _ in _KEY)
-_HOLDING: Final = (Scope.name, Role.name, Grant.credential, Grant.until, *POLICY_COLUMNS)
-_HOLDING_AT: Final = len(_ACCOUNT) + len(_KEY)
+_ENTITLEMENT: Final = (Scope.name, Role.name, Grant.credential, Grant.until, *POLICY_COLUMNS)
+_ENTITLEMENT_AT: Final = len(_ACCOUNT) + len(_KEY)
 
 
 class LoginStore:
     """Reads logins. ``Principal.enabled`` is for the caller to check, as are all expiries."""
 
     def __init__(self, database: Database) -> None:
-        by_key = ApiKey.select(*_ACCOUNT, *_KEY, *_HOLDING).join(Account)
-        by_account = Account.select(*_ACCOUNT, *_NO_KEY, *_HOLDING)
-        by_password = Password.select(*_ACCOUNT, *_NO_KEY, *_HOLDING).join(Account)
+        by_key = ApiKey.select(*_ACCOUNT, *_KEY, *_ENTITLEMENT).join(Account)
+        by_account = Account.select(*_ACCOUNT, *_NO_KEY, *_ENTITLEMENT)
+        by_password = Password.select(*_ACCOUNT, *_NO_KEY, *_ENTITLEMENT).join(Account)
         self._by_digest = database.compile(
             _with_holdings(by_key.where(ApiKey.digest == parameter("digest")))
         )
@@ -117,7 +117,7 @@ def _with_holdings(query: "peewee.ModelSelect[Any]") -> "peewee.ModelSelect[Any]
 def _login(rows: list[Row], credential: CredentialKind, authenticated_at: int) -> Principal | None:
     if not rows:
         return None
-    account, key = rows[0][: len(_ACCOUNT)], rows[0][len(_ACCOUNT) : _HOLDING_AT]
+    account, key = rows[0][: len(_ACCOUNT)], rows[0][len(_ACCOUNT) : _ENTITLEMENT_AT]
     account_id, username, claims, account_enabled, account_expires, last_login, *state = account
     account_from, compromised = state
     key_id, scopes, networks, successor, key_enabled, key_expires, last_used, key_from = key
@@ -147,7 +147,7 @@ def _entitlements(rows: list[Row]) -> tuple[Entitlement, ...]:
     entitlements = []
     # Not in SQL, where sorting a handful of rows costs a temporary table.
     for row in sorted(rows, key=_scope_of):
-        scope, role, credential, until, name, *rest = row[_HOLDING_AT:]
+        scope, role, credential, until, name, *rest = row[_ENTITLEMENT_AT:]
         if scope is None:  # an account without grants, a role without scopes
             continue
         if name not in services:
@@ -158,4 +158,4 @@ def _entitlements(rows: list[Row]) -> tuple[Entitlement, ...]:
 
 
 def _scope_of(row: Row) -> str:
-    return row[_HOLDING_AT] or ""
+    return row[_ENTITLEMENT_AT] or ""
