@@ -152,7 +152,7 @@ def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_two_libraries_accept_what_a_key_of_the_hsm_signs(hsm: Hsm, algorithm: str) -> None:
     public = hsm.make(algorithm)
-    signer = Signer(public["kid"], algorithm, HsmKey(hsm, public["kid"], algorithm), 0)
+    signer = Signer(public["kid"], algorithm, HsmKey(hsm, public["kid"], algorithm), 0, public)
     text = jws.signed(signer, {"a": 1}, "JWT")
     assert len(text) == jws.length(signer, {"a": 1}, "JWT")
     assert jwt.decode(text, jwt.PyJWK(public), algorithms=[algorithm]) == {"a": 1}
@@ -213,7 +213,7 @@ def test_no_two_threads_are_in_the_module_at_once(soft: SoftHsm, hsm: Hsm) -> No
 
 def test_threads_of_one_process_sign_with_one_key(hsm: Hsm) -> None:
     public = hsm.make("ES256")
-    signer = Signer(public["kid"], "ES256", HsmKey(hsm, public["kid"], "ES256"), 0)
+    signer = Signer(public["kid"], "ES256", HsmKey(hsm, public["kid"], "ES256"), 0, public)
 
     def sign(number: int) -> str:
         return jws.signed(signer, {"n": number}, "JWT")
