@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,6 +19,7 @@ from requests.adapters import HTTPAdapter
 ADMIN_PASSWORD = "an admin of this test only"
 SECRET_KEY = "the-secret-key-of-this-test-only-and-no-other"
 _START = 30  # seconds
+_RENEW = 300  # seconds that a token is used; it lasts for longer
 _numbers = itertools.count(1)
 
 
@@ -140,9 +142,13 @@ class LiveServer:
 
     def admin(self) -> "Client":
         """The first admin with a token, which spares a password hash for each request."""
-        basic = self.client("admin", ADMIN_PASSWORD)
-        token = basic.post("/auth/token", data={"audience": "keyosk"}).json()["access_token"]
-        return Client(self.url, token=token)
+
+        def token() -> str:
+            basic = self.client("admin", ADMIN_PASSWORD)
+            answer = basic.post("/auth/token", data={"audience": "keyosk"})
+            return str(answer.json()["access_token"])
+
+        return Client(self.url, token=token(), renew=token)
 
 
 class _From(HTTPAdapter):
@@ -163,9 +169,17 @@ class Client:
     """
 
     def __init__(
-        self, url: str, *, auth: tuple[str, str] | None = None, token: str | None = None
+        self,
+        url: str,
+        *,
+        auth: tuple[str, str] | None = None,
+        token: str | None = None,
+        renew: Callable[[], str] | None = None,
     ) -> None:
+        """``renew``: a new token, for a client that is used longer than one token lasts."""
         self.url = url
+        self._renew = renew
+        self._renewed = time.monotonic()
         self.session = requests.Session()
         self.source = source()
         self.session.mount("http://", _From(self.source))
@@ -177,6 +191,9 @@ class Client:
     def request(self, method: str, path: str, **options: Any) -> requests.Response:
         options.setdefault("timeout", 30)
         options.setdefault("allow_redirects", False)
+        if self._renew is not None and time.monotonic() - self._renewed > _RENEW:
+            self._renewed = time.monotonic()
+            self.session.headers["Authorization"] = f"Bearer {self._renew()}"
         # An absolute URL names the issuer, which need not be where this server listens.
         url = self.url + re.sub(r"^https?://[^/]+", "", path)
         return self.session.request(method, url, **options)

@@ -207,7 +207,7 @@ def test_an_api_key_widens_no_grants_by_a_manifest(server: LiveServer, admin: Cl
     person = make_person(server, admin, ADMIN)
     _, secret = make_key(admin, person)
     friend = make_person(server, admin)
-    manifest = {"grants": [{"account": friend.username, "scopes": [ACCOUNTS]}]}
+    manifest: dict[str, Any] = {"grants": [{"account": friend.username, "scopes": [ACCOUNTS]}]}
     assert_refused(person.login(secret).post("/apply", json=manifest), "refused_by_rule")
     applied(person.login(), **manifest)
 
