@@ -88,7 +88,7 @@ class Scene:
     def configured(self, proxy: str, *, scope: str = "") -> str:
         """The configuration of the docs, with this scene's ports and service."""
         (text,) = re.findall(
-            rf"^```\w+\n(# forward-auth: {proxy}\n.*?)^```$",
+            rf"^```\w+\n((?:#|--) forward-auth: {proxy}\n.*?)^```$",
             PAGE.read_text(),
             re.DOTALL | re.MULTILINE,
         )
@@ -113,16 +113,23 @@ class Scene:
         self.echo.server.server_close()
 
     def _await(self) -> None:
+        await_port(self.port, self.process)
         deadline = time.monotonic() + _START
-        while time.monotonic() < deadline:
-            with socket.socket() as probe:
-                listens = probe.connect_ex(("127.0.0.1", self.port)) == 0
-            # Traefik listens before it knows where to.
-            if listens and requests.get(self.url, timeout=5).status_code != 404:
-                return
-            assert self.process.poll() is None, "the proxy ended"
+        # Traefik listens before it knows where to.
+        while requests.get(self.url, timeout=5).status_code == 404:
+            assert time.monotonic() < deadline
             time.sleep(0.05)
-        raise AssertionError("the proxy did not start")
+
+
+def await_port(port: int, process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + _START
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        assert process.poll() is None, "the proxy ended"
+        time.sleep(0.05)
+    raise AssertionError("the proxy did not start")
 
 
 def program(name: str) -> str:
@@ -138,6 +145,12 @@ def missing(name: str) -> NoReturn:
 
 
 def nginx(scene: Scene, folder: Path) -> "subprocess.Popen[bytes]":
+    location = scene.configured("nginx")
+    return run_nginx(folder, f"server {{\nlisten 127.0.0.1:{scene.port};\n{location}\n}}")
+
+
+def run_nginx(folder: Path, http: str) -> "subprocess.Popen[bytes]":
+    """nginx with this in its block ``http``."""
     temporary = "".join(
         f"{kind}_temp_path {folder}/{kind};\n"
         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -151,10 +164,7 @@ events {{}}
 http {{
 access_log off;
 {temporary}
-server {{
-listen 127.0.0.1:{scene.port};
-{scene.configured("nginx")}
-}}
+{http}
 }}
 """
     )
@@ -165,6 +175,11 @@ listen 127.0.0.1:{scene.port};
 
 def caddy(scene: Scene, folder: Path) -> "subprocess.Popen[bytes]":
     site = scene.configured("Caddy").replace(":8000 {", f"http://127.0.0.1:{scene.port} {{")
+    return run_caddy(folder, site)
+
+
+def run_caddy(folder: Path, site: str) -> "subprocess.Popen[bytes]":
+    """Caddy with this site."""
     (folder / "Caddyfile").write_text("{\n\tadmin off\n\tauto_https off\n}\n" + site)
     command = [program("caddy"), "run", "--adapter", "caddyfile"]
     with (folder / "caddy.log").open("wb") as log:
@@ -251,6 +266,19 @@ def envoy(scene: Scene, folder: Path) -> "subprocess.Popen[bytes]":
         return subprocess.Popen([*command, "--concurrency", "1"], stdout=log, stderr=log)
 
 
+def haproxy(scene: Scene, folder: Path) -> "subprocess.Popen[bytes]":
+    script = folder / "keyosk.lua"
+    script.write_text(scene.configured("HAProxy's script"))
+    lines = scene.configured("HAProxy").replace("/etc/haproxy/keyosk.lua", str(script))
+    lines = lines.replace("bind :8000", f"bind 127.0.0.1:{scene.port}")
+    timeouts = "".join(f"timeout {name} 20s\n" for name in ("connect", "client", "server"))
+    (folder / "haproxy.cfg").write_text(f"defaults\nmode http\n{timeouts}\n{lines}")
+    with (folder / "haproxy.log").open("wb") as log:
+        return subprocess.Popen(
+            [program("haproxy"), "-db", "-f", str(folder / "haproxy.cfg")], stdout=log, stderr=log
+        )
+
+
 def _socket(port: int) -> dict[str, Any]:
     return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
 
@@ -266,8 +294,8 @@ def wheel(name: str, package: str) -> str:
     return str(max(found, key=lambda each: each.stat().st_size)) if found else missing(package)
 
 
-PROXIES = [nginx, caddy, traefik, envoy]
-NAMES = ["nginx", "caddy", "traefik", "envoy"]
+PROXIES = [nginx, caddy, traefik, envoy, haproxy]
+NAMES = ["nginx", "caddy", "traefik", "envoy", "haproxy"]
 
 
 @pytest.fixture(scope="module", params=PROXIES, ids=NAMES)
@@ -364,7 +392,8 @@ def test_without_keyosk_or_the_required_scope_nothing_passes(
             done(scene.admin.patch(f"{scene.alice.path}/grants", json=add))
             assert scene.get(auth=login).status_code == 200
             keyosk.stop()
-            assert scene.get(auth=login).status_code >= 500
+            refused = scene.get(auth=login).status_code
+            assert refused == 503 if start is haproxy else refused >= 500
             assert scene.echo.requests == 1
         finally:
             scene.stop()
@@ -489,6 +518,7 @@ def test_headers_of_other_spellings_reach_the_service_as_the_docs_say(
         "caddy": set(),
         "traefik": {"X_Keyosk_Extra", "X.Keyosk.Extra"},
         "envoy": set(),
+        "haproxy": set(),
     }
     assert passed == expected[request.node.callspec.params["scene"].__name__]
 
@@ -499,3 +529,74 @@ def test_no_spelling_of_our_headers_reaches_the_service(scene: Scene) -> None:
     smuggled = dict.fromkeys(names, "admin")
     seen = done(scene.get(auth=(scene.alice.username, scene.key), headers=smuggled))
     assert "admin" not in str(seen["headers"])
+
+
+@pytest.mark.attack
+def test_nothing_passes_haproxy_while_its_script_fails(server: LiveServer, tmp_path: Path) -> None:
+    def broken(scene: Scene, folder: Path) -> "subprocess.Popen[bytes]":
+        usual = scene.configured
+
+        def configured(proxy: str) -> str:
+            return usual(proxy).replace("local headers =", "error('broken')\n  local headers =")
+
+        scene.configured = configured  # type: ignore[assignment, method-assign]
+        return haproxy(scene, folder)
+
+    scene = Scene(server, tmp_path, broken)
+    try:
+        assert scene.get(auth=(scene.alice.username, scene.key)).status_code == 503
+        assert scene.echo.requests == 0
+    finally:
+        scene.stop()
+
+
+# --- The lines of docs/operations.md, for a proxy before Keyosk itself ---------------------------
+
+
+def _operations(begin: str) -> str:
+    page = (PAGE.parent / "operations.md").read_text()
+    (text,) = re.findall(rf"^```\w+\n({begin}.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    return str(text)
+
+
+def nginx_before_keyosk(port: int, keyosk: int, folder: Path) -> "subprocess.Popen[bytes]":
+    lines = _operations("upstream keyosk").replace("127.0.0.1:8080", f"127.0.0.1:{keyosk}")
+    lines = lines.replace("listen 443 ssl", f"listen 127.0.0.1:{port}")
+    return run_nginx(folder, re.sub(r"^ *ssl_.*\n", "", lines, flags=re.MULTILINE))
+
+
+def caddy_before_keyosk(port: int, keyosk: int, folder: Path) -> "subprocess.Popen[bytes]":
+    lines = _operations("login.example.org").replace("127.0.0.1:8080", f"127.0.0.1:{keyosk}")
+    return run_caddy(folder, lines.replace("login.example.org", f"http://127.0.0.1:{port}", 1))
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("start", [nginx_before_keyosk, caddy_before_keyosk])
+def test_no_client_makes_up_its_address_before_keyosk(
+    database_url: str, tmp_path: Path, start: Callable[..., Any]
+) -> None:
+    with LiveServer(database_url, tmp_path, trusted_proxies="127.0.0.1") as keyosk:
+        admin = keyosk.admin()
+        alice = make_person(keyosk, admin)
+        _, key = make_key(admin, alice, networks=["127.0.0.8/30"])
+        port = free_port()
+        process = start(port, keyosk.port, tmp_path)
+        try:
+            await_port(port, process)
+
+            def status(address: str, headers: dict[str, str]) -> int:
+                with requests.Session() as session:
+                    session.mount("http://", From(address))
+                    session.auth = (alice.username, key)
+                    url = f"http://127.0.0.1:{port}/auth/token"
+                    return session.post(url, headers=headers, timeout=20).status_code
+
+            names = ("X-Forwarded-For", "X_Forwarded_For")
+            made_up = [{name: "127.0.0.9"} for name in names]
+            made_up += [{"Forwarded": f"for={name}"} for name in ("127.0.0.9", "203.0.113.5")]
+            for headers in ({}, *made_up):
+                assert status("127.0.0.9", headers) == 200, headers
+                assert status("127.0.0.2", headers) == 401, headers
+        finally:
+            process.terminate()
+            process.wait(timeout=20)
