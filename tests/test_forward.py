@@ -89,14 +89,22 @@ def allow_preflights(setting: Setting) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "told"), [("OPTIONS", None), ("OPTIONS", "OPTIONS"), ("GET", "OPTIONS")]
+    ("method", "told", "query"),
+    [
+        ("OPTIONS", None, ""),
+        ("OPTIONS", "OPTIONS", ""),
+        ("OPTIONS", "OPTIONS", f"&method={TOLD}"),
+        ("GET", "OPTIONS", f"&method={TOLD}"),
+    ],
 )
 def test_a_browser_s_preflight_could_not_reach_any_service(
-    method: str, told: str | None, setting: Setting
+    method: str, told: str | None, query: str, setting: Setting
 ) -> None:
     nobody = setting.server.client()
     headers = {**PREFLIGHT, **({TOLD: told} if told else {})}
-    paths = (setting.path(setting.write), f"/auth/forward/{setting.service}/some/page")
+    paths = [f"{setting.path(setting.write)}{query}"]
+    if method == "OPTIONS":
+        paths += [f"/auth/forward/{setting.service}/some/page{query.replace('&', '?')}"]
     for path in paths:
         assert nobody.request(method, path, headers=headers).status_code == 401
     allow_preflights(setting)
@@ -136,6 +144,35 @@ def test_what_is_no_preflight_needs_a_login_where_preflights_pass(setting: Setti
         assert status("OPTIONS", **whole, Authorization=wrong) == 401, wrong
     joined = {**PREFLIGHT, "X_Forwarded_Method": "OPTIONS"}  # another name than X-Forwarded-Method
     assert nobody.get(path, headers=joined).status_code == 401
+
+
+@pytest.mark.attack
+def test_a_client_s_own_forwarded_method_made_a_preflight_of_its_get(setting: Setting) -> None:
+    """Behind a proxy that asks by GET and does not write the header itself."""
+    allow_preflights(setting)
+    nobody = setting.server.client()
+    made_up = {**PREFLIGHT, TOLD: "OPTIONS"}
+    for path in (
+        setting.path(),
+        f"/auth/forward/{setting.service}/some/page",
+        # Here the query is the client's.
+        f"/auth/forward/{setting.service}/some/page?method={TOLD}",
+    ):
+        assert nobody.get(path, headers=made_up).status_code == 401, path
+    for wrong in ("", "OPTIONS", "x-forwarded-method", f"{TOLD}&method={TOLD}", f"{TOLD}&method="):
+        refused = nobody.get(f"{setting.path()}&method={wrong}", headers=made_up)
+        assert refused.status_code == 403, wrong
+
+
+@pytest.mark.attack
+def test_a_forwarded_method_that_is_missing_is_no_preflight(setting: Setting) -> None:
+    allow_preflights(setting)
+    nobody = setting.server.client()
+    path = f"{setting.path()}&method={TOLD}"
+    for method in ("OPTIONS", "GET", "POST"):
+        assert nobody.request(method, path, headers=PREFLIGHT).status_code == 401
+    for told in ("", "GET", "POST", "options", "OPTIONS, GET", "GET, OPTIONS", "OPTIONS,OPTIONS"):
+        assert nobody.get(path, headers={**PREFLIGHT, TOLD: told}).status_code == 401, told
 
 
 @pytest.mark.attack

@@ -532,6 +532,29 @@ def test_no_spelling_of_our_headers_reaches_the_service(scene: Scene) -> None:
 
 
 @pytest.mark.attack
+def test_no_client_makes_a_preflight_where_nginx_writes_no_method(
+    server: LiveServer, tmp_path: Path
+) -> None:
+    """Lines from before preflights: they pass a client's own ``X-Forwarded-Method`` on."""
+
+    def older(scene: Scene, folder: Path) -> "subprocess.Popen[bytes]":
+        lines = scene.configured("nginx").replace("&method=X-Forwarded-Method", "")
+        lines = lines.replace("proxy_set_header X-Forwarded-Method $request_method;", "")
+        return run_nginx(folder, f"server {{\nlisten 127.0.0.1:{scene.port};\n{lines}\n}}")
+
+    scene = Scene(server, tmp_path, older)
+    try:
+        done(scene.admin.patch(f"/services/{scene.name}", json={"cors_preflight": True}))
+        made_up = {**PREFLIGHT, "X-Forwarded-Method": "OPTIONS"}
+        for method in ("GET", "POST", "OPTIONS"):
+            for headers in (PREFLIGHT, made_up):
+                assert scene.get(method, headers=headers).status_code == 401
+        assert scene.echo.requests == 0
+    finally:
+        scene.stop()
+
+
+@pytest.mark.attack
 def test_nothing_passes_haproxy_while_its_script_fails(server: LiveServer, tmp_path: Path) -> None:
     def broken(scene: Scene, folder: Path) -> "subprocess.Popen[bytes]":
         usual = scene.configured

@@ -25,8 +25,11 @@ PATH: Final = "/auth/forward"
 _LIFETIME: Final = 60  # seconds: it is used at once, and each request gets its own
 _SERVICE: Final = "X-Keyosk-Service"
 _SCOPE: Final = "X-Keyosk-Require-Scope"
-#: The method of the request that is asked about, and of this one where that is told apart.
-_PREFLIGHTS: Final = (("OPTIONS",), ("OPTIONS", "OPTIONS"), ("GET", "OPTIONS"))
+_METHOD: Final = "X-Forwarded-Method"
+#: How a proxy may ask about a preflight: by what method, and what it writes into the header.
+_PREFLIGHTS: Final = (("OPTIONS",), ("OPTIONS", "OPTIONS"))
+#: The same where the address says that the proxy writes the header.
+_FORWARDED_PREFLIGHTS: Final = (("GET", "OPTIONS"), ("OPTIONS", "OPTIONS"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +74,13 @@ class ForwardResource(Endpoint):
         scopes that it must have in ``scope`` of the query and ``X-Keyosk-Require-Scope``. The
         answer has ``Authorization``, ``X-Keyosk-Account`` and ``X-Keyosk-Scope`` as headers. Any
         method will do. A CORS preflight passes without a login, and without these headers, where
-        the service has ``cors_preflight``: the method is ``OPTIONS``, or ``GET`` with
-        ``X-Forwarded-Method: OPTIONS``.
+        the service has ``cors_preflight``: the method is ``OPTIONS``, or the query has
+        ``method=X-Forwarded-Method`` and that header is ``OPTIONS``.
         """
         installation = self.installation
         try:
-            wanted, required = _requested(service)
-            if _is_preflight() and self._lets_preflights_pass(wanted):
+            wanted, required, forwarded = _requested(service)
+            if _is_preflight(forwarded) and self._lets_preflights_pass(wanted):
                 return _yes()
             proven = _proven(installation, wanted)
             token_grant = entitlements.for_service(
@@ -113,19 +116,22 @@ def _yes() -> Response:
     return response
 
 
-def _is_preflight() -> bool:
+def _is_preflight(forwarded: bool) -> bool:
     """Whether a proxy asks about a CORS preflight (Fetch standard) that came without a login.
 
-    SECURITY: proxies copy its method, or ask by GET and write it into ``X-Forwarded-Method``. If
-    neither tells of OPTIONS, the two differ, or there are several, it is an ordinary request.
+    Proxies copy its method, or ask by GET and write it into ``X-Forwarded-Method``; ``forwarded``:
+    the address says that this one writes it.
+    SECURITY: a proxy that does not write that header passes a client's own on, so the header alone
+    makes nothing a preflight. If the two methods do not fit, or there are several, it is an
+    ordinary request.
     """
     headers = request.headers
     if "Authorization" in headers:
         return False  # browsers send none with a preflight: what is sent is looked at
     if not headers.get("Origin") or not headers.get("Access-Control-Request-Method"):
         return False
-    methods = (request.environ[access_log.METHOD], *headers.getlist("X-Forwarded-Method"))
-    return methods in _PREFLIGHTS
+    methods = (request.environ[access_log.METHOD], *headers.getlist(_METHOD))
+    return methods in (_FORWARDED_PREFLIGHTS if forwarded else _PREFLIGHTS)
 
 
 def _proven(installation: Installation, service: str) -> _Proven:
@@ -145,17 +151,22 @@ def _proven(installation: Installation, service: str) -> _Proven:
     return _Proven(login, Actor.of(claims.actor))
 
 
-def _requested(named: str | None) -> tuple[str, tuple[str, ...]]:
-    """The service, and the scopes that are required. Raises ``Forbidden``, ``InvalidScope``.
+def _requested(named: str | None) -> tuple[str, tuple[str, ...], bool]:
+    """The service, the required scopes, and whether the proxy writes ``X-Forwarded-Method``.
+
+    Raises ``Forbidden``, ``InvalidScope``.
 
     What is missing is refused only after the login, which comes first: such a service is "".
     """
     query = dict(request.args.lists())
     scope = query.pop("scope", None)
     services = query.pop("service", [])
+    method = query.pop("method", None)
     # SECURITY: a misspelt parameter, or one whose variable came to nothing, must not require less.
     if query or scope == [""] or len(scope or ()) > 1:
         raise Forbidden("The query may have service and scope, each once and with a value.")
+    if method not in (None, [_METHOD]):
+        raise Forbidden(f"In the query, method may only be {_METHOD}.")
     names = {*services, *request.headers.getlist(_SERVICE), *([named] if named else [])}
     if len(names - {""}) > 1 or (services and services != [*filter(None, services)]):
         raise Forbidden("The address and the header name different services.")
@@ -163,4 +174,4 @@ def _requested(named: str | None) -> tuple[str, tuple[str, ...]]:
     # A header can only add: one that the client sent takes nothing away.
     for value in request.headers.getlist(_SCOPE):
         required += entitlements.parse_scope(value)
-    return next(iter(names - {""}), ""), required
+    return next(iter(names - {""}), ""), required, method is not None
