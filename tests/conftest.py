@@ -20,7 +20,7 @@ from postgres import PostgresServer
 hypothesis.settings.register_profile("keyosk", deadline=None)
 hypothesis.settings.load_profile("keyosk")
 
-# --- Databases: every test that asks for one runs on each of them ---------------------------------
+# --- Databases ------------------------------------------------------------------------------------
 
 BACKENDS: Final = ("sqlite", "postgresql")
 
@@ -29,14 +29,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--backend",
         choices=[*BACKENDS, "all"],
-        default="all",
-        help="the database to run the tests on (default: all)",
+        help="the database to run all tests on (default: SQLite, and PostgreSQL too where a test "
+        "is marked every_database)",
     )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" in metafunc.fixturenames:
         chosen = metafunc.config.getoption("--backend")
+        if chosen is None:
+            marked = metafunc.definition.get_closest_marker("every_database") is not None
+            chosen = "all" if marked else "sqlite"
         backends = BACKENDS if chosen == "all" else (chosen,)
         # For the session, so that fixtures of any scope may depend on it.
         metafunc.parametrize("backend", backends, ids=backends, scope="session")

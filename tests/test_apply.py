@@ -24,7 +24,7 @@ from keyosk.web.declared import DeclarationSchema, declaration_of, shape_of_step
 from live import LiveServer
 
 # Part of `make test-long`.
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.every_database]
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "apply.md"
 

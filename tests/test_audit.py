@@ -25,7 +25,7 @@ from live import Client, LiveServer
 from people import PASSWORD, assert_refused, done, make_key, make_person, make_role, make_service
 
 # Part of `make test-long`.
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.every_database]
 
 NEW_PASSWORD = "slowly orbit lamps violet"
 DAY = 86_400

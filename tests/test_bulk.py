@@ -35,11 +35,11 @@ from keyosk.web import lines
 from live import ADMIN_PASSWORD, Client, LiveServer, command, unique
 
 # Part of `make test-long`.
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.every_database]
 
 GOOD = "correct horse battery staple"
 JSONL = "application/jsonl"
-SchemasPlugin = list[dict[str, Any]]
+Lines = list[dict[str, Any]]
 
 
 def jsonl(*shapes: Any) -> bytes:
@@ -52,7 +52,7 @@ def send(client: Client, body: Any, query: str = "", content_type: str = JSONL) 
     )
 
 
-def imported(client: Client, body: Any, query: str = "") -> tuple[SchemasPlugin, dict[str, Any]]:
+def imported(client: Client, body: Any, query: str = "") -> tuple[Lines, dict[str, Any]]:
     """The results of an import and its summary."""
     answer = send(client, body, query)
     assert answer.status_code == 200, answer.text
@@ -61,13 +61,13 @@ def imported(client: Client, body: Any, query: str = "") -> tuple[SchemasPlugin,
     return results, last["summary"]
 
 
-def exported(client: Client, query: str = "") -> SchemasPlugin:
+def exported(client: Client, query: str = "") -> Lines:
     answer = client.get(f"/accounts/export{query}")
     assert answer.status_code == 200, answer.text
     return [json.loads(line) for line in answer.text.splitlines()]
 
 
-def statuses(results: SchemasPlugin) -> list[str]:
+def statuses(results: Lines) -> list[str]:
     return [result["status"] for result in results]
 
 
@@ -426,7 +426,7 @@ def test_two_imports_of_one_file_at_once_make_each_account_once(admin: Client) -
     stem = unique("race")
     shapes = [{"username": f"{stem}-{n}"} for n in range(1200)]
     ways = [jsonl(*shapes), jsonl(*reversed(shapes)), jsonl(*shapes[600:], *shapes[:600])]
-    answers: list[SchemasPlugin] = []
+    answers: list[Lines] = []
 
     def run(body: bytes) -> None:
         client = Client(admin.url, token=admin.session.headers["Authorization"].split()[1])

@@ -23,6 +23,8 @@ from keyosk.tokens.issuing import TokenRequest
 from live import ADMIN_PASSWORD
 from people import PASSWORD
 
+pytestmark = pytest.mark.every_database
+
 HERE, THERE = "192.0.2.1", "198.51.100.7"
 DAY, YEAR = 86_400, 365 * 86_400
 JUMPS = [1, 3_600, DAY, 10 * YEAR]

@@ -498,6 +498,7 @@ def settings_for(database_url: str) -> dict[str, str]:
     }
 
 
+@pytest.mark.every_database
 def test_a_command_before_the_set_up_is_refused_with_what_to_do_and_sets_nothing_up(
     backend: str, database_url: str, tmp_path: Path
 ) -> None:

@@ -24,7 +24,7 @@ from keyosk.web import routes
 from live import ADMIN_PASSWORD, Client, LiveServer, unique
 
 # Part of `make test-long`.
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.every_database]
 
 Request = Callable[[Client], requests.Response]
 

@@ -21,6 +21,8 @@ from keyosk.storage.database import Database
 from live import ADMIN_PASSWORD, Client, LiveServer, free_port, unique
 from postgres import ROLE, PostgresServer
 
+pytestmark = pytest.mark.every_database
+
 PASSWORD = "hidden-word-of-postgres"
 
 

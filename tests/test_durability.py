@@ -13,7 +13,7 @@ import requests
 
 from live import ADMIN_PASSWORD, Client, LiveServer
 
-pytestmark = [pytest.mark.fault, pytest.mark.slow]
+pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.every_database]
 
 PASSWORD = "seven quiet herons wade"
 SCOPES = ["durable:read", "durable:write"]

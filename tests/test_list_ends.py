@@ -12,6 +12,8 @@ from keyosk.installation import Installation
 from keyosk.model import OPERATOR, ListQuery
 from live import ADMIN_PASSWORD
 
+pytestmark = pytest.mark.every_database
+
 _MOST = 20  # pages; there are 5 with 2 objects each
 
 

@@ -23,7 +23,7 @@ from keyosk.storage.grants import GrantStore
 from live import ADMIN_PASSWORD, Client, unique
 
 # Part of `make test-long`.
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.every_database]
 
 #: Each list with its orders; the keys of the account ``admin`` stand for those of any.
 LISTS: Final = {

@@ -20,6 +20,8 @@ from keyosk.web.declared import DeclarationSchema, declaration_of
 from live import Client, LiveServer
 from people import assert_refused, done, make_person, make_service
 
+pytestmark = pytest.mark.every_database
+
 
 def make(by: Client, **fields: Any) -> requests.Response:
     return by.post("/services", json={"name": live.unique("svc"), **fields})

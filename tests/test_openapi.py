@@ -392,6 +392,7 @@ def test_an_answer_that_is_not_declared_is_caught(
         Walk(document, set()).check("GET", "/health/live", answer)
 
 
+@pytest.mark.every_database
 def test_every_operation_answers_as_the_document_says(server: LiveServer, admin: Client) -> None:
     document = admin.get("/openapi.json").json()
     seen: set[tuple[str, str, int]] = set()

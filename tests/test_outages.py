@@ -21,7 +21,7 @@ import requests
 from live import ADMIN_PASSWORD, Client, LiveServer, unique
 from postgres import PostgresServer
 
-pytestmark = pytest.mark.fault
+pytestmark = [pytest.mark.fault, pytest.mark.every_database]
 
 #: Seconds. A database that hangs is found out by waiting; 503 has to come within these.
 HANGS = 15

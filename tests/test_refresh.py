@@ -24,6 +24,8 @@ from keyosk.tokens.issuing import IssuedToken, TokenRequest
 from live import Client, LiveServer, unique
 from people import NEW_PASSWORD, PASSWORD, Person, done, make_key, make_person
 
+pytestmark = pytest.mark.every_database
+
 GRANT = "refresh_token"
 
 

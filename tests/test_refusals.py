@@ -16,6 +16,8 @@ from keyosk.installation import Installation
 from keyosk.model import ADMIN, OPERATOR, Grant, Scope
 from keyosk.tokens.issuing import TokenRequest
 
+pytestmark = pytest.mark.every_database
+
 MINUTE = 60
 
 

@@ -23,6 +23,8 @@ from keyosk.tokens.issuing import TokenRequest
 from live import Client, LiveServer, unique
 from people import PASSWORD, Person, done, make_key, make_person
 
+pytestmark = pytest.mark.every_database
+
 #: Besides single tokens an account may have one entry for all that came before them.
 BOUND = MOST_TOKENS + 1
 _names = (f"person-{number}" for number in itertools.count())

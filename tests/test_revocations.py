@@ -22,6 +22,8 @@ from keyosk.permissions import entitlements
 from live import Client, LiveServer, unique
 from people import NEW_PASSWORD, PASSWORD, Person, done, make_key, make_person
 
+pytestmark = pytest.mark.every_database
+
 ROOT = Path(__file__).parent.parent
 SNIPPET = re.findall(
     r"^```python\n(.*?)^```$", (ROOT / "docs/revocation.md").read_text(), re.DOTALL | re.MULTILINE

@@ -21,7 +21,7 @@ from people import (
 )
 
 # Part of `make test-long`.
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.every_database]
 
 #: In a table of cases: an end that has passed once the case is set up.
 SOON = "soon"

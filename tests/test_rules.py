@@ -15,6 +15,8 @@ from people import PASSWORD, Person, assert_refused, done, make_key, make_person
 from people import make_service as new_service
 from postgres import PostgresServer
 
+pytestmark = pytest.mark.every_database
+
 RULE = "refused_by_rule"
 ADMIN = "keyosk:admin"
 READ, WRITE = "keyosk:accounts:read", "keyosk:accounts:write"

@@ -20,6 +20,8 @@ from keyosk.pauses import Pauses
 from keyosk.storage.database import Database
 from keyosk.storage.signing_keys import SigningKeyStore
 
+pytestmark = pytest.mark.every_database
+
 NOW = 1_800_000_000
 SECRET = "the secret key of these tests, which is long enough"
 

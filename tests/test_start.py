@@ -13,6 +13,8 @@ import pytest
 
 from live import LiveServer, command, free_port
 
+pytestmark = pytest.mark.every_database
+
 #: A generated password, which stands alone on its line.
 PASSWORD = re.compile(r"^    ((?:[a-z2-9]{5}-){5}[a-z2-9]{5})$", re.MULTILINE)
 

@@ -50,6 +50,8 @@ from keyosk.storage.logins import LoginStore
 from keyosk.storage.roles import RoleStore
 from keyosk.storage.services import ServiceStore
 
+pytestmark = pytest.mark.every_database
+
 NOW = 1_800_000_000
 
 

@@ -18,6 +18,8 @@ from keyosk.installation import Installation
 from live import ADMIN_PASSWORD, LiveServer, unique
 from postgres import PostgresServer
 
+pytestmark = pytest.mark.every_database
+
 SCOPES = ["kept:read", "kept:write"]
 PASSWORD = "seven quiet herons wade"
 PARTS = ["integrity", "references", "services", "signing keys", "audit log"]
