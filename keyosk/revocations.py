@@ -69,7 +69,7 @@ class Snapshot:
 class Revocations:
     """Ends tokens before their time.
 
-    Each method that revokes is for a transaction of the caller's. It answers the moment at which
+    Each method that revokes is for a transaction of the caller's. It returns the moment from which
     even verifiers that never poll accept none of those tokens, as all have expired by then.
     """
 
@@ -88,16 +88,24 @@ class Revocations:
         self._sessions = sessions
         self._clock = clock
         self._lifetime = lifetime
-        self._effective = threading.local()
         self._snapshot: Snapshot | None = None
         self._building = threading.Lock()
 
-    def of_accounts(self, account_ids: Collection[str], *, audiences: Collection[str] = ()) -> int:
-        """Revoke every token of these accounts so far.
+    def of_account(self, account_id: str) -> int:
+        """Revoke every token of this account so far."""
+        self._store.raise_accounts([account_id], self._moment())
+        return self._all_so_far(Claim.SUB, [account_id])
+
+    def of_accounts(
+        self, account_ids: Collection[str], *, audiences: Collection[str] = ()
+    ) -> int | None:
+        """Revoke every token of these accounts so far; ``None`` if there is no account.
 
         ``audiences``: revoked instead where the accounts are more than ``MOST_ACCOUNTS``; where
         none is given, each account is revoked however many they are.
         """
+        if not account_ids:
+            return None
         if audiences and len(account_ids) > MOST_ACCOUNTS:
             return self.of_audiences(audiences)
         self._store.raise_accounts(account_ids, self._moment())
@@ -134,27 +142,29 @@ class Revocations:
         self._add(Revocation(claim=Claim.KID, value=kid, issued_before=None, expires=expires))
         return expires
 
-    def of_tokens(self, account_id: str, tokens: Mapping[str, int], *, issued_at: int) -> None:
+    def of_tokens(
+        self, account_id: str, tokens: Mapping[str, int], *, issued_at: int
+    ) -> int | None:
         """Revoke single tokens of an account, which expire at these moments anyway.
+
+        Returns ``None`` if there is no token.
 
         ``issued_at``: the latest ``iat`` that one of them may have. Where they become more than
         ``MOST_TOKENS``, and for as long as that is told of, all of the account's tokens so far are
         revoked instead: nobody can fill what everybody reads.
         """
         if not tokens:
-            return
+            return None
         now = int(self._clock())
         known = self._store.of_account(account_id, now, latest=now + clocks.APART)
         if issued_at < known.issued_before:  # they were revoked with all others
-            self._note_effective(max(tokens.values()))
-            return
+            return max(tokens.values())
         many = known.at_once or known.singles + len(tokens) > MOST_TOKENS
         moment = self._moment()
         # By the clock of another node a token may be from later than now.
         if many and issued_at < moment:
             self._store.raise_accounts([account_id], moment)
-            self._all_so_far(Claim.SUB, [account_id], instead_of_singles=True)
-            return
+            return self._all_so_far(Claim.SUB, [account_id], instead_of_singles=True)
         for jti, expires in tokens.items():
             self._add(
                 Revocation(
@@ -166,21 +176,13 @@ class Revocations:
                     issued_at=issued_at,
                 )
             )
+        return max(tokens.values())
 
     def cuts_short(self, before: int | None, after: int | None) -> bool:
         """Whether an end that is moved from ``before`` comes before that of tokens that exist."""
         if after is None or (before is not None and before <= after):
             return False
         return after < int(self._clock()) + self.longest_lifetime()
-
-    def take_effective_at(self) -> int | None:
-        """When the latest of what this thread revoked since it was last asked is over everywhere.
-
-        ``None`` if it revoked nothing.
-        """
-        moment: int | None = getattr(self._effective, "moment", None)
-        self._effective.moment = None
-        return moment
 
     def is_revoked(self, jti: str, kid: str, audience: str, issued_at: int) -> bool:
         """Whether a token of an account that is in order was revoked all the same."""
@@ -268,8 +270,6 @@ class Revocations:
     def _all_so_far(
         self, claim: Claim, values: Collection[str], *, instead_of_singles: bool = False
     ) -> int:
-        if not values:
-            return int(self._clock())
         expires = int(self._clock()) + self.longest_lifetime()
         for value in values:
             self._add(
@@ -284,12 +284,7 @@ class Revocations:
         return expires
 
     def _add(self, revocation: Revocation) -> None:
-        self._note_effective(revocation.expires)
         self._database.at_end(self._publish, revocation)
-
-    def _note_effective(self, moment: int) -> None:
-        earlier = getattr(self._effective, "moment", None) or 0
-        self._effective.moment = max(earlier, moment)
 
     def _publish(self, revocations: Collection[Revocation]) -> None:
         # Not at once: a clock that is ahead for a moment must not end what is in force.
@@ -300,3 +295,8 @@ class Revocations:
         # Times in tokens are whole seconds: those of this very second are meant too. No new one of
         # the same account is issued before it is over (``Tokens.issue``).
         return int(self._clock()) + 1
+
+
+def latest(*moments: int | None) -> int | None:
+    """The latest of the moments that there are."""
+    return max((moment for moment in moments if moment is not None), default=None)

@@ -238,3 +238,14 @@ def test_every_change_is_in_the_audit_log_under_the_name_of_who_applied_it(
     rows = admin.get(f"/audit?actor={person.id}").json()["items"]
     assert [row["action"] for row in rows] == ["service.create"]
     assert rows[0]["request_id"]
+
+
+def test_a_manifest_that_takes_rights_away_says_by_when_and_its_dry_run_does_not(
+    server: LiveServer, admin: Client
+) -> None:
+    person = make_person(server, admin)
+    manifest = {"accounts": [{"username": person.username, "enabled": False}]}
+    for query, takes in (("?dry_run=true", False), ("", True), ("", False)):
+        answer = admin.post(f"/apply{query}", json=manifest)
+        assert ("effective_at_latest" in done(answer)) is takes
+        assert ("Effective-At-Latest" in answer.headers) is takes

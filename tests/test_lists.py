@@ -305,7 +305,7 @@ Change = Callable[[list[Any] | None], Any]
 def _changing(
     chance: random.Random,
     create: Callable[[str], str],
-    remove: Callable[[str], None],
+    remove: Callable[[str], object],
 ) -> Change:
     """What makes an object or deletes one, seen or not yet; answers the deleted one's id.
 

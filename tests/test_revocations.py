@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+import json
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -449,3 +450,49 @@ def test_every_process_and_every_later_one_knows_at_once(database_url: str, tmp_
         one.kill()
         one.start()
         assert Client(one.url, token=text).get("/accounts/me").status_code == 401
+
+
+def test_an_import_tells_by_when_what_it_took_away_is_gone_everywhere(
+    admin: Client, person: Person, service: Service
+) -> None:
+    text = token_of(person)
+    # Far into the lines: the headers of the answer were sent long before.
+    body = (
+        b'{"username":":"}\n' * 1_200
+        + json.dumps({"username": person.username, "enabled": False}).encode()
+    )
+
+    answer = admin.post(
+        "/accounts/import?on_conflict=update",
+        data=body,
+        headers={"Content-Type": "application/jsonl"},
+    )
+
+    assert not service.accepts(text)
+    summary = json.loads(answer.text.splitlines()[-1])["summary"]
+    assert summary["updated"] == 1
+    expired = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(payload(text)["exp"]))
+    assert summary["effective_at_latest"] >= expired
+
+
+@pytest.mark.parametrize("query", ["?on_conflict=update&dry_run=true", "?on_conflict=update"])
+def test_an_import_that_takes_nothing_away_names_no_moment(
+    admin: Client, person: Person, service: Service, query: str
+) -> None:
+    text = token_of(person)
+    is_trial = "dry_run" in query
+    line = {"username": person.username} | (
+        {"enabled": False} if is_trial else {"display_name": "X"}
+    )
+
+    answer = admin.post(
+        f"/accounts/import{query}",
+        data=json.dumps(line),
+        headers={"Content-Type": "application/jsonl"},
+    )
+
+    summary = json.loads(answer.text.splitlines()[-1])["summary"]
+    assert summary["updated"] == 1
+    assert "effective_at_latest" not in summary
+    assert "Effective-At-Latest" not in answer.headers
+    assert service.accepts(text)

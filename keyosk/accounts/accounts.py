@@ -169,32 +169,35 @@ class Accounts:
                 self._rules.not_oneself(by, account.id)
             with self._rules.keeping_an_admin():
                 self._accounts.change(account.id, changes, now=now, version=version)
+            effective_at = None
             if account.enabled > after.enabled or self._revocations.cuts_short(
                 account.expires_at, after.expires_at
             ):
-                self._revocations.of_accounts([account.id])
+                effective_at = self._revocations.of_account(account.id)
                 self._revocations.end_sessions(account.id)
             old, new = changed(fields_of(account), fields_of(after))
             self._audit.record(by, "account.change", target(account.id), before=old, after=new)
-            return self._accounts.by_id(account.id)
+            return replace(self._accounts.by_id(account.id), effective_at=effective_at)
 
-    def remove(self, by: Caller, reference: str, *, version: Versions | None = None) -> None:
+    def remove(self, by: Caller, reference: str, *, version: Versions | None = None) -> int:
         """Delete an account with its password, API keys and grants.
 
-        Raises ``NotFound``, ``Stale``, ``RefusedByRule``.
+        Returns when all its tokens have expired. Raises ``NotFound``, ``Stale``, ``RefusedByRule``.
         """
         with self._database.transaction():
             account = self.locked(reference)
             self._rules.may_change(by, account.id)
-            self._revocations.of_accounts([account.id])
+            effective_at = self._revocations.of_account(account.id)
             with self._rules.keeping_an_admin():
                 self._accounts.remove(account.id, version=version)
             self._audit.record(by, "account.delete", target(account.id), before=fields_of(account))
+            return effective_at
 
-    def set_password(self, by: Caller, reference: str, password: str) -> None:
+    def set_password(self, by: Caller, reference: str, password: str) -> int | None:
         """Give the account a new password.
 
-        Raises ``Invalid``, ``NotFound``, ``RefusedByRule``, and as ``check_proof``.
+        Returns when all tokens from before have expired, if there was a password. Raises
+        ``Invalid``, ``NotFound``, ``RefusedByRule``, and as ``check_proof``.
         """
         account = self.get(reference)
         faults = Faults()
@@ -206,17 +209,20 @@ class Accounts:
         with self._database.transaction():
             self._rules.may_change(by, account.id)
             self.check_proof(by, account.id)
+            effective_at = None
             if self._accounts.password_of(account.id) is not None:
-                self._revocations.of_accounts([account.id])
+                effective_at = self._revocations.of_account(account.id)
                 self._revocations.end_sessions(account.id, by_password=True)
             self._accounts.change(account.id, {}, now=now)
             self._accounts.set_password(account.id, stored, now=now)
             self._audit.record(by, "password.set", target(account.id))
+            return effective_at
 
-    def remove_password(self, by: Caller, reference: str) -> None:
+    def remove_password(self, by: Caller, reference: str) -> int:
         """Leave the account without a password.
 
-        Raises ``NotFound`` if it has none, ``RefusedByRule``, and as ``check_proof``.
+        Returns when all its tokens have expired. Raises ``NotFound`` if it has none,
+        ``RefusedByRule``, and as ``check_proof``.
         """
         with self._database.transaction():
             account = self.locked(reference)
@@ -226,21 +232,22 @@ class Accounts:
             with self._rules.keeping_an_admin():
                 if not self._accounts.remove_password(account.id):
                     raise NotFound("The account has no password.")
-                self._revocations.of_accounts([account.id])
+                effective_at = self._revocations.of_account(account.id)
                 self._revocations.end_sessions(account.id, by_password=True)
                 self._accounts.change(account.id, {}, now=int(self._clock()))
             self._audit.record(by, "password.delete", target(account.id))
+            return effective_at
 
     def revoke_tokens(self, by: Caller, reference: str) -> int:
         """Revoke every token of the account so far, refresh tokens too; its credentials stay.
 
-        Answers when they all have expired. Raises ``NotFound``, ``RefusedByRule``.
+        Returns when they all have expired. Raises ``NotFound``, ``RefusedByRule``.
         """
         with self._database.transaction():
             account = self.locked(reference)
             self._rules.may_change(by, account.id)
             self._revocations.end_sessions(account.id)
-            effective_at = self._revocations.of_accounts([account.id])
+            effective_at = self._revocations.of_account(account.id)
             self._audit.record(by, "tokens.revoke", target(account.id))
             return effective_at
 

@@ -137,10 +137,11 @@ class ApiKeys:
             with self._rules.keeping_an_admin():
                 self._add(by, "api_key.create", new, secret)
                 self._api_keys.change(old.id, changes, now=now)
+            effective_at = None
             if self._revocations.cuts_short(old.expires_at, changes["expires_at"]):
-                self._revocations.of_api_key(old.id)
+                effective_at = self._revocations.of_api_key(old.id)
             self._record_change(by, "api_key.rotate", old, replace(old, **changes))
-        return NewApiKey(new, secret)
+        return NewApiKey(replace(new, effective_at=effective_at), secret)
 
     def page(self, reference: str, list_query: ListQuery) -> list[ApiKey]:
         """The keys of the account that a listing asks for. Raises ``NotFound``."""
@@ -189,30 +190,33 @@ class ApiKeys:
             self._accounts.check_proof(by, key.account_id)
             with self._rules.keeping_an_admin():
                 self._api_keys.change(key.id, changes, now=now, version=version)
+            effective_at = None
             if (
                 key.enabled > after.enabled
                 or self._revocations.cuts_short(key.expires_at, after.expires_at)
                 or _is_narrower(after.scopes, key.scopes)
                 or _is_narrower(after.networks, key.networks)
             ):
-                self._revocations.of_api_key(key.id)
+                effective_at = self._revocations.of_api_key(key.id)
             self._record_change(by, "api_key.change", key, after)
-            return self._api_keys.get(key.account_id, key.id)
+            changed_key = self._api_keys.get(key.account_id, key.id)
+            return replace(changed_key, effective_at=effective_at)
 
     def remove(
         self, by: Caller, reference: str, key_id: str, *, version: Versions | None = None
-    ) -> None:
+    ) -> int:
         """Delete a key: it stops working at once.
 
-        Raises ``NotFound``, ``Stale``, ``RefusedByRule``.
+        Returns when all its tokens have expired. Raises ``NotFound``, ``Stale``, ``RefusedByRule``.
         """
         with self._database.transaction():
             key = self._locked(reference, key_id)
             self._guard(by, key)
-            self._revocations.of_api_key(key.id)
+            effective_at = self._revocations.of_api_key(key.id)
             with self._rules.keeping_an_admin():
                 self._api_keys.remove(key.id, version=version)
             self._audit.record(by, "api_key.delete", _target(key), before=_fields(key))
+            return effective_at
 
     def _locked(self, reference: str, key_id: str) -> ApiKey:
         """The key, for a transaction that writes what it makes of it."""

@@ -1,6 +1,7 @@
 """Grants: which account holds which scope or role, with which login, until when."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from keyosk.accounts.accounts import Accounts, Draft, target
@@ -83,8 +84,10 @@ class Grants:
         with self._database.transaction():
             account = self._accounts.locked(reference)
             before = self._grants.of_account(account.id)
-            self._write(by, account, before, grants, version=version, may_be_over=may_be_over)
-            return self.of(account.id)
+            effective_at = self._write(
+                by, account, before, grants, version=version, may_be_over=may_be_over
+            )
+            return self._changed(account.id, effective_at)
 
     def change(
         self,
@@ -106,8 +109,14 @@ class Grants:
             for grant in remove:
                 kept.pop((grant.scope, grant.role), None)
             kept |= {(grant.scope, grant.role): grant for grant in add}
-            self._write(by, account, before, list(kept.values()), version=version)
-            return self.of(account.id)
+            effective_at = self._write(by, account, before, list(kept.values()), version=version)
+            return self._changed(account.id, effective_at)
+
+    def _changed(
+        self, account_id: str, effective_at: int | None
+    ) -> tuple[Account, tuple[Grant, ...]]:
+        account, grants = self.of(account_id)
+        return replace(account, effective_at=effective_at), grants
 
     def _write(
         self,
@@ -118,7 +127,7 @@ class Grants:
         *,
         version: Versions | None = None,
         may_be_over: bool = False,
-    ) -> None:
+    ) -> int | None:
         now = int(self._clock())
         roles = self._roles.named([grant.role for grant in grants if grant.role is not None])
         scopes = [grant.scope for grant in grants if grant.scope is not None]
@@ -134,8 +143,9 @@ class Grants:
         with self._rules.keeping_an_admin():
             self._account_store.change(account.id, {}, now=now, version=version)
             self._grants.set(account.id, grants, {role.name: role.id for role in roles.values()})
+        effective_at = None
         if not all(any(_covers(new, old) for new in grants) for old in before):
-            self._revocations.of_accounts([account.id])
+            effective_at = self._revocations.of_account(account.id)
         self._audit.record(
             by,
             "grants.change",
@@ -143,6 +153,7 @@ class Grants:
             before={"grants": shapes(grant for grant in before if grant not in grants)},
             after={"grants": shapes(widened)},
         )
+        return effective_at
 
 
 def _covers(new: Grant, old: Grant) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 from keyosk.accounts.accounts import Accounts
@@ -24,6 +25,7 @@ from keyosk.permissions import roles as role_rules
 from keyosk.permissions import services as service_rules
 from keyosk.permissions.roles import Roles
 from keyosk.permissions.services import Services
+from keyosk.revocations import latest
 from keyosk.storage.database import Database
 from keyosk.storage.declared import DeclaredStore, ManifestRecord
 from keyosk.validation import Faults
@@ -132,11 +134,21 @@ class Declarations:
         for made in plan.taken_over:
             self._note(made.owner or None, made)
         faults = Faults()
+        effective: dict[tuple[Noun, str], int | None] = {}
         for order, step in _ordered(plan.steps):
             with _collected(by, faults, step):
-                self._admit(by, step, declaration, force=force, scopes_go=order == _SCOPES_GO)
+                moment = self._admit(
+                    by, step, declaration, force=force, scopes_go=order == _SCOPES_GO
+                )
+                key = (step.noun, step.name)
+                effective[key] = latest(effective.get(key), moment)
         faults.raise_if_any()
-        return plan
+        return replace(
+            plan,
+            steps=tuple(
+                replace(step, effective_at=effective[step.noun, step.name]) for step in plan.steps
+            ),
+        )
 
     def _lock(self, plan: Plan) -> None:
         """Wait for all that the steps will ask for, in one order.
@@ -167,29 +179,30 @@ class Declarations:
         *,
         force: bool,
         scopes_go: bool,
-    ) -> None:
+    ) -> int | None:
+        """Take one step; returns its ``effective_at``."""
         owner = declaration.owner
         match step.noun, step.action:
             case Noun.GRANTS, _:
-                self._change_grants(by, step, owner)
+                return self._change_grants(by, step, owner)
             case Noun.SERVICE, Action.CREATE:
                 made = self._services.create(by, name=step.name, **step.after)
                 self._note(owner, ManifestRecord(owner or "", made.id))
             case Noun.SERVICE, Action.CHANGE:
-                self._change_service(by, step, force=force, scopes_go=scopes_go)
+                return self._change_service(by, step, force=force, scopes_go=scopes_go)
             case Noun.SERVICE, _:
                 self._store.forget([ManifestRecord("", self._services.get(step.name).id)])
-                self._services.remove(by, step.name, force=force)
+                return self._services.remove(by, step.name, force=force)
             case Noun.ROLE, Action.CREATE:
                 role = self._roles.create(by, name=step.name, **step.after)
                 self._note(owner, ManifestRecord(owner or "", role.id))
             case Noun.ROLE, Action.CHANGE:
                 patch = _without(step.after, "owner")
                 if patch:
-                    self._roles.change(by, step.name, patch)
+                    return self._roles.change(by, step.name, patch).effective_at
             case Noun.ROLE, _:
                 self._store.forget([ManifestRecord("", self._roles.get(step.name).id)])
-                self._roles.remove(by, step.name, force=force)
+                return self._roles.remove(by, step.name, force=force)
             case Noun.ACCOUNT, Action.CREATE:
                 account = self._grants.create_account(
                     by,
@@ -199,12 +212,15 @@ class Declarations:
                 )
                 self._note(owner, ManifestRecord(owner or "", account.id))
             case Noun.ACCOUNT, Action.CHANGE:
-                self._change_account(by, step)
+                return self._change_account(by, step)
             case _:
                 self._store.forget([ManifestRecord("", self._accounts.get(step.name).id)])
-                self._accounts.remove(by, step.name)
+                return self._accounts.remove(by, step.name)
+        return None
 
-    def _change_service(self, by: Caller, step: Step, *, force: bool, scopes_go: bool) -> None:
+    def _change_service(
+        self, by: Caller, step: Step, *, force: bool, scopes_go: bool
+    ) -> int | None:
         service = self._services.get(step.name)
         patch = _without(step.after, "owner")
         if scopes_go:
@@ -215,21 +231,24 @@ class Declarations:
             patch["scopes"] = (*wanted.values(), *going)
             if set(patch["scopes"]) == set(service.scopes):
                 del patch["scopes"]
-        if patch:
-            self._services.change(by, step.name, patch, force=force)
+        if not patch:
+            return None
+        return self._services.change(by, step.name, patch, force=force).effective_at
 
-    def _change_account(self, by: Caller, step: Step) -> None:
+    def _change_account(self, by: Caller, step: Step) -> int | None:
         account = self._accounts.get(step.name)
         patch = _without(step.after, "owner", "grants")
         for name in ("claims", "metadata"):
             if name in patch:
                 patch[name] = merge_difference(getattr(account, name), patch[name])
+        effective_at = None
         if patch:
-            self._accounts.change(by, account.id, patch)
+            effective_at = self._accounts.change(by, account.id, patch).effective_at
         if "grants" in step.after:
-            self._change_grants(by, step, None)
+            effective_at = latest(effective_at, self._change_grants(by, step, None))
+        return effective_at
 
-    def _change_grants(self, by: Caller, step: Step, owner: str | None) -> None:
+    def _change_grants(self, by: Caller, step: Step, owner: str | None) -> int | None:
         """Take ``before``, give ``after``; what is given under an owner's name is remembered."""
         taken, given = by_name(step.before["grants"]), by_name(step.after["grants"])
         account, _ = self._grants.change(
@@ -245,6 +264,7 @@ class Declarations:
         if owner is not None:
             for scope, role in given.keys() - taken.keys():
                 self._store.remember(ManifestRecord(owner, account.id, scope or "", role or ""))
+        return account.effective_at
 
     def _note(self, owner: str | None, made: ManifestRecord) -> None:
         if owner is None:

@@ -100,7 +100,8 @@ class Step:
 
     ``before`` and ``after`` hold the fields that differ; the first is empty for what is made, the
     second for what is deleted. ``owner`` among them: who the object is remembered as made by.
-    ``path``: where the declaration says so.
+    ``path``: where the declaration says so. ``effective_at``: once it was taken and took rights
+    away, the moment from which no service accepts a token from before it.
     """
 
     action: Action
@@ -109,6 +110,7 @@ class Step:
     path: str
     before: Mapping[str, Any] = field(default_factory=dict)
     after: Mapping[str, Any] = field(default_factory=dict)
+    effective_at: int | None = None
 
 
 def name_of(grant: Grant) -> GrantName:

@@ -20,6 +20,7 @@ from keyosk.errors import Conflict, Fault, Forbidden, Invalid, NotFound, Unavail
 from keyosk.merge_patch import is_same, merge_patch
 from keyosk.model import Account, Caller, Grant, ListQuery, Role, StoredPassword
 from keyosk.permissions.safeguards import Rules
+from keyosk.revocations import latest
 from keyosk.storage.accounts import AccountStore
 from keyosk.storage.database import Database
 from keyosk.storage.grants import GrantStore
@@ -261,25 +262,34 @@ class Bulk:
             if name in FIELDS and name != "username"
         }
         changes = False
+        effective_at = None
         try:
             with self._database.transaction():
                 account = self._accounts.locked(account_id)
                 if _differs(account, patch):
-                    self._accounts.change(by, account_id, patch, may_be_over=True)
+                    changed = self._accounts.change(by, account_id, patch, may_be_over=True)
+                    effective_at = changed.effective_at
                     changes = True
                 before = self._grant_store.of_account(account_id)
                 if line.grants is not None and set(line.grants) != set(before):
-                    self._grants.replace(by, account_id, line.grants, may_be_over=True)
+                    changed, _ = self._grants.replace(by, account_id, line.grants, may_be_over=True)
+                    effective_at = latest(effective_at, changed.effective_at)
                     changes = True
                 if dry_run:
                     raise _Undo
         except _Undo:
-            pass
+            effective_at = None
         except (Invalid, Forbidden, NotFound, Conflict) as error:
             return _failed(line, error)
         if not changes:
             return Result(line.number, Status.UNCHANGED, account_id)
-        return Result(line.number, Status.UPDATED, account_id, warnings=candidate.warnings)
+        return Result(
+            line.number,
+            Status.UPDATED,
+            account_id,
+            warnings=candidate.warnings,
+            effective_at=effective_at,
+        )
 
     def _tell_refused(self, by: Caller, results: Sequence[Result]) -> None:
         """Write one audit row for all lines of a batch that a rule refused: no flood of rows."""

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from keyosk.errors import Fault, Forbidden
 from keyosk.model import Account, Grant
+from keyosk.revocations import latest
 
 # A batch is one transaction. 500 lines keep SQLite's only write lock for 30 to 80 ms, so that an
 # admin beside the import hardly waits; with fewer, the time goes into the disk's confirmation of
@@ -64,7 +65,8 @@ class Line:
 class Result:
     """How one line ended. ``account_id`` is ``None`` where there is no account, as in a dry run.
 
-    ``warnings``: what was taken, and may be a slip.
+    ``warnings``: what was taken, and may be a slip. ``effective_at``: if it took rights away, the
+    moment from which no service accepts a token from before it.
     """
 
     line: int
@@ -72,6 +74,7 @@ class Result:
     account_id: str | None = None
     faults: tuple[Fault, ...] = ()
     warnings: tuple[Fault, ...] = ()
+    effective_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +92,18 @@ class Candidate:
 
 @dataclass(slots=True)
 class Tally:
-    """How many lines ended how."""
+    """How many lines ended how; ``effective_at``: the latest of theirs."""
 
     counts: dict[Status, int] = field(default_factory=lambda: dict.fromkeys(Status, 0))
     warned: int = 0
+    effective_at: int | None = None
 
     def add(self, results: Iterable[Result]) -> None:
         """Count these as well."""
         for result in results:
             self.counts[result.status] += 1
             self.warned += bool(result.warnings)
+            self.effective_at = latest(self.effective_at, result.effective_at)
 
     @property
     def lines(self) -> int:

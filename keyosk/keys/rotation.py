@@ -169,7 +169,7 @@ class Rotation:
                 raise Conflict("kid", "This key is out of the set already.")
             left = self._private_keys.left_of(key)
             self._store.change(kid, state=KeyState.COMPROMISED, gone_at=now, sealed=left)
-            self._revocations.of_signing_key(kid)
+            effective_at = self._revocations.of_signing_key(kid)
             if key.state is KeyState.ACTIVE:
                 following = self._of(KeyState.NEXT, key.algorithm)
                 if following is not None:
@@ -177,7 +177,7 @@ class Rotation:
                 elif self._private_keys.can_make(key.algorithm):
                     self._add(key.algorithm, state=KeyState.ACTIVE, active_from=now)
             self._record(by, "compromise", key)
-        return self._changed(kid)
+        return replace(self._changed(kid), effective_at=effective_at)
 
     def advance(self) -> None:
         """Do what is due by the clock, if anything is. Raises ``Unavailable``."""

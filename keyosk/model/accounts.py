@@ -22,7 +22,11 @@ class CredentialKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """Who or what logs in."""
+    """Who or what logs in.
+
+    ``effective_at``: only of one that a change returns which took rights away: the moment from
+    which no service accepts a token from before it, even if it never asks for revocations.
+    """
 
     id: str
     username: str
@@ -37,6 +41,7 @@ class Account:
     created_at: int
     updated_at: int
     version: int
+    effective_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,7 @@ class ApiKey:
 
     ``scopes`` is ``None`` for all that the account holds, else the names it is limited to;
     ``networks`` is ``None`` for everywhere, else the networks (CIDR) it works from. ``successor``
-    is the id of the key that rotation made to follow this one.
+    is the id of the key that rotation made to follow this one. ``effective_at`` as of an account.
     """
 
     id: str
@@ -70,3 +75,4 @@ class ApiKey:
     created_at: int
     updated_at: int
     version: int
+    effective_at: int | None = None

@@ -98,7 +98,7 @@ class Service:
 
     ``account``: the username of the account that acts for it, which may introspect its tokens and
     exchange them by ``exchanges``. ``audiences``: other spellings of the audience that requests may
-    use; tokens carry ``terms.audience`` only.
+    use; tokens carry ``policy.audience`` only. ``effective_at`` as of an account.
     """
 
     id: str
@@ -113,6 +113,7 @@ class Service:
     created_at: int
     updated_at: int
     version: int
+    effective_at: int | None = None
 
     @property
     def name(self) -> str:
@@ -129,7 +130,7 @@ class Service:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Role:
-    """A named set of scopes of any services."""
+    """A named set of scopes of any services; ``effective_at`` as of an account."""
 
     id: str
     name: str
@@ -138,6 +139,7 @@ class Role:
     created_at: int
     updated_at: int
     version: int
+    effective_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

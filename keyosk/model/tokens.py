@@ -54,6 +54,7 @@ class SigningKey:
 
     ``active_from``: when it began, or will begin, to sign. ``gone_at``: when it was, or will be,
     taken out of the set. ``when_seen``: it may begin before, once every service has fetched it.
+    ``effective_at`` as of an account, for what the key signed.
     """
 
     kid: str
@@ -68,6 +69,7 @@ class SigningKey:
     when_seen: bool = False
     #: The private half, encrypted; never shown, compared or printed.
     sealed: bytes = field(default=b"", repr=False, compare=False)
+    effective_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

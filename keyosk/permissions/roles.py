@@ -109,19 +109,20 @@ class Roles:
             self._rules.may_take(by, set(role.scopes) - set(after.scopes))
             if set(after.scopes) - set(role.scopes):
                 self._rules.not_by_api_key(by)
-            self._revoke(role, set(role.scopes) - set(after.scopes))
+            effective_at = self._revoke(role, set(role.scopes) - set(after.scopes))
             with self._rules.keeping_an_admin():
                 self._roles.change(after, now=now, version=version)
             old, new = changed(_fields(role), _fields(after))
             self._audit.record(by, "role.change", _target(role), before=old, after=new)
-            return self._roles.by_name(after.name)
+            return replace(self._roles.by_name(after.name), effective_at=effective_at)
 
     def remove(
         self, by: Caller, name: str, *, force: bool = False, version: Versions | None = None
-    ) -> None:
+    ) -> int | None:
         """Delete a role; its holders lose what it gave them.
 
-        Raises ``NotFound``, ``Stale``, ``RefusedByRule``, and ``InUse`` without ``force``.
+        Returns when their tokens have expired, if there is any holder. Raises ``NotFound``,
+        ``Stale``, ``RefusedByRule``, and ``InUse`` without ``force``.
         """
         with self._database.transaction():
             self._database.lock(LOCK)
@@ -130,18 +131,20 @@ class Roles:
             holders = self._grants.holders_of_role(role.id)
             if holders and not force:
                 raise InUse([f"The role {role.name}"], accounts=holders)
-            self._revoke(role, set(role.scopes))
+            effective_at = self._revoke(role, set(role.scopes))
             with self._rules.keeping_an_admin():
                 self._roles.remove(role.id, version=version)
             self._audit.record(by, "role.delete", _target(role), before=_fields(role))
+            return effective_at
 
-    def _revoke(self, role: Role, scopes: set[str]) -> None:
+    def _revoke(self, role: Role, scopes: set[str]) -> int | None:
         """Revoke the tokens of the accounts that lose these scopes with the role."""
-        if scopes:
-            self._revocations.of_accounts(
-                self._grants.holders(role_id=role.id, limit=MOST_ACCOUNTS + 1),
-                audiences=self._services.audiences_of(scopes),
-            )
+        if not scopes:
+            return None
+        return self._revocations.of_accounts(
+            self._grants.holders(role_id=role.id, limit=MOST_ACCOUNTS + 1),
+            audiences=self._services.audiences_of(scopes),
+        )
 
     def _check(self, role: Role) -> None:
         faults = Faults()

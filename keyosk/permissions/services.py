@@ -171,12 +171,13 @@ class Services:
             self._check_rights(by, service, after)
             gone = {scope.name for scope in service.scopes} - {scope.name for scope in after.scopes}
             self._refuse_use(gone, force=force)
+            effective_at = None
             if (
                 gone
                 or service.policy.enabled > after.policy.enabled
                 or service.policy.accepts - after.policy.accepts
             ):
-                self._revoke(service)
+                effective_at = self._revoke(service)
             with self._rules.keeping_an_admin():
                 self._services.change(
                     after,
@@ -192,14 +193,15 @@ class Services:
                 self._rotation.publish_for(by, wanted)
             old, new = changed(fields_of(service), fields_of(after))
             self._audit.record(by, "service.change", _target(service), before=old, after=new)
-            return self._services.by_id(service.id)
+            return replace(self._services.by_id(service.id), effective_at=effective_at)
 
     def remove(
         self, by: Caller, reference: str, *, force: bool = False, version: Versions | None = None
-    ) -> None:
+    ) -> int:
         """Delete a service, its scopes and their grants.
 
-        Raises ``NotFound``, ``Stale``, ``Forbidden``, and ``InUse`` without ``force``.
+        Returns when all tokens for it have expired. Raises ``NotFound``, ``Stale``, ``Forbidden``,
+        and ``InUse`` without ``force``.
         """
         with self._database.transaction():
             self._database.lock(LOCK)
@@ -207,10 +209,11 @@ class Services:
             if service.name == KEYOSK:
                 raise Forbidden("Keyosk's own service cannot be deleted.")
             self._refuse_use({scope.name for scope in service.scopes}, force=force)
-            self._revoke(service)
+            effective_at = self._revoke(service)
             self._services.remove(service.id, version=version)
             self._revocations.note_lifetimes()
             self._audit.record(by, "service.delete", _target(service), before=fields_of(service))
+            return effective_at
 
     def ensure_own(self, scopes: Sequence[Scope]) -> None:
         """Make Keyosk's own service, and give it these scopes, where they are missing."""
@@ -294,9 +297,9 @@ class Services:
     def _is_usual(self, service: Service) -> bool:
         return entitlements.is_usual(service.policy, self._rotation.algorithm)
 
-    def _revoke(self, service: Service) -> None:
+    def _revoke(self, service: Service) -> int:
         scopes = [scope.name for scope in service.scopes]
-        self._revocations.of_service(
+        return self._revocations.of_service(
             service.policy.audience, self._grants.holders(scopes, limit=MOST_ACCOUNTS + 1)
         )
 

@@ -77,26 +77,27 @@ class Inspection:
             return "it is expired, forged, or not of this installation."
         return None if self._is_active(claims) else "it was revoked, or its login or service ended."
 
-    def revoke(self, by: Caller, text: str) -> None:
+    def revoke(self, by: Caller, text: str) -> int | None:
         """Revoke a token of the caller's, or with ``keyosk:accounts:write`` anybody's.
 
-        A refresh token takes the access tokens that came from it along. Does nothing if it is no
-        valid token. Raises ``InvalidGrant`` if it is somebody else's.
+        A refresh token takes the access tokens that came from it along. Returns when they have
+        expired; ``None``, and nothing is done, if it is no valid token. Raises ``InvalidGrant`` if
+        it is somebody else's.
         """
         try:
             claims = self._tokens.verify(text, audience=None)
         except BadToken:
-            self._end_session_of(by, text)
-            return
+            return self._end_session_of(by, text)
         if claims.account_id != by.account_id and not by.has(_REVOKE):
             raise InvalidGrant("The token is somebody else's.")
         with self._database.transaction():
-            self._revocations.of_tokens(
+            effective_at = self._revocations.of_tokens(
                 claims.account_id, {claims.id: claims.expires_at}, issued_at=claims.issued_at
             )
             self._audit.record(
                 by, "token.revoke", f"account/{claims.account_id}", after={"jti": claims.id}
             )
+            return effective_at
 
     def _session_of(self, by: Caller, text: str) -> Mapping[str, Any] | None:
         session = self._sessions.current(text)
@@ -117,17 +118,17 @@ class Inspection:
             "iss": self._issuer,
         }
 
-    def _end_session_of(self, by: Caller, text: str) -> None:
+    def _end_session_of(self, by: Caller, text: str) -> int | None:
         try:
             session = self._sessions.find(text)
         except InvalidGrant:
-            return
+            return None
         if session.account_id != by.account_id and not by.has(_REVOKE):
             raise InvalidGrant("The token is somebody else's.")
         try:
-            self._sessions.end(by, session.account_id, session.id)
+            return self._sessions.end(by, session.account_id, session.id)
         except NotFound:  # it has ended meanwhile
-            return
+            return None
 
     def _may_see(self, by: Caller, claims: VerifiedClaims) -> bool:
         if claims.account_id == by.account_id or by.has(INTROSPECT):

@@ -158,10 +158,10 @@ class Sessions:
         """How many sessions the account has. Raises ``NotFound``."""
         return self._store.count(self._accounts.get(reference).id, list_query)
 
-    def end(self, by: Caller, reference: str, session_id: str) -> None:
+    def end(self, by: Caller, reference: str, session_id: str) -> int | None:
         """End a session of the account, with the access tokens that came from it.
 
-        Raises ``NotFound``, ``RefusedByRule``.
+        Returns when those have expired, if there is any. Raises ``NotFound``, ``RefusedByRule``.
         """
         with self._database.transaction():
             account = self._accounts.locked(reference)
@@ -170,9 +170,10 @@ class Sessions:
             session = self._store.find(session_id)
             if session is None or session.account_id != account.id:
                 raise NotFound("This account has no such session.")
-            self._end(session)
+            effective_at = self._end(session)
             after = {"session": session.id}
             self._audit.record(by, "session.end", target(account.id), after=after)
+            return effective_at
 
     def _read(self, text: str) -> RefreshToken:
         token = refresh_token_format.read(self._safe, text)
@@ -197,12 +198,13 @@ class Sessions:
             return None
         return next((each for each in after if each.digest == session.digest), None)
 
-    def _end(self, session: Session) -> None:
+    def _end(self, session: Session) -> int | None:
         now = int(self._clock())
         tokens = {token_id: end for token_id, end in session.tokens.items() if end > now}
         # One that is not issued yet never will be (``check``).
-        self._revocations.of_tokens(session.account_id, tokens, issued_at=now)
+        effective_at = self._revocations.of_tokens(session.account_id, tokens, issued_at=now)
         self._store.remove(session.id)
+        return effective_at
 
     def _of_now(self, session: Session) -> Session | None:
         """The session if it has not ended; one of a clock that was ahead begins now."""

@@ -90,8 +90,9 @@ class AccountResource(Endpoint):
     @operation(has_etag=True)
     def delete(self, account: str) -> Response:
         """Delete the account with all that belongs to it."""
-        self.installation.accounts.remove(g.caller, account, version=wanted_versions())
-        return nothing()
+        return nothing(
+            self.installation.accounts.remove(g.caller, account, version=wanted_versions())
+        )
 
 
 class PasswordResource(Endpoint):
@@ -100,15 +101,14 @@ class PasswordResource(Endpoint):
     @operation(body=PasswordChange, raises=(Conflict,))
     def put(self, account: str) -> Response:
         """Set the password."""
-        self.installation.accounts.set_password(g.caller, account, self.load()["password"])
-        return nothing()
+        password = self.load()["password"]
+        return nothing(self.installation.accounts.set_password(g.caller, account, password))
 
     @operation(body=PasswordProof, optional=True, raises=(Conflict,))
     def delete(self, account: str) -> Response:
         """Leave the account without a password."""
         self.load()
-        self.installation.accounts.remove_password(g.caller, account)
-        return nothing()
+        return nothing(self.installation.accounts.remove_password(g.caller, account))
 
 
 class GrantsResource(Endpoint):
@@ -143,7 +143,13 @@ class GrantsResource(Endpoint):
 
 
 def _answer(account: Account, status: int = 200, *, location: str | None = None) -> Response:
-    return object_answer(_body(account), account.version, status, location=location)
+    return object_answer(
+        _body(account),
+        account.version,
+        status,
+        location=location,
+        effective_at=account.effective_at,
+    )
 
 
 def _body(account: Account) -> dict[str, Any]:
@@ -154,4 +160,6 @@ def _body(account: Account) -> dict[str, Any]:
 
 
 def _grants_answer(account: Account, grants: tuple[Grant, ...]) -> Response:
-    return object_answer(shape_of_grants(grants), account.version)
+    return object_answer(
+        shape_of_grants(grants), account.version, effective_at=account.effective_at
+    )

@@ -8,6 +8,7 @@ from flask import Response, request
 
 from keyosk.errors import Invalid
 from keyosk.web import addresses
+from keyosk.web.fields import rfc3339
 
 # Made once: json.dumps with options makes an encoder at every call.
 _encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -22,13 +23,42 @@ def json_answer(body: Any, status: int = HTTPStatus.OK) -> Response:
 
 
 def object_answer(
-    body: dict[str, Any], version: int, status: int = HTTPStatus.OK, *, location: str | None = None
+    body: dict[str, Any],
+    version: int,
+    status: int = HTTPStatus.OK,
+    *,
+    location: str | None = None,
+    effective_at: int | None = None,
 ) -> Response:
-    """One object with its strong entity tag (RFC 9110 section 8.8.3); ``location``: its path."""
-    response = json_answer(body, status)
+    """One object with its strong entity tag (RFC 9110 section 8.8.3); ``location``: its path.
+
+    ``effective_at``: as ``change_answer`` takes it.
+    """
+    response = change_answer(body, effective_at, status)
     response.set_etag(str(version))
     if location is not None:
         response.headers["Location"] = addresses.url(location)
+    return response
+
+
+def change_answer(
+    body: dict[str, Any], effective_at: int | None, status: int = HTTPStatus.OK
+) -> Response:
+    """The answer to a change. If it took rights away, it says when that has reached everybody.
+
+    From ``effective_at`` on even a service that never polls for revocations accepts no token from
+    before the change.
+    """
+    if effective_at is None:
+        return json_answer(body, status)
+    response = json_answer({**body, "effective_at_latest": rfc3339(effective_at)}, status)
+    return with_effective_at(response, effective_at)
+
+
+def with_effective_at(response: Response, effective_at: int | None) -> Response:
+    """The response with the header ``Effective-At-Latest``, if there is something to say."""
+    if effective_at is not None:
+        response.headers["Effective-At-Latest"] = rfc3339(effective_at)
     return response
 
 
@@ -39,11 +69,11 @@ def public_answer(response: Response) -> Response:
     return response
 
 
-def nothing() -> Response:
+def nothing(effective_at: int | None = None) -> Response:
     """204, which has no content and so no type of it (RFC 9110 section 15.3.5)."""
     response = Response(status=HTTPStatus.NO_CONTENT)
     del response.headers["Content-Type"]
-    return response
+    return with_effective_at(response, effective_at)
 
 
 def is_forced() -> bool:

@@ -83,13 +83,14 @@ class ApiKeyResource(Endpoint):
         changed = self.installation.api_keys.change(
             g.caller, account, key, patch, version=wanted_versions()
         )
-        return object_answer(_body(changed), changed.version)
+        return object_answer(_body(changed), changed.version, effective_at=changed.effective_at)
 
     @operation(has_etag=True)
     def delete(self, account: str, key: str) -> Response:
         """Delete the key: it stops working at once."""
-        self.installation.api_keys.remove(g.caller, account, key, version=wanted_versions())
-        return nothing()
+        return nothing(
+            self.installation.api_keys.remove(g.caller, account, key, version=wanted_versions())
+        )
 
 
 def _shown_once(made: NewApiKey) -> Response:
@@ -98,6 +99,7 @@ def _shown_once(made: NewApiKey) -> Response:
         made.key.version,
         201,
         location=f"/accounts/{made.key.account_id}/api-keys/{made.key.id}",
+        effective_at=made.key.effective_at,
     )
 
 

@@ -7,8 +7,9 @@ from marshmallow import ValidationError
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from keyosk.errors import InsufficientScope, Invalid, RefusedByRule
+from keyosk.revocations import latest
 from keyosk.web import paging
-from keyosk.web.answers import json_answer
+from keyosk.web.answers import change_answer
 from keyosk.web.declared import (
     DeclarationSchema,
     ManifestChangesSchema,
@@ -64,9 +65,11 @@ class ApplyResource(Endpoint):
         declaration = declaration_of(self.load())
         declarations = self.installation.declarations
         force, take_over = self._requested["force"], self._requested["take_over"]
-        run = declarations.plan if self._requested["dry_run"] else declarations.apply
+        is_trial = self._requested["dry_run"]
+        run = declarations.plan if is_trial else declarations.apply
         steps = run(g.caller, declaration, force=force, take_over=take_over)
-        return json_answer({"changes": [shape_of_step(step) for step in steps]})
+        effective_at = None if is_trial else latest(*(step.effective_at for step in steps))
+        return change_answer({"changes": [shape_of_step(step) for step in steps]}, effective_at)
 
 
 def _options() -> dict[str, bool]:

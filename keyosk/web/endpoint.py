@@ -12,7 +12,6 @@ from keyosk.installation import Installation
 from keyosk.model import ListQuery
 from keyosk.web import bodies, operations, paging, preconditions
 from keyosk.web.answers import json_answer
-from keyosk.web.fields import rfc3339
 
 _HEADER: Final = "Idempotency-Key"
 _READING: Final = ("GET", "HEAD")
@@ -59,14 +58,9 @@ class Endpoint(Resource):
         return paging.page(lists, read, shape, count)
 
     def _answered(self, *args: Any, **kwargs: Any) -> Response:
-        revocations = self.installation.revocations
-        if request.method not in _READING:
-            revocations.take_effective_at()
         response: Response = super().dispatch_request(*args, **kwargs)
-        if request.method in _READING:
-            return preconditions.evaluate(response) if self.conditional else response
-        moment = revocations.take_effective_at()
-        return response if moment is None else _narrowing(response, rfc3339(moment))
+        selects = self.conditional and request.method in _READING
+        return preconditions.evaluate(response) if selects else response
 
     def _once(self, *args: Any, **kwargs: Any) -> Response:
         def first() -> Answer:
@@ -83,15 +77,3 @@ class Endpoint(Resource):
         if answer.repeated:
             response.headers["Idempotency-Replayed"] = "true"
         return response
-
-
-def _narrowing(response: Response, moment: str) -> Response:
-    """The answer to a change that took rights away: it says when that has reached everybody.
-
-    By then even a service that never polls for revocations accepts no token from before.
-    """
-    response.headers["Effective-At-Latest"] = moment
-    if response.mimetype == "application/json" and response.status_code < 300:
-        body = json.loads(response.get_data())
-        response.set_data(json_answer({**body, "effective_at_latest": moment}).get_data())
-    return response

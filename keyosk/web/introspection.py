@@ -7,7 +7,7 @@ from keyosk.errors import InvalidGrant, InvalidRequest
 from keyosk.model import Caller
 from keyosk.permissions import entitlements
 from keyosk.web import access, access_log, client_authentication, parameters
-from keyosk.web.answers import json_answer
+from keyosk.web.answers import json_answer, with_effective_at
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
 from keyosk.web.standard_schemas import IntrospectionSchema, TokenQuestion
@@ -52,7 +52,7 @@ class RevokeResource(_AboutToken):
     def post(self) -> Response:
         """Revoke a token; 200 also if there is nothing to revoke."""
         by, token = self._requested()
-        self.installation.inspection.revoke(by, token)
+        effective_at = self.installation.inspection.revoke(by, token)
         response = Response(status=200)
         del response.headers["Content-Type"]
-        return response
+        return with_effective_at(response, effective_at)

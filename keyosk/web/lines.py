@@ -113,9 +113,16 @@ def result_line(result: Result) -> str:
 
 
 def summary_line(tally: Tally, *, dry_run: bool, complete: bool, detail: str | None = None) -> str:
-    """The last line of an answer; ``detail``: why it is not complete."""
+    """The last line of an answer; ``detail``: why it is not complete.
+
+    It says when what the import took away has reached everybody: the header that other changes have
+    is long sent by then.
+    """
     counts = {str(status): count for status, count in tally.counts.items()}
-    summary = {"lines": tally.lines, **counts, "dry_run": dry_run, "complete": complete}
+    summary: dict[str, Any] = {"lines": tally.lines, **counts}
+    summary |= {"dry_run": dry_run, "complete": complete}
+    if tally.effective_at is not None:
+        summary["effective_at_latest"] = rfc3339(tally.effective_at)
     return written({"summary": summary} | ({} if detail is None else {"detail": detail}))
 
 

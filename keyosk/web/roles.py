@@ -46,13 +46,16 @@ class RoleResource(Endpoint):
         """Change the fields that the merge patch names."""
         patch = self.load()
         changed = self.installation.roles.change(g.caller, role, patch, version=wanted_versions())
-        return object_answer(_body(changed), changed.version)
+        return object_answer(_body(changed), changed.version, effective_at=changed.effective_at)
 
     @operation(has_etag=True, needs_force=True)
     def delete(self, role: str) -> Response:
         """Delete the role; with ``force`` also when accounts hold it."""
-        self.installation.roles.remove(g.caller, role, force=is_forced(), version=wanted_versions())
-        return nothing()
+        return nothing(
+            self.installation.roles.remove(
+                g.caller, role, force=is_forced(), version=wanted_versions()
+            )
+        )
 
 
 def _body(role: Role) -> dict[str, Any]:

@@ -68,16 +68,17 @@ class ServiceResource(Endpoint):
     @operation(has_etag=True, needs_force=True)
     def delete(self, service: str) -> Response:
         """Delete the service, its scopes and their grants; ``force`` where there are grants."""
-        self.installation.services.remove(
-            g.caller, service, force=is_forced(), version=wanted_versions()
+        return nothing(
+            self.installation.services.remove(
+                g.caller, service, force=is_forced(), version=wanted_versions()
+            )
         )
-        return nothing()
 
     def _changed(self, service: str, patch: dict[str, Any]) -> Response:
         changed = self.installation.services.change(
             g.caller, service, patch, force=is_forced(), version=wanted_versions()
         )
-        return object_answer(_body(changed), changed.version)
+        return object_answer(_body(changed), changed.version, effective_at=changed.effective_at)
 
 
 class ScopesResource(Endpoint):
@@ -118,4 +119,6 @@ def _body(service: Service) -> dict[str, Any]:
 
 
 def _scopes_answer(service: Service) -> Response:
-    return object_answer({"scopes": _body(service)["scopes"]}, service.version)
+    return object_answer(
+        {"scopes": _body(service)["scopes"]}, service.version, effective_at=service.effective_at
+    )

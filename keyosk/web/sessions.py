@@ -6,9 +6,8 @@ from flask import Response, g
 
 from keyosk.model import Session
 from keyosk.web import paging
-from keyosk.web.answers import json_answer, nothing
+from keyosk.web.answers import change_answer, nothing
 from keyosk.web.endpoint import Endpoint
-from keyosk.web.fields import rfc3339
 from keyosk.web.operations import operation
 from keyosk.web.standard_schemas import RevokedSchema, SessionSchema
 
@@ -32,7 +31,7 @@ class SessionsResource(Endpoint):
     def delete(self, account: str) -> Response:
         """End every session and revoke every token of the account so far."""
         moment = self.installation.accounts.revoke_tokens(g.caller, account)
-        return json_answer({"effective_at_latest": rfc3339(moment)})
+        return change_answer({}, moment)
 
 
 class SessionResource(Endpoint):
@@ -41,8 +40,7 @@ class SessionResource(Endpoint):
     @operation()
     def delete(self, account: str, session: str) -> Response:
         """End it, and revoke the access tokens that came from it."""
-        self.installation.sessions.end(g.caller, account, session)
-        return nothing()
+        return nothing(self.installation.sessions.end(g.caller, account, session))
 
 
 def _body(session: Session) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from keyosk.errors import Conflict
 from keyosk.keys import imported_keys
 from keyosk.model import SigningKey
 from keyosk.web import addresses
-from keyosk.web.answers import json_answer
+from keyosk.web.answers import change_answer, json_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.key_schemas import KeyImport, RotationRequest, SigningKeySchema, SigningKeysSchema
 from keyosk.web.operations import operation
@@ -17,7 +17,7 @@ from keyosk.web.operations import operation
 class _Keys(Endpoint):
     def answer(self, key: SigningKey, status: int = 200) -> Response:
         """One key as it is now."""
-        response = json_answer(self.shape(key), status)
+        response = change_answer(self.shape(key), key.effective_at, status)
         if status == 201:
             response.headers["Location"] = addresses.url(f"/signing-keys/{key.kid}")
         return response
