@@ -116,18 +116,6 @@ def test_a_role_that_breaks_a_rule_is_refused(admin: Client, field: str, value: 
         assert answer.json()["errors"][0]["field"].split(".")[0] == field
 
 
-def test_a_role_that_changed_meanwhile_is_left_alone(admin: Client) -> None:
-    role = make_role(admin)
-    old = {"If-Match": admin.get(f"/roles/{role}").headers["ETag"]}
-    done(admin.patch(f"/roles/{role}", json={"description": "New."}, headers=old))
-    for answer in (
-        admin.patch(f"/roles/{role}", json={"description": "Newer."}, headers=old),
-        admin.delete(f"/roles/{role}", headers=old),
-    ):
-        assert_refused(answer, "stale", 412)
-    assert done(admin.get(f"/roles/{role}"))["description"] == "New."
-
-
 def test_roles_are_granted_with_conditions_like_scopes(
     server: LiveServer, admin: Client, todo: str
 ) -> None:
