@@ -1,7 +1,7 @@
 """Declarations put into effect: all steps of one happen, or none does."""
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from keyosk.errors import (
     Stale,
 )
 from keyosk.merge_patch import merge_difference
-from keyosk.model import ADMIN, Caller
+from keyosk.model import ADMIN, Caller, SigningKey
 from keyosk.permissions import roles as role_rules
 from keyosk.permissions import services as service_rules
 from keyosk.permissions.roles import Roles
@@ -57,6 +57,10 @@ _SCOPES: Final[Mapping[Noun, str]] = {
     Noun.ACCOUNT: "keyosk:accounts:write",
     Noun.GRANTS: "keyosk:grants:write",
 }
+
+
+#: New signing keys by algorithm; ``None`` where none is needed.
+Drafts = Mapping[str | None, SigningKey | None]
 
 
 class _TakenBack(Exception):
@@ -100,8 +104,10 @@ class Declarations:
         plan = self._planner.plan(declaration, take_over=take_over)
         if plan.steps:
             try:
-                with self._database.transaction():
-                    plan = self._effected(by, declaration, force=force, take_over=take_over)
+                with self._drafted_keys(plan) as drafts, self._database.transaction():
+                    plan = self._effected(
+                        by, declaration, force=force, take_over=take_over, drafts=drafts
+                    )
                     raise _TakenBack
             except _TakenBack:
                 pass
@@ -118,12 +124,31 @@ class Declarations:
         _check_scopes(by, declaration, take_over=take_over)
         plan = self._planner.plan(declaration, take_over=take_over)
         if plan.steps or plan.stale or plan.taken_over:
-            with self._database.transaction():
-                plan = self._effected(by, declaration, force=force, take_over=take_over)
+            with self._drafted_keys(plan) as drafts, self._database.transaction():
+                plan = self._effected(
+                    by, declaration, force=force, take_over=take_over, drafts=drafts
+                )
         return plan.steps
 
+    @contextmanager
+    def _drafted_keys(self, plan: Plan) -> Iterator[Drafts]:
+        """The signing keys that the steps will publish, generated before any transaction."""
+        with ExitStack() as stack:
+            algorithms = {
+                step.after.get("signing_algorithm")
+                for step in plan.steps
+                if step.noun is Noun.SERVICE and step.action is Action.CHANGE
+            }
+            yield {each: stack.enter_context(self._services.draft_key(each)) for each in algorithms}
+
     def _effected(
-        self, by: Caller, declaration: Declaration, *, force: bool, take_over: bool
+        self,
+        by: Caller,
+        declaration: Declaration,
+        *,
+        force: bool,
+        take_over: bool,
+        drafts: Drafts,
     ) -> Plan:
         self._database.lock(_LOCK)
         plan = self._planner.plan(declaration, take_over=take_over)
@@ -138,7 +163,12 @@ class Declarations:
         for order, step in _ordered(plan.steps):
             with _collected(by, faults, step):
                 moment = self._admit(
-                    by, step, declaration, force=force, scopes_go=order == _SCOPES_GO
+                    by,
+                    step,
+                    declaration,
+                    force=force,
+                    scopes_go=order == _SCOPES_GO,
+                    drafts=drafts,
                 )
                 key = (step.noun, step.name)
                 effective[key] = latest(effective.get(key), moment)
@@ -179,6 +209,7 @@ class Declarations:
         *,
         force: bool,
         scopes_go: bool,
+        drafts: Drafts,
     ) -> int | None:
         """Take one step; returns its ``effective_at``."""
         owner = declaration.owner
@@ -189,7 +220,9 @@ class Declarations:
                 made = self._services.create(by, name=step.name, **step.after)
                 self._note(owner, ManifestRecord(owner or "", made.id))
             case Noun.SERVICE, Action.CHANGE:
-                return self._change_service(by, step, force=force, scopes_go=scopes_go)
+                return self._change_service(
+                    by, step, force=force, scopes_go=scopes_go, drafts=drafts
+                )
             case Noun.SERVICE, _:
                 self._store.forget([ManifestRecord("", self._services.get(step.name).id)])
                 return self._services.remove(by, step.name, force=force)
@@ -219,7 +252,7 @@ class Declarations:
         return None
 
     def _change_service(
-        self, by: Caller, step: Step, *, force: bool, scopes_go: bool
+        self, by: Caller, step: Step, *, force: bool, scopes_go: bool, drafts: Drafts
     ) -> int | None:
         service = self._services.get(step.name)
         patch = _without(step.after, "owner")
@@ -233,7 +266,8 @@ class Declarations:
                 del patch["scopes"]
         if not patch:
             return None
-        return self._services.change(by, step.name, patch, force=force).effective_at
+        draft = drafts.get(patch.get("signing_algorithm"))
+        return self._services.change(by, step.name, patch, force=force, draft=draft).effective_at
 
     def _change_account(self, by: Caller, step: Step) -> int | None:
         account = self._accounts.get(step.name)

@@ -33,7 +33,7 @@ class Verifier:
 
 @dataclass(frozen=True)
 class KeySet:
-    """All that the outside and the inside need of the signing keys, until ``changes_at``.
+    """All that is needed of the signing keys, from ``made_at`` until ``changes_at``.
 
     ``keys``: the published ones, that of the installation's algorithm which signs now first.
     ``every``: all that there ever were. ``compromised``: how many of them are.
@@ -44,6 +44,7 @@ class KeySet:
     default: Signer
     every: Sequence[SigningKey]
     compromised: int
+    made_at: int
     changes_at: int
 
     @cached_property

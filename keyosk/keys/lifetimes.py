@@ -7,7 +7,6 @@ from typing import Final
 from keyosk import clocks
 from keyosk.model import KeyState, SigningKey
 from keyosk.revocations import Revocations
-from keyosk.storage.signing_keys import SigningKeyStore
 
 _DAY: Final = 86_400
 #: Seconds from publishing to signing at the most.
@@ -21,33 +20,18 @@ class KeyLives:
     that is behind after a cold start would shorten its life instead.
     """
 
-    def __init__(
-        self, store: SigningKeyStore, revocations: Revocations, *, ahead: int, retain: int
-    ) -> None:
+    def __init__(self, revocations: Revocations, *, ahead: int, retain: int) -> None:
         """``ahead``, ``retain``: seconds, as planned."""
-        self._store = store
         self._revocations = revocations
         self._ahead = ahead
         self._retain = retain
 
     def are_wrong(self, keys: Iterable[SigningKey], now: int) -> bool:
         """Whether a key has to be corrected."""
-        return any(self._right(key, now) != key for key in keys)
+        return any(self.corrected(key, now) != key for key in keys)
 
     def corrected(self, key: SigningKey, now: int) -> SigningKey:
-        """The key, corrected where it has to be, in a transaction of the caller's."""
-        right = self._right(key, now)
-        if right != key:
-            self._store.change(
-                key.kid,
-                published_at=right.published_at,
-                active_from=right.active_from,
-                retired_at=right.retired_at,
-                gone_at=right.gone_at,
-            )
-        return right
-
-    def _right(self, key: SigningKey, now: int) -> SigningKey:
+        """The key, corrected where it has to be."""
         begins, ended = key.active_from or 0, key.retired_at or 0
         if key.state is KeyState.NEXT:
             longest = max(LONGEST_LIMIT, self._ahead)

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from keyosk import clocks
@@ -69,7 +70,7 @@ class SigningKeys:
             self.refresh()
         elif not (self._in_background or clocks.is_recent(self._refreshed, self._clock(), FRESH)):
             self._refresh_quietly()
-        if self._current is not None and self._clock() >= self._current.changes_at:
+        if self._is_over():
             self._build()
         if self._current is None:
             raise Unavailable("There is no signing key.")
@@ -136,9 +137,16 @@ class SigningKeys:
 
     def refresh(self) -> None:
         """Read the keys again. Raises ``WrongSecretKey``, ``Unavailable``."""
-        self._rows = self._store.all()
+        self.adopt(self._store.all())
+
+    def adopt(self, rows: tuple[SigningKey, ...]) -> None:
+        """Take in all keys as the database has them now. Raises ``WrongSecretKey``."""
+        is_same = rows is self._rows
+        self._rows = rows
         self._refreshed = self._clock()
-        self._build()
+        # Else every process would parse the whole set again each second.
+        if not is_same or self._is_over():
+            self._build()
 
     def refresh_in_background(self, *, then: Callable[[], None]) -> None:
         """From now on read the keys every second in a thread of its own, and call ``then``.
@@ -169,9 +177,10 @@ class SigningKeys:
         if self._current is not None and wanted in self._current.signers:
             return
         try:
-            key = self.draft(wanted, state=KeyState.ACTIVE, active_from=int(self._clock()))
+            key = self.draft(wanted)
         except Invalid as error:  # a service asked for it before there was an HSM
             raise Unavailable(f"No key can be made for {wanted}.") from error
+        key = replace(key, state=KeyState.ACTIVE, active_from=int(self._clock()))
         try:
             self._store.add(key)
         except Conflict:
@@ -179,17 +188,11 @@ class SigningKeys:
             self._private_keys.discard(key)
         self.refresh()
 
-    def draft(
-        self,
-        algorithm: str,
-        *,
-        state: KeyState,
-        active_from: int,
-        private: PrivateKey | None = None,
-    ) -> SigningKey:
-        """A key that is not stored yet, published now; ``private``: from elsewhere, not new.
+    def draft(self, algorithm: str, *, private: PrivateKey | None = None) -> SigningKey:
+        """The next key of an algorithm, not stored yet; ``private``: from elsewhere, not new.
 
-        Raises ``Invalid`` for an algorithm that no key can be made for, ``Unavailable``.
+        Making one takes up to a second, in an HSM longer: not inside a transaction. Raises
+        ``Invalid`` for an algorithm that no key can be made for, ``Unavailable``.
         """
         if private is None:
             public, sealed = self._private_keys.make(algorithm)
@@ -199,14 +202,21 @@ class SigningKeys:
         return SigningKey(
             kid=public["kid"],
             algorithm=algorithm,
-            state=state,
+            state=KeyState.NEXT,
             public=public,
             published_at=now,
-            active_from=active_from,
+            active_from=None,
             retired_at=None,
             created_at=now,
             sealed=sealed,
         )
+
+    @property
+    def known(self) -> tuple[SigningKey, ...]:
+        """Every key with its life, oldest first, as this process last read them."""
+        if self._current is None:
+            self.refresh()
+        return self._rows
 
     def all(self) -> tuple[SigningKey, ...]:
         """Every key with its life, oldest first, from the database."""
@@ -249,6 +259,11 @@ class SigningKeys:
         except Unavailable:
             _log.warning("the signing keys were not read again: no database")
 
+    def _is_over(self) -> bool:
+        """Whether the key set is of another moment than now: also if the clock was set back."""
+        known = self._current
+        return known is None or not known.made_at <= int(self._clock()) < known.changes_at
+
     def _build(self) -> None:
         """Make of the stored keys what holds at this moment."""
         now = int(self._clock())
@@ -275,6 +290,7 @@ class SigningKeys:
             default=signers[first.algorithm],
             every=self._rows,
             compromised=sum(key.state is KeyState.COMPROMISED for key in self._rows),
+            made_at=now,
             changes_at=min((each for each in changes if each > now), default=_FAR),
         )
 

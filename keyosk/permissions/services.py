@@ -1,6 +1,7 @@
 """Services and the scopes they own."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import fields, replace
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from keyosk.model import (
     ListQuery,
     Scope,
     Service,
+    SigningKey,
     TokenPolicy,
     Versions,
 )
@@ -137,16 +139,20 @@ class Services:
         *,
         force: bool = False,
         version: Versions | None = None,
+        draft: SigningKey | None = None,
     ) -> Service:
         """Apply a merge patch (RFC 7396).
 
         A service whose ``typ`` or ``signing_algorithm`` becomes another than is usual becomes
-        ``on_request_only`` too, unless the patch says otherwise.
+        ``on_request_only`` too, unless the patch says otherwise. ``draft``: as ``draft_key`` gives
+        it, for callers that have a transaction open.
         Raises ``Invalid``, ``NotFound``, ``Conflict``, ``Stale``; ``InUse`` for scopes that would
         go and are held, unless ``force``; ``Forbidden`` for what makes Keyosk's own service work.
         """
         now = int(self._clock())
-        with self._database.transaction():
+        with ExitStack() as stack:
+            draft = draft or stack.enter_context(self.draft_key(patch.get("signing_algorithm")))
+            stack.enter_context(self._database.transaction())
             self._database.lock(LOCK)
             service = self.get(reference)
             for name in ("name", "audience"):
@@ -190,10 +196,17 @@ class Services:
             wanted = after.policy.signing_algorithm
             if wanted is not None and wanted != service.policy.signing_algorithm:
                 # Its verifiers have a key set without such a key.
-                self._rotation.publish_for(by, wanted)
+                self._rotation.publish_for(by, wanted, draft=draft)
             old, new = changed(fields_of(service), fields_of(after))
             self._audit.record(by, "service.change", _target(service), before=old, after=new)
             return replace(self._services.by_id(service.id), effective_at=effective_at)
+
+    def draft_key(self, algorithm: str | None) -> AbstractContextManager[SigningKey | None]:
+        """The signing key that a change to this algorithm will publish, if it will publish one.
+
+        Making one takes long: this is for before the transaction. Raises ``Unavailable``.
+        """
+        return self._rotation.draft_for(algorithm)
 
     def remove(
         self, by: Caller, reference: str, *, force: bool = False, version: Versions | None = None

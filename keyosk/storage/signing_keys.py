@@ -18,6 +18,7 @@ class SigningKeyStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._known: tuple[list[dict[str, Any]], tuple[SigningKey, ...]] = ([], ())
         self._compromised = database.compile(
             tables.SigningKey.select(fn.COUNT(tables.SigningKey.kid)).where(
                 tables.SigningKey.state == peewee.SQL(f"'{KeyState.COMPROMISED}'")
@@ -51,11 +52,19 @@ class SigningKeyStore:
             ) from error
 
     def all(self) -> tuple[SigningKey, ...]:
-        """Every key, oldest first."""
+        """Every key, oldest first; the very same tuple for as long as nothing has changed."""
         query = tables.SigningKey.select().order_by(
             tables.SigningKey.created_at, tables.SigningKey.kid
         )
-        return tuple(_signing_key(row) for row in self._database.rows(query))
+        rows, known = self._database.rows(query), self._known
+        if rows != known[0]:
+            known = self._known = (rows, tuple(map(_signing_key, rows)))
+        return known[1]
+
+    def has(self, kid: str) -> bool:
+        """Whether a key is stored."""
+        query = tables.SigningKey.select(tables.SigningKey.kid).where(tables.SigningKey.kid == kid)
+        return self._database.row(query) is not None
 
     def compromised(self) -> int:
         """How many keys are compromised."""

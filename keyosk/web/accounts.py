@@ -45,7 +45,7 @@ LISTS = paging.ListOptions(
 class AccountsResource(Endpoint):
     """All accounts."""
 
-    def prepare(self) -> None:
+    def prepare(self, **_: str) -> None:
         """Hash the password of a new account."""
         if request.method != "POST":
             return

@@ -36,7 +36,7 @@ class ApplyQuery(StrictSchema):
 class ApplyResource(Endpoint):
     """Declarative configuration."""
 
-    def prepare(self) -> None:
+    def prepare(self, **_: str) -> None:
         """Read how it is asked for, and no more of the body than a manifest may have."""
         # One byte more than is taken: a body without a length is cut off there, in silence.
         request.max_content_length = MAX_MANIFEST + 1

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any, Final
 
 from flask import Response, g, request
@@ -28,17 +29,23 @@ class Endpoint(Resource):
 
     def __init__(self, installation: Installation) -> None:
         self.installation = installation
+        #: What ``prepare`` enters here is left once the request was answered.
+        self.meanwhile = ExitStack()
 
     def dispatch_request(self, *args: Any, **kwargs: Any) -> Response:
         """Answer the request, or give the answer that it got before."""
-        self.prepare()
-        asked = request.method == "POST" and _HEADER in request.headers and "caller" in g
-        if asked and self.repeatable:
-            return self._once(*args, **kwargs)
-        return self._answered(*args, **kwargs)
+        with self.meanwhile:
+            self.prepare(**kwargs)
+            asked = request.method == "POST" and _HEADER in request.headers and "caller" in g
+            if asked and self.repeatable:
+                return self._once(*args, **kwargs)
+            return self._answered(*args, **kwargs)
 
-    def prepare(self) -> None:
-        """Do what takes long and changes nothing: no lock is held yet."""
+    def prepare(self, **_: str) -> None:
+        """Do what takes long and changes nothing: no lock is held yet.
+
+        It is given what stands in the address, as the methods are.
+        """
 
     def load(self) -> dict[str, Any]:
         """The body of the request in the shape that its method declares. Raises ``Invalid``."""

@@ -41,6 +41,12 @@ class SigningKeysResource(_Keys):
 class RotateKeyResource(_Keys):
     """Rotation."""
 
+    def prepare(self, **_: str) -> None:
+        """Generate the key."""
+        self._fields = self.load()
+        draft = self.installation.rotation.draft_for_rotation(self._fields.get("algorithm"))
+        self._draft = self.meanwhile.enter_context(draft)
+
     @operation(
         body=RotationRequest,
         optional=True,
@@ -50,7 +56,8 @@ class RotateKeyResource(_Keys):
     )
     def post(self) -> Response:
         """Publish the key that is to sign next."""
-        return self.answer(self.installation.rotation.rotate(g.caller, **self.load()), 201)
+        rotation = self.installation.rotation
+        return self.answer(rotation.rotate(g.caller, **self._fields, draft=self._draft), 201)
 
 
 class ImportKeyResource(_Keys):
@@ -84,7 +91,13 @@ class SigningKeyResource(_Keys):
 class CompromiseResource(_Keys):
     """The end of a key that somebody else may have."""
 
+    def prepare(self, **path: str) -> None:
+        """Generate the key that signs from then on, where none is published yet."""
+        draft = self.installation.rotation.draft_for_compromise(path["kid"])
+        self._draft = self.meanwhile.enter_context(draft)
+
     @operation(response=SigningKeySchema, raises=(Conflict,))
     def post(self, kid: str) -> Response:
         """Take it out of the set at once, revoke what it signed, and have the next one sign."""
-        return self.answer(self.installation.rotation.compromise(g.caller, kid))
+        rotation = self.installation.rotation
+        return self.answer(rotation.compromise(g.caller, kid, draft=self._draft))
