@@ -79,6 +79,65 @@ def test_a_list_by_name_ends_though_all_that_was_seen_is_renamed(
     assert len(seen) == len(set(seen))
 
 
+@pytest.mark.parametrize("direction", ["", "-"])
+def test_a_list_by_name_ends_though_what_was_seen_is_always_ahead_of_it(
+    installation: Installation, people: list[str], direction: str
+) -> None:
+    numbers = itertools.count()
+    renamed = people[:4]
+
+    def rename(items: list[Any]) -> None:
+        for item in items:
+            if item["id"] in renamed:
+                number = next(numbers)
+                name = f"l{999 - number:03}" if direction else f"y{number:03}"
+                installation.accounts.change(OPERATOR, item["id"], {"username": name})
+
+    seen = walk(installation, "/accounts", f"{direction}username", rename)
+    # Whatever was left alone is there, wherever the others went.
+    assert set(people) <= set(seen)
+    # By name as many as there were and a page, a started page besides, and then each by id.
+    assert len(seen) <= 2 * (len(people) + 1) + 2 * 2
+
+
+def test_an_account_s_keys_by_name_end_though_they_are_renamed_ahead(
+    installation: Installation,
+) -> None:
+    keys = [
+        installation.api_keys.create(OPERATOR, "admin", name=f"m{number}").key.id
+        for number in range(6)
+    ]
+    numbers = itertools.count()
+
+    def rename(items: list[Any]) -> None:
+        for item in items:
+            if item["id"] in keys[:3]:
+                name = {"name": f"x{next(numbers):03}"}
+                installation.api_keys.change(OPERATOR, "admin", item["id"], name)
+
+    seen = walk(installation, "/accounts/admin/api-keys", "name", rename)
+    assert set(seen) == set(keys)
+    assert seen[-6:] == keys
+
+
+def test_a_list_by_name_shows_each_object_once_while_none_is_renamed(
+    installation: Installation, people: list[str]
+) -> None:
+    gone: list[str] = []
+
+    def remove(items: list[Any]) -> None:
+        for item in items[:1]:
+            if item["username"] != "admin":
+                gone.append(item["id"])
+                installation.accounts.remove(OPERATOR, item["id"])
+
+    for sort in ("username", "-username"):
+        seen = walk(installation, "/accounts", sort, remove)
+        names = [installation.accounts.get(each).username for each in seen if each not in gone]
+        assert names == sorted(names, reverse=sort[0] == "-")
+        assert len(seen) == len(set(seen))
+
+
 def test_by_creation_each_object_is_seen_once_though_its_name_is_always_ahead(
     installation: Installation, people: list[str]
 ) -> None:

@@ -218,7 +218,7 @@ def test_a_cursor_that_this_list_did_not_give_is_refused(
     good = caller.get(path, sort=sort, limit=1).get_json()["next"]
     assert caller.get(path, sort=sort, cursor=good).status_code == 200
     _, value, key, *rest = json.loads(base64.urlsafe_b64decode(good + "=" * (-len(good) % 4)))
-    end, end_key, newest = rest
+    end, end_key, newest, left = rest
     assert newest is None or isinstance(newest, str)
     wrong = 1 if isinstance(value, str) else "1"
     wrong_key = 1 if isinstance(key, str) else "1"
@@ -232,6 +232,16 @@ def test_a_cursor_that_this_list_did_not_give_is_refused(
         *((end, None, newest), (end, end_key, 1), (end, end_key, [])),
         *((end, end_key, "a\0b"), (end, end_key, "\ud800"), (True, True, newest)),
     ]
+    # Whether it goes on by id, which needs an end.
+    lefts: tuple[Any, ...] = (
+        -1,
+        1.5,
+        True,
+        "1",
+        [],
+        0 if isinstance(value, str) or newest is None else -1,
+        2**63,
+    )
     bad = [
         "",
         "x",
@@ -249,7 +259,8 @@ def test_a_cursor_that_this_list_did_not_give_is_refused(
         cursor(f"-{sort}", value, key, *rest),
         cursor("id", value, key, *rest),
         *(cursor(sort, *place, *rest) for place in places),
-        *(cursor(sort, value, key, *each) for each in ends),
+        *(cursor(sort, value, key, *each, left) for each in ends),
+        *(cursor(sort, value, key, end, end_key, newest, each) for each in lefts),
         base64.urlsafe_b64encode(b"[" * 1500).decode(),
         base64.urlsafe_b64encode(b"\xff\xfe").decode(),
         base64.urlsafe_b64encode(b'["x", NaN, 1e999]').decode(),

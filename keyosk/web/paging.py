@@ -3,6 +3,10 @@
 A cursor says which object the page before ended with, so that the last page costs what the first
 does and no page changes when objects are added or deleted elsewhere. It also says where the list
 ended when its first page was read: a list that grows or changes as fast as it is read still ends.
+
+By name an object may be renamed to a place ahead again and again. So the cursor counts what the
+list may show yet: as much as there was, and a page more. If there is still more then, the list goes
+on with all of its objects by id, each once: none that stays as it is can be missed.
 """
 
 import base64
@@ -33,6 +37,8 @@ LONGEST_CURSOR: Final = 4_000
 
 #: The attributes that are numbers; the others that lists go by are text.
 _NUMBERS: Final = ("created_at", "updated_at", "sequence")
+#: Stands before every id.
+_BEFORE_ALL: Final = "0"
 #: Those that what is new or changed has the highest of.
 _GROWING: Final = ("created_at", "updated_at", "sequence")
 
@@ -74,14 +80,23 @@ def page(
 ) -> Response:
     """Answer the page that the query asks for. Raises ``Invalid``."""
     parameters = _parameters({"limit", "cursor", "sort", "total", *lists.filters})
-    list_query = _list_query(lists, parameters)
+    sort = parameters.get("sort", lists.sorts[0])
+    list_query, left = _list_query(lists, sort, parameters)
     found = read(list_query)
     shown = found[: list_query.limit - 1]
     following = None
     if len(found) == list_query.limit:
-        if list_query.end is None:
+        if "cursor" not in parameters:
             list_query = _ending(lists, list_query, read)
-        following = _cursor(lists, list_query, shown[-1])
+            if list_query.newest is not None:
+                left = count(list_query) + list_query.limit - 1
+        if left == 0:
+            following = _by_id(sort, list_query, shown[-1].created_at, shown[-1].id)
+        elif left is not None and left <= len(shown):
+            following = _by_id(sort, list_query, 0, _BEFORE_ALL)
+        else:
+            left = None if left is None else left - len(shown)
+            following = _cursor(lists, sort, list_query, shown[-1], left)
     response = json_answer({"items": [shape(item) for item in shown], "next": following})
     if following is not None:
         query = urlencode({**parameters, "cursor": following})
@@ -111,24 +126,26 @@ def _parameters(known: Collection[str]) -> dict[str, str]:
     return parameters
 
 
-def _list_query(lists: ListOptions, parameters: Mapping[str, str]) -> ListQuery:
-    sort = parameters.get("sort", lists.sorts[0])
-    descending = sort.startswith("-")
-    after, end, newest = None, None, None
+def _list_query(
+    lists: ListOptions, sort: str, parameters: Mapping[str, str]
+) -> tuple[ListQuery, int | None]:
+    """What to read, and how many objects a list by name may show yet; 0 once it goes on by id."""
     if sort.removeprefix("-") not in lists.sorts:
         raise Invalid.field("sort", "must be one of " + ", ".join(lists.sorts) + ", or -name")
-    if "cursor" in parameters:
-        after, end, newest = _position(lists, sort, parameters["cursor"])
-    return ListQuery(
+    list_query = ListQuery(
         # One more than shown, to know whether there is a next page.
         limit=_limit(parameters.get("limit")) + 1,
         sort=sort.removeprefix("-"),
-        descending=descending,
-        after=after,
-        end=end,
-        newest=newest,
+        descending=sort.startswith("-"),
         filters=_filters(lists, parameters),
     )
+    if "cursor" not in parameters:
+        return list_query, None
+    after, end, newest, left = _position(lists, sort, parameters["cursor"])
+    if left != 0:
+        return replace(list_query, after=after, end=end, newest=newest), left
+    by_id = replace(list_query, sort="created_at", descending=False)
+    return replace(by_id, after=after, newest=newest), left
 
 
 def _filters(lists: ListOptions, parameters: Mapping[str, str]) -> dict[str, Any]:
@@ -165,41 +182,59 @@ def _ending(
     )
 
 
-def _cursor(lists: ListOptions, list_query: ListQuery, last: Any) -> str:
-    sort = f"-{list_query.sort}" if list_query.descending else list_query.sort
+def _cursor(
+    lists: ListOptions, sort: str, list_query: ListQuery, last: Any, left: int | None
+) -> str:
     after = (getattr(last, list_query.sort), getattr(last, lists.key))
-    place = json.dumps(
-        [sort, *after, *(list_query.end or after), list_query.newest], ensure_ascii=False
-    )
-    return base64.urlsafe_b64encode(place.encode()).rstrip(b"=").decode("ascii")
+    return _encoded([sort, *after, *(list_query.end or after), list_query.newest, left])
+
+
+def _by_id(sort: str, list_query: ListQuery, created_at: int, last: str) -> str:
+    """The cursor of a list by name that goes on by id, after the object ``last``."""
+    return _encoded([sort, created_at, last, created_at, last, list_query.newest, 0])
+
+
+def _encoded(place: list[Any]) -> str:
+    text = json.dumps(place, ensure_ascii=False)
+    return base64.urlsafe_b64encode(text.encode()).rstrip(b"=").decode("ascii")
 
 
 def _position(
     lists: ListOptions, sort: str, cursor: str
-) -> tuple[tuple[Any, Any], tuple[Any, Any], str | None]:
-    """Where the page before ended, where the list does, and the newest object of its beginning."""
+) -> tuple[tuple[Any, Any], tuple[Any, Any], str | None, int | None]:
+    """Where the page before ended, where the list does, and the newest object of its beginning.
+
+    And how many objects it may show yet, in a list by name.
+    """
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
         place = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-        cursor_sort, value, key, end_value, end_key, newest = place
+        cursor_sort, value, key, end_value, end_key, newest, left = place
     except (binascii.Error, ValueError, TypeError, RecursionError):
-        cursor_sort, value, key, end_value, end_key, newest = (None,) * 6
-    attribute = sort.removeprefix("-")
+        cursor_sort, value, key, end_value, end_key, newest, left = (None,) * 7
+    attribute = "created_at" if left == 0 else sort.removeprefix("-")
     # SECURITY: PostgreSQL answers a value of another type than its column's with an error.
     if (
         cursor_sort != sort
         or not all(_is_value_of(attribute, each) for each in (value, end_value))
         or not all(_is_value_of(lists.key, each) for each in (key, end_key))
         or not (newest is None or _is_value_of("id", newest))
+        # Else the list would go on by id without an end.
+        or (left is None) != (newest is None)
+        or not (left is None or (_is_count(left) and lists.sorts[0] == "created_at"))
     ):
         raise Invalid.field("cursor", "is not a cursor of this list in this order")
-    return (value, key), (end_value, end_key), newest
+    return (value, key), (end_value, end_key), newest, left
 
 
 def _is_value_of(attribute: str, value: Any) -> bool:
     if attribute in _NUMBERS:
-        return type(value) is int and 0 <= value < 2**53
+        return _is_count(value)
     try:
         return bool(text(value) == value)
     except ValidationError:
         return False
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**53
