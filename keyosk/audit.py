@@ -18,6 +18,7 @@ from keyosk.errors import BadToken, Unavailable
 from keyosk.ids import new_id
 from keyosk.model import (
     CHECKPOINTS_PATH,
+    AuditAction,
     AuditRow,
     Caller,
     Checkpoint,
@@ -33,7 +34,7 @@ GENESIS: Final = "0" * 64
 #: The media type of a checkpoint's signature, so that nobody takes it for a token.
 CHECKPOINT_TYPE: Final = "keyosk-checkpoint+jwt"
 #: What the log calls its own shortening.
-PRUNED: Final = "audit.prune"
+PRUNED: Final[AuditAction] = "audit.prune"
 _BATCH: Final = 500
 _CHECKPOINT_ROWS: Final = 1_000
 _CHECKPOINT_SECONDS: Final = 3_600
@@ -79,7 +80,7 @@ class Audit:
     def record(
         self,
         by: Caller,
-        action: str,
+        action: AuditAction,
         target: str | None,
         *,
         before: Mapping[str, Any] | None = None,
@@ -89,7 +90,9 @@ class Audit:
         """Write one row, in the transaction of the change that it is about."""
         self._store.add([self._row(by, action, target, before, after, outcome)])
 
-    def record_all(self, by: Caller, action: str, targets: Mapping[str, Mapping[str, Any]]) -> None:
+    def record_all(
+        self, by: Caller, action: AuditAction, targets: Mapping[str, Mapping[str, Any]]
+    ) -> None:
         """Write a row for each target with what it is now, all by one statement."""
         self._store.add(
             [
@@ -101,7 +104,7 @@ class Audit:
     def refuse(
         self,
         by: Caller,
-        action: str,
+        action: AuditAction,
         target: str | None,
         after: Mapping[str, Any],
         *,
@@ -220,7 +223,7 @@ class Audit:
     def _row(
         self,
         by: Caller,
-        action: str,
+        action: AuditAction,
         target: str | None,
         before: Mapping[str, Any] | None,
         after: Mapping[str, Any] | None,

@@ -110,7 +110,7 @@ def test_no_service_may_have_the_audience_of_a_document(
 @pytest.fixture
 def audited(prepared_url: str) -> Iterator[Installation]:
     with installed(prepared_url) as made:
-        made.audit.record(OPERATOR, "test", None)
+        made.audit.record(OPERATOR, "role.change", None)
         made.audit.seal()
         yield made
 

@@ -382,7 +382,7 @@ def _audit(installation: Installation, chance: random.Random) -> Change:
     def change(seen: list[Any] | None) -> None:
         if seen is None or chance.random() < 0.3:
             with installation.database.transaction():
-                installation.audit.record(OPERATOR, "test.row", None)
+                installation.audit.record(OPERATOR, "role.change", None)
 
     return change
 

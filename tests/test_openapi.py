@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, get_args
 
 import pytest
 import requests
@@ -12,6 +13,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+import keyosk
+from keyosk import model
+from keyosk.keys import material
+from keyosk.model import AuditAction, KeyState
+from keyosk.permissions.entitlements import Reason
 from keyosk.web import (
     fields,
     openapi,
@@ -19,11 +25,12 @@ from keyosk.web import (
     schemas,
     service_schemas,
     standard_schemas,
+    token,
 )
 from keyosk.web.access import ANYONE, Access
 from keyosk.web.documentation import PageResource
 from keyosk.web.endpoint import Endpoint
-from keyosk.web.openapi.examples import EXAMPLES
+from keyosk.web.errors import OAUTH_CODES, OAUTH_STATUS_CODES, STATUS
 from keyosk.web.openapi.schemas import _KINDS
 from keyosk.web.operations import operation
 from keyosk.web.paging import ListOptions
@@ -95,7 +102,7 @@ def test_its_operations_tell_who_may_use_them(document: dict[str, Any]) -> None:
             assert described["security"] == [{"basic": []}, *alone]
         else:
             assert schemes == (set() if access.anyone else {"basic", "bearer"})
-        assert ("came by API key is refused" in described["description"]) == access.no_api_key
+        assert ("logged in by API key is refused" in described["description"]) == access.no_api_key
 
 
 def test_its_words_come_from_the_docstrings_without_their_markup(document: dict[str, Any]) -> None:
@@ -188,19 +195,6 @@ def test_every_schema_has_an_example_that_fits_it(document: dict[str, Any]) -> N
             assert faults(document, reference(name), example) == [], name
 
 
-@pytest.mark.parametrize("name", sorted(EXAMPLES))
-def test_the_example_of_a_request_is_taken_as_it_is(document: dict[str, Any], name: str) -> None:
-    taken = {
-        openapi.schemas.name_of(shape): shape
-        for route in ROUTES
-        for method in route.access
-        if (shape := operations.of(route.resource, method).body) is not None
-    }
-    assert name in document["components"]["schemas"], "an example of nothing"
-    if name in taken:
-        taken[name]().load(EXAMPLES[name])
-
-
 def test_every_example_of_an_answer_or_parameter_fits_it(document: dict[str, Any]) -> None:
     found = 0
     for holder in holders_of_examples(document):
@@ -220,6 +214,135 @@ def holders_of_examples(node: Any) -> Iterator[dict[str, Any]]:
             yield from holders_of_examples(inner)
 
 
+# --- Its enumerations -----------------------------------------------------------------------------
+
+SOURCES: Final = [
+    path.read_text(encoding="utf-8")
+    for path in sorted(Path(keyosk.__file__).parent.rglob("*.py"))
+    if "migrations" not in path.parts
+]
+
+
+def quoted(text: str) -> list[str]:
+    """What a description has between backticks."""
+    return re.findall("`([^`]+)`", text)
+
+
+def field_of(document: Mapping[str, Any], shape: str, name: str) -> dict[str, Any]:
+    schema = document["components"]["schemas"][shape]
+    properties = schema["anyOf"][1]["properties"] if "anyOf" in schema else schema["properties"]
+    found: dict[str, Any] = properties[name]
+    return found
+
+
+def test_every_action_of_the_audit_log_is_described_and_no_other(document: dict[str, Any]) -> None:
+    described = quoted(field_of(document, "Audit", "action")["description"])
+    # mypy holds what is written against the type; here the type is held against what is written.
+    assert described == [*get_args(AuditAction)]
+    for action in described:
+        assert sum(f'"{action}"' in source for source in SOURCES) > 1, f"{action} never happens"
+    parameters = document["paths"]["/audit"]["get"]["parameters"]
+    (example,) = (each["example"] for each in parameters if each.get("name") == "action")
+    assert example in described
+
+
+def test_every_scope_that_is_required_exists_and_all_are(document: dict[str, Any]) -> None:
+    required = {
+        described["x-required-scope"]
+        for _, _, described in described_operations(document)
+        if "x-required-scope" in described
+    }
+    # One stands for all, one is for introspecting the tokens of others.
+    assert required | {model.ADMIN, model.INTROSPECT} == set(model.KEYOSK_SCOPES)
+
+
+def test_every_code_of_a_problem_is_described_and_no_other(document: dict[str, Any]) -> None:
+    raised = {kind.code for kind in STATUS}
+    others = {"bad_request", "not_found", "method_not_allowed", "body_too_large"}
+    others |= {"request_line_too_long", "unsupported_media_type", "internal_error"}
+    assert {*quoted(field_of(document, "Problem", "code")["description"])} == raised | others
+    by_status = {
+        code
+        for name, response in document["components"]["responses"].items()
+        for code in re.findall("^- `([a-z_]+)`:", response["description"], re.MULTILINE)
+        if name.startswith("Problem")
+    }
+    # Neither an unknown method nor an OAuth error is answered by an operation with a problem.
+    assert by_status == (raised | others) - {"method_not_allowed"}
+
+
+def test_every_code_of_a_token_error_is_described_and_no_other(document: dict[str, Any]) -> None:
+    known = {*OAUTH_CODES.values(), *OAUTH_STATUS_CODES.values(), "invalid_request"}
+    assert {*field_of(document, "OAuthError", "error")["enum"]} == known
+    by_status = {
+        code
+        for _, path, described in described_operations(document)
+        for response in described["responses"].values()
+        if path.startswith("/auth/") and "description" in response
+        for code in re.findall("^- `([a-z_]+)`:", response["description"], re.MULTILINE)
+    }
+    assert by_status == known
+
+
+@pytest.mark.parametrize(
+    ("shape", "name", "values"),
+    [
+        ("Jwk", "alg", material.ALGORITHMS),
+        ("Service", "signing_algorithm", material.ALGORITHMS),
+        ("ServiceNew", "signing_algorithm", material.ALGORITHMS),
+        ("ServicePatch", "signing_algorithm", material.ALGORITHMS),
+        ("SigningKey", "algorithm", material.ALGORITHMS),
+        ("RotationRequest", "algorithm", material.ALGORITHMS),
+        ("KeyImport", "algorithm", material.ALGORITHMS),
+        ("Service", "typ", model.TOKEN_TYPES),
+        ("ServicePatch", "typ", model.TOKEN_TYPES),
+        ("Grant", "with", model.CredentialKind),
+        ("Session", "credential", model.CredentialKind),
+        ("ExplainRequest", "credential", model.CredentialKind),
+        ("Service", "accepts", [*model.CredentialKind, "both"]),
+        ("AccountNew", "kind", model.Kind),
+        ("SigningKey", "state", model.KeyState),
+        ("TokenRequest", "grant_type", token._GRANT_TYPES),
+        ("TokenRequest", "format", ("json", "token", "header")),
+    ],
+)
+def test_the_values_of_a_field_are_those_of_the_code(
+    document: dict[str, Any], shape: str, name: str, values: Iterable[str]
+) -> None:
+    known = {*values}
+    if values is material.ALGORITHMS:
+        known |= {*material.OWN_SET_ALGORITHMS}
+    assert {*field_of(document, shape, name)["enum"]} - {None} == known
+
+
+def test_every_reason_of_a_missing_scope_is_described(document: dict[str, Any]) -> None:
+    assert quoted(field_of(document, "MissingScope", "reason")["description"]) == [*Reason]
+
+
+def test_every_state_of_a_signing_key_is_described(document: dict[str, Any]) -> None:
+    assert {*quoted(field_of(document, "SigningKey", "state")["description"])} == {*KeyState}
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        each
+        for each in ROUTES
+        if "GET" in each.access and operations.of(each.resource, "GET").lists is not None
+    ],
+    ids=lambda route: route.path,
+)
+def test_every_order_that_is_described_is_one(
+    admin: Client, document: dict[str, Any], route: Route
+) -> None:
+    described = document["paths"][address(route.path)]["get"]["parameters"]
+    (sort,) = (each for each in described if each.get("name") == "sort")
+    path = route.path.replace("<account>", "admin")
+    for order in sort["schema"]["enum"]:
+        assert admin.get(path, params={"sort": order}).status_code == 200, order
+    assert admin.get(path, params={"sort": "colour"}).status_code == 422
+
+
 # --- What has no declaration does not exist -------------------------------------------------------
 
 
@@ -229,23 +352,21 @@ class Undeclared(Endpoint):
 
 
 class Unknown(Endpoint):
-    @operation(
-        response=type("NobodyKnows", (schemas.ResponseSchema,), {"__doc__": "It has no example."})
-    )
+    @operation(response=type("Colour", (schemas.ResponseSchema,), {"colour": fields.Text()}))
     def get(self) -> None:
-        """Its answer has no words."""
+        """The field of its response has no description."""
 
 
 class UnknownFilter(Endpoint):
-    @operation(response=schemas.RoleSchema, lists=ListOptions(("name",), {"colour": str}))
+    @operation(response=schemas.RoleSchema, lists=ListOptions(("name",), {"colour": fields.Text()}))
     def get(self) -> None:
-        """Its filter has no words."""
+        """Its filter has no description."""
 
 
 class UnknownParameter(Endpoint):
     @operation()
     def get(self, colour: str) -> None:
-        """Its parameter has no words."""
+        """Its parameter has no description."""
 
 
 def test_a_route_that_does_not_say_what_it_takes_and_gives_cannot_be_built() -> None:
@@ -269,7 +390,7 @@ def test_a_route_with_other_methods_than_were_decided_cannot_be_built(
         ("/new/<colour>", UnknownParameter),
     ],
 )
-def test_what_there_are_no_words_for_is_not_described(path: str, resource: type[Endpoint]) -> None:
+def test_what_has_no_description_cannot_be_described(path: str, resource: type[Endpoint]) -> None:
     with pytest.raises(LookupError):
         openapi.build([Route(path, resource, {"GET": ANYONE})], ISSUER)
 
@@ -300,7 +421,7 @@ def strict(node: Any) -> Any:
 
 
 def test_times_are_really_checked(document: dict[str, Any]) -> None:
-    role = {**EXAMPLES["Role"], "created_at": "yesterday"}
+    role = {**schemas.example_of(schemas.RoleSchema), "created_at": "yesterday"}
     assert faults(document, reference("Role"), role) == [
         "$.created_at: 'yesterday' is not a 'date-time'"
     ]

@@ -10,7 +10,7 @@ from keyosk.audit import Audit, changed
 from keyosk.credentials import api_key_format
 from keyosk.errors import Conflict, Invalid, NotFound
 from keyosk.ids import first_version, is_id, new_id
-from keyosk.model import ApiKey, Caller, ListQuery, Versions
+from keyosk.model import ApiKey, AuditAction, Caller, ListQuery, Versions
 from keyosk.permissions.safeguards import Rules
 from keyosk.revocations import Revocations
 from keyosk.storage.api_keys import ApiKeyStore
@@ -226,11 +226,13 @@ class ApiKeys:
         self._rules.not_by_api_key(by)
         self._rules.may_change(by, key.account_id)
 
-    def _add(self, by: Caller, action: str, key: ApiKey, secret: str) -> None:
+    def _add(self, by: Caller, action: AuditAction, key: ApiKey, secret: str) -> None:
         self._api_keys.add(key, api_key_format.digest(secret))
         self._audit.record(by, action, _target(key), after=_fields(key))
 
-    def _record_change(self, by: Caller, action: str, before: ApiKey, after: ApiKey) -> None:
+    def _record_change(
+        self, by: Caller, action: AuditAction, before: ApiKey, after: ApiKey
+    ) -> None:
         old, new = changed(_fields(before), _fields(after))
         self._audit.record(by, action, _target(before), before=old, after=new)
 

@@ -20,7 +20,7 @@ from keyosk.keys.lifetimes import LONGEST_LIMIT, KeyLives
 from keyosk.keys.material import PrivateKey
 from keyosk.keys.private_keys import PrivateKeys
 from keyosk.keys.signing_keys import MOST, SPREAD, SigningKeys, is_published, is_signing
-from keyosk.model import OPERATOR, Caller, KeyState, SigningKey
+from keyosk.model import OPERATOR, AuditAction, Caller, KeyState, SigningKey
 from keyosk.revocations import Revocations
 from keyosk.storage.database import Database
 from keyosk.storage.signing_keys import SigningKeyStore
@@ -143,7 +143,7 @@ class Rotation:
         """Publish a key from elsewhere as the next one. Raises ``Conflict``."""
         moment = int(self._clock()) + self.policy.publish_ahead
         draft = self._keys.draft(algorithm, private=private)
-        return self._publish(by, algorithm, draft, active_from=moment, action="import")
+        return self._publish(by, algorithm, draft, active_from=moment, action="signing_key.import")
 
     @property
     def algorithm(self) -> str:
@@ -201,7 +201,7 @@ class Rotation:
                 raise Conflict("kid", "This key signs for the installation: rotate it.")
             else:
                 self._retire(keys, key, now)
-            self._record(by, "retire", key)
+            self._record(by, "signing_key.retire", key)
         return self._finished(keys).get(kid)
 
     def compromise(self, by: Caller, kid: str, *, draft: SigningKey | None = None) -> SigningKey:
@@ -227,7 +227,7 @@ class Rotation:
                     elif self._private_keys.can_make(key.algorithm):
                         new = spare or self._keys.draft(key.algorithm)
                         keys.add(new, now, state=KeyState.ACTIVE, active_from=now)
-                self._record(by, "compromise", key)
+                self._record(by, "signing_key.compromise", key)
             return replace(self._finished(keys).get(kid), effective_at=effective_at)
 
     @contextmanager
@@ -304,7 +304,7 @@ class Rotation:
         active_from: int,
         sooner: bool = False,
         when_seen: bool = False,
-        action: str = "rotate",
+        action: AuditAction = "signing_key.rotate",
     ) -> SigningKey:
         self._key_fetches.write()
         with self._changing() as keys:
@@ -349,7 +349,9 @@ class Rotation:
                 draft = drafts.get(key.algorithm)
                 if draft is not None:
                     at = now + self.policy.publish_ahead
-                    self._record(OPERATOR, "rotate", keys.add(draft, now, active_from=at))
+                    self._record(
+                        OPERATOR, "signing_key.rotate", keys.add(draft, now, active_from=at)
+                    )
 
     def _activate(self, keys: "_Keys", key: SigningKey) -> None:
         before = keys.of(KeyState.ACTIVE, key.algorithm)
@@ -412,9 +414,9 @@ class Rotation:
             self._store.lock()
             yield _Keys(self._store)
 
-    def _record(self, by: Caller, action: str, key: SigningKey) -> None:
+    def _record(self, by: Caller, action: AuditAction, key: SigningKey) -> None:
         after = {"algorithm": key.algorithm, "active_from": key.active_from}
-        self._audit.record(by, f"signing_key.{action}", f"signing-key/{key.kid}", after=after)
+        self._audit.record(by, action, f"signing-key/{key.kid}", after=after)
 
 
 class _Keys:

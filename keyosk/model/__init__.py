@@ -21,6 +21,7 @@ from keyosk.model.callers import (
     Principal,
 )
 from keyosk.model.records import (
+    AuditAction,
     AuditRow,
     Checkpoint,
     ListQuery,
@@ -81,6 +82,7 @@ __all__ = [
     "TOKEN_TYPES",
     "Account",
     "ApiKey",
+    "AuditAction",
     "AuditRow",
     "Caller",
     "Checkpoint",

@@ -2,7 +2,41 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+#: What the audit log can say that was done.
+AuditAction = Literal[
+    "account.change",
+    "account.create",
+    "account.delete",
+    "api_key.change",
+    "api_key.create",
+    "api_key.delete",
+    "api_key.first_use",
+    "api_key.rotate",
+    "audit.prune",
+    "grants.change",
+    "login.failed",
+    "login.throttled",
+    "password.delete",
+    "password.set",
+    "role.change",
+    "role.create",
+    "role.delete",
+    "rule.refused",
+    "service.change",
+    "service.create",
+    "service.delete",
+    "session.end",
+    "session.reuse",
+    "signing_key.compromise",
+    "signing_key.import",
+    "signing_key.retire",
+    "signing_key.rotate",
+    "token.issue",
+    "token.revoke",
+    "tokens.revoke",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,8 @@ from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
 from keyosk.web.preconditions import wanted_versions
 from keyosk.web.schemas import (
+    FUTURE,
+    PAST,
     AccountNew,
     AccountPatch,
     AccountSchema,
@@ -31,13 +33,15 @@ _GRANT = "keyosk:grants:write"
 LISTS = paging.ListOptions(
     ("created_at", "updated_at", "username"),
     {
-        "enabled": paging.flag,
-        "kind": paging.text,
-        "role": paging.text,
-        "scope": paging.text,
-        "created_after": paging.moment,
-        "last_login_before": paging.moment,
-        "q": paging.text,
+        "enabled": paging.flag("Only enabled accounts, or only disabled ones."),
+        "kind": paging.text("`person` or `machine`.", "person"),
+        "role": paging.text("Only accounts with this role.", "editor"),
+        "scope": paging.text("Only accounts with this scope, directly or by a role.", "todo:read"),
+        "created_after": paging.moment("Only accounts created after this time.", PAST),
+        "last_login_before": paging.moment(
+            "Only accounts that have not logged in since this time.", FUTURE
+        ),
+        "q": paging.text("The beginning of the username or display name.", "ali"),
     },
 )
 

@@ -1,6 +1,7 @@
 """Answers: JSON bodies, entity tags, and what concerns every one of them."""
 
 import json
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -13,6 +14,19 @@ from keyosk.web.fields import rfc3339
 # Made once: json.dumps with options makes an encoder at every call.
 _encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _PUBLIC_AGE: Final = 300  # seconds that anybody may keep a public document
+
+#: A parameter and headers for /openapi.json.
+PARAMETERS: Final[Mapping[str, dict[str, Any]]] = {
+    "force": {
+        "in": "query",
+        "description": "Make the change even though it removes grants.",
+        "schema": {"type": "boolean", "default": False},
+    },
+}
+HEADERS: Final[Mapping[str, dict[str, Any]]] = {
+    "ETag": {"description": "The version of the object, for `If-Match` and `If-None-Match`."},
+    "Location": {"description": "The URL of the new object."},
+}
 
 
 def json_answer(body: Any, status: int = HTTPStatus.OK) -> Response:

@@ -13,6 +13,7 @@ from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
 from keyosk.web.preconditions import wanted_versions
 from keyosk.web.schemas import (
+    FUTURE,
     ApiKeyMade,
     ApiKeyNew,
     ApiKeyPatch,
@@ -23,9 +24,11 @@ from keyosk.web.schemas import (
 LISTS = paging.ListOptions(
     ("created_at", "name"),
     {
-        "enabled": paging.flag,
-        "expires_before": paging.moment,
-        "unused_since": paging.moment,
+        "enabled": paging.flag("Only enabled keys, or only disabled ones."),
+        "expires_before": paging.moment(
+            "Only keys that expire before this time.", "2100-01-01T00:00:00Z"
+        ),
+        "unused_since": paging.moment("Only keys that were not used since this time.", FUTURE),
     },
 )
 

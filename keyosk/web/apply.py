@@ -8,7 +8,6 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from keyosk.errors import InsufficientScope, Invalid, RefusedByRule
 from keyosk.revocations import latest
-from keyosk.web import paging
 from keyosk.web.answers import change_answer
 from keyosk.web.declared import (
     DeclarationSchema,
@@ -17,7 +16,7 @@ from keyosk.web.declared import (
     shape_of_step,
 )
 from keyosk.web.endpoint import Endpoint
-from keyosk.web.fields import Flag
+from keyosk.web.fields import QueryFlag, described
 from keyosk.web.operations import operation
 from keyosk.web.schemas import StrictSchema
 
@@ -28,9 +27,11 @@ MAX_MANIFEST: Final = 4 * 1024 * 1024
 class ApplyQuery(StrictSchema):
     """How to apply a manifest."""
 
-    dry_run = Flag()
-    force = Flag()
-    take_over = Flag()
+    dry_run = QueryFlag(metadata=described("Return the changes and make none.", False))
+    force = QueryFlag(metadata=described("Remove objects even if they are in use.", False))
+    take_over = QueryFlag(
+        metadata=described("Change objects of another owner's manifest, too.", False)
+    )
 
 
 class ApplyResource(Endpoint):
@@ -74,12 +75,13 @@ class ApplyResource(Endpoint):
 
 def _options() -> dict[str, bool]:
     """The flags of the query. Raises ``Invalid`` for anything else in it."""
-    found = dict.fromkeys(ApplyQuery().fields, False)
+    fields = ApplyQuery().fields
+    found = dict.fromkeys(fields, False)
     for name, values in request.args.lists():
         if name not in found or len(values) > 1:
             raise Invalid.field(name[:200], "is no parameter here, or given twice")
         try:
-            found[name] = paging.flag(values[0])
+            found[name] = bool(fields[name].deserialize(values[0]))
         except ValidationError:
             raise Invalid.field(name, "must be true or false") from None
     return found

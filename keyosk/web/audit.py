@@ -8,17 +8,17 @@ from keyosk.model import AuditRow
 from keyosk.web import paging
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
-from keyosk.web.schemas import AuditSchema
+from keyosk.web.schemas import ACCOUNT_ID, FUTURE, PAST, AuditSchema
 
 LISTS = paging.ListOptions(
     ("sequence",),
     {
-        "actor": paging.text,
-        "action": paging.text,
-        "target": paging.text,
-        "outcome": paging.text,
-        "since": paging.moment,
-        "until": paging.moment,
+        "actor": paging.text("The id of the account that did it.", ACCOUNT_ID),
+        "action": paging.text("What was done, as in `action` of a row.", "account.create"),
+        "target": paging.text("What it was done to.", f"account/{ACCOUNT_ID}"),
+        "outcome": paging.text("`done` or `refused`.", "done"),
+        "since": paging.moment("Only rows of this time and later.", PAST),
+        "until": paging.moment("Only rows before this time.", FUTURE),
     },
     key="sequence",
 )

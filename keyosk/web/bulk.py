@@ -14,9 +14,9 @@ from keyosk.model import Caller
 from keyosk.web import access, lines, paging
 from keyosk.web.accounts import LISTS
 from keyosk.web.endpoint import Endpoint
-from keyosk.web.fields import Flag, Text, Time
+from keyosk.web.fields import Flag, QueryFlag, Text, described
 from keyosk.web.operations import operation
-from keyosk.web.schemas import StrictSchema
+from keyosk.web.schemas import AccountSchema, GrantsSchema, StrictSchema, example_of
 
 _WRITE: Final = "keyosk:accounts:write"
 #: Bytes of results that go out while the body still comes in.
@@ -31,26 +31,30 @@ _RESULTS: Final = (
     '{"summary":{"lines":2,"created":1,"exists":0,"updated":0,"unchanged":0,"invalid":1,'
     '"refused":0,"conflict":0,"dry_run":false,"complete":true}}\n'
 )
-_ACCOUNTS: Final = '{"username":"alice","kind":"person","grants":{"scopes":[],"roles":[]}}\n'
+_ACCOUNTS: Final = lines.written(
+    {
+        **example_of(AccountSchema),
+        "grants": example_of(GrantsSchema),
+    }
+)
 
 
 class ImportQuery(StrictSchema):
     """How to import."""
 
-    dry_run = Flag()
-    on_conflict = Text(validate=validate.OneOf([word.value for word in OnConflict]))
+    dry_run = Flag(metadata=described("Check every line and change nothing.", False))
+    on_conflict = Text(
+        validate=validate.OneOf([word.value for word in OnConflict]),
+        metadata=described(
+            "For a username that exists: `skip` the line (the default), `update` the account, or "
+            "`fail` the line.",
+            "skip",
+        ),
+    )
 
 
-class ExportQuery(StrictSchema):
-    """Which accounts to export: those of the list that these filters leave."""
-
-    enabled = Flag()
-    kind = Text()
-    role = Text()
-    scope = Text()
-    created_after = Time()
-    last_login_before = Time()
-    q = Text()
+#: An export takes the filters of the list of accounts.
+ExportQuery: Final = StrictSchema.from_dict(dict(LISTS.filters), name="ExportQuery")
 
 
 class ImportResource(Endpoint):
@@ -133,7 +137,7 @@ def _options() -> tuple[bool, OnConflict]:
             raise Invalid.field(name[:200], "is no parameter here, or given twice")
         given[name] = values[0]
     try:
-        dry_run = paging.flag(given.get("dry_run", "false"))
+        dry_run = QueryFlag().deserialize(given.get("dry_run", "false"))
     except ValidationError:
         raise Invalid.field("dry_run", "must be true or false") from None
     try:

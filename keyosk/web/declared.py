@@ -1,17 +1,19 @@
 """The shape of a declaration: what the API takes one by one, in one document."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from marshmallow import ValidationError, fields, validate
 
 from keyosk.apply.manifest import Action, Declaration, Declared, Noun, Step
 from keyosk.model import Kind
-from keyosk.web.fields import Flag, Object, Text, Time
+from keyosk.web.fields import Flag, Object, Text, Time, described
 from keyosk.web.schemas import (
     EFFECTIVE,
+    EFFECTIVE_AT,
     AccountNew,
     AccountPatch,
+    Example,
     GrantsSchema,
     ResponseSchema,
     RoleNew,
@@ -30,7 +32,7 @@ class Elsewhere(Text):
     """What is kept out of files: secrets, and what makes them."""
 
     def __init__(self, command: str) -> None:
-        super().__init__()
+        super().__init__(metadata=described("Always refused: secrets do not belong in a manifest."))
         self._command = command
 
     def _deserialize(self, *_: Any, **__: Any) -> str:
@@ -38,37 +40,72 @@ class Elsewhere(Text):
 
 
 class DeclaredAccount(AccountNew):
-    """An account as a declaration has it: without any secret."""
+    """An account of a manifest, without any secret."""
+
+    example: ClassVar[Example] = {"username": "carol", "grants": {"roles": ["reader"]}}
 
     password = Elsewhere("account password")
     api_keys = Elsewhere("api-key create")
 
 
 class DeclaredGrants(GrantsSchema):
-    """Grants of an account that is somebody else's business."""
+    """Grants of an account that the manifest does not own."""
 
-    account = Text(required=True)
+    example: ClassVar[Example] = {"account": "todo-backend", "roles": ["reader"]}
+
+    account = Text(
+        required=True, metadata=described("The username of the account; its other grants stay.")
+    )
 
 
 class DeclarationSchema(StrictSchema):
-    """All that one document declares."""
+    """A manifest."""
 
-    owner = Text()
-    prune = Flag()
-    services = fields.List(fields.Nested(ServiceNew), validate=_MOST)
-    roles = fields.List(fields.Nested(RoleNew), validate=_MOST)
-    accounts = fields.List(fields.Nested(DeclaredAccount), validate=_MOST)
-    grants = fields.List(fields.Nested(DeclaredGrants), validate=_MOST)
+    owner = Text(metadata=described("The owner of the manifest, who owns what it creates.", "ops"))
+    prune = Flag(
+        metadata=described(
+            "Whether to delete what an earlier manifest of this owner created and this one lacks."
+        )
+    )
+    services = fields.List(
+        fields.Nested(ServiceNew),
+        validate=_MOST,
+        metadata=described("The services.", [{"name": "wiki", "scopes": ["wiki:read"]}]),
+    )
+    roles = fields.List(
+        fields.Nested(RoleNew),
+        validate=_MOST,
+        metadata=described("The roles.", [{"name": "reader", "scopes": ["wiki:read"]}]),
+    )
+    accounts = fields.List(
+        fields.Nested(DeclaredAccount), validate=_MOST, metadata=described("The accounts.")
+    )
+    grants = fields.List(
+        fields.Nested(DeclaredGrants),
+        validate=_MOST,
+        metadata=described("Grants of accounts that the manifest does not own."),
+    )
 
 
 class StepSchema(ResponseSchema):
-    """One change: the values of the fields that differ, before it and after."""
+    """One change of a manifest."""
 
-    action = Text(validate=validate.OneOf([action.value for action in Action]))
-    kind = Text(validate=validate.OneOf([noun.value for noun in Noun]))
-    name = Text()
-    before = Object()
-    after = Object()
+    action = Text(
+        validate=validate.OneOf([action.value for action in Action]),
+        metadata=described("What is done.", "create"),
+    )
+    kind = Text(
+        validate=validate.OneOf([noun.value for noun in Noun]),
+        metadata=described("The kind of the object.", "role"),
+    )
+    name = Text(metadata=described("The name or username of the object.", "reader"))
+    before = Object(metadata=described("The fields that change, as they were before.", {}))
+    after = Object(
+        metadata=described(
+            "The fields that change, as they are afterwards.",
+            {"scopes": ["wiki:read"]},
+        )
+    )
 
 
 class ManifestChangesSchema(ResponseSchema):
@@ -76,8 +113,10 @@ class ManifestChangesSchema(ResponseSchema):
 
     optional_fields = EFFECTIVE
 
-    changes = fields.List(fields.Nested(StepSchema))
-    effective_at_latest = Time()
+    changes = fields.List(
+        fields.Nested(StepSchema), metadata=described("The changes, in the order they are made.")
+    )
+    effective_at_latest = Time(metadata=EFFECTIVE_AT)
 
 
 def declaration_of(loaded: Mapping[str, Any]) -> Declaration:

@@ -1,7 +1,7 @@
 """What all resources share."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Final
 
@@ -17,6 +17,23 @@ from keyosk.web.answers import json_answer
 _HEADER: Final = "Idempotency-Key"
 _READING: Final = ("GET", "HEAD")
 _KEPT_HEADERS: Final = ("Location", "ETag", "Effective-At-Latest")
+
+#: A parameter and a header for /openapi.json.
+PARAMETERS: Final[Mapping[str, dict[str, Any]]] = {
+    _HEADER: {
+        "in": "header",
+        "description": "Any text. The same request with the same key within 24 hours returns the "
+        "first response; a secret is in it for ten minutes.",
+        "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+        "example": "3f4f6f1f-7a10",
+    },
+}
+HEADERS: Final[Mapping[str, dict[str, Any]]] = {
+    "Idempotency-Replayed": {
+        "description": "`true` if this is the response to an earlier request with the same key.",
+        "schema": {"type": "string", "enum": ["true"]},
+    },
+}
 
 
 class Endpoint(Resource):

@@ -114,6 +114,19 @@ SENTENCES: Final[Mapping[str, str]] = {
     "internal_error": "Something went wrong here. The log has more under this request_id.",
 }
 
+#: All codes that problems have. A status that nothing else is known of has its name as its code.
+CODES: Final = tuple(sorted({kind.code for kind in STATUS} | SENTENCES.keys()))
+#: Headers for /openapi.json.
+HEADERS: Final[Mapping[str, dict[str, Any]]] = {
+    "Retry-After": {
+        "description": "The seconds to wait before the next request.",
+        "schema": {"type": "integer"},
+    },
+    "WWW-Authenticate": {
+        "description": "How to log in (RFC 7617), or what is wrong with the token (RFC 6750)."
+    },
+}
+
 
 def _status(error: Exception) -> HTTPStatus | None:
     return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), None)

@@ -5,7 +5,7 @@ write shell scripts must not guess.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -21,6 +21,22 @@ _RFC3339: Final = re.compile(
     r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-](0\d|1[0-4]):[0-5]\d)",
     re.ASCII,
 )
+
+
+def described(description: str, *example: Any, enum: Sequence[Any] = ()) -> dict[str, Any]:
+    """The metadata of a field for ``/openapi.json``.
+
+    Args:
+        description: What the field means.
+        example: A value as the API takes or returns it, if the example of the schema has one.
+        enum: The values that a lower floor accepts, where the field itself does not check them.
+    """
+    metadata: dict[str, Any] = {"description": description}
+    if example:
+        (metadata["example"],) = example
+    if enum:
+        metadata["enum"] = list(enum)
+    return metadata
 
 
 class Text(fields.Field[str]):
@@ -41,6 +57,15 @@ class Flag(fields.Field[bool]):
         if not isinstance(value, bool):
             raise ValidationError("Must be true or false.")
         return value
+
+
+class QueryFlag(Flag):
+    """``true`` or ``false`` in a query."""
+
+    def _deserialize(self, value: Any, *_: Any, **__: Any) -> bool:
+        if value not in ("true", "false"):
+            raise ValidationError("Must be true or false.")
+        return bool(value == "true")
 
 
 class Whole(fields.Field[int]):

@@ -6,7 +6,7 @@ or CR LF; blank lines are skipped and counted.
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 from marshmallow import ValidationError
 from werkzeug.exceptions import BadRequest
@@ -15,8 +15,8 @@ from keyosk.bulk.records import Line, Result, Tally
 from keyosk.errors import Fault
 from keyosk.model import Account, Grant, Kind
 from keyosk.web import bodies
-from keyosk.web.fields import Text, rfc3339
-from keyosk.web.schemas import AccountNew, grants_of, shape_of_grants
+from keyosk.web.fields import Text, described, rfc3339
+from keyosk.web.schemas import AccountNew, Example, grants_of, shape_of_grants
 
 #: The media types of JSON Lines; the first is what answers have.
 TYPES: Final = ("application/jsonl", "application/x-ndjson", "application/ndjson")
@@ -49,9 +49,24 @@ class Readable(Protocol):
 
 
 class AccountLine(AccountNew):
-    """An account to import. The fields that only answers have may be there and are passed over."""
+    """An account to import. Fields that only responses have are ignored."""
 
-    password_hash = Text(allow_none=True)
+    example: ClassVar[Example] = {
+        "username": "bob",
+        "kind": "person",
+        "display_name": "Bob",
+        # Of "correct horse battery staple".
+        "password_hash": "$2b$12$2Lz.DlCFOKoB3pxADYJFZu21BsRIZCUyPzTmPLxdpTtUCDwhffOd6",
+        "grants": {"scopes": ["todo:read"], "roles": []},
+    }
+
+    password_hash = Text(
+        allow_none=True,
+        metadata=described(
+            "The hash of the password in the format of PHC, crypt, LDAP, Django, Werkzeug, Dovecot "
+            "or Spring; null for no password."
+        ),
+    )
 
 
 _SCHEMA: Final = AccountLine()

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
-from marshmallow import Schema
-
 from keyosk.errors import KeyoskError
 from keyosk.web.paging import ListOptions
+from keyosk.web.schemas import StrictSchema
 
 _ATTRIBUTE: Final = "keyosk_operation"
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -22,21 +21,27 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 class Operation:
     """One method of a resource.
 
-    ``gives``: the JSON that it answers, of one item where it ``lists``. ``texts``: what it may
-    answer other than JSON, an example by media type. ``takes``: its JSON body, ``body_types`` in
-    which media types if not those of all bodies, ``optional`` if there need be none. ``query``: its
-    parameters. ``tagged``: what it answers or changes has an entity tag. ``forced``: it asks for
-    ``force`` before it takes something away. ``raises``: what can go wrong that does not follow
-    from the rest, the access decision and the address.
+    Attributes:
+        response: The JSON body of the response; of one item if the operation ``lists``.
+        media_types: What the response may be instead of JSON: an example by media type.
+        status: The status of a success, or of the refusal if the operation always refuses.
+        body: The JSON body of the request.
+        body_types: The media types of the body, if not those of all bodies.
+        optional: Whether the body may be absent.
+        query: The parameters of the query.
+        lists: The order and filters of a list.
+        has_etag: Whether the object that is returned or changed has an entity tag.
+        needs_force: Whether it asks for ``force`` before it removes grants.
+        raises: The errors that do not follow from the rest, the access decision and the path.
     """
 
-    response: type[Schema] | None = None
+    response: type[StrictSchema] | None = None
     media_types: Mapping[str, str] = field(default_factory=dict)
     status: HTTPStatus
-    body: type[Schema] | None = None
+    body: type[StrictSchema] | None = None
     body_types: tuple[str, ...] = ()
     optional: bool = False
-    query: type[Schema] | None = None
+    query: type[StrictSchema] | None = None
     lists: ListOptions | None = None
     has_etag: bool = False
     needs_force: bool = False

@@ -19,13 +19,13 @@ from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from flask import Response, request
-from marshmallow import ValidationError
+from marshmallow import ValidationError, fields, validate
 
 from keyosk.errors import Invalid
 from keyosk.model import ListQuery
 from keyosk.web import addresses
 from keyosk.web.answers import json_answer
-from keyosk.web.fields import LoneTime, Text
+from keyosk.web.fields import LoneTime, QueryFlag, Text, described
 
 #: How many objects a page has, at the most, and how long a parameter may be.
 DEFAULT: Final = 50
@@ -42,34 +42,60 @@ _BEFORE_ALL: Final = "0"
 #: Those that what is new or changed has the highest of.
 _GROWING: Final = ("created_at", "updated_at", "sequence")
 
+#: Parameters and headers for /openapi.json; each list has its own order and filters besides.
+PARAMETERS: Final[Mapping[str, dict[str, Any]]] = {
+    "limit": {
+        "in": "query",
+        "description": "The largest number of objects on the page.",
+        "schema": {"type": "integer", "minimum": 1, "maximum": MOST, "default": DEFAULT},
+    },
+    "cursor": {
+        "in": "query",
+        "description": "The `next` value of the page before, to read the page after it.",
+        "schema": {"type": "string", "maxLength": LONGEST_CURSOR},
+    },
+    "total": {
+        "in": "query",
+        "description": "Whether to count the objects that pass the filters (`X-Total-Count`).",
+        "schema": {"type": "boolean", "default": False},
+    },
+}
+HEADERS: Final[Mapping[str, dict[str, Any]]] = {
+    "Link": {
+        "description": 'The URL of the next page, `rel="next"` (RFC 8288); absent on the last page.'
+    },
+    "X-Total-Count": {
+        "description": "The number of objects that pass the filters, if `total` is true.",
+        "schema": {"type": "integer"},
+    },
+}
+
 
 @dataclass(frozen=True, slots=True)
 class ListOptions:
     """What one list can do: its orders, the first of which is the default, and its filters.
 
-    ``key``: the attribute that tells objects apart; ``filters``: by name, how to read the value.
+    ``key``: the attribute that tells objects apart; ``filters``: by name, the field that reads it.
     """
 
     sorts: tuple[str, ...]
-    filters: Mapping[str, Callable[[str], Any]] = field(default_factory=dict)
+    filters: Mapping[str, fields.Field[Any]] = field(default_factory=dict)
     key: str = "id"
 
 
-def text(value: str) -> str:
+def text(description: str, example: str) -> Text:
     """A filter by text."""
-    return str(Text().deserialize(value))
+    return Text(validate=validate.Length(max=LONGEST), metadata=described(description, example))
 
 
-def flag(value: str) -> bool:
+def flag(description: str) -> QueryFlag:
     """A filter by ``true`` or ``false``."""
-    if value not in ("true", "false"):
-        raise ValidationError("Must be true or false.")
-    return value == "true"
+    return QueryFlag(metadata=described(description, True))
 
 
-def moment(value: str) -> int:
+def moment(description: str, example: str) -> LoneTime:
     """A filter by an RFC 3339 time."""
-    return int(LoneTime().deserialize(value))
+    return LoneTime(metadata=described(description, example))
 
 
 def page(
@@ -150,10 +176,10 @@ def _list_query(
 
 def _filters(lists: ListOptions, parameters: Mapping[str, str]) -> dict[str, Any]:
     found = {}
-    for name, parse in lists.filters.items():
+    for name, filter_field in lists.filters.items():
         if name in parameters:
             try:
-                found[name] = parse(parameters[name])
+                found[name] = filter_field.deserialize(parameters[name])
             except ValidationError as error:
                 raise Invalid.field(name, str(error.messages[0]).rstrip(".")) from None
     return found
@@ -231,7 +257,7 @@ def _is_value_of(attribute: str, value: Any) -> bool:
     if attribute in _NUMBERS:
         return _is_count(value)
     try:
-        return bool(text(value) == value)
+        return bool(Text().deserialize(value) == value)
     except ValidationError:
         return False
 

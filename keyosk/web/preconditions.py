@@ -7,9 +7,10 @@ sections 13.1.3 and 13.1.4 ask.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from flask import Response, request
 
@@ -20,6 +21,24 @@ _TAG: Final = re.compile(r'(W/)?"([!#-~\x80-\xff]*)"')
 _LIST: Final = re.compile(r"[ \t]*(?:,[ \t]*|$)")
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
 _LARGEST: Final = 2**63 - 1  # what the database's column can hold
+
+#: Parameters for /openapi.json.
+PARAMETERS: Final[Mapping[str, dict[str, Any]]] = {
+    "If-Match": {
+        "in": "header",
+        "description": "One or more `ETag` values, or `*`. If the object has another one, the "
+        "response is 412 and nothing is changed.",
+        "schema": {"type": "string"},
+        "example": '"3"',
+    },
+    "If-None-Match": {
+        "in": "header",
+        "description": "One or more `ETag` values. If the object has one of them, the response is "
+        "304 to a read and 412 to a write.",
+        "schema": {"type": "string"},
+        "example": '"3"',
+    },
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,9 @@ from keyosk.web.operations import operation
 from keyosk.web.preconditions import wanted_versions
 from keyosk.web.schemas import RoleNew, RolePatch, RoleSchema
 
-LISTS = paging.ListOptions(("created_at", "name"), {"scope": paging.text})
+LISTS = paging.ListOptions(
+    ("created_at", "name"), {"scope": paging.text("Only roles with this scope.", "todo:read")}
+)
 
 
 class RolesResource(Endpoint):

@@ -2,13 +2,49 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from keyosk.web import operations
 from keyosk.web.access import Access
 from keyosk.web.endpoint import Endpoint
 
 _MAKING: Final = ("POST", "PUT", "PATCH")
+_TEXT: Final = {"type": "string"}
+
+#: The parameters in paths, for /openapi.json.
+PARAMETERS: Final[Mapping[str, dict[str, Any]]] = {
+    "account": {
+        "description": "An id, a username in any spelling, or `me` for the caller's own account.",
+        "schema": _TEXT,
+        "example": "alice",
+    },
+    "file": {
+        "description": "A file that the documentation page uses.",
+        "schema": _TEXT,
+        "example": "swagger-ui.css",
+    },
+    "key": {
+        "description": "The id of an API key.",
+        "schema": _TEXT,
+        "example": "019a9f1c-0b1a-7d20-b1f0-5c1f5f8e2d37",
+    },
+    "kid": {
+        "description": "The `kid` of a signing key.",
+        "schema": _TEXT,
+        "example": "n4bQgYhMfWWaL-qgxVrQFaO_TxsrC4Is0V1sFbDwCgg",
+    },
+    "role": {"description": "The name of a role.", "schema": _TEXT, "example": "editor"},
+    "service": {
+        "description": "The id or name of a service.",
+        "schema": _TEXT,
+        "example": "todo",
+    },
+    "session": {
+        "description": "The id of a refresh session.",
+        "schema": _TEXT,
+        "example": "019a9f1c-0b1a-7d20-b1f0-5c1f5f8e2d37",
+    },
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,36 +1,57 @@
-"""The shapes of bodies, in and out. What a value means is checked on the floor below.
+"""The shapes of JSON bodies. What a value means is checked on the floor below.
 
 ``...Schema`` is what an object looks like in responses; ``...New`` what POST takes, ``...Patch``
-what PATCH takes, where ``null`` resets a field (RFC 7396). /openapi.json is made from them:
-``allow_none`` and ``validate`` say there what an answer can hold, though no answer is checked.
+what PATCH takes, where ``null`` resets a field (RFC 7396). ``/openapi.json`` is made from them:
+docstrings and the metadata of fields describe, ``allow_none`` and ``validate`` say there what a
+response can hold, though no response is checked.
 """
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Final, get_args
 
 from marshmallow import EXCLUDE, RAISE, Schema, fields, pre_load, validate
 
-from keyosk.model import CredentialKind, Grant, Kind
-from keyosk.web.fields import Flag, Object, Text, Time, Whole, rfc3339
+from keyosk.model import AuditAction, CredentialKind, Grant, Kind
+from keyosk.web.fields import Flag, Object, Text, Time, Whole, described, rfc3339
 
 _KINDS = validate.OneOf([kind.value for kind in Kind])
 _CREDENTIALS = validate.OneOf([kind.value for kind in CredentialKind])
 NAMES = validate.Length(max=1000)
+#: What the example of a schema may be: made of the fields' if it is ``None``.
+Example = Mapping[str, Any] | None
 
+#: Examples that schemas share.
+ACCOUNT_ID: Final = "019a9f1b-2d3c-7aa4-8a53-0d6b7f2c9e41"
+API_KEY_ID: Final = "019a9f1c-0b1a-7d20-b1f0-5c1f5f8e2d37"
+REQUEST_ID: Final = "019a9f1c-6f0e-7c3b-9d52-3f4f6f1f7a10"
+PAST: Final = "2026-01-31T12:00:00Z"
+FUTURE: Final = "2099-12-31T23:59:59Z"
 
-#: What answers to a change have only where it took rights away (``endpoint``).
+#: Fields that say the same wherever they stand.
+ID: Final = described("A UUIDv7.", ACCOUNT_ID)
+CREATED: Final = described("When it was created.", PAST)
+UPDATED: Final = described("When it was last changed.", PAST)
+EFFECTIVE_AT: Final = described(
+    "Present only if the change removed rights: from this time on, no service accepts a token "
+    "issued before it, even if the service never polls revocations."
+)
+
+#: What responses to a change have only where it took rights away (``endpoint``).
 EFFECTIVE = frozenset({"effective_at_latest"})
 
 
 class StrictSchema(Schema):
     """What all shapes share: unknown fields are refused."""
 
+    #: The example in ``/openapi.json``, where not every field should be in it.
+    example: ClassVar[Example] = None
+
     class Meta:
         unknown = RAISE
 
 
 class ResponseSchema(StrictSchema):
-    """What answers show: every field is there, but for those that ``optional_fields`` names."""
+    """What responses show: every field is there, except those in ``optional_fields``."""
 
     optional_fields: ClassVar[frozenset[str]] = frozenset()
 
@@ -39,9 +60,7 @@ class ResponseSchema(StrictSchema):
 
 
 class NamedSchema(StrictSchema):
-    """An object that its bare name may stand for."""
-
-    name = Text(required=True)
+    """An object with a ``name``, which alone may stand for it."""
 
     @pre_load
     def bare_name(self, data: Any, **_: Any) -> Any:
@@ -49,20 +68,29 @@ class NamedSchema(StrictSchema):
         return {"name": data} if isinstance(data, str) else data
 
 
+# --- Roles ----------------------------------------------------------------------------------------
+
+_ROLE_NAME: Final = described("The name of the role, unique among roles.", "editor")
+_ROLE_DESCRIPTION: Final = described("What the role is for.", "May edit the list.")
+_ROLE_SCOPES: Final = described("The names of the scopes that the role contains.", ["todo:read"])
+
+
 class RolePatch(StrictSchema):
     """A merge patch of a role."""
 
-    name = Text(allow_none=True)
-    description = Text(allow_none=True)
-    scopes = fields.List(Text(), allow_none=True, validate=NAMES)
+    example: ClassVar[Example] = {"description": None, "scopes": ["todo:read", "todo:write"]}
+
+    name = Text(allow_none=True, metadata=_ROLE_NAME)
+    description = Text(allow_none=True, metadata=_ROLE_DESCRIPTION)
+    scopes = fields.List(Text(), allow_none=True, validate=NAMES, metadata=_ROLE_SCOPES)
 
 
 class RoleNew(StrictSchema):
-    """A role to make."""
+    """A role to create."""
 
-    name = Text(required=True)
-    description = Text()
-    scopes = fields.List(Text(), validate=NAMES)
+    name = Text(required=True, metadata=_ROLE_NAME)
+    description = Text(metadata=_ROLE_DESCRIPTION)
+    scopes = fields.List(Text(), validate=NAMES, metadata=_ROLE_SCOPES)
 
 
 class RoleSchema(ResponseSchema):
@@ -70,77 +98,138 @@ class RoleSchema(ResponseSchema):
 
     optional_fields = EFFECTIVE
 
-    id = Text()
-    name = Text()
-    description = Text()
-    scopes = fields.List(Text())
-    created_at = Time()
-    updated_at = Time()
-    effective_at_latest = Time()
+    id = Text(metadata=ID)
+    name = Text(metadata=_ROLE_NAME)
+    description = Text(metadata=_ROLE_DESCRIPTION)
+    scopes = fields.List(Text(), metadata=_ROLE_SCOPES)
+    created_at = Time(metadata=CREATED)
+    updated_at = Time(metadata=UPDATED)
+    effective_at_latest = Time(metadata=EFFECTIVE_AT)
+
+
+# --- Grants ---------------------------------------------------------------------------------------
+
+_GRANT: Final = {"name": "todo:write", "with": "password", "until": FUTURE}
+_GRANTED_SCOPES: Final = described(
+    "The granted scopes: bare names, or objects where a grant has a condition.",
+    ["todo:read", _GRANT],
+)
+_GRANTED_ROLES: Final = described(
+    "The granted roles: bare names, or objects where a grant has a condition.", ["editor"]
+)
 
 
 class GrantSchema(NamedSchema):
-    """One scope or role of an account; its bare name stands for one without a condition."""
+    """A grant of one scope or role; the bare name stands for a grant without conditions."""
 
-    with_ = Text(data_key="with", allow_none=True, load_default=None, validate=_CREDENTIALS)
-    until = Time(allow_none=True, load_default=None)
+    example: ClassVar[Example] = _GRANT
+
+    name = Text(required=True, metadata=described("The name of the scope or role."))
+    with_ = Text(
+        data_key="with",
+        allow_none=True,
+        load_default=None,
+        validate=_CREDENTIALS,
+        metadata=described("The grant applies only to logins with this kind of credential."),
+    )
+    until = Time(
+        allow_none=True,
+        load_default=None,
+        metadata=described("The grant applies only before this time."),
+    )
 
 
 class GrantsSchema(StrictSchema):
-    """What an account was granted."""
+    """The grants that an account is to have."""
 
-    scopes = fields.List(fields.Nested(GrantSchema), load_default=list, validate=NAMES)
-    roles = fields.List(fields.Nested(GrantSchema), load_default=list, validate=NAMES)
+    scopes = fields.List(
+        fields.Nested(GrantSchema), load_default=list, validate=NAMES, metadata=_GRANTED_SCOPES
+    )
+    roles = fields.List(
+        fields.Nested(GrantSchema), load_default=list, validate=NAMES, metadata=_GRANTED_ROLES
+    )
 
 
 class GrantsShownSchema(ResponseSchema):
-    """What an account was granted, as answered."""
+    """The grants of an account."""
 
     optional_fields = EFFECTIVE
 
-    scopes = fields.List(fields.Nested(GrantSchema))
-    roles = fields.List(fields.Nested(GrantSchema))
-    effective_at_latest = Time()
+    scopes = fields.List(fields.Nested(GrantSchema), metadata=_GRANTED_SCOPES)
+    roles = fields.List(fields.Nested(GrantSchema), metadata=_GRANTED_ROLES)
+    effective_at_latest = Time(metadata=EFFECTIVE_AT)
 
 
 class GrantNames(StrictSchema):
-    """Grants to be taken away, by name."""
+    """Grants to remove, by name."""
 
-    scopes = fields.List(Text(), load_default=list, validate=NAMES)
-    roles = fields.List(Text(), load_default=list, validate=NAMES)
+    scopes = fields.List(
+        Text(),
+        load_default=list,
+        validate=NAMES,
+        metadata=described("The names of the scopes.", []),
+    )
+    roles = fields.List(
+        Text(),
+        load_default=list,
+        validate=NAMES,
+        metadata=described("The names of the roles.", ["editor"]),
+    )
 
 
 class GrantsPatch(StrictSchema):
-    """Grants to be added and taken away."""
+    """Grants to add and to remove."""
 
-    add = fields.Nested(GrantsSchema)
-    remove = fields.Nested(GrantNames)
+    example: ClassVar[Example] = {"add": {"scopes": ["todo:read"]}, "remove": {"roles": ["editor"]}}
+
+    add = fields.Nested(GrantsSchema, metadata=described("The grants to add."))
+    remove = fields.Nested(GrantNames, metadata=described("The grants to remove."))
+
+
+# --- Accounts -------------------------------------------------------------------------------------
+
+_USERNAME: Final = described("The username, unique in any spelling.", "alice")
+_KIND: Final = described("Whether the account is a `person` or a `machine`.", "person")
+_DISPLAY_NAME: Final = described("A name for people to read.", "Alice")
+_ACCOUNT_ENABLED: Final = described("Whether the account can log in.", True)
+_ACCOUNT_CLAIMS: Final = described(
+    "Values by claim name; a token contains those that its services ask for.",
+    {"department": "sales"},
+)
+_METADATA: Final = described(
+    "Any object; only callers with `keyosk:accounts:read` or `keyosk:accounts:write` see it.",
+    {"ticket": 17},
+)
+_EXPIRES_AT: Final = described("When it stops working; null for never.", None)
+PASSWORD: Final = "seventeen green umbrellas"  # noqa: S105  # an example
 
 
 class AccountNew(StrictSchema):
-    """An account to make."""
+    """An account to create."""
 
-    username = Text(required=True)
-    kind = Text(validate=_KINDS)
-    display_name = Text()
-    enabled = Flag()
-    claims = Object()
-    metadata = Object()
-    expires_at = Time(allow_none=True)
-    password = Text()
-    grants = fields.Nested(GrantsSchema)
+    username = Text(required=True, metadata=_USERNAME)
+    kind = Text(validate=_KINDS, metadata=_KIND)
+    display_name = Text(metadata=_DISPLAY_NAME)
+    enabled = Flag(metadata=_ACCOUNT_ENABLED)
+    claims = Object(metadata=_ACCOUNT_CLAIMS)
+    metadata = Object(metadata=_METADATA)
+    expires_at = Time(allow_none=True, metadata=_EXPIRES_AT)
+    password = Text(metadata=described("The password; without it, the account has none.", PASSWORD))
+    grants = fields.Nested(GrantsSchema, metadata=described("The grants of the account."))
 
 
 class AccountPatch(StrictSchema):
     """A merge patch of an account."""
 
-    username = Text(allow_none=True)
-    kind = Text(allow_none=True, validate=_KINDS)
-    display_name = Text(allow_none=True)
-    enabled = Flag(allow_none=True)
-    claims = Object(allow_none=True)
-    metadata = Object(allow_none=True)
-    expires_at = Time(allow_none=True)
+    example: ClassVar[Example] = {"display_name": "Alice A.", "enabled": False, "expires_at": None}
+
+    username = Text(allow_none=True, metadata=_USERNAME)
+    kind = Text(allow_none=True, validate=_KINDS, metadata=_KIND)
+    display_name = Text(allow_none=True, metadata=_DISPLAY_NAME)
+    enabled = Flag(allow_none=True, metadata=_ACCOUNT_ENABLED)
+    claims = Object(allow_none=True, metadata=_ACCOUNT_CLAIMS)
+    metadata = Object(allow_none=True, metadata=_METADATA)
+    expires_at = Time(allow_none=True, metadata=_EXPIRES_AT)
 
 
 class AccountSchema(ResponseSchema):
@@ -149,53 +238,81 @@ class AccountSchema(ResponseSchema):
     # The metadata never leaves the admin API.
     optional_fields = EFFECTIVE | {"metadata"}
 
-    id = Text()
-    username = Text()
-    kind = Text(validate=_KINDS)
-    display_name = Text()
-    enabled = Flag()
-    claims = Object()
-    metadata = Object()
-    expires_at = Time(allow_none=True)
-    has_password = Flag()
-    last_login_at = Time(allow_none=True)
-    created_at = Time()
-    updated_at = Time()
-    effective_at_latest = Time()
+    id = Text(metadata=ID)
+    username = Text(metadata=_USERNAME)
+    kind = Text(validate=_KINDS, metadata=_KIND)
+    display_name = Text(metadata=_DISPLAY_NAME)
+    enabled = Flag(metadata=_ACCOUNT_ENABLED)
+    claims = Object(metadata=_ACCOUNT_CLAIMS)
+    metadata = Object(metadata=_METADATA)
+    expires_at = Time(allow_none=True, metadata=_EXPIRES_AT)
+    has_password = Flag(metadata=described("Whether the account has a password.", True))
+    last_login_at = Time(
+        allow_none=True,
+        metadata=described("When the account last logged in; null if it never did.", None),
+    )
+    created_at = Time(metadata=CREATED)
+    updated_at = Time(metadata=UPDATED)
+    effective_at_latest = Time(metadata=EFFECTIVE_AT)
 
 
 class PasswordProof(StrictSchema):
-    """The password of the account itself; a login by HTTP Basic with it does as well."""
+    """The account's own password, unless the request logs in with it by HTTP Basic."""
 
-    current_password = Text()
+    current_password = Text(
+        metadata=described(
+            "The caller's current password. Required if the account is the caller's own and the "
+            "request is authenticated by a token.",
+            PASSWORD,
+        )
+    )
 
 
 class PasswordChange(PasswordProof):
     """A new password."""
 
-    password = Text(required=True)
+    password = Text(
+        required=True, metadata=described("The new password.", "nineteen copper teaspoons")
+    )
+
+
+# --- API keys -------------------------------------------------------------------------------------
+
+_KEY_NAME: Final = described("A name for people to read.", "nightly report")
+_KEY_DESCRIPTION: Final = described("What the key is for.", "Reads the list at night.")
+_KEY_SCOPES: Final = described(
+    "The scopes that the key is limited to; null for all scopes of the account.", ["todo:read"]
+)
+_NETWORKS: Final = described(
+    "The networks that the key can be used from, in CIDR notation; null for any.",
+    ["192.0.2.0/24"],
+)
+_KEY_EXPIRES_AT: Final = described("When the key expires; null for never.", FUTURE)
+_KEY_ENABLED: Final = described("Whether the key can be used.", True)
 
 
 class ApiKeyNew(PasswordProof):
-    """An API key to make."""
+    """An API key to create."""
 
-    name = Text(required=True)
-    description = Text()
-    scopes = fields.List(Text(), allow_none=True, validate=NAMES)
-    networks = fields.List(Text(), allow_none=True, validate=NAMES)
-    expires_at = Time(allow_none=True)
-    enabled = Flag()
+    name = Text(required=True, metadata=_KEY_NAME)
+    description = Text(metadata=_KEY_DESCRIPTION)
+    scopes = fields.List(Text(), allow_none=True, validate=NAMES, metadata=_KEY_SCOPES)
+    networks = fields.List(Text(), allow_none=True, validate=NAMES, metadata=_NETWORKS)
+    expires_at = Time(allow_none=True, metadata=_KEY_EXPIRES_AT)
+    enabled = Flag(metadata=_KEY_ENABLED)
 
 
 class ApiKeyPatch(PasswordProof):
     """A merge patch of an API key."""
 
-    name = Text(allow_none=True)
-    description = Text(allow_none=True)
-    scopes = fields.List(Text(), allow_none=True, validate=NAMES)
-    networks = fields.List(Text(), allow_none=True, validate=NAMES)
-    expires_at = Time(allow_none=True)
-    enabled = Flag(allow_none=True)
+    example: ClassVar[Example] = {"networks": None, "enabled": False, "current_password": PASSWORD}
+
+    name = Text(allow_none=True, metadata=_KEY_NAME)
+    description = Text(allow_none=True, metadata=_KEY_DESCRIPTION)
+    scopes = fields.List(Text(), allow_none=True, validate=NAMES, metadata=_KEY_SCOPES)
+    networks = fields.List(Text(), allow_none=True, validate=NAMES, metadata=_NETWORKS)
+    expires_at = Time(allow_none=True, metadata=_KEY_EXPIRES_AT)
+    enabled = Flag(allow_none=True, metadata=_KEY_ENABLED)
 
 
 class ApiKeySchema(ResponseSchema):
@@ -203,52 +320,125 @@ class ApiKeySchema(ResponseSchema):
 
     optional_fields = EFFECTIVE
 
-    id = Text()
-    name = Text()
-    description = Text()
-    prefix = Text()
-    scopes = fields.List(Text(), allow_none=True)
-    networks = fields.List(Text(), allow_none=True)
-    expires_at = Time(allow_none=True)
-    enabled = Flag()
-    last_used_at = Time(allow_none=True)
-    successor = Text(allow_none=True)
-    created_at = Time()
-    updated_at = Time()
-    effective_at_latest = Time()
+    id = Text(metadata=described("A UUIDv7.", API_KEY_ID))
+    name = Text(metadata=_KEY_NAME)
+    description = Text(metadata=_KEY_DESCRIPTION)
+    prefix = Text(metadata=described("The first characters of the secret.", "kysk_7Zb1mC8"))
+    scopes = fields.List(Text(), allow_none=True, metadata=_KEY_SCOPES)
+    networks = fields.List(Text(), allow_none=True, metadata=_NETWORKS)
+    expires_at = Time(allow_none=True, metadata=_KEY_EXPIRES_AT)
+    enabled = Flag(metadata=_KEY_ENABLED)
+    last_used_at = Time(
+        allow_none=True,
+        metadata=described("When the key was last used; null if it never was.", None),
+    )
+    successor = Text(
+        allow_none=True,
+        metadata=described("The id of the key that replaces this one; null if none does.", None),
+    )
+    created_at = Time(metadata=CREATED)
+    updated_at = Time(metadata=UPDATED)
+    effective_at_latest = Time(metadata=EFFECTIVE_AT)
 
 
 class ApiKeyMade(ApiKeySchema):
-    """An API key just made, with its secret, which is never shown again."""
+    """A new API key with its secret, which is never shown again."""
 
-    # A repeated answer (Idempotency-Key) has it for ten minutes only.
+    # A repeated response (Idempotency-Key) has it for ten minutes only.
     optional_fields = EFFECTIVE | {"secret"}
 
-    secret = Text()
+    secret = Text(
+        metadata=described(
+            "The key itself; only this response contains it.",
+            "kysk_7Zb1mC8sYt3wXqRk5vNd0LpGhJf2aTeU4oBi9z",
+        )
+    )
 
 
 class ApiKeyRotationSchema(PasswordProof):
-    """How to rotate an API key: the seconds for which the old one goes on working."""
+    """How to rotate an API key."""
 
-    overlap = Whole()
+    overlap = Whole(
+        metadata=described(
+            "For how many seconds the old key continues to work; 86400 by default.", 3600
+        )
+    )
+
+
+# --- Audit ----------------------------------------------------------------------------------------
 
 
 class AuditSchema(ResponseSchema):
     """A row of the audit log."""
 
-    sequence = Whole()
-    time = Time()
-    actor = Text(allow_none=True)
-    actor_name = Text()
-    credential = Text(allow_none=True)
-    address = Text(allow_none=True)
-    request_id = Text(allow_none=True)
-    action = Text()
-    target = Text(allow_none=True)
-    before = Object(allow_none=True)
-    after = Object(allow_none=True)
-    outcome = Text()
-    hash = Text()
+    sequence = Whole(metadata=described("The place of the row in the hash chain.", 4711))
+    time = Time(metadata=described("When it happened.", PAST))
+    actor = Text(
+        allow_none=True,
+        metadata=described(
+            "The id of the account that did it; null for a command and for a failed login.",
+            ACCOUNT_ID,
+        ),
+    )
+    actor_name = Text(metadata=described("The username of that account at the time.", "admin"))
+    credential = Text(
+        allow_none=True,
+        metadata=described("`password`, or the id of the API key that was used.", "password"),
+    )
+    address = Text(
+        allow_none=True, metadata=described("The IP address of the client.", "192.0.2.7")
+    )
+    request_id = Text(
+        allow_none=True,
+        metadata=described("The `X-Request-Id` of the response.", REQUEST_ID),
+    )
+    action = Text(
+        metadata=described(
+            "What was done: " + ", ".join(f"`{name}`" for name in get_args(AuditAction)) + ".",
+            "account.change",
+        )
+    )
+    target = Text(
+        allow_none=True,
+        metadata=described("What it was done to.", f"account/{ACCOUNT_ID}"),
+    )
+    before = Object(
+        allow_none=True,
+        metadata=described(
+            "The fields that changed, as they were before.",
+            {"display_name": "Alice", "enabled": True},
+        ),
+    )
+    after = Object(
+        allow_none=True,
+        metadata=described(
+            "The fields that changed, as they are now.",
+            {"display_name": "Alice A.", "enabled": False},
+        ),
+    )
+    outcome = Text(metadata=described("`done` or `refused`.", "done"))
+    hash = Text(
+        metadata=described(
+            "The SHA-256 hash over this row and the hash of the row before it.",
+            "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        )
+    )
+
+
+def example_of(shape: type[StrictSchema]) -> dict[str, Any]:
+    """The example of a shape: its own, or made of those of its fields."""
+    if shape.example is not None:
+        return dict(shape.example)
+    found = {}
+    for name, field in shape().fields.items():
+        nested = field.inner if isinstance(field, fields.List) else field
+        if "example" in field.metadata:
+            found[field.data_key or name] = field.metadata["example"]
+        elif isinstance(nested, fields.Nested):
+            assert isinstance(nested.schema, StrictSchema)
+            inner = example_of(type(nested.schema))
+            found[field.data_key or name] = inner if nested is field else [inner]
+    return found
 
 
 def grants_of(shape: dict[str, Any]) -> list[Grant]:

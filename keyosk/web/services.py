@@ -21,7 +21,10 @@ from keyosk.web.service_schemas import (
     scopes_of,
 )
 
-LISTS = paging.ListOptions(("created_at", "name"), {"enabled": paging.flag})
+LISTS = paging.ListOptions(
+    ("created_at", "name"),
+    {"enabled": paging.flag("Only enabled services, or only disabled ones.")},
+)
 
 
 class ServicesResource(Endpoint):

@@ -1,55 +1,94 @@
 """Shapes that standards define: errors, the token endpoint, key sets.
 
-They describe and are held against the answers by tests; nothing is loaded or dumped with them, as
-the token path would have to wait for it.
+They describe, and tests compare them with responses; nothing is loaded or dumped with them,
+because the token path would have to wait for it.
 """
 
 from typing import Final
 
 from marshmallow import EXCLUDE, fields, validate
 
-from keyosk.web.errors import OAUTH_CODES, OAUTH_STATUS_CODES
-from keyosk.web.fields import Flag, Object, Text, Time, Whole
-from keyosk.web.schemas import ResponseSchema, StrictSchema
+from keyosk.keys.material import ALGORITHMS, OWN_SET_ALGORITHMS
+from keyosk.model import CredentialKind
+from keyosk.permissions.entitlements import Reason
+from keyosk.web.errors import CODES, OAUTH_CODES, OAUTH_STATUS_CODES
+from keyosk.web.fields import Flag, Object, Text, Time, Whole, described
+from keyosk.web.key_schemas import KID
+from keyosk.web.schemas import (
+    ACCOUNT_ID,
+    API_KEY_ID,
+    FUTURE,
+    PAST,
+    REQUEST_ID,
+    ResponseSchema,
+    StrictSchema,
+)
 
-#: What a token can be answered as.
+#: The formats of a token response.
 FORMATS: Final = ("json", "token", "header")
+_CREDENTIALS: Final = validate.OneOf([kind.value for kind in CredentialKind])
+#: A JWT without a meaning, and the seconds of PAST and of a token's life after it.
+JWT: Final = "eyJhbGciOiJFUzI1NiIsInR5cCI6ImF0K2p3dCJ9.e30.c2lnbmF0dXJl"
+_ISSUED: Final = 1769860800
+_ENDED: Final = 1769861700
+_ISSUER: Final = "https://keyosk.example.com"
+_LOGINS: Final = ["client_secret_basic", "client_secret_post"]
+_AUDIENCE: Final = "https://todo.example.com"
 
 
 class FaultSchema(ResponseSchema):
-    """One thing that is wrong with one field."""
+    """A fault in one field of a request."""
 
-    field = Text()
-    message = Text()
+    field = Text(metadata=described("The name of the field.", "username"))
+    message = Text(
+        metadata=described("What is wrong with it.", "Another account already has this username.")
+    )
 
 
 class ProblemSchema(ResponseSchema):
-    """What went wrong (RFC 9457). Programs go by ``code``, which is stable."""
+    """An error (RFC 9457). Programs should go by ``code``, which is stable."""
 
     optional_fields = frozenset({"errors"})
 
-    type = Text()
-    title = Text()
-    status = Whole()
-    detail = Text()
-    code = Text()
-    errors = fields.List(fields.Nested(FaultSchema))
-    request_id = Text()
+    type = Text(metadata=described("Always `about:blank`.", "about:blank"))
+    title = Text(metadata=described("The name of the HTTP status.", "Conflict"))
+    status = Whole(metadata=described("The HTTP status.", 409))
+    detail = Text(
+        metadata=described(
+            "What went wrong, for people.", "Another account already has this username."
+        )
+    )
+    code = Text(
+        metadata=described(
+            "What went wrong, for programs: " + ", ".join(f"`{code}`" for code in CODES) + ".",
+            "conflict",
+        )
+    )
+    errors = fields.List(
+        fields.Nested(FaultSchema), metadata=described("The faults, if fields are at fault.")
+    )
+    request_id = Text(metadata=described("The `X-Request-Id` of the response.", REQUEST_ID))
 
 
 class OAuthErrorSchema(ResponseSchema):
-    """What went wrong at an OAuth address (RFC 6749 section 5.2)."""
+    """An error of an OAuth endpoint (RFC 6749 section 5.2)."""
 
     error = Text(
         validate=validate.OneOf(
             sorted({"invalid_request", *OAUTH_CODES.values(), *OAUTH_STATUS_CODES.values()})
+        ),
+        metadata=described("What went wrong, for programs.", "invalid_scope"),
+    )
+    error_description = Text(
+        metadata=described(
+            "What went wrong, for people.",
+            "This login does not hold, for the audience asked for: billing:read",
         )
     )
-    error_description = Text()
 
 
 class TokenRequestSchema(StrictSchema):
-    """The parameters of a token request; those that nobody knows are ignored."""
+    """The parameters of a token request; unknown ones are ignored."""
 
     class Meta:
         unknown = EXCLUDE
@@ -60,20 +99,59 @@ class TokenRequestSchema(StrictSchema):
                 *("client_credentials", "refresh_token"),
                 "urn:ietf:params:oauth:grant-type:token-exchange",
             ]
+        ),
+        metadata=described("The grant type; `client_credentials` by default."),
+    )
+    client_id = Text(metadata=described("The username of the account that logs in."))
+    client_secret = Text(
+        metadata=described(
+            "The password or an API key of the `client_id`; accepted in a form body only."
         )
     )
-    client_id = Text()
-    client_secret = Text()
-    refresh_token = Text()
-    subject_token = Text()
-    subject_token_type = Text()
-    requested_token_type = Text()
-    audience = fields.List(Text())
-    resource = fields.List(Text())
-    service = Text()
-    scope = Text()
-    lifetime = Whole(validate=validate.Range(min=1))
-    format = Text(validate=validate.OneOf(FORMATS))
+    refresh_token = Text(
+        metadata=described("With `grant_type=refresh_token`: the refresh token; it works once.")
+    )
+    subject_token = Text(
+        metadata=described("With the token-exchange grant type: the token to exchange (RFC 8693).")
+    )
+    subject_token_type = Text(
+        metadata=described(
+            "With `subject_token`: `urn:ietf:params:oauth:token-type:access_token` or "
+            "`urn:ietf:params:oauth:token-type:jwt`."
+        )
+    )
+    requested_token_type = Text(
+        metadata=described("With `subject_token`: the same values; both give an access token.")
+    )
+    audience = fields.List(
+        Text(),
+        metadata=described(
+            "Names or audiences of services; by default every service whose scopes the account "
+            "holds, except services with `on_request_only`.",
+            ["todo"],
+        ),
+    )
+    resource = fields.List(Text(), metadata=described("The same as `audience` (RFC 8707)."))
+    service = Text(
+        metadata=described("In a GET request: the container registry that the token is for.")
+    )
+    scope = Text(
+        metadata=described(
+            "Space-separated scopes; by default all that the account holds for the audience.",
+            "todo:read",
+        )
+    )
+    lifetime = Whole(
+        validate=validate.Range(min=1),
+        metadata=described("The lifetime of the token in seconds, if it should be shorter.", 300),
+    )
+    format = Text(
+        validate=validate.OneOf(FORMATS),
+        metadata=described(
+            "`json`: the response of RFC 6749; `token`: the JWT alone; `header`: a line for "
+            "`curl -H @-`."
+        ),
+    )
 
 
 class TokenSchema(ResponseSchema):
@@ -86,80 +164,129 @@ class TokenSchema(ResponseSchema):
         }
     )
 
-    access_token = Text()
-    token = Text()
-    issued_at = Time()
-    refresh_token = Text()
-    issued_token_type = Text()
-    token_type = Text(validate=validate.Equal("Bearer"))
-    expires_in = Whole()
-    scope = Text()
-    api_key_successor = Text()
-    api_key_expires_at = Time()
+    access_token = Text(metadata=described("The access token, a JWT (RFC 9068).", JWT))
+    token = Text(metadata=described("The same token, for clients of container registries."))
+    issued_at = Time(
+        metadata=described("When the token was issued, for clients of container registries.")
+    )
+    refresh_token = Text(
+        metadata=described(
+            "A refresh token, if the request has the scope `offline_access`; it works once."
+        )
+    )
+    issued_token_type = Text(
+        metadata=described(
+            "After a token exchange: `urn:ietf:params:oauth:token-type:access_token`."
+        )
+    )
+    token_type = Text(
+        validate=validate.Equal("Bearer"), metadata=described("Always `Bearer`.", "Bearer")
+    )
+    expires_in = Whole(metadata=described("The lifetime of the token in seconds.", 300))
+    scope = Text(metadata=described("The space-separated scopes of the token.", "todo:read"))
+    api_key_successor = Text(
+        metadata=described("The id of the key that replaces the API key that was used.")
+    )
+    api_key_expires_at = Time(metadata=described("When the API key that was used stops working."))
 
 
 class RevocationsQuery(StrictSchema):
-    """Which part of the revocations is asked for."""
+    """Which revocations to return."""
 
-    since = Whole()
+    since = Whole(
+        metadata=described(
+            "The `sequence` of the document that the caller has: only newer revocations are "
+            "returned.",
+            0,
+        )
+    )
 
 
 class RevocationSchema(ResponseSchema):
-    """One revocation: tokens whose claim (or ``kid``) is this must not be accepted."""
+    """A revocation: tokens with this claim, or this ``kid``, must not be accepted."""
 
     optional_fields = frozenset({"jti", "sub", "key_id", "aud", "kid", "issued_before"})
 
-    jti = Text()
-    sub = Text()
-    key_id = Text()
-    aud = Text()
-    kid = Text()
-    issued_before = Whole()
-    expires = Whole()
+    jti = Text(metadata=described("The `jti` of the token."))
+    sub = Text(metadata=described("The `sub` of the tokens: the id of an account.", ACCOUNT_ID))
+    key_id = Text(metadata=described("The `key_id` of the tokens: the id of an API key."))
+    aud = Text(metadata=described("The `aud` of the tokens."))
+    kid = Text(metadata=described("The `kid` in the header of the tokens."))
+    issued_before = Whole(
+        metadata=described(
+            "Only tokens whose `iat` is smaller are revoked; if it is absent, all are.", _ISSUED
+        )
+    )
+    expires = Whole(
+        metadata=described("When the last of these tokens expires, in seconds since 1970.", _ENDED)
+    )
 
 
 class RevocationsSchema(ResponseSchema):
-    """The revocations in force, those with sequence numbers above ``since``."""
+    """The revocations in force whose sequence number is above ``since``."""
 
-    sequence = Whole()
-    since = Whole()
-    entries = fields.List(fields.Nested(RevocationSchema))
+    sequence = Whole(metadata=described("The number to send as `since` with the next request.", 17))
+    since = Whole(metadata=described("The `since` of the request; 0 for all revocations.", 0))
+    entries = fields.List(
+        fields.Nested(RevocationSchema), metadata=described("The revocations, oldest first.")
+    )
 
 
 class RevokedSchema(ResponseSchema):
-    """When no verifier accepts any of the tokens any more, even one that never polls."""
+    """When the last service stops accepting the revoked tokens."""
 
-    effective_at_latest = Time()
+    effective_at_latest = Time(
+        metadata=described(
+            "From this time on, no service accepts any of the tokens, even if it never polls "
+            "revocations.",
+            PAST,
+        )
+    )
 
 
 class SessionSchema(ResponseSchema):
-    """A refresh session: a login that goes on without its secret."""
+    """A refresh session: a login that continues without its secret."""
 
-    id = Text()
-    credential = Text()
-    api_key_id = Text(allow_none=True)
-    audiences = fields.List(Text())
-    scopes = fields.List(Text())
-    address = Text(allow_none=True)
-    created_at = Time()
-    last_used_at = Time(attribute="rotated_at")
-    expires_at = Time()
+    id = Text(metadata=described("A UUIDv7.", API_KEY_ID))
+    credential = Text(
+        validate=_CREDENTIALS,
+        metadata=described("The kind of credential that started the session.", "password"),
+    )
+    api_key_id = Text(
+        allow_none=True,
+        metadata=described("The id of that API key; null for a password.", None),
+    )
+    audiences = fields.List(Text(), metadata=described("The audiences of its tokens.", [_AUDIENCE]))
+    scopes = fields.List(Text(), metadata=described("The scopes of its tokens.", ["todo:read"]))
+    address = Text(
+        allow_none=True,
+        metadata=described("The IP address that the session was started from.", "192.0.2.7"),
+    )
+    created_at = Time(metadata=described("When the session was started.", PAST))
+    last_used_at = Time(
+        attribute="rotated_at", metadata=described("When it last issued a token.", PAST)
+    )
+    expires_at = Time(metadata=described("When the session expires.", FUTURE))
 
 
 class TokenQuestion(StrictSchema):
-    """A token that is asked about or to be revoked (RFC 7662 section 2.1, RFC 7009 section 2.1)."""
+    """A token to introspect (RFC 7662 section 2.1) or to revoke (RFC 7009 section 2.1)."""
 
     class Meta:
         unknown = EXCLUDE
 
-    token = Text(required=True)
-    token_type_hint = Text()
-    client_id = Text()
-    client_secret = Text()
+    token = Text(required=True, metadata=described("The token.", JWT))
+    token_type_hint = Text(metadata=described("Ignored: the token shows its type."))
+    client_id = Text(metadata=described("The username of the account that logs in."))
+    client_secret = Text(
+        metadata=described(
+            "The password or an API key of the `client_id`; accepted in a form body only."
+        )
+    )
 
 
 class IntrospectionSchema(ResponseSchema):
-    """What a token is (RFC 7662 section 2.2); of one that is not active, only that."""
+    """The state of a token (RFC 7662 section 2.2); only ``active`` if it is not active."""
 
     optional_fields = frozenset(
         {
@@ -168,53 +295,81 @@ class IntrospectionSchema(ResponseSchema):
         }
     )
 
-    active = Flag()
-    scope = Text()
-    client_id = Text()
-    username = Text()
-    token_type = Text(validate=validate.Equal("Bearer"))
-    exp = Whole()
-    iat = Whole()
-    sub = Text()
-    aud = fields.List(Text())
-    iss = Text()
-    jti = Text()
-    key_id = Text()
-    act = Object()
+    active = Flag(
+        metadata=described(
+            "Whether the token is valid now and the caller is allowed to know about it.", True
+        )
+    )
+    scope = Text(metadata=described("The space-separated scopes of the token.", "todo:read"))
+    client_id = Text(metadata=described("The username of the account.", "alice"))
+    username = Text(metadata=described("The username of the account.", "alice"))
+    token_type = Text(
+        validate=validate.Equal("Bearer"), metadata=described("Always `Bearer`.", "Bearer")
+    )
+    exp = Whole(metadata=described("When the token expires, in seconds since 1970.", _ENDED))
+    iat = Whole(metadata=described("When it was issued, in seconds since 1970.", _ISSUED))
+    sub = Text(metadata=described("The id of the account.", ACCOUNT_ID))
+    aud = fields.List(Text(), metadata=described("The audiences of the token.", [_AUDIENCE]))
+    iss = Text(metadata=described("The issuer of the token.", _ISSUER))
+    jti = Text(metadata=described("The id of the token.", API_KEY_ID))
+    key_id = Text(metadata=described("The id of the API key that the token was issued for."))
+    act = Object(metadata=described("After a token exchange: who acts (RFC 8693 section 4.1)."))
 
 
 class JwksQuery(StrictSchema):
-    """Who fetches the keys, and in which form."""
+    """Who fetches the keys, and in which format."""
 
-    service = Text()
-    format = Text(validate=validate.OneOf(["jwk", "pem"]))
+    service = Text(
+        metadata=described(
+            "The name of the service that fetches: a rotation can wait for it.", "todo"
+        )
+    )
+    format = Text(
+        validate=validate.OneOf(["jwk", "pem"]),
+        metadata=described("`pem`: only the key that signs now, as PEM.", "jwk"),
+    )
 
 
 class JwkSchema(ResponseSchema):
-    """A public key (RFC 7517); the numbers depend on ``kty``."""
+    """A public key (RFC 7517); its parameters depend on ``kty``."""
 
     optional_fields = frozenset({"crv", "x", "y", "n", "e", "pub"})
 
-    kid = Text()
-    use = Text(validate=validate.Equal("sig"))
-    alg = Text()
-    kty = Text(validate=validate.OneOf(["EC", "RSA", "OKP", "AKP"]))
-    crv = Text()
-    x = Text()
-    y = Text()
-    n = Text()
-    e = Text()
-    pub = Text()
+    kid = Text(metadata=described("The RFC 7638 thumbprint.", KID))
+    use = Text(validate=validate.Equal("sig"), metadata=described("Always `sig`.", "sig"))
+    alg = Text(
+        metadata=described(
+            "The algorithm that the key signs with.",
+            "ES256",
+            enum=(*ALGORITHMS, *OWN_SET_ALGORITHMS),
+        )
+    )
+    kty = Text(
+        validate=validate.OneOf(["EC", "RSA", "OKP", "AKP"]),
+        metadata=described("The type of the key.", "EC"),
+    )
+    crv = Text(metadata=described("EC and OKP: the curve.", "P-256"))
+    x = Text(
+        metadata=described(
+            "EC and OKP: the x coordinate.", "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU"
+        )
+    )
+    y = Text(
+        metadata=described("EC: the y coordinate.", "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0")
+    )
+    n = Text(metadata=described("RSA: the modulus."))
+    e = Text(metadata=described("RSA: the public exponent."))
+    pub = Text(metadata=described("AKP: the public key (RFC 9964)."))
 
 
 class JwkSetSchema(ResponseSchema):
-    """The keys that verify tokens, the one that signs now first."""
+    """The keys that verify tokens; the one that signs now comes first."""
 
-    keys = fields.List(fields.Nested(JwkSchema))
+    keys = fields.List(fields.Nested(JwkSchema), metadata=described("The keys."))
 
 
 class MetadataSchema(ResponseSchema):
-    """Where everything is (RFC 8414 section 2), as OpenID Connect Discovery has it too."""
+    """The endpoints and what they support (RFC 8414 section 2, OpenID Connect Discovery)."""
 
     optional_fields = frozenset(
         {
@@ -229,79 +384,154 @@ class MetadataSchema(ResponseSchema):
         }
     )
 
-    issuer = Text()
-    authorization_endpoint = Text()
-    token_endpoint = Text()
-    jwks_uri = Text()
-    introspection_endpoint = Text()
-    revocation_endpoint = Text()
-    service_documentation = Text()
-    revocations_endpoint = Text()
-    forward_auth_endpoint = Text()
-    scopes_supported = fields.List(Text())
-    response_types_supported = fields.List(Text())
-    grant_types_supported = fields.List(Text())
-    token_endpoint_auth_methods_supported = fields.List(Text())
-    introspection_endpoint_auth_methods_supported = fields.List(Text())
-    revocation_endpoint_auth_methods_supported = fields.List(Text())
-    subject_types_supported = fields.List(Text())
-    id_token_signing_alg_values_supported = fields.List(Text())
+    issuer = Text(metadata=described("The `iss` of every token.", _ISSUER))
+    authorization_endpoint = Text(
+        metadata=described(
+            "An endpoint that refuses every request: there are no login pages.",
+            f"{_ISSUER}/auth/authorize",
+        )
+    )
+    token_endpoint = Text(metadata=described("Issues tokens.", f"{_ISSUER}/auth/token"))
+    jwks_uri = Text(metadata=described("The keys.", f"{_ISSUER}/.well-known/jwks.json"))
+    introspection_endpoint = Text(
+        metadata=described("Introspects tokens.", f"{_ISSUER}/auth/introspect")
+    )
+    revocation_endpoint = Text(metadata=described("Revokes a token.", f"{_ISSUER}/auth/revoke"))
+    service_documentation = Text(
+        metadata=described("The documentation of the API.", f"{_ISSUER}/docs")
+    )
+    revocations_endpoint = Text(
+        metadata=described("The revocations to poll.", f"{_ISSUER}/auth/revocations")
+    )
+    forward_auth_endpoint = Text(
+        metadata=described("Forward authentication for proxies.", f"{_ISSUER}/auth/forward")
+    )
+    scopes_supported = fields.List(
+        Text(),
+        metadata=described("The scopes that belong to no service.", ["offline_access"]),
+    )
+    response_types_supported = fields.List(
+        Text(), metadata=described("`none`: there are no login pages.", ["none"])
+    )
+    grant_types_supported = fields.List(
+        Text(),
+        metadata=described(
+            "The grant types of the token endpoint.",
+            [
+                *("client_credentials", "refresh_token"),
+                "urn:ietf:params:oauth:grant-type:token-exchange",
+            ],
+        ),
+    )
+    token_endpoint_auth_methods_supported = fields.List(
+        Text(), metadata=described("How to log in at the token endpoint.", _LOGINS)
+    )
+    introspection_endpoint_auth_methods_supported = fields.List(
+        Text(), metadata=described("How to log in at the introspection endpoint.", _LOGINS)
+    )
+    revocation_endpoint_auth_methods_supported = fields.List(
+        Text(), metadata=described("How to log in at the revocation endpoint.", _LOGINS)
+    )
+    subject_types_supported = fields.List(
+        Text(), metadata=described("`public`: a `sub` is the same for all services.", ["public"])
+    )
+    id_token_signing_alg_values_supported = fields.List(
+        Text(),
+        metadata=described("The algorithms that sign tokens.", sorted(ALGORITHMS)),
+    )
 
 
 class DocumentSchema(ResponseSchema):
     """A description of an API (OpenAPI 3.1)."""
 
-    openapi = Text()
-    info = Object()
-    servers = fields.List(Object())
-    tags = fields.List(Object())
-    paths = Object()
-    components = Object()
+    openapi = Text(metadata=described("The version of OpenAPI.", "3.1.0"))
+    info = Object(
+        metadata=described("The title and the version.", {"title": "Keyosk", "version": "1.0.0"})
+    )
+    servers = fields.List(Object(), metadata=described("Base URLs.", [{"url": _ISSUER}]))
+    tags = fields.List(Object(), metadata=described("Groups of operations.", []))
+    paths = Object(metadata=described("The operations by path.", {}))
+    components = Object(metadata=described("The parts that operations refer to.", {}))
 
 
 class StatusSchema(ResponseSchema):
-    """That all is well."""
+    """A sign that all is well."""
 
-    status = Text(validate=validate.Equal("ok"))
+    status = Text(validate=validate.Equal("ok"), metadata=described("Always `ok`.", "ok"))
 
 
 class ExplainRequest(StrictSchema):
-    """A token request that is to be explained."""
+    """A token request to explain."""
 
-    account = Text()
-    credential = Text(validate=validate.OneOf(["password", "api_key"]))
-    api_key = Text()
-    audience = fields.List(Text(), validate=validate.Length(max=100))
-    scope = Text()
-    lifetime = Whole(validate=validate.Range(min=1))
+    account = Text(
+        metadata=described("The id or username; by default the caller's own account.", "alice")
+    )
+    credential = Text(
+        validate=_CREDENTIALS,
+        metadata=described(
+            "The credential that the account would use; `password` by default.", "password"
+        ),
+    )
+    api_key = Text(metadata=described("With the credential `api_key`: the id of the API key."))
+    audience = fields.List(
+        Text(),
+        validate=validate.Length(max=100),
+        metadata=described("As in the token request."),
+    )
+    scope = Text(metadata=described("As in the token request.", "billing:read"))
+    lifetime = Whole(validate=validate.Range(min=1), metadata=described("As in the token request."))
 
 
 class ExplainedScopeSchema(ResponseSchema):
-    """A scope of the token, and what gives it: ``grant`` or a role."""
+    """A scope of the token, and why the account holds it."""
 
-    name = Text()
-    through = Text()
-    until = Time(allow_none=True)
+    name = Text(metadata=described("The name of the scope.", "todo:read"))
+    through = Text(
+        metadata=described("`grant`, or the name of the role that contains the scope.", "editor")
+    )
+    until = Time(
+        allow_none=True, metadata=described("When the grant expires; null for never.", None)
+    )
 
 
 class MissingScopeSchema(ResponseSchema):
     """A scope that the token would lack, and why."""
 
-    name = Text()
-    reason = Text()
-    message = Text()
+    name = Text(metadata=described("The name of the scope.", "billing:read"))
+    reason = Text(
+        metadata=described(
+            "Why, for programs: " + ", ".join(f"`{reason}`" for reason in Reason) + ".",
+            "not_granted",
+        )
+    )
+    message = Text(metadata=described("Why, for people.", "The account was not granted it."))
 
 
 class ExplanationSchema(ResponseSchema):
-    """What a token request would end in."""
+    """The result that a token request would have."""
 
     optional_fields = frozenset({"error", "error_description", "reason", "claims", "size"})
 
-    granted = Flag()
-    error = Text()
-    error_description = Text()
-    reason = Text()
-    claims = Object()
-    size = Whole()
-    scopes = fields.List(fields.Nested(ExplainedScopeSchema))
-    missing = fields.List(fields.Nested(MissingScopeSchema))
+    granted = Flag(metadata=described("Whether a token would be issued.", False))
+    error = Text(
+        metadata=described("The error that the token endpoint would return.", "invalid_scope")
+    )
+    error_description = Text(
+        metadata=described(
+            "The description of that error.",
+            "This login does not hold, for the audience asked for: billing:read",
+        )
+    )
+    reason = Text(metadata=described("Why the login itself would be refused."))
+    claims = Object(metadata=described("The claims of the token, except `jti`."))
+    size = Whole(
+        metadata=described("The length of the token in bytes; tokens above 6144 are refused.")
+    )
+    scopes = fields.List(
+        fields.Nested(ExplainedScopeSchema),
+        metadata=described("The scopes that the token would have.", []),
+    )
+    missing = fields.List(
+        fields.Nested(MissingScopeSchema),
+        metadata=described("The scopes that the token would lack."),
+    )

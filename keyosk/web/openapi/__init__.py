@@ -1,8 +1,8 @@
 """The OpenAPI 3.1 document, made from the route table, the declared operations and the schemas.
 
-What is said of an address follows from those; only the words and examples are written for it
-(``words``). ``schemas`` turns shapes into JSON Schema, ``answers`` tells what comes back. This
-package is the only user of apispec.
+Nothing is described here: a description and an example stand beside the field, parameter or header
+that they are about. ``schemas`` turns shapes into JSON Schema, ``responses`` lists what comes back.
+This package is the only user of apispec.
 """
 
 import inspect
@@ -14,13 +14,34 @@ from typing import Any, Final
 
 from apispec import APISpec
 
-from keyosk.web import bodies, operations
+from keyosk.web import answers, bodies, endpoint, errors, operations, paging, preconditions, route
 from keyosk.web.access import Access
-from keyosk.web.openapi.answers import Answers, Call
-from keyosk.web.openapi.descriptions import HEADERS, INTRODUCTION, PARAMETERS, PATH_PARAMETERS
-from keyosk.web.openapi.schemas import SchemasPlugin, list_parameters
+from keyosk.web.openapi.responses import REQUEST_ID_HEADER, Call, Responses
+from keyosk.web.openapi.schemas import SchemasPlugin
 from keyosk.web.route import Route
 
+_INTRODUCTION: Final = """\
+One login for a set of microservices. A caller shows a username and a password, or an API key, and
+gets a signed token, which every service verifies offline.
+
+Every path that supports GET supports HEAD. OPTIONS returns 204 with `Allow`. `{account}` may be
+`me`, the caller's own account. `keyosk:admin` includes every `keyosk:` scope. A request with an
+unknown field is refused; a response may get new fields, which clients must ignore. Times are RFC
+3339 in UTC."""
+#: Those that operations refer to by name.
+_PARAMETERS: Final = {
+    **paging.PARAMETERS,
+    **answers.PARAMETERS,
+    **preconditions.PARAMETERS,
+    **endpoint.PARAMETERS,
+}
+_HEADERS: Final = {
+    **paging.HEADERS,
+    **answers.HEADERS,
+    **endpoint.HEADERS,
+    **errors.HEADERS,
+    **REQUEST_ID_HEADER,
+}
 _ORDER: Final = ("GET", "PUT", "POST", "PATCH", "DELETE")
 _SECURITY: Final = {
     "basic": {
@@ -38,41 +59,41 @@ _SECURITY: Final = {
         "type": "http",
         "scheme": "bearer",
         "bearerFormat": "JWT",
-        "description": "A token of `/auth/token` for the audience `keyosk`.",
+        "description": "A token from `/auth/token` for the audience `keyosk`.",
     },
 }
 
 
 def build(routes: Iterable[Route], issuer: str) -> dict[str, Any]:
-    """The document. Raises ``LookupError`` for a name that it has no words for."""
+    """Build the document. Raises ``LookupError`` for a field or parameter without description."""
     shapes = SchemasPlugin()
     spec = APISpec(
         title="Keyosk",
         version=_version(),
         openapi_version="3.1.0",
         plugins=[shapes],
-        info={"description": INTRODUCTION, "license": {"name": "MIT", "identifier": "MIT"}},
+        info={"description": _INTRODUCTION, "license": {"name": "MIT", "identifier": "MIT"}},
         servers=[
-            {"url": issuer, "description": "The issuer that is configured."},
-            {"url": ".", "description": "Where this document came from."},
+            {"url": issuer, "description": "The configured issuer."},
+            {"url": ".", "description": "The server of this document."},
         ],
     )
     for name, scheme in _SECURITY.items():
         spec.components.security_scheme(name, scheme)
-    for name, parameter in PARAMETERS.items():
+    for name, parameter in _PARAMETERS.items():
         spec.components.parameter(name, parameter["in"], {**parameter})
-    for name, header in HEADERS.items():
+    for name, header in _HEADERS.items():
         spec.components.header(name, {"schema": {"type": "string"}, **header})
-    answers = Answers(spec, shapes)
+    responses = Responses(spec, shapes)
     tags: dict[str, str] = {}
-    for route in routes:
-        tag, description = _tag(route)
+    for each in routes:
+        tag, description = _tag(each)
         tags[tag] = description
         described = {
-            method.lower(): _operation(_call(route, method), tag, shapes, answers)
-            for method in sorted(route.access, key=_ORDER.index)
+            method.lower(): _operation(_call(each, method), tag, shapes, responses)
+            for method in sorted(each.access, key=_ORDER.index)
         }
-        spec.path(path=_path(route.path), operations=described)
+        spec.path(path=_path(each.path), operations=described)
     for tag, description in tags.items():
         spec.tag({"name": tag, "description": description})
     return spec.to_dict()
@@ -82,15 +103,15 @@ def _call(route: Route, method: str) -> Call:
     return Call(route, method, route.access[method], operations.of(route.resource, method))
 
 
-def _operation(call: Call, tag: str, shapes: SchemasPlugin, answers: Answers) -> dict[str, Any]:
+def _operation(call: Call, tag: str, shapes: SchemasPlugin, responses: Responses) -> dict[str, Any]:
     summary, details = _prose(getattr(call.route.resource, call.method.lower()))
     described: dict[str, Any] = {
         "operationId": _operation_id(call),
         "summary": summary,
         "description": "\n\n".join(filter(None, (details, _who(call.access)))),
         "tags": [tag],
-        "parameters": _parameters(call),
-        "responses": answers.of(call),
+        "parameters": _parameters(call, shapes),
+        "responses": responses.of(call),
         "security": _security(call.access),
     }
     if call.operation.body is not None:
@@ -100,16 +121,17 @@ def _operation(call: Call, tag: str, shapes: SchemasPlugin, answers: Answers) ->
     return described
 
 
-def _parameters(call: Call) -> list[Any]:
+def _parameters(call: Call, shapes: SchemasPlugin) -> list[Any]:
     operation = call.operation
     parameters: list[Any] = [
-        {"name": name, "in": "path", "required": True, **PATH_PARAMETERS[name]}
+        {"name": name, "in": "path", "required": True, **route.PARAMETERS[name]}
         for name in call.path_parameters
     ]
     if operation.query is not None:
-        parameters.append({"in": "query", "schema": operation.query})
+        parameters += shapes.parameters(operation.query().fields)
     if operation.lists is not None:
-        parameters += [*list_parameters(operation.lists), "limit", "cursor", "total"]
+        parameters += [_sort(operation.lists), *shapes.parameters(operation.lists.filters)]
+        parameters += ["limit", "cursor", "total"]
     if operation.needs_force:
         parameters.append("force")
     if call.is_conditional:
@@ -119,12 +141,22 @@ def _parameters(call: Call) -> list[Any]:
     return parameters
 
 
+def _sort(lists: paging.ListOptions) -> dict[str, Any]:
+    orders = [order for sort in lists.sorts for order in (sort, f"-{sort}")]
+    return {
+        "name": "sort",
+        "in": "query",
+        "description": "The order of the list; a minus sign reverses it.",
+        "schema": {"type": "string", "enum": orders, "default": lists.sorts[0]},
+    }
+
+
 def _body(call: Call, shapes: SchemasPlugin) -> dict[str, Any]:
     assert call.operation.body is not None
     usual = bodies.PATCH_TYPES if call.method == "PATCH" else bodies.JSON_TYPES
     reference = shapes.reference(call.operation.body)
     content: dict[str, Any] = {"schema": reference}
-    if call.has_lines:  # JSON Lines, for which OpenAPI has words from 3.2 on
+    if call.has_lines:  # JSON Lines, which OpenAPI can describe from 3.2 on
         content = {"schema": {"type": "string"}, "x-itemSchema": reference}
     return {
         "required": not call.operation.optional,
@@ -133,32 +165,35 @@ def _body(call: Call, shapes: SchemasPlugin) -> dict[str, Any]:
 
 
 def _security(access: Access) -> list[dict[str, list[str]]]:
-    """A scope stands as a role of the scheme, which OpenAPI has allowed since 3.1."""
+    """The accepted logins. A scope stands as a role of the scheme, as OpenAPI allows since 3.1."""
     if access.by_login:
         return [{name: []} for name in ("basic", *(("api_key",) if access.key_alone else ()))]
     if access.anyone:
         return [{}]
-    # The account that the address names needs none, so it is no requirement there.
+    # The account that the path names needs no scope, so it is no requirement there.
     roles = [] if access.itself or access.any_caller else [access.scope]
     return [{"bearer": roles}, {"basic": roles}]
 
 
 def _who(access: Access) -> str:
     if access.by_login:
-        alone = ", or by an API key alone as Bearer" if access.key_alone else ""
-        return f"Needs a login by HTTP Basic{alone}."
+        alone = ", or an API key alone as a Bearer token" if access.key_alone else ""
+        return f"Requires a login by HTTP Basic{alone}."
     if access.anyone:
-        return "Anybody may ask this."
+        return "Requires no login."
     if access.any_caller:
-        return "Needs a login."
-    itself = "; the account itself needs none" if access.itself else ""
+        return "Requires a login."
+    sentences = [f"Requires the scope `{access.scope}`."]
+    if access.itself:
+        sentences.append("An account needs no scope for itself.")
     if access.proof:
-        itself += (
-            ", but its password in this request, an admin's own account included: Basic with it, "
-            "or `current_password`"
+        sentences.append(
+            "For the caller's own account, the request must prove its password: by HTTP Basic, or "
+            "by `current_password` in the body. This applies to admins as well."
         )
-    without = " A caller that came by API key is refused." if access.no_api_key else ""
-    return f"Needs the scope `{access.scope}`{itself}.{without}"
+    if access.no_api_key:
+        sentences.append("A caller that logged in by API key is refused.")
+    return " ".join(sentences)
 
 
 def _prose(function: Any) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""JSON Schema for the shapes and the parameters of lists: what apispec cannot know of ours."""
+"""JSON Schema for the shapes and parameters: what apispec cannot know of our fields."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -8,13 +8,9 @@ from apispec.ext.marshmallow.openapi import OpenAPIConverter
 from marshmallow import Schema, fields
 
 from keyosk.model import CredentialKind
-from keyosk.web import paging
 from keyosk.web.declared import Elsewhere
-from keyosk.web.fields import Accepts, Flag, LoneTime, Object, Text, Time, Whole
-from keyosk.web.openapi.descriptions import CHOICES, FIELDS, FILTERS
-from keyosk.web.openapi.examples import EXAMPLES
-from keyosk.web.paging import ListOptions
-from keyosk.web.schemas import NamedSchema, ResponseSchema
+from keyosk.web.fields import Accepts, Flag, LoneTime, Object, QueryFlag, Text, Time, Whole
+from keyosk.web.schemas import NamedSchema, ResponseSchema, StrictSchema, example_of
 
 _TEXT: Final = {"type": "string"}
 _FLAG: Final = {"type": "boolean"}
@@ -23,19 +19,15 @@ _LOGINS: Final = {"type": "string", "enum": [kind.value for kind in CredentialKi
 _KINDS: Final[Mapping[type[fields.Field[Any]], Mapping[str, Any]]] = {
     Text: _TEXT,
     Flag: _FLAG,
+    QueryFlag: _FLAG,
     Whole: {"type": "integer"},
     Object: {"type": "object"},
     Elsewhere: _TEXT,
     Time: _TIME,
     LoneTime: _TIME,
-    fields.Raw: {},
     Accepts: {"type": "string", "enum": [*_LOGINS["enum"], "both"]},
 }
-_FILTERS: Final[Mapping[Any, Mapping[str, Any]]] = {
-    paging.text: {**_TEXT, "maxLength": paging.LONGEST},
-    paging.flag: _FLAG,
-    paging.moment: _TIME,
-}
+_EXAMPLE: Final = "example"
 
 
 def name_of(shape: type[Schema] | Schema) -> str:
@@ -44,25 +36,12 @@ def name_of(shape: type[Schema] | Schema) -> str:
     return made_by.__name__.removesuffix("Schema")
 
 
-def list_parameters(lists: ListOptions) -> list[dict[str, Any]]:
-    """The parameters that are a list's own: its order and its filters."""
-    orders = [order for sort in lists.sorts for order in (sort, f"-{sort}")]
-    schemas = {
-        "sort": {**_TEXT, "enum": orders, "default": lists.sorts[0]},
-        **{name: dict(_FILTERS[parse]) for name, parse in lists.filters.items()},
-    }
-    return [
-        {"name": name, "in": "query", "description": FILTERS[name], "schema": schema}
-        for name, schema in schemas.items()
-    ]
-
-
 class _Converter(OpenAPIConverter):
     """apispec's, for the fields of ``web/fields`` and the kinds of shapes of ``web/schemas``."""
 
     def init_attribute_functions(self) -> None:
         super().init_attribute_functions()  # type: ignore[no-untyped-call]  # it has no types
-        self.attribute_functions.append(self.own_words)
+        self.attribute_functions.append(self.accepts2properties)
 
     def field2type_and_format(self, field: fields.Field[Any], **more: Any) -> dict[str, Any]:
         """The JSON type of a field. Raises ``LookupError`` for a kind that has none here."""
@@ -71,24 +50,20 @@ class _Converter(OpenAPIConverter):
             return known
         return dict(_KINDS[type(field)])
 
-    def own_words(self, field: fields.Field[Any], ret: dict[str, Any]) -> dict[str, Any]:
-        """What only this project knows of a field."""
-        name = field.data_key or field.name or ""
-        known: dict[str, Any] = {}
-        if not isinstance(field.parent, Schema):  # an item of a list, which has the words
+    def metadata2properties(self, field: fields.Field[Any], **more: Any) -> dict[str, Any]:
+        """The description of a field. Raises ``LookupError`` if it has none."""
+        known: dict[str, Any] = super().metadata2properties(field, **more)
+        known.pop(_EXAMPLE, None)  # it is part of the example of the whole shape
+        if isinstance(field.parent, fields.List):  # an item, which the list describes
             return known
-        shape = name_of(field.parent)
-        words = FIELDS | FILTERS if shape.endswith("Query") else FIELDS
-        described = words.get(f"{shape}.{name}", words.get(name))
-        if described is not None:
-            known["description"] = described
-        if name in CHOICES:
-            known["enum"] = [*CHOICES[name], *([None] if field.allow_none else [])]
-        if isinstance(field, Accepts) and not isinstance(field.parent, ResponseSchema):
-            # A request may also list the logins.
-            one = {"type": ret.pop("type"), "enum": [*ret.pop("enum"), None]}
-            known["anyOf"] = [one, {"type": "array", "items": _LOGINS, "minItems": 1}]
-        return known
+        return {**known, "description": field.metadata["description"]}
+
+    def accepts2properties(self, field: fields.Field[Any], ret: dict[str, Any]) -> dict[str, Any]:
+        """A request may also list the logins that a service accepts."""
+        if not isinstance(field, Accepts) or isinstance(field.parent, ResponseSchema):
+            return {}
+        one = {"type": ret.pop("type"), "enum": [*ret.pop("enum"), None]}
+        return {"anyOf": [one, {"type": "array", "items": _LOGINS, "minItems": 1}]}
 
     def schema2jsonschema(self, schema: Any) -> dict[str, Any]:
         """A shape with its description, its example, and what is always there."""
@@ -103,7 +78,7 @@ class _Converter(OpenAPIConverter):
         if issubclass(shape, NamedSchema):
             described = {"anyOf": [{"type": "string"}, described]}
         described["description"] = _sentence(shape)
-        described["examples"] = [EXAMPLES[name_of(shape)]]
+        described["examples"] = [example_of(shape)]
         return described
 
 
@@ -121,7 +96,24 @@ class SchemasPlugin(MarshmallowPlugin):
         found: dict[str, Any] = self.converter.resolve_nested_schema(shape)
         return found
 
-    def page(self, shape: type[Schema]) -> dict[str, Any]:
+    def parameters(self, known: Mapping[str, fields.Field[Any]]) -> list[dict[str, Any]]:
+        """Parameters of a query, by name. Raises ``LookupError`` for one without description."""
+        assert self.converter is not None
+        found = []
+        for name, field in known.items():
+            schema = self.converter.field2property(field)
+            described = {
+                "name": name,
+                "in": "query",
+                "description": schema.pop("description"),
+                "schema": schema,
+            }
+            if _EXAMPLE in field.metadata:
+                described[_EXAMPLE] = field.metadata[_EXAMPLE]
+            found.append(described)
+        return found
+
+    def page(self, shape: type[StrictSchema]) -> dict[str, Any]:
         """A reference to a page of a list of shapes."""
         assert self.spec is not None
         name = f"{name_of(shape)}Page"
@@ -129,7 +121,7 @@ class SchemasPlugin(MarshmallowPlugin):
         if name not in components.schemas:
             following = {
                 "type": ["string", "null"],
-                "description": "The `cursor` of the next page; null on the last one.",
+                "description": "The `cursor` of the next page; null on the last page.",
             }
             components.schema(
                 name,
@@ -137,11 +129,15 @@ class SchemasPlugin(MarshmallowPlugin):
                     "type": "object",
                     "description": f"A page of a list of {name_of(shape)}.",
                     "properties": {
-                        "items": {"type": "array", "items": self.reference(shape)},
+                        "items": {
+                            "type": "array",
+                            "description": "The objects of the page.",
+                            "items": self.reference(shape),
+                        },
                         "next": following,
                     },
                     "required": ["items", "next"],
-                    "examples": [{"items": [EXAMPLES[name_of(shape)]], "next": None}],
+                    "examples": [{"items": [example_of(shape)], "next": None}],
                 },
             )
         reference: dict[str, Any] = components.get_ref("schema", name)

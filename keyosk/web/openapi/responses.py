@@ -1,4 +1,4 @@
-"""What comes back: the statuses of an operation with their bodies and headers."""
+"""The responses of an operation: statuses, bodies and headers."""
 
 import inspect
 from collections.abc import Iterable
@@ -7,20 +7,19 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from apispec import APISpec
-from marshmallow import Schema
 
 from keyosk import errors
 from keyosk.web.access import Access
 from keyosk.web.errors import SENTENCES, STATUS, oauth_code
-from keyosk.web.openapi.examples import REQUEST_ID
 from keyosk.web.openapi.schemas import SchemasPlugin
 from keyosk.web.operations import Operation
 from keyosk.web.route import Route
+from keyosk.web.schemas import REQUEST_ID, StrictSchema
 from keyosk.web.standard_schemas import OAuthErrorSchema, ProblemSchema
 
 _Kind = type[errors.KeyoskError]
 
-#: What access decisions end in.
+#: How access decisions can fail.
 _LOGIN: Final = (errors.BadCredentials, errors.Forbidden, errors.Throttled, errors.Unavailable)
 _CALLER: Final = (*_LOGIN, errors.BadToken, errors.InsufficientScope)
 _HEADERS: Final = {
@@ -29,15 +28,17 @@ _HEADERS: Final = {
     429: "Retry-After",
     503: "Retry-After",
 }
-#: What the server answers before an address can matter: a problem at OAuth's addresses too.
+#: What the server answers before the path matters: a problem at OAuth's endpoints too.
 _BY_SERVER: Final = (413, 414)
 _WITH_FAULTS: Final = (errors.Invalid.code, errors.Conflict.code)
 _WRITES: Final = ("PUT", "PATCH", "DELETE")
+#: Every response has it.
+REQUEST_ID_HEADER: Final = {"X-Request-Id": {"description": "The id of the request in the log."}}
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One way in which a call ends; ``word`` is what OAuth calls it."""
+    """One way in which a call fails; ``word`` is the error code of OAuth."""
 
     code: str
     status: int
@@ -51,7 +52,7 @@ class Failure:
         return cls(kind.code, status, _sentence(kind), oauth_code(status, kind))
 
 
-#: Those that no error of ours stands for.
+#: Failures that no error of ours stands for.
 _OTHERS: Final = tuple(
     Failure(code, status, SENTENCES[code], oauth_code(status, Exception))
     for code, status in (
@@ -66,7 +67,7 @@ _OTHERS: Final = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One method of one route, with all that was said of it."""
+    """One method of one route, with its declaration."""
 
     route: Route
     method: str
@@ -75,7 +76,7 @@ class Call:
 
     @property
     def path_parameters(self) -> list[str]:
-        """The names in the address."""
+        """The names of the parameters in the path."""
         return [part.partition(">")[0] for part in self.route.path.split("<")[1:]]
 
     @property
@@ -95,7 +96,7 @@ class Call:
         return self.route.streams and bool(self.operation.body_types)
 
     def failures(self) -> list[Failure]:
-        """What it can end in but success."""
+        """The ways in which it can fail."""
         found: set[_Kind] = set(self.operation.raises)
         others = {"internal_error"}
         has_rules = self.operation.lists is not None or self.operation.query is not None
@@ -129,21 +130,21 @@ class Call:
         ]
 
 
-class Answers:
-    """The answers of one document; those of failures stand among the components."""
+class Responses:
+    """The responses of one document; those of failures are components."""
 
     def __init__(self, spec: APISpec, shapes: SchemasPlugin) -> None:
         self._components = spec.components
         self._shapes = shapes
 
     def of(self, call: Call) -> dict[str, Any]:
-        """All answers of an operation, by status."""
+        """All responses of an operation, by status."""
         answers: dict[str, Any] = {}
         if call.operation.status < HTTPStatus.BAD_REQUEST:
             answers[str(int(call.operation.status))] = self._success(call)
         if call.operation.has_etag and call.method == "GET":
             answers["304"] = {
-                "description": "It is what `If-None-Match` names.",
+                "description": "The object has an `ETag` that `If-None-Match` names.",
                 "headers": _headers("ETag"),
             }
         for status, failures in _by_status(call.failures()).items():
@@ -180,7 +181,7 @@ class Answers:
         return self._error(first.status, said, OAuthErrorSchema, "application/json", example)
 
     def _problem(self, status: int) -> str:
-        """The name of the answer that all addresses but OAuth's give with this status."""
+        """The name of the response that all endpoints except OAuth's return with this status."""
         name = f"Problem{status}"
         if name not in self._components.responses:
             failures = _by_status([*map(Failure.of, STATUS), *_OTHERS])[status]
@@ -194,7 +195,7 @@ class Answers:
                 "request_id": REQUEST_ID,
             }
             if first.code in _WITH_FAULTS:
-                example["errors"] = [{"field": "username", "message": first.sentence}]
+                example["errors"] = [{"field": "name", "message": first.sentence}]
             said = [f"- `{failure.code}`: {failure.sentence}" for failure in failures]
             answer = self._error(status, said, ProblemSchema, "application/problem+json", example)
             self._components.response(name, answer)
@@ -204,7 +205,7 @@ class Answers:
         self,
         status: int,
         said: list[str],
-        shape: type[Schema],
+        shape: type[StrictSchema],
         media_type: str,
         example: dict[str, Any],
     ) -> dict[str, Any]:
@@ -224,7 +225,7 @@ def _by_status(failures: Iterable[Failure]) -> dict[int, list[Failure]]:
 
 
 def _headers(*names: str) -> dict[str, str]:
-    return {name: name for name in (*names, "X-Request-Id")}
+    return {name: name for name in (*names, *REQUEST_ID_HEADER)}
 
 
 def _sentence(kind: _Kind) -> str:
