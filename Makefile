@@ -13,7 +13,7 @@ unexport VIRTUAL_ENV CONDA_PREFIX CONDA_DEFAULT_ENV POETRY_ACTIVE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-long demo lint format docs build audit bench lock clean
+.PHONY: help run test test-long faults demo lint format docs build audit bench lock clean
 
 help: ## Show this list
 	@echo 'Usage: make TARGET [ARGS="..."]'
@@ -27,6 +27,9 @@ test: .venv/.development ## Run the tests but the long ones (ARGS="-k token" go 
 
 test-long: .venv/.development ## Run the long tests: floods, kills, large lists
 	@$(BIN)/pytest -m slow $(ARGS)
+
+faults: .venv/.development ## Take the defences away one by one and see that a test finds it
+	@$(BIN)/python tools/faults.py $(ARGS)
 
 demo: .venv/.runtime ## Play the README's story by itself, on a free port, in a temporary folder
 	@$(BIN)/python examples/demo.py $(ARGS)
