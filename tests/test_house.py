@@ -41,7 +41,7 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
     "werkzeug": ("web", "app"),
     "apispec": ("web",),
     "flask_swagger_ui": ("web",),
-    "marshmallow": ("web", "config"),
+    "marshmallow": ("web",),
     "gunicorn": ("server",),
     "click": ("cli",),
     "yaml": ("cli",),

@@ -3,21 +3,20 @@
 The class ``Config`` is the one table of settings: loading, ``keyosk config check`` and the test of
 ``docs/configuration.md`` derive from it. Nothing else in Keyosk reads the environment.
 
-SECURITY: no sentence here repeats a value that was given, and no library exception leaves this
+SECURITY: no sentence here repeats a value that was given, and no exception of a rule leaves this
 module. Either could carry a secret, even from a setting that is none.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from marshmallow import Schema, ValidationError, fields, validate
-
 from keyosk.config import files
 from keyosk.config import values as rules
-from keyosk.config.values import Address, Network
+from keyosk.config.values import Address, BadValue, Network, Rule
 from keyosk.errors import ConfigurationError, Fault
 
 _PREFIX: Final = "KEYOSK_"
@@ -35,7 +34,7 @@ class Setting:
 
     name: str
     meaning: str
-    rule: fields.Field[Any]
+    rule: Rule
     default: str | int | None
     default_text: str
     mask: Callable[[object], str] | None
@@ -55,7 +54,7 @@ class Setting:
 
 
 def _setting(
-    rule: fields.Field[Any] | Callable[[object], object],
+    rule: Rule,
     default: str | int | None,
     meaning: str,
     *,
@@ -63,8 +62,7 @@ def _setting(
     mask: Callable[[object], str] | None = None,
 ) -> Any:
     """A field of ``Config`` with its row of the table in its metadata."""
-    row: dict[str, object] = {"default": default, "meaning": meaning, "mask": mask}
-    row["rule"] = rule if isinstance(rule, fields.Field) else fields.Function(deserialize=rule)
+    row: dict[str, object] = {"rule": rule, "default": default, "meaning": meaning, "mask": mask}
     row["default_text"] = default_text or ("none" if default is None else str(default))
     return field(repr=mask is None, metadata=row)
 
@@ -104,12 +102,12 @@ class Config:
         mask=rules.hide,
     )
     admin_username: str = _setting(
-        rules.string(validate.Regexp(r"[^\s:]+\Z", error="must be one word without a colon")),
+        rules.string(re.compile(r"[^\s:]+").fullmatch, "must be one word without a colon"),
         "admin",
         "The first account. Used only while there is no account.",
     )
     admin_password: str | None = _setting(
-        rules.string(validate.Length(15, 1024, error="must have 15 to 1024 characters")),
+        rules.string(lambda text: 15 <= len(text) <= 1024, "must have 15 to 1024 characters"),
         None,
         "The password of the first account, 15 to 1024 characters.",
         default_text="generated and shown once",
@@ -208,7 +206,6 @@ _KEYS: Final = {row.name: row.name for row in SETTINGS} | {
     f"{row.name}_file": row.name for row in SETTINGS if row.mask is not None
 }
 _VARIABLES: Final = {_PREFIX + key.upper(): name for key, name in _KEYS.items()}
-_SCHEMA: Final = Schema.from_dict({row.name: row.rule for row in SETTINGS})()
 
 
 class _Given(NamedTuple):
@@ -230,15 +227,17 @@ def load(environ: Mapping[str, str], *, cores: int | None = None) -> Config:
     raw: dict[str, object] = {row.name: row.default for row in SETTINGS}
     raw["workers"] = max(2, min(cores or rules.cores(), 8))
     raw |= {name: each.value for name, each in given.items()}
-    try:
-        values = _SCHEMA.load({name: value for name, value in raw.items() if value is not None})
-    except ValidationError as error:
-        values = dict(error.valid_data or {})
-        said = error.messages_dict.items()
-        faults += (Fault(given[n].label, rules.sentence(s, given[n].value)) for n, s in said)
+    values: dict[str, Any] = {}
+    for row in SETTINGS:
+        value = raw[row.name]
+        if value is None:
+            continue
+        try:
+            values[row.name] = row.rule(value)
+        except BadValue as error:
+            faults.append(Fault(given[row.name].label, rules.sentence(str(error), value)))
     faults += _fill(values, given)
     if faults:
-        # SECURITY: not inside the except block, whose exception holds every value.
         raise ConfigurationError(faults)
     sources = {name: each.source for name, each in given.items()}
     warnings = (*rules.warnings_of(values), *rules.warn_of_quotes(given.values()))
@@ -325,16 +324,16 @@ def _named(
             continue
         try:
             if setting in found:
-                raise ValidationError(f"is also given as {found[setting].label}; keep one")
+                raise BadValue(f"is also given as {found[setting].label}; keep one")
             if name.lower().endswith("_file"):
                 secret = rules.secret_in(value, keep_mark=setting == "secret_key")
                 found[setting] = _Given(label, f"file {value}", secret)
             else:
                 str(value).encode()  # the environment may hold bytes that are no text
                 found[setting] = _Given(label, source, value)
-        except (ValidationError, UnicodeEncodeError) as error:
-            said = error.messages[0] if isinstance(error, ValidationError) else "must be UTF-8"
-            faults.append(Fault(label, str(said)))
+        except (BadValue, UnicodeEncodeError) as error:
+            said = str(error) if isinstance(error, BadValue) else "must be UTF-8"
+            faults.append(Fault(label, said))
             found[setting] = _Given(label, source, None)
     return found
 

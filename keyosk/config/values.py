@@ -1,8 +1,7 @@
 """What the value of a setting may be, one rule a kind, and how a secret one is shown.
 
-A rule takes a value as TOML or the environment has it and gives it as ``Config`` holds it, or
-raises marshmallow's ``ValidationError``, which ends in ``config``. ``whole``, ``string`` and
-``one_of`` make a rule for the given bounds.
+A rule takes a value as TOML or the environment has it and returns it as ``Config`` holds it, or
+raises ``BadValue`` with what the value must be. ``whole``, ``string`` and ``one_of`` make rules.
 
 SECURITY: no sentence here repeats a value that was given. It could be a secret, even in a setting
 that is none.
@@ -17,8 +16,6 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import SplitResult, unquote, urlsplit
-
-from marshmallow import ValidationError, fields, validate
 
 from keyosk import whitespace
 from keyosk.config import database_urls
@@ -41,6 +38,11 @@ _KUBERNETES: Final = re.compile(r"KEYOSK_(\w+_)?(SERVICE_HOST|SERVICE_PORT\w*|PO
 
 Network = IPv4Network | IPv6Network
 OFF: Final = "off"
+Rule = Callable[[object], Any]
+
+
+class BadValue(ValueError):
+    """A value breaks the rule of its setting; the message says what it must be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ def _web_url(text: str) -> SplitResult | None:
 def text_of(value: object) -> str:
     """Text as it is."""
     if not isinstance(value, str):
-        raise ValidationError("must be text")
+        raise BadValue("must be text")
     return value
 
 
@@ -118,7 +120,7 @@ def bind(value: object) -> Address:
     if match is None or not (
         address := _address(host, int(match["port"]), is_bracketed=match["ipv6"] is not None)
     ):
-        raise ValidationError("must be host:port, :port or [IPv6 address]:port, port 1 to 65535")
+        raise BadValue("must be host:port, :port or [IPv6 address]:port, port 1 to 65535")
     return address
 
 
@@ -136,7 +138,7 @@ def issuer(value: object) -> str:
         _SEGMENT.fullmatch(each) and unquote(each) not in (".", "..")
         for each in url.path.split("/")[1:]
     ):
-        raise ValidationError(
+        raise BadValue(
             "must be an http:// or https:// URL with a host, and without user name, query, "
             "fragment or slash at the end"
         )
@@ -148,16 +150,14 @@ def database_url(value: object) -> str:
     try:
         return database_urls.parse(text_of(value)).text
     except database_urls.BadUrl as error:
-        raise ValidationError(str(error)) from None
+        raise BadValue(str(error)) from None
 
 
 def database_schema(value: object) -> str:
     """The name of a schema, as PostgreSQL has it: without quotes, and upper case is upper case."""
     text = text_of(value)
     if not text or not text.isprintable() or len(text.encode()) > _LONGEST_IDENTIFIER:
-        raise ValidationError(
-            f"must be the name of one schema, at most {_LONGEST_IDENTIFIER} bytes long"
-        )
+        raise BadValue(f"must be the name of one schema, at most {_LONGEST_IDENTIFIER} bytes long")
     return text
 
 
@@ -178,7 +178,7 @@ def secret_keys(value: object) -> tuple[str, ...]:
         # A byte order mark counted as a part of the key once: what that encrypted can be read.
         keys += (key,) if whitespace.trim(key) == key else (whitespace.trim(key), key)
     if not keys or not all(re.fullmatch(r"[^\s,]{43,}", key) for key in keys):
-        raise ValidationError(
+        raise BadValue(
             "must have at least 43 characters and no white space in each key: 32 random bytes in "
             "base64 (openssl rand -base64 32)"
         )
@@ -191,7 +191,7 @@ def networks(value: object) -> tuple[Network, ...]:
     try:
         return tuple(ip_network(item) for item in items)
     except ValueError:
-        raise ValidationError(
+        raise BadValue(
             "must be IP addresses or networks such as 10.0.0.0/8, with no bits set after the prefix"
         ) from None
 
@@ -210,7 +210,7 @@ def origins(value: object) -> tuple[str, ...]:
             or item != item.lower()
             or url.port == {"http": 80, "https": 443}[url.scheme]
         ):
-            raise ValidationError(
+            raise BadValue(
                 "must be origins as browsers send them, such as https://app.example.org: lower "
                 "case, without path, and without the port that is usual"
             )
@@ -222,36 +222,43 @@ def missing_pkcs11(given: Collection[str], sound: Collection[str]) -> list[str]:
     return [name for name in PKCS11 if name not in given] if PKCS11.keys() & sound else []
 
 
-def whole(low: int, high: int) -> fields.Field[Any]:
+def whole(low: int, high: int) -> Rule:
     """A whole number from ``low`` to ``high``."""
 
     def parse(value: object) -> int:
-        # Not fields.Integer: that takes 9.5 as 9 and "1_000" as 1000.
+        # Not int(text): that takes "1_000" and " 9".
         if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value):
             value = int(value)
         if type(value) is not int or not low <= value <= high:
-            raise ValidationError(f"must be a whole number from {low} to {high}")
+            raise BadValue(f"must be a whole number from {low} to {high}")
         return value
 
-    return fields.Function(deserialize=parse)
+    return parse
 
 
-def string(check: Callable[[str], object]) -> fields.Field[Any]:
-    """Text that ``check``, a validator of marshmallow's, lets pass."""
-    return fields.String(validate=check, error_messages={"invalid": "must be text"})
+def string(is_good: Callable[[str], object], message: str) -> Rule:
+    """Text for which ``is_good`` is true; ``message``: what it must be."""
+
+    def parse(value: object) -> str:
+        text = text_of(value)
+        if not is_good(text):
+            raise BadValue(message)
+        return text
+
+    return parse
 
 
 def pkcs11_text(value: object) -> str:
     """Text that is not empty, without control characters."""
     text = text_of(value)
     if not text or not text.isprintable():
-        raise ValidationError("must be text in one line, and not empty")
+        raise BadValue("must be text in one line, and not empty")
     return text
 
 
-def one_of(*words: str) -> fields.Field[Any]:
+def one_of(*words: str) -> Rule:
     """One of these words."""
-    return string(validate.OneOf(words, error="must be one of {choices}"))
+    return string(words.__contains__, f"must be one of {', '.join(words)}")
 
 
 def cores() -> int:
@@ -279,10 +286,10 @@ def quoted(value: object) -> str:
     return ""
 
 
-def sentence(said: Iterable[str], value: object) -> str:
+def sentence(said: str, value: object) -> str:
     """What is wrong with a value; where it is quoted, that too."""
     hint = quoted(value)
-    return " ".join(said) + (f"; it {hint}" if hint else "")
+    return said + (f"; it {hint}" if hint else "")
 
 
 def warn_of_quotes(given: Iterable[tuple[str, str, object]]) -> list[str]:
@@ -312,12 +319,12 @@ def secret_in(path: object, *, keep_mark: bool = False) -> str:
     try:
         secret = Path(text_of(path)).read_bytes().decode().strip()
     except OSError as error:
-        raise ValidationError(f"cannot read the file: {error.strerror}") from None
+        raise BadValue(f"cannot read the file: {error.strerror}") from None
     except ValueError:
-        raise ValidationError("the file must be UTF-8 text") from None
+        raise BadValue("the file must be UTF-8 text") from None
     secret = secret if keep_mark else whitespace.trim(secret)
     if not secret:
-        raise ValidationError("the file is empty")
+        raise BadValue("the file is empty")
     return secret
 
 
