@@ -7,6 +7,7 @@ meanwhile.
 
 import json
 import re
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -53,6 +54,8 @@ class Idempotency:
         self._store = store
         self._safe = safe
         self._clock = clock
+        # When this process kept secrets; first those that it may have kept before it was started.
+        self._kept_since = deque([int(clock())])
 
     def once(self, by: Caller, key: str, request: bytes, answer: Callable[[], Answer]) -> Answer:
         """The answer that this caller's request has under ``key``; ``answer`` gives the first.
@@ -80,12 +83,19 @@ class Idempotency:
             return given
 
     def forget_quietly(self) -> None:
-        """Take the secrets out that were kept long enough; for after an answer."""
+        """Take the secrets out that were kept long enough; for after an answer.
+
+        It asks the database only when a secret of this process is due.
+        """
         now = int(self._clock())
+        if not self._kept_since or 0 <= now - self._kept_since[0] < SECRET_KEPT:
+            return
         try:
             self._forget(now)
         except Unavailable:
             return
+        while self._kept_since and not 0 <= now - self._kept_since[0] < SECRET_KEPT:
+            self._kept_since.popleft()
 
     def rewrap(self) -> int:
         """Encrypt all kept secrets under the first secret key; answers how many there are."""
@@ -117,6 +127,7 @@ class Idempotency:
         if _SECRET in answer.body:
             plain = json.dumps(answer.body).encode()
             sealed = self._safe.seal(plain, name=_name(caller, key))
+            self._kept_since.append(now)
         return StoredResponse(
             caller=caller,
             key=key,

@@ -3,9 +3,10 @@
 import json
 import unicodedata
 from collections.abc import Collection, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
-from keyosk.errors import Fault, Invalid
+from keyosk.errors import Fault, Invalid, Stale
+from keyosk.model import Versions
 
 LONGEST_NAME: Final = 200
 LONGEST_TEXT: Final = 2_000
@@ -93,3 +94,24 @@ def _is_flat_and_clean(value: Any, levels: int) -> bool:
     else:
         return True
     return levels > 0 and all(_is_flat_and_clean(item, levels - 1) for item in inner)
+
+
+class Versioned(Protocol):
+    """An object that counts its writes."""
+
+    @property
+    def version(self) -> int:
+        """How many there were."""
+
+
+Object = TypeVar("Object", bound=Versioned)
+
+
+def check_version(found: Object, wanted: Versions | None) -> Object:
+    """The object, if it is at a version that is wanted; ``None``: at any. Raises ``Stale``.
+
+    For changes that change nothing; others have the database decide.
+    """
+    if wanted is not None and not wanted.admit(found.version):
+        raise Stale("It has changed since it was read.")
+    return found

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import requests
@@ -19,7 +19,7 @@ from keyosk.audit import GENESIS, row_hash
 from keyosk.credentials import api_key_format
 from keyosk.errors import BadCredentials, Unavailable
 from keyosk.installation import Installation
-from keyosk.model import ADMIN, OPERATOR, Account, Caller, CredentialKind, ListQuery
+from keyosk.model import ADMIN, OPERATOR, Account, Caller, CredentialKind, Grant, ListQuery
 from keyosk.storage.audit import AuditStore
 from live import Client, LiveServer
 from people import PASSWORD, assert_refused, done, make_key, make_person, make_role, make_service
@@ -362,7 +362,7 @@ def test_a_change_whose_row_cannot_be_written_does_not_happen(
             lambda: installation.api_keys.remove(OPERATOR, "admin", key.id),
             lambda: installation.roles.create(OPERATOR, name="nothing"),
             lambda: installation.services.create(OPERATOR, name="nothing"),
-            lambda: installation.grants.change(OPERATOR, "admin", add=()),
+            lambda: installation.grants.change(OPERATOR, "admin", add=[Grant("keyosk:audit:read")]),
         ):
             with pytest.raises(Unavailable):
                 change()
@@ -378,7 +378,7 @@ def test_a_change_whose_row_cannot_be_written_does_not_happen(
 def test_a_row_whose_change_fails_is_not_written(installation: Installation) -> None:
     known = len(all_rows(installation))
 
-    def fail(_: Account) -> None:
+    def fail(_: Account) -> NoReturn:
         raise Unavailable("Injected.")
 
     accounts = installation.accounts

@@ -10,13 +10,13 @@ from keyosk.credentials.password_hashing import Passwords
 from keyosk.credentials.password_policy import check_new
 from keyosk.errors import Conflict, Invalid, NotFound, ProofRequired
 from keyosk.ids import first_version, is_id, new_id
-from keyosk.merge_patch import merge_patch
+from keyosk.merge_patch import is_same, merge_patch
 from keyosk.model import Account, Caller, Kind, ListQuery, StoredPassword, Versions
 from keyosk.permissions.safeguards import Rules
 from keyosk.revocations import Revocations
 from keyosk.storage.accounts import AccountStore
 from keyosk.storage.database import Database
-from keyosk.validation import LONGEST_NAME, Faults
+from keyosk.validation import LONGEST_NAME, Faults, check_version
 
 RESET: Final[Mapping[str, Any]] = {
     "kind": Kind.PERSON,
@@ -79,11 +79,12 @@ class Accounts:
         return Draft(account, self._stored(password))
 
     def add(
-        self, by: Caller, draft: Draft, *, also: Callable[[Account], None] | None = None
+        self, by: Caller, draft: Draft, *, also: Callable[[Account], Account] | None = None
     ) -> Account:
         """Store a new account.
 
-        ``also``: what else is to happen in the same transaction. Raises ``Conflict``.
+        ``also``: what else is to happen in the same transaction, and what that makes of the
+        account. Raises ``Conflict``.
         """
         account = draft.account
         with self._database.transaction():
@@ -91,9 +92,7 @@ class Accounts:
             if draft.password is not None:
                 self._accounts.set_password(account.id, draft.password, now=account.created_at)
             self._audit.record(by, "account.create", target(account.id), after=created(account))
-            if also is not None:
-                also(account)
-            return self._accounts.by_id(account.id)
+            return account if also is None else also(account)
 
     def get(self, reference: str) -> Account:
         """The account that an id or a username in any spelling names. Raises ``NotFound``."""
@@ -109,9 +108,12 @@ class Accounts:
 
         Until its end no other such transaction has the account.
         """
+        if is_id(reference):
+            self._database.lock(target(reference.lower()))
+            return self._accounts.by_id(reference.lower())
         account = self.get(reference)
-        self._database.lock(target(account.id))
-        return self._accounts.by_id(account.id)
+        may_differ = self._database.lock(target(account.id))
+        return self._accounts.by_id(account.id) if may_differ else account
 
     def check_proof(self, by: Caller, account_id: str) -> None:
         """Check that whoever handles credentials of their own proved their password for it.
@@ -149,7 +151,8 @@ class Accounts:
         """Apply a merge patch (RFC 7396): ``None`` resets a field, objects merge by member.
 
         ``may_be_over``: whether a new ``expires_at`` may lie in the past; one that is only
-        repeated always may. Writes only what the patch names. Raises ``Invalid``, ``NotFound``,
+        repeated always may. Writes only what differs, and nothing if nothing does. Raises
+        ``Invalid``, ``NotFound``,
         ``Conflict``, ``Stale`` (unless the account is at ``version``), ``RefusedByRule``.
         """
         now = int(self._clock())
@@ -167,17 +170,25 @@ class Accounts:
             self._rules.may_change(by, account.id)
             if after.enabled != account.enabled or after.expires_at != account.expires_at:
                 self._rules.not_oneself(by, account.id)
-            with self._rules.keeping_an_admin():
-                self._accounts.change(account.id, changes, now=now, version=version)
-            effective_at = None
-            if account.enabled > after.enabled or self._revocations.cuts_short(
-                account.expires_at, after.expires_at
+            changes = {
+                name: value
+                for name, value in changes.items()
+                if not is_same(value, getattr(account, name))
+            }
+            if not changes:
+                return check_version(account, version)
+            disabled = account.enabled > after.enabled
+            with self._rules.keeping_an_admin(
+                at_risk=disabled or (account.expires_at is None and after.expires_at is not None)
             ):
+                number = self._accounts.change(account.id, changes, now=now, version=version)
+            effective_at = None
+            if disabled or self._revocations.cuts_short(account.expires_at, after.expires_at):
                 effective_at = self._revocations.of_account(account.id)
                 self._revocations.end_sessions(account.id)
             old, new = changed(fields_of(account), fields_of(after))
             self._audit.record(by, "account.change", target(account.id), before=old, after=new)
-            return replace(self._accounts.by_id(account.id), effective_at=effective_at)
+            return replace(after, updated_at=now, version=number, effective_at=effective_at)
 
     def remove(self, by: Caller, reference: str, *, version: Versions | None = None) -> int:
         """Delete an account with its password, API keys and grants.

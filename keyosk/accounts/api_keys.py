@@ -10,13 +10,13 @@ from keyosk.audit import Audit, changed
 from keyosk.credentials import api_key_format
 from keyosk.errors import Conflict, Invalid, NotFound
 from keyosk.ids import first_version, is_id, new_id
-from keyosk.model import ApiKey, AuditAction, Caller, ListQuery, Versions
+from keyosk.model import Account, ApiKey, AuditAction, Caller, ListQuery, Versions
 from keyosk.permissions.safeguards import Rules
 from keyosk.revocations import Revocations
 from keyosk.storage.api_keys import ApiKeyStore
 from keyosk.storage.database import Database
 from keyosk.storage.services import ServiceStore
-from keyosk.validation import LONGEST_NAME, LONGEST_TEXT, Faults
+from keyosk.validation import LONGEST_NAME, LONGEST_TEXT, Faults, check_version
 
 #: Seconds for which a rotated key goes on working unless the caller says otherwise.
 OVERLAP: Final = 86_400
@@ -134,9 +134,9 @@ class ApiKeys:
                 "successor": successor,
                 "expires_at": end if old.expires_at is None else min(old.expires_at, end),
             }
-            with self._rules.keeping_an_admin():
-                self._add(by, "api_key.create", new, secret)
-                self._api_keys.change(old.id, changes, now=now)
+            # The last admin may lose this key: the new one is as good.
+            self._add(by, "api_key.create", new, secret)
+            self._api_keys.change(old.id, changes, now=now)
             effective_at = None
             if self._revocations.cuts_short(old.expires_at, changes["expires_at"]):
                 effective_at = self._revocations.of_api_key(old.id)
@@ -153,9 +153,7 @@ class ApiKeys:
 
     def get(self, reference: str, key_id: str) -> ApiKey:
         """One key of the account. Raises ``NotFound``."""
-        if not is_id(key_id):  # PostgreSQL refuses NUL with an error
-            raise NotFound("This account has no such API key.")
-        return self._api_keys.get(self._accounts.get(reference).id, key_id)
+        return self._of(self._accounts.get(reference), key_id)
 
     def change(
         self,
@@ -188,8 +186,10 @@ class ApiKeys:
                 changes["networks"] = after.networks
             self._guard(by, key)
             self._accounts.check_proof(by, key.account_id)
-            with self._rules.keeping_an_admin():
-                self._api_keys.change(key.id, changes, now=now, version=version)
+            if after == key:
+                return check_version(key, version)
+            with self._rules.keeping_an_admin(at_risk=_lasts(key) and not _lasts(after)):
+                number = self._api_keys.change(key.id, changes, now=now, version=version)
             effective_at = None
             if (
                 key.enabled > after.enabled
@@ -199,8 +199,7 @@ class ApiKeys:
             ):
                 effective_at = self._revocations.of_api_key(key.id)
             self._record_change(by, "api_key.change", key, after)
-            changed_key = self._api_keys.get(key.account_id, key.id)
-            return replace(changed_key, effective_at=effective_at)
+            return replace(after, updated_at=now, version=number, effective_at=effective_at)
 
     def remove(
         self, by: Caller, reference: str, key_id: str, *, version: Versions | None = None
@@ -213,14 +212,19 @@ class ApiKeys:
             key = self._locked(reference, key_id)
             self._guard(by, key)
             effective_at = self._revocations.of_api_key(key.id)
-            with self._rules.keeping_an_admin():
+            with self._rules.keeping_an_admin(at_risk=_lasts(key)):
                 self._api_keys.remove(key.id, version=version)
             self._audit.record(by, "api_key.delete", _target(key), before=_fields(key))
             return effective_at
 
     def _locked(self, reference: str, key_id: str) -> ApiKey:
         """The key, for a transaction that writes what it makes of it."""
-        return self.get(self._accounts.locked(reference).id, key_id)
+        return self._of(self._accounts.locked(reference), key_id)
+
+    def _of(self, account: Account, key_id: str) -> ApiKey:
+        if not is_id(key_id):  # PostgreSQL refuses NUL with an error
+            raise NotFound("This account has no such API key.")
+        return self._api_keys.get(account.id, key_id)
 
     def _guard(self, by: Caller, key: ApiKey) -> None:
         self._rules.not_by_api_key(by)
@@ -265,6 +269,12 @@ def _networks(faults: Faults, networks: Sequence[str]) -> tuple[str, ...]:
 def _is_narrower(after: Collection[str] | None, before: Collection[str] | None) -> bool:
     """Whether a limit lacks something of the one before, ``None`` being no limit."""
     return after is not None and (before is None or not set(before) <= set(after))
+
+
+def _lasts(key: ApiKey) -> bool:
+    """Whether an admin can rely on a key alone, as ``GrantStore.has_lasting_admin`` has it."""
+    limits = (key.expires_at, key.scopes, key.networks)
+    return key.enabled and all(limit is None for limit in limits)
 
 
 def _tuple(items: Sequence[str] | None) -> tuple[str, ...] | None:

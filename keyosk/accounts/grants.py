@@ -11,10 +11,10 @@ from keyosk.permissions.safeguards import Rules
 from keyosk.revocations import Revocations
 from keyosk.storage.accounts import AccountStore
 from keyosk.storage.database import Database
-from keyosk.storage.grants import GrantStore
+from keyosk.storage.grants import GrantStore, in_order
 from keyosk.storage.roles import RoleStore
 from keyosk.storage.services import ServiceStore
-from keyosk.validation import Faults
+from keyosk.validation import Faults, check_version
 
 
 class Grants:
@@ -59,9 +59,8 @@ class Grants:
     def add_account(self, by: Caller, grants: Sequence[Grant], draft: Draft) -> Account:
         """Store an account together with its first grants. Raises what ``replace`` raises."""
 
-        def give(account: Account) -> None:
-            if grants:
-                self._write(by, account, (), grants)
+        def give(account: Account) -> Account:
+            return self._write(by, account, (), grants) if grants else account
 
         return self._accounts.add(by, draft, also=give)
 
@@ -84,10 +83,10 @@ class Grants:
         with self._database.transaction():
             account = self._accounts.locked(reference)
             before = self._grants.of_account(account.id)
-            effective_at = self._write(
+            account = self._write(
                 by, account, before, grants, version=version, may_be_over=may_be_over
             )
-            return self._changed(account.id, effective_at)
+            return account, in_order(grants)
 
     def change(
         self,
@@ -109,14 +108,9 @@ class Grants:
             for grant in remove:
                 kept.pop((grant.scope, grant.role), None)
             kept |= {(grant.scope, grant.role): grant for grant in add}
-            effective_at = self._write(by, account, before, list(kept.values()), version=version)
-            return self._changed(account.id, effective_at)
-
-    def _changed(
-        self, account_id: str, effective_at: int | None
-    ) -> tuple[Account, tuple[Grant, ...]]:
-        account, grants = self.of(account_id)
-        return replace(account, effective_at=effective_at), grants
+            grants = list(kept.values())
+            account = self._write(by, account, before, grants, version=version)
+            return account, in_order(grants)
 
     def _write(
         self,
@@ -127,7 +121,11 @@ class Grants:
         *,
         version: Versions | None = None,
         may_be_over: bool = False,
-    ) -> int | None:
+    ) -> Account:
+        """Make these the grants of an account; the account as it is then.
+
+        Writes nothing if they are its grants already.
+        """
         now = int(self._clock())
         roles = self._roles.named([grant.role for grant in grants if grant.role is not None])
         scopes = [grant.scope for grant in grants if grant.scope is not None]
@@ -140,12 +138,13 @@ class Grants:
             self._rules.not_by_api_key(by)
         for grant in widened:
             self._rules.may_grant(by, grant, roles)
-        with self._rules.keeping_an_admin():
-            self._account_store.change(account.id, {}, now=now, version=version)
+        if set(grants) == set(before):
+            return check_version(account, version)
+        takes = not all(any(_covers(new, old) for new in grants) for old in before)
+        with self._rules.keeping_an_admin(at_risk=takes):
+            number = self._account_store.change(account.id, {}, now=now, version=version)
             self._grants.set(account.id, grants, {role.name: role.id for role in roles.values()})
-        effective_at = None
-        if not all(any(_covers(new, old) for new in grants) for old in before):
-            effective_at = self._revocations.of_account(account.id)
+        effective_at = self._revocations.of_account(account.id) if takes else None
         self._audit.record(
             by,
             "grants.change",
@@ -153,7 +152,7 @@ class Grants:
             before={"grants": shapes(grant for grant in before if grant not in grants)},
             after={"grants": shapes(widened)},
         )
-        return effective_at
+        return replace(account, updated_at=now, version=number, effective_at=effective_at)
 
 
 def _covers(new: Grant, old: Grant) -> bool:

@@ -128,3 +128,7 @@ class Versions:
 
     among: frozenset[int] | None = None
     but: frozenset[int] = frozenset()
+
+    def admit(self, version: int) -> bool:
+        """Whether an object at this version may be changed."""
+        return (self.among is None or version in self.among) and version not in self.but

@@ -1,21 +1,21 @@
 """Roles: named sets of scopes of any services."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from keyosk.audit import Audit, changed
 from keyosk.errors import InUse, Invalid, NotFound
 from keyosk.ids import first_version, is_id, new_id
-from keyosk.model import Caller, ListQuery, Role, Versions
+from keyosk.model import ADMIN, Caller, ListQuery, Role, Versions
 from keyosk.permissions.safeguards import Rules
 from keyosk.revocations import MOST_ACCOUNTS, Revocations
 from keyosk.storage.database import Database
 from keyosk.storage.grants import GrantStore
 from keyosk.storage.roles import RoleStore
 from keyosk.storage.services import ServiceStore
-from keyosk.validation import LONGEST_TEXT, Faults
+from keyosk.validation import LONGEST_TEXT, Faults, check_version
 
 #: Held by what reads a role and writes what it made of it, so that none overtakes another.
 LOCK: Final = "roles"
@@ -63,7 +63,7 @@ class Roles:
             version=first_version(role_id),
         )
         with self._database.transaction():
-            self._check(role)
+            self._check(role, role.scopes)
             self._rules.may_give(by, role.scopes)
             self._roles.add(role)
             self._audit.record(by, "role.create", _target(role), after=_fields(role))
@@ -103,18 +103,24 @@ class Roles:
             if "scopes" in changes:
                 changes["scopes"] = tuple(sorted(set(changes["scopes"])))
             after = replace(role, **changes)
-            self._check(after)
+            added = set(after.scopes) - set(role.scopes)
+            gone = set(role.scopes) - set(after.scopes)
+            self._check(after, sorted(added))
             # Both ways: who takes a scope from a role takes it from all that hold the role.
-            self._rules.may_give(by, set(after.scopes) - set(role.scopes))
-            self._rules.may_take(by, set(role.scopes) - set(after.scopes))
-            if set(after.scopes) - set(role.scopes):
+            self._rules.may_give(by, added)
+            self._rules.may_take(by, gone)
+            if added:
                 self._rules.not_by_api_key(by)
-            effective_at = self._revoke(role, set(role.scopes) - set(after.scopes))
-            with self._rules.keeping_an_admin():
-                self._roles.change(after, now=now, version=version)
+            if after == role:
+                return check_version(role, version)
+            effective_at = self._revoke(role, gone)
+            with self._rules.keeping_an_admin(at_risk=ADMIN in gone):
+                number = self._roles.change(
+                    after, now=now, version=version, rescoped=after.scopes != role.scopes
+                )
             old, new = changed(_fields(role), _fields(after))
             self._audit.record(by, "role.change", _target(role), before=old, after=new)
-            return replace(self._roles.by_name(after.name), effective_at=effective_at)
+            return replace(after, updated_at=now, version=number, effective_at=effective_at)
 
     def remove(
         self, by: Caller, name: str, *, force: bool = False, version: Versions | None = None
@@ -132,7 +138,7 @@ class Roles:
             if holders and not force:
                 raise InUse([f"The role {role.name}"], accounts=holders)
             effective_at = self._revoke(role, set(role.scopes))
-            with self._rules.keeping_an_admin():
+            with self._rules.keeping_an_admin(at_risk=ADMIN in role.scopes):
                 self._roles.remove(role.id, version=version)
             self._audit.record(by, "role.delete", _target(role), before=_fields(role))
             return effective_at
@@ -146,7 +152,7 @@ class Roles:
             audiences=self._services.audiences_of(scopes),
         )
 
-    def _check(self, role: Role) -> None:
+    def _check(self, role: Role, added: Collection[str]) -> None:
         faults = Faults()
         if not _NAME.fullmatch(role.name) or is_id(role.name):
             faults.add(
@@ -155,8 +161,8 @@ class Roles:
                 "and begin and end with a letter or digit",
             )
         faults.text("description", role.description, longest=LONGEST_TEXT)
-        existing = self._services.existing_scopes(role.scopes)
-        for scope in role.scopes:
+        existing = self._services.existing_scopes(added)
+        for scope in added:
             if scope not in existing:
                 faults.add("scopes", f"there is no scope {scope[:200]}")
         faults.raise_if_any()

@@ -70,8 +70,15 @@ class Rules:
             raise RefusedByRule("A caller with an API key cannot do this: use a password.")
 
     @contextmanager
-    def keeping_an_admin(self) -> Iterator[None]:
-        """Rule 5, around a write inside a transaction."""
+    def keeping_an_admin(self, *, at_risk: bool = True) -> Iterator[None]:
+        """Rule 5, around a write inside a transaction.
+
+        ``at_risk``: whether the write can take anything away that makes a lasting admin, of
+        whatever account. What cannot asks nothing.
+        """
+        if not at_risk:
+            yield
+            return
         self._database.lock(_ADMINS)
         before = self._grants.has_lasting_admin()
         yield

@@ -31,6 +31,7 @@ from keyosk.revocations import MOST_ACCOUNTS, Revocations
 from keyosk.storage.database import Database
 from keyosk.storage.grants import GrantStore
 from keyosk.storage.services import ServiceStore
+from keyosk.validation import check_version
 
 #: Held by what reads a service and writes what it made of it, so that none overtakes another.
 LOCK: Final = "services"
@@ -101,7 +102,8 @@ class Services:
             if service.policy.signing_algorithm is not None:
                 self._rotation.check_algorithm(service.policy.signing_algorithm)
             self._services.add(service)
-            self._revocations.note_lifetimes()
+            if service.policy.token_lifetime is not None:
+                self._revocations.note_lifetimes()
             self._audit.record(by, "service.create", _target(service), after=fields_of(service))
         return service
 
@@ -175,6 +177,8 @@ class Services:
                 after = _patched(after, {"on_request_only": True})
             service_validation.check(after, self._issuer)
             self._check_rights(by, service, after)
+            if after == service:
+                return check_version(service, version)
             gone = {scope.name for scope in service.scopes} - {scope.name for scope in after.scopes}
             self._refuse_use(gone, force=force)
             effective_at = None
@@ -184,22 +188,23 @@ class Services:
                 or service.policy.accepts - after.policy.accepts
             ):
                 effective_at = self._revoke(service)
-            with self._rules.keeping_an_admin():
-                self._services.change(
-                    after,
-                    now=now,
-                    version=version,
-                    readdressed=after.identifiers != service.identifiers,
-                )
-                self._services.set_scopes(service, after.scopes)
-            self._revocations.note_lifetimes()
+            number = self._services.change(
+                after,
+                now=now,
+                version=version,
+                readdressed=after.identifiers != service.identifiers,
+                exchanged=after.exchanges != service.exchanges,
+            )
+            self._services.set_scopes(service, after.scopes)
+            if after.policy.token_lifetime != service.policy.token_lifetime:
+                self._revocations.note_lifetimes()
             wanted = after.policy.signing_algorithm
             if wanted is not None and wanted != service.policy.signing_algorithm:
                 # Its verifiers have a key set without such a key.
                 self._rotation.publish_for(by, wanted, draft=draft)
             old, new = changed(fields_of(service), fields_of(after))
             self._audit.record(by, "service.change", _target(service), before=old, after=new)
-            return replace(self._services.by_id(service.id), effective_at=effective_at)
+            return replace(after, updated_at=now, version=number, effective_at=effective_at)
 
     def draft_key(self, algorithm: str | None) -> AbstractContextManager[SigningKey | None]:
         """The signing key that a change to this algorithm will publish, if it will publish one.
@@ -224,7 +229,8 @@ class Services:
             self._refuse_use({scope.name for scope in service.scopes}, force=force)
             effective_at = self._revoke(service)
             self._services.remove(service.id, version=version)
-            self._revocations.note_lifetimes()
+            if service.policy.token_lifetime is not None:
+                self._revocations.note_lifetimes()
             self._audit.record(by, "service.delete", _target(service), before=fields_of(service))
             return effective_at
 
@@ -345,6 +351,8 @@ def _patched(service: Service, values: Mapping[str, Any]) -> Service:
         rest["account"] = usernames.lookup_form(rest["account"]) or rest["account"]
     if "scopes" in rest:
         rest["scopes"] = tuple(sorted(rest["scopes"], key=lambda scope: scope.name))
+    if "exchanges" in rest:
+        rest["exchanges"] = tuple(sorted(rest["exchanges"], key=lambda each: each.service))
     policy = {name: value for name, value in values.items() if name in _POLICY_FIELDS}
     return replace(service, policy=replace(service.policy, **policy), **rest)
 

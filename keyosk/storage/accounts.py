@@ -7,13 +7,12 @@ from typing import Any, Final
 import peewee
 from peewee import JOIN
 
-from keyosk.errors import NotFound, Stale
+from keyosk.errors import NotFound
 from keyosk.model import Account, Kind, ListQuery, StoredPassword, Versions
 from keyosk.storage import listing as lists
-from keyosk.storage import tables
+from keyosk.storage import tables, versions
 from keyosk.storage.conflicts import conflict
 from keyosk.storage.database import Database
-from keyosk.storage.versions import at_version
 
 _TAKEN = {"username": "Another account already has this username."}
 _JSON = ("claims", "metadata")
@@ -104,10 +103,11 @@ class AccountStore:
         *,
         now: int,
         version: Versions | None = None,
-    ) -> None:
+    ) -> int:
         """Write the given columns only, if the account still is at ``version`` (``None``: any).
 
-        Raises ``Stale`` when it is not, ``Conflict`` when the new username is taken.
+        Returns the version that it is at now. Raises ``Stale`` when it is not, ``Conflict`` when
+        the new username is taken.
         """
         columns = {
             name: json.dumps(value) if name in _JSON else value for name, value in changes.items()
@@ -117,19 +117,16 @@ class AccountStore:
         query = tables.Account.update(
             **columns, updated_at=now, version=tables.Account.version + 1
         ).where(tables.Account.id == account_id)
-        query = at_version(query, tables.Account.version, version)
         try:
-            if not self._database.write(query):
-                raise Stale("The account has changed since it was read.")
+            number = versions.change(self._database, query, version, noun="account")
         except peewee.IntegrityError as error:
             raise conflict(error, tables.Account, _TAKEN) from error
+        return number
 
     def remove(self, account_id: str, *, version: Versions | None = None) -> None:
         """Delete the account with all that belongs to it. Raises ``Stale``."""
         query = tables.Account.delete().where(tables.Account.id == account_id)
-        query = at_version(query, tables.Account.version, version)
-        if not self._database.write(query):
-            raise Stale("The account has changed since it was read.")
+        versions.remove(self._database, query, version, noun="account")
 
     def record_login(self, account_id: str, now: int) -> None:
         """Remember a login. It is no change of the account: its version stays."""

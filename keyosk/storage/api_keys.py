@@ -6,12 +6,11 @@ from typing import Any, Final
 
 import peewee
 
-from keyosk.errors import NotFound, Stale
+from keyosk.errors import NotFound
 from keyosk.model import ApiKey, ListQuery, Versions
 from keyosk.storage import listing as lists
-from keyosk.storage import tables
+from keyosk.storage import tables, versions
 from keyosk.storage.database import Database
-from keyosk.storage.versions import at_version
 
 _LISTS: Final = ("scopes", "networks")
 # Not by the id alone: PostgreSQL would walk along the keys of all accounts and leave most out.
@@ -80,24 +79,23 @@ class ApiKeyStore:
 
     def change(
         self, key_id: str, changes: Mapping[str, Any], *, now: int, version: Versions | None = None
-    ) -> None:
-        """Write the given columns only, if the key still is at ``version``. Raises ``Stale``."""
+    ) -> int:
+        """Write the given columns only, if the key still is at ``version``; returns the next one.
+
+        Raises ``Stale``.
+        """
         columns = {
             name: _json(value) if name in _LISTS else value for name, value in changes.items()
         }
         query = tables.ApiKey.update(
             **columns, updated_at=now, version=tables.ApiKey.version + 1
         ).where(tables.ApiKey.id == key_id)
-        query = at_version(query, tables.ApiKey.version, version)
-        if not self._database.write(query):
-            raise Stale("The API key has changed since it was read.")
+        return versions.change(self._database, query, version, noun="API key")
 
     def remove(self, key_id: str, *, version: Versions | None = None) -> None:
         """Delete the key. Raises ``Stale``."""
         query = tables.ApiKey.delete().where(tables.ApiKey.id == key_id)
-        query = at_version(query, tables.ApiKey.version, version)
-        if not self._database.write(query):
-            raise Stale("The API key has changed since it was read.")
+        versions.remove(self._database, query, version, noun="API key")
 
     def record_use(self, key_id: str, now: int, *, first: bool = False) -> bool:
         """Remember a use, ``first``: only if none was remembered yet. Answers whether it was.

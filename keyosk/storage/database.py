@@ -105,6 +105,13 @@ class Database:
         touched = self._run(lambda: query.execute(self._peewee), reads=False)
         return touched if isinstance(touched, int) else 0
 
+    def returned(self, query: peewee.Query) -> list[dict[str, Any]]:
+        """Run a write that has a RETURNING clause; what it returns, as dictionaries by column.
+
+        Raises ``peewee.IntegrityError`` as ``write``.
+        """
+        return self._run(lambda: list(query.dicts().execute(self._peewee)), reads=False)
+
     def insert(self, table: type[peewee.Model], rows: Sequence[Mapping[str, Any]]) -> None:
         """Insert rows without asking their keys back."""
         if rows:
@@ -177,13 +184,16 @@ class Database:
         """
         self._ends.items.setdefault(write, []).append(item)
 
-    def lock(self, name: str) -> None:
+    def lock(self, name: str) -> bool:
         """Inside a transaction: wait until no other one on this database holds the lock ``name``.
 
-        SQLite needs none, as it has one writer at a time.
+        SQLite needs none, as it has one writer at a time. Answers whether others may have written
+        since the transaction began.
         """
-        if not self.is_sqlite:
-            self._execute("SELECT pg_advisory_xact_lock(%s)", (self.lock_number(name),))
+        if self.is_sqlite:
+            return False
+        self._execute("SELECT pg_advisory_xact_lock(%s)", (self.lock_number(name),))
+        return True
 
     def lock_number(self, name: str, *, in_public: int | None = None) -> int:
         """PostgreSQL's number of a lock of this installation; each schema may hold one.

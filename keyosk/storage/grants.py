@@ -1,6 +1,6 @@
 """Which account holds which scope or role."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import peewee
@@ -26,6 +26,8 @@ class GrantStore:
 
     def of_accounts(self, account_ids: Sequence[str]) -> dict[str, tuple[Grant, ...]]:
         """The grants of each of the accounts, in the order of ``of_account``."""
+        if not account_ids:
+            return {}
         rows = self._database.rows(
             tables.Grant.select(
                 tables.Grant.account,
@@ -47,12 +49,7 @@ class GrantStore:
                     until=row["until"],
                 )
             )
-        return {
-            account_id: tuple(
-                sorted(grants, key=lambda grant: (grant.role or "", grant.scope or ""))
-            )
-            for account_id, grants in found.items()
-        }
+        return {account_id: in_order(grants) for account_id, grants in found.items()}
 
     def set(self, account_id: str, grants: Sequence[Grant], role_ids: dict[str, str]) -> None:
         """Make these the grants of the account, in a transaction of the caller's.
@@ -128,6 +125,8 @@ class GrantStore:
         self, scopes: Sequence[str] = (), *, role_id: str | None = None, limit: int
     ) -> list[str]:
         """Up to ``limit`` accounts that were granted one of the scopes, or the role."""
+        if not scopes and role_id is None:
+            return []
         by_role = tables.RoleScope.select(tables.RoleScope.role).where(
             tables.RoleScope.scope.in_(list(scopes))
         )
@@ -180,6 +179,11 @@ class GrantStore:
             )
         )
         return self._database.row(query) is not None
+
+
+def in_order(grants: Iterable[Grant]) -> tuple[Grant, ...]:
+    """Grants of one account: scopes by name, then roles by name."""
+    return tuple(sorted(grants, key=lambda grant: (grant.role or "", grant.scope or "")))
 
 
 def _by_role() -> peewee.Expression:

@@ -6,13 +6,12 @@ from typing import Any, Final
 
 import peewee
 
-from keyosk.errors import NotFound, Stale
+from keyosk.errors import NotFound
 from keyosk.model import ListQuery, Role, Versions
 from keyosk.storage import listing as lists
-from keyosk.storage import tables
+from keyosk.storage import tables, versions
 from keyosk.storage.conflicts import conflict
 from keyosk.storage.database import Database
-from keyosk.storage.versions import at_version
 
 _TAKEN: Final = {"name": "Another role already has this name."}
 _SORTS: Final = {"created_at": tables.Role.id, "name": tables.Role.name}
@@ -72,29 +71,37 @@ class RoleStore:
         """How many roles pass the filters of a listing."""
         return self._database.count(lists.filtered(tables.Role.select(), list_query, _FILTERS))
 
-    def change(self, role: Role, *, now: int, version: Versions | None = None) -> None:
-        """Write the role as given, with its scopes. Raises ``Stale``, ``Conflict``."""
+    def change(
+        self,
+        role: Role,
+        *,
+        now: int,
+        version: Versions | None = None,
+        rescoped: bool = True,
+    ) -> int:
+        """Write the role as given; returns the version that it is at now.
+
+        ``rescoped``: its scopes are others. Raises ``Stale``, ``Conflict``.
+        """
         query = tables.Role.update(
             name=role.name,
             description=role.description,
             updated_at=now,
             version=tables.Role.version + 1,
         ).where(tables.Role.id == role.id)
-        query = at_version(query, tables.Role.version, version)
         try:
-            if not self._database.write(query):
-                raise Stale("The role has changed since it was read.")
+            number = versions.change(self._database, query, version, noun="role")
         except peewee.IntegrityError as error:
             raise conflict(error, tables.Role, _TAKEN) from error
-        self._database.write(tables.RoleScope.delete().where(tables.RoleScope.role == role.id))
-        self._set_scopes(role)
+        if rescoped:
+            self._database.write(tables.RoleScope.delete().where(tables.RoleScope.role == role.id))
+            self._set_scopes(role)
+        return number
 
     def remove(self, role_id: str, *, version: Versions | None = None) -> None:
         """Delete the role and its grants. Raises ``Stale``."""
         query = tables.Role.delete().where(tables.Role.id == role_id)
-        query = at_version(query, tables.Role.version, version)
-        if not self._database.write(query):
-            raise Stale("The role has changed since it was read.")
+        versions.remove(self._database, query, version, noun="role")
 
     def _set_scopes(self, role: Role) -> None:
         rows = [{"role": role.id, "scope": scope} for scope in role.scopes]
@@ -104,14 +111,13 @@ class RoleStore:
         rows = self._database.rows(query)
         scopes: dict[str, list[str]] = defaultdict(list)
         if rows:
-            bundled = (
-                tables.RoleScope.select()
-                .where(tables.RoleScope.role.in_([row["id"] for row in rows]))
-                .order_by(tables.RoleScope.scope)
+            bundled = tables.RoleScope.select().where(
+                tables.RoleScope.role.in_([row["id"] for row in rows])
             )
             for row in self._database.rows(bundled):
                 scopes[row["role"]].append(row["scope"])
-        return [_role(row, scopes[row["id"]]) for row in rows]
+        # Sorted here, as changes are: databases have orders of their own.
+        return [_role(row, sorted(scopes[row["id"]])) for row in rows]
 
 
 def _role(row: Mapping[str, Any], scopes: Sequence[str]) -> Role:

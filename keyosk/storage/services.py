@@ -7,14 +7,13 @@ from typing import Any, Final
 
 import peewee
 
-from keyosk.errors import Invalid, NotFound, Stale
+from keyosk.errors import Invalid, NotFound
 from keyosk.model import CredentialKind, Exchange, ListQuery, Scope, Service, TokenPolicy, Versions
 from keyosk.storage import listing as lists
-from keyosk.storage import service_identifiers, tables
+from keyosk.storage import service_identifiers, tables, versions
 from keyosk.storage.compiled import Row
 from keyosk.storage.conflicts import conflict
 from keyosk.storage.database import Database
-from keyosk.storage.versions import at_version
 
 _TAKEN: Final = {
     "name": "Another service already has this name.",
@@ -71,7 +70,7 @@ class ServiceStore:
                 raise conflict(error, tables.Service, _TAKEN) from error
             service_identifiers.claim(self._database, service)
             self._add_scopes(service.id, service.scopes)
-            self._set_exchanges(service)
+            self._add_exchanges(service)
 
     def by_id(self, service_id: str) -> Service:
         """The service with this id. Raises ``NotFound``."""
@@ -121,11 +120,13 @@ class ServiceStore:
         now: int,
         version: Versions | None = None,
         readdressed: bool = True,
-    ) -> None:
-        """Write the service as given, but its scopes. Raises ``Stale``, ``Conflict``.
+        exchanged: bool = True,
+    ) -> int:
+        """Write the service as given, but its scopes; returns the version that it is at now.
 
-        ``readdressed``: its name or audiences are others. Raises ``Invalid`` if there is no such
-        account, or no such service to exchange for.
+        ``readdressed``: its name or audiences are others; ``exchanged``: its exchanges. Raises
+        ``Stale``, ``Conflict``, ``Invalid`` if there is no such account, or no such service to
+        exchange for.
         """
         if readdressed:
             service_identifiers.check(self._database, service)
@@ -139,22 +140,23 @@ class ServiceStore:
             updated_at=now,
             version=tables.Service.version + 1,
         ).where(tables.Service.id == service.id)
-        query = at_version(query, tables.Service.version, version)
         try:
-            if not self._database.write(query):
-                raise Stale("The service has changed since it was read.")
+            number = versions.change(self._database, query, version, noun="service")
         except peewee.IntegrityError as error:
             raise conflict(error, tables.Service, _TAKEN) from error
         if readdressed:
             service_identifiers.claim(self._database, service)
-        self._set_exchanges(service)
+        if exchanged:
+            self._database.write(
+                tables.Exchange.delete().where(tables.Exchange.service == service.id)
+            )
+            self._add_exchanges(service)
+        return number
 
     def remove(self, service_id: str, *, version: Versions | None = None) -> None:
         """Delete the service, its scopes and their grants. Raises ``Stale``."""
         query = tables.Service.delete().where(tables.Service.id == service_id)
-        query = at_version(query, tables.Service.version, version)
-        if not self._database.write(query):
-            raise Stale("The service has changed since it was read.")
+        versions.remove(self._database, query, version, noun="service")
 
     def set_scopes(self, service: Service, scopes: Sequence[Scope]) -> None:
         """Make these the scopes of the service; grants of those that stay are kept.
@@ -218,8 +220,10 @@ class ServiceStore:
         account_id: str = found["id"]
         return account_id
 
-    def _set_exchanges(self, service: Service) -> None:
+    def _add_exchanges(self, service: Service) -> None:
         names = [exchange.service for exchange in service.exchanges]
+        if not names:
+            return
         query = tables.Service.select(tables.Service.id, tables.Service.name)
         ids = {
             row["name"]: row["id"]
@@ -227,7 +231,6 @@ class ServiceStore:
         }
         if missing := [name for name in names if name not in ids]:
             raise Invalid.field("exchanges", f"there is no service {missing[0][:100]}")
-        self._database.write(tables.Exchange.delete().where(tables.Exchange.service == service.id))
         self._database.insert(
             tables.Exchange,
             [
@@ -247,10 +250,10 @@ class ServiceStore:
             )
             .join(tables.Service, on=(tables.Exchange.target == tables.Service.id))
             .where(tables.Exchange.service.in_(service_ids))
-            .order_by(tables.Service.name)
         )
         found: dict[str, list[Exchange]] = defaultdict(list)
-        for row in self._database.rows(query):
+        # Sorted here, as changes are: databases have orders of their own.
+        for row in sorted(self._database.rows(query), key=lambda row: str(row["name"])):
             exchange = Exchange(row["name"], tuple(json.loads(row["scopes"])))
             found[row["service"]].append(exchange)
         return found
@@ -273,12 +276,10 @@ class ServiceStore:
         rows = self._database.rows(query)
         scopes: dict[str, list[Scope]] = defaultdict(list)
         if rows:
-            owned = (
-                tables.Scope.select()
-                .where(tables.Scope.service.in_([row["id"] for row in rows]))
-                .order_by(tables.Scope.name)
+            owned = tables.Scope.select().where(
+                tables.Scope.service.in_([row["id"] for row in rows])
             )
-            for row in self._database.rows(owned):
+            for row in sorted(self._database.rows(owned), key=lambda row: str(row["name"])):
                 scopes[row["service"]].append(Scope(row["name"], row["description"]))
         usernames = self._usernames(row["account"] for row in rows)
         exchanges = self._exchanges([row["id"] for row in rows]) if rows else {}

@@ -75,6 +75,8 @@ class ThrottlingStore:
 
     def used(self, keys: Collection[str], now: int) -> dict[str, int]:
         """Of those of the allowances that are not whole at ``now``, how much is used up."""
+        if not keys:
+            return {}
         rows = self._database.rows(
             tables.Allowance.select(tables.Allowance.key, _used(now).alias("used")).where(
                 tables.Allowance.key.in_(list(keys))
@@ -84,6 +86,8 @@ class ThrottlingStore:
 
     def date_back(self, keys: Collection[str], now: int) -> None:
         """Have what these of the allowances have used up wear off from now on, at the latest."""
+        if not keys:
+            return
         allowance = tables.Allowance
         ahead = allowance.key.in_(list(keys)) & (allowance.counted_at > now)
         if self._database.row(allowance.select(allowance.key).where(ahead)) is not None:

@@ -1,18 +1,50 @@
 """Writes that are made only at certain versions of an object."""
 
-from typing import TypeVar
+from typing import Any
 
 import peewee
 
+from keyosk.errors import Stale
 from keyosk.model import Versions
+from keyosk.storage.database import Database
 
-_Write = TypeVar("_Write", "peewee.ModelUpdate", "peewee.ModelDelete")
+
+def change(
+    database: Database, query: "peewee.ModelUpdate", wanted: Versions | None, *, noun: str
+) -> int:
+    """Run the update of one object, which is then at the next version; returns that.
+
+    Only where the object is at a version that is wanted; ``None``: at any. Raises ``Stale``,
+    ``peewee.IntegrityError``.
+    """
+    version = query.model.version
+    rows = database.returned(_at(query, wanted, noun=noun).returning(version))
+    if not rows:
+        raise _stale(noun)
+    number: int = rows[0]["version"]
+    return number
 
 
-def at_version(query: _Write, column: peewee.Field, wanted: Versions | None) -> _Write:
-    """The write, made only where the object is at a version that is wanted; ``None``: at any."""
-    if wanted is not None and wanted.among is not None:
+def remove(
+    database: Database, query: "peewee.ModelDelete", wanted: Versions | None, *, noun: str
+) -> None:
+    """Run the deletion of one object, as ``change``. Raises ``Stale``."""
+    if not database.write(_at(query, wanted, noun=noun)):
+        raise _stale(noun)
+
+
+def _at(query: Any, wanted: Versions | None, *, noun: str) -> Any:
+    if wanted is None:
+        return query
+    if wanted.among is not None and not wanted.among:
+        raise _stale(noun)  # there is no such version: nothing is to be asked
+    column = query.model.version
+    if wanted.among is not None:
         query = query.where(column.in_(sorted(wanted.among)))
-    if wanted is not None and wanted.but:
+    if wanted.but:
         query = query.where(column.not_in(sorted(wanted.but)))
     return query
+
+
+def _stale(noun: str) -> Stale:
+    return Stale(f"The {noun} has changed since it was read.")
