@@ -17,6 +17,7 @@ from installed import Clock, installed, rows_of, settings
 from keyosk import app, config
 from keyosk.audit import GENESIS, row_hash
 from keyosk.credentials import api_key_format
+from keyosk.credentials.presented import candidates
 from keyosk.errors import BadCredentials, Unavailable
 from keyosk.installation import Installation
 from keyosk.model import ADMIN, OPERATOR, Account, Caller, CredentialKind, Grant, ListQuery
@@ -292,7 +293,7 @@ def test_a_flood_of_failed_logins_is_a_handful_of_rows(prepared_url: str) -> Non
             username = "alice" if number % 5 else f"nobody-{number}"
             with pytest.raises(BadCredentials):
                 installation.authentication.by_secret(
-                    [(username, unknown)],
+                    candidates([(username, unknown)]),
                     address=("192.0.2.1", "192.0.2.2")[number % 2],
                 )
         assert sum(failures(installation)) == 250  # the second minute is not over

@@ -16,6 +16,7 @@ from flask.testing import FlaskClient
 
 from installed import Clock, installed, rows_of
 from keyosk import app
+from keyosk.credentials.presented import candidates
 from keyosk.errors import BadCredentials, BadToken, InvalidGrant, Throttled
 from keyosk.installation import Installation
 from keyosk.model import KEYOSK, OPERATOR, Grant, KeyState, Scope
@@ -64,7 +65,7 @@ def two(keyosk: Installation, prepared_url: str, clock: Clock) -> Iterator[Insta
 def attempt(keyosk: Installation, secret: str = PASSWORD, *, address: str = HERE) -> str:
     """How a login of alice's ends."""
     try:
-        keyosk.authentication.by_secret([("alice", secret)], address=address)
+        keyosk.authentication.by_secret(candidates([("alice", secret)]), address=address)
     except BadCredentials:
         return "wrong"
     except Throttled:
@@ -73,7 +74,7 @@ def attempt(keyosk: Installation, secret: str = PASSWORD, *, address: str = HERE
 
 
 def token(keyosk: Installation, *, audience: str = KEYOSK) -> str:
-    login = keyosk.authentication.by_secret([("alice", PASSWORD)], address=HERE)
+    login = keyosk.authentication.by_secret(candidates([("alice", PASSWORD)]), address=HERE)
     return keyosk.issuing.by_login(login, TokenRequest(targets=(audience,))).token.text
 
 
@@ -135,7 +136,7 @@ def test_who_was_refused_by_a_clock_ahead_waits_no_longer_than_usual(
         pass
     clock.now -= jump
     with pytest.raises(Throttled) as refused:
-        keyosk.authentication.by_secret([("alice", PASSWORD)], address=HERE)
+        keyosk.authentication.by_secret(candidates([("alice", PASSWORD)]), address=HERE)
     assert refused.value.retry_after <= 300
     clock.now += 300
     assert attempt(keyosk) == "in"
@@ -233,7 +234,7 @@ def test_an_api_key_that_was_touched_by_a_clock_ahead_gets_tokens_of_now(
     clock.now += jump
     keyosk.api_keys.change(OPERATOR, "alice", made.key.id, {"scopes": ["todo:read"]})
     clock.now -= jump
-    login = keyosk.authentication.by_secret([("alice", made.secret)], address=HERE)
+    login = keyosk.authentication.by_secret(candidates([("alice", made.secret)]), address=HERE)
     issued = keyosk.issuing.by_login(login, TokenRequest()).token
     assert claims_of(issued.text)["iat"] == int(clock.now)
 
@@ -315,7 +316,7 @@ def test_a_token_of_a_clock_far_ahead_is_not_taken(
 
 
 def begin(keyosk: Installation) -> str:
-    login = keyosk.authentication.by_secret([("alice", PASSWORD)], address=HERE)
+    login = keyosk.authentication.by_secret(candidates([("alice", PASSWORD)]), address=HERE)
     asked = TokenRequest(scopes=("todo:read", "offline_access"))
     text = keyosk.issuing.by_login(login, asked).refresh_token
     assert text is not None
@@ -479,9 +480,13 @@ def test_uses_are_noted_again_once_the_clock_is_right(
     keyosk: Installation, clock: Clock, jump: int
 ) -> None:
     clock.now += jump
-    keyosk.authentication.record_use(keyosk.authentication.by_secret([("alice", PASSWORD)]))
+    keyosk.authentication.record_use(
+        keyosk.authentication.by_secret(candidates([("alice", PASSWORD)]))
+    )
     clock.now -= jump
-    keyosk.authentication.record_use(keyosk.authentication.by_secret([("alice", PASSWORD)]))
+    keyosk.authentication.record_use(
+        keyosk.authentication.by_secret(candidates([("alice", PASSWORD)]))
+    )
     assert keyosk.accounts.get("alice").last_login_at == int(clock.now)
 
 

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from installed import Clock, installed, rows_of
+from keyosk.credentials.presented import candidates
 from keyosk.errors import InvalidRequest, InvalidScope, InvalidTarget
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR, CredentialKind, Grant, Scope
@@ -311,7 +312,7 @@ def test_it_and_the_token_endpoint_agree(timed: Installation, data: st.DataObjec
     told = timed.explaining.explain(account.id, asked, api_key_id=key.key.id)
     issued, refusal = None, None
     try:
-        login = timed.authentication.by_secret([(account.username, key.secret)])
+        login = timed.authentication.by_secret(candidates([(account.username, key.secret)]))
         issued = timed.issuing.by_login(login, asked)
     except (InvalidRequest, InvalidScope, InvalidTarget) as error:
         refusal = error

@@ -13,6 +13,7 @@ import pytest
 import requests
 
 from installed import Clock, installed, rows_of
+from keyosk.credentials.presented import candidates
 from keyosk.errors import InvalidGrant
 from keyosk.ids import new_id
 from keyosk.installation import Installation
@@ -371,7 +372,7 @@ def timed(prepared_url: str, clock: Clock) -> Iterator[Installation]:
 
 
 def begun(keyosk: Installation) -> IssuedToken:
-    login = keyosk.authentication.by_secret([("alice", PASSWORD)])
+    login = keyosk.authentication.by_secret(candidates([("alice", PASSWORD)]))
     return keyosk.issuing.by_login(login, TokenRequest(entitlements.parse_scope("offline_access")))
 
 

@@ -11,6 +11,7 @@ from flask.testing import FlaskClient
 from installed import Clock, installed, rows_of
 from keyosk import app
 from keyosk.credentials import api_key_format
+from keyosk.credentials.presented import candidates
 from keyosk.errors import BadCredentials, InvalidGrant, Unavailable
 from keyosk.installation import Installation
 from keyosk.model import ADMIN, OPERATOR, Grant, Scope
@@ -105,7 +106,7 @@ def test_many_keys_of_one_account_have_no_more_rows_but_one_each(
 def test_refresh_tokens_that_come_back_are_a_handful_of_rows(
     keyosk: Installation, clock: Clock
 ) -> None:
-    login = keyosk.authentication.by_secret([("alice", key_of(keyosk))])
+    login = keyosk.authentication.by_secret(candidates([("alice", key_of(keyosk))]))
     for _ in range(30):
         asked = TokenRequest(scopes=("todo:read", "offline_access"))
         first = keyosk.issuing.by_login(login, asked).refresh_token or ""
@@ -124,7 +125,9 @@ def test_failed_logins_from_a_thousand_addresses_are_a_handful_of_rows(
     unknown = api_key_format.generate()
     for number in range(300):
         with pytest.raises(BadCredentials):
-            keyosk.authentication.by_secret([("alice", unknown)], address=f"2001:db8::{number:x}")
+            keyosk.authentication.by_secret(
+                candidates([("alice", unknown)]), address=f"2001:db8::{number:x}"
+            )
     clock.now += MINUTE
     found = rows(keyosk, "login.failed")
     assert counted(found) == 300

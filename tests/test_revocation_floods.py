@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from installed import Clock, installed, rows_of
 from keyosk.credentials.authentication import caller
+from keyosk.credentials.presented import candidates
 from keyosk.errors import BadToken, InvalidGrant
 from keyosk.installation import Installation
 from keyosk.model import KEYOSK, OPERATOR, Grant, ListQuery, Scope
@@ -95,7 +96,7 @@ def session_of(keyosk: Installation, account: str) -> tuple[str, str]:
     """A new session: its access token and its refresh token."""
     minted(keyosk, account)  # the clock is where it can have one
     name = keyosk.accounts.get(account).username
-    login = keyosk.authentication.by_secret([(name, PASSWORD)], address="192.0.2.1")
+    login = keyosk.authentication.by_secret(candidates([(name, PASSWORD)]), address="192.0.2.1")
     issued = keyosk.issuing.by_login(login, TokenRequest(scopes=("todo:read", "offline_access")))
     assert issued.refresh_token is not None
     return issued.token.text, issued.refresh_token

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from installed import Clock, installed, rows_of
 from keyosk import app
+from keyosk.credentials.presented import candidates
 from keyosk.errors import BadToken
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR, CredentialKind, Grant, Principal
@@ -419,7 +420,9 @@ def test_a_revocation_touches_all_tokens_before_it_and_none_after(
 
 
 def _issued(keyosk: Installation, name: str, clock: Clock) -> str:
-    login: Principal = keyosk.authentication.by_secret([(name, PASSWORD)], address="192.0.2.1")
+    login: Principal = keyosk.authentication.by_secret(
+        candidates([(name, PASSWORD)]), address="192.0.2.1"
+    )
     assert login.credential is CredentialKind.PASSWORD
     if login.tokens_from > clock.now:
         clock.now = login.tokens_from  # as the wait would

@@ -7,6 +7,7 @@ import pytest
 
 from installed import installed
 from keyosk.credentials.password_hashing import Passwords
+from keyosk.credentials.presented import candidates
 from keyosk.errors import BadCredentials
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR, Grant, Scope
@@ -70,9 +71,9 @@ def test_what_is_lost_during_a_login_is_lost_for_it(
     monkeypatch.setattr(Passwords, "verify", verify_while_it_is_lost)
     if left is None:
         with pytest.raises(BadCredentials):
-            alice.authentication.by_secret([("alice", PASSWORD)])
+            alice.authentication.by_secret(candidates([("alice", PASSWORD)]))
         return
-    login = alice.authentication.by_secret([("alice", PASSWORD)])
+    login = alice.authentication.by_secret(candidates([("alice", PASSWORD)]))
     assert alice.issuing.by_login(login, TokenRequest()).token.scope == left
 
 

@@ -11,6 +11,7 @@ import pytest
 
 import live
 from installed import Clock, installed
+from keyosk.credentials.presented import candidates
 from keyosk.errors import BadCredentials
 from keyosk.model import OPERATOR
 from live import Client, LiveServer
@@ -79,11 +80,11 @@ def test_the_old_key_ends_with_the_overlap_and_the_new_one_goes_on(prepared_url:
         new = installation.api_keys.rotate(OPERATOR, "admin", old.key.id, overlap=100)
         login = installation.authentication.by_secret
         clock.now += 99
-        assert login([("admin", old.secret)]).successor == new.key.id
+        assert login(candidates([("admin", old.secret)])).successor == new.key.id
         clock.now += 1
         with pytest.raises(BadCredentials):
-            login([("admin", old.secret)])
-        assert login([("admin", new.secret)]).successor is None
+            login(candidates([("admin", old.secret)]))
+        assert login(candidates([("admin", new.secret)])).successor is None
 
 
 def test_the_token_answer_and_get_tell_of_the_successor(admin: Client, person: Person) -> None:

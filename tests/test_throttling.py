@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from installed import Clock, installed, rows_of
+from keyosk.credentials.presented import candidates
 from keyosk.credentials.throttling import Throttling, source_of
 from keyosk.errors import BadCredentials, Throttled
 from keyosk.installation import Installation
@@ -50,7 +51,7 @@ def timed(prepared_url: str, clock: Clock) -> Iterator[Installation]:
 def attempt(installation: Installation, name: str, secret: str, address: str) -> str:
     """How a login ends: "in", "wrong" or "throttled"."""
     try:
-        installation.authentication.by_secret([(name, secret)], address=address)
+        installation.authentication.by_secret(candidates([(name, secret)]), address=address)
     except BadCredentials:
         return "wrong"
     except Throttled:
@@ -106,7 +107,9 @@ def test_a_header_counts_for_every_name_that_it_can_mean(timed: Installation) ->
     ended: Counter[str] = Counter()
     for name in escaped:
         try:
-            timed.authentication.by_secret([(name, "not it"), ("alice", "not it")], address=HERE)
+            timed.authentication.by_secret(
+                candidates([(name, "not it"), ("alice", "not it")]), address=HERE
+            )
         except BadCredentials:
             ended["wrong"] += 1
         except Throttled:
@@ -209,7 +212,7 @@ def test_the_owner_is_back_within_a_minute_after_the_attack(
 def test_what_is_said_of_the_wait_is_true(timed: Installation, clock: Clock) -> None:
     wrong(timed, "alice", HERE, 12)
     with pytest.raises(Throttled) as refused:
-        timed.authentication.by_secret([("alice", PASSWORD)], address=HERE)
+        timed.authentication.by_secret(candidates([("alice", PASSWORD)]), address=HERE)
 
     clock.now += refused.value.retry_after - 2
     assert attempt(timed, "alice", PASSWORD, HERE) == "throttled"

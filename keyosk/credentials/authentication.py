@@ -14,6 +14,7 @@ from keyosk import clocks
 from keyosk.audit import Audit
 from keyosk.credentials import api_key_format, usernames
 from keyosk.credentials.password_hashing import Passwords
+from keyosk.credentials.presented import Candidate
 from keyosk.credentials.throttling import Attempt, Throttling
 from keyosk.errors import (
     BadCredentials,
@@ -67,30 +68,30 @@ class Authentication:
 
     def by_secret(
         self,
-        candidates: Sequence[tuple[str, str]],
+        candidates: Sequence[Candidate],
         *,
         address: str | None = None,
         key_alone: bool = False,
     ) -> Principal:
-        """The login that one of these (username, secret) pairs proves, sent from ``address``.
+        """The login that one of these proves, sent from ``address``.
 
-        The pairs are the readings of one login, in the order to try them. ``key_alone``: an API
-        key needs no username. Raises ``BadCredentials``, which is counted in the audit log, and
+        They are the readings of one login, in the order to try them. ``key_alone``: an API key
+        needs no username. Raises ``BadCredentials``, which is counted in the audit log, and
         ``Throttled``.
         """
         misplaced = _misplaced(candidates, key_alone=key_alone)
         if misplaced is not None:
             self._count_failure("", address)
             raise BadCredentials(misplaced)
-        passwords = [pair for pair in candidates if not api_key_format.is_well_formed(pair[1])]
-        for username, secret in candidates:
-            if (username, secret) not in passwords:
-                principal = self._by_api_key(username, secret, address)
+        for candidate in candidates:
+            if candidate.is_api_key:
+                principal = self._by_api_key(candidate, address)
                 if principal is not None:
                     return self._revocations.corrected(principal)
+        passwords = [candidate for candidate in candidates if not candidate.is_api_key]
         if passwords:
             return self._revocations.corrected(self._by_passwords(passwords, address))
-        self._count_failure(candidates[0][0], address)
+        self._count_failure(candidates[0].username, address)
         raise BadCredentials
 
     def by_token(self, claims: VerifiedClaims, *, audience: str) -> Principal:
@@ -226,8 +227,9 @@ class Authentication:
                     f"account/{principal.account_id}/api-key/{api_key_id}",
                 )
 
-    def _by_api_key(self, username: str, secret: str, address: str | None) -> Principal | None:
-        principal = self._logins.by_digest(api_key_format.digest(secret), int(self._clock()))
+    def _by_api_key(self, candidate: Candidate, address: str | None) -> Principal | None:
+        username, digest = candidate.username, api_key_format.digest(candidate.secret)
+        principal = self._logins.by_digest(digest, int(self._clock()))
         # Where there is no username the key alone is enough: ``_misplaced`` says where.
         if principal is None or (
             username and usernames.lookup_form(username) != principal.username
@@ -239,22 +241,22 @@ class Authentication:
             else None
         )
 
-    def _by_passwords(self, pairs: Sequence[tuple[str, str]], address: str | None) -> Principal:
-        names = [usernames.lookup_form(username) or "" for username, _ in pairs]
+    def _by_passwords(self, candidates: Sequence[Candidate], address: str | None) -> Principal:
+        names = [usernames.lookup_form(each.username) or "" for each in candidates]
         # A guess that waits for its turn is not counted yet, so that many right ones that come at
         # once do not use up what wrong ones are allowed.
         self._database.check()
         with self._passwords.hashing_limit.hold():
             attempts = []
-            for name, (_, secret) in zip(names, pairs, strict=True):
+            for name, candidate in zip(names, candidates, strict=True):
                 # SECURITY: each password that is tried is a guess, at the name that it is tried
                 # for: one header can mean three.
                 attempts.append(self._admit([name], address))
-                principal = self._by_password(name, secret)
+                principal = self._by_password(name, candidate.secret)
                 if principal is not None:
                     self._refund(attempts, principal.account_id)
                     return principal
-        self._count_failure(pairs[0][0], address)
+        self._count_failure(candidates[0].username, address)
         raise BadCredentials
 
     def _admit(self, names: Collection[str], address: str | None) -> Attempt:
@@ -314,16 +316,16 @@ class Authentication:
         )
 
 
-def _misplaced(candidates: Sequence[tuple[str, str]], *, key_alone: bool) -> str | None:
+def _misplaced(candidates: Sequence[Candidate], *, key_alone: bool) -> str | None:
     """What to say of an API key in the wrong place; it tells nothing that the caller did not send.
 
     No username begins as API keys do, so nobody's login is refused by this.
     """
-    if any(api_key_format.looks_like(username) for username, _ in candidates):
+    if any(api_key_format.looks_like(each.username) for each in candidates):
         return "An API key is a secret, not a username: send it as the password, or as Bearer."
     if key_alone:
         return None
-    if any(not name and api_key_format.is_well_formed(secret) for name, secret in candidates):
+    if any(not each.username and each.is_api_key for each in candidates):
         return (
             "An API key without a username is taken at /auth/token and /auth/forward only: get a "
             "token there, or send the username too."

@@ -117,6 +117,13 @@ class Services:
         """The terms of the service that a token request means: by audience, else by name."""
         return self._services.policy_for(target) if AUDIENCE.fullmatch(target) else None
 
+    def passes_preflights(self, name: str) -> bool:
+        """Whether CORS preflights to the service of this very name need no login."""
+        policy = self.policy_for(name)
+        return (
+            policy is not None and policy.name == name and policy.enabled and policy.cors_preflight
+        )
+
     def existing_scopes(self, names: Iterable[str]) -> set[str]:
         """Those of the names that are scopes of some service."""
         return self._services.existing_scopes(names)

@@ -33,6 +33,8 @@ from keyosk.tokens.refresh_sessions import OFFLINE, Sessions
 
 #: How many services may have handed a token on.
 _DEEPEST: Final = 5
+#: Seconds that a token for a proxy lives: it is used at once, and each request gets its own.
+_OF_PROXY: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,42 @@ class TokenIssuer:
             for_registry_2=registry.registry_version == 2,
         )
         return IssuedToken(principal, token)
+
+    def for_proxy(
+        self,
+        principal: Principal,
+        service: str,
+        *,
+        required: tuple[str, ...],
+        actor: Actor | None = None,
+    ) -> IssuedToken:
+        """A token for one request that a proxy passes on to a service, which it names.
+
+        ``required``: scopes that it must have. ``actor``: who the login acts through, so far.
+        Raises ``Forbidden``.
+        """
+        now = int(self._clock())
+        token_grant = entitlements.for_service(principal, service, required=required, now=now)
+        token = self._tokens.issue(principal, token_grant, lifetime=_OF_PROXY, actor=actor)
+        return IssuedToken(principal, token)
+
+    def for_proxy_by_token(
+        self, text: str, service: str, *, required: tuple[str, ...]
+    ) -> IssuedToken:
+        """As ``for_proxy``, for a caller that shows a token for the service.
+
+        Never more than that has, nor for longer. Raises ``BadToken``, ``Forbidden``.
+        """
+        policy = self._services.policy_for(service)
+        if policy is None or policy.name != service:
+            raise BadToken("The token is not valid.")  # no token is, for what does not exist
+        claims = self._tokens.verify(text, audience=policy.audience)
+        principal = self._bounded(
+            self._authentication.by_token(claims, audience=policy.audience),
+            claims.scopes,
+            claims.expires_at,
+        )
+        return self.for_proxy(principal, service, required=required, actor=Actor.of(claims.actor))
 
     def by_operator(
         self, by: Caller, principal: Principal, token_request: TokenRequest

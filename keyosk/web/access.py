@@ -7,8 +7,9 @@ from typing import Final
 from flask import Response, after_this_request, g, request
 from werkzeug.exceptions import MethodNotAllowed
 
-from keyosk.credentials import api_key_format, usernames
+from keyosk.credentials import usernames
 from keyosk.credentials.authentication import caller
+from keyosk.credentials.presented import Candidate
 from keyosk.errors import (
     BadCredentials,
     BadToken,
@@ -21,7 +22,7 @@ from keyosk.ids import is_id
 from keyosk.installation import Installation
 from keyosk.model import ADMIN, KEYOSK, Caller, CredentialKind, Principal
 from keyosk.permissions import entitlements
-from keyosk.web import access_log, basic, bodies, browsers
+from keyosk.web import access_log, authorization, bodies, browsers
 from keyosk.web.schemas import PasswordProof
 
 ME: Final = "me"
@@ -151,11 +152,11 @@ class Gate:
         """Who calls, and the id of the password that this request itself proved, if any."""
         installation = self._installation
         now = int(installation.clock())
-        credentials = bearer()
-        if credentials is not None:
-            if api_key_format.looks_like(credentials):
-                raise BadToken(_KEY_IN_BEARER)
-            claims = installation.tokens.verify(credentials, audience=KEYOSK)
+        shown = authorization.credentials()
+        if shown.scheme == "bearer" and shown.token is None:
+            raise BadToken(_KEY_IN_BEARER)
+        if shown.token is not None:
+            claims = installation.tokens.verify(shown.token, audience=KEYOSK)
             proven = installation.authentication.by_token(claims, audience=KEYOSK)
             scopes = claims.scopes & entitlements.keyosk_scopes(proven, now)
         else:
@@ -191,32 +192,23 @@ def login(installation: Installation) -> Principal:
     By Basic, or where the route takes one an API key alone. Raises ``BadCredentials``, and
     ``Forbidden`` where a browser may have added it by itself.
     """
-    header = request.headers.get("Authorization", "").strip()
-    if not header:
+    shown = authorization.credentials()
+    if not shown.scheme:
         raise BadCredentials("This needs a login, and the request has none.")
-    key = bearer()
-    if key is None:
+    if shown.scheme != "bearer":  # a browser never adds that by itself
         browsers.check_login()
-        return by_pairs(installation, basic.candidates(header))
-    if not api_key_format.looks_like(key):
+    if not shown.candidates:
         raise BadCredentials
-    # A browser never adds this by itself.
-    return by_pairs(installation, [("", key)])
+    return by_secret(installation, shown.candidates)
 
 
-def by_pairs(installation: Installation, pairs: Sequence[tuple[str, str]]) -> Principal:
-    """The login that one of these (username, secret) pairs proves; its use will be noted."""
+def by_secret(installation: Installation, candidates: Sequence[Candidate]) -> Principal:
+    """The login that one of these readings proves; its use will be noted."""
     proven = installation.authentication.by_secret(
-        pairs, address=g.address, key_alone=g.get("key_alone", False)
+        candidates, address=g.address, key_alone=g.get("key_alone", False)
     )
     record_use_afterwards(installation, proven)
     return proven
-
-
-def bearer() -> str | None:
-    """What stands behind the scheme Bearer, without the white space around it."""
-    scheme, _, credentials = request.headers.get("Authorization", "").strip().partition(" ")
-    return credentials.strip() if scheme.lower() == "bearer" else None
 
 
 def name_of(who: Principal | Caller) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Final
 from flask import Response, request
 
 from keyosk.errors import Forbidden
+from keyosk.web import authorization
 
 _ORIGIN: Final = "Access-Control-Allow-Origin"
 _ASKED: Final = "Access-Control-Request-Method"
@@ -47,7 +48,7 @@ def share(response: Response, origins: Collection[str], *, is_public: bool) -> N
         response.headers["Access-Control-Allow-Methods"] = response.headers["Allow"]
         response.headers["Access-Control-Allow-Headers"] = _SENT
         response.headers["Access-Control-Max-Age"] = _PREFLIGHT_AGE
-    elif not is_public and request.headers.get("Authorization", "")[:7].lower() != "bearer ":
+    elif not is_public and authorization.credentials().scheme != "bearer":
         return
     response.headers[_ORIGIN] = origin
     response.headers["Access-Control-Expose-Headers"] = _SHOWN

@@ -9,11 +9,12 @@ from typing import Final
 from flask import request
 
 from keyosk import whitespace
-from keyosk.credentials import api_key_format, usernames
+from keyosk.credentials import presented, usernames
+from keyosk.credentials.presented import Candidate
 from keyosk.errors import InvalidRequest
 from keyosk.installation import Installation
 from keyosk.model import Principal
-from keyosk.web import access, browsers, parameters
+from keyosk.web import access, authorization, browsers, parameters
 
 SECRET: Final = "client_secret"  # noqa: S105  # the parameter's name
 #: Ways to log in that Keyosk does not take: nobody shall believe that they were looked at.
@@ -27,7 +28,7 @@ def login(installation: Installation, single: Mapping[str, str]) -> Principal:
     """
     _check(single)
     if SECRET in single:
-        return access.by_pairs(installation, [(single["client_id"], _secret(single[SECRET]))])
+        return access.by_secret(installation, [_candidate(single["client_id"], single[SECRET])])
     proven = access.login(installation)
     client_id = single.get("client_id")
     if client_id is not None and not usernames.is_same(client_id, proven.username):
@@ -37,16 +38,16 @@ def login(installation: Installation, single: Mapping[str, str]) -> Principal:
 
 def login_if_any(installation: Installation, single: Mapping[str, str]) -> Principal | None:
     """As ``login``, for requests that need none."""
-    if SECRET in single or "Authorization" in request.headers:
+    if SECRET in single or authorization.credentials().scheme is not None:
         return login(installation, single)
     _check(single)
     return None
 
 
-def _secret(text: str) -> str:
+def _candidate(username: str, secret: str) -> Candidate:
     """An API key that was read from a file has a line end besides; a password is as it is."""
-    trimmed = whitespace.trim(text)
-    return trimmed if api_key_format.is_well_formed(trimmed) else text
+    [trimmed] = presented.candidates([(username, whitespace.trim(secret))])
+    return trimmed if trimmed.is_api_key else Candidate(username, secret, is_api_key=False)
 
 
 def _check(single: Mapping[str, str]) -> None:
@@ -56,7 +57,7 @@ def _check(single: Mapping[str, str]) -> None:
         )
     if SECRET not in single:
         return
-    if "Authorization" in request.headers:
+    if authorization.credentials().scheme is not None:
         raise InvalidRequest(
             "The request has both an Authorization header and a client_secret: send one of them."
         )

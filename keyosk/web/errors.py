@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
-from flask import Response, g, request
+from flask import Response, g
 from werkzeug.exceptions import HTTPException, InternalServerError, RequestEntityTooLarge
 
 from keyosk import errors, masking
+from keyosk.web import authorization
 from keyosk.web.answers import json_answer
 from keyosk.web.bodies import MalformedBody
 
@@ -192,7 +193,7 @@ def _challenges(error: errors.KeyoskError) -> list[str]:
 
 
 def _is_bearer() -> bool:
-    return request.headers.get("Authorization", "")[:7].lower() == "bearer "
+    return authorization.credentials().scheme == "bearer"
 
 
 def _place(error: Exception) -> str:

@@ -5,24 +5,19 @@ A CORS preflight, which has no login, may pass without one where the service all
 """
 
 import io
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
 
 from flask import Response, request
 
-from keyosk.credentials import api_key_format
 from keyosk.errors import BadToken, Forbidden, InvalidRequest, InvalidScope, Throttled
-from keyosk.installation import Installation
-from keyosk.model import Principal
 from keyosk.permissions import entitlements
-from keyosk.tokens.access_tokens import Actor
-from keyosk.web import access, access_log
+from keyosk.tokens.issuing import IssuedToken
+from keyosk.web import access, access_log, authorization
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
 
 PATH: Final = "/auth/forward"
-_LIFETIME: Final = 60  # seconds: it is used at once, and each request gets its own
 _SERVICE: Final = "X-Keyosk-Service"
 _SCOPE: Final = "X-Keyosk-Require-Scope"
 _METHOD: Final = "X-Forwarded-Method"
@@ -30,12 +25,6 @@ _METHOD: Final = "X-Forwarded-Method"
 _PREFLIGHTS: Final = (("OPTIONS",), ("OPTIONS", "OPTIONS"))
 #: The same where the address says that the proxy writes the header.
 _FORWARDED_PREFLIGHTS: Final = (("GET", "OPTIONS"), ("OPTIONS", "OPTIONS"))
-
-
-@dataclass(frozen=True, slots=True)
-class _Proven:
-    login: Principal
-    actor: Actor | None
 
 
 def prepare(environ: dict[str, Any]) -> None:
@@ -77,37 +66,29 @@ class ForwardResource(Endpoint):
         the service has ``cors_preflight``: the method is ``OPTIONS``, or the query has
         ``method=X-Forwarded-Method`` and that header is ``OPTIONS``.
         """
-        installation = self.installation
         try:
             wanted, required, forwarded = _requested(service)
-            if _is_preflight(forwarded) and self._lets_preflights_pass(wanted):
+            services = self.installation.services
+            if _is_preflight(forwarded) and services.passes_preflights(wanted):
                 return _yes()
-            proven = _proven(installation, wanted)
-            token_grant = entitlements.for_service(
-                proven.login, wanted, required=required, now=int(installation.clock())
-            )
-            token = installation.tokens.issue(
-                proven.login, token_grant, lifetime=_LIFETIME, actor=proven.actor
-            )
+            issued = self._issued(wanted, required)
         except (InvalidRequest, InvalidScope, Throttled) as error:
             raise Forbidden(error.detail) from None  # proxies make a failure of anything else
-        access_log.note(**access.name_of(proven.login), jti=token.id)
+        access_log.note(**access.name_of(issued.principal), jti=issued.token.id)
         response = _yes()
         # SECURITY: all three are always there and never empty, so that a proxy that copies them
         # leaves none that the client sent.
-        response.headers["Authorization"] = f"Bearer {token.text}"
-        response.headers["X-Keyosk-Account"] = quote(proven.login.username, safe="@")
-        response.headers["X-Keyosk-Scope"] = token.scope
+        response.headers["Authorization"] = f"Bearer {issued.token.text}"
+        response.headers["X-Keyosk-Account"] = quote(issued.principal.username, safe="@")
+        response.headers["X-Keyosk-Scope"] = issued.token.scope
         return response
 
-    def _lets_preflights_pass(self, service: str) -> bool:
-        policy = self.installation.services.policy_for(service)
-        return (
-            policy is not None
-            and policy.name == service
-            and policy.enabled
-            and policy.cors_preflight
-        )
+    def _issued(self, service: str, required: tuple[str, ...]) -> IssuedToken:
+        issuing = self.installation.issuing
+        token = authorization.credentials().token
+        if token is not None:
+            return issuing.for_proxy_by_token(token, service, required=required)
+        return issuing.for_proxy(access.login(self.installation), service, required=required)
 
 
 def _yes() -> Response:
@@ -126,29 +107,12 @@ def _is_preflight(forwarded: bool) -> bool:
     ordinary request.
     """
     headers = request.headers
-    if "Authorization" in headers:
+    if authorization.credentials().scheme is not None:
         return False  # browsers send none with a preflight: what is sent is looked at
     if not headers.get("Origin") or not headers.get("Access-Control-Request-Method"):
         return False
     methods = (request.environ[access_log.METHOD], *headers.getlist(_METHOD))
     return methods in (_FORWARDED_PREFLIGHTS if forwarded else _PREFLIGHTS)
-
-
-def _proven(installation: Installation, service: str) -> _Proven:
-    text = access.bearer()
-    if text is None or api_key_format.looks_like(text):
-        return _Proven(access.login(installation), None)
-    policy = installation.services.policy_for(service)
-    if policy is None or policy.name != service:
-        raise BadToken("The token is not valid.")  # no token is, for what does not exist
-    claims = installation.tokens.verify(text, audience=policy.audience)
-    login = entitlements.narrowed(
-        installation.authentication.by_token(claims, audience=policy.audience),
-        scopes=claims.scopes,
-        expires_at=claims.expires_at,
-        now=int(installation.clock()),
-    )
-    return _Proven(login, Actor.of(claims.actor))
 
 
 def _requested(named: str | None) -> tuple[str, tuple[str, ...], bool]:

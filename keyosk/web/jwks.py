@@ -9,7 +9,7 @@ from keyosk.errors import Invalid, KeyoskError, NotFound, Unavailable
 from keyosk.keys.key_set import Document
 from keyosk.keys.signing_keys import FRESH, SPREAD
 from keyosk.model import TokenPolicy
-from keyosk.web import access
+from keyosk.web import access, authorization
 from keyosk.web.answers import public_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
@@ -74,11 +74,11 @@ class JwksResource(Endpoint):
             return named
 
     def _acting(self) -> list[TokenPolicy]:
-        scheme, _, text = request.headers.get("Authorization", "").partition(" ")
-        if not scheme:
+        shown = authorization.credentials()
+        if not shown.scheme:
             return []
-        if scheme.lower() == "bearer":
-            account = self.installation.tokens.verify(text.strip(), audience=None).account_id
+        if shown.scheme == "bearer":
+            account = self.installation.tokens.verify(shown.token or "", audience=None).account_id
         else:
             account = access.login(self.installation).account_id
         return [service.policy for service in self.installation.services.acting(account)]

@@ -1,0 +1,41 @@
+"""What a request shows to prove who sends it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from keyosk.credentials import api_key_format
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One reading of a login: clients encode a username with its secret in several ways.
+
+    ``is_api_key``: the secret has the form of an API key, with the right checksum.
+    """
+
+    username: str
+    secret: str = field(repr=False)
+    is_api_key: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """The ``Authorization`` of one request, taken apart.
+
+    ``scheme`` in lower case; ``None`` if the request has no such header. ``token``: what stands
+    behind Bearer, unless that is an API key. ``candidates``: the readings of a username with its
+    secret, in the order to try; an API key that comes alone has no username. There are none if the
+    header cannot be read.
+    """
+
+    scheme: str | None = None
+    token: str | None = field(default=None, repr=False)
+    candidates: tuple[Candidate, ...] = ()
+
+
+def candidates(pairs: Iterable[tuple[str, str]]) -> tuple[Candidate, ...]:
+    """The readings of a login as (username, secret) pairs, each checksum computed here and once."""
+    return tuple(
+        Candidate(username, secret, api_key_format.is_well_formed(secret))
+        for username, secret in pairs
+    )
