@@ -9,6 +9,7 @@ between two checkpoints cannot go unseen by whoever has the public keys.
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
@@ -28,6 +29,8 @@ from keyosk.model import (
 )
 from keyosk.storage.audit import AuditStore
 from keyosk.storage.database import Database
+
+_log = logging.getLogger(__name__)
 
 #: What stands before the first row of all.
 GENESIS: Final = "0" * 64
@@ -129,6 +132,14 @@ class Audit:
                 self._store.add([row])
             else:
                 self._store.count_refusal(refusal)
+
+    def note_refused_request(self, by: Caller, path: str, *, method: str, reason: str) -> None:
+        """Write that a rule refused a request, if that can be done: it is refused all the same."""
+        after = {"method": method, "reason": masking.mask(reason)}
+        try:
+            self.refuse(by, "rule.refused", path, after)
+        except Unavailable:
+            _log.warning("a refusal was not noted: the database is not available")
 
     def count_failed_login(
         self, account_id: str | None, address: str | None, *, throttled: bool = False

@@ -12,6 +12,7 @@ from typing import Final
 import pytest
 
 import keyosk
+from keyosk.audit import Audit
 
 
 def floors_of(docstring: str) -> tuple[tuple[str, ...], ...]:
@@ -55,6 +56,10 @@ LOCAL_IMPORTS: Final[Mapping[tuple[str, str], str]] = {
     ("__main__", "keyosk.cli"): "a failure of the import itself is told as others are",
     ("keys.hsm", "pkcs11"): "its driver is an extra",
 }
+
+
+#: What writes rows of the audit log.
+AUDIT_WRITERS: Final = frozenset({"record", "record_all", "refuse", "count_failed_login"})
 
 
 @dataclass(frozen=True)
@@ -185,6 +190,35 @@ def local_imports(house: House) -> list[str]:
     ]
 
 
+def writes_in_web(house: House) -> list[str]:
+    """Transactions, and rows of the audit log, that are made on the floor of HTTP."""
+    return [
+        f"{module}:{node.lineno} calls {node.func.attr}"
+        for module, source in house.sources.items()
+        if _room(module) == "web"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and (
+            node.func.attr == "transaction"
+            or (_last_name(node.func.value) == "audit" and node.func.attr in AUDIT_WRITERS)
+        )
+    ]
+
+
+def readers_of_authorization(house: House) -> list[str]:
+    """Modules that look at the ``Authorization`` of a request."""
+    reads = re.compile(r'headers(\.get\(|\[)"Authorization"[,)\]](?! =)|"Authorization" (not )?in ')
+    return [module for module, source in house.sources.items() if reads.search(source)]
+
+
+def _last_name(node: ast.expr) -> str:
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name.lstrip("_")
+    return ""
+
+
 @pytest.fixture(scope="module")
 def house() -> House:
     return House.read(Path(keyosk.__file__).parent)
@@ -209,6 +243,18 @@ def test_every_library_is_used_by_its_owner_only(house: House) -> None:
 
 def test_imports_stand_at_the_top(house: House) -> None:
     assert local_imports(house) == []
+
+
+def test_web_makes_no_transaction_and_no_row_of_the_audit_log(house: House) -> None:
+    assert writes_in_web(house) == []
+
+
+def test_the_authorization_of_a_request_is_read_in_one_place(house: House) -> None:
+    assert readers_of_authorization(house) == ["web.authorization"]
+
+
+def test_the_audit_log_is_written_by_what_is_looked_for() -> None:
+    assert all(hasattr(Audit, name) for name in AUDIT_WRITERS)
 
 
 def test_every_exception_to_that_is_still_needed(house: House) -> None:
@@ -361,3 +407,19 @@ def test_a_foreign_library_is_caught(
 def test_an_import_inside_a_function_is_caught(tmp_path: Path, source: str) -> None:
     house = build_house(tmp_path, {"__init__.py": "", "accounts.py": source})
     assert len(local_imports(house)) == 1
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "self.installation.database.transaction()",
+        "with database.transaction():\n    pass",
+        'installation.audit.record(by, "x", None)',
+        "self._audit.refuse(by)",
+    ],
+)
+def test_a_write_in_web_is_caught(tmp_path: Path, statement: str) -> None:
+    files = {"__init__.py": "", "web/__init__.py": "", "accounts.py": statement}
+    assert writes_in_web(build_house(tmp_path, files)) == []
+    house = build_house(tmp_path, files | {"web/token.py": statement})
+    assert len(writes_in_web(house)) == 1

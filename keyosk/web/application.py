@@ -9,8 +9,7 @@ import flask_restful
 from flask import Flask, Request, Response, after_this_request, g, request
 from werkzeug.exceptions import NotFound, RequestEntityTooLarge
 
-from keyosk import masking
-from keyosk.errors import RefusedByRule, Unavailable
+from keyosk.errors import RefusedByRule
 from keyosk.installation import Installation
 from keyosk.web import (
     access_log,
@@ -128,11 +127,9 @@ def _add_pipeline(
     @app.errorhandler(Exception)
     def failed(error: Exception) -> Response:
         if isinstance(error, RefusedByRule) and "caller" in g:
-            after = {"method": request.method, "reason": masking.mask(error.detail)}
-            try:
-                installation.audit.refuse(g.caller, "rule.refused", request.path, after)
-            except Unavailable:  # it is refused all the same
-                _log.warning("a refusal was not noted: the database is not available")
+            installation.audit.note_refused_request(
+                g.caller, request.path, method=request.method, reason=error.detail
+            )
         return errors.answer(error)
 
     def seal(response: Response) -> Response:
