@@ -62,7 +62,7 @@ def play(folder: Path, programs: ExitStack) -> None:
     print(f"$ keyosk serve        # KEYOSK_BIND={address(keyosk)}, in a temporary folder")
     serving = programs.enter_context(ExitStack())
     serving.enter_context(
-        program(keyosk_command("serve"), folder, {"KEYOSK_BIND": address(keyosk)}, "Keyosk")
+        program(keyosk_command("serve"), folder, {"KEYOSK_BIND": address(keyosk)}, name="Keyosk")
     )
     wait_for(f"{keyosk}/health/ready", folder, "Keyosk")
     greeting = (folder / "Keyosk.out").read_text()
@@ -124,7 +124,7 @@ def play(folder: Path, programs: ExitStack) -> None:
             [sys.executable, str(TODO_SERVICE)],
             folder,
             {"TODO_BIND": address(todo), "KEYOSK_URL": keyosk},
-            "todo",
+            name="todo",
         )
     )
     wait_for(f"{todo}/todos", folder, "todo")
@@ -224,7 +224,7 @@ class Shell:
 
 @contextmanager
 def program(
-    command: list[str], folder: Path, settings: Mapping[str, str], name: str
+    command: list[str], folder: Path, settings: Mapping[str, str], *, name: str
 ) -> Iterator[None]:
     """Run a program in ``folder`` as long as the block lasts; its output goes to files there."""
     # Settings of another Keyosk on this machine are none of this one.

@@ -13,13 +13,11 @@ from keyosk.apply.executor import Declarations
 from keyosk.audit import Audit
 from keyosk.bootstrap import FirstAdmin
 from keyosk.bulk.import_export import Bulk
-from keyosk.bulk.validation import LineValidator
 from keyosk.config import Config
 from keyosk.credentials import concurrency
 from keyosk.credentials.authentication import Authentication
 from keyosk.credentials.concurrency import HashingLimit
 from keyosk.credentials.password_hashing import Passwords
-from keyosk.credentials.throttling import Throttling
 from keyosk.idempotency import Idempotency
 from keyosk.installation import Installation
 from keyosk.keys import hsm
@@ -32,25 +30,14 @@ from keyosk.keys.signing_keys import SigningKeys
 from keyosk.maintenance import Maintenance
 from keyosk.metrics import Metrics, SharedCounts
 from keyosk.pauses import Pauses
+from keyosk.permissions.context import Context
 from keyosk.permissions.roles import Roles
 from keyosk.permissions.safeguards import Rules
 from keyosk.permissions.services import Services
 from keyosk.revocations import Revocations
 from keyosk.storage import schema
-from keyosk.storage.accounts import AccountStore
-from keyosk.storage.api_keys import ApiKeyStore
-from keyosk.storage.audit import AuditStore
 from keyosk.storage.database import Database
-from keyosk.storage.declared import DeclaredStore
-from keyosk.storage.grants import GrantStore
-from keyosk.storage.idempotency import IdempotencyStore
-from keyosk.storage.logins import LoginStore
-from keyosk.storage.revocations import RevocationStore
-from keyosk.storage.roles import RoleStore
-from keyosk.storage.services import ServiceStore
-from keyosk.storage.sessions import SessionStore
-from keyosk.storage.signing_keys import SigningKeyStore
-from keyosk.storage.throttling import ThrottlingStore
+from keyosk.storage.stores import Stores
 from keyosk.tokens.access_tokens import Tokens
 from keyosk.tokens.explanation import Explainer
 from keyosk.tokens.introspection import Inspection
@@ -58,8 +45,10 @@ from keyosk.tokens.issuing import TokenIssuer
 from keyosk.tokens.refresh_sessions import Sessions
 from keyosk.web import application
 
+Clock = Callable[[], float]
 
-def prepare(config: Config, *, clock: Callable[[], float] = time.time) -> FirstAdmin | None:
+
+def prepare(config: Config, *, clock: Clock = time.time) -> FirstAdmin | None:
     """Bring the database up to date and make what is missing in it, once over all processes.
 
     Answers the first admin if it was made now. Raises ``ConfigurationError``, ``DatabaseTooNew``,
@@ -119,113 +108,32 @@ def check(config: Config) -> None:
 def build(
     config: Config,
     *,
-    clock: Callable[[], float] = time.time,
+    clock: Clock = time.time,
     counts: SharedCounts | None = None,
 ) -> Installation:
     """Wire an installation whose database is up to date. Opens no connection yet.
 
     ``counts``: where it counts what it does, if it does.
     """
-    metrics = Metrics(counts)
     database = Database(config.database_url, schema=config.database_schema)
-    account_store = AccountStore(database)
-    api_key_store = ApiKeyStore(database)
-    service_store = ServiceStore(database)
-    grant_store = GrantStore(database)
-    role_store = RoleStore(database)
-    passwords = Passwords(
-        memory_kib=config.argon2_memory_kib,
-        time_cost=config.argon2_time_cost,
-        parallelism=config.argon2_parallelism,
-        hashing_limit=HashingLimit(
-            concurrency.for_hashes(config.argon2_memory_kib), folder=concurrency.machine_folder()
-        ),
-    )
+    stores = Stores.of(database)
+    metrics, pauses = Metrics(counts), Pauses(threads=config.threads)
     safe = Safe(bootstrap.secret_keys(config.secret_key, database.path))
-    key_store = SigningKeyStore(database)
     private_keys = PrivateKeys(safe, _hsm(config))
-    pauses = Pauses(threads=config.threads)
-    keys = SigningKeys(
-        key_store,
-        private_keys,
-        config.signing_algorithm,
-        clock,
-        pauses,
-    )
-    tokens = Tokens(
-        keys,
-        metrics,
-        issuer=config.issuer,
-        lifetime=config.token_lifetime,
-        backdate=config.token_backdate,
-        clock=clock,
-        pauses=pauses,
-    )
+    keys = _signing_keys(config, stores, private_keys, clock=clock, pauses=pauses)
     documents = Documents(keys, issuer=config.issuer)
-    audit = Audit(database, AuditStore(database), documents, clock)
-    session_store = SessionStore(database)
-    revocations = Revocations(
-        database, RevocationStore(database), session_store, clock, lifetime=config.token_lifetime
-    )
-    rotation = Rotation(
-        database,
-        key_store,
-        keys,
-        private_keys,
-        revocations,
-        audit,
-        clock,
-        policy=KeyPolicy(
-            publish_ahead=config.key_publish_ahead,
-            retain=config.key_retain,
-            every=config.key_rotation_days * 86_400,
-        ),
-    )
-    rules = Rules(database, grant_store)
-    accounts = Accounts(database, account_store, passwords, rules, revocations, audit, clock)
-    grants = Grants(
-        database,
-        accounts,
-        account_store,
-        grant_store,
-        service_store,
-        role_store,
-        rules,
-        revocations,
-        audit,
-        clock,
-    )
-    services = Services(
-        database,
-        service_store,
-        grant_store,
-        rules,
-        revocations,
-        rotation,
-        audit,
-        config.issuer,
-        clock,
-    )
-    roles = Roles(
-        database, role_store, service_store, grant_store, rules, revocations, audit, clock
-    )
-    authentication = Authentication(
-        database,
-        account_store,
-        api_key_store,
-        LoginStore(database),
-        passwords,
-        Throttling(database, ThrottlingStore(database), clock),
-        revocations,
-        audit,
-        metrics,
-        clock,
-    )
-    sessions = Sessions(database, session_store, accounts, safe, rules, revocations, audit, clock)
-    issuing = TokenIssuer(database, services, authentication, sessions, tokens, audit, clock)
-    api_keys = ApiKeys(
-        database, accounts, api_key_store, service_store, rules, revocations, audit, clock
-    )
+    context = _context(config, database, stores, documents=documents, clock=clock)
+    rotation = _rotation(config, context, stores, keys=keys, private_keys=private_keys)
+    tokens = _tokens(config, keys, metrics, clock=clock, pauses=pauses)
+    passwords = _passwords(config)
+    authentication = _authentication(context, stores, passwords, metrics=metrics)
+    accounts = Accounts(context, stores, passwords)
+    grants = Grants(context, stores, accounts)
+    services = Services(context, stores, rotation, issuer=config.issuer)
+    roles = Roles(context, stores)
+    api_keys = ApiKeys(context, stores, accounts)
+    sessions = Sessions(context, stores, accounts=accounts, safe=safe)
+    issuing = TokenIssuer(context, tokens, authentication, services=services, sessions=sessions)
     return Installation(
         issuer=config.issuer,
         trusted_proxies=config.trusted_proxies,
@@ -239,35 +147,140 @@ def build(
         services=services,
         roles=roles,
         declarations=Declarations(
-            database, DeclaredStore(database), services, roles, accounts, grants
+            database,
+            stores.declared,
+            services=services,
+            roles=roles,
+            accounts=accounts,
+            grants=grants,
         ),
         documents=documents,
-        bulk=Bulk(
-            database,
-            accounts,
-            grants,
-            account_store,
-            grant_store,
-            role_store,
-            LineValidator(account_store, service_store, role_store, passwords, rules, clock),
-            rules,
-            audit,
-            clock,
-        ),
-        audit=audit,
-        idempotency=Idempotency(database, IdempotencyStore(database), safe, clock),
+        bulk=Bulk(context, stores, passwords, accounts=accounts, grants=grants),
+        audit=context.audit,
+        idempotency=Idempotency(database, stores.idempotency, safe, clock=clock),
         authentication=authentication,
         inspection=Inspection(
-            database, tokens, authentication, sessions, services, revocations, audit, config.issuer
+            context,
+            tokens,
+            authentication,
+            services=services,
+            sessions=sessions,
+            issuer=config.issuer,
         ),
         issuing=issuing,
-        explaining=Explainer(accounts, api_keys, services, authentication, issuing, tokens, clock),
+        explaining=Explainer(
+            context,
+            tokens,
+            authentication,
+            issuing=issuing,
+            accounts=accounts,
+            api_keys=api_keys,
+            services=services,
+        ),
         sessions=sessions,
-        revocations=revocations,
+        revocations=context.revocations,
         signing_keys=keys,
         rotation=rotation,
         tokens=tokens,
-        upkeep=Maintenance(database, keys, audit),
+        upkeep=Maintenance(database, keys, context.audit),
+    )
+
+
+def _passwords(config: Config) -> Passwords:
+    return Passwords(
+        memory_kib=config.argon2_memory_kib,
+        time_cost=config.argon2_time_cost,
+        parallelism=config.argon2_parallelism,
+        hashing_limit=HashingLimit(
+            concurrency.for_hashes(config.argon2_memory_kib), folder=concurrency.machine_folder()
+        ),
+    )
+
+
+def _signing_keys(
+    config: Config,
+    stores: Stores,
+    private_keys: PrivateKeys,
+    *,
+    clock: Clock,
+    pauses: Pauses,
+) -> SigningKeys:
+    return SigningKeys(
+        stores.signing_keys,
+        private_keys,
+        algorithm=config.signing_algorithm,
+        clock=clock,
+        pauses=pauses,
+    )
+
+
+def _context(
+    config: Config, database: Database, stores: Stores, *, documents: Documents, clock: Clock
+) -> Context:
+    return Context(
+        database=database,
+        rules=Rules(database, stores.grants),
+        revocations=Revocations(
+            database,
+            stores.revocations,
+            stores.sessions,
+            clock=clock,
+            lifetime=config.token_lifetime,
+        ),
+        audit=Audit(database, stores.audit, documents, clock=clock),
+        clock=clock,
+    )
+
+
+def _rotation(
+    config: Config,
+    context: Context,
+    stores: Stores,
+    *,
+    keys: SigningKeys,
+    private_keys: PrivateKeys,
+) -> Rotation:
+    return Rotation(
+        context.database,
+        stores.signing_keys,
+        keys,
+        private_keys=private_keys,
+        revocations=context.revocations,
+        audit=context.audit,
+        clock=context.clock,
+        policy=KeyPolicy(
+            publish_ahead=config.key_publish_ahead,
+            retain=config.key_retain,
+            every=config.key_rotation_days * 86_400,
+        ),
+    )
+
+
+def _tokens(
+    config: Config, keys: SigningKeys, metrics: Metrics, *, clock: Clock, pauses: Pauses
+) -> Tokens:
+    return Tokens(
+        keys,
+        metrics,
+        issuer=config.issuer,
+        lifetime=config.token_lifetime,
+        backdate=config.token_backdate,
+        clock=clock,
+        pauses=pauses,
+    )
+
+
+def _authentication(
+    context: Context, stores: Stores, passwords: Passwords, *, metrics: Metrics
+) -> Authentication:
+    return Authentication(
+        context.database,
+        stores,
+        passwords,
+        revocations=context.revocations,
+        audit=context.audit,
+        metrics=metrics,
+        clock=context.clock,
     )
 
 

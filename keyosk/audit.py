@@ -73,6 +73,7 @@ class Audit:
         database: Database,
         store: AuditStore,
         documents: DocumentSigner,
+        *,
         clock: Callable[[], float],
     ) -> None:
         self._database = database
@@ -91,7 +92,9 @@ class Audit:
         outcome: str = "done",
     ) -> None:
         """Write one row, in the transaction of the change that it is about."""
-        self._store.add([self._row(by, action, target, before, after, outcome)])
+        self._store.add(
+            [self._row(by, action, target, before=before, after=after, outcome=outcome)]
+        )
 
     def record_all(
         self, by: Caller, action: AuditAction, targets: Mapping[str, Mapping[str, Any]]
@@ -99,7 +102,7 @@ class Audit:
         """Write a row for each target with what it is now, all by one statement."""
         self._store.add(
             [
-                self._row(by, action, target, None, after, "done")
+                self._row(by, action, target, before=None, after=after, outcome="done")
                 for target, after in targets.items()
             ]
         )
@@ -109,8 +112,8 @@ class Audit:
         by: Caller,
         action: AuditAction,
         target: str | None,
-        after: Mapping[str, Any],
         *,
+        after: Mapping[str, Any],
         account: str | None = None,
     ) -> None:
         """Write that something was refused, so that a flood of it is no flood of rows.
@@ -118,7 +121,7 @@ class Audit:
         The first few of an account in a minute have a row each; the others become one row for each
         credential when the minute is over. ``account``: whose they are, if not the caller's own.
         """
-        row = self._row(by, action, target, None, after, "refused")
+        row = self._row(by, action, target, before=None, after=after, outcome="refused")
         refusal = Refusal(
             account=account or by.account_id or "",
             credential=row.credential or "",
@@ -137,7 +140,7 @@ class Audit:
         """Write that a rule refused a request, if that can be done: it is refused all the same."""
         after = {"method": method, "reason": masking.mask(reason)}
         try:
-            self.refuse(by, "rule.refused", path, after)
+            self.refuse(by, "rule.refused", path, after=after)
         except Unavailable:
             _log.warning("a refusal was not noted: the database is not available")
 
@@ -236,6 +239,7 @@ class Audit:
         by: Caller,
         action: AuditAction,
         target: str | None,
+        *,
         before: Mapping[str, Any] | None,
         after: Mapping[str, Any] | None,
         outcome: str,

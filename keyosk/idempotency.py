@@ -48,6 +48,7 @@ class Idempotency:
         database: Database,
         store: IdempotencyStore,
         safe: Safe,
+        *,
         clock: Callable[[], float],
     ) -> None:
         self._database = database
@@ -57,7 +58,7 @@ class Idempotency:
         # When this process kept secrets; first those that it may have kept before it was started.
         self._kept_since = deque([int(clock())])
 
-    def once(self, by: Caller, key: str, request: bytes, answer: Callable[[], Answer]) -> Answer:
+    def once(self, by: Caller, key: str, request: bytes, *, answer: Callable[[], Answer]) -> Answer:
         """The answer that this caller's request has under ``key``; ``answer`` gives the first.
 
         ``request``: all that makes the request what it is. Nothing is kept if ``answer`` raises.
@@ -79,7 +80,7 @@ class Idempotency:
             if known is not None:
                 return self._repeated(known, fingerprint)
             given = answer()
-            self._store.add(self._stored(given, caller, key, fingerprint, now))
+            self._store.add(self._stored(given, caller, key, fingerprint=fingerprint, now=now))
             return given
 
     def forget_quietly(self) -> None:
@@ -121,7 +122,7 @@ class Idempotency:
         return Answer(known.status, known.headers, body, repeated=True)
 
     def _stored(
-        self, answer: Answer, caller: str, key: str, fingerprint: str, now: int
+        self, answer: Answer, caller: str, key: str, *, fingerprint: str, now: int
     ) -> StoredResponse:
         sealed = None
         if _SECRET in answer.body:

@@ -142,7 +142,7 @@ class Metrics:
                 tuple(json.loads(name)): place for name, place, _ in shared.entries(self._part)
             }
 
-    def request(self, method: str, route: str, status: str, seconds: float) -> None:
+    def request(self, method: str, route: str, status: str, *, seconds: float) -> None:
         """Count an answer. ``route``: the address as the URL table has it, or ``none``."""
         limit = _LIMITS[bisect_left(_SECONDS, seconds)]
         self._add(((_REQUESTS, method, route, status), 1), ((_TIMES, route, limit), 1))

@@ -78,8 +78,8 @@ class Revocations:
         database: Database,
         store: RevocationStore,
         sessions: SessionStore,
-        clock: Callable[[], float],
         *,
+        clock: Callable[[], float],
         lifetime: int,
     ) -> None:
         """``lifetime``: seconds that tokens live where no service says otherwise."""
@@ -184,10 +184,10 @@ class Revocations:
             return False
         return after < int(self._clock()) + self.longest_lifetime()
 
-    def is_revoked(self, jti: str, kid: str, audience: str, issued_at: int) -> bool:
+    def is_revoked(self, jti: str, kid: str, audience: str, *, issued_at: int) -> bool:
         """Whether a token of an account that is in order was revoked all the same."""
-        return self._store.is_revoked(jti, kid, audience, issued_at) and not (
-            self._correct() and not self._store.is_revoked(jti, kid, audience, issued_at)
+        return self._store.is_revoked(jti, kid, audience, issued_at=issued_at) and not (
+            self._correct() and not self._store.is_revoked(jti, kid, audience, issued_at=issued_at)
         )
 
     def corrected(self, login: Principal, *, store: bool = True) -> Principal:
@@ -204,7 +204,9 @@ class Revocations:
             return replace(login, tokens_from=now)
         try:
             with self._database.transaction():
-                self._store.lower(login.account_id, login.api_key_id, now, now + clocks.APART)
+                self._store.lower(
+                    login.account_id, login.api_key_id, now, latest=now + clocks.APART
+                )
         except Unavailable:
             _log.warning("tokens that count from a moment ahead were not corrected: no database")
         return replace(login, tokens_from=now)

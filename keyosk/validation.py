@@ -43,7 +43,7 @@ class Faults:
         elif after is not None and value <= after:
             self.add(field, "must lie in the future")
 
-    def between(self, field: str, value: int | None, lowest: int, highest: int) -> None:
+    def between(self, field: str, value: int | None, lowest: int, *, highest: int) -> None:
         """A number of seconds within bounds, if there is one."""
         if value is not None and not lowest <= value <= highest:
             self.add(field, f"must be {lowest} to {highest} seconds")

@@ -325,7 +325,7 @@ def test_the_entry_of_a_stolen_key_holds_for_what_a_thief_dates_later(
     (entry,) = client.get("/auth/revocations").get_json()["entries"]
     # issued_before would let through whatever the thief signs from now on.
     assert entry == {"kid": stolen, "expires": clock.now + 7 * DAY}
-    assert keyosk.revocations.is_revoked("any", stolen, "any", int(clock.now) + 3_600)
+    assert keyosk.revocations.is_revoked("any", stolen, "any", issued_at=int(clock.now) + 3_600)
     clock.now += 7 * DAY - 1
     assert client.get("/auth/revocations").get_json()["entries"] == [entry]
     clock.now += 1

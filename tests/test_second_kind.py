@@ -181,7 +181,7 @@ def test_a_process_without_a_part_counts_nothing_and_lives() -> None:
     while os.read(counts._free, 1) and _is_open(counts._free):
         pass
     metrics = Metrics(counts)
-    metrics.request("GET", "/auth/jwks", "200", 0.1)
+    metrics.request("GET", "/auth/jwks", "200", seconds=0.1)
     assert counts.totals() == {}
 
 
@@ -195,8 +195,8 @@ def test_a_part_that_is_full_takes_what_fits() -> None:
     counts = SharedCounts(1)
     metrics = Metrics(counts)
     for number in range(10_000):
-        metrics.request("GET", f"/{number}", "200", 0.1)
-    metrics.request("GET", "/0", "200", 0.1)
+        metrics.request("GET", f"/{number}", "200", seconds=0.1)
+    metrics.request("GET", "/0", "200", seconds=0.1)
     assert counts.totals()['["keyosk_http_requests", "GET", "/0", "200"]'] == 2.0
 
 

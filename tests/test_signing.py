@@ -44,9 +44,9 @@ def open_keys(migrated_url: str) -> Iterator[Open]:
         return SigningKeys(
             SigningKeyStore(database),
             PrivateKeys(Safe([secret])),
-            algorithm,
-            clock,
-            Pauses(threads=2),
+            algorithm=algorithm,
+            clock=clock,
+            pauses=Pauses(threads=2),
         )
 
     yield open_them
@@ -141,9 +141,9 @@ def test_processes_that_all_find_no_key_leave_exactly_one(
         keys = SigningKeys(
             SigningKeyStore(database),
             PrivateKeys(Safe([SECRET])),
-            "ES256",
-            lambda: NOW,
-            Pauses(threads=2),
+            algorithm="ES256",
+            clock=lambda: NOW,
+            pauses=Pauses(threads=2),
         )
         with pytest.raises(Unavailable):
             keys.current.document  # noqa: B018  # connected, and no key is there

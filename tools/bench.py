@@ -59,7 +59,7 @@ def main() -> int:
         return 1
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="keyosk-bench-") as folder, ExitStack() as servers:
-        subjects = _start(Path(folder), servers, arguments.backend, arguments.log_level)
+        subjects = _start(Path(folder), servers, arguments.backend, log_level=arguments.log_level)
         for subject in subjects:
             _measure(subject, 0.5)  # the first requests open connections and fill caches
             subject.rates.clear()
@@ -94,14 +94,16 @@ def _arguments() -> argparse.Namespace:
 # --- The servers ----------------------------------------------------------------------------------
 
 
-def _start(folder: Path, servers: ExitStack, backend: str, log_level: str) -> list[Subject]:
+def _start(folder: Path, servers: ExitStack, backend: str, *, log_level: str) -> list[Subject]:
     """Start all servers; answers what to ask them."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("KEYOSK_")}
     ports = {name: _free_port() for name in ("wsgi", "flask", "keyosk")}
     groups = {}
     for name in ("wsgi", "flask"):
         command = [sys.executable, __file__, "--serve", name, "--port", str(ports[name])]
-        groups[name] = servers.enter_context(_running(command, folder, environment, ports[name]))
+        groups[name] = servers.enter_context(
+            _running(command, folder, environment, port=ports[name])
+        )
     environment |= {
         "KEYOSK_BIND": f"127.0.0.1:{ports['keyosk']}",
         "KEYOSK_DATABASE_URL": f"sqlite:///{folder / 'keyosk.db'}"
@@ -113,15 +115,15 @@ def _start(folder: Path, servers: ExitStack, backend: str, log_level: str) -> li
         "KEYOSK_LOG_LEVEL": log_level,
     }
     groups["keyosk"] = servers.enter_context(
-        _running(_keyosk("serve"), folder, environment, ports["keyosk"])
+        _running(_keyosk("serve"), folder, environment, port=ports["keyosk"])
     )
     username, password, key = _account(folder, environment)
     requests = {
         "bare WSGI": ("wsgi", _request("GET", "/")),
         "bare Flask": ("flask", _request("GET", "/")),
         "key set": ("keyosk", _request("GET", "/auth/jwks")),
-        "token by API key": ("keyosk", _request("POST", "/auth/token", username, key)),
-        "token by password": ("keyosk", _request("POST", "/auth/token", username, password)),
+        "token by API key": ("keyosk", _request("POST", "/auth/token", username, secret=key)),
+        "token by password": ("keyosk", _request("POST", "/auth/token", username, secret=password)),
     }
     return [
         Subject(name, ports[server], groups[server], request)
@@ -162,7 +164,7 @@ def _keyosk(*words: str) -> list[str]:
 
 @contextmanager
 def _running(
-    command: Sequence[str], folder: Path, environment: Mapping[str, str], port: int
+    command: Sequence[str], folder: Path, environment: Mapping[str, str], *, port: int
 ) -> Iterator[int]:
     """A server in a process group of its own, for as long as the block lasts; gives the group."""
     with (folder / f"{port}.log").open("wb") as log:
@@ -305,7 +307,7 @@ def _is_whole(answer: bytearray) -> bool:
     return length is not None and len(body) >= int(length[1])
 
 
-def _request(method: str, path: str, username: str = "", secret: str = "") -> bytes:
+def _request(method: str, path: str, username: str = "", *, secret: str = "") -> bytes:
     lines = [f"{method} {path} HTTP/1.1", "Host: bench", "Accept: */*", "User-Agent: bench"]
     if username:
         pair = base64.b64encode(f"{username}:{secret}".encode()).decode()

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from keyosk.audit import Audit, changed
+from keyosk.audit import changed
 from keyosk.credentials import usernames
 from keyosk.credentials.password_hashing import Passwords
 from keyosk.credentials.password_policy import check_new
@@ -12,10 +12,8 @@ from keyosk.errors import Conflict, Invalid, NotFound, ProofRequired
 from keyosk.ids import first_version, is_id, new_id
 from keyosk.merge_patch import is_same, merge_patch
 from keyosk.model import Account, Caller, Kind, ListQuery, StoredPassword, Versions
-from keyosk.permissions.safeguards import Rules
-from keyosk.revocations import Revocations
-from keyosk.storage.accounts import AccountStore
-from keyosk.storage.database import Database
+from keyosk.permissions.context import Context
+from keyosk.storage.stores import Stores
 from keyosk.validation import LONGEST_NAME, Faults, check_version
 
 RESET: Final[Mapping[str, Any]] = {
@@ -48,23 +46,14 @@ class Draft:
 class Accounts:
     """What an admin does with accounts. Every write is one transaction."""
 
-    def __init__(
-        self,
-        database: Database,
-        accounts: AccountStore,
-        passwords: Passwords,
-        rules: Rules,
-        revocations: Revocations,
-        audit: Audit,
-        clock: Callable[[], float],
-    ) -> None:
-        self._database = database
-        self._accounts = accounts
+    def __init__(self, context: Context, stores: Stores, passwords: Passwords) -> None:
+        self._database = context.database
+        self._rules = context.rules
+        self._revocations = context.revocations
+        self._audit = context.audit
+        self._clock = context.clock
+        self._accounts = stores.accounts
         self._passwords = passwords
-        self._rules = rules
-        self._revocations = revocations
-        self._audit = audit
-        self._clock = clock
 
     def draft(self, by: Caller, *, password: str | None = None, **fields: Any) -> Draft:
         """A new account, for ``add``; ``fields`` as ``drafted`` takes them.
@@ -163,7 +152,7 @@ class Accounts:
             if "username" in changes:
                 changes["username"] = _username(changes["username"], faults)
             after = replace(account, **changes)
-            _check(faults, after.display_name, after.claims, after.metadata)
+            _check(faults, after.display_name, after.claims, metadata=after.metadata)
             is_new = after.expires_at != account.expires_at and not may_be_over
             faults.time("expires_at", after.expires_at, after=now if is_new else None)
             faults.raise_if_any()
@@ -212,7 +201,7 @@ class Accounts:
         """
         account = self.get(reference)
         faults = Faults()
-        _check_password(faults, password, account.username, account.display_name)
+        _check_password(faults, password, account.username, display_name=account.display_name)
         faults.raise_if_any()
         self._rules.not_by_api_key(by)
         stored = self._stored(password)
@@ -285,10 +274,10 @@ def drafted(
     """
     faults = Faults()
     name = _username(username, faults)
-    _check(faults, display_name, claims or {}, metadata or {})
+    _check(faults, display_name, claims or {}, metadata=metadata or {})
     faults.time("expires_at", expires_at, after=None if may_be_over else now)
     if password is not None:
-        _check_password(faults, password, name, display_name)
+        _check_password(faults, password, name, display_name=display_name)
     faults.raise_if_any()
     account_id = new_id()
     return Account(
@@ -331,7 +320,7 @@ def _username(username: str, faults: Faults) -> str:
         return ""
 
 
-def _check_password(faults: Faults, password: str, username: str, display_name: str) -> None:
+def _check_password(faults: Faults, password: str, username: str, *, display_name: str) -> None:
     try:
         check_new(password, username=username, display_name=display_name)
     except Invalid as error:
@@ -339,7 +328,7 @@ def _check_password(faults: Faults, password: str, username: str, display_name: 
 
 
 def _check(
-    faults: Faults, display_name: str, claims: Mapping[str, Any], metadata: Mapping[str, Any]
+    faults: Faults, display_name: str, claims: Mapping[str, Any], *, metadata: Mapping[str, Any]
 ) -> None:
     faults.text("display_name", display_name, longest=LONGEST_NAME)
     faults.json_object("claims", claims)

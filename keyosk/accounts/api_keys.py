@@ -1,21 +1,18 @@
 """API keys: made here, shown once, kept as digests."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 from typing import Any, Final
 
 from keyosk.accounts.accounts import Accounts
-from keyosk.audit import Audit, changed
+from keyosk.audit import changed
 from keyosk.credentials import api_key_format
 from keyosk.errors import Conflict, Invalid, NotFound
 from keyosk.ids import first_version, is_id, new_id
 from keyosk.model import Account, ApiKey, AuditAction, Caller, ListQuery, Versions
-from keyosk.permissions.safeguards import Rules
-from keyosk.revocations import Revocations
-from keyosk.storage.api_keys import ApiKeyStore
-from keyosk.storage.database import Database
-from keyosk.storage.services import ServiceStore
+from keyosk.permissions.context import Context
+from keyosk.storage.stores import Stores
 from keyosk.validation import LONGEST_NAME, LONGEST_TEXT, Faults, check_version
 
 #: Seconds for which a rotated key goes on working unless the caller says otherwise.
@@ -37,25 +34,15 @@ class NewApiKey:
 class ApiKeys:
     """What an admin or the owner does with the API keys of an account."""
 
-    def __init__(
-        self,
-        database: Database,
-        accounts: Accounts,
-        api_keys: ApiKeyStore,
-        services: ServiceStore,
-        rules: Rules,
-        revocations: Revocations,
-        audit: Audit,
-        clock: Callable[[], float],
-    ) -> None:
-        self._database = database
+    def __init__(self, context: Context, stores: Stores, accounts: Accounts) -> None:
+        self._database = context.database
+        self._rules = context.rules
+        self._revocations = context.revocations
+        self._audit = context.audit
+        self._clock = context.clock
+        self._api_keys = stores.api_keys
+        self._services = stores.services
         self._accounts = accounts
-        self._api_keys = api_keys
-        self._services = services
-        self._rules = rules
-        self._revocations = revocations
-        self._audit = audit
-        self._clock = clock
 
     def create(
         self,
@@ -96,7 +83,7 @@ class ApiKeys:
             key = self._checked(key, now if expires_at is not None else None)
             self._guard(by, key)
             self._accounts.check_proof(by, key.account_id)
-            self._add(by, "api_key.create", key, secret)
+            self._add(by, "api_key.create", key, secret=secret)
         return NewApiKey(key, secret)
 
     def rotate(
@@ -135,12 +122,12 @@ class ApiKeys:
                 "expires_at": end if old.expires_at is None else min(old.expires_at, end),
             }
             # The last admin may lose this key: the new one is as good.
-            self._add(by, "api_key.create", new, secret)
+            self._add(by, "api_key.create", new, secret=secret)
             self._api_keys.change(old.id, changes, now=now)
             effective_at = None
             if self._revocations.cuts_short(old.expires_at, changes["expires_at"]):
                 effective_at = self._revocations.of_api_key(old.id)
-            self._record_change(by, "api_key.rotate", old, replace(old, **changes))
+            self._record_change(by, "api_key.rotate", old, after=replace(old, **changes))
         return NewApiKey(replace(new, effective_at=effective_at), secret)
 
     def page(self, reference: str, list_query: ListQuery) -> list[ApiKey]:
@@ -155,7 +142,7 @@ class ApiKeys:
         """One key of the account. Raises ``NotFound``."""
         return self._of(self._accounts.get(reference), key_id)
 
-    def change(
+    def change(  # noqa: PLR0917  # a key is named by two: its account, and its own id
         self,
         by: Caller,
         reference: str,
@@ -198,7 +185,7 @@ class ApiKeys:
                 or _is_narrower(after.networks, key.networks)
             ):
                 effective_at = self._revocations.of_api_key(key.id)
-            self._record_change(by, "api_key.change", key, after)
+            self._record_change(by, "api_key.change", key, after=after)
             return replace(after, updated_at=now, version=number, effective_at=effective_at)
 
     def remove(
@@ -230,12 +217,12 @@ class ApiKeys:
         self._rules.not_by_api_key(by)
         self._rules.may_change(by, key.account_id)
 
-    def _add(self, by: Caller, action: AuditAction, key: ApiKey, secret: str) -> None:
+    def _add(self, by: Caller, action: AuditAction, key: ApiKey, *, secret: str) -> None:
         self._api_keys.add(key, api_key_format.digest(secret))
         self._audit.record(by, action, _target(key), after=_fields(key))
 
     def _record_change(
-        self, by: Caller, action: AuditAction, before: ApiKey, after: ApiKey
+        self, by: Caller, action: AuditAction, before: ApiKey, *, after: ApiKey
     ) -> None:
         old, new = changed(_fields(before), _fields(after))
         self._audit.record(by, action, _target(before), before=old, after=new)

@@ -1,48 +1,31 @@
 """Grants: which account holds which scope or role, with which login, until when."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from keyosk.accounts.accounts import Accounts, Draft, target
-from keyosk.audit import Audit
 from keyosk.model import Account, Caller, Grant, Versions
-from keyosk.permissions.safeguards import Rules
-from keyosk.revocations import Revocations
-from keyosk.storage.accounts import AccountStore
-from keyosk.storage.database import Database
-from keyosk.storage.grants import GrantStore, in_order
-from keyosk.storage.roles import RoleStore
-from keyosk.storage.services import ServiceStore
+from keyosk.permissions.context import Context
+from keyosk.storage.grants import in_order
+from keyosk.storage.stores import Stores
 from keyosk.validation import Faults, check_version
 
 
 class Grants:
     """Gives and takes scopes and roles. Every write is one transaction."""
 
-    def __init__(
-        self,
-        database: Database,
-        accounts: Accounts,
-        account_store: AccountStore,
-        grants: GrantStore,
-        services: ServiceStore,
-        roles: RoleStore,
-        rules: Rules,
-        revocations: Revocations,
-        audit: Audit,
-        clock: Callable[[], float],
-    ) -> None:
-        self._database = database
+    def __init__(self, context: Context, stores: Stores, accounts: Accounts) -> None:
+        self._database = context.database
+        self._rules = context.rules
+        self._revocations = context.revocations
+        self._audit = context.audit
+        self._clock = context.clock
+        self._account_store = stores.accounts
+        self._grants = stores.grants
+        self._services = stores.services
+        self._roles = stores.roles
         self._accounts = accounts
-        self._account_store = account_store
-        self._grants = grants
-        self._services = services
-        self._roles = roles
-        self._rules = rules
-        self._revocations = revocations
-        self._audit = audit
-        self._clock = clock
 
     def of(self, reference: str) -> tuple[Account, tuple[Grant, ...]]:
         """An account with what it was granted. Raises ``NotFound``."""
@@ -60,7 +43,7 @@ class Grants:
         """Store an account together with its first grants. Raises what ``replace`` raises."""
 
         def give(account: Account) -> Account:
-            return self._write(by, account, (), grants) if grants else account
+            return self._write(by, account, (), grants=grants) if grants else account
 
         return self._accounts.add(by, draft, also=give)
 
@@ -84,7 +67,7 @@ class Grants:
             account = self._accounts.locked(reference)
             before = self._grants.of_account(account.id)
             account = self._write(
-                by, account, before, grants, version=version, may_be_over=may_be_over
+                by, account, before, grants=grants, version=version, may_be_over=may_be_over
             )
             return account, in_order(grants)
 
@@ -109,7 +92,7 @@ class Grants:
                 kept.pop((grant.scope, grant.role), None)
             kept |= {(grant.scope, grant.role): grant for grant in add}
             grants = list(kept.values())
-            account = self._write(by, account, before, grants, version=version)
+            account = self._write(by, account, before, grants=grants, version=version)
             return account, in_order(grants)
 
     def _write(
@@ -117,8 +100,8 @@ class Grants:
         by: Caller,
         account: Account,
         before: Sequence[Grant],
-        grants: Sequence[Grant],
         *,
+        grants: Sequence[Grant],
         version: Versions | None = None,
         may_be_over: bool = False,
     ) -> Account:

@@ -79,6 +79,7 @@ class Declarations:
         self,
         database: Database,
         store: DeclaredStore,
+        *,
         services: Services,
         roles: Roles,
         accounts: Accounts,
@@ -90,7 +91,9 @@ class Declarations:
         self._roles = roles
         self._accounts = accounts
         self._grants = grants
-        self._planner = Planner(services, roles, accounts, grants, store)
+        self._planner = Planner(
+            store, services=services, roles=roles, accounts=accounts, grants=grants
+        )
 
     def plan(
         self, by: Caller, declaration: Declaration, *, force: bool = False, take_over: bool = False

@@ -42,8 +42,8 @@ class Ownership:
         declared: Declared,
         account_id: str,
         granted: Iterable[Grant],
-        wanted: Iterable[Grant],
         *,
+        wanted: Iterable[Grant],
         apart: bool = False,
     ) -> tuple[Grant, ...]:
         """The grants of an account without those that another owner's declaration gave.

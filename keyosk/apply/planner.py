@@ -50,17 +50,18 @@ class Planner:
 
     def __init__(
         self,
+        store: DeclaredStore,
+        *,
         services: Services,
         roles: Roles,
         accounts: Accounts,
         grants: Grants,
-        store: DeclaredStore,
     ) -> None:
+        self._store = store
         self._services = services
         self._roles = roles
         self._accounts = accounts
         self._grants = grants
-        self._store = store
 
     def plan(self, declaration: Declaration, *, take_over: bool) -> Plan:
         """The steps that would make the declaration true.
@@ -92,7 +93,7 @@ class Planner:
             wanted["scopes"] = tuple(sorted(wanted["scopes"], key=lambda scope: scope.name))
         service = _existing(self._services.get, declared.name)
         current = {} if service is None else _service_fields(service)
-        return _compared(ownership, Noun.SERVICE, declared, _Pair(service, current, wanted))
+        return _compared(ownership, Noun.SERVICE, declared, pair=_Pair(service, current, wanted))
 
     def _role(self, ownership: Ownership, declared: Declared) -> Step | None:
         wanted = _resolved(declared.fields, role_rules.RESET)
@@ -100,7 +101,7 @@ class Planner:
             wanted["scopes"] = tuple(sorted(set(wanted["scopes"])))
         role = _existing(self._roles.get, declared.name)
         current = {} if role is None else _role_fields(role)
-        return _compared(ownership, Noun.ROLE, declared, _Pair(role, current, wanted))
+        return _compared(ownership, Noun.ROLE, declared, pair=_Pair(role, current, wanted))
 
     def _account(self, ownership: Ownership, declared: Declared) -> Step | None:
         wanted = _resolved(declared.fields, account_rules.RESET)
@@ -111,8 +112,10 @@ class Planner:
         current = {} if account is None else account_rules.fields_of(account)
         if account is not None and "grants" in wanted:
             _, granted = self._grants.of(account.id)
-            current["grants"] = ownership.ours(declared, account.id, granted, wanted["grants"])
-        return _compared(ownership, Noun.ACCOUNT, declared, _Pair(account, current, wanted))
+            current["grants"] = ownership.ours(
+                declared, account.id, granted, wanted=wanted["grants"]
+            )
+        return _compared(ownership, Noun.ACCOUNT, declared, pair=_Pair(account, current, wanted))
 
     def _granted(
         self, ownership: Ownership, declaration: Declaration, declared: Declared
@@ -121,9 +124,9 @@ class Planner:
         account = _existing(self._accounts.get, declared.name)
         wanted: tuple[Grant, ...] = declared.fields["grants"]
         if account is None:  # made by an earlier step, or refused when it comes to this one
-            return _grants_step(declared.name, declared.path, {}, wanted, ())
+            return _grants_step(declared.name, declared.path, {}, wanted=wanted, dropped=())
         current = by_name(self._grants.of(account.id)[1])
-        ownership.ours(declared, account.id, current.values(), wanted, apart=True)
+        ownership.ours(declared, account.id, current.values(), wanted=wanted, apart=True)
         dropped = []
         if declaration.prune:
             dropped = [
@@ -131,7 +134,7 @@ class Planner:
                 for name in ownership.given(account.id) - by_name(wanted).keys()
                 if name in current
             ]
-        return _grants_step(declared.name, declared.path, current, wanted, dropped)
+        return _grants_step(declared.name, declared.path, current, wanted=wanted, dropped=dropped)
 
     def _left_over(self, ownership: Ownership, declaration: Declaration) -> Iterator[Step]:
         """What an earlier declaration of this owner made, and this one does not name."""
@@ -156,7 +159,7 @@ class Planner:
                 continue
             current = by_name(self._grants.of(account_id)[1])
             dropped = [current[name] for name in ownership.given(account_id) if name in current]
-            step = _grants_step(username, "prune", current, (), dropped)
+            step = _grants_step(username, "prune", current, wanted=(), dropped=dropped)
             if step is not None:
                 yield step
 
@@ -176,7 +179,9 @@ class _Pair:
     wanted: Mapping[str, Any]
 
 
-def _compared(ownership: Ownership, noun: Noun, declared: Declared, pair: "_Pair") -> Step | None:
+def _compared(
+    ownership: Ownership, noun: Noun, declared: Declared, *, pair: "_Pair"
+) -> Step | None:
     """The step that an object needs, if any."""
     if pair.found is None:
         return Step(
@@ -210,6 +215,7 @@ def _grants_step(
     username: str,
     path: str,
     current: Mapping[GrantName, Grant],
+    *,
     wanted: Iterable[Grant],
     dropped: Iterable[Grant],
 ) -> Step | None:

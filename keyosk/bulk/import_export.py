@@ -13,18 +13,15 @@ from typing import Any, Final
 from keyosk.accounts import grants as grant_rules
 from keyosk.accounts.accounts import FIELDS, Accounts, created, target
 from keyosk.accounts.grants import Grants
-from keyosk.audit import Audit
 from keyosk.bulk.records import Candidate, Line, OnConflict, Result, Status, batches, refused
 from keyosk.bulk.validation import LineValidator
+from keyosk.credentials.password_hashing import Passwords
 from keyosk.errors import Conflict, Fault, Forbidden, Invalid, NotFound, Unavailable
 from keyosk.merge_patch import is_same, merge_patch
 from keyosk.model import Account, Caller, Grant, ListQuery, Role, StoredPassword
-from keyosk.permissions.safeguards import Rules
+from keyosk.permissions.context import Context
 from keyosk.revocations import latest
-from keyosk.storage.accounts import AccountStore
-from keyosk.storage.database import Database
-from keyosk.storage.grants import GrantStore
-from keyosk.storage.roles import RoleStore
+from keyosk.storage.stores import Stores
 
 #: After how many batches the audit chain takes in the new rows.
 _SEAL: Final = 20
@@ -44,27 +41,23 @@ class Bulk:
 
     def __init__(
         self,
-        database: Database,
+        context: Context,
+        stores: Stores,
+        passwords: Passwords,
+        *,
         accounts: Accounts,
         grants: Grants,
-        account_store: AccountStore,
-        grant_store: GrantStore,
-        roles: RoleStore,
-        validator: LineValidator,
-        rules: Rules,
-        audit: Audit,
-        clock: Callable[[], float],
     ) -> None:
-        self._database = database
+        self._database = context.database
+        self._rules = context.rules
+        self._audit = context.audit
+        self._clock = context.clock
+        self._account_store = stores.accounts
+        self._grant_store = stores.grants
+        self._roles = stores.roles
         self._accounts = accounts
         self._grants = grants
-        self._account_store = account_store
-        self._grant_store = grant_store
-        self._roles = roles
-        self._validator = validator
-        self._rules = rules
-        self._audit = audit
-        self._clock = clock
+        self._validator = LineValidator(context, stores, passwords)
         self._place = threading.Lock()
 
     def exclusive(self) -> Callable[[], None]:
@@ -301,7 +294,7 @@ class Bulk:
             "first_line": lines[0].line,
             "reason": lines[0].faults[0].message,
         }
-        self._audit.refuse(by, "rule.refused", "accounts/import", after)
+        self._audit.refuse(by, "rule.refused", "accounts/import", after=after)
 
 
 def _failed(line: Line, error: Invalid | Forbidden | NotFound | Conflict) -> Result:

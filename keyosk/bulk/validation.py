@@ -1,6 +1,6 @@
 """What the lines of an import must keep before any of them is written. Reads only."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -11,10 +11,8 @@ from keyosk.credentials.password_hashing import Passwords
 from keyosk.errors import Fault, Forbidden, InsufficientScope, Invalid
 from keyosk.ids import new_id
 from keyosk.model import Account, Caller, Grant, Role, StoredPassword
-from keyosk.permissions.safeguards import Rules
-from keyosk.storage.accounts import AccountStore
-from keyosk.storage.roles import RoleStore
-from keyosk.storage.services import ServiceStore
+from keyosk.permissions.context import Context
+from keyosk.storage.stores import Stores
 from keyosk.validation import Faults
 
 _OVER: Final = "lies in the past"
@@ -25,21 +23,13 @@ _CREDENTIALS: Final = frozenset({"password", "password_hash"})
 class LineValidator:
     """Holds lines against the rules for accounts, credentials and grants."""
 
-    def __init__(
-        self,
-        accounts: AccountStore,
-        services: ServiceStore,
-        roles: RoleStore,
-        passwords: Passwords,
-        rules: Rules,
-        clock: Callable[[], float],
-    ) -> None:
-        self._accounts = accounts
-        self._services = services
-        self._roles = roles
+    def __init__(self, context: Context, stores: Stores, passwords: Passwords) -> None:
+        self._rules = context.rules
+        self._clock = context.clock
+        self._accounts = stores.accounts
+        self._services = stores.services
+        self._roles = stores.roles
         self._passwords = passwords
-        self._rules = rules
-        self._clock = clock
 
     def sort(self, by: Caller, lines: Sequence[Line]) -> tuple[list[Result], list[Candidate]]:
         """The results of lines that break a rule, and what the other lines are to be."""
@@ -53,7 +43,7 @@ class LineValidator:
             try:
                 if line.faults:
                     raise Invalid(line.faults)
-                candidate = self._candidate(now, line, scopes, roles)
+                candidate = self._candidate(now, line, scopes, roles=roles)
                 self._check_rules(by, line, roles)
             except Invalid as error:
                 results.append(Result(line.number, Status.INVALID, faults=error.faults))
@@ -80,7 +70,7 @@ class LineValidator:
         return {account_id: StoredPassword(new_id(), text) for account_id, text in hashes.items()}
 
     def _candidate(
-        self, now: int, line: Line, scopes: Collection[str], roles: Mapping[str, Role]
+        self, now: int, line: Line, scopes: Collection[str], *, roles: Mapping[str, Role]
     ) -> Candidate:
         """The account that a line is to be. Raises ``Invalid`` with all that is wrong with it."""
         fields = dict(line.fields)

@@ -26,10 +26,8 @@ from keyosk.errors import (
 from keyosk.metrics import Metrics
 from keyosk.model import Account, Caller, Principal, Session, StoredPassword, VerifiedClaims
 from keyosk.revocations import Revocations
-from keyosk.storage.accounts import AccountStore
-from keyosk.storage.api_keys import ApiKeyStore
 from keyosk.storage.database import Database
-from keyosk.storage.logins import LoginStore
+from keyosk.storage.stores import Stores
 
 _log = logging.getLogger(__name__)
 
@@ -44,25 +42,23 @@ class Authentication:
     def __init__(
         self,
         database: Database,
-        accounts: AccountStore,
-        api_keys: ApiKeyStore,
-        logins: LoginStore,
+        stores: Stores,
         passwords: Passwords,
-        attempts: Throttling,
+        *,
         revocations: Revocations,
         audit: Audit,
         metrics: Metrics,
         clock: Callable[[], float],
     ) -> None:
         self._database = database
+        self._accounts = stores.accounts
+        self._api_keys = stores.api_keys
+        self._logins = stores.logins
+        self._throttling = Throttling(database, stores.throttling, clock)
+        self._passwords = passwords
+        self._revocations = revocations
         self._audit = audit
         self._metrics = metrics
-        self._throttling = attempts
-        self._revocations = revocations
-        self._accounts = accounts
-        self._api_keys = api_keys
-        self._logins = logins
-        self._passwords = passwords
         self._clock = clock
         self._no_notes_until = 0.0
 
@@ -104,7 +100,7 @@ class Authentication:
         if principal is None:
             raise BadToken("The account or API key behind the token is gone, disabled or expired.")
         if claims.issued_at < principal.tokens_from or self._revocations.is_revoked(
-            claims.id, claims.kid, audience, claims.issued_at
+            claims.id, claims.kid, audience, issued_at=claims.issued_at
         ):
             raise BadToken("The token was revoked.")
         return principal

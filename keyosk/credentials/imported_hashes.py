@@ -195,7 +195,7 @@ def _bcrypt(found: re.Match[str]) -> str:
 
 def _scrypt(found: re.Match[str]) -> str:
     rounds, block, lanes, salt, digest = found.groups()
-    return _written_scrypt(int(rounds), block, lanes, _decoded(salt), _decoded(digest))
+    return _written_scrypt(int(rounds), block, lanes, salt=_decoded(salt), digest=_decoded(digest))
 
 
 def _django_scrypt(found: re.Match[str]) -> str:
@@ -203,7 +203,7 @@ def _django_scrypt(found: re.Match[str]) -> str:
     rounds = int(number).bit_length() - 1
     if int(number) != 1 << rounds:
         raise ValueError
-    return _written_scrypt(rounds, block, lanes, salt.encode(), _decoded(digest))
+    return _written_scrypt(rounds, block, lanes, salt=salt.encode(), digest=_decoded(digest))
 
 
 def _werkzeug_scrypt(found: re.Match[str]) -> str:
@@ -211,7 +211,7 @@ def _werkzeug_scrypt(found: re.Match[str]) -> str:
     rounds = int(number).bit_length() - 1
     if int(number) != 1 << rounds:
         raise ValueError
-    return _written_scrypt(rounds, block, lanes, salt.encode(), bytes.fromhex(digest))
+    return _written_scrypt(rounds, block, lanes, salt=salt.encode(), digest=bytes.fromhex(digest))
 
 
 def _spring_scrypt(found: re.Match[str]) -> str:
@@ -219,10 +219,10 @@ def _spring_scrypt(found: re.Match[str]) -> str:
     if not (block and lanes):
         raise ValueError
     salt, digest = _decoded(found[4]), _decoded(found[5])
-    return _written_scrypt(rounds, str(block), str(lanes), salt, digest)
+    return _written_scrypt(rounds, str(block), str(lanes), salt=salt, digest=digest)
 
 
-def _written_scrypt(rounds: int, block: str, lanes: str, salt: bytes, digest: bytes) -> str:
+def _written_scrypt(rounds: int, block: str, lanes: str, *, salt: bytes, digest: bytes) -> str:
     if not 1 <= rounds < min(32, 16 * int(block)) or int(block) * int(lanes) >= 2**30:
         raise ValueError  # RFC 7914 section 2
     # A longer digest begins with the shorter one (RFC 7914 section 6: its last step is PBKDF2).
@@ -234,26 +234,26 @@ def _pbkdf2(found: re.Match[str]) -> str:
     size, rounds, salt, digest = found.groups()
     plus = str.maketrans(".", "+")  # passlib's alphabet has a dot there
     return _written_pbkdf2(
-        size or "1", rounds, _decoded(salt.translate(plus)), _decoded(digest.translate(plus))
+        size or "1", rounds, _decoded(salt.translate(plus)), digest=_decoded(digest.translate(plus))
     )
 
 
 def _django_pbkdf2(found: re.Match[str]) -> str:
     size, rounds, salt, digest = found.groups()
-    return _written_pbkdf2(size, rounds, salt.encode(), _decoded(digest))
+    return _written_pbkdf2(size, rounds, salt.encode(), digest=_decoded(digest))
 
 
 def _werkzeug_pbkdf2(found: re.Match[str]) -> str:
     size, rounds, salt, digest = found.groups()
-    return _written_pbkdf2(size, rounds, salt.encode(), bytes.fromhex(digest))
+    return _written_pbkdf2(size, rounds, salt.encode(), digest=bytes.fromhex(digest))
 
 
 def _dovecot_pbkdf2(found: re.Match[str]) -> str:
     salt, rounds, digest = found.groups()
-    return _written_pbkdf2("1", rounds, salt.encode(), bytes.fromhex(digest))
+    return _written_pbkdf2("1", rounds, salt.encode(), digest=bytes.fromhex(digest))
 
 
-def _written_pbkdf2(size: str, rounds: str, salt: bytes, digest: bytes) -> str:
+def _written_pbkdf2(size: str, rounds: str, salt: bytes, *, digest: bytes) -> str:
     digest = _cut(digest, _DIGEST_SIZE[size])
     name = "pbkdf2" if size == "1" else f"pbkdf2-sha{size}"
     text = f"${name}${rounds}${_encoded(_salt(salt))}${_encoded(digest)}"

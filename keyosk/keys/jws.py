@@ -65,7 +65,7 @@ def signed(
     ``for_registry_2``: with the ``kid`` that a container registry of version 2 knows the key by.
     """
     kid = material.libtrust_id(signer.public) if for_registry_2 else signer.kid
-    content = _content(signer, claims, typ, kid)
+    content = _content(signer, claims, typ, kid=kid)
     return (content + b"." + base64url_encode(_signature(signer, content))).decode("ascii")
 
 
@@ -109,7 +109,7 @@ def length(signer: Signer, claims: Mapping[str, Any], typ: str) -> int:
     if isinstance(signer.key, HsmKey):  # it was made here, so its length is known
         return expected_length(signer.algorithm, claims, typ)
     signature = _signature(signer, b"")
-    return len(_content(signer, claims, typ, signer.kid)) + 1 + len(base64url_encode(signature))
+    return len(_content(signer, claims, typ, kid=signer.kid)) + 1 + len(base64url_encode(signature))
 
 
 def expected_length(algorithm: str, claims: Mapping[str, Any], typ: str) -> int:
@@ -126,7 +126,7 @@ def _signature(signer: Signer, content: bytes) -> bytes:
     return signature
 
 
-def _content(signer: Signer, claims: Mapping[str, Any], typ: str, kid: str) -> bytes:
+def _content(signer: Signer, claims: Mapping[str, Any], typ: str, *, kid: str) -> bytes:
     payload = base64url_encode(_encode(claims).encode())
     return _header(signer.algorithm, kid, typ) + payload
 

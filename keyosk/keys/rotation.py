@@ -47,11 +47,11 @@ class Rotation:
         database: Database,
         store: SigningKeyStore,
         keys: SigningKeys,
+        *,
         private_keys: PrivateKeys,
         revocations: Revocations,
         audit: Audit,
         clock: Callable[[], float],
-        *,
         policy: KeyPolicy,
     ) -> None:
         self._database = database

@@ -43,6 +43,7 @@ class SigningKeys:
         self,
         store: SigningKeyStore,
         private_keys: PrivateKeys,
+        *,
         algorithm: str,
         clock: Callable[[], float],
         pauses: Pauses,

@@ -185,7 +185,9 @@ def token_grant(
     held = current(principal, now)
     policies = {
         each.audience: each
-        for each in (_target(target, principal, held.values(), find_policy) for target in targets)
+        for each in (
+            _target(target, principal, held.values(), find_policy=find_policy) for target in targets
+        )
     }
     if scopes is not None:
         chosen = _requested(scopes, held, policies)
@@ -338,6 +340,7 @@ def _target(
     target: str,
     principal: Principal,
     held: Iterable[Entitlement],
+    *,
     find_policy: Callable[[str], TokenPolicy | None],
 ) -> TokenPolicy:
     for entitlement in held:  # spares a query for what the login holds anyway

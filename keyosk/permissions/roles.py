@@ -1,20 +1,17 @@
 """Roles: named sets of scopes of any services."""
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from keyosk.audit import Audit, changed
+from keyosk.audit import changed
 from keyosk.errors import InUse, Invalid, NotFound
 from keyosk.ids import first_version, is_id, new_id
 from keyosk.model import ADMIN, Caller, ListQuery, Role, Versions
-from keyosk.permissions.safeguards import Rules
-from keyosk.revocations import MOST_ACCOUNTS, Revocations
-from keyosk.storage.database import Database
-from keyosk.storage.grants import GrantStore
-from keyosk.storage.roles import RoleStore
-from keyosk.storage.services import ServiceStore
+from keyosk.permissions.context import Context
+from keyosk.revocations import MOST_ACCOUNTS
+from keyosk.storage.stores import Stores
 from keyosk.validation import LONGEST_TEXT, Faults, check_version
 
 #: Held by what reads a role and writes what it made of it, so that none overtakes another.
@@ -27,25 +24,15 @@ _FIELDS: Final = ("name", "description", "scopes")
 class Roles:
     """What an admin does with roles. Every write is one transaction."""
 
-    def __init__(
-        self,
-        database: Database,
-        roles: RoleStore,
-        services: ServiceStore,
-        grants: GrantStore,
-        rules: Rules,
-        revocations: Revocations,
-        audit: Audit,
-        clock: Callable[[], float],
-    ) -> None:
-        self._database = database
-        self._roles = roles
-        self._services = services
-        self._grants = grants
-        self._rules = rules
-        self._revocations = revocations
-        self._audit = audit
-        self._clock = clock
+    def __init__(self, context: Context, stores: Stores) -> None:
+        self._database = context.database
+        self._rules = context.rules
+        self._revocations = context.revocations
+        self._audit = context.audit
+        self._clock = context.clock
+        self._roles = stores.roles
+        self._services = stores.services
+        self._grants = stores.grants
 
     def create(
         self, by: Caller, *, name: str, description: str = "", scopes: Sequence[str] = ()

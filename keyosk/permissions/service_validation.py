@@ -39,17 +39,19 @@ def check(service: Service, issuer: str) -> None:
             "must be 1 to 63 of a-z, 0-9, dot, dash and underscore, "
             "and begin and end with a letter or digit",
         )
-    _check_audience(faults, "audience", policy.audience, issuer)
+    _check_audience(faults, "audience", policy.audience, issuer=issuer)
     if len(service.audiences) > _MOST_AUDIENCES:
         faults.add("audiences", f"must be {_MOST_AUDIENCES} at most")
     for audience in service.audiences:
-        _check_audience(faults, "audiences", audience, issuer)
+        _check_audience(faults, "audiences", audience, issuer=issuer)
     faults.text("title", service.title, longest=LONGEST_NAME)
     faults.text("description", service.description, longest=LONGEST_TEXT)
     faults.text("contact", service.contact, longest=LONGEST_NAME)
-    faults.between("token_lifetime", policy.token_lifetime, _SHORTEST_LIFETIME, _LONGEST_LIFETIME)
     faults.between(
-        "refresh_lifetime", policy.refresh_lifetime, _SHORTEST_LIFETIME, _LONGEST_REFRESH
+        "token_lifetime", policy.token_lifetime, _SHORTEST_LIFETIME, highest=_LONGEST_LIFETIME
+    )
+    faults.between(
+        "refresh_lifetime", policy.refresh_lifetime, _SHORTEST_LIFETIME, highest=_LONGEST_REFRESH
     )
     faults.one_of(
         "signing_algorithm",
@@ -70,7 +72,7 @@ def check(service: Service, issuer: str) -> None:
     faults.raise_if_any()
 
 
-def _check_audience(faults: Faults, field: str, audience: str, issuer: str) -> None:
+def _check_audience(faults: Faults, field: str, audience: str, *, issuer: str) -> None:
     own = {namespace_key(issuer + path) for path in ("", *DOCUMENT_PATHS)}
     if not AUDIENCE.fullmatch(audience):
         faults.add(field, "must be 1 to 255 printable ASCII characters without space")

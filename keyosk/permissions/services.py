@@ -1,11 +1,11 @@
 """Services and the scopes they own."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import fields, replace
 from typing import Any, Final
 
-from keyosk.audit import Audit, changed
+from keyosk.audit import changed
 from keyosk.credentials import usernames
 from keyosk.errors import Forbidden, InUse, Invalid
 from keyosk.ids import first_version, is_id, new_id
@@ -26,11 +26,9 @@ from keyosk.model import (
     Versions,
 )
 from keyosk.permissions import entitlements, service_validation
-from keyosk.permissions.safeguards import Rules
-from keyosk.revocations import MOST_ACCOUNTS, Revocations
-from keyosk.storage.database import Database
-from keyosk.storage.grants import GrantStore
-from keyosk.storage.services import ServiceStore
+from keyosk.permissions.context import Context
+from keyosk.revocations import MOST_ACCOUNTS
+from keyosk.storage.stores import Stores
 from keyosk.validation import check_version
 
 #: Held by what reads a service and writes what it made of it, so that none overtakes another.
@@ -60,27 +58,18 @@ class Services:
     """What an admin does with services. Every write is one transaction."""
 
     def __init__(
-        self,
-        database: Database,
-        services: ServiceStore,
-        grants: GrantStore,
-        rules: Rules,
-        revocations: Revocations,
-        rotation: Rotation,
-        audit: Audit,
-        issuer: str,
-        clock: Callable[[], float],
+        self, context: Context, stores: Stores, rotation: Rotation, *, issuer: str
     ) -> None:
         """``issuer``: no service may have it as its audience; it marks tokens for none."""
-        self._database = database
-        self._services = services
-        self._grants = grants
-        self._rules = rules
-        self._revocations = revocations
+        self._database = context.database
+        self._rules = context.rules
+        self._revocations = context.revocations
+        self._audit = context.audit
+        self._clock = context.clock
+        self._services = stores.services
+        self._grants = stores.grants
         self._rotation = rotation
-        self._audit = audit
         self._issuer = issuer
-        self._clock = clock
 
     def create(
         self, by: Caller, *, name: str, scopes: Sequence[Scope] = (), **values: Any

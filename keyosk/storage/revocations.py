@@ -173,7 +173,7 @@ class RevocationStore:
             for row in rows
         )
 
-    def is_revoked(self, jti: str, kid: str, audience: str, issued_at: int) -> bool:
+    def is_revoked(self, jti: str, kid: str, audience: str, *, issued_at: int) -> bool:
         """Whether a token was revoked by its own id, or with all of its key or audience."""
         return bool(self._revoked(jti=jti, kid=kid, audience=audience, issued_at=issued_at))
 
@@ -185,7 +185,7 @@ class RevocationStore:
         """Take no token of these API keys any more that was issued before ``moment``."""
         self._raise(tables.ApiKey, key_ids, moment)
 
-    def lower(self, account_id: str, key_id: str | None, moment: int, latest: int) -> None:
+    def lower(self, account_id: str, key_id: str | None, moment: int, *, latest: int) -> None:
         """Have tokens count from ``moment`` where they were to count from after ``latest``."""
         for table, row_id in ((tables.Account, account_id), (tables.ApiKey, key_id)):
             columns: Any = table

@@ -288,7 +288,7 @@ class ServiceStore:
                 row,
                 scopes[row["id"]],
                 usernames.get(row["account"]),
-                exchanges.get(row["id"], ()),
+                exchanges=exchanges.get(row["id"], ()),
             )
             for row in rows
         ]
@@ -336,6 +336,7 @@ def _service(
     row: Mapping[str, Any],
     scopes: Sequence[Scope],
     account: str | None,
+    *,
     exchanges: Sequence[Exchange],
 ) -> Service:
     return Service(

@@ -139,7 +139,7 @@ class Tokens:
         long, ``RetryLater``.
         """
         now = self._moment(principal.tokens_from)
-        claims = self._claims(principal, token_grant, now, lifetime, actor)
+        claims = self._claims(principal, token_grant, now, lifetime=lifetime, actor=actor)
         claims["jti"] = token_id or new_id()
         if access is not None:
             claims[REGISTRY_CLAIM] = access
@@ -163,7 +163,7 @@ class Tokens:
     ) -> Preview:
         """What ``issue`` would make now, without making it, or a key for it. Raises as it does."""
         now = int(self._clock())
-        claims = self._claims(principal, token_grant, now, lifetime, None)
+        claims = self._claims(principal, token_grant, now, lifetime=lifetime, actor=None)
         whole, typ = {**claims, "jti": new_id()}, token_grant.typ or ACCESS_TOKEN_TYPE
         signer = self._keys.known_signer(token_grant.algorithm)
         if signer is not None:
@@ -179,6 +179,7 @@ class Tokens:
         principal: Principal,
         token_grant: TokenGrant,
         now: int,
+        *,
         lifetime: int | None,
         actor: Actor | None,
     ) -> dict[str, Any]:

@@ -60,7 +60,16 @@ def make(service: Service, issuer: str, now: int, *, algorithm: str, jku: str) -
     public = material.public_jwk(ours, algorithm)
     revoked = new_id()
     stranger = material.public_jwk(foreign, algorithm)
-    samples = _samples(service, issuer, now, algorithm, ours, foreign, revoked, jku)
+    samples = _samples(
+        service,
+        issuer,
+        now,
+        algorithm=algorithm,
+        ours=ours,
+        foreign=foreign,
+        revoked=revoked,
+        jku=jku,
+    )
     entry = {"jti": revoked, "expires": now + _LIFETIME}
     return Kit(
         issuer=issuer,
@@ -75,6 +84,7 @@ def _samples(
     service: Service,
     issuer: str,
     now: int,
+    *,
     algorithm: str,
     ours: PrivateKey,
     foreign: PrivateKey,

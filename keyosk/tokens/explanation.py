@@ -3,7 +3,7 @@
 It asks the very code that issues tokens, and neither needs a secret nor makes a token.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from keyosk.errors import (
 )
 from keyosk.model import Account, ApiKey, Entitlement, Principal
 from keyosk.permissions import entitlements
+from keyosk.permissions.context import Context
 from keyosk.permissions.entitlements import Reason
 from keyosk.permissions.services import Services
 from keyosk.tokens.access_tokens import Preview, Tokens
@@ -69,21 +70,22 @@ class Explainer:
 
     def __init__(
         self,
+        context: Context,
+        tokens: Tokens,
+        authentication: Authentication,
+        *,
+        issuing: TokenIssuer,
         accounts: Accounts,
         api_keys: ApiKeys,
         services: Services,
-        authentication: Authentication,
-        issuing: TokenIssuer,
-        tokens: Tokens,
-        clock: Callable[[], float],
     ) -> None:
+        self._tokens = tokens
+        self._authentication = authentication
+        self._issuing = issuing
         self._accounts = accounts
         self._api_keys = api_keys
         self._services = services
-        self._authentication = authentication
-        self._issuing = issuing
-        self._tokens = tokens
-        self._clock = clock
+        self._clock = context.clock
 
     def explain(
         self, reference: str, token_request: TokenRequest, *, api_key_id: str | None = None
@@ -102,7 +104,7 @@ class Explainer:
         reason = _unusable(account, key, now)
         if reason is not None:
             return Explanation(None, None, reason, (), dict.fromkeys(names, reason))
-        missing = self._missing(principal, token_request, names, now)
+        missing = self._missing(principal, token_request, names, now=now)
         try:
             token_grant = self._issuing.entitled(principal, token_request)
             preview = self._tokens.preview(principal, token_grant, lifetime=token_request.lifetime)
@@ -116,7 +118,7 @@ class Explainer:
         return Explanation(preview, None, None, given, missing)
 
     def _missing(
-        self, principal: Principal, token_request: TokenRequest, names: Sequence[str], now: int
+        self, principal: Principal, token_request: TokenRequest, names: Sequence[str], *, now: int
     ) -> dict[str, Reason]:
         """Why scopes are not in the token, should they not be, where something speaks against."""
         audiences = None

@@ -3,13 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from keyosk.audit import Audit
 from keyosk.credentials.authentication import Authentication
 from keyosk.errors import BadCredentials, BadToken, InvalidGrant, NotFound
 from keyosk.model import INTROSPECT, KEYOSK, Caller, VerifiedClaims
+from keyosk.permissions.context import Context
 from keyosk.permissions.services import Services
-from keyosk.revocations import Revocations
-from keyosk.storage.database import Database
 from keyosk.tokens.access_tokens import Tokens
 from keyosk.tokens.refresh_sessions import Sessions
 
@@ -21,22 +19,21 @@ class Inspection:
 
     def __init__(
         self,
-        database: Database,
+        context: Context,
         tokens: Tokens,
         authentication: Authentication,
-        sessions: Sessions,
+        *,
         services: Services,
-        revocations: Revocations,
-        audit: Audit,
+        sessions: Sessions,
         issuer: str,
     ) -> None:
-        self._database = database
+        self._database = context.database
+        self._revocations = context.revocations
+        self._audit = context.audit
         self._tokens = tokens
         self._authentication = authentication
-        self._sessions = sessions
         self._services = services
-        self._revocations = revocations
-        self._audit = audit
+        self._sessions = sessions
         self._issuer = issuer
 
     def inspect(self, by: Caller, text: str) -> Mapping[str, Any] | None:

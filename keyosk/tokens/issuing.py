@@ -5,11 +5,10 @@ Each gives a token for a login: of the credential shown now (client_credentials,
 (token exchange, RFC 8693).
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from keyosk.audit import Audit
 from keyosk.credentials import usernames
 from keyosk.credentials.authentication import Authentication
 from keyosk.errors import (
@@ -24,9 +23,9 @@ from keyosk.errors import (
 from keyosk.ids import new_id
 from keyosk.model import Caller, Exchange, Principal, Service, TokenPolicy, VerifiedClaims
 from keyosk.permissions import entitlements
+from keyosk.permissions.context import Context
 from keyosk.permissions.entitlements import TokenGrant
 from keyosk.permissions.services import Services
-from keyosk.storage.database import Database
 from keyosk.tokens import registry_access
 from keyosk.tokens.access_tokens import Actor, Token, Tokens
 from keyosk.tokens.refresh_sessions import OFFLINE, Sessions
@@ -73,21 +72,20 @@ class TokenIssuer:
 
     def __init__(
         self,
-        database: Database,
-        services: Services,
-        authentication: Authentication,
-        sessions: Sessions,
+        context: Context,
         tokens: Tokens,
-        audit: Audit,
-        clock: Callable[[], float],
+        authentication: Authentication,
+        *,
+        services: Services,
+        sessions: Sessions,
     ) -> None:
-        self._database = database
-        self._audit = audit
-        self._services = services
-        self._authentication = authentication
-        self._sessions = sessions
+        self._database = context.database
+        self._audit = context.audit
+        self._clock = context.clock
         self._tokens = tokens
-        self._clock = clock
+        self._authentication = authentication
+        self._services = services
+        self._sessions = sessions
 
     def by_login(
         self, principal: Principal, token_request: TokenRequest, *, address: str | None = None
@@ -114,6 +112,7 @@ class TokenIssuer:
         principal: Principal,
         registry: TokenPolicy,
         scopes: Iterable[str],
+        *,
         token_request: TokenRequest,
     ) -> IssuedToken:
         """A token for a container registry: with what is held of the ``scopes`` it asks for.

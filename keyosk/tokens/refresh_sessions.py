@@ -6,22 +6,20 @@ very successor again, so that an answer that was lost on the way logs nobody out
 outlives its credential and never gains a scope.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from keyosk import clocks
 from keyosk.accounts.accounts import Accounts, target
-from keyosk.audit import Audit
 from keyosk.errors import InvalidGrant, NotFound
 from keyosk.ids import new_id
 from keyosk.keys.material import Safe
 from keyosk.model import OPERATOR, Caller, ListQuery, Principal, Session
+from keyosk.permissions.context import Context
 from keyosk.permissions.entitlements import TokenGrant
-from keyosk.permissions.safeguards import Rules
-from keyosk.revocations import MOST_TOKENS, Revocations
-from keyosk.storage.database import Database
-from keyosk.storage.sessions import SessionStore
+from keyosk.revocations import MOST_TOKENS
+from keyosk.storage.stores import Stores
 from keyosk.tokens import refresh_token_format
 from keyosk.tokens.refresh_token_format import RefreshToken
 
@@ -49,25 +47,15 @@ class RotatedSession:
 class Sessions:
     """Begins, continues, lists and ends refresh sessions."""
 
-    def __init__(
-        self,
-        database: Database,
-        store: SessionStore,
-        accounts: Accounts,
-        safe: Safe,
-        rules: Rules,
-        revocations: Revocations,
-        audit: Audit,
-        clock: Callable[[], float],
-    ) -> None:
-        self._database = database
-        self._store = store
+    def __init__(self, context: Context, stores: Stores, *, accounts: Accounts, safe: Safe) -> None:
+        self._database = context.database
+        self._rules = context.rules
+        self._revocations = context.revocations
+        self._audit = context.audit
+        self._clock = context.clock
+        self._store = stores.sessions
         self._accounts = accounts
         self._safe = safe
-        self._rules = rules
-        self._revocations = revocations
-        self._audit = audit
-        self._clock = clock
 
     def begin(
         self, principal: Principal, token_grant: TokenGrant, *, address: str | None
@@ -137,7 +125,7 @@ class Sessions:
                 OPERATOR,
                 "session.reuse",
                 target(session.account_id),
-                {"session": session.id},
+                after={"session": session.id},
                 account=session.account_id,
             )
         raise InvalidGrant("The refresh token was used before: its session has ended.")

@@ -44,7 +44,7 @@ def first(safe: Safe, session_id: str) -> RefreshToken:
 def successors(safe: Safe, token: RefreshToken) -> list[RefreshToken]:
     """What may follow a refresh token: one for each secret key, that of the one in use first."""
     return [
-        _made(safe, token.session_id, secret, key)
+        _made(safe, token.session_id, secret, key=key)
         for key, secret in enumerate(safe.refresh_macs(b"successor" + token.text.encode()))
     ]
 
@@ -66,7 +66,7 @@ def read(safe: Safe, text: str) -> RefreshToken | None:
     return None
 
 
-def _made(safe: Safe, session_id: str, secret: bytes, key: int = 0) -> RefreshToken:
+def _made(safe: Safe, session_id: str, secret: bytes, *, key: int = 0) -> RefreshToken:
     """``key``: which of the secret keys it is made under."""
     session = uuid.UUID(session_id).bytes
     mac = safe.refresh_macs(b"token" + session + secret)[key][:_MAC_BYTES]

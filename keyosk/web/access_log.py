@@ -22,7 +22,7 @@ def note(**facts: str) -> None:
     request.environ.setdefault(_NOTED, {}).update(facts)
 
 
-def write(environ: Mapping[str, Any], route: str | None, status: str, seconds: float) -> None:
+def write(environ: Mapping[str, Any], route: str | None, status: str, *, seconds: float) -> None:
     """Write the line: never the query, a header or a body of the request.
 
     SECURITY: people put secrets into paths. ``route``, the template, has none of them.

@@ -90,7 +90,7 @@ def create(installation: Installation) -> Flask:
     app.extensions[documentation.EXTENSION] = documentation.Description(ROUTES)
     with app.app_context():
         app.extensions[metadata.EXTENSION] = metadata.Metadata(ROUTES)
-    _add_pipeline(app, installation, gate, _OAUTH)
+    _add_pipeline(app, installation, gate, oauth=_OAUTH)
     if installation.cors_origins:
         public = {name for name, route in routes.items() if {*route.access.values()} == {ANYONE}}
         _add_sharing(app, installation.cors_origins, public)
@@ -98,7 +98,7 @@ def create(installation: Installation) -> Flask:
 
 
 def _add_pipeline(
-    app: Flask, installation: Installation, gate: Gate, oauth: frozenset[str]
+    app: Flask, installation: Installation, gate: Gate, *, oauth: frozenset[str]
 ) -> None:
     @app.before_request
     def before() -> Response | None:

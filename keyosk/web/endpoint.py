@@ -79,7 +79,7 @@ class Endpoint(Resource):
         """A page of the list that GET declares, as ``paging.page`` makes it. Raises ``Invalid``."""
         lists = operations.of(type(self), "GET").lists
         assert lists is not None
-        return paging.page(lists, read, shape, count)
+        return paging.page(lists, read, shape, count=count)
 
     def _answered(self, *args: Any, **kwargs: Any) -> Response:
         response: Response = super().dispatch_request(*args, **kwargs)
@@ -95,7 +95,9 @@ class Endpoint(Resource):
             return Answer(response.status_code, headers, json.loads(response.get_data() or b"{}"))
 
         sent = "\n".join((request.method, request.full_path)).encode() + b"\n" + request.get_data()
-        answer = self.installation.idempotency.once(g.caller, request.headers[_HEADER], sent, first)
+        answer = self.installation.idempotency.once(
+            g.caller, request.headers[_HEADER], sent, answer=first
+        )
         response = json_answer(answer.body, answer.status)
         response.headers.extend(answer.headers)
         if answer.repeated:

@@ -72,7 +72,7 @@ def answer(error: Exception) -> Response:
     """The answer to any exception that a request ended with."""
     status = _status(error)
     if isinstance(error, errors.KeyoskError) and status is not None:
-        response = _render(status, error.code, error.detail, _faults(error), error)
+        response = _render(status, error.code, error.detail, faults=_faults(error), error=error)
         for challenge in _challenges(error):
             response.headers.add("WWW-Authenticate", challenge)
         if isinstance(error, errors.Unavailable):
@@ -89,7 +89,7 @@ def answer(error: Exception) -> Response:
         code = _CODES.get(status, status.name.lower())
         detail = error.description if isinstance(error, MalformedBody) else None
         detail = detail or SENTENCES.get(code, status.description)
-        response = _render(status, code, detail, [], error)
+        response = _render(status, code, detail, faults=[], error=error)
         for name, value in error.get_headers():
             if name == "Allow":
                 response.headers[name] = value
@@ -99,7 +99,7 @@ def answer(error: Exception) -> Response:
     # SECURITY: the text of the exception may hold a secret; its kind and place never do.
     _log.error("a request failed: %s", _place(error), extra={"request_id": g.request_id})
     status = HTTPStatus.INTERNAL_SERVER_ERROR
-    return _render(status, "internal_error", SENTENCES["internal_error"], [], error)
+    return _render(status, "internal_error", SENTENCES["internal_error"], faults=[], error=error)
 
 
 #: As the server calls it too, which refuses most of them.
@@ -134,7 +134,7 @@ def _status(error: Exception) -> HTTPStatus | None:
 
 
 def _render(
-    status: HTTPStatus, code: str, detail: str, faults: list[dict[str, str]], error: Exception
+    status: HTTPStatus, code: str, detail: str, *, faults: list[dict[str, str]], error: Exception
 ) -> Response:
     # SECURITY: a sentence may quote what was sent, and that may be a secret in the wrong place.
     detail = masking.mask(detail)

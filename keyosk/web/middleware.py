@@ -75,6 +75,9 @@ class Envelope:
     def _tell(self, environ: Mapping[str, Any], status: str, seconds: float) -> None:
         method = environ[access_log.METHOD]
         self._metrics.request(
-            method if method in _METHODS else "other", environ.get(_ROUTE, "none"), status, seconds
+            method if method in _METHODS else "other",
+            environ.get(_ROUTE, "none"),
+            status,
+            seconds=seconds,
         )
-        access_log.write(environ, environ.get(_ROUTE), status, seconds)
+        access_log.write(environ, environ.get(_ROUTE), status, seconds=seconds)

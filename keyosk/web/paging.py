@@ -102,6 +102,7 @@ def page(
     lists: ListOptions,
     read: Callable[[ListQuery], Sequence[Any]],
     shape: Callable[[Any], dict[str, Any]],
+    *,
     count: Callable[[ListQuery], int],
 ) -> Response:
     """Answer the page that the query asks for. Raises ``Invalid``."""
@@ -117,12 +118,12 @@ def page(
             if list_query.newest is not None:
                 left = count(list_query) + list_query.limit - 1
         if left == 0:
-            following = _by_id(sort, list_query, shown[-1].created_at, shown[-1].id)
+            following = _by_id(sort, list_query, shown[-1].created_at, last=shown[-1].id)
         elif left is not None and left <= len(shown):
-            following = _by_id(sort, list_query, 0, _BEFORE_ALL)
+            following = _by_id(sort, list_query, 0, last=_BEFORE_ALL)
         else:
             left = None if left is None else left - len(shown)
-            following = _cursor(lists, sort, list_query, shown[-1], left)
+            following = _cursor(lists, sort, list_query, last=shown[-1], left=left)
     response = json_answer({"items": [shape(item) for item in shown], "next": following})
     if following is not None:
         query = urlencode({**parameters, "cursor": following})
@@ -209,13 +210,13 @@ def _ending(
 
 
 def _cursor(
-    lists: ListOptions, sort: str, list_query: ListQuery, last: Any, left: int | None
+    lists: ListOptions, sort: str, list_query: ListQuery, *, last: Any, left: int | None
 ) -> str:
     after = (getattr(last, list_query.sort), getattr(last, lists.key))
     return _encoded([sort, *after, *(list_query.end or after), list_query.newest, left])
 
 
-def _by_id(sort: str, list_query: ListQuery, created_at: int, last: str) -> str:
+def _by_id(sort: str, list_query: ListQuery, created_at: int, *, last: str) -> str:
     """The cursor of a list by name that goes on by id, after the object ``last``."""
     return _encoded([sort, created_at, last, created_at, last, list_query.newest, 0])
 

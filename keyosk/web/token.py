@@ -76,7 +76,7 @@ class TokenResource(Endpoint):
         login = access.login(installation)
         token_request = TokenRequest(lifetime=_lifetime(single.get("lifetime")))
         return installation.issuing.for_registry(
-            login, registry, values.get("scope", ()), token_request
+            login, registry, values.get("scope", ()), token_request=token_request
         )
 
     @operation(

@@ -90,7 +90,7 @@ def build(routes: Iterable[Route], issuer: str) -> dict[str, Any]:
         tag, description = _tag(each)
         tags[tag] = description
         described = {
-            method.lower(): _operation(_call(each, method), tag, shapes, responses)
+            method.lower(): _operation(_call(each, method), tag, shapes, responses=responses)
             for method in sorted(each.access, key=_ORDER.index)
         }
         spec.path(path=_path(each.path), operations=described)
@@ -103,7 +103,9 @@ def _call(route: Route, method: str) -> Call:
     return Call(route, method, route.access[method], operations.of(route.resource, method))
 
 
-def _operation(call: Call, tag: str, shapes: SchemasPlugin, responses: Responses) -> dict[str, Any]:
+def _operation(
+    call: Call, tag: str, shapes: SchemasPlugin, *, responses: Responses
+) -> dict[str, Any]:
     summary, details = _prose(getattr(call.route.resource, call.method.lower()))
     described: dict[str, Any] = {
         "operationId": _operation_id(call),

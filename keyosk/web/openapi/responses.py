@@ -178,7 +178,9 @@ class Responses:
         first = failures[0]
         example = {"error": first.word, "error_description": first.sentence}
         said = [f"- `{failure.word}`: {failure.sentence}" for failure in failures]
-        return self._error(first.status, said, OAuthErrorSchema, "application/json", example)
+        return self._error(
+            first.status, said, OAuthErrorSchema, media_type="application/json", example=example
+        )
 
     def _problem(self, status: int) -> str:
         """The name of the response that all endpoints except OAuth's return with this status."""
@@ -197,7 +199,9 @@ class Responses:
             if first.code in _WITH_FAULTS:
                 example["errors"] = [{"field": "name", "message": first.sentence}]
             said = [f"- `{failure.code}`: {failure.sentence}" for failure in failures]
-            answer = self._error(status, said, ProblemSchema, "application/problem+json", example)
+            answer = self._error(
+                status, said, ProblemSchema, media_type="application/problem+json", example=example
+            )
             self._components.response(name, answer)
         return name
 
@@ -206,6 +210,7 @@ class Responses:
         status: int,
         said: list[str],
         shape: type[StrictSchema],
+        *,
         media_type: str,
         example: dict[str, Any],
     ) -> dict[str, Any]:

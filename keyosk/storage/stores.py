@@ -1,0 +1,56 @@
+"""Every store of one database, as one value."""
+
+from dataclasses import dataclass
+
+from keyosk.storage.accounts import AccountStore
+from keyosk.storage.api_keys import ApiKeyStore
+from keyosk.storage.audit import AuditStore
+from keyosk.storage.database import Database
+from keyosk.storage.declared import DeclaredStore
+from keyosk.storage.grants import GrantStore
+from keyosk.storage.idempotency import IdempotencyStore
+from keyosk.storage.logins import LoginStore
+from keyosk.storage.revocations import RevocationStore
+from keyosk.storage.roles import RoleStore
+from keyosk.storage.services import ServiceStore
+from keyosk.storage.sessions import SessionStore
+from keyosk.storage.signing_keys import SigningKeyStore
+from keyosk.storage.throttling import ThrottlingStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stores:
+    """One store a noun."""
+
+    accounts: AccountStore
+    api_keys: ApiKeyStore
+    audit: AuditStore
+    declared: DeclaredStore
+    grants: GrantStore
+    idempotency: IdempotencyStore
+    logins: LoginStore
+    revocations: RevocationStore
+    roles: RoleStore
+    services: ServiceStore
+    sessions: SessionStore
+    signing_keys: SigningKeyStore
+    throttling: ThrottlingStore
+
+    @classmethod
+    def of(cls, database: Database) -> "Stores":
+        """All of them on one database."""
+        return cls(
+            accounts=AccountStore(database),
+            api_keys=ApiKeyStore(database),
+            audit=AuditStore(database),
+            declared=DeclaredStore(database),
+            grants=GrantStore(database),
+            idempotency=IdempotencyStore(database),
+            logins=LoginStore(database),
+            revocations=RevocationStore(database),
+            roles=RoleStore(database),
+            services=ServiceStore(database),
+            sessions=SessionStore(database),
+            signing_keys=SigningKeyStore(database),
+            throttling=ThrottlingStore(database),
+        )
