@@ -44,6 +44,7 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
     "flask_swagger_ui": ("web",),
     "marshmallow": ("web",),
     "gunicorn": ("server",),
+    "httptools": ("server",),
     "click": ("cli",),
     "yaml": ("cli",),
     "uuid_utils": ("ids",),

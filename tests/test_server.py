@@ -31,7 +31,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyosk.server.framing import Framing, Limits, Step
+from keyosk.server.parsing import Limits, Refused, RequestParser
 
 CHUNKED = "Transfer-Encoding: chunked"
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,6 +87,13 @@ def application(environ, start):
         say("running")
         time.sleep(float(number))
         return answer(start, b"slept")
+    if path == "/hold":
+        environ["server.hold"](float(number))
+        return answer(start, b"held")
+    if path in ("/memory", "/instant"):
+        if number:
+            raise RuntimeError("a secret of the application")
+        return answer(start, path[1:].encode())
     if path == "/big":
         return answer(start, b"b" * int(number))
     if path == "/stream":
@@ -131,7 +138,12 @@ def begin():
 
 serve(
     factory,
-    Options(slow=lambda environ: environ["PATH_INFO"].startswith("/slow"), **chosen),
+    Options(
+        slow=lambda environ: environ["PATH_INFO"].startswith("/slow"),
+        instant=lambda environ: environ["PATH_INFO"] == "/instant",
+        memory=lambda environ: environ["PATH_INFO"].startswith("/memory"),
+        **chosen,
+    ),
     Hooks(
         on_ready=lambda addresses: say("ready " + addresses[0]),
         on_worker_start=begin,
@@ -373,6 +385,79 @@ def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
             assert client.answer().body.partition(b" ")[2].startswith(b"n=%d " % number)
 
 
+@pytest.mark.attack
+def test_thousands_of_requests_sent_at_once_are_answered_one_after_another(server: Server) -> None:
+    count = 2000
+    with server.connect() as client:
+        sending = threading.Thread(target=client.send, args=(request("GET", "/pid") * count,))
+        sending.start()
+        before = [worker.memory_info().rss for worker in server.workers()]
+        answers = {client.answer().body for _ in range(count)}
+        sending.join()
+        assert len(answers) == 1
+        after = [worker.memory_info().rss for worker in server.workers()]
+    assert max(new - old for new, old in zip(after, before, strict=True)) < 8 * MIB
+
+
+@pytest.mark.parametrize(
+    ("header", "body"),
+    [("Content-Length: 3", b"abc"), (CHUNKED, b"3\r\nabc\r\n0\r\n\r\n"), ("X-A: b", b"")],
+)
+def test_an_offer_of_another_protocol_is_not_taken(
+    server: Server, header: str, body: bytes
+) -> None:
+    """Java's client offers HTTP/2 with its first request."""
+    offer = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")
+    with server.connect() as client:
+        for _ in range(2):
+            client.send(request("POST", "/echo", header, *offer, body=body))
+            answer = client.answer()
+            assert answer.status == 200
+            assert answer.body.endswith(b":" + (b"abc" if body else b""))
+            assert answer.headers["connection"] == "keep-alive"
+
+
+def test_a_stream_to_a_client_of_http_1_0_has_no_chunks(server: Server) -> None:
+    with server.connect() as client:
+        client.send(request("GET", "/stream=131072", "Connection: keep-alive", version="1.0"))
+        received = b""
+        while data := client.sock.recv(65536):
+            received += data
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert b"Connection: close" in head
+    assert b"chunked" not in head
+    assert body == b"z" * 131072
+
+
+def test_a_response_that_is_held_occupies_no_thread(start: Callable[..., Server]) -> None:
+    server = start(workers=1, threads=1).start()
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(server.connect()) for _ in range(4)]
+        started = time.monotonic()
+        for client in held:
+            client.send(request("GET", "/hold=0.9"))
+        times = health_times(server, 10)
+        assert sum(times) < 0.9
+        for client in held:
+            assert client.answer().body == b"held"
+            assert time.monotonic() - started >= 0.9
+            assert client.get("/health").body == b"ok"
+        assert time.monotonic() - started < 2.5
+
+
+def test_what_is_answered_from_memory_waits_for_no_thread(start: Callable[..., Server]) -> None:
+    server = start(workers=1, threads=1).start()
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(server.connect()).send(request("GET", "/sleep=1.5"))
+        server.wait_for(lambda: "running" in server.said)
+        started = time.monotonic()
+        for path in ("/memory", "/instant"):
+            assert server.ask(request("GET", path)).body == path[1:].encode()
+        assert time.monotonic() - started < 1.2
+        assert server.ask(request("GET", "/memory=fail")).status == 500
+
+
 @pytest.mark.parametrize(
     ("version", "header", "closes"),
     [
@@ -575,6 +660,10 @@ MALFORMED = {
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     "HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "proxy protocol": b"PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "tunnel": b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "method of 21 letters": b"A" * 21 + b" / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "RTSP": b"OPTIONS * RTSP/1.0\r\nHost: a\r\n\r\n",
+    "two spaces": b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
     "many fields": b"GET / HTTP/1.1\r\nHost: a\r\n" + b"A: b\r\n" * 101 + b"\r\n",
 }
 
@@ -652,6 +741,15 @@ def test_ambiguous_framing_is_refused(server: Server, framing: bytes) -> None:
         assert answer.status in (400, 413)
         assert_problem(answer, answer.status)
         assert client.is_closed()
+
+
+@pytest.mark.parametrize("method", ["BREW", "NO-SUCH_1", "PROPFIND", "DESCRIBE", "CONNECT"])
+def test_any_method_reaches_the_application(server: Server, method: str) -> None:
+    with server.connect() as client:
+        client.send(method[:2].encode())
+        client.send(request(method, "/echo?a", "Content-Length: 2", body=b"hi")[2:])
+        assert client.answer().body == f"{method} a 2:hi".encode()
+        assert client.get("/health").body == b"ok"
 
 
 @pytest.mark.attack
@@ -1041,15 +1139,33 @@ WHOLE = {
 @pytest.mark.parametrize("raw", WHOLE.values(), ids=WHOLE)
 def test_the_end_of_a_request_is_found_wherever_it_is_split(raw: bytes) -> None:
     following = b"GET / HTTP/1.1\r\n"
+    whole = RequestParser(LIMITS)
+    assert whole.feed(raw + following) == following
     for split in range(len(raw)):
-        framing = Framing(LIMITS)
-        assert framing.advance(raw[:split]) is Step.MORE
-        assert framing.advance(raw + following) is Step.READY
-        assert framing.end == len(raw)
-        assert not framing.odd
-    framing = Framing(LIMITS)
-    verdicts = [framing.advance(raw[:end]) for end in range(len(raw) + 1)]
-    assert verdicts == [Step.MORE] * len(raw) + [Step.READY]
+        parser = RequestParser(LIMITS)
+        assert (parser.feed(raw[:split]), parser.complete) == (b"", False)
+        assert (parser.feed(raw[split:] + following), parser.complete) == (following, True)
+        for name in ("method", "target", "headers", "version", "body", "size"):
+            assert getattr(parser, name) == getattr(whole, name)
+    parser = RequestParser(LIMITS)
+    verdicts = []
+    for byte in raw:
+        assert parser.feed(bytes([byte])) == b""
+        verdicts.append(parser.complete)
+    assert verdicts == [False] * (len(raw) - 1) + [True]
+    assert parser.body == whole.body
+
+
+def test_one_parser_reads_many_requests() -> None:
+    parser = RequestParser(LIMITS)
+    data = b"".join(WHOLE.values())
+    for raw in WHOLE.values():
+        before = len(data)
+        data = parser.feed(data)
+        assert parser.complete
+        assert before - len(data) == len(raw)
+        parser.begin()
+    assert parser.is_fresh
 
 
 @pytest.mark.parametrize("raw", WHOLE.values(), ids=WHOLE)
@@ -1067,16 +1183,21 @@ def test_a_request_in_pieces_is_answered_as_if_whole(server: Server, raw: bytes)
 
 @given(st.lists(st.binary(max_size=40), max_size=12), st.sampled_from([b"", *WHOLE.values()]))
 def test_no_bytes_break_the_framing(pieces: list[bytes], beginning: bytes) -> None:
-    framing = Framing(LIMITS)
-    buffer = beginning[: len(beginning) // 2 + len(pieces)]
-    verdict = framing.advance(buffer)
-    for piece in pieces:
-        buffer += piece
-        before, verdict = verdict, framing.advance(buffer)
-        assert before is Step.MORE or verdict is before
-        assert framing.end <= max(len(buffer), framing.head + LIMITS.body)
-    if verdict is Step.MORE:
-        assert len(buffer) <= LIMITS.head + 2 * LIMITS.body + LIMITS.head
+    parser = RequestParser(LIMITS)
+    given_so_far = 0
+    try:
+        for piece in (beginning[: len(beginning) // 2 + len(pieces)], *pieces):
+            given_so_far += len(piece)
+            rest = parser.feed(piece)
+            assert parser.size + len(rest) <= given_so_far
+            assert not rest or parser.complete
+            if parser.complete:
+                break
+    except Refused:
+        pass
+    assert len(parser.body) <= LIMITS.body
+    if not parser.complete:
+        assert parser.size <= 2 * (LIMITS.head + LIMITS.body) + 40
 
 
 @given(st.binary(min_size=1, max_size=60), st.lists(st.integers(1, 59), max_size=6))
@@ -1085,7 +1206,7 @@ def test_any_body_in_any_chunks_is_found(body: bytes, cuts: list[int]) -> None:
     pieces = [body[begin:end] for begin, end in itertools.pairwise(edges)]
     chunks = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
     raw = request("POST", "/", CHUNKED, body=chunks)
-    framing = Framing(LIMITS)
-    assert framing.advance(raw[:-1]) is Step.MORE
-    assert framing.advance(raw + b"GET") is Step.READY
-    assert framing.end == len(raw)
+    parser = RequestParser(LIMITS)
+    assert (parser.feed(raw[:-1]), parser.complete) == (b"", False)
+    assert (parser.feed(raw[-1:] + b"GET"), parser.complete) == (b"GET", True)
+    assert parser.body == body

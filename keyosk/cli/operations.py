@@ -56,6 +56,7 @@ def serve() -> None:
             streams=application.STREAMS,
             slow=application.is_slow,
             instant=application.is_instant,
+            memory=application.is_in_memory,
             error_headers=SECURITY_HEADERS,
             log_level=configuration.log_level,
         ),

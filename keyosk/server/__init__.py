@@ -4,10 +4,10 @@ What it owns: the processes, the connections, the limits and deadlines of reques
 the few answers that no application sees (malformed, too large, too late). What it does not own: it
 knows nothing of Keyosk. An application comes in as a factory, the settings as `Options`.
 
-A request: `worker` reads it in its event loop, where `waiting` keeps the connections and their
-deadlines and `framing` finds where a request ends. A thread of `pool` lets gunicorn parse it and
-calls the application, both in `exchange`; `connection` is the socket's side of that, `lane` keeps
-slow requests from taking all threads, `answers` are the server's own errors.
+A request: `worker` accepts its connection, an asyncio protocol of `connection`, which keeps the
+deadlines and the limits; `parsing` (llhttp's judgement, and more) says what it is and where it
+ends. A thread of a `pool` calls the application through `wsgi`, which hands the response back to
+the connection. `answers` are the server's own errors.
 """
 
 import os
@@ -36,7 +36,6 @@ __all__ = [
 
 #: The exit code of a worker that no other worker could do better than; all end with it.
 BOOT_ERROR = GunicornArbiter.WORKER_BOOT_ERROR
-_LONGEST_LINE = 8190  # gunicorn allows no more
 _STUCK = 30  # seconds without a sign of life after which the master replaces a worker
 
 
@@ -85,18 +84,13 @@ class _Server(BaseApplication):
 
     def load_config(self) -> None:
         """Every setting that matters, so that neither a file nor the environment can change one."""
-        # SECURITY: gunicorn takes this variable for a prefix of all paths.
-        os.environ.pop("SCRIPT_NAME", None)
         options = self.options
         settings = {
             "bind": list(options.bind),
             "workers": options.workers,
-            "threads": options.threads,
-            "worker_connections": options.connections,
             "worker_class": Worker,
             "timeout": _STUCK,
             "graceful_timeout": options.graceful_timeout,
-            "keepalive": 1,  # any but 0; the worker has its own timeout
             "preload_app": False,
             "reuse_port": False,
             "max_requests": 0,
@@ -104,23 +98,6 @@ class _Server(BaseApplication):
             "umask": 0o077,
             # SECURITY: on by default, under HOME.
             "control_socket_disable": True,
-            "http_protocols": "h1",
-            "http2_cleartext": "off",
-            "http_parser": "python",
-            "proxy_protocol": "off",
-            "header_map": "drop",
-            "permit_obsolete_folding": False,
-            "strip_header_spaces": False,
-            "permit_unconventional_http_method": False,
-            "permit_unconventional_http_version": False,
-            # SECURITY: no header changes scheme, address or path here, also not from loopback or a
-            # unix socket, which gunicorn trusts. The application decides whom to believe.
-            "forwarded_allow_ips": "",
-            "forwarder_headers": "",
-            "secure_scheme_headers": {},
-            "limit_request_line": min(_LONGEST_LINE, options.head_bytes),
-            "limit_request_fields": 100,
-            "limit_request_field_size": options.head_bytes,
             "accesslog": None,
             "errorlog": "-",
             "loglevel": options.log_level,

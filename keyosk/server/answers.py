@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 
-from gunicorn.http import errors
-
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _TITLES = {
@@ -73,20 +71,3 @@ EXPECTATION = Problem(417, "expectation_failed", "The only expectation known is 
 HEAD_TOO_LARGE = Problem(431, "headers_too_large", "The request's header is larger than allowed.")
 INTERNAL = Problem(500, "internal_error", "The server failed; the request id finds it in the log.")
 OVERLOADED = Problem(503, "overloaded", "Too many requests of this kind are waiting.", 2)
-
-
-def problem_of(fault: BaseException) -> Problem:
-    """What to answer when gunicorn's parser has refused a request.
-
-    An unknown transfer coding is a 400 as well (RFC 9112 says 501, as a SHOULD): the client is at
-    fault, and a 5xx should mean that we are.
-    """
-    if isinstance(fault, errors.LimitRequestLine):
-        return LINE_TOO_LONG
-    if isinstance(fault, errors.LimitRequestHeaders):
-        return HEAD_TOO_LARGE
-    if isinstance(fault, errors.ExpectationFailed):
-        return EXPECTATION
-    if isinstance(fault, errors.NoMoreData):
-        return INCOMPLETE
-    return MALFORMED

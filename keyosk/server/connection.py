@@ -1,239 +1,429 @@
-"""One client's connection: what has been read of it, what is still to be sent, and its patience."""
+"""One client's connection, and all of them: what each waits for, until when, and who goes first.
 
+Everything here runs in the event loop. A request that takes a thread is a `wsgi.Call`.
+"""
+
+import asyncio
 import enum
-import io
-import socket
-import sys
+import functools
 import time
-from collections.abc import Iterator
-from contextlib import suppress
-from typing import Any
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
-from gunicorn.http.errors import ParseException
+from keyosk.server import answers
+from keyosk.server.answers import Problem
+from keyosk.server.options import Environ, Options
+from keyosk.server.parsing import Limits, Refused, RequestParser
+from keyosk.server.pool import Pool
+from keyosk.server.wsgi import PIECE, Call, TakesLong, Upload, environ_of
 
-from keyosk.server.answers import INCOMPLETE, MALFORMED, TIMEOUT, Problem
-from keyosk.server.framing import Framing, Limits, Step
-
-READ_BYTES = 16 * 1024
-_STREAM_BYTES = 64 * 1024
-PIECE = 32 * 1024  # progress that earns a client its whole time again
-# On Linux the kernel throws away what is received with this flag, without copying it.
-_DISCARD = socket.MSG_TRUNC if sys.platform == "linux" else 0
+_READ_BYTES: Final = 16 * 1024
+_DRAIN_BYTES: Final = 256 * 1024
+_HELD_BYTES: Final = 64 * 1024 * 1024  # of all half-read requests, and of all half-sent responses
+_STOP_IDLE, _STOP_READING = 1.0, 5.0  # seconds left to open connections once we are told to stop
 
 
 class Phase(enum.Enum):
-    """What a connection waits for in the event loop; in the order in which it is given up."""
+    """What a connection waits for; in the order in which it is given up."""
 
-    DRAINING = "the client to close after a refusal"
+    DRAINING = "the client to close after our last response"
     IDLE = "the next request"
     READING = "the rest of a request"
-    FLUSHING = "the client to take the answer"
+    HOLDING = "the moment from which the response may be sent"
+    SENDING = "the client to take the response"
 
 
-class ClientGone(OSError):
-    """The client has closed the connection or does not take its answer."""
+class Server:
+    """What the connections of a worker share: the application, its threads, and one another."""
+
+    def __init__(
+        self, application: Any, options: Options, log: Any, errors: Any, *, most: int
+    ) -> None:
+        self.application = application
+        self.options = options
+        self.log = log
+        self.loop = asyncio.get_running_loop()
+        self.limits = Limits(
+            head=options.head_bytes,
+            body=options.body_bytes,
+            streams=frozenset(entry.encode() for entry in options.streams),
+        )
+        self.scratch = memoryview(bytearray(_READ_BYTES))
+        self.sink = memoryview(bytearray(_DRAIN_BYTES))  # where what nobody reads is received
+        self.stopping = False
+        self.open: set[Connection] = set()
+        self._most = most
+        self._waiting: dict[Phase, dict[Connection, None]] = {phase: {} for phase in Phase}
+        self._next_complaint = 0.0
+        self.base: Environ = {
+            "wsgi.version": (1, 0),
+            "wsgi.url_scheme": "http",
+            "wsgi.errors": errors,
+            "wsgi.multithread": True,
+            "wsgi.multiprocess": True,
+            "wsgi.run_once": False,
+            "wsgi.input_terminated": True,
+            "SERVER_SOFTWARE": options.server_name,
+            "SCRIPT_NAME": "",
+        }
+        # One thread always stays free for what is not slow, and one for what hardly hangs.
+        self._usual = Pool(
+            "request", self._run_usual, threads=options.threads, length=options.connections
+        )
+        self._instant = Pool("instant", self._run_usual, threads=1, length=options.connections)
+        slow_threads = max(1, min(options.slow_threads, options.threads - 1))
+        self._slow = Pool("slow", self._run_slow, threads=slow_threads, length=options.slow_queue)
+
+    def run(self, call: Call) -> bool:
+        """Have a request answered where it belongs; False if too many wait there."""
+        options = self.options
+        if call.upload is None and options.memory and options.memory(call.environ):
+            self._run_quick(call, _at_once)
+            return True
+        if call.upload is None and options.instant and options.instant(call.environ):
+            return self._instant.put(call)
+        if call.upload is not None or (options.slow and options.slow(call.environ)):
+            return self._slow.put(call)
+        return self._usual.put(call)
+
+    def _run_usual(self, call: Call) -> None:
+        self._run_quick(call, self.loop.call_soon_threadsafe)
+
+    def _run_quick(self, call: Call, post: Callable[..., object]) -> None:
+        try:
+            call.run(self.application, self.options, post, may_take_long=False)
+        except TakesLong:
+            if not self._slow.put(call):
+                post(call.client.refuse, answers.OVERLOADED)
+
+    def _run_slow(self, call: Call) -> None:
+        post = self.loop.call_soon_threadsafe
+        call.run(self.application, self.options, post, may_take_long=True)
+
+    def wait(self, connection: "Connection", phase: Phase, seconds: float) -> None:
+        """Have a connection wait, until a deadline that begins when the phase does."""
+        if connection.phase is not phase:
+            self.leave(connection)
+            connection.phase = phase
+            connection.deadline = time.monotonic() + seconds
+            self._waiting[phase][connection] = None
+
+    def leave(self, connection: "Connection") -> None:
+        """Have a connection wait for its client no longer."""
+        if connection.phase is not None:
+            del self._waiting[connection.phase][connection]
+            connection.phase = None
+
+    def make_room(self) -> bool:
+        """Close the connection that is worth least if there is no room. False: all are at work."""
+        if len(self.open) < self._most:
+            return True
+        first = next((next(iter(some)) for some in self._waiting.values() if some), None)
+        if first is None:
+            return False
+        first.abort()
+        now = time.monotonic()
+        if now >= self._next_complaint:
+            self._next_complaint = now + 10
+            self.log.warning("too many connections: closing those that have waited longest")
+        return True
+
+    def tick(self) -> None:
+        """Look at the deadlines, and at what all hold together."""
+        now = time.monotonic()
+        for phase in Phase:
+            for connection in list(self._waiting[phase]):
+                if phase is Phase.SENDING:
+                    connection.note_progress(now)
+                if connection.deadline <= now:
+                    connection.expire()
+                elif phase is not Phase.SENDING and phase is not Phase.READING:
+                    break  # each has the same timeout: those behind it began later
+        for phase in (Phase.SENDING, Phase.READING):
+            held = sum(connection.held for connection in self._waiting[phase])
+            for connection in self._heaviest(phase, held):
+                connection.abort()
+
+    def _heaviest(self, phase: Phase, held: int) -> Iterator["Connection"]:
+        for connection in list(self._waiting[phase]):
+            if held <= _HELD_BYTES:
+                return
+            held -= connection.held
+            yield connection
+
+    def stop(self) -> None:
+        """Leave those that send nothing, and those that send, only a few seconds from now."""
+        self.stopping = True
+        now = time.monotonic()
+        for connection in list(self._waiting[Phase.READING]):
+            seconds = _STOP_IDLE if connection.request.is_fresh else _STOP_READING
+            connection.deadline = min(connection.deadline, now + seconds)
+        for connection in self._waiting[Phase.IDLE]:
+            connection.deadline = min(connection.deadline, now + _STOP_IDLE)
 
 
-class Connection:
-    """A socket that never blocks, and the state of its current request."""
+def _at_once(step: Callable[..., object], *arguments: object) -> None:
+    step(*arguments)
 
-    __slots__ = (
-        "buffer",
-        "client",
-        "deadline",
-        "drained",
-        "events",
-        "framing",
-        "keep",
-        "out",
-        "phase",
-        "progress",
-        "server",
-        "sock",
-        "step",
-        "task",
-    )
 
-    def __init__(self, sock: socket.socket, client: Any, server: Any, limits: Limits) -> None:
-        sock.setblocking(False)
-        self.sock = sock
-        self.client = client  # as accept() gave it
-        self.server = server  # the listener's address
-        self.buffer = b""  # received and not yet consumed
-        self.framing = Framing(limits)
-        self.step = Step.MORE
-        self.task: Any = None  # a request that waits for a lane
-        self.out = b""  # of the answer, not yet sent
-        self.keep = True  # may serve another request once `out` is sent
-        self.phase: Phase | None = None  # None: with a thread, in a queue, or closed
+class Connection(asyncio.BufferedProtocol):
+    """A connection, from `accept` to its end. It answers one request at a time."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, server: Server, client: Any, address: Any) -> None:
+        self._server = server
+        self._options = server.options
+        self._client = client  # as accept() gave it
+        self._address = address  # the listener's
+        self.request = RequestParser(server.limits)
+        self.phase: Phase | None = None  # None: with a thread, or closed
         self.deadline = 0.0
-        self.events = 0  # registered with the poller
-        self.progress = 0  # bytes since the deadline was last put off
-        self.drained = 0
+        self.gone = False
+        self._behind = b""  # what was received behind the request that is being answered
+        self._upload: Upload | None = None
+        self._is_answering = False
+        self._is_made = False
+        self._ended = False  # the client will send no more
+        self._keep = True
+        self._given = 0  # bytes of responses, and how many of them the client had taken
+        self._taken = 0
+        self._drained = 0
+        self._then: Callable[[], None] | None = None
+
+    @property
+    def stopping(self) -> bool:
+        """Whether connections are to be closed after their response."""
+        return self._server.stopping
 
     @property
     def held(self) -> int:
         """How many bytes of memory it takes."""
-        return len(self.buffer) + len(self.out)
+        return self.request.held + self._unsent()
 
-    def look(self) -> Step:
-        """How far the current request has come."""
-        self.step = self.framing.advance(self.buffer)
-        return self.step
+    def _unsent(self) -> int:
+        return self.transport.get_write_buffer_size() if self._is_made else 0
 
-    def take(self) -> bytes:
-        """Cut the complete request off the buffer."""
-        end = self.framing.end
-        request, self.buffer = self.buffer[:end], self.buffer[end:]
-        return request
+    # What asyncio calls.
 
-    def next_request(self, limits: Limits) -> None:
-        """Forget the request that was answered."""
-        self.framing = Framing(limits)
-        self.step = Step.MORE
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to read."""
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self._is_made = True
+        if self.gone:
+            transport.abort()
+            return
+        transport.set_write_buffer_limits(high=0)
 
-    def send_some(self) -> int:
-        """Send of `out` what the network takes now; the number of bytes. Raises OSError."""
-        try:
-            sent = self.sock.send(self.out)
-        except BlockingIOError:
-            return 0
-        self.out = self.out[sent:]
-        return sent
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where to put what is received; all connections share it."""
+        del sizehint
+        return self._server.sink if self.phase is Phase.DRAINING else self._server.scratch
 
-    def discard_some(self, scratch: bytearray) -> int:
-        """Throw away what has arrived; the number of bytes, 0 at the end. Raises OSError."""
-        count = self.sock.recv_into(scratch, len(scratch), _DISCARD)
-        self.drained += count
-        return count
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take what was received."""
+        if self.phase is Phase.DRAINING:
+            self._drained += nbytes
+            if self._drained > self._options.drain_bytes:
+                self.abort()
+            return
+        data = bytes(self._server.scratch[:nbytes])
+        if self._is_answering and self._upload is None:
+            self._behind += data
+            self.transport.pause_reading()
+        else:
+            self._receive(data)
 
-
-class Patience:
-    """How long a thread waits for one client: `seconds` for each PIECE, and for the last bit.
-
-    Only the time spent waiting counts, not what the application does in between.
-    """
-
-    def __init__(self, sock: socket.socket, seconds: float) -> None:
-        self._sock = sock
-        self._seconds = seconds
-        self._left = seconds
-        self._moved = 0
-
-    def send(self, data: memoryview) -> int:
-        """Send some of the data; how much. Raises TimeoutError, OSError."""
-        started = self._start()
-        return self._moving(started, self._sock.send(data))
-
-    def receive(self) -> bytes:
-        """Receive something; empty at the end. Raises TimeoutError, OSError."""
-        started = self._start()
-        data = self._sock.recv(_STREAM_BYTES)
-        self._moving(started, len(data))
-        return data
-
-    def _start(self) -> float:
-        if self._left <= 0:
-            raise TimeoutError
-        self._sock.settimeout(self._left)
-        return time.monotonic()
-
-    def _moving(self, started: float, count: int) -> int:
-        self._left -= time.monotonic() - started
-        self._moved += count
-        if self._moved >= PIECE:
-            self._moved = 0
-            self._left = self._seconds
-        return count
-
-
-class Outlet:
-    """What gunicorn's Response takes for a socket: gathers an answer and sends it in few pieces.
-
-    Of an answer that the client does not take, up to `kept` bytes are left over for the event loop,
-    so that a slow reader holds no thread.
-    """
-
-    def __init__(self, sock: socket.socket, kept: int, seconds: float) -> None:
-        self._sock = sock
-        self._kept = kept
-        self._patience = Patience(sock, seconds)
-        self._parts: list[bytes] = []
-        self.on_wire = 0  # bytes that can no longer be taken back
-
-    def sendall(self, data: bytes) -> None:
-        """Add to the answer."""
-        self._parts.append(data)
-
-    def send(self, data: bytes) -> int:
-        """Swallow the `100 Continue` that gunicorn sends here: the event loop has sent it."""
-        return len(data)
-
-    def flush(self) -> bytes:
-        """Send what there is and return what the client did not take. Raises ClientGone."""
-        data = b"".join(self._parts)
-        self._parts.clear()
-        sent = 0
-        try:
-            with suppress(BlockingIOError):
-                sent = self._sock.send(data)
-            if len(data) - sent > self._kept:
-                view = memoryview(data)
-                while len(data) - sent > self._kept:
-                    sent += self._patience.send(view[sent:])
-                self._sock.settimeout(0)
-        except OSError as fault:
-            raise ClientGone from fault
-        self.on_wire += sent
-        rest = data[sent:]
-        if rest:
-            self._parts.append(rest)
-        return rest
-
-
-class Upload(io.RawIOBase):
-    """The body of a request that the application reads from the network itself.
-
-    Reading raises OSError when the body is malformed, late or cut off; `problem` says which.
-    """
-
-    def __init__(self, connection: Connection, seconds: float) -> None:
-        self._connection = connection
-        self._patience = Patience(connection.sock, seconds)
-        self.body: Any = None  # gunicorn's reader, once the head is parsed
-        self.problem: Problem | None = None
-
-    def source(self) -> Iterator[bytes]:
-        """The request as the parser wants it: what is there, then what comes."""
-        received, self._connection.buffer = self._connection.buffer, b""
-        yield received
-        while True:
-            data = self._patience.receive()
-            self._connection.sock.settimeout(0)
-            if not data:
-                # SECURITY: gunicorn's reader takes this for the end of the body, and the
-                # application would work on half an upload.
-                raise ConnectionError
-            yield data
-
-    def readable(self) -> bool:
-        """Whether this can be read: always."""
+    def eof_received(self) -> bool:
+        """The client sends no more; True, as there may be something to tell it."""
+        self._ended = True
+        if self.phase is Phase.DRAINING:
+            self.abort()
+        elif self._upload is not None and self._is_answering:
+            self._upload.fail(answers.INCOMPLETE)
+        elif self._is_answering:
+            pass  # it closes after the response
+        elif self.request.is_fresh:
+            self.abort()
+        else:
+            self.refuse(answers.INCOMPLETE)
         return True
 
-    def readinto(self, target: Any) -> int:
-        """Read up to the target's size; 0 at the end."""
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it."""
+        del exc
+        self.gone = True
+        self._server.leave(self)
+        self._server.open.discard(self)
+        if self._upload is not None:
+            self._upload.fail(answers.INCOMPLETE)
+        self.resume_writing()
+
+    def pause_writing(self) -> None:
+        """The client does not take all at once."""
+        if self.phase is None:
+            self._server.wait(self, Phase.SENDING, self._options.send_timeout)
+
+    def resume_writing(self) -> None:
+        """The client took everything."""
+        if self.phase is Phase.SENDING:
+            self._server.leave(self)
+        then, self._then = self._then, None
+        if then is not None:
+            then()
+
+    # A request.
+
+    def begin(self) -> None:
+        """Wait for the first request."""
+        self._server.wait(self, Phase.READING, self._options.request_timeout)
+
+    def _receive(self, data: bytes) -> None:
+        request = self.request
+        had_head = request.has_head
         try:
-            if self.problem:
-                raise ConnectionError
-            data = self.body.read(len(target))
-        except ParseException as fault:
-            self.problem = MALFORMED
-            raise OSError("malformed request body") from fault
-        except TimeoutError:
-            self.problem = TIMEOUT
-            raise
-        except OSError:
-            self.problem = self.problem or INCOMPLETE
-            raise
-        target[: len(data)] = data
-        return len(data)
+            rest = request.feed(data)
+        except Refused as refusal:
+            if self._upload is not None:
+                self._upload.fail(refusal.problem)
+            else:
+                self.refuse(refusal.problem)
+            return
+        waits = request.expects and not (request.complete or request.has_body)
+        if waits and request.has_head and not had_head:
+            self.transport.write(answers.CONTINUE)
+        if request.streams:
+            self._receive_stream()
+        elif request.complete:
+            self._behind = rest
+            self._answer()
+        else:
+            self._server.wait(self, Phase.READING, self._options.request_timeout)
+
+    def _receive_stream(self) -> None:
+        request, upload = self.request, self._upload
+        if upload is None:
+            upload = Upload(self.transport, self._options.request_timeout)
+        upload.put(bytes(request.body), last=request.complete)
+        request.body.clear()
+        if self._upload is None:
+            self._upload = upload
+            self._answer()
+
+    def _answer(self) -> None:
+        self._server.leave(self)
+        self._is_answering = True
+        request = self.request
+        environ = environ_of(request, self._client, self._address, self._server.base)
+        call = Call(environ, request, self, upload=self._upload, log=self._server.log)
+        if not self._server.run(call):
+            self.refuse(answers.OVERLOADED)
+
+    # Its response.
+
+    def send(self, data: bytes) -> None:
+        """Send a part of the response; more will come."""
+        if not self.gone:
+            self._given += len(data)
+            self.transport.write(data)
+
+    def when_sent(self, then: Callable[[], None]) -> None:
+        """Call this once the client took what was sent so far, or is gone."""
+        if self.gone or not self._unsent():
+            then()
+        else:
+            self._then = then
+
+    def finish(self, data: bytes, *, keep: bool, hold: float) -> None:
+        """Send the end of the response, after a while; then go on with the connection or close."""
+        if self.gone:
+            return
+        if hold > 0:
+            self._server.wait(self, Phase.HOLDING, hold + self._options.send_timeout)
+            release = functools.partial(self.finish, data, keep=keep, hold=0)
+            self._server.loop.call_later(hold, release)
+            return
+        self._keep = keep
+        self._upload = None
+        self._server.leave(self)
+        self.send(data)
+        self.when_sent(self._go_on)
+
+    def refuse(self, problem: Problem) -> None:
+        """Send a response of the server itself, then close."""
+        request_id = str(uuid.uuid4())
+        # Nothing of the request goes into the log: it may be a secret.
+        client = self._client[0] if isinstance(self._client, tuple) else "unix"
+        self._server.log.info("%d %s from %s, %s", problem.status, problem.code, client, request_id)
+        headers = (("Server", self._options.server_name), *self._options.error_headers)
+        data = problem.render(request_id, headers=headers, body=self.request.method != "HEAD")
+        self._is_answering = True
+        self.finish(data, keep=False, hold=0)
+
+    def _go_on(self) -> None:
+        """Everything was sent: take the next request, or close."""
+        if self.gone:
+            return
+        self._is_answering = False
+        if not self._keep or (self._ended and not self._behind):
+            self._close()
+            return
+        self.request.begin()
+        if self._behind:
+            # Not here: many requests sent at once would be as many calls in one another.
+            self._server.loop.call_soon(self._take_behind)
+            return
+        seconds = _STOP_IDLE if self.stopping else self._options.idle_timeout
+        self._server.wait(self, Phase.IDLE, seconds)
+        self.transport.resume_reading()
+
+    def _take_behind(self) -> None:
+        if self.gone:
+            return
+        data, self._behind = self._behind, b""
+        self._receive(data)
+        if not self._is_answering and not self.gone:
+            if self._ended:
+                self.eof_received()
+            else:
+                self.transport.resume_reading()
+
+    def _close(self) -> None:
+        """Close once the client has closed.
+
+        Closing while it still sends would make the kernel reset the connection, and it may then
+        never see the response (RFC 9112, section 9.6).
+        """
+        if self._ended:
+            self.transport.close()
+            return
+        self._behind = b""
+        self._server.wait(self, Phase.DRAINING, self._options.drain_timeout)
+        self.transport.write_eof()
+        self.transport.resume_reading()
+
+    # Its end.
+
+    def note_progress(self, now: float) -> None:
+        """A client that takes its response gets its whole time again for every piece."""
+        taken = self._given - self._unsent()
+        if taken - self._taken >= PIECE:
+            self._taken = taken
+            self.deadline = now + self._options.send_timeout
+
+    def expire(self) -> None:
+        """Its time is over."""
+        if self.phase is Phase.READING and not self.request.is_fresh:
+            self.refuse(answers.TIMEOUT)
+        else:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._server.leave(self)
+        self.gone = True
+        self._server.open.discard(self)
+        if self._is_made:
+            self.transport.abort()

@@ -47,9 +47,12 @@ class Options:
     slow: Callable[[Environ], bool] | None = None
     slow_threads: int = 2
     slow_queue: int = 64
-    # Which requests need nothing that could hang, such as a database. There is one thread more than
-    # `threads` for them, so that they are answered whatever the others wait for.
+    # Which requests wait for nothing, or for a moment at most, such as those that can do without a
+    # database that hangs. They have a thread of their own, besides all the others.
     instant: Callable[[Environ], bool] | None = None
+    # Which requests are answered from memory. The event loop calls the application for them itself,
+    # so that nothing there may wait for anything: no database, no file, no lock held for long.
+    memory: Callable[[Environ], bool] | None = None
 
     server_name: str = "keyosk"  # SECURITY: the Server header; it tells no version
     error_headers: Sequence[tuple[str, str]] = (("X-Content-Type-Options", "nosniff"),)

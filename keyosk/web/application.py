@@ -32,8 +32,9 @@ _log = logging.getLogger(__name__)
 MAX_BODY: Final = 64 * 1024
 _STREAMING: Final = frozenset(route.path for route in ROUTES if route.streams)
 _OAUTH: Final = frozenset(route.path for route in ROUTES if route.oauth)
-_INSTANT: Final = {metrics.PATH, *(route.path for route in ROUTES if route.instant)}
+_INSTANT: Final = {metrics.PATH, *(route.path for route in ROUTES if route.instant or route.memory)}
 _INSTANT_BELOW: Final = tuple(path.partition("<")[0] for path in sorted(_INSTANT) if "<" in path)
+_MEMORY: Final = frozenset(route.path for route in ROUTES if route.memory)
 #: The requests, as "METHOD /path", whose bodies the server must not read for the application.
 STREAMS: Final = frozenset(
     f"{method} {route.path}"
@@ -165,6 +166,15 @@ def is_instant(environ: Mapping[str, Any]) -> bool:
     """Whether a request asks nothing that could hang, so that the server keeps a thread for it."""
     path = environ["PATH_INFO"]
     known = path in _INSTANT or path.startswith(_INSTANT_BELOW)
+    return known and "HTTP_AUTHORIZATION" not in environ
+
+
+def is_in_memory(environ: Mapping[str, Any]) -> bool:
+    """True for a request that is answered from memory, so that the server needs no thread for it.
+
+    SECURITY: nothing in such a request may wait for anything; every other request would wait too.
+    """
+    known = environ["PATH_INFO"] in _MEMORY and environ["REQUEST_METHOD"] in ("GET", "HEAD")
     return known and "HTTP_AUTHORIZATION" not in environ
 
 

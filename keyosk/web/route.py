@@ -52,8 +52,8 @@ class Route:
     """One address.
 
     ``oauth``: its errors are those of RFC 6749 section 5.2. ``streams``: bodies of any size pass
-    through it, piece by piece, and it takes its time. ``instant``: without a login it asks nothing
-    that could hang, such as the database.
+    through it, piece by piece, and it takes its time. ``instant``: without a login it can do
+    without a database that hangs. ``memory``: it reads nothing but this process's memory.
     """
 
     path: str
@@ -62,6 +62,7 @@ class Route:
     oauth: bool = False
     streams: bool = False
     instant: bool = False
+    memory: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what is not decided or not declared, or forgets a proof (``TypeError``)."""

@@ -88,8 +88,8 @@ ROUTES: Final = (
     Route("/auth/forward/<service>", ForwardResource, {"GET": BY_LOGIN_OR_KEY}),
     Route("/auth/jwks", JwksResource, _PUBLIC, instant=True),
     Route("/.well-known/jwks.json", JwksResource, _PUBLIC, instant=True),
-    Route("/.well-known/oauth-authorization-server", MetadataResource, _PUBLIC, instant=True),
-    Route("/.well-known/openid-configuration", MetadataResource, _PUBLIC, instant=True),
+    Route("/.well-known/oauth-authorization-server", MetadataResource, _PUBLIC, memory=True),
+    Route("/.well-known/openid-configuration", MetadataResource, _PUBLIC, memory=True),
     Route("/auth/keys/<kid>.pem", PemResource, _PUBLIC, instant=True),
 
     Route("/accounts", AccountsResource, {
@@ -154,10 +154,10 @@ ROUTES: Final = (
     Route("/audit", AuditResource, {"GET": scope("keyosk:audit:read")}),
 
     Route("/openapi.json", OpenApiResource, _PUBLIC, instant=True),
-    Route("/docs", PageResource, _PUBLIC, instant=True),
+    Route("/docs", PageResource, _PUBLIC, memory=True),
     Route("/docs/<file>", AssetResource, _PUBLIC, instant=True),
 
-    Route("/health/live", LiveResource, _PUBLIC, instant=True),
+    Route("/health/live", LiveResource, _PUBLIC, memory=True),
     Route("/health/ready", ReadyResource, _PUBLIC),
 )
 # fmt: on

@@ -1,0 +1,270 @@
+"""Requests out of the bytes of a connection.
+
+Pure: bytes in, a request or a refusal out; no socket, no clock. llhttp (through httptools) reads
+and judges every byte. What is here is what it leaves to others: limits, what a server of HTTP/1.1
+must insist on, and where a request ends, so that nothing behind it is read before its response.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+import httptools
+from httptools import HttpParserError, HttpParserUpgrade
+
+from keyosk.server import answers
+from keyosk.server.answers import Problem
+
+_END_OF_HEAD: Final = b"\r\n\r\n"
+_MOST_FIELDS: Final = 100
+_LONGEST_LINE: Final = 8190
+_LONGEST_CHUNK_LINE: Final = 1024
+# SECURITY: llhttp also takes HTTP/0.9, HTTP/2.0 and RTSP, and several spaces for one.
+_REQUEST_LINE: Final = re.compile(rb"(?:\r\n)?[!-~]+ [!-~]+ HTTP/1\.[01]\r\n")
+_METHOD: Final = re.compile(rb"(\r\n)?([A-Z][A-Z0-9_-]{2,19})(?= )")
+_METHOD_BEGUN: Final = re.compile(rb"(?:\r|\r\n)?(?:[A-Z][A-Z0-9_-]{,19})?")
+_METHODS: Final = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
+_CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})(?:;[^\r\n]*)?\r\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much of a request is held in memory, in bytes, and which bodies are not held at all.
+
+    ``streams`` has entries such as ``b"POST /accounts/import"``: method and path, exactly as they
+    stand in the request line before any ``?``.
+    """
+
+    head: int = 16 * 1024
+    body: int = 64 * 1024
+    streams: frozenset[bytes] = frozenset()
+
+
+class Refused(Exception):
+    """The request is not to be answered by the application."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.code)
+        self.problem = problem
+
+
+class RequestParser:
+    """One request after another: ``feed`` until ``complete``, then ``begin`` again."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._parser = httptools.HttpRequestParser(self)
+        self.begin()
+
+    def begin(self) -> None:
+        """Expect the next request."""
+        self.method = ""
+        self.target = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.version = ""
+        self.body = bytearray()  # what has come of it; of a stream the caller takes it away
+        self.has_head = False
+        self.complete = False
+        self.chunked = False
+        self.streams = False  # the application is to read the body while it comes
+        self.expects = False  # the client waits for 100 before it sends the body
+        self.keeps_alive = False
+        self.has_body = False  # or the beginning of one
+        self.size = 0  # bytes of it, as they came
+        self._line = b""  # the request line, later the line of a chunk
+        self._has_line = False
+        self._tail = b""  # where the end of the head may have begun
+        self._left = 0  # bytes of the body, or of a chunk with its end, that are to come
+        self._decoded = 0
+        self._trailers = 0  # bytes of them, once the last chunk was announced
+        self._upgrades = False
+        self._problem: Problem | None = None
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether nothing has come of this request."""
+        return not self.size
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory that it takes."""
+        return len(self.body) if self.has_head else self.size
+
+    def feed(self, data: bytes) -> bytes:
+        """Take what belongs to this request; what is behind it. Raises ``Refused``."""
+        while data and not self.complete:
+            if not self.has_head:
+                data = self._feed_head(data)
+                continue
+            self.has_body = True
+            if self._left:
+                piece, data = data[: self._left], data[self._left :]
+                self._left -= len(piece)
+                self._parse(piece)
+            elif self.chunked:
+                data = self._feed_line(data)
+            else:
+                raise Refused(answers.MALFORMED)  # llhttp expects more than was announced
+        # SECURITY: two have found the end of the request, and whoever reads it in two ways is
+        # trying to smuggle another.
+        if self.complete and (self._left or (self.chunked and not self._trailers)):
+            raise Refused(answers.MALFORMED)
+        return data
+
+    def _feed_head(self, data: bytes) -> bytes:
+        if not self.method:
+            data = self._feed_method(data)
+        joined = self._tail + data
+        found = joined.find(_END_OF_HEAD)
+        end = len(data) if found < 0 else found + len(_END_OF_HEAD) - len(self._tail)
+        piece = data[:end]
+        if not self._has_line:
+            self._line += piece
+        self._parse(piece)
+        if not self._has_line and b"\r\n" in self._line[2:]:
+            if not _REQUEST_LINE.match(self._line):
+                raise Refused(answers.MALFORMED)
+            self._line, self._has_line = b"", True
+        if self.size > self._limits.head:
+            raise Refused(answers.HEAD_TOO_LARGE)
+        if found < 0:
+            self._tail = joined[-3:]
+        elif not self.has_head:
+            raise Refused(answers.MALFORMED)  # an end without a beginning
+        return data[end:]
+
+    def _feed_method(self, data: bytes) -> bytes:
+        """Read the method; what is then to be parsed, nothing while it is not whole."""
+        begun = self._line + data
+        found = _METHOD.match(begun)
+        if not found:
+            if not _METHOD_BEGUN.fullmatch(begun):
+                raise Refused(answers.MALFORMED)
+            self._line, self.size = begun, len(begun)
+            return b""
+        self._line, self.size = b"", 0
+        self.method = found[2].decode()
+        # llhttp knows a list of methods only. Which of them an address has is for the application
+        # to say, and none of the others means anything to the framing but CONNECT, which must not.
+        return begun if found[2] in _METHODS else b"POST" + begun[found.end() :]
+
+    def _feed_line(self, data: bytes) -> bytes:
+        """Take a line between chunks. The end of the last is the end of the request."""
+        found = data.find(b"\n")
+        piece = data if found < 0 else data[: found + 1]
+        self._line += piece
+        self._parse(piece)
+        if self._trailers:
+            self._trailers += len(piece)
+            if self._trailers > self._limits.head:
+                raise Refused(answers.HEAD_TOO_LARGE)
+        elif len(self._line) > _LONGEST_CHUNK_LINE:
+            raise Refused(answers.MALFORMED)
+        if found >= 0:
+            line, self._line = self._line, b""
+            if not self._trailers:
+                self._begin_chunk(line)
+            elif (line == b"\r\n") is not self.complete:
+                raise Refused(answers.MALFORMED)
+        return data[len(piece) :]
+
+    def _begin_chunk(self, line: bytes) -> None:
+        found = _CHUNK_LINE.fullmatch(line)
+        if not found:
+            raise Refused(answers.MALFORMED)
+        size = int(found[1], 16)
+        if not size:
+            self._trailers = len(line)
+            return
+        self._decoded += size
+        if self._decoded > self._limits.body and not self.streams:
+            raise Refused(answers.BODY_TOO_LARGE)
+        self._left = size + 2
+
+    def _parse(self, piece: bytes) -> None:
+        self.size += len(piece)
+        try:
+            self._parser.feed_data(piece)
+        except HttpParserUpgrade:
+            self._ignore_upgrade()
+        except HttpParserError as fault:
+            if self._problem is None:
+                is_huge = "Content-Length overflow" in str(fault)
+                self._problem = answers.BODY_TOO_LARGE if is_huge else answers.MALFORMED
+        if self._problem is not None:
+            raise Refused(self._problem)
+        # Chunks of one byte, or long extensions, would let a small body fill the time.
+        if self.size > 2 * (self._limits.head + self._limits.body) and not self.streams:
+            raise Refused(answers.BODY_TOO_LARGE)
+
+    def _ignore_upgrade(self) -> None:
+        """Go on as if no other protocol was offered (RFC 9110, section 7.8).
+
+        Java's client offers HTTP/2 with its first request, which may have a body. llhttp would
+        take that for the other protocol.
+        """
+        self._upgrades = False
+        framing = "Transfer-Encoding: chunked" if self.chunked else f"Content-Length: {self._left}"
+        self._parser = httptools.HttpRequestParser(self)
+        self._parser.feed_data(f"POST / HTTP/1.1\r\n{framing}\r\n\r\n".encode())
+
+    # What llhttp calls. An exception in here would lose its meaning on the way out.
+
+    def on_url(self, url: bytes) -> None:
+        """A piece of the request's target."""
+        if not self.has_head:
+            self.target += url
+            if len(self.target) > _LONGEST_LINE:
+                self._problem = answers.LINE_TOO_LONG
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A field of the head, or a trailer, of which nobody has use."""
+        if not self.has_head:
+            self.headers.append((name.lower(), value.rstrip(b" \t")))
+            if len(self.headers) > _MOST_FIELDS:
+                self._problem = answers.HEAD_TOO_LARGE
+
+    def on_headers_complete(self) -> None:
+        """The head is there; whether it is one that can be served."""
+        if self.has_head:
+            return
+        self.has_head = True
+        self.version = self._parser.get_http_version()
+        self.keeps_alive = self._parser.should_keep_alive()
+        self._upgrades = self._parser.should_upgrade()
+        self._problem = self._problem or self._read_head()
+
+    def _read_head(self) -> Problem | None:
+        modern = self.version == "1.1"
+        hosts = length = 0
+        for name, value in self.headers:
+            if name == b"host":
+                hosts += 1
+            elif name == b"content-length":
+                length = int(value)  # llhttp has seen that it is one
+            elif name == b"transfer-encoding":
+                # SECURITY: no other coding is known here, and before 1.1 there was none.
+                if value.lower() != b"chunked" or not modern:
+                    return answers.MALFORMED
+                self.chunked = True
+            elif name == b"expect":
+                if value.lower() != b"100-continue":
+                    return answers.EXPECTATION
+                self.expects = modern
+        if hosts > 1 or (modern and not hosts):
+            return answers.MALFORMED  # RFC 9112, section 3.2
+        if length or self.chunked:
+            path = self.target.partition(b"?")[0]
+            self.streams = self.method.encode() + b" " + path in self._limits.streams
+        if length > self._limits.body and not self.streams:
+            return answers.BODY_TOO_LARGE
+        self._left = length
+        return None
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        self.body += body
+
+    def on_message_complete(self) -> None:
+        """The request is whole."""
+        self.complete = not self._upgrades
