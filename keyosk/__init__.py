@@ -19,7 +19,7 @@ it, so every room is on it and none is on it twice::
     keys, credentials: signing keys and their lives; what proves who is calling, and throttling
     audit, revocations: what was done; what must no longer be accepted
     storage: the only floor that knows peewee
-    config, validation, pauses: settings; all faults of a request at once; bounded waiting
+    config, validation, delays: settings; all faults of a request at once; delayed responses
     model, errors, ids, clocks, metrics: frozen values, and what all floors need
     masking, merge_patch, whitespace: small tools
 

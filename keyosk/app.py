@@ -29,7 +29,6 @@ from keyosk.keys.signed_documents import Documents
 from keyosk.keys.signing_keys import SigningKeys
 from keyosk.maintenance import Maintenance
 from keyosk.metrics import Metrics, SharedCounts
-from keyosk.pauses import Pauses
 from keyosk.permissions.context import Context
 from keyosk.permissions.roles import Roles
 from keyosk.permissions.safeguards import Rules
@@ -117,14 +116,14 @@ def build(
     """
     database = Database(config.database_url, schema=config.database_schema)
     stores = Stores.of(database)
-    metrics, pauses = Metrics(counts), Pauses(threads=config.threads)
+    metrics = Metrics(counts)
     safe = Safe(bootstrap.secret_keys(config.secret_key, database.path))
     private_keys = PrivateKeys(safe, _hsm(config))
-    keys = _signing_keys(config, stores, private_keys, clock=clock, pauses=pauses)
+    keys = _signing_keys(config, stores, private_keys, clock=clock)
     documents = Documents(keys, issuer=config.issuer)
     context = _context(config, database, stores, documents=documents, clock=clock)
     rotation = _rotation(config, context, stores, keys=keys, private_keys=private_keys)
-    tokens = _tokens(config, keys, metrics, clock=clock, pauses=pauses)
+    tokens = _tokens(config, keys, metrics, clock=clock)
     passwords = _passwords(config)
     authentication = _authentication(context, stores, passwords, metrics=metrics)
     accounts = Accounts(context, stores, passwords)
@@ -203,14 +202,12 @@ def _signing_keys(
     private_keys: PrivateKeys,
     *,
     clock: Clock,
-    pauses: Pauses,
 ) -> SigningKeys:
     return SigningKeys(
         stores.signing_keys,
         private_keys,
         algorithm=config.signing_algorithm,
         clock=clock,
-        pauses=pauses,
     )
 
 
@@ -256,9 +253,7 @@ def _rotation(
     )
 
 
-def _tokens(
-    config: Config, keys: SigningKeys, metrics: Metrics, *, clock: Clock, pauses: Pauses
-) -> Tokens:
+def _tokens(config: Config, keys: SigningKeys, metrics: Metrics, *, clock: Clock) -> Tokens:
     return Tokens(
         keys,
         metrics,
@@ -266,7 +261,6 @@ def _tokens(
         lifetime=config.token_lifetime,
         backdate=config.token_backdate,
         clock=clock,
-        pauses=pauses,
     )
 
 

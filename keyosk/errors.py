@@ -232,10 +232,6 @@ class Unavailable(KeyoskError):
         return f"{self.detail.removesuffix('.')}: {self.reason.removesuffix('.')}."
 
 
-class RetryLater(Unavailable):
-    """It can be done in a second, and nobody can be kept waiting for it."""
-
-
 class DatabaseUnusable(Unavailable):
     """There is something where the database should be, and waiting will not make it one.
 

@@ -628,7 +628,6 @@ ROWS: list[tuple[errors.KeyoskError, int, str, str]] = [
     (errors.InUse("A sentence."), 409, "in_use", "invalid_request"),
     (errors.Stale("A sentence."), 412, "stale", "invalid_request"),
     (errors.Throttled(7), 429, "throttled", "temporarily_unavailable"),
-    (errors.RetryLater("A sentence."), 503, "unavailable", "temporarily_unavailable"),
     (errors.Unavailable("A sentence."), 503, "unavailable", "temporarily_unavailable"),
     (errors.DatabaseUnusable("A sentence."), 503, "unavailable", "temporarily_unavailable"),
     (errors.DatabaseDamaged("A sentence."), 503, "unavailable", "temporarily_unavailable"),

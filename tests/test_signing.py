@@ -16,7 +16,6 @@ from keyosk.keys.material import Safe
 from keyosk.keys.private_keys import PrivateKeys
 from keyosk.keys.signing_keys import SigningKeys
 from keyosk.model import KeyState, SigningKey
-from keyosk.pauses import Pauses
 from keyosk.storage.database import Database
 from keyosk.storage.signing_keys import SigningKeyStore
 
@@ -46,7 +45,6 @@ def open_keys(migrated_url: str) -> Iterator[Open]:
             PrivateKeys(Safe([secret])),
             algorithm=algorithm,
             clock=clock,
-            pauses=Pauses(threads=2),
         )
 
     yield open_them
@@ -143,7 +141,6 @@ def test_processes_that_all_find_no_key_leave_exactly_one(
             PrivateKeys(Safe([SECRET])),
             algorithm="ES256",
             clock=lambda: NOW,
-            pauses=Pauses(threads=2),
         )
         with pytest.raises(Unavailable):
             keys.current.document  # noqa: B018  # connected, and no key is there

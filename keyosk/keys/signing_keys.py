@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from keyosk import clocks
+from keyosk import clocks, delays
 from keyosk.errors import Conflict, Invalid, NotFound, Unavailable
 from keyosk.keys import material
 from keyosk.keys.hsm import HsmKey
@@ -21,7 +21,6 @@ from keyosk.keys.key_set import KeySet, Signer, Verifier, verifier_of
 from keyosk.keys.material import PrivateKey
 from keyosk.keys.private_keys import PrivateKeys
 from keyosk.model import KeyState, SigningKey
-from keyosk.pauses import Pauses
 from keyosk.storage.signing_keys import SigningKeyStore
 
 #: Of what a JWK set may have at the most.
@@ -46,7 +45,6 @@ class SigningKeys:
         *,
         algorithm: str,
         clock: Callable[[], float],
-        pauses: Pauses,
     ) -> None:
         """``algorithm``: what new tokens are signed with, one of ``keyring.ALGORITHMS``."""
         self._store = store
@@ -58,7 +56,6 @@ class SigningKeys:
         self._current: KeySet | None = None
         self._refreshed = 0.0
         self._in_background = False
-        self._pauses = pauses
         self._asking = threading.Lock()
 
     @property
@@ -112,7 +109,7 @@ class SigningKeys:
         wait = signer.published_at + SPREAD - self._clock()
         # One that was published by a clock ahead has been there for longer than it says.
         if 0 < wait <= SPREAD and signer.published_at > self.current.every[0].published_at:
-            self._pauses.wait(wait)
+            delays.delay_response(wait)
         return signer
 
     def known_signer(self, algorithm: str | None) -> Signer | None:

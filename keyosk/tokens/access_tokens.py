@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import jwt
 
-from keyosk import clocks
+from keyosk import clocks, delays
 from keyosk.errors import BadToken, InvalidRequest, InvalidScope
 from keyosk.ids import new_id
 from keyosk.keys import jws
@@ -26,7 +26,6 @@ from keyosk.model import (
     Principal,
     VerifiedClaims,
 )
-from keyosk.pauses import Pauses
 from keyosk.permissions.entitlements import TokenGrant
 
 #: RFC 8176 has ``pwd``; it has no word for an API key.
@@ -100,7 +99,6 @@ class Tokens:
         lifetime: int,
         backdate: int = 0,
         clock: Callable[[], float],
-        pauses: Pauses,
     ) -> None:
         """``issuer``: the ``iss`` claim; ``lifetime``: seconds, where no service says less.
 
@@ -108,7 +106,6 @@ class Tokens:
         """
         self._keys = keys
         self._metrics = metrics
-        self._pauses = pauses
         self._issuer = issuer
         self._lifetime = lifetime
         self._backdate = backdate
@@ -136,7 +133,7 @@ class Tokens:
         (RFC 8693 section 4.1). ``access``: that claim, for container registries;
         ``for_registry_2``: as ``jws.signed`` has it. Raises ``InvalidRequest`` if nothing of the
         credential's or a grant's own time is left, ``InvalidScope`` if the token would be too
-        long, ``RetryLater``.
+        long.
         """
         now = self._moment(principal.tokens_from)
         claims = self._claims(principal, token_grant, now, lifetime=lifetime, actor=actor)
@@ -150,13 +147,6 @@ class Tokens:
             raise _too_long(len(text), token_grant.scopes)
         self._metrics.token_issued(principal.credential, signer.algorithm)
         return Token(text, claims["exp"] - now, claims["scope"], claims["jti"], now)
-
-    def settle(self, principal: Principal) -> None:
-        """Wait until a token can be issued for a login, before what must not be done in vain.
-
-        Raises ``RetryLater``.
-        """
-        self._moment(principal.tokens_from)
 
     def preview(
         self, principal: Principal, token_grant: TokenGrant, *, lifetime: int | None = None
@@ -225,11 +215,11 @@ class Tokens:
         """When a token is issued: now, or at ``earliest``, which is at most a second away.
 
         Times in tokens are whole seconds. Of an account whose tokens have just been revoked none is
-        issued until that second is over: it would be taken for one of them. Raises ``RetryLater``.
+        issued until that second is over: it would be taken for one of them.
         """
         wait = earliest - self._clock()
         if wait > 0:
-            self._pauses.wait(wait)
+            delays.delay_response(wait)
         return max(int(self._clock()), earliest)
 
     def verify(self, text: str, *, audience: str | None) -> VerifiedClaims:

@@ -99,7 +99,6 @@ class TokenIssuer:
             )
         # What cannot be issued begins no session.
         self._tokens.preview(principal, token_grant, lifetime=token_request.lifetime)
-        self._tokens.settle(principal)
         turn = self._sessions.begin(principal, token_grant, address=address)
         token = self._tokens.issue(
             principal, token_grant, lifetime=token_request.lifetime, token_id=turn.token_id
@@ -232,7 +231,6 @@ class TokenIssuer:
             raise InvalidTarget("The session was not begun for this audience.")
         if not token_grant.refresh_lifetimes:
             raise InvalidGrant("A service of this session does not allow refreshing any more.")
-        self._tokens.settle(principal)
         turn = self._sessions.rotate(text)
         if token_request.scopes is None or token_request.offline:
             token_grant = _offline(token_grant)

@@ -46,7 +46,6 @@ STATUS: Final[Mapping[type[errors.KeyoskError], HTTPStatus]] = {
     errors.Stale: HTTPStatus.PRECONDITION_FAILED,
     errors.Throttled: HTTPStatus.TOO_MANY_REQUESTS,
     errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
-    errors.RetryLater: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.DatabaseUnusable: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.DatabaseDamaged: HTTPStatus.SERVICE_UNAVAILABLE,
 }
@@ -76,8 +75,7 @@ def answer(error: Exception) -> Response:
         for challenge in _challenges(error):
             response.headers.add("WWW-Authenticate", challenge)
         if isinstance(error, errors.Unavailable):
-            soon = isinstance(error, errors.RetryLater)
-            response.headers["Retry-After"] = "1" if soon else RETRY_AFTER
+            response.headers["Retry-After"] = RETRY_AFTER
         if isinstance(error, errors.Throttled):
             response.headers["Retry-After"] = str(error.retry_after)
         return response

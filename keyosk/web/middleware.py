@@ -7,6 +7,7 @@ from wsgiref.types import StartResponse, WSGIApplication
 
 from flask import Request
 
+from keyosk import delays
 from keyosk.credentials.concurrency import hand_over
 from keyosk.ids import new_id
 from keyosk.metrics import Metrics
@@ -27,6 +28,8 @@ _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "O
 _ROUTE: Final = "keyosk.route"
 #: In the WSGI environ, by the server: what hands a request over to where it may take long.
 HAND_OVER: Final = "server.hand_over"
+#: Likewise: what has the finished response wait for so many seconds.
+HOLD: Final = "server.hold"
 
 
 def note_route(request: Request) -> None:
@@ -50,6 +53,7 @@ class Envelope:
         started = time.perf_counter()
         # Also for what comes after the answer has begun; the next request of this thread sets it.
         hand_over.set(environ.get(HAND_OVER))
+        delays.hold.set(environ.get(HOLD))
         request_id = environ[access_log.REQUEST_ID] = new_id()
         environ[access_log.ADDRESS] = self._source.of(environ)
         environ[access_log.METHOD] = environ["REQUEST_METHOD"]
