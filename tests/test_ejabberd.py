@@ -31,7 +31,10 @@ pytestmark = pytest.mark.slow
 class Ejabberd:
     """ejabberd with the lines of the docs and a folder of its own."""
 
-    def __init__(self, keyosk: LiveServer, folder: Path) -> None:
+    def __init__(
+        self, keyosk: LiveServer, folder: Path, *, field: str = "preferred_username"
+    ) -> None:
+        """``field``: the claim to go by."""
         self.port = free_port()
         exported = keyosk.run("signing-key", "export", "--jwk")
         assert exported.returncode == 0, exported.stderr
@@ -41,7 +44,9 @@ class Ejabberd:
             r"^```yaml\n(auth_method:.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE
         )
         (folder / "ejabberd.yml").write_text(
-            lines.replace("/etc/ejabberd/keyosk.jwk", str(key))
+            lines.replace("/etc/ejabberd/keyosk.jwk", str(key)).replace(
+                "jwt_jid_field: preferred_username", f"jwt_jid_field: {field}"
+            )
             + f"""hosts:
   - {HOST}
 listen:
@@ -146,3 +151,37 @@ def test_ejabberd_takes_a_good_token_and_no_other(ejabberd: Ejabberd, server: Li
         "unsigned": jwt.encode(claims, "", "none"),
     }
     assert [name for name, text in refused.items() if ejabberd.lets_in(user, text)] == []
+
+
+@pytest.mark.attack
+def test_a_claim_of_the_account_names_the_address_where_usernames_are_shorter(
+    server: LiveServer, tmp_path: Path
+) -> None:
+    program("erl")
+    admin = server.admin()
+    service, other = unique("chat"), unique("other")
+    for name, asked in ((service, ["jid"]), (other, [])):
+        fields = {"name": name, "scopes": [f"{name}:use"], "claims": asked}
+        done(admin.post("/services", json=fields), 201)
+    user = unique("alice")
+    account = {
+        "username": user,
+        "password": PASSWORD,
+        "grants": {"scopes": [f"{service}:use", f"{other}:use"]},
+        "claims": {"jid": f"{user}@{HOST}"},
+    }
+    done(admin.post("/accounts", json=account), 201)
+
+    def token(audience: str) -> str:
+        login = server.client(user, PASSWORD)
+        text: str = done(login.post("/auth/token", data={"audience": audience}))["access_token"]
+        return text
+
+    running = Ejabberd(server, tmp_path, field="jid")
+    try:
+        assert running.lets_in(user, token(service))
+        assert not running.lets_in(f"{user}-too", token(service))
+        assert not running.lets_in(user, token(other))  # it has no such claim
+    finally:
+        running.process.terminate()
+        running.process.wait(timeout=20)
