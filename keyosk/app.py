@@ -120,7 +120,7 @@ def build(
     safe = Safe(bootstrap.secret_keys(config.secret_key, database.path))
     private_keys = PrivateKeys(safe, _hsm(config))
     keys = _signing_keys(config, stores, private_keys, clock=clock)
-    documents = Documents(keys, issuer=config.issuer)
+    documents = Documents(keys, issuer=config.issuer, backdate=config.token_backdate)
     context = _context(config, database, stores, documents=documents, clock=clock)
     rotation = _rotation(config, context, stores, keys=keys, private_keys=private_keys)
     tokens = _tokens(config, keys, metrics, clock=clock)

@@ -9,8 +9,10 @@ import pytest
 
 from installed import Clock, settings
 from keyosk import app
+from keyosk.errors import BadToken
 from keyosk.installation import Installation
-from keyosk.model import OPERATOR, Grant, Scope
+from keyosk.model import OPERATOR, Exchange, Grant, Scope
+from keyosk.storage.audit import AuditStore
 from keyosk.tokens.issuing import TokenRequest
 from live import unique
 
@@ -81,3 +83,93 @@ def test_a_new_token_is_not_taken_for_one_that_was_revoked(installation: Install
         installation.clock.now += 1
         new = claims(issue(installation, who))
         assert entry.issued_before <= new["iat"] <= installation.clock(), seconds
+
+
+def test_a_key_that_was_revoked_leaves_the_next_one_of_its_account_alone(
+    installation: Installation,
+) -> None:
+    """The entry of an API key is for whatever it gave so far; another key has its own id."""
+    who = account(installation)
+    assert isinstance(installation.clock, Clock)
+    first, second = (
+        installation.api_keys.create(OPERATOR, who, name=name).key.id for name in ("one", "two")
+    )
+
+    def by_key(key_id: str) -> str:
+        login = installation.authentication.preview_login(who, key_id)
+        return installation.issuing.by_login(login, TokenRequest(), address=None).token.text
+
+    text = by_key(first)
+    old = claims(text)
+    installation.api_keys.change(OPERATOR, who, first, {"scopes": []})
+    (entry,) = [
+        each for each in installation.revocations.published().revocations if each.value == first
+    ]
+    assert entry.issued_before is not None
+    assert old["iat"] < entry.issued_before
+    with pytest.raises(BadToken):
+        used(installation, text)
+    for seconds in range(2 * BACKDATE):
+        installation.clock.now += 1
+        # A verifier goes by iat: what the key gives now must be outside of the entry.
+        new = claims(by_key(first))
+        assert entry.issued_before <= new["iat"] <= installation.clock(), seconds
+        used(installation, by_key(second))
+
+
+def used(installation: Installation, text: str) -> None:
+    """Raise ``BadToken`` unless Keyosk itself takes the token."""
+    verified = installation.tokens.verify(text, audience=None)
+    for audience in verified.audiences:
+        installation.authentication.by_token(verified, audience=audience)
+
+
+def test_refreshed_and_exchanged_tokens_are_dated_back_too(installation: Installation) -> None:
+    clock = installation.clock
+    assert isinstance(clock, Clock)
+    name, following = unique("front"), unique("back")
+    backend = installation.grants.create_account(OPERATOR, [], username=unique("backend"))
+    for each in (following, name):
+        installation.services.create(
+            OPERATOR,
+            name=each,
+            scopes=[Scope(f"{each}:read")],
+            refresh_allowed=True,
+            account=backend.username if each == name else None,
+            exchanges=(Exchange(following),) if each == name else (),
+        )
+    grants = [Grant(f"{name}:read"), Grant(f"{following}:read")]
+    who = installation.grants.create_account(OPERATOR, grants, username=unique("late")).id
+    key = installation.api_keys.create(OPERATOR, who, name="one").key.id
+    login = installation.authentication.preview_login(who, key)
+    wanted = TokenRequest(scopes=(f"{name}:read", "offline_access"))
+    first = installation.issuing.by_login(login, wanted)
+    assert first.refresh_token is not None
+    for _ in range(2):
+        clock.now += 1
+        now = int(clock())
+        refreshed = installation.issuing.by_refresh_token(first.refresh_token, TokenRequest())
+        assert claims(refreshed.token.text)["iat"] == now - BACKDATE
+        actor = installation.authentication.preview_login(backend.id, None)
+        exchanged = installation.issuing.by_exchange(
+            actor, refreshed.token.text, TokenRequest(targets=(following,))
+        )
+        found = claims(exchanged.token.text)
+        assert (found["iat"], found["auth_time"] <= found["iat"]) == (now - BACKDATE, True)
+        used(installation, exchanged.token.text)
+        first = refreshed
+        assert first.refresh_token is not None
+
+
+def test_signed_documents_are_dated_back_as_tokens_are(installation: Installation) -> None:
+    now = int(installation.clock())
+    client = app.create_app(installation).test_client()
+    listed = client.get("/auth/revocations", headers={"Accept": "application/jwt"})
+    found = claims(listed.text.strip())
+    assert found["iat"] == now - BACKDATE
+    assert found["exp"] > now
+    account(installation)
+    installation.audit.seal()
+    signatures = [each.signature for each in AuditStore(installation.database).checkpoints()]
+    assert [claims(each)["iat"] for each in signatures] == [now - BACKDATE]
+    assert installation.audit.verify().fault is None

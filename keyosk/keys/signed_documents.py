@@ -20,9 +20,11 @@ _ABOUT_A_LOGIN: Final = TOKEN_CLAIMS - _ALLOWED
 class Documents:
     """Signs documents and verifies them."""
 
-    def __init__(self, keys: SigningKeys, *, issuer: str) -> None:
+    def __init__(self, keys: SigningKeys, *, issuer: str, backdate: int = 0) -> None:
+        """``backdate``: seconds by which ``iat`` is dated back, as in tokens."""
         self._keys = keys
         self._issuer = issuer
+        self._backdate = backdate
 
     def sign(self, claims: Mapping[str, Any], *, typ: str, path: str) -> str:
         """A JWS over ``claims`` by the active key, with the issuer and the audience added.
@@ -34,6 +36,8 @@ class Documents:
         if like_a_token or path not in DOCUMENT_PATHS:
             raise ValueError("a signed document must not look like an access token")
         whole = {"iss": self._issuer, "aud": self._issuer + path, **claims}
+        if "iat" in whole:
+            whole["iat"] -= self._backdate
         return jws.signed(self._keys.signer(None), whole, typ)
 
     def verify(self, text: str, *, typ: str) -> dict[str, Any]:
