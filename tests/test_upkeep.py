@@ -244,6 +244,32 @@ def test_a_broken_page_of_postgresql_is_found(tmp_path: Path) -> None:
         assert "cannot be read: invalid page" in audit
 
 
+@pytest.mark.fault
+def test_an_internal_error_of_postgresql_was_told_as_an_outage(
+    database_url: str, backend: str, tmp_path: Path
+) -> None:
+    if backend != "postgresql":
+        pytest.skip("SQLite has no such error")
+    with LiveServer(database_url, tmp_path) as server:
+        admin = server.admin()
+        with psycopg.connect(database_url) as connection:
+            connection.execute(
+                """CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN RAISE EXCEPTION 'impossible length' USING ERRCODE = 'XX000'; END $$"""
+            )
+            connection.execute(
+                "CREATE TRIGGER fail BEFORE INSERT ON role FOR EACH ROW EXECUTE FUNCTION fail()"
+            )
+        answer = admin.post("/roles", json={"name": "editor", "scopes": []})
+        assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+        # Nobody else has to wait.
+        assert admin.get("/roles").status_code == 200
+        assert server.client().get("/health/ready").status_code == 200
+    said = server.log.read_text()
+    assert "The database is damaged: impossible length." in said
+    assert "not available" not in said
+
+
 def test_check_shows_each_part(server: LiveServer) -> None:
     done = server.run("database", "check")
     assert (done.returncode, done.stderr) == (0, "")

@@ -49,6 +49,7 @@ _SQLSTATES: Final = {
     "3D000": Kind.LASTING,  # no such database
     "28000": Kind.LASTING,  # no such user, or no entry in pg_hba.conf
     "28P01": Kind.LASTING,  # wrong password
+    "XX000": Kind.DAMAGE,  # what PostgreSQL holds for impossible, as a length beyond all sense
     "XX001": Kind.DAMAGE,  # a page, or a value in it
     "XX002": Kind.DAMAGE,  # an index
     "58P01": Kind.DAMAGE,  # a file that is missing
