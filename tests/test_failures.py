@@ -5,6 +5,7 @@ Each situation is made for real, and met by the program as it is installed.
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -346,6 +347,17 @@ def test_settings_that_cannot_be_read_are_told(place: Path) -> None:
     file = str(locked / "keyosk.env")
     said = sentence(run(place, "account", "list", "--config", file, before=UNPRIVILEGED))
     assert f"cannot read {file}: Permission denied" in said
+
+
+@pytest.mark.parametrize("what", ["data", "data/keyosk.db"])
+@pytest.mark.parametrize("command", [("account", "list"), ("database", "upgrade"), ("serve",)])
+def test_a_database_that_cannot_be_read_is_told(
+    place: Path, what: str, command: tuple[str, ...]
+) -> None:
+    (place / what).chmod(0o000)
+    said = sentence(run(place, *command, before=UNPRIVILEGED, bind=f"127.0.0.1:{free_port()}"))
+    (place / what).chmod(0o700)
+    assert re.search("[Pp]ermission denied|unable to open database file", said), said
 
 
 def test_a_key_file_that_cannot_be_read_is_told(place: Path) -> None:
