@@ -1,5 +1,9 @@
 """Preconditions (RFC 9110 section 13) mean the same at every address."""
 
+import re
+from pathlib import Path
+from typing import Any
+
 import pytest
 import requests
 
@@ -237,3 +241,63 @@ def test_a_delete_is_guarded_like_a_change(kind: Kind) -> None:
     assert answer.status_code == 204
     missing = kind.admin.delete(kind.path, headers={"If-None-Match": "*"})
     assert missing.status_code == 404
+
+
+# --- What has no entity tag -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        *({"If-Match": tags} for tags in ('"5"', 'W/"5"', '"4", "6"', '"4", *', "nonsense", "")),
+        *({"If-None-Match": tags} for tags in ("*", "nonsense")),
+    ],
+)
+def test_a_precondition_on_a_write_without_an_entity_tag_was_ignored(
+    server: LiveServer, admin: Client, headers: dict[str, str]
+) -> None:
+    person = make_person(server, admin)
+    name = unique("made")
+    writes: tuple[tuple[str, str, Any], ...] = (
+        ("PUT", f"{person.path}/password", {"password": "another long password"}),
+        ("DELETE", f"{person.path}/tokens", None),
+        ("POST", f"{person.path}/api-keys", {"name": name}),
+        ("POST", "/accounts", {"username": name}),
+        ("POST", "/services", {"name": name}),
+        ("POST", "/signing-keys/rotate", {}),
+        ("DELETE", f"{person.path}/password", None),
+    )
+    before = done(admin.get("/signing-keys"))
+    for method, path, body in writes:
+        answer = admin.request(method, path, json=body, headers=headers)
+        refused(answer, method)
+    assert person.login().post("/auth/token").status_code == 200
+    assert done(admin.get(f"{person.path}/api-keys"))["items"] == []
+    assert admin.get(f"/accounts/{name}").status_code == 404
+    assert done(admin.get("/signing-keys")) == before
+
+
+@pytest.mark.parametrize(
+    "headers", [{"If-Match": "*"}, {"If-None-Match": '"x"'}, {"If-None-Match": 'W/"x", "y"'}]
+)
+def test_a_precondition_that_is_true_lets_such_a_write_pass(
+    server: LiveServer, admin: Client, headers: dict[str, str]
+) -> None:
+    person = make_person(server, admin)
+    path = f"{person.path}/password"
+    changed = admin.put(path, json={"password": "another long password"}, headers=headers)
+    assert changed.status_code == 204
+    done(admin.post("/services", json={"name": unique("made")}, headers=headers), 201)
+
+
+def test_nothing_answers_conditionally_but_the_one_place() -> None:
+    """Werkzeug and Flask have ways of their own, which know nothing of ours."""
+    ways = re.compile(
+        r"\b(make_conditional|is_resource_modified|send_file|send_from_directory"
+        r"|if_match|if_none_match|if_modified_since|if_unmodified_since|if_range)\b"
+    )
+    source = Path(__file__).parent.parent / "keyosk"
+    texts = {path: path.read_text() for path in source.rglob("*.py")}
+    assert [path for path, text in texts.items() if ways.search(text)] == []
+    # What makes a tag of a public document, for the one place to compare.
+    assert [path.name for path, text in texts.items() if ".add_etag" in text] == ["answers.py"]

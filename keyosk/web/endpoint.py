@@ -82,9 +82,17 @@ class Endpoint(Resource):
         return paging.page(lists, read, shape, count=count)
 
     def _answered(self, *args: Any, **kwargs: Any) -> Response:
+        if self._writes_untagged():
+            preconditions.check_untagged()
         response: Response = super().dispatch_request(*args, **kwargs)
         selects = self.conditional and request.method in _READING
         return preconditions.evaluate(response) if selects else response
+
+    def _writes_untagged(self) -> bool:
+        """Whether a caller writes what has no entity tag; what POST makes has none before."""
+        if request.method in _READING or "caller" not in g:
+            return False
+        return request.method == "POST" or not operations.of(type(self), request.method).has_etag
 
     def _once(self, *args: Any, **kwargs: Any) -> Response:
         def first() -> Answer:

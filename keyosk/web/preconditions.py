@@ -1,7 +1,8 @@
 """Preconditions: whether a request is to be answered as the representation is now (RFC 9110 13).
 
 One place for all routes: ``Endpoint`` evaluates them for each GET and HEAD; a write takes its
-``wanted_versions`` to the database, which decides in the statement that writes. No representation
+``wanted_versions`` to the database, which decides in the statement that writes, and one of what
+has no entity tag is held to ``check_untagged``. No representation
 here has a modification date, so ``If-Modified-Since`` and ``If-Unmodified-Since`` are ignored, as
 sections 13.1.3 and 13.1.4 ask.
 """
@@ -85,6 +86,20 @@ def wanted_versions() -> Versions | None:
     if known.any or known.malformed:
         return Versions(among=frozenset())  # what is to be changed exists
     return Versions(among=among, but=_numbers(known.strong | known.weak))
+
+
+def check_untagged() -> None:
+    """Refuse to write what has no entity tag where a precondition is about one. Raises ``Stale``.
+
+    No tag of a list is that of something without one, so ``If-Match`` with a list is false
+    (section 13.1.1) and ``If-None-Match`` true; what is written to exists, so it is the other way
+    round with ``*``.
+    """
+    wanted, known = _tags("If-Match"), _tags("If-None-Match")
+    if (wanted is not None and not wanted.any) or (
+        known is not None and (known.any or known.malformed)
+    ):
+        raise Stale("What this would change has no entity tag: send no precondition about one.")
 
 
 def _tags(name: str) -> _Tags | None:
