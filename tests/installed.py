@@ -10,6 +10,7 @@ from typing import Any
 
 from keyosk import app, config
 from keyosk.installation import Installation
+from keyosk.model import OPERATOR, Scope
 from live import ADMIN_PASSWORD, SECRET_KEY
 
 
@@ -50,3 +51,12 @@ def rows_of(installation: Installation, sql: str, *parameters: Any) -> list[tupl
     """What the database says to a query of the test's own; ``?`` stands for a parameter."""
     raw = installation.database.raw
     return list(raw.execute_sql(sql.replace("?", raw.param), parameters).fetchall())
+
+
+@contextmanager
+def with_todo(url: str, clock: Clock) -> Iterator[Installation]:
+    """One with a service todo, which allows refreshing."""
+    with installed(url, clock=clock) as made:
+        scopes = [Scope("todo:read")]
+        made.services.create(OPERATOR, name="todo", scopes=scopes, refresh_allowed=True)
+        yield made

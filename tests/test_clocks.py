@@ -14,12 +14,12 @@ import jwt
 import pytest
 from flask.testing import FlaskClient
 
-from installed import Clock, installed, rows_of
+from installed import Clock, installed, rows_of, with_todo
 from keyosk import app
 from keyosk.credentials.presented import candidates
 from keyosk.errors import BadCredentials, BadToken, InvalidGrant, Throttled
 from keyosk.installation import Installation
-from keyosk.model import KEYOSK, OPERATOR, Grant, KeyState, Scope
+from keyosk.model import KEYOSK, OPERATOR, Grant, KeyState
 from keyosk.tokens.issuing import TokenRequest
 from live import ADMIN_PASSWORD
 from people import PASSWORD
@@ -42,10 +42,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def keyosk(prepared_url: str, clock: Clock) -> Iterator[Installation]:
-    with installed(prepared_url, clock=clock) as made:
-        made.services.create(
-            OPERATOR, name="todo", scopes=[Scope("todo:read")], refresh_allowed=True
-        )
+    with with_todo(prepared_url, clock) as made:
         made.grants.create_account(
             OPERATOR,
             [Grant("todo:read"), Grant("keyosk:services:read")],

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from installed import Clock, installed, rows_of
+from installed import Clock, installed, rows_of, with_todo
 from keyosk.credentials.authentication import caller
 from keyosk.credentials.presented import candidates
 from keyosk.errors import BadToken, InvalidGrant
@@ -61,10 +61,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def keyosk(prepared_url: str, clock: Clock) -> Iterator[Installation]:
-    with installed(prepared_url, clock=clock) as made:
-        made.services.create(
-            OPERATOR, name="todo", scopes=[Scope("todo:read")], refresh_allowed=True
-        )
+    with with_todo(prepared_url, clock) as made:
         yield made
 
 

@@ -39,6 +39,7 @@ class _MlDsa(Algorithm):
     def verify(self, msg: bytes, key: Any, sig: bytes) -> bool:
         return material.is_signed(key, sig, msg)
 
+    # PyJWT's interface has these two as well; ``material`` reads and writes JWKs here.
     @staticmethod
     def to_jwk(key_obj: Any, as_dict: bool = False) -> Any:
         raise NotImplementedError
