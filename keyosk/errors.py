@@ -101,7 +101,7 @@ class ProofRequired(Forbidden):
     def __init__(self) -> None:
         super().__init__(
             "Your own credentials are handled with your password in this very request: log in by "
-            "HTTP Basic with it, or add it to the body as current_password. A token is no proof."
+            "HTTP Basic with it, or add it to the body as current_password. A token is not a proof."
         )
 
 

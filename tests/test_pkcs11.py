@@ -300,7 +300,7 @@ def test_a_key_that_is_not_in_the_token_does_not_sign(hsm: Hsm) -> None:
     ("changed", "setting", "message"),
     [
         ({"pin": "wrong"}, "KEYOSK_PKCS11_PIN", "is wrong"),
-        ({"token": "nobody"}, "KEYOSK_PKCS11_TOKEN", "no token"),
+        ({"token": "nobody"}, "KEYOSK_PKCS11_TOKEN", "any token"),
         ({"module": "/nowhere/module.so"}, "KEYOSK_PKCS11_MODULE", "cannot be used"),
         ({"module": sys.executable}, "KEYOSK_PKCS11_MODULE", "cannot be used"),
     ],
@@ -516,7 +516,7 @@ def test_algorithms_that_the_token_does_not_know_are_refused(build: Build, algor
         lambda: keyosk.services.change(OPERATOR, "todo", {"signing_algorithm": algorithm}),
     ]
     for act in refused:
-        with pytest.raises(Invalid, match="is none that the HSM makes keys for"):
+        with pytest.raises(Invalid, match="is not an algorithm that the HSM can make keys for"):
             act()
     assert len(keyosk.rotation.all()) == 1
 
@@ -606,7 +606,7 @@ def own_server(database_url: str, tmp_path: Path, soft: SoftHsm) -> Iterator[Liv
     ("setting", "value", "message"),
     [
         ("PIN", "wrong", "KEYOSK_PKCS11_PIN: is wrong"),
-        ("TOKEN", "nobody", "KEYOSK_PKCS11_TOKEN: is the label of no token"),
+        ("TOKEN", "nobody", "KEYOSK_PKCS11_TOKEN: is not the label of any token"),
         ("MODULE", "/nowhere/module.so", "KEYOSK_PKCS11_MODULE: cannot be used"),
     ],
 )

@@ -101,7 +101,9 @@ def revoke_tokens(username: str) -> None:
     """End every token of the account; its password and keys go on working."""
     with shared.installation() as installation:
         moment = installation.accounts.revoke_tokens(OPERATOR, username)
-    click.echo(f"At {rfc3339(moment)} even services that never ask accept none of them.")
+    click.echo(
+        f"At {rfc3339(moment)} even services that never check for revocations refuse all of them."
+    )
 
 
 @account.command("delete")

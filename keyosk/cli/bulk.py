@@ -66,12 +66,12 @@ def import_accounts(file: IO[bytes], on_conflict: str, *, dry_run: bool, as_json
 @click.option("--kind", type=click.Choice([kind.value for kind in Kind]), help="Only this kind.")
 @click.option("--role", help="Only holders of this role.")
 @click.option("--scope", help="Only holders of this scope.")
-@click.option("--query", "q", help="Only names that begin so.")
+@click.option("--query", "q", help="Only names that begin with this.")
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write there, and not to standard output.",
+    help="Write there instead of to standard output.",
 )
 def export_accounts(output: Path | None, **filters: str | None) -> None:
     """Print every account with its grants, one JSON object a line; passwords are not in it."""

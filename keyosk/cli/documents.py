@@ -90,9 +90,9 @@ def _yaml(content: str, name: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = name if mark is None else f"{name}:{mark.line + 1}"
-        raise Invalid.field(place, error.problem or "is no YAML") from None
+        raise Invalid.field(place, error.problem or "is not YAML") from None
     except yaml.YAMLError:
-        raise Invalid.field(name, "is no YAML: it has characters that no text has") from None
+        raise Invalid.field(name, "is not YAML: it has characters that text cannot have") from None
     reading = _Reading()
     value = None if root is None else reading.value(root, "")
     if reading.faults:
@@ -127,7 +127,7 @@ class _Reading:
             try:
                 return _READ[node.tag](node.value)
             except ValueError:  # an explicit tag on another word, or a number without end
-                self._fault(line, path, "is no value of its tag")
+                self._fault(line, path, "is not a value of its tag")
                 return None
         self._fault(line, path, "must not have a tag (!)")
         return None

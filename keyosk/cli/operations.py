@@ -105,7 +105,7 @@ def database() -> None:
 
 
 @database.command("upgrade")
-@click.option("--create", is_flag=True, help="Make the database where no setting says it is, too.")
+@click.option("--create", is_flag=True, help="Also make the database where no setting names it.")
 def upgrade_database(*, create: bool) -> None:
     """Bring the database up to date and make what is missing in it, as serve does at its start."""
     configuration = shared.settings()

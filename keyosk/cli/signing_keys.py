@@ -21,7 +21,7 @@ _KID: Final = {"ignore_unknown_options": True}
 _algorithm = click.option(
     "--algorithm",
     type=click.Choice((*material.ALGORITHMS, *material.OWN_SET_ALGORITHMS)),
-    help="The installation's unless it is said.",
+    help="The installation's unless given.",
 )
 
 
@@ -64,8 +64,8 @@ def rotate(algorithm: str | None, *, now: bool, when_seen: bool, limit: int, as_
         )
     else:
         click.echo(
-            "Verifiers that keep the key set refuse new tokens until they fetch it again, five "
-            f"minutes at the most if they go by its max-age. Not seen by: {unseen}.",
+            "Verifiers that keep the key set refuse new tokens until they fetch it again, "
+            f"within five minutes if they respect its max-age. Not seen by: {unseen}.",
             err=True,
         )
     shared.show_object(shape, as_json=as_json)
@@ -75,7 +75,7 @@ def rotate(algorithm: str | None, *, now: bool, when_seen: bool, limit: int, as_
 @click.argument("kid")
 @shared.as_json
 def retire(kid: str, *, as_json: bool) -> None:
-    """Have a key sign no more."""
+    """Stop a key from signing."""
     with shared.installation() as installation:
         shape = _shape(installation, installation.rotation.retire(OPERATOR, kid))
     shared.show_object(shape, as_json=as_json)

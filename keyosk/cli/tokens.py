@@ -16,7 +16,9 @@ from keyosk.tokens.issuing import TokenRequest
 _audience = click.option(
     "--audience", "audiences", multiple=True, help="A service's name or audience; repeatable."
 )
-_scope = click.option("--scope", help="Scopes, with spaces between; all that are held if not said.")
+_scope = click.option(
+    "--scope", help="Scopes, separated by spaces; all that are held unless given."
+)
 _lifetime = click.option("--lifetime", type=click.IntRange(min=1), metavar="SECONDS")
 _api_key = click.option("--api-key", metavar="ID", help="As by this API key, not by password.")
 
@@ -56,11 +58,11 @@ def inspect_token() -> None:
         try:
             header, claims = installation.tokens.unverified(text)
         except BadToken:
-            raise click.ClickException("This is no token.") from None
+            raise click.ClickException("This is not a token.") from None
         fault = installation.inspection.fault(text)
     # SECURITY: anybody may have written it: ASCII cannot steer a terminal.
     click.echo(json.dumps({"header": header, "claims": claims}, indent=2))
-    click.echo("It is good now." if fault is None else f"It is not good: {fault}", err=True)
+    click.echo("It is valid now." if fault is None else f"It is not valid: {fault}", err=True)
     sys.exit(0 if fault is None else 1)
 
 

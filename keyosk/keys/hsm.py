@@ -338,7 +338,7 @@ def _fault(error: Exception) -> Fault:
     if isinstance(error, binding.PinIncorrect | binding.PinInvalid | binding.PinLenRange):
         return Fault("KEYOSK_PKCS11_PIN", "is wrong")
     if isinstance(error, binding.NoSuchToken):
-        return Fault("KEYOSK_PKCS11_TOKEN", "is the label of no token that the module has")
+        return Fault("KEYOSK_PKCS11_TOKEN", "is not the label of any token of the module")
     if isinstance(error, binding.MultipleTokensReturned):
         return Fault("KEYOSK_PKCS11_TOKEN", "is the label of more than one token")
     return Fault("KEYOSK_PKCS11_MODULE", f"cannot be used: {_told(error)}")

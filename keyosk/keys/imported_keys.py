@@ -87,7 +87,7 @@ def _named(jwk: Mapping[str, Any]) -> str | None:
     if "alg" not in jwk:
         return None
     if not isinstance(jwk["alg"], str):
-        raise ValueError("alg is no text")
+        raise ValueError("alg is not a string")
     return _ALIASES.get(jwk["alg"], jwk["alg"])
 
 

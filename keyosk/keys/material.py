@@ -121,7 +121,7 @@ def public_key(jwk: Mapping[str, str]) -> PublicKey:
     uses = _USES.get((jwk["kty"], jwk.get("crv")), ())
     for_verifying = jwk.get("use", "sig") == "sig" and "verify" in jwk.get("key_ops", "verify")
     if not for_verifying or jwk.get("alg", *uses[:1]) not in uses:
-        raise ValueError("this is no key that tokens are verified with")
+        raise ValueError("this is not a key that can verify tokens")
     if jwk["kty"] == "EC":
         return ec.EllipticCurvePublicNumbers(
             _number(jwk["x"]), _number(jwk["y"]), ec.SECP256R1()

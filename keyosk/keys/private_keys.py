@@ -42,7 +42,7 @@ class PrivateKeys:
         if self._hsm is None:
             return self.keep(material.generate(algorithm), algorithm)
         if not self._hsm.can_make(algorithm):
-            raise Invalid.field("algorithm", "is none that the HSM makes keys for")
+            raise Invalid.field("algorithm", "is not an algorithm that the HSM can make keys for")
         public = self._hsm.make(algorithm)
         return public, self._safe.seal(REFERENCE, name=public["kid"])
 
@@ -104,7 +104,7 @@ class PrivateKeys:
             return
         self._hsm.check()
         if not self._hsm.can_make(algorithm):
-            fault = "is none that the HSM makes keys for"
+            fault = "is not an algorithm that the HSM can make keys for"
             raise ConfigurationError([Fault("KEYOSK_SIGNING_ALGORITHM", fault)])
 
     def check_key(self, kid: str, sealed: bytes) -> None:
@@ -118,7 +118,7 @@ class PrivateKeys:
             fault = "is required: a signing key is in a PKCS#11 token"
             raise ConfigurationError([Fault("KEYOSK_PKCS11_MODULE", fault)])
         if not self._hsm.has(kid):
-            fault = f"is the label of a token that has not the signing key {kid}"
+            fault = f"is the label of a token that does not hold the signing key {kid}"
             raise ConfigurationError([Fault("KEYOSK_PKCS11_TOKEN", fault)])
 
     def fault_of(self, key: SigningKey) -> str | None:

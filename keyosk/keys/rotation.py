@@ -107,7 +107,7 @@ class Rotation:
         """
         wanted = algorithm or self._keys.algorithm
         if wanted not in (*material.ALGORITHMS, *material.OWN_SET_ALGORITHMS):
-            raise Invalid.field("algorithm", "is none that tokens can be signed with")
+            raise Invalid.field("algorithm", "is not an algorithm that can sign tokens")
         if now and when_seen:
             raise Invalid.field("when_seen", "cannot be together with now")
         if not self.policy.publish_ahead <= limit <= LONGEST_LIMIT:
@@ -183,10 +183,12 @@ class Rotation:
     def check_algorithm(self, algorithm: str) -> None:
         """Raises ``Invalid`` for an algorithm that no key can be made for, ``Unavailable``."""
         if not self._private_keys.can_make(algorithm):
-            raise Invalid.field("signing_algorithm", "is none that the HSM makes keys for")
+            raise Invalid.field(
+                "signing_algorithm", "is not an algorithm that the HSM can make keys for"
+            )
 
     def retire(self, by: Caller, kid: str) -> SigningKey:
-        """Have a key sign no more; one that never signed goes at once.
+        """Stop a key from signing; one that never signed goes at once.
 
         Raises ``NotFound``, ``Conflict`` if it signs for the installation, or is retired already.
         """
@@ -196,7 +198,7 @@ class Rotation:
             if key.state is KeyState.NEXT:
                 self._go(keys, key, now)
             elif key.state is not KeyState.ACTIVE:
-                raise Conflict("kid", "This key signs no more.")
+                raise Conflict("kid", "This key no longer signs.")
             elif kid == self._keys.current.default.kid:
                 raise Conflict("kid", "This key signs for the installation: rotate it.")
             else:

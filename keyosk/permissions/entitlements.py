@@ -92,7 +92,7 @@ def parse_scope(scope: str) -> tuple[str, ...]:
     """The distinct scope-tokens of a ``scope`` parameter, in order. Raises ``InvalidScope``."""
     names = tuple(dict.fromkeys(scope.split(" "))) if scope else ()
     if not all(SCOPE_TOKEN.fullmatch(name) for name in names):
-        raise InvalidScope("The scope is not a list of scope names, each apart by one space.")
+        raise InvalidScope("The scope must be scope names separated by single spaces.")
     return names
 
 
@@ -273,7 +273,7 @@ def for_service(
     """
     held = [each for each in current(principal, now).values() if each.service.name == service]
     if not held:
-        raise Forbidden("This login holds nothing of this service.")
+        raise Forbidden("This login does not hold any scope of this service.")
     scopes = tuple(each.scope for each in held)
     for name in required:
         if name not in scopes:
@@ -331,7 +331,7 @@ def _requested(
     ]
     if refused:
         raise InvalidScope(
-            "This login does not hold, for the audience asked for: " + " ".join(refused)
+            "This login does not hold these scopes for the requested audience: " + " ".join(refused)
         )
     return [available[name] for name in scopes]
 
@@ -348,7 +348,7 @@ def _target(
             return entitlement.service
     policy = find_policy(target)
     if policy is None or not policy.enabled or principal.credential not in policy.accepts:
-        raise InvalidTarget("The audience does not exist or takes no tokens of this login.")
+        raise InvalidTarget("The audience does not exist or does not accept tokens for this login.")
     return policy
 
 

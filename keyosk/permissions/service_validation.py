@@ -66,7 +66,7 @@ def check(service: Service, issuer: str) -> None:
         faults.add("claims", f"{REGISTRY_CLAIM} is what a container registry goes by")
     for claim in policy.claims:
         if not _CLAIM.fullmatch(claim) or claim in TOKEN_CLAIMS:
-            faults.add("claims", f"{claim[:100]} is no name that a claim may have")
+            faults.add("claims", f"{claim[:100]} is not a valid name of a claim")
     _check_scopes(faults, service)
     _check_exchanges(faults, service)
     faults.raise_if_any()

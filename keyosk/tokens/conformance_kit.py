@@ -149,7 +149,7 @@ def _samples(
         signed("not-yet", "nbf and iat are an hour ahead", body=but(claims, nbf=now + _HOUR,
                iat=now + _HOUR, exp=now + 2 * _HOUR)),
         signed("no-exp", "it never expires", body=but(claims, exp=None)),
-        signed("exp-text", "exp is no number", body=but(claims, exp="tomorrow")),
+        signed("exp-text", "exp is not a number", body=but(claims, exp="tomorrow")),
         signed("wrong-aud", "it is for another service", body=but(claims, aud="somebody-else")),
         signed("no-aud", "it is for nobody", body=but(claims, aud=None)),
         signed("wrong-iss", "somebody else issued it", body=but(claims, iss=elsewhere)),

@@ -34,7 +34,7 @@ SENTENCES: Final[Mapping[Reason, str]] = {
     Reason.API_KEY_ONLY: "It was granted for logins by API key only.",
     Reason.KEY_LIMITED: "The API key is limited to other scopes.",
     Reason.SERVICE_DISABLED: "Its service is disabled.",
-    Reason.CREDENTIAL_NOT_ACCEPTED: "Its service takes no tokens of this kind of login.",
+    Reason.CREDENTIAL_NOT_ACCEPTED: "Its service does not accept tokens for this kind of login.",
     Reason.EXPIRED: "The grant has ended.",
     Reason.ON_REQUEST_ONLY: "Its service is for tokens that ask for it by audience or scope.",
     Reason.OTHER_FORMAT: "Its service differs in typ or signing_algorithm: ask for its audience.",

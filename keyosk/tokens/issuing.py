@@ -218,7 +218,7 @@ class TokenIssuer:
         try:
             principal = self._authentication.resume(session, address=address)
         except BadCredentials:
-            raise InvalidGrant("The login that began this session is not valid any more.") from None
+            raise InvalidGrant("The login that began this session is no longer valid.") from None
         if by is not None and by.account_id != session.account_id:
             raise InvalidGrant("The refresh token is somebody else's.")
         if client_id is not None and not usernames.is_same(client_id, principal.username):
@@ -230,7 +230,7 @@ class TokenIssuer:
         if not set(token_grant.audiences) <= set(session.audiences):
             raise InvalidTarget("The session was not begun for this audience.")
         if not token_grant.refresh_lifetimes:
-            raise InvalidGrant("A service of this session does not allow refreshing any more.")
+            raise InvalidGrant("A service of this session no longer allows refreshing.")
         turn = self._sessions.rotate(text)
         if token_request.scopes is None or token_request.offline:
             token_grant = _offline(token_grant)
@@ -258,7 +258,7 @@ class TokenIssuer:
         if not acting:
             raise UnauthorizedClient("The token is for no service that this account acts for.")
         if len(token_request.targets) != 1:
-            raise InvalidRequest("An exchange needs one audience or resource, and no more.")
+            raise InvalidRequest("An exchange needs exactly one audience or resource.")
         principal = self._behind(claims, acting[0])
         policy = self._services.policy_for(token_request.targets[0])
         allowed = None if policy is None else _exchange(acting, policy.name)
@@ -297,7 +297,7 @@ class TokenIssuer:
         try:
             return self._authentication.by_token(claims, audience=service.policy.audience)
         except BadToken:
-            raise InvalidRequest("The subject_token is not valid any more.") from None
+            raise InvalidRequest("The subject_token is no longer valid.") from None
 
     def _entitlement(
         self, principal: Principal, scopes: tuple[str, ...] | None, targets: Iterable[str]

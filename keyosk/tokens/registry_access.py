@@ -24,7 +24,7 @@ def access(
     """
     wanted = dict.fromkeys(item for text in parameters for item in text.split(" ") if item)
     if len(wanted) > _MOST:
-        raise InvalidScope(f"A request may name {_MOST} resources at most.")
+        raise InvalidScope(f"A request may name at most {_MOST} resources.")
     owned = [(scope, *_parts(scope)) for scope in held]
     claim: list[Mapping[str, Any]] = []
     used: dict[str, None] = {}

@@ -146,7 +146,7 @@ class Gate:
                 account, current, address=caller.address
             ).id
         except BadCredentials:
-            raise Forbidden("The current password is not right.") from None
+            raise Forbidden("The current password is wrong.") from None
 
     def _caller(self) -> tuple[Caller, str | None]:
         """Who calls, and the id of the password that this request itself proved, if any."""

@@ -94,5 +94,5 @@ def is_forced() -> bool:
     """Whether the query has ``force=true``. Raises ``Invalid`` for anything else in it."""
     for name in request.args:
         if name != "force" or request.args.getlist(name) not in (["true"], ["false"]):
-            raise Invalid.field(name[:200], "is no parameter here, or not with this value")
+            raise Invalid.field(name[:200], "is not a parameter here, or cannot have this value")
     return request.args.get("force") == "true"

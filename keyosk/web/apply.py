@@ -79,7 +79,7 @@ def _options() -> dict[str, bool]:
     found = dict.fromkeys(fields, False)
     for name, values in request.args.lists():
         if name not in found or len(values) > 1:
-            raise Invalid.field(name[:200], "is no parameter here, or given twice")
+            raise Invalid.field(name[:200], "is not a parameter here, or is given twice")
         try:
             found[name] = bool(fields[name].deserialize(values[0]))
         except ValidationError:

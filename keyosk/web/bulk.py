@@ -134,7 +134,7 @@ def _options() -> tuple[bool, OnConflict]:
     given: dict[str, str] = {}
     for name, values in request.args.lists():
         if name not in ImportQuery().fields or len(values) > 1:
-            raise Invalid.field(name[:200], "is no parameter here, or given twice")
+            raise Invalid.field(name[:200], "is not a parameter here, or is given twice")
         given[name] = values[0]
     try:
         dry_run = QueryFlag().deserialize(given.get("dry_run", "false"))

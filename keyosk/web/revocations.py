@@ -94,7 +94,7 @@ class _Form:
 def _since() -> int:
     for name in request.args:
         if name != "since":
-            raise Invalid.field(name[:200], "is no parameter here")
+            raise Invalid.field(name[:200], "is not a parameter here")
     given = request.args.getlist("since")
     if not given:
         return 0

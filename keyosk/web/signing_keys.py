@@ -84,7 +84,7 @@ class SigningKeyResource(_Keys):
 
     @operation(response=SigningKeySchema, raises=(Conflict,))
     def delete(self, kid: str) -> Response:
-        """Retire it: it signs no more and goes when its last token has expired."""
+        """Retire it: it no longer signs and goes when its last token has expired."""
         return self.answer(self.installation.rotation.retire(g.caller, kid))
 
 

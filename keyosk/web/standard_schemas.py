@@ -82,7 +82,7 @@ class OAuthErrorSchema(ResponseSchema):
     error_description = Text(
         metadata=described(
             "What went wrong, for people.",
-            "This login does not hold, for the audience asked for: billing:read",
+            "This login does not hold these scopes for the requested audience: billing:read",
         )
     )
 
@@ -519,7 +519,7 @@ class ExplanationSchema(ResponseSchema):
     error_description = Text(
         metadata=described(
             "The description of that error.",
-            "This login does not hold, for the audience asked for: billing:read",
+            "This login does not hold these scopes for the requested audience: billing:read",
         )
     )
     reason = Text(metadata=described("Why the login itself would be refused."))

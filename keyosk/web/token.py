@@ -144,7 +144,7 @@ def _by_exchange(
     if single.get("requested_token_type", _ACCESS_TOKEN) not in _TOKEN_TYPES:
         raise InvalidRequest("The requested_token_type must be that of an access token.")
     if {"actor_token", "actor_token_type"} & single.keys():
-        raise InvalidRequest("The actor is whoever logs in here: an actor_token is not taken.")
+        raise InvalidRequest("The actor is whoever logs in here: an actor_token is not accepted.")
     return installation.issuing.by_exchange(login, single["subject_token"], token_request)
 
 
