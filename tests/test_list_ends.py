@@ -54,8 +54,8 @@ def test_a_list_ends_though_all_that_was_seen_changes(
     def change(items: list[Any]) -> None:
         for item in items:
             if item["username"] != "admin":
-                patch = {"display_name": f"changed {next(numbers)}"}
-                installation.accounts.change(OPERATOR, item["id"], patch)
+                name = f"changed {next(numbers)}"
+                installation.accounts.change(OPERATOR, item["id"], {"display_name": name})
 
     seen = walk(installation, "/accounts", sort, change)
     assert set(people) <= set(seen)
@@ -112,8 +112,8 @@ def test_an_account_s_keys_by_name_end_though_they_are_renamed_ahead(
     def rename(items: list[Any]) -> None:
         for item in items:
             if item["id"] in keys[:3]:
-                name = {"name": f"x{next(numbers):03}"}
-                installation.api_keys.change(OPERATOR, "admin", item["id"], name)
+                name = f"x{next(numbers):03}"
+                installation.api_keys.change(OPERATOR, "admin", item["id"], {"name": name})
 
     seen = walk(installation, "/accounts/admin/api-keys", "name", rename)
     assert set(seen) == set(keys)
@@ -146,8 +146,8 @@ def test_by_creation_each_object_is_seen_once_though_its_name_is_always_ahead(
     def rename(items: list[Any]) -> None:
         for item in items:
             if item["username"] != "admin":
-                name = {"username": f"y{next(numbers):03}"}  # before "zz", the last by name
-                installation.accounts.change(OPERATOR, item["id"], name)
+                name = f"y{next(numbers):03}"  # before "zz", the last by name
+                installation.accounts.change(OPERATOR, item["id"], {"username": name})
 
     seen = walk(installation, "/accounts", "created_at", rename)
     assert set(people) <= set(seen)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, Unpack, cast
 
 from keyosk.audit import changed
 from keyosk.credentials import usernames
@@ -11,7 +11,16 @@ from keyosk.credentials.password_policy import check_new
 from keyosk.errors import Conflict, Invalid, NotFound, ProofRequired
 from keyosk.ids import first_version, is_id, new_id
 from keyosk.merge_patch import is_same, merge_patch
-from keyosk.model import Account, Caller, Kind, ListQuery, StoredPassword, Versions
+from keyosk.model import (
+    Account,
+    AccountChanges,
+    AccountFields,
+    Caller,
+    Kind,
+    ListQuery,
+    StoredPassword,
+    Versions,
+)
 from keyosk.permissions.context import Context
 from keyosk.storage.stores import Stores
 from keyosk.validation import LONGEST_NAME, Faults, check_version
@@ -55,7 +64,9 @@ class Accounts:
         self._accounts = stores.accounts
         self._passwords = passwords
 
-    def draft(self, by: Caller, *, password: str | None = None, **fields: Any) -> Draft:
+    def draft(
+        self, by: Caller, *, password: str | None = None, **fields: Unpack[AccountFields]
+    ) -> Draft:
         """A new account, for ``add``; ``fields`` as ``drafted`` takes them.
 
         Hashing takes long and needs no lock: it is done here, before any transaction. Raises
@@ -132,7 +143,7 @@ class Accounts:
         self,
         by: Caller,
         reference: str,
-        patch: Mapping[str, Any],
+        patch: AccountChanges,
         *,
         version: Versions | None = None,
         may_be_over: bool = False,
@@ -159,11 +170,14 @@ class Accounts:
             self._rules.may_change(by, account.id)
             if after.enabled != account.enabled or after.expires_at != account.expires_at:
                 self._rules.not_oneself(by, account.id)
-            changes = {
-                name: value
-                for name, value in changes.items()
-                if not is_same(value, getattr(account, name))
-            }
+            changes = cast(
+                AccountFields,
+                {
+                    name: value
+                    for name, value in changes.items()
+                    if not is_same(value, getattr(account, name))
+                },
+            )
             if not changes:
                 return check_version(account, version)
             disabled = account.enabled > after.enabled
@@ -335,7 +349,7 @@ def _check(
     faults.json_object("metadata", metadata)
 
 
-def _changes(account: Account, patch: Mapping[str, Any]) -> dict[str, Any]:
+def _changes(account: Account, patch: AccountChanges) -> AccountFields:
     changes: dict[str, Any] = {}
     for name, value in patch.items():
         if value is None:
@@ -346,7 +360,7 @@ def _changes(account: Account, patch: Mapping[str, Any]) -> dict[str, Any]:
             changes[name] = _merged(name, getattr(account, name), value)
         else:
             changes[name] = value
-    return changes
+    return cast(AccountFields, changes)
 
 
 def _merged(name: str, target: Mapping[str, Any], patch: Mapping[str, Any]) -> Any:

@@ -3,14 +3,23 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from keyosk.accounts.accounts import Accounts
 from keyosk.audit import changed
 from keyosk.credentials import api_key_format
 from keyosk.errors import Conflict, Invalid, NotFound
 from keyosk.ids import first_version, is_id, new_id
-from keyosk.model import Account, ApiKey, AuditAction, Caller, ListQuery, Versions
+from keyosk.model import (
+    Account,
+    ApiKey,
+    ApiKeyChanges,
+    ApiKeyFields,
+    AuditAction,
+    Caller,
+    ListQuery,
+    Versions,
+)
 from keyosk.permissions.context import Context
 from keyosk.storage.stores import Stores
 from keyosk.validation import LONGEST_NAME, LONGEST_TEXT, Faults, check_version
@@ -117,15 +126,13 @@ class ApiKeys:
                 version=first_version(successor),
             )
             end = now + overlap
-            changes: dict[str, Any] = {
-                "successor": successor,
-                "expires_at": end if old.expires_at is None else min(old.expires_at, end),
-            }
+            ends = end if old.expires_at is None else min(old.expires_at, end)
+            changes: ApiKeyFields = {"successor": successor, "expires_at": ends}
             # The last admin may lose this key: the new one is as good.
             self._add(by, "api_key.create", new, secret=secret)
             self._api_keys.change(old.id, changes, now=now)
             effective_at = None
-            if self._revocations.cuts_short(old.expires_at, changes["expires_at"]):
+            if self._revocations.cuts_short(old.expires_at, ends):
                 effective_at = self._revocations.of_api_key(old.id)
             self._record_change(by, "api_key.rotate", old, after=replace(old, **changes))
         return NewApiKey(replace(new, effective_at=effective_at), secret)
@@ -147,7 +154,7 @@ class ApiKeys:
         by: Caller,
         reference: str,
         key_id: str,
-        patch: Mapping[str, Any],
+        patch: ApiKeyChanges,
         *,
         version: Versions | None = None,
     ) -> ApiKey:
@@ -161,12 +168,17 @@ class ApiKeys:
             key = self._locked(reference, key_id)
             if patch.get("name", "") is None:
                 raise Invalid.field("name", "cannot be removed")
-            changes: dict[str, Any] = {
-                name: _RESET.get(name) if value is None else value for name, value in patch.items()
-            }
-            for name in ("scopes", "networks"):
-                if name in changes:
-                    changes[name] = _tuple(changes[name])
+            changes = cast(
+                ApiKeyFields,
+                {
+                    field: _RESET.get(field) if value is None else value
+                    for field, value in patch.items()
+                },
+            )
+            if "scopes" in changes:
+                changes["scopes"] = _tuple(changes["scopes"])
+            if "networks" in changes:
+                changes["networks"] = _tuple(changes["networks"])
             # An end in the past is how a key expires at once, which only takes away.
             after = self._checked(replace(key, **changes), None)
             if "networks" in changes:

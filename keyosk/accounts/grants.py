@@ -2,10 +2,10 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Unpack
 
 from keyosk.accounts.accounts import Accounts, Draft, target
-from keyosk.model import Account, Caller, Grant, Versions
+from keyosk.model import Account, Caller, Grant, NewAccount, Versions
 from keyosk.permissions.context import Context
 from keyosk.storage.grants import in_order
 from keyosk.storage.stores import Stores
@@ -32,7 +32,9 @@ class Grants:
         account = self._accounts.get(reference)
         return account, self._grants.of_account(account.id)
 
-    def create_account(self, by: Caller, grants: Sequence[Grant], **fields: Any) -> Account:
+    def create_account(
+        self, by: Caller, grants: Sequence[Grant], **fields: Unpack[NewAccount]
+    ) -> Account:
         """Make an account together with its first grants, both or none.
 
         ``fields`` as ``Accounts.draft`` takes them. Raises what that and ``add_account`` raise.

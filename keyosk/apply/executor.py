@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from keyosk.accounts.accounts import Accounts
 from keyosk.accounts.grants import Grants
@@ -20,7 +20,7 @@ from keyosk.errors import (
     Stale,
 )
 from keyosk.merge_patch import merge_difference
-from keyosk.model import ADMIN, Caller, SigningKey
+from keyosk.model import ADMIN, AccountChanges, Caller, RoleChanges, ServiceChanges, SigningKey
 from keyosk.permissions import roles as role_rules
 from keyosk.permissions import services as service_rules
 from keyosk.permissions.roles import Roles
@@ -235,7 +235,7 @@ class Declarations:
             case Noun.ROLE, Action.CHANGE:
                 patch = _without(step.after, "owner")
                 if patch:
-                    return self._roles.change(by, step.name, patch).effective_at
+                    return self._roles.change(by, step.name, cast(RoleChanges, patch)).effective_at
             case Noun.ROLE, _:
                 self._store.forget([ManifestRecord("", self._roles.get(step.name).id)])
                 return self._roles.remove(by, step.name, force=force)
@@ -270,7 +270,9 @@ class Declarations:
         if not patch:
             return None
         draft = drafts.get(patch.get("signing_algorithm"))
-        return self._services.change(by, step.name, patch, force=force, draft=draft).effective_at
+        return self._services.change(
+            by, step.name, cast(ServiceChanges, patch), force=force, draft=draft
+        ).effective_at
 
     def _change_account(self, by: Caller, step: Step) -> int | None:
         account = self._accounts.get(step.name)
@@ -280,7 +282,9 @@ class Declarations:
                 patch[name] = merge_difference(getattr(account, name), patch[name])
         effective_at = None
         if patch:
-            effective_at = self._accounts.change(by, account.id, patch).effective_at
+            effective_at = self._accounts.change(
+                by, account.id, cast(AccountChanges, patch)
+            ).effective_at
         if "grants" in step.after:
             effective_at = latest(effective_at, self._change_grants(by, step, None))
         return effective_at

@@ -8,7 +8,7 @@ cut off is simply repeated: accounts that are there already, by username, are le
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from keyosk.accounts import grants as grant_rules
 from keyosk.accounts.accounts import FIELDS, Accounts, created, target
@@ -18,7 +18,7 @@ from keyosk.bulk.validation import LineValidator
 from keyosk.credentials.password_hashing import Passwords
 from keyosk.errors import Conflict, Fault, Forbidden, Invalid, NotFound, Unavailable
 from keyosk.merge_patch import is_same, merge_patch
-from keyosk.model import Account, Caller, Grant, ListQuery, Role, StoredPassword
+from keyosk.model import Account, AccountChanges, Caller, Grant, ListQuery, Role, StoredPassword
 from keyosk.permissions.context import Context
 from keyosk.revocations import latest
 from keyosk.storage.stores import Stores
@@ -260,7 +260,9 @@ class Bulk:
             with self._database.transaction():
                 account = self._accounts.locked(account_id)
                 if _differs(account, patch):
-                    changed = self._accounts.change(by, account_id, patch, may_be_over=True)
+                    changed = self._accounts.change(
+                        by, account_id, cast(AccountChanges, patch), may_be_over=True
+                    )
                     effective_at = changed.effective_at
                     changes = True
                 before = self._grant_store.of_account(account_id)

@@ -1,12 +1,20 @@
 """keyosk service."""
 
-from typing import Any
+from typing import Any, cast
 
 import click
 
 from keyosk.cli import shared
 from keyosk.keys import material
-from keyosk.model import OPERATOR, TOKEN_TYPES, CredentialKind, Exchange, Scope, Service
+from keyosk.model import (
+    OPERATOR,
+    TOKEN_TYPES,
+    CredentialKind,
+    Exchange,
+    Scope,
+    Service,
+    ServiceChanges,
+)
 from keyosk.permissions.verifier_presets import PRESETS
 from keyosk.web.service_schemas import ServiceSchema
 
@@ -146,7 +154,7 @@ def set_service(
     with shared.installation() as installation:
         preset = {} if verifier is None else PRESETS[verifier].fields
         wanted = dict.fromkeys(reset) | preset | patch
-        changed = installation.services.change(OPERATOR, name, wanted)
+        changed = installation.services.change(OPERATOR, name, cast(ServiceChanges, wanted))
     shared.show_object(ServiceSchema().dump(changed), as_json=as_json)
     _show_lines(changed, verifier, installation.issuer)
 

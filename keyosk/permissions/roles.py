@@ -8,7 +8,7 @@ from typing import Any, Final
 from keyosk.audit import changed
 from keyosk.errors import InUse, Invalid, NotFound
 from keyosk.ids import first_version, is_id, new_id
-from keyosk.model import ADMIN, Caller, ListQuery, Role, Versions
+from keyosk.model import ADMIN, Caller, ListQuery, Role, RoleChanges, Versions
 from keyosk.permissions.context import Context
 from keyosk.revocations import MOST_ACCOUNTS
 from keyosk.storage.stores import Stores
@@ -71,7 +71,7 @@ class Roles:
         return self._roles.count(list_query)
 
     def change(
-        self, by: Caller, name: str, patch: Mapping[str, Any], *, version: Versions | None = None
+        self, by: Caller, name: str, patch: RoleChanges, *, version: Versions | None = None
     ) -> Role:
         """Apply a merge patch (RFC 7396): every holder of the role has its new scopes at once.
 

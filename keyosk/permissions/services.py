@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import fields, replace
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 from keyosk.audit import changed
 from keyosk.credentials import usernames
@@ -21,6 +21,8 @@ from keyosk.model import (
     ListQuery,
     Scope,
     Service,
+    ServiceChanges,
+    ServiceFields,
     SigningKey,
     TokenPolicy,
     Versions,
@@ -72,7 +74,12 @@ class Services:
         self._issuer = issuer
 
     def create(
-        self, by: Caller, *, name: str, scopes: Sequence[Scope] = (), **values: Any
+        self,
+        by: Caller,
+        *,
+        name: str,
+        scopes: Sequence[Scope] = (),
+        **values: Unpack[ServiceFields],
     ) -> Service:
         """Make a service; its audience is its name unless given.
 
@@ -133,7 +140,7 @@ class Services:
         self,
         by: Caller,
         reference: str,
-        patch: Mapping[str, Any],
+        patch: ServiceChanges,
         *,
         force: bool = False,
         version: Versions | None = None,

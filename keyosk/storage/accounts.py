@@ -8,7 +8,7 @@ import peewee
 from peewee import JOIN
 
 from keyosk.errors import NotFound
-from keyosk.model import Account, Kind, ListQuery, StoredPassword, Versions
+from keyosk.model import Account, AccountFields, Kind, ListQuery, StoredPassword, Versions
 from keyosk.storage import listing as lists
 from keyosk.storage import tables, versions
 from keyosk.storage.conflicts import conflict
@@ -99,7 +99,7 @@ class AccountStore:
     def change(
         self,
         account_id: str,
-        changes: Mapping[str, Any],
+        changes: AccountFields,
         *,
         now: int,
         version: Versions | None = None,
@@ -109,7 +109,7 @@ class AccountStore:
         Returns the version that it is at now. Raises ``Stale`` when it is not, ``Conflict`` when
         the new username is taken.
         """
-        columns = {
+        columns: dict[str, Any] = {
             name: json.dumps(value) if name in _JSON else value for name, value in changes.items()
         }
         if "display_name" in columns:

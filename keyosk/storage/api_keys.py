@@ -7,7 +7,7 @@ from typing import Any, Final
 import peewee
 
 from keyosk.errors import NotFound
-from keyosk.model import ApiKey, ListQuery, Versions
+from keyosk.model import ApiKey, ApiKeyFields, ListQuery, Versions
 from keyosk.storage import listing as lists
 from keyosk.storage import tables, versions
 from keyosk.storage.database import Database
@@ -78,15 +78,14 @@ class ApiKeyStore:
         return _api_key(row)
 
     def change(
-        self, key_id: str, changes: Mapping[str, Any], *, now: int, version: Versions | None = None
+        self, key_id: str, changes: ApiKeyFields, *, now: int, version: Versions | None = None
     ) -> int:
         """Write the given columns only, if the key still is at ``version``; returns the next one.
 
         Raises ``Stale``.
         """
-        columns = {
-            name: _json(value) if name in _LISTS else value for name, value in changes.items()
-        }
+        columns: dict[str, Any] = {**changes}
+        columns |= {name: _json(columns[name]) for name in _LISTS if name in columns}
         query = tables.ApiKey.update(
             **columns, updated_at=now, version=tables.ApiKey.version + 1
         ).where(tables.ApiKey.id == key_id)

@@ -1,11 +1,11 @@
 """/accounts and what belongs to one: password, grants."""
 
-from typing import Any
+from typing import Any, cast
 
 from flask import Response, g, request
 
 from keyosk.errors import Conflict, InsufficientScope
-from keyosk.model import Account, Grant
+from keyosk.model import Account, AccountChanges, Grant
 from keyosk.web import paging
 from keyosk.web.answers import nothing, object_answer
 from keyosk.web.endpoint import Endpoint
@@ -86,7 +86,7 @@ class AccountResource(Endpoint):
     @operation(body=AccountPatch, response=AccountSchema, has_etag=True, raises=(Conflict,))
     def patch(self, account: str) -> Response:
         """Change the fields that the merge patch names."""
-        patch = self.load()
+        patch = cast(AccountChanges, self.load())
         return _answer(
             self.installation.accounts.change(g.caller, account, patch, version=wanted_versions())
         )

@@ -1,12 +1,12 @@
 """/accounts/{account}/api-keys."""
 
-from typing import Any
+from typing import Any, cast
 
 from flask import Response, g
 
 from keyosk.accounts.api_keys import NewApiKey
 from keyosk.errors import Conflict
-from keyosk.model import ApiKey
+from keyosk.model import ApiKey, ApiKeyChanges
 from keyosk.web import paging
 from keyosk.web.answers import nothing, object_answer
 from keyosk.web.endpoint import Endpoint
@@ -82,7 +82,7 @@ class ApiKeyResource(Endpoint):
     @operation(body=ApiKeyPatch, response=ApiKeySchema, has_etag=True)
     def patch(self, account: str, key: str) -> Response:
         """Change the fields that the merge patch names."""
-        patch = _fields(self.load())
+        patch = cast(ApiKeyChanges, _fields(self.load()))
         changed = self.installation.api_keys.change(
             g.caller, account, key, patch, version=wanted_versions()
         )

@@ -1,11 +1,11 @@
 """/roles."""
 
-from typing import Any
+from typing import Any, cast
 
 from flask import Response, g
 
 from keyosk.errors import Conflict
-from keyosk.model import Role
+from keyosk.model import Role, RoleChanges
 from keyosk.web import paging
 from keyosk.web.answers import is_forced, nothing, object_answer
 from keyosk.web.endpoint import Endpoint
@@ -46,7 +46,7 @@ class RoleResource(Endpoint):
     @operation(body=RolePatch, response=RoleSchema, has_etag=True, raises=(Conflict,))
     def patch(self, role: str) -> Response:
         """Change the fields that the merge patch names."""
-        patch = self.load()
+        patch = cast(RoleChanges, self.load())
         changed = self.installation.roles.change(g.caller, role, patch, version=wanted_versions())
         return object_answer(_body(changed), changed.version, effective_at=changed.effective_at)
 

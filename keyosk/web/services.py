@@ -1,11 +1,11 @@
 """/services and their scopes."""
 
-from typing import Any
+from typing import Any, cast
 
 from flask import Response, g
 
 from keyosk.errors import Conflict
-from keyosk.model import Service
+from keyosk.model import Service, ServiceChanges
 from keyosk.web import paging
 from keyosk.web.answers import is_forced, nothing, object_answer
 from keyosk.web.endpoint import Endpoint
@@ -66,7 +66,7 @@ class ServiceResource(Endpoint):
     )
     def patch(self, service: str) -> Response:
         """Change the fields that the merge patch names."""
-        return self._changed(service, loaded(self.load()))
+        return self._changed(service, cast(ServiceChanges, loaded(self.load())))
 
     @operation(has_etag=True, needs_force=True)
     def delete(self, service: str) -> Response:
@@ -77,7 +77,7 @@ class ServiceResource(Endpoint):
             )
         )
 
-    def _changed(self, service: str, patch: dict[str, Any]) -> Response:
+    def _changed(self, service: str, patch: ServiceChanges) -> Response:
         changed = self.installation.services.change(
             g.caller, service, patch, force=is_forced(), version=wanted_versions()
         )
