@@ -28,16 +28,18 @@ _SECRET: Final = "secret"  # noqa: S105 - the member's name
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer to a request; ``repeated``: to an earlier one like it."""
+    """An answer to a request; ``repeated``: to an earlier one like it.
 
-    status: int
-    headers: Mapping[str, str]
+    ``details``: what whoever gives it needs besides the body, to give it again.
+    """
+
     body: Mapping[str, Any]
+    details: Mapping[str, Any]
     repeated: bool = False
 
     def __repr__(self) -> str:
         # SECURITY: the body may hold a secret.
-        return f"Answer(status={self.status}, repeated={self.repeated})"
+        return f"Answer(details={self.details}, repeated={self.repeated})"
 
 
 class Idempotency:
@@ -119,7 +121,7 @@ class Idempotency:
         body = json.loads(known.body)
         if known.sealed is not None:
             body = json.loads(self._safe.open(known.sealed, name=_name(known.caller, known.key)))
-        return Answer(known.status, known.headers, body, repeated=True)
+        return Answer(body, known.details, repeated=True)
 
     def _stored(
         self, answer: Answer, caller: str, key: str, *, fingerprint: str, now: int
@@ -133,8 +135,7 @@ class Idempotency:
             caller=caller,
             key=key,
             fingerprint=fingerprint,
-            status=answer.status,
-            headers=answer.headers,
+            details=answer.details,
             body=json.dumps({n: value for n, value in answer.body.items() if n != _SECRET}),
             sealed=sealed,
             created_at=now,

@@ -78,10 +78,10 @@ class KeySet:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A JWK set as published, its entity tag, and the ``kid`` of its keys."""
+    """A JWK set as published, a digest that changes with it, and the ``kid`` of its keys."""
 
     text: bytes
-    tag: str
+    digest: str
     kids: tuple[str, ...]
 
 

@@ -11,13 +11,15 @@ from keyosk.storage.database import Database
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredResponse:
-    """An answer as it was given: ``body`` without its secrets, ``sealed`` with them, encrypted."""
+    """An answer as it was given: ``body`` without its secrets, ``sealed`` with them, encrypted.
+
+    ``details``: the ``status`` and ``headers`` that the web gave it.
+    """
 
     caller: str
     key: str
     fingerprint: str
-    status: int
-    headers: Mapping[str, str]
+    details: Mapping[str, Any]
     body: str
     sealed: bytes | None
     created_at: int
@@ -47,8 +49,8 @@ class IdempotencyStore:
                     "caller": answer.caller,
                     "key": answer.key,
                     "fingerprint": answer.fingerprint,
-                    "status": answer.status,
-                    "headers": json.dumps(dict(answer.headers)),
+                    "status": answer.details["status"],
+                    "headers": json.dumps(answer.details["headers"]),
                     "body": answer.body,
                     "sealed": answer.sealed,
                     "created_at": answer.created_at,
@@ -83,5 +85,12 @@ class IdempotencyStore:
 
 
 def _answer(row: Mapping[str, Any]) -> StoredResponse:
-    sealed = None if row["sealed"] is None else bytes(row["sealed"])
-    return StoredResponse(**{**row, "headers": json.loads(row["headers"]), "sealed": sealed})
+    return StoredResponse(
+        caller=row["caller"],
+        key=row["key"],
+        fingerprint=row["fingerprint"],
+        details={"status": row["status"], "headers": json.loads(row["headers"])},
+        body=row["body"],
+        sealed=None if row["sealed"] is None else bytes(row["sealed"]),
+        created_at=row["created_at"],
+    )

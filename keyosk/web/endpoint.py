@@ -100,14 +100,15 @@ class Endpoint(Resource):
             headers = {
                 name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers
             }
-            return Answer(response.status_code, headers, json.loads(response.get_data() or b"{}"))
+            details = {"status": response.status_code, "headers": headers}
+            return Answer(json.loads(response.get_data() or b"{}"), details)
 
         sent = "\n".join((request.method, request.full_path)).encode() + b"\n" + request.get_data()
         answer = self.installation.idempotency.once(
             g.caller, request.headers[_HEADER], sent, answer=first
         )
-        response = json_answer(answer.body, answer.status)
-        response.headers.extend(answer.headers)
+        response = json_answer(answer.body, answer.details["status"])
+        response.headers.extend(answer.details["headers"])
         if answer.repeated:
             response.headers["Idempotency-Replayed"] = "true"
         return response

@@ -59,7 +59,7 @@ class JwksResource(Endpoint):
         response.headers["Cache-Control"] = (
             f"public, max-age={max(0, min(longest, left, ahead))}, stale-if-error=86400"
         )
-        response.set_etag(document.tag)
+        response.set_etag(document.digest)
         return response
 
     def _callers(self) -> list[str]:
