@@ -5,13 +5,14 @@ a time is all there is, that is only possible while no transaction is open.
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from installed import installed
+from installed import Clock, installed
 from keyosk import app
 from keyosk.apply.manifest import Declaration, Declared
 from keyosk.installation import Installation
@@ -120,3 +121,24 @@ def test_the_key_set_is_made_again_only_when_it_changed(
     other.rotation.rewrap()  # the private halves alone are others now
     keyosk.signing_keys.refresh()
     assert keyosk.signing_keys.current is not after
+
+
+@pytest.mark.attack
+def test_a_key_is_published_when_it_is_stored_not_when_it_was_generated(prepared_url: str) -> None:
+    """Until every process has it, nothing is signed by it: that counts from its publication."""
+    clock = Clock(time.time())
+    with installed(prepared_url, clock=clock) as keyosk:
+        with keyosk.rotation.draft_for_rotation() as draft:
+            clock.now += 60
+            new = keyosk.rotation.rotate(OPERATOR, draft=draft)
+        assert draft is not None
+        assert (new.kid, new.published_at) == (draft.kid, int(clock()))
+        keyosk.rotation.retire(OPERATOR, new.kid)
+
+        stolen = keyosk.signing_keys.current.default.kid
+        with keyosk.rotation.draft_for_compromise(stolen) as draft:
+            clock.now += 60
+            keyosk.rotation.compromise(OPERATOR, stolen, draft=draft)
+        assert draft is not None
+        following = keyosk.rotation.get(draft.kid)
+        assert following.published_at == following.active_from == int(clock())
