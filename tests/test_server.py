@@ -399,6 +399,25 @@ def test_thousands_of_requests_sent_at_once_are_answered_one_after_another(serve
     assert max(new - old for new, old in zip(after, before, strict=True)) < 8 * MIB
 
 
+@pytest.mark.attack
+def test_what_is_sent_behind_a_request_is_not_held_meanwhile(start: Callable[..., Server]) -> None:
+    """It stays in the system's buffers, and then with the client."""
+    server = start(workers=1).start()
+    (worker,) = server.workers()
+    with server.connect() as client:
+        client.send(request("GET", "/sleep=2"))
+        server.wait_for(lambda: "running" in server.said)
+        before = worker.memory_info().rss
+        client.sock.settimeout(0.1)
+        until = time.monotonic() + 1.5
+        while time.monotonic() < until:
+            with contextlib.suppress(TimeoutError):
+                client.sock.send(bytes(65536))
+        assert worker.memory_info().rss - before < 2 * MIB
+        client.sock.settimeout(10)
+        assert client.answer().body == b"slept"
+
+
 @pytest.mark.parametrize(
     ("header", "body"),
     [("Content-Length: 3", b"abc"), (CHUNKED, b"3\r\nabc\r\n0\r\n\r\n"), ("X-A: b", b"")],
