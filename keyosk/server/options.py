@@ -21,7 +21,9 @@ class Options:
 
     bind: Sequence[str] = ("127.0.0.1:8080",)  # "host:port", "[::1]:8080", "unix:/path"
     workers: int = 2
-    threads: int = 4  # requests that run at once, those that are `instant` not counted
+    threads: int = (
+        4  # for requests that are neither slow nor instant; those have threads of their own
+    )
     connections: int = 2000  # beyond this the one that has waited longest is closed for the new one
 
     request_timeout: float = 20  # from the first byte (or the connect) to the last of a request
@@ -38,12 +40,13 @@ class Options:
     # Requests, as "METHOD /path" without query, whose body the application reads from the network
     # itself, piece by piece, without a limit of size.
     streams: frozenset[str] = frozenset()
-    # Which other requests are known to take long (exports). They and the streams run on at most
-    # `slow_threads` of the threads, so that the rest never wait for them; `slow_queue` more wait
-    # without a thread, and beyond that the answer is 503. Any other request is handed over to these
-    # threads when the application calls `environ["server.hand_over"]`, which is there for all that
-    # are not among them yet. It raises TakesLong, which the application must let through, having
-    # done nothing that cannot be done again; the application is then called again there.
+    # Which other requests are known to take long (exports). They and the streams have
+    # `slow_threads` threads of their own (one at least, and fewer than `threads`), so that the rest
+    # never wait for them; `slow_queue` more wait without a thread, and beyond that the answer is
+    # 503. Any other request is handed over to these threads when the application calls
+    # `environ["server.hand_over"]`, which is there for all that are not among them yet. It raises
+    # TakesLong, which the application must let through, having done nothing that cannot be done
+    # again; the application is then called again there.
     slow: Callable[[Environ], bool] | None = None
     slow_threads: int = 2
     slow_queue: int = 64

@@ -182,6 +182,6 @@ def is_slow(environ: Mapping[str, Any]) -> bool:
     """Whether a request streams, so that the server keeps it out of the others' way from the start.
 
     ``environ``: as WSGI has it (PEP 3333). One that hashes a password is handed over by itself, see
-    ``slots.hand_over``.
+    ``concurrency.hand_over``.
     """
     return environ["PATH_INFO"] in _STREAMING
