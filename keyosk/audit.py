@@ -272,10 +272,9 @@ class Audit:
         if last is None or last.sequence is None or last.hash is None:
             return
         now = int(self._clock())
-        points = self._store.checkpoints()
-        if points and points[-1].sequence == last.sequence:
+        newest = self._store.newest_checkpoint()
+        if newest is not None and newest.sequence == last.sequence:
             return
-        newest = points[-1] if points else None
         due = (
             due
             or newest is None

@@ -193,6 +193,20 @@ def test_a_patch_with_nothing_new_writes_nothing(
         assert answer.headers["ETag"] != before.headers["ETag"]
 
 
+def test_what_is_done_after_a_change_does_not_grow_with_the_audit_log(admin: Requests) -> None:
+    for number in range(3):
+        admin.installation.audit.prune(OPERATOR, 0)  # each leaves a checkpoint
+        admin.send("PATCH", "/accounts/alice", {"display_name": f"Alice {number}"})
+    with statements() as texts:
+        admin.send("PATCH", "/accounts/alice", {"display_name": "Alice"})
+    unbounded = [
+        text
+        for text in texts
+        if text.startswith("SELECT") and ' FROM "checkpoint"' in text and "LIMIT" not in text
+    ]
+    assert unbounded == []
+
+
 def test_answers_are_looked_through_only_where_one_is_kept(admin: Requests, clock: Clock) -> None:
     def asks() -> bool:
         with statements() as texts:

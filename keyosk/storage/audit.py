@@ -132,6 +132,12 @@ class AuditStore:
         query = tables.Checkpoint.select().order_by(tables.Checkpoint.sequence)
         return [Checkpoint(**row) for row in self._database.rows(query)]
 
+    def newest_checkpoint(self) -> Checkpoint | None:
+        """The last checkpoint: there is one for each busy hour, and every write asks for it."""
+        query = tables.Checkpoint.select().order_by(tables.Checkpoint.sequence.desc())
+        row = self._database.row(query)
+        return None if row is None else Checkpoint(**row)
+
     def count_failure(self, failure: LoginFailure) -> None:
         """Add to the failed logins of this account, address and minute.
 
