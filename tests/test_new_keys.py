@@ -92,10 +92,16 @@ def test_a_key_is_generated_while_others_write(
         assert may_end.wait(30)
         return generate(algorithm)
 
+    def run() -> None:
+        try:
+            CHANGES[change](keyosk)
+        finally:
+            keyosk.database.close()  # this thread's own connection
+
     monkeypatch.setattr(material, "generate", slowly)
     before = len(keyosk.signing_keys.all())
     with ThreadPoolExecutor(1) as threads:
-        changed = threads.submit(CHANGES[change], keyosk)
+        changed = threads.submit(run)
         try:
             assert started.wait(30)
             # It would wait for four seconds, and then be told that the database is busy.
