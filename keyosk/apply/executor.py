@@ -165,7 +165,7 @@ class Declarations:
         effective: dict[tuple[Noun, str], int | None] = {}
         for order, step in _ordered(plan.steps):
             with _collected(by, faults, step):
-                moment = self._admit(
+                moment = self._execute(
                     by,
                     step,
                     declaration,
@@ -204,7 +204,7 @@ class Declarations:
             except NotFound:
                 continue  # it will be made by an earlier step
 
-    def _admit(
+    def _execute(
         self,
         by: Caller,
         step: Step,

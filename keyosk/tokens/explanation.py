@@ -147,6 +147,7 @@ def shape(explanation: Explanation) -> dict[str, Any]:
     if explanation.reason is not None:
         found["error"] = "invalid_client"
         found["reason"] = explanation.reason.value
+        found["message"] = SENTENCES[explanation.reason]
         found["error_description"] = BadCredentials().detail  # as for a wrong secret
     if explanation.preview is not None:
         found["claims"] = dict(explanation.preview.claims)

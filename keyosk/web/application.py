@@ -7,9 +7,14 @@ from typing import Any, Final
 
 import flask_restful
 from flask import Flask, Request, Response, after_this_request, g, request
-from werkzeug.exceptions import NotFound, RequestEntityTooLarge
+from werkzeug.exceptions import (
+    HTTPException,
+    InternalServerError,
+    NotFound,
+    RequestEntityTooLarge,
+)
 
-from keyosk.errors import RefusedByRule
+from keyosk.errors import KeyoskError, RefusedByRule
 from keyosk.installation import Installation
 from keyosk.web import (
     access_log,
@@ -24,6 +29,7 @@ from keyosk.web import (
 from keyosk.web.access import ANYONE, Gate
 from keyosk.web.answers import nothing
 from keyosk.web.middleware import Envelope
+from keyosk.web.operator import is_operator
 from keyosk.web.routes import ROUTES
 
 _log = logging.getLogger(__name__)
@@ -110,7 +116,7 @@ def _add_pipeline(
         g.address = asked.environ[access_log.ADDRESS]
         middleware.note_route(asked)
         g.oauth_errors = path in oauth  # by path: a 405 has no endpoint
-        if f"{asked.method} {path}" in STREAMS:
+        if f"{asked.method} {path}" in STREAMS or is_operator():
             asked.max_content_length = sys.maxsize  # None would be the application's own limit
         elif length is not None and length > MAX_BODY:
             raise RequestEntityTooLarge
@@ -127,7 +133,10 @@ def _add_pipeline(
 
     @app.errorhandler(Exception)
     def failed(error: Exception) -> Response:
-        if isinstance(error, RefusedByRule) and "caller" in g:
+        cause = error.original_exception if isinstance(error, InternalServerError) else error
+        if is_operator() and not isinstance(cause, KeyoskError | HTTPException | None):
+            raise cause  # the command tells of it
+        if isinstance(error, RefusedByRule) and "caller" in g and not g.caller.is_operator:
             installation.audit.note_refused_request(
                 g.caller, request.path, method=request.method, reason=error.detail
             )

@@ -16,6 +16,7 @@ from keyosk import errors, masking
 from keyosk.web import authorization
 from keyosk.web.answers import json_answer
 from keyosk.web.bodies import MalformedBody
+from keyosk.web.operator import is_operator
 
 _log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def answer(error: Exception) -> Response:
     """The answer to any exception that a request ended with."""
     status = _status(error)
     if isinstance(error, errors.KeyoskError) and status is not None:
-        response = _render(status, error.code, error.detail, faults=_faults(error), error=error)
+        response = _render(status, error.code, _detail(error), faults=_faults(error), error=error)
         for challenge in _challenges(error):
             response.headers.add("WWW-Authenticate", challenge)
         if isinstance(error, errors.Unavailable):
@@ -156,6 +157,13 @@ def _render(
         response = json_answer(body, status)
         response.mimetype = "application/problem+json"
     return response
+
+
+def _detail(error: errors.KeyoskError) -> str:
+    """What went wrong; an operator, who may see everything, is told more."""
+    if not is_operator():
+        return error.detail
+    return error.named if isinstance(error, errors.InUse) else error.explanation
 
 
 def oauth_code(status: int, kind: type[Exception]) -> str:

@@ -510,7 +510,9 @@ class MissingScopeSchema(ResponseSchema):
 class ExplanationSchema(ResponseSchema):
     """The result that a token request would have."""
 
-    optional_fields = frozenset({"error", "error_description", "reason", "claims", "size"})
+    optional_fields = frozenset(
+        {"error", "error_description", "reason", "message", "claims", "size"}
+    )
 
     granted = Flag(metadata=described("Whether a token would be issued.", False))
     error = Text(
@@ -523,6 +525,7 @@ class ExplanationSchema(ResponseSchema):
         )
     )
     reason = Text(metadata=described("Why the login itself would be refused."))
+    message = Text(metadata=described("What the reason means."))
     claims = Object(metadata=described("The claims of the token, except `jti`."))
     size = Whole(
         metadata=described("The length of the token in bytes; tokens above 6144 are refused.")

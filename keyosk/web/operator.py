@@ -1,0 +1,20 @@
+"""The operator: whoever has the database at hand, and so needs no login."""
+
+from typing import Any, Final
+
+from flask import request
+
+from keyosk.model import OPERATOR
+
+#: In the WSGI environ of a request that a command makes inside its own process, with ``OPERATOR``.
+#:
+#: SECURITY: servers fill the environ from what clients send, and all names and values of that are
+#: text. This name is none, and the value is told by its identity: only code of this process can
+#: have put it there.
+BY_OPERATOR: Final = object()
+
+
+def is_operator() -> bool:
+    """Whether this request is an operator's, made inside this process."""
+    environ: dict[Any, Any] = request.environ
+    return environ.get(BY_OPERATOR) is OPERATOR
