@@ -53,7 +53,14 @@ RESET: Final[Mapping[str, Any]] = {
     "audiences": (),
 }
 #: Of Keyosk's own service only these may be changed: the rest is the program's business.
-_OWN_FIELDS: Final = frozenset({"title", "description", "contact", "token_lifetime"})
+_OWN_FIELDS: Final = frozenset(
+    {
+        *("title", "description", "contact", "token_lifetime"),
+        *("refresh_allowed", "refresh_lifetime"),
+    }
+)
+#: Seconds: who administers by command logs in again after a week without.
+OWN_REFRESH_LIFETIME: Final = 7 * 86_400
 
 
 class Services:
@@ -247,6 +254,8 @@ class Services:
                         "name": KEYOSK,
                         "audience": KEYOSK,
                         "on_request_only": True,
+                        "refresh_allowed": True,
+                        "refresh_lifetime": OWN_REFRESH_LIFETIME,
                         "title": "Keyosk",
                         "description": "The admin API of this installation.",
                     },
