@@ -9,7 +9,7 @@ the floors below its own only. ``tests/test_house.py`` reads this map and holds 
 it, so every room is on it and none is on it twice::
 
     __main__: the program
-    cli: commands for operators
+    cli: commands, clients of the REST API
     app, server: the one place that builds and wires; the HTTP server, which knows nothing of Keyosk
     web, bootstrap: HTTP with Flask, Flask-RESTful and marshmallow; the first start
     installation: everything below in one value, as those above receive it

@@ -46,7 +46,8 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
     "gunicorn": ("server",),
     "httptools": ("server",),
     "click": ("cli",),
-    "yaml": ("cli",),
+    "yaml": ("cli.documents",),
+    "httpx": ("cli.client", "cli.local", "cli.remote"),
     "uuid_utils": ("ids",),
     "prometheus_client": ("metrics",),
 }
@@ -56,6 +57,23 @@ LOCAL_IMPORTS: Final[Mapping[tuple[str, str], str]] = {
     ("storage.drivers", "keyosk.storage.postgresql.Postgresql"): "its driver is an extra",
     ("__main__", "keyosk.cli"): "a failure of the import itself is told as others are",
     ("keys.hsm", "pkcs11"): "its driver is an extra",
+    **{
+        (f"cli.{module}", f"keyosk.cli.{target}"): "--help and completion import nothing heavy"
+        for module, target in (
+            ("apply", "documents"),
+            ("audit", "machine"),
+            ("operations", "machine"),
+            ("operations", "serving"),
+            ("login", "remote"),
+            ("shared", "local"),
+            ("shared", "remote"),
+            ("signing_keys", "machine"),
+            ("tokens", "machine"),
+            ("verify_service", "service_check"),
+        )
+    },
+    ("cli.lazy", "importlib.import_module"): "a command is imported when it is asked for",
+    ("cli.signing_keys", "keyosk.keys.material"): "--help and completion import nothing heavy",
 }
 
 

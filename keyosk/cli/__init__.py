@@ -1,7 +1,10 @@
-"""Commands for operators: what the API does, on the machine that has the database.
+"""Commands: clients of the REST API.
 
-Owns arguments, prompts and what is printed; it has no rule of its own. Each command speaks through
-the same code as the API and prints the same shapes with ``--json``. Exit codes: 0 done, 1 refused
+Owns arguments, prompts and what is printed; it has no rule of its own. A command sends requests to
+the API (``client``): to an application inside its own process, as the operator, where the database
+is at hand (``local``), or to a server. It prints the same objects with ``--json``. The few that
+need the machine itself are in ``machine`` and ``serving``. Nothing heavy is imported before it is
+needed: completion runs this program at every press of a key. Exit codes: 0 done, 1 refused
 (with the reason on standard error), 2 used wrongly, 3 (of ``apply --plan`` only) something to do.
 
 A secret is read from standard input or asked for, never taken as an argument: every user of the
@@ -9,49 +12,44 @@ machine sees those.
 """
 
 import sys
+from typing import Final
 
 import click
 
-from keyosk.cli import failures, shared
-from keyosk.cli.accounts import account
-from keyosk.cli.api_keys import api_key
-from keyosk.cli.apply import apply
-from keyosk.cli.audit import audit
-from keyosk.cli.grants import grant
-from keyosk.cli.operations import config, database, serve
-from keyosk.cli.roles import role
-from keyosk.cli.services import service
-from keyosk.cli.signing_keys import signing_key
-from keyosk.cli.tokens import token
-from keyosk.cli.verify_service import bad_token_kit, verify_service
+from keyosk.cli import choice, failures
+from keyosk.cli.lazy import LazyGroup
+
+_PLACES: Final = {
+    "serve": "keyosk.cli.operations:serve",
+    "login": "keyosk.cli.login:login",
+    "logout": "keyosk.cli.login:logout",
+    "account": "keyosk.cli.accounts:account",
+    "api-key": "keyosk.cli.api_keys:api_key",
+    "service": "keyosk.cli.services:service",
+    "role": "keyosk.cli.roles:role",
+    "grant": "keyosk.cli.grants:grant",
+    "signing-key": "keyosk.cli.signing_keys:signing_key",
+    "token": "keyosk.cli.tokens:token",
+    "verify-service": "keyosk.cli.verify_service:verify_service",
+    "apply": "keyosk.cli.apply:apply",
+    "audit": "keyosk.cli.audit:audit",
+    "config": "keyosk.cli.operations:config",
+    "database": "keyosk.cli.operations:database",
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=LazyGroup,
+    places=_PLACES,
+    equip=choice.add_options,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="keyosk")
 def keyosk() -> None:
     """Keyosk: one login for a set of microservices."""
 
 
-for command in (
-    serve,
-    account,
-    api_key,
-    service,
-    role,
-    grant,
-    signing_key,
-    token,
-    verify_service,
-    apply,
-    audit,
-    config,
-    database,
-):
-    keyosk.add_command(command)
-
-
-token.add_command(bad_token_kit)
-shared.take_config_everywhere(keyosk)
+choice.add_options(keyosk)
 
 
 def main() -> None:

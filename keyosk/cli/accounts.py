@@ -4,9 +4,7 @@ import click
 
 from keyosk.cli import shared
 from keyosk.cli.bulk import export_accounts, import_accounts
-from keyosk.model import OPERATOR, Grant, Kind
-from keyosk.web.fields import rfc3339
-from keyosk.web.schemas import AccountSchema
+from keyosk.model import Kind
 
 _COLUMNS = ("username", "kind", "enabled", "has_password", "last_login_at", "id")
 
@@ -20,9 +18,9 @@ def account() -> None:
 @shared.as_json
 def list_accounts(*, as_json: bool) -> None:
     """List all accounts, oldest first."""
-    with shared.installation() as installation:
-        found = shared.all_pages(installation.accounts.page)
-    shared.show_list([AccountSchema().dump(item) for item in found], _COLUMNS, as_json=as_json)
+    with shared.client() as client:
+        found = list(client.items("accounts"))
+    shared.show_list(found, _COLUMNS, as_json=as_json)
 
 
 @account.command("show")
@@ -30,9 +28,9 @@ def list_accounts(*, as_json: bool) -> None:
 @shared.as_json
 def show_account(username: str, *, as_json: bool) -> None:
     """Show one account; USERNAME may be its id."""
-    with shared.installation() as installation:
-        found = installation.accounts.get(username)
-    shared.show_object(AccountSchema().dump(found), as_json=as_json)
+    with shared.client() as client:
+        found = client.get("accounts", username).body
+    shared.show_object(found, as_json=as_json)
 
 
 @account.command("create")
@@ -50,68 +48,65 @@ def create_account(
     kind: str,
     display_name: str,
     scopes: tuple[str, ...],
-    expires_at: int | None,
+    expires_at: str | None,
     *,
     with_password: bool,
     as_json: bool,
 ) -> None:
     """Make an account."""
-    password = shared.read_password(username) if with_password else None
-    with shared.installation() as installation:
-        made = installation.grants.create_account(
-            OPERATOR,
-            [Grant(scope) for scope in scopes],
-            username=username,
-            kind=Kind(kind),
-            display_name=display_name,
-            password=password,
-            expires_at=expires_at,
-        )
-    shared.show_object(AccountSchema().dump(made), as_json=as_json)
+    fields = {"username": username, "kind": kind, "display_name": display_name}
+    if with_password:
+        fields["password"] = shared.read_password(username)
+    more = shared.given(expires_at=expires_at)
+    if scopes:
+        more["grants"] = {"scopes": list(scopes)}
+    with shared.client() as client:
+        made = client.post("accounts", body=fields | more).body
+    shared.show_object(made, as_json=as_json)
 
 
 @account.command("enable")
 @click.argument("username")
 def enable_account(username: str) -> None:
     """Let the account log in again."""
-    with shared.installation() as installation:
-        installation.accounts.change(OPERATOR, username, {"enabled": True})
+    with shared.client() as client:
+        client.patch("accounts", username, body={"enabled": True})
 
 
 @account.command("disable")
 @click.argument("username")
 def disable_account(username: str) -> None:
     """Refuse every login of the account from now on."""
-    with shared.installation() as installation:
-        installation.accounts.change(OPERATOR, username, {"enabled": False})
+    with shared.client() as client:
+        client.patch("accounts", username, body={"enabled": False})
 
 
 @account.command("password")
 @click.argument("username")
 def set_password(username: str) -> None:
     """Give the account a new password, asked for or read from standard input."""
-    with shared.installation() as installation:
-        installation.accounts.get(username)
-        installation.accounts.set_password(OPERATOR, username, shared.read_password(username))
+    with shared.client() as client:
+        client.get("accounts", username)
+        body = {"password": shared.read_password(username)}
+        shared.proven(body, lambda body: client.put("accounts", username, "password", body=body))
 
 
 @account.command("revoke-tokens")
 @click.argument("username")
 def revoke_tokens(username: str) -> None:
     """End every token of the account; its password and keys go on working."""
-    with shared.installation() as installation:
-        moment = installation.accounts.revoke_tokens(OPERATOR, username)
-    click.echo(
-        f"At {rfc3339(moment)} even services that never check for revocations refuse all of them."
-    )
+    with shared.client() as client:
+        moment = client.delete("accounts", username, "tokens").effective_at_latest
+    at = shared.printable(str(moment))
+    click.echo(f"At {at} even services that never check for revocations refuse all of them.")
 
 
 @account.command("delete")
 @click.argument("username")
 def delete_account(username: str) -> None:
     """Delete the account with its password, API keys and grants."""
-    with shared.installation() as installation:
-        installation.accounts.remove(OPERATOR, username)
+    with shared.client() as client:
+        client.delete("accounts", username)
 
 
 account.add_command(import_accounts)

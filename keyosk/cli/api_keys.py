@@ -2,10 +2,7 @@
 
 import click
 
-from keyosk.accounts.api_keys import OVERLAP, NewApiKey
 from keyosk.cli import shared
-from keyosk.model import OPERATOR
-from keyosk.web.schemas import ApiKeySchema
 
 _COLUMNS = ("name", "prefix", "enabled", "scopes", "expires_at", "last_used_at", "id")
 
@@ -20,11 +17,9 @@ def api_key() -> None:
 @shared.as_json
 def list_keys(username: str, *, as_json: bool) -> None:
     """List the keys of an account; their secrets are nowhere."""
-    with shared.installation() as installation:
-        found = shared.all_pages(
-            lambda list_query: installation.api_keys.page(username, list_query)
-        )
-    shared.show_list([ApiKeySchema().dump(key) for key in found], _COLUMNS, as_json=as_json)
+    with shared.client() as client:
+        found = list(client.items("accounts", username, "api-keys"))
+    shared.show_list(found, _COLUMNS, as_json=as_json)
 
 
 @api_key.command("create")
@@ -41,34 +36,36 @@ def create_key(
     description: str,
     scopes: tuple[str, ...],
     networks: tuple[str, ...],
-    expires_at: int | None,
+    expires_at: str | None,
     *,
     as_json: bool,
 ) -> None:
     """Make a key called NAME and print its secret, this one time."""
-    with shared.installation() as installation:
-        made = installation.api_keys.create(
-            OPERATOR,
-            username,
-            name=name,
-            description=description,
-            scopes=scopes or None,
-            networks=networks or None,
-            expires_at=expires_at,
+    body = {
+        "name": name,
+        **shared.given(
+            description=description, scopes=scopes, networks=networks, expires_at=expires_at
+        ),
+    }
+    with shared.client() as client:
+        made = shared.proven(
+            body, lambda body: client.post("accounts", username, "api-keys", body=body)
         )
-    _show_once(made, as_json=as_json)
+    shared.show_object(made.body, as_json=as_json)
 
 
 @api_key.command("rotate")
 @click.argument("username")
 @click.argument("key_id")
-@click.option("--overlap", type=int, default=OVERLAP, metavar="SECONDS", show_default=True)
+@click.option("--overlap", type=int, metavar="SECONDS", help="A day unless it is said.")
 @shared.as_json
-def rotate_key(username: str, key_id: str, overlap: int, *, as_json: bool) -> None:
+def rotate_key(username: str, key_id: str, overlap: int | None, *, as_json: bool) -> None:
     """Make a successor and print its secret; the old key works on for the overlap."""
-    with shared.installation() as installation:
-        made = installation.api_keys.rotate(OPERATOR, username, key_id, overlap=overlap)
-    _show_once(made, as_json=as_json)
+    path = ("accounts", username, "api-keys", key_id, "rotate")
+    body = {} if overlap is None else {"overlap": overlap}
+    with shared.client() as client:
+        made = shared.proven(body, lambda body: client.post(*path, body=body))
+    shared.show_object(made.body, as_json=as_json)
 
 
 @api_key.command("disable")
@@ -76,8 +73,9 @@ def rotate_key(username: str, key_id: str, overlap: int, *, as_json: bool) -> No
 @click.argument("key_id")
 def disable_key(username: str, key_id: str) -> None:
     """Refuse the key from now on, without deleting it."""
-    with shared.installation() as installation:
-        installation.api_keys.change(OPERATOR, username, key_id, {"enabled": False})
+    path = ("accounts", username, "api-keys", key_id)
+    with shared.client() as client:
+        shared.proven({"enabled": False}, lambda body: client.patch(*path, body=body))
 
 
 @api_key.command("delete")
@@ -85,10 +83,5 @@ def disable_key(username: str, key_id: str) -> None:
 @click.argument("key_id")
 def delete_key(username: str, key_id: str) -> None:
     """Delete the key: it stops working at once."""
-    with shared.installation() as installation:
-        installation.api_keys.remove(OPERATOR, username, key_id)
-
-
-def _show_once(made: NewApiKey, *, as_json: bool) -> None:
-    shape = {**ApiKeySchema().dump(made.key), "secret": made.secret}
-    shared.show_object(shape, as_json=as_json)
+    with shared.client() as client:
+        client.delete("accounts", username, "api-keys", key_id)

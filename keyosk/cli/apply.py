@@ -3,24 +3,24 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import click
 
-from keyosk.apply.manifest import Action
-from keyosk.cli import documents, shared
-from keyosk.errors import Fault, Invalid
-from keyosk.model import OPERATOR
-from keyosk.web import bodies
-from keyosk.web.declared import DeclarationSchema, declaration_of, shape_of_step
+from keyosk.cli import shared
+from keyosk.cli.refusals import Refused
+from keyosk.errors import Invalid
+
+if TYPE_CHECKING:
+    from keyosk.cli.documents import Document
 
 #: What ``--plan`` exits with when there is something to do.
 _DIFFERENCE: Final = 3
-_SIGNS: Final[Mapping[str, str]] = {Action.CREATE: "+", Action.CHANGE: "~", Action.DELETE: "-"}
+_SIGNS: Final[Mapping[str, str]] = {"create": "+", "change": "~", "delete": "-"}
 _DONE: Final[Mapping[str, str]] = {
-    Action.CREATE: "created",
-    Action.CHANGE: "changed",
-    Action.DELETE: "deleted",
+    "create": "created",
+    "change": "changed",
+    "delete": "deleted",
 }
 
 
@@ -35,30 +35,37 @@ def apply(file: BinaryIO, *, plan: bool, force: bool, take_over: bool, as_json: 
 
     All of it happens or nothing. What the file does not name stays as it is.
     """
+    from keyosk.cli import documents  # noqa: PLC0415 - PyYAML
+
     name = "standard input" if file.name in ("-", "<stdin>") else file.name
     document = documents.parse(file.read(), name=name)
     if not isinstance(document.value, dict):
         raise Invalid.field(name, "must have members: services, roles, accounts or grants")
+    asked = {"dry_run": plan, "force": force, "take_over": take_over}
+    query = {word: "true" for word, is_asked in asked.items() if is_asked}
     try:
-        declaration = declaration_of(bodies.checked(DeclarationSchema(), document.value))
-        with shared.installation() as installation:
-            declarations = installation.declarations
-            run = declarations.plan if plan else declarations.apply
-            steps = run(OPERATOR, declaration, force=force, take_over=take_over)
-    except Invalid as error:
-        raise Invalid(_placed(name, document, fault) for fault in error.faults) from None
-    shapes = [shape_of_step(step) for step in steps]
+        with shared.client() as client:
+            found = client.post("apply", body=document.value, **query).body
+    except Refused as refused:
+        if refused.code != "invalid":
+            raise
+        placed = [_placed(name, document, sentence) for sentence in refused.sentences]
+        raise Refused(*placed, code=refused.code, status=refused.status) from None
+    changes = found.get("changes")
+    if not isinstance(changes, list):
+        raise Refused("The server's answer has no changes.")
     if as_json:
-        shared.show_json({"changes": shapes})
+        shared.show_json({"changes": changes})
     else:
-        _show(shapes, planned=plan)
-    if plan and shapes:
+        _show(changes, planned=plan)
+    if plan and changes:
         sys.exit(_DIFFERENCE)
 
 
-def _placed(name: str, document: documents.Document, fault: Fault) -> Fault:
-    line = document.line_of(fault.field)
-    return Fault(f"{name}{'' if line is None else f':{line}'}: {fault.field}", fault.message)
+def _placed(name: str, document: "Document", sentence: str) -> str:
+    """A fault with the line of the document; it begins with the path of the value."""
+    line = document.line_of(sentence.partition(":")[0])
+    return f"{name}{'' if line is None else f':{line}'}: {sentence}"
 
 
 def _show(shapes: Sequence[Mapping[str, Any]], *, planned: bool) -> None:
@@ -66,10 +73,12 @@ def _show(shapes: Sequence[Mapping[str, Any]], *, planned: bool) -> None:
         click.echo("Nothing to do.")
         return
     for shape in shapes:
-        click.echo(f"{_SIGNS[shape['action']]} {shape['kind']} {shape['name']}")
-        if shape["action"] != Action.DELETE:
+        action = shape.get("action")
+        sign = _SIGNS.get(str(action), "?")
+        click.echo(shared.printable(f"{sign} {shape.get('kind')} {shape.get('name')}"))
+        if action != "delete":
             _show_fields(shape)
-    counts = [(sum(shape["action"] == action for shape in shapes), action) for action in Action]
+    counts = [(sum(shape.get("action") == action for shape in shapes), action) for action in _SIGNS]
     parts = [
         f"{count} to {action}" if planned else f"{count} {_DONE[action]}"
         for count, action in counts
@@ -79,10 +88,10 @@ def _show(shapes: Sequence[Mapping[str, Any]], *, planned: bool) -> None:
 
 
 def _show_fields(shape: Mapping[str, Any]) -> None:
-    before, after = shape["before"], shape["after"]
+    before, after = shape.get("before", {}), shape.get("after", {})
     for name, value in after.items():
         old = f"{_text(before[name])} -> " if name in before else ""
-        click.echo(f"    {name}: {old}{_text(value)}")
+        click.echo(shared.printable(f"    {name}: {old}{_text(value)}"))
 
 
 def _text(value: Any) -> str:

@@ -1,18 +1,13 @@
 """keyosk audit."""
 
 import sys
-import time
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
-from keyosk.cli import shared
+from keyosk.cli import choice, shared
 from keyosk.errors import counted
-from keyosk.model import OPERATOR, ListQuery
-from keyosk.web.fields import rfc3339
-from keyosk.web.schemas import AuditSchema
-
-_PAGE = 200
-_DAY = 86_400
 
 
 @click.group()
@@ -25,34 +20,35 @@ def audit() -> None:
 @click.option("--actor", help="Only this account, by username or id.")
 @click.option("--since", callback=shared.parse_time, metavar="TIME")
 @click.option("--json", "as_json", is_flag=True, help="JSON Lines: one row a line.")
-def list_rows(action: str | None, actor: str | None, since: int | None, *, as_json: bool) -> None:
+def list_rows(action: str | None, actor: str | None, since: str | None, *, as_json: bool) -> None:
     """Print the log, oldest first."""
-    wanted = {"action": action, "actor": actor, "since": since}
-    filters = {name: value for name, value in wanted.items() if value is not None}
-    after = None
-    with shared.installation() as installation:
-        newest = installation.audit.page(ListQuery(limit=1, sort="sequence", descending=True))
-        end = (newest[0].sequence, newest[0].sequence) if newest else None
-        while rows := installation.audit.page(
-            ListQuery(limit=_PAGE, sort="sequence", after=after, end=end, filters=filters)
-        ):
-            for row in rows:
-                if as_json:
-                    shared.show_line(AuditSchema().dump(row))
-                else:
-                    click.echo(
-                        f"{row.sequence:>8}  {rfc3339(row.time)}  {row.actor_name or '-':<20}  "
-                        f"{row.action:<20}  {row.outcome:<8}  {row.target or '-'}"
-                    )
-            after = (rows[-1].sequence, rows[-1].sequence)
+    filters = shared.given(action=action, actor=actor, since=since)
+    with shared.client() as client:
+        for row in client.items("audit", **filters):
+            if as_json:
+                shared.show_line(row)
+            else:
+                click.echo(shared.printable(_line(row)))
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    def text(name: str) -> str:
+        return str(row.get(name) or "-")
+
+    return (
+        f"{text('sequence'):>8}  {text('time')}  {text('actor_name'):<20}  "
+        f"{text('action'):<20}  {text('outcome'):<8}  {text('target')}"
+    )
 
 
 @audit.command("verify")
 @shared.as_json
 def verify_chain(*, as_json: bool) -> None:
     """Prove that no row was changed, removed or added; exit code 1 if one was."""
-    with shared.installation() as installation:
-        verdict = installation.audit.verify()
+    choice.require_machine()
+    from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk
+
+    verdict = machine.verify_audit()
     shared.show_object(
         {"rows": verdict.rows, "checkpoints": verdict.checkpoints, "fault": verdict.fault},
         as_json=as_json,
@@ -65,6 +61,8 @@ def verify_chain(*, as_json: bool) -> None:
 @click.argument("days", type=click.IntRange(min=1))
 def prune(days: int) -> None:
     """Delete rows that are older than DAYS, up to a checkpoint: the chain stays provable."""
-    with shared.installation() as installation:
-        deleted = installation.audit.prune(OPERATOR, int(time.time()) - days * _DAY)
+    choice.require_machine()
+    from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk
+
+    deleted = machine.prune_audit(days)
     click.echo(f"{counted(deleted, 'row')} deleted")

@@ -1,20 +1,27 @@
 """keyosk account import and export: accounts by the thousand, as JSON Lines."""
 
+import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
 
 import click
 
-from keyosk.bulk.records import FAILED, OnConflict, Result, Tally
 from keyosk.cli import outputs, shared
+from keyosk.cli.refusals import Refused
 from keyosk.errors import counted
-from keyosk.model import OPERATOR, Kind
-from keyosk.web import lines
+from keyosk.model import Kind
 
+#: The words of the API (bulk.records): how a line ends, and what may be done with an account that
+#: is there.
+STATUSES: Final = ("created", "exists", "updated", "unchanged", "invalid", "refused", "conflict")
+FAILED: Final = ("invalid", "refused", "conflict")
+CONFLICTS: Final = ("skip", "update", "fail")
+_PIECE: Final = 64 * 1024
 #: Failures that are told one by one; a file of the wrong kind fails in every line.
 _TOLD: Final = 20
 
@@ -24,8 +31,8 @@ _TOLD: Final = 20
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option(
     "--on-conflict",
-    type=click.Choice([word.value for word in OnConflict]),
-    default=OnConflict.SKIP.value,
+    type=click.Choice(CONFLICTS),
+    default=CONFLICTS[0],
     show_default=True,
     help="What to do with accounts that are there: leave, change all but the password, or fail.",
 )
@@ -35,29 +42,39 @@ def import_accounts(file: IO[bytes], on_conflict: str, *, dry_run: bool, as_json
 
     Can be repeated: accounts that are there already are left alone. Exit code 1 if a line failed.
     """
-    tally = Tally()
-    complete = False
+    tally = _Tally()
+    query = {"on_conflict": on_conflict, "dry_run": "true" if dry_run else "false"}
+    ended: dict[str, Any] = {}
     try:
-        with shared.installation() as installation, _progress(file, tally) as on_piece:
-            for results in installation.bulk.import_accounts(
-                lambda: OPERATOR,
-                lines.read(file, on_piece=on_piece),
-                on_conflict=OnConflict(on_conflict),
-                dry_run=dry_run,
-            ):
-                if as_json:
-                    text = "".join(map(lines.result_line, results))
-                    click.echo(shared.fitting(text), nl=False)
+        with (
+            shared.client() as client,
+            _progress(file, tally) as on_piece,
+            client.lines(
+                "POST", "accounts/import", content=_pieces(file, on_piece), **query
+            ) as answer,
+        ):
+            for line in answer:
+                result = _result(line)
+                if "summary" in result:
+                    ended = result
+                elif as_json:
+                    shared.show_line(result)
+                    tally.add(result)
                 else:
-                    _tell(results, tally)
-                tally.add(results)
-        complete = True
+                    _tell(result, tally)
+                    tally.add(result)
     finally:
         # Also of an import that ends early: what is done stays done.
-        if as_json:
-            click.echo(lines.summary_line(tally, dry_run=dry_run, complete=complete), nl=False)
+        summary = ended.get("summary")
+        complete = isinstance(summary, dict) and summary.get("complete") is True
+        if as_json and ended:
+            shared.show_line(ended)
+        elif as_json:
+            shared.show_line({"summary": tally.summary(dry_run=dry_run, complete=complete)})
         else:
             _sum_up(tally, dry_run=dry_run, complete=complete)
+    if not complete:
+        raise Refused(str(ended.get("detail", "The answer ended before it was whole.")))
     if tally.failed:
         sys.exit(1)
 
@@ -75,40 +92,89 @@ def import_accounts(file: IO[bytes], on_conflict: str, *, dry_run: bool, as_json
 )
 def export_accounts(output: Path | None, **filters: str | None) -> None:
     """Print every account with its grants, one JSON object a line; passwords are not in it."""
-    given = {name: value for name, value in filters.items() if value is not None}
-    with shared.installation() as installation, outputs.written(output) as write:
-        for page in installation.bulk.export_accounts(given):
-            write("".join(lines.account_line(*each) for each in page))
+    with (
+        shared.client() as client,
+        client.lines("GET", "accounts/export", **shared.given(**filters)) as lines,
+        outputs.written(output) as write,
+    ):
+        for line in lines:
+            write(line + "\n")
 
 
-def _tell(results: list[Result], before: Tally) -> None:
-    told, warned = before.failed, before.warned
-    for result in results:
-        if result.warnings:
-            warned += 1
-            if warned <= _TOLD:
-                said = "; ".join(f"{each.field} {each.message}" for each in result.warnings)
-                click.echo(f"line {result.line}: warning: {said}", err=True)
-            elif warned == _TOLD + 1:
-                click.echo("There are more warnings; --json shows each of them.", err=True)
-        if result.status in FAILED:
-            told += 1
-            if told <= _TOLD:
-                reasons = "; ".join(f"{fault.field}: {fault.message}" for fault in result.faults)
-                click.echo(f"line {result.line}: {result.status}: {reasons}", err=True)
-            elif told == _TOLD + 1:
-                click.echo("More lines failed; --json shows each of them.", err=True)
+class _Tally:
+    """How the lines ended so far."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.warned = 0
+
+    @property
+    def lines(self) -> int:
+        return self.counts.total()
+
+    @property
+    def failed(self) -> int:
+        return sum(self.counts[status] for status in FAILED)
+
+    def add(self, result: Mapping[str, Any]) -> None:
+        self.counts[str(result.get("status"))] += 1
+        self.warned += bool(result.get("warnings"))
+
+    def summary(self, *, dry_run: bool, complete: bool) -> dict[str, Any]:
+        """As the API's own summary."""
+        counts = {status: self.counts[status] for status in STATUSES}
+        return {"lines": self.lines, **counts, "dry_run": dry_run, "complete": complete}
 
 
-def _sum_up(tally: Tally, *, dry_run: bool, complete: bool) -> None:
-    counts = ", ".join(f"{count} {status}" for status, count in tally.counts.items() if count)
+def _pieces(file: IO[bytes], on_piece: Callable[[int], Any] | None) -> Iterator[bytes]:
+    while piece := file.read(_PIECE):
+        if on_piece is not None:
+            on_piece(len(piece))
+        yield piece
+
+
+def _result(line: str) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise Refused("The server's answer is not that of an import.")
+    return found
+
+
+def _tell(result: Mapping[str, Any], before: _Tally) -> None:
+    number = result.get("line")
+    if result.get("warnings"):
+        if before.warned < _TOLD:
+            said = "; ".join(
+                f"{each.get('field')} {each.get('message')}" for each in result["warnings"]
+            )
+            click.echo(shared.printable(f"line {number}: warning: {said}"), err=True)
+        elif before.warned == _TOLD:
+            click.echo("There are more warnings; --json shows each of them.", err=True)
+    if result.get("status") in FAILED:
+        if before.failed < _TOLD:
+            reasons = "; ".join(
+                f"{each.get('field')}: {each.get('message')}" for each in result.get("errors", ())
+            )
+            said = f"line {number}: {result.get('status')}: {reasons}"
+            click.echo(shared.printable(said), err=True)
+        elif before.failed == _TOLD:
+            click.echo("More lines failed; --json shows each of them.", err=True)
+
+
+def _sum_up(tally: _Tally, *, dry_run: bool, complete: bool) -> None:
+    counts = ", ".join(
+        f"{tally.counts[status]} {status}" for status in STATUSES if tally.counts[status]
+    )
     prefix = "dry run, nothing was done: " if dry_run else ""
     suffix = "" if complete else "; it ended early: repeat it"
     click.echo(f"{prefix}{counted(tally.lines, 'line')}: {counts or 'nothing to do'}{suffix}")
 
 
 @contextmanager
-def _progress(file: IO[bytes], tally: Tally) -> Iterator[Callable[[int], Any] | None]:
+def _progress(file: IO[bytes], tally: _Tally) -> Iterator[Callable[[int], Any] | None]:
     """Show how far a file has been read, or how many lines of a pipe; on a terminal only."""
     if not sys.stderr.isatty():
         yield None

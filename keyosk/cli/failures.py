@@ -11,7 +11,8 @@ from typing import Final
 
 import click
 
-from keyosk import config
+from keyosk.cli import shared
+from keyosk.cli.refusals import Refused
 from keyosk.errors import ConfigurationError, InUse, Invalid, KeyoskError
 
 #: What helps, by what the system says is wrong.
@@ -49,8 +50,8 @@ def run(command: Callable[[], object]) -> None:
     except Exception as error:  # noqa: BLE001 - whatever it is, nobody else is to tell it
         for sentence in sentences(error):
             with suppress(OSError):
-                click.echo(f"keyosk: {sentence}", err=True)
-        if config.is_debugging(os.environ):
+                click.echo(f"keyosk: {shared.printable(sentence)}", err=True)
+        if os.environ.get("KEYOSK_LOG_LEVEL", "").lower() == "debug":
             # SECURITY: the lines of code only. The text of an exception may hold a secret.
             click.echo("".join(traceback.format_tb(error.__traceback__)), err=True, nl=False)
         sys.exit(1)
@@ -58,6 +59,8 @@ def run(command: Callable[[], object]) -> None:
 
 def sentences(error: Exception) -> list[str]:
     """What to say of an error, a line each."""
+    if isinstance(error, Refused):
+        return list(error.sentences)
     if isinstance(error, Invalid | ConfigurationError):
         return [f"{fault.field}: {fault.message}" for fault in error.faults]
     if isinstance(error, InUse):

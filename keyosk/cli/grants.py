@@ -1,13 +1,12 @@
 """keyosk grant."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
 from keyosk.cli import shared
-from keyosk.model import OPERATOR, CredentialKind, Grant
-from keyosk.web.fields import rfc3339
-from keyosk.web.schemas import shape_of_grants
+from keyosk.model import CredentialKind
 
 _role = click.option("--role", "as_role", is_flag=True, help="The names are roles, not scopes.")
 
@@ -22,8 +21,8 @@ def grant() -> None:
 @shared.as_json
 def list_grants(username: str, *, as_json: bool) -> None:
     """List what the account was granted."""
-    with shared.installation() as installation:
-        _, granted = installation.grants.of(username)
+    with shared.client() as client:
+        granted = client.get("accounts", username, "grants").body
     _show(granted, as_json=as_json)
 
 
@@ -43,17 +42,18 @@ def add_grants(
     username: str,
     names: tuple[str, ...],
     credential: str | None,
-    until: int | None,
+    until: str | None,
     *,
     as_role: bool,
     as_json: bool,
 ) -> None:
     """Give the account the scopes (or roles) NAMES."""
-    kind = CredentialKind(credential) if credential else None
-    with shared.installation() as installation:
-        _, granted = installation.grants.change(
-            OPERATOR, username, add=_grants(names, kind, until, as_role=as_role)
-        )
+    conditions = shared.given(**{"with": credential, "until": until})
+    added = [{"name": name, **conditions} for name in names]
+    with shared.client() as client:
+        granted = client.patch(
+            "accounts", username, "grants", body={"add": {_member(as_role): added}}
+        ).body
     _show(granted, as_json=as_json)
 
 
@@ -64,38 +64,28 @@ def add_grants(
 @shared.as_json
 def remove_grants(username: str, names: tuple[str, ...], *, as_role: bool, as_json: bool) -> None:
     """Take the scopes (or roles) NAMES away from the account."""
-    with shared.installation() as installation:
-        _, granted = installation.grants.change(
-            OPERATOR, username, remove=_grants(names, None, None, as_role=as_role)
-        )
+    with shared.client() as client:
+        granted = client.patch(
+            "accounts", username, "grants", body={"remove": {_member(as_role): names}}
+        ).body
     _show(granted, as_json=as_json)
 
 
-def _grants(
-    names: Sequence[str], kind: CredentialKind | None, until: int | None, *, as_role: bool
-) -> list[Grant]:
-    return [
-        Grant(
-            scope=None if as_role else name,
-            role=name if as_role else None,
-            credential=kind,
-            until=until,
-        )
-        for name in names
-    ]
+def _member(as_role: bool) -> str:
+    return "roles" if as_role else "scopes"
 
 
-def _show(granted: Sequence[Grant], *, as_json: bool) -> None:
+def _show(granted: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
-        shared.show_json(shape_of_grants(granted))
+        shared.show_json(granted)
         return
-    shapes = [
-        {
-            "scope": item.scope,
-            "role": item.role,
-            "with": item.credential,
-            "until": None if item.until is None else rfc3339(item.until),
-        }
-        for item in granted
+    rows = [
+        {member.removesuffix("s"): item} if isinstance(item, str) else _row(member, item)
+        for member in ("scopes", "roles")
+        for item in granted.get(member, ())
     ]
-    shared.show_list(shapes, ("scope", "role", "with", "until"), as_json=as_json)
+    shared.show_list(rows, ("scope", "role", "with", "until"), as_json=as_json)
+
+
+def _row(member: str, item: Mapping[str, Any]) -> dict[str, Any]:
+    return {**item, member.removesuffix("s"): item.get("name")}

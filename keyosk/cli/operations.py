@@ -1,82 +1,21 @@
 """keyosk serve, config and database: running it, and looking after it."""
 
-import errno
-import logging
-import os
-import shlex
-import socket
 import sys
-import threading
-import time
-import traceback
-from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import NoReturn
-from wsgiref.types import WSGIApplication
 
 import click
 
-from keyosk import app, masking
-from keyosk.bootstrap import FirstAdmin
-from keyosk.cli import failures, shared
-from keyosk.config import Config
-from keyosk.config.values import Address
-from keyosk.errors import ConfigurationError, DatabaseUnusable, Fault, Unavailable, counted
-from keyosk.metrics import SharedCounts
-from keyosk.server import BOOT_ERROR, Hooks, JsonFormatter, LogStream, Options
-from keyosk.server import serve as run_server
-from keyosk.web import application
-from keyosk.web import metrics as metrics_page
-from keyosk.web.middleware import SECURITY_HEADERS
-from keyosk.web.not_ready import Starting
-
-_log = logging.getLogger(__name__)
+from keyosk.cli import choice, shared
+from keyosk.errors import counted
 
 
 @click.command()
 def serve() -> None:
     """Set up what is missing, then answer requests until a signal ends it."""
-    _open_missing_outputs()
-    configuration = shared.settings()
-    for warning in configuration.warnings:
-        click.echo(f"keyosk: {warning}", err=True)
-    with ExitStack() as until_served:
-        # SECURITY: before anything is made or told. Who holds the address in our place would get
-        # the password that is printed.
-        listeners = _listeners(configuration, until_served)
-        prepared = _prepare_or_wait(configuration)
-        bind = tuple(f"fd://{listener.detach()}" for listener in listeners)
-    counts = SharedCounts(configuration.workers) if len(bind) > 1 else None
-    run_server(
-        lambda: _web(configuration, counts, prepared=prepared),
-        Options(
-            bind=bind,
-            workers=configuration.workers,
-            threads=configuration.threads,
-            streams=application.STREAMS,
-            slow=application.is_slow,
-            instant=application.is_instant,
-            memory=application.is_in_memory,
-            error_headers=SECURITY_HEADERS,
-            log_level=configuration.log_level,
-        ),
-        Hooks(
-            on_ready=lambda addresses: _say_ready(configuration, addresses[0]),
-            on_child_exit=lambda process: counts.give_back(process) if counts else None,
-        ),
-    )
+    choice.require_machine(or_variable=False)
+    from keyosk.cli import serving  # noqa: PLC0415 - it is all of Keyosk and its server
 
-
-def _prepare_or_wait(configuration: Config) -> bool:
-    """Set up what is missing; false where the database is away and is to be waited for."""
-    try:
-        _prepare(configuration)
-    except DatabaseUnusable:
-        raise
-    except Unavailable as error:
-        click.echo(f"keyosk: {error.explanation} Waiting for it.", err=True)
-        return False
-    return True
+    serving.serve()
 
 
 @click.group()
@@ -88,8 +27,10 @@ def config() -> None:
 @shared.as_json
 def check_config(*, as_json: bool) -> None:
     """Check all settings and print each with where it came from; secrets are masked."""
-    configuration = shared.settings()
-    app.check(configuration)
+    choice.require_machine(or_variable=False)
+    from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk
+
+    configuration = machine.checked_settings()
     shapes = [
         {"setting": name, "value": value, "source": source}
         for name, value, source in configuration.describe()
@@ -108,24 +49,19 @@ def database() -> None:
 @click.option("--create", is_flag=True, help="Also make the database where no setting names it.")
 def upgrade_database(*, create: bool) -> None:
     """Bring the database up to date and make what is missing in it, as serve does at its start."""
-    configuration = shared.settings()
-    is_new = app.is_empty(configuration)
-    if is_new and not create and "database_url" not in configuration.sources:
-        place = shared.place_of(configuration)
-        if not sys.stdin.isatty():
-            raise shared.no_database(configuration, "--create makes it there.")
-        click.confirm(f"There is no database. Make one at {place}?", abort=True, err=True)
-    _prepare(configuration, serving=False)
-    if is_new:
-        click.echo(f"keyosk: made the database {shared.place_of(configuration)}", err=True)
+    choice.require_machine(or_variable=False)
+    from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk
+
+    machine.upgrade_database(create=create)
 
 
 @database.command("rewrap")
 def rewrap_database() -> None:
     """Encrypt all that is encrypted under the first of the secret keys, so that others can go."""
-    with shared.installation() as installation:
-        count = installation.rotation.rewrap()
-        answers = installation.idempotency.rewrap()
+    choice.require_machine(or_variable=False)
+    from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk
+
+    count, answers = machine.rewrap_database()
     keys, kept = counted(count, "private key"), counted(answers, "stored response")
     click.echo(f"{keys} and {kept} are now encrypted under the first secret key.")
 
@@ -134,8 +70,10 @@ def rewrap_database() -> None:
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 def backup_database(file: Path) -> None:
     """Copy a SQLite database to a new FILE, as it is at one moment, also while Keyosk runs."""
-    with shared.installation() as installation:
-        installation.upkeep.backup(file)
+    choice.require_machine(or_variable=False)
+    from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk
+
+    machine.backup_database(file)
     click.echo(f"{file} is the whole database. Keep the secret key with it, in another place.")
 
 
@@ -143,166 +81,11 @@ def backup_database(file: Path) -> None:
 @shared.as_json
 def check_database(*, as_json: bool) -> None:
     """Look whether the database, the signing keys and the audit log are sound; 1 if not."""
-    with shared.installation() as installation:
-        findings = installation.upkeep.check()
+    choice.require_machine(or_variable=False)
+    from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk
+
+    findings = machine.check_database()
     shapes = [{"part": each.name, "faults": list(each.faults)} for each in findings]
     shared.show_list(shapes, ("part", "faults"), as_json=as_json)
     if any(each.faults for each in findings):
         sys.exit(1)
-
-
-def _prepare(configuration: Config, *, serving: bool = True) -> None:
-    admin = app.prepare(configuration)
-    if admin is None:
-        return
-    try:
-        _greet(configuration, admin, serving=serving)
-    except OSError as error:
-        raise Unavailable(
-            f"The password of {admin.username} was made and cannot be printed: {error.strerror}. "
-            f"Set another: keyosk account password {shlex.quote(admin.username)}."
-        ) from error
-
-
-def _web(configuration: Config, counts: SharedCounts | None, *, prepared: bool) -> WSGIApplication:
-    """The application of one worker process; where the database is away, once it is back."""
-    _log_json(configuration.log_level)
-    starting = Starting()
-    if prepared:
-        try:
-            starting.begin(_application(configuration, counts))
-        except Unavailable:
-            prepared = False
-        except Exception as error:  # noqa: BLE001 - gunicorn would print a traceback
-            _give_up(error)
-    if not prepared:
-        waiting = threading.Thread(
-            target=_begin_late, args=(configuration, counts, starting), daemon=True
-        )
-        waiting.start()
-    return starting
-
-
-def _begin_late(configuration: Config, counts: SharedCounts | None, starting: Starting) -> None:
-    """Wait for the database: the reasons are logged as they change, not at each try."""
-    told = None
-    while True:
-        time.sleep(1)
-        try:
-            _prepare(configuration)
-            starting.begin(_application(configuration, counts))
-        except DatabaseUnusable as error:
-            _give_up(error)
-        except Unavailable as error:
-            if error.explanation != told:
-                told = error.explanation
-                _log.warning("waiting: %s", told)
-        except Exception as error:  # noqa: BLE001 - this thread would end, and nothing would begin
-            _give_up(error)
-        else:
-            _log.warning("the database is there")
-            return
-
-
-def _give_up(error: Exception) -> NoReturn:
-    """End the worker with the reason: what is wrong is wrong for all workers."""
-    for sentence in failures.sentences(error):
-        _log.critical("cannot start: %s", sentence)
-    if _log.isEnabledFor(logging.DEBUG):
-        # SECURITY: the lines of code only. The text of an exception may hold a secret.
-        _log.debug("%s", "".join(traceback.format_tb(error.__traceback__)))
-    os._exit(BOOT_ERROR)
-
-
-def _application(configuration: Config, counts: SharedCounts | None) -> WSGIApplication:
-    installation = app.build(configuration, counts=counts)
-    installation.signing_keys.refresh()
-    installation.signing_keys.refresh_in_background(then=installation.rotation.advance_quietly)
-    application = app.create_app(installation)
-    address = configuration.metrics_bind
-    if not isinstance(address, Address):
-        return application
-    return metrics_page.beside(application, installation.metrics, address.port)
-
-
-def _listeners(configuration: Config, until_served: ExitStack) -> tuple[socket.socket, ...]:
-    """What listens, taken already; for the metrics the second, if they have an address.
-
-    Another Keyosk on the machine may have the default place of the metrics: that is no reason not
-    to start. Raises ``ConfigurationError`` for an address that somebody chose.
-    """
-    main = until_served.enter_context(_listener("KEYOSK_BIND", configuration.bind))
-    address = configuration.metrics_bind
-    if not isinstance(address, Address):
-        return (main,)
-    try:
-        second = _listener("KEYOSK_METRICS_BIND", address)
-    except ConfigurationError as error:
-        if "metrics_bind" in configuration.sources:
-            raise
-        click.echo(f"keyosk: no metrics at {address}: {error.faults[0].message}", err=True)
-        return (main,)
-    return (main, until_served.enter_context(second))
-
-
-def _listener(setting: str, address: Address) -> socket.socket:
-    """A socket that listens at an address."""
-    is_ipv6 = ":" in address.host
-    try:
-        return socket.create_server(
-            (address.host, address.port),
-            family=socket.AF_INET6 if is_ipv6 else socket.AF_INET,
-            dualstack_ipv6=is_ipv6 and socket.has_dualstack_ipv6(),
-        )
-    except OSError as error:
-        raise ConfigurationError([Fault(setting, f"cannot be served: {error.strerror}")]) from error
-
-
-class _Formatter(JsonFormatter):
-    """SECURITY: whatever a line quotes, no key or token of ours is in it."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line, without its end."""
-        return masking.mask(super().format(record))
-
-
-def _log_json(level: str) -> None:
-    handler = logging.StreamHandler(LogStream(2))
-    handler.setFormatter(_Formatter())
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level.upper())
-
-
-def _greet(configuration: Config, admin: FirstAdmin, *, serving: bool) -> None:
-    """Print the first admin's secret, the one time that anybody can. Raises ``OSError``.
-
-    SECURITY: a line that sends it only where this process holds the address that it is sent to.
-    """
-    if admin.password is not None:
-        if sys.stdout is None:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        click.echo(f"The first account is {admin.username}, its password (shown only now):")
-        click.echo(f"\n    {admin.password}\n")
-    if serving:
-        user = admin.username if admin.password is None else f"{admin.username}:{admin.password}"
-        address = f"{configuration.issuer}/auth/token"
-        click.echo("A token for the admin API is one line away, once Keyosk serves:")
-        click.echo(f"\n    curl -u {shlex.quote(user)} {address} -d audience=keyosk\n")
-
-
-def _say_ready(configuration: Config, address: str) -> None:
-    with suppress(OSError, ValueError):  # nobody there to be told
-        click.echo(f"Keyosk serves {configuration.issuer} at {address}", err=True)
-
-
-def _open_missing_outputs() -> None:
-    """Have something open where there is no standard input or output.
-
-    SECURITY: else the next file that is opened would be it, and log lines would go in there.
-    """
-    for descriptor in range(3):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)

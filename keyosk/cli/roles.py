@@ -3,8 +3,6 @@
 import click
 
 from keyosk.cli import shared
-from keyosk.model import OPERATOR
-from keyosk.web.schemas import RoleSchema
 
 _COLUMNS = ("name", "scopes", "description")
 
@@ -18,9 +16,9 @@ def role() -> None:
 @shared.as_json
 def list_roles(*, as_json: bool) -> None:
     """List all roles, oldest first."""
-    with shared.installation() as installation:
-        found = shared.all_pages(installation.roles.page)
-    shared.show_list([RoleSchema().dump(item) for item in found], _COLUMNS, as_json=as_json)
+    with shared.client() as client:
+        found = list(client.items("roles"))
+    shared.show_list(found, _COLUMNS, as_json=as_json)
 
 
 @role.command("create")
@@ -30,11 +28,10 @@ def list_roles(*, as_json: bool) -> None:
 @shared.as_json
 def create_role(name: str, scopes: tuple[str, ...], description: str, *, as_json: bool) -> None:
     """Make a role of SCOPES."""
-    with shared.installation() as installation:
-        made = installation.roles.create(
-            OPERATOR, name=name, description=description, scopes=scopes
-        )
-    shared.show_object(RoleSchema().dump(made), as_json=as_json)
+    body = {"name": name, "description": description, "scopes": scopes}
+    with shared.client() as client:
+        made = client.post("roles", body=body).body
+    shared.show_object(made, as_json=as_json)
 
 
 @role.command("scopes")
@@ -43,9 +40,9 @@ def create_role(name: str, scopes: tuple[str, ...], description: str, *, as_json
 @shared.as_json
 def set_scopes(name: str, scopes: tuple[str, ...], *, as_json: bool) -> None:
     """Make SCOPES what the role gives: all its holders have just these at once."""
-    with shared.installation() as installation:
-        changed = installation.roles.change(OPERATOR, name, {"scopes": scopes})
-    shared.show_object(RoleSchema().dump(changed), as_json=as_json)
+    with shared.client() as client:
+        changed = client.patch("roles", name, body={"scopes": scopes}).body
+    shared.show_object(changed, as_json=as_json)
 
 
 @role.command("delete")
@@ -53,5 +50,5 @@ def set_scopes(name: str, scopes: tuple[str, ...], *, as_json: bool) -> None:
 @click.option("--force", is_flag=True, help="Also when accounts hold it.")
 def delete_role(name: str, *, force: bool) -> None:
     """Delete the role; its holders lose what it gave them."""
-    with shared.installation() as installation:
-        installation.roles.remove(OPERATOR, name, force=force)
+    with shared.client() as client:
+        client.delete("roles", name, **shared.forced(force))

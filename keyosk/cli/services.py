@@ -1,30 +1,21 @@
 """keyosk service."""
 
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from keyosk.cli import shared
-from keyosk.keys import material
-from keyosk.model import (
-    OPERATOR,
-    TOKEN_TYPES,
-    CredentialKind,
-    Exchange,
-    Scope,
-    Service,
-    ServiceChanges,
-)
+from keyosk.model import SIGNING_ALGORITHMS, TOKEN_TYPES, CredentialKind
 from keyosk.permissions.verifier_presets import PRESETS
-from keyosk.web.service_schemas import ServiceSchema
+
+if TYPE_CHECKING:
+    from keyosk.cli.client import Client
 
 _COLUMNS = ("name", "audience", "enabled", "title", "id")
 
 #: Of what a service accepts: what --accepts may say.
-_KINDS = {
-    "both": frozenset(CredentialKind),
-    **{str(kind): frozenset({kind}) for kind in CredentialKind},
-}
+_KINDS = ("both", *(str(kind) for kind in CredentialKind))
 _RESETTABLE = (
     *("title", "description", "contact", "token_lifetime", "signing_algorithm", "typ", "claims"),
     *("refresh_lifetime", "account", "audiences", "registry_version"),
@@ -44,14 +35,14 @@ _preflight = click.option(
 _force = click.option("--force", is_flag=True, help="Also when grants or roles use its scopes.")
 
 
-def _show_lines(made: Service, verifier: str | None, issuer: str) -> None:
+def _show_lines(client: "Client", made: Mapping[str, Any], verifier: str | None) -> None:
     """Print the lines for the verifier's own configuration, apart from the service itself."""
     if verifier is None:
         return
-    preset = PRESETS[verifier]
-    audience = made.policy.audience
-    for line in preset.lines_for(issuer=issuer, service=made.name, audience=audience):
-        click.echo(line, err=True)
+    issuer = client.issuer()
+    name, audience = str(made.get("name")), str(made.get("audience"))
+    for line in PRESETS[verifier].lines_for(issuer=issuer, service=name, audience=audience):
+        click.echo(shared.printable(line), err=True)
 
 
 @click.group()
@@ -63,9 +54,9 @@ def service() -> None:
 @shared.as_json
 def list_services(*, as_json: bool) -> None:
     """List all services, oldest first."""
-    with shared.installation() as installation:
-        found = shared.all_pages(installation.services.page)
-    shared.show_list([ServiceSchema().dump(item) for item in found], _COLUMNS, as_json=as_json)
+    with shared.client() as client:
+        found = list(client.items("services"))
+    shared.show_list(found, _COLUMNS, as_json=as_json)
 
 
 @service.command("show")
@@ -73,9 +64,9 @@ def list_services(*, as_json: bool) -> None:
 @shared.as_json
 def show_service(name: str, *, as_json: bool) -> None:
     """Show one service with its scopes."""
-    with shared.installation() as installation:
-        found = installation.services.get(name)
-    shared.show_object(ServiceSchema().dump(found), as_json=as_json)
+    with shared.client() as client:
+        found = client.get("services", name).body
+    shared.show_object(found, as_json=as_json)
 
 
 @service.command("create")
@@ -106,18 +97,13 @@ def create_service(
         values["on_request_only"] = on_request_only
     if cors_preflight is not None:
         values["cors_preflight"] = cors_preflight
-    with shared.installation() as installation:
-        made = installation.services.create(
-            OPERATOR,
-            name=name,
-            audience=name if audience is None else audience,
-            audiences=audiences,
-            title=title,
-            scopes=[Scope(scope) for scope in scopes],
-            **values,
-        )
-    shared.show_object(ServiceSchema().dump(made), as_json=as_json)
-    _show_lines(made, verifier, installation.issuer)
+    values |= {"name": name, "audiences": audiences, "title": title, "scopes": scopes}
+    if audience is not None:
+        values["audience"] = audience
+    with shared.client() as client:
+        made = client.post("services", body=values).body
+        shared.show_object(made, as_json=as_json)
+        _show_lines(client, made, verifier)
 
 
 @service.command("set")
@@ -130,11 +116,11 @@ def create_service(
 @click.option("--enabled/--disabled", default=None)
 @click.option("--on-request-only/--by-default", default=None)
 @_preflight
-@click.option("--accepts", type=click.Choice(list(_KINDS)))
+@click.option("--accepts", type=click.Choice(_KINDS))
 @click.option("--token-lifetime", type=int, metavar="SECONDS")
 @click.option(
     "--signing-algorithm",
-    type=click.Choice((*material.ALGORITHMS, *material.OWN_SET_ALGORITHMS)),
+    type=click.Choice(SIGNING_ALGORITHMS),
 )
 @click.option("--typ", type=click.Choice(TOKEN_TYPES))
 @click.option("--claim", "claims", multiple=True, metavar="NAME", help="All of them; repeatable.")
@@ -149,14 +135,12 @@ def set_service(
 ) -> None:
     """Change what the service says of itself and its tokens; what is not named stays."""
     patch = {field: value for field, value in given.items() if value not in (None, ())}
-    if "accepts" in patch:
-        patch["accepts"] = _KINDS[patch["accepts"]]
-    with shared.installation() as installation:
-        preset = {} if verifier is None else PRESETS[verifier].fields
-        wanted = dict.fromkeys(reset) | preset | patch
-        changed = installation.services.change(OPERATOR, name, cast(ServiceChanges, wanted))
-    shared.show_object(ServiceSchema().dump(changed), as_json=as_json)
-    _show_lines(changed, verifier, installation.issuer)
+    preset = {} if verifier is None else PRESETS[verifier].fields
+    wanted = dict.fromkeys(reset) | preset | patch
+    with shared.client() as client:
+        changed = client.patch("services", name, body=wanted).body
+        shared.show_object(changed, as_json=as_json)
+        _show_lines(client, changed, verifier)
 
 
 @service.command("scopes")
@@ -166,11 +150,14 @@ def set_service(
 @shared.as_json
 def set_scopes(name: str, scopes: tuple[str, ...], *, force: bool, as_json: bool) -> None:
     """Make SCOPES the scopes of the service; those that stay keep description and grants."""
-    with shared.installation() as installation:
-        known = {scope.name: scope for scope in installation.services.get(name).scopes}
-        wanted = [known.get(scope, Scope(scope)) for scope in scopes]
-        changed = installation.services.change(OPERATOR, name, {"scopes": wanted}, force=force)
-    shared.show_object(ServiceSchema().dump(changed), as_json=as_json)
+    with shared.client() as client:
+        found = client.get("services", name)
+        known = {scope.get("name"): scope for scope in found.body.get("scopes", ())}
+        wanted = [known.get(scope, scope) for scope in scopes]
+        changed = client.patch(
+            "services", name, body={"scopes": wanted}, etag=found.etag, **shared.forced(force)
+        ).body
+    shared.show_object(changed, as_json=as_json)
 
 
 @service.command("exchange")
@@ -183,11 +170,12 @@ def set_exchange(
     name: str, target: str, scopes: tuple[str, ...], *, forbid: bool, as_json: bool
 ) -> None:
     """Let tokens for the service be exchanged for tokens for TARGET (RFC 8693)."""
-    with shared.installation() as installation:
-        kept = [e for e in installation.services.get(name).exchanges if e.service != target]
-        wanted = kept if forbid else [*kept, Exchange(target, scopes)]
-        changed = installation.services.change(OPERATOR, name, {"exchanges": tuple(wanted)})
-    shared.show_object(ServiceSchema().dump(changed), as_json=as_json)
+    with shared.client() as client:
+        found = client.get("services", name)
+        kept = [each for each in found.body.get("exchanges", ()) if each.get("service") != target]
+        wanted = kept if forbid else [*kept, {"service": target, "scopes": scopes}]
+        changed = client.patch("services", name, body={"exchanges": wanted}, etag=found.etag).body
+    shared.show_object(changed, as_json=as_json)
 
 
 @service.command("delete")
@@ -195,5 +183,5 @@ def set_exchange(
 @_force
 def delete_service(name: str, *, force: bool) -> None:
     """Delete the service, its scopes and their grants."""
-    with shared.installation() as installation:
-        installation.services.remove(OPERATOR, name, force=force)
+    with shared.client() as client:
+        client.delete("services", name, **shared.forced(force))

@@ -1,137 +1,78 @@
-"""What every command shares: the installation it works on, how it reads secrets, how it prints."""
+"""What every command shares: the API that it speaks to, how it reads secrets, how it prints."""
 
 import json
-import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from keyosk import app, config
-from keyosk.config import Config
-from keyosk.errors import ConfigurationError, Fault, Invalid
-from keyosk.installation import Installation
-from keyosk.model import ListQuery
-from keyosk.web.fields import moment_of
+from keyosk.cli import choice
+from keyosk.cli.refusals import Refused
+from keyosk.errors import Invalid
 from keyosk.whitespace import BYTE_ORDER_MARK
 
-_PAGE: Final = 200
+if TYPE_CHECKING:
+    from keyosk.cli.client import Client
+
 _DATE: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
-_CHOSEN: Final = "keyosk.config"
-#: Where docs/operations.md puts the settings of a Keyosk that runs as a service.
-USUAL_FILES: Final = ("/etc/keyosk/keyosk.env", "/etc/keyosk/keyosk.toml")
+_TIME: Final = re.compile(
+    # As web/fields has it: the clocks of no place are further apart from UTC than this.
+    r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-](0\d|1[0-4]):[0-5]\d)",
+    re.ASCII,
+)
+#: Characters that steer a terminal or turn the direction of text, by Unicode category and by name.
+_CONTROLS: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_DIRECTIONS: Final = frozenset(
+    "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+)
 
+#: What the API says where only the password itself will do.
+_PROOF: Final = "proof_required"
 
-class _HasId(Protocol):
-    @property
-    def id(self) -> str: ...
-    @property
-    def created_at(self) -> int: ...
-
-
-T = TypeVar("T", bound=_HasId)
+T = TypeVar("T")
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, as the API answers.")
 
 
-def take_config_everywhere(command: click.Command) -> None:
-    """Give a command, and all below it, the option ``--config``."""
-    command.params.append(
-        click.Option(
-            ["--config"],
-            metavar="FILE",
-            expose_value=False,
-            callback=_choose_config,
-            help="Settings: keyosk.toml, or an environment file (.env). Instead of KEYOSK_CONFIG.",
-        )
-    )
-    if isinstance(command, click.Group):
-        for each in command.commands.values():
-            take_config_everywhere(each)
-
-
-def _choose_config(context: click.Context, _: click.Parameter, file: str | None) -> None:
-    if file is not None:
-        context.meta[_CHOSEN] = file
-
-
-def settings() -> Config:
-    """The settings of this command. Raises ``ConfigurationError``."""
-    chosen = click.get_current_context().meta.get(_CHOSEN)
-    return config.load({**os.environ, **({} if chosen is None else {"KEYOSK_CONFIG": chosen})})
-
-
-def place_of(settings: Config) -> str:
-    """Where the database is that the settings name, for people."""
-    url = {name: value for name, value, _ in settings.describe()}["KEYOSK_DATABASE_URL"]
-    relative = url.removeprefix("sqlite:///")
-    return url if relative == url else str(Path(relative).absolute())
-
-
-def no_database(settings: Config, how: str) -> ConfigurationError:
-    """What to say where there is no database; ``how``: how to have one there."""
-    place = place_of(settings)
-    said = f"there is no Keyosk at {place}; it is not set up. {how}"
-    if "database_url" not in settings.sources:
-        said += (
-            " Nothing says where your database is (KEYOSK_DATABASE_URL); if there is one already, "
-            "give the settings of the Keyosk that runs with --config FILE"
-        )
-        there = [path for path in USUAL_FILES if Path(path).exists()]
-        said += f". This machine has {' and '.join(there)}" if there else ""
-    return ConfigurationError([Fault("database", said)])
-
-
 @contextmanager
-def installation() -> Iterator[Installation]:
-    """The installation that the settings name; it must have been set up before."""
-    found = settings()
-    if app.is_empty(found):
-        raise no_database(found, "keyosk serve sets it up.")
-    if not app.is_prepared(found):
-        raise ConfigurationError(
-            [
-                Fault(
-                    "database",
-                    f"{place_of(found)} is of an older Keyosk: run keyosk database upgrade, or "
-                    "restart keyosk serve",
-                )
-            ]
-        )
-    opened = app.build(found)
-    try:
+def client() -> Iterator["Client"]:
+    """The API of the Keyosk that this command is about.
+
+    In this process as the operator, unless a server was chosen. Raises what opening it raises.
+    """
+    server = choice.server()
+    if server is not None:
+        from keyosk.cli import remote  # noqa: PLC0415 - it is httpx
+
+        with remote.client(remote.server_of(server, allow_http=choice.allows_http())) as opened:
+            yield opened
+        return
+    from keyosk.cli import local  # noqa: PLC0415 - it is all of Keyosk
+
+    with local.client() as opened:
         yield opened
-        opened.audit.seal_quietly()
-    finally:
-        opened.signing_keys.close()
-        opened.database.close()
-
-
-def all_pages(read: Callable[[ListQuery], Sequence[T]]) -> list[T]:
-    """Everything that a list has, page by page."""
-    found: list[T] = []
-    after = None
-    newest = read(ListQuery(limit=1, descending=True))
-    end = (newest[0].created_at, newest[0].id) if newest else None
-    while True:
-        page = read(ListQuery(limit=_PAGE, after=after, end=end))
-        found.extend(page)
-        if len(page) < _PAGE:
-            return found
-        after = (page[-1].created_at, page[-1].id)
 
 
 def read_password(username: str) -> str:
     """A new password: asked for twice on a terminal, else the first line of standard input."""
+    return read_secret(f"New password of {username}", confirm=True)
+
+
+def read_secret(prompt: str, *, confirm: bool = False) -> str:
+    """A secret: asked for on a terminal, else the next line of standard input."""
     if sys.stdin.isatty():
-        asked: str = click.prompt(
-            f"New password of {username}", hide_input=True, confirmation_prompt=True
-        )
+        asked: str = click.prompt(prompt, hide_input=True, confirmation_prompt=confirm, err=True)
         return asked
+    return read_line()
+
+
+def read_line() -> str:
+    """A secret from the next line of standard input. Raises ``Invalid``."""
     try:
         # Windows tools write a byte order mark; white space may be a part of a password.
         return sys.stdin.readline().rstrip("\r\n").removeprefix(BYTE_ORDER_MARK)
@@ -139,16 +80,43 @@ def read_password(username: str) -> str:
         raise Invalid.field("password", "must be UTF-8") from None
 
 
-def parse_time(_: click.Context, __: click.Parameter, text: str | None) -> int | None:
-    """An option's RFC 3339 time, or date (its first moment in UTC), as seconds."""
+def parse_time(_: click.Context, __: click.Parameter, text: str | None) -> str | None:
+    """An option's RFC 3339 time, or date (its first moment in UTC), as the API takes it."""
     if text is None:
         return None
-    try:
-        return moment_of(f"{text}T00:00:00Z" if _DATE.fullmatch(text) else text)
-    except Invalid as error:
+    moment = f"{text}T00:00:00Z" if _DATE.fullmatch(text) else text
+    if not _TIME.fullmatch(moment):
         raise click.BadParameter(
-            f"{error.faults[0].message} A date such as 2030-01-31 is taken, too."
-        ) from None
+            "must be a time such as 2030-01-31T12:00:00Z (RFC 3339). "
+            "A date such as 2030-01-31 is taken, too."
+        )
+    try:
+        seconds = datetime.fromisoformat(moment.upper()).timestamp()
+    except (ValueError, OverflowError):
+        raise click.BadParameter("must be a time that exists.") from None
+    if seconds < 0:
+        raise click.BadParameter("must be a time from 1970 to 9999.")
+    return moment
+
+
+def given(**values: Any) -> dict[str, Any]:
+    """The values that somebody gave: without ``None`` and what is empty."""
+    return {name: value for name, value in values.items() if value not in (None, (), "")}
+
+
+def forced(force: bool) -> dict[str, str]:
+    """The query of a request that is to be done although it takes something away."""
+    return {"force": "true"} if force else {}
+
+
+def proven(body: Mapping[str, Any], send: Callable[[Mapping[str, Any]], T]) -> T:
+    """Send a change of credentials; with the current password too, where they are one's own."""
+    try:
+        return send(body)
+    except Refused as refused:
+        if refused.code != _PROOF:
+            raise
+    return send({**body, "current_password": read_secret("Your current password")})
 
 
 def show_json(value: Any) -> None:
@@ -162,11 +130,26 @@ def show_line(value: Any) -> None:
 
 
 def fitting(text: str) -> str:
-    """JSON as standard output can have it: in ASCII where its encoding is not UTF-8."""
+    """JSON as standard output can have it: in ASCII where its encoding is not UTF-8.
+
+    SECURITY: JSON itself lets C1 controls through, which some terminals obey.
+    """
+    if text.isascii():
+        return text.replace("\x7f", "\\u007f")
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    if text.isascii() or encoding.lower().replace("-", "") == "utf8":
-        return text
-    return "".join(each if each.isascii() else json.dumps(each)[1:-1] for each in text)
+    is_utf8 = encoding.lower().replace("-", "") == "utf8"
+    return "".join(
+        each if each.isascii() or (is_utf8 and not _steers(each)) else json.dumps(each)[1:-1]
+        for each in text.replace("\x7f", "\\u007f")
+    )
+
+
+def printable(text: str) -> str:
+    """Text for people, with escapes in the place of what steers a terminal.
+
+    SECURITY: names and sentences may come from anybody who may write them, or a hostile server.
+    """
+    return "".join(json.dumps(each)[1:-1] if _steers(each) else each for each in text)
 
 
 def show_object(shape: Mapping[str, Any], *, as_json: bool) -> None:
@@ -174,19 +157,19 @@ def show_object(shape: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         show_json(shape)
         return
-    width = max(len(name) for name in shape)
+    width = max((len(name) for name in shape), default=0)
     for name, value in shape.items():
-        click.echo(f"{name:<{width}}  {_cell(value)}")
+        click.echo(f"{printable(name):<{width}}  {_cell(value)}")
 
 
 def show_list(
-    shapes: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool
+    shapes: Iterable[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool
 ) -> None:
     """Print objects as a table of the given columns."""
     if as_json:
-        show_json({"items": shapes, "next": None})
+        show_json({"items": list(shapes), "next": None})
         return
-    rows = [list(columns), *([_cell(shape[name]) for name in columns] for shape in shapes)]
+    rows = [list(columns), *([_cell(shape.get(name)) for name in columns] for shape in shapes)]
     widths = [max(len(row[index]) for row in rows) for index in range(len(columns))]
     for row in rows:
         click.echo(
@@ -200,7 +183,13 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, str):
-        return value
+        return printable(value)
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return " ".join(value) or "-"
-    return json.dumps(value, ensure_ascii=False)
+        return printable(" ".join(value)) or "-"
+    return printable(json.dumps(value, ensure_ascii=False))
+
+
+def _steers(character: str) -> bool:
+    if character.isascii():
+        return not " " <= character <= "~"
+    return character in _DIRECTIONS or unicodedata.category(character) in _CONTROLS

@@ -2,25 +2,20 @@
 
 import json
 import sys
-from typing import Any, Final
+from typing import Final
 
 import click
 
-from keyosk.cli import shared
-from keyosk.errors import Conflict, NotFound
-from keyosk.installation import Installation
-from keyosk.keys import imported_keys, material
-from keyosk.keys.hsm import HsmKey
-from keyosk.keys.rotation import LIMIT
-from keyosk.model import OPERATOR, SigningKey
-from keyosk.web.key_schemas import SigningKeySchema
+from keyosk.cli import choice, shared
+from keyosk.cli.refusals import Refused
+from keyosk.model import SIGNING_ALGORITHMS
 
 _COLUMNS = ("kid", "algorithm", "state", "active_from", "gone_at", "not_seen_by")
 #: A ``kid`` may begin with a dash.
 _KID: Final = {"ignore_unknown_options": True}
 _algorithm = click.option(
     "--algorithm",
-    type=click.Choice((*material.ALGORITHMS, *material.OWN_SET_ALGORITHMS)),
+    type=click.Choice(SIGNING_ALGORITHMS),
     help="The installation's unless given.",
 )
 
@@ -34,9 +29,9 @@ def signing_key() -> None:
 @shared.as_json
 def list_keys(*, as_json: bool) -> None:
     """List the signing keys, oldest first; never their private halves."""
-    with shared.installation() as installation:
-        shapes = [_shape(installation, key) for key in installation.rotation.all()]
-    shared.show_list(shapes, _COLUMNS, as_json=as_json)
+    with shared.client() as client:
+        found = list(client.items("signing-keys"))
+    shared.show_list(found, _COLUMNS, as_json=as_json)
 
 
 @signing_key.command("rotate")
@@ -45,19 +40,23 @@ def list_keys(*, as_json: bool) -> None:
     "--now", is_flag=True, help="Sign with it at once: hurts verifiers that keep the set."
 )
 @click.option("--when-seen", is_flag=True, help="Wait until every known service has fetched it.")
-@click.option("--limit", type=int, default=LIMIT, metavar="SECONDS", help="But no longer.")
+@click.option("--limit", type=int, metavar="SECONDS", help="But no longer; a week unless said.")
 @shared.as_json
-def rotate(algorithm: str | None, *, now: bool, when_seen: bool, limit: int, as_json: bool) -> None:
+def rotate(
+    algorithm: str | None, *, now: bool, when_seen: bool, limit: int | None, as_json: bool
+) -> None:
     """Publish the key that is to sign next."""
-    with shared.installation() as installation:
-        key = installation.rotation.rotate(
-            OPERATOR, algorithm, now=now, when_seen=when_seen, limit=limit
-        )
-        shape = _shape(installation, key)
-    unseen = ", ".join(shape["not_seen_by"]) or "none that Keyosk knows"
+    body = {"now": now, "when_seen": when_seen, **shared.given(algorithm=algorithm)}
+    if limit is not None:
+        body["limit"] = limit
+    with shared.client() as client:
+        shape = client.post("signing-keys/rotate", body=body).body
+    begins = shared.printable(str(shape.get("active_from")))
+    names = [str(name) for name in shape.get("not_seen_by", ())]
+    unseen = shared.printable(", ".join(names)) or "none that Keyosk knows"
     if not now:
         click.echo(
-            f"It signs from {shape['active_from']} on. Not seen by: {unseen}. With --now it would "
+            f"It signs from {begins} on. Not seen by: {unseen}. With --now it would "
             "sign in 2 seconds: these, and verifiers that do not say who they are, would refuse "
             "new tokens until they fetch the key set again.",
             err=True,
@@ -76,8 +75,8 @@ def rotate(algorithm: str | None, *, now: bool, when_seen: bool, limit: int, as_
 @shared.as_json
 def retire(kid: str, *, as_json: bool) -> None:
     """Stop a key from signing."""
-    with shared.installation() as installation:
-        shape = _shape(installation, installation.rotation.retire(OPERATOR, kid))
+    with shared.client() as client:
+        shape = client.delete("signing-keys", kid).body
     shared.show_object(shape, as_json=as_json)
 
 
@@ -86,8 +85,8 @@ def retire(kid: str, *, as_json: bool) -> None:
 @shared.as_json
 def compromise(kid: str, *, as_json: bool) -> None:
     """Take a key out of the set at once and revoke all that it signed."""
-    with shared.installation() as installation:
-        shape = _shape(installation, installation.rotation.compromise(OPERATOR, kid))
+    with shared.client() as client:
+        shape = client.post("signing-keys", kid, "compromise").body
     shared.show_object(shape, as_json=as_json)
 
 
@@ -96,9 +95,9 @@ def compromise(kid: str, *, as_json: bool) -> None:
 @shared.as_json
 def import_key(algorithm: str | None, *, as_json: bool) -> None:
     """Read a private key, PEM or JWK, from standard input; it signs next."""
-    private, fitting = imported_keys.read(sys.stdin.read(), algorithm)
-    with shared.installation() as installation:
-        shape = _shape(installation, installation.rotation.import_key(OPERATOR, private, fitting))
+    body = {"private_key": sys.stdin.read(), **shared.given(algorithm=algorithm)}
+    with shared.client() as client:
+        shape = client.post("signing-keys/import", body=body).body
     shared.show_object(shape, as_json=as_json)
 
 
@@ -110,26 +109,21 @@ def import_key(algorithm: str | None, *, as_json: bool) -> None:
 @click.option("--docker", "form", flag_value="docker", help="The kid that a registry knows it by.")
 def export(kid: str | None, form: str) -> None:
     """Print the public half of a key, of the one that signs now unless it is said."""
-    with shared.installation() as installation:
-        keys = installation.signing_keys.current
-        wanted = kid or keys.default.kid
-        found = next((key for key in keys.keys if key.kid == wanted), None)
-        if found is None:
-            raise NotFound("There is no such published key.")
-        if form == "x5c":
-            private = installation.signing_keys.private_key(wanted)
-            if isinstance(private, HsmKey):
-                raise Conflict("kid", "This key is in an HSM: use --pem or --jwk.")
-            click.echo(material.certificate(private, installation.issuer), nl=False)
-            return
+    if form == "x5c":
+        choice.require_machine("--x5c")
+        from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk
+
+        click.echo(machine.certificate(kid), nl=False)
+        return
+    with shared.client() as client:
+        public = client.public_key(kid)
     if form == "jwk":
-        click.echo(json.dumps(dict(found.public)))
-    elif form == "docker":
-        click.echo(material.libtrust_id(found.public))
-    else:
-        click.echo(material.public_pem(found.public), nl=False)
+        click.echo(shared.fitting(json.dumps(public)))
+        return
+    from keyosk.keys import material  # noqa: PLC0415 - cryptography costs more than the rest
 
-
-def _shape(installation: Installation, key: SigningKey) -> dict[str, Any]:
-    shape: dict[str, Any] = SigningKeySchema().dump(key)
-    return {**shape, "not_seen_by": installation.rotation.not_seen_by(key)}
+    try:
+        docker, pem = material.libtrust_id(public), material.public_pem(public)
+    except (KeyError, TypeError, ValueError):
+        raise Refused("The server's key is none that Keyosk knows.") from None
+    click.echo(docker if form == "docker" else pem, nl=form == "docker")

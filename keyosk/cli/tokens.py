@@ -6,12 +6,8 @@ import sys
 import click
 
 from keyosk import whitespace
-from keyosk.cli import shared
-from keyosk.errors import BadToken
-from keyosk.model import OPERATOR
-from keyosk.permissions import entitlements
-from keyosk.tokens.explanation import SENTENCES, shape
-from keyosk.tokens.issuing import TokenRequest
+from keyosk.cli import choice, shared
+from keyosk.cli.verify_service import bad_token_kit
 
 _audience = click.option(
     "--audience", "audiences", multiple=True, help="A service's name or audience; repeatable."
@@ -42,24 +38,22 @@ def issue_token(
     lifetime: int | None,
 ) -> None:
     """Print a token of the account, made without its secret; the audit log tells of it."""
-    with shared.installation() as installation:
-        account = installation.accounts.get(username)
-        login = installation.authentication.preview_login(account.id, api_key, to_issue=True)
-        token_request = _requested(scope, audiences, lifetime)
-        issued = installation.issuing.by_operator(OPERATOR, login, token_request)
-    click.echo(issued.token.text)
+    choice.require_machine()
+    from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk
+
+    click.echo(
+        machine.issue_token(username, api_key, scope=scope, audiences=audiences, lifetime=lifetime)
+    )
 
 
 @token.command("inspect")
 def inspect_token() -> None:
     """Read a token from standard input; print what it says and whether it is good now."""
+    choice.require_machine()
     text = whitespace.trim(sys.stdin.readline())
-    with shared.installation() as installation:
-        try:
-            header, claims = installation.tokens.unverified(text)
-        except BadToken:
-            raise click.ClickException("This is not a token.") from None
-        fault = installation.inspection.fault(text)
+    from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk
+
+    header, claims, fault = machine.inspect_token(text)
     # SECURITY: anybody may have written it: ASCII cannot steer a terminal.
     click.echo(json.dumps({"header": header, "claims": claims}, indent=2))
     click.echo("It is valid now." if fault is None else f"It is not valid: {fault}", err=True)
@@ -83,27 +77,31 @@ def explain_token(
     as_json: bool,
 ) -> None:
     """Tell which token the account would get, and why it lacks what it lacks."""
-    with shared.installation() as installation:
-        explanation = installation.explaining.explain(
-            username, _requested(scope, audiences, lifetime), api_key_id=api_key
-        )
-    found = shape(explanation)
+    body = {
+        "account": username,
+        "audience": audiences,
+        **shared.given(api_key=api_key, lifetime=lifetime),
+        **({} if api_key is None else {"credential": "api_key"}),
+        **({} if scope is None else {"scope": scope}),
+    }
+    with shared.client() as client:
+        found = client.post("auth", "explain", body=body).body
     if as_json:
         shared.show_json(found)
         return
-    if explanation.preview is None:
-        why = explanation.reason
-        sentence = found["error_description"] if why is None else SENTENCES[why]
-        click.echo(f"No token: {found['error']}. {sentence}")
+    lines = []
+    if found.get("claims") is None:
+        why = found.get("message", found.get("error_description"))
+        lines.append(f"No token: {found.get('error')}. {why}")
     else:
-        click.echo(f"A token of {found['size']} bytes with these claims:")
-        click.echo(json.dumps(found["claims"], ensure_ascii=False, indent=2))
-    for each in found["scopes"]:
-        click.echo(f"has   {each['name']}  through {each['through']}")
-    for each in found["missing"]:
-        click.echo(f"lacks {each['name']}  {each['reason']}: {each['message']}")
+        lines.append(f"A token of {found.get('size')} bytes with these claims:")
+        lines += json.dumps(found["claims"], ensure_ascii=False, indent=2).splitlines()
+    for each in found.get("scopes", ()):
+        lines.append(f"has   {each.get('name')}  through {each.get('through')}")
+    for each in found.get("missing", ()):
+        lines.append(f"lacks {each.get('name')}  {each.get('reason')}: {each.get('message')}")
+    for line in lines:
+        click.echo(shared.printable(line))
 
 
-def _requested(scope: str | None, audiences: tuple[str, ...], lifetime: int | None) -> TokenRequest:
-    scopes = None if scope is None else entitlements.parse_scope(scope)
-    return TokenRequest(scopes, audiences, lifetime)
+token.add_command(bad_token_kit)

@@ -2,25 +2,17 @@
 
 import json
 import sys
-import threading
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from http.client import HTTPException
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any
-from urllib.error import HTTPError, URLError
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from keyosk.cli import outputs, shared
-from keyosk.tokens import conformance_kit
-from keyosk.tokens.conformance_kit import Kit, Sample
 
-_TIMEOUT = 10  # seconds
+if TYPE_CHECKING:
+    from keyosk.tokens.conformance_kit import Kit
+
 _JKU = "/keys-of-an-attacker.json"
 _service = click.option("--service", required=True, help="The service's name or id.")
 
@@ -38,7 +30,12 @@ def bad_token_kit(service: str, issuer: str | None, out: Path | None) -> None:
 
     No installation accepts any of them: the keys are made for this and kept nowhere.
     """
-    kit = _kit(service, issuer, jku=f"https://attacker.invalid{_JKU}")
+    from keyosk.cli import service_check  # noqa: PLC0415 - cryptography costs more than the rest
+
+    with shared.client() as client:
+        kit = service_check.make_kit(
+            client, service, issuer=issuer, jku=f"https://attacker.invalid{_JKU}"
+        )
     files = {"jwks": kit.key_set, "revocations": kit.revocations, "tokens": _shapes(kit)}
     if out is None:
         shared.show_json(files)
@@ -72,10 +69,17 @@ def verify_service(
     if it accepted a bad token, refused the good one, or failed.
     """
     host, port = _loopback(jwks_bind)
+    if not url.startswith(("http://", "https://")):
+        raise click.BadParameter("must be an http or https URL", param_hint="URL")
     base = f"http://{jwks_bind}"
-    kit = _kit(service, issuer or base, jku=base + _JKU)
-    with _served(kit, host, port):
-        found = [_tried(url, sample, revocations=revocations) for sample in kit.samples]
+    from keyosk.cli import service_check  # noqa: PLC0415 - cryptography costs more than the rest
+
+    with shared.client() as client:
+        kit = service_check.make_kit(client, service, issuer=issuer or base, jku=base + _JKU)
+    with service_check.served(kit, host, port, jku=_JKU):
+        found = [
+            service_check.try_sample(url, sample, revocations=revocations) for sample in kit.samples
+        ]
     shared.show_list(found, ("token", "answer", "verdict", "flaw"), as_json=as_json)
     sys.exit(any(each["verdict"] == "WRONG" for each in found))
 
@@ -93,90 +97,8 @@ def _loopback(bind: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def _kit(service: str, issuer: str | None, *, jku: str) -> Kit:
-    with shared.installation() as installation:
-        found = installation.services.get(service)
-        return conformance_kit.make(
-            found,
-            issuer or installation.issuer,
-            int(time.time()),
-            algorithm=installation.signing_keys.algorithm,
-            jku=jku,
-        )
-
-
-def _shapes(kit: Kit) -> list[dict[str, Any]]:
+def _shapes(kit: "Kit") -> list[dict[str, Any]]:
     return [
         {"name": each.name, "good": each.good, "flaw": each.flaw, "token": each.text}
         for each in kit.samples
     ]
-
-
-class _NoRedirects(HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
-        """A redirect to a login page is a refusal."""
-
-
-def _tried(url: str, sample: Sample, *, revocations: bool) -> dict[str, Any]:
-    if not url.startswith(("http://", "https://")):
-        raise click.BadParameter("must be an http or https URL", param_hint="URL")
-    headers = {"Authorization": f"Bearer {sample.text}"}
-    request = Request(url, headers=headers)  # noqa: S310  # looked at above
-    try:
-        with build_opener(_NoRedirects).open(request, timeout=_TIMEOUT) as answer:
-            status = str(answer.status)
-    except HTTPError as error:
-        status = str(error.code)
-        error.close()
-    except (URLError, OSError, HTTPException):
-        status = "none"
-    if sample.good:
-        right = status.startswith("2")
-    else:
-        right = status.startswith(("3", "4"))
-    known = right or (sample.polled and not revocations and status.startswith("2"))
-    verdict = "right" if right else "not polled" if known else "WRONG"
-    return {"token": sample.name, "answer": status, "verdict": verdict, "flaw": sample.flaw}
-
-
-@contextmanager
-def _served(kit: Kit, host: str, port: int) -> Iterator[None]:
-    """The kit's documents at the addresses where Keyosk has its own."""
-    keys = f"{kit.issuer}/.well-known/jwks.json"
-    metadata = {"issuer": kit.issuer, "jwks_uri": keys, "response_types_supported": []}
-    documents = {
-        "/auth/jwks": kit.key_set,
-        "/.well-known/jwks.json": kit.key_set,
-        "/auth/revocations": kit.revocations,
-        _JKU: kit.foreign_key_set,
-        "/.well-known/oauth-authorization-server": metadata,
-        "/.well-known/openid-configuration": metadata,
-    }
-    try:
-        server = ThreadingHTTPServer((host, port), _handler(documents))
-    except OSError as error:
-        raise click.ClickException(f"Cannot listen at {host}:{port}: {error.strerror}.") from None
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def _handler(documents: Mapping[str, Any]) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            document = documents.get(self.path.partition("?")[0])
-            body = b"" if document is None else json.dumps(document).encode()
-            self.send_response(404 if document is None else 200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: Any) -> None:
-            """Nothing: the table says it all."""
-
-    return Handler

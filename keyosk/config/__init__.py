@@ -4,6 +4,6 @@ Owns: every setting's name, default and check. Nothing else reads the environmen
 Does not own: what a setting does.
 """
 
-from keyosk.config.settings import SETTINGS, Config, is_debugging, load
+from keyosk.config.settings import SETTINGS, Config, load
 
-__all__ = ["SETTINGS", "Config", "is_debugging", "load"]
+__all__ = ["SETTINGS", "Config", "load"]

@@ -20,7 +20,9 @@ from keyosk.config.values import Address, BadValue, Network, Rule
 from keyosk.errors import ConfigurationError, Fault
 
 _PREFIX: Final = "KEYOSK_"
-_CONFIG: Final = "KEYOSK_CONFIG"  # names the file of settings; the one variable that is none
+_CONFIG: Final = "KEYOSK_CONFIG"  # names the file of settings
+#: Variables that are no settings; the last is for commands.
+_NO_SETTINGS: Final = (_CONFIG, f"{_PREFIX}URL")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,11 +246,6 @@ def load(environ: Mapping[str, str], *, cores: int | None = None) -> Config:
     return Config(**values, warnings=warnings, sources=sources)
 
 
-def is_debugging(environ: Mapping[str, str]) -> bool:
-    """Whether the environment asks for all that can be told, before settings are loaded."""
-    return environ.get(f"{_PREFIX}LOG_LEVEL", "").lower() == "debug"
-
-
 def _fill(values: dict[str, Any], given: Mapping[str, _Given]) -> Iterator[Fault]:
     """Add the defaults that depend on other settings; a fault where there cannot be one.
 
@@ -281,7 +278,9 @@ def _of_keyosk(environ: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in environ.items()
-        if name.startswith(_PREFIX) and name != _CONFIG and (value or name not in _VARIABLES)
+        if name.startswith(_PREFIX)
+        and name not in _NO_SETTINGS
+        and (value or name not in _VARIABLES)
     }
 
 

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.x509.oid import NameOID
 
+from keyosk import model
 from keyosk.errors import WrongSecretKey
 from keyosk.keys.roca import is_from_faulty_chip
 
@@ -32,9 +33,9 @@ PrivateKey = (
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey | MlDsaPublicKey
 
 #: The JOSE names (RFC 7518 section 3.1, RFC 8037) of the algorithms that tokens are signed with.
-ALGORITHMS: Final = ("ES256", "RS256", "PS256", "EdDSA")
+ALGORITHMS: Final = model.COMMON_ALGORITHMS
 #: Those whose keys only the services that ask for them get to see (RFC 9964, FIPS 204).
-OWN_SET_ALGORITHMS: Final = ("ML-DSA-44", "ML-DSA-65")
+OWN_SET_ALGORITHMS: Final = model.OWN_SET_ALGORITHMS
 _ML_DSA: Final[Mapping[str, tuple[Any, Any]]] = {
     "ML-DSA-44": (mldsa.MLDSA44PrivateKey, mldsa.MLDSA44PublicKey),
     "ML-DSA-65": (mldsa.MLDSA65PrivateKey, mldsa.MLDSA65PublicKey),

@@ -15,6 +15,11 @@ DOCUMENT_PATHS: Final = (REVOCATIONS_PATH, CHECKPOINTS_PATH)
 ACCESS_TOKEN_TYPE: Final = "at+jwt"  # noqa: S105 - it names a type
 #: What a token's header may say it is; ``JWT`` for verifiers that refuse the type of RFC 9068.
 TOKEN_TYPES: Final = (ACCESS_TOKEN_TYPE, "JWT")
+#: What tokens may be signed with. Keys of the last two only the services that ask for them get to
+#: see (RFC 9964, FIPS 204).
+COMMON_ALGORITHMS: Final = ("ES256", "RS256", "PS256", "EdDSA")
+OWN_SET_ALGORITHMS: Final = ("ML-DSA-44", "ML-DSA-65")
+SIGNING_ALGORITHMS: Final = (*COMMON_ALGORITHMS, *OWN_SET_ALGORITHMS)
 #: The claims that tokens have by themselves; an account's own cannot take their names.
 TOKEN_CLAIMS: Final = frozenset(
     (

@@ -1,0 +1,96 @@
+"""Which Keyosk a command is about: the options that every command takes."""
+
+import os
+from collections.abc import Callable
+from typing import Any, Final
+
+import click
+
+from keyosk.cli.refusals import Refused
+
+_VARIABLE: Final = "KEYOSK_URL"
+#: The options, by what the context keeps them under.
+_CONFIG: Final = "keyosk.config"
+_SERVER: Final = "keyosk.server"
+_HTTP: Final = "keyosk.allow_http"
+
+
+def add_options(command: click.Command) -> None:
+    """Give a command, and all below it, the options that choose a Keyosk."""
+    command.params += [
+        click.Option(
+            ["--config"],
+            metavar="FILE",
+            expose_value=False,
+            callback=_keep(_CONFIG),
+            help="Settings: keyosk.toml, or an environment file (.env). Instead of KEYOSK_CONFIG.",
+        ),
+        click.Option(
+            ["--server"],
+            metavar="URL",
+            expose_value=False,
+            callback=_keep(_SERVER),
+            help="The Keyosk to speak to, over HTTPS. Instead of KEYOSK_URL.",
+        ),
+        click.Option(
+            ["--allow-http"],
+            is_flag=True,
+            default=None,
+            expose_value=False,
+            callback=_keep(_HTTP),
+            help="Speak to the server without TLS, where the network itself is encrypted.",
+        ),
+    ]
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            add_options(each)
+
+
+def config() -> str | None:
+    """The file of settings that was named."""
+    found: str | None = _meta().get(_CONFIG)
+    return found
+
+
+def server() -> str | None:
+    """The URL of the server that was chosen; ``None``: the database at hand.
+
+    Settings that are named on the command line win over a server that the environment names.
+    """
+    named: str | None = _meta().get(_SERVER)
+    if named is not None and config() is not None:
+        raise click.UsageError("--server is another Keyosk than the one of --config: give one.")
+    if named is None and config() is None:
+        named = os.environ.get(_VARIABLE, "").strip()
+    return named or None
+
+
+def allows_http() -> bool:
+    """Whether the server may be spoken to without TLS."""
+    return bool(_meta().get(_HTTP))
+
+
+def require_machine(what: str = "", *, or_variable: bool = True) -> None:
+    """Refuse a command that works on the database itself where a server was chosen.
+
+    ``or_variable``: also where only the environment names one.
+    """
+    chosen = server() if or_variable else _meta().get(_SERVER)
+    if chosen:
+        command = click.get_current_context().command_path
+        raise Refused(
+            f"{command}{what and ' '}{what} needs the machine that has the database. Run it there, "
+            "without --server and KEYOSK_URL."
+        )
+
+
+def _meta() -> dict[str, Any]:
+    return click.get_current_context().meta
+
+
+def _keep(key: str) -> Callable[[click.Context, click.Parameter, object], None]:
+    def keep(context: click.Context, _: click.Parameter, value: object) -> None:
+        if value is not None:
+            context.meta[key] = value
+
+    return keep

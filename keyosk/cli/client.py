@@ -1,0 +1,336 @@
+"""A client of the REST API, the same over HTTPS and inside this process.
+
+Owns requests, pages and the sentences that refusals become; what carries a request is a transport.
+
+SECURITY: what a server answers is believed no more than it must be: its form is checked, its size
+is limited, and whatever is printed of it goes through ``shared.printable`` or ``shared.fitting``.
+"""
+
+import json
+import ssl
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+import httpx
+
+from keyosk.cli.refusals import Refused
+from keyosk.model import OWN_SET_ALGORITHMS
+
+_PAGE: Final = "200"
+#: Bytes of the largest answer that is held in memory: pages and manifests are far smaller.
+_LARGEST: Final = 64 * 1024 * 1024
+#: Characters of a sentence that is told.
+_LONGEST: Final = 2_000
+#: Seconds: of usual requests, and of those whose lines come as they are made.
+_TIMEOUT: Final = httpx.Timeout(60, connect=15)
+_STREAM_TIMEOUT: Final = httpx.Timeout(600, connect=15)
+_JSON_TYPES: Final = ("application/json", "application/problem+json")
+#: What is said of a name that no address can have, by the first word of the path.
+_NO_SUCH: Final[Mapping[str, str]] = {
+    "accounts": "There is no such account.",
+    "services": "There is no such service.",
+    "roles": "There is no such role.",
+    "signing-keys": "There is no such signing key.",
+    "api-keys": "There is no such API key.",
+}
+#: Words that have an address of their own in the place of a name.
+_RESERVED: Final = frozenset(
+    {"accounts/import", "accounts/export", "signing-keys/import", "signing-keys/rotate"}
+)
+
+Body = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a request got: the JSON object in its body, and its entity tag.
+
+    ``effective_at_latest``: when a change that took rights away has reached everybody.
+    """
+
+    body: dict[str, Any]
+    etag: str | None = None
+    effective_at_latest: str | None = None
+
+
+class Client:
+    """Sends requests and raises ``Refused`` for whatever does not succeed."""
+
+    def __init__(
+        self, http: httpx.Client, name: str, *, auth: httpx.Auth | None = None, login: str = ""
+    ) -> None:
+        """``name``: of the server, for sentences. ``login``: how to log in there again."""
+        self._http = http
+        self._name = name
+        self._auth = auth
+        self._login = login
+
+    def get(self, *path: str, **query: str) -> Reply:
+        """One object."""
+        return self._send("GET", path, query=query)
+
+    def post(self, *path: str, body: Body | None = None, **query: str) -> Reply:
+        """What making or doing something answers."""
+        return self._send("POST", path, body=body, query=query)
+
+    def form(self, *path: str, fields: Mapping[str, str]) -> Reply:
+        """What an OAuth request answers (RFC 6749 appendix B)."""
+        return self._send(
+            "POST",
+            path,
+            query={},
+            content=urlencode(fields).encode(),
+            media_type="application/x-www-form-urlencoded",
+        )
+
+    def put(self, *path: str, body: Body, etag: str | None = None, **query: str) -> Reply:
+        """What replacing something answers; ``etag``: only in that version."""
+        return self._send("PUT", path, body=body, query=query, etag=etag)
+
+    def patch(self, *path: str, body: Body, etag: str | None = None, **query: str) -> Reply:
+        """What changing something answers; ``etag``: only in that version."""
+        return self._send("PATCH", path, body=body, query=query, etag=etag)
+
+    def delete(self, *path: str, **query: str) -> Reply:
+        """What removing something answers."""
+        return self._send("DELETE", path, query=query)
+
+    def issuer(self) -> str:
+        """What the tokens of this Keyosk have as their issuer."""
+        found = self.get(".well-known", "oauth-authorization-server").body.get("issuer")
+        if not isinstance(found, str):
+            raise self._strange()
+        return found
+
+    def public_key(self, kid: str | None) -> dict[str, Any]:
+        """A published key as a JWK, the one that signs now unless ``kid`` says another."""
+        for key in self._published():
+            if kid is None or key.get("kid") == kid:
+                return key
+        raise Refused("There is no such published key.", code="not_found", status=404)
+
+    def _published(self) -> Iterator[dict[str, Any]]:
+        """The common key set, and then those that services have for themselves."""
+        yield from self._key_set("auth", "jwks")
+        for service in self.items("services"):
+            if service.get("signing_algorithm") in OWN_SET_ALGORITHMS:
+                yield from self._key_set("services", str(service.get("id")), "jwks")
+
+    def _key_set(self, *path: str) -> list[dict[str, Any]]:
+        keys = self.get(*path).body.get("keys")
+        if not isinstance(keys, list) or not all(isinstance(key, dict) for key in keys):
+            raise self._strange()
+        return keys
+
+    def items(self, *path: str, **query: str) -> Iterator[dict[str, Any]]:
+        """Everything in a list, page by page."""
+        cursor: dict[str, str] = {}
+        while True:
+            page = self.get(*path, limit=_PAGE, **query, **cursor).body
+            items, following = page.get("items"), page.get("next")
+            if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+                raise self._strange()
+            yield from items
+            if following is None:
+                return
+            if not isinstance(following, str) or cursor == {"cursor": following}:
+                raise self._strange()
+            cursor = {"cursor": following}
+
+    @contextmanager
+    def lines(
+        self, method: str, *path: str, content: Iterable[bytes] | None = None, **query: str
+    ) -> Iterator[Iterator[str]]:
+        """The lines of an answer as they come; ``content``: JSON Lines to send."""
+        headers = {} if content is None else {"Content-Type": "application/jsonl"}
+        with self._exchange(
+            method, path, params=query, content=content, headers=headers, timeout=_STREAM_TIMEOUT
+        ) as response:
+            if response.status_code != httpx.codes.OK:
+                raise self._refusal(response, _read(response))
+            yield _split(response)
+
+    def _send(
+        self,
+        method: str,
+        path: tuple[str, ...],
+        *,
+        query: Mapping[str, str],
+        body: Body | None = None,
+        content: bytes | None = None,
+        media_type: str = "application/json",
+        etag: str | None = None,
+    ) -> Reply:
+        content = content if body is None else _encoded(body)
+        headers = {} if content is None else {"Content-Type": media_type}
+        if etag is not None:
+            headers["If-Match"] = etag
+        with self._exchange(
+            method, path, params=query, content=content, headers=headers, timeout=_TIMEOUT
+        ) as response:
+            text = _read(response)
+        if not response.is_success:
+            raise self._refusal(response, text)
+        if response.status_code == httpx.codes.NO_CONTENT:
+            return Reply({})
+        found = _document(response, text)
+        if found is None:
+            raise self._strange()
+        effective = found.pop("effective_at_latest", None)
+        return Reply(found, response.headers.get("ETag"), effective)
+
+    @contextmanager
+    def _exchange(
+        self, method: str, path: tuple[str, ...], **options: Any
+    ) -> Iterator[httpx.Response]:
+        """A request and its answer. Raises ``Refused`` for what goes wrong on the way."""
+        place = _path(path)
+        try:
+            with self._http.stream(method, place, auth=self._auth, **options) as response:
+                yield response
+        except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
+            said = self._told(error)
+        else:
+            return
+        # SECURITY: outside of the handler, whose exception has the request with its secrets.
+        raise Refused(said)
+
+    def _told(self, error: Exception) -> str:
+        """What went wrong on the network, and what to do."""
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, ssl.SSLError):
+            cause = cause.__cause__ or cause.__context__
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return (
+                f"{self._name} has a certificate that is not trusted here: {cause.verify_message}. "
+                "If an authority of your own made it, name that one's file in SSL_CERT_FILE."
+            )
+        if isinstance(cause, ssl.SSLError):
+            return f"{self._name} cannot be spoken to by TLS ({cause.reason}). Is it the right URL?"
+        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
+            why = _reason(error)
+            return f"{self._name} cannot be reached: {why}. Is it running, and the URL right?"
+        if isinstance(error, httpx.TimeoutException):
+            return (
+                f"{self._name} did not answer in time. What was asked for may be done all the "
+                "same: look before you ask again."
+            )
+        return (
+            f"The connection to {self._name} broke. What was asked for may be done all the same: "
+            "look before you ask again."
+        )
+
+    def _refusal(self, response: httpx.Response, text: bytes) -> Refused:
+        """What a refusal says (RFC 9457), in the words of commands."""
+        if response.has_redirect_location:
+            place = response.headers["Location"][:_LONGEST]
+            return Refused(
+                f"{self._name} answers that it is at {place}. If that is your Keyosk, name it "
+                "with --server.",
+                status=response.status_code,
+            )
+        problem = _document(response, text) or {}
+        detail = problem.get("detail", problem.get("error_description"))
+        code = problem.get("code", problem.get("error"))
+        if not isinstance(detail, str) or not isinstance(code, str):
+            return self._strange(response.status_code)
+        sentences = [detail]
+        if response.status_code == httpx.codes.UNAUTHORIZED and self._login:
+            sentences = [f"{detail} {self._login}"]
+        if code == "invalid":
+            sentences = _faults(problem.get("errors")) or sentences
+        if code == "in_use":
+            sentences = [f"{detail} Repeat with --force to remove it."]
+        return Refused(
+            *(each[:_LONGEST] for each in sentences), code=code, status=response.status_code
+        )
+
+    def _strange(self, status: int = 200) -> Refused:
+        return Refused(
+            f"{self._name} does not answer as Keyosk does (status {status}). Is it the right URL?",
+            status=status,
+        )
+
+
+def _encoded(body: Body) -> bytes:
+    """A body as JSON. Raises ``Refused`` for a number that JSON has not."""
+    try:
+        return json.dumps(body, allow_nan=False).encode()
+    except ValueError:
+        raise Refused("There is a number in it that is not finite.") from None
+
+
+def _path(segments: tuple[str, ...]) -> str:
+    """The path of these segments. Raises ``Refused`` for a name that cannot stand in one."""
+    for before, name in pairwise(segments):
+        said = _NO_SUCH.get(before)
+        if said and (not name or "/" in name or f"{before}/{name}" in _RESERVED):
+            raise Refused(said, code="not_found", status=404)
+    # A segment of dots only would be taken for a step up. The first is no name.
+    return f"/{segments[0]}" + "".join(
+        "/" + (quote(each, safe="") if each.strip(".") else each.replace(".", "%2E"))
+        for each in segments[1:]
+    )
+
+
+def _read(response: httpx.Response) -> bytes:
+    """The whole body. Raises ``Refused`` for one that is too large to be an answer."""
+    pieces, size = [], 0
+    for piece in response.iter_bytes():
+        size += len(piece)
+        if size > _LARGEST:
+            raise Refused("The server's answer is larger than any that Keyosk gives.")
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _split(response: httpx.Response) -> Iterator[str]:
+    """The lines of a streamed answer, whose ends are LF only. Raises ``Refused``, ``OSError``."""
+    rest = b""
+    for piece in response.iter_bytes():
+        first, *others = piece.split(b"\n")
+        rest += first
+        for following in others:
+            yield rest.decode(errors="replace")
+            rest = following
+        if len(rest) > _LARGEST:
+            raise Refused("The server's answer has a line longer than any that Keyosk gives.")
+    if rest:
+        yield rest.decode(errors="replace")
+
+
+def _reason(error: Exception) -> str:
+    """What the system says of a connection that did not come about."""
+    if isinstance(error, httpx.ConnectTimeout):
+        return "no answer"
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return "no connection"
+
+
+def _document(response: httpx.Response, text: bytes) -> dict[str, Any] | None:
+    """The JSON object of an answer, if that is what it has."""
+    if response.headers.get("Content-Type", "").partition(";")[0].strip() not in _JSON_TYPES:
+        return None
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _faults(errors: Any) -> list[str]:
+    if not isinstance(errors, list):
+        return []
+    return [
+        f"{fault.get('field')}: {fault.get('message')}"
+        for fault in errors
+        if isinstance(fault, dict)
+    ]

@@ -1,0 +1,175 @@
+"""The Keyosk at hand: its settings, its database, and its API inside this process as the operator.
+
+The one place where a command meets the application itself.
+"""
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote_to_bytes
+from wsgiref.types import WSGIApplication
+
+import httpx
+
+from keyosk import app, config
+from keyosk.cli import choice
+from keyosk.cli.client import Client
+from keyosk.config import Config
+from keyosk.errors import ConfigurationError, Fault
+from keyosk.installation import Installation
+from keyosk.model import OPERATOR
+from keyosk.web.operator import BY_OPERATOR
+
+#: Where docs/operations.md puts the settings of a Keyosk that runs as a service.
+USUAL_FILES: Final = ("/etc/keyosk/keyosk.env", "/etc/keyosk/keyosk.toml")
+
+
+def settings() -> Config:
+    """The settings of this command. Raises ``ConfigurationError``."""
+    chosen = choice.config()
+    return config.load({**os.environ, **({} if chosen is None else {"KEYOSK_CONFIG": chosen})})
+
+
+def place_of(settings: Config) -> str:
+    """Where the database is that the settings name, for people."""
+    url = {name: value for name, value, _ in settings.describe()}["KEYOSK_DATABASE_URL"]
+    relative = url.removeprefix("sqlite:///")
+    return url if relative == url else str(Path(relative).absolute())
+
+
+def no_database(settings: Config, how: str) -> ConfigurationError:
+    """What to say where there is no database; ``how``: how to have one there."""
+    place = place_of(settings)
+    said = f"there is no Keyosk at {place}; it is not set up. {how}"
+    if "database_url" not in settings.sources:
+        said += (
+            " Nothing says where your database is (KEYOSK_DATABASE_URL); if there is one already, "
+            "give the settings of the Keyosk that runs with --config FILE"
+        )
+        there = [path for path in USUAL_FILES if Path(path).exists()]
+        said += f". This machine has {' and '.join(there)}" if there else ""
+    return ConfigurationError([Fault("database", said)])
+
+
+@contextmanager
+def installation() -> Iterator[Installation]:
+    """The installation that the settings name; it must have been set up before."""
+    found = settings()
+    if app.is_empty(found):
+        raise no_database(found, "keyosk serve sets it up.")
+    if not app.is_prepared(found):
+        raise ConfigurationError(
+            [
+                Fault(
+                    "database",
+                    f"{place_of(found)} is of an older Keyosk: run keyosk database upgrade, or "
+                    "restart keyosk serve",
+                )
+            ]
+        )
+    opened = app.build(found)
+    try:
+        yield opened
+        opened.audit.seal_quietly()
+    finally:
+        opened.signing_keys.close()
+        opened.database.close()
+
+
+@contextmanager
+def client() -> Iterator[Client]:
+    """The API of that installation, to be used as the operator."""
+    with (
+        installation() as opened,
+        httpx.Client(
+            transport=_InProcess(app.create_app(opened)),
+            base_url="http://in-process.invalid",
+            trust_env=False,
+        ) as http,
+    ):
+        yield Client(http, "This Keyosk")
+
+
+class _InProcess(httpx.BaseTransport):
+    """Calls a WSGI application (PEP 3333) for each request, as the operator.
+
+    Not httpx's own, which takes no stream and no path that is not Latin-1.
+    """
+
+    def __init__(self, application: WSGIApplication) -> None:
+        self._application = application
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        began: list[tuple[str, list[tuple[str, str]]]] = []
+
+        def start(status: str, headers: list[tuple[str, str]], _: Any = None) -> Any:
+            began.append((status, headers))
+            return lambda _: None
+
+        body = self._application(_environ(request), start)
+        status, headers = began[-1]
+        return httpx.Response(int(status[:3]), headers=headers, stream=_Body(body))
+
+
+def _environ(request: httpx.Request) -> dict[str, Any]:
+    path, _, query = request.url.raw_path.decode("ascii").partition("?")
+    environ: dict[Any, Any] = {
+        BY_OPERATOR: OPERATOR,
+        "REQUEST_METHOD": request.method,
+        "SCRIPT_NAME": "",
+        "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
+        "QUERY_STRING": query,
+        "SERVER_NAME": request.url.host,
+        "SERVER_PORT": "80",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.input": _Input(request.stream),
+        "wsgi.input_terminated": True,
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": False,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+    }
+    for name, value in request.headers.items():
+        key = name.upper().replace("-", "_")
+        environ[key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"] = value
+    return environ
+
+
+class _Input:
+    """The body of a request as a file that is read piece by piece."""
+
+    def __init__(self, stream: Any) -> None:
+        self._pieces = iter(stream)
+        self._rest = b""
+
+    def read(self, size: int = -1) -> bytes:
+        """At most ``size`` bytes, or all that is left; none at the end."""
+        if size < 0:
+            all_of_it = b"".join((self._rest, *self._pieces))
+            self._rest = b""
+            return all_of_it
+        while not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return b""
+            self._rest = piece
+        found, self._rest = self._rest[:size], self._rest[size:]
+        return found
+
+
+class _Body(httpx.SyncByteStream):
+    """The body of an answer as the application makes it."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = pieces
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._pieces
+
+    def close(self) -> None:
+        getattr(self._pieces, "close", lambda: None)()

@@ -1,0 +1,74 @@
+"""keyosk login and keyosk logout: tokens for a Keyosk on another machine."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from keyosk import whitespace
+from keyosk.cli import choice, shared
+from keyosk.cli.refusals import Refused
+
+_API_KEY = "kysk_"
+
+
+@click.command()
+@click.option("--username", help="Asked for unless it is given; an API key needs none.")
+@click.option(
+    "--secret-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Has the password or the API key in its first line; - is standard input.",
+)
+def login(username: str | None, secret_file: Path | None) -> None:
+    """Log in to the Keyosk that --server or KEYOSK_URL names, by password or API key.
+
+    Keeps tokens, never the secret, in a file that only you can read; other commands use them.
+    The secret is asked for, or read from FILE or the first line of standard input.
+    """
+    from keyosk.cli import remote  # noqa: PLC0415 - it is httpx
+
+    server = remote.server_of(_server(), allow_http=choice.allows_http())
+    is_asked = secret_file is None and sys.stdin.isatty()
+    if username is None and is_asked:
+        username = click.prompt(
+            "Username (empty for an API key)", default="", show_default=False, err=True
+        )
+    secret = _read(secret_file) if secret_file else shared.read_secret("Password or API key")
+    if whitespace.trim(secret).startswith(_API_KEY):
+        secret = whitespace.trim(secret)
+    elif not username:
+        raise click.UsageError("A password needs its --username.")
+    if not secret:
+        raise Refused("There is no secret: nothing was read.")
+    found = remote.log_in(server, username or "", secret)
+    click.echo(f"Logged in at {server} as {shared.printable(found.username)}.")
+    if found.refresh_token is None:
+        click.echo("It lasts for minutes: this Keyosk gives no refresh token.", err=True)
+
+
+@click.command()
+@click.option("--forget", is_flag=True, help="Without asking the server, which may be gone.")
+def logout(*, forget: bool) -> None:
+    """End the login at the Keyosk that --server or KEYOSK_URL names, and forget it."""
+    from keyosk.cli import remote  # noqa: PLC0415 - it is httpx
+
+    server = remote.server_of(_server(), allow_http=choice.allows_http())
+    if not remote.log_out(server, forget=forget):
+        raise Refused(f"You are not logged in at {server}.")
+    click.echo(f"Logged out at {server}.")
+
+
+def _server() -> str:
+    server = choice.server()
+    if server is None:
+        raise click.UsageError("Name the Keyosk: --server URL, or KEYOSK_URL.")
+    return server
+
+
+def _read(file: Path) -> str:
+    """The first line of a file. Raises ``OSError``, ``UnicodeError``."""
+    if str(file) == "-":
+        return shared.read_line()
+    with file.open(encoding="utf-8-sig") as opened:
+        return opened.readline().rstrip("\r\n")

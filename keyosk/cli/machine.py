@@ -1,0 +1,149 @@
+"""What needs the machine that has the database: set-up, upkeep, proofs, and tokens of anybody."""
+
+import errno
+import os
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from keyosk import app
+from keyosk.audit import Verdict
+from keyosk.bootstrap import FirstAdmin
+from keyosk.cli import local
+from keyosk.config import Config
+from keyosk.errors import BadToken, Conflict, NotFound, Unavailable
+from keyosk.keys import material
+from keyosk.keys.hsm import HsmKey
+from keyosk.maintenance import Finding
+from keyosk.model import OPERATOR
+from keyosk.permissions import entitlements
+from keyosk.tokens.issuing import TokenRequest
+
+_DAY: Final = 86_400
+
+
+def prepare(configuration: Config, *, serving: bool = True) -> None:
+    """Set up what is missing; the first admin's secret is printed if it was made now."""
+    admin = app.prepare(configuration)
+    if admin is None:
+        return
+    try:
+        greet(configuration, admin, serving=serving)
+    except OSError as error:
+        raise Unavailable(
+            f"The password of {admin.username} was made and cannot be printed: {error.strerror}. "
+            f"Set another: keyosk account password {shlex.quote(admin.username)}."
+        ) from error
+
+
+def greet(configuration: Config, admin: FirstAdmin, *, serving: bool) -> None:
+    """Print the first admin's secret, the one time that anybody can. Raises ``OSError``.
+
+    SECURITY: a line that sends it only where this process holds the address that it is sent to.
+    """
+    if admin.password is not None:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        click.echo(f"The first account is {admin.username}, its password (shown only now):")
+        click.echo(f"\n    {admin.password}\n")
+    if serving:
+        user = admin.username if admin.password is None else f"{admin.username}:{admin.password}"
+        address = f"{configuration.issuer}/auth/token"
+        click.echo("A token for the admin API is one line away, once Keyosk serves:")
+        click.echo(f"\n    curl -u {shlex.quote(user)} {address} -d audience=keyosk\n")
+
+
+def checked_settings() -> Config:
+    """The settings, once it is sure that what they need is installed."""
+    configuration = local.settings()
+    app.check(configuration)
+    return configuration
+
+
+def upgrade_database(*, create: bool) -> None:
+    """Bring the database up to date; make one only where a setting, or somebody, says so."""
+    configuration = local.settings()
+    is_new = app.is_empty(configuration)
+    if is_new and not create and "database_url" not in configuration.sources:
+        place = local.place_of(configuration)
+        if not sys.stdin.isatty():
+            raise local.no_database(configuration, "--create makes it there.")
+        click.confirm(f"There is no database. Make one at {place}?", abort=True, err=True)
+    prepare(configuration, serving=False)
+    if is_new:
+        click.echo(f"keyosk: made the database {local.place_of(configuration)}", err=True)
+
+
+def rewrap_database() -> tuple[int, int]:
+    """Encrypt all under the first secret key: how many private keys, and stored responses."""
+    with local.installation() as installation:
+        return installation.rotation.rewrap(), installation.idempotency.rewrap()
+
+
+def backup_database(file: Path) -> None:
+    """Copy a SQLite database to a new file."""
+    with local.installation() as installation:
+        installation.upkeep.backup(file)
+
+
+def check_database() -> Sequence[Finding]:
+    """What is not sound, by part."""
+    with local.installation() as installation:
+        return installation.upkeep.check()
+
+
+def verify_audit() -> Verdict:
+    """Whether the audit log is whole."""
+    with local.installation() as installation:
+        return installation.audit.verify()
+
+
+def prune_audit(days: int) -> int:
+    """Delete old rows; answers how many."""
+    with local.installation() as installation:
+        return installation.audit.prune(OPERATOR, int(time.time()) - days * _DAY)
+
+
+def certificate(kid: str | None) -> str:
+    """A self-signed certificate of a published key, PEM. Raises ``NotFound``, ``Conflict``."""
+    with local.installation() as installation:
+        keys = installation.signing_keys.current
+        wanted = kid or keys.default.kid
+        if wanted not in keys.verifiers:
+            raise NotFound("There is no such published key.")
+        private = installation.signing_keys.private_key(wanted)
+        if isinstance(private, HsmKey):
+            raise Conflict("kid", "This key is in an HSM: use --pem or --jwk.")
+        return material.certificate(private, installation.issuer)
+
+
+def issue_token(
+    username: str,
+    api_key: str | None,
+    *,
+    scope: str | None,
+    audiences: tuple[str, ...],
+    lifetime: int | None,
+) -> str:
+    """A token of an account, made without its secret."""
+    scopes = None if scope is None else entitlements.parse_scope(scope)
+    request = TokenRequest(scopes, audiences, lifetime)
+    with local.installation() as installation:
+        account = installation.accounts.get(username)
+        login = installation.authentication.preview_login(account.id, api_key, to_issue=True)
+        return installation.issuing.by_operator(OPERATOR, login, request).token.text
+
+
+def inspect_token(text: str) -> tuple[Mapping[str, Any], Mapping[str, Any], str | None]:
+    """Header and claims of a token, and what is wrong with it if anything is."""
+    with local.installation() as installation:
+        try:
+            header, claims = installation.tokens.unverified(text)
+        except BadToken:
+            raise click.ClickException("This is not a token.") from None
+        return header, claims, installation.inspection.fault(text)

@@ -1,0 +1,266 @@
+"""A Keyosk on another machine: its URL, the login there, and what the network does on the way."""
+
+import base64
+import ipaddress
+import json
+import re
+import signal
+import ssl
+import time
+import uuid
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+import httpx
+
+from keyosk.cli import logins
+from keyosk.cli.client import Client, Reply
+from keyosk.cli.logins import Login
+from keyosk.cli.refusals import Refused
+
+#: Seconds before its end at which an access token is renewed.
+_EARLY: Final = 30
+_HOST: Final = re.compile(r"[A-Za-z0-9._:-]+")
+_LONGEST: Final = 10 * 365 * 86_400
+_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]{1,16384}")
+_API_KEY: Final = "kysk_"
+_REFRESH_TOKEN: Final = "kysr_"  # noqa: S105 - how one begins
+#: What Keyosk answers to a login that is over, and no proxy on the way does.
+_OVER: Final = frozenset({"invalid_grant", "invalid_token", "bad_credentials", "not_found"})
+#: Signals that are put off between the use of a refresh token and the keeping of the next one.
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def server_of(text: str, *, allow_http: bool) -> str:
+    """A server's URL in one spelling. Raises ``Refused`` for one that is none, or is not safe."""
+    try:
+        url = httpx.URL(text)
+    except (httpx.InvalidURL, ValueError):
+        url = httpx.URL("")
+    is_host = _HOST.fullmatch(url.raw_host.decode("ascii"))
+    if url.scheme not in ("https", "http") or not is_host or url.query or url.fragment:
+        raise Refused(
+            "A server is named by its URL, such as https://keyosk.example.com, in --server or "
+            "KEYOSK_URL."
+        )
+    if url.userinfo:
+        # SECURITY: not a word of it; other users of the machine have seen it.
+        raise Refused(
+            "A server's URL must not have a password in it: change that password, and use "
+            "keyosk login."
+        )
+    if url.scheme == "http" and not allow_http and not _is_loopback(url.host):
+        raise Refused(
+            "Without TLS everybody on the way could read passwords and tokens: use https. Where "
+            "the network itself is encrypted, --allow-http takes http all the same."
+        )
+    return str(url.copy_with(path=url.path.rstrip("/"))).rstrip("/")
+
+
+@contextmanager
+def client(server: str) -> Iterator[Client]:
+    """The API of a server, by the login that is kept for it."""
+    with _http(server) as http:
+        session = _Session(Client(http, server), server)
+        yield Client(http, server, auth=session, login=_again(server))
+
+
+def log_in(server: str, username: str, secret: str) -> Login:
+    """Get tokens for a password or an API key, and keep them. Raises ``Refused``."""
+    alone = secret.startswith(_API_KEY)
+    auth = httpx.BasicAuth("" if alone else username, secret)
+    with _http(server) as http, logins.changing() as changes:
+        fields = {"audience": "keyosk", "scope": "offline_access"}
+        reply = Client(http, server, auth=auth).form("auth", "token", fields=fields)
+        login = _login_of(reply, server)
+        old = changes.find(server)
+        changes.put(server, login)
+        if old is not None:
+            # What is replaced shall not be left behind; if it cannot be ended, it expires.
+            with suppress(Refused):
+                _end(http, server, old, by=login)
+    return login
+
+
+def log_out(server: str, *, forget: bool = False) -> bool:
+    """End the login at a server and forget it; false if there is none.
+
+    ``forget``: without asking the server, so that whoever has a copy could go on using it.
+    """
+    with logins.changing() as changes:
+        login = changes.find(server)
+        if login is None:
+            return False
+        if not forget:
+            with _http(server) as http, _uninterrupted():
+                try:
+                    if login.expires_at <= time.time() + _EARLY:
+                        login = _refreshed(Client(http, server), login, server)
+                        changes.put(server, login)
+                    _end(http, server, login, by=login)
+                except Refused as refused:
+                    if refused.code not in _OVER:
+                        raise
+        changes.put(server, None)
+    return True
+
+
+class _Session(httpx.Auth):
+    """Puts the access token of a login into requests, and renews it when its time has come."""
+
+    def __init__(self, anonymous: Client, server: str) -> None:
+        self._anonymous = anonymous
+        self._server = server
+        self._login: Login | None = None
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        login = self._current()
+        request.headers["Authorization"] = f"Bearer {login.access_token}"
+        response = yield request
+        # A body that is a stream has gone out already.
+        if response.status_code == httpx.codes.UNAUTHORIZED and isinstance(
+            request.stream, httpx.ByteStream
+        ):
+            renewed = self._renewed(login)
+            request.headers["Authorization"] = f"Bearer {renewed.access_token}"
+            yield request
+
+    def _current(self) -> Login:
+        login = self._login or logins.find(self._server)
+        if login is None:
+            raise Refused(f"You are not logged in at {self._server}. {_again(self._server)}")
+        if login.expires_at <= time.time() + _EARLY:
+            login = self._renewed(login)
+        self._login = login
+        return login
+
+    def _renewed(self, stale: Login) -> Login:
+        """The login with a new access token: one that another command just got, or one more."""
+        with logins.changing() as changes:
+            login = changes.find(self._server)
+            if login is None:
+                raise Refused(f"You are not logged in at {self._server}. {_again(self._server)}")
+            if login.access_token == stale.access_token:
+                with _uninterrupted():
+                    try:
+                        login = _refreshed(self._anonymous, login, self._server)
+                    except Refused as refused:
+                        if refused.code in _OVER:
+                            changes.put(self._server, None)
+                        raise
+                    changes.put(self._server, login)
+        self._login = login
+        return login
+
+
+def _refreshed(anonymous: Client, login: Login, server: str) -> Login:
+    """What the refresh token of a login gives. Raises ``Refused``."""
+    if login.refresh_token is None:
+        raise Refused(f"Your login at {server} has ended. {_again(server)}", code="invalid_grant")
+    fields = {"grant_type": "refresh_token", "refresh_token": login.refresh_token}
+    try:
+        try:
+            reply = anonymous.form("auth", "token", fields=fields)
+        except Refused as refused:
+            if refused.status:
+                raise
+            # The answer was lost: for a few seconds the same request gets the same token.
+            reply = anonymous.form("auth", "token", fields=fields)
+    except Refused as refused:
+        if refused.code not in _OVER:
+            raise
+        raise Refused(
+            f"Your login at {server} has ended: {refused.sentences[0]} {_again(server)}",
+            code=refused.code,
+        ) from None
+    return _login_of(reply, server)
+
+
+def _end(http: httpx.Client, server: str, login: Login, *, by: Login) -> None:
+    """End the session of a login. Raises ``Refused``."""
+    session = _session_of(login.refresh_token)
+    if session is not None:
+        Client(http, server, auth=_Bearer(by.access_token)).delete(
+            "accounts", "me", "tokens", session
+        )
+
+
+class _Bearer(httpx.Auth):
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        yield request
+
+
+def _login_of(reply: Reply, server: str) -> Login:
+    """The login that a token response is (RFC 6749 section 5.1). Raises ``Refused``."""
+    access, refresh = reply.body.get("access_token"), reply.body.get("refresh_token")
+    seconds = reply.body.get("expires_in")
+    if not (
+        isinstance(access, str)
+        and _TOKEN.fullmatch(access)
+        and (refresh is None or (isinstance(refresh, str) and _TOKEN.fullmatch(refresh)))
+        and type(seconds) is int
+        and 0 <= seconds < _LONGEST
+    ):
+        raise Refused(f"{server} gives tokens that are not Keyosk's. Is it the right URL?")
+    return Login(_username_of(access), access, int(time.time()) + seconds, refresh)
+
+
+def _username_of(token: str) -> str:
+    """Whose token it is, as it says itself; for people only."""
+    try:
+        part = token.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+        return str(claims["preferred_username"])
+    except (LookupError, ValueError, TypeError):
+        return "unknown"
+
+
+def _session_of(refresh_token: str | None) -> str | None:
+    """The id of the session of a refresh token (tokens.refresh_token_format)."""
+    if refresh_token is None or not refresh_token.startswith(_REFRESH_TOKEN):
+        return None
+    part = refresh_token.removeprefix(_REFRESH_TOKEN)
+    try:
+        return str(uuid.UUID(bytes=base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))[:16]))
+    except ValueError:
+        return None
+
+
+def _http(server: str) -> httpx.Client:
+    is_tls = server.startswith("https://")
+    return httpx.Client(
+        base_url=server,
+        # The system's authorities, or those of SSL_CERT_FILE. Without TLS there are none to load.
+        verify=ssl.create_default_context() if is_tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+        # SECURITY: a proxy would read what goes without TLS.
+        trust_env=is_tls,
+        # SECURITY: a redirect would carry the login elsewhere.
+        follow_redirects=False,
+        headers={"User-Agent": "keyosk", "Accept": "application/json"},
+    )
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put signals off: the next refresh token must be kept once the last one was used."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _again(server: str) -> str:
+    return f"Log in: keyosk login --server {server}"
