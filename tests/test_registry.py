@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import tarfile
@@ -20,7 +21,7 @@ import pytest
 import requests
 import yaml
 
-from live import Client, LiveServer, free_port, unique
+from live import Client, LiveServer, command, free_port, unique
 from people import PASSWORD, Person, done, make_key, make_person
 from test_proxies import program
 
@@ -245,8 +246,11 @@ class Registry:
                 .replace("/etc/docker/registry/keyosk.pem", str(bundle))
             )
 
-        tool = Path(__file__).parent.parent / ".venv/bin"
-        path = f"{tool}:{os.environ['PATH']}"
+        tool = folder / "bin/keyosk"
+        tool.parent.mkdir()
+        tool.write_text(f'#!/bin/sh\nexec {shlex.join(command())} "$@"\n')
+        tool.chmod(0o755)
+        path = f"{tool.parent}:{os.environ['PATH']}"
         subprocess.run(
             ["bash", "-euc", local(shell)],
             env={**keyosk.environment, "PATH": path},
