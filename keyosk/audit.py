@@ -142,7 +142,7 @@ class Audit:
         try:
             self.refuse(by, "rule.refused", path, after=after)
         except Unavailable:
-            _log.warning("a refusal was not noted: the database is not available")
+            _log.warning("a refusal was not recorded: the database is not available")
 
     def count_failed_login(
         self, account_id: str | None, address: str | None, *, throttled: bool = False

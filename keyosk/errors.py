@@ -100,8 +100,8 @@ class ProofRequired(Forbidden):
 
     def __init__(self) -> None:
         super().__init__(
-            "Your own credentials are handled with your password in this very request: log in by "
-            "HTTP Basic with it, or add it to the body as current_password. A token is not a proof."
+            "To change your own credentials, prove your password in the same request: by HTTP "
+            "Basic, or by current_password in the body. A token is not enough."
         )
 
 
@@ -134,7 +134,7 @@ class InsufficientScope(Forbidden):
     code = "insufficient_scope"
 
     def __init__(self, scope: str) -> None:
-        super().__init__(f"This needs the scope {scope}.")
+        super().__init__(f"This requires the scope {scope}.")
         self.scope = scope
 
 
@@ -207,7 +207,7 @@ class Throttled(KeyoskError):
     code = "throttled"
 
     def __init__(self, retry_after: int) -> None:
-        super().__init__("There were too many wrong passwords: try again later, or use an API key.")
+        super().__init__("Too many wrong passwords: try again later, or use an API key.")
         self.retry_after = retry_after
 
 

@@ -208,7 +208,9 @@ class Revocations:
                     login.account_id, login.api_key_id, now, latest=now + clocks.APART
                 )
         except Unavailable:
-            _log.warning("tokens that count from a moment ahead were not corrected: no database")
+            _log.warning(
+                "revocations of a future time were not corrected: the database is not available"
+            )
         return replace(login, tokens_from=now)
 
     def published(self, since: int = 0) -> Published:

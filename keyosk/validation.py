@@ -41,7 +41,7 @@ class Faults:
         if not 0 <= value <= LATEST_TIME:
             self.add(field, "must be a time from 1970 to 9999")
         elif after is not None and value <= after:
-            self.add(field, "must lie in the future")
+            self.add(field, "must be in the future")
 
     def between(self, field: str, value: int | None, lowest: int, *, highest: int) -> None:
         """A number of seconds within bounds, if there is one."""

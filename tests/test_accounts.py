@@ -390,10 +390,10 @@ REASONS = [
     ("x" * 14, "at least 15 characters"),
     ("é" * 1025, "at most 1,024 characters"),
     ("abcdefghijklmnop", "a sequence such as 12345"),
-    ("aaaaaaaaaaaaaaaaaaaa", "one repeated sign"),
-    ("password123456789", "a common password, nor one with digits"),
+    ("aaaaaaaaaaaaaaaaaaaa", "one repeated character"),
+    ("password123456789", "a common password, even with digits"),
     ("P@ssw0rd!!!!!!!!!!", "a common password"),
-    ("keyoskkeyoskkeyosk", "a name of the account or of this service"),
+    ("keyoskkeyoskkeyosk", "the name of the account or of this service"),
     ("a line\nand another one", "control characters"),
     ("kysk_is how a key begins", "must not start with kysk_"),
 ]

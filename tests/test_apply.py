@@ -333,9 +333,8 @@ def test_a_database_that_refuses_the_last_object_leaves_nothing(installation: In
         services=[SERVICE, {"name": "late", "audience": "taken"}],
         roles=[ROLE],
     )
-    assert faults == {
-        "services.1.audience": "Another service already is called or addressed so, or nearly so."
-    }
+    taken = "Another service already has this name or audience, or a similar one."
+    assert faults == {"services.1.audience": taken}
 
 
 @pytest.mark.fault
@@ -429,7 +428,7 @@ def test_all_faults_are_told_at_once_by_their_paths() -> None:
         "accounts.2.grants.scopes.0.with",
         "grants.0.account",
     }
-    assert faults["accounts.0.password"].startswith("Does not belong in this file")
+    assert faults["accounts.0.password"].startswith("Is not allowed in this file")
     assert "in a file" not in str(refused.value)
 
 
@@ -513,7 +512,7 @@ def test_the_scopes_of_keyosk_can_be_given(installation: Installation) -> None:
 )
 def test_the_last_admin_stays(installation: Installation, change: Any) -> None:
     faults = refusal(installation, accounts=[{"username": "admin", **change}])
-    assert "leave nobody who can administer" in faults["accounts.0"]
+    assert "leave no account that can administer" in faults["accounts.0"]
 
 
 @pytest.mark.attack
@@ -874,7 +873,7 @@ def test_faults_are_told_with_file_and_line(operator: LiveServer) -> None:
         assert refused.returncode == 1
         assert refused.stdout == ""
         first, second = refused.stderr.splitlines()
-        assert first.startswith("keyosk: state.yaml:3: accounts.0.password: Does not belong")
+        assert first.startswith("keyosk: state.yaml:3: accounts.0.password: Is not allowed")
         assert second.startswith("keyosk: state.yaml:8: accounts.1.grants.scopes.0.with: ")
         assert "a secret" not in refused.stderr
 

@@ -106,7 +106,7 @@ def test_no_login_at_all_is_a_challenge_without_an_error(server: LiveServer) -> 
         answer = server.client().get("/accounts/me", headers=headers)
         assert answer.status_code == 401
         assert "error" not in answer.headers["WWW-Authenticate"]
-        assert answer.json()["detail"] == "This needs a login, and the request has none."
+        assert answer.json()["detail"] == "This requires a login; the request has none."
     answer = server.client().post("/auth/token")
     assert answer.json()["error"] == "invalid_client"
     assert "has none" in answer.json()["error_description"]

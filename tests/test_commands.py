@@ -251,7 +251,7 @@ def test_a_key_can_be_limited_and_can_expire(run: Run, server: LiveServer) -> No
     token = server.client(name, made["secret"]).post("/auth/token").json()
     assert token["scope"] == f"{service}:b"
     past = run("api-key", "create", name, "k", "--expires-at", "2020-01-01").refused()
-    assert "expires_at: must lie in the future" in past
+    assert "expires_at: must be in the future" in past
     assert "no scope" in run("api-key", "create", name, "k", "--scope", "no:such").refused()
     assert len(run("api-key", "list", name, "--json").json["items"]) == 1
 
@@ -286,7 +286,7 @@ def test_a_created_service_is_shown_as_the_api_shows_it(run: Run, admin: Client)
     assert [scope["name"] for scope in made["scopes"]] == [f"{name}:read", f"{name}:write"]
     assert shown in run("service", "list", "--json").json["items"]
     assert name in run("service", "list").out
-    assert "already is called or addressed so" in run("service", "create", name).refused()
+    assert "already has this name or audience" in run("service", "create", name).refused()
 
 
 def test_the_scopes_of_a_service_are_replaced_and_those_that_stay_keep_what_they_had(

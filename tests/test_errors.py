@@ -781,7 +781,7 @@ def test_an_error_that_nobody_knows_is_500_and_says_nothing_also_in_the_log(
         "type": "about:blank",
         "title": "Internal Server Error",
         "status": 500,
-        "detail": "Something went wrong here. The log has more under this request_id.",
+        "detail": "An internal error occurred. The log has details under this request_id.",
         "code": "internal_error",
         "request_id": answer.headers["X-Request-Id"],
     }

@@ -370,7 +370,9 @@ class UnknownParameter(Endpoint):
 
 
 def test_a_route_that_does_not_say_what_it_takes_and_gives_cannot_be_built() -> None:
-    with pytest.raises(TypeError, match="Undeclared does not say what its GET takes and gives"):
+    with pytest.raises(
+        TypeError, match="Undeclared does not declare the request and response of its GET"
+    ):
         Route("/new", Undeclared, {"GET": ANYONE})
 
 

@@ -310,11 +310,11 @@ def test_these_may_be_chosen(password: str) -> None:
     password_policy.check_new(password, username="alice", display_name="Alice Liddell")
 
 
-SEQUENCE = "must not be a sequence such as 12345 or qwerty, or one repeated sign"
-COMMON = "must not be a common password, nor one with digits, signs or repetition added"
-REPEATED = "must not be a short part repeated"
-NAME = "must not be a name of the account or of this service, however varied"
-NAMES = "must be more than the names of the account and of this service"
+SEQUENCE = "must not be a sequence such as 12345 or qwerty, or one repeated character"
+COMMON = "must not be a common password, even with digits, symbols or repetitions added"
+REPEATED = "must not repeat a short part"
+NAME = "must not be a variation of the name of the account or of this service"
+NAMES = "must contain more than the names of the account and of this service"
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_an_end_in_the_past_is_refused_wherever_one_is_given(
         for option in ((), ("--plan",)):
             done = server.run("apply", "-", *option, text=json.dumps(body))
             assert done.returncode == 1
-            assert f".{field}: must lie in the future" in done.stderr
+            assert f".{field}: must be in the future" in done.stderr
     assert admin.get(path).json()["expires_at"] is None
     assert admin.get(f"{path}/grants").json()["scopes"] == []
 
@@ -150,7 +150,7 @@ def test_the_command_refuses_an_end_in_the_past(admin: Client, server: LiveServe
     ):
         done = server.run(*arguments)
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr == f"keyosk: {field}: must lie in the future\n"
+        assert done.stderr == f"keyosk: {field}: must be in the future\n"
 
 
 def test_a_key_that_has_expired_is_not_rotated_into_one_that_has(prepared_url: str) -> None:

@@ -129,7 +129,7 @@ class Accounts:
             return
         known = self._accounts.password_of(account_id)
         if known is None or known.id != by.proof:
-            raise Conflict("current_password", "The password was changed meanwhile.")
+            raise Conflict("current_password", "The password was changed in the meantime.")
 
     def page(self, list_query: ListQuery) -> list[Account]:
         """The accounts that a listing asks for."""

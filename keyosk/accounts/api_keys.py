@@ -112,9 +112,9 @@ class ApiKeys:
             self._guard(by, old)
             self._accounts.check_proof(by, old.account_id)
             if old.expires_at is not None and old.expires_at <= now:
-                raise Conflict("expires_at", "This key has expired: make a new one.")
+                raise Conflict("expires_at", "This key has expired: create a new one.")
             if old.successor is not None:
-                raise Conflict("successor", "This key was rotated before: rotate its successor.")
+                raise Conflict("successor", "This key was already rotated: rotate its successor.")
             successor = new_id()
             new = replace(
                 old,
@@ -256,7 +256,7 @@ class ApiKeys:
 
 def _networks(faults: Faults, networks: Sequence[str]) -> tuple[str, ...]:
     if not 1 <= len(networks) <= _MOST_NETWORKS:
-        faults.add("networks", f"must be 1 to {_MOST_NETWORKS} networks, or null for everywhere")
+        faults.add("networks", f"must be 1 to {_MOST_NETWORKS} networks, or null for any")
         return ()
     try:
         return tuple(str(ip_network(network)) for network in networks)

@@ -74,10 +74,10 @@ class Declaration:
         if self.owner is not None and not _OWNER.fullmatch(self.owner):
             faults.add("owner", "must be 1 to 63 of a-z, 0-9, dot, dash and underscore")
         if self.prune and self.owner is None:
-            faults.add("prune", "needs an owner: only what that owner's file made is deleted")
+            faults.add("prune", "requires an owner: only what its file created is deleted")
         for each in self.services:
             if each.name == KEYOSK:
-                faults.add(f"{each.path}.name", "is Keyosk itself, which is the program's own")
+                faults.add(f"{each.path}.name", "is Keyosk's own service, which cannot be changed")
         _refuse_repeated(faults, "name", [(each, each.name) for each in self.services])
         _refuse_repeated(faults, "name", [(each, each.name) for each in self.roles])
         _refuse_repeated(faults, "username", _by_username(self.accounts))

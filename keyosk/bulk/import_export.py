@@ -67,7 +67,7 @@ class Bulk:
         it twice is no harm. Raises ``Unavailable``.
         """
         if not self._place.acquire(blocking=False):
-            raise Unavailable("Another import or export is under way here: try again later.")
+            raise Unavailable("Another import or export is running: try again later.")
         place = ExitStack()
         place.callback(self._place.release)
         return place.close
@@ -220,7 +220,7 @@ class Bulk:
         names = {grant.role for grant in grants if grant.role}
         roles = self._roles.named([*names])
         if len(roles) < len(names):
-            raise Conflict("roles", "A role was deleted meanwhile.")
+            raise Conflict("roles", "A role was deleted in the meantime.")
         # SECURITY: a second time, as a role may have been widened since the first.
         for grant in grants:
             self._rules.may_grant(by, grant, roles)

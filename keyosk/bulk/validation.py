@@ -15,7 +15,7 @@ from keyosk.permissions.context import Context
 from keyosk.storage.stores import Stores
 from keyosk.validation import Faults
 
-_OVER: Final = "lies in the past"
+_OVER: Final = "is in the past"
 _GRANT: Final = "keyosk:grants:write"
 _CREDENTIALS: Final = frozenset({"password", "password_hash"})
 
@@ -87,7 +87,7 @@ class LineValidator:
             except Invalid as error:
                 faults.extend(error)
             if "password" in fields:
-                faults.add("password_hash", "cannot be given together with password")
+                faults.add("password_hash", "cannot be combined with password")
         if line.grants:
             try:
                 grant_rules.check(line.grants, scopes, roles)

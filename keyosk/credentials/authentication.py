@@ -98,7 +98,7 @@ class Authentication:
         """
         principal = self._as_of_now(claims.account_id, claims.api_key_id, claims.authenticated_at)
         if principal is None:
-            raise BadToken("The account or API key behind the token is gone, disabled or expired.")
+            raise BadToken("The account or API key of the token is deleted, disabled or expired.")
         if claims.issued_at < principal.tokens_from or self._revocations.is_revoked(
             claims.id, claims.kid, audience, issued_at=claims.issued_at
         ):
@@ -175,7 +175,7 @@ class Authentication:
         except Unavailable:
             # Each try may have to wait, and holds a thread meanwhile.
             self._no_notes_until = time.monotonic() + _NOTE_PAUSE
-            _log.warning("the use of a credential was not noted: the database is not available")
+            _log.warning("the use of a credential was not recorded: the database is not available")
 
     def confirm_password(
         self, account: Account, password: str, *, address: str | None = None
@@ -266,7 +266,7 @@ class Authentication:
         try:
             self._throttling.refund(attempts, account_id)
         except Unavailable:  # it counts as a wrong one: no harm but to the allowance
-            _log.warning("a right guess was not given back: the database is not available")
+            _log.warning("a correct password still counts as wrong: the database is not available")
 
     def _count_failure(
         self, username: str, address: str | None, *, throttled: bool = False
@@ -323,8 +323,8 @@ def _misplaced(candidates: Sequence[Candidate], *, key_alone: bool) -> str | Non
         return None
     if any(not each.username and each.is_api_key for each in candidates):
         return (
-            "An API key without a username is taken at /auth/token and /auth/forward only: get a "
-            "token there, or send the username too."
+            "An API key without a username works at /auth/token and /auth/forward only: get a "
+            "token there, or send the username as well."
         )
     return None
 

@@ -91,29 +91,29 @@ _PBKDF2_NAMES: Final[Mapping[str, str]] = {
 _REASONS: Final = (
     (
         r"\{(?:CLEAR|CLEARTEXT|PLAIN|noop)\}.*",
-        "is the password itself, not a hash: send it as password",
+        "is a password, not a hash: send it as password",
     ),
     (
         r"\{(?:SHA|SHA256|SHA512|MD5|LDAP-MD5|PLAIN-MD5)\}.*"
         r"|(?:[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64}|[0-9a-f]{128})|unsalted_.*"
         r"|(?:md5|sha1)\$\$.*",
-        "is a hash without a salt, which tables on the network turn into the password",
+        "is a hash without a salt, which can be looked up in public tables",
     ),
     (
         r"\{SMD5\}.*|(?:\{(?:CRYPT|MD5-CRYPT)\})?\$(?:1|apr1|md5)[$,].*|\$[PH]\$.*|md5\$.*",
-        "is made with MD5, which is too weak to take over",
+        "uses MD5, which is too weak to import",
     ),
     (
         r"\{CRYPT\}[./A-Za-z0-9]{13}|[./A-Za-z0-9]{13}|_[./A-Za-z0-9]{19}",
-        "looks like crypt's DES, which is too weak to take over",
+        "looks like crypt's DES, which is too weak to import",
     ),
     (
         r"(?:sha1|sha256|sha512)\$.*|\$sha1\$.*",
-        "is one round of SHA or crypt's SHA-1, which is too weak to take over",
+        "is one round of SHA or crypt's SHA-1, which is too weak to import",
     ),
     (
         r"(?:\{CRYPT\})?\$(?:y|gy|7)\$.*",
-        "is yescrypt, which no maintained library can check",
+        "is yescrypt, which no maintained library can verify",
     ),
 )
 
@@ -126,7 +126,7 @@ def adopt(text: str, *, most_work: int) -> str:
     checking it would take more work or memory than is allowed.
     """
     if text.startswith("!"):
-        raise _invalid("stands for an account without a password: leave the field out")
+        raise _invalid("means an account without a password: omit the field")
     stored = None if len(text) > LONGEST else _canonical(text)
     cost = None if stored is None else stored_hashes.cost_of(stored)
     if stored is None or cost is None:
@@ -134,9 +134,9 @@ def adopt(text: str, *, most_work: int) -> str:
     # SECURITY: whoever may import could else make every login with this name, right or wrong,
     # keep a core and much memory for hours.
     if max(cost.work, cost.worst) > most_work:
-        raise _invalid("asks for more work than is allowed: about 2 seconds for each login")
+        raise _invalid("requires more work than is allowed: about 2 seconds for each login")
     if cost.memory > MAX_MEMORY_KIB or cost.lanes > MAX_LANES:
-        raise _invalid(f"asks for more than {MAX_MEMORY_KIB // 1024} MiB or {MAX_LANES} threads")
+        raise _invalid(f"requires more than {MAX_MEMORY_KIB // 1024} MiB or {MAX_LANES} threads")
     return stored
 
 
@@ -145,7 +145,7 @@ def _why_not(text: str) -> str:
         for pattern, reason in _REASONS:
             if re.fullmatch(pattern, text, re.ASCII | re.IGNORECASE | re.DOTALL):
                 return reason
-    return "is not a hash that is known here, or is damaged"
+    return "is not a supported hash, or is damaged"
 
 
 def _without_name(text: str) -> str:

@@ -254,7 +254,7 @@ class Passwords:
 
 
 def _no_memory() -> errors.Unavailable:
-    return errors.Unavailable("There is not enough memory to check a password now.")
+    return errors.Unavailable("There is not enough memory to verify a password now.")
 
 
 def _invalid(message: str) -> errors.Invalid:

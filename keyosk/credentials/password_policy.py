@@ -87,12 +87,12 @@ def check_new(password: str, *, username: str, display_name: str | None = None) 
     folded = _fold(composed)
     names = _names(username, display_name or "", _SERVICE_NAME)
     if any(form in names or form[::-1] in names for form in _forms(folded)):
-        raise _invalid("must not be a name of the account or of this service, however varied")
+        raise _invalid("must not be a variation of the name of the account or of this service")
     _refuse_predictable(folded)
     beside_names = _without(names, folded)
     if beside_names != folded:
         if len(_alphanumeric(beside_names)) < _MIN_LENGTH_BESIDE_NAMES:
-            raise _invalid("must be more than the names of the account and of this service")
+            raise _invalid("must contain more than the names of the account and of this service")
         _refuse_predictable(beside_names)
 
 
@@ -100,16 +100,18 @@ def _refuse_predictable(text: str) -> None:
     for candidate in (text, _alphanumeric(text)):
         most = min(len(candidate) // _SEQUENCE_RUN_LENGTH, MIN_LENGTH - 1)
         if 0 < len(_runs(candidate)) <= most:
-            raise _invalid("must not be a sequence such as 12345 or qwerty, or one repeated sign")
+            raise _invalid(
+                "must not be a sequence such as 12345 or qwerty, or one repeated character"
+            )
     common = _common_passwords()
     for form in _forms(text):
         if form in common or form[::-1] in common:
             raise _invalid(
-                "must not be a common password, nor one with digits, signs or repetition added"
+                "must not be a common password, even with digits, symbols or repetitions added"
             )
     for form in _reductions(text):
         if 2 * len(form) >= len(text) and 2 * len(_unit(form)) <= len(form):
-            raise _invalid("must not be a short part repeated")
+            raise _invalid("must not repeat a short part")
 
 
 def _forms(text: str) -> Iterator[str]:

@@ -156,7 +156,7 @@ class Hsm:
                 # SECURITY: some modules take a template and do as they like.
                 attribute = load_binding().Attribute
                 if private[attribute.EXTRACTABLE] or not private[attribute.SENSITIVE]:
-                    raise ValueError("the token made a key that can leave it")
+                    raise ValueError("the token created a key that can be extracted")
                 private[attribute.LABEL] = jwk["kid"]
                 private[attribute.ID] = jwk["kid"].encode()
             except (load_binding().PKCS11Error, ValueError):
@@ -167,8 +167,8 @@ class Hsm:
         try:
             return self._use(make)
         except ValueError as error:
-            _log.exception("the PKCS#11 token made an unusable key")
-            raise Unavailable("The PKCS#11 token makes no usable keys.") from error
+            _log.exception("the PKCS#11 token created an unusable key")
+            raise Unavailable("The PKCS#11 token does not create usable keys.") from error
 
     def sign(self, kid: str, algorithm: str, content: bytes) -> bytes:
         """Sign with a key. Raises ``Unavailable``."""
@@ -334,7 +334,7 @@ def _fault(error: Exception) -> Fault:
     """What is wrong with the settings, if a token could not be opened."""
     binding = load_binding()
     if isinstance(error, binding.PinLocked):
-        return Fault("KEYOSK_PKCS11_PIN", "is locked: the token saw too many wrong ones")
+        return Fault("KEYOSK_PKCS11_PIN", "is locked: too many wrong PINs were tried")
     if isinstance(error, binding.PinIncorrect | binding.PinInvalid | binding.PinLenRange):
         return Fault("KEYOSK_PKCS11_PIN", "is wrong")
     if isinstance(error, binding.NoSuchToken):

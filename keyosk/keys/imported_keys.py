@@ -69,9 +69,9 @@ def read(text: str, algorithm: str | None) -> tuple[PrivateKey, str]:
             "4096 bits with an exponent from 65537 to 4294967295; its numbers must fit together",
         )
     if named is not None and named not in fits:
-        raise Invalid.field("private_key", "names an algorithm (alg) that the key cannot be for")
+        raise Invalid.field("private_key", "names an algorithm (alg) that does not fit the key")
     if algorithm is not None and (algorithm not in fits or named not in (None, algorithm)):
-        raise Invalid.field("algorithm", "is not one that this key can sign with")
+        raise Invalid.field("algorithm", "is not an algorithm that this key can sign with")
     return key, algorithm or named or fits[0]
 
 

@@ -109,7 +109,7 @@ class Rotation:
         if wanted not in (*material.ALGORITHMS, *material.OWN_SET_ALGORITHMS):
             raise Invalid.field("algorithm", "is not an algorithm that can sign tokens")
         if now and when_seen:
-            raise Invalid.field("when_seen", "cannot be together with now")
+            raise Invalid.field("when_seen", "cannot be combined with now")
         if not self.policy.publish_ahead <= limit <= LONGEST_LIMIT:
             raise Invalid.field("limit", f"must be {self.policy.publish_ahead} to {LONGEST_LIMIT}")
         moment = int(self._clock())
@@ -218,7 +218,7 @@ class Rotation:
                 key = keys.get(kid)
                 now = int(self._clock())
                 if key.state in (KeyState.COMPROMISED, KeyState.GONE):
-                    raise Conflict("kid", "This key is out of the set already.")
+                    raise Conflict("kid", "This key is no longer published.")
                 left = self._private_keys.left_of(key)
                 keys.change(kid, state=KeyState.COMPROMISED, gone_at=now, sealed=left)
                 effective_at = self._revocations.of_signing_key(kid)
@@ -317,9 +317,11 @@ class Rotation:
                 begins = min(active_from, known.active_from or active_from)
                 key = keys.change(known.kid, active_from=begins, when_seen=False)
             elif known is not None:
-                raise Conflict("algorithm", "A rotation of this algorithm is under way.")
+                raise Conflict("algorithm", "A rotation of this algorithm is in progress.")
             elif sum(is_published(key, now) for key in keys.rows) >= MOST:
-                raise Conflict("keys", f"{MOST} keys are published: wait until one is gone.")
+                raise Conflict(
+                    "keys", f"{MOST} keys are published: wait until one of them is removed."
+                )
             else:
                 # Another process may have changed, a moment ago, that none was needed.
                 new = draft or self._keys.draft(algorithm)

@@ -160,7 +160,7 @@ class SigningKeys:
                     self._refresh_quietly()
                     then()
                 except Exception as error:  # noqa: BLE001 - whatever it is, the next turn may help
-                    _log.error("the signing keys were not looked after: %s", type(error).__name__)
+                    _log.error("the signing keys were not maintained: %s", type(error).__name__)
 
         threading.Thread(target=run, name="signing-keys", daemon=True).start()
 
@@ -182,7 +182,7 @@ class SigningKeys:
         try:
             self._store.add(key)
         except Conflict:
-            _log.info("another process made the first key for %s", wanted)
+            _log.info("another process created the first key for %s", wanted)
             self._private_keys.discard(key)
         self.refresh()
 
@@ -255,7 +255,7 @@ class SigningKeys:
         try:
             self.refresh()
         except Unavailable:
-            _log.warning("the signing keys were not read again: no database")
+            _log.warning("the signing keys were not reloaded: the database is not available")
 
     def _is_over(self) -> bool:
         """Whether the key set is of another moment than now: also if the clock was set back."""

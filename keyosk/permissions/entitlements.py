@@ -357,7 +357,7 @@ def _common(name: str, wishes: Iterable[str | None]) -> str | None:
     values = set(wishes) - {None}
     if len(values) > 1:
         raise InvalidTarget(
-            f"These services differ in their {name}: ask for a token for one audience at a time."
+            f"These services have different values of {name}: request a token for one audience."
         )
     return values.pop() if values else None
 

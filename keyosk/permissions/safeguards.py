@@ -55,13 +55,13 @@ class Rules:
         if by.account_id == account_id or by.has(ADMIN):
             return
         if not all(by.holds(scope) for scope in self._grants.scopes_of(account_id)):
-            raise RefusedByRule("This account was granted more than you hold.")
+            raise RefusedByRule("This account holds rights that you do not hold.")
 
     def not_oneself(self, by: Caller, account_id: str) -> None:
         """Rule 3."""
         if by.account_id == account_id:
             raise RefusedByRule(
-                "Nobody changes their own grants or enables or disables themselves."
+                "You cannot change your own grants, or enable or disable your own account."
             )
 
     def not_by_api_key(self, by: Caller) -> None:
@@ -83,13 +83,15 @@ class Rules:
         before = self._grants.has_lasting_admin()
         yield
         if before and not self._grants.has_lasting_admin():
-            raise RefusedByRule("This would leave nobody who can administer Keyosk for good.")
+            raise RefusedByRule(
+                "This would leave no account that can administer Keyosk permanently."
+            )
 
 
 def _refuse(missing: Iterable[str]) -> None:
     names = sorted(missing)
     if names:
         raise RefusedByRule(
-            "You cannot give what you do not hold, or with fewer limits than you have: "
+            "You cannot grant rights that you do not hold, or with fewer limits than yours: "
             + " ".join(names[:20])
         )

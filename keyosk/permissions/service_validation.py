@@ -63,7 +63,7 @@ def check(service: Service, issuer: str) -> None:
         faults.add("registry_version", "must be 2 or 3")
     if policy.registry_version is not None and REGISTRY_CLAIM in policy.claims:
         # SECURITY: else whoever writes accounts would give rights in the registry.
-        faults.add("claims", f"{REGISTRY_CLAIM} is what a container registry goes by")
+        faults.add("claims", f"{REGISTRY_CLAIM} is reserved for container registries")
     for claim in policy.claims:
         if not _CLAIM.fullmatch(claim) or claim in TOKEN_CLAIMS:
             faults.add("claims", f"{claim[:100]} is not a valid name of a claim")
@@ -77,9 +77,9 @@ def _check_audience(faults: Faults, field: str, audience: str, *, issuer: str) -
     if not AUDIENCE.fullmatch(audience):
         faults.add(field, "must be 1 to 255 printable ASCII characters without space")
     elif namespace_key(audience) in own:
-        faults.add(field, "must not be an address of the issuer itself")
+        faults.add(field, "must not be a URL of the issuer")
     elif "://" in audience and not _is_resource(audience):
-        faults.add(field, "must have no fragment (RFC 8707 section 2)")
+        faults.add(field, "must not have a fragment (RFC 8707 section 2)")
 
 
 def _check_scopes(faults: Faults, service: Service) -> None:

@@ -171,7 +171,7 @@ class Services:
                 if patch.get(name, "") is None:
                     raise Invalid.field(name, "cannot be removed")
             if service.name == KEYOSK and patch.keys() - _OWN_FIELDS:
-                raise Forbidden("Keyosk's own service and its scopes belong to the program.")
+                raise Forbidden("Keyosk's own service and its scopes cannot be changed.")
             after = _patched(
                 service,
                 {

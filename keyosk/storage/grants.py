@@ -76,7 +76,7 @@ class GrantStore:
         try:
             self._database.insert_all(tables.Grant, rows)
         except peewee.IntegrityError as error:
-            raise Conflict("scopes", "A scope or role was deleted meanwhile.") from error
+            raise Conflict("scopes", "A scope or role was deleted in the meantime.") from error
 
     def scopes_of(self, account_id: str) -> frozenset[str]:
         """Every scope that the account's grants name or bundle, whatever their conditions."""

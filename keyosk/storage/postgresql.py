@@ -70,7 +70,7 @@ SELECT pg_backend_pid(), current_setting('server_encoding'), current_schema(),
 
 
 class _Connection(psycopg.Connection[Any]):
-    """A connection that ends when the server does not answer in time."""
+    """A connection that ends when the server does not respond in time."""
 
     outage: Outage
     #: Seconds to wait for one answer; ``None`` for as long as it takes.
@@ -87,7 +87,7 @@ class _Connection(psycopg.Connection[Any]):
             self.pgconn.finish()  # close() would wait too
             self.outage.begin()
         # peewee knows this one by its name.
-        raise psycopg.OperationalError("The server does not answer.")
+        raise psycopg.OperationalError("The server does not respond.")
 
     def set_up(self, schema: str | None) -> None:
         """Give the session what it needs. Raises ``DatabaseUnusable`` if it cannot have it."""
@@ -174,7 +174,7 @@ class _Adapter(peewee.Psycopg3Adapter):
                 connection.close()
                 raise
             return connection
-        raise Unavailable(_AWAY, reason="the server does not answer")
+        raise Unavailable(_AWAY, reason="the server does not respond")
 
     def _failure(self, text: str) -> Unavailable:
         """What a failed connection means; several hosts that all failed are told together."""
@@ -196,7 +196,7 @@ class Postgresql(peewee.PostgresqlDatabase):
     """A PostgreSQL database by its URL."""
 
     def __init__(self, url: PostgresqlUrl, schema: str | None, outage: Outage) -> None:
-        """``outage``: begun when the server does not answer."""
+        """``outage``: begun when the server does not respond."""
         self.psycopg3_adapter = partial(_Adapter, url, schema, outage)
         defaults = {"fallback_application_name": "keyosk", "client_encoding": "UTF8"}
         # libpq's environment may have a timeout of its own, which stays.

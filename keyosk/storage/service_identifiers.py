@@ -11,7 +11,7 @@ from keyosk.model import Service, namespace_key
 from keyosk.storage import tables
 from keyosk.storage.database import Database
 
-_SHARED: Final = "Another service already is called or addressed so, or nearly so."
+_SHARED: Final = "Another service already has this name or audience, or a similar one."
 
 
 def means(target: str) -> peewee.Expression:

@@ -68,7 +68,9 @@ def faults_of_references(database: Database) -> list[str]:
         "SELECT conrelid::regclass::text, conname FROM pg_constraint "
         "WHERE NOT convalidated AND connamespace = current_schema()::regnamespace"
     )
-    return [f"{table} was never held against {name}" for table, name in _read(database, unchecked)]
+    return [
+        f"{table} was never validated against {name}" for table, name in _read(database, unchecked)
+    ]
 
 
 def _read(database: Database, sql: str) -> list[tuple[Any, ...]]:

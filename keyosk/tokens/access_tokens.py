@@ -183,7 +183,7 @@ class Tokens:
         if token_grant.expires_at is not None:
             expires = min(expires, token_grant.expires_at)
         if expires <= now:
-            raise InvalidRequest("The credential or the grant expires at this very moment.")
+            raise InvalidRequest("The credential or the grant is expiring now.")
         # SECURITY: never before the account's revocation, else it would be taken for one of the
         # tokens that were revoked.
         issued = min(now, max(now - self._backdate, principal.tokens_from))
@@ -275,8 +275,8 @@ def _too_long(length: int, scopes: Sequence[str]) -> InvalidScope:
     heaviest = sorted(weights.items(), key=lambda item: -item[1])[:5]
     shares = ", ".join(f"{group[:100]} {weight} bytes" for group, weight in heaviest)
     return InvalidScope(
-        f"The token would have {length} bytes, and servers cut headers at 8 KiB; {LONGEST} are "
-        f"allowed. Ask for fewer scopes or for one audience. Its scopes take: {shares}."
+        f"The token would have {length} bytes, and servers limit headers to 8 KiB; {LONGEST} "
+        f"are allowed. Request fewer scopes or one audience. Its scopes take: {shares}."
         if shares
         else f"The token would have {length} bytes because of the account's claims; {LONGEST} are "
         "allowed."

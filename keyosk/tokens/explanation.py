@@ -28,22 +28,22 @@ from keyosk.tokens.refresh_sessions import OFFLINE
 
 #: What each reason means.
 SENTENCES: Final[Mapping[Reason, str]] = {
-    Reason.NOT_GRANTED: "The account was not granted it.",
+    Reason.NOT_GRANTED: "The scope is not granted to the account.",
     Reason.UNKNOWN_SCOPE: "There is no such scope.",
-    Reason.PASSWORD_ONLY: "It was granted for logins by password only.",
-    Reason.API_KEY_ONLY: "It was granted for logins by API key only.",
+    Reason.PASSWORD_ONLY: "The scope is granted for logins by password only.",
+    Reason.API_KEY_ONLY: "The scope is granted for logins by API key only.",
     Reason.KEY_LIMITED: "The API key is limited to other scopes.",
     Reason.SERVICE_DISABLED: "Its service is disabled.",
     Reason.CREDENTIAL_NOT_ACCEPTED: "Its service does not accept tokens for this kind of login.",
-    Reason.EXPIRED: "The grant has ended.",
-    Reason.ON_REQUEST_ONLY: "Its service is for tokens that ask for it by audience or scope.",
-    Reason.OTHER_FORMAT: "Its service differs in typ or signing_algorithm: ask for its audience.",
-    Reason.OTHER_AUDIENCE: "It belongs to another audience than the one that is asked for.",
-    Reason.REFRESH_REFUSED: "A service of the audience allows no refresh tokens.",
+    Reason.EXPIRED: "The grant has expired.",
+    Reason.ON_REQUEST_ONLY: "Its service must be requested by audience or scope.",
+    Reason.OTHER_FORMAT: "Its service has another typ or signing_algorithm: request its audience.",
+    Reason.OTHER_AUDIENCE: "It belongs to an audience that was not requested.",
+    Reason.REFRESH_REFUSED: "A service of the audience does not allow refresh tokens.",
     Reason.ACCOUNT_DISABLED: "The account is disabled.",
-    Reason.ACCOUNT_EXPIRED: "The account has ended.",
+    Reason.ACCOUNT_EXPIRED: "The account has expired.",
     Reason.KEY_DISABLED: "The API key is disabled.",
-    Reason.KEY_EXPIRED: "The API key has ended.",
+    Reason.KEY_EXPIRED: "The API key has expired.",
     Reason.NO_PASSWORD: "The account has no password.",
 }
 _REFUSALS: Final = (InvalidRequest, InvalidScope, InvalidTarget)

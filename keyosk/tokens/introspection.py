@@ -71,7 +71,7 @@ class Inspection:
         try:
             claims = self._tokens.verify(text, audience=None)
         except BadToken:
-            return "it is expired, forged, or not of this installation."
+            return "it is expired, forged, or from another installation."
         return None if self._is_active(claims) else "it was revoked, or its login or service ended."
 
     def revoke(self, by: Caller, text: str) -> int | None:
@@ -86,7 +86,7 @@ class Inspection:
         except BadToken:
             return self._end_session_of(by, text)
         if claims.account_id != by.account_id and not by.has(_REVOKE):
-            raise InvalidGrant("The token is somebody else's.")
+            raise InvalidGrant("The token belongs to another account.")
         with self._database.transaction():
             effective_at = self._revocations.of_tokens(
                 claims.account_id, {claims.id: claims.expires_at}, issued_at=claims.issued_at
@@ -121,7 +121,7 @@ class Inspection:
         except InvalidGrant:
             return None
         if session.account_id != by.account_id and not by.has(_REVOKE):
-            raise InvalidGrant("The token is somebody else's.")
+            raise InvalidGrant("The token belongs to another account.")
         try:
             return self._sessions.end(by, session.account_id, session.id)
         except NotFound:  # it has ended meanwhile

@@ -220,15 +220,15 @@ class TokenIssuer:
         except BadCredentials:
             raise InvalidGrant("The login that began this session is no longer valid.") from None
         if by is not None and by.account_id != session.account_id:
-            raise InvalidGrant("The refresh token is somebody else's.")
+            raise InvalidGrant("The refresh token belongs to another account.")
         if client_id is not None and not usernames.is_same(client_id, principal.username):
-            raise InvalidGrant("The refresh token is somebody else's.")
+            raise InvalidGrant("The refresh token belongs to another account.")
         bounded = self._bounded(principal, session.scopes, session.expires_at)
         token_grant = self._entitlement(
             bounded, token_request.service_scopes, token_request.targets or session.audiences
         )
         if not set(token_grant.audiences) <= set(session.audiences):
-            raise InvalidTarget("The session was not begun for this audience.")
+            raise InvalidTarget("The session was not started for this audience.")
         if not token_grant.refresh_lifetimes:
             raise InvalidGrant("A service of this session no longer allows refreshing.")
         turn = self._sessions.rotate(text)
@@ -256,7 +256,7 @@ class TokenIssuer:
             if service.policy.enabled and service.policy.audience in claims.audiences
         ]
         if not acting:
-            raise UnauthorizedClient("The token is for no service that this account acts for.")
+            raise UnauthorizedClient("The token is not for a service that this account acts for.")
         if len(token_request.targets) != 1:
             raise InvalidRequest("An exchange needs exactly one audience or resource.")
         principal = self._behind(claims, acting[0])
@@ -269,7 +269,7 @@ class TokenIssuer:
             bounded, token_request.service_scopes, token_request.targets
         )
         if set(token_grant.audiences) != {policy.audience}:
-            raise InvalidTarget("A scope that was asked for belongs to another audience.")
+            raise InvalidTarget("A requested scope belongs to another audience.")
         acts = Actor(actor.account_id, actor.username, claims.actor)
         token = self._tokens.issue(
             bounded, token_grant, lifetime=token_request.lifetime, actor=acts
@@ -290,7 +290,7 @@ class TokenIssuer:
         while actor is not None:
             depth, actor = depth + 1, actor.get("act")
         if depth >= _DEEPEST:
-            raise InvalidRequest("The subject_token was handed on too often.")
+            raise InvalidRequest("The subject_token was exchanged too many times.")
         return claims
 
     def _behind(self, claims: VerifiedClaims, service: Service) -> Principal:

@@ -128,7 +128,7 @@ class Sessions:
                 after={"session": session.id},
                 account=session.account_id,
             )
-        raise InvalidGrant("The refresh token was used before: its session has ended.")
+        raise InvalidGrant("The refresh token was already used: its session was ended.")
 
     def check(self, session: Session) -> None:
         """Raise ``InvalidGrant`` if a session ended while a token was made for it.

@@ -29,8 +29,8 @@ ME: Final = "me"
 #: In the WSGI environ of a request whose response is everybody's.
 PUBLIC: Final = "keyosk.public"
 _KEY_IN_BEARER: Final = (
-    "This is an API key and no token: POST it to /auth/token, as Bearer there too, and send the "
-    "access_token of the answer here."
+    "This is an API key, not a token: POST it to /auth/token as a Bearer token, and send the "
+    "access_token of the response here."
 )
 
 
@@ -122,8 +122,8 @@ class Gate:
         g.caller = caller  # from here on a refusal is known to be theirs
         if decision.no_api_key and caller.credential is CredentialKind.API_KEY:
             raise RefusedByRule(
-                "A caller with an API key cannot handle credentials: use a password. "
-                "Those of an account without a password are handled by an admin."
+                "A caller with an API key cannot change credentials: use a password. For an "
+                "account without a password, an admin changes them."
             )
         if decision.proof:
             g.caller = replace(caller, proof=self._proof(caller, shown if itself else None))
@@ -198,7 +198,7 @@ def login(installation: Installation) -> Principal:
     """
     shown = authorization.credentials()
     if not shown.scheme:
-        raise BadCredentials("This needs a login, and the request has none.")
+        raise BadCredentials("This requires a login; the request has none.")
     if shown.scheme != "bearer":  # a browser never adds that by itself
         browsers.check_login()
     if not shown.candidates:

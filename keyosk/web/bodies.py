@@ -58,13 +58,13 @@ def parse(text: bytes) -> Any:
             text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_number
         )
     except _Twice:
-        raise MalformedBody("The body has a member twice in one object.") from None
+        raise MalformedBody("An object in the body has the same member twice.") from None
     except json.JSONDecodeError as error:
         raise MalformedBody(
             f"The body is not JSON: {error.msg}, at character {error.pos + 1}."
         ) from None
     except (ValueError, RecursionError):
-        raise MalformedBody("The body is not JSON in UTF-8, or nested too deep.") from None
+        raise MalformedBody("The body is not JSON in UTF-8, or is nested too deeply.") from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def login(installation: Installation, single: Mapping[str, str]) -> Principal:
     proven = access.login(installation)
     client_id = single.get("client_id")
     if client_id is not None and not usernames.is_same(client_id, proven.username):
-        raise InvalidRequest("The client_id is not the account that logs in.")
+        raise InvalidRequest("The client_id is not the username of the account that logs in.")
     return proven
 
 
@@ -59,7 +59,7 @@ def _check(single: Mapping[str, str]) -> None:
         return
     if authorization.credentials().scheme is not None:
         raise InvalidRequest(
-            "The request has both an Authorization header and a client_secret: send one of them."
+            "The request has both an Authorization header and a client_secret; send only one."
         )
     if request.mimetype != parameters.FORM or not request.form.get("client_id"):
         raise InvalidRequest(

@@ -36,7 +36,7 @@ class Elsewhere(Text):
         self._command = command
 
     def _deserialize(self, *_: Any, **__: Any) -> str:
-        raise ValidationError(f"Does not belong in this file: use keyosk {self._command}.")
+        raise ValidationError(f"Is not allowed in this file: use keyosk {self._command}.")
 
 
 class DeclaredAccount(AccountNew):

@@ -111,7 +111,7 @@ class AssetResource(Endpoint):
         """A file of the page."""
         # SECURITY: a look-up among known names; what a request says is no part of a path.
         if file not in _ASSETS:
-            raise NotFound("The page has no such file.")
+            raise NotFound("The documentation page has no such file.")
         return public_answer(Response(_asset(file), mimetype=_ASSETS[file]))
 
 

@@ -106,12 +106,12 @@ _CODES: Final = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "body_too_large"}
 #: What is said of failures that have no error of ours, by code.
 SENTENCES: Final[Mapping[str, str]] = {
     "bad_request": "The request is malformed.",
-    "not_found": "There is nothing at this address.",
-    "method_not_allowed": "This address does not know the method; Allow lists those it knows.",
-    "body_too_large": "The body is larger than this address takes.",
-    "request_line_too_long": "The address and its query are longer than allowed.",
+    "not_found": "This path does not exist.",
+    "method_not_allowed": "This endpoint does not support this method; see the Allow header.",
+    "body_too_large": "The body is larger than this endpoint accepts.",
+    "request_line_too_long": "The URL is longer than allowed.",
     "unsupported_media_type": "The body must be JSON (Content-Type: application/json).",
-    "internal_error": "Something went wrong here. The log has more under this request_id.",
+    "internal_error": "An internal error occurred. The log has details under this request_id.",
 }
 
 #: All codes that problems have. A status that nothing else is known of has its name as its code.

@@ -35,7 +35,9 @@ class ExplainResource(Endpoint):
         account = self._account(fields.get("account"))
         api_key = fields.get("api_key")
         if (fields.get("credential", "password") == "api_key") is not (api_key is not None):
-            raise Invalid.field("api_key", "must be the key's id, with the credential api_key only")
+            raise Invalid.field(
+                "api_key", "must be the id of the API key, and only with the credential api_key"
+            )
         scope = fields.get("scope")
         try:
             token_request = TokenRequest(
@@ -69,5 +71,5 @@ class ExplainResource(Endpoint):
             # Which scopes exist is not everybody's to know.
             if scope["reason"] == Reason.UNKNOWN_SCOPE and not g.caller.has(_SERVICES):
                 scope["reason"] = Reason.NOT_GRANTED.value
-                scope["message"] = "The account was not granted it."
+                scope["message"] = "The scope is not granted to the account."
         return found

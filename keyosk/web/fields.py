@@ -75,7 +75,7 @@ class Whole(fields.Field[int]):
         if isinstance(value, bool) or not isinstance(value, int):
             raise ValidationError("Must be a whole number.")
         if not -(2**53) < value < 2**53:
-            raise ValidationError("Must be a number that JSON carries exactly (RFC 8259).")
+            raise ValidationError("Must be a number that JSON represents exactly (RFC 8259).")
         return value
 
 

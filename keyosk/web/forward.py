@@ -128,12 +128,12 @@ def _requested(named: str | None) -> tuple[str, tuple[str, ...], bool]:
     method = query.pop("method", None)
     # SECURITY: a misspelt parameter, or one whose variable came to nothing, must not require less.
     if query or scope == [""] or len(scope or ()) > 1:
-        raise Forbidden("The query may have service and scope, each once and with a value.")
+        raise Forbidden("The query may have only service and scope, each once and with a value.")
     if method not in (None, [_METHOD]):
         raise Forbidden(f"In the query, method may only be {_METHOD}.")
     names = {*services, *request.headers.getlist(_SERVICE), *([named] if named else [])}
     if len(names - {""}) > 1 or (services and services != [*filter(None, services)]):
-        raise Forbidden("The address and the header name different services.")
+        raise Forbidden("The URL and the header name different services.")
     required = entitlements.parse_scope(scope[0]) if scope else ()
     # A header can only add: one that the client sent takes nothing away.
     for value in request.headers.getlist(_SCOPE):

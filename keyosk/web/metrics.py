@@ -26,7 +26,7 @@ def beside(application: WSGIApplication, metrics: Metrics, port: int) -> WSGIApp
 
 def _answer(request: Request, metrics: Metrics) -> Response:
     if request.path != PATH:
-        response = Response("There is only /metrics here.\n", 404)
+        response = Response("Only /metrics exists here.\n", 404)
     elif request.method not in ("GET", "HEAD"):
         response = Response("GET, please.\n", 405, {"Allow": "GET, HEAD"})
     else:

@@ -42,7 +42,7 @@ def _live() -> Response:
 def _unavailable() -> Response:
     """As the application would say it (RFC 9457), with the members that OAuth looks for."""
     status, request_id = HTTPStatus.SERVICE_UNAVAILABLE, new_id()
-    detail = "Keyosk waits for its database."
+    detail = "Keyosk is waiting for its database."
     body = {
         "type": "about:blank",
         "title": status.phrase,

@@ -71,7 +71,7 @@ def of(resource: type, method: str) -> Operation:
     found = getattr(function, _ATTRIBUTE, None)
     if not isinstance(found, Operation):
         raise TypeError(
-            f"{resource.__name__} does not say what its {method} takes and gives: "
+            f"{resource.__name__} does not declare the request and response of its {method}: "
             "declare it with @operation (keyosk/web/operations.py)."
         )
     return found

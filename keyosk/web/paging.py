@@ -250,7 +250,7 @@ def _position(
         or (left is None) != (newest is None)
         or not (left is None or (_is_count(left) and lists.sorts[0] == "created_at"))
     ):
-        raise Invalid.field("cursor", "is not a cursor of this list in this order")
+        raise Invalid.field("cursor", "is not a cursor of this list with this sort order")
     return (value, key), (end_value, end_key), newest, left
 
 

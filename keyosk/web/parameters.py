@@ -30,7 +30,7 @@ def query() -> dict[str, list[str]]:
         return {}
     values = dict(request.args.lists())
     if values.keys() & _SECRETS:
-        raise InvalidRequest("A credential must never stand in a URL: change it now.")
+        raise InvalidRequest("A credential must never be in a URL: change this credential now.")
     return _storable(values)
 
 
@@ -103,6 +103,6 @@ def _members(document: Any) -> dict[str, list[str]]:
         if name == "lifetime":
             items = [str(item) if type(item) is int else item for item in items]
         if not all(isinstance(item, str) for item in items):
-            raise InvalidRequest("A parameter must be text, or a list of texts.")
+            raise InvalidRequest("A parameter must be a string or a list of strings.")
         members[name] = items
     return members

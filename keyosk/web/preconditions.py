@@ -65,7 +65,7 @@ def evaluate(response: Response) -> Response:
     # representation, nor permission to keep it.
     if wanted is not None and not wanted.any and (is_weak or tag not in wanted.strong):
         response.close()
-        raise Stale("It is not, or no longer, what If-Match names.")
+        raise Stale("The object does not have the ETag that If-Match names.")
     if known is not None and (known.any or tag in known.strong | known.weak):
         return _not_modified(response)
     return response

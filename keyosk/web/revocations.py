@@ -99,7 +99,7 @@ def _since() -> int:
     if not given:
         return 0
     if len(given) > 1 or not (given[0].isascii() and given[0].isdecimal() and len(given[0]) < 19):
-        raise Invalid.field("since", "must be a sequence number as the document has it")
+        raise Invalid.field("since", "must be a sequence number from a revocations document")
     return int(given[0])
 
 

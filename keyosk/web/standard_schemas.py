@@ -504,7 +504,9 @@ class MissingScopeSchema(ResponseSchema):
             "not_granted",
         )
     )
-    message = Text(metadata=described("Why, for people.", "The account was not granted it."))
+    message = Text(
+        metadata=described("Why, for people.", "The scope is not granted to the account.")
+    )
 
 
 class ExplanationSchema(ResponseSchema):
