@@ -1,8 +1,8 @@
-"""What can go wrong, in the words of the domain.
+"""Errors of the domain.
 
-An error has a stable ``code`` (for programs) and a sentence (for people). It knows no HTTP
-status and no exit code: ``web/errors.py`` and ``cli`` each have one table for that. No sentence
-contains a secret or a value that only the database knows.
+An error has a stable ``code`` for programs and a sentence for people. It has no HTTP status and no
+exit code: ``web/errors.py`` and ``cli`` each have one table for that. No sentence contains a secret
+or a value that only the database has. The first line of each docstring is in ``/openapi.json``.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ _MOST_NAMED = 5
 
 
 def counted(number: int, noun: str) -> str:
-    """A number and its noun, as in "1 account" and "2 accounts"."""
+    """Return a number with its noun, as in "1 account" and "2 accounts"."""
     return f"{number} {noun if number == 1 else noun + 's'}"
 
 
@@ -23,14 +23,14 @@ def _listed(names: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that is wrong with one field of an input."""
+    """A fault in one field of an input."""
 
     field: str
     message: str
 
 
 class KeyoskError(Exception):
-    """The root of everything that Keyosk raises on purpose."""
+    """The base class of all errors that Keyosk raises on purpose."""
 
     code = "error"
 
@@ -40,12 +40,12 @@ class KeyoskError(Exception):
 
     @property
     def explanation(self) -> str:
-        """The sentence for operators, for terminals and logs; never part of a response."""
+        """The sentence for operators, in terminals and logs; never part of a response."""
         return self.detail
 
 
 class Invalid(KeyoskError):
-    """An input breaks a rule; ``faults`` names each field and the rule."""
+    """The input breaks a rule; each fault names its field."""
 
     code = "invalid"
 
@@ -55,18 +55,18 @@ class Invalid(KeyoskError):
 
     @classmethod
     def field(cls, name: str, message: str) -> "Invalid":
-        """An error about one field."""
+        """Return an error about one field."""
         return cls([Fault(name, message)])
 
 
 class NotFound(KeyoskError):
-    """The named thing does not exist, or not for this caller."""
+    """The object does not exist, or the caller may not see it."""
 
     code = "not_found"
 
 
 class Conflict(KeyoskError):
-    """Another object already has this value; ``field`` says which one."""
+    """The change conflicts with another object, or with the state of this one."""
 
     code = "conflict"
 
@@ -76,25 +76,25 @@ class Conflict(KeyoskError):
 
 
 class Stale(KeyoskError):
-    """The object changed since the caller read it (RFC 9110 section 13.1.1)."""
+    """The object has changed since the caller read it (RFC 9110 section 13.1.1)."""
 
     code = "stale"
 
 
 class Forbidden(KeyoskError):
-    """The caller is known and may not do this."""
+    """The caller is not allowed to do this."""
 
     code = "forbidden"
 
 
 class RefusedByRule(Forbidden):
-    """The caller has the scope for this, and a rule against climbing forbids it all the same."""
+    """The caller has the scope, but a rule against privilege escalation forbids this."""
 
     code = "refused_by_rule"
 
 
 class ProofRequired(Forbidden):
-    """The request must itself prove the password of the account whose credentials it handles."""
+    """The request must prove the password of the caller's own account."""
 
     code = "proof_required"
 
@@ -106,9 +106,10 @@ class ProofRequired(Forbidden):
 
 
 class InUse(KeyoskError):
-    """Deleting this would take something away; ``force`` does it all the same.
+    """The change would remove grants; ``force`` makes it anyway.
 
-    ``named``: the same sentence with the accounts and roles by name, for who may see them all.
+    Attributes:
+        named: The same sentence with the names of accounts and roles, for callers who may see them.
     """
 
     code = "in_use"
@@ -129,7 +130,7 @@ class InUse(KeyoskError):
 
 
 class InsufficientScope(Forbidden):
-    """The caller lacks the scope that this needs (RFC 6750 section 3.1)."""
+    """The caller lacks the required scope (RFC 6750 section 3.1)."""
 
     code = "insufficient_scope"
 
@@ -139,9 +140,9 @@ class InsufficientScope(Forbidden):
 
 
 class BadCredentials(KeyoskError):
-    """The login is refused. The sentence never says which part of it was wrong.
+    """The login is refused; the sentence never says which part of it is wrong.
 
-    Another sentence may only tell what anybody sees who sees the request, such as its form.
+    Another sentence may only say what everybody who sees the request can see, such as its format.
     """
 
     code = "bad_credentials"
@@ -151,22 +152,19 @@ class BadCredentials(KeyoskError):
 
 
 class BadToken(KeyoskError):
-    """A Bearer token is refused (RFC 6750 section 3.1, ``invalid_token``)."""
+    """The Bearer token is refused (RFC 6750 section 3.1)."""
 
     code = "invalid_token"
 
 
 class InvalidRequest(KeyoskError):
-    """A token request is malformed (RFC 6749 section 5.2)."""
+    """The request is malformed (RFC 6749 section 5.2)."""
 
     code = "invalid_request"
 
 
 class InvalidGrant(KeyoskError):
-    """A token shown for another one, or to be revoked, is not valid or not the caller's.
-
-    RFC 6749 section 5.2.
-    """
+    """A token in the request is not valid, or belongs to another account (RFC 6749 section 5.2)."""
 
     code = "invalid_grant"
 
@@ -178,13 +176,13 @@ class UnauthorizedClient(KeyoskError):
 
 
 class UnsupportedGrantType(KeyoskError):
-    """A token request names a grant type that is not offered (RFC 6749 section 5.2)."""
+    """The grant type is not supported (RFC 6749 section 5.2)."""
 
     code = "unsupported_grant_type"
 
 
 class UnsupportedResponseType(KeyoskError):
-    """An authorization request, whatever it asks for (RFC 6749 section 4.1.2.1)."""
+    """Authorization requests are not supported (RFC 6749 section 4.1.2.1)."""
 
     code = "unsupported_response_type"
 
@@ -196,13 +194,13 @@ class InvalidScope(KeyoskError):
 
 
 class InvalidTarget(KeyoskError):
-    """An audience does not exist, is disabled, or does not take this login (RFC 8707 section 2)."""
+    """An audience does not exist, is disabled, or does not accept this login (RFC 8707)."""
 
     code = "invalid_target"
 
 
 class Throttled(KeyoskError):
-    """Too many guesses at passwords; ``retry_after``: seconds until one is allowed again."""
+    """There were too many wrong passwords; ``retry_after``: the seconds to wait."""
 
     code = "throttled"
 
@@ -212,10 +210,11 @@ class Throttled(KeyoskError):
 
 
 class Unavailable(KeyoskError):
-    """Something that this needs is away for now; trying again later may help.
+    """Something that the request needs is temporarily unavailable.
 
-    ``reason``: why, in the words of whatever is away, without a secret. It may name machines and
-    files, so only operators see it (``explanation``).
+    Attributes:
+        reason: The reason as the unavailable system gives it, without secrets. It may name machines
+            and files, so only operators see it (``explanation``).
     """
 
     code = "unavailable"
@@ -233,18 +232,18 @@ class Unavailable(KeyoskError):
 
 
 class DatabaseUnusable(Unavailable):
-    """There is something where the database should be, and waiting will not make it one.
+    """The database cannot be used, and waiting does not help.
 
-    The same for a database that refuses Keyosk for good: a wrong password, a missing database.
+    It is not a database, or it refuses Keyosk: a wrong password, a missing database.
     """
 
 
 class DatabaseDamaged(DatabaseUnusable):
-    """The database answers that something in it cannot be read: a broken page, index or file."""
+    """The database reports that part of it cannot be read: a broken page, index or file."""
 
 
 class ConfigurationError(KeyoskError):
-    """The settings cannot be used; ``faults`` lists every problem found, not only the first."""
+    """The settings cannot be used; ``faults`` lists every problem."""
 
     code = "configuration"
 
@@ -254,12 +253,12 @@ class ConfigurationError(KeyoskError):
 
 
 class DatabaseTooNew(KeyoskError):
-    """The database was upgraded by a later version of Keyosk than this one."""
+    """The database was upgraded by a later version of Keyosk."""
 
     code = "database_too_new"
 
 
 class WrongSecretKey(KeyoskError):
-    """The private keys in the database were not encrypted under the given secret key."""
+    """The private keys in the database were encrypted under another secret key."""
 
     code = "wrong_secret_key"

@@ -1,4 +1,4 @@
-"""/accounts and what belongs to one: password, grants."""
+"""Accounts, their passwords and their grants."""
 
 from typing import Any, cast
 
@@ -62,7 +62,7 @@ class AccountsResource(Endpoint):
 
     @operation(response=AccountSchema, lists=LISTS)
     def get(self) -> Response:
-        """A page of accounts."""
+        """List accounts."""
         accounts = self.installation.accounts
         return self.page(accounts.page, _body, accounts.count)
 
@@ -70,7 +70,7 @@ class AccountsResource(Endpoint):
         body=AccountNew, response=AccountSchema, status=201, has_etag=True, raises=(Conflict,)
     )
     def post(self) -> Response:
-        """Make an account."""
+        """Create an account."""
         account = self.installation.grants.add_account(g.caller, self._grants, self._draft)
         return _answer(account, 201, location=f"/accounts/{account.id}")
 
@@ -80,12 +80,12 @@ class AccountResource(Endpoint):
 
     @operation(response=AccountSchema, has_etag=True)
     def get(self, account: str) -> Response:
-        """The account."""
+        """Return the account."""
         return _answer(self.installation.accounts.get(account))
 
     @operation(body=AccountPatch, response=AccountSchema, has_etag=True, raises=(Conflict,))
     def patch(self, account: str) -> Response:
-        """Change the fields that the merge patch names."""
+        """Change the fields in the merge patch."""
         patch = cast(AccountChanges, self.load())
         return _answer(
             self.installation.accounts.change(g.caller, account, patch, version=wanted_versions())
@@ -93,14 +93,14 @@ class AccountResource(Endpoint):
 
     @operation(has_etag=True)
     def delete(self, account: str) -> Response:
-        """Delete the account with all that belongs to it."""
+        """Delete the account with its password, API keys, grants and sessions."""
         return nothing(
             self.installation.accounts.remove(g.caller, account, version=wanted_versions())
         )
 
 
 class PasswordResource(Endpoint):
-    """The password of an account; it is never shown."""
+    """The password of an account, which is never returned."""
 
     @operation(body=PasswordChange, raises=(Conflict,))
     def put(self, account: str) -> Response:
@@ -110,22 +110,22 @@ class PasswordResource(Endpoint):
 
     @operation(body=PasswordProof, optional=True, raises=(Conflict,))
     def delete(self, account: str) -> Response:
-        """Leave the account without a password."""
+        """Delete the password."""
         self.load()
         return nothing(self.installation.accounts.remove_password(g.caller, account))
 
 
 class GrantsResource(Endpoint):
-    """What an account was granted."""
+    """The grants of an account."""
 
     @operation(response=GrantsShownSchema, has_etag=True)
     def get(self, account: str) -> Response:
-        """The grants; their entity tag is the account's."""
+        """Return the grants; their entity tag is that of the account."""
         return _grants_answer(*self.installation.grants.of(account))
 
     @operation(body=GrantsSchema, response=GrantsShownSchema, has_etag=True)
     def put(self, account: str) -> Response:
-        """Replace the grants."""
+        """Replace all grants."""
         grants = grants_of(self.load())
         return _grants_answer(
             *self.installation.grants.replace(g.caller, account, grants, version=wanted_versions())
@@ -133,7 +133,7 @@ class GrantsResource(Endpoint):
 
     @operation(body=GrantsPatch, response=GrantsShownSchema, has_etag=True)
     def patch(self, account: str) -> Response:
-        """Add some and take some away."""
+        """Add and remove grants."""
         fields = self.load()
         return _grants_answer(
             *self.installation.grants.change(

@@ -1,4 +1,4 @@
-"""/accounts/{account}/api-keys."""
+"""API keys of an account."""
 
 from typing import Any, cast
 
@@ -38,7 +38,7 @@ class ApiKeysResource(Endpoint):
 
     @operation(response=ApiKeySchema, lists=LISTS)
     def get(self, account: str) -> Response:
-        """A page of keys."""
+        """List API keys."""
         api_keys = self.installation.api_keys
         return self.page(
             lambda list_query: api_keys.page(account, list_query),
@@ -48,7 +48,7 @@ class ApiKeysResource(Endpoint):
 
     @operation(body=ApiKeyNew, response=ApiKeyMade, status=201, has_etag=True)
     def post(self, account: str) -> Response:
-        """Make a key; this answer is the only one that has its secret."""
+        """Create an API key; only this response contains its secret."""
         made = self.installation.api_keys.create(g.caller, account, **_fields(self.load()))
         return _shown_once(made)
 
@@ -65,7 +65,7 @@ class RotateResource(Endpoint):
         raises=(Conflict,),
     )
     def post(self, account: str, key: str) -> Response:
-        """Make a successor; this answer is the only one that has its secret."""
+        """Create a successor; only this response contains its secret."""
         overlap = _fields(self.load())
         return _shown_once(self.installation.api_keys.rotate(g.caller, account, key, **overlap))
 
@@ -75,13 +75,13 @@ class ApiKeyResource(Endpoint):
 
     @operation(response=ApiKeySchema, has_etag=True)
     def get(self, account: str, key: str) -> Response:
-        """The key, without its secret."""
+        """Return the API key, without its secret."""
         found = self.installation.api_keys.get(account, key)
         return object_answer(_body(found), found.version)
 
     @operation(body=ApiKeyPatch, response=ApiKeySchema, has_etag=True)
     def patch(self, account: str, key: str) -> Response:
-        """Change the fields that the merge patch names."""
+        """Change the fields in the merge patch."""
         patch = cast(ApiKeyChanges, _fields(self.load()))
         changed = self.installation.api_keys.change(
             g.caller, account, key, patch, version=wanted_versions()
@@ -90,7 +90,7 @@ class ApiKeyResource(Endpoint):
 
     @operation(has_etag=True)
     def delete(self, account: str, key: str) -> Response:
-        """Delete the key: it stops working at once."""
+        """Delete the API key; it stops working at once."""
         return nothing(
             self.installation.api_keys.remove(g.caller, account, key, version=wanted_versions())
         )

@@ -1,4 +1,4 @@
-"""/apply: services, roles, accounts and grants made what one document says."""
+"""Declarative configuration by manifests."""
 
 from typing import Final
 
@@ -55,13 +55,13 @@ class ApplyResource(Endpoint):
         raises=(InsufficientScope, RefusedByRule),
     )
     def post(self) -> Response:
-        """Make services, roles, accounts and grants what a manifest says: all of it, or nothing.
+        """Apply a manifest of services, roles, accounts and grants: all changes, or none.
 
-        What the manifest does not name stays as it is. Each part needs the scope that its own
-        endpoint needs: ``keyosk:services:write`` for services and roles, ``keyosk:accounts:write``
-        for accounts, ``keyosk:grants:write`` for grants. ``dry_run=true`` only answers what would
-        be changed. ``force=true`` also removes what is in use elsewhere. ``take_over=true`` also
-        changes what another owner's manifest made, and needs ``keyosk:admin``.
+        What the manifest does not contain is not changed. Each part requires the scope of its own
+        endpoint: ``keyosk:services:write`` for services and roles, ``keyosk:accounts:write`` for
+        accounts, ``keyosk:grants:write`` for grants. ``dry_run=true`` returns the changes and makes
+        none. ``force=true`` also removes what is in use elsewhere. ``take_over=true`` also changes
+        objects that another owner's manifest created, and requires ``keyosk:admin``.
         """
         declaration = declaration_of(self.load())
         declarations = self.installation.declarations

@@ -1,4 +1,4 @@
-"""/audit."""
+"""The audit log."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ class AuditResource(Endpoint):
 
     @operation(response=AuditSchema, lists=LISTS)
     def get(self) -> Response:
-        """A page of rows, oldest first; ``sort=-sequence`` for the newest."""
+        """List rows, oldest first; ``sort=-sequence`` lists the newest first."""
         audit = self.installation.audit
         return self.page(audit.page, _body, audit.count)
 

@@ -1,4 +1,4 @@
-"""/auth/authorize: there for clients that insist on an address, and refuses each request."""
+"""The authorization endpoint, which refuses every request."""
 
 from typing import NoReturn
 
@@ -12,7 +12,7 @@ class AuthorizeResource(Endpoint):
 
     @operation(status=400, raises=(UnsupportedResponseType,))
     def get(self) -> NoReturn:
-        """Refuse: tokens are got at the token endpoint."""
+        """Refuse the request: tokens are issued at the token endpoint."""
         # SECURITY: never a redirect, as nobody registered a redirect_uri.
         raise UnsupportedResponseType(
             "Keyosk has no login pages: get a token at /auth/token with a username and a password "
@@ -21,5 +21,5 @@ class AuthorizeResource(Endpoint):
 
     @operation(status=400, raises=(UnsupportedResponseType,))
     def post(self) -> NoReturn:
-        """Refuse: tokens are got at the token endpoint."""
+        """Refuse the request: tokens are issued at the token endpoint."""
         self.get()

@@ -1,4 +1,4 @@
-"""/accounts/import and /accounts/export: accounts by the thousand, as JSON Lines."""
+"""Bulk import and export of accounts as JSON Lines."""
 
 from collections.abc import Callable, Iterator
 from tempfile import SpooledTemporaryFile
@@ -58,7 +58,7 @@ ExportQuery: Final = StrictSchema.from_dict(dict(LISTS.filters), name="ExportQue
 
 
 class ImportResource(Endpoint):
-    """Many new accounts."""
+    """Bulk import of accounts."""
 
     # It is: by username. And there is no body at hand whose fingerprint could be taken.
     repeatable = False
@@ -72,10 +72,10 @@ class ImportResource(Endpoint):
     def post(self) -> Response:
         """Import accounts, one a line (JSON Lines).
 
-        Answers one result a line and a summary at the end; without the summary's ``complete`` the
-        import ended early and is to be repeated. Accounts that are there are left alone
-        (``on_conflict=skip``), or changed but for their password (``update``), or count as failed
-        (``fail``). ``dry_run=true`` says what would be done.
+        The response has one result a line and a summary at the end. If the summary is missing, or
+        its ``complete`` is false, the import ended early: repeat it. Accounts that exist are
+        skipped (``on_conflict=skip``), changed except for their passwords (``update``), or count
+        as failed (``fail``). ``dry_run=true`` checks every line and changes nothing.
         """
         if request.mimetype not in lines.TYPES:
             raise UnsupportedMediaType
@@ -112,14 +112,14 @@ class ImportResource(Endpoint):
 
 
 class ExportResource(Endpoint):
-    """All accounts at once."""
+    """Bulk export of accounts."""
 
     @operation(query=ExportQuery, media_types={lines.TYPES[0]: _ACCOUNTS}, raises=(Invalid,))
     def get(self) -> Response:
         """Export accounts with their grants, one a line (JSON Lines).
 
-        Takes the filters of the list of accounts. What it gives, an import takes; passwords and
-        API keys are not in it.
+        The filters are those of the list of accounts. An export can be imported again; it has no
+        passwords and no API keys.
         """
         pages = self.installation.bulk.export_accounts(paging.filters(LISTS))
         body = (

@@ -1,4 +1,4 @@
-"""/openapi.json and /docs: the API told to programs and to people."""
+"""The description of the API, for programs and for people."""
 
 import json
 from collections.abc import Iterable
@@ -88,7 +88,7 @@ class OpenApiResource(Endpoint):
 
     @operation(response=DocumentSchema, has_etag=True)
     def get(self) -> Response:
-        """This document (OpenAPI 3.1)."""
+        """Return this document (OpenAPI 3.1)."""
         description = cast(Description, current_app.extensions[EXTENSION])
         return public_answer(Response(description.text, mimetype="application/json"))
 
@@ -98,17 +98,17 @@ class PageResource(Endpoint):
 
     @operation(media_types={"text/html": "<!doctype html>..."}, has_etag=True)
     def get(self) -> Response:
-        """A page that shows this document, and can try it out."""
+        """Return a page that shows this document and can send requests."""
         request.environ[CONTENT_POLICY] = _POLICY
         return public_answer(Response(_PAGE, mimetype="text/html"))
 
 
 class AssetResource(Endpoint):
-    """What the page is made of."""
+    """Files of the documentation page."""
 
     @operation(media_types={_CSS: "body {}", _JAVASCRIPT: "void 0;"}, has_etag=True)
     def get(self, file: str) -> Response:
-        """A file of the page."""
+        """Return a file of the documentation page."""
         # SECURITY: a look-up among known names; what a request says is no part of a path.
         if file not in _ASSETS:
             raise NotFound("The documentation page has no such file.")

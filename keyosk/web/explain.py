@@ -1,4 +1,4 @@
-"""/auth/explain: which token a login would get, and why not another."""
+"""Explanations of which token a login would get, and why."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ _SERVICES = "keyosk:services:read"
 
 
 class ExplainResource(Endpoint):
-    """What the token endpoint would answer."""
+    """The result of a token request."""
 
     repeatable = False
 
@@ -28,7 +28,7 @@ class ExplainResource(Endpoint):
     def post(self) -> Response:
         """Explain which token an account would get with a credential, without its secret.
 
-        The account is the caller's own unless one is named; another one needs the scope
+        The default is the caller's own account; another account requires the scope
         ``keyosk:accounts:read``.
         """
         fields = self.load()

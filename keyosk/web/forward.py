@@ -50,19 +50,19 @@ def prepare(environ: dict[str, Any]) -> None:
 
 
 class ForwardResource(Endpoint):
-    """Whether a request may pass."""
+    """Forward authentication."""
 
     # Proxies copy the client's preconditions, which are about what the service has.
     conditional = False
 
     @operation(status=200, raises=(BadToken, Forbidden))
     def get(self, service: str | None = None) -> Response:
-        """Whether the login, or the Bearer token of the service, may use a service.
+        """Check whether a login, or a Bearer token of the service, may use a service.
 
-        The service stands in the address, in ``service`` of the query or in ``X-Keyosk-Service``;
-        scopes that it must have in ``scope`` of the query and ``X-Keyosk-Require-Scope``. The
-        answer has ``Authorization``, ``X-Keyosk-Account`` and ``X-Keyosk-Scope`` as headers. Any
-        method will do. A CORS preflight passes without a login, and without these headers, where
+        The service is named by the path, by ``service`` in the query or by ``X-Keyosk-Service``.
+        ``scope`` in the query and ``X-Keyosk-Require-Scope`` name required scopes. The response
+        has the headers ``Authorization``, ``X-Keyosk-Account`` and ``X-Keyosk-Scope``. Any method
+        works. A CORS preflight passes without a login, and without these headers, where
         the service has ``cors_preflight``: the method is ``OPTIONS``, or the query has
         ``method=X-Forwarded-Method`` and that header is ``OPTIONS``.
         """

@@ -1,4 +1,4 @@
-"""/health: is this process alive, and can it do its work."""
+"""Liveness and readiness."""
 
 from flask import Response
 
@@ -10,20 +10,20 @@ from keyosk.web.standard_schemas import StatusSchema
 
 
 class LiveResource(Endpoint):
-    """Whether the process answers; asks nothing else."""
+    """Whether the process responds."""
 
     @operation(response=StatusSchema)
     def get(self) -> Response:
-        """Always 200."""
+        """Return 200."""
         return _status("ok")
 
 
 class ReadyResource(Endpoint):
-    """Whether tokens can be issued now."""
+    """Whether tokens can be issued."""
 
     @operation(response=StatusSchema, raises=(Unavailable,))
     def get(self) -> Response:
-        """200, or 503 when the database is away."""
+        """Return 200, or 503 if the database is not available."""
         self.installation.database.ping()
         return _status("ok")
 

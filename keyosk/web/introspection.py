@@ -1,4 +1,4 @@
-"""/auth/introspect and /auth/revoke: about a token, to its owner and to services."""
+"""Introspection and revocation of a single token."""
 
 from flask import Response, g
 
@@ -35,7 +35,7 @@ class IntrospectResource(_AboutToken):
         body=TokenQuestion, body_types=_AS, response=IntrospectionSchema, raises=(InvalidRequest,)
     )
     def post(self) -> Response:
-        """What a token is, for its owner and for the services that it is meant for."""
+        """Return the state of a token, to its account and to the services it is for."""
         by, token = self._requested()
         found = self.installation.inspection.inspect(by, token)
         response = json_answer({"active": False} if found is None else {"active": True, **found})
@@ -50,7 +50,7 @@ class RevokeResource(_AboutToken):
         body=TokenQuestion, body_types=_AS, status=200, raises=(InvalidRequest, InvalidGrant)
     )
     def post(self) -> Response:
-        """Revoke a token; 200 also if there is nothing to revoke."""
+        """Revoke a token; also 200 if there is nothing to revoke."""
         by, token = self._requested()
         effective_at = self.installation.inspection.revoke(by, token)
         response = Response(status=200)

@@ -1,4 +1,4 @@
-"""The public keys, for everybody and without the database."""
+"""Public keys, which require no login and no database."""
 
 import re
 from typing import Final
@@ -32,10 +32,11 @@ class JwksResource(Endpoint):
         raises=(Unavailable, Invalid),
     )
     def get(self) -> Response:
-        """The published keys, the signing one first; 304 where the caller has them.
+        """Return the published keys; the key that signs now comes first.
 
-        With `format=pem` only the key that signs now, as PEM. `service` tells who fetches, and so
-        does the login of the account that acts for a service: a rotation can wait for it.
+        With ``format=pem``, only the key that signs now is returned, as PEM. ``service``, or a
+        login with the account that acts for a service, identifies the service: a rotation can
+        wait for it.
         """
         confirmed = self.installation.signing_keys.confirmed()
         keys = self.installation.signing_keys.current
@@ -85,11 +86,11 @@ class JwksResource(Endpoint):
 
 
 class ServiceJwksResource(JwksResource):
-    """The JWK set that one service needs."""
+    """The JWK set for one service."""
 
     @operation(response=JwkSetSchema, has_etag=True, raises=(Unavailable,))
     def get(self, service: str) -> Response:  # type: ignore[override]  # one more in the address
-        """The common set, or the service's own where its algorithm is not in that."""
+        """Return the common key set, or the service's own if its algorithm is not in it."""
         found = self.installation.services.get(service)
         confirmed = self.installation.signing_keys.confirmed()
         keys = self.installation.signing_keys.current
@@ -99,11 +100,11 @@ class ServiceJwksResource(JwksResource):
 
 
 class PemResource(Endpoint):
-    """One published key for verifiers that read files."""
+    """One published key, for verifiers that read files."""
 
     @operation(media_types={_PEM: _EXAMPLE}, has_etag=True, raises=(Unavailable,))
     def get(self, kid: str) -> Response:
-        """The key as PEM (RFC 7468)."""
+        """Return the key as PEM (RFC 7468)."""
         if not _THUMBPRINT.fullmatch(kid):
             raise NotFound("There is no such published key.")
         confirmed = self.installation.signing_keys.confirmed()

@@ -1,4 +1,4 @@
-"""Where everything is, told to OAuth and OpenID libraries. It asks no database.
+"""Metadata for OAuth and OpenID libraries; it requires no database.
 
 RFC 8414, and OpenID Connect Discovery 1.0 for clients that know only that: Keyosk has no login
 pages and no ID tokens, so the authorization endpoint refuses whatever it is asked.
@@ -75,6 +75,6 @@ class MetadataResource(Endpoint):
 
     @operation(response=MetadataSchema, has_etag=True)
     def get(self) -> Response:
-        """The addresses, and what they take; 304 where the caller has them."""
+        """Return the endpoints and what they support."""
         metadata = cast(Metadata, current_app.extensions[EXTENSION])
         return public_answer(json_answer(metadata.document))

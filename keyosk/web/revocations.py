@@ -1,4 +1,4 @@
-"""/auth/revocations: what services that verify offline must not accept any more."""
+"""Revocations, which services that verify tokens offline poll."""
 
 import gzip
 import hashlib
@@ -38,7 +38,7 @@ class RevocationsResource(Endpoint):
         raises=(Invalid,),
     )
     def get(self) -> Response:
-        """All of them, or those above ``since``; as JSON, or as a signed JWT."""
+        """Return all revocations, or those above ``since``; as JSON or as a signed JWT."""
         form = self._form(_since())
         zipped = request.accept_encodings["gzip"] > 0
         if negotiation.prefers(_JWT):

@@ -1,4 +1,4 @@
-"""/roles."""
+"""Roles, which are named sets of scopes."""
 
 from typing import Any, cast
 
@@ -23,13 +23,13 @@ class RolesResource(Endpoint):
 
     @operation(response=RoleSchema, lists=LISTS)
     def get(self) -> Response:
-        """A page of roles."""
+        """List roles."""
         roles = self.installation.roles
         return self.page(roles.page, _body, roles.count)
 
     @operation(body=RoleNew, response=RoleSchema, status=201, has_etag=True, raises=(Conflict,))
     def post(self) -> Response:
-        """Make a role."""
+        """Create a role."""
         role = self.installation.roles.create(g.caller, **self.load())
         return object_answer(_body(role), role.version, 201, location=f"/roles/{role.name}")
 
@@ -39,20 +39,20 @@ class RoleResource(Endpoint):
 
     @operation(response=RoleSchema, has_etag=True)
     def get(self, role: str) -> Response:
-        """The role."""
+        """Return the role."""
         found = self.installation.roles.get(role)
         return object_answer(_body(found), found.version)
 
     @operation(body=RolePatch, response=RoleSchema, has_etag=True, raises=(Conflict,))
     def patch(self, role: str) -> Response:
-        """Change the fields that the merge patch names."""
+        """Change the fields in the merge patch."""
         patch = cast(RoleChanges, self.load())
         changed = self.installation.roles.change(g.caller, role, patch, version=wanted_versions())
         return object_answer(_body(changed), changed.version, effective_at=changed.effective_at)
 
     @operation(has_etag=True, needs_force=True)
     def delete(self, role: str) -> Response:
-        """Delete the role; with ``force`` also when accounts hold it."""
+        """Delete the role; requires ``force`` if accounts hold it."""
         return nothing(
             self.installation.roles.remove(
                 g.caller, role, force=is_forced(), version=wanted_versions()

@@ -1,4 +1,4 @@
-"""/services and their scopes."""
+"""Services and their scopes."""
 
 from typing import Any, cast
 
@@ -32,7 +32,7 @@ class ServicesResource(Endpoint):
 
     @operation(response=ServiceSchema, lists=LISTS)
     def get(self) -> Response:
-        """A page of services."""
+        """List services."""
         services = self.installation.services
         return self.page(services.page, _body, services.count)
 
@@ -40,7 +40,7 @@ class ServicesResource(Endpoint):
         body=ServiceNew, response=ServiceSchema, status=201, has_etag=True, raises=(Conflict,)
     )
     def post(self) -> Response:
-        """Make a service."""
+        """Create a service."""
         given = {name: value for name, value in loaded(self.load()).items() if value is not None}
         service = self.installation.services.create(g.caller, **given)
         return object_answer(
@@ -53,7 +53,7 @@ class ServiceResource(Endpoint):
 
     @operation(response=ServiceSchema, has_etag=True)
     def get(self, service: str) -> Response:
-        """The service."""
+        """Return the service."""
         found = self.installation.services.get(service)
         return object_answer(_body(found), found.version)
 
@@ -65,12 +65,12 @@ class ServiceResource(Endpoint):
         raises=(Conflict,),
     )
     def patch(self, service: str) -> Response:
-        """Change the fields that the merge patch names."""
+        """Change the fields in the merge patch."""
         return self._changed(service, cast(ServiceChanges, loaded(self.load())))
 
     @operation(has_etag=True, needs_force=True)
     def delete(self, service: str) -> Response:
-        """Delete the service, its scopes and their grants; ``force`` where there are grants."""
+        """Delete the service, its scopes and their grants; requires ``force`` if it has grants."""
         return nothing(
             self.installation.services.remove(
                 g.caller, service, force=is_forced(), version=wanted_versions()
@@ -85,18 +85,18 @@ class ServiceResource(Endpoint):
 
 
 class ScopesResource(Endpoint):
-    """The scopes of one service; their entity tag is the service's."""
+    """The scopes of a service; their entity tag is that of the service."""
 
     @operation(response=ScopesSchema, has_etag=True)
     def get(self, service: str) -> Response:
-        """The scopes."""
+        """Return the scopes."""
         return _scopes_answer(self.installation.services.get(service))
 
     @operation(
         body=ScopesNew, response=ScopesSchema, has_etag=True, needs_force=True, raises=(Conflict,)
     )
     def put(self, service: str) -> Response:
-        """Replace the scopes; grants of those that stay are kept."""
+        """Replace all scopes; grants of scopes that remain are kept."""
         scopes = scopes_of(self.load()["scopes"])
         changed = self.installation.services.change(
             g.caller, service, {"scopes": scopes}, force=is_forced(), version=wanted_versions()

@@ -1,4 +1,4 @@
-"""/accounts/{account}/tokens: what an account has in use, and how to end it."""
+"""Refresh sessions of an account, and the revocation of its tokens."""
 
 from typing import Any
 
@@ -15,11 +15,11 @@ LISTS = paging.ListOptions(("created_at",), {})
 
 
 class SessionsResource(Endpoint):
-    """The tokens of an account: its refresh sessions, and all of them at once."""
+    """The refresh sessions and tokens of an account."""
 
     @operation(response=SessionSchema, lists=LISTS)
     def get(self, account: str) -> Response:
-        """A page of refresh sessions."""
+        """List refresh sessions."""
         sessions = self.installation.sessions
         return self.page(
             lambda list_query: sessions.page(account, list_query),
@@ -29,7 +29,7 @@ class SessionsResource(Endpoint):
 
     @operation(response=RevokedSchema)
     def delete(self, account: str) -> Response:
-        """End every session and revoke every token of the account so far."""
+        """End every session and revoke every token of the account."""
         moment = self.installation.accounts.revoke_tokens(g.caller, account)
         return change_answer({}, moment)
 
@@ -39,7 +39,7 @@ class SessionResource(Endpoint):
 
     @operation()
     def delete(self, account: str, session: str) -> Response:
-        """End it, and revoke the access tokens that came from it."""
+        """End the session and revoke its access tokens."""
         return nothing(self.installation.sessions.end(g.caller, account, session))
 
 

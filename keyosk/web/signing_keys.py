@@ -1,4 +1,4 @@
-"""/signing-keys: their lives, and what an admin does with them."""
+"""Signing keys and their life cycle."""
 
 from typing import Any
 
@@ -33,13 +33,13 @@ class SigningKeysResource(_Keys):
 
     @operation(response=SigningKeysSchema)
     def get(self) -> Response:
-        """All that there ever were, oldest first; never their private halves."""
+        """List all signing keys, past ones included, oldest first; without private keys."""
         found = self.installation.rotation.all()
         return json_answer({"items": [self.shape(key) for key in found], "next": None})
 
 
 class RotateKeyResource(_Keys):
-    """Rotation."""
+    """The rotation of signing keys."""
 
     def prepare(self, **_: str) -> None:
         """Generate the key."""
@@ -55,20 +55,20 @@ class RotateKeyResource(_Keys):
         raises=(Conflict,),
     )
     def post(self) -> Response:
-        """Publish the key that is to sign next."""
+        """Create and publish the key that signs next."""
         rotation = self.installation.rotation
         return self.answer(rotation.rotate(g.caller, **self._fields, draft=self._draft), 201)
 
 
 class ImportKeyResource(_Keys):
-    """Keys from elsewhere."""
+    """Private keys from elsewhere."""
 
     # SECURITY: an answer that is kept would be found by the fingerprint of a private key.
     repeatable = False
 
     @operation(body=KeyImport, response=SigningKeySchema, status=201, raises=(Conflict,))
     def post(self) -> Response:
-        """Bring a private key, PEM or JWK, to sign next."""
+        """Import a private key, as PEM or JWK, that signs next."""
         fields = self.load()
         private, algorithm = imported_keys.read(fields["private_key"], fields.get("algorithm"))
         return self.answer(self.installation.rotation.import_key(g.caller, private, algorithm), 201)
@@ -79,17 +79,17 @@ class SigningKeyResource(_Keys):
 
     @operation(response=SigningKeySchema)
     def get(self, kid: str) -> Response:
-        """The key's life; never its private half."""
+        """Return the key, without its private key."""
         return self.answer(self.installation.rotation.get(kid))
 
     @operation(response=SigningKeySchema, raises=(Conflict,))
     def delete(self, kid: str) -> Response:
-        """Retire it: it no longer signs and goes when its last token has expired."""
+        """Retire the key: it stops signing, and is removed when its last token has expired."""
         return self.answer(self.installation.rotation.retire(g.caller, kid))
 
 
 class CompromiseResource(_Keys):
-    """The end of a key that somebody else may have."""
+    """A signing key that somebody else may have."""
 
     def prepare(self, **path: str) -> None:
         """Generate the key that signs from then on, where none is published yet."""
@@ -98,6 +98,6 @@ class CompromiseResource(_Keys):
 
     @operation(response=SigningKeySchema, raises=(Conflict,))
     def post(self, kid: str) -> Response:
-        """Take it out of the set at once, revoke what it signed, and have the next one sign."""
+        """Remove the key at once, revoke its tokens, and sign with the next key."""
         rotation = self.installation.rotation
         return self.answer(rotation.compromise(g.caller, kid, draft=self._draft))

@@ -50,12 +50,12 @@ class TokenResource(Endpoint):
 
     @operation(query=TokenRequestSchema, response=TokenSchema, media_types=_TEXTS, raises=_REFUSALS)
     def get(self) -> Response:
-        """As POST, with the parameters in the query.
+        """Issue a token, with the parameters in the query.
 
-        Clients of container registries ask with ``service`` and ``scope``, as their registry tells
-        them (distribution's token specification). Where ``service`` names a service that has
-        ``registry_version``, the token's claim ``access`` has what of this the login may do, and
-        ``token`` and ``issued_at`` stand in the answer besides.
+        Clients of container registries send ``service`` and ``scope``, as the token specification
+        of distribution says. If ``service`` names a service that has ``registry_version``, the
+        token's claim ``access`` lists what the account may do of the request, and the response
+        has ``token`` and ``issued_at`` as well.
         """
         values = parameters.query()
         if "service" in values:
@@ -88,7 +88,7 @@ class TokenResource(Endpoint):
         raises=_REFUSALS,
     )
     def post(self) -> Response:
-        """Issue a token for the login of the request."""
+        """Issue a token."""
         return self._answer(parameters.body())
 
     def _answer(self, values: parameters.Parameters) -> Response:
