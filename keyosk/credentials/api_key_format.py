@@ -24,13 +24,13 @@ _SHOWN_LENGTH = 12
 
 
 def generate() -> str:
-    """Make a new secret from the operating system's randomness, without bias."""
+    """Create a new secret from the randomness of the operating system, without bias."""
     body = PREFIX + "".join(secrets.choice(_ALPHABET) for _ in range(_RANDOM_LENGTH))
     return body + _checksum(body)
 
 
 def looks_like(secret: str) -> bool:
-    """Tell whether a secret is meant to be an API key, well formed or not."""
+    """Return whether a secret is meant to be an API key, well formed or not."""
     return secret.startswith(PREFIX)
 
 

@@ -1,7 +1,7 @@
-"""Who is calling: a credential in, a proven ``Principal`` out, or ``BadCredentials``.
+"""Authentication: a credential in, a proven ``Principal`` out, or ``BadCredentials``.
 
-One login is tried in every form a client may have encoded it in (see ``web/basic``), and counts as
-one. Unknown, disabled, expired and wrong are refused with the same work and the same words.
+A login is tried in every encoding that a client may have used (see ``web/basic``), and counts once.
+Unknown, disabled, expired and wrong logins are refused with the same work and the same message.
 """
 
 import logging
@@ -37,7 +37,7 @@ _NOTE_PAUSE: Final = 10  # seconds
 
 
 class Authentication:
-    """Checks passwords, API keys, and the accounts behind Bearer tokens."""
+    """Verifies passwords and API keys, and the accounts of Bearer tokens."""
 
     def __init__(
         self,
@@ -350,7 +350,7 @@ def caller(
     address: str | None = None,
     request_id: str | None = None,
 ) -> Caller:
-    """Who a login is to the rest of Keyosk."""
+    """Return the caller that a login is to the rest of Keyosk."""
     return Caller(
         account_id=principal.account_id,
         username=principal.username,

@@ -1,4 +1,4 @@
-"""A bound on how much work of one kind a machine does at once, over all of its processes."""
+"""A limit on concurrent work of one kind on a machine, over all of its processes."""
 
 import fcntl
 import os
@@ -91,18 +91,18 @@ def _busy() -> Unavailable:
 
 
 def for_hashes(memory_kib: int) -> int:
-    """How many password hashes of so much memory this machine does well at once.
+    """Return how many password hashes of this much memory the machine can compute at once.
 
-    As many as it has cores to use, and no more than a quarter of the memory that it may use.
+    One for each core, and no more than fit into a quarter of the available memory.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(cores or 1, _memory() // 4 // (memory_kib * 1024)))
 
 
 def machine_folder() -> Path | None:
-    """The folder whose slots all processes of this user on this machine share.
+    """Return the folder whose slots all processes of this user on this machine share.
 
-    ``None`` where there can be none, such as in a container without a writable ``/tmp``.
+    ``None`` if there is none, for example in a container without a writable ``/tmp``.
     """
     try:
         folder = Path(tempfile.gettempdir()) / f"keyosk-{os.getuid()}"

@@ -119,11 +119,15 @@ _REASONS: Final = (
 
 
 def adopt(text: str, *, most_work: int) -> str:
-    """The form in which a hash from elsewhere is stored.
+    """Return the form in which a hash from another program is stored.
 
-    ``most_work``: KiB, as in ``Cost``. Raises ``Invalid`` for the field ``password_hash``, which
-    never tells the hash: if no scheme knows its form, if its parts do not fit together, or if
-    checking it would take more work or memory than is allowed.
+    Args:
+        text: The hash as the other program wrote it.
+        most_work: The largest work of one verification in KiB, as in ``Cost``.
+
+    Raises:
+        Invalid: For the field ``password_hash``, without the hash itself: the format is unknown,
+            its parts do not fit together, or verifying it would take too much work or memory.
     """
     if text.startswith("!"):
         raise _invalid("means an account without a password: omit the field")

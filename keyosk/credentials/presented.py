@@ -1,4 +1,4 @@
-"""What a request shows to prove who sends it."""
+"""Credentials as a request presents them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field

@@ -1,7 +1,7 @@
-r"""Password hashes as they are stored: their forms, and what checking one costs.
+r"""Password hashes as they are stored: their formats, and the cost of verifying one.
 
-Knows forms and numbers only; ``passwords`` computes, ``imported_hashes`` brings what other programs
-made into these forms.
+Knows formats and numbers only; ``password_hashing`` computes, ``imported_hashes`` converts the
+formats of other programs.
 """
 
 import re
@@ -53,11 +53,13 @@ SALTED_SHA: Final = re.compile(r"\{SSHA(|256|512)\}([A-Za-z0-9+/]+)=*", re.ASCII
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What checking a password against a hash takes.
+    """The cost of verifying a password against a hash.
 
-    ``work``: the KiB that argon2id writes in the same time (exact for argon2 itself); ``memory``:
-    the KiB held meanwhile; ``lanes``: the threads. ``worst``: the work for the longest password,
-    where that makes a difference.
+    Attributes:
+        work: The KiB that argon2id writes in the same time (exact for argon2 itself).
+        memory: The KiB that are held meanwhile.
+        lanes: The number of threads.
+        worst: The work for the longest password, if it differs.
     """
 
     work: int
@@ -67,7 +69,7 @@ class Cost:
 
 
 def cost_of(stored: str) -> Cost | None:
-    """What checking a stored hash costs; ``None`` for what has no known form."""
+    """Return the cost of verifying a stored hash; ``None`` if its format is unknown."""
     for pattern, read in _COSTS:
         found = pattern.fullmatch(stored)
         if found is not None:

@@ -38,14 +38,14 @@ _FORGET_EVERY: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A guess that was counted."""
+    """A counted attempt at a password."""
 
     allowances: tuple[Allowance, ...]
     source: str
 
 
 class Throttling:
-    """Counts guesses at passwords."""
+    """Counts attempts at passwords."""
 
     def __init__(
         self, database: Database, store: ThrottlingStore, clock: Callable[[], float]
@@ -56,10 +56,15 @@ class Throttling:
         self._taken = 0
 
     def admit(self, names: Collection[str], address: str | None) -> Attempt:
-        """Count a guess at each of the names from an address. Raises ``Throttled``.
+        """Count an attempt at each of the usernames from an address.
 
-        ``names``: in their one normal form; those that one login can mean. Empty is for all that
-        no account can have.
+        Args:
+            names: The usernames that the login can mean, in their normal forms; empty for all
+                names that no account can have.
+            address: Where the login comes from.
+
+        Raises:
+            Throttled: There were too many attempts.
         """
         source, now = source_of(address), self._now()
         pairs = {name: _allowance(_PAIR, "pair", name, source) for name in names}
@@ -79,9 +84,9 @@ class Throttling:
         return Attempt(tuple(allowances), source)
 
     def refund(self, attempts: Sequence[Attempt], account_id: str) -> None:
-        """The last of these guesses of one login was right: none of them counts.
+        """Take back the attempts of a login whose last attempt was right.
 
-        Their source is one of the account's own from now on.
+        From now on their source is a known source of the account.
         """
         with self._database.transaction():
             self._store.refund([each for attempt in attempts for each in attempt.allowances])
@@ -106,7 +111,7 @@ class Throttling:
 
 
 def source_of(address: str | None) -> str:
-    """What an address counts as: itself, or the network that an IPv6 client has to itself."""
+    """Return the source of an address: itself, or the network of an IPv6 client."""
     if address is not None and address.startswith(_NAMED):
         return address  # a proxy hides it, but tells it from others
     try:

@@ -85,7 +85,7 @@ def lookup_form(username: str) -> str | None:
 
 
 def is_same(username: str, normal: str) -> bool:
-    """Tell whether a username, however it is spelt, is the one with this normal form."""
+    """Return whether a username, in any spelling, has this normal form."""
     return lookup_form(username) == normal
 
 

@@ -14,7 +14,7 @@ class Kind(StrEnum):
 
 
 class CredentialKind(StrEnum):
-    """What a caller showed to log in."""
+    """The kind of credential that a caller logged in with."""
 
     PASSWORD = "password"  # noqa: S105 - the word, not a password
     API_KEY = "api_key"
@@ -22,10 +22,11 @@ class CredentialKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """Who or what logs in.
+    """A person or machine that logs in.
 
-    ``effective_at``: only of one that a change returns which took rights away: the moment from
-    which no service accepts a token from before it, even if it never asks for revocations.
+    Attributes:
+        effective_at: Set only on the result of a change that removed rights: from this time on, no
+            service accepts a token from before the change, even if it never polls revocations.
     """
 
     id: str
@@ -46,7 +47,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class StoredPassword:
-    """A password as kept: every change makes a new ``id``, a mere rehash keeps it."""
+    """A stored password: every change creates a new ``id``, a rehash keeps it."""
 
     id: str
     hash: str = field(repr=False)
@@ -54,11 +55,13 @@ class StoredPassword:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey:
-    """A secret that Keyosk made for an account; the secret itself is not here.
+    """A secret that Keyosk created for an account, without the secret itself.
 
-    ``scopes`` is ``None`` for all that the account holds, else the names it is limited to;
-    ``networks`` is ``None`` for everywhere, else the networks (CIDR) it works from. ``successor``
-    is the id of the key that rotation made to follow this one. ``effective_at`` as of an account.
+    Attributes:
+        scopes: The scopes that the key is limited to; ``None`` for all scopes of the account.
+        networks: The networks (CIDR) that it can be used from; ``None`` for any.
+        successor: The id of the key that replaced it by rotation.
+        effective_at: As of an account.
     """
 
     id: str

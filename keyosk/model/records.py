@@ -1,4 +1,4 @@
-"""What is written down of the past, and how lists are asked for."""
+"""Records of the past, and queries of lists."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -41,11 +41,15 @@ AuditAction = Literal[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditRow:
-    """One change or security event: who, whence, what, and how it ended.
+    """A change or security event: who, from where, what, and with which outcome.
 
-    ``credential`` is the API key's id, or ``password``; ``target`` such as ``account/<id>``.
-    ``before`` and ``after`` hold the fields that changed, never a secret. ``sequence`` and ``hash``
-    are the row's place in the chain, ``None`` until it is sealed.
+    Attributes:
+        credential: ``password``, or the id of the API key.
+        target: What it was done to, such as ``account/<id>``.
+        before: The fields that changed, as they were before; never a secret.
+        after: The fields that changed, as they are afterwards; never a secret.
+        sequence: The place of the row in the chain; ``None`` until it is sealed.
+        hash: The hash of the row in the chain; ``None`` until it is sealed.
     """
 
     id: str
@@ -76,9 +80,11 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoginFailure:
-    """Failed logins of one account (empty: of names without one), address and minute.
+    """Failed logins of one account and address in one minute.
 
-    ``throttled``: there were others besides the ``count``, which were refused unread.
+    Attributes:
+        account: The id of the account; empty for usernames without an account.
+        throttled: Whether there were more than ``count``, which were refused without a check.
     """
 
     account: str
@@ -105,12 +111,15 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListQuery:
-    """Which part of a list is asked for, in which order.
+    """Which part of a list is requested, and in which order.
 
-    ``after`` is where the page before ended: its last object's sort value and id. ``end`` is where
-    the whole list ends, itself included: where it ended when the first page was read. ``newest`` is
-    the id of the newest object of then. So a list ends, however many objects are made, changed or
-    renamed meanwhile. ``filters`` by name; each list says which it knows.
+    A list ends, however many objects are created, changed or renamed in the meantime.
+
+    Attributes:
+        after: The sort value and id of the last object of the page before.
+        end: The sort value and id of the last object of the list when the first page was read.
+        newest: The id of the newest object at that time.
+        filters: The filter values by name; each list says which it knows.
     """
 
     limit: int = 50
@@ -124,7 +133,7 @@ class ListQuery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Versions:
-    """At which versions an object may be changed: among these (``None``: any), but these."""
+    """The versions at which an object may be changed: any of ``among``, none of ``but``."""
 
     among: frozenset[int] | None = None
     but: frozenset[int] = frozenset()

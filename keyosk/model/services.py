@@ -1,4 +1,4 @@
-"""What accounts may hold: scopes, with the services that own them, roles and grants."""
+"""What accounts can hold: scopes, the services that own them, roles and grants."""
 
 import re
 from collections.abc import Mapping
@@ -82,10 +82,11 @@ class TokenPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """That tokens for one service may be exchanged for tokens for ``service`` (RFC 8693).
+    """A service that tokens for another service may be exchanged for (RFC 8693).
 
-    ``scopes``: those of ``service`` that the new token may have although the old one lacks them;
-    never more than the account holds.
+    Attributes:
+        scopes: Scopes of ``service`` that the new token may have in addition to those of the old
+            token, if the account holds them.
     """
 
     service: str
@@ -96,9 +97,12 @@ class Exchange:
 class Service:
     """An application that accepts tokens.
 
-    ``account``: the username of the account that acts for it, which may introspect its tokens and
-    exchange them by ``exchanges``. ``audiences``: other spellings of the audience that requests may
-    use; tokens carry ``policy.audience`` only. ``effective_at`` as of an account.
+    Attributes:
+        account: The username of the account that acts for the service: it may introspect tokens of
+            the service, and exchange them by ``exchanges``.
+        audiences: Other spellings of the audience that requests may use; tokens contain
+            ``policy.audience`` only.
+        effective_at: As of an account.
     """
 
     id: str
@@ -144,10 +148,11 @@ class Role:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """The fact that an account holds a scope or a role: one of the two names is given.
+    """The fact that an account holds a scope or a role; one of the two is set.
 
-    ``credential``: holds only for logins of this kind (``with`` in the API). ``until``: and only
-    before this moment.
+    Attributes:
+        credential: The only kind of login that it applies to; ``None`` for all.
+        until: It applies only before this time.
     """
 
     scope: str | None = None
@@ -158,7 +163,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Entitlement:
-    """A scope that a grant gives, by itself or through a role, with its service's terms."""
+    """A scope that an account holds by a grant or a role, with the policy of its service."""
 
     scope: str
     role: str | None
@@ -168,8 +173,8 @@ class Entitlement:
 
 
 def namespace_key(identifier: str) -> str:
-    """What the spellings of an identifier have in common that people and clients take for one.
+    """Return what all spellings of an identifier that may be confused have in common.
 
-    No two services share one, so that none is asked for in place of another.
+    No two services share a key, so that no service can be mistaken for another.
     """
     return _DEFAULT_PORT.sub(r"\1", identifier.lower()).rstrip("/") or identifier

@@ -1,4 +1,4 @@
-"""What tokens are signed with, and what ends them before their time."""
+"""What signs tokens, and what revokes them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,10 +30,10 @@ TOKEN_CLAIMS: Final = frozenset(
 
 
 class KeyState(StrEnum):
-    """Where a signing key is in its life.
+    """The state of a signing key.
 
-    ``NEXT`` is published and signs once its time has come, ``ACTIVE`` signs, ``RETIRED`` is
-    published until the last token that it signed has expired. The other two are not published.
+    ``NEXT`` is published and starts to sign at its time, ``ACTIVE`` signs, ``RETIRED`` is published
+    until the last token that it signed has expired. The other two are not published.
     """
 
     NEXT = "next"
@@ -44,7 +44,7 @@ class KeyState(StrEnum):
 
 
 class Claim(StrEnum):
-    """The claim, or header parameter, of a token by which a revocation finds it."""
+    """The claim, or header parameter, by which a revocation identifies tokens."""
 
     JTI = "jti"
     SUB = "sub"
@@ -55,11 +55,14 @@ class Claim(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SigningKey:
-    """A key that signs tokens: its public half and its life. ``public`` is a JWK (RFC 7517).
+    """A key that signs tokens: its public half and its life cycle.
 
-    ``active_from``: when it began, or will begin, to sign. ``gone_at``: when it was, or will be,
-    taken out of the set. ``when_seen``: it may begin before, once every service has fetched it.
-    ``effective_at`` as of an account, for what the key signed.
+    Attributes:
+        public: The public key as a JWK (RFC 7517).
+        active_from: When it starts, or started, to sign.
+        gone_at: When it leaves, or left, the key set.
+        when_seen: It may start to sign sooner, once every service has fetched it.
+        effective_at: As of an account, for what the key signed.
     """
 
     kid: str
@@ -128,7 +131,7 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedClaims:
-    """What a verified token says."""
+    """The claims of a verified token."""
 
     account_id: str
     username: str
