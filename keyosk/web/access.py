@@ -1,4 +1,4 @@
-"""Who is calling, and may they. Every request passes here before its resource; fails closed."""
+"""Authentication and authorization of requests. Every request passes here first; fails closed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -74,25 +74,25 @@ ANY_CALLER: Final = Access(any_caller=True)
 
 
 def scope(name: str, *, no_api_key: bool = False) -> Access:
-    """Callers who hold the scope."""
+    """Allow callers who hold the scope."""
     return Access(scope=name, no_api_key=no_api_key)
 
 
 def itself_or(name: str, *, no_api_key: bool = False) -> Access:
-    """The account that the address names, and callers who hold the scope.
+    """Allow the account that the path names, and callers who hold the scope.
 
-    For what shows something or takes it away: a route refuses it for all else.
+    For endpoints that return or remove something: a route refuses this decision for all others.
     """
     return Access(scope=name, itself=True, no_api_key=no_api_key)
 
 
 def itself_proven_or(name: str) -> Access:
-    """The account that the address names with its password in the request, and others by scope."""
+    """Allow the account that the path names if it proves its password, and callers by scope."""
     return Access(scope=name, itself=True, proof=True, no_api_key=True)
 
 
 class Gate:
-    """Holds each request against the access decision of its route."""
+    """Checks each request against the access decision of its route."""
 
     def __init__(
         self, installation: Installation, decisions: Mapping[str, Mapping[str, Access]]
@@ -171,9 +171,11 @@ class Gate:
 
 
 def recheck(installation: Installation, caller: Caller, scope: str) -> Caller:
-    """A caller who was let in a while ago, with what is left of their rights now.
+    """Return a caller from before with the rights that they hold now.
 
-    Raises ``BadCredentials``, and ``InsufficientScope`` once they lack ``scope``.
+    Raises:
+        BadCredentials: The account or credential is no longer valid.
+        InsufficientScope: The caller no longer holds ``scope``.
     """
     if caller.is_operator:
         return caller
@@ -191,10 +193,13 @@ def recheck(installation: Installation, caller: Caller, scope: str) -> Caller:
 
 
 def login(installation: Installation) -> Principal:
-    """The login that the request's ``Authorization`` proves; its use will be noted.
+    """Return the login that the ``Authorization`` of the request proves, and record its use.
 
-    By Basic, or where the route takes one an API key alone. Raises ``BadCredentials``, and
-    ``Forbidden`` where a browser may have added it by itself.
+    The login is by HTTP Basic, or by an API key alone where the route accepts one.
+
+    Raises:
+        BadCredentials: The request proves no login.
+        Forbidden: A browser may have added the login by itself.
     """
     shown = authorization.credentials()
     if not shown.scheme:
@@ -207,7 +212,7 @@ def login(installation: Installation) -> Principal:
 
 
 def by_secret(installation: Installation, candidates: Sequence[Candidate]) -> Principal:
-    """The login that one of these readings proves; its use will be noted."""
+    """Return the login that one of these readings proves, and record its use."""
     proven = installation.authentication.by_secret(
         candidates, address=g.address, key_alone=g.get("key_alone", False)
     )
@@ -216,13 +221,13 @@ def by_secret(installation: Installation, candidates: Sequence[Candidate]) -> Pr
 
 
 def name_of(who: Principal | Caller) -> dict[str, str]:
-    """Who it is, for the log."""
+    """Return who logged in, for the log."""
     names = {"account": who.account_id or ""}
     return names if who.api_key_id is None else {**names, "api_key": who.api_key_id}
 
 
 def record_use_afterwards(installation: Installation, proven: Principal) -> None:
-    """Note the use of a login once the answer has been sent: a use is not worth a wait."""
+    """Record the use of a login after the response was sent, so that no request waits."""
 
     @after_this_request
     def noted(response: Response) -> Response:

@@ -18,7 +18,7 @@ _log = logging.getLogger("keyosk.access")
 
 
 def note(**facts: str) -> None:
-    """Add to the line of this request who it was, and what was made; never a secret."""
+    """Add who logged in, and what was created, to the log line of this request; never a secret."""
     request.environ.setdefault(_NOTED, {}).update(facts)
 
 

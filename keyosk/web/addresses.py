@@ -1,4 +1,4 @@
-"""Every URL that is given out: it begins with the issuer, its path included."""
+"""URLs in responses: each begins with the issuer, its path included."""
 
 from typing import Final
 
@@ -8,13 +8,13 @@ _EXTENSION: Final = "keyosk.issuer"
 
 
 def publish_under(app: Flask, issuer: str) -> None:
-    """Have the application's URLs begin with this.
+    """Set what the URLs of the application begin with.
 
-    SECURITY: never with the Host header, which the caller writes.
+    SECURITY: never the Host header, which the caller writes.
     """
     app.extensions[_EXTENSION] = issuer
 
 
 def url(path: str) -> str:
-    """The URL under which others reach a path, which is in percent codes already."""
+    """Return the public URL of a path that is percent-encoded already."""
     return f"{current_app.extensions[_EXTENSION]}{path}"

@@ -1,4 +1,4 @@
-"""Answers: JSON bodies, entity tags, and what concerns every one of them."""
+"""Responses: JSON bodies, entity tags, and what all of them have in common."""
 
 import json
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ HEADERS: Final[Mapping[str, dict[str, Any]]] = {
 
 
 def json_answer(body: Any, status: int = HTTPStatus.OK) -> Response:
-    """A JSON body with a line end, so that a terminal shows it whole."""
+    """Return a JSON response that ends with a line end, for terminals."""
     text = _encode(body) + "\n"
     # A lone surrogate can only come from a field's name in an error: no reason for another one.
     return Response(text.encode(errors="replace"), status, mimetype="application/json")
@@ -44,9 +44,14 @@ def object_answer(
     location: str | None = None,
     effective_at: int | None = None,
 ) -> Response:
-    """One object with its strong entity tag (RFC 9110 section 8.8.3); ``location``: its path.
+    """Return one object with its strong entity tag (RFC 9110 section 8.8.3).
 
-    ``effective_at``: as ``change_answer`` takes it.
+    Args:
+        body: The object.
+        version: Its version, which is the entity tag.
+        status: The HTTP status.
+        location: The path of a new object.
+        effective_at: As for ``change_answer``.
     """
     response = change_answer(body, effective_at, status)
     response.set_etag(str(version))
@@ -58,10 +63,13 @@ def object_answer(
 def change_answer(
     body: dict[str, Any], effective_at: int | None, status: int = HTTPStatus.OK
 ) -> Response:
-    """The answer to a change. If it took rights away, it says when that has reached everybody.
+    """Return the response to a change.
 
-    From ``effective_at`` on even a service that never polls for revocations accepts no token from
-    before the change.
+    Args:
+        body: The object after the change.
+        effective_at: Set if the change removed rights: from this time on, no service accepts a
+            token from before the change, even if it never polls revocations.
+        status: The HTTP status.
     """
     if effective_at is None:
         return json_answer(body, status)
@@ -70,28 +78,28 @@ def change_answer(
 
 
 def with_effective_at(response: Response, effective_at: int | None) -> Response:
-    """The response with the header ``Effective-At-Latest``, if there is something to say."""
+    """Add the header ``Effective-At-Latest`` to a response, if there is such a time."""
     if effective_at is not None:
         response.headers["Effective-At-Latest"] = rfc3339(effective_at)
     return response
 
 
 def public_answer(response: Response) -> Response:
-    """An answer that is the same for everybody, with its entity tag."""
+    """Make a response public for caches, with its entity tag."""
     response.headers["Cache-Control"] = f"public, max-age={_PUBLIC_AGE}"
     response.add_etag()
     return response
 
 
 def nothing(effective_at: int | None = None) -> Response:
-    """204, which has no content and so no type of it (RFC 9110 section 15.3.5)."""
+    """Return 204, which has no body and no Content-Type (RFC 9110 section 15.3.5)."""
     response = Response(status=HTTPStatus.NO_CONTENT)
     del response.headers["Content-Type"]
     return with_effective_at(response, effective_at)
 
 
 def is_forced() -> bool:
-    """Whether the query has ``force=true``. Raises ``Invalid`` for anything else in it."""
+    """Return whether the query has ``force=true``. Raises ``Invalid`` for any other parameter."""
     for name in request.args:
         if name != "force" or request.args.getlist(name) not in (["true"], ["false"]):
             raise Invalid.field(name[:200], "is not a parameter here, or cannot have this value")

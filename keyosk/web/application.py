@@ -79,7 +79,7 @@ class _App(Flask):
 
 
 def create(installation: Installation) -> Flask:
-    """The web application of an installation."""
+    """Create the web application of an installation."""
     app = _App("keyosk", static_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=MAX_BODY, MAX_FORM_MEMORY_SIZE=MAX_BODY)
     app.url_map.merge_slashes = False  # its redirects are HTML
@@ -172,7 +172,7 @@ def _options() -> Response:
 
 
 def is_instant(environ: Mapping[str, Any]) -> bool:
-    """Whether a request asks nothing that could hang, so that the server keeps a thread for it."""
+    """Return whether a request needs nothing that can hang, so that a thread is reserved for it."""
     path = environ["PATH_INFO"]
     known = path in _INSTANT or path.startswith(_INSTANT_BELOW)
     return known and "HTTP_AUTHORIZATION" not in environ

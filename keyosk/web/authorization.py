@@ -9,7 +9,7 @@ from keyosk.web import basic
 
 
 def credentials() -> Credentials:
-    """What the request shows; whether it proves anything is for others to say."""
+    """Return the credentials of the request, which are not verified yet."""
     known: Credentials | None = g.get("credentials")
     if known is None:
         known = g.credentials = _read(request.headers.get("Authorization"))

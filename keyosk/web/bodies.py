@@ -1,4 +1,4 @@
-"""Request bodies: JSON read strictly, then held against a schema."""
+"""Request bodies: JSON that is parsed strictly and validated by a schema."""
 
 import json
 from typing import Any, Final
@@ -15,7 +15,7 @@ JSON_TYPES: Final = ("application/json",)
 
 
 class MalformedBody(BadRequest):
-    """A body that is no JSON text as this API takes it; the description says why, to the caller."""
+    """A body that is not acceptable JSON; the description tells the caller why."""
 
 
 class _Twice(ValueError):
@@ -23,9 +23,11 @@ class _Twice(ValueError):
 
 
 def load(schema: Schema, *, optional: bool = False) -> dict[str, Any]:
-    """The body of the request in the shape of ``schema``. Raises ``Invalid``; 400, 415.
+    """Return the body of the request, validated by ``schema``. Raises ``Invalid``; 400, 415.
 
-    ``optional``: no body counts as an empty object.
+    Args:
+        schema: The schema of the body.
+        optional: Whether an absent body counts as an empty object.
     """
     if optional and not request.get_data():
         return {}
@@ -33,7 +35,7 @@ def load(schema: Schema, *, optional: bool = False) -> dict[str, Any]:
 
 
 def checked(schema: Schema, document: Any) -> dict[str, Any]:
-    """A document in the shape of ``schema``. Raises ``Invalid``."""
+    """Return a document, validated by ``schema``. Raises ``Invalid``."""
     try:
         loaded: dict[str, Any] = schema.load(document)
     except ValidationError as error:
@@ -42,7 +44,7 @@ def checked(schema: Schema, document: Any) -> dict[str, Any]:
 
 
 def read(media_types: tuple[str, ...]) -> Any:
-    """The JSON document in the body of the request."""
+    """Return the JSON document in the body of the request."""
     if request.mimetype not in media_types:
         raise UnsupportedMediaType
     charset = request.mimetype_params.get("charset", "utf-8").lower()
@@ -52,7 +54,7 @@ def read(media_types: tuple[str, ...]) -> Any:
 
 
 def parse(text: bytes) -> Any:
-    """A JSON text (RFC 8259) with no name twice in an object and no number that is none."""
+    """Parse a JSON text (RFC 8259) without duplicate names and without NaN or Infinity."""
     try:
         return json.loads(
             text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_number
@@ -79,7 +81,7 @@ def _no_number(_: str) -> Any:
 
 
 def faults_of(messages: Any, path: str = "") -> list[Fault]:
-    """The nested messages of marshmallow as a flat list of faults."""
+    """Return the nested messages of marshmallow as a flat list of faults."""
     if isinstance(messages, dict):
         return [
             fault

@@ -22,7 +22,7 @@ _NOT_TAKEN: Final = frozenset({"password", "client_assertion", "client_assertion
 
 
 def login(installation: Installation, single: Mapping[str, str]) -> Principal:
-    """The login of a request with these parameters.
+    """Return the login of a request with these parameters.
 
     Raises ``BadCredentials``, ``Forbidden``, ``InvalidRequest``.
     """
@@ -37,7 +37,7 @@ def login(installation: Installation, single: Mapping[str, str]) -> Principal:
 
 
 def login_if_any(installation: Installation, single: Mapping[str, str]) -> Principal | None:
-    """As ``login``, for requests that need none."""
+    """Return the login as ``login`` does, or ``None`` if the request has none."""
     if SECRET in single or authorization.credentials().scheme is not None:
         return login(installation, single)
     _check(single)

@@ -1,4 +1,4 @@
-"""The shape of a declaration: what the API takes one by one, in one document."""
+"""The shape of a manifest."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Final
@@ -29,7 +29,7 @@ _MOST: Final = validate.Length(max=5_000)
 
 
 class Elsewhere(Text):
-    """What is kept out of files: secrets, and what makes them."""
+    """A field that manifests must not have: secrets."""
 
     def __init__(self, command: str) -> None:
         super().__init__(metadata=described("Always refused: secrets do not belong in a manifest."))
@@ -120,7 +120,7 @@ class ManifestChangesSchema(ResponseSchema):
 
 
 def declaration_of(loaded: Mapping[str, Any]) -> Declaration:
-    """The declaration that a loaded ``DeclarationSchema`` has."""
+    """Return the declaration of a loaded ``DeclarationSchema``."""
     return Declaration(
         owner=loaded.get("owner"),
         prune=loaded.get("prune", False),
@@ -132,7 +132,7 @@ def declaration_of(loaded: Mapping[str, Any]) -> Declaration:
 
 
 def shape_of_step(step: Step) -> dict[str, Any]:
-    """A step of a plan, its values as the API writes them."""
+    """Return a step of a plan with its values as the API writes them."""
     return {
         "action": str(step.action),
         "kind": str(step.noun),

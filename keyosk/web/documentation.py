@@ -71,7 +71,7 @@ _ASSETS: Final = {
 
 
 class Description:
-    """The OpenAPI document of an application, made when it is first asked for."""
+    """The OpenAPI document of an application, built at its first use."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._routes = tuple(routes)

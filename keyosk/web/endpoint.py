@@ -1,4 +1,4 @@
-"""What all resources share."""
+"""The base class of all resources."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +37,7 @@ HEADERS: Final[Mapping[str, dict[str, Any]]] = {
 
 
 class Endpoint(Resource):
-    """A resource at work on an installation; a new one is made for each request."""
+    """A resource of an installation; each request gets a new instance."""
 
     #: Whether its POST may be sent again under one Idempotency-Key.
     repeatable = True
@@ -50,7 +50,7 @@ class Endpoint(Resource):
         self.meanwhile = ExitStack()
 
     def dispatch_request(self, *args: Any, **kwargs: Any) -> Response:
-        """Answer the request, or give the answer that it got before."""
+        """Handle the request, or repeat the response that an earlier one got."""
         with self.meanwhile:
             self.prepare(**kwargs)
             asked = request.method == "POST" and _HEADER in request.headers and "caller" in g
@@ -59,13 +59,13 @@ class Endpoint(Resource):
             return self._answered(*args, **kwargs)
 
     def prepare(self, **_: str) -> None:
-        """Do what takes long and changes nothing: no lock is held yet.
+        """Do slow work that changes nothing, before any lock is held.
 
-        It is given what stands in the address, as the methods are.
+        It gets the parameters of the path, as the methods do.
         """
 
     def load(self) -> dict[str, Any]:
-        """The body of the request in the shape that its method declares. Raises ``Invalid``."""
+        """Return the body of the request, validated by the declared schema. Raises ``Invalid``."""
         operation = operations.of(type(self), request.method)
         assert operation.body is not None
         return bodies.load(operation.body(), optional=operation.optional)
@@ -76,7 +76,7 @@ class Endpoint(Resource):
         shape: Callable[[Any], dict[str, Any]],
         count: Callable[[ListQuery], int],
     ) -> Response:
-        """A page of the list that GET declares, as ``paging.page`` makes it. Raises ``Invalid``."""
+        """Return a page of the list that GET declares (``paging.page``). Raises ``Invalid``."""
         lists = operations.of(type(self), "GET").lists
         assert lists is not None
         return paging.page(lists, read, shape, count=count)

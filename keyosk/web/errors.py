@@ -1,7 +1,7 @@
-"""The one table from what went wrong to HTTP, in the two shapes that answers have.
+"""The table that maps errors to HTTP responses, in two formats.
 
-RFC 6749 section 5.2 at the OAuth addresses, problem details (RFC 9457) everywhere else. An
-exception that no row knows is a defect: it is logged, and its answer says nothing of it.
+OAuth endpoints use RFC 6749 section 5.2, all others problem details (RFC 9457). An exception that
+is not in the table is a defect: it is logged, and the response says nothing about it.
 """
 
 import logging
@@ -69,7 +69,7 @@ OAUTH_STATUS_CODES: Final = {
 
 
 def answer(error: Exception) -> Response:
-    """The answer to any exception that a request ended with."""
+    """Return the response to an exception that ended a request."""
     status = _status(error)
     if isinstance(error, errors.KeyoskError) and status is not None:
         response = _render(status, error.code, _detail(error), faults=_faults(error), error=error)
@@ -167,7 +167,7 @@ def _detail(error: errors.KeyoskError) -> str:
 
 
 def oauth_code(status: int, kind: type[Exception]) -> str:
-    """What OAuth calls a kind of error that is answered with ``status``."""
+    """Return the OAuth error code for an error with this status."""
     for each in kind.__mro__:
         if each in OAUTH_CODES:
             return OAUTH_CODES[each]

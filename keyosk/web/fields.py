@@ -1,7 +1,7 @@
-"""The kinds of values that bodies hold, stricter than marshmallow's own: JSON types as they are.
+"""Fields of JSON bodies, stricter than marshmallow's own: JSON types as they are.
 
-marshmallow takes ``"yes"`` for a boolean, ``true`` for 1 and ``1`` for text; an API whose users
-write shell scripts must not guess.
+marshmallow accepts ``"yes"`` as a boolean, ``true`` as 1 and ``1`` as text; an API that shell
+scripts use must not guess.
 """
 
 import re
@@ -92,7 +92,7 @@ class Object(fields.Field[Mapping[str, Any]]):
 
 
 class Accepts(fields.Field[frozenset[CredentialKind]]):
-    """Which logins a service takes tokens of: ``password``, ``api_key`` or ``both``; or a list."""
+    """The logins that a service accepts: ``password``, ``api_key``, ``both``, or a list."""
 
     def _deserialize(self, value: Any, *_: Any, **__: Any) -> frozenset[CredentialKind]:
         words = value if isinstance(value, list) else [value]
@@ -111,9 +111,9 @@ class Accepts(fields.Field[frozenset[CredentialKind]]):
 
 
 class Time(fields.Field[int]):
-    """RFC 3339 outside, whole seconds since the epoch inside; fractions are cut off.
+    """RFC 3339 text outside, whole seconds since the epoch inside; fractions are cut off.
 
-    That it lies from 1970 to 9999 is for ``checks.Faults.time`` to say, with all other faults.
+    ``validation.Faults.time`` checks that it is from 1970 to 9999, together with all other faults.
     """
 
     def _deserialize(self, value: Any, *_: Any, **__: Any) -> int:
@@ -129,7 +129,7 @@ class Time(fields.Field[int]):
 
 
 class LoneTime(Time):
-    """A time that no rule looks at besides, such as a filter's."""
+    """A time that no other rule checks, such as that of a filter."""
 
     def _deserialize(self, value: Any, *_: Any, **__: Any) -> int:
         moment = super()._deserialize(value)
@@ -139,7 +139,7 @@ class LoneTime(Time):
 
 
 def moment_of(text: str) -> int:
-    """The seconds of an RFC 3339 time from 1970 to 9999. Raises ``Invalid``."""
+    """Return the seconds of an RFC 3339 time from 1970 to 9999. Raises ``Invalid``."""
     try:
         return int(LoneTime().deserialize(text))
     except ValidationError as error:
@@ -147,5 +147,5 @@ def moment_of(text: str) -> int:
 
 
 def rfc3339(moment: int) -> str:
-    """A moment as RFC 3339 text in UTC."""
+    """Return a time as RFC 3339 text in UTC."""
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

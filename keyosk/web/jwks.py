@@ -48,7 +48,12 @@ class JwksResource(Endpoint):
         return self.set_answer(keys.document, confirmed=confirmed)
 
     def set_answer(self, document: Document, *, confirmed: bool) -> Response:
-        """A key set with how long it may be kept; ``confirmed``: by the database, just now."""
+        """Return a key set, with how long it may be cached.
+
+        Args:
+            document: The key set.
+            confirmed: Whether the database confirmed it just now.
+        """
         keys = self.installation.signing_keys
         left = keys.current.changes_at - int(self.installation.clock())
         # A rotation may be asked for at any moment: no verifier may keep the set for longer than

@@ -43,7 +43,7 @@ _KINDS: Final = frozenset(kind.value for kind in Kind)
 
 
 class Readable(Protocol):
-    """What bytes come from; ``read`` gives none at the end."""
+    """A source of bytes; ``read`` returns none at the end."""
 
     def read(self, size: int, /) -> bytes: ...
 
@@ -73,9 +73,11 @@ _SCHEMA: Final = AccountLine()
 
 
 def read(source: Readable, *, on_piece: Callable[[int], object] | None = None) -> Iterator[Line]:
-    """The lines of a source. Raises what its ``read`` raises.
+    """Yield the lines of a source. Raises what its ``read`` raises.
 
-    ``on_piece`` is told of the bytes that were read, piece by piece.
+    Args:
+        source: The source.
+        on_piece: Called with the number of bytes after each piece was read.
     """
     for number, text in _split(source, on_piece or (lambda _: None)):
         if text is None:
@@ -86,7 +88,7 @@ def read(source: Readable, *, on_piece: Callable[[int], object] | None = None) -
 
 
 def parse(number: int, text: bytes) -> Line:
-    """One line as a value; what is wrong with how it is written is in its ``faults``."""
+    """Parse one line; its ``faults`` list what is wrong with it."""
     size = len(text)
     try:
         document = bodies.parse(text)
@@ -117,7 +119,7 @@ def parse(number: int, text: bytes) -> Line:
 
 
 def result_line(result: Result) -> str:
-    """A result as the answer has it."""
+    """Return a result as a line of the response."""
     shape: dict[str, Any] = {"line": result.line, "status": result.status}
     if result.account_id is not None:
         shape["id"] = result.account_id
@@ -142,7 +144,7 @@ def summary_line(tally: Tally, *, dry_run: bool, complete: bool, detail: str | N
 
 
 def account_line(account: Account, grants: Sequence[Grant]) -> str:
-    """An account as an export has it: as GET shows it, with its grants."""
+    """Return an account as a line of an export: as GET returns it, with its grants."""
     return written(
         {
             "id": account.id,
@@ -163,7 +165,7 @@ def account_line(account: Account, grants: Sequence[Grant]) -> str:
 
 
 def written(shape: Mapping[str, Any]) -> str:
-    """One line of JSON with its end; of valid Unicode, whatever a field's name was."""
+    """Return an object as one line of JSON in valid Unicode."""
     text = json.dumps(shape, ensure_ascii=False, separators=(",", ":")) + "\n"
     return text.encode(errors="replace").decode()
 

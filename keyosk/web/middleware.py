@@ -1,4 +1,4 @@
-"""What surrounds the application: a request id, headers, a log line and a count of each answer."""
+"""Middleware: a request id, headers, a log line and metrics for each request."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,7 +33,7 @@ HOLD: Final = "server.hold"
 
 
 def note_route(request: Request) -> None:
-    """Have a request counted under its route."""
+    """Have the request counted under its route."""
     if request.url_rule is not None:
         request.environ[_ROUTE] = request.url_rule.rule
 

@@ -1,12 +1,12 @@
-"""What a client would rather have (RFC 9110 section 12.5.1)."""
+"""Content negotiation (RFC 9110 section 12.5.1)."""
 
 from flask import request
 
 
 def prefers(mimetype: str) -> bool:
-    """Whether ``Accept`` names a media type, and no other that is answered more than it.
+    """Return whether ``Accept`` lists a media type and ranks it above JSON.
 
-    Only if it names it: whoever takes anything gets JSON.
+    It must be listed: a client that accepts anything gets JSON.
     """
     if "Accept" not in request.headers:
         return False

@@ -1,4 +1,4 @@
-"""What is answered before there is anything to answer with: alive, but not ready."""
+"""The application before its database is available: alive, but not ready."""
 
 import json
 from collections.abc import Iterable
@@ -17,13 +17,13 @@ _LIVE: Final = "/health/live"
 
 
 class Starting:
-    """Stands in for an application that waits for its database."""
+    """Replaces an application that is waiting for its database."""
 
     def __init__(self) -> None:
         self._application: WSGIApplication | None = None
 
     def begin(self, application: WSGIApplication) -> None:
-        """From now on this application answers."""
+        """Pass all further requests to this application."""
         self._application = application
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:

@@ -1,7 +1,7 @@
-"""What each method of a resource takes and gives, said once.
+"""Declarations of what each method of a resource takes and returns.
 
-The resource works by it (``Endpoint.load``, ``Endpoint.page``) and /openapi.json is made from it. A
-route whose methods do not say it cannot be built (``route.Route``).
+The resource uses them (``Endpoint.load``, ``Endpoint.page``), and /openapi.json is built from
+them. A route whose methods are not declared cannot be built (``route.Route``).
 """
 
 from collections.abc import Callable, Mapping
@@ -51,8 +51,7 @@ class Operation:
 def operation(**declared: Any) -> Callable[[_Method], _Method]:
     """Declare a method of a resource, by the fields of ``Operation``.
 
-    The status is 200, or 204 where nothing is answered, unless it is declared; that of a refusal
-    where it always refuses.
+    The default status is 200, or 204 without a response body.
     """
     usual = 200 if "response" in declared or "media_types" in declared else 204
     made = Operation(**{**declared, "status": HTTPStatus(declared.get("status", usual))})
@@ -66,7 +65,7 @@ def operation(**declared: Any) -> Callable[[_Method], _Method]:
 
 
 def of(resource: type, method: str) -> Operation:
-    """The declaration of an HTTP method. Raises ``TypeError`` if there is none."""
+    """Return the declaration of an HTTP method. Raises ``TypeError`` if there is none."""
     function = getattr(resource, method.lower(), None)
     found = getattr(function, _ATTRIBUTE, None)
     if not isinstance(found, Operation):

@@ -73,9 +73,12 @@ HEADERS: Final[Mapping[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True, slots=True)
 class ListOptions:
-    """What one list can do: its orders, the first of which is the default, and its filters.
+    """The options of a list.
 
-    ``key``: the attribute that tells objects apart; ``filters``: by name, the field that reads it.
+    Attributes:
+        sorts: The orders; the first is the default.
+        filters: The filters by name, each with the field that parses it.
+        key: The attribute that identifies an object.
     """
 
     sorts: tuple[str, ...]
@@ -105,7 +108,7 @@ def page(
     *,
     count: Callable[[ListQuery], int],
 ) -> Response:
-    """Answer the page that the query asks for. Raises ``Invalid``."""
+    """Return the page that the query requests. Raises ``Invalid``."""
     parameters = _parameters({"limit", "cursor", "sort", "total", *lists.filters})
     sort = parameters.get("sort", lists.sorts[0])
     list_query, left = _list_query(lists, sort, parameters)
@@ -134,7 +137,7 @@ def page(
 
 
 def filters(lists: ListOptions) -> dict[str, Any]:
-    """The filters of the query, which may have nothing else. Raises ``Invalid``."""
+    """Return the filters of a query that has no other parameters. Raises ``Invalid``."""
     return _filters(lists, _parameters(lists.filters.keys()))
 
 
