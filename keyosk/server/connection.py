@@ -38,7 +38,7 @@ class Server:
     """What the connections of a worker share: the application, its threads, and one another."""
 
     def __init__(
-        self, application: Any, options: Options, log: Any, errors: Any, *, most: int
+        self, application: Any, options: Options, log: Any, *, errors: Any, most: int
     ) -> None:
         self.application = application
         self.options = options
@@ -316,7 +316,7 @@ class Connection(asyncio.BufferedProtocol):
         self._server.leave(self)
         self._is_answering = True
         request = self.request
-        environ = environ_of(request, self._client, self._address, self._server.base)
+        environ = environ_of(request, self._client, self._address, base=self._server.base)
         call = Call(environ, request, self, upload=self._upload, log=self._server.log)
         if not self._server.run(call):
             self.refuse(answers.OVERLOADED)

@@ -315,7 +315,7 @@ def _variable(name: bytes) -> str:
     return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
 
 
-def environ_of(request: RequestParser, peer: Any, server: Any, base: Environ) -> Environ:
+def environ_of(request: RequestParser, peer: Any, server: Any, *, base: Environ) -> Environ:
     """The environ of a request but for its body; ``base``: what is the same for all."""
     target = request.target.decode("latin-1").partition("#")[0]
     if not target.startswith(("/", "*")):  # http://host/path
