@@ -27,9 +27,10 @@ The same noun has the same name on every floor. Each package opens with what it 
 not own, and how a request passes through it.
 
 **One request walked through.** ``POST /auth/token`` with an API key: ``server`` reads it whole,
-``web.routes`` finds the resource and its access decision, ``web.token`` takes the parameters and
-the credentials, ``credentials.authentication`` checks the key's checksum and finds its digest with
-one query of ``storage.logins``, ``tokens.issuing`` has ``permissions.entitlements`` choose
-audiences and scopes from what the account holds now, ``tokens.access_tokens`` writes the claims,
-and ``keys`` signs them with the active key that it holds in memory. Nothing is written on the way.
+``web.routes`` finds the resource and its access decision, ``web.token`` takes the parameters,
+``web.authorization`` takes the credentials apart and checks the key's checksum,
+``credentials.authentication`` finds its digest with one query of ``storage.logins``,
+``tokens.issuing`` has ``permissions.entitlements`` choose audiences and scopes from what the
+account holds now, ``tokens.access_tokens`` writes the claims, and ``keys`` signs them with the
+active key that it holds in memory. Nothing is written on the way.
 """
