@@ -17,7 +17,7 @@ import jwt
 import pytest
 import requests
 
-from live import Client, LiveServer, command, free_port, unique
+from live import Client, LiveServer, free_port, unique
 from people import done
 
 ROOT = Path(__file__).parent.parent
@@ -193,16 +193,10 @@ def test_a_service_that_takes_keys_from_the_token_is_caught(
     assert (code, verdicts["good"], verdicts[what]) == (1, "right", "WRONG")
 
 
-def test_the_good_token_is_signed_as_the_installation_signs(server: LiveServer) -> None:
-    environment = {**server.environment, "KEYOSK_SIGNING_ALGORITHM": "EdDSA"}
-    ran = subprocess.run(
-        command("token", "bad", "--service", "keyosk"),
-        cwd=server.folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+def test_the_good_token_is_signed_as_the_installation_signs(own_server: LiveServer) -> None:
+    own_server.environment["KEYOSK_SIGNING_ALGORITHM"] = "EdDSA"
+    with own_server:
+        ran = own_server.run("token", "bad", "--service", "keyosk")
     assert ran.returncode == 0, ran.stderr
     kit = json.loads(ran.stdout)
     assert [key["alg"] for key in kit["jwks"]["keys"]] == ["EdDSA"]
