@@ -132,7 +132,9 @@ def build(
     roles = Roles(context, stores)
     api_keys = ApiKeys(context, stores, accounts)
     sessions = Sessions(context, stores, accounts=accounts, safe=safe)
-    issuing = TokenIssuer(context, tokens, authentication, services=services, sessions=sessions)
+    token_issuer = TokenIssuer(
+        context, tokens, authentication, services=services, sessions=sessions
+    )
     return Installation(
         issuer=config.issuer,
         trusted_proxies=config.trusted_proxies,
@@ -166,12 +168,12 @@ def build(
             sessions=sessions,
             issuer=config.issuer,
         ),
-        issuing=issuing,
-        explaining=Explainer(
+        token_issuer=token_issuer,
+        explainer=Explainer(
             context,
             tokens,
             authentication,
-            issuing=issuing,
+            token_issuer=token_issuer,
             accounts=accounts,
             api_keys=api_keys,
             services=services,
@@ -181,7 +183,7 @@ def build(
         signing_keys=keys,
         rotation=rotation,
         tokens=tokens,
-        upkeep=Maintenance(database, keys, context.audit),
+        maintenance=Maintenance(database, keys, context.audit),
     )
 
 

@@ -50,11 +50,11 @@ class Installation:
     idempotency: Idempotency
     authentication: Authentication
     inspection: Inspection
-    issuing: TokenIssuer
-    explaining: Explainer
+    token_issuer: TokenIssuer
+    explainer: Explainer
     revocations: Revocations
     sessions: Sessions
     signing_keys: SigningKeys
     rotation: Rotation
     tokens: Tokens
-    upkeep: Maintenance
+    maintenance: Maintenance

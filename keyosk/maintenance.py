@@ -7,7 +7,7 @@ from pathlib import Path
 from keyosk.audit import Audit
 from keyosk.errors import DatabaseDamaged, Invalid, WrongSecretKey
 from keyosk.keys.signing_keys import SigningKeys
-from keyosk.storage import service_identifiers, upkeep
+from keyosk.storage import maintenance, service_identifiers
 from keyosk.storage.database import Database
 
 
@@ -46,14 +46,14 @@ class Maintenance:
                 "is PostgreSQL's: use its own tools, such as pg_dump --format=custom, which copies "
                 "one moment while Keyosk runs",
             )
-        upkeep.backup(self._database, target)
+        maintenance.backup(self._database, target)
 
     def check(self) -> list[Finding]:
         """Look at everything: files, references, services, signing keys, the audit log's chain."""
         database = self._database
         parts: dict[str, Callable[[], Iterable[str]]] = {
-            "integrity": lambda: upkeep.faults_of_files(database),
-            "references": lambda: upkeep.faults_of_references(database),
+            "integrity": lambda: maintenance.faults_of_files(database),
+            "references": lambda: maintenance.faults_of_references(database),
             "services": lambda: service_identifiers.shared(database),
             "signing keys": self._keys.unreadable,
             "audit log": self._faults_of_audit,

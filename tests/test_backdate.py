@@ -30,7 +30,7 @@ def installation(prepared_url: str) -> Iterator[Installation]:
 
 def issue(installation: Installation, account_id: str) -> str:
     login = installation.authentication.preview_login(account_id, None)
-    return installation.issuing.by_login(login, TokenRequest(), address=None).token.text
+    return installation.token_issuer.by_login(login, TokenRequest(), address=None).token.text
 
 
 def account(installation: Installation) -> str:
@@ -97,7 +97,7 @@ def test_a_key_that_was_revoked_leaves_the_next_one_of_its_account_alone(
 
     def by_key(key_id: str) -> str:
         login = installation.authentication.preview_login(who, key_id)
-        return installation.issuing.by_login(login, TokenRequest(), address=None).token.text
+        return installation.token_issuer.by_login(login, TokenRequest(), address=None).token.text
 
     text = by_key(first)
     old = claims(text)
@@ -143,15 +143,15 @@ def test_refreshed_and_exchanged_tokens_are_dated_back_too(installation: Install
     key = installation.api_keys.create(OPERATOR, who, name="one").key.id
     login = installation.authentication.preview_login(who, key)
     wanted = TokenRequest(scopes=(f"{name}:read", "offline_access"))
-    first = installation.issuing.by_login(login, wanted)
+    first = installation.token_issuer.by_login(login, wanted)
     assert first.refresh_token is not None
     for _ in range(2):
         clock.now += 1
         now = int(clock())
-        refreshed = installation.issuing.by_refresh_token(first.refresh_token, TokenRequest())
+        refreshed = installation.token_issuer.by_refresh_token(first.refresh_token, TokenRequest())
         assert claims(refreshed.token.text)["iat"] == now - BACKDATE
         actor = installation.authentication.preview_login(backend.id, None)
-        exchanged = installation.issuing.by_exchange(
+        exchanged = installation.token_issuer.by_exchange(
             actor, refreshed.token.text, TokenRequest(targets=(following,))
         )
         found = claims(exchanged.token.text)

@@ -72,7 +72,7 @@ def attempt(keyosk: Installation, secret: str = PASSWORD, *, address: str = HERE
 
 def token(keyosk: Installation, *, audience: str = KEYOSK) -> str:
     login = keyosk.authentication.by_secret(candidates([("alice", PASSWORD)]), address=HERE)
-    return keyosk.issuing.by_login(login, TokenRequest(targets=(audience,))).token.text
+    return keyosk.token_issuer.by_login(login, TokenRequest(targets=(audience,))).token.text
 
 
 def claims_of(text: str) -> dict[str, Any]:
@@ -211,14 +211,14 @@ def test_an_operator_gets_a_token_of_now_and_an_explanation_changes_nothing(
     wrong = rows_of(keyosk, stored, account)
 
     asked = TokenRequest(targets=(KEYOSK,))
-    told = keyosk.explaining.explain(account, asked)
+    told = keyosk.explainer.explain(account, asked)
     assert told.preview is not None
     assert told.preview.claims["iat"] == int(clock.now)
     assert keyosk.authentication.preview_login(account, None).tokens_from == int(clock.now)
     assert rows_of(keyosk, stored, account) == wrong
 
     login = keyosk.authentication.preview_login(account, None, to_issue=True)
-    text = keyosk.issuing.by_operator(OPERATOR, login, asked).token.text
+    text = keyosk.token_issuer.by_operator(OPERATOR, login, asked).token.text
     assert claims_of(text)["iat"] == int(clock.now)
     assert is_taken(keyosk, text)
 
@@ -232,7 +232,7 @@ def test_an_api_key_that_was_touched_by_a_clock_ahead_gets_tokens_of_now(
     keyosk.api_keys.change(OPERATOR, "alice", made.key.id, {"scopes": ["todo:read"]})
     clock.now -= jump
     login = keyosk.authentication.by_secret(candidates([("alice", made.secret)]), address=HERE)
-    issued = keyosk.issuing.by_login(login, TokenRequest()).token
+    issued = keyosk.token_issuer.by_login(login, TokenRequest()).token
     assert claims_of(issued.text)["iat"] == int(clock.now)
 
 
@@ -315,7 +315,7 @@ def test_a_token_of_a_clock_far_ahead_is_not_taken(
 def begin(keyosk: Installation) -> str:
     login = keyosk.authentication.by_secret(candidates([("alice", PASSWORD)]), address=HERE)
     asked = TokenRequest(scopes=("todo:read", "offline_access"))
-    text = keyosk.issuing.by_login(login, asked).refresh_token
+    text = keyosk.token_issuer.by_login(login, asked).refresh_token
     assert text is not None
     return text
 

@@ -176,7 +176,7 @@ def test_it_makes_and_writes_nothing(installation: Installation) -> None:
         name: rows_of(installation, f'SELECT * FROM "{name}"')
         for name in installation.database.raw.get_tables()
     }
-    installation.explaining.explain("alice", TokenRequest(("offline_access",)))
+    installation.explainer.explain("alice", TokenRequest(("offline_access",)))
     for name, rows in before.items():
         assert rows_of(installation, f'SELECT * FROM "{name}"') == rows
 
@@ -195,11 +195,11 @@ def test_the_size_is_known_where_no_key_was_made_yet_and_none_is_made_for_it(
         )
         keys = installation.signing_keys.all()
 
-        told = installation.explaining.explain(account.id, TokenRequest())
+        told = installation.explainer.explain(account.id, TokenRequest())
 
         assert installation.signing_keys.all() == keys
         login = installation.authentication.preview_login(account.id, None)
-        issued = installation.issuing.by_login(login, TokenRequest())
+        issued = installation.token_issuer.by_login(login, TokenRequest())
         assert told.preview is not None
         assert told.preview.size == len(issued.token.text)
 
@@ -309,11 +309,11 @@ def test_it_and_the_token_endpoint_agree(timed: Installation, data: st.DataObjec
     assert isinstance(timed.clock, Clock)
     timed.clock.now += 20  # past the earlier of the ends
 
-    told = timed.explaining.explain(account.id, asked, api_key_id=key.key.id)
+    told = timed.explainer.explain(account.id, asked, api_key_id=key.key.id)
     issued, refusal = None, None
     try:
         login = timed.authentication.by_secret(candidates([(account.username, key.secret)]))
-        issued = timed.issuing.by_login(login, asked)
+        issued = timed.token_issuer.by_login(login, asked)
     except (InvalidRequest, InvalidScope, InvalidTarget) as error:
         refusal = error
     assert (type(told.error), str(told.error)) == (type(refusal), str(refusal))

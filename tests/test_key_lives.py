@@ -272,7 +272,7 @@ def _die_at(url: str, moment: int, step: int) -> None:
 def token(keyosk: Installation, name: str = "admin") -> str:
     account = keyosk.accounts.get(name)
     login = keyosk.authentication.preview_login(account.id, None)
-    return keyosk.issuing.by_login(login, TokenRequest(targets=("keyosk",))).token.text
+    return keyosk.token_issuer.by_login(login, TokenRequest(targets=("keyosk",))).token.text
 
 
 @pytest.fixture
@@ -473,7 +473,7 @@ def test_ml_dsa_is_for_the_service_that_asks_and_in_its_own_set(
     )
     account = present.grants.create_account(OPERATOR, [Grant("todo:read")], username="alice")
     login = present.authentication.preview_login(account.id, None)
-    issued = present.issuing.by_login(login, TokenRequest(targets=("todo",))).token
+    issued = present.token_issuer.by_login(login, TokenRequest(targets=("todo",))).token
     header = jwt.get_unverified_header(issued.text)
     assert header["alg"] == algorithm
     assert header["kid"] not in published(present)
@@ -500,7 +500,7 @@ def test_the_key_set_of_a_service_begins_with_its_own_algorithm(present: Install
         )
         login = present.authentication.preview_login(account.id, None)
         # Its first key is made when it is needed.
-        present.issuing.by_login(login, TokenRequest(targets=(name,)))
+        present.token_issuer.by_login(login, TokenRequest(targets=(name,)))
         keys = client.get(f"/services/{name}/jwks").get_json()["keys"]
         common = client.get("/auth/jwks").get_json()["keys"]
         assert keys[0]["alg"] == algorithm

@@ -184,7 +184,7 @@ def test_what_two_services_shared_before_is_told_and_changes_for_nobody_else(
         table = tables.Service
         database.write(table.update(audience="old").where(table.id == new.id))
 
-    (finding,) = [each for each in installation.upkeep.check() if each.name == "services"]
+    (finding,) = [each for each in installation.maintenance.check() if each.name == "services"]
 
     assert finding.faults == ("old is the name or an audience of more than one service: old, new",)
     found = services.policy_for("old")
@@ -194,7 +194,7 @@ def test_what_two_services_shared_before_is_told_and_changes_for_nobody_else(
     with pytest.raises(Conflict):
         services.change(OPERATOR, "new", {"audiences": ["urn:new"]})
     services.change(OPERATOR, "new", {"audience": "new"})
-    (finding,) = [each for each in installation.upkeep.check() if each.name == "services"]
+    (finding,) = [each for each in installation.maintenance.check() if each.name == "services"]
     assert finding.faults == ()
 
 

@@ -373,11 +373,13 @@ def timed(prepared_url: str, clock: Clock) -> Iterator[Installation]:
 
 def begun(keyosk: Installation) -> IssuedToken:
     login = keyosk.authentication.by_secret(candidates([("alice", PASSWORD)]))
-    return keyosk.issuing.by_login(login, TokenRequest(entitlements.parse_scope("offline_access")))
+    return keyosk.token_issuer.by_login(
+        login, TokenRequest(entitlements.parse_scope("offline_access"))
+    )
 
 
 def used(keyosk: Installation, token: str | None) -> str:
-    following = keyosk.issuing.by_refresh_token(token or "", TokenRequest()).refresh_token
+    following = keyosk.token_issuer.by_refresh_token(token or "", TokenRequest()).refresh_token
     assert following is not None
     return following
 
@@ -401,7 +403,7 @@ def test_a_session_ends_however_often_it_is_used(timed: Installation, clock: Clo
     issued = begun(timed)
     for _ in range(5):
         clock.now += 600
-        issued = timed.issuing.by_refresh_token(issued.refresh_token or "", TokenRequest())
+        issued = timed.token_issuer.by_refresh_token(issued.refresh_token or "", TokenRequest())
     assert issued.token.expires_in == 600  # and its tokens do not outlive it
     clock.now += 600
     with pytest.raises(InvalidGrant):

@@ -109,7 +109,7 @@ def test_refresh_tokens_that_come_back_are_a_handful_of_rows(
     login = keyosk.authentication.by_secret(candidates([("alice", key_of(keyosk))]))
     for _ in range(30):
         asked = TokenRequest(scopes=("todo:read", "offline_access"))
-        first = keyosk.issuing.by_login(login, asked).refresh_token or ""
+        first = keyosk.token_issuer.by_login(login, asked).refresh_token or ""
         second = keyosk.sessions.rotate(first).refresh_token
         keyosk.sessions.rotate(second)
         with pytest.raises(InvalidGrant):

@@ -81,7 +81,7 @@ def minted(keyosk: Installation, account: str, *, audience: str = KEYOSK) -> str
     clock = keyosk.clock
     assert isinstance(clock, Clock)
     clock.now = max(clock.now, login.tokens_from)  # else it would wait by the real clock
-    return keyosk.issuing.by_login(login, TokenRequest(targets=(audience,))).token.text
+    return keyosk.token_issuer.by_login(login, TokenRequest(targets=(audience,))).token.text
 
 
 def revoke(keyosk: Installation, account: str, text: str) -> None:
@@ -94,7 +94,9 @@ def session_of(keyosk: Installation, account: str) -> tuple[str, str]:
     minted(keyosk, account)  # the clock is where it can have one
     name = keyosk.accounts.get(account).username
     login = keyosk.authentication.by_secret(candidates([(name, PASSWORD)]), address="192.0.2.1")
-    issued = keyosk.issuing.by_login(login, TokenRequest(scopes=("todo:read", "offline_access")))
+    issued = keyosk.token_issuer.by_login(
+        login, TokenRequest(scopes=("todo:read", "offline_access"))
+    )
     assert issued.refresh_token is not None
     return issued.token.text, issued.refresh_token
 
@@ -217,7 +219,7 @@ def test_a_session_with_many_tokens_is_revoked_by_one_entry(
     text, first = session_of(keyosk, alice)
     texts, token = [text], first
     for _ in range(MOST_TOKENS + 20):
-        issued = keyosk.issuing.by_refresh_token(token, TokenRequest())
+        issued = keyosk.token_issuer.by_refresh_token(token, TokenRequest())
         assert issued.refresh_token is not None
         token = issued.refresh_token
         texts.append(issued.token.text)
@@ -226,7 +228,7 @@ def test_a_session_with_many_tokens_is_revoked_by_one_entry(
     assert len(session.tokens) == BOUND
     clock.now += 20
     with pytest.raises(InvalidGrant):  # used before: whoever has it may have stolen it
-        keyosk.issuing.by_refresh_token(first, TokenRequest())
+        keyosk.token_issuer.by_refresh_token(first, TokenRequest())
     follower = Follower(keyosk)
     follower.poll()
     assert len(follower.entries) == 1
@@ -265,7 +267,7 @@ def test_no_token_of_a_session_is_given_out_after_all_of_its_account_were_revoke
         _, refresh_token = session_of(keyosk, account)
         clock.keyosk, clock.armed = keyosk, account
         with pytest.raises(InvalidGrant):
-            keyosk.issuing.by_refresh_token(refresh_token, TokenRequest())
+            keyosk.token_issuer.by_refresh_token(refresh_token, TokenRequest())
         assert clock.armed is None
 
 

@@ -74,7 +74,7 @@ def test_what_is_lost_during_a_login_is_lost_for_it(
             alice.authentication.by_secret(candidates([("alice", PASSWORD)]))
         return
     login = alice.authentication.by_secret(candidates([("alice", PASSWORD)]))
-    assert alice.issuing.by_login(login, TokenRequest()).token.scope == left
+    assert alice.token_issuer.by_login(login, TokenRequest()).token.scope == left
 
 
 class Somebody:

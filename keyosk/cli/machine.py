@@ -1,4 +1,4 @@
-"""What needs the machine that has the database: set-up, upkeep, proofs, and tokens of anybody."""
+"""What needs the machine with the database: set-up, maintenance, proofs, tokens of anybody."""
 
 import errno
 import os
@@ -88,13 +88,13 @@ def rewrap_database() -> tuple[int, int]:
 def backup_database(file: Path) -> None:
     """Copy a SQLite database to a new file."""
     with local.installation() as installation:
-        installation.upkeep.backup(file)
+        installation.maintenance.backup(file)
 
 
 def check_database() -> Sequence[Finding]:
     """What is not sound, by part."""
     with local.installation() as installation:
-        return installation.upkeep.check()
+        return installation.maintenance.check()
 
 
 def verify_audit() -> Verdict:
@@ -136,7 +136,7 @@ def issue_token(
     with local.installation() as installation:
         account = installation.accounts.get(username)
         login = installation.authentication.preview_login(account.id, api_key, to_issue=True)
-        return installation.issuing.by_operator(OPERATOR, login, request).token.text
+        return installation.token_issuer.by_operator(OPERATOR, login, request).token.text
 
 
 def inspect_token(text: str) -> tuple[Mapping[str, Any], Mapping[str, Any], str | None]:

@@ -74,14 +74,14 @@ class Explainer:
         tokens: Tokens,
         authentication: Authentication,
         *,
-        issuing: TokenIssuer,
+        token_issuer: TokenIssuer,
         accounts: Accounts,
         api_keys: ApiKeys,
         services: Services,
     ) -> None:
         self._tokens = tokens
         self._authentication = authentication
-        self._issuing = issuing
+        self._token_issuer = token_issuer
         self._accounts = accounts
         self._api_keys = api_keys
         self._services = services
@@ -106,7 +106,7 @@ class Explainer:
             return Explanation(None, None, reason, (), dict.fromkeys(names, reason))
         missing = self._missing(principal, token_request, names, now=now)
         try:
-            token_grant = self._issuing.entitled(principal, token_request)
+            token_grant = self._token_issuer.entitled(principal, token_request)
             preview = self._tokens.preview(principal, token_grant, lifetime=token_request.lifetime)
         except _REFUSALS as error:
             return Explanation(None, error, None, (), missing)

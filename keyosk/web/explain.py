@@ -45,7 +45,7 @@ class ExplainResource(Endpoint):
                 targets=tuple(filter(None, fields.get("audience", ()))),
                 lifetime=fields.get("lifetime"),
             )
-            found = self.installation.explaining.explain(account, token_request, api_key_id=api_key)
+            found = self.installation.explainer.explain(account, token_request, api_key_id=api_key)
         except InvalidScope as error:  # it is no list of scopes
             found = Explanation(None, error, None, (), {})
         return json_answer(self._shown(shape(found)))

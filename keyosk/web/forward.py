@@ -84,11 +84,11 @@ class ForwardResource(Endpoint):
         return response
 
     def _issued(self, service: str, required: tuple[str, ...]) -> IssuedToken:
-        issuing = self.installation.issuing
+        issuer = self.installation.token_issuer
         token = authorization.credentials().token
         if token is not None:
-            return issuing.for_proxy_by_token(token, service, required=required)
-        return issuing.for_proxy(access.login(self.installation), service, required=required)
+            return issuer.for_proxy_by_token(token, service, required=required)
+        return issuer.for_proxy(access.login(self.installation), service, required=required)
 
 
 def _yes() -> Response:

@@ -75,7 +75,7 @@ class TokenResource(Endpoint):
         # Their ``client_id`` names the program, as "docker"; ``account`` repeats the username.
         login = access.login(installation)
         token_request = TokenRequest(lifetime=_lifetime(single.get("lifetime")))
-        return installation.issuing.for_registry(
+        return installation.token_issuer.for_registry(
             login, registry, values.get("scope", ()), token_request=token_request
         )
 
@@ -110,7 +110,7 @@ def _by_login(
     installation: Installation, single: Mapping[str, str], token_request: TokenRequest
 ) -> IssuedToken:
     login = client_authentication.login(installation, single)
-    return installation.issuing.by_login(login, token_request, address=g.address)
+    return installation.token_issuer.by_login(login, token_request, address=g.address)
 
 
 def _by_refresh_token(
@@ -120,7 +120,7 @@ def _by_refresh_token(
     login = client_authentication.login_if_any(installation, single)
     if "refresh_token" not in single:
         raise InvalidRequest("The parameter refresh_token is missing.")
-    issued = installation.issuing.by_refresh_token(
+    issued = installation.token_issuer.by_refresh_token(
         single["refresh_token"],
         token_request,
         by=login,
@@ -145,7 +145,7 @@ def _by_exchange(
         raise InvalidRequest("The requested_token_type must be that of an access token.")
     if {"actor_token", "actor_token_type"} & single.keys():
         raise InvalidRequest("The actor is whoever logs in here: an actor_token is not accepted.")
-    return installation.issuing.by_exchange(login, single["subject_token"], token_request)
+    return installation.token_issuer.by_exchange(login, single["subject_token"], token_request)
 
 
 def _unknown(*_: object) -> IssuedToken:

@@ -154,7 +154,7 @@ def test_a_backup_that_cannot_be_made_leaves_nothing(
 
 
 def faults(installation: Installation) -> dict[str, tuple[str, ...]]:
-    findings = installation.upkeep.check()
+    findings = installation.maintenance.check()
     assert [each.name for each in findings] == PARTS
     return {each.name: each.faults for each in findings if each.faults}
 
