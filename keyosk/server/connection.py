@@ -230,7 +230,9 @@ class Connection(asyncio.BufferedProtocol):
                 self.abort()
             return
         data = bytes(self._server.scratch[:nbytes])
-        if self._is_answering and self._upload is None:
+        # SECURITY: what was received earlier goes first, also in the moment in which the response
+        # is finished and what is behind it is not yet taken: out of order it is another request.
+        if self._behind or (self._is_answering and self._upload is None):
             self._behind += data
             self.transport.pause_reading()
         else:
@@ -243,8 +245,8 @@ class Connection(asyncio.BufferedProtocol):
             self.abort()
         elif self._upload is not None and self._is_answering:
             self._upload.fail(answers.INCOMPLETE)
-        elif self._is_answering:
-            pass  # it closes after the response
+        elif self._is_answering or self._behind:
+            pass  # it closes after the response to what it has sent
         elif self.request.is_fresh:
             self.abort()
         else:
