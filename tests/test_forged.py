@@ -192,7 +192,7 @@ def forgeries(forge: Forge) -> dict[str, str]:
         for kid in (forge.signer.kid, forge.stranger["kid"], ...):
             by = part(forge.head(kid=kid, **{name: own}))
             found[f"{name} {str(kid)[:9]}"] = forge.sign(by, body, forge.foreign)
-        found[f"{name} by the right key"] = forge.right(forge.head(**{name: value}))
+        found[f"{name} by the right key"] = forge.right(forge.head(**{name: own}))
     kids: tuple[Any, ...] = (
         *("../../../../dev/null", "/dev/null", "x' OR '1'='1", "'; DROP TABLE account; --", ""),
         *("| sleep 9", forge.trap, "\u0000", forge.signer.kid.lower(), f" {forge.signer.kid}"),
@@ -286,7 +286,7 @@ def forgeries(forge: Forge) -> dict[str, str]:
         *claim("scope", (None, 1, [], ["keyosk:admin"], {}, ...)),
         *claim("auth_time", (None, "x", [], {}, ...)),
         *claim("act", (1, "x", [])),
-        *({"amr": ["api_key"], **each}
+        *({**each, "amr": ["api_key"]}
           for each in claim("key_id", (None, 1, [], {}, "x", "\0", ...))),
     ]  # fmt: skip
     for change in claims:
