@@ -3,6 +3,7 @@
 Each situation is made for real, and met by the program as it is installed.
 """
 
+import fcntl
 import json
 import os
 import re
@@ -11,10 +12,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -265,6 +267,12 @@ def test_arguments_that_are_no_text_are_used_wrongly(place: Path, locale: str) -
     assert b"Traceback" not in done.stderr
 
 
+def unread(pipe: IO[bytes]) -> int:
+    """How many bytes that were written to a pipe nobody has read."""
+    left = fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))
+    return int.from_bytes(left, sys.byteorder)
+
+
 def test_an_interrupt_is_no_traceback(place: Path) -> None:
     process = subprocess.Popen(
         [*PROGRAM, "account", "import", "-"],
@@ -278,7 +286,8 @@ def test_an_interrupt_is_no_traceback(place: Path) -> None:
     process.stdin.flush()
     deadline = time.monotonic() + 20  # until it reads
     wchan = Path(f"/proc/{process.pid}/wchan")
-    while "pipe" not in wchan.read_text() and time.monotonic() < deadline:
+    while unread(process.stdin) or "pipe" not in wchan.read_text():  # it waits for the next line
+        assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
