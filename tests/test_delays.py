@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jwt
 import pytest
+from flask.testing import FlaskClient
 
 from installed import Clock, installed
 from keyosk import app, delays
@@ -35,6 +36,14 @@ def issued_at(answer: dict[str, str]) -> int:
     return moment
 
 
+def alice(keyosk: Installation, cause: Callable[[Installation], None]) -> tuple[FlaskClient, str]:
+    """A client, and the API key of an account whose next token has to wait."""
+    keyosk.grants.create_account(OPERATOR, [], username="alice", password=PASSWORD)
+    secret = keyosk.api_keys.create(OPERATOR, "alice", name="a key").secret
+    cause(keyosk)
+    return app.create_app(keyosk).test_client(), secret
+
+
 @CAUSES
 def test_the_server_is_told_to_hold_the_response(
     prepared_url: str, cause: Callable[[Installation], None], longest: int
@@ -42,10 +51,7 @@ def test_the_server_is_told_to_hold_the_response(
     # A fifth of a second into one: a revocation holds until its end.
     clock = Clock(int(time.time()) + 60.2)
     with installed(prepared_url, clock=clock) as keyosk:
-        keyosk.grants.create_account(OPERATOR, [], username="alice", password=PASSWORD)
-        secret = keyosk.api_keys.create(OPERATOR, "alice", name="a key").secret
-        cause(keyosk)
-        client = app.create_app(keyosk).test_client()
+        client, secret = alice(keyosk, cause)
         held: list[float] = []
 
         def ask() -> int:
@@ -71,10 +77,7 @@ def test_without_a_server_the_thread_itself_waits(
 ) -> None:
     clock = Clock(int(time.time()) + 60.2)
     with installed(prepared_url, clock=clock) as keyosk:
-        keyosk.grants.create_account(OPERATOR, [], username="alice", password=PASSWORD)
-        secret = keyosk.api_keys.create(OPERATOR, "alice", name="a key").secret
-        cause(keyosk)
-        client = app.create_app(keyosk).test_client()
+        client, secret = alice(keyosk, cause)
         began = time.monotonic()
         answer = client.post("/auth/token", auth=("alice", secret))
         waited = time.monotonic() - began

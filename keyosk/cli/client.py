@@ -2,7 +2,7 @@
 
 Owns requests, pages and the sentences that refusals become; what carries a request is a transport.
 
-SECURITY: what a server answers is believed no more than it must be: its form is checked, its size
+SECURITY: what a server answers is not trusted: its form is checked, its size
 is limited, and whatever is printed of it goes through ``shared.printable`` or ``shared.fitting``.
 """
 

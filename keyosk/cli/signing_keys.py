@@ -53,7 +53,7 @@ def rotate(
         shape = client.post("signing-keys/rotate", body=body).body
     begins = shared.printable(str(shape.get("active_from")))
     names = [str(name) for name in shape.get("not_seen_by", ())]
-    unseen = shared.printable(", ".join(names)) or "none that Keyosk knows"
+    unseen = shared.printable(", ".join(names)) or "no known service"
     if not now:
         click.echo(
             f"It signs from {begins} on. Not seen by: {unseen}. With --now it would "
@@ -125,5 +125,5 @@ def export(kid: str | None, form: str) -> None:
     try:
         docker, pem = material.libtrust_id(public), material.public_pem(public)
     except (KeyError, TypeError, ValueError):
-        raise Refused("The server's key is none that Keyosk knows.") from None
+        raise Refused("The server's key is of a kind that is not known here.") from None
     click.echo(docker if form == "docker" else pem, nl=form == "docker")

@@ -93,7 +93,7 @@ def _busy() -> Unavailable:
 def for_hashes(memory_kib: int) -> int:
     """Return how many password hashes of this much memory the machine can compute at once.
 
-    One for each core, and no more than fit into a quarter of the available memory.
+    One for each core, as far as they fit into a quarter of the available memory.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(cores or 1, _memory() // 4 // (memory_kib * 1024)))

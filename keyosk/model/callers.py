@@ -92,7 +92,8 @@ class Caller:
     ) -> bool:
         """Whether the caller has ``scope`` to give away, for such logins and for so long.
 
-        Who holds ``keyosk:admin`` may give all, but of Keyosk's own no more than they hold.
+        Who holds ``keyosk:admin`` may give all scopes of services, and of Keyosk's own those that
+        they hold.
         """
         if not self.holds(scope):
             return False
