@@ -498,7 +498,7 @@ def test_no_client_can_pass_a_request_off_as_a_preflight(preflights: Scene) -> N
     for missing in PREFLIGHT:
         part = {name: value for name, value in PREFLIGHT.items() if name != missing}
         assert preflights.get("OPTIONS", headers=part).status_code == 401
-    wrong = preflights.get("OPTIONS", headers=PREFLIGHT, auth=("x", "kysk_wrong"))
+    wrong = preflights.get("OPTIONS", headers=PREFLIGHT, auth=(unique("nobody"), "kysk_wrong"))
     assert wrong.status_code == 401
     assert preflights.echo.requests == before
 
