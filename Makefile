@@ -13,7 +13,7 @@ unexport VIRTUAL_ENV CONDA_PREFIX CONDA_DEFAULT_ENV POETRY_ACTIVE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-long faults demo lint format docs build audit bench lock clean
+.PHONY: help run test test-long faults demo lint format docs build audit bench profile lock clean
 
 help: ## Show this list
 	@echo 'Usage: make TARGET [ARGS="..."]'
@@ -58,8 +58,11 @@ audit: .venv/.development ## Ask PyPI for known faults of what Keyosk runs on (n
 	$(BIN)/python tools/supply.py requirements >build/requirements.txt
 	$(BIN)/pip-audit --strict --require-hashes --disable-pip --requirement build/requirements.txt $(ARGS)
 
-bench: .venv/.development ## Measure the token path
-	@$(BIN)/python tools/bench.py $(ARGS)
+bench: .venv/.development ## Measure what requests cost, beside a bare Flask route and a peer
+	@$(BIN)/python tools/bench $(ARGS)
+
+profile: .venv/.development ## Show where the time of a request goes, by part of the house
+	@$(BIN)/python tools/breakdown.py $(ARGS)
 
 lock: ## Update poetry.lock (ARGS="--regenerate": every version anew)
 	$(POETRY) lock $(ARGS)

@@ -1,0 +1,53 @@
+"""How long a start takes, and how much memory the processes hold, on a database that exists."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import rows
+import servers
+
+_STARTS = 3
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start: seconds to the first token; MiB under a load of keys, then of passwords."""
+
+    seconds: float
+    under_keys: float
+    under_passwords: float
+
+
+def measure(folder: Path, *, seconds: float) -> list[Start]:
+    """Start Keyosk on SQLite a few times. ``seconds``: how long each load lasts."""
+    folder = folder / "starts"
+    folder.mkdir()
+    url = f"sqlite:///{folder / 'keyosk.db'}"
+    with servers.keyosk(folder, url) as server:
+        servers.wait_for(server, "/health/ready")
+        scene = rows.Scene(server)
+    found = []
+    for _ in range(_STARTS):
+        began = time.monotonic()
+        with servers.keyosk(folder, url) as server:
+            while not _gets_token(server, scene):
+                time.sleep(0.002)
+            took = time.monotonic() - began
+            by_key, by_password = (
+                rows.http_row("", server, [scene.token_request(login)], expected="token")
+                for login in (scene.key, scene.password)
+            )
+            by_key.measure(by_key, 2 * seconds)
+            under_keys = server.pss()
+            by_password.measure(by_password, 3 * seconds)
+            found.append(Start(took, under_keys, server.pss()))
+    return found
+
+
+def _gets_token(server: servers.Server, scene: rows.Scene) -> bool:
+    try:
+        servers.call(server, "POST", "/auth/token", login=scene.key, body="")
+    except servers.NotThere:
+        return False
+    return True
