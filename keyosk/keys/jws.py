@@ -6,6 +6,7 @@ which costs more than the signature.
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, cast
 
@@ -70,13 +71,29 @@ def signed(
     return (content + b"." + base64url_encode(_signature(signer, content))).decode("ascii")
 
 
-def read(
-    keys: SigningKeys, text: str, *, typ: Sequence[str], published: bool = True, **faults: Any
-) -> dict[str, Any]:
-    """The claims of a JWS that one of our keys signed, of one of the types ``typ``.
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What a JWS says whose signature and claims were verified."""
 
-    ``published``: by a key that is in the set, else by any ever. ``checks``: of ``jwt.decode``.
-    Raises ``BadToken``, which tells of ours if it has expired or is for another audience.
+    kid: str
+    typ: str
+    claims: dict[str, Any]
+
+
+def read(
+    keys: SigningKeys, text: str, *, typ: Sequence[str], published: bool = True, **checks: Any
+) -> Verified:
+    """Verify a JWS that one of our keys signed, of one of the types ``typ``.
+
+    Args:
+        keys: Those that may have signed it.
+        text: The JWS in compact form.
+        typ: The values of its ``typ`` that are accepted, in any case.
+        published: Accept a key only while it is in the set; else any that there ever was.
+        **checks: Of the claims, as ``jwt.decode`` takes them.
+
+    Raises:
+        BadToken: It tells of a token of ours if it has expired or is for another audience.
     """
     try:
         header = strict_jws.header_of(text, longest=LONGEST)
@@ -85,17 +102,17 @@ def read(
         if verifier is None or header["typ"].lower() not in map(str.lower, typ):
             raise BadToken("The token is not valid.")
         claims: dict[str, Any] = jwt.decode(
-            text, cast(Any, verifier.key), algorithms=[verifier.algorithm], **faults
+            text, cast(Any, verifier.key), algorithms=[verifier.algorithm], **checks
         )
     # SECURITY: these two are found only after the signature was: it is a token of ours, and who
     # holds it may be told what its claims say anyhow. Of any other nothing is said.
     except jwt.ExpiredSignatureError:
         raise BadToken("The token has expired.") from None
     except jwt.InvalidAudienceError:
-        raise BadToken(_foreign(faults.get("audience"))) from None
+        raise BadToken(_foreign(checks.get("audience"))) from None
     except (jwt.PyJWTError, LookupError, TypeError, ValueError, RecursionError):
         raise BadToken("The token is not valid.") from None
-    return claims
+    return Verified(header["kid"], header["typ"], claims)
 
 
 def _foreign(audience: str | None) -> str:

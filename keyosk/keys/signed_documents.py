@@ -46,4 +46,4 @@ class Documents:
         # before 0.2 have no audience.
         unchecked = ("verify_aud", "verify_iss", "verify_iat", "verify_exp", "verify_nbf")
         options = dict.fromkeys(unchecked, False)
-        return jws.read(self._keys, text, typ=(typ,), published=False, options=options)
+        return jws.read(self._keys, text, typ=(typ,), published=False, options=options).claims

@@ -230,7 +230,7 @@ class Tokens:
         it was revoked is for ``Authentication.by_token`` to find. Raises ``BadToken``, as
         ``jws.read`` does.
         """
-        claims = jws.read(
+        verified = jws.read(
             self._keys,
             text,
             typ=TOKEN_TYPES,
@@ -243,12 +243,11 @@ class Tokens:
                 "verify_iat": False,
             },
         )
-        header = jwt.get_unverified_header(text)
         # A service may have chosen the plain type; Keyosk has not.
-        if audience == KEYOSK and header["typ"].lower() != ACCESS_TOKEN_TYPE:
+        if audience == KEYOSK and verified.typ.lower() != ACCESS_TOKEN_TYPE:
             raise BadToken("The token is not valid.")
         try:
-            read = _read(claims, self._keys.kid_of(header["kid"]))
+            read = _read(verified.claims, self._keys.kid_of(verified.kid))
         except (KeyError, TypeError, IndexError, AttributeError):
             raise BadToken("The token is not valid.") from None
         if clocks.is_ahead(read.issued_at, self._clock()):
