@@ -113,7 +113,7 @@ def test_what_a_request_asks_the_database(admin: Requests) -> None:
     # Two of each but the first two are the token that the admin shows.
     assert {name: len(texts) for name, texts in asked.items()} == {
         "token by key": 1,
-        "token by password": 8,
+        "token by password": 5,
         "new display name": 5,
         "the same again": 3,
         "new title": 7,

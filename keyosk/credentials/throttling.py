@@ -22,7 +22,7 @@ from typing import Final, NoReturn
 
 from keyosk.errors import Throttled
 from keyosk.storage.database import Database
-from keyosk.storage.throttling import Allowance, ThrottlingStore
+from keyosk.storage.throttling import Allowance, ThrottlingStore, is_fresh
 
 #: Guesses at once, and milliseconds for each one more: in 900 s 12 + 3, 15 + 15, and 25 + 15 names.
 _PAIR: Final = (12, 300_000)
@@ -38,10 +38,14 @@ _FORGET_EVERY: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A counted attempt at a password."""
+    """A counted attempt at a password.
+
+    ``is_noted``: whether a login from its source was noted a short while ago.
+    """
 
     allowances: tuple[Allowance, ...]
     source: str
+    is_noted: bool
 
 
 class Throttling:
@@ -69,7 +73,8 @@ class Throttling:
         source, now = source_of(address), self._now()
         pairs = {name: _allowance(_PAIR, "pair", name, source) for name in names}
         allowances = list(pairs.values())
-        foreign = [name for name in names if not self._store.is_trusted(name, source)]
+        seen = {name: self._store.seen_at(name, source) for name in names}
+        foreign = [name for name in names if seen[name] is None]
         # What no account can be called has no owner who would have to be guarded from all sources.
         allowances += [_allowance(_ACCOUNT, "account", name) for name in foreign if name]
         tried = self._store.used([pairs[name].key for name in foreign], now)
@@ -81,16 +86,23 @@ class Throttling:
         self._forget_sometimes(now)
         if len(taken) < len(allowances):
             self._refuse(allowances, taken, now)
-        return Attempt(tuple(allowances), source)
+        is_noted = bool(seen) and all(is_fresh(each, now) for each in seen.values())
+        return Attempt(tuple(allowances), source, is_noted)
 
     def refund(self, attempts: Sequence[Attempt], account_id: str) -> None:
         """Take back the attempts of a login whose last attempt was right.
 
         From now on their source is a known source of the account.
         """
+        taken = [each for attempt in attempts for each in attempt.allowances]
+        if attempts[-1].is_noted and len(taken) == 1:
+            # The usual login, from a known place: one statement, which is its own transaction.
+            self._store.refund(taken)
+            return
         with self._database.transaction():
-            self._store.refund([each for attempt in attempts for each in attempt.allowances])
-            self._store.trust_source(account_id, attempts[-1].source, self._now())
+            self._store.refund(taken)
+            if not attempts[-1].is_noted:
+                self._store.trust_source(account_id, attempts[-1].source, self._now())
 
     def _refuse(self, allowances: list[Allowance], taken: frozenset[str], now: int) -> NoReturn:
         with self._database.transaction():

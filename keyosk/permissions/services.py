@@ -139,6 +139,10 @@ class Services:
         """The services that the account acts for."""
         return self._services.acting(account_id)
 
+    def policies_acted_for(self, account_id: str) -> list[TokenPolicy]:
+        """The terms of the services that the account acts for."""
+        return self._services.policies_acted_for(account_id)
+
     def count(self, list_query: ListQuery) -> int:
         """How many services pass the filters of a listing."""
         return self._services.count(list_query)

@@ -11,6 +11,7 @@ from keyosk.errors import NotFound
 from keyosk.model import Account, AccountFields, Kind, ListQuery, StoredPassword, Versions
 from keyosk.storage import listing as lists
 from keyosk.storage import tables, versions
+from keyosk.storage.compiled import parameter
 from keyosk.storage.conflicts import conflict
 from keyosk.storage.database import Database
 
@@ -54,6 +55,16 @@ class AccountStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._filters = {**_FILTERS, "q": self._begins_with}
+        account, password = tables.Account, tables.Password
+        self._by_id = database.compile(_select().where(account.id == parameter("account_id")))
+        self._by_username = database.compile(
+            _select().where(account.username == parameter("username"))
+        )
+        self._password = database.compile(
+            password.select(password.id, password.hash)
+            .join(account)
+            .where(account.username == parameter("username"))
+        )
 
     def add(self, account: Account) -> None:
         """Insert a new account. Raises ``Conflict`` when its username is taken."""
@@ -78,11 +89,11 @@ class AccountStore:
 
     def by_id(self, account_id: str) -> Account:
         """The account with this id. Raises ``NotFound``."""
-        return self._one(tables.Account.id == account_id)
+        return _found(self._by_id.first(account_id=account_id))
 
     def by_username(self, username: str) -> Account:
         """The account with this username in its stored form. Raises ``NotFound``."""
-        return self._one(tables.Account.username == username)
+        return _found(self._by_username.first(username=username))
 
     def page(self, list_query: ListQuery) -> list[Account]:
         """The accounts that a listing asks for."""
@@ -136,11 +147,7 @@ class AccountStore:
 
     def password(self, username: str) -> StoredPassword | None:
         """The password of the account with this username, if it has one."""
-        row = self._database.row(
-            tables.Password.select(tables.Password.id, tables.Password.hash)
-            .join(tables.Account)
-            .where(tables.Account.username == username)
-        )
+        row = self._password.first(username=username)
         return StoredPassword(row["id"], row["hash"]) if row else None
 
     def password_of(self, account_id: str) -> StoredPassword | None:
@@ -196,11 +203,11 @@ class AccountStore:
             tables.Account.username, prefix.lower(), sqlite=sqlite
         ) | lists.begins_with(tables.Account.display_key, prefix.casefold(), sqlite=sqlite)
 
-    def _one(self, condition: peewee.Expression) -> Account:
-        row = self._database.row(_select().where(condition))
-        if row is None:
-            raise NotFound("There is no such account.")
-        return _account(row)
+
+def _found(row: Mapping[str, Any] | None) -> Account:
+    if row is None:
+        raise NotFound("There is no such account.")
+    return _account(row)
 
 
 def _select() -> "peewee.ModelSelect[tables.Account]":

@@ -25,17 +25,21 @@ def parameter(name: str) -> peewee.Value:
 class Compiled:
     """A query as SQL text with open places."""
 
-    __slots__ = ("_execute", "_parameters", "_sql")
+    __slots__ = ("_execute", "_names", "_parameters", "_sql")
 
     def __init__(
         self,
         execute: Callable[[str, Sequence[Any]], list[Row]],
         sql: str,
         parameters: tuple[Any, ...],
+        *,
+        names: tuple[str, ...],
     ) -> None:
+        """``names``: of the columns that it returns."""
         self._execute = execute
         self._sql = sql
         self._parameters = parameters
+        self._names = names
 
     def __call__(self, **values: Any) -> list[Row]:
         """The rows as tuples, with ``values`` in the open places."""
@@ -43,6 +47,11 @@ class Compiled:
             self._sql,
             [values[p.name] if isinstance(p, Parameter) else p for p in self._parameters],
         )
+
+    def first(self, **values: Any) -> dict[str, Any] | None:
+        """The first row by column, or ``None``."""
+        rows = self(**values)
+        return dict(zip(self._names, rows[0], strict=True)) if rows else None
 
 
 class InsertTemplates:

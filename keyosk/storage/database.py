@@ -151,7 +151,10 @@ class Database:
         """
         sql, parameters = query.bind(self._peewee).sql()
         execute = partial(self._execute, repeatable=repeatable)
-        return Compiled(execute, sql, tuple(parameters))
+        columns = query.selected_columns if isinstance(query, peewee.Select) else ()
+        # peewee's names in its dictionaries: of the field, or of the alias.
+        names = tuple(getattr(each, "name", getattr(each, "_alias", "")) for each in columns)
+        return Compiled(execute, sql, tuple(parameters), names=names)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -278,11 +281,12 @@ class Database:
     def _execute(
         self, sql: str, parameters: Sequence[Any], *, repeatable: bool = True
     ) -> list[Row]:
-        return self._run(
-            lambda: self._peewee.execute_sql(sql, parameters).fetchall(),
-            repeatable=repeatable,
-            reads=repeatable,
-        )
+        def action() -> list[Row]:
+            cursor = self._peewee.execute_sql(sql, parameters)
+            # A write without RETURNING has no rows, and psycopg none to fetch.
+            return cursor.fetchall() if cursor.description else []
+
+        return self._run(action, repeatable=repeatable, reads=repeatable)
 
     def _run(self, action: Callable[[], T], *, repeatable: bool = False, reads: bool = True) -> T:
         """Run ``action``; if ``repeatable``, once more when the kept connection was found dead.

@@ -55,6 +55,14 @@ class RevocationStore:
             )
             .limit(1)
         )
+        lifetime = tables.Lifetime
+        self._longest_lifetime = database.compile(
+            lifetime.select(fn.MAX(lifetime.seconds)).where(
+                lifetime.ended_at.is_null()
+                | (lifetime.ended_at + lifetime.seconds > parameter("now"))
+            )
+        )
+        self._last = database.compile(tables.Revocation.select(fn.MAX(tables.Revocation.sequence)))
 
     def publish(self, revocations: Sequence[Revocation], now: int) -> None:
         """Give revocations their sequence numbers, and forget those that expired by ``now``.
@@ -150,10 +158,7 @@ class RevocationStore:
 
     def last(self) -> int:
         """The highest sequence number given so far; 0 before the first."""
-        rows = self._database.rows(
-            tables.Revocation.select(fn.MAX(tables.Revocation.sequence).alias("last"))
-        )
-        return int(rows[0]["last"] or 0)
+        return int(self._last()[0][0] or 0)
 
     def since(self, sequence: int, now: int) -> tuple[Revocation, ...]:
         """The revocations above a sequence number that have not expired, in their order."""
@@ -209,13 +214,7 @@ class RevocationStore:
 
     def longest_lifetime(self, now: int) -> int | None:
         """Seconds that a token issued by ``now`` can live from now on at the most, if noted."""
-        rows = self._database.rows(
-            tables.Lifetime.select(fn.MAX(tables.Lifetime.seconds).alias("longest")).where(
-                tables.Lifetime.ended_at.is_null()
-                | (tables.Lifetime.ended_at + tables.Lifetime.seconds > now)
-            )
-        )
-        longest: int | None = rows[0]["longest"]
+        longest: int | None = self._longest_lifetime(now=now)[0][0]
         return longest
 
     def _remove_superseded(self, revocations: Iterable[Revocation], first: int) -> None:

@@ -14,11 +14,6 @@ from keyosk.storage.database import Database
 _SHARED: Final = "Another service already has this name or audience, or a similar one."
 
 
-def means(target: str) -> peewee.Expression:
-    """The condition for the row of what requests call ``target``, in any spelling."""
-    return tables.ServiceIdentifier.key == namespace_key(target)
-
-
 def check(database: Database, service: Service) -> None:
     """Raise ``Conflict`` if another service has one of its identifiers, with the field.
 

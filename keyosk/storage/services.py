@@ -8,10 +8,19 @@ from typing import Any, Final
 import peewee
 
 from keyosk.errors import Invalid, NotFound
-from keyosk.model import CredentialKind, Exchange, ListQuery, Scope, Service, TokenPolicy, Versions
+from keyosk.model import (
+    CredentialKind,
+    Exchange,
+    ListQuery,
+    Scope,
+    Service,
+    TokenPolicy,
+    Versions,
+    namespace_key,
+)
 from keyosk.storage import listing as lists
 from keyosk.storage import service_identifiers, tables, versions
-from keyosk.storage.compiled import Row
+from keyosk.storage.compiled import Row, parameter
 from keyosk.storage.conflicts import conflict
 from keyosk.storage.database import Database
 
@@ -47,6 +56,15 @@ class ServiceStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        service = tables.Service
+        self._meant = database.compile(
+            service.select(*POLICY_COLUMNS, service.audiences)
+            .join(tables.ServiceIdentifier)
+            .where(tables.ServiceIdentifier.key == parameter("key"))
+        )
+        self._acted_for = database.compile(
+            service.select(*POLICY_COLUMNS).where(service.account == parameter("account_id"))
+        )
 
     def add(self, service: Service) -> None:
         """Insert a service with its scopes. Raises ``Conflict``, ``Invalid`` as ``change``."""
@@ -82,16 +100,13 @@ class ServiceStore:
 
     def policy_for(self, target: str) -> TokenPolicy | None:
         """The terms of the service that a token request names, by its name or an audience."""
-        row = self._database.row(
-            tables.Service.select(*POLICY_COLUMNS, tables.Service.audiences)
-            .join(tables.ServiceIdentifier)
-            .where(service_identifiers.means(target))
-        )
-        if row is None:
+        rows = self._meant(key=namespace_key(target))
+        if not rows:
             return None
-        audiences = json.loads(row.pop("audiences") or "[]")
-        found = policy(tuple(row.values()))
-        return found if target in (found.audience, found.name, *audiences) else None
+        *columns, audiences = rows[0]
+        found = policy(tuple(columns))
+        others = json.loads(audiences or "[]")
+        return found if target in (found.audience, found.name, *others) else None
 
     def page(self, list_query: ListQuery) -> list[Service]:
         """The services that a listing asks for."""
@@ -112,6 +127,10 @@ class ServiceStore:
     def acting(self, account_id: str) -> list[Service]:
         """The services that the account acts for."""
         return self._services(tables.Service.select().where(tables.Service.account == account_id))
+
+    def policies_acted_for(self, account_id: str) -> list[TokenPolicy]:
+        """The terms of the services that the account acts for."""
+        return [policy(row) for row in self._acted_for(account_id=account_id)]
 
     def change(
         self,

@@ -7,6 +7,7 @@ from typing import Any, Final
 from keyosk.model import ListQuery, Session
 from keyosk.storage import listing as lists
 from keyosk.storage import tables
+from keyosk.storage.compiled import parameter
 from keyosk.storage.database import Database
 
 _SORTS: Final[lists.Sorts] = {"created_at": tables.Session.id}
@@ -17,6 +18,16 @@ class SessionStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        session = tables.Session
+        self._find = database.compile(session.select().where(session.id == parameter("id")))
+        self._rotate = database.compile(
+            session.update(
+                digest=parameter("digest"),
+                tokens=parameter("tokens"),
+                rotated_at=parameter("rotated_at"),
+            ).where(session.id == parameter("id")),
+            repeatable=False,
+        )
 
     def add(self, session: Session) -> None:
         """Insert a session."""
@@ -43,7 +54,7 @@ class SessionStore:
 
     def find(self, session_id: str) -> Session | None:
         """The session with this id."""
-        row = self._database.row(tables.Session.select().where(tables.Session.id == session_id))
+        row = self._find.first(id=session_id)
         return None if row is None else _session(row)
 
     def lock(self, session_id: str) -> None:
@@ -52,12 +63,11 @@ class SessionStore:
 
     def rotate(self, session: Session) -> None:
         """Write what changes when a session is used."""
-        self._database.write(
-            tables.Session.update(
-                digest=session.digest,
-                tokens=json.dumps(session.tokens),
-                rotated_at=session.rotated_at,
-            ).where(tables.Session.id == session.id)
+        self._rotate(
+            id=session.id,
+            digest=session.digest,
+            tokens=json.dumps(session.tokens),
+            rotated_at=session.rotated_at,
         )
 
     def date_back(self, session: Session) -> None:

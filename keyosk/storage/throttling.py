@@ -27,6 +27,11 @@ _APART: Final = 900_000
 _SEEN_RESOLUTION: Final = 86_400_000
 
 
+def is_fresh(seen_at: int | None, now: int) -> bool:
+    """Whether a place that was seen then needs no ``trust_source`` (milliseconds)."""
+    return seen_at is not None and now - _SEEN_RESOLUTION <= seen_at <= now + _APART
+
+
 @dataclass(frozen=True, slots=True)
 class Allowance:
     """One allowance: ``step`` milliseconds a guess, ``room`` milliseconds for guesses at once."""
@@ -42,6 +47,42 @@ class ThrottlingStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._takes: dict[int, Compiled] = {}
+        allowance, known = tables.Allowance, tables.KnownSource
+        mine = known.account == parameter("account_id")
+        now = parameter("now")
+        self._seen_at = database.compile(
+            known.select(known.seen_at)
+            .join(tables.Account)
+            .where(
+                (tables.Account.username == parameter("username"))
+                & (known.source == parameter("source"))
+            )
+        )
+        self._refund = database.compile(
+            allowance.update(until=allowance.until - parameter("step")).where(
+                allowance.key == parameter("key")
+            ),
+            repeatable=False,
+        )
+        # What a clock that was ahead has noted must not outlive all that is noted after it.
+        self._date_back_sources = database.compile(
+            known.update(seen_at=now - 1).where(mine & (known.seen_at > now + _APART)),
+            repeatable=False,
+        )
+        self._see_source = database.compile(
+            known.insert(account=parameter("account_id"), source=parameter("source"), seen_at=now)
+            .on_conflict(
+                conflict_target=[known.account, known.source],
+                update={known.seen_at: now},
+                where=(known.seen_at < now - _SEEN_RESOLUTION),
+            )
+            .returning(),
+            repeatable=False,
+        )
+        kept = known.select(known.source).where(mine).order_by(known.seen_at.desc()).limit(_KNOWN)
+        self._forget_sources = database.compile(
+            known.delete().where(mine & known.source.not_in(kept)), repeatable=False
+        )
 
     def admit(self, allowances: Sequence[Allowance], now: int) -> frozenset[str]:
         """Take one guess from each allowance at ``now`` (milliseconds), all by one statement.
@@ -67,11 +108,7 @@ class ThrottlingStore:
     def refund(self, allowances: Sequence[Allowance]) -> None:
         """Undo ``take`` for these, in a transaction of the caller's."""
         for each in sorted(allowances, key=lambda each: each.key):
-            self._database.write(
-                tables.Allowance.update(until=tables.Allowance.until - each.step).where(
-                    tables.Allowance.key == each.key
-                )
-            )
+            self._refund(key=each.key, step=each.step)
 
     def used(self, keys: Collection[str], now: int) -> dict[str, int]:
         """Of those of the allowances that are not whole at ``now``, how much is used up."""
@@ -101,42 +138,16 @@ class ThrottlingStore:
             tables.Allowance.delete().where(tables.Allowance.until <= now - _APART)
         )
 
-    def is_trusted(self, username: str, source: str) -> bool:
-        """Whether the account with this username logged in from there before."""
-        query = (
-            tables.KnownSource.select(tables.KnownSource.source)
-            .join(tables.Account)
-            .where((tables.Account.username == username) & (tables.KnownSource.source == source))
-        )
-        return self._database.row(query) is not None
+    def seen_at(self, username: str, source: str) -> int | None:
+        """When the account with this username logged in from there, if it ever did."""
+        rows = self._seen_at(username=username, source=source)
+        return rows[0][0] if rows else None
 
     def trust_source(self, account_id: str, source: str, now: int) -> None:
         """Remember that the account logged in from there at ``now`` (milliseconds)."""
-        known = tables.KnownSource
-        # What a clock that was ahead has noted must not outlive all that is noted after it.
-        self._database.write(
-            known.update(seen_at=now - 1).where(
-                (known.account == account_id) & (known.seen_at > now + _APART)
-            )
-        )
-        self._database.write(
-            known.insert(account=account_id, source=source, seen_at=now)
-            .on_conflict(
-                conflict_target=[known.account, known.source],
-                update={known.seen_at: now},
-                where=(known.seen_at < now - _SEEN_RESOLUTION),
-            )
-            .returning()
-        )
-        kept = (
-            known.select(known.source)
-            .where(known.account == account_id)
-            .order_by(known.seen_at.desc())
-            .limit(_KNOWN)
-        )
-        self._database.write(
-            known.delete().where((known.account == account_id) & known.source.not_in(kept))
-        )
+        self._date_back_sources(account_id=account_id, now=now)
+        self._see_source(account_id=account_id, source=source, now=now)
+        self._forget_sources(account_id=account_id)
 
     def _compiled(self, count: int) -> Compiled:
         allowance = tables.Allowance

@@ -130,8 +130,8 @@ class Inspection:
     def _may_see(self, by: Caller, claims: VerifiedClaims) -> bool:
         if claims.account_id == by.account_id or by.has(INTROSPECT):
             return True
-        acting = self._services.acting(by.account_id or "")
-        return any(service.policy.audience in claims.audiences for service in acting)
+        policies = self._services.policies_acted_for(by.account_id or "")
+        return any(policy.audience in claims.audiences for policy in policies)
 
     def _is_active(self, claims: VerifiedClaims) -> bool:
         for audience in claims.audiences:

@@ -87,7 +87,7 @@ class JwksResource(Endpoint):
             account = self.installation.tokens.verify(shown.token or "", audience=None).account_id
         else:
             account = access.login(self.installation).account_id
-        return [service.policy for service in self.installation.services.acting(account)]
+        return self.installation.services.policies_acted_for(account)
 
 
 class ServiceJwksResource(JwksResource):
