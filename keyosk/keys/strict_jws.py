@@ -29,14 +29,14 @@ class _Members(list[tuple[str, object]]):
     """The members of a JSON object, as often as they stand; an array is none."""
 
 
-def header_of(text: str, *, longest: int) -> dict[str, str]:
-    """The header of a JWS that has the members which Keyosk writes. Raises ``ValueError``.
+def header_of(part: bytes) -> dict[str, str]:
+    """A header that has the members which Keyosk writes. Raises ``ValueError``.
 
     SECURITY: the others (``crit``, ``b64``, ``jwk``, ``jku``, ``x5u``, ``x5c``, ``zip``) have no
     meaning here, and none is left for a library to give one. PyJWT takes the last of two members of
     one name, and any encoding of text that Python knows.
     """
-    members = json.loads(parts(text, longest=longest)[0].decode(), object_pairs_hook=_Members)
+    members = json.loads(part.decode(), object_pairs_hook=_Members)
     if type(members) is not _Members or sorted(name for name, _ in members) != _MEMBERS:
         raise ValueError
     header = {name: value for name, value in members if isinstance(value, str)}
