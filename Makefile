@@ -8,8 +8,9 @@ ARGS ?=
 # As .venv/bin/keyosk does, whose first line, written by Poetry, breaks at a space in this folder's path.
 KEYOSK := $(BIN)/python -c 'import sys; from keyosk.cli import main; sys.argv[0] = "keyosk"; sys.exit(main())'
 
-# An active virtual environment would draw the installation to itself.
-unexport VIRTUAL_ENV CONDA_PREFIX CONDA_DEFAULT_ENV POETRY_ACTIVE
+# An active virtual environment would draw the installation to itself. Without its bytecode kept,
+# each command compiles all that it imports, which doubles its cost.
+unexport VIRTUAL_ENV CONDA_PREFIX CONDA_DEFAULT_ENV POETRY_ACTIVE PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

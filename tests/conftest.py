@@ -1,6 +1,8 @@
 """Fixtures that more than one test file uses."""
 
+import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -19,6 +21,10 @@ from postgres import PostgresServer
 # These machines are shared and noisy: how long one example takes says nothing.
 hypothesis.settings.register_profile("keyosk", deadline=None)
 hypothesis.settings.load_profile("keyosk")
+
+# As the Makefile does: tests start hundreds of commands, and workers of their own.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # --- Databases ------------------------------------------------------------------------------------
 
