@@ -5,13 +5,12 @@ It asks the very code that issues tokens, and neither needs a secret nor makes a
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from keyosk.accounts.accounts import Accounts
 from keyosk.accounts.api_keys import ApiKeys
 from keyosk.credentials.authentication import Authentication
 from keyosk.errors import (
-    BadCredentials,
     InvalidRequest,
     InvalidScope,
     InvalidTarget,
@@ -26,26 +25,6 @@ from keyosk.tokens.access_tokens import Preview, Tokens
 from keyosk.tokens.issuing import TokenIssuer, TokenRequest
 from keyosk.tokens.refresh_sessions import OFFLINE
 
-#: What each reason means.
-SENTENCES: Final[Mapping[Reason, str]] = {
-    Reason.NOT_GRANTED: "The scope is not granted to the account.",
-    Reason.UNKNOWN_SCOPE: "There is no such scope.",
-    Reason.PASSWORD_ONLY: "The scope is granted for logins by password only.",
-    Reason.API_KEY_ONLY: "The scope is granted for logins by API key only.",
-    Reason.KEY_LIMITED: "The API key is limited to other scopes.",
-    Reason.SERVICE_DISABLED: "Its service is disabled.",
-    Reason.CREDENTIAL_NOT_ACCEPTED: "Its service does not accept tokens for this kind of login.",
-    Reason.EXPIRED: "The grant has expired.",
-    Reason.ON_REQUEST_ONLY: "Its service must be requested by audience or scope.",
-    Reason.OTHER_FORMAT: "Its service has another typ or signing_algorithm: request its audience.",
-    Reason.OTHER_AUDIENCE: "It belongs to an audience that was not requested.",
-    Reason.REFRESH_REFUSED: "A service of the audience does not allow refresh tokens.",
-    Reason.ACCOUNT_DISABLED: "The account is disabled.",
-    Reason.ACCOUNT_EXPIRED: "The account has expired.",
-    Reason.KEY_DISABLED: "The API key is disabled.",
-    Reason.KEY_EXPIRED: "The API key has expired.",
-    Reason.NO_PASSWORD: "The account has no password.",
-}
 _REFUSALS: Final = (InvalidRequest, InvalidScope, InvalidTarget)
 
 
@@ -136,31 +115,6 @@ class Explainer:
             if why is not None:
                 missing[name] = why
         return missing
-
-
-def shape(explanation: Explanation) -> dict[str, Any]:
-    """An explanation as plain values; times in seconds since 1970."""
-    found: dict[str, Any] = {"granted": explanation.preview is not None}
-    if explanation.error is not None:
-        found["error"] = explanation.error.code
-        found["error_description"] = explanation.error.detail
-    if explanation.reason is not None:
-        found["error"] = "invalid_client"
-        found["reason"] = explanation.reason.value
-        found["message"] = SENTENCES[explanation.reason]
-        found["error_description"] = BadCredentials().detail  # as for a wrong secret
-    if explanation.preview is not None:
-        found["claims"] = dict(explanation.preview.claims)
-        found["size"] = explanation.preview.size
-    found["scopes"] = [
-        {"name": each.scope, "through": each.role or "grant", "until": each.until}
-        for each in explanation.given
-    ]
-    found["missing"] = [
-        {"name": name, "reason": why.value, "message": SENTENCES[why]}
-        for name, why in explanation.missing.items()
-    ]
-    return found
 
 
 def _unusable(account: Account, key: ApiKey | None, now: int) -> Reason | None:

@@ -1,13 +1,14 @@
 """Explanations of which token a login would get, and why."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 from flask import Response, g
 
-from keyosk.errors import InsufficientScope, Invalid, InvalidScope, NotFound
+from keyosk.errors import BadCredentials, InsufficientScope, Invalid, InvalidScope, NotFound
 from keyosk.permissions import entitlements
 from keyosk.permissions.entitlements import Reason
-from keyosk.tokens.explanation import Explanation, shape
+from keyosk.tokens.explanation import Explanation
 from keyosk.tokens.issuing import TokenRequest
 from keyosk.web.answers import json_answer
 from keyosk.web.endpoint import Endpoint
@@ -15,8 +16,27 @@ from keyosk.web.fields import rfc3339
 from keyosk.web.operations import operation
 from keyosk.web.standard_schemas import ExplainRequest, ExplanationSchema
 
-_READ = "keyosk:accounts:read"
-_SERVICES = "keyosk:services:read"
+_READ: Final = "keyosk:accounts:read"
+_SERVICES: Final = "keyosk:services:read"
+_SENTENCES: Final[Mapping[Reason, str]] = {
+    Reason.NOT_GRANTED: "The scope is not granted to the account.",
+    Reason.UNKNOWN_SCOPE: "There is no such scope.",
+    Reason.PASSWORD_ONLY: "The scope is granted for logins by password only.",
+    Reason.API_KEY_ONLY: "The scope is granted for logins by API key only.",
+    Reason.KEY_LIMITED: "The API key is limited to other scopes.",
+    Reason.SERVICE_DISABLED: "Its service is disabled.",
+    Reason.CREDENTIAL_NOT_ACCEPTED: "Its service does not accept tokens for this kind of login.",
+    Reason.EXPIRED: "The grant has expired.",
+    Reason.ON_REQUEST_ONLY: "Its service must be requested by audience or scope.",
+    Reason.OTHER_FORMAT: "Its service has another typ or signing_algorithm: request its audience.",
+    Reason.OTHER_AUDIENCE: "It belongs to an audience that was not requested.",
+    Reason.REFRESH_REFUSED: "A service of the audience does not allow refresh tokens.",
+    Reason.ACCOUNT_DISABLED: "The account is disabled.",
+    Reason.ACCOUNT_EXPIRED: "The account has expired.",
+    Reason.KEY_DISABLED: "The API key is disabled.",
+    Reason.KEY_EXPIRED: "The API key has expired.",
+    Reason.NO_PASSWORD: "The account has no password.",
+}
 
 
 class ExplainResource(Endpoint):
@@ -48,7 +68,7 @@ class ExplainResource(Endpoint):
             found = self.installation.explainer.explain(account, token_request, api_key_id=api_key)
         except InvalidScope as error:  # it is no list of scopes
             found = Explanation(None, error, None, (), {})
-        return json_answer(self._shown(shape(found)))
+        return json_answer(self._shape(found))
 
     def _account(self, reference: str | None) -> str:
         """The id of the account: the caller's own, or with the scope any."""
@@ -64,12 +84,37 @@ class ExplainResource(Endpoint):
             raise InsufficientScope(_READ)
         return found or reference
 
-    def _shown(self, found: dict[str, Any]) -> dict[str, Any]:
-        for scope in found["scopes"]:
-            scope["until"] = None if scope["until"] is None else rfc3339(scope["until"])
-        for scope in found["missing"]:
-            # Which scopes exist is not everybody's to know.
-            if scope["reason"] == Reason.UNKNOWN_SCOPE and not g.caller.has(_SERVICES):
-                scope["reason"] = Reason.NOT_GRANTED.value
-                scope["message"] = "The scope is not granted to the account."
+    def _shape(self, explanation: Explanation) -> dict[str, Any]:
+        found: dict[str, Any] = {"granted": explanation.preview is not None}
+        if explanation.error is not None:
+            found["error"] = explanation.error.code
+            found["error_description"] = explanation.error.detail
+        if explanation.reason is not None:
+            found["error"] = "invalid_client"
+            found["reason"] = explanation.reason.value
+            found["message"] = _SENTENCES[explanation.reason]
+            found["error_description"] = BadCredentials().detail  # as for a wrong secret
+        if explanation.preview is not None:
+            found["claims"] = dict(explanation.preview.claims)
+            found["size"] = explanation.preview.size
+        found["scopes"] = [
+            {
+                "name": each.scope,
+                "through": each.role or "grant",
+                "until": None if each.until is None else rfc3339(each.until),
+            }
+            for each in explanation.given
+        ]
+        found["missing"] = [
+            {"name": name, "reason": reason.value, "message": _SENTENCES[reason]}
+            for name, reason in self._visible(explanation.missing).items()
+        ]
         return found
+
+    def _visible(self, missing: Mapping[str, Reason]) -> dict[str, Reason]:
+        # SECURITY: who may not see services does not learn which scopes exist.
+        hidden = not g.caller.has(_SERVICES)
+        return {
+            name: Reason.NOT_GRANTED if hidden and reason is Reason.UNKNOWN_SCOPE else reason
+            for name, reason in missing.items()
+        }
