@@ -53,7 +53,7 @@ def prepare(config: Config, *, clock: Clock = time.time) -> FirstAdmin | None:
     Answers the first admin if it was made now. Raises ``ConfigurationError``, ``DatabaseTooNew``,
     ``WrongSecretKey``, ``Unavailable``.
     """
-    database = Database(config.database_url, schema=config.database_schema)
+    database = _database(config)
     try:
         with schema.exclusive(database):
             bootstrap.refuse_lost_secret_key(
@@ -79,7 +79,7 @@ def prepare(config: Config, *, clock: Clock = time.time) -> FirstAdmin | None:
 
 def is_prepared(config: Config) -> bool:
     """Whether ``prepare`` has run on this database for this version. Raises as it does."""
-    database = Database(config.database_url, schema=config.database_schema)
+    database = _database(config)
     if database.is_sqlite and not database.has_file():
         return False
     try:
@@ -90,7 +90,7 @@ def is_prepared(config: Config) -> bool:
 
 def is_empty(config: Config) -> bool:
     """Whether there is no database, or nothing of Keyosk in it. Raises ``Unavailable``."""
-    database = Database(config.database_url, schema=config.database_schema)
+    database = _database(config)
     try:
         return schema.is_empty(database)
     finally:
@@ -114,7 +114,7 @@ def build(
 
     ``counts``: where it counts what it does, if it does.
     """
-    database = Database(config.database_url, schema=config.database_schema)
+    database = _database(config)
     stores = Stores.of(database)
     metrics = Metrics(counts)
     safe = Safe(bootstrap.secret_keys(config.secret_key, database.path))
@@ -184,6 +184,14 @@ def build(
         rotation=rotation,
         tokens=tokens,
         maintenance=Maintenance(database, keys, context.audit),
+    )
+
+
+def _database(config: Config) -> Database:
+    return Database(
+        config.database_url,
+        schema=config.database_schema,
+        prepare_threshold=config.database_prepare_threshold,
     )
 
 

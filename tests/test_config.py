@@ -67,6 +67,7 @@ def test_everything_works_with_nothing_set() -> None:
         "issuer": "http://127.0.0.1:8080",
         "database_url": "sqlite:///data/keyosk.db",
         "database_schema": None,
+        "database_prepare_threshold": "auto",
         "secret_key": (),
         "admin_username": "admin",
         "admin_password": None,
@@ -312,6 +313,16 @@ def test_a_schema_is_for_postgresql_and_one_name() -> None:
     for name in ("a" * 64, "a\nb"):
         found = faults({**postgresql, "KEYOSK_DATABASE_SCHEMA": name})
         assert "one schema" in found["KEYOSK_DATABASE_SCHEMA"]
+
+
+@pytest.mark.parametrize(("text", "value"), [("auto", "auto"), ("off", "off"), ("0", 0), ("9", 9)])
+def test_when_statements_are_prepared_is_a_number_or_a_word(text: str, value: int | str) -> None:
+    postgresql = {"KEYOSK_DATABASE_URL": "postgresql://db/k", "KEYOSK_SECRET_KEY": "k" * 43}
+    name = "KEYOSK_DATABASE_PREPARE_THRESHOLD"
+    assert load({**postgresql, name: text}).database_prepare_threshold == value
+    assert "PostgreSQL only" in refusal(name, text)
+    for wrong in ("-1", "1001", "never", "1.5"):
+        assert "must be auto, off" in faults({**postgresql, name: wrong})[name]
 
 
 def test_a_secret_key_is_required_with_postgresql() -> None:
@@ -759,6 +770,7 @@ def test_describe_masks_secrets_and_shows_the_rest() -> None:
         ("KEYOSK_ISSUER", "https://login.example.org", "environment"),
         ("KEYOSK_DATABASE_URL", "postgresql://keyosk:***@db.example:5432/keyosk", "environment"),
         ("KEYOSK_DATABASE_SCHEMA", "the first of the search path, mostly public", "default"),
+        ("KEYOSK_DATABASE_PREPARE_THRESHOLD", "auto", "default"),
         ("KEYOSK_SECRET_KEY", "***", "environment"),
         ("KEYOSK_ADMIN_USERNAME", "admin", "default"),
         ("KEYOSK_ADMIN_PASSWORD", "***", "environment"),

@@ -1,16 +1,10 @@
 """A database that is set up in another way than ours: it works, or one sentence says why not."""
 
 import contextlib
-import os
-import pwd
-import shutil
-import subprocess
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -18,7 +12,7 @@ import requests
 
 from keyosk.errors import DatabaseUnusable, Unavailable
 from keyosk.storage.database import Database
-from live import ADMIN_PASSWORD, Client, LiveServer, free_port, unique
+from live import ADMIN_PASSWORD, Client, LiveServer, unique
 from postgres import ROLE, PostgresServer
 
 pytestmark = pytest.mark.every_database
@@ -225,78 +219,6 @@ def test_the_defaults_of_a_role_do_not_change_what_is_promised(
         assert change(81).status_code == 200
         unknown = "李雷".encode().decode("latin-1")  # requests sends Basic in that
         assert server.client(unknown, "a wrong password").post("/auth/token").status_code == 401
-
-
-# --- Poolers --------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def pgbouncer(url: str, mode: str) -> Iterator[str]:
-    """A PgBouncer before the database at ``url``; gives its URL."""
-    program = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
-    parts, port = urlsplit(url), free_port()
-    folder = Path(f"/tmp/{unique('keyosk-pgbouncer')}")
-    folder.mkdir()
-    (folder / "users").write_text(f'"{ROLE}" ""\n')
-    (folder / "ini").write_text(
-        f"[databases]\n* = host={parts.hostname} port={parts.port}\n[pgbouncer]\n"
-        f"listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = trust\n"
-        f"auth_file = {folder}/users\npool_mode = {mode}\ndefault_pool_size = 40\n"
-    )
-    who: dict[str, Any] = {"user": pwd.getpwnam("nobody").pw_uid} if os.geteuid() == 0 else {}
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([program, str(folder / "ini")], stdout=log, stderr=log, **who)
-    try:
-        deadline = time.monotonic() + 20
-        through = f"postgresql://{ROLE}@127.0.0.1:{port}{parts.path}"
-        while True:
-            try:
-                psycopg.connect(through).close()
-                break
-            except psycopg.OperationalError:
-                assert time.monotonic() < deadline, (folder / "log").read_text()
-                assert process.poll() is None, (folder / "log").read_text()
-                time.sleep(0.05)
-        yield through
-    finally:
-        process.terminate()
-        process.wait(10)
-        shutil.rmtree(folder)
-
-
-@pytest.mark.parametrize("mode", ["transaction", "statement"])
-def test_a_pooler_without_sessions_is_refused(
-    postgres_server: PostgresServer, tmp_path: Path, mode: str
-) -> None:
-    with pgbouncer(postgres_server.create_database(), mode) as url:
-        server = LiveServer(url, tmp_path)
-        assert "pool_mode = session" in refusal(server)
-        done = server.run("account", "list")
-        assert (done.returncode, done.stdout) == (1, "")
-        assert "pool_mode = session" in done.stderr
-
-
-def test_a_pooler_that_gives_each_connection_its_session_works(
-    postgres_server: PostgresServer, tmp_path: Path
-) -> None:
-    with (
-        pgbouncer(postgres_server.create_database(), "session") as url,
-        LiveServer(url, tmp_path, workers="2") as server,
-    ):
-        with ThreadPoolExecutor(8) as pool:
-            client = server.client("admin", ADMIN_PASSWORD)
-            asked = [pool.submit(client.post, "/auth/token") for _ in range(8)]
-            assert {each.result().status_code for each in asked} == {200}
-        assert server.admin().post("/roles", json={"name": unique("role")}).status_code == 201
-
-
-def test_a_parameter_that_a_pooler_does_not_know_is_refused_by_name(
-    postgres_server: PostgresServer, tmp_path: Path
-) -> None:
-    with pgbouncer(postgres_server.create_database(), "session") as url:
-        line = refusal(LiveServer(f"{url}?options=-csearch_path%3Dpublic", tmp_path))
-        assert "a connection pooler refuses it" in line
-        assert "unsupported startup parameter: options" in line
 
 
 # --- Values that no database can hold -------------------------------------------------------------

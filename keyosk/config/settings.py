@@ -95,6 +95,12 @@ class Config:
         "The schema of a PostgreSQL database that Keyosk's tables are in; it must exist.",
         default_text="the first of the search path, mostly public",
     )
+    database_prepare_threshold: int | str = _setting(
+        rules.prepare_threshold,
+        "auto",
+        "How often a statement runs before PostgreSQL keeps its plan: a number, or `off`; "
+        "`auto` is 5, and `off` behind a connection pooler.",
+    )
     secret_key: tuple[str, ...] = _setting(
         rules.secret_keys,
         None,

@@ -38,6 +38,7 @@ _KUBERNETES: Final = re.compile(r"KEYOSK_(\w+_)?(SERVICE_HOST|SERVICE_PORT\w*|PO
 
 Network = IPv4Network | IPv6Network
 OFF: Final = "off"
+AUTO: Final = "auto"
 Rule = Callable[[object], Any]
 
 
@@ -161,6 +162,17 @@ def database_schema(value: object) -> str:
     return text
 
 
+def prepare_threshold(value: object) -> int | str:
+    """After how many executions a statement is prepared, ``auto`` or ``off``."""
+    if value in (AUTO, OFF):
+        return text_of(value)
+    try:
+        number: int = whole(0, 1_000)(value)
+    except BadValue:
+        raise BadValue("must be auto, off, or a whole number from 0 to 1000") from None
+    return number
+
+
 def database_faults(given: Collection[str], sound: Mapping[str, Any]) -> Iterator[Fault]:
     """What the settings for the database lack or have too much; ``sound``: the good values."""
     url = sound.get("database_url")
@@ -169,6 +181,9 @@ def database_faults(given: Collection[str], sound: Mapping[str, Any]) -> Iterato
         yield Fault("KEYOSK_SECRET_KEY", "is required with PostgreSQL (openssl rand -base64 32)")
     if "database_schema" in sound and url is not None and not is_postgresql:
         yield Fault("KEYOSK_DATABASE_SCHEMA", "is for PostgreSQL only; SQLite has no schemas")
+    has_threshold = "database_prepare_threshold" in given and "database_prepare_threshold" in sound
+    if has_threshold and url is not None and not is_postgresql:
+        yield Fault("KEYOSK_DATABASE_PREPARE_THRESHOLD", "is for PostgreSQL only")
 
 
 def secret_keys(value: object) -> tuple[str, ...]:

@@ -44,11 +44,15 @@ class Database:
     Everything here raises ``Unavailable`` when the database cannot be reached or cannot write now.
     """
 
-    def __init__(self, url: str, *, schema: str | None = None) -> None:
-        """``url``: as ``database_urls`` knows them; ``schema``: of PostgreSQL, where tables are.
+    def __init__(
+        self, url: str, *, schema: str | None = None, prepare_threshold: int | str = "auto"
+    ) -> None:
+        """``url``: as ``database_urls`` knows them. Nothing is opened yet.
 
-        Nothing is opened yet.
+        For PostgreSQL, ``schema``: where tables are; ``prepare_threshold``: how often a statement
+        runs before the server keeps its plan.
         """
+        self._options = (url, schema, prepare_threshold)
         parsed = database_urls.parse(url)
         self.path = parsed.path if isinstance(parsed, SqliteUrl) else None
         self._log = OutageLog()
@@ -61,7 +65,9 @@ class Database:
                 str(parsed.path), pragmas=_SQLITE_PRAGMAS, timeout=_BUSY_TIMEOUT
             )
         else:
-            self._peewee = drivers.postgresql(parsed, schema, self._outage)
+            self._peewee = drivers.postgresql(
+                parsed, schema, self._outage, prepare=prepare_threshold
+            )
 
         self._templates = InsertTemplates(self._peewee)
 
@@ -187,16 +193,33 @@ class Database:
         """
         self._ends.items.setdefault(write, []).append(item)
 
-    def lock(self, name: str) -> bool:
+    def lock(self, name: str, *, in_public: int | None = None) -> bool:
         """Inside a transaction: wait until no other one on this database holds the lock ``name``.
 
         SQLite needs none, as it has one writer at a time. Answers whether others may have written
-        since the transaction began.
+        since the transaction began. ``in_public``: as ``lock_number``.
         """
         if self.is_sqlite:
             return False
-        self._execute("SELECT pg_advisory_xact_lock(%s)", (self.lock_number(name),))
+        number = self.lock_number(name, in_public=in_public)
+        self._execute("SELECT pg_advisory_xact_lock(%s)", (number,))
         return True
+
+    @contextmanager
+    def lock_apart(self, name: str, *, in_public: int | None = None) -> Iterator[None]:
+        """Hold the lock ``name`` over several transactions, by one on another connection.
+
+        Behind a pooler only a transaction keeps its session, and a lock with it. For PostgreSQL.
+        """
+        url, schema, prepare_threshold = self._options
+        holder = Database(url, schema=schema, prepare_threshold=prepare_threshold)
+        holder.ping()
+        try:
+            with holder.unhurried(), holder.transaction():
+                holder.lock(name, in_public=in_public)
+                yield
+        finally:
+            holder.close()
 
     def lock_number(self, name: str, *, in_public: int | None = None) -> int:
         """PostgreSQL's number of a lock of this installation; each schema may hold one.
@@ -234,13 +257,6 @@ class Database:
     def ping(self) -> None:
         """Succeed if the database answers."""
         self._execute("SELECT 1", ())
-
-    def refuse_transaction_pooling(self) -> None:
-        """Raise ``DatabaseUnusable`` where locks and settings would not be the session's."""
-        if not self.is_sqlite:
-            self.ping()
-            with self.driver_errors():
-                self._peewee.refuse_transaction_pooling()  # type: ignore[attr-defined]
 
     def check(self) -> None:
         """Raise ``Unavailable`` if the database is known not to answer, before other waits."""

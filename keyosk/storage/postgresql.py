@@ -6,6 +6,10 @@ that hangs, is stopped or cut off: a socket to it looks like one to a busy serve
 What a session needs is set once it is there, not at its start: so whatever the URL and libpq's
 environment ask for at the start holds too, and poolers, which refuse unknown parameters, do not
 see it. ``_SESSION`` says which of that wins.
+
+A pooler may give each transaction another session. Behind one, each transaction sets what it needs
+for itself, statements are not prepared, and a statement alone is sent as a transaction of its own,
+all in one round trip.
 """
 
 import os
@@ -18,6 +22,8 @@ from typing import Any, Final
 
 import peewee
 import psycopg
+from psycopg import sql
+from psycopg.pq import TransactionStatus
 
 from keyosk.config.database_urls import PostgresqlUrl
 from keyosk.errors import DatabaseUnusable, Unavailable
@@ -27,8 +33,7 @@ from keyosk.storage.outage import Outage
 CONNECT_TIMEOUT: Final = 3  # seconds until a session is there
 STATEMENT_TIMEOUT: Final = 7_000  # milliseconds that the server gives one statement
 _ANSWER_TIMEOUT: Final = 8.0  # seconds, the way there and back included
-_PROBES: Final = 3  # of a pooler, which others may be using at the same time
-_PROBE_TIMEOUT: Final = 3.0  # seconds
+_PREPARE_AFTER: Final = 5  # executions of a statement, as psycopg does by itself
 _REFUSED: Final = "The database cannot be used as it is."
 _AWAY: Final = "The database is not available."
 
@@ -62,11 +67,12 @@ _SESSION: Final = {
     "default_transaction_isolation": _Setting("read committed", re.compile("read committed")),
 }
 _PROBE: Final = """\
-SELECT pg_backend_pid(), current_setting('server_encoding'), current_schema(),
-  (SELECT setting = 'on' AND source = 'client' FROM pg_settings
-    WHERE name = 'default_transaction_read_only'),
+SELECT pg_backend_pid(), current_setting('server_encoding'),
   (SELECT json_object_agg(name, json_build_array(setting, source)) FROM pg_settings
     WHERE name = ANY(%s))"""
+_PROBED: Final = [*_SESSION, "search_path", "default_transaction_read_only"]
+_OPEN: Final = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
+_BEGIN: Final = b"BEGIN ISOLATION LEVEL READ COMMITTED"
 
 
 class _Connection(psycopg.Connection[Any]):
@@ -78,7 +84,10 @@ class _Connection(psycopg.Connection[Any]):
     #: The schema that tables are in.
     schema: str
     #: Whether somebody between us and the server answers in its place.
-    is_pooled: bool
+    is_pooled = False
+    #: The settings of PostgreSQL's that it needs; behind a pooler, how each transaction begins.
+    needed: dict[str, str]
+    opening: tuple[bytes, bytes]
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         try:
@@ -89,32 +98,80 @@ class _Connection(psycopg.Connection[Any]):
         # peewee knows this one by its name.
         raise psycopg.OperationalError("The server does not respond.")
 
-    def set_up(self, schema: str | None) -> None:
+    def set_up(self, schema: str | None, prepare: int | str) -> None:
         """Give the session what it needs. Raises ``DatabaseUnusable`` if it cannot have it."""
         self.autocommit = True
-        if schema is not None:
-            quoted = '"' + schema.replace('"', '""') + '"'
-            [(path, source)] = self.execute(
-                "SELECT setting, source FROM pg_settings WHERE name = 'search_path'"
-            ).fetchall()
-            if source == "client" and path not in (schema, quoted):
-                raise _refused("options set a search_path, and KEYOSK_DATABASE_SCHEMA a schema")
-            self.execute("SELECT set_config('search_path', %s, false)", (quoted,))
-        [row] = self.execute(_PROBE, (list(_SESSION),)).fetchall()
-        pid, encoding, current, read_only, settings = row
+        self.prepare_threshold = None  # nothing here may stay in a session of a pooler's
+        path = {} if schema is None else {"search_path": sql.Identifier(schema).as_string(self)}
+        (pid, encoding, settings), current = self._probe(path)
+        asked, source = settings.pop("search_path")
+        if path and source == "client" and asked not in (schema, path["search_path"]):
+            raise _refused("options set a search_path, and KEYOSK_DATABASE_SCHEMA a schema")
         if encoding != "UTF8":
             raise _refused(f"its encoding is {encoding}, and Keyosk needs one with ENCODING 'UTF8'")
         if current is None:
             name = f"no schema {schema}" if schema else "no schema of the search path"
             raise _refused(f"there is {name}, or this user may not use it")
-        if read_only:
+        if settings.pop("default_transaction_read_only") == ["on", "client"]:
             raise _refused("options set default_transaction_read_only")
         self.schema = current
+        needed = path | dict(_changes(settings))
+        # Else somebody between us and the server answers in its place.
         self.is_pooled = pid != self.info.backend_pid
-        changes = list(_changes(settings))
-        if changes:
-            calls = ", ".join(["set_config(%s, %s, false)"] * len(changes))
-            self.execute(f"SELECT {calls}".encode(), [text for pair in changes for text in pair])
+        self.need(needed)
+        if self.is_pooled:
+            self._refuse_statement_pooling()
+        if isinstance(prepare, int):
+            self.prepare_threshold = prepare
+        elif prepare == "auto" and not self.is_pooled:
+            self.prepare_threshold = _PREPARE_AFTER
+
+    def need(self, settings: dict[str, str]) -> None:
+        """Set this for the session; behind a pooler, have each transaction set it for itself."""
+        self.needed = settings
+        if self.is_pooled:
+            self.opening = (_BEGIN, _set_config(settings, is_local=True).as_bytes(self))
+        elif settings:
+            self.execute(_set_config(settings, is_local=False))
+
+    def _probe(self, path: dict[str, str]) -> tuple[Any, str | None]:
+        """What the session is by itself, and the schema that it has with ``path``.
+
+        In one transaction, for a pooler, and in one round trip, for a limit on idle ones.
+        """
+        with self.pipeline():
+            self.execute(_BEGIN)
+            found = self.execute(_PROBE, (_PROBED,))
+            if path:
+                self.execute(_set_config(path, is_local=True))
+            current = self.execute("SELECT current_schema()")
+            self.execute("COMMIT")
+        [probed], [(schema,)] = found.fetchall(), current.fetchall()
+        return probed, schema
+
+    def begin(self) -> None:
+        """Behind a pooler: begin a transaction with all that it needs, in one round trip."""
+        self.execute(b"; ".join(self.opening))
+
+    def _refuse_statement_pooling(self) -> None:
+        try:
+            self.begin()
+            self.execute("COMMIT")
+        except psycopg.Error as error:
+            if "statement pooling" in str(error):
+                raise _refused(
+                    "a connection pooler allows no transactions; Keyosk needs pool_mode = "
+                    "transaction or session, or PostgreSQL itself"
+                ) from None
+            raise
+
+
+def _set_config(needed: dict[str, str], *, is_local: bool) -> sql.Composed:
+    calls = [
+        sql.SQL("set_config({}, {}, {})").format(name, value, is_local)
+        for name, value in needed.items()
+    ]
+    return sql.SQL("SELECT ") + sql.SQL(", ").join(calls)
 
 
 def _changes(settings: dict[str, tuple[str, str]]) -> Any:
@@ -124,6 +181,7 @@ def _changes(settings: dict[str, tuple[str, str]]) -> Any:
         if source == "client":
             if not setting.may_be.fullmatch(value):
                 raise _refused(f"options set {name} to {value}, which breaks a promise of Keyosk's")
+            yield name, value
         elif name != "synchronous_commit" or not setting.may_be.fullmatch(value):
             yield name, setting.value
 
@@ -132,29 +190,15 @@ def _refused(why: str) -> DatabaseUnusable:
     return DatabaseUnusable(_REFUSED, reason=why)
 
 
-def _share_a_session(connection: _Connection, parameters: dict[str, Any]) -> bool:
-    """Whether a second connection gets the session of the first while that one is idle."""
-    ask = "SELECT pg_backend_pid()"
-    try:
-        with _Connection.connect(autocommit=True, **parameters) as other:
-            other.outage, other.patience = Outage(), _PROBE_TIMEOUT
-            before = connection.execute(ask).fetchone()
-            other.execute("BEGIN")
-            if other.execute(ask).fetchone() == before:
-                return True
-            # The second one holds a session now, so the first one may have to take another.
-            return connection.execute(ask).fetchone() != before
-    except psycopg.Error as error:
-        # Else there is no room for a second session, as each connection has its own.
-        return "statement pooling" in str(error)
-
-
 class _Adapter(peewee.Psycopg3Adapter):
-    def __init__(self, url: PostgresqlUrl, schema: str | None, outage: Outage) -> None:
+    def __init__(
+        self, url: PostgresqlUrl, schema: str | None, outage: Outage, *, prepare: int | str
+    ) -> None:
         super().__init__()
         self._url = url
         self._schema = schema
         self._outage = outage
+        self._prepare = prepare
 
     def connect(self, db: peewee.Database, **params: Any) -> _Connection:  # noqa: ARG002 - peewee's
         # peewee connects one thread after another: those who waited need not find it out again.
@@ -169,7 +213,7 @@ class _Adapter(peewee.Psycopg3Adapter):
         else:
             connection.outage = self._outage
             try:
-                connection.set_up(self._schema)
+                connection.set_up(self._schema, self._prepare)
             except BaseException:
                 connection.close()
                 raise
@@ -195,41 +239,54 @@ class _Adapter(peewee.Psycopg3Adapter):
 class Postgresql(peewee.PostgresqlDatabase):
     """A PostgreSQL database by its URL."""
 
-    def __init__(self, url: PostgresqlUrl, schema: str | None, outage: Outage) -> None:
-        """``outage``: begun when the server does not respond."""
-        self.psycopg3_adapter = partial(_Adapter, url, schema, outage)
+    def __init__(
+        self, url: PostgresqlUrl, schema: str | None, outage: Outage, *, prepare: int | str
+    ) -> None:
+        """``outage``: begun when the server does not respond; ``prepare``: as ``Database``."""
+        self.psycopg3_adapter = partial(_Adapter, url, schema, outage, prepare=prepare)
         defaults = {"fallback_application_name": "keyosk", "client_encoding": "UTF8"}
         # libpq's environment may have a timeout of its own, which stays.
         if "connect_timeout" not in url.parameters and "PGCONNECT_TIMEOUT" not in os.environ:
             defaults["connect_timeout"] = str(CONNECT_TIMEOUT)
-        self._parameters: dict[str, Any] = {**defaults, **url.parameters}
-        super().__init__("postgresql", prefer_psycopg3=True, **self._parameters)
+        parameters: dict[str, Any] = {**defaults, **url.parameters}
+        super().__init__("postgresql", prefer_psycopg3=True, **parameters)
+
+    def begin(self, isolation_level: Any = None) -> None:
+        """Begin a transaction, which behind a pooler sets all that it needs."""
+        connection: _Connection = self.connection()  # type: ignore[no-untyped-call]
+        if not connection.is_pooled:
+            super().begin(isolation_level)
+            return
+        with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
+            connection.begin()
+
+    def execute_sql(self, statement: str, params: Any = None) -> Any:
+        """Run a statement; behind a pooler it is in a transaction, which is its own if need be."""
+        connection: _Connection = self.connection()  # type: ignore[no-untyped-call]
+        if not connection.is_pooled or self.in_transaction():
+            return super().execute_sql(statement, params)  # type: ignore[no-untyped-call]
+        with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
+            try:
+                with connection.pipeline():
+                    for each in connection.opening:
+                        connection.execute(each)
+                    cursor = super().execute_sql(statement, params)  # type: ignore[no-untyped-call]
+                    connection.execute("COMMIT")
+            except BaseException:
+                if connection.info.transaction_status in _OPEN:
+                    connection.rollback()
+                raise
+        return cursor
 
     @contextmanager
     def unhurried(self) -> Iterator[None]:
         """Have this thread's connection wait for each answer as long as it takes."""
         connection: _Connection = self.connection()  # type: ignore[no-untyped-call]
-        [(usual,)] = connection.execute("SHOW statement_timeout").fetchall()
-        connection.execute("SET statement_timeout = 0")
+        usual = connection.needed
         connection.patience = None
+        connection.need(usual | {"statement_timeout": "0"})
         try:
             yield
         finally:
             del connection.patience
-            connection.execute("SELECT set_config('statement_timeout', %s, false)", (usual,))
-
-    def refuse_transaction_pooling(self) -> None:
-        """Raise ``DatabaseUnusable`` behind a pooler that gives each transaction another session.
-
-        Locks, prepared statements and settings are the session's. There the connection that this
-        thread keeps has no session of its own: a second one gets the same.
-        """
-        connection: _Connection = self.connection()  # type: ignore[no-untyped-call]
-        if not connection.is_pooled:
-            return
-        for _ in range(_PROBES):
-            if _share_a_session(connection, self._parameters):
-                raise _refused(
-                    "a connection pooler gives each transaction another session; Keyosk needs "
-                    "pool_mode = session, or PostgreSQL itself"
-                )
+            connection.need(usual)

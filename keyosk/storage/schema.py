@@ -33,7 +33,6 @@ def upgrade(database: Database) -> list[str]:
 
 def pending(database: Database) -> list[str]:
     """The names of the migrations not yet applied. Raises ``DatabaseTooNew``."""
-    database.refuse_transaction_pooling()
     with database.driver_errors():
         runner = Runner(database.raw, str(MIGRATIONS))
         _refuse_newer(runner)
@@ -44,7 +43,6 @@ def is_empty(database: Database) -> bool:
     """Whether nothing of Keyosk is in the database, or there is none. Raises ``Unavailable``."""
     if database.is_sqlite and not database.has_file():
         return True
-    database.refuse_transaction_pooling()
     with database.driver_errors():
         runner = Runner(database.raw, str(MIGRATIONS))
         return not any(migration.applied for migration in runner.status())
@@ -66,16 +64,8 @@ def exclusive(database: Database) -> Iterator[None]:
     """
     database.create_file()
     if database.path is None:
-        database.refuse_transaction_pooling()
-        number = database.lock_number("upgrade", in_public=_LOCK)
-        with database.unhurried():
-            with database.driver_errors():
-                database.raw.execute_sql("SELECT pg_advisory_lock(%s)", (number,))
-            try:
-                yield
-            finally:
-                with database.driver_errors():
-                    database.raw.execute_sql("SELECT pg_advisory_unlock(%s)", (number,))
+        with database.lock_apart("upgrade", in_public=_LOCK), database.unhurried():
+            yield
         return
     # By the file itself, which may have several names (symbolic links).
     lock = f"{os.path.realpath(database.path)}.lock"
