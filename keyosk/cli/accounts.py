@@ -11,7 +11,7 @@ _COLUMNS = ("username", "kind", "enabled", "has_password", "last_login_at", "id"
 
 @click.group()
 def account() -> None:
-    """Make, see, change and delete accounts."""
+    """Create, list, change and delete accounts."""
 
 
 @account.command("list")
@@ -38,9 +38,14 @@ def show_account(username: str, *, as_json: bool) -> None:
 @click.option("--kind", type=click.Choice([kind.value for kind in Kind]), default="person")
 @click.option("--display-name", default="")
 @click.option(
-    "--password", "with_password", is_flag=True, help="Ask for one, or read it from standard input."
+    "--password",
+    "with_password",
+    is_flag=True,
+    help="Set a password, from a prompt or from standard input.",
 )
-@click.option("--grant", "scopes", multiple=True, metavar="SCOPE", help="Give a scope; repeatable.")
+@click.option(
+    "--grant", "scopes", multiple=True, metavar="SCOPE", help="Grant this scope; repeatable."
+)
 @click.option("--expires-at", callback=shared.parse_time, metavar="TIME")
 @shared.as_json
 def create_account(
@@ -53,7 +58,7 @@ def create_account(
     with_password: bool,
     as_json: bool,
 ) -> None:
-    """Make an account."""
+    """Create an account."""
     fields = {"username": username, "kind": kind, "display_name": display_name}
     if with_password:
         fields["password"] = shared.read_password(username)
@@ -68,7 +73,7 @@ def create_account(
 @account.command("enable")
 @click.argument("username")
 def enable_account(username: str) -> None:
-    """Let the account log in again."""
+    """Enable the account: it can log in again."""
     with shared.client() as client:
         client.patch("accounts", username, body={"enabled": True})
 
@@ -76,7 +81,7 @@ def enable_account(username: str) -> None:
 @account.command("disable")
 @click.argument("username")
 def disable_account(username: str) -> None:
-    """Refuse every login of the account from now on."""
+    """Disable the account: every login is refused, and every token is revoked."""
     with shared.client() as client:
         client.patch("accounts", username, body={"enabled": False})
 
@@ -84,7 +89,7 @@ def disable_account(username: str) -> None:
 @account.command("password")
 @click.argument("username")
 def set_password(username: str) -> None:
-    """Give the account a new password, asked for or read from standard input."""
+    """Set a new password, from a prompt or from standard input."""
     with shared.client() as client:
         client.get("accounts", username)
         body = {"password": shared.read_password(username)}
@@ -94,7 +99,7 @@ def set_password(username: str) -> None:
 @account.command("revoke-tokens")
 @click.argument("username")
 def revoke_tokens(username: str) -> None:
-    """End every token of the account; its password and keys go on working."""
+    """Revoke every token of the account; its password and API keys still work."""
     with shared.client() as client:
         moment = client.delete("accounts", username, "tokens").effective_at_latest
     at = shared.printable(str(moment))

@@ -9,14 +9,14 @@ _COLUMNS = ("name", "prefix", "enabled", "scopes", "expires_at", "last_used_at",
 
 @click.group("api-key")
 def api_key() -> None:
-    """Make, see, change and delete the API keys of an account."""
+    """Create, list, rotate, disable and delete the API keys of an account."""
 
 
 @api_key.command("list")
 @click.argument("username")
 @shared.as_json
 def list_keys(username: str, *, as_json: bool) -> None:
-    """List the keys of an account; their secrets are nowhere."""
+    """List the API keys of an account, without their secrets."""
     with shared.client() as client:
         found = list(client.items("accounts", username, "api-keys"))
     shared.show_list(found, _COLUMNS, as_json=as_json)
@@ -26,8 +26,16 @@ def list_keys(username: str, *, as_json: bool) -> None:
 @click.argument("username")
 @click.argument("name")
 @click.option("--description", default="")
-@click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="Limit it; repeatable.")
-@click.option("--network", "networks", multiple=True, metavar="CIDR", help="Only from; repeatable.")
+@click.option(
+    "--scope", "scopes", multiple=True, metavar="SCOPE", help="Limit the key to it; repeatable."
+)
+@click.option(
+    "--network",
+    "networks",
+    multiple=True,
+    metavar="CIDR",
+    help="Accept it only from here; repeatable.",
+)
 @click.option("--expires-at", callback=shared.parse_time, metavar="TIME")
 @shared.as_json
 def create_key(
@@ -40,7 +48,7 @@ def create_key(
     *,
     as_json: bool,
 ) -> None:
-    """Make a key called NAME and print its secret, this one time."""
+    """Create an API key called NAME and print its secret, which is shown only once."""
     body = {
         "name": name,
         **shared.given(
@@ -57,10 +65,12 @@ def create_key(
 @api_key.command("rotate")
 @click.argument("username")
 @click.argument("key_id")
-@click.option("--overlap", type=int, metavar="SECONDS", help="A day unless it is said.")
+@click.option(
+    "--overlap", type=int, metavar="SECONDS", help="How long the old key works; a day by default."
+)
 @shared.as_json
 def rotate_key(username: str, key_id: str, overlap: int | None, *, as_json: bool) -> None:
-    """Make a successor and print its secret; the old key works on for the overlap."""
+    """Create a successor and print its secret; the old key works until the overlap ends."""
     path = ("accounts", username, "api-keys", key_id, "rotate")
     body = {} if overlap is None else {"overlap": overlap}
     with shared.client() as client:
@@ -72,7 +82,7 @@ def rotate_key(username: str, key_id: str, overlap: int | None, *, as_json: bool
 @click.argument("username")
 @click.argument("key_id")
 def disable_key(username: str, key_id: str) -> None:
-    """Refuse the key from now on, without deleting it."""
+    """Disable the key without deleting it."""
     path = ("accounts", username, "api-keys", key_id)
     with shared.client() as client:
         shared.proven({"enabled": False}, lambda body: client.patch(*path, body=body))

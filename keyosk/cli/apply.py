@@ -26,14 +26,15 @@ _DONE: Final[Mapping[str, str]] = {
 
 @click.command()
 @click.argument("file", type=click.File("rb"))
-@click.option("--plan", is_flag=True, help="Only say what would be done; exit code 3 if anything.")
-@click.option("--force", is_flag=True, help="Also delete what is in use beyond this file.")
-@click.option("--take-over", is_flag=True, help="Also what another owner's file made.")
+@click.option("--plan", is_flag=True, help="Only print the changes; exit code 3 if there are any.")
+@click.option("--force", is_flag=True, help="Also remove what is in use outside this file.")
+@click.option("--take-over", is_flag=True, help="Also change what another owner's file created.")
 @shared.as_json
 def apply(file: BinaryIO, *, plan: bool, force: bool, take_over: bool, as_json: bool) -> None:
-    """Make services, roles, accounts and grants what FILE (YAML; - for standard input) says.
+    """Bring services, roles, accounts and grants into the state that FILE declares.
 
-    All of it happens or nothing. What the file does not name stays as it is.
+    FILE is YAML, JSON or TOML; - is standard input. Either all changes are made or none. What
+    FILE does not name stays as it is.
     """
     from keyosk.cli import documents  # noqa: PLC0415 - PyYAML
 

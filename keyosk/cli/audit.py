@@ -12,14 +12,14 @@ from keyosk.errors import counted
 
 @click.group()
 def audit() -> None:
-    """Read the audit log, prove it, shorten it."""
+    """List, verify and prune the audit log."""
 
 
 @audit.command("list")
 @click.option("--action", help="Only this action, such as account.create.")
 @click.option("--actor", help="Only this account, by username or id.")
 @click.option("--since", callback=shared.parse_time, metavar="TIME")
-@click.option("--json", "as_json", is_flag=True, help="JSON Lines: one row a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON Lines: one row per line.")
 def list_rows(action: str | None, actor: str | None, since: str | None, *, as_json: bool) -> None:
     """Print the log, oldest first."""
     filters = shared.given(action=action, actor=actor, since=since)
@@ -44,7 +44,7 @@ def _line(row: Mapping[str, Any]) -> str:
 @audit.command("verify")
 @shared.as_json
 def verify_chain(*, as_json: bool) -> None:
-    """Prove that no row was changed, removed or added; exit code 1 if one was."""
+    """Verify that no row was changed, removed or added; exit code 1 if one was."""
     choice.require_machine()
     from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk
 
@@ -60,7 +60,7 @@ def verify_chain(*, as_json: bool) -> None:
 @audit.command("prune")
 @click.argument("days", type=click.IntRange(min=1))
 def prune(days: int) -> None:
-    """Delete rows that are older than DAYS, up to a checkpoint: the chain stays provable."""
+    """Delete rows older than DAYS, up to a checkpoint, so that the rest can still be verified."""
     choice.require_machine()
     from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk
 

@@ -28,19 +28,19 @@ _TOLD: Final = 20
 
 @click.command("import")
 @click.argument("file", type=click.File("rb"))
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done, and change nothing.")
 @click.option(
     "--on-conflict",
     type=click.Choice(CONFLICTS),
     default=CONFLICTS[0],
     show_default=True,
-    help="What to do with accounts that are there: leave, change all but the password, or fail.",
+    help="For existing accounts: skip, update all but the password, or fail.",
 )
-@click.option("--json", "as_json", is_flag=True, help="JSON Lines: how each line ended.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON Lines: the result of each line.")
 def import_accounts(file: IO[bytes], on_conflict: str, *, dry_run: bool, as_json: bool) -> None:
-    """Import accounts from FILE, one JSON object a line; - is standard input.
+    """Import accounts from FILE, one JSON object per line; - is standard input.
 
-    Can be repeated: accounts that are there already are left alone. Exit code 1 if a line failed.
+    Can be repeated: existing accounts stay as they are. Exit code 1 if a line failed.
     """
     tally = _Tally()
     query = {"on_conflict": on_conflict, "dry_run": "true" if dry_run else "false"}
@@ -88,10 +88,10 @@ def import_accounts(file: IO[bytes], on_conflict: str, *, dry_run: bool, as_json
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write there instead of to standard output.",
+    help="Write to this file instead of standard output.",
 )
 def export_accounts(output: Path | None, **filters: str | None) -> None:
-    """Print every account with its grants, one JSON object a line; passwords are not in it."""
+    """Print every account with its grants, one JSON object per line, without passwords."""
     with (
         shared.client() as client,
         client.lines("GET", "accounts/export", **shared.given(**filters)) as lines,

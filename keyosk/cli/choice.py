@@ -23,14 +23,14 @@ def add_options(command: click.Command) -> None:
             metavar="FILE",
             expose_value=False,
             callback=_keep(_CONFIG),
-            help="Settings: keyosk.toml, or an environment file (.env). Instead of KEYOSK_CONFIG.",
+            help="Settings: keyosk.toml or an environment file (.env). Overrides KEYOSK_CONFIG.",
         ),
         click.Option(
             ["--server"],
             metavar="URL",
             expose_value=False,
             callback=_keep(_SERVER),
-            help="The Keyosk to speak to, over HTTPS. Instead of KEYOSK_URL.",
+            help="Keyosk server to use, over HTTPS. Overrides KEYOSK_URL.",
         ),
         click.Option(
             ["--allow-http"],
@@ -38,7 +38,7 @@ def add_options(command: click.Command) -> None:
             default=None,
             expose_value=False,
             callback=_keep(_HTTP),
-            help="Speak to the server without TLS, where the network itself is encrypted.",
+            help="Allow a server without TLS, for networks that are encrypted themselves.",
         ),
     ]
     if isinstance(command, click.Group):

@@ -8,19 +8,19 @@ import click
 from keyosk.cli import shared
 from keyosk.model import CredentialKind
 
-_role = click.option("--role", "as_role", is_flag=True, help="The names are roles, not scopes.")
+_role = click.option("--role", "as_role", is_flag=True, help="NAMES are roles, not scopes.")
 
 
 @click.group()
 def grant() -> None:
-    """See, give and take scopes and roles."""
+    """List, add and remove grants of scopes and roles."""
 
 
 @grant.command("list")
 @click.argument("username")
 @shared.as_json
 def list_grants(username: str, *, as_json: bool) -> None:
-    """List what the account was granted."""
+    """List the scopes and roles that were granted to the account."""
     with shared.client() as client:
         granted = client.get("accounts", username, "grants").body
     _show(granted, as_json=as_json)
@@ -34,7 +34,7 @@ def list_grants(username: str, *, as_json: bool) -> None:
     "--with",
     "credential",
     type=click.Choice([kind.value for kind in CredentialKind]),
-    help="Only for logins of this kind.",
+    help="Valid only for logins of this kind.",
 )
 @click.option("--until", callback=shared.parse_time, metavar="TIME")
 @shared.as_json
@@ -47,7 +47,7 @@ def add_grants(
     as_role: bool,
     as_json: bool,
 ) -> None:
-    """Give the account the scopes (or roles) NAMES."""
+    """Grant the scopes (or roles) NAMES to the account."""
     conditions = shared.given(**{"with": credential, "until": until})
     added = [{"name": name, **conditions} for name in names]
     with shared.client() as client:
@@ -63,7 +63,7 @@ def add_grants(
 @_role
 @shared.as_json
 def remove_grants(username: str, names: tuple[str, ...], *, as_role: bool, as_json: bool) -> None:
-    """Take the scopes (or roles) NAMES away from the account."""
+    """Remove the scopes (or roles) NAMES from the account."""
     with shared.client() as client:
         granted = client.patch(
             "accounts", username, "grants", body={"remove": {_member(as_role): names}}

@@ -13,18 +13,18 @@ _API_KEY = "kysk_"
 
 
 @click.command()
-@click.option("--username", help="Asked for unless it is given; an API key needs none.")
+@click.option("--username", help="Prompted for by default; an API key needs none.")
 @click.option(
     "--secret-file",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Has the password or the API key in its first line; - is standard input.",
+    help="File with the password or API key in its first line; - is standard input.",
 )
 def login(username: str | None, secret_file: Path | None) -> None:
     """Log in to the Keyosk that --server or KEYOSK_URL names, by password or API key.
 
     Keeps tokens, never the secret, in a file that only you can read; other commands use them.
-    The secret is asked for, or read from FILE or the first line of standard input.
+    The secret comes from a prompt, from FILE, or from the first line of standard input.
     """
     from keyosk.cli import remote  # noqa: PLC0415 - it is httpx
 
@@ -48,9 +48,11 @@ def login(username: str | None, secret_file: Path | None) -> None:
 
 
 @click.command()
-@click.option("--forget", is_flag=True, help="Without asking the server, which may be gone.")
+@click.option(
+    "--forget", is_flag=True, help="Only delete the tokens here, without a request to the server."
+)
 def logout(*, forget: bool) -> None:
-    """End the login at the Keyosk that --server or KEYOSK_URL names, and forget it."""
+    """Log out from the Keyosk that --server or KEYOSK_URL names, and revoke the tokens."""
     from keyosk.cli import remote  # noqa: PLC0415 - it is httpx
 
     server = remote.server_of(_server(), allow_http=choice.allows_http())

@@ -11,7 +11,7 @@ from keyosk.errors import counted
 
 @click.command()
 def serve() -> None:
-    """Set up what is missing, then answer requests until a signal ends it."""
+    """Set up what is missing, then serve requests until a signal stops it."""
     choice.require_machine(or_variable=False)
     from keyosk.cli import serving  # noqa: PLC0415 - it is all of Keyosk and its server
 
@@ -20,13 +20,13 @@ def serve() -> None:
 
 @click.group()
 def config() -> None:
-    """See the settings."""
+    """Check the settings."""
 
 
 @config.command("check")
 @shared.as_json
 def check_config(*, as_json: bool) -> None:
-    """Check all settings and print each with where it came from; secrets are masked."""
+    """Check all settings and print each with its source; secrets are masked."""
     choice.require_machine(or_variable=False)
     from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk
 
@@ -42,13 +42,13 @@ def check_config(*, as_json: bool) -> None:
 
 @click.group()
 def database() -> None:
-    """Look after the database."""
+    """Upgrade, check and back up the database."""
 
 
 @database.command("upgrade")
-@click.option("--create", is_flag=True, help="Also make the database where no setting names it.")
+@click.option("--create", is_flag=True, help="Create the database even if no setting names it.")
 def upgrade_database(*, create: bool) -> None:
-    """Bring the database up to date and make what is missing in it, as serve does at its start."""
+    """Upgrade the database and set up what is missing, as serve does when it starts."""
     choice.require_machine(or_variable=False)
     from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk
 
@@ -57,7 +57,7 @@ def upgrade_database(*, create: bool) -> None:
 
 @database.command("rewrap")
 def rewrap_database() -> None:
-    """Encrypt all that is encrypted under the first of the secret keys, so that others can go."""
+    """Encrypt everything under the first secret key, so that the others can be removed."""
     choice.require_machine(or_variable=False)
     from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk
 
@@ -69,7 +69,7 @@ def rewrap_database() -> None:
 @database.command("backup")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 def backup_database(file: Path) -> None:
-    """Copy a SQLite database to a new FILE, as it is at one moment, also while Keyosk runs."""
+    """Copy a SQLite database to a new FILE, consistently, even while Keyosk runs."""
     choice.require_machine(or_variable=False)
     from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk
 
@@ -80,7 +80,7 @@ def backup_database(file: Path) -> None:
 @database.command("check")
 @shared.as_json
 def check_database(*, as_json: bool) -> None:
-    """Look whether the database, the signing keys and the audit log are sound; 1 if not."""
+    """Check the database, the signing keys and the audit log; exit code 1 if anything is wrong."""
     choice.require_machine(or_variable=False)
     from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk
 

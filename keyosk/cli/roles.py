@@ -9,7 +9,7 @@ _COLUMNS = ("name", "scopes", "description")
 
 @click.group()
 def role() -> None:
-    """Make, see, change and delete roles."""
+    """Create, list, change and delete roles."""
 
 
 @role.command("list")
@@ -27,7 +27,7 @@ def list_roles(*, as_json: bool) -> None:
 @click.option("--description", default="")
 @shared.as_json
 def create_role(name: str, scopes: tuple[str, ...], description: str, *, as_json: bool) -> None:
-    """Make a role of SCOPES."""
+    """Create a role with SCOPES."""
     body = {"name": name, "description": description, "scopes": scopes}
     with shared.client() as client:
         made = client.post("roles", body=body).body
@@ -39,7 +39,7 @@ def create_role(name: str, scopes: tuple[str, ...], description: str, *, as_json
 @click.argument("scopes", nargs=-1, required=True)
 @shared.as_json
 def set_scopes(name: str, scopes: tuple[str, ...], *, as_json: bool) -> None:
-    """Make SCOPES what the role gives: all its holders have just these at once."""
+    """Replace the scopes of the role with SCOPES; this applies to its holders at once."""
     with shared.client() as client:
         changed = client.patch("roles", name, body={"scopes": scopes}).body
     shared.show_object(changed, as_json=as_json)
@@ -47,8 +47,8 @@ def set_scopes(name: str, scopes: tuple[str, ...], *, as_json: bool) -> None:
 
 @role.command("delete")
 @click.argument("name")
-@click.option("--force", is_flag=True, help="Also when accounts hold it.")
+@click.option("--force", is_flag=True, help="Delete it even if accounts hold it.")
 def delete_role(name: str, *, force: bool) -> None:
-    """Delete the role; its holders lose what it gave them."""
+    """Delete the role; its holders lose its scopes."""
     with shared.client() as client:
         client.delete("roles", name, **shared.forced(force))

@@ -25,14 +25,14 @@ _for = click.option(
     "--for",
     "verifier",
     type=click.Choice(list(PRESETS)),
-    help="Set what this verifier needs, such as typ, and print its own lines.",
+    help="Set what this verifier needs, such as typ, and print its configuration.",
 )
 _preflight = click.option(
     "--cors-preflight/--no-cors-preflight",
     default=None,
-    help="Whether CORS preflights pass forward authentication without a login.",
+    help="Let CORS preflights pass forward authentication without a login.",
 )
-_force = click.option("--force", is_flag=True, help="Also when grants or roles use its scopes.")
+_force = click.option("--force", is_flag=True, help="Do it even if grants or roles use the scopes.")
 
 
 def _show_lines(client: "Client", made: Mapping[str, Any], verifier: str | None) -> None:
@@ -47,7 +47,7 @@ def _show_lines(client: "Client", made: Mapping[str, Any], verifier: str | None)
 
 @click.group()
 def service() -> None:
-    """Make, see, change and delete services and their scopes."""
+    """Create, list, change and delete services and their scopes."""
 
 
 @service.command("list")
@@ -71,7 +71,7 @@ def show_service(name: str, *, as_json: bool) -> None:
 
 @service.command("create")
 @click.argument("name")
-@click.option("--audience", help="The aud of its tokens; the name unless given.")
+@click.option("--audience", help="The aud of its tokens; the name by default.")
 @click.option("--other-audience", "audiences", multiple=True, help="Another spelling; repeatable.")
 @click.option("--title", default="")
 @click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="Repeatable.")
@@ -91,7 +91,7 @@ def create_service(
     verifier: str | None,
     as_json: bool,
 ) -> None:
-    """Make a service."""
+    """Create a service."""
     values: dict[str, Any] = {} if verifier is None else dict(PRESETS[verifier].fields)
     if on_request_only is not None:
         values["on_request_only"] = on_request_only
@@ -112,7 +112,7 @@ def create_service(
 @click.option("--description")
 @click.option("--contact")
 @click.option("--audience")
-@click.option("--other-audience", "audiences", multiple=True, help="All of them; repeatable.")
+@click.option("--other-audience", "audiences", multiple=True, help="Replaces all; repeatable.")
 @click.option("--enabled/--disabled", default=None)
 @click.option("--on-request-only/--by-default", default=None)
 @_preflight
@@ -123,17 +123,19 @@ def create_service(
     type=click.Choice(SIGNING_ALGORITHMS),
 )
 @click.option("--typ", type=click.Choice(TOKEN_TYPES))
-@click.option("--claim", "claims", multiple=True, metavar="NAME", help="All of them; repeatable.")
+@click.option("--claim", "claims", multiple=True, metavar="NAME", help="Replaces all; repeatable.")
 @click.option("--refresh-allowed/--refresh-refused", default=None)
 @click.option("--refresh-lifetime", type=int, metavar="SECONDS")
-@click.option("--account", metavar="USERNAME", help="Who acts for it.")
+@click.option("--account", metavar="USERNAME", help="The account that acts for the service.")
 @_for
-@click.option("--reset", multiple=True, type=click.Choice(_RESETTABLE), help="Repeatable.")
+@click.option(
+    "--reset", multiple=True, type=click.Choice(_RESETTABLE), help="Set to the default; repeatable."
+)
 @shared.as_json
 def set_service(
     name: str, reset: tuple[str, ...], *, verifier: str | None, as_json: bool, **given: Any
 ) -> None:
-    """Change what the service says of itself and its tokens; what is not named stays."""
+    """Change the given settings of the service; the others stay as they are."""
     patch = {field: value for field, value in given.items() if value not in (None, ())}
     preset = {} if verifier is None else PRESETS[verifier].fields
     wanted = dict.fromkeys(reset) | preset | patch
@@ -149,7 +151,7 @@ def set_service(
 @_force
 @shared.as_json
 def set_scopes(name: str, scopes: tuple[str, ...], *, force: bool, as_json: bool) -> None:
-    """Make SCOPES the scopes of the service; those that stay keep description and grants."""
+    """Replace the scopes of the service with SCOPES; those that stay keep their grants."""
     with shared.client() as client:
         found = client.get("services", name)
         known = {scope.get("name"): scope for scope in found.body.get("scopes", ())}
@@ -163,13 +165,15 @@ def set_scopes(name: str, scopes: tuple[str, ...], *, force: bool, as_json: bool
 @service.command("exchange")
 @click.argument("name")
 @click.argument("target")
-@click.option("--scope", "scopes", multiple=True, help="What it may add; repeatable.")
-@click.option("--forbid", is_flag=True, help="Take the permission away.")
+@click.option(
+    "--scope", "scopes", multiple=True, help="A scope that the exchange may add; repeatable."
+)
+@click.option("--forbid", is_flag=True, help="Forbid the exchange.")
 @shared.as_json
 def set_exchange(
     name: str, target: str, scopes: tuple[str, ...], *, forbid: bool, as_json: bool
 ) -> None:
-    """Let tokens for the service be exchanged for tokens for TARGET (RFC 8693)."""
+    """Allow the exchange of tokens for the service for tokens for TARGET (RFC 8693)."""
     with shared.client() as client:
         found = client.get("services", name)
         kept = [each for each in found.body.get("exchanges", ()) if each.get("service") != target]

@@ -36,7 +36,7 @@ _PROOF: Final = "proof_required"
 
 T = TypeVar("T")
 
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, as the API answers.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, as the API returns it.")
 
 
 @contextmanager

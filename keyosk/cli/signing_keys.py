@@ -16,19 +16,19 @@ _KID: Final = {"ignore_unknown_options": True}
 _algorithm = click.option(
     "--algorithm",
     type=click.Choice(SIGNING_ALGORITHMS),
-    help="The installation's unless given.",
+    help="The installation's by default.",
 )
 
 
 @click.group("signing-key")
 def signing_key() -> None:
-    """See, rotate, retire, import and export the keys that sign tokens."""
+    """List, rotate, retire, import and export the keys that sign tokens."""
 
 
 @signing_key.command("list")
 @shared.as_json
 def list_keys(*, as_json: bool) -> None:
-    """List the signing keys, oldest first; never their private halves."""
+    """List the signing keys, oldest first, without their private keys."""
     with shared.client() as client:
         found = list(client.items("signing-keys"))
     shared.show_list(found, _COLUMNS, as_json=as_json)
@@ -37,15 +37,19 @@ def list_keys(*, as_json: bool) -> None:
 @signing_key.command("rotate")
 @_algorithm
 @click.option(
-    "--now", is_flag=True, help="Sign with it at once: hurts verifiers that keep the set."
+    "--now",
+    is_flag=True,
+    help="Sign with it at once; verifiers with a cached key set refuse its tokens.",
 )
 @click.option("--when-seen", is_flag=True, help="Wait until every known service has fetched it.")
-@click.option("--limit", type=int, metavar="SECONDS", help="But no longer; a week unless said.")
+@click.option(
+    "--limit", type=int, metavar="SECONDS", help="Wait at most this long; a week by default."
+)
 @shared.as_json
 def rotate(
     algorithm: str | None, *, now: bool, when_seen: bool, limit: int | None, as_json: bool
 ) -> None:
-    """Publish the key that is to sign next."""
+    """Publish the next key; it signs once verifiers have had time to fetch it."""
     body = {"now": now, "when_seen": when_seen, **shared.given(algorithm=algorithm)}
     if limit is not None:
         body["limit"] = limit
@@ -84,7 +88,7 @@ def retire(kid: str, *, as_json: bool) -> None:
 @click.argument("kid")
 @shared.as_json
 def compromise(kid: str, *, as_json: bool) -> None:
-    """Take a key out of the set at once and revoke all that it signed."""
+    """Remove a key from the key set at once and revoke everything it signed."""
     with shared.client() as client:
         shape = client.post("signing-keys", kid, "compromise").body
     shared.show_object(shape, as_json=as_json)
@@ -94,7 +98,7 @@ def compromise(kid: str, *, as_json: bool) -> None:
 @_algorithm
 @shared.as_json
 def import_key(algorithm: str | None, *, as_json: bool) -> None:
-    """Read a private key, PEM or JWK, from standard input; it signs next."""
+    """Import a private key, PEM or JWK, from standard input; it signs next."""
     body = {"private_key": sys.stdin.read(), **shared.given(algorithm=algorithm)}
     with shared.client() as client:
         shape = client.post("signing-keys/import", body=body).body
@@ -103,12 +107,14 @@ def import_key(algorithm: str | None, *, as_json: bool) -> None:
 
 @signing_key.command("export", context_settings=_KID)
 @click.argument("kid", required=False)
-@click.option("--pem", "form", flag_value="pem", default="pem", help="The public key (default).")
-@click.option("--jwk", "form", flag_value="jwk", help="As a JWK.")
+@click.option("--pem", "form", flag_value="pem", default="pem", help="PEM (the default).")
+@click.option("--jwk", "form", flag_value="jwk", help="A JWK.")
 @click.option("--x5c", "form", flag_value="x5c", help="A self-signed certificate, PEM.")
-@click.option("--docker", "form", flag_value="docker", help="The kid that a registry knows it by.")
+@click.option(
+    "--docker", "form", flag_value="docker", help="The kid that a container registry uses for it."
+)
 def export(kid: str | None, form: str) -> None:
-    """Print the public half of a key, of the one that signs now unless it is said."""
+    """Print a public key; by default that of the key that signs now."""
     if form == "x5c":
         choice.require_machine("--x5c")
         from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk

@@ -13,15 +13,17 @@ _audience = click.option(
     "--audience", "audiences", multiple=True, help="A service's name or audience; repeatable."
 )
 _scope = click.option(
-    "--scope", help="Scopes, separated by spaces; all that are held unless given."
+    "--scope", help="Scopes, separated by spaces; all that the account holds by default."
 )
 _lifetime = click.option("--lifetime", type=click.IntRange(min=1), metavar="SECONDS")
-_api_key = click.option("--api-key", metavar="ID", help="As by this API key, not by password.")
+_api_key = click.option(
+    "--api-key", metavar="ID", help="For a login by this API key instead of the password."
+)
 
 
 @click.group()
 def token() -> None:
-    """Make tokens, look into them, and explain them."""
+    """Issue, inspect and explain tokens."""
 
 
 @token.command("issue")
@@ -37,7 +39,7 @@ def issue_token(
     scope: str | None,
     lifetime: int | None,
 ) -> None:
-    """Print a token of the account, made without its secret; the audit log tells of it."""
+    """Issue a token for the account without its secret; the audit log records it."""
     choice.require_machine()
     from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk
 
@@ -48,7 +50,7 @@ def issue_token(
 
 @token.command("inspect")
 def inspect_token() -> None:
-    """Read a token from standard input; print what it says and whether it is good now."""
+    """Read a token from standard input; print its claims and whether it is valid now."""
     choice.require_machine()
     text = whitespace.trim(sys.stdin.readline())
     from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk
@@ -76,7 +78,7 @@ def explain_token(
     *,
     as_json: bool,
 ) -> None:
-    """Tell which token the account would get, and why it lacks what it lacks."""
+    """Show which token the account would get, and why scopes are missing from it."""
     body = {
         "account": username,
         "audience": audiences,

@@ -19,14 +19,14 @@ _service = click.option("--service", required=True, help="The service's name or 
 
 @click.command("bad")
 @_service
-@click.option("--issuer", help="What the service believes its issuer to be; this installation.")
+@click.option("--issuer", help="The issuer that the service expects; this installation by default.")
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
     help="Write jwks.json, revocations.json and tokens.json into this new folder.",
 )
 def bad_token_kit(service: str, issuer: str | None, out: Path | None) -> None:
-    """Make a test key set, a good token, and many that a service must refuse.
+    """Create a test key set, a good token, and many that a service must refuse.
 
     No installation accepts any of them: the keys are made for this and kept nowhere.
     """
@@ -53,17 +53,19 @@ def bad_token_kit(service: str, issuer: str | None, out: Path | None) -> None:
     "--jwks-bind",
     required=True,
     metavar="HOST:PORT",
-    help="Where to serve the test key set; the service under test must take this for Keyosk.",
+    help="Where to serve the test key set; the service must use this in place of Keyosk.",
 )
-@click.option("--issuer", help="What the service believes its issuer to be; http://HOST:PORT.")
+@click.option("--issuer", help="The issuer that the service expects; http://HOST:PORT by default.")
 @click.option(
-    "--revocations", is_flag=True, help="The service polls, and must know what is revoked."
+    "--revocations",
+    is_flag=True,
+    help="The service polls revocations and must refuse revoked tokens.",
 )
 @shared.as_json
 def verify_service(
     url: str, service: str, jwks_bind: str, issuer: str | None, *, revocations: bool, as_json: bool
 ) -> None:
-    """Send good and bad tokens to URL, a protected address of a service; tell what it accepts.
+    """Send good and bad tokens to URL, a protected endpoint; print which it accepts.
 
     The service must be started for this test, with http://HOST:PORT in the place of Keyosk. Exits 1
     if it accepted a bad token, refused the good one, or failed.
