@@ -75,9 +75,9 @@ def test_every_address_in_the_api_page_has_a_curl_line_of_its_own() -> None:
             assert f"-X {method}" in section
 
 
-def test_every_address_of_the_program_is_in_the_readme() -> None:
+def test_every_endpoint_of_the_program_is_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
-    table = readme[readme.index("## Addresses") : readme.index("## Documentation")]
+    table = readme[readme.index("## Endpoints") : readme.index("## Documentation")]
     for route in ROUTES:
         path = re.sub(r"<(\w+)>", r"{\1}", route.path)
         assert f"{path.removesuffix('/{key}')}`" in table, path
