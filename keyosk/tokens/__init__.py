@@ -1,8 +1,8 @@
-"""Tokens: RFC 9068 access tokens, refresh sessions, and all that is said about them.
+"""Tokens: RFC 9068 access tokens and refresh sessions.
 
-Owns: claims and their verification, issuing by login, refresh token and exchange, introspection
-and revocation of one token, the explanation of a token that would be issued, and the kit of bad
-tokens by which a service is tested.
+Owns: claims and their verification, issuing by login, refresh token and exchange, introspection and
+revocation of one token, the explanation of a token that would be issued, and the kit of bad tokens
+for testing a service.
 
 Does not own: which scopes a token gets (``permissions``), keys (``keys``), or HTTP (``web``).
 

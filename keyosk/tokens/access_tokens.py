@@ -1,4 +1,4 @@
-"""Tokens: RFC 9068 access tokens, written and read.
+"""Access tokens (RFC 9068): issue and verify.
 
 Times are integers and never ahead of the clock: verifiers refuse fractions and an ``iat`` in the
 future.
@@ -40,9 +40,13 @@ _LATEST: Final = 2**53  # beyond it JSON's numbers are no longer whole everywher
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token as issued at ``issued_at``; ``expires_in`` in seconds, ``scope`` as one string.
+    """An issued token.
 
-    ``id``: its ``jti``.
+    Attributes:
+        issued_at: The time of issue.
+        expires_in: The lifetime in seconds.
+        scope: The scopes as one string.
+        id: The ``jti``.
     """
 
     text: str
@@ -58,7 +62,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """A token that was not made: its claims but ``jti``, and its length in characters."""
+    """A token that was not issued: its claims without ``jti``, and its length in characters."""
 
     claims: Mapping[str, Any]
     size: int
@@ -66,7 +70,7 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who acts for the account of a token; ``before``: who acted before, as a claim."""
+    """The account that acts for the account of a token; ``before``: earlier actors, as a claim."""
 
     account_id: str
     username: str
@@ -74,14 +78,14 @@ class Actor:
 
     @classmethod
     def of(cls, claim: Mapping[str, Any] | None) -> "Actor | None":
-        """Who an ``act`` claim of ours names, if there is one."""
+        """Return the actor that an ``act`` claim of ours names, if there is one."""
         if claim is None:
             return None
         return cls(claim["sub"], claim["client_id"], claim.get("act"))
 
     @property
     def claim(self) -> dict[str, Any]:
-        """The ``act`` claim."""
+        """Return the ``act`` claim."""
         claim: dict[str, Any] = {"sub": self.account_id, "client_id": self.username}
         return claim if self.before is None else {**claim, "act": self.before}
 
@@ -99,9 +103,15 @@ class Tokens:
         backdate: int = 0,
         clock: Callable[[], float],
     ) -> None:
-        """``issuer``: the ``iss`` claim; ``lifetime``: seconds, where no service says less.
+        """Create the issuer of access tokens.
 
-        ``backdate``: seconds by which ``iat`` is dated back.
+        Args:
+            keys: The signing keys.
+            clock: The current time.
+            issuer: The ``iss`` claim.
+            lifetime: The lifetime in seconds for services without their own.
+            backdate: The seconds by which ``iat`` is dated back.
+            metrics: Counts the issued tokens.
         """
         self._keys = keys
         self._metrics = metrics
@@ -112,7 +122,7 @@ class Tokens:
 
     @property
     def algorithm(self) -> str:
-        """What signs tokens where no service says otherwise."""
+        """The algorithm that signs tokens for services without their own."""
         return self._keys.algorithm
 
     def issue(
@@ -126,13 +136,20 @@ class Tokens:
         access: Sequence[Mapping[str, Any]] | None = None,
         for_registry_2: bool = False,
     ) -> Token:
-        """Sign a token for a login. ``lifetime``: seconds asked for; it can only shorten.
+        """Sign a token for a login.
 
-        ``token_id``: its ``jti``, if it has one before it is. ``actor``: who acts for the account
-        (RFC 8693 section 4.1). ``access``: that claim, for container registries;
-        ``for_registry_2``: as ``jws.signed`` has it. Raises ``InvalidRequest`` if nothing of the
-        credential's or a grant's own time is left, ``InvalidScope`` if the token would be too
-        long.
+        Args:
+            principal: The login.
+            token_grant: The audiences and scopes of the token.
+            lifetime: The requested lifetime in seconds; it can only shorten.
+            token_id: The ``jti``, if it is already chosen.
+            actor: The account that acts for the login's account (RFC 8693 section 4.1).
+            access: The ``access`` claim, for container registries.
+            for_registry_2: See ``jws.signed``.
+
+        Raises:
+            InvalidRequest: The credential or a grant expires now.
+            InvalidScope: The token would be too long.
         """
         now = self._moment(principal.tokens_from)
         claims = self._claims(principal, token_grant, now, lifetime=lifetime, actor=actor)
@@ -150,7 +167,10 @@ class Tokens:
     def preview(
         self, principal: Principal, token_grant: TokenGrant, *, lifetime: int | None = None
     ) -> Preview:
-        """What ``issue`` would make now, without making it, or a key for it. Raises as it does."""
+        """Return the token that ``issue`` would issue now, without a signature or a new key.
+
+        Raises the same errors as ``issue``.
+        """
         now = int(self._clock())
         claims = self._claims(principal, token_grant, now, lifetime=lifetime, actor=None)
         whole, typ = {**claims, "jti": new_id()}, token_grant.typ or ACCESS_TOKEN_TYPE
@@ -172,7 +192,7 @@ class Tokens:
         lifetime: int | None,
         actor: Actor | None,
     ) -> dict[str, Any]:
-        """All claims but ``jti``."""
+        """Return all claims except ``jti``."""
         seconds = min(
             (own or self._lifetime for own in token_grant.lifetimes), default=self._lifetime
         )
@@ -211,10 +231,10 @@ class Tokens:
         return claims
 
     def _moment(self, earliest: int) -> int:
-        """When a token is issued: now, or at ``earliest``, which is at most a second away.
+        """Return the time of issue: now, or ``earliest``, which is at most a second away.
 
-        Times in tokens are whole seconds. Of an account whose tokens have just been revoked none is
-        issued until that second is over: it would be taken for one of them.
+        Times in tokens are whole seconds. If the tokens of an account were just revoked, no token
+        is issued until that second is over, because verifiers would take it for a revoked one.
         """
         wait = earliest - self._clock()
         if wait > 0:
@@ -222,12 +242,18 @@ class Tokens:
         return max(int(self._clock()), earliest)
 
     def verify(self, text: str, *, audience: str | None) -> VerifiedClaims:
-        """What a token for ``audience`` says, if this installation signed it and it is valid now.
+        """Verify a token for ``audience`` that this installation signed, and return its claims.
 
-        ``audience``: ``None`` for a token of any audience. Follows RFC 9068 section 4 and RFC 8725:
-        the key is chosen by ``kid`` from our own set only, and the key fixes the algorithm. Whether
-        it was revoked is for ``Authentication.by_token`` to find. Raises ``BadToken``, which tells
-        of ours if it has expired or is for another audience.
+        Follows RFC 9068 section 4 and RFC 8725: ``kid`` selects a key from our own set only, and
+        the key determines the algorithm. ``Authentication.by_token`` checks revocations.
+
+        Args:
+            text: The token.
+            audience: The required audience; ``None`` accepts any.
+
+        Raises:
+            BadToken: The token is not valid; for a token of ours the message says if it has expired
+                or is for another audience.
         """
         verified = jws.read(self._keys, text, typ=TOKEN_TYPES)
         try:
@@ -251,9 +277,9 @@ class Tokens:
         return read
 
     def unverified(self, text: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Header and claims of what looks like a token, for people to read and nothing else.
+        """Return the header and claims of a token without verifying it, for people to read only.
 
-        Raises ``BadToken`` if it does not even look like one.
+        Raises ``BadToken`` if the text does not look like a token.
         """
         try:
             whole = jwt.decode_complete(text, options={"verify_signature": False})
@@ -279,14 +305,14 @@ def _too_long(length: int, scopes: Sequence[str]) -> InvalidScope:
 
 
 def _foreign(audience: str) -> str:
-    """What to say of a token for another audience, in the characters of RFC 6750 section 3."""
+    """Return the message for a token for another audience (its characters: RFC 6750 section 3)."""
     if '"' in audience or "\\" in audience:
         return "The token is for another audience."
     return f"The token is for another audience. Ask for one with audience={audience}."
 
 
 def _read(claims: dict[str, Any], kid: str) -> VerifiedClaims:
-    """The claims, each of its own type; all that are read here must be there (``KeyError``)."""
+    """Return the claims, each with its own type. Raises ``KeyError`` if one is missing."""
     if not all(type(claims[name]) is kind for name, kind in _READ.items()):
         raise TypeError
     audiences = [claims["aud"]] if isinstance(claims["aud"], str) else claims["aud"]

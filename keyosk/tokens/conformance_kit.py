@@ -1,7 +1,8 @@
-"""A kit for services: a test key set, one good token, and many that must be refused.
+"""A kit for testing services: a test key set, one good token, and many that must be refused.
 
-The keys are made for the kit and belong to no installation: a service under test is told to believe
-the kit's key set. What each token is after is what RFC 8725 (JWT best practice) warns of.
+The keys are generated for the kit and belong to no installation: the service under test is
+configured to trust the kit's key set. The bad tokens try the attacks that RFC 8725 (JWT best
+practice) describes.
 """
 
 import hashlib
@@ -25,9 +26,9 @@ Claims = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A token of the kit; ``good``: whether a service should accept it.
+    """A token of the kit; ``good``: a service should accept it.
 
-    ``polled``: only services that poll for revocations can know that it is bad.
+    ``polled``: only services that poll revocations can know that it is bad.
     """
 
     name: str
@@ -39,7 +40,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Kit:
-    """What a service is tested with."""
+    """The key set, revocations and tokens of one kit."""
 
     issuer: str
     key_set: Mapping[str, Any]
@@ -50,10 +51,14 @@ class Kit:
 
 
 def make(service: Service, issuer: str, now: int, *, algorithm: str, jku: str) -> Kit:
-    """A kit for a service; ``issuer``: what the service believes to be its issuer.
+    """Create a kit for a service.
 
-    ``algorithm``: what its tokens are signed with unless it says otherwise. ``jku``: where the
-    foreign key set is.
+    Args:
+        service: The service under test.
+        issuer: The issuer that the service expects.
+        now: The time of issue.
+        algorithm: The algorithm that signs the tokens, except where a sample uses another.
+        jku: The URL of the foreign key set.
     """
     algorithm = service.policy.signing_algorithm or algorithm
     ours, foreign = material.generate(algorithm), material.generate(algorithm)

@@ -1,6 +1,6 @@
-"""Explaining tokens: which one a login would get, and why it lacks what it lacks.
+"""Explaining tokens: which token a login would get, and why scopes are missing from it.
 
-It asks the very code that issues tokens, and neither needs a secret nor makes a token.
+Uses the same code that issues tokens. Needs no secret and issues no token.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,11 +30,14 @@ _REFUSALS: Final = (InvalidRequest, InvalidScope, InvalidTarget)
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What a token request would end in.
+    """The result that a token request would have.
 
-    ``preview`` is ``None`` where it would be refused; ``error`` is that refusal, ``reason`` why
-    the login itself would be. ``given``: the scopes of the token with what gives them; ``missing``:
-    the scopes that it lacks, of those that were asked for or that the account was ever granted.
+    Attributes:
+        preview: The token; ``None`` if the request would be refused.
+        error: The refusal.
+        reason: Why the login itself would be refused.
+        given: The scopes of the token with the grants that give them.
+        missing: The missing scopes, of those that were requested or ever granted to the account.
     """
 
     preview: Preview | None
@@ -45,7 +48,7 @@ class Explanation:
 
 
 class Explainer:
-    """Explains what the token endpoint would do."""
+    """Explains the result that the token endpoint would return."""
 
     def __init__(
         self,
@@ -69,7 +72,7 @@ class Explainer:
     def explain(
         self, reference: str, token_request: TokenRequest, *, api_key_id: str | None = None
     ) -> Explanation:
-        """What a login of the account would get, by password or by one of its API keys.
+        """Return what a login of the account would get, by password or by one of its API keys.
 
         Raises ``NotFound``.
         """
@@ -99,7 +102,7 @@ class Explainer:
     def _missing(
         self, principal: Principal, token_request: TokenRequest, names: Sequence[str], *, now: int
     ) -> dict[str, Reason]:
-        """Why scopes are not in the token, should they not be, where something speaks against."""
+        """Return why scopes are not in the token, for each that has a reason."""
         audiences = None
         if token_request.targets:
             policy = map(self._services.policy_for, token_request.targets)

@@ -1,4 +1,4 @@
-"""What may be asked about a token, by whom, and who may end it."""
+"""Introspection and revocation of single tokens, and who may do either."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ _REVOKE = "keyosk:accounts:write"
 
 
 class Inspection:
-    """Answers about single tokens (RFC 7662) and revokes them (RFC 7009)."""
+    """Introspects single tokens (RFC 7662) and revokes them (RFC 7009)."""
 
     def __init__(
         self,
@@ -37,10 +37,10 @@ class Inspection:
         self._issuer = issuer
 
     def inspect(self, by: Caller, text: str) -> Mapping[str, Any] | None:
-        """What an active token says, in the words of RFC 7662 section 2.2.
+        """Return the members of RFC 7662 section 2.2 for an active token.
 
-        ``None`` if it is not active, or not for this caller to know: its owner may, the account
-        that acts for a service of its audience, and who holds ``keyosk:tokens:introspect``.
+        ``None`` if it is not active, or if the caller may not know it. Its owner may, the account
+        that acts for a service of its audience, and a holder of ``keyosk:tokens:introspect``.
         """
         try:
             claims = self._tokens.verify(text, audience=None)
@@ -67,7 +67,7 @@ class Inspection:
         return found
 
     def fault(self, text: str) -> str | None:
-        """Why a token would not be accepted now, as far as that may be said; ``None`` if it is."""
+        """Return why a token is not accepted, as far as that may be told, or ``None``."""
         try:
             claims = self._tokens.verify(text, audience=None)
         except BadToken:
@@ -77,9 +77,14 @@ class Inspection:
     def revoke(self, by: Caller, text: str) -> int | None:
         """Revoke a token of the caller's, or with ``keyosk:accounts:write`` anybody's.
 
-        A refresh token takes the access tokens that came from it along. Returns when they have
-        expired; ``None``, and nothing is done, if it is no valid token. Raises ``InvalidGrant`` if
-        it is somebody else's.
+        Revoking a refresh token also revokes the access tokens that came from it. An invalid token
+        is ignored.
+
+        Returns:
+            The time when the revoked tokens have expired; ``None`` if nothing was revoked.
+
+        Raises:
+            InvalidGrant: The token belongs to somebody else.
         """
         try:
             claims = self._tokens.verify(text, audience=None)

@@ -1,8 +1,8 @@
 """Issuing tokens: the grant types of the token endpoint, below HTTP.
 
-Each gives a token for a login: of the credential shown now (client_credentials, RFC 6749 section
-4.4), of one shown before (refresh_token, section 6), or behind a token that a service was shown
-(token exchange, RFC 8693).
+Each issues a token for a login: with a credential in the request (client_credentials, RFC 6749
+section 4.4), with an earlier credential (refresh_token, section 6), or with a token that a service
+received (token exchange, RFC 8693).
 """
 
 from collections.abc import Collection, Iterable
@@ -38,7 +38,7 @@ _OF_PROXY: Final = 60
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """What a token request asks for; ``lifetime`` in seconds, ``None`` for what there is."""
+    """The parameters of a token request; ``lifetime`` in seconds, ``None`` for the default."""
 
     scopes: tuple[str, ...] | None = None
     targets: tuple[str, ...] = ()
@@ -46,12 +46,12 @@ class TokenRequest:
 
     @property
     def offline(self) -> bool:
-        """Whether it asks for a refresh token."""
+        """True if the request asks for a refresh token."""
         return self.scopes is not None and OFFLINE in self.scopes
 
     @property
     def service_scopes(self) -> tuple[str, ...] | None:
-        """The scopes that belong to services; ``None`` for all that are held."""
+        """The requested scopes that belong to services; ``None`` for all that the account holds."""
         if self.scopes is None:
             return None
         rest = tuple(scope for scope in self.scopes if scope != OFFLINE)
@@ -60,7 +60,7 @@ class TokenRequest:
 
 @dataclass(frozen=True, slots=True)
 class IssuedToken:
-    """A token, whose login it is, and the refresh token if there is one."""
+    """An issued token with its login, and its refresh token if there is one."""
 
     principal: Principal
     token: Token
@@ -90,7 +90,10 @@ class TokenIssuer:
     def by_login(
         self, principal: Principal, token_request: TokenRequest, *, address: str | None = None
     ) -> IssuedToken:
-        """A token for a login that was just proven. Raises ``InvalidScope``, ``InvalidTarget``."""
+        """Issue a token for a login that was just verified.
+
+        Raises ``InvalidScope``, ``InvalidTarget``.
+        """
         token_grant = self.entitled(principal, token_request)
         if OFFLINE not in token_grant.scopes:
             return IssuedToken(
@@ -114,7 +117,7 @@ class TokenIssuer:
         *,
         token_request: TokenRequest,
     ) -> IssuedToken:
-        """A token for a container registry: with what is held of the ``scopes`` it asks for.
+        """Issue a token for a container registry, with those of ``scopes`` that the login holds.
 
         Raises ``InvalidTarget``, ``InvalidScope``.
         """
@@ -138,9 +141,9 @@ class TokenIssuer:
         required: tuple[str, ...],
         actor: Actor | None = None,
     ) -> IssuedToken:
-        """A token for one request that a proxy passes on to a service, which it names.
+        """Issue a token for one request that a proxy forwards to the service that it names.
 
-        ``required``: scopes that it must have. ``actor``: who the login acts through, so far.
+        ``required``: scopes that the token must have. ``actor``: the actor of the login so far.
         Raises ``Forbidden``.
         """
         now = int(self._clock())
@@ -151,9 +154,10 @@ class TokenIssuer:
     def for_proxy_by_token(
         self, text: str, service: str, *, required: tuple[str, ...]
     ) -> IssuedToken:
-        """As ``for_proxy``, for a caller that shows a token for the service.
+        """Issue a token as ``for_proxy`` does, for a caller with a token for the service.
 
-        Never more than that has, nor for longer. Raises ``BadToken``, ``Forbidden``.
+        The new token has only scopes of that token and does not outlive it. Raises ``BadToken``,
+        ``Forbidden``.
         """
         policy = self._services.policy_for(service)
         if policy is None or policy.name != service:
@@ -169,7 +173,7 @@ class TokenIssuer:
     def by_operator(
         self, by: Caller, principal: Principal, token_request: TokenRequest
     ) -> IssuedToken:
-        """A token for a login that nobody proved; the audit log tells of it.
+        """Issue a token for a login without its secret; the audit log records it.
 
         Raises ``InvalidScope``, ``InvalidTarget``, ``BadCredentials`` if the login is not usable.
         """
@@ -193,7 +197,10 @@ class TokenIssuer:
         return IssuedToken(principal, token)
 
     def entitled(self, principal: Principal, token_request: TokenRequest) -> TokenGrant:
-        """What a login that was just proven gets. Raises ``InvalidScope``, ``InvalidTarget``."""
+        """Return what a verified login is entitled to.
+
+        Raises ``InvalidScope``, ``InvalidTarget``.
+        """
         token_grant = self._entitlement(
             principal, token_request.service_scopes, token_request.targets
         )
@@ -209,10 +216,11 @@ class TokenIssuer:
         client_id: str | None = None,
         address: str | None = None,
     ) -> IssuedToken:
-        """The next token of a session, and its next refresh token.
+        """Issue the next token of a session, and its next refresh token.
 
-        ``by``, ``client_id``: who asks, where that is said. Never more than the session began with
-        and the account holds now. Raises ``InvalidGrant``, ``InvalidScope``, ``InvalidTarget``.
+        The token never has more than the session began with or the account holds now. ``by`` and
+        ``client_id`` identify the caller, if the request does. Raises ``InvalidGrant``,
+        ``InvalidScope``, ``InvalidTarget``.
         """
         session = self._sessions.find(text)
         try:
@@ -243,11 +251,12 @@ class TokenIssuer:
     def by_exchange(
         self, actor: Principal, subject_token: str, token_request: TokenRequest
     ) -> IssuedToken:
-        """A token for the next service, for the account behind a token that a service was shown.
+        """Issue a token for the next service, in exchange for a token that a service received.
 
-        ``actor``: the account that acts for the service. Never longer than the token, nor wider
-        than it but for what the exchange of the two services adds, nor than what its account holds
-        now. Raises ``InvalidRequest``, ``InvalidTarget``, ``InvalidScope``, ``UnauthorizedClient``.
+        The new token does not outlive that token. It has no scope that the account does not hold
+        now, and only scopes of that token or those that the exchange of the two services adds.
+        ``actor``: the account that acts for the service. Raises ``InvalidRequest``,
+        ``InvalidTarget``, ``InvalidScope``, ``UnauthorizedClient``.
         """
         claims = self._subject(subject_token)
         acting = [

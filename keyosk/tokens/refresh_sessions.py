@@ -1,8 +1,8 @@
-"""Refresh sessions: a login goes on without its secret, by refresh tokens that are used once.
+"""Refresh sessions: a login continues without its secret, by refresh tokens for a single use.
 
-Each use rotates the token (RFC 9700 section 4.14.2). One that was used before ends the session and
-revokes what came from it, as it may have been stolen; only within ``RETRY`` seconds it gets the
-very successor again, so that an answer that was lost on the way logs nobody out. A session never
+Each use rotates the token (RFC 9700 section 4.14.2). The second use of a token ends the session and
+revokes its access tokens, because the token may have been stolen. Only within ``RETRY`` seconds a
+repeated use gets the same successor again, so that a lost response logs nobody out. A session never
 outlives its credential and never gains a scope.
 """
 
@@ -37,7 +37,7 @@ _LATER: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class RotatedSession:
-    """One use of a session: the next refresh token, and the id that the access token must have."""
+    """One use of a session: the next refresh token, and the ``jti`` for the access token."""
 
     session: Session
     refresh_token: str = field(repr=False)
@@ -60,7 +60,7 @@ class Sessions:
     def begin(
         self, principal: Principal, token_grant: TokenGrant, *, address: str | None
     ) -> RotatedSession:
-        """A session for what a login got; the access token is to be issued with its id."""
+        """Begin a session for a login; its access token must have the session's token id."""
         now = int(self._clock())
         session_id, token_id = new_id(), new_id()
         token = refresh_token_format.first(self._safe, session_id)
@@ -87,11 +87,14 @@ class Sessions:
         return RotatedSession(session, token.text, token_id)
 
     def find(self, text: str) -> Session:
-        """The session whose refresh token is, or was, this one. Raises ``InvalidGrant``."""
+        """Return the session whose current or earlier refresh token this is.
+
+        Raises ``InvalidGrant``.
+        """
         return self._found(self._read(text))
 
     def current(self, text: str) -> Session | None:
-        """The session whose refresh token is good now and is this one."""
+        """Return the session whose current refresh token this is."""
         token = refresh_token_format.read(self._safe, text)
         session = None if token is None else self._store.find(token.session_id)
         if token is None or session is None or session.digest != token.digest:
@@ -99,7 +102,7 @@ class Sessions:
         return self._of_now(session)
 
     def rotate(self, text: str) -> RotatedSession:
-        """Use a refresh token: it gives the next one, and the same again for ``RETRY`` seconds.
+        """Use a refresh token and return the next one, which stays the same for ``RETRY`` seconds.
 
         Raises ``InvalidGrant``; if the token was used before, its session ends.
         """
@@ -131,25 +134,26 @@ class Sessions:
         raise InvalidGrant("The refresh token was already used: its session was ended.")
 
     def check(self, session: Session) -> None:
-        """Raise ``InvalidGrant`` if a session ended while a token was made for it.
+        """Raise ``InvalidGrant`` if a session ended while a token was issued for it.
 
-        SECURITY: what ended it may have revoked all tokens so far, and not those of afterwards.
+        SECURITY: the change that ended it may have revoked all earlier tokens, but not later ones.
         """
         if self._store.find(session.id) is None:
             raise InvalidGrant("The session of this refresh token has ended.")
 
     def page(self, reference: str, list_query: ListQuery) -> list[Session]:
-        """The sessions of an account that a listing asks for. Raises ``NotFound``."""
+        """Return a page of the account's sessions. Raises ``NotFound``."""
         return self._store.page(self._accounts.get(reference).id, list_query)
 
     def count(self, reference: str, list_query: ListQuery) -> int:
-        """How many sessions the account has. Raises ``NotFound``."""
+        """Return the number of the account's sessions. Raises ``NotFound``."""
         return self._store.count(self._accounts.get(reference).id, list_query)
 
     def end(self, by: Caller, reference: str, session_id: str) -> int | None:
-        """End a session of the account, with the access tokens that came from it.
+        """End a session of the account and revoke its access tokens.
 
-        Returns when those have expired, if there is any. Raises ``NotFound``, ``RefusedByRule``.
+        Returns the time when those have expired, if there are any. Raises ``NotFound``,
+        ``RefusedByRule``.
         """
         with self._database.transaction():
             account = self._accounts.locked(reference)
@@ -177,7 +181,7 @@ class Sessions:
         return session
 
     def _following(self, session: Session, token: RefreshToken, now: int) -> RefreshToken | None:
-        """What follows the token; ``None`` if it was used before, and not just now."""
+        """Return the successor of the token; ``None`` if it was used before, and not just now."""
         after = refresh_token_format.successors(self._safe, token)
         if token.digest == session.digest:
             return after[0]
@@ -195,7 +199,7 @@ class Sessions:
         return effective_at
 
     def _of_now(self, session: Session) -> Session | None:
-        """The session if it has not ended; one of a clock that was ahead begins now."""
+        """Return the session if it has not ended; one from a clock that was ahead begins now."""
         now = int(self._clock())
         if clocks.is_ahead(session.created_at, now):
             ends = session.expires_at - (session.created_at - now)
@@ -208,9 +212,9 @@ class Sessions:
 
 
 def _latest(tokens: Mapping[str, int], now: int) -> dict[str, int]:
-    """Those of a session's tokens that have not expired; the last to do so if they are too many.
+    """Return the unexpired tokens of a session; only the last to expire if there are too many.
 
-    More than ``MOST_TOKENS`` are revoked without their ids, those that are left out with them.
+    More than ``MOST_TOKENS`` are revoked without their ids, including those that are left out.
     """
     left = sorted((item for item in tokens.items() if item[1] > now), key=lambda item: item[1])
     return dict(left[-(MOST_TOKENS + 1) :])

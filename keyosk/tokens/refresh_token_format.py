@@ -1,7 +1,7 @@
-"""The form of refresh tokens: ``kysr_`` and 64 bytes in base64url, made without being stored.
+"""The format of refresh tokens: ``kysr_`` and 64 bytes in base64url, without storing the secret.
 
-16 bytes name the session, 32 are secret, 16 prove that we made it. The secret of the one that
-follows is derived from it, so that a repeated request gets the same one again.
+16 bytes are the session's id, 32 are secret, 16 prove that Keyosk made it. The secret of the
+successor is derived from it, so that a repeated request gets the same one.
 """
 
 import base64
@@ -24,7 +24,7 @@ _MAC_BYTES: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class RefreshToken:
-    """A refresh token whose form is right and which we made."""
+    """A well-formed refresh token that Keyosk made."""
 
     text: str = field(repr=False)
     session_id: str
@@ -32,17 +32,17 @@ class RefreshToken:
 
     @property
     def digest(self) -> bytes:
-        """The SHA-256 (32 bytes) that is stored of it."""
+        """The SHA-256 (32 bytes) of the token, as it is stored."""
         return hashlib.sha256(self.text.encode()).digest()
 
 
 def first(safe: Safe, session_id: str) -> RefreshToken:
-    """The first refresh token of a session, at random."""
+    """Create the first refresh token of a session, at random."""
     return _made(safe, session_id, os.urandom(_SECRET_BYTES))
 
 
 def successors(safe: Safe, token: RefreshToken) -> list[RefreshToken]:
-    """What may follow a refresh token: one for each secret key, that of the one in use first."""
+    """Return the possible successors of a token: one per secret key, the current one first."""
     return [
         _made(safe, token.session_id, secret, key=key)
         for key, secret in enumerate(safe.refresh_macs(b"successor" + token.text.encode()))
@@ -50,7 +50,7 @@ def successors(safe: Safe, token: RefreshToken) -> list[RefreshToken]:
 
 
 def read(safe: Safe, text: str) -> RefreshToken | None:
-    """The refresh token that a text is, if we made it."""
+    """Parse a refresh token; ``None`` if Keyosk did not make it."""
     if len(text) != _LENGTH or not text.startswith(PREFIX) or not text.isascii():
         return None
     try:
@@ -67,7 +67,7 @@ def read(safe: Safe, text: str) -> RefreshToken | None:
 
 
 def _made(safe: Safe, session_id: str, secret: bytes, *, key: int = 0) -> RefreshToken:
-    """``key``: which of the secret keys it is made under."""
+    """Create a refresh token; ``key``: the index of the secret key for its MAC."""
     session = uuid.UUID(session_id).bytes
     mac = safe.refresh_macs(b"token" + session + secret)[key][:_MAC_BYTES]
     return RefreshToken(_text(session + secret + mac), session_id, secret)

@@ -1,8 +1,8 @@
-"""What a login may do in a container registry, from the scopes that it holds.
+"""The access of a login to a container registry, from the scopes that it holds.
 
-The registry's service owns a scope for each action on a repository, ``repository:team/app:pull``.
-A registry asks for several actions at once, ``repository:team/app:pull,push``, and finds those
-that are granted in the token's ``access`` claim (distribution's token specification).
+The registry's service owns a scope for each action on a repository, ``repository:team/app:pull``. A
+registry requests several actions at once, ``repository:team/app:pull,push``, and finds the granted
+ones in the token's ``access`` claim (distribution's token specification).
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -17,10 +17,10 @@ _MOST: Final = 100
 def access(
     parameters: Iterable[str], held: Collection[str]
 ) -> tuple[list[Mapping[str, Any]], tuple[str, ...]]:
-    """The ``access`` claim for the ``scope`` parameters of a request, and the scopes it is due to.
+    """Return the ``access`` claim for the ``scope`` parameters of a request, and the scopes used.
 
-    ``held``: the scopes of the registry's service. What is not held or not understood is left out:
-    for the specification that is no error. Raises ``InvalidScope`` for far too many resources.
+    ``held``: the scopes of the registry's service. What is not held or not understood is left out,
+    which is no error in the specification. Raises ``InvalidScope`` for far too many resources.
     """
     wanted = dict.fromkeys(item for text in parameters for item in text.split(" ") if item)
     if len(wanted) > _MOST:
@@ -45,14 +45,14 @@ def access(
 
 
 def _parts(text: str) -> tuple[str, str, str]:
-    """Type, name and actions; the name may have colons itself, as of a host's port."""
+    """Return type, name and actions; the name may contain colons itself, as in a host's port."""
     kind, _, rest = text.partition(":")
     name, _, actions = rest.rpartition(":")
     return kind, name, actions
 
 
 def _covers(pattern: str, name: str) -> bool:
-    """Whether a scope for ``pattern``, which may end with ``*``, is one for ``name``."""
+    """Return whether a scope for ``pattern``, which may end with ``*``, covers ``name``."""
     if not name:
         return False
     return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
