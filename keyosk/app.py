@@ -43,6 +43,7 @@ from keyosk.tokens.introspection import Inspection
 from keyosk.tokens.issuing import TokenIssuer
 from keyosk.tokens.refresh_sessions import Sessions
 from keyosk.web import application
+from keyosk.web.access_log import LineWriter
 
 Clock = Callable[[], float]
 
@@ -293,6 +294,6 @@ def _hsm(config: Config) -> Hsm | None:
     return Hsm(module, token, pin) if module and token and pin else None
 
 
-def create_app(installation: Installation) -> Flask:
-    """The web application of an installation."""
-    return application.create(installation)
+def create_app(installation: Installation, *, write_line: LineWriter | None = None) -> Flask:
+    """The web application of an installation. ``write_line``: as ``AccessLog`` takes it."""
+    return application.create(installation, write_line=write_line)

@@ -17,7 +17,9 @@ _ROUNDS: Final = 5
 
 def mask(text: str) -> str:
     """The text without the secrets in it."""
-    if "_" not in text and "eyJ" not in text:
+    # Most texts have none, and these look-ups cost a tenth of the search.
+    folded = text.casefold()
+    if "kysk_" not in folded and "kysr_" not in folded and "eyJ" not in text:
         return text
     return _SECRET.sub(lambda found: f"{found['prefix'] or 'eyJ'}***", text)
 

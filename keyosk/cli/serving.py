@@ -6,8 +6,9 @@ import socket
 import threading
 import time
 import traceback
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 from wsgiref.types import WSGIApplication
 
 import click
@@ -18,7 +19,7 @@ from keyosk.config import Config
 from keyosk.config.values import Address
 from keyosk.errors import ConfigurationError, DatabaseUnusable, Fault, Unavailable
 from keyosk.metrics import SharedCounts
-from keyosk.server import BOOT_ERROR, Hooks, JsonFormatter, LogStream, Options
+from keyosk.server import BOOT_ERROR, Hooks, JsonFormatter, JsonHandler, LogStream, Options
 from keyosk.server import serve as run_server
 from keyosk.web import application
 from keyosk.web import metrics as metrics_page
@@ -75,31 +76,33 @@ def _prepare_or_wait(configuration: Config) -> bool:
 
 def _web(configuration: Config, counts: SharedCounts | None, *, prepared: bool) -> WSGIApplication:
     """The application of one worker process; where the database is away, once it is back."""
-    _log_json(configuration.log_level)
+    log = _log_json(configuration.log_level)
     starting = Starting()
     if prepared:
         try:
-            starting.begin(_application(configuration, counts))
+            starting.begin(_application(configuration, counts, log))
         except Unavailable:
             prepared = False
         except Exception as error:  # noqa: BLE001 - gunicorn would print a traceback
             _give_up(error)
     if not prepared:
         waiting = threading.Thread(
-            target=_begin_late, args=(configuration, counts, starting), daemon=True
+            target=_begin_late, args=(configuration, counts, log, starting), daemon=True
         )
         waiting.start()
     return starting
 
 
-def _begin_late(configuration: Config, counts: SharedCounts | None, starting: Starting) -> None:
+def _begin_late(
+    configuration: Config, counts: SharedCounts | None, log: JsonHandler, starting: Starting
+) -> None:
     """Wait for the database: the reasons are logged as they change, not at each try."""
     told = None
     while True:
         time.sleep(1)
         try:
             machine.prepare(configuration)
-            starting.begin(_application(configuration, counts))
+            starting.begin(_application(configuration, counts, log))
         except DatabaseUnusable as error:
             _give_up(error)
         except Unavailable as error:
@@ -123,11 +126,13 @@ def _give_up(error: Exception) -> NoReturn:
     os._exit(BOOT_ERROR)
 
 
-def _application(configuration: Config, counts: SharedCounts | None) -> WSGIApplication:
+def _application(
+    configuration: Config, counts: SharedCounts | None, log: JsonHandler
+) -> WSGIApplication:
     installation = app.build(configuration, counts=counts)
     installation.signing_keys.refresh()
     installation.signing_keys.refresh_in_background(then=installation.rotation.advance_quietly)
-    application = app.create_app(installation)
+    application = app.create_app(installation, write_line=log.write)
     address = configuration.metrics_bind
     if not isinstance(address, Address):
         return application
@@ -170,17 +175,17 @@ def _listener(setting: str, address: Address) -> socket.socket:
 class _Formatter(JsonFormatter):
     """SECURITY: whatever a line quotes, no key or token of ours is in it."""
 
-    def format(self, record: logging.LogRecord) -> str:
+    def line(self, extra: Mapping[str, Any], created: float, **line: Any) -> str:
         """The line, without its end."""
-        return masking.mask(super().format(record))
+        return masking.mask(super().line(extra, created, **line))
 
 
-def _log_json(level: str) -> None:
-    handler = logging.StreamHandler(LogStream(2))
-    handler.setFormatter(_Formatter())
+def _log_json(level: str) -> JsonHandler:
+    handler = JsonHandler(LogStream(2), _Formatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    return handler
 
 
 def _say_ready(configuration: Config, address: str) -> None:

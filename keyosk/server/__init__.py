@@ -19,7 +19,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter as GunicornArbiter
 from gunicorn.errors import HaltServer
 
-from keyosk.server.logs import JsonFormatter, JsonLogger, LogStream
+from keyosk.server.logs import JsonFormatter, JsonHandler, JsonLogger, LogStream
 from keyosk.server.options import Environ, Hooks, Options
 from keyosk.server.worker import STOP_SIGNALS, Worker
 
@@ -28,6 +28,7 @@ __all__ = [
     "Environ",
     "Hooks",
     "JsonFormatter",
+    "JsonHandler",
     "LogStream",
     "Options",
     "Worker",

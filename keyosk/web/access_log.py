@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from flask import request
 
@@ -17,27 +17,49 @@ _NOTED: Final = "keyosk.noted"
 _log = logging.getLogger("keyosk.access")
 
 
+class LineWriter(Protocol):
+    """What writes fields as a line of the log, without a record of logging's."""
+
+    def __call__(self, fields: Mapping[str, Any], *, logger: str, message: str) -> None:
+        """Write a line of level info."""
+
+
+class AccessLog:
+    """Writes the line of each request."""
+
+    def __init__(self, write_line: LineWriter | None) -> None:
+        """``write_line``: ``None`` for logging, which costs each request 25 us more."""
+        self._write_line = write_line or _log_record
+
+    def write(
+        self, environ: Mapping[str, Any], route: str | None, status: str, *, seconds: float
+    ) -> None:
+        """Write the line: never the query, a header or a body of the request.
+
+        SECURITY: people put secrets into paths. ``route``, the template, has none of them.
+        """
+        if not _log.isEnabledFor(logging.INFO):
+            return
+        line = {
+            **environ.get(_NOTED, {}),
+            "method": environ[METHOD],
+            # WSGI gives the bytes of the path as Latin-1 (PEP 3333).
+            "path": masking.mask_path(
+                environ["PATH_INFO"].encode("latin-1").decode(errors="replace")
+            ),
+            "route": route,
+            "status": int(status),
+            "milliseconds": round(seconds * 1000, 2),
+            "request_id": environ[REQUEST_ID],
+            "address": environ[ADDRESS],
+        }
+        self._write_line(line, logger=_log.name, message="request")
+
+
 def note(**facts: str) -> None:
     """Add who logged in, and what was created, to the log line of this request; never a secret."""
     request.environ.setdefault(_NOTED, {}).update(facts)
 
 
-def write(environ: Mapping[str, Any], route: str | None, status: str, *, seconds: float) -> None:
-    """Write the line: never the query, a header or a body of the request.
-
-    SECURITY: people put secrets into paths. ``route``, the template, has none of them.
-    """
-    if not _log.isEnabledFor(logging.INFO):
-        return
-    line = {
-        **environ.get(_NOTED, {}),
-        "method": environ[METHOD],
-        # WSGI gives the bytes of the path as Latin-1 (PEP 3333).
-        "path": masking.mask_path(environ["PATH_INFO"].encode("latin-1").decode(errors="replace")),
-        "route": route,
-        "status": int(status),
-        "milliseconds": round(seconds * 1000, 2),
-        "request_id": environ[REQUEST_ID],
-        "address": environ[ADDRESS],
-    }
-    _log.info("request", extra=line)
+def _log_record(fields: Mapping[str, Any], *, logger: str, message: str) -> None:
+    logging.getLogger(logger).info("%s", message, extra=dict(fields))

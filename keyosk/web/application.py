@@ -27,6 +27,7 @@ from keyosk.web import (
     middleware,
 )
 from keyosk.web.access import ANYONE, Gate
+from keyosk.web.access_log import AccessLog, LineWriter
 from keyosk.web.answers import nothing
 from keyosk.web.middleware import Envelope
 from keyosk.web.operator import is_operator
@@ -78,8 +79,8 @@ class _App(Flask):
         return func
 
 
-def create(installation: Installation) -> Flask:
-    """Create the web application of an installation."""
+def create(installation: Installation, *, write_line: LineWriter | None = None) -> Flask:
+    """Create the web application of an installation. ``write_line``: as ``AccessLog`` takes it."""
     app = _App("keyosk", static_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=MAX_BODY, MAX_FORM_MEMORY_SIZE=MAX_BODY)
     app.url_map.merge_slashes = False  # its redirects are HTML
@@ -98,6 +99,9 @@ def create(installation: Installation) -> Flask:
     with app.app_context():
         app.extensions[metadata.EXTENSION] = metadata.Metadata(ROUTES)
     _add_pipeline(app, installation, gate, oauth=_OAUTH)
+    app.wsgi_app = Envelope(  # type: ignore[method-assign]  # as Flask documents it
+        app.wsgi_app, installation.trusted_proxies, installation.metrics, log=AccessLog(write_line)
+    )
     if installation.cors_origins:
         public = {name for name, route in routes.items() if {*route.access.values()} == {ANYONE}}
         _add_sharing(app, installation.cors_origins, public)
@@ -147,10 +151,6 @@ def _add_pipeline(
         response.call_on_close(installation.audit.seal_quietly)
         response.call_on_close(installation.idempotency.forget_quietly)
         return response
-
-    app.wsgi_app = Envelope(  # type: ignore[method-assign]  # as Flask documents it
-        app.wsgi_app, installation.trusted_proxies, installation.metrics
-    )
 
 
 def _add_sharing(app: Flask, origins: Collection[str], public: Collection[str]) -> None:

@@ -42,12 +42,18 @@ class Envelope:
     """A WSGI application around another."""
 
     def __init__(
-        self, application: WSGIApplication, trusted: Sequence[Network], metrics: Metrics
+        self,
+        application: WSGIApplication,
+        trusted: Sequence[Network],
+        metrics: Metrics,
+        *,
+        log: access_log.AccessLog,
     ) -> None:
         """``trusted``: the proxies whose word on the client's address counts."""
         self._application = application
         self._source = Source(trusted)
         self._metrics = metrics
+        self._log = log
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         started = time.perf_counter()
@@ -64,11 +70,13 @@ class Envelope:
         ) -> Callable[[bytes], object]:
             self._tell(environ, status[:3], time.perf_counter() - started)
             # SECURITY: whatever was not decided to be public, failures included, nobody may keep.
-            if access.PUBLIC not in environ or status[:3] not in ("200", "304"):
-                headers = [header for header in headers if header[0] != _CACHING]
-            if all(name != _CACHING for name, _ in headers):
-                headers = [*headers, _NO_STORE]
-            all_headers = [*headers, *SECURITY_HEADERS, ("X-Request-Id", request_id)]
+            is_public = access.PUBLIC in environ and status[:3] in ("200", "304")
+            # No generators here: each header would be a call.
+            all_headers = [each for each in headers if each[0] != _CACHING or is_public]
+            if not is_public or _CACHING not in [name for name, _ in headers]:
+                all_headers.append(_NO_STORE)
+            all_headers += SECURITY_HEADERS
+            all_headers.append(("X-Request-Id", request_id))
             if documentation.CONTENT_POLICY in environ:
                 policy = environ[documentation.CONTENT_POLICY]
                 all_headers = [(name, policy if name == _POLICY else v) for name, v in all_headers]
@@ -84,4 +92,4 @@ class Envelope:
             status,
             seconds=seconds,
         )
-        access_log.write(environ, environ.get(_ROUTE), status, seconds=seconds)
+        self._log.write(environ, environ.get(_ROUTE), status, seconds=seconds)
