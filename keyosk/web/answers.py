@@ -1,11 +1,13 @@
 """Responses: JSON bodies, entity tags, and what all of them have in common."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from http import HTTPStatus
 from typing import Any, Final
+from wsgiref.types import WSGIEnvironment
 
 from flask import Response, request
+from werkzeug.datastructures import Headers
 
 from keyosk.errors import Invalid
 from keyosk.web import addresses
@@ -13,6 +15,7 @@ from keyosk.web.fields import rfc3339
 
 # Made once: json.dumps with options makes an encoder at every call.
 _encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_NO_BODY: Final = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
 _PUBLIC_AGE: Final = 300  # seconds that anybody may keep a public document
 
 #: A parameter and headers for /openapi.json.
@@ -29,11 +32,41 @@ HEADERS: Final[Mapping[str, dict[str, Any]]] = {
 }
 
 
+class WholeResponse(Response):
+    """A response with a body that is there as a whole, and its headers with it.
+
+    werkzeug copies the headers of any response and looks for what may be missing, and wraps the
+    body to close what it may come from (15 us).
+    """
+
+    def get_wsgi_headers(self, *_: object) -> Headers:
+        """The headers as they are."""
+        return self.headers
+
+    def get_app_iter(self, environ: WSGIEnvironment) -> Iterable[bytes]:
+        """The body, if the response to this request has one."""
+        bare = environ["REQUEST_METHOD"] == "HEAD" or self.status_code in _NO_BODY
+        return _Body(() if bare else self.response, self.close)
+
+
+class _Body:
+    """The parts of a body, and what is to be called afterwards (PEP 3333)."""
+
+    __slots__ = ("_parts", "close")
+
+    def __init__(self, parts: Any, close: Callable[[], None]) -> None:
+        self._parts = parts
+        self.close = close
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._parts)
+
+
 def json_answer(body: Any, status: int = HTTPStatus.OK) -> Response:
     """Return a JSON response that ends with a line end, for terminals."""
     text = _encode(body) + "\n"
     # A lone surrogate can only come from a field's name in an error: no reason for another one.
-    return Response(text.encode(errors="replace"), status, mimetype="application/json")
+    return WholeResponse(text.encode(errors="replace"), status, content_type="application/json")
 
 
 def object_answer(

@@ -7,12 +7,14 @@ from typing import Any, Final
 
 import flask_restful
 from flask import Flask, Request, Response, after_this_request, g, request
+from flask.sessions import NullSession, SessionInterface
 from werkzeug.exceptions import (
     HTTPException,
     InternalServerError,
     NotFound,
     RequestEntityTooLarge,
 )
+from werkzeug.routing import MapAdapter
 
 from keyosk.errors import KeyoskError, RefusedByRule
 from keyosk.installation import Installation
@@ -78,10 +80,38 @@ class _App(Flask):
         """The function itself: no view here is a coroutine, and asking costs at every call."""
         return func
 
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """What matches the path of a request, whatever its host.
+
+        Flask reads the Host header three times for it, which no route here depends on (15 us).
+        """
+        if request is None:
+            return super().create_url_adapter(None)
+        return MapAdapter(
+            self.url_map,
+            server_name="",
+            script_name=request.root_path or "/",
+            subdomain="",
+            url_scheme=request.scheme,
+            path_info=request.path,
+            default_method=request.method,
+            query_args=request.query_string.decode("latin-1"),
+        )
+
+
+class _NoSessions(SessionInterface):
+    """No cookie keeps anything here: one empty session is all requests' (5 us)."""
+
+    _empty: Final = NullSession()
+
+    def open_session(self, *_: object) -> NullSession:
+        return self._empty
+
 
 def create(installation: Installation, *, write_line: LineWriter | None = None) -> Flask:
     """Create the web application of an installation. ``write_line``: as ``AccessLog`` takes it."""
     app = _App("keyosk", static_folder=None)
+    app.session_interface = _NoSessions()
     app.config.update(MAX_CONTENT_LENGTH=MAX_BODY, MAX_FORM_MEMORY_SIZE=MAX_BODY)
     app.url_map.merge_slashes = False  # its redirects are HTML
     routes = {f"{number} {route.path}": route for number, route in enumerate(ROUTES)}

@@ -10,7 +10,7 @@ from keyosk.keys.key_set import Document
 from keyosk.keys.signing_keys import FRESH, SPREAD
 from keyosk.model import TokenPolicy
 from keyosk.web import access, authorization
-from keyosk.web.answers import public_answer
+from keyosk.web.answers import WholeResponse, public_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
 from keyosk.web.standard_schemas import JwkSetSchema, JwksQuery
@@ -61,7 +61,7 @@ class JwksResource(Endpoint):
         ahead = self.installation.rotation.policy.publish_ahead - SPREAD
         # SECURITY: a key that another process found stolen a moment ago may still be in the set.
         longest = _MAX_AGE if confirmed else int(FRESH)
-        response = Response(document.text, mimetype="application/json")
+        response = WholeResponse(document.text, content_type="application/json")
         response.headers["Cache-Control"] = (
             f"public, max-age={max(0, min(longest, left, ahead))}, stale-if-error=86400"
         )

@@ -20,7 +20,7 @@ from keyosk.installation import Installation
 from keyosk.permissions import entitlements
 from keyosk.tokens.issuing import IssuedToken, TokenRequest
 from keyosk.web import access, access_log, client_authentication, negotiation, parameters
-from keyosk.web.answers import json_answer
+from keyosk.web.answers import WholeResponse, json_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.fields import rfc3339
 from keyosk.web.operations import operation
@@ -187,7 +187,7 @@ def _for_registry_client(issued: IssuedToken) -> Response:
 def _render(issued: IssuedToken, form: str, *, exchanged: bool) -> Response:
     token, login = issued.token, issued.principal
     if form == "token":
-        return Response(f"{token.text}\n", mimetype=_JWT)
+        return WholeResponse(f"{token.text}\n", content_type=_JWT)
     if form == "header":
         return Response(f"Authorization: Bearer {token.text}\n", mimetype="text/plain")
     body = {
