@@ -44,7 +44,7 @@ _COUNTERS: Final = (
 _PART: Final = 256 * 1024
 _HEAD: Final = struct.Struct("=qq")  # the process that has the part; the bytes that are used
 _ENTRY: Final = struct.Struct("=dq")  # the number, and the length of its name, which follows
-_NUMBER: Final = struct.Struct("=d")
+_NUMBER: Final = 8  # bytes
 
 
 class SharedCounts:
@@ -54,6 +54,7 @@ class SharedCounts:
         """``processes``: how many there are at once; as many again while they are replaced."""
         parts = min(2 * processes + 2, 255)
         self._memory = mmap.mmap(-1, parts * _PART)
+        self._numbers = memoryview(self._memory).cast("d")  # each number stands where one may
         # Each page is written now: one that the machine had no room for later would be a SIGBUS.
         for place in range(0, parts * _PART, mmap.PAGESIZE):
             self._memory[place] = 0
@@ -114,8 +115,7 @@ class SharedCounts:
 
     def add(self, place: int, amount: float) -> None:
         """Add to the number that stands there."""
-        before = _NUMBER.unpack_from(self._memory, place)[0]
-        _NUMBER.pack_into(self._memory, place, before + amount)
+        self._numbers[place // _NUMBER] += amount
 
     def totals(self) -> dict[str, float]:
         """All numbers by their names, added up over all parts."""
@@ -145,8 +145,11 @@ class Metrics:
     def request(self, method: str, route: str, status: str, *, seconds: float) -> None:
         """Count an answer. ``route``: the address as the URL table has it, or ``none``."""
         limit = _LIMITS[bisect_left(_SECONDS, seconds)]
-        self._add(((_REQUESTS, method, route, status), 1), ((_TIMES, route, limit), 1))
-        self._add(((_TIMES, route, "sum"), seconds))
+        self._add(
+            ((_REQUESTS, method, route, status), 1),
+            ((_TIMES, route, limit), 1),
+            ((_TIMES, route, "sum"), seconds),
+        )
 
     def token_issued(self, credential: str, algorithm: str) -> None:
         """Count an access token."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Final
 
-from flask import Response, g, request
+from flask import Request, Response, g, request
 from flask_restful import Resource
 
 from keyosk.idempotency import Answer
@@ -51,10 +51,12 @@ class Endpoint(Resource):
 
     def dispatch_request(self, *args: Any, **kwargs: Any) -> Response:
         """Handle the request, or repeat the response that an earlier one got."""
+        # Not through the proxies, which look the request up for each attribute.
+        asked: Request = request._get_current_object()  # type: ignore[attr-defined]
+        caller = g.get("caller")
         with self.meanwhile:
             self.prepare(**kwargs)
-            asked = request.method == "POST" and _HEADER in request.headers and "caller" in g
-            if asked and self.repeatable:
+            if asked.method == "POST" and caller and self.repeatable and _HEADER in asked.headers:
                 return self._once(*args, **kwargs)
             return self._answered(*args, **kwargs)
 
