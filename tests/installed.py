@@ -10,6 +10,7 @@ from typing import Any
 
 from keyosk import app, config
 from keyosk.installation import Installation
+from keyosk.metrics import SharedCounts
 from keyosk.model import OPERATOR, Scope
 from live import ADMIN_PASSWORD, SECRET_KEY
 
@@ -37,10 +38,13 @@ def settings(database_url: str) -> config.Config:
 
 @contextmanager
 def installed(
-    database_url: str, *, clock: Callable[[], float] = time.time
+    database_url: str,
+    *,
+    clock: Callable[[], float] = time.time,
+    counts: SharedCounts | None = None,
 ) -> Iterator[Installation]:
-    """An installation on a database that is set up; ``clock`` may be given."""
-    installation = app.build(settings(database_url), clock=clock)
+    """An installation on a database that is set up; ``clock`` may be given, and what it counts."""
+    installation = app.build(settings(database_url), clock=clock, counts=counts)
     try:
         yield installation
     finally:

@@ -11,7 +11,7 @@ import jwt
 import pytest
 import requests
 from cryptography.hazmat.primitives.asymmetric import ec
-from flask import Flask, g
+from flask import Flask, g, request
 from werkzeug.exceptions import MethodNotAllowed
 
 import live
@@ -896,9 +896,9 @@ def test_a_method_without_a_decision_is_refused(
         with flask.test_request_context("/page", method=method, auth=credentials):
             g.address, g.request_id = None, ""  # as the pipeline has set them by then
             with pytest.raises(MethodNotAllowed):
-                Gate(installation, decisions).check()
+                Gate(installation, decisions).check(request)
             # The same request passes where it is decided.
-            Gate(installation, {"page": {"GET": scope(ADMIN)}}).check()
+            Gate(installation, {"page": {"GET": scope(ADMIN)}}).check(request)
 
 
 def test_an_address_added_past_the_table_is_refused_also_to_an_admin(
@@ -923,4 +923,4 @@ def test_a_decision_that_says_nothing_lets_nobody_in_without_a_login(
     gate = Gate(installation, {"page": {"GET": Access()}})
 
     with flask.test_request_context("/page"), pytest.raises(BadCredentials):
-        gate.check()
+        gate.check(request)

@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MIB = 1024 * 1024
 
 PROGRAM = """
-import contextlib, hashlib, json, os, signal, sys, time
+import contextlib, hashlib, json, os, signal, sys, threading, time
 from keyosk.server import Hooks, Options, serve
 
 chosen = json.loads(sys.argv[1])
@@ -91,6 +91,10 @@ def application(environ, start):
         environ["server.hold"](float(number))
         return answer(start, b"held")
     if path in ("/memory", "/instant"):
+        if number == "leave":
+            body = environ["wsgi.input"].read()
+            environ.get("server.leave_loop", lambda: None)()
+            return answer(start, threading.current_thread().name.encode() + b" " + body)
         if number:
             raise RuntimeError("a secret of the application")
         return answer(start, path[1:].encode())
@@ -141,7 +145,7 @@ serve(
     Options(
         slow=lambda environ: environ["PATH_INFO"].startswith("/slow"),
         instant=lambda environ: environ["PATH_INFO"] == "/instant",
-        memory=lambda environ: environ["PATH_INFO"].startswith("/memory"),
+        in_loop=lambda environ: environ["PATH_INFO"].startswith("/memory"),
         **chosen,
     ),
     Hooks(
@@ -475,6 +479,20 @@ def test_what_is_answered_from_memory_waits_for_no_thread(start: Callable[..., S
             assert server.ask(request("GET", path)).body == path[1:].encode()
         assert time.monotonic() - started < 1.2
         assert server.ask(request("GET", "/memory=fail")).status == 500
+
+
+def test_a_request_that_leaves_the_event_loop_begins_anew_in_a_thread(
+    start: Callable[..., Server],
+) -> None:
+    server = start(workers=1, threads=2).start()
+    asked = request("POST", "/memory=leave", "Content-Length: 4", body=b"body")
+    for _ in range(3):
+        answer = server.ask(asked)
+        assert (answer.status, answer.body.decode()[:8], answer.body[-5:]) == (
+            200,
+            "request-",
+            b" body",
+        )
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any, NoReturn
 from wsgiref.types import WSGIApplication
 
@@ -51,7 +52,10 @@ def serve() -> None:
             streams=application.STREAMS,
             slow=application.is_slow,
             instant=application.is_instant,
-            memory=application.is_in_memory,
+            in_loop=partial(
+                application.is_answered_in_loop,
+                reads_files=configuration.database_url.startswith("sqlite:"),
+            ),
             error_headers=SECURITY_HEADERS,
             log_level=configuration.log_level,
         ),
@@ -131,6 +135,7 @@ def _application(
 ) -> WSGIApplication:
     installation = app.build(configuration, counts=counts)
     installation.signing_keys.refresh()
+    installation.database.read_without_waiting()  # this is the thread of the event loop
     installation.signing_keys.refresh_in_background(then=installation.rotation.advance_quietly)
     application = app.create_app(installation, write_line=log.write)
     address = configuration.metrics_bind

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from ipaddress import ip_address, ip_network
 from typing import Final
 
-from keyosk import clocks
+from keyosk import clocks, delays
 from keyosk.audit import Audit
 from keyosk.credentials import api_key_format, usernames
 from keyosk.credentials.password_hashing import Passwords
@@ -156,17 +156,20 @@ class Authentication:
             raise BadCredentials
         return principal
 
+    def is_use_recorded(self, principal: Principal) -> bool:
+        """Whether nothing has to be written of this use: it was a short while ago, or cannot be."""
+        seen = principal.last_seen_at
+        is_known = seen is not None and clocks.is_recent(seen, int(self._clock()), SEEN_RESOLUTION)
+        return is_known or time.monotonic() < self._no_notes_until
+
     def record_use(self, principal: Principal) -> None:
         """Remember that the credential was used, coarsely and never at the cost of an answer.
 
         For after the answer was sent: it may wait for the database, and failing is no matter.
         """
+        if self.is_use_recorded(principal):
+            return
         now = int(self._clock())
-        seen = principal.last_seen_at
-        if seen is not None and clocks.is_recent(seen, now, SEEN_RESOLUTION):
-            return
-        if time.monotonic() < self._no_notes_until:
-            return
         try:
             if principal.api_key_id is not None:
                 self._note_key(principal, principal.api_key_id, now)
@@ -272,6 +275,7 @@ class Authentication:
         self, username: str, address: str | None, *, throttled: bool = False
     ) -> None:
         """Note a refused login; a database that cannot write does not make it another answer."""
+        delays.before_waiting()  # it writes, and is not to be counted twice
         self._metrics.login_refused(throttled=throttled)
         name = usernames.lookup_form(username)
         try:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final, TypeVar
 
+from keyosk import delays
 from keyosk.errors import ConfigurationError, Fault, Unavailable
 from keyosk.keys import material
 from keyosk.keys.material import base64url
@@ -97,6 +98,7 @@ class HsmKey:
         """The signature of a JWS (RFC 7518 section 3, RFC 8037). Raises ``Unavailable``."""
         if self.hsm is None:
             raise Unavailable("The signing key is in an HSM, and the settings for it are missing.")
+        delays.before_waiting()
         return self.hsm.sign(self.kid, self.algorithm, content)
 
 

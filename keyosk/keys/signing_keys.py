@@ -135,6 +135,7 @@ class SigningKeys:
 
     def refresh(self) -> None:
         """Read the keys again. Raises ``WrongSecretKey``, ``Unavailable``."""
+        delays.before_waiting()  # a new one may have to be opened in an HSM
         self.adopt(self._store.all())
 
     def adopt(self, rows: tuple[SigningKey, ...]) -> None:

@@ -6,8 +6,9 @@ knows nothing of Keyosk. An application comes in as a factory, the settings as `
 
 A request: `worker` accepts its connection, an asyncio protocol of `connection`, which keeps the
 deadlines and the limits; `parsing` (llhttp's judgement, and more) says what it is and where it
-ends. A thread of a `pool` calls the application through `wsgi`, which hands the response back to
-the connection. `answers` are the server's own errors.
+ends. A thread of a `pool`, or the event loop itself for what hardly ever waits, calls the
+application through `wsgi`, which hands the response back to the connection. `answers` are the
+server's own errors.
 """
 
 import os

@@ -78,9 +78,13 @@ class Server:
     def run(self, call: Call) -> bool:
         """Have a request answered where it belongs; False if too many wait there."""
         options = self.options
-        if call.upload is None and options.memory and options.memory(call.environ):
-            self._run_quick(call, _at_once)
-            return True
+        if call.upload is None and options.in_loop and options.in_loop(call.environ):
+            try:
+                call.run(self.application, options, _at_once, may_take_long=False)
+            except TakesLong:
+                pass
+            else:
+                return True
         if call.upload is None and options.instant and options.instant(call.environ):
             return self._instant.put(call)
         if call.upload is not None or (options.slow and options.slow(call.environ)):
@@ -88,9 +92,7 @@ class Server:
         return self._usual.put(call)
 
     def _run_usual(self, call: Call) -> None:
-        self._run_quick(call, self.loop.call_soon_threadsafe)
-
-    def _run_quick(self, call: Call, post: Callable[..., object]) -> None:
+        post = self.loop.call_soon_threadsafe
         try:
             call.run(self.application, self.options, post, may_take_long=False)
         except TakesLong:

@@ -53,9 +53,10 @@ class Options:
     # Which requests wait for nothing, or for a moment at most, such as those that can do without a
     # database that hangs. They have a thread of their own, besides all the others.
     instant: Callable[[Environ], bool] | None = None
-    # Which requests are answered from memory. The event loop calls the application for them itself,
-    # so that nothing there may wait for anything: no database, no file, no lock held for long.
-    memory: Callable[[Environ], bool] | None = None
+    # Which requests the event loop answers itself, by calling the application: those that hardly
+    # ever wait for anything. Where one would (for a lock, a disk, another machine) the application
+    # calls `environ["server.leave_loop"]`, which hands it over to a thread as hand_over does.
+    in_loop: Callable[[Environ], bool] | None = None
 
     server_name: str = "keyosk"  # SECURITY: the Server header; it tells no version
     error_headers: Sequence[tuple[str, str]] = (("X-Content-Type-Options", "nosniff"),)

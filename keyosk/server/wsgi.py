@@ -1,7 +1,7 @@
 """The application called for one request, and what it makes sent as a response (PEP 3333).
 
-It runs in a thread, or in the event loop for what cannot block. It reaches the connection through
-`Client` only.
+It runs in a thread, or in the event loop for what hardly ever waits. It reaches the connection
+through `Client` only.
 """
 
 import asyncio
@@ -22,6 +22,8 @@ from keyosk.server.parsing import RequestParser
 PIECE: Final = 32 * 1024  # progress that earns a client its whole time again
 #: In the environ of a request that is not slow: see Options.slow.
 HAND_OVER: Final = "server.hand_over"
+#: Likewise, in the environ of a request that the event loop answers: see Options.in_loop.
+LEAVE_LOOP: Final = "server.leave_loop"
 #: In every environ: called with seconds, it has the finished response wait so long.
 HOLD: Final = "server.hold"
 _AHEAD: Final = 256 * 1024  # bytes of a stream that are sent before we look whether they arrive
@@ -185,6 +187,8 @@ class Call:
         )
         if not may_take_long:
             environ[HAND_OVER] = _hand_over
+        if not self._may_wait:
+            environ[LEAVE_LOOP] = _hand_over
         parts: Iterable[bytes] = application(environ, self._start_response)
         return parts
 

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 import peewee
 
+from keyosk import delays
 from keyosk.config import database_urls
 from keyosk.config.database_urls import SqliteUrl
 from keyosk.errors import Unavailable
@@ -80,6 +81,12 @@ class Database:
     def raw(self) -> peewee.Database:
         """The peewee database, for migrations only."""
         return self._peewee
+
+    def read_without_waiting(self) -> None:
+        """Have this thread's connection to a SQLite file give up at once where it is locked."""
+        if self.is_sqlite:
+            self.ping()
+            self._execute("PRAGMA busy_timeout = 0", ())
 
     def create_file(self) -> None:
         """Make the SQLite file, its folder (0700) and its permissions (0600), where missing."""
@@ -269,6 +276,8 @@ class Database:
         self._peewee.close()
 
     def _begin(self) -> Any:
+        delays.before_waiting()
+
         def begin() -> Any:
             lock_type = ("IMMEDIATE",) if self.is_sqlite else ()
             return self._peewee.transaction(*lock_type).__enter__()
@@ -310,6 +319,10 @@ class Database:
         ``reads``: it only does. SECURITY: a write is never repeated. It may have happened before
         its answer was lost.
         """
+        # In the event loop only what SQLite reads, over a connection that is open already: it is
+        # in memory or a few pages away, and waits for no writer.
+        if not (reads and self.is_sqlite) or self._peewee.is_closed():
+            delays.before_waiting()
         if self._peewee.in_transaction():
             return self._attempt(action, reads=reads)
         # A SQLite file that somebody has locked can still be read.
@@ -338,6 +351,7 @@ class Database:
                 time.sleep(random.uniform(0.01, 0.1))  # noqa: S311  # nosec B311  # it is jitter
                 return self._attempt(action, again=again, reads=reads, tries=tries - 1)
             if self.is_sqlite and "locked" in str(error):
+                delays.before_waiting()
                 self._outage.begin()
             again = again and not self._outage.is_on and self._is_broken()
             if kind is not Kind.VALUE and not self._outage.is_on:

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from flask import Response, after_this_request, g, request
+from flask import Request, Response, after_this_request, g, request
 from werkzeug.exceptions import MethodNotAllowed
 
+from keyosk import delays
 from keyosk.credentials import usernames
 from keyosk.credentials.authentication import caller
 from keyosk.credentials.presented import Candidate
@@ -101,15 +102,15 @@ class Gate:
         self._installation = installation
         self._decisions = decisions
 
-    def check(self) -> None:
+    def check(self, asked: Request) -> None:
         """Let the request pass or raise. Sets ``g.caller`` for all but public addresses."""
-        method = "GET" if request.method == "HEAD" else request.method
+        method = "GET" if asked.method == "HEAD" else asked.method
         # SECURITY: an address or method without a stated decision is refused, not waved through.
-        decision = self._decisions.get(request.endpoint or "", {}).get(method)
+        decision = self._decisions.get(asked.endpoint or "", {}).get(method)
         if decision is None:
             raise MethodNotAllowed
         if decision.is_public:
-            request.environ[PUBLIC] = True
+            asked.environ[PUBLIC] = True
         g.key_alone = decision.key_alone
         if decision.anyone:
             return
@@ -228,6 +229,10 @@ def name_of(who: Principal | Caller) -> dict[str, str]:
 
 def record_use_afterwards(installation: Installation, proven: Principal) -> None:
     """Record the use of a login after the response was sent, so that no request waits."""
+    if installation.authentication.is_use_recorded(proven):
+        return
+    # In the event loop what comes after the response would keep others waiting as well.
+    delays.before_waiting()
 
     @after_this_request
     def noted(response: Response) -> Response:

@@ -21,6 +21,7 @@ from keyosk.installation import Installation
 from keyosk.web import (
     access_log,
     addresses,
+    authorization,
     browsers,
     documentation,
     errors,
@@ -43,6 +44,8 @@ _STREAMING: Final = frozenset(route.path for route in ROUTES if route.streams)
 _OAUTH: Final = frozenset(route.path for route in ROUTES if route.oauth)
 _INSTANT: Final = {metrics.PATH, *(route.path for route in ROUTES if route.instant or route.memory)}
 _INSTANT_BELOW: Final = tuple(path.partition("<")[0] for path in sorted(_INSTANT) if "<" in path)
+_TOKEN: Final = "/auth/token"  # noqa: S105  # its path
+_SHORT_LENGTH: Final = 5  # digits: a longer body takes long to read
 _MEMORY: Final = frozenset(route.path for route in ROUTES if route.memory)
 #: The requests, as "METHOD /path", whose bodies the server must not read for the application.
 STREAMS: Final = frozenset(
@@ -150,7 +153,7 @@ def _add_pipeline(
         g.address = asked.environ[access_log.ADDRESS]
         middleware.note_route(asked)
         g.oauth_errors = path in oauth  # by path: a 405 has no endpoint
-        if f"{asked.method} {path}" in STREAMS or is_operator():
+        if f"{asked.method} {path}" in STREAMS or is_operator(asked):
             asked.max_content_length = sys.maxsize  # None would be the application's own limit
         elif length is not None and length > MAX_BODY:
             raise RequestEntityTooLarge
@@ -160,8 +163,8 @@ def _add_pipeline(
             return None  # Flask raises it next: 404 and 405 come before any login
         if asked.method == "OPTIONS":
             return _options()
-        gate.check()
-        if "caller" in g and request.method not in ("GET", "HEAD"):
+        gate.check(asked)
+        if asked.method not in ("GET", "HEAD") and "caller" in g:
             after_this_request(seal)
         return None
 
@@ -208,13 +211,22 @@ def is_instant(environ: Mapping[str, Any]) -> bool:
     return known and "HTTP_AUTHORIZATION" not in environ
 
 
-def is_in_memory(environ: Mapping[str, Any]) -> bool:
-    """True for a request that is answered from memory, so that the server needs no thread for it.
+def is_answered_in_loop(environ: Mapping[str, Any], *, reads_files: bool) -> bool:
+    """True for a request that hardly ever waits, so that the server needs no thread for it.
 
-    SECURITY: nothing in such a request may wait for anything; every other request would wait too.
+    What is answered from memory, and a token by API key where that only reads a SQLite file
+    (``reads_files``): handing it to a thread and back costs more than the rest of it. Whatever
+    waits all the same, as a wrong key that is counted, leaves the loop (``delays``).
     """
-    known = environ["PATH_INFO"] in _MEMORY and environ["REQUEST_METHOD"] in ("GET", "HEAD")
-    return known and "HTTP_AUTHORIZATION" not in environ
+    path, shown = environ["PATH_INFO"], environ.get("HTTP_AUTHORIZATION")
+    if shown is None:
+        return path in _MEMORY and environ["REQUEST_METHOD"] in ("GET", "HEAD")
+    return (
+        reads_files
+        and path == _TOKEN
+        and len(environ.get("CONTENT_LENGTH", "")) < _SHORT_LENGTH
+        and authorization.seems_api_key(shown)
+    )
 
 
 def is_slow(environ: Mapping[str, Any]) -> bool:

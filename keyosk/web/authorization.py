@@ -1,11 +1,16 @@
 """The ``Authorization`` header (RFC 9110 section 11.6.2), taken apart once for each request."""
 
+import binascii
+from typing import Final
+
 from flask import g, request
 
 from keyosk.credentials import api_key_format, presented
 from keyosk.credentials.presented import Credentials
 from keyosk.errors import BadCredentials
 from keyosk.web import basic
+
+_KEY_IN_BASIC: Final = f":{api_key_format.PREFIX}".encode()
 
 
 def credentials() -> Credentials:
@@ -14,6 +19,17 @@ def credentials() -> Credentials:
     if known is None:
         known = g.credentials = _read(request.headers.get("Authorization"))
     return known
+
+
+def seems_api_key(header: str) -> bool:
+    """Whether an ``Authorization`` header has an API key in it, at a glance and perhaps wrongly."""
+    scheme, _, rest = header.partition(" ")
+    if scheme.lower() != "basic":
+        return api_key_format.looks_like(rest)
+    try:
+        return _KEY_IN_BASIC in binascii.a2b_base64(rest)
+    except ValueError:
+        return False
 
 
 def _read(header: str | None) -> Credentials:

@@ -28,6 +28,8 @@ _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "O
 _ROUTE: Final = "keyosk.route"
 #: In the WSGI environ, by the server: what hands a request over to where it may take long.
 HAND_OVER: Final = "server.hand_over"
+#: Likewise: what hands it over to a thread, where it may wait; only in the event loop.
+LEAVE_LOOP: Final = "server.leave_loop"
 #: Likewise: what has the finished response wait for so many seconds.
 HOLD: Final = "server.hold"
 
@@ -59,6 +61,7 @@ class Envelope:
         started = time.perf_counter()
         # Also for what comes after the answer has begun; the next request of this thread sets it.
         hand_over.set(environ.get(HAND_OVER))
+        delays.leave_loop.set(environ.get(LEAVE_LOOP))
         delays.hold.set(environ.get(HOLD))
         request_id = environ[access_log.REQUEST_ID] = new_id()
         environ[access_log.ADDRESS] = self._source.of(environ)

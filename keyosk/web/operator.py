@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from flask import request
+from flask import Request, request
 
 from keyosk.model import OPERATOR
 
@@ -14,7 +14,7 @@ from keyosk.model import OPERATOR
 BY_OPERATOR: Final = object()
 
 
-def is_operator() -> bool:
-    """Whether this request is an operator's, made inside this process."""
-    environ: dict[Any, Any] = request.environ
+def is_operator(asked: Request | None = None) -> bool:
+    """Whether this request, or ``asked``, is an operator's, made inside this process."""
+    environ: dict[Any, Any] = (asked or request).environ
     return environ.get(BY_OPERATOR) is OPERATOR
