@@ -1,6 +1,6 @@
 """Accounts, their passwords and their grants."""
 
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from flask import Response, g, request
 
@@ -44,6 +44,9 @@ LISTS = paging.ListOptions(
         "q": paging.text("The beginning of the username or display name.", "ali"),
     },
 )
+
+# Made once: each new one copies all its fields (150 us).
+_SHAPE: Final = AccountSchema()
 
 
 class AccountsResource(Endpoint):
@@ -157,7 +160,7 @@ def _answer(account: Account, status: int = 200, *, location: str | None = None)
 
 
 def _body(account: Account) -> dict[str, Any]:
-    body: dict[str, Any] = AccountSchema().dump(account)
+    body: dict[str, Any] = _SHAPE.dump(account)
     if not g.caller.has(_READ) and not g.caller.has(_WRITE):
         del body["metadata"]  # it never leaves the admin API
     return body

@@ -1,10 +1,11 @@
 """The parameters of OAuth requests: in a form, in JSON, or in a query (RFC 6749 appendix B)."""
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
-from flask import request
+from flask import Request, request
 
 from keyosk import whitespace
 from keyosk.errors import InvalidRequest
@@ -13,6 +14,7 @@ from keyosk.web import bodies
 FORM: Final = "application/x-www-form-urlencoded"
 #: White space around these is no part of them.
 _TOKENS: Final = frozenset({"token", "refresh_token", "subject_token"})
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 Parameters = Mapping[str, Sequence[str]]
 
 #: These in a query would be in every log on the way.
@@ -24,11 +26,15 @@ _SECRETS: Final = frozenset(
 )
 
 
-def query() -> dict[str, list[str]]:
-    """The parameters of the query. Raises ``InvalidRequest`` if one of them is a secret."""
-    if not request.query_string:
+def query(asked: Request | None = None) -> dict[str, list[str]]:
+    """The parameters of the query. Raises ``InvalidRequest`` if one of them is a secret.
+
+    ``asked``: the request, where it was looked up already.
+    """
+    asked = asked or request
+    if not asked.query_string:
         return {}
-    values = dict(request.args.lists())
+    values = dict(asked.args.lists())
     if values.keys() & _SECRETS:
         raise InvalidRequest("A credential must never be in a URL: change this credential now.")
     return _storable(values)
@@ -36,15 +42,17 @@ def query() -> dict[str, list[str]]:
 
 def body() -> dict[str, list[str]]:
     """The parameters of query and body together. Raises ``InvalidRequest``; 400."""
-    values = query()
-    if not (request.content_length or request.headers.get("Transfer-Encoding")):
+    # Not through the proxy, which looks the request up for each attribute.
+    asked: Request = request._get_current_object()  # type: ignore[attr-defined]
+    values = query(asked)
+    if not (asked.content_length or asked.headers.get("Transfer-Encoding")):
         return values
-    if request.mimetype == FORM:
-        _check_encoding(request.get_data())
-        given = dict(request.form.lists())
-    elif request.mimetype == "application/json":
-        given = _members(bodies.parse(request.get_data()))
-    elif request.get_data():
+    if asked.mimetype == FORM:
+        _check_encoding(asked.get_data())
+        given = dict(asked.form.lists())
+    elif asked.mimetype == "application/json":
+        given = _members(bodies.parse(asked.get_data()))
+    elif asked.get_data():
         raise InvalidRequest(f"The body must be {FORM} or application/json.")
     else:
         return values
@@ -91,7 +99,7 @@ def _storable(values: dict[str, list[str]]) -> dict[str, list[str]]:
 
 
 def _is_unicode(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    return text.isascii() or _SURROGATE.search(text) is None
 
 
 def _members(document: Any) -> dict[str, list[str]]:

@@ -1,6 +1,6 @@
 """Services and their scopes."""
 
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from flask import Response, g
 
@@ -25,6 +25,9 @@ LISTS = paging.ListOptions(
     ("created_at", "name"),
     {"enabled": paging.flag("Only enabled services, or only disabled ones.")},
 )
+
+# Made once: each new one copies all its fields (150 us).
+_SHAPE: Final = ServiceSchema()
 
 
 class ServicesResource(Endpoint):
@@ -117,7 +120,7 @@ def loaded(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _body(service: Service) -> dict[str, Any]:
-    body: dict[str, Any] = ServiceSchema().dump(service)
+    body: dict[str, Any] = _SHAPE.dump(service)
     return body
 
 
