@@ -11,6 +11,7 @@ from peewee import EXCLUDED
 from keyosk.model import AuditRow, Checkpoint, ListQuery, LoginFailure, Refusal
 from keyosk.storage import listing as lists
 from keyosk.storage import tables
+from keyosk.storage.compiled import parameter
 from keyosk.storage.database import Database
 
 _SORTS: Final = {"sequence": tables.AuditRow.sequence}
@@ -37,6 +38,22 @@ class AuditStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        # What follows each change that is made, compiled once: most of the time there is nothing.
+        row, point = tables.AuditRow, tables.Checkpoint
+        failure, refusal = tables.LoginFailure, tables.Refusal
+        self._waiting = database.compile(
+            row.select().where(row.sequence.is_null()).order_by(row.id).limit(parameter("limit"))
+        )
+        self._last = database.compile(_sealed().order_by(row.sequence.desc()).limit(1))
+        self._newest_checkpoint = database.compile(
+            point.select().order_by(point.sequence.desc()).limit(1)
+        )
+        self._due_failures = database.compile(
+            failure.select().where(_due(failure.minute)).order_by(failure.minute)
+        )
+        self._due_refusals = database.compile(
+            refusal.select().where(_due(refusal.minute)).order_by(refusal.minute)
+        )
 
     def add(self, rows: Sequence[AuditRow]) -> None:
         """Insert rows that are not sealed yet, in a transaction of the caller's."""
@@ -61,12 +78,7 @@ class AuditStore:
         """
         with self._database.transaction():
             self._database.lock(_SEALING)
-            waiting = self._database.rows(
-                tables.AuditRow.select()
-                .where(tables.AuditRow.sequence.is_null())
-                .order_by(tables.AuditRow.id)
-                .limit(limit)
-            )
+            waiting = self._waiting.dicts(limit=limit)
             sequence, previous = self._end() or (0, first)
             places: list[tuple[str, int, str]] = []
             for waiting_row in waiting:
@@ -80,7 +92,7 @@ class AuditStore:
 
     def last(self) -> AuditRow | None:
         """The newest sealed row."""
-        row = self._database.row(_sealed().order_by(tables.AuditRow.sequence.desc()))
+        row = self._last.first()
         return _row(row) if row else None
 
     def after(self, sequence: int, limit: int) -> list[AuditRow]:
@@ -134,8 +146,7 @@ class AuditStore:
 
     def newest_checkpoint(self) -> Checkpoint | None:
         """The last checkpoint: there is one for each busy hour, and every write asks for it."""
-        query = tables.Checkpoint.select().order_by(tables.Checkpoint.sequence.desc())
-        row = self._database.row(query)
+        row = self._newest_checkpoint.first()
         return None if row is None else Checkpoint(**row)
 
     def count_failure(self, failure: LoginFailure) -> None:
@@ -174,14 +185,12 @@ class AuditStore:
 
         And those of a clock that was ahead, which would come much too late.
         """
-        minute = tables.LoginFailure.minute
-        due = (minute < before) | (minute > before + _FAR)
-        rows = self._database.rows(
-            tables.LoginFailure.select().where(due).order_by(tables.LoginFailure.minute)
-        )
+        rows = self._due_failures.dicts(before=before)
         if rows:
+            minute = tables.LoginFailure.minute
+            due = (minute < before) | (minute > before + _FAR)
             self._database.write(tables.LoginFailure.delete().where(due))
-        return [LoginFailure(**row) for row in rows]
+        return [LoginFailure(**{**row, "throttled": bool(row["throttled"])}) for row in rows]
 
     def show_refusal(self, refusal: Refusal, *, most: int) -> bool:
         """Whether it is among the first ``most`` of its account and minute, of whatever kind."""
@@ -221,11 +230,11 @@ class AuditStore:
 
     def take_refusals(self, before: int) -> list[Refusal]:
         """As ``take_failures``, of what was refused."""
-        known = tables.Refusal
-        due = (known.minute < before) | (known.minute > before + _FAR)
-        rows = self._database.rows(known.select().where(due).order_by(known.minute))
+        rows = self._due_refusals.dicts(before=before)
         if rows:
-            self._database.write(known.delete().where(due))
+            minute = tables.Refusal.minute
+            due = (minute < before) | (minute > before + _FAR)
+            self._database.write(tables.Refusal.delete().where(due))
         return [
             Refusal(**{**row, "sample": json.loads(row["sample"])})
             for row in rows
@@ -241,10 +250,13 @@ class AuditStore:
         last = self.last()
         if last is not None and last.sequence is not None and last.hash is not None:
             return last.sequence, last.hash
-        kept = self._database.row(
-            tables.Checkpoint.select().order_by(tables.Checkpoint.sequence.desc())
-        )
-        return (kept["sequence"], kept["hash"]) if kept else None
+        kept = self.newest_checkpoint()
+        return (kept.sequence, kept.hash) if kept else None
+
+
+def _due(minute: Any) -> Any:
+    before = parameter("before")
+    return (minute < before) | (minute > before + _FAR)
 
 
 def _sealed() -> "peewee.ModelSelect[Any]":

@@ -50,8 +50,12 @@ class Compiled:
 
     def first(self, **values: Any) -> dict[str, Any] | None:
         """The first row by column, or ``None``."""
-        rows = self(**values)
-        return dict(zip(self._names, rows[0], strict=True)) if rows else None
+        rows = self.dicts(**values)
+        return rows[0] if rows else None
+
+    def dicts(self, **values: Any) -> list[dict[str, Any]]:
+        """The rows by column."""
+        return [dict(zip(self._names, row, strict=True)) for row in self(**values)]
 
 
 class InsertTemplates:
