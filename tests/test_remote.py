@@ -901,6 +901,15 @@ def test_help_and_completion_import_nothing_heavy(
     assert surprising <= STARTUP, sorted(surprising - STARTUP)
 
 
+def test_a_server_imports_no_client() -> None:
+    script = "import sys, keyosk.cli.serving; print('\\n'.join(sys.modules))"
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert "keyosk.server" in ran.stdout.split()
+    assert {"httpx", "rich", "keyosk.cli.client"} & set(ran.stdout.split()) == set()
+
+
 def test_imports_have_the_words_of_the_api() -> None:
     assert tuple(Status) == STATUSES
     assert set(FAILED) == records.FAILED

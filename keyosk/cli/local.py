@@ -1,89 +1,26 @@
-"""The Keyosk at hand: its settings, its database, and its API inside this process as the operator.
+"""The API of the installation on this machine, called inside this process as the operator."""
 
-The one place where a command meets the application itself.
-"""
-
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 from urllib.parse import unquote_to_bytes
 from wsgiref.types import WSGIApplication
 
 import httpx
 
-from keyosk import app, config
-from keyosk.cli import choice
+from keyosk import app
+from keyosk.cli import host
 from keyosk.cli.client import Client
-from keyosk.config import Config
-from keyosk.errors import ConfigurationError, Fault
-from keyosk.installation import Installation
 from keyosk.model import OPERATOR
 from keyosk.web.operator import BY_OPERATOR
-
-#: Where docs/operations.md puts the settings of a Keyosk that runs as a service.
-USUAL_FILES: Final = ("/etc/keyosk/keyosk.env", "/etc/keyosk/keyosk.toml")
-
-
-def settings() -> Config:
-    """The settings of this command. Raises ``ConfigurationError``."""
-    chosen = choice.config()
-    return config.load({**os.environ, **({} if chosen is None else {"KEYOSK_CONFIG": chosen})})
-
-
-def place_of(settings: Config) -> str:
-    """Where the database is that the settings name, for people."""
-    url = {name: value for name, value, _ in settings.describe()}["KEYOSK_DATABASE_URL"]
-    relative = url.removeprefix("sqlite:///")
-    return url if relative == url else str(Path(relative).absolute())
-
-
-def no_database(settings: Config, how: str) -> ConfigurationError:
-    """What to say where there is no database; ``how``: how to have one there."""
-    place = place_of(settings)
-    said = f"there is no Keyosk at {place}; it is not set up. {how}"
-    if "database_url" not in settings.sources:
-        said += (
-            " Nothing says where your database is (KEYOSK_DATABASE_URL); if there is one already, "
-            "give the settings of the Keyosk that runs with --config FILE"
-        )
-        there = [path for path in USUAL_FILES if Path(path).exists()]
-        said += f". This machine has {' and '.join(there)}" if there else ""
-    return ConfigurationError([Fault("database", said)])
-
-
-@contextmanager
-def installation() -> Iterator[Installation]:
-    """The installation that the settings name; it must have been set up before."""
-    found = settings()
-    if app.is_empty(found):
-        raise no_database(found, "keyosk serve sets it up.")
-    if not app.is_prepared(found):
-        raise ConfigurationError(
-            [
-                Fault(
-                    "database",
-                    f"{place_of(found)} is of an older Keyosk: run keyosk database upgrade, or "
-                    "restart keyosk serve",
-                )
-            ]
-        )
-    opened = app.build(found)
-    try:
-        yield opened
-        opened.audit.seal_quietly()
-    finally:
-        opened.signing_keys.close()
-        opened.database.close()
 
 
 @contextmanager
 def client() -> Iterator[Client]:
     """The API of that installation, to be used as the operator."""
     with (
-        installation() as opened,
+        host.installation() as opened,
         httpx.Client(
             transport=_InProcess(app.create_app(opened)),
             base_url="http://in-process.invalid",

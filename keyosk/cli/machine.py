@@ -14,7 +14,7 @@ import click
 from keyosk import app
 from keyosk.audit import Verdict
 from keyosk.bootstrap import FirstAdmin
-from keyosk.cli import local
+from keyosk.cli import host
 from keyosk.config import Config
 from keyosk.errors import BadToken, Conflict, NotFound, Unavailable
 from keyosk.keys import material
@@ -60,58 +60,58 @@ def greet(configuration: Config, admin: FirstAdmin, *, serving: bool) -> None:
 
 def checked_settings() -> Config:
     """The settings, once it is sure that what they need is installed."""
-    configuration = local.settings()
+    configuration = host.settings()
     app.check(configuration)
     return configuration
 
 
 def upgrade_database(*, create: bool) -> None:
     """Bring the database up to date; make one only where a setting, or somebody, says so."""
-    configuration = local.settings()
+    configuration = host.settings()
     is_new = app.is_empty(configuration)
     if is_new and not create and "database_url" not in configuration.sources:
-        place = local.place_of(configuration)
+        place = host.place_of(configuration)
         if not sys.stdin.isatty():
-            raise local.no_database(configuration, "--create makes it there.")
+            raise host.no_database(configuration, "--create makes it there.")
         click.confirm(f"There is no database. Make one at {place}?", abort=True, err=True)
     prepare(configuration, serving=False)
     if is_new:
-        click.echo(f"keyosk: made the database {local.place_of(configuration)}", err=True)
+        click.echo(f"keyosk: made the database {host.place_of(configuration)}", err=True)
 
 
 def rewrap_database() -> tuple[int, int]:
     """Encrypt all under the first secret key: how many private keys, and stored responses."""
-    with local.installation() as installation:
+    with host.installation() as installation:
         return installation.rotation.rewrap(), installation.idempotency.rewrap()
 
 
 def backup_database(file: Path) -> None:
     """Copy a SQLite database to a new file."""
-    with local.installation() as installation:
+    with host.installation() as installation:
         installation.maintenance.backup(file)
 
 
 def check_database() -> Sequence[Finding]:
     """What is not sound, by part."""
-    with local.installation() as installation:
+    with host.installation() as installation:
         return installation.maintenance.check()
 
 
 def verify_audit() -> Verdict:
     """Whether the audit log is whole."""
-    with local.installation() as installation:
+    with host.installation() as installation:
         return installation.audit.verify()
 
 
 def prune_audit(days: int) -> int:
     """Delete old rows; answers how many."""
-    with local.installation() as installation:
+    with host.installation() as installation:
         return installation.audit.prune(OPERATOR, int(time.time()) - days * _DAY)
 
 
 def certificate(kid: str | None) -> str:
     """A self-signed certificate of a published key, PEM. Raises ``NotFound``, ``Conflict``."""
-    with local.installation() as installation:
+    with host.installation() as installation:
         keys = installation.signing_keys.current
         wanted = kid or keys.default.kid
         if wanted not in keys.verifiers:
@@ -133,7 +133,7 @@ def issue_token(
     """A token of an account, made without its secret."""
     scopes = None if scope is None else entitlements.parse_scope(scope)
     request = TokenRequest(scopes, audiences, lifetime)
-    with local.installation() as installation:
+    with host.installation() as installation:
         account = installation.accounts.get(username)
         login = installation.authentication.preview_login(account.id, api_key, to_issue=True)
         return installation.token_issuer.by_operator(OPERATOR, login, request).token.text
@@ -141,7 +141,7 @@ def issue_token(
 
 def inspect_token(text: str) -> tuple[Mapping[str, Any], Mapping[str, Any], str | None]:
     """Header and claims of a token, and what is wrong with it if anything is."""
-    with local.installation() as installation:
+    with host.installation() as installation:
         try:
             header, claims = installation.tokens.unverified(text)
         except BadToken:

@@ -15,7 +15,7 @@ from wsgiref.types import WSGIApplication
 import click
 
 from keyosk import app, masking
-from keyosk.cli import failures, local, machine
+from keyosk.cli import failures, host, machine
 from keyosk.config import Config
 from keyosk.config.values import Address
 from keyosk.errors import ConfigurationError, DatabaseUnusable, Fault, Unavailable
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 def serve() -> None:
     """Set up what is missing, then answer requests until a signal ends it."""
     _open_missing_outputs()
-    configuration = local.settings()
+    configuration = host.settings()
     for warning in configuration.warnings:
         click.echo(f"keyosk: {warning}", err=True)
     with ExitStack() as until_served:

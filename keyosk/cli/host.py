@@ -1,0 +1,72 @@
+"""The installation on this machine: its settings, its database, and what stands in it.
+
+For ``serve`` and the commands that need the machine itself. Other commands call its API, by
+``local`` or over HTTPS.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from keyosk import app, config
+from keyosk.cli import choice
+from keyosk.config import Config
+from keyosk.errors import ConfigurationError, Fault
+from keyosk.installation import Installation
+
+#: Where docs/operations.md puts the settings of a Keyosk that runs as a service.
+USUAL_FILES: Final = ("/etc/keyosk/keyosk.env", "/etc/keyosk/keyosk.toml")
+
+
+def settings() -> Config:
+    """The settings of this command. Raises ``ConfigurationError``."""
+    chosen = choice.config()
+    return config.load({**os.environ, **({} if chosen is None else {"KEYOSK_CONFIG": chosen})})
+
+
+def place_of(settings: Config) -> str:
+    """Where the database is that the settings name, for people."""
+    url = {name: value for name, value, _ in settings.describe()}["KEYOSK_DATABASE_URL"]
+    relative = url.removeprefix("sqlite:///")
+    return url if relative == url else str(Path(relative).absolute())
+
+
+def no_database(settings: Config, how: str) -> ConfigurationError:
+    """What to say where there is no database; ``how``: how to have one there."""
+    place = place_of(settings)
+    said = f"there is no Keyosk at {place}; it is not set up. {how}"
+    if "database_url" not in settings.sources:
+        said += (
+            " Nothing says where your database is (KEYOSK_DATABASE_URL); if there is one already, "
+            "give the settings of the Keyosk that runs with --config FILE"
+        )
+        there = [path for path in USUAL_FILES if Path(path).exists()]
+        said += f". This machine has {' and '.join(there)}" if there else ""
+    return ConfigurationError([Fault("database", said)])
+
+
+@contextmanager
+def installation() -> Iterator[Installation]:
+    """The installation that the settings name; it must have been set up before."""
+    found = settings()
+    if app.is_empty(found):
+        raise no_database(found, "keyosk serve sets it up.")
+    if not app.is_prepared(found):
+        raise ConfigurationError(
+            [
+                Fault(
+                    "database",
+                    f"{place_of(found)} is of an older Keyosk: run keyosk database upgrade, or "
+                    "restart keyosk serve",
+                )
+            ]
+        )
+    built = app.build(found)
+    try:
+        yield built
+        built.audit.seal_quietly()
+    finally:
+        built.signing_keys.close()
+        built.database.close()
