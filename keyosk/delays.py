@@ -1,12 +1,12 @@
-"""Requests that wait: in the event loop none may, and some responses must not leave at once.
+"""Requests that wait outside the event loop, and responses that must be delayed.
 
-A request that the server answers in its event loop keeps all others of the process waiting for as
-long as it takes. So whatever may wait (for a lock, a disk, another machine) calls
-``before_waiting`` first, and such a request begins anew in a thread.
+A request that the server handles in its event loop delays all other requests of the process. So
+code that may wait (for a lock, a disk, another machine) calls ``before_waiting`` first, and the
+request then begins again in a thread.
 
-A token may be valid from a moment on, or by a key that other processes have from a moment on. It is
-made now, and its response waits; whoever has an account can ask for many of them, so that no thread
-may wait for each.
+A token may become valid at that moment, or its key may only then be known to other processes. The
+token is issued now, and its response waits. Any account can request many such tokens, so no thread
+may wait for one.
 """
 
 import time
@@ -36,7 +36,7 @@ def before_waiting() -> None:
 
 
 def delay_response(seconds: float) -> None:
-    """Have nobody see what this request made for so long, two seconds at the most."""
+    """Delay the response of this request by at most two seconds."""
     seconds = min(seconds, _LONGEST)
     hold_response = hold.get()
     if hold_response is None:

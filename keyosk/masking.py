@@ -1,6 +1,7 @@
-"""Secrets that stand where they should not, made unreadable: in a log, an audit row, an error.
+"""Masking secrets in places where they must not be: in a log, an audit row, an error.
 
-Only what has a form is found: API keys, refresh tokens, JWTs. A password looks like any word.
+It finds only secrets with a recognisable form: API keys, refresh tokens, JWTs. A password looks
+like any word.
 """
 
 import re
@@ -16,7 +17,7 @@ _ROUNDS: Final = 5
 
 
 def mask(text: str) -> str:
-    """The text without the secrets in it."""
+    """Return the text with its secrets masked."""
     # Most texts have none, and these look-ups cost a tenth of the search.
     folded = text.casefold()
     if "kysk_" not in folded and "kysr_" not in folded and "eyJ" not in text:
@@ -25,7 +26,7 @@ def mask(text: str) -> str:
 
 
 def mask_path(path: str) -> str:
-    """The path without the secrets in it, however often they were percent-encoded."""
+    """Return the path with its secrets masked, however often they were percent-encoded."""
     if "%" not in path:
         return mask(path)
     return "/".join(map(_mask_part, path.split("/")))

@@ -1,9 +1,9 @@
 """Counters for Prometheus, over all workers of one ``keyosk serve``.
 
-They are numbers in memory that the processes share: made before the workers, with every page in
-place, so that no full file system and no limit can be in the way of counting. Each worker has a
-part of it for itself, and whichever is asked adds them up; who follows a worker that has died goes
-on with its part. No label holds what a client chose: names, addresses and secrets are not here.
+They are numbers in memory that the processes share: allocated before the workers start, with every
+page in place, so that no full file system and no limit can stop the counting. Each worker has its
+own part of it, and the scrape adds them up; the successor of a worker that died continues with its
+part. No label contains data from a client, such as names, addresses and secrets.
 """
 
 import json
@@ -48,10 +48,10 @@ _NUMBER: Final = 8  # bytes
 
 
 class SharedCounts:
-    """Named numbers of several processes, in memory. Made by the process that starts them."""
+    """Named numbers of several processes, in memory. Created by the process that starts them."""
 
     def __init__(self, processes: int) -> None:
-        """``processes``: how many there are at once; as many again while they are replaced."""
+        """Allocate parts for ``processes`` workers, and as many again for their replacement."""
         parts = min(2 * processes + 2, 255)
         self._memory = mmap.mmap(-1, parts * _PART)
         self._numbers = memoryview(self._memory).cast("d")  # each number stands where one may
@@ -68,7 +68,7 @@ class SharedCounts:
         self._mine: tuple[int, int] | None = None
 
     def claim(self) -> int | None:
-        """A part for this process alone, always the same; ``None`` if there is none left."""
+        """Return the part of this process, always the same; ``None`` if none is left."""
         if self._mine is not None and self._mine[0] == os.getpid():
             return self._mine[1]
         with suppress(OSError):
@@ -79,8 +79,8 @@ class SharedCounts:
                 return part
         return None
 
-    def give_back(self, process: int) -> None:
-        """The process has ended: another may go on with its part."""
+    def release(self, process: int) -> None:
+        """Release the part of a process that ended, for its successor."""
         for part in range(self._parts):
             owner, used = _HEAD.unpack_from(self._memory, part * _PART)
             if owner == process:
@@ -89,7 +89,7 @@ class SharedCounts:
                     os.write(self._give, bytes((part,)))
 
     def entries(self, part: int) -> Iterator[tuple[str, int, float]]:
-        """The names in a part, where their numbers stand, and these."""
+        """Return the names in a part, with the places and values of their numbers."""
         start = part * _PART
         end = start + _HEAD.unpack_from(self._memory, start)[1]
         place = start + _HEAD.size
@@ -100,7 +100,7 @@ class SharedCounts:
             place += _ENTRY.size + -(-length // 8) * 8
 
     def insert(self, part: int, name: str) -> int | None:
-        """A new number, 0, and where it stands; ``None`` if the part is full."""
+        """Add a number, 0, and return its place; ``None`` if the part is full."""
         start = part * _PART
         owner, used = _HEAD.unpack_from(self._memory, start)
         text = name.encode()
@@ -114,11 +114,11 @@ class SharedCounts:
         return place
 
     def add(self, place: int, amount: float) -> None:
-        """Add to the number that stands there."""
+        """Add to the number at a place."""
         self._numbers[place // _NUMBER] += amount
 
     def totals(self) -> dict[str, float]:
-        """All numbers by their names, added up over all parts."""
+        """Return all numbers by their names, added up over all parts."""
         found: dict[str, float] = defaultdict(float)
         for part in range(self._parts):
             for name, _, number in self.entries(part):
@@ -127,9 +127,9 @@ class SharedCounts:
 
 
 class Metrics:
-    """What one process counts. Where nothing is shared, as in commands, it counts nothing.
+    """The counters of one process. Without shared memory, as in commands, it counts nothing.
 
-    No method raises for want of anything: a request is answered whether it can be counted or not.
+    No method raises for lack of a resource: a request is served even if it cannot be counted.
     """
 
     def __init__(self, shared: SharedCounts | None = None) -> None:
@@ -143,7 +143,7 @@ class Metrics:
             }
 
     def request(self, method: str, route: str, status: str, *, seconds: float) -> None:
-        """Count an answer. ``route``: the address as the URL table has it, or ``none``."""
+        """Count a response. ``route``: the path in the URL table, or ``none``."""
         limit = _LIMITS[bisect_left(_SECONDS, seconds)]
         self._add(
             ((_REQUESTS, method, route, status), 1),
@@ -160,7 +160,7 @@ class Metrics:
         self._add(((_REFUSED, "throttled" if throttled else "wrong"), 1))
 
     def page(self, accept: str) -> tuple[str, bytes]:
-        """All counters of all workers, as media type and text.
+        """Return all counters of all workers, as media type and text.
 
         In Prometheus's own format or as OpenMetrics, as the ``Accept`` header prefers.
         """
@@ -170,7 +170,7 @@ class Metrics:
         return media_type, write(registry)
 
     def collect(self) -> Iterable[Any]:
-        """The metrics as ``prometheus_client`` asks a collector for them."""
+        """Return the metrics in the form that ``prometheus_client`` expects from a collector."""
         shared = {} if self._shared is None else self._shared.totals()
         totals = {tuple(json.loads(name)): number for name, number in shared.items()}
         for name, text, labels in _COUNTERS:

@@ -172,7 +172,7 @@ def test_who_follows_a_worker_goes_on_with_its_counts() -> None:
             Metrics(counts).token_issued("api_key", "ES256")
             os._exit(0)
         os.waitpid(process, 0)
-        counts.give_back(process)
+        counts.release(process)
     assert counts.totals() == {'["keyosk_tokens_issued", "api_key", "ES256"]': 20.0}
 
 

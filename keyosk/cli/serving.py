@@ -61,7 +61,7 @@ def serve() -> None:
         ),
         Hooks(
             on_ready=lambda addresses: _say_ready(configuration, addresses[0]),
-            on_child_exit=lambda process: counts.give_back(process) if counts else None,
+            on_child_exit=lambda process: counts.release(process) if counts else None,
         ),
     )
 

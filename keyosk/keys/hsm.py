@@ -57,7 +57,7 @@ class _Modules:
         os.register_at_fork(after_in_child=self._forked)
 
     def started(self, path: str, *, again: bool) -> Any:
-        """The module, initialised in this very process; ``again``: anew, which ends its sessions.
+        """Return the module, initialised in this process; ``again``: anew, which ends its sessions.
 
         Raises the binding's errors.
         """
@@ -68,7 +68,7 @@ class _Modules:
         return module
 
     def stop(self, path: str) -> None:
-        """C_Finalize, whether the module still knows of us or not; ends all sessions."""
+        """Call C_Finalize, even if the module no longer knows this process; ends all sessions."""
         if self._owners.pop(path, None) is not None:
             self.era += 1
             # A module that noticed the fork, or lost its device, says that it was not initialised.
@@ -85,9 +85,9 @@ _modules: Final = _Modules()
 
 @dataclass(frozen=True, slots=True)
 class HsmKey:
-    """A private key in the HSM. All that it can do is sign.
+    """A private key in the HSM, which can only sign.
 
-    ``hsm``: none where the settings for it are missing.
+    ``hsm``: ``None`` if its settings are missing.
     """
 
     hsm: "Hsm | None"
@@ -95,7 +95,7 @@ class HsmKey:
     algorithm: str
 
     def sign(self, content: bytes) -> bytes:
-        """The signature of a JWS (RFC 7518 section 3, RFC 8037). Raises ``Unavailable``."""
+        """Return the signature of a JWS (RFC 7518 section 3, RFC 8037). Raises ``Unavailable``."""
         if self.hsm is None:
             raise Unavailable("The signing key is in an HSM, and the settings for it are missing.")
         delays.before_waiting()
@@ -103,10 +103,10 @@ class HsmKey:
 
 
 class Hsm:
-    """One PKCS#11 token of one module, as one process uses it. Nothing is opened before a use."""
+    """One PKCS#11 token of one module, as one process uses it. It is opened at its first use."""
 
     def __init__(self, module: str, token: str, pin: str) -> None:
-        """``module``: the path of its library. ``token``: its label."""
+        """Configure the HSM. ``module``: the path of its library. ``token``: its label."""
         self._path = module
         self._label = token
         self._pin = pin
@@ -118,19 +118,19 @@ class Hsm:
         self._rests_until = 0.0
 
     def check(self) -> None:
-        """Open the token, as the start does. Raises ``ConfigurationError``."""
+        """Open the token when Keyosk starts. Raises ``ConfigurationError``."""
         with _modules.lock:
             self._refused, self._rests_until = None, 0.0
             self._open(again=False)
 
     def close(self) -> None:
-        """Give the module back, for all of the process. The next use opens it again."""
+        """Close the module for the whole process. The next use opens it again."""
         with _modules.lock:
             _modules.stop(self._path)
             self._forget()
 
     def can_make(self, algorithm: str) -> bool:
-        """Whether keys for an algorithm can be in this token. Raises ``Unavailable``."""
+        """Return whether this token can generate keys for an algorithm. Raises ``Unavailable``."""
         if algorithm not in _MECHANISMS:
             return False
 
@@ -143,7 +143,7 @@ class Hsm:
         return {load_binding().Mechanism[name] for name in names} <= self._mechanisms
 
     def make(self, algorithm: str) -> dict[str, str]:
-        """Have the token make a key pair; the public half as ``keyring.public_jwk`` gives it.
+        """Generate a key pair and return the public key as ``material.public_jwk`` does.
 
         Raises ``Unavailable``.
         """
@@ -190,11 +190,11 @@ class Hsm:
         return self._use(sign)
 
     def has(self, kid: str) -> bool:
-        """Whether a key is in the token. Raises ``Unavailable``."""
+        """Return whether a key is in the token. Raises ``Unavailable``."""
         return self._use(lambda session: bool(_found(session, kid)))
 
     def destroy(self, kid: str) -> None:
-        """Destroy a key, if it is there. Raises ``Unavailable``."""
+        """Destroy a key, if it exists. Raises ``Unavailable``."""
         looked = False
 
         def destroy(session: Any) -> None:
@@ -213,7 +213,10 @@ class Hsm:
     # ---- The session -----------------------------------------------------------------------------
 
     def _use(self, act: Callable[[Any], T]) -> T:
-        """Do something in a session, once more in a new one if it fails. Raises ``Unavailable``."""
+        """Run an action in a session, and again in a new session if it fails.
+
+        Raises ``Unavailable``.
+        """
         with _modules.lock:
             if time.monotonic() < self._rests_until:
                 raise Unavailable("The PKCS#11 token cannot be used now.")
@@ -231,7 +234,7 @@ class Hsm:
             raise Unavailable("The PKCS#11 token cannot be used now.") from failure
 
     def _open(self, *, again: bool) -> Any:
-        """The session, logged in. Raises ``ConfigurationError``."""
+        """Open a session and log in. Raises ``ConfigurationError``."""
         if self._session is not None and self._era == _modules.era and not again:
             return self._session
         if self._refused is not None:
@@ -264,7 +267,7 @@ class Hsm:
 
 
 def load_binding() -> ModuleType:
-    """python-pkcs11. Raises ``ConfigurationError`` where the extra is not installed."""
+    """Import python-pkcs11. Raises ``ConfigurationError`` if the extra is not installed."""
     try:
         import pkcs11  # noqa: PLC0415 - an extra: most installations have no HSM, and no binding
     except ImportError as error:
@@ -315,7 +318,7 @@ def _generate(session: Any, algorithm: str) -> tuple[Any, Any]:
 
 
 def _numbers(public: Any, algorithm: str) -> dict[str, str]:
-    """The members of the public JWK (RFC 7518 section 6, RFC 8037 section 2)."""
+    """Return the members of the public JWK (RFC 7518 section 6, RFC 8037 section 2)."""
     attribute = load_binding().Attribute
     if _MECHANISMS[algorithm][0] == "RSA":
         modulus, exponent = public[attribute.MODULUS], public[attribute.PUBLIC_EXPONENT]
@@ -333,7 +336,7 @@ def _numbers(public: Any, algorithm: str) -> dict[str, str]:
 
 
 def _fault(error: Exception) -> Fault:
-    """What is wrong with the settings, if a token could not be opened."""
+    """Return what is wrong with the settings, if a token could not be opened."""
     binding = load_binding()
     if isinstance(error, binding.PinLocked):
         return Fault("KEYOSK_PKCS11_PIN", "is locked: too many wrong PINs were tried")

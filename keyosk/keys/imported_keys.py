@@ -1,7 +1,8 @@
-"""Private keys from elsewhere, as PEM or JWK: whether they are fit to sign tokens, and for what.
+"""Importing private keys as PEM or JWK: are they fit to sign tokens, and with which algorithm?
 
-Whoever imports a key may be mistaken, or may not have made it. So every number is bounded before
-anything is computed with it, and a key is taken only if all of its numbers fit one another.
+The person who imports a key may be mistaken, or may have received it from somebody else. So every
+number is bounded before anything is computed with it, and a key is accepted only if its numbers fit
+together.
 """
 
 import base64
@@ -39,11 +40,10 @@ _PEM: Final = re.compile(r"-----BEGIN PRIVATE KEY-----\s(.*?)-----END", re.DOTAL
 
 
 def read(text: str, algorithm: str | None) -> tuple[PrivateKey, str]:
-    """A private key, as PEM (PKCS#8 and older forms) or JWK, and its algorithm.
+    """Parse a private key, as PEM (PKCS#8 and older formats) or JWK, and return its algorithm.
 
-    ``algorithm``: which of those that the key can be for, if it is several and the key itself names
-    none. Raises ``Invalid`` for the field ``private_key`` or ``algorithm``, without a word of what
-    it was given.
+    ``algorithm``: the algorithm to use if the key fits several and names none. Raises ``Invalid``
+    for the field ``private_key`` or ``algorithm``; its message contains nothing of the input.
     """
     text = whitespace.trim(text)
     key: PrivateKey | None = None
@@ -76,7 +76,7 @@ def read(text: str, algorithm: str | None) -> tuple[PrivateKey, str]:
 
 
 def _named(jwk: Mapping[str, Any]) -> str | None:
-    """The algorithm that a JWK names; raises ``ValueError`` for one that is not for signing."""
+    """Return the algorithm that a JWK names. Raises ``ValueError`` if it is not for signing."""
     if jwk.get("use", "sig") != "sig":
         raise ValueError("not for signatures (RFC 7517 section 4.2)")
     operations = jwk.get("key_ops", ["sign"])
@@ -142,7 +142,7 @@ def _is_pss(text: str) -> bool:
 
 
 def _check_rsa(n: int, e: int, d: int) -> None:
-    """Raise ``ValueError`` for numbers that are out of bounds, before anything costly."""
+    """Check the bounds of the numbers before anything costly. Raises ``ValueError``."""
     shortest, longest = _RSA_BITS
     if not shortest <= n.bit_length() <= longest or n % 2 == 0:
         raise ValueError("the modulus is too short, too long or even")
@@ -154,7 +154,10 @@ def _check_rsa(n: int, e: int, d: int) -> None:
 
 
 def _rsa(numbers: rsa.RSAPrivateNumbers) -> rsa.RSAPrivateKey:
-    """The key of numbers that ``_check_rsa`` took; raises ``ValueError`` if they do not fit."""
+    """Build the key from numbers that ``_check_rsa`` accepted.
+
+    Raises ``ValueError`` if they do not fit.
+    """
     n, e = numbers.public_numbers.n, numbers.public_numbers.e
     p, q, d = numbers.p, numbers.q, numbers.d
     half = n.bit_length() // 2
@@ -170,9 +173,10 @@ def _rsa(numbers: rsa.RSAPrivateNumbers) -> rsa.RSAPrivateKey:
 
 
 def _factors(n: int, e: int, d: int) -> tuple[int, int]:
-    """The factors of ``n``, larger first (NIST SP 800-56B, appendix C); raises ``ValueError``.
+    """Factor ``n``, larger factor first (NIST SP 800-56B, appendix C). Raises ``ValueError``.
 
-    That of ``cryptography`` tries 500 times where there is nothing to find, which takes minutes.
+    The function of ``cryptography`` tries 500 times if there are no factors to find, which takes
+    minutes.
     """
     if pow(pow(2, e, n), d, n) != 2:
         raise ValueError("the exponents do not belong together")

@@ -30,7 +30,7 @@ _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class _MlDsa(Algorithm):
-    """ML-DSA (RFC 9964): the key object knows its parameters, the signature is taken as it is."""
+    """ML-DSA (RFC 9964). The key object knows its parameters; the signature is used unchanged."""
 
     def prepare_key(self, key: Any) -> Any:
         return key
@@ -63,9 +63,9 @@ for _name in material.OWN_SET_ALGORITHMS:
 def signed(
     signer: Signer, claims: Mapping[str, Any], typ: str, *, for_registry_2: bool = False
 ) -> str:
-    """A compact JWS (RFC 7515 section 3.1) over ``claims``.
+    """Sign ``claims`` as a compact JWS (RFC 7515 section 3.1).
 
-    ``for_registry_2``: with the ``kid`` that a container registry of version 2 knows the key by.
+    ``for_registry_2``: with the ``kid`` that version 2 of the container registry uses for the key.
     """
     kid = material.libtrust_id(signer.public) if for_registry_2 else signer.kid
     content = _content(signer, claims, typ, kid=kid)
@@ -74,7 +74,7 @@ def signed(
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What a JWS says whose signature was verified."""
+    """The header and claims of a JWS whose signature was verified."""
 
     kid: str
     typ: str
@@ -117,13 +117,13 @@ def read(keys: SigningKeys, text: str, *, typ: Sequence[str], published: bool = 
 
 
 def is_signed(text: str, signature: bytes, verifier: Verifier) -> bool:
-    """Whether a compact JWS, whose last part is ``signature``, is signed by this key."""
+    """Return whether this key signed a compact JWS, whose last part is ``signature``."""
     signed_part = text.rpartition(".")[0].encode()
     return bool(ALGORITHMS[verifier.algorithm].verify(signed_part, verifier.key, signature))
 
 
 def length(signer: Signer, claims: Mapping[str, Any], typ: str) -> int:
-    """How many characters ``signed`` would have; nothing is signed but nothing."""
+    """Return the length that ``signed`` would return, without signing."""
     if isinstance(signer.key, HsmKey):  # it was made here, so its length is known
         return expected_length(signer.algorithm, claims, typ)
     signature = _signature(signer, b"")
@@ -131,7 +131,7 @@ def length(signer: Signer, claims: Mapping[str, Any], typ: str) -> int:
 
 
 def expected_length(algorithm: str, claims: Mapping[str, Any], typ: str) -> int:
-    """As ``length``, with a key that is not made yet."""
+    """Return the same as ``length``, for a key that does not exist yet."""
     payload = base64url_encode(_encode(claims).encode())
     signature = base64url_encode(bytes(material.SIGNATURE_BYTES[algorithm]))
     return len(_header(algorithm, _A_KID, typ)) + len(payload) + 1 + len(signature)

@@ -1,4 +1,4 @@
-"""Which keys the services that tell who they are have fetched."""
+"""Which keys were fetched by the services that identify themselves."""
 
 from collections.abc import Callable
 from typing import Final
@@ -15,7 +15,7 @@ _MOST: Final = 1_000
 
 
 class KeyFetches:
-    """Remembers fetches in memory, and writes down what is new in them."""
+    """Remembers fetches in memory, and stores new ones."""
 
     def __init__(self, store: SigningKeyStore, clock: Callable[[], float]) -> None:
         self._store = store
@@ -23,7 +23,7 @@ class KeyFetches:
         self._seen: dict[str, tuple[str, ...]] = {}
         self._written: dict[str, tuple[tuple[str, ...], float]] = {}
 
-    def note(self, service: str, kids: tuple[str, ...]) -> None:
+    def record(self, service: str, kids: tuple[str, ...]) -> None:
         """Remember that a service, by name or id, fetched these keys; it waits for nothing."""
         if not (SERVICE_NAME.fullmatch(service) or is_id(service)):
             return
@@ -34,7 +34,7 @@ class KeyFetches:
             self._seen[service] = kids
 
     def write(self) -> None:
-        """Write down what is new."""
+        """Store the new fetches."""
         while self._seen:
             service, kids = self._seen.popitem()
             now = self._clock()
@@ -42,6 +42,6 @@ class KeyFetches:
                 self._written[service] = (kids, now)
 
     def lacking(self, kid: str) -> list[str]:
-        """The services that have not fetched a key yet, by name."""
+        """Return the services that have not fetched a key yet, by name."""
         self.write()
         return sorted(name for name, kids in self._store.key_fetches().items() if kid not in kids)

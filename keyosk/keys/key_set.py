@@ -1,4 +1,4 @@
-"""The key set as a value: what signs, what is published, and the documents that say so."""
+"""The key set as a value: which keys sign, which are published, and the documents for them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -33,10 +33,12 @@ class Verifier:
 
 @dataclass(frozen=True)
 class KeySet:
-    """All that is needed of the signing keys, from ``made_at`` until ``changes_at``.
+    """All data about the signing keys, valid from ``made_at`` until ``changes_at``.
 
-    ``keys``: the published ones, that of the installation's algorithm which signs now first.
-    ``every``: all that there ever were. ``compromised``: how many of them are.
+    Attributes:
+        keys: The published keys; the installation's active key is first.
+        every: All keys that ever existed.
+        compromised: The number of compromised keys.
     """
 
     keys: Sequence[SigningKey]
@@ -54,7 +56,7 @@ class KeySet:
 
     @cached_property
     def of_registries(self) -> Mapping[str, str]:
-        """The ``kid`` of every key by the one that container registry 2 knows it by."""
+        """Every ``kid`` by the one that version 2 of the container registry uses for the key."""
         return {material.libtrust_id(key.public): key.kid for key in self.every}
 
     @cached_property
@@ -63,9 +65,9 @@ class KeySet:
         return _document([key for key in self.keys if key.algorithm in material.ALGORITHMS])
 
     def document_of(self, algorithm: str | None) -> "Document":
-        """The JWK set of a service: the common one, or for an algorithm that is not in it its own.
+        """Return the JWK set of a service: the common one, or its own if that lacks its algorithm.
 
-        One unknown ``kty`` makes several verifiers refuse a whole set.
+        A single unknown ``kty`` makes several verifiers refuse a whole set.
         """
         if algorithm is None:
             return self.document
@@ -78,7 +80,7 @@ class KeySet:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A JWK set as published, a digest that changes with it, and the ``kid`` of its keys."""
+    """A JWK set as published, with its digest and the ``kid`` of its keys."""
 
     text: bytes
     digest: str
@@ -86,7 +88,7 @@ class Document:
 
 
 def verifier_of(key: SigningKey) -> Verifier:
-    """The public half of a key."""
+    """Return the public key of a key."""
     return Verifier(key.algorithm, material.public_key(key.public))
 
 

@@ -1,4 +1,4 @@
-"""The lives of signing keys that a clock far ahead has planned."""
+"""Correcting times of signing keys that were planned by a clock far ahead."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -14,24 +14,24 @@ LONGEST_LIMIT: Final = 90 * _DAY
 
 
 class KeyLives:
-    """Finds and corrects what lies further ahead than it can have been planned.
+    """Finds and corrects times that are further ahead than they can have been planned.
 
-    What is ahead by a day stays: such a key signs, is followed or goes a day later, and a clock
-    that is behind after a cold start would shorten its life instead.
+    Times up to a day ahead stay: such a key signs, is followed or is removed a day later. A
+    correction by a clock that is behind after a cold start would shorten its life instead.
     """
 
     def __init__(self, revocations: Revocations, *, ahead: int, retain: int) -> None:
-        """``ahead``, ``retain``: seconds, as planned."""
+        """Set the planned times ``ahead`` and ``retain``, in seconds."""
         self._revocations = revocations
         self._ahead = ahead
         self._retain = retain
 
     def are_wrong(self, keys: Iterable[SigningKey], now: int) -> bool:
-        """Whether a key has to be corrected."""
+        """Return whether a key must be corrected."""
         return any(self.corrected(key, now) != key for key in keys)
 
     def corrected(self, key: SigningKey, now: int) -> SigningKey:
-        """The key, corrected where it has to be."""
+        """Return the key, corrected if necessary."""
         begins, ended = key.active_from or 0, key.retired_at or 0
         if key.state is KeyState.NEXT:
             longest = max(LONGEST_LIMIT, self._ahead)

@@ -1,7 +1,7 @@
-"""Keys as such: make them, name them, publish them, lock them away. The only user of cryptography.
+"""Key material: generation, names, public formats and encryption. The only user of cryptography.
 
-Owns the mathematics of signing keys: generation, RFC 7638 names, public JWK and PEM forms, and
-encryption at rest. Which key signs, and when, is ``signing``'s business.
+Owns the mathematics of signing keys: generation, RFC 7638 thumbprints, public JWK and PEM formats,
+and encryption at rest. ``signing_keys`` decides which key signs, and when.
 """
 
 import base64
@@ -77,7 +77,7 @@ _REQUIRED: Final[Mapping[str, Sequence[str]]] = {
 
 
 def generate(algorithm: str) -> PrivateKey:
-    """A new private key for an algorithm that tokens can be signed with."""
+    """Generate a private key for an algorithm that can sign tokens."""
     if algorithm in _ML_DSA:
         made: PrivateKey = _ML_DSA[algorithm][0].generate()
         return made
@@ -91,7 +91,7 @@ def generate(algorithm: str) -> PrivateKey:
 
 
 def public_jwk(key: PrivateKey | PublicKey, algorithm: str) -> dict[str, str]:
-    """The public half as a JWK (RFC 7517) with ``kid``, ``use`` and ``alg``; never the private."""
+    """Return the public key as a JWK (RFC 7517) with ``kid``, ``use`` and ``alg``."""
     public = _public(key)
     if isinstance(public, ec.EllipticCurvePublicKey):
         point = public.public_numbers()
@@ -107,17 +107,17 @@ def public_jwk(key: PrivateKey | PublicKey, algorithm: str) -> dict[str, str]:
 
 
 def thumbprint(jwk: Mapping[str, Any]) -> str:
-    """The RFC 7638 SHA-256 thumbprint of a JWK, base64url; other members do not count."""
+    """Return the RFC 7638 SHA-256 thumbprint of a JWK, base64url; other members are ignored."""
     required = {name: jwk[name] for name in _REQUIRED[jwk["kty"]]}
     canonical = json.dumps(required, separators=(",", ":"), sort_keys=True)
     return base64url(hashlib.sha256(canonical.encode()).digest())
 
 
 def public_key(jwk: Mapping[str, str]) -> PublicKey:
-    """The key object of a public JWK that ``public_jwk`` made.
+    """Return the key object of a public JWK that ``public_jwk`` made.
 
-    Raises ``ValueError`` for another one: of another use, for another algorithm than its type is
-    for, on another curve or none, too weak (RFC 7518 section 3.3).
+    Raises ``ValueError`` for any other JWK: with another ``use``, an algorithm that does not match
+    its type, another curve or none, or too weak (RFC 7518 section 3.3).
     """
     uses = _USES.get((jwk["kty"], jwk.get("crv")), ())
     for_verifying = jwk.get("use", "sig") == "sig" and "verify" in jwk.get("key_ops", "verify")
@@ -140,7 +140,7 @@ def public_key(jwk: Mapping[str, str]) -> PublicKey:
 
 
 def is_signed(key: MlDsaPublicKey, signature: bytes, message: bytes) -> bool:
-    """Whether an ML-DSA signature is right; PyJWT knows the other algorithms by itself."""
+    """Verify an ML-DSA signature; PyJWT implements the other algorithms."""
     try:
         key.verify(signature, message)
     except InvalidSignature:
@@ -149,16 +149,16 @@ def is_signed(key: MlDsaPublicKey, signature: bytes, message: bytes) -> bool:
 
 
 def public_der(jwk: Mapping[str, str]) -> bytes:
-    """A public JWK as DER (SubjectPublicKeyInfo)."""
+    """Return a public JWK as DER (SubjectPublicKeyInfo)."""
     return public_key(jwk).public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
 
 
 def libtrust_id(public: Mapping[str, str]) -> str:
-    """The ``kid`` of a public JWK as container registries make it (libtrust).
+    """Return the ``kid`` that container registries compute for a public JWK (libtrust).
 
-    The first 240 bits of the SHA-256 of its DER form, in base32, four characters a group.
+    The first 240 bits of the SHA-256 of its DER form, in base32, in groups of four characters.
     """
     digest = hashlib.sha256(public_der(public)).digest()[:30]
     text = base64.b32encode(digest).decode("ascii")
@@ -166,7 +166,7 @@ def libtrust_id(public: Mapping[str, str]) -> str:
 
 
 def certificate(key: PrivateKey, name: str) -> str:
-    """A self-signed X.509 certificate (RFC 5280) as PEM, for ten years from now."""
+    """Create a self-signed X.509 certificate (RFC 5280) as PEM, valid for ten years."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
     now = datetime.now(UTC)
     # Edwards curves and ML-DSA have their hash built in.
@@ -185,7 +185,7 @@ def certificate(key: PrivateKey, name: str) -> str:
 
 
 def public_pem(jwk: Mapping[str, str]) -> str:
-    """A public JWK as PEM (RFC 7468 section 13, SubjectPublicKeyInfo)."""
+    """Return a public JWK as PEM (RFC 7468 section 13, SubjectPublicKeyInfo)."""
     return (
         public_key(jwk)
         .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
@@ -194,20 +194,20 @@ def public_pem(jwk: Mapping[str, str]) -> str:
 
 
 def new_secret_key() -> str:
-    """A secret key for an installation: 32 random bytes, base64url without padding."""
+    """Create a secret key for an installation: 32 random bytes, base64url without padding."""
     return base64url(os.urandom(32))
 
 
 class Safe:
-    """Locks private keys away under the installation's secret keys (AES-256-GCM).
+    """Encrypts private keys under the installation's secret keys (AES-256-GCM).
 
-    The first secret key encrypts, all of them decrypt, so that a new one can be put in front. The
-    AES key is derived with HKDF-SHA256 (RFC 5869). The name of what is sealed is authenticated with
-    it: a ciphertext moved to another row does not open.
+    The first secret key encrypts and all of them decrypt, so that a new one can be added in front.
+    The AES key is derived with HKDF-SHA256 (RFC 5869). The name of the sealed object is
+    authenticated with it: a ciphertext that was moved to another row does not open.
     """
 
     def __init__(self, secret_keys: Sequence[str]) -> None:
-        """``secret_keys``: at least one, each with the entropy of 32 random bytes."""
+        """Set the ``secret_keys``: at least one, each with the entropy of 32 random bytes."""
         if not secret_keys:
             raise ValueError("a secret key is needed")
         self._ciphers = tuple(AESGCM(_derive(secret, _SEALING)) for secret in secret_keys)
@@ -215,7 +215,7 @@ class Safe:
         self._mac_key = _derive(secret_keys[0], _FINGERPRINTS)
 
     def seal_private_key(self, key: PrivateKey, kid: str) -> bytes:
-        """The private key, encrypted, as stored."""
+        """Return the private key encrypted, as it is stored."""
         return self.seal(
             key.private_bytes(
                 serialization.Encoding.DER,
@@ -226,19 +226,19 @@ class Safe:
         )
 
     def open_private_key(self, sealed: bytes, kid: str) -> PrivateKey:
-        """The private key again. Raises ``WrongSecretKey``."""
+        """Decrypt a private key. Raises ``WrongSecretKey``."""
         key = serialization.load_der_private_key(self.open(sealed, name=kid), password=None)
         if not isinstance(key, PrivateKey):
             raise TypeError("a stored signing key is of a type that cannot sign tokens")
         return key
 
     def seal(self, plain: bytes, *, name: str) -> bytes:
-        """``plain`` encrypted and bound to ``name``: nonce, ciphertext and tag in one."""
+        """Encrypt ``plain`` and bind it to ``name``; returns nonce, ciphertext and tag in one."""
         nonce = os.urandom(_NONCE_BYTES)
         return nonce + self._ciphers[0].encrypt(nonce, plain, name.encode())
 
     def open(self, sealed: bytes, *, name: str) -> bytes:
-        """What ``seal`` was given. Raises ``WrongSecretKey`` when no secret key opens it."""
+        """Decrypt what ``seal`` returned. Raises ``WrongSecretKey`` if no secret key fits."""
         nonce, ciphertext = bytes(sealed[:_NONCE_BYTES]), bytes(sealed[_NONCE_BYTES:])
         for cipher in self._ciphers:
             try:
@@ -251,11 +251,11 @@ class Safe:
         )
 
     def refresh_macs(self, data: bytes) -> list[bytes]:
-        """HMAC-SHA256 of ``data`` under a key of each secret key, the one in use first."""
+        """Return the HMAC-SHA256 of ``data`` under a key of each secret key, the first first."""
         return [hmac.digest(key, data, "sha256") for key in self._refresh_keys]
 
     def fingerprint(self, data: bytes) -> str:
-        """HMAC-SHA256 of ``data``, hexadecimal: tells equal from unequal and nothing else."""
+        """Return the HMAC-SHA256 of ``data``, hexadecimal, to compare data without storing it."""
         return hmac.digest(self._mac_key, data, "sha256").hex()
 
 
@@ -270,7 +270,7 @@ def _public(key: PrivateKey | PublicKey) -> PublicKey:
 
 
 def base64url(data: bytes) -> str:
-    """Base64url without padding (RFC 7515 section 2)."""
+    """Encode as base64url without padding (RFC 7515 section 2)."""
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
 
 

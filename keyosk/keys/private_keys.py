@@ -1,7 +1,7 @@
-"""Where the private halves of signing keys are: sealed in the database, or in an HSM.
+"""Storage of private keys: encrypted in the database, or in an HSM.
 
-New ones are made in the HSM where there is one, those from elsewhere and all from before it lie in
-the database. A key that is in the HSM has, in the database, a sealed reference in its place.
+New keys are generated in the HSM if there is one. Imported keys and all earlier keys are in the
+database. For a key in the HSM, the database has an encrypted reference instead.
 """
 
 import logging
@@ -26,7 +26,7 @@ NewKey = tuple[Mapping[str, str], bytes]
 
 
 class PrivateKeys:
-    """Makes, keeps, opens and destroys private keys."""
+    """Generates, stores, opens and destroys private keys."""
 
     def __init__(self, safe: Safe, hsm: Hsm | None = None) -> None:
         self._safe = safe
@@ -34,11 +34,11 @@ class PrivateKeys:
         self._destroys_from = 0.0
 
     def can_make(self, algorithm: str) -> bool:
-        """Whether new keys can be for an algorithm. Raises ``Unavailable``."""
+        """Return whether new keys can be generated for an algorithm. Raises ``Unavailable``."""
         return self._hsm is None or self._hsm.can_make(algorithm)
 
     def make(self, algorithm: str) -> NewKey:
-        """A new key. Raises ``Invalid``, ``Unavailable``."""
+        """Generate a key. Raises ``Invalid``, ``Unavailable``."""
         if self._hsm is None:
             return self.keep(material.generate(algorithm), algorithm)
         if not self._hsm.can_make(algorithm):
@@ -47,26 +47,26 @@ class PrivateKeys:
         return public, self._safe.seal(REFERENCE, name=public["kid"])
 
     def keep(self, private: PrivateKey, algorithm: str) -> NewKey:
-        """A key from elsewhere, which is known outside of any HSM already."""
+        """Store an imported key, which is already known outside of any HSM."""
         public = material.public_jwk(private, algorithm)
         return public, self._safe.seal_private_key(private, public["kid"])
 
     def open(self, kid: str, algorithm: str, sealed: bytes) -> PrivateKey | HsmKey:
-        """What signs. Raises ``WrongSecretKey``."""
+        """Return the object that signs with a key. Raises ``WrongSecretKey``."""
         if self.is_in_hsm(kid, sealed):
             return HsmKey(self._hsm, kid, algorithm)
         return self._safe.open_private_key(sealed, kid)
 
     def is_in_hsm(self, kid: str, sealed: bytes) -> bool:
-        """Whether a key is there and not here. Raises ``WrongSecretKey``."""
+        """Return whether the private key is in the HSM. Raises ``WrongSecretKey``."""
         return self._safe.open(sealed, name=kid) == REFERENCE
 
     def rewrapped(self, kid: str, sealed: bytes) -> bytes:
-        """The same under the first secret key. Raises ``WrongSecretKey``."""
+        """Return the key encrypted under the first secret key. Raises ``WrongSecretKey``."""
         return self._safe.seal(self._safe.open(sealed, name=kid), name=kid)
 
     def left_of(self, key: SigningKey) -> bytes:
-        """What stays stored of the private half of a key that is over.
+        """Return what stays stored of the private key after a key was removed.
 
         Nothing, or the reference to one in the HSM, until it is destroyed there as well.
         """
@@ -76,13 +76,13 @@ class PrivateKeys:
             return b""  # nobody can read it any more, and it has to go all the same
 
     def left_over(self, keys: Iterable[SigningKey]) -> list[SigningKey]:
-        """Those that are over and not destroyed in the HSM; none while it rests from a failure."""
+        """Return removed keys that still exist in the HSM; none shortly after a failure."""
         if self._hsm is None or time.monotonic() < self._destroys_from:
             return []
         return [key for key in keys if key.sealed and key.state in _OVER]
 
     def destroy(self, kid: str) -> bool:
-        """Destroy a key in the HSM; false if that cannot be done now."""
+        """Destroy a key in the HSM; returns false if that is impossible now."""
         if self._hsm is None:
             return False
         try:
@@ -94,12 +94,12 @@ class PrivateKeys:
         return True
 
     def discard(self, key: SigningKey) -> None:
-        """Destroy a key that was made and could not be stored, if that can be done."""
+        """Destroy a new key that could not be stored, if possible."""
         if self.is_in_hsm(key.kid, key.sealed):
             self.destroy(key.kid)
 
     def check(self, algorithm: str) -> None:
-        """At the start: whether the HSM can be used. Raises ``ConfigurationError``."""
+        """Check when Keyosk starts that the HSM can be used. Raises ``ConfigurationError``."""
         if self._hsm is None:
             return
         self._hsm.check()
@@ -108,7 +108,7 @@ class PrivateKeys:
             raise ConfigurationError([Fault("KEYOSK_SIGNING_ALGORITHM", fault)])
 
     def check_key(self, kid: str, sealed: bytes) -> None:
-        """At the start: whether a key is where it should be.
+        """Check when Keyosk starts that a key can be opened.
 
         Raises ``WrongSecretKey``, ``ConfigurationError``, ``Unavailable``.
         """
@@ -122,7 +122,7 @@ class PrivateKeys:
             raise ConfigurationError([Fault("KEYOSK_PKCS11_TOKEN", fault)])
 
     def fault_of(self, key: SigningKey) -> str | None:
-        """What is wrong with what is stored of a key, if anything is."""
+        """Return what is wrong with the stored private key, if anything is."""
         try:
             private = self.open(key.kid, key.algorithm, key.sealed)
             if isinstance(private, HsmKey):
@@ -137,6 +137,6 @@ class PrivateKeys:
         return None
 
     def close(self) -> None:
-        """Give the HSM back, before a fork or at the end."""
+        """Close the HSM, before a fork or at the end."""
         if self._hsm is not None:
             self._hsm.close()

@@ -26,5 +26,5 @@ _POWERS: Final = {prime: _powers(prime) for prime in _PRIMES}
 
 
 def is_from_faulty_chip(modulus: int) -> bool:
-    """Whether an RSA modulus has the chip's fingerprint."""
+    """Return whether an RSA modulus has the chip's fingerprint."""
     return all(modulus % prime in powers for prime, powers in _POWERS.items())

@@ -1,10 +1,11 @@
-"""The lives of signing keys: published, signing, retired, gone.
+"""The life of a signing key: published, signing, retired, removed.
 
-Verifiers keep the key set for minutes, and several never look for a key that they do not know. So a
-key is published long before it signs and long after its last token has expired. Every step is one
-transaction under one lock, done by whichever process comes first: the others find it done, and one
-that dies in the middle leaves it to the next. Generating a key takes long, and everybody who writes
-would wait: it is done before the transaction, and what turns out not to be needed is thrown away.
+Verifiers cache the key set for minutes, and several never refetch it for an unknown key. So a key
+is published long before it signs and long after its last token has expired. Every step is one
+transaction under one lock, made by the first process that gets there: the others find it done, and
+if a process dies in the middle, the next one makes the step. Generating a key is slow and would
+make every writer wait, so it happens before the transaction; a key that turns out to be unnecessary
+is discarded.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -32,7 +33,7 @@ LIMIT: Final = 7 * _DAY
 
 @dataclass(frozen=True, slots=True)
 class KeyPolicy:
-    """How keys live, in seconds; ``every``: between two rotations, 0 for none by themselves."""
+    """The times of a key's life in seconds; ``every``: between scheduled rotations, 0 for none."""
 
     publish_ahead: int
     retain: int
@@ -40,7 +41,7 @@ class KeyPolicy:
 
 
 class Rotation:
-    """Plans and changes the lives of signing keys."""
+    """Schedules and changes the states of signing keys."""
 
     def __init__(
         self,
@@ -66,26 +67,26 @@ class Rotation:
         self._lives = KeyLives(revocations, ahead=policy.publish_ahead, retain=policy.retain)
 
     def all(self) -> tuple[SigningKey, ...]:
-        """Every key with its life as of now, oldest first."""
+        """Return every key with its current state, oldest first."""
         self.advance()
         return self._store.all()
 
     def get(self, kid: str) -> SigningKey:
-        """One key. Raises ``NotFound``."""
+        """Return one key. Raises ``NotFound``."""
         return _found(self.all(), kid)
 
     def not_seen_by(self, key: SigningKey) -> list[str]:
-        """The services that have told who they are and not fetched a published key yet."""
+        """Return the services that identified themselves and have not fetched a published key."""
         if not is_published(key, int(self._clock())):
             return []
         return self._key_fetches.lacking(key.kid)
 
-    def saw(self, service: str, kids: tuple[str, ...]) -> None:
-        """Remember that a service, by name or id, fetched these keys.
+    def record_fetch(self, service: str, kids: tuple[str, ...]) -> None:
+        """Record that a service, by name or id, fetched these keys.
 
-        It asks for nothing and waits for nothing: what is new is written in a moment.
+        It never waits for the database: new fetches are stored a moment later.
         """
-        self._key_fetches.note(service, kids)
+        self._key_fetches.record(service, kids)
 
     def rotate(
         self,
@@ -97,13 +98,20 @@ class Rotation:
         limit: int = LIMIT,
         draft: SigningKey | None = None,
     ) -> SigningKey:
-        """Publish the key that is to sign next, ``algorithm``: the installation's unless given.
+        """Publish the next key.
 
-        ``now``: it signs as soon as every process has it, which may hurt verifiers that keep the
-        set; also for one that is published already. ``when_seen``: it signs when every service that
-        told who it is has fetched it, after ``limit`` seconds at the latest. ``draft``: as
-        ``draft_for_rotation`` gives it, for callers that have a transaction open. Raises
-        ``Conflict`` if a rotation is under way or the set is full, ``Invalid``.
+        Args:
+            by: The caller.
+            algorithm: The algorithm; the installation's by default.
+            now: Sign as soon as every process has the key, even if it is already published.
+                Verifiers with a cached key set may refuse its tokens.
+            when_seen: Sign once every service that identified itself has fetched the key.
+            limit: The most seconds to wait for those services.
+            draft: The result of ``draft_for_rotation``, for callers with an open transaction.
+
+        Raises:
+            Conflict: A rotation is in progress or the set is full.
+            Invalid: No key can be generated for the algorithm.
         """
         wanted = algorithm or self._keys.algorithm
         if wanted not in (*material.ALGORITHMS, *material.OWN_SET_ALGORITHMS):
@@ -126,9 +134,9 @@ class Rotation:
 
     @contextmanager
     def draft_for_rotation(self, algorithm: str | None = None) -> Iterator[SigningKey | None]:
-        """The key for ``rotate`` to publish, made before there is a transaction.
+        """Generate the key for ``rotate`` to publish, before a transaction begins.
 
-        ``None`` if it will publish none, as far as is known. Raises ``Unavailable``.
+        ``None`` if it will apparently publish none. Raises ``Unavailable``.
         """
         wanted = algorithm or self._keys.algorithm
         now = int(self._clock())
@@ -140,21 +148,21 @@ class Rotation:
             yield draft
 
     def import_key(self, by: Caller, private: PrivateKey, algorithm: str) -> SigningKey:
-        """Publish a key from elsewhere as the next one. Raises ``Conflict``."""
+        """Publish an imported key as the next one. Raises ``Conflict``."""
         moment = int(self._clock()) + self.policy.publish_ahead
         draft = self._keys.draft(algorithm, private=private)
         return self._publish(by, algorithm, draft, active_from=moment, action="signing_key.import")
 
     @property
     def algorithm(self) -> str:
-        """What signs tokens where no service says otherwise."""
+        """The algorithm that signs tokens for services without their own."""
         return self._keys.algorithm
 
     def publish_for(self, by: Caller, algorithm: str, *, draft: SigningKey | None = None) -> None:
-        """Publish a key for an algorithm that is newly wanted, unless there is one.
+        """Publish a key for an algorithm that is needed now, unless there is one.
 
-        ``draft``: as ``draft_for`` gives it, for callers that have a transaction open. Raises
-        ``Invalid`` if none can be made for it, ``Conflict``, ``Unavailable``.
+        ``draft``: the result of ``draft_for``, for callers with an open transaction. Raises
+        ``Invalid`` if none can be generated for it, ``Conflict``, ``Unavailable``.
         """
         if self._is_published(algorithm):
             return
@@ -166,9 +174,9 @@ class Rotation:
 
     @contextmanager
     def draft_for(self, algorithm: str | None) -> Iterator[SigningKey | None]:
-        """The key for ``publish_for`` to publish, made before there is a transaction.
+        """Generate the key for ``publish_for`` to publish, before a transaction begins.
 
-        ``None`` if none will be needed, or none can be made. Raises ``Unavailable``.
+        ``None`` if none will be needed, or none can be generated. Raises ``Unavailable``.
         """
         is_known = algorithm in (*material.ALGORITHMS, *material.OWN_SET_ALGORITHMS)
         is_wanted = (
@@ -181,16 +189,16 @@ class Rotation:
             yield draft
 
     def check_algorithm(self, algorithm: str) -> None:
-        """Raises ``Invalid`` for an algorithm that no key can be made for, ``Unavailable``."""
+        """Raise ``Invalid`` if no key can be generated for an algorithm. Raises ``Unavailable``."""
         if not self._private_keys.can_make(algorithm):
             raise Invalid.field(
                 "signing_algorithm", "is not an algorithm that the HSM can make keys for"
             )
 
     def retire(self, by: Caller, kid: str) -> SigningKey:
-        """Stop a key from signing; one that never signed goes at once.
+        """Stop a key from signing; one that never signed is removed at once.
 
-        Raises ``NotFound``, ``Conflict`` if it signs for the installation, or is retired already.
+        Raises ``NotFound``, ``Conflict`` if it signs for the installation, or is already retired.
         """
         with self._changing() as keys:
             key = keys.get(kid)
@@ -207,10 +215,10 @@ class Rotation:
         return self._finished(keys).get(kid)
 
     def compromise(self, by: Caller, kid: str, *, draft: SigningKey | None = None) -> SigningKey:
-        """Take a key out of the set at once, revoke all that it signed, and have the next sign.
+        """Remove a key from the set at once, revoke everything it signed, and sign with the next.
 
-        ``draft``: as ``draft_for_compromise`` gives it, for callers that have a transaction open.
-        Raises ``NotFound``, ``Conflict`` if it is out already.
+        ``draft``: the result of ``draft_for_compromise``, for callers with an open transaction.
+        Raises ``NotFound``, ``Conflict`` if it is already removed.
         """
         with ExitStack() as stack:
             spare = draft or stack.enter_context(self.draft_for_compromise(kid))
@@ -234,9 +242,9 @@ class Rotation:
 
     @contextmanager
     def draft_for_compromise(self, kid: str) -> Iterator[SigningKey | None]:
-        """The key that signs after ``compromise``, made before there is a transaction.
+        """Generate the key that signs after ``compromise``, before a transaction begins.
 
-        ``None`` if it needs none, as far as is known. Raises ``Unavailable``.
+        ``None`` if it apparently needs none. Raises ``Unavailable``.
         """
         known = self._keys.known
         wanted = next(
@@ -251,7 +259,7 @@ class Rotation:
             yield draft
 
     def advance(self) -> None:
-        """Do what is due by the clock, if anything is. Raises ``Unavailable``."""
+        """Make the steps that are due, if any are. Raises ``Unavailable``."""
         self._key_fetches.write()
         rows = self._store.all()
         now = int(self._clock())
@@ -268,14 +276,14 @@ class Rotation:
             self._finished(keys)
 
     def advance_quietly(self) -> None:
-        """``advance`` for the background: what cannot be done now is done later."""
+        """Call ``advance`` in the background: a step that is impossible now is made later."""
         try:
             self.advance()
         except Unavailable:
             return
 
     def rewrap(self) -> int:
-        """Encrypt every private key under the first secret key; answers how many there are."""
+        """Encrypt every private key under the first secret key; returns the number of keys."""
         with self._changing() as keys:
             kept = [key for key in keys.rows if key.sealed]
             for key in kept:
@@ -286,7 +294,10 @@ class Rotation:
 
     @contextmanager
     def _drafted(self, algorithm: str | None) -> Iterator[SigningKey | None]:
-        """A new key of an algorithm, if one is named; destroyed in the HSM if it is not stored."""
+        """Generate a key for an algorithm, if one is named.
+
+        It is destroyed in the HSM if it is not stored.
+        """
         draft = None if algorithm is None else self._keys.draft(algorithm)
         try:
             yield draft
@@ -330,7 +341,7 @@ class Rotation:
         return self._finished(keys).get(key.kid)
 
     def _advance(self, keys: "_Keys", drafts: Mapping[str, SigningKey | None]) -> None:
-        """Do what is due; ``drafts``: by algorithm, to follow keys that are old."""
+        """Make the steps that are due; ``drafts``: successors of old keys, by algorithm."""
         now = int(self._clock())
         for kid in [key.kid for key in keys.rows]:
             key = keys.get(kid)
@@ -375,7 +386,7 @@ class Rotation:
         keys.change(key.kid, state=KeyState.GONE, gone_at=moment, sealed=left)
 
     def _finished(self, keys: "_Keys") -> "_Keys":
-        """After the transaction: destroy what nothing can roll back, and sign by the new keys."""
+        """After the transaction: destroy what no rollback can restore, and use the new keys."""
         for key in self._private_keys.left_over(keys.rows):
             if self._private_keys.destroy(key.kid):
                 keys.change(key.kid, sealed=b"")
@@ -424,18 +435,18 @@ class Rotation:
 
 
 class _Keys:
-    """All keys as one transaction has them: read once, each change written at once."""
+    """All keys in one transaction: read once, each change written at once."""
 
     def __init__(self, store: SigningKeyStore) -> None:
         self._store = store
         self.rows = store.all()
 
     def get(self, kid: str) -> SigningKey:
-        """One key. Raises ``NotFound``."""
+        """Return one key. Raises ``NotFound``."""
         return _found(self.rows, kid)
 
     def of(self, state: KeyState, algorithm: str) -> SigningKey | None:
-        """The key of an algorithm that is in this state, of which there is one at most."""
+        """Return the key of an algorithm in this state; there is at most one."""
         return next((k for k in self.rows if k.state is state and k.algorithm == algorithm), None)
 
     def add(self, draft: SigningKey, now: int, **columns: Any) -> SigningKey:
@@ -446,7 +457,7 @@ class _Keys:
         return key
 
     def change(self, kid: str, **columns: Any) -> SigningKey:
-        """Write columns of a key."""
+        """Update columns of a key."""
         self._store.change(kid, **columns)
         key = replace(self.get(kid), **columns)
         self.rows = tuple(key if each.kid == kid else each for each in self.rows)

@@ -1,8 +1,8 @@
-"""Signed documents: JWTs by the key of the tokens that are no access tokens.
+"""Signed documents: JWTs by the keys of the tokens that are not access tokens.
 
-They are public or kept for years, and most verifiers look at ``aud`` and never at ``typ``. So each
-kind has a type of its own, an audience that no service has, and nothing in it that says who
-somebody is or what they may do.
+They are public or stored for years, and most verifiers check ``aud`` but not ``typ``. So each kind
+has its own type and an audience that no service has, and contains no claim that identifies an
+account or gives it rights.
 """
 
 from collections.abc import Mapping
@@ -18,16 +18,16 @@ _ABOUT_A_LOGIN: Final = TOKEN_CLAIMS - _ALLOWED
 
 
 class Documents:
-    """Signs documents and verifies them."""
+    """Signs and verifies documents."""
 
     def __init__(self, keys: SigningKeys, *, issuer: str, backdate: int = 0) -> None:
-        """``backdate``: seconds by which ``iat`` is dated back, as in tokens."""
+        """Set ``backdate``: the seconds by which ``iat`` is dated back, as in tokens."""
         self._keys = keys
         self._issuer = issuer
         self._backdate = backdate
 
     def sign(self, claims: Mapping[str, Any], *, typ: str, path: str) -> str:
-        """A JWS over ``claims`` by the active key, with the issuer and the audience added.
+        """Sign ``claims`` as a JWS by the active key, with the issuer and the audience added.
 
         ``typ``: the type of this kind of document. ``path``: one of ``DOCUMENT_PATHS``.
         """
@@ -41,7 +41,10 @@ class Documents:
         return jws.signed(self._keys.signer(None), whole, typ)
 
     def verify(self, text: str, *, typ: str) -> dict[str, Any]:
-        """What ``sign`` was given, signed by any key that we ever had. Raises ``BadToken``."""
+        """Return the claims of a document, signed by any key that we ever had.
+
+        Raises ``BadToken``.
+        """
         # A record stays one, whatever has become of the clock and the issuer since. Those from
         # before 0.2 have no audience.
         return jws.read(self._keys, text, typ=(typ,), published=False).claims

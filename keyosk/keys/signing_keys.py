@@ -1,9 +1,9 @@
-"""Which keys sign, and which are published.
+"""The signing keys of an installation: which sign, and which are published.
 
-Each process keeps all of that in memory: neither a token nor the key set waits for the database.
-Whose turn it is follows from the stored keys and the clock, so every process on every machine
-changes over at the same planned moment, whether it has just read the keys or not. How the keys'
-lives are planned is ``rotation``'s business, where their private halves are ``private_keys``'s.
+Each process keeps them in memory, so neither a token nor the key set waits for the database. The
+stored keys and the clock determine which key signs, so every process on every machine changes over
+at the same planned moment, even if it has not just read the keys. ``rotation`` plans the life of a
+key; ``private_keys`` stores the private keys.
 """
 
 import logging
@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 class SigningKeys:
-    """The installation's signing keys, as one process has them."""
+    """The installation's signing keys in one process."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class SigningKeys:
         algorithm: str,
         clock: Callable[[], float],
     ) -> None:
-        """``algorithm``: what new tokens are signed with, one of ``keyring.ALGORITHMS``."""
+        """Set ``algorithm``: the algorithm of new tokens, one of ``material.ALGORITHMS``."""
         self._store = store
         self._private_keys = private_keys
         self.algorithm = algorithm
@@ -60,9 +60,9 @@ class SigningKeys:
 
     @property
     def current(self) -> KeySet:
-        """The key set of this moment, as the database had it a second ago or when it last answered.
+        """Return the key set of this moment, from what the database returned last.
 
-        Raises ``Unavailable`` before the first key.
+        The keys are read every second. Raises ``Unavailable`` before the first key.
         """
         if self._current is None:
             self.refresh()
@@ -75,9 +75,9 @@ class SigningKeys:
         return self._current
 
     def confirmed(self) -> bool:
-        """Ask the database whether a key in ``current`` was compromised, and take in what it says.
+        """Check the database for keys in ``current`` that were compromised, and apply that.
 
-        False where it could not be asked in time: then nobody may keep the set.
+        False if the database did not respond in time: then nobody may cache the set.
         """
         # One at a time: where the database hangs, the others must not wait as long as it does.
         if not self._asking.acquire(timeout=_LONGEST_ASKING):
@@ -92,11 +92,11 @@ class SigningKeys:
         return True
 
     def signer(self, algorithm: str | None, *, compromised: int | None = None) -> Signer:
-        """The key that signs with an algorithm, ``None`` for the installation's.
+        """Return the key that signs with an algorithm, ``None`` for the installation's.
 
-        The first key of an algorithm is made when it is needed. Until one that was announced begins
-        to sign, the installation's own does. ``compromised``: how many keys are, as the caller has
-        just read; if that is news, the keys are read again. Raises ``Unavailable``.
+        The first key of an algorithm is generated when it is needed. Until a published key begins
+        to sign, the installation's key signs. ``compromised``: the number of compromised keys that
+        the caller has just read; if it is new, the keys are read again. Raises ``Unavailable``.
         """
         if compromised is not None and compromised != self.current.compromised:
             self.refresh()
@@ -113,7 +113,7 @@ class SigningKeys:
         return signer
 
     def known_signer(self, algorithm: str | None) -> Signer | None:
-        """As ``signer``, but ``None`` for an algorithm that has no key yet."""
+        """Return the same as ``signer``, but ``None`` for an algorithm without a key."""
         keys = self.current
         signer = keys.default if algorithm is None else keys.signers.get(algorithm)
         if signer is None and any(key.algorithm == algorithm for key in keys.keys):
@@ -121,7 +121,7 @@ class SigningKeys:
         return signer
 
     def verifier(self, kid: str, *, published: bool) -> Verifier | None:
-        """The public half of a key; ``published``: only if it is in the set, else of any ever."""
+        """Return the public key of a key; ``published``: only while it is in the set."""
         keys = self.current
         kid = self.kid_of(kid)
         if published:
@@ -129,7 +129,10 @@ class SigningKeys:
         return next((verifier_of(key) for key in keys.every if key.kid == kid), None)
 
     def kid_of(self, shown: str) -> str:
-        """The ``kid`` of the key that a token's header names, also as container registry 2 does."""
+        """Return the ``kid`` of the key that a token's header names.
+
+        The header may name it as version 2 of the container registry does.
+        """
         # Only those have colons.
         return self.current.of_registries.get(shown, shown) if ":" in shown else shown
 
@@ -139,7 +142,7 @@ class SigningKeys:
         self.adopt(self._store.all())
 
     def adopt(self, rows: tuple[SigningKey, ...]) -> None:
-        """Take in all keys as the database has them now. Raises ``WrongSecretKey``."""
+        """Use all keys as the database has them now. Raises ``WrongSecretKey``."""
         is_same = rows is self._rows
         self._rows = rows
         self._refreshed = self._clock()
@@ -148,9 +151,9 @@ class SigningKeys:
             self._build()
 
     def refresh_in_background(self, *, then: Callable[[], None]) -> None:
-        """From now on read the keys every second in a thread of its own, and call ``then``.
+        """Start a thread that reads the keys every second and calls ``then``.
 
-        No request waits for it; while the database is away the set stays as it was.
+        No request waits for it; while the database is unavailable the set stays as it was.
         """
         self._in_background = True
 
@@ -166,10 +169,10 @@ class SigningKeys:
         threading.Thread(target=run, name="signing-keys", daemon=True).start()
 
     def ensure(self, algorithm: str | None = None) -> None:
-        """Make the first key of an algorithm, ``None`` for the installation's, if there is none.
+        """Create the first key of an algorithm, ``None`` for the installation's, if there is none.
 
-        It signs at once. Raises ``WrongSecretKey`` if the secret key does not open the keys that
-        are there, ``Unavailable`` if none can be made.
+        It signs at once. Raises ``WrongSecretKey`` if the secret key does not open the existing
+        keys, ``Unavailable`` if none can be generated.
         """
         wanted = algorithm or self.algorithm
         self.refresh()
@@ -188,10 +191,10 @@ class SigningKeys:
         self.refresh()
 
     def draft(self, algorithm: str, *, private: PrivateKey | None = None) -> SigningKey:
-        """The next key of an algorithm, not stored yet; ``private``: from elsewhere, not new.
+        """Generate the next key of an algorithm, without storing it; ``private``: an imported key.
 
-        Making one takes up to a second, in an HSM longer: not inside a transaction. Raises
-        ``Invalid`` for an algorithm that no key can be made for, ``Unavailable``.
+        Generating takes up to a second, in an HSM longer: do not call it in a transaction. Raises
+        ``Invalid`` if no key can be generated for the algorithm, ``Unavailable``.
         """
         if private is None:
             public, sealed = self._private_keys.make(algorithm)
@@ -212,43 +215,46 @@ class SigningKeys:
 
     @property
     def known(self) -> tuple[SigningKey, ...]:
-        """Every key with its life, oldest first, as this process last read them."""
+        """Return every key with its state, oldest first, as this process last read them."""
         if self._current is None:
             self.refresh()
         return self._rows
 
     def all(self) -> tuple[SigningKey, ...]:
-        """Every key with its life, oldest first, from the database."""
+        """Return every key with its state, oldest first, from the database."""
         return self._store.all()
 
     def public_pem(self, kid: str) -> str:
-        """One published key as PEM. Raises ``NotFound``."""
+        """Return one published key as PEM. Raises ``NotFound``."""
         for key in self.current.keys:
             if key.kid == kid:
                 return material.public_pem(key.public)
         raise NotFound("There is no such published key.")
 
     def private_key(self, kid: str) -> PrivateKey | HsmKey:
-        """The private half of a key that signs or will. Raises ``NotFound``."""
+        """Return the private key of a key that signs or will sign. Raises ``NotFound``."""
         for key in self.current.keys:
             if key.kid == kid and key.sealed:
                 return self._private_keys.open(kid, key.algorithm, key.sealed)
         raise NotFound("There is no such signing key.")
 
     def unreadable(self) -> list[str]:
-        """What is wrong with the private halves of the keys that are needed."""
+        """Return what is wrong with the private keys that are needed."""
         found = [self._private_keys.fault_of(key) for key in self._store.all() if key.sealed]
         return [fault for fault in found if fault is not None]
 
     def check(self) -> None:
-        """At the start: whether what signs or will is at hand. Raises ``ConfigurationError``."""
+        """Check when Keyosk starts that the needed keys can be opened.
+
+        Raises ``ConfigurationError``.
+        """
         self._private_keys.check(self.algorithm)
         for key in self._store.all():
             if key.state in (KeyState.ACTIVE, KeyState.NEXT):
                 self._private_keys.check_key(key.kid, key.sealed)
 
     def close(self) -> None:
-        """Give back what a process must not take through a fork."""
+        """Close what a process must not share through a fork."""
         self._private_keys.close()
 
     def _refresh_quietly(self) -> None:
@@ -259,12 +265,12 @@ class SigningKeys:
             _log.warning("the signing keys were not reloaded: the database is not available")
 
     def _is_over(self) -> bool:
-        """Whether the key set is of another moment than now: also if the clock was set back."""
+        """Return whether the key set is for another time than now, also if a clock was set back."""
         known = self._current
         return known is None or not known.made_at <= int(self._clock()) < known.changes_at
 
     def _build(self) -> None:
-        """Make of the stored keys what holds at this moment."""
+        """Build the key set of this moment from the stored keys."""
         now = int(self._clock())
         published = [key for key in self._rows if is_published(key, now)]
         signing: dict[str, SigningKey] = {}
@@ -302,14 +308,14 @@ class SigningKeys:
 
 
 def is_published(key: SigningKey, now: int) -> bool:
-    """Whether a key is in the set at ``now``."""
+    """Return whether a key is in the set at ``now``."""
     if key.state in (KeyState.GONE, KeyState.COMPROMISED):
         return False
     return key.gone_at is None or key.gone_at > now
 
 
 def is_signing(key: SigningKey, now: int) -> bool:
-    """Whether a key may sign at ``now``, unless another of its algorithm began later."""
+    """Return whether a key may sign at ``now``, unless another of its algorithm started later."""
     # One that is stored as active is, whatever a clock that was set back says.
     return key.state is KeyState.ACTIVE or (key.state is KeyState.NEXT and _began(key) <= now)
 

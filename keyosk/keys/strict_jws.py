@@ -1,4 +1,4 @@
-"""The one form that a signed token has here (RFC 7515 section 3.1), whatever libraries take."""
+"""The single accepted form of a signed token (RFC 7515 section 3.1), whatever libraries accept."""
 
 import base64
 import json

@@ -1,9 +1,9 @@
-"""The Authorization header of HTTP Basic (RFC 7617), read in every way that real clients write it.
+"""The Authorization header of HTTP Basic (RFC 7617), in every encoding that real clients use.
 
-Clients disagree about what stands in the header. curl and most HTTP libraries send the pair as it
-is, in UTF-8; some send ISO-8859-1; OAuth libraries form-encode both halves first (RFC 6749 section
-2.3.1 and appendix B). A header does not say which, so this module gives all pairs that it can
-mean, and whoever checks the login tries them in order and counts one guess.
+Clients disagree about the content of the header. curl and most HTTP libraries send the pair
+unchanged, in UTF-8; some send ISO-8859-1; OAuth libraries form-encode both halves first (RFC 6749
+section 2.3.1 and appendix B). The header does not say which, so this module returns all pairs that
+it can mean; authentication tries them in order and counts each password that it tries.
 """
 
 import binascii

@@ -1,7 +1,7 @@
-"""Browsers: which scripts may read an answer, and whose requests may use what a browser remembers.
+"""Browsers: which scripts may read a response, and which requests may use a remembered login.
 
-A browser sends a remembered Basic login with whatever any page makes it ask for; it never adds a
-Bearer token by itself. After the Fetch standard (CORS protocol) and W3C Fetch Metadata.
+A browser sends a remembered Basic login with every request that any page makes; it never adds a
+Bearer token by itself. Follows the Fetch standard (CORS protocol) and W3C Fetch Metadata.
 """
 
 from collections.abc import Collection
@@ -24,21 +24,21 @@ _PREFLIGHT_AGE: Final = "600"  # seconds
 
 
 def check_login() -> None:
-    """Refuse a Basic login in a request that another site, or a sibling, made a browser send.
+    """Refuse a Basic login in a request that a page of another site, or sibling host, caused.
 
-    SECURITY: it may be one that the browser remembers. Navigations are no exception, as a link can
-    mint a token. Only a browser sends ``Sec-Fetch-Site``, and no script can write it; what it says
-    beyond the two harmless values is refused, known or not. Raises ``Forbidden``.
+    SECURITY: the browser may have remembered the login. Navigations are no exception, because a
+    link can mint a token. Only a browser sends ``Sec-Fetch-Site``, and no script can write it; any
+    value except the two harmless ones is refused, known or not. Raises ``Forbidden``.
     """
     if request.headers.get("Sec-Fetch-Site", "none") not in _OWN:
         raise Forbidden("A request from another site cannot log in by HTTP Basic: use a token.")
 
 
 def share(response: Response, origins: Collection[str], *, is_public: bool) -> None:
-    """Let scripts of the listed origins read an answer that no remembered login was needed for.
+    """Let scripts of the listed origins read a response that needed no remembered login.
 
-    ``is_public``: the answer is for anyone. Never with credentials: there is no
-    ``Access-Control-Allow-Credentials`` anywhere.
+    ``is_public``: the response is for anyone. Never with credentials:
+    ``Access-Control-Allow-Credentials`` is sent nowhere.
     """
     response.vary.add("Origin")  # for caches, also where the answer allows nobody
     origin = request.headers.get("Origin", "")

@@ -1,4 +1,4 @@
-"""Where a request comes from, as far as that can be believed."""
+"""The address of a client, as far as it can be trusted."""
 
 import logging
 import re
@@ -39,13 +39,13 @@ class Source:
         self._warned = -float(_WARN_EVERY)
 
     def of(self, environ: Mapping[str, Any]) -> str | None:
-        """The address of the client, ``environ`` as WSGI has it (PEP 3333).
+        """Return the address of the client; ``environ`` is that of WSGI (PEP 3333).
 
         SECURITY: a header counts only as far as trusted proxies wrote it. It is read from the
-        right, where each proxy appends whom it heard, and the first that is not a trusted proxy is
-        the client; what stands left of it, the client may have made up. Where a trusted proxy wrote
-        what names no address, or two headers that differ, the client is ``UNKNOWN``: the proxy's
-        own address would let it use what is limited to that network.
+        right, where each proxy appends its peer, and the first address that is not a trusted proxy
+        is the client; the client may have made up everything to the left of it. If a trusted proxy
+        wrote something that is no address, or two headers that differ, the client is ``UNKNOWN``:
+        the proxy's own address would let it use keys that are limited to that network.
         """
         peer: str | None = environ.get("REMOTE_ADDR")
         if not self._trusted or not self._is_trusted(_read(peer or "")):
@@ -98,7 +98,7 @@ def _unknown(detail: str) -> str:
 
 
 def _read(text: str) -> _Address | None:
-    """The address in any form that proxies write: with a port, brackets, quotes or a zone."""
+    """Parse the address in any form that proxies write: with a port, brackets, quotes or a zone."""
     text = text.strip(" \t")
     if len(text) > 1 and text[0] == text[-1] == '"':
         text = text[1:-1]
@@ -114,13 +114,13 @@ def _read(text: str) -> _Address | None:
 
 
 def _list(value: str) -> Iterator[str] | None:
-    """The hops of ``X-Forwarded-For``, the last one first; ``None`` where there is none."""
+    """Return the hops of ``X-Forwarded-For``, the last one first; ``None`` if there are none."""
     hops = [hop for hop in (part.strip(" \t") for part in reversed(value.split(","))) if hop]
     return iter(hops) if hops else None
 
 
 def _forwarded(value: str) -> Iterator[str] | None:
-    """The same of ``Forwarded`` (RFC 7239); a hop that does not say for whom is empty."""
+    """Return the hops of ``Forwarded`` (RFC 7239); a hop without ``for`` is empty."""
     return _elements(value) if value.strip(", \t") else None
 
 

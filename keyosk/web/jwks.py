@@ -44,7 +44,7 @@ class JwksResource(Endpoint):
             pem = self.installation.signing_keys.public_pem(keys.default.kid)
             return _pem(pem, confirmed=confirmed)
         for service in self._callers():
-            self.installation.rotation.saw(service, keys.document.kids)
+            self.installation.rotation.record_fetch(service, keys.document.kids)
         return self.set_answer(keys.document, confirmed=confirmed)
 
     def set_answer(self, document: Document, *, confirmed: bool) -> Response:
@@ -100,7 +100,7 @@ class ServiceJwksResource(JwksResource):
         confirmed = self.installation.signing_keys.confirmed()
         keys = self.installation.signing_keys.current
         document = keys.document_of(found.policy.signing_algorithm)
-        self.installation.rotation.saw(found.policy.name, document.kids)
+        self.installation.rotation.record_fetch(found.policy.name, document.kids)
         return self.set_answer(document, confirmed=confirmed)
 
 
