@@ -1,12 +1,12 @@
-"""The form of an API key's secret: how one is made, recognised and stored.
+"""The format of an API key's secret: how it is generated, recognised and stored.
 
 A secret is 43 ASCII characters: ``kysk_``, 32 base62 characters of randomness (190 bits) and 6
-characters of checksum. The checksum is the CRC-32 of everything before it, written in base62,
-most significant digit first, padded with ``0``.
+characters of checksum. The checksum is the CRC-32 of everything before it, written in base62, most
+significant digit first, padded with ``0``.
 
-The checksum is no protection: anyone can compute it. It lets a typing error, a cut-off paste and
-a guess that does not know the form be refused before the database is asked, and it lets secret
-scanners recognise a leaked key with certainty.
+The checksum protects nothing: anyone can compute it. It lets Keyosk refuse a typo, a truncated
+paste and a random guess without a query, and it lets secret scanners recognise a leaked key with
+certainty.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ _SHOWN_LENGTH = 12
 
 
 def generate() -> str:
-    """Create a new secret from the randomness of the operating system, without bias."""
+    """Generate a secret from the operating system's randomness, without bias."""
     body = PREFIX + "".join(secrets.choice(_ALPHABET) for _ in range(_RANDOM_LENGTH))
     return body + _checksum(body)
 
@@ -53,18 +53,18 @@ def is_well_formed(secret: str) -> bool:
 
 
 def digest(secret: str) -> bytes:
-    """Give the SHA-256 (32 bytes) under which a key is stored and found.
+    """Return the SHA-256 (32 bytes) under which a key is stored and found.
 
-    A fast hash without salt is right here and would be wrong for a password: slowness and salt
-    make guessing likely secrets dear, and among 2**190 equally likely secrets there is nothing
-    to guess. It makes finding a key one indexed lookup.
+    A fast hash without salt is right here and would be wrong for a password: slowness and salt make
+    guessing likely secrets expensive, and 2**190 equally likely secrets cannot be guessed. So
+    finding a key is one indexed lookup.
     """
     # surrogatepass, so that no input raises: a UnicodeEncodeError would carry the secret.
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
 def prefix(secret: str) -> str:
-    """Give the first 12 characters, which lists show so that people can tell their keys apart.
+    """Return the first 12 characters, which lists show so that people can distinguish their keys.
 
     They reveal 7 of the 32 random characters; 148 bits stay secret.
     """

@@ -1,7 +1,8 @@
-"""Authentication: a credential in, a proven ``Principal`` out, or ``BadCredentials``.
+"""Authentication: turns a credential into a verified ``Principal``, or raises ``BadCredentials``.
 
-A login is tried in every encoding that a client may have used (see ``web/basic``), and counts once.
-Unknown, disabled, expired and wrong logins are refused with the same work and the same message.
+A login is tried in every encoding that a client may have used (see ``web.basic``); each password
+that is tried counts. Unknown, disabled, expired and wrong logins are refused with the same work and
+the same message.
 """
 
 import logging
@@ -69,7 +70,7 @@ class Authentication:
         address: str | None = None,
         key_alone: bool = False,
     ) -> Principal:
-        """The login that one of these proves, sent from ``address``.
+        """Return the login that one of these readings proves, sent from ``address``.
 
         They are the readings of one login, in the order to try them. ``key_alone``: an API key
         needs no username. Raises ``BadCredentials``, which is counted in the audit log, and
@@ -91,10 +92,10 @@ class Authentication:
         raise BadCredentials
 
     def by_token(self, claims: VerifiedClaims, *, audience: str) -> Principal:
-        """The login behind a token that was verified for ``audience``, with what it holds *now*.
+        """Return the login behind a verified token for ``audience``, with its current rights.
 
-        Raises ``BadToken`` if its account or API key is gone, disabled or expired since, or the
-        token revoked.
+        Raises ``BadToken`` if its account or API key was deleted or disabled or has expired, or the
+        token was revoked.
         """
         principal = self._as_of_now(claims.account_id, claims.api_key_id, claims.authenticated_at)
         if principal is None:
@@ -106,10 +107,10 @@ class Authentication:
         return principal
 
     def resume(self, session: Session, *, address: str | None) -> Principal:
-        """The login that began a session, with what it holds *now*.
+        """Return the login that began a session, with its current rights.
 
-        Raises ``BadCredentials`` if its password is another one since, or its API key or account is
-        gone, disabled, expired, or the key may not be used from ``address``.
+        Raises ``BadCredentials`` if its password was changed, if its API key or account was deleted
+        or disabled or has expired, or if the key may not be used from ``address``.
         """
         if session.api_key_id is not None:
             principal = self._logins.by_api_key(session.api_key_id, session.authenticated_at)
@@ -128,9 +129,9 @@ class Authentication:
     def preview_login(
         self, account_id: str, api_key_id: str | None, *, to_issue: bool = False
     ) -> Principal:
-        """The login that an account would have, usable or not. Raises ``NotFound``.
+        """Return the login that an account would have, usable or not. Raises ``NotFound``.
 
-        It writes nothing, unless a token is to be issued for it that Keyosk must take afterwards.
+        It writes nothing, unless a token will be issued for it that Keyosk must accept afterwards.
         """
         now = int(self._clock())
         if api_key_id is not None:
@@ -142,14 +143,14 @@ class Authentication:
         return self._revocations.corrected(principal, store=to_issue)
 
     def check_usable(self, principal: Principal) -> None:
-        """Raise ``BadCredentials`` unless the login's account and API key are in order now."""
+        """Raise ``BadCredentials`` unless the login's account and API key are usable now."""
         if not self._usable(principal):
             raise BadCredentials
 
     def reload(self, by: Caller) -> Principal:
-        """The login behind a caller of a while ago, with what it holds *now*.
+        """Return the login behind an earlier caller, with its current rights.
 
-        Raises ``BadCredentials`` if its account or API key is gone, disabled or expired since.
+        Raises ``BadCredentials`` if its account or API key was deleted or disabled or has expired.
         """
         principal = self._as_of_now(by.account_id or "", by.api_key_id, int(self._clock()))
         if principal is None:
@@ -163,9 +164,9 @@ class Authentication:
         return is_known or time.monotonic() < self._no_notes_until
 
     def record_use(self, principal: Principal) -> None:
-        """Remember that the credential was used, coarsely and never at the cost of an answer.
+        """Record that the credential was used, to within minutes and without delaying a response.
 
-        For after the answer was sent: it may wait for the database, and failing is no matter.
+        Call it after the response was sent: it may wait for the database, and may fail.
         """
         if self.is_use_recorded(principal):
             return
@@ -183,9 +184,9 @@ class Authentication:
     def confirm_password(
         self, account: Account, password: str, *, address: str | None = None
     ) -> StoredPassword:
-        """The account's password, if it is this one.
+        """Verify the account's password.
 
-        Raises ``BadCredentials``, which is counted in the audit log as a failed login is, and
+        Raises ``BadCredentials``, which is counted in the audit log like a failed login, and
         ``Throttled``.
         """
         self._database.check()
@@ -274,8 +275,8 @@ class Authentication:
     def _count_failure(
         self, username: str, address: str | None, *, throttled: bool = False
     ) -> None:
-        """Note a refused login; a database that cannot write does not make it another answer."""
-        delays.before_waiting()  # it writes, and is not to be counted twice
+        """Count a refused login; a database that cannot write does not change the response."""
+        delays.before_waiting()  # it writes, and must not be counted twice
         self._metrics.login_refused(throttled=throttled)
         name = usernames.lookup_form(username)
         try:
@@ -317,9 +318,9 @@ class Authentication:
 
 
 def _misplaced(candidates: Sequence[Candidate], *, key_alone: bool) -> str | None:
-    """What to say of an API key in the wrong place; it tells nothing that the caller did not send.
+    """Return the message for an API key in the wrong place; it reveals nothing new to the caller.
 
-    No username begins as API keys do, so nobody's login is refused by this.
+    No username begins like an API key, so nobody's login is refused by this.
     """
     if any(api_key_format.looks_like(each.username) for each in candidates):
         return "An API key is a secret, not a username: send it as the password, or as Bearer."
@@ -334,7 +335,7 @@ def _misplaced(candidates: Sequence[Candidate], *, key_alone: bool) -> str | Non
 
 
 def _is_allowed(address: str | None, networks: tuple[str, ...] | None) -> bool:
-    """Whether a key that is limited to networks may be used from an address."""
+    """Return whether a key that is limited to networks may be used from an address."""
     if networks is None:
         return True
     try:

@@ -1,4 +1,4 @@
-"""A limit on concurrent work of one kind on a machine, over all of its processes."""
+"""A limit on concurrent work of one kind on a machine, across all of its processes."""
 
 import fcntl
 import os
@@ -22,13 +22,13 @@ _LOOK: Final = 0.002
 
 
 class HashingLimit:
-    """At most ``number`` threads hold a slot at once, in all processes that name the same folder.
+    """Lets at most ``number`` threads hold a slot, in all processes with the same folder.
 
-    A slot is a locked file, so the kernel frees it when its holder dies, however it dies.
+    A slot is a locked file, so the kernel frees it when its holder dies, whatever the reason.
     """
 
     def __init__(self, number: int, *, folder: Path | None = None, timeout: float = 4.0) -> None:
-        """``folder``: ``None`` for this process alone. ``patience``: seconds to wait for a slot."""
+        """Set ``folder`` (``None``: for this process only) and ``timeout``, the seconds to wait."""
         self.number = number
         self._folder = folder
         self._timeout = timeout
@@ -37,9 +37,9 @@ class HashingLimit:
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Hold a slot; a thread that has one keeps that. Raises ``Unavailable`` after a wait.
+        """Hold a slot; a thread that has one keeps it. Raises ``Unavailable`` after a wait.
 
-        Where requests are answered that must not take long, it hands this one over instead.
+        In a thread for short requests it hands the request over instead of waiting.
         """
         # SECURITY: here, where all that takes long comes by. A list of the requests that do would
         # miss one, and that one would hold the threads that all others need.
@@ -65,7 +65,7 @@ class HashingLimit:
             self._here.release()
 
     def _locked(self, deadline: float) -> int | None:
-        """An open file that is locked while it is open; ``None`` where there is no folder."""
+        """Open a file and lock it while it is open; ``None`` if there is no folder."""
         if self._folder is None:
             return None
         while True:
@@ -116,7 +116,7 @@ def machine_folder() -> Path | None:
 
 
 def _memory() -> int:
-    """Bytes that this process may use: the cgroup's limit, or what the machine has."""
+    """Return the bytes that this process may use: the cgroup's limit, or the machine's memory."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:

@@ -153,7 +153,7 @@ def _why_not(text: str) -> str:
 
 
 def _without_name(text: str) -> str:
-    """A hash without the name of its scheme in braces, where its own form tells it as well."""
+    """Remove the name of the scheme in braces, if the rest of the hash identifies it as well."""
     named = _SCHEME.match(text)
     if named is None:
         return text
@@ -164,7 +164,7 @@ def _without_name(text: str) -> str:
 
 
 def _canonical(text: str) -> str | None:
-    """One of the stored forms; ``None`` for what cannot be one."""
+    """Return one of the stored forms; ``None`` if the hash cannot be one."""
     text = _without_name(text)
     if text.startswith(("argon2$", "bcrypt$")):
         text = text.removeprefix("argon2").removeprefix("bcrypt$")
@@ -192,7 +192,7 @@ def _argon2(found: re.Match[str]) -> str:
 
 
 def _bcrypt(found: re.Match[str]) -> str:
-    """Of the last characters some bits mean nothing; old programs left them as chance had it."""
+    """Clear the unused bits of the last characters, which old programs left at random."""
     head, salt_end, digest, digest_end = found.groups()
     return f"{head}{_cleared(salt_end, 4)}{digest}{_cleared(digest_end, 2)}"
 

@@ -1,6 +1,6 @@
-"""Passwords: how they are stored, and how one is checked. Which may be chosen: ``password_rules``.
+"""Hashing and verifying passwords. ``password_policy`` decides which passwords are allowed.
 
-The only user of passlib and argon2. Nothing here knows an account, a database or a clock.
+The only user of passlib and argon2. Knows no account, database or clock.
 """
 
 import secrets
@@ -22,13 +22,13 @@ _MAX_RAW_LENGTH = 4 * MAX_LENGTH
 
 
 def prepare(password: str) -> bytes:
-    """Give what is hashed for a password: NFC, then UTF-8 (SP 800-63B-4 section 3.1.1.2).
+    """Return the bytes to hash for a password: NFC, then UTF-8 (SP 800-63B-4 section 3.1.1.2).
 
-    Nothing is cut off, trimmed or mapped besides. At most 4,096 bytes.
+    Nothing is truncated, trimmed or mapped in any other way. At most 4,096 bytes.
 
     Raises:
-        errors.Invalid: for the field ``password``, if it is empty, longer than 1,024 code points
-            or holds a lone surrogate, which UTF-8 cannot carry.
+        errors.Invalid: For the field ``password``, if it is empty, longer than 1,024 code points or
+            contains a lone surrogate, which UTF-8 cannot encode.
     """
     if not password:
         raise _invalid("must not be empty")
@@ -46,10 +46,10 @@ def prepare(password: str) -> bytes:
 
 
 def generate() -> str:
-    """Make a password to be read and typed by a person: 148 bits, 6 groups of 5 characters.
+    """Generate a password that people can read and type: 148 bits, 6 groups of 5 characters.
 
-    Small letters and digits without those that look alike (0 o, 1 l i), joined by ``-``. It is no
-    account's name and no listed word, so it passes ``password_rules.check_new`` for every account.
+    Small letters and digits without similar ones (0 o, 1 l i), joined by ``-``. It contains no
+    account's name and no listed word, so it passes ``password_policy.check_new`` for every account.
     """
     alphabet = "abcdefghjkmnpqrstuvwxyz23456789"
     return "-".join("".join(secrets.choice(alphabet) for _ in range(5)) for _ in range(6))
@@ -79,15 +79,15 @@ _CRYPTS = ("$5$", "$6$")
 
 
 class Passwords:
-    """Hashes passwords with argon2id (RFC 9106) and checks them.
+    """Hashes passwords with argon2id (RFC 9106) and verifies them.
 
-    ``memory_kib`` (KiB), ``time_cost`` (passes) and ``parallelism`` (lanes) may be raised and not
-    lowered. ``slots`` bounds how many hashes run at once. Objects are immutable and may be shared
+    ``memory_kib`` (KiB), ``time_cost`` (passes) and ``parallelism`` (lanes) may be raised but not
+    lowered. ``slots`` limits how many hashes run at once. Objects are immutable and may be shared
     by threads.
 
     Raises:
-        ValueError: if a parameter is below its minimum, or all together are above the maximum
-            (2 GiB written by one hash, some 2 s of one core; 64 lanes).
+        ValueError: A parameter is below its minimum, or all together are above the maximum (2 GiB
+            written by one hash, about 2 s of one core; 64 lanes).
     """
 
     MIN_MEMORY_KIB: ClassVar[int] = 19_456
@@ -135,23 +135,22 @@ class Passwords:
         self._live = f"$argon2id$v=19$m={memory_kib},t={time_cost},p={parallelism}$"
 
     def hash(self, password: str) -> str:
-        """Give the hash to store, a PHC string with its own random salt (16 bytes).
+        """Return the hash to store, a PHC string with its own random salt (16 bytes).
 
-        Does not judge the password: see ``password_rules.check_new``.
+        Does not judge the password: see ``password_policy.check_new``.
 
         Raises:
-            errors.Invalid: if the password cannot be prepared, see ``prepare``.
-            errors.Unavailable: if the machine has not enough memory for the work now, or no slot
-                gets free.
+            errors.Invalid: The password cannot be prepared, see ``prepare``.
+            errors.Unavailable: The machine lacks memory for the work, or no slot became free.
         """
         secret = prepare(password)
         with self.hashing_limit.hold():
             return self._hash(secret, self._work)
 
     def adopt(self, text: str) -> str:
-        """Give the form in which a hash that was made elsewhere is stored.
+        """Return the form in which a hash from another program is stored.
 
-        ``verify`` checks it and gives its replacement at the first login. Raises
+        ``verify`` accepts it and returns its replacement at the first login. Raises
         ``errors.Invalid`` for the field ``password_hash``, see ``imported_hashes.adopt``.
         """
         stored = imported_hashes.adopt(text, most_work=self.MAX_WORK)
@@ -165,22 +164,21 @@ class Passwords:
         raise errors.Invalid.field("password_hash", "is damaged")
 
     def verify(self, password: str, stored: str | None) -> str | None:
-        """Check a password against a stored hash; ``stored`` is None if there is none to match.
+        """Verify a password against a stored hash; ``stored`` is ``None`` if there is none.
 
-        Gives the hash to store instead if the stored one does not have the live parameters, else
-        None. A failure costs the work of one live hash, whatever the reason: no account, no
-        password, a password that is wrong, empty, too long or not Unicode, a hash that is
-        malformed or asks for absurd work. After a mismatch with a hash made with lower parameters
-        the difference is worked off too, so that an old account answers like an unknown one; that
-        equals CPU work by count of memory written, and time within about a fifth. For a hash of
-        another scheme the difference is an estimate (``password_hashes``), right within a factor
-        of 2. A hash that costs more than a live one takes its longer time: until its first login,
-        an account that was imported with such a hash can be told by that.
+        Returns the hash to store instead if the stored one does not have the current parameters,
+        else ``None``. A failure costs the work of one current hash, whatever the reason: no
+        account, no password, a password that is wrong, empty, too long or not Unicode, a hash that
+        is malformed or demands absurd work. After a mismatch with a hash with lower parameters, the
+        difference is computed too, so that an old account cannot be distinguished from an unknown
+        one; the CPU work is equal by count of memory written, and the time to within about a fifth.
+        For a hash of another scheme the difference is an estimate (``stored_hashes``), correct
+        within a factor of 2. A hash that costs more than a current one takes longer: until its
+        first login, this reveals that an account was imported with such a hash.
 
         Raises:
-            errors.BadCredentials: if it does not match.
-            errors.Unavailable: if the machine has not enough memory for the work now, or no slot
-                gets free.
+            errors.BadCredentials: The password does not match.
+            errors.Unavailable: The machine lacks memory for the work, or no slot became free.
         """
         with self.hashing_limit.hold():
             return self._verified(password, stored)
@@ -207,7 +205,7 @@ class Passwords:
             return None
 
     def _work_of(self, stored: str) -> int | None:
-        """Give what checking a hash costs in KiB written, or None if it must not be tried."""
+        """Return the cost of verifying a hash in KiB written; ``None`` if it must not be tried."""
         cost = stored_hashes.cost_of(stored)
         if cost is None or cost.work > self.MAX_WORK or cost.lanes > self.MAX_PARALLELISM:
             return None
@@ -239,7 +237,7 @@ class Passwords:
         return False
 
     def _hash(self, secret: bytes, work: int) -> str:
-        """Hash with the live parameters, or with less memory and fewer passes for less work."""
+        """Hash with the current parameters, or with less memory and fewer passes for less work."""
         # As much memory as the live hash has, never more: the time of a hash goes with its memory
         # pages as well as with its passes, and callers bound memory by the live parameters.
         passes = max(round(work / self._memory_kib), 1)

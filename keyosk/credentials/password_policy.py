@@ -1,7 +1,7 @@
-"""Which passwords may be chosen (SP 800-63B-4 section 3.1.1.2).
+"""The rules for new passwords (SP 800-63B-4 section 3.1.1.2).
 
-The only user of zxcvbn, and of that only of its list of common passwords. How a password is stored
-and checked is the business of ``passwords``.
+The only user of zxcvbn, of which it uses only the list of common passwords. ``password_hashing``
+stores and verifies passwords.
 """
 
 import functools
@@ -115,7 +115,7 @@ def _refuse_predictable(text: str) -> None:
 
 
 def _forms(text: str) -> Iterator[str]:
-    """Give what a folded password may be a disguise of."""
+    """Return the words that a folded password may be a disguise of."""
     for reduced in _reductions(text):
         yield reduced
         yield _unit(reduced)
@@ -135,9 +135,9 @@ def _reductions(text: str) -> set[str]:
 
 
 def _unit(text: str) -> str:
-    """Give the shortest part, below 15 characters, whose repetition gives the text, or the text.
+    """Return the shortest part, below 15 characters, whose repetition is the text, or the text.
 
-    The last repetition may be cut short.
+    The last repetition may be incomplete.
     """
     for length in range(1, min(MIN_LENGTH, len(text))):
         if text[length:] == text[:-length]:
@@ -146,7 +146,7 @@ def _unit(text: str) -> str:
 
 
 def _runs(text: str) -> list[str]:
-    """Cut a text into the longest parts in which each character is an obvious successor."""
+    """Split a text into the longest parts in which each character is an obvious successor."""
     runs: list[list[str]] = []
     for character in text:
         last = runs[-1][-1] if runs else ""

@@ -1,17 +1,16 @@
-"""How often passwords may be guessed, and how nobody is locked out by others' guesses.
+"""Throttling of password attempts, without locking owners out.
 
-A guess is counted before the password is looked at, and given back when it was right. It counts for
-the account and the source that it came from, for the account over all sources, and where the source
-had not tried that name of late for the names of the source. Names that no account has are counted
-alike. Each allowance has so many guesses at once and then one every so many seconds, so that
+An attempt is counted before the password is verified, and refunded if it was right. It counts for
+the account and its source, for the account over all sources, and, if the source had not recently
+tried that name, for the names of the source. Unknown names are counted in the same way. Each
+allowance permits a number of attempts at once and then one per interval, so that
 
-- one source has at most 15 wrong guesses at an account in any 15 minutes,
+- one source has at most 15 wrong attempts at an account in any 15 minutes,
 - all sources together have at most 30,
 - one source tries at most 40 names,
 
-and whoever attacks an account from elsewhere leaves it at most 60 seconds without a guess for its
-owner. A source from which the account logged in before has an allowance of its own and shares none:
-there its owner is not even delayed.
+and an attack from elsewhere delays the owner by at most 60 seconds. A source from which the account
+logged in before has its own allowance: there the owner is not delayed at all.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
-"""Usernames: which are allowed, and the one form in which each is stored and looked up.
+"""Usernames: the allowed ones, and the normal form in which each is stored and looked up.
 
-The only user of precis_i18n. Two spellings are one account exactly if they have the same normal
-form, so uniqueness in the database is plain equality of normal forms.
+The only user of precis_i18n. Two spellings are the same account if and only if they have the same
+normal form, so uniqueness in the database is equality of normal forms.
 """
 
 import unicodedata
@@ -74,9 +74,9 @@ def normalise(username: str) -> str:
 
 
 def lookup_form(username: str) -> str | None:
-    """Give the normal form of a username that somebody logs in with.
+    """Return the normal form of a username at login.
 
-    None means that no account can have this name. No input raises.
+    ``None`` means that no account can have this name. No input raises.
     """
     try:
         return normalise(username)
