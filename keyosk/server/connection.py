@@ -220,12 +220,12 @@ class Connection(asyncio.BufferedProtocol):
         transport.set_write_buffer_limits(high=0)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Where to put what is received; all connections share it."""
+        """Return the buffer for received data; all connections share it."""
         del sizehint
         return self._server.sink if self.phase is Phase.DRAINING else self._server.scratch
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Take what was received."""
+        """Handle received data."""
         if self.phase is Phase.DRAINING:
             self._drained += nbytes
             if self._drained > self._options.drain_bytes:
@@ -241,7 +241,7 @@ class Connection(asyncio.BufferedProtocol):
             self._receive(data)
 
     def eof_received(self) -> bool:
-        """The client sends no more; True, as there may be something to tell it."""
+        """Handle the end of the client's data; returns True, because a response may follow."""
         self._ended = True
         if self.phase is Phase.DRAINING:
             self.abort()
@@ -256,7 +256,7 @@ class Connection(asyncio.BufferedProtocol):
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
+        """Remove the connection."""
         del exc
         self.gone = True
         self._server.leave(self)
@@ -266,12 +266,12 @@ class Connection(asyncio.BufferedProtocol):
         self.resume_writing()
 
     def pause_writing(self) -> None:
-        """The client does not take all at once."""
+        """Handle a client that does not read everything at once."""
         if self.phase is None:
             self._server.wait(self, Phase.SENDING, self._options.send_timeout)
 
     def resume_writing(self) -> None:
-        """The client took everything."""
+        """Handle a client that has read everything."""
         if self.phase is Phase.SENDING:
             self._server.leave(self)
         then, self._then = self._then, None
@@ -418,7 +418,7 @@ class Connection(asyncio.BufferedProtocol):
             self.deadline = now + self._options.send_timeout
 
     def expire(self) -> None:
-        """Its time is over."""
+        """Handle the end of its time."""
         if self.phase is Phase.READING and not self.request.is_fresh:
             self.refuse(answers.TIMEOUT)
         else:

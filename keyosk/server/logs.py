@@ -27,7 +27,7 @@ class JsonFormatter(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, without its end."""
+        """Return the line, without its end."""
         extra = {k: v for k, v in vars(record).items() if k not in _OF_EVERY_RECORD}
         fault = {"exception": self.formatException(record.exc_info)} if record.exc_info else {}
         return self.line(

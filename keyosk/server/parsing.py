@@ -1,8 +1,8 @@
-"""Requests out of the bytes of a connection.
+"""Parses requests from the bytes of a connection.
 
 Pure: bytes in, a request or a refusal out; no socket, no clock. llhttp (through httptools) reads
-and judges every byte. What is here is what it leaves to others: limits, what a server of HTTP/1.1
-must insist on, and where a request ends, so that nothing behind it is read before its response.
+and judges every byte. This module adds what llhttp leaves to others: limits, the requirements on an
+HTTP/1.1 server, and the end of a request, so that nothing after it is read before its response.
 """
 
 import re
@@ -41,7 +41,7 @@ class Limits:
 
 
 class Refused(Exception):
-    """The request is not to be answered by the application."""
+    """The server refuses the request before the application sees it."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.code)
@@ -82,7 +82,7 @@ class RequestParser:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether nothing has come of this request."""
+        """Whether nothing of this request has been received."""
         return not self.size
 
     @property
@@ -211,21 +211,21 @@ class RequestParser:
     # What llhttp calls. An exception in here would lose its meaning on the way out.
 
     def on_url(self, url: bytes) -> None:
-        """A piece of the request's target."""
+        """Handle a part of the request's target."""
         if not self.has_head:
             self.target += url
             if len(self.target) > _LONGEST_LINE:
                 self._problem = answers.LINE_TOO_LONG
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A field of the head, or a trailer, of which nobody has use."""
+        """Handle a header field; trailers are ignored."""
         if not self.has_head:
             self.headers.append((name.lower(), value.rstrip(b" \t")))
             if len(self.headers) > _MOST_FIELDS:
                 self._problem = answers.HEAD_TOO_LARGE
 
     def on_headers_complete(self) -> None:
-        """The head is there; whether it is one that can be served."""
+        """Check if the complete head is one that can be served."""
         if self.has_head:
             return
         self.has_head = True
@@ -262,9 +262,9 @@ class RequestParser:
         return None
 
     def on_body(self, body: bytes) -> None:
-        """A piece of the body."""
+        """Handle a part of the body."""
         self.body += body
 
     def on_message_complete(self) -> None:
-        """The request is whole."""
+        """Mark the request as complete."""
         self.complete = not self._upgrades

@@ -1,4 +1,4 @@
-"""Threads that answer requests of one kind."""
+"""Threads that handle requests of one kind."""
 
 import logging
 import queue
@@ -11,7 +11,7 @@ _log = logging.getLogger(__name__)
 
 
 class Pool:
-    """So many threads, and a bound on how many requests wait for them."""
+    """A number of threads, and a limit on the requests that wait for them."""
 
     def __init__(
         self, name: str, run: Callable[[Call], None], *, threads: int, length: int
@@ -24,7 +24,7 @@ class Pool:
             threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True).start()
 
     def put(self, call: Call) -> bool:
-        """Have a request answered; False if too many wait."""
+        """Queue a request; False if too many wait."""
         with self._lock:
             if not self._room:
                 return False

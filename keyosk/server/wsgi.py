@@ -94,7 +94,7 @@ class Upload(io.RawIOBase):
             self._incoming.set_exception(OSError(problem.code))
 
     def readable(self) -> bool:
-        """Whether this can be read: always."""
+        """Return whether this can be read: always."""
         return True
 
     def readinto(self, target: Any) -> int:
@@ -144,9 +144,10 @@ class Call:
         *,
         may_take_long: bool,
     ) -> None:
-        """Call the application and send what it answers.
+        """Call the application and send its response.
 
-        ``post`` has the event loop call something. Raises ``TakesLong`` where it may not.
+        ``post`` makes the event loop call something. Raises ``TakesLong`` where the request may not
+        run.
         """
         self._options = options
         self._post = post
@@ -311,7 +312,7 @@ def _date(second: int) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _variable(name: bytes) -> str:
-    """The name in the environ of a field; empty for one that is left out."""
+    """Return the name in the environ of a field; empty for one that is left out."""
     # SECURITY: an underscore would become the same variable as a hyphen.
     if b"_" in name:
         return ""
@@ -320,7 +321,7 @@ def _variable(name: bytes) -> str:
 
 
 def environ_of(request: RequestParser, peer: Any, server: Any, *, base: Environ) -> Environ:
-    """The environ of a request but for its body; ``base``: what is the same for all."""
+    """Return the environ of a request without its body; ``base``: the same part for all."""
     target = request.target.decode("latin-1").partition("#")[0]
     if not target.startswith(("/", "*")):  # http://host/path
         target = "/" + target.partition("://")[2].partition("/")[2]

@@ -1,8 +1,8 @@
-"""The floor that knows the database: tables, migrations, and one store a noun.
+"""The floor that knows the database: tables, migrations, and one store per noun.
 
 Owns SQL, connections, transactions, and the translation of database errors into ``keyosk.errors``.
-Stores take and give plain values of ``keyosk.model``. It decides nothing: whether something may
-happen is settled above, except for uniqueness, which only the database can settle.
+Stores accept and return plain values of ``keyosk.model``. It makes no decisions: the floors above
+decide if something is allowed, except for uniqueness, which only the database can decide.
 
 SQLite and PostgreSQL run the same code; where they must differ, ``database`` says how.
 """

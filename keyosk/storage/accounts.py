@@ -74,12 +74,12 @@ class AccountStore:
             raise conflict(error, tables.Account, _TAKEN) from error
 
     def add_all(self, accounts: Sequence[Account]) -> frozenset[str]:
-        """Insert those of the new accounts whose usernames are free; answers their ids."""
+        """Insert those of the new accounts whose usernames are free; returns their ids."""
         rows = [_columns(account) for account in accounts]
         return frozenset(self._database.insert_all(tables.Account, rows, skipping_taken=True))
 
     def ids_of(self, usernames: Collection[str]) -> dict[str, str]:
-        """The ids of those of the usernames, in their stored form, that accounts have."""
+        """Return the ids of the accounts that have these usernames, in their stored form."""
         if not usernames:
             return {}
         query = tables.Account.select(tables.Account.username, tables.Account.id).where(
@@ -88,22 +88,22 @@ class AccountStore:
         return {row["username"]: row["id"] for row in self._database.rows(query)}
 
     def by_id(self, account_id: str) -> Account:
-        """The account with this id. Raises ``NotFound``."""
+        """Return the account with this id. Raises ``NotFound``."""
         return _found(self._by_id.first(account_id=account_id))
 
     def by_username(self, username: str) -> Account:
-        """The account with this username in its stored form. Raises ``NotFound``."""
+        """Return the account with this username in its stored form. Raises ``NotFound``."""
         return _found(self._by_username.first(username=username))
 
     def page(self, list_query: ListQuery) -> list[Account]:
-        """The accounts that a listing asks for."""
+        """Return a page of accounts."""
         query = lists.page(
             _select(), list_query, key=tables.Account.id, sorts=_SORTS, filters=self._filters
         )
         return [_account(row) for row in self._database.rows(query)]
 
     def count(self, list_query: ListQuery) -> int:
-        """How many accounts pass the filters of a listing."""
+        """Return the number of accounts that pass the filters of a list."""
         query = tables.Account.select(tables.Account.id)
         return self._database.count(lists.filtered(query, list_query, self._filters))
 
@@ -140,18 +140,18 @@ class AccountStore:
         versions.remove(self._database, query, version, noun="account")
 
     def record_login(self, account_id: str, now: int) -> None:
-        """Remember a login. It is no change of the account: its version stays."""
+        """Record a login. This does not change the account: its version stays."""
         self._database.write(
             tables.Account.update(last_login_at=now).where(tables.Account.id == account_id)
         )
 
     def password(self, username: str) -> StoredPassword | None:
-        """The password of the account with this username, if it has one."""
+        """Return the password of the account with this username, if it has one."""
         row = self._password.first(username=username)
         return StoredPassword(row["id"], row["hash"]) if row else None
 
     def password_of(self, account_id: str) -> StoredPassword | None:
-        """The password of the account with this id, if it has one."""
+        """Return the password of the account with this id, if it has one."""
         row = self._database.row(
             tables.Password.select(tables.Password.id, tables.Password.hash).where(
                 tables.Password.account == account_id
@@ -183,13 +183,13 @@ class AccountStore:
         )
 
     def rehash(self, password: StoredPassword) -> None:
-        """Replace the hash of this very password; does nothing if it was changed meanwhile."""
+        """Replace the hash of this very password; does nothing if the password was changed."""
         self._database.write(
             tables.Password.update(hash=password.hash).where(tables.Password.id == password.id)
         )
 
     def remove_password(self, account_id: str) -> bool:
-        """Delete the password; answers whether there was one."""
+        """Delete the password; returns whether there was one."""
         return bool(
             self._database.write(
                 tables.Password.delete().where(tables.Password.account == account_id)

@@ -1,4 +1,4 @@
-"""API keys: everything but their secrets, of which only the digest is kept."""
+"""API keys: everything except their secrets, of which only the digest is stored."""
 
 import json
 from collections.abc import Mapping
@@ -56,18 +56,18 @@ class ApiKeyStore:
             raise NotFound("There is no such account.") from error
 
     def page(self, account_id: str, list_query: ListQuery) -> list[ApiKey]:
-        """The keys of the account that a listing asks for."""
+        """Return a page of the account's keys."""
         query = lists.page(
             _of(account_id), list_query, key=tables.ApiKey.id, sorts=_SORTS, filters=_FILTERS
         )
         return [_api_key(row) for row in self._database.rows(query)]
 
     def count(self, account_id: str, list_query: ListQuery) -> int:
-        """How many keys of the account pass the filters of a listing."""
+        """Return the number of the account's keys that pass the filters of a list."""
         return self._database.count(lists.filtered(_of(account_id), list_query, _FILTERS))
 
     def get(self, account_id: str, key_id: str) -> ApiKey:
-        """One key of the account. Raises ``NotFound``, also for another account's key."""
+        """Return one key of the account. Raises ``NotFound``, also for another account's key."""
         row = self._database.row(
             tables.ApiKey.select().where(
                 (tables.ApiKey.id == key_id) & (tables.ApiKey.account == account_id)
@@ -97,9 +97,9 @@ class ApiKeyStore:
         versions.remove(self._database, query, version, noun="API key")
 
     def record_use(self, key_id: str, now: int, *, first: bool = False) -> bool:
-        """Remember a use, ``first``: only if none was remembered yet. Answers whether it was.
+        """Record a use, with ``first`` only if none was recorded yet. Returns whether it did.
 
-        It is no change of the key: its version stays.
+        This does not change the key: its version stays.
         """
         query = tables.ApiKey.update(last_used_at=now).where(tables.ApiKey.id == key_id)
         if first:

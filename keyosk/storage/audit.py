@@ -60,18 +60,18 @@ class AuditStore:
         self._database.insert_all(tables.AuditRow, [_columns(row) for row in rows])
 
     def page(self, list_query: ListQuery) -> list[AuditRow]:
-        """The sealed rows that a listing asks for."""
+        """Return a page of sealed rows."""
         query = lists.page(
             _sealed(), list_query, key=tables.AuditRow.sequence, sorts=_SORTS, filters=_FILTERS
         )
         return [_row(row) for row in self._database.rows(query)]
 
     def count(self, list_query: ListQuery) -> int:
-        """How many sealed rows pass the filters of a listing."""
+        """Return the number of sealed rows that pass the filters of a list."""
         return self._database.count(lists.filtered(_sealed(), list_query, _FILTERS))
 
     def seal(self, hash_of: Callable[[AuditRow, str], str], first: str, *, limit: int) -> int:
-        """Give up to ``limit`` rows their places in the chain; answers how many it was.
+        """Give up to ``limit`` rows their places in the chain; returns how many it was.
 
         ``hash_of``: the hash of a row after the hash before it; ``first``: what stands before the
         first row of all. Only one process seals at a time; writers never wait for it on PostgreSQL.
@@ -91,12 +91,12 @@ class AuditStore:
             return len(waiting)
 
     def last(self) -> AuditRow | None:
-        """The newest sealed row."""
+        """Return the newest sealed row."""
         row = self._last.first()
         return _row(row) if row else None
 
     def after(self, sequence: int, limit: int) -> list[AuditRow]:
-        """Up to ``limit`` sealed rows after a place in the chain, in its order."""
+        """Return up to ``limit`` sealed rows after a place in the chain, in its order."""
         query = (
             _sealed()
             .where(tables.AuditRow.sequence > sequence)
@@ -108,7 +108,7 @@ class AuditStore:
     def prune(self, before: int) -> tuple[int, int]:
         """Delete the rows up to the last checkpoint whose rows are all older than ``before``.
 
-        Answers the place of that checkpoint, which stays, and how many rows it was.
+        Returns the place of that checkpoint, which stays, and how many rows it was.
         """
         with self._database.transaction():
             newest = self._database.row(
@@ -140,12 +140,12 @@ class AuditStore:
         )
 
     def checkpoints(self) -> list[Checkpoint]:
-        """All checkpoints, oldest first."""
+        """Return all checkpoints, oldest first."""
         query = tables.Checkpoint.select().order_by(tables.Checkpoint.sequence)
         return [Checkpoint(**row) for row in self._database.rows(query)]
 
     def newest_checkpoint(self) -> Checkpoint | None:
-        """The last checkpoint: there is one for each busy hour, and every write asks for it."""
+        """Return the last checkpoint: there is one for each busy hour, and every write reads it."""
         row = self._newest_checkpoint.first()
         return None if row is None else Checkpoint(**row)
 
@@ -246,7 +246,7 @@ class AuditStore:
         self._database.lock(_SEALING)
 
     def _end(self) -> tuple[int, str] | None:
-        """Place and hash of the chain's last row, also when all rows were pruned."""
+        """Return the sequence number and hash of the last row, even if all rows were pruned."""
         last = self.last()
         if last is not None and last.sequence is not None and last.hash is not None:
             return last.sequence, last.hash

@@ -42,24 +42,24 @@ class Compiled:
         self._names = names
 
     def __call__(self, **values: Any) -> list[Row]:
-        """The rows as tuples, with ``values`` in the open places."""
+        """Return the rows as tuples, with ``values`` in the open places."""
         return self._execute(
             self._sql,
             [values[p.name] if isinstance(p, Parameter) else p for p in self._parameters],
         )
 
     def first(self, **values: Any) -> dict[str, Any] | None:
-        """The first row by column, or ``None``."""
+        """Return the first row by column, or ``None``."""
         rows = self.dicts(**values)
         return rows[0] if rows else None
 
     def dicts(self, **values: Any) -> list[dict[str, Any]]:
-        """The rows by column."""
+        """Return the rows by column."""
         return [dict(zip(self._names, row, strict=True)) for row in self(**values)]
 
 
 class InsertTemplates:
-    """Inserts as SQL, made once: what stands before the rows, one row, what stands behind."""
+    """Inserts as SQL, compiled once: the text before the rows, one row, the text after them."""
 
     def __init__(self, database: peewee.Database) -> None:
         self._database = database

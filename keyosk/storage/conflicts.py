@@ -1,4 +1,4 @@
-"""Which field a violated constraint is about."""
+"""The field that a violated constraint is about."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ def conflict(
     *,
     field: str | None = None,
 ) -> Conflict:
-    """The ``Conflict`` that a violated uniqueness means; ``fields`` maps column to sentence.
+    """Return the ``Conflict`` that a violated uniqueness means; ``fields`` maps column to sentence.
 
     ``field``: what callers call the column, where its name is another.
 

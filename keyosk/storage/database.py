@@ -94,24 +94,27 @@ class Database:
             files.create(self.path)
 
     def has_file(self) -> bool:
-        """Whether there is a SQLite file. Raises ``DatabaseUnusable`` if nobody may look."""
+        """Return whether there is a SQLite file.
+
+        Raises ``DatabaseUnusable`` if it is inaccessible.
+        """
         return self.path is not None and files.exists(self.path)
 
     def rows(self, query: peewee.Query) -> list[dict[str, Any]]:
-        """All rows of a select, as dictionaries by column."""
+        """Return all rows of a select, as dictionaries by column."""
         return list(self._run(lambda: query.dicts().execute(self._peewee), repeatable=True))
 
     def row(self, query: peewee.Query) -> dict[str, Any] | None:
-        """The first row of a select, or ``None``."""
+        """Return the first row of a select, or ``None``."""
         found = self.rows(query.limit(1))
         return found[0] if found else None
 
     def count(self, query: "peewee.ModelSelect[Any]") -> int:
-        """How many rows a select has."""
+        """Return the number of rows of a select."""
         return int(self._run(lambda: query.count(self._peewee), repeatable=True))
 
     def write(self, query: peewee.Query) -> int:
-        """Run an insert, update or delete; answers how many rows it touched.
+        """Run an insert, update or delete; returns how many rows it touched.
 
         Raises ``peewee.IntegrityError`` for the store to translate with ``conflict``.
         """
@@ -141,7 +144,7 @@ class Database:
     ) -> list[Any]:
         """Insert many rows, which all name the same columns and all of them, by few statements.
 
-        As ``insert``, at a sixth of its cost: peewee takes 150 us to compile a row. Answers the
+        As ``insert``, at a sixth of its cost: peewee takes 150 us to compile a row. Returns the
         primary keys of those inserted, which with ``skipping_taken`` may not be all: rows whose
         unique values another row has are left out. Raises ``peewee.IntegrityError``.
         """
@@ -203,7 +206,7 @@ class Database:
     def lock(self, name: str, *, in_public: int | None = None) -> bool:
         """Inside a transaction: wait until no other one on this database holds the lock ``name``.
 
-        SQLite needs none, as it has one writer at a time. Answers whether others may have written
+        SQLite needs none, as it has one writer at a time. Returns whether others may have written
         since the transaction began. ``in_public``: as ``lock_number``.
         """
         if self.is_sqlite:

@@ -1,4 +1,4 @@
-"""What declarations made, and under which owner's name."""
+"""The objects that manifests created, and their owners."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from keyosk.storage.database import Database
 
 @dataclass(frozen=True, slots=True)
 class ManifestRecord:
-    """One object that a declaration made.
+    """One object that a manifest created.
 
-    ``object_id`` is that of a service, role or account; for a grant that of its account, with
-    ``scope`` or ``role`` as its name (else both are empty).
+    ``object_id`` is that of a service, role or account; for a grant it is that of its account, with
+    ``scope`` or ``role`` as its name (otherwise both are empty).
     """
 
     owner: str
@@ -26,7 +26,7 @@ class ManifestRecord:
 
 @dataclass(frozen=True, slots=True)
 class RecordedObject:
-    """Something made, as it is now: one of the names is given, none if the object is gone."""
+    """A created object as it is now: one of the names is set; none if the object is deleted."""
 
     made: ManifestRecord
     service: str | None
@@ -46,7 +46,7 @@ class DeclaredStore:
         self._database = database
 
     def all(self) -> list[RecordedObject]:
-        """All that was remembered, in the order in which the objects were made."""
+        """Return all records, in the order in which the objects were created."""
         table: Any = tables.Declared
         query = (
             table.select(
@@ -73,7 +73,7 @@ class DeclaredStore:
         ]
 
     def remember(self, made: ManifestRecord) -> None:
-        """Note who made something, in place of any other note on it."""
+        """Record the owner of an object, in place of any other record of it."""
         table = tables.Declared
         self._database.write(
             table.insert(
@@ -87,7 +87,7 @@ class DeclaredStore:
         )
 
     def forget(self, items: Iterable[ManifestRecord]) -> None:
-        """Drop the notes on these."""
+        """Delete the records of these objects."""
         table = tables.Declared
         for made in items:
             self._database.write(

@@ -1,7 +1,7 @@
-"""The one place that knows what drivers raise, and what each of their errors means.
+"""The one place that knows the errors of drivers, and what each of them means.
 
-What peewee does not wrap is wrapped here (SQLite's fetches, numbers and text that a driver cannot
-send), so that outside ``translated`` there is one family of errors: peewee's.
+It wraps the errors that peewee does not wrap (SQLite's fetches, numbers and text that a driver
+cannot send), so that outside ``translated`` there is one family of errors: peewee's.
 """
 
 import re
@@ -17,7 +17,7 @@ from keyosk.errors import DatabaseDamaged, DatabaseUnusable, Invalid, Unavailabl
 
 
 class Kind(Enum):
-    """What an error of the database means to whoever asked."""
+    """The meaning of a database error for the caller."""
 
     #: A value that the database cannot hold or compare; the request is at fault.
     VALUE = "value"
@@ -87,14 +87,14 @@ def translated() -> Iterator[None]:
 
 
 def original_of(error: BaseException) -> BaseException:
-    """The driver's own error inside one of peewee's, which may be inside another."""
+    """Return the driver's own error inside one of peewee's, which may be inside another."""
     while isinstance(inner := getattr(error, "orig", None), BaseException):
         error = inner
     return error
 
 
 def kind(error: peewee.PeeweeException) -> Kind:
-    """What an error that ``translated`` raised means."""
+    """Return the meaning of an error that ``translated`` raised."""
     if isinstance(error, peewee.IntegrityError):
         return Kind.CONSTRAINT
     if isinstance(error, peewee.DataError):
@@ -119,9 +119,9 @@ def kind(error: peewee.PeeweeException) -> Kind:
 
 
 def reason(error: BaseException) -> str:
-    """Why, in the driver's own words, in one line.
+    """Return the reason in the driver's own words, in one line.
 
-    Of PostgreSQL's message the first line: its second one may quote what is stored.
+    Only the first line of PostgreSQL's message: the second one may quote stored data.
     """
     original: Any = original_of(error)
     diagnosis = getattr(original, "diag", None)
@@ -130,7 +130,7 @@ def reason(error: BaseException) -> str:
 
 
 def one_line(text: str) -> str:
-    """Libpq's text for people, in one line."""
+    """Return libpq's text for people, in one line."""
     return " ".join(_LIBPQ_PREFIX.sub("", _LIBPQ_HINT.sub("", text)).split())
 
 
@@ -150,7 +150,7 @@ def failure(error: peewee.DatabaseError) -> Exception:
 
 
 def is_lasting(text: str) -> bool:
-    """Whether a connection that failed with this text of libpq's will never succeed."""
+    """Return whether a connection that failed with this text of libpq's will never succeed."""
     return _LASTING_TEXT.search(text) is not None
 
 

@@ -27,7 +27,7 @@ def create(path: Path) -> None:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is such a file. Raises ``DatabaseUnusable`` if nobody may look."""
+    """Return whether the file exists. Raises ``DatabaseUnusable`` if it is inaccessible."""
     try:
         return path.exists()
     except OSError as error:

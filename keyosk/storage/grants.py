@@ -21,11 +21,11 @@ class GrantStore:
         self._database = database
 
     def of_account(self, account_id: str) -> tuple[Grant, ...]:
-        """The grants of an account: scopes by name, then roles by name."""
+        """Return the grants of an account: scopes by name, then roles by name."""
         return self.of_accounts([account_id])[account_id]
 
     def of_accounts(self, account_ids: Sequence[str]) -> dict[str, tuple[Grant, ...]]:
-        """The grants of each of the accounts, in the order of ``of_account``."""
+        """Return the grants of each of the accounts, in the order of ``of_account``."""
         if not account_ids:
             return {}
         rows = self._database.rows(
@@ -113,7 +113,7 @@ class GrantStore:
         )
 
     def holders_of_role(self, role_id: str) -> tuple[str, ...]:
-        """The accounts that were granted the role, by name, in order."""
+        """Return the accounts that were granted the role, by name, in order."""
         query = (
             tables.Grant.select(tables.Account.username)
             .join(tables.Account)
@@ -124,7 +124,7 @@ class GrantStore:
     def holders(
         self, scopes: Sequence[str] = (), *, role_id: str | None = None, limit: int
     ) -> list[str]:
-        """Up to ``limit`` accounts that were granted one of the scopes, or the role."""
+        """Return up to ``limit`` accounts that were granted one of the scopes, or the role."""
         if not scopes and role_id is None:
             return []
         by_role = tables.RoleScope.select(tables.RoleScope.role).where(
@@ -137,7 +137,7 @@ class GrantStore:
         return [row["account"] for row in self._database.rows(query)]
 
     def has_lasting_admin(self) -> bool:
-        """Whether an enabled account holds ``keyosk:admin`` for good and can use it.
+        """Return whether an enabled account holds ``keyosk:admin`` for good and can use it.
 
         For good: neither the account, the grant nor the credential has an end.
         """
@@ -182,7 +182,7 @@ class GrantStore:
 
 
 def in_order(grants: Iterable[Grant]) -> tuple[Grant, ...]:
-    """Grants of one account: scopes by name, then roles by name."""
+    """Return grants of one account: scopes by name, then roles by name."""
     return tuple(sorted(grants, key=lambda grant: (grant.role or "", grant.scope or "")))
 
 

@@ -32,7 +32,7 @@ class IdempotencyStore:
         self._database = database
 
     def find(self, caller: str, key: str) -> StoredResponse | None:
-        """The answer that this caller got under this key."""
+        """Return the answer that this caller got under this key."""
         row = self._database.row(
             tables.Idempotency.select().where(
                 (tables.Idempotency.caller == caller) & (tables.Idempotency.key == key)
@@ -74,7 +74,7 @@ class IdempotencyStore:
         self._database.write(tables.Idempotency.update(created_at=now).where(created > latest))
 
     def sealed(self) -> list[StoredResponse]:
-        """All answers that have a secret."""
+        """Return all answers that have a secret."""
         query = tables.Idempotency.select().where(tables.Idempotency.sealed.is_null(False))
         return [_answer(row) for row in self._database.rows(query)]
 

@@ -19,7 +19,7 @@ def page(
     sorts: Sorts,
     filters: Filters,
 ) -> "peewee.ModelSelect[Any]":
-    """The rows of ``query`` that a listing asks for.
+    """Return the rows of ``query`` that a listing asks for.
 
     ``key``: the unique column that breaks ties; ``sorts``: the column of each order, none of them
     null, with an index that begins with it (and goes on with ``key`` unless it is unique);
@@ -51,7 +51,7 @@ def page(
 def filtered(
     query: "peewee.ModelSelect[Any]", list_query: ListQuery, filters: Filters
 ) -> "peewee.ModelSelect[Any]":
-    """The rows of ``query`` that pass the filters of a listing."""
+    """Return the rows of ``query`` that pass the filters of a listing."""
     for name, value in list_query.filters.items():
         query = query.where(filters[name](value))
     return query

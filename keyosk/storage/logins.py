@@ -81,22 +81,22 @@ class LoginStore:
         )
 
     def by_digest(self, digest: bytes, now: int) -> Principal | None:
-        """The login that shows the API key with this digest at ``now``."""
+        """Return the login that shows the API key with this digest at ``now``."""
         return _login(self._by_digest(digest=digest), CredentialKind.API_KEY, now)
 
     def by_api_key(self, api_key_id: str, authenticated_at: int) -> Principal | None:
-        """The login of an API key that was shown before, as it stands now."""
+        """Return the login of an API key that was shown before, as it stands now."""
         return _login(
             self._by_api_key(api_key_id=api_key_id), CredentialKind.API_KEY, authenticated_at
         )
 
     def by_password(self, password_id: str, now: int) -> Principal | None:
-        """The login that proved this password at ``now``; ``None`` once it was changed."""
+        """Return the login that proved this password at ``now``; ``None`` once it was changed."""
         principal = _login(self._by_password(password_id=password_id), CredentialKind.PASSWORD, now)
         return None if principal is None else replace(principal, password_id=password_id)
 
     def by_account(self, account_id: str, authenticated_at: int) -> Principal | None:
-        """The login of an account that proved its password, as it stands now."""
+        """Return the login of an account that proved its password, as it stands now."""
         return _login(
             self._by_account(account_id=account_id), CredentialKind.PASSWORD, authenticated_at
         )

@@ -43,7 +43,7 @@ def backup(database: Database, target: Path) -> None:
 
 
 def faults_of_files(database: Database) -> list[str]:
-    """What is wrong with the database's pages and indexes, as it tells itself."""
+    """Return what is wrong with the database's pages and indexes, as it tells itself."""
     if database.is_sqlite:
         told = _read(database, f"PRAGMA integrity_check({_SHOWN})")
         return [line for (line,) in told if line != "ok"]
@@ -74,7 +74,7 @@ def faults_of_references(database: Database) -> list[str]:
 
 
 def _read(database: Database, sql: str) -> list[tuple[Any, ...]]:
-    """The rows of a query, however long it takes.
+    """Return the rows of a query, however long it takes.
 
     Raises ``DatabaseDamaged`` for what cannot be read, and ``Unavailable`` only for an outage: a
     check has to tell one from the other.

@@ -29,7 +29,7 @@ class Outage:
         self._whose: int | None = None
 
     def begin(self) -> None:
-        """The database did not answer in time."""
+        """Record that the database did not respond in time."""
         self._next_try = time.monotonic() + _PAUSE
         self.number += 1
         self.is_on = True

@@ -135,7 +135,7 @@ class _Connection(psycopg.Connection[Any]):
             self.execute(_set_config(settings, is_local=False))
 
     def _probe(self, path: dict[str, str]) -> tuple[Any, str | None]:
-        """What the session is by itself, and the schema that it has with ``path``.
+        """Return what the session is by itself, and the schema that it has with ``path``.
 
         In one transaction, for a pooler, and in one round trip, for a limit on idle ones.
         """

@@ -98,7 +98,7 @@ class RevocationStore:
         )
 
     def of_account(self, account_id: str, now: int, *, latest: int) -> OfAccount:
-        """What is published of an account's tokens and has not expired.
+        """Return what is published of an account's tokens and has not expired.
 
         Entries for those that are issued before a moment after ``latest`` are not counted.
         """
@@ -121,7 +121,7 @@ class RevocationStore:
         )
 
     def first(self, now: int) -> int:
-        """The lowest number of those that have not expired; 0 where there is none."""
+        """Return the lowest number of those that have not expired; 0 where there is none."""
         rows = self._database.rows(
             tables.Revocation.select(fn.MIN(tables.Revocation.sequence).alias("first")).where(
                 tables.Revocation.expires > now
@@ -130,7 +130,7 @@ class RevocationStore:
         return int(rows[0]["first"] or 0)
 
     def is_ahead(self, latest: int) -> bool:
-        """Whether an entry is for tokens that are issued after ``latest``."""
+        """Return whether an entry is for tokens that are issued after ``latest``."""
         ahead = tables.Revocation.issued_before > latest
         return (
             self._database.row(tables.Revocation.select(tables.Revocation.sequence).where(ahead))
@@ -157,11 +157,11 @@ class RevocationStore:
         self._database.write(revocation.update(sequence=revocation.sequence + self.last()))
 
     def last(self) -> int:
-        """The highest sequence number given so far; 0 before the first."""
+        """Return the highest sequence number given so far; 0 before the first."""
         return int(self._last()[0][0] or 0)
 
     def since(self, sequence: int, now: int) -> tuple[Revocation, ...]:
-        """The revocations above a sequence number that have not expired, in their order."""
+        """Return the revocations above a sequence number that have not expired, in their order."""
         rows = self._database.rows(
             tables.Revocation.select()
             .where((tables.Revocation.sequence > sequence) & (tables.Revocation.expires > now))
@@ -179,7 +179,7 @@ class RevocationStore:
         )
 
     def is_revoked(self, jti: str, kid: str, audience: str, *, issued_at: int) -> bool:
-        """Whether a token was revoked by its own id, or with all of its key or audience."""
+        """Return whether a token was revoked by its own id, or with all of its key or audience."""
         return bool(self._revoked(jti=jti, kid=kid, audience=audience, issued_at=issued_at))
 
     def raise_accounts(self, account_ids: Collection[str], moment: int) -> None:

@@ -46,21 +46,21 @@ class RoleStore:
             self._set_scopes(role)
 
     def by_name(self, name: str) -> Role:
-        """The role with this name. Raises ``NotFound``."""
+        """Return the role with this name. Raises ``NotFound``."""
         found = self._roles(tables.Role.select().where(tables.Role.name == name))
         if not found:
             raise NotFound("There is no such role.")
         return found[0]
 
     def named(self, names: Sequence[str]) -> dict[str, Role]:
-        """Those of the names that are roles, with their scopes."""
+        """Return the roles with these names, with their scopes."""
         if not names:
             return {}
         found = self._roles(tables.Role.select().where(tables.Role.name.in_(list(names))))
         return {role.name: role for role in found}
 
     def page(self, list_query: ListQuery) -> list[Role]:
-        """The roles that a listing asks for."""
+        """Return a page of roles."""
         return self._roles(
             lists.page(
                 tables.Role.select(), list_query, key=tables.Role.id, sorts=_SORTS, filters=_FILTERS
@@ -68,7 +68,7 @@ class RoleStore:
         )
 
     def count(self, list_query: ListQuery) -> int:
-        """How many roles pass the filters of a listing."""
+        """Return the number of roles that pass the filters of a list."""
         return self._database.count(lists.filtered(tables.Role.select(), list_query, _FILTERS))
 
     def change(

@@ -18,7 +18,7 @@ _LOCK: Final = 0x6B796F73  # "kyos": the PostgreSQL advisory lock of all upgrade
 
 
 def upgrade(database: Database) -> list[str]:
-    """Apply all pending migrations; answers their names.
+    """Apply all pending migrations; returns their names.
 
     Raises ``DatabaseTooNew``, ``Unavailable``.
 
@@ -32,7 +32,7 @@ def upgrade(database: Database) -> list[str]:
 
 
 def pending(database: Database) -> list[str]:
-    """The names of the migrations not yet applied. Raises ``DatabaseTooNew``."""
+    """Return the names of the migrations not yet applied. Raises ``DatabaseTooNew``."""
     with database.driver_errors():
         runner = Runner(database.raw, str(MIGRATIONS))
         _refuse_newer(runner)
@@ -49,7 +49,7 @@ def is_empty(database: Database) -> bool:
 
 
 def has_signing_keys(database: Database) -> bool:
-    """Whether signing keys are in a SQLite database, of whatever version its schema is."""
+    """Return whether signing keys are in a SQLite database, of whatever version its schema is."""
     with database.driver_errors():
         if not database.raw.table_exists(SigningKey._meta.table_name):
             return False

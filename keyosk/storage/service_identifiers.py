@@ -1,4 +1,4 @@
-"""Whom a name or audience means: one namespace for all that services are called or addressed by."""
+"""The service that a name or audience means: names and audiences are one namespace."""
 
 import json
 from collections import defaultdict
@@ -41,12 +41,12 @@ def claim(database: Database, service: Service) -> None:
 
 
 def column(service: Service) -> str | None:
-    """The further audiences of a service as they are stored."""
+    """Return the further audiences of a service as they are stored."""
     return json.dumps(list(service.audiences)) if service.audiences else None
 
 
 def shared(database: Database) -> list[str]:
-    """The names and audiences that more than one service has: some did before this was refused."""
+    """Return the names and audiences of more than one service, from before this was refused."""
     table = tables.Service
     users: dict[str, list[str]] = defaultdict(list)
     for row in database.rows(table.select().order_by(table.id)):
@@ -61,7 +61,7 @@ def shared(database: Database) -> list[str]:
 
 
 def _keys(service: Service) -> dict[str, str]:
-    """What it takes of the namespace, each with its field."""
+    """Return the service's keys in the namespace, each with its field."""
     keys: dict[str, str] = {}
     for field, text in (*service.identifiers, ("name", service.id)):
         keys.setdefault(namespace_key(text), field)

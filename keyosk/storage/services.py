@@ -92,11 +92,11 @@ class ServiceStore:
             self._add_exchanges(service)
 
     def by_id(self, service_id: str) -> Service:
-        """The service with this id. Raises ``NotFound``."""
+        """Return the service with this id. Raises ``NotFound``."""
         return self._one(tables.Service.id == service_id)
 
     def by_name(self, name: str) -> Service:
-        """The service with this name. Raises ``NotFound``."""
+        """Return the service with this name. Raises ``NotFound``."""
         return self._one(tables.Service.name == name)
 
     def policy_for(self, target: str) -> TokenPolicy | None:
@@ -110,7 +110,7 @@ class ServiceStore:
         return found if target in (found.audience, found.name, *others) else None
 
     def page(self, list_query: ListQuery) -> list[Service]:
-        """The services that a listing asks for."""
+        """Return a page of services."""
         return self._services(
             lists.page(
                 tables.Service.select(),
@@ -122,15 +122,15 @@ class ServiceStore:
         )
 
     def count(self, list_query: ListQuery) -> int:
-        """How many services pass the filters of a listing."""
+        """Return the number of services that pass the filters of a list."""
         return self._database.count(lists.filtered(tables.Service.select(), list_query, _FILTERS))
 
     def acting(self, account_id: str) -> list[Service]:
-        """The services that the account acts for."""
+        """Return the services that the account acts for."""
         return self._services(tables.Service.select().where(tables.Service.account == account_id))
 
     def policies_acted_for(self, account_id: str) -> list[TokenPolicy]:
-        """The terms of the services that the account acts for."""
+        """Return the terms of the services that the account acts for."""
         return [policy(row) for row in self._acted_for(account_id=account_id)]
 
     def change(
@@ -179,7 +179,7 @@ class ServiceStore:
         versions.remove(self._database, query, version, noun="service")
 
     def set_scopes(self, service: Service, scopes: Sequence[Scope]) -> None:
-        """Make these the scopes of the service; grants of those that stay are kept.
+        """Replace the scopes of the service; scopes that stay keep their grants.
 
         Raises ``Conflict`` when another service owns one of the names.
         """
@@ -199,7 +199,7 @@ class ServiceStore:
             self._add_scopes(service.id, [new[name] for name in new if name not in old])
 
     def audiences_of(self, scopes: Iterable[str]) -> list[str]:
-        """The audiences of the services that own these scopes."""
+        """Return the audiences of the services that own these scopes."""
         query = (
             tables.Service.select(tables.Service.audience)
             .join(tables.Scope, on=(tables.Scope.service == tables.Service.id))
@@ -209,7 +209,7 @@ class ServiceStore:
         return [row["audience"] for row in self._database.rows(query)]
 
     def existing_scopes(self, names: Iterable[str]) -> set[str]:
-        """Those of the names that are scopes of some service."""
+        """Return those names that are scopes of a service."""
         wanted = list(names)
         if not wanted:
             return set()
@@ -232,7 +232,7 @@ class ServiceStore:
         return None if service.account is None else self.account_id(service.account)
 
     def account_id(self, username: str) -> str:
-        """The id of the account that is to act for a service. Raises ``Invalid``."""
+        """Return the id of the account that will act for a service. Raises ``Invalid``."""
         query = tables.Account.select(tables.Account.id)
         found = self._database.row(query.where(tables.Account.username == username))
         if found is None:
@@ -316,7 +316,7 @@ class ServiceStore:
 
 @lru_cache(maxsize=1024)
 def policy(columns: Row) -> TokenPolicy:
-    """The terms that the columns of ``POLICY_COLUMNS`` hold.
+    """Return the terms that the columns of ``POLICY_COLUMNS`` hold.
 
     Nearly every token is for the same few services: what a row means is worked out once (6 us).
     """

@@ -53,7 +53,7 @@ class SessionStore:
         )
 
     def find(self, session_id: str) -> Session | None:
-        """The session with this id."""
+        """Return the session with this id."""
         row = self._find.first(id=session_id)
         return None if row is None else _session(row)
 
@@ -81,14 +81,14 @@ class SessionStore:
         )
 
     def page(self, account_id: str, list_query: ListQuery) -> list[Session]:
-        """The sessions of an account that a listing asks for."""
+        """Return a page of the account's sessions."""
         query = lists.page(
             _of(account_id), list_query, key=tables.Session.id, sorts=_SORTS, filters={}
         )
         return [_session(row) for row in self._database.rows(query)]
 
     def count(self, account_id: str, list_query: ListQuery) -> int:
-        """How many sessions the account has."""
+        """Return the number of the account's sessions."""
         return self._database.count(lists.filtered(_of(account_id), list_query, {}))
 
     def remove(self, session_id: str) -> None:

@@ -1,4 +1,4 @@
-"""Signing keys; their private halves are sealed before they come here."""
+"""Signing keys; their private keys are encrypted before they get here."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -62,16 +62,16 @@ class SigningKeyStore:
         return known[1]
 
     def has(self, kid: str) -> bool:
-        """Whether a key is stored."""
+        """Return whether a key is stored."""
         query = tables.SigningKey.select(tables.SigningKey.kid).where(tables.SigningKey.kid == kid)
         return self._database.row(query) is not None
 
     def compromised(self) -> int:
-        """How many keys are compromised."""
+        """Return the number of compromised keys."""
         return int(self._compromised()[0][0])
 
     def lock(self) -> None:
-        """Inside a transaction: be the only one who changes keys."""
+        """Inside a transaction: wait until no other transaction changes keys."""
         self._database.lock("signing_keys")
 
     def change(self, kid: str, **columns: Any) -> None:
@@ -81,7 +81,7 @@ class SigningKeyStore:
         )
 
     def record_fetch(self, service: str, kids: Sequence[str], now: int) -> bool:
-        """Remember which keys a service, by name or id, fetched; whether there is such a one."""
+        """Record the keys that a service, by name or id, fetched; returns whether it exists."""
         named = (tables.Service.name == service) | (tables.Service.id == service)
         found = self._database.row(tables.Service.select(tables.Service.id).where(named))
         if found is None:
@@ -95,7 +95,7 @@ class SigningKeyStore:
         return True
 
     def key_fetches(self) -> dict[str, frozenset[str]]:
-        """The keys that each service fetched last, by its name."""
+        """Return the keys that each service fetched last, by its name."""
         query = tables.KeyFetch.select(tables.Service.name, tables.KeyFetch.kids).join(
             tables.Service
         )

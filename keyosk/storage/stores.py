@@ -20,7 +20,7 @@ from keyosk.storage.throttling import ThrottlingStore
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stores:
-    """One store a noun."""
+    """One store per noun."""
 
     accounts: AccountStore
     api_keys: ApiKeyStore
@@ -38,7 +38,7 @@ class Stores:
 
     @classmethod
     def of(cls, database: Database) -> "Stores":
-        """All of them on one database."""
+        """Return all of them on one database."""
         return cls(
             accounts=AccountStore(database),
             api_keys=ApiKeyStore(database),

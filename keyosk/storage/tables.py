@@ -1,6 +1,6 @@
-"""The schema as peewee models, one a table, bound to no database.
+"""The schema as peewee models, one per table, bound to no database.
 
-The newest migration leaves the database in just this shape; a test compares the two.
+The newest migration leaves the database in exactly this shape; a test compares the two.
 """
 
 from typing import Any
@@ -19,14 +19,14 @@ from peewee import (
 
 
 class Table(Model):
-    """What all tables share: a table is called as its class, in snake case."""
+    """The base of all tables: a table has the name of its class, in snake case."""
 
     class Meta:
         legacy_table_names = False
 
 
 class Versioned(Table):
-    """An object with its own address: an id, its times, and the count of its writes."""
+    """An object with its own URL: an id, its times, and a counter of its writes."""
 
     id = CharField(36, primary_key=True)
     created_at = BigIntegerField()
@@ -91,14 +91,14 @@ class Service(Versioned):
 
 
 class ServiceIdentifier(Table):
-    """Whom a name or audience means, by ``namespace_key``; a service's id is one too."""
+    """The service that a name or audience means, by ``namespace_key``; its id is one too."""
 
     key = CharField(primary_key=True)
     service = ForeignKeyField(Service, on_delete="CASCADE")
 
 
 class Exchange(Table):
-    """That a service may exchange tokens for itself for tokens for ``target``."""
+    """A service's permission to exchange its tokens for tokens for ``target``."""
 
     service = ForeignKeyField(Service, on_delete="CASCADE")
     target = ForeignKeyField(Service, on_delete="CASCADE")
@@ -153,7 +153,7 @@ class SigningKey(Table):
 
 
 class KeyFetch(Table):
-    """The keys that a service fetched last, as far as it said who it is."""
+    """The keys that a service last fetched, if it identified itself."""
 
     service = ForeignKeyField(Service, primary_key=True, on_delete="CASCADE")
     kids = TextField()
@@ -203,14 +203,14 @@ class Session(Table):
 
 
 class Lifetime(Table):
-    """How many seconds tokens lived, and until when such were issued (null: they are)."""
+    """The lifetime of tokens in seconds, and until when such were issued (null: still)."""
 
     seconds = BigIntegerField(primary_key=True)
     ended_at = BigIntegerField(null=True)
 
 
 class AuditRow(Table):
-    """``sequence`` and ``hash`` are given when the row is sealed, in the order of ``id``."""
+    """A row of the log; sealing gives it ``sequence`` and ``hash``, in the order of ``id``."""
 
     id = CharField(36, primary_key=True)
     sequence = BigIntegerField(null=True, unique=True)
@@ -229,7 +229,7 @@ class AuditRow(Table):
 
 
 class Checkpoint(Table):
-    """What the audit chain was at a moment, signed; the last one before a pruned part stays."""
+    """A signed state of the audit chain; the last one before a pruned part stays."""
 
     sequence = BigIntegerField(primary_key=True)
     hash = CharField(64)
@@ -238,7 +238,7 @@ class Checkpoint(Table):
 
 
 class LoginFailure(Table):
-    """How often logins failed; ``account`` is empty for names that no account has."""
+    """A count of failed logins; ``account`` is empty for names that no account has."""
 
     account = CharField(36)
     address = CharField(64)
@@ -251,7 +251,7 @@ class LoginFailure(Table):
 
 
 class Refusal(Table):
-    """How often an account was refused something in a minute; ``sample``: the first time, JSON."""
+    """A count of an account's refused requests in a minute; ``sample``: the first one, JSON."""
 
     account = CharField(36)
     credential = CharField(36)
@@ -265,7 +265,7 @@ class Refusal(Table):
 
 
 class Allowance(Table):
-    """How far an allowance to guess is used up; times in milliseconds (``storage.throttling``)."""
+    """The used part of an allowance of attempts; times in milliseconds (``storage.throttling``)."""
 
     key = CharField(64, primary_key=True)
     until = BigIntegerField(index=True)
@@ -276,7 +276,7 @@ class Allowance(Table):
 
 
 class KnownSource(Table):
-    """Whence an account logged in by password before."""
+    """A source from which an account logged in by password before."""
 
     account = ForeignKeyField(Account, on_delete="CASCADE")
     source = CharField(64)
@@ -287,7 +287,7 @@ class KnownSource(Table):
 
 
 class Idempotency(Table):
-    """The answer to a POST that had an Idempotency-Key."""
+    """The response to a POST with an Idempotency-Key."""
 
     caller = CharField(80)
     key = CharField(255)
@@ -303,9 +303,9 @@ class Idempotency(Table):
 
 
 class Declared(Table):
-    """What a declaration made under an owner's name; ``scope`` or ``role``: a grant of the account.
+    """An object that a manifest created; ``scope`` or ``role``: a grant of the account.
 
-    No foreign key, as the object may be of three tables; ids are never given twice.
+    No foreign key, because the object may be in one of three tables; ids are never reused.
     """
 
     object_id = CharField(36)

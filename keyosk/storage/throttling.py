@@ -28,13 +28,13 @@ _SEEN_RESOLUTION: Final = 86_400_000
 
 
 def is_fresh(seen_at: int | None, now: int) -> bool:
-    """Whether a place that was seen then needs no ``trust_source`` (milliseconds)."""
+    """Return whether a source that was seen then needs no ``trust_source`` (milliseconds)."""
     return seen_at is not None and now - _SEEN_RESOLUTION <= seen_at <= now + _APART
 
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """One allowance: ``step`` milliseconds a guess, ``room`` milliseconds for guesses at once."""
+    """One allowance: ``step`` milliseconds per attempt, ``room`` milliseconds for a burst."""
 
     key: str
     step: int
@@ -85,10 +85,10 @@ class ThrottlingStore:
         )
 
     def admit(self, allowances: Sequence[Allowance], now: int) -> frozenset[str]:
-        """Take one guess from each allowance at ``now`` (milliseconds), all by one statement.
+        """Take one attempt from each allowance at ``now`` (milliseconds), all by one statement.
 
-        Answers the keys of those that had one left; the others are as they were. However many come
-        at once, no allowance gives more than it has.
+        Returns the keys of the allowances that had one left; the others are unchanged. However many
+        attempts come at once, no allowance gives more than it has.
         """
         # In one order, so that no two statements wait for one another's rows.
         ordered = sorted(allowances, key=lambda each: each.key)
@@ -106,7 +106,7 @@ class ThrottlingStore:
         return frozenset(row[0] for row in take(**values))
 
     def refund(self, allowances: Sequence[Allowance]) -> None:
-        """Undo ``take`` for these, in a transaction of the caller's."""
+        """Undo ``admit`` for these, in a transaction of the caller's."""
         for each in sorted(allowances, key=lambda each: each.key):
             self._refund(key=each.key, step=each.step)
 
@@ -139,12 +139,12 @@ class ThrottlingStore:
         )
 
     def seen_at(self, username: str, source: str) -> int | None:
-        """When the account with this username logged in from there, if it ever did."""
+        """Return when the account with this username logged in from there, if it ever did."""
         rows = self._seen_at(username=username, source=source)
         return rows[0][0] if rows else None
 
     def trust_source(self, account_id: str, source: str, now: int) -> None:
-        """Remember that the account logged in from there at ``now`` (milliseconds)."""
+        """Record that the account logged in from this source at ``now`` (milliseconds)."""
         self._date_back_sources(account_id=account_id, now=now)
         self._see_source(account_id=account_id, source=source, now=now)
         self._forget_sources(account_id=account_id)
@@ -180,7 +180,7 @@ class ThrottlingStore:
 
 
 def _used(now: Any) -> Any:
-    """How much of an allowance is used up at ``now``, in milliseconds, as SQL."""
+    """Return how much of an allowance is used up at ``now``, in milliseconds, as SQL."""
     allowance = tables.Allowance
     since = Case(
         None,
