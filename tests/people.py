@@ -75,3 +75,24 @@ def done(answer: requests.Response, status: int = 200) -> Any:
 def assert_refused(answer: requests.Response, code: str, status: int = 403) -> None:
     """The answer refuses in the words that programs go by."""
     assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+
+
+def problem(answer: requests.Response, status: int, *fields: str) -> dict[str, Any]:
+    """The problem details of a refusal, after a look at all that every one of them has.
+
+    ``fields``: those that are at fault, in order.
+    """
+    assert answer.status_code == status, answer.text
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    body: dict[str, Any] = answer.json()
+    assert body["status"] == status
+    assert body["request_id"] == answer.headers["X-Request-Id"]
+    assert [error["field"] for error in body.get("errors", [])] == list(fields)
+    return body
+
+
+def can_log_in(server: LiveServer, username: str, secret: str) -> bool:
+    """Whether a secret of an account gets a token."""
+    answer = server.client(username, secret).post("/auth/token")
+    assert answer.status_code in (200, 401), answer.text
+    return answer.status_code == 200

@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-import requests
 
 from live import ADMIN_PASSWORD, Client, LiveServer, soon, unique, wait_for
+from people import can_log_in, problem
 
 PASSWORD = "seven quiet herons wade"
 OTHER_PASSWORD = "nine loud magpies quarrel"
@@ -51,23 +51,6 @@ def make_service(admin: Client, *scopes: str) -> str:
     body = {"name": name, "scopes": [f"{name}:{scope}" for scope in scopes]}
     assert admin.post("/services", json=body).status_code == 201
     return name
-
-
-def problem(response: requests.Response, status: int, *fields: str) -> dict[str, Any]:
-    """The problem details of a refusal, after a look at all that every one of them has."""
-    assert response.status_code == status, response.text
-    assert response.headers["Content-Type"] == "application/problem+json"
-    body: dict[str, Any] = response.json()
-    assert body["status"] == status
-    assert body["request_id"] == response.headers["X-Request-Id"]
-    assert [error["field"] for error in body.get("errors", [])] == list(fields)
-    return body
-
-
-def can_log_in(server: LiveServer, username: str, secret: str) -> bool:
-    response = server.client(username, secret).post("/auth/token")
-    assert response.status_code in (200, 401)
-    return response.status_code == 200
 
 
 def bearer(server: LiveServer, username: str, secret: str, **parameters: str) -> Client:

@@ -7,10 +7,10 @@ from typing import Any
 
 import psycopg
 import pytest
-import requests
 
 from keyosk.credentials import api_key_format
 from live import Client, LiveServer, unique
+from people import can_log_in, problem
 
 PASSWORD = "seven quiet herons wade"
 FAR = "2090-01-01T00:00:00Z"
@@ -52,24 +52,10 @@ def make_service(admin: Client, *scopes: str) -> str:
     return name
 
 
-def problem(response: requests.Response, status: int, *fields: str) -> dict[str, Any]:
-    assert response.status_code == status, response.text
-    assert response.headers["Content-Type"] == "application/problem+json"
-    body: dict[str, Any] = response.json()
-    assert [error["field"] for error in body.get("errors", [])] == list(fields)
-    return body
-
-
 def scopes_of(server: LiveServer, username: str, secret: str) -> set[str]:
     response = server.client(username, secret).post("/auth/token")
     assert response.status_code == 200, response.text
     return set(response.json()["scope"].split())
-
-
-def works(server: LiveServer, username: str, secret: str) -> bool:
-    response = server.client(username, secret).post("/auth/token")
-    assert response.status_code in (200, 401)
-    return response.status_code == 200
 
 
 @pytest.fixture
@@ -128,8 +114,8 @@ def test_a_secret_is_in_no_later_answer_nor_in_the_database_nor_in_the_log(
     made = make_key(admin, owner, name="searched-for")
     secret = made["secret"]
     path = f"/accounts/{owner['id']}/api-keys/{made['id']}"
-    assert works(server, owner["username"], secret)
-    assert not works(server, "somebody-else", secret)
+    assert can_log_in(server, owner["username"], secret)
+    assert not can_log_in(server, "somebody-else", secret)
     me = server.client(owner["username"], secret)
     answers = [
         admin.get(path),
@@ -164,7 +150,7 @@ def test_two_keys_of_one_name_are_two_keys(
     assert first["secret"] != second["secret"]
     assert first["id"] != second["id"]
     for key in (first, second):
-        assert works(server, owner["username"], key["secret"])
+        assert can_log_in(server, owner["username"], key["secret"])
 
 
 # --- What a key lets in ---------------------------------------------------------------------------
@@ -175,11 +161,11 @@ def test_a_key_works_for_its_own_account_only_and_in_any_spelling_of_its_name(
 ) -> None:
     other = make_account(admin)
     secret = make_key(admin, owner)["secret"]
-    assert works(server, owner["username"], secret)
-    assert works(server, owner["username"].upper(), secret)
+    assert can_log_in(server, owner["username"], secret)
+    assert can_log_in(server, owner["username"].upper(), secret)
     for username in (other["username"], owner["id"], "nobody-at-all"):
-        assert not works(server, username, secret), username
-    assert works(server, "", secret)  # without one it is enough
+        assert not can_log_in(server, username, secret), username
+    assert can_log_in(server, "", secret)  # without one it is enough
 
 
 def test_a_key_with_one_character_changed_is_refused(
@@ -195,8 +181,8 @@ def test_a_key_with_one_character_changed_is_refused(
         api_key_format.generate(),
     ]
     for wrong in changed:
-        assert not works(server, owner["username"], wrong), wrong
-    assert works(server, owner["username"], secret)
+        assert not can_log_in(server, owner["username"], wrong), wrong
+    assert can_log_in(server, owner["username"], secret)
 
 
 def test_a_limited_key_gives_what_it_is_limited_to_and_its_account_still_holds(
@@ -230,11 +216,11 @@ def test_a_disabled_key_is_refused_and_works_again_once_it_is_enabled(
     key = make_key(admin, owner)
     path = f"/accounts/{owner['id']}/api-keys/{key['id']}"
     admin.patch(path, json={"enabled": False})
-    assert not works(server, owner["username"], key["secret"])
+    assert not can_log_in(server, owner["username"], key["secret"])
     admin.patch(path, json={"enabled": None})
-    assert works(server, owner["username"], key["secret"])
+    assert can_log_in(server, owner["username"], key["secret"])
     born_disabled = make_key(admin, owner, enabled=False)
-    assert not works(server, owner["username"], born_disabled["secret"])
+    assert not can_log_in(server, owner["username"], born_disabled["secret"])
 
 
 def test_a_key_cannot_be_made_expired_but_can_be_expired_at_once(
@@ -246,9 +232,9 @@ def test_a_key_cannot_be_made_expired_but_can_be_expired_at_once(
     assert admin.get(path).json()["items"] == []
     key = make_key(admin, owner, expires_at=FAR)
     assert key["expires_at"] == FAR
-    assert works(server, owner["username"], key["secret"])
+    assert can_log_in(server, owner["username"], key["secret"])
     assert admin.patch(f"{path}/{key['id']}", json={"expires_at": PAST}).status_code == 200
-    assert not works(server, owner["username"], key["secret"])
+    assert not can_log_in(server, owner["username"], key["secret"])
 
 
 def test_a_deleted_key_stops_at_once_and_so_do_its_tokens_at_keyosk(
@@ -266,11 +252,11 @@ def test_a_deleted_key_stops_at_once_and_so_do_its_tokens_at_keyosk(
     assert by_gone.get("/services?limit=1").status_code == 200
     path = f"/accounts/{owner['id']}/api-keys/{gone['id']}"
     assert admin.delete(path).status_code == 204
-    assert not works(server, owner["username"], gone["secret"])
+    assert not can_log_in(server, owner["username"], gone["secret"])
     assert problem(by_gone.get("/services?limit=1"), 401)["code"] == "invalid_token"
     problem(admin.get(path), 404)
     problem(admin.delete(path), 404)
-    assert works(server, owner["username"], stays["secret"])
+    assert can_log_in(server, owner["username"], stays["secret"])
     assert by_stays.get("/services?limit=1").status_code == 200
 
 
@@ -278,11 +264,11 @@ def test_the_keys_of_a_deleted_account_stop_with_it(
     server: LiveServer, admin: Client, owner: dict[str, Any]
 ) -> None:
     key = make_key(admin, owner)
-    assert works(server, owner["username"], key["secret"])
+    assert can_log_in(server, owner["username"], key["secret"])
     assert admin.delete(f"/accounts/{owner['id']}").status_code == 204
-    assert not works(server, owner["username"], key["secret"])
+    assert not can_log_in(server, owner["username"], key["secret"])
     admin.post("/accounts", json={"username": owner["username"]})
-    assert not works(server, owner["username"], key["secret"])
+    assert not can_log_in(server, owner["username"], key["secret"])
     digest = hashlib.sha256(key["secret"].encode()).digest()
     if not server.environment["KEYOSK_DATABASE_URL"].startswith("sqlite"):  # freed pages stay there
         assert digest.hex().encode() not in stored_bytes(server)
@@ -294,7 +280,7 @@ def test_the_last_use_is_noted_once_in_a_while_and_is_no_change(
     key = make_key(admin, owner)
     path = f"/accounts/{owner['id']}/api-keys/{key['id']}"
     tag = admin.get(path).headers["ETag"]
-    assert works(server, owner["username"], key["secret"])
+    assert can_log_in(server, owner["username"], key["secret"])
     deadline = time.monotonic() + 10
     while (used := admin.get(path).json()["last_used_at"]) is None:
         assert time.monotonic() < deadline, "the use was not noted"
@@ -357,7 +343,7 @@ def test_a_key_is_found_under_its_own_account_only(
     problem(me.get(f"/accounts/me/api-keys/{key['id']}"), 404)
     problem(me.delete(f"/accounts/me/api-keys/{key['id']}"), 404)
     problem(me.patch(f"/accounts/me/api-keys/{key['id']}", json={"enabled": False}), 404)
-    assert works(server, owner["username"], key["secret"])
+    assert can_log_in(server, owner["username"], key["secret"])
 
 
 def test_the_keys_of_nobody_are_not_found(admin: Client) -> None:
@@ -407,11 +393,11 @@ def test_an_account_manages_its_own_keys_by_password(
     assert made.status_code == 201
     assert made.headers["Location"].startswith(f"{me.url}/accounts/{owner['id']}/api-keys/")
     path = f"/accounts/me/api-keys/{made.json()['id']}"
-    assert works(server, owner["username"], made.json()["secret"])
+    assert can_log_in(server, owner["username"], made.json()["secret"])
     assert me.patch(path, json={"name": "renamed"}).json()["name"] == "renamed"
     assert [key["name"] for key in me.get("/accounts/me/api-keys").json()["items"]] == ["renamed"]
     assert me.delete(path).status_code == 204
-    assert not works(server, owner["username"], made.json()["secret"])
+    assert not can_log_in(server, owner["username"], made.json()["secret"])
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 import requests
 
 from live import Client, LiveServer, unique
+from people import problem
 
 PASSWORD = "seven quiet herons wade"
 FIELDS = [
@@ -54,14 +55,6 @@ def make_account(admin: Client, *scopes: str) -> str:
     body = {"username": name, "password": PASSWORD, "grants": {"scopes": list(scopes)}}
     assert admin.post("/accounts", json=body).status_code == 201
     return name
-
-
-def problem(response: requests.Response, status: int, *fields: str) -> dict[str, Any]:
-    assert response.status_code == status, response.text
-    assert response.headers["Content-Type"] == "application/problem+json"
-    body: dict[str, Any] = response.json()
-    assert [error["field"] for error in body.get("errors", [])] == list(fields)
-    return body
 
 
 def token(server: LiveServer, username: str, **parameters: Any) -> requests.Response:
