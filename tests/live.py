@@ -16,6 +16,8 @@ from typing import Any, Self
 import requests
 from requests.adapters import HTTPAdapter
 
+import terminal
+
 ADMIN_PASSWORD = "an admin of this test only"
 SECRET_KEY = "the-secret-key-of-this-test-only-and-no-other"
 _START = 30  # seconds
@@ -125,16 +127,10 @@ class LiveServer:
             self.process.wait(timeout=10)
 
     def run(self, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
-        """A keyosk command on the same installation."""
-        return subprocess.run(
-            command(*arguments),
-            cwd=self.folder,
-            env=self.environment,
-            input=text,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        """A keyosk command on the same installation, in the test's own process."""
+        settings = {k: v for k, v in self.environment.items() if k.startswith("KEYOSK_")}
+        ended = terminal.keyosk(settings, self.folder, *arguments, text=text)
+        return subprocess.CompletedProcess(arguments, ended.code, ended.out, ended.err)
 
     def client(self, username: str | None = None, secret: str = "") -> "Client":
         """A client that logs in by Basic, or not at all."""

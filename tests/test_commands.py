@@ -4,76 +4,29 @@ Most run inside this process, through the very ``main`` that the installed comma
 Python takes longer than the command. Those that are about processes start one.
 """
 
-import io
 import json
 import os
 import re
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable, Mapping
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from keyosk.cli import main
 from keyosk.config import SETTINGS
 from keyosk.credentials import api_key_format
 from keyosk.storage.database import Database
 from live import ADMIN_PASSWORD, SECRET_KEY, Client, LiveServer, command, free_port, unique
+from people import can_log_in
+from terminal import Done, keyosk
 
 PASSWORD = "seven quiet herons wade"
 OTHER_PASSWORD = "nine loud magpies quarrel"
 FAR = "2090-01-01T00:00:00Z"
 
 
-@dataclass(frozen=True)
-class Done:
-    """How a command ended and what it said."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        assert self.code == 0, self.err
-        return json.loads(self.out)
-
-    def refused(self) -> str:
-        """The reason of a refusal, after a look at the form of every refusal."""
-        assert self.code == 1, (self.code, self.out, self.err)
-        assert self.out == ""
-        assert self.err
-        assert all(line.startswith("keyosk: ") for line in self.err.splitlines())
-        return self.err
-
-
 Run = Callable[..., Done]
-
-
-def keyosk(environment: Mapping[str, str], folder: Path, *arguments: str, text: str = "") -> Done:
-    """Run one command; any exception but SystemExit would be a traceback on the terminal."""
-    out, err = io.StringIO(), io.StringIO()
-    code: Any = 0
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("KEYOSK_")]:
-            patch.delenv(name)
-        for name, value in environment.items():
-            if name.startswith("KEYOSK_"):
-                patch.setenv(name, value)
-        patch.chdir(folder)
-        patch.setattr(sys, "argv", ["keyosk", *arguments])
-        patch.setattr(sys, "stdin", io.StringIO(text))
-        with redirect_stdout(out), redirect_stderr(err):
-            try:
-                main()
-            except SystemExit as end:
-                code = end.code or 0
-    return Done(code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture
@@ -82,12 +35,6 @@ def run(server: LiveServer) -> Run:
     return lambda *arguments, text="": keyosk(
         server.environment, server.folder, *arguments, text=text
     )
-
-
-def can_log_in(server: LiveServer, username: str, secret: str) -> bool:
-    response = server.client(username, secret).post("/auth/token")
-    assert response.status_code in (200, 401)
-    return response.status_code == 200
 
 
 # --- account --------------------------------------------------------------------------------------
@@ -211,7 +158,7 @@ def test_every_fault_is_told_on_a_line_of_its_own(run: Run) -> None:
     done = run(
         "account", "create", "two words", "--display-name", "\x07", "--expires-at", "1980-01-01"
     )
-    faults = [line.split(": ")[1] for line in done.refused().splitlines()]
+    faults = [line.split(": ")[1] for line in done.refused(sentences=3).splitlines()]
     assert faults == ["username", "display_name", "expires_at"]
 
 
@@ -430,7 +377,7 @@ def test_settings_with_faults_are_refused_all_at_once_and_not_repeated(tmp_path:
         "KEYOSK_WORKERZ": "3",
     }
     for arguments in (("config", "check"), ("account", "list"), ("serve",)):
-        said = keyosk(environment, tmp_path, *arguments).refused()
+        said = keyosk(environment, tmp_path, *arguments).refused(sentences=3)
         for name in environment:
             assert f"keyosk: {name}: " in said
         assert "did you mean KEYOSK_WORKERS" in said

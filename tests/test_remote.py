@@ -1,6 +1,5 @@
 """Commands from another machine: the same words over HTTP, by a login that nobody else can read."""
 
-import io
 import json
 import os
 import re
@@ -11,8 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import IPv4Address
@@ -27,28 +25,12 @@ from cryptography.x509.oid import NameOID
 
 from keyosk.bulk import records
 from keyosk.bulk.records import OnConflict, Status
-from keyosk.cli import main
 from keyosk.cli.bulk import CONFLICTS, FAILED, STATUSES
 from live import ADMIN_PASSWORD, Client, LiveServer, command, free_port, unique
 from people import PASSWORD, done, make_key, make_person, make_service
+from terminal import Done, keyosk
 
 ESCAPE = "\x1b]0;owned\x07"
-
-
-@dataclass(frozen=True)
-class Done:
-    """How a command ended and what it said."""
-
-    code: Any
-    out: str
-    err: str
-
-    def refused(self) -> str:
-        """The one sentence of a refusal."""
-        assert (self.code, self.out) == (1, ""), self
-        assert self.err.startswith("keyosk: "), self.err
-        assert self.err.count("\n") == 1, self.err
-        return self.err
 
 
 class Terminal:
@@ -64,22 +46,7 @@ class Terminal:
         return self.home / "state" / "keyosk" / "logins.json"
 
     def run(self, *arguments: str, text: str = "") -> Done:
-        out, err = io.StringIO(), io.StringIO()
-        code: Any = 0
-        with pytest.MonkeyPatch.context() as patch:
-            for name in [name for name in os.environ if name.startswith("KEYOSK_")]:
-                patch.delenv(name)
-            for name, value in self.variables.items():
-                patch.setenv(name, value)
-            patch.chdir(self.home)
-            patch.setattr(sys, "argv", ["keyosk", *arguments])
-            patch.setattr(sys, "stdin", io.StringIO(text))
-            with redirect_stdout(out), redirect_stderr(err):
-                try:
-                    main()
-                except SystemExit as end:
-                    code = end.code or 0
-        return Done(code, out.getvalue(), err.getvalue())
+        return keyosk(self.variables, self.home, *arguments, text=text)
 
     def logged_in(self, username: str = "admin", secret: str = ADMIN_PASSWORD) -> "Terminal":
         ended = self.run("login", "--username", username, text=f"{secret}\n")

@@ -1,0 +1,69 @@
+"""Commands in the test's own process: a new process for each costs half a second."""
+
+import io
+import json
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keyosk.cli import main
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended and what it said."""
+
+    code: Any
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+    def refused(self, *, sentences: int = 1) -> str:
+        """The sentences of a refusal, after a look at the form of every refusal."""
+        assert (self.code, self.out) == (1, ""), self
+        assert self.err.count("\n") == sentences, self.err
+        assert all(line.startswith("keyosk: ") for line in self.err.splitlines()), self.err
+        return self.err
+
+
+def keyosk(environment: Mapping[str, str], folder: Path, *arguments: str, text: str = "") -> Done:
+    """Run one command; any exception but SystemExit would be a traceback on the terminal.
+
+    ``environment``: all of Keyosk's settings that it sees.
+    """
+    stdin = io.TextIOWrapper(_Input(text.encode()), "utf-8")
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+    code: Any = 0
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("KEYOSK_")]:
+            patch.delenv(name)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["keyosk", *arguments])
+        patch.setattr(sys, "stdin", stdin)
+        with redirect_stdout(out), redirect_stderr(err):
+            try:
+                main()
+            except SystemExit as end:
+                code = end.code or 0
+    return Done(code, *(_written(stream) for stream in (out, err)))
+
+
+class _Input(io.BytesIO):
+    name = "<stdin>"
+
+
+def _written(stream: io.TextIOWrapper) -> str:
+    stream.seek(0)
+    return stream.read()
