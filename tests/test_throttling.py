@@ -127,7 +127,7 @@ def test_an_ipv6_client_has_one_count_for_all_its_addresses(timed: Installation)
 
 
 @settings(
-    max_examples=25,
+    max_examples=10,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
