@@ -5,13 +5,14 @@ where it would, so a route that is not in this list leaves as well.
 """
 
 import base64
+import time
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import pytest
 from flask.testing import FlaskClient
 
-from installed import installed, rows_of
+from installed import Clock, installed, rows_of
 from keyosk import app, delays
 from keyosk.credentials import api_key_format
 from keyosk.installation import Installation
@@ -19,6 +20,7 @@ from keyosk.metrics import SharedCounts
 from keyosk.model import OPERATOR, Grant, Scope
 from keyosk.web.application import is_answered_in_loop
 from keyosk.web.middleware import LEAVE_LOOP
+from live import ADMIN_PASSWORD
 from people import PASSWORD
 
 
@@ -35,7 +37,8 @@ IN_LOOP = {LEAVE_LOOP: leave}
 
 @pytest.fixture
 def keyosk(prepared_url: str) -> Iterator[Installation]:
-    with installed(prepared_url) as made:
+    # The clock stands still: the signing keys are not read again by a request.
+    with installed(prepared_url, clock=Clock(time.time())) as made:
         scopes = [Scope("todo:read")]
         made.services.create(OPERATOR, name="todo", scopes=scopes, refresh_allowed=True)
         made.grants.create_account(
@@ -141,21 +144,28 @@ def test_a_transaction_and_a_closed_connection_leave_the_loop(keyosk: Installati
 
 
 @pytest.mark.parametrize(
-    ("path", "header", "length", "expected"),
+    ("method", "path", "header", "expected"),
     [
-        ("/auth/token", "basic", "0", True),
-        ("/auth/token", "bearer", "", True),
-        ("/auth/token", "password", "0", False),
-        ("/auth/token", "nonsense", "0", False),
-        ("/auth/token", "basic", "65536", False),  # a long body takes long to read
-        ("/auth/introspect", "basic", "0", False),
-        ("/health/live", "basic", "", False),
-        ("/health/live", None, "", True),
-        ("/auth/token", None, "0", False),
+        ("POST", "/auth/token", "basic", True),
+        ("POST", "/auth/token", "bearer", True),
+        ("POST", "/auth/token", "password", False),
+        ("POST", "/auth/token", "nonsense", False),
+        ("POST", "/auth/token", None, False),
+        ("POST", "/auth/introspect", "basic", True),
+        ("GET", "/auth/jwks", None, True),
+        ("GET", "/auth/forward/todo", "bearer", True),
+        ("GET", "/accounts/alice", "bearer", True),
+        ("PATCH", "/accounts/alice", "bearer", False),
+        ("GET", "/accounts/alice/api-keys", "bearer", False),
+        ("GET", "/accounts/export", "bearer", False),
+        ("GET", "/accounts/", "bearer", False),
+        ("GET", "/accounts", "bearer", False),
+        ("GET", "/audit", "bearer", False),
+        ("GET", "/health/live", "basic", False),
     ],
 )
 def test_which_requests_the_loop_answers(
-    path: str, header: str | None, length: str, expected: bool
+    method: str, path: str, header: str | None, expected: bool
 ) -> None:
     key = f"kysk_{'x' * 38}"
     headers = {
@@ -164,8 +174,53 @@ def test_which_requests_the_loop_answers(
         "password": f"Basic {base64.b64encode(b'alice:a password').decode()}",
         "nonsense": "Basic \xe9===",
     }
-    environ = {"PATH_INFO": path, "REQUEST_METHOD": "GET", "CONTENT_LENGTH": length}
+    environ = {"PATH_INFO": path, "REQUEST_METHOD": method}
     if header is not None:
         environ["HTTP_AUTHORIZATION"] = headers[header]
     assert is_answered_in_loop(environ, reads_files=True) is expected
-    assert is_answered_in_loop(environ, reads_files=False) is (expected and header is None)
+    assert is_answered_in_loop(environ, reads_files=False) is False
+    # A long body takes long to read.
+    assert not is_answered_in_loop({**environ, "CONTENT_LENGTH": "65536"}, reads_files=True)
+
+
+def test_what_is_in_memory_is_answered_in_the_loop_whatever_the_database() -> None:
+    live = {"PATH_INFO": "/health/live", "REQUEST_METHOD": "GET"}
+    assert is_answered_in_loop(live, reads_files=False)
+
+
+def test_what_a_bearer_token_reads_is_answered_in_the_loop(
+    keyosk: Installation, client: FlaskClient, key: str
+) -> None:
+    def ask(method: str, path: str, token: str, **options: Any) -> int:
+        headers = {"Authorization": f"Bearer {token}"}
+        answer = client.open(
+            path, method=method, headers=headers, environ_overrides=IN_LOOP, **options
+        )
+        answer.close()
+        return answer.status_code
+
+    token = client.post("/auth/token", auth=("alice", key)).get_json()["access_token"]
+    assert ask("GET", "/auth/forward/todo", token) == 200
+    introspected = client.post(
+        "/auth/introspect",
+        data={"token": token},
+        auth=("alice", key),
+        environ_overrides=IN_LOOP,
+    )
+    assert introspected.get_json()["active"] is True
+    form = {"audience": "keyosk"}
+    admin = client.post("/auth/token", data=form, auth=("admin", ADMIN_PASSWORD)).get_json()
+    assert ask("GET", "/accounts/alice", admin["access_token"]) == 200
+    with pytest.raises(Left):
+        ask("PATCH", "/accounts/alice", admin["access_token"], json={"display_name": "A"})
+
+
+def test_the_key_set_is_answered_in_the_loop_unless_somebody_asks_the_database(
+    keyosk: Installation, client: FlaskClient
+) -> None:
+    asking = keyosk.signing_keys._asking
+    assert client.get("/auth/jwks").status_code == 200  # the keys are read
+    assert client.get("/auth/jwks", environ_overrides=IN_LOOP).status_code == 200
+    with asking, pytest.raises(Left):
+        client.get("/auth/jwks", environ_overrides=IN_LOOP)
+    assert not asking.locked()

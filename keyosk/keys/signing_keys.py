@@ -80,8 +80,10 @@ class SigningKeys:
         False if the database did not respond in time: then nobody may cache the set.
         """
         # One at a time: where the database hangs, the others must not wait as long as it does.
-        if not self._asking.acquire(timeout=_LONGEST_ASKING):
-            return False
+        if not self._asking.acquire(blocking=False):
+            delays.before_waiting()
+            if not self._asking.acquire(timeout=_LONGEST_ASKING):
+                return False
         try:
             if self._store.compromised() != self.current.compromised:
                 self.refresh()

@@ -44,9 +44,12 @@ _STREAMING: Final = frozenset(route.path for route in ROUTES if route.streams)
 _OAUTH: Final = frozenset(route.path for route in ROUTES if route.oauth)
 _INSTANT: Final = {metrics.PATH, *(route.path for route in ROUTES if route.instant or route.memory)}
 _INSTANT_BELOW: Final = tuple(path.partition("<")[0] for path in sorted(_INSTANT) if "<" in path)
-_TOKEN: Final = "/auth/token"  # noqa: S105  # its path
 _SHORT_LENGTH: Final = 5  # digits: a longer body takes long to read
 _MEMORY: Final = frozenset(route.path for route in ROUTES if route.memory)
+_READS_LITTLE: Final = frozenset(route.path for route in ROUTES if route.reads_little)
+_READS_LITTLE_BELOW: Final = frozenset(
+    path.partition("/<")[0] for path in _READS_LITTLE if "<" in path
+)
 #: The requests, as "METHOD /path", whose bodies the server must not read for the application.
 STREAMS: Final = frozenset(
     f"{method} {route.path}"
@@ -149,10 +152,11 @@ def _add_pipeline(
         # Not through the proxy, which looks the request up for each attribute: this is a hot path.
         asked: Request = request._get_current_object()  # type: ignore[attr-defined]
         path, length = asked.path, asked.content_length
-        g.request_id = asked.environ[access_log.REQUEST_ID]
-        g.address = asked.environ[access_log.ADDRESS]
+        context: Any = g._get_current_object()
+        context.request_id = asked.environ[access_log.REQUEST_ID]
+        context.address = asked.environ[access_log.ADDRESS]
         middleware.note_route(asked)
-        g.oauth_errors = path in oauth  # by path: a 405 has no endpoint
+        context.oauth_errors = path in oauth  # by path: a 405 has no endpoint
         if f"{asked.method} {path}" in STREAMS or is_operator(asked):
             asked.max_content_length = sys.maxsize  # None would be the application's own limit
         elif length is not None and length > MAX_BODY:
@@ -214,19 +218,23 @@ def is_instant(environ: Mapping[str, Any]) -> bool:
 def is_answered_in_loop(environ: Mapping[str, Any], *, reads_files: bool) -> bool:
     """True for a request that hardly ever waits, so that the server needs no thread for it.
 
-    What is answered from memory, and a token by API key where that only reads a SQLite file
-    (``reads_files``): handing it to a thread and back costs more than the rest of it. Whatever
-    waits all the same, as a wrong key that is counted, leaves the loop (``delays``).
+    What is answered from memory, and what reads a few rows where these are in a SQLite file
+    (``reads_files``) and no password is shown: handing it to a thread and back costs more than the
+    rest of it. Whatever waits all the same, as a wrong key that is counted, leaves the loop
+    (``delays``).
     """
-    path, shown = environ["PATH_INFO"], environ.get("HTTP_AUTHORIZATION")
+    path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
+    shown = environ.get("HTTP_AUTHORIZATION")
+    if path in _MEMORY:
+        return shown is None and method in ("GET", "HEAD")
+    head, _, name = path.rpartition("/")
+    if not reads_files or not (path in _READS_LITTLE or (name and head in _READS_LITTLE_BELOW)):
+        return False
+    if len(environ.get("CONTENT_LENGTH", "")) >= _SHORT_LENGTH or path in _STREAMING:
+        return False
     if shown is None:
-        return path in _MEMORY and environ["REQUEST_METHOD"] in ("GET", "HEAD")
-    return (
-        reads_files
-        and path == _TOKEN
-        and len(environ.get("CONTENT_LENGTH", "")) < _SHORT_LENGTH
-        and authorization.seems_api_key(shown)
-    )
+        return method in ("GET", "HEAD")
+    return method in ("GET", "HEAD", "POST") and authorization.needs_no_hash(shown)
 
 
 def is_slow(environ: Mapping[str, Any]) -> bool:

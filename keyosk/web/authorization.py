@@ -1,7 +1,7 @@
 """The ``Authorization`` header (RFC 9110 section 11.6.2), taken apart once for each request."""
 
 import binascii
-from typing import Final
+from typing import Any, Final
 
 from flask import g, request
 
@@ -15,17 +15,18 @@ _KEY_IN_BASIC: Final = f":{api_key_format.PREFIX}".encode()
 
 def credentials() -> Credentials:
     """Return the credentials of the request, which are not verified yet."""
-    known: Credentials | None = g.get("credentials")
+    context: Any = g._get_current_object()
+    known: Credentials | None = context.get("credentials")
     if known is None:
-        known = g.credentials = _read(request.headers.get("Authorization"))
+        known = context.credentials = _read(request.headers.get("Authorization"))
     return known
 
 
-def seems_api_key(header: str) -> bool:
-    """Whether an ``Authorization`` header has an API key in it, at a glance and perhaps wrongly."""
+def needs_no_hash(header: str) -> bool:
+    """Whether an ``Authorization`` header has no password in it; at a glance, perhaps wrongly."""
     scheme, _, rest = header.partition(" ")
     if scheme.lower() != "basic":
-        return api_key_format.looks_like(rest)
+        return True
     try:
         return _KEY_IN_BASIC in binascii.a2b_base64(rest)
     except ValueError:

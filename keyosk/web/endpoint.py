@@ -84,17 +84,18 @@ class Endpoint(Resource):
         return paging.page(lists, read, shape, count=count)
 
     def _answered(self, *args: Any, **kwargs: Any) -> Response:
-        if self._writes_untagged():
+        method = request.method
+        if method not in _READING and self._writes_untagged(method):
             preconditions.check_untagged()
         response: Response = super().dispatch_request(*args, **kwargs)
-        selects = self.conditional and request.method in _READING
+        selects = self.conditional and method in _READING
         return preconditions.evaluate(response) if selects else response
 
-    def _writes_untagged(self) -> bool:
+    def _writes_untagged(self, method: str) -> bool:
         """Whether a caller writes what has no entity tag; what POST makes has none before."""
-        if request.method in _READING or "caller" not in g:
+        if "caller" not in g:
             return False
-        return request.method == "POST" or not operations.of(type(self), request.method).has_etag
+        return method == "POST" or not operations.of(type(self), method).has_etag
 
     def _once(self, *args: Any, **kwargs: Any) -> Response:
         def first() -> Answer:

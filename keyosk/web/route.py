@@ -54,6 +54,7 @@ class Route:
     ``oauth``: its errors are those of RFC 6749 section 5.2. ``streams``: bodies of any size pass
     through it, piece by piece, and it takes its time. ``instant``: without a login it can do
     without a database that hangs. ``memory``: it reads nothing but this process's memory.
+    ``reads_little``: unless it writes, all that it does is to read a few rows of the database.
     """
 
     path: str
@@ -63,6 +64,7 @@ class Route:
     streams: bool = False
     instant: bool = False
     memory: bool = False
+    reads_little: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what is not decided or not declared, or forgets a proof (``TypeError``)."""

@@ -73,21 +73,22 @@ ROUTES: Final = (
     Route("/auth/token", TokenResource, {
         "GET": BY_LOGIN_OR_KEY,
         "POST": BY_LOGIN_OR_KEY,
-    }, oauth=True),
+    }, oauth=True, reads_little=True),
     # Whoever comes there is told that there are no login pages.
     Route("/auth/authorize", AuthorizeResource, {
         "GET": ANYONE,
         "POST": ANYONE,
     }, oauth=True, instant=True),
-    Route("/auth/introspect", IntrospectResource, {"POST": BY_LOGIN}, oauth=True),
+    Route("/auth/introspect", IntrospectResource, {"POST": BY_LOGIN}, oauth=True,
+          reads_little=True),
     Route("/auth/revoke", RevokeResource, {"POST": BY_LOGIN}, oauth=True),
     Route("/auth/explain", ExplainResource, {"POST": ANY_CALLER}),
     Route("/auth/revocations", RevocationsResource, _PUBLIC),
     # Any method counts as GET there, OPTIONS too (forward.prepare).
-    Route("/auth/forward", ForwardResource, {"GET": BY_LOGIN_OR_KEY}),
-    Route("/auth/forward/<service>", ForwardResource, {"GET": BY_LOGIN_OR_KEY}),
-    Route("/auth/jwks", JwksResource, _PUBLIC, instant=True),
-    Route("/.well-known/jwks.json", JwksResource, _PUBLIC, instant=True),
+    Route("/auth/forward", ForwardResource, {"GET": BY_LOGIN_OR_KEY}, reads_little=True),
+    Route("/auth/forward/<service>", ForwardResource, {"GET": BY_LOGIN_OR_KEY}, reads_little=True),
+    Route("/auth/jwks", JwksResource, _PUBLIC, instant=True, reads_little=True),
+    Route("/.well-known/jwks.json", JwksResource, _PUBLIC, instant=True, reads_little=True),
     Route("/.well-known/oauth-authorization-server", MetadataResource, _PUBLIC, memory=True),
     Route("/.well-known/openid-configuration", MetadataResource, _PUBLIC, memory=True),
     Route("/auth/keys/<kid>.pem", PemResource, _PUBLIC, instant=True),
@@ -102,7 +103,7 @@ ROUTES: Final = (
         "GET": itself_or(_ACCOUNTS_READ),
         "PATCH": scope(_ACCOUNTS_WRITE),
         "DELETE": scope(_ACCOUNTS_WRITE),
-    }),
+    }, reads_little=True),
     Route("/accounts/<account>/password", PasswordResource, {
         "PUT": _OWN_CREDENTIALS,
         "DELETE": _OWN_CREDENTIALS,
