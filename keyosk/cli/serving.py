@@ -42,9 +42,10 @@ def serve() -> None:
         listeners = _listeners(configuration, until_served)
         prepared = _prepare_or_wait(configuration)
         bind = tuple(f"fd://{listener.detach()}" for listener in listeners)
+    starting = Starting()
     counts = SharedCounts(configuration.workers) if len(bind) > 1 else None
     run_server(
-        lambda: _web(configuration, counts, prepared=prepared),
+        lambda: _web(configuration, counts, starting, prepared=prepared),
         Options(
             bind=bind,
             workers=configuration.workers,
@@ -56,12 +57,14 @@ def serve() -> None:
                 application.is_answered_in_loop,
                 reads_files=configuration.database_url.startswith("sqlite:"),
             ),
+            shutdown_delay=configuration.shutdown_delay,
             error_headers=SECURITY_HEADERS,
             log_level=configuration.log_level,
         ),
         Hooks(
             on_ready=lambda addresses: _say_ready(configuration, addresses[0]),
             on_child_exit=lambda process: counts.release(process) if counts else None,
+            on_leaving=starting.leave,
         ),
     )
 
@@ -78,10 +81,11 @@ def _prepare_or_wait(configuration: Config) -> bool:
     return True
 
 
-def _web(configuration: Config, counts: SharedCounts | None, *, prepared: bool) -> WSGIApplication:
+def _web(
+    configuration: Config, counts: SharedCounts | None, starting: Starting, *, prepared: bool
+) -> WSGIApplication:
     """The application of one worker process; where the database is away, once it is back."""
     log = _log_json(configuration.log_level)
-    starting = Starting()
     if prepared:
         try:
             starting.begin(_application(configuration, counts, log))

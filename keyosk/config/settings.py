@@ -130,6 +130,12 @@ class Config:
         default_text="one for each core, from 2 to 8",
     )
     threads: int = _setting(rules.whole(1, 64), 4, "Threads in each process, 1 to 64.")
+    shutdown_delay: int = _setting(
+        rules.whole(0, 300),
+        0,
+        "Seconds after SIGTERM for which Keyosk still serves and `/health/ready` is 503, so that a "
+        "load balancer can notice.",
+    )
     signing_algorithm: str = _setting(
         rules.one_of("ES256", "RS256", "PS256", "EdDSA"),
         "ES256",

@@ -12,7 +12,9 @@ server's own errors.
 """
 
 import os
+import queue
 import signal
+import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -22,7 +24,7 @@ from gunicorn.errors import HaltServer
 
 from keyosk.server.logs import JsonFormatter, JsonHandler, JsonLogger, LogStream
 from keyosk.server.options import Environ, Hooks, Options
-from keyosk.server.worker import STOP_SIGNALS, Worker
+from keyosk.server.worker import LEAVE, SIGNALS, Worker
 
 __all__ = [
     "BOOT_ERROR",
@@ -45,8 +47,9 @@ def serve(app_factory: Callable[[], Any], options: Options, hooks: Hooks | None 
     """Listen and answer until a signal ends it; the process exits 0 after a clean stop.
 
     `app_factory` is called once in each worker, after the fork, and returns a WSGI application that
-    is called from several threads. SIGTERM finishes what is under way, SIGINT and SIGQUIT do not,
-    SIGHUP replaces the workers one by one. If the factory raises, the process exits 3.
+    is called from several threads. SIGTERM waits for the shutdown delay and finishes what is under
+    way, SIGINT and SIGQUIT do not, SIGHUP replaces the workers one by one. If the factory raises,
+    the process exits 3.
     """
     try:
         _Server(app_factory, options, hooks or Hooks()).run()
@@ -65,7 +68,7 @@ class Arbiter(GunicornArbiter):
         A signal that reaches a worker before it has its own handlers would be swallowed by those of
         the master that it was forked with, and a stop would then wait for the graceful timeout.
         """
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             return super().spawn_worker()
         except OSError as error:  # no process, memory or descriptor left
@@ -75,6 +78,28 @@ class Arbiter(GunicornArbiter):
             return None  # the others go on, and this is tried again
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def stop(self, graceful: bool = True) -> None:
+        """End the workers; a graceful stop begins with the shutdown delay."""
+        if graceful:
+            self._wait_for_balancers(self.app.options.shutdown_delay)
+        super().stop(graceful)
+
+    def _wait_for_balancers(self, seconds: float) -> None:
+        """Have the workers tell that they will go, and answer everything for so long."""
+        if not seconds:
+            return
+        self.kill_workers(LEAVE)
+        end = time.monotonic() + seconds
+        while self.WORKERS and (left := end - time.monotonic()) > 0:
+            try:
+                told = self.SIG_QUEUE.get(timeout=min(left, 0.5))
+            except queue.Empty:
+                continue
+            if told in (signal.SIGINT, signal.SIGQUIT):
+                self.SIG_QUEUE.put(told)  # for the stop itself, which hurries then
+                return
+            self.reap_workers()
 
 
 class _Server(BaseApplication):

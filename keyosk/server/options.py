@@ -30,7 +30,8 @@ class Options:
     idle_timeout: float = 30  # of a connection kept open after an answer
     send_timeout: float = 20  # for each 32 KiB that the client takes
     drain_timeout: float = 5  # after a refusal, so that the client can read it
-    graceful_timeout: int = 30  # after SIGTERM, for the requests under way
+    shutdown_delay: float = 0  # from SIGTERM on, all is still served, so that a balancer can notice
+    graceful_timeout: int = 30  # after that, for the requests under way
 
     head_bytes: int = 16 * 1024  # request line and header together
     body_bytes: int = 64 * 1024
@@ -70,4 +71,5 @@ class Hooks:
     on_ready: Callable[[Sequence[str]], None] = _nothing  # listening, at these addresses
     on_child_exit: Callable[[int], None] = _nothing  # the worker with this process id is gone
     on_worker_start: Callable[[], None] = _nothing  # forked, before the application is made
+    on_leaving: Callable[[], None] = _nothing  # the shutdown delay has begun
     on_worker_exit: Callable[[], None] = _nothing  # nothing more will be answered

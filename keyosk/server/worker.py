@@ -25,7 +25,8 @@ _TICK: Final = 0.5  # seconds between two looks at the deadlines
 _ACCEPTS: Final = 16  # new connections at once, so that a flood of them leaves room for the others
 _SPARE_FILES: Final = 128  # descriptors kept for everything but connections
 # Blocked from before a worker's fork until it can act on them; see Arbiter in this package.
-STOP_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
+SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR2})
+LEAVE: Final = signal.SIGUSR2  # from the master: the worker will be stopped soon
 
 # gunicorn has no setting for the kind of file, and makes it before a worker class has a say.
 base.WorkerTmp = Heartbeat
@@ -46,7 +47,8 @@ class Worker(GunicornWorker):
     def init_signals(self) -> None:
         """Set the handlers, then let in what was sent since the fork."""
         super().init_signals()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        signal.signal(LEAVE, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def run(self) -> None:
         """Serve until SIGTERM, then finish what is under way."""
@@ -56,7 +58,8 @@ class Worker(GunicornWorker):
         self.loop = asyncio.get_running_loop()
         self.loop.set_exception_handler(self._log_fault)
         self.told = asyncio.Event()
-        for number in STOP_SIGNALS:
+        self.loop.add_signal_handler(LEAVE, self.app.hooks.on_leaving)
+        for number in SIGNALS - {LEAVE}:
             self.loop.add_signal_handler(number, self._end, number)
         most = max(1, min(self.options.connections, raise_file_limit() - _SPARE_FILES))
         self.server = Server(

@@ -1,9 +1,9 @@
-"""The application before its database is available: alive, but not ready."""
+"""The application before its database is available, or about to stop: alive, but not ready."""
 
 import json
 from collections.abc import Iterable
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication
 
 from werkzeug.wrappers import Response
@@ -13,11 +13,11 @@ from keyosk.ids import new_id
 from keyosk.web.errors import OAUTH_STATUS_CODES, RETRY_AFTER
 from keyosk.web.middleware import SECURITY_HEADERS
 
-_LIVE: Final = "/health/live"
+_LIVE, _READY = "/health/live", "/health/ready"
 
 
 class Starting:
-    """Replaces an application that is waiting for its database."""
+    """Stands before an application that waits for its database, or is about to stop."""
 
     def __init__(self) -> None:
         self._application: WSGIApplication | None = None
@@ -26,23 +26,43 @@ class Starting:
         """Pass all further requests to this application."""
         self._application = application
 
+    def leave(self) -> None:
+        """Say that it is not ready, and serve everything else as before."""
+        application = self._application
+        if application is None:
+            return
+
+        def leaving(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+            if environ["PATH_INFO"] != _READY:
+                return application(environ, start_response)
+            return _sent(_unavailable("Keyosk is about to stop."), environ, start_response)
+
+        self._application = leaving
+
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         if self._application is not None:
             return self._application(environ, start_response)
-        answer = _live() if environ["PATH_INFO"] == _LIVE else _unavailable()
-        answer.headers["Cache-Control"] = "no-store"
-        answer.headers.extend(SECURITY_HEADERS)
-        return answer(environ, start_response)
+        if environ["PATH_INFO"] == _LIVE:
+            return _sent(_live(), environ, start_response)
+        answer = _unavailable("Keyosk is waiting for its database.")
+        return _sent(answer, environ, start_response)
+
+
+def _sent(
+    answer: Response, environ: dict[str, Any], start_response: StartResponse
+) -> Iterable[bytes]:
+    answer.headers["Cache-Control"] = "no-store"
+    answer.headers.extend(SECURITY_HEADERS)
+    return answer(environ, start_response)
 
 
 def _live() -> Response:
     return Response('{"status":"ok"}', mimetype="application/json")
 
 
-def _unavailable() -> Response:
+def _unavailable(detail: str) -> Response:
     """As the application would say it (RFC 9457), with the members that OAuth looks for."""
     status, request_id = HTTPStatus.SERVICE_UNAVAILABLE, new_id()
-    detail = "Keyosk is waiting for its database."
     body = {
         "type": "about:blank",
         "title": status.phrase,
