@@ -15,6 +15,7 @@ from keyosk.cli import choice
 from keyosk.config import Config
 from keyosk.errors import ConfigurationError, Fault
 from keyosk.installation import Installation
+from keyosk.storage.shared_clock import SharedClock
 
 #: Where docs/operations.md puts the settings of a Keyosk that runs as a service.
 USUAL_FILES: Final = ("/etc/keyosk/keyosk.env", "/etc/keyosk/keyosk.toml")
@@ -63,8 +64,10 @@ def installation() -> Iterator[Installation]:
                 )
             ]
         )
-    built = app.build(found)
+    clock = SharedClock()
+    built = app.build(found, clock=clock)
     try:
+        clock.start(built.database)
         yield built
         built.audit.seal_quietly()
     finally:

@@ -22,6 +22,7 @@ from keyosk.errors import ConfigurationError, DatabaseUnusable, Fault, Unavailab
 from keyosk.metrics import SharedCounts
 from keyosk.server import BOOT_ERROR, Hooks, JsonFormatter, JsonHandler, LogStream, Options
 from keyosk.server import serve as run_server
+from keyosk.storage.shared_clock import SharedClock
 from keyosk.web import application
 from keyosk.web import metrics as metrics_page
 from keyosk.web.middleware import SECURITY_HEADERS
@@ -137,10 +138,18 @@ def _give_up(error: Exception) -> NoReturn:
 def _application(
     configuration: Config, counts: SharedCounts | None, log: JsonHandler
 ) -> WSGIApplication:
-    installation = app.build(configuration, counts=counts)
+    clock = SharedClock()
+    installation = app.build(configuration, clock=clock, counts=counts)
+    clock.start(installation.database)
     installation.signing_keys.refresh()
     installation.database.read_without_waiting()  # this is the thread of the event loop
-    installation.signing_keys.refresh_in_background(then=installation.rotation.advance_quietly)
+
+    def maintain() -> None:
+        with suppress(Unavailable):  # whoever needs the database says so
+            clock.synchronise(installation.database)
+        installation.rotation.advance_quietly()
+
+    installation.signing_keys.refresh_in_background(then=maintain)
     application = app.create_app(installation, write_line=log.write)
     address = configuration.metrics_bind
     if not isinstance(address, Address):

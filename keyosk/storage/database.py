@@ -268,6 +268,13 @@ class Database:
         """Succeed if the database answers."""
         self._execute("SELECT 1", ())
 
+    def clock(self) -> float | None:
+        """The time by the database's clock, if it has one of its own."""
+        if self.is_sqlite:
+            return None
+        [(now,)] = self._execute("SELECT extract(epoch FROM clock_timestamp())::float8", ())
+        return float(now)
+
     def check(self) -> None:
         """Raise ``Unavailable`` if the database is known not to answer, before other waits."""
         if self._outage.is_on:

@@ -1,0 +1,238 @@
+"""Nodes that share nothing but PostgreSQL, behind HAProxy, with clocks that differ."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from typing import Any
+
+import jwt
+import pytest
+import requests
+
+from live import ADMIN_PASSWORD, Client, unique
+from nodes import Cluster, cluster
+from postgres import PostgresServer
+
+# Part of `make test-long`.
+pytestmark = pytest.mark.slow
+
+PASSWORD = "a password on many nodes"
+CLOCKS = (0, 5, 3, 0)  # seconds; the last node joins later
+SETTLED = 10  # seconds: clocks that differ, and what each node keeps for a moment
+
+
+@pytest.fixture(scope="module")
+def nodes(
+    postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cluster]:
+    url = postgres_server.create_database()
+    folder = tmp_path_factory.mktemp("nodes")
+    with cluster(url, folder, clocks=CLOCKS, running=3, shutdown_delay="3") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def admin(nodes: Cluster) -> Client:
+    """The first admin, through HAProxy."""
+    login = Client(nodes.url, auth=("admin", ADMIN_PASSWORD))
+    deadline = time.monotonic() + SETTLED
+    while not (answer := login.post("/auth/token", data={"audience": "keyosk"})).ok:
+        assert time.monotonic() < deadline, answer.text
+        time.sleep(0.2)
+    return Client(nodes.url, token=answer.json()["access_token"])
+
+
+def at(nodes: Cluster, username: str = "admin", secret: str = ADMIN_PASSWORD) -> list[Client]:
+    """A login at each of the first three nodes."""
+    return [Client(node.url, auth=(username, secret)) for node in nodes.nodes[:3]]
+
+
+def person(admin: Client) -> str:
+    name = unique("person")
+    body = {"username": name, "password": PASSWORD, "grants": {"scopes": ["keyosk:audit:read"]}}
+    assert admin.post("/accounts", json=body).status_code == 201
+    return name
+
+
+def token(client: Client, **form: str) -> Any:
+    answer = client.post("/auth/token", data=form)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def bearer(client: Client, text: str) -> Client:
+    return Client(client.url, token=text)
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SETTLED
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_token_of_one_node_is_good_on_all(nodes: Cluster, admin: Client) -> None:
+    name = person(admin)
+    for issuing, asked in product(at(nodes, name, PASSWORD), at(nodes)):
+        text = token(issuing, audience="keyosk")["access_token"]
+        answer = bearer(asked, text).get("/accounts/me")
+        assert answer.status_code == 200, (issuing.url, asked.url, answer.text)
+        found = asked.post("/auth/introspect", data={"token": text}).json()
+        assert found["active"], (issuing.url, asked.url)
+
+
+def test_what_is_revoked_on_one_node_is_revoked_on_all(nodes: Cluster, admin: Client) -> None:
+    for revoking in range(3):
+        name = person(admin)
+        texts = [
+            token(each, audience="keyosk")["access_token"] for each in at(nodes, name, PASSWORD)
+        ]
+        address = f"{nodes.nodes[revoking].url}/accounts/{name}/tokens"
+        authorization = admin.session.headers["Authorization"]
+        gone = requests.delete(address, headers={"Authorization": str(authorization)}, timeout=30)
+        assert gone.ok, gone.text
+        for text, asked in product(texts, at(nodes)):
+            introspected = asked.post("/auth/introspect", data={"token": text}).json()
+            assert not introspected["active"], (revoking, asked.url)
+            answer = bearer(asked, text).get("/accounts/me")
+            assert answer.status_code == 401, (revoking, asked.url, answer.text)
+
+        def works_again(name: str = name) -> bool:
+            made = [
+                each.post("/auth/token", data={"audience": "keyosk"})
+                for each in at(nodes, name, PASSWORD)
+            ]
+            return all(
+                bearer(asked, each.json()["access_token"]).get("/accounts/me").ok
+                for each, asked in product(made, at(nodes))
+            )
+
+        eventually(works_again)
+
+
+def test_a_request_that_is_sent_again_to_another_node_has_one_effect(
+    nodes: Cluster, admin: Client
+) -> None:
+    authorization = {"Authorization": str(admin.session.headers["Authorization"])}
+    headers = authorization | {"Idempotency-Key": unique("once")}
+    body = {"username": unique("once")}
+
+    def send(number: int) -> requests.Response:
+        url = f"{nodes.nodes[number % 3].url}/accounts"
+        return requests.post(url, json=body, headers=headers, timeout=30)
+
+    with ThreadPoolExecutor(6) as pool:
+        answers = [*pool.map(send, range(6)), *map(send, range(3))]
+    assert {answer.status_code for answer in answers} <= {201, 409}
+    made = {answer.json()["id"] for answer in answers if answer.status_code == 201}
+    assert len(made) == 1
+    assert [answer.status_code for answer in answers[6:]] == [201] * 3
+
+
+def test_a_refresh_session_goes_on_at_every_node(nodes: Cluster, admin: Client) -> None:
+    name = person(admin)
+    first, second, third = at(nodes, name, PASSWORD)
+    assert admin.patch("/services/keyosk", json={"refresh_allowed": True}).ok
+    asked = {"audience": "keyosk", "scope": "keyosk:audit:read offline_access"}
+    refresh = token(first, **asked)["refresh_token"]
+    used = []
+    for each in (second, third, first, third, second):
+        used.append(refresh)
+        anyone = Client(each.url)
+        form = {"grant_type": "refresh_token", "refresh_token": refresh}
+        refresh = token(anyone, **form)["refresh_token"]
+    # One that was used long ago is stolen: the session ends, for all nodes.
+    stolen = {"grant_type": "refresh_token", "refresh_token": used[0]}
+    assert Client(third.url).post("/auth/token", data=stolen).status_code == 400
+    for each in (first, second, third):
+        form = {"grant_type": "refresh_token", "refresh_token": refresh}
+        assert Client(each.url).post("/auth/token", data=form).status_code == 400
+
+
+def test_a_rotation_reaches_all_nodes_and_no_token_is_unknown(
+    nodes: Cluster, admin: Client
+) -> None:
+    rotated = admin.post("/signing-keys/rotate", json={"now": True})
+    assert rotated.status_code == 201, rotated.text
+    kid = rotated.json()["kid"]
+    signers: set[str] = set()
+    clients = at(nodes)
+    deadline = time.monotonic() + 40
+    while signers != {kid}:
+        signers = set()
+        for issuing in clients:
+            header = jwt.get_unverified_header(token(issuing)["access_token"])
+            signers.add(header["kid"])
+            for asked in clients:
+                kids = [key["kid"] for key in asked.get("/auth/jwks").json()["keys"]]
+                assert header["kid"] in kids, (issuing.url, asked.url)
+        assert time.monotonic() < deadline
+
+
+def test_wrong_passwords_are_counted_over_all_nodes(nodes: Cluster, admin: Client) -> None:
+    name = person(admin)
+    wrong, ended = Client(nodes.url, auth=(name, "a wrong password, again")), Counter[int]()
+    while not ended[429]:
+        ended[wrong.post("/auth/token").status_code] += 1
+        assert sum(ended.values()) < 30, ended
+    assert set(ended) == {401, 429}
+    assert ended[401] <= 15
+    for each in at(nodes, name, PASSWORD):
+        assert each.post("/auth/token").status_code == 429
+
+
+def test_a_node_joins_and_one_leaves_under_load_and_no_request_fails(
+    nodes: Cluster, admin: Client
+) -> None:
+    name = person(admin)
+    key = admin.post(f"/accounts/{name}/api-keys", json={"name": "load"}).json()["secret"]
+    ended: Counter[str] = Counter()
+    done = threading.Event()
+    authorization = str(admin.session.headers["Authorization"])
+
+    def load(number: int) -> None:
+        # Half of the clients keep their connections, the others do not.
+        session = requests.Session()
+        while not done.is_set():
+            if number % 4 == 3:
+                answer = session.patch(
+                    f"{nodes.url}/accounts/{name}",
+                    json={"display_name": f"{number} {time.monotonic()}"},
+                    headers={"Authorization": authorization},
+                    timeout=30,
+                )
+            else:
+                login = {"Authorization": f"Bearer {key}"}
+                answer = session.post(f"{nodes.url}/auth/token", headers=login, timeout=30)
+            ended["good" if answer.ok else f"{answer.status_code} {answer.text}"] += 1
+            if number % 2:
+                session.close()
+                session = requests.Session()
+            time.sleep(0.02)
+
+    *_, leaving, joining = nodes.nodes
+    with ThreadPoolExecutor(6) as pool:
+        clients = [pool.submit(load, number) for number in range(6)]
+        try:
+            joining.start()
+            nodes.wait_for(joining, "UP")
+            assert leaving.process is not None
+            leaving.process.terminate()
+            nodes.wait_for(leaving, "DOWN")
+            assert leaving.process.poll() is None  # it still answers what comes
+            assert leaving.stop() == 0
+            # And comes back, as after an upgrade.
+            leaving.start()
+            nodes.wait_for(leaving, "UP")
+            joining.process.terminate()  # type: ignore[union-attr]
+            nodes.wait_for(joining, "DOWN")
+            assert joining.stop() == 0
+        finally:
+            done.set()
+        for each in clients:
+            each.result()
+    assert set(ended) == {"good"}, ended
+    assert ended["good"] > 20
