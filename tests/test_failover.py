@@ -1,0 +1,103 @@
+"""The primary of a replicated PostgreSQL dies under load: nothing that was acknowledged is lost."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+
+from live import ADMIN_PASSWORD, LiveServer, unique
+from patroni_cluster import LEASE, PatroniCluster, missing, patroni
+
+# Part of `make test-long`.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}"),
+]
+
+
+@pytest.fixture
+def cluster() -> Iterator[PatroniCluster]:
+    with patroni() as made:
+        yield made
+
+
+def test_a_primary_that_is_killed_under_load_costs_no_acknowledged_write(
+    cluster: PatroniCluster, tmp_path: Path
+) -> None:
+    acknowledged: list[str] = []
+    tokens: list[float] = []
+    unexpected: list[str] = []
+    done = threading.Event()
+    with LiveServer(cluster.url, tmp_path, workers="2") as server:
+        admin = server.admin()
+        made = admin.post(
+            "/accounts/admin/api-keys", json={"name": "load", "current_password": ADMIN_PASSWORD}
+        )
+        assert made.status_code == 201, made.text
+        key, bearer = made.json()["secret"], str(admin.session.headers["Authorization"])
+
+        def write(session: requests.Session) -> None:
+            name = unique("kept")
+            headers = {"Authorization": bearer}
+            body = {"name": name}
+            answer = session.post(f"{server.url}/roles", json=body, headers=headers, timeout=30)
+            if answer.status_code == 201:
+                acknowledged.append(name)
+            elif answer.status_code != 503:
+                unexpected.append(f"write: {answer.status_code} {answer.text}")
+
+        def issue(session: requests.Session) -> None:
+            headers = {"Authorization": f"Bearer {key}"}
+            answer = session.post(f"{server.url}/auth/token", headers=headers, timeout=30)
+            if answer.ok:
+                tokens.append(time.monotonic())
+            elif answer.status_code != 503:
+                unexpected.append(f"token: {answer.status_code} {answer.text}")
+
+        def fetch(session: requests.Session) -> None:
+            answer = session.get(f"{server.url}/auth/jwks", timeout=5)
+            if not answer.ok or not answer.json()["keys"]:
+                unexpected.append(f"JWKS: {answer.status_code} {answer.text}")
+
+        def repeat(action: Callable[[requests.Session], None]) -> None:
+            with requests.Session() as session:
+                while not done.is_set():
+                    action(session)
+                    done.wait(0.02)
+
+        with ThreadPoolExecutor(6) as pool:
+            clients = [
+                pool.submit(repeat, each) for each in (write, write, write, issue, issue, fetch)
+            ]
+            try:
+                wait_until(lambda: len(acknowledged) > 50 and len(tokens) > 50)
+                first = cluster.primary()
+                cluster.synchronous()
+                first.kill()
+                killed = time.monotonic()
+                before = len(acknowledged)
+                second = cluster.primary(but=first, within=2 * LEASE + 20)
+                promoted = time.monotonic()
+                wait_until(lambda: bool(tokens) and tokens[-1] > promoted)
+                wait_until(lambda: len(acknowledged) > before + 20)
+            finally:
+                done.set()
+            for each in clients:
+                each.result()
+        assert unexpected == []
+        back = next(moment for moment in tokens if moment > promoted)
+        assert back - promoted <= 5, f"after a fail-over of {promoted - killed:.1f} s"
+        assert second is not first
+        lost = [name for name in acknowledged if not admin.get(f"/roles/{name}").ok]
+        assert lost == []
+
+
+def wait_until(holds: Callable[[], bool], within: float = 60) -> None:
+    deadline = time.monotonic() + within
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
