@@ -51,7 +51,7 @@ Clock = Callable[[], float]
 def prepare(config: Config, *, clock: Clock = time.time) -> FirstAdmin | None:
     """Bring the database up to date and make what is missing in it, once over all processes.
 
-    Answers the first admin if it was made now. Raises ``ConfigurationError``, ``DatabaseTooNew``,
+    Returns the first admin if it was made now. Raises ``ConfigurationError``, ``DatabaseTooNew``,
     ``WrongSecretKey``, ``Unavailable``.
     """
     database = _database(config)
@@ -79,7 +79,7 @@ def prepare(config: Config, *, clock: Clock = time.time) -> FirstAdmin | None:
 
 
 def is_prepared(config: Config) -> bool:
-    """Whether ``prepare`` has run on this database for this version. Raises as it does."""
+    """Return whether ``prepare`` has run on this database for this version. Raises as it does."""
     database = _database(config)
     if database.is_sqlite and not database.has_file():
         return False
@@ -90,7 +90,7 @@ def is_prepared(config: Config) -> bool:
 
 
 def is_empty(config: Config) -> bool:
-    """Whether there is no database, or nothing of Keyosk in it. Raises ``Unavailable``."""
+    """Return whether there is no database, or nothing of Keyosk in it. Raises ``Unavailable``."""
     database = _database(config)
     try:
         return schema.is_empty(database)
@@ -295,5 +295,5 @@ def _hsm(config: Config) -> Hsm | None:
 
 
 def create_app(installation: Installation, *, write_line: LineWriter | None = None) -> Flask:
-    """The web application of an installation. ``write_line``: as ``AccessLog`` takes it."""
+    """Return the web application of an installation. ``write_line``: as ``AccessLog`` takes it."""
     return application.create(installation, write_line=write_line)

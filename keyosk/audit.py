@@ -62,7 +62,7 @@ class DocumentSigner(Protocol):
         """A JWS over ``claims`` by the active key, whose audience is the issuer and ``path``."""
 
     def verify(self, text: str, *, typ: str) -> dict[str, Any]:
-        """The claims of a document that this installation signed. Raises ``BadToken``."""
+        """Return the claims of a document that this installation signed. Raises ``BadToken``."""
 
 
 class Audit:
@@ -179,12 +179,12 @@ class Audit:
             return
 
     def page(self, list_query: ListQuery) -> list[AuditRow]:
-        """The rows that a listing asks for, up to this moment."""
+        """Return the rows that a listing asks for, up to this moment."""
         self.seal()
         return self._store.page(list_query)
 
     def count(self, list_query: ListQuery) -> int:
-        """How many rows pass the filters of a listing."""
+        """Return how many rows pass the filters of a listing."""
         return self._store.count(list_query)
 
     def verify(self) -> Verdict:
@@ -296,7 +296,7 @@ class Audit:
         return claims.get("sequence") == point.sequence and claims.get("hash") == point.hash
 
     def _start(self, checkpoints: Mapping[int, Checkpoint]) -> tuple[int, str]:
-        """Where the kept chain begins: at its origin, or at the checkpoint of a pruning."""
+        """Return where the kept chain begins: at its origin, or at the checkpoint of a pruning."""
         first = self._store.after(0, 1)
         start = checkpoints.get((first[0].sequence or 1) - 1) if first else None
         return (start.sequence, start.hash) if start is not None else (0, GENESIS)

@@ -13,7 +13,7 @@ APART: Final = 2
 
 
 def is_ahead(moment: int, now: float, *, by: int = 0) -> bool:
-    """Whether a moment was written by a clock that was ahead.
+    """Return whether a moment was written by a clock that was ahead.
 
     ``by``: the seconds that the program itself puts it ahead of its clock.
     """

@@ -101,7 +101,7 @@ class Idempotency:
             self._kept_since.popleft()
 
     def rewrap(self) -> int:
-        """Encrypt all kept secrets under the first secret key; answers how many there are."""
+        """Encrypt all kept secrets under the first secret key; returns how many there are."""
         with self._database.transaction():
             kept = self._store.sealed()
             for answer in kept:

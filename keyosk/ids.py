@@ -14,7 +14,7 @@ def new_id() -> str:
 
 
 def first_version(object_id: str) -> int:
-    """The number that counting an object's writes begins with, below 2**60.
+    """Return the number that counting an object's writes begins with, below 2**60.
 
     It is the time in its id, to a few microseconds, so that no other object that has its name after
     it, or had it before, ever has the same version: versions are entity tags.
@@ -23,5 +23,5 @@ def first_version(object_id: str) -> int:
 
 
 def is_id(reference: str) -> bool:
-    """Whether a reference has the form of an id; no name of anything has."""
+    """Return whether a reference has the form of an id; no name of anything has."""
     return _FORM.fullmatch(reference) is not None

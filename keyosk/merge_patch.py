@@ -19,7 +19,7 @@ def merge_patch(target: Any, patch: Any) -> Any:
 
 
 def merge_difference(target: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """The merge patch that makes ``wanted`` of ``target``; empty if they are the same.
+    """Return the merge patch that makes ``wanted`` of ``target``; empty if they are the same.
 
     ``wanted`` has no ``None`` as a member, which no merge patch can write.
     """
@@ -36,5 +36,5 @@ def merge_difference(target: Mapping[str, Any], wanted: Mapping[str, Any]) -> di
 
 
 def is_same(one: Any, other: Any) -> bool:
-    """Whether two JSON values are written alike; to Python, ``true`` and 1 are equal."""
+    """Return whether two JSON values are written alike; to Python, ``true`` and 1 are equal."""
     return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)

@@ -62,7 +62,7 @@ class Snapshot:
     forms: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def holds(self, last: int, now: int) -> bool:
-        """Whether it is still so, if ``last`` is the highest number by now."""
+        """Return whether it is still so, if ``last`` is the highest number by now."""
         return self.whole.sequence == last and self.at <= now < self.until
 
 
@@ -185,7 +185,7 @@ class Revocations:
         return after < int(self._clock()) + self.longest_lifetime()
 
     def is_revoked(self, jti: str, kid: str, audience: str, *, issued_at: int) -> bool:
-        """Whether a token of an account that is in order was revoked all the same."""
+        """Return whether a token of an account that is in order was revoked all the same."""
         return self._store.is_revoked(jti, kid, audience, issued_at=issued_at) and not (
             self._correct() and not self._store.is_revoked(jti, kid, audience, issued_at=issued_at)
         )
@@ -214,7 +214,7 @@ class Revocations:
         return replace(login, tokens_from=now)
 
     def published(self, since: int = 0) -> Published:
-        """The revocations in force with numbers above ``since``."""
+        """Return the revocations in force with numbers above ``since``."""
         whole = self.snapshot().whole
         entries = whole.revocations
         start = since if since <= whole.sequence else 0
@@ -252,7 +252,7 @@ class Revocations:
             self._store.offer_lifetimes(self._lifetime, int(self._clock()))
 
     def longest_lifetime(self) -> int:
-        """Seconds until every token that exists now has expired."""
+        """Return seconds until every token that exists now has expired."""
         return self._store.longest_lifetime(int(self._clock())) or self._lifetime
 
     def _correct(self) -> bool:
@@ -302,5 +302,5 @@ class Revocations:
 
 
 def latest(*moments: int | None) -> int | None:
-    """The latest of the moments that there are."""
+    """Return the latest of the moments that there are."""
     return max((moment for moment in moments if moment is not None), default=None)

@@ -49,7 +49,7 @@ class Faults:
             self.add(field, f"must be {lowest} to {highest} seconds")
 
     def one_of(self, field: str, value: str | None, words: Collection[str]) -> None:
-        """One of some words, if there is one."""
+        """Return one of some words, if there is one."""
         if value is not None and value not in words:
             self.add(field, "must be one of " + ", ".join(words))
 
@@ -108,7 +108,7 @@ Object = TypeVar("Object", bound=Versioned)
 
 
 def check_version(found: Object, wanted: Versions | None) -> Object:
-    """The object, if it is at a version that is wanted; ``None``: at any. Raises ``Stale``.
+    """Return the object, if it is at a version that is wanted; ``None``: at any. Raises ``Stale``.
 
     For changes that change nothing; others have the database decide.
     """

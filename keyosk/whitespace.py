@@ -8,7 +8,7 @@ _SPACE: Final = " \t\r\n\f\v"
 
 
 def trim(text: str) -> str:
-    """The text without the white space, line ends and byte order mark around it.
+    """Return the text without the white space, line ends and byte order mark around it.
 
     Tokens hold none of these, files of editors and of Windows tools often do.
     """

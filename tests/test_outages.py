@@ -182,11 +182,11 @@ def test_keyosk_starts_without_its_database_and_waits_for_it(
         for _ in range(8):
             wait_until(lambda: server.client().get("/health/ready").status_code == 200)
         wait_until(lambda: server.client("admin", ADMIN_PASSWORD).post("/auth/token").ok)
-        wait_until(lambda: server.log.read_text().count("the database is there") == 2)
+        wait_until(lambda: server.log.read_text().count("the database is available") == 2)
         told = server.log.read_text()
         assert told.count("Connection refused. Waiting for it.") == 1
         # Of each worker one line with the reason and one that it is back, not one at each try.
-        assert told.count("waiting: ") <= 2 * told.count("the database is there")
+        assert told.count("waiting: ") <= 2 * told.count("the database is available")
     finally:
         server.stop()
 

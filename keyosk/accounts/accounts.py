@@ -104,7 +104,7 @@ class Accounts:
         return self._accounts.by_username(name)
 
     def locked(self, reference: str) -> Account:
-        """The account as ``get``, for a transaction that writes what it makes of it.
+        """Return the account as ``get``, for a transaction that writes what it makes of it.
 
         Until its end no other such transaction has the account.
         """
@@ -132,11 +132,11 @@ class Accounts:
             raise Conflict("current_password", "The password was changed in the meantime.")
 
     def page(self, list_query: ListQuery) -> list[Account]:
-        """The accounts that a listing asks for."""
+        """Return a page of accounts."""
         return self._accounts.page(list_query)
 
     def count(self, list_query: ListQuery) -> int:
-        """How many accounts pass the filters of a listing."""
+        """Return how many accounts pass the filters of a listing."""
         return self._accounts.count(list_query)
 
     def change(
@@ -312,17 +312,17 @@ def drafted(
 
 
 def created(account: Account) -> dict[str, Any]:
-    """What the audit log tells of a new account."""
+    """Return what the audit log tells of a new account."""
     return {**fields_of(account), "has_password": account.has_password}
 
 
 def target(account_id: str) -> str:
-    """What the audit log calls an account."""
+    """Return what the audit log calls an account."""
     return f"account/{account_id}"
 
 
 def fields_of(account: Account) -> dict[str, Any]:
-    """The fields that may be changed, as plain values."""
+    """Return the fields that may be changed, as plain values."""
     return {name: getattr(account, name) for name in FIELDS}
 
 

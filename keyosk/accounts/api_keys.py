@@ -138,7 +138,7 @@ class ApiKeys:
         return NewApiKey(replace(new, effective_at=effective_at), secret)
 
     def page(self, reference: str, list_query: ListQuery) -> list[ApiKey]:
-        """The keys of the account that a listing asks for. Raises ``NotFound``."""
+        """Return the keys of the account that a listing asks for. Raises ``NotFound``."""
         return self._api_keys.page(self._accounts.get(reference).id, list_query)
 
     def count(self, reference: str, list_query: ListQuery) -> int:
@@ -146,7 +146,7 @@ class ApiKeys:
         return self._api_keys.count(self._accounts.get(reference).id, list_query)
 
     def get(self, reference: str, key_id: str) -> ApiKey:
-        """One key of the account. Raises ``NotFound``."""
+        """Return one key of the account. Raises ``NotFound``."""
         return self._of(self._accounts.get(reference), key_id)
 
     def change(  # noqa: PLR0917  # a key is named by two: its account, and its own id
@@ -217,7 +217,7 @@ class ApiKeys:
             return effective_at
 
     def _locked(self, reference: str, key_id: str) -> ApiKey:
-        """The key, for a transaction that writes what it makes of it."""
+        """Return the key, for a transaction that writes what it makes of it."""
         return self._of(self._accounts.locked(reference), key_id)
 
     def _of(self, account: Account, key_id: str) -> ApiKey:
@@ -240,7 +240,7 @@ class ApiKeys:
         self._audit.record(by, action, _target(before), before=old, after=new)
 
     def _checked(self, key: ApiKey, expires_after: int | None) -> ApiKey:
-        """The key with its networks in normal form. Raises ``Invalid``."""
+        """Return the key with its networks in normal form. Raises ``Invalid``."""
         faults = Faults()
         faults.text("name", key.name, longest=LONGEST_NAME, required=True)
         faults.text("description", key.description, longest=LONGEST_TEXT)
@@ -266,7 +266,7 @@ def _networks(faults: Faults, networks: Sequence[str]) -> tuple[str, ...]:
 
 
 def _is_narrower(after: Collection[str] | None, before: Collection[str] | None) -> bool:
-    """Whether a limit lacks something of the one before, ``None`` being no limit."""
+    """Return whether a limit lacks something of the one before, ``None`` being no limit."""
     return after is not None and (before is None or not set(before) <= set(after))
 
 

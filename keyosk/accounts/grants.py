@@ -28,7 +28,7 @@ class Grants:
         self._accounts = accounts
 
     def of(self, reference: str) -> tuple[Account, tuple[Grant, ...]]:
-        """An account with what it was granted. Raises ``NotFound``."""
+        """Return an account with what it was granted. Raises ``NotFound``."""
         account = self._accounts.get(reference)
         return account, self._grants.of_account(account.id)
 
@@ -141,7 +141,7 @@ class Grants:
 
 
 def _covers(new: Grant, old: Grant) -> bool:
-    """Whether a grant gives at least what another one gave."""
+    """Return whether a grant gives at least what another one gave."""
     return (
         (new.scope, new.role) == (old.scope, old.role)
         and new.credential in (None, old.credential)
@@ -178,7 +178,7 @@ def check(
 
 
 def shapes(grants: Iterable[Grant]) -> list[dict[str, Any]]:
-    """Grants as plain values, for the audit log."""
+    """Return grants as plain values, for the audit log."""
     return [
         {
             name: value

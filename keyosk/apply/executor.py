@@ -98,7 +98,7 @@ class Declarations:
     def plan(
         self, by: Caller, declaration: Declaration, *, force: bool = False, take_over: bool = False
     ) -> tuple[Step, ...]:
-        """The steps that ``apply`` would take now; nothing is changed.
+        """Return the steps that ``apply`` would take now; nothing is changed.
 
         They are tried and taken back, so that whatever would refuse them refuses the plan as well:
         raises as ``apply`` does. Not inside a transaction, which would keep what is tried.
@@ -119,7 +119,7 @@ class Declarations:
     def apply(
         self, by: Caller, declaration: Declaration, *, force: bool = False, take_over: bool = False
     ) -> tuple[Step, ...]:
-        """Make the declaration true; answers the steps that it took.
+        """Make the declaration true; returns the steps that it took.
 
         Raises ``Invalid`` with all that is wrong, by path, ``Forbidden``, ``Unavailable``; nothing
         has happened then.

@@ -114,12 +114,12 @@ class Step:
 
 
 def name_of(grant: Grant) -> GrantName:
-    """What tells the grants of one account apart."""
+    """Return what tells the grants of one account apart."""
     return grant.scope, grant.role
 
 
 def by_name(grants: Iterable[Grant]) -> dict[GrantName, Grant]:
-    """The grants of one account by their names."""
+    """Return the grants of one account by their names."""
     return {name_of(grant): grant for grant in grants}
 
 

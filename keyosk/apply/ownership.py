@@ -46,7 +46,7 @@ class Ownership:
         wanted: Iterable[Grant],
         apart: bool = False,
     ) -> tuple[Grant, ...]:
-        """The grants of an account without those that another owner's declaration gave.
+        """Return the grants of an account without those that another owner's declaration gave.
 
         ``apart``: they are declared apart from their account.
         """
@@ -71,7 +71,7 @@ class Ownership:
         return tuple(ours)
 
     def given(self, account_id: str) -> set[GrantName]:
-        """The names of the grants of an account that this owner's declarations gave."""
+        """Return the names of the grants of an account that this owner's declarations gave."""
         return {
             (scope, role)
             for (object_id, scope, role), owner in self._owners.items()
@@ -79,7 +79,7 @@ class Ownership:
         }
 
     def unnamed(self) -> Iterator[tuple[Noun, RecordedObject]]:
-        """What this owner's declarations made, is there, and was compared with nothing."""
+        """Return what this owner's declarations made, is there, and was compared with nothing."""
         for item in self._found:
             if item.made.owner == self._owner and item.made.object_id not in self._named:
                 if item.is_grant:
@@ -92,7 +92,7 @@ class Ownership:
                     yield Noun.ACCOUNT, item
 
     def accounts_with_grants(self) -> dict[str, str]:
-        """The accounts, by id, to which this owner's declarations gave something."""
+        """Return the accounts, by id, to which this owner's declarations gave something."""
         return {
             item.made.object_id: item.account
             for item in self._found

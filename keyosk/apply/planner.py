@@ -64,7 +64,7 @@ class Planner:
         self._grants = grants
 
     def plan(self, declaration: Declaration, *, take_over: bool) -> Plan:
-        """The steps that would make the declaration true.
+        """Return the steps that would make the declaration true.
 
         ``take_over``: what another owner's declaration made becomes this one's. Raises ``Invalid``
         for what the declaration may not name.
@@ -120,7 +120,7 @@ class Planner:
     def _granted(
         self, ownership: Ownership, declaration: Declaration, declared: Declared
     ) -> Step | None:
-        """The step for grants that are declared apart from their account."""
+        """Return the step for grants that are declared apart from their account."""
         account = _existing(self._accounts.get, declared.name)
         wanted: tuple[Grant, ...] = declared.fields["grants"]
         if account is None:  # made by an earlier step, or refused when it comes to this one
@@ -137,7 +137,7 @@ class Planner:
         return _grants_step(declared.name, declared.path, current, wanted=wanted, dropped=dropped)
 
     def _left_over(self, ownership: Ownership, declaration: Declaration) -> Iterator[Step]:
-        """What an earlier declaration of this owner made, and this one does not name."""
+        """Return what an earlier declaration of this owner made, and this one does not name."""
         ruled = {
             username_of(each.name)
             for each in (*declaration.accounts, *declaration.grants)
@@ -182,7 +182,7 @@ class _Pair:
 def _compared(
     ownership: Ownership, noun: Noun, declared: Declared, *, pair: "_Pair"
 ) -> Step | None:
-    """The step that an object needs, if any."""
+    """Return the step that an object needs, if any."""
     if pair.found is None:
         return Step(
             action=Action.CREATE,
@@ -239,7 +239,7 @@ def _resolved(fields: Mapping[str, Any], reset: Mapping[str, Any]) -> dict[str, 
 
 
 def _existing(get: Callable[[str], Any], name: str) -> Any:
-    """What is called so, or ``None``. A declaration names nothing by its id."""
+    """Return what is called so, or ``None``. A declaration names nothing by its id."""
     if is_id(name):
         return None
     try:

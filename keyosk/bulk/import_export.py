@@ -183,7 +183,7 @@ class Bulk:
         *,
         dry_run: bool,
     ) -> tuple[frozenset[str], dict[str, str]]:
-        """The ids of the accounts made, and the ids of all by username.
+        """Return the ids of the accounts made, and the ids of all by username.
 
         Raises ``Conflict``, ``RefusedByRule``.
         """
@@ -309,7 +309,7 @@ def _failed(line: Line, error: Invalid | Forbidden | NotFound | Conflict) -> Res
 
 
 def _differs(account: Account, patch: Mapping[str, Any]) -> bool:
-    """Whether a merge patch would change the account."""
+    """Return whether a merge patch would change the account."""
     before = {name: getattr(account, name) for name in patch}
     # One by one: a merge takes a member that is None away, and expires_at may be.
     return any(not is_same(before[name], merge_patch(before[name], patch[name])) for name in patch)

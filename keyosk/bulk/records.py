@@ -132,5 +132,5 @@ def batches(lines: Iterable[Line]) -> Iterator[list[Line]]:
 
 
 def refused(line: Line, error: Forbidden) -> Result:
-    """The end of a line that a rule forbids."""
+    """Return the end of a line that a rule forbids."""
     return Result(line.number, Status.REFUSED, faults=(Fault("line", error.detail),))

@@ -32,7 +32,7 @@ class LineValidator:
         self._passwords = passwords
 
     def sort(self, by: Caller, lines: Sequence[Line]) -> tuple[list[Result], list[Candidate]]:
-        """The results of lines that break a rule, and what the other lines are to be."""
+        """Return the results of lines that break a rule, and what the other lines are to be."""
         now = int(self._clock())
         named = [grant for line in lines for grant in line.grants or ()]
         scopes = self._services.existing_scopes({grant.scope for grant in named if grant.scope})
@@ -56,7 +56,7 @@ class LineValidator:
     def passwords(
         self, candidates: Sequence[Candidate], *, dry_run: bool
     ) -> dict[str, StoredPassword]:
-        """The passwords to store, by the ids of the new accounts; a dry run hashes none.
+        """Return the passwords to store, by the ids of the new accounts; a dry run hashes none.
 
         Hashing takes long and needs no lock: it comes before the transaction.
         """
@@ -100,7 +100,7 @@ class LineValidator:
         return Candidate(line, account, adopted, tuple(_over(now, account, line.grants or ())))
 
     def _check_rules(self, by: Caller, line: Line, roles: Mapping[str, Role]) -> None:
-        """The rules against climbing, for an account that is new. Raises ``Forbidden``."""
+        """Return the rules against climbing, for an account that is new. Raises ``Forbidden``."""
         if line.grants or not _CREDENTIALS.isdisjoint(line.fields):
             self._rules.not_by_api_key(by)
         if line.grants and not by.has(_GRANT):
@@ -110,7 +110,7 @@ class LineValidator:
 
 
 def _over(now: int, account: Account, grants: Sequence[Grant]) -> Iterator[Fault]:
-    """What of a line has ended already: true of an export of old accounts, or a slip."""
+    """Return what of a line has ended already: true of an export of old accounts, or a slip."""
     if account.expires_at is not None and account.expires_at <= now:
         yield Fault("expires_at", f"{_OVER}: the account cannot log in")
     for grant in grants:

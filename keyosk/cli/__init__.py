@@ -53,7 +53,7 @@ choice.add_options(keyosk)
 
 
 def main() -> None:
-    """The ``keyosk`` command."""
+    """Return the ``keyosk`` command."""
     if any("\ud800" <= character <= "\udfff" for word in sys.argv for character in word):
         click.echo("keyosk: the arguments must be UTF-8", err=True)
         sys.exit(2)

@@ -189,7 +189,7 @@ def _progress(file: IO[bytes], tally: _Tally) -> Iterator[Callable[[int], Any] |
 
 
 def _size(file: IO[bytes]) -> int:
-    """The size of a regular file in bytes, else 0."""
+    """Return the size of a regular file in bytes, else 0."""
     try:
         return os.fstat(file.fileno()).st_size
     except OSError:

@@ -47,13 +47,13 @@ def add_options(command: click.Command) -> None:
 
 
 def config() -> str | None:
-    """The file of settings that was named."""
+    """Return the file of settings that was named."""
     found: str | None = _meta().get(_CONFIG)
     return found
 
 
 def server() -> str | None:
-    """The URL of the server that was chosen; ``None``: the database at hand.
+    """Return the URL of the server that was chosen; ``None``: the database at hand.
 
     Settings that are named on the command line win over a server that the environment names.
     """
@@ -66,7 +66,7 @@ def server() -> str | None:
 
 
 def allows_http() -> bool:
-    """Whether the server may be spoken to without TLS."""
+    """Return whether the server may be spoken to without TLS."""
     return bool(_meta().get(_HTTP))
 
 

@@ -70,15 +70,15 @@ class Client:
         self._login = login
 
     def get(self, *path: str, **query: str) -> Reply:
-        """One object."""
+        """Send a GET request."""
         return self._send("GET", path, query=query)
 
     def post(self, *path: str, body: Body | None = None, **query: str) -> Reply:
-        """What making or doing something answers."""
+        """Send a POST request."""
         return self._send("POST", path, body=body, query=query)
 
     def form(self, *path: str, fields: Mapping[str, str]) -> Reply:
-        """What an OAuth request answers (RFC 6749 appendix B)."""
+        """Send an OAuth request with form fields (RFC 6749 appendix B)."""
         return self._send(
             "POST",
             path,
@@ -88,19 +88,19 @@ class Client:
         )
 
     def put(self, *path: str, body: Body, etag: str | None = None, **query: str) -> Reply:
-        """What replacing something answers; ``etag``: only in that version."""
+        """Send a PUT request; ``etag``: only for that version."""
         return self._send("PUT", path, body=body, query=query, etag=etag)
 
     def patch(self, *path: str, body: Body, etag: str | None = None, **query: str) -> Reply:
-        """What changing something answers; ``etag``: only in that version."""
+        """Send a PATCH request; ``etag``: only for that version."""
         return self._send("PATCH", path, body=body, query=query, etag=etag)
 
     def delete(self, *path: str, **query: str) -> Reply:
-        """What removing something answers."""
+        """Send a DELETE request."""
         return self._send("DELETE", path, query=query)
 
     def issuer(self) -> str:
-        """What the tokens of this Keyosk have as their issuer."""
+        """Return the issuer of this Keyosk's tokens."""
         found = self.get(".well-known", "oauth-authorization-server").body.get("issuer")
         if not isinstance(found, str):
             raise self._strange()
@@ -114,7 +114,7 @@ class Client:
         raise Refused("There is no such published key.", code="not_found", status=404)
 
     def _published(self) -> Iterator[dict[str, Any]]:
-        """The common key set, and then those that services have for themselves."""
+        """Return the common key set, and then those that services have for themselves."""
         yield from self._key_set("auth", "jwks")
         for service in self.items("services"):
             if service.get("signing_algorithm") in OWN_SET_ALGORITHMS:
@@ -200,7 +200,7 @@ class Client:
         raise Refused(said)
 
     def _told(self, error: Exception) -> str:
-        """What went wrong on the network, and what to do."""
+        """Return what went wrong on the network, and what to do."""
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, ssl.SSLError):
             cause = cause.__cause__ or cause.__context__
@@ -225,7 +225,7 @@ class Client:
         )
 
     def _refusal(self, response: httpx.Response, text: bytes) -> Refused:
-        """What a refusal says (RFC 9457), in the words of commands."""
+        """Return what a refusal says (RFC 9457), in the words of commands."""
         if response.has_redirect_location:
             place = response.headers["Location"][:_LONGEST]
             return Refused(
@@ -265,7 +265,7 @@ def _encoded(body: Body) -> bytes:
 
 
 def _path(segments: tuple[str, ...]) -> str:
-    """The path of these segments. Raises ``Refused`` for a name that cannot stand in one."""
+    """Return the path of these segments. Raises ``Refused`` for a name that cannot stand in one."""
     for before, name in pairwise(segments):
         said = _NO_SUCH.get(before)
         if said and (not name or "/" in name or f"{before}/{name}" in _RESERVED):
@@ -278,7 +278,7 @@ def _path(segments: tuple[str, ...]) -> str:
 
 
 def _read(response: httpx.Response) -> bytes:
-    """The whole body. Raises ``Refused`` for one that is too large to be an answer."""
+    """Return the whole body. Raises ``Refused`` for one that is too large to be an answer."""
     pieces, size = [], 0
     for piece in response.iter_bytes():
         size += len(piece)
@@ -304,7 +304,7 @@ def _split(response: httpx.Response) -> Iterator[str]:
 
 
 def _reason(error: Exception) -> str:
-    """What the system says of a connection that did not come about."""
+    """Return what the system says of a connection that did not come about."""
     if isinstance(error, httpx.ConnectTimeout):
         return "no answer"
     cause: BaseException | None = error
@@ -316,7 +316,7 @@ def _reason(error: Exception) -> str:
 
 
 def _document(response: httpx.Response, text: bytes) -> dict[str, Any] | None:
-    """The JSON object of an answer, if that is what it has."""
+    """Return the JSON object of an answer, if that is what it has."""
     if response.headers.get("Content-Type", "").partition(";")[0].strip() not in _JSON_TYPES:
         return None
     try:

@@ -42,7 +42,7 @@ class Document:
     lines: Mapping[str, int] = field(default_factory=dict)
 
     def line_of(self, path: str) -> int | None:
-        """The line of the innermost value on a path, if lines are known."""
+        """Return the line of the innermost value on a path, if lines are known."""
         while path and path not in self.lines:
             path = path.rpartition(".")[0]
         return self.lines.get(path)
@@ -62,7 +62,7 @@ for _word, _pattern in _WORDS:
 
 
 def parse(text: bytes, *, name: str) -> Document:
-    """The document in ``text``; ``.json`` and ``.toml`` at the end of its name are heeded.
+    """Return the document in ``text``; ``.json`` and ``.toml`` at the end of its name are heeded.
 
     Raises ``Invalid`` that says where, and never quotes: there may be a secret.
     """
@@ -112,7 +112,7 @@ class _Reading:
         self._seen: set[int] = set()
 
     def value(self, node: Any, path: str) -> Any:
-        """The value of a node, at a path."""
+        """Return the value of a node, at a path."""
         # An alias is the node of its anchor: its own place is that of the name before it.
         line = self.lines.setdefault(path, node.start_mark.line + 1)
         if id(node) in self._seen:

@@ -58,7 +58,7 @@ def run(command: Callable[[], object]) -> None:
 
 
 def sentences(error: Exception) -> list[str]:
-    """What to say of an error, a line each."""
+    """Return what to say of an error, a line each."""
     if isinstance(error, Refused):
         return list(error.sentences)
     if isinstance(error, Invalid | ConfigurationError):

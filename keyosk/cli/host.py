@@ -22,20 +22,20 @@ USUAL_FILES: Final = ("/etc/keyosk/keyosk.env", "/etc/keyosk/keyosk.toml")
 
 
 def settings() -> Config:
-    """The settings of this command. Raises ``ConfigurationError``."""
+    """Return the settings of this command. Raises ``ConfigurationError``."""
     chosen = choice.config()
     return config.load({**os.environ, **({} if chosen is None else {"KEYOSK_CONFIG": chosen})})
 
 
 def place_of(settings: Config) -> str:
-    """Where the database is that the settings name, for people."""
+    """Return where the database is that the settings name, for people."""
     url = {name: value for name, value, _ in settings.describe()}["KEYOSK_DATABASE_URL"]
     relative = url.removeprefix("sqlite:///")
     return url if relative == url else str(Path(relative).absolute())
 
 
 def no_database(settings: Config, how: str) -> ConfigurationError:
-    """What to say where there is no database; ``how``: how to have one there."""
+    """Return what to say where there is no database; ``how``: how to have one there."""
     place = place_of(settings)
     said = f"there is no Keyosk at {place}; it is not set up. {how}"
     if "database_url" not in settings.sources:

@@ -28,7 +28,7 @@ class LazyGroup(click.Group):
         self._equip = equip
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - as click calls it
-        """All names, in their order."""
+        """Return all names, in their order."""
         return sorted({*self._places, *self.commands})
 
     def get_command(
@@ -36,7 +36,7 @@ class LazyGroup(click.Group):
         ctx: click.Context,  # noqa: ARG002 - as click calls it
         cmd_name: str,
     ) -> click.Command | None:
-        """The command of a name; ``None`` if there is none."""
+        """Return the command of a name; ``None`` if there is none."""
         if cmd_name not in self.commands and cmd_name in self._places:
             module, _, attribute = self._places[cmd_name].partition(":")
             command = getattr(importlib.import_module(module), attribute)

@@ -69,7 +69,7 @@ def _server() -> str:
 
 
 def _read(file: Path) -> str:
-    """The first line of a file. Raises ``OSError``, ``UnicodeError``."""
+    """Return the first line of a file. Raises ``OSError``, ``UnicodeError``."""
     if str(file) == "-":
         return shared.read_line()
     with file.open(encoding="utf-8-sig") as opened:

@@ -77,7 +77,7 @@ class Changes:
                 self._part.unlink(missing_ok=True)
 
     def find(self, server: str) -> Login | None:
-        """The login at a server, as it is now."""
+        """Return the login at a server, as it is now."""
         return self._logins.get(server)
 
     def put(self, server: str, login: Login | None) -> None:

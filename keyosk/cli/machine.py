@@ -59,7 +59,7 @@ def greet(configuration: Config, admin: FirstAdmin, *, serving: bool) -> None:
 
 
 def checked_settings() -> Config:
-    """The settings, once it is sure that what they need is installed."""
+    """Return the settings, once it is sure that what they need is installed."""
     configuration = host.settings()
     app.check(configuration)
     return configuration
@@ -92,19 +92,19 @@ def backup_database(file: Path) -> None:
 
 
 def check_database() -> Sequence[Finding]:
-    """What is not sound, by part."""
+    """Return what is not sound, by part."""
     with host.installation() as installation:
         return installation.maintenance.check()
 
 
 def verify_audit() -> Verdict:
-    """Whether the audit log is whole."""
+    """Return whether the audit log is whole."""
     with host.installation() as installation:
         return installation.audit.verify()
 
 
 def prune_audit(days: int) -> int:
-    """Delete old rows; answers how many."""
+    """Delete old rows; returns how many."""
     with host.installation() as installation:
         return installation.audit.prune(OPERATOR, int(time.time()) - days * _DAY)
 

@@ -62,5 +62,5 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def _about(error: OSError, target: Path) -> OSError:
-    """The same error, with the name that the user gave."""
+    """Return the same error, with the name that the user gave."""
     return OSError(error.errno, error.strerror or str(error), str(target))

@@ -155,7 +155,7 @@ class _Session(httpx.Auth):
 
 
 def _refreshed(anonymous: Client, login: Login, server: str) -> Login:
-    """What the refresh token of a login gives. Raises ``Refused``."""
+    """Return what the refresh token of a login gives. Raises ``Refused``."""
     if login.refresh_token is None:
         raise Refused(f"Your login at {server} has ended. {_again(server)}", code="invalid_grant")
     fields = {"grant_type": "refresh_token", "refresh_token": login.refresh_token}
@@ -196,7 +196,7 @@ class _Bearer(httpx.Auth):
 
 
 def _login_of(reply: Reply, server: str) -> Login:
-    """The login that a token response is (RFC 6749 section 5.1). Raises ``Refused``."""
+    """Return the login that a token response is (RFC 6749 section 5.1). Raises ``Refused``."""
     access, refresh = reply.body.get("access_token"), reply.body.get("refresh_token")
     seconds = reply.body.get("expires_in")
     if not (
@@ -221,7 +221,7 @@ def _username_of(token: str) -> str:
 
 
 def _session_of(refresh_token: str | None) -> str | None:
-    """The id of the session of a refresh token (tokens.refresh_token_format)."""
+    """Return the id of the session of a refresh token (tokens.refresh_token_format)."""
     if refresh_token is None or not refresh_token.startswith(_REFRESH_TOKEN):
         return None
     part = refresh_token.removeprefix(_REFRESH_TOKEN)

@@ -23,7 +23,7 @@ _TIMEOUT = 10  # seconds
 
 
 def make_kit(client: Client, name: str, *, issuer: str | None, jku: str) -> Kit:
-    """The kit for a service; ``issuer``: what it believes to be its issuer."""
+    """Return the kit for a service; ``issuer``: what it believes to be its issuer."""
     service = _service(client.get("services", name).body)
     algorithm = client.public_key(None).get("alg")
     if not {algorithm, service.policy.signing_algorithm} <= {*SIGNING_ALGORITHMS, None}:

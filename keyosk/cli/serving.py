@@ -85,7 +85,7 @@ def _prepare_or_wait(configuration: Config) -> bool:
 def _web(
     configuration: Config, counts: SharedCounts | None, starting: Starting, *, prepared: bool
 ) -> WSGIApplication:
-    """The application of one worker process; where the database is away, once it is back."""
+    """Return the application of one worker process; where the database is away, once it is back."""
     log = _log_json(configuration.log_level)
     if prepared:
         try:
@@ -121,7 +121,7 @@ def _begin_late(
         except Exception as error:  # noqa: BLE001 - this thread would end, and nothing would begin
             _give_up(error)
         else:
-            _log.warning("the database is there")
+            _log.warning("the database is available")
             return
 
 
@@ -158,7 +158,7 @@ def _application(
 
 
 def _listeners(configuration: Config, until_served: ExitStack) -> tuple[socket.socket, ...]:
-    """What listens, taken already; for the metrics the second, if they have an address.
+    """Return what listens, taken already; for the metrics the second, if they have an address.
 
     Another Keyosk on the machine may have the default place of the metrics: that is no reason not
     to start. Raises ``ConfigurationError`` for an address that somebody chose.
@@ -194,7 +194,7 @@ class _Formatter(JsonFormatter):
     """SECURITY: whatever a line quotes, no key or token of ours is in it."""
 
     def line(self, extra: Mapping[str, Any], created: float, **line: Any) -> str:
-        """The line, without its end."""
+        """Return the line, without its end."""
         return masking.mask(super().line(extra, created, **line))
 
 

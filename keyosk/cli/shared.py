@@ -81,7 +81,7 @@ def read_line() -> str:
 
 
 def parse_time(_: click.Context, __: click.Parameter, text: str | None) -> str | None:
-    """An option's RFC 3339 time, or date (its first moment in UTC), as the API takes it."""
+    """Return an option's RFC 3339 time, or date (its first moment in UTC), as the API takes it."""
     if text is None:
         return None
     moment = f"{text}T00:00:00Z" if _DATE.fullmatch(text) else text
@@ -100,12 +100,12 @@ def parse_time(_: click.Context, __: click.Parameter, text: str | None) -> str |
 
 
 def given(**values: Any) -> dict[str, Any]:
-    """The values that somebody gave: without ``None`` and what is empty."""
+    """Return the values that somebody gave: without ``None`` and what is empty."""
     return {name: value for name, value in values.items() if value not in (None, (), "")}
 
 
 def forced(force: bool) -> dict[str, str]:
-    """The query of a request that is to be done although it takes something away."""
+    """Return the query of a request that is to be done although it takes something away."""
     return {"force": "true"} if force else {}
 
 

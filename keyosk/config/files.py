@@ -16,12 +16,12 @@ _LINE: Final = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)")
 
 
 def is_environment_file(path: Path) -> bool:
-    """Whether a file has lines ``NAME=VALUE``, as its name says."""
+    """Return whether a file has lines ``NAME=VALUE``, as its name says."""
     return path.suffix == ".env"
 
 
 def read(path: Path, *, named_by: str) -> Mapping[str, object] | None:
-    """What a file says, by name; ``None`` if there is no such file.
+    """Return what a file says, by name; ``None`` if there is no such file.
 
     ``named_by``: what to call the place that names the file. Raises ``ConfigurationError``.
     """

@@ -75,7 +75,7 @@ def _address(host: str, port: int, *, is_bracketed: bool) -> Address | None:
 
 
 def _web_url(text: str) -> SplitResult | None:
-    """An http or https URL of host, port and path only, or ``None``."""
+    """Return an http or https URL of host, port and path only, or ``None``."""
     # SECURITY: before parsing, as urlsplit drops line breaks and white space in silence.
     if not re.fullmatch(r"[!-~]+", text) or any(sign in text for sign in "?#\\"):
         return None
@@ -112,7 +112,7 @@ def _items(value: object) -> list[str]:
 
 
 def bind(value: object) -> Address:
-    """Where to listen: ``host:port``; without a host it is every IPv4 address."""
+    """Return where to listen: ``host:port``; without a host it is every IPv4 address."""
     text = text_of(value)
     if text.startswith(":"):
         text = f"0.0.0.0{text}"  # noqa: S104  # nosec B104  # the operator asks for it
@@ -126,7 +126,7 @@ def bind(value: object) -> Address:
 
 
 def bind_or_off(value: object) -> Address | str:
-    """Where to listen, or ``off``."""
+    """Return where to listen, or ``off``."""
     return OFF if value == OFF else bind(value)
 
 
@@ -187,7 +187,7 @@ def database_faults(given: Collection[str], sound: Mapping[str, Any]) -> Iterato
 
 
 def secret_keys(value: object) -> tuple[str, ...]:
-    """One secret key or several."""
+    """Return one secret key or several."""
     keys: tuple[str, ...] = ()
     for key in _items(value):
         # A byte order mark counted as a part of the key once: what that encrypted can be read.
@@ -233,7 +233,7 @@ def origins(value: object) -> tuple[str, ...]:
 
 
 def missing_pkcs11(given: Collection[str], sound: Collection[str]) -> list[str]:
-    """The settings for PKCS#11 that are not given although a sound one is: all or none."""
+    """Return the settings for PKCS#11 that are not given although a sound one is: all or none."""
     return [name for name in PKCS11 if name not in given] if PKCS11.keys() & sound else []
 
 
@@ -272,12 +272,12 @@ def pkcs11_text(value: object) -> str:
 
 
 def one_of(*words: str) -> Rule:
-    """One of these words."""
+    """Return one of these words."""
     return string(words.__contains__, f"must be one of {', '.join(words)}")
 
 
 def cores() -> int:
-    """How many processor cores this process may use."""
+    """Return how many processor cores this process may use."""
     try:
         return len(os.sched_getaffinity(0))  # knows of limits that cpu_count ignores
     except AttributeError:  # not on every system
@@ -302,18 +302,18 @@ def quoted(value: object) -> str:
 
 
 def sentence(said: str, value: object) -> str:
-    """What is wrong with a value; where it is quoted, that too."""
+    """Return what is wrong with a value; where it is quoted, that too."""
     hint = quoted(value)
     return said + (f"; it {hint}" if hint else "")
 
 
 def warn_of_quotes(given: Iterable[tuple[str, str, object]]) -> list[str]:
-    """The quoted values among (name, source, value), which a rule may have let pass."""
+    """Return the quoted values among (name, source, value), which a rule may have let pass."""
     return [f"{name} {quoted(value)}." for name, _, value in given if quoted(value)]
 
 
 def warnings_of(values: Mapping[str, Any]) -> Iterator[str]:
-    """What works with these settings and is risky."""
+    """Return what works with these settings and is risky."""
     issuer = urlsplit(values["issuer"])
     local = values["bind"].is_loopback and Address(issuer.hostname or "", 0).is_loopback
     if issuer.scheme == "http" and not local:
@@ -324,7 +324,7 @@ def warnings_of(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def secret_in(path: object, *, keep_mark: bool = False) -> str:
-    """The secret in a file, without the white space and the byte order mark around it.
+    """Return the secret in a file, without the white space and the byte order mark around it.
 
     ``keep_mark``: with its byte order mark, for a rule that knows what to do with it.
 
@@ -344,7 +344,7 @@ def secret_in(path: object, *, keep_mark: bool = False) -> str:
 
 
 def hint(name: str, known: Collection[str]) -> str:
-    """What somebody who wrote ``name`` may have meant, to follow "is unknown"."""
+    """Return what somebody who wrote ``name`` may have meant, to follow "is unknown"."""
     if _KUBERNETES.fullmatch(name):
         return "; Kubernetes sets it for a Service named keyosk, unless enableServiceLinks is false"
     short = {each.removeprefix(_PREFIX).lower(): each for each in known}

@@ -11,7 +11,7 @@ _MEMBERS: Final = ["alg", "kid", "typ"]
 
 
 def parts(text: str, *, longest: int) -> list[bytes]:
-    """What a compact JWS is made of: header, payload and signature. Raises ``ValueError``.
+    """Return what a compact JWS is made of: header, payload and signature. Raises ``ValueError``.
 
     ``longest``: in characters. SECURITY: PyJWT lets padding and stray bits of base64 pass; RFC 7515
     section 2 knows one form.

@@ -47,7 +47,7 @@ class Condition:
     until: int | None = None
 
     def covers(self, kind: CredentialKind, until: int | None) -> bool:
-        """Whether it reaches as far as a grant for logins of this kind until then."""
+        """Return whether it reaches as far as a grant for logins of this kind until then."""
         lasts = self.until is None or (until is not None and until <= self.until)
         return lasts and self.credential in (None, kind)
 
@@ -80,7 +80,7 @@ class Caller:
         return self.account_id is None and ADMIN in self.scopes
 
     def has(self, scope: str) -> bool:
-        """Whether the caller may do what ``scope`` of Keyosk's own allows."""
+        """Return whether the caller may do what ``scope`` of Keyosk's own allows."""
         return scope in self.scopes or ADMIN in self.scopes
 
     def holds(self, scope: str) -> bool:
@@ -90,7 +90,7 @@ class Caller:
     def may_give(
         self, scope: str, *, credential: CredentialKind | None = None, until: int | None = None
     ) -> bool:
-        """Whether the caller has ``scope`` to give away, for such logins and for so long.
+        """Return whether the caller has ``scope`` to give away, for such logins and for so long.
 
         Who holds ``keyosk:admin`` may give all scopes of services, and of Keyosk's own those that
         they hold.

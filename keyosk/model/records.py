@@ -139,5 +139,5 @@ class Versions:
     but: frozenset[int] = frozenset()
 
     def admit(self, version: int) -> bool:
-        """Whether an object at this version may be changed."""
+        """Return whether an object at this version may be changed."""
         return (self.among is None or version in self.among) and version not in self.but

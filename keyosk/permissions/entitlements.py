@@ -97,7 +97,7 @@ def parse_scope(scope: str) -> tuple[str, ...]:
 
 
 def current(principal: Principal, now: int) -> dict[str, Entitlement]:
-    """The holdings of a login that count at ``now``, by scope name, within the key's limit.
+    """Return the holdings of a login that count at ``now``, by scope name, within the key's limit.
 
     Where several grants give a scope, the one that lasts longest counts.
     """
@@ -116,7 +116,7 @@ def current(principal: Principal, now: int) -> dict[str, Entitlement]:
 
 
 def why_not(principal: Principal, entitlement: Entitlement, now: int) -> Reason | None:
-    """Why a holding does not count for a login at ``now``; ``None`` if it does."""
+    """Return why a holding does not count for a login at ``now``; ``None`` if it does."""
     if not entitlement.service.enabled:
         return Reason.SERVICE_DISABLED
     if principal.credential not in entitlement.service.accepts:
@@ -142,7 +142,7 @@ def why_missing(
     audiences: Collection[str] | None,
     algorithm: str | None = None,
 ) -> Reason | None:
-    """Why a token for a login does not have a scope; ``None`` if nothing speaks against it.
+    """Return why a token for a login does not have a scope; ``None`` if nothing speaks against it.
 
     ``audiences``: those asked for, ``None`` if none was. ``algorithm``: as in ``entitlement``.
     Where several grants say why, the first of
@@ -176,7 +176,7 @@ def token_grant(
     find_policy: Callable[[str], TokenPolicy | None],
     algorithm: str | None = None,
 ) -> TokenGrant:
-    """What a token for this login carries.
+    """Return what a token for this login carries.
 
     ``scopes``: those asked for, ``None`` for all that are held; ``targets``: the audiences asked
     for, each a service's name or audience. ``algorithm``: the installation's.
@@ -233,7 +233,7 @@ def is_usual(policy: TokenPolicy, algorithm: str | None) -> bool:
 
 
 def _by_default(held: Mapping[str, Entitlement], algorithm: str | None) -> list[Entitlement]:
-    """What a token has that asks for nothing.
+    """Return what a token has that asks for nothing.
 
     Where the services cannot share a token, those with the usual one: a service of another format
     must be asked for. Where there is none of these the request fails, as nothing tells which of
@@ -266,7 +266,7 @@ def narrowed(
 def for_service(
     principal: Principal, service: str, *, required: Iterable[str] = (), now: int
 ) -> TokenGrant:
-    """What a token carries with all that a login holds of one service, given by name.
+    """Return what a token carries with all that a login holds of one service, given by name.
 
     Raises ``InsufficientScope`` unless it holds all that is ``required`` there, and ``Forbidden``
     if it holds nothing there, whether the service exists or not.
@@ -285,7 +285,7 @@ def for_service(
 
 
 def keyosk_scopes(principal: Principal, now: int) -> frozenset[str]:
-    """The scopes of Keyosk's own API that a login has at ``now``, those implied included."""
+    """Return the scopes of Keyosk's own API that a login has at ``now``, those implied included."""
     held = available(principal, now)
     return frozenset(
         scope for scope, entitlement in held.items() if entitlement.service.name == KEYOSK
@@ -293,7 +293,7 @@ def keyosk_scopes(principal: Principal, now: int) -> frozenset[str]:
 
 
 def conditions(principal: Principal, now: int) -> dict[str, tuple[Condition, ...]]:
-    """How an account holds what it holds at ``now`` under conditions only, by scope name."""
+    """Return how an account holds what it holds at ``now`` under conditions only, by scope name."""
     found: dict[str, list[Condition]] = {}
     for entitlement in principal.entitlements:
         if entitlement.until is None or entitlement.until > now:
@@ -353,7 +353,7 @@ def _target(
 
 
 def _common(name: str, wishes: Iterable[str | None]) -> str | None:
-    """The one value that all services can live with: one that wishes nothing takes any."""
+    """Return the one value that all services can live with: one that wishes nothing takes any."""
     values = set(wishes) - {None}
     if len(values) > 1:
         raise InvalidTarget(

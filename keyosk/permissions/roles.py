@@ -57,17 +57,17 @@ class Roles:
         return role
 
     def get(self, name: str) -> Role:
-        """The role with this name. Raises ``NotFound``."""
+        """Return the role with this name. Raises ``NotFound``."""
         if not _NAME.fullmatch(name):
             raise NotFound("There is no such role.")
         return self._roles.by_name(name)
 
     def page(self, list_query: ListQuery) -> list[Role]:
-        """The roles that a listing asks for."""
+        """Return the roles that a listing asks for."""
         return self._roles.page(list_query)
 
     def count(self, list_query: ListQuery) -> int:
-        """How many roles pass the filters of a listing."""
+        """Return how many roles pass the filters of a listing."""
         return self._roles.count(list_query)
 
     def change(

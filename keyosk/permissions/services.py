@@ -111,40 +111,40 @@ class Services:
         return service
 
     def get(self, reference: str) -> Service:
-        """The service that an id or a name names. Raises ``NotFound``."""
+        """Return the service that an id or a name names. Raises ``NotFound``."""
         if is_id(reference):
             return self._services.by_id(reference.lower())
         return self._services.by_name(reference if SERVICE_NAME.fullmatch(reference) else "")
 
     def policy_for(self, target: str) -> TokenPolicy | None:
-        """The terms of the service that a token request means: by audience, else by name."""
+        """Return the terms of the service that a token request means: by audience, else by name."""
         return self._services.policy_for(target) if AUDIENCE.fullmatch(target) else None
 
     def passes_preflights(self, name: str) -> bool:
-        """Whether CORS preflights to the service of this very name need no login."""
+        """Return whether CORS preflights to the service of this very name need no login."""
         policy = self.policy_for(name)
         return (
             policy is not None and policy.name == name and policy.enabled and policy.cors_preflight
         )
 
     def existing_scopes(self, names: Iterable[str]) -> set[str]:
-        """Those of the names that are scopes of some service."""
+        """Return those of the names that are scopes of some service."""
         return self._services.existing_scopes(names)
 
     def page(self, list_query: ListQuery) -> list[Service]:
-        """The services that a listing asks for."""
+        """Return the services that a listing asks for."""
         return self._services.page(list_query)
 
     def acting(self, account_id: str) -> list[Service]:
-        """The services that the account acts for."""
+        """Return the services that the account acts for."""
         return self._services.acting(account_id)
 
     def policies_acted_for(self, account_id: str) -> list[TokenPolicy]:
-        """The terms of the services that the account acts for."""
+        """Return the terms of the services that the account acts for."""
         return self._services.policies_acted_for(account_id)
 
     def count(self, list_query: ListQuery) -> int:
-        """How many services pass the filters of a listing."""
+        """Return how many services pass the filters of a listing."""
         return self._services.count(list_query)
 
     def change(
@@ -273,7 +273,7 @@ class Services:
                 self._services.set_scopes(service, wanted)
 
     def _check_rights(self, by: Caller, before: Service | None, after: Service) -> None:
-        """The rules against climbing, for what the fields of a service hand out.
+        """Return the rules against climbing, for what the fields of a service hand out.
 
         ``account`` may introspect the tokens of its audience and have what ``exchanges`` adds;
         ``accepts`` gives its scopes to other logins of those who were granted them. Who disabled
@@ -345,7 +345,7 @@ class Services:
 
 
 def fields_of(service: Service) -> dict[str, Any]:
-    """The fields that may be changed, as plain values."""
+    """Return the fields that may be changed, as plain values."""
     policy = service.policy
     return {
         **{name: getattr(policy, name) for name in _POLICY_FIELDS},
@@ -374,7 +374,7 @@ def _patched(service: Service, values: Mapping[str, Any]) -> Service:
 
 
 def _additions(service: Service) -> list[tuple[str, str]]:
-    """What exchanges add, as (service, scope)."""
+    """Return what exchanges add, as (service, scope)."""
     return [(each.service, scope) for each in service.exchanges for scope in each.scopes]
 
 

@@ -34,7 +34,7 @@ class VerifierPreset:
         return {name: value for name, value in wanted.items() if value is not None}
 
     def lines_for(self, *, issuer: str, service: str, audience: str) -> list[str]:
-        """The lines for the verifier's configuration."""
+        """Return the lines for the verifier's configuration."""
         values = {"{issuer}": issuer, "{service}": service, "{audience}": audience}
         filled = list(self.lines)
         for name, value in values.items():

@@ -150,7 +150,7 @@ class Gate:
             raise Forbidden("The current password is wrong.") from None
 
     def _caller(self) -> tuple[Caller, str | None]:
-        """Who calls, and the id of the password that this request itself proved, if any."""
+        """Return who calls, and the id of the password that this request itself proved, if any."""
         if operator.is_operator():
             return replace(OPERATOR, request_id=g.request_id), None
         installation = self._installation
@@ -241,7 +241,7 @@ def record_use_afterwards(installation: Installation, proven: Principal) -> None
 
 
 def _names(caller: Caller) -> bool:
-    """Whether the address names the caller's own account; ``me`` is put in its terms."""
+    """Return whether the address names the caller's own account; ``me`` is put in its terms."""
     arguments = request.view_args or {}
     reference = arguments.get("account", "")
     if caller.is_operator:

@@ -40,11 +40,11 @@ class WholeResponse(Response):
     """
 
     def get_wsgi_headers(self, *_: object) -> Headers:
-        """The headers as they are."""
+        """Return the headers as they are."""
         return self.headers
 
     def get_app_iter(self, environ: WSGIEnvironment) -> Iterable[bytes]:
-        """The body, if the response to this request has one."""
+        """Return the body, if the response to this request has one."""
         bare = environ["REQUEST_METHOD"] == "HEAD" or self.status_code in _NO_BODY
         return _Body(() if bare else self.response, self.close)
 

@@ -110,7 +110,7 @@ def _shown_once(made: NewApiKey) -> Response:
 
 
 def _fields(loaded: dict[str, Any]) -> dict[str, Any]:
-    """What is said of the key; the password beside it was for the gate (``access``)."""
+    """Return what is said of the key; the password beside it was for the gate (``access``)."""
     loaded.pop("current_password", None)
     return loaded
 

@@ -74,7 +74,7 @@ class ApplyResource(Endpoint):
 
 
 def _options() -> dict[str, bool]:
-    """The flags of the query. Raises ``Invalid`` for anything else in it."""
+    """Return the flags of the query. Raises ``Invalid`` for anything else in it."""
     fields = ApplyQuery().fields
     found = dict.fromkeys(fields, False)
     for name, values in request.args.lists():

@@ -163,7 +163,7 @@ def _ending(body: Iterator[bytes], at_end: Callable[[], None]) -> Iterator[bytes
 
 
 def _spooled(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    """An answer that is made while the request is still read.
+    """Return an answer that is made while the request is still read.
 
     Many clients (and some proxies) send all of a body before they read any of the answer. If all
     of it were sent as it is made, the two would soon wait for each other. So what exceeds the

@@ -160,7 +160,7 @@ def _render(
 
 
 def _detail(error: errors.KeyoskError) -> str:
-    """What went wrong; an operator, who may see everything, is told more."""
+    """Return what went wrong; an operator, who may see everything, is told more."""
     if not is_operator():
         return error.detail
     return error.named if isinstance(error, errors.InUse) else error.explanation

@@ -71,7 +71,7 @@ class ExplainResource(Endpoint):
         return json_answer(self._shape(found))
 
     def _account(self, reference: str | None) -> str:
-        """The id of the account: the caller's own, or with the scope any."""
+        """Return the id of the account: the caller's own, or with the scope any."""
         own: str = g.caller.account_id
         if reference is None:
             return own

@@ -24,7 +24,7 @@ _RFC3339: Final = re.compile(
 
 
 def described(description: str, *example: Any, enum: Sequence[Any] = ()) -> dict[str, Any]:
-    """The metadata of a field for ``/openapi.json``.
+    """Return the metadata of a field for ``/openapi.json``.
 
     Args:
         description: What the field means.

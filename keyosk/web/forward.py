@@ -116,7 +116,7 @@ def _is_preflight(forwarded: bool) -> bool:
 
 
 def _requested(named: str | None) -> tuple[str, tuple[str, ...], bool]:
-    """The service, the required scopes, and whether the proxy writes ``X-Forwarded-Method``.
+    """Return the service, the required scopes, and whether the proxy writes ``X-Forwarded-Method``.
 
     Raises ``Forbidden``, ``InvalidScope``.
 

@@ -17,7 +17,7 @@ _AS = (parameters.FORM, "application/json")
 
 class _AboutToken(Endpoint):
     def _requested(self) -> tuple[Caller, str]:
-        """Who asks, and about which token. Raises ``BadCredentials``, ``InvalidRequest``."""
+        """Return who asks, and about which token. Raises ``BadCredentials``, ``InvalidRequest``."""
         single = parameters.singles(parameters.body())
         login = client_authentication.login(self.installation, single)
         access_log.note(**access.name_of(login))

@@ -69,7 +69,7 @@ class JwksResource(Endpoint):
         return response
 
     def _callers(self) -> list[str]:
-        """The services that fetch, as far as they tell: by name, or by logging in.
+        """Return the services that fetch, as far as they tell: by name, or by logging in.
 
         Whatever is wrong with a login, the keys are for everybody.
         """

@@ -130,7 +130,7 @@ def result_line(result: Result) -> str:
 
 
 def summary_line(tally: Tally, *, dry_run: bool, complete: bool, detail: str | None = None) -> str:
-    """The last line of an answer; ``detail``: why it is not complete.
+    """Return the last line of an answer; ``detail``: why it is not complete.
 
     It says when what the import took away has reached everybody: the header that other changes have
     is long sent by then.
@@ -175,7 +175,7 @@ def _time(moment: int | None) -> str | None:
 
 
 def _plain(document: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What the schema makes of a line that has nothing to convert; ``None`` for other lines.
+    """Return what the schema makes of a line that has nothing to convert; ``None`` for other lines.
 
     Ten times as fast as the schema, which takes a third of the time of an import. A test holds
     the two against each other.

@@ -64,7 +64,7 @@ def _document(paths: set[str]) -> dict[str, Any]:
 
 
 def _grant_types() -> list[str]:
-    """Those that the token endpoint says it takes."""
+    """Return those that the token endpoint says it takes."""
     rule = TokenRequestSchema().fields["grant_type"].validate
     assert isinstance(rule, validate.OneOf)
     return list(rule.choices)

@@ -15,6 +15,6 @@ BY_OPERATOR: Final = object()
 
 
 def is_operator(asked: Request | None = None) -> bool:
-    """Whether this request, or ``asked``, is an operator's, made inside this process."""
+    """Return whether this request, or ``asked``, is an operator's, made inside this process."""
     environ: dict[Any, Any] = (asked or request).environ
     return environ.get(BY_OPERATOR) is OPERATOR

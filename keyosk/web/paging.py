@@ -200,7 +200,7 @@ def _limit(value: str | None) -> int:
 def _ending(
     lists: ListOptions, list_query: ListQuery, read: Callable[[ListQuery], Sequence[Any]]
 ) -> ListQuery:
-    """The same listing with the end that it has now, whatever its filters are."""
+    """Return the same listing with the end that it has now, whatever its filters are."""
     last = read(ListQuery(limit=1, sort=list_query.sort, descending=not list_query.descending))
     newest: Sequence[Any] = ()
     if list_query.sort not in _GROWING and lists.sorts[0] == "created_at":
@@ -220,7 +220,7 @@ def _cursor(
 
 
 def _by_id(sort: str, list_query: ListQuery, created_at: int, *, last: str) -> str:
-    """The cursor of a list by name that goes on by id, after the object ``last``."""
+    """Return the cursor of a list by name that goes on by id, after the object ``last``."""
     return _encoded([sort, created_at, last, created_at, last, list_query.newest, 0])
 
 

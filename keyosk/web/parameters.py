@@ -27,7 +27,7 @@ _SECRETS: Final = frozenset(
 
 
 def query(asked: Request | None = None) -> dict[str, list[str]]:
-    """The parameters of the query. Raises ``InvalidRequest`` if one of them is a secret.
+    """Return the parameters of the query. Raises ``InvalidRequest`` if one of them is a secret.
 
     ``asked``: the request, where it was looked up already.
     """
@@ -41,7 +41,7 @@ def query(asked: Request | None = None) -> dict[str, list[str]]:
 
 
 def body() -> dict[str, list[str]]:
-    """The parameters of query and body together. Raises ``InvalidRequest``; 400."""
+    """Return the parameters of query and body together. Raises ``InvalidRequest``; 400."""
     # Not through the proxy, which looks the request up for each attribute.
     asked: Request = request._get_current_object()  # type: ignore[attr-defined]
     values = query(asked)

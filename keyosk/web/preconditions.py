@@ -53,7 +53,7 @@ class _Tags:
 
 
 def evaluate(response: Response) -> Response:
-    """The response to GET or HEAD, or 304 in its place. Raises ``Stale``.
+    """Return the response to GET or HEAD, or 304 in its place. Raises ``Stale``.
 
     In the order of section 13.2.2. Only a success is evaluated (section 13.2.1).
     """
@@ -72,7 +72,7 @@ def evaluate(response: Response) -> Response:
 
 
 def wanted_versions() -> Versions | None:
-    """The versions at which the object may be changed; ``None`` for any.
+    """Return the versions at which the object may be changed; ``None`` for any.
 
     Strong comparison for ``If-Match``, weak for ``If-None-Match`` (sections 13.1.1 and 13.1.2).
     SECURITY: a value that cannot be read lets no version pass.
@@ -124,7 +124,7 @@ def _tags(name: str) -> _Tags | None:
 
 
 def _numbers(tags: frozenset[str]) -> frozenset[int]:
-    """The versions that tags name; one that no version ever has names none."""
+    """Return the versions that tags name; one that no version ever has names none."""
     numbers = (int(tag) for tag in tags if _VERSION.fullmatch(tag))
     return frozenset(number for number in numbers if number <= _LARGEST)
 

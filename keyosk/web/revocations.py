@@ -56,7 +56,7 @@ class RevocationsResource(Endpoint):
         return response
 
     def _form(self, since: int) -> "_Form":
-        """The document above a number, made by the first who asks for it after a change."""
+        """Return the document above a number, made by the first who asks for it after a change."""
         revocations = self.installation.revocations
         forms = revocations.snapshot().forms
         form = forms.get(since)

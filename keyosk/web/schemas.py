@@ -426,7 +426,7 @@ class AuditSchema(ResponseSchema):
 
 
 def example_of(shape: type[StrictSchema]) -> dict[str, Any]:
-    """The example of a shape: its own, or made of those of its fields."""
+    """Return the example of a shape: its own, or made of those of its fields."""
     if shape.example is not None:
         return dict(shape.example)
     found = {}
@@ -442,7 +442,7 @@ def example_of(shape: type[StrictSchema]) -> dict[str, Any]:
 
 
 def grants_of(shape: dict[str, Any]) -> list[Grant]:
-    """The grants that a loaded ``GrantsSchema`` lists."""
+    """Return the grants that a loaded ``GrantsSchema`` lists."""
     return [
         Grant(
             scope=item["name"] if member == "scopes" else None,
@@ -456,7 +456,7 @@ def grants_of(shape: dict[str, Any]) -> list[Grant]:
 
 
 def names_of(shape: dict[str, Any]) -> list[Grant]:
-    """The scopes and roles that a loaded ``GrantNames`` names."""
+    """Return the scopes and roles that a loaded ``GrantNames`` names."""
     return [
         *(Grant(scope=name) for name in shape["scopes"]),
         *(Grant(role=name) for name in shape["roles"]),
@@ -464,7 +464,7 @@ def names_of(shape: dict[str, Any]) -> list[Grant]:
 
 
 def shape_of_grants(grants: Sequence[Grant]) -> dict[str, Any]:
-    """Grants as the API writes them: bare names where there is no condition."""
+    """Return grants as the API writes them: bare names where there is no condition."""
     return {
         "scopes": [_grant(grant.scope, grant) for grant in grants if grant.scope is not None],
         "roles": [_grant(grant.role, grant) for grant in grants if grant.role is not None],

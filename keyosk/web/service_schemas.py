@@ -206,10 +206,10 @@ class ScopesNew(StrictSchema):
 
 
 def scopes_of(shape: list[dict[str, Any]]) -> tuple[Scope, ...]:
-    """The scopes that a loaded list of ``ScopeNew`` names."""
+    """Return the scopes that a loaded list of ``ScopeNew`` names."""
     return tuple(Scope(item["name"], item["description"]) for item in shape)
 
 
 def exchanges_of(shape: list[dict[str, Any]]) -> tuple[Exchange, ...]:
-    """The exchanges that a loaded list of ``ExchangeNew`` names."""
+    """Return the exchanges that a loaded list of ``ExchangeNew`` names."""
     return tuple(Exchange(item["service"], tuple(item["scopes"])) for item in shape)

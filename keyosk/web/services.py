@@ -108,7 +108,7 @@ class ScopesResource(Endpoint):
 
 
 def loaded(fields: dict[str, Any]) -> dict[str, Any]:
-    """The loaded fields of a service, lists as the domain has them."""
+    """Return the loaded fields of a service, lists as the domain has them."""
     if "scopes" in fields:
         fields["scopes"] = scopes_of(fields["scopes"])
     for name in ("claims", "audiences"):

@@ -19,14 +19,14 @@ _SHAPE: Final = SigningKeySchema()
 
 class _Keys(Endpoint):
     def answer(self, key: SigningKey, status: int = 200) -> Response:
-        """One key as it is now."""
+        """Return one key as it is now."""
         response = change_answer(self.shape(key), key.effective_at, status)
         if status == 201:
             response.headers["Location"] = addresses.url(f"/signing-keys/{key.kid}")
         return response
 
     def shape(self, key: SigningKey) -> dict[str, Any]:
-        """The public side of a key."""
+        """Return the public side of a key."""
         body: dict[str, Any] = _SHAPE.dump(key)
         return {**body, "not_seen_by": self.installation.rotation.not_seen_by(key)}
 

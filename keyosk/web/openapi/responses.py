@@ -47,7 +47,7 @@ class Failure:
 
     @classmethod
     def of(cls, kind: _Kind) -> "Failure":
-        """The failure that one of our errors is."""
+        """Return the failure that one of our errors is."""
         status = int(STATUS[kind])
         return cls(kind.code, status, _sentence(kind), oauth_code(status, kind))
 
@@ -96,7 +96,7 @@ class Call:
         return self.route.streams and bool(self.operation.body_types)
 
     def failures(self) -> list[Failure]:
-        """The ways in which it can fail."""
+        """Return the ways in which it can fail."""
         found: set[_Kind] = set(self.operation.raises)
         others = {"internal_error"}
         has_rules = self.operation.lists is not None or self.operation.query is not None
@@ -138,7 +138,7 @@ class Responses:
         self._shapes = shapes
 
     def of(self, call: Call) -> dict[str, Any]:
-        """All responses of an operation, by status."""
+        """Return all responses of an operation, by status."""
         answers: dict[str, Any] = {}
         if call.operation.status < HTTPStatus.BAD_REQUEST:
             answers[str(int(call.operation.status))] = self._success(call)

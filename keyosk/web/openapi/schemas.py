@@ -31,7 +31,7 @@ _EXAMPLE: Final = "example"
 
 
 def name_of(shape: type[Schema] | Schema) -> str:
-    """The name of a shape among the components."""
+    """Return the name of a shape among the components."""
     made_by = shape if isinstance(shape, type) else type(shape)
     return made_by.__name__.removesuffix("Schema")
 
@@ -44,14 +44,14 @@ class _Converter(OpenAPIConverter):
         self.attribute_functions.append(self.accepts2properties)
 
     def field2type_and_format(self, field: fields.Field[Any], **more: Any) -> dict[str, Any]:
-        """The JSON type of a field. Raises ``LookupError`` for a kind that has none here."""
+        """Return the JSON type of a field. Raises ``LookupError`` for a kind that has none here."""
         if isinstance(field, fields.List | fields.Nested):
             known: dict[str, Any] = super().field2type_and_format(field, **more)
             return known
         return dict(_KINDS[type(field)])
 
     def metadata2properties(self, field: fields.Field[Any], **more: Any) -> dict[str, Any]:
-        """The description of a field. Raises ``LookupError`` if it has none."""
+        """Return the description of a field. Raises ``LookupError`` if it has none."""
         known: dict[str, Any] = super().metadata2properties(field, **more)
         known.pop(_EXAMPLE, None)  # it is part of the example of the whole shape
         if isinstance(field.parent, fields.List):  # an item, which the list describes
