@@ -14,7 +14,7 @@ unexport VIRTUAL_ENV CONDA_PREFIX CONDA_DEFAULT_ENV POETRY_ACTIVE PYTHONDONTWRIT
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-long faults demo lint format docs build audit bench profile lock clean
+.PHONY: help run test test-long coverage faults demo lint format docs build audit bench profile lock clean
 
 help: ## Show this list
 	@echo 'Usage: make TARGET [ARGS="..."]'
@@ -28,6 +28,9 @@ test: .venv/.development ## Run the tests but the long ones (ARGS="-k token" go 
 
 test-long: .venv/.development ## Run the long tests: floods, kills, large lists
 	@$(BIN)/pytest -m slow $(ARGS)
+
+coverage: .venv/.development ## Run "make test" and see that it reaches the floor of branch coverage
+	@$(BIN)/pytest -m "not slow" --cov --cov-report=term $(ARGS)
 
 faults: .venv/.development ## Take the defences away one by one and see that a test finds it
 	@$(BIN)/python tools/faults.py $(ARGS)

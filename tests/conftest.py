@@ -9,6 +9,7 @@ from typing import Final
 
 import hypothesis
 import pytest
+from coverage import Coverage
 
 from installed import installed, settings
 from keyosk import app
@@ -149,13 +150,20 @@ def server(
     """A Keyosk that all tests of this worker share: they make their own names (``live.unique``)."""
     folder = tmp_path_factory.mktemp(f"keyosk-{backend}")
     if backend == "sqlite":
-        with LiveServer(f"sqlite:///{folder / 'keyosk.db'}", folder) as started:
-            yield started
-        return
-    postgres: PostgresServer = request.getfixturevalue("postgres_server")
-    url = postgres.create_database()
-    with LiveServer(url, folder) as started:
-        yield started
+        url = f"sqlite:///{folder / 'keyosk.db'}"
+    else:
+        postgres: PostgresServer = request.getfixturevalue("postgres_server")
+        url = postgres.create_database()
+    shared = LiveServer(url, folder)
+    if Coverage.current() is not None:
+        # Other servers and commands are many and short: to measure each costs half as much again.
+        root = request.config.rootpath
+        shared.environment |= {
+            "COVERAGE_PROCESS_START": str(root / "pyproject.toml"),
+            "COVERAGE_FILE": str(root / ".coverage"),
+        }
+    with shared:
+        yield shared
 
 
 @pytest.fixture(scope="session")
