@@ -20,6 +20,7 @@ from keyosk.installation import Installation
 from keyosk.model import OPERATOR, Grant, Kind, ListQuery, Scope
 from keyosk.storage import tables
 from keyosk.storage.grants import GrantStore
+from keyosk.web import paging
 from live import ADMIN_PASSWORD, Client, unique
 
 # Part of `make test-long`.
@@ -31,7 +32,7 @@ LISTS: Final = {
     "/accounts/admin/api-keys": ("created_at", "name"),
     "/services": ("created_at", "name"),
     "/roles": ("created_at", "name"),
-    "/audit": ("sequence",),
+    "/audit": ("sequence", "time"),
 }
 ORDERS: Final = [(path, sort) for path, sorts in LISTS.items() for sort in sorts]
 
@@ -125,6 +126,48 @@ def test_the_total_is_counted_only_when_asked_for(
     assert "total=true" in answer.headers["Link"]
     assert "X-Total-Count" not in caller.get(path).headers
     assert "X-Total-Count" not in caller.get(path, total="false").headers
+
+
+def test_a_total_is_counted_up_to_a_bound_unless_all_of_it_is_asked_for(
+    installation: Installation, caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(installation)
+    monkeypatch.setattr(paging, "COUNTED", 5)
+    for path in LISTS:
+        whole = len(caller.all(path))
+        capped = caller.get(path, limit=2, total="true")
+        assert capped.headers["X-Total-Count"] == "5"
+        assert capped.headers["X-Total-Count-Capped"] == "true"
+        exact = caller.get(path, limit=2, total="exact")
+        assert exact.headers["X-Total-Count"] == str(whole)
+        assert "X-Total-Count-Capped" not in exact.headers
+    for filters in ({"kind": "person"}, {"q": "user"}, {"scope": "keyosk:admin"}):
+        assert int(caller.get("/accounts", total="true", **filters).headers["X-Total-Count"]) <= 5
+
+
+def test_a_search_is_in_the_order_of_the_names_that_begin_so(
+    installation: Installation, caller: Caller
+) -> None:
+    names = {
+        "bob": "Alan",
+        "alice": "Zoe",
+        "albert": "Albert",
+        "carol": "al",
+        "alan": "",
+        "dora": "",
+    }
+    for username, display_name in names.items():
+        installation.grants.create_account(
+            OPERATOR, [], username=username, display_name=display_name
+        )
+    for limit in (1, 2, 3, 5, 6):
+        found = caller.all("/accounts", q="AL", limit=limit)
+        assert [item["username"] for item in found] == ["carol", "bob", "alan", "albert", "alice"]
+    assert [
+        item["username"] for item in caller.all("/accounts", q="al", limit=1, sort="-username")
+    ] == ["carol", "bob", "alice", "albert", "alan"]
+    found = caller.all("/accounts", q="al", kind="person", limit=2)
+    assert len(found) == 5
 
 
 def test_a_page_has_50_objects_unless_asked_otherwise(

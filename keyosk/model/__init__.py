@@ -8,11 +8,13 @@ counts the writes of an object: it is its strong entity tag.
 """
 
 from keyosk.model.accounts import (
+    MATCH,
     Account,
     ApiKey,
     CredentialKind,
     Kind,
     StoredPassword,
+    matching_name,
 )
 from keyosk.model.callers import (
     OPERATOR,
@@ -86,6 +88,7 @@ __all__ = [
     "INTROSPECT",
     "KEYOSK",
     "KEYOSK_SCOPES",
+    "MATCH",
     "OPERATOR",
     "OWN_SET_ALGORITHMS",
     "REGISTRY_CLAIM",
@@ -132,5 +135,6 @@ __all__ = [
     "TokenPolicy",
     "VerifiedClaims",
     "Versions",
+    "matching_name",
     "namespace_key",
 ]

@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
+
+#: The order of a search for accounts: by the name that begins as was asked.
+MATCH: Final = "match"
 
 
 class Kind(StrEnum):
@@ -79,3 +82,9 @@ class ApiKey:
     updated_at: int
     version: int
     effective_at: int | None = None
+
+
+def matching_name(prefix: str, username: str, *, display_name: str) -> str | None:
+    """Return the lesser of an account's names that begin with ``prefix``, in any case."""
+    names = (username, prefix.lower()), (display_name.casefold(), prefix.casefold())
+    return min((name for name, start in names if name.startswith(start)), default=None)

@@ -120,6 +120,7 @@ class ListQuery:
         end: The sort value and id of the last object of the list when the first page was read.
         newest: The id of the newest object at that time.
         filters: The filter values by name; each list says which it knows.
+        counted: As far as objects are counted; None for all.
     """
 
     limit: int = 50
@@ -129,6 +130,7 @@ class ListQuery:
     end: tuple[Any, Any] | None = None
     newest: str | None = None
     filters: Mapping[str, Any] = field(default_factory=dict)
+    counted: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

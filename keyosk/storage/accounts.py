@@ -2,51 +2,21 @@
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import peewee
 from peewee import JOIN
 
 from keyosk.errors import NotFound
 from keyosk.model import Account, AccountFields, Kind, ListQuery, StoredPassword, Versions
-from keyosk.storage import listing as lists
 from keyosk.storage import tables, versions
+from keyosk.storage.account_lists import AccountLists
 from keyosk.storage.compiled import parameter
 from keyosk.storage.conflicts import conflict
 from keyosk.storage.database import Database
 
 _TAKEN = {"username": "Another account already has this username."}
 _JSON = ("claims", "metadata")
-_SORTS: Final[lists.Sorts] = {
-    "created_at": tables.Account.id,
-    "updated_at": tables.Account.updated_at,
-    "username": tables.Account.username,
-}
-
-
-def _holders(condition: peewee.Expression) -> peewee.Expression:
-    """Accounts with a grant, by itself or through a role, for which the condition holds."""
-    return tables.Account.id.in_(
-        tables.Grant.select(tables.Grant.account)
-        .join(tables.Role, JOIN.LEFT_OUTER)
-        .join(tables.RoleScope, JOIN.LEFT_OUTER, on=(tables.RoleScope.role == tables.Role.id))
-        .where(condition)
-    )
-
-
-_FILTERS: Final[lists.Filters] = {
-    "enabled": lambda value: tables.Account.enabled == value,
-    "kind": lambda value: tables.Account.kind == value,
-    "role": lambda value: _holders(tables.Role.name == value),
-    "scope": lambda value: _holders(
-        (tables.Grant.scope == value) | (tables.RoleScope.scope == value)
-    ),
-    "created_after": lambda value: tables.Account.created_at > value,
-    "last_login_before": lambda value: (
-        (tables.Account.last_login_at < value)
-        | (tables.Account.last_login_at.is_null() & (tables.Account.created_at < value))
-    ),
-}
 
 
 class AccountStore:
@@ -54,7 +24,7 @@ class AccountStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._filters = {**_FILTERS, "q": self._begins_with}
+        self._lists = AccountLists(database, _select)
         account, password = tables.Account, tables.Password
         self._by_id = database.compile(_select().where(account.id == parameter("account_id")))
         self._by_username = database.compile(
@@ -97,15 +67,11 @@ class AccountStore:
 
     def page(self, list_query: ListQuery) -> list[Account]:
         """Return a page of accounts."""
-        query = lists.page(
-            _select(), list_query, key=tables.Account.id, sorts=_SORTS, filters=self._filters
-        )
-        return [_account(row) for row in self._database.rows(query)]
+        return [_account(row) for row in self._lists.page(list_query)]
 
     def count(self, list_query: ListQuery) -> int:
         """Return the number of accounts that pass the filters of a list."""
-        query = tables.Account.select(tables.Account.id)
-        return self._database.count(lists.filtered(query, list_query, self._filters))
+        return self._lists.count(list_query)
 
     def change(
         self,
@@ -195,13 +161,6 @@ class AccountStore:
                 tables.Password.delete().where(tables.Password.account == account_id)
             )
         )
-
-    def _begins_with(self, prefix: str) -> peewee.Expression:
-        """Username or display name, in any case."""
-        sqlite = self._database.is_sqlite
-        return lists.begins_with(
-            tables.Account.username, prefix.lower(), sqlite=sqlite
-        ) | lists.begins_with(tables.Account.display_key, prefix.casefold(), sqlite=sqlite)
 
 
 def _found(row: Mapping[str, Any] | None) -> Account:

@@ -64,7 +64,8 @@ class ApiKeyStore:
 
     def count(self, account_id: str, list_query: ListQuery) -> int:
         """Return the number of the account's keys that pass the filters of a list."""
-        return self._database.count(lists.filtered(_of(account_id), list_query, _FILTERS))
+        query = lists.filtered(_of(account_id), list_query, _FILTERS)
+        return lists.count(self._database, query, list_query)
 
     def get(self, account_id: str, key_id: str) -> ApiKey:
         """Return one key of the account. Raises ``NotFound``, also for another account's key."""

@@ -1,28 +1,24 @@
 """The audit log: rows, their chain, its checkpoints, and counts of failed logins."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 import peewee
 from peewee import EXCLUDED
 
+from keyosk.ids import is_id
 from keyosk.model import AuditRow, Checkpoint, ListQuery, LoginFailure, Refusal
 from keyosk.storage import listing as lists
 from keyosk.storage import tables
 from keyosk.storage.compiled import parameter
 from keyosk.storage.database import Database
 
-_SORTS: Final = {"sequence": tables.AuditRow.sequence}
-_FILTERS: Final[lists.Filters] = {
-    "actor": lambda value: (tables.AuditRow.actor == value) | (tables.AuditRow.actor_name == value),
-    "action": lambda value: tables.AuditRow.action == value,
-    "target": lambda value: tables.AuditRow.target == value,
-    "outcome": lambda value: tables.AuditRow.outcome == value,
-    "since": lambda value: tables.AuditRow.time >= value,
-    "until": lambda value: tables.AuditRow.time < value,
-}
+_SORTS: Final[lists.Sorts] = {"sequence": tables.AuditRow.sequence, "time": tables.AuditRow.time}
+_DONE: Final = "done"
+_TIMES: Final = frozenset({"since", "until"})
 #: Seconds by which a count may lie ahead; below that it waits for its minute to be over.
 _FAR: Final = 3_600
 #: Addresses from which failed logins of one account are told apart in a minute.
@@ -61,14 +57,37 @@ class AuditStore:
 
     def page(self, list_query: ListQuery) -> list[AuditRow]:
         """Return a page of sealed rows."""
+        filters = list_query.filters
+        others = filters.keys() - _TIMES
+        leading = others if list_query.sort == "sequence" else _TIMES
+        among = None
+        if filters.keys() - leading or len(others) > 1:
+            among = lists.few(self._database, [[_keys(*each)] for each in filters.items()])
+        if among is not None and not among:
+            return []
         query = lists.page(
-            _sealed(), list_query, key=tables.AuditRow.sequence, sorts=_SORTS, filters=_FILTERS
+            _sealed(),
+            list_query,
+            key=tables.AuditRow.sequence,
+            sorts=_SORTS,
+            filters=self._filters(leading if among is None else ()),
+            among=among,
         )
         return [_row(row) for row in self._database.rows(query)]
 
+    def _filters(self, indexed: Collection[str]) -> lists.Filters:
+        """The condition of each filter; an index is used for those ``indexed`` only."""
+        names = ("actor", "action", "target", "outcome", *_TIMES)
+        seen = partial(lists.unindexed, self._database)
+        return {
+            name: partial(_condition, name, place=None if name in indexed else seen)
+            for name in names
+        }
+
     def count(self, list_query: ListQuery) -> int:
         """Return the number of sealed rows that pass the filters of a list."""
-        return self._database.count(lists.filtered(_sealed(), list_query, _FILTERS))
+        query = lists.filtered(_sealed(), list_query, self._filters(list_query.filters.keys()))
+        return lists.count(self._database, query, list_query)
 
     def seal(self, hash_of: Callable[[AuditRow, str], str], first: str, *, limit: int) -> int:
         """Give up to ``limit`` rows their places in the chain; returns how many it was.
@@ -259,8 +278,42 @@ def _due(minute: Any) -> Any:
     return (minute < before) | (minute > before + _FAR)
 
 
-def _sealed() -> "peewee.ModelSelect[Any]":
-    return tables.AuditRow.select().where(tables.AuditRow.sequence.is_null(False))
+def _sealed(*columns: Any) -> "peewee.ModelSelect[Any]":
+    return tables.AuditRow.select(*columns).where(tables.AuditRow.sequence.is_null(False))
+
+
+def _keys(name: str, value: Any) -> "peewee.ModelSelect[Any]":
+    """The places of the rows that pass a filter, in the order of its index."""
+    row = tables.AuditRow
+    keys = _sealed(row.sequence.alias("key")).where(_condition(name, value))
+    # In an order, as PostgreSQL might read the table for some that many rows pass.
+    return keys.order_by(row.time if name in _TIMES else row.sequence)
+
+
+def _condition(
+    name: str, value: Any, *, place: Callable[[Any], Any] | None = None
+) -> peewee.Expression:
+    """``place``: what to hold against the value in place of the column, for one not indexed."""
+    row = tables.AuditRow
+    column: peewee.Field
+    if name == "actor":
+        column = row.actor if is_id(value) else row.actor_name  # no name has the form of an id
+    elif name in _TIMES:
+        column = row.time
+    else:
+        column = getattr(row, name)
+    held: Any = column if place is None else place(column)
+    condition: peewee.Expression
+    if name == "since":
+        condition = held >= value
+    elif name == "until":
+        condition = held < value
+    else:
+        condition = held == value
+    if name == "outcome" and value != _DONE and place is None:
+        # Said in SQL, so that a planner sees that the index of just these can be used.
+        condition &= row.outcome != peewee.SQL(f"'{_DONE}'")
+    return condition
 
 
 def _placing(places: Sequence[tuple[str, int, str]]) -> peewee.Query:

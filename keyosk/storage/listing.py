@@ -1,11 +1,16 @@
 """Lists by keyset: a page begins at a place in an index, so the last costs what the first does."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Final
 
 import peewee
+from peewee import fn
 
 from keyosk.model import ListQuery
+from keyosk.storage.database import Database
+
+#: So many objects are sorted for a page, where no more pass one of its filters.
+FEW: Final = 1_000
 
 Sorts = Mapping[str, "peewee.Field[Any]"]
 Filters = Mapping[str, Callable[[Any], peewee.Expression]]
@@ -18,21 +23,27 @@ def page(
     key: peewee.Field,
     sorts: Sorts,
     filters: Filters,
+    among: Collection[Any] | None = None,
 ) -> "peewee.ModelSelect[Any]":
     """Return the rows of ``query`` that a listing asks for.
 
     ``key``: the unique column that breaks ties; ``sorts``: the column of each order, none of them
     null, with an index that begins with it (and goes on with ``key`` unless it is unique);
-    ``filters``: the condition of each filter.
+    ``filters``: the condition of each filter; ``among``: the only keys that count, which are few.
     """
     column = sorts[list_query.sort]
+    if among is not None:
+        query = query.where(key.in_(list(among)))
     # A unique column has no ties to break, and PostgreSQL would sort again if it had to.
-    order = [column] if column is key or column.unique else [column, key]
+    is_alone = column is key or column.unique
+    order: list[Any] = [column] if is_alone else [column, key]
+    if among is not None:  # else a planner might walk along the order, and find few of them
+        order = [_hidden(each) for each in order]
     # A row value, not "a > ? OR a = ? AND b > ?": only this is one range of an index.
-    place = column if len(order) == 1 else peewee.Tuple(*order)
+    place = order[0] if is_alone else peewee.Tuple(*order)
 
     def bound(value: Any, last: Any) -> Any:
-        if len(order) == 1:
+        if is_alone:
             return last if column is key else value
         return peewee.Tuple(value, last)
 
@@ -57,10 +68,43 @@ def filtered(
     return query
 
 
-def begins_with(column: peewee.Field, prefix: str, *, sqlite: bool) -> peewee.Expression:
-    """Whether a text column begins with ``prefix``, letter for letter, by way of an index."""
-    if sqlite:
-        # Columns compare by code point here: what begins so lies between the two.
-        return (column >= prefix) & (column < prefix + "\U0010ffff")
-    escaped = prefix.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    return peewee.Expression(column, "LIKE", f"{escaped}%")
+def unindexed(database: Database, column: "peewee.Field[Any]") -> Any:
+    """A column that each row along an order is held against.
+
+    SQLite might take an index that begins with it, and sort all that pass the filter. PostgreSQL
+    knows how many those are, and would believe that hardly any pass what it cannot look into.
+    """
+    return _hidden(column) if database.is_sqlite else column
+
+
+def _hidden(column: "peewee.Field[Any]") -> Any:
+    return fn.COALESCE(column, column)
+
+
+def few(
+    database: Database, sources: Iterable[Sequence["peewee.ModelSelect[Any]"]]
+) -> set[Any] | None:
+    """The keys that pass one of several filters, of the first that at most ``FEW`` pass.
+
+    ``sources``: of each filter, queries that select its keys as ``key`` from an index.
+    """
+    for queries in sources:
+        keys = union(database, queries, FEW + 1)
+        if len(keys) <= FEW:
+            return keys
+    return None
+
+
+def union(database: Database, queries: Sequence["peewee.ModelSelect[Any]"], most: int) -> set[Any]:
+    """The keys that the queries select, until there are as many as ``most`` of them."""
+    keys: set[Any] = set()
+    for query in queries:
+        keys.update(row["key"] for row in database.rows(query.limit(most)))
+        if len(keys) >= most:
+            break
+    return keys
+
+
+def count(database: Database, query: "peewee.ModelSelect[Any]", list_query: ListQuery) -> int:
+    """How many rows a query has, counted as far as the listing says."""
+    return database.count(query if list_query.counted is None else query.limit(list_query.counted))

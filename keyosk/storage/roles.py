@@ -69,7 +69,8 @@ class RoleStore:
 
     def count(self, list_query: ListQuery) -> int:
         """Return the number of roles that pass the filters of a list."""
-        return self._database.count(lists.filtered(tables.Role.select(), list_query, _FILTERS))
+        query = lists.filtered(tables.Role.select(), list_query, _FILTERS)
+        return lists.count(self._database, query, list_query)
 
     def change(
         self,

@@ -123,7 +123,8 @@ class ServiceStore:
 
     def count(self, list_query: ListQuery) -> int:
         """Return the number of services that pass the filters of a list."""
-        return self._database.count(lists.filtered(tables.Service.select(), list_query, _FILTERS))
+        query = lists.filtered(tables.Service.select(), list_query, _FILTERS)
+        return lists.count(self._database, query, list_query)
 
     def acting(self, account_id: str) -> list[Service]:
         """Return the services that the account acts for."""

@@ -55,7 +55,8 @@ class Password(Table):
 
 
 class ApiKey(Versioned):
-    account = ForeignKeyField(Account, on_delete="CASCADE")
+    # Lists have an index that begins with it.
+    account = ForeignKeyField(Account, index=False, on_delete="CASCADE")
     name = TextField()
     description = TextField()
     digest = BlobField(unique=True)
@@ -128,14 +129,19 @@ class RoleScope(Table):
 
 
 class Grant(Table):
-    account = ForeignKeyField(Account, on_delete="CASCADE")
-    scope = ForeignKeyField(Scope, null=True, on_delete="CASCADE")
-    role = ForeignKeyField(Role, null=True, on_delete="CASCADE")
+    """That an account holds a scope or a role.
+
+    Its indexes find what an account holds, and who holds something in the order of accounts.
+    """
+
+    account = ForeignKeyField(Account, index=False, on_delete="CASCADE")
+    scope = ForeignKeyField(Scope, null=True, index=False, on_delete="CASCADE")
+    role = ForeignKeyField(Role, null=True, index=False, on_delete="CASCADE")
     credential = CharField(16, null=True)
     until = BigIntegerField(null=True)
 
     class Meta:
-        indexes: Any = ((("account", "scope"), True), (("account", "role"), True))
+        indexes: Any = ((("account", "scope"), True), (("role", "account"), True))
 
 
 class SigningKey(Table):

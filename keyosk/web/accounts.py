@@ -5,7 +5,7 @@ from typing import Any, Final, cast
 from flask import Response, g, request
 
 from keyosk.errors import Conflict, InsufficientScope
-from keyosk.model import Account, AccountChanges, Grant
+from keyosk.model import MATCH, Account, AccountChanges, Grant, ListQuery, matching_name
 from keyosk.web import paging
 from keyosk.web.answers import nothing, object_answer
 from keyosk.web.endpoint import Endpoint
@@ -30,6 +30,16 @@ from keyosk.web.schemas import (
 _READ = "keyosk:accounts:read"
 _WRITE = "keyosk:accounts:write"
 _GRANT = "keyosk:grants:write"
+
+
+def _place(account: Account, list_query: ListQuery) -> Any:
+    if list_query.sort != MATCH:
+        return getattr(account, list_query.sort)
+    return matching_name(
+        list_query.filters["q"], account.username, display_name=account.display_name
+    )
+
+
 LISTS = paging.ListOptions(
     ("created_at", "updated_at", "username"),
     {
@@ -41,8 +51,15 @@ LISTS = paging.ListOptions(
         "last_login_before": paging.moment(
             "Only accounts that have not logged in since this time.", FUTURE
         ),
-        "q": paging.text("The beginning of the username or display name.", "ali"),
+        "q": paging.text(
+            "The beginning of the username or display name. Unless `sort` says otherwise, the "
+            "order is that of the names that begin so.",
+            "ali",
+        ),
     },
+    orders={"q": MATCH},
+    ordering=frozenset({"created_after"}),
+    value=_place,
 )
 
 # Made once: each new one copies all its fields (150 us).

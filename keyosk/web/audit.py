@@ -11,7 +11,7 @@ from keyosk.web.operations import operation
 from keyosk.web.schemas import ACCOUNT_ID, FUTURE, PAST, AuditSchema
 
 LISTS = paging.ListOptions(
-    ("sequence",),
+    ("sequence", "time"),
     {
         "actor": paging.text("The id of the account that did it.", ACCOUNT_ID),
         "action": paging.text("What was done, as in `action` of a row.", "account.create"),
@@ -21,6 +21,7 @@ LISTS = paging.ListOptions(
         "until": paging.moment("Only rows before this time.", FUTURE),
     },
     key="sequence",
+    orders={"since": "time", "until": "time"},
 )
 
 # Made once: each new one copies all its fields (150 us).
@@ -32,7 +33,10 @@ class AuditResource(Endpoint):
 
     @operation(response=AuditSchema, lists=LISTS)
     def get(self) -> Response:
-        """List rows, oldest first; ``sort=-sequence`` lists the newest first."""
+        """List rows, oldest first; ``sort=-sequence`` lists the newest first.
+
+        With ``since`` or ``until`` they are sorted by their time, unless ``sort`` says otherwise.
+        """
         audit = self.installation.audit
         return self.page(audit.page, _body, audit.count)
 

@@ -18,7 +18,7 @@ _OWN: Final = ("same-origin", "none")
 _SENT: Final = "Authorization, Content-Type, If-Match, If-None-Match, Idempotency-Key"
 _SHOWN: Final = (
     "ETag, Effective-At-Latest, Idempotency-Replayed, Link, Location, Retry-After, "
-    "WWW-Authenticate, X-Request-Id, X-Total-Count"
+    "WWW-Authenticate, X-Request-Id, X-Total-Count, X-Total-Count-Capped"
 )
 _PREFLIGHT_AGE: Final = "600"  # seconds
 

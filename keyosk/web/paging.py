@@ -36,11 +36,15 @@ LONGEST: Final = 1_000
 LONGEST_CURSOR: Final = 4_000
 
 #: The attributes that are numbers; the others that lists go by are text.
-_NUMBERS: Final = ("created_at", "updated_at", "sequence")
+_NUMBERS: Final = ("created_at", "updated_at", "sequence", "time")
 #: Stands before every id.
 _BEFORE_ALL: Final = "0"
 #: Those that what is new or changed has the highest of.
-_GROWING: Final = ("created_at", "updated_at", "sequence")
+_GROWING: Final = ("created_at", "updated_at", "sequence", "time")
+#: So far ``total=true`` counts, so that it costs the same however long a list is.
+COUNTED: Final = 10_000
+#: What a list by name may show that is longer than is counted.
+_MANY: Final = 1_000_000_000
 
 #: Parameters and headers for /openapi.json; each list has its own order and filters besides.
 PARAMETERS: Final[Mapping[str, dict[str, Any]]] = {
@@ -56,8 +60,11 @@ PARAMETERS: Final[Mapping[str, dict[str, Any]]] = {
     },
     "total": {
         "in": "query",
-        "description": "Whether to count the objects that pass the filters (`X-Total-Count`).",
-        "schema": {"type": "boolean", "default": False},
+        "description": (
+            "Whether to count the objects that pass the filters (`X-Total-Count`): `true` counts "
+            f"up to {COUNTED:,}, `exact` counts all, which takes longer the more there are."
+        ),
+        "schema": {"type": "string", "enum": ["false", "true", "exact"], "default": "false"},
     },
 }
 HEADERS: Final[Mapping[str, dict[str, Any]]] = {
@@ -65,8 +72,17 @@ HEADERS: Final[Mapping[str, dict[str, Any]]] = {
         "description": 'The URL of the next page, `rel="next"` (RFC 8288); absent on the last page.'
     },
     "X-Total-Count": {
-        "description": "The number of objects that pass the filters, if `total` is true.",
+        "description": (
+            "The number of objects that pass the filters, if `total` is `true` or `exact`."
+        ),
         "schema": {"type": "integer"},
+    },
+    "X-Total-Count-Capped": {
+        "description": (
+            f"`true` if there are more than {COUNTED:,} objects and `X-Total-Count` says "
+            f"{COUNTED:,} instead; else absent."
+        ),
+        "schema": {"type": "string", "enum": ["true"]},
     },
 }
 
@@ -79,11 +95,24 @@ class ListOptions:
         sorts: The orders; the first is the default.
         filters: The filters by name, each with the field that parses it.
         key: The attribute that identifies an object.
+        orders: The default order under a filter, by the filter's name, where it is another one.
+        ordering: The filters that decide what breaks ties in an order.
+        value: An object's place in the order of a listing; unless given, the attribute of its name.
     """
 
     sorts: tuple[str, ...]
     filters: Mapping[str, fields.Field[Any]] = field(default_factory=dict)
     key: str = "id"
+    orders: Mapping[str, str] = field(default_factory=dict)
+    ordering: frozenset[str] = frozenset()
+    value: Callable[[Any, ListQuery], Any] = field(
+        default=lambda item, list_query: getattr(item, list_query.sort)
+    )
+
+    def default(self, parameters: Mapping[str, str]) -> str:
+        """Return the order of a query that asks for none."""
+        named = (order for name, order in self.orders.items() if parameters.get(name))
+        return next(named, self.sorts[0])
 
 
 def text(description: str, example: str) -> Text:
@@ -110,7 +139,7 @@ def page(
 ) -> Response:
     """Return the page that the query requests. Raises ``Invalid``."""
     parameters = _parameters({"limit", "cursor", "sort", "total", *lists.filters})
-    sort = parameters.get("sort", lists.sorts[0])
+    sort = parameters.get("sort", lists.default(parameters))
     list_query, left = _list_query(lists, sort, parameters)
     found = read(list_query)
     shown = found[: list_query.limit - 1]
@@ -119,7 +148,7 @@ def page(
         if "cursor" not in parameters:
             list_query = _ending(lists, list_query, read)
             if list_query.newest is not None:
-                left = count(list_query) + list_query.limit - 1
+                left = _room(list_query, count)
         if left == 0:
             following = _by_id(sort, list_query, shown[-1].created_at, last=shown[-1].id)
         elif left is not None and left <= len(shown):
@@ -131,14 +160,36 @@ def page(
     if following is not None:
         query = urlencode({**parameters, "cursor": following})
         response.headers["Link"] = f'<{addresses.url(quote(request.path))}?{query}>; rel="next"'
-    if parameters.get("total") == "true":
-        response.headers["X-Total-Count"] = str(count(list_query))
+    _add_total(response, list_query, count, total=parameters.get("total"))
     return response
 
 
 def filters(lists: ListOptions) -> dict[str, Any]:
     """Return the filters of a query that has no other parameters. Raises ``Invalid``."""
     return _filters(lists, _parameters(lists.filters.keys()))
+
+
+def _add_total(
+    response: Response,
+    list_query: ListQuery,
+    count: Callable[[ListQuery], int],
+    *,
+    total: str | None,
+) -> None:
+    """Say how many objects there are, if the query asks for it."""
+    if total == "exact":
+        response.headers["X-Total-Count"] = str(count(list_query))
+    elif total == "true":
+        counted = count(replace(list_query, counted=COUNTED + 1))
+        response.headers["X-Total-Count"] = str(min(counted, COUNTED))
+        if counted > COUNTED:
+            response.headers["X-Total-Count-Capped"] = "true"
+
+
+def _room(list_query: ListQuery, count: Callable[[ListQuery], int]) -> int:
+    """How many objects a list by name may show."""
+    counted = count(replace(list_query, newest=None, counted=COUNTED))
+    return counted + list_query.limit - 1 if counted < COUNTED else _MANY
 
 
 def _parameters(known: Collection[str]) -> dict[str, str]:
@@ -151,8 +202,8 @@ def _parameters(known: Collection[str]) -> dict[str, str]:
         if len(values[0]) > (LONGEST_CURSOR if name == "cursor" else LONGEST):
             raise Invalid.field(name, "is too long")
         parameters[name] = values[0]
-    if parameters.get("total", "false") not in ("true", "false"):
-        raise Invalid.field("total", "must be true or false")
+    if parameters.get("total", "false") not in ("true", "false", "exact"):
+        raise Invalid.field("total", "must be true, false or exact")
     return parameters
 
 
@@ -160,7 +211,7 @@ def _list_query(
     lists: ListOptions, sort: str, parameters: Mapping[str, str]
 ) -> tuple[ListQuery, int | None]:
     """What to read, and how many objects a list by name may show yet; 0 once it goes on by id."""
-    if sort.removeprefix("-") not in lists.sorts:
+    if sort.removeprefix("-") not in lists.sorts and sort != lists.default(parameters):
         raise Invalid.field("sort", "must be one of " + ", ".join(lists.sorts) + ", or -name")
     list_query = ListQuery(
         # One more than shown, to know whether there is a next page.
@@ -201,7 +252,20 @@ def _ending(
     lists: ListOptions, list_query: ListQuery, read: Callable[[ListQuery], Sequence[Any]]
 ) -> ListQuery:
     """Return the same listing with the end that it has now, whatever its filters are."""
-    last = read(ListQuery(limit=1, sort=list_query.sort, descending=not list_query.descending))
+    last: Sequence[Any] = ()
+    if list_query.sort in lists.sorts:
+        last = read(
+            ListQuery(
+                limit=1,
+                sort=list_query.sort,
+                descending=not list_query.descending,
+                filters={
+                    name: value
+                    for name, value in list_query.filters.items()
+                    if name in lists.ordering
+                },
+            )
+        )
     newest: Sequence[Any] = ()
     if list_query.sort not in _GROWING and lists.sorts[0] == "created_at":
         newest = read(ListQuery(limit=1, sort="created_at", descending=True))
@@ -215,7 +279,7 @@ def _ending(
 def _cursor(
     lists: ListOptions, sort: str, list_query: ListQuery, *, last: Any, left: int | None
 ) -> str:
-    after = (getattr(last, list_query.sort), getattr(last, lists.key))
+    after = (lists.value(last, list_query), getattr(last, lists.key))
     return _encoded([sort, *after, *(list_query.end or after), list_query.newest, left])
 
 

@@ -162,7 +162,7 @@ class Responses:
         if operation.status == HTTPStatus.CREATED:
             headers.append("Location")
         if operation.lists is not None:
-            headers += ["Link", "X-Total-Count"]
+            headers += ["Link", "X-Total-Count", "X-Total-Count-Capped"]
         if call.is_repeatable:
             headers.append("Idempotency-Replayed")
         content: dict[str, Any] = {}

@@ -1,0 +1,347 @@
+"""Lists of accounts: for every filter and order there is an index to walk along.
+
+A page is read in one of three ways:
+
+- Where few accounts pass one of the filters, by an index that is that filter's, those are sorted.
+- In the order of creation, along the filter's own index, which goes on with the account's id.
+- Otherwise along the order, holding each account against the filters: of many accounts that pass
+  one, a page's worth soon comes.
+
+A search by the beginning of a name has an order of its own, by the name that begins so.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import product
+from operator import or_
+from typing import Any, Final
+
+import peewee
+from peewee import fn
+
+from keyosk.model import MATCH, Kind, ListQuery, matching_name
+from keyosk.storage import listing as lists
+from keyosk.storage import tables
+from keyosk.storage.database import Database
+
+#: Accounts that are read at once to be held against more filters.
+_CHUNK: Final = 500
+#: Filters that share an index, which goes on with the id after the last of them.
+_FACETS: Final = ("kind", "enabled")
+#: As SQL itself: given as a value it would not tell that a partial index can be used.
+_EMPTY: Final = peewee.SQL("''")
+_SORTS: Final[lists.Sorts] = {
+    "created_at": tables.Account.id,
+    "updated_at": tables.Account.updated_at,
+    "username": tables.Account.username,
+}
+#: The order of creation as the index of ``created_at`` has it.
+_BY_TIME: Final[lists.Sorts] = {"created_at": tables.Account.created_at}
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where ids of accounts that pass a filter are: ``condition`` is one range of an index.
+
+    ``order``: what the index goes on with, unless that is the id.
+    """
+
+    key: peewee.Field
+    condition: peewee.Expression
+    order: Any = None
+
+    def select(self) -> "peewee.ModelSelect[Any]":
+        found: peewee.ModelSelect[Any] = self.key.model.select(self.key.alias("key"))
+        return found.where(self.condition)
+
+    def first(self) -> "peewee.ModelSelect[Any]":
+        # In an order, as PostgreSQL might read the table for some that many rows pass.
+        return self.select().order_by(self.key if self.order is None else self.order)
+
+
+class AccountLists:
+    """Reads pages of accounts, and counts them."""
+
+    def __init__(
+        self, database: Database, select: Callable[[], "peewee.ModelSelect[tables.Account]"]
+    ) -> None:
+        """``select``: what is read of an account."""
+        self._database = database
+        self._select = select
+
+    def page(self, list_query: ListQuery) -> Rows:
+        """The rows that a listing asks for."""
+        list_query = _without_empty(list_query)
+        filters = list_query.filters
+        if list_query.sort == MATCH:
+            return self._matching(list_query)
+        by_creation = list_query.sort == "created_at"
+        if by_creation and "created_after" in filters:
+            sorts, leading = _BY_TIME, {"created_after"}
+        else:
+            sorts, leading = _SORTS, self._leading(filters) if by_creation else set()
+        others = filters.keys() - leading
+        if others:
+            sources = (self._sources(name, filters) for name in filters)
+            selects = ([each.first() for each in found] for found in sources if found is not None)
+            few = lists.few(self._database, selects)
+            if few is not None:
+                return self._walk(list_query, _SORTS, among=few)
+        if leading and sorts is _SORTS:
+            found = self._sources(min(leading), filters) or ()
+            return self._along(list_query, found, covered=leading)
+        return self._walk(list_query, sorts)
+
+    def _leading(self, filters: Mapping[str, Any]) -> set[str]:
+        """The filters whose index goes on in the order of ids, to be walked along."""
+        for names in (("scope",), ("role",), _FACETS):
+            if found := {name for name in names if name in filters}:
+                return found
+        return set()
+
+    def count(self, list_query: ListQuery) -> int:
+        """How many accounts pass the filters, counted as far as the listing says."""
+        list_query = _without_empty(list_query)
+        names = list_query.filters.keys()
+        most = list_query.counted
+        if most is not None and len(names) == 1 and list_query.newest is None:
+            (name,) = names
+            sources = self._sources(name, list_query.filters)
+            if sources is not None:
+                return self._count(sources, most, is_disjoint=name not in ("scope", "q"))
+        query = _where(tables.Account.select(tables.Account.id), self._conditions(list_query))
+        return lists.count(self._database, query, list_query)
+
+    def _count(self, sources: Sequence[_Source], most: int, *, is_disjoint: bool) -> int:
+        counted = 0
+        for source in sources:
+            more = self._database.count(source.first().limit(most))
+            if more >= most:
+                return more
+            counted += more
+        if is_disjoint or len(sources) < 2:
+            return min(counted, most)
+        return min(
+            len(lists.union(self._database, [each.select() for each in sources], most)), most
+        )
+
+    def _walk(
+        self, list_query: ListQuery, sorts: lists.Sorts, *, among: Collection[str] | None = None
+    ) -> Rows:
+        """The page along the index of the order, or of the accounts ``among`` those."""
+        if among is not None and not among:
+            return []
+        query = self._select()
+        if sorts is _BY_TIME:  # the index of the order begins with it
+            query = query.where(tables.Account.created_at > list_query.filters["created_after"])
+        query = _where(query, self._conditions(list_query))
+        unfiltered = replace(list_query, filters={})
+        return self._database.rows(
+            lists.page(
+                query, unfiltered, key=tables.Account.id, sorts=sorts, filters={}, among=among
+            )
+        )
+
+    def _along(
+        self, list_query: ListQuery, sources: Sequence[_Source], *, covered: Collection[str]
+    ) -> Rows:
+        """The page in the order of ids, from sources that have that order."""
+        conditions = [*self._conditions(list_query, without=covered)]
+        most = max(list_query.limit, _CHUNK) if conditions else list_query.limit
+        after = None if list_query.after is None else list_query.after[1]
+        found: Rows = []
+        while True:
+            keys = self._merged(list_query, sources, after, most=most)
+            found += self._loaded(keys, conditions)
+            if len(keys) < most or len(found) >= list_query.limit:
+                return found[: list_query.limit]
+            after = keys[-1]
+
+    def _merged(
+        self, list_query: ListQuery, sources: Sequence[_Source], after: str | None, *, most: int
+    ) -> list[str]:
+        """The next ids of all the sources, in order, each once."""
+        descending = list_query.descending
+        keys: set[str] = set()
+        for source in sources:
+            key, query = source.key, source.select()
+            if after is not None:
+                query = query.where(key < after if descending else key > after)
+            if list_query.end is not None:
+                end = list_query.end[1]
+                query = query.where(key >= end if descending else key <= end)
+            if list_query.newest is not None:
+                query = query.where(key <= list_query.newest)
+            query = query.order_by(key.desc() if descending else key.asc()).limit(most)
+            keys.update(row["key"] for row in self._database.rows(query))
+        return sorted(keys, reverse=descending)[:most]
+
+    def _matching(self, list_query: ListQuery) -> Rows:
+        """The page in the order of the name that begins with ``q``, the lesser one if both do.
+
+        An account is found by each of its names, and shown where the lesser one stands.
+        """
+        conditions = [*self._conditions(list_query, without=("q",))]
+        most = 2 * list_query.limit
+        if conditions:
+            most = max(most, _CHUNK)
+        after = list_query.after
+        found: Rows = []
+        while True:
+            names, horizon = self._names(list_query.filters["q"], after, most=most)
+            keys = [
+                account_id
+                for _, account_id in names
+                if list_query.newest is None or account_id <= list_query.newest
+            ]
+            found += self._loaded(keys, conditions)
+            if horizon is None or len(found) >= list_query.limit:
+                return found[: list_query.limit]
+            after = horizon
+
+    def _names(
+        self, prefix: str, after: tuple[str, str] | None, *, most: int
+    ) -> tuple[list[tuple[str, str]], tuple[str, str] | None]:
+        """Names that begin so, each with its account's id, and how far all are known; else None."""
+        known: set[tuple[str, str]] = set()
+        horizon: tuple[str, str] | None = None
+        for column, start in _beginnings(prefix):
+            name, key = self._by_code_point(column), tables.Account.id
+            query = tables.Account.select(
+                key, tables.Account.username, tables.Account.display_key
+            ).where(self._begins(column, start))
+            # A username has no ties to break, and its index no id.
+            order = [name.asc()] if column.unique else [name.asc(), key.asc()]
+            if after is not None:
+                query = query.where(name >= after[0], peewee.Tuple(name, key) > after)
+            rows = self._database.rows(query.order_by(*order).limit(most))
+            known.update(
+                (row[column.name], row["id"])
+                for row in rows
+                if row[column.name]
+                == matching_name(prefix, row["username"], display_name=row["display_key"])
+            )
+            if len(rows) == most:
+                last = (rows[-1][column.name], rows[-1]["id"])
+                horizon = last if horizon is None else min(horizon, last)
+        return sorted(each for each in known if horizon is None or each <= horizon), horizon
+
+    def _loaded(self, keys: Sequence[str], conditions: Sequence[peewee.Expression]) -> Rows:
+        """The rows of these accounts that keep the conditions, in this order."""
+        if not keys:
+            return []
+        query = self._select().where(tables.Account.id.in_(list(keys)), *conditions)
+        rows = {row["id"]: row for row in self._database.rows(query)}
+        return [rows[key] for key in keys if key in rows]
+
+    def _sources(self, name: str, filters: Mapping[str, Any]) -> Sequence[_Source] | None:
+        """Where to look for accounts that pass a filter; ``None``: at each account."""
+        value = filters[name]
+        account, grant = tables.Account, tables.Grant
+        if name in _FACETS:
+            kinds = [filters["kind"]] if "kind" in filters else [kind.value for kind in Kind]
+            states = [filters["enabled"]] if "enabled" in filters else [False, True]
+            return [
+                _Source(account.id, (account.kind == kind) & (account.enabled == state))
+                for kind, state in product(kinds, states)
+            ]
+        if name == "scope":
+            roles = self._roles_with(value)
+            held = [grant.scope == value, *(grant.role == role for role in roles)]
+            return [_Source(grant.account, each) for each in held]
+        if name == "role":
+            return [_Source(grant.account, grant.role == role) for role in self._roles_named(value)]
+        if name == "created_after":
+            return [_Source(account.id, account.created_at > value, account.created_at)]
+        if name == "q":
+            return [
+                _Source(account.id, self._begins(column, start), self._by_code_point(column))
+                for column, start in _beginnings(value)
+            ]
+        return None
+
+    def _conditions(
+        self, list_query: ListQuery, *, without: Collection[str] = ()
+    ) -> list[peewee.Expression]:
+        """What each account is held against."""
+        return [
+            self._condition(name, value)
+            for name, value in list_query.filters.items()
+            if name not in without
+        ]
+
+    def _condition(self, name: str, value: Any) -> peewee.Expression:
+        account, grant = tables.Account, tables.Grant
+        if name == "scope":
+            return _holds(grant.scope == value) | _holds(grant.role.in_(self._roles_with(value)))
+        if name == "role":
+            return _holds(grant.role.in_(self._roles_named(value)))
+        condition: peewee.Expression
+        if name == "created_after":
+            condition = lists.unindexed(self._database, account.created_at) > value
+        elif name == "last_login_before":
+            last = fn.COALESCE(account.last_login_at, account.created_at)
+            condition = last < value
+        elif name == "q":
+            both = (self._begins(*each, indexed=False) for each in _beginnings(value))
+            condition = reduce(or_, both)
+        else:
+            condition = lists.unindexed(self._database, getattr(account, name)) == value
+        return condition
+
+    def _roles_with(self, scope: str) -> list[str]:
+        query = tables.RoleScope.select(tables.RoleScope.role)
+        rows = self._database.rows(query.where(tables.RoleScope.scope == scope))
+        return [row["role"] for row in rows]
+
+    def _roles_named(self, name: str) -> list[str]:
+        query = tables.Role.select(tables.Role.id).where(tables.Role.name == name)
+        return [row["id"] for row in self._database.rows(query)]
+
+    def _begins(
+        self, column: peewee.Field, prefix: str, *, indexed: bool = True
+    ) -> peewee.Expression:
+        """Whether a name begins with ``prefix``, letter for letter, as a range of an index."""
+        name = self._by_code_point(column if indexed else lists.unindexed(self._database, column))
+        within: peewee.Expression = (name >= prefix) & (name < prefix + "\U0010ffff")
+        # The index has no empty names, and is used where that is said.
+        return within if column.unique or not indexed else within & (column != _EMPTY)
+
+    def _by_code_point(self, column: Any) -> Any:
+        # So SQLite compares by itself.
+        return column if self._database.is_sqlite else column.collate('"C"')
+
+
+def _beginnings(prefix: str) -> tuple[tuple[peewee.Field, str], tuple[peewee.Field, str]]:
+    """How names in their stored forms begin."""
+    return (tables.Account.username, prefix.lower()), (
+        tables.Account.display_key,
+        prefix.casefold(),
+    )
+
+
+def _holds(condition: peewee.Expression) -> peewee.Expression:
+    """Whether the account has such a grant; a limit keeps planners from reading all grants."""
+    mine = tables.Grant.account == tables.Account.id
+    found = tables.Grant.select(peewee.SQL("1")).where(mine, condition).limit(1)
+    # Not "== 1": PostgreSQL would believe that it is true of few, and read and sort all accounts.
+    holds: peewee.Expression = fn.COALESCE(found, 0) != 0
+    return holds
+
+
+def _where(
+    query: "peewee.ModelSelect[Any]", conditions: Sequence[peewee.Expression]
+) -> "peewee.ModelSelect[Any]":
+    return query.where(*conditions) if conditions else query
+
+
+def _without_empty(list_query: ListQuery) -> ListQuery:
+    """An empty beginning is that of every name."""
+    if list_query.filters.get("q") != "":
+        return list_query
+    filters = {name: value for name, value in list_query.filters.items() if name != "q"}
+    sort = "created_at" if list_query.sort == MATCH else list_query.sort
+    return replace(list_query, filters=filters, sort=sort)

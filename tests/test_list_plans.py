@@ -1,0 +1,317 @@
+"""Every filter of every list, in every order, at its beginning and deep inside, costs a page.
+
+What is held against that are the plans of the statements that read it, and how many rows those
+touch: both are the same on every machine.
+"""
+
+import random
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+import peewee
+import pytest
+
+from installed import rows_of
+from keyosk.ids import new_id
+from keyosk.installation import Installation
+from keyosk.model import MATCH, OPERATOR, ListQuery, Scope, matching_name
+from keyosk.storage import tables
+from keyosk.storage.audit import AuditStore
+from keyosk.storage.listing import FEW
+
+# Part of `make test-long`.
+pytestmark = [pytest.mark.slow, pytest.mark.every_database]
+
+MANY: Final = 6_000
+PAGE: Final = 51
+START: Final = 1_600_000_000
+#: Rows that one page may touch, in tables and indexes together. A thousand accounts are sorted
+#: where so few pass a filter.
+MOST_ROWS: Final = 5_000
+#: Instructions of SQLite's machine.
+MOST_STEPS: Final = 50_000
+
+#: Tables of a size of which all may be read.
+SMALL: Final = frozenset(
+    {"role", "role_scope", "password", "checkpoint", "service", "scope", "refusal", "login_failure"}
+)
+
+Read = Callable[[ListQuery], Sequence[Any]]
+Value = Callable[[Any, ListQuery], Any]
+
+
+def fill(installation: Installation) -> None:
+    """Accounts of which half pass each filter that is about them, and rows of the audit log."""
+    chance = random.Random(1)
+    installation.services.create(
+        OPERATOR, name="todo", scopes=[Scope("todo:read"), Scope("todo:rare"), Scope("todo:few")]
+    )
+    installation.roles.create(OPERATOR, name="reader", scopes=["todo:read"])
+    installation.roles.create(OPERATOR, name="other", scopes=["todo:read", "todo:few"])
+    roles = [row[0] for row in rows_of(installation, "SELECT id FROM role WHERE name <> 'x'")]
+    accounts, grants, audit, keys = [], [], [], []
+    for number in range(MANY):
+        account_id = new_id()
+        name = f"{chance.randrange(16**8):08x}-{number}"
+        accounts.append(
+            {
+                "id": account_id,
+                "username": name,
+                "kind": chance.choice(["person", "machine"]),
+                "enabled": chance.random() < 0.5,
+                # Found by its username, its display name or both.
+                "display_name": chance.choice(["", name, name[::-1], "Same Name"]),
+                "display_key": "",
+                "claims": "{}",
+                "metadata": "{}",
+                "last_login_at": START + chance.randrange(MANY),
+                "created_at": START + number // 3,
+                "updated_at": START + chance.randrange(3),
+                "version": 1,
+            }
+        )
+        accounts[-1]["display_key"] = str(accounts[-1]["display_name"]).casefold()
+        held: dict[str, Any] = {"account": account_id, "credential": None, "until": None}
+        if number % 2:
+            grants.append({**held, "scope": "todo:read", "role": None})
+        grants.append({**held, "scope": None, "role": roles[number % len(roles)]})
+        if number % 100 == 99:
+            grants.append({**held, "scope": "todo:rare", "role": None})
+        audit.append(
+            {
+                "id": new_id(),
+                "sequence": 1_000_000 + number,
+                "time": START + number // 2,
+                "actor": chance.choice([accounts[0]["id"], accounts[-1]["id"]]),
+                "actor_name": chance.choice(["alice", "bob"]),
+                "action": chance.choice(["test.one", "test.two"]),
+                "target": chance.choice(["account/one", "account/two"]),
+                "outcome": chance.choice(["done", "refused"]),
+                "hash": "0" * 64,
+            }
+        )
+        keys.append(
+            {
+                "id": new_id(),
+                "account": accounts[0]["id"],
+                "name": f"key {chance.randrange(3)}",
+                "description": "",
+                "digest": number.to_bytes(32),
+                "prefix": "kysk_aaaa",
+                "enabled": chance.random() < 0.5,
+                "expires_at": START + chance.randrange(MANY),
+                "last_used_at": START + chance.randrange(MANY),
+                "created_at": START + number // 3,
+                "updated_at": START,
+                "version": 1,
+            }
+        )
+    database = installation.database
+    with database.transaction():
+        database.insert_all(tables.Account, accounts)
+        database.insert_all(tables.Grant, grants)
+        database.insert_all(tables.AuditRow, audit)
+        database.insert_all(tables.ApiKey, keys)
+    if not database.is_sqlite:
+        database.raw.execute_sql("VACUUM ANALYZE")  # as autovacuum does by itself
+
+
+def value_of(item: Any, list_query: ListQuery) -> Any:
+    """An object's place in the order of a listing."""
+    if list_query.sort == MATCH:
+        prefix = list_query.filters["q"]
+        return matching_name(prefix, item.username, display_name=item.display_name)
+    return getattr(item, list_query.sort)
+
+
+MIDDLE: Final = START + MANY // 6
+#: Filters of each list, as few or many objects pass them, and combinations that people use.
+ACCOUNTS: Final[tuple[dict[str, Any], ...]] = (
+    {},
+    {"enabled": True},
+    {"enabled": False},
+    {"kind": "person"},
+    {"kind": "machine", "enabled": True},
+    {"role": "reader"},
+    {"role": "nobody"},
+    {"scope": "todo:read"},
+    {"scope": "todo:rare"},
+    {"scope": "todo:few"},
+    {"scope": "todo:none"},
+    {"created_after": MIDDLE},
+    {"created_after": START + MANY},
+    {"last_login_before": START + MANY // 2},
+    {"q": "a"},
+    {"q": "same"},
+    {"q": "zzz"},
+    {"q": "a", "kind": "person"},
+    {"scope": "todo:read", "enabled": False},
+    {"scope": "todo:rare", "kind": "machine", "created_after": START},
+    {"created_after": START, "enabled": True},
+)
+AUDIT: Final[tuple[dict[str, Any], ...]] = (
+    {},
+    {"actor": "alice"},
+    {"actor": "00000000-0000-7000-8000-000000000000"},
+    {"action": "test.one"},
+    {"action": "service.delete"},
+    {"target": "account/two"},
+    {"outcome": "done"},
+    {"outcome": "refused"},
+)
+#: In the order of their places, rows before ``since`` have to be passed over.
+TIMES: Final[tuple[dict[str, Any], ...]] = (
+    {"since": START + MANY // 4},
+    {"until": START + MANY // 4},
+    {"since": START, "until": START + MANY // 4, "action": "test.two"},
+)
+KEYS: Final[tuple[dict[str, Any], ...]] = (
+    {},
+    {"enabled": True},
+    {"expires_before": START + MANY // 2},
+    {"unused_since": START + MANY // 2},
+)
+
+
+def listings(filters: dict[str, Any], sorts: Sequence[str]) -> Iterator[ListQuery]:
+    """A page in every order, forwards and backwards."""
+    for sort in sorts:
+        for descending in (False, True):
+            yield ListQuery(limit=PAGE, sort=sort, descending=descending, filters=filters)
+    if "q" in filters:
+        yield ListQuery(limit=PAGE, sort=MATCH, filters=filters)
+
+
+def check(
+    installation: Installation, read: Read, many: Sequence[dict[str, Any]], sorts: Sequence[str]
+) -> None:
+    """Read the first page of every listing, and one from its middle; both must cost a page."""
+    for filters in many:
+        for list_query in listings(filters, sorts):
+            whole = read(_with(list_query, limit=MANY * 2))
+            first = cost(installation, read, list_query)
+            assert first == [_key(item) for item in whole[:PAGE]], list_query
+            if len(whole) > PAGE:
+                last = whole[len(whole) // 2]
+                after = (value_of(last, list_query), _key(last))
+                deep = cost(installation, read, _with(list_query, after=after))
+                start = len(whole) // 2 + 1
+                assert deep == [_key(item) for item in whole[start : start + PAGE]], list_query
+
+
+def _with(list_query: ListQuery, **changes: Any) -> ListQuery:
+    named = {name: getattr(list_query, name) for name in ("limit", "sort", "descending", "filters")}
+    return ListQuery(**{**named, **changes})
+
+
+def _key(item: Any) -> Any:
+    return getattr(item, "sequence", None) or item.id
+
+
+def cost(installation: Installation, read: Read, list_query: ListQuery) -> list[Any]:
+    """Read a page, look at how the database does it, and return its keys."""
+    database = installation.database
+    queries: list[peewee.Query] = []
+    real = database.rows
+
+    def rows(query: peewee.Query) -> list[dict[str, Any]]:
+        queries.append(query)
+        return real(query)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database, "rows", rows)
+        found = [_key(item) for item in read(list_query)]
+    parts: list[tuple[int, str]] = []
+    for query in queries:
+        sql, parameters = query.bind(database.raw).sql()
+        if any(f'FROM "{table}"' in sql for table in SMALL):
+            continue
+        look = sqlite_cost if database.is_sqlite else postgresql_cost
+        try:
+            parts.append((look(installation, sql, parameters), sql[-300:]))
+        except AssertionError as error:
+            raise AssertionError(f"{list_query}: {sql[:600]}: {error}") from None
+    spent = sum(each for each, _ in parts)
+    most = MOST_STEPS if database.is_sqlite else MOST_ROWS
+    assert spent <= most, (list_query, spent, parts)
+    return found
+
+
+def sorts_few(sql: str) -> bool:
+    """Whether a statement is one that sorts a thousand rows at the most, by their keys."""
+    return "ORDER BY COALESCE(" in sql and ('"id" IN (' in sql or '"sequence" IN (' in sql)
+
+
+def sqlite_cost(installation: Installation, sql: str, parameters: Any) -> int:
+    """The steps of SQLite's machine for a statement that scans and sorts nothing."""
+    connection: sqlite3.Connection = installation.database.raw.connection()
+    plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", parameters)]
+    for line in plan:
+        assert not line.startswith("SCAN") or " USING " in line, plan
+        assert "TEMP B-TREE" not in line or sorts_few(sql), plan
+    steps = 0
+
+    def step() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    connection.set_progress_handler(step, 1)
+    try:
+        connection.execute(sql, parameters).fetchall()
+    finally:
+        connection.set_progress_handler(None, 0)
+    return steps
+
+
+def postgresql_cost(installation: Installation, sql: str, parameters: Any) -> int:
+    """The rows that PostgreSQL touches for a statement that scans and sorts nothing."""
+    explained = installation.database.raw.execute_sql(
+        f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {sql}", parameters
+    ).fetchall()[0][0]
+    touched = 0
+    for node in _nodes(explained[0]["Plan"]):
+        kind = node["Node Type"]
+        if "Sort" in kind:
+            assert all(inner["Actual Rows"] <= FEW + 1 for inner in node["Plans"]), explained
+        if "Scan" in kind and node.get("Relation Name") not in SMALL:
+            assert kind != "Seq Scan", explained
+            read = node["Actual Rows"] + node.get("Rows Removed by Filter", 0)
+            touched += int(read * node["Actual Loops"])
+    return touched
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for inner in plan.get("Plans", ()):
+        yield from _nodes(inner)
+
+
+def test_a_page_of_accounts_costs_a_page_whatever_its_filters_and_order(
+    installation: Installation,
+) -> None:
+    fill(installation)
+    read = installation.accounts.page
+    check(installation, read, ACCOUNTS, ("created_at", "updated_at", "username"))
+
+
+def test_a_page_of_the_audit_log_costs_a_page_whatever_its_filters_and_order(
+    installation: Installation,
+) -> None:
+    fill(installation)
+    check(installation, AuditStore(installation.database).page, AUDIT, ("sequence", "time"))
+    check(installation, AuditStore(installation.database).page, TIMES, ("time",))
+
+
+def test_a_page_of_api_keys_costs_a_page_whatever_its_filters_and_order(
+    installation: Installation,
+) -> None:
+    fill(installation)
+    [(owner,)] = rows_of(installation, "SELECT account_id FROM api_key LIMIT 1")
+    check(
+        installation,
+        lambda list_query: installation.api_keys.page(owner, list_query),
+        KEYS,
+        ("created_at", "name"),
+    )
