@@ -1261,7 +1261,11 @@ _VALUES = st.one_of(
     st.integers(),
     st.text(st.characters(categories=None), max_size=3),
     st.sampled_from(["person", "machine"]),
-    st.just({"scopes": [], "roles": []}),
+    st.dictionaries(
+        st.sampled_from(["scopes", "roles", "other"]),
+        st.lists(st.one_of(st.text(st.characters(categories=None), max_size=3), st.integers())),
+        max_size=3,
+    ),
     st.dictionaries(st.text(max_size=2), st.integers(), max_size=2),
 )
 
@@ -1281,6 +1285,7 @@ def test_the_short_way_is_the_usual_one() -> None:
     usual = {"username": "u", "kind": "person", "enabled": True, "claims": {}, "password_hash": "x"}
     assert lines._plain(usual) == usual
     assert lines._plain({**usual, "expires_at": None, "grants": {"scopes": [], "roles": []}})
+    assert lines._plain({**usual, "grants": {"scopes": ["todo:read"]}})
 
 
 def test_the_admin_password_of_these_tests_is_not_in_an_export(server: LiveServer) -> None:

@@ -50,6 +50,7 @@ class AuditStore:
         self._due_refusals = database.compile(
             refusal.select().where(_due(refusal.minute)).order_by(refusal.minute)
         )
+        self._place = database.compile_many(_placing())
 
     def add(self, rows: Sequence[AuditRow]) -> None:
         """Insert rows that are not sealed yet, in a transaction of the caller's."""
@@ -106,7 +107,7 @@ class AuditStore:
                 previous = hash_of(row, previous)
                 places.append((row.id, sequence, previous))
             if places:
-                self._database.write(_placing(places))
+                self._place(places)
             return len(waiting)
 
     def last(self) -> AuditRow | None:
@@ -316,17 +317,16 @@ def _condition(
     return condition
 
 
-def _placing(places: Sequence[tuple[str, int, str]]) -> peewee.Query:
+def _placing() -> peewee.Query:
     """The update that gives rows, by id, their places and hashes: one statement for all of them."""
-    given = peewee.ValuesList(places, alias="given")
+    given = peewee.ValuesList([("", 0, "")], alias="given")
     # Both databases call the columns of a list of values so, and SQLite takes no other names.
-    row_id, sequence, hash_ = (
-        peewee.Column(given, f"column{number}") for number in range(1, len(places[0]) + 1)
-    )
+    row_id, sequence, hash_ = (peewee.Column(given, f"column{number}") for number in range(1, 4))
     return (
         tables.AuditRow.update({tables.AuditRow.sequence: sequence, tables.AuditRow.hash: hash_})
         .from_(given)
         .where(tables.AuditRow.id == row_id)
+        .returning(tables.AuditRow.sequence)
     )
 
 

@@ -38,7 +38,9 @@ _PLAIN: Final[Mapping[str, type]] = {
     "password": str,
     "password_hash": str,
 }
-_NO_GRANTS: Final[Mapping[str, Any]] = {"scopes": [], "roles": []}
+_GRANTS: Final = frozenset({"scopes", "roles"})
+#: Names in a list of grants that need no schema.
+_MOST_NAMES: Final = 50
 _KINDS: Final = frozenset(kind.value for kind in Kind)
 
 
@@ -187,13 +189,32 @@ def _plain(document: Mapping[str, Any]) -> dict[str, Any] | None:
             if type(value) is not kind or (isinstance(value, str) and not _is_text(value)):
                 return None
             loaded[name] = value
-        elif (name == "expires_at" and value is None) or (name == "grants" and value == _NO_GRANTS):
+        elif name == "expires_at" and value is None:
             loaded[name] = value
+        elif name == "grants" and _are_names(value):
+            loaded[name] = {
+                kind: [{"name": text, "with_": None, "until": None} for text in value.get(kind, ())]
+                for kind in ("scopes", "roles")
+            }
         else:
             return None
     if "username" not in loaded or loaded.get("kind", "person") not in _KINDS:
         return None
     return loaded
+
+
+def _are_names(grants: Any) -> bool:
+    """Whether grants are nothing but a few names, without conditions."""
+    return (
+        type(grants) is dict
+        and grants.keys() <= _GRANTS
+        and all(
+            type(names) is list
+            and len(names) <= _MOST_NAMES
+            and all(type(name) is str and _is_text(name) for name in names)
+            for names in grants.values()
+        )
+    )
 
 
 def _is_text(value: str) -> bool:
