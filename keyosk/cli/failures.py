@@ -70,7 +70,7 @@ def sentences(error: Exception) -> list[str]:
     if isinstance(error, OSError):
         return [_of_system(error)]
     if isinstance(error, UnicodeError):
-        return ["What was read or is to be written is not UTF-8. Give it in UTF-8."]
+        return ["The input or the output is not UTF-8. Use UTF-8."]
     if isinstance(error, MemoryError):
         return ["There is not enough memory. Make more available, then do it again."]
     return [

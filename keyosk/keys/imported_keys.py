@@ -83,7 +83,7 @@ def _named(jwk: Mapping[str, Any]) -> str | None:
     if not isinstance(operations, list) or "sign" not in operations:
         raise ValueError("not for signing (RFC 7517 section 4.3)")
     if len(operations) != len(set(operations)) or not {"sign", "verify"}.issuperset(operations):
-        raise ValueError("for something else besides")
+        raise ValueError("not only for signing")
     if "alg" not in jwk:
         return None
     if not isinstance(jwk["alg"], str):
