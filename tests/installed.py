@@ -3,6 +3,7 @@
 The fixture ``installation`` of conftest.py gives one; here is what it and tests make more of.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -64,3 +65,29 @@ def with_todo(url: str, clock: Clock) -> Iterator[Installation]:
         scopes = [Scope("todo:read")]
         made.services.create(OPERATOR, name="todo", scopes=scopes, refresh_allowed=True)
         yield made
+
+
+class _Statements(logging.Handler):
+    """Takes down what peewee says it sends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        assert isinstance(record.msg, tuple)
+        sql = str(record.msg[0])
+        if not sql.startswith(("BEGIN", "SELECT pg_advisory")):  # of one of the databases only
+            self.texts.append(sql)
+
+
+@contextmanager
+def statements() -> Iterator[list[str]]:
+    log, handler = logging.getLogger("peewee"), _Statements()
+    log.setLevel(logging.DEBUG)
+    log.addHandler(handler)
+    try:
+        yield handler.texts
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(logging.NOTSET)

@@ -1,46 +1,18 @@
 """How many statements a request sends to the database: what is a promise is counted here."""
 
-import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from installed import Clock, installed, rows_of
+from installed import Clock, installed, rows_of, statements
 from keyosk import app
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR, Grant, Scope
 from live import ADMIN_PASSWORD, unique
 
 PASSWORD = "a password for counting"
-
-
-class _Statements(logging.Handler):
-    """Takes down what peewee says it sends."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.texts: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        assert isinstance(record.msg, tuple)
-        sql = str(record.msg[0])
-        if not sql.startswith(("BEGIN", "SELECT pg_advisory")):  # of one of the databases only
-            self.texts.append(sql)
-
-
-@contextmanager
-def statements() -> Iterator[list[str]]:
-    log, handler = logging.getLogger("peewee"), _Statements()
-    log.setLevel(logging.DEBUG)
-    log.addHandler(handler)
-    try:
-        yield handler.texts
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(logging.NOTSET)
 
 
 class Requests:
