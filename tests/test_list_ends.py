@@ -10,6 +10,7 @@ import pytest
 from keyosk import app
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR, ListQuery
+from keyosk.web import paging
 from live import ADMIN_PASSWORD
 
 pytestmark = pytest.mark.every_database
@@ -77,6 +78,22 @@ def test_a_list_by_name_ends_though_all_that_was_seen_is_renamed(
     seen = walk(installation, "/accounts", f"{direction}username", rename)
     assert set(people) <= set(seen)
     assert len(seen) == len(set(seen))
+
+
+def test_a_list_by_name_that_is_too_long_to_be_counted_at_once_ends_too(
+    installation: Installation, people: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paging, "COUNTED", 4)
+    numbers = itertools.count()
+
+    def rename(items: list[Any]) -> None:
+        for item in items:
+            if item["id"] in people[:4]:
+                name = f"y{next(numbers):03}"
+                installation.accounts.change(OPERATOR, item["id"], {"username": name})
+
+    seen = walk(installation, "/accounts", "username", rename)
+    assert set(people) <= set(seen)
 
 
 @pytest.mark.parametrize("direction", ["", "-"])

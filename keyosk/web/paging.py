@@ -43,7 +43,7 @@ _BEFORE_ALL: Final = "0"
 _GROWING: Final = ("created_at", "updated_at", "sequence", "time")
 #: So far ``total=true`` counts, so that it costs the same however long a list is.
 COUNTED: Final = 10_000
-#: What a list by name may show that is longer than is counted.
+#: What a list by name may show, until that is counted, if it is longer than COUNTED.
 _MANY: Final = 1_000_000_000
 
 #: Parameters and headers for /openapi.json; each list has its own order and filters besides.
@@ -154,7 +154,7 @@ def page(
         elif left is not None and left <= len(shown):
             following = _by_id(sort, list_query, 0, last=_BEFORE_ALL)
         else:
-            left = None if left is None else left - len(shown)
+            left = None if left is None else _left(left - len(shown), list_query, count)
             following = _cursor(lists, sort, list_query, last=shown[-1], left=left)
     response = json_answer({"items": [shape(item) for item in shown], "next": following})
     if following is not None:
@@ -190,6 +190,17 @@ def _room(list_query: ListQuery, count: Callable[[ListQuery], int]) -> int:
     """How many objects a list by name may show."""
     counted = count(replace(list_query, newest=None, counted=COUNTED))
     return counted + list_query.limit - 1 if counted < COUNTED else _MANY
+
+
+def _left(left: int, list_query: ListQuery, count: Callable[[ListQuery], int]) -> int:
+    """How many objects a list by name may show yet.
+
+    A long list is counted once, when it has shown so many that this hardly adds to what it took.
+    """
+    shown = _MANY - left
+    if not COUNTED <= shown < COUNTED + MOST:
+        return left
+    return max(1, count(replace(list_query, newest=None)) + list_query.limit - 1 - shown)
 
 
 def _parameters(known: Collection[str]) -> dict[str, str]:
