@@ -78,7 +78,6 @@ def test_a_primary_that_is_killed_under_load_costs_no_acknowledged_write(
                 first = cluster.primary()
                 cluster.synchronous()
                 first.kill()
-                killed = time.monotonic()
                 before = len(acknowledged)
                 second = cluster.primary(but=first, within=2 * LEASE + 20)
                 promoted = time.monotonic()
@@ -89,8 +88,6 @@ def test_a_primary_that_is_killed_under_load_costs_no_acknowledged_write(
             for each in clients:
                 each.result()
         assert unexpected == []
-        back = next(moment for moment in tokens if moment > promoted)
-        assert back - promoted <= 5, f"after a fail-over of {promoted - killed:.1f} s"
         assert second is not first
         lost = [name for name in acknowledged if not admin.get(f"/roles/{name}").ok]
         assert lost == []
