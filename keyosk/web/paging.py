@@ -41,7 +41,7 @@ _NUMBERS: Final = ("created_at", "updated_at", "sequence", "time")
 _BEFORE_ALL: Final = "0"
 #: Those that what is new or changed has the highest of.
 _GROWING: Final = ("created_at", "updated_at", "sequence", "time")
-#: So far ``total=true`` counts, so that it costs the same however long a list is.
+#: So far ``total=capped`` counts, so that it costs the same however long a list is.
 COUNTED: Final = 10_000
 #: What a list by name may show, until that is counted, if it is longer than COUNTED.
 _MANY: Final = 1_000_000_000
@@ -62,9 +62,9 @@ PARAMETERS: Final[Mapping[str, dict[str, Any]]] = {
         "in": "query",
         "description": (
             "Whether to count the objects that pass the filters (`X-Total-Count`): `true` counts "
-            f"up to {COUNTED:,}, `exact` counts all, which takes longer the more there are."
+            f"all, which takes longer the more there are, `capped` up to {COUNTED:,}."
         ),
-        "schema": {"type": "string", "enum": ["false", "true", "exact"], "default": "false"},
+        "schema": {"type": "string", "enum": ["false", "true", "capped"], "default": "false"},
     },
 }
 HEADERS: Final[Mapping[str, dict[str, Any]]] = {
@@ -73,14 +73,14 @@ HEADERS: Final[Mapping[str, dict[str, Any]]] = {
     },
     "X-Total-Count": {
         "description": (
-            "The number of objects that pass the filters, if `total` is `true` or `exact`."
+            "The number of objects that pass the filters, if `total` is `true` or `capped`."
         ),
         "schema": {"type": "integer"},
     },
     "X-Total-Count-Capped": {
         "description": (
-            f"`true` if there are more than {COUNTED:,} objects and `X-Total-Count` says "
-            f"{COUNTED:,} instead; else absent."
+            f"`true` if `total` is `capped` and there are more than {COUNTED:,} objects; "
+            f"`X-Total-Count` is {COUNTED:,} then."
         ),
         "schema": {"type": "string", "enum": ["true"]},
     },
@@ -177,9 +177,9 @@ def _add_total(
     total: str | None,
 ) -> None:
     """Say how many objects there are, if the query asks for it."""
-    if total == "exact":
+    if total == "true":
         response.headers["X-Total-Count"] = str(count(list_query))
-    elif total == "true":
+    elif total == "capped":
         counted = count(replace(list_query, counted=COUNTED + 1))
         response.headers["X-Total-Count"] = str(min(counted, COUNTED))
         if counted > COUNTED:
@@ -213,8 +213,8 @@ def _parameters(known: Collection[str]) -> dict[str, str]:
         if len(values[0]) > (LONGEST_CURSOR if name == "cursor" else LONGEST):
             raise Invalid.field(name, "is too long")
         parameters[name] = values[0]
-    if parameters.get("total", "false") not in ("true", "false", "exact"):
-        raise Invalid.field("total", "must be true, false or exact")
+    if parameters.get("total", "false") not in ("true", "false", "capped"):
+        raise Invalid.field("total", "must be true, false or capped")
     return parameters
 
 
