@@ -26,9 +26,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from passlib.context import CryptContext
 
-from keyosk import errors
+from keyosk import app, errors
 from keyosk.bulk.records import Status
 from keyosk.credentials.password_hashing import Passwords
+from keyosk.installation import Installation
 from keyosk.storage.accounts import AccountStore
 from keyosk.storage.database import Database
 from keyosk.web import lines
@@ -1049,6 +1050,19 @@ def test_an_export_has_every_account_with_its_grants_and_no_secret(
     one = dict(shapes[username])
     assert one.pop("grants") == {"scopes": [{"name": scope, "with": "api_key"}], "roles": []}
     assert one == admin.get(f"/accounts/{username}").json()
+
+
+def test_the_head_of_an_export_waits_for_no_other(installation: Installation) -> None:
+    client = app.create_app(installation).test_client()
+    login = ("admin", ADMIN_PASSWORD)
+    end = installation.bulk.exclusive()
+    try:
+        assert client.get("/accounts/export", auth=login).status_code == 503
+        head = client.head("/accounts/export", auth=login)
+        assert (head.status_code, head.mimetype) == (200, "application/jsonl")
+    finally:
+        end()
+    assert client.get("/accounts/export", auth=login).status_code == 200
 
 
 def test_an_export_takes_the_filters_of_the_list(admin: Client) -> None:
