@@ -132,7 +132,8 @@ class LiveServer:
 
     def run(self, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
         """A keyosk command on the same installation, in the test's own process."""
-        settings = {k: v for k, v in self.environment.items() if k.startswith("KEYOSK_")}
+        named = ("KEYOSK_", "PG")
+        settings = {k: v for k, v in self.environment.items() if k.startswith(named)}
         ended = terminal.keyosk(settings, self.folder, *arguments, text=text)
         return subprocess.CompletedProcess(arguments, ended.code, ended.out, ended.err)
 

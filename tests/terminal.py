@@ -39,7 +39,7 @@ class Done:
 def keyosk(environment: Mapping[str, str], folder: Path, *arguments: str, text: str = "") -> Done:
     """Run one command; any exception but SystemExit would be a traceback on the terminal.
 
-    ``environment``: all of Keyosk's settings that it sees.
+    ``environment``: all of Keyosk's settings that it sees, and libpq's.
     """
     stdin = io.TextIOWrapper(_Input(text.encode()), "utf-8")
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
