@@ -296,3 +296,13 @@ def test_the_node_snippet_is_javascript(tmp_path: Path) -> None:
         ["node", "--check", "snippet.mjs"], cwd=tmp_path, capture_output=True, text=True
     )
     assert ran.returncode == 0, ran.stderr
+
+
+def test_the_page_of_performance_has_the_published_figures() -> None:
+    page = (DOCS / "performance.md").read_text()
+    published = json.loads((DOCS / "performance.json").read_text())
+    for row in published["measured"]:
+        assert f"| {row['name']} | " in page
+    for target in published["targets"]:
+        verdict = "met" if target["met"] else "missed"
+        assert re.search(rf"\| {re.escape(target['row'])}: .*\| {verdict} \|", page), target
