@@ -4,6 +4,7 @@ The fixture ``installation`` of conftest.py gives one; here is what it and tests
 """
 
 import logging
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -68,26 +69,59 @@ def with_todo(url: str, clock: Clock) -> Iterator[Installation]:
 
 
 class _Statements(logging.Handler):
-    """Takes down what peewee says it sends."""
+    """Takes down what peewee says it sends, with and without its values."""
 
     def __init__(self) -> None:
         super().__init__()
         self.texts: list[str] = []
+        self.sent: list[tuple[str, Any]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         assert isinstance(record.msg, tuple)
         sql = str(record.msg[0])
+        self.sent.append(record.msg)
         if not sql.startswith(("BEGIN", "SELECT pg_advisory")):  # of one of the databases only
             self.texts.append(sql)
 
 
 @contextmanager
-def statements() -> Iterator[list[str]]:
+def _listening() -> Iterator[_Statements]:
     log, handler = logging.getLogger("peewee"), _Statements()
     log.setLevel(logging.DEBUG)
     log.addHandler(handler)
     try:
-        yield handler.texts
+        yield handler
     finally:
         log.removeHandler(handler)
         log.setLevel(logging.NOTSET)
+
+
+@contextmanager
+def statements() -> Iterator[list[str]]:
+    """The SQL that this process sends meanwhile, the same on both databases."""
+    with _listening() as handler:
+        yield handler.texts
+
+
+@contextmanager
+def statements_with_values() -> Iterator[list[tuple[str, Any]]]:
+    """All of it, each statement with its values."""
+    with _listening() as handler:
+        yield handler.sent
+
+
+def sqlite_steps(connection: sqlite3.Connection, sql: str, parameters: Any) -> int:
+    """The steps that SQLite's machine takes for a query."""
+    steps = 0
+
+    def step() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    connection.set_progress_handler(step, 1)
+    try:
+        connection.execute(sql, parameters).fetchall()
+    finally:
+        connection.set_progress_handler(None, 0)
+    return steps

@@ -130,6 +130,15 @@ class LiveServer:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(timeout=10)
 
+    def refused(self) -> str:
+        """The log of a ``serve`` that ends by itself, with exit code 1."""
+        process = self.launch()
+        try:
+            assert process.wait(30) == 1, self.log.read_text()
+        finally:
+            self.kill() if process.poll() is None else None
+        return self.log.read_text()
+
     def run(self, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
         """A keyosk command on the same installation, in the test's own process."""
         named = ("KEYOSK_", "PG")

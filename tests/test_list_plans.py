@@ -12,7 +12,7 @@ from typing import Any, Final
 import peewee
 import pytest
 
-from installed import rows_of
+from installed import rows_of, sqlite_steps
 from keyosk.ids import new_id
 from keyosk.installation import Installation
 from keyosk.model import MATCH, OPERATOR, ListQuery, Scope, matching_name
@@ -250,19 +250,7 @@ def sqlite_cost(installation: Installation, sql: str, parameters: Any) -> int:
     for line in plan:
         assert not line.startswith("SCAN") or " USING " in line, plan
         assert "TEMP B-TREE" not in line or sorts_few(sql), plan
-    steps = 0
-
-    def step() -> int:
-        nonlocal steps
-        steps += 1
-        return 0
-
-    connection.set_progress_handler(step, 1)
-    try:
-        connection.execute(sql, parameters).fetchall()
-    finally:
-        connection.set_progress_handler(None, 0)
-    return steps
+    return sqlite_steps(connection, sql, parameters)
 
 
 def postgresql_cost(installation: Installation, sql: str, parameters: Any) -> int:

@@ -13,7 +13,7 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from installed import rows_of
+from installed import rows_of, sqlite_steps
 from keyosk import app
 from keyosk.ids import new_id
 from keyosk.installation import Installation
@@ -721,19 +721,7 @@ def sqlite_cost(installation: Installation, sql: str, parameters: Any, table: st
     assert all(" USING " in line for line in plan), plan
     if " WHERE " in sql:  # the index of the time is of sealed rows only, all of which are meant
         assert plan[0].startswith(("SEARCH", "SCAN t1 USING INDEX audit_row_time")), plan
-    steps = 0
-
-    def step() -> int:
-        nonlocal steps
-        steps += 1
-        return 0
-
-    connection.set_progress_handler(step, 1)
-    try:
-        connection.execute(sql, parameters).fetchall()
-    finally:
-        connection.set_progress_handler(None, 0)
-    return steps
+    return sqlite_steps(connection, sql, parameters)
 
 
 def postgresql_cost(installation: Installation, sql: str, parameters: Any, table: str) -> int:

@@ -237,19 +237,10 @@ def assert_back(server: LiveServer, admin: Any) -> None:
             time.sleep(0.1)
 
 
-def refusal(server: LiveServer) -> str:
-    process = server.launch()
-    try:
-        assert process.wait(30) == 1, server.log.read_text()
-    finally:
-        server.kill() if process.poll() is None else None
-    return server.log.read_text()
-
-
 def test_a_pooler_without_transactions_is_refused(url: str, tmp_path: Path) -> None:
     with pgbouncer(url, "statement") as pooler:
         server = LiveServer(pooler.url, tmp_path)
-        assert "pool_mode = transaction or session" in refusal(server)
+        assert "pool_mode = transaction or session" in server.refused()
         done = server.run("account", "list")
         assert (done.returncode, done.stdout) == (1, "")
         assert "pool_mode = transaction or session" in done.stderr
@@ -259,7 +250,7 @@ def test_a_parameter_that_a_pooler_does_not_know_is_refused_by_name(
     url: str, tmp_path: Path
 ) -> None:
     with pgbouncer(url, "session") as pooler:
-        line = refusal(LiveServer(f"{pooler.url}?options=-csearch_path%3Dpublic", tmp_path))
+        line = LiveServer(f"{pooler.url}?options=-csearch_path%3Dpublic", tmp_path).refused()
         assert "a connection pooler refuses it" in line
         assert "unsupported startup parameter: options" in line
 

@@ -1,44 +1,18 @@
 """What a token asks of PostgreSQL can be asked of one shard: statements look up single keys."""
 
-import logging
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from installed import installed, settings
+from installed import installed, settings, statements_with_values
 from keyosk import app
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR, Grant, Scope
 from postgres import PostgresServer
 
 PASSWORD = "a password for looking up"
-
-
-class _Statements(logging.Handler):
-    """Takes down what peewee sends, with its values."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sent: list[tuple[str, Any]] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        assert isinstance(record.msg, tuple)
-        self.sent.append(record.msg)
-
-
-@contextmanager
-def statements() -> Iterator[list[tuple[str, Any]]]:
-    log, handler = logging.getLogger("peewee"), _Statements()
-    log.setLevel(logging.DEBUG)
-    log.addHandler(handler)
-    try:
-        yield handler.sent
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(logging.NOTSET)
 
 
 @pytest.fixture
@@ -114,11 +88,11 @@ def of_tokens(keyosk: Installation) -> dict[str, list[tuple[str, Any]]]:
     found = {}
     for name, way in ways.items():
         client.post("/auth/token", **way)  # its first use is noted
-        with statements() as sent:
+        with statements_with_values() as sent:
             assert client.post("/auth/token", **way).status_code == 200
             found[name] = list(sent)
     form = {"grant_type": "refresh_token", "refresh_token": refresh}
-    with statements() as sent:
+    with statements_with_values() as sent:
         assert client.post("/auth/token", data=form).status_code == 200
         found["refresh"] = list(sent)
     return found
