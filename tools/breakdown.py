@@ -22,6 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from werkzeug.test import create_environ
+
 from keyosk import app, config
 from keyosk.model import OPERATOR, Grant, Scope
 
@@ -120,25 +122,14 @@ class _Keyosk:
     def _send(
         self, method: str, path: str, *, login: str = "", form: str = "", query: str = ""
     ) -> bytes:
-        environ: dict[str, Any] = {
-            "REQUEST_METHOD": method,
-            "SCRIPT_NAME": "",
-            "PATH_INFO": path,
-            "QUERY_STRING": query,
-            "SERVER_NAME": "127.0.0.1",
-            "SERVER_PORT": "8080",
-            "SERVER_PROTOCOL": "HTTP/1.1",
-            "REMOTE_ADDR": "127.0.0.1",
-            "HTTP_HOST": "127.0.0.1:8080",
-            "wsgi.url_scheme": "http",
-            "wsgi.input": io.BytesIO(form.encode()),
-            "wsgi.errors": sys.stderr,
-            "CONTENT_LENGTH": str(len(form)),
-        }
-        if login:
-            environ["HTTP_AUTHORIZATION"] = login
-        if form:
-            environ["CONTENT_TYPE"] = "application/x-www-form-urlencoded"
+        environ = create_environ(
+            path,
+            method=method,
+            query_string=query,
+            headers={"Authorization": login} if login else {},
+            data=form,
+            content_type="application/x-www-form-urlencoded" if form else None,
+        )
         statuses: list[str] = []
         response = self._application(environ, lambda status, *_: statuses.append(status))
         body = b"".join(response)
