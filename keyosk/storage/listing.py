@@ -9,7 +9,7 @@ from peewee import fn
 from keyosk.model import ListQuery
 from keyosk.storage.database import Database
 
-#: So many objects are sorted for a page, where no more pass one of its filters.
+#: The most objects that are sorted for one page. If more pass each filter, an index is walked.
 FEW: Final = 1_000
 
 Sorts = Mapping[str, "peewee.Field[Any]"]
