@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 import node_modules
 from installed import Clock, installed, rows_of
-from keyosk import app
+from keyosk import app, delays
 from keyosk.errors import BadToken, Conflict, Invalid, NotFound, Unavailable
 from keyosk.installation import Installation
 from keyosk.keys import imported_keys, material
-from keyosk.model import OPERATOR, Grant, KeyState, Scope
+from keyosk.keys.signing_keys import SPREAD
+from keyosk.model import OPERATOR, Grant, KeyState, Scope, SigningKey
 from keyosk.tokens.issuing import TokenRequest
 from live import ADMIN_PASSWORD, Client, LiveServer, unique
 from people import done, make_person
@@ -347,6 +348,94 @@ def test_no_process_publishes_a_stolen_key_after_its_end(
 
         assert stolen not in client.get(path).get_data(as_text=True)
         assert client.get(f"/auth/keys/{stolen}.pem").status_code == 404
+
+
+@pytest.mark.attack
+def test_keys_that_were_read_before_do_not_replace_those_read_after(
+    present: Installation, prepared_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow reader of before would bring a stolen key back, to publish and to sign with."""
+    with installed(prepared_url) as other:
+        stolen = other.signing_keys.current.default.kid
+        other.signing_keys._in_background = True  # it reads nothing by itself now
+        were_read, may_go_on = threading.Event(), threading.Event()
+        read = other.signing_keys._store.all
+
+        def read_slowly() -> tuple[SigningKey, ...]:
+            rows = read()
+            if not were_read.is_set():
+                were_read.set()
+                assert may_go_on.wait(30)
+            return rows
+
+        monkeypatch.setattr(other.signing_keys._store, "all", read_slowly)
+        with ThreadPoolExecutor(2) as threads:
+            slow = threads.submit(_closing(other, other.signing_keys.refresh))
+            assert were_read.wait(30)
+            present.rotation.compromise(OPERATOR, stolen)
+            quick = threads.submit(_closing(other, other.signing_keys.confirmed))
+            wait([quick], timeout=0.5)  # it may have to wait for the slow one
+            may_go_on.set()
+            slow.result()
+            assert quick.result() is True
+        assert stolen not in published(other)
+        assert signing(other) != stolen
+
+
+def test_who_asks_for_keys_while_another_opens_the_new_one_waits_for_it(
+    present: Installation, prepared_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening a key takes longer, on a busy machine, than a database may be waited for."""
+    with installed(prepared_url) as other:
+        stolen = other.signing_keys.current.default.kid
+        other.signing_keys._in_background = True  # it reads nothing by itself now
+        opening, may_go_on = threading.Event(), threading.Event()
+        opened = other.signing_keys._private_keys.open
+
+        def open_slowly(*of: Any) -> Any:
+            opening.set()
+            assert may_go_on.wait(30)
+            return opened(*of)
+
+        monkeypatch.setattr(other.signing_keys._private_keys, "open", open_slowly)
+        present.rotation.compromise(OPERATOR, stolen)
+        with ThreadPoolExecutor(2) as threads:
+            first = threads.submit(_closing(other, other.signing_keys.confirmed))
+            assert opening.wait(30)
+            second = threads.submit(_closing(other, other.signing_keys.confirmed))
+            wait([second], timeout=0.5)
+            may_go_on.set()
+            assert (first.result(), second.result()) == (True, True)
+        assert stolen not in published(other)
+
+
+def test_the_last_moment_of_a_second_is_no_shorter_than_its_first(
+    prepared_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key is published at a whole second: what it is younger than, its tokens wait for."""
+    waited: list[float] = []
+    monkeypatch.setattr(delays, "delay_response", waited.append)
+    clock = Clock(int(time.time()) + 0.9)
+    with installed(prepared_url, clock=clock) as keyosk:
+        keyosk.rotation.compromise(OPERATOR, keyosk.signing_keys.current.default.kid)
+        token(keyosk)
+        assert waited[0] >= SPREAD
+        clock.now += SPREAD
+        token(keyosk)
+        assert 0 < waited[1] <= 0.2
+        clock.now += 0.2
+        token(keyosk)
+        assert len(waited) == 2
+
+
+def _closing(keyosk: Installation, task: Callable[[], Any]) -> Callable[[], Any]:
+    def run() -> Any:
+        try:
+            return task()
+        finally:
+            keyosk.database.close()  # this thread's own connection
+
+    return run
 
 
 def test_a_set_that_the_database_did_not_confirm_is_kept_for_a_second(

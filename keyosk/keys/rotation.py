@@ -390,7 +390,10 @@ class Rotation:
         for key in self._private_keys.left_over(keys.rows):
             if self._private_keys.destroy(key.kid):
                 keys.change(key.kid, sealed=b"")
-        self._keys.adopt(keys.rows)
+        try:
+            self._keys.refresh()
+        except Unavailable:  # the step is stored all the same
+            self._keys.adopt(keys.rows)
         return keys
 
     def _is_published(self, algorithm: str) -> bool:

@@ -57,6 +57,8 @@ class SigningKeys:
         self._refreshed = 0.0
         self._in_background = False
         self._asking = threading.Lock()
+        self._reading = threading.RLock()
+        self._replacing = threading.Lock()
 
     @property
     def current(self) -> KeySet:
@@ -85,12 +87,15 @@ class SigningKeys:
             if not self._asking.acquire(timeout=_LONGEST_ASKING):
                 return False
         try:
-            if self._store.compromised() != self.current.compromised:
-                self.refresh()
+            compromised = self._store.compromised()
         except Unavailable:
             return False
         finally:
             self._asking.release()
+        try:
+            self._learn_of(compromised)
+        except Unavailable:
+            return False
         return True
 
     def signer(self, algorithm: str | None, *, compromised: int | None = None) -> Signer:
@@ -100,17 +105,18 @@ class SigningKeys:
         to sign, the installation's key signs. ``compromised``: the number of compromised keys that
         the caller has just read; if it is new, the keys are read again. Raises ``Unavailable``.
         """
-        if compromised is not None and compromised != self.current.compromised:
-            self.refresh()
+        if compromised is not None:
+            self._learn_of(compromised)
         signer = self.known_signer(algorithm)
         if signer is None:
             self.ensure(algorithm)
             signer = self.current.signers[algorithm or self.algorithm]
         # SECURITY: no token is signed by a key that another process may not have published yet. But
         # for the first key of all, which none can be without.
-        wait = signer.published_at + SPREAD - self._clock()
+        # It was published at the end of that second, at worst.
+        wait = signer.published_at + 1 + SPREAD - self._clock()
         # One that was published by a clock ahead has been there for longer than it says.
-        if 0 < wait <= SPREAD and signer.published_at > self.current.every[0].published_at:
+        if 0 < wait <= 1 + SPREAD and signer.published_at > self.current.every[0].published_at:
             delays.delay_response(wait)
         return signer
 
@@ -141,7 +147,18 @@ class SigningKeys:
     def refresh(self) -> None:
         """Read the keys again. Raises ``WrongSecretKey``, ``Unavailable``."""
         delays.before_waiting()  # a new one may have to be opened in an HSM
-        self.adopt(self._store.all())
+        # SECURITY: rows that were read before another thread's must not come to replace them.
+        with self._reading:
+            self.adopt(self._store.all())
+
+    def _learn_of(self, compromised: int) -> None:
+        """Read the keys again unless this many of them are known to be compromised."""
+        if compromised == self.current.compromised:
+            return
+        delays.before_waiting()
+        with self._reading:  # of the requests that find it out at once, one reads them
+            if compromised != self.current.compromised:
+                self.refresh()
 
     def adopt(self, rows: tuple[SigningKey, ...]) -> None:
         """Use all keys as the database has them now. Raises ``WrongSecretKey``."""
@@ -273,8 +290,18 @@ class SigningKeys:
 
     def _build(self) -> None:
         """Build the key set of this moment from the stored keys."""
+        while True:
+            rows = self._rows
+            built = self._key_set(rows)
+            # SECURITY: another thread may have read newer rows meanwhile, without a stolen key.
+            with self._replacing:
+                if self._rows is rows:
+                    self._current = built
+                    return
+
+    def _key_set(self, rows: tuple[SigningKey, ...]) -> KeySet | None:
         now = int(self._clock())
-        published = [key for key in self._rows if is_published(key, now)]
+        published = [key for key in rows if is_published(key, now)]
         signing: dict[str, SigningKey] = {}
         for key in published:
             known = signing.get(key.algorithm)
@@ -282,8 +309,7 @@ class SigningKeys:
                 signing[key.algorithm] = key
         common = [key for key in signing.values() if key.algorithm in material.ALGORITHMS]
         if not common:
-            self._current = None
-            return
+            return None
         # A new algorithm of the installation has no key that signs yet: then the old one goes on.
         first = signing.get(self.algorithm) or max(common, key=_began)
         signers = {algorithm: self._signer(key) for algorithm, key in signing.items()}
@@ -291,12 +317,12 @@ class SigningKeys:
         order[id(first)] = 0
         published.sort(key=lambda key: (order.get(id(key), len(order) + 1), -key.created_at))
         changes = [*(_began(key) for key in published), *(key.gone_at or _FAR for key in published)]
-        self._current = KeySet(
+        return KeySet(
             keys=tuple(published[:MOST]),
             signers=signers,
             default=signers[first.algorithm],
-            every=self._rows,
-            compromised=sum(key.state is KeyState.COMPROMISED for key in self._rows),
+            every=rows,
+            compromised=sum(key.state is KeyState.COMPROMISED for key in rows),
             made_at=now,
             changes_at=min((each for each in changes if each > now), default=_FAR),
         )
