@@ -14,7 +14,7 @@ unexport VIRTUAL_ENV CONDA_PREFIX CONDA_DEFAULT_ENV POETRY_ACTIVE PYTHONDONTWRIT
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-long coverage faults demo lint format docs build audit bench profile lock clean
+.PHONY: help run test test-long coverage faults demo lint format docs build audit bench growth profile lock clean
 
 help: ## Show this list
 	@echo 'Usage: make TARGET [ARGS="..."]'
@@ -64,6 +64,9 @@ audit: .venv/.development ## Ask PyPI for known faults of what Keyosk runs on (n
 
 bench: .venv/.development ## Measure what requests cost, beside a bare Flask route and a peer
 	@$(BIN)/python tools/bench $(ARGS)
+
+growth: .venv/.development ## Measure how costs grow with accounts, services, grants, revocations, audit rows
+	@$(BIN)/python tools/growth $(ARGS)
 
 profile: .venv/.development ## Show where the time of a request goes, by part of the house
 	@$(BIN)/python tools/breakdown.py $(ARGS)

@@ -306,3 +306,15 @@ def test_the_page_of_performance_has_the_published_figures() -> None:
     for target in published["targets"]:
         verdict = "met" if target["met"] else "missed"
         assert re.search(rf"\| {re.escape(target['row'])}: .*\| {verdict} \|", page), target
+
+
+def test_the_page_of_scaling_has_the_published_figures() -> None:
+    page = (DOCS / "scaling.md").read_text()
+    for table in json.loads((DOCS / "growth.json").read_text())["tables"]:
+        _, _, rest = page.partition(f"**{table['title'].capitalize()}, {table['database']}**")
+        for row in table["rows"]:
+            verdict = {None: "", True: "met", False: "missed"}[row["met"]]
+            path, comma, more = row["name"].partition(",")
+            name = f"`{path}`{comma}{more}" if path.startswith("/") else row["name"]
+            begin, end = f"| {name}, {row['unit']} | ", f" | {row['target']} | {verdict} |\n"
+            assert re.search(f"{re.escape(begin)}.*{re.escape(end)}", rest), row
