@@ -877,6 +877,22 @@ def test_a_server_imports_no_client() -> None:
     assert {"httpx", "rich", "keyosk.cli.client"} & set(ran.stdout.split()) == set()
 
 
+def test_the_driver_of_postgresql_is_imported_only_for_postgresql() -> None:
+    """peewee imports each driver that is installed, and this one takes 11 MiB of each process."""
+    script = (
+        "import sys, keyosk.app, keyosk.cli.serving\n"
+        "from keyosk.storage.database import Database\n"
+        "Database('sqlite:///keyosk.db')\n"
+        "print('psycopg' in sys.modules)\n"
+        "Database('postgresql://127.0.0.1:1/keyosk')\n"
+        "print('psycopg' in sys.modules)\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert ran.stdout.split() == ["False", "True"]
+
+
 def test_imports_have_the_words_of_the_api() -> None:
     assert tuple(Status) == STATUSES
     assert set(FAILED) == records.FAILED

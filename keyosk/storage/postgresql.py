@@ -24,11 +24,21 @@ import peewee
 import psycopg
 from psycopg import sql
 from psycopg.pq import TransactionStatus
+from psycopg.types import json
 
 from keyosk.config.database_urls import PostgresqlUrl
 from keyosk.errors import DatabaseUnusable, Unavailable
 from keyosk.storage import driver_errors
 from keyosk.storage.outage import Outage
+
+# As peewee does where it is imported with its driver; see ``keyosk.storage``.
+for _name, _value in (
+    ("psycopg", psycopg),
+    ("TransactionStatus", TransactionStatus),
+    ("Json_pg3", json.Json),
+    ("Jsonb_pg3", json.Jsonb),
+):
+    setattr(peewee, _name, _value)
 
 CONNECT_TIMEOUT: Final = 3  # seconds until a session is there
 STATEMENT_TIMEOUT: Final = 7_000  # milliseconds that the server gives one statement
@@ -191,6 +201,10 @@ def _refused(why: str) -> DatabaseUnusable:
 
 
 class _Adapter(peewee.Psycopg3Adapter):
+    txn_idle = TransactionStatus.IDLE
+    txn_inerror = TransactionStatus.INERROR
+    txn_unknown = TransactionStatus.UNKNOWN
+
     def __init__(
         self, url: PostgresqlUrl, schema: str | None, outage: Outage, *, prepare: int | str
     ) -> None:

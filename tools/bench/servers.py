@@ -134,6 +134,8 @@ def _running(
     command: Sequence[str], folder: Path, environment: Mapping[str, str], *, port: int
 ) -> Iterator[Server]:
     """A server in a process group of its own, for as long as the block lasts."""
+    # As where it is installed: there the bytecode of its modules lies beside them.
+    environment = {k: v for k, v in environment.items() if k != "PYTHONDONTWRITEBYTECODE"}
     with (folder / f"{port}.log").open("wb") as log:
         process = subprocess.Popen(
             command,
