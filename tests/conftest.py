@@ -16,15 +16,17 @@ from keyosk import app
 from keyosk.installation import Installation
 from keyosk.storage import schema
 from keyosk.storage.database import Database
-from live import Client, LiveServer
+from live import Client, LiveServer, command
 from postgres import PostgresServer
 
 # These machines are shared and noisy: how long one example takes says nothing.
 hypothesis.settings.register_profile("keyosk", deadline=None)
 hypothesis.settings.load_profile("keyosk")
 
-# As the Makefile does: tests start hundreds of commands, and workers of their own.
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# As the Makefile does: tests start hundreds of commands, and workers of their own. And a command
+# that writes to a full disk fails in another place where its output is buffered.
+for _name in ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"):
+    os.environ.pop(_name, None)
 sys.dont_write_bytecode = False
 
 # --- Databases ------------------------------------------------------------------------------------
@@ -155,6 +157,7 @@ def server(
         postgres: PostgresServer = request.getfixturevalue("postgres_server")
         url = postgres.create_database()
     shared = LiveServer(url, folder)
+    shared.program = command()
     if Coverage.current() is not None:
         # Other servers and commands are many and short: to measure each costs half as much again.
         root = request.config.rootpath

@@ -45,6 +45,10 @@ def run(command: Callable[[], object]) -> None:
     try:
         try:
             command()
+        except Exception:
+            with suppress(OSError):  # what failed first is the reason
+                _finish_output()
+            raise
         finally:
             _finish_output()
     except Exception as error:  # noqa: BLE001 - whatever it is, nobody else is to tell it
