@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,11 +16,13 @@ from typing import Any, Self
 import requests
 from requests.adapters import HTTPAdapter
 
+import processes
 import terminal
+from processes import Process
 
 ADMIN_PASSWORD = "an admin of this test only"
 SECRET_KEY = "the-secret-key-of-this-test-only-and-no-other"
-_START = 30  # seconds
+_START = 60  # seconds: as all limits here, generous, because the machine may be busy
 _RENEW = 300  # seconds that a token is used; it lasts for longer
 _numbers = itertools.count(1)
 
@@ -28,6 +30,12 @@ _numbers = itertools.count(1)
 def command(*arguments: str) -> list[str]:
     """The keyosk command of this environment, whatever PATH says."""
     return [sys.executable, "-c", "from keyosk.cli import main; main()", *arguments]
+
+
+def environment(**settings: str) -> dict[str, str]:
+    """The environment of this process, with these settings and no others."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith("KEYOSK_")}
+    return others | {f"KEYOSK_{name.upper()}": value for name, value in settings.items()}
 
 
 def unique(stem: str) -> str:
@@ -52,15 +60,20 @@ class LiveServer:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("KEYOSK_")},
-            "KEYOSK_DATABASE_URL": database_url,
-            "KEYOSK_BIND": f"127.0.0.1:{self.port}",
-            "KEYOSK_SECRET_KEY": SECRET_KEY,
-            "KEYOSK_ADMIN_PASSWORD": ADMIN_PASSWORD,
-            "KEYOSK_METRICS_BIND": "off",
-            **{f"KEYOSK_{name.upper()}": value for name, value in settings.items()},
+            **environment(
+                database_url=database_url,
+                bind=f"127.0.0.1:{self.port}",
+                secret_key=SECRET_KEY,
+                admin_password=ADMIN_PASSWORD,
+                metrics_bind="off",
+            ),
+            **environment(**settings),
         }
-        self.process: subprocess.Popen[bytes] | None = None
+        self.program: Sequence[str] = ()
+        """What is started, with ``serve`` behind it; else it is forked (``processes``)."""
+        self.stderr: int | None = None
+        """Where its standard error goes, if not to the log."""
+        self.process: Process | None = None
 
     @property
     def log(self) -> Path:
@@ -79,22 +92,21 @@ class LiveServer:
     ) -> None:
         self.stop()
 
-    def serve_command(self) -> list[str]:
-        """What starts it."""
-        return command("serve")
-
-    def launch(self) -> subprocess.Popen[bytes]:
+    def launch(self) -> Process:
         """Start it."""
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self.serve_command(),
-                cwd=self.folder,
-                env=self.environment,
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+        with self.log.open("ab") as log, Path(os.devnull).open("rb") as nothing:
+            settings: dict[str, Any] = {
+                "cwd": self.folder,
+                "env": self.environment,
+                "stdin": nothing,
+                "stdout": log,
+                "stderr": log if self.stderr is None else self.stderr,
+                "start_new_session": True,
+            }
+            if self.program:
+                self.process = subprocess.Popen([*self.program, "serve"], **settings)
+            else:
+                self.process = processes.start("serve", **settings)
         return self.process
 
     def start(self) -> None:
@@ -119,7 +131,7 @@ class LiveServer:
         if self.process.poll() is None:
             self.process.terminate()
         try:
-            return self.process.wait(timeout=40)
+            return self.process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             self.kill()
             raise
@@ -128,13 +140,13 @@ class LiveServer:
         """Kill all of its processes at once, as a power cut would."""
         if self.process is not None:
             os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait(timeout=10)
+            self.process.wait(timeout=60)
 
     def refused(self) -> str:
         """The log of a ``serve`` that ends by itself, with exit code 1."""
         process = self.launch()
         try:
-            assert process.wait(30) == 1, self.log.read_text()
+            assert process.wait(_START) == 1, self.log.read_text()
         finally:
             self.kill() if process.poll() is None else None
         return self.log.read_text()

@@ -87,16 +87,11 @@ class Node(LiveServer):
     ) -> None:
         """``clock``: by how many seconds its clock is wrong."""
         super().__init__(url, folder, **settings)
-        self.clock = clock
         folder.mkdir()
         self.address = f"{net.hosts[host]}:8080"
         self.url = f"http://{self.address}"
-        self.prefix = net.prefix(host)
+        self.program = [*net.prefix(host), sys.executable, "-c", _SHIFTED, str(clock)]
         self.environment["KEYOSK_BIND"] = self.address
-
-    def serve_command(self) -> list[str]:
-        serve = [sys.executable, "-c", _SHIFTED, str(self.clock), "serve"]
-        return [*self.prefix, *serve]
 
 
 @dataclass

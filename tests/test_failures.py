@@ -21,6 +21,8 @@ from typing import IO, Any
 
 import pytest
 
+import live
+import processes
 from live import LiveServer, free_port
 from test_outages import fill, small_disk
 
@@ -41,21 +43,26 @@ def run(
     text: bytes = b"",
     limit: Callable[[], object] | None = None,
     environment: Mapping[str, str] = {},
-    stdout: int = subprocess.PIPE,
-    program: Sequence[str] = PROGRAM,
+    stdout: int | None = None,
+    program: Sequence[str] = (),
     **settings: str,
 ) -> "subprocess.CompletedProcess[bytes]":
-    """The program with the given settings and no others, behind another program if need be."""
+    """The program with the given settings and no others, behind another program if need be.
+
+    It is started where its start matters: what Python reads then, a limit, another program.
+    """
+    env = {**live.environment(**settings), **environment}
+    of_start = any(name.startswith(("PYTHON", "LC_")) for name in environment)
+    if not (of_start or limit or program or before[:1] in (("bash",), ("env",))):
+        return processes.run(
+            *arguments, cwd=folder, env=env, text=text, stdout=stdout, before=before
+        )
     return subprocess.run(
-        [*before, *program, *arguments],
+        [*before, *(program or PROGRAM), *arguments],
         cwd=folder,
-        env={
-            **{name: value for name, value in os.environ.items() if not name.startswith("KEYOSK_")},
-            **environment,
-            **{f"KEYOSK_{name.upper()}": value for name, value in settings.items()},
-        },
+        env=env,
         input=text,
-        stdout=stdout,
+        stdout=subprocess.PIPE if stdout is None else stdout,
         stderr=subprocess.PIPE,
         timeout=60,
         preexec_fn=limit,
@@ -238,13 +245,12 @@ def test_input_that_is_not_utf_8_is_refused_without_a_word_of_it(
     assert "rosebud" not in said
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+@pytest.mark.parametrize("environment", [{}, {"PYTHONIOENCODING": "ascii"}], ids=["utf-8", "ascii"])
 def test_a_name_that_the_terminal_cannot_show_is_shown_as_well_as_it_can(
-    place: Path, encoding: str
+    place: Path, environment: dict[str, str]
 ) -> None:
     name = "李雷 😀"
     assert run(place, "account", "create", "li", "--display-name", name).returncode == 0
-    environment = {"PYTHONIOENCODING": encoding}
     shown = run(place, "account", "show", "li", "--json", environment=environment)
     assert shown.returncode == 0, shown.stderr
     assert json.loads(shown.stdout)["display_name"] == name

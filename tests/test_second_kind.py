@@ -5,10 +5,9 @@ import os
 import resource
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -21,31 +20,21 @@ from test_metrics import Metered
 
 pytestmark = pytest.mark.fault
 
-_NO_ROOM = "mount -t tmpfs -o size=64k none /dev/shm && head -c 65536 /dev/zero >/dev/shm/full; "
+_NO_ROOM = """\
+mount -t tmpfs -o size=64k none /dev/shm && head -c 65536 /dev/zero >/dev/shm/full; exec "$@"
+"""
 
 
 class Odd(Metered):
-    """A Keyosk that is started by a shell, with another standard error."""
+    """A Keyosk with another standard error, or one that a shell starts."""
 
-    def __init__(self, folder: Path, *, before: str = "", after: str = "", err: Any = None) -> None:
+    def __init__(self, folder: Path, *, stderr: int | None = None) -> None:
         super().__init__(folder)
-        self.before, self.after, self.err = before, after, err
+        self.stderr = stderr
 
-    def launch(self) -> subprocess.Popen[bytes]:
-        shell: Sequence[str] = ("sh", "-c", f'{self.before} exec "$@" {self.after}', "sh")
-        if "mount" in self.before:
-            shell = ("unshare", "--mount", *shell)
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*shell, *command("serve")],
-                cwd=self.folder,
-                env=self.environment,
-                stdout=log,
-                stderr=self.err or log,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        return self.process
+    def start_by(self, shell: str, *before: str) -> None:
+        """Have a shell start it: ``exec "$@"`` in its script is the start."""
+        self.program = [*before, "sh", "-c", shell, "sh", *command()]
 
 
 def key_of(server: LiveServer) -> str:
@@ -58,9 +47,9 @@ def assert_answers(server: LiveServer, key: str, times: int = 20) -> None:
     """Every request is answered, each by a connection of its own, which any worker may take."""
     for _ in range(times):
         for method, path in (("GET", "/health/live"), ("GET", "/auth/jwks"), ("GET", "/none")):
-            found = requests.request(method, f"{server.url}{path}", timeout=10)
+            found = requests.request(method, f"{server.url}{path}", timeout=60)
             assert found.status_code == (404 if path == "/none" else 200)
-        token = requests.post(f"{server.url}/auth/token", auth=("admin", key), timeout=10)
+        token = requests.post(f"{server.url}/auth/token", auth=("admin", key), timeout=60)
         assert token.status_code == 200, token.text
 
 
@@ -76,7 +65,9 @@ def can_mount() -> bool:
 def test_no_request_dies_of_a_full_shared_memory_folder(tmp_path: Path) -> None:
     if not can_mount():
         pytest.skip("no mount namespaces here")
-    with Odd(tmp_path, before=_NO_ROOM) as server:
+    server = Odd(tmp_path)
+    server.start_by(_NO_ROOM, "unshare", "--mount")
+    with server:
         key = key_of(server)
         assert_answers(server, key)
         assert server.count("keyosk_tokens_issued_total", credential="api_key") == 20
@@ -97,8 +88,8 @@ def test_no_request_dies_of_a_limit_on_the_size_of_files(tmp_path: Path) -> None
 @pytest.mark.parametrize("after", ["2>&-", "2>/dev/full", "2>/dev/full >&2", "2>&- >&- <&-"])
 def test_no_request_waits_for_a_log_that_nobody_can_write(tmp_path: Path, after: str) -> None:
     """For a full one and for none."""
-    server = Odd(tmp_path, before="")
-    server.after = after
+    server = Odd(tmp_path)
+    server.start_by(f'exec "$@" {after}')
     with LiveServer(server.environment["KEYOSK_DATABASE_URL"], tmp_path) as first:
         key = key_of(first)  # so that there is nothing to print at the next start
     with server:
@@ -118,14 +109,14 @@ def silent_reader() -> Iterator[tuple[int, int]]:
 
 
 def test_no_request_waits_for_a_reader_of_the_log_that_does_not_read(tmp_path: Path) -> None:
-    with silent_reader() as (reader, writer), Odd(tmp_path, err=writer) as server:
+    with silent_reader() as (reader, writer), Odd(tmp_path, stderr=writer) as server:
         key = key_of(server)
         assert_answers(server, key, times=30)
         # Once it reads again, the log says that something is missing in it.
         os.set_blocking(reader, False)
         lines = b""
         for _ in range(200):
-            requests.get(f"{server.url}/health/live", timeout=10)
+            requests.get(f"{server.url}/health/live", timeout=60)
             with suppress(BlockingIOError):
                 lines += os.read(reader, 65536)
             if b"lines of this log were lost" in lines:
@@ -134,7 +125,7 @@ def test_no_request_waits_for_a_reader_of_the_log_that_does_not_read(tmp_path: P
 
 
 def test_no_request_dies_with_the_reader_of_the_log(tmp_path: Path) -> None:
-    with silent_reader() as (reader, writer), Odd(tmp_path, err=writer) as server:
+    with silent_reader() as (reader, writer), Odd(tmp_path, stderr=writer) as server:
         key = key_of(server)
         os.close(reader)
         os.close(writer)

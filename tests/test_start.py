@@ -1,6 +1,5 @@
 """The first start, on the wrong place as well: nothing is made or told that should not be."""
 
-import os
 import re
 import shutil
 import socket
@@ -11,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from live import LiveServer, command, free_port
+import processes
+from live import LiveServer, environment, free_port
 
 pytestmark = pytest.mark.every_database
 
@@ -21,17 +21,9 @@ PASSWORD = re.compile(r"^    ((?:[a-z2-9]{5}-){5}[a-z2-9]{5})$", re.MULTILINE)
 
 def run(folder: Path, *arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
     """A keyosk command with no settings but those given, in a folder."""
-    return subprocess.run(
-        command(*arguments),
-        cwd=folder,
-        env={
-            **{name: value for name, value in os.environ.items() if not name.startswith("KEYOSK_")},
-            **{f"KEYOSK_{name.upper()}": value for name, value in settings.items()},
-        },
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
+    done = processes.run(*arguments, cwd=folder, env=environment(**settings))
+    return subprocess.CompletedProcess(
+        arguments, done.returncode, done.stdout.decode(), done.stderr.decode()
     )
 
 
@@ -106,18 +98,11 @@ def test_an_upgrade_prints_no_line_that_sends_the_password_to_whoever_has_the_po
 
 def test_a_password_that_could_not_be_printed_is_told_of(tmp_path: Path) -> None:
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            command("database", "upgrade", "--create"),
-            cwd=tmp_path,
-            env={k: v for k, v in os.environ.items() if not k.startswith("KEYOSK_")},
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=60,
-        )
+        arguments = ("database", "upgrade", "--create")
+        done = processes.run(*arguments, cwd=tmp_path, env=environment(), stdout=full.fileno())
     assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert "keyosk account password admin" in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert b"keyosk account password admin" in done.stderr
 
 
 # --- the secret key -------------------------------------------------------------------------------
