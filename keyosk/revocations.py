@@ -25,8 +25,11 @@ _log = logging.getLogger(__name__)
 MOST_ACCOUNTS: Final = 1_000
 #: Above this many single tokens of an account, all its tokens so far are revoked instead.
 MOST_TOKENS: Final = 32
+#: Above this many API keys of an account, the same: no script that replaces a few ends others.
+MOST_KEYS: Final = 256
 #: Seconds after which the entries are read again although their numbers are the same.
 _REREAD: Final = 60
+_NEVER: Final = 2**62
 #: Seconds that the entry of a stolen signing key lives. Whoever stole it chooses ``exp``, so no end
 #: of a token counts, only how long somebody may still take the key for ours: five minutes by our
 #: max-age and a day by stale-if-error in a cache, a day more in the most patient verifiers seen,
@@ -51,19 +54,23 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that is published, as it was read ``at`` a moment; nothing expires before ``until``.
+    """All that is published, as it was ``at`` a moment; nothing expires before ``until``.
 
-    ``forms``: what readers get, by what they ask for, made once for all of them.
+    ``reread``: when all of it is to be read again. ``forms``: what readers get, by what they ask
+    for, made once for all of them.
     """
 
     whole: Published
     at: int
     until: int
+    reread: int
     forms: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    #: Whom or what the entries are about, and perhaps others: what is in here may be superseded.
+    about: set[str] = field(default_factory=set, repr=False, compare=False)
 
     def holds(self, last: int, now: int) -> bool:
         """Return whether it is still so, if ``last`` is the highest number by now."""
-        return self.whole.sequence == last and self.at <= now < self.until
+        return self.whole.sequence == last and self.at <= now < min(self.until, self.reread)
 
 
 class Revocations:
@@ -125,11 +132,29 @@ class Revocations:
             self.of_accounts(account_ids)
         return effective_at
 
-    def of_api_key(self, key_id: str) -> int:
-        """Revoke every token so far that came from this API key, and end its sessions."""
+    def of_api_key(self, key_id: str, account_id: str) -> int:
+        """Revoke every token so far that came from this API key, and end its sessions.
+
+        Where the keys of the account become more than ``MOST_KEYS``, as ``of_tokens``.
+        """
+        now, moment = int(self._clock()), self._moment()
         self._sessions.remove_of_api_key(key_id)
-        self._store.raise_api_keys([key_id], self._moment())
-        return self._all_so_far(Claim.KEY_ID, [key_id])
+        self._store.raise_api_keys([key_id], moment)
+        known = self._store.of_account(account_id, now, latest=now + clocks.APART)
+        if known.at_once or known.keys >= MOST_KEYS:
+            return self._instead_of_singles(account_id, moment)
+        expires = now + self.longest_lifetime()
+        self._add(
+            Revocation(
+                claim=Claim.KEY_ID,
+                value=key_id,
+                issued_before=moment,
+                expires=expires,
+                account=account_id,
+                issued_at=moment - 1,
+            )
+        )
+        return expires
 
     def of_audiences(self, audiences: Collection[str]) -> int:
         """Revoke every token for these audiences so far."""
@@ -163,8 +188,7 @@ class Revocations:
         moment = self._moment()
         # By the clock of another node a token may be from later than now.
         if many and issued_at < moment:
-            self._store.raise_accounts([account_id], moment)
-            return self._all_so_far(Claim.SUB, [account_id], instead_of_singles=True)
+            return self._instead_of_singles(account_id, moment)
         for jti, expires in tokens.items():
             self._add(
                 Revocation(
@@ -242,9 +266,36 @@ class Revocations:
         self._correct()
         # Read before the entries: one that is added in between is told of twice, never missed.
         last = self._store.last()
+        known = self._snapshot
+        if known is not None and known.whole.sequence <= last and known.at <= now < known.reread:
+            extended = self._extended(known, last, now)
+            if extended is not None:
+                return extended
         entries = self._store.since(0, now)
-        until = min((each.expires for each in entries), default=now + _REREAD)
-        return Snapshot(Published(last, 0, entries), now, min(until, now + _REREAD))
+        about = {name for each in entries for name in (each.value, each.account) if name}
+        whole = Published(last, 0, entries)
+        return Snapshot(whole, now, _first_end(entries), now + _REREAD, about=about)
+
+    def _extended(self, known: Snapshot, last: int, now: int) -> Snapshot | None:
+        """A snapshot with what was published since, which is little where the whole is not.
+
+        ``None`` if that cannot be told: where all entries have new numbers, or none of before is
+        left.
+        """
+        entries = known.whole.revocations
+        new = self._store.since(entries[-1].sequence if entries else known.whole.sequence, now)
+        if not 0 < self._store.first(now) <= known.whole.sequence:
+            return None
+        until = known.until
+        if now >= until:
+            entries = tuple(each for each in entries if each.expires > now)
+            until = _first_end(entries)
+        if any(each.value in known.about for each in new if each.issued_before is not None):
+            superseded = _superseded_by(new)
+            entries = tuple(each for each in entries if not superseded(each))
+        known.about.update(name for each in new for name in (each.value, each.account) if name)
+        whole = Published(last, 0, (*entries, *new))
+        return Snapshot(whole, now, min(until, _first_end(new)), known.reread, about=known.about)
 
     def note_lifetimes(self) -> None:
         """Take in which lifetimes tokens have from now on: after a start, or a changed service."""
@@ -270,6 +321,11 @@ class Revocations:
         except Unavailable:
             return False
         return True
+
+    def _instead_of_singles(self, account_id: str, moment: int) -> int:
+        """Revoke every token of an account so far by the entry that takes the place of many."""
+        self._store.raise_accounts([account_id], moment)
+        return self._all_so_far(Claim.SUB, [account_id], instead_of_singles=True)
 
     def _all_so_far(
         self, claim: Claim, values: Collection[str], *, instead_of_singles: bool = False
@@ -299,6 +355,30 @@ class Revocations:
         # Times in tokens are whole seconds: those of this very second are meant too. No new one of
         # the same account is issued before it is over (``Tokens.issue``).
         return int(self._clock()) + 1
+
+
+def _first_end(entries: Collection[Revocation]) -> int:
+    """When the first of the entries expires; long from now if there are none."""
+    return min((each.expires for each in entries), default=_NEVER)
+
+
+def _superseded_by(new: Collection[Revocation]) -> Callable[[Revocation], bool]:
+    """Whether an entry from before says less than one of these: storage deletes it as well."""
+    moments = {
+        (each.claim, each.value): each.issued_before
+        for each in new
+        if each.issued_before is not None
+    }
+
+    def superseded(entry: Revocation) -> bool:
+        moment = moments.get((entry.claim, entry.value))
+        if moment is not None and entry.issued_before is not None:
+            return entry.issued_before <= moment
+        # SECURITY: a token that may be from later than that keeps its own entry.
+        moment = moments.get((Claim.SUB, entry.account or ""))
+        return moment is not None and entry.issued_at is not None and entry.issued_at < moment
+
+    return superseded
 
 
 def latest(*moments: int | None) -> int | None:

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from installed import Clock, installed, rows_of, with_todo
+from installed import Clock, installed, rows_of, statements_with_values, with_todo
 from keyosk.credentials.authentication import caller
 from keyosk.credentials.presented import candidates
 from keyosk.errors import BadToken, InvalidGrant
 from keyosk.installation import Installation
 from keyosk.model import KEYOSK, OPERATOR, Grant, ListQuery, Scope
-from keyosk.revocations import MOST_TOKENS
+from keyosk.revocations import MOST_KEYS, MOST_TOKENS
 from keyosk.tokens.issuing import TokenRequest
 from live import Client, LiveServer, unique
 from people import PASSWORD, Person, done, make_key, make_person
@@ -129,7 +129,7 @@ def entries_of(keyosk: Installation) -> int:
     )
 )
 def test_whoever_polls_refuses_each_token_that_was_revoked(
-    keyosk: Installation, clock: Clock, steps: list[tuple[float, str, bool]]
+    keyosk: Installation, prepared_url: str, clock: Clock, steps: list[tuple[float, str, bool]]
 ) -> None:
     account = made_account(keyosk)
     clock.now = int(time.time()) - 600
@@ -161,6 +161,9 @@ def test_whoever_polls_refuses_each_token_that_was_revoked(
         often.poll()
         if polls:
             sometimes.poll()
+        # What this process knows from before and what another reads anew are the same.
+        with installed(prepared_url, clock=clock) as another:
+            assert another.revocations.published() == keyosk.revocations.published()
     for follower in (often, sometimes, once, whole):
         follower.poll()
         assert all(follower.refuses(text) for text in revoked)
@@ -234,6 +237,68 @@ def test_a_session_with_many_tokens_is_revoked_by_one_entry(
     assert len(follower.entries) == 1
     assert all(follower.refuses(text) for text in texts)
     assert not any(is_taken(keyosk, text, "todo") for text in texts)
+
+
+def keys_of(keyosk: Installation, account: str, count: int) -> list[str]:
+    made = [keyosk.api_keys.create(OPERATOR, account, name="one of many") for _ in range(count)]
+    return [each.key.id for each in made]
+
+
+def minted_by(keyosk: Installation, account: str, key: str) -> str:
+    minted(keyosk, account)  # the clock is where it can have one
+    login = keyosk.authentication.preview_login(account, key)
+    return keyosk.token_issuer.by_login(login, TokenRequest(targets=(KEYOSK,))).token.text
+
+
+def test_an_account_with_a_great_many_keys_has_one_entry_for_all_of_them(
+    keyosk: Installation, clock: Clock, alice: str
+) -> None:
+    bob = made_account(keyosk)
+    his = minted(keyosk, bob)
+    keys = keys_of(keyosk, alice, MOST_KEYS + 20)
+    texts = [minted_by(keyosk, alice, key) for key in keys[::40]]
+    (kept,) = keys_of(keyosk, alice, 1)
+    before, after = Follower(keyosk), Follower(keyosk, whole=True)
+    for place, key in enumerate(keys):
+        if place == MOST_KEYS:  # so many are told of one by one, and end nothing else
+            assert entries_of(keyosk) == MOST_KEYS
+            assert is_taken(keyosk, minted_by(keyosk, alice, kept))
+            before.poll()
+        keyosk.api_keys.remove(OPERATOR, alice, key)
+    clock.now += 2
+    (entry,) = keyosk.revocations.published().revocations
+    assert (entry.claim, entry.value) == ("sub", alice)
+    for follower in (before, after):
+        follower.poll()
+        assert all(follower.refuses(text) for text in texts)
+        assert not follower.refuses(his)
+        assert not follower.refuses(minted_by(keyosk, alice, kept))
+    assert not any(is_taken(keyosk, text) for text in texts)
+
+
+def test_a_change_of_a_long_list_is_read_and_not_the_list(
+    keyosk: Installation, clock: Clock, alice: str
+) -> None:
+    others = [made_account(keyosk) for _ in range(20)]
+    for each in others:
+        keyosk.accounts.revoke_tokens(OPERATOR, each)
+    assert entries_of(keyosk) == 20
+    clock.now += 2
+    for step in (lambda: keyosk.accounts.revoke_tokens(OPERATOR, alice), lambda: None):
+        step()
+        with statements_with_values() as sent:
+            assert entries_of(keyosk) == 21
+        begins = [tuple(values) for sql, values in sent if "ORDER BY" in sql]
+        assert all(values[0] >= 20 for values in begins), sent
+    # Nor when some expire, which in a long list some do at each moment.
+    clock.now = keyosk.revocations.published().revocations[-1].expires - 30
+    keyosk.accounts.revoke_tokens(OPERATOR, others[0])
+    assert entries_of(keyosk) == 21
+    clock.now += 31
+    with statements_with_values() as sent:
+        assert [each.value for each in keyosk.revocations.published().revocations] == [others[0]]
+    begins = [tuple(values) for sql, values in sent if "ORDER BY" in sql]
+    assert all(values[0] >= 20 for values in begins), sent
 
 
 class Ending(Clock):

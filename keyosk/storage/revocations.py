@@ -22,11 +22,13 @@ _AT_ONCE: Final = 5_000
 class OfAccount:
     """What is published of one account's tokens.
 
-    ``singles``: how many are revoked by their own ids; ``at_once``: whether an entry for all of
-    them took the place of such; ``issued_before``: those with an earlier ``iat`` are revoked.
+    ``singles``: how many are revoked by their own ids; ``keys``: how many API keys have an entry;
+    ``at_once``: whether an entry for all of them took the place of such; ``issued_before``: those
+    with an earlier ``iat`` are revoked.
     """
 
     singles: int
+    keys: int
     at_once: bool
     issued_before: int
 
@@ -61,6 +63,15 @@ class RevocationStore:
                 lifetime.ended_at.is_null()
                 | (lifetime.ended_at + lifetime.seconds > parameter("now"))
             )
+        )
+        revocation = tables.Revocation
+        self._since = database.compile(
+            revocation.select()
+            .where(
+                (revocation.sequence > parameter("sequence"))
+                & (revocation.expires > parameter("now"))
+            )
+            .order_by(revocation.sequence)
         )
         self._last = database.compile(tables.Revocation.select(fn.MAX(tables.Revocation.sequence)))
 
@@ -116,6 +127,7 @@ class RevocationStore:
         ]
         return OfAccount(
             singles=sum(row["claim"] == Claim.JTI.value for row in rows),
+            keys=sum(row["claim"] == Claim.KEY_ID.value for row in rows),
             at_once=any(row["account"] is not None for row in of_sub),
             issued_before=max((row["issued_before"] for row in of_sub), default=0),
         )
@@ -162,20 +174,19 @@ class RevocationStore:
 
     def since(self, sequence: int, now: int) -> tuple[Revocation, ...]:
         """Return the revocations above a sequence number that have not expired, in their order."""
-        rows = self._database.rows(
-            tables.Revocation.select()
-            .where((tables.Revocation.sequence > sequence) & (tables.Revocation.expires > now))
-            .order_by(tables.Revocation.sequence)
-        )
         return tuple(
             Revocation(
-                claim=Claim(row["claim"]),
-                value=row["value"],
-                issued_before=row["issued_before"],
-                expires=row["expires"],
-                sequence=row["sequence"],
+                claim=Claim(claim),
+                value=value,
+                issued_before=issued_before,
+                expires=expires,
+                sequence=number,
+                account=account,
+                issued_at=issued_at,
             )
-            for row in rows
+            for number, claim, value, issued_before, expires, account, issued_at in self._since(
+                sequence=sequence, now=now
+            )
         )
 
     def is_revoked(self, jti: str, kid: str, audience: str, *, issued_at: int) -> bool:
