@@ -51,8 +51,9 @@ format: .venv/.development ## Format the code and mend what can be mended by its
 docs: .venv/.development ## Build the documentation into build/docs; a warning is a failure
 	$(BIN)/sphinx-build -W --keep-going -b html docs build/docs
 
-build: .venv/.development ## Build the wheel, the source package and their SBOM into dist
+build: .venv/.development ## Build the wheels, the source packages and their SBOM into dist
 	$(POETRY) build --clean
+	$(POETRY) build --directory client --output $(CURDIR)/dist
 	$(BIN)/python tools/supply.py sbom >dist/keyosk-$$($(POETRY) version --short).cdx.json
 
 # In two steps, as a pipe would hide that the first one failed; strict, as pip-audit otherwise takes a
@@ -82,7 +83,7 @@ clean: ## Remove all that was built or installed here; data/ stays
 # The marks make a second run start at once. "sync" also removes what is no longer asked for, so a
 # dependency that was dropped cannot be imported by accident.
 .venv/.runtime: pyproject.toml poetry.lock
-	$(POETRY) sync --only main --all-extras
+	$(POETRY) sync --only main,examples --all-extras
 	@touch $@
 
 .venv/.development: pyproject.toml poetry.lock

@@ -1,0 +1,240 @@
+"""What one service knows of its issuer: the keys, the revocations, and what to fetch when.
+
+It does no I/O of its own: ``refresh`` and ``learn`` are flows (``flows``). Only one of them runs at
+a time; reading needs no lock.
+"""
+
+import logging
+import random
+import re
+import time
+from collections.abc import Callable
+from typing import Any, Final, Literal
+from urllib.parse import urlsplit
+
+import httpx
+import jwt
+
+from keyosk_client import flows, key_set
+from keyosk_client.errors import InvalidToken, KeysUnavailable, RevocationsUnavailable
+from keyosk_client.flows import TRANSPORT_ERRORS, Flow, Send
+from keyosk_client.revocations import RevocationList
+from keyosk_client.token import Token
+
+Revocations = Literal["required", "best-effort", "off"]
+
+#: Seconds that keys are kept if the response does not say.
+_LIFETIME: Final = 300
+_LONGEST_LIFETIME: Final = 86_400
+#: Keys are fetched again after this part of their lifetime.
+_EARLY: Final = 0.8
+#: Seconds between two fetches because of an unknown ``kid``: anybody can make one up.
+_UNKNOWN: Final = 30
+#: Seconds between two attempts while Keyosk is unavailable.
+_RETRY: Final = 5
+#: Poll intervals after which a required list of revocations is too old.
+_MISSED: Final = 6
+_MAX_AGE: Final = re.compile(r"(?:^|[\s,])max-age=(\d{1,9})", re.IGNORECASE)
+
+_log = logging.getLogger("keyosk_client")
+
+
+class KnownIssuer:
+    """The keys and revocations of an issuer, as they were fetched last."""
+
+    def __init__(
+        self,
+        issuer: str,
+        *,
+        service: str | None,
+        revocations: Revocations,
+        poll_interval: float,
+        max_stale: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if urlsplit(issuer).scheme not in ("http", "https") or not urlsplit(issuer).netloc:
+            raise ValueError("issuer must be an http or https URL")
+        if revocations not in ("required", "best-effort", "off"):
+            raise ValueError("revocations must be required, best-effort or off")
+        self.issuer = issuer
+        self._service = service
+        self._mode = revocations
+        self._poll_interval = poll_interval
+        self._max_stale = max_stale
+        self._clock = clock
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything, as if nothing had been fetched yet."""
+        now = self._clock()
+        self._endpoints: dict[str, str] = {}
+        self._keys: dict[str, jwt.PyJWK] = {}
+        self._tag: str | None = None
+        self._keys_at: float | None = None  # when they were fetched last
+        self._keys_due = now
+        self._failed_at: float | None = None  # if the last fetch of keys failed
+        self._asked_at: float | None = None  # the last fetch for an unknown kid
+        self._revoked = RevocationList()
+        self._revoked_tag: str | None = None
+        self._revoked_at: float | None = None
+        self._revoked_due = now
+
+    # ---- Reading ---------------------------------------------------------------------------------
+
+    def key(self, kid: str) -> jwt.PyJWK | None:
+        """Return the key with this ``kid``; ``None`` if it is unknown or the keys are too old."""
+        return None if self._are_stale() else self._keys.get(kid)
+
+    def key_or_refuse(self, kid: str) -> jwt.PyJWK:
+        """Return the key after ``learn``. Raises ``InvalidToken``, ``KeysUnavailable``."""
+        key = self.key(kid)
+        if key is not None:
+            return key
+        # It may be a new key: without an answer from Keyosk nobody can tell.
+        if self._failed_at is not None or self._are_stale():
+            raise KeysUnavailable(f"The public keys of {self.issuer} cannot be fetched.")
+        raise InvalidToken("The token names an unknown key.")
+
+    def check_revoked(self, kid: str, token: Token) -> None:
+        """Raise ``InvalidToken`` if a verified token is revoked; ``RevocationsUnavailable``."""
+        if self._mode == "off":
+            return
+        if self._mode == "required":
+            longest = self._poll_interval * _MISSED
+            if self._revoked_at is None or self._clock() - self._revoked_at > longest:
+                raise RevocationsUnavailable(f"The revocations of {self.issuer} cannot be fetched.")
+        if self._revoked.revokes(kid, token.claims):
+            raise InvalidToken("The token is revoked.")
+
+    @property
+    def due_in(self) -> float:
+        """Seconds until ``refresh`` has something to do."""
+        due = self._keys_due if self._mode == "off" else min(self._keys_due, self._revoked_due)
+        return max(0.0, due - self._clock())
+
+    # ---- Fetching --------------------------------------------------------------------------------
+
+    def learn(self, kid: str) -> Flow[None]:
+        """Fetch the keys for a ``kid`` that was unknown a moment ago, if it is time to."""
+        if self.key(kid) is not None or not self._may_ask():
+            return
+        if self._keys_at is not None:
+            self._asked_at = self._clock()
+        yield from self._fetch_keys()
+        if self._revoked_at is None and self._mode != "off":
+            yield from self._fetch_revocations()
+
+    def refresh(self) -> Flow[None]:
+        """Fetch what is due."""
+        if self._mode != "off" and self._clock() >= self._revoked_due:
+            yield from self._fetch_revocations()
+        if self._clock() >= self._keys_due:
+            yield from self._fetch_keys()
+
+    def _are_stale(self) -> bool:
+        return self._keys_at is None or self._clock() - self._keys_at > self._max_stale
+
+    def _may_ask(self) -> bool:
+        now = self._clock()
+        if self._failed_at is not None and now - self._failed_at < _RETRY:
+            return False
+        if self._are_stale():
+            return True
+        return self._asked_at is None or now - self._asked_at >= _UNKNOWN
+
+    def _fetch_keys(self) -> Flow[None]:
+        try:
+            url = yield from self._endpoint("jwks_uri")
+            response = yield from self._get(url, self._tag, service=self._service)
+            if _is_modified(response):
+                keys = key_set.read(response.json())
+                if not keys:
+                    raise ValueError("no usable key")
+                self._keys = keys
+                self._tag = response.headers.get("ETag")
+        except (*TRANSPORT_ERRORS, ValueError) as error:
+            self._failed_at = self._clock()
+            self._keys_due = self._failed_at + _RETRY * _jitter()
+            _log.warning("the keys of %s were not fetched: %s", self.issuer, _reason(error))
+            return
+        self._failed_at = None
+        self._keys_at = self._clock()
+        self._keys_due = self._keys_at + max(1.0, _lifetime(response) * _EARLY)
+
+    def _fetch_revocations(self) -> Flow[None]:
+        self._revoked_due = self._clock() + self._poll_interval * _jitter()
+        try:
+            url = yield from self._endpoint("revocations_endpoint")
+            since = str(self._revoked.sequence)
+            response = yield from self._get(url, self._revoked_tag, since=since)
+            if _is_modified(response):
+                if self._revoked.apply(response.json(), now=time.time()):
+                    self._keys_due = self._clock()  # a signing key was stolen
+                # The next request asks for what comes after another number.
+                moved = str(self._revoked.sequence) != since
+                self._revoked_tag = None if moved else response.headers.get("ETag")
+            else:
+                self._revoked.drop_expired(time.time())
+        except (*TRANSPORT_ERRORS, ValueError) as error:
+            _log.warning("the revocations of %s were not fetched: %s", self.issuer, _reason(error))
+            return
+        self._revoked_at = self._clock()
+
+    def _endpoint(self, name: str) -> Flow[str]:
+        """Return a URL of the issuer's metadata (RFC 8414, OpenID Connect Discovery section 4)."""
+        if not self._endpoints:
+            response = yield from self._get(f"{self.issuer}/.well-known/openid-configuration", None)
+            self._endpoints = self._read_metadata(response.raise_for_status().json())
+        # Other issuers have no revocations.
+        if name not in self._endpoints and name == "revocations_endpoint":
+            return f"{self.issuer}/auth/revocations"
+        return self._endpoints[name]
+
+    def _read_metadata(self, document: Any) -> dict[str, str]:
+        if not isinstance(document, dict):
+            raise ValueError("its metadata is no object")
+        # SECURITY: RFC 8414 section 3.3. Another issuer's keys must not be taken for this one's.
+        if document.get("issuer") != self.issuer:
+            raise ValueError(f"it calls itself {document.get('issuer')!r:.200}")
+        found = {
+            name: document[name]
+            for name in ("jwks_uri", "revocations_endpoint", "token_endpoint")
+            if isinstance(document.get(name), str)
+        }
+        if "jwks_uri" not in found:
+            raise ValueError("its metadata has no jwks_uri")
+        # SECURITY: from https nothing leads back to http.
+        schemes = {"https"} if self.issuer.startswith("https:") else {"http", "https"}
+        if not {urlsplit(url).scheme for url in found.values()} <= schemes:
+            raise ValueError("its metadata names a URL without https")
+        return found
+
+    @staticmethod
+    def _get(url: str, tag: str | None, **params: str | None) -> Flow[httpx.Response]:
+        headers = {"Accept": "application/json"} | ({"If-None-Match": tag} if tag else {})
+        given = {name: value for name, value in params.items() if value is not None}
+        return flows.send(Send("GET", url, params=given, headers=headers))
+
+
+def _is_modified(response: httpx.Response) -> bool:
+    """Return whether there is a new document. Raises ``httpx.HTTPStatusError``."""
+    return response.status_code != 304 and bool(response.raise_for_status())
+
+
+def _lifetime(response: httpx.Response) -> int:
+    """Return the seconds that a response may be kept (RFC 9111 section 5.2.2.1)."""
+    said = _MAX_AGE.search(response.headers.get("Cache-Control", ""))
+    age = response.headers.get("Age", "")
+    spent = int(age) if age.isascii() and age.isdecimal() and len(age) < 9 else 0
+    return max(0, min(int(said[1]) if said else _LIFETIME, _LONGEST_LIFETIME) - spent)
+
+
+def _jitter() -> float:
+    return random.uniform(0.9, 1.1)  # noqa: S311 - to spread load
+
+
+def _reason(error: Exception) -> str:
+    """Return what a log may have: our own words, or the kind of a transport's error."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return f"status {error.response.status_code}"
+    return str(error) if type(error) is ValueError else type(error).__name__

@@ -1,0 +1,359 @@
+"""Tokens for a program that calls services (RFC 6749 section 4.4, RFC 8693).
+
+A source is a login and what its tokens are for. It is an ``httpx.Auth``, and requests takes it as
+``auth`` too.
+"""
+
+import asyncio
+import hashlib
+import os
+import random
+import ssl
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import httpx
+
+from keyosk_client import flows, http
+from keyosk_client.errors import LoginRefused, TokenUnavailable
+from keyosk_client.flows import TRANSPORT_ERRORS, Flow, Pause, Send
+from keyosk_client.token import Token
+
+#: Seconds for all attempts to get one token.
+_PATIENCE: Final = 30.0
+_LONGEST_BACKOFF: Final = 8.0
+#: A token is replaced so many seconds before it expires, or after this part of a short life.
+_EARLY: Final = 60
+_EARLY_PART: Final = 0.2
+#: Tokens that one login keeps: one for each audience, scope and exchanged token.
+_MOST_KEPT: Final = 1_000
+_EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
+_ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - a type
+_BUSY: Final = (429, 500, 502, 503, 504)
+
+S = TypeVar("S", bound="TokenSourceCore")
+
+
+@dataclass(frozen=True, slots=True)
+class _Issued:
+    text: str
+    replace_at: float
+    ends_at: float
+
+
+class _Place:
+    """Where one token is kept, and who fetches it."""
+
+    def __init__(self) -> None:
+        self.token: _Issued | None = None
+        self.lock = threading.Lock()
+        self._async_lock = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def lock_of_loop(self) -> asyncio.Lock:
+        """Return the lock for the running event loop."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._async_lock, self._loop = asyncio.Lock(), loop
+        return self._async_lock
+
+    def fresh(self) -> str | None:
+        """Return the token unless it is to be replaced."""
+        return self.token.text if self.token and time.monotonic() < self.token.replace_at else None
+
+    def usable(self) -> str | None:
+        """Return the token unless it has expired."""
+        return self.token.text if self.token and time.monotonic() < self.token.ends_at else None
+
+
+class _Login:
+    """Who logs in where, with the tokens that were issued."""
+
+    def __init__(
+        self, issuer: str, username: str, *, secret: Callable[[], str], tls: ssl.SSLContext | None
+    ) -> None:
+        self.issuer = issuer
+        self.username = username
+        self.secret = secret
+        self.tls = tls
+        self._places: OrderedDict[str, _Place] = OrderedDict()
+        self.begin()
+        _logins.add(self)
+
+    def begin(self) -> None:
+        """Make what belongs to one process."""
+        self._lock = threading.Lock()
+        self._places.clear()
+        self._client: httpx.Client | None = None
+        self._async_client: httpx.AsyncClient | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def client(self) -> httpx.Client:
+        """The connections of this process."""
+        with self._lock:
+            if self._client is None:
+                self._client = http.client(self.issuer, tls=self.tls)
+            return self._client
+
+    @property
+    def async_client(self) -> httpx.AsyncClient:
+        """The connections of the running event loop."""
+        loop = asyncio.get_running_loop()
+        if self._async_client is None or self._loop is not loop:
+            self._async_client, self._loop = http.async_client(self.issuer, tls=self.tls), loop
+        return self._async_client
+
+    def place(self, form: Mapping[str, str]) -> _Place:
+        """Return the place of the token that this form requests."""
+        # SECURITY: a hash, because the form may have a token of somebody's.
+        key = hashlib.sha256(repr(sorted(form.items())).encode()).hexdigest()
+        with self._lock:
+            place = self._places.setdefault(key, _Place())
+            self._places.move_to_end(key)
+            if len(self._places) > _MOST_KEPT:
+                self._places.popitem(last=False)
+        return place
+
+    def request(self, form: Mapping[str, str]) -> Flow[_Issued]:
+        """Get a token, with retries. Raises ``LoginRefused``, ``TokenUnavailable``."""
+        began, backoff = time.monotonic(), 0.5
+        while True:
+            auth = (self.username, self.secret())
+            url = f"{self.issuer}/auth/token"
+            asked_at = time.monotonic()
+            wait = backoff
+            try:
+                response = yield from flows.send(Send("POST", url, data=form, auth=auth))
+            except TRANSPORT_ERRORS as error:
+                reason = type(error).__name__
+            else:
+                if response.status_code not in _BUSY:
+                    return _issued(response, asked_at)
+                reason = f"status {response.status_code}"
+                wait = max(backoff, _retry_after(response))
+            if time.monotonic() - began + wait > _PATIENCE:
+                raise TokenUnavailable(
+                    f"{self.issuer} issues no token now: {reason}.", retry_after=int(wait) + 1
+                ) from None
+            # Later than asked, each caller by another moment.
+            yield Pause(wait * random.uniform(1.0, 1.3))  # noqa: S311 - to spread load
+            backoff = min(backoff * 2, _LONGEST_BACKOFF)
+
+
+_logins: "weakref.WeakSet[_Login]" = weakref.WeakSet()
+
+
+class TokenSourceCore(httpx.Auth):
+    """What both sources have in common."""
+
+    def __init__(
+        self,
+        issuer: str | None = None,
+        username: str | None = None,
+        *,
+        secret: str | None = None,
+        secret_file: str | os.PathLike[str] | None = None,
+        audience: str | None = None,
+        scope: str | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """Request nothing yet.
+
+        What is not given comes from the environment: ``KEYOSK_CLIENT_ISSUER``,
+        ``KEYOSK_CLIENT_USERNAME``, and ``KEYOSK_CLIENT_SECRET`` or ``KEYOSK_CLIENT_SECRET_FILE``.
+
+        Args:
+            issuer: Keyosk's issuer.
+            username: The account.
+            secret: An API key or a password.
+            secret_file: A file with the secret, which is read again for each request, so that it
+                may be replaced.
+            audience: The service that the tokens are for; by default all services of the account.
+            scope: Scopes, separated by spaces; by default all that the account holds.
+            tls: How to verify Keyosk's certificate; by default as httpx does.
+
+        Raises:
+            ValueError: Something is missing, or given twice.
+        """
+        issuer = issuer or os.environ.get("KEYOSK_CLIENT_ISSUER")
+        username = username or os.environ.get("KEYOSK_CLIENT_USERNAME")
+        if not issuer or not username:
+            raise ValueError("issuer and username are required")
+        self._login = _Login(issuer, username, secret=_secret(secret, secret_file), tls=tls)
+        self._form = _form(audience, scope)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._login.issuer!r}, {self._login.username!r})"
+
+    def narrowed(self: S, *, audience: str | None = None, scope: str | None = None) -> S:
+        """Return a source with the same login, for another audience or fewer scopes."""
+        return self._derived(_form(audience, scope))
+
+    def on_behalf_of(self: S, token: Token | str, *, audience: str, scope: str | None = None) -> S:
+        """Return a source that exchanges the token of a caller (RFC 8693 section 2).
+
+        Its tokens are for ``audience``, have the caller's ``sub`` and name this login's account in
+        ``act``. An admin must have allowed it: the service's ``account`` and ``exchanges``.
+        """
+        return self._derived(
+            {
+                "grant_type": _EXCHANGE,
+                "subject_token": token.text if isinstance(token, Token) else token,
+                "subject_token_type": _ACCESS_TOKEN,
+                **_form(audience, scope),
+            }
+        )
+
+    def _derived(self: S, form: dict[str, str]) -> S:
+        derived: S = type(self).__new__(type(self))
+        derived._login = self._login
+        derived._form = form
+        return derived
+
+    def _forget(self, text: str) -> None:
+        """Drop a token that a service refused, unless it is another one by now."""
+        place = self._login.place(self._form)
+        if place.usable() == text:
+            place.token = None
+
+
+class TokenSource(TokenSourceCore):
+    """Gets tokens, for threads."""
+
+    def token(self) -> str:
+        """Return a token; of all threads that need a new one, one requests it.
+
+        Raises ``LoginRefused``, ``TokenUnavailable``.
+        """
+        place = self._login.place(self._form)
+        text = place.fresh()
+        if text is not None:
+            return text
+        usable = place.usable()
+        # Who has a token that is still good does not wait for the one that replaces it.
+        if not place.lock.acquire(blocking=usable is None):
+            return usable or self.token()
+        try:
+            if place.fresh() is None:
+                place.token = flows.run(self._login.request(self._form), self._login.client)
+        except TokenUnavailable:
+            if place.usable() is None:
+                raise
+        finally:
+            place.lock.release()
+        return place.usable() or self.token()
+
+    def sync_auth_flow(
+        self, request: httpx.Request
+    ) -> Generator[httpx.Request, httpx.Response, None]:
+        """Set the ``Authorization`` header; if the token is refused, try another one once."""
+        text = self.token()
+        response = yield _authorized(request, text)
+        if response.status_code == 401 and isinstance(request.stream, httpx.ByteStream):
+            self._forget(text)
+            yield _authorized(request, self.token())
+
+    def __call__(self, request: Any) -> Any:
+        """Set the header of a request of requests (``requests.auth``)."""
+        request.headers["Authorization"] = f"Bearer {self.token()}"
+        return request
+
+
+class AsyncTokenSource(TokenSourceCore):
+    """Gets tokens, for asyncio."""
+
+    async def token(self) -> str:
+        """Return a token; of all tasks that need a new one, one requests it.
+
+        Raises ``LoginRefused``, ``TokenUnavailable``.
+        """
+        place = self._login.place(self._form)
+        text = place.fresh()
+        if text is not None:
+            return text
+        lock, usable = place.lock_of_loop(), place.usable()
+        if usable is not None and lock.locked():
+            return usable
+        async with lock:
+            try:
+                if place.fresh() is None:
+                    place.token = await flows.run_async(
+                        self._login.request(self._form), self._login.async_client
+                    )
+            except TokenUnavailable:
+                if place.usable() is None:
+                    raise
+        return place.usable() or await self.token()
+
+    async def async_auth_flow(
+        self, request: httpx.Request
+    ) -> AsyncGenerator[httpx.Request, httpx.Response]:
+        """Set the ``Authorization`` header; if the token is refused, try another one once."""
+        text = await self.token()
+        response = yield _authorized(request, text)
+        if response.status_code == 401 and isinstance(request.stream, httpx.ByteStream):
+            self._forget(text)
+            yield _authorized(request, await self.token())
+
+
+def _authorized(request: httpx.Request, text: str) -> httpx.Request:
+    request.headers["Authorization"] = f"Bearer {text}"
+    return request
+
+
+def _form(audience: str | None, scope: str | None) -> dict[str, str]:
+    given = {"audience": audience, "scope": scope}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _secret(secret: str | None, secret_file: str | os.PathLike[str] | None) -> Callable[[], str]:
+    if secret is None and secret_file is None:
+        secret = os.environ.get("KEYOSK_CLIENT_SECRET")
+        secret_file = os.environ.get("KEYOSK_CLIENT_SECRET_FILE")
+    if bool(secret) == bool(secret_file):
+        raise ValueError("either secret or secret_file is required")
+    if secret_file:
+        path = Path(secret_file)
+        return lambda: path.read_text(encoding="utf-8").rstrip("\r\n")
+    return lambda: str(secret)
+
+
+def _issued(response: httpx.Response, asked_at: float) -> _Issued:
+    """Return the token of a response. Raises ``LoginRefused``."""
+    try:
+        body = response.json()
+        if response.status_code == 200:
+            lasts = float(body["expires_in"])
+            early = min(_EARLY, lasts * _EARLY_PART)
+            return _Issued(str(body["access_token"]), asked_at + lasts - early, asked_at + lasts)
+        error, description = str(body["error"]), str(body.get("error_description", ""))
+    except (ValueError, TypeError, LookupError, AttributeError):
+        error, description = "invalid_response", f"status {response.status_code}"
+    raise LoginRefused(error, description)
+
+
+def _retry_after(response: httpx.Response) -> float:
+    said = response.headers.get("Retry-After", "")
+    return float(said) if said.isascii() and said.isdecimal() and len(said) < 7 else 0.0
+
+
+def _after_fork() -> None:
+    for login in list(_logins):
+        login.begin()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def reset(issuer: str) -> None:
+    """Have all sources of an issuer forget their tokens (``testing``)."""
+    for login in list(_logins):
+        if login.issuer == issuer:
+            login.begin()

@@ -1,0 +1,41 @@
+"""keyosk-client: a distribution of its own that needs nothing of the server."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import keyosk_client
+
+ROOT = Path(__file__).parent.parent
+FOLDER = Path(keyosk_client.__file__).parent
+
+
+def project(folder: Path) -> dict[str, object]:
+    found: dict[str, object] = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    return found
+
+
+def test_it_has_the_servers_version_and_licence() -> None:
+    client, server = project(ROOT / "client"), project(ROOT)
+    assert client["version"] == server["version"] == keyosk_client.__version__
+    assert (ROOT / "client" / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
+
+
+def test_it_loads_nothing_of_the_server_and_no_framework() -> None:
+    program = "import sys, keyosk_client, keyosk_client.testing; print(*sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    loaded = {name.partition(".")[0] for name in ran.stdout.split()}
+    others = {"keyosk", "flask", "fastapi", "starlette", "django", "rest_framework", "aiohttp"}
+    assert "keyosk_client" in loaded
+    assert not loaded & {*others, "requests", "pytest", "grpc"}
+
+
+def test_the_stand_in_is_for_tests_only() -> None:
+    program = (
+        "from keyosk_client.testing import FakeKeyosk\nFakeKeyosk('https://a.example', 'todo'%s)"
+    )
+    for more, code in (("", 1), (", outside_tests=True", 0)):
+        ran = subprocess.run([sys.executable, "-c", program % more], capture_output=True, text=True)
+        assert ran.returncode == code, ran.stderr
+        assert ("is for tests only" in ran.stderr) is bool(code)
