@@ -19,7 +19,7 @@ class Refusal:
     @property
     def body(self) -> bytes:
         """The content as JSON."""
-        return json.dumps(self.content).encode() + b"\n"
+        return json.dumps(self.content, separators=(",", ":")).encode() + b"\n"
 
 
 def refusal(error: KeyoskError, *, realm: str) -> Refusal:
