@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 from wsgiref.types import StartResponse
+from xml.etree import ElementTree as ET
 
 import jwt
 import pytest
@@ -85,13 +86,14 @@ def test_the_example_of_a_service_passes(server: LiveServer, admin: Client) -> N
     )
     try:
         _await(port)
-        code, verdicts = verify(server, f"http://127.0.0.1:{port}/todos", "todo", bind)
+        url = f"http://127.0.0.1:{port}/todos"
+        code, verdicts = verify(server, url, "todo", bind, "--revocations", "--scope", "todo:read")
     finally:
         service.terminate()
         service.wait(timeout=20)
-    assert (code, verdicts.pop("revoked")) == (0, "not polled")
-    assert set(verdicts.values()) == {"right"}
-    assert len(verdicts) >= 25
+    assert (code, set(verdicts.values())) == (0, {"right"})
+    assert len(verdicts) >= 30
+    assert "scope-longer" in verdicts
 
 
 def keys(bind: str) -> jwt.PyJWKClient:
@@ -119,20 +121,124 @@ def test_a_service_that_polls_knows_what_is_revoked(
         return claims["jti"] not in [entry["jti"] for entry in entries]
 
     code, verdicts = verify(server, careless(check), todo, bind, "--revocations")
-    assert (code, set(verdicts.values())) == (0, {"right"})
+    assert (code, set(verdicts.values())) == (0, {"right", "not checked"})
+    assert {name for name, each in verdicts.items() if each != "right"} == SCOPES
 
     lazy = careless(lambda text, _: bool(strict(bind, todo, text)))
     code, verdicts = verify(server, lazy, todo, bind, "--revocations")
     assert (code, verdicts["revoked"]) == (1, "WRONG")
 
 
-def strict(bind: str, audience: str, text: str, **options: Any) -> dict[str, Any]:
+#: The tokens that differ in their scopes only, for a service with one scope.
+SCOPES = {
+    "scope-empty",
+    "scope-longer",
+    "scope-shorter",
+    "scope-with-prefix",
+    "scope-case",
+    "scope-elsewhere",
+}
+
+
+#: How a careless service looks for a scope, and which tokens it lets in then.
+COMPARED: dict[str, tuple[Callable[[str, str], bool], set[str]]] = {
+    "whole words": (lambda wanted, scope: wanted in scope.split(" "), set()),
+    "part of the text": (
+        lambda wanted, scope: wanted in scope,
+        {"scope-longer", "scope-with-prefix"},
+    ),
+    "beginning": (lambda wanted, scope: scope.startswith(wanted), {"scope-longer"}),
+    "the other way": (lambda wanted, scope: wanted.startswith(scope or "-"), {"scope-shorter"}),
+    "any case": (lambda wanted, scope: wanted.lower() in scope.lower().split(), {"scope-case"}),
+    "its last word": (
+        lambda wanted, scope: scope.rpartition(":")[2] == wanted.rpartition(":")[2],
+        {"scope-elsewhere", "scope-with-prefix"},
+    ),
+}
+
+
+@pytest.mark.parametrize("how", COMPARED)
+def test_a_careless_look_for_a_scope_is_caught(
+    server: LiveServer, todo: str, careless: Callable[[Check], str], how: str
+) -> None:
+    bind = f"127.0.0.1:{free_port()}"
+    compare, caught = COMPARED[how]
+
+    def check(text: str, _: str) -> bool:
+        return compare(f"{todo}:read", strict(bind, todo, text)["scope"])
+
+    code, verdicts = verify(server, careless(check), todo, bind)
+    assert verdicts.keys() >= SCOPES
+    assert {name for name, each in verdicts.items() if each == "WRONG"} == caught
+    assert code == bool(caught)
+
+
+def test_a_scope_that_is_named_has_to_be_checked(
+    server: LiveServer, admin: Client, todo: str, careless: Callable[[Check], str], tmp_path: Path
+) -> None:
+    scopes = {"scopes": [f"{todo}:read", f"{todo}:write"]}
+    done(admin.patch(f"/services/{todo}", json=scopes))
+    bind = f"127.0.0.1:{free_port()}"
+    url = careless(lambda text, _: bool(strict(bind, todo, text)))
+    code, verdicts = verify(server, url, todo, bind, "--scope", f"{todo}:read")
+    wrong = {name for name, each in verdicts.items() if each == "WRONG"}
+    assert (code, wrong) == (1, {*SCOPES, "scope-others"})
+    unknown = server.run(
+        "verify-service", url, "--service", todo, "--jwks-bind", bind, "--scope", "todo:reed"
+    )
+    assert (unknown.returncode, "no scope 'todo:reed'" in unknown.stderr) == (1, True)
+
+
+#: What a service does, then the end of the command and the counts of its report.
+SAID: dict[str, tuple[str, tuple[int, int, int]]] = {
+    "accepts the good one": (
+        "Passed: the good token is accepted, 32 bad tokens were refused.",
+        (34, 0, 1),
+    ),
+    "checks no audience": (
+        "Failed: 1 bad token was accepted or answered with an error: wrong-aud.",
+        (34, 1, 1),
+    ),
+    "refuses all": ("If it has cached other keys, restart it, or wait 30 seconds.", (34, 1, 33)),
+    "answers 500": ("It answered 500: its log may say why.", (34, 34, 0)),
+    "is not there": ("cannot be reached by HTTP.", (1, 1, 0)),
+}
+
+
+@pytest.mark.parametrize("what", SAID)
+def test_the_last_line_and_the_report_say_what_was_found(
+    server: LiveServer, todo: str, careless: Callable[[Check], str], tmp_path: Path, what: str
+) -> None:
+    bind, report = f"127.0.0.1:{free_port()}", tmp_path / "report.xml"
+
+    def check(text: str, _: str) -> bool:
+        if what == "answers 500":
+            raise RuntimeError
+        more = {"audience": None, "options": {"verify_aud": False}}
+        claims = strict(bind, todo, text, **(more if what == "checks no audience" else {}))
+        return what != "refuses all" and f"{todo}:read" in claims["scope"].split(" ")
+
+    url = f"http://127.0.0.1:{free_port()}/" if what == "is not there" else careless(check)
+    ran = server.run(
+        "verify-service", url, "--service", todo, "--jwks-bind", bind, "--junit", str(report)
+    )
+    last, (said, counts) = ran.stdout.splitlines()[-1], SAID[what]
+    assert said in last
+    assert ran.returncode == (0 if last.startswith("Passed") else 1)
+    suite = ET.parse(report).getroot()  # noqa: S314 - it was written here
+    assert tuple(int(suite.attrib[each]) for each in ("tests", "failures", "skipped")) == counts
+    found = [suite.findall(each) for each in ("testcase", "testcase/failure", "testcase/skipped")]
+    assert tuple(map(len, found)) == counts
+    assert suite.findtext("system-out") == last
+
+
+def strict(bind: str, service: str, text: str, **options: Any) -> dict[str, Any]:
     header = jwt.get_unverified_header(text)
     if header.get("typ") != "at+jwt":
         raise ValueError
     checks: dict[str, Any] = {
         "algorithms": ["ES256"],
-        "audience": audience,
+        "audience": service,
         "issuer": f"http://{bind}",
         "options": {"require": ["exp", "aud", "iss"], **options.pop("options", {})},
         **options,
@@ -226,7 +332,7 @@ def test_a_service_that_answers_no_http_fails(server: LiveServer, todo: str) -> 
         url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
         code, verdicts = verify(server, url, todo, f"127.0.0.1:{free_port()}")
         listening.shutdown(socket.SHUT_RDWR)
-    assert (code, set(verdicts.values())) == (1, {"WRONG"})
+    assert (code, verdicts) == (1, {"good": "cannot be reached"})
 
 
 def test_a_service_that_refuses_everything_or_fails_is_caught(
@@ -234,9 +340,10 @@ def test_a_service_that_refuses_everything_or_fails_is_caught(
 ) -> None:
     bind = f"127.0.0.1:{free_port()}"
     code, verdicts = verify(server, careless(lambda *_: False), todo, bind)
-    assert (code, [name for name, each in verdicts.items() if each == "WRONG"]) == (1, ["good"])
+    assert (code, verdicts.pop("good")) == (1, "WRONG")
+    assert set(verdicts.values()) == {"proves nothing"}
     code, verdicts = verify(server, f"http://127.0.0.1:{free_port()}/", todo, bind)
-    assert (code, set(verdicts.values())) == (1, {"WRONG"})
+    assert (code, verdicts) == (1, {"good": "cannot be reached"})
 
 
 def test_no_token_of_the_kit_opens_anything_here(

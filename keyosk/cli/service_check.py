@@ -3,13 +3,16 @@
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import HTTPRedirectHandler, Request, build_opener
+from xml.etree import ElementTree as ET  # it only writes
 
 import click
 
@@ -22,9 +25,16 @@ from keyosk.tokens.conformance_kit import Kit, Sample
 _TIMEOUT = 10  # seconds
 
 
-def make_kit(client: Client, name: str, *, issuer: str | None, jku: str) -> Kit:
-    """Return the kit for a service; ``issuer``: what it believes to be its issuer."""
+def make_kit(
+    client: Client, name: str, *, issuer: str | None, jku: str, scope: str | None = None
+) -> Kit:
+    """Return the kit for a service.
+
+    ``issuer``: what it believes to be its issuer; ``scope``: what the endpoint requires.
+    """
     service = _service(client.get("services", name).body)
+    if scope is not None and scope not in [each.name for each in service.scopes]:
+        raise Refused(f"The service has no scope {scope!r}.")
     algorithm = client.public_key(None).get("alg")
     if not {algorithm, service.policy.signing_algorithm} <= {*SIGNING_ALGORITHMS, None}:
         raise Refused("The server names a signing algorithm that is not known here.")
@@ -34,6 +44,7 @@ def make_kit(client: Client, name: str, *, issuer: str | None, jku: str) -> Kit:
         int(time.time()),
         algorithm=str(algorithm),
         jku=jku,
+        scope=scope,
     )
 
 
@@ -65,30 +76,164 @@ def _service(shape: Mapping[str, Any]) -> Service:
     )
 
 
+class Verdict(StrEnum):
+    """What an answer says about the service."""
+
+    RIGHT = "right"
+    WRONG = "WRONG"
+    NOT_POLLED = "not polled"
+    NOT_CHECKED = "not checked"
+    PROVES_NOTHING = "proves nothing"
+    UNREACHABLE = "cannot be reached"
+
+
+_JUDGED = (Verdict.RIGHT, Verdict.WRONG, Verdict.UNREACHABLE)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The answer to one token; ``status``: of the response, ``none`` if there was none."""
+
+    token: str
+    answer: str
+    verdict: Verdict
+    flaw: str
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether the service failed the test."""
+        return self.verdict in (Verdict.WRONG, Verdict.UNREACHABLE)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a test found; ``summary``: one line for a person."""
+
+    findings: tuple[Finding, ...]
+    passed: bool
+    summary: str
+
+
+def check(url: str, kit: Kit, *, revocations: bool, scope: str | None) -> Report:
+    """Send every token of a kit to a service and judge the answers.
+
+    Args:
+        url: The protected endpoint.
+        kit: The kit; its documents have to be served already.
+        revocations: The service polls revocations.
+        scope: The scope that the endpoint requires. Without it, an endpoint that accepts a token
+            without scopes is taken for one that requires none.
+    """
+    good, *bad = kit.samples
+    status = _ask(url, good)
+    if status == "none":
+        found = Finding(good.name, status, Verdict.UNREACHABLE, good.flaw)
+        return Report((found,), False, f"Failed: {url} cannot be reached by HTTP.")
+    is_accepted = status.startswith("2")
+    findings = [Finding(good.name, status, _verdict(right=is_accepted), good.flaw)]
+    for sample in bad:
+        answer = _ask(url, sample)
+        verdict = _verdict(right=answer.startswith(("3", "4")))
+        if sample.polled and not revocations and answer.startswith("2"):
+            verdict = Verdict.NOT_POLLED
+        findings.append(Finding(sample.name, answer, verdict, sample.flaw))
+    answers = [(sample, _ask(url, sample)) for sample in kit.scope_samples]
+    requires_none = bool(answers) and scope is None and answers[0][1].startswith("2")
+    for sample, answer in answers:
+        verdict = _verdict(right=answer.startswith(("3", "4")))
+        if requires_none and answer.startswith("2"):
+            verdict = Verdict.NOT_CHECKED
+        findings.append(Finding(sample.name, answer, verdict, sample.flaw))
+    if not is_accepted:
+        findings = [
+            replace(each, verdict=Verdict.PROVES_NOTHING) if each.verdict is Verdict.RIGHT else each
+            for each in findings
+        ]
+    return Report(
+        tuple(findings), not any(each.is_bad for each in findings), _summary(findings, status)
+    )
+
+
+def _verdict(*, right: bool) -> Verdict:
+    return Verdict.RIGHT if right else Verdict.WRONG
+
+
+def _summary(findings: Sequence[Finding], status: str) -> str:
+    wrong = [each for each in findings[1:] if each.is_bad]
+    names = ", ".join(each.token for each in wrong)
+    if findings[0].is_bad:
+        said = "Failed: the good token was refused, so a refusal of the others proves nothing"
+        more = f" Wrong as well: {names}." if 0 < len(wrong) < len(findings) - 1 else ""
+        return f"{said}. {_hint(status)}{more}"
+    if wrong:
+        return f"Failed: {_tokens(len(wrong))} accepted or answered with an error: {names}."
+    kinds = {each.verdict for each in findings}
+    right = sum(each.verdict is Verdict.RIGHT for each in findings[1:])
+    said = f"Passed: the good token is accepted, {_tokens(right)} refused."
+    if Verdict.NOT_CHECKED in kinds:
+        said += " No scope is checked here: if one should be, name it with --scope."
+    if Verdict.NOT_POLLED in kinds:
+        said += " Revoked tokens are accepted: with --revocations, this is a failure."
+    return said
+
+
+def _tokens(number: int) -> str:
+    return "1 bad token was" if number == 1 else f"{number} bad tokens were"
+
+
+def _hint(status: str) -> str:
+    if status in ("404", "405"):
+        return f"It answered {status}: is the URL that of an endpoint which can be read by GET?"
+    if status == "403":
+        return "It answered 403: does the endpoint require a scope that this service does not have?"
+    if status.startswith("3"):
+        return "It redirects: this must be an endpoint that takes a Bearer token."
+    if status.startswith("5"):
+        return f"It answered {status}: its log may say why."
+    return (
+        "Does it expect this issuer (--issuer) and this audience, and does it get its keys from "
+        "--jwks-bind? If it has cached other keys, restart it, or wait 30 seconds."
+    )
+
+
 class _NoRedirects(HTTPRedirectHandler):
     def redirect_request(self, *_: Any) -> None:
         """A redirect to a login page is a refusal."""
 
 
-def try_sample(url: str, sample: Sample, *, revocations: bool) -> dict[str, Any]:
-    """Send one token to a service and judge what it answers."""
+def _ask(url: str, sample: Sample) -> str:
     headers = {"Authorization": f"Bearer {sample.text}"}
     request = Request(url, headers=headers)  # noqa: S310  # the command looked at it
     try:
         with build_opener(_NoRedirects).open(request, timeout=_TIMEOUT) as answer:
-            status = str(answer.status)
+            return str(answer.status)
     except HTTPError as error:
-        status = str(error.code)
         error.close()
+        return str(error.code)
     except (URLError, OSError, HTTPException):
-        status = "none"
-    if sample.good:
-        right = status.startswith("2")
-    else:
-        right = status.startswith(("3", "4"))
-    known = right or (sample.polled and not revocations and status.startswith("2"))
-    verdict = "right" if right else "not polled" if known else "WRONG"
-    return {"token": sample.name, "answer": status, "verdict": verdict, "flaw": sample.flaw}
+        return "none"
+
+
+def junit(report: Report, url: str) -> str:
+    """Return a report in the XML format of JUnit, which CI systems read."""
+    skipped = [each for each in report.findings if each.verdict not in _JUDGED]
+    suite = ET.Element(
+        "testsuite",
+        name=f"keyosk verify-service {url}",
+        tests=str(len(report.findings)),
+        failures=str(sum(each.is_bad for each in report.findings)),
+        skipped=str(len(skipped)),
+    )
+    for each in report.findings:
+        case = ET.SubElement(suite, "testcase", classname="keyosk", name=each.token)
+        told = f"{each.flaw}; the answer was {each.answer}"
+        if each.is_bad:
+            ET.SubElement(case, "failure", message=told)
+        elif each in skipped:
+            ET.SubElement(case, "skipped", message=each.verdict)
+    ET.SubElement(suite, "system-out").text = report.summary
+    ET.indent(suite)
+    return ET.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,14 +62,33 @@ def bad_token_kit(service: str, issuer: str | None, out: Path | None) -> None:
     is_flag=True,
     help="The service polls revocations and must refuse revoked tokens.",
 )
+@click.option(
+    "--scope",
+    help="The scope that URL requires. Without this, a URL that accepts a token without any scope "
+    "is taken for one that requires none.",
+)
+@click.option(
+    "--junit",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also write the result into this file, in the XML format of JUnit.",
+)
 @shared.as_json
 def verify_service(
-    url: str, service: str, jwks_bind: str, issuer: str | None, *, revocations: bool, as_json: bool
+    url: str,
+    service: str,
+    jwks_bind: str,
+    *,
+    issuer: str | None,
+    revocations: bool,
+    scope: str | None,
+    junit: Path | None,
+    as_json: bool,
 ) -> None:
     """Send good and bad tokens to URL, a protected endpoint; print which it accepts.
 
-    The service must be started for this test, with http://HOST:PORT in the place of Keyosk. Exits 1
-    if it accepted a bad token, refused the good one, or failed.
+    The service must be started for this test, with http://HOST:PORT in the place of Keyosk. The
+    last line says what was found. Exits 1 if it accepted a bad token, refused the good one, or
+    failed.
     """
     host, port = _loopback(jwks_bind)
     if not url.startswith(("http://", "https://")):
@@ -77,13 +97,23 @@ def verify_service(
     from keyosk.cli import service_check  # noqa: PLC0415 - cryptography costs more than the rest
 
     with shared.client() as client:
-        kit = service_check.make_kit(client, service, issuer=issuer or base, jku=base + _JKU)
+        kit = service_check.make_kit(
+            client, service, issuer=issuer or base, jku=base + _JKU, scope=scope
+        )
     with service_check.served(kit, host, port, jku=_JKU):
-        found = [
-            service_check.try_sample(url, sample, revocations=revocations) for sample in kit.samples
-        ]
-    shared.show_list(found, ("token", "answer", "verdict", "flaw"), as_json=as_json)
-    sys.exit(any(each["verdict"] == "WRONG" for each in found))
+        report = service_check.check(url, kit, revocations=revocations, scope=scope)
+    rows = [asdict(each) for each in report.findings]
+    if junit is not None:
+        with outputs.written(junit) as write:
+            write(service_check.junit(report, url))
+    if as_json:
+        shared.show_json(
+            {"items": rows, "next": None, "passed": report.passed, "verdict": report.summary}
+        )
+    else:
+        shared.show_list(rows, ("token", "answer", "verdict", "flaw"), as_json=False)
+        click.echo(f"\n{report.summary}")
+    sys.exit(not report.passed)
 
 
 def _loopback(bind: str) -> tuple[str, int]:
