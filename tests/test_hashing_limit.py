@@ -86,6 +86,36 @@ def test_another_process_holds_a_slot_too(tmp_path: Path) -> None:
         pass
 
 
+def test_a_process_that_holds_a_slot_leaves_the_next_one_to_others(tmp_path: Path) -> None:
+    first, other = (HashingLimit(2, folder=tmp_path, timeout=20, patience=20) for _ in range(2))
+    entered = threading.Event()
+
+    def wait() -> None:
+        with first.hold():
+            entered.set()
+
+    waiting = threading.Thread(target=wait)
+    with first.hold():
+        waiting.start()
+        for _ in range(200):
+            with other.hold():
+                assert not entered.is_set()
+    # Its own it passes on at once.
+    assert entered.wait(timeout=10)
+    waiting.join()
+
+
+def test_a_process_takes_a_further_slot_that_nobody_wants(tmp_path: Path) -> None:
+    limit = HashingLimit(2, folder=tmp_path, timeout=20, patience=0.001)
+    with limit.hold(), ThreadPoolExecutor(1) as other:
+
+        def hold() -> bool:
+            with limit.hold():
+                return True
+
+        assert other.submit(hold).result(timeout=10)
+
+
 def test_a_slot_is_free_when_its_holder_is_killed(tmp_path: Path) -> None:
     with holder(tmp_path) as process:
         process.send_signal(signal.SIGKILL)

@@ -31,7 +31,7 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
     "playhouse": ("storage",),
     "psycopg": ("storage",),
     "passlib": ("credentials.password_hashing",),
-    "argon2": ("credentials.password_hashing",),
+    "argon2": ("credentials.argon2id",),
     "zxcvbn": ("credentials.password_policy",),
     "precis_i18n": ("credentials.usernames",),
     "cryptography": ("keys.material", "keys.imported_keys"),

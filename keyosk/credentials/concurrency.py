@@ -6,8 +6,8 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Final, NoReturn
@@ -17,22 +17,40 @@ from keyosk.errors import Unavailable
 #: What hands the request of this thread over to one that may take long; ``None``: it is one.
 #: It raises, and the request begins anew there, so whatever came before has to have no effect yet.
 hand_over: Final[ContextVar[Callable[[], NoReturn] | None]] = ContextVar("hand_over", default=None)
-#: Seconds between two looks for a free place, when all are taken.
+#: Seconds between two looks for a free slot, when all are taken.
 _LOOK: Final = 0.002
+#: Seconds that a process waits with a further slot, while it has one.
+_PATIENCE: Final = 0.01
 
 
 class HashingLimit:
     """Lets at most ``number`` threads hold a slot, in all processes with the same folder.
 
     A slot is a locked file, so the kernel frees it when its holder dies, whatever the reason.
+
+    Processes share the slots evenly: each passes its own on from thread to thread, and takes a
+    further one only if none that has fewer wants it. So a process seldom needs the memory of two
+    hashes, and threads that wait seldom look at the files.
     """
 
-    def __init__(self, number: int, *, folder: Path | None = None, timeout: float = 4.0) -> None:
-        """Set ``folder`` (``None``: for this process only) and ``timeout``, the seconds to wait."""
+    def __init__(
+        self,
+        number: int,
+        *,
+        folder: Path | None = None,
+        timeout: float = 4.0,
+        patience: float = _PATIENCE,
+    ) -> None:
+        """Set ``folder`` (``None``: for this process only) and ``timeout``, the seconds to wait.
+
+        ``patience``: the seconds between two looks for a further slot.
+        """
         self.number = number
-        self._folder = folder
+        self._files = None if folder is None else [str(folder / str(n)) for n in range(number)]
         self._timeout = timeout
+        self._patience = patience
         self._here = threading.Semaphore(number)
+        self._first = threading.Lock()
         self._held = threading.local()
 
     @contextmanager
@@ -49,41 +67,59 @@ class HashingLimit:
         if getattr(self._held, "any", False):
             yield
             return
-        deadline = time.monotonic() + self._timeout
-        if not self._here.acquire(timeout=self._timeout):
-            raise _busy()
-        try:
-            handle = self._locked(deadline)
+        with self._here_until(time.monotonic() + self._timeout):
             self._held.any = True
             try:
                 yield
             finally:
                 self._held.any = False
-                if handle is not None:
-                    os.close(handle)
+
+    @contextmanager
+    def _here_until(self, deadline: float) -> Iterator[None]:
+        if not self._here.acquire(timeout=self._timeout):
+            raise _busy()
+        try:
+            if self._files is None:
+                yield
+                return
+            with ExitStack() as held:
+                self._lock_file(self._files, deadline, held)
+                yield
         finally:
             self._here.release()
 
-    def _locked(self, deadline: float) -> int | None:
-        """Open a file and lock it while it is open; ``None`` if there is no folder."""
-        if self._folder is None:
-            return None
+    def _lock_file(self, files: Sequence[str], deadline: float, held: ExitStack) -> None:
+        """Hold the lock of one of the files; whoever has the first of this process, that too."""
+        is_first = False
         while True:
-            for number in range(self.number):
-                # Opened anew each time: a lock belongs to the opening, not to the process.
-                try:
-                    handle = os.open(self._folder / str(number), os.O_CREAT | os.O_RDWR, 0o600)
-                except OSError as error:  # no room on the disk, or no descriptor left
-                    raise _busy() from error
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    os.close(handle)
-                else:
-                    return handle
+            if not is_first and self._first.acquire(timeout=self._patience):
+                held.callback(self._first.release)
+                is_first = True
+            handle = _locked(files)
+            if handle is not None:
+                held.callback(os.close, handle)
+                return
             if time.monotonic() >= deadline:
                 raise _busy()
-            time.sleep(_LOOK)
+            if is_first:
+                time.sleep(_LOOK)
+
+
+def _locked(files: Sequence[str]) -> int | None:
+    """Open a file and lock it while it is open; ``None`` if all are locked."""
+    for file in files:
+        # Opened anew each time: a lock belongs to the opening, not to the process.
+        try:
+            handle = os.open(file, os.O_CREAT | os.O_RDWR, 0o600)
+        except OSError as error:  # no room on the disk, or no descriptor left
+            raise _busy() from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+        else:
+            return handle
+    return None
 
 
 def _busy() -> Unavailable:

@@ -1,17 +1,18 @@
 """Hashing and verifying passwords. ``password_policy`` decides which passwords are allowed.
 
-The only user of passlib and argon2. Knows no account, database or clock.
+The only user of passlib. Knows no account, database or clock.
 """
 
+import base64
+import hmac
 import secrets
 import unicodedata
 from typing import ClassVar
 
-from argon2.low_level import error_to_str
 from passlib.context import CryptContext
 
 from keyosk import errors
-from keyosk.credentials import imported_hashes, stored_hashes
+from keyosk.credentials import argon2id, imported_hashes, stored_hashes
 from keyosk.credentials.concurrency import HashingLimit, for_hashes
 
 MAX_LENGTH = 1024
@@ -57,8 +58,10 @@ def generate() -> str:
 
 # ---- Hashing and checking ----------------------------------------------------------------------
 
-_OUT_OF_MEMORY = error_to_str(-22)  # ARGON2_MEMORY_ALLOCATION_ERROR
-# The first is written; the others, of hashes from elsewhere, are only checked.
+_OUT_OF_MEMORY = "Memory allocation error"  # as argon2 says it, through passlib
+_OURS = "$argon2id$v=19$"
+_SALT_BYTES, _DIGEST_BYTES = 16, 32
+# Of the hashes that are not ours, from elsewhere.
 _SCHEMES = (
     "argon2",
     "bcrypt",
@@ -113,17 +116,7 @@ class Passwords:
                 raise ValueError(f"{name} must be at least {minimum}")
         if memory_kib * time_cost > self.MAX_WORK or parallelism > self.MAX_PARALLELISM:
             raise ValueError("memory_kib, time_cost and parallelism together ask for too much work")
-        self._context = CryptContext(
-            schemes=list(_SCHEMES),
-            deprecated="auto",
-            argon2__type="ID",
-            argon2__memory_cost=memory_kib,
-            argon2__rounds=time_cost,
-            argon2__parallelism=parallelism,
-            argon2__salt_size=16,
-            argon2__digest_size=32,
-        )
-        self._argon2 = self._context.handler("argon2")
+        self._context = CryptContext(schemes=list(_SCHEMES))
         for scheme in ("argon2", "bcrypt"):
             # Now, and not at the first use: two threads that both come first get in each other's
             # way there, and one of them fails.
@@ -132,7 +125,7 @@ class Passwords:
         self._memory_kib = memory_kib
         self._parallelism = parallelism
         self._work = memory_kib * time_cost
-        self._live = f"$argon2id$v=19$m={memory_kib},t={time_cost},p={parallelism}$"
+        self._live = _header(memory_kib, time_cost, parallelism)
 
     def hash(self, password: str) -> str:
         """Return the hash to store, a PHC string with its own random salt (16 bytes).
@@ -221,6 +214,8 @@ class Passwords:
             self._hash(secret, min(self._work, self._work_of(stored) or 0))
             return False
         try:
+            if stored.startswith(_OURS):
+                return _is_hash_of(secret, stored)
             return bool(self._context.verify(secret, stored))
         except MemoryError:
             out_of_memory = True
@@ -242,13 +237,56 @@ class Passwords:
         # pages as well as with its passes, and callers bound memory by the live parameters.
         passes = max(round(work / self._memory_kib), 1)
         memory_kib = max(min(work // passes, self._memory_kib), 8 * self._parallelism)
-        hasher = self._argon2.using(memory_cost=memory_kib, rounds=passes)
+        salt = secrets.token_bytes(_SALT_BYTES)
         try:
-            return str(hasher.hash(secret))
-        except ValueError:
+            digest = argon2id.derive(
+                secret,
+                salt,
+                memory_kib=memory_kib,
+                passes=passes,
+                lanes=self._parallelism,
+                length=_DIGEST_BYTES,
+            )
+        except (MemoryError, ValueError):
             pass
+        else:
+            header = _header(memory_kib, passes, self._parallelism)
+            return f"{header}{_encoded(salt)}${_encoded(digest)}"
         # The parameters were checked, so only memory or threads can have been missing.
         raise _no_memory()
+
+
+def _header(memory_kib: int, passes: int, lanes: int) -> str:
+    return f"{_OURS}m={memory_kib},t={passes},p={lanes}$"
+
+
+def _is_hash_of(secret: bytes, stored: str) -> bool:
+    """Raises ``ValueError`` if ``stored`` is malformed, ``MemoryError``."""
+    found = stored_hashes.ARGON2.fullmatch(stored)
+    if found is None:
+        raise ValueError("not an argon2id hash")
+    digest = _decoded(found[5])
+    computed = argon2id.derive(
+        secret,
+        _decoded(found[4]),
+        memory_kib=int(found[1]),
+        passes=int(found[2]),
+        lanes=int(found[3]),
+        length=len(digest),
+    )
+    return hmac.compare_digest(computed, digest)
+
+
+def _encoded(data: bytes) -> str:
+    """Base64 without padding, as the PHC string format has it."""
+    return base64.b64encode(data).decode().rstrip("=")
+
+
+def _decoded(text: str) -> bytes:
+    data = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    if _encoded(data) != text:
+        raise ValueError("not canonical Base64")
+    return data
 
 
 def _no_memory() -> errors.Unavailable:

@@ -40,10 +40,9 @@ def raise_file_limit() -> int:
 def share_one_arena() -> None:
     """Have all threads allocate from one heap. Must come before the first thread.
 
-    glibc gives each thread an arena of its own, and after its first argon2 hash each keeps a block
-    of 19 MiB for good. In one heap the next hash takes the same block, so that only hashes that
-    run at once add up. The other cure, a fixed M_MMAP_THRESHOLD that returns each block at once,
-    keeps nothing but makes a hash 1.6 times as dear: every page of the block is a fault again.
+    glibc gives each thread an arena of its own, and each keeps what the largest request of its
+    thread took, for good. In one heap the next request takes the same memory, so that only what
+    runs at once adds up.
     """
     with suppress(OSError, AttributeError):  # not glibc
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)

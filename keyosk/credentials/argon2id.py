@@ -1,0 +1,148 @@
+"""argon2id (RFC 9106) in blocks of memory that are kept from one hash to the next.
+
+A hash fills 19 MiB. Taken from the system anew, that is 4,864 page faults, which take as long as
+half of the hash. The C library keeps freed memory, but returns it when two hashes of a process end
+together, and lets it be broken up by small allocations, so that a process holds three such blocks
+and still takes page faults. Blocks of our own are of use to nothing else.
+
+The computation is that of argon2's reference implementation; only its memory comes from here.
+"""
+
+import mmap
+import os
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from argon2.low_level import Type, core, error_to_str, ffi
+
+_VERSION: Final = 0x13
+_OUT_OF_MEMORY: Final = -22  # ARGON2_MEMORY_ALLOCATION_ERROR
+#: Seconds after which a block that nobody used is returned to the system.
+_KEPT: Final = 0.25
+
+
+def derive(
+    secret: bytes, salt: bytes, *, memory_kib: int, passes: int, lanes: int, length: int
+) -> bytes:
+    """Return the raw hash.
+
+    Raises:
+        MemoryError: There is not enough memory.
+        ValueError: argon2 refuses the parameters.
+    """
+    result = ffi.new("uint8_t[]", length)
+    # SECURITY: C keeps no reference to what it is given here, so these names must live on.
+    given, salted = ffi.new("uint8_t[]", secret), ffi.new("uint8_t[]", salt)
+    fields = {
+        "out": result,
+        "outlen": length,
+        "version": _VERSION,
+        "pwd": given,
+        "pwdlen": len(secret),
+        "salt": salted,
+        "saltlen": len(salt),
+        "t_cost": passes,
+        "m_cost": memory_kib,
+        "lanes": lanes,
+        "threads": lanes,
+        "allocate_cbk": _allocate,
+        "free_cbk": _free,
+    }
+    code = core(ffi.new("argon2_context *", fields), Type.ID.value)
+    if code == _OUT_OF_MEMORY:
+        raise MemoryError
+    if code != 0:
+        raise ValueError(error_to_str(code))
+    return bytes(ffi.buffer(result, length))
+
+
+@dataclass(slots=True)
+class _Block:
+    memory: mmap.mmap
+    size: int
+    pointer: Any = field(init=False)
+    used_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.pointer = ffi.from_buffer("uint8_t[]", self.memory, require_writable=True)
+
+
+class _Blocks:
+    """The blocks of this process: those in use, by address, and those that are free."""
+
+    def __init__(self) -> None:
+        self._begin()
+        # A child has the memory of its parent, and none of its threads.
+        os.register_at_fork(after_in_child=self._begin)
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._used: dict[int, _Block] = {}
+        self._free: list[_Block] = []
+        self._timer: threading.Timer | None = None
+
+    def take(self, size: int) -> Any:
+        """Return a pointer to a block that nobody else has. Raises ``OSError``."""
+        with self._lock:
+            # The one that was used last, so that the others may be returned.
+            block = next((each for each in reversed(self._free) if each.size == size), None)
+            if block is not None:
+                self._free.remove(block)
+        if block is None:
+            block = _Block(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), size)
+        with self._lock:
+            self._used[_address(block.pointer)] = block
+        return block.pointer
+
+    def give(self, pointer: Any) -> None:
+        """Keep a block for the next hash. argon2 has overwritten what was in it."""
+        with self._lock:
+            block = self._used.pop(_address(pointer))
+            block.used_at = time.monotonic()
+            self._free.append(block)
+            self._look_later()
+
+    def return_unused(self) -> None:
+        """Return the blocks to the system that were not used for a while."""
+        with self._lock:
+            self._timer = None
+            latest = time.monotonic() - _KEPT
+            self._free = [each for each in self._free if each.used_at > latest]
+            if self._free:
+                self._look_later()
+
+    def _look_later(self) -> None:
+        if self._timer is None:
+            self._timer = threading.Timer(_KEPT, self.return_unused)
+            self._timer.daemon = True
+            self._timer.start()
+
+
+def _address(pointer: Any) -> int:
+    return int(ffi.cast("uintptr_t", pointer))
+
+
+_blocks: Final = _Blocks()
+
+
+def _take_block(memory: Any, size: int) -> int:
+    try:
+        memory[0] = _blocks.take(size)
+    except (OSError, MemoryError):
+        memory[0] = ffi.NULL  # which argon2 takes for a lack of memory
+    return 0
+
+
+def _callbacks() -> tuple[Any, Any]:
+    """What argon2 calls for its memory; NULL, for the C library's, where a system forbids it."""
+    try:
+        take = ffi.callback("int(uint8_t **, size_t)", _take_block)
+        give = ffi.callback("void(uint8_t *, size_t)", lambda memory, _: _blocks.give(memory))
+    except (MemoryError, OSError, SystemError):
+        return ffi.NULL, ffi.NULL
+    return take, give
+
+
+_allocate, _free = _callbacks()
