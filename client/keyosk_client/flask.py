@@ -13,16 +13,19 @@
         return todos_of(keyosk.token.subject)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from flask import Response, current_app, g, request
 
 from keyosk_client.challenges import refusal
 from keyosk_client.errors import KeyoskError
 from keyosk_client.token import Token
-from keyosk_client.verifier import Verifier
+from keyosk_client.verifier import Verifier, VerifierOptions
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -30,7 +33,9 @@ View = TypeVar("View", bound=Callable[..., Any])
 class Keyosk:
     """The tokens of one service, for views of any application and blueprint."""
 
-    def __init__(self, issuer: str, audience: str, **options: Any) -> None:
+    def __init__(
+        self, issuer: str, audience: str | Iterable[str], **options: "Unpack[VerifierOptions]"
+    ) -> None:
         """Take the arguments of ``Verifier``."""
         self.verifier = Verifier(issuer, audience, **options)
 
@@ -49,14 +54,19 @@ class Keyosk:
         """Let only requests into a view whose token has all of these scopes.
 
         Put it below ``@app.route``. Without a scope, any token for this service is enough.
+        If the view calls ``keyosk.token.require()`` itself, a missing scope is answered the same
+        way.
         """
 
         def decorate(view: View) -> View:
             @wraps(view)
             def guarded(*args: Any, **kwargs: Any) -> Any:
-                refused = self._check(*scopes)
-                # Also calls asynchronous views.
-                return refused or current_app.ensure_sync(view)(*args, **kwargs)
+                try:
+                    self._authorize(*scopes)
+                    # Also calls asynchronous views.
+                    return current_app.ensure_sync(view)(*args, **kwargs)
+                except KeyoskError as error:
+                    return self._refuse(error)
 
             return cast(View, guarded)
 
@@ -72,14 +82,20 @@ class Keyosk:
             is_preflight = (
                 request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
             )
-            return None if is_preflight else self._check(*scopes)
+            # SECURITY: a view of the application's own may respond to OPTIONS, too.
+            if is_preflight and getattr(request.url_rule, "provide_automatic_options", False):
+                return None
+            try:
+                self._authorize(*scopes)
+            except KeyoskError as error:
+                return self._refuse(error)
+            return None
 
         return check
 
-    def _check(self, *scopes: str) -> Response | None:
-        try:
-            g.keyosk_token = self.verifier.authorize(request.headers.get("Authorization"), *scopes)
-        except KeyoskError as error:
-            answer = refusal(error, realm=self.verifier.audience)
-            return Response(answer.body, answer.status, dict(answer.headers))
-        return None
+    def _authorize(self, *scopes: str) -> None:
+        g.keyosk_token = self.verifier.authorize(request.headers.get("Authorization"), *scopes)
+
+    def _refuse(self, error: KeyoskError) -> Response:
+        answer = refusal(error, realm=self.verifier.audience)
+        return Response(answer.body, answer.status, dict(answer.headers))

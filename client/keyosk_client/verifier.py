@@ -7,7 +7,7 @@ import ssl
 import threading
 import weakref
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, TypedDict
 
 import httpx
 
@@ -24,6 +24,18 @@ _SHORTEST_WAIT: Final = 0.1
 
 _log = logging.getLogger("keyosk_client")
 _verifiers: "weakref.WeakSet[VerifierCore]" = weakref.WeakSet()
+
+
+class VerifierOptions(TypedDict, total=False):
+    """The keyword arguments of ``Verifier``, as integrations pass them on."""
+
+    revocations: Revocations
+    poll_interval: float
+    leeway: float
+    max_stale: float
+    typ: str
+    service: str | None
+    tls: ssl.SSLContext | None
 
 
 class VerifierCore:
