@@ -3,16 +3,19 @@
 import itertools
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import psutil
 import requests
 from requests.adapters import HTTPAdapter
 
@@ -137,10 +140,19 @@ class LiveServer:
             raise
 
     def kill(self) -> None:
-        """Kill all of its processes at once, as a power cut would."""
-        if self.process is not None:
+        """Kill all of its processes at once, as a power cut would, and wait until they are gone."""
+        if self.process is None:
+            return
+        workers: list[psutil.Process] = []
+        with suppress(psutil.NoSuchProcess):
+            workers = psutil.Process(self.process.pid).children(recursive=True)
+        with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait(timeout=60)
+        self.process.wait(timeout=60)
+        deadline = time.monotonic() + 60
+        while any(_holds_files(worker) for worker in workers):
+            assert time.monotonic() < deadline, "a killed worker does not end"
+            time.sleep(0.01)
 
     def refused(self) -> str:
         """The log of a ``serve`` that ends by itself, with exit code 1."""
@@ -237,6 +249,14 @@ class Client:
         return self.request("DELETE", path, **options)
 
 
+def _holds_files(process: psutil.Process) -> bool:
+    """Whether a thread of a process has not ended, and so may still hold the port."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE or int(process.num_threads()) > 1
+    except psutil.NoSuchProcess:
+        return False
+
+
 def soon() -> float:
     """A moment that still lies ahead when the server reads it, and not for long."""
     return float(int(time.time()) + 2)
@@ -249,8 +269,13 @@ def wait_for(moment: float) -> None:
 
 
 def free_port() -> int:
-    """A TCP port on loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port on loopback that nobody listens on now.
+
+    Below those that the system gives to connections: one of them would take it before a server
+    does, or while a server starts again.
+    """
+    while True:
+        with socket.socket() as probe, suppress(OSError):
+            port = secrets.randbelow(22_000) + 10_000
+            probe.bind(("127.0.0.1", port))
+            return port
