@@ -11,12 +11,14 @@ import hypothesis
 import pytest
 from coverage import Coverage
 
+import cheap_passwords
 from installed import installed, settings
 from keyosk import app
+from keyosk.credentials.password_hashing import Passwords
 from keyosk.installation import Installation
 from keyosk.storage import schema
 from keyosk.storage.database import Database
-from live import Client, LiveServer, command
+from live import Client, LiveServer
 from postgres import PostgresServer
 
 # These machines are shared and noisy: how long one example takes says nothing.
@@ -28,6 +30,10 @@ hypothesis.settings.load_profile("keyosk")
 for _name in ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"):
     os.environ.pop(_name, None)
 sys.dont_write_bytecode = False
+
+# Most of what a request by password costs is its hash. Of this process and of the shared server;
+# servers of a test's own hash as users' do.
+cheap_passwords.install()
 
 # --- Databases ------------------------------------------------------------------------------------
 
@@ -136,6 +142,12 @@ def prepared_url(
 
 
 @pytest.fixture
+def users_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passwords are hashed at the cost that users pay."""
+    monkeypatch.setitem(vars(app), "Passwords", Passwords)
+
+
+@pytest.fixture
 def installation(prepared_url: str) -> Iterator[Installation]:
     """An installation that this test has for itself, in its own process."""
     with installed(prepared_url) as made:
@@ -157,7 +169,7 @@ def server(
         postgres: PostgresServer = request.getfixturevalue("postgres_server")
         url = postgres.create_database()
     shared = LiveServer(url, folder)
-    shared.program = command()
+    shared.program = (sys.executable, "-P", cheap_passwords.__file__)
     if Coverage.current() is not None:
         # Other servers and commands are many and short: to measure each costs half as much again.
         root = request.config.rootpath

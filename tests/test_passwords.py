@@ -15,22 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from passlib.context import CryptContext
 
+from cheap_passwords import InsecurelyCheapPasswords
 from keyosk import errors
 from keyosk.credentials import api_key_format, password_hashing, password_policy
 from keyosk.credentials.password_hashing import Passwords
 
 GOOD = "correct horse battery staple"
-
-
-class InsecurelyCheapPasswords(Passwords):
-    """A hundred times cheaper than allowed, for tests of anything but the cost."""
-
-    MIN_MEMORY_KIB = 8
-    MIN_TIME_COST = 1
-
-    def __init__(self, *, memory_kib: int = 64, time_cost: int = 1, parallelism: int = 1) -> None:
-        super().__init__(memory_kib=memory_kib, time_cost=time_cost, parallelism=parallelism)
-
 
 CHEAP = InsecurelyCheapPasswords()
 STORED = CHEAP.hash(GOOD)

@@ -385,6 +385,7 @@ def test_counts_outlive_a_restart_and_hold_for_every_server(
 
 @pytest.mark.attack
 @pytest.mark.slow
+@pytest.mark.usefixtures("users_hashes")
 def test_every_kind_of_wrong_login_costs_the_same(timed: Installation) -> None:
     """Processor time, which other processes do not disturb; ratios within one run."""
     timed.grants.create_account(OPERATOR, [], username="disabled", password=PASSWORD, enabled=False)
