@@ -177,12 +177,20 @@ def test_places_that_a_clock_ahead_has_noted_do_not_drive_out_those_after_them(
     assert attempt(keyosk, address=THERE) == "in"
 
 
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """For how long this process was to sleep: how busy the machine is says nothing."""
+    times: list[float] = []
+    monkeypatch.setattr(time, "sleep", times.append)
+    return times
+
+
 # --- Tokens and revocations -----------------------------------------------------------------------
 
 
 @far_ahead
 def test_an_account_that_was_revoked_by_a_clock_ahead_gets_tokens_of_now(
-    keyosk: Installation, clock: Clock, jump: int
+    keyosk: Installation, clock: Clock, slept: list[float], jump: int
 ) -> None:
     before = token(keyosk)
     assert is_taken(keyosk, before)
@@ -191,9 +199,8 @@ def test_an_account_that_was_revoked_by_a_clock_ahead_gets_tokens_of_now(
     clock.now -= jump
     clock.now += 1
 
-    started = time.monotonic()
     after = token(keyosk)
-    assert time.monotonic() - started < 1.5  # it waits for nothing; a hash takes its time
+    assert sum(slept) < 1.5
     assert claims_of(after)["iat"] == int(clock.now)
     assert claims_of(after)["exp"] == int(clock.now) + 900
     assert (is_taken(keyosk, before), is_taken(keyosk, after)) == (False, True)
@@ -407,16 +414,15 @@ def settle(keyosk: Installation, clock: Clock) -> None:
 
 @far_ahead
 def test_a_key_that_a_clock_ahead_made_signs_without_a_wait(
-    keyosk: Installation, clock: Clock, jump: int
+    keyosk: Installation, clock: Clock, slept: list[float], jump: int
 ) -> None:
     settle(keyosk, clock)
     clock.now += jump
     keyosk.rotation.compromise(OPERATOR, keyosk.signing_keys.current.default.kid)
     clock.now -= jump
-    started = time.monotonic()
     for _ in range(3):
         keyosk.signing_keys.signer(None)
-    assert time.monotonic() - started < 1.5
+    assert sum(slept) < 1.5
 
 
 @ahead

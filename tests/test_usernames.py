@@ -167,10 +167,10 @@ def test_the_short_way_for_ascii_agrees_with_the_profile() -> None:
 @pytest.mark.parametrize("character", ["a", "\u0436", "\u0130", "\u0301", "\ud800", "\uff21"])
 def test_a_huge_name_is_refused_in_no_time(character: str) -> None:
     huge = character * 2_000_000
-    start = time.perf_counter()
+    start = time.process_time()
 
     assert usernames.lookup_form(huge) is None
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 def test_a_refusal_does_not_repeat_the_input() -> None:
