@@ -764,7 +764,7 @@ def test_ten_rotations_under_load_are_noticed_by_nobody(database_url: str, tmp_p
             thread.start()
         try:
             for _ in range(10):
-                changed = _rotated(by_password)
+                changed = rotated(by_password)
                 assert changed
         finally:
             stop.set()
@@ -797,7 +797,7 @@ def test_ten_rotations_are_not_noticed_by_jose_and_what_is_gone_it_refuses(tmp_p
             loading = threading.Thread(target=load)
             loading.start()
             try:
-                assert all(_rotated(admin) for _ in range(10))
+                assert all(rotated(admin) for _ in range(10))
             finally:
                 stop.set()
                 loading.join()
@@ -805,7 +805,7 @@ def test_ten_rotations_are_not_noticed_by_jose_and_what_is_gone_it_refuses(tmp_p
             assert jose(first) == "ERR_JWKS_NO_MATCHING_KEY"
 
 
-def _rotated(admin: Client) -> bool:
+def rotated(admin: Client) -> bool:
     """Rotate as soon as there is room in the set, and wait until the new key signs."""
     deadline = time.monotonic() + 90
     kid = None
