@@ -54,6 +54,7 @@ docs: .venv/.development ## Build the documentation into build/docs; a warning i
 build: .venv/.development ## Build the wheels, the source packages and their SBOM into dist
 	$(POETRY) build --clean
 	$(POETRY) build --directory client --output $(CURDIR)/dist
+	@! command -v npm >/dev/null || npm pack --silent --pack-destination dist ./client-node
 	$(BIN)/python tools/supply.py sbom >dist/keyosk-$$($(POETRY) version --short).cdx.json
 
 # In two steps, as a pipe would hide that the first one failed; strict, as pip-audit otherwise takes a
@@ -76,7 +77,7 @@ lock: ## Update poetry.lock (ARGS="--regenerate": every version anew)
 	$(POETRY) lock $(ARGS)
 
 clean: ## Remove all that was built or installed here; data/ stays
-	rm -rf .venv .poetry build dist .tox .coverage .coverage.* htmlcov
+	rm -rf .venv .poetry build dist client-node/node_modules .tox .coverage .coverage.* htmlcov
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name .git -prune -o -name __pycache__ -type d -exec rm -rf {} +
 

@@ -1,0 +1,3 @@
+export * from "./errors.js";
+export { TokenSource } from "./token_source.js";
+export { Token, Verifier } from "./verifier.js";
