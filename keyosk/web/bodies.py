@@ -56,7 +56,9 @@ def read(media_types: tuple[str, ...]) -> Any:
 def parse(text: bytes) -> Any:
     """Parse a JSON text (RFC 8259) without duplicate names and without NaN or Infinity."""
     try:
-        return _DECODER.decode(text.decode("utf-8"))
+        return json.loads(
+            text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_number
+        )
     except _Twice:
         raise MalformedBody("An object in the body has the same member twice.") from None
     except json.JSONDecodeError as error:
@@ -76,10 +78,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_number(_: str) -> Any:
     raise ValueError
-
-
-#: Made once: each new one takes as long as it takes to read a small body.
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_number)
 
 
 def faults_of(messages: Any, path: str = "") -> list[Fault]:
