@@ -22,7 +22,7 @@ hold: Final[ContextVar[Callable[[float], None] | None]] = ContextVar("hold", def
 leave_loop: Final[ContextVar[Callable[[], NoReturn] | None]] = ContextVar(
     "leave_loop", default=None
 )
-_LONGEST: Final = 2.0  # seconds: clocks of two machines may differ
+_LONGEST: Final = 3.0  # seconds, as a new signing key has; clocks of two machines may differ
 
 
 def before_waiting() -> None:
@@ -36,7 +36,7 @@ def before_waiting() -> None:
 
 
 def delay_response(seconds: float) -> None:
-    """Delay the response of this request by at most two seconds."""
+    """Delay the response of this request by at most three seconds."""
     seconds = min(seconds, _LONGEST)
     hold_response = hold.get()
     if hold_response is None:
