@@ -10,7 +10,7 @@ between two checkpoints cannot go unseen by whoever has the public keys.
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
@@ -39,6 +39,8 @@ CHECKPOINT_TYPE: Final = "keyosk-checkpoint+jwt"
 #: What the log calls its own shortening.
 PRUNED: Final[AuditAction] = "audit.prune"
 _BATCH: Final = 500
+#: The one way in which a row is written to be hashed.
+_ENCODE: Final = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), sort_keys=True).encode
 _CHECKPOINT_ROWS: Final = 1_000
 _CHECKPOINT_SECONDS: Final = 3_600
 _MINUTE: Final = 60
@@ -99,13 +101,14 @@ class Audit:
     def record_all(
         self, by: Caller, action: AuditAction, targets: Mapping[str, Mapping[str, Any]]
     ) -> None:
-        """Write a row for each target with what it is now, all by one statement."""
-        self._store.add(
-            [
-                self._row(by, action, target, before=None, after=after, outcome="done")
-                for target, after in targets.items()
-            ]
-        )
+        """Write a row for each target with what it is now, for those who change many.
+
+        They are sealed at the end of the transaction: reading them again to do it later takes
+        longer than all else. Others who seal wait meanwhile; who writes does not.
+        """
+        for target, after in targets.items():
+            row = self._row(by, action, target, before=None, after=after, outcome="done")
+            self._database.at_end(self._add_sealed, row)
 
     def refuse(
         self,
@@ -167,8 +170,7 @@ class Audit:
     def seal(self) -> None:
         """Give all rows so far their places in the chain, and sign a checkpoint when one is due."""
         self._take_failures()
-        while self._store.seal(row_hash, GENESIS, limit=_BATCH) == _BATCH:
-            continue
+        self._seal_waiting()
         self._checkpoint()
 
     def seal_quietly(self) -> None:
@@ -259,6 +261,15 @@ class Audit:
             outcome=outcome,
         )
 
+    def _add_sealed(self, rows: Collection[AuditRow]) -> None:
+        self._store.lock()
+        self._seal_waiting()
+        self._store.add_sealed(rows, row_hash, GENESIS)
+
+    def _seal_waiting(self) -> None:
+        while self._store.seal(row_hash, GENESIS, limit=_BATCH) == _BATCH:
+            continue
+
     def _take_failures(self) -> None:
         minute = int(self._clock()) // _MINUTE * _MINUTE
         with self._database.transaction():
@@ -302,11 +313,14 @@ class Audit:
         return (start.sequence, start.hash) if start is not None else (0, GENESIS)
 
 
-def row_hash(row: AuditRow, previous: str) -> str:
-    """SHA-256 over a row with its place and the hash before it, in hexadecimal."""
+def row_hash(row: AuditRow, previous: str, sequence: int | None = None) -> str:
+    """SHA-256 over a row with its place and the hash before it, in hexadecimal.
+
+    ``sequence``: its place, if it does not have it yet.
+    """
     content = [
         previous,
-        row.sequence,
+        row.sequence if sequence is None else sequence,
         row.id,
         row.time,
         row.actor,
@@ -320,8 +334,7 @@ def row_hash(row: AuditRow, previous: str) -> str:
         row.after,
         row.outcome,
     ]
-    text = json.dumps(content, ensure_ascii=True, separators=(",", ":"), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_ENCODE(content).encode()).hexdigest()
 
 
 def changed(

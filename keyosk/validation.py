@@ -55,6 +55,8 @@ class Faults:
 
     def json_object(self, field: str, value: Mapping[str, Any]) -> None:
         """A JSON object of at most ``LARGEST_OBJECT`` bytes, ``DEEPEST`` levels, without NUL."""
+        if not value:
+            return
         if not _is_flat_and_clean(value, DEEPEST):
             self.add(field, f"must have at most {DEEPEST} levels and no NUL character")
             return
@@ -78,6 +80,8 @@ class Faults:
 
 def is_clean(text: str) -> bool:
     """Whether text has no control characters (but line breaks and tabs) and no lone surrogates."""
+    if text.isascii() and text.isprintable():  # most are; a character at a time takes 20 us
+        return True
     return not any(
         unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t"
         for character in text

@@ -13,9 +13,10 @@ import pytest
 import requests
 
 import live
-from installed import Clock, installed, rows_of, settings
+from installed import Clock, installed, rows_of, settings, statements
 from keyosk import app, config
 from keyosk.audit import GENESIS, row_hash
+from keyosk.bulk.records import Line
 from keyosk.credentials import api_key_format
 from keyosk.credentials.presented import candidates
 from keyosk.errors import BadCredentials, Unavailable
@@ -739,3 +740,36 @@ def test_a_caller_by_password_and_one_by_key_are_told_apart(installation: Instal
         )
         installation.roles.create(by, name=f"made-by-{shown}")
         assert all_rows(installation)[-1].credential == shown
+
+
+def test_the_rows_of_an_import_are_sealed_with_the_change_behind_what_waits(
+    installation: Installation,
+) -> None:
+    installation.audit.seal()
+    installation.grants.create_account(OPERATOR, [], username="waiting")
+    grants = (Grant("keyosk:audit:read"),)
+    batch = [
+        Line(number=number, size=1, fields={"username": f"line-{number}"}, grants=grants)
+        for number in range(1, 4)
+    ]
+    with statements() as texts:
+        assert [len(each) for each in installation.bulk.import_accounts(lambda: OPERATOR, batch)]
+
+    found = rows_of(
+        installation, "SELECT sequence, action FROM audit_row ORDER BY sequence DESC LIMIT 7"
+    )
+    actions = [*["account.create"] * 4, *["grants.change"] * 3]
+    last = found[0][0]
+    assert found[::-1] == list(zip(range(last - 6, last + 1), actions, strict=True))
+    assert rows_of(installation, "SELECT count(*) FROM audit_row WHERE sequence IS NULL") == [(0,)]
+    # Only what waited is written a second time.
+    assert sum(text.startswith('UPDATE "audit_row"') for text in texts) == 1
+    assert installation.audit.verify().fault is None
+
+
+def test_a_dry_run_of_an_import_leaves_the_chain_alone(installation: Installation) -> None:
+    installation.audit.seal()
+    before = rows_of(installation, "SELECT max(sequence), count(*) FROM audit_row")
+    batch = [Line(number=1, size=1, fields={"username": "nobody"})]
+    assert list(installation.bulk.import_accounts(lambda: OPERATOR, batch, dry_run=True))
+    assert rows_of(installation, "SELECT max(sequence), count(*) FROM audit_row") == before

@@ -1,7 +1,8 @@
 """What the lines of an import must keep before any of them is written. Reads only."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from typing import Final
 
 from keyosk.accounts import grants as grant_rules
@@ -37,6 +38,7 @@ class LineValidator:
         named = [grant for line in lines for grant in line.grants or ()]
         scopes = self._services.existing_scopes({grant.scope for grant in named if grant.scope})
         roles = self._roles.named([*{grant.role for grant in named if grant.role}])
+        may_grant = cache(partial(self._may_grant, by, roles))  # lines give the same few
         results: list[Result] = []
         candidates: list[Candidate] = []
         for line in lines:
@@ -44,7 +46,7 @@ class LineValidator:
                 if line.faults:
                     raise Invalid(line.faults)
                 candidate = self._candidate(now, line, scopes, roles=roles)
-                self._check_rules(by, line, roles)
+                self._check_rules(by, line, may_grant)
             except Invalid as error:
                 results.append(Result(line.number, Status.INVALID, faults=error.faults))
             except Forbidden as error:
@@ -99,14 +101,26 @@ class LineValidator:
             account = replace(account, has_password=True)
         return Candidate(line, account, adopted, tuple(_over(now, account, line.grants or ())))
 
-    def _check_rules(self, by: Caller, line: Line, roles: Mapping[str, Role]) -> None:
-        """Return the rules against climbing, for an account that is new. Raises ``Forbidden``."""
+    def _check_rules(
+        self, by: Caller, line: Line, may_grant: Callable[[Grant], Forbidden | None]
+    ) -> None:
+        """Check the rules against climbing, for an account that is new. Raises ``Forbidden``."""
         if line.grants or not _CREDENTIALS.isdisjoint(line.fields):
             self._rules.not_by_api_key(by)
         if line.grants and not by.has(_GRANT):
             raise InsufficientScope(_GRANT)
         for grant in line.grants or ():
+            refusal = may_grant(grant)
+            if refusal is not None:
+                raise refusal
+
+    def _may_grant(self, by: Caller, roles: Mapping[str, Role], grant: Grant) -> Forbidden | None:
+        """Return why the caller may not give a grant, if so."""
+        try:
             self._rules.may_grant(by, grant, roles)
+        except Forbidden as error:
+            return error
+        return None
 
 
 def _over(now: int, account: Account, grants: Sequence[Grant]) -> Iterator[Fault]:

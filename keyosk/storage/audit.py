@@ -25,6 +25,7 @@ _FAR: Final = 3_600
 _PLACES: Final = 50
 #: In place of an action: how many refusals of an account have rows of their own.
 _SHOWN: Final = ""
+_ENCODE: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
 #: The lock of whoever seals.
 _SEALING: Final = "audit/seal"
 
@@ -55,6 +56,21 @@ class AuditStore:
     def add(self, rows: Sequence[AuditRow]) -> None:
         """Insert rows that are not sealed yet, in a transaction of the caller's."""
         self._database.insert_all(tables.AuditRow, [_columns(row) for row in rows])
+
+    def add_sealed(
+        self, rows: Collection[AuditRow], hash_of: Callable[[AuditRow, str, int], str], first: str
+    ) -> None:
+        """Insert rows at the end of the chain, in a transaction that holds ``lock``.
+
+        ``hash_of`` and ``first``: as of ``seal``, which has to come before.
+        """
+        sequence, previous = self._end() or (0, first)
+        columns = []
+        for row in rows:
+            sequence += 1
+            previous = hash_of(row, previous, sequence)
+            columns.append({**_columns(row), "sequence": sequence, "hash": previous})
+        self._database.insert_all(tables.AuditRow, columns)
 
     def page(self, list_query: ListQuery) -> list[AuditRow]:
         """Return a page of sealed rows."""
@@ -90,7 +106,7 @@ class AuditStore:
         query = lists.filtered(_sealed(), list_query, self._filters(list_query.filters.keys()))
         return lists.count(self._database, query, list_query)
 
-    def seal(self, hash_of: Callable[[AuditRow, str], str], first: str, *, limit: int) -> int:
+    def seal(self, hash_of: Callable[[AuditRow, str, int], str], first: str, *, limit: int) -> int:
         """Give up to ``limit`` rows their places in the chain; returns how many it was.
 
         ``hash_of``: the hash of a row after the hash before it; ``first``: what stands before the
@@ -103,8 +119,8 @@ class AuditStore:
             places: list[tuple[str, int, str]] = []
             for waiting_row in waiting:
                 sequence += 1
-                row = _row({**waiting_row, "sequence": sequence})
-                previous = hash_of(row, previous)
+                row = _row(waiting_row)
+                previous = hash_of(row, previous, sequence)
                 places.append((row.id, sequence, previous))
             if places:
                 self._place(places)
@@ -348,7 +364,7 @@ def _columns(row: AuditRow) -> dict[str, Any]:
 
 
 def _json(value: Mapping[str, Any] | None) -> str | None:
-    return None if value is None else json.dumps(value, ensure_ascii=False, sort_keys=True)
+    return None if value is None else _ENCODE(value)
 
 
 def _row(row: Mapping[str, Any]) -> AuditRow:

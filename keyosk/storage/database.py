@@ -151,11 +151,12 @@ class Database:
         inserted: list[Any] = []
         for start in range(0, len(rows), _ROWS_AT_ONCE):
             batch = rows[start : start + _ROWS_AT_ONCE]
-            head, group, tail, fields = self._templates.of(
+            head, group, tail, columns = self._templates.of(
                 table, tuple(batch[0]), skipping_taken=skipping_taken
             )
             sql = f"{head}{', '.join([group] * len(batch))}{tail}"
-            values = [field.db_value(row[name]) for row in batch for name, field in fields]
+            by_column = [column.values([row[column.name] for row in batch]) for column in columns]
+            values = [value for row in zip(*by_column, strict=True) for value in row]
             inserted.extend(row[0] for row in self._execute(sql, values, repeatable=False))
         return inserted
 

@@ -72,6 +72,7 @@ class AccountLine(AccountNew):
 
 
 _SCHEMA: Final = AccountLine()
+_ENCODE: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def read(source: Readable, *, on_piece: Callable[[int], object] | None = None) -> Iterator[Line]:
@@ -168,8 +169,8 @@ def account_line(account: Account, grants: Sequence[Grant]) -> str:
 
 def written(shape: Mapping[str, Any]) -> str:
     """Return an object as one line of JSON in valid Unicode."""
-    text = json.dumps(shape, ensure_ascii=False, separators=(",", ":")) + "\n"
-    return text.encode(errors="replace").decode()
+    text = _ENCODE(shape) + "\n"
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def _time(moment: int | None) -> str | None:
