@@ -232,6 +232,23 @@ def test_a_callers_token_is_exchanged(keyosk: Issuer) -> None:
     assert "callers" not in repr(tokens._login.__dict__)
 
 
+def test_a_closed_source_begins_anew(keyosk: Issuer) -> None:
+    keyosk.token_responses = [issued(number) for number in range(1, 5)]
+    tokens, others = source(), tasks()
+    for number in (1, 2):
+        assert tokens.token() == f"t{number}"
+        tokens.close()
+
+    async def ask() -> list[str]:
+        found = [await others.token()]
+        await others.aclose()
+        found.append(await others.token())
+        await others.aclose()
+        return found
+
+    assert asyncio.run(ask()) == ["t3", "t4"]
+
+
 def test_no_more_than_a_thousand_tokens_are_kept(keyosk: Issuer) -> None:
     tokens = source()
     for number in range(1_100):

@@ -55,7 +55,7 @@ class Reader:
             **options,
         }
         self.known = KnownIssuer(ISSUER, clock=clock, **given)
-        self.client = http.client(ISSUER, tls=None)
+        self.client = http.client(ISSUER, tls=None, owner=self)
 
     def learn(self, kid: str) -> None:
         run(self.known.learn(kid), self.client)
@@ -476,7 +476,7 @@ def test_a_list_that_cannot_be_read_changes_nothing(
             ISSUER,
             httpx.MockTransport(lambda _, body=document: httpx.Response(200, json=body)),
         )
-        reader.client = http.client(ISSUER, tls=None)
+        reader.client = http.client(ISSUER, tls=None, owner=reader)
         clock.now += 11
         reader.refresh()
         assert not reader.accepts(claims), document

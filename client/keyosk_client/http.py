@@ -1,6 +1,7 @@
 """HTTP clients for requests to Keyosk."""
 
 import ssl
+import weakref
 from typing import Any, Final
 
 import httpx
@@ -14,9 +15,11 @@ _TIMEOUT: Final = 5.0
 transports: dict[str, httpx.MockTransport] = {}
 
 
-def client(issuer: str, *, tls: ssl.SSLContext | None) -> httpx.Client:
-    """Return a client for threads."""
-    return httpx.Client(**_options(issuer, tls))
+def client(issuer: str, *, tls: ssl.SSLContext | None, owner: object) -> httpx.Client:
+    """Return a client for threads, which is closed with its owner or the process at the latest."""
+    made = httpx.Client(**_options(issuer, tls))
+    weakref.finalize(owner, made.close)
+    return made
 
 
 def async_client(issuer: str, *, tls: ssl.SSLContext | None) -> httpx.AsyncClient:

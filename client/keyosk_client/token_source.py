@@ -99,7 +99,7 @@ class _Login:
         """The connections of this process."""
         with self._lock:
             if self._client is None:
-                self._client = http.client(self.issuer, tls=self.tls)
+                self._client = http.client(self.issuer, tls=self.tls, owner=self)
             return self._client
 
     @property
@@ -250,6 +250,11 @@ class TokenSource(TokenSourceCore):
             place.lock.release()
         return place.usable() or self.token()
 
+    def close(self) -> None:
+        """Close the connections, and forget all tokens of this login."""
+        self._login.client.close()
+        self._login.begin()
+
     def sync_auth_flow(
         self, request: httpx.Request
     ) -> Generator[httpx.Request, httpx.Response, None]:
@@ -291,6 +296,11 @@ class AsyncTokenSource(TokenSourceCore):
                 if place.usable() is None:
                     raise
         return place.usable() or await self.token()
+
+    async def aclose(self) -> None:
+        """Close the connections, and forget all tokens of this login."""
+        await self._login.async_client.aclose()
+        self._login.begin()
 
     async def async_auth_flow(
         self, request: httpx.Request

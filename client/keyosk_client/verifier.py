@@ -158,7 +158,7 @@ class Verifier(VerifierCore):
     def _run(self, flow: Flow[None]) -> None:
         with self._lock:
             if self._client is None:  # the first one in this process
-                self._client = http.client(self.issuer, tls=self._tls)
+                self._client = http.client(self.issuer, tls=self._tls, owner=self)
             flows.run(flow, self._client)
 
     def _follow(self) -> None:
