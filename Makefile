@@ -18,7 +18,7 @@ unexport VIRTUAL_ENV CONDA_PREFIX CONDA_DEFAULT_ENV POETRY_ACTIVE PYTHONDONTWRIT
 
 help: ## Show this list
 	@echo 'Usage: make TARGET [ARGS="..."]'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 
 run: .venv/.runtime ## Set up and start Keyosk (ARGS go to "keyosk serve")
 	@exec $(KEYOSK) serve $(ARGS)
@@ -69,6 +69,9 @@ bench: .venv/.development ## Measure what requests cost, beside a bare Flask rou
 
 growth: .venv/.development ## Measure how costs grow with accounts, services, grants, revocations, audit rows
 	@$(BIN)/python tools/growth $(ARGS)
+
+bench-client: .venv/.development ## Measure what keyosk-client adds to a bare jwt.decode
+	@$(BIN)/python tools/client_cost.py $(ARGS)
 
 profile: .venv/.development ## Show where the time of a request goes, by part of the house
 	@$(BIN)/python tools/breakdown.py $(ARGS)

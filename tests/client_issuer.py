@@ -22,10 +22,8 @@ KID = "k" * 43
 def generate(algorithm: str) -> Any:
     if algorithm == "EdDSA":
         return ed25519.Ed25519PrivateKey.generate()
-    if algorithm.startswith("ES"):
-        return ec.generate_private_key(
-            {"ES256": ec.SECP256R1(), "ES384": ec.SECP384R1()}[algorithm]
-        )
+    if algorithm == "ES256":
+        return ec.generate_private_key(ec.SECP256R1())
     return rsa.generate_private_key(65537, 2048)
 
 

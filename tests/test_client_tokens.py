@@ -59,7 +59,7 @@ def is_accepted(verify: Verify, text: str, **options: Any) -> bool:
     return True
 
 
-@pytest.mark.parametrize("algorithm", ["ES256", "ES384", "RS256", "PS256", "EdDSA"])
+@pytest.mark.parametrize("algorithm", ["ES256", "RS256", "PS256", "EdDSA"])
 def test_a_good_token_is_a_value(algorithm: str, verify: Verify) -> None:
     with issuer(algorithm) as keyosk:
         text = keyosk.token(act={"sub": "backend"})

@@ -47,16 +47,18 @@ def planted(fault: Fault, folder: Path) -> str:
     Answers ``found`` or ``missed``; ``stale`` if the line is not there exactly once, ``broken`` if
     the tests cannot be run with it.
     """
-    copy = folder / "keyosk"
-    shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(ROOT / "keyosk", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    for package in ("keyosk", "client/keyosk_client"):
+        copy = folder / package
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(ROOT / package, copy, ignore=shutil.ignore_patterns("__pycache__"))
     path = folder / fault["file"]
     text = path.read_text()
     if text.count(fault["find"]) != 1:
         return "stale"
     path.write_text(text.replace(fault["find"], fault["replace"]))
     # Before the installed one on the path, also for the servers and commands that tests start.
-    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    places = f"{folder}{os.pathsep}{folder / 'client'}"
+    environment = {**os.environ, "PYTHONPATH": places, "PYTHONDONTWRITEBYTECODE": "1"}
     # -P: else the folder that pytest runs in would come before the copy.
     command = [sys.executable, "-P", "-m", "pytest", "-x", "-q", "-n", "0", "--backend", "sqlite"]
     ran = subprocess.run(

@@ -6,11 +6,9 @@ from typing import Any, Final
 import jwt
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-#: SECURITY: asymmetric only. With a symmetric one a public key would be the secret (RFC 8725
-#: section 2.1).
-ALGORITHMS: Final = frozenset(
-    {"ES256", "ES384", "ES512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "EdDSA"}
-)
+#: Those that Keyosk signs with and PyJWT verifies. SECURITY: asymmetric only. With a symmetric one
+#: a public key would be the secret (RFC 8725 section 2.1).
+ALGORITHMS: Final = frozenset({"ES256", "RS256", "PS256", "EdDSA"})
 _MOST: Final = 100  # keys
 _SHORTEST_RSA: Final = 2048  # bits, RFC 7518 section 3.3
 
