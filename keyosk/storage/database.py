@@ -69,7 +69,9 @@ class Database:
             self._peewee = drivers.postgresql(
                 parsed, schema, self._outage, prepare=prepare_threshold
             )
-
+        #: Runs a statement; its rows.
+        self._fetch: Callable[[str, Sequence[Any]], list[Row]]
+        self._fetch = getattr(self._peewee, "fetch", self._fetch_all)
         self._templates = InsertTemplates(self._peewee)
 
     @property
@@ -322,12 +324,13 @@ class Database:
     def _execute(
         self, sql: str, parameters: Sequence[Any], *, repeatable: bool = True
     ) -> list[Row]:
-        def action() -> list[Row]:
-            cursor = self._peewee.execute_sql(sql, parameters)
-            # A write without RETURNING has no rows, and psycopg none to fetch.
-            return cursor.fetchall() if cursor.description else []
+        return self._run(
+            partial(self._fetch, sql, parameters), repeatable=repeatable, reads=repeatable
+        )
 
-        return self._run(action, repeatable=repeatable, reads=repeatable)
+    def _fetch_all(self, sql: str, parameters: Sequence[Any]) -> list[Row]:
+        found: list[Row] = self._peewee.execute_sql(sql, parameters).fetchall()
+        return found
 
     def _run(self, action: Callable[[], T], *, repeatable: bool = False, reads: bool = True) -> T:
         """Run ``action``; if ``repeatable``, once more when the kept connection was found dead.

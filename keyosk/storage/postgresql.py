@@ -98,6 +98,8 @@ class _Connection(psycopg.Connection[Any]):
     #: The settings of PostgreSQL's that it needs; behind a pooler, how each transaction begins.
     needed: dict[str, str]
     opening: tuple[bytes, bytes]
+    #: For statements whose rows are all fetched at once.
+    reader: psycopg.Cursor[Any]
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         try:
@@ -111,6 +113,7 @@ class _Connection(psycopg.Connection[Any]):
     def set_up(self, schema: str | None, prepare: int | str) -> None:
         """Give the session what it needs. Raises ``DatabaseUnusable`` if it cannot have it."""
         self.autocommit = True
+        self.reader = self.cursor()
         self.prepare_threshold = None  # nothing here may stay in a session of a pooler's
         path = {} if schema is None else {"search_path": sql.Identifier(schema).as_string(self)}
         (pid, encoding, settings), current = self._probe(path)
@@ -291,6 +294,27 @@ class Postgresql(peewee.PostgresqlDatabase):
                     connection.rollback()
                 raise
         return cursor
+
+    def cursor(self, named_cursor: str | None = None, *, kept: bool = False) -> Any:
+        """Return a cursor, or the one that this thread keeps for ``fetch``."""
+        if not kept:
+            return super().cursor(named_cursor)  # type: ignore[no-untyped-call]
+        connection: _Connection = self.connection()  # type: ignore[no-untyped-call]
+        return connection.reader
+
+    def fetch(self, statement: str, params: Any) -> list[tuple[Any, ...]]:
+        """Run a statement and return all of its rows, as ``execute_sql`` at half the cost.
+
+        By a cursor that is kept: making one, and describing its columns, take as long as to run
+        the statement of a login.
+        """
+        connection: _Connection = self.connection()  # type: ignore[no-untyped-call]
+        if connection.is_pooled:
+            cursor = self.execute_sql(statement, params)
+        else:
+            cursor = self._execute_cursor(statement, params, kept=True)  # type: ignore[attr-defined]
+        # A write without RETURNING has no rows, and psycopg none to fetch.
+        return cursor.fetchall() if cursor.pgresult.nfields else []
 
     @contextmanager
     def unhurried(self) -> Iterator[None]:
