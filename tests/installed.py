@@ -8,13 +8,19 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from keyosk import app, config
 from keyosk.installation import Installation
 from keyosk.metrics import SharedCounts
 from keyosk.model import OPERATOR, Scope
 from live import ADMIN_PASSWORD, SECRET_KEY
+
+#: In place of a table: what is sealed and what waits for it.
+EVERY_AUDIT_ROW: Final = (
+    "(SELECT id, action, target, after FROM audit_row UNION ALL"
+    " SELECT id, action, target, after FROM waiting_audit_row) AS every_row"
+)
 
 
 class Clock:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from marshmallow import fields
 
-from installed import rows_of
+from installed import EVERY_AUDIT_ROW, rows_of
 from keyosk.apply.manifest import Declaration, Step
 from keyosk.cli import documents
 from keyosk.errors import Invalid
@@ -71,13 +71,13 @@ def state(installation: Installation) -> dict[str, Any]:
         "roles": installation.roles.page(everything),
         "accounts": accounts,
         "grants": {each.username: installation.grants.of(each.id)[1] for each in accounts},
-        "audit": rows_of(installation, "SELECT action, target FROM audit_row ORDER BY id"),
+        "audit": rows_of(installation, f"SELECT action, target FROM {EVERY_AUDIT_ROW} ORDER BY id"),
         "notes": rows_of(installation, "SELECT * FROM declared ORDER BY object_id, scope, role"),
     }
 
 
 def actions(installation: Installation) -> list[str]:
-    rows = rows_of(installation, "SELECT action FROM audit_row ORDER BY id")
+    rows = rows_of(installation, f"SELECT action FROM {EVERY_AUDIT_ROW} ORDER BY id")
     return [str(row[0]) for row in rows]
 
 

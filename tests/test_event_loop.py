@@ -117,7 +117,7 @@ def test_what_writes_leaves_the_loop_and_has_done_nothing(
 
 
 def state(keyosk: Installation) -> list[Any]:
-    tables = ("allowance", "login_failure", "audit_row", "known_source")
+    tables = ("allowance", "login_failure", "waiting_audit_row", "known_source")
     counts: list[Any] = [rows_of(keyosk, f"SELECT count(*) FROM {table}") for table in tables]
     return [*counts, rows_of(keyosk, "SELECT id, digest FROM session ORDER BY id")]
 

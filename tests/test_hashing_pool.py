@@ -98,8 +98,17 @@ BY_PASSWORD = [
 
 
 def state(keyosk: Installation) -> list[Any]:
-    tables = ("account", "password", "allowance", "login_failure", "audit_row", "idempotency")
-    return [rows_of(keyosk, f"SELECT count(*) FROM {table}") for table in tables]
+    tables = (
+        "account",
+        "password",
+        "allowance",
+        "login_failure",
+        "waiting_audit_row",
+        "idempotency",
+    )
+    return [
+        rows_of(keyosk, f"SELECT count(*) FROM {table}") for table in (*tables, "waiting_audit_row")
+    ]
 
 
 def assert_handed_over(

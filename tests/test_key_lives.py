@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 import node_modules
-from installed import Clock, installed, rows_of
+from installed import EVERY_AUDIT_ROW, Clock, installed, rows_of
 from keyosk import app, delays
 from keyosk.errors import BadToken, Conflict, Invalid, NotFound, Unavailable
 from keyosk.installation import Installation
@@ -201,7 +201,8 @@ def test_it_rotates_by_itself_and_exactly_once(
         list(threads.map(advance, [keyosk, other] * 8))
     assert states(keyosk) == ["retired", "active"]
     assert signing(keyosk) == signing(other)
-    rows = rows_of(keyosk, "SELECT count(*) FROM audit_row WHERE action = ?", "signing_key.rotate")
+    sql = f"SELECT count(*) FROM {EVERY_AUDIT_ROW} WHERE action = ?"
+    rows = rows_of(keyosk, sql, "signing_key.rotate")
     assert rows == [(1,)]
 
 

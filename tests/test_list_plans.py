@@ -88,7 +88,7 @@ def fill(installation: Installation) -> None:
                 "action": chance.choice(["test.one", "test.two"]),
                 "target": chance.choice(["account/one", "account/two"]),
                 "outcome": chance.choice(["done", "refused"]),
-                "hash": "0" * 64,
+                "hash": bytes(32),
             }
         )
         keys.append(

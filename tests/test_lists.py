@@ -672,7 +672,7 @@ def add_many(installation: Installation) -> None:
                 "actor_name": "operator",
                 "action": "test.row",
                 "outcome": "done",
-                "hash": "0" * 64,
+                "hash": bytes(32),
             }
         )
         if number % 10 == 0:

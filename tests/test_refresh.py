@@ -12,7 +12,7 @@ import jwt
 import pytest
 import requests
 
-from installed import Clock, installed, rows_of
+from installed import EVERY_AUDIT_ROW, Clock, installed, rows_of
 from keyosk.credentials.presented import candidates
 from keyosk.errors import InvalidGrant
 from keyosk.ids import new_id
@@ -394,7 +394,8 @@ def test_the_same_successor_is_given_for_ten_seconds(timed: Installation, clock:
         used(timed, first)
     with pytest.raises(InvalidGrant):
         used(timed, second)
-    (action,) = rows_of(timed, "SELECT after FROM audit_row WHERE action = ?", "session.reuse")
+    sql = f"SELECT after FROM {EVERY_AUDIT_ROW} WHERE action = ?"
+    (action,) = rows_of(timed, sql, "session.reuse")
     assert "kysr_" not in str(action)
 
 

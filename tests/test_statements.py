@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from installed import Clock, installed, rows_of, statements
+from installed import EVERY_AUDIT_ROW, Clock, installed, rows_of, statements
 from keyosk import app
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR, Grant, Scope
@@ -147,7 +147,7 @@ def test_a_patch_with_nothing_new_writes_nothing(
     key = keyosk.api_keys.create(OPERATOR, "alice", name="job").key
     path = f"/accounts/alice/api-keys/{key.id}" if path == "key" else path
     before = admin.send("GET", path)
-    rows = len(rows_of(keyosk, "SELECT id FROM audit_row"))
+    rows = len(rows_of(keyosk, f"SELECT id FROM {EVERY_AUDIT_ROW}"))
     keyosk.audit.seal()
 
     for patch in patches:
@@ -158,7 +158,7 @@ def test_a_patch_with_nothing_new_writes_nothing(
         assert [text for text in texts if not text.startswith("SELECT")] == []
         stale = admin.ask("PATCH", path, patch, headers={"If-Match": '"4711"'})
         assert stale.status_code == 412
-    assert len(rows_of(keyosk, "SELECT id FROM audit_row")) == rows
+    assert len(rows_of(keyosk, f"SELECT id FROM {EVERY_AUDIT_ROW}")) == rows
     # To JSON, true and 1 are two values.
     if path == "/accounts/alice":
         answer = admin.send("PATCH", path, {"claims": {"level": True}})

@@ -996,7 +996,7 @@ def test_a_token_by_api_key_takes_one_query_and_no_write(installation: Installat
     # The first use is noted and audited once the answer has gone, and for minutes no other.
     assert [each.split()[:3] for each in first[1:]] == [
         ["UPDATE", '"api_key"', "SET"],
-        ["INSERT", "INTO", '"audit_row"'],
+        ["INSERT", "INTO", '"waiting_audit_row"'],
     ]
     for _ in range(3):
         again = ask()

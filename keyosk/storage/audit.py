@@ -31,17 +31,17 @@ _SEALING: Final = "audit/seal"
 
 
 class AuditStore:
-    """Reads and writes the audit_row, checkpoint and login_failure tables."""
+    """Reads and writes the tables of the audit log, its checkpoints and what is counted for it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         # What follows each change that is made, compiled once: most of the time there is nothing.
-        row, point = tables.AuditRow, tables.Checkpoint
+        row, waiting, point = tables.AuditRow, tables.WaitingAuditRow, tables.Checkpoint
         failure, refusal = tables.LoginFailure, tables.Refusal
         self._waiting = database.compile(
-            row.select().where(row.sequence.is_null()).order_by(row.id).limit(parameter("limit"))
+            waiting.select().order_by(waiting.id).limit(parameter("limit"))
         )
-        self._last = database.compile(_sealed().order_by(row.sequence.desc()).limit(1))
+        self._last = database.compile(row.select().order_by(row.sequence.desc()).limit(1))
         self._newest_checkpoint = database.compile(
             point.select().order_by(point.sequence.desc()).limit(1)
         )
@@ -51,11 +51,10 @@ class AuditStore:
         self._due_refusals = database.compile(
             refusal.select().where(_due(refusal.minute)).order_by(refusal.minute)
         )
-        self._place = database.compile_many(_placing())
 
     def add(self, rows: Sequence[AuditRow]) -> None:
         """Insert rows that are not sealed yet, in a transaction of the caller's."""
-        self._database.insert_all(tables.AuditRow, [_columns(row) for row in rows])
+        self._database.insert_all(tables.WaitingAuditRow, [_columns(row) for row in rows])
 
     def add_sealed(
         self, rows: Collection[AuditRow], hash_of: Callable[[AuditRow, str, int], str], first: str
@@ -69,7 +68,8 @@ class AuditStore:
         for row in rows:
             sequence += 1
             previous = hash_of(row, previous, sequence)
-            columns.append({**_columns(row), "sequence": sequence, "hash": previous})
+            place = {"sequence": sequence, "hash": bytes.fromhex(previous)}
+            columns.append({**_columns(row), **place})
         self._database.insert_all(tables.AuditRow, columns)
 
     def page(self, list_query: ListQuery) -> list[AuditRow]:
@@ -83,7 +83,7 @@ class AuditStore:
         if among is not None and not among:
             return []
         query = lists.page(
-            _sealed(),
+            tables.AuditRow.select(),
             list_query,
             key=tables.AuditRow.sequence,
             sorts=_SORTS,
@@ -103,7 +103,9 @@ class AuditStore:
 
     def count(self, list_query: ListQuery) -> int:
         """Return the number of sealed rows that pass the filters of a list."""
-        query = lists.filtered(_sealed(), list_query, self._filters(list_query.filters.keys()))
+        query = lists.filtered(
+            tables.AuditRow.select(), list_query, self._filters(list_query.filters.keys())
+        )
         return lists.count(self._database, query, list_query)
 
     def seal(self, hash_of: Callable[[AuditRow, str, int], str], first: str, *, limit: int) -> int:
@@ -114,16 +116,14 @@ class AuditStore:
         """
         with self._database.transaction():
             self._database.lock(_SEALING)
-            waiting = self._waiting.dicts(limit=limit)
-            sequence, previous = self._end() or (0, first)
-            places: list[tuple[str, int, str]] = []
-            for waiting_row in waiting:
-                sequence += 1
-                row = _row(waiting_row)
-                previous = hash_of(row, previous, sequence)
-                places.append((row.id, sequence, previous))
-            if places:
-                self._place(places)
+            waiting = [_row(row) for row in self._waiting.dicts(limit=limit)]
+            if waiting:
+                self.add_sealed(waiting, hash_of, first)
+                # SECURITY: just these. One with a lower id may have been committed meanwhile.
+                ids = [row.id for row in waiting]
+                self._database.write(
+                    tables.WaitingAuditRow.delete().where(tables.WaitingAuditRow.id.in_(ids))
+                )
             return len(waiting)
 
     def last(self) -> AuditRow | None:
@@ -134,7 +134,7 @@ class AuditStore:
     def after(self, sequence: int, limit: int) -> list[AuditRow]:
         """Return up to ``limit`` sealed rows after a place in the chain, in its order."""
         query = (
-            _sealed()
+            tables.AuditRow.select()
             .where(tables.AuditRow.sequence > sequence)
             .order_by(tables.AuditRow.sequence)
             .limit(limit)
@@ -295,14 +295,10 @@ def _due(minute: Any) -> Any:
     return (minute < before) | (minute > before + _FAR)
 
 
-def _sealed(*columns: Any) -> "peewee.ModelSelect[Any]":
-    return tables.AuditRow.select(*columns).where(tables.AuditRow.sequence.is_null(False))
-
-
 def _keys(name: str, value: Any) -> "peewee.ModelSelect[Any]":
     """The places of the rows that pass a filter, in the order of its index."""
     row = tables.AuditRow
-    keys = _sealed(row.sequence.alias("key")).where(_condition(name, value))
+    keys = row.select(row.sequence.alias("key")).where(_condition(name, value))
     # In an order, as PostgreSQL might read the table for some that many rows pass.
     return keys.order_by(row.time if name in _TIMES else row.sequence)
 
@@ -333,19 +329,6 @@ def _condition(
     return condition
 
 
-def _placing() -> peewee.Query:
-    """The update that gives rows, by id, their places and hashes: one statement for all of them."""
-    given = peewee.ValuesList([("", 0, "")], alias="given")
-    # Both databases call the columns of a list of values so, and SQLite takes no other names.
-    row_id, sequence, hash_ = (peewee.Column(given, f"column{number}") for number in range(1, 4))
-    return (
-        tables.AuditRow.update({tables.AuditRow.sequence: sequence, tables.AuditRow.hash: hash_})
-        .from_(given)
-        .where(tables.AuditRow.id == row_id)
-        .returning(tables.AuditRow.sequence)
-    )
-
-
 def _columns(row: AuditRow) -> dict[str, Any]:
     return {
         "id": row.id,
@@ -370,7 +353,7 @@ def _json(value: Mapping[str, Any] | None) -> str | None:
 def _row(row: Mapping[str, Any]) -> AuditRow:
     return AuditRow(
         id=row["id"],
-        sequence=row["sequence"],
+        sequence=row.get("sequence"),
         time=row["time"],
         actor=row["actor"],
         actor_name=row["actor_name"],
@@ -382,5 +365,10 @@ def _row(row: Mapping[str, Any]) -> AuditRow:
         before=None if row["before"] is None else json.loads(row["before"]),
         after=None if row["after"] is None else json.loads(row["after"]),
         outcome=row["outcome"],
-        hash=row["hash"],
+        hash=_text(row.get("hash")),
     )
+
+
+def _text(hash_: Any) -> str | None:
+    # SECURITY: whoever writes to the database may have put anything there, which is then no hash.
+    return hash_ if hash_ is None or isinstance(hash_, str) else bytes(hash_).hex()

@@ -59,27 +59,6 @@ class Compiled:
         return [dict(zip(self._names, row, strict=True)) for row in self(**values)]
 
 
-class CompiledMany:
-    """A write over a list of values, as SQL text: what stands before the rows, one row, the rest.
-
-    peewee would compile each row anew, at 100 us.
-    """
-
-    __slots__ = ("_execute", "_group", "_head", "_tail")
-
-    def __init__(self, execute: Callable[[str, Sequence[Any]], list[Row]], sql: str) -> None:
-        self._execute = execute
-        head, values, rest = sql.partition("(VALUES (")
-        group, end, tail = rest.partition(")")
-        self._head, self._group, self._tail = head + values[:-1], f"({group}{end}", tail
-
-    def __call__(self, rows: Sequence[Row]) -> None:
-        """Run it for these rows."""
-        groups = ", ".join([self._group] * len(rows))
-        values = [value for row in rows for value in row]
-        self._execute(f"{self._head}{groups}{self._tail}", values)
-
-
 class Column:
     """A column of an insert: its name, and what its values become for the driver."""
 

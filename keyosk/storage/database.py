@@ -21,7 +21,7 @@ from keyosk.config import database_urls
 from keyosk.config.database_urls import SqliteUrl
 from keyosk.errors import Unavailable
 from keyosk.storage import driver_errors, drivers, files
-from keyosk.storage.compiled import Compiled, CompiledMany, InsertTemplates, Row
+from keyosk.storage.compiled import Compiled, InsertTemplates, Row
 from keyosk.storage.driver_errors import Kind
 from keyosk.storage.outage import Known, Outage, OutageLog
 
@@ -174,11 +174,6 @@ class Database:
         # peewee's names in its dictionaries: of the field, or of the alias.
         names = tuple(getattr(each, "name", getattr(each, "_alias", "")) for each in columns)
         return Compiled(execute, sql, tuple(parameters), names=names)
-
-    def compile_many(self, query: peewee.Query) -> CompiledMany:
-        """Turn a write whose values are one row, a list of values, into SQL for any number."""
-        sql, _ = query.bind(self._peewee).sql()
-        return CompiledMany(partial(self._execute, repeatable=False), sql)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -18,6 +18,16 @@ from peewee import (
 )
 
 
+class Int8Field(BigIntegerField):
+    """A number of 64 bits.
+
+    As a primary key of SQLite's it is no other name of the row's own number: an index of that would
+    find no pair of a value and a number.
+    """
+
+    field_type = "INT8"
+
+
 class Table(Model):
     """The base of all tables: a table has the name of its class, in snake case."""
 
@@ -215,11 +225,9 @@ class Lifetime(Table):
     ended_at = BigIntegerField(null=True)
 
 
-class AuditRow(Table):
-    """A row of the log; sealing gives it ``sequence`` and ``hash``, in the order of ``id``."""
+class AuditColumns(Table):
+    """What a row of the audit log says."""
 
-    id = CharField(36, primary_key=True)
-    sequence = BigIntegerField(null=True, unique=True)
     time = BigIntegerField()
     actor = CharField(36, null=True)
     actor_name = TextField()
@@ -231,7 +239,20 @@ class AuditRow(Table):
     before = TextField(null=True)
     after = TextField(null=True)
     outcome = CharField(32)
-    hash = CharField(64, null=True)
+
+
+class WaitingAuditRow(AuditColumns):
+    """A row that was written and is not sealed yet; sealing takes them in the order of ``id``."""
+
+    id = CharField(36, primary_key=True)
+
+
+class AuditRow(AuditColumns):
+    """A sealed row: it has its place in the chain and its hash, and is never changed."""
+
+    sequence = Int8Field(primary_key=True)
+    id = CharField(36)
+    hash = BlobField()
 
 
 class Checkpoint(Table):
@@ -339,6 +360,7 @@ ALL = (
     Revocation,
     Session,
     Lifetime,
+    WaitingAuditRow,
     AuditRow,
     Checkpoint,
     LoginFailure,
