@@ -46,7 +46,10 @@ urls.urlpatterns = []  # type: ignore[attr-defined]
 django.conf.settings.configure(
     ALLOWED_HOSTS=["*"],
     KEYOSK=SETTINGS,
-    MIDDLEWARE=["django.middleware.csrf.CsrfViewMiddleware"],
+    MIDDLEWARE=[
+        "django.middleware.common.CommonMiddleware",  # looks at every response
+        "django.middleware.csrf.CsrfViewMiddleware",
+    ],
     REST_FRAMEWORK={
         "DEFAULT_AUTHENTICATION_CLASSES": ["keyosk_client.rest_framework.KeyoskAuthentication"],
         "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
@@ -454,6 +457,48 @@ def test_every_option_is_passed_on(module: str, fake: FakeKeyosk) -> None:
     # The tokens here are of another type than it was told.
     with pytest.raises(keyosk_client.InvalidToken, match="type"):
         asyncio.run(made.verifier.verify(fake.token()))
+
+
+REQUIRING: dict[str, Callable[..., Any]] = {
+    "fastapi": keyosk_client.fastapi.Keyosk(ISSUER, AUDIENCE).require,
+    "flask": keyosk_client.flask.Keyosk(ISSUER, AUDIENCE).require,
+    "flask-all": keyosk_client.flask.Keyosk(ISSUER, AUDIENCE).before_request,
+    "asgi": keyosk_client.asgi.Keyosk(ISSUER, AUDIENCE).require,
+    "wsgi": keyosk_client.wsgi.Keyosk(ISSUER, AUDIENCE).require,
+    "aiohttp": keyosk_client.aiohttp.Keyosk(ISSUER, AUDIENCE).require,
+    "aiohttp-all": keyosk_client.aiohttp.Keyosk(ISSUER, AUDIENCE).middleware,
+    "django": keyosk_client.django.Keyosk(ISSUER, AUDIENCE).require,
+    "django-settings": keyosk_client.django.require,
+    "rest-framework": keyosk_client.rest_framework.require,
+}
+
+
+@pytest.mark.parametrize("name", REQUIRING)
+def test_a_slip_is_told_where_the_view_is_protected(name: str) -> None:
+    require = REQUIRING[name]
+
+    def view() -> None: ...
+
+    for slip in (view, ["todo:read"], b"todo:read", None):
+        with pytest.raises(TypeError, match="takes scopes"):
+            require(slip)
+    for scope in ("todo:read todo:write", "", "todo:read ", "todo:ré", 'todo:"read"'):
+        with pytest.raises(ValueError, match="is not one scope"):
+            require("todo:read", scope)
+
+
+def test_parentheses_that_were_forgotten_let_nobody_in(fake: FakeKeyosk) -> None:
+    keyosk = keyosk_client.fastapi.Keyosk(ISSUER, AUDIENCE)
+    app = FastAPI()
+
+    @app.get("/todos", dependencies=[Depends(keyosk.require)])
+    def todos() -> None:
+        raise AssertionError("not reached")
+
+    with over_asgi(app) as get:
+        assert get("/todos").status_code == 422
+        with pytest.raises(TypeError):
+            get("/todos?scopes=todo:read", f"Bearer {fake.token(scopes=['todo:read'])}")
 
 
 # --- Flask ----------------------------------------------------------------------------------------

@@ -18,14 +18,14 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
 
 from keyosk_client.challenges import refusal
 from keyosk_client.errors import KeyoskError
-from keyosk_client.token import Token
+from keyosk_client.token import Token, check_scopes
 from keyosk_client.verifier import AsyncVerifier, VerifierOptions
 
 if TYPE_CHECKING:
+    from aiohttp.typedefs import Handler, Middleware
     from typing_extensions import Unpack
 
 # What releases before 3.14 take as well is its name alone.
@@ -60,6 +60,7 @@ class Keyosk:
         scope, any token for this service is enough. If the handler calls
         ``keyosk.token(request).require()`` itself, a missing scope is answered the same way.
         """
+        check_scopes(scopes)
 
         def decorate(handler: AnyHandler) -> AnyHandler:
             @wraps(handler)
@@ -71,14 +72,15 @@ class Keyosk:
 
         return decorate
 
-    def middleware(self, *scopes: str) -> Middleware:
+    def middleware(self, *scopes: str) -> "Middleware":
         """Return a middleware for ``web.Application``, which protects every handler.
 
         It also protects CORS preflights: a middleware that responds to those comes first.
         """
+        check_scopes(scopes)
 
         @web.middleware
-        async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        async def check(request: web.Request, handler: "Handler") -> web.StreamResponse:
             return await self._answer(request, lambda: handler(request), *scopes)
 
         return check

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from keyosk_client.challenges import Refusal, refusal
 from keyosk_client.errors import KeyoskError
+from keyosk_client.token import check_scopes
 from keyosk_client.verifier import AsyncVerifier, VerifierOptions
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Keyosk:
         Without a scope, any token for this service is enough. It protects all that it is put
         around, CORS preflights and WebSockets too.
         """
+        check_scopes(scopes)
 
         def protect(app: Application) -> Application:
             async def protected(

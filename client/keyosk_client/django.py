@@ -29,7 +29,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 
 from keyosk_client.challenges import refusal
 from keyosk_client.errors import KeyoskError
-from keyosk_client.token import Token
+from keyosk_client.token import Token, check_scopes
 from keyosk_client.verifier import Verifier, VerifierOptions
 
 if TYPE_CHECKING:
@@ -134,6 +134,8 @@ class KeyoskMiddleware:
 
 
 def _decorator(find: Callable[[], Keyosk], *scopes: str) -> Callable[[View], View]:
+    check_scopes(scopes)
+
     def decorate(view: View) -> View:
         @functools.wraps(view)
         async def guarded_async(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:

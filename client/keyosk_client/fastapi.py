@@ -27,7 +27,7 @@ from starlette.requests import HTTPConnection
 
 from keyosk_client.challenges import refusal
 from keyosk_client.errors import KeyoskError
-from keyosk_client.token import Token
+from keyosk_client.token import Token, check_scopes
 from keyosk_client.verifier import AsyncVerifier, VerifierOptions
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class Keyosk(SecurityBase):
         Without a scope, any token for this service is enough. If the operation calls
         ``token.require()`` itself, a missing scope is answered the same way.
         """
+        check_scopes(scopes)
         # OpenAPI wants each scope that an operation names in the scheme, too.
         self._flow.scopes.update(dict.fromkeys(scopes, ""))
 

@@ -21,7 +21,7 @@ from flask import Response, current_app, g, request
 
 from keyosk_client.challenges import refusal
 from keyosk_client.errors import KeyoskError
-from keyosk_client.token import Token
+from keyosk_client.token import Token, check_scopes
 from keyosk_client.verifier import Verifier, VerifierOptions
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class Keyosk:
         If the view calls ``keyosk.token.require()`` itself, a missing scope is answered the same
         way.
         """
+        check_scopes(scopes)
 
         def decorate(view: View) -> View:
             @wraps(view)
@@ -77,6 +78,7 @@ class Keyosk:
 
         A CORS preflight has no token and is let through: it runs no view of yours.
         """
+        check_scopes(scopes)
 
         def check() -> Response | None:
             is_preflight = (

@@ -33,7 +33,7 @@ from rest_framework.request import Request
 from keyosk_client.challenges import refusal
 from keyosk_client.django import keyosk
 from keyosk_client.errors import InsufficientScope, KeyoskError, NoToken
-from keyosk_client.token import Token
+from keyosk_client.token import Token, check_scopes
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,7 @@ def require(*scopes: str) -> type[BasePermission]:
 
     It cannot be combined by ``|`` or ``~``, which refuse where the class alone does.
     """
+    check_scopes(scopes)
     return type("HasScopes", (_HasScopes,), {"scopes": scopes})
 
 

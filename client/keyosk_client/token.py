@@ -1,10 +1,13 @@
 """A verified token as a value."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from keyosk_client.errors import InsufficientScope
+
+_SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749 section 3.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,3 +51,18 @@ class Token:
         """
         if not self.scopes.issuperset(scopes):
             raise InsufficientScope(" ".join(scopes))
+
+
+def check_scopes(scopes: Iterable[object]) -> None:
+    """Raise an error for what no token can have, where a view is protected, not where it is called.
+
+    Raises ``TypeError``, also for ``@keyosk.require`` without parentheses, and ``ValueError``.
+    """
+    for scope in scopes:
+        if not isinstance(scope, str):
+            kind = type(scope).__name__
+            raise TypeError(f"require() takes scopes, such as require('todo:read'), not a {kind}")
+        if not _SCOPE.fullmatch(scope):
+            raise ValueError(
+                f"{scope!r} is not one scope: write require('todo:read', 'todo:write')"
+            )

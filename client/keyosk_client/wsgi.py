@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from keyosk_client.challenges import refusal
 from keyosk_client.errors import KeyoskError
+from keyosk_client.token import check_scopes
 from keyosk_client.verifier import Verifier, VerifierOptions
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Keyosk:
         Without a scope, any token for this service is enough. It protects all that it is put
         around, CORS preflights too.
         """
+        check_scopes(scopes)
 
         def protect(app: "WSGIApplication") -> "WSGIApplication":
             def protected(
