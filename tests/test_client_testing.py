@@ -9,6 +9,7 @@ from keyosk_client import (
     KeysUnavailable,
     TokenSource,
     Verifier,
+    http,
 )
 from keyosk_client.pytest_plugin import fake_keyosk  # noqa: F401 - a fixture
 from keyosk_client.testing import FakeKeyosk
@@ -62,3 +63,15 @@ def test_it_may_be_away(fake_keyosk: FakeKeyosk) -> None:  # noqa: F811
 def test_it_issues_tokens_to_programs(fake_keyosk: FakeKeyosk) -> None:  # noqa: F811
     source = TokenSource(ISSUER, "backend", secret="x", audience=AUDIENCE, scope="todo:read")
     verifier.verify(source.token()).require("todo:read")
+
+
+def test_it_has_no_other_endpoints(fake_keyosk: FakeKeyosk) -> None:  # noqa: F811
+    with http.client(ISSUER, tls=None, owner=fake_keyosk) as client:
+        assert client.get(f"{ISSUER}/accounts").status_code == 404
+
+
+def test_it_refuses_to_start_outside_of_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keyosk_client.testing._TEST_RUNNERS", ("no such module",))
+    with pytest.raises(RuntimeError, match="for tests only"):
+        FakeKeyosk(ISSUER, AUDIENCE)
+    FakeKeyosk(ISSUER, AUDIENCE, outside_tests=True)

@@ -23,6 +23,7 @@ from keyosk_client import (
     TokenSource,
     TokenUnavailable,
     http,
+    token_source,
 )
 
 SECRET = "kysk_secret"
@@ -188,6 +189,8 @@ def test_a_good_token_is_used_while_keyosk_is_away(keyosk: Issuer, clock: Clock)
         (httpx.Response(404, text="nginx"), "invalid_response"),
         (httpx.Response(200, json=[]), "invalid_response"),
         (httpx.Response(200, json={"access_token": "t"}), "invalid_response"),
+        (issued(1, 0), "invalid_response"),
+        (issued(1, "soon"), "invalid_response"),
         (httpx.Response(302, headers={"Location": "https://attacker.example"}), "invalid_response"),
     ],
 )
@@ -247,6 +250,15 @@ def test_a_closed_source_begins_anew(keyosk: Issuer) -> None:
         return found
 
     assert asyncio.run(ask()) == ["t3", "t4"]
+
+
+def test_of_two_refusals_of_one_token_the_second_does_no_harm(keyosk: Issuer) -> None:
+    keyosk.token_responses = [issued(1), issued(2)]
+    tokens = source()
+    tokens._forget(tokens.token())
+    assert tokens.token() == "t2"
+    tokens._forget("t1")
+    assert tokens.token() == "t2"
 
 
 def test_no_more_than_a_thousand_tokens_are_kept(keyosk: Issuer) -> None:
@@ -429,6 +441,55 @@ def test_it_is_the_auth_of_httpx_for_asyncio(keyosk: Issuer) -> None:
 
     asyncio.run(ask())
     assert service.calls == 4
+
+
+def test_who_waited_for_another_takes_what_that_one_got(
+    keyosk: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keyosk.token_responses = [issued(1)]
+    tokens = source()
+    place = tokens._login.place(tokens._form)
+    waiting = threading.Event()
+    fresh = place.fresh
+
+    def seen() -> str | None:
+        found = fresh()
+        waiting.set()
+        return found
+
+    monkeypatch.setattr(place, "fresh", seen)
+    with ThreadPoolExecutor(1) as pool:
+        with place.lock:
+            second = pool.submit(tokens.token)
+            assert waiting.wait(60)
+            place.token = token_source._issued(issued(7), time.monotonic())
+        assert second.result() == "t7"
+    assert keyosk.requests == []
+
+    async def ask() -> str:
+        others = tasks()
+        place = others._login.place(others._form)
+        async with place.lock_of_loop():
+            waiting = asyncio.create_task(others.token())
+            await asyncio.sleep(0)
+            place.token = token_source._issued(issued(8), time.monotonic())
+        return await waiting
+
+    assert asyncio.run(ask()) == "t8"
+    assert keyosk.requests == []
+
+
+def test_a_fork_or_a_reset_forgets_the_tokens(keyosk: Issuer) -> None:
+    keyosk.token_responses = [issued(number) for number in range(1, 4)]
+    ours, others = source(), TokenSource("https://other.example", "backend", secret=SECRET)
+    place = others._login.place(others._form)
+    assert ours.token() == "t1"
+    token_source.reset(ISSUER)
+    assert ours.token() == "t2"
+    assert others._login.place(others._form) is place
+    token_source._after_fork()
+    assert ours.token() == "t3"
+    assert others._login.place(others._form) is not place
 
 
 def test_after_a_fork_nothing_is_shared(keyosk: Issuer) -> None:

@@ -24,6 +24,7 @@ from keyosk_client import (
     RevocationsUnavailable,
     Verifier,
     http,
+    verifier,
 )
 from keyosk_client.flows import run
 from keyosk_client.issuer import KnownIssuer
@@ -394,6 +395,7 @@ def test_an_entry_is_dropped_after_its_end_and_never_before(
     claims = keyosk.claims()
     keyosk.entries = [
         {"jti": claims["jti"], "expires": int(now) + 5},
+        {"jti": claims["jti"], "expires": int(now) + 5},
         {"sub": "a", "issued_before": 5, "expires": int(now) + 5},
         {"sub": "a", "issued_before": 3, "expires": int(now) + 900},
     ]
@@ -650,3 +652,43 @@ verifier.verify(keyosk.token())
 """
     )
     assert (ended.returncode, ended.stdout) == (0, "7\n"), ended.stderr
+
+
+# --- What happens rarely --------------------------------------------------------------------------
+
+
+def test_two_threads_that_begin_at_once_start_one_thread(keyosk: Issuer) -> None:
+    before = threads()
+    reader = Verifier(ISSUER, AUDIENCE)
+    reader._follow()
+    reader._follow()
+    assert threads() == before + 1
+    reader.close()
+
+
+def test_a_thread_whose_verifier_is_gone_ends() -> None:
+    class Gone:
+        """Whatever dies at once."""
+
+    gone: Any = weakref.ref(Gone())
+    verifier._follow(gone, threading.Event())  # it returns
+    loop: Any = None
+    asyncio.run(verifier._follow_async(gone, loop))
+
+
+def test_after_a_fork_and_a_reset_each_verifier_begins_anew() -> None:
+    with issuer() as keyosk:
+        ours, others = Verifier(ISSUER, AUDIENCE), Verifier("https://other.example", AUDIENCE)
+        ours.verify(keyosk.token())
+        others._known._keys_at = 1.0
+        client = ours._client
+        verifier._after_fork()
+        assert ours._client is None
+        ours.verify(keyosk.token())
+        assert keyosk.key_fetches == 1  # the keys are kept
+        assert ours._client is not client
+        verifier.reset(ISSUER)
+        ours.verify(keyosk.token())
+        assert keyosk.key_fetches == 2
+        assert others._known._keys_at == 1.0
+        ours.close()

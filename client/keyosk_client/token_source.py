@@ -341,6 +341,8 @@ def _issued(response: httpx.Response, asked_at: float) -> _Issued:
         body = response.json()
         if response.status_code == 200:
             lasts = float(body["expires_in"])
+            if lasts < 1:
+                raise ValueError
             early = min(_EARLY, lasts * _EARLY_PART)
             return _Issued(str(body["access_token"]), asked_at + lasts - early, asked_at + lasts)
         error, description = str(body["error"]), str(body.get("error_description", ""))

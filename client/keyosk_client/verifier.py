@@ -6,6 +6,7 @@ import os
 import ssl
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Final, TypedDict
 
@@ -38,7 +39,7 @@ class VerifierOptions(TypedDict, total=False):
     tls: ssl.SSLContext | None
 
 
-class VerifierCore:
+class VerifierCore(ABC):
     """What both verifiers have in common."""
 
     def __init__(
@@ -95,13 +96,13 @@ class VerifierCore:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.issuer!r}, {self.audience!r})"
 
+    @abstractmethod
     def _start(self) -> None:
         """Make what belongs to one process or one event loop."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reset(self) -> None:
         """Forget all keys and revocations; the next token fetches them."""
-        raise NotImplementedError
 
 
 class Verifier(VerifierCore):
