@@ -43,11 +43,11 @@ LIMITS: Final = {
     "token by password": Cost(5, 620, 21),
     "JWK set": Cost(1, 285, 0),
     "JWK set not modified": Cost(1, 310, 0),
-    "account by Bearer": Cost(3, 620, 2),
-    "introspection": Cost(4, 605, 3),
-    "forward-auth by Bearer": Cost(3, 580, 2),
+    "account by Bearer": Cost(2, 595, 2),
+    "introspection": Cost(3, 575, 3),
+    "forward-auth by Bearer": Cost(2, 550, 2),
     "refresh": Cost(6, 825, 8),
-    "PATCH of an account": Cost(5, 1670, 44),
+    "PATCH of an account": Cost(4, 1620, 36),
 }
 
 

@@ -82,14 +82,14 @@ def test_what_a_request_asks_the_database(admin: Requests) -> None:
         "rotation": admin.statements("POST", "/signing-keys/rotate"),
     }
 
-    # Two of each but the first two are the token that the admin shows.
+    # One of each but the first two is for the token that the admin shows.
     assert {name: len(texts) for name, texts in asked.items()} == {
         "token by key": 1,
         "token by password": 5,
-        "new display name": 5,
-        "the same again": 3,
-        "new title": 7,
-        "new description": 6,
+        "new display name": 4,
+        "the same again": 2,
+        "new title": 6,
+        "new description": 5,
         "rotation": 6,
     }
     loads = [text for text in asked["rotation"] if '"sealed"' in text and "INSERT" not in text]

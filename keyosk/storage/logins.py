@@ -11,9 +11,17 @@ from typing import Any, Final
 import peewee
 from peewee import JOIN, Value, fn
 
-from keyosk.model import CredentialKind, Entitlement, KeyState, Principal, TokenPolicy
+from keyosk.model import (
+    CredentialKind,
+    Entitlement,
+    KeyState,
+    Principal,
+    TokenPolicy,
+    VerifiedClaims,
+)
 from keyosk.storage.compiled import Row, parameter
 from keyosk.storage.database import Database
+from keyosk.storage.revocations import revocations_of_token
 from keyosk.storage.services import POLICY_COLUMNS, policy
 from keyosk.storage.tables import (
     Account,
@@ -80,6 +88,22 @@ class LoginStore:
             _with_holdings(by_account.where(Account.id == parameter("account_id")))
         )
 
+        revoked = fn.EXISTS(revocations_of_token())
+        self._by_key_token = database.compile(
+            _with_holdings(
+                ApiKey.select(revoked, *_ACCOUNT, *_KEY, *_ENTITLEMENT)
+                .join(Account)
+                .where(ApiKey.id == parameter("login"))
+            )
+        )
+        self._by_account_token = database.compile(
+            _with_holdings(
+                Account.select(revoked, *_ACCOUNT, *_NO_KEY, *_ENTITLEMENT).where(
+                    Account.id == parameter("login")
+                )
+            )
+        )
+
     def by_digest(self, digest: bytes, now: int) -> Principal | None:
         """Return the login that shows the API key with this digest at ``now``."""
         return _login(self._by_digest(digest=digest), CredentialKind.API_KEY, now)
@@ -100,6 +124,24 @@ class LoginStore:
         return _login(
             self._by_account(account_id=account_id), CredentialKind.PASSWORD, authenticated_at
         )
+
+    def by_token(self, claims: VerifiedClaims, audience: str) -> tuple[Principal, bool] | None:
+        """Return the login behind a token for ``audience`` as it stands now.
+
+        Besides, whether the token was revoked by its own id, or with all of its key or audience.
+        """
+        by_key = claims.api_key_id is not None
+        query = self._by_key_token if by_key else self._by_account_token
+        rows = query(
+            login=claims.api_key_id if by_key else claims.account_id,
+            jti=claims.id,
+            kid=claims.kid,
+            audience=audience,
+            issued_at=claims.issued_at,
+        )
+        credential = CredentialKind.API_KEY if by_key else CredentialKind.PASSWORD
+        principal = _login([row[1:] for row in rows], credential, claims.authenticated_at)
+        return None if principal is None else (principal, bool(rows[0][0]))
 
 
 def _with_holdings(query: "peewee.ModelSelect[Any]") -> "peewee.ModelSelect[Any]":

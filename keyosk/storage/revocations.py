@@ -33,30 +33,29 @@ class OfAccount:
     issued_before: int
 
 
+def revocations_of_token() -> "peewee.ModelSelect[Any]":
+    """What revokes a token by its own id, or with all of its key or audience.
+
+    It has the parameters ``jti``, ``kid``, ``audience`` and ``issued_at``.
+    """
+    revocation = tables.Revocation
+    return revocation.select(revocation.sequence).where(
+        ((revocation.value == parameter("jti")) & (revocation.claim == Claim.JTI.value))
+        | ((revocation.value == parameter("kid")) & (revocation.claim == Claim.KID.value))
+        | (
+            (revocation.value == parameter("audience"))
+            & (revocation.claim == Claim.AUD.value)
+            & (revocation.issued_before > parameter("issued_at"))
+        )
+    )
+
+
 class RevocationStore:
     """Reads and writes the revocation and lifetime tables."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._revoked = database.compile(
-            tables.Revocation.select(tables.Revocation.sequence)
-            .where(
-                (
-                    (tables.Revocation.value == parameter("jti"))
-                    & (tables.Revocation.claim == Claim.JTI.value)
-                )
-                | (
-                    (tables.Revocation.value == parameter("kid"))
-                    & (tables.Revocation.claim == Claim.KID.value)
-                )
-                | (
-                    (tables.Revocation.value == parameter("audience"))
-                    & (tables.Revocation.claim == Claim.AUD.value)
-                    & (tables.Revocation.issued_before > parameter("issued_at"))
-                )
-            )
-            .limit(1)
-        )
+        self._revoked = database.compile(revocations_of_token().limit(1))
         lifetime = tables.Lifetime
         self._longest_lifetime = database.compile(
             lifetime.select(fn.MAX(lifetime.seconds)).where(
