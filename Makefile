@@ -54,7 +54,7 @@ docs: .venv/.development ## Build the documentation into build/docs; a warning i
 
 build: .venv/.development ## Build the wheels, the source packages and their SBOM into dist
 	$(POETRY) build --clean
-	$(POETRY) build --directory client --output $(CURDIR)/dist
+	@VIRTUAL_ENV=$(CURDIR)/.venv $(POETRY) build --directory client --output $(CURDIR)/dist
 	@! command -v npm >/dev/null || npm pack --silent --pack-destination dist ./client-node
 	$(BIN)/python tools/supply.py sbom >dist/keyosk-$$($(POETRY) version --short).cdx.json
 

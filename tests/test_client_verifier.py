@@ -666,12 +666,16 @@ def test_two_threads_that_begin_at_once_start_one_thread(keyosk: Issuer) -> None
     reader.close()
 
 
-def test_a_thread_whose_verifier_is_gone_ends() -> None:
+def test_threads_and_tasks_whose_verifier_is_gone_end() -> None:
     class Gone:
         """Whatever dies at once."""
 
     gone: Any = weakref.ref(Gone())
     verifier._follow(gone, threading.Event())  # it returns
+    # What ends a verifier may run in its own thread, which cannot wait for itself.
+    ended = threading.Event()
+    verifier._end(ended, threading.current_thread())
+    assert ended.is_set()
     loop: Any = None
     asyncio.run(verifier._follow_async(gone, loop))
 
