@@ -44,6 +44,7 @@ lint: .venv/.development ## Check style, formatting, types and dangerous calls
 	$(BIN)/ruff format --check .
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive keyosk
 	$(BIN)/mypy
+	$(BIN)/mypy --python-version 3.10 client/keyosk_client
 
 format: .venv/.development ## Format the code and mend what can be mended by itself
 	$(BIN)/ruff check --fix-only .
