@@ -23,6 +23,7 @@ from keyosk.web.access import ANYONE, Access, Gate, scope
 from keyosk.web.route import Route
 from keyosk.web.routes import ROUTES
 from live import Client, LiveServer, soon, wait_for
+from tables import table
 
 PASSWORD = "a password of some length"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -494,7 +495,7 @@ def refused(answer: requests.Response) -> bool:
 ROTATE = "/signing-keys/rotate"
 
 
-@pytest.mark.parametrize("name", KEYOSK_SCOPES)
+@table("name", KEYOSK_SCOPES)
 def test_a_scope_opens_exactly_its_addresses(holders: Mapping[str, Person], name: str) -> None:
     client = holders[name].bearer()
     opened = {
@@ -596,9 +597,7 @@ def test_a_key_limited_to_other_scopes_leaves_an_admin_nothing_of_keyosk(
         assert client.get("/accounts").status_code == status
 
 
-@pytest.mark.parametrize(
-    "route", [route for route in ROUTES if "GET" in route.access], ids=lambda route: route.path
-)
+@table("route", [route for route in ROUTES if "GET" in route.access], ids=lambda route: route.path)
 def test_head_is_answered_as_get(admin: Client, existing: Mapping[str, str], route: Route) -> None:
     path = path_of(route, existing)
 
@@ -882,9 +881,7 @@ def _empty(folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    "decisions", [{}, {"page": {}}, {"page": {"POST": ANYONE}}, {"": {"GET": ANYONE}}]
-)
+@table("decisions", [{}, {"page": {}}, {"page": {"POST": ANYONE}}, {"": {"GET": ANYONE}}])
 def test_a_method_without_a_decision_is_refused(
     installation: Installation, decisions: Mapping[str, Mapping[str, Access]]
 ) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from live import ADMIN_PASSWORD, Client, LiveServer, soon, unique, wait_for
 from people import can_log_in, problem
+from tables import table
 
 PASSWORD = "seven quiet herons wade"
 OTHER_PASSWORD = "nine loud magpies quarrel"
@@ -122,7 +123,7 @@ def test_every_field_of_an_account_is_kept(admin: Client) -> None:
     }
 
 
-@pytest.mark.parametrize(
+@table(
     ("given", "shown"),
     [
         ("2090-01-01T02:00:00.999+02:00", FAR),
@@ -186,7 +187,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
+@table("case", REFUSED)
 def test_an_account_with_a_fault_is_refused_by_field_and_not_made(admin: Client, case: str) -> None:
     fields, faults = REFUSED[case]
     username = unique("refused")
@@ -222,7 +223,7 @@ def test_an_account_is_found_by_its_id_and_by_any_spelling_of_its_username(admin
         assert admin.get(f"/accounts/{spelling}").json() == made, spelling
 
 
-@pytest.mark.parametrize(
+@table(
     "reference",
     [
         "nobody-at-all",
@@ -244,7 +245,7 @@ def test_an_account_that_does_not_exist_is_not_found(admin: Client, reference: s
 # --- Usernames are unique -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@table(
     "spell",
     [
         str,
@@ -382,7 +383,7 @@ REASONS = [
 ]
 
 
-@pytest.mark.parametrize(("password", "reason"), REASONS, ids=[reason for _, reason in REASONS])
+@table(("password", "reason"), REASONS, ids=[reason for _, reason in REASONS])
 def test_a_bad_password_is_refused_with_its_reason_wherever_it_is_given(
     admin: Client, password: str, reason: str
 ) -> None:
@@ -403,7 +404,7 @@ def test_the_names_of_the_account_are_no_password(admin: Client) -> None:
         assert "name" in problem(response, 422, "password")["errors"][0]["message"]
 
 
-@pytest.mark.parametrize(
+@table(
     "password",
     [
         "".join(chr(0x1F300 + 7 * n % 701) for n in range(1024)),

@@ -6,11 +6,11 @@ import string
 from collections.abc import Callable
 from urllib.parse import quote, quote_plus, unquote_plus
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from keyosk.credentials import api_key_format
+from tables import table
 
 ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 # Computed with another implementation of CRC-32 and base62, so that the form cannot drift.
@@ -58,7 +58,7 @@ def test_a_small_checksum_is_padded_with_zeros() -> None:
     assert not api_key_format.is_well_formed(body + checksum.lstrip("0"))
 
 
-@pytest.mark.parametrize("character", ["-", "_", " ", "+", "\x00"])
+@table("character", ["-", "_", " ", "+", "\x00"])
 def test_a_right_checksum_does_not_excuse_a_character_outside_base62(character: str) -> None:
     body = "kysk_" + character * 32
 
@@ -122,7 +122,7 @@ DAMAGE: dict[str, Callable[[str], str]] = {
 }
 
 
-@pytest.mark.parametrize("change", DAMAGE.values(), ids=DAMAGE.keys())
+@table("change", DAMAGE.values(), ids=DAMAGE.keys())
 def test_what_is_not_a_key_is_not_well_formed(change: Callable[[str], str]) -> None:
     assert not api_key_format.is_well_formed(change(api_key_format.generate()))
 

@@ -6,6 +6,7 @@ import pytest
 
 from live import Client, LiveServer, unique
 from people import assert_refused, done, make_key, make_person, make_role, make_service
+from tables import table
 
 ADMIN = "keyosk:admin"
 ACCOUNTS, GRANTS = "keyosk:accounts:write", "keyosk:grants:write"
@@ -75,7 +76,7 @@ def test_what_is_wrong_is_told_all_at_once_by_its_path_and_nothing_is_done(admin
     assert admin.get(f"/services/{name}").status_code == 404
 
 
-@pytest.mark.parametrize("query", ["?dry_run=yes", "?colour=red", "?force=true&force=true"])
+@table("query", ["?dry_run=yes", "?colour=red", "?force=true&force=true"])
 def test_a_query_that_means_nothing_here_is_refused(admin: Client, query: str) -> None:
     assert_refused(admin.post(f"/apply{query}", json={}), "invalid", 422)
 
@@ -105,7 +106,7 @@ PARTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 
 
 @pytest.mark.attack
-@pytest.mark.parametrize("part", PARTS)
+@table("part", PARTS)
 def test_each_part_needs_the_scopes_of_its_own_endpoint(
     server: LiveServer, admin: Client, part: str
 ) -> None:

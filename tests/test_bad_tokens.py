@@ -20,6 +20,7 @@ import requests
 
 from live import Client, LiveServer, free_port, unique
 from people import done
+from tables import table
 
 ROOT = Path(__file__).parent.parent
 Check = Callable[[str, str], bool]
@@ -308,7 +309,7 @@ def test_the_good_token_is_signed_as_the_installation_signs(own_server: LiveServ
     assert [key["alg"] for key in kit["jwks"]["keys"]] == ["EdDSA"]
 
 
-@pytest.mark.parametrize("bind", ["0.0.0.0:9080", ":9080", "example.com:9080", "127.0.0.1:http"])
+@table("bind", ["0.0.0.0:9080", ":9080", "example.com:9080", "127.0.0.1:http"])
 def test_the_test_keys_are_served_to_this_machine_only(server: LiveServer, bind: str) -> None:
     url = "http://127.0.0.1:1/"
     ran = server.run("verify-service", url, "--service", "keyosk", "--jwks-bind", bind)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from keyosk import errors
 from keyosk.credentials import api_key_format
 from keyosk.web import basic
+from tables import table
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "basic_auth.json").read_text())["rows"]
 HEADERS = [row for row in VECTORS if "header" in row]
@@ -35,7 +36,7 @@ def assert_refused(value: str) -> errors.BadCredentials:
     return raised.value
 
 
-@pytest.mark.parametrize("row", HEADERS, ids=lambda row: row["name"])
+@table("row", HEADERS, ids=lambda row: row["name"])
 def test_the_vectors(row: dict[str, str]) -> None:
     if row.get("result") == "refuse":
         assert_refused(row["header"])
@@ -49,7 +50,7 @@ def test_the_vector_of_the_form_encoding() -> None:
     assert ("u", FORM_ENCODING["plain"]) in pairs
 
 
-@pytest.mark.parametrize(
+@table(
     ("raw", "pairs"),
     [
         (b"u:p", [("u", "p")]),
@@ -86,7 +87,7 @@ def test_a_header_means_these_pairs_in_this_order(raw: bytes, pairs: list[tuple[
     assert basic.candidates(header(raw)) == tuple(pairs)
 
 
-@pytest.mark.parametrize("template", ["{}u:p", "u{}:p", "u:{}p", "u:p{}"])
+@table("template", ["{}u:p", "u{}:p", "u:{}p", "u:p{}"])
 def test_a_control_character_is_refused(template: str) -> None:
     for control in CONTROLS:
         assert_refused(header(template.format(control).encode("iso-8859-1")))
@@ -132,7 +133,7 @@ def test_what_is_no_basic_header_is_refused(value: str) -> None:
     assert_refused(value)
 
 
-@pytest.mark.parametrize("scheme", ["Basic ", "basic ", "BASIC ", "bAsIc ", "Basic    "])
+@table("scheme", ["Basic ", "basic ", "BASIC ", "bAsIc ", "Basic    "])
 def test_the_scheme_is_read_without_regard_to_case_and_spaces(scheme: str) -> None:
     assert basic.candidates(scheme + "dTpw") == (("u", "p"),)
 
@@ -188,7 +189,7 @@ def test_an_api_key_has_one_reading() -> None:
     assert basic.candidates(header(f"alice:{key}")) == (("alice", key),)
 
 
-@pytest.mark.parametrize("letter", ["a", "\u20ac", "\U0001f511"])
+@table("letter", ["a", "\u20ac", "\U0001f511"])
 def test_the_longest_pair_fits_as_it_is(letter: str) -> None:
     pair = (letter * 255, letter * 1024)
 
@@ -201,7 +202,7 @@ def test_the_longest_pair_of_the_basic_plane_fits_form_encoded() -> None:
     assert pair in basic.candidates(header(":".join(map(quote_plus, pair))))
 
 
-@pytest.mark.parametrize("raw", [b"u:top\xa3secret\x00", b"topsecret", b"u:top%secret\x01"])
+@table("raw", [b"u:top\xa3secret\x00", b"topsecret", b"u:top%secret\x01"])
 def test_a_refusal_holds_nothing_of_the_header(raw: bytes) -> None:
     error = assert_refused(header(raw))
 

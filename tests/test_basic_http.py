@@ -16,6 +16,7 @@ import requests
 import live
 from keyosk.web import basic
 from live import Client, LiveServer
+from tables import table
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "basic_auth.json").read_text())["rows"]
 GOOD = [row for row in VECTORS if "user" in row and "password" in row]
@@ -71,7 +72,7 @@ def assert_logs_in(answer: requests.Response, account: Account) -> None:
 # --- The vectors ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("row", GOOD, ids=[row["name"] for row in GOOD])
+@table("row", GOOD, ids=[row["name"] for row in GOOD])
 def test_the_pairs_of_the_vectors_log_in_in_every_encoding(
     server: LiveServer, admin: Client, row: dict[str, str]
 ) -> None:
@@ -88,7 +89,7 @@ def test_the_pairs_of_the_vectors_log_in_in_every_encoding(
     assert log_in(server, wrong).status_code == 401
 
 
-@pytest.mark.parametrize("row", REFUSED, ids=[row["name"] for row in REFUSED])
+@table("row", REFUSED, ids=[row["name"] for row in REFUSED])
 def test_the_headers_that_the_vectors_refuse_are_refused(
     server: LiveServer, row: dict[str, str]
 ) -> None:
@@ -110,7 +111,7 @@ def test_the_form_encoding_of_the_rfc_is_understood(server: LiveServer, admin: C
 # --- What is between the encodings ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@table(
     "password",
     [
         "100% sure+certain about it",

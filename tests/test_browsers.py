@@ -8,6 +8,7 @@ import pytest
 
 from live import ADMIN_PASSWORD, Client, LiveServer
 from people import PASSWORD, Person, make_person
+from tables import table
 
 OURS = "https://app.example.org"
 ALSO_OURS = "http://localhost:3000"
@@ -57,7 +58,7 @@ def asked_by_basic(person: Person, secret: str = PASSWORD) -> list[tuple[Client,
 
 
 @pytest.mark.attack
-@pytest.mark.parametrize("site", ELSEWHERE)
+@table("site", ELSEWHERE)
 def test_a_request_from_another_site_never_logs_in_by_basic(person: Person, site: str) -> None:
     for client, method, path, options in asked_by_basic(person):
         headers = {"Sec-Fetch-Site": site, **(NAVIGATION if method == "GET" else {})}

@@ -2,15 +2,14 @@
 
 from typing import Any
 
-import pytest
-
 from keyosk.accounts import accounts
 from keyosk.model import AccountChanges, AccountFields, ApiKeyChanges, RoleChanges, ServiceChanges
 from keyosk.web.schemas import AccountPatch, ApiKeyPatch, RolePatch
 from keyosk.web.service_schemas import ServicePatch
+from tables import table
 
 
-@pytest.mark.parametrize(
+@table(
     ("schema", "changes"),
     [
         (AccountPatch, AccountChanges),

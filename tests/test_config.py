@@ -16,6 +16,7 @@ from keyosk.config.database_urls import PostgresqlUrl
 from keyosk.config.values import Address
 from keyosk.errors import ConfigurationError
 from keyosk.keys import material
+from tables import table
 
 DOCS = Path(__file__).parent.parent / "docs" / "configuration.md"
 KEY = "k" * 43
@@ -95,7 +96,7 @@ def test_everything_works_with_nothing_set() -> None:
     assert {source for _, _, source in config.describe()} == {"default"}
 
 
-@pytest.mark.parametrize(("cores", "workers"), [(1, 2), (2, 2), (3, 3), (8, 8), (9, 8), (128, 8)])
+@table(("cores", "workers"), [(1, 2), (2, 2), (3, 3), (8, 8), (9, 8), (128, 8)])
 def test_workers_follow_the_cores_within_bounds(cores: int, workers: int) -> None:
     assert load({}, cores=cores).workers == workers
 
@@ -107,7 +108,7 @@ def test_workers_follow_the_cores_of_this_process_when_not_told() -> None:
 # --- Each rule ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@table(
     ("text", "host", "port", "shown"),
     [
         ("127.0.0.1:8080", "127.0.0.1", 8080, "127.0.0.1:8080"),
@@ -124,7 +125,7 @@ def test_bind_is_taken_apart(text: str, host: str, port: int, shown: str) -> Non
     assert (config.bind.host, config.bind.port, str(config.bind)) == (host, port, shown)
 
 
-@pytest.mark.parametrize(
+@table(
     "text",
     [
         "127.0.0.1", "8080", ":", ":0", ":65536", ":+80", ": 80", "::1:8080", "[::1]", "[::1]8080",
@@ -143,7 +144,7 @@ def test_metrics_have_a_port_of_their_own_or_none() -> None:
     assert "another port than KEYOSK_BIND" in refusal("KEYOSK_METRICS_BIND", "127.0.0.1:8080")
 
 
-@pytest.mark.parametrize("bind", ["127.0.0.1:80", "127.9.9.9:80", "[::1]:80", "LocalHost:80"])
+@table("bind", ["127.0.0.1:80", "127.9.9.9:80", "[::1]:80", "LocalHost:80"])
 def test_the_issuer_follows_a_loopback_bind(bind: str) -> None:
     config = load({"KEYOSK_BIND": bind})
     assert config.issuer == f"http://{bind}"
@@ -151,12 +152,12 @@ def test_the_issuer_follows_a_loopback_bind(bind: str) -> None:
     assert config.warnings == ()
 
 
-@pytest.mark.parametrize("bind", [":80", "0.0.0.0:80", "[::]:80", "10.0.0.1:80", "login.test:80"])
+@table("bind", [":80", "0.0.0.0:80", "[::]:80", "10.0.0.1:80", "login.test:80"])
 def test_the_issuer_is_required_once_others_can_reach_it(bind: str) -> None:
     assert "is required" in faults({"KEYOSK_BIND": bind})["KEYOSK_ISSUER"]
 
 
-@pytest.mark.parametrize(
+@table(
     "issuer",
     [
         "https://login.example.org", "https://login.example.org:8443", "https://example.org/login",
@@ -171,7 +172,7 @@ def test_an_issuer_is_kept_letter_by_letter(issuer: str) -> None:
     assert config.warnings == ()
 
 
-@pytest.mark.parametrize(
+@table(
     "issuer",
     [
         "login.example.org", "ftp://example.org", "HTTPS://example.org", "https://", "https:///a",
@@ -197,7 +198,7 @@ def test_a_malformed_issuer_is_refused(issuer: str) -> None:
     assert "http:// or https:// URL" in refusal("KEYOSK_ISSUER", issuer)
 
 
-@pytest.mark.parametrize(
+@table(
     ("bind", "issuer", "warns"),
     [
         (":8080", "http://login.example.org", True),
@@ -215,7 +216,7 @@ def test_an_issuer_in_the_clear_is_taken_with_a_warning(
     assert [text.split()[0] for text in config.warnings] == ["KEYOSK_ISSUER"] * warns
 
 
-@pytest.mark.parametrize(
+@table(
     ("given", "kept"),
     [
         ("sqlite:///data/keyosk.db", "sqlite:///data/keyosk.db"),
@@ -239,7 +240,7 @@ def test_a_database_url_is_taken(given: str, kept: str) -> None:
     assert load({"KEYOSK_DATABASE_URL": given, "KEYOSK_SECRET_KEY": KEY}).database_url == kept
 
 
-@pytest.mark.parametrize(
+@table(
     ("url", "reason"),
     [
         ("sqlite://", "in memory"),
@@ -288,7 +289,7 @@ def test_a_bad_database_url_is_refused_with_the_reason(url: str, reason: str) ->
     assert reason in refusal("KEYOSK_DATABASE_URL", url)
 
 
-@pytest.mark.parametrize(
+@table(
     ("url", "parameters"),
     [
         (
@@ -316,7 +317,7 @@ def test_a_schema_is_for_postgresql_and_one_name() -> None:
         assert "one schema" in found["KEYOSK_DATABASE_SCHEMA"]
 
 
-@pytest.mark.parametrize(("text", "value"), [("auto", "auto"), ("off", "off"), ("0", 0), ("9", 9)])
+@table(("text", "value"), [("auto", "auto"), ("off", "off"), ("0", 0), ("9", 9)])
 def test_when_statements_are_prepared_is_a_number_or_a_word(text: str, value: int | str) -> None:
     postgresql = {"KEYOSK_DATABASE_URL": "postgresql://db/k", "KEYOSK_SECRET_KEY": "k" * 43}
     name = "KEYOSK_DATABASE_PREPARE_THRESHOLD"
@@ -341,9 +342,7 @@ def test_a_key_that_keyosk_makes_is_good_enough() -> None:
     assert load({"KEYOSK_SECRET_KEY": key}).secret_key == (key,)
 
 
-@pytest.mark.parametrize(
-    "text", ["k" * 42, f"{KEY},short", f"{'k' * 30} {'k' * 30}", f"{KEY}\n{KEY}", ",", " "]
-)
+@table("text", ["k" * 42, f"{KEY},short", f"{'k' * 30} {'k' * 30}", f"{KEY}\n{KEY}", ",", " "])
 def test_a_weak_or_broken_secret_key_is_refused(text: str) -> None:
     assert "43 characters" in refusal("KEYOSK_SECRET_KEY", text)
 
@@ -393,7 +392,7 @@ def test_every_signing_algorithm_of_the_keyring_can_be_chosen() -> None:
     assert text == f"must be one of {', '.join(material.ALGORITHMS)}"
 
 
-@pytest.mark.parametrize("text", ["none", "es256", "ES256 "])
+@table("text", ["none", "es256", "ES256 "])
 def test_another_signing_algorithm_is_refused(text: str) -> None:
     assert "must be one of" in refusal("KEYOSK_SIGNING_ALGORITHM", text)
 
@@ -412,7 +411,7 @@ def test_trusted_proxies_are_networks() -> None:
     )
 
 
-@pytest.mark.parametrize("text", ["10.0.0.1/8", "10.0.0.0/33", "proxy.example", "*", "::1,x"])
+@table("text", ["10.0.0.1/8", "10.0.0.0/33", "proxy.example", "*", "::1,x"])
 def test_a_proxy_that_is_no_network_is_refused(text: str) -> None:
     assert "IP addresses or networks" in refusal("KEYOSK_TRUSTED_PROXIES", text)
 
@@ -423,7 +422,7 @@ def test_origins_are_as_browsers_send_them() -> None:
     assert config.cors_origins == tuple(text.replace(" ", "").split(","))
 
 
-@pytest.mark.parametrize(
+@table(
     "text",
     [
         *("*", "null", "app.example.org", "https://app.example.org/", "https://App.example.org"),
@@ -441,17 +440,17 @@ def test_the_admin_can_be_chosen() -> None:
     assert (config.admin_username, config.admin_password) == ("Zoë", f" {PASSWORD} ")
 
 
-@pytest.mark.parametrize("text", ["a:b", "a b", " ", "a\n"])
+@table("text", ["a:b", "a b", " ", "a\n"])
 def test_an_admin_username_that_cannot_log_in_is_refused(text: str) -> None:
     assert "one word" in refusal("KEYOSK_ADMIN_USERNAME", text)
 
 
-@pytest.mark.parametrize("length", [1, 14, 1025])
+@table("length", [1, 14, 1025])
 def test_an_admin_password_of_the_wrong_length_is_refused(length: int) -> None:
     assert "15 to 1024" in refusal("KEYOSK_ADMIN_PASSWORD", "x" * length)
 
 
-@pytest.mark.parametrize(
+@table(
     ("given", "missing"),
     [
         (["MODULE"], ["TOKEN", "PIN"]),
@@ -486,7 +485,7 @@ def test_an_environment_that_is_no_text_is_refused() -> None:
 # --- Names ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@table(
     ("name", "meant"),
     [
         ("KEYOSK_ISSUR", "KEYOSK_ISSUER"),
@@ -496,16 +495,14 @@ def test_an_environment_that_is_no_text_is_refused() -> None:
         ("KEYOSK_CONFIG_", "KEYOSK_CONFIG"),
     ],
 )
-@pytest.mark.parametrize("value", ["x", ""])
+@table("value", ["x", ""])
 def test_an_unknown_variable_is_refused_with_the_nearest_name(
     name: str, meant: str, value: str
 ) -> None:
     assert refusal(name, value) == f"is unknown; did you mean {meant}?"
 
 
-@pytest.mark.parametrize(
-    "name", ["KEYOSK_", "KEYOSK_XYZZY", "KEYOSK_BIND_FILE_", "KEYOSK_MAX_BODY"]
-)
+@table("name", ["KEYOSK_", "KEYOSK_XYZZY", "KEYOSK_BIND_FILE_", "KEYOSK_MAX_BODY"])
 def test_an_unknown_variable_is_refused_without_one(name: str) -> None:
     assert refusal(name, "x").startswith("is unknown")
 
@@ -515,7 +512,7 @@ def test_only_a_secret_may_come_from_a_file_of_its_own() -> None:
     assert refusal("KEYOSK_BIND_FILE", "x").startswith("is unknown")
 
 
-@pytest.mark.parametrize(
+@table(
     "name",
     ["KEYOSK_PORT", "KEYOSK_SERVICE_HOST", "KEYOSK_SERVICE_PORT_HTTP", "KEYOSK_PORT_8080_TCP_ADDR"],
 )
@@ -620,7 +617,7 @@ def test_a_settings_file_may_begin_with_a_byte_order_mark(folder: Path) -> None:
     assert load({}).threads == 2
 
 
-@pytest.mark.parametrize("mark", ["'", '"'])
+@table("mark", ["'", '"'])
 def test_quotes_that_docker_keeps_are_told_of_without_the_value(mark: str) -> None:
     config = load({"KEYOSK_SECRET_KEY": f"{mark}{KEY}{mark}"})
     said = [warning for warning in config.warnings if "KEYOSK_SECRET_KEY" in warning]
@@ -804,7 +801,7 @@ def test_describe_says_what_happens_to_secrets_that_are_not_set() -> None:
     assert shown["KEYOSK_DATABASE_URL"] == "sqlite:///data/keyosk.db"
 
 
-@pytest.mark.parametrize(
+@table(
     ("url", "shown"),
     [
         ("postgresql://u:p@db/k", "postgresql://u:***@db/k"),

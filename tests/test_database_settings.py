@@ -14,6 +14,7 @@ from keyosk.errors import DatabaseUnusable, Unavailable
 from keyosk.storage.database import Database
 from live import ADMIN_PASSWORD, Client, LiveServer, unique
 from postgres import ROLE, PostgresServer
+from tables import table
 
 pytestmark = pytest.mark.every_database
 
@@ -222,7 +223,7 @@ NUL, HALF = "a\0b", "a\ud800b"
 HUGE = ("9223372036854775807", "9223372036854775808", "9" * 400)
 
 
-@pytest.mark.parametrize("number", HUGE)
+@table("number", HUGE)
 def test_a_version_beyond_64_bits_is_stale_and_not_an_error(admin: Client, number: str) -> None:
     name = unique("versioned")
     for path, body in (("/accounts", {"username": name}), ("/roles", {"name": name})):
@@ -234,8 +235,8 @@ def test_a_version_beyond_64_bits_is_stale_and_not_an_error(admin: Client, numbe
             assert answer.status_code == 412, answer.text
 
 
-@pytest.mark.parametrize("number", [*HUGE, "-1", "1e3"])
-@pytest.mark.parametrize("place", ["limit", "since", "cursor", "created_after", "lifetime"])
+@table("number", [*HUGE, "-1", "1e3"])
+@table("place", ["limit", "since", "cursor", "created_after", "lifetime"])
 def test_a_number_that_no_database_holds_is_the_callers_fault(
     admin: Client, server: LiveServer, place: str, number: str
 ) -> None:
@@ -248,7 +249,7 @@ def test_a_number_that_no_database_holds_is_the_callers_fault(
     assert 400 <= answer.status_code < 500, answer.text
 
 
-@pytest.mark.parametrize("text", [NUL, HALF])
+@table("text", [NUL, HALF])
 def test_text_that_no_database_holds_is_the_callers_fault(
     admin: Client, server: LiveServer, text: str
 ) -> None:

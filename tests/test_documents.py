@@ -15,6 +15,7 @@ from keyosk.installation import Installation
 from keyosk.model import OPERATOR
 from live import Client, LiveServer
 from people import done, make_person, make_service
+from tables import table
 
 
 def revocation_list(server: LiveServer) -> str:
@@ -94,7 +95,7 @@ def test_keyosk_takes_the_revocation_list_nowhere(server: LiveServer, todo: str)
         assert bearer.get(path).status_code == 401
 
 
-@pytest.mark.parametrize("path", ["/auth/revocations", "/audit"])
+@table("path", ["/auth/revocations", "/audit"])
 def test_no_service_may_have_the_audience_of_a_document(
     server: LiveServer, admin: Client, path: str
 ) -> None:

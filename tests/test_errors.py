@@ -31,6 +31,7 @@ from keyosk import app, config, errors
 from keyosk.errors import Fault
 from keyosk.web import errors as web_errors
 from live import Client, LiveServer
+from tables import table
 
 JSON = {"Content-Type": "application/json"}
 SECURITY_HEADERS = {
@@ -81,7 +82,7 @@ def assert_headers(answer: requests.Response) -> None:
 # --- Where there is nothing -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@table(
     "path",
     [
         "/",
@@ -105,7 +106,7 @@ def test_an_address_that_does_not_exist(server: LiveServer, admin: Client, path:
         assert_headers(answer)
 
 
-@pytest.mark.parametrize(
+@table(
     "path",
     [
         "/accounts/nobody",
@@ -129,7 +130,7 @@ def test_a_thing_that_does_not_exist(admin: Client, path: str) -> None:
     assert_problem(admin.get(path), 404, "not_found")
 
 
-@pytest.mark.parametrize("method", ["PUT", "PROPFIND", "TRACE", "X" * 20])
+@table("method", ["PUT", "PROPFIND", "TRACE", "X" * 20])
 def test_a_method_that_an_address_does_not_have(server: LiveServer, method: str) -> None:
     answer = server.client().request(method, "/accounts")
 
@@ -175,7 +176,7 @@ def test_a_chunked_body_above_64_kib_is_refused(server: LiveServer, admin: Clien
     assert_problem(admin.post("/accounts", data=chunks(64 * 1024), headers=JSON), 400)
 
 
-@pytest.mark.parametrize(
+@table(
     ("method", "path"),
     [
         ("POST", "/accounts"),
@@ -208,7 +209,7 @@ def test_a_merge_patch_is_only_taken_where_one_belongs(admin: Client) -> None:
     assert admin.patch("/accounts/admin", data=b"{}", headers=headers).status_code == 200
 
 
-@pytest.mark.parametrize(
+@table(
     "body",
     [
         b"",
@@ -245,7 +246,7 @@ def other(admin: Client) -> None:
     assert admin.post("/accounts", json={"username": "other"}).status_code in (201, 409)
 
 
-@pytest.mark.parametrize("body", [b"[]", b"1", b"null", b"true", b'"text"', b'[{"username": "x"}]'])
+@table("body", [b"[]", b"1", b"null", b"true", b'"text"', b'[{"username": "x"}]'])
 def test_json_that_is_no_object_is_refused(admin: Client, body: bytes) -> None:
     for method, path in (
         ("POST", "/accounts"),
@@ -262,7 +263,7 @@ def test_json_that_is_no_object_is_refused(admin: Client, body: bytes) -> None:
         assert_problem(answer, 422, "invalid", "body")
 
 
-@pytest.mark.parametrize(
+@table(
     ("method", "path", "body", "fields"),
     [
         ("POST", "/accounts", {}, ["username"]),
@@ -333,8 +334,8 @@ def test_all_wrong_fields_are_named_at_once(admin: Client) -> None:
     assert found == {"username", "kind", "enabled", "color"}
 
 
-@pytest.mark.parametrize("method", ["POST", "PATCH"])
-@pytest.mark.parametrize("field", ["metadata", "claims", "color"])
+@table("method", ["POST", "PATCH"])
+@table("field", ["metadata", "claims", "color"])
 def test_no_depth_of_nesting_is_an_error_of_ours(
     server: LiveServer, admin: Client, method: str, field: str
 ) -> None:
@@ -362,7 +363,7 @@ def test_no_depth_of_nesting_is_an_error_of_ours(
     assert statuses & {200, 201, 422}
 
 
-@pytest.mark.parametrize(
+@table(
     "query",
     ["limit=0", "limit=201", "limit=x", "limit=-1", "limit=", "limit=1&limit=2", "cursor=x",
      "cursor=%00", "cursor=%ff", "color=red", "%ed%a0%80=1", "limit=%D9%A3"],
@@ -374,7 +375,7 @@ def test_a_wrong_parameter_of_a_list_is_named(admin: Client, query: str) -> None
     assert_problem(answer, 422, "invalid", answer.json()["errors"][0]["field"])
 
 
-@pytest.mark.parametrize(
+@table(
     "tag",
     ['"999999"', '"' + "9" * 30 + '"', '"-1"', 'W/"1"', '"\u00b2"', "nonsense", '"1", "2"'],
 )
@@ -410,7 +411,7 @@ def test_a_conflict_names_the_field_and_not_what_stands_there(admin: Client) -> 
 # --- What the server answers by itself ------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@table(
     ("request_bytes", "status"),
     [
         (b"GET / HTTP/1.1\r\n\r\n", 400),
@@ -634,9 +635,7 @@ ROWS: list[tuple[errors.KeyoskError, int, str, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("error", "status", "code", "oauth"), ROWS, ids=[type(row[0]).__name__ for row in ROWS]
-)
+@table(("error", "status", "code", "oauth"), ROWS, ids=[type(row[0]).__name__ for row in ROWS])
 def test_each_row_of_the_table(
     flask: Flask, error: errors.KeyoskError, status: int, code: str, oauth: str
 ) -> None:
@@ -700,7 +699,7 @@ def test_a_new_kind_of_error_is_answered_as_the_one_it_is_made_of(flask: Flask) 
     assert (answer.status, answer.problem["code"]) == (403, "narrow")
 
 
-@pytest.mark.parametrize(
+@table(
     ("error", "code"),
     [
         (BadRequest("secret text"), "bad_request"),

@@ -22,6 +22,7 @@ from keyosk.web.application import is_answered_in_loop
 from keyosk.web.middleware import LEAVE_LOOP
 from live import ADMIN_PASSWORD
 from people import PASSWORD
+from tables import table
 
 
 class Left(BaseException):
@@ -143,7 +144,7 @@ def test_a_transaction_and_a_closed_connection_leave_the_loop(keyosk: Installati
         keyosk.database.ping()
 
 
-@pytest.mark.parametrize(
+@table(
     ("method", "path", "header", "expected"),
     [
         ("POST", "/auth/token", "basic", True),

@@ -14,6 +14,7 @@ from keyosk.errors import Invalid
 from keyosk.keys import imported_keys, material
 from live import Client
 from people import assert_refused, done
+from tables import table
 
 Jwk = dict[str, Any]
 
@@ -83,7 +84,7 @@ def test_an_algorithm_other_than_the_one_that_the_jwk_names_is_refused(jwk: Jwk)
     assert fields(but(jwk, alg="RS256"), "PS256") == ["algorithm"]
 
 
-@pytest.mark.parametrize(
+@table(
     "alg", ["RS384", "RS512", "PS512", "RSA-OAEP", "RSA-OAEP-256", "ES256", "HS256", "none", "",
             "ps256", "EdDSA", 1, None, ["PS256"]],
 )  # fmt: skip
@@ -91,7 +92,7 @@ def test_a_jwk_that_names_an_algorithm_of_no_use_here_is_refused(jwk: Jwk, alg: 
     assert fields(but(jwk, alg=alg)) == ["private_key"]
 
 
-@pytest.mark.parametrize(
+@table(
     "said",
     [
         {"use": "enc"},
@@ -112,7 +113,7 @@ def test_a_jwk_for_something_else_than_signing_is_refused(jwk: Jwk, said: Jwk) -
     assert fields({**jwk, **said}) == ["private_key"]
 
 
-@pytest.mark.parametrize(
+@table(
     "said", [{"use": "sig"}, {"key_ops": ["sign"]}, {"key_ops": ["sign", "verify"], "ext": True}]
 )
 def test_a_jwk_for_signing_is_taken(jwk: Jwk, said: Jwk) -> None:
@@ -152,7 +153,7 @@ def test_a_pem_for_pss_alone_becomes_no_rs256_key(key: rsa.RSAPrivateKey) -> Non
 # --- RSA ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bits", [2048, 3072])
+@table("bits", [2048, 3072])
 def test_an_rsa_jwk_of_n_e_and_d_alone_is_taken(bits: int) -> None:
     made = rsa.generate_private_key(65537, bits)
     jwk = rsa_jwk({name: numbers_of(made)[name] for name in ("n", "e", "d")})
@@ -196,7 +197,7 @@ CRT: Mapping[str, Callable[[dict[str, int]], dict[str, int]]] = {
 }
 
 
-@pytest.mark.parametrize("wrong", [*WRONG, *CRT])
+@table("wrong", [*WRONG, *CRT])
 def test_an_rsa_key_whose_numbers_do_not_fit_is_refused(key: rsa.RSAPrivateKey, wrong: str) -> None:
     sound = numbers_of(key)
     numbers = {**sound, **{**WRONG, **CRT}[wrong](sound)}
@@ -205,7 +206,7 @@ def test_an_rsa_key_whose_numbers_do_not_fit_is_refused(key: rsa.RSAPrivateKey, 
         assert fields(rsa_jwk({name: numbers[name] for name in ("n", "e", "d")})) == ["private_key"]
 
 
-@pytest.mark.parametrize("missing", ["p", "q", "dp", "dq", "qi"])
+@table("missing", ["p", "q", "dp", "dq", "qi"])
 def test_of_the_optional_numbers_all_or_none_are_there(jwk: Jwk, missing: str) -> None:
     # RFC 7518 section 6.3.2.
     assert fields(but(jwk, missing)) == ["private_key"]
@@ -223,7 +224,7 @@ def test_a_modulus_of_three_primes_or_of_one_is_refused() -> None:
         assert fields(jwk) == ["private_key"]
 
 
-@pytest.mark.parametrize("form", [PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL])
+@table("form", [PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL])
 def test_the_same_bounds_hold_for_pem(form: PrivateFormat) -> None:
     for bits, taken in ((1536, False), (2048, True)):
         made = rsa.generate_private_key(65537, bits)

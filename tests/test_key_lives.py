@@ -30,6 +30,7 @@ from keyosk.model import OPERATOR, Grant, KeyState, Scope, SigningKey
 from keyosk.tokens.issuing import TokenRequest
 from live import ADMIN_PASSWORD, Client, LiveServer, unique
 from people import done, make_person
+from tables import table
 
 AHEAD, RETAIN, TOKEN, DAY = 900, 900, 900, 86_400
 
@@ -627,7 +628,7 @@ def test_a_key_from_elsewhere_signs_next(keyosk: Installation, clock: Clock) -> 
         keyosk.rotation.import_key(OPERATOR, key, algorithm)
 
 
-@pytest.mark.parametrize(
+@table(
     "make",
     [
         lambda: pem(ec.generate_private_key(ec.SECP384R1())),
@@ -649,7 +650,7 @@ def test_weak_and_broken_keys_are_refused_without_repeating_them(make: Callable[
     assert refusal.value.__context__ is None
 
 
-@pytest.mark.parametrize("algorithm", material.ALGORITHMS)
+@table("algorithm", material.ALGORITHMS)
 def test_keys_come_back_from_jwk_and_pem(algorithm: str) -> None:
     key = material.generate(algorithm)
     read, found = imported_keys.read(pem(key), algorithm)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from keyosk.errors import WrongSecretKey
 from keyosk.keys import material
 from keyosk.keys.material import Safe
+from tables import table
 
 # A busy machine may take its time over one example.
 thorough = settings(max_examples=60, deadline=None)
@@ -58,13 +59,13 @@ def private_numbers(key: Any) -> list[bytes]:
 # --- Thumbprints (RFC 7638) -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["rfc7638_3_1", "rfc8037_A"])
+@table("name", ["rfc7638_3_1", "rfc8037_A"])
 def test_the_thumbprint_is_that_of_the_rfc(name: str) -> None:
     vector = VECTORS[name]
     assert material.thumbprint(vector["jwk"]) == vector["thumbprint"]
 
 
-@pytest.mark.parametrize("name", ["rfc7638_3_1", "rfc8037_A"])
+@table("name", ["rfc7638_3_1", "rfc8037_A"])
 def test_members_that_do_not_make_the_key_do_not_make_its_thumbprint(name: str) -> None:
     vector = VECTORS[name]
     decorated = {**vector["jwk"], "kid": "any", "use": "sig", "alg": "any", "x5t": "any"}
@@ -84,7 +85,7 @@ def test_a_key_is_named_by_the_thumbprint_of_its_public_half(algorithm: str) -> 
 # --- Signatures (RFC 7515, RFC 8037) --------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@table(
     ("name", "algorithm"),
     [("rfc7515_A2_RS256", "RS256"), ("rfc7515_A3_ES256", "ES256"), ("rfc8037_A", "EdDSA")],
 )
@@ -98,11 +99,11 @@ def test_a_signature_of_the_rfc_verifies_with_the_key_made_from_its_jwk(
     assert base64.urlsafe_b64encode(payload).decode().rstrip("=") == expected
 
 
-@pytest.mark.parametrize(
+@table(
     ("name", "algorithm"),
     [("rfc7515_A2_RS256", "RS256"), ("rfc7515_A3_ES256", "ES256"), ("rfc8037_A", "EdDSA")],
 )
-@pytest.mark.parametrize("part", [1, 2])
+@table("part", [1, 2])
 def test_a_signature_of_the_rfc_fails_once_one_character_is_another(
     name: str, algorithm: str, part: int
 ) -> None:

@@ -4,12 +4,11 @@ import json
 import time
 from urllib.parse import quote
 
-import pytest
-
 from keyosk import masking
 from keyosk.credentials import api_key_format
 from live import Client, LiveServer
 from people import done, make_key, make_person
+from tables import table
 
 JWT = "eyJhbGciOiJFUzI1NiIsInR5cCI6ImF0K2p3dCJ9.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJl"
 REFRESH = "kysr_" + "Ab9-_" * 17 + "x"
@@ -33,7 +32,7 @@ def spellings(secret: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("kind", ["key", "refresh token", "JWT"])
+@table("kind", ["key", "refresh token", "JWT"])
 def test_a_secret_in_a_path_was_logged_in_clear(
     server: LiveServer, admin: Client, kind: str
 ) -> None:
@@ -97,7 +96,7 @@ def test_the_audit_target_of_a_refused_request_has_no_secret(
     assert key[12:] not in json.dumps(rows)
 
 
-@pytest.mark.parametrize(
+@table(
     "text",
     ["kysk_1234567", "as Bearer kysk_... there", "/accounts/eyjolfur", "/docs/a_b", "/a%2Fb", "%"],
 )

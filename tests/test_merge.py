@@ -3,11 +3,11 @@
 import json
 from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keyosk.merge_patch import merge_patch
+from tables import table
 
 # A busy machine may take its time over one example.
 thorough = settings(max_examples=60, deadline=None)
@@ -40,7 +40,7 @@ DOCUMENTS = st.recursive(
 )
 
 
-@pytest.mark.parametrize(("original", "patch", "result"), APPENDIX_A)
+@table(("original", "patch", "result"), APPENDIX_A)
 def test_a_row_of_the_rfc_comes_out_as_the_rfc_says(original: str, patch: str, result: str) -> None:
     assert merge_patch(json.loads(original), json.loads(patch)) == json.loads(result)
 

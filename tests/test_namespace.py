@@ -19,6 +19,7 @@ from keyosk.web import bodies
 from keyosk.web.declared import DeclarationSchema, declaration_of
 from live import Client, LiveServer
 from people import assert_refused, done, make_person, make_service
+from tables import table
 
 pytestmark = pytest.mark.every_database
 
@@ -33,7 +34,7 @@ def assert_taken(answer: requests.Response, field: str) -> None:
 
 
 @pytest.mark.attack
-@pytest.mark.parametrize("field", ["audience", "audiences"])
+@table("field", ["audience", "audiences"])
 def test_a_new_service_took_another_s_name_as_its_audience(admin: Client, field: str) -> None:
     victim = make_service(admin)
     url = f"https://{victim}.example.com/api"
@@ -150,7 +151,7 @@ def test_every_spelling_of_an_audience_gets_a_token_for_the_one_audience(
     assert any((row["after"] or {}).get("audiences") == [others[1]] for row in rows)
 
 
-@pytest.mark.parametrize(
+@table(
     "value",
     [
         "x",

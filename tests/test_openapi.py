@@ -37,6 +37,7 @@ from keyosk.web.paging import ListOptions
 from keyosk.web.route import Route
 from keyosk.web.routes import ROUTES
 from live import Client, LiveServer, unique
+from tables import table
 
 FORMATS: Final = Draft202012Validator.FORMAT_CHECKER
 PASSWORD: Final = "violet lamps orbit slowly"
@@ -152,7 +153,7 @@ def test_every_field_of_ours_has_a_json_schema() -> None:
     assert ours <= _KINDS.keys()
 
 
-@pytest.mark.parametrize(
+@table(
     ("shape", "name", "expected"),
     [
         (schemas.AccountSchema, "created_at", {"type": "string", "format": "date-time"}),
@@ -284,7 +285,7 @@ def test_every_code_of_a_token_error_is_described_and_no_other(document: dict[st
     assert by_status == known
 
 
-@pytest.mark.parametrize(
+@table(
     ("shape", "name", "values"),
     [
         ("Jwk", "alg", material.ALGORITHMS),
@@ -323,7 +324,7 @@ def test_every_state_of_a_signing_key_is_described(document: dict[str, Any]) -> 
     assert {*quoted(field_of(document, "SigningKey", "state")["description"])} == {*KeyState}
 
 
-@pytest.mark.parametrize(
+@table(
     "route",
     [
         each
@@ -376,7 +377,7 @@ def test_a_route_that_does_not_say_what_it_takes_and_gives_cannot_be_built() -> 
         Route("/new", Undeclared, {"GET": ANYONE})
 
 
-@pytest.mark.parametrize("access", [{}, {"GET": ANYONE, "POST": ANYONE}])
+@table("access", [{}, {"GET": ANYONE, "POST": ANYONE}])
 def test_a_route_with_other_methods_than_were_decided_cannot_be_built(
     access: dict[str, Access],
 ) -> None:
@@ -384,7 +385,7 @@ def test_a_route_with_other_methods_than_were_decided_cannot_be_built(
         Route("/docs", PageResource, access)
 
 
-@pytest.mark.parametrize(
+@table(
     ("path", "resource"),
     [
         ("/new", Unknown),
@@ -495,7 +496,7 @@ class Walk:
         assert faults(self.document, content[media_type]["schema"], value) == []
 
 
-@pytest.mark.parametrize(
+@table(
     ("status", "content_type", "body", "expected"),
     [
         (299, "application/json", {"status": "ok"}, "is not declared"),
@@ -837,8 +838,6 @@ def test_the_page_has_a_policy_of_its_own_and_nothing_else_has(server: LiveServe
 
 
 @pytest.mark.attack
-@pytest.mark.parametrize(
-    "name", ["..%2F__init__.py", "%2e%2e/__init__.py", "VERSION", "swagger-ui.css%00", "a/b.js"]
-)
+@table("name", ["..%2F__init__.py", "%2e%2e/__init__.py", "VERSION", "swagger-ui.css%00", "a/b.js"])
 def test_the_page_gives_no_file_but_its_own(server: LiveServer, name: str) -> None:
     assert server.client().get(f"/docs/{name}").status_code == 404

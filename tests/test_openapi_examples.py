@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import pytest
 import requests
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from live import Client, LiveServer
 from people import done
+from tables import table
 
 #: Numbers that no example can foresee.
 CHANGING: Final = {"sequence", "exp", "iat", "issued_before", "expires"}
@@ -341,7 +341,7 @@ def tell_ends(story: Story, admin: Client) -> None:
     story.send(admin, "DELETE", "/services/{service}", params={"force": "true"})
 
 
-@pytest.mark.parametrize(
+@table(
     ("example", "real"),
     [
         ({"id": "019a9f1b-2d3c-7aa4-8a53-0d6b7f2c9e41"}, {"id": "1"}),

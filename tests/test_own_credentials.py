@@ -28,6 +28,7 @@ from people import (
     make_person,
     make_service,
 )
+from tables import table
 
 ADMIN: Final = "keyosk:admin"
 PROOF: Final = "proof_required"
@@ -70,9 +71,7 @@ def tokens(person: Person, admin: Client) -> dict[str, Client]:
 
 
 @pytest.mark.attack
-@pytest.mark.parametrize(
-    "scopes", [(), ("keyosk:audit:read",), ("keyosk:accounts:write",), (ADMIN,)]
-)
+@table("scopes", [(), ("keyosk:audit:read",), ("keyosk:accounts:write",), (ADMIN,)])
 def test_a_token_made_credentials_that_outlive_and_exceed_it(
     server: LiveServer, admin: Client, scopes: tuple[str, ...]
 ) -> None:
@@ -120,7 +119,7 @@ def test_a_token_that_refresh_tokens_gave_is_no_proof(server: LiveServer, admin:
     assert done(admin.get(f"{person.path}/api-keys"))["items"] == []
 
 
-@pytest.mark.parametrize("scopes", [(), (ADMIN,)])
+@table("scopes", [(), (ADMIN,)])
 def test_a_token_alone_may_take_away(
     server: LiveServer, admin: Client, scopes: tuple[str, ...]
 ) -> None:
@@ -145,8 +144,8 @@ def test_an_admin_handles_the_credentials_of_others_by_token(
 # --- The password is one --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scopes", [(), (ADMIN,)])
-@pytest.mark.parametrize("way", ["basic", "body", "both"])
+@table("scopes", [(), (ADMIN,)])
+@table("way", ["basic", "body", "both"])
 def test_with_the_password_one_handles_ones_own_credentials(
     server: LiveServer, admin: Client, scopes: tuple[str, ...], way: str
 ) -> None:
@@ -260,7 +259,7 @@ def test_an_answer_with_a_secret_is_not_repeated_to_a_narrower_token(
 
 
 @pytest.mark.attack
-@pytest.mark.parametrize("on_conflict", ["skip", "update", "fail"])
+@table("on_conflict", ["skip", "update", "fail"])
 def test_an_import_does_not_set_the_password_of_who_imports(
     server: LiveServer, admin: Client, on_conflict: str
 ) -> None:

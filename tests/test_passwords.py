@@ -19,6 +19,7 @@ from cheap_passwords import InsecurelyCheapPasswords
 from keyosk import errors
 from keyosk.credentials import api_key_format, password_hashing, password_policy
 from keyosk.credentials.password_hashing import Passwords
+from tables import table
 
 GOOD = "correct horse battery staple"
 
@@ -51,7 +52,7 @@ def test_a_hash_is_argon2id_with_the_least_parameters_by_default() -> None:
     assert (len(salt), len(digest)) == (22, 43)  # 16 and 32 bytes
 
 
-@pytest.mark.parametrize(
+@table(
     "parameters",
     [
         {"memory_kib": 19_455},
@@ -89,7 +90,7 @@ def test_any_unicode_is_a_password_in_each_of_its_normal_forms(password: str) ->
     assert_wrong(CHEAP, password + "x", stored)
 
 
-@pytest.mark.parametrize("letter", ["a", "\u20ac", "\U0001f511", "e\u0301", "\u1f82"])
+@table("letter", ["a", "\u20ac", "\U0001f511", "e\u0301", "\u1f82"])
 def test_nothing_is_cut_off(letter: str) -> None:
     longest = letter * 1023 + "y"
     stored = CHEAP.hash(longest)
@@ -101,7 +102,7 @@ def test_nothing_is_cut_off(letter: str) -> None:
         CHEAP.hash(longest + "y")
 
 
-@pytest.mark.parametrize(
+@table(
     "password",
     ["", "a" * 1025, "a" * 3_000_000, "\ud800" * 20],
     ids=["empty", "long", "huge", "surrogates"],
@@ -150,7 +151,7 @@ MALFORMED = [
 ]
 
 
-@pytest.mark.parametrize("stored", MALFORMED, ids=range(len(MALFORMED)))
+@table("stored", MALFORMED, ids=range(len(MALFORMED)))
 def test_a_malformed_stored_hash_refuses_everybody_and_is_shown_to_nobody(stored: str) -> None:
     error = assert_wrong(CHEAP, GOOD, stored)
 
@@ -161,7 +162,7 @@ def test_a_malformed_stored_hash_refuses_everybody_and_is_shown_to_nobody(stored
 # ---- Rehash ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@table(
     "older",
     [
         InsecurelyCheapPasswords(memory_kib=32),
@@ -179,7 +180,7 @@ def test_a_hash_with_other_parameters_is_replaced_at_the_next_login(older: Passw
     assert_wrong(CHEAP, "something else entirely", older.hash(GOOD))
 
 
-@pytest.mark.parametrize("kind", ["I", "D"])
+@table("kind", ["I", "D"])
 def test_a_hash_of_another_argon2_is_replaced_at_the_next_login(kind: str) -> None:
     context = CryptContext(
         ["argon2"],
@@ -230,7 +231,7 @@ def test_every_failure_costs_the_same_work() -> None:
         assert 0.6 < cost / costs["wrong"] < 1.6, name
 
 
-@pytest.mark.parametrize("raised", [{"time_cost": 5}, {"memory_kib": 48_000}])
+@table("raised", [{"time_cost": 5}, {"memory_kib": 48_000}])
 def test_unknown_accounts_and_old_hashes_cost_what_raised_parameters_cost(
     raised: dict[str, Any],
 ) -> None:
@@ -376,11 +377,11 @@ VARIATIONS: dict[str, Callable[[str], str]] = {
 }
 
 
-@pytest.mark.parametrize(
+@table(
     "username",
     ["svc.build-01", "alice.wonderland@example.com", "jos\u00e9", "\u738b\u5c0f\u660e", "al"],
 )
-@pytest.mark.parametrize("vary", VARIATIONS.values(), ids=VARIATIONS.keys())
+@table("vary", VARIATIONS.values(), ids=VARIATIONS.keys())
 def test_the_name_of_the_account_is_refused_however_varied(
     username: str, vary: Callable[[str], str]
 ) -> None:

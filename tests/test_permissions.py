@@ -17,6 +17,7 @@ from keyosk.model import (
     TokenPolicy,
 )
 from keyosk.permissions import entitlements
+from tables import table
 
 # A busy machine may take its time over one example.
 thorough = settings(max_examples=40, deadline=None)
@@ -245,7 +246,7 @@ def test_a_scope_of_another_audience_than_the_one_asked_for_is_refused() -> None
         entitled(who, ("todo:read", "mail:read"), ("todo",))
 
 
-@pytest.mark.parametrize("target", ["nowhere", "", "todo:read", "TODO"])
+@table("target", ["nowhere", "", "todo:read", "TODO"])
 def test_an_audience_that_does_not_exist_is_refused(target: str) -> None:
     with pytest.raises(InvalidTarget):
         entitled(principal(entitlement("todo:read")), targets=(target,))
@@ -325,7 +326,7 @@ def test_a_token_names_the_roles_that_gave_its_scopes_and_no_others() -> None:
     assert entitled(who, ("mail:read",)).roles == ()
 
 
-@pytest.mark.parametrize(
+@table(
     ("name", "one", "other"), [("signing_algorithm", "RS256", "EdDSA"), ("typ", "at+jwt", "JWT")]
 )
 def test_services_that_differ_in_what_a_token_has_once_get_no_token_together(
@@ -427,7 +428,7 @@ def test_any_text_is_either_a_list_of_scope_tokens_or_refused(text: str) -> None
             entitlements.parse_scope(text)
 
 
-@pytest.mark.parametrize(
+@table(
     "text", [" ", "a  b", " a", "a ", "a\tb", "a\nb", "a\n", 'a"b', "a\\b", "a\x7f", "ä", "a" * 201]
 )
 def test_what_is_no_list_of_scope_tokens_is_refused(text: str) -> None:
@@ -443,7 +444,7 @@ def test_a_scope_that_a_service_may_own_can_be_asked_for(name: str) -> None:
     assert entitlements.parse_scope(name) == (name,)
 
 
-@pytest.mark.parametrize(
+@table(
     "name", ["", "a b", 'a"', "a\\", "ä", "a\n", "a" * 201, *sorted(entitlements.RESERVED_SCOPES)]
 )
 def test_a_name_that_no_service_may_own_is_refused_by_field(name: str) -> None:

@@ -9,6 +9,7 @@ import requests
 
 from live import Client, LiveServer, unique
 from people import Person, done, make_key, make_person
+from tables import table
 
 PUBLIC = (
     "/auth/jwks",
@@ -70,7 +71,7 @@ def refused(answer: requests.Response, method: str) -> None:
         assert answer.json()["code"] == "stale"
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@table("method", ["GET", "HEAD"])
 def test_if_match_with_a_star_is_true_where_there_is_a_representation(
     admin: Client, paths: tuple[str, ...], method: str
 ) -> None:
@@ -81,7 +82,7 @@ def test_if_match_with_a_star_is_true_where_there_is_a_representation(
         assert admin.request(method, path, headers={"If-Match": "*"}).status_code == 404, path
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@table("method", ["GET", "HEAD"])
 def test_a_failed_precondition_never_carries_the_representation_nor_may_be_kept(
     admin: Client, paths: tuple[str, ...], method: str
 ) -> None:
@@ -90,7 +91,7 @@ def test_a_failed_precondition_never_carries_the_representation_nor_may_be_kept(
             refused(admin.request(method, path, headers={"If-Match": value}), method)
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@table("method", ["GET", "HEAD"])
 def test_an_entity_tag_means_the_same_at_every_address(
     admin: Client, paths: tuple[str, ...], method: str
 ) -> None:
@@ -246,7 +247,7 @@ def test_a_delete_is_guarded_like_a_change(kind: Kind) -> None:
 # --- What has no entity tag -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@table(
     "headers",
     [
         *({"If-Match": tags} for tags in ('"5"', 'W/"5"', '"4", "6"', '"4", *', "nonsense", "")),
@@ -277,9 +278,7 @@ def test_a_precondition_on_a_write_without_an_entity_tag_was_ignored(
     assert done(admin.get("/signing-keys")) == before
 
 
-@pytest.mark.parametrize(
-    "headers", [{"If-Match": "*"}, {"If-None-Match": '"x"'}, {"If-None-Match": 'W/"x", "y"'}]
-)
+@table("headers", [{"If-Match": "*"}, {"If-None-Match": '"x"'}, {"If-None-Match": 'W/"x", "y"'}])
 def test_a_precondition_that_is_true_lets_such_a_write_pass(
     server: LiveServer, admin: Client, headers: dict[str, str]
 ) -> None:

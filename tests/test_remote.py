@@ -28,6 +28,7 @@ from keyosk.bulk.records import OnConflict, Status
 from keyosk.cli.bulk import CONFLICTS, FAILED, STATUSES
 from live import ADMIN_PASSWORD, Client, LiveServer, command, free_port, unique
 from people import PASSWORD, done, make_key, make_person, make_service
+from tables import table
 from terminal import Done, keyosk
 
 ESCAPE = "\x1b]0;owned\x07"
@@ -75,7 +76,7 @@ def away(server: LiveServer, tmp_path: Path) -> Terminal:
 
 
 @pytest.mark.attack
-@pytest.mark.parametrize(
+@table(
     "name",
     [
         *("Operator", "X-Operator", "Keyosk-Operator", "keyosk.operator", "keyosk.caller"),

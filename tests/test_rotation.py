@@ -16,6 +16,7 @@ from keyosk.errors import BadCredentials
 from keyosk.model import OPERATOR
 from live import Client, LiveServer
 from people import Person, assert_refused, done, make_key, make_person, make_service
+from tables import table
 
 DAY = 86_400
 
@@ -49,7 +50,7 @@ def token_status(person: Person, secret: str, **headers: str) -> int:
 # --- Rotation -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("body", [{}, {"overlap": DAY}, {"overlap": 60}, {"overlap": 90 * DAY}])
+@table("body", [{}, {"overlap": DAY}, {"overlap": 60}, {"overlap": 90 * DAY}])
 def test_both_keys_work_during_the_overlap_a_day_unless_chosen(
     admin: Client, person: Person, body: Mapping[str, int]
 ) -> None:
@@ -166,7 +167,7 @@ def test_of_many_rotations_at_once_one_wins(
     assert len(done(admin.get(f"{person.path}/api-keys?limit=200"))["items"]) == count + 1
 
 
-@pytest.mark.parametrize("overlap", [-1, 90 * DAY + 1, "60", 1.5, True, None])
+@table("overlap", [-1, 90 * DAY + 1, "60", 1.5, True, None])
 def test_an_overlap_that_makes_no_sense_is_refused(
     admin: Client, person: Person, overlap: object
 ) -> None:
@@ -192,7 +193,7 @@ def test_the_command_rotates_too(server: LiveServer, admin: Client, person: Pers
 # --- Networks -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@table(
     ("networks", "status"),
     [
         (None, 200),
@@ -260,7 +261,7 @@ def test_networks_are_kept_in_their_normal_form(admin: Client, person: Person) -
     assert done(admin.patch(path, json={"networks": None}))["networks"] is None
 
 
-@pytest.mark.parametrize(
+@table(
     "networks",
     [
         [],

@@ -14,6 +14,7 @@ from live import ADMIN_PASSWORD, Client, LiveServer, soon, wait_for
 from people import PASSWORD, Person, assert_refused, done, make_key, make_person, make_role
 from people import make_service as new_service
 from postgres import PostgresServer
+from tables import table
 
 pytestmark = pytest.mark.every_database
 
@@ -147,7 +148,7 @@ def callers(server: LiveServer, admin: Client) -> Mapping[str, Client]:
     return found
 
 
-@pytest.mark.parametrize("row", rows(), ids=lambda row: f"{row.method} {row.path}")
+@table("row", rows(), ids=lambda row: f"{row.method} {row.path}")
 def test_each_caller_gets_what_the_table_says(
     admin: Client, callers: Mapping[str, Client], victim: Person, todo: str, row: Row
 ) -> None:
@@ -310,7 +311,7 @@ REACHES: tuple[tuple[str, str, Any, int], ...] = (
 )
 
 
-@pytest.mark.parametrize("how", ["admin", "scope", "role", "ended"])
+@table("how", ["admin", "scope", "role", "ended"])
 def test_an_account_with_more_rights_is_out_of_reach(
     server: LiveServer, admin: Client, todo: str, how: str
 ) -> None:
@@ -354,7 +355,7 @@ def test_an_account_with_no_more_rights_is_within_reach(
 # --- Nobody changes their own grants or enables themselves ----------------------------------------
 
 
-@pytest.mark.parametrize(
+@table(
     ("method", "below", "body"),
     [
         ("PUT", "/grants", {"scopes": [ADMIN, READ]}),
@@ -566,7 +567,7 @@ TAKE_AWAY: Mapping[str, Callable[[Lonely], Any]] = {
 }
 
 
-@pytest.mark.parametrize("how", TAKE_AWAY)
+@table("how", TAKE_AWAY)
 def test_the_last_lasting_admin_stays(lonely: Lonely, how: str) -> None:
     assert_refused(TAKE_AWAY[how](lonely), RULE)
 
@@ -596,7 +597,7 @@ def test_the_last_key_of_an_admin_without_a_password_stays(lonely: Lonely) -> No
         done(deputy.put(f"{last.path}/password", json={"password": ADMIN_PASSWORD}), 204)
 
 
-@pytest.mark.parametrize("how", ["disabled", "deleted", "stripped", "left without credential"])
+@table("how", ["disabled", "deleted", "stripped", "left without credential"])
 def test_of_two_admins_one_may_go(lonely: Lonely, how: str) -> None:
     by = lonely.last.login(ADMIN_PASSWORD)
     second = make_person(lonely.last.server, by, roles=(lonely.role,))

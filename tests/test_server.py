@@ -33,6 +33,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyosk.server.parsing import Limits, Refused, RequestParser
+from tables import table
 
 CHUNKED = "Transfer-Encoding: chunked"
 ROOT = Path(__file__).resolve().parent.parent
@@ -437,7 +438,7 @@ def test_what_is_sent_behind_a_request_is_not_held_meanwhile(start: Callable[...
         assert client.answer().body == b"slept"
 
 
-@pytest.mark.parametrize(
+@table(
     ("header", "body"),
     [("Content-Length: 3", b"abc"), (CHUNKED, b"3\r\nabc\r\n0\r\n\r\n"), ("X-A: b", b"")],
 )
@@ -514,7 +515,7 @@ def test_a_request_that_leaves_the_event_loop_begins_anew_in_a_thread(
         )
 
 
-@pytest.mark.parametrize(
+@table(
     ("version", "header", "closes"),
     [
         ("1.1", "X-A: b", False),
@@ -559,7 +560,7 @@ def test_a_client_that_half_closes_is_answered(server: Server) -> None:
         assert client.is_closed()
 
 
-@pytest.mark.parametrize(
+@table(
     "body",
     [
         b"5\r\nhello\r\n0\r\n\r\n",
@@ -633,7 +634,7 @@ def test_an_answer_shorter_than_promised_ends_the_connection(server: Server) -> 
             client.answer()
 
 
-@pytest.mark.parametrize("path", ["/fail", "/leave"])
+@table("path", ["/fail", "/leave"])
 def test_an_application_that_fails_is_a_problem_without_its_text(server: Server, path: str) -> None:
     answer = server.ask(request("GET", path))
     assert_problem(answer, 500, "internal_error")
@@ -777,7 +778,7 @@ BAD_CHUNKS = {
 
 
 @pytest.mark.attack
-@pytest.mark.parametrize("raw", MALFORMED.values(), ids=MALFORMED)
+@table("raw", MALFORMED.values(), ids=MALFORMED)
 def test_malformed_requests_get_json_at_once(server: Server, raw: bytes) -> None:
     with server.connect() as client:
         client.send(raw)
@@ -788,7 +789,7 @@ def test_malformed_requests_get_json_at_once(server: Server, raw: bytes) -> None
 
 
 @pytest.mark.attack
-@pytest.mark.parametrize("framing", AMBIGUOUS.values(), ids=AMBIGUOUS)
+@table("framing", AMBIGUOUS.values(), ids=AMBIGUOUS)
 def test_ambiguous_framing_is_refused(server: Server, framing: bytes) -> None:
     head = b"POST /echo HTTP/1.1\r\nHost: a\r\n" + framing + b"\r\n\r\n"
     with server.connect() as client:
@@ -799,7 +800,7 @@ def test_ambiguous_framing_is_refused(server: Server, framing: bytes) -> None:
         assert client.is_closed()
 
 
-@pytest.mark.parametrize("method", ["BREW", "NO-SUCH_1", "PROPFIND", "DESCRIBE", "CONNECT"])
+@table("method", ["BREW", "NO-SUCH_1", "PROPFIND", "DESCRIBE", "CONNECT"])
 def test_any_method_reaches_the_application(server: Server, method: str) -> None:
     with server.connect() as client:
         client.send(method[:2].encode())
@@ -816,8 +817,8 @@ def test_chunks_in_http_1_0_are_refused(server: Server) -> None:
 
 
 @pytest.mark.attack
-@pytest.mark.parametrize("body", BAD_CHUNKS.values(), ids=BAD_CHUNKS)
-@pytest.mark.parametrize("path", ["/echo", "/upload"])
+@table("body", BAD_CHUNKS.values(), ids=BAD_CHUNKS)
+@table("path", ["/echo", "/upload"])
 def test_malformed_chunks_are_refused(server: Server, path: str, body: bytes) -> None:
     with server.connect() as client:
         client.send(request("POST", path, CHUNKED, body=body))
@@ -842,7 +843,7 @@ TOO_LARGE = {
 
 
 @pytest.mark.attack
-@pytest.mark.parametrize(("raw", "status"), TOO_LARGE.values(), ids=TOO_LARGE)
+@table(("raw", "status"), TOO_LARGE.values(), ids=TOO_LARGE)
 def test_what_is_too_large_is_refused(server: Server, raw: bytes, status: int) -> None:
     assert_problem(server.ask(raw), status)
 
@@ -1040,7 +1041,7 @@ def test_slow_requests_leave_a_thread_to_the_others(start: Callable[..., Server]
         assert int(refused.headers["retry-after"]) > 0
 
 
-@pytest.mark.parametrize("chunked", [False, True])
+@table("chunked", [False, True])
 def test_a_stream_is_read_by_the_application_itself(server: Server, chunked: bool) -> None:
     body = random.Random(2).randbytes(3 * MIB + 17)
     header = CHUNKED if chunked else f"Content-Length: {len(body)}"
@@ -1060,7 +1061,7 @@ def test_a_stream_is_read_by_the_application_itself(server: Server, chunked: boo
         assert answer.closes
 
 
-@pytest.mark.parametrize("path", ["/upload", "/upload=raises"])
+@table("path", ["/upload", "/upload=raises"])
 def test_a_stream_that_is_cut_off_is_not_taken_for_whole(server: Server, path: str) -> None:
     with server.connect() as client:
         client.send(request("POST", path, "Content-Length: 100000", body=b"a" * 5000))
@@ -1188,7 +1189,7 @@ WHOLE = {
 }
 
 
-@pytest.mark.parametrize("raw", WHOLE.values(), ids=WHOLE)
+@table("raw", WHOLE.values(), ids=WHOLE)
 def test_the_end_of_a_request_is_found_wherever_it_is_split(raw: bytes) -> None:
     following = b"GET / HTTP/1.1\r\n"
     whole = RequestParser(LIMITS)
@@ -1220,7 +1221,7 @@ def test_one_parser_reads_many_requests() -> None:
     assert parser.is_fresh
 
 
-@pytest.mark.parametrize("raw", WHOLE.values(), ids=WHOLE)
+@table("raw", WHOLE.values(), ids=WHOLE)
 def test_a_request_in_pieces_is_answered_as_if_whole(server: Server, raw: bytes) -> None:
     chance = random.Random(raw)
     with server.connect() as client:

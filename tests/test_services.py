@@ -11,6 +11,7 @@ import requests
 
 from live import Client, LiveServer, unique
 from people import problem
+from tables import table
 
 PASSWORD = "seven quiet herons wade"
 FIELDS = [
@@ -167,7 +168,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
+@table("case", REFUSED)
 def test_a_service_with_a_fault_is_refused_by_field_when_made_and_when_changed(
     admin: Client, case: str
 ) -> None:
@@ -196,7 +197,7 @@ def test_no_service_may_pass_for_the_issuer(server: LiveServer, admin: Client) -
 # --- Uniqueness -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("field", ["name", "audience"])
+@table("field", ["name", "audience"])
 def test_a_name_and_an_audience_belong_to_one_service(admin: Client, field: str) -> None:
     taken, other = make(admin, audience=unique("audience")), make(admin)
     create = admin.post("/services", json={"name": unique("late"), field: taken[field]})

@@ -10,6 +10,7 @@ from keyosk.credentials.throttling import source_of
 from keyosk.web.client_address import Source
 from live import LiveServer
 from people import PASSWORD, make_key, make_person
+from tables import table
 
 PROXIES = [ip_network("10.0.0.0/8"), ip_network("fd00::/8"), ip_network("127.0.0.0/8")]
 V4, V6 = "203.0.113.7", "2001:db8::1"
@@ -49,7 +50,7 @@ def of(peer: str | None = "10.0.0.1", **headers: str) -> str | None:
     return Source(PROXIES).of({"REMOTE_ADDR": peer, **environ})
 
 
-@pytest.mark.parametrize(("hop", "address"), HOPS)
+@table(("hop", "address"), HOPS)
 def test_every_form_of_a_hop_is_read_or_nobody_s(hop: str, address: str) -> None:
     for value in (
         hop,
@@ -104,7 +105,7 @@ FORWARDED = [
 ]
 
 
-@pytest.mark.parametrize(("value", "address"), FORWARDED)
+@table(("value", "address"), FORWARDED)
 def test_forwarded_is_read_from_the_right(value: str, address: str) -> None:
     assert of(FORWARDED=value) == address
 

@@ -11,6 +11,7 @@ from installed import Clock, installed
 from keyosk.errors import Conflict
 from keyosk.model import OPERATOR
 from live import Client, LiveServer, unique
+from tables import table
 
 PAST = "2020-01-01T00:00:00Z"
 FAR = "2090-01-01T00:00:00Z"
@@ -187,7 +188,7 @@ BAD_TIMES = {
 }
 
 
-@pytest.mark.parametrize(("text", "sentence"), BAD_TIMES.items())
+@table(("text", "sentence"), BAD_TIMES.items())
 def test_a_time_that_is_none_is_refused_everywhere(
     admin: Client, server: LiveServer, text: str, sentence: str
 ) -> None:
@@ -210,7 +211,7 @@ def test_the_command_takes_the_same_times_and_dates(admin: Client, server: LiveS
     assert admin.get(f"/accounts/{name}").json()["expires_at"] == FAR
 
 
-@pytest.mark.parametrize(
+@table(
     ("text", "shown"),
     [
         ("2090-01-01T00:00:00+14:00", "2089-12-31T10:00:00Z"),

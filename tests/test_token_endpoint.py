@@ -15,6 +15,7 @@ import requests
 
 import live
 from live import Client, LiveServer, soon, wait_for
+from tables import table
 
 PASSWORD = "a password of some length"
 CHALLENGE = 'Basic realm="keyosk", charset="UTF-8"'
@@ -217,12 +218,12 @@ def test_the_issuer_comes_from_the_configuration_and_not_from_the_request(
     assert claims["iss"] == server.url
 
 
-@pytest.mark.parametrize("grant_type", ["client_credentials", ""])
+@table("grant_type", ["client_credentials", ""])
 def test_client_credentials_may_be_named_or_left_out(alice: Account, grant_type: str) -> None:
     assert token(alice.by_key, grant_type=grant_type)["sub"] == alice.id
 
 
-@pytest.mark.parametrize("grant_type", ["password", "authorization_code", "Client_Credentials"])
+@table("grant_type", ["password", "authorization_code", "Client_Credentials"])
 def test_another_grant_type_is_refused(alice: Account, grant_type: str) -> None:
     answer = alice.by_key.post("/auth/token", data={"grant_type": grant_type})
 
@@ -250,7 +251,7 @@ def test_without_an_audience_it_is_every_service_held_but_those_on_request_only(
     assert claims["scope"].split() == sorted([todo.read, calendar.read])
 
 
-@pytest.mark.parametrize("parameter", ["audience", "resource"])
+@table("parameter", ["audience", "resource"])
 def test_an_audience_is_named_by_audience_or_by_name_and_then_is_one_string(
     bob: Account, calendar: Service, parameter: str
 ) -> None:
@@ -325,7 +326,7 @@ def test_keyosk_itself_is_only_in_a_token_that_asks_for_it(server: LiveServer) -
     assert (implied["aud"], implied["scope"]) == ("keyosk", "keyosk:accounts:read")
 
 
-@pytest.mark.parametrize("scope", ["no:such", "keyosk:admin"])
+@table("scope", ["no:such", "keyosk:admin"])
 def test_a_scope_that_is_not_held_is_refused(alice: Account, todo: Service, scope: str) -> None:
     answer = alice.by_key.post("/auth/token", data={"scope": f"{todo.read} {scope}"})
 
@@ -351,14 +352,14 @@ def test_a_scope_of_another_audience_than_the_one_asked_for_is_refused(
     assert_refused(bob.by_key.post("/auth/token", data=parameters), 400, "invalid_scope")
 
 
-@pytest.mark.parametrize("scope", [" ", "  a", "a\tb", 'a"b', "a\\b", "\u00e9", "x" * 201])
+@table("scope", [" ", "  a", "a\tb", 'a"b', "a\\b", "\u00e9", "x" * 201])
 def test_a_malformed_scope_is_refused(alice: Account, scope: str) -> None:
     answer = alice.by_key.post("/auth/token", data={"scope": scope})
 
     assert_refused(answer, 400, "invalid_scope")
 
 
-@pytest.mark.parametrize("target", ["no-such-service", "\u00e9", "a b", "x" * 300])
+@table("target", ["no-such-service", "\u00e9", "a b", "x" * 300])
 def test_an_audience_that_does_not_exist_is_refused(
     alice: Account, todo: Service, target: str
 ) -> None:
@@ -455,9 +456,7 @@ def test_a_lifetime_shortens_and_never_lengthens(alice: Account) -> None:
         assert claims["exp"] - claims["iat"] == given
 
 
-@pytest.mark.parametrize(
-    "lifetime", ["0", "-1", "1.5", "1e3", "+60", " 60", "soon", "\u0666", "9" * 30]
-)
+@table("lifetime", ["0", "-1", "1.5", "1e3", "+60", " 60", "soon", "\u0666", "9" * 30])
 def test_a_lifetime_that_is_no_whole_number_above_0_is_refused(
     alice: Account, lifetime: str
 ) -> None:
@@ -486,7 +485,7 @@ def test_the_shortest_lifetime_of_the_audiences_counts(
     assert seconds() == 60
 
 
-@pytest.mark.parametrize("bound", ["account", "key", "grant"])
+@table("bound", ["account", "key", "grant"])
 def test_no_token_outlives_its_account_its_key_or_its_grant(
     server: LiveServer, admin: Client, todo: Service, bound: str
 ) -> None:
@@ -612,7 +611,7 @@ def test_a_parameter_without_a_value_counts_as_absent(alice: Account, todo: Serv
     assert claims["scope"] == f"{todo.read} {todo.write}"
 
 
-@pytest.mark.parametrize(
+@table(
     ("name", "value"),
     [
         ("grant_type", "client_credentials"),
@@ -632,7 +631,7 @@ def test_a_parameter_given_twice_is_refused(alice: Account, name: str, value: st
         assert "twice" in answer.json()["error_description"]
 
 
-@pytest.mark.parametrize(
+@table(
     ("content_type", "body"),
     [
         ("application/json", b"{"),
@@ -664,8 +663,8 @@ def test_a_malformed_body_is_refused(alice: Account, content_type: str, body: by
     assert_refused(answer, 400, "invalid_request")
 
 
-@pytest.mark.parametrize("name", ["scope", "audience", "resource", "client_id", "lifetime"])
-@pytest.mark.parametrize("text", ["\\ud800", "\\u0000", "a\\u0000b"])
+@table("name", ["scope", "audience", "resource", "client_id", "lifetime"])
+@table("text", ["\\ud800", "\\u0000", "a\\u0000b"])
 def test_text_that_no_database_holds_is_refused(alice: Account, name: str, text: str) -> None:
     body = f'{{"{name}": "{text}"}}'
     headers = {"Content-Type": "application/json"}
@@ -684,9 +683,7 @@ def test_another_method_is_refused_in_the_shape_of_this_address(alice: Account) 
 # --- Who is refused -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name", ["client_secret", "password", "refresh_token", "client_assertion", "subject_token"]
-)
+@table("name", ["client_secret", "password", "refresh_token", "client_assertion", "subject_token"])
 def test_a_credential_in_the_query_is_refused(alice: Account, name: str) -> None:
     for method in ("GET", "POST"):
         answer = alice.by_key.request(method, "/auth/token", params={name: "hunter2-and-more"})
@@ -802,7 +799,7 @@ def test_the_same_logins_are_taken_where_nothing_is_wrong(
     assert token(account.by_key)["sub"] == account.id
 
 
-@pytest.mark.parametrize(
+@table(
     "header",
     [
         None,

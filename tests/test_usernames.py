@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from keyosk import errors
 from keyosk.credentials import usernames
+from tables import table
 
 any_text = st.text(st.characters(categories=None), max_size=40)
 names = st.text(st.characters(categories=["L", "M", "N"]), min_size=1, max_size=8)
@@ -25,7 +26,7 @@ def refusal(username: str) -> str:
     return fault.message
 
 
-@pytest.mark.parametrize(
+@table(
     ("username", "form"),
     [
         ("alice", "alice"),
@@ -112,7 +113,7 @@ UUID_SPELLINGS: dict[str, Callable[[uuid.UUID], str]] = {
 }
 
 
-@pytest.mark.parametrize("spelling", UUID_SPELLINGS.values(), ids=UUID_SPELLINGS.keys())
+@table("spelling", UUID_SPELLINGS.values(), ids=UUID_SPELLINGS.keys())
 def test_nothing_that_reads_as_a_uuid_is_a_username(
     spelling: Callable[[uuid.UUID], str],
 ) -> None:
@@ -164,7 +165,7 @@ def test_the_short_way_for_ascii_agrees_with_the_profile() -> None:
         assert usernames.lookup_form(name) == (long_way and long_way[:-1])
 
 
-@pytest.mark.parametrize("character", ["a", "\u0436", "\u0130", "\u0301", "\ud800", "\uff21"])
+@table("character", ["a", "\u0436", "\u0130", "\u0301", "\ud800", "\uff21"])
 def test_a_huge_name_is_refused_in_no_time(character: str) -> None:
     huge = character * 2_000_000
     start = time.process_time()

@@ -12,6 +12,7 @@ from jwt.utils import base64url_decode
 from keyosk.keys import jws, material, strict_jws
 from keyosk.keys.key_set import Verifier
 from keyosk_client import key_set, token_rules
+from tables import table
 
 pytestmark = pytest.mark.attack
 
@@ -80,8 +81,8 @@ TRUSTED = {
 }
 
 
-@pytest.mark.parametrize("by", [is_accepted, is_accepted_by_client])
-@pytest.mark.parametrize("file", FILES)
+@table("by", [is_accepted, is_accepted_by_client])
+@table("file", FILES)
 def test_the_vectors(file: str, by: Callable[[str, Mapping[str, Any]], bool]) -> None:
     wrong = {}
     asked = 0
