@@ -90,7 +90,7 @@ def test_what_a_request_asks_the_database(admin: Requests) -> None:
         "the same again": 2,
         "new title": 6,
         "new description": 5,
-        "rotation": 6,
+        "rotation": 5,
     }
     loads = [text for text in asked["rotation"] if '"sealed"' in text and "INSERT" not in text]
     assert len(loads) == 1

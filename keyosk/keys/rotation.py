@@ -391,7 +391,7 @@ class Rotation:
             if self._private_keys.destroy(key.kid):
                 keys.change(key.kid, sealed=b"")
         try:
-            self._keys.refresh()
+            self._keys.adopt_change(keys.rows, since=keys.known)
         except Unavailable:  # the step is stored all the same
             self._keys.adopt(keys.rows)
         return keys
@@ -428,9 +428,10 @@ class Rotation:
 
     @contextmanager
     def _changing(self) -> Iterator["_Keys"]:
+        known = self._keys.known
         with self._database.transaction():
             self._store.lock()
-            yield _Keys(self._store)
+            yield _Keys(self._store, known)
 
     def _record(self, by: Caller, action: AuditAction, key: SigningKey) -> None:
         after = {"algorithm": key.algorithm, "active_from": key.active_from}
@@ -440,8 +441,10 @@ class Rotation:
 class _Keys:
     """All keys in one transaction: read once, each change written at once."""
 
-    def __init__(self, store: SigningKeyStore) -> None:
+    def __init__(self, store: SigningKeyStore, known: tuple[SigningKey, ...]) -> None:
+        """``known``: the keys that were in use before."""
         self._store = store
+        self.known = known
         self.rows = store.all()
 
     def get(self, kid: str) -> SigningKey:

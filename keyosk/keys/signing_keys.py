@@ -151,6 +151,18 @@ class SigningKeys:
         with self._reading:
             self.adopt(self._store.all())
 
+    def adopt_change(self, rows: tuple[SigningKey, ...], *, since: tuple[SigningKey, ...]) -> None:
+        """Use the keys of a change that began while ``since`` were in use; read them if others are.
+
+        Raises ``WrongSecretKey``, ``Unavailable``.
+        """
+        # SECURITY: as in refresh. What another thread read meanwhile may be newer than the change.
+        with self._reading:
+            if self._rows is since:
+                self.adopt(rows)
+            else:
+                self.refresh()
+
     def _learn_of(self, compromised: int) -> None:
         """Read the keys again unless this many of them are known to be compromised."""
         if compromised == self.current.compromised:
