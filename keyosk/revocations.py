@@ -291,8 +291,12 @@ class Revocations:
             entries = tuple(each for each in entries if each.expires > now)
             until = _first_end(entries)
         if any(each.value in known.about for each in new if each.issued_before is not None):
-            superseded = _superseded_by(new)
-            entries = tuple(each for each in entries if not superseded(each))
+            superseded, names = _superseded_by(new), {each.value for each in new}
+            entries = tuple(
+                each
+                for each in entries
+                if (each.value not in names and each.account not in names) or not superseded(each)
+            )
         known.about.update(name for each in new for name in (each.value, each.account) if name)
         whole = Published(last, 0, (*entries, *new))
         return Snapshot(whole, now, min(until, _first_end(new)), known.reread, about=known.about)

@@ -108,6 +108,7 @@ def _calls(subject: Subject, row: Row) -> int:
 
 def _cost(subject: Subject, row: Row, calls: int, *, begin: int = 0) -> float:
     assert row.call is not None
+    row.call(begin)  # what is due once a minute is no part of it
     before = row.less() if row.less else 0.0
     cost = subject.cost(row.call, calls, begin=begin)
     return cost - ((row.less() - before) / calls * 1e6 if row.less else 0.0)

@@ -153,9 +153,9 @@ class Subject:
         self.settle()
 
     def settle(self) -> None:
-        """Bring the planner's statistics up to date, as the database's own upkeep does."""
-        raw = self.keyosk.database.raw
-        raw.execute_sql("ANALYZE" if self.keyosk.database.is_sqlite else "VACUUM ANALYZE")
+        """Bring the planner's statistics up to date where the database does so by itself."""
+        if not self.keyosk.database.is_sqlite:
+            self.keyosk.database.raw.execute_sql("VACUUM ANALYZE")
 
     def _give_keys(self) -> None:
         """Give every account a key that nobody knows, as only one by one they could be created."""
