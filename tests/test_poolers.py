@@ -168,6 +168,7 @@ def test_one_at_a_time_sets_a_database_up_behind_a_pooler(url: str) -> None:
         assert order == ["first", "second"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isolation", ["serializable", "repeatable read"])
 @pytest.mark.parametrize("pooled", [False, True])
 def test_a_stricter_isolation_by_default_fails_no_request_and_loses_no_change(
@@ -202,6 +203,7 @@ def test_a_stricter_isolation_by_default_fails_no_request_and_loses_no_change(
             assert made == {201: 24}
 
 
+@pytest.mark.slow
 @both_modes
 def test_a_connection_that_fails_costs_at_most_one_answer(
     url: str, tmp_path: Path, mode: str
