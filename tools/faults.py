@@ -1,8 +1,8 @@
 """Plant faults in the defences, one at a time, and see that a test finds each of them.
 
-``python tools/faults.py [WORD]`` copies the program, replaces one line of the copy, and runs the
-tests that are named beside it in ``faults.toml``. A fault that no test finds is a defence that
-nobody would miss. ``WORD`` chooses the faults whose name has it.
+``python tools/faults.py [WORD]`` copies the program or a client library, replaces one line of the
+copy, and runs the tests that are named beside it in ``faults.toml``. A fault that no test finds is
+a defence that nobody would miss. ``WORD`` chooses the faults whose name has it.
 """
 
 import os
@@ -47,10 +47,10 @@ def planted(fault: Fault, folder: Path) -> str:
     Answers ``found`` or ``missed``; ``stale`` if the line is not there exactly once, ``broken`` if
     the tests cannot be run with it.
     """
-    for package in ("keyosk", "client/keyosk_client"):
-        copy = folder / package
-        shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(ROOT / package, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    ignored = shutil.ignore_patterns("__pycache__", "node_modules")
+    for part in ("keyosk", "client/keyosk_client", "client-node"):
+        shutil.rmtree(folder / part, ignore_errors=True)
+        shutil.copytree(ROOT / part, folder / part, ignore=ignored)
     path = folder / fault["file"]
     text = path.read_text()
     if text.count(fault["find"]) != 1:
@@ -59,6 +59,7 @@ def planted(fault: Fault, folder: Path) -> str:
     # Before the installed one on the path, also for the servers and commands that tests start.
     places = f"{folder}{os.pathsep}{folder / 'client'}"
     environment = {**os.environ, "PYTHONPATH": places, "PYTHONDONTWRITEBYTECODE": "1"}
+    environment["CLIENT_NODE"] = str(folder / "client-node")
     # -P: else the folder that pytest runs in would come before the copy.
     command = [sys.executable, "-P", "-m", "pytest", "-x", "-q", "-n", "0", "--backend", "sqlite"]
     ran = subprocess.run(

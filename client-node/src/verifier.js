@@ -71,7 +71,7 @@ export class Verifier {
     if (!COMPACT.test(text)) throw new InvalidToken("The token is malformed.");
     await this.start();
     const { issuer, audience, typ, leeway: clockTolerance, clock } = this.#settings;
-    const rules = { algorithms: ALGORITHMS, issuer, audience, typ, requiredClaims: ["sub", "exp", "iat"] };
+    const rules = { algorithms: ALGORITHMS, issuer, audience, typ };
     try {
       const options = { ...rules, clockTolerance, currentDate: new Date(clock()) };
       const { payload, protectedHeader } = await jwtVerify(text, (header) => this.#keyFor(header), options);

@@ -10,12 +10,12 @@ import { Keyosk as ForFastify } from "@keyosk/client/fastify";
 import { Keyosk as ForHono } from "@keyosk/client/hono";
 import { makeAccount, makeService, url, watched } from "./keyosk.js";
 
-let service, reader, nothing;
+let service, reader;
+let written = 0; // what must not happen without the scope
 
 before(async () => {
   service = await makeService();
   reader = await (await makeAccount(`${service}:read`)).token();
-  nothing = await (await makeAccount()).token({ audience: service }).catch(() => undefined);
 });
 
 const listening = (server) =>
@@ -28,7 +28,7 @@ const FRAMEWORKS = {
     app.get("/open", (request, response) => response.json({}));
     app.use("/any", keyosk.require(), (request, response) => response.json({ subject: request.token.subject }));
     app.get("/read", keyosk.require(`${service}:read`), (request, response) => response.json({ subject: request.token.subject }));
-    app.post("/write", keyosk.require(`${service}:read`, `${service}:write`), (request, response) => response.json({}));
+    app.post("/write", keyosk.require(`${service}:read`, `${service}:write`), (request, response) => response.json({ written: (written += 1) }));
     app.use((error, request, response, next) => response.status(500).json({ error: "ours" }) && next);
     const server = app.listen(0, "127.0.0.1");
     return [keyosk, await listening(server), () => server.close()];
@@ -38,7 +38,7 @@ const FRAMEWORKS = {
     app.get("/open", async () => ({}));
     app.get("/any", keyosk.require(), async (request) => ({ subject: request.token.subject }));
     app.get("/read", keyosk.require(`${service}:read`), async (request) => ({ subject: request.token.subject }));
-    app.post("/write", keyosk.require(`${service}:read`, `${service}:write`), async () => ({}));
+    app.post("/write", keyosk.require(`${service}:read`, `${service}:write`), async () => ({ written: (written += 1) }));
     app.setErrorHandler((error, request, reply) => reply.code(500).send({ error: "ours" }));
     return [keyosk, await app.listen({ port: 0, host: "127.0.0.1" }), () => app.close()];
   },
@@ -47,7 +47,7 @@ const FRAMEWORKS = {
     app.get("/open", (c) => c.json({}));
     app.get("/any", keyosk.require(), (c) => c.json({ subject: c.get("token").subject }));
     app.get("/read", keyosk.require(`${service}:read`), (c) => c.json({ subject: c.get("token").subject }));
-    app.post("/write", keyosk.require(`${service}:read`, `${service}:write`), (c) => c.json({}));
+    app.post("/write", keyosk.require(`${service}:read`, `${service}:write`), (c) => c.json({ written: (written += 1) }));
     app.onError((error, c) => c.json({ error: "ours" }, 500));
     const server = serve({ fetch: app.fetch, port: 0, hostname: "127.0.0.1" });
     return [keyosk, await listening(server), () => server.close()];
@@ -109,27 +109,29 @@ for (const [name, start] of Object.entries(FRAMEWORKS)) {
       const scope = `${service}:read ${service}:write`;
       const expected = `Bearer realm="${service}", error="insufficient_scope", scope="${scope}"`;
       assert.deepEqual([status, challenge, body.error], [403, expected, "insufficient_scope"]);
+      assert.equal((await ask("/write", undefined, "POST")).status, 401);
+      assert.equal(written, 0);
     });
 
-    test("without keys it is 503 with Retry-After, never 401", async () => {
+    test("without keys it is 503 with Retry-After, never 401", async (t) => {
       const away = watched();
       away.away = true;
       const blind = new Verifier({ issuer: url, audience: service, fetch: away });
       const [, address, end] = await start(blind);
+      t.after(end);
+      t.after(() => blind.close());
       const response = await fetch(`${address}/read`, { headers: { Authorization: `Bearer ${reader}` } });
       assert.equal(response.status, 503);
       assert.match(response.headers.get("Retry-After"), /^[1-9]\d*$/);
       assert.equal(response.headers.get("WWW-Authenticate"), null);
       assert.equal((await response.json()).error, "temporarily_unavailable");
-      blind.close();
-      await end();
     });
 
-    test("a defect is an error of the service, not a way in", async () => {
+    test("a defect is an error of the service, not a way in", async (t) => {
       const [, address, end] = await start({ issuer: url, audience: service, clock: () => { throw new Error("broken"); } });
+      t.after(end);
       const response = await fetch(`${address}/read`, { headers: { Authorization: `Bearer ${reader}` } });
       assert.deepEqual([response.status, await response.json()], [500, { error: "ours" }]);
-      await end();
     });
   });
 }
