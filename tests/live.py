@@ -120,7 +120,7 @@ class LiveServer:
             if process.poll() is not None:
                 break
             try:
-                if requests.get(f"{self.url}/health/ready", timeout=5).status_code == 200:
+                if requests.get(f"{self.url}/health/ready", timeout=60).status_code == 200:
                     return
             except requests.ConnectionError:
                 time.sleep(0.05)
@@ -224,7 +224,7 @@ class Client:
             self.session.headers["Authorization"] = f"Bearer {token}"
 
     def request(self, method: str, path: str, **options: Any) -> requests.Response:
-        options.setdefault("timeout", 30)
+        options.setdefault("timeout", 60)
         options.setdefault("allow_redirects", False)
         if self._renew is not None and time.monotonic() - self._renewed > _RENEW:
             self._renewed = time.monotonic()

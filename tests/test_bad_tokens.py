@@ -102,7 +102,7 @@ def keys(bind: str) -> jwt.PyJWKClient:
 
 
 def _await(port: int) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
@@ -117,7 +117,7 @@ def test_a_service_that_polls_knows_what_is_revoked(
     bind = f"127.0.0.1:{free_port()}"
 
     def check(text: str, _: str) -> bool:
-        entries = requests.get(f"http://{bind}/auth/revocations", timeout=5).json()["entries"]
+        entries = requests.get(f"http://{bind}/auth/revocations", timeout=60).json()["entries"]
         claims = strict(bind, todo, text)
         return claims["jti"] not in [entry["jti"] for entry in entries]
 
@@ -290,7 +290,7 @@ def test_a_service_that_takes_keys_from_the_token_is_caught(
         header = jwt.get_unverified_header(text)
         found = header.get("jwk")
         if "jku" in header:
-            (found,) = requests.get(header["jku"], timeout=5).json()["keys"]
+            (found,) = requests.get(header["jku"], timeout=60).json()["keys"]
         if found is None or header["kid"] in [key.key_id for key in keys(bind).get_signing_keys()]:
             return bool(strict(bind, todo, text))
         checks: Any = {"algorithms": ["ES256"], "audience": todo, "issuer": f"http://{bind}"}

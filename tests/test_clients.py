@@ -37,7 +37,7 @@ class Setting:
 
     def metadata(self) -> dict[str, Any]:
         url = get_well_known_url(self.issuer, external=True)
-        found = requests.get(url, timeout=10).json()
+        found = requests.get(url, timeout=60).json()
         metadata = AuthorizationServerMetadata(found)
         for check in ("issuer", "jwks_uri", "scopes_supported", "grant_types_supported"):
             if check != "issuer":  # which must be https there; tests are on loopback

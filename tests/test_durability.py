@@ -79,7 +79,7 @@ def kid_of(token: str) -> str:
 
 def verify(server: LiveServer, token: str) -> dict[str, Any]:
     """Check a token as a service does: with the keys that the server publishes now."""
-    published = jwt.PyJWKSet.from_dict(requests.get(f"{server.url}/auth/jwks", timeout=10).json())
+    published = jwt.PyJWKSet.from_dict(requests.get(f"{server.url}/auth/jwks", timeout=60).json())
     claims: dict[str, Any] = jwt.decode(
         token, published[kid_of(token)], algorithms=["ES256"], audience="keyosk", issuer=server.url
     )

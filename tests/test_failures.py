@@ -293,7 +293,7 @@ def test_an_interrupt_is_no_traceback(place: Path) -> None:
     assert process.stdin is not None
     process.stdin.write(b'{"username": "early"}\n')
     process.stdin.flush()
-    deadline = time.monotonic() + 20  # until it reads
+    deadline = time.monotonic() + 60  # until it reads
     wchan = Path(f"/proc/{process.pid}/wchan")
     while unread(process.stdin) or "pipe" not in wchan.read_text():  # it waits for the next line
         assert time.monotonic() < deadline
@@ -504,7 +504,7 @@ def test_serve_needs_no_folder_for_temporary_files(
             start_new_session=True,
         )
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while "Keyosk serves" not in log.read_text() and time.monotonic() < deadline:
             assert server.process.poll() is None, log.read_text()
             time.sleep(0.05)

@@ -29,7 +29,7 @@ class Metered(LiveServer):
         )
 
     def page(self, path: str = "/metrics", **options: Any) -> requests.Response:
-        return requests.get(f"http://127.0.0.1:{self.metrics_port}{path}", timeout=10, **options)
+        return requests.get(f"http://127.0.0.1:{self.metrics_port}{path}", timeout=60, **options)
 
     def count(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that have these labels."""
@@ -115,7 +115,7 @@ def test_each_listener_has_its_own(metered: Metered) -> None:
     assert metered.client().get("/metrics").status_code == 404
     for path in ("/", "/auth/jwks", "/auth/token", "/metrics/"):
         assert metered.page(path).status_code == 404
-    refused = requests.post(f"http://127.0.0.1:{metered.metrics_port}/metrics", timeout=10)
+    refused = requests.post(f"http://127.0.0.1:{metered.metrics_port}/metrics", timeout=60)
     assert (refused.status_code, refused.headers["Allow"]) == (405, "GET, HEAD")
     # SECURITY: the socket decides, not what the client says it called.
     assert metered.page("/auth/jwks", headers={"Host": metered.url[7:]}).status_code == 404

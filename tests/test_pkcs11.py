@@ -129,7 +129,7 @@ def labels(soft: SoftHsm) -> list[str]:
 
 def until(act: Callable[[], Any], is_right: Callable[[Any], bool]) -> Any:
     """What ``act`` gives once it is right: the HSM is tried again after a rest."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with suppress(Unavailable):
             found = act()
@@ -141,7 +141,7 @@ def until(act: Callable[[], Any], is_right: Callable[[Any], bool]) -> Any:
 
 def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120
     )
 
 
@@ -706,7 +706,7 @@ def test_the_lines_of_the_documentation_make_the_next_key_in_the_token(
         env={**own_server.environment, "PIN": PIN, "SO_PIN": f"so-{PIN}"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     assert ran.returncode == 0, ran.stderr
     keys = until(
