@@ -49,7 +49,7 @@ def test_a_verifier_whose_clock_is_behind_takes_the_token(
     installation: Installation, time_machine_at: None
 ) -> None:
     text = issue(installation, account(installation))
-    key = installation.signing_keys.public_pem(jwt.get_unverified_header(text)["kid"])
+    key = installation.signing_keys.current.public_pem(jwt.get_unverified_header(text)["kid"])
     decoded = jwt.decode(text, key, algorithms=["ES256"], options={"verify_aud": False}, leeway=0)
     assert decoded["auth_time"] <= decoded["iat"]
 

@@ -104,7 +104,7 @@ def test_the_first_key_signs_at_once_and_is_the_published_one(
     verifier = keys.current.verifiers[key.kid]
     public: Any = verifier.key
     assert jwt.decode(token, public, algorithms=[verifier.algorithm]) == {"a": 1}
-    assert keys.public_pem(key.kid) == material.public_pem(key.public)
+    assert keys.current.public_pem(key.kid) == material.public_pem(key.public)
 
 
 def test_a_key_is_made_once_and_kept_over_restarts(open_keys: Open) -> None:
@@ -197,7 +197,7 @@ def test_a_compromised_key_is_neither_published_nor_verified_with(
     assert bad.kid not in keys.current.verifiers
     assert bad.kid.encode() not in keys.current.document.text
     with pytest.raises(NotFound):
-        keys.public_pem(bad.kid)
+        keys.current.public_pem(bad.kid)
 
 
 def test_at_most_five_keys_are_published_and_the_active_one_is_among_them(
@@ -305,4 +305,4 @@ def test_the_pem_of_an_unknown_key_is_not_found(open_keys: Open) -> None:
     keys = open_keys()
     keys.ensure()
     with pytest.raises(NotFound):
-        keys.public_pem("A" * 43)
+        keys.current.public_pem("A" * 43)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 
+from keyosk.errors import NotFound
 from keyosk.keys import material
 from keyosk.keys.hsm import HsmKey
 from keyosk.keys.material import PrivateKey, PublicKey
@@ -63,6 +64,13 @@ class KeySet:
     def document(self) -> "Document":
         """The common JWK set (RFC 7517 section 5)."""
         return _document([key for key in self.keys if key.algorithm in material.ALGORITHMS])
+
+    def public_pem(self, kid: str) -> str:
+        """Return one published key as PEM (RFC 7468). Raises ``NotFound``."""
+        for key in self.keys:
+            if key.kid == kid:
+                return material.public_pem(key.public)
+        raise NotFound("There is no such published key.")
 
     def document_of(self, algorithm: str | None) -> "Document":
         """Return the JWK set of a service: the common one, or its own if that lacks its algorithm.

@@ -390,10 +390,7 @@ class Rotation:
         for key in self._private_keys.left_over(keys.rows):
             if self._private_keys.destroy(key.kid):
                 keys.change(key.kid, sealed=b"")
-        try:
-            self._keys.adopt_change(keys.rows, since=keys.known)
-        except Unavailable:  # the step is stored all the same
-            self._keys.adopt(keys.rows)
+        self._keys.adopt(keys.rows)
         return keys
 
     def _is_published(self, algorithm: str) -> bool:
@@ -428,10 +425,9 @@ class Rotation:
 
     @contextmanager
     def _changing(self) -> Iterator["_Keys"]:
-        known = self._keys.known
         with self._database.transaction():
             self._store.lock()
-            yield _Keys(self._store, known)
+            yield _Keys(self._store)
 
     def _record(self, by: Caller, action: AuditAction, key: SigningKey) -> None:
         after = {"algorithm": key.algorithm, "active_from": key.active_from}
@@ -441,10 +437,8 @@ class Rotation:
 class _Keys:
     """All keys in one transaction: read once, each change written at once."""
 
-    def __init__(self, store: SigningKeyStore, known: tuple[SigningKey, ...]) -> None:
-        """``known``: the keys that were in use before."""
+    def __init__(self, store: SigningKeyStore) -> None:
         self._store = store
-        self.known = known
         self.rows = store.all()
 
     def get(self, kid: str) -> SigningKey:

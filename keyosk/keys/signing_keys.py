@@ -76,27 +76,26 @@ class SigningKeys:
             raise Unavailable("There is no signing key.")
         return self._current
 
-    def confirmed(self) -> bool:
-        """Check the database for keys in ``current`` that were compromised, and apply that.
+    def confirmed(self) -> tuple[KeySet, bool]:
+        """Return the key set, and whether it has no key that the database knows to be stolen.
 
-        False if the database did not respond in time: then nobody may cache the set.
+        It cannot be known if the database does not respond in time: then nobody may cache the set.
         """
         # One at a time: where the database hangs, the others must not wait as long as it does.
         if not self._asking.acquire(blocking=False):
             delays.before_waiting()
             if not self._asking.acquire(timeout=_LONGEST_ASKING):
-                return False
+                return self.current, False
         try:
             compromised = self._store.compromised()
         except Unavailable:
-            return False
+            return self.current, False
         finally:
             self._asking.release()
         try:
-            self._learn_of(compromised)
+            return self._current_with(compromised), True
         except Unavailable:
-            return False
-        return True
+            return self.current, False
 
     def signer(self, algorithm: str | None, *, compromised: int | None = None) -> Signer:
         """Return the key that signs with an algorithm, ``None`` for the installation's.
@@ -105,28 +104,24 @@ class SigningKeys:
         to sign, the installation's key signs. ``compromised``: the number of compromised keys that
         the caller has just read; if it is new, the keys are read again. Raises ``Unavailable``.
         """
-        if compromised is not None:
-            self._learn_of(compromised)
-        signer = self.known_signer(algorithm)
+        keys = self.current if compromised is None else self._current_with(compromised)
+        signer = _signer_of(keys, algorithm)
         if signer is None:
             self.ensure(algorithm)
-            signer = self.current.signers[algorithm or self.algorithm]
+            keys = self.current
+            signer = keys.signers[algorithm or self.algorithm]
         # SECURITY: no token is signed by a key that another process may not have published yet. But
         # for the first key of all, which none can be without.
         # It was published at the end of that second, at worst.
         wait = signer.published_at + 1 + SPREAD - self._clock()
         # One that was published by a clock ahead has been there for longer than it says.
-        if 0 < wait <= 1 + SPREAD and signer.published_at > self.current.every[0].published_at:
+        if 0 < wait <= 1 + SPREAD and signer.published_at > keys.every[0].published_at:
             delays.delay_response(wait)
         return signer
 
     def known_signer(self, algorithm: str | None) -> Signer | None:
         """Return the same as ``signer``, but ``None`` for an algorithm without a key."""
-        keys = self.current
-        signer = keys.default if algorithm is None else keys.signers.get(algorithm)
-        if signer is None and any(key.algorithm == algorithm for key in keys.keys):
-            return keys.default
-        return signer
+        return _signer_of(self.current, algorithm)
 
     def verifier(self, kid: str, *, published: bool) -> Verifier | None:
         """Return the public key of a key; ``published``: only while it is in the set."""
@@ -151,26 +146,17 @@ class SigningKeys:
         with self._reading:
             self.adopt(self._store.all())
 
-    def adopt_change(self, rows: tuple[SigningKey, ...], *, since: tuple[SigningKey, ...]) -> None:
-        """Use the keys of a change that began while ``since`` were in use; read them if others are.
-
-        Raises ``WrongSecretKey``, ``Unavailable``.
-        """
-        # SECURITY: as in refresh. What another thread read meanwhile may be newer than the change.
-        with self._reading:
-            if self._rows is since:
-                self.adopt(rows)
-            else:
-                self.refresh()
-
-    def _learn_of(self, compromised: int) -> None:
-        """Read the keys again unless this many of them are known to be compromised."""
-        if compromised == self.current.compromised:
-            return
+    def _current_with(self, compromised: int) -> KeySet:
+        """Return the key set, read anew unless it knows of this many compromised keys."""
+        # SECURITY: this one is used from here on, as another thread may put an older one in place.
+        keys = self.current
+        if keys.compromised == compromised:
+            return keys
         delays.before_waiting()
         with self._reading:  # of the requests that find it out at once, one reads them
-            if compromised != self.current.compromised:
+            if self.current.compromised != compromised:
                 self.refresh()
+            return self.current
 
     def adopt(self, rows: tuple[SigningKey, ...]) -> None:
         """Use all keys as the database has them now. Raises ``WrongSecretKey``."""
@@ -254,13 +240,6 @@ class SigningKeys:
     def all(self) -> tuple[SigningKey, ...]:
         """Return every key with its state, oldest first, from the database."""
         return self._store.all()
-
-    def public_pem(self, kid: str) -> str:
-        """Return one published key as PEM. Raises ``NotFound``."""
-        for key in self.current.keys:
-            if key.kid == kid:
-                return material.public_pem(key.public)
-        raise NotFound("There is no such published key.")
 
     def private_key(self, kid: str) -> PrivateKey | HsmKey:
         """Return the private key of a key that signs or will sign. Raises ``NotFound``."""
@@ -358,6 +337,13 @@ def is_signing(key: SigningKey, now: int) -> bool:
     """Return whether a key may sign at ``now``, unless another of its algorithm started later."""
     # One that is stored as active is, whatever a clock that was set back says.
     return key.state is KeyState.ACTIVE or (key.state is KeyState.NEXT and _began(key) <= now)
+
+
+def _signer_of(keys: KeySet, algorithm: str | None) -> Signer | None:
+    signer = keys.default if algorithm is None else keys.signers.get(algorithm)
+    if signer is None and any(key.algorithm == algorithm for key in keys.keys):
+        return keys.default
+    return signer
 
 
 def _began(key: SigningKey) -> int:

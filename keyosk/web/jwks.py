@@ -38,11 +38,9 @@ class JwksResource(Endpoint):
         login with the account that acts for a service, identifies the service: a rotation can
         wait for it.
         """
-        confirmed = self.installation.signing_keys.confirmed()
-        keys = self.installation.signing_keys.current
+        keys, confirmed = self.installation.signing_keys.confirmed()
         if _parameter("format", ("jwk", "pem")) == "pem":
-            pem = self.installation.signing_keys.public_pem(keys.default.kid)
-            return _pem(pem, confirmed=confirmed)
+            return _pem(keys.public_pem(keys.default.kid), confirmed=confirmed)
         for service in self._callers():
             self.installation.rotation.record_fetch(service, keys.document.kids)
         return self.set_answer(keys.document, confirmed=confirmed)
@@ -97,8 +95,7 @@ class ServiceJwksResource(JwksResource):
     def get(self, service: str) -> Response:  # type: ignore[override]  # one more in the address
         """Return the common key set, or the service's own if its algorithm is not in it."""
         found = self.installation.services.get(service)
-        confirmed = self.installation.signing_keys.confirmed()
-        keys = self.installation.signing_keys.current
+        keys, confirmed = self.installation.signing_keys.confirmed()
         document = keys.document_of(found.policy.signing_algorithm)
         self.installation.rotation.record_fetch(found.policy.name, document.kids)
         return self.set_answer(document, confirmed=confirmed)
@@ -112,8 +109,8 @@ class PemResource(Endpoint):
         """Return the key as PEM (RFC 7468)."""
         if not _THUMBPRINT.fullmatch(kid):
             raise NotFound("There is no such published key.")
-        confirmed = self.installation.signing_keys.confirmed()
-        return _pem(self.installation.signing_keys.public_pem(kid), confirmed=confirmed)
+        keys, confirmed = self.installation.signing_keys.confirmed()
+        return _pem(keys.public_pem(kid), confirmed=confirmed)
 
 
 def _pem(text: str, *, confirmed: bool) -> Response:
