@@ -232,6 +232,24 @@ def test_a_token_of_an_unknown_key_is_not_bad_while_keyosk_is_away(
     assert keyosk.key_fetches == asked
 
 
+def test_an_outage_is_logged_when_it_begins_and_when_it_ends(
+    keyosk: Issuer, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader = Reader(clock)
+    assert reader.knows(KID)
+    for away in ({""}, set(), {""}):
+        keyosk.away = away
+        for _ in range(30):
+            clock.now += 12
+            reader.refresh()
+    lines = [record.getMessage() for record in caplog.records]
+    began = [
+        f"the {what} of {ISSUER} were not fetched: ConnectError" for what in ("keys", "revocations")
+    ]
+    ended = [f"the {what} of {ISSUER} are fetched again" for what in ("keys", "revocations")]
+    assert sorted(lines) == sorted([*began, *ended, *began])
+
+
 BROKEN: dict[str, Callable[[Issuer], None]] = {
     "other issuer": lambda k: k.metadata.update(issuer="https://other.example"),
     "no issuer": lambda k: k.metadata.pop("issuer"),

@@ -78,6 +78,7 @@ class KnownIssuer:
         self._revoked_tag: str | None = None
         self._revoked_at: float | None = None
         self._revoked_due = now
+        self._out: set[str] = set()  # what could not be fetched last time
 
     # ---- Reading ---------------------------------------------------------------------------------
 
@@ -155,8 +156,9 @@ class KnownIssuer:
         except (*TRANSPORT_ERRORS, ValueError) as error:
             self._failed_at = self._clock()
             self._keys_due = self._failed_at + _RETRY * _jitter()
-            _log.warning("the keys of %s were not fetched: %s", self.issuer, _reason(error))
+            self._note_outage("keys", error)
             return
+        self._note_end("keys")
         self._failed_at = None
         self._keys_at = self._clock()
         self._keys_due = self._keys_at + max(1.0, _lifetime(response) * _EARLY)
@@ -176,9 +178,21 @@ class KnownIssuer:
             else:
                 self._revoked.drop_expired(time.time())
         except (*TRANSPORT_ERRORS, ValueError) as error:
-            _log.warning("the revocations of %s were not fetched: %s", self.issuer, _reason(error))
+            self._note_outage("revocations", error)
             return
+        self._note_end("revocations")
         self._revoked_at = self._clock()
+
+    def _note_outage(self, what: str, error: Exception) -> None:
+        """Log the beginning of an outage, not each attempt."""
+        if what not in self._out:
+            _log.warning("the %s of %s were not fetched: %s", what, self.issuer, _reason(error))
+        self._out.add(what)
+
+    def _note_end(self, what: str) -> None:
+        if what in self._out:
+            _log.warning("the %s of %s are fetched again", what, self.issuer)
+        self._out.discard(what)
 
     def _endpoint(self, name: str) -> Flow[str]:
         """Return a URL of the issuer's metadata (RFC 8414, OpenID Connect Discovery section 4)."""
