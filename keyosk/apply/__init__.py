@@ -1,7 +1,7 @@
 """Declarative configuration: a manifest of services, roles, accounts and grants.
 
-Owns: the manifest's form, the plan of what would change, who owns what was declared, and executing
-a plan.
+Owns: the form of a manifest, the plan of its changes, the owners of declared objects, and the
+execution of a plan.
 
-Does not own: the changes themselves, which are those that the REST API makes.
+Does not own: the changes themselves, which are those of the REST API.
 """

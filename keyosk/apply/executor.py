@@ -1,4 +1,4 @@
-"""Declarations put into effect: all steps of one happen, or none does."""
+"""Executes manifests: all steps of one in one transaction."""
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -64,15 +64,14 @@ Drafts = Mapping[str | None, SigningKey | None]
 
 
 class _TakenBack(Exception):
-    """Ends the transaction of a trial."""
+    """Rolls back the transaction of a trial."""
 
 
 class Declarations:
-    """Plans and applies declarations. Every change is the caller's, by the same rules.
+    """Plans and applies manifests. Each change is made by the caller, under the usual rules.
 
-    ``force`` in the methods: also when services or roles that go are in use by what the declaration
-    does not name. ``take_over``: what another owner's declaration made becomes this one's; needs
-    ``keyosk:admin``.
+    ``force`` in the methods: delete services and roles even if objects outside of the manifest use
+    them. ``take_over``: objects of another owner become this owner's; needs ``keyosk:admin``.
     """
 
     def __init__(
@@ -98,10 +97,10 @@ class Declarations:
     def plan(
         self, by: Caller, declaration: Declaration, *, force: bool = False, take_over: bool = False
     ) -> tuple[Step, ...]:
-        """Return the steps that ``apply`` would take now; nothing is changed.
+        """Return the steps that ``apply`` would take now, without a change.
 
-        They are tried and taken back, so that whatever would refuse them refuses the plan as well:
-        raises as ``apply`` does. Not inside a transaction, which would keep what is tried.
+        They are executed and rolled back, so the plan fails where ``apply`` would: it raises the
+        same. Do not call it in a transaction, which would keep the changes.
         """
         _check_scopes(by, declaration, take_over=take_over)
         plan = self._planner.plan(declaration, take_over=take_over)
@@ -119,10 +118,10 @@ class Declarations:
     def apply(
         self, by: Caller, declaration: Declaration, *, force: bool = False, take_over: bool = False
     ) -> tuple[Step, ...]:
-        """Make the declaration true; returns the steps that it took.
+        """Apply a manifest; returns the steps that were taken.
 
-        Raises ``Invalid`` with all that is wrong, by path, ``Forbidden``, ``Unavailable``; nothing
-        has happened then.
+        Raises ``Invalid`` with all faults, by path, ``Forbidden``, ``Unavailable``; then nothing
+        has changed.
         """
         _check_scopes(by, declaration, take_over=take_over)
         plan = self._planner.plan(declaration, take_over=take_over)
@@ -135,7 +134,7 @@ class Declarations:
 
     @contextmanager
     def _drafted_keys(self, plan: Plan) -> Iterator[Drafts]:
-        """The signing keys that the steps will publish, generated before any transaction."""
+        """Generate the signing keys that the steps will publish, before any transaction."""
         with ExitStack() as stack:
             algorithms = {
                 step.after.get("signing_algorithm")
@@ -184,9 +183,9 @@ class Declarations:
         )
 
     def _lock(self, plan: Plan) -> None:
-        """Wait for all that the steps will ask for, in one order.
+        """Take all locks that the steps need, in one order.
 
-        Others hold one of these and then wait for what the first step would take already.
+        Other changes take one of them first and then wait for one that an earlier step holds.
         """
         nouns = {step.noun for step in plan.steps}
         if Noun.SERVICE in nouns:
@@ -214,7 +213,7 @@ class Declarations:
         scopes_go: bool,
         drafts: Drafts,
     ) -> int | None:
-        """Take one step; returns its ``effective_at``."""
+        """Execute one step; returns its ``effective_at``."""
         owner = declaration.owner
         match step.noun, step.action:
             case Noun.GRANTS, _:
@@ -290,7 +289,7 @@ class Declarations:
         return effective_at
 
     def _change_grants(self, by: Caller, step: Step, owner: str | None) -> int | None:
-        """Take ``before``, give ``after``; what is given under an owner's name is remembered."""
+        """Revoke ``before`` and give ``after``; grants of an owner are recorded as theirs."""
         taken, given = by_name(step.before["grants"]), by_name(step.after["grants"])
         account, _ = self._grants.change(
             by,
@@ -332,9 +331,9 @@ def _without(fields: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 
 def _check_scopes(by: Caller, declaration: Declaration, *, take_over: bool) -> None:
-    """Refuse a declaration that names what the caller may not change (``InsufficientScope``).
+    """Raise ``InsufficientScope`` if the caller may not change an object of the manifest.
 
-    SECURITY: before anything is compared: that there is nothing to do tells how things are.
+    SECURITY: before anything is compared, because an empty plan reveals the present state.
     """
     if take_over and not by.has(ADMIN):
         raise InsufficientScope(ADMIN)
@@ -358,10 +357,10 @@ def _require(by: Caller, nouns: Collection[Noun]) -> None:
 
 @contextmanager
 def _collected(by: Caller, faults: Faults, step: Step) -> Iterator[None]:
-    """Note what is wrong with one step, by its path, and let the others tell theirs.
+    """Collect the faults of one step, by its path, and go on with the others.
 
-    What the database refused ends the whole: nothing more can be asked of its transaction. So does
-    a rule against climbing, unless it stopped an operator, who is told all at once.
+    An error of the database ends the whole, as its transaction can execute nothing more. So does a
+    safeguard, except for an operator, who gets all faults at once.
     """
     try:
         yield

@@ -1,13 +1,13 @@
-"""Declarations: what somebody wrote down that an installation shall have, and the steps to there.
+"""Manifests, which describe what an installation should have, and the steps that lead there.
 
-Values only; ``planning`` finds the steps and ``declarations`` takes them.
+Only values; ``planner`` finds the steps and ``executor`` takes them.
 
-**Who owns what.** A declaration owns the fields that it names, of the objects that it names; a
-field that it does not name stays as it is. Under ``grants`` of an account it owns all that the
-account holds, but what another declaration gave; under ``grants`` by themselves only those listed.
-Whatever a declaration with an ``owner`` makes is remembered as that owner's: no other declaration
-may name it, and one that says ``prune`` deletes what it made earlier and names no more. It never
-deletes what it did not make.
+**Ownership.** A manifest determines the fields that it has, of the objects that it has; other
+fields stay as they are. The ``grants`` of an account are all grants of that account, except those
+that another manifest gave; ``grants`` at the top level are only those listed. Objects that a
+manifest with an ``owner`` creates belong to that owner: no other manifest may contain them. With
+``prune``, objects that it created earlier and no longer contains are deleted. It never deletes
+anything else.
 """
 
 import re
@@ -28,7 +28,7 @@ GrantName = tuple[str | None, str | None]
 
 
 class Noun(StrEnum):
-    """What a step is about."""
+    """The kind of object of a step."""
 
     SERVICE = "service"
     ROLE = "role"
@@ -37,7 +37,7 @@ class Noun(StrEnum):
 
 
 class Action(StrEnum):
-    """What a step does."""
+    """The kind of change of a step."""
 
     CREATE = "create"
     CHANGE = "change"
@@ -46,10 +46,10 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """One object that a declaration names, with the fields that it names of it.
+    """One object of a manifest, with the fields that the manifest has.
 
-    ``path``: where it stands in the declaration, such as ``accounts.0``. Values are those of
-    ``keyosk.model``; ``None`` asks for what a new object has. ``grants`` are ``Grant`` values.
+    ``path``: its place in the manifest, such as ``accounts.0``. Values are those of
+    ``keyosk.model``; ``None`` stands for the default. ``grants`` are ``Grant`` values.
     """
 
     path: str
@@ -59,7 +59,7 @@ class Declared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declaration:
-    """All that one document declares; ``grants`` by the username of their account."""
+    """The content of one manifest; ``grants`` by the username of their account."""
 
     owner: str | None = None
     prune: bool = False
@@ -69,7 +69,7 @@ class Declaration:
     grants: tuple[Declared, ...] = ()
 
     def check(self) -> None:
-        """Raise ``Invalid`` for what is wrong with the declaration in itself."""
+        """Raise ``Invalid`` for faults of the manifest in itself."""
         faults = Faults()
         if self.owner is not None and not _OWNER.fullmatch(self.owner):
             faults.add("owner", "must be 1 to 63 of a-z, 0-9, dot, dash and underscore")
@@ -96,12 +96,12 @@ class Declaration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One difference between what is and what is declared.
+    """One difference between the present state and the manifest.
 
-    ``before`` and ``after`` hold the fields that differ; the first is empty for what is made, the
-    second for what is deleted. ``owner`` among them: who the object is remembered as made by.
-    ``path``: where the declaration says so. ``effective_at``: once it was taken and took rights
-    away, the moment from which no service accepts a token from before it.
+    ``before`` and ``after`` hold the fields that differ; the first is empty for a new object, the
+    second for a deleted one. ``owner`` among them is the owner of the object. ``path``: the place
+    in the manifest. ``effective_at``: set once a step removed rights; from then on no service
+    accepts a token from before it.
     """
 
     action: Action
@@ -114,7 +114,7 @@ class Step:
 
 
 def name_of(grant: Grant) -> GrantName:
-    """Return what tells the grants of one account apart."""
+    """Return the name of a grant, which is unique within its account."""
     return grant.scope, grant.role
 
 
@@ -124,7 +124,7 @@ def by_name(grants: Iterable[Grant]) -> dict[GrantName, Grant]:
 
 
 def username_of(reference: str) -> str:
-    """A username as it is stored; what cannot be one as it is, to be refused where it is used."""
+    """Return a username as it is stored; an invalid one unchanged, to be refused later."""
     return usernames.lookup_form(reference) or reference
 
 

@@ -1,4 +1,4 @@
-"""Ownership: what declarations made under which owner's name, as one plan sees it."""
+"""The owners of objects and grants that manifests created, as one plan sees them."""
 
 from collections.abc import Iterable, Iterator
 
@@ -9,7 +9,7 @@ from keyosk.validation import Faults
 
 
 class Ownership:
-    """Who made what, as one plan sees it; collects what the declaration may not name."""
+    """The owners, as one plan sees them; collects objects that the manifest may not contain."""
 
     def __init__(
         self, found: Iterable[RecordedObject], owner: str | None, *, take_over: bool
@@ -26,7 +26,7 @@ class Ownership:
         self._named: set[str] = set()
 
     def claim(self, declared: Declared, object_id: str) -> tuple[str, str | None] | None:
-        """Note that an object is named; answers old and new owner where it changes hands."""
+        """Record an object of the manifest; returns the old and the new owner if they differ."""
         self._named.add(object_id)
         owner = self._owners.get((object_id, None, None), self._owner)
         if owner is None or owner == self._owner:
@@ -46,9 +46,9 @@ class Ownership:
         wanted: Iterable[Grant],
         apart: bool = False,
     ) -> tuple[Grant, ...]:
-        """Return the grants of an account without those that another owner's declaration gave.
+        """Return the grants of an account without those of other owners.
 
-        ``apart``: they are declared apart from their account.
+        ``apart``: the manifest lists them apart from their account.
         """
         wished = {name_of(grant) for grant in wanted}
         ours = []
@@ -71,7 +71,7 @@ class Ownership:
         return tuple(ours)
 
     def given(self, account_id: str) -> set[GrantName]:
-        """Return the names of the grants of an account that this owner's declarations gave."""
+        """Return the names of the grants of an account that belong to this owner."""
         return {
             (scope, role)
             for (object_id, scope, role), owner in self._owners.items()
@@ -79,7 +79,7 @@ class Ownership:
         }
 
     def unnamed(self) -> Iterator[tuple[Noun, RecordedObject]]:
-        """Return what this owner's declarations made, is there, and was compared with nothing."""
+        """Return the existing objects of this owner that the manifest does not contain."""
         for item in self._found:
             if item.made.owner == self._owner and item.made.object_id not in self._named:
                 if item.is_grant:
@@ -92,7 +92,7 @@ class Ownership:
                     yield Noun.ACCOUNT, item
 
     def accounts_with_grants(self) -> dict[str, str]:
-        """Return the accounts, by id, to which this owner's declarations gave something."""
+        """Return the accounts, by id, with grants of this owner."""
         return {
             item.made.object_id: item.account
             for item in self._found

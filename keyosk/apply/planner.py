@@ -1,4 +1,4 @@
-"""Planning: the steps from what an installation has to what a declaration says. Reads only."""
+"""Finds the steps from the present state to that of a manifest. It only reads."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -34,10 +34,10 @@ _OBJECTS: Final = ("claims", "metadata")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The steps in the order of the declaration.
+    """The steps in the order of the manifest.
 
-    ``taken_over``: what becomes this owner's (nobody's, if empty); ``stale``: notes on what has
-    gone meanwhile.
+    ``taken_over``: the objects that become this owner's (nobody's, if it is empty); ``stale``:
+    records of objects that no longer exist.
     """
 
     steps: tuple[Step, ...]
@@ -46,7 +46,7 @@ class Plan:
 
 
 class Planner:
-    """Compares declarations with what is."""
+    """Compares a manifest with the present state."""
 
     def __init__(
         self,
@@ -64,10 +64,10 @@ class Planner:
         self._grants = grants
 
     def plan(self, declaration: Declaration, *, take_over: bool) -> Plan:
-        """Return the steps that would make the declaration true.
+        """Return the steps that lead to the state of the manifest.
 
-        ``take_over``: what another owner's declaration made becomes this one's. Raises ``Invalid``
-        for what the declaration may not name.
+        ``take_over``: objects of another owner become this owner's. Raises ``Invalid`` for objects
+        that the manifest may not contain.
         """
         declaration.check()
         found = self._store.all()
@@ -120,7 +120,7 @@ class Planner:
     def _granted(
         self, ownership: Ownership, declaration: Declaration, declared: Declared
     ) -> Step | None:
-        """Return the step for grants that are declared apart from their account."""
+        """Return the step for grants that the manifest lists apart from their account."""
         account = _existing(self._accounts.get, declared.name)
         wanted: tuple[Grant, ...] = declared.fields["grants"]
         if account is None:  # made by an earlier step, or refused when it comes to this one
@@ -137,7 +137,7 @@ class Planner:
         return _grants_step(declared.name, declared.path, current, wanted=wanted, dropped=dropped)
 
     def _left_over(self, ownership: Ownership, declaration: Declaration) -> Iterator[Step]:
-        """Return what an earlier declaration of this owner made, and this one does not name."""
+        """Return the objects that an earlier manifest of this owner created and this one lacks."""
         ruled = {
             username_of(each.name)
             for each in (*declaration.accounts, *declaration.grants)
@@ -172,7 +172,7 @@ class Planner:
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """An object as it is, if it is, and the fields that it shall have."""
+    """An object, if it exists, and the fields that it should have."""
 
     found: Service | Role | Account | None
     current: Mapping[str, Any]
@@ -182,7 +182,7 @@ class _Pair:
 def _compared(
     ownership: Ownership, noun: Noun, declared: Declared, *, pair: "_Pair"
 ) -> Step | None:
-    """Return the step that an object needs, if any."""
+    """Return the step for an object, if it needs one."""
     if pair.found is None:
         return Step(
             action=Action.CREATE,
@@ -239,7 +239,7 @@ def _resolved(fields: Mapping[str, Any], reset: Mapping[str, Any]) -> dict[str, 
 
 
 def _existing(get: Callable[[str], Any], name: str) -> Any:
-    """Return what is called so, or ``None``. A declaration names nothing by its id."""
+    """Return the object with this name, or ``None``. A manifest never uses ids."""
     if is_id(name):
         return None
     try:

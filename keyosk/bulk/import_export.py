@@ -1,8 +1,8 @@
-"""Accounts by the thousand: import and export, in memory that does not grow with their number.
+"""Import and export of any number of accounts, in memory that does not grow with their number.
 
-An import is many small transactions, not one: each takes a batch of lines, makes what can be made,
-and says of every line how it ended. What is bad about one line touches no other. An import that was
-cut off is simply repeated: accounts that are there already, by username, are left alone.
+An import is many small transactions, one for each batch of lines. Each creates what is valid and
+returns a result for every line. A bad line affects no other line. An import that was interrupted is
+simply repeated: accounts whose username exists already stay as they are.
 """
 
 import threading
@@ -61,10 +61,10 @@ class Bulk:
         self._place = threading.Lock()
 
     def exclusive(self) -> Callable[[], None]:
-        """Be the only import or export over HTTP in this process; gives what ends that.
+        """Be the only import or export over HTTP in this process; returns a function that ends it.
 
-        Each holds one of the few threads that logins by password have too, and for minutes. To end
-        it twice is no harm. Raises ``Unavailable``.
+        Each occupies, for minutes, one of the few threads that password logins need too. Ending it
+        twice is harmless. Raises ``Unavailable``.
         """
         if not self._place.acquire(blocking=False):
             raise Unavailable("Another import or export is running: try again later.")
@@ -75,10 +75,10 @@ class Bulk:
     def export_accounts(
         self, filters: Mapping[str, Any]
     ) -> Iterator[list[tuple[Account, Sequence[Grant]]]]:
-        """Export: every account that passes the filters of a listing, with its grants, by pages.
+        """Yield every account that passes the filters of a list, with its grants, page by page.
 
-        No transaction spans two pages: what is changed meanwhile is there as it was or as it is.
-        What is made meanwhile is not there, so that an export ends.
+        No transaction spans two pages: an account that changes meanwhile is exported as it was or
+        as it is. Accounts that are created meanwhile are left out, so that an export ends.
         """
         after = None
         newest = self._accounts.page(ListQuery(limit=1, descending=True))
@@ -101,11 +101,11 @@ class Bulk:
         on_conflict: OnConflict = OnConflict.SKIP,
         dry_run: bool = False,
     ) -> Iterator[list[Result]]:
-        """Import lines; gives the results batch by batch, in the order of the lines.
+        """Import lines; yields the results batch by batch, in the order of the lines.
 
-        ``caller``: who imports, asked anew for each batch. ``dry_run``: nothing stays; a username
-        that two lines of different batches share is then not noticed. Raises ``Unavailable``, and
-        what ``caller`` raises; the batches before that stay.
+        ``caller`` returns the caller, again for each batch. ``dry_run``: nothing is kept; then a
+        username that lines of two batches share is not noticed. Raises ``Unavailable``, and whatever
+        ``caller`` raises; earlier batches are kept.
         """
         for number, batch in enumerate(batches(lines), start=1):
             # SECURITY: an upload may go on for hours after its login. Rights that were lost
@@ -143,7 +143,7 @@ class Bulk:
         *,
         dry_run: bool,
     ) -> tuple[list[Result], list[_Known]]:
-        """Make the accounts in one transaction; also gives the lines whose accounts are there."""
+        """Create the accounts in one transaction; also return the lines whose account exists."""
         results: list[Result] = []
         known: list[_Known] = []
         if not candidates:
@@ -183,7 +183,7 @@ class Bulk:
         *,
         dry_run: bool,
     ) -> tuple[frozenset[str], dict[str, str]]:
-        """Return the ids of the accounts made, and the ids of all by username.
+        """Insert accounts; return the ids of the new ones, and the ids of all by username.
 
         Raises ``Conflict``, ``RefusedByRule``.
         """
@@ -244,9 +244,9 @@ class Bulk:
     def _updated(
         self, by: Caller, candidate: Candidate, account_id: str, *, dry_run: bool
     ) -> Result:
-        """Make the fields and grants of an account what the line says, in one transaction.
+        """Set the fields and grants of an account to those of the line, in one transaction.
 
-        Never its password: repeating an import would undo the change of a password.
+        Never its password: repeating an import would undo a later change of it.
         """
         line = candidate.line
         patch = {
@@ -287,7 +287,7 @@ class Bulk:
         )
 
     def _tell_refused(self, by: Caller, results: Sequence[Result]) -> None:
-        """Write one audit row for all lines of a batch that a rule refused: no flood of rows."""
+        """Write one audit row for all lines of a batch that a rule refused, against floods."""
         lines = [result for result in results if result.status is Status.REFUSED]
         if not lines:
             return

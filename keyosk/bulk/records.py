@@ -1,6 +1,6 @@
-"""What an import is made of: its lines, and how each of them ended.
+"""The lines of an import and their results.
 
-How they are written is the business of ``web/lines``.
+``web/lines`` parses and writes them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,7 +22,7 @@ _PASSWORDS: Final = 25
 
 
 class OnConflict(StrEnum):
-    """What to do with a line whose account is there already."""
+    """What to do with a line whose account exists already."""
 
     SKIP = "skip"
     UPDATE = "update"
@@ -30,7 +30,7 @@ class OnConflict(StrEnum):
 
 
 class Status(StrEnum):
-    """How a line ended."""
+    """The status of a line's result."""
 
     CREATED = "created"
     EXISTS = "exists"
@@ -49,9 +49,9 @@ FAILED: Final = frozenset({Status.INVALID, Status.REFUSED, Status.CONFLICT})
 class Line:
     """One line of an import.
 
-    ``fields``: as ``accounts.drafted`` takes them, and ``password_hash``; ``grants``: ``None`` if
-    the line names none; ``faults``: what is wrong with how it is written, and then the rest is
-    empty. ``size`` in bytes.
+    ``fields``: the arguments of ``accounts.drafted``, and ``password_hash``; ``grants``: ``None``
+    if the line has none; ``faults``: the errors of its form; then the rest is empty. ``size``: in
+    bytes.
     """
 
     number: int
@@ -63,10 +63,10 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How one line ended. ``account_id`` is ``None`` where there is no account, as in a dry run.
+    """The result of one line. ``account_id`` is ``None`` if there is no account, as in a dry run.
 
-    ``warnings``: what was taken, and may be a slip. ``effective_at``: if it took rights away, the
-    moment from which no service accepts a token from before it.
+    ``warnings``: about values that were accepted and may be mistakes. ``effective_at``: set if the
+    line removed rights; from then on no service accepts a token from before it.
     """
 
     line: int
@@ -79,9 +79,9 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A line that keeps all rules, and the account that it is to be. ``hash`` came with it.
+    """A valid line with the account that it describes; ``hash``: the password hash of the line.
 
-    ``warnings``: what is taken, and may be a slip.
+    ``warnings``: about values that are accepted and may be mistakes.
     """
 
     line: Line
@@ -92,14 +92,14 @@ class Candidate:
 
 @dataclass(slots=True)
 class Tally:
-    """How many lines ended how; ``effective_at``: the latest of theirs."""
+    """The number of lines by status; ``effective_at``: the latest of all."""
 
     counts: dict[Status, int] = field(default_factory=lambda: dict.fromkeys(Status, 0))
     warned: int = 0
     effective_at: int | None = None
 
     def add(self, results: Iterable[Result]) -> None:
-        """Count these as well."""
+        """Add the results of a batch."""
         for result in results:
             self.counts[result.status] += 1
             self.warned += bool(result.warnings)
@@ -107,17 +107,17 @@ class Tally:
 
     @property
     def lines(self) -> int:
-        """How many lines there were, blank ones not counted."""
+        """The number of lines, without blank ones."""
         return sum(self.counts.values())
 
     @property
     def failed(self) -> int:
-        """How many of them somebody has to look at."""
+        """The number of lines that failed."""
         return sum(self.counts[status] for status in FAILED)
 
 
 def batches(lines: Iterable[Line]) -> Iterator[list[Line]]:
-    """Lines in the portions that become one transaction each."""
+    """Yield lines in batches, one for each transaction."""
     batch: list[Line] = []
     size = passwords = 0
     for line in lines:
@@ -132,5 +132,5 @@ def batches(lines: Iterable[Line]) -> Iterator[list[Line]]:
 
 
 def refused(line: Line, error: Forbidden) -> Result:
-    """Return the end of a line that a rule forbids."""
+    """Return the result of a line that a rule forbids."""
     return Result(line.number, Status.REFUSED, faults=(Fault("line", error.detail),))

@@ -1,4 +1,4 @@
-"""What the lines of an import must keep before any of them is written. Reads only."""
+"""Validation of an import's lines before any of them is written. It only reads."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -22,7 +22,7 @@ _CREDENTIALS: Final = frozenset({"password", "password_hash"})
 
 
 class LineValidator:
-    """Holds lines against the rules for accounts, credentials and grants."""
+    """Checks lines against the rules for accounts, credentials and grants."""
 
     def __init__(self, context: Context, stores: Stores, passwords: Passwords) -> None:
         self._rules = context.rules
@@ -33,7 +33,7 @@ class LineValidator:
         self._passwords = passwords
 
     def sort(self, by: Caller, lines: Sequence[Line]) -> tuple[list[Result], list[Candidate]]:
-        """Return the results of lines that break a rule, and what the other lines are to be."""
+        """Return the results of invalid lines, and candidates for the valid ones."""
         now = int(self._clock())
         named = [grant for line in lines for grant in line.grants or ()]
         scopes = self._services.existing_scopes({grant.scope for grant in named if grant.scope})
@@ -60,7 +60,7 @@ class LineValidator:
     ) -> dict[str, StoredPassword]:
         """Return the passwords to store, by the ids of the new accounts; a dry run hashes none.
 
-        Hashing takes long and needs no lock: it comes before the transaction.
+        Hashing is slow and needs no lock, so it happens before the transaction.
         """
         plain = [each for each in candidates if "password" in each.line.fields]
         # Only to spare work when an import is repeated; who is new, the insert finds out.
@@ -74,7 +74,7 @@ class LineValidator:
     def _candidate(
         self, now: int, line: Line, scopes: Collection[str], *, roles: Mapping[str, Role]
     ) -> Candidate:
-        """The account that a line is to be. Raises ``Invalid`` with all that is wrong with it."""
+        """Return the account that a line describes. Raises ``Invalid`` with all its faults."""
         fields = dict(line.fields)
         given = fields.pop("password_hash", None)
         faults = Faults()
@@ -104,7 +104,7 @@ class LineValidator:
     def _check_rules(
         self, by: Caller, line: Line, may_grant: Callable[[Grant], Forbidden | None]
     ) -> None:
-        """Check the rules against climbing, for an account that is new. Raises ``Forbidden``."""
+        """Check the safeguards for a new account. Raises ``Forbidden``."""
         if line.grants or not _CREDENTIALS.isdisjoint(line.fields):
             self._rules.not_by_api_key(by)
         if line.grants and not by.has(_GRANT):
@@ -115,7 +115,7 @@ class LineValidator:
                 raise refusal
 
     def _may_grant(self, by: Caller, roles: Mapping[str, Role], grant: Grant) -> Forbidden | None:
-        """Return why the caller may not give a grant, if so."""
+        """Return why the caller may not give a grant; ``None`` if they may."""
         try:
             self._rules.may_grant(by, grant, roles)
         except Forbidden as error:
@@ -124,7 +124,7 @@ class LineValidator:
 
 
 def _over(now: int, account: Account, grants: Sequence[Grant]) -> Iterator[Fault]:
-    """Return what of a line has ended already: true of an export of old accounts, or a slip."""
+    """Return which times of a line have passed: from an export of old accounts, or a mistake."""
     if account.expires_at is not None and account.expires_at <= now:
         yield Fault("expires_at", f"{_OVER}: the account cannot log in")
     for grant in grants:

@@ -1,9 +1,9 @@
 """A client of the REST API, the same over HTTPS and inside this process.
 
-Owns requests, pages and the sentences that refusals become; what carries a request is a transport.
+Owns requests, paging, and the messages for refusals. A transport carries the requests.
 
-SECURITY: what a server answers is not trusted: its form is checked, its size
-is limited, and whatever is printed of it goes through ``shared.printable`` or ``shared.fitting``.
+SECURITY: responses are not trusted: their form is checked, their size is
+limited, and whatever is printed of them goes through ``shared.printable`` or ``shared.fitting``.
 """
 
 import json
@@ -47,9 +47,9 @@ Body = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a request got: the JSON object in its body, and its entity tag.
+    """A response: the JSON object in its body, and its entity tag.
 
-    ``effective_at_latest``: when a change that took rights away has reached everybody.
+    ``effective_at_latest``: when a change that removed rights has reached every service.
     """
 
     body: dict[str, Any]
@@ -58,12 +58,12 @@ class Reply:
 
 
 class Client:
-    """Sends requests and raises ``Refused`` for whatever does not succeed."""
+    """Sends requests. Raises ``Refused`` for every request that fails."""
 
     def __init__(
         self, http: httpx.Client, name: str, *, auth: httpx.Auth | None = None, login: str = ""
     ) -> None:
-        """``name``: of the server, for sentences. ``login``: how to log in there again."""
+        """``name``: the server, for messages. ``login``: how to log in there again."""
         self._http = http
         self._name = name
         self._auth = auth
@@ -107,14 +107,14 @@ class Client:
         return found
 
     def public_key(self, kid: str | None) -> dict[str, Any]:
-        """A published key as a JWK, the one that signs now unless ``kid`` says another."""
+        """Return a published key as a JWK; ``kid``: not the one that signs now but this one."""
         for key in self._published():
             if kid is None or key.get("kid") == kid:
                 return key
         raise Refused("There is no such published key.", code="not_found", status=404)
 
     def _published(self) -> Iterator[dict[str, Any]]:
-        """Return the common key set, and then those that services have for themselves."""
+        """Return the common key set, then those of services with a set of their own."""
         yield from self._key_set("auth", "jwks")
         for service in self.items("services"):
             if service.get("signing_algorithm") in OWN_SET_ALGORITHMS:
@@ -127,7 +127,7 @@ class Client:
         return keys
 
     def items(self, *path: str, **query: str) -> Iterator[dict[str, Any]]:
-        """Everything in a list, page by page."""
+        """Yield everything in a list, page by page."""
         cursor: dict[str, str] = {}
         while True:
             page = self.get(*path, limit=_PAGE, **query, **cursor).body
@@ -145,7 +145,7 @@ class Client:
     def lines(
         self, method: str, *path: str, content: Iterable[bytes] | None = None, **query: str
     ) -> Iterator[Iterator[str]]:
-        """The lines of an answer as they come; ``content``: JSON Lines to send."""
+        """Yield the lines of a response as they arrive; ``content``: JSON Lines to send."""
         headers = {} if content is None else {"Content-Type": "application/jsonl"}
         with self._exchange(
             method, path, params=query, content=content, headers=headers, timeout=_STREAM_TIMEOUT
@@ -187,7 +187,7 @@ class Client:
     def _exchange(
         self, method: str, path: tuple[str, ...], **options: Any
     ) -> Iterator[httpx.Response]:
-        """A request and its answer. Raises ``Refused`` for what goes wrong on the way."""
+        """Send a request and return the response. Raises ``Refused`` if the network fails."""
         place = _path(path)
         try:
             with self._http.stream(method, place, auth=self._auth, **options) as response:
@@ -225,7 +225,7 @@ class Client:
         )
 
     def _refusal(self, response: httpx.Response, text: bytes) -> Refused:
-        """Return what a refusal says (RFC 9457), in the words of commands."""
+        """Return the message for a refusal (RFC 9457), in the words of commands."""
         if response.has_redirect_location:
             place = response.headers["Location"][:_LONGEST]
             return Refused(
@@ -257,7 +257,7 @@ class Client:
 
 
 def _encoded(body: Body) -> bytes:
-    """A body as JSON. Raises ``Refused`` for a number that JSON has not."""
+    """Return a body as JSON. Raises ``Refused`` for a number that JSON cannot express."""
     try:
         return json.dumps(body, allow_nan=False).encode()
     except ValueError:
@@ -265,7 +265,7 @@ def _encoded(body: Body) -> bytes:
 
 
 def _path(segments: tuple[str, ...]) -> str:
-    """Return the path of these segments. Raises ``Refused`` for a name that cannot stand in one."""
+    """Return the path of these segments. Raises ``Refused`` for a name that no path can have."""
     for before, name in pairwise(segments):
         said = _NO_SUCH.get(before)
         if said and (not name or "/" in name or f"{before}/{name}" in _RESERVED):
@@ -278,7 +278,7 @@ def _path(segments: tuple[str, ...]) -> str:
 
 
 def _read(response: httpx.Response) -> bytes:
-    """Return the whole body. Raises ``Refused`` for one that is too large to be an answer."""
+    """Return the whole body. Raises ``Refused`` if it is too large."""
     pieces, size = [], 0
     for piece in response.iter_bytes():
         size += len(piece)
@@ -289,7 +289,7 @@ def _read(response: httpx.Response) -> bytes:
 
 
 def _split(response: httpx.Response) -> Iterator[str]:
-    """The lines of a streamed answer, whose ends are LF only. Raises ``Refused``, ``OSError``."""
+    """Yield the lines of a streamed response; only LF ends one. Raises ``Refused``, ``OSError``."""
     rest = b""
     for piece in response.iter_bytes():
         first, *others = piece.split(b"\n")
@@ -304,7 +304,7 @@ def _split(response: httpx.Response) -> Iterator[str]:
 
 
 def _reason(error: Exception) -> str:
-    """Return what the system says of a connection that did not come about."""
+    """Return the reason why a connection failed, as the system states it."""
     if isinstance(error, httpx.ConnectTimeout):
         return "no answer"
     cause: BaseException | None = error
@@ -316,7 +316,7 @@ def _reason(error: Exception) -> str:
 
 
 def _document(response: httpx.Response, text: bytes) -> dict[str, Any] | None:
-    """Return the JSON object of an answer, if that is what it has."""
+    """Return the JSON object of a response, if it has one."""
     if response.headers.get("Content-Type", "").partition(";")[0].strip() not in _JSON_TYPES:
         return None
     try:

@@ -1,7 +1,7 @@
 """Documents that operators write: YAML, with the line of each value; JSON and TOML by their names.
 
-Only data is read: no tags, no anchors, nothing twice. YAML's plain words mean what they do in its
-version 1.2: ``no`` and ``on`` are text, and so is a time, which the shapes read.
+Only data is read: no tags, no anchors, no duplicate keys. Plain words are those of YAML 1.2: ``no``
+and ``on`` are text. A time is text too; the schemas parse it.
 """
 
 import json
@@ -36,7 +36,7 @@ _READ: Final[Mapping[str, Callable[[str], Any]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What a document says; ``lines``: where, by path such as ``accounts.0.username``."""
+    """The content of a document; ``lines``: by path, such as ``accounts.0.username``."""
 
     value: Any
     lines: Mapping[str, int] = field(default_factory=dict)
@@ -49,9 +49,9 @@ class Document:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads plain words by YAML 1.2.
+    """Parses plain words as YAML 1.2 does.
 
-    In Python, as libyaml's composer overflows the C stack where nesting is deep.
+    In Python, because libyaml's composer overflows the C stack on deep nesting.
     """
 
     yaml_implicit_resolvers: Mapping[str, Any] = {}
@@ -62,9 +62,9 @@ for _word, _pattern in _WORDS:
 
 
 def parse(text: bytes, *, name: str) -> Document:
-    """Return the document in ``text``; ``.json`` and ``.toml`` at the end of its name are heeded.
+    """Parse ``text``: as JSON or TOML if the name ends in ``.json`` or ``.toml``, else as YAML.
 
-    Raises ``Invalid`` that says where, and never quotes: there may be a secret.
+    Raises ``Invalid`` with the place. It quotes nothing, because there may be a secret.
     """
     try:
         content = text.decode("utf-8-sig")
@@ -104,7 +104,7 @@ def _yaml(content: str, name: str) -> Document:
 
 
 class _Reading:
-    """Turns nodes into values, and notes their lines and what is wrong with them."""
+    """Converts nodes to values, and collects their lines and their faults."""
 
     def __init__(self) -> None:
         self.lines: dict[str, int] = {}
@@ -162,7 +162,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _without_times(value: Any) -> Any:
-    """TOML has times of its own; the shapes read them as text."""
+    """Return a value with TOML's times as text, which the schemas parse."""
     if isinstance(value, dict):
         return {name: _without_times(inner) for name, inner in value.items()}
     if isinstance(value, list):

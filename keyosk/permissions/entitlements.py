@@ -1,6 +1,6 @@
-"""What a login may have: scopes, audiences, and for how long. Pure decisions, nothing is stored.
+"""Which scopes and audiences a token may have, and for how long. Pure functions without storage.
 
-An API key gives the scopes that it was limited to *and* that its account holds at this moment.
+A login by API key has the scopes that the key is limited to *and* that its account holds now.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -34,7 +34,7 @@ RESERVED_SCOPES: Final = frozenset({"offline_access", "openid"})
 
 
 class Reason(StrEnum):
-    """Why a scope is not in a token, or why a login gets none."""
+    """Why a token lacks a scope, or why a login gets no token."""
 
     NOT_GRANTED = "not_granted"
     UNKNOWN_SCOPE = "unknown_scope"
@@ -57,14 +57,14 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TokenGrant:
-    """What a token may carry.
+    """The content of a token.
 
-    ``audiences`` is empty for a token that only proves who it is. ``lifetimes``: what its services
-    say, in seconds; there and in ``algorithm`` and ``typ``, ``None`` is the installation's own.
-    ``expires_at``: no later than
-    this, ``None`` for no bound. ``roles``: those that gave one of the scopes. ``claims``
-    names those of the account's claims that the services ask for. ``refresh_lifetimes``: as
-    ``lifetimes``, of refresh sessions; empty where one of the services allows none.
+    ``audiences`` is empty for a token that only proves an identity. ``lifetimes``: those of its
+    services, in seconds; there and in ``algorithm`` and ``typ``, ``None`` stands for the
+    installation's. ``expires_at``: the latest expiry time, ``None`` for no limit. ``roles``: those
+    that gave one of the scopes. ``claims``: the names of the account's claims that the services
+    request. ``refresh_lifetimes``: the same as ``lifetimes`` for refresh sessions; empty if a
+    service allows none.
     """
 
     audiences: tuple[str, ...]
@@ -79,7 +79,7 @@ class TokenGrant:
 
 
 def check_scope_name(name: str, *, field: str) -> None:
-    """Raise ``Invalid`` unless ``name`` is a scope-token that a service may own."""
+    """Raise ``Invalid`` unless a service may have a scope with this name."""
     if not SCOPE_TOKEN.fullmatch(name):
         raise Invalid.field(
             field, "must be 1 to 200 printable ASCII characters without space, quote or backslash"
@@ -89,7 +89,7 @@ def check_scope_name(name: str, *, field: str) -> None:
 
 
 def parse_scope(scope: str) -> tuple[str, ...]:
-    """The distinct scope-tokens of a ``scope`` parameter, in order. Raises ``InvalidScope``."""
+    """Return the distinct scopes of a ``scope`` parameter, in order. Raises ``InvalidScope``."""
     names = tuple(dict.fromkeys(scope.split(" "))) if scope else ()
     if not all(SCOPE_TOKEN.fullmatch(name) for name in names):
         raise InvalidScope("The scope must be scope names separated by single spaces.")
@@ -97,9 +97,9 @@ def parse_scope(scope: str) -> tuple[str, ...]:
 
 
 def current(principal: Principal, now: int) -> dict[str, Entitlement]:
-    """Return the holdings of a login that count at ``now``, by scope name, within the key's limit.
+    """Return the entitlements of a login at ``now``, by scope name, within the limits of the key.
 
-    Where several grants give a scope, the one that lasts longest counts.
+    If several grants give a scope, the one that expires last counts.
     """
     granted: dict[str, Entitlement] = {}
     for entitlement in principal.entitlements:
@@ -116,7 +116,7 @@ def current(principal: Principal, now: int) -> dict[str, Entitlement]:
 
 
 def why_not(principal: Principal, entitlement: Entitlement, now: int) -> Reason | None:
-    """Return why a holding does not count for a login at ``now``; ``None`` if it does."""
+    """Return why an entitlement does not apply to a login at ``now``; ``None`` if it does."""
     if not entitlement.service.enabled:
         return Reason.SERVICE_DISABLED
     if principal.credential not in entitlement.service.accepts:
@@ -130,7 +130,7 @@ def why_not(principal: Principal, entitlement: Entitlement, now: int) -> Reason 
 
 
 def available(principal: Principal, now: int) -> dict[str, Entitlement]:
-    """What a login may ask for at ``now``: ``current``, and what ``keyosk:admin`` stands for."""
+    """Return what a login may request at ``now``: ``current`` and what ``keyosk:admin`` implies."""
     return _with_implied(current(principal, now))
 
 
@@ -142,11 +142,10 @@ def why_missing(
     audiences: Collection[str] | None,
     algorithm: str | None = None,
 ) -> Reason | None:
-    """Return why a token for a login does not have a scope; ``None`` if nothing speaks against it.
+    """Return why a token for a login lacks a scope; ``None`` if there is no reason.
 
-    ``audiences``: those asked for, ``None`` if none was. ``algorithm``: as in ``entitlement``.
-    Where several grants say why, the first of
-    ``Reason`` counts.
+    ``audiences``: those requested, ``None`` if there are none. ``algorithm``: as in
+    ``token_grant``. If several grants give a reason, the first in ``Reason`` counts.
     """
     held = available(principal, now).get(scope)
     if held is not None:
@@ -176,11 +175,11 @@ def token_grant(
     find_policy: Callable[[str], TokenPolicy | None],
     algorithm: str | None = None,
 ) -> TokenGrant:
-    """Return what a token for this login carries.
+    """Return the content of a token for this login.
 
-    ``scopes``: those asked for, ``None`` for all that are held; ``targets``: the audiences asked
-    for, each a service's name or audience. ``algorithm``: the installation's.
-    Raises ``InvalidScope``, ``InvalidTarget``.
+    ``scopes``: those requested, ``None`` for all; ``targets``: the requested audiences, each a
+    service's name or audience. ``algorithm``: the installation's. Raises ``InvalidScope``,
+    ``InvalidTarget``.
     """
     held = current(principal, now)
     policies = {
@@ -221,9 +220,9 @@ def token_grant(
 
 
 def is_usual(policy: TokenPolicy, algorithm: str | None) -> bool:
-    """True if the service's tokens have the usual ``typ`` and are signed with ``algorithm``.
+    """Return whether a service's tokens have the usual ``typ`` and are signed with ``algorithm``.
 
-    A container registry's are asked for in a way of their own.
+    Tokens for a container registry are requested in another way.
     """
     return (
         (policy.typ or ACCESS_TOKEN_TYPE) == ACCESS_TOKEN_TYPE
@@ -233,11 +232,11 @@ def is_usual(policy: TokenPolicy, algorithm: str | None) -> bool:
 
 
 def _by_default(held: Mapping[str, Entitlement], algorithm: str | None) -> list[Entitlement]:
-    """Return what a token has that asks for nothing.
+    """Return the content of a token without requested scopes or audiences.
 
-    Where the services cannot share a token, those with the usual one: a service of another format
-    must be asked for. Where there is none of these the request fails, as nothing tells which of
-    the others was meant.
+    If the services cannot share a token, it is for those with the usual format: others must be
+    requested. If there are none of these, the request fails, because it is unclear which of the
+    others was meant.
     """
     chosen = [
         entitlement for entitlement in held.values() if not entitlement.service.on_request_only
@@ -254,7 +253,7 @@ def _by_default(held: Mapping[str, Entitlement], algorithm: str | None) -> list[
 def narrowed(
     principal: Principal, *, scopes: Collection[str], expires_at: int, now: int
 ) -> Principal:
-    """The login as a token of it goes: no more than the token's scopes, and no longer than it."""
+    """Return a login reduced to a token: to its scopes, and until it expires."""
     available = frozenset(_with_implied(current(principal, now)))
     return replace(
         principal,
@@ -266,10 +265,10 @@ def narrowed(
 def for_service(
     principal: Principal, service: str, *, required: Iterable[str] = (), now: int
 ) -> TokenGrant:
-    """Return what a token carries with all that a login holds of one service, given by name.
+    """Return the content of a token with all scopes that a login holds of one service, by name.
 
-    Raises ``InsufficientScope`` unless it holds all that is ``required`` there, and ``Forbidden``
-    if it holds nothing there, whether the service exists or not.
+    Raises ``InsufficientScope`` if it lacks a ``required`` scope, and ``Forbidden`` if it holds no
+    scope there, whether or not the service exists.
     """
     held = [each for each in current(principal, now).values() if each.service.name == service]
     if not held:
@@ -285,7 +284,7 @@ def for_service(
 
 
 def keyosk_scopes(principal: Principal, now: int) -> frozenset[str]:
-    """Return the scopes of Keyosk's own API that a login has at ``now``, those implied included."""
+    """Return the scopes of Keyosk's own API that a login has at ``now``, with implied ones."""
     held = available(principal, now)
     return frozenset(
         scope for scope, entitlement in held.items() if entitlement.service.name == KEYOSK
@@ -293,7 +292,7 @@ def keyosk_scopes(principal: Principal, now: int) -> frozenset[str]:
 
 
 def conditions(principal: Principal, now: int) -> dict[str, tuple[Condition, ...]]:
-    """Return how an account holds what it holds at ``now`` under conditions only, by scope name."""
+    """Return the conditions of entitlements that have some at ``now``, by scope name."""
     found: dict[str, list[Condition]] = {}
     for entitlement in principal.entitlements:
         if entitlement.until is None or entitlement.until > now:
@@ -353,7 +352,7 @@ def _target(
 
 
 def _common(name: str, wishes: Iterable[str | None]) -> str | None:
-    """Return the one value that all services can live with: one that wishes nothing takes any."""
+    """Return the one value that suits all services; a service without a wish accepts any."""
     values = set(wishes) - {None}
     if len(values) > 1:
         raise InvalidTarget(
