@@ -65,6 +65,13 @@ CHANGES: Mapping[str, Callable[[Installation], Any]] = {
     "rotate, repeatable": lambda it: by_request(it, "POST", "/signing-keys/rotate", key="one"),
     "service": lambda it: it.services.change(OPERATOR, "todo", {"signing_algorithm": ALGORITHM}),
     "manifest": lambda it: it.declarations.apply(OPERATOR, declaration()),
+    "manifest, repeatable": lambda it: by_request(
+        it,
+        "POST",
+        "/apply",
+        {"services": [{"name": "todo", "signing_algorithm": ALGORITHM}]},
+        key="three",
+    ),
     "compromise": lambda it: it.rotation.compromise(OPERATOR, it.signing_keys.current.default.kid),
     "compromise, repeatable": lambda it: by_request(
         it,

@@ -115,18 +115,41 @@ class Declarations:
                 pass
         return plan.steps
 
+    @contextmanager
+    def draft_keys(
+        self, by: Caller, declaration: Declaration, *, take_over: bool
+    ) -> Iterator[Drafts]:
+        """Generate the signing keys that ``apply`` will apparently need, before a transaction.
+
+        Raises as ``apply`` does.
+        """
+        _check_scopes(by, declaration, take_over=take_over)
+        plan = self._planner.plan(declaration, take_over=take_over)
+        with self._drafted_keys(plan) as drafts:
+            yield drafts
+
     def apply(
-        self, by: Caller, declaration: Declaration, *, force: bool = False, take_over: bool = False
+        self,
+        by: Caller,
+        declaration: Declaration,
+        *,
+        force: bool = False,
+        take_over: bool = False,
+        drafts: Drafts | None = None,
     ) -> tuple[Step, ...]:
         """Apply a manifest; returns the steps that were taken.
 
-        Raises ``Invalid`` with all faults, by path, ``Forbidden``, ``Unavailable``; then nothing
-        has changed.
+        ``drafts``: the result of ``draft_keys``, for callers with an open transaction. Raises
+        ``Invalid`` with all faults, by path, ``Forbidden``, ``Unavailable``; then nothing has
+        changed.
         """
         _check_scopes(by, declaration, take_over=take_over)
         plan = self._planner.plan(declaration, take_over=take_over)
         if plan.steps or plan.stale or plan.taken_over:
-            with self._drafted_keys(plan) as drafts, self._database.transaction():
+            with ExitStack() as stack:
+                if drafts is None:
+                    drafts = stack.enter_context(self._drafted_keys(plan))
+                stack.enter_context(self._database.transaction())
                 plan = self._effected(
                     by, declaration, force=force, take_over=take_over, drafts=drafts
                 )

@@ -104,8 +104,8 @@ class Bulk:
         """Import lines; yields the results batch by batch, in the order of the lines.
 
         ``caller`` returns the caller, again for each batch. ``dry_run``: nothing is kept; then a
-        username that lines of two batches share is not noticed. Raises ``Unavailable``, and whatever
-        ``caller`` raises; earlier batches are kept.
+        username that lines of two batches share is not noticed. Raises ``Unavailable``, and
+        whatever ``caller`` raises; earlier batches are kept.
         """
         for number, batch in enumerate(batches(lines), start=1):
             # SECURITY: an upload may go on for hours after its login. Rights that were lost

@@ -1,12 +1,14 @@
 """Declarative configuration by manifests."""
 
+from contextlib import suppress
 from typing import Final
 
 from flask import Response, g, request
 from marshmallow import ValidationError
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from keyosk.errors import InsufficientScope, Invalid, RefusedByRule
+from keyosk.apply.executor import Drafts
+from keyosk.errors import InsufficientScope, Invalid, KeyoskError, RefusedByRule
 from keyosk.revocations import latest
 from keyosk.web.answers import change_answer
 from keyosk.web.declared import (
@@ -15,7 +17,7 @@ from keyosk.web.declared import (
     declaration_of,
     shape_of_step,
 )
-from keyosk.web.endpoint import Endpoint
+from keyosk.web.endpoint import IDEMPOTENCY_KEY, Endpoint
 from keyosk.web.fields import QueryFlag, described
 from keyosk.web.operations import operation
 from keyosk.web.schemas import StrictSchema
@@ -47,6 +49,17 @@ class ApplyResource(Endpoint):
         # A trial is taken back by ending its transaction; what is kept under an Idempotency-Key is
         # kept in that same transaction.
         self.repeatable = not self._requested["dry_run"]
+        self._drafts: Drafts | None = None
+        if self.repeatable and IDEMPOTENCY_KEY in request.headers:
+            # Whatever is wrong is told by ``post``, unless the answer is known already.
+            with suppress(KeyoskError):
+                self._drafts = self.meanwhile.enter_context(
+                    self.installation.declarations.draft_keys(
+                        g.caller,
+                        declaration_of(self.load()),
+                        take_over=self._requested["take_over"],
+                    )
+                )
 
     @operation(
         body=DeclarationSchema,
@@ -66,10 +79,14 @@ class ApplyResource(Endpoint):
         declaration = declaration_of(self.load())
         declarations = self.installation.declarations
         force, take_over = self._requested["force"], self._requested["take_over"]
-        is_trial = self._requested["dry_run"]
-        run = declarations.plan if is_trial else declarations.apply
-        steps = run(g.caller, declaration, force=force, take_over=take_over)
-        effective_at = None if is_trial else latest(*(step.effective_at for step in steps))
+        if self._requested["dry_run"]:
+            steps = declarations.plan(g.caller, declaration, force=force, take_over=take_over)
+            effective_at = None
+        else:
+            steps = declarations.apply(
+                g.caller, declaration, force=force, take_over=take_over, drafts=self._drafts
+            )
+            effective_at = latest(*(step.effective_at for step in steps))
         return change_answer({"changes": [shape_of_step(step) for step in steps]}, effective_at)
 
 

@@ -14,13 +14,14 @@ from keyosk.model import ListQuery
 from keyosk.web import bodies, operations, paging, preconditions
 from keyosk.web.answers import json_answer
 
-_HEADER: Final = "Idempotency-Key"
+#: The header that names a request which may be sent again.
+IDEMPOTENCY_KEY: Final = "Idempotency-Key"
 _READING: Final = ("GET", "HEAD")
 _KEPT_HEADERS: Final = ("Location", "ETag", "Effective-At-Latest")
 
 #: A parameter and a header for /openapi.json.
 PARAMETERS: Final[Mapping[str, dict[str, Any]]] = {
-    _HEADER: {
+    IDEMPOTENCY_KEY: {
         "in": "header",
         "description": "Any text. The same request with the same key within 24 hours returns the "
         "first response; a secret is in it for ten minutes.",
@@ -56,7 +57,8 @@ class Endpoint(Resource):
         caller = g.get("caller")
         with self.meanwhile:
             self.prepare(**kwargs)
-            if asked.method == "POST" and caller and self.repeatable and _HEADER in asked.headers:
+            has_key = IDEMPOTENCY_KEY in asked.headers
+            if asked.method == "POST" and caller and self.repeatable and has_key:
                 return self._once(*args, **kwargs)
             return self._answered(*args, **kwargs)
 
@@ -108,7 +110,7 @@ class Endpoint(Resource):
 
         sent = "\n".join((request.method, request.full_path)).encode() + b"\n" + request.get_data()
         answer = self.installation.idempotency.once(
-            g.caller, request.headers[_HEADER], sent, answer=first
+            g.caller, request.headers[IDEMPOTENCY_KEY], sent, answer=first
         )
         response = json_answer(answer.body, answer.details["status"])
         response.headers.extend(answer.details["headers"])
