@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, get_args
+from urllib.parse import urljoin
 
 import pytest
 import requests
@@ -198,21 +199,45 @@ def test_every_schema_has_an_example_that_fits_it(document: dict[str, Any]) -> N
 
 def test_every_example_of_an_answer_or_parameter_fits_it(document: dict[str, Any]) -> None:
     found = 0
-    for holder in holders_of_examples(document):
-        assert faults(document, holder["schema"], holder["example"]) == []
+    for schema, example in examples_beside_schemas(document):
+        assert faults(document, schema, example) == []
         found += 1
     assert found > 20
 
 
-def holders_of_examples(node: Any) -> Iterator[dict[str, Any]]:
+def examples_beside_schemas(node: Any) -> Iterator[tuple[dict[str, Any], Any]]:
     if isinstance(node, dict):
         if "example" in node and "schema" in node:
-            yield node
+            yield node["schema"], node["example"]
+        if "name" in node and "schema" in node:
+            for example in node["schema"].get("examples", ()):
+                yield node["schema"], example
         for inner in node.values():
-            yield from holders_of_examples(inner)
+            yield from examples_beside_schemas(inner)
     elif isinstance(node, list):
         for inner in node:
-            yield from holders_of_examples(inner)
+            yield from examples_beside_schemas(inner)
+
+
+def test_no_example_is_sent_unless_somebody_types_it(document: dict[str, Any]) -> None:
+    """Swagger UI prefills these members, and a path cannot do without its parameters."""
+    parameters = list(document["components"]["parameters"].values())
+    for _, _, described in described_operations(document):
+        parameters += [each for each in described["parameters"] if "$ref" not in each]
+    optional = [each for each in parameters if each["in"] != "path"]
+    assert {"If-Match", "If-None-Match", "Idempotency-Key", "actor"} <= {
+        each["name"] for each in optional
+    }
+    for each in optional:
+        assert not {"example", "examples"} & each.keys(), each["name"]
+        assert "example" not in each["schema"], each["name"]
+
+
+def test_its_tags_stand_in_the_order_of_tasks(document: dict[str, Any]) -> None:
+    names = [tag["name"] for tag in document["tags"]]
+    assert names == [*openapi._TAGS]
+    assert names[:3] == ["services", "roles", "accounts"]
+    assert names.index("accounts") < names.index("token") < names.index("audit")
 
 
 # --- Its enumerations -----------------------------------------------------------------------------
@@ -243,8 +268,8 @@ def test_every_action_of_the_audit_log_is_described_and_no_other(document: dict[
     for action in described:
         assert sum(f'"{action}"' in source for source in SOURCES) > 1, f"{action} never happens"
     parameters = document["paths"]["/audit"]["get"]["parameters"]
-    (example,) = (each["example"] for each in parameters if each.get("name") == "action")
-    assert example in described
+    (action,) = (each["schema"] for each in parameters if each.get("name") == "action")
+    assert {*action["examples"]} <= {*described}
 
 
 def test_every_scope_that_is_required_exists_and_all_are(document: dict[str, Any]) -> None:
@@ -796,13 +821,19 @@ def test_the_document_can_be_kept(server: LiveServer) -> None:
     anybody = server.client()
     answer = anybody.get("/openapi.json")
     assert answer.headers["Cache-Control"] == "public, max-age=300"
-    assert answer.json()["servers"][0]["url"] == server.url
     assert len(answer.content) < 200_000
     tag = answer.headers["ETag"]
     assert not tag.startswith("W/")
     known = anybody.get("/openapi.json", headers={"If-None-Match": tag})
     assert (known.status_code, known.content) == (304, b"")
     assert anybody.request("HEAD", "/openapi.json").headers["ETag"] == tag
+
+
+def test_the_first_server_is_the_one_that_was_asked_whatever_its_name(server: LiveServer) -> None:
+    own, issuer = (each["url"] for each in server.client().get("/openapi.json").json()["servers"])
+    assert issuer == server.url
+    for base in (f"http://localhost:{server.port}/", "https://example.com/keyosk/"):
+        assert urljoin(f"{base}openapi.json", own) == base
 
 
 def test_the_page_has_all_that_it_needs_from_keyosk_alone(server: LiveServer) -> None:

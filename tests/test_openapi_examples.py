@@ -119,9 +119,9 @@ class Story:
 
     def query(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         return {
-            name: as_text(self.replaced(each["example"]))
+            name: as_text(self.replaced(each["schema"]["examples"][0]))
             for name, each in parameters.items()
-            if each["in"] == "query" and "example" in each
+            if each["in"] == "query" and "examples" in each["schema"]
         }
 
     def compare(self, answer: requests.Response, schema: Any, *, exactly: bool) -> None:
@@ -309,7 +309,7 @@ def tell_changes(story: Story, admin: Client) -> None:
     story.send(admin, "PATCH", "/accounts/{account}", exactly=False)
     described = story.document["paths"]["/audit"]["get"]
     (actor,) = (each for each in described["parameters"] if each.get("name") == "actor")
-    made_up = actor["example"]
+    (made_up,) = actor["schema"]["examples"]
     target, me = story.real[made_up], done(admin.get("/accounts/me"))["id"]
     for name, value in (("actor", me), ("target", f"account/{target}")):
         found = story.send(admin, "GET", "/audit", params={name: value}, exactly=False).json()

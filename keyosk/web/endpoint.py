@@ -25,8 +25,11 @@ PARAMETERS: Final[Mapping[str, dict[str, Any]]] = {
         "in": "header",
         "description": "Any text. The same request with the same key within 24 hours returns the "
         "first response; a secret is in it for ten minutes.",
-        "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
-        "example": "3f4f6f1f-7a10",
+        "schema": {
+            "type": "string",
+            "pattern": "^[!-~]{1,255}$",
+            "examples": ["3f4f6f1f-7a10"],
+        },
     },
 }
 HEADERS: Final[Mapping[str, dict[str, Any]]] = {

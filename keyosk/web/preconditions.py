@@ -27,17 +27,15 @@ _LARGEST: Final = 2**63 - 1  # what the database's column can hold
 PARAMETERS: Final[Mapping[str, dict[str, Any]]] = {
     "If-Match": {
         "in": "header",
-        "description": "One or more `ETag` values, or `*`. If the object has another one, the "
-        "response is 412 and nothing is changed.",
-        "schema": {"type": "string"},
-        "example": '"3"',
+        "description": 'One or more `ETag` values, such as `"3"`, or `*`. If the object has '
+        "another one, the response is 412 and nothing is changed.",
+        "schema": {"type": "string", "examples": ['"3"']},
     },
     "If-None-Match": {
         "in": "header",
-        "description": "One or more `ETag` values. If the object has one of them, the response is "
-        "304 to a read and 412 to a write.",
-        "schema": {"type": "string"},
-        "example": '"3"',
+        "description": 'One or more `ETag` values, such as `"3"`. If the object has one of '
+        "them, the response is 304 to a read and 412 to a write.",
+        "schema": {"type": "string", "examples": ['"3"']},
     },
 }
 

@@ -42,6 +42,13 @@ _HEADERS: Final = {
     **errors.HEADERS,
     **REQUEST_ID_HEADER,
 }
+#: The tags as an installation is set up, used and watched. What is not here comes last.
+_TAGS: Final = (
+    *("services", "roles", "accounts", "api-keys", "bulk", "apply"),
+    *("token", "sessions", "jwks", "revocations", "introspection", "forward"),
+    *("explain", "audit", "signing-keys"),
+    *("health", "metadata", "documentation", "authorize"),
+)
 _ORDER: Final = ("GET", "PUT", "POST", "PATCH", "DELETE")
 _SECURITY: Final = {
     "basic": {
@@ -74,8 +81,10 @@ def build(routes: Iterable[Route], issuer: str) -> dict[str, Any]:
         plugins=[shapes],
         info={"description": _INTRODUCTION, "license": {"name": "MIT", "identifier": "MIT"}},
         servers=[
-            {"url": issuer, "description": "The configured issuer."},
+            # First, because /docs may be read under another name than the issuer's, and its policy
+            # lets it send requests to its own origin only.
             {"url": ".", "description": "The server of this document."},
+            {"url": issuer, "description": "The configured issuer."},
         ],
     )
     for name, scheme in _SECURITY.items():
@@ -94,8 +103,8 @@ def build(routes: Iterable[Route], issuer: str) -> dict[str, Any]:
             for method in sorted(each.access, key=_ORDER.index)
         }
         spec.path(path=_path(each.path), operations=described)
-    for tag, description in tags.items():
-        spec.tag({"name": tag, "description": description})
+    for tag in sorted(tags, key=lambda tag: _TAGS.index(tag) if tag in _TAGS else len(_TAGS)):
+        spec.tag({"name": tag, "description": tags[tag]})
     return spec.to_dict()
 
 

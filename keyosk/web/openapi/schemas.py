@@ -102,15 +102,13 @@ class SchemasPlugin(MarshmallowPlugin):
         found = []
         for name, field in known.items():
             schema = self.converter.field2property(field)
-            described = {
-                "name": name,
-                "in": "query",
-                "description": schema.pop("description"),
-                "schema": schema,
-            }
+            description = schema.pop("description")
             if _EXAMPLE in field.metadata:
-                described[_EXAMPLE] = field.metadata[_EXAMPLE]
-            found.append(described)
+                # Swagger UI sends the `example` of a parameter, and the first of its `examples`.
+                schema["examples"] = [field.metadata[_EXAMPLE]]
+            found.append(
+                {"name": name, "in": "query", "description": description, "schema": schema}
+            )
         return found
 
     def page(self, shape: type[StrictSchema]) -> dict[str, Any]:
