@@ -53,11 +53,12 @@ format: .venv/.development ## Format the code and mend what can be mended by its
 docs: .venv/.development ## Build the documentation into build/docs; a warning is a failure
 	$(BIN)/sphinx-build -W --keep-going -b html docs build/docs
 
-build: .venv/.development ## Build the wheels, the source packages and their SBOM into dist
+build: .venv/.development ## Build the wheels, the source packages, their SBOM and pins into dist
 	$(POETRY) build --clean
 	@VIRTUAL_ENV=$(CURDIR)/.venv $(POETRY) build --directory client --output $(CURDIR)/dist
 	@! command -v npm >/dev/null || npm pack --silent --pack-destination dist ./client-node
 	$(BIN)/python tools/supply.py sbom >dist/keyosk-$$($(POETRY) version --short).cdx.json
+	$(BIN)/python tools/supply.py pins dist
 
 # In two steps, as a pipe would hide that the first one failed; strict, as pip-audit otherwise takes a
 # library that it was not told of for one without a fault.

@@ -1,9 +1,11 @@
 """What Keyosk is made of, as poetry.lock says: the libraries that it runs on, and those only.
 
 python tools/supply.py sbom          a CycloneDX 1.6 SBOM in JSON, with files, hashes and licences
-python tools/supply.py requirements  the same libraries for pip, pinned by version and hash
+python tools/supply.py requirements  the same libraries for pip-audit, pinned by version and hash
+python tools/supply.py pins FOLDER   what pip installs before the wheel: requirements.txt in FOLDER,
+                                     and requirements-EXTRA.txt for Keyosk with that extra
 
-Both go to standard output, need no network, and are the same to the letter for the same poetry.lock
+All need no network, and are the same to the letter for the same poetry.lock
 and version of Keyosk: no time, no random serial number. ``cyclonedx-py poetry`` reads neither a
 ``[project]`` table nor licences, so this stands on the library that is below it.
 """
@@ -12,7 +14,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any, Final
@@ -50,6 +52,13 @@ class Library:
     version: str
     files: tuple[tuple[str, str], ...]
     needs: frozenset[str]
+    marker: str = ""
+
+    def pin(self) -> str:
+        """The line of a requirements file, with the hash of every file that may be taken."""
+        hashes = [f"--hash=sha256:{digest}" for _, digest in self.files]
+        condition = f" ; {self.marker}" if self.marker else ""
+        return " \\\n    ".join([f"{self.name}=={self.version}{condition}", *hashes]) + "\n"
 
     def purl(self, file: str | None = None) -> PackageURL:
         """Where it is from, without an address: the library, or one file of it."""
@@ -72,9 +81,19 @@ def libraries() -> dict[str, Library]:
             package["version"],
             tuple((file["file"], _sha256(file["hash"])) for file in package["files"]),
             frozenset(map(canonical, package.get("dependencies", ()))) & packages.keys(),
+            _marker(package.get("markers", "")),
         )
         for name, package in packages.items()
     }
+
+
+def _marker(told: str | Mapping[str, str]) -> str:
+    """On which machines the group `main` has a library; which extra has it is said by `needs`."""
+    text = told if isinstance(told, str) else told.get("main", "")
+    clauses = [each for each in text.split(" and ") if not re.fullmatch(r'extra == "[^"]*"', each)]
+    if any("extra" in each for each in clauses):
+        raise ValueError(f"poetry.lock has a marker that cannot be read here: {text}")
+    return " and ".join(clauses)
 
 
 def _sha256(text: str) -> str:
@@ -175,11 +194,20 @@ def sbom() -> str:
 
 def requirements() -> str:
     """All of them for pip, without markers: what only other machines need is looked at as well."""
-    lines = []
-    for library in libraries().values():
-        hashes = [f"--hash=sha256:{digest}" for _, digest in library.files]
-        lines.append(" \\\n    ".join([f"{library.name}=={library.version}", *hashes]))
-    return "\n".join(lines) + "\n"
+    return "".join(replace(library, marker="").pin() for library in libraries().values())
+
+
+def pins() -> dict[str, str]:
+    """By file name: what Keyosk alone needs, and what it needs with one of its extras."""
+    project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found, direct = libraries(), _direct(project["dependencies"])
+    extras = project.get("optional-dependencies", {})
+    wanted = {"requirements.txt": direct}
+    wanted |= {f"requirements-{name}.txt": direct + _direct(extras[name]) for name in extras}
+    return {
+        file: "".join(found[name].pin() for name in sorted(_reachable(found, names)))
+        for file, names in wanted.items()
+    }
 
 
 if __name__ == "__main__":
@@ -188,5 +216,8 @@ if __name__ == "__main__":
             print(sbom(), end="")
         case ["requirements"]:
             print(requirements(), end="")
+        case ["pins", folder]:
+            for file, text in pins().items():
+                (Path(folder) / file).write_text(text)
         case _:
-            sys.exit(f"usage: python {sys.argv[0]} sbom|requirements")
+            sys.exit(f"usage: python {sys.argv[0]} sbom|requirements|pins FOLDER")
