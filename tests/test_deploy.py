@@ -1,19 +1,26 @@
 """What is shipped to those who run Keyosk: packages, and what is in deploy/."""
 
+import json
 import os
 import re
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import tomllib
+from contextlib import suppress
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Final
 
 import pytest
+import requests
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from live import free_port
 from test_supply import needed_here
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -74,7 +81,7 @@ def test_every_extra_has_its_pins(dist: Path) -> None:
     assert {each.name for each in dist.iterdir()} == files
 
 
-def copy_of_the_sources(folder: Path, *, mode: int, time: int) -> None:
+def copy_of_the_sources(folder: Path, *, mode: int, stamp: int) -> None:
     """What the repository holds, with other permissions and times, and the tools made here."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
     for name in filter(None, listed.stdout.decode().split("\0")):
@@ -82,24 +89,173 @@ def copy_of_the_sources(folder: Path, *, mode: int, time: int) -> None:
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, copy)
         copy.chmod(mode | (ROOT / name).stat().st_mode & 0o100)
-        os.utime(copy, (time, time))
+        os.utime(copy, (stamp, stamp))
     for made in (".venv", ".poetry"):
         (folder / made).symlink_to(ROOT / made)
 
 
-@pytest.mark.slow
-def test_make_build_in_two_folders_gives_the_same_bytes(tmp_path: Path) -> None:
-    built = []
-    for name, mode, time in (("one", 0o644, 1_600_000_000), ("another", 0o664, 1_700_000_000)):
-        copy_of_the_sources(tmp_path / name, mode=mode, time=time)
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The folders in which `make build` was run; the packages are in their folder dist."""
+    folders = []
+    for name, mode, stamp in (("one", 0o644, 1_600_000_000), ("another", 0o664, 1_700_000_000)):
+        folder = tmp_path_factory.mktemp(name)
+        copy_of_the_sources(folder, mode=mode, stamp=stamp)
         # What is installed is that of these sources; it must not be changed from the copy.
         command = ["make", "--old-file=.venv/.development", "build"]
-        subprocess.run(command, cwd=tmp_path / name, check=True, capture_output=True)
-        built.append(
-            {each.name: each.read_bytes() for each in (tmp_path / name / "dist").iterdir()}
-        )
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+        folders.append(folder)
+    return folders
+
+
+@pytest.mark.slow
+def test_make_build_in_two_folders_gives_the_same_bytes(packages: list[Path]) -> None:
+    one, another = ({f.name: f.read_bytes() for f in (p / "dist").iterdir()} for p in packages)
     version = distribution("keyosk").version
-    assert {f"keyosk-{version}-py3-none-any.whl", f"keyosk-{version}.tar.gz"} <= built[0].keys()
-    assert {"requirements.txt", "requirements-postgresql.txt"} <= built[0].keys()
-    assert built[0].keys() == built[1].keys()
-    assert [name for name in built[0] if built[0][name] != built[1][name]] == []
+    assert {f"keyosk-{version}-py3-none-any.whl", f"keyosk-{version}.tar.gz"} <= one.keys()
+    assert {"requirements.txt", "requirements-postgresql.txt"} <= one.keys()
+    assert one.keys() == another.keys()
+    assert [name for name in one if one[name] != another[name]] == []
+
+
+# --- The image ------------------------------------------------------------------------------------
+
+DOCKERFILE: Final = ROOT / "deploy" / "Dockerfile"
+ANY_USER: Final = "54321"
+
+
+def instructions() -> list[tuple[str, str]]:
+    """The Dockerfile's instructions, each with its text."""
+    text = re.sub(r"^#.*\n", "", DOCKERFILE.read_text(), flags=re.MULTILINE)
+    lines = re.sub(r"\\\n\s*", "", text).splitlines()
+    return [(line.split(" ", 1)[0], line.split(" ", 1)[1]) for line in lines if line]
+
+
+def told(word: str) -> str:
+    """The text of the one instruction of that name in the last stage."""
+    last = max(at for at, (name, _) in enumerate(instructions()) if name == "FROM")
+    (text,) = [text for name, text in instructions()[last:] if name == word]
+    return text
+
+
+def healthcheck() -> list[str]:
+    command: list[str] = json.loads(told("HEALTHCHECK").split(" CMD ", 1)[1])
+    return command
+
+
+def environment_of_the_image() -> dict[str, str]:
+    return dict(pair.split("=", 1) for pair in shlex.split(told("ENV")))
+
+
+def test_the_image_runs_as_a_user_other_than_root_and_without_a_shell() -> None:
+    assert told("USER") == "10001:0"
+    assert (json.loads(told("ENTRYPOINT")), json.loads(told("CMD"))) == (["keyosk"], ["serve"])
+    assert healthcheck()[:2] == ["python", "-c"]
+    assert told("WORKDIR") == told("VOLUME") == "/var/lib/keyosk"
+
+
+def test_nothing_but_what_make_build_writes_goes_into_the_image() -> None:
+    rules = (ROOT / ".dockerignore").read_text().splitlines()
+    first, *others = [rule for rule in rules if not rule.startswith("#")]
+    copied = [text.split() for name, text in instructions() if name == "COPY"]
+    from_context = [words[:-1] for words in copied if not words[0].startswith("--from=")]
+    assert first == "*"
+    assert [sorted(each) for each in from_context] == [sorted(each[1:] for each in others)]
+    assert not [name for name, _ in instructions() if name == "ADD"]
+
+
+def test_a_secret_has_no_place_in_the_image() -> None:
+    settings = {name for name in environment_of_the_image() if name.startswith("KEYOSK_")}
+    assert settings == {"KEYOSK_BIND"}
+    assert {text.split("=")[0] for name, text in instructions() if name == "ARG"} == {
+        "PYTHON", "VERSION", "REVISION",
+    }  # fmt: skip
+
+
+_BUILD: Final = """
+set -eu
+mkdir -p "$1/upper" "$1/work" "$1/root"
+mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/root"
+mount --rbind /dev "$1/root/dev"
+mount -t proc proc "$1/root/proc"
+mkdir -p "$1/root/image/bin" "$1/root/dist"
+ln -s /usr/bin/python3 "$1/root/image/bin/python"
+printf '#!/bin/sh\nexec %s -m pip "$@"\n' "$2" >"$1/root/image/bin/pip"
+chmod 755 "$1/root/image/bin/pip"
+cp "$3"/dist/* "$1/root/dist"
+PATH=/image/bin:$PATH exec chroot "$1/root" /bin/sh -euc "$4"
+"""
+
+_RUN: Final = """
+set -eu
+folder=$1 user=$2; shift 2
+layers=lowerdir=/,upperdir=$folder/upper,workdir=$folder/work
+mount -t overlay overlay -o "ro,$layers" "$folder/root"
+mount --rbind /dev "$folder/root/dev"
+mount -t proc proc "$folder/root/proc"
+mount --bind "$folder/volume" "$folder/root/var/lib/keyosk"
+exec chroot "$folder/root" /bin/sh -c 'cd /var/lib/keyosk; exec setpriv "$@"' sh \
+    --reuid="$user" --regid="$user" --clear-groups --no-new-privs --bounding-set=-all "$@"
+"""
+
+
+def in_a_mount_namespace(script: str, *arguments: str | Path) -> list[str]:
+    return ["unshare", "--mount", "sh", "-c", script, "sh", *map(str, arguments)]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts file systems")
+def test_the_image_is_built_and_runs_read_only_as_any_user(
+    packages: list[Path], tmp_path: Path
+) -> None:
+    """Without a container engine: the lines of the Dockerfile, in a root over this one.
+
+    What this machine cannot tell is whether the base image has what they need.
+    """
+    tmp_path.chmod(0o755)
+    runs = "\n".join(text for name, text in instructions() if name == "RUN")
+    build = in_a_mount_namespace(_BUILD, tmp_path, sys.executable, packages[0], runs)
+    built = subprocess.run(build, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    assert "keyosk" in built.stdout
+    installed = tmp_path / "upper" / "opt" / "keyosk" / "lib"
+    assert len([*installed.glob("python3*/site-packages/*.dist-info")]) == len(
+        needed_here("keyosk", {"postgresql"}, {"keyosk": ""})
+    )
+
+    volume, port = tmp_path / "volume", free_port()
+    volume.mkdir(mode=0o700)
+    os.chown(volume, int(ANY_USER), int(ANY_USER))
+    environment = environment_of_the_image()
+    path = environment["PATH"].replace("$PATH", "/usr/bin:/bin")
+    environment |= {"PATH": path + ":/usr/sbin", "KEYOSK_BIND": f":{port}", "KEYOSK_WORKERS": "2"}
+    environment |= {"KEYOSK_ISSUER": "https://login.example.org", "KEYOSK_METRICS_BIND": "off"}
+    command = in_a_mount_namespace(
+        _RUN, tmp_path, ANY_USER, *json.loads(told("ENTRYPOINT")), *json.loads(told("CMD"))
+    )
+    check = in_a_mount_namespace(_RUN, tmp_path, ANY_USER, *healthcheck())
+    touch = in_a_mount_namespace(_RUN, tmp_path, "0", "touch", "/opt/keyosk/written")
+    assert "Read-only file system" in subprocess.run(touch, capture_output=True, text=True).stderr
+    assert subprocess.run(check, env=environment, capture_output=True).returncode == 1
+    with (tmp_path / "log").open("wb") as log:
+        keyosk = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        await_health(keyosk, f"http://127.0.0.1:{port}/health/ready", tmp_path / "log")
+        healthy = subprocess.run(check, env=environment, capture_output=True, text=True)
+        assert healthy.returncode == 0, healthy.stderr
+        assert (volume / "data" / "keyosk.db").stat().st_uid == int(ANY_USER)
+    finally:
+        keyosk.send_signal(signal.SIGTERM)
+        code = keyosk.wait(60)
+    assert code == 0, (tmp_path / "log").read_text()
+
+
+def await_health(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    """Wait until Keyosk is ready, at most a minute."""
+    for _ in range(300):
+        assert process.poll() is None, log.read_text()
+        with suppress(requests.ConnectionError):
+            if requests.get(url, timeout=10).status_code == 200:
+                return
+        time.sleep(0.2)
+    raise AssertionError(log.read_text())
