@@ -20,7 +20,7 @@ import requests
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from live import free_port
+from live import ADMIN_PASSWORD, SECRET_KEY, command, environment, free_port
 from test_supply import needed_here
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -259,3 +259,98 @@ def await_health(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
                 return
         time.sleep(0.2)
     raise AssertionError(log.read_text())
+
+
+# --- systemd --------------------------------------------------------------------------------------
+
+SYSTEMD: Final = ROOT / "deploy" / "systemd"
+SERVICES: Final = ("keyosk.service", "keyosk-backup.service")
+needs_systemd = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd here")
+
+
+def lines_of(unit: str, name: str) -> list[str]:
+    """What a unit says of a setting."""
+    text = (SYSTEMD / unit).read_text()
+    return re.findall(rf"^{name}=(.*)$", text, re.MULTILINE)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Path:
+    """A root with this machine's units, ours, and files under the names that ours start."""
+    root = tmp_path / "root"
+    (root / "etc" / "systemd" / "system").mkdir(parents=True)
+    for unit in [*SYSTEMD.glob("*.service"), *SYSTEMD.glob("*.timer")]:
+        shutil.copy(unit, root / "etc" / "systemd" / "system")
+    shutil.copytree("/lib/systemd/system", root / "lib" / "systemd" / "system", symlinks=True)
+    for program in ("opt/keyosk/bin/keyosk", "usr/bin/find", "bin/sh"):
+        (root / program).parent.mkdir(parents=True, exist_ok=True)
+        (root / program).touch(0o755)
+    return root
+
+
+@needs_systemd
+def test_systemd_has_nothing_to_say_against_the_units(machine: Path) -> None:
+    command = ["systemd-analyze", "verify", "--man=no", f"--root={machine}"]
+    ran = subprocess.run([*command, *SERVICES, "keyosk-backup.timer"], capture_output=True)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, b"", b"")
+
+
+@needs_systemd
+@pytest.mark.parametrize("unit", SERVICES)
+def test_the_exposure_of_a_service_is_below_2(unit: str) -> None:
+    command = ["systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=20"]
+    ran = subprocess.run([*command, SYSTEMD / unit], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout
+
+
+@needs_systemd
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes files of another user")
+@pytest.mark.skipif(not shutil.which("systemd-sysusers"), reason="no systemd here")
+def test_the_user_and_the_folders_are_made(machine: Path) -> None:
+    (machine / "etc" / "keyosk").mkdir()
+    shutil.copy(SYSTEMD / "keyosk.env", machine / "etc" / "keyosk")
+    root = f"--root={machine}"
+    subprocess.run(["systemd-sysusers", root, SYSTEMD / "sysusers.conf"], check=True)
+    subprocess.run(["systemd-tmpfiles", root, "--create", SYSTEMD / "tmpfiles.conf"], check=True)
+    _, _, user, group, *_ = (machine / "etc" / "passwd").read_text().split(":")
+    assert user != "0"
+    settings = (machine / "etc" / "keyosk" / "keyosk.env").stat()
+    assert (settings.st_mode & 0o777, settings.st_uid, settings.st_gid) == (0o640, 0, int(group))
+    for folder in ("var/lib/keyosk", "var/backups/keyosk"):
+        made = (machine / folder).stat()
+        assert (made.st_mode & 0o777, made.st_uid) == (0o700, int(user)), folder
+
+
+def test_the_environment_file_is_read_by_commands(tmp_path: Path) -> None:
+    file = SYSTEMD / "keyosk.env"
+    ran = subprocess.run(
+        command("--config", str(file), "config", "check"), cwd=tmp_path, env=environment(),
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    read = re.findall(rf"^(KEYOSK_\w+) .* file {re.escape(str(file))}$", ran.stdout, re.MULTILINE)
+    written = re.findall(r"^(KEYOSK_\w+)=", file.read_text(), re.MULTILINE)
+    assert sorted(read) == sorted(written)
+
+
+def test_the_backup_of_the_timer_can_be_restored(tmp_path: Path) -> None:
+    """The line of the unit, as systemd reads it, in a folder of its own."""
+    url = f"sqlite:///{tmp_path}/keyosk.db"
+    settings = environment(database_url=url, secret_key=SECRET_KEY, admin_password=ADMIN_PASSWORD)
+    subprocess.run(command("database", "upgrade"), env=settings, check=True, capture_output=True)
+    (line,) = lines_of("keyosk-backup.service", "ExecStart")
+    line = line.replace("$$", "$").replace("%%", "%")
+    line = line.replace("/opt/keyosk/bin/keyosk", f'"{sys.executable}" -m keyosk')
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    subprocess.run(shlex.split(line), cwd=folder, env=settings, check=True, capture_output=True)
+    (backup,) = folder.iterdir()
+    restored = settings | {"KEYOSK_DATABASE_URL": f"sqlite:///{backup}"}
+    subprocess.run(command("database", "check"), env=restored, check=True, capture_output=True)
+
+    (after,) = lines_of("keyosk-backup.service", "ExecStartPost")
+    (old := folder / "keyosk-20200101T023000Z.db").touch()
+    os.utime(old, (1_600_000_000, 1_600_000_000))
+    find = [word.replace("/var/backups/keyosk", str(folder)) for word in shlex.split(after)]
+    subprocess.run(find, check=True)
+    assert [*folder.iterdir()] == [backup]
