@@ -4,11 +4,11 @@ What it owns: the processes, the connections, the limits and deadlines of reques
 the few answers that no application sees (malformed, too large, too late). What it does not own: it
 knows nothing of Keyosk. An application comes in as a factory, the settings as `Options`.
 
-A request: `worker` accepts its connection, an asyncio protocol of `connection`, which keeps the
-deadlines and the limits; `parsing` (llhttp's judgement, and more) says what it is and where it
-ends. A thread of a `pool`, or the event loop itself for what hardly ever waits, calls the
-application through `wsgi`, which hands the response back to the connection. `answers` are the
-server's own errors.
+A request: `worker` accepts its connection, unless `balance` says that another worker has fewer. It
+is an asyncio protocol of `connection`, which keeps the deadlines and the limits; `parsing`
+(llhttp's judgement, and more) says what it is and where it ends. A thread of a `pool`, or the event
+loop itself for what hardly ever waits, calls the application through `wsgi`, which hands the
+response back to the connection. `answers` are the server's own errors.
 """
 
 import gc
@@ -23,6 +23,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter as GunicornArbiter
 from gunicorn.errors import HaltServer
 
+from keyosk.server.balance import Balance
 from keyosk.server.logs import JsonFormatter, JsonHandler, JsonLogger, LogStream
 from keyosk.server.options import Environ, Hooks, Options
 from keyosk.server.worker import LEAVE, SIGNALS, Worker
@@ -108,6 +109,7 @@ class _Server(BaseApplication):
         self.app_factory = app_factory
         self.options = options
         self.hooks = hooks
+        self.balance = Balance()
         super().__init__(prog="keyosk")
 
     def load_config(self) -> None:
@@ -154,6 +156,7 @@ class _Server(BaseApplication):
         self.hooks.on_ready([str(listener) for listener in arbiter.LISTENERS])
 
     def _child_exit(self, _arbiter: Any, worker: Any) -> None:
+        self.balance.leave(worker.age)
         self.hooks.on_child_exit(worker.pid)
 
     def _post_fork(self, _arbiter: Any, _worker: Any) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from gunicorn.workers import base
 from gunicorn.workers.base import Worker as GunicornWorker
 
+from keyosk.server.balance import Balance
 from keyosk.server.connection import Connection, Server
 from keyosk.server.logs import ErrorStream
 from keyosk.server.options import Options
@@ -23,6 +24,7 @@ from keyosk.server.process import Heartbeat, raise_file_limit, share_one_arena
 
 _TICK: Final = 0.5  # seconds between two looks at the deadlines
 _ACCEPTS: Final = 16  # new connections at once, so that a flood of them leaves room for the others
+_LEFT_TO_OTHERS: Final = 0.005  # seconds that a worker which is ahead leaves connections to others
 _SPARE_FILES: Final = 128  # descriptors kept for everything but connections
 # Blocked from before a worker's fork until it can act on them; see Arbiter in this package.
 SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR2})
@@ -40,6 +42,8 @@ class Worker(GunicornWorker):
         self.options: Options = self.app.options
         self.is_accepting = False
         self.hurries = False
+        self.unclaimed = 1
+        self.balance: Balance = self.app.balance
         self.opening: set[asyncio.Task[None]] = set()
         share_one_arena()
         super().init_process()
@@ -96,31 +100,56 @@ class Worker(GunicornWorker):
             self.log.info("the master is gone, stopping")
             self.alive = False
         self.server.tick()
+        if self.alive:
+            self.balance.note(self.age, len(self.server.open))
         if self.alive and not self.is_accepting:
             self.is_accepting = True
             for listener in self.sockets:
                 self.loop.add_reader(listener.fileno(), self._accept, listener, _ACCEPTS)
 
     def _accept(self, listener: Any, batch: int) -> None:
+        """Accept connections that wait, unless another worker has clearly fewer."""
         for _ in range(batch):
-            if not self.server.make_room():
-                self._stop_accepting()  # until the next tick
+            if self.is_accepting and self.balance.is_ahead(self.age, len(self.server.open)):
+                self.loop.remove_reader(listener.fileno())
+                self.loop.call_later(_LEFT_TO_OTHERS, self._accept_left, listener)
                 return
-            try:
-                sock, client = listener.accept()
-            except (BlockingIOError, ConnectionAbortedError):
+            if not self._accept_one(listener):
                 return
-            except OSError as fault:  # no descriptor or memory left
-                self.log.error("cannot accept: %s", fault.strerror)
-                self._stop_accepting()
+
+    def _accept_left(self, listener: Any) -> None:
+        """Accept what the others left, ever more if they go on leaving it: they may be stuck."""
+        if not self.is_accepting:
+            return
+        self.loop.add_reader(listener.fileno(), self._accept, listener, _ACCEPTS)
+        for _ in range(self.unclaimed):
+            if not self._accept_one(listener):
+                self.unclaimed = 1
                 return
-            sock.setblocking(False)
-            connection = Connection(self.server, client, listener.getsockname())
-            self.server.open.add(connection)
-            connection.begin()
-            task = self.loop.create_task(self._open(sock, connection))
-            self.opening.add(task)
-            task.add_done_callback(self.opening.discard)
+        self.unclaimed = min(2 * self.unclaimed, _ACCEPTS)
+
+    def _accept_one(self, listener: Any) -> bool:
+        """Accept a connection; returns whether there was one, and may be another."""
+        if not self.server.make_room():
+            self._stop_accepting()  # until the next tick
+            return False
+        try:
+            sock, client = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return False
+        except OSError as fault:  # no descriptor or memory left
+            self.log.error("cannot accept: %s", fault.strerror)
+            self._stop_accepting()
+            return False
+        sock.setblocking(False)
+        connection = Connection(self.server, client, listener.getsockname())
+        self.server.open.add(connection)
+        self.balance.note(self.age, len(self.server.open))
+        connection.begin()
+        task = self.loop.create_task(self._open(sock, connection))
+        self.opening.add(task)
+        task.add_done_callback(self.opening.discard)
+        return True
 
     async def _open(self, sock: socket.socket, connection: Connection) -> None:
         try:
@@ -133,6 +162,7 @@ class Worker(GunicornWorker):
         for listener in self.sockets:
             self.loop.remove_reader(listener.fileno())
         self.is_accepting = False
+        self.balance.leave(self.age)
         if last:
             for listener in self.sockets:
                 self._accept(listener, self.options.connections)

@@ -1,0 +1,98 @@
+"""Connections are shared out between workers, whoever wakes first."""
+
+import contextlib
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from keyosk.server.balance import Balance
+from live import LiveServer
+
+ASK = b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@pytest.fixture
+def pair(database_url: str, tmp_path: Path) -> Iterator[LiveServer]:
+    with LiveServer(database_url, tmp_path, workers="2") as server:
+        yield server
+
+
+def workers(server: LiveServer) -> list[psutil.Process]:
+    assert server.process is not None
+    found: list[psutil.Process] = psutil.Process(server.process.pid).children()
+    return found
+
+
+@contextlib.contextmanager
+def connected(server: LiveServer, number: int) -> Iterator[None]:
+    """So many connections, each of which got a response."""
+    with contextlib.ExitStack() as stack:
+        made = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 60))
+            for _ in range(number)
+        ]
+        for each in made:
+            each.sendall(ASK)
+        for each in made:
+            assert each.recv(4096).startswith(b"HTTP/1.1 200")
+        yield
+
+
+def held(server: LiveServer) -> list[int]:
+    """The connections of each worker."""
+    return [
+        sum(
+            each.status == psutil.CONN_ESTABLISHED and each.laddr.port == server.port
+            for each in worker.net_connections("tcp")
+        )
+        for worker in workers(server)
+    ]
+
+
+def test_connections_that_come_at_once_go_to_all_workers(pair: LiveServer) -> None:
+    """Else a core is idle for as long as a client keeps its connections."""
+    fewest = 0
+    for _ in range(12):
+        with connected(pair, 16):
+            numbers = held(pair)
+        assert sum(numbers) == 16
+        fewest += min(numbers)
+    assert fewest >= 24  # of 96; without the balance 5 to 25, as one worker mostly has all
+
+
+def test_a_stuck_worker_holds_up_nobody(pair: LiveServer) -> None:
+    stuck, _ = workers(pair)
+    with connected(pair, 4):
+        stuck.send_signal(signal.SIGSTOP)
+        try:
+            with connected(pair, 200):
+                pass
+        finally:
+            stuck.send_signal(signal.SIGCONT)
+
+
+def test_who_is_ahead_waits() -> None:
+    balance = Balance()
+    assert not balance.is_ahead(1, 1_000)  # it is alone
+    balance.note(1, 5)
+    assert not balance.is_ahead(1, 5)
+    balance.note(2, 3)
+    balance.note(3, 9)
+    assert not balance.is_ahead(1, 4)
+    assert balance.is_ahead(1, 5)
+    assert not balance.is_ahead(2, 3)
+    balance.note(2, 80)
+    balance.note(3, 80)
+    assert not balance.is_ahead(1, 91)
+    assert balance.is_ahead(1, 92)
+    balance.note(2, 0)
+    assert balance.is_ahead(1, 2)
+    balance.leave(2)
+    balance.leave(3)
+    assert not balance.is_ahead(1, 1_000)
+    balance.note(1 + 1024, 0)  # a worker much younger takes an older one's place
+    assert not balance.is_ahead(1, 1_000)
