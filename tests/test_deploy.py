@@ -12,11 +12,13 @@ import time
 import tomllib
 from contextlib import suppress
 from importlib.metadata import distribution
+from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 import requests
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -354,3 +356,83 @@ def test_the_backup_of_the_timer_can_be_restored(tmp_path: Path) -> None:
     find = [word.replace("/var/backups/keyosk", str(folder)) for word in shlex.split(after)]
     subprocess.run(find, check=True)
     assert [*folder.iterdir()] == [backup]
+
+
+# --- Compose --------------------------------------------------------------------------------------
+
+DEPLOY: Final = ROOT / "deploy"
+COMPOSE: Final[dict[str, Any]] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+
+
+def test_what_compose_names_exists() -> None:
+    for name, service in COMPOSE["services"].items():
+        assert set(service.get("secrets", ())) <= COMPOSE["secrets"].keys(), name
+        assert set(service["networks"]) <= COMPOSE["networks"].keys(), name
+        assert set(service.get("depends_on", ())) <= COMPOSE["services"].keys(), name
+        for source, *_ in (volume.split(":") for volume in service.get("volumes", ())):
+            known = (DEPLOY / source).is_file() if "/" in source else source in COMPOSE["volumes"]
+            assert known, (name, source)
+        if build := service.get("build"):
+            assert (DEPLOY / build["context"] / build["dockerfile"]).samefile(DOCKERFILE), name
+
+
+def test_only_caddy_is_reached_from_other_machines() -> None:
+    ports = {name: each["ports"] for name, each in COMPOSE["services"].items() if "ports" in each}
+    caddy = ports.pop("caddy")
+    assert caddy == ["443:443", "80:80"]
+    assert all(port.startswith("127.0.0.1:") for each in ports.values() for port in each)
+    assert COMPOSE["networks"]["back"]["internal"] is True
+    assert COMPOSE["services"]["postgresql"]["networks"] == ["back"]
+
+
+def test_only_the_headers_of_caddy_are_trusted() -> None:
+    trusted = COMPOSE["services"]["keyosk-1"]["environment"]["KEYOSK_TRUSTED_PROXIES"]
+    (front,) = COMPOSE["networks"]["front"]["ipam"]["config"]
+    assert COMPOSE["services"]["caddy"]["networks"]["front"]["ipv4_address"] == trusted
+    assert ip_address(trusted) in ip_network(front["subnet"])
+    assert ip_address(trusted) not in ip_network(front["ip_range"])
+
+
+def test_keyosk_takes_its_settings_and_secrets_from_compose(tmp_path: Path) -> None:
+    shutil.copy(DEPLOY / "make-secrets.sh", tmp_path)
+    made = []
+    for _ in range(2):  # the second time changes nothing
+        subprocess.run(["sh", tmp_path / "make-secrets.sh"], check=True, capture_output=True)
+        made.append({f.name: f.read_text() for f in (tmp_path / "secrets").iterdir()})
+    assert made[0] == made[1]
+    assert {f"./secrets/{name}" for name in made[0]} == {
+        each["file"] for each in COMPOSE["secrets"].values()
+    }
+    assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
+    for name in ("keyosk-1", "keyosk-2"):
+        service = COMPOSE["services"][name]
+        settings = {"KEYOSK_BIND": environment_of_the_image()["KEYOSK_BIND"]}
+        for key, value in service["environment"].items():
+            text = value.replace("${LOGIN_HOST:-localhost}", "localhost")
+            settings[key] = text.replace("/run/secrets", f"{tmp_path}/secrets")
+        ran = subprocess.run(
+            command("config", "check"),
+            cwd=tmp_path,
+            env=environment() | settings,
+            capture_output=True,
+            text=True,
+        )
+        assert ran.returncode == 0, ran.stderr
+        used = {key for key in service["environment"] if key.endswith("_FILE")}
+        assert {Path(service["environment"][key]).name for key in used} == set(service["secrets"])
+
+
+def test_caddy_and_prometheus_know_both_keyosks() -> None:
+    both = {name for name in COMPOSE["services"] if name.startswith("keyosk-")}
+    caddyfile = (DEPLOY / "Caddyfile").read_text()
+    assert set(re.findall(r"(keyosk-\d):8080", caddyfile)) == both
+    prometheus = yaml.safe_load((DEPLOY / "prometheus.yaml").read_text())
+    (job,) = prometheus["scrape_configs"]
+    assert set(job["static_configs"][0]["targets"]) == {f"{name}:9464" for name in both}
+
+
+@pytest.mark.skipif(not shutil.which("caddy"), reason="no Caddy here")
+def test_caddy_accepts_its_file(tmp_path: Path) -> None:
+    settings = os.environ | {"HOME": str(tmp_path), "LOGIN_HOST": "login.example.org"}
+    command = ["caddy", "validate", "--adapter", "caddyfile", "--config", f"{DEPLOY}/Caddyfile"]
+    subprocess.run(command, env=settings, check=True, capture_output=True)
