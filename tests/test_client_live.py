@@ -30,6 +30,14 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60, *, every: flo
         time.sleep(every)
 
 
+def is_refused(verifier: Verifier, text: str) -> bool:
+    try:
+        verifier.verify(text)
+    except InvalidToken:
+        return True
+    return False
+
+
 @pytest.fixture
 def todo(admin: Client) -> str:
     return make_service(admin)
@@ -90,14 +98,7 @@ def test_what_is_revoked_is_refused_within_the_interval(
     else:
         done(admin.patch(f"/services/{todo}", json={"enabled": False}))
 
-    def is_refused() -> bool:
-        try:
-            verifier.verify(text)
-        except InvalidToken:
-            return True
-        return False
-
-    wait_until(is_refused)
+    wait_until(lambda: is_refused(verifier, text))
     verifier.close()
 
 
@@ -120,15 +121,7 @@ def test_good_tokens_pass_while_keyosk_is_away(own_server: LiveServer) -> None:
     with server:
         wait_until(lambda: (verifier._known._revoked_at or 0) > polls)
         done(server.admin().patch(alice.path, json={"enabled": False}))
-
-        def is_refused() -> bool:
-            try:
-                verifier.verify(text)
-            except InvalidToken:
-                return True
-            return False
-
-        wait_until(is_refused)
+        wait_until(lambda: is_refused(verifier, text))
     verifier.close()
 
 

@@ -28,9 +28,9 @@ class HashingLimit:
 
     A slot is a locked file, so the kernel frees it when its holder dies, whatever the reason.
 
-    Processes share the slots evenly: each passes its own on from thread to thread, and takes a
-    further one only if none that has fewer wants it. So a process seldom needs the memory of two
-    hashes, and threads that wait seldom look at the files.
+    Processes share the slots evenly. A process passes its slot from thread to thread, and takes a
+    second one only if no process with fewer slots wants it. So a process seldom needs the memory of
+    two hashes, and waiting threads seldom look at the files.
     """
 
     def __init__(

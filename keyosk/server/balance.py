@@ -24,7 +24,7 @@ class Balance:
         self._numbers[worker % _PLACES] = connections + 1
 
     def leave(self, worker: int) -> None:
-        """Forget a worker that is gone or takes no more connections."""
+        """Forget a worker that has ended or stopped accepting connections."""
         self._numbers[worker % _PLACES] = 0
 
     def is_ahead(self, worker: int, connections: int) -> bool:
