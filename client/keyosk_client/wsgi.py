@@ -20,8 +20,7 @@ from keyosk_client.token import check_scopes
 from keyosk_client.verifier import Verifier, VerifierOptions
 
 if TYPE_CHECKING:
-    from wsgiref.types import StartResponse, WSGIApplication
-
+    from _typeshed.wsgi import StartResponse, WSGIApplication  # as Python 3.10 has no wsgiref.types
     from typing_extensions import Unpack
 
 
