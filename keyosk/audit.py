@@ -174,7 +174,7 @@ class Audit:
         self._checkpoint()
 
     def seal_quietly(self) -> None:
-        """``seal`` for after an answer: what it cannot do now, the next one will."""
+        """``seal`` for after a response: what it cannot do now, the next one will."""
         try:
             self.seal()
         except Unavailable:

@@ -1,6 +1,6 @@
-"""Requests that may be sent again: the second gets the answer of the first.
+"""Requests that may be sent again: the second gets the response of the first.
 
-An answer is kept for a day, in the transaction of what it answers, so that neither is without the
+A response is kept for a day, in the transaction of what it answers, so that neither is without the
 other. A secret in it is repeated for ten minutes only, to the same caller, and lies encrypted
 meanwhile.
 """
@@ -19,7 +19,7 @@ from keyosk.model import Caller
 from keyosk.storage.database import Database
 from keyosk.storage.idempotency import IdempotencyStore, StoredResponse
 
-#: Seconds for which an answer is kept, and the secret in it.
+#: Seconds for which a response is kept, and the secret in it.
 KEPT: Final = 86_400
 SECRET_KEPT: Final = 600
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
@@ -27,8 +27,8 @@ _SECRET: Final = "secret"  # noqa: S105 - the member's name
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """An answer to a request; ``repeated``: to an earlier one like it.
+class Outcome:
+    """A response to a request; ``repeated``: to an earlier one like it.
 
     ``details``: what whoever gives it needs besides the body, to give it again.
     """
@@ -39,11 +39,11 @@ class Answer:
 
     def __repr__(self) -> str:
         # SECURITY: the body may hold a secret.
-        return f"Answer(details={self.details}, repeated={self.repeated})"
+        return f"Outcome(details={self.details}, repeated={self.repeated})"
 
 
 class Idempotency:
-    """Remembers answers by caller and key."""
+    """Keeps responses by caller and key."""
 
     def __init__(
         self,
@@ -60,10 +60,10 @@ class Idempotency:
         # When this process kept secrets; first those that it may have kept before it was started.
         self._kept_since = deque([int(clock())])
 
-    def once(self, by: Caller, key: str, request: bytes, *, answer: Callable[[], Answer]) -> Answer:
-        """The answer that this caller's request has under ``key``; ``answer`` gives the first.
+    def once(self, by: Caller, key: str, request: bytes, *, run: Callable[[], Outcome]) -> Outcome:
+        """The response that this caller's request has under ``key``; ``run`` gives the first.
 
-        ``request``: all that makes the request what it is. Nothing is kept if ``answer`` raises.
+        ``request``: all that makes the request what it is. Nothing is kept if ``run`` raises.
         Raises ``Invalid`` if the key is malformed or was used for another request, or by a login
         that had other rights.
         """
@@ -81,12 +81,12 @@ class Idempotency:
             known = self._store.find(caller, key)
             if known is not None:
                 return self._repeated(known, fingerprint)
-            given = answer()
+            given = run()
             self._store.add(self._stored(given, caller, key, fingerprint=fingerprint, now=now))
             return given
 
     def forget_quietly(self) -> None:
-        """Take the secrets out that were kept long enough; for after an answer.
+        """Take the secrets out that were kept long enough; for after a response.
 
         It asks the database only when a secret of this process is due.
         """
@@ -104,39 +104,39 @@ class Idempotency:
         """Encrypt all kept secrets under the first secret key; returns how many there are."""
         with self._database.transaction():
             kept = self._store.sealed()
-            for answer in kept:
-                name = _name(answer.caller, answer.key)
-                plain = self._safe.open(answer.sealed or b"", name=name)
-                self._store.reseal(answer, self._safe.seal(plain, name=name))
+            for response in kept:
+                name = _name(response.caller, response.key)
+                plain = self._safe.open(response.sealed or b"", name=name)
+                self._store.reseal(response, self._safe.seal(plain, name=name))
         return len(kept)
 
     def _forget(self, now: int) -> None:
         # SECURITY: of a clock that was ahead, else a secret would be given out again until then.
         self._store.date_back(now, latest=now + clocks.APART)
-        self._store.forget(answers_before=now - KEPT, secrets_before=now - SECRET_KEPT)
+        self._store.forget(responses_before=now - KEPT, secrets_before=now - SECRET_KEPT)
 
-    def _repeated(self, known: StoredResponse, fingerprint: str) -> Answer:
+    def _repeated(self, known: StoredResponse, fingerprint: str) -> Outcome:
         if known.fingerprint != fingerprint:
             raise Invalid.field("Idempotency-Key", "was used for another request")
         body = json.loads(known.body)
         if known.sealed is not None:
             body = json.loads(self._safe.open(known.sealed, name=_name(known.caller, known.key)))
-        return Answer(body, known.details, repeated=True)
+        return Outcome(body, known.details, repeated=True)
 
     def _stored(
-        self, answer: Answer, caller: str, key: str, *, fingerprint: str, now: int
+        self, outcome: Outcome, caller: str, key: str, *, fingerprint: str, now: int
     ) -> StoredResponse:
         sealed = None
-        if _SECRET in answer.body:
-            plain = json.dumps(answer.body).encode()
+        if _SECRET in outcome.body:
+            plain = json.dumps(outcome.body).encode()
             sealed = self._safe.seal(plain, name=_name(caller, key))
             self._kept_since.append(now)
         return StoredResponse(
             caller=caller,
             key=key,
             fingerprint=fingerprint,
-            details=answer.details,
-            body=json.dumps({n: value for n, value in answer.body.items() if n != _SECRET}),
+            details=outcome.details,
+            body=json.dumps({n: value for n, value in outcome.body.items() if n != _SECRET}),
             sealed=sealed,
             created_at=now,
         )

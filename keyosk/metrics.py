@@ -180,7 +180,7 @@ class Metrics:
                     counter.add_metric(key[1:], number)
             yield counter
         times = HistogramMetricFamily(
-            _TIMES, "Time from a whole request to the beginning of its answer.", labels=("route",)
+            _TIMES, "Time from a whole request to the beginning of its response.", labels=("route",)
         )
         for route in dict.fromkeys(key[1] for key in totals if key[0] == _TIMES):
             below, buckets = 0.0, []

@@ -219,7 +219,7 @@ class Revocations:
 
         A clock that was ahead may have revoked all that is issued until then: no token would be
         good. From here on they count again, and those of before this moment stay revoked. Without
-        ``store`` only the answer says so: for what issues no token.
+        ``store`` only the response says so: for what issues no token.
         """
         now = int(self._clock())
         if not clocks.is_ahead(login.tokens_from, now):

@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from keyosk.cli import keyosk as command_tree
 from keyosk.errors import KeyoskError
-from keyosk.server import answers
+from keyosk.server import problems
+from keyosk.server.problems import Problem
 from keyosk.web import errors as web_errors
 from keyosk.web.routes import ROUTES
 from live import LiveServer
@@ -94,7 +95,7 @@ def test_every_error_code_is_in_the_api_page() -> None:
     codes = {kind.code for kind in web_errors.STATUS if kind is not KeyoskError}
     oauth = {"invalid_client", *web_errors.OAUTH_CODES.values(), "invalid_request"}
     oauth |= set(web_errors.OAUTH_STATUS_CODES.values())
-    server = {value.code for value in vars(answers).values() if isinstance(value, answers.Problem)}
+    server = {known.code for known in vars(problems).values() if isinstance(known, Problem)}
     for name in codes | oauth | server | set(web_errors.SENTENCES):
         assert f"`{name}`" in API, name
 

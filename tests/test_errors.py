@@ -591,9 +591,9 @@ def answer_to(flask: Flask, error: Exception, **request: Any) -> Answer:
     with flask.test_request_context("/anything", **request):
         g.request_id = "the-id"
         g.oauth_errors = False
-        problem = web_errors.answer(error)
+        problem = web_errors.response_to(error)
         g.oauth_errors = True
-        oauth = web_errors.answer(error)
+        oauth = web_errors.response_to(error)
     assert problem.status_code == oauth.status_code
     assert problem.content_type == "application/problem+json"
     assert oauth.content_type == "application/json"

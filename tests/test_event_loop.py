@@ -18,7 +18,7 @@ from keyosk.credentials import api_key_format
 from keyosk.installation import Installation
 from keyosk.metrics import SharedCounts
 from keyosk.model import OPERATOR, Grant, Scope
-from keyosk.web.application import is_answered_in_loop
+from keyosk.web.application import runs_in_loop
 from keyosk.web.middleware import LEAVE_LOOP
 from live import ADMIN_PASSWORD
 from people import PASSWORD
@@ -178,15 +178,15 @@ def test_which_requests_the_loop_answers(
     environ = {"PATH_INFO": path, "REQUEST_METHOD": method}
     if header is not None:
         environ["HTTP_AUTHORIZATION"] = headers[header]
-    assert is_answered_in_loop(environ, reads_files=True) is expected
-    assert is_answered_in_loop(environ, reads_files=False) is False
+    assert runs_in_loop(environ, reads_files=True) is expected
+    assert runs_in_loop(environ, reads_files=False) is False
     # A long body takes long to read.
-    assert not is_answered_in_loop({**environ, "CONTENT_LENGTH": "65536"}, reads_files=True)
+    assert not runs_in_loop({**environ, "CONTENT_LENGTH": "65536"}, reads_files=True)
 
 
 def test_what_is_in_memory_is_answered_in_the_loop_whatever_the_database() -> None:
     live = {"PATH_INFO": "/health/live", "REQUEST_METHOD": "GET"}
-    assert is_answered_in_loop(live, reads_files=False)
+    assert runs_in_loop(live, reads_files=False)
 
 
 def test_what_a_bearer_token_reads_is_answered_in_the_loop(

@@ -299,4 +299,4 @@ def test_nothing_answers_conditionally_but_the_one_place() -> None:
     texts = {path: path.read_text() for path in source.rglob("*.py")}
     assert [path for path, text in texts.items() if ways.search(text)] == []
     # What makes a tag of a public document, for the one place to compare.
-    assert [path.name for path, text in texts.items() if ".add_etag" in text] == ["answers.py"]
+    assert [path.name for path, text in texts.items() if ".add_etag" in text] == ["responses.py"]

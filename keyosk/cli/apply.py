@@ -54,7 +54,7 @@ def apply(file: BinaryIO, *, plan: bool, force: bool, take_over: bool, as_json: 
         raise Refused(*placed, code=refused.code, status=refused.status) from None
     changes = found.get("changes")
     if not isinstance(changes, list):
-        raise Refused("The server's answer has no changes.")
+        raise Refused("The server's response has no changes.")
     if as_json:
         shared.show_json({"changes": changes})
     else:

@@ -51,9 +51,9 @@ def import_accounts(file: IO[bytes], on_conflict: str, *, dry_run: bool, as_json
             _progress(file, tally) as on_piece,
             client.lines(
                 "POST", "accounts/import", content=_pieces(file, on_piece), **query
-            ) as answer,
+            ) as lines,
         ):
-            for line in answer:
+            for line in lines:
                 result = _result(line)
                 if "summary" in result:
                     ended = result
@@ -74,7 +74,7 @@ def import_accounts(file: IO[bytes], on_conflict: str, *, dry_run: bool, as_json
         else:
             _sum_up(tally, dry_run=dry_run, complete=complete)
     if not complete:
-        raise Refused(str(ended.get("detail", "The answer ended before it was whole.")))
+        raise Refused(str(ended.get("detail", "The response ended before it was whole.")))
     if tally.failed:
         sys.exit(1)
 
@@ -139,7 +139,7 @@ def _result(line: str) -> dict[str, Any]:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise Refused("The server's answer is not that of an import.")
+        raise Refused("The server's response is not that of an import.")
     return found
 
 

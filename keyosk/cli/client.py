@@ -21,7 +21,7 @@ from keyosk.cli.refusals import Refused
 from keyosk.model import OWN_SET_ALGORITHMS
 
 _PAGE: Final = "200"
-#: Bytes of the largest answer that is held in memory: pages and manifests are far smaller.
+#: Bytes of the largest response that is held in memory: pages and manifests are far smaller.
 _LARGEST: Final = 64 * 1024 * 1024
 #: Characters of a sentence that is told.
 _LONGEST: Final = 2_000
@@ -283,7 +283,7 @@ def _read(response: httpx.Response) -> bytes:
     for piece in response.iter_bytes():
         size += len(piece)
         if size > _LARGEST:
-            raise Refused("The server's answer is larger than any that Keyosk gives.")
+            raise Refused("The server's response is larger than any that Keyosk gives.")
         pieces.append(piece)
     return b"".join(pieces)
 
@@ -298,7 +298,7 @@ def _split(response: httpx.Response) -> Iterator[str]:
             yield rest.decode(errors="replace")
             rest = following
         if len(rest) > _LARGEST:
-            raise Refused("The server's answer has a line longer than any that Keyosk gives.")
+            raise Refused("The server's response has a line longer than any that Keyosk gives.")
     if rest:
         yield rest.decode(errors="replace")
 

@@ -100,7 +100,7 @@ class _Input:
 
 
 class _Body(httpx.SyncByteStream):
-    """The body of an answer as the application makes it."""
+    """The body of a response as the application makes it."""
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
         self._pieces = pieces

@@ -61,8 +61,8 @@ def rewrap_database() -> None:
     choice.require_machine(or_variable=False)
     from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk
 
-    count, answers = machine.rewrap_database()
-    keys, kept = counted(count, "private key"), counted(answers, "stored response")
+    count, responses = machine.rewrap_database()
+    keys, kept = counted(count, "private key"), counted(responses, "stored response")
     click.echo(f"{keys} and {kept} are now encrypted under the first secret key.")
 
 

@@ -165,7 +165,7 @@ def _refreshed(anonymous: Client, login: Login, server: str) -> Login:
         except Refused as refused:
             if refused.status:
                 raise
-            # The answer was lost: for a few seconds the same request gets the same token.
+            # The response was lost: for a few seconds the same request gets the same token.
             reply = anonymous.form("auth", "token", fields=fields)
     except Refused as refused:
         if refused.code not in _OVER:

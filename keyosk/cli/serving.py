@@ -55,7 +55,7 @@ def serve() -> None:
             slow=application.is_slow,
             instant=application.is_instant,
             in_loop=partial(
-                application.is_answered_in_loop,
+                application.runs_in_loop,
                 reads_files=configuration.database_url.startswith("sqlite:"),
             ),
             shutdown_delay=configuration.shutdown_delay,

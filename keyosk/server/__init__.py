@@ -1,14 +1,14 @@
 """The HTTP server: gunicorn, run from the program, with a worker class of its own.
 
-What it owns: the processes, the connections, the limits and deadlines of requests and answers, and
-the few answers that no application sees (malformed, too large, too late). What it does not own: it
-knows nothing of Keyosk. An application comes in as a factory, the settings as `Options`.
+What it owns: the processes, the connections, the limits and deadlines of requests and responses,
+and the few responses that no application sees (malformed, too large, too late). What it does not
+own: it knows nothing of Keyosk. An application comes in as a factory, the settings as `Options`.
 
 A request: `worker` accepts its connection, unless `balance` says that another worker has fewer. It
 is an asyncio protocol of `connection`, which keeps the deadlines and the limits; `parsing`
 (llhttp's judgement, and more) says what it is and where it ends. A thread of a `pool`, or the event
 loop itself for what hardly ever waits, calls the application through `wsgi`, which hands the
-response back to the connection. `answers` are the server's own errors.
+response back to the connection. `problems` are the server's own errors.
 """
 
 import gc

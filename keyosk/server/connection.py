@@ -11,11 +11,11 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from keyosk.server import answers
-from keyosk.server.answers import Problem
+from keyosk.server import problems
 from keyosk.server.options import Environ, Options
 from keyosk.server.parsing import Limits, Refused, RequestParser
 from keyosk.server.pool import Pool
+from keyosk.server.problems import Problem
 from keyosk.server.wsgi import PIECE, Call, TakesLong, Upload, environ_of
 
 _READ_BYTES: Final = 16 * 1024
@@ -97,7 +97,7 @@ class Server:
             call.run(self.application, self.options, post, may_take_long=False)
         except TakesLong:
             if not self._slow.put(call):
-                post(call.client.refuse, answers.OVERLOADED)
+                post(call.client.refuse, problems.OVERLOADED)
 
     def _run_slow(self, call: Call) -> None:
         post = self.loop.call_soon_threadsafe
@@ -185,7 +185,7 @@ class Connection(asyncio.BufferedProtocol):
         self.gone = False
         self._behind = b""  # what was received behind the request that is being answered
         self._upload: Upload | None = None
-        self._is_answering = False
+        self._is_responding = False
         self._is_made = False
         self._ended = False  # the client will send no more
         self._keep = True
@@ -234,7 +234,7 @@ class Connection(asyncio.BufferedProtocol):
         data = bytes(self._server.scratch[:nbytes])
         # SECURITY: what was received earlier goes first, also in the moment in which the response
         # is finished and what is behind it is not yet taken: out of order it is another request.
-        if self._behind or (self._is_answering and self._upload is None):
+        if self._behind or (self._is_responding and self._upload is None):
             self._behind += data
             self.transport.pause_reading()
         else:
@@ -245,14 +245,14 @@ class Connection(asyncio.BufferedProtocol):
         self._ended = True
         if self.phase is Phase.DRAINING:
             self.abort()
-        elif self._upload is not None and self._is_answering:
-            self._upload.fail(answers.INCOMPLETE)
-        elif self._is_answering or self._behind:
+        elif self._upload is not None and self._is_responding:
+            self._upload.fail(problems.INCOMPLETE)
+        elif self._is_responding or self._behind:
             pass  # it closes after the response to what it has sent
         elif self.request.is_fresh:
             self.abort()
         else:
-            self.refuse(answers.INCOMPLETE)
+            self.refuse(problems.INCOMPLETE)
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -262,7 +262,7 @@ class Connection(asyncio.BufferedProtocol):
         self._server.leave(self)
         self._server.open.discard(self)
         if self._upload is not None:
-            self._upload.fail(answers.INCOMPLETE)
+            self._upload.fail(problems.INCOMPLETE)
         self.resume_writing()
 
     def pause_writing(self) -> None:
@@ -297,12 +297,12 @@ class Connection(asyncio.BufferedProtocol):
             return
         waits = request.expects and not (request.complete or request.has_body)
         if waits and request.has_head and not had_head:
-            self.transport.write(answers.CONTINUE)
+            self.transport.write(problems.CONTINUE)
         if request.streams:
             self._receive_stream()
         elif request.complete:
             self._behind = rest
-            self._answer()
+            self._respond()
         else:
             self._server.wait(self, Phase.READING, self._options.request_timeout)
 
@@ -314,16 +314,16 @@ class Connection(asyncio.BufferedProtocol):
         request.body.clear()
         if self._upload is None:
             self._upload = upload
-            self._answer()
+            self._respond()
 
-    def _answer(self) -> None:
+    def _respond(self) -> None:
         self._server.leave(self)
-        self._is_answering = True
+        self._is_responding = True
         request = self.request
         environ = environ_of(request, self._client, self._address, base=self._server.base)
         call = Call(environ, request, self, upload=self._upload, log=self._server.log)
         if not self._server.run(call):
-            self.refuse(answers.OVERLOADED)
+            self.refuse(problems.OVERLOADED)
 
     # Its response.
 
@@ -363,14 +363,14 @@ class Connection(asyncio.BufferedProtocol):
         self._server.log.info("%d %s from %s, %s", problem.status, problem.code, client, request_id)
         headers = (("Server", self._options.server_name), *self._options.error_headers)
         data = problem.render(request_id, headers=headers, body=self.request.method != "HEAD")
-        self._is_answering = True
+        self._is_responding = True
         self.finish(data, keep=False, hold=0)
 
     def _go_on(self) -> None:
         """Everything was sent: take the next request, or close."""
         if self.gone:
             return
-        self._is_answering = False
+        self._is_responding = False
         if not self._keep or (self._ended and not self._behind):
             self._close()
             return
@@ -388,7 +388,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         data, self._behind = self._behind, b""
         self._receive(data)
-        if not self._is_answering and not self.gone:
+        if not self._is_responding and not self.gone:
             if self._ended:
                 self.eof_received()
             else:
@@ -420,7 +420,7 @@ class Connection(asyncio.BufferedProtocol):
     def expire(self) -> None:
         """Handle the end of its time."""
         if self.phase is Phase.READING and not self.request.is_fresh:
-            self.refuse(answers.TIMEOUT)
+            self.refuse(problems.TIMEOUT)
         else:
             self.abort()
 

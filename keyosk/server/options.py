@@ -27,7 +27,7 @@ class Options:
     connections: int = 2000  # beyond this the one that has waited longest is closed for the new one
 
     request_timeout: float = 20  # from the first byte (or the connect) to the last of a request
-    idle_timeout: float = 30  # of a connection kept open after an answer
+    idle_timeout: float = 30  # of a connection kept open after a response
     send_timeout: float = 20  # for each 32 KiB that the client takes
     drain_timeout: float = 5  # after a refusal, so that the client can read it
     shutdown_delay: float = 0  # from SIGTERM on, all is still served, so that a balancer can notice
@@ -35,7 +35,7 @@ class Options:
 
     head_bytes: int = 16 * 1024  # request line and header together
     body_bytes: int = 64 * 1024
-    reply_bytes: int = 2 * 1024 * 1024  # of one answer kept for a slow client without a thread
+    reply_bytes: int = 2 * 1024 * 1024  # of one response kept for a slow client without a thread
     drain_bytes: int = 64 * 1024 * 1024  # thrown away after a refusal, without being kept
 
     # Requests, as "METHOD /path" without query, whose body the application reads from the network
@@ -43,7 +43,7 @@ class Options:
     streams: frozenset[str] = frozenset()
     # Which other requests are known to take long (exports). They and the streams have
     # `slow_threads` threads of their own (one at least, and fewer than `threads`), so that the rest
-    # never wait for them; `slow_queue` more wait without a thread, and beyond that the answer is
+    # never wait for them; `slow_queue` more wait without a thread, and beyond that the response is
     # 503. Any other request is handed over to these threads when the application calls
     # `environ["server.hand_over"]`, which is there for all that are not among them yet. It raises
     # TakesLong, which the application must let through, having done nothing that cannot be done

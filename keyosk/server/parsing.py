@@ -12,8 +12,8 @@ from typing import Final
 import httptools
 from httptools import HttpParserError, HttpParserUpgrade
 
-from keyosk.server import answers
-from keyosk.server.answers import Problem
+from keyosk.server import problems
+from keyosk.server.problems import Problem
 
 _END_OF_HEAD: Final = b"\r\n\r\n"
 _MOST_FIELDS: Final = 100
@@ -104,11 +104,11 @@ class RequestParser:
             elif self.chunked:
                 data = self._feed_line(data)
             else:
-                raise Refused(answers.MALFORMED)  # llhttp expects more than was announced
+                raise Refused(problems.MALFORMED)  # llhttp expects more than was announced
         # SECURITY: two have found the end of the request, and whoever reads it in two ways is
         # trying to smuggle another.
         if self.complete and (self._left or (self.chunked and not self._trailers)):
-            raise Refused(answers.MALFORMED)
+            raise Refused(problems.MALFORMED)
         return data
 
     def _feed_head(self, data: bytes) -> bytes:
@@ -123,14 +123,14 @@ class RequestParser:
         self._parse(piece)
         if not self._has_line and b"\r\n" in self._line[2:]:
             if not _REQUEST_LINE.match(self._line):
-                raise Refused(answers.MALFORMED)
+                raise Refused(problems.MALFORMED)
             self._line, self._has_line = b"", True
         if self.size > self._limits.head:
-            raise Refused(answers.HEAD_TOO_LARGE)
+            raise Refused(problems.HEAD_TOO_LARGE)
         if found < 0:
             self._tail = joined[-3:]
         elif not self.has_head:
-            raise Refused(answers.MALFORMED)  # an end without a beginning
+            raise Refused(problems.MALFORMED)  # an end without a beginning
         return data[end:]
 
     def _feed_method(self, data: bytes) -> bytes:
@@ -139,7 +139,7 @@ class RequestParser:
         found = _METHOD.match(begun)
         if not found:
             if not _METHOD_BEGUN.fullmatch(begun):
-                raise Refused(answers.MALFORMED)
+                raise Refused(problems.MALFORMED)
             self._line, self.size = begun, len(begun)
             return b""
         self._line, self.size = b"", 0
@@ -157,28 +157,28 @@ class RequestParser:
         if self._trailers:
             self._trailers += len(piece)
             if self._trailers > self._limits.head:
-                raise Refused(answers.HEAD_TOO_LARGE)
+                raise Refused(problems.HEAD_TOO_LARGE)
         elif len(self._line) > _LONGEST_CHUNK_LINE:
-            raise Refused(answers.MALFORMED)
+            raise Refused(problems.MALFORMED)
         if found >= 0:
             line, self._line = self._line, b""
             if not self._trailers:
                 self._begin_chunk(line)
             elif (line == b"\r\n") is not self.complete:
-                raise Refused(answers.MALFORMED)
+                raise Refused(problems.MALFORMED)
         return data[len(piece) :]
 
     def _begin_chunk(self, line: bytes) -> None:
         found = _CHUNK_LINE.fullmatch(line)
         if not found:
-            raise Refused(answers.MALFORMED)
+            raise Refused(problems.MALFORMED)
         size = int(found[1], 16)
         if not size:
             self._trailers = len(line)
             return
         self._decoded += size
         if self._decoded > self._limits.body and not self.streams:
-            raise Refused(answers.BODY_TOO_LARGE)
+            raise Refused(problems.BODY_TOO_LARGE)
         self._left = size + 2
 
     def _parse(self, piece: bytes) -> None:
@@ -190,12 +190,12 @@ class RequestParser:
         except HttpParserError as fault:
             if self._problem is None:
                 is_huge = "Content-Length overflow" in str(fault)
-                self._problem = answers.BODY_TOO_LARGE if is_huge else answers.MALFORMED
+                self._problem = problems.BODY_TOO_LARGE if is_huge else problems.MALFORMED
         if self._problem is not None:
             raise Refused(self._problem)
         # Chunks of one byte, or long extensions, would let a small body fill the time.
         if self.size > 2 * (self._limits.head + self._limits.body) and not self.streams:
-            raise Refused(answers.BODY_TOO_LARGE)
+            raise Refused(problems.BODY_TOO_LARGE)
 
     def _ignore_upgrade(self) -> None:
         """Go on as if no other protocol was offered (RFC 9110, section 7.8).
@@ -215,14 +215,14 @@ class RequestParser:
         if not self.has_head:
             self.target += url
             if len(self.target) > _LONGEST_LINE:
-                self._problem = answers.LINE_TOO_LONG
+                self._problem = problems.LINE_TOO_LONG
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Handle a header field; trailers are ignored."""
         if not self.has_head:
             self.headers.append((name.lower(), value.rstrip(b" \t")))
             if len(self.headers) > _MOST_FIELDS:
-                self._problem = answers.HEAD_TOO_LARGE
+                self._problem = problems.HEAD_TOO_LARGE
 
     def on_headers_complete(self) -> None:
         """Check if the complete head is one that can be served."""
@@ -245,19 +245,19 @@ class RequestParser:
             elif name == b"transfer-encoding":
                 # SECURITY: no other coding is known here, and before 1.1 there was none.
                 if value.lower() != b"chunked" or not modern:
-                    return answers.MALFORMED
+                    return problems.MALFORMED
                 self.chunked = True
             elif name == b"expect":
                 if value.lower() != b"100-continue":
-                    return answers.EXPECTATION
+                    return problems.EXPECTATION
                 self.expects = modern
         if hosts > 1 or (modern and not hosts):
-            return answers.MALFORMED  # RFC 9112, section 3.2
+            return problems.MALFORMED  # RFC 9112, section 3.2
         if length or self.chunked:
             path = self.target.partition(b"?")[0]
             self.streams = self.method.encode() + b" " + path in self._limits.streams
         if length > self._limits.body and not self.streams:
-            return answers.BODY_TOO_LARGE
+            return problems.BODY_TOO_LARGE
         self._left = length
         return None
 

@@ -14,10 +14,10 @@ from email.utils import formatdate
 from typing import Any, Final, NoReturn, Protocol
 from urllib.parse import unquote_to_bytes
 
-from keyosk.server import answers
-from keyosk.server.answers import Problem
+from keyosk.server import problems
 from keyosk.server.options import Environ, Options
 from keyosk.server.parsing import RequestParser
+from keyosk.server.problems import Problem
 
 PIECE: Final = 32 * 1024  # progress that earns a client its whole time again
 #: In the environ of a request that is not slow: see Options.slow.
@@ -111,7 +111,7 @@ class Upload(io.RawIOBase):
         except asyncio.IncompleteReadError as end:
             return end.partial
         except TimeoutError:
-            self.fail(answers.TIMEOUT)
+            self.fail(problems.TIMEOUT)
             raise
 
 
@@ -169,7 +169,7 @@ class Call:
                     if self._may_wait and self._parts and self._sent != self._length:
                         self._flush()  # more will come, and perhaps not soon
                 if self.upload is None or self.upload.problem is None:
-                    # Now, as what the application does after its answer may take its time.
+                    # Now, as what the application does after its response may take its time.
                     self._finish()
             finally:
                 if hasattr(parts, "close"):
@@ -202,7 +202,7 @@ class Call:
         problem = self.upload.problem if self.upload is not None else None
         if failure is not None and problem is None:
             self._log.error("the application failed", exc_info=failure)
-            problem = answers.INTERNAL
+            problem = problems.INTERNAL
         if problem is None or self._is_finished:
             return
         if self._on_wire:

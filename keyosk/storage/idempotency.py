@@ -1,4 +1,4 @@
-"""Answers to POST requests that may be sent again."""
+"""Responses to POST requests that may be sent again."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from keyosk.storage.database import Database
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredResponse:
-    """An answer as it was given: ``body`` without its secrets, ``sealed`` with them, encrypted.
+    """A response as it was given: ``body`` without its secrets, ``sealed`` with them, encrypted.
 
     ``details``: the ``status`` and ``headers`` that the web gave it.
     """
@@ -32,36 +32,36 @@ class IdempotencyStore:
         self._database = database
 
     def find(self, caller: str, key: str) -> StoredResponse | None:
-        """Return the answer that this caller got under this key."""
+        """Return the response that this caller got under this key."""
         row = self._database.row(
             tables.Idempotency.select().where(
                 (tables.Idempotency.caller == caller) & (tables.Idempotency.key == key)
             )
         )
-        return None if row is None else _answer(row)
+        return None if row is None else _response(row)
 
-    def add(self, answer: StoredResponse) -> None:
-        """Insert an answer, in the transaction of what it answers."""
+    def add(self, response: StoredResponse) -> None:
+        """Insert a response, in the transaction of what it answers."""
         self._database.insert(
             tables.Idempotency,
             [
                 {
-                    "caller": answer.caller,
-                    "key": answer.key,
-                    "fingerprint": answer.fingerprint,
-                    "status": answer.details["status"],
-                    "headers": json.dumps(answer.details["headers"]),
-                    "body": answer.body,
-                    "sealed": answer.sealed,
-                    "created_at": answer.created_at,
+                    "caller": response.caller,
+                    "key": response.key,
+                    "fingerprint": response.fingerprint,
+                    "status": response.details["status"],
+                    "headers": json.dumps(response.details["headers"]),
+                    "body": response.body,
+                    "sealed": response.sealed,
+                    "created_at": response.created_at,
                 }
             ],
         )
 
-    def forget(self, *, answers_before: int, secrets_before: int) -> None:
-        """Delete answers, and the secrets of answers, that are older than these moments."""
+    def forget(self, *, responses_before: int, secrets_before: int) -> None:
+        """Delete responses, and the secrets of responses, that are older than these moments."""
         created = tables.Idempotency.created_at
-        self._database.write(tables.Idempotency.delete().where(created < answers_before))
+        self._database.write(tables.Idempotency.delete().where(created < responses_before))
         self._database.write(
             tables.Idempotency.update(sealed=None).where(
                 (created < secrets_before) & tables.Idempotency.sealed.is_null(False)
@@ -69,22 +69,23 @@ class IdempotencyStore:
         )
 
     def date_back(self, now: int, *, latest: int) -> None:
-        """Have answers of after ``latest`` be of ``now``."""
+        """Have responses of after ``latest`` be of ``now``."""
         created = tables.Idempotency.created_at
         self._database.write(tables.Idempotency.update(created_at=now).where(created > latest))
 
     def sealed(self) -> list[StoredResponse]:
-        """Return all answers that have a secret."""
+        """Return all responses that have a secret."""
         query = tables.Idempotency.select().where(tables.Idempotency.sealed.is_null(False))
-        return [_answer(row) for row in self._database.rows(query)]
+        return [_response(row) for row in self._database.rows(query)]
 
-    def reseal(self, answer: StoredResponse, sealed: bytes) -> None:
-        """Put another ciphertext in the place of an answer's."""
-        mine = (tables.Idempotency.caller == answer.caller) & (tables.Idempotency.key == answer.key)
-        self._database.write(tables.Idempotency.update(sealed=sealed).where(mine))
+    def reseal(self, response: StoredResponse, sealed: bytes) -> None:
+        """Put another ciphertext in the place of a response's."""
+        table = tables.Idempotency
+        mine = (table.caller == response.caller) & (table.key == response.key)
+        self._database.write(table.update(sealed=sealed).where(mine))
 
 
-def _answer(row: Mapping[str, Any]) -> StoredResponse:
+def _response(row: Mapping[str, Any]) -> StoredResponse:
     return StoredResponse(
         caller=row["caller"],
         key=row["key"],

@@ -5,5 +5,5 @@ request to one call of the floor below and its result back; a business rule foun
 
 Every request passes the same pipeline (``application``): a request id, a bound on its size, the
 access decision that ``routes`` states for its address and method, the resource, the headers that
-every answer has. What goes wrong anywhere becomes an answer in ``errors``, and only there.
+every response has. What goes wrong anywhere becomes a response in ``errors``, and only there.
 """

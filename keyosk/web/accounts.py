@@ -7,10 +7,10 @@ from flask import Response, g, request
 from keyosk.errors import Conflict, InsufficientScope
 from keyosk.model import MATCH, Account, AccountChanges, Grant, ListQuery, matching_name
 from keyosk.web import paging
-from keyosk.web.answers import nothing, object_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
 from keyosk.web.preconditions import wanted_versions
+from keyosk.web.responses import nothing, object_response
 from keyosk.web.schemas import (
     FUTURE,
     PAST,
@@ -92,7 +92,7 @@ class AccountsResource(Endpoint):
     def post(self) -> Response:
         """Create an account."""
         account = self.installation.grants.add_account(g.caller, self._grants, self._draft)
-        return _answer(account, 201, location=f"/accounts/{account.id}")
+        return _response(account, 201, location=f"/accounts/{account.id}")
 
 
 class AccountResource(Endpoint):
@@ -101,13 +101,13 @@ class AccountResource(Endpoint):
     @operation(response=AccountSchema, has_etag=True)
     def get(self, account: str) -> Response:
         """Return the account."""
-        return _answer(self.installation.accounts.get(account))
+        return _response(self.installation.accounts.get(account))
 
     @operation(body=AccountPatch, response=AccountSchema, has_etag=True, raises=(Conflict,))
     def patch(self, account: str) -> Response:
         """Change the fields in the merge patch."""
         patch = cast(AccountChanges, self.load())
-        return _answer(
+        return _response(
             self.installation.accounts.change(g.caller, account, patch, version=wanted_versions())
         )
 
@@ -141,13 +141,13 @@ class GrantsResource(Endpoint):
     @operation(response=GrantsShownSchema, has_etag=True)
     def get(self, account: str) -> Response:
         """Return the grants; their entity tag is that of the account."""
-        return _grants_answer(*self.installation.grants.of(account))
+        return _grants_response(*self.installation.grants.of(account))
 
     @operation(body=GrantsSchema, response=GrantsShownSchema, has_etag=True)
     def put(self, account: str) -> Response:
         """Replace all grants."""
         grants = grants_of(self.load())
-        return _grants_answer(
+        return _grants_response(
             *self.installation.grants.replace(g.caller, account, grants, version=wanted_versions())
         )
 
@@ -155,7 +155,7 @@ class GrantsResource(Endpoint):
     def patch(self, account: str) -> Response:
         """Add and remove grants."""
         fields = self.load()
-        return _grants_answer(
+        return _grants_response(
             *self.installation.grants.change(
                 g.caller,
                 account,
@@ -166,8 +166,8 @@ class GrantsResource(Endpoint):
         )
 
 
-def _answer(account: Account, status: int = 200, *, location: str | None = None) -> Response:
-    return object_answer(
+def _response(account: Account, status: int = 200, *, location: str | None = None) -> Response:
+    return object_response(
         _body(account),
         account.version,
         status,
@@ -183,7 +183,7 @@ def _body(account: Account) -> dict[str, Any]:
     return body
 
 
-def _grants_answer(account: Account, grants: tuple[Grant, ...]) -> Response:
-    return object_answer(
+def _grants_response(account: Account, grants: tuple[Grant, ...]) -> Response:
+    return object_response(
         shape_of_grants(grants), account.version, effective_at=account.effective_at
     )

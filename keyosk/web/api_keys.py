@@ -8,10 +8,10 @@ from keyosk.accounts.api_keys import NewApiKey
 from keyosk.errors import Conflict
 from keyosk.model import ApiKey, ApiKeyChanges
 from keyosk.web import paging
-from keyosk.web.answers import nothing, object_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
 from keyosk.web.preconditions import wanted_versions
+from keyosk.web.responses import nothing, object_response
 from keyosk.web.schemas import (
     FUTURE,
     ApiKeyMade,
@@ -80,7 +80,7 @@ class ApiKeyResource(Endpoint):
     def get(self, account: str, key: str) -> Response:
         """Return the API key, without its secret."""
         found = self.installation.api_keys.get(account, key)
-        return object_answer(_body(found), found.version)
+        return object_response(_body(found), found.version)
 
     @operation(body=ApiKeyPatch, response=ApiKeySchema, has_etag=True)
     def patch(self, account: str, key: str) -> Response:
@@ -89,7 +89,7 @@ class ApiKeyResource(Endpoint):
         changed = self.installation.api_keys.change(
             g.caller, account, key, patch, version=wanted_versions()
         )
-        return object_answer(_body(changed), changed.version, effective_at=changed.effective_at)
+        return object_response(_body(changed), changed.version, effective_at=changed.effective_at)
 
     @operation(has_etag=True)
     def delete(self, account: str, key: str) -> Response:
@@ -100,7 +100,7 @@ class ApiKeyResource(Endpoint):
 
 
 def _shown_once(made: NewApiKey) -> Response:
-    return object_answer(
+    return object_response(
         {**_body(made.key), "secret": made.secret},
         made.key.version,
         201,

@@ -31,9 +31,9 @@ from keyosk.web import (
 )
 from keyosk.web.access import ANYONE, Gate
 from keyosk.web.access_log import AccessLog, LineWriter
-from keyosk.web.answers import nothing
 from keyosk.web.middleware import Envelope
 from keyosk.web.operator import is_operator
+from keyosk.web.responses import nothing
 from keyosk.web.routes import ROUTES
 
 _log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ STREAMS: Final = frozenset(
 
 
 class _Api(flask_restful.Api):
-    """Flask-RESTful without its own error answers.
+    """Flask-RESTful without its own error responses.
 
     SECURITY: those return ``error.data``, which for a marshmallow error is the raw input, passwords
     included, and only where ``TESTING`` is off.
@@ -181,10 +181,10 @@ def _add_pipeline(
             installation.audit.note_refused_request(
                 g.caller, request.path, method=request.method, reason=error.detail
             )
-        return errors.answer(error)
+        return errors.response_to(error)
 
     def seal(response: Response) -> Response:
-        # After the answer has been sent: nobody waits for the chain.
+        # After the response has been sent: nobody waits for the chain.
         response.call_on_close(installation.audit.seal_quietly)
         response.call_on_close(installation.idempotency.forget_quietly)
         return response
@@ -215,7 +215,7 @@ def is_instant(environ: Mapping[str, Any]) -> bool:
     return known and "HTTP_AUTHORIZATION" not in environ
 
 
-def is_answered_in_loop(environ: Mapping[str, Any], *, reads_files: bool) -> bool:
+def runs_in_loop(environ: Mapping[str, Any], *, reads_files: bool) -> bool:
     """True for a request that hardly ever waits, so that the server needs no thread for it.
 
     What is answered from memory, and what reads a few rows where these are in a SQLite file

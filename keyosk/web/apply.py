@@ -10,7 +10,6 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from keyosk.apply.executor import Drafts
 from keyosk.errors import InsufficientScope, Invalid, KeyoskError, RefusedByRule
 from keyosk.revocations import latest
-from keyosk.web.answers import change_answer
 from keyosk.web.declared import (
     DeclarationSchema,
     ManifestChangesSchema,
@@ -20,6 +19,7 @@ from keyosk.web.declared import (
 from keyosk.web.endpoint import IDEMPOTENCY_KEY, Endpoint
 from keyosk.web.fields import QueryFlag, described
 from keyosk.web.operations import operation
+from keyosk.web.responses import change_response
 from keyosk.web.schemas import StrictSchema
 
 #: Bytes of the largest manifest.
@@ -51,7 +51,7 @@ class ApplyResource(Endpoint):
         self.repeatable = not self._requested["dry_run"]
         self._drafts: Drafts | None = None
         if self.repeatable and IDEMPOTENCY_KEY in request.headers:
-            # Whatever is wrong is told by ``post``, unless the answer is known already.
+            # Whatever is wrong is told by ``post``, unless the response is known already.
             with suppress(KeyoskError):
                 self._drafts = self.meanwhile.enter_context(
                     self.installation.declarations.draft_keys(
@@ -87,7 +87,7 @@ class ApplyResource(Endpoint):
                 g.caller, declaration, force=force, take_over=take_over, drafts=self._drafts
             )
             effective_at = latest(*(step.effective_at for step in steps))
-        return change_answer({"changes": [shape_of_step(step) for step in steps]}, effective_at)
+        return change_response({"changes": [shape_of_step(step) for step in steps]}, effective_at)
 
 
 def _options() -> dict[str, bool]:

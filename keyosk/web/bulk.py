@@ -80,18 +80,18 @@ class ImportResource(Endpoint):
         if request.mimetype not in lines.TYPES:
             raise UnsupportedMediaType
         dry_run, on_conflict = _options()
-        answer = self._answer(g.caller, dry_run=dry_run, on_conflict=on_conflict)
+        results = self._import(g.caller, dry_run=dry_run, on_conflict=on_conflict)
         leave = self.installation.bulk.exclusive()
         try:
-            # What is wrong with the first batch (no database, no body) has an answer of its own.
-            first = next(answer)
+            # What is wrong with the first batch (no database, no body) has a response of its own.
+            first = next(results)
         except BaseException:
             leave()
             raise
-        return _lines_answer(_spooled(first, answer), leave)
+        return _lines_response(_spooled(first, results), leave)
 
-    def _answer(self, caller: Caller, *, dry_run: bool, on_conflict: OnConflict) -> Iterator[bytes]:
-        """The answer, batch by batch; what ends it early after the first is told in its end."""
+    def _import(self, caller: Caller, *, dry_run: bool, on_conflict: OnConflict) -> Iterator[bytes]:
+        """The response, batch by batch; what ends it early after the first is told in its end."""
         tally = Tally()
         batches = self.installation.bulk.import_accounts(
             lambda: access.recheck(self.installation, caller, _WRITE),
@@ -128,7 +128,7 @@ class ExportResource(Endpoint):
             "".join(lines.account_line(account, grants) for account, grants in page).encode()
             for page in pages
         )
-        return _lines_answer(body, self.installation.bulk.exclusive())
+        return _lines_response(body, self.installation.bulk.exclusive())
 
 
 def _options() -> tuple[bool, OnConflict]:
@@ -149,7 +149,7 @@ def _options() -> tuple[bool, OnConflict]:
         raise Invalid.field("on_conflict", f"must be one of {words}") from None
 
 
-def _lines_answer(body: Iterator[bytes], at_end: Callable[[], None]) -> Response:
+def _lines_response(body: Iterator[bytes], at_end: Callable[[], None]) -> Response:
     response = Response(_ending(body, at_end), mimetype=lines.TYPES[0])
     # Besides: a generator that nobody starts, as for HEAD, never ends.
     response.call_on_close(at_end)
@@ -165,9 +165,9 @@ def _ending(body: Iterator[bytes], at_end: Callable[[], None]) -> Iterator[bytes
 
 
 def _spooled(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    """Return an answer that is made while the request is still read.
+    """Return a response that is made while the request is still read.
 
-    Many clients (and some proxies) send all of a body before they read any of the answer. If all
+    Many clients (and some proxies) send all of a body before they read any of the response. If all
     of it were sent as it is made, the two would soon wait for each other. So what exceeds the
     buffers on the way is put aside until the body has been read.
     """

@@ -11,15 +11,15 @@ from flask import Response, current_app, request
 
 from keyosk.errors import NotFound
 from keyosk.web import addresses, openapi
-from keyosk.web.answers import public_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
+from keyosk.web.responses import public_response
 from keyosk.web.route import Route
 from keyosk.web.standard_schemas import DocumentSchema
 
 #: The name of the ``Description`` among the application's extensions.
 EXTENSION: Final = "keyosk.description"
-#: Where the WSGI environment of a request may have the policy for its answer.
+#: Where the WSGI environment of a request may have the policy for its response.
 CONTENT_POLICY: Final = "keyosk.content_policy"
 
 # Of the package only Swagger UI's own files are used: its pages have scripts within them, which
@@ -90,7 +90,7 @@ class OpenApiResource(Endpoint):
     def get(self) -> Response:
         """Return this document (OpenAPI 3.1)."""
         description = cast(Description, current_app.extensions[EXTENSION])
-        return public_answer(Response(description.text, mimetype="application/json"))
+        return public_response(Response(description.text, mimetype="application/json"))
 
 
 class PageResource(Endpoint):
@@ -100,7 +100,7 @@ class PageResource(Endpoint):
     def get(self) -> Response:
         """Return a page that shows this document and can send requests."""
         request.environ[CONTENT_POLICY] = _POLICY
-        return public_answer(Response(_PAGE, mimetype="text/html"))
+        return public_response(Response(_PAGE, mimetype="text/html"))
 
 
 class AssetResource(Endpoint):
@@ -112,7 +112,7 @@ class AssetResource(Endpoint):
         # SECURITY: a look-up among known names; what a request says is no part of a path.
         if file not in _ASSETS:
             raise NotFound("The documentation page has no such file.")
-        return public_answer(Response(_asset(file), mimetype=_ASSETS[file]))
+        return public_response(Response(_asset(file), mimetype=_ASSETS[file]))
 
 
 @cache

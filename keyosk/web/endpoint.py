@@ -8,11 +8,11 @@ from typing import Any, Final
 from flask import Request, Response, g, request
 from flask_restful import Resource
 
-from keyosk.idempotency import Answer
+from keyosk.idempotency import Outcome
 from keyosk.installation import Installation
 from keyosk.model import ListQuery
 from keyosk.web import bodies, operations, paging, preconditions
-from keyosk.web.answers import json_answer
+from keyosk.web.responses import json_response
 
 #: The header that names a request which may be sent again.
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
@@ -63,7 +63,7 @@ class Endpoint(Resource):
             has_key = IDEMPOTENCY_KEY in asked.headers
             if asked.method == "POST" and caller and self.repeatable and has_key:
                 return self._once(*args, **kwargs)
-            return self._answered(*args, **kwargs)
+            return self._respond(*args, **kwargs)
 
     def prepare(self, **_: str) -> None:
         """Do slow work that changes nothing, before any lock is held.
@@ -88,7 +88,7 @@ class Endpoint(Resource):
         assert lists is not None
         return paging.page(lists, read, shape, count=count)
 
-    def _answered(self, *args: Any, **kwargs: Any) -> Response:
+    def _respond(self, *args: Any, **kwargs: Any) -> Response:
         method = request.method
         if method not in _READING and self._writes_untagged(method):
             preconditions.check_untagged()
@@ -103,20 +103,20 @@ class Endpoint(Resource):
         return method == "POST" or not operations.of(type(self), method).has_etag
 
     def _once(self, *args: Any, **kwargs: Any) -> Response:
-        def first() -> Answer:
-            response = self._answered(*args, **kwargs)
+        def first() -> Outcome:
+            response = self._respond(*args, **kwargs)
             headers = {
                 name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers
             }
             details = {"status": response.status_code, "headers": headers}
-            return Answer(json.loads(response.get_data() or b"{}"), details)
+            return Outcome(json.loads(response.get_data() or b"{}"), details)
 
         sent = "\n".join((request.method, request.full_path)).encode() + b"\n" + request.get_data()
-        answer = self.installation.idempotency.once(
-            g.caller, request.headers[IDEMPOTENCY_KEY], sent, answer=first
+        outcome = self.installation.idempotency.once(
+            g.caller, request.headers[IDEMPOTENCY_KEY], sent, run=first
         )
-        response = json_answer(answer.body, answer.details["status"])
-        response.headers.extend(answer.details["headers"])
-        if answer.repeated:
+        response = json_response(outcome.body, outcome.details["status"])
+        response.headers.extend(outcome.details["headers"])
+        if outcome.repeated:
             response.headers["Idempotency-Replayed"] = "true"
         return response

@@ -14,9 +14,9 @@ from werkzeug.exceptions import HTTPException, InternalServerError, RequestEntit
 
 from keyosk import errors, masking
 from keyosk.web import authorization
-from keyosk.web.answers import json_answer
 from keyosk.web.bodies import MalformedBody
 from keyosk.web.operator import is_operator
+from keyosk.web.responses import json_response
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ OAUTH_STATUS_CODES: Final = {
 }
 
 
-def answer(error: Exception) -> Response:
+def response_to(error: Exception) -> Response:
     """Return the response to an exception that ended a request."""
     status = _status(error)
     if isinstance(error, errors.KeyoskError) and status is not None:
@@ -82,7 +82,7 @@ def answer(error: Exception) -> Response:
         return response
     original = error.original_exception if isinstance(error, InternalServerError) else None
     if isinstance(original, Exception):
-        return answer(original)  # what failed after the resource, or in here: Flask wraps it
+        return response_to(original)  # what failed after the resource, or in here: Flask wraps it
     if isinstance(error, HTTPException) and error.code is not None:
         status = HTTPStatus(error.code)
         code = _CODES.get(status, status.name.lower())
@@ -142,7 +142,7 @@ def _render(
             "error": oauth_code(status.value, type(error)),
             "error_description": detail,
         }
-        response = json_answer(body, status)
+        response = json_response(body, status)
     else:
         body = {
             "type": "about:blank",
@@ -154,7 +154,7 @@ def _render(
         }
         if faults:
             body["errors"] = faults
-        response = json_answer(body, status)
+        response = json_response(body, status)
         response.mimetype = "application/problem+json"
     return response
 

@@ -10,10 +10,10 @@ from keyosk.permissions import entitlements
 from keyosk.permissions.entitlements import Reason
 from keyosk.tokens.explanation import Explanation
 from keyosk.tokens.issuing import TokenRequest
-from keyosk.web.answers import json_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.fields import rfc3339
 from keyosk.web.operations import operation
+from keyosk.web.responses import json_response
 from keyosk.web.standard_schemas import ExplainRequest, ExplanationSchema
 
 _READ: Final = "keyosk:accounts:read"
@@ -68,7 +68,7 @@ class ExplainResource(Endpoint):
             found = self.installation.explainer.explain(account, token_request, api_key_id=api_key)
         except InvalidScope as error:  # it is no list of scopes
             found = Explanation(None, error, None, (), {})
-        return json_answer(self._shape(found))
+        return json_response(self._shape(found))
 
     def _account(self, reference: str | None) -> str:
         """Return the id of the account: the caller's own, or with the scope any."""

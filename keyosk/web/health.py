@@ -3,9 +3,9 @@
 from flask import Response
 
 from keyosk.errors import Unavailable
-from keyosk.web.answers import json_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
+from keyosk.web.responses import json_response
 from keyosk.web.standard_schemas import StatusSchema
 
 
@@ -29,4 +29,4 @@ class ReadyResource(Endpoint):
 
 
 def _status(word: str) -> Response:
-    return json_answer({"status": word})
+    return json_response({"status": word})

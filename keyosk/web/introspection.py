@@ -7,9 +7,9 @@ from keyosk.errors import InvalidGrant, InvalidRequest
 from keyosk.model import Caller
 from keyosk.permissions import entitlements
 from keyosk.web import access, access_log, client_authentication, parameters
-from keyosk.web.answers import json_answer, with_effective_at
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
+from keyosk.web.responses import json_response, with_effective_at
 from keyosk.web.standard_schemas import IntrospectionSchema, TokenQuestion
 
 _AS = (parameters.FORM, "application/json")
@@ -38,7 +38,7 @@ class IntrospectResource(_AboutToken):
         """Return the state of a token, to its account and to the services it is for."""
         by, token = self._requested()
         found = self.installation.inspection.inspect(by, token)
-        response = json_answer({"active": False} if found is None else {"active": True, **found})
+        response = json_response({"active": False} if found is None else {"active": True, **found})
         response.headers["Pragma"] = "no-cache"
         return response
 

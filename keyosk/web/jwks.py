@@ -10,9 +10,9 @@ from keyosk.keys.key_set import Document
 from keyosk.keys.signing_keys import FRESH, SPREAD
 from keyosk.model import TokenPolicy
 from keyosk.web import access, authorization
-from keyosk.web.answers import WholeResponse, public_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
+from keyosk.web.responses import WholeResponse, public_response
 from keyosk.web.standard_schemas import JwkSetSchema, JwksQuery
 
 _PEM: Final = "application/x-pem-file"
@@ -43,9 +43,9 @@ class JwksResource(Endpoint):
             return _pem(keys.public_pem(keys.default.kid), confirmed=confirmed)
         for service in self._callers():
             self.installation.rotation.record_fetch(service, keys.document.kids)
-        return self.set_answer(keys.document, confirmed=confirmed)
+        return self.set_response(keys.document, confirmed=confirmed)
 
-    def set_answer(self, document: Document, *, confirmed: bool) -> Response:
+    def set_response(self, document: Document, *, confirmed: bool) -> Response:
         """Return a key set, with how long it may be cached.
 
         Args:
@@ -98,7 +98,7 @@ class ServiceJwksResource(JwksResource):
         keys, confirmed = self.installation.signing_keys.confirmed()
         document = keys.document_of(found.policy.signing_algorithm)
         self.installation.rotation.record_fetch(found.policy.name, document.kids)
-        return self.set_answer(document, confirmed=confirmed)
+        return self.set_response(document, confirmed=confirmed)
 
 
 class PemResource(Endpoint):
@@ -114,7 +114,7 @@ class PemResource(Endpoint):
 
 
 def _pem(text: str, *, confirmed: bool) -> Response:
-    response = public_answer(Response(text, mimetype=_PEM))
+    response = public_response(Response(text, mimetype=_PEM))
     if not confirmed:
         response.headers["Cache-Control"] = f"public, max-age={int(FRESH)}"
     return response

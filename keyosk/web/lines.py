@@ -18,7 +18,7 @@ from keyosk.web import bodies
 from keyosk.web.fields import Text, described, rfc3339
 from keyosk.web.schemas import AccountNew, Example, grants_of, shape_of_grants
 
-#: The media types of JSON Lines; the first is what answers have.
+#: The media types of JSON Lines; the first is what responses have.
 TYPES: Final = ("application/jsonl", "application/x-ndjson", "application/ndjson")
 #: Bytes of the longest line, without its end.
 LONGEST: Final = 64 * 1024
@@ -133,7 +133,7 @@ def result_line(result: Result) -> str:
 
 
 def summary_line(tally: Tally, *, dry_run: bool, complete: bool, detail: str | None = None) -> str:
-    """Return the last line of an answer; ``detail``: why it is not complete.
+    """Return the last line of a response; ``detail``: why it is not complete.
 
     It says when what the import took away has reached everybody: the header that other changes have
     is long sent by then.

@@ -12,9 +12,9 @@ from marshmallow import validate
 
 from keyosk.keys.material import ALGORITHMS
 from keyosk.web import addresses
-from keyosk.web.answers import json_answer, public_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
+from keyosk.web.responses import json_response, public_response
 from keyosk.web.route import Route
 from keyosk.web.standard_schemas import MetadataSchema, TokenRequestSchema
 
@@ -77,4 +77,4 @@ class MetadataResource(Endpoint):
     def get(self) -> Response:
         """Return the endpoints and what they support."""
         metadata = cast(Metadata, current_app.extensions[EXTENSION])
-        return public_answer(json_answer(metadata.document))
+        return public_response(json_response(metadata.document))

@@ -19,12 +19,12 @@ def beside(application: WSGIApplication, metrics: Metrics, port: int) -> WSGIApp
         # The server's own word: the port of the socket, not of the Host header.
         if environ["SERVER_PORT"] != str(port):
             return application(environ, start_response)
-        return _answer(Request(environ), metrics)(environ, start_response)
+        return _response(Request(environ), metrics)(environ, start_response)
 
     return either
 
 
-def _answer(request: Request, metrics: Metrics) -> Response:
+def _response(request: Request, metrics: Metrics) -> Response:
     if request.path != PATH:
         response = Response("Only /metrics exists here.\n", 404)
     elif request.method not in ("GET", "HEAD"):

@@ -15,7 +15,7 @@ from keyosk.web import access, access_log, documentation, forward
 from keyosk.web.client_address import Network, Source
 
 _POLICY: Final = "Content-Security-Policy"
-#: What every answer has, those of the server itself included.
+#: What every response has, those of the server itself included.
 SECURITY_HEADERS: Final = (
     ("X-Content-Type-Options", "nosniff"),
     (_POLICY, "default-src 'none'; base-uri 'none'; frame-ancestors 'none'"),
@@ -59,7 +59,7 @@ class Envelope:
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         started = time.perf_counter()
-        # Also for what comes after the answer has begun; the next request of this thread sets it.
+        # Also for what comes after the response has begun; the next request of this thread sets it.
         hand_over.set(environ.get(HAND_OVER))
         delays.leave_loop.set(environ.get(LEAVE_LOOP))
         delays.hold.set(environ.get(HOLD))

@@ -44,16 +44,16 @@ class Starting:
             return self._application(environ, start_response)
         if environ["PATH_INFO"] == _LIVE:
             return _sent(_live(), environ, start_response)
-        answer = _unavailable("Keyosk is waiting for its database.")
-        return _sent(answer, environ, start_response)
+        response = _unavailable("Keyosk is waiting for its database.")
+        return _sent(response, environ, start_response)
 
 
 def _sent(
-    answer: Response, environ: dict[str, Any], start_response: StartResponse
+    response: Response, environ: dict[str, Any], start_response: StartResponse
 ) -> Iterable[bytes]:
-    answer.headers["Cache-Control"] = "no-store"
-    answer.headers.extend(SECURITY_HEADERS)
-    return answer(environ, start_response)
+    response.headers["Cache-Control"] = "no-store"
+    response.headers.extend(SECURITY_HEADERS)
+    return response(environ, start_response)
 
 
 def _live() -> Response:
@@ -73,7 +73,7 @@ def _unavailable(detail: str) -> Response:
         "error": OAUTH_STATUS_CODES[status],
         "error_description": detail,
     }
-    answer = Response(json.dumps(body), status, mimetype="application/problem+json")
-    answer.headers["Retry-After"] = RETRY_AFTER
-    answer.headers["X-Request-Id"] = request_id
-    return answer
+    response = Response(json.dumps(body), status, mimetype="application/problem+json")
+    response.headers["Retry-After"] = RETRY_AFTER
+    response.headers["X-Request-Id"] = request_id
+    return response

@@ -24,8 +24,8 @@ from marshmallow import ValidationError, fields, validate
 from keyosk.errors import Invalid
 from keyosk.model import ListQuery
 from keyosk.web import addresses
-from keyosk.web.answers import json_answer
 from keyosk.web.fields import LoneTime, QueryFlag, Text, described
+from keyosk.web.responses import json_response
 
 #: How many objects a page has, at the most, and how long a parameter may be.
 DEFAULT: Final = 50
@@ -156,7 +156,7 @@ def page(
         else:
             left = None if left is None else _left(left - len(shown), list_query, count)
             following = _cursor(lists, sort, list_query, last=shown[-1], left=left)
-    response = json_answer({"items": [shape(item) for item in shown], "next": following})
+    response = json_response({"items": [shape(item) for item in shown], "next": following})
     if following is not None:
         query = urlencode({**parameters, "cursor": following})
         response.headers["Link"] = f'<{addresses.url(quote(request.path))}?{query}>; rel="next"'

@@ -11,9 +11,9 @@ from keyosk.errors import Invalid
 from keyosk.model import REVOCATIONS_PATH, Revocation
 from keyosk.revocations import Published
 from keyosk.web import negotiation
-from keyosk.web.answers import json_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
+from keyosk.web.responses import json_response
 from keyosk.web.standard_schemas import RevocationsQuery, RevocationsSchema
 
 #: What tells the signed form from a token.
@@ -81,7 +81,7 @@ class _Form:
 
     def __init__(self, body: dict[str, Any]) -> None:
         self.body = body
-        self.text = json_answer(body).get_data()
+        self.text = json_response(body).get_data()
         self.tag = hashlib.sha256(self.text).hexdigest()[:32]
         self.signed: tuple[int, str] | None = None
 

@@ -7,10 +7,10 @@ from flask import Response, g
 from keyosk.errors import Conflict
 from keyosk.model import Role, RoleChanges
 from keyosk.web import paging
-from keyosk.web.answers import is_forced, nothing, object_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
 from keyosk.web.preconditions import wanted_versions
+from keyosk.web.responses import is_forced, nothing, object_response
 from keyosk.web.schemas import RoleNew, RolePatch, RoleSchema
 
 LISTS = paging.ListOptions(
@@ -34,7 +34,7 @@ class RolesResource(Endpoint):
     def post(self) -> Response:
         """Create a role."""
         role = self.installation.roles.create(g.caller, **self.load())
-        return object_answer(_body(role), role.version, 201, location=f"/roles/{role.name}")
+        return object_response(_body(role), role.version, 201, location=f"/roles/{role.name}")
 
 
 class RoleResource(Endpoint):
@@ -44,14 +44,14 @@ class RoleResource(Endpoint):
     def get(self, role: str) -> Response:
         """Return the role."""
         found = self.installation.roles.get(role)
-        return object_answer(_body(found), found.version)
+        return object_response(_body(found), found.version)
 
     @operation(body=RolePatch, response=RoleSchema, has_etag=True, raises=(Conflict,))
     def patch(self, role: str) -> Response:
         """Change the fields in the merge patch."""
         patch = cast(RoleChanges, self.load())
         changed = self.installation.roles.change(g.caller, role, patch, version=wanted_versions())
-        return object_answer(_body(changed), changed.version, effective_at=changed.effective_at)
+        return object_response(_body(changed), changed.version, effective_at=changed.effective_at)
 
     @operation(has_etag=True, needs_force=True)
     def delete(self, role: str) -> Response:

@@ -7,10 +7,10 @@ from flask import Response, g
 from keyosk.errors import Conflict
 from keyosk.model import Service, ServiceChanges
 from keyosk.web import paging
-from keyosk.web.answers import is_forced, nothing, object_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
 from keyosk.web.preconditions import wanted_versions
+from keyosk.web.responses import is_forced, nothing, object_response
 from keyosk.web.service_schemas import (
     ScopesNew,
     ScopesSchema,
@@ -46,7 +46,7 @@ class ServicesResource(Endpoint):
         """Create a service."""
         given = {name: value for name, value in loaded(self.load()).items() if value is not None}
         service = self.installation.services.create(g.caller, **given)
-        return object_answer(
+        return object_response(
             _body(service), service.version, 201, location=f"/services/{service.id}"
         )
 
@@ -58,7 +58,7 @@ class ServiceResource(Endpoint):
     def get(self, service: str) -> Response:
         """Return the service."""
         found = self.installation.services.get(service)
-        return object_answer(_body(found), found.version)
+        return object_response(_body(found), found.version)
 
     @operation(
         body=ServicePatch,
@@ -84,7 +84,7 @@ class ServiceResource(Endpoint):
         changed = self.installation.services.change(
             g.caller, service, patch, force=is_forced(), version=wanted_versions()
         )
-        return object_answer(_body(changed), changed.version, effective_at=changed.effective_at)
+        return object_response(_body(changed), changed.version, effective_at=changed.effective_at)
 
 
 class ScopesResource(Endpoint):
@@ -93,7 +93,7 @@ class ScopesResource(Endpoint):
     @operation(response=ScopesSchema, has_etag=True)
     def get(self, service: str) -> Response:
         """Return the scopes."""
-        return _scopes_answer(self.installation.services.get(service))
+        return _scopes_response(self.installation.services.get(service))
 
     @operation(
         body=ScopesNew, response=ScopesSchema, has_etag=True, needs_force=True, raises=(Conflict,)
@@ -104,7 +104,7 @@ class ScopesResource(Endpoint):
         changed = self.installation.services.change(
             g.caller, service, {"scopes": scopes}, force=is_forced(), version=wanted_versions()
         )
-        return _scopes_answer(changed)
+        return _scopes_response(changed)
 
 
 def loaded(fields: dict[str, Any]) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def _body(service: Service) -> dict[str, Any]:
     return body
 
 
-def _scopes_answer(service: Service) -> Response:
-    return object_answer(
+def _scopes_response(service: Service) -> Response:
+    return object_response(
         {"scopes": _body(service)["scopes"]}, service.version, effective_at=service.effective_at
     )

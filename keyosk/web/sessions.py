@@ -6,9 +6,9 @@ from flask import Response, g
 
 from keyosk.model import Session
 from keyosk.web import paging
-from keyosk.web.answers import change_answer, nothing
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
+from keyosk.web.responses import change_response, nothing
 from keyosk.web.standard_schemas import RevokedSchema, SessionSchema
 
 LISTS = paging.ListOptions(("created_at",), {})
@@ -34,7 +34,7 @@ class SessionsResource(Endpoint):
     def delete(self, account: str) -> Response:
         """End every session and revoke every token of the account."""
         moment = self.installation.accounts.revoke_tokens(g.caller, account)
-        return change_answer({}, moment)
+        return change_response({}, moment)
 
 
 class SessionResource(Endpoint):

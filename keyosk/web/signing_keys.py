@@ -8,19 +8,19 @@ from keyosk.errors import Conflict
 from keyosk.keys import imported_keys
 from keyosk.model import SigningKey
 from keyosk.web import addresses
-from keyosk.web.answers import change_answer, json_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.key_schemas import KeyImport, RotationRequest, SigningKeySchema, SigningKeysSchema
 from keyosk.web.operations import operation
+from keyosk.web.responses import change_response, json_response
 
 # Made once: each new one copies all its fields (150 us).
 _SHAPE: Final = SigningKeySchema()
 
 
 class _Keys(Endpoint):
-    def answer(self, key: SigningKey, status: int = 200) -> Response:
+    def respond(self, key: SigningKey, status: int = 200) -> Response:
         """Return one key as it is now."""
-        response = change_answer(self.shape(key), key.effective_at, status)
+        response = change_response(self.shape(key), key.effective_at, status)
         if status == 201:
             response.headers["Location"] = addresses.url(f"/signing-keys/{key.kid}")
         return response
@@ -38,7 +38,7 @@ class SigningKeysResource(_Keys):
     def get(self) -> Response:
         """List all signing keys, past ones included, oldest first; without private keys."""
         found = self.installation.rotation.all()
-        return json_answer({"items": [self.shape(key) for key in found], "next": None})
+        return json_response({"items": [self.shape(key) for key in found], "next": None})
 
 
 class RotateKeyResource(_Keys):
@@ -60,13 +60,13 @@ class RotateKeyResource(_Keys):
     def post(self) -> Response:
         """Create and publish the key that signs next."""
         rotation = self.installation.rotation
-        return self.answer(rotation.rotate(g.caller, **self._fields, draft=self._draft), 201)
+        return self.respond(rotation.rotate(g.caller, **self._fields, draft=self._draft), 201)
 
 
 class ImportKeyResource(_Keys):
     """Private keys from elsewhere."""
 
-    # SECURITY: an answer that is kept would be found by the fingerprint of a private key.
+    # SECURITY: a response that is kept would be found by the fingerprint of a private key.
     repeatable = False
 
     @operation(body=KeyImport, response=SigningKeySchema, status=201, raises=(Conflict,))
@@ -74,7 +74,8 @@ class ImportKeyResource(_Keys):
         """Import a private key, as PEM or JWK, that signs next."""
         fields = self.load()
         private, algorithm = imported_keys.read(fields["private_key"], fields.get("algorithm"))
-        return self.answer(self.installation.rotation.import_key(g.caller, private, algorithm), 201)
+        key = self.installation.rotation.import_key(g.caller, private, algorithm)
+        return self.respond(key, 201)
 
 
 class SigningKeyResource(_Keys):
@@ -83,12 +84,12 @@ class SigningKeyResource(_Keys):
     @operation(response=SigningKeySchema)
     def get(self, kid: str) -> Response:
         """Return the key, without its private key."""
-        return self.answer(self.installation.rotation.get(kid))
+        return self.respond(self.installation.rotation.get(kid))
 
     @operation(response=SigningKeySchema, raises=(Conflict,))
     def delete(self, kid: str) -> Response:
         """Retire the key: it stops signing, and is removed when its last token has expired."""
-        return self.answer(self.installation.rotation.retire(g.caller, kid))
+        return self.respond(self.installation.rotation.retire(g.caller, kid))
 
 
 class CompromiseResource(_Keys):
@@ -103,4 +104,4 @@ class CompromiseResource(_Keys):
     def post(self, kid: str) -> Response:
         """Remove the key at once, revoke its tokens, and sign with the next key."""
         rotation = self.installation.rotation
-        return self.answer(rotation.compromise(g.caller, kid, draft=self._draft))
+        return self.respond(rotation.compromise(g.caller, kid, draft=self._draft))

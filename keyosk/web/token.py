@@ -20,10 +20,10 @@ from keyosk.installation import Installation
 from keyosk.permissions import entitlements
 from keyosk.tokens.issuing import IssuedToken, TokenRequest
 from keyosk.web import access, access_log, client_authentication, negotiation, parameters
-from keyosk.web.answers import WholeResponse, json_answer
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.fields import rfc3339
 from keyosk.web.operations import operation
+from keyosk.web.responses import WholeResponse, json_response
 from keyosk.web.standard_schemas import FORMATS, TokenRequestSchema, TokenSchema
 
 _JWT: Final = "application/jwt"
@@ -62,7 +62,7 @@ class TokenResource(Endpoint):
             issued = self._for_registry(values)
             if issued is not None:
                 return _for_registry_client(issued)
-        return self._answer(values)
+        return self._response(values)
 
     def _for_registry(self, values: parameters.Parameters) -> IssuedToken | None:
         """A token for the container registry that ``service`` names; ``None`` if it names none."""
@@ -89,9 +89,9 @@ class TokenResource(Endpoint):
     )
     def post(self) -> Response:
         """Issue a token."""
-        return self._answer(parameters.body())
+        return self._response(parameters.body())
 
-    def _answer(self, values: parameters.Parameters) -> Response:
+    def _response(self, values: parameters.Parameters) -> Response:
         single = parameters.singles(values, repeatable=_TARGETS) if values else {}
         form = _format(single.get("format"))
         issued = _GRANT_TYPES.get(single.get("grant_type", _DEFAULT), _unknown)(
@@ -164,13 +164,13 @@ _GRANT_TYPES: Final[
 }
 
 
-# ---- Parameters and answers ----------------------------------------------------------------------
+# ---- Parameters and responses --------------------------------------------------------------------
 
 
 def _for_registry_client(issued: IssuedToken) -> Response:
     token = issued.token
     access_log.note(**access.name_of(issued.principal), jti=token.id)
-    response = json_answer(
+    response = json_response(
         {
             "token": token.text,
             "access_token": token.text,
@@ -204,7 +204,7 @@ def _render(issued: IssuedToken, form: str, *, exchanged: bool) -> Response:
         body["api_key_successor"] = login.successor
         if login.expires_at is not None:
             body["api_key_expires_at"] = rfc3339(login.expires_at)
-    return json_answer(body)
+    return json_response(body)
 
 
 def _requested(single: Mapping[str, str], values: parameters.Parameters) -> TokenRequest:

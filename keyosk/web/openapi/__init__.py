@@ -14,10 +14,12 @@ from typing import Any, Final
 
 from apispec import APISpec
 
-from keyosk.web import answers, bodies, endpoint, errors, operations, paging, preconditions, route
+from keyosk.web import bodies, endpoint, errors, operations, paging, preconditions, route
 from keyosk.web.access import Access
 from keyosk.web.openapi.responses import REQUEST_ID_HEADER, Call, Responses
 from keyosk.web.openapi.schemas import SchemasPlugin
+from keyosk.web.responses import HEADERS as RESPONSE_HEADERS
+from keyosk.web.responses import PARAMETERS as RESPONSE_PARAMETERS
 from keyosk.web.route import Route
 
 _INTRODUCTION: Final = """\
@@ -31,13 +33,13 @@ unknown field is refused; a response may get new fields, which clients must igno
 #: Those that operations refer to by name.
 _PARAMETERS: Final = {
     **paging.PARAMETERS,
-    **answers.PARAMETERS,
+    **RESPONSE_PARAMETERS,
     **preconditions.PARAMETERS,
     **endpoint.PARAMETERS,
 }
 _HEADERS: Final = {
     **paging.HEADERS,
-    **answers.HEADERS,
+    **RESPONSE_HEADERS,
     **endpoint.HEADERS,
     **errors.HEADERS,
     **REQUEST_ID_HEADER,

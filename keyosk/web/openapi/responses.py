@@ -139,20 +139,20 @@ class Responses:
 
     def of(self, call: Call) -> dict[str, Any]:
         """Return all responses of an operation, by status."""
-        answers: dict[str, Any] = {}
+        responses: dict[str, Any] = {}
         if call.operation.status < HTTPStatus.BAD_REQUEST:
-            answers[str(int(call.operation.status))] = self._success(call)
+            responses[str(int(call.operation.status))] = self._success(call)
         if call.operation.has_etag and call.method == "GET":
-            answers["304"] = {
+            responses["304"] = {
                 "description": "The object has an `ETag` that `If-None-Match` names.",
                 "headers": _headers("ETag"),
             }
         for status, failures in _by_status(call.failures()).items():
             is_oauth = call.route.oauth and status not in _BY_SERVER
-            answers[str(status)] = (
+            responses[str(status)] = (
                 self._oauth_error(failures) if is_oauth else self._problem(status)
             )
-        return answers
+        return responses
 
     def _success(self, call: Call) -> dict[str, Any]:
         operation = call.operation
@@ -171,8 +171,8 @@ class Responses:
             content["application/json"] = {"schema": shape(operation.response)}
         for media_type, example in operation.media_types.items():
             content[media_type] = {"schema": {"type": "string"}, "example": example}
-        answer = {"description": operation.status.phrase, "headers": _headers(*headers)}
-        return {**answer, "content": content} if content else answer
+        response = {"description": operation.status.phrase, "headers": _headers(*headers)}
+        return {**response, "content": content} if content else response
 
     def _oauth_error(self, failures: list[Failure]) -> dict[str, Any]:
         first = failures[0]
@@ -199,10 +199,10 @@ class Responses:
             if first.code in _WITH_FAULTS:
                 example["errors"] = [{"field": "name", "message": first.sentence}]
             said = [f"- `{failure.code}`: {failure.sentence}" for failure in failures]
-            answer = self._error(
+            response = self._error(
                 status, said, ProblemSchema, media_type="application/problem+json", example=example
             )
-            self._components.response(name, answer)
+            self._components.response(name, response)
         return name
 
     def _error(

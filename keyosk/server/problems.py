@@ -1,4 +1,4 @@
-"""The answers that the server gives itself, before or in place of the application's.
+"""The responses that the server gives itself, before or in place of the application's.
 
 Every one is `application/problem+json` (RFC 9457) with a stable `code` and closes the connection.
 No sentence here quotes the request: what a malformed head contains may be a secret.
@@ -35,7 +35,7 @@ class Problem:
     def render(
         self, request_id: str, *, headers: Sequence[tuple[str, str]] = (), body: bool = True
     ) -> bytes:
-        """The whole answer as it goes over the wire; without its body as the answer to a HEAD."""
+        """Return the response as it goes over the wire; without its body, as HEAD has it."""
         title = _TITLES[self.status]
         content = json.dumps(
             {

@@ -62,14 +62,14 @@ class _Body:
         return iter(self._parts)
 
 
-def json_answer(body: Any, status: int = HTTPStatus.OK) -> Response:
+def json_response(body: Any, status: int = HTTPStatus.OK) -> Response:
     """Return a JSON response that ends with a line end, for terminals."""
     text = _encode(body) + "\n"
     # A lone surrogate can only come from a field's name in an error: no reason for another one.
     return WholeResponse(text.encode(errors="replace"), status, content_type="application/json")
 
 
-def object_answer(
+def object_response(
     body: dict[str, Any],
     version: int,
     status: int = HTTPStatus.OK,
@@ -84,16 +84,16 @@ def object_answer(
         version: Its version, which is the entity tag.
         status: The HTTP status.
         location: The path of a new object.
-        effective_at: As for ``change_answer``.
+        effective_at: As for ``change_response``.
     """
-    response = change_answer(body, effective_at, status)
+    response = change_response(body, effective_at, status)
     response.set_etag(str(version))
     if location is not None:
         response.headers["Location"] = addresses.url(location)
     return response
 
 
-def change_answer(
+def change_response(
     body: dict[str, Any], effective_at: int | None, status: int = HTTPStatus.OK
 ) -> Response:
     """Return the response to a change.
@@ -105,8 +105,8 @@ def change_answer(
         status: The HTTP status.
     """
     if effective_at is None:
-        return json_answer(body, status)
-    response = json_answer({**body, "effective_at_latest": rfc3339(effective_at)}, status)
+        return json_response(body, status)
+    response = json_response({**body, "effective_at_latest": rfc3339(effective_at)}, status)
     return with_effective_at(response, effective_at)
 
 
@@ -117,7 +117,7 @@ def with_effective_at(response: Response, effective_at: int | None) -> Response:
     return response
 
 
-def public_answer(response: Response) -> Response:
+def public_response(response: Response) -> Response:
     """Make a response public for caches, with its entity tag."""
     response.headers["Cache-Control"] = f"public, max-age={_PUBLIC_AGE}"
     response.add_etag()
