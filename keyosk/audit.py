@@ -251,7 +251,7 @@ class Audit:
             time=int(self._clock()),
             actor=by.account_id,
             actor_name=by.username,
-            credential=by.api_key_id or by.credential,
+            credential=by.credential_id or by.credential,
             address=by.address,
             request_id=by.request_id,
             action=action,

@@ -70,7 +70,7 @@ class Idempotency:
         if not _KEY.fullmatch(key):
             raise Invalid.field("Idempotency-Key", "must be 1 to 255 printable ASCII characters")
         now = int(self._clock())
-        caller = f"{by.account_id}/{by.api_key_id or by.credential}"
+        caller = f"{by.account_id}/{by.credential_id or by.credential}"
         # SECURITY: a keyed hash, as the request may hold a password. And with what the caller may
         # do, else a token that may do less would be shown what it could not have made.
         rights = " ".join([*sorted(by.scopes), "", *sorted(by.held)])

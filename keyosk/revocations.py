@@ -229,7 +229,7 @@ class Revocations:
         try:
             with self._database.transaction():
                 self._store.lower(
-                    login.account_id, login.api_key_id, now, latest=now + clocks.APART
+                    login.account_id, login.credential_id, now, latest=now + clocks.APART
                 )
         except Unavailable:
             _log.warning(

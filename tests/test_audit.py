@@ -743,7 +743,7 @@ def test_a_caller_by_password_and_one_by_key_are_told_apart(installation: Instal
             account_id=admin.id,
             username="admin",
             credential=credential,
-            api_key_id=key,
+            credential_id=key,
             scopes=frozenset({ADMIN}),
             held=frozenset(),
         )

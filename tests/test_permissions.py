@@ -69,7 +69,7 @@ def principal(*entitlements: Entitlement, **changes: object) -> Principal:
         expires_at=None,
         authenticated_at=NOW,
         last_seen_at=None,
-        api_key_id=None,
+        credential_id=None,
         limit=None,
         networks=None,
         successor=None,

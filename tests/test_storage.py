@@ -906,7 +906,7 @@ def login_by_models(database: Database, who: Account, key: ApiKey | None) -> Pri
         expires_at=min(expiries, default=None),
         authenticated_at=NOW,
         last_seen_at=key.last_used_at if key else who.last_login_at,
-        api_key_id=key.id if key else None,
+        credential_id=key.id if key else None,
         limit=None if key is None or key.scopes is None else frozenset(key.scopes),
         networks=key.networks if key else None,
         successor=key.successor if key else None,

@@ -219,7 +219,7 @@ def test_an_expired_token_is_refused_by_them_and_by_us(
         expires_at=None,
         authenticated_at=int(past.clock()),
         last_seen_at=None,
-        api_key_id=None,
+        credential_id=None,
         limit=None,
         networks=None,
         successor=None,

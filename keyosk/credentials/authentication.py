@@ -158,8 +158,8 @@ class Authentication:
         Raises ``BadCredentials`` if its account or API key was deleted or disabled or has expired.
         """
         now = int(self._clock())
-        if by.api_key_id is not None:
-            principal = self._logins.by_api_key(by.api_key_id, now)
+        if by.credential_id is not None:
+            principal = self._logins.by_api_key(by.credential_id, now)
         else:
             principal = self._logins.by_account(by.account_id or "", now)
         if (
@@ -185,8 +185,8 @@ class Authentication:
             return
         now = int(self._clock())
         try:
-            if principal.api_key_id is not None:
-                self._note_key(principal, principal.api_key_id, now)
+            if principal.credential_id is not None:
+                self._note_key(principal, principal.credential_id, now)
             else:
                 self._accounts.record_login(principal.account_id, now)
         except Unavailable:
@@ -361,7 +361,7 @@ def caller(
         account_id=principal.account_id,
         username=principal.username,
         credential=principal.credential,
-        api_key_id=principal.api_key_id,
+        credential_id=principal.credential_id,
         scopes=scopes,
         held=held,
         address=address,

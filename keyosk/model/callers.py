@@ -12,13 +12,14 @@ from keyosk.model.services import ADMIN, KEYOSK_SCOPES, Entitlement
 class Principal:
     """A credential that was proven, with all that a token or an access decision needs to know.
 
-    ``enabled``: the account is, and the key too. ``limit`` is the API key's own scope limit
-    (``None``: no limit), ``networks`` its own networks; ``expires_at`` the earlier of the account's
-    and the key's expiry, ``successor`` the newer key; ``password_id`` the
-    password that was shown now; ``authenticated_at`` when the secret was
-    shown; ``last_seen_at`` when the credential was last noted as used. ``tokens_from``: tokens
-    issued before this moment, to the account or by the key, do not count any more. ``claims`` is
-    JSON text, as few tokens need it. ``compromised_keys``: how many signing keys are.
+    ``enabled``: the account is, and the key too. ``credential_id``: the id of the API key; ``None``
+    for a password. ``limit`` is the API key's own scope limit (``None``: no limit), ``networks``
+    its own networks; ``expires_at`` the earlier of the account's and the key's expiry,
+    ``successor`` the newer key; ``password_id`` the password that was shown now;
+    ``authenticated_at`` when the secret was shown; ``last_seen_at`` when the credential was last
+    noted as used. ``tokens_from``: tokens issued before this moment, to the account or by the key,
+    do not count any more. ``claims`` is JSON text, as few tokens need it. ``compromised_keys``: how
+    many signing keys are.
     """
 
     account_id: str
@@ -29,7 +30,7 @@ class Principal:
     expires_at: int | None
     authenticated_at: int
     last_seen_at: int | None
-    api_key_id: str | None
+    credential_id: str | None
     password_id: str | None = None
     limit: frozenset[str] | None
     networks: tuple[str, ...] | None
@@ -66,7 +67,7 @@ class Caller:
     account_id: str | None
     username: str
     credential: CredentialKind | None
-    api_key_id: str | None
+    credential_id: str | None
     scopes: frozenset[str]
     held: frozenset[str]
     address: str | None = None
@@ -109,7 +110,7 @@ OPERATOR: Final = Caller(
     account_id=None,
     username="operator",
     credential=None,
-    api_key_id=None,
+    credential_id=None,
     scopes=frozenset({ADMIN}),
     held=frozenset(),
 )

@@ -136,7 +136,7 @@ class VerifiedClaims:
     account_id: str
     username: str
     credential: CredentialKind
-    api_key_id: str | None
+    credential_id: str | None
     scopes: frozenset[str]
     authenticated_at: int
     id: str

@@ -130,10 +130,10 @@ class LoginStore:
 
         Besides, whether the token was revoked by its own id, or with all of its key or audience.
         """
-        by_key = claims.api_key_id is not None
+        by_key = claims.credential_id is not None
         query = self._by_key_token if by_key else self._by_account_token
         rows = query(
-            login=claims.api_key_id if by_key else claims.account_id,
+            login=claims.credential_id if by_key else claims.account_id,
             jti=claims.id,
             kid=claims.kid,
             audience=audience,
@@ -174,7 +174,7 @@ def _login(rows: list[Row], credential: CredentialKind, authenticated_at: int) -
         expires_at=min(expiries) if expiries else None,
         authenticated_at=authenticated_at,
         last_seen_at=last_used if with_key else last_login,
-        api_key_id=key_id,
+        credential_id=key_id,
         limit=None if scopes is None else frozenset(json.loads(scopes)),
         networks=None if networks is None else tuple(json.loads(networks)),
         successor=successor,

@@ -223,8 +223,8 @@ class Tokens:
             claims["act"] = actor.claim
         if token_grant.roles:
             claims["roles"] = list(token_grant.roles)
-        if principal.api_key_id is not None:
-            claims["key_id"] = principal.api_key_id
+        if principal.credential_id is not None:
+            claims["key_id"] = principal.credential_id
         if token_grant.claims:
             own = json.loads(principal.claims)
             claims = {name: own[name] for name in token_grant.claims if name in own} | claims
@@ -332,7 +332,7 @@ def _read(claims: dict[str, Any], kid: str) -> VerifiedClaims:
         account_id=claims["sub"],
         username=claims["preferred_username"],
         credential=methods[claims["amr"][0]],
-        api_key_id=key_id,
+        credential_id=key_id,
         scopes=frozenset(claims["scope"].split()),
         authenticated_at=claims["auth_time"],
         id=claims["jti"],

@@ -60,8 +60,8 @@ class Inspection:
             "iss": self._issuer,
             "jti": claims.id,
         }
-        if claims.api_key_id is not None:
-            found["key_id"] = claims.api_key_id
+        if claims.credential_id is not None:
+            found["key_id"] = claims.credential_id
         if claims.actor is not None:
             found["act"] = claims.actor
         return found

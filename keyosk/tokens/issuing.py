@@ -191,7 +191,7 @@ class TokenIssuer:
                 "audiences": token_grant.audiences,
                 "scope": token.scope,
                 "expires_in": token.expires_in,
-                "api_key": principal.api_key_id,
+                "api_key": principal.credential_id,
             }
             self._audit.record(by, "token.issue", f"account/{principal.account_id}", after=after)
         return IssuedToken(principal, token)

@@ -70,7 +70,7 @@ class Sessions:
             id=session_id,
             account_id=principal.account_id,
             password_id=principal.password_id,
-            api_key_id=principal.api_key_id,
+            api_key_id=principal.credential_id,
             audiences=token_grant.audiences,
             scopes=tuple(scope for scope in token_grant.scopes if scope != OFFLINE),
             digest=token.digest,

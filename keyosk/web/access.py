@@ -224,7 +224,7 @@ def by_secret(installation: Installation, candidates: Sequence[Candidate]) -> Pr
 def name_of(who: Principal | Caller) -> dict[str, str]:
     """Return who logged in, for the log."""
     names = {"account": who.account_id or ""}
-    return names if who.api_key_id is None else {**names, "api_key": who.api_key_id}
+    return names if who.credential_id is None else {**names, "api_key": who.credential_id}
 
 
 def record_use_afterwards(installation: Installation, proven: Principal) -> None:
