@@ -3,7 +3,7 @@
 Whatever reads a moment that this program wrote asks here. The rule: one that lies further ahead
 than the program could have put it by the clock of now was written by a clock that was ahead; it
 binds nobody until then. What it was to begin begins now, what it was to bound is bounded from now.
-``docs/operations.md`` lists every stored moment and what becomes of it.
+``docs/explanation/clocks.md`` lists every stored moment and what becomes of it.
 """
 
 from typing import Final

@@ -26,7 +26,7 @@ from live import LiveServer
 # Part of `make test-long`.
 pytestmark = [pytest.mark.slow, pytest.mark.every_database]
 
-PAGE: Final = Path(__file__).parents[1] / "docs" / "apply.md"
+PAGE: Final = Path(__file__).parents[1] / "docs" / "how-to" / "apply.md"
 
 SERVICE: Final = {"name": "todo", "scopes": ["todo:read", "todo:write"]}
 ROLE: Final = {"name": "editor", "scopes": ["todo:read"]}

@@ -1204,7 +1204,7 @@ def test_every_line_of_the_page_works_when_pasted(own_server: LiveServer) -> Non
     own_server.start()
     admin = own_server.admin()
     admin.post("/services", json={"name": "todo", "scopes": ["todo:read"]})
-    page = (Path(__file__).parent.parent / "docs" / "bulk.md").read_text()
+    page = (Path(__file__).parent.parent / "docs" / "how-to" / "bulk.md").read_text()
     blocks = re.findall(r"^```sh\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     program = shlex.join(command())
     script = "\n".join((f'keyosk() {{ {program} "$@"; }}', *blocks))

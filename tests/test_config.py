@@ -18,7 +18,7 @@ from keyosk.errors import ConfigurationError
 from keyosk.keys import material
 from tables import table
 
-DOCS = Path(__file__).parent.parent / "docs" / "configuration.md"
+DOCS = Path(__file__).parent.parent / "docs" / "reference" / "configuration.md"
 KEY = "k" * 43
 OTHER_KEY = "o" * 44
 PASSWORD = "correct horse battery"

@@ -1,4 +1,4 @@
-"""docs/api.md names every scope of Keyosk and every field of each shape, and how DELETE answers."""
+"""The page of the API names each scope of Keyosk and each field, and how DELETE answers."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,8 @@ from keyosk.web.schemas import AccountSchema, ApiKeySchema, AuditSchema, GrantSc
 from keyosk.web.service_schemas import ServiceSchema
 from live import Client
 
-API = (Path(__file__).resolve().parent.parent / "docs" / "api.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parent.parent
+API = (ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
 
 
 def section(heading: str) -> str:
@@ -41,7 +42,7 @@ def test_every_scope_of_keyosk_is_in_the_api_page_and_no_other() -> None:
 )
 def test_every_field_of_a_shape_is_in_its_section(heading: str, shape: type[Schema]) -> None:
     text = section(heading)
-    # The answer to a change may have it besides; docs/revocation.md tells.
+    # The answer to a change may have it besides; docs/explanation/revocation.md tells.
     names = {field.data_key or name for name, field in shape().fields.items()}
     for name in names - {"effective_at_latest"}:
         assert f"`{name}`" in text, f"{heading}: {name}"

@@ -1,4 +1,4 @@
-"""Real ejabberd takes tokens with the lines of docs/keys.md, and no others."""
+"""Real ejabberd takes tokens with the lines of docs/how-to/static-verifiers.md, and no others."""
 
 import base64
 import os
@@ -17,7 +17,7 @@ from live import LiveServer, free_port, unique, wait_for
 from people import PASSWORD, done
 from test_proxies import missing, program
 
-PAGE = Path(__file__).parent.parent / "docs/keys.md"
+PAGE = Path(__file__).parent.parent / "docs/how-to/static-verifiers.md"
 HOST = "chat.example.org"
 STREAM = (
     f"<?xml version='1.0'?><stream:stream to='{HOST}' version='1.0' "

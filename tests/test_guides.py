@@ -18,7 +18,7 @@ from live import Client, LiveServer, free_port
 from people import done
 from test_bad_tokens import verify
 
-GUIDES = Path(__file__).parent.parent / "docs" / "guides"
+GUIDES = Path(__file__).parent.parent / "docs" / "how-to" / "services"
 KEYOSK, PORT = "http://127.0.0.1:8080", "8081"
 _START = 60  # seconds
 

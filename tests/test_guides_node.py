@@ -19,7 +19,7 @@ from test_key_lives import rotated
 
 pytestmark = pytest.mark.slow
 
-GUIDE = services.snippets(ROOT / "docs/guides/node.md")
+GUIDE = services.snippets(ROOT / "docs/how-to/services/node.md")
 README = services.snippets(CLIENT / "README.md")
 
 OURS = [each for each in README if each.is_service]

@@ -1,4 +1,4 @@
-"""Real Dovecot takes tokens with the lines of docs/keys.md, and no others."""
+"""Real Dovecot takes tokens with the lines of docs/how-to/static-verifiers.md, and no others."""
 
 import base64
 import imaplib
@@ -20,7 +20,7 @@ from live import LiveServer, free_port, unique
 from people import Person, done, make_person
 from test_proxies import program
 
-PAGE = Path(__file__).parent.parent / "docs/keys.md"
+PAGE = Path(__file__).parent.parent / "docs/how-to/static-verifiers.md"
 _START = 20  # seconds
 
 pytestmark = pytest.mark.slow

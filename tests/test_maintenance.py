@@ -84,7 +84,7 @@ def assert_restored(server: LiveServer, names: list[str]) -> None:
 
 
 def test_a_backup_made_under_load_can_be_restored(tmp_path: Path) -> None:
-    """The drill of docs/operations.md, with a secret key that was kept apart."""
+    """The drill of docs/how-to/backup.md, with a secret key that was kept apart."""
     first = tmp_path / "first"
     first.mkdir()
     copy = tmp_path / "backup.db"

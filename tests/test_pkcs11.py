@@ -34,7 +34,7 @@ from keyosk.model import OPERATOR, KeyState, SigningKey
 from live import ADMIN_PASSWORD, SECRET_KEY, Client, LiveServer, command
 from softhsm import LABEL, PIN, SoftHsm, soft_hsm
 
-PAGE = Path(__file__).parent.parent / "docs" / "keys.md"
+PAGE = Path(__file__).parent.parent / "docs" / "how-to" / "hsm.md"
 ALGORITHMS = ("ES256", "RS256", "PS256", "EdDSA")
 AHEAD, RETAIN, LIFETIME, DAY = 900, 900, 900, 86_400
 OTHER_SECRET = "another-secret-key-of-this-test-and-of-no-other"
@@ -682,8 +682,7 @@ def test_a_server_whose_token_is_away_answers_503_until_it_is_back(
 def test_the_lines_of_the_documentation_make_the_next_key_in_the_token(
     own_server: LiveServer, soft: SoftHsm, tmp_path: Path
 ) -> None:
-    section = PAGE.read_text().split("## Keys in an HSM")[1].split("\n## ")[0]
-    (script,) = re.findall(r"^```sh\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
+    (script,) = re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
     shutil.rmtree(soft.tokens)
     soft.tokens.mkdir()
     for name in ("MODULE", "TOKEN", "PIN"):

@@ -24,7 +24,7 @@ from requests.adapters import HTTPAdapter
 from live import LiveServer, free_port, unique
 from people import PASSWORD, Person, done, make_key, make_person
 
-PAGE = Path(__file__).parent.parent / "docs/forward-auth.md"
+PAGE = Path(__file__).parent.parent / "docs/how-to/forward-auth.md"
 FORGED = {
     "X-Keyosk-Account": "admin",
     "X-Keyosk-Scope": "everything",
@@ -573,11 +573,11 @@ def test_nothing_passes_haproxy_while_its_script_fails(server: LiveServer, tmp_p
         scene.stop()
 
 
-# --- The lines of docs/operations.md, for a proxy before Keyosk itself ---------------------------
+# --- The lines of docs/how-to/tls.md, for a proxy before Keyosk itself ---------------------------
 
 
 def _operations(begin: str) -> str:
-    page = (PAGE.parent / "operations.md").read_text()
+    page = (PAGE.parent / "tls.md").read_text()
     (text,) = re.findall(rf"^```\w+\n({begin}.*?)^```$", page, re.DOTALL | re.MULTILINE)
     return str(text)
 

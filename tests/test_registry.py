@@ -25,7 +25,7 @@ from live import Client, LiveServer, command, free_port, unique
 from people import PASSWORD, Person, done, make_key, make_person
 from test_proxies import program
 
-PAGE = Path(__file__).parent.parent / "docs/keys.md"
+PAGE = Path(__file__).parent.parent / "docs/how-to/registries.md"
 _START = 20  # seconds
 
 pytestmark = pytest.mark.slow

@@ -32,7 +32,7 @@ _names = (f"person-{number}" for number in itertools.count())
 
 
 class Follower:
-    """Who polls: as docs/revocation.md says, or for the whole list each time."""
+    """Who polls: as docs/explanation/revocation.md says, or for the whole list each time."""
 
     def __init__(self, keyosk: Installation, *, whole: bool = False) -> None:
         self.keyosk = keyosk

@@ -28,9 +28,8 @@ from tables import table
 pytestmark = pytest.mark.every_database
 
 ROOT = Path(__file__).parent.parent
-SNIPPET = re.findall(
-    r"^```python\n(.*?)^```$", (ROOT / "docs/revocation.md").read_text(), re.DOTALL | re.MULTILINE
-)
+PAGE = ROOT / "docs/explanation/revocation.md"
+SNIPPET = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
 
 
 class Service:

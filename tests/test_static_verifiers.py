@@ -1,4 +1,4 @@
-"""Real HAProxy, which reads a public key from a file, checks tokens as docs/keys.md says."""
+"""Real HAProxy, which reads a public key from a file, checks tokens as its page says."""
 
 import re
 import socket
@@ -16,7 +16,7 @@ from live import LiveServer, free_port, unique
 from people import Person, done, make_person
 from test_proxies import program
 
-PAGE = Path(__file__).parent.parent / "docs/keys.md"
+PAGE = Path(__file__).parent.parent / "docs/how-to/static-verifiers.md"
 _START = 20  # seconds
 
 

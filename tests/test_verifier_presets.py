@@ -12,7 +12,7 @@ from keyosk.permissions.verifier_presets import PRESETS
 from live import Client, LiveServer, unique
 from people import Person, done, make_person
 
-PAGE = Path(__file__).parent.parent / "docs/verifiers.md"
+PAGE = Path(__file__).parent.parent / "docs/reference/verifiers.md"
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from keyosk.errors import ConfigurationError, Fault
 from keyosk.installation import Installation
 from keyosk.storage.shared_clock import SharedClock
 
-#: Where docs/operations.md puts the settings of a Keyosk that runs as a service.
+#: Where docs/how-to/install.md puts the settings of a Keyosk that runs as a service.
 USUAL_FILES: Final = ("/etc/keyosk/keyosk.env", "/etc/keyosk/keyosk.toml")
 
 

@@ -1,7 +1,7 @@
 """Settings: read all, check all, report every problem at once, refuse unknown names.
 
 The class ``Config`` is the one table of settings: loading, ``keyosk config check`` and the test of
-``docs/configuration.md`` derive from it. Nothing else in Keyosk reads the environment.
+``docs/reference/configuration.md`` derive from it. Nothing else in Keyosk reads the environment.
 
 SECURITY: no sentence here repeats a value that was given, and no exception of a rule leaves this
 module. Either could carry a secret, even from a setting that is none.

@@ -1,6 +1,6 @@
 """What the field's verifiers need: which tokens they take, and which lines set them up.
 
-``docs/verifiers.md`` has the same table, and a test compares the two.
+``docs/reference/verifiers.md`` has the same table, and a test compares the two.
 """
 
 from collections.abc import Mapping

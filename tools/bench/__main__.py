@@ -97,7 +97,7 @@ def _arguments() -> argparse.Namespace:
     add("--log-level", default="info", help="Keyosk's; at info, its default, it logs each request")
     add("--no-peer", dest="peer", action="store_false", help="without oidc-provider")
     add("--no-starts", dest="starts", action="store_false", help="without start and memory")
-    add("--publish", action="store_true", help="also write docs/performance.json and its page")
+    add("--publish", action="store_true", help="also write the page of performance and its JSON")
     add("--page", action="store_true", help="measure nothing: write the page from the file")
     return parser.parse_args()
 

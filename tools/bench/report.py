@@ -1,4 +1,4 @@
-"""The tables: on the terminal, as JSON, and as docs/performance.md."""
+"""The tables: on the terminal, as JSON, and as docs/reference/performance.md."""
 
 import argparse
 import json
@@ -18,8 +18,8 @@ import starts
 
 _ROOT: Final = Path(__file__).parent.parent.parent
 _LATEST: Final = _ROOT / "build/bench.json"
-_PUBLISHED: Final = _ROOT / "docs/performance.json"
-_PAGE: Final = _ROOT / "docs/performance.md"
+_PUBLISHED: Final = _ROOT / "docs/reference/performance.json"
+_PAGE: Final = _ROOT / "docs/reference/performance.md"
 _BEGIN: Final = "<!-- made by `make bench ARGS=--publish` -->\n"
 _END: Final = "<!-- end -->\n"
 
@@ -98,7 +98,7 @@ class Result:
 
 
 def write_page() -> None:
-    """Put the published figures into docs/performance.md, between its two marks."""
+    """Put the published figures into docs/reference/performance.md, between its two marks."""
     before, _, rest = _PAGE.read_text().partition(_BEGIN)
     after = rest.partition(_END)[2]
     _PAGE.write_text(f"{before}{_BEGIN}\n{page_tables(_PUBLISHED)}\n{_END}{after}")

@@ -75,7 +75,7 @@ def _arguments() -> argparse.Namespace:
     add("--only", metavar="NAME,NAME", help="only these tables: " + ", ".join(_SIZES))
     add("--database", choices=("both", "sqlite", "postgresql"), default="both")
     add("--rounds", type=int, default=5, help="how often each is measured (5)")
-    add("--publish", action="store_true", help="also write docs/growth.json and its page")
+    add("--publish", action="store_true", help="also write docs/reference/growth.json and its page")
     add("--page", action="store_true", help="measure nothing: write the page from the file")
     return parser.parse_args()
 

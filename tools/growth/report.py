@@ -1,4 +1,4 @@
-"""The tables: on the terminal, as JSON, and in docs/scaling.md."""
+"""The tables: on the terminal, as JSON, and in docs/reference/growth.md."""
 
 import argparse
 import json
@@ -14,8 +14,8 @@ import axes
 
 _ROOT: Final = Path(__file__).parent.parent.parent
 _LATEST: Final = _ROOT / "build/growth.json"
-_PUBLISHED: Final = _ROOT / "docs/growth.json"
-_PAGE: Final = _ROOT / "docs/scaling.md"
+_PUBLISHED: Final = _ROOT / "docs/reference/growth.json"
+_PAGE: Final = _ROOT / "docs/reference/growth.md"
 _BEGIN: Final = "<!-- made by `make growth ARGS=--publish` -->\n"
 _END: Final = "<!-- end -->\n"
 
@@ -109,7 +109,7 @@ def write(tables: Sequence[Table], arguments: argparse.Namespace, *, publish: bo
 
 
 def write_page() -> None:
-    """Put the published figures into docs/scaling.md, between its two marks."""
+    """Put the published figures into docs/reference/growth.md, between its two marks."""
     published = json.loads(_PUBLISHED.read_text())
     about = published["about"]
     lines = [
