@@ -246,6 +246,7 @@ SCOPES = {
         "GET /accounts/<account>/api-keys/<key>",
         "GET /accounts/<account>/grants",
         "GET /accounts/<account>/tokens",
+        "GET /api-keys",
     },
     "keyosk:accounts:write": {
         "POST /accounts",

@@ -85,6 +85,7 @@ def fill(installation: Installation) -> None:
                 "time": START + number // 2,
                 "actor": chance.choice([accounts[0]["id"], accounts[-1]["id"]]),
                 "actor_name": chance.choice(["alice", "bob"]),
+                "credential": chance.choice(["password", accounts[0]["id"]]),
                 "action": chance.choice(["test.one", "test.two"]),
                 "target": chance.choice(["account/one", "account/two"]),
                 "outcome": chance.choice(["done", "refused"]),
@@ -94,11 +95,13 @@ def fill(installation: Installation) -> None:
         keys.append(
             {
                 "id": new_id(),
-                "account": accounts[0]["id"],
+                # Half of them are of one account.
+                "account": accounts[0 if number % 2 else number]["id"],
                 "name": f"key {chance.randrange(3)}",
                 "description": "",
                 "digest": number.to_bytes(32),
-                "prefix": "kysk_aaaa",
+                "prefix": f"kysk_{chance.randrange(16**7):07x}",
+                "networks": chance.choice([None, '["10.0.0.0/8"]']),
                 "enabled": chance.random() < 0.5,
                 "expires_at": START + chance.randrange(MANY),
                 "last_used_at": START + chance.randrange(MANY),
@@ -157,6 +160,8 @@ AUDIT: Final[tuple[dict[str, Any], ...]] = (
     {"action": "test.one"},
     {"action": "service.delete"},
     {"target": "account/two"},
+    {"credential": "password"},
+    {"credential": "00000000-0000-7000-8000-000000000000"},
     {"outcome": "done"},
     {"outcome": "refused"},
 )
@@ -171,6 +176,25 @@ KEYS: Final[tuple[dict[str, Any], ...]] = (
     {"enabled": True},
     {"expires_before": START + MANY // 2},
     {"unused_since": START + MANY // 2},
+    {"networks": "any"},
+    {"networks": "limited", "enabled": False},
+    {"prefix": "kysk_a"},
+    {"prefix": "kysk_zz"},
+)
+#: Of all accounts: besides those, what few or many pass.
+ALL_KEYS: Final[tuple[dict[str, Any], ...]] = (
+    *KEYS,
+    {"enabled": False},
+    {"networks": "limited"},
+    {"expires_before": START + 5},
+    {"expires_before": START},
+    {"unused_since": START + 5},
+    {"prefix": "kysk_"},
+    {"prefix": "kysk_abc"},
+    {"prefix": "kysk_", "enabled": True},
+    {"digest": f"{5:064x}"},
+    {"digest": "ab" * 32},
+    {"unused_since": START + MANY // 2, "networks": "any", "enabled": True},
 )
 
 
@@ -296,10 +320,27 @@ def test_a_page_of_api_keys_costs_a_page_whatever_its_filters_and_order(
     installation: Installation,
 ) -> None:
     fill(installation)
-    [(owner,)] = rows_of(installation, "SELECT account_id FROM api_key LIMIT 1")
+    owner = the_owner(installation)
     check(
         installation,
         lambda list_query: installation.api_keys.page(owner, list_query),
         KEYS,
         ("created_at", "name"),
     )
+
+
+def test_a_page_of_the_api_keys_of_all_accounts_costs_a_page_whatever_its_filters_and_order(
+    installation: Installation,
+) -> None:
+    fill(installation)
+    orders = ("created_at", "name")
+    check(installation, installation.api_keys.page_of_all, ALL_KEYS, orders)
+    owned = [{**filters, "owner": the_owner(installation)} for filters in KEYS]
+    check(installation, installation.api_keys.page_of_all, owned, orders)
+
+
+def the_owner(installation: Installation) -> str:
+    """The account that has half of the keys."""
+    query = "SELECT account_id FROM api_key GROUP BY account_id ORDER BY COUNT(*) DESC LIMIT 1"
+    [(owner,)] = rows_of(installation, query)
+    return str(owner)

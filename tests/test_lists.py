@@ -1,6 +1,7 @@
 """Lists over HTTP: pages by keyset, orders, filters, search; and what a page costs."""
 
 import base64
+import hashlib
 import json
 import random
 import sqlite3
@@ -30,6 +31,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.every_database]
 LISTS: Final = {
     "/accounts": ("created_at", "updated_at", "username"),
     "/accounts/admin/api-keys": ("created_at", "name"),
+    "/api-keys": ("created_at", "name"),
     "/services": ("created_at", "name"),
     "/roles": ("created_at", "name"),
     "/audit": ("sequence", "time"),
@@ -230,6 +232,11 @@ def test_a_parameter_given_twice_is_refused(caller: Caller) -> None:
         ("/accounts", "q", "\0"),
         ("/accounts", "q", "x" * 1001),
         ("/accounts/admin/api-keys", "expires_before", ""),
+        ("/api-keys", "networks", "10.0.0.0/8"),
+        ("/api-keys", "networks", ""),
+        ("/api-keys", "digest", "0" * 63),
+        ("/api-keys", "digest", "\u0660" * 64),
+        ("/api-keys", "prefix", "kysk\0"),
         ("/audit", "since", "2030-02-30T00:00:00Z"),
     ],
 )
@@ -511,6 +518,72 @@ def test_filters_of_api_keys(installation: Installation, caller: Caller) -> None
     assert names_of(caller, path, unused_since=PAST) == set()
 
 
+def keys_of(caller: Caller, **query: Any) -> set[str]:
+    """The names of keys, of all accounts, that a filter lets pass."""
+    names_of(caller, "/api-keys", **query)  # the same by pages and by count
+    return {item["name"] for item in caller.items("/api-keys", **query)}
+
+
+def test_filters_of_all_api_keys(installation: Installation, caller: Caller) -> None:
+    keys = installation.api_keys
+    bob = installation.grants.create_account(OPERATOR, [], username="bob")
+    mine = keys.create(OPERATOR, "admin", name="mine", networks=["10.0.0.0/8"])
+    off = keys.create(OPERATOR, "bob", name="off", enabled=False)
+    keys.create(OPERATOR, "bob", name="ends", expires_at=2_000_000_000)
+    path = "/api-keys"
+    found = {item["name"]: item for item in caller.items(path)}
+    assert found.keys() == {"mine", "off", "ends"}
+    assert (found["off"]["username"], found["off"]["account_id"]) == ("bob", bob.id)
+    assert found["mine"]["username"] == "admin"
+    alone = caller.items("/accounts/bob/api-keys", sort="name")
+    for item in alone:  # the same, with whose it is
+        assert {"account_id": bob.id, "username": "bob", **item} == found[item["name"]]
+    assert keys_of(caller, owner="BOB") == keys_of(caller, owner=bob.id)
+    assert keys_of(caller, owner="bob") == {"off", "ends"}
+    assert keys_of(caller, owner="nobody") == set()
+    assert caller.get(path, owner="nobody", total="true").headers["X-Total-Count"] == "0"
+    assert keys_of(caller, owner="bob", enabled="true") == {"ends"}
+    assert keys_of(caller, enabled="false") == {"off"}
+    assert keys_of(caller, networks="any") == {"off", "ends"}
+    assert keys_of(caller, networks="limited") == {"mine"}
+    assert keys_of(caller, networks="limited", owner="bob") == set()
+    assert keys_of(caller, expires_before=FUTURE) == {"ends"}
+    assert keys_of(caller, unused_since=FUTURE) == {"mine", "off", "ends"}
+    assert keys_of(caller, unused_since=PAST) == set()
+    assert keys_of(caller, prefix=off.key.prefix) == {"off"}
+    assert keys_of(caller, prefix=off.key.prefix[:9]) == {"off"}
+    assert keys_of(caller, prefix="kysk_") == keys_of(caller, prefix="") == {*found}
+    digest = hashlib.sha256(mine.secret.encode()).hexdigest()
+    assert keys_of(caller, digest=digest) == {"mine"}
+    assert keys_of(caller, digest=digest.upper()) == {"mine"}
+    assert keys_of(caller, digest="0" * 64) == set()
+    assert caller.get(path, prefix="kysk_", total="true").headers["X-Total-Count"] == "3"
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    "pattern",
+    ["%", "_", "kysk%", "kysk_%", "kysk______", "kysk_*", "KYSK_", "kysk_[a-z]", "' OR 1=1", "\\"],
+)
+def test_no_character_of_a_prefix_means_another(
+    installation: Installation, caller: Caller, pattern: str
+) -> None:
+    installation.api_keys.create(OPERATOR, "admin", name="mine")
+    assert caller.items("/api-keys", prefix=pattern) == []
+
+
+@pytest.mark.attack
+def test_a_secret_in_the_place_of_a_prefix_is_refused_and_not_repeated(
+    installation: Installation, caller: Caller
+) -> None:
+    made = installation.api_keys.create(OPERATOR, "admin", name="mine")
+    for text in (made.secret, made.secret[:13]):
+        answer = caller.get("/api-keys", prefix=text)
+        assert_refused(answer, "prefix")
+        assert "delete that key now" in answer.text
+        assert text not in answer.text
+
+
 def test_filters_of_services_and_roles(installation: Installation, caller: Caller) -> None:
     installation.services.create(OPERATOR, name="todo", scopes=[Scope("todo:read")])
     installation.services.create(OPERATOR, name="off", enabled=False)
@@ -537,6 +610,8 @@ def test_filters_of_the_audit_log(installation: Installation, caller: Caller) ->
     assert names_of(caller, path, action="account.") == set()
     assert names_of(caller, path, target=f"account/{account.id}") == {"account.create"}
     assert names_of(caller, path, outcome="refused") == {"rule.refused"}
+    assert names_of(caller, path, credential="password") == {"rule.refused"}
+    assert names_of(caller, path, credential=new_id()) == set()
     assert names_of(caller, path, since=FUTURE) == set()
     assert names_of(caller, path, until=PAST) == set()
     assert names_of(caller, path, since=PAST, until=FUTURE) == names_of(caller, path)

@@ -1,5 +1,6 @@
 """The examples of /openapi.json are sent as they are, and compared with what is answered."""
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -165,7 +166,7 @@ def tell(server: LiveServer) -> None:
     tell_tokens(story, admin, alice)
     tell_refusals(story, admin, alice)
     by_token = Client(server.url, token=token(alice, audience="keyosk"))
-    tell_api_keys(story, by_token)
+    tell_api_keys(story, admin, by_token)
     tell_sessions(story, admin, alice)
     tell_signing_keys(story, admin, anybody)
     story.send(anybody, "GET", "/auth/revocations")
@@ -260,11 +261,16 @@ def tell_refusals(story: Story, admin: Client, alice: Client) -> None:
     story.compare(refused, {"$ref": "/OAuthError"}, exactly=True)
 
 
-def tell_api_keys(story: Story, alice: Client) -> None:
+def tell_api_keys(story: Story, admin: Client, alice: Client) -> None:
     one = "/accounts/{account}/api-keys/{key}"
-    made_up = story.document["components"]["schemas"]["ApiKey"]["examples"][0]["id"]
-    story.real[made_up] = story.send(alice, "POST", "/accounts/{account}/api-keys").json()["id"]
+    example = story.document["components"]["schemas"]["ApiKeyMade"]["examples"][0]
+    made = story.send(alice, "POST", "/accounts/{account}/api-keys").json()
+    story.real[example["id"]] = made["id"]
+    story.real[example["prefix"]] = made["prefix"]
+    digests = [hashlib.sha256(each["secret"].encode()).hexdigest() for each in (example, made)]
+    story.real[digests[0]] = digests[1]
     story.filters(alice, "/accounts/{account}/api-keys")
+    story.filters(admin, "/api-keys")
     story.send(alice, "GET", one)
     story.send(alice, "POST", f"{one}/rotate")
     story.send(alice, "PATCH", one, exactly=False)

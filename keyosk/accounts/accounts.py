@@ -1,6 +1,6 @@
 """Accounts and their passwords."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Unpack, cast
 
@@ -130,6 +130,10 @@ class Accounts:
         known = self._accounts.password_of(account_id)
         if known is None or known.id != by.proof:
             raise Conflict("current_password", "The password was changed in the meantime.")
+
+    def usernames(self, account_ids: Collection[str]) -> dict[str, str]:
+        """Return the usernames of those of the accounts that exist, by id."""
+        return self._accounts.usernames(account_ids)
 
     def page(self, list_query: ListQuery) -> list[Account]:
         """Return a page of accounts."""

@@ -139,11 +139,34 @@ class ApiKeys:
 
     def page(self, reference: str, list_query: ListQuery) -> list[ApiKey]:
         """Return the keys of the account that a listing asks for. Raises ``NotFound``."""
-        return self._api_keys.page(self._accounts.get(reference).id, list_query)
+        return self._api_keys.page(_of(self._accounts.get(reference), list_query))
 
     def count(self, reference: str, list_query: ListQuery) -> int:
         """How many keys of the account pass the filters of a listing. Raises ``NotFound``."""
-        return self._api_keys.count(self._accounts.get(reference).id, list_query)
+        return self._api_keys.count(_of(self._accounts.get(reference), list_query))
+
+    def page_of_all(self, list_query: ListQuery) -> list[ApiKey]:
+        """Return the keys of all accounts that a listing asks for.
+
+        The filter ``owner`` is an id or a username; an unknown one has no keys.
+        """
+        found = self._owned(list_query)
+        return [] if found is None else self._api_keys.page(found)
+
+    def count_of_all(self, list_query: ListQuery) -> int:
+        """How many keys of all accounts pass the filters of a listing."""
+        found = self._owned(list_query)
+        return 0 if found is None else self._api_keys.count(found)
+
+    def _owned(self, list_query: ListQuery) -> ListQuery | None:
+        """Return the listing with the owner's id; ``None`` if there is no such account."""
+        owner = list_query.filters.get("owner")
+        if owner is None:
+            return list_query
+        try:
+            return _of(self._accounts.get(owner), list_query)
+        except NotFound:
+            return None
 
     def get(self, reference: str, key_id: str) -> ApiKey:
         """Return one key of the account. Raises ``NotFound``."""
@@ -268,6 +291,10 @@ def _networks(faults: Faults, networks: Sequence[str]) -> tuple[str, ...]:
 def _is_narrower(after: Collection[str] | None, before: Collection[str] | None) -> bool:
     """Return whether a limit lacks something of the one before, ``None`` being no limit."""
     return after is not None and (before is None or not set(before) <= set(after))
+
+
+def _of(account: Account, list_query: ListQuery) -> ListQuery:
+    return replace(list_query, filters={**list_query.filters, "owner": account.id})
 
 
 def _lasts(key: ApiKey) -> bool:

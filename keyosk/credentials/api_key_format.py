@@ -20,7 +20,8 @@ _RANDOM_LENGTH = 32
 _CHECKSUM_LENGTH = 6
 _BODY_LENGTH = len(PREFIX) + _RANDOM_LENGTH
 _LENGTH = _BODY_LENGTH + _CHECKSUM_LENGTH
-_SHOWN_LENGTH = 12
+#: How many characters of a secret lists show.
+SHOWN_LENGTH = 12
 
 
 def generate() -> str:
@@ -68,7 +69,7 @@ def prefix(secret: str) -> str:
 
     They reveal 7 of the 32 random characters; 148 bits stay secret.
     """
-    return secret[:_SHOWN_LENGTH]
+    return secret[:SHOWN_LENGTH]
 
 
 def _checksum(body: str) -> str:

@@ -65,6 +65,15 @@ class AccountStore:
         """Return the account with this username in its stored form. Raises ``NotFound``."""
         return _found(self._by_username.first(username=username))
 
+    def usernames(self, account_ids: Collection[str]) -> dict[str, str]:
+        """Return the usernames of those of the accounts that exist, by id."""
+        if not account_ids:
+            return {}
+        account = tables.Account
+        query = account.select(account.id, account.username)
+        rows = self._database.rows(query.where(account.id.in_(list(account_ids))))
+        return {row["id"]: row["username"] for row in rows}
+
     def page(self, list_query: ListQuery) -> list[Account]:
         """Return a page of accounts."""
         return [_account(row) for row in self._lists.page(list_query)]

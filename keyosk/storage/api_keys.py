@@ -8,21 +8,11 @@ import peewee
 
 from keyosk.errors import NotFound
 from keyosk.model import ApiKey, ApiKeyFields, ListQuery, Versions
-from keyosk.storage import listing as lists
 from keyosk.storage import tables, versions
+from keyosk.storage.api_key_lists import ApiKeyLists
 from keyosk.storage.database import Database
 
 _LISTS: Final = ("scopes", "networks")
-# Not by the id alone: PostgreSQL would walk along the keys of all accounts and leave most out.
-_SORTS: Final[lists.Sorts] = {"created_at": tables.ApiKey.created_at, "name": tables.ApiKey.name}
-_FILTERS: Final[lists.Filters] = {
-    "enabled": lambda value: tables.ApiKey.enabled == value,
-    "expires_before": lambda value: tables.ApiKey.expires_at < value,
-    "unused_since": lambda value: (
-        (tables.ApiKey.last_used_at < value)
-        | (tables.ApiKey.last_used_at.is_null() & (tables.ApiKey.created_at < value))
-    ),
-}
 
 
 class ApiKeyStore:
@@ -30,6 +20,7 @@ class ApiKeyStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._lists = ApiKeyLists(database)
 
     def add(self, key: ApiKey, digest: bytes) -> None:
         """Insert a new key. Raises ``NotFound`` when its account was deleted meanwhile."""
@@ -55,17 +46,13 @@ class ApiKeyStore:
         except peewee.IntegrityError as error:
             raise NotFound("There is no such account.") from error
 
-    def page(self, account_id: str, list_query: ListQuery) -> list[ApiKey]:
-        """Return a page of the account's keys."""
-        query = lists.page(
-            _of(account_id), list_query, key=tables.ApiKey.id, sorts=_SORTS, filters=_FILTERS
-        )
-        return [_api_key(row) for row in self._database.rows(query)]
+    def page(self, list_query: ListQuery) -> list[ApiKey]:
+        """Return a page of keys; the filter ``owner`` is an account's id."""
+        return [_api_key(row) for row in self._lists.page(list_query)]
 
-    def count(self, account_id: str, list_query: ListQuery) -> int:
-        """Return the number of the account's keys that pass the filters of a list."""
-        query = lists.filtered(_of(account_id), list_query, _FILTERS)
-        return lists.count(self._database, query, list_query)
+    def count(self, list_query: ListQuery) -> int:
+        """Return the number of keys that pass the filters of a list."""
+        return self._lists.count(list_query)
 
     def get(self, account_id: str, key_id: str) -> ApiKey:
         """Return one key of the account. Raises ``NotFound``, also for another account's key."""
@@ -106,10 +93,6 @@ class ApiKeyStore:
         if first:
             query = query.where(tables.ApiKey.last_used_at.is_null())
         return bool(self._database.write(query))
-
-
-def _of(account_id: str) -> "peewee.ModelSelect[Any]":
-    return tables.ApiKey.select().where(tables.ApiKey.account == account_id)
 
 
 def _json(items: tuple[str, ...] | None) -> str | None:

@@ -94,7 +94,7 @@ class AuditStore:
 
     def _filters(self, indexed: Collection[str]) -> lists.Filters:
         """The condition of each filter; an index is used for those ``indexed`` only."""
-        names = ("actor", "action", "target", "outcome", *_TIMES)
+        names = ("actor", "action", "credential", "target", "outcome", *_TIMES)
         seen = partial(lists.unindexed, self._database)
         return {
             name: partial(_condition, name, place=None if name in indexed else seen)

@@ -1,39 +1,103 @@
-"""API keys of an account."""
+"""API keys: those of an account, and the list of all."""
 
+from collections.abc import Mapping
 from typing import Any, Final, cast
 
 from flask import Response, g
+from marshmallow import ValidationError, fields, validate
 
 from keyosk.accounts.api_keys import NewApiKey
+from keyosk.credentials import api_key_format
 from keyosk.errors import Conflict
-from keyosk.model import ApiKey, ApiKeyChanges
+from keyosk.model import ApiKey, ApiKeyChanges, ListQuery
 from keyosk.web import paging
 from keyosk.web.endpoint import Endpoint
+from keyosk.web.fields import Text, described
 from keyosk.web.operations import operation
 from keyosk.web.preconditions import wanted_versions
 from keyosk.web.responses import nothing, object_response
 from keyosk.web.schemas import (
+    ACCOUNT_ID,
     FUTURE,
     ApiKeyMade,
     ApiKeyNew,
     ApiKeyPatch,
     ApiKeyRotationSchema,
     ApiKeySchema,
+    OwnedApiKeySchema,
 )
 
-LISTS = paging.ListOptions(
+
+def _check_prefix(text: str) -> None:
+    # SECURITY: one that is longer may be a whole secret, and URLs are in every log on the way.
+    if len(text) > api_key_format.SHOWN_LENGTH:
+        raise ValidationError(
+            f"Must be the first {api_key_format.SHOWN_LENGTH} characters at most. A secret must "
+            "never be in a URL: if this was one, delete that key now."
+        )
+
+
+#: Of the secret that is the example of a new key.
+_DIGEST: Final = "266455311109cc0504e7537f74cfb33aac376590cad3514bb41862528f72a0d6"
+_FILTERS: Final[Mapping[str, fields.Field[Any]]] = {
+    "enabled": paging.flag("Only enabled keys, or only disabled ones."),
+    "expires_before": paging.moment(
+        "Only keys that expire before this time.", "2100-01-01T00:00:00Z"
+    ),
+    "unused_since": paging.moment("Only keys that were not used since this time.", FUTURE),
+    "networks": paging.word(
+        "Only keys that are accepted from `any` address, or only those `limited` to networks.",
+        "any",
+        "limited",
+    ),
+    "prefix": Text(
+        validate=_check_prefix,
+        metadata=described(
+            "Only keys whose secret begins so, 12 characters at most.", "kysk_7Zb1mC8"
+        ),
+    ),
+}
+LISTS = paging.ListOptions(("created_at", "name"), _FILTERS)
+LISTS_OF_ALL = paging.ListOptions(
     ("created_at", "name"),
     {
-        "enabled": paging.flag("Only enabled keys, or only disabled ones."),
-        "expires_before": paging.moment(
-            "Only keys that expire before this time.", "2100-01-01T00:00:00Z"
+        **_FILTERS,
+        "digest": Text(
+            validate=validate.Regexp(
+                r"[0-9a-fA-F]{64}\Z", error="Must be a SHA-256: 64 hexadecimal digits."
+            ),
+            metadata=described(
+                "Only the key whose secret has this SHA-256, in hexadecimal.",
+                _DIGEST,
+            ),
         ),
-        "unused_since": paging.moment("Only keys that were not used since this time.", FUTURE),
+        "owner": paging.text("Only keys of this account: its id or username.", ACCOUNT_ID),
     },
 )
 
 # Made once: each new one copies all its fields (150 us).
 _SHAPE: Final = ApiKeySchema()
+
+
+class AllApiKeysResource(Endpoint):
+    """The API keys of all accounts."""
+
+    @operation(response=OwnedApiKeySchema, lists=LISTS_OF_ALL)
+    def get(self) -> Response:
+        """List the API keys of all accounts, to find a leaked one or those nobody uses."""
+        api_keys, accounts = self.installation.api_keys, self.installation.accounts
+        names: dict[str, str] = {}
+
+        def read(list_query: ListQuery) -> list[ApiKey]:
+            found = api_keys.page_of_all(list_query)
+            names.update(accounts.usernames({key.account_id for key in found}))
+            return found
+
+        def body(key: ApiKey) -> dict[str, Any]:
+            owner = {"account_id": key.account_id, "username": names.get(key.account_id)}
+            return {**owner, **_body(key)}
+
+        return self.page(read, body, api_keys.count_of_all)
 
 
 class ApiKeysResource(Endpoint):

@@ -15,6 +15,9 @@ LISTS = paging.ListOptions(
     {
         "actor": paging.text("The id of the account that did it.", ACCOUNT_ID),
         "action": paging.text("What was done, as in `action` of a row.", "account.create"),
+        "credential": paging.text(
+            "`password`, or the id of the API key that was used.", "password"
+        ),
         "target": paging.text("What it was done to.", f"account/{ACCOUNT_ID}"),
         "outcome": paging.text("`done` or `refused`.", "done"),
         "since": paging.moment("Only rows of this time and later.", PAST),

@@ -120,6 +120,15 @@ def text(description: str, example: str) -> Text:
     return Text(validate=validate.Length(max=LONGEST), metadata=described(description, example))
 
 
+def word(description: str, *words: str) -> Text:
+    """A filter by one of a few words."""
+    wrong = "Must be one of " + ", ".join(words) + "."
+    return Text(
+        validate=validate.OneOf(words, error=wrong),
+        metadata=described(description, words[-1]),
+    )
+
+
 def flag(description: str) -> QueryFlag:
     """A filter by ``true`` or ``false``."""
     return QueryFlag(metadata=described(description, True))

@@ -21,7 +21,12 @@ from keyosk.web.accounts import (
     GrantsResource,
     PasswordResource,
 )
-from keyosk.web.api_keys import ApiKeyResource, ApiKeysResource, RotateResource
+from keyosk.web.api_keys import (
+    AllApiKeysResource,
+    ApiKeyResource,
+    ApiKeysResource,
+    RotateResource,
+)
 from keyosk.web.apply import ApplyResource
 from keyosk.web.audit import AuditResource
 from keyosk.web.authorize import AuthorizeResource
@@ -118,6 +123,7 @@ ROUTES: Final = (
         "DELETE": _END_OWN_KEY,
     }),
     Route("/accounts/<account>/api-keys/<key>/rotate", RotateResource, {"POST": _OWN_CREDENTIALS}),
+    Route("/api-keys", AllApiKeysResource, {"GET": scope(_ACCOUNTS_READ)}),
     Route("/accounts/<account>/tokens", SessionsResource, {
         "GET": itself_or(_ACCOUNTS_READ),
         "DELETE": itself_or(_ACCOUNTS_WRITE),

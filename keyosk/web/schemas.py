@@ -341,6 +341,16 @@ class ApiKeySchema(ResponseSchema):
     effective_at_latest = Time(metadata=EFFECTIVE_AT)
 
 
+class OwnedApiKeySchema(ApiKeySchema):
+    """An API key in the list of all accounts' keys, with whose it is."""
+
+    account_id = Text(metadata=described("The id of the account that has it.", ACCOUNT_ID))
+    username = Text(
+        allow_none=True,
+        metadata=described("Its username; null if it was deleted just now.", "alice"),
+    )
+
+
 class ApiKeyMade(ApiKeySchema):
     """A new API key with its secret, which is never shown again."""
 

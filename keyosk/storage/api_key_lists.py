@@ -1,0 +1,133 @@
+"""Lists of API keys, of one account or of all: for every filter there is an index.
+
+A page is read in one of three ways, as those of accounts are (``account_lists``):
+
+- Where few keys of the installation pass one of the filters, those are sorted.
+- In the order of creation, along the filter's own index, which goes on with the key's id.
+- Otherwise along the order, of the account or of all, holding each key against the filters.
+"""
+
+from collections.abc import Callable, Collection
+from typing import Any, Final
+
+import peewee
+from peewee import fn
+
+from keyosk.model import ListQuery
+from keyosk.storage import listing as lists
+from keyosk.storage import tables
+from keyosk.storage.database import Database
+
+_KEY: Final = tables.ApiKey
+#: Of one account. Not by the id alone: PostgreSQL would walk along the keys of all accounts.
+_SORTS_OF_ONE: Final[lists.Sorts] = {"created_at": _KEY.created_at, "name": _KEY.name}
+_SORTS_OF_ALL: Final[lists.Sorts] = {"created_at": _KEY.id, "name": _KEY.name}
+_OWNER: Final = "owner"
+#: Filters whose index goes on with the id.
+_IN_ORDER: Final = ("enabled", "networks")
+#: When a key was last of use to anybody, as its index has it.
+_LAST: Final = fn.COALESCE(_KEY.last_used_at, _KEY.created_at)
+
+Rows = list[dict[str, Any]]
+
+
+class ApiKeyLists:
+    """Reads pages of API keys, and counts them. The filter ``owner`` is an account's id."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def page(self, list_query: ListQuery) -> Rows:
+        """The rows that a listing asks for."""
+        filters = list_query.filters
+        leading = self._leading(list_query)
+        among = None
+        if filters.keys() - leading:
+            among = lists.few(
+                self._database,
+                ([self._source(name, value)] for name, value in filters.items()),
+            )
+            if among is not None and not among:
+                return []
+        query = lists.page(
+            _KEY.select(),
+            list_query,
+            key=_KEY.id,
+            sorts=_SORTS_OF_ALL if among is not None or _OWNER not in leading else _SORTS_OF_ONE,
+            filters=self._conditions(leading if among is None else ()),
+            among=among,
+        )
+        return self._database.rows(query)
+
+    def count(self, list_query: ListQuery) -> int:
+        """How many keys pass the filters, counted as far as the listing says."""
+        names = list_query.filters.keys()
+        # The index of one filter counts by itself; of several, one narrows and the others are held.
+        indexed = {_OWNER} if _OWNER in names else names
+        query = _KEY.select(_KEY.id)
+        if list_query.newest is not None:
+            query = query.where(_KEY.id <= list_query.newest)
+        query = lists.filtered(query, list_query, self._conditions(indexed))
+        return lists.count(self._database, query, list_query)
+
+    def _leading(self, list_query: ListQuery) -> set[str]:
+        """The filter whose index goes on in the order of the list, to be walked along."""
+        if _OWNER in list_query.filters:
+            return {_OWNER}
+        by_creation = list_query.sort == "created_at"
+        return {*[name for name in _IN_ORDER if by_creation and name in list_query.filters][:1]}
+
+    def _source(self, name: str, value: Any) -> "peewee.ModelSelect[Any]":
+        """The ids of keys that pass a filter, in the order of its index."""
+        keys = _KEY.select(_KEY.id.alias("key"))
+        # In an order, as PostgreSQL might read the table for some that many rows pass.
+        order = {
+            "prefix": (self._by_code_point(_KEY.prefix),),
+            "expires_before": (_KEY.expires_at,),
+            "unused_since": (_LAST,),
+            _OWNER: (_KEY.created_at,),
+        }.get(name, (_KEY.id,))
+        return keys.where(self._condition(name, value)).order_by(*order)
+
+    def _conditions(self, indexed: Collection[str]) -> lists.Filters:
+        """The condition of each filter; an index is used for those ``indexed`` only."""
+        return {
+            name: self._filter(name, hidden=name not in indexed)
+            for name in (_OWNER, "prefix", "digest", "unused_since", "expires_before", *_IN_ORDER)
+        }
+
+    def _filter(self, name: str, *, hidden: bool) -> Callable[[Any], peewee.Expression]:
+        return lambda value: self._condition(name, value, hidden=hidden)
+
+    def _condition(self, name: str, value: Any, *, hidden: bool = False) -> peewee.Expression:
+        """``hidden``: so that SQLite does not take the filter's own index."""
+
+        def column(field: peewee.Field) -> Any:
+            return lists.unindexed(self._database, field) if hidden else field
+
+        condition: peewee.Expression
+        if name == "prefix":
+            # A range, not LIKE: no character of the prefix means another one.
+            text = self._by_code_point(column(_KEY.prefix))
+            condition = (text >= value) & (text < value + "\U0010ffff")
+        elif name == "expires_before":
+            condition = column(_KEY.expires_at) < value
+        elif name == "unused_since":
+            used = _KEY.last_used_at
+            condition = (
+                (used < value) | (used.is_null() & (_KEY.created_at < value))
+                if hidden
+                else value > _LAST
+            )
+        elif name == "networks":
+            condition = column(_KEY.networks).is_null(value == "any")
+        elif name == "digest":
+            condition = column(_KEY.digest) == bytes.fromhex(value)
+        else:
+            field = _KEY.account if name == _OWNER else getattr(_KEY, name)
+            condition = column(field) == value
+        return condition
+
+    def _by_code_point(self, column: Any) -> Any:
+        # So SQLite compares by itself.
+        return column if self._database.is_sqlite else column.collate('"C"')
