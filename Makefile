@@ -4,6 +4,8 @@
 # Another Poetry 2 may be named: make test POETRY=poetry
 POETRY ?= tools/poetry
 BIN := .venv/bin
+# Any builder of Sphinx: html, epub, man, text, linkcheck, ...
+SPHINX_FORMAT ?= html
 ARGS ?=
 # As .venv/bin/keyosk does, whose first line, written by Poetry, breaks at a space in this folder's path.
 KEYOSK := $(BIN)/python -c 'import sys; from keyosk.cli import main; sys.argv[0] = "keyosk"; sys.exit(main())'
@@ -39,19 +41,20 @@ faults: .venv/.development ## Take the defences away one by one and see that a t
 demo: .venv/.runtime ## Play the README's story by itself, on a free port, in a temporary folder
 	@$(BIN)/python examples/demo.py $(ARGS)
 
-lint: .venv/.development ## Check style, formatting, types and dangerous calls
+lint: .venv/.development ## Check style, formatting, types, dangerous calls and spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive keyosk
 	$(BIN)/mypy
 	$(BIN)/mypy --python-version 3.10 client/keyosk_client
+	$(BIN)/codespell
 
 format: .venv/.development ## Format the code and mend what can be mended by itself
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-docs: .venv/.development ## Build the documentation into build/docs; a warning is a failure
-	$(BIN)/sphinx-build -W --keep-going -b html docs build/docs
+docs: .venv/.development ## Build the documentation into build/docs (SPHINX_FORMAT=epub, man, ...)
+	$(BIN)/sphinx-build -W --keep-going -b $(SPHINX_FORMAT) -d build/doctrees docs build/$(if $(filter html,$(SPHINX_FORMAT)),docs,$(SPHINX_FORMAT))
 
 build: .venv/.development ## Build the wheels, the source packages, their SBOM and pins into dist
 	$(POETRY) build --clean
