@@ -1,9 +1,11 @@
 """argon2id in memory that is kept: the same hashes, without what each would cost anew."""
 
 import os
+import re
 import resource
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from argon2.low_level import Type, hash_secret_raw
@@ -86,6 +88,49 @@ def test_nothing_of_a_hash_stays_in_its_block() -> None:
             break
     assert kept
     assert all(each == bytes(len(each)) for each in kept)
+
+
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage/enabled").exists(),
+    reason="this kernel has no huge pages",
+)
+def test_a_block_asks_for_huge_pages() -> None:
+    """Whether it gets them is for the kernel to say: on a fragmented machine it has none."""
+    block = argon2id._Block.new(SIZE_KIB * 1024)
+    flags = flags_of(argon2id._address(block.pointer))
+    assert "hg" in flags.split()
+
+
+def flags_of(address: int) -> str:
+    """The flags of the mapping at an address of this process."""
+    is_it = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        bounds = re.match("([0-9a-f]+)-([0-9a-f]+) ", line)
+        if bounds is not None:
+            is_it = int(bounds[1], 16) <= address < int(bounds[2], 16)
+        elif is_it and line.startswith("VmFlags:"):
+            return line
+    raise AssertionError("no such mapping")
+
+
+def test_a_block_that_is_not_needed_beside_others_is_returned_sooner(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A process that did two hashes at once and now does one holds one block, not two."""
+    wait_until_returned()
+    monkeypatch.setattr(argon2id, "_KEPT", 3600)  # the timer does not help
+    blocks = argon2id._Blocks()
+    one, other = blocks.take(4096), blocks.take(4096)
+    blocks.give(one)
+    blocks.give(other)
+    assert len(blocks._free) == 2
+    deadline = time.monotonic() + 20
+    while len(blocks._free) > 1:
+        assert time.monotonic() < deadline
+        blocks.give(blocks.take(4096))
+    assert argon2id._address(blocks._free[0].pointer) == argon2id._address(other)
+    assert blocks._timer is not None
+    blocks._timer.cancel()
 
 
 def test_a_block_that_nobody_uses_is_returned() -> None:
