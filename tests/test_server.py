@@ -93,6 +93,9 @@ def application(environ, start):
     if path == "/hold":
         environ["server.hold"](float(number))
         return answer(start, b"held")
+    if path.endswith("/niceness"):
+        thread = threading.get_native_id()
+        return answer(start, str(os.getpriority(os.PRIO_PROCESS, thread)).encode())
     if path in ("/memory", "/instant"):
         if number == "leave":
             body = environ["wsgi.input"].read()
@@ -1039,6 +1042,16 @@ def test_slow_requests_leave_a_thread_to_the_others(start: Callable[..., Server]
         refused = next(answer for answer in answers if answer.status == 503)
         assert_problem(refused, 503, "overloaded")
         assert int(refused.headers["retry-after"]) > 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a niceness for each thread")
+def test_slow_requests_stand_back_where_the_processors_are_busy(server: Server) -> None:
+    with server.connect() as client:
+        usual, in_loop, slow = (
+            int(client.get(f"{path}/niceness").body) for path in ("", "/memory", "/slow")
+        )
+    assert usual == in_loop == os.getpriority(os.PRIO_PROCESS, 0)
+    assert slow == min(usual + 5, 19)
 
 
 @table("chunked", [False, True])

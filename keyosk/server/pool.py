@@ -1,9 +1,12 @@
 """Threads that handle requests of one kind."""
 
 import logging
+import os
 import queue
+import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from keyosk.server.wsgi import Call
 
@@ -14,9 +17,17 @@ class Pool:
     """A number of threads, and a limit on the requests that wait for them."""
 
     def __init__(
-        self, name: str, run: Callable[[Call], None], *, threads: int, length: int
+        self,
+        name: str,
+        run: Callable[[Call], None],
+        *,
+        threads: int,
+        length: int,
+        niceness: int = 0,
     ) -> None:
+        """``niceness``: how far its threads stand back behind all others of the machine."""
         self._run = run
+        self._niceness = niceness
         self._room = threads + length
         self._lock = threading.Lock()
         self._queue: queue.SimpleQueue[Call] = queue.SimpleQueue()
@@ -33,6 +44,8 @@ class Pool:
         return True
 
     def _work(self) -> None:
+        if self._niceness:
+            _stand_back(self._niceness)
         while True:
             call = self._queue.get()
             try:
@@ -42,3 +55,13 @@ class Pool:
             del call  # what it holds would stay until the next
             with self._lock:
                 self._room += 1
+
+
+def _stand_back(niceness: int) -> None:
+    """Have this thread leave the processor to others; only Linux has a niceness for each."""
+    if sys.platform != "linux":
+        return
+    thread = threading.get_native_id()
+    with suppress(OSError):  # forbidden by a sandbox
+        now = os.getpriority(os.PRIO_PROCESS, thread)
+        os.setpriority(os.PRIO_PROCESS, thread, now + niceness)
