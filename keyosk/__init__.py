@@ -13,7 +13,7 @@ it, so every room is on it and none is on it twice::
     app, server: the one place that builds and wires; the HTTP server, which knows nothing of Keyosk
     web, bootstrap: HTTP with Flask, Flask-RESTful and marshmallow; the first start
     installation: everything below in one value, as those above receive it
-    tokens, bulk, apply: access tokens and refresh sessions; import and export; manifests
+    tokens, bulk, apply, monitoring: tokens and sessions; import and export; manifests; gauges
     accounts: accounts, their API keys and their grants
     permissions, idempotency, maintenance: who may do what; repeated requests; backup and check
     keys, credentials: signing keys and their lives; what proves who is calling, and throttling

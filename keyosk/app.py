@@ -28,7 +28,8 @@ from keyosk.keys.rotation import KeyPolicy, Rotation
 from keyosk.keys.signed_documents import Documents
 from keyosk.keys.signing_keys import SigningKeys
 from keyosk.maintenance import Maintenance
-from keyosk.metrics import Metrics, SharedCounts
+from keyosk.metrics import Metrics
+from keyosk.monitoring import Monitor
 from keyosk.permissions.context import Context
 from keyosk.permissions.roles import Roles
 from keyosk.permissions.safeguards import Rules
@@ -109,15 +110,15 @@ def build(
     config: Config,
     *,
     clock: Clock = time.time,
-    counts: SharedCounts | None = None,
+    metrics: Metrics | None = None,
 ) -> Installation:
     """Wire an installation whose database is up to date. Opens no connection yet.
 
-    ``counts``: where it counts what it does, if it does.
+    ``metrics`` counts what it does.
     """
-    database = _database(config)
+    metrics = metrics or Metrics()
+    database = _database(config, metrics)
     stores = Stores.of(database)
-    metrics = Metrics(counts)
     safe = Safe(bootstrap.secret_keys(config.secret_key, database.path))
     private_keys = PrivateKeys(safe, _hsm(config))
     keys = _signing_keys(config, stores, private_keys, clock=clock)
@@ -125,7 +126,7 @@ def build(
     context = _context(config, database, stores, documents=documents, clock=clock)
     rotation = _rotation(config, context, stores, keys=keys, private_keys=private_keys)
     tokens = _tokens(config, keys, metrics, clock=clock)
-    passwords = _passwords(config)
+    passwords = _passwords(config, metrics)
     authentication = _authentication(context, stores, passwords, metrics=metrics)
     accounts = Accounts(context, stores, passwords)
     grants = Grants(context, stores, accounts)
@@ -142,6 +143,14 @@ def build(
         cors_origins=config.cors_origins,
         clock=clock,
         metrics=metrics,
+        monitor=Monitor(
+            database,
+            stores.monitoring,
+            signing_keys=keys,
+            rotation=rotation,
+            hashing_limit=passwords.hashing_limit,
+            clock=clock,
+        ),
         database=database,
         accounts=accounts,
         api_keys=api_keys,
@@ -159,7 +168,7 @@ def build(
         documents=documents,
         bulk=Bulk(context, stores, passwords, accounts=accounts, grants=grants),
         audit=context.audit,
-        idempotency=Idempotency(database, stores.idempotency, safe, clock=clock),
+        idempotency=Idempotency(database, stores.idempotency, safe, clock=clock, metrics=metrics),
         authentication=authentication,
         inspection=Inspection(
             context,
@@ -188,21 +197,24 @@ def build(
     )
 
 
-def _database(config: Config) -> Database:
+def _database(config: Config, metrics: Metrics | None = None) -> Database:
     return Database(
         config.database_url,
         schema=config.database_schema,
         prepare_threshold=config.database_prepare_threshold,
+        metrics=metrics,
     )
 
 
-def _passwords(config: Config) -> Passwords:
+def _passwords(config: Config, metrics: Metrics) -> Passwords:
     return Passwords(
         memory_kib=config.argon2_memory_kib,
         time_cost=config.argon2_time_cost,
         parallelism=config.argon2_parallelism,
         hashing_limit=HashingLimit(
-            concurrency.for_hashes(config.argon2_memory_kib), folder=concurrency.machine_folder()
+            concurrency.for_hashes(config.argon2_memory_kib),
+            folder=concurrency.machine_folder(),
+            metrics=metrics,
         ),
     )
 

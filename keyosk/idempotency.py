@@ -15,6 +15,7 @@ from typing import Any, Final
 from keyosk import clocks
 from keyosk.errors import Invalid, Unavailable
 from keyosk.keys.material import Safe
+from keyosk.metrics import Metrics
 from keyosk.model import Caller
 from keyosk.storage.database import Database
 from keyosk.storage.idempotency import IdempotencyStore, StoredResponse
@@ -52,7 +53,9 @@ class Idempotency:
         safe: Safe,
         *,
         clock: Callable[[], float],
+        metrics: Metrics | None = None,
     ) -> None:
+        self._metrics = metrics or Metrics()
         self._database = database
         self._store = store
         self._safe = safe
@@ -83,7 +86,8 @@ class Idempotency:
                 return self._repeated(known, fingerprint)
             given = run()
             self._store.add(self._stored(given, caller, key, fingerprint=fingerprint, now=now))
-            return given
+        self._metrics.repeatable_request("first")
+        return given
 
     def forget_quietly(self) -> None:
         """Take the secrets out that were kept long enough; for after a response.
@@ -117,7 +121,9 @@ class Idempotency:
 
     def _repeated(self, known: StoredResponse, fingerprint: str) -> Outcome:
         if known.fingerprint != fingerprint:
+            self._metrics.repeatable_request("refused")
             raise Invalid.field("Idempotency-Key", "was used for another request")
+        self._metrics.repeatable_request("repeated")
         body = json.loads(known.body)
         if known.sealed is not None:
             body = json.loads(self._safe.open(known.sealed, name=_name(known.caller, known.key)))

@@ -17,6 +17,7 @@ from keyosk.keys.signed_documents import Documents
 from keyosk.keys.signing_keys import SigningKeys
 from keyosk.maintenance import Maintenance
 from keyosk.metrics import Metrics
+from keyosk.monitoring import Monitor
 from keyosk.permissions.roles import Roles
 from keyosk.permissions.services import Services
 from keyosk.revocations import Revocations
@@ -37,6 +38,7 @@ class Installation:
     cors_origins: tuple[str, ...]
     clock: Callable[[], float]
     metrics: Metrics
+    monitor: Monitor
     database: Database
     accounts: Accounts
     api_keys: ApiKeys

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from keyosk import app, config
 from keyosk.installation import Installation
-from keyosk.metrics import SharedCounts
+from keyosk.metrics import Metrics, SharedCounts
 from keyosk.model import OPERATOR, Scope
 from live import ADMIN_PASSWORD, SECRET_KEY
 
@@ -52,7 +52,7 @@ def installed(
     counts: SharedCounts | None = None,
 ) -> Iterator[Installation]:
     """An installation on a database that is set up; ``clock`` may be given, and what it counts."""
-    installation = app.build(settings(database_url), clock=clock, counts=counts)
+    installation = app.build(settings(database_url), clock=clock, metrics=Metrics(counts))
     try:
         yield installation
     finally:

@@ -129,7 +129,7 @@ def test_a_wrong_key_that_leaves_the_loop_is_counted_once(prepared_url: str) -> 
         with pytest.raises(Left):
             client.post("/auth/token", auth=("admin", WRONG), environ_overrides=IN_LOOP)
         assert client.post("/auth/token", auth=("admin", WRONG)).status_code == 401
-        _, page = keyosk.metrics.page("")
+        _, page = keyosk.metrics.page("", {})
     assert b'keyosk_logins_refused_total{reason="wrong"} 1.0' in page
 
 

@@ -2,8 +2,12 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import socket
+import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,21 +19,46 @@ import requests
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families as families
 
-from live import ADMIN_PASSWORD, LiveServer, free_port
+from keyosk.metrics import FAMILIES
+from keyosk.metrics.families import ALGORITHMS, KEY_STATES, TOKEN_ERRORS
+from keyosk.model import SIGNING_ALGORITHMS, KeyState
+from keyosk.web import errors
+from live import ADMIN_PASSWORD, LiveServer, free_port, source, unique
+from postgres import PostgresServer
+
+METRICS_PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "metrics.md"
 
 
 class Metered(LiveServer):
     """A Keyosk of three workers, with metrics at a port of their own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database_url: str = "", **settings: str) -> None:
         self.metrics_port = free_port()
         address = f"127.0.0.1:{self.metrics_port}"
-        super().__init__(
-            f"sqlite:///{folder / 'keyosk.db'}", folder, metrics_bind=address, workers="3"
-        )
+        url = database_url or f"sqlite:///{folder / 'keyosk.db'}"
+        settings = {"workers": "3", "key_publish_ahead": "900", **settings}
+        super().__init__(url, folder, metrics_bind=address, **settings)
 
     def page(self, path: str = "/metrics", **options: Any) -> requests.Response:
         return requests.get(f"http://127.0.0.1:{self.metrics_port}{path}", timeout=60, **options)
+
+    def series(self) -> dict[tuple[str, ...], float]:
+        """Every series there is, by its name and labels."""
+        return {
+            (sample.name, *sorted(sample.labels.values())): sample.value
+            for family in families(self.page().text)
+            for sample in family.samples
+        }
+
+    def becomes(self, expected: float, name: str, *, most: float = 0, **labels: str) -> None:
+        """Wait until a gauge has a value, or one up to ``most``.
+
+        What comes from the database may be seconds old, and each worker reads it.
+        """
+        deadline = time.monotonic() + 60
+        while not expected <= (value := self.count(name, **labels)) <= max(expected, most):
+            assert time.monotonic() < deadline, (name, labels, value)
+            time.sleep(0.5)
 
     def count(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that have these labels."""
@@ -45,6 +74,39 @@ class Metered(LiveServer):
 def metered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Metered]:
     with Metered(tmp_path_factory.mktemp("metered")) as server:
         yield server
+
+
+def test_every_metric_has_its_series_from_the_start_at_0(tmp_path: Path) -> None:
+    with Metered(tmp_path) as server:
+        found = {family.name: family for family in families(server.page().text)}
+        assert found.keys() == {family.name for family in FAMILIES}
+        for family in FAMILIES:
+            shown = found[family.name]
+            assert (shown.type, shown.documentation) == (family.kind, family.help)
+            assert shown.samples, family.name
+            if family.kind == "counter" and family.name != "keyosk_http_requests":
+                assert {sample.value for sample in shown.samples} == {0.0}, family.name
+        before = server.series().keys()
+        use_it(server)
+        assert server.series().keys() == before
+
+
+def use_it(server: LiveServer) -> None:
+    """Send requests of many kinds, with what each of them is refused for."""
+    admin = server.admin()
+    admin.post("/accounts", json={"username": "someone", "password": ADMIN_PASSWORD})
+    for path in ("/auth/jwks", "/accounts", "/accounts/nobody", "/services/nobody", "/nowhere"):
+        admin.get(path)
+        server.client().get(path)
+    key = admin.get("/auth/jwks").headers["ETag"]
+    admin.get("/auth/jwks", headers={"If-None-Match": key})
+    server.client("someone", ADMIN_PASSWORD).get("/accounts")
+    for form in ({}, {"scope": "no:scope"}, {"audience": "nobody"}, {"grant_type": "made-up"}):
+        server.client("someone", ADMIN_PASSWORD).post("/auth/token", data=form)
+        server.client("someone", "wrong").post("/auth/token", data=form)
+    for _ in range(2):
+        admin.post("/roles", json={"name": "once"}, headers={"Idempotency-Key": "one"})
+    admin.post("/roles", json={"name": "other"}, headers={"Idempotency-Key": "one"})
 
 
 def a_token(server: LiveServer, secret: str = ADMIN_PASSWORD) -> requests.Response:
@@ -95,6 +157,243 @@ def test_nothing_that_a_client_chose_becomes_a_label(metered: Metered) -> None:
     text = metered.page().text
     assert "hunter2" not in text.lower()
     assert metered.count("keyosk_http_requests_total", route="none", status="404") >= 1
+
+
+@pytest.mark.attack
+def test_no_request_makes_a_series(metered: Metered) -> None:
+    use_it(metered)
+    before = metered.series().keys()
+    client = metered.client("hunter3", "hunter3")
+    for number in range(20):
+        form = {"audience": f"a{number}", "scope": f"s:{number}", "grant_type": f"g{number}"}
+        client.post("/auth/token", data=form)
+        client.get(f"/auth/jwks?service=made-up-{number}")
+        client.request(f"METHOD{number}", f"/made-up/{number}")
+    new = metered.series().keys() - before
+    assert {name[:3] for name in new} <= {("keyosk_http_requests_total", "404", "none")}
+
+
+def test_tokens_are_counted_by_service_and_grant_type(metered: Metered) -> None:
+    admin = metered.admin()
+    name = unique("shop")
+    service = {"name": name, "audience": f"https://{name}.example", "refresh_allowed": True}
+    admin.post("/services", json={**service, "scopes": [{"name": f"{name}:read"}]})
+    buyer = {"username": f"{name}-buyer", "password": ADMIN_PASSWORD}
+    admin.post("/accounts", json={**buyer, "grants": {"scopes": [f"{name}:read"]}})
+    metered.becomes(0, "keyosk_service_tokens_issued_total", service=name)
+    client = metered.client(buyer["username"], ADMIN_PASSWORD)
+    issued = client.post("/auth/token", data={"scope": f"{name}:read offline_access"}).json()
+    form = {"grant_type": "refresh_token", "refresh_token": issued["refresh_token"]}
+    before = metered.count("keyosk_tokens_issued_total", grant_type="refresh_token")
+    assert metered.client().post("/auth/token", data=form).status_code == 200
+    assert metered.count("keyosk_tokens_issued_total", grant_type="refresh_token") == before + 1
+    metered.becomes(2, "keyosk_service_tokens_issued_total", service=name)
+    metered.becomes(1, "keyosk_refresh_sessions")
+    assert client.delete("/accounts/me/tokens").status_code in (200, 204)
+    metered.becomes(0, "keyosk_refresh_sessions")
+    metered.becomes(1, "keyosk_revocations", most=1_000)
+    admin.delete(f"/services/{name}?force=true")
+    metered.becomes(0, "keyosk_service_tokens_issued_total", service=name)
+    metered.becomes(2, "keyosk_service_tokens_issued_total", service="other", most=1_000)
+
+
+def test_refused_tokens_are_counted_by_reason(metered: Metered) -> None:
+    client = metered.client("admin", ADMIN_PASSWORD)
+    for reason, form in (
+        ("invalid_scope", {"scope": "no:scope"}),
+        ("invalid_target", {"audience": "no-such-service"}),
+        ("unsupported_grant_type", {"grant_type": "password"}),
+        ("invalid_grant", {"grant_type": "refresh_token", "refresh_token": "kysr_x"}),
+    ):
+        before = metered.count("keyosk_tokens_refused_total", reason=reason)
+        assert client.post("/auth/token", data=form).json()["error"] == reason
+        assert metered.count("keyosk_tokens_refused_total", reason=reason) == before + 1
+
+
+def test_throttled_accounts_and_sources_are_told(tmp_path: Path) -> None:
+    with Metered(tmp_path, workers="2") as metered:
+        assert metered.count("keyosk_throttled") == 0
+        assert_throttling_is_told(metered)
+
+
+def assert_throttling_is_told(metered: Metered) -> None:
+    name = unique("target")
+    metered.admin().post("/accounts", json={"username": name, "password": ADMIN_PASSWORD})
+    for _ in range(16):
+        client = metered.client(name, "wrong")
+        client.source = source()
+        client.post("/auth/token")
+    metered.becomes(1, "keyosk_throttled", kind="account")
+    guesser = metered.client(name, "wrong")
+    for number in range(26):
+        guesser.session.auth = (f"{name}-{number}", "wrong")
+        guesser.post("/auth/token")
+    metered.becomes(1, "keyosk_throttled", kind="source")
+
+
+def test_signing_keys_and_who_has_not_fetched_the_next(metered: Metered) -> None:
+    admin = metered.admin()
+    slow = unique("slow")
+    admin.post("/services", json={"name": slow, "audience": slow})
+    assert metered.client().get(f"/auth/jwks?service={slow}").status_code == 200
+    assert metered.count("keyosk_signing_keys", algorithm="ES256", state="active") == 1
+    began = metered.count("keyosk_signing_key_active_timestamp_seconds", algorithm="ES256")
+    assert abs(time.time() - began) < 3600
+    every = metered.count("keyosk_signing_key_rotation_timestamp_seconds", algorithm="ES256")
+    assert every == began + 90 * 86_400
+    made = metered.client("admin", ADMIN_PASSWORD).post("/signing-keys/rotate", json={})
+    assert made.status_code == 201, made.text
+    metered.becomes(1, "keyosk_signing_keys", algorithm="ES256", state="next")
+    now = time.time()
+    name = "keyosk_signing_key_rotation_timestamp_seconds"
+    metered.becomes(now + 600, name, most=now + 1_200, algorithm="ES256")
+    metered.becomes(1, "keyosk_signing_key_laggards", algorithm="ES256")
+    deadline = time.monotonic() + 60
+    while metered.count("keyosk_signing_key_laggards", algorithm="ES256"):
+        assert time.monotonic() < deadline  # each process has the next key within a second
+        metered.client().get(f"/auth/jwks?service={slow}")
+        time.sleep(0.5)
+    admin.delete(f"/signing-keys/{made.json()['kid']}")
+
+
+def test_fetches_of_keys_are_counted(metered: Metered) -> None:
+    before = metered.count("keyosk_jwks_fetches_total")
+    statuses, tag = [0], ""
+    while 304 not in statuses:  # another test may just have changed the keys
+        answer = metered.client().get("/auth/jwks", headers={"If-None-Match": tag})
+        statuses.append(answer.status_code)
+        tag = answer.headers["ETag"]
+    assert metered.count("keyosk_jwks_fetches_total") == before + len(statuses) - 1
+    assert metered.count("keyosk_jwks_fetches_total", result="not_modified") >= 1
+    assert metered.count("keyosk_jwks_fetches_total", result="sent") >= 1
+
+
+def test_repeated_requests_are_counted(metered: Metered) -> None:
+    admin = metered.admin()
+    results = ("first", "repeated", "refused")
+
+    def counted() -> list[float]:
+        return [metered.count("keyosk_idempotent_requests_total", result=each) for each in results]
+
+    before = counted()
+    key = {"Idempotency-Key": unique("key")}
+    name = unique("role")
+    assert [admin.post("/roles", json={"name": name}, headers=key).status_code for _ in "ab"] == [
+        201,
+        201,
+    ]
+    assert admin.post("/roles", json={"name": "another"}, headers=key).status_code == 422
+    assert counted() == [each + 1 for each in before]
+    metered.becomes(1, STORED, most=1_000)
+
+
+STORED = "keyosk_idempotency_stored_responses"
+
+
+def test_the_audit_log_is_told(metered: Metered) -> None:
+    metered.admin().post("/roles", json={"name": unique("role")})
+    metered.becomes(0, "keyosk_audit_unsealed_rows")
+    metered.becomes(1, "keyosk_audit_sealed_rows", most=100_000)
+    metered.becomes(0, "keyosk_audit_oldest_unsealed_timestamp_seconds")
+
+
+def test_what_was_under_way_in_a_killed_worker_is_not_under_way_for_ever(
+    metered: Metered,
+) -> None:
+    assert metered.process is not None
+    with socket.create_connection(("127.0.0.1", metered.port)) as half:
+        # The body of an import streams: the request waits for the rest of it.
+        token = metered.admin().session.headers["Authorization"]
+        half.sendall(
+            b"POST /accounts/import HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n"
+            b"Content-Type: application/x-ndjson\r\nAuthorization: "
+            + str(token).encode()
+            + b"\r\n\r\n{"
+        )
+        metered.becomes(1, "keyosk_http_requests_in_flight")
+        for worker in psutil.Process(metered.process.pid).children():
+            os.kill(worker.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while True:
+        with suppress(requests.ConnectionError):
+            metered.becomes(0, "keyosk_http_requests_in_flight")
+            break
+        assert time.monotonic() < deadline
+    metered.becomes(3, "keyosk_workers")
+
+
+def test_hashing_is_counted(metered: Metered) -> None:
+    before = metered.count("keyosk_hashing_seconds_count")
+    a_token(metered)
+    assert metered.count("keyosk_hashing_seconds_count") >= before + 1
+    assert metered.count("keyosk_hashing_slots") >= 1
+    assert metered.count("keyosk_hashing_active") == 0
+    assert metered.count("keyosk_hashing_waiting") == 0
+
+
+@pytest.mark.fault
+@pytest.mark.slow
+@pytest.mark.every_database
+def test_metrics_tell_of_a_database_that_is_away_and_do_not_wait_for_it(tmp_path: Path) -> None:
+    with (
+        PostgresServer() as postgres,
+        Metered(tmp_path, postgres.create_database(), workers="2") as server,
+    ):
+        server.becomes(1, "keyosk_database_up")
+        server.becomes(1, "keyosk_up")
+        assert server.count("keyosk_database_connections") >= 1
+        assert server.count("keyosk_database_connections_max") >= 10
+        assert server.count("keyosk_database_size_bytes") > 1_000_000
+        sealed = server.count("keyosk_audit_sealed_rows")
+        postgres.freeze()
+        try:
+            server.becomes(0, "keyosk_database_up")
+            assert server.count("keyosk_audit_sealed_rows") == sealed
+            server.client("nobody", "wrong").post("/auth/token")
+            assert server.count("keyosk_database_failures_total") >= 1
+        finally:
+            postgres.thaw()
+        server.becomes(1, "keyosk_database_up")
+    # And one that is not there at the start.
+    server = Metered(tmp_path, "postgresql://keyosk@127.0.0.1:1/keyosk", workers="2")
+    server.launch()
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            with suppress(requests.ConnectionError):
+                assert server.count("keyosk_up") == 0
+                assert server.count("keyosk_database_up") == 0
+                break
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    finally:
+        server.stop()
+
+
+def test_the_page_of_metrics_is_the_table_of_the_code() -> None:
+    rows = [f"| `{family.shown_name}` | {family.kind} |" for family in FAMILIES]
+    page = METRICS_PAGE.read_text(encoding="utf-8")
+    assert re.findall(r"^\| `keyosk_\w+` \| \w+ \|", page, re.MULTILINE) == rows
+    for family, start in zip(FAMILIES, rows, strict=True):
+        row = next(line for line in page.splitlines() if line.startswith(start))
+        assert row.endswith(f" | {family.help} |")
+        for name in (*family.labels, *(value for each in family.values for value in each)):
+            assert f"`{name}`" in row, (family.name, name)
+
+
+def test_the_values_of_labels_are_those_of_the_program() -> None:
+    assert set(ALGORITHMS) == set(SIGNING_ALGORITHMS)
+    assert set(KEY_STATES) == set(KeyState) - {KeyState.GONE}
+    words = {*errors.OAUTH_CODES.values(), *errors.OAUTH_STATUS_CODES.values(), "invalid_request"}
+    assert set(TOKEN_ERRORS) == words - {"unsupported_response_type"}
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="no promtool here")
+def test_promtool_finds_no_fault_in_names_and_texts(metered: Metered) -> None:
+    done = subprocess.run(
+        ["promtool", "check", "metrics"], input=metered.page().text, text=True, capture_output=True
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 @pytest.mark.fault

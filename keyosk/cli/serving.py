@@ -19,12 +19,12 @@ from keyosk.cli import failures, host, machine
 from keyosk.config import Config
 from keyosk.config.values import Address
 from keyosk.errors import ConfigurationError, DatabaseUnusable, Fault, Unavailable
-from keyosk.metrics import SharedCounts
+from keyosk.metrics import Metrics, SharedCounts, release
 from keyosk.server import BOOT_ERROR, Hooks, JsonFormatter, JsonHandler, LogStream, Options
 from keyosk.server import serve as run_server
 from keyosk.storage.shared_clock import SharedClock
 from keyosk.web import application
-from keyosk.web import metrics as metrics_page
+from keyosk.web.metrics import MetricsPage
 from keyosk.web.middleware import SECURITY_HEADERS
 from keyosk.web.not_ready import Starting
 
@@ -64,7 +64,7 @@ def serve() -> None:
         ),
         Hooks(
             on_ready=lambda addresses: _say_ready(configuration, addresses[0]),
-            on_child_exit=lambda process: counts.release(process) if counts else None,
+            on_child_exit=lambda process: release(counts, process) if counts else None,
             on_leaving=starting.leave,
         ),
     )
@@ -87,23 +87,25 @@ def _web(
 ) -> WSGIApplication:
     """Return the application of one worker process; where the database is away, once it is back."""
     log = _log_json(configuration.log_level)
+    page = MetricsPage(Metrics(counts), starting)
     if prepared:
         try:
-            starting.begin(_application(configuration, counts, log))
+            starting.begin(_application(configuration, page, log))
         except Unavailable:
             prepared = False
         except Exception as error:  # noqa: BLE001 - gunicorn would print a traceback
             _give_up(error)
     if not prepared:
         waiting = threading.Thread(
-            target=_begin_late, args=(configuration, counts, log, starting), daemon=True
+            target=_begin_late, args=(configuration, page, log, starting), daemon=True
         )
         waiting.start()
-    return starting
+    address = configuration.metrics_bind
+    return page.beside(starting, address.port) if isinstance(address, Address) else starting
 
 
 def _begin_late(
-    configuration: Config, counts: SharedCounts | None, log: JsonHandler, starting: Starting
+    configuration: Config, page: MetricsPage, log: JsonHandler, starting: Starting
 ) -> None:
     """Wait for the database: the reasons are logged as they change, not at each try."""
     told = None
@@ -111,7 +113,7 @@ def _begin_late(
         time.sleep(1)
         try:
             machine.prepare(configuration)
-            starting.begin(_application(configuration, counts, log))
+            starting.begin(_application(configuration, page, log))
         except DatabaseUnusable as error:
             _give_up(error)
         except Unavailable as error:
@@ -135,11 +137,9 @@ def _give_up(error: Exception) -> NoReturn:
     os._exit(BOOT_ERROR)
 
 
-def _application(
-    configuration: Config, counts: SharedCounts | None, log: JsonHandler
-) -> WSGIApplication:
+def _application(configuration: Config, page: MetricsPage, log: JsonHandler) -> WSGIApplication:
     clock = SharedClock()
-    installation = app.build(configuration, clock=clock, counts=counts)
+    installation = app.build(configuration, clock=clock, metrics=page.metrics)
     clock.start(installation.database)
     installation.signing_keys.refresh()
     installation.database.read_without_waiting()  # this is the thread of the event loop
@@ -150,11 +150,8 @@ def _application(
         installation.rotation.advance_quietly()
 
     installation.signing_keys.refresh_in_background(then=maintain)
-    application = app.create_app(installation, write_line=log.write)
-    address = configuration.metrics_bind
-    if not isinstance(address, Address):
-        return application
-    return metrics_page.beside(application, installation.metrics, address.port)
+    page.monitor = installation.monitor
+    return app.create_app(installation, write_line=log.write)
 
 
 def _listeners(configuration: Config, until_served: ExitStack) -> tuple[socket.socket, ...]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from keyosk.errors import Unavailable
+from keyosk.metrics import Metrics
 
 #: What hands the request of this thread over to one that may take long; ``None``: it is one.
 #: It raises, and the request begins anew there, so whatever came before has to have no effect yet.
@@ -40,12 +41,15 @@ class HashingLimit:
         folder: Path | None = None,
         timeout: float = 4.0,
         patience: float = _PATIENCE,
+        metrics: Metrics | None = None,
     ) -> None:
         """Set ``folder`` (``None``: for this process only) and ``timeout``, the seconds to wait.
 
-        ``patience``: the seconds between two looks for a further slot.
+        ``patience``: the seconds between two looks for a further slot. ``metrics`` counts who
+        waits, who holds a slot and for how long.
         """
         self.number = number
+        self._metrics = metrics or Metrics()
         self._files = None if folder is None else [str(folder / str(n)) for n in range(number)]
         self._timeout = timeout
         self._patience = patience
@@ -67,12 +71,22 @@ class HashingLimit:
         if getattr(self._held, "any", False):
             yield
             return
-        with self._here_until(time.monotonic() + self._timeout):
-            self._held.any = True
-            try:
-                yield
-            finally:
-                self._held.any = False
+        self._metrics.hash_waits()
+        began = None
+        try:
+            with self._here_until(time.monotonic() + self._timeout):
+                self._metrics.hash_begins()
+                began = time.perf_counter()
+                self._held.any = True
+                try:
+                    yield
+                finally:
+                    self._held.any = False
+        finally:
+            if began is None:
+                self._metrics.hash_refused()
+            else:
+                self._metrics.hash_ended(time.perf_counter() - began)
 
     @contextmanager
     def _here_until(self, deadline: float) -> Iterator[None]:

@@ -27,6 +27,15 @@ from keyosk.storage.throttling import Allowance, ThrottlingStore, is_fresh
 _PAIR: Final = (12, 300_000)
 _ACCOUNT: Final = (15, 60_000)
 _NAMES: Final = (25, 60_000)
+#: What tells the stored allowances apart: milliseconds for a burst.
+ROOMS: Final = {
+    kind: at_once * step
+    for kind, (at_once, step) in (
+        ("account", _ACCOUNT),
+        ("source", _NAMES),
+        ("account_and_source", _PAIR),
+    )
+}
 #: An IPv6 client has a whole network of this length to itself (RFC 6177).
 _IPV6_PREFIX: Final = 64
 #: How a source begins that a proxy names without its address.

@@ -20,6 +20,7 @@ from keyosk import delays
 from keyosk.config import database_urls
 from keyosk.config.database_urls import SqliteUrl
 from keyosk.errors import Unavailable
+from keyosk.metrics import Metrics
 from keyosk.storage import driver_errors, drivers, files
 from keyosk.storage.compiled import Compiled, InsertTemplates, Row
 from keyosk.storage.driver_errors import Kind
@@ -46,13 +47,19 @@ class Database:
     """
 
     def __init__(
-        self, url: str, *, schema: str | None = None, prepare_threshold: int | str = "auto"
+        self,
+        url: str,
+        *,
+        schema: str | None = None,
+        prepare_threshold: int | str = "auto",
+        metrics: Metrics | None = None,
     ) -> None:
         """``url``: as ``database_urls`` knows them. Nothing is opened yet.
 
         For PostgreSQL, ``schema``: where tables are; ``prepare_threshold``: how often a statement
-        runs before the server keeps its plan.
+        runs before the server keeps its plan. ``metrics`` counts and times all statements.
         """
+        self._metrics = metrics or Metrics()
         self._options = (url, schema, prepare_threshold)
         parsed = database_urls.parse(url)
         self.path = parsed.path if isinstance(parsed, SqliteUrl) else None
@@ -278,6 +285,25 @@ class Database:
         [(now,)] = self._execute("SELECT extract(epoch FROM clock_timestamp())::float8", ())
         return float(now)
 
+    def size(self) -> int:
+        """Return the size of the database in bytes."""
+        if self.is_sqlite:
+            statement = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
+        else:
+            statement = "SELECT pg_database_size(current_database())"
+        return int(self._execute(statement, ())[0][0])
+
+    def connections(self) -> tuple[int, int]:
+        """Return how many connections PostgreSQL has to this database, and how many it allows."""
+        if self.is_sqlite:
+            return 0, 0
+        [(used, most)] = self._execute(
+            "SELECT (SELECT numbackends FROM pg_stat_database WHERE datname = current_database()),"
+            " current_setting('max_connections')::int",
+            (),
+        )
+        return int(used), int(most)
+
     def check(self) -> None:
         """Raise ``Unavailable`` if the database is known not to answer, before other waits."""
         if self._outage.is_on:
@@ -300,6 +326,7 @@ class Database:
         return begun
 
     def _end(self, context: Any, *exc_info: Any) -> None:
+        began = time.perf_counter()
         try:
             with driver_errors.translated():
                 context.__exit__(*exc_info)
@@ -313,6 +340,7 @@ class Database:
                 failure.detail = "The database did not confirm the write."
                 raise failure from error
         else:
+            self._metrics.query(time.perf_counter() - began)
             if self._log.is_on and exc_info[0] is None and self._known.wrote:
                 self._log.end(reads=False)
 
@@ -351,10 +379,12 @@ class Database:
         self, action: Callable[[], T], *, again: bool = False, reads: bool = True, tries: int = 3
     ) -> T:
         is_alone = not self._peewee.in_transaction()
+        began = time.perf_counter()
         try:
             with driver_errors.translated():
                 found = action()
         except Unavailable as error:  # it did not connect
+            self._metrics.database_failed()
             self._log.begin(error, reads=True)
             raise
         except peewee.DatabaseError as error:
@@ -373,6 +403,7 @@ class Database:
             if not again:
                 raise self._failure(error, reads=reads) from error
         else:
+            self._metrics.query(time.perf_counter() - began)
             self._known.wrote = not reads or (not is_alone and self._known.wrote)
             if self._log.is_on and is_alone:
                 self._log.end(reads=reads)
@@ -383,6 +414,7 @@ class Database:
         """What an error of the driver's is to the floors above; it is logged if it is news."""
         failure = driver_errors.failure(error)
         if isinstance(failure, Unavailable) and driver_errors.kind(error) is not Kind.UNDONE:
+            self._metrics.database_failed()
             self._log.begin(failure, reads=reads)
         return failure
 

@@ -10,6 +10,7 @@ from keyosk.storage.declared import DeclaredStore
 from keyosk.storage.grants import GrantStore
 from keyosk.storage.idempotency import IdempotencyStore
 from keyosk.storage.logins import LoginStore
+from keyosk.storage.monitoring import MonitoringStore
 from keyosk.storage.revocations import RevocationStore
 from keyosk.storage.roles import RoleStore
 from keyosk.storage.services import ServiceStore
@@ -29,6 +30,7 @@ class Stores:
     grants: GrantStore
     idempotency: IdempotencyStore
     logins: LoginStore
+    monitoring: MonitoringStore
     revocations: RevocationStore
     roles: RoleStore
     services: ServiceStore
@@ -47,6 +49,7 @@ class Stores:
             grants=GrantStore(database),
             idempotency=IdempotencyStore(database),
             logins=LoginStore(database),
+            monitoring=MonitoringStore(database),
             revocations=RevocationStore(database),
             roles=RoleStore(database),
             services=ServiceStore(database),

@@ -179,9 +179,13 @@ class ThrottlingStore:
         return self._database.compile(query, repeatable=False)
 
 
-def _used(now: Any) -> Any:
+def is_used_up(allowance: Any, now: Any) -> Any:
+    """Return whether an allowance gives no attempt at ``now``, as SQL over its columns."""
+    return _used(now, allowance) + allowance.step - allowance.room > 0
+
+
+def _used(now: Any, allowance: Any = tables.Allowance) -> Any:
     """Return how much of an allowance is used up at ``now``, in milliseconds, as SQL."""
-    allowance = tables.Allowance
     since = Case(
         None,
         [

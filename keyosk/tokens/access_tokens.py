@@ -131,6 +131,7 @@ class Tokens:
         token_grant: TokenGrant,
         *,
         lifetime: int | None = None,
+        grant_type: str = "client_credentials",
         token_id: str | None = None,
         actor: Actor | None = None,
         access: Sequence[Mapping[str, Any]] | None = None,
@@ -142,6 +143,7 @@ class Tokens:
             principal: The login.
             token_grant: The audiences and scopes of the token.
             lifetime: The requested lifetime in seconds; it can only shorten.
+            grant_type: How it was requested, for the metrics.
             token_id: The ``jti``, if it is already chosen.
             actor: The account that acts for the login's account (RFC 8693 section 4.1).
             access: The ``access`` claim, for container registries.
@@ -161,7 +163,12 @@ class Tokens:
         text = jws.signed(signer, claims, typ, for_registry_2=for_registry_2)
         if len(text) > LONGEST:
             raise _too_long(len(text), token_grant.scopes)
-        self._metrics.token_issued(principal.credential, signer.algorithm)
+        self._metrics.token_issued(
+            principal.credential,
+            signer.algorithm,
+            grant_type=grant_type,
+            audiences=token_grant.audiences,
+        )
         return Token(text, claims["exp"] - now, claims["scope"], claims["jti"], now)
 
     def preview(

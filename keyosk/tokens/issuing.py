@@ -128,6 +128,7 @@ class TokenIssuer:
             principal,
             self._entitlement(principal, used, (registry.audience,)),
             lifetime=token_request.lifetime,
+            grant_type="registry",
             access=access,
             for_registry_2=registry.registry_version == 2,
         )
@@ -148,7 +149,9 @@ class TokenIssuer:
         """
         now = int(self._clock())
         token_grant = entitlements.for_service(principal, service, required=required, now=now)
-        token = self._tokens.issue(principal, token_grant, lifetime=_OF_PROXY, actor=actor)
+        token = self._tokens.issue(
+            principal, token_grant, lifetime=_OF_PROXY, grant_type="forward_auth", actor=actor
+        )
         return IssuedToken(principal, token)
 
     def for_proxy_by_token(
@@ -243,7 +246,11 @@ class TokenIssuer:
         if token_request.scopes is None or token_request.offline:
             token_grant = _offline(token_grant)
         token = self._tokens.issue(
-            bounded, token_grant, lifetime=token_request.lifetime, token_id=turn.token_id
+            bounded,
+            token_grant,
+            lifetime=token_request.lifetime,
+            grant_type="refresh_token",
+            token_id=turn.token_id,
         )
         self._sessions.check(turn.session)
         return IssuedToken(principal, token, turn.refresh_token)
@@ -281,7 +288,11 @@ class TokenIssuer:
             raise InvalidTarget("A requested scope belongs to another audience.")
         acts = Actor(actor.account_id, actor.username, claims.actor)
         token = self._tokens.issue(
-            bounded, token_grant, lifetime=token_request.lifetime, actor=acts
+            bounded,
+            token_grant,
+            lifetime=token_request.lifetime,
+            grant_type="token_exchange",
+            actor=acts,
         )
         return IssuedToken(actor, token)
 

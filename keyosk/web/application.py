@@ -34,7 +34,7 @@ from keyosk.web.access_log import AccessLog, LineWriter
 from keyosk.web.middleware import Envelope
 from keyosk.web.operator import is_operator
 from keyosk.web.responses import nothing
-from keyosk.web.routes import ROUTES
+from keyosk.web.routes import ROUTES, TOKEN_PATH
 
 _log = logging.getLogger(__name__)
 
@@ -181,7 +181,11 @@ def _add_pipeline(
             installation.audit.note_refused_request(
                 g.caller, request.path, method=request.method, reason=error.detail
             )
-        return errors.response_to(error)
+        response = errors.response_to(error)
+        if request.path == TOKEN_PATH:
+            kind = type(cause) if isinstance(cause, Exception) else Exception
+            installation.metrics.token_refused(errors.oauth_code(response.status_code, kind))
+        return response
 
     def seal(response: Response) -> Response:
         # After the response has been sent: nobody waits for the chain.

@@ -1,37 +1,89 @@
 """GET /metrics, on a listener of its own: whoever reaches it sees how much is going on."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any, Final
 from wsgiref.types import StartResponse, WSGIApplication
 
 from werkzeug.wrappers import Request, Response
 
-from keyosk.metrics import Metrics
-from keyosk.web.middleware import SECURITY_HEADERS
+from keyosk.metrics import Key, Metrics
+from keyosk.metrics.families import JWKS_FETCHES, REQUEST_SECONDS, REQUESTS
+from keyosk.monitoring import NOTHING, Monitor
+from keyosk.web import openapi
+from keyosk.web.jwks import JwksResource
+from keyosk.web.middleware import NO_ROUTE, SECURITY_HEADERS
+from keyosk.web.not_ready import Starting
+from keyosk.web.routes import ROUTES
 
 PATH: Final = "/metrics"
+_KEY_SETS: Final = frozenset(r.path for r in ROUTES if issubclass(r.resource, JwksResource))
+_RESULTS: Final = {"200": "sent", "304": "not_modified"}
 
 
-def beside(application: WSGIApplication, metrics: Metrics, port: int) -> WSGIApplication:
-    """``application``, but for what comes in at ``port``: there is only ``/metrics``."""
+class MetricsPage:
+    """The page of one worker, from its start on; ``monitor`` is set once there is one."""
 
-    def either(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        # The server's own word: the port of the socket, not of the Host header.
-        if environ["SERVER_PORT"] != str(port):
-            return application(environ, start_response)
-        return _response(Request(environ), metrics)(environ, start_response)
+    def __init__(self, metrics: Metrics, starting: Starting) -> None:
+        self.metrics = metrics
+        self.monitor: Monitor | None = None
+        self._starting = starting
 
-    return either
+    def beside(self, application: WSGIApplication, port: int) -> WSGIApplication:
+        """``application``, but for what comes in at ``port``: there is only ``/metrics``."""
+
+        def either(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+            # The server's own word: the port of the socket, not of the Host header.
+            if environ["SERVER_PORT"] != str(port):
+                return application(environ, start_response)
+            return self._response(Request(environ))(environ, start_response)
+
+        return either
+
+    def _response(self, request: Request) -> Response:
+        if request.path != PATH:
+            response = Response("Only /metrics exists here.\n", 404)
+        elif request.method not in ("GET", "HEAD"):
+            response = Response("GET, please.\n", 405, {"Allow": "GET, HEAD"})
+        else:
+            media_type, text = self._page(request.headers.get("Accept", ""))
+            response = Response(text, content_type=media_type)
+        response.headers["Cache-Control"] = "no-store"
+        response.headers.extend(SECURITY_HEADERS)
+        return response
+
+    def _page(self, accept: str) -> tuple[str, bytes]:
+        readings = NOTHING if self.monitor is None else self.monitor.readings()
+        numbers = {
+            **_from_the_start(),
+            **readings.numbers,
+            ("keyosk_up",): float(self._starting.is_serving),
+        }
+        return self.metrics.page(
+            accept, numbers, services=readings.services, summarise=_key_set_fetches
+        )
 
 
-def _response(request: Request, metrics: Metrics) -> Response:
-    if request.path != PATH:
-        response = Response("Only /metrics exists here.\n", 404)
-    elif request.method not in ("GET", "HEAD"):
-        response = Response("GET, please.\n", 405, {"Allow": "GET, HEAD"})
-    else:
-        media_type, text = metrics.page(request.headers.get("Accept", ""))
-        response = Response(text, content_type=media_type)
-    response.headers["Cache-Control"] = "no-store"
-    response.headers.extend(SECURITY_HEADERS)
-    return response
+@cache
+def _from_the_start() -> Mapping[Key, float]:
+    """The series of requests that exist before there was one: all that is documented."""
+    return dict.fromkeys(_documented(), 0.0)
+
+
+def _documented() -> Iterator[Key]:
+    for call in openapi.calls(ROUTES):
+        for status in call.statuses():
+            yield REQUESTS, call.method, call.route.path, str(status)
+    yield REQUESTS, "GET", NO_ROUTE, "404"
+    for path in (*(route.path for route in ROUTES), NO_ROUTE):
+        yield REQUEST_SECONDS, path, "+Inf"
+
+
+def _key_set_fetches(numbers: Mapping[Key, float]) -> dict[Key, float]:
+    """Return the fetches of key sets: they are requests, which are counted already."""
+    found: dict[Key, float] = {}
+    for key, number in numbers.items():
+        if key[0] == REQUESTS and key[1] == "GET" and key[2] in _KEY_SETS:
+            result = (JWKS_FETCHES, _RESULTS.get(key[3], "failed"))
+            found[result] = found.get(result, 0.0) + number
+    return found

@@ -26,6 +26,8 @@ _CACHING: Final = "Cache-Control"
 _NO_STORE: Final = (_CACHING, "no-store")
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _ROUTE: Final = "keyosk.route"
+#: In place of a route, for requests that match none.
+NO_ROUTE: Final = "none"
 #: In the WSGI environ, by the server: what hands a request over to where it may take long.
 HAND_OVER: Final = "server.hand_over"
 #: Likewise: what hands it over to a thread, where it may wait; only in the event loop.
@@ -67,10 +69,16 @@ class Envelope:
         environ[access_log.ADDRESS] = self._source.of(environ)
         environ[access_log.METHOD] = environ["REQUEST_METHOD"]
         forward.prepare(environ)
+        self._metrics.request_began()
+        has_begun = False
 
         def start(
             status: str, headers: list[tuple[str, str]], exc_info: Any = None
         ) -> Callable[[bytes], object]:
+            nonlocal has_begun
+            if has_begun:  # it failed after that: the server is given another response
+                self._metrics.request_began()
+            has_begun = True
             self._tell(environ, status[:3], time.perf_counter() - started)
             # SECURITY: whatever was not decided to be public, failures included, nobody may keep.
             is_public = access.PUBLIC in environ and status[:3] in ("200", "304")
@@ -85,13 +93,18 @@ class Envelope:
                 all_headers = [(name, policy if name == _POLICY else v) for name, v in all_headers]
             return start_response(status, all_headers, exc_info)
 
-        return self._application(environ, start)
+        try:
+            return self._application(environ, start)
+        except BaseException:  # also one that begins anew in another thread
+            if not has_begun:
+                self._metrics.request_ended()
+            raise
 
     def _tell(self, environ: Mapping[str, Any], status: str, seconds: float) -> None:
         method = environ[access_log.METHOD]
         self._metrics.request(
             method if method in _METHODS else "other",
-            environ.get(_ROUTE, "none"),
+            environ.get(_ROUTE, NO_ROUTE),
             status,
             seconds=seconds,
         )

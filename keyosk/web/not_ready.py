@@ -21,13 +21,20 @@ class Starting:
 
     def __init__(self) -> None:
         self._application: WSGIApplication | None = None
+        self._is_leaving = False
 
     def begin(self, application: WSGIApplication) -> None:
         """Pass all further requests to this application."""
         self._application = application
 
+    @property
+    def is_serving(self) -> bool:
+        """Whether requests are served, and will be for longer than until it has stopped."""
+        return self._application is not None and not self._is_leaving
+
     def leave(self) -> None:
         """Say that it is not ready, and serve everything else as before."""
+        self._is_leaving = True
         application = self._application
         if application is None:
             return

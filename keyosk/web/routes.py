@@ -73,9 +73,12 @@ _SERVICE: Final = {
     "DELETE": scope(_SERVICES_WRITE),
 }
 
+#: Where tokens are requested.
+TOKEN_PATH: Final = "/auth/token"  # noqa: S105 - a path
+
 # fmt: off
 ROUTES: Final = (
-    Route("/auth/token", TokenResource, {
+    Route(TOKEN_PATH, TokenResource, {
         "GET": BY_LOGIN_OR_KEY,
         "POST": BY_LOGIN_OR_KEY,
     }, oauth=True, reads_little=True),

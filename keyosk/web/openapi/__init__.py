@@ -8,7 +8,7 @@ This package is the only user of apispec.
 import inspect
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
@@ -108,6 +108,13 @@ def build(routes: Iterable[Route], issuer: str) -> dict[str, Any]:
     for tag in sorted(tags, key=lambda tag: _TAGS.index(tag) if tag in _TAGS else len(_TAGS)):
         spec.tag({"name": tag, "description": tags[tag]})
     return spec.to_dict()
+
+
+def calls(routes: Iterable[Route]) -> Iterator[Call]:
+    """Return each method of each route, with its declaration."""
+    for each in routes:
+        for method in each.access:
+            yield _call(each, method)
 
 
 def _call(route: Route, method: str) -> Call:

@@ -95,6 +95,20 @@ class Call:
         """Whether its body is JSON Lines of any size."""
         return self.route.streams and bool(self.operation.body_types)
 
+    def statuses(self) -> list[int]:
+        """Return the documented statuses of its responses."""
+        success = (
+            [int(self.operation.status)] if self.operation.status < HTTPStatus.BAD_REQUEST else []
+        )
+        if self.has_not_modified:
+            success.append(int(HTTPStatus.NOT_MODIFIED))
+        return [*success, *_by_status(self.failures())]
+
+    @property
+    def has_not_modified(self) -> bool:
+        """Whether it can say that what the caller has is still right."""
+        return self.operation.has_etag and self.method == "GET"
+
     def failures(self) -> list[Failure]:
         """Return the ways in which it can fail."""
         found: set[_Kind] = set(self.operation.raises)
@@ -142,7 +156,7 @@ class Responses:
         responses: dict[str, Any] = {}
         if call.operation.status < HTTPStatus.BAD_REQUEST:
             responses[str(int(call.operation.status))] = self._success(call)
-        if call.operation.has_etag and call.method == "GET":
+        if call.has_not_modified:
             responses["304"] = {
                 "description": "The object has an `ETag` that `If-None-Match` names.",
                 "headers": _headers("ETag"),

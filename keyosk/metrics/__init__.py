@@ -1,0 +1,265 @@
+"""Metrics for Prometheus, over all workers of one ``keyosk serve``.
+
+It owns what is counted, the table of all metrics (``families``) and their text. It does not own
+what is read from the database at a scrape, which ``monitoring`` gives it.
+
+Counts are numbers in memory that the processes share (``shared_counts``): allocated before the
+workers start, with every page in place, so that no full file system and no limit can stop the
+counting. Each worker has its own part of it, and the scrape adds them up; the successor of a worker
+that died continues with its part. No label contains data from a client, such as names, addresses
+and secrets.
+"""
+
+import json
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry, exposition
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
+
+from keyosk.metrics.families import (
+    BUCKETS,
+    DATABASE_FAILURES,
+    FAMILIES,
+    HASHING,
+    HASHING_REFUSED,
+    HASHING_SECONDS,
+    HASHING_WAITING,
+    IN_FLIGHT,
+    LOGINS_REFUSED,
+    PASSING,
+    QUERY_SECONDS,
+    REPEATED,
+    REQUEST_SECONDS,
+    REQUESTS,
+    SERVICE_TOKENS,
+    TOKENS,
+    TOKENS_REFUSED,
+    Family,
+    Key,
+)
+from keyosk.metrics.shared_counts import NUMBER, SharedCounts
+
+__all__ = ["FAMILIES", "Family", "Key", "Metrics", "SharedCounts", "release"]
+
+_LIMITS: Final = (*map(str, BUCKETS), "+Inf")
+#: Audiences that one process counts apart: services come and go, and the memory is limited.
+_MOST_AUDIENCES: Final = 300
+_SUM: Final = "sum"
+
+
+def release(counts: SharedCounts, process: int) -> None:
+    """Keep what a process that ended has counted, for its successor."""
+    counts.release(process, passing=PASSING)
+
+
+class Metrics:
+    """The counters of one process. Without shared memory, as in commands, it counts nothing.
+
+    No method raises for lack of a resource: a request is served even if it cannot be counted.
+    """
+
+    def __init__(self, shared: SharedCounts | None = None) -> None:
+        self._shared = shared
+        self._part = None if shared is None else shared.claim()
+        self._lock = threading.Lock()
+        self._audiences: set[str] = set()
+        self._places: dict[Key, int | None] = {}
+        if shared is not None and self._part is not None:
+            self._places = {
+                tuple(json.loads(name)): place // NUMBER
+                for name, place, _ in shared.entries(self._part)
+            }
+
+        self._queries = self._place_queries()
+
+    def _place_queries(self) -> "tuple[memoryview[float], tuple[int, ...], int] | None":
+        """Return the numbers, and the places of those that ``query`` adds to."""
+        if self._shared is None:
+            return None
+        keys = [*((QUERY_SECONDS, limit) for limit in _LIMITS), (QUERY_SECONDS, _SUM)]
+        self._add(*[(key, 0) for key in keys])
+        places = [place for place in map(self._places.get, keys) if place is not None]
+        if len(places) < len(keys):  # no part, or no room in it
+            return None
+        return self._shared.numbers, tuple(places[:-1]), places[-1]
+
+    def request_began(self) -> None:
+        """Count a request that has no response yet; ``request`` or ``request_ended`` follows."""
+        self._add(((IN_FLIGHT,), 1))
+
+    def request_ended(self) -> None:
+        """Count that a request has ended without a response of its own."""
+        self._add(((IN_FLIGHT,), -1))
+
+    def request(self, method: str, route: str, status: str, *, seconds: float) -> None:
+        """Count a response. ``route``: the path in the URL table, or ``none``."""
+        self._add(
+            ((IN_FLIGHT,), -1),
+            ((REQUESTS, method, route, status), 1),
+            ((REQUEST_SECONDS, route, _LIMITS[bisect_left(BUCKETS, seconds)]), 1),
+            ((REQUEST_SECONDS, route, _SUM), seconds),
+        )
+
+    def token_issued(
+        self, credential: str, algorithm: str, *, grant_type: str, audiences: tuple[str, ...]
+    ) -> None:
+        """Count an access token. ``audiences``: of services; none for a proof of identity."""
+        known = self._audiences
+        if len(known) < _MOST_AUDIENCES:
+            known.update(audiences)
+        self._add(
+            ((TOKENS, credential, algorithm, grant_type), 1),
+            *[((SERVICE_TOKENS, each if each in known else "", "of"), 1) for each in audiences],
+            *(() if audiences else (((SERVICE_TOKENS, "none"), 1),)),
+        )
+
+    def token_refused(self, reason: str) -> None:
+        """Count a token request that was refused, by the error code of its response."""
+        self._add(((TOKENS_REFUSED, reason), 1))
+
+    def login_refused(self, *, throttled: bool) -> None:
+        """Count a login that was refused."""
+        self._add(((LOGINS_REFUSED, "throttled" if throttled else "wrong"), 1))
+
+    def query(self, seconds: float) -> None:
+        """Count a statement or a commit in the database."""
+        if self._queries is None:
+            return
+        # Not by ``_add``: each request comes by several times.
+        numbers, places, total = self._queries
+        place = places[bisect_left(BUCKETS, seconds)]
+        with self._lock:
+            numbers[place] += 1
+            numbers[total] += seconds
+
+    def database_failed(self) -> None:
+        """Count a statement or a commit for which the database was not available."""
+        self._add(((DATABASE_FAILURES,), 1))
+
+    def hash_waits(self) -> None:
+        """Count a login that waits for a hashing slot; one of the next two follows."""
+        self._add(((HASHING_WAITING,), 1))
+
+    def hash_begins(self) -> None:
+        """Count that it got one; ``hash_ended`` follows."""
+        self._add(((HASHING_WAITING,), -1), ((HASHING,), 1))
+
+    def hash_refused(self) -> None:
+        """Count that it got none."""
+        self._add(((HASHING_WAITING,), -1), ((HASHING_REFUSED,), 1))
+
+    def hash_ended(self, seconds: float) -> None:
+        """Count that it gave the slot back."""
+        self._add(
+            ((HASHING,), -1),
+            ((HASHING_SECONDS, _LIMITS[bisect_left(BUCKETS, seconds)]), 1),
+            ((HASHING_SECONDS, _SUM), seconds),
+        )
+
+    def repeatable_request(self, result: str) -> None:
+        """Count a request with an Idempotency-Key: ``first``, ``repeated`` or ``refused``."""
+        self._add(((REPEATED, result), 1))
+
+    def page(
+        self,
+        accept: str,
+        readings: Mapping[Key, float],
+        *,
+        services: Mapping[str, str] | None = None,
+        summarise: Callable[[Mapping[Key, float]], Mapping[Key, float]] = lambda _: {},
+    ) -> tuple[str, bytes]:
+        """Return all metrics of all workers, as media type and text.
+
+        In Prometheus's own format or as OpenMetrics, as the ``Accept`` header prefers.
+
+        Args:
+            accept: The header.
+            readings: What is not counted but read now, and series that exist at 0.
+            services: The names of the services by audience; ``None`` if they are not known.
+            summarise: Returns what follows from all these numbers.
+        """
+        numbers = {**readings, **self._counts(services)}
+        registry = CollectorRegistry()
+        registry.register(_Collector({**numbers, **summarise(numbers)}))
+        write, media_type = exposition.choose_encoder(accept)
+        return media_type, write(registry)
+
+    def _counts(self, services: Mapping[str, str] | None) -> dict[Key, float]:
+        if self._shared is None:
+            return {}
+        found: dict[Key, float] = {
+            ("keyosk_start_timestamp_seconds",): self._shared.started_at,
+            ("keyosk_workers",): float(self._shared.processes()),
+        }
+        for name, number in self._shared.totals().items():
+            key = tuple(json.loads(name))
+            if key[0] == SERVICE_TOKENS and len(key) > 2:
+                if services is None:
+                    continue
+                key = (SERVICE_TOKENS, services.get(key[1], "other"))
+            found[key] = found.get(key, 0.0) + number
+        return found
+
+    def _add(self, *amounts: tuple[Key, float]) -> None:
+        # No calls here but into C: requests come by several times.
+        shared = self._shared
+        if shared is None or self._part is None:
+            return
+        with self._lock:
+            places, numbers = self._places, shared.numbers
+            for key, amount in amounts:
+                place = places.get(key, -1)
+                if place == -1:
+                    inserted = shared.insert(self._part, json.dumps(key))
+                    place = places[key] = None if inserted is None else inserted // NUMBER
+                if place is not None:
+                    numbers[place] += amount
+
+
+class _Collector:
+    """All series in the form that ``prometheus_client`` expects from a collector."""
+
+    def __init__(self, numbers: Mapping[Key, float]) -> None:
+        self._by_family: dict[str, dict[Key, float]] = {
+            family.name: dict.fromkeys((key[1:] for key in family.known()), 0.0)
+            if family.kind != "histogram"
+            else {}
+            for family in FAMILIES
+        }
+        for key, number in numbers.items():
+            self._by_family[key[0]][key[1:]] = number
+
+    def collect(self) -> Iterable[Any]:
+        """Return the families."""
+        for family in FAMILIES:
+            numbers = self._by_family[family.name]
+            if family.kind == "histogram":
+                yield _histogram(family, numbers)
+                continue
+            metric = (CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily)(
+                family.name, family.help, labels=family.labels
+            )
+            for values, number in numbers.items():
+                metric.add_metric(values, number)
+            yield metric
+
+
+def _histogram(family: Family, numbers: Mapping[Key, float]) -> HistogramMetricFamily:
+    metric = HistogramMetricFamily(family.name, family.help, labels=family.labels)
+    whole = dict.fromkeys((key[:-1] for key in numbers), None) or (
+        {(): None} if not family.labels else {}
+    )
+    for values in whole:
+        below, buckets = 0.0, []
+        for limit in _LIMITS:
+            below += numbers.get((*values, limit), 0.0)
+            buckets.append((limit, below))
+        metric.add_metric(values, buckets, numbers.get((*values, _SUM), 0.0))
+    return metric
