@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import click
 import jwt
@@ -17,7 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from keyosk.cli import keyosk as command_tree
-from keyosk.errors import KeyoskError
+from keyosk.model.records import AuditAction
+from keyosk.model.services import KEYOSK_SCOPES
 from keyosk.server import problems
 from keyosk.server.problems import Problem
 from keyosk.web import errors as web_errors
@@ -37,6 +39,7 @@ PAGES = sorted(
 )
 API = (REFERENCE / "api.md").read_text()
 COMMANDS = (REFERENCE / "commands.md").read_text()
+ERRORS = (REFERENCE / "errors.md").read_text()
 TOKENS = (REFERENCE / "tokens.md").read_text()
 
 ALICE_PASSWORD = "violet lamps orbit slowly"
@@ -92,13 +95,29 @@ def test_every_endpoint_of_the_program_is_in_the_readme() -> None:
         assert f"{path.removesuffix('/{key}')}`" in table, path
 
 
-def test_every_error_code_is_in_the_api_page() -> None:
-    codes = {kind.code for kind in web_errors.STATUS if kind is not KeyoskError}
-    oauth = {"invalid_client", *web_errors.OAUTH_CODES.values(), "invalid_request"}
-    oauth |= set(web_errors.OAUTH_STATUS_CODES.values())
+def test_every_error_code_is_in_the_page_of_errors_with_its_status() -> None:
+    details, oauth = ERRORS.split("## OAuth errors")
     server = {known.code for known in vars(problems).values() if isinstance(known, Problem)}
-    for name in codes | oauth | server | set(web_errors.SENTENCES):
-        assert f"`{name}`" in API, name
+    for name in {kind.code for kind in web_errors.STATUS} | server | set(web_errors.SENTENCES):
+        assert f"`{name}`" in ERRORS, name
+    for kind, status in web_errors.STATUS.items():
+        row = re.search(rf"^\| (.+?) \| .*`{kind.code}`.* \|", details, re.MULTILINE)
+        assert row is None or str(int(status)) in row[1], kind
+    codes = {"invalid_request", *web_errors.OAUTH_CODES.values()}
+    for name in codes | set(web_errors.OAUTH_STATUS_CODES.values()):
+        assert f"`{name}`" in oauth, name
+
+
+def test_the_pages_of_scopes_and_events_have_those_of_the_program() -> None:
+    scopes = re.findall(r"^\| `(keyosk:\S+)` \| (.+) \|$", page("scopes"), re.MULTILINE)
+    assert dict(scopes) == KEYOSK_SCOPES
+    events = re.findall(r"^\| `([a-z_]+\.[a-z_]+)` \| .+ \|$", page("events"), re.MULTILINE)
+    assert sorted(events) == sorted(get_args(AuditAction))
+
+
+def page(name: str) -> str:
+    """A page of the reference."""
+    return (REFERENCE / f"{name}.md").read_text()
 
 
 @pytest.fixture(scope="module")

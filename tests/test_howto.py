@@ -1,0 +1,151 @@
+"""The pages of daily tasks and of migration are followed as they stand."""
+
+import base64
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import argon2
+import bcrypt
+import pytest
+
+from live import LiveServer
+from pasted import blocks, terminal
+
+HOW_TO = Path(__file__).parent.parent / "docs" / "how-to"
+PASSWORD = "violet lamps orbit slowly"
+NEW_PASSWORD = "slowly orbit lamps violet"
+
+#: Prints the accounts of a Django project with two users, made for this.
+DJANGO = f"""
+import sys
+import django
+from django.conf import settings
+from django.core.management import call_command
+
+settings.configure(
+    DATABASES={{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}}},
+    INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth"],
+    DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
+    USE_TZ=True,
+)
+django.setup()
+call_command("migrate", verbosity=0)
+from django.contrib.auth.models import User
+
+User.objects.create_user("alice", password={PASSWORD!r}, first_name="Alice")
+User.objects.create_user("bob", is_active=False)
+call_command("shell", "--no-imports", "--command", sys.stdin.read())
+"""
+
+
+@pytest.fixture
+def todo(tmp_path: Path) -> Iterator[LiveServer]:
+    """A Keyosk with the service todo."""
+    with LiveServer(f"sqlite:///{tmp_path / 'keyosk.db'}", tmp_path) as server:
+        body = {"name": "todo", "scopes": ["todo:read", "todo:write"]}
+        assert server.admin().post("/services", json=body).ok
+        (tmp_path / "password.txt").write_text(f"{PASSWORD}\n")
+        (tmp_path / "new-password.txt").write_text(f"{NEW_PASSWORD}\n")
+        yield server
+
+
+def test_every_task_of_an_admin_is_done_by_its_lines(todo: LiveServer) -> None:
+    scripts = blocks(HOW_TO / "admins.md", "sh")
+    rotates = next(n for n, text in enumerate(scripts) if "$KEY_ID" in text)
+    bob = "keyosk account create bob"  # whom the page takes for granted
+    with terminal(todo) as bash:
+        bash.paste(bob, *scripts[:rotates])
+        (key,) = todo.admin().get("/accounts/backup-job/api-keys").json()["items"]
+        printed = bash.paste(*scripts[rotates:], KEY_ID=key["id"])
+    assert "kysk_" in printed[0]
+    assert todo.admin().get("/accounts/bob").status_code == 404
+    grants = todo.admin().get("/accounts/alice/grants").json()["scopes"]
+    assert "keyosk:accounts:write" in grants
+
+
+def b64(value: bytes) -> str:
+    return base64.b64encode(value).decode()
+
+
+def keycloak_user(name: str, credential: dict[str, Any], secret: dict[str, str]) -> dict[str, Any]:
+    password = {"type": "password", "credentialData": json.dumps(credential)}
+    password["secretData"] = json.dumps(secret)
+    user = {"id": f"id-of-{name}", "username": name, "firstName": "A", "enabled": True}
+    return {**user, "credentials": [password]}
+
+
+def keycloak_export() -> str:
+    """A realm whose users' passwords are hashed as Keycloak does: PBKDF2, then argon2id."""
+    salt = b"0123456789abcdef"
+    value = hashlib.pbkdf2_hmac("sha512", PASSWORD.encode(), salt, 30_000)
+    older = keycloak_user(
+        "older",
+        {"hashIterations": 30_000, "algorithm": "pbkdf2-sha512"},
+        {"salt": b64(salt), "value": b64(value)},
+    )
+    raw = argon2.low_level.hash_secret_raw(
+        PASSWORD.encode(), salt, 5, 7168, 1, 32, argon2.low_level.Type.ID
+    )
+    more = {"hashLength": ["32"], "memory": ["7168"], "type": ["id"], "version": ["1.3"]}
+    newer = keycloak_user(
+        "newer",
+        {
+            "hashIterations": 5,
+            "algorithm": "argon2",
+            "additionalParameters": {**more, "parallelism": ["1"]},
+        },
+        {"salt": b64(salt), "value": b64(raw)},
+    )
+    client = {"id": "1", "username": "service-account-x", "serviceAccountClientId": "x"}
+    return json.dumps({"realm": "example", "users": [older, newer, client]})
+
+
+def test_people_come_from_other_systems_with_their_passwords(
+    todo: LiveServer, tmp_path: Path
+) -> None:
+    page = HOW_TO / "migrate.md"
+    programs = {text.splitlines()[0].removeprefix("# "): text for text in blocks(page, "python")}
+    hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4, b"2a")).decode()
+    given = {
+        "htpasswd.py": f"carol:{hashed.replace('$2a$', '$2y$')}\nweak:$apr1$salt$hash\n",
+        "keycloak.py": keycloak_export(),
+        "userpass.py": '["dave"]',
+    }
+    lines = ""
+    for name, text in given.items():
+        (tmp_path / name).write_text(programs.pop(name))
+        lines += run(name, folder=tmp_path, text=text)
+    lines += run("-c", DJANGO, folder=tmp_path, text=programs.pop("django_users.py"))
+    assert not programs
+    (tmp_path / "accounts.jsonl").write_text(lines)
+    with terminal(todo) as bash:
+        bash.paste(*blocks(page, "sh"))
+
+    assert len(lines.splitlines()) == 7
+    for name in ("carol", "older", "newer", "alice"):
+        assert todo.client(name, PASSWORD).post("/auth/token").status_code == 200, name
+    assert todo.client("dave", NEW_PASSWORD).post("/auth/token").status_code == 200
+    accounts = {each["username"]: each for each in todo.admin().get("/accounts").json()["items"]}
+    assert not accounts["weak"]["has_password"]
+    assert not accounts["bob"]["enabled"]
+    assert accounts["alice"]["display_name"] == "Alice"
+    assert "service-account-x" not in accounts
+
+
+def run(*arguments: str, folder: Path, text: str) -> str:
+    ran = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": ""},
+        input=text,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
