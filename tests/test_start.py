@@ -1,17 +1,23 @@
 """The first start, on the wrong place as well: nothing is made or told that should not be."""
 
+import fcntl
+import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import processes
-from live import LiveServer, environment, free_port
+from live import LiveServer, command, environment, free_port
 
 pytestmark = pytest.mark.every_database
 
@@ -323,3 +329,37 @@ def test_an_environment_file_may_name_the_toml_file(tmp_path: Path) -> None:
     shown = run(tmp_path, "config", "check", "--config", str(tmp_path / "keyosk.env")).stdout
     assert re.search(r"^KEYOSK_TOKEN_LIFETIME +300 ", shown, re.MULTILINE)
     assert re.search(r"^KEYOSK_THREADS +3 ", shown, re.MULTILINE)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a process namespace")
+def test_the_first_process_of_a_container_stops_while_it_still_starts(tmp_path: Path) -> None:
+    """The kernel gives it no signal that it has no handler for."""
+    (tmp_path / "keyosk.db").touch(mode=0o600)
+    settings = environment(
+        database_url=f"sqlite:///{tmp_path}/keyosk.db",
+        bind=f"127.0.0.1:{free_port()}",
+        metrics_bind="off",
+    )
+    container = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    with (tmp_path / "keyosk.db.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # so that it waits for another that sets up
+        started = subprocess.Popen([*container, *command("serve")], env=settings, cwd=tmp_path)
+        try:
+            first = waiting_for(tmp_path / "keyosk.db.lock", started.pid)
+            first.terminate()
+            assert started.wait(60) == 128 + signal.SIGTERM
+        finally:
+            started.kill()
+            started.wait()
+
+
+def waiting_for(lock: Path, above: int) -> psutil.Process:
+    """The process below another one that has opened a lock file."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for process in psutil.Process(above).children():
+            with suppress(psutil.Error):
+                if str(lock) in {each.path for each in process.open_files()}:
+                    return process
+        time.sleep(0.05)
+    raise AssertionError("it does not start")

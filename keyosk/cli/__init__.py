@@ -11,6 +11,8 @@ A secret is read from standard input or asked for, never taken as an argument: e
 machine sees those.
 """
 
+import os
+import signal
 import sys
 from typing import Final
 
@@ -54,6 +56,9 @@ choice.add_options(keyosk)
 
 def main() -> None:
     """Return the ``keyosk`` command."""
+    if os.getpid() == 1:
+        # The first process of a container gets no signal that it does not ask for.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if any("\ud800" <= character <= "\udfff" for word in sys.argv for character in word):
         click.echo("keyosk: the arguments must be UTF-8", err=True)
         sys.exit(2)
