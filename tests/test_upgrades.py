@@ -5,13 +5,19 @@ of its schema. What the rows said, the API says afterwards.
 """
 
 import json
+import shutil
+import subprocess
+import sys
 import time
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import requests
 from flask.testing import FlaskClient
 from playhouse.migrations import Runner
 
@@ -26,7 +32,7 @@ from keyosk.model import AuditRow
 from keyosk.storage import schema
 from keyosk.storage.database import Database
 from keyosk.tokens import refresh_token_format
-from live import SECRET_KEY
+from live import ADMIN_PASSWORD, SECRET_KEY, LiveServer, command, unique
 
 pytestmark = [pytest.mark.every_database, pytest.mark.slow]
 
@@ -389,3 +395,210 @@ def test_what_an_earlier_keyosk_wrote_works_after_the_upgrade(
         the_audit_log_goes_on(client, then)
         assert keyosk.audit.verify().fault is None
         assert [finding for finding in keyosk.maintenance.check() if finding.faults] == []
+
+
+# --- Old and new at a time ------------------------------------------------------------------------
+
+_ADDITIVE: Final = '''
+"""What the next version adds."""
+
+from peewee import CharField, TextField
+
+
+def up(migrator, db):
+    db.execute_sql("CREATE TABLE novelty (id VARCHAR(36) PRIMARY KEY)")
+    migrator.migrate(
+        migrator.add_column("account", "novelty", TextField(null=True)),
+        migrator.add_index("account", ("novelty",), False),
+    )
+'''
+_OTHER: Final = '"""What the next version changes."""\n\n\ndef up(migrator, db):\n    pass\n'
+
+
+def next_version(folder: Path, migration: str, text: str) -> list[str]:
+    """The program that this one becomes by one more migration."""
+    package = folder / "next" / "keyosk"
+    if not package.exists():
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(Path(app.__file__).parent, package, ignore=ignored)
+    (package / "storage" / "migrations" / f"{migration}.py").write_text(text)
+    start = f"import sys; sys.path.insert(0, {str(package.parent)!r}); "
+    return [sys.executable, "-c", f"{start}from keyosk.cli import main; main()"]
+
+
+@contextmanager
+def two_nodes(database_url: str, folder: Path) -> Iterator[tuple[LiveServer, LiveServer]]:
+    """One that serves, and another that does not yet."""
+    settings_ = {"issuer": "https://login.example.org", "workers": "1"}
+    new = LiveServer(database_url, folder, **settings_)
+    with LiveServer(database_url, folder, **settings_) as old:
+        try:
+            yield old, new
+        finally:
+            new.stop()
+
+
+def health(server: LiveServer) -> requests.Response:
+    return requests.get(f"{server.url}/health/ready", timeout=60)
+
+
+def test_old_and_new_work_at_a_time_after_an_additive_migration(
+    database_url: str, tmp_path: Path
+) -> None:
+    with two_nodes(database_url, tmp_path) as (old, new):
+        new.program = next_version(tmp_path, "9999_novelty_additive", _ADDITIVE)
+        new.start()
+        for one, other in ((old, new), (new, old)):
+            name = unique("alice")
+            made = one.admin().post("/accounts", json={"username": name, "password": PASSWORD})
+            assert made.status_code == 201, made.text
+            assert other.client(name, PASSWORD).post("/auth/token").status_code == 200
+            admin = other.client("admin", ADMIN_PASSWORD)
+            bearer = admin.post("/auth/token", data={"audience": "keyosk", "format": "header"}).text
+            header, _, value = bearer.strip().partition(": ")
+            seen = requests.get(f"{one.url}/accounts/{name}", headers={header: value}, timeout=60)
+            assert seen.status_code == 200, seen.text
+            changed = other.admin().patch(f"/accounts/{name}", json={"display_name": "A"})
+            assert changed.status_code == 200, changed.text
+        # One that begins anew: it finds a migration that it does not know.
+        old.stop()
+        old.start()
+        assert old.admin().get("/accounts?q=alice").json()["items"]
+        listed = subprocess.run(command("account", "list"), env=old.environment, check=False)
+        assert listed.returncode == 0
+        assert (health(old).status_code, health(new).status_code) == (200, 200)
+        assert "no request is served" not in old.log.read_text()
+
+
+def test_the_old_one_steps_aside_after_any_other_migration(
+    database_url: str, tmp_path: Path
+) -> None:
+    with two_nodes(database_url, tmp_path) as (old, new):
+        new.program = next_version(tmp_path, "9999_novelty", _OTHER)
+        new.start()
+        deadline = time.monotonic() + 60
+        while health(old).status_code == 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        refused = requests.post(f"{old.url}/auth/token", auth=("admin", ADMIN_PASSWORD), timeout=60)
+        assert refused.status_code == 503
+        assert refused.json()["detail"] == (
+            "This database was upgraded by a newer Keyosk (9999_novelty); run that one."
+        )
+        assert requests.get(f"{old.url}/health/live", timeout=60).status_code == 200
+        assert new.client("admin", ADMIN_PASSWORD).post("/auth/token").status_code == 200
+        assert old.stop() == 0
+        assert old.log.read_text().count("no request is served any more: This database was") == 1
+        with pytest.raises(RuntimeError, match="upgraded by a newer Keyosk"):
+            old.start()
+        assert health(new).status_code == 200
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The columns of each table (type, may it be null, may it be left out), and its indexes."""
+
+    tables: dict[str, dict[str, tuple[str, bool, bool]]]
+    indexes: set[tuple[str, tuple[str, ...], bool]]
+
+
+def shape(database: Database) -> Shape:
+    raw = database.raw
+    tables = {
+        table: {
+            each.name: (each.data_type, each.null, each.null or each.default is not None)
+            for each in raw.get_columns(table)
+        }
+        for table in raw.get_tables()
+    }
+    indexes = {
+        (table, tuple(index.columns), index.unique)
+        for table in tables
+        for index in raw.get_indexes(table)
+    }
+    return Shape(tables, indexes)
+
+
+def what_breaks(url: str, migrate: Callable[[Database], object]) -> list[str]:
+    """What programs from before a migration could no longer do after it."""
+    database = Database(url)
+    with schema.exclusive(database):
+        before = shape(database)
+        migrate(database)
+        after = shape(database)
+    database.close()
+    found = [
+        f"{table}.{column}"
+        for table, columns in before.tables.items()
+        for column, was in columns.items()
+        if after.tables.get(table, {}).get(column) != was
+    ]
+    found += [
+        f"{table}.{column} must be written"
+        for table in before.tables.keys() & after.tables.keys()
+        for column, (_, _, optional) in after.tables[table].items()
+        if column not in before.tables[table] and not optional
+    ]
+    found += [
+        f"{table} is unique by {', '.join(by)}"
+        for table, by, unique_now in after.indexes - before.indexes
+        if unique_now and table in before.tables
+    ]
+    return found
+
+
+def test_an_additive_migration_takes_nothing_from_the_program_before_it(
+    database_url: str,
+) -> None:
+    for migration in MIGRATIONS:
+
+        def migrate(database: Database, name: str = migration) -> None:
+            Runner(database.raw, str(schema.MIGRATIONS)).up(name)
+
+        broken = what_breaks(database_url, migrate)
+        assert not (broken and migration.endswith(schema.ADDITIVE)), (migration, broken)
+
+
+@pytest.mark.parametrize(
+    ("statement", "broken"),
+    [
+        ("CREATE TABLE novelty (id VARCHAR(36) PRIMARY KEY)", []),
+        ("ALTER TABLE role ADD COLUMN novelty TEXT", []),
+        ("ALTER TABLE role ADD COLUMN novelty TEXT NOT NULL DEFAULT ''", []),
+        ("CREATE INDEX novelty ON role (description)", []),
+        ("CREATE UNIQUE INDEX novelty ON role (description)", ["role is unique by description"]),
+        ("ALTER TABLE role RENAME COLUMN description TO novelty", ["role.description"]),
+        ("ALTER TABLE role DROP COLUMN description", ["role.description"]),
+        ("DROP TABLE refusal", ["refusal.account", "refusal.credential"]),
+    ],
+)
+def test_what_is_not_additive_is_found(
+    statement: str, broken: list[str], migrated_url: str
+) -> None:
+    found = what_breaks(migrated_url, lambda database: database.raw.execute_sql(statement))
+    assert set(broken) <= set(found)
+    assert bool(broken) is bool(found)
+
+
+def has_way_back(migration: str) -> bool:
+    text = (schema.MIGRATIONS / f"{migration}.py").read_text()
+    return "def down(" in text
+
+
+@pytest.mark.parametrize("migration", [each for each in MIGRATIONS if has_way_back(each)])
+def test_the_way_back_of_a_migration_leaves_the_schema_as_it_was(
+    migration: str, database_url: str
+) -> None:
+    before = MIGRATIONS[MIGRATIONS.index(migration) - 1]
+    of_then(database_url, before)
+    database = Database(database_url)
+    runner = Runner(database.raw, str(schema.MIGRATIONS))
+    with schema.exclusive(database):
+        was = shape(database)
+        assert runner.up(migration) == [migration]
+        assert shape(database) != was
+        assert runner.down() == [migration]
+        left = shape(database)
+        assert left.tables == was.tables
+        assert left.indexes ^ was.indexes == set()
+    database.close()

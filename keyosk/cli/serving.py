@@ -18,10 +18,11 @@ from keyosk import app, masking
 from keyosk.cli import failures, host, machine
 from keyosk.config import Config
 from keyosk.config.values import Address
-from keyosk.errors import ConfigurationError, DatabaseUnusable, Fault, Unavailable
+from keyosk.errors import ConfigurationError, DatabaseTooNew, DatabaseUnusable, Fault, Unavailable
 from keyosk.metrics import Metrics, SharedCounts, release
 from keyosk.server import BOOT_ERROR, Hooks, JsonFormatter, JsonHandler, LogStream, Options
 from keyosk.server import serve as run_server
+from keyosk.storage import schema
 from keyosk.storage.shared_clock import SharedClock
 from keyosk.web import application
 from keyosk.web.metrics import MetricsPage
@@ -90,7 +91,7 @@ def _web(
     page = MetricsPage(Metrics(counts), starting)
     if prepared:
         try:
-            starting.begin(_application(configuration, page, log))
+            starting.begin(_application(configuration, page, log, starting))
         except Unavailable:
             prepared = False
         except Exception as error:  # noqa: BLE001 - gunicorn would print a traceback
@@ -113,7 +114,7 @@ def _begin_late(
         time.sleep(1)
         try:
             machine.prepare(configuration)
-            starting.begin(_application(configuration, page, log))
+            starting.begin(_application(configuration, page, log, starting))
         except DatabaseUnusable as error:
             _give_up(error)
         except Unavailable as error:
@@ -137,7 +138,9 @@ def _give_up(error: Exception) -> NoReturn:
     os._exit(BOOT_ERROR)
 
 
-def _application(configuration: Config, page: MetricsPage, log: JsonHandler) -> WSGIApplication:
+def _application(
+    configuration: Config, page: MetricsPage, log: JsonHandler, starting: Starting
+) -> WSGIApplication:
     clock = SharedClock()
     installation = app.build(configuration, clock=clock, metrics=page.metrics)
     clock.start(installation.database)
@@ -149,7 +152,18 @@ def _application(configuration: Config, page: MetricsPage, log: JsonHandler) -> 
             clock.synchronise(installation.database)
         installation.rotation.advance_quietly()
 
-    installation.signing_keys.refresh_in_background(then=maintain)
+    def is_replaced() -> bool:
+        try:
+            schema.refuse_newer(installation.database)
+        except DatabaseTooNew as error:
+            _log.critical("no request is served any more: %s", error)
+            starting.refuse(str(error))
+            return True
+        except Unavailable:
+            return False
+        return False
+
+    installation.signing_keys.refresh_in_background(then=maintain, until=is_replaced)
     page.monitor = installation.monitor
     return app.create_app(installation, write_line=log.write)
 

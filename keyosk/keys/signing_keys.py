@@ -167,8 +167,12 @@ class SigningKeys:
         if not is_same or self._is_over():
             self._build()
 
-    def refresh_in_background(self, *, then: Callable[[], None]) -> None:
+    def refresh_in_background(
+        self, *, then: Callable[[], None], until: Callable[[], bool] = lambda: False
+    ) -> None:
         """Start a thread that reads the keys every second and calls ``then``.
+
+        It ends when ``until`` is true, which it asks each time before it reads anything.
 
         No request waits for it; while the database is unavailable the set stays as it was.
         """
@@ -178,6 +182,8 @@ class SigningKeys:
             while True:
                 time.sleep(FRESH)
                 try:
+                    if until():
+                        return
                     self._refresh_quietly()
                     then()
                 except Exception as error:  # noqa: BLE001 - whatever it is, the next turn may help

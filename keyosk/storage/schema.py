@@ -2,19 +2,33 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from peewee import CharField
 from playhouse.migrations import Runner
 
 from keyosk.errors import DatabaseTooNew, DatabaseUnusable
 from keyosk.storage.database import Database
-from keyosk.storage.tables import SigningKey
+from keyosk.storage.tables import SigningKey, Table
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
+#: How the name of a migration ends if programs that do not know it can go on, and start.
+ADDITIVE: Final = "_additive"
+# When this program started: afterwards the files may be those of another.
+_KNOWN: Final = frozenset(path.stem for path in MIGRATIONS.glob("[0-9]*.py"))
 _LOCK: Final = 0x6B796F73  # "kyos": the PostgreSQL advisory lock of all upgrades
+
+
+class _Applied(Table):
+    """What ``Runner`` writes."""
+
+    name = CharField(primary_key=True)
+
+    class Meta:
+        table_name = "schema_migration"
 
 
 def upgrade(database: Database) -> list[str]:
@@ -27,7 +41,7 @@ def upgrade(database: Database) -> list[str]:
     """
     with database.driver_errors():
         runner = Runner(database.raw, str(MIGRATIONS))
-        _refuse_newer(runner)
+        _refuse_unknown(runner.applied())
         return list(runner.up())
 
 
@@ -35,8 +49,16 @@ def pending(database: Database) -> list[str]:
     """Return the names of the migrations not yet applied. Raises ``DatabaseTooNew``."""
     with database.driver_errors():
         runner = Runner(database.raw, str(MIGRATIONS))
-        _refuse_newer(runner)
+        _refuse_unknown(runner.applied())
         return [migration.name for migration in runner.status() if migration.applied is None]
+
+
+def refuse_newer(database: Database) -> None:
+    """Look whether a newer Keyosk has upgraded the database so that this one cannot go on.
+
+    For a database that is set up. Raises ``DatabaseTooNew``, ``Unavailable``.
+    """
+    _refuse_unknown(row["name"] for row in database.rows(_Applied.select(_Applied.name)))
 
 
 def is_empty(database: Database) -> bool:
@@ -82,8 +104,8 @@ def exclusive(database: Database) -> Iterator[None]:
         os.close(handle)
 
 
-def _refuse_newer(runner: Runner) -> None:
-    unknown = [migration.name for migration in runner.status() if migration.path is None]
+def _refuse_unknown(applied: Iterable[str]) -> None:
+    unknown = sorted(name for name in {*applied} - _KNOWN if not name.endswith(ADDITIVE))
     if unknown:
         raise DatabaseTooNew(
             f"This database was upgraded by a newer Keyosk ({', '.join(unknown)}); run that one."

@@ -1,4 +1,7 @@
-"""The application before its database is available, or about to stop: alive, but not ready."""
+"""The application before its database is available, after it is another's, or about to stop.
+
+It is alive then, but not ready.
+"""
 
 import json
 from collections.abc import Iterable
@@ -17,11 +20,12 @@ _LIVE, _READY = "/health/live", "/health/ready"
 
 
 class Starting:
-    """Stands before an application that waits for its database, or is about to stop."""
+    """Stands before an application that cannot use its database, or is about to stop."""
 
     def __init__(self) -> None:
         self._application: WSGIApplication | None = None
         self._is_leaving = False
+        self._why = "Keyosk is waiting for its database."
 
     def begin(self, application: WSGIApplication) -> None:
         """Pass all further requests to this application."""
@@ -31,6 +35,10 @@ class Starting:
     def is_serving(self) -> bool:
         """Whether requests are served, and will be for longer than until it has stopped."""
         return self._application is not None and not self._is_leaving
+
+    def refuse(self, why: str) -> None:
+        """Pass no further requests to the application, and say why."""
+        self._why, self._application = why, None
 
     def leave(self) -> None:
         """Say that it is not ready, and serve everything else as before."""
@@ -47,12 +55,12 @@ class Starting:
         self._application = leaving
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        if self._application is not None:
-            return self._application(environ, start_response)
+        application = self._application
+        if application is not None:
+            return application(environ, start_response)
         if environ["PATH_INFO"] == _LIVE:
             return _sent(_live(), environ, start_response)
-        response = _unavailable("Keyosk is waiting for its database.")
-        return _sent(response, environ, start_response)
+        return _sent(_unavailable(self._why), environ, start_response)
 
 
 def _sent(

@@ -117,6 +117,7 @@ def down(_migrator: SchemaMigrator, db: Database) -> None:
     db.execute_sql("DROP TABLE waiting_audit_row")
     _replace(db)
     db.execute_sql("CREATE UNIQUE INDEX audit_row_sequence ON audit_row (sequence)")
+    db.execute_sql("CREATE INDEX audit_row_unsealed ON audit_row (id) WHERE sequence IS NULL")
     for column, which in _INDEXES.items():
         where = f" AND {which}" if which else ""
         db.execute_sql(
