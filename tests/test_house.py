@@ -72,6 +72,15 @@ LOCAL_IMPORTS: Final[Mapping[tuple[str, str], str]] = {
             ("verify_service", "service_check"),
         )
     },
+    **dict.fromkeys(
+        (
+            ("credentials.password_hashing", "passlib.context.CryptContext"),
+            ("metrics", "keyosk.metrics.exposition"),
+            ("web.documentation", "flask_swagger_ui"),
+            ("web.documentation", "keyosk.web.openapi"),
+        ),
+        "it slows down each start, and few processes need it",
+    ),
     ("cli.lazy", "importlib.import_module"): "a command is imported when it is asked for",
     ("cli.signing_keys", "keyosk.keys.material"): "--help and completion import nothing heavy",
 }

@@ -1,5 +1,6 @@
 """keyosk serve, config and database: running it, and looking after it."""
 
+import gc
 import sys
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from keyosk.errors import counted
 def serve() -> None:
     """Set up what is missing, then serve requests until a signal stops it."""
     choice.require_machine(or_variable=False)
+    # Nearly all that the start makes stays: to look for what does not, over and over, is an eighth
+    # of it. The server looks once, and then from time to time.
+    gc.disable()
     from keyosk.cli import serving  # noqa: PLC0415 - it is all of Keyosk and its server
 
     serving.serve()

@@ -6,10 +6,10 @@ The only user of passlib. Knows no account, database or clock.
 import base64
 import hmac
 import secrets
+import threading
 import unicodedata
-from typing import ClassVar
-
-from passlib.context import CryptContext
+from functools import cache
+from typing import Any, ClassVar
 
 from keyosk import errors
 from keyosk.credentials import argon2id, imported_hashes, stored_hashes
@@ -116,11 +116,6 @@ class Passwords:
                 raise ValueError(f"{name} must be at least {minimum}")
         if memory_kib * time_cost > self.MAX_WORK or parallelism > self.MAX_PARALLELISM:
             raise ValueError("memory_kib, time_cost and parallelism together ask for too much work")
-        self._context = CryptContext(schemes=list(_SCHEMES))
-        for scheme in ("argon2", "bcrypt"):
-            # Now, and not at the first use: two threads that both come first get in each other's
-            # way there, and one of them fails.
-            self._context.handler(scheme).set_backend()
         self.hashing_limit = hashing_limit or HashingLimit(for_hashes(memory_kib))
         self._memory_kib = memory_kib
         self._parallelism = parallelism
@@ -147,8 +142,9 @@ class Passwords:
         ``errors.Invalid`` for the field ``password_hash``, see ``imported_hashes.adopt``.
         """
         stored = imported_hashes.adopt(text, most_work=self.MAX_WORK)
+        context = _context()
         try:
-            self._context.handler(self._context.identify(stored)).from_string(stored)
+            context.handler(context.identify(stored)).from_string(stored)
         except (ValueError, TypeError, KeyError, AssertionError):
             pass
         else:
@@ -216,7 +212,7 @@ class Passwords:
         try:
             if stored.startswith(_OURS):
                 return _is_hash_of(secret, stored)
-            return bool(self._context.verify(secret, stored))
+            return bool(_context().verify(secret, stored))
         except MemoryError:
             out_of_memory = True
         except (ValueError, TypeError, NotImplementedError) as error:
@@ -254,6 +250,30 @@ class Passwords:
             return f"{header}{_encoded(salt)}${_encoded(digest)}"
         # The parameters were checked, so only memory or threads can have been missing.
         raise _no_memory()
+
+
+_loading = threading.Lock()
+
+
+def _context() -> Any:
+    """Return passlib's context for hashes from elsewhere.
+
+    It is loaded for the first of them. Most installations have none, and to load it and test its
+    backends takes as long as several hashes.
+    """
+    # Two threads that both came first would get in each other's way, and one of them would fail.
+    with _loading:
+        return _loaded_context()
+
+
+@cache
+def _loaded_context() -> Any:
+    from passlib.context import CryptContext  # noqa: PLC0415 - as above
+
+    context = CryptContext(schemes=list(_SCHEMES))
+    for scheme in ("argon2", "bcrypt"):
+        context.handler(scheme).set_backend()
+    return context
 
 
 def _header(memory_kib: int, passes: int, lanes: int) -> str:

@@ -13,15 +13,8 @@ and secrets.
 import json
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
-
-from prometheus_client import CollectorRegistry, exposition
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-)
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from keyosk.metrics.families import (
     BUCKETS,
@@ -32,6 +25,7 @@ from keyosk.metrics.families import (
     HASHING_SECONDS,
     HASHING_WAITING,
     IN_FLIGHT,
+    LIMITS,
     LOGINS_REFUSED,
     PASSING,
     QUERY_SECONDS,
@@ -39,6 +33,7 @@ from keyosk.metrics.families import (
     REQUEST_SECONDS,
     REQUESTS,
     SERVICE_TOKENS,
+    SUM,
     TOKENS,
     TOKENS_REFUSED,
     Family,
@@ -48,10 +43,8 @@ from keyosk.metrics.shared_counts import NUMBER, SharedCounts
 
 __all__ = ["FAMILIES", "Family", "Key", "Metrics", "SharedCounts", "release"]
 
-_LIMITS: Final = (*map(str, BUCKETS), "+Inf")
 #: Audiences that one process counts apart: services come and go, and the memory is limited.
 _MOST_AUDIENCES: Final = 300
-_SUM: Final = "sum"
 
 
 def release(counts: SharedCounts, process: int) -> None:
@@ -83,7 +76,7 @@ class Metrics:
         """Return the numbers, and the places of those that ``query`` adds to."""
         if self._shared is None:
             return None
-        keys = [*((QUERY_SECONDS, limit) for limit in _LIMITS), (QUERY_SECONDS, _SUM)]
+        keys = [*((QUERY_SECONDS, limit) for limit in LIMITS), (QUERY_SECONDS, SUM)]
         self._add(*[(key, 0) for key in keys])
         places = [place for place in map(self._places.get, keys) if place is not None]
         if len(places) < len(keys):  # no part, or no room in it
@@ -103,8 +96,8 @@ class Metrics:
         self._add(
             ((IN_FLIGHT,), -1),
             ((REQUESTS, method, route, status), 1),
-            ((REQUEST_SECONDS, route, _LIMITS[bisect_left(BUCKETS, seconds)]), 1),
-            ((REQUEST_SECONDS, route, _SUM), seconds),
+            ((REQUEST_SECONDS, route, LIMITS[bisect_left(BUCKETS, seconds)]), 1),
+            ((REQUEST_SECONDS, route, SUM), seconds),
         )
 
     def token_issued(
@@ -159,8 +152,8 @@ class Metrics:
         """Count that it gave the slot back."""
         self._add(
             ((HASHING,), -1),
-            ((HASHING_SECONDS, _LIMITS[bisect_left(BUCKETS, seconds)]), 1),
-            ((HASHING_SECONDS, _SUM), seconds),
+            ((HASHING_SECONDS, LIMITS[bisect_left(BUCKETS, seconds)]), 1),
+            ((HASHING_SECONDS, SUM), seconds),
         )
 
     def repeatable_request(self, result: str) -> None:
@@ -186,10 +179,9 @@ class Metrics:
             summarise: Returns what follows from all these numbers.
         """
         numbers = {**readings, **self._counts(services)}
-        registry = CollectorRegistry()
-        registry.register(_Collector({**numbers, **summarise(numbers)}))
-        write, media_type = exposition.choose_encoder(accept)
-        return media_type, write(registry)
+        from keyosk.metrics import exposition  # noqa: PLC0415 - many processes are never asked
+
+        return exposition.render({**numbers, **summarise(numbers)}, accept)
 
     def _counts(self, services: Mapping[str, str] | None) -> dict[Key, float]:
         if self._shared is None:
@@ -221,45 +213,3 @@ class Metrics:
                     place = places[key] = None if inserted is None else inserted // NUMBER
                 if place is not None:
                     numbers[place] += amount
-
-
-class _Collector:
-    """All series in the form that ``prometheus_client`` expects from a collector."""
-
-    def __init__(self, numbers: Mapping[Key, float]) -> None:
-        self._by_family: dict[str, dict[Key, float]] = {
-            family.name: dict.fromkeys((key[1:] for key in family.known()), 0.0)
-            if family.kind != "histogram"
-            else {}
-            for family in FAMILIES
-        }
-        for key, number in numbers.items():
-            self._by_family[key[0]][key[1:]] = number
-
-    def collect(self) -> Iterable[Any]:
-        """Return the families."""
-        for family in FAMILIES:
-            numbers = self._by_family[family.name]
-            if family.kind == "histogram":
-                yield _histogram(family, numbers)
-                continue
-            metric = (CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily)(
-                family.name, family.help, labels=family.labels
-            )
-            for values, number in numbers.items():
-                metric.add_metric(values, number)
-            yield metric
-
-
-def _histogram(family: Family, numbers: Mapping[Key, float]) -> HistogramMetricFamily:
-    metric = HistogramMetricFamily(family.name, family.help, labels=family.labels)
-    whole = dict.fromkeys((key[:-1] for key in numbers), None) or (
-        {(): None} if not family.labels else {}
-    )
-    for values in whole:
-        below, buckets = 0.0, []
-        for limit in _LIMITS:
-            below += numbers.get((*values, limit), 0.0)
-            buckets.append((limit, below))
-        metric.add_metric(values, buckets, numbers.get((*values, _SUM), 0.0))
-    return metric

@@ -40,6 +40,9 @@ KEY_STATES: Final = ("next", "active", "retired", "compromised")
 THROTTLED: Final = ("account", "source", "account_and_source")
 #: Upper limits in seconds: of what takes milliseconds, and of what may wait for a while.
 BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+#: The names of the buckets of a histogram, and of its sum.
+LIMITS: Final = (*map(str, BUCKETS), "+Inf")
+SUM: Final = "sum"
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,6 +146,7 @@ class _Server(BaseApplication):
         # the garbage collector would, into the head of each object (17 MiB with two workers).
         gc.collect()
         gc.freeze()
+        gc.enable()  # the caller may have started without it
         Arbiter(self).run()
 
     def load(self) -> Any:

@@ -24,26 +24,32 @@ def parameter(name: str) -> peewee.Value:
 
 
 class Compiled:
-    """A query as SQL text with open places."""
+    """A query as SQL text with open places; the text is made at the first use.
 
-    __slots__ = ("_execute", "_names", "_parameters", "_sql")
+    At the start all of them would take as long as several tokens, and most are not needed soon.
+    """
+
+    __slots__ = ("_execute", "_names", "_parameters", "_query", "_sql")
 
     def __init__(
-        self,
-        execute: Callable[[str, Sequence[Any]], list[Row]],
-        sql: str,
-        parameters: tuple[Any, ...],
-        *,
-        names: tuple[str, ...],
+        self, execute: Callable[[str, Sequence[Any]], list[Row]], query: peewee.Query
     ) -> None:
-        """``names``: of the columns that it returns."""
+        """``query``: bound to its database."""
         self._execute = execute
-        self._sql = sql
-        self._parameters = parameters
-        self._names = names
+        self._query: peewee.Query | None = query
+        columns = query.selected_columns if isinstance(query, peewee.Select) else ()
+        # peewee's names in its dictionaries: of the field, or of the alias.
+        self._names = tuple(getattr(each, "name", getattr(each, "_alias", "")) for each in columns)
+        self._sql = ""
+        self._parameters: tuple[Any, ...] = ()
 
     def __call__(self, **values: Any) -> list[Row]:
         """Return the rows as tuples, with ``values`` in the open places."""
+        query = self._query
+        if query is not None:
+            self._sql, parameters = query.sql()
+            self._parameters = tuple(parameters)
+            self._query = None  # last: another thread may look for the text just now
         return self._execute(
             self._sql,
             [values[p.name] if isinstance(p, Parameter) else p for p in self._parameters],

@@ -6,11 +6,10 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Final, cast
 
-import flask_swagger_ui
 from flask import Response, current_app, request
 
 from keyosk.errors import NotFound
-from keyosk.web import addresses, openapi
+from keyosk.web import addresses
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
 from keyosk.web.responses import public_response
@@ -22,9 +21,6 @@ EXTENSION: Final = "keyosk.description"
 #: Where the WSGI environment of a request may have the policy for its response.
 CONTENT_POLICY: Final = "keyosk.content_policy"
 
-# Of the package only Swagger UI's own files are used: its pages have scripts within them, which
-# would need a wider policy than this one.
-_FILES: Final = Path(flask_swagger_ui.__file__).parent / "dist"
 _PAGE: Final = """<!doctype html>
 <html lang="en">
 <head>
@@ -79,6 +75,8 @@ class Description:
     @cached_property
     def text(self) -> bytes:
         """The document as JSON."""
+        from keyosk.web import openapi  # noqa: PLC0415 - few processes are ever asked for it
+
         document = openapi.build(self._routes, addresses.url(""))
         return json.dumps(document, ensure_ascii=False).encode() + b"\n"
 
@@ -117,4 +115,10 @@ class AssetResource(Endpoint):
 
 @cache
 def _asset(file: str) -> bytes:
-    return _START.encode() if file == "start.js" else (_FILES / file).read_bytes()
+    if file == "start.js":
+        return _START.encode()
+    import flask_swagger_ui  # noqa: PLC0415 - for its files
+
+    # Of the package only Swagger UI's own files are used: its pages have scripts within them, which
+    # would need a wider policy than this one.
+    return (Path(flask_swagger_ui.__file__).parent / "dist" / file).read_bytes()
