@@ -40,7 +40,13 @@ CHECKPOINT_TYPE: Final = "keyosk-checkpoint+jwt"
 PRUNED: Final[AuditAction] = "audit.prune"
 _BATCH: Final = 500
 #: The one way in which a row is written to be hashed.
-_ENCODE: Final = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), sort_keys=True).encode
+_ENCODE: Final = json.JSONEncoder(
+    ensure_ascii=True,
+    separators=(",", ":"),
+    sort_keys=True,
+    # SECURITY: somebody put bytes where a text was; no row that we wrote has the same.
+    default=lambda value: {"not text": repr(value)},
+).encode
 _CHECKPOINT_ROWS: Final = 1_000
 _CHECKPOINT_SECONDS: Final = 3_600
 _MINUTE: Final = 60

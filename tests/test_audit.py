@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import pytest
 import requests
@@ -23,6 +23,7 @@ from keyosk.errors import BadCredentials, Unavailable
 from keyosk.installation import Installation
 from keyosk.model import ADMIN, OPERATOR, Account, Caller, CredentialKind, Grant, ListQuery
 from keyosk.storage.audit import AuditStore
+from keyosk.storage.tables import AuditRow as AuditRowTable
 from live import Client, LiveServer
 from people import PASSWORD, assert_refused, done, make_key, make_person, make_role, make_service
 
@@ -516,6 +517,46 @@ def test_tampering_is_found(chain: Installation, how: str) -> None:
     tamper(chain, *TAMPERING[how])
 
     assert chain.audit.verify().fault is not None
+
+
+#: Values of types that their columns should not have.
+FOREIGN: Final = ("X'FF'", "'[not JSON'", "0.5")
+
+
+@pytest.mark.parametrize("value", FOREIGN)
+def test_values_of_other_types_are_found(chain: Installation, value: str) -> None:
+    if not chain.database.is_sqlite:
+        pytest.skip("columns of PostgreSQL take values of their own type only")
+    columns = [f"audit_row.{each.name}" for each in AuditRowTable._meta.sorted_fields]
+    execute = chain.database.raw.execute_sql
+    unseen = []
+    for column in (*columns, "checkpoint.hash", "checkpoint.signature"):
+        table, name = column.split(".")
+        if name == "sequence":  # its place: whatever it is, row 1 is missing
+            continue
+        first = f"WHERE sequence = (SELECT min(sequence) FROM {table})"
+        execute(f"CREATE TEMP TABLE kept AS SELECT * FROM {table} {first}")
+        tamper(chain, f'UPDATE {table} SET "{name}" = {value} {first}')
+        if chain.audit.verify().fault is None:
+            unseen.append(column)
+        tamper(chain, f'UPDATE {table} SET "{name}" = (SELECT "{name}" FROM kept) {first}')
+        execute("DROP TABLE kept")
+
+    assert unseen == []
+    assert chain.audit.verify().fault is None
+
+
+@pytest.mark.parametrize("value", FOREIGN)
+def test_the_log_goes_on_whatever_the_time_of_its_checkpoints(
+    chain: Installation, value: str
+) -> None:
+    if not chain.database.is_sqlite:
+        pytest.skip("columns of PostgreSQL take values of their own type only")
+    tamper(chain, f"UPDATE checkpoint SET time = {value}")
+
+    write_rows(chain, 1)
+
+    assert chain.audit.verify().fault is None
 
 
 def blob(installation: Installation, text: str) -> str:

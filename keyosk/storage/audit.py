@@ -45,6 +45,14 @@ class AuditStore:
         self._newest_checkpoint = database.compile(
             point.select().order_by(point.sequence.desc()).limit(1)
         )
+        # Compiled, these return what is stored: a field would fail on what is of another type.
+        self._after = database.compile(
+            row.select()
+            .where(row.sequence > parameter("sequence"))
+            .order_by(row.sequence)
+            .limit(parameter("limit"))
+        )
+        self._checkpoints = database.compile(point.select().order_by(point.sequence))
         self._due_failures = database.compile(
             failure.select().where(_due(failure.minute)).order_by(failure.minute)
         )
@@ -133,13 +141,7 @@ class AuditStore:
 
     def after(self, sequence: int, limit: int) -> list[AuditRow]:
         """Return up to ``limit`` sealed rows after a place in the chain, in its order."""
-        query = (
-            tables.AuditRow.select()
-            .where(tables.AuditRow.sequence > sequence)
-            .order_by(tables.AuditRow.sequence)
-            .limit(limit)
-        )
-        return [_row(row) for row in self._database.rows(query)]
+        return [_row(row) for row in self._after.dicts(sequence=sequence, limit=limit)]
 
     def prune(self, before: int) -> tuple[int, int]:
         """Delete the rows up to the last checkpoint whose rows are all older than ``before``.
@@ -177,13 +179,12 @@ class AuditStore:
 
     def checkpoints(self) -> list[Checkpoint]:
         """Return all checkpoints, oldest first."""
-        query = tables.Checkpoint.select().order_by(tables.Checkpoint.sequence)
-        return [Checkpoint(**row) for row in self._database.rows(query)]
+        return [_checkpoint(row) for row in self._checkpoints.dicts()]
 
     def newest_checkpoint(self) -> Checkpoint | None:
         """Return the last checkpoint: there is one for each busy hour, and every write reads it."""
         row = self._newest_checkpoint.first()
-        return None if row is None else Checkpoint(**row)
+        return None if row is None else _checkpoint(row)
 
     def count_failure(self, failure: LoginFailure) -> None:
         """Add to the failed logins of this account, address and minute.
@@ -362,13 +363,31 @@ def _row(row: Mapping[str, Any]) -> AuditRow:
         request_id=row["request_id"],
         action=row["action"],
         target=row["target"],
-        before=None if row["before"] is None else json.loads(row["before"]),
-        after=None if row["after"] is None else json.loads(row["after"]),
+        before=_loaded(row["before"]),
+        after=_loaded(row["after"]),
         outcome=row["outcome"],
         hash=_text(row.get("hash")),
     )
 
 
+def _checkpoint(row: Mapping[str, Any]) -> Checkpoint:
+    return Checkpoint(
+        sequence=row["sequence"],
+        hash=str(_text(row["hash"])),
+        time=row["time"] if isinstance(row["time"], int) else 0,
+        signature=str(row["signature"]),
+    )
+
+
+# SECURITY: whoever writes to the database may have put anything there, of any type on SQLite. That
+# is then no hash and no object, and verifying the chain says so.
 def _text(hash_: Any) -> str | None:
-    # SECURITY: whoever writes to the database may have put anything there, which is then no hash.
-    return hash_ if hash_ is None or isinstance(hash_, str) else bytes(hash_).hex()
+    is_binary = isinstance(hash_, bytes | memoryview)
+    return bytes(hash_).hex() if is_binary else None if hash_ is None else str(hash_)
+
+
+def _loaded(text: Any) -> Any:
+    try:
+        return None if text is None else json.loads(text)
+    except (TypeError, ValueError):
+        return {"not JSON": str(text)}
