@@ -27,7 +27,7 @@ from keyosk.model import (
     LoginFailure,
     Refusal,
 )
-from keyosk.storage.audit import AuditStore
+from keyosk.storage.audit import AlikeRows, AuditStore, HashOf
 from keyosk.storage.database import Database
 
 _log = logging.getLogger(__name__)
@@ -112,9 +112,9 @@ class Audit:
         They are sealed at the end of the transaction: reading them again to do it later takes
         longer than all else. Others who seal wait meanwhile; who writes does not.
         """
-        for target, after in targets.items():
-            row = self._row(by, action, target, before=None, after=after, outcome="done")
-            self._database.at_end(self._add_sealed, row)
+        if targets:
+            like = self._row(by, action, None, before=None, after=None, outcome="done")
+            self._database.at_end(self._add_sealed, (like, targets))
 
     def refuse(
         self,
@@ -267,10 +267,10 @@ class Audit:
             outcome=outcome,
         )
 
-    def _add_sealed(self, rows: Collection[AuditRow]) -> None:
+    def _add_sealed(self, changes: Collection[AlikeRows]) -> None:
         self._store.lock()
         self._seal_waiting()
-        self._store.add_sealed(rows, row_hash, GENESIS)
+        self._store.add_many_sealed(changes, _hashing, GENESIS)
 
     def _seal_waiting(self) -> None:
         while self._store.seal(row_hash, GENESIS, limit=_BATCH) == _BATCH:
@@ -341,6 +341,26 @@ def row_hash(row: AuditRow, previous: str, sequence: int | None = None) -> str:
         row.outcome,
     ]
     return hashlib.sha256(_ENCODE(content).encode()).hexdigest()
+
+
+def _hashing(like: AuditRow) -> HashOf:
+    """``row_hash`` of new rows that are like one: JSON is written only where they differ.
+
+    It takes half the time.
+    """
+    same = (like.actor, like.actor_name, like.credential, like.address, like.request_id)
+    head = _ENCODE([like.time, *same, like.action])[1:-1]
+    tail = _ENCODE(like.outcome)
+
+    def hash_of(*differing: Any) -> str:
+        previous, sequence, row_id, target, after = differing
+        if not (after.isascii() and after.isprintable()):  # else it is written alike
+            after = _ENCODE(json.loads(after))
+        target = _ENCODE(target)
+        content = f'["{previous}",{sequence},"{row_id}",{head},{target},null,{after},{tail}]'
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    return hash_of
 
 
 def changed(

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -16,7 +16,7 @@ import live
 from installed import Clock, installed, rows_of, settings, statements
 from keyosk import app, config
 from keyosk.audit import GENESIS, row_hash
-from keyosk.bulk.records import Line
+from keyosk.bulk.records import Line, Status
 from keyosk.credentials import api_key_format
 from keyosk.credentials.presented import candidates
 from keyosk.errors import BadCredentials, Unavailable
@@ -519,6 +519,33 @@ def test_tampering_is_found(chain: Installation, how: str) -> None:
     assert chain.audit.verify().fault is not None
 
 
+def test_rows_of_an_import_verify_whatever_is_in_them(chain: Installation) -> None:
+    texts = [
+        "plain",
+        'a " and a \\',
+        "a tab\tand a line\n",
+        "Zo\xeb",
+        "a \x7f",
+        "\u2028",
+        "\U0001f600",
+    ]
+    lines = [
+        Line(number=1, size=1, fields={"username": live.unique("row"), "claims": {text: text}})
+        for text in texts
+    ]
+    by = replace(OPERATOR, username='a " and an \xeb', address="::1", request_id="a \x7f")
+
+    (results,) = chain.bulk.import_accounts(lambda: by, lines)
+
+    assert [each.status for each in results] == [Status.CREATED] * len(texts)
+    assert chain.audit.verify().fault is None
+    rows = all_rows(chain)[-len(texts) :]
+    assert [row.after and row.after["claims"] for row in rows] == [{text: text} for text in texts]
+    assert {(row.actor_name, row.address, row.request_id) for row in rows} == {
+        (by.username, by.address, by.request_id)
+    }
+
+
 #: Values of types that their columns should not have.
 FOREIGN: Final = ("X'FF'", "'[not JSON'", "0.5")
 
@@ -528,7 +555,7 @@ def test_values_of_other_types_are_found(chain: Installation, value: str) -> Non
     if not chain.database.is_sqlite:
         pytest.skip("columns of PostgreSQL take values of their own type only")
     columns = [f"audit_row.{each.name}" for each in AuditRowTable._meta.sorted_fields]
-    execute = chain.database.raw.execute_sql
+    execute: Callable[[str], object] = chain.database.raw.execute_sql
     unseen = []
     for column in (*columns, "checkpoint.hash", "checkpoint.signature"):
         table, name = column.split(".")

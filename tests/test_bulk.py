@@ -34,6 +34,7 @@ from keyosk.installation import Installation
 from keyosk.storage.accounts import AccountStore
 from keyosk.storage.database import Database
 from keyosk.web import lines
+from keyosk.web.schemas import grants_of
 from live import ADMIN_PASSWORD, Client, LiveServer, command, unique
 
 # Part of `make test-long`.
@@ -1291,14 +1292,16 @@ _VALUES = st.one_of(
     )
 )
 def test_the_short_way_through_a_line_finds_what_the_schema_finds(document: dict[str, Any]) -> None:
-    loaded = lines._plain(document)
-    if loaded is not None:
-        assert loaded == lines._SCHEMA.load(document)
+    found = lines._plain(document)
+    if found is not None:
+        loaded = lines._SCHEMA.load(document)
+        grants = loaded.pop("grants", None)
+        assert found == (loaded, None if grants is None else tuple(grants_of(grants)))
 
 
 def test_the_short_way_is_the_usual_one() -> None:
     usual = {"username": "u", "kind": "person", "enabled": True, "claims": {}, "password_hash": "x"}
-    assert lines._plain(usual) == usual
+    assert lines._plain(usual) == (usual, None)
     assert lines._plain({**usual, "expires_at": None, "grants": {"scopes": [], "roles": []}})
     assert lines._plain({**usual, "grants": {"scopes": ["todo:read"]}})
 

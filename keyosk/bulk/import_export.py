@@ -8,6 +8,7 @@ simply repeated: accounts whose username exists already stay as they are.
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import cache
 from typing import Any, Final, cast
 
 from keyosk.accounts import grants as grant_rules
@@ -232,13 +233,11 @@ class Bulk:
         self._audit.record_all(
             by, "account.create", {target(account.id): created(account) for account in accounts}
         )
+        shown = cache(lambda grants: {"grants": grant_rules.shapes(grants)})  # few differ
         self._audit.record_all(
             by,
             "grants.change",
-            {
-                target(account_id): {"grants": grant_rules.shapes(grants)}
-                for account_id, grants in given.items()
-            },
+            {target(account_id): shown(grants) for account_id, grants in given.items()},
         )
 
     def _updated(

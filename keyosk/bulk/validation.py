@@ -16,6 +16,8 @@ from keyosk.permissions.context import Context
 from keyosk.storage.stores import Stores
 from keyosk.validation import Faults
 
+Grants = tuple[Grant, ...]
+
 _OVER: Final = "is in the past"
 _GRANT: Final = "keyosk:grants:write"
 _CREDENTIALS: Final = frozenset({"password", "password_hash"})
@@ -38,14 +40,16 @@ class LineValidator:
         named = [grant for line in lines for grant in line.grants or ()]
         scopes = self._services.existing_scopes({grant.scope for grant in named if grant.scope})
         roles = self._roles.named([*{grant.role for grant in named if grant.role}])
-        may_grant = cache(partial(self._may_grant, by, roles))  # lines give the same few
+        # Lines give the same few.
+        check = cache(partial(_grant_faults, scopes, roles))
+        may_grant = cache(partial(self._may_grant, by, roles))
         results: list[Result] = []
         candidates: list[Candidate] = []
         for line in lines:
             try:
                 if line.faults:
                     raise Invalid(line.faults)
-                candidate = self._candidate(now, line, scopes, roles=roles)
+                candidate = self._candidate(now, line, check)
                 self._check_rules(by, line, may_grant)
             except Invalid as error:
                 results.append(Result(line.number, Status.INVALID, faults=error.faults))
@@ -72,7 +76,7 @@ class LineValidator:
         return {account_id: StoredPassword(new_id(), text) for account_id, text in hashes.items()}
 
     def _candidate(
-        self, now: int, line: Line, scopes: Collection[str], *, roles: Mapping[str, Role]
+        self, now: int, line: Line, check_grants: Callable[[Grants], Invalid | None]
     ) -> Candidate:
         """Return the account that a line describes. Raises ``Invalid`` with all its faults."""
         fields = dict(line.fields)
@@ -90,11 +94,8 @@ class LineValidator:
                 faults.extend(error)
             if "password" in fields:
                 faults.add("password_hash", "cannot be combined with password")
-        if line.grants:
-            try:
-                grant_rules.check(line.grants, scopes, roles)
-            except Invalid as error:
-                faults.extend(error)
+        if line.grants and (wrong := check_grants(line.grants)) is not None:
+            faults.extend(wrong)
         faults.raise_if_any()
         assert account is not None
         if adopted is not None:
@@ -102,25 +103,34 @@ class LineValidator:
         return Candidate(line, account, adopted, tuple(_over(now, account, line.grants or ())))
 
     def _check_rules(
-        self, by: Caller, line: Line, may_grant: Callable[[Grant], Forbidden | None]
+        self, by: Caller, line: Line, may_grant: Callable[[Grants], Forbidden | None]
     ) -> None:
         """Check the safeguards for a new account. Raises ``Forbidden``."""
         if line.grants or not _CREDENTIALS.isdisjoint(line.fields):
             self._rules.not_by_api_key(by)
         if line.grants and not by.has(_GRANT):
             raise InsufficientScope(_GRANT)
-        for grant in line.grants or ():
-            refusal = may_grant(grant)
-            if refusal is not None:
-                raise refusal
+        if line.grants and (refusal := may_grant(line.grants)) is not None:
+            raise refusal
 
-    def _may_grant(self, by: Caller, roles: Mapping[str, Role], grant: Grant) -> Forbidden | None:
-        """Return why the caller may not give a grant; ``None`` if they may."""
+    def _may_grant(self, by: Caller, roles: Mapping[str, Role], grants: Grants) -> Forbidden | None:
+        """Return why the caller may not give these grants; ``None`` if they may."""
         try:
-            self._rules.may_grant(by, grant, roles)
+            for grant in grants:
+                self._rules.may_grant(by, grant, roles)
         except Forbidden as error:
             return error
         return None
+
+
+def _grant_faults(
+    scopes: Collection[str], roles: Mapping[str, Role], grants: Grants
+) -> Invalid | None:
+    try:
+        grant_rules.check(grants, scopes, roles)
+    except Invalid as error:
+        return error
+    return None
 
 
 def _over(now: int, account: Account, grants: Sequence[Grant]) -> Iterator[Fault]:

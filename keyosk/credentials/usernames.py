@@ -19,6 +19,9 @@ MAX_LENGTH = 255
 # this is too long in any case.
 _MAX_RAW_LENGTH = 4 * MAX_LENGTH
 
+_SHORTEST_UUID = 32
+"""Digits in each spelling of a UUID that Python reads."""
+
 _FORBIDDEN = frozenset(":/\\?#%")
 _RESERVED = frozenset({".", "..", "me", "import", "export"})
 
@@ -61,9 +64,9 @@ def normalise(username: str) -> str:
     form = _precis(username)
     if len(form) > MAX_LENGTH:
         raise _too_long()
-    for character in form:
-        if character in _FORBIDDEN:
-            raise _invalid(f"must not contain {character}")
+    if not _FORBIDDEN.isdisjoint(form):
+        character = next(each for each in form if each in _FORBIDDEN)
+        raise _invalid(f"must not contain {character}")
     if form in _RESERVED:
         raise _invalid("is reserved")
     if form.startswith(api_key_format.PREFIX):
@@ -116,6 +119,8 @@ def _explain(error: UnicodeEncodeError) -> str:
 
 
 def _is_uuid(form: str) -> bool:
+    if len(form) < _SHORTEST_UUID:
+        return False
     try:
         uuid.UUID(form)
     except ValueError:

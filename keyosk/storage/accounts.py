@@ -189,7 +189,7 @@ def _columns(account: Account) -> dict[str, Any]:
     return {
         "id": account.id,
         "username": account.username,
-        "kind": account.kind,
+        "kind": account.kind.value,
         "display_name": account.display_name,
         "display_key": account.display_name.casefold(),
         "enabled": account.enabled,

@@ -1,6 +1,7 @@
 """The audit log: rows, their chain, its checkpoints, and counts of failed logins."""
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -9,7 +10,7 @@ from typing import Any, Final
 import peewee
 from peewee import EXCLUDED
 
-from keyosk.ids import is_id
+from keyosk.ids import is_id, new_id
 from keyosk.model import AuditRow, Checkpoint, ListQuery, LoginFailure, Refusal
 from keyosk.storage import listing as lists
 from keyosk.storage import tables
@@ -28,6 +29,11 @@ _SHOWN: Final = ""
 _ENCODE: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
 #: The lock of whoever seals.
 _SEALING: Final = "audit/seal"
+
+#: What rows have in common, and what each target is now.
+AlikeRows = tuple[AuditRow, Mapping[str, Mapping[str, Any]]]
+#: Takes the hash before, and the place, id, target and JSON of what the target is now.
+HashOf = Callable[[str, int, str, str, str], str]
 
 
 class AuditStore:
@@ -79,6 +85,36 @@ class AuditStore:
             place = {"sequence": sequence, "hash": bytes.fromhex(previous)}
             columns.append({**_columns(row), **place})
         self._database.insert_all(tables.AuditRow, columns)
+
+    def add_many_sealed(
+        self, changes: Collection[AlikeRows], hashing: Callable[[AuditRow], HashOf], first: str
+    ) -> None:
+        """As ``add_sealed``, of rows that differ in their ids, targets and what those are now.
+
+        ``hashing``: what makes the hashes of rows that are like one.
+        """
+        sequence, previous = self._end() or (0, first)
+        columns: dict[str, list[Any]] = defaultdict(list)
+        for like, targets in changes:
+            hash_of = hashing(like)
+            texts = _texts(targets.values())
+            rows = [
+                (number, new_id(), target, text)
+                for number, (target, text) in enumerate(
+                    zip(targets, texts, strict=True), start=sequence + 1
+                )
+            ]
+            sequence += len(rows)
+            for row in rows:
+                previous = hash_of(previous, *row)
+                columns["hash"].append(bytes.fromhex(previous))
+            differing = ("sequence", "id", "target", "after")
+            for name, values in zip(differing, zip(*rows, strict=True), strict=True):
+                columns[name] += values
+            for name, value in _columns(like).items():
+                if name not in differing:
+                    columns[name] += [value] * len(rows)
+        self._database.insert_columns(tables.AuditRow, columns)
 
     def page(self, list_query: ListQuery) -> list[AuditRow]:
         """Return a page of sealed rows."""
@@ -345,6 +381,13 @@ def _columns(row: AuditRow) -> dict[str, Any]:
         "after": _json(row.after),
         "outcome": row.outcome,
     }
+
+
+def _texts(values: Collection[Mapping[str, Any]]) -> list[str]:
+    """Return each as JSON; many are one and the same object."""
+    known = {id(value): value for value in values}
+    texts = {key: _ENCODE(value) for key, value in known.items()}
+    return [texts[id(value)] for value in values]
 
 
 def _json(value: Mapping[str, Any] | None) -> str | None:

@@ -111,9 +111,13 @@ class InsertTemplates:
         meta = table._meta
         fields = [meta.combined[name] for name in names]
         query = table.insert_many([[None] * len(fields)], fields=fields)
-        if skipping_taken:
-            query = query.on_conflict_ignore()
-        sql, _ = query.returning(meta.primary_key).bind(self._database).sql()
+        # Without an argument it returns nothing; peewee would have PostgreSQL return the keys.
+        query = (
+            query.on_conflict_ignore().returning(meta.primary_key)
+            if skipping_taken
+            else query.returning()
+        )
+        sql, _ = query.bind(self._database).sql()
         head, values, rest = sql.partition(" VALUES ")
         group, end, tail = rest.partition(")")
         columns = [Column(*each) for each in zip(names, fields, strict=True)]
