@@ -1,6 +1,7 @@
 """Queries that are compiled once and run many times."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import NoneType
 from typing import Any, Final
 
@@ -68,16 +69,17 @@ class Compiled:
 class Column:
     """A column of an insert: its name, and what its values become for the driver."""
 
-    __slots__ = ("convert", "name", "plain")
+    __slots__ = ("convert", "kind", "name", "plain", "stored_as")
 
     def __init__(self, name: str, field: Any) -> None:
         self.name = name
+        self.stored_as: str = field.column_name
         self.convert = field.db_value
         stored = field.rel_field if isinstance(field, peewee.ForeignKeyField) else field
         #: The values that the field leaves as they are; asking it for each takes half a second for
         #: 100,000 rows.
-        plain = next((kind for of, kind in _PLAIN.items() if isinstance(stored, of)), NoneType)
-        self.plain = {plain, NoneType}
+        self.kind = next((kind for of, kind in _PLAIN.items() if isinstance(stored, of)), NoneType)
+        self.plain = {self.kind, NoneType}
 
     def values(self, values: Sequence[Any]) -> Sequence[Any]:
         """Return what the driver is given for these values."""
@@ -94,17 +96,40 @@ _PLAIN: Final[Mapping[type[peewee.Field], type]] = {
 }
 
 
-class InsertTemplates:
-    """Inserts as SQL, compiled once: the text before the rows, one row, the text after them."""
+@dataclass(frozen=True, slots=True)
+class Insert:
+    """An insert of any number of rows, compiled once.
+
+    Attributes:
+        head: The SQL before the rows.
+        row: The SQL of one row.
+        tail: The SQL after the rows.
+        returns: Whether it returns the primary keys of the rows.
+    """
+
+    table: str
+    columns: tuple[Column, ...]
+    head: str
+    row: str
+    tail: str
+    returns: bool
+
+    def values(self, rows: int) -> str:
+        """Return the SQL for this many rows."""
+        return f"{self.head} VALUES {', '.join([self.row] * rows)}{self.tail}"
+
+
+class Inserts:
+    """Inserts by their table and columns."""
 
     def __init__(self, database: peewee.Database) -> None:
         self._database = database
-        self._known: dict[Any, tuple[str, str, str, list[Column]]] = {}
+        self._known: dict[Any, Insert] = {}
 
     def of(
         self, table: type[peewee.Model], names: tuple[str, ...], *, skipping_taken: bool
-    ) -> tuple[str, str, str, "list[Column]"]:
-        """The three parts, and the columns in the order of the places in a row."""
+    ) -> Insert:
+        """Return the insert; ``skipping_taken``: it returns the keys of the rows it inserted."""
         known = self._known.get((table, names, skipping_taken))
         if known is not None:
             return known
@@ -118,9 +143,15 @@ class InsertTemplates:
             else query.returning()
         )
         sql, _ = query.bind(self._database).sql()
-        head, values, rest = sql.partition(" VALUES ")
-        group, end, tail = rest.partition(")")
-        columns = [Column(*each) for each in zip(names, fields, strict=True)]
-        made = (head + values, group + end, tail, columns)
+        head, _, rest = sql.partition(" VALUES ")
+        row, end, tail = rest.partition(")")
+        made = Insert(
+            meta.table_name,
+            tuple(map(Column, names, fields)),
+            head,
+            row + end,
+            tail,
+            returns=skipping_taken,
+        )
         self._known[table, names, skipping_taken] = made
         return made

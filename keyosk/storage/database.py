@@ -9,7 +9,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
@@ -23,12 +23,13 @@ from keyosk.config.database_urls import SqliteUrl
 from keyosk.errors import Unavailable
 from keyosk.metrics import Metrics
 from keyosk.storage import driver_errors, drivers, files
-from keyosk.storage.compiled import Compiled, InsertTemplates, Row
+from keyosk.storage.compiled import Compiled, Insert, Inserts, Row
 from keyosk.storage.driver_errors import Kind
 from keyosk.storage.outage import Known, Outage, OutageLog
 
 _BUSY_TIMEOUT: Final = 4.0  # seconds that a SQLite writer waits for another
 _ROWS_AT_ONCE: Final = 500  # of a dozen columns: SQLite takes 32,766 values in a statement
+_MANY: Final = 50  # from here on a way with more round trips pays
 
 _SQLITE_PRAGMAS: Final = {
     "journal_mode": "wal",
@@ -80,7 +81,10 @@ class Database:
         #: Runs a statement; its rows.
         self._fetch: Callable[[str, Sequence[Any]], list[Row]]
         self._fetch = getattr(self._peewee, "fetch", self._fetch_all)
-        self._templates = InsertTemplates(self._peewee)
+        self._inserts = Inserts(self._peewee)
+        #: Inserts many rows, where there is a faster way than one statement.
+        self._insert_many: Callable[[Insert, Iterable[Row]], list[Row]] | None
+        self._insert_many = getattr(self._peewee, "insert_many", None)
 
     @property
     def is_sqlite(self) -> bool:
@@ -174,13 +178,19 @@ class Database:
         inserted: list[Any] = []
         for start in range(0, number, _ROWS_AT_ONCE):
             size = min(_ROWS_AT_ONCE, number - start)
-            head, group, tail, fields = self._templates.of(
-                table, tuple(columns), skipping_taken=skipping_taken
+            insert = self._inserts.of(table, tuple(columns), skipping_taken=skipping_taken)
+            by_column = (
+                column.values(columns[column.name][start : start + size])
+                for column in insert.columns
             )
-            sql = f"{head}{', '.join([group] * size)}{tail}"
-            values = [field.values(columns[field.name][start : start + size]) for field in fields]
-            by_row = [*chain.from_iterable(zip(*values, strict=True))]
-            inserted.extend(row[0] for row in self._execute(sql, by_row, repeatable=False))
+            rows = zip(*by_column, strict=True)
+            if self._insert_many is not None and size >= _MANY:
+                with self.transaction():
+                    made = self._run(partial(self._insert_many, insert, rows), reads=False)
+            else:
+                values = [*chain.from_iterable(rows)]
+                made = self._execute(insert.values(size), values, repeatable=False)
+            inserted.extend(row[0] for row in made)
         return inserted
 
     def compile(self, query: peewee.Query, *, repeatable: bool = True) -> "Compiled":

@@ -12,9 +12,10 @@ for itself, statements are not prepared, and a statement alone is sent as a tran
 all in one round trip.
 """
 
+import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,19 +25,20 @@ import peewee
 import psycopg
 from psycopg import sql
 from psycopg.pq import TransactionStatus
-from psycopg.types import json
+from psycopg.types import json as json_types
 
 from keyosk.config.database_urls import PostgresqlUrl
 from keyosk.errors import DatabaseUnusable, Unavailable
 from keyosk.storage import driver_errors
+from keyosk.storage.compiled import Insert, Row
 from keyosk.storage.outage import Outage
 
 # As peewee does where it is imported with its driver; see ``keyosk.storage``.
 for _name, _value in (
     ("psycopg", psycopg),
     ("TransactionStatus", TransactionStatus),
-    ("Json_pg3", json.Json),
-    ("Jsonb_pg3", json.Jsonb),
+    ("Json_pg3", json_types.Json),
+    ("Jsonb_pg3", json_types.Jsonb),
 ):
     setattr(peewee, _name, _value)
 
@@ -81,6 +83,8 @@ SELECT pg_backend_pid(), current_setting('server_encoding'),
   (SELECT json_object_agg(name, json_build_array(setting, source)) FROM pg_settings
     WHERE name = ANY(%s))"""
 _PROBED: Final = [*_SESSION, "search_path", "default_transaction_read_only"]
+#: What values of a JSON document are read as.
+_JSON_TYPES: Final = {str: "text", int: "bigint", bool: "boolean"}
 _OPEN: Final = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
 _BEGIN: Final = b"BEGIN ISOLATION LEVEL READ COMMITTED"
 
@@ -315,6 +319,32 @@ class Postgresql(peewee.PostgresqlDatabase):
             cursor = self._execute_cursor(statement, params, kept=True)  # type: ignore[attr-defined]
         # A write without RETURNING has no rows, and psycopg none to fetch.
         return cursor.fetchall() if cursor.pgresult.nfields else []
+
+    def insert_many(self, insert: Insert, rows: Iterable[Row]) -> list[Row]:
+        """Insert rows, inside a transaction, at a fifth of the cost of a statement with them.
+
+        COPY takes rows as they are, where a statement has a parameter for each value. It skips
+        and returns none; where that is asked for, the rows are sent as one JSON document.
+        """
+        names = sql.SQL(", ").join(sql.Identifier(each.stored_as) for each in insert.columns)
+        if insert.returns:
+            types = ", ".join(
+                f'"{each.stored_as}" {_JSON_TYPES[each.kind]}' for each in insert.columns
+            )
+            named = names.as_string()
+            keys = [each.stored_as for each in insert.columns]
+            document = json.dumps([dict(zip(keys, row, strict=True)) for row in rows])
+            return self.fetch(
+                f"{insert.head} SELECT {named} FROM json_to_recordset(%s) AS given({types})"  # noqa: S608  # nosec B608
+                f"{insert.tail}",
+                [document],
+            )
+        connection: _Connection = self.connection()  # type: ignore[no-untyped-call]
+        copy = sql.SQL("COPY {} ({}) FROM STDIN").format(sql.Identifier(insert.table), names)
+        with peewee.__exception_wrapper__, connection.reader.copy(copy) as into:  # type: ignore[attr-defined]
+            for row in rows:
+                into.write_row(row)
+        return []
 
     @contextmanager
     def unhurried(self) -> Iterator[None]:
