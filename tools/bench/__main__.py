@@ -66,7 +66,8 @@ def _start(
         if arguments.database not in ("both", database.lower()):
             continue
         url, bare = _database(folder, running, database)
-        server = running.enter_context(servers.keyosk(folder, url, log_level=arguments.log_level))
+        settings = {"KEYOSK_LOG_LEVEL": arguments.log_level}
+        server = running.enter_context(servers.keyosk(folder, url, settings=settings))
         servers.wait_for(server, "/health/ready")
         every += rows.keyosk_rows(server, database, bare)
         bounds += rows.targets(database, with_peer=peer is not None)

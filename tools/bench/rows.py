@@ -119,7 +119,7 @@ def keyosk_rows(server: Server, database: str, url: str) -> list[Row]:
         mixed_row(beside, by_key, by_password),
         row("JWK set", [_request("GET", "/auth/jwks")]),
         row("JWK set not modified", [scene.conditional_request()], "304"),
-        row("account by Bearer", [_request("GET", scene.path, bearer=scene.admin)]),
+        row("account by Bearer", [scene.account_request()]),
         row("introspection", [scene.introspection_request()], "active"),
         row("forward-auth by Bearer", [scene.forward_request()]),
         durable,
@@ -251,6 +251,9 @@ class Scene:
         token = self._server_call(f"scope={scope}", self.password)["refresh_token"]
         form = f"grant_type=refresh_token&refresh_token={token}"
         return _request("POST", "/auth/token", form=form)
+
+    def account_request(self) -> bytes:
+        return _request("GET", self.path, bearer=self.admin)
 
     def introspection_request(self) -> bytes:
         form = f"token={self._bearer}"

@@ -95,8 +95,10 @@ def peer(folder: Path) -> Iterator[Server | None]:
 
 
 @contextmanager
-def keyosk(folder: Path, database_url: str, *, log_level: str = "info") -> Iterator[Server]:
-    """A whole Keyosk with everything on. It is not waited for."""
+def keyosk(
+    folder: Path, database_url: str, *, settings: Mapping[str, str] | None = None
+) -> Iterator[Server]:
+    """A whole Keyosk with everything on. It is not waited for. ``settings``: further ones."""
     port = _free_port()
     environment = {k: v for k, v in os.environ.items() if not k.startswith("KEYOSK_")}
     environment |= {
@@ -107,7 +109,7 @@ def keyosk(folder: Path, database_url: str, *, log_level: str = "info") -> Itera
         "KEYOSK_ADMIN_PASSWORD": _secret(folder, "admin-password"),
         "KEYOSK_WORKERS": str(WORKERS),
         "KEYOSK_THREADS": str(THREADS),
-        "KEYOSK_LOG_LEVEL": log_level,
+        **(settings or {}),
     }
     with _running(_keyosk("serve"), folder, environment, port=port) as server:
         yield server

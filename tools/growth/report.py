@@ -12,6 +12,8 @@ from typing import Any, Final, Self
 
 import axes
 
+import nodes
+
 _ROOT: Final = Path(__file__).parent.parent.parent
 _LATEST: Final = _ROOT / "build/growth.json"
 _PUBLISHED: Final = _ROOT / "docs/reference/growth.json"
@@ -32,7 +34,7 @@ class Table:
     @classmethod
     def of(
         cls,
-        axis: axes.Axis,
+        title: str,
         database: str,
         *,
         sizes: Sequence[int],
@@ -50,7 +52,7 @@ class Table:
             }
             for each in found
         ]
-        return cls(axis.title, database, list(sizes), rows)
+        return cls(title, database, list(sizes), rows)
 
     def text(self) -> str:
         """The table for a terminal."""
@@ -100,7 +102,7 @@ def write(tables: Sequence[Table], arguments: argparse.Namespace, *, publish: bo
         return
     known = json.loads(_PUBLISHED.read_text())["tables"] if _PUBLISHED.exists() else []
     named = {(each["database"], each["title"]): each for each in (*known, *measured)}
-    order = [axis.title for axis in axes.ALL.values()]
+    order = [*(axis.title for axis in axes.ALL.values()), nodes.TITLE]
     every = sorted(
         named.values(), key=lambda each: (order.index(each["title"]), each["database"] != "SQLite")
     )
