@@ -1,7 +1,9 @@
 """The contract of the storage floor, the same on SQLite and on PostgreSQL."""
 
+import itertools
 import json
 import os
+import re
 import sqlite3
 import stat
 import subprocess
@@ -252,6 +254,22 @@ def test_every_migrated_table_is_the_one_that_its_model_describes(
         more = indexes(database, table) - indexes(from_models, table)
         assert not any(unique for _, unique in more), table
         assert references(database, table) == references(from_models, table), table
+
+
+def test_no_index_finds_only_what_another_finds(database: Database) -> None:
+    needless = []
+    for table in database.raw.get_tables():
+        plain = [
+            index
+            for index in database.raw.get_indexes(table)
+            if not re.search("WHERE|COLLATE|COALESCE", index.sql or "")
+        ]
+        needless += [
+            one.name
+            for one, other in itertools.permutations(plain, 2)
+            if not one.unique and other.columns[: len(one.columns)] == one.columns
+        ]
+    assert needless == []
 
 
 def test_every_foreign_key_deletes_with_what_it_refers_to(

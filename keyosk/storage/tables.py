@@ -111,7 +111,8 @@ class ServiceIdentifier(Table):
 class Exchange(Table):
     """A service's permission to exchange its tokens for tokens for ``target``."""
 
-    service = ForeignKeyField(Service, on_delete="CASCADE")
+    # The primary key begins with it.
+    service = ForeignKeyField(Service, index=False, on_delete="CASCADE")
     target = ForeignKeyField(Service, on_delete="CASCADE")
     scopes = TextField()
 
@@ -131,7 +132,8 @@ class Role(Versioned):
 
 
 class RoleScope(Table):
-    role = ForeignKeyField(Role, on_delete="CASCADE")
+    # The primary key begins with it.
+    role = ForeignKeyField(Role, index=False, on_delete="CASCADE")
     scope = ForeignKeyField(Scope, on_delete="CASCADE")
 
     class Meta:
@@ -305,7 +307,8 @@ class Allowance(Table):
 class KnownSource(Table):
     """A source from which an account logged in by password before."""
 
-    account = ForeignKeyField(Account, on_delete="CASCADE")
+    # The primary key begins with it.
+    account = ForeignKeyField(Account, index=False, on_delete="CASCADE")
     source = CharField(64)
     seen_at = BigIntegerField()
 
