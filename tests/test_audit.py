@@ -1,6 +1,7 @@
 """The audit log has every change and every danger, no secret, and cannot be touched unseen."""
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -228,15 +229,42 @@ def test_the_first_use_of_a_key_has_a_row_and_the_second_has_none(
     deadline = time.monotonic() + WAIT
 
     found: list[Any] = []
+    asked = []
     while not found and time.monotonic() < deadline:  # it is written after the answer
         client = person.login(secret)
-        done(client.post("/auth/token") if way == "token" else client.get("/accounts/me"))
+        answer = client.post("/auth/token") if way == "token" else client.get("/accounts/me")
+        done(answer)
+        asked.append(answer.headers["X-Request-Id"])
         found = trail(admin, action="api_key.first_use", target=target)
     done(person.login(secret).post("/auth/token"))
 
     (row,) = trail(admin, action="api_key.first_use", target=target)
     assert (row["actor"], row["credential"]) == (person.id, key)
+    assert row["address"].startswith("127.")
+    assert row["request_id"] in asked
     assert done(admin.get(f"{person.path}/api-keys/{key}"))["last_used_at"] is not None
+
+
+def test_a_key_first_used_by_many_at_once_in_two_processes_has_one_row(prepared_url: str) -> None:
+    with installed(prepared_url) as one, installed(prepared_url) as other:
+        made = one.api_keys.create(OPERATOR, "admin", name="race")
+        nodes = [(each, app.create_app(each)) for each in (one, other)]
+        together = threading.Barrier(8)
+
+        def use(number: int) -> int:
+            keyosk, node = nodes[number % 2]
+            with closing(keyosk.database):  # this thread's connection
+                answer = node.test_client().post("/auth/token", auth=("", made.secret))
+                together.wait(60)
+                answer.close()  # what is done after it is done now
+            return answer.status_code
+
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(use, range(8))) == [200] * 8
+        target = f"account/{made.key.account_id}/api-key/{made.key.id}"
+        one.audit.seal()
+        rows = one.audit.page(ListQuery(sort="sequence", filters={"target": target}))
+        assert [row.action for row in rows] == ["api_key.create", "api_key.first_use"]
 
 
 def test_what_a_rule_refused_has_a_row(server: LiveServer, admin: Client) -> None:

@@ -176,17 +176,23 @@ class Authentication:
         is_known = seen is not None and clocks.is_recent(seen, int(self._clock()), SEEN_RESOLUTION)
         return is_known or time.monotonic() < self._no_notes_until
 
-    def record_use(self, principal: Principal) -> None:
+    def record_use(
+        self, principal: Principal, *, address: str | None = None, request_id: str | None = None
+    ) -> None:
         """Record that the credential was used, to within minutes and without delaying a response.
 
         Call it after the response was sent: it may wait for the database, and may fail.
+        ``address`` and ``request_id``: of the request, for the row of an API key's first use.
         """
         if self.is_use_recorded(principal):
             return
         now = int(self._clock())
         try:
             if principal.credential_id is not None:
-                self._note_key(principal, principal.credential_id, now)
+                user = caller(
+                    principal, frozenset(), frozenset(), address=address, request_id=request_id
+                )
+                self._note_key(user, principal.credential_id, now, last=principal.last_seen_at)
             else:
                 self._accounts.record_login(principal.account_id, now)
         except Unavailable:
@@ -216,17 +222,15 @@ class Authentication:
             self._refund([attempt], account.id)
         return stored
 
-    def _note_key(self, principal: Principal, api_key_id: str, now: int) -> None:
-        if principal.last_seen_at is not None:
+    def _note_key(self, user: Caller, api_key_id: str, now: int, *, last: int | None) -> None:
+        if last is not None:
             self._api_keys.record_use(api_key_id, now)
             return
         with self._database.transaction():
+            # Of all who use it first at the same time one finds that nobody did before.
             if self._api_keys.record_use(api_key_id, now, first=True):
-                self._audit.record(
-                    caller(principal, frozenset(), frozenset()),
-                    "api_key.first_use",
-                    f"account/{principal.account_id}/api-key/{api_key_id}",
-                )
+                target = f"account/{user.account_id}/api-key/{api_key_id}"
+                self._audit.record(user, "api_key.first_use", target)
 
     def _by_api_key(self, candidate: Candidate, address: str | None) -> Principal | None:
         username, digest = candidate.username, api_key_format.digest(candidate.secret)

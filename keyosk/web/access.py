@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from flask import Request, Response, after_this_request, g, request
@@ -233,10 +234,16 @@ def record_use_afterwards(installation: Installation, proven: Principal) -> None
         return
     # In the event loop what comes after the response would keep others waiting as well.
     delays.before_waiting()
+    record = partial(
+        installation.authentication.record_use,
+        proven,
+        address=g.address,
+        request_id=g.request_id,
+    )
 
     @after_this_request
     def noted(response: Response) -> Response:
-        response.call_on_close(lambda: installation.authentication.record_use(proven))
+        response.call_on_close(record)
         return response
 
 
