@@ -467,25 +467,17 @@ def test_what_is_in_use_is_deleted_only_by_force(
     role = make_role(admin, read, write)
     people = [make_person(server, admin, write), make_person(server, admin, read, write)]
     path = f"/services/{service}"
-    method, path, body, detail = {
-        "delete": ("DELETE", path, None, "are still granted to 2 accounts and part of 1 role"),
-        "patch": (
-            "PATCH",
-            path,
-            {"scopes": [read]},
-            "is still granted to 2 accounts and part of 1 role",
-        ),
-        "put": (
-            "PUT",
-            f"{path}/scopes",
-            {"scopes": [read]},
-            "is still granted to 2 accounts and part of 1 role",
-        ),
+    names = ", ".join(person.username for person in people)
+    detail = f"still granted to 2 accounts ({names}) and part of 1 role ({role})."
+    method, path, body, verb = {
+        "delete": ("DELETE", path, None, "are"),
+        "patch": ("PATCH", path, {"scopes": [read]}, "is"),
+        "put": ("PUT", f"{path}/scopes", {"scopes": [read]}, "is"),
     }[how]
     for query in ("", "?force=false"):
         refusal = admin.request(method, path + query, json=body)
         assert_refused(refusal, "in_use", 409)
-        assert detail in refusal.json()["detail"]
+        assert f" {verb} {detail}" in refusal.json()["detail"]
     assert_refused(admin.request(method, f"{path}?force=1", json=body), "invalid", 422)
     assert claims(people[0].login())["scope"] == write
 

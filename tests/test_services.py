@@ -395,7 +395,7 @@ def test_a_deleted_service_takes_its_scopes_and_their_grants_along(
     holder = make_account(admin, f"{name}:read", f"{other['name']}:read")
     refused = problem(admin.delete(f"/services/{name}"), 409)
     assert refused["code"] == "in_use"
-    assert f"{name}:read is still granted to 1 account." in refused["detail"]
+    assert f"{name}:read is still granted to 1 account ({holder})." in refused["detail"]
     assert claims(token(server, holder, audience=name))["scope"] == f"{name}:read"
     response = admin.delete(f"/services/{name}?force=true")
     assert (response.status_code, response.content) == (204, b"")

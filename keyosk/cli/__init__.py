@@ -30,6 +30,7 @@ _PLACES: Final = {
     "service": "keyosk.cli.services:service",
     "role": "keyosk.cli.roles:role",
     "grant": "keyosk.cli.grants:grant",
+    "session": "keyosk.cli.sessions:session",
     "signing-key": "keyosk.cli.signing_keys:signing_key",
     "token": "keyosk.cli.tokens:token",
     "verify-service": "keyosk.cli.verify_service:verify_service",
@@ -62,4 +63,4 @@ def main() -> None:
     if any("\ud800" <= character <= "\udfff" for word in sys.argv for character in word):
         click.echo("keyosk: the arguments must be UTF-8", err=True)
         sys.exit(2)
-    failures.run(lambda: keyosk(prog_name="keyosk"))
+    failures.run(lambda: keyosk(prog_name="keyosk", standalone_mode=False))

@@ -1,11 +1,14 @@
 """keyosk account."""
 
+from typing import Any
+
 import click
 
 from keyosk.cli import shared
 from keyosk.cli.bulk import export_accounts, import_accounts
 from keyosk.model import Kind
 
+_RESETTABLE = ("display_name", "expires_at", "claims", "metadata")
 _COLUMNS = ("username", "kind", "enabled", "has_password", "last_login_at", "id")
 
 
@@ -15,12 +18,22 @@ def account() -> None:
 
 
 @account.command("list")
+@click.option("--kind", type=click.Choice([kind.value for kind in Kind]))
+@shared.enabled
+@click.option("--role", metavar="ROLE", help="Only accounts that were granted this role.")
+@click.option("--scope", metavar="SCOPE", help="Only accounts that were granted this scope.")
+@click.option("--query", "q", metavar="TEXT", help="The beginning of the username or display name.")
+@click.option("--created-after", callback=shared.parse_time, metavar="TIME")
+@click.option("--last-login-before", callback=shared.parse_time, metavar="TIME")
+@shared.sort
+@shared.limit
+@shared.quiet("usernames")
 @shared.as_json
-def list_accounts(*, as_json: bool) -> None:
-    """List all accounts, oldest first."""
+def list_accounts(*, limit: int | None, as_json: bool, **filters: Any) -> None:
+    """List accounts, oldest first."""
     with shared.client() as client:
-        found = list(client.items("accounts"))
-    shared.show_list(found, _COLUMNS, as_json=as_json)
+        found = list(client.items("accounts", most=limit, **shared.filters(**filters)))
+    shared.show_list(found, _COLUMNS, as_json=as_json, key="username")
 
 
 @account.command("show")
@@ -47,6 +60,7 @@ def show_account(username: str, *, as_json: bool) -> None:
     "--grant", "scopes", multiple=True, metavar="SCOPE", help="Grant this scope; repeatable."
 )
 @click.option("--expires-at", callback=shared.parse_time, metavar="TIME")
+@shared.quiet("the id")
 @shared.as_json
 def create_account(
     username: str,
@@ -67,7 +81,45 @@ def create_account(
         more["grants"] = {"scopes": list(scopes)}
     with shared.client() as client:
         made = client.post("accounts", body=fields | more).body
-    shared.show_object(made, as_json=as_json)
+    shared.show_object(made, as_json=as_json, key="id")
+
+
+@account.command("set")
+@click.argument("username")
+@click.option("--username", "new_username", metavar="NAME", help="A new username.")
+@click.option("--kind", type=click.Choice([kind.value for kind in Kind]))
+@click.option("--display-name")
+@click.option("--enabled/--disabled", default=None)
+@click.option("--expires-at", callback=shared.parse_time, metavar="TIME")
+@click.option(
+    "--claims",
+    callback=shared.parse_object,
+    metavar="JSON",
+    help="Claims to set, as an object; null removes one.",
+)
+@click.option(
+    "--metadata",
+    callback=shared.parse_object,
+    metavar="JSON",
+    help="Metadata to set, as an object; null removes a member.",
+)
+@click.option(
+    "--reset", multiple=True, type=click.Choice(_RESETTABLE), help="Set to the default; repeatable."
+)
+@shared.as_json
+def set_account(
+    username: str,
+    new_username: str | None,
+    reset: tuple[str, ...],
+    *,
+    as_json: bool,
+    **fields: Any,
+) -> None:
+    """Change the given fields of the account; the others stay as they are."""
+    patch = shared.patched(reset, username=new_username, **fields)
+    with shared.client() as client:
+        changed = client.patch("accounts", username, body=patch).body
+    shared.show_object(changed, as_json=as_json)
 
 
 @account.command("enable")
@@ -98,8 +150,10 @@ def set_password(username: str) -> None:
 
 @account.command("revoke-tokens")
 @click.argument("username")
-def revoke_tokens(username: str) -> None:
+@shared.yes
+def revoke_tokens(username: str, *, yes: bool) -> None:
     """Revoke every token of the account; its password and API keys still work."""
+    shared.confirm(f"Revoke every token and session of {username}?", yes=yes)
     with shared.client() as client:
         moment = client.delete("accounts", username, "tokens").effective_at_latest
     at = shared.printable(str(moment))
@@ -108,8 +162,12 @@ def revoke_tokens(username: str) -> None:
 
 @account.command("delete")
 @click.argument("username")
-def delete_account(username: str) -> None:
+@shared.yes
+def delete_account(username: str, *, yes: bool) -> None:
     """Delete the account with its password, API keys and grants."""
+    shared.confirm(
+        f"Delete the account {username} with its password, API keys and grants?", yes=yes
+    )
     with shared.client() as client:
         client.delete("accounts", username)
 

@@ -1,25 +1,65 @@
 """keyosk api-key."""
 
+from typing import Any
+
 import click
 
-from keyosk.cli import shared
+from keyosk.cli import api_key_search, shared
 
+_RESETTABLE = ("description", "scopes", "networks", "expires_at")
 _COLUMNS = ("name", "prefix", "enabled", "scopes", "expires_at", "last_used_at", "id")
 
 
 @click.group("api-key")
 def api_key() -> None:
-    """Create, list, rotate, disable and delete the API keys of an account."""
+    """Create, find, list, change, rotate and delete API keys."""
 
 
 @api_key.command("list")
-@click.argument("username")
+@click.argument("username", required=False)
+@shared.enabled
+@click.option("--expires-before", callback=shared.parse_time, metavar="TIME")
+@click.option("--unused-since", callback=shared.parse_time, metavar="TIME")
+@click.option(
+    "--networks",
+    type=click.Choice(("any", "limited")),
+    help="Only keys accepted from anywhere, or only those limited to networks.",
+)
+@shared.sort
+@shared.limit
+@shared.quiet("ids")
 @shared.as_json
-def list_keys(username: str, *, as_json: bool) -> None:
-    """List the API keys of an account, without their secrets."""
+def list_keys(username: str | None, *, limit: int | None, as_json: bool, **filters: Any) -> None:
+    """List the API keys of an account, or of all accounts, without their secrets."""
+    path = ("api-keys",) if username is None else ("accounts", username, "api-keys")
+    columns = _COLUMNS if username is not None else ("username", *_COLUMNS)
     with shared.client() as client:
-        found = list(client.items("accounts", username, "api-keys"))
-    shared.show_list(found, _COLUMNS, as_json=as_json)
+        found = list(client.items(*path, most=limit, **shared.filters(**filters)))
+    shared.show_list(found, columns, as_json=as_json, key="id")
+
+
+@api_key.command("show")
+@click.argument("username")
+@click.argument("key_id")
+@shared.as_json
+def show_key(username: str, key_id: str, *, as_json: bool) -> None:
+    """Show one API key, without its secret."""
+    with shared.client() as client:
+        found = client.get("accounts", username, "api-keys", key_id).body
+    shared.show_object(found, as_json=as_json)
+
+
+@api_key.command("find")
+@click.argument("prefix", required=False)
+@shared.quiet("the username of whose key it is")
+@shared.as_json
+def find_keys(prefix: str | None, *, as_json: bool) -> None:
+    """Say whose API key it is, whether it still works, and how to end it.
+
+    PREFIX is the beginning of its secret, as in lists. Without PREFIX the secret itself is read
+    from a prompt or from standard input. It is neither shown nor sent: only its digest is.
+    """
+    api_key_search.find(prefix, as_json=as_json)
 
 
 @api_key.command("create")
@@ -37,6 +77,7 @@ def list_keys(username: str, *, as_json: bool) -> None:
     help="Accept it only from here; repeatable.",
 )
 @click.option("--expires-at", callback=shared.parse_time, metavar="TIME")
+@shared.quiet("the secret")
 @shared.as_json
 def create_key(
     username: str,
@@ -59,7 +100,7 @@ def create_key(
         made = shared.proven(
             body, lambda body: client.post("accounts", username, "api-keys", body=body)
         )
-    shared.show_object(made.body, as_json=as_json)
+    shared.show_object(made.body, as_json=as_json, key="secret")
 
 
 @api_key.command("rotate")
@@ -68,6 +109,7 @@ def create_key(
 @click.option(
     "--overlap", type=int, metavar="SECONDS", help="How long the old key works; a day by default."
 )
+@shared.quiet("the secret")
 @shared.as_json
 def rotate_key(username: str, key_id: str, overlap: int | None, *, as_json: bool) -> None:
     """Create a successor and print its secret; the old key works until the overlap ends."""
@@ -75,7 +117,44 @@ def rotate_key(username: str, key_id: str, overlap: int | None, *, as_json: bool
     body = {} if overlap is None else {"overlap": overlap}
     with shared.client() as client:
         made = shared.proven(body, lambda body: client.post(*path, body=body))
-    shared.show_object(made.body, as_json=as_json)
+    shared.show_object(made.body, as_json=as_json, key="secret")
+
+
+@api_key.command("set")
+@click.argument("username")
+@click.argument("key_id")
+@click.option("--name")
+@click.option("--description")
+@click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="Replaces all; repeatable.")
+@click.option(
+    "--network", "networks", multiple=True, metavar="CIDR", help="Replaces all; repeatable."
+)
+@click.option("--expires-at", callback=shared.parse_time, metavar="TIME")
+@click.option("--enabled/--disabled", default=None)
+@click.option(
+    "--reset", multiple=True, type=click.Choice(_RESETTABLE), help="Set to the default; repeatable."
+)
+@shared.as_json
+def set_key(
+    username: str, key_id: str, reset: tuple[str, ...], *, as_json: bool, **fields: Any
+) -> None:
+    """Change the given fields of the key; the others stay as they are."""
+    path = ("accounts", username, "api-keys", key_id)
+    with shared.client() as client:
+        changed = shared.proven(
+            shared.patched(reset, **fields), lambda body: client.patch(*path, body=body)
+        )
+    shared.show_object(changed.body, as_json=as_json)
+
+
+@api_key.command("enable")
+@click.argument("username")
+@click.argument("key_id")
+def enable_key(username: str, key_id: str) -> None:
+    """Enable the key: it can log in again."""
+    path = ("accounts", username, "api-keys", key_id)
+    with shared.client() as client:
+        shared.proven({"enabled": True}, lambda body: client.patch(*path, body=body))
 
 
 @api_key.command("disable")
@@ -91,7 +170,9 @@ def disable_key(username: str, key_id: str) -> None:
 @api_key.command("delete")
 @click.argument("username")
 @click.argument("key_id")
-def delete_key(username: str, key_id: str) -> None:
+@shared.yes
+def delete_key(username: str, key_id: str, *, yes: bool) -> None:
     """Delete the key: it stops working at once."""
+    shared.confirm(f"Delete the API key {key_id} of {username}?", yes=yes)
     with shared.client() as client:
         client.delete("accounts", username, "api-keys", key_id)

@@ -18,13 +18,21 @@ def audit() -> None:
 @audit.command("list")
 @click.option("--action", help="Only this action, such as account.create.")
 @click.option("--actor", help="Only this account, by username or id.")
+@click.option("--credential", metavar="ID", help="Only this: an API key's id, or password.")
+@click.option("--target", help="Only what was done to this, such as account/ and an id.")
+@click.option("--outcome", type=click.Choice(("done", "refused")))
 @click.option("--since", callback=shared.parse_time, metavar="TIME")
+@click.option("--until", callback=shared.parse_time, metavar="TIME")
+@click.option("--newest", is_flag=True, help="Print the newest rows first.")
+@shared.limit
 @click.option("--json", "as_json", is_flag=True, help="Print JSON Lines: one row per line.")
-def list_rows(action: str | None, actor: str | None, since: str | None, *, as_json: bool) -> None:
+def list_rows(*, newest: bool, limit: int | None, as_json: bool, **filters: Any) -> None:
     """Print the log, oldest first."""
-    filters = shared.given(action=action, actor=actor, since=since)
+    by_time = filters["since"] or filters["until"]
+    sort = f"-{'time' if by_time else 'sequence'}" if newest else None
+    query = shared.filters(**filters, sort=sort)
     with shared.client() as client:
-        for row in client.items("audit", **filters):
+        for row in client.items("audit", most=limit, **query):
             if as_json:
                 shared.show_line(row)
             else:
@@ -59,9 +67,11 @@ def verify_chain(*, as_json: bool) -> None:
 
 @audit.command("prune")
 @click.argument("days", type=click.IntRange(min=1))
-def prune(days: int) -> None:
+@shared.yes
+def prune(days: int, *, yes: bool) -> None:
     """Delete rows older than DAYS, up to a checkpoint, so that the rest can still be verified."""
     choice.require_machine()
+    shared.confirm(f"Delete the rows of the audit log older than {counted(days, 'day')}?", yes=yes)
     from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk
 
     deleted = machine.prune_audit(days)

@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
@@ -20,7 +20,7 @@ import httpx
 from keyosk.cli.refusals import Refused
 from keyosk.model import OWN_SET_ALGORITHMS
 
-_PAGE: Final = "200"
+_PAGE: Final = 200
 #: Bytes of the largest response that is held in memory: pages and manifests are far smaller.
 _LARGEST: Final = 64 * 1024 * 1024
 #: Characters of a sentence that is told.
@@ -29,13 +29,14 @@ _LONGEST: Final = 2_000
 _TIMEOUT: Final = httpx.Timeout(60, connect=15)
 _STREAM_TIMEOUT: Final = httpx.Timeout(600, connect=15)
 _JSON_TYPES: Final = ("application/json", "application/problem+json")
-#: What is said of a name that no address can have, by the first word of the path.
-_NO_SUCH: Final[Mapping[str, str]] = {
-    "accounts": "There is no such account.",
-    "services": "There is no such service.",
-    "roles": "There is no such role.",
-    "signing-keys": "There is no such signing key.",
-    "api-keys": "There is no such API key.",
+#: What is not there, by the word of the path before its name and by what the API says then.
+_NO_SUCH: Final[Mapping[str, tuple[str, str]]] = {
+    "accounts": ("There is no such account.", "no such account"),
+    "services": ("There is no such service.", "no such service"),
+    "roles": ("There is no such role.", "no such role"),
+    "signing-keys": ("There is no such signing key.", "no such signing key"),
+    "api-keys": ("This account has no such API key.", "no such API key of {owner}"),
+    "tokens": ("This account has no such session.", "no such session of {owner}"),
 }
 #: Words that have an address of their own in the place of a name.
 _RESERVED: Final = frozenset(
@@ -126,11 +127,16 @@ class Client:
             raise self._strange()
         return keys
 
-    def items(self, *path: str, **query: str) -> Iterator[dict[str, Any]]:
-        """Yield everything in a list, page by page."""
+    def items(self, *path: str, most: int | None = None, **query: str) -> Iterator[dict[str, Any]]:
+        """Yield everything in a list, page by page, or at ``most`` so many."""
+        yield from islice(self._items(path, min(most or _PAGE, _PAGE), query), most)
+
+    def _items(
+        self, path: tuple[str, ...], size: int, query: Mapping[str, str]
+    ) -> Iterator[dict[str, Any]]:
         cursor: dict[str, str] = {}
         while True:
-            page = self.get(*path, limit=_PAGE, **query, **cursor).body
+            page = self.get(*path, limit=str(size), **query, **cursor).body
             items, following = page.get("items"), page.get("next")
             if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
                 raise self._strange()
@@ -151,7 +157,7 @@ class Client:
             method, path, params=query, content=content, headers=headers, timeout=_STREAM_TIMEOUT
         ) as response:
             if response.status_code != httpx.codes.OK:
-                raise self._refusal(response, _read(response))
+                raise self._refusal(response, _read(response), path)
             yield _split(response)
 
     def _send(
@@ -174,7 +180,7 @@ class Client:
         ) as response:
             text = _read(response)
         if not response.is_success:
-            raise self._refusal(response, text)
+            raise self._refusal(response, text, path)
         if response.status_code == httpx.codes.NO_CONTENT:
             return Reply({})
         found = _document(response, text)
@@ -224,7 +230,7 @@ class Client:
             "look before you ask again."
         )
 
-    def _refusal(self, response: httpx.Response, text: bytes) -> Refused:
+    def _refusal(self, response: httpx.Response, text: bytes, path: tuple[str, ...]) -> Refused:
         """Return the message for a refusal (RFC 9457), in the words of commands."""
         if response.has_redirect_location:
             place = response.headers["Location"][:_LONGEST]
@@ -238,7 +244,7 @@ class Client:
         code = problem.get("code", problem.get("error"))
         if not isinstance(detail, str) or not isinstance(code, str):
             return self._strange(response.status_code)
-        sentences = [detail]
+        sentences = [_named(detail, path)]
         if response.status_code == httpx.codes.UNAUTHORIZED and self._login:
             sentences = [f"{detail} {self._login}"]
         if code == "invalid":
@@ -269,12 +275,22 @@ def _path(segments: tuple[str, ...]) -> str:
     for before, name in pairwise(segments):
         said = _NO_SUCH.get(before)
         if said and (not name or "/" in name or f"{before}/{name}" in _RESERVED):
-            raise Refused(said, code="not_found", status=404)
+            raise Refused(_named(said[0], segments), code="not_found", status=404)
     # A segment of dots only would be taken for a step up. The first is no name.
     return f"/{segments[0]}" + "".join(
         "/" + (quote(each, safe="") if each.strip(".") else each.replace(".", "%2E"))
         for each in segments[1:]
     )
+
+
+def _named(detail: str, path: tuple[str, ...]) -> str:
+    """Return what the API says is not there, with its name: it stands in the path."""
+    owner = path[1] if len(path) > 1 else ""
+    for before, name in pairwise(path):
+        said, short = _NO_SUCH.get(before, ("", ""))
+        if said == detail:
+            return f"{name or repr(name)}: {short.format(owner=owner)}"
+    return detail
 
 
 def _read(response: httpx.Response) -> bytes:

@@ -44,13 +44,22 @@ def run(command: Callable[[], object]) -> None:
     _be_readable_everywhere()
     try:
         try:
-            command()
+            ended = command()
         except Exception:
             with suppress(OSError):  # what failed first is the reason
                 _finish_output()
             raise
         finally:
             _finish_output()
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()  # the help, as was meant
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        _tell_usage(error)
+        sys.exit(error.exit_code)
+    except click.Abort:
+        click.echo("keyosk: Nothing was done: it was interrupted.", err=True)
+        sys.exit(1)
     except Exception as error:  # noqa: BLE001 - whatever it is, nobody else is to tell it
         for sentence in sentences(error):
             with suppress(OSError):
@@ -59,6 +68,17 @@ def run(command: Callable[[], object]) -> None:
             # SECURITY: the lines of code only. The text of an exception may hold a secret.
             click.echo("".join(traceback.format_tb(error.__traceback__)), err=True, nl=False)
         sys.exit(1)
+    if isinstance(ended, int) and ended:  # of --help and the like
+        sys.exit(ended)
+
+
+def _tell_usage(error: click.ClickException) -> None:
+    """Say what is wrong with the command line, how it is used, and where to read more."""
+    context = getattr(error, "ctx", None)
+    if context is not None:
+        click.echo(context.get_usage(), err=True)
+        click.echo(f"Try '{context.command_path} --help' for help.\n", err=True)
+    click.echo(f"keyosk: {shared.printable(error.format_message())}", err=True)
 
 
 def sentences(error: Exception) -> list[str]:

@@ -18,6 +18,7 @@ def grant() -> None:
 
 @grant.command("list")
 @click.argument("username")
+@shared.quiet("the names of scopes and roles")
 @shared.as_json
 def list_grants(username: str, *, as_json: bool) -> None:
     """List the scopes and roles that were granted to the account."""
@@ -84,7 +85,8 @@ def _show(granted: Mapping[str, Any], *, as_json: bool) -> None:
         for member in ("scopes", "roles")
         for item in granted.get(member, ())
     ]
-    shared.show_list(rows, ("scope", "role", "with", "until"), as_json=as_json)
+    named = [{**row, "name": row.get("scope", row.get("role"))} for row in rows]
+    shared.show_list(named, ("scope", "role", "with", "until"), as_json=as_json, key="name")
 
 
 def _row(member: str, item: Mapping[str, Any]) -> dict[str, Any]:

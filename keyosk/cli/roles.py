@@ -1,5 +1,7 @@
 """keyosk role."""
 
+from typing import Any
+
 import click
 
 from keyosk.cli import shared
@@ -13,12 +15,39 @@ def role() -> None:
 
 
 @role.command("list")
+@click.option("--scope", metavar="SCOPE", help="Only roles that have this scope.")
+@shared.sort
+@shared.limit
+@shared.quiet("names")
 @shared.as_json
-def list_roles(*, as_json: bool) -> None:
-    """List all roles, oldest first."""
+def list_roles(*, limit: int | None, as_json: bool, **filters: Any) -> None:
+    """List roles, oldest first."""
     with shared.client() as client:
-        found = list(client.items("roles"))
-    shared.show_list(found, _COLUMNS, as_json=as_json)
+        found = list(client.items("roles", most=limit, **shared.filters(**filters)))
+    shared.show_list(found, _COLUMNS, as_json=as_json, key="name")
+
+
+@role.command("show")
+@click.argument("name")
+@shared.as_json
+def show_role(name: str, *, as_json: bool) -> None:
+    """Show one role with its scopes."""
+    with shared.client() as client:
+        found = client.get("roles", name).body
+    shared.show_object(found, as_json=as_json)
+
+
+@role.command("set")
+@click.argument("name")
+@click.option("--name", "new_name", metavar="NAME", help="A new name.")
+@click.option("--description")
+@shared.as_json
+def set_role(name: str, new_name: str | None, description: str | None, *, as_json: bool) -> None:
+    """Change the given fields of the role; the others stay as they are."""
+    patch = shared.patched(name=new_name, description=description)
+    with shared.client() as client:
+        changed = client.patch("roles", name, body=patch).body
+    shared.show_object(changed, as_json=as_json)
 
 
 @role.command("create")
@@ -48,7 +77,9 @@ def set_scopes(name: str, scopes: tuple[str, ...], *, as_json: bool) -> None:
 @role.command("delete")
 @click.argument("name")
 @click.option("--force", is_flag=True, help="Delete it even if accounts hold it.")
-def delete_role(name: str, *, force: bool) -> None:
+@shared.yes
+def delete_role(name: str, *, force: bool, yes: bool) -> None:
     """Delete the role; its holders lose its scopes."""
+    shared.confirm(f"Delete the role {name}?", yes=yes)
     with shared.client() as client:
         client.delete("roles", name, **shared.forced(force))

@@ -51,12 +51,16 @@ def service() -> None:
 
 
 @service.command("list")
+@shared.enabled
+@shared.sort
+@shared.limit
+@shared.quiet("names")
 @shared.as_json
-def list_services(*, as_json: bool) -> None:
-    """List all services, oldest first."""
+def list_services(*, limit: int | None, as_json: bool, **filters: Any) -> None:
+    """List services, oldest first."""
     with shared.client() as client:
-        found = list(client.items("services"))
-    shared.show_list(found, _COLUMNS, as_json=as_json)
+        found = list(client.items("services", most=limit, **shared.filters(**filters)))
+    shared.show_list(found, _COLUMNS, as_json=as_json, key="name")
 
 
 @service.command("show")
@@ -185,7 +189,9 @@ def set_exchange(
 @service.command("delete")
 @click.argument("name")
 @_force
-def delete_service(name: str, *, force: bool) -> None:
+@shared.yes
+def delete_service(name: str, *, force: bool, yes: bool) -> None:
     """Delete the service, its scopes and their grants."""
+    shared.confirm(f"Delete the service {name} with its scopes?", yes=yes)
     with shared.client() as client:
         client.delete("services", name, **shared.forced(force))

@@ -31,12 +31,63 @@ _DIRECTIONS: Final = frozenset(
     "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 )
 
+#: Where the context keeps whether only one value is printed.
+_QUIET: Final = "keyosk.quiet"
 #: What the API says where only the password itself will do.
 _PROOF: Final = "proof_required"
 
 T = TypeVar("T")
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, as the API returns it.")
+limit = click.option(
+    "--limit", type=click.IntRange(min=1), metavar="NUMBER", help="Print at most so many."
+)
+enabled = click.option(
+    "--enabled/--disabled", default=None, help="Only those that are enabled, or disabled."
+)
+sort = click.option(
+    "--sort", metavar="FIELD", help="The field to sort by; - before it reverses the order."
+)
+yes = click.option("-y", "--yes", is_flag=True, help="Do not ask on a terminal.")
+
+
+def _keep_quiet(context: click.Context, _: click.Parameter, value: bool) -> None:
+    context.meta[_QUIET] = value
+
+
+def quiet(what: str) -> Callable[[Any], Any]:
+    """The option that prints one value only; ``what``: which."""
+    return click.option(
+        *("-q", "--quiet"),
+        is_flag=True,
+        expose_value=False,
+        callback=_keep_quiet,
+        help=f"Print only {what}.",
+    )
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something that cannot be undone, if somebody is there. Raises ``Refused``.
+
+    A script has nobody to ask: what it says is done.
+    """
+    if yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return
+    if not click.confirm(printable(question), err=True):
+        raise Refused("Nothing was changed.")
+
+
+def parse_object(_: click.Context, __: click.Parameter, text: str | None) -> Any:
+    """Return an option's JSON object."""
+    if text is None:
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise click.BadParameter('must be a JSON object such as {"team": "blue"}.')
+    return found
 
 
 @contextmanager
@@ -99,9 +150,27 @@ def parse_time(_: click.Context, __: click.Parameter, text: str | None) -> str |
     return moment
 
 
+def filters(**values: Any) -> dict[str, str]:
+    """Return the query of a list: what was given, as the API spells it."""
+    return {
+        name: str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in values.items()
+        if value is not None
+    }
+
+
 def given(**values: Any) -> dict[str, Any]:
     """Return the values that somebody gave: without ``None`` and what is empty."""
     return {name: value for name, value in values.items() if value not in (None, (), "")}
+
+
+def patched(reset: Iterable[str] = (), **values: Any) -> dict[str, Any]:
+    """Return a merge patch of what was given; ``reset``: fields to set to their defaults."""
+    changed = {name: value for name, value in values.items() if value not in (None, ())}
+    patch = dict.fromkeys(reset) | changed
+    if not patch:
+        raise click.UsageError("There is nothing to change: give an option.")
+    return patch
 
 
 def forced(force: bool) -> dict[str, str]:
@@ -152,8 +221,11 @@ def printable(text: str) -> str:
     return "".join(json.dumps(each)[1:-1] if _steers(each) else each for each in text)
 
 
-def show_object(shape: Mapping[str, Any], *, as_json: bool) -> None:
-    """Print one object, a field a line."""
+def show_object(shape: Mapping[str, Any], *, as_json: bool, key: str = "") -> None:
+    """Print one object, a field a line; ``key``: the field that --quiet prints."""
+    if _is_quiet(as_json=as_json):
+        click.echo(printable(str(shape.get(key))))
+        return
     if as_json:
         show_json(shape)
         return
@@ -163,9 +235,13 @@ def show_object(shape: Mapping[str, Any], *, as_json: bool) -> None:
 
 
 def show_list(
-    shapes: Iterable[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool
+    shapes: Iterable[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool, key: str = ""
 ) -> None:
-    """Print objects as a table of the given columns."""
+    """Print objects as a table of the given columns; ``key``: the field that --quiet prints."""
+    if _is_quiet(as_json=as_json):
+        for shape in shapes:
+            click.echo(printable(str(shape.get(key))))
+        return
     if as_json:
         show_json({"items": list(shapes), "next": None})
         return
@@ -175,6 +251,18 @@ def show_list(
         click.echo(
             "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
         )
+
+
+def is_quiet() -> bool:
+    """Return whether only one value is to be printed."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(_QUIET))
+
+
+def _is_quiet(*, as_json: bool) -> bool:
+    if is_quiet() and as_json:
+        raise click.UsageError("--quiet and --json print different things: give one.")
+    return is_quiet()
 
 
 def _cell(value: Any) -> str:

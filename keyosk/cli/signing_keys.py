@@ -26,12 +26,13 @@ def signing_key() -> None:
 
 
 @signing_key.command("list")
+@shared.quiet("the kid of each")
 @shared.as_json
 def list_keys(*, as_json: bool) -> None:
     """List the signing keys, oldest first, without their private keys."""
     with shared.client() as client:
         found = list(client.items("signing-keys"))
-    shared.show_list(found, _COLUMNS, as_json=as_json)
+    shared.show_list(found, _COLUMNS, as_json=as_json, key="kid")
 
 
 @signing_key.command("rotate")
@@ -76,9 +77,11 @@ def rotate(
 
 @signing_key.command("retire", context_settings=_KID)
 @click.argument("kid")
+@shared.yes
 @shared.as_json
-def retire(kid: str, *, as_json: bool) -> None:
+def retire(kid: str, *, yes: bool, as_json: bool) -> None:
     """Stop a key from signing."""
+    shared.confirm(f"Stop the key {kid} from signing for good?", yes=yes)
     with shared.client() as client:
         shape = client.delete("signing-keys", kid).body
     shared.show_object(shape, as_json=as_json)
@@ -86,9 +89,11 @@ def retire(kid: str, *, as_json: bool) -> None:
 
 @signing_key.command("compromise", context_settings=_KID)
 @click.argument("kid")
+@shared.yes
 @shared.as_json
-def compromise(kid: str, *, as_json: bool) -> None:
+def compromise(kid: str, *, yes: bool, as_json: bool) -> None:
     """Remove a key from the key set at once and revoke everything it signed."""
+    shared.confirm(f"Remove the key {kid} and revoke every token that it signed?", yes=yes)
     with shared.client() as client:
         shape = client.post("signing-keys", kid, "compromise").body
     shared.show_object(shape, as_json=as_json)

@@ -160,10 +160,15 @@ def _render(
 
 
 def _detail(error: errors.KeyoskError) -> str:
-    """Return what went wrong; an operator, who may see everything, is told more."""
-    if not is_operator():
-        return error.detail
-    return error.named if isinstance(error, errors.InUse) else error.explanation
+    """Return what went wrong; an operator, who may see everything, is told more.
+
+    So is who may see accounts: what a change would take away, and from whom.
+    """
+    if isinstance(error, errors.InUse):
+        by = g.get("caller")
+        sees = is_operator() or (by is not None and by.has("keyosk:accounts:read"))
+        return error.named if sees else error.detail
+    return error.explanation if is_operator() else error.detail
 
 
 def oauth_code(status: int, kind: type[Exception]) -> str:

@@ -1,0 +1,388 @@
+"""Finding and doing by command, on the machine itself and from another with the same words."""
+
+import hashlib
+import json
+import os
+import pty
+import select
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keyosk.credentials import api_key_format
+from live import Client, LiveServer, unique
+from people import PASSWORD, can_log_in, done, make_key, make_person
+from terminal import Done, keyosk
+from test_remote import Terminal
+
+Run = Callable[..., Done]
+FAR = "2090-01-01T00:00:00Z"
+PAST = "2020-01-01T00:00:00Z"
+
+
+@pytest.fixture(params=["here", "remote"])
+def run(request: pytest.FixtureRequest, server: LiveServer, tmp_path: Path) -> Run:
+    """Runs a command as the operator, or as the admin from another machine."""
+    if request.param == "remote":
+        return Terminal(tmp_path, server.url).logged_in().run
+    return lambda *arguments, text="": keyosk(
+        server.environment, server.folder, *arguments, text=text
+    )
+
+
+def command(server: LiveServer, *arguments: str, text: str = "") -> Done:
+    return keyosk(server.environment, server.folder, *arguments, text=text)
+
+
+# --- api-key find ---------------------------------------------------------------------------------
+
+
+def test_a_leaked_key_is_found_by_its_prefix_and_ended_as_is_said(
+    run: Run, server: LiveServer, admin: Client
+) -> None:
+    person = make_person(server, admin)
+    key, secret = make_key(admin, person)
+    found = run("api-key", "find", secret[:12])
+    assert (found.code, found.err) == (0, "")
+    assert ["username", person.username] in [line.split() for line in found.out.splitlines()]
+    assert secret[12:] not in found.out
+    said = found.out.splitlines()[-1]
+    ending = f"keyosk api-key delete {person.username} {key}"
+    assert said == f"It works. To end it and its tokens now: {ending}"
+    assert run(*ending.split()[1:]).code == 0
+    assert not can_log_in(server, person.username, secret)
+    again = run("api-key", "find", secret[:12]).refused()
+    assert again == (
+        f"keyosk: No API key begins with {secret[:12]}: it was deleted, or is not of here.\n"
+    )
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "", "  \nmore\n"])
+def test_a_secret_on_standard_input_names_its_owner_and_is_not_shown(
+    run: Run, server: LiveServer, admin: Client, ending: str
+) -> None:
+    person = make_person(server, admin)
+    key, secret = make_key(admin, person)
+    shown = run("api-key", "find", text=secret + ending)
+    assert shown.code == 0, shown.err
+    assert person.username in shown.out
+    assert secret[12:] not in shown.out + shown.err
+    assert run("api-key", "find", "--quiet", text=secret).out == f"{person.username}\n"
+    (item,) = run("api-key", "find", "--json", text=secret).json["items"]
+    assert (item["id"], item["username"], item["works"]) == (key, person.username, True)
+    digest = hashlib.sha256(secret.encode()).hexdigest()
+    assert done(admin.get("/api-keys", params={"digest": digest}))["items"][0]["id"] == key
+
+
+@pytest.mark.attack
+def test_a_secret_that_only_begins_like_a_key_accuses_nobody_of_it(
+    run: Run, server: LiveServer, admin: Client
+) -> None:
+    person = make_person(server, admin)
+    _, secret = make_key(admin, person)
+    body = secret[:12] + "0" * 25
+    forged = body + api_key_format._checksum(body)
+    said = run("api-key", "find", text=forged).refused()
+    assert "No API key has this secret" in said
+    assert "which is another one" in said
+    assert forged[12:] not in said
+    assert "not a whole API key" in run("api-key", "find", text=secret[:40]).refused()
+    assert "begins with kysk_" in run("api-key", "find", text="a password\n").refused()
+    assert "begins with kysk_" in run("api-key", "find", text="").refused()
+
+
+@pytest.mark.attack
+def test_a_secret_as_an_argument_is_refused_and_goes_nowhere(
+    run: Run, server: LiveServer, admin: Client
+) -> None:
+    _, secret = make_key(admin, make_person(server, admin))
+    said = run("api-key", "find", secret).refused()
+    assert "delete that key" in said
+    assert secret[:13] not in said
+
+
+def test_why_a_found_key_does_not_work_is_said(run: Run, server: LiveServer, admin: Client) -> None:
+    person = make_person(server, admin)
+    key, secret = make_key(admin, person)
+    done(admin.patch(f"{person.path}/api-keys/{key}", json={"enabled": False, "expires_at": PAST}))
+    done(admin.patch(person.path, json={"enabled": False}))
+    said = run("api-key", "find", secret[:12]).out.splitlines()[-1]
+    assert said.startswith(
+        f"It does not work: the key is disabled, the key expired at {PAST}, the account is "
+        "disabled. To delete it for good: keyosk api-key delete "
+    )
+
+
+@pytest.mark.attack
+def test_nobody_without_the_scope_finds_a_key(server: LiveServer, admin: Client) -> None:
+    person = make_person(server, admin)
+    _, secret = make_key(admin, person)
+    digest = hashlib.sha256(secret.encode()).hexdigest()
+    other = make_person(server, admin, "keyosk:services:write")
+    for client in (person.bearer(), other.bearer(), person.login(secret), server.client()):
+        for query in ({}, {"prefix": secret[:12]}, {"digest": digest}, {"owner": person.username}):
+            answer = client.get("/api-keys", params=query)
+            assert answer.status_code in (401, 403)
+            assert person.username not in answer.text
+
+
+# --- Commands that were missing -------------------------------------------------------------------
+
+
+def test_an_account_is_changed_by_the_options_that_are_given(run: Run, admin: Client) -> None:
+    name, new = unique("before"), unique("after")
+    run("account", "create", name, "--display-name", "Ann")
+    changed = run(
+        *("account", "set", name, "--username", new, "--expires-at", "2090-01-01"),
+        *("--claims", '{"team": "blue", "n": 1}', "--metadata", '{"ticket": 7}', "--json"),
+    ).json
+    assert (changed["username"], changed["expires_at"]) == (new, FAR)
+    assert changed["display_name"] == "Ann"
+    assert changed == admin.get(f"/accounts/{new}").json()
+    again = run(
+        *("account", "set", new, "--claims", '{"n": null}', "--display-name", ""),
+        *("--reset", "expires_at", "--json"),
+    ).json
+    assert (again["claims"], again["display_name"]) == ({"team": "blue"}, "")
+    assert (again["expires_at"], again["metadata"]) == (None, {"ticket": 7})
+    assert "nothing to change" in run("account", "set", new).err
+    for wrong in ("[]", "{", "1"):
+        assert run("account", "set", new, "--claims", wrong).code == 2
+
+
+def test_a_key_is_shown_changed_disabled_and_enabled(run: Run, server: LiveServer) -> None:
+    name = unique("keys")
+    run("account", "create", name)
+    made = run("api-key", "create", name, "laptop", "--json").json
+    assert run("api-key", "show", name, made["id"], "--json").json == {
+        field: value for field, value in made.items() if field != "secret"
+    }
+    changed = run(
+        *("api-key", "set", name, made["id"], "--name", "desk", "--network", "10.0.0.0/8"),
+        *("--expires-at", "2090-01-01", "--json"),
+    ).json
+    assert (changed["name"], changed["networks"]) == ("desk", ["10.0.0.0/8"])
+    assert changed["expires_at"] == FAR
+    reset = ("--reset", "networks", "--reset", "expires_at")
+    again = run("api-key", "set", name, made["id"], *reset, "--json").json
+    assert (again["networks"], again["expires_at"]) == (None, None)
+    assert run("api-key", "disable", name, made["id"]).code == 0
+    assert not can_log_in(server, name, made["secret"])
+    assert run("api-key", "enable", name, made["id"]).code == 0
+    assert can_log_in(server, name, made["secret"])
+
+
+def test_a_role_is_shown_and_changed(run: Run, admin: Client) -> None:
+    name, new = unique("role"), unique("role")
+    run("role", "create", name)
+    changed = run("role", "set", name, "--name", new, "--description", "Reads.", "--json").json
+    assert (changed["name"], changed["description"]) == (new, "Reads.")
+    assert run("role", "show", new, "--json").json == changed == admin.get(f"/roles/{new}").json()
+    assert run("role", "show", name).refused() == f"keyosk: {name}: no such role\n"
+
+
+def test_sessions_are_listed_and_revoked_one_by_one(
+    run: Run, server: LiveServer, admin: Client
+) -> None:
+    person = make_person(server, admin)
+    for _ in range(2):
+        form = {"audience": "keyosk", "scope": "offline_access"}
+        done(person.login().post("/auth/token", data=form))
+    first, second = run("session", "list", person.username, "--quiet").out.split()
+    assert first == run("session", "list", person.username, "--limit", "1", "--quiet").out.strip()
+    assert run("session", "revoke", person.username, first).code == 0
+    assert run("session", "list", person.username, "--quiet").out.split() == [second]
+    assert run("session", "revoke", person.username, first).refused() == (
+        f"keyosk: {first}: no such session of {person.username}\n"
+    )
+
+
+# --- Filters, limits and what scripts read --------------------------------------------------------
+
+
+def test_lists_filter_and_stop_at_a_limit(run: Run, server: LiveServer) -> None:
+    names = sorted(unique("filtered") for _ in range(3))
+    for name in names:
+        run("account", "create", name, "--kind", "machine")
+    run("account", "disable", names[0])
+    mine = ("account", "list", "--query", "filtered-", "--sort", "username", "--quiet")
+    assert set(names) <= set(run(*mine).out.split())
+    assert names[0] in run(*mine, "--disabled").out.split()
+    assert names[0] not in run(*mine, "--enabled", "--kind", "machine").out.split()
+    assert run(*mine, "--kind", "person").out == ""
+    assert len(run(*mine, "--limit", "2").out.split()) == 2
+    assert len(run("account", "list", "--limit", "1", "--json").json["items"]) == 1
+    assert run(*mine, "--limit", "0").code == 2
+    key = run("api-key", "create", names[1], "k", "--expires-at", "2090-01-01", "--json").json
+    of_one = ("api-key", "list", names[1], "--quiet")
+    assert run(*of_one, "--expires-before", "2091-01-01").out == f"{key['id']}\n"
+    assert run(*of_one, "--networks", "limited").out == ""
+    everybody = run("api-key", "list", "--unused-since", "2099-01-01", "--json").json["items"]
+    assert (key["id"], names[1]) in [(each["id"], each["username"]) for each in everybody]
+
+
+def test_quiet_prints_the_one_value_that_a_script_needs(run: Run, server: LiveServer) -> None:
+    name = unique("quiet")
+    account_id = run("account", "create", name, "--quiet").out
+    assert account_id.strip() == run("account", "show", name, "--json").json["id"]
+    secret = run("api-key", "create", name, "k", "-q").out
+    assert can_log_in(server, name, secret.strip())
+    assert secret.count("\n") == 1
+    both = run("account", "list", "--quiet", "--json")
+    assert (both.code, both.out) == (2, "")
+
+
+def test_the_audit_log_is_filtered_by_credential_and_read_from_its_end(
+    run: Run, server: LiveServer, admin: Client
+) -> None:
+    person = make_person(server, admin, "keyosk:accounts:write", "keyosk:accounts:read")
+    key, secret = make_key(admin, person)
+    name = unique("by-key")
+    done(person.login(secret).post("/accounts", json={"username": name}), 201)
+    rows = [
+        json.loads(line)
+        for line in run("audit", "list", "--credential", key, "--json").out.splitlines()
+    ]
+    assert "account.create" in {row["action"] for row in rows}
+    assert {row["credential"] for row in rows} == {key}
+    newest = run("audit", "list", "--newest", "--limit", "1", "--json").out
+    assert json.loads(newest)["sequence"] >= rows[-1]["sequence"]
+
+
+# --- Messages -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("account", "show", "zoe"), "zoe: no such account"),
+        (("account", "delete", "zoe"), "zoe: no such account"),
+        (("grant", "list", "zoe"), "zoe: no such account"),
+        (("api-key", "show", "zoe", "k"), "zoe: no such account"),
+        (("api-key", "show", "admin", "k"), "k: no such API key of admin"),
+        (("session", "revoke", "admin", "s"), "s: no such session of admin"),
+        (("service", "show", "shop"), "shop: no such service"),
+        (("role", "delete", "boss"), "boss: no such role"),
+        (("account", "show", "a/b"), "a/b: no such account"),
+        (("account", "show", ""), "'': no such account"),
+        (("signing-key", "retire", "x"), "x: no such signing key"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_message_has_the_name_of_what_is_not_there(
+    run: Run, arguments: tuple[str, ...], said: str
+) -> None:
+    assert run(*arguments).refused() == f"keyosk: {said}\n"
+
+
+def test_force_says_before_what_it_would_take_away_and_from_whom(
+    run: Run, server: LiveServer, admin: Client
+) -> None:
+    role, holder = unique("role"), unique("holder")
+    run("role", "create", role)
+    run("account", "create", holder)
+    run("grant", "add", holder, role, "--role")
+    assert run("role", "delete", role).refused() == (
+        f"keyosk: The role {role} is still granted to 1 account ({holder}). "
+        "Repeat with --force to remove it.\n"
+    )
+    assert run("role", "delete", role, "--force").code == 0
+
+
+@pytest.mark.attack
+def test_who_may_not_see_accounts_is_not_told_who_holds_a_scope(
+    server: LiveServer, admin: Client
+) -> None:
+    writer = make_person(server, admin, "keyosk:services:write")
+    role, holder = unique("role"), unique("holder")
+    done(admin.post("/roles", json={"name": role, "scopes": []}), 201)
+    done(admin.post("/accounts", json={"username": holder, "grants": {"roles": [role]}}), 201)
+    refused = writer.bearer().delete(f"/roles/{role}")
+    assert refused.json()["detail"] == f"The role {role} is still granted to 1 account."
+    assert holder in admin.delete(f"/roles/{role}").json()["detail"]
+
+
+def test_a_command_used_wrongly_has_the_prefix_of_all_errors(tmp_path: Path) -> None:
+    for arguments in (("nonsense",), ("account", "create"), ("account", "list", "--nonsense")):
+        ended = keyosk({}, tmp_path, *arguments)
+        assert ended.code == 2
+        assert ended.err.splitlines()[-1].startswith("keyosk: ")
+        assert "Error: " not in ended.err
+
+
+# --- On a terminal --------------------------------------------------------------------------------
+
+
+def on_terminal(server: LiveServer, *arguments: str, typed: str) -> tuple[int, str]:
+    """Run a command whose three streams are a terminal; returns its exit code and what it shows."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "keyosk", *arguments],
+        cwd=server.folder,
+        env={"PATH": os.environ["PATH"], "TERM": "xterm", **server.environment},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    shown, answered = b"", False
+    try:
+        while select.select([ours], [], [], 60)[0]:
+            try:
+                piece = os.read(ours, 4096)
+            except OSError:  # the other end was closed
+                break
+            shown += piece
+            if typed and not answered and b"[y/N]" in shown:
+                os.write(ours, typed.encode())
+                answered = True
+        return process.wait(60), shown.decode()
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+
+
+def test_what_cannot_be_undone_is_asked_for_on_a_terminal(
+    server: LiveServer, admin: Client
+) -> None:
+    name = unique("asked")
+    done(admin.post("/accounts", json={"username": name}), 201)
+    code, shown = on_terminal(server, "account", "delete", name, typed="n\n")
+    assert code == 1
+    assert f"Delete the account {name} with its password, API keys and grants? [y/N]" in shown
+    assert "keyosk: Nothing was changed." in shown
+    assert admin.get(f"/accounts/{name}").status_code == 200
+    code, _ = on_terminal(server, "account", "delete", name, typed="y\n")
+    assert code == 0
+    assert admin.get(f"/accounts/{name}").status_code == 404
+
+
+def test_yes_answers_before_it_is_asked_and_a_script_is_not_asked(
+    server: LiveServer, admin: Client
+) -> None:
+    first, second = unique("asked"), unique("asked")
+    for name in (first, second):
+        done(admin.post("/accounts", json={"username": name}), 201)
+    code, shown = on_terminal(server, "account", "delete", first, "--yes", typed="")
+    assert (code, "[y/N]" in shown) == (0, False)
+    assert command(server, "account", "delete", second).code == 0
+    for name in (first, second):
+        assert admin.get(f"/accounts/{name}").status_code == 404
+
+
+def test_a_person_with_a_password_changes_their_own_key_with_its_proof(
+    server: LiveServer, admin: Client, tmp_path: Path
+) -> None:
+    person = make_person(server, admin)
+    key, secret = make_key(admin, person)
+    away = Terminal(tmp_path, server.url).logged_in(person.username, PASSWORD)
+    ended: Any = away.run("api-key", "set", "me", key, "--name", "mine", text=f"{PASSWORD}\n")
+    assert ended.code == 0, ended.err
+    assert done(admin.get(f"{person.path}/api-keys/{key}"))["name"] == "mine"
+    # Whose a key is, is for those who may see accounts.
+    assert "keyosk:accounts:read" in away.run("api-key", "find", secret[:12]).refused()
