@@ -1,0 +1,96 @@
+"""The built documentation in a real browser: sizes, theme, search, and no network."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+from test_proxies import missing
+
+# Part of `make test-long`: it builds the site, and shows every page.
+pytestmark = pytest.mark.slow
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+_LIMIT: Final = 60_000  # milliseconds: generous, because the machine may be busy
+_LONGEST: Final = 6_100  # pixels of a page that somebody reads from its beginning to its end
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "-b", "html", str(ROOT / "docs")]
+    ran = subprocess.run([*command, str(folder)], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser_page(site: Path) -> Iterator[Page]:
+    found = shutil.which("chromium-headless-shell") or shutil.which("chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found or missing("chromium"))
+        context = browser.new_context(viewport={"width": 1200, "height": 900}, color_scheme="light")
+        page = context.new_page()
+        page.set_default_timeout(_LIMIT)
+        yield page
+
+
+def pages(site: Path) -> list[str]:
+    names = [str(file.relative_to(site)) for file in site.rglob("*.html")]
+    return sorted(name for name in names if not name.startswith(("_", "genindex", "search")))
+
+
+def test_no_page_is_too_wide_or_too_long_and_none_asks_the_network(
+    site: Path, browser_page: Page
+) -> None:
+    asked: list[str] = []
+    faults: list[str] = []
+    browser_page.on("request", lambda request: asked.append(request.url))
+    browser_page.on("pageerror", lambda error: faults.append(str(error)))
+    for name in pages(site):
+        for width in (1200, 400):
+            browser_page.set_viewport_size({"width": width, "height": 900})
+            browser_page.goto(f"file://{site / name}")
+            wide = browser_page.evaluate(
+                """() => [document.documentElement, ...document.querySelectorAll("article table")]
+                    .filter(each => each.tagName == "HTML" ? each.scrollWidth > innerWidth
+                        : each.scrollWidth > each.closest("article").clientWidth)
+                    .map(each => `${each.tagName} ${each.innerText.slice(0, 60)}`)"""
+            )
+            faults += [f"{name} at {width}: {each}" for each in wide]
+            height = browser_page.evaluate("document.documentElement.scrollHeight")
+            if width == 1200 and height > _LONGEST and not is_reference(name):
+                faults.append(f"{name}: {height} px")
+    assert faults == []
+    assert {url for url in asked if not url.startswith(("file:", "data:"))} == set()
+
+
+def is_reference(name: str) -> bool:
+    """Pages in which somebody looks for one thing."""
+    return name.startswith("reference/") or name == "changelog.html"
+
+
+def test_a_diagram_follows_the_theme_and_has_a_text(site: Path, browser_page: Page) -> None:
+    colours = set()
+    for theme in ("light", "dark"):
+        browser_page.goto(f"file://{site}/start/introduction.html")
+        browser_page.evaluate(f"document.body.dataset.theme = '{theme}'")
+        diagram = browser_page.locator("svg.keyosk-diagram")
+        assert diagram.get_attribute("role") == "img"
+        assert "verifies the token alone" in str(diagram.get_attribute("aria-label"))
+        ink = "e => getComputedStyle(e).fill"
+        colours.add(diagram.locator("text").first.evaluate(ink))
+    assert len(colours) == 2
+
+
+def test_code_has_a_copy_button_and_the_search_finds_a_page(site: Path, browser_page: Page) -> None:
+    browser_page.goto(f"file://{site}/start/tutorial.html")
+    blocks = browser_page.locator("article div.highlight").count()
+    assert browser_page.locator("button.copybtn").count() == blocks > 5
+    browser_page.goto(f"file://{site}/search.html?q=htpasswd")
+    browser_page.locator("#search-results li a", has_text="Migrate").first.wait_for()
