@@ -87,12 +87,18 @@ def test_every_address_in_the_api_page_has_a_curl_line_of_its_own() -> None:
             assert f"-X {method}" in section
 
 
-def test_every_endpoint_of_the_program_is_in_the_readme() -> None:
-    readme = (ROOT / "README.md").read_text()
-    table = readme[readme.index("## Endpoints") : readme.index("## Documentation")]
+def test_every_endpoint_of_the_program_is_in_the_table_of_all() -> None:
+    table = API[API.index("## All endpoints") : API.index("## Conventions")]
     for route in ROUTES:
         path = re.sub(r"<(\w+)>", r"{\1}", route.path)
         assert f"{path.removesuffix('/{key}')}`" in table, path
+
+
+def test_the_readme_links_to_every_page() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for page in DOCS.rglob("*.md"):
+        name = str(page.relative_to(ROOT))
+        assert f"({name})" in readme or name in ("docs/index.md", "docs/contributing.md"), name
 
 
 def test_every_error_code_is_in_the_page_of_errors_with_its_status() -> None:

@@ -19,7 +19,7 @@ from live import LiveServer, free_port
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 # What the README types into terminals of their own: the tests start it themselves, on free ports.
-STARTS = ["make run", ".venv/bin/python examples/todo_service.py"]
+STARTS = ["make run", "make demo", ".venv/bin/python examples/todo_service.py"]
 KEYOSK, TODO = "http://127.0.0.1:8080", "http://127.0.0.1:8081"
 
 
