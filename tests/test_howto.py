@@ -149,3 +149,31 @@ def run(*arguments: str, folder: Path, text: str) -> str:
     )
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
+
+
+def test_the_lines_of_shorter_pages_work(todo: LiveServer) -> None:
+    pages = ["how-to/backup.md", "reference/events.md", "reference/verifiers.md"]
+    pages += ["how-to/services/other.md"]
+    scripts = [text for page in pages for text in blocks(HOW_TO.parent / page, "sh")]
+    with terminal(todo) as bash:
+        # The last page creates the service.
+        printed = bash.paste("keyosk service delete todo --force", *scripts)
+    assert len(scripts) == 5
+    assert '"action":"service.create"' in "".join(printed)
+    assert list(todo.folder.glob("backup-*.db"))
+    assert todo.admin().get("/services/todo").json()["typ"] == "JWT"
+
+
+#: Pages whose commands nothing runs, and why.
+NOT_RUN = {
+    "install.md": "downloads; test_deploy compares the files that it installs with the lock",
+    "several-nodes.md": "needs Patroni's cluster; test_failover gives one these settings",
+}
+
+
+def test_every_page_with_commands_has_a_test() -> None:
+    sources = [file.read_text() for file in Path(__file__).parent.glob("test_*.py")]
+    for page in HOW_TO.parent.rglob("*.md"):
+        if blocks(page, "sh") and page.name not in NOT_RUN:
+            names = (page.name, f'"{page.stem}"')
+            assert any(name in source for name in names for source in sources), page
