@@ -23,10 +23,18 @@ _LONGEST: Final = 6_100  # pixels of a page that somebody reads from its beginni
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "-b", "html", str(ROOT / "docs")]
-    ran = subprocess.run([*command, str(folder)], capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
+    build("html", folder)
     return folder
+
+
+def build(builder: str, folder: Path) -> None:
+    """Build as ``make docs`` does; the pages are parsed once for all builders."""
+    parsed = folder.parent / "doctrees"
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "-b", builder, "-d", str(parsed)]
+    ran = subprocess.run(
+        [*command, str(ROOT / "docs"), str(folder)], capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +102,10 @@ def test_code_has_a_copy_button_and_the_search_finds_a_page(site: Path, browser_
     assert browser_page.locator("button.copybtn").count() == blocks > 5
     browser_page.goto(f"file://{site}/search.html?q=htpasswd")
     browser_page.locator("#search-results li a", has_text="Migrate").first.wait_for()
+
+
+def test_the_site_is_also_a_book_and_manual_pages(site: Path, tmp_path: Path) -> None:
+    build("epub", site.parent / "epub")
+    assert (site.parent / "epub" / "Keyosk.epub").stat().st_size > 100_000
+    build("man", site.parent / "man")
+    assert "signing\\-key compromise" in (site.parent / "man" / "keyosk.1").read_text()
