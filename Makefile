@@ -16,7 +16,7 @@ unexport VIRTUAL_ENV CONDA_PREFIX CONDA_DEFAULT_ENV POETRY_ACTIVE PYTHONDONTWRIT
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-long coverage faults demo lint format docs build audit bench growth profile lock clean
+.PHONY: help run test test-long coverage faults demo lint format docs build audit bench growth profile manifests lock clean
 
 help: ## Show this list
 	@echo 'Usage: make TARGET [ARGS="..."]'
@@ -47,6 +47,7 @@ lint: .venv/.development ## Check style, formatting, types, dangerous calls and 
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive keyosk
 	$(BIN)/mypy
 	$(BIN)/mypy --python-version 3.10 client/keyosk_client
+	$(BIN)/hadolint deploy/Dockerfile
 	$(BIN)/codespell
 
 format: .venv/.development ## Format the code and mend what can be mended by itself
@@ -81,6 +82,9 @@ bench-client: .venv/.development ## Measure what keyosk-client adds to a bare jw
 
 profile: .venv/.development ## Show where the time of a request goes, by part of the house
 	@$(BIN)/python tools/breakdown.py $(ARGS)
+
+manifests: .venv/.development ## Render the Helm chart into deploy/kubernetes/keyosk.yaml
+	@$(BIN)/python tools/manifests.py
 
 lock: ## Update poetry.lock (ARGS="--regenerate": every version anew)
 	$(POETRY) lock $(ARGS)
