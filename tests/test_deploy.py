@@ -16,6 +16,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, Final
 
+import compose_spec
 import pytest
 import requests
 import yaml
@@ -374,6 +375,13 @@ def test_what_compose_names_exists() -> None:
             assert known, (name, source)
         if build := service.get("build"):
             assert (DEPLOY / build["context"] / build["dockerfile"]).samefile(DOCKERFILE), name
+
+
+def test_compose_accepts_its_file() -> None:
+    text = (DEPLOY / "compose.yaml").read_text()
+    compose_spec.PyCompose.from_yaml(text).validate()
+    with pytest.raises(ValueError, match="read_onlyy"):
+        compose_spec.PyCompose.from_yaml(text.replace("read_only:", "read_onlyy:"))
 
 
 def test_only_caddy_is_reached_from_other_machines() -> None:
