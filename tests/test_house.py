@@ -62,6 +62,8 @@ LOCAL_IMPORTS: Final[Mapping[tuple[str, str], str]] = {
         for module, target in (
             ("apply", "documents"),
             ("audit", "machine"),
+            ("doctor", "diagnosis"),
+            ("doctor", "diagnosis_of_server"),
             ("operations", "machine"),
             ("operations", "serving"),
             ("login", "remote"),

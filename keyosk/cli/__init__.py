@@ -35,6 +35,7 @@ _PLACES: Final = {
     "token": "keyosk.cli.tokens:token",
     "verify-service": "keyosk.cli.verify_service:verify_service",
     "apply": "keyosk.cli.apply:apply",
+    "doctor": "keyosk.cli.doctor:doctor",
     "audit": "keyosk.cli.audit:audit",
     "config": "keyosk.cli.operations:config",
     "database": "keyosk.cli.operations:database",

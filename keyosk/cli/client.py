@@ -11,6 +11,7 @@ import ssl
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from itertools import islice, pairwise
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -106,6 +107,17 @@ class Client:
         if not isinstance(found, str):
             raise self._strange()
         return found
+
+    def clock(self) -> float | None:
+        """Return the time by the server's clock, to the second, if its responses have one."""
+        with self._exchange(
+            "GET", ("health", "live"), params={}, content=None, headers={}, timeout=_TIMEOUT
+        ) as response:
+            _read(response)
+        try:
+            return parsedate_to_datetime(response.headers["Date"]).timestamp()
+        except (KeyError, ValueError, TypeError):
+            return None
 
     def public_key(self, kid: str | None) -> dict[str, Any]:
         """Return a published key as a JWK; ``kid``: not the one that signs now but this one."""

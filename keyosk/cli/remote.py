@@ -5,6 +5,7 @@ import ipaddress
 import json
 import re
 import signal
+import socket
 import ssl
 import time
 import uuid
@@ -50,7 +51,7 @@ def server_of(text: str, *, allow_http: bool) -> str:
             "A server's URL must not have a password in it: change that password, and use "
             "keyosk login."
         )
-    if url.scheme == "http" and not allow_http and not _is_loopback(url.host):
+    if url.scheme == "http" and not allow_http and not is_loopback(url.host):
         raise Refused(
             "Without TLS everybody on the way could read passwords and tokens: use https. Where "
             "the network itself is encrypted, --allow-http takes http all the same."
@@ -64,6 +65,28 @@ def client(server: str) -> Iterator[Client]:
     with _http(server) as http:
         session = _Session(Client(http, server), server)
         yield Client(http, server, auth=session, login=_again(server))
+
+
+@contextmanager
+def anonymous(server: str) -> Iterator[Client]:
+    """The API of a server without a login."""
+    with _http(server) as http:
+        yield Client(http, server)
+
+
+def certificate_end(server: str) -> float:
+    """Return when the certificate of a server expires, in seconds since 1970.
+
+    Raises ``OSError`` where there is no connection, or none that can be trusted.
+    """
+    url = httpx.URL(server)
+    address = (url.host, url.port or 443)
+    with (
+        socket.create_connection(address, timeout=15) as plain,
+        ssl.create_default_context().wrap_socket(plain, server_hostname=url.host) as secured,
+    ):
+        certificate = secured.getpeercert() or {}
+    return float(ssl.cert_time_to_seconds(str(certificate["notAfter"])))
 
 
 def log_in(server: str, username: str, secret: str) -> Login:
@@ -255,7 +278,8 @@ def _uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine is called so."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -73,6 +73,47 @@ def faults_of_references(database: Database) -> list[str]:
     ]
 
 
+def version(database: Database) -> str:
+    """Return which database it is, with its version."""
+    if database.is_sqlite:
+        return f"SQLite {sqlite3.sqlite_version}"
+    [(number,)] = _read(database, "SHOW server_version")
+    return f"PostgreSQL {number}"
+
+
+def encoding(database: Database) -> str:
+    """Return the encoding of text in the database."""
+    statement = "PRAGMA encoding" if database.is_sqlite else "SHOW server_encoding"
+    [(name,)] = _read(database, statement)
+    return str(name)
+
+
+def missing_rights(database: Database) -> list[str]:
+    """Return what Keyosk may not do in the database and has to."""
+    if database.is_sqlite:
+        path = database.path
+        places = [] if path is None else [path, path.parent]
+        return [f"write to {place}" for place in places if not os.access(place, os.W_OK)]
+    [(is_read_only, may_create)] = _read(
+        database,
+        "SELECT current_setting('transaction_read_only') = 'on',"
+        " has_schema_privilege(current_user, current_schema(), 'CREATE')",
+    )
+    closed = _read(
+        database,
+        "SELECT relname FROM pg_class WHERE relkind = 'r'"
+        " AND relnamespace = current_schema()::regnamespace AND NOT ("
+        "has_table_privilege(oid, 'SELECT') AND has_table_privilege(oid, 'INSERT')"
+        " AND has_table_privilege(oid, 'UPDATE') AND has_table_privilege(oid, 'DELETE'))"
+        " ORDER BY relname",
+    )
+    return [
+        *(["write: the server is read-only, a standby perhaps"] if is_read_only else []),
+        *([] if may_create else ["create tables, as upgrades do"]),
+        *(f"read and write the table {name}" for (name,) in closed),
+    ]
+
+
 def _read(database: Database, sql: str) -> list[tuple[Any, ...]]:
     """Return the rows of a query, however long it takes.
 

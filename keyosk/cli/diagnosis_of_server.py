@@ -1,0 +1,154 @@
+"""What can be seen of a Keyosk from outside: its clock, issuer, keys, TLS.
+
+``diagnosis`` looks at the same, besides what only the machine itself knows.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from keyosk.cli import choice, remote, shared
+from keyosk.cli.checks import NOT_CHECKED, OK, WARNING, WRONG, Check
+from keyosk.cli.refusals import Refused
+from keyosk.errors import counted
+
+if TYPE_CHECKING:
+    from keyosk.cli.client import Client
+
+_DAY: Final = 86_400
+#: Seconds by which clocks may differ where they are known to the second only.
+_TOLERATED: Final = 5
+_SOON: Final = 14  # days
+_ON_MACHINE: Final = ("settings", "database", "files", "backup", "proxies")
+
+
+def examine(server: str) -> list[Check]:
+    """Look at a server. Raises ``Refused`` for an address that is none."""
+    place = remote.server_of(server, allow_http=choice.allows_http())
+    found = [
+        Check(part, NOT_CHECKED, "needs the machine that has the database") for part in _ON_MACHINE
+    ]
+    found += attempted("clock", lambda: clock_of(place))
+    found += attempted("keys", _keys)
+    found += issuer_from_outside(place, expected=None)
+    return found
+
+
+def _keys() -> Iterator[Check]:
+    with shared.client() as client:
+        yield from keys_of(client)
+
+
+def attempted(part: str, look: Callable[[], Iterable[Check]]) -> list[Check]:
+    """Return what a look finds; a refusal is a finding, and the other looks go on."""
+    try:
+        return list(look())
+    except Refused as refused:
+        said = " ".join(refused.sentences)
+        return [Check(part, WRONG, said, "See that it runs, and that you may do this.")]
+
+
+def clock_of(server: str) -> Iterator[Check]:
+    """Compare this machine's clock with a server's."""
+    with remote.anonymous(server) as client:
+        before = time.time()
+        theirs = client.clock()
+        after = time.time()
+    if theirs is None:
+        yield Check("clock", NOT_CHECKED, "the server's responses have no Date")
+        return
+    # A Date has no fraction of its second.
+    ahead = max(before - theirs - 1, theirs - after, 0)
+    if ahead > _TOLERATED:
+        yield Check(
+            "clock",
+            WRONG,
+            f"this machine's clock and the server's differ by {ahead:.0f} seconds",
+            "Synchronise both clocks (NTP): tokens seem expired, or of a time to come.",
+        )
+    else:
+        yield Check("clock", OK, "this machine's clock and the server's agree")
+
+
+def keys_of(client: "Client") -> Iterator[Check]:
+    """Look at the signing keys, and at who has not fetched the next one."""
+    keys = list(client.items("signing-keys"))
+    active = [key for key in keys if key.get("state") == "active"]
+    if not active:
+        yield Check("keys", WRONG, "no key signs", "Run keyosk signing-key rotate --now")
+    else:
+        kid, algorithm = active[0].get("kid"), active[0].get("algorithm")
+        yield Check("keys", OK, f"{kid} signs ({algorithm}); {counted(len(keys), 'key')} in all")
+    following = [key for key in keys if key.get("state") == "next"]
+    if not following:
+        yield Check("next key", OK, "none is published yet")
+    for key in following:
+        unseen = ", ".join(map(str, key.get("not_seen_by") or ()))
+        if not unseen:
+            yield Check("next key", OK, f"every known service has fetched {key.get('kid')}")
+        else:
+            yield Check(
+                "next key",
+                WARNING,
+                f"not fetched yet by {unseen}; it signs from {key.get('active_from')}",
+                "See that these services fetch the key set again: they would refuse new tokens. "
+                "keyosk signing-key rotate --when-seen waits for them.",
+            )
+
+
+def issuer_from_outside(server: str, *, expected: str | None) -> list[Check]:
+    """Call the issuer as others see it; ``expected``: what it has to call itself.
+
+    The last of the checks is that of TLS.
+    """
+
+    def look() -> Iterator[Check]:
+        with remote.anonymous(server) as client:
+            named = client.issuer()
+        if named == (expected or server):
+            yield Check("issuer", OK, f"{server} answers as itself")
+            return
+        yield Check(
+            "issuer",
+            WRONG,
+            f"{server} calls itself {named}",
+            "Verifiers that are told one of them refuse the tokens of the other. Set KEYOSK_ISSUER "
+            "to the URL that everybody uses, or see what else answers there.",
+        )
+
+    return [*attempted("issuer", look), *attempted("TLS", lambda: _tls(server))]
+
+
+def _tls(server: str) -> Iterator[Check]:
+    parts = urlsplit(server)
+    if parts.scheme != "https":
+        if remote.is_loopback(parts.hostname or ""):
+            yield Check("TLS", OK, "not needed: only this machine reaches the issuer")
+        else:
+            yield Check(
+                "TLS",
+                WRONG,
+                f"{server} is without TLS",
+                "Everybody on the way can read passwords and tokens: use https.",
+            )
+        return
+    try:
+        end = remote.certificate_end(server)
+    except OSError as error:
+        reason = getattr(error, "verify_message", None) or error.strerror or type(error).__name__
+        yield Check(
+            "TLS",
+            WRONG,
+            f"no trusted connection: {reason}",
+            "See that the server runs and its certificate is that of its name; name an authority "
+            "of your own in SSL_CERT_FILE.",
+        )
+        return
+    days = (end - time.time()) / _DAY
+    until = datetime.fromtimestamp(end, UTC).strftime("%Y-%m-%d")
+    if days < _SOON:
+        yield Check("TLS", WARNING, f"the certificate expires on {until}", "Renew it now.")
+    else:
+        yield Check("TLS", OK, f"the certificate is valid until {until}")

@@ -1,0 +1,52 @@
+"""keyosk doctor."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from keyosk.cli import choice, shared
+from keyosk.cli.checks import WRONG, Check
+
+
+@click.command()
+@click.option(
+    "--backups",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="The folder of your backups; /var/backups/keyosk by default, if there is one.",
+)
+@shared.as_json
+def doctor(backups: Path | None, *, as_json: bool) -> None:
+    """Look for what is wrong with this Keyosk, and say what to do; exit code 1 if anything is.
+
+    Looks at settings, database, backups, files, keys, clocks, proxies and TLS, and calls the
+    issuer as others see it. With --server, only at what can be seen from here.
+    """
+    server = choice.server()
+    if server is None:
+        from keyosk.cli import diagnosis  # noqa: PLC0415 - it is all of Keyosk
+
+        found = diagnosis.examine(backups)
+    else:
+        from keyosk.cli import diagnosis_of_server  # noqa: PLC0415 - it is httpx
+
+        found = diagnosis_of_server.examine(server)
+    is_well = not any(check.status == WRONG for check in found)
+    if as_json:
+        shared.show_json({"ok": is_well, "checks": [check.shape for check in found]})
+    else:
+        _show(found)
+    if not is_well:
+        sys.exit(1)
+
+
+def _show(found: Sequence[Check]) -> None:
+    width = max(len(check.part) for check in found)
+    for check in found:
+        click.echo(
+            shared.printable(f"{check.status:<11}  {check.part:<{width}}  {check.found}").rstrip()
+        )
+        if check.cure:
+            click.echo(shared.printable(f"{'':<11}  {'':<{width}}  -> {check.cure}"))

@@ -1,0 +1,193 @@
+"""keyosk doctor: what is wrong with an installation, and what to do."""
+
+import json
+import os
+import re
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from installed import installed
+from keyosk.storage import maintenance
+from live import ADMIN_PASSWORD, SECRET_KEY, LiveServer, free_port
+from people import done, make_service
+from terminal import Done, keyosk
+from test_remote import Terminal
+
+
+def examined(ended: Done) -> dict[str, dict[str, Any]]:
+    """What was found, by part, after a look at the exit code."""
+    assert ended.err == "", ended.err
+    document = json.loads(ended.out)
+    checks = document["checks"]
+    wrong = [each for each in checks if each["status"] == "wrong"]
+    assert document["ok"] is not bool(wrong)
+    assert ended.code == (1 if wrong else 0), checks
+    assert all(each["cure"] for each in wrong), wrong
+    return {each["part"]: each for each in checks}
+
+
+def doctor(server: LiveServer, *arguments: str, **environment: str) -> Done:
+    settings = {**server.environment, **environment}
+    return keyosk(settings, server.folder, "doctor", *arguments)
+
+
+@pytest.mark.every_database
+def test_a_sound_installation_is_found_sound(server: LiveServer, tmp_path: Path) -> None:
+    (tmp_path / "backup.db").write_text("")
+    found = examined(doctor(server, "--json", "--backups", str(tmp_path)))
+    assert {name: each["status"] for name, each in found.items()} == {
+        **dict.fromkeys(("settings", "files", "database", "encoding", "rights"), "ok"),
+        **({"room": "ok"} if "SQLite" in found["database"]["found"] else {}),
+        **dict.fromkeys(("clock", "keys", "next key", "backup", "proxies"), "ok"),
+        **dict.fromkeys(("issuer", "TLS"), "ok"),
+    }
+    assert "MiB" in found["database"]["found"]
+    shown = doctor(server, "--backups", str(tmp_path))
+    assert (shown.code, shown.err) == (0, "")
+    assert len(shown.out.splitlines()) == len(found)
+    for said in (shown.out, str(found)):
+        assert SECRET_KEY not in said
+        assert ADMIN_PASSWORD not in said
+
+
+def test_from_another_machine_it_looks_at_what_can_be_seen_from_there(
+    server: LiveServer, tmp_path: Path
+) -> None:
+    found = examined(Terminal(tmp_path, server.url).logged_in().run("doctor", "--json"))
+    assert {name: each["status"] for name, each in found.items()} == {
+        **dict.fromkeys(("settings", "database", "files", "backup", "proxies"), "not checked"),
+        **dict.fromkeys(("clock", "keys", "next key", "issuer", "TLS"), "ok"),
+    }
+    here = examined(doctor(server, "--json"))
+    for part in ("keys", "next key", "issuer", "TLS"):  # the same words
+        assert found[part] == here[part]
+
+
+def test_a_service_that_has_not_fetched_the_next_key_is_named(tmp_path: Path) -> None:
+    # In one process, which knows at once which service fetched the keys.
+    with LiveServer(f"sqlite:///{tmp_path / 'keyosk.db'}", tmp_path, workers="1") as server:
+        admin = server.admin()
+        service = make_service(admin)
+        done(server.client().get("/auth/jwks", params={"service": service}))
+        made = done(admin.post("/signing-keys/rotate"), 201)
+        assert made["not_seen_by"] == [service]
+        found = examined(doctor(server, "--json"))["next key"]
+        assert found["status"] == "warning"
+        assert (
+            found["found"] == f"not fetched yet by {service}; it signs from {made['active_from']}"
+        )
+        done(server.client().get("/auth/jwks", params={"service": service}))
+        assert done(admin.get("/signing-keys"))["items"][-1]["not_seen_by"] == []
+        assert examined(doctor(server, "--json"))["next key"]["status"] == "ok"
+
+
+def test_settings_with_faults_are_told_one_by_one(tmp_path: Path) -> None:
+    ended = keyosk(
+        {"KEYOSK_BIND": "nowhere", "KEYOSK_SECRET_KEY": "hidden"}, tmp_path, "doctor", "--json"
+    )
+    assert ended.code == 1
+    assert ended.out.count('"part": "settings"') == 2
+    assert "hidden" not in ended.out
+
+
+def test_a_database_that_is_not_there_is_told_with_what_to_do(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'nothing.db'}"
+    ended = keyosk({"KEYOSK_DATABASE_URL": url}, tmp_path, "doctor", "--json")
+    found = examined(ended)
+    assert found["database"]["status"] == "wrong"
+    assert "keyosk serve sets it up" in found["database"]["found"]
+    assert list(tmp_path.iterdir()) == []
+    away = "postgresql://keyosk:hidden-word@127.0.0.1:1/keyosk"
+    environment = {"KEYOSK_DATABASE_URL": away, "KEYOSK_SECRET_KEY": SECRET_KEY}
+    ended = keyosk(environment, tmp_path, "doctor", "--json")
+    found = examined(ended)
+    assert "not available" in found["database"]["found"]
+    assert "KEYOSK_DATABASE_URL" in found["database"]["cure"]
+    assert "hidden-word" not in ended.out
+
+
+def test_files_that_others_can_read_are_named_with_the_command_that_closes_them(
+    own_server: LiveServer,
+) -> None:
+    own_server.start()
+    path = Path(own_server.environment["KEYOSK_DATABASE_URL"].removeprefix("sqlite:///"))
+    path.chmod(0o644)
+    ended = doctor(own_server, "--json")
+    assert ended.code == 1
+    cures = [each["cure"] for each in json.loads(ended.out)["checks"] if each["part"] == "files"]
+    assert f"chmod 600 {path}" in cures
+
+
+def test_a_backup_that_is_old_or_missing_is_told(server: LiveServer, tmp_path: Path) -> None:
+    def status(folder: Path) -> str:
+        found = examined(doctor(server, "--json", "--backups", str(folder)))
+        return str(found["backup"]["found"] + found["backup"]["status"])
+
+    assert "is emptywrong" in status(tmp_path)
+    copy = tmp_path / "keyosk.db"
+    copy.write_text("")
+    os.utime(copy, (time.time() - 3 * 86_400,) * 2)
+    assert "3.0 days old" in status(tmp_path)
+    assert status(tmp_path / "nowhere").endswith("wrong")
+
+
+def test_an_issuer_that_is_elsewhere_is_called_as_others_see_it(server: LiveServer) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    found = examined(doctor(server, "--json", KEYOSK_ISSUER=nobody))
+    assert found["issuer"]["status"] == "wrong"
+    assert "cannot be reached" in found["issuer"]["found"]
+    assert found["proxies"]["status"] == "wrong"
+    assert "KEYOSK_TRUSTED_PROXIES" in found["proxies"]["cure"]
+    trusting = {"KEYOSK_ISSUER": nobody, "KEYOSK_TRUSTED_PROXIES": "127.0.0.1"}
+    assert examined(doctor(server, "--json", **trusting))["proxies"]["status"] == "ok"
+    # Another Keyosk answers there: it calls itself otherwise.
+    other = f"http://localhost:{server.port}"
+    found = examined(doctor(server, "--json", KEYOSK_ISSUER=other))
+    assert found["issuer"]["found"] == f"{other} calls itself {server.url}"
+
+
+def test_a_server_whose_clock_is_wrong_is_told(server: LiveServer, tmp_path: Path) -> None:
+    class Late(BaseHTTPRequestHandler):
+        """Another clock; the rest is that of the server."""
+
+        def do_GET(self) -> None:
+            self.send_response_only(200)
+            self.send_header("Date", self.date_time_string(int(time.time()) - 600))
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Late) as late:
+        thread = Thread(target=late.serve_forever)
+        thread.start()
+        try:
+            user = Terminal(tmp_path, f"http://127.0.0.1:{late.server_port}")
+            ended = user.run("doctor", "--json")
+        finally:
+            late.shutdown()
+            thread.join()
+    assert ended.code == 1
+    assert re.search(r"clock and the server's differ by (59\d|6\d\d) seconds", ended.out)
+    assert "You are not logged in" in ended.out
+
+
+@pytest.mark.every_database
+def test_the_database_is_asked_for_its_version_encoding_and_rights(prepared_url: str) -> None:
+    with installed(prepared_url) as keyosk_:
+        database = keyosk_.database
+        assert maintenance.encoding(database) in ("UTF-8", "UTF8")
+        assert maintenance.missing_rights(database) == []
+        name = "SQLite 3" if database.is_sqlite else "PostgreSQL 1"
+        assert maintenance.version(database).startswith(name)
+        if not database.is_sqlite:
+            database.raw.execute_sql("SET default_transaction_read_only = on")
+            (fault,) = maintenance.missing_rights(database)
+            assert "read-only" in fault
