@@ -401,8 +401,10 @@ class Database:
         is_alone = not self._peewee.in_transaction()
         began = time.perf_counter()
         try:
-            with driver_errors.translated():
+            try:
                 found = action()
+            except Exception as error:  # noqa: BLE001 - it raises
+                driver_errors.raise_translated(error)
         except Unavailable as error:  # it did not connect
             self._metrics.database_failed()
             self._log.begin(error, reads=True)
