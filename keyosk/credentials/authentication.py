@@ -236,9 +236,7 @@ class Authentication:
         username, digest = candidate.username, api_key_format.digest(candidate.secret)
         principal = self._logins.by_digest(digest, int(self._clock()))
         # Where there is no username the key alone is enough: ``_misplaced`` says where.
-        if principal is None or (
-            username and usernames.lookup_form(username) != principal.username
-        ):
+        if principal is None or (username and not usernames.is_same(username, principal.username)):
             return None
         return (
             principal

@@ -18,6 +18,7 @@ MAX_LENGTH = 255
 # Normalisation to NFC composes at most four code points into one, so whatever is longer than
 # this is too long in any case.
 _MAX_RAW_LENGTH = 4 * MAX_LENGTH
+_SHORTEST_UUID = 32  # its digits alone
 
 _SHORTEST_UUID = 32
 """Digits in each spelling of a UUID that Python reads."""
@@ -89,7 +90,8 @@ def lookup_form(username: str) -> str | None:
 
 def is_same(username: str, normal: str) -> bool:
     """Return whether a username, in any spelling, has this normal form."""
-    return lookup_form(username) == normal
+    # A normal form is its own, and what nearly all clients send.
+    return username == normal or lookup_form(username) == normal
 
 
 def _precis(username: str) -> str:

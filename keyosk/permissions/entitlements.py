@@ -182,12 +182,10 @@ def token_grant(
     ``InvalidTarget``.
     """
     held = current(principal, now)
-    policies = {
-        each.audience: each
-        for each in (
-            _target(target, principal, held.values(), find_policy=find_policy) for target in targets
-        )
-    }
+    policies: dict[str, TokenPolicy] = {}
+    for target in targets:
+        policy = _target(target, principal, held.values(), find_policy=find_policy)
+        policies[policy.audience] = policy
     if scopes is not None:
         chosen = _requested(scopes, held, policies)
     elif policies:
@@ -196,26 +194,39 @@ def token_grant(
         ]
     else:
         chosen = _by_default(held, algorithm)
+    # Loops, and no generator for each field: every token comes by here.
+    found: list[str] = []
+    roles: dict[str, None] = {}
+    ends = [principal.expires_at]
     for entitlement in chosen:
         policies.setdefault(entitlement.service.audience, entitlement.service)
+        found.append(entitlement.scope)
+        ends.append(entitlement.until)
+        if entitlement.role is not None:
+            roles[entitlement.role] = None
+    lifetimes: set[int | None] = set()
+    refresh_lifetimes: set[int | None] = set()
+    algorithms: set[str | None] = set()
+    types: set[str] = set()
+    claims: dict[str, None] = {}
+    can_refresh = True
+    for policy in policies.values():
+        lifetimes.add(policy.token_lifetime)
+        refresh_lifetimes.add(policy.refresh_lifetime)
+        can_refresh = can_refresh and policy.refresh_allowed
+        algorithms.add(policy.signing_algorithm)
+        types.add(policy.typ or ACCESS_TOKEN_TYPE)
+        claims |= dict.fromkeys(policy.claims)
     return TokenGrant(
         audiences=tuple(policies),
-        scopes=tuple(entitlement.scope for entitlement in chosen),
-        roles=tuple(
-            dict.fromkeys(
-                entitlement.role for entitlement in chosen if entitlement.role is not None
-            )
-        ),
-        lifetimes=frozenset(each.token_lifetime for each in policies.values()),
-        expires_at=_earliest(
-            (principal.expires_at, *(entitlement.until for entitlement in chosen))
-        ),
-        algorithm=_common("signing_algorithm", (t.signing_algorithm for t in policies.values())),
-        typ=_common("typ", (each.typ or ACCESS_TOKEN_TYPE for each in policies.values())),
-        claims=tuple(dict.fromkeys(name for each in policies.values() for name in each.claims)),
-        refresh_lifetimes=frozenset(each.refresh_lifetime for each in policies.values())
-        if all(each.refresh_allowed for each in policies.values())
-        else frozenset(),
+        scopes=tuple(found),
+        roles=tuple(roles),
+        lifetimes=frozenset(lifetimes),
+        expires_at=_earliest(ends),
+        algorithm=_common("signing_algorithm", algorithms),
+        typ=_common("typ", types),
+        claims=tuple(claims),
+        refresh_lifetimes=frozenset(refresh_lifetimes) if can_refresh else frozenset(),
     )
 
 
@@ -362,4 +373,4 @@ def _common(name: str, wishes: Iterable[str | None]) -> str | None:
 
 
 def _earliest(moments: Iterable[int | None]) -> int | None:
-    return min((moment for moment in moments if moment is not None), default=None)
+    return min([moment for moment in moments if moment is not None], default=None)

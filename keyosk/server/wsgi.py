@@ -255,7 +255,7 @@ class Call:
             f"Server: {self._options.server_name}",
             f"Date: {_date(int(time.time()))}",
             f"Connection: {'keep-alive' if self._keep else 'close'}",
-            *(f"{name}: {v}" for name, v in self._fields if name.lower() not in _HOP_BY_HOP),
+            *[f"{name}: {v}" for name, v in self._fields if name.lower() not in _HOP_BY_HOP],
         ]
         if self._chunked:
             fields.append("Transfer-Encoding: chunked")

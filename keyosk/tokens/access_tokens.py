@@ -201,7 +201,7 @@ class Tokens:
     ) -> dict[str, Any]:
         """Return all claims except ``jti``."""
         seconds = min(
-            (own or self._lifetime for own in token_grant.lifetimes), default=self._lifetime
+            [own or self._lifetime for own in token_grant.lifetimes], default=self._lifetime
         )
         if lifetime is not None:
             seconds = min(seconds, lifetime)

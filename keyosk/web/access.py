@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from flask import Request, Response, after_this_request, g, request
 from werkzeug.exceptions import MethodNotAllowed
@@ -105,6 +105,7 @@ class Gate:
 
     def check(self, asked: Request) -> None:
         """Let the request pass or raise. Sets ``g.caller`` for all but public addresses."""
+        context: Any = g._get_current_object()  # the proxy looks it up for each attribute
         method = "GET" if asked.method == "HEAD" else asked.method
         # SECURITY: an address or method without a stated decision is refused, not waved through.
         decision = self._decisions.get(asked.endpoint or "", {}).get(method)
@@ -112,7 +113,7 @@ class Gate:
             raise MethodNotAllowed
         if decision.is_public:
             asked.environ[PUBLIC] = True
-        g.key_alone = decision.key_alone
+        context.key_alone = decision.key_alone
         if decision.anyone:
             return
         caller, shown = self._caller()
@@ -121,15 +122,16 @@ class Gate:
         allowed = decision.any_caller or (decision.itself and itself)
         if not allowed and not caller.has(decision.scope):
             raise InsufficientScope(decision.scope)
-        g.caller = caller  # from here on a refusal is known to be theirs
+        context.caller = caller  # from here on a refusal is known to be theirs
         if decision.no_api_key and caller.credential is CredentialKind.API_KEY:
             raise RefusedByRule(
                 "A caller with an API key cannot change credentials: use a password. For an "
                 "account without a password, an admin changes them."
             )
         if decision.proof:
-            g.caller = replace(caller, proof=self._proof(caller, shown if itself else None))
-            if itself and g.caller.proof is None:
+            proof = self._proof(caller, shown if itself else None)
+            context.caller = replace(caller, proof=proof)
+            if itself and proof is None:
                 raise ProofRequired
 
     def _proof(self, caller: Caller, shown: str | None) -> str | None:
@@ -215,8 +217,9 @@ def login(installation: Installation) -> Principal:
 
 def by_secret(installation: Installation, candidates: Sequence[Candidate]) -> Principal:
     """Return the login that one of these readings proves, and record its use."""
+    context: Any = g._get_current_object()
     proven = installation.authentication.by_secret(
-        candidates, address=g.address, key_alone=g.get("key_alone", False)
+        candidates, address=context.address, key_alone=context.get("key_alone", False)
     )
     record_use_afterwards(installation, proven)
     return proven

@@ -57,11 +57,11 @@ class Endpoint(Resource):
         """Handle the request, or repeat the response that an earlier one got."""
         # Not through the proxies, which look the request up for each attribute.
         asked: Request = request._get_current_object()  # type: ignore[attr-defined]
-        caller = g.get("caller")
+        self._method, self._has_caller = asked.method, "caller" in g
         with self.meanwhile:
             self.prepare(**kwargs)
-            has_key = IDEMPOTENCY_KEY in asked.headers
-            if asked.method == "POST" and caller and self.repeatable and has_key:
+            may_repeat = asked.method == "POST" and self._has_caller and self.repeatable
+            if may_repeat and IDEMPOTENCY_KEY in asked.headers:
                 return self._once(*args, **kwargs)
             return self._respond(*args, **kwargs)
 
@@ -89,7 +89,7 @@ class Endpoint(Resource):
         return paging.page(lists, read, shape, count=count)
 
     def _respond(self, *args: Any, **kwargs: Any) -> Response:
-        method = request.method
+        method = self._method
         if method not in _READING and self._writes_untagged(method):
             preconditions.check_untagged()
         response: Response = super().dispatch_request(*args, **kwargs)
@@ -98,7 +98,7 @@ class Endpoint(Resource):
 
     def _writes_untagged(self, method: str) -> bool:
         """Whether a caller writes what has no entity tag; what POST makes has none before."""
-        if "caller" not in g:
+        if not self._has_caller:
             return False
         return method == "POST" or not operations.of(type(self), method).has_etag
 

@@ -26,6 +26,8 @@ _CACHING: Final = "Cache-Control"
 _NO_STORE: Final = (_CACHING, "no-store")
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _ROUTE: Final = "keyosk.route"
+#: Named once: a type within a function that is made at each request is made as often.
+_Write = Callable[[bytes], object]
 #: In place of a route, for requests that match none.
 NO_ROUTE: Final = "none"
 #: In the WSGI environ, by the server: what hands a request over to where it may take long.
@@ -72,9 +74,7 @@ class Envelope:
         self._metrics.request_began()
         has_begun = False
 
-        def start(
-            status: str, headers: list[tuple[str, str]], exc_info: Any = None
-        ) -> Callable[[bytes], object]:
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> _Write:
             nonlocal has_begun
             if has_begun:  # it failed after that: the server is given another response
                 self._metrics.request_began()
