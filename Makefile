@@ -55,7 +55,7 @@ format: .venv/.development ## Format the code and mend what can be mended by its
 	$(BIN)/ruff format .
 
 docs: .venv/.development ## Build the documentation into build/docs (SPHINX_FORMAT=epub, man, ...)
-	$(BIN)/sphinx-build -W --keep-going -b $(SPHINX_FORMAT) -d build/doctrees docs build/$(if $(filter html,$(SPHINX_FORMAT)),docs,$(SPHINX_FORMAT))
+	$(BIN)/sphinx-build -W --keep-going -b $(SPHINX_FORMAT) -a -d build/doctrees docs build/$(if $(filter html,$(SPHINX_FORMAT)),docs,$(SPHINX_FORMAT))
 
 build: .venv/.development ## Build the wheels, the source packages, their SBOM and pins into dist
 	$(POETRY) build --clean
