@@ -74,7 +74,7 @@ audit: .venv/.development ## Ask PyPI for known faults of what Keyosk runs on (n
 bench: .venv/.development ## Measure what requests cost, beside a bare Flask route and a peer
 	@$(BIN)/python tools/bench $(ARGS)
 
-growth: .venv/.development ## Measure how costs grow with accounts, services, grants, revocations, audit rows
+growth: .venv/.development ## Measure how costs grow with accounts, services, grants, revocations, audit rows, nodes
 	@$(BIN)/python tools/growth $(ARGS)
 
 bench-client: .venv/.development ## Measure what keyosk-client adds to a bare jwt.decode

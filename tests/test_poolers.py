@@ -78,6 +78,15 @@ def test_everything_works_behind_a_pooler_from_an_empty_database_on(
         assert in_parallel(40, change) == {200: 40}
         assert admin.get(f"/accounts/{name}").json()["display_name"].startswith("Zoë ")
 
+        # Enough to be sent by COPY.
+        names = [unique("imported") for _ in range(60)]
+        body = "\n".join(json.dumps({"username": each}) for each in [*names, name])
+        imported = admin.post(
+            "/accounts/import", data=body, headers={"Content-Type": "application/jsonl"}
+        )
+        *results, _ = [json.loads(line) for line in imported.text.splitlines()]
+        assert [each["status"] for each in results] == ["created"] * 60 + ["exists"]
+
         rotated = admin.post("/signing-keys/rotate", json={"now": True})
         assert rotated.status_code == 201
         kid = rotated.json()["kid"]

@@ -100,7 +100,9 @@ def write(tables: Sequence[Table], arguments: argparse.Namespace, *, publish: bo
     _LATEST.write_text(json.dumps({"about": about, "tables": measured}, indent=1) + "\n")
     if not publish:
         return
-    known = json.loads(_PUBLISHED.read_text())["tables"] if _PUBLISHED.exists() else []
+    published = json.loads(_PUBLISHED.read_text()) if _PUBLISHED.exists() else {}
+    known = published.get("tables", [])
+    about["rounds"] = min(arguments.rounds, published.get("about", about)["rounds"])
     named = {(each["database"], each["title"]): each for each in (*known, *measured)}
     order = [*(axis.title for axis in axes.ALL.values()), nodes.TITLE]
     every = sorted(
@@ -115,8 +117,8 @@ def write_page() -> None:
     published = json.loads(_PUBLISHED.read_text())
     about = published["about"]
     lines = [
-        f"Measured on {about['date']} on {about['cores']} cores, Python {about['python']}, in one "
-        f"process; medians of {about['rounds']} rounds.",
+        f"Last measured on {about['date']} on {about['cores']} cores, Python {about['python']}; "
+        f"medians of {about['rounds']} rounds or more.",
         "",
     ]
     for each in published["tables"]:
