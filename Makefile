@@ -16,7 +16,7 @@ unexport VIRTUAL_ENV CONDA_PREFIX CONDA_DEFAULT_ENV POETRY_ACTIVE PYTHONDONTWRIT
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-long coverage faults demo lint format docs build audit bench growth profile manifests lock clean
+.PHONY: help run test test-long coverage faults demo lint format docs build audit bench growth profile compose manifests lock clean
 
 help: ## Show this list
 	@echo 'Usage: make TARGET [ARGS="..."]'
@@ -82,6 +82,10 @@ bench-client: .venv/.development ## Measure what keyosk-client adds to a bare jw
 
 profile: .venv/.development ## Show where the time of a request goes, by part of the house
 	@$(BIN)/python tools/breakdown.py $(ARGS)
+
+compose: build ## Start deploy/compose.yaml (needs Docker; LOGIN_HOST=login.example.org)
+	sh deploy/make-secrets.sh
+	docker compose --file deploy/compose.yaml up --build --wait
 
 manifests: .venv/.development ## Render the Helm chart into deploy/kubernetes/keyosk.yaml
 	@$(BIN)/python tools/manifests.py

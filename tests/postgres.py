@@ -98,6 +98,10 @@ class PostgresServer:
         self._stop()
         self._remove_folders()
 
+    def program(self, name: str) -> Path:
+        """Return the path of one of PostgreSQL's programs."""
+        return self._programs / name
+
     def create_database(self, template: str | None = None, *, options: str = "") -> str:
         """Make a database, empty or a copy of the one at ``template``, and give its URL.
 
@@ -206,7 +210,7 @@ class PostgresServer:
         self._session.execute(statement.encode(), parameters or None)
 
     def _initialise(self) -> None:
-        command: list[str | Path] = [self._programs / "initdb", "--pgdata", self._data / "data"]
+        command: list[str | Path] = [self.program("initdb"), "--pgdata", self._data / "data"]
         options = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C"]
         if not self._durable:
             options.append("--no-sync")
@@ -249,7 +253,7 @@ class PostgresServer:
         with (self._folder / "log").open("wb") as log:
             # A session of its own, so that Ctrl-C reaches only pytest, which then stops it.
             self._server = subprocess.Popen(
-                [self._programs / "postgres", "-D", self._data / "data", *options],
+                [self.program("postgres"), "-D", self._data / "data", *options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
