@@ -152,13 +152,13 @@ def run(*arguments: str, folder: Path, text: str) -> str:
 
 
 def test_the_lines_of_shorter_pages_work(todo: LiveServer) -> None:
-    pages = ["how-to/backup.md", "reference/events.md", "reference/verifiers.md"]
-    pages += ["how-to/services/other.md"]
+    pages = ["how-to/backup.md", "how-to/production.md", "reference/events.md"]
+    pages += ["reference/verifiers.md", "how-to/services/other.md"]
     scripts = [text for page in pages for text in blocks(HOW_TO.parent / page, "sh")]
     with terminal(todo) as bash:
         # The last page creates the service.
         printed = bash.paste("keyosk service delete todo --force", *scripts)
-    assert len(scripts) == 5
+    assert len(scripts) == 6
     assert '"action":"service.create"' in "".join(printed)
     assert list(todo.folder.glob("backup-*.db"))
     assert todo.admin().get("/services/todo").json()["typ"] == "JWT"
