@@ -14,7 +14,7 @@ it, so every room is on it and none is on it twice::
     web, bootstrap: HTTP with Flask, Flask-RESTful and marshmallow; the first start
     installation: everything below in one value, as those above receive it
     tokens, bulk, apply, monitoring: tokens and sessions; import and export; manifests; gauges
-    accounts: accounts, their API keys and their grants
+    accounts, workloads: accounts, their keys and grants; logins by another platform's token
     permissions, idempotency, maintenance: who may do what; repeated requests; backup and check
     keys, credentials: signing keys and their lives; what proves who is calling, and throttling
     audit, revocations: what was done; what must no longer be accepted

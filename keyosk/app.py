@@ -45,6 +45,10 @@ from keyosk.tokens.issuing import TokenIssuer
 from keyosk.tokens.refresh_sessions import Sessions
 from keyosk.web import application
 from keyosk.web.access_log import LineWriter
+from keyosk.workloads.issuers import TrustedIssuers
+from keyosk.workloads.key_sets import KeySets
+from keyosk.workloads.logins import WorkloadLogins
+from keyosk.workloads.rules import WorkloadRules
 
 Clock = Callable[[], float]
 
@@ -134,8 +138,17 @@ def build(
     roles = Roles(context, stores)
     api_keys = ApiKeys(context, stores, accounts)
     sessions = Sessions(context, stores, accounts=accounts, safe=safe)
+    issuers = TrustedIssuers(context, stores, issuer=config.issuer)
+    workload_logins = WorkloadLogins(
+        context, stores, KeySets(database, stores.issuers, clock=clock)
+    )
     token_issuer = TokenIssuer(
-        context, tokens, authentication, services=services, sessions=sessions
+        context,
+        tokens,
+        authentication,
+        services=services,
+        sessions=sessions,
+        workload_logins=workload_logins,
     )
     return Installation(
         issuer=config.issuer,
@@ -157,6 +170,9 @@ def build(
         grants=grants,
         services=services,
         roles=roles,
+        issuers=issuers,
+        workload_rules=WorkloadRules(context, stores, issuers),
+        workload_logins=workload_logins,
         declarations=Declarations(
             database,
             stores.declared,

@@ -27,6 +27,9 @@ from keyosk.tokens.explanation import Explainer
 from keyosk.tokens.introspection import Inspection
 from keyosk.tokens.issuing import TokenIssuer
 from keyosk.tokens.refresh_sessions import Sessions
+from keyosk.workloads.issuers import TrustedIssuers
+from keyosk.workloads.logins import WorkloadLogins
+from keyosk.workloads.rules import WorkloadRules
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,9 @@ class Installation:
     grants: Grants
     services: Services
     roles: Roles
+    issuers: TrustedIssuers
+    workload_rules: WorkloadRules
+    workload_logins: WorkloadLogins
     declarations: Declarations
     documents: Documents
     bulk: Bulk

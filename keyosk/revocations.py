@@ -137,24 +137,16 @@ class Revocations:
 
         Where the keys of the account become more than ``MOST_KEYS``, as ``of_tokens``.
         """
-        now, moment = int(self._clock()), self._moment()
+        moment = self._moment()
         self._sessions.remove_of_api_key(key_id)
         self._store.raise_api_keys([key_id], moment)
-        known = self._store.of_account(account_id, now, latest=now + clocks.APART)
-        if known.at_once or known.keys >= MOST_KEYS:
-            return self._instead_of_singles(account_id, moment)
-        expires = now + self.longest_lifetime()
-        self._add(
-            Revocation(
-                claim=Claim.KEY_ID,
-                value=key_id,
-                issued_before=moment,
-                expires=expires,
-                account=account_id,
-                issued_at=moment - 1,
-            )
-        )
-        return expires
+        return self._of_credential(key_id, account_id, moment)
+
+    def of_workload_rule(self, rule_id: str, account_id: str) -> int:
+        """Revoke every token so far that came by this rule, as ``of_api_key``."""
+        moment = self._moment()
+        self._store.raise_workload_rules([rule_id], moment)
+        return self._of_credential(rule_id, account_id, moment)
 
     def of_audiences(self, audiences: Collection[str]) -> int:
         """Revoke every token for these audiences so far."""
@@ -228,9 +220,7 @@ class Revocations:
             return replace(login, tokens_from=now)
         try:
             with self._database.transaction():
-                self._store.lower(
-                    login.account_id, login.credential_id, now, latest=now + clocks.APART
-                )
+                self._store.lower(login, now, latest=now + clocks.APART)
         except Unavailable:
             _log.warning(
                 "revocations of a future time were not corrected: the database is not available"
@@ -325,6 +315,24 @@ class Revocations:
         except Unavailable:
             return False
         return True
+
+    def _of_credential(self, credential_id: str, account_id: str, moment: int) -> int:
+        now = int(self._clock())
+        known = self._store.of_account(account_id, now, latest=now + clocks.APART)
+        if known.at_once or known.keys >= MOST_KEYS:
+            return self._instead_of_singles(account_id, moment)
+        expires = now + self.longest_lifetime()
+        self._add(
+            Revocation(
+                claim=Claim.KEY_ID,
+                value=credential_id,
+                issued_before=moment,
+                expires=expires,
+                account=account_id,
+                issued_at=moment - 1,
+            )
+        )
+        return expires
 
     def _instead_of_singles(self, account_id: str, moment: int) -> int:
         """Revoke every token of an account so far by the entry that takes the place of many."""

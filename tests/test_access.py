@@ -138,14 +138,22 @@ def service(admin: Client) -> str:
 def existing(server: LiveServer, admin: Client, alice: Person, service: str) -> Mapping[str, str]:
     """What stands in the place of each variable of a path: things that exist."""
     kid = server.client().get("/auth/jwks").json()["keys"][0]["kid"]
-    role = live.unique("role")
+    role, issuer = live.unique("role"), live.unique("ci")
     assert admin.post("/roles", json={"name": role}).status_code == 201
+    ci = {"name": issuer, "issuer": f"https://{issuer}.example.com"}
+    assert admin.post("/issuers", json=ci).status_code == 201
+    machine = {"username": live.unique("deployer"), "kind": "machine"}
+    assert admin.post("/accounts", json=machine).status_code == 201
+    rule = {"name": "deploy", "claims": {"sub": "x"}, "account": machine["username"]}
+    assert admin.post(f"/issuers/{issuer}/rules", json=rule).status_code == 201
     return {
         "account": alice.id,
         "key": alice.key_id,
         "session": ABSENT["session"],
         "service": service,
         "role": role,
+        "issuer": issuer,
+        "rule": "deploy",
         "kid": kid,
         "file": "start.js",
     }
@@ -158,6 +166,8 @@ ABSENT: Mapping[str, str] = {
     "session": "00000000-0000-7000-8000-000000000001",
     "service": "no-such-service",
     "role": "no-such-role",
+    "issuer": "no-such-issuer",
+    "rule": "no-such-rule",
     "file": "no-such-file",
     "kid": "x" * 43,
 }
@@ -272,6 +282,11 @@ SCOPES = {
         "GET /services/<service>/scopes",
         "GET /roles",
         "GET /roles/<role>",
+        "GET /issuers",
+        "GET /issuers/<issuer>",
+        "POST /issuers/<issuer>/test",
+        "GET /issuers/<issuer>/rules",
+        "GET /issuers/<issuer>/rules/<rule>",
     },
     "keyosk:services:write": {
         "POST /services",
@@ -281,6 +296,12 @@ SCOPES = {
         "POST /roles",
         "PATCH /roles/<role>",
         "DELETE /roles/<role>",
+        "POST /issuers",
+        "PATCH /issuers/<issuer>",
+        "DELETE /issuers/<issuer>",
+        "POST /issuers/<issuer>/rules",
+        "PATCH /issuers/<issuer>/rules/<rule>",
+        "DELETE /issuers/<issuer>/rules/<rule>",
     },
     "keyosk:audit:read": {"GET /audit"},
     "keyosk:keys:read": {"GET /signing-keys", "GET /signing-keys/<kid>"},
@@ -537,6 +558,12 @@ def test_an_api_key_opens_nothing_that_makes_changes_or_reveals_credentials(
         ("POST", "/signing-keys/import"),
         ("POST", "/signing-keys/<kid>/compromise"),
         ("DELETE", "/signing-keys/<kid>"),
+        ("POST", "/issuers"),
+        ("PATCH", "/issuers/<issuer>"),
+        ("DELETE", "/issuers/<issuer>"),
+        ("POST", "/issuers/<issuer>/rules"),
+        ("PATCH", "/issuers/<issuer>/rules/<rule>"),
+        ("DELETE", "/issuers/<issuer>/rules/<rule>"),
     }
     person = holders[ADMIN]
     for client in (person.by_key, person.bearer(key=True)):

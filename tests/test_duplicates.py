@@ -6,7 +6,7 @@ import pytest
 
 from keyosk import app
 from keyosk.installation import Installation
-from keyosk.model import OPERATOR, Scope
+from keyosk.model import OPERATOR, Kind, Scope
 from keyosk.web import operations
 from keyosk.web.parameters import FORM
 from keyosk.web.route import Route
@@ -27,10 +27,18 @@ def objects(installation: Installation) -> dict[str, str]:
     installation.services.create(OPERATOR, name="todo", scopes=[Scope("todo:read")])
     installation.roles.create(OPERATOR, name="editors", scopes=["todo:read"])
     key = installation.api_keys.create(OPERATOR, "admin", name="key")
+    installation.issuers.create(OPERATOR, name="ci", issuer="https://ci.example.com")
+    accounts = installation.accounts
+    accounts.add(OPERATOR, accounts.draft(OPERATOR, username="deployer", kind=Kind.MACHINE))
+    installation.workload_rules.create(
+        OPERATOR, "ci", name="deploy", claims={"sub": ("x",)}, account="deployer"
+    )
     return {
         "<account>": "me",
         "<service>": "todo",
         "<role>": "editors",
+        "<issuer>": "ci",
+        "<rule>": "deploy",
         "<key>": key.key.id,
         "<kid>": installation.signing_keys.current.default.kid,
     }

@@ -36,7 +36,7 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
     "precis_i18n": ("credentials.usernames",),
     "cryptography": ("keys.material", "keys.imported_keys"),
     "pkcs11": ("keys.hsm",),
-    "jwt": ("keys.jws", "tokens.access_tokens"),
+    "jwt": ("keys.jws", "tokens.access_tokens", "workloads.assertions"),
     "flask": ("web", "app"),
     "flask_restful": ("web", "app"),
     "werkzeug": ("web", "app"),
@@ -47,6 +47,7 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
     "httptools": ("server",),
     "click": ("cli",),
     "yaml": ("cli.documents",),
+    "httpcore": ("workloads.fetching",),
     "httpx": ("cli.client", "cli.local", "cli.remote"),
     "uuid_utils": ("ids",),
     "prometheus_client": ("metrics",),
@@ -406,7 +407,8 @@ def test_a_cycle_is_caught(tmp_path: Path, files: dict[str, str]) -> None:
         (
             "web/token",
             "from jwt import encode",
-            "web.token:1 imports jwt, owned by keys.jws, tokens.access_tokens",
+            "web.token:1 imports jwt, owned by keys.jws, tokens.access_tokens, "
+            "workloads.assertions",
         ),
         (
             "storage/tables",

@@ -35,6 +35,7 @@ MOST_STEPS: Final = 50_000
 #: Tables of a size of which all may be read.
 SMALL: Final = frozenset(
     {"role", "role_scope", "password", "checkpoint", "service", "scope", "refusal", "login_failure"}
+    | {"trusted_issuer", "workload_rule"}
 )
 
 Read = Callable[[ListQuery], Sequence[Any]]

@@ -160,6 +160,7 @@ def tell(server: LiveServer) -> None:
     done(admin.post("/services", json=billing), 201)
     done(admin.post("/accounts", json={"username": "todo-backend", "kind": "machine"}), 201)
     tell_services_and_roles(story, admin)
+    tell_workloads(story, admin)
     tell_accounts(story, admin)
     account = schemas["AccountNew"]["examples"][0]
     alice = server.client("alice", account["password"])
@@ -199,6 +200,24 @@ def tell_services_and_roles(story: Story, admin: Client) -> None:
     story.send(admin, "POST", "/roles")
     story.filters(admin, "/roles")
     story.send(admin, "GET", "/roles/{role}")
+
+
+def tell_workloads(story: Story, admin: Client) -> None:
+    rule = "/issuers/{issuer}/rules/{rule}"
+    machine = story.document["components"]["schemas"]["RuleNew"]["examples"][0]["account"]
+    done(admin.post("/accounts", json={"username": machine, "kind": "machine"}), 201)
+    story.send(admin, "POST", "/issuers")
+    story.filters(admin, "/issuers")
+    story.send(admin, "GET", "/issuers/{issuer}")
+    story.send(admin, "POST", "/issuers/{issuer}/rules")
+    story.filters(admin, "/issuers/{issuer}/rules")
+    story.send(admin, "GET", rule)
+    story.send(admin, "POST", "/issuers/{issuer}/test")
+    story.send(admin, "PATCH", "/issuers/{issuer}", exactly=False)
+    story.send(admin, "PATCH", rule, exactly=False)
+    story.send(admin, "DELETE", rule)
+    story.send(admin, "DELETE", "/issuers/{issuer}")
+    assert admin.delete(f"/accounts/{machine}").status_code == 204
 
 
 def tell_accounts(story: Story, admin: Client) -> None:

@@ -56,7 +56,7 @@ def owner(server: LiveServer, admin: Client) -> Person:
     return make_person(server, admin)
 
 
-@pytest.fixture(params=["accounts", "services", "roles", "api-keys"])
+@pytest.fixture(params=["accounts", "services", "roles", "issuers", "rules", "api-keys"])
 def resource(request: pytest.FixtureRequest, admin: Client, owner: Person) -> Resource:
     match request.param:
         case "accounts":
@@ -89,6 +89,31 @@ def resource(request: pytest.FixtureRequest, admin: Client, owner: Person) -> Re
                 "name",
                 {"description": "Reads.", "scopes": [f"{scope}:read"]},
                 ("name",),
+                {"description": "x" * 2_001, "scopes": ["no-such:scope"]},
+            )
+        case "issuers":
+            return Resource(
+                "/issuers",
+                lambda: {"name": unique("ci"), "issuer": f"https://{unique('ci')}.example.com"},
+                "name",
+                {"description": "Jobs.", "jwks_uri": "https://ci.example.com/keys"}
+                | {"algorithms": ["ES256"], "max_lifetime": 60, "required_claims": ["sub"]}
+                | {"prefix_claims": ["ref"], "allow_private": True, "enabled": False},
+                ("name", "issuer", "audience"),
+                {"description": "x" * 2_001, "algorithms": ["none"]},
+            )
+        case "rules":
+            issuer, account = unique("ci"), unique("deployer")
+            ci = {"name": issuer, "issuer": f"https://{issuer}.example.com"}
+            done(admin.post("/issuers", json=ci), 201)
+            done(admin.post("/accounts", json={"username": account, "kind": "machine"}), 201)
+            return Resource(
+                f"/issuers/{issuer}/rules",
+                lambda: {"name": unique("rule"), "claims": {"sub": "x"}, "account": account},
+                "name",
+                {"description": "Deploys.", "scopes": [], "once": True, "enabled": False}
+                | {"expires_at": FAR},
+                ("name", "claims", "account"),
                 {"description": "x" * 2_001, "scopes": ["no-such:scope"]},
             )
         case _:

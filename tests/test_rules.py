@@ -75,6 +75,7 @@ GET    /accounts/{account}/api-keys/{key}       401  403  404  404  403  403  40
 PATCH  /accounts/{account}/api-keys/{key}       401  403  403  422  403  403  403  422  403
 DELETE /accounts/{account}/api-keys/{key}       401  403  403  404  403  403  403  404  403
 POST   /accounts/{account}/api-keys/{key}/rotate 401  403  403  422  403  403  403  422  403
+GET    /api-keys                                401  403  200  200  403  403  403  200  200
 GET    /accounts/{account}/tokens               401  403  200  200  403  403  403  200  200
 DELETE /accounts/{account}/tokens/{key}         401  403  403  404  403  403  403  404  404
 GET    /accounts/me/tokens                      401  200  200  200  200  200  200  200  200
@@ -107,6 +108,17 @@ POST   /roles                                   401  403  403  403  403  422  40
 GET    /roles/{role}                            401  403  200  403  403  200  403  200  200
 PATCH  /roles/{role}                            401  403  403  403  403  422  403  422  422
 DELETE /roles/{absent}                          401  403  403  403  403  404  403  404  404
+GET    /issuers                                 401  403  200  403  403  200  403  200  200
+POST   /issuers                                 401  403  403  403  403  422  403  422  403
+GET    /issuers/{absent}                        401  403  404  403  403  404  403  404  404
+PATCH  /issuers/{absent}                        401  403  403  403  403  422  403  422  403
+DELETE /issuers/{absent}                        401  403  403  403  403  404  403  404  403
+POST   /issuers/{absent}/test                   401  403  404  403  403  404  403  404  404
+GET    /issuers/{absent}/rules                  401  403  404  403  403  404  403  404  404
+POST   /issuers/{absent}/rules                  401  403  403  403  403  422  403  422  403
+GET    /issuers/{absent}/rules/{absent}         401  403  404  403  403  404  403  404  404
+PATCH  /issuers/{absent}/rules/{absent}         401  403  403  403  403  422  403  422  403
+DELETE /issuers/{absent}/rules/{absent}         401  403  403  403  403  404  403  404  403
 POST   /apply                                   401  422  422  422  422  422  422  422  422
 GET    /signing-keys                            401  403  403  403  403  403  403  200  200
 POST   /signing-keys/rotate                     401  403  403  403  403  403  403  422  403
@@ -175,6 +187,8 @@ def test_the_table_has_every_address_that_is_not_open_to_all() -> None:
         "kid": "x",
         "service": "x",
         "role": "x",
+        "issuer": "x",
+        "rule": "x",
     }
     written = {(row.method, row.path.format(**names)) for row in rows()}
     for route in ROUTES:

@@ -242,17 +242,20 @@ def test_a_limited_holder_puts_nothing_into_roles_exchanges_new_accounts_or_impo
     done(client.post("/accounts", json=body), 201)
 
 
-def test_two_grants_of_a_scope_reach_as_far_as_both_together(
+def test_grants_of_a_scope_reach_as_far_as_all_of_them_together(
     server: LiveServer, admin: Client, shop: Shop
 ) -> None:
     scope = f"{shop.billing}:read"
-    role = make_role(admin, scope)
+    role, another = make_role(admin, scope), make_role(admin, scope)
     giver = make_person(
         server,
         admin,
         GRANT,
         {"name": scope, "with": "password"},
-        roles=({"name": role, "with": "api_key", "until": SOON},),
+        roles=(
+            {"name": role, "with": "api_key", "until": SOON},
+            {"name": another, "with": "workload", "until": SOON},
+        ),
     ).bearer()
     for conditions, status in (({}, 403), ({"until": SOON}, 200), ({"with": "password"}, 200)):
         other = make_person(server, admin)

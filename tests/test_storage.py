@@ -290,6 +290,9 @@ def test_every_foreign_key_deletes_with_what_it_refers_to(
         ("key_sight", "service"),
         ("service_identifier", "service"),
         ("session", "api_key"),
+        ("workload_rule", "trusted_issuer"),
+        ("workload_rule", "account"),
+        ("fetched_keys", "trusted_issuer"),
     }
     assert cascades(database) == cascades(from_models) == expected
 

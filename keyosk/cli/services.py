@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _COLUMNS = ("name", "audience", "enabled", "title", "id")
 
 #: Of what a service accepts: what --accepts may say.
-_KINDS = ("both", *(str(kind) for kind in CredentialKind))
+_KINDS = ("both", "any", *(str(kind) for kind in CredentialKind))
 _RESETTABLE = (
     *("title", "description", "contact", "token_lifetime", "signing_algorithm", "typ", "claims"),
     *("refresh_lifetime", "account", "audiences", "registry_version"),

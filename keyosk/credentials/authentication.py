@@ -25,7 +25,15 @@ from keyosk.errors import (
     Unavailable,
 )
 from keyosk.metrics import Metrics
-from keyosk.model import Account, Caller, Principal, Session, StoredPassword, VerifiedClaims
+from keyosk.model import (
+    Account,
+    Caller,
+    CredentialKind,
+    Principal,
+    Session,
+    StoredPassword,
+    VerifiedClaims,
+)
 from keyosk.revocations import Revocations
 from keyosk.storage.database import Database
 from keyosk.storage.stores import Stores
@@ -158,10 +166,7 @@ class Authentication:
         Raises ``BadCredentials`` if its account or API key was deleted or disabled or has expired.
         """
         now = int(self._clock())
-        if by.credential_id is not None:
-            principal = self._logins.by_api_key(by.credential_id, now)
-        else:
-            principal = self._logins.by_account(by.account_id or "", now)
+        principal = self._logins.again(by, now)
         if (
             principal is None
             or principal.account_id != by.account_id
@@ -188,13 +193,13 @@ class Authentication:
             return
         now = int(self._clock())
         try:
-            if principal.credential_id is not None:
+            if principal.credential_id is None:
+                self._accounts.record_login(principal.account_id, now)
+            elif principal.credential is CredentialKind.API_KEY:
                 user = caller(
                     principal, frozenset(), frozenset(), address=address, request_id=request_id
                 )
                 self._note_key(user, principal.credential_id, now, last=principal.last_seen_at)
-            else:
-                self._accounts.record_login(principal.account_id, now)
         except Unavailable:
             # Each try may have to wait, and holds a thread meanwhile.
             self._no_notes_until = time.monotonic() + _NOTE_PAUSE

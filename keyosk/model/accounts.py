@@ -21,6 +21,12 @@ class CredentialKind(StrEnum):
 
     PASSWORD = "password"  # noqa: S105 - the word, not a password
     API_KEY = "api_key"
+    WORKLOAD = "workload"
+
+    @property
+    def is_of_program(self) -> bool:
+        """Whether programs log in with it: such a login never handles credentials."""
+        return self is not CredentialKind.PASSWORD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,9 @@ AuditAction = Literal[
     "api_key.rotate",
     "audit.prune",
     "grants.change",
+    "issuer.change",
+    "issuer.create",
+    "issuer.delete",
     "login.failed",
     "login.throttled",
     "password.delete",
@@ -23,6 +26,9 @@ AuditAction = Literal[
     "role.change",
     "role.create",
     "role.delete",
+    "rule.change",
+    "rule.create",
+    "rule.delete",
     "rule.refused",
     "service.change",
     "service.create",
@@ -36,6 +42,7 @@ AuditAction = Literal[
     "token.issue",
     "token.revoke",
     "tokens.revoke",
+    "workload.login",
 ]
 
 

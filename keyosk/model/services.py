@@ -25,6 +25,9 @@ REGISTRY_CLAIM: Final = "access"
 #: Stands for every scope of Keyosk's own service.
 ADMIN: Final = "keyosk:admin"
 
+#: The logins that a service takes tokens of unless it says otherwise.
+USUAL_CREDENTIALS: Final = frozenset({CredentialKind.PASSWORD, CredentialKind.API_KEY})
+
 #: Lets an account introspect the tokens of every service.
 INTROSPECT: Final = "keyosk:tokens:introspect"
 

@@ -28,6 +28,9 @@ TOKEN_CLAIMS: Final = frozenset(
     )
 )
 
+#: The claim that says which platform's token a workload logged in with, if a service asks for it.
+WORKLOAD_CLAIM: Final = "workload"
+
 
 class KeyState(StrEnum):
     """The state of a signing key.

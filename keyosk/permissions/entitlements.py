@@ -40,6 +40,7 @@ class Reason(StrEnum):
     UNKNOWN_SCOPE = "unknown_scope"
     PASSWORD_ONLY = "password_only"  # noqa: S105 - a word
     API_KEY_ONLY = "api_key_only"
+    WORKLOAD_ONLY = "workload_only"
     KEY_LIMITED = "key_limited"
     SERVICE_DISABLED = "service_disabled"
     CREDENTIAL_NOT_ACCEPTED = "credential_not_accepted"
@@ -53,6 +54,13 @@ class Reason(StrEnum):
     KEY_DISABLED = "key_disabled"
     KEY_EXPIRED = "key_expired"
     NO_PASSWORD = "no_password"  # noqa: S105 - a word
+
+
+_ONLY: Final = {
+    CredentialKind.PASSWORD: Reason.PASSWORD_ONLY,
+    CredentialKind.API_KEY: Reason.API_KEY_ONLY,
+    CredentialKind.WORKLOAD: Reason.WORKLOAD_ONLY,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +130,7 @@ def why_not(principal: Principal, entitlement: Entitlement, now: int) -> Reason 
     if principal.credential not in entitlement.service.accepts:
         return Reason.CREDENTIAL_NOT_ACCEPTED
     if entitlement.credential is not None and entitlement.credential != principal.credential:
-        by_password = entitlement.credential is CredentialKind.PASSWORD
-        return Reason.PASSWORD_ONLY if by_password else Reason.API_KEY_ONLY
+        return _ONLY[entitlement.credential]
     if entitlement.until is not None and entitlement.until <= now:
         return Reason.EXPIRED
     return None

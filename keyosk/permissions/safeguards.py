@@ -6,7 +6,8 @@
 2. Nobody changes an account that was granted more than they hold: who could set its password could
    be it.
 3. Nobody changes their own grants or ``enabled``.
-4. A caller by API key never makes, changes or reveals credentials and never widens grants.
+4. A caller by API key or by a workload's token never makes, changes or reveals credentials and
+   never widens grants.
 5. Somebody always can administer: the last account that holds ``keyosk:admin`` for good keeps it,
    is enabled, and has a credential.
 
@@ -18,7 +19,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from keyosk.errors import RefusedByRule
-from keyosk.model import ADMIN, Caller, CredentialKind, Grant, Role
+from keyosk.model import ADMIN, Caller, Grant, Role
 from keyosk.storage.database import Database
 from keyosk.storage.grants import GrantStore
 
@@ -66,8 +67,10 @@ class Rules:
 
     def not_by_api_key(self, by: Caller) -> None:
         """Rule 4."""
-        if by.credential is CredentialKind.API_KEY:
-            raise RefusedByRule("A caller with an API key cannot do this: use a password.")
+        if by.credential is not None and by.credential.is_of_program:
+            raise RefusedByRule(
+                "A caller with an API key or a workload's token cannot do this: use a password."
+            )
 
     @contextmanager
     def keeping_an_admin(self, *, at_risk: bool = True) -> Iterator[None]:

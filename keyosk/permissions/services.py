@@ -16,8 +16,8 @@ from keyosk.model import (
     KEYOSK,
     OPERATOR,
     SERVICE_NAME,
+    USUAL_CREDENTIALS,
     Caller,
-    CredentialKind,
     ListQuery,
     Scope,
     Service,
@@ -35,7 +35,6 @@ from keyosk.validation import check_version
 
 #: Held by what reads a service and writes what it made of it, so that none overtakes another.
 LOCK: Final = "services"
-_BOTH: Final = frozenset(CredentialKind)
 _POLICY_FIELDS: Final = tuple(each.name for each in fields(TokenPolicy))
 _TEXTS: Final = ("title", "description", "contact")
 RESET: Final[Mapping[str, Any]] = {
@@ -45,7 +44,7 @@ RESET: Final[Mapping[str, Any]] = {
     "enabled": True,
     "on_request_only": False,
     "cors_preflight": False,
-    "accepts": _BOTH,
+    "accepts": USUAL_CREDENTIALS,
     "refresh_allowed": False,
     "claims": (),
     "scopes": (),
@@ -311,7 +310,7 @@ class Services:
                 audience="",
                 enabled=True,
                 on_request_only=False,
-                accepts=_BOTH,
+                accepts=USUAL_CREDENTIALS,
                 token_lifetime=None,
                 signing_algorithm=None,
                 typ=None,

@@ -12,6 +12,7 @@ import peewee
 from peewee import JOIN, Value, fn
 
 from keyosk.model import (
+    Caller,
     CredentialKind,
     Entitlement,
     KeyState,
@@ -33,6 +34,8 @@ from keyosk.storage.tables import (
     Scope,
     Service,
     SigningKey,
+    TrustedIssuer,
+    WorkloadRule,
 )
 
 #: How many signing keys are compromised: whoever holds fewer in memory reads them again. The state
@@ -64,6 +67,17 @@ _KEY: Final = (
     ApiKey.tokens_from,
 )
 _NO_KEY: Final = tuple(Value(None) for _ in _KEY)
+#: In the places of the key's.
+_RULE: Final = (
+    WorkloadRule.id,
+    WorkloadRule.scopes,
+    Value(None),
+    Value(None),
+    (WorkloadRule.enabled & TrustedIssuer.enabled).alias("enabled"),
+    WorkloadRule.expires_at,
+    WorkloadRule.last_used_at,
+    WorkloadRule.tokens_from,
+)
 _ENTITLEMENT: Final = (Scope.name, Role.name, Grant.credential, Grant.until, *POLICY_COLUMNS)
 _ENTITLEMENT_AT: Final = len(_ACCOUNT) + len(_KEY)
 
@@ -74,12 +88,21 @@ class LoginStore:
     def __init__(self, database: Database) -> None:
         by_key = ApiKey.select(*_ACCOUNT, *_KEY, *_ENTITLEMENT).join(Account)
         by_account = Account.select(*_ACCOUNT, *_NO_KEY, *_ENTITLEMENT)
+        by_rule = (
+            WorkloadRule.select(*_ACCOUNT, *_RULE, *_ENTITLEMENT)
+            .join(TrustedIssuer)
+            .switch(WorkloadRule)
+            .join(Account)
+        )
         by_password = Password.select(*_ACCOUNT, *_NO_KEY, *_ENTITLEMENT).join(Account)
         self._by_digest = database.compile(
             _with_holdings(by_key.where(ApiKey.digest == parameter("digest")))
         )
         self._by_api_key = database.compile(
             _with_holdings(by_key.where(ApiKey.id == parameter("api_key_id")))
+        )
+        self._by_rule = database.compile(
+            _with_holdings(by_rule.where(WorkloadRule.id == parameter("rule_id")))
         )
         self._by_password = database.compile(
             _with_holdings(by_password.where(Password.id == parameter("password_id")))
@@ -94,6 +117,15 @@ class LoginStore:
                 ApiKey.select(revoked, *_ACCOUNT, *_KEY, *_ENTITLEMENT)
                 .join(Account)
                 .where(ApiKey.id == parameter("login"))
+            )
+        )
+        self._by_rule_token = database.compile(
+            _with_holdings(
+                WorkloadRule.select(revoked, *_ACCOUNT, *_RULE, *_ENTITLEMENT)
+                .join(TrustedIssuer)
+                .switch(WorkloadRule)
+                .join(Account)
+                .where(WorkloadRule.id == parameter("login"))
             )
         )
         self._by_account_token = database.compile(
@@ -114,6 +146,10 @@ class LoginStore:
             self._by_api_key(api_key_id=api_key_id), CredentialKind.API_KEY, authenticated_at
         )
 
+    def by_rule(self, rule_id: str, authenticated_at: int) -> Principal | None:
+        """Return the login of a workload by a rule, as it stands now."""
+        return _login(self._by_rule(rule_id=rule_id), CredentialKind.WORKLOAD, authenticated_at)
+
     def by_password(self, password_id: str, now: int) -> Principal | None:
         """Return the login that proved this password at ``now``; ``None`` once it was changed."""
         principal = _login(self._by_password(password_id=password_id), CredentialKind.PASSWORD, now)
@@ -125,22 +161,32 @@ class LoginStore:
             self._by_account(account_id=account_id), CredentialKind.PASSWORD, authenticated_at
         )
 
+    def again(self, by: Caller, now: int) -> Principal | None:
+        """Return the login behind an earlier caller as it stands now."""
+        if by.credential_id is None:
+            return self.by_account(by.account_id or "", now)
+        if by.credential is CredentialKind.WORKLOAD:
+            return self.by_rule(by.credential_id, now)
+        return self.by_api_key(by.credential_id, now)
+
     def by_token(self, claims: VerifiedClaims, audience: str) -> tuple[Principal, bool] | None:
         """Return the login behind a token for ``audience`` as it stands now.
 
         Besides, whether the token was revoked by its own id, or with all of its key or audience.
         """
-        by_key = claims.credential_id is not None
-        query = self._by_key_token if by_key else self._by_account_token
-        rows = query(
-            login=claims.credential_id if by_key else claims.account_id,
+        queries = {
+            CredentialKind.PASSWORD: self._by_account_token,
+            CredentialKind.API_KEY: self._by_key_token,
+            CredentialKind.WORKLOAD: self._by_rule_token,
+        }
+        rows = queries[claims.credential](
+            login=claims.credential_id or claims.account_id,
             jti=claims.id,
             kid=claims.kid,
             audience=audience,
             issued_at=claims.issued_at,
         )
-        credential = CredentialKind.API_KEY if by_key else CredentialKind.PASSWORD
-        principal = _login([row[1:] for row in rows], credential, claims.authenticated_at)
+        principal = _login([row[1:] for row in rows], claims.credential, claims.authenticated_at)
         return None if principal is None else (principal, bool(rows[0][0]))
 
 

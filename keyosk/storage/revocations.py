@@ -8,7 +8,7 @@ from typing import Any, Final
 import peewee
 from peewee import Case, fn
 
-from keyosk.model import Claim, Revocation
+from keyosk.model import Claim, CredentialKind, Principal, Revocation
 from keyosk.storage import tables
 from keyosk.storage.compiled import parameter
 from keyosk.storage.database import Database
@@ -200,9 +200,20 @@ class RevocationStore:
         """Take no token of these API keys any more that was issued before ``moment``."""
         self._raise(tables.ApiKey, key_ids, moment)
 
-    def lower(self, account_id: str, key_id: str | None, moment: int, *, latest: int) -> None:
+    def raise_workload_rules(self, rule_ids: Collection[str], moment: int) -> None:
+        """Take no token that came by these rules any more that was issued before ``moment``."""
+        self._raise(tables.WorkloadRule, rule_ids, moment)
+
+    def lower(self, login: Principal, moment: int, *, latest: int) -> None:
         """Have tokens count from ``moment`` where they were to count from after ``latest``."""
-        for table, row_id in ((tables.Account, account_id), (tables.ApiKey, key_id)):
+        credentials = {
+            CredentialKind.API_KEY: tables.ApiKey,
+            CredentialKind.WORKLOAD: tables.WorkloadRule,
+        }
+        places: list[tuple[Any, str | None]] = [(tables.Account, login.account_id)]
+        if login.credential in credentials:
+            places.append((credentials[login.credential], login.credential_id))
+        for table, row_id in places:
             columns: Any = table
             mine = (columns.id == row_id) & (columns.tokens_from > latest)
             self._database.write(table.update(tokens_from=moment).where(mine))

@@ -10,6 +10,7 @@ import peewee
 
 from keyosk.errors import Invalid, NotFound
 from keyosk.model import (
+    USUAL_CREDENTIALS,
     CredentialKind,
     Exchange,
     ListQuery,
@@ -327,7 +328,9 @@ def policy(columns: Row) -> TokenPolicy:
         audience=columns[1],
         enabled=bool(columns[2]),
         on_request_only=bool(columns[3]),
-        accepts=frozenset(CredentialKind if accepts == _BOTH else (CredentialKind(accepts),)),
+        accepts=USUAL_CREDENTIALS
+        if accepts == _BOTH
+        else frozenset(CredentialKind(kind) for kind in accepts.split(",")),
         token_lifetime=columns[5],
         signing_algorithm=columns[6],
         typ=columns[7],
@@ -345,7 +348,9 @@ def _columns(policy: TokenPolicy) -> dict[str, Any]:
         "audience": policy.audience,
         "enabled": policy.enabled,
         "on_request_only": policy.on_request_only,
-        "accepts": _BOTH if len(policy.accepts) > 1 else next(iter(policy.accepts)),
+        "accepts": _BOTH
+        if policy.accepts == USUAL_CREDENTIALS
+        else ",".join(kind for kind in CredentialKind if kind in policy.accepts),
         "token_lifetime": policy.token_lifetime,
         "signing_algorithm": policy.signing_algorithm,
         "typ": policy.typ,

@@ -17,6 +17,7 @@ from keyosk.storage.services import ServiceStore
 from keyosk.storage.sessions import SessionStore
 from keyosk.storage.signing_keys import SigningKeyStore
 from keyosk.storage.throttling import ThrottlingStore
+from keyosk.storage.workloads import IssuerStore, WorkloadRuleStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,7 @@ class Stores:
     declared: DeclaredStore
     grants: GrantStore
     idempotency: IdempotencyStore
+    issuers: IssuerStore
     logins: LoginStore
     monitoring: MonitoringStore
     revocations: RevocationStore
@@ -37,6 +39,7 @@ class Stores:
     sessions: SessionStore
     signing_keys: SigningKeyStore
     throttling: ThrottlingStore
+    workload_rules: WorkloadRuleStore
 
     @classmethod
     def of(cls, database: Database) -> "Stores":
@@ -48,6 +51,7 @@ class Stores:
             declared=DeclaredStore(database),
             grants=GrantStore(database),
             idempotency=IdempotencyStore(database),
+            issuers=IssuerStore(database),
             logins=LoginStore(database),
             monitoring=MonitoringStore(database),
             revocations=RevocationStore(database),
@@ -56,4 +60,5 @@ class Stores:
             sessions=SessionStore(database),
             signing_keys=SigningKeyStore(database),
             throttling=ThrottlingStore(database),
+            workload_rules=WorkloadRuleStore(database),
         )

@@ -198,6 +198,68 @@ class Revocation(Table):
         indexes: Any = ((("value", "claim"), False),)
 
 
+class TrustedIssuer(Versioned):
+    """A platform whose tokens log workloads in."""
+
+    name = CharField(unique=True)
+    description = TextField()
+    issuer = CharField(512)
+    audience = CharField()
+    preset = CharField(32, null=True)
+    jwks_uri = TextField(null=True)
+    keys = TextField(null=True)
+    algorithms = TextField()
+    max_lifetime = BigIntegerField()
+    required_claims = TextField()
+    prefix_claims = TextField()
+    allow_private = BooleanField()
+    enabled = BooleanField()
+
+    class Meta:
+        indexes: Any = ((("issuer", "audience"), True),)
+
+
+class WorkloadRule(Versioned):
+    """Which tokens of an issuer log in as an account."""
+
+    # Lists have an index that begins with it.
+    issuer = ForeignKeyField(TrustedIssuer, index=False, on_delete="CASCADE")
+    name = CharField()
+    description = TextField()
+    claims = TextField()
+    account = ForeignKeyField(Account, on_delete="CASCADE")
+    scopes = TextField(null=True)
+    once = BooleanField()
+    enabled = BooleanField()
+    expires_at = BigIntegerField(null=True)
+    last_used_at = BigIntegerField(null=True)
+    tokens_from = BigIntegerField(null=True)
+
+    class Meta:
+        indexes: Any = ((("issuer", "name"), True),)
+
+
+class FetchedKeys(Table):
+    """The key set that an issuer last published, for all nodes.
+
+    ``tried_at``: when a node last began to fetch it. ``fault``: why that failed.
+    """
+
+    issuer = ForeignKeyField(TrustedIssuer, primary_key=True, on_delete="CASCADE")
+    document = TextField(null=True)
+    fetched_at = BigIntegerField(null=True)
+    fresh_until = BigIntegerField(null=True)
+    tried_at = BigIntegerField()
+    fault = TextField(null=True)
+
+
+class UsedAssertion(Table):
+    """A token that logged in and must not again; ``digest`` is of its issuer and ``jti``."""
+
+    digest = BlobField(primary_key=True)
+    expires_at = BigIntegerField(index=True)
+
+
 class Session(Table):
     """A refresh session; ``digest`` is of its current refresh token.
 
@@ -361,6 +423,10 @@ ALL = (
     SigningKey,
     KeyFetch,
     Revocation,
+    TrustedIssuer,
+    WorkloadRule,
+    FetchedKeys,
+    UsedAssertion,
     Session,
     Lifetime,
     WaitingAuditRow,

@@ -22,14 +22,20 @@ from keyosk.model import (
     KEYOSK,
     REGISTRY_CLAIM,
     TOKEN_TYPES,
+    WORKLOAD_CLAIM,
     CredentialKind,
     Principal,
     VerifiedClaims,
 )
 from keyosk.permissions.entitlements import TokenGrant
 
-#: RFC 8176 has ``pwd``; it has no word for an API key.
-_METHODS: Final = {CredentialKind.PASSWORD: "pwd", CredentialKind.API_KEY: "api_key"}
+#: RFC 8176 has ``pwd``; it has no word for an API key, nor for another issuer's token.
+_METHODS: Final = {
+    CredentialKind.PASSWORD: "pwd",
+    CredentialKind.API_KEY: "api_key",
+    CredentialKind.WORKLOAD: "wif",
+}
+_KINDS: Final = {method: kind for kind, method in _METHODS.items()}
 LONGEST: Final = jws.LONGEST
 _READ: Final[Mapping[str, type]] = {
     **dict.fromkeys(("iss", "sub", "preferred_username", "client_id", "scope", "jti"), str),
@@ -234,6 +240,9 @@ class Tokens:
             claims["key_id"] = principal.credential_id
         if token_grant.claims:
             own = json.loads(principal.claims)
+            if principal.credential is not CredentialKind.WORKLOAD:
+                # SECURITY: what an account has under this name was written by an admin.
+                own.pop(WORKLOAD_CLAIM, None)
             claims = {name: own[name] for name in token_grant.claims if name in own} | claims
         return claims
 
@@ -265,7 +274,7 @@ class Tokens:
         verified = jws.read(self._keys, text, typ=TOKEN_TYPES)
         try:
             read = _read(verified.claims, self._keys.kid_of(verified.kid))
-        except (KeyError, TypeError, IndexError, AttributeError):
+        except (KeyError, TypeError, ValueError, AttributeError):
             raise BadToken("The token is not valid.") from None
         now = self._clock()
         # Nothing here writes ``nbf``. The clock of the node that issued it may be a little ahead.
@@ -324,21 +333,21 @@ def _read(claims: dict[str, Any], kid: str) -> VerifiedClaims:
         raise TypeError
     audiences = [claims["aud"]] if isinstance(claims["aud"], str) else claims["aud"]
     key_id, actor = claims.get("key_id"), claims.get("act")
-    by_key = claims["amr"] == [_METHODS[CredentialKind.API_KEY]]
+    [method] = claims["amr"]
+    credential = _KINDS[method]
     if not (
         claims["exp"] < _LATEST
         and isinstance(audiences, list)
         and audiences
-        and isinstance(key_id, str) == by_key
+        and isinstance(key_id, str) == credential.is_of_program
         and "\0" not in "".join((claims["sub"], claims["jti"], key_id or "", *audiences))
         and isinstance(actor, dict | None)
     ):
         raise TypeError
-    methods = {method: kind for kind, method in _METHODS.items()}
     return VerifiedClaims(
         account_id=claims["sub"],
         username=claims["preferred_username"],
-        credential=methods[claims["amr"][0]],
+        credential=credential,
         credential_id=key_id,
         scopes=frozenset(claims["scope"].split()),
         authenticated_at=claims["auth_time"],

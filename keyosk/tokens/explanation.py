@@ -4,7 +4,7 @@ Uses the same code that issues tokens. Needs no secret and issues no token.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from keyosk.accounts.accounts import Accounts
@@ -16,7 +16,7 @@ from keyosk.errors import (
     InvalidTarget,
     KeyoskError,
 )
-from keyosk.model import Account, ApiKey, Entitlement, Principal
+from keyosk.model import Account, ApiKey, CredentialKind, Entitlement, Principal
 from keyosk.permissions import entitlements
 from keyosk.permissions.context import Context
 from keyosk.permissions.entitlements import Reason
@@ -70,20 +70,28 @@ class Explainer:
         self._clock = context.clock
 
     def explain(
-        self, reference: str, token_request: TokenRequest, *, api_key_id: str | None = None
+        self,
+        reference: str,
+        token_request: TokenRequest,
+        *,
+        api_key_id: str | None = None,
+        by_workload: bool = False,
     ) -> Explanation:
-        """Return what a login of the account would get, by password or by one of its API keys.
+        """Return what a login of the account would get.
 
-        Raises ``NotFound``.
+        By password, by one of its API keys, or by the token of a workload without the limits of a
+        rule. Raises ``NotFound``.
         """
         now = int(self._clock())
         account = self._accounts.get(reference)
         key = None if api_key_id is None else self._api_keys.get(account.id, api_key_id)
         principal = self._authentication.preview_login(account.id, None if key is None else key.id)
+        if by_workload:
+            principal = replace(principal, credential=CredentialKind.WORKLOAD)
         names = token_request.service_scopes
         if names is None:
             names = tuple(sorted({entitlement.scope for entitlement in principal.entitlements}))
-        reason = _unusable(account, key, now)
+        reason = _unusable(account, key, now, needs_password=not by_workload)
         if reason is not None:
             return Explanation(None, None, reason, (), dict.fromkeys(names, reason))
         missing = self._missing(principal, token_request, names, now=now)
@@ -120,13 +128,15 @@ class Explainer:
         return missing
 
 
-def _unusable(account: Account, key: ApiKey | None, now: int) -> Reason | None:
+def _unusable(
+    account: Account, key: ApiKey | None, now: int, *, needs_password: bool
+) -> Reason | None:
     if not account.enabled:
         return Reason.ACCOUNT_DISABLED
     if account.expires_at is not None and account.expires_at <= now:
         return Reason.ACCOUNT_EXPIRED
     if key is None:
-        return None if account.has_password else Reason.NO_PASSWORD
+        return None if account.has_password or not needs_password else Reason.NO_PASSWORD
     if not key.enabled:
         return Reason.KEY_DISABLED
     if key.expires_at is not None and key.expires_at <= now:

@@ -1,8 +1,8 @@
 """Issuing tokens: the grant types of the token endpoint, below HTTP.
 
 Each issues a token for a login: with a credential in the request (client_credentials, RFC 6749
-section 4.4), with an earlier credential (refresh_token, section 6), or with a token that a service
-received (token exchange, RFC 8693).
+section 4.4), with an earlier credential (refresh_token, section 6), with a token that a service
+received (token exchange, RFC 8693), or with another issuer's token for a workload (RFC 7523).
 """
 
 from collections.abc import Collection, Iterable
@@ -29,6 +29,7 @@ from keyosk.permissions.services import Services
 from keyosk.tokens import registry_access
 from keyosk.tokens.access_tokens import Actor, Token, Tokens
 from keyosk.tokens.refresh_sessions import OFFLINE, Sessions
+from keyosk.workloads.logins import WorkloadLogins
 
 #: How many services may have handed a token on.
 _DEEPEST: Final = 5
@@ -78,6 +79,7 @@ class TokenIssuer:
         *,
         services: Services,
         sessions: Sessions,
+        workload_logins: WorkloadLogins,
     ) -> None:
         self._database = context.database
         self._audit = context.audit
@@ -86,6 +88,7 @@ class TokenIssuer:
         self._authentication = authentication
         self._services = services
         self._sessions = sessions
+        self._workload_logins = workload_logins
 
     def by_login(
         self, principal: Principal, token_request: TokenRequest, *, address: str | None = None
@@ -108,6 +111,34 @@ class TokenIssuer:
         )
         self._sessions.check(turn.session)
         return IssuedToken(principal, token, turn.refresh_token)
+
+    def by_assertion(
+        self,
+        text: str,
+        token_request: TokenRequest,
+        *,
+        client_id: str | None = None,
+        address: str | None = None,
+        request_id: str | None = None,
+    ) -> IssuedToken:
+        """Issue a token for a workload that shows another issuer's token (RFC 7523 section 2.1).
+
+        The token does not outlive that one, and there is never a refresh token. ``client_id``: the
+        account, if the request names it. Raises ``InvalidGrant``, ``InvalidScope``,
+        ``InvalidTarget``, ``Unavailable``.
+        """
+        if token_request.offline:
+            raise InvalidScope(f"A workload gets no refresh token: do not ask for {OFFLINE}.")
+        login = self._workload_logins.by_assertion(text)
+        principal = login.principal
+        if client_id is not None and not usernames.is_same(client_id, principal.username):
+            raise InvalidGrant("The token lets another account log in.")
+        token_grant = self.entitled(principal, token_request)
+        self._tokens.preview(principal, token_grant, lifetime=token_request.lifetime)
+        self._workload_logins.record(login, address=address, request_id=request_id)
+        return IssuedToken(
+            principal, self._tokens.issue(principal, token_grant, lifetime=token_request.lifetime)
+        )
 
     def for_registry(
         self,

@@ -123,10 +123,11 @@ class Gate:
         if not allowed and not caller.has(decision.scope):
             raise InsufficientScope(decision.scope)
         context.caller = caller  # from here on a refusal is known to be theirs
-        if decision.no_api_key and caller.credential is CredentialKind.API_KEY:
+        by_program = caller.credential is not None and caller.credential.is_of_program
+        if decision.no_api_key and by_program:
             raise RefusedByRule(
-                "A caller with an API key cannot change credentials: use a password. For an "
-                "account without a password, an admin changes them."
+                "A caller with an API key or a workload's token cannot change credentials: use a "
+                "password. For an account without a password, an admin changes them."
             )
         if decision.proof:
             proof = self._proof(caller, shown if itself else None)
@@ -228,7 +229,10 @@ def by_secret(installation: Installation, candidates: Sequence[Candidate]) -> Pr
 def name_of(who: Principal | Caller) -> dict[str, str]:
     """Return who logged in, for the log."""
     names = {"account": who.account_id or ""}
-    return names if who.credential_id is None else {**names, "api_key": who.credential_id}
+    if who.credential_id is None:
+        return names
+    word = "rule" if who.credential is CredentialKind.WORKLOAD else "api_key"
+    return {**names, word: who.credential_id}
 
 
 def record_use_afterwards(installation: Installation, proven: Principal) -> None:

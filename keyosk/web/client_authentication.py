@@ -17,8 +17,13 @@ from keyosk.model import Principal
 from keyosk.web import access, authorization, browsers, parameters
 
 SECRET: Final = "client_secret"  # noqa: S105  # the parameter's name
+_ASSERTION: Final = "client_assertion"
+_ASSERTION_TYPE: Final = "client_assertion_type"
+_JWT_BEARER: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 #: Ways to log in that Keyosk does not take: nobody shall believe that they were looked at.
-_NOT_TAKEN: Final = frozenset({"password", "client_assertion", "client_assertion_type"})
+_NOT_TAKEN: Final = frozenset({"password", _ASSERTION, _ASSERTION_TYPE})
+
+_OF_ASSERTION: Final = frozenset({_ASSERTION, _ASSERTION_TYPE})
 
 
 def login(installation: Installation, single: Mapping[str, str]) -> Principal:
@@ -42,6 +47,31 @@ def login_if_any(installation: Installation, single: Mapping[str, str]) -> Princ
         return login(installation, single)
     _check(single)
     return None
+
+
+def is_attempted(single: Mapping[str, str]) -> bool:
+    """Return whether a request logs in, rightly or not."""
+    return SECRET in single or authorization.credentials().scheme is not None
+
+
+def refuse_any(single: Mapping[str, str]) -> None:
+    """Raise ``InvalidRequest`` if a request that logs in by a token logs in another way too."""
+    if is_attempted(single) or _NOT_TAKEN & single.keys():
+        raise InvalidRequest("The token is the login: send no other credential with it.")
+
+
+def assertion(single: Mapping[str, str]) -> str | None:
+    """Return the token that a request logs in with (RFC 7523 section 2.2); ``None`` if none.
+
+    Raises ``InvalidRequest`` if the request logs in another way too.
+    """
+    if _ASSERTION not in single:
+        return None
+    if single.get(_ASSERTION_TYPE) != _JWT_BEARER:
+        raise InvalidRequest(f"The {_ASSERTION_TYPE} must be {_JWT_BEARER}.")
+    rest = {name: value for name, value in single.items() if name not in _OF_ASSERTION}
+    refuse_any(rest)
+    return single[_ASSERTION]
 
 
 def _candidate(username: str, secret: str) -> Candidate:

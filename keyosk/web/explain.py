@@ -6,6 +6,7 @@ from typing import Any, Final
 from flask import Response, g
 
 from keyosk.errors import BadCredentials, InsufficientScope, Invalid, InvalidScope, NotFound
+from keyosk.model import CredentialKind
 from keyosk.permissions import entitlements
 from keyosk.permissions.entitlements import Reason
 from keyosk.tokens.explanation import Explanation
@@ -22,6 +23,7 @@ _SENTENCES: Final[Mapping[Reason, str]] = {
     Reason.NOT_GRANTED: "The scope is not granted to the account.",
     Reason.UNKNOWN_SCOPE: "There is no such scope.",
     Reason.PASSWORD_ONLY: "The scope is granted for logins by password only.",
+    Reason.WORKLOAD_ONLY: "The scope is granted for logins by a workload's token only.",
     Reason.API_KEY_ONLY: "The scope is granted for logins by API key only.",
     Reason.KEY_LIMITED: "The API key is limited to other scopes.",
     Reason.SERVICE_DISABLED: "Its service is disabled.",
@@ -65,7 +67,12 @@ class ExplainResource(Endpoint):
                 targets=tuple(filter(None, fields.get("audience", ()))),
                 lifetime=fields.get("lifetime"),
             )
-            found = self.installation.explainer.explain(account, token_request, api_key_id=api_key)
+            found = self.installation.explainer.explain(
+                account,
+                token_request,
+                api_key_id=api_key,
+                by_workload=fields.get("credential") == CredentialKind.WORKLOAD,
+            )
         except InvalidScope as error:  # it is no list of scopes
             found = Explanation(None, error, None, (), {})
         return json_response(self._shape(found))

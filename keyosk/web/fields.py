@@ -12,10 +12,11 @@ from typing import Any, Final
 from marshmallow import ValidationError, fields
 
 from keyosk.errors import Invalid
-from keyosk.model import CredentialKind
+from keyosk.model import USUAL_CREDENTIALS, CredentialKind
 from keyosk.validation import LATEST_TIME
 
 _BOTH: Final = "both"
+_ANY: Final = "any"
 _RFC3339: Final = re.compile(
     # The clocks of no place are further apart from UTC than this.
     r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-](0\d|1[0-4]):[0-5]\d)",
@@ -92,22 +93,33 @@ class Object(fields.Field[Mapping[str, Any]]):
 
 
 class Accepts(fields.Field[frozenset[CredentialKind]]):
-    """The logins that a service accepts: ``password``, ``api_key``, ``both``, or a list."""
+    """The logins that a service accepts: a kind, ``both``, ``any``, or a list of kinds.
+
+    ``both``: by password and by API key, as is usual; ``any``: by a workload's token as well.
+    """
 
     def _deserialize(self, value: Any, *_: Any, **__: Any) -> frozenset[CredentialKind]:
         words = value if isinstance(value, list) else [value]
-        if words == [_BOTH]:
-            return frozenset(CredentialKind)
+        if words in ([_BOTH], [_ANY]):
+            return USUAL_CREDENTIALS if words == [_BOTH] else frozenset(CredentialKind)
         try:
             kinds = frozenset(CredentialKind(word) for word in words)
         except (ValueError, TypeError):
             kinds = frozenset()
         if not kinds:
-            raise ValidationError("Must be password, api_key or both.")
+            raise ValidationError(
+                "Must be password, api_key, workload, both (password and api_key) or any; or a "
+                "list of kinds."
+            )
         return kinds
 
-    def _serialize(self, value: Any, *_: Any, **__: Any) -> str:
-        return _BOTH if len(value) > 1 else str(next(iter(value)))
+    def _serialize(self, value: Any, *_: Any, **__: Any) -> str | list[str]:
+        if value == USUAL_CREDENTIALS:
+            return _BOTH
+        if len(value) == len(CredentialKind):
+            return _ANY
+        kinds = [str(kind) for kind in CredentialKind if kind in value]
+        return kinds if len(kinds) > 1 else kinds[0]
 
 
 class Time(fields.Field[int]):

@@ -13,7 +13,9 @@ from keyosk.web import bodies
 
 FORM: Final = "application/x-www-form-urlencoded"
 #: White space around these is no part of them.
-_TOKENS: Final = frozenset({"token", "refresh_token", "subject_token"})
+_TOKENS: Final = frozenset(
+    {"token", "refresh_token", "subject_token", "assertion", "client_assertion"}
+)
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 Parameters = Mapping[str, Sequence[str]]
 

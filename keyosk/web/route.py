@@ -23,6 +23,11 @@ PARAMETERS: Final[Mapping[str, dict[str, Any]]] = {
         "schema": _TEXT,
         "example": "swagger-ui.css",
     },
+    "issuer": {
+        "description": "The name or id of an issuer.",
+        "schema": _TEXT,
+        "example": "github",
+    },
     "key": {
         "description": "The id of an API key.",
         "schema": _TEXT,
@@ -33,6 +38,7 @@ PARAMETERS: Final[Mapping[str, dict[str, Any]]] = {
         "schema": _TEXT,
         "example": "n4bQgYhMfWWaL-qgxVrQFaO_TxsrC4Is0V1sFbDwCgg",
     },
+    "rule": {"description": "The name of a rule.", "schema": _TEXT, "example": "deploy"},
     "role": {"description": "The name of a role.", "schema": _TEXT, "example": "editor"},
     "service": {
         "description": "The id or name of a service.",

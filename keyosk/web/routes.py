@@ -51,6 +51,13 @@ from keyosk.web.signing_keys import (
     SigningKeysResource,
 )
 from keyosk.web.token import TokenResource
+from keyosk.web.workloads import (
+    IssuerResource,
+    IssuersResource,
+    IssuerTestResource,
+    RuleResource,
+    RulesResource,
+)
 
 _PUBLIC: Final = {"GET": ANYONE}
 _ACCOUNTS_READ: Final = "keyosk:accounts:read"
@@ -75,6 +82,13 @@ _SERVICE: Final = {
 
 #: Where tokens are requested.
 TOKEN_PATH: Final = "/auth/token"  # noqa: S105 - a path
+#: A rule is worth as much as a credential of its account.
+_ISSUER: Final = {
+    "GET": scope(_SERVICES_READ),
+    "POST": scope(_SERVICES_WRITE, no_api_key=True),
+    "PATCH": scope(_SERVICES_WRITE, no_api_key=True),
+    "DELETE": scope(_SERVICES_WRITE, no_api_key=True),
+}
 
 # fmt: off
 ROUTES: Final = (
@@ -148,6 +162,13 @@ ROUTES: Final = (
 
     Route("/roles", RolesResource, {m: _SERVICE[m] for m in ("GET", "POST")}),
     Route("/roles/<role>", RoleResource, {m: _SERVICE[m] for m in ("GET", "PATCH", "DELETE")}),
+
+    Route("/issuers", IssuersResource, {m: _ISSUER[m] for m in ("GET", "POST")}),
+    Route("/issuers/<issuer>", IssuerResource, {m: _ISSUER[m] for m in ("GET", "PATCH", "DELETE")}),
+    Route("/issuers/<issuer>/test", IssuerTestResource, {"POST": scope(_SERVICES_READ)}),
+    Route("/issuers/<issuer>/rules", RulesResource, {m: _ISSUER[m] for m in ("GET", "POST")}),
+    Route("/issuers/<issuer>/rules/<rule>", RuleResource,
+          {m: _ISSUER[m] for m in ("GET", "PATCH", "DELETE")}),
 
     # Each part of a manifest needs the scope of its own endpoint (apply.executor).
     Route("/apply", ApplyResource, {"POST": ANY_CALLER}, streams=True),

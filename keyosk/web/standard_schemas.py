@@ -98,6 +98,7 @@ class TokenRequestSchema(StrictSchema):
             [
                 *("client_credentials", "refresh_token"),
                 "urn:ietf:params:oauth:grant-type:token-exchange",
+                "urn:ietf:params:oauth:grant-type:jwt-bearer",
             ]
         ),
         metadata=described("The grant type; `client_credentials` by default."),
@@ -106,6 +107,20 @@ class TokenRequestSchema(StrictSchema):
     client_secret = Text(
         metadata=described(
             "The password or an API key of the `client_id`; accepted in a form body only."
+        )
+    )
+    assertion = Text(
+        metadata=described(
+            "With the jwt-bearer grant type: a workload's token, signed by a trusted issuer (RFC "
+            "7523). It is the login; send no other."
+        )
+    )
+    client_assertion = Text(
+        metadata=described("The same, for clients that send it so (RFC 7523 section 2.2).")
+    )
+    client_assertion_type = Text(
+        metadata=described(
+            "With `client_assertion`: `urn:ietf:params:oauth:client-assertion-type:jwt-bearer`."
         )
     )
     refresh_token = Text(
@@ -117,7 +132,8 @@ class TokenRequestSchema(StrictSchema):
     subject_token_type = Text(
         metadata=described(
             "With `subject_token`: `urn:ietf:params:oauth:token-type:access_token` or "
-            "`urn:ietf:params:oauth:token-type:jwt`."
+            "`urn:ietf:params:oauth:token-type:jwt`. For a workload's token, which needs no login: "
+            "`urn:ietf:params:oauth:token-type:id_token` or `urn:ietf:params:oauth:token-type:jwt`."
         )
     )
     requested_token_type = Text(

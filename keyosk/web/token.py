@@ -39,8 +39,11 @@ _REFUSALS: Final = (
 _DEFAULT: Final = "client_credentials"
 _EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
 _ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105  # its type
+_JWT_TYPE: Final = "urn:ietf:params:oauth:token-type:jwt"
+_ID_TOKEN: Final = "urn:ietf:params:oauth:token-type:id_token"  # noqa: S105  # its type
 #: RFC 8693 section 3; ours are both.
-_TOKEN_TYPES: Final = (_ACCESS_TOKEN, "urn:ietf:params:oauth:token-type:jwt")
+_TOKEN_TYPES: Final = (_ACCESS_TOKEN, _JWT_TYPE)
+_ASSERTION: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
 
 class TokenResource(Endpoint):
@@ -109,8 +112,38 @@ class TokenResource(Endpoint):
 def _by_login(
     installation: Installation, single: Mapping[str, str], token_request: TokenRequest
 ) -> IssuedToken:
+    assertion = client_authentication.assertion(single)
+    if assertion is not None:
+        return _by_token_of(installation, assertion, single=single, token_request=token_request)
     login = client_authentication.login(installation, single)
     return installation.token_issuer.by_login(login, token_request, address=g.address)
+
+
+def _by_assertion(
+    installation: Installation, single: Mapping[str, str], token_request: TokenRequest
+) -> IssuedToken:
+    if "assertion" not in single:
+        raise InvalidRequest("The parameter assertion is missing.")
+    client_authentication.refuse_any(single)
+    return _by_token_of(
+        installation, single["assertion"], single=single, token_request=token_request
+    )
+
+
+def _by_token_of(
+    installation: Installation,
+    assertion: str,
+    *,
+    single: Mapping[str, str],
+    token_request: TokenRequest,
+) -> IssuedToken:
+    return installation.token_issuer.by_assertion(
+        assertion,
+        token_request,
+        client_id=single.get("client_id"),
+        address=g.address,
+        request_id=g.request_id,
+    )
 
 
 def _by_refresh_token(
@@ -135,6 +168,11 @@ def _by_refresh_token(
 def _by_exchange(
     installation: Installation, single: Mapping[str, str], token_request: TokenRequest
 ) -> IssuedToken:
+    if _is_of_workload(single):
+        client_authentication.refuse_any(single)
+        return _by_token_of(
+            installation, single["subject_token"], single=single, token_request=token_request
+        )
     login = client_authentication.login(installation, single)
     for name in ("subject_token", "subject_token_type"):
         if name not in single:
@@ -146,6 +184,16 @@ def _by_exchange(
     if {"actor_token", "actor_token_type"} & single.keys():
         raise InvalidRequest("The actor is whoever logs in here: an actor_token is not accepted.")
     return installation.token_issuer.by_exchange(login, single["subject_token"], token_request)
+
+
+def _is_of_workload(single: Mapping[str, str]) -> bool:
+    """Return whether an exchange is the login of a workload: a foreign token and nothing else.
+
+    A JWT in exchange without a login can be nothing else; with one it is a token of ours.
+    """
+    kind = single.get("subject_token_type")
+    alone = not client_authentication.is_attempted(single)
+    return "subject_token" in single and (kind == _ID_TOKEN or (kind == _JWT_TYPE and alone))
 
 
 def _unknown(*_: object) -> IssuedToken:
@@ -161,6 +209,7 @@ _GRANT_TYPES: Final[
     _DEFAULT: _by_login,
     "refresh_token": _by_refresh_token,
     _EXCHANGE: _by_exchange,
+    _ASSERTION: _by_assertion,
 }
 
 

@@ -11,11 +11,14 @@ from keyosk.model import CredentialKind
 from keyosk.web.declared import Elsewhere
 from keyosk.web.fields import Accepts, Flag, LoneTime, Object, QueryFlag, Text, Time, Whole
 from keyosk.web.schemas import NamedSchema, ResponseSchema, StrictSchema, example_of
+from keyosk.web.workload_schemas import Claims
 
 _TEXT: Final = {"type": "string"}
 _FLAG: Final = {"type": "boolean"}
 _TIME: Final = {"type": "string", "format": "date-time"}
 _LOGINS: Final = {"type": "string", "enum": [kind.value for kind in CredentialKind]}
+_CLAIM_VALUE: Final = {"type": ["string", "integer", "boolean", "null"]}
+_CLAIM_VALUES: Final = {"type": "array", "items": {"type": ["string", "integer", "boolean"]}}
 _KINDS: Final[Mapping[type[fields.Field[Any]], Mapping[str, Any]]] = {
     Text: _TEXT,
     Flag: _FLAG,
@@ -25,7 +28,9 @@ _KINDS: Final[Mapping[type[fields.Field[Any]], Mapping[str, Any]]] = {
     Elsewhere: _TEXT,
     Time: _TIME,
     LoneTime: _TIME,
-    Accepts: {"type": "string", "enum": [*_LOGINS["enum"], "both"]},
+    Claims: {"type": "object", "additionalProperties": {"anyOf": [_CLAIM_VALUE, _CLAIM_VALUES]}},
+    fields.Raw: {},
+    Accepts: {"type": "string", "enum": [*_LOGINS["enum"], "both", "any"]},
 }
 _EXAMPLE: Final = "example"
 
@@ -59,10 +64,13 @@ class _Converter(OpenAPIConverter):
         return {**known, "description": field.metadata["description"]}
 
     def accepts2properties(self, field: fields.Field[Any], ret: dict[str, Any]) -> dict[str, Any]:
-        """A request may also list the logins that a service accepts."""
-        if not isinstance(field, Accepts) or isinstance(field.parent, ResponseSchema):
+        """The logins that a service accepts may also be a list."""
+        if not isinstance(field, Accepts):
             return {}
-        one = {"type": ret.pop("type"), "enum": [*ret.pop("enum"), None]}
+        words = ret.pop("enum")
+        if not isinstance(field.parent, ResponseSchema):
+            words = [*words, None]
+        one = {"type": ret.pop("type"), "enum": words}
         return {"anyOf": [one, {"type": "array", "items": _LOGINS, "minItems": 1}]}
 
     def schema2jsonschema(self, schema: Any) -> dict[str, Any]:

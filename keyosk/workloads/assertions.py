@@ -1,0 +1,256 @@
+"""Tokens of other issuers: reading and verifying them (RFC 7519, RFC 7523 section 3, RFC 8725).
+
+PyJWT's algorithms compute the signature; what surrounds it is decided here, strictly: one text per
+token, asymmetric algorithms that the issuer is known to use, a key that fits the algorithm, and
+claims of the right type.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import jwt
+from jwt.algorithms import get_default_algorithms
+
+from keyosk import clocks
+from keyosk.errors import InvalidGrant
+from keyosk.keys import strict_jws
+from keyosk.model import FOREIGN_ALGORITHMS, TrustedIssuer
+
+#: Characters. Tokens of Kubernetes with many audiences and of Azure with many groups reach 4 KiB.
+LONGEST: Final = 16_384
+_DEEPEST: Final = 16
+_LATEST: Final = 2**53
+_MOST_KEYS: Final = 50
+#: Seconds by which a platform's clock may be ahead of ours.
+_SKEW: Final = 30
+_SHORTEST_RSA_BITS: Final = 2048  # RFC 7518 section 3.3
+#: What a token that is meant to prove an identity may say of its type. An access token is not one
+#: (RFC 9068 section 2.1, RFC 8725 section 3.11).
+_TYPES: Final = ("", "jwt", "jose")
+#: By algorithm: the type and curve of its keys.
+_KEYS: Final[Mapping[str, tuple[str, str | None]]] = {
+    **dict.fromkeys(("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"), ("RSA", None)),
+    "ES256": ("EC", "P-256"),
+    "ES384": ("EC", "P-384"),
+    "ES512": ("EC", "P-521"),
+    "EdDSA": ("OKP", "Ed25519"),
+}
+_ALGORITHMS: Final = {
+    name: each for name, each in get_default_algorithms().items() if name in FOREIGN_ALGORITHMS
+}
+_INVALID: Final = "The token is not valid."
+
+
+@dataclass(frozen=True, slots=True)
+class Assertion:
+    """A token as it was sent; nothing of it is proven yet."""
+
+    text: str = field(repr=False)
+    header: Mapping[str, Any]
+    claims: Mapping[str, Any]
+    signature: bytes = field(repr=False)
+
+    @property
+    def kid(self) -> str | None:
+        """The id of the key that signed it, as its header says."""
+        kid = self.header.get("kid")
+        return kid if isinstance(kid, str) else None
+
+    @property
+    def issuer(self) -> str:
+        """Its ``iss``."""
+        return str(self.claims["iss"])
+
+    @property
+    def audiences(self) -> tuple[str, ...]:
+        """Its ``aud``, which may be one or several."""
+        audience = self.claims["aud"]
+        return (audience,) if isinstance(audience, str) else tuple(audience)
+
+    @property
+    def subject(self) -> str:
+        """Its ``sub``."""
+        return str(self.claims["sub"])
+
+    @property
+    def expires_at(self) -> int:
+        """Its ``exp``, in whole seconds."""
+        return int(self.claims["exp"])
+
+    @property
+    def id(self) -> str | None:
+        """Its ``jti``, if it has one."""
+        jti = self.claims.get("jti")
+        return jti if isinstance(jti, str) and jti else None
+
+
+def read(text: str) -> Assertion:
+    """Return a token with claims of the right types. Raises ``InvalidGrant``."""
+    try:
+        first, payload, signature = strict_jws.parts(text, longest=LONGEST)
+        header, claims = _object(first), _object(payload)
+    except (ValueError, RecursionError):
+        raise InvalidGrant("This is not a JWT in compact form.") from None
+    if not _is_header(header) or not _are_claims(claims):
+        raise InvalidGrant(
+            "The token lacks one of iss, sub, aud and exp, or has it or another claim in a form "
+            "that is not accepted."
+        )
+    return Assertion(text, header, claims, signature)
+
+
+def verify(
+    assertion: Assertion, issuer: TrustedIssuer, keys: Sequence[Mapping[str, Any]], *, now: float
+) -> None:
+    """Check a token's signature and times. Raises ``InvalidGrant``.
+
+    ``keys``: those of the issuer that may have signed it.
+    """
+    if not any(_is_signed(assertion, key) for key in keys):
+        raise InvalidGrant(_INVALID)
+    claims = assertion.claims
+    issued = claims.get("iat", claims.get("nbf", now))
+    if assertion.expires_at <= now:
+        raise InvalidGrant("The token has expired.")
+    if any(clocks.is_ahead(int(claims.get(name, 0)), now, by=_SKEW) for name in ("iat", "nbf")):
+        raise InvalidGrant("The token is not valid yet.")
+    if assertion.expires_at - issued > issuer.max_lifetime:
+        raise InvalidGrant(
+            f"The token lives longer than the {issuer.max_lifetime} seconds that are accepted."
+        )
+
+
+def candidates(
+    assertion: Assertion, issuer: TrustedIssuer, keys: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """Return the keys that may have signed a token. Raises ``InvalidGrant``.
+
+    SECURITY: ``kid`` chooses among the issuer's own keys only. Whatever else the header says of
+    keys (``jwk``, ``jku``, ``x5c``, ``x5u``) is not looked at.
+    """
+    algorithm = assertion.header["alg"]
+    if algorithm not in issuer.algorithms or algorithm not in _ALGORITHMS:
+        raise InvalidGrant("The token is signed with an algorithm that is not accepted.")
+    fitting = [key for key in keys if _is_for(key, algorithm)]
+    if assertion.kid is not None:
+        return [key for key in fitting if key.get("kid") == assertion.kid]
+    return fitting if len(fitting) == 1 else []
+
+
+def parse_keys(document: Any) -> list[Mapping[str, Any]]:
+    """Return the keys of a JWK set (RFC 7517 section 5) that can verify tokens.
+
+    Keys of other kinds are left out, as section 5 has it. Raises ``ValueError`` if it is not a
+    set, or nothing in it can verify tokens.
+    """
+    listed = document.get("keys") if isinstance(document, dict) else None
+    if not isinstance(listed, list):
+        raise ValueError("this is not a JWK set")
+    if len(listed) > _MOST_KEYS:
+        raise ValueError(f"the set has more than {_MOST_KEYS} keys")
+    usable: list[Mapping[str, Any]] = [
+        key
+        for key in listed
+        if isinstance(key, dict) and any(_is_for(key, algorithm) for algorithm in _KEYS)
+    ]
+    if not usable:
+        raise ValueError("no key of the set can verify tokens")
+    return usable
+
+
+def _is_for(key: Mapping[str, Any], algorithm: str) -> bool:
+    """Return whether a JWK is a public key for an algorithm (RFC 7517 section 4)."""
+    kty, curve = _KEYS[algorithm]
+    uses = key.get("key_ops", ["verify"])
+    return (
+        key.get("kty") == kty
+        and (curve is None or key.get("crv") == curve)
+        and key.get("use", "sig") == "sig"
+        and key.get("alg", algorithm) == algorithm
+        and isinstance(uses, list)
+        and "verify" in uses
+        and not is_private(key)
+    )
+
+
+def is_private(key: Mapping[str, Any]) -> bool:
+    """Return whether a JWK has private or symmetric numbers (RFC 7518 section 6)."""
+    return bool({"d", "p", "q", "dp", "dq", "qi", "oth", "k"} & key.keys())
+
+
+def _is_signed(assertion: Assertion, key: Mapping[str, Any]) -> bool:
+    algorithm = assertion.header["alg"]
+    try:
+        public = jwt.PyJWK(dict(key), algorithm=algorithm).key
+    except (jwt.PyJWTError, ValueError, TypeError, KeyError):
+        return False
+    if getattr(public, "key_size", _SHORTEST_RSA_BITS) < _shortest(algorithm):
+        return False
+    content = assertion.text.rpartition(".")[0].encode()
+    return bool(_ALGORITHMS[algorithm].verify(content, public, assertion.signature))
+
+
+def _shortest(algorithm: str) -> int:
+    return _SHORTEST_RSA_BITS if _KEYS[algorithm][0] == "RSA" else 0
+
+
+def _object(part: bytes) -> dict[str, Any]:
+    """Return a JSON object in which no member stands twice. Raises ``ValueError``."""
+    found = json.loads(part.decode(), object_pairs_hook=_members, parse_constant=_no_constant)
+    if type(found) is not dict or _depth(found) > _DEEPEST:
+        raise ValueError
+    return found
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError  # which of two would count is anybody's guess
+    return members
+
+
+def _no_constant(_: str) -> Any:
+    raise ValueError  # NaN and the infinities are no JSON
+
+
+def _depth(found: Any) -> int:
+    if isinstance(found, dict):
+        return 1 + max(map(_depth, found.values()), default=0)
+    if isinstance(found, list):
+        return 1 + max(map(_depth, found), default=0)
+    return 0
+
+
+def _is_header(header: Mapping[str, Any]) -> bool:
+    typ = header.get("typ", "")
+    return (
+        isinstance(header.get("alg"), str)
+        and isinstance(typ, str)
+        and typ.lower() in _TYPES
+        and isinstance(header.get("kid", ""), str)
+        # What must be understood (RFC 7515 section 4.1.11) is not.
+        and not {"crit", "b64", "zip"} & header.keys()
+    )
+
+
+def _are_claims(claims: Mapping[str, Any]) -> bool:
+    audience = claims.get("aud")
+    audiences = [audience] if isinstance(audience, str) else audience
+    return (
+        all(_is_text(claims.get(name)) for name in ("iss", "sub"))
+        and isinstance(audiences, list)
+        and bool(audiences)
+        and all(map(_is_text, audiences))
+        and _is_moment(claims.get("exp"))
+        and all(name not in claims or _is_moment(claims[name]) for name in ("iat", "nbf"))
+    )
+
+
+def _is_text(found: Any) -> bool:
+    return isinstance(found, str) and bool(found) and "\0" not in found
+
+
+def _is_moment(found: Any) -> bool:
+    return type(found) in (int, float) and 0 <= found < _LATEST

@@ -1,0 +1,208 @@
+"""Fetching a document of an issuer by HTTP, from an address that an admin named.
+
+SECURITY: the address decides whom this machine calls, so each connection goes to an address that
+was resolved once and checked; no redirect is followed; https is required except on loopback; and
+size and time are bounded in all. httpcore is the client: its network backend is where a connection
+is made (https://www.encode.io/httpcore/network-backends/).
+"""
+
+import json
+import re
+import socket
+import ssl
+import time
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import httpcore
+
+#: Seconds that a document may take in all, from the look-up of the name to its last byte.
+TIMEOUT: Final = 5.0
+_LARGEST: Final = 512 * 1024  # bytes
+_MAX_AGE: Final = re.compile(r"(?:^|[\s,])max-age=\"?(\d{1,9})", re.IGNORECASE)
+#: Seconds that a key set is fresh, whatever its headers say: at least and at most.
+_FRESH: Final = (300, 86_400)
+_FRESH_BY_DEFAULT: Final = 3_600
+
+
+class FetchFailed(Exception):
+    """The document could not be had; the message says why, and quotes nothing of it."""
+
+
+def check_url(url: str) -> None:
+    """Raise ``ValueError`` unless a document may be fetched from this URL."""
+    parts = urlsplit(url)
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise ValueError("must be printable ASCII without spaces")
+    if parts.username is not None or parts.password is not None or parts.fragment:
+        raise ValueError("must have no user, password or fragment")
+    if not parts.hostname or parts.port == 0:  # .port raises ValueError where it is no number
+        raise ValueError("must be a URL with a host")
+    if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(parts.hostname)):
+        raise ValueError("must be an https URL; http is accepted for a loopback address only")
+
+
+def fetch_json(url: str, *, allow_private: bool) -> tuple[Any, int]:
+    """Fetch a JSON document.
+
+    Args:
+        url: Its address, as ``check_url`` accepts it.
+        allow_private: Whether the host may have a private or loopback address.
+
+    Returns:
+        What it holds, and for how many seconds it is fresh.
+
+    Raises:
+        FetchFailed: It cannot be had.
+    """
+    try:
+        check_url(url)
+    except ValueError as error:
+        raise FetchFailed(f"the URL {error}") from None
+    backend = _Backend(allow_private=allow_private, ends=time.monotonic() + TIMEOUT)
+    headers = [("Host", urlsplit(url).netloc), ("Accept", "application/json")]
+    try:
+        with (
+            httpcore.ConnectionPool(
+                ssl_context=ssl.create_default_context(), network_backend=backend
+            ) as pool,
+            pool.stream("GET", url, headers=headers) as response,
+        ):
+            if response.status != 200:
+                raise FetchFailed(f"the response has the status {response.status}, not 200")
+            body = b""
+            for chunk in response.iter_stream():
+                body += chunk
+                if len(body) > _LARGEST:
+                    raise FetchFailed(f"the response has more than {_LARGEST} bytes")
+            fresh = _freshness(response.headers)
+    except httpcore.TimeoutException:
+        raise FetchFailed(f"it took longer than {TIMEOUT:.0f} seconds") from None
+    except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
+        raise FetchFailed(f"the connection failed: {_reason(error)}") from None
+    try:
+        return json.loads(body), fresh
+    except (ValueError, RecursionError):
+        raise FetchFailed("the response is not JSON") from None
+
+
+class _Backend(httpcore.NetworkBackend):
+    """Connects to addresses that were checked, and ends everything at one moment."""
+
+    def __init__(self, *, allow_private: bool, ends: float) -> None:
+        self._allow_private = allow_private
+        self._ends = ends
+        self._sockets = httpcore.SyncBackend()
+
+    def connect_tcp(  # noqa: PLR0917  # as httpcore calls it
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        """Resolve the name once and connect to what it means; TLS still asks for the name."""
+        del timeout
+        fault = httpcore.ConnectError("the name means no address")
+        for address in _resolve(host, port):
+            if not _is_allowed(address, allow_private=self._allow_private):
+                raise httpcore.ConnectError(
+                    "the host has a private or reserved address (see allow_private)"
+                )
+            try:
+                stream = self._sockets.connect_tcp(
+                    str(address),
+                    port,
+                    timeout=_left(self._ends),
+                    local_address=local_address,
+                    socket_options=socket_options,
+                )
+            except httpcore.ConnectError as error:
+                fault = error
+            else:
+                return _Stream(stream, self._ends)
+        raise fault
+
+
+class _Stream(httpcore.NetworkStream):
+    """A connection on which no wait goes beyond one moment, however much trickles in."""
+
+    def __init__(self, stream: httpcore.NetworkStream, ends: float) -> None:
+        self._stream = stream
+        self._ends = ends
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        del timeout
+        return self._stream.read(max_bytes, timeout=_left(self._ends))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        del timeout
+        self._stream.write(buffer, timeout=_left(self._ends))
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.NetworkStream:
+        del timeout
+        stream = self._stream.start_tls(
+            ssl_context, server_hostname=server_hostname, timeout=_left(self._ends)
+        )
+        return _Stream(stream, self._ends)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+def _left(ends: float) -> float:
+    left = ends - time.monotonic()
+    if left <= 0:
+        raise httpcore.ReadTimeout
+    return left
+
+
+def _resolve(host: str, port: int) -> list[IPv4Address | IPv6Address]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise httpcore.ConnectError("the name of the host cannot be resolved") from None
+    return [ip_address(str(address[0]).partition("%")[0]) for *_, address in found]
+
+
+def _is_allowed(address: IPv4Address | IPv6Address, *, allow_private: bool) -> bool:
+    """Return whether documents may be fetched from an address.
+
+    Never from link-local ones: cloud machines have their metadata there.
+    """
+    address = getattr(address, "ipv4_mapped", None) or address
+    if address.is_link_local or address.is_multicast or address.is_unspecified:
+        return False
+    if isinstance(address, IPv6Address) and (address.sixtofour or address.teredo):
+        return False  # an IPv4 address in disguise
+    return allow_private or address.is_global
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _freshness(headers: Iterable[tuple[bytes, bytes]]) -> int:
+    control = b",".join(value for name, value in headers if name.lower() == b"cache-control")
+    found = _MAX_AGE.search(control.decode("latin-1"))
+    seconds = int(found[1]) if found else _FRESH_BY_DEFAULT
+    return min(max(seconds, _FRESH[0]), _FRESH[1])
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of an error, which is about the connection."""
+    return (str(error).partition("\n")[0] or type(error).__name__)[:200]

@@ -1,0 +1,163 @@
+"""The keys of issuers: given by an admin, or fetched and kept in the database for all nodes.
+
+A request never waits for a fetch if there is a key that fits: what is stale is fetched anew in the
+background. For an unknown ``kid`` one node fetches at most every half minute. The last set that
+could be read is used for a day while the issuer cannot be reached.
+"""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final
+
+from keyosk import delays
+from keyosk.errors import Unavailable
+from keyosk.model import TrustedIssuer
+from keyosk.storage.database import Database
+from keyosk.storage.workloads import FetchedKeys, IssuerStore
+from keyosk.workloads import assertions, fetching
+from keyosk.workloads.assertions import Assertion
+from keyosk.workloads.fetching import FetchFailed
+
+_log = logging.getLogger(__name__)
+
+#: Seconds for which the last set that could be read is used.
+KEPT: Final = 86_400
+#: Seconds between two attempts: after one that succeeded, and after one that failed.
+_PAUSE: Final = 30
+_PAUSE_AFTER_FAULT: Final = 10
+#: Seconds that a request waits for keys, and between two looks at the database meanwhile.
+_WAIT: Final = fetching.TIMEOUT + 1
+_LOOK: Final = 0.05
+#: How many requests of a process may wait for keys. SECURITY: each holds a thread, and whoever
+#: makes an issuer slow must not take them all.
+_MOST_WAITING: Final = 2
+METADATA_PATH: Final = "/.well-known/openid-configuration"
+
+Keys = Sequence[Mapping[str, Any]]
+
+
+class KeySets:
+    """Finds the keys that may have signed a token."""
+
+    def __init__(
+        self, database: Database, issuers: IssuerStore, *, clock: Callable[[], float]
+    ) -> None:
+        self._database = database
+        self._issuers = issuers
+        self._clock = clock
+        self._waiting = threading.BoundedSemaphore(_MOST_WAITING)
+        #: By issuer: the text of its set, and the keys in it.
+        self._parsed: dict[str, tuple[str, Keys]] = {}
+
+    def candidates(self, issuer: TrustedIssuer, assertion: Assertion) -> Keys:
+        """Return the keys of an issuer that may have signed a token; none if there is no such key.
+
+        Raises ``InvalidGrant`` if its algorithm is not accepted, and ``Unavailable`` if the keys
+        cannot be had.
+        """
+        if issuer.keys is not None:
+            return assertions.candidates(assertion, issuer, assertions.parse_keys(issuer.keys))
+        known, now = self._known(issuer), int(self._clock())
+        keys = self._keys(issuer, known, now)
+        found = assertions.candidates(assertion, issuer, keys)
+        if found:
+            if known is not None and now >= (known.fresh_until or 0):
+                self._start(issuer, now, pause=_PAUSE_AFTER_FAULT)
+            return found
+        self._wait(issuer, now, pause=_PAUSE if keys else _PAUSE_AFTER_FAULT)
+        known = self._known(issuer)
+        keys = self._keys(issuer, known, now)
+        if not keys:
+            fault = None if known is None else known.fault
+            raise Unavailable(
+                f"The keys of the issuer {issuer.name} cannot be had: "
+                f"{fault or 'they are being fetched'}."
+            )
+        return assertions.candidates(assertion, issuer, keys)
+
+    def _known(self, issuer: TrustedIssuer) -> FetchedKeys | None:
+        return self._issuers.fetched_keys(issuer.id)
+
+    def _keys(self, issuer: TrustedIssuer, known: FetchedKeys | None, now: int) -> Keys:
+        if known is None or known.document is None or known.fetched_at is None:
+            return ()
+        if now - known.fetched_at > KEPT:
+            return ()
+        text, keys = self._parsed.get(issuer.id, ("", ()))
+        if text != known.document:
+            text, keys = known.document, assertions.parse_keys(json.loads(known.document))
+            self._parsed[issuer.id] = (text, keys)
+        return keys
+
+    def _wait(self, issuer: TrustedIssuer, now: int, *, pause: int) -> None:
+        """Wait until a fetch that is due has ended, whichever node makes it."""
+        delays.before_waiting()
+        if not self._waiting.acquire(blocking=False):
+            raise Unavailable("Other requests are waiting for the keys of an issuer.")
+        try:
+            self._start(issuer, now, pause=pause)
+            ends = time.monotonic() + _WAIT
+            while _is_running(self._known(issuer), int(self._clock())) and time.monotonic() < ends:
+                time.sleep(_LOOK)
+        finally:
+            self._waiting.release()
+
+    def _start(self, issuer: TrustedIssuer, now: int, *, pause: int) -> None:
+        """Begin to fetch the keys, unless any node began less than ``pause`` seconds ago."""
+        if self._issuers.claim_fetch(issuer.id, now=now, not_after=now - pause):
+            threading.Thread(target=self._fetch, args=(issuer,), daemon=True).start()
+
+    def _fetch(self, issuer: TrustedIssuer) -> None:
+        try:
+            document, fresh = self._download(issuer)
+        except FetchFailed as error:
+            _log.warning("the keys of the issuer %s were not fetched: %s", issuer.name, error)
+            self._note(partial(self._issuers.store_fault, issuer.id, str(error)))
+        else:
+            now = int(self._clock())
+            store = partial(self._issuers.store_keys, now=now, fresh_until=now + fresh)
+            self._note(partial(store, issuer.id, document))
+
+    def _download(self, issuer: TrustedIssuer) -> tuple[str, int]:
+        """Return the text of the key set, and for how many seconds it is fresh."""
+        url = issuer.jwks_uri
+        if url is None:
+            address = issuer.issuer.rstrip("/") + METADATA_PATH
+            metadata, _ = fetching.fetch_json(address, allow_private=issuer.allow_private)
+            url = _jwks_uri(metadata, issuer.issuer)
+        document, fresh = fetching.fetch_json(url, allow_private=issuer.allow_private)
+        try:
+            keys = assertions.parse_keys(document)
+        except ValueError as error:
+            raise FetchFailed(str(error)) from None
+        return json.dumps({"keys": keys}), fresh
+
+    def _note(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except Unavailable:
+            _log.warning("the keys of an issuer were not kept: the database is not available")
+        finally:
+            self._database.close()  # that of this thread
+
+
+def _is_running(known: FetchedKeys | None, now: int) -> bool:
+    """Return whether some node is fetching right now."""
+    if known is None or known.fault is not None:
+        return False
+    is_over = known.fetched_at is not None and known.fetched_at >= known.tried_at
+    return not is_over and now - known.tried_at <= _WAIT
+
+
+def _jwks_uri(metadata: Any, issuer: str) -> str:
+    """Return where an issuer's metadata says its keys are (OpenID Connect Discovery 1.0, 4.3)."""
+    if not isinstance(metadata, dict) or metadata.get("issuer") != issuer:
+        raise FetchFailed("its metadata is that of another issuer")
+    url = metadata.get("jwks_uri")
+    if not isinstance(url, str):
+        raise FetchFailed("its metadata has no jwks_uri")
+    return url

@@ -1,0 +1,192 @@
+"""Logins by a token of a trusted issuer (RFC 7523 section 3)."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from keyosk import delays
+from keyosk.audit import Audit
+from keyosk.credentials.authentication import caller
+from keyosk.errors import InvalidGrant
+from keyosk.model import WORKLOAD_CLAIM, Principal, TrustedIssuer, WorkloadRule
+from keyosk.permissions.context import Context
+from keyosk.storage.stores import Stores
+from keyosk.workloads import assertions, claims
+from keyosk.workloads.assertions import Assertion
+from keyosk.workloads.key_sets import KeySets
+
+_NOT_TRUSTED = "No issuer with this iss and audience is trusted here."
+_NO_RULE = "The token is valid, but no rule lets it log in."
+
+
+@dataclass(frozen=True, slots=True)
+class RuleMatch:
+    """A rule, and the claims in which a token is not as it says; none if it fits."""
+
+    rule: WorkloadRule
+    misses: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What would happen if a workload showed a token.
+
+    Attributes:
+        assertion: The token, if it could be verified.
+        fault: Why it would be refused; ``None`` if it would not.
+        rule: The rule that it would log in by.
+        matches: What each rule says of it.
+    """
+
+    assertion: Assertion | None
+    fault: str | None
+    rule: WorkloadRule | None
+    matches: Sequence[RuleMatch]
+
+    def found(self, name: str) -> Any:
+        """Return what the token says in a claim; ``None`` for nothing."""
+        return None if self.assertion is None else claims.value(self.assertion.claims, name)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadLogin:
+    """A token that was verified, and the login that it proves."""
+
+    principal: Principal
+    rule: WorkloadRule
+    issuer: TrustedIssuer
+    assertion: Assertion
+
+
+class WorkloadLogins:
+    """Turns tokens of trusted issuers into logins, or raises ``InvalidGrant``."""
+
+    def __init__(self, context: Context, stores: Stores, key_sets: KeySets) -> None:
+        self._database = context.database
+        self._revocations = context.revocations
+        self._audit: Audit = context.audit
+        self._clock = context.clock
+        self._issuers = stores.issuers
+        self._workload_rules = stores.workload_rules
+        self._logins = stores.logins
+        self._key_sets = key_sets
+
+    def by_assertion(self, text: str) -> WorkloadLogin:
+        """Return the login that a token proves.
+
+        Raises ``InvalidGrant``; ``Unavailable`` if the keys of its issuer cannot be had.
+        """
+        delays.before_waiting()  # a login is written, and keys may have to be fetched
+        assertion = assertions.read(text)
+        issuer = self._issuer(assertion)
+        self._verify(assertion, issuer)
+        rule = self._chosen(self._matches(issuer, assertion))
+        now = int(self._clock())
+        principal = self._logins.by_rule(rule.id, now)
+        if principal is None or not _is_usable(principal, now):
+            raise InvalidGrant("The account or the rule is disabled or has expired.")
+        ends = [end for end in (principal.expires_at, assertion.expires_at) if end is not None]
+        own = {**json.loads(principal.claims), WORKLOAD_CLAIM: _origin(assertion)}
+        principal = replace(
+            self._revocations.corrected(principal),
+            expires_at=min(ends),
+            claims=json.dumps(own),
+        )
+        return WorkloadLogin(principal, rule, issuer, assertion)
+
+    def examine(self, issuer: TrustedIssuer, text: str) -> Examination:
+        """Return what would happen if a workload showed this token of an issuer.
+
+        Raises ``Unavailable`` if the keys of the issuer cannot be had.
+        """
+        delays.before_waiting()
+        try:
+            assertion = assertions.read(text)
+            if assertion.issuer != issuer.issuer or issuer.audience not in assertion.audiences:
+                raise InvalidGrant(
+                    f"The token must have the iss {issuer.issuer} and the aud {issuer.audience}."
+                )
+            self._verify(assertion, issuer)
+        except InvalidGrant as error:
+            return Examination(None, error.detail, None, ())
+        matches = self._matches(issuer, assertion)
+        try:
+            if not issuer.enabled:
+                raise InvalidGrant("The issuer is disabled.")
+            return Examination(assertion, None, self._chosen(matches), matches)
+        except InvalidGrant as error:
+            return Examination(assertion, error.detail, None, matches)
+
+    def record(self, login: WorkloadLogin, *, address: str | None, request_id: str | None) -> None:
+        """Record that a token logged in. Raises ``InvalidGrant`` if it may once, and did.
+
+        Call it before anything is issued for the login.
+        """
+        rule, assertion, now = login.rule, login.assertion, int(self._clock())
+        with self._database.transaction():
+            if rule.once:
+                if assertion.id is None:
+                    raise InvalidGrant("The rule accepts each token once, and it has no jti.")
+                digest = hashlib.sha256(f"{login.issuer.id}\0{assertion.id}".encode()).digest()
+                if not self._issuers.use(digest, expires_at=assertion.expires_at, now=now):
+                    raise InvalidGrant("The token has logged in before.")
+            self._workload_rules.record_use(rule.id, now)
+            by = caller(
+                login.principal, frozenset(), frozenset(), address=address, request_id=request_id
+            )
+            self._audit.record(
+                by,
+                "workload.login",
+                f"account/{login.principal.account_id}",
+                after={"issuer": login.issuer.name, "rule": rule.name, **_origin(assertion)},
+            )
+
+    def _issuer(self, assertion: Assertion) -> TrustedIssuer:
+        found = [
+            issuer
+            for issuer in self._issuers.by_claim(assertion.issuer)
+            if issuer.enabled and issuer.audience in assertion.audiences
+        ]
+        if len(found) != 1:
+            raise InvalidGrant(_NOT_TRUSTED)
+        return found[0]
+
+    def _verify(self, assertion: Assertion, issuer: TrustedIssuer) -> None:
+        keys = self._key_sets.candidates(issuer, assertion)
+        assertions.verify(assertion, issuer, keys, now=self._clock())
+
+    def _matches(self, issuer: TrustedIssuer, assertion: Assertion) -> list[RuleMatch]:
+        return [
+            RuleMatch(rule, claims.misses(rule, assertion.claims, issuer.prefix_claims))
+            for rule in self._workload_rules.of_issuer(issuer.id)
+        ]
+
+    def _chosen(self, matches: Sequence[RuleMatch]) -> WorkloadRule:
+        """Return the rule that a token logs in by: of those that fit, the one that says most.
+
+        Raises ``InvalidGrant`` if none fits, or if they mean more than one account.
+        """
+        now = int(self._clock())
+        fitting = [
+            match.rule for match in matches if not match.misses and _is_open(match.rule, now)
+        ]
+        if not fitting:
+            raise InvalidGrant(_NO_RULE)
+        if len({rule.account_id for rule in fitting}) > 1:
+            raise InvalidGrant("The token fits rules of more than one account.")
+        return max(fitting, key=lambda rule: len(rule.claims))
+
+
+def _origin(assertion: Assertion) -> dict[str, str]:
+    """Return who signed a token, and for whom."""
+    return {"iss": assertion.issuer, "sub": assertion.subject}
+
+
+def _is_open(rule: WorkloadRule, now: int) -> bool:
+    return rule.enabled and (rule.expires_at is None or rule.expires_at > now)
+
+
+def _is_usable(principal: Principal, now: int) -> bool:
+    return principal.enabled and (principal.expires_at is None or principal.expires_at > now)

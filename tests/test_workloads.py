@@ -1,0 +1,652 @@
+"""Workloads log in with a token that another platform signed (RFC 7523), through HTTP."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jwt
+import pytest
+import requests
+
+from live import Client, LiveServer, unique
+from people import PASSWORD, assert_refused, done, make_person, problem
+from platforms import AUDIENCE, KEYS, METADATA, Platform, platform
+
+JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
+CLIENT_ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+_SECONDS = 60
+
+pytestmark = pytest.mark.every_database
+
+
+class Shop:
+    """A service that accepts workloads, a machine account with its scopes, and a rule."""
+
+    def __init__(self, server: LiveServer, admin: Client, ci: Platform) -> None:
+        self.server, self.admin, self.ci = server, admin, ci
+        self.service = unique("shop")
+        self.read, self.write = f"{self.service}:read", f"{self.service}:write"
+        body = {"name": self.service, "scopes": [self.read, self.write], "accepts": "any"}
+        done(admin.post("/services", json=body), 201)
+        self.account = self.machine()
+        self.issuer = unique("ci")
+        self.trust()
+        self.rule("main", {"repository_id": "842913401", "ref": "refs/heads/main"})
+
+    def machine(self) -> str:
+        username = unique("deployer")
+        grants = {"scopes": [self.read, self.write]}
+        body = {"username": username, "kind": "machine", "grants": grants}
+        done(self.admin.post("/accounts", json=body), 201)
+        return username
+
+    def trust(self, **fields: Any) -> None:
+        body = {
+            "name": self.issuer,
+            "preset": "github",
+            "issuer": self.ci.issuer,
+            "audience": AUDIENCE,
+            "algorithms": [self.ci.algorithm],
+            "allow_private": True,
+            **fields,
+        }
+        done(self.admin.post("/issuers", json=body), 201)
+
+    def rule(self, name: str, claims: dict[str, Any], **fields: Any) -> dict[str, Any]:
+        body = {"name": name, "claims": claims, "account": self.account, **fields}
+        made: dict[str, Any] = done(
+            self.admin.post(f"/issuers/{self.issuer}/rules", json=body), 201
+        )
+        return made
+
+    def change(self, **patch: Any) -> requests.Response:
+        return self.admin.patch(f"/issuers/{self.issuer}", json=patch)
+
+    def change_rule(self, name: str, **patch: Any) -> requests.Response:
+        return self.admin.patch(f"/issuers/{self.issuer}/rules/{name}", json=patch)
+
+    def show(self, token: str, **parameters: Any) -> requests.Response:
+        data = {"grant_type": JWT_BEARER, "assertion": token, **parameters}
+        return self.server.client().post("/auth/token", data=data)
+
+    def refusal(self, token: str, error: str = "invalid_grant") -> str:
+        """What is said where a token does not log in."""
+        answer = self.show(token)
+        assert answer.status_code == 400, answer.text
+        assert answer.json()["error"] == error, answer.text
+        return str(answer.json()["error_description"])
+
+    def report(self, token: str) -> dict[str, Any]:
+        body = {"assertion": token}
+        found: dict[str, Any] = done(self.admin.post(f"/issuers/{self.issuer}/test", json=body))
+        return found
+
+
+@pytest.fixture
+def ci() -> Iterator[Platform]:
+    with platform() as made:
+        yield made
+
+
+@pytest.fixture
+def shop(server: LiveServer, admin: Client, ci: Platform) -> Shop:
+    return Shop(server, admin, ci)
+
+
+def claims_of(answer: requests.Response) -> dict[str, Any]:
+    found: dict[str, Any] = jwt.decode(
+        done(answer)["access_token"], options={"verify_signature": False}
+    )
+    return found
+
+
+# --- The wire -------------------------------------------------------------------------------------
+
+
+def test_a_foreign_token_gets_a_token(shop: Shop) -> None:
+    answer = shop.show(shop.ci.token())
+    body, claims = done(answer), claims_of(answer)
+    assert body["token_type"] == "Bearer"
+    assert "refresh_token" not in body
+    assert claims["preferred_username"] == shop.account
+    assert claims["aud"] == shop.service
+    assert set(claims["scope"].split()) == {shop.read, shop.write}
+    assert claims["amr"] == ["wif"]
+    rule = done(shop.admin.get(f"/issuers/{shop.issuer}/rules/main"))
+    assert claims["key_id"] == rule["id"]
+    assert rule["last_used_at"] is not None
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"grant_type": JWT_BEARER, "assertion": ...},
+        {
+            "grant_type": EXCHANGE,
+            "subject_token": ...,
+            "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+        },
+        {
+            "grant_type": EXCHANGE,
+            "subject_token": ...,
+            "subject_token_type": "urn:ietf:params:oauth:token-type:id_token",
+        },
+        {"client_assertion_type": CLIENT_ASSERTION, "client_assertion": ...},
+        {
+            "grant_type": "client_credentials",
+            "client_assertion_type": CLIENT_ASSERTION,
+            "client_assertion": ...,
+        },
+    ],
+    ids=["jwt-bearer", "exchange-jwt", "exchange-id-token", "assertion", "client-credentials"],
+)
+def test_each_way_to_send_it_works(shop: Shop, parameters: dict[str, Any]) -> None:
+    token = shop.ci.token()
+    data = {name: token if value is ... else value for name, value in parameters.items()}
+    anybody = shop.server.client()
+    claims = claims_of(anybody.post("/auth/token", data={**data, "scope": shop.read}))
+    assert claims["scope"] == shop.read
+    answer = shop.server.client("admin", "x").post("/auth/token", data=data)
+    assert answer.status_code in (400, 401), "a login besides"
+    both = {**data, "client_id": shop.account, "client_secret": "x"}
+    assert anybody.post("/auth/token", data=both).status_code in (400, 401)
+    assert claims_of(anybody.post("/auth/token", data={**data, "client_id": shop.account}))
+    other = anybody.post("/auth/token", data={**data, "client_id": "admin"})
+    assert (other.status_code, other.json()["error"]) == (400, "invalid_grant")
+
+
+def test_it_is_never_in_a_url(shop: Shop) -> None:
+    answer = shop.server.client().get(
+        "/auth/token", params={"grant_type": JWT_BEARER, "assertion": shop.ci.token()}
+    )
+    assert answer.json()["error"] == "invalid_request"
+    assert "URL" in answer.json()["error_description"]
+
+
+def test_the_metadata_names_the_grant_type(shop: Shop) -> None:
+    found = done(shop.server.client().get("/.well-known/oauth-authorization-server"))
+    assert JWT_BEARER in found["grant_types_supported"]
+
+
+def test_there_is_never_a_refresh_token(shop: Shop) -> None:
+    done(shop.admin.patch(f"/services/{shop.service}", json={"refresh_allowed": True}))
+    assert shop.show(shop.ci.token(), scope=f"{shop.read} offline_access").json()["error"] == (
+        "invalid_scope"
+    )
+
+
+def test_the_token_does_not_outlive_the_foreign_one(shop: Shop) -> None:
+    now = int(time.time())
+    claims = claims_of(shop.show(shop.ci.token(exp=now + 60)))
+    assert claims["exp"] <= now + 60
+    claims = claims_of(shop.show(shop.ci.token(), lifetime="30"))
+    assert claims["exp"] - claims["iat"] <= 31
+
+
+def test_a_service_that_does_not_accept_workloads_gets_none(shop: Shop) -> None:
+    for accepts in ("both", "password", ["api_key"]):
+        done(shop.admin.patch(f"/services/{shop.service}", json={"accepts": accepts}))
+        answer = shop.show(shop.ci.token(), audience=shop.service)
+        assert answer.json()["error"] == "invalid_target", accepts
+    patched = done(
+        shop.admin.patch(f"/services/{shop.service}", json={"accepts": ["api_key", "workload"]})
+    )
+    assert patched["accepts"] == ["api_key", "workload"]
+    assert claims_of(shop.show(shop.ci.token()))["aud"] == shop.service
+
+
+def test_grants_can_be_for_workloads_only(shop: Shop) -> None:
+    path = f"/accounts/{shop.account}/grants"
+    grants = {"scopes": [{"name": shop.read, "with": "workload"}]}
+    done(shop.admin.put(path, json=grants))
+    assert claims_of(shop.show(shop.ci.token()))["scope"] == shop.read
+    done(shop.admin.put(path, json={"scopes": [{"name": shop.read, "with": "api_key"}]}))
+    assert claims_of(shop.show(shop.ci.token()))["scope"] == ""
+
+
+def test_a_service_may_ask_where_it_comes_from(shop: Shop) -> None:
+    assert "workload" not in claims_of(shop.show(shop.ci.token()))
+    done(shop.admin.patch(f"/services/{shop.service}", json={"claims": ["workload"]}))
+    claims = claims_of(shop.show(shop.ci.token()))
+    assert claims["workload"] == {
+        "iss": shop.ci.issuer,
+        "sub": "repo:acme/shop:ref:refs/heads/main",
+    }
+
+
+def test_no_account_can_claim_to_be_a_workload(shop: Shop) -> None:
+    done(shop.admin.patch(f"/services/{shop.service}", json={"claims": ["workload"]}))
+    person = make_person(shop.server, shop.admin, shop.read)
+    done(shop.admin.patch(person.path, json={"claims": {"workload": {"iss": "x", "sub": "y"}}}))
+    assert "workload" not in claims_of(person.login().post("/auth/token"))
+
+
+def test_each_login_is_in_the_audit_log(shop: Shop) -> None:
+    done(shop.show(shop.ci.token()))
+    rows = done(shop.admin.get("/audit", params={"action": "workload.login"}))["items"]
+    row = next(row for row in rows if row["actor_name"] == shop.account)
+    assert row["after"] == {
+        "issuer": shop.issuer,
+        "rule": "main",
+        "iss": shop.ci.issuer,
+        "sub": "repo:acme/shop:ref:refs/heads/main",
+    }
+    assert row["address"] is not None
+
+
+# --- Rules ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"repository_id": "842913402"},
+        {"repository_id": 842913401},
+        {"repository_id": ["842913401"]},
+        {"repository_id": {"id": "842913401"}},
+        {"repository_id": None},
+        {"repository_id": "842913401 "},
+        {"repository_id": "８42913401"},
+        {"repository_id": "842913401\u200b"},
+        {"ref": "refs/heads/main2"},
+        {"ref": "refs/heads/mаin"},
+        {"ref": "REFS/HEADS/MAIN"},
+        {"ref": None},
+        {"ref": True},
+        {"ref": "refs/heads/main\x00"},
+    ],
+)
+def test_a_claim_that_only_looks_alike_does_not_fit(shop: Shop, claims: dict[str, Any]) -> None:
+    token = shop.ci.signed({**shop.ci.claims(), **claims})
+    assert "no rule" in shop.refusal(token)
+
+
+def test_a_rule_may_list_values_and_end_them_with_a_star(shop: Shop) -> None:
+    shop.change_rule("main", claims={"ref": ["refs/heads/main", "refs/tags/*"]})
+    for ref, fits in {
+        "refs/heads/main": True,
+        "refs/tags/v1": True,
+        "refs/tags/": True,
+        "refs/heads/x": False,
+        "refs/tag": False,
+    }.items():
+        answer = shop.show(shop.ci.token(ref=ref))
+        assert (answer.status_code == 200) is fits, ref
+
+
+def test_a_deeper_claim_is_named_by_a_json_pointer(shop: Shop) -> None:
+    shop.change(required_claims=[])
+    done(shop.admin.delete(f"/issuers/{shop.issuer}/rules/main"), 204)
+    shop.rule("pods", {"/kubernetes.io/namespace": "prod", "/a~1b/c~0d": 7})
+    good: dict[str, Any] = {"kubernetes.io": {"namespace": "prod"}, "a/b": {"c~d": 7}}
+    assert claims_of(shop.show(shop.ci.token(**good)))
+    wrong: tuple[dict[str, Any], ...] = (
+        {**good, "kubernetes.io": {"namespace": "dev"}},
+        {**good, "kubernetes.io": "prod"},
+        {**good, "kubernetes.io": [{"namespace": "prod"}]},
+        {**good, "a/b": {"c~d": 7.0}},
+        {**good, "a/b": {"c~d": "7"}},
+        {"/kubernetes.io/namespace": "prod", "/a~1b/c~0d": 7},
+    )
+    for bad in wrong:
+        assert "no rule" in shop.refusal(shop.ci.token(**bad))
+
+
+def test_true_is_not_one(shop: Shop) -> None:
+    shop.rule("protected", {"repository_id": "842913401", "ref_protected": True})
+    done(shop.admin.delete(f"/issuers/{shop.issuer}/rules/main"), 204)
+    assert shop.show(shop.ci.token(ref_protected=True)).status_code == 200
+    for value in (1, 1.0, "true", [True]):
+        shop.refusal(shop.ci.token(ref_protected=value))
+
+
+def test_two_accounts_are_refused(shop: Shop) -> None:
+    first, shop.account = shop.account, shop.machine()
+    shop.rule("also", {"repository_id": "842913401"})
+    assert "more than one account" in shop.refusal(shop.ci.token())
+    done(shop.change_rule("also", enabled=False))
+    assert claims_of(shop.show(shop.ci.token()))["preferred_username"] == first
+
+
+def test_of_two_rules_for_an_account_the_one_that_says_more_counts(shop: Shop) -> None:
+    shop.rule("any", {"repository_id": "842913401"}, scopes=[shop.read])
+    assert set(claims_of(shop.show(shop.ci.token()))["scope"].split()) == {shop.read, shop.write}
+    assert claims_of(shop.show(shop.ci.token(ref="refs/heads/x")))["scope"] == shop.read
+
+
+def test_a_rule_ends(shop: Shop) -> None:
+    done(shop.change_rule("main", expires_at="2020-01-01T00:00:00Z"))
+    assert "no rule" in shop.refusal(shop.ci.token())
+    done(shop.change_rule("main", expires_at=None))
+    assert shop.show(shop.ci.token()).status_code == 200
+    done(shop.admin.patch(f"/accounts/{shop.account}", json={"enabled": False}))
+    assert "disabled or has expired" in shop.refusal(shop.ci.token())
+
+
+def test_a_token_logs_in_once_where_the_rule_says_so(shop: Shop) -> None:
+    token = shop.ci.token()
+    assert [shop.show(token).status_code for _ in range(2)] == [200, 200]
+    done(shop.change_rule("main", once=True))
+    assert shop.show(token).status_code == 200
+    assert "before" in shop.refusal(token)
+    assert shop.show(shop.ci.token(), scope="nobody:knows").json()["error"] == "invalid_scope"
+    assert "no jti" in shop.refusal(shop.ci.token(jti=None))
+
+
+def test_what_is_refused_does_not_use_a_token_up(shop: Shop) -> None:
+    done(shop.change_rule("main", once=True))
+    token = shop.ci.token()
+    assert shop.show(token, scope="nobody:knows").json()["error"] == "invalid_scope"
+    assert shop.show(token).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("fields", "at"),
+    [
+        ({"claims": {"ref": "refs/heads/main"}}, "claims"),
+        ({"claims": {}}, "claims"),
+        ({"claims": {"repository_id": "84*"}}, "claims.repository_id"),
+        ({"claims": {"repository_id": "1", "ref": "*"}}, "claims.ref"),
+        ({"claims": {"repository_id": "1", "ref": "refs/*/main"}}, "claims.ref"),
+        ({"claims": {"repository_id": "1", "ref": ["a", "b**"]}}, "claims.ref"),
+        ({"claims": {"repository_id": "1", "/a//b": "x"}}, "claims"),
+        ({"claims": {"repository_id": "1", "/a~2": "x"}}, "claims"),
+        ({"claims": {"repository_id": ""}}, "claims.repository_id"),
+        ({"claims": {"repository_id": None}}, "claims"),
+        ({"claims": {"repository_id": 1.5}}, "claims"),
+        ({"claims": {"repository_id": []}}, "claims"),
+        ({"claims": ["repository_id"]}, "claims"),
+        ({"account": "nobody.of.that.name"}, "account"),
+        ({"account": "admin"}, "account"),
+        ({"scopes": ["nobody:knows"]}, "scopes"),
+        ({"name": "With Spaces"}, "name"),
+        ({"expires_at": "2020-01-01T00:00:00Z"}, "expires_at"),
+    ],
+)
+def test_a_rule_that_makes_no_sense_is_refused(shop: Shop, fields: dict[str, Any], at: str) -> None:
+    body = {
+        "name": "wrong",
+        "claims": {"repository_id": "1"},
+        "account": shop.account,
+        **fields,
+    }
+    told = problem(
+        shop.admin.post(f"/issuers/{shop.issuer}/rules", json=body),
+        422,
+        at,
+    )
+    assert told["code"] == "invalid"
+
+
+# --- Tokens that must not pass --------------------------------------------------------------------
+
+
+def test_the_times_of_a_token_count(shop: Shop) -> None:
+    now = int(time.time())
+    for claims, word in (
+        ({"exp": now - 1, "iat": now - 300}, "expired"),
+        ({"iat": now + 600, "exp": now + 900}, "not valid yet"),
+        ({"nbf": now + 600}, "not valid yet"),
+        ({"exp": now + 86_400}, "longer"),
+        ({"exp": now + 86_400, "iat": None}, "longer"),
+        ({"exp": None}, "lacks"),
+        ({"exp": str(now + 60)}, "lacks"),
+        ({"exp": True}, "lacks"),
+        ({"exp": 10**300}, "lacks"),
+        ({"iat": "now"}, "lacks"),
+    ):
+        assert word in shop.refusal(shop.ci.signed(shop.ci.claims(**claims))), claims
+
+
+def test_who_signed_it_and_for_whom_counts(shop: Shop) -> None:
+    foreign: tuple[dict[str, Any], ...] = (
+        {"iss": f"{shop.ci.issuer}/"},
+        {"iss": shop.ci.issuer.upper()},
+        {"iss": shop.server.url},
+        {"aud": "https://other.example.com"},
+        {"aud": f"{AUDIENCE}/"},
+        {"aud": [AUDIENCE.upper()]},
+    )
+    for claims in foreign:
+        assert "No issuer" in shop.refusal(shop.ci.token(**claims)), claims
+    odd: tuple[dict[str, Any], ...] = (
+        {"aud": []},
+        {"aud": [AUDIENCE, 7]},
+        {"aud": {"a": AUDIENCE}},
+        {"sub": 7},
+    )
+    for claims in odd:
+        assert "lacks" in shop.refusal(shop.ci.signed({**shop.ci.claims(), **claims})), claims
+    assert shop.show(shop.ci.token(aud=["https://other.example.com", AUDIENCE])).status_code == 200
+
+
+def test_our_own_tokens_are_no_workloads(shop: Shop) -> None:
+    own = done(shop.show(shop.ci.token()))["access_token"]
+    shop.refusal(own)
+    answer = shop.admin.post(
+        "/issuers", json={"name": unique("own"), "issuer": shop.server.url, "audience": "x"}
+    )
+    problem(answer, 422, "issuer")
+
+
+def test_an_access_token_of_the_platform_is_no_identity(shop: Shop) -> None:
+    assert "lacks" in shop.refusal(shop.ci.token(headers={"typ": "at+jwt"}))
+
+
+def test_a_disabled_issuer_logs_nobody_in(shop: Shop) -> None:
+    done(shop.change(enabled=False))
+    assert "No issuer" in shop.refusal(shop.ci.token())
+
+
+# --- Revocation -----------------------------------------------------------------------------------
+
+
+def test_what_takes_a_login_away_revokes_its_tokens(shop: Shop) -> None:
+    owner = make_person(shop.server, shop.admin, "keyosk:tokens:introspect")
+
+    def is_active(token: str) -> bool:
+        found = done(owner.login().post("/auth/introspect", data={"token": token}))
+        return bool(found["active"])
+
+    ways: dict[str, Callable[[], requests.Response]] = {
+        "limit": lambda: shop.change_rule("main", scopes=[shop.read]),
+        "claims": lambda: shop.change_rule("main", claims={"ref": "refs/heads/*"}),
+        "disable": lambda: shop.change_rule("main", enabled=False),
+        "issuer": lambda: shop.change(algorithms=["RS256", "ES256"]),
+        "off": lambda: shop.change(enabled=False),
+        "delete": lambda: shop.admin.delete(f"/issuers/{shop.issuer}/rules/main"),
+    }
+    for name, take_away in ways.items():
+        token = done(shop.show(shop.ci.token()))["access_token"]
+        assert is_active(token), name
+        answer = take_away()
+        assert answer.status_code in (200, 204), answer.text
+        assert not is_active(token), name
+        if name != "delete":
+            assert "effective_at_latest" in answer.json(), name
+            done(shop.change_rule("main", enabled=True, scopes=None))
+            done(shop.change(enabled=True))
+    entries = done(shop.server.client().get("/auth/revocations"))["entries"]
+    assert any("key_id" in entry for entry in entries)
+
+
+def test_deleting_an_issuer_with_rules_needs_force(shop: Shop) -> None:
+    token = done(shop.show(shop.ci.token()))["access_token"]
+    path = f"/issuers/{shop.issuer}"
+    assert_refused(shop.admin.delete(path), "in_use", 409)
+    assert shop.admin.delete(path, params={"force": "true"}).status_code == 204
+    assert "No issuer" in shop.refusal(shop.ci.token())
+    person = make_person(shop.server, shop.admin, "keyosk:tokens:introspect")
+    assert done(person.login().post("/auth/introspect", data={"token": token}))["active"] is False
+
+
+# --- Who may ------------------------------------------------------------------------------------
+
+
+def test_nobody_hands_out_an_account_that_holds_more_than_they_do(shop: Shop) -> None:
+    weak = make_person(shop.server, shop.admin, "keyosk:services:write", "keyosk:services:read")
+    by = weak.bearer()
+    body = {"name": "mine", "claims": {"repository_id": "1"}, "account": shop.account}
+    path = f"/issuers/{shop.issuer}"
+    assert_refused(by.post(f"{path}/rules", json=body), "refused_by_rule")
+    assert_refused(by.patch(f"{path}/rules/main", json={"enabled": False}), "refused_by_rule")
+    assert_refused(by.delete(f"{path}/rules/main"), "refused_by_rule")
+    assert_refused(by.patch(path, json={"algorithms": ["ES256"]}), "refused_by_rule")
+    assert_refused(by.patch(path, json={"prefix_claims": ["repository_id"]}), "refused_by_rule")
+    harmless = shop.machine()
+    done(shop.admin.put(f"/accounts/{harmless}/grants", json={"scopes": []}))
+    assert by.post(f"{path}/rules", json={**body, "account": harmless}).status_code == 201
+
+
+def test_a_workload_handles_no_credentials(shop: Shop) -> None:
+    """Its tokens are not even accepted by Keyosk's own API."""
+    path = f"/accounts/{shop.account}/grants"
+    scopes = [shop.read, "keyosk:services:write", "keyosk:accounts:write"]
+    done(shop.admin.put(path, json={"scopes": scopes}))
+    answer = shop.show(shop.ci.token(), audience="keyosk")
+    assert answer.json()["error"] == "invalid_target"
+    token = done(shop.show(shop.ci.token()))["access_token"]
+    assert Client(shop.server.url, token=token).get("/accounts/me").status_code == 401
+
+
+def test_an_api_key_trusts_no_issuer(shop: Shop) -> None:
+    person = make_person(shop.server, shop.admin, "keyosk:admin")
+    secret = done(
+        person.bearer().post(
+            "/accounts/me/api-keys", json={"name": "k", "current_password": PASSWORD}
+        ),
+        201,
+    )["secret"]
+    key = shop.server.client(person.username, secret)
+    assert_refused(
+        key.post("/issuers", json={"name": unique("x"), "issuer": "https://x.example"}),
+        "refused_by_rule",
+    )
+    assert_refused(key.patch(f"/issuers/{shop.issuer}", json={"enabled": False}), "refused_by_rule")
+
+
+# --- Issuers --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "at"),
+    [
+        ({"issuer": "http://ci.example.com"}, "issuer"),
+        ({"issuer": "ftp://ci.example.com"}, "issuer"),
+        ({"issuer": "https://user:pass@ci.example.com"}, "issuer"),
+        ({"issuer": "not a url"}, "issuer"),
+        ({"issuer": ""}, "issuer"),
+        ({"jwks_uri": "http://169.254.169.254/keys"}, "jwks_uri"),
+        ({"jwks_uri": "file:///etc/passwd"}, "jwks_uri"),
+        ({"jwks_uri": "https://x.example/a#b"}, "jwks_uri"),
+        ({"algorithms": ["HS256"]}, "algorithms"),
+        ({"algorithms": ["none"]}, "algorithms"),
+        ({"algorithms": []}, "algorithms"),
+        ({"max_lifetime": 0}, "max_lifetime"),
+        ({"max_lifetime": 10**9}, "max_lifetime"),
+        ({"keys": {"keys": []}}, "keys"),
+        ({"keys": {"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}}, "keys"),
+        ({"keys": {"kty": "RSA"}}, "keys"),
+        ({"preset": "unknown"}, "preset"),
+        ({"required_claims": ["/a//b"]}, "required_claims"),
+        ({"audience": "with space"}, "audience"),
+        ({"name": "Bad Name"}, "name"),
+    ],
+)
+def test_an_issuer_that_makes_no_sense_is_refused(
+    admin: Client, fields: dict[str, Any], at: str
+) -> None:
+    body = {"name": unique("ci"), "issuer": "https://ci.example.com", **fields}
+    problem(admin.post("/issuers", json=body), 422, at)
+
+
+def test_a_private_key_is_not_stored(admin: Client) -> None:
+    with platform(algorithm="ES256") as ci:
+        private = {**ci.jwk(), "d": "c2VjcmV0LW51bWJlcg"}
+        body = {"name": unique("ci"), "issuer": "urn:ci", "keys": {"keys": [private]}}
+        answer = admin.post("/issuers", json=body)
+        problem(answer, 422, "keys")
+        assert private["d"] not in answer.text
+
+
+def test_iss_and_audience_are_unique_together(shop: Shop) -> None:
+    body = {"name": unique("ci"), "issuer": shop.ci.issuer, "audience": AUDIENCE}
+    assert_refused(shop.admin.post("/issuers", json=body), "conflict", 409)
+    assert_refused(
+        shop.admin.post("/issuers", json={**body, "name": shop.issuer, "audience": "x"}),
+        "conflict",
+        409,
+    )
+    done(shop.admin.post("/issuers", json={**body, "audience": "another"}), 201)
+    assert shop.show(shop.ci.token()).status_code == 200
+    assert "No issuer" in shop.refusal(shop.ci.token(aud=[AUDIENCE, "another"]))
+
+
+def test_keys_can_be_given_instead_of_fetched(server: LiveServer, admin: Client) -> None:
+    ci = Platform(algorithm="ES256")  # it does not run
+    ci.issuer = "https://kubernetes.default.svc.cluster.local"
+    shop = Shop.__new__(Shop)
+    shop.server, shop.admin, shop.ci = server, admin, ci
+    shop.service, shop.issuer = unique("shop"), unique("cluster")
+    shop.read, shop.write = f"{shop.service}:read", f"{shop.service}:write"
+    body = {"name": shop.service, "scopes": [shop.read, shop.write], "accepts": "any"}
+    done(admin.post("/services", json=body), 201)
+    shop.account = shop.machine()
+    audience = unique("aud")
+    shop.trust(keys={"keys": ci.keys}, audience=audience, preset="kubernetes")
+    uid = "b0c9e6a4-1f0d-4c1c-9f0e-0d3f3a1b2c4d"
+    shop.rule("pod", {"/kubernetes.io/serviceaccount/uid": uid})
+    account = {"kubernetes.io": {"serviceaccount": {"name": "deployer", "uid": uid}}}
+    token = ci.token(aud=[audience], **account)
+    assert claims_of(shop.show(token))["preferred_username"] == shop.account
+    again = {"kubernetes.io": {"serviceaccount": {"name": "deployer", "uid": uid[::-1]}}}
+    assert "no rule" in shop.refusal(ci.token(aud=[audience], **again))
+    assert ci.asked == []
+
+
+# --- What a rule would say ------------------------------------------------------------------------
+
+
+def test_a_token_can_be_tried_without_logging_in(shop: Shop) -> None:
+    shop.rule("tags", {"repository_id": "842913401", "ref": "refs/tags/*"})
+    report = shop.report(shop.ci.token())
+    assert (report["verified"], report["account"], report["rule"]) == (True, shop.account, "main")
+    assert report["error_description"] is None
+    assert report["claims"]["repository"] == "acme/shop"
+    tags = next(rule for rule in report["rules"] if rule["name"] == "tags")
+    assert tags["fits"] is False
+    assert tags["misses"] == [
+        {"claim": "ref", "wanted": ["refs/tags/*"], "found": "refs/heads/main"}
+    ]
+    rule = done(shop.admin.get(f"/issuers/{shop.issuer}/rules/main"))
+    assert rule["last_used_at"] is None
+    report = shop.report(shop.ci.token(ref="refs/heads/x"))
+    assert (report["verified"], report["rule"]) == (True, None)
+    assert "no rule" in report["error_description"]
+    forged = shop.ci.token().rpartition(".")[0] + ".AAAA"
+    report = shop.report(forged)
+    assert (report["verified"], report["claims"], report["rules"]) == (False, {}, [])
+
+
+# --- Fetching keys --------------------------------------------------------------------------------
+
+
+def test_keys_are_fetched_once(shop: Shop) -> None:
+    for _ in range(5):
+        done(shop.show(shop.ci.token()))
+    assert shop.ci.asked == [METADATA, KEYS]
+
+
+def test_a_rotated_key_is_found_and_an_unknown_one_costs_little(shop: Shop) -> None:
+    done(shop.show(shop.ci.token()))
+    shop.ci.rotate("key-2")
+    # The pause after the fetch above has to be over: nobody can make Keyosk fetch all the time.
+    deadline = time.monotonic() + _SECONDS * 2
+    while shop.show(shop.ci.token()).status_code != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    asked = len(shop.ci.asked)
+    for number in range(20):
+        shop.refusal(shop.ci.token(headers={"kid": f"made-up-{number}"}))
+    assert len(shop.ci.asked) <= asked + 2
