@@ -31,6 +31,8 @@ _PLACES: Final = {
     "role": "keyosk.cli.roles:role",
     "grant": "keyosk.cli.grants:grant",
     "session": "keyosk.cli.sessions:session",
+    "issuer": "keyosk.cli.issuers:issuer",
+    "rule": "keyosk.cli.issuers:rule",
     "signing-key": "keyosk.cli.signing_keys:signing_key",
     "token": "keyosk.cli.tokens:token",
     "verify-service": "keyosk.cli.verify_service:verify_service",

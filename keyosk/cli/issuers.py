@@ -1,0 +1,345 @@
+"""keyosk issuer and keyosk rule."""
+
+import base64
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from keyosk.cli import shared
+from keyosk.cli.refusals import Refused
+from keyosk.model import FOREIGN_ALGORITHMS
+from keyosk.workloads.presets import PRESETS
+
+if TYPE_CHECKING:
+    from keyosk.cli.client import Client
+
+_ISSUER_COLUMNS = ("name", "issuer", "audience", "enabled", "preset")
+_RULE_COLUMNS = ("name", "account", "claims", "enabled", "last_used_at")
+_ISSUER_RESETS = ("description", "jwks_uri", "keys", "max_lifetime", "required_claims")
+_RULE_RESETS = ("description", "scopes", "expires_at")
+
+_claims = click.option(
+    "--claim",
+    "claims",
+    multiple=True,
+    metavar="NAME=TEXT",
+    help="What the token must say; repeatable, also for several values of one claim. NAME:=JSON "
+    "for true, false and numbers.",
+)
+_keys = click.option(
+    "--keys",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A JWK set, for an issuer that Keyosk cannot reach.",
+)
+
+
+@click.group()
+def issuer() -> None:
+    """Trust other platforms, whose tokens log workloads in without a secret."""
+
+
+@issuer.command("list")
+@shared.as_json
+def list_issuers(*, as_json: bool) -> None:
+    """List all issuers, oldest first."""
+    with shared.client() as client:
+        found = list(client.items("issuers"))
+    shared.show_list(found, _ISSUER_COLUMNS, as_json=as_json)
+
+
+@issuer.command("show")
+@click.argument("name")
+@shared.as_json
+def show_issuer(name: str, *, as_json: bool) -> None:
+    """Show one issuer."""
+    with shared.client() as client:
+        found = client.get("issuers", name).body
+    shared.show_object(found, as_json=as_json)
+
+
+@issuer.command("create")
+@click.argument("name")
+@click.option("--preset", type=click.Choice(list(PRESETS)), help="Fill in what is known of it.")
+@click.option("--issuer", "url", metavar="ISS", help="The iss of its tokens, exactly.")
+@click.option("--audience", help="What aud must contain; by default the URL of this Keyosk.")
+@click.option("--jwks-uri", metavar="URL", help="Where its keys are, if not in its metadata.")
+@_keys
+@click.option(
+    "--algorithm",
+    "algorithms",
+    multiple=True,
+    type=click.Choice(FOREIGN_ALGORITHMS),
+    help="Repeatable.",
+)
+@click.option("--max-lifetime", type=int, metavar="SECONDS", help="The longest life of a token.")
+@click.option("--allow-private", is_flag=True, help="Its keys may be at a private address.")
+@click.option("--description")
+@shared.as_json
+def create_issuer(
+    name: str,
+    *,
+    preset: str | None,
+    url: str | None,
+    audience: str | None,
+    jwks_uri: str | None,
+    keys: Path | None,
+    algorithms: tuple[str, ...],
+    max_lifetime: int | None,
+    allow_private: bool,
+    description: str | None,
+    as_json: bool,
+) -> None:
+    """Trust an issuer. Nobody logs in before there is a rule."""
+    body = shared.given(
+        name=name,
+        preset=preset,
+        issuer=url,
+        audience=audience,
+        jwks_uri=jwks_uri,
+        keys=_read_keys(keys),
+        algorithms=algorithms,
+        max_lifetime=max_lifetime,
+        description=description,
+    )
+    if allow_private:
+        body["allow_private"] = True
+    with shared.client() as client:
+        made = client.post("issuers", body=body).body
+    shared.show_object(made, as_json=as_json)
+    if preset is not None and not as_json:
+        click.echo(PRESETS[preset].note, err=True)
+
+
+@issuer.command("set")
+@click.argument("name")
+@click.option("--issuer", "issuer", metavar="ISS")
+@click.option("--audience")
+@click.option("--jwks-uri", metavar="URL")
+@_keys
+@click.option("--algorithm", "algorithms", multiple=True, type=click.Choice(FOREIGN_ALGORITHMS))
+@click.option("--max-lifetime", type=int, metavar="SECONDS")
+@click.option("--allow-private/--public-only", default=None)
+@click.option("--enabled/--disabled", default=None)
+@click.option("--description")
+@click.option("--reset", multiple=True, type=click.Choice(_ISSUER_RESETS), help="Repeatable.")
+@shared.as_json
+def set_issuer(
+    name: str, reset: tuple[str, ...], *, keys: Path | None, as_json: bool, **given: Any
+) -> None:
+    """Change the given settings of the issuer; the others stay as they are."""
+    patch = {field: value for field, value in given.items() if value not in (None, ())}
+    if keys is not None:
+        patch["keys"] = _read_keys(keys)
+    with shared.client() as client:
+        changed = client.patch("issuers", name, body=dict.fromkeys(reset) | patch).body
+    shared.show_object(changed, as_json=as_json)
+
+
+@issuer.command("delete")
+@click.argument("name")
+@click.option("--force", is_flag=True, help="Delete its rules too.")
+def delete_issuer(name: str, *, force: bool) -> None:
+    """Trust the issuer no longer; tokens that came by its rules are revoked."""
+    with shared.client() as client:
+        client.delete("issuers", name, **shared.forced(force))
+
+
+@issuer.command("test")
+@click.argument("name", required=False)
+@shared.as_json
+def test_token(name: str | None, *, as_json: bool) -> None:
+    """Read a token from standard input and tell what would happen if a workload showed it.
+
+    Nothing is issued. Exits 1 if the token would not log in. NAME: the issuer, if the iss of the
+    token does not say which one is meant.
+    """
+    token = shared.read_line().strip()
+    with shared.client() as client:
+        chosen = name or _issuer_of(client, token)
+        report = client.post("issuers", chosen, "test", body={"assertion": token}).body
+    if as_json:
+        shared.show_json(report)
+    else:
+        _show_report(chosen, report)
+    if report.get("error_description"):
+        raise click.exceptions.Exit(1)
+
+
+@click.group()
+def rule() -> None:
+    """Say which tokens of an issuer log in as which account."""
+
+
+@rule.command("list")
+@click.argument("issuer_name", metavar="ISSUER")
+@shared.as_json
+def list_rules(issuer_name: str, *, as_json: bool) -> None:
+    """List the rules of an issuer, oldest first."""
+    with shared.client() as client:
+        found = list(client.items("issuers", issuer_name, "rules"))
+    shared.show_list(found, _RULE_COLUMNS, as_json=as_json)
+
+
+@rule.command("show")
+@click.argument("issuer_name", metavar="ISSUER")
+@click.argument("name")
+@shared.as_json
+def show_rule(issuer_name: str, name: str, *, as_json: bool) -> None:
+    """Show one rule."""
+    with shared.client() as client:
+        found = client.get("issuers", issuer_name, "rules", name).body
+    shared.show_object(found, as_json=as_json)
+
+
+@rule.command("create")
+@click.argument("issuer_name", metavar="ISSUER")
+@click.argument("name")
+@click.option("--account", required=True, metavar="USERNAME", help="A machine account.")
+@_claims
+@click.option("--scope", "scopes", multiple=True, help="Limit logins to it; repeatable.")
+@click.option("--once", is_flag=True, help="Each token logs in once only.")
+@click.option("--expires-at", callback=shared.parse_time, metavar="TIME")
+@click.option("--description")
+@shared.as_json
+def create_rule(
+    issuer_name: str,
+    name: str,
+    *,
+    account: str,
+    claims: tuple[str, ...],
+    scopes: tuple[str, ...],
+    once: bool,
+    expires_at: str | None,
+    description: str | None,
+    as_json: bool,
+) -> None:
+    """Let tokens with these claims log in as the account."""
+    body = shared.given(
+        name=name,
+        account=account,
+        scopes=scopes,
+        expires_at=expires_at,
+        description=description,
+    )
+    body |= {"claims": _read_claims(claims), "once": once}
+    with shared.client() as client:
+        made = client.post("issuers", issuer_name, "rules", body=body).body
+    shared.show_object(made, as_json=as_json)
+
+
+@rule.command("set")
+@click.argument("issuer_name", metavar="ISSUER")
+@click.argument("name")
+@click.option("--account", metavar="USERNAME")
+@_claims
+@click.option("--without-claim", multiple=True, metavar="NAME", help="Repeatable.")
+@click.option("--scope", "scopes", multiple=True, help="Replaces all; repeatable.")
+@click.option("--once/--again", default=None, help="Whether each token logs in once only.")
+@click.option("--enabled/--disabled", default=None)
+@click.option("--expires-at", callback=shared.parse_time, metavar="TIME")
+@click.option("--description")
+@click.option("--reset", multiple=True, type=click.Choice(_RULE_RESETS), help="Repeatable.")
+@shared.as_json
+def set_rule(
+    issuer_name: str,
+    name: str,
+    *,
+    claims: tuple[str, ...],
+    without_claim: tuple[str, ...],
+    reset: tuple[str, ...],
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Change the given settings of the rule; the others stay as they are."""
+    patch = {field: value for field, value in given.items() if value not in (None, ())}
+    if claims or without_claim:
+        patch["claims"] = dict.fromkeys(without_claim) | _read_claims(claims)
+    with shared.client() as client:
+        changed = client.patch(
+            "issuers", issuer_name, "rules", name, body=dict.fromkeys(reset) | patch
+        ).body
+    shared.show_object(changed, as_json=as_json)
+
+
+@rule.command("delete")
+@click.argument("issuer_name", metavar="ISSUER")
+@click.argument("name")
+def delete_rule(issuer_name: str, name: str) -> None:
+    """Delete the rule; tokens that came by it are revoked."""
+    with shared.client() as client:
+        client.delete("issuers", issuer_name, "rules", name)
+
+
+def _read_claims(texts: tuple[str, ...]) -> dict[str, Any]:
+    """Return what ``--claim`` says: one value, or a list where a claim is given again."""
+    found: dict[str, list[Any]] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise click.UsageError(f"--claim {text}: must be NAME=TEXT or NAME:=JSON.")
+        is_json = name.endswith(":")
+        found.setdefault(name.removesuffix(":"), []).append(
+            _json(text, value) if is_json else value
+        )
+    return {name: each[0] if len(each) == 1 else each for name, each in found.items()}
+
+
+def _json(text: str, value: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise click.UsageError(f"--claim {text}: the value is not JSON.") from None
+
+
+def _read_keys(path: Path | None) -> Any:
+    if path is None:
+        return None
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError:
+        raise Refused(f"{path} is not a JWK set (JSON).") from None
+
+
+def _issuer_of(client: "Client", token: str) -> str:
+    """Return the name of the issuer that a token names. Raises ``Refused``."""
+    claims = _unverified(token)
+    audience = claims.get("aud")
+    audiences = audience if isinstance(audience, list) else [audience]
+    named = [each for each in client.items("issuers") if each.get("issuer") == claims.get("iss")]
+    fitting = [each for each in named if each.get("audience") in audiences] or named
+    if not fitting:
+        raise Refused(f"No issuer here has the iss {claims.get('iss')!r}.")
+    return str(fitting[0]["name"])
+
+
+def _unverified(token: str) -> Mapping[str, Any]:
+    """Return what a token says, without a look at its signature."""
+    part = token.partition(".")[2].partition(".")[0]
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+    except ValueError:
+        claims = None
+    if not isinstance(claims, dict):
+        raise Refused("This is not a JWT.")
+    return claims
+
+
+def _show_report(name: str, report: Mapping[str, Any]) -> None:
+    click.echo(f"issuer {name}: the token is {'' if report.get('verified') else 'not '}verified")
+    for match in report.get("rules", ()):
+        state = "fits" if match.get("fits") else "does not fit"
+        off = "" if match.get("enabled") else " (disabled)"
+        line = f"rule {match.get('name')} for {match.get('account')}: {state}{off}"
+        click.echo(shared.printable(line))
+        for miss in match.get("misses", ()):
+            wanted = " or ".join(json.dumps(each) for each in miss.get("wanted", ()))
+            line = f"  {miss.get('claim')} is {json.dumps(miss.get('found'))}, not {wanted}"
+            click.echo(shared.printable(line))
+    if report.get("error_description"):
+        click.echo(shared.printable(str(report["error_description"])))
+    else:
+        line = f"It would log in as {report.get('account')} by the rule {report.get('rule')}."
+        click.echo(shared.printable(line))

@@ -1,0 +1,100 @@
+"""keyosk issuer and keyosk rule, and what somebody sees who tries a token."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from live import LiveServer, unique
+from people import done
+from platforms import AUDIENCE, Platform, platform
+
+
+@pytest.fixture
+def ci() -> Iterator[Platform]:
+    with platform() as made:
+        yield made
+
+
+def run(server: LiveServer, *arguments: str, text: str = "", code: int = 0) -> str:
+    ended = server.run(*arguments, text=text)
+    assert ended.returncode == code, ended.stdout + ended.stderr
+    return ended.stdout + ended.stderr
+
+
+def shown(server: LiveServer, *arguments: str) -> Any:
+    return json.loads(run(server, *arguments, "--json"))
+
+
+def test_from_nothing_to_a_login(server: LiveServer, ci: Platform) -> None:
+    service, account, name = unique("shop"), unique("deployer"), unique("ci")
+    run(server, "service", "create", service, "--scope", f"{service}:deploy")
+    run(server, "service", "set", service, "--accepts", "any")
+    run(server, "account", "create", account, "--kind", "machine")
+    run(server, "grant", "add", account, f"{service}:deploy", "--with", "workload")
+    trust = ("--preset", "github", "--issuer", ci.issuer, "--audience", AUDIENCE)
+    told = run(server, "issuer", "create", name, *trust, "--allow-private")
+    assert "repository_id stays the same" in told
+    claims = ("--claim", "repository_id=842913401", "--claim", "ref=refs/tags/*")
+    run(server, "rule", "create", name, "deploy", "--account", account, *claims)
+
+    token = ci.token()
+    told = run(server, "issuer", "test", text=token, code=1)
+    assert f"issuer {name}: the token is verified" in told
+    assert 'ref is "refs/heads/main", not "refs/tags/*"' in told
+    assert "no rule lets it log in" in told
+    run(server, "rule", "set", name, "deploy", *claims, "--claim", "ref=refs/heads/main")
+    told = run(server, "issuer", "test", text=token)
+    assert f"It would log in as {account} by the rule deploy." in told
+    assert token not in told
+
+    data = {"grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer", "assertion": token}
+    assert done(server.client().post("/auth/token", data=data))["scope"] == f"{service}:deploy"
+
+    run(server, "rule", "set", name, "deploy", "--without-claim", "ref", "--disabled", "--once")
+    rule = shown(server, "rule", "show", name, "deploy")
+    assert (rule["claims"], rule["enabled"], rule["once"]) == (
+        {"repository_id": "842913401"},
+        False,
+        True,
+    )
+    assert [each["name"] for each in shown(server, "rule", "list", name)["items"]] == ["deploy"]
+    assert "(disabled)" in run(server, "issuer", "test", name, text=token, code=1)
+    assert "rules deploy" in run(server, "issuer", "delete", name, code=1)
+    run(server, "rule", "delete", name, "deploy")
+    run(server, "issuer", "delete", name)
+    assert name not in run(server, "issuer", "list")
+
+
+def test_values_that_are_not_text(server: LiveServer) -> None:
+    name, account = unique("ci"), unique("deployer")
+    run(server, "account", "create", account, "--kind", "machine")
+    run(server, "issuer", "create", name, "--issuer", f"https://{name}.example.com")
+    claims = ("--claim", "protected:=true", "--claim", "n:=7", "--claim", "flag=true")
+    run(server, "rule", "create", name, "r", "--account", account, *claims)
+    rule = shown(server, "rule", "show", name, "r")
+    assert rule["claims"] == {"protected": True, "n": 7, "flag": "true"}
+    for wrong in ("novalue", "n:=seven"):
+        run(server, "rule", "create", name, "x", "--account", account, "--claim", wrong, code=2)
+
+
+def test_keys_from_a_file(server: LiveServer, ci: Platform) -> None:
+    name = unique("cluster")
+    path = server.folder / f"{name}.json"
+    path.write_text(json.dumps({"keys": ci.keys}))
+    create = ("issuer", "create", name, "--issuer", "urn:cluster:" + name)
+    assert "issuer" in run(server, *create, code=1)
+    run(server, *create, "--keys", str(path))
+    assert shown(server, "issuer", "show", name)["keys"] == {"keys": ci.keys}
+    changes = ("--audience", "other", "--disabled", "--reset", "description")
+    run(server, "issuer", "set", name, *changes)
+    assert shown(server, "issuer", "show", name)["enabled"] is False
+    path.write_text("{")
+    assert "not a JWK set" in run(server, "issuer", "set", name, "--keys", str(path), code=1)
+
+
+def test_a_text_that_is_no_token(server: LiveServer) -> None:
+    for text in ("", "x", "a.b.c", "a.e30.c"):
+        told = run(server, "issuer", "test", text=text, code=1)
+        assert "not a JWT" in told or "No issuer here" in told
