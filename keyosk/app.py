@@ -37,6 +37,7 @@ from keyosk.permissions.services import Services
 from keyosk.revocations import Revocations
 from keyosk.storage import schema
 from keyosk.storage.database import Database
+from keyosk.storage.outage import OutageLog
 from keyosk.storage.stores import Stores
 from keyosk.tokens.access_tokens import Tokens
 from keyosk.tokens.explanation import Explainer
@@ -53,13 +54,15 @@ from keyosk.workloads.rules import WorkloadRules
 Clock = Callable[[], float]
 
 
-def prepare(config: Config, *, clock: Clock = time.time) -> FirstAdmin | None:
+def prepare(
+    config: Config, *, clock: Clock = time.time, outage_log: OutageLog | None = None
+) -> FirstAdmin | None:
     """Bring the database up to date and make what is missing in it, once over all processes.
 
     Returns the first admin if it was made now. Raises ``ConfigurationError``, ``DatabaseTooNew``,
-    ``WrongSecretKey``, ``Unavailable``.
+    ``WrongSecretKey``, ``Unavailable``. ``outage_log``: as ``build`` takes it.
     """
-    database = _database(config)
+    database = _database(config, outage_log=outage_log)
     try:
         with schema.exclusive(database):
             bootstrap.refuse_lost_secret_key(
@@ -69,7 +72,7 @@ def prepare(config: Config, *, clock: Clock = time.time) -> FirstAdmin | None:
             )
             schema.upgrade(database)
             bootstrap.ensure_secret_key(config.secret_key, database.path)
-            installation = build(config, clock=clock)
+            installation = build(config, clock=clock, outage_log=outage_log)
             try:
                 return bootstrap.prepare(
                     installation,
@@ -115,13 +118,14 @@ def build(
     *,
     clock: Clock = time.time,
     metrics: Metrics | None = None,
+    outage_log: OutageLog | None = None,
 ) -> Installation:
     """Wire an installation whose database is up to date. Opens no connection yet.
 
-    ``metrics`` counts what it does.
+    ``metrics`` counts what it does, ``outage_log`` tells of outages of the database.
     """
     metrics = metrics or Metrics()
-    database = _database(config, metrics)
+    database = _database(config, metrics, outage_log=outage_log)
     stores = Stores.of(database)
     safe = Safe(bootstrap.secret_keys(config.secret_key, database.path))
     private_keys = PrivateKeys(safe, _hsm(config))
@@ -213,12 +217,15 @@ def build(
     )
 
 
-def _database(config: Config, metrics: Metrics | None = None) -> Database:
+def _database(
+    config: Config, metrics: Metrics | None = None, *, outage_log: OutageLog | None = None
+) -> Database:
     return Database(
         config.database_url,
         schema=config.database_schema,
         prepare_threshold=config.database_prepare_threshold,
         metrics=metrics,
+        outage_log=outage_log,
     )
 
 

@@ -91,6 +91,7 @@ def test_everything_works_with_nothing_set() -> None:
         "cors_origins": (),
         "metrics_bind": Address("127.0.0.1", 9464),
         "log_level": "info",
+        "log_format": "auto",
     }
     assert config.warnings == ()
     assert {source for _, _, source in config.describe()} == {"default"}
@@ -791,6 +792,7 @@ def test_describe_masks_secrets_and_shows_the_rest() -> None:
         ("KEYOSK_CORS_ORIGINS", "none", "default"),
         ("KEYOSK_METRICS_BIND", "127.0.0.1:9464", "default"),
         ("KEYOSK_LOG_LEVEL", "info", "default"),
+        ("KEYOSK_LOG_FORMAT", "auto", "default"),
     ]
 
 

@@ -22,14 +22,17 @@ from keyosk.keys.hsm import HsmKey
 from keyosk.maintenance import Finding
 from keyosk.model import OPERATOR
 from keyosk.permissions import entitlements
+from keyosk.storage.outage import OutageLog
 from keyosk.tokens.issuing import TokenRequest
 
 _DAY: Final = 86_400
 
 
-def prepare(configuration: Config, *, serving: bool = True) -> None:
+def prepare(
+    configuration: Config, *, serving: bool = True, outage_log: OutageLog | None = None
+) -> None:
     """Set up what is missing; the first admin's secret is printed if it was made now."""
-    admin = app.prepare(configuration)
+    admin = app.prepare(configuration, outage_log=outage_log)
     if admin is None:
         return
     try:

@@ -6,23 +6,22 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
-from typing import Any, NoReturn
+from typing import NoReturn
 from wsgiref.types import WSGIApplication
 
-import click
-
-from keyosk import app, masking
-from keyosk.cli import failures, host, machine
+from keyosk import app
+from keyosk.cli import failures, host, logs, machine
 from keyosk.config import Config
 from keyosk.config.values import Address
 from keyosk.errors import ConfigurationError, DatabaseTooNew, DatabaseUnusable, Fault, Unavailable
 from keyosk.metrics import Metrics, SharedCounts, release
-from keyosk.server import BOOT_ERROR, Hooks, JsonFormatter, JsonHandler, LogStream, Options
+from keyosk.server import BOOT_ERROR, Hooks, LineHandler, Options
 from keyosk.server import serve as run_server
 from keyosk.storage import schema
+from keyosk.storage.outage import OutageLog, SharedOutage
 from keyosk.storage.shared_clock import SharedClock
 from keyosk.web import application
 from keyosk.web.metrics import MetricsPage
@@ -36,18 +35,20 @@ def serve() -> None:
     """Set up what is missing, then answer requests until a signal ends it."""
     _open_missing_outputs()
     configuration = host.settings()
+    logs.start(configuration.log_level, configuration.log_format)
     for warning in configuration.warnings:
-        click.echo(f"keyosk: {warning}", err=True)
+        _log.warning("%s", warning)
+    outages = SharedOutage()
     with ExitStack() as until_served:
         # SECURITY: before anything is made or told. Who holds the address in our place would get
         # the password that is printed.
         listeners = _listeners(configuration, until_served)
-        prepared = _prepare_or_wait(configuration)
+        prepared = _prepare_or_wait(configuration, OutageLog(outages))
         bind = tuple(f"fd://{listener.detach()}" for listener in listeners)
     starting = Starting()
     counts = SharedCounts(configuration.workers) if len(bind) > 1 else None
     run_server(
-        lambda: _web(configuration, counts, starting, prepared=prepared),
+        lambda: _web(configuration, counts, starting, outages=outages, prepared=prepared),
         Options(
             bind=bind,
             workers=configuration.workers,
@@ -62,6 +63,7 @@ def serve() -> None:
             shutdown_delay=configuration.shutdown_delay,
             error_headers=SECURITY_HEADERS,
             log_level=configuration.log_level,
+            formatter=logs.formatter(configuration.log_format),
         ),
         Hooks(
             on_ready=lambda addresses: _say_ready(configuration, addresses[0]),
@@ -71,61 +73,65 @@ def serve() -> None:
     )
 
 
-def _prepare_or_wait(configuration: Config) -> bool:
+def _prepare_or_wait(configuration: Config, outage_log: OutageLog) -> bool:
     """Set up what is missing; false where the database is away and is to be waited for."""
     try:
-        machine.prepare(configuration)
+        machine.prepare(configuration, outage_log=outage_log)
     except DatabaseUnusable:
         raise
-    except Unavailable as error:
-        click.echo(f"keyosk: {error.explanation} Waiting for it.", err=True)
+    except Unavailable:  # the log says why
         return False
     return True
 
 
 def _web(
-    configuration: Config, counts: SharedCounts | None, starting: Starting, *, prepared: bool
+    configuration: Config,
+    counts: SharedCounts | None,
+    starting: Starting,
+    *,
+    outages: SharedOutage,
+    prepared: bool,
 ) -> WSGIApplication:
     """Return the application of one worker process; where the database is away, once it is back."""
-    log = _log_json(configuration.log_level)
+    log = logs.start(configuration.log_level, configuration.log_format)
+    outage_log = OutageLog(outages)
     page = MetricsPage(Metrics(counts), starting)
+
+    def begin() -> None:
+        application = _application(configuration, page, log, starting, outage_log=outage_log)
+        starting.begin(application)
+        outage_log.started()
+
     if prepared:
         try:
-            starting.begin(_application(configuration, page, log, starting))
+            begin()
         except Unavailable:
             prepared = False
         except Exception as error:  # noqa: BLE001 - gunicorn would print a traceback
             _give_up(error)
     if not prepared:
         waiting = threading.Thread(
-            target=_begin_late, args=(configuration, page, log, starting), daemon=True
+            target=_begin_late, args=(configuration, begin, outage_log), daemon=True
         )
         waiting.start()
     address = configuration.metrics_bind
     return page.beside(starting, address.port) if isinstance(address, Address) else starting
 
 
-def _begin_late(
-    configuration: Config, page: MetricsPage, log: JsonHandler, starting: Starting
-) -> None:
-    """Wait for the database: the reasons are logged as they change, not at each try."""
-    told = None
+def _begin_late(configuration: Config, begin: Callable[[], None], outage_log: OutageLog) -> None:
+    """Wait for the database; the log has the reason already."""
     while True:
         time.sleep(1)
         try:
-            machine.prepare(configuration)
-            starting.begin(_application(configuration, page, log, starting))
+            machine.prepare(configuration, outage_log=outage_log)
+            begin()
         except DatabaseUnusable as error:
             _give_up(error)
-        except Unavailable as error:
-            if error.explanation != told:
-                told = error.explanation
-                _log.warning("waiting: %s", told)
+        except Unavailable:
+            continue
         except Exception as error:  # noqa: BLE001 - this thread would end, and nothing would begin
             _give_up(error)
-        else:
-            _log.warning("the database is available")
-            return
+        return
 
 
 def _give_up(error: Exception) -> NoReturn:
@@ -139,10 +145,17 @@ def _give_up(error: Exception) -> NoReturn:
 
 
 def _application(
-    configuration: Config, page: MetricsPage, log: JsonHandler, starting: Starting
+    configuration: Config,
+    page: MetricsPage,
+    log: LineHandler,
+    starting: Starting,
+    *,
+    outage_log: OutageLog,
 ) -> WSGIApplication:
     clock = SharedClock()
-    installation = app.build(configuration, clock=clock, metrics=page.metrics)
+    installation = app.build(
+        configuration, clock=clock, metrics=page.metrics, outage_log=outage_log
+    )
     clock.start(installation.database)
     installation.signing_keys.refresh()
     installation.database.read_without_waiting()  # this is the thread of the event loop
@@ -183,7 +196,7 @@ def _listeners(configuration: Config, until_served: ExitStack) -> tuple[socket.s
     except ConfigurationError as error:
         if "metrics_bind" in configuration.sources:
             raise
-        click.echo(f"keyosk: no metrics at {address}: {error.faults[0].message}", err=True)
+        _log.warning("no metrics at %s: %s", address, error.faults[0].message)
         return (main,)
     return (main, until_served.enter_context(second))
 
@@ -201,25 +214,8 @@ def _listener(setting: str, address: Address) -> socket.socket:
         raise ConfigurationError([Fault(setting, f"cannot be served: {error.strerror}")]) from error
 
 
-class _Formatter(JsonFormatter):
-    """SECURITY: whatever a line quotes, no key or token of ours is in it."""
-
-    def line(self, extra: Mapping[str, Any], created: float, **line: Any) -> str:
-        """Return the line, without its end."""
-        return masking.mask(super().line(extra, created, **line))
-
-
-def _log_json(level: str) -> JsonHandler:
-    handler = JsonHandler(LogStream(2), _Formatter())
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level.upper())
-    return handler
-
-
 def _say_ready(configuration: Config, address: str) -> None:
-    with suppress(OSError, ValueError):  # nobody there to be told
-        click.echo(f"Keyosk serves {configuration.issuer} at {address}", err=True)
+    _log.info("Keyosk serves %s at %s", configuration.issuer, address)
 
 
 def _open_missing_outputs() -> None:

@@ -196,6 +196,11 @@ class Config:
         "info",
         "The least that is logged: `debug`, `info`, `warning` or `error`.",
     )
+    log_format: str = _setting(
+        rules.one_of("auto", "json", "text"),
+        "auto",
+        "`json`: a JSON object a line; `text`: for people; `auto`: text on a terminal, else JSON.",
+    )
     #: Sentences about settings that work but are risky.
     warnings: tuple[str, ...] = ()
     #: Where each setting that is not at its default came from: ``environment`` or ``file PATH``.

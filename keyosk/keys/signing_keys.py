@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -275,10 +276,8 @@ class SigningKeys:
 
     def _refresh_quietly(self) -> None:
         self._refreshed = self._clock()
-        try:
+        with suppress(Unavailable):  # the log has a line when that begins
             self.refresh()
-        except Unavailable:
-            _log.warning("the signing keys were not reloaded: the database is not available")
 
     def _is_over(self) -> bool:
         """Return whether the key set is for another time than now, also if a clock was set back."""

@@ -24,7 +24,13 @@ from gunicorn.arbiter import Arbiter as GunicornArbiter
 from gunicorn.errors import HaltServer
 
 from keyosk.server.balance import Balance
-from keyosk.server.logs import JsonFormatter, JsonHandler, JsonLogger, LogStream
+from keyosk.server.logs import (
+    JsonFormatter,
+    LineHandler,
+    LogStream,
+    ServerLogger,
+    TextFormatter,
+)
 from keyosk.server.options import Environ, Hooks, Options
 from keyosk.server.worker import LEAVE, SIGNALS, Worker
 
@@ -33,9 +39,10 @@ __all__ = [
     "Environ",
     "Hooks",
     "JsonFormatter",
-    "JsonHandler",
+    "LineHandler",
     "LogStream",
     "Options",
+    "TextFormatter",
     "Worker",
     "serve",
 ]
@@ -115,6 +122,8 @@ class _Server(BaseApplication):
     def load_config(self) -> None:
         """Every setting that matters, so that neither a file nor the environment can change one."""
         options = self.options
+        if options.formatter is not None:
+            ServerLogger.formatter = options.formatter
         settings = {
             "bind": list(options.bind),
             "workers": options.workers,
@@ -131,7 +140,7 @@ class _Server(BaseApplication):
             "accesslog": None,
             "errorlog": "-",
             "loglevel": options.log_level,
-            "logger_class": JsonLogger,
+            "logger_class": ServerLogger,
             "when_ready": self._when_ready,
             "child_exit": self._child_exit,
             "post_fork": self._post_fork,

@@ -1,4 +1,4 @@
-"""gunicorn's own log as JSON lines on stderr, in UTC."""
+"""The log, gunicorn's own included: lines on stderr, as JSON or for people, in UTC."""
 
 import json
 import logging
@@ -22,8 +22,8 @@ _OF_EVERY_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asc
 class JsonFormatter(logging.Formatter):
     """One record, one line, one JSON object, with what `extra` gave besides.
 
-    SECURITY: everything goes through json.dumps with escapes for all that is not ASCII, so that no
-    text of a client can begin a new line or a new field.
+    The keys of all lines have one order. SECURITY: everything goes through json.dumps with escapes
+    for all that is not ASCII, so that no text of a client can begin a new line or a new field.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -41,12 +41,41 @@ class JsonFormatter(logging.Formatter):
         )
 
     def line(self, extra: Mapping[str, Any], created: float, **line: Any) -> str:
-        """The line for these fields; those of ``extra`` stand first and take no other's place."""
-        moment = datetime.fromtimestamp(created, UTC).isoformat(timespec="milliseconds")
-        return _encode({**extra, "time": moment, **line})
+        """The line for these fields; those of ``extra`` stand last and take no other's place."""
+        line = {"time": _moment(created), **line}
+        return _encode({**line, **extra, **line} if extra else line)
 
 
-class JsonHandler(logging.StreamHandler["LogStream"]):
+class TextFormatter(JsonFormatter):
+    """One record, one line, for people: the time, the level, the message, the rest by name.
+
+    SECURITY: what could begin a new line, or reach for the terminal, is written as JSON has it.
+    """
+
+    def line(self, extra: Mapping[str, Any], created: float, **line: Any) -> str:
+        """The line for these fields."""
+        level, message = str(line.pop("level")), str(line.pop("message"))
+        del line["process"]
+        shown = " ".join(
+            f"{name}={_plain(value)}"
+            for name, value in {**extra, **line}.items()
+            if value is not None
+        )
+        said = message if message.isascii() and message.isprintable() else _encode(message)
+        return f"{_moment(created)} {level.upper():<8} {said} {shown}".rstrip()
+
+
+def _plain(value: object) -> str:
+    text = str(value)
+    is_word = text.isascii() and text.isprintable() and not set(text) & set(' "=')
+    return text if is_word and text else _encode(text)
+
+
+def _moment(created: float) -> str:
+    return datetime.fromtimestamp(created, UTC).isoformat(timespec="milliseconds")
+
+
+class LineHandler(logging.StreamHandler["LogStream"]):
     """Writes what is logged, and lines that need none of what logging finds out for a record."""
 
     def __init__(self, stream: "LogStream", formatter: JsonFormatter) -> None:
@@ -77,7 +106,9 @@ class LogStream:
     lost; how many were is said once there is room again.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, formatter: JsonFormatter | None = None) -> None:
+        """``formatter``: of the lines that it has to say itself."""
+        self._line = (formatter or JsonFormatter()).line
         self._descriptor = descriptor
         self._send = _sender(descriptor)
         self._rest = b""  # of a line that was written in part
@@ -87,8 +118,8 @@ class LogStream:
         """Write a line, or lose it. ``logging`` lets one thread at a time do so."""
         data = text.encode(errors="backslashreplace")
         if self._lost:
-            told = {"level": "warning", "message": f"{self._lost} lines of this log were lost"}
-            data = f"{_encode(told)}\n".encode() + data
+            told = f"{self._lost} lines of this log were lost"
+            data = f"{self._line_of(told)}\n".encode() + data
         if not self._written(self._rest):
             self._lost += 1
         elif self._written(data) or len(self._rest) < len(data):
@@ -100,6 +131,16 @@ class LogStream:
 
     def flush(self) -> None:
         """Nothing waits here."""
+
+    def _line_of(self, message: str) -> str:
+        return self._line(
+            {},
+            time.time(),
+            level="warning",
+            logger=__name__,
+            process=os.getpid(),
+            message=message,
+        )
 
     def _written(self, data: bytes) -> bool:
         self._rest = data
@@ -137,10 +178,10 @@ def _write_if_ready(descriptor: int, data: bytes) -> int:
     return os.write(descriptor, data[: select.PIPE_BUF])
 
 
-class JsonLogger(Logger):
+class ServerLogger(Logger):
     """gunicorn's logger with a formatter of ours. `formatter` may be set before the start."""
 
-    formatter: logging.Formatter = JsonFormatter()
+    formatter: JsonFormatter = JsonFormatter()
 
     def setup(self, cfg: Any) -> None:
         """Set the handlers up as gunicorn does, then replace what they write."""
@@ -148,7 +189,7 @@ class JsonLogger(Logger):
         for handler in self.error_log.handlers:
             handler.setFormatter(self.formatter)
             if isinstance(handler, logging.StreamHandler):
-                handler.setStream(LogStream(_STDERR))
+                handler.setStream(LogStream(_STDERR, self.formatter))
         # gunicorn's modules have loggers of their own as well, without handlers.
         family = logging.getLogger("gunicorn")
         family.handlers = list(self.error_log.handlers)

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from keyosk.server.logs import JsonFormatter
+
 Environ = dict[str, Any]
 
 
@@ -62,6 +64,7 @@ class Options:
     server_name: str = "keyosk"  # SECURITY: the Server header; it tells no version
     error_headers: Sequence[tuple[str, str]] = (("X-Content-Type-Options", "nosniff"),)
     log_level: str = "info"
+    formatter: JsonFormatter | None = None  # of the lines that the server logs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

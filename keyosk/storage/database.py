@@ -55,17 +55,19 @@ class Database:
         schema: str | None = None,
         prepare_threshold: int | str = "auto",
         metrics: Metrics | None = None,
+        outage_log: OutageLog | None = None,
     ) -> None:
         """``url``: as ``database_urls`` knows them. Nothing is opened yet.
 
         For PostgreSQL, ``schema``: where tables are; ``prepare_threshold``: how often a statement
-        runs before the server keeps its plan. ``metrics`` counts and times all statements.
+        runs before the server keeps its plan. ``metrics`` counts and times all statements,
+        ``outage_log`` tells when it goes away and comes back.
         """
         self._metrics = metrics or Metrics()
         self._options = (url, schema, prepare_threshold)
         parsed = database_urls.parse(url)
         self.path = parsed.path if isinstance(parsed, SqliteUrl) else None
-        self._log = OutageLog()
+        self._log = outage_log or OutageLog()
         self._ends = threading.local()
         self._outage = Outage()
         self._known = Known()
@@ -252,7 +254,9 @@ class Database:
         Behind a pooler only a transaction keeps its session, and a lock with it. For PostgreSQL.
         """
         url, schema, prepare_threshold = self._options
-        holder = Database(url, schema=schema, prepare_threshold=prepare_threshold)
+        holder = Database(
+            url, schema=schema, prepare_threshold=prepare_threshold, outage_log=self._log
+        )
         holder.ping()
         try:
             with holder.unhurried(), holder.transaction():
@@ -350,7 +354,8 @@ class Database:
         try:
             with driver_errors.translated():
                 context.__exit__(*exc_info)
-        except peewee.DatabaseError as error:
+        except peewee.DatabaseError as last:
+            error = driver_errors.first_of(last)
             if not self._outage.is_on:
                 self._drop_connection()
             if exc_info[0] is None:
@@ -427,7 +432,12 @@ class Database:
         else:
             self._metrics.query(time.perf_counter() - began)
             self._known.wrote = not reads or (not is_alone and self._known.wrote)
-            if self._log.is_on and is_alone:
+            # That a transaction can begin says nothing of a SQLite file whose disk is full.
+            if (
+                self._log.is_on
+                and is_alone
+                and not (self.is_sqlite and self._peewee.in_transaction())
+            ):
                 self._log.end(reads=reads)
             return found
         return self._attempt(action, reads=reads)

@@ -66,6 +66,7 @@ _LASTING_TEXT: Final = re.compile(
     r"|server name does not match|does not exist$|could not match \d+ ",
     re.IGNORECASE,
 )
+_NOTHING_TO_ROLL_BACK: Final = "cannot rollback"
 _POOLER: Final = re.compile(r"unsupported startup parameter", re.IGNORECASE)
 _LIBPQ_PREFIX: Final = re.compile(r"^connection (failed|is bad): ")
 _LIBPQ_HINT: Final = re.compile(r"\s+Is the server running [^?]*\?")
@@ -93,6 +94,17 @@ def raise_translated(error: Exception) -> NoReturn:
         wrapper = peewee.__exception_wrapper__  # type: ignore[attr-defined]
         wrapper.__exit__(type(error), error, error.__traceback__)
     raise error
+
+
+def first_of(error: peewee.DatabaseError) -> peewee.DatabaseError:
+    """Return the error that the end of a transaction failed of.
+
+    Where a commit fails, SQLite has rolled back already, and peewee fails again of doing it.
+    """
+    before: BaseException | None = error
+    while before is not None and _NOTHING_TO_ROLL_BACK in str(before):
+        before = before.__context__
+    return before if isinstance(before, peewee.DatabaseError) else error
 
 
 def original_of(error: BaseException) -> BaseException:

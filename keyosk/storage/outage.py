@@ -1,6 +1,9 @@
 """What everybody who needs a database knows of it once it was silent to one of them."""
 
+import fcntl
 import logging
+import os
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -72,13 +75,37 @@ class Known(threading.local):
     wrote = False  #: whether anything was written in its transaction
 
 
+class SharedOutage:
+    """What processes that were forked from one know together: whether an outage was told of."""
+
+    def __init__(self) -> None:
+        if hasattr(os, "memfd_create"):
+            self._file = os.memfd_create("keyosk-outage")
+        else:  # not Linux
+            self._file = os.dup(tempfile.TemporaryFile().fileno())  # noqa: SIM115 - until the end
+
+    def turn(self, *, is_on: bool) -> bool:
+        """Change it; returns whether it was otherwise, which one process sees each time."""
+        wanted = b"1" if is_on else b"0"
+        # Of this process, unlike a lock of flock's; the kernel frees it when the process dies.
+        fcntl.lockf(self._file, fcntl.LOCK_EX)
+        try:
+            was = os.pread(self._file, 1, 0) or b"0"
+            os.pwrite(self._file, wanted, 0)
+        finally:
+            fcntl.lockf(self._file, fcntl.LOCK_UN)
+        return was != wanted
+
+
 class OutageLog:
     """One line when a database goes away, with the reason, and one when it is back.
 
     What cannot be written to can often be read: a success ends only what it disproves.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shared: SharedOutage | None = None) -> None:
+        """``shared``: by processes of which one is to tell."""
+        self._shared = shared
         self._lock = threading.Lock()
         self._told: dict[bool, float] = {}
         #: Whether there is anything to end; the one look that each success costs.
@@ -91,6 +118,8 @@ class OutageLog:
                 return
             self._told[reads] = time.monotonic()
             self.is_on = True
+            if self._shared is not None and not self._shared.turn(is_on=True):
+                return
         _log.warning("%s", failure.explanation)
 
     def end(self, *, reads: bool) -> None:
@@ -100,4 +129,11 @@ class OutageLog:
                 return
             self._told.clear()
             self.is_on = False
+            if self._shared is not None and not self._shared.turn(is_on=False):
+                return
         _log.warning("The database is available again.")
+
+    def started(self) -> None:
+        """A process started with the database: what one that is gone told of is over."""
+        if self._shared is not None and self._shared.turn(is_on=False):
+            _log.warning("The database is available again.")

@@ -7,6 +7,7 @@ from typing import Any, Final, Protocol
 from flask import request
 
 from keyosk import masking
+from keyosk.web import trace_context
 
 #: In the WSGI environ of every request: its id, the client's address, the method as it was sent.
 REQUEST_ID: Final = "keyosk.request_id"
@@ -41,7 +42,6 @@ class AccessLog:
         if not _log.isEnabledFor(logging.INFO):
             return
         line = {
-            **environ.get(_NOTED, {}),
             "method": environ[METHOD],
             # WSGI gives the bytes of the path as Latin-1 (PEP 3333).
             "path": masking.mask_path(
@@ -52,7 +52,10 @@ class AccessLog:
             "milliseconds": round(seconds * 1000, 2),
             "request_id": environ[REQUEST_ID],
             "address": environ[ADDRESS],
+            **environ.get(_NOTED, {}),
         }
+        if trace_context.HEADER in environ:
+            line |= trace_context.fields(environ[trace_context.HEADER])
         self._write_line(line, logger=_log.name, message="request")
 
 

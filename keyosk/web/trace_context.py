@@ -1,0 +1,28 @@
+"""The trace that a request belongs to, as its caller says (W3C Trace Context)."""
+
+import re
+from typing import Final
+
+#: In the WSGI environ.
+HEADER: Final = "HTTP_TRACEPARENT"
+_FORM: Final = re.compile(
+    r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?", re.ASCII
+)
+_NO_VERSION: Final = "ff"
+_VERSION: Final = "00"
+
+
+def fields(header: str) -> dict[str, str]:
+    """Return ``trace_id`` and ``span_id`` of a valid ``traceparent``, for the log; else nothing.
+
+    A later version may have more behind what is known; version 00 may not (section 4.3).
+    """
+    found = _FORM.fullmatch(header)
+    if found is None:
+        return {}
+    version, trace, span, more = found.groups()
+    if version == _NO_VERSION or not int(trace, 16) or not int(span, 16):
+        return {}
+    if version == _VERSION and more is not None:
+        return {}
+    return {"trace_id": trace, "span_id": span}
