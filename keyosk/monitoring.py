@@ -176,7 +176,7 @@ class Monitor:
 
 def _build(database: Database) -> tuple[str, str, str]:
     try:
-        version = metadata.version("keyosk")
+        version = metadata.version("keyosk") or ""  # None where an installation is damaged
     except metadata.PackageNotFoundError:  # run from its sources
         version = ""
     kind = "sqlite" if database.is_sqlite else "postgresql"
