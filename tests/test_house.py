@@ -58,6 +58,7 @@ LOCAL_IMPORTS: Final[Mapping[tuple[str, str], str]] = {
     ("storage.drivers", "keyosk.storage.postgresql.Postgresql"): "its driver is an extra",
     ("__main__", "keyosk.cli"): "a failure of the import itself is told as others are",
     ("keys.hsm", "pkcs11"): "its driver is an extra",
+    ("cli", "keyosk.cli.completion"): "only a shell that completes needs it",
     **{
         (f"cli.{module}", f"keyosk.cli.{target}"): "--help and completion import nothing heavy"
         for module, target in (

@@ -39,6 +39,7 @@ _PLACES: Final = {
     "apply": "keyosk.cli.apply:apply",
     "doctor": "keyosk.cli.doctor:doctor",
     "audit": "keyosk.cli.audit:audit",
+    "completion": "keyosk.cli.completion:completion",
     "config": "keyosk.cli.operations:config",
     "database": "keyosk.cli.operations:database",
 }
@@ -66,4 +67,8 @@ def main() -> None:
     if any("\ud800" <= character <= "\udfff" for word in sys.argv for character in word):
         click.echo("keyosk: the arguments must be UTF-8", err=True)
         sys.exit(2)
+    if "_KEYOSK_COMPLETE" in os.environ:
+        from keyosk.cli import completion  # noqa: PLC0415 - only a shell needs it
+
+        completion.register()
     failures.run(lambda: keyosk(prog_name="keyosk", standalone_mode=False))

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from keyosk.cli import shared
+from keyosk.cli import names, shared
 from keyosk.cli.bulk import export_accounts, import_accounts
 from keyosk.model import Kind
 
@@ -37,7 +37,7 @@ def list_accounts(*, limit: int | None, as_json: bool, **filters: Any) -> None:
 
 
 @account.command("show")
-@click.argument("username")
+@click.argument("username", shell_complete=names.accounts)
 @shared.as_json
 def show_account(username: str, *, as_json: bool) -> None:
     """Show one account; USERNAME may be its id."""
@@ -85,7 +85,7 @@ def create_account(
 
 
 @account.command("set")
-@click.argument("username")
+@click.argument("username", shell_complete=names.accounts)
 @click.option("--username", "new_username", metavar="NAME", help="A new username.")
 @click.option("--kind", type=click.Choice([kind.value for kind in Kind]))
 @click.option("--display-name")
@@ -123,7 +123,7 @@ def set_account(
 
 
 @account.command("enable")
-@click.argument("username")
+@click.argument("username", shell_complete=names.accounts)
 def enable_account(username: str) -> None:
     """Enable the account: it can log in again."""
     with shared.client() as client:
@@ -131,7 +131,7 @@ def enable_account(username: str) -> None:
 
 
 @account.command("disable")
-@click.argument("username")
+@click.argument("username", shell_complete=names.accounts)
 def disable_account(username: str) -> None:
     """Disable the account: every login is refused, and every token is revoked."""
     with shared.client() as client:
@@ -139,7 +139,7 @@ def disable_account(username: str) -> None:
 
 
 @account.command("password")
-@click.argument("username")
+@click.argument("username", shell_complete=names.accounts)
 def set_password(username: str) -> None:
     """Set a new password, from a prompt or from standard input."""
     with shared.client() as client:
@@ -149,7 +149,7 @@ def set_password(username: str) -> None:
 
 
 @account.command("revoke-tokens")
-@click.argument("username")
+@click.argument("username", shell_complete=names.accounts)
 @shared.yes
 def revoke_tokens(username: str, *, yes: bool) -> None:
     """Revoke every token of the account; its password and API keys still work."""
@@ -161,7 +161,7 @@ def revoke_tokens(username: str, *, yes: bool) -> None:
 
 
 @account.command("delete")
-@click.argument("username")
+@click.argument("username", shell_complete=names.accounts)
 @shared.yes
 def delete_account(username: str, *, yes: bool) -> None:
     """Delete the account with its password, API keys and grants."""

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from keyosk.cli import api_key_search, shared
+from keyosk.cli import api_key_search, names, shared
 
 _RESETTABLE = ("description", "scopes", "networks", "expires_at")
 _COLUMNS = ("name", "prefix", "enabled", "scopes", "expires_at", "last_used_at", "id")
@@ -16,7 +16,7 @@ def api_key() -> None:
 
 
 @api_key.command("list")
-@click.argument("username", required=False)
+@click.argument("username", required=False, shell_complete=names.accounts)
 @shared.enabled
 @click.option("--expires-before", callback=shared.parse_time, metavar="TIME")
 @click.option("--unused-since", callback=shared.parse_time, metavar="TIME")
@@ -39,8 +39,8 @@ def list_keys(username: str | None, *, limit: int | None, as_json: bool, **filte
 
 
 @api_key.command("show")
-@click.argument("username")
-@click.argument("key_id")
+@click.argument("username", shell_complete=names.accounts)
+@click.argument("key_id", shell_complete=names.api_keys)
 @shared.as_json
 def show_key(username: str, key_id: str, *, as_json: bool) -> None:
     """Show one API key, without its secret."""
@@ -63,7 +63,7 @@ def find_keys(prefix: str | None, *, as_json: bool) -> None:
 
 
 @api_key.command("create")
-@click.argument("username")
+@click.argument("username", shell_complete=names.accounts)
 @click.argument("name")
 @click.option("--description", default="")
 @click.option(
@@ -104,8 +104,8 @@ def create_key(
 
 
 @api_key.command("rotate")
-@click.argument("username")
-@click.argument("key_id")
+@click.argument("username", shell_complete=names.accounts)
+@click.argument("key_id", shell_complete=names.api_keys)
 @click.option(
     "--overlap", type=int, metavar="SECONDS", help="How long the old key works; a day by default."
 )
@@ -121,8 +121,8 @@ def rotate_key(username: str, key_id: str, overlap: int | None, *, as_json: bool
 
 
 @api_key.command("set")
-@click.argument("username")
-@click.argument("key_id")
+@click.argument("username", shell_complete=names.accounts)
+@click.argument("key_id", shell_complete=names.api_keys)
 @click.option("--name")
 @click.option("--description")
 @click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="Replaces all; repeatable.")
@@ -148,8 +148,8 @@ def set_key(
 
 
 @api_key.command("enable")
-@click.argument("username")
-@click.argument("key_id")
+@click.argument("username", shell_complete=names.accounts)
+@click.argument("key_id", shell_complete=names.api_keys)
 def enable_key(username: str, key_id: str) -> None:
     """Enable the key: it can log in again."""
     path = ("accounts", username, "api-keys", key_id)
@@ -158,8 +158,8 @@ def enable_key(username: str, key_id: str) -> None:
 
 
 @api_key.command("disable")
-@click.argument("username")
-@click.argument("key_id")
+@click.argument("username", shell_complete=names.accounts)
+@click.argument("key_id", shell_complete=names.api_keys)
 def disable_key(username: str, key_id: str) -> None:
     """Disable the key without deleting it."""
     path = ("accounts", username, "api-keys", key_id)
@@ -168,8 +168,8 @@ def disable_key(username: str, key_id: str) -> None:
 
 
 @api_key.command("delete")
-@click.argument("username")
-@click.argument("key_id")
+@click.argument("username", shell_complete=names.accounts)
+@click.argument("key_id", shell_complete=names.api_keys)
 @shared.yes
 def delete_key(username: str, key_id: str, *, yes: bool) -> None:
     """Delete the key: it stops working at once."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from keyosk.cli import names as complete
 from keyosk.cli import shared
 from keyosk.model import CredentialKind
 
@@ -17,7 +18,7 @@ def grant() -> None:
 
 
 @grant.command("list")
-@click.argument("username")
+@click.argument("username", shell_complete=complete.accounts)
 @shared.quiet("the names of scopes and roles")
 @shared.as_json
 def list_grants(username: str, *, as_json: bool) -> None:
@@ -28,8 +29,8 @@ def list_grants(username: str, *, as_json: bool) -> None:
 
 
 @grant.command("add")
-@click.argument("username")
-@click.argument("names", nargs=-1, required=True)
+@click.argument("username", shell_complete=complete.accounts)
+@click.argument("names", nargs=-1, required=True, shell_complete=complete.grants)
 @_role
 @click.option(
     "--with",
@@ -59,8 +60,8 @@ def add_grants(
 
 
 @grant.command("remove")
-@click.argument("username")
-@click.argument("names", nargs=-1, required=True)
+@click.argument("username", shell_complete=complete.accounts)
+@click.argument("names", nargs=-1, required=True, shell_complete=complete.grants)
 @_role
 @shared.as_json
 def remove_grants(username: str, names: tuple[str, ...], *, as_role: bool, as_json: bool) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from keyosk.cli import shared
+from keyosk.cli import names, shared
 
 _COLUMNS = ("name", "scopes", "description")
 
@@ -28,7 +28,7 @@ def list_roles(*, limit: int | None, as_json: bool, **filters: Any) -> None:
 
 
 @role.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=names.roles)
 @shared.as_json
 def show_role(name: str, *, as_json: bool) -> None:
     """Show one role with its scopes."""
@@ -38,7 +38,7 @@ def show_role(name: str, *, as_json: bool) -> None:
 
 
 @role.command("set")
-@click.argument("name")
+@click.argument("name", shell_complete=names.roles)
 @click.option("--name", "new_name", metavar="NAME", help="A new name.")
 @click.option("--description")
 @shared.as_json
@@ -52,7 +52,7 @@ def set_role(name: str, new_name: str | None, description: str | None, *, as_jso
 
 @role.command("create")
 @click.argument("name")
-@click.argument("scopes", nargs=-1)
+@click.argument("scopes", nargs=-1, shell_complete=names.scopes)
 @click.option("--description", default="")
 @shared.as_json
 def create_role(name: str, scopes: tuple[str, ...], description: str, *, as_json: bool) -> None:
@@ -64,8 +64,8 @@ def create_role(name: str, scopes: tuple[str, ...], description: str, *, as_json
 
 
 @role.command("scopes")
-@click.argument("name")
-@click.argument("scopes", nargs=-1, required=True)
+@click.argument("name", shell_complete=names.roles)
+@click.argument("scopes", nargs=-1, required=True, shell_complete=names.scopes)
 @shared.as_json
 def set_scopes(name: str, scopes: tuple[str, ...], *, as_json: bool) -> None:
     """Replace the scopes of the role with SCOPES; this applies to its holders at once."""
@@ -75,7 +75,7 @@ def set_scopes(name: str, scopes: tuple[str, ...], *, as_json: bool) -> None:
 
 
 @role.command("delete")
-@click.argument("name")
+@click.argument("name", shell_complete=names.roles)
 @click.option("--force", is_flag=True, help="Delete it even if accounts hold it.")
 @shared.yes
 def delete_role(name: str, *, force: bool, yes: bool) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from keyosk.cli import shared
+from keyosk.cli import names, shared
 from keyosk.model import SIGNING_ALGORITHMS, TOKEN_TYPES, CredentialKind
 from keyosk.permissions.verifier_presets import PRESETS
 
@@ -64,7 +64,7 @@ def list_services(*, limit: int | None, as_json: bool, **filters: Any) -> None:
 
 
 @service.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=names.services)
 @shared.as_json
 def show_service(name: str, *, as_json: bool) -> None:
     """Show one service with its scopes."""
@@ -111,7 +111,7 @@ def create_service(
 
 
 @service.command("set")
-@click.argument("name")
+@click.argument("name", shell_complete=names.services)
 @click.option("--title")
 @click.option("--description")
 @click.option("--contact")
@@ -150,8 +150,8 @@ def set_service(
 
 
 @service.command("scopes")
-@click.argument("name")
-@click.argument("scopes", nargs=-1, required=True)
+@click.argument("name", shell_complete=names.services)
+@click.argument("scopes", nargs=-1, required=True, shell_complete=names.scopes)
 @_force
 @shared.as_json
 def set_scopes(name: str, scopes: tuple[str, ...], *, force: bool, as_json: bool) -> None:
@@ -167,8 +167,8 @@ def set_scopes(name: str, scopes: tuple[str, ...], *, force: bool, as_json: bool
 
 
 @service.command("exchange")
-@click.argument("name")
-@click.argument("target")
+@click.argument("name", shell_complete=names.services)
+@click.argument("target", shell_complete=names.services)
 @click.option(
     "--scope", "scopes", multiple=True, help="A scope that the exchange may add; repeatable."
 )
@@ -187,7 +187,7 @@ def set_exchange(
 
 
 @service.command("delete")
-@click.argument("name")
+@click.argument("name", shell_complete=names.services)
 @_force
 @shared.yes
 def delete_service(name: str, *, force: bool, yes: bool) -> None:

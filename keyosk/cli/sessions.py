@@ -2,7 +2,7 @@
 
 import click
 
-from keyosk.cli import shared
+from keyosk.cli import names, shared
 from keyosk.errors import counted
 
 _COLUMNS = ("id", "created_at", "last_used_at", "expires_at", "address", "audiences", "scopes")
@@ -14,7 +14,7 @@ def session() -> None:
 
 
 @session.command("list")
-@click.argument("username")
+@click.argument("username", shell_complete=names.accounts)
 @shared.limit
 @shared.quiet("ids")
 @shared.as_json
@@ -26,8 +26,14 @@ def list_sessions(username: str, limit: int | None, *, as_json: bool) -> None:
 
 
 @session.command("revoke")
-@click.argument("username")
-@click.argument("session_ids", metavar="SESSION_ID...", nargs=-1, required=True)
+@click.argument("username", shell_complete=names.accounts)
+@click.argument(
+    "session_ids",
+    metavar="SESSION_ID...",
+    nargs=-1,
+    required=True,
+    shell_complete=names.sessions,
+)
 @shared.yes
 def revoke_sessions(username: str, session_ids: tuple[str, ...], *, yes: bool) -> None:
     """End sessions and revoke their tokens; keyosk account revoke-tokens ends all of them."""

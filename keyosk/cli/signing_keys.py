@@ -6,7 +6,7 @@ from typing import Final
 
 import click
 
-from keyosk.cli import choice, shared
+from keyosk.cli import choice, names, shared
 from keyosk.cli.refusals import Refused
 from keyosk.model import SIGNING_ALGORITHMS
 
@@ -76,7 +76,7 @@ def rotate(
 
 
 @signing_key.command("retire", context_settings=_KID)
-@click.argument("kid")
+@click.argument("kid", shell_complete=names.signing_keys)
 @shared.yes
 @shared.as_json
 def retire(kid: str, *, yes: bool, as_json: bool) -> None:
@@ -88,7 +88,7 @@ def retire(kid: str, *, yes: bool, as_json: bool) -> None:
 
 
 @signing_key.command("compromise", context_settings=_KID)
-@click.argument("kid")
+@click.argument("kid", shell_complete=names.signing_keys)
 @shared.yes
 @shared.as_json
 def compromise(kid: str, *, yes: bool, as_json: bool) -> None:
@@ -111,7 +111,7 @@ def import_key(algorithm: str | None, *, as_json: bool) -> None:
 
 
 @signing_key.command("export", context_settings=_KID)
-@click.argument("kid", required=False)
+@click.argument("kid", required=False, shell_complete=names.signing_keys)
 @click.option("--pem", "form", flag_value="pem", default="pem", help="PEM (the default).")
 @click.option("--jwk", "form", flag_value="jwk", help="A JWK.")
 @click.option("--x5c", "form", flag_value="x5c", help="A self-signed certificate, PEM.")

@@ -6,7 +6,7 @@ import sys
 import click
 
 from keyosk import whitespace
-from keyosk.cli import choice, shared
+from keyosk.cli import choice, names, shared
 from keyosk.cli.verify_service import bad_token_kit
 
 _audience = click.option(
@@ -27,7 +27,7 @@ def token() -> None:
 
 
 @token.command("issue")
-@click.argument("username")
+@click.argument("username", shell_complete=names.accounts)
 @_api_key
 @_audience
 @_scope
@@ -63,7 +63,7 @@ def inspect_token() -> None:
 
 
 @token.command("explain")
-@click.argument("username")
+@click.argument("username", shell_complete=names.accounts)
 @_api_key
 @_audience
 @_scope

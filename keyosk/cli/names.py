@@ -1,0 +1,115 @@
+"""Names that a shell completes: accounts, API keys, services, scopes, roles, sessions.
+
+They come from the same Keyosk that the command would be about. A completion says nothing and waits
+for nobody: where the names cannot be had at once, there are none.
+"""
+
+import re
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+import click
+from click.shell_completion import CompletionItem
+
+from keyosk.cli import choice, shared
+
+if TYPE_CHECKING:
+    from keyosk.cli.client import Client
+
+#: For a server to answer.
+_SECONDS: Final = 5
+_MOST: Final = 100
+#: SECURITY: what a shell would take for more than a name is not given to it.
+_NAME: Final = re.compile(r"[\w.@:+/-]+")
+#: Where the account is the caller's own.
+_OWN: Final = "me"
+
+_Found = Iterable[tuple[str, str | None]]
+_Look = Callable[["Client", click.Context, str], _Found]
+Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem[str]]]
+
+
+def _completing(look: _Look) -> Complete:
+    def complete(
+        context: click.Context, _: click.Parameter, incomplete: str
+    ) -> list[CompletionItem[str]]:
+        try:
+            with context.scope(cleanup=False), _hurried(), shared.client() as client:
+                found = [*islice(look(client, context, incomplete), _MOST)]
+        except Exception:  # noqa: BLE001 - the terminal is somebody's who is typing
+            return []
+        return [
+            CompletionItem(name, help=help_)
+            for name, help_ in found
+            if name.startswith(incomplete) and _NAME.fullmatch(name)
+        ]
+
+    return complete
+
+
+@contextmanager
+def _hurried() -> Iterator[None]:
+    def late(*_: object) -> None:
+        raise TimeoutError
+
+    if choice.server() is None:  # the database is at hand, and has limits of its own
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, _SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _accounts(client: "Client", _: click.Context, incomplete: str) -> _Found:
+    query = {"q": incomplete} if incomplete else {"sort": "username"}
+    return [
+        (str(each.get("username")), None) for each in client.items("accounts", most=_MOST, **query)
+    ]
+
+
+def _named(path: str) -> _Look:
+    return lambda client, _, __: ((str(each.get("name")), None) for each in client.items(path))
+
+
+def _scopes(client: "Client", _: click.Context, __: str) -> _Found:
+    for service in client.items("services"):
+        for scope in service.get("scopes", ()):
+            yield str(scope.get("name")), None
+
+
+def _grants(client: "Client", context: click.Context, incomplete: str) -> _Found:
+    look = _named("roles") if context.params.get("as_role") else _scopes
+    return look(client, context, incomplete)
+
+
+def _api_keys(client: "Client", context: click.Context, _: str) -> _Found:
+    owner = str(context.params.get("username") or _OWN)
+    for key in client.items("accounts", owner, "api-keys"):
+        yield str(key.get("id")), shared.printable(f"{key.get('name')} {key.get('prefix')}")
+
+
+def _sessions(client: "Client", context: click.Context, _: str) -> _Found:
+    owner = str(context.params.get("username") or _OWN)
+    for session in client.items("accounts", owner, "tokens"):
+        yield str(session.get("id")), f"since {session.get('created_at')}"
+
+
+def _signing_keys(client: "Client", _: click.Context, __: str) -> _Found:
+    return ((str(k.get("kid")), str(k.get("state"))) for k in client.items("signing-keys"))
+
+
+accounts: Final = _completing(_accounts)
+services: Final = _completing(_named("services"))
+roles: Final = _completing(_named("roles"))
+scopes: Final = _completing(_scopes)
+grants: Final = _completing(_grants)
+api_keys: Final = _completing(_api_keys)
+sessions: Final = _completing(_sessions)
+signing_keys: Final = _completing(_signing_keys)
