@@ -62,6 +62,7 @@ LOCAL_IMPORTS: Final[Mapping[tuple[str, str], str]] = {
     **{
         (f"cli.{module}", f"keyosk.cli.{target}"): "--help and completion import nothing heavy"
         for module, target in (
+            ("api_keys", "api_key_search"),
             ("apply", "documents"),
             ("audit", "machine"),
             ("doctor", "diagnosis"),

@@ -817,6 +817,7 @@ LIGHT = {
 LIGHT_BELOW = ("click.", "keyosk.cli", "keyosk.model")
 HEAVY = {f"keyosk.cli.{name}" for name in ("client", "documents", "local", "machine", "remote")} | {
     "keyosk.cli.service_check",
+    "keyosk.cli.api_key_search",
     "keyosk.cli.diagnosis",
     "keyosk.cli.diagnosis_of_server",
     "keyosk.cli.serving",

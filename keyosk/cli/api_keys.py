@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from keyosk.cli import api_key_search, names, shared
+from keyosk.cli import names, shared
 
 _RESETTABLE = ("description", "scopes", "networks", "expires_at")
 _COLUMNS = ("name", "prefix", "enabled", "scopes", "expires_at", "last_used_at", "id")
@@ -59,6 +59,8 @@ def find_keys(prefix: str | None, *, as_json: bool) -> None:
     PREFIX is the beginning of its secret, as in lists. Without PREFIX the secret itself is read
     from a prompt or from standard input. It is neither shown nor sent: only its digest is.
     """
+    from keyosk.cli import api_key_search  # noqa: PLC0415 - --help needs none of it
+
     api_key_search.find(prefix, as_json=as_json)
 
 
