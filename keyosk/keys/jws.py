@@ -6,9 +6,11 @@ which costs as much as the signature, and ``strict_jws`` has done that already.
 """
 
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
 from typing import Any, Final
 
 import jwt
@@ -24,6 +26,8 @@ from keyosk.keys.signing_keys import SigningKeys
 #: Characters: servers cut headers at 8 KiB, and a token is not alone in there.
 LONGEST: Final = 6_144
 
+#: How many signatures are remembered that were found right: 0.4 MiB.
+_MOST_REMEMBERED: Final = 2_048
 #: As long as every other (RFC 7638, SHA-256).
 _A_KID: Final = "x" * 43
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
@@ -81,6 +85,38 @@ class Verified:
     claims: dict[str, Any]
 
 
+class Remembered:
+    """Digests of what was found to be signed, so that it is not computed again.
+
+    A caller shows one token over and over until it expires, and the signature takes longer than
+    all other checks of it.
+
+    SECURITY: only what is right is kept, under a digest of all its bytes and of the key. It says
+    nothing else: whether the key still counts, and what the claims say, is judged each time.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._digests: dict[bytes, None] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+    def __contains__(self, digest: bytes) -> bool:
+        return digest in self._digests
+
+    def add(self, digest: bytes) -> None:
+        """Keep one; the oldest makes room."""
+        with self._lock:
+            self._digests[digest] = None
+            if len(self._digests) > self._most:
+                del self._digests[next(iter(self._digests))]
+
+
+_remembered: Final = Remembered(_MOST_REMEMBERED)
+
+
 def read(keys: SigningKeys, text: str, *, typ: Sequence[str], published: bool = True) -> Verified:
     """Verify a JWS that one of our keys signed, of one of the types ``typ``.
 
@@ -105,7 +141,7 @@ def read(keys: SigningKeys, text: str, *, typ: Sequence[str], published: bool = 
             verifier is None
             or header["typ"].lower() not in map(str.lower, typ)
             or header["alg"] != verifier.algorithm
-            or not is_signed(text, signature, verifier)
+            or not _is_signed_by(verifier, keys.kid_of(header["kid"]), text, signature=signature)
         ):
             raise BadToken("The token is not valid.")
         claims = json.loads(payload)
@@ -114,6 +150,17 @@ def read(keys: SigningKeys, text: str, *, typ: Sequence[str], published: bool = 
     if not isinstance(claims, dict):
         raise BadToken("The token is not valid.")
     return Verified(header["kid"], header["typ"], claims)
+
+
+def _is_signed_by(verifier: Verifier, kid: str, text: str, *, signature: bytes) -> bool:
+    """Return ``is_signed``, computed once. ``kid``: the digest of the public key (RFC 7638)."""
+    digest = sha256(f"{verifier.algorithm} {kid} {text}".encode()).digest()
+    if digest in _remembered:
+        return True
+    is_right = is_signed(text, signature, verifier)
+    if is_right:
+        _remembered.add(digest)
+    return is_right
 
 
 def is_signed(text: str, signature: bytes, verifier: Verifier) -> bool:
