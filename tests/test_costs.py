@@ -43,11 +43,11 @@ LIMITS: Final = {
     "token by password": Cost(5, 548, 21),
     "JWK set": Cost(1, 258, 0),
     "JWK set not modified": Cost(1, 281, 0),
-    "account by Bearer": Cost(2, 552, 2),
-    "introspection": Cost(3, 518, 3),
-    "forward-auth by Bearer": Cost(2, 487, 2),
+    "account by Bearer": Cost(2, 482, 2),
+    "introspection": Cost(3, 510, 3),
+    "forward-auth by Bearer": Cost(2, 481, 2),
     "refresh": Cost(6, 725, 8),
-    "PATCH of an account": Cost(4, 1545, 36),
+    "PATCH of an account": Cost(4, 1475, 36),
 }
 
 

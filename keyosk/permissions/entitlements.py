@@ -303,23 +303,27 @@ def for_service(
 
 def keyosk_scopes(principal: Principal, now: int) -> frozenset[str]:
     """Return the scopes of Keyosk's own API that a login has at ``now``, with implied ones."""
-    held = available(principal, now)
-    return frozenset(
-        scope for scope, entitlement in held.items() if entitlement.service.name == KEYOSK
-    )
+    held = current(principal, now)
+    scopes = [scope for scope, entitlement in held.items() if entitlement.service.name == KEYOSK]
+    return frozenset(scopes).union(KEYOSK_SCOPES) if ADMIN in held else frozenset(scopes)
 
 
 def conditions(principal: Principal, now: int) -> dict[str, tuple[Condition, ...]]:
     """Return the conditions of entitlements that have some at ``now``, by scope name."""
     found: dict[str, list[Condition]] = {}
+    unconditional: set[str] = set()
     for entitlement in principal.entitlements:
-        if entitlement.until is None or entitlement.until > now:
+        if entitlement.until is None and entitlement.credential is None:
+            unconditional.add(entitlement.scope)
+        elif entitlement.until is None or entitlement.until > now:
             condition = Condition(entitlement.credential, entitlement.until)
             found.setdefault(entitlement.scope, []).append(condition)
-    if ADMIN in found:
-        for name in KEYOSK_SCOPES:
+    if ADMIN in unconditional:
+        unconditional.update(KEYOSK_SCOPES)
+    elif ADMIN in found:
+        for name in KEYOSK_SCOPES.keys() - {ADMIN}:
             found[name] = [*found.get(name, ()), *found[ADMIN]]
-    return {name: tuple(held) for name, held in found.items() if Condition() not in held}
+    return {name: tuple(held) for name, held in found.items() if name not in unconditional}
 
 
 def _lasts_longer(one: Entitlement, other: Entitlement) -> bool:
