@@ -12,6 +12,7 @@ import cProfile
 import io
 import json
 import logging
+import os
 import pstats
 import secrets
 import sys
@@ -26,6 +27,7 @@ from werkzeug.test import create_environ
 
 from keyosk import app, config
 from keyosk.model import OPERATOR, Grant, Scope
+from keyosk.server import JsonFormatter, JsonHandler, LogStream
 
 _ROOT: Final = Path(app.__file__).parent
 
@@ -82,8 +84,10 @@ class _Keyosk:
         app.prepare(settings)
         installation = app.build(settings)
         # As the server's own log: each line is written, here to nowhere.
-        logging.basicConfig(stream=io.StringIO(), level=logging.INFO, format="%(message)s")
-        self._application = app.create_app(installation).wsgi_app
+        log = JsonHandler(LogStream(os.open(os.devnull, os.O_WRONLY)), JsonFormatter())
+        logging.basicConfig(handlers=[log], level=logging.INFO)
+        self._application = app.create_app(installation, write_line=log.write).wsgi_app
+        self._environs: dict[tuple[str, ...], dict[str, Any]] = {}
         scopes = [Scope("todo:read"), Scope("todo:write")]
         grants = [Grant(scope.name) for scope in scopes]
         installation.services.create(OPERATOR, name="todo", scopes=scopes)
@@ -122,14 +126,17 @@ class _Keyosk:
     def _send(
         self, method: str, path: str, *, login: str = "", form: str = "", query: str = ""
     ) -> bytes:
-        environ = create_environ(
-            path,
-            method=method,
-            query_string=query,
-            headers={"Authorization": login} if login else {},
-            data=form,
-            content_type="application/x-www-form-urlencoded" if form else None,
-        )
+        key = (method, path, login, form, query)
+        if key not in self._environs:  # once: it is a client's work
+            self._environs[key] = create_environ(
+                path,
+                method=method,
+                query_string=query,
+                headers={"Authorization": login} if login else {},
+                data=form,
+                content_type="application/x-www-form-urlencoded" if form else None,
+            )
+        environ = {**self._environs[key], "wsgi.input": io.BytesIO(form.encode())}
         statuses: list[str] = []
         response = self._application(environ, lambda status, *_: statuses.append(status))
         body = b"".join(response)
