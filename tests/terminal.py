@@ -2,10 +2,11 @@
 
 import io
 import json
+import logging
 import os
 import sys
-from collections.abc import Mapping
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def keyosk(environment: Mapping[str, str], folder: Path, *arguments: str, text: 
     stdin = io.TextIOWrapper(_Input(text.encode()), "utf-8")
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
     code: Any = 0
-    with pytest.MonkeyPatch.context() as patch:
+    with _log_kept(), pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("KEYOSK_")]:
             patch.delenv(name)
         for name, value in environment.items():
@@ -58,6 +59,18 @@ def keyosk(environment: Mapping[str, str], folder: Path, *arguments: str, text: 
             except SystemExit as end:
                 code = end.code or 0
     return Done(code, *(_written(stream) for stream in (out, err)))
+
+
+@contextmanager
+def _log_kept() -> Iterator[None]:
+    """``serve`` has its process log, which here is the process of all tests."""
+    log = logging.getLogger()
+    handlers, level = log.handlers[:], log.level
+    try:
+        yield
+    finally:
+        log.handlers[:] = handlers
+        log.setLevel(level)
 
 
 class _Input(io.BytesIO):
