@@ -46,7 +46,11 @@ def test_every_line_is_json_with_its_keys_in_one_order(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert {tuple(line)[:5] for line in lines} == {tuple(HEAD)}
     assert "Keyosk serves" in " ".join(line["message"] for line in lines)
-    assert any(line["logger"].startswith("gunicorn") for line in lines)
+    assert {line["logger"] for line in lines} == {
+        "gunicorn.error",
+        "keyosk.access",
+        "keyosk.cli.serving",
+    }
     requests = [list(line)[5:] for line in lines if line["logger"] == "keyosk.access"]
     shortest = min(requests, key=len)
     assert all(keys[: len(shortest)] == shortest for keys in requests)

@@ -44,4 +44,6 @@ def start(level: str, log_format: str) -> LineHandler:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    # It has a line for each migration of a new database.
+    logging.getLogger("peewee.migrations").setLevel(logging.WARNING)
     return handler
