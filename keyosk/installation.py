@@ -37,7 +37,7 @@ class Installation:
     """The parts that the web and the commands work with, by the noun each one owns."""
 
     issuer: str
-    trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
+    trusted_proxies: tuple[IPv4Network | IPv6Network | str, ...]
     cors_origins: tuple[str, ...]
     clock: Callable[[], float]
     metrics: Metrics

@@ -120,12 +120,16 @@ class LiveServer:
             if process.poll() is not None:
                 break
             try:
-                if requests.get(f"{self.url}/health/ready", timeout=60).status_code == 200:
+                if self.is_ready():
                     return
             except requests.ConnectionError:
                 time.sleep(0.05)
         self.stop()
         raise RuntimeError(f"keyosk serve did not start:\n{self.log.read_text()}")
+
+    def is_ready(self) -> bool:
+        """Whether it says so. Raises ``requests.ConnectionError`` while nobody listens."""
+        return requests.get(f"{self.url}/health/ready", timeout=60).status_code == 200
 
     def stop(self) -> int:
         """Ask it to stop (SIGTERM) and wait; answers its exit code."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from keyosk.config import SETTINGS, Config, database_urls, load
 from keyosk.config.database_urls import PostgresqlUrl
-from keyosk.config.values import Address
+from keyosk.config.values import Address, UnixAddress
 from keyosk.errors import ConfigurationError
 from keyosk.keys import material
 from tables import table
@@ -65,6 +65,9 @@ def test_everything_works_with_nothing_set() -> None:
     values = {row.name: getattr(config, row.name) for row in SETTINGS}
     assert values == {
         "bind": Address("127.0.0.1", 8080),
+        "bind_mode": 0o660,
+        "tls_certificate": None,
+        "tls_key": None,
         "issuer": "http://127.0.0.1:8080",
         "database_url": "sqlite:///data/keyosk.db",
         "database_schema": None,
@@ -123,7 +126,7 @@ def test_workers_follow_the_cores_of_this_process_when_not_told() -> None:
 )
 def test_bind_is_taken_apart(text: str, host: str, port: int, shown: str) -> None:
     config = load({"KEYOSK_BIND": text, "KEYOSK_ISSUER": "https://login.example.org"})
-    assert (config.bind.host, config.bind.port, str(config.bind)) == (host, port, shown)
+    assert (config.bind, str(config.bind)) == (Address(host, port), shown)
 
 
 @table(
@@ -131,14 +134,51 @@ def test_bind_is_taken_apart(text: str, host: str, port: int, shown: str) -> Non
     [
         "127.0.0.1", "8080", ":", ":0", ":65536", ":+80", ": 80", "::1:8080", "[::1]", "[::1]8080",
         "[127.0.0.1]:80", "[x]:80", "256.0.0.1:80", "1.2.3:80", "a..b:80", "-a:80", "a b:80",
-        "http://127.0.0.1:80", "127.0.0.1:80/", "127.0.0.1:80\n", "*:80", ":٨٠", "unix:/run/k",
+        "http://127.0.0.1:80", "127.0.0.1:80/", "127.0.0.1:80\n", "*:80", ":٨٠",
     ],
 )  # fmt: skip
 def test_a_malformed_bind_is_refused(text: str) -> None:
     assert "host:port" in refusal("KEYOSK_BIND", text)
 
 
+def test_a_unix_socket_needs_an_issuer_and_a_word_on_who_its_clients_are() -> None:
+    found = faults({"KEYOSK_BIND": "unix:/run/keyosk.sock"})
+    assert list(found) == ["KEYOSK_ISSUER"]
+    environ = {"KEYOSK_BIND": "unix:/run/k", "KEYOSK_ISSUER": "https://login.example.org"}
+    config = load(environ)
+    assert (config.bind, str(config.bind)) == (UnixAddress("/run/k"), "unix:/run/k")
+    assert "count as one" in config.warnings[0]
+    config = load(environ | {"KEYOSK_TRUSTED_PROXIES": "unix, 10.0.0.1", "KEYOSK_BIND_MODE": "666"})
+    assert config.warnings == ()
+    assert config.trusted_proxies == ("unix", ip_network("10.0.0.1"))
+    assert config.bind_mode == 0o666
+    assert ("KEYOSK_BIND_MODE", "0666", "environment") in config.describe()
+    tls = {"KEYOSK_TLS_CERTIFICATE": "a", "KEYOSK_TLS_KEY": "b"}
+    assert "Unix socket" in faults(environ | tls)["KEYOSK_TLS_CERTIFICATE"]
+
+
+@table("text", ["unix:", "unix:run/k", "unix:@k", "unix:/run/", "unix:/" + "k" * 107, "unix:/\0"])
+def test_a_malformed_unix_socket_is_refused(text: str) -> None:
+    assert "path" in refusal("KEYOSK_BIND", text)
+
+
+@table("text", ["", "66", "8", "0o660", "1777", "rw-rw----", "０660"])
+def test_a_malformed_mode_is_refused(text: str) -> None:
+    if text:
+        assert "octal" in refusal("KEYOSK_BIND_MODE", text)
+
+
+def test_tls_makes_the_issuer_https_and_needs_both_files() -> None:
+    config = load({"KEYOSK_TLS_CERTIFICATE": "a.pem", "KEYOSK_TLS_KEY": "b.pem"})
+    assert config.issuer == "https://127.0.0.1:8080"
+    assert faults({"KEYOSK_TLS_KEY": "b.pem"}) == {
+        "KEYOSK_TLS_CERTIFICATE": "is required with KEYOSK_TLS_KEY"
+    }
+    assert list(faults({"KEYOSK_TLS_CERTIFICATE": "a.pem"})) == ["KEYOSK_TLS_KEY"]
+
+
 def test_metrics_have_a_port_of_their_own_or_none() -> None:
+    assert "host:port" in refusal("KEYOSK_METRICS_BIND", "unix:/run/k")
     assert load({"KEYOSK_METRICS_BIND": "off"}).metrics_bind == "off"
     assert load({"KEYOSK_METRICS_BIND": "[::1]:9000"}).metrics_bind == Address("::1", 9000)
     assert "host:port" in refusal("KEYOSK_METRICS_BIND", "Off")
@@ -766,6 +806,9 @@ def test_describe_masks_secrets_and_shows_the_rest() -> None:
     )
     assert config.describe() == [
         ("KEYOSK_BIND", "0.0.0.0:8080", "environment"),
+        ("KEYOSK_BIND_MODE", "0660", "default"),
+        ("KEYOSK_TLS_CERTIFICATE", "none", "default"),
+        ("KEYOSK_TLS_KEY", "none", "default"),
         ("KEYOSK_ISSUER", "https://login.example.org", "environment"),
         ("KEYOSK_DATABASE_URL", "postgresql://keyosk:***@db.example:5432/keyosk", "environment"),
         ("KEYOSK_DATABASE_SCHEMA", "the first of the search path, mostly public", "default"),

@@ -282,7 +282,9 @@ def machine(tmp_path: Path) -> Path:
     """A root with this machine's units, ours, and files under the names that ours start."""
     root = tmp_path / "root"
     (root / "etc" / "systemd" / "system").mkdir(parents=True)
-    for unit in [*SYSTEMD.glob("*.service"), *SYSTEMD.glob("*.timer")]:
+    for unit in [
+        each for kind in ("service", "timer", "socket") for each in SYSTEMD.glob(f"*.{kind}")
+    ]:
         shutil.copy(unit, root / "etc" / "systemd" / "system")
     shutil.copytree("/lib/systemd/system", root / "lib" / "systemd" / "system", symlinks=True)
     for program in ("opt/keyosk/bin/keyosk", "usr/bin/find", "bin/sh"):
@@ -294,7 +296,9 @@ def machine(tmp_path: Path) -> Path:
 @needs_systemd
 def test_systemd_has_nothing_to_say_against_the_units(machine: Path) -> None:
     command = ["systemd-analyze", "verify", "--man=no", f"--root={machine}"]
-    ran = subprocess.run([*command, *SERVICES, "keyosk-backup.timer"], capture_output=True)
+    ran = subprocess.run(
+        [*command, *SERVICES, "keyosk-backup.timer", "keyosk.socket"], capture_output=True
+    )
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, b"", b"")
 
 

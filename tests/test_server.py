@@ -41,12 +41,15 @@ MIB = 1024 * 1024
 
 PROGRAM = """
 import contextlib, hashlib, json, os, signal, sys, threading, time
-from keyosk.server import Hooks, Options, serve
+from pathlib import Path
+from keyosk.server import Certificate, Hooks, Options, serve
 
 chosen = json.loads(sys.argv[1])
 chosen["streams"] = frozenset(chosen.get("streams", ()))
 broken = chosen.pop("broken", False)
 early = chosen.pop("early", False)
+if "certificate" in chosen:
+    chosen["certificate"] = Certificate(*map(Path, chosen["certificate"]))
 
 def say(text):
     os.write(1, (text + "\\n").encode())
@@ -203,13 +206,17 @@ class Server:
             return found()
 
     def start(self) -> "Server":
+        self.listen()
+        with self.connect() as client:
+            assert client.get("/health").body == b"ok"
+        return self
+
+    def listen(self) -> None:
+        """Wait until it listens with all of its workers."""
         ready = self.wait_for(lambda: [line for line in self.said if line.startswith("ready")])
         self.port = int(ready[0].rpartition(":")[2])
         # All of its workers, not the first: a test that looks at each must find each.
         self.wait_for(lambda: sum(line.startswith("start ") for line in self.said) >= self.size)
-        with self.connect() as client:
-            assert client.get("/health").body == b"ok"
-        return self
 
     def stop(self) -> int:
         if self.process.poll() is None:

@@ -10,9 +10,10 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from keyosk import app
-from keyosk.cli import diagnosis_of_server, host, local
+from keyosk.cli import diagnosis_of_server, host, listeners, local
 from keyosk.cli.checks import NOT_CHECKED, OK, WARNING, WRONG, Check
 from keyosk.config import SETTINGS, Config
+from keyosk.config.values import Address
 from keyosk.errors import ConfigurationError, KeyoskError, counted
 from keyosk.installation import Installation
 from keyosk.storage import maintenance
@@ -32,6 +33,7 @@ def examine(backups: Path | None) -> list[Check]:
     try:
         settings = host.settings()
         app.check(settings)
+        listeners.certificate(settings)
     except ConfigurationError as error:
         return [
             Check(
@@ -213,13 +215,16 @@ def _proxies(settings: Config) -> Check:
     if settings.trusted_proxies:
         trusted = ", ".join(map(str, settings.trusted_proxies))
         return Check("proxies", OK, f"forwarded headers of {trusted} count")
-    if outside.scheme == "http" and port == settings.bind.port:
+    if settings.tls_certificate is not None:
+        return Check("proxies", OK, "none: Keyosk speaks TLS itself")
+    bind = settings.bind
+    if outside.scheme == "http" and isinstance(bind, Address) and port == bind.port:
         return Check("proxies", OK, "none: the issuer is where Keyosk listens")
     return Check(
         "proxies",
         WRONG,
         f"{settings.issuer} is not where Keyosk listens ({settings.bind}): a proxy stands between, "
         "and no forwarded headers count",
-        "Name the proxy's address in KEYOSK_TRUSTED_PROXIES: until then all callers have that "
-        "one address, for throttling, networks of API keys, and the audit log.",
+        "Name the proxy's address, or unix, in KEYOSK_TRUSTED_PROXIES: until then all callers have "
+        "that one address, for throttling, networks of API keys, and the audit log.",
     )

@@ -14,7 +14,7 @@ import click
 from keyosk import app
 from keyosk.audit import Verdict
 from keyosk.bootstrap import FirstAdmin
-from keyosk.cli import host
+from keyosk.cli import host, listeners
 from keyosk.config import Config
 from keyosk.errors import BadToken, Conflict, NotFound, Unavailable
 from keyosk.keys import material
@@ -65,6 +65,7 @@ def checked_settings() -> Config:
     """Return the settings, once it is sure that what they need is installed."""
     configuration = host.settings()
     app.check(configuration)
+    listeners.certificate(configuration)
     return configuration
 
 

@@ -2,21 +2,19 @@
 
 import logging
 import os
-import socket
 import threading
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from functools import partial
 from typing import NoReturn
 from wsgiref.types import WSGIApplication
 
 from keyosk import app
-from keyosk.cli import failures, host, logs, machine
+from keyosk.cli import failures, host, listeners, logs, machine
 from keyosk.config import Config
-from keyosk.config.values import Address
-from keyosk.errors import ConfigurationError, DatabaseTooNew, DatabaseUnusable, Fault, Unavailable
+from keyosk.errors import DatabaseTooNew, DatabaseUnusable, Unavailable
 from keyosk.metrics import Metrics, SharedCounts, release
 from keyosk.server import BOOT_ERROR, Hooks, LineHandler, Options
 from keyosk.server import serve as run_server
@@ -39,18 +37,22 @@ def serve() -> None:
     for warning in configuration.warnings:
         _log.warning("%s", warning)
     outages = SharedOutage()
-    with ExitStack() as until_served:
-        # SECURITY: before anything is made or told. Who holds the address in our place would get
-        # the password that is printed.
-        listeners = _listeners(configuration, until_served)
+    certificate = listeners.certificate(configuration)
+    # SECURITY: before anything is made or told. Who holds the address in our place would get the
+    # password that is printed.
+    with listeners.opened(configuration) as opened:
         prepared = _prepare_or_wait(configuration, OutageLog(outages))
-        bind = tuple(f"fd://{listener.detach()}" for listener in listeners)
+        address = opened.address(is_tls=certificate is not None)
+        bind = opened.detach()
     starting = Starting()
-    counts = SharedCounts(configuration.workers) if len(bind) > 1 else None
+    counts = SharedCounts(configuration.workers) if opened.has_metrics else None
     run_server(
         lambda: _web(configuration, counts, starting, outages=outages, prepared=prepared),
         Options(
             bind=bind,
+            names=opened.names,
+            certificate=certificate,
+            plain=listeners.PLAIN,
             workers=configuration.workers,
             threads=configuration.threads,
             streams=application.STREAMS,
@@ -66,8 +68,9 @@ def serve() -> None:
             formatter=logs.formatter(configuration.log_format),
         ),
         Hooks(
-            on_ready=lambda addresses: _say_ready(configuration, addresses[0]),
+            on_ready=lambda _: _say_ready(configuration, address),
             on_child_exit=lambda process: release(counts, process) if counts else None,
+            on_stop=opened.remove_files,
             on_leaving=starting.leave,
         ),
     )
@@ -114,8 +117,7 @@ def _web(
             target=_begin_late, args=(configuration, begin, outage_log), daemon=True
         )
         waiting.start()
-    address = configuration.metrics_bind
-    return page.beside(starting, address.port) if isinstance(address, Address) else starting
+    return page.beside(starting)
 
 
 def _begin_late(configuration: Config, begin: Callable[[], None], outage_log: OutageLog) -> None:
@@ -179,39 +181,6 @@ def _application(
     installation.signing_keys.refresh_in_background(then=maintain, until=is_replaced)
     page.monitor = installation.monitor
     return app.create_app(installation, write_line=log.write)
-
-
-def _listeners(configuration: Config, until_served: ExitStack) -> tuple[socket.socket, ...]:
-    """Return what listens, taken already; for the metrics the second, if they have an address.
-
-    Another Keyosk on the machine may have the default place of the metrics: that is no reason not
-    to start. Raises ``ConfigurationError`` for an address that somebody chose.
-    """
-    main = until_served.enter_context(_listener("KEYOSK_BIND", configuration.bind))
-    address = configuration.metrics_bind
-    if not isinstance(address, Address):
-        return (main,)
-    try:
-        second = _listener("KEYOSK_METRICS_BIND", address)
-    except ConfigurationError as error:
-        if "metrics_bind" in configuration.sources:
-            raise
-        _log.warning("no metrics at %s: %s", address, error.faults[0].message)
-        return (main,)
-    return (main, until_served.enter_context(second))
-
-
-def _listener(setting: str, address: Address) -> socket.socket:
-    """A socket that listens at an address."""
-    is_ipv6 = ":" in address.host
-    try:
-        return socket.create_server(
-            (address.host, address.port),
-            family=socket.AF_INET6 if is_ipv6 else socket.AF_INET,
-            dualstack_ipv6=is_ipv6 and socket.has_dualstack_ipv6(),
-        )
-    except OSError as error:
-        raise ConfigurationError([Fault(setting, f"cannot be served: {error.strerror}")]) from error
 
 
 def _say_ready(configuration: Config, address: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from keyosk.config import files
 from keyosk.config import values as rules
-from keyosk.config.values import Address, BadValue, Network, Rule
+from keyosk.config.values import Address, BadValue, Network, Rule, UnixAddress
 from keyosk.errors import ConfigurationError, Fault
 
 _PREFIX: Final = "KEYOSK_"
@@ -52,6 +52,8 @@ class Setting:
             return self.default_text
         if self.mask is not None:
             return self.mask(value)
+        if self.rule is rules.socket_mode:
+            return f"{value:04o}"
         return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
@@ -73,15 +75,31 @@ def _setting(
 class Config:
     """All settings, checked; made by ``load``. A secret is in no ``repr`` and no ``describe``."""
 
-    bind: Address = _setting(  # noqa: RUF009 - it is a field(), and an Address is frozen
-        rules.bind, "127.0.0.1:8080", "Where Keyosk listens; `:8080` is every IPv4 address."
+    bind: Address | UnixAddress = _setting(  # noqa: RUF009 - a field(), and both are frozen
+        rules.bind,
+        "127.0.0.1:8080",
+        "Where Keyosk listens: `host:port`, `:8080` for every IPv4 address, or "
+        "`unix:/run/keyosk/keyosk.sock`.",
+    )
+    bind_mode: int = _setting(
+        rules.socket_mode, "0660", "The mode of the Unix socket: who may connect to it."
+    )
+    tls_certificate: str | None = _setting(
+        rules.file_path,
+        None,
+        "A PEM file with the certificate and its chain: Keyosk then speaks TLS itself.",
+    )
+    tls_key: str | None = _setting(
+        rules.file_path,
+        None,
+        "The PEM file with the key of that certificate, without a passphrase.",
     )
     issuer: str = _setting(
         rules.issuer,
         None,
         "The `iss` of tokens and the base of every published address. "
-        "Required once other machines can reach `KEYOSK_BIND`.",
-        default_text="http:// + bind",
+        "Required once other machines can reach `KEYOSK_BIND`, and for a Unix socket.",
+        default_text="http:// or, with TLS, https:// + bind",
     )
     database_url: str = _setting(
         rules.database_url,
@@ -177,17 +195,18 @@ class Config:
     argon2_parallelism: int = _setting(
         rules.whole(1, 16), 1, "Lanes of one password hash, 1 to 16."
     )
-    trusted_proxies: tuple[Network, ...] = _setting(
-        rules.networks,
+    trusted_proxies: tuple[Network | str, ...] = _setting(
+        rules.proxies,
         "",
-        "A list of addresses and networks whose forwarded headers count.",
+        "A list of addresses and networks whose forwarded headers count; `unix` for whoever may "
+        "connect to the Unix socket.",
         default_text="none",
     )
     cors_origins: tuple[str, ...] = _setting(
         rules.origins, "", "Origins whose scripts may call by Bearer.", default_text="none"
     )
-    metrics_bind: Address | str = _setting(  # noqa: RUF009 - as for bind
-        rules.bind_or_off,
+    metrics_bind: Address | str = _setting(  # noqa: RUF009 - an Address is frozen
+        rules.tcp_or_off,
         "127.0.0.1:9464",
         "Where `/metrics` is served, to whoever can reach it; `off`: nowhere.",
     )
@@ -268,22 +287,25 @@ def _fill(values: dict[str, Any], given: Mapping[str, _Given]) -> Iterator[Fault
 
     A setting that is broken is in ``given`` and not in ``values``: nothing is said of it twice.
     """
-    bind: Address | None = values.get("bind")
+    bind: Address | UnixAddress | None = values.get("bind")
     if bind is not None and "issuer" not in given:
-        values["issuer"] = f"http://{bind}"
-        if not bind.is_loopback:
-            yield Fault(
-                "KEYOSK_ISSUER",
-                "is required, as other machines can reach KEYOSK_BIND: the URL by which they do",
+        values["issuer"] = f"{'https' if 'tls_certificate' in given else 'http'}://{bind}"
+        if not bind.is_loopback or isinstance(bind, UnixAddress):
+            cause = (
+                "as KEYOSK_BIND is a Unix socket: the URL by which clients reach it"
+                if isinstance(bind, UnixAddress)
+                else "as other machines can reach KEYOSK_BIND: the URL by which they do"
             )
+            yield Fault("KEYOSK_ISSUER", f"is required, {cause}")
     yield from rules.database_faults(given, values)
     metrics = values.get("metrics_bind")
-    if bind is not None and isinstance(metrics, Address) and metrics.port == bind.port:
+    if isinstance(bind, Address) and isinstance(metrics, Address) and metrics.port == bind.port:
         yield Fault("KEYOSK_METRICS_BIND", "must have another port than KEYOSK_BIND")
+    yield from rules.tls_faults(given, values)
     values.setdefault("secret_key", ())
     for name in rules.missing_pkcs11(given, values):
         yield Fault(_PREFIX + name.upper(), "is required with the other settings for PKCS#11")
-    for name in ("admin_password", "database_schema", *rules.PKCS11):
+    for name in ("admin_password", "database_schema", "tls_certificate", "tls_key", *rules.PKCS11):
         values.setdefault(name, None)
 
 

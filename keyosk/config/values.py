@@ -31,6 +31,8 @@ PKCS11: Final[Mapping[str, str]] = {
 _HOST_NAME: Final = re.compile(r"([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?\.)*[A-Za-z][A-Za-z0-9-]*")
 _ADDRESS: Final = r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9.-]*)):(?P<port>[0-9]{1,5})"
 _SEGMENT: Final = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})+")  # RFC 3986
+_UNIX: Final = "unix:"
+_LONGEST_SOCKET_PATH: Final = 107  # bytes; what fits into a sockaddr_un of Linux
 _LONGEST_IDENTIFIER: Final = 63  # PostgreSQL cuts off the rest
 
 _PREFIX: Final = "KEYOSK_"
@@ -38,6 +40,8 @@ _KUBERNETES: Final = re.compile(r"KEYOSK_(\w+_)?(SERVICE_HOST|SERVICE_PORT\w*|PO
 
 Network = IPv4Network | IPv6Network
 OFF: Final = "off"
+#: The one that stands for all clients of a Unix socket among the trusted proxies.
+UNIX: Final = "unix"
 AUTO: Final = "auto"
 Rule = Callable[[object], Any]
 
@@ -63,6 +67,21 @@ class Address:
             return ip_address(self.host).is_loopback
         except ValueError:
             return self.host.lower() == "localhost"
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """A Unix socket, by its path."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"{_UNIX}{self.path}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it: always."""
+        return True
 
 
 def _address(host: str, port: int, *, is_bracketed: bool) -> Address | None:
@@ -111,8 +130,23 @@ def _items(value: object) -> list[str]:
     return [item for item in (text_of(part).strip() for part in parts) if item]
 
 
-def bind(value: object) -> Address:
-    """Return where to listen: ``host:port``; without a host it is every IPv4 address."""
+def bind(value: object) -> Address | UnixAddress:
+    """Return where to listen: ``host:port``, or ``unix:`` and the path of a socket."""
+    text = text_of(value)
+    return _unix(text) if text.startswith(_UNIX) else tcp(text)
+
+
+def _unix(text: str) -> UnixAddress:
+    path = text.removeprefix(_UNIX)
+    if not path.startswith("/") or not path.isprintable() or path.endswith("/"):
+        raise BadValue("must have the absolute path of a socket after unix:")
+    if len(path.encode()) > _LONGEST_SOCKET_PATH:
+        raise BadValue(f"must have a path of at most {_LONGEST_SOCKET_PATH} bytes")
+    return UnixAddress(path)
+
+
+def tcp(value: object) -> Address:
+    """Return a TCP address: ``host:port``; without a host it is every IPv4 address."""
     text = text_of(value)
     if text.startswith(":"):
         text = f"0.0.0.0{text}"  # noqa: S104  # nosec B104  # the operator asks for it
@@ -125,9 +159,25 @@ def bind(value: object) -> Address:
     return address
 
 
-def bind_or_off(value: object) -> Address | str:
-    """Return where to listen, or ``off``."""
-    return OFF if value == OFF else bind(value)
+def tcp_or_off(value: object) -> Address | str:
+    """Return a TCP address, or ``off``."""
+    return OFF if value == OFF else tcp(value)
+
+
+def socket_mode(value: object) -> int:
+    """Return who may connect to a Unix socket, as chmod takes it: octal digits, as text."""
+    text = text_of(value)
+    if not re.fullmatch(r"0?[0-7]{3}", text, re.ASCII):
+        raise BadValue("must be text of three octal digits, such as 0660")
+    return int(text, 8)
+
+
+def file_path(value: object) -> str:
+    """Return the path of a file."""
+    text = text_of(value)
+    if not text or not text.isprintable():
+        raise BadValue("must be the path of a file")
+    return text
 
 
 def issuer(value: object) -> str:
@@ -200,14 +250,15 @@ def secret_keys(value: object) -> tuple[str, ...]:
     return keys
 
 
-def networks(value: object) -> tuple[Network, ...]:
-    """Addresses and networks, none included."""
+def proxies(value: object) -> tuple[Network | str, ...]:
+    """Addresses and networks, and the word for whoever connects to a Unix socket; or none."""
     items = _items(value)
     try:
-        return tuple(ip_network(item) for item in items)
+        return tuple(item if item == UNIX else ip_network(item) for item in items)
     except ValueError:
         raise BadValue(
-            "must be IP addresses or networks such as 10.0.0.0/8, with no bits set after the prefix"
+            "must be IP addresses or networks such as 10.0.0.0/8, with no bits set after the "
+            "prefix, or unix for the clients of a Unix socket"
         ) from None
 
 
@@ -230,6 +281,15 @@ def origins(value: object) -> tuple[str, ...]:
                 "case, without path, and without the port that is usual"
             )
     return tuple(items)
+
+
+def tls_faults(given: Collection[str], sound: Mapping[str, Any]) -> Iterator[Fault]:
+    """What the settings for TLS lack or have too much; ``sound``: the good values."""
+    if isinstance(sound.get("bind"), UnixAddress) and "tls_certificate" in sound:
+        yield Fault("KEYOSK_TLS_CERTIFICATE", "is for TCP; a Unix socket as KEYOSK_BIND has no TLS")
+    for name, other in (("tls_certificate", "tls_key"), ("tls_key", "tls_certificate")):
+        if name not in given and other in sound:
+            yield Fault(_PREFIX + name.upper(), f"is required with {_PREFIX}{other.upper()}")
 
 
 def missing_pkcs11(given: Collection[str], sound: Collection[str]) -> list[str]:
@@ -319,8 +379,18 @@ def warnings_of(values: Mapping[str, Any]) -> Iterator[str]:
     if issuer.scheme == "http" and not local:
         yield (
             "KEYOSK_ISSUER begins with http://. Passwords and tokens must not cross a network in "
-            "the clear: put a TLS proxy in front, and give its https:// URL."
+            "the clear: set KEYOSK_TLS_CERTIFICATE and KEYOSK_TLS_KEY, or put a TLS proxy in "
+            "front, and give its https:// URL."
         )
+    if isinstance(values["bind"], UnixAddress) and UNIX not in values["trusted_proxies"]:
+        yield ALL_ARE_ONE
+
+
+#: The warning where clients come by a Unix socket and no proxy there may say who they are.
+ALL_ARE_ONE: Final = (
+    "KEYOSK_TRUSTED_PROXIES has no unix. All clients of the Unix socket count as one: wrong "
+    "passwords of any slow down all, and API keys that are limited to networks are refused."
+)
 
 
 def secret_in(path: object, *, keep_mark: bool = False) -> str:

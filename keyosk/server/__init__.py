@@ -32,10 +32,13 @@ from keyosk.server.logs import (
     TextFormatter,
 )
 from keyosk.server.options import Environ, Hooks, Options
+from keyosk.server.tls import BadPair, Certificate
 from keyosk.server.worker import LEAVE, SIGNALS, Worker
 
 __all__ = [
     "BOOT_ERROR",
+    "BadPair",
+    "Certificate",
     "Environ",
     "Hooks",
     "JsonFormatter",
@@ -92,7 +95,11 @@ class Arbiter(GunicornArbiter):
         """End the workers; a graceful stop begins with the shutdown delay."""
         if graceful:
             self._wait_for_balancers(self.app.options.shutdown_delay)
+        # The files of Unix sockets are not gunicorn's to remove: systemd may have made them, or
+        # another Keyosk by now.
+        self.systemd = True
         super().stop(graceful)
+        self.app.hooks.on_stop()
 
     def _wait_for_balancers(self, seconds: float) -> None:
         """Have the workers tell that they will go, and answer everything for so long."""

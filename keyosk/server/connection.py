@@ -9,6 +9,7 @@ import functools
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
 from keyosk.server import problems
@@ -16,7 +17,8 @@ from keyosk.server.options import Environ, Options
 from keyosk.server.parsing import Limits, Refused, RequestParser
 from keyosk.server.pool import Pool
 from keyosk.server.problems import Problem
-from keyosk.server.wsgi import PIECE, Call, TakesLong, Upload, environ_of
+from keyosk.server.tls import Certificate, Layer
+from keyosk.server.wsgi import LISTENER, PIECE, Call, TakesLong, Upload, environ_of
 
 _READ_BYTES: Final = 16 * 1024
 _DRAIN_BYTES: Final = 256 * 1024
@@ -37,6 +39,15 @@ class Phase(enum.Enum):
     SENDING = "the client to take the response"
 
 
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Where connections arrive. ``base``: what the environ of all requests there has in common."""
+
+    address: Any
+    certificate: Certificate | None
+    base: Environ
+
+
 class Server:
     """What the connections of a worker share: the application, its threads, and one another."""
 
@@ -53,6 +64,7 @@ class Server:
             streams=frozenset(entry.encode() for entry in options.streams),
         )
         self.scratch = memoryview(bytearray(_READ_BYTES))
+        self.secret_scratch = memoryview(bytearray(_READ_BYTES))  # the same, before it is decrypted
         self.sink = memoryview(bytearray(_DRAIN_BYTES))  # where what nobody reads is received
         self.stopping = False
         self.open: set[Connection] = set()
@@ -61,7 +73,6 @@ class Server:
         self._next_complaint = 0.0
         self.base: Environ = {
             "wsgi.version": (1, 0),
-            "wsgi.url_scheme": "http",
             "wsgi.errors": errors,
             "wsgi.multithread": True,
             "wsgi.multiprocess": True,
@@ -83,6 +94,13 @@ class Server:
             length=options.slow_queue,
             niceness=_SLOW_NICENESS,
         )
+
+    def listener(self, address: Any, name: str) -> Listener:
+        """Return what the connections of a listener need to know of it."""
+        certificate = None if name in self.options.plain else self.options.certificate
+        scheme = "http" if certificate is None else "https"
+        base = {**self.base, "wsgi.url_scheme": scheme, LISTENER: name}
+        return Listener(address, certificate, base)
 
     def run(self, call: Call) -> bool:
         """Have a request answered where it belongs; False if too many wait there."""
@@ -183,11 +201,11 @@ class Connection(asyncio.BufferedProtocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, server: Server, client: Any, address: Any) -> None:
+    def __init__(self, server: Server, client: Any, listener: Listener) -> None:
         self._server = server
         self._options = server.options
         self._client = client  # as accept() gave it
-        self._address = address  # the listener's
+        self._listener = listener
         self.request = RequestParser(server.limits)
         self.phase: Phase | None = None  # None: with a thread, or closed
         self.deadline = 0.0
@@ -215,6 +233,13 @@ class Connection(asyncio.BufferedProtocol):
 
     def _unsent(self) -> int:
         return self.transport.get_write_buffer_size() if self._is_made else 0
+
+    def protocol(self) -> asyncio.BufferedProtocol:
+        """Return what handles the bytes of its socket: itself, or TLS with itself above."""
+        if self._listener.certificate is None:
+            return self
+        context = self._listener.certificate.context
+        return Layer(context, self, self._server.secret_scratch, log=self._server.log)
 
     # What asyncio calls.
 
@@ -329,7 +354,9 @@ class Connection(asyncio.BufferedProtocol):
         self._server.leave(self)
         self._is_responding = True
         request = self.request
-        environ = environ_of(request, self._client, self._address, base=self._server.base)
+        environ = environ_of(
+            request, self._client, self._listener.address, base=self._listener.base
+        )
         call = Call(environ, request, self, upload=self._upload, log=self._server.log)
         if not self._server.run(call):
             self.refuse(problems.OVERLOADED)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keyosk.server.logs import JsonFormatter
+from keyosk.server.tls import Certificate
 
 Environ = dict[str, Any]
 
@@ -22,6 +23,9 @@ class Options:
     """
 
     bind: Sequence[str] = ("127.0.0.1:8080",)  # "host:port", "[::1]:8080", "unix:/path"
+    names: Sequence[str] = ()  # of those, in environ["server.listener"]
+    certificate: Certificate | None = None  # with it, TLS is spoken
+    plain: frozenset[str] = frozenset()  # the names of those that speak no TLS all the same
     workers: int = 2
     threads: int = (
         4  # for requests that are neither slow nor instant; those have threads of their own
@@ -69,10 +73,11 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hooks:
-    """What to call on the way. The first two run in the master process, the others in a worker."""
+    """What to call on the way: the first three in the master process, the others in a worker."""
 
     on_ready: Callable[[Sequence[str]], None] = _nothing  # listening, at these addresses
     on_child_exit: Callable[[int], None] = _nothing  # the worker with this process id is gone
+    on_stop: Callable[[], None] = _nothing  # it listens no longer
     on_worker_start: Callable[[], None] = _nothing  # forked, before the application is made
     on_leaving: Callable[[], None] = _nothing  # the shutdown delay has begun
     on_worker_exit: Callable[[], None] = _nothing  # nothing more will be answered

@@ -67,6 +67,7 @@ INCOMPLETE = Problem(400, "incomplete_request", "The connection ended before the
 TIMEOUT = Problem(408, "request_timeout", "The request did not arrive in time.")
 BODY_TOO_LARGE = Problem(413, "body_too_large", "The request's body is larger than allowed.")
 LINE_TOO_LONG = Problem(414, "request_line_too_long", "The request line is longer than allowed.")
+TLS_REQUIRED = Problem(400, "tls_required", "This port speaks TLS: use https.")
 EXPECTATION = Problem(417, "expectation_failed", "The only expectation known is 100-continue.")
 HEAD_TOO_LARGE = Problem(431, "headers_too_large", "The request's header is larger than allowed.")
 INTERNAL = Problem(500, "internal_error", "The server failed; the request id finds it in the log.")

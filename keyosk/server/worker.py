@@ -69,6 +69,13 @@ class Worker(GunicornWorker):
         self.server = Server(
             self.wsgi, self.options, log=self.log, errors=ErrorStream(self.log), most=most
         )
+        names = (*self.options.names, *([""] * len(self.sockets)))
+        self.listeners = {
+            each.fileno(): self.server.listener(each.getsockname(), name)
+            for each, name in zip(self.sockets, names, strict=False)
+        }
+        if self.options.certificate is not None:
+            self.options.certificate.watch(self.log)
         while self.alive:
             self._tick()
             await self._pause(_TICK)
@@ -142,7 +149,7 @@ class Worker(GunicornWorker):
             self._stop_accepting()
             return False
         sock.setblocking(False)
-        connection = Connection(self.server, client, listener.getsockname())
+        connection = Connection(self.server, client, self.listeners[listener.fileno()])
         self.server.open.add(connection)
         self.balance.note(self.age, len(self.server.open))
         connection.begin()
@@ -153,7 +160,7 @@ class Worker(GunicornWorker):
 
     async def _open(self, sock: socket.socket, connection: Connection) -> None:
         try:
-            await self.loop.connect_accepted_socket(lambda: connection, sock)
+            await self.loop.connect_accepted_socket(connection.protocol, sock)
         except OSError:  # it is gone already
             connection.abort()
 

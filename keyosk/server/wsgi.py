@@ -26,6 +26,8 @@ HAND_OVER: Final = "server.hand_over"
 LEAVE_LOOP: Final = "server.leave_loop"
 #: In every environ: called with seconds, it has the finished response wait so long.
 HOLD: Final = "server.hold"
+#: In every environ: the name of the listener that the request came by.
+LISTENER: Final = "server.listener"
 _AHEAD: Final = 256 * 1024  # bytes of a stream that are sent before we look whether they arrive
 _LONGEST_HOLD: Final = 2.0  # seconds
 _NO_BODY: Final = ("204", "304")
@@ -349,7 +351,8 @@ def environ_of(request: RequestParser, peer: Any, server: Any, *, base: Environ)
         environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = peer[0], str(peer[1])
         environ["SERVER_NAME"], environ["SERVER_PORT"] = server[0], str(server[1])
     else:  # a unix socket
-        name, _, port = environ.get("HTTP_HOST", "").partition(":")
         environ["REMOTE_ADDR"] = ""
-        environ["SERVER_NAME"], environ["SERVER_PORT"] = name, port or "80"
+        # SECURITY: nothing of the Host header, which the client writes.
+        port = "443" if base["wsgi.url_scheme"] == "https" else "80"
+        environ["SERVER_NAME"], environ["SERVER_PORT"] = "localhost", port
     return environ

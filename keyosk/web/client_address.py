@@ -10,6 +10,8 @@ from typing import Any, Final
 Network = IPv4Network | IPv6Network
 _Address = IPv4Address | IPv6Address
 
+#: What stands for the address of whoever connects to a Unix socket, here and in the settings.
+UNIX: Final = "unix"
 #: What stands for an address that nobody could read. No network has it.
 UNKNOWN: Final = "unknown"
 _WARN_EVERY: Final = 3600  # seconds
@@ -32,9 +34,10 @@ class Source:
     """Finds the client of a request behind the trusted proxies."""
 
     def __init__(
-        self, trusted: Sequence[Network], *, clock: Callable[[], float] = time.monotonic
+        self, trusted: Sequence[Network | str], *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._trusted = trusted
+        self._trusted = [each for each in trusted if not isinstance(each, str)]
+        self._trusts_unix = UNIX in trusted
         self._clock = clock
         self._warned = -float(_WARN_EVERY)
 
@@ -48,9 +51,10 @@ class Source:
         the proxy's own address would let it use keys that are limited to that network.
         """
         peer: str | None = environ.get("REMOTE_ADDR")
-        if not self._trusted or not self._is_trusted(_read(peer or "")):
+        if peer == "":  # the server's own word: no TCP connection has that
+            peer = UNIX
+        if peer is None or not self._trusts(peer):
             return peer
-        assert peer is not None
         found = [
             self._client(peer, hops)
             for name, read in (("X_FORWARDED_FOR", _list), ("FORWARDED", _forwarded))
@@ -76,6 +80,11 @@ class Source:
             if not self._is_trusted(address):
                 break
         return client
+
+    def _trusts(self, peer: str) -> bool:
+        if peer == UNIX:
+            return self._trusts_unix
+        return bool(self._trusted) and self._is_trusted(_read(peer))
 
     def _is_trusted(self, address: _Address | None) -> bool:
         return address is not None and any(address in network for network in self._trusted)

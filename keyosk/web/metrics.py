@@ -17,6 +17,9 @@ from keyosk.web.not_ready import Starting
 from keyosk.web.routes import ROUTES
 
 PATH: Final = "/metrics"
+#: The name of its listener, and the key in the environ under which the server says it.
+LISTENER: Final = "metrics"
+_LISTENER_KEY: Final = "server.listener"
 _KEY_SETS: Final = frozenset(r.path for r in ROUTES if issubclass(r.resource, JwksResource))
 _RESULTS: Final = {"200": "sent", "304": "not_modified"}
 
@@ -29,12 +32,12 @@ class MetricsPage:
         self.monitor: Monitor | None = None
         self._starting = starting
 
-    def beside(self, application: WSGIApplication, port: int) -> WSGIApplication:
-        """``application``, but for what comes in at ``port``: there is only ``/metrics``."""
+    def beside(self, application: WSGIApplication) -> WSGIApplication:
+        """``application``; for what comes in at the metrics' listener there is only this page."""
 
         def either(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-            # The server's own word: the port of the socket, not of the Host header.
-            if environ["SERVER_PORT"] != str(port):
+            # SECURITY: the server's own word, and nothing of the Host header.
+            if environ[_LISTENER_KEY] != LISTENER:
                 return application(environ, start_response)
             return self._response(Request(environ))(environ, start_response)
 

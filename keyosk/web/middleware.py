@@ -50,7 +50,7 @@ class Envelope:
     def __init__(
         self,
         application: WSGIApplication,
-        trusted: Sequence[Network],
+        trusted: Sequence[Network | str],
         metrics: Metrics,
         *,
         log: access_log.AccessLog,

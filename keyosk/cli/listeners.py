@@ -1,0 +1,136 @@
+"""Where ``keyosk serve`` listens: what the settings name or systemd passed, and its certificate."""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from keyosk.config import Config
+from keyosk.config.values import ALL_ARE_ONE, UNIX, Address, UnixAddress
+from keyosk.errors import ConfigurationError, Fault
+from keyosk.server import BadPair, Certificate, listening
+from keyosk.server.listening import UnixFile
+from keyosk.web.metrics import LISTENER as METRICS
+
+_log = logging.getLogger(__name__)
+
+_MAIN: Final = "keyosk"
+_LOCAL: Final = "local"
+#: The names of listeners that speak no TLS, whether there is a certificate or not.
+PLAIN: Final = frozenset({METRICS, _LOCAL})
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Sockets that listen, the main one first, each with its name."""
+
+    sockets: tuple[socket.socket, ...]
+    names: tuple[str, ...]
+    files: tuple[UnixFile, ...]
+
+    @property
+    def has_metrics(self) -> bool:
+        """Whether the metrics have an address."""
+        return METRICS in self.names
+
+    def detach(self) -> tuple[str, ...]:
+        """Give the sockets away, as gunicorn takes them."""
+        return tuple(f"fd://{each.detach()}" for each in self.sockets)
+
+    def remove_files(self) -> None:
+        """Remove the files of Unix sockets that were made here."""
+        for each in self.files:
+            each.remove()
+
+    def address(self, *, is_tls: bool) -> str:
+        """Return where the main one listens, for people."""
+        place = self.sockets[0].getsockname()
+        if isinstance(place, str):
+            return f"{UNIX}:{place}"
+        return f"{'https' if is_tls else 'http'}://{Address(place[0], place[1])}"
+
+
+def certificate(configuration: Config) -> Certificate | None:
+    """Read the certificate of the settings, if there is one. Raises ``ConfigurationError``."""
+    if configuration.tls_certificate is None or configuration.tls_key is None:
+        return None
+    try:
+        return Certificate(Path(configuration.tls_certificate), Path(configuration.tls_key))
+    except BadPair as error:
+        setting = "KEYOSK_TLS_KEY" if error.is_key else "KEYOSK_TLS_CERTIFICATE"
+        raise ConfigurationError([Fault(setting, str(error))]) from error
+
+
+@contextmanager
+def opened(configuration: Config) -> Iterator[Listeners]:
+    """Listen, until the sockets are given away; if they are not, nothing is left of them.
+
+    Sockets that systemd passed take the place of the settings. Raises ``ConfigurationError``.
+    """
+    with ExitStack() as stack:
+        passed = [(name, stack.enter_context(each)) for name, each in _inherited()]
+        sockets = [each for name, each in passed if name != METRICS]
+        files: list[UnixFile] = []
+        if sockets:
+            _check_inherited(configuration, sockets)
+        else:
+            found, file = _listener("KEYOSK_BIND", configuration.bind, configuration.bind_mode)
+            sockets.append(stack.enter_context(found))
+            if file is not None:
+                files.append(file)
+                stack.callback(file.remove)
+        names = [_LOCAL if each.family == socket.AF_UNIX else _MAIN for each in sockets]
+        metrics = [each for name, each in passed if name == METRICS]
+        metrics = metrics or _metrics(configuration, stack)
+        yield Listeners((*sockets, *metrics), (*names, *([METRICS] * len(metrics))), tuple(files))
+        stack.pop_all()
+
+
+def _inherited() -> list[tuple[str, socket.socket]]:
+    try:
+        return listening.inherited(os.environ)
+    except OSError as error:
+        fault = Fault("LISTEN_FDS", f"cannot be served: {error.strerror}")
+        raise ConfigurationError([fault]) from error
+
+
+def _check_inherited(configuration: Config, sockets: list[socket.socket]) -> None:
+    if "issuer" not in configuration.sources:
+        said = "is required, as systemd opens the sockets: the URL by which clients reach Keyosk"
+        raise ConfigurationError([Fault("KEYOSK_ISSUER", said)])
+    has_unix = any(each.family == socket.AF_UNIX for each in sockets)
+    if has_unix and UNIX not in configuration.trusted_proxies:
+        _log.warning("%s", ALL_ARE_ONE)
+
+
+def _metrics(configuration: Config, stack: ExitStack) -> list[socket.socket]:
+    """Return what listens for the metrics, if anything does.
+
+    Another Keyosk on the machine may have their default place: that is no reason not to start.
+    """
+    address = configuration.metrics_bind
+    if not isinstance(address, Address):
+        return []
+    try:
+        found, _ = _listener("KEYOSK_METRICS_BIND", address, 0)
+    except ConfigurationError as error:
+        if "metrics_bind" in configuration.sources:
+            raise
+        _log.warning("no metrics at %s: %s", address, error.faults[0].message)
+        return []
+    return [stack.enter_context(found)]
+
+
+def _listener(
+    setting: str, address: Address | UnixAddress, mode: int
+) -> tuple[socket.socket, UnixFile | None]:
+    try:
+        if isinstance(address, UnixAddress):
+            return listening.unix(Path(address.path), mode)
+        return listening.tcp(address.host, address.port), None
+    except OSError as error:
+        raise ConfigurationError([Fault(setting, f"cannot be served: {error.strerror}")]) from error
