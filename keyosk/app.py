@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 
 from flask import Flask
 
@@ -156,6 +157,7 @@ def build(
     )
     return Installation(
         issuer=config.issuer,
+        version=_version() if config.show_version == "on" else None,
         trusted_proxies=config.trusted_proxies,
         cors_origins=config.cors_origins,
         clock=clock,
@@ -215,6 +217,13 @@ def build(
         tokens=tokens,
         maintenance=Maintenance(database, keys, context.audit),
     )
+
+
+def _version() -> str:
+    try:
+        return version("keyosk")
+    except PackageNotFoundError:  # run from its sources
+        return "0"
 
 
 def _database(

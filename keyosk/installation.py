@@ -37,6 +37,7 @@ class Installation:
     """The parts that the web and the commands work with, by the noun each one owns."""
 
     issuer: str
+    version: str | None  # that anybody may see
     trusted_proxies: tuple[IPv4Network | IPv6Network | str, ...]
     cors_origins: tuple[str, ...]
     clock: Callable[[], float]

@@ -238,6 +238,7 @@ def test_only_these_addresses_are_open_to_all() -> None:
         ("GET", "/.well-known/openid-configuration"),
         ("GET", "/auth/keys/<kid>.pem"),
         ("GET", "/services/<service>/jwks"),
+        ("GET", "/"),
         ("GET", "/openapi.json"),
         ("GET", "/docs"),
         ("GET", "/docs/<file>"),

@@ -19,6 +19,7 @@ PUBLIC = {
     "/.well-known/openid-configuration": "/.well-known/openid-configuration",
     "/services/<service>/jwks": "/services/keyosk/jwks",
     "/openapi.json": "/openapi.json",
+    "/": "/",
     "/docs": "/docs",
     "/docs/<file>": "/docs/start.js",
 }

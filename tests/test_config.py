@@ -93,6 +93,7 @@ def test_everything_works_with_nothing_set() -> None:
         "trusted_proxies": (),
         "cors_origins": (),
         "metrics_bind": Address("127.0.0.1", 9464),
+        "show_version": "on",
         "log_level": "info",
         "log_format": "auto",
     }
@@ -834,6 +835,7 @@ def test_describe_masks_secrets_and_shows_the_rest() -> None:
         ("KEYOSK_TRUSTED_PROXIES", "10.0.0.0/8, ::1/128", "environment"),
         ("KEYOSK_CORS_ORIGINS", "none", "default"),
         ("KEYOSK_METRICS_BIND", "127.0.0.1:9464", "default"),
+        ("KEYOSK_SHOW_VERSION", "on", "default"),
         ("KEYOSK_LOG_LEVEL", "info", "default"),
         ("KEYOSK_LOG_FORMAT", "auto", "default"),
     ]

@@ -85,7 +85,6 @@ def assert_headers(answer: requests.Response) -> None:
 @table(
     "path",
     [
-        "/",
         "/nothing",
         "/auth",
         "/auth/token/",

@@ -605,6 +605,7 @@ def walk_public_addresses(anybody: Ask) -> None:
         "/.well-known/jwks.json",
         "/auth/revocations",
         "/openapi.json",
+        "/",
         "/docs",
         "/docs/start.js",
     ):

@@ -210,6 +210,11 @@ class Config:
         "127.0.0.1:9464",
         "Where `/metrics` is served, to whoever can reach it; `off`: nowhere.",
     )
+    show_version: str = _setting(
+        rules.one_of("on", "off"),
+        "on",
+        "Whether `/` and `/openapi.json` tell anybody the version: `on` or `off`.",
+    )
     log_level: str = _setting(
         rules.one_of("debug", "info", "warning", "error"),
         "info",

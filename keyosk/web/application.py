@@ -167,7 +167,9 @@ def create(installation: Installation, *, write_line: LineWriter | None = None) 
             resource_class_kwargs={"installation": installation},
         )
     addresses.publish_under(app, installation.issuer)
-    app.extensions[documentation.EXTENSION] = documentation.Description(ROUTES)
+    app.extensions[documentation.EXTENSION] = documentation.Description(
+        ROUTES, installation.version
+    )
     with app.app_context():
         app.extensions[metadata.EXTENSION] = metadata.Metadata(ROUTES)
     _add_pipeline(app, installation, gate, oauth=_OAUTH)

@@ -69,16 +69,18 @@ _ASSETS: Final = {
 class Description:
     """The OpenAPI document of an application, built at its first use."""
 
-    def __init__(self, routes: Iterable[Route]) -> None:
+    def __init__(self, routes: Iterable[Route], version: str | None) -> None:
         self._routes = tuple(routes)
+        self._version = version
 
     @cached_property
     def text(self) -> bytes:
         """The document as JSON."""
         from keyosk.web import openapi  # noqa: PLC0415 - few processes are ever asked for it
 
-        document = openapi.build(self._routes, addresses.url(""))
-        return json.dumps(document, ensure_ascii=False).encode() + b"\n"
+        document = openapi.build(self._routes, addresses.url(""), self._version)
+        text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+        return text.encode() + b"\n"
 
 
 class OpenApiResource(Endpoint):

@@ -37,6 +37,7 @@ from keyosk.web.forward import ForwardResource
 from keyosk.web.health import LiveResource, ReadyResource
 from keyosk.web.introspection import IntrospectResource, RevokeResource
 from keyosk.web.jwks import JwksResource, PemResource, ServiceJwksResource
+from keyosk.web.landing import IndexResource
 from keyosk.web.metadata import MetadataResource
 from keyosk.web.revocations import RevocationsResource
 from keyosk.web.roles import RoleResource, RolesResource
@@ -92,6 +93,8 @@ _ISSUER: Final = {
 
 # fmt: off
 ROUTES: Final = (
+    Route("/", IndexResource, _PUBLIC, memory=True),
+
     Route(TOKEN_PATH, TokenResource, {
         "GET": BY_LOGIN_OR_KEY,
         "POST": BY_LOGIN_OR_KEY,

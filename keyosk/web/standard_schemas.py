@@ -457,6 +457,17 @@ class MetadataSchema(ResponseSchema):
     )
 
 
+class IndexSchema(ResponseSchema):
+    """Where to go from the root."""
+
+    optional_fields = frozenset({"version"})
+
+    name = Text(metadata=described("Always `Keyosk`.", "Keyosk"))
+    version = Text(metadata=described("The version, if it may be known.", "1.0.0"))
+    issuer = Text(metadata=described("The `iss` of every token.", _ISSUER))
+    links = Object(metadata=described("The main URLs, by name.", {"docs": f"{_ISSUER}/docs"}))
+
+
 class DocumentSchema(ResponseSchema):
     """A description of an API (OpenAPI 3.1)."""
 

@@ -9,7 +9,6 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from apispec import APISpec
@@ -49,7 +48,7 @@ _TAGS: Final = (
     *("services", "roles", "accounts", "api-keys", "workloads", "bulk", "apply"),
     *("token", "sessions", "jwks", "revocations", "introspection", "forward"),
     *("explain", "audit", "signing-keys"),
-    *("health", "metadata", "documentation", "authorize"),
+    *("health", "metadata", "landing", "documentation", "authorize"),
 )
 _ORDER: Final = ("GET", "PUT", "POST", "PATCH", "DELETE")
 _SECURITY: Final = {
@@ -73,12 +72,15 @@ _SECURITY: Final = {
 }
 
 
-def build(routes: Iterable[Route], issuer: str) -> dict[str, Any]:
-    """Build the document. Raises ``LookupError`` for a field or parameter without description."""
+def build(routes: Iterable[Route], issuer: str, version: str | None = None) -> dict[str, Any]:
+    """Build the document. Raises ``LookupError`` for a field or parameter without description.
+
+    ``version``: ``None`` where not everybody may know it.
+    """
     shapes = SchemasPlugin()
     spec = APISpec(
         title="Keyosk",
-        version=_version(),
+        version=version or "hidden",
         openapi_version="3.1.0",
         plugins=[shapes],
         info={"description": _INTRODUCTION, "license": {"name": "MIT", "identifier": "MIT"}},
@@ -237,10 +239,3 @@ def _path(rule: str) -> str:
 def _operation_id(call: Call) -> str:
     """By method and address, which are the contract: no renaming of ours changes it."""
     return "_".join([call.method.lower(), *re.findall("[a-z0-9]+", call.route.path)])
-
-
-def _version() -> str:
-    try:
-        return version("keyosk")
-    except PackageNotFoundError:  # run from its sources
-        return "0"
