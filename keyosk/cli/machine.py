@@ -5,7 +5,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ import click
 from keyosk import app
 from keyosk.audit import Verdict
 from keyosk.bootstrap import FirstAdmin
-from keyosk.cli import host, listeners
+from keyosk.cli import host, listeners, welcome
 from keyosk.config import Config
 from keyosk.errors import BadToken, Conflict, NotFound, Unavailable
 from keyosk.keys import material
@@ -25,26 +25,38 @@ from keyosk.permissions import entitlements
 from keyosk.storage.outage import OutageLog
 from keyosk.tokens.issuing import TokenRequest
 
+Greeting = Callable[[FirstAdmin], None]
 _DAY: Final = 86_400
 
 
 def prepare(
-    configuration: Config, *, serving: bool = True, outage_log: OutageLog | None = None
-) -> None:
-    """Set up what is missing; the first admin's secret is printed if it was made now."""
+    configuration: Config,
+    *,
+    serving: bool = True,
+    greet: Greeting | None = None,
+    outage_log: OutageLog | None = None,
+) -> FirstAdmin | None:
+    """Set up what is missing; returns the first admin if it was made now, whose secret is printed.
+
+    ``greet``: what prints it, if not the lines for a log.
+    """
     admin = app.prepare(configuration, outage_log=outage_log)
     if admin is None:
-        return
+        return None
     try:
-        greet(configuration, admin, serving=serving)
+        if greet is None:
+            print_secret(configuration, admin, serving=serving)
+        else:
+            greet(admin)
     except OSError as error:
         raise Unavailable(
             f"The password of {admin.username} was made and cannot be printed: {error.strerror}. "
             f"Set another: keyosk account password {shlex.quote(admin.username)}."
         ) from error
+    return admin
 
 
-def greet(configuration: Config, admin: FirstAdmin, *, serving: bool) -> None:
+def print_secret(configuration: Config, admin: FirstAdmin, *, serving: bool) -> None:
     """Print the first admin's secret, the one time that anybody can. Raises ``OSError``.
 
     SECURITY: a line that sends it only where this process holds the address that it is sent to.
@@ -55,10 +67,8 @@ def greet(configuration: Config, admin: FirstAdmin, *, serving: bool) -> None:
         click.echo(f"The first account is {admin.username}, its password (shown only now):")
         click.echo(f"\n    {admin.password}\n")
     if serving:
-        user = admin.username if admin.password is None else f"{admin.username}:{admin.password}"
-        address = f"{configuration.issuer}/auth/token"
         click.echo("A token for the admin API is one line away, once Keyosk serves:")
-        click.echo(f"\n    curl -u {shlex.quote(user)} {address} -d audience=keyosk\n")
+        click.echo(f"\n    {welcome.curl(configuration, admin)}\n")
 
 
 def checked_settings() -> Config:

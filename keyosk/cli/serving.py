@@ -12,7 +12,7 @@ from typing import NoReturn
 from wsgiref.types import WSGIApplication
 
 from keyosk import app
-from keyosk.cli import failures, host, listeners, logs, machine
+from keyosk.cli import failures, host, listeners, logs, machine, welcome
 from keyosk.config import Config
 from keyosk.errors import DatabaseTooNew, DatabaseUnusable, Unavailable
 from keyosk.metrics import Metrics, SharedCounts, release
@@ -41,8 +41,8 @@ def serve() -> None:
     # SECURITY: before anything is made or told. Who holds the address in our place would get the
     # password that is printed.
     with listeners.opened(configuration) as opened:
-        prepared = _prepare_or_wait(configuration, OutageLog(outages))
         address = opened.address(is_tls=certificate is not None)
+        prepared = _prepare_or_wait(configuration, address, OutageLog(outages))
         bind = opened.detach()
     starting = Starting()
     counts = SharedCounts(configuration.workers) if opened.has_metrics else None
@@ -76,10 +76,14 @@ def serve() -> None:
     )
 
 
-def _prepare_or_wait(configuration: Config, outage_log: OutageLog) -> bool:
+def _prepare_or_wait(configuration: Config, address: str, outage_log: OutageLog) -> bool:
     """Set up what is missing; false where the database is away and is to be waited for."""
+    greet = partial(welcome.show, configuration, address) if welcome.is_wanted() else None
     try:
-        machine.prepare(configuration, outage_log=outage_log)
+        admin = machine.prepare(configuration, greet=greet, outage_log=outage_log)
+        if admin is None and greet is not None:
+            with suppress(OSError):
+                greet(None)
     except DatabaseUnusable:
         raise
     except Unavailable:  # the log says why

@@ -1,0 +1,92 @@
+"""What ``keyosk serve`` says first to somebody at a terminal."""
+
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Final
+
+import click
+
+from keyosk.bootstrap import FirstAdmin
+from keyosk.config import Config
+from keyosk.config.values import UnixAddress
+
+_NEXT: Final = (
+    ("a service with its scopes", "service create todo --scope todo:read"),
+    ("an account, whose password is asked for", "account create alice --password"),
+    ("what the account may do", "grant add alice todo:read"),
+)
+
+
+def is_wanted() -> bool:
+    """Return whether somebody reads standard output at a terminal."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
+def show(configuration: Config, address: str, admin: FirstAdmin | None) -> None:
+    """Say where Keyosk is and what to do next. Raises ``OSError``.
+
+    ``admin``: the first one, if it was made now; its password is shown this one time.
+
+    SECURITY: only once this process holds the address that the line with the password goes to.
+    """
+    lines = [_styled(f"Keyosk is at {configuration.issuer}", fg="green", bold=True)]
+    if address != configuration.issuer:
+        lines.append(f"It listens at {address}.")
+    lines.append(f"The API, with a form to try it: {_link(f'{configuration.issuer}/docs')}")
+    if admin is not None:
+        lines += _first_steps(configuration, admin)
+    lines.append("Stop it with Ctrl+C.")
+    click.echo("\n" + "\n".join(lines) + "\n", color=True)
+
+
+def _first_steps(configuration: Config, admin: FirstAdmin) -> list[str]:
+    lines = [""]
+    if admin.password is not None:
+        said = f"The first account is {admin.username}, its password (shown only now):"
+        lines += [_styled(said, fg="yellow", bold=True), "", f"    {admin.password}", ""]
+    lines += ["A token for the admin API:", "", f"    {curl(configuration, admin)}", ""]
+    said = "Next, in another terminal in this folder, with the same settings:"
+    lines.append(_styled(said, bold=True))
+    width = max(len(command) for _, command in _NEXT)
+    program = _program()
+    lines += [
+        "",
+        *(f"    {program} {command:<{width}}  {_dim(f'# {what}')}" for what, command in _NEXT),
+        "",
+    ]
+    return lines
+
+
+def _program() -> str:
+    """Return what to type for this program."""
+    if shutil.which("keyosk") or Path(sys.argv[0]).name != "keyosk":
+        return "keyosk"
+    return shlex.quote(os.path.relpath(sys.argv[0]))
+
+
+def curl(configuration: Config, admin: FirstAdmin) -> str:
+    """Return the line that gets a token for the admin API."""
+    user = admin.username if admin.password is None else f"{admin.username}:{admin.password}"
+    base, more = configuration.issuer, ""
+    if isinstance(configuration.bind, UnixAddress):
+        # The issuer leads to a proxy, which need not be there yet.
+        base, more = "http://localhost", f" --unix-socket {shlex.quote(configuration.bind.path)}"
+    return f"curl{more} -u {shlex.quote(user)} {base}/auth/token -d audience=keyosk"
+
+
+def _link(text: str) -> str:
+    return _styled(text, fg="cyan", underline=True)
+
+
+def _dim(text: str) -> str:
+    return _styled(text, dim=True)
+
+
+def _styled(text: str, **style: object) -> str:
+    """Text with colours, unless somebody wants none (https://no-color.org)."""
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return text
+    return click.style(text, **style)  # type: ignore[arg-type]
