@@ -20,6 +20,7 @@ import psutil
 import pytest
 import requests
 
+import terminal
 from live import ADMIN_PASSWORD, LiveServer, command, environment, free_port
 from people import make_key, make_person
 from test_proxies import From, await_port, missing, program, run_caddy, run_nginx
@@ -94,6 +95,38 @@ def test_a_token_by_curl_through_a_unix_socket_that_is_gone_afterwards(folder: P
         assert f"at unix:{server.socket}" in server.log.read_text()
         assert "count as one" in server.log.read_text()
     assert not server.socket.exists()
+
+
+def test_commands_reach_a_keyosk_at_its_unix_socket(folder: Path) -> None:
+    with Local(folder, trusted_proxies="unix") as server:
+        named = ("--server", f"unix:{server.socket}")
+        there = {"XDG_STATE_HOME": str(folder / "state")}
+
+        def run(*arguments: str, text: str = "") -> terminal.Done:
+            return terminal.keyosk(there, folder, *arguments, *named, text=text)
+
+        done = run("login", "--username", "admin", text=f"{ADMIN_PASSWORD}\n")
+        assert done.code == 0, done.err
+        done = run("account", "list")
+        assert done.code == 0, done.err
+        assert "admin" in done.out
+        assert run("logout").code == 0
+        # And what a health check runs, by the settings alone.
+        for option in ((), ("--ready",)):
+            healthy = server.run("health", *option)
+            assert (healthy.returncode, healthy.stdout) == (0, "ok\n"), healthy.stderr
+    gone = server.run("health")
+    assert (gone.returncode, gone.stdout) == (1, "")
+    assert f"keyosk: Keyosk does not respond at unix:{server.socket}" in gone.stderr
+
+
+def test_a_health_check_of_every_ipv4_address_asks_this_machine(tmp_path: Path) -> None:
+    server = LiveServer(f"sqlite:///{tmp_path / 'keyosk.db'}", tmp_path)
+    server.environment |= environment(
+        bind=f":{server.port}", issuer=f"http://127.0.0.1:{server.port}"
+    )
+    with server:
+        assert server.run("health").stdout == "ok\n"
 
 
 def test_the_metrics_are_not_to_be_had_by_a_host_header(folder: Path) -> None:

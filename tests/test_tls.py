@@ -158,6 +158,11 @@ def shared_out(server: Secured, number: int) -> list[int]:
         ]
 
 
+def test_the_health_check_speaks_tls(secured: Secured) -> None:
+    done = secured.run("health", "--ready")
+    assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr
+
+
 def test_the_metrics_speak_no_tls(tmp_path: Path) -> None:
     port = free_port()
     with Secured(tmp_path, metrics_bind=f"127.0.0.1:{port}"):

@@ -2,11 +2,14 @@
 
 import os
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from keyosk.cli.refusals import Refused
+
+if TYPE_CHECKING:
+    from keyosk.config import Config
 
 _VARIABLE: Final = "KEYOSK_URL"
 #: The options, by what the context keeps them under.
@@ -30,7 +33,7 @@ def add_options(command: click.Command) -> None:
             metavar="URL",
             expose_value=False,
             callback=_keep(_SERVER),
-            help="Keyosk server to use, over HTTPS. Overrides KEYOSK_URL.",
+            help="Keyosk server to use: an https URL or unix:/path. Overrides KEYOSK_URL.",
         ),
         click.Option(
             ["--allow-http"],
@@ -50,6 +53,14 @@ def config() -> str | None:
     """Return the file of settings that was named."""
     found: str | None = _meta().get(_CONFIG)
     return found
+
+
+def settings() -> "Config":
+    """Return the settings of this command. Raises ``ConfigurationError``."""
+    from keyosk import config as package  # noqa: PLC0415 - --help needs none
+
+    chosen = config()
+    return package.load({**os.environ, **({} if chosen is None else {"KEYOSK_CONFIG": chosen})})
 
 
 def server() -> str | None:

@@ -10,7 +10,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from keyosk import app
-from keyosk.cli import diagnosis_of_server, host, listeners, local
+from keyosk.cli import choice, diagnosis_of_server, host, listeners, local
 from keyosk.cli.checks import NOT_CHECKED, OK, WARNING, WRONG, Check
 from keyosk.config import SETTINGS, Config
 from keyosk.config.values import Address
@@ -31,7 +31,7 @@ _TOLERATED: Final = 0.5
 def examine(backups: Path | None) -> list[Check]:
     """Look at everything; a part that cannot be looked at does not stop the others."""
     try:
-        settings = host.settings()
+        settings = choice.settings()
         app.check(settings)
         listeners.certificate(settings)
     except ConfigurationError as error:

@@ -1,16 +1,15 @@
-"""The installation on this machine: its settings, its database, and what stands in it.
+"""The installation on this machine: its database, and what stands in it.
 
 For ``serve`` and the commands that need the machine itself. Other commands call its API, by
 ``local`` or over HTTPS.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from keyosk import app, config
+from keyosk import app
 from keyosk.cli import choice
 from keyosk.config import Config
 from keyosk.errors import ConfigurationError, Fault
@@ -21,24 +20,18 @@ from keyosk.storage.shared_clock import SharedClock
 USUAL_FILES: Final = ("/etc/keyosk/keyosk.env", "/etc/keyosk/keyosk.toml")
 
 
-def settings() -> Config:
-    """Return the settings of this command. Raises ``ConfigurationError``."""
-    chosen = choice.config()
-    return config.load({**os.environ, **({} if chosen is None else {"KEYOSK_CONFIG": chosen})})
-
-
-def place_of(settings: Config) -> str:
+def place_of(found: Config) -> str:
     """Return where the database is that the settings name, for people."""
-    url = {name: value for name, value, _ in settings.describe()}["KEYOSK_DATABASE_URL"]
+    url = {name: value for name, value, _ in found.describe()}["KEYOSK_DATABASE_URL"]
     relative = url.removeprefix("sqlite:///")
     return url if relative == url else str(Path(relative).absolute())
 
 
-def no_database(settings: Config, how: str) -> ConfigurationError:
+def no_database(found: Config, how: str) -> ConfigurationError:
     """Return what to say where there is no database; ``how``: how to have one there."""
-    place = place_of(settings)
+    place = place_of(found)
     said = f"there is no Keyosk at {place}; it is not set up. {how}"
-    if "database_url" not in settings.sources:
+    if "database_url" not in found.sources:
         said += (
             " Nothing says where your database is (KEYOSK_DATABASE_URL); if there is one already, "
             "give the settings of the Keyosk that runs with --config FILE"
@@ -51,7 +44,7 @@ def no_database(settings: Config, how: str) -> ConfigurationError:
 @contextmanager
 def installation() -> Iterator[Installation]:
     """The installation that the settings name; it must have been set up before."""
-    found = settings()
+    found = choice.settings()
     if app.is_empty(found):
         raise no_database(found, "keyosk serve sets it up.")
     if not app.is_prepared(found):

@@ -23,6 +23,7 @@ from keyosk.cli.refusals import Refused
 #: Seconds before its end at which an access token is renewed.
 _EARLY: Final = 30
 _HOST: Final = re.compile(r"[A-Za-z0-9._:-]+")
+_UNIX: Final = "unix:"
 _LONGEST: Final = 10 * 365 * 86_400
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]{1,16384}")
 _API_KEY: Final = "kysk_"
@@ -35,6 +36,8 @@ _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def server_of(text: str, *, allow_http: bool) -> str:
     """A server's URL in one spelling. Raises ``Refused`` for one that is none, or is not safe."""
+    if text.startswith(f"{_UNIX}/"):
+        return text  # nobody is on the way
     try:
         url = httpx.URL(text)
     except (httpx.InvalidURL, ValueError):
@@ -42,8 +45,8 @@ def server_of(text: str, *, allow_http: bool) -> str:
     is_host = _HOST.fullmatch(url.raw_host.decode("ascii"))
     if url.scheme not in ("https", "http") or not is_host or url.query or url.fragment:
         raise Refused(
-            "A server is named by its URL, such as https://keyosk.example.com, in --server or "
-            "KEYOSK_URL."
+            "A server is named by its URL, such as https://keyosk.example.com, or as "
+            "unix:/run/keyosk.sock, in --server or KEYOSK_URL."
         )
     if url.userinfo:
         # SECURITY: not a word of it; other users of the machine have seen it.
@@ -256,8 +259,10 @@ def _session_of(refresh_token: str | None) -> str | None:
 
 def _http(server: str) -> httpx.Client:
     is_tls = server.startswith("https://")
+    path = server.removeprefix(_UNIX) if server.startswith(_UNIX) else None
     return httpx.Client(
-        base_url=server,
+        base_url=server if path is None else "http://localhost",
+        transport=None if path is None else httpx.HTTPTransport(uds=path),
         # The system's authorities, or those of SSL_CERT_FILE. Without TLS there are none to load.
         verify=ssl.create_default_context() if is_tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
         # SECURITY: a proxy would read what goes without TLS.

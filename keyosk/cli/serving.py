@@ -12,7 +12,7 @@ from typing import NoReturn
 from wsgiref.types import WSGIApplication
 
 from keyosk import app
-from keyosk.cli import failures, host, listeners, logs, machine, welcome
+from keyosk.cli import choice, failures, listeners, logs, machine, welcome
 from keyosk.config import Config
 from keyosk.errors import DatabaseTooNew, DatabaseUnusable, Unavailable
 from keyosk.metrics import Metrics, SharedCounts, release
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 def serve() -> None:
     """Set up what is missing, then answer requests until a signal ends it."""
     _open_missing_outputs()
-    configuration = host.settings()
+    configuration = choice.settings()
     logs.start(configuration.log_level, configuration.log_format)
     for warning in configuration.warnings:
         _log.warning("%s", warning)

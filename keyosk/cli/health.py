@@ -1,0 +1,60 @@
+"""``keyosk health``: whether the Keyosk of these settings responds, wherever it listens."""
+
+import http.client
+import socket
+import ssl
+from typing import Final
+
+import click
+
+from keyosk.cli import choice
+from keyosk.cli.refusals import Refused
+from keyosk.config import Config
+from keyosk.config.values import Address, UnixAddress
+
+_PATIENCE: Final = 5  # seconds
+_THIS_MACHINE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # nosec B104
+
+
+@click.command()
+@click.option("--ready", is_flag=True, help="Also whether its database responds.")
+def health(*, ready: bool) -> None:
+    """Ask the Keyosk on this machine whether it responds; for health checks."""
+    choice.require_machine(or_variable=False)
+    configuration = choice.settings()
+    connection = _connection(configuration)
+    try:
+        connection.request("GET", "/health/ready" if ready else "/health/live")
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        raise Refused(f"Keyosk does not respond at {configuration.bind}: {error}") from error
+    finally:
+        connection.close()
+    if status != http.client.OK:
+        raise Refused(f"Keyosk at {configuration.bind} responds with {status}.")
+    click.echo("ok")
+
+
+def _connection(configuration: Config) -> http.client.HTTPConnection:
+    address = configuration.bind
+    if isinstance(address, UnixAddress):
+        return _UnixConnection(address.path)
+    place = Address(_THIS_MACHINE.get(address.host, address.host), address.port)
+    if configuration.tls_certificate is None:
+        return http.client.HTTPConnection(place.host, place.port, timeout=_PATIENCE)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # SECURITY: only here, where nothing is sent and nothing that is read matters: the certificate
+    # is for the public name, and this is another.
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return http.client.HTTPSConnection(place.host, place.port, timeout=_PATIENCE, context=context)
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=_PATIENCE)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(_PATIENCE)
+        self.sock.connect(self._path)
