@@ -164,6 +164,14 @@ def test_the_lines_of_shorter_pages_work(todo: LiveServer) -> None:
     assert todo.admin().get("/services/todo").json()["typ"] == "JWT"
 
 
+def test_a_workload_is_set_up_by_the_lines_of_its_page(todo: LiveServer) -> None:
+    # The second block sends a platform's own token; test_workload_forgeries has platforms.
+    script, _ = blocks(HOW_TO / "workloads.md", "sh")
+    with terminal(todo) as bash:
+        bash.paste(script)
+    assert todo.admin().get("/accounts/deployer/grants").json()["scopes"]
+
+
 #: Pages whose commands nothing runs, and why.
 NOT_RUN = {
     "install.md": "downloads; test_deploy compares the files that it installs with the lock",
