@@ -83,6 +83,7 @@ LOCAL_IMPORTS: Final[Mapping[tuple[str, str], str]] = {
             ("metrics", "keyosk.metrics.exposition"),
             ("web.documentation", "flask_swagger_ui"),
             ("web.documentation", "keyosk.web.openapi"),
+            ("web.metrics", "keyosk.web.openapi"),
         ),
         "it slows down each start, and few processes need it",
     ),

@@ -10,7 +10,6 @@ from werkzeug.wrappers import Request, Response
 from keyosk.metrics import Key, Metrics
 from keyosk.metrics.families import JWKS_FETCHES, REQUEST_SECONDS, REQUESTS
 from keyosk.monitoring import NOTHING, Monitor
-from keyosk.web import openapi
 from keyosk.web.jwks import JwksResource
 from keyosk.web.middleware import NO_ROUTE, SECURITY_HEADERS
 from keyosk.web.not_ready import Starting
@@ -74,6 +73,8 @@ def _from_the_start() -> Mapping[Key, float]:
 
 
 def _documented() -> Iterator[Key]:
+    from keyosk.web import openapi  # noqa: PLC0415 - many processes are never asked for it
+
     for call in openapi.calls(ROUTES):
         for status in call.statuses():
             yield REQUESTS, call.method, call.route.path, str(status)
