@@ -67,6 +67,7 @@ LOCAL_IMPORTS: Final[Mapping[tuple[str, str], str]] = {
             ("audit", "machine"),
             ("doctor", "diagnosis"),
             ("doctor", "diagnosis_of_server"),
+            ("operations", "health"),
             ("operations", "machine"),
             ("operations", "serving"),
             ("login", "remote"),

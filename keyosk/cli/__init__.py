@@ -41,7 +41,7 @@ _PLACES: Final = {
     "audit": "keyosk.cli.audit:audit",
     "completion": "keyosk.cli.completion:completion",
     "config": "keyosk.cli.operations:config",
-    "health": "keyosk.cli.health:health",
+    "health": "keyosk.cli.operations:health",
     "database": "keyosk.cli.operations:database",
 }
 

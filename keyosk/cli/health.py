@@ -1,11 +1,9 @@
-"""``keyosk health``: whether the Keyosk of these settings responds, wherever it listens."""
+"""Whether the Keyosk of these settings responds, wherever it listens."""
 
 import http.client
 import socket
 import ssl
 from typing import Final
-
-import click
 
 from keyosk.cli import choice
 from keyosk.cli.refusals import Refused
@@ -16,11 +14,8 @@ _PATIENCE: Final = 5  # seconds
 _THIS_MACHINE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # nosec B104
 
 
-@click.command()
-@click.option("--ready", is_flag=True, help="Also whether its database responds.")
-def health(*, ready: bool) -> None:
-    """Ask the Keyosk on this machine whether it responds; for health checks."""
-    choice.require_machine(or_variable=False)
+def check(*, ready: bool) -> None:
+    """Ask it; ``ready``: also whether its database responds. Raises ``Refused``."""
     configuration = choice.settings()
     connection = _connection(configuration)
     try:
@@ -32,7 +27,6 @@ def health(*, ready: bool) -> None:
         connection.close()
     if status != http.client.OK:
         raise Refused(f"Keyosk at {configuration.bind} responds with {status}.")
-    click.echo("ok")
 
 
 def _connection(configuration: Config) -> http.client.HTTPConnection:

@@ -93,3 +93,14 @@ def check_database(*, as_json: bool) -> None:
     shared.show_list(shapes, ("part", "faults"), as_json=as_json)
     if any(each.faults for each in findings):
         sys.exit(1)
+
+
+@click.command()
+@click.option("--ready", is_flag=True, help="Also whether its database responds.")
+def health(*, ready: bool) -> None:
+    """Ask the Keyosk on this machine whether it responds; for health checks."""
+    choice.require_machine(or_variable=False)
+    from keyosk.cli import health as at_work  # noqa: PLC0415
+
+    at_work.check(ready=ready)
+    click.echo("ok")
