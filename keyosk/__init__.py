@@ -11,6 +11,7 @@ it, so every room is on it and none is on it twice::
     __main__: the program
     cli: commands, clients of the REST API
     app, server: the one place that builds and wires; the HTTP server, which knows nothing of Keyosk
+    console: pages for people: clients of the REST API, called inside this process
     web, bootstrap: HTTP with Flask, Flask-RESTful and marshmallow; the first start
     installation: everything below in one value, as those above receive it
     tokens, bulk, apply, monitoring: tokens and sessions; import and export; manifests; gauges

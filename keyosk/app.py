@@ -9,12 +9,14 @@ from flask import Flask
 from keyosk import bootstrap
 from keyosk.accounts.accounts import Accounts
 from keyosk.accounts.api_keys import ApiKeys
+from keyosk.accounts.console_sessions import ConsoleSessions
 from keyosk.accounts.grants import Grants
 from keyosk.apply.executor import Declarations
 from keyosk.audit import Audit
 from keyosk.bootstrap import FirstAdmin
 from keyosk.bulk.import_export import Bulk
 from keyosk.config import Config
+from keyosk.console import application as console
 from keyosk.credentials import concurrency
 from keyosk.credentials.authentication import Authentication
 from keyosk.credentials.concurrency import HashingLimit
@@ -160,6 +162,7 @@ def build(
         version=_version() if config.show_version == "on" else None,
         trusted_proxies=config.trusted_proxies,
         cors_origins=config.cors_origins,
+        has_console=config.console == "on",
         clock=clock,
         metrics=metrics,
         monitor=Monitor(
@@ -211,6 +214,9 @@ def build(
             services=services,
         ),
         sessions=sessions,
+        console_sessions=ConsoleSessions(
+            context, stores, accounts=accounts, authentication=authentication
+        ),
         revocations=context.revocations,
         signing_keys=keys,
         rotation=rotation,
@@ -276,6 +282,7 @@ def _context(
             database,
             stores.revocations,
             stores.sessions,
+            console_sessions=stores.console_sessions,
             clock=clock,
             lifetime=config.token_lifetime,
         ),
@@ -340,4 +347,5 @@ def _hsm(config: Config) -> Hsm | None:
 
 def create_app(installation: Installation, *, write_line: LineWriter | None = None) -> Flask:
     """Return the web application of an installation. ``write_line``: as ``AccessLog`` takes it."""
-    return application.create(installation, write_line=write_line)
+    mount = console.mount(installation) if installation.has_console else None
+    return application.create(installation, write_line=write_line, mount=mount)

@@ -265,6 +265,7 @@ class Audit:
             before=before,
             after=after,
             outcome=outcome,
+            via=by.via,
         )
 
     def _add_sealed(self, changes: Collection[AlikeRows]) -> None:
@@ -340,6 +341,9 @@ def row_hash(row: AuditRow, previous: str, sequence: int | None = None) -> str:
         row.after,
         row.outcome,
     ]
+    # Rows from before there was a console, and all others since, are hashed as they always were.
+    if row.via is not None:
+        content.append(row.via)
     return hashlib.sha256(_ENCODE(content).encode()).hexdigest()
 
 
@@ -350,7 +354,7 @@ def _hashing(like: AuditRow) -> HashOf:
     """
     same = (like.actor, like.actor_name, like.credential, like.address, like.request_id)
     head = _ENCODE([like.time, *same, like.action])[1:-1]
-    tail = _ENCODE(like.outcome)
+    tail = _ENCODE([like.outcome, *([] if like.via is None else [like.via])])[1:-1]
 
     def hash_of(*differing: Any) -> str:
         previous, sequence, row_id, target, after = differing

@@ -6,6 +6,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 from keyosk.accounts.accounts import Accounts
 from keyosk.accounts.api_keys import ApiKeys
+from keyosk.accounts.console_sessions import ConsoleSessions
 from keyosk.accounts.grants import Grants
 from keyosk.apply.executor import Declarations
 from keyosk.audit import Audit
@@ -40,6 +41,7 @@ class Installation:
     version: str | None  # that anybody may see
     trusted_proxies: tuple[IPv4Network | IPv6Network | str, ...]
     cors_origins: tuple[str, ...]
+    has_console: bool
     clock: Callable[[], float]
     metrics: Metrics
     monitor: Monitor
@@ -63,6 +65,7 @@ class Installation:
     explainer: Explainer
     revocations: Revocations
     sessions: Sessions
+    console_sessions: ConsoleSessions
     signing_keys: SigningKeys
     rotation: Rotation
     tokens: Tokens

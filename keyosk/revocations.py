@@ -15,6 +15,7 @@ from typing import Any, Final
 from keyosk import clocks
 from keyosk.errors import Unavailable
 from keyosk.model import Claim, Principal, Revocation
+from keyosk.storage.console_sessions import ConsoleSessionStore
 from keyosk.storage.database import Database
 from keyosk.storage.revocations import RevocationStore
 from keyosk.storage.sessions import SessionStore
@@ -86,6 +87,7 @@ class Revocations:
         store: RevocationStore,
         sessions: SessionStore,
         *,
+        console_sessions: ConsoleSessionStore,
         clock: Callable[[], float],
         lifetime: int,
     ) -> None:
@@ -93,6 +95,7 @@ class Revocations:
         self._database = database
         self._store = store
         self._sessions = sessions
+        self._console_sessions = console_sessions
         self._clock = clock
         self._lifetime = lifetime
         self._snapshot: Snapshot | None = None
@@ -119,8 +122,9 @@ class Revocations:
         return self._all_so_far(Claim.SUB, account_ids)
 
     def end_sessions(self, account_id: str, *, by_password: bool = False) -> None:
-        """End the refresh sessions of an account, ``by_password``: those that a password began."""
+        """End the sessions of an account, ``by_password``: those that a password began."""
         self._sessions.remove_of_account(account_id, by_password=by_password)
+        self._console_sessions.remove_of_account(account_id)
 
     def of_service(self, audience: str, account_ids: Collection[str]) -> int:
         """Revoke every token so far for a service, whose scopes these accounts hold.

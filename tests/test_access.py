@@ -258,6 +258,7 @@ SCOPES = {
         "GET /accounts/<account>/grants",
         "GET /accounts/<account>/tokens",
         "GET /api-keys",
+        "GET /accounts/<account>/console-sessions",
     },
     "keyosk:accounts:write": {
         "POST /accounts",
@@ -272,6 +273,7 @@ SCOPES = {
         "POST /accounts/<account>/api-keys/<key>/rotate",
         "DELETE /accounts/<account>/tokens",
         "DELETE /accounts/<account>/tokens/<session>",
+        "DELETE /accounts/<account>/console-sessions/<session>",
     },
     "keyosk:grants:write": {
         "PUT /accounts/<account>/grants",
@@ -328,6 +330,8 @@ ITSELF = {
     "GET /accounts/<account>/tokens",
     "DELETE /accounts/<account>/tokens",
     "DELETE /accounts/<account>/tokens/<session>",
+    "GET /accounts/<account>/console-sessions",
+    "DELETE /accounts/<account>/console-sessions/<session>",
 }
 
 

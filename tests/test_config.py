@@ -94,6 +94,7 @@ def test_everything_works_with_nothing_set() -> None:
         "cors_origins": (),
         "metrics_bind": Address("127.0.0.1", 9464),
         "show_version": "on",
+        "console": "on",
         "log_level": "info",
         "log_format": "auto",
     }
@@ -836,6 +837,7 @@ def test_describe_masks_secrets_and_shows_the_rest() -> None:
         ("KEYOSK_CORS_ORIGINS", "none", "default"),
         ("KEYOSK_METRICS_BIND", "127.0.0.1:9464", "default"),
         ("KEYOSK_SHOW_VERSION", "on", "default"),
+        ("KEYOSK_CONSOLE", "on", "default"),
         ("KEYOSK_LOG_LEVEL", "info", "default"),
         ("KEYOSK_LOG_FORMAT", "auto", "default"),
     ]

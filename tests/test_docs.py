@@ -25,6 +25,7 @@ from keyosk.server.problems import Problem
 from keyosk.web import errors as web_errors
 from keyosk.web.routes import ROUTES
 from live import LiveServer
+from pages import logged_in
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -176,12 +177,15 @@ def test_every_curl_line_of_the_api_page_works_when_pasted(live: LiveServer) -> 
     offline = {"scope": "offline_access"}
     assert live.client("alice", secret).post("/auth/token", data=offline).json()["refresh_token"]
     sessions = live.admin().get("/accounts/alice/tokens").json()["items"]
+    logged_in(live, "alice", ALICE_PASSWORD)
+    (console,) = live.admin().get("/accounts/alice/console-sessions").json()["items"]
     variables = {
         "ADMIN_PASSWORD": live.environment["KEYOSK_ADMIN_PASSWORD"],
         "ALICE_PASSWORD": ALICE_PASSWORD,
         "NEW_PASSWORD": NEW_PASSWORD,
         "ALICE_KEY": secret,
         "KEY_ID": key_id,
+        "CONSOLE_SESSION_ID": console["id"],
         "SESSION_ID": sessions[0]["id"],
         "KID": live.client().get("/auth/jwks").json()["keys"][0]["kid"],
     }

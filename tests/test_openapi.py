@@ -39,6 +39,7 @@ from keyosk.web.route import Route
 from keyosk.web.routes import ROUTES
 from keyosk.workloads.presets import PRESETS
 from live import Client, LiveServer, unique
+from pages import logged_in
 from tables import table
 
 FORMATS: Final = Draft202012Validator.FORMAT_CHECKER
@@ -578,6 +579,8 @@ def test_every_operation_answers_as_the_document_says(server: LiveServer, admin:
     walk_workloads(ask)
     walk_tokens(walk.as_caller(alice), anybody, service)
     walk_api_keys(walk, server, username, service)
+    logged_in(server, username)
+    walk_console_sessions(ask, username)
     walk_lists(ask)
     walk_signing_keys(ask, anybody, service)
     walk_errors(ask, anybody, walk.as_caller(alice), username)
@@ -728,6 +731,13 @@ def walk_workloads(ask: Ask) -> None:
     ask(409, "DELETE", one)
     ask(204, "DELETE", made.headers["Location"])
     ask(204, "DELETE", one)
+
+
+def walk_console_sessions(ask: Ask, username: str) -> None:
+    path = f"/accounts/{username}/console-sessions"
+    (session,) = ask(200, "GET", path).json()["items"]
+    ask(204, "DELETE", f"{path}/{session['id']}")
+    ask(404, "DELETE", f"{path}/{session['id']}")
 
 
 def walk_tokens(alice: Ask, anybody: Ask, service: str) -> None:

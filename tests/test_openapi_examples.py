@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from live import Client, LiveServer
+from pages import logged_in
 from people import done
 from tables import table
 
@@ -168,7 +169,7 @@ def tell(server: LiveServer) -> None:
     tell_refusals(story, admin, alice)
     by_token = Client(server.url, token=token(alice, audience="keyosk"))
     tell_api_keys(story, admin, by_token)
-    tell_sessions(story, admin, alice)
+    tell_sessions(story, admin, alice, lambda: logged_in(server, "alice", account["password"]))
     tell_signing_keys(story, admin, anybody)
     story.send(anybody, "GET", "/auth/revocations")
     story.send(alice, "PUT", "/accounts/{account}/password")
@@ -296,12 +297,16 @@ def tell_api_keys(story: Story, admin: Client, alice: Client) -> None:
     story.send(alice, "DELETE", one)
 
 
-def tell_sessions(story: Story, admin: Client, alice: Client) -> None:
+def tell_sessions(story: Story, admin: Client, alice: Client, log_in: Callable[[], object]) -> None:
     token(alice, scope="todo:read offline_access")
     made_up = story.document["components"]["schemas"]["Session"]["examples"][0]["id"]
     listed = story.send(alice, "GET", "/accounts/{account}/tokens").json()
     story.real[made_up] = listed["items"][0]["id"]
     story.send(alice, "DELETE", "/accounts/{account}/tokens/{session}")
+    log_in()
+    listed = story.send(alice, "GET", "/accounts/{account}/console-sessions").json()
+    story.real[made_up] = listed["items"][0]["id"]
+    story.send(alice, "DELETE", "/accounts/{account}/console-sessions/{session}")
     story.send(admin, "DELETE", "/accounts/{account}/tokens")
 
 

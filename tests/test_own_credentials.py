@@ -302,6 +302,7 @@ def test_what_a_token_alone_may_do_to_its_own_account_is_to_look_and_to_take_awa
         "DELETE /accounts/<account>/api-keys/<key>",
         "DELETE /accounts/<account>/tokens",
         "DELETE /accounts/<account>/tokens/<session>",
+        "DELETE /accounts/<account>/console-sessions/<session>",
     }
 
 

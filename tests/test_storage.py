@@ -287,6 +287,7 @@ def test_every_foreign_key_deletes_with_what_it_refers_to(
         ("exchange", "service"),
         ("known_source", "account"),
         ("session", "account"),
+        ("console_session", "account"),
         ("key_sight", "service"),
         ("service_identifier", "service"),
         ("session", "api_key"),

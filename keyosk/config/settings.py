@@ -215,6 +215,11 @@ class Config:
         "on",
         "Whether `/` and `/openapi.json` tell anybody the version: `on` or `off`.",
     )
+    console: str = _setting(
+        rules.one_of("on", "off"),
+        "on",
+        "The pages for people at `/console` and `/me`: `on` or `off`.",
+    )
     log_level: str = _setting(
         rules.one_of("debug", "info", "warning", "error"),
         "info",

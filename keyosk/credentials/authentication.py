@@ -139,6 +139,17 @@ class Authentication:
             raise BadCredentials
         return self._revocations.corrected(principal)
 
+    def by_password_id(self, password_id: str, authenticated_at: int) -> Principal:
+        """Return the login that a password proved earlier, with its current rights.
+
+        Raises ``BadCredentials`` if the password was changed, or if its account was deleted or
+        disabled or has expired.
+        """
+        principal = self._logins.by_password(password_id, authenticated_at)
+        if principal is None or not self._usable(principal):
+            raise BadCredentials
+        return self._revocations.corrected(principal)
+
     def preview_login(
         self, account_id: str, api_key_id: str | None, *, to_issue: bool = False
     ) -> Principal:
@@ -362,6 +373,7 @@ def caller(
     *,
     address: str | None = None,
     request_id: str | None = None,
+    via: str | None = None,
 ) -> Caller:
     """Return the caller that a login is to the rest of Keyosk."""
     return Caller(
@@ -373,4 +385,5 @@ def caller(
         held=held,
         address=address,
         request_id=request_id,
+        via=via,
     )

@@ -32,6 +32,7 @@ from keyosk.model.changes import (
     ServiceChanges,
     ServiceFields,
 )
+from keyosk.model.console import ConsoleSession, LoginNotice
 from keyosk.model.records import (
     AuditAction,
     AuditRow,
@@ -129,6 +130,7 @@ __all__ = [
     "ClaimValue",
     "ClaimValues",
     "Condition",
+    "ConsoleSession",
     "CredentialKind",
     "Entitlement",
     "Exchange",
@@ -139,6 +141,7 @@ __all__ = [
     "Kind",
     "ListQuery",
     "LoginFailure",
+    "LoginNotice",
     "NewAccount",
     "Principal",
     "Refusal",

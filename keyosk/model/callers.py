@@ -61,7 +61,7 @@ class Caller:
     login holds, of whatever service. ``account_id`` is ``None`` for an operator at a terminal.
     ``conditions``: of each scope that is held under conditions only, all of them.
     ``proof``: the id of the password that this request itself proved, of the account whose
-    credentials it handles; a token proves none.
+    credentials it handles; a token proves none. ``via``: ``console`` for a request of the console.
     """
 
     account_id: str | None
@@ -73,6 +73,7 @@ class Caller:
     address: str | None = None
     request_id: str | None = None
     proof: str | None = None
+    via: str | None = None
     conditions: Mapping[str, tuple[Condition, ...]] = field(default_factory=dict)
 
     @property

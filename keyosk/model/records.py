@@ -15,6 +15,8 @@ AuditAction = Literal[
     "api_key.first_use",
     "api_key.rotate",
     "audit.prune",
+    "console_session.begin",
+    "console_session.end",
     "grants.change",
     "issuer.change",
     "issuer.create",
@@ -52,6 +54,7 @@ class AuditRow:
 
     Attributes:
         credential: ``password``, or the id of the API key.
+        via: ``console`` for what was done there; ``None`` for all else.
         target: What it was done to, such as ``account/<id>``.
         before: The fields that changed, as they were before; never a secret.
         after: The fields that changed, as they are afterwards; never a secret.
@@ -71,6 +74,7 @@ class AuditRow:
     before: Mapping[str, Any] | None
     after: Mapping[str, Any] | None
     outcome: str
+    via: str | None = None
     sequence: int | None = None
     hash: str | None = None
 

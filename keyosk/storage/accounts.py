@@ -134,6 +134,15 @@ class AccountStore:
         )
         return StoredPassword(row["id"], row["hash"]) if row else None
 
+    def password_set_at(self, account_id: str) -> int | None:
+        """Return when the account's password was set, if it has one."""
+        row = self._database.row(
+            tables.Password.select(tables.Password.changed_at).where(
+                tables.Password.account == account_id
+            )
+        )
+        return None if row is None else int(row["changed_at"])
+
     def set_password(self, account_id: str, password: StoredPassword, *, now: int) -> None:
         """Store a password in place of any other."""
         self._database.write(

@@ -380,6 +380,7 @@ def _columns(row: AuditRow) -> dict[str, Any]:
         "before": _json(row.before),
         "after": _json(row.after),
         "outcome": row.outcome,
+        "via": row.via,
     }
 
 
@@ -409,6 +410,7 @@ def _row(row: Mapping[str, Any]) -> AuditRow:
         before=_loaded(row["before"]),
         after=_loaded(row["after"]),
         outcome=row["outcome"],
+        via=row["via"],
         hash=_text(row.get("hash")),
     )
 

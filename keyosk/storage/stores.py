@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from keyosk.storage.accounts import AccountStore
 from keyosk.storage.api_keys import ApiKeyStore
 from keyosk.storage.audit import AuditStore
+from keyosk.storage.console_sessions import ConsoleSessionStore
 from keyosk.storage.database import Database
 from keyosk.storage.declared import DeclaredStore
 from keyosk.storage.grants import GrantStore
@@ -27,6 +28,7 @@ class Stores:
     accounts: AccountStore
     api_keys: ApiKeyStore
     audit: AuditStore
+    console_sessions: ConsoleSessionStore
     declared: DeclaredStore
     grants: GrantStore
     idempotency: IdempotencyStore
@@ -48,6 +50,7 @@ class Stores:
             accounts=AccountStore(database),
             api_keys=ApiKeyStore(database),
             audit=AuditStore(database),
+            console_sessions=ConsoleSessionStore(database),
             declared=DeclaredStore(database),
             grants=GrantStore(database),
             idempotency=IdempotencyStore(database),

@@ -282,6 +282,25 @@ class Session(Table):
     expires_at = BigIntegerField(index=True)
 
 
+class ConsoleSession(Table):
+    """A login to the console; ``digest`` is of the secret in its cookie, ``notice`` is JSON.
+
+    It refers to the password that began it, and to nothing once that is another.
+    """
+
+    id = CharField(36, primary_key=True)
+    account = ForeignKeyField(Account, on_delete="CASCADE")
+    password_id = CharField(36)
+    digest = BlobField(unique=True)
+    address = TextField(null=True)
+    agent = TextField()
+    created_at = BigIntegerField()
+    seen_at = BigIntegerField()
+    confirmed_at = BigIntegerField()
+    expires_at = BigIntegerField(index=True)
+    notice = TextField()
+
+
 class Lifetime(Table):
     """The lifetime of tokens in seconds, and until when such were issued (null: still)."""
 
@@ -303,6 +322,7 @@ class AuditColumns(Table):
     before = TextField(null=True)
     after = TextField(null=True)
     outcome = CharField(32)
+    via = CharField(16, null=True)
 
 
 class WaitingAuditRow(AuditColumns):
@@ -428,6 +448,7 @@ ALL = (
     FetchedKeys,
     UsedAssertion,
     Session,
+    ConsoleSession,
     Lifetime,
     WaitingAuditRow,
     AuditRow,

@@ -9,6 +9,7 @@ from flask import Request, Response, after_this_request, g, request
 from werkzeug.exceptions import MethodNotAllowed
 
 from keyosk import delays
+from keyosk.accounts.console_sessions import VIA
 from keyosk.credentials import usernames
 from keyosk.credentials.authentication import caller
 from keyosk.credentials.presented import Candidate
@@ -159,20 +160,35 @@ class Gate:
             return replace(OPERATOR, request_id=g.request_id), None
         installation = self._installation
         now = int(installation.clock())
+        session = operator.console_login()
+        if session is not None:
+            # A cookie is no proof: what needs one has the password in its body.
+            return _caller_of(session, now, via=VIA), None
         shown = authorization.credentials()
         if shown.scheme == "bearer" and shown.token is None:
             raise BadToken(_KEY_IN_BEARER)
         if shown.token is not None:
             claims = installation.tokens.verify(shown.token, audience=KEYOSK)
             proven = installation.authentication.by_token(claims, audience=KEYOSK)
-            scopes = claims.scopes & entitlements.keyosk_scopes(proven, now)
-        else:
-            proven = login(installation)
-            scopes = entitlements.keyosk_scopes(proven, now)
-        held = frozenset(entitlements.current(proven, now))
-        found = caller(proven, scopes, held, address=g.address, request_id=g.request_id)
-        found = replace(found, conditions=entitlements.conditions(proven, now))
-        return found, proven.password_id
+            return _caller_of(proven, now, limit=claims.scopes), proven.password_id
+        proven = login(installation)
+        return _caller_of(proven, now), proven.password_id
+
+
+def _caller_of(
+    proven: Principal, now: int, *, limit: frozenset[str] | None = None, via: str | None = None
+) -> Caller:
+    """Return who asks. ``limit``: the scopes of their token, if they came by one."""
+    scopes = entitlements.keyosk_scopes(proven, now)
+    found = caller(
+        proven,
+        scopes if limit is None else limit & scopes,
+        frozenset(entitlements.current(proven, now)),
+        address=g.address,
+        request_id=g.request_id,
+        via=via,
+    )
+    return replace(found, conditions=entitlements.conditions(proven, now))
 
 
 def recheck(installation: Installation, caller: Caller, scope: str) -> Caller:

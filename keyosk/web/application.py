@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, NoReturn
+from wsgiref.types import WSGIApplication
 
 import flask_restful
 from flask import Flask, Request, Response, after_this_request, g, request
@@ -90,7 +91,7 @@ def _no_url(*_: object, **__: object) -> NoReturn:
     raise NotImplementedError("addresses makes the URLs")
 
 
-class _App(Flask):
+class LeanFlask(Flask):
     """Flask without what it does for others at every request."""
 
     url_rule_class = _Rule
@@ -141,7 +142,7 @@ class _App(Flask):
         return response
 
 
-class _NoSessions(SessionInterface):
+class NoSessions(SessionInterface):
     """No cookie keeps anything here: one empty session is all requests' (5 us)."""
 
     _empty: Final = NullSession()
@@ -150,10 +151,22 @@ class _NoSessions(SessionInterface):
         return self._empty
 
 
-def create(installation: Installation, *, write_line: LineWriter | None = None) -> Flask:
-    """Create the web application of an installation. ``write_line``: as ``AccessLog`` takes it."""
-    app = _App("keyosk", static_folder=None)
-    app.session_interface = _NoSessions()
+#: Puts an application before another, for what that has no pages for.
+Mount = Callable[[WSGIApplication], WSGIApplication]
+
+
+def create(
+    installation: Installation,
+    *,
+    write_line: LineWriter | None = None,
+    mount: Mount | None = None,
+) -> Flask:
+    """Create the web application of an installation.
+
+    ``write_line``: as ``AccessLog`` takes it. ``mount``: what stands before the API, if anything.
+    """
+    app = LeanFlask("keyosk", static_folder=None)
+    app.session_interface = NoSessions()
     app.config.update(MAX_CONTENT_LENGTH=MAX_BODY, MAX_FORM_MEMORY_SIZE=MAX_BODY)
     app.url_map.merge_slashes = False  # its redirects are HTML
     routes = {f"{number} {route.path}": route for number, route in enumerate(ROUTES)}
@@ -174,7 +187,10 @@ def create(installation: Installation, *, write_line: LineWriter | None = None) 
         app.extensions[metadata.EXTENSION] = metadata.Metadata(ROUTES)
     _add_pipeline(app, installation, gate, oauth=_OAUTH)
     app.wsgi_app = Envelope(  # type: ignore[method-assign]  # as Flask documents it
-        app.wsgi_app, installation.trusted_proxies, installation.metrics, log=AccessLog(write_line)
+        app.wsgi_app if mount is None else mount(app.wsgi_app),
+        installation.trusted_proxies,
+        installation.metrics,
+        log=AccessLog(write_line),
     )
     if installation.cors_origins:
         public = {name for name, route in routes.items() if {*route.access.values()} == {ANYONE}}

@@ -18,8 +18,8 @@ from keyosk.web.standard_schemas import DocumentSchema
 
 #: The name of the ``Description`` among the application's extensions.
 EXTENSION: Final = "keyosk.description"
-#: Where the WSGI environment of a request may have the policy for its response.
-CONTENT_POLICY: Final = "keyosk.content_policy"
+#: Where the WSGI environment of a request may have headers in place of those of all responses.
+OWN_HEADERS: Final = "keyosk.own_headers"
 
 _PAGE: Final = """<!doctype html>
 <html lang="en">
@@ -99,7 +99,7 @@ class PageResource(Endpoint):
     @operation(media_types={"text/html": "<!doctype html>..."}, has_etag=True)
     def get(self) -> Response:
         """Return a page that shows this document and can send requests."""
-        request.environ[CONTENT_POLICY] = _POLICY
+        request.environ[OWN_HEADERS] = {"Content-Security-Policy": _POLICY}
         return public_response(Response(_PAGE, mimetype="text/html"))
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from flask import Response, current_app, request
 
 from keyosk.web import addresses
-from keyosk.web.documentation import CONTENT_POLICY
+from keyosk.web.documentation import OWN_HEADERS
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.negotiation import prefers
 from keyosk.web.operations import operation
@@ -89,7 +89,7 @@ class IndexResource(Endpoint):
         """Return the main addresses; a page of them to browsers."""
         there = {rule.rule for rule in current_app.url_map.iter_rules()}
         if prefers(_HTML):
-            request.environ[CONTENT_POLICY] = _POLICY
+            request.environ[OWN_HEADERS] = {"Content-Security-Policy": _POLICY}
             page = _page(there, self.installation.version)
             response = Response(page, content_type=f"{_HTML}; charset=utf-8")
         else:

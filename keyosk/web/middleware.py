@@ -14,11 +14,10 @@ from keyosk.metrics import Metrics
 from keyosk.web import access, access_log, documentation, forward
 from keyosk.web.client_address import Network, Source
 
-_POLICY: Final = "Content-Security-Policy"
 #: What every response has, those of the server itself included.
 SECURITY_HEADERS: Final = (
     ("X-Content-Type-Options", "nosniff"),
-    (_POLICY, "default-src 'none'; base-uri 'none'; frame-ancestors 'none'"),
+    ("Content-Security-Policy", "default-src 'none'; base-uri 'none'; frame-ancestors 'none'"),
     ("Referrer-Policy", "no-referrer"),
     ("Strict-Transport-Security", "max-age=31536000"),
 )
@@ -88,9 +87,9 @@ class Envelope:
                 all_headers.append(_NO_STORE)
             all_headers += SECURITY_HEADERS
             all_headers.append(("X-Request-Id", request_id))
-            if documentation.CONTENT_POLICY in environ:
-                policy = environ[documentation.CONTENT_POLICY]
-                all_headers = [(name, policy if name == _POLICY else v) for name, v in all_headers]
+            if documentation.OWN_HEADERS in environ:
+                own = environ[documentation.OWN_HEADERS]
+                all_headers = [(name, own.get(name, value)) for name, value in all_headers]
             return start_response(status, all_headers, exc_info)
 
         try:

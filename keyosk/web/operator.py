@@ -1,10 +1,10 @@
-"""The operator: whoever has the database at hand, and so needs no login."""
+"""Requests made inside this process: by the operator, and by the console."""
 
 from typing import Any, Final
 
 from flask import Request, request
 
-from keyosk.model import OPERATOR
+from keyosk.model import OPERATOR, Principal
 
 #: In the WSGI environ of a request that a command makes inside its own process, with ``OPERATOR``.
 #:
@@ -18,3 +18,14 @@ def is_operator(asked: Request | None = None) -> bool:
     """Return whether this request, or ``asked``, is an operator's, made inside this process."""
     environ: dict[Any, Any] = (asked or request).environ
     return environ.get(BY_OPERATOR) is OPERATOR
+
+
+#: Likewise, of a request that the console makes: the ``Principal`` of its session.
+BY_CONSOLE: Final = object()
+
+
+def console_login() -> Principal | None:
+    """Return the login of the console session that this request is made for, if it is one."""
+    environ: dict[Any, Any] = request.environ
+    found: Principal | None = environ.get(BY_CONSOLE)
+    return found

@@ -46,7 +46,7 @@ PARAMETERS: Final[Mapping[str, dict[str, Any]]] = {
         "example": "todo",
     },
     "session": {
-        "description": "The id of a refresh session.",
+        "description": "The id of a refresh session or console session.",
         "schema": _TEXT,
         "example": "019a9f1c-0b1a-7d20-b1f0-5c1f5f8e2d37",
     },

@@ -31,6 +31,7 @@ from keyosk.web.apply import ApplyResource
 from keyosk.web.audit import AuditResource
 from keyosk.web.authorize import AuthorizeResource
 from keyosk.web.bulk import ExportResource, ImportResource
+from keyosk.web.console_sessions import ConsoleSessionResource, ConsoleSessionsResource
 from keyosk.web.documentation import AssetResource, OpenApiResource, PageResource
 from keyosk.web.explain import ExplainResource
 from keyosk.web.forward import ForwardResource
@@ -149,6 +150,12 @@ ROUTES: Final = (
         "DELETE": itself_or(_ACCOUNTS_WRITE),
     }),
     Route("/accounts/<account>/tokens/<session>", SessionResource, {
+        "DELETE": itself_or(_ACCOUNTS_WRITE),
+    }),
+    Route("/accounts/<account>/console-sessions", ConsoleSessionsResource, {
+        "GET": itself_or(_ACCOUNTS_READ),
+    }),
+    Route("/accounts/<account>/console-sessions/<session>", ConsoleSessionResource, {
         "DELETE": itself_or(_ACCOUNTS_WRITE),
     }),
     Route("/accounts/<account>/grants", GrantsResource, {

@@ -427,6 +427,10 @@ class AuditSchema(ResponseSchema):
         ),
     )
     outcome = Text(metadata=described("`done` or `refused`.", "done"))
+    via = Text(
+        allow_none=True,
+        metadata=described("`console` for what was done there; null for all else.", None),
+    )
     hash = Text(
         metadata=described(
             "The SHA-256 hash over this row and the hash of the row before it.",

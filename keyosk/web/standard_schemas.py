@@ -285,6 +285,22 @@ class SessionSchema(ResponseSchema):
     expires_at = Time(metadata=described("When the session expires.", FUTURE))
 
 
+class ConsoleSessionSchema(ResponseSchema):
+    """A console session: a person who logged in to the console with a browser."""
+
+    id = Text(metadata=described("A UUIDv7.", API_KEY_ID))
+    address = Text(
+        allow_none=True,
+        metadata=described("The IP address that the session was started from.", "192.0.2.7"),
+    )
+    agent = Text(metadata=described("The `User-Agent` of its browser.", "Mozilla/5.0"))
+    created_at = Time(metadata=described("When the session was started.", PAST))
+    last_used_at = Time(
+        attribute="seen_at", metadata=described("When it was last used, to within a minute.", PAST)
+    )
+    expires_at = Time(metadata=described("When the session ends at the latest.", FUTURE))
+
+
 class TokenQuestion(StrictSchema):
     """A token to introspect (RFC 7662 section 2.1) or to revoke (RFC 7009 section 2.1)."""
 

@@ -1,0 +1,210 @@
+"""Console sessions: a person logs in by password, and a cookie goes on with it.
+
+A session ends after ``IDLE`` seconds without a request, ``LIFETIME`` seconds after the login at the
+latest, and with its password. It never holds rights: each request reads what its account holds now.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from keyosk import clocks, masking
+from keyosk.accounts.accounts import Accounts, target
+from keyosk.credentials.authentication import Authentication, caller
+from keyosk.errors import BadCredentials, NotFound, Unavailable
+from keyosk.ids import is_id, new_id
+from keyosk.model import (
+    AuditRow,
+    Caller,
+    ConsoleSession,
+    ListQuery,
+    LoginNotice,
+    Principal,
+)
+from keyosk.permissions.context import Context
+from keyosk.storage.stores import Stores
+
+#: Seconds without a request after which a session ends (NIST SP 800-63B-4 section 2.2.3).
+IDLE: Final = 1_800
+#: Seconds that a session lasts at most.
+LIFETIME: Final = 8 * 3_600
+#: Seconds for which a dangerous act needs no password after it was shown.
+CONFIRMED: Final = 300
+#: What the audit log calls the way of a change that was made in the console.
+VIA: Final = "console"
+#: Seconds by which ``seen_at`` may be behind: a use is not a write.
+_SEEN_RESOLUTION: Final = 60
+#: Seconds that a session which has ended stays: a clock that is ahead for a moment ends none.
+_KEPT: Final = 86_400
+_LONGEST_AGENT: Final = 200
+#: Earlier logins among which an address is looked for.
+_REMEMBERED: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class NewConsoleSession:
+    """A session together with the secret for its cookie, which exists nowhere else."""
+
+    session: ConsoleSession
+    secret: str = field(repr=False)
+
+
+class ConsoleSessions:
+    """Begins, continues, lists and ends console sessions."""
+
+    def __init__(
+        self,
+        context: Context,
+        stores: Stores,
+        *,
+        accounts: Accounts,
+        authentication: Authentication,
+    ) -> None:
+        self._database = context.database
+        self._rules = context.rules
+        self._audit = context.audit
+        self._clock = context.clock
+        self._store = stores.console_sessions
+        self._passwords = stores.accounts
+        self._accounts = accounts
+        self._authentication = authentication
+
+    def begin(
+        self, principal: Principal, *, address: str | None, agent: str, request_id: str | None
+    ) -> NewConsoleSession:
+        """Begin a session for a login by password. Raises ``BadCredentials`` for any other."""
+        if principal.password_id is None:
+            raise BadCredentials
+        # What is revoked up to the end of this very second was revoked before this login.
+        now = max(int(self._clock()), principal.tokens_from)
+        notice = self._notice(principal.account_id, address)
+        secret = secrets.token_urlsafe(32)
+        ends = now + LIFETIME
+        session = ConsoleSession(
+            id=new_id(),
+            account_id=principal.account_id,
+            password_id=principal.password_id,
+            digest=_digest(secret),
+            address=address,
+            agent=masking.mask(agent[:_LONGEST_AGENT]),
+            created_at=now,
+            seen_at=now,
+            confirmed_at=now,
+            expires_at=min(ends, principal.expires_at or ends),
+            notice=notice,
+        )
+        by = caller(
+            principal, frozenset(), frozenset(), address=address, request_id=request_id, via=VIA
+        )
+        with self._database.transaction():
+            self._store.remove_expired(now - _KEPT)
+            self._store.add(session)
+            self._audit.record(
+                by,
+                "console_session.begin",
+                target(principal.account_id),
+                after={"session": session.id},
+            )
+        return NewConsoleSession(session, secret)
+
+    def resume(self, secret: str) -> tuple[ConsoleSession, Principal]:
+        """Return the session of a cookie and the login behind it, with its current rights.
+
+        Raises ``BadCredentials`` if the session has ended, its password was changed, or its account
+        was disabled or has expired.
+        """
+        session = self._store.find(_digest(secret))
+        now = int(self._clock())
+        if session is None or not _is_alive(session, now):
+            raise BadCredentials("The session has ended: log in again.")
+        principal = self._authentication.by_password_id(session.password_id, session.created_at)
+        if principal.account_id != session.account_id or session.created_at < principal.tokens_from:
+            raise BadCredentials("The session was ended: log in again.")
+        if not clocks.is_recent(session.seen_at, now, _SEEN_RESOLUTION):
+            session = replace(session, seen_at=now)
+            try:
+                self._store.record_use(session.id, now)
+            except Unavailable:  # it ends earlier, no harm but to its owner's patience
+                return session, principal
+        return session, principal
+
+    def forget(self, secret: str) -> None:
+        """End the session of a cookie, if there is one: its browser logged in anew."""
+        session = self._store.find(_digest(secret))
+        if session is not None:
+            self._store.remove(session.id)
+
+    def is_confirmed(self, session: ConsoleSession) -> bool:
+        """Return whether the password was shown a short while ago."""
+        return clocks.is_recent(session.confirmed_at, int(self._clock()), CONFIRMED)
+
+    def confirm(self, session: ConsoleSession, password: str, *, address: str | None) -> None:
+        """Verify the password of a session again, as throttled as any other attempt.
+
+        Raises ``BadCredentials``, ``Throttled``.
+        """
+        account = self._accounts.get(session.account_id)
+        proven = self._authentication.confirm_password(account, password, address=address)
+        if proven.id != session.password_id:
+            raise BadCredentials
+        self._store.record_confirmation(session.id, int(self._clock()))
+
+    def page(self, reference: str, list_query: ListQuery) -> list[ConsoleSession]:
+        """Return a page of the account's sessions. Raises ``NotFound``."""
+        return self._store.page(self._accounts.get(reference).id, list_query)
+
+    def count(self, reference: str, list_query: ListQuery) -> int:
+        """Return the number of the account's sessions. Raises ``NotFound``."""
+        return self._store.count(self._accounts.get(reference).id, list_query)
+
+    def end(self, by: Caller, reference: str, session_id: str) -> None:
+        """End a session of the account. Raises ``NotFound``, ``RefusedByRule``."""
+        with self._database.transaction():
+            account = self._accounts.locked(reference)
+            self._rules.may_change(by, account.id)
+            found = self._store.get(account.id, session_id) if is_id(session_id) else None
+            if found is None:
+                raise NotFound("This account has no such console session.")
+            self._store.remove(found.id)
+            after = {"session": found.id}
+            self._audit.record(by, "console_session.end", target(account.id), after=after)
+
+    def _notice(self, account_id: str, address: str | None) -> LoginNotice:
+        logins = self._logins(account_id)
+        if not logins:
+            return LoginNotice()
+        previous = logins[0]
+        changed_at = self._passwords.password_set_at(account_id)
+        return LoginNotice(
+            previous_at=previous.time,
+            previous_address=previous.address,
+            is_new_address=address not in {row.address for row in logins},
+            password_set_at=changed_at
+            if changed_at is not None and changed_at > previous.time
+            else None,
+        )
+
+    def _logins(self, account_id: str) -> Sequence[AuditRow]:
+        """Return the rows of the last logins, the newest first."""
+        filters = {"action": "console_session.begin", "target": target(account_id)}
+        try:
+            return self._audit.page(
+                ListQuery(limit=_REMEMBERED, sort="sequence", descending=True, filters=filters)
+            )
+        except Unavailable:
+            return ()
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
+
+
+def _is_alive(session: ConsoleSession, now: int) -> bool:
+    # SECURITY: moments that a clock ahead wrote would let a session live on: it ends instead.
+    return (
+        now < session.expires_at
+        and session.expires_at <= now + LIFETIME + clocks.APART
+        and clocks.is_recent(session.seen_at, now, IDLE)
+    )

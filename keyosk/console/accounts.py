@@ -1,0 +1,245 @@
+"""Accounts: search, one page for each, and what is done to them. ``/me`` is one's own."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from flask import Response, request
+
+from keyosk.console.api import Api, Refused, segment
+from keyosk.console.pages import (
+    Page,
+    Visit,
+    check_confirmed,
+    go,
+    pages_of,
+    proof,
+    show,
+    text,
+    unconfirmed,
+)
+from keyosk.errors import NotFound
+
+_FILTERS: Final = ("q", "kind", "enabled", "role", "scope", "cursor")
+_READ: Final = "keyosk:accounts:read"
+_EVENTS: Final = 10
+#: Scopes of Keyosk's own: who gives one makes an admin, of a kind.
+_OWN: Final = "keyosk:"
+_END_ALL: Final = "Every refresh session and console session of the account ends."
+_EVERYWHERE: Final = (
+    "Services that poll revocations refuse its tokens within a minute; all others do once the "
+    "tokens have expired. The next page says when that holds everywhere."
+)
+
+
+def accounts(visit: Visit) -> Response:
+    """List accounts, and search them."""
+    query = {name: request.args.get(name, "")[:1000] for name in _FILTERS}
+    found = visit.api.get("/accounts", **query, limit=50).body
+    return show("accounts.html", query=query, **pages_of(found["items"], found["next"]))
+
+
+def create(visit: Visit) -> Response:
+    """Create an account."""
+    body: dict[str, Any] = {"username": text("username"), "kind": text("kind") or "person"}
+    if text("display_name"):
+        body["display_name"] = text("display_name")
+    if request.form.get("password"):
+        body["password"] = request.form["password"]
+    made = visit.api.send("POST", "/accounts", body, once=text("once")).body
+    return go(f"/console/accounts/{made['id']}", "created")
+
+
+def account(visit: Visit, reference: str) -> Response:
+    """Show one account: what it may do and through what, its keys and its sessions."""
+    return _account(visit, reference)
+
+
+def me(visit: Visit) -> Response:
+    """Show one's own account."""
+    return _account(visit, "me")
+
+
+def _account(visit: Visit, reference: str) -> Response:
+    path = _path(reference)
+    found = visit.api.get(path)
+    shown = found.body
+    own = visit.is_own(shown["id"])
+    events = []
+    if visit.can("keyosk:audit:read"):
+        events = visit.api.get(
+            "/audit", target=f"account/{shown['id']}", sort="-sequence", limit=_EVENTS
+        ).body["items"]
+    return show(
+        "account.html",
+        account=shown,
+        reference="me" if reference == "me" else shown["id"],
+        tag=found.tag,
+        own=own,
+        is_confirmed=visit.installation.console_sessions.is_confirmed(visit.session),
+        grants=visit.api.get(f"{path}/grants").body,
+        explained=_explained(visit.api, shown["id"], has_password=shown["has_password"]),
+        keys=visit.api.get(f"{path}/api-keys", limit=100).body["items"],
+        sessions=visit.api.get(f"{path}/tokens", limit=50).body["items"],
+        console_sessions=visit.api.get(f"{path}/console-sessions", limit=50).body["items"],
+        events_of=events,
+    )
+
+
+def _explained(api: Api, account_id: str, *, has_password: bool) -> Mapping[str, Any] | None:
+    """Return what a token by password would have; ``None`` where nobody could get one."""
+    if not has_password:
+        return None
+    try:
+        return api.send("POST", "/auth/explain", {"account": account_id}).body
+    except Refused:
+        return None
+
+
+def act(visit: Visit, reference: str, name: str) -> Response:
+    """Do one thing to an account."""
+    chosen = _ACTS.get(name)
+    if chosen is None:
+        raise NotFound("There is no such page.")
+    return chosen(visit, reference)
+
+
+def _edit(visit: Visit, reference: str) -> Response:
+    body = {"display_name": text("display_name"), "expires_at": text("expires_at") or None}
+    changed = visit.api.send("PATCH", _path(reference), body, tag=text("tag"))
+    return _back(reference, "saved", at=changed.effective_at)
+
+
+def _enable(visit: Visit, reference: str) -> Response:
+    visit.api.send("PATCH", _path(reference), {"enabled": True})
+    return _back(reference, "enabled")
+
+
+def _disable(visit: Visit, reference: str) -> Response:
+    page = unconfirmed(
+        visit,
+        f"Disable {_name(visit, reference)}?",
+        ("The account gets no new token, by password or by API key.", _END_ALL, _EVERYWHERE),
+        button="Disable",
+    )
+    if page is not None:
+        return page
+    changed = visit.api.send("PATCH", _path(reference), {"enabled": False})
+    return _back(reference, "disabled", at=changed.effective_at)
+
+
+def _end_tokens(visit: Visit, reference: str) -> Response:
+    changed = visit.api.send("DELETE", f"{_path(reference)}/tokens")
+    return _back(reference, "tokens-ended", at=changed.effective_at)
+
+
+def _delete(visit: Visit, reference: str) -> Response:
+    page = unconfirmed(
+        visit,
+        f"Delete {_name(visit, reference)}?",
+        (
+            "The account, its password, its API keys and its grants are deleted for good.",
+            _END_ALL,
+            _EVERYWHERE,
+        ),
+        button="Delete",
+    )
+    if page is not None:
+        return page
+    visit.api.send("DELETE", _path(reference))
+    return go("/console/accounts", "deleted")
+
+
+def _set_password(visit: Visit, reference: str) -> Response:
+    own = visit.is_own(reference)
+    if not own:
+        check_confirmed(visit)
+    body = {"password": request.form.get("password", ""), **proof(own)}
+    changed = visit.api.send("PUT", f"{_path(reference)}/password", body)
+    return _back(reference, "password-set", at=changed.effective_at)
+
+
+def _grant(visit: Visit, reference: str) -> Response:
+    kind = "roles" if text("kind") == "role" else "scopes"
+    grant: dict[str, Any] = {"name": text("name")}
+    if text("with"):
+        grant["with"] = text("with")
+    if text("until"):
+        grant["until"] = text("until")
+    if _makes_admin(visit, kind, grant["name"]):
+        page = unconfirmed(
+            visit,
+            f"Give {grant['name']} to {_name(visit, reference)}?",
+            (
+                "The account may then administer Keyosk itself, as far as this scope or role goes.",
+                "keyosk:admin stands for every scope of Keyosk's own: all accounts, keys and "
+                "grants.",
+            ),
+            button="Give it",
+        )
+        if page is not None:
+            return page
+    visit.api.send("PATCH", f"{_path(reference)}/grants", {"add": {kind: [grant]}})
+    return _back(reference, "grants-changed")
+
+
+def _makes_admin(visit: Visit, kind: str, name: str) -> bool:
+    if kind == "scopes":
+        return name.startswith(_OWN)
+    try:
+        scopes = visit.api.get(f"/roles/{segment(name)}").body["scopes"]
+    except Refused:
+        return True  # who may not see what is in it is asked in any case
+    return any(scope.startswith(_OWN) for scope in scopes)
+
+
+def _take(visit: Visit, reference: str) -> Response:
+    kind = "roles" if text("kind") == "role" else "scopes"
+    body = {"remove": {kind: [text("name")]}}
+    changed = visit.api.send("PATCH", f"{_path(reference)}/grants", body)
+    return _back(reference, "grants-changed", at=changed.effective_at)
+
+
+def _end_session(visit: Visit, reference: str) -> Response:
+    changed = visit.api.send("DELETE", f"{_path(reference)}/tokens/{segment(text('session'))}")
+    return _back(reference, "session-ended", at=changed.effective_at)
+
+
+def _end_console_session(visit: Visit, reference: str) -> Response:
+    visit.api.send("DELETE", f"{_path(reference)}/console-sessions/{segment(text('session'))}")
+    return _back(reference, "session-ended")
+
+
+def _name(visit: Visit, reference: str) -> str:
+    name: str = visit.api.get(_path(reference)).body["username"]
+    return name
+
+
+def _path(reference: str) -> str:
+    return f"/accounts/{segment(reference)}"
+
+
+def _back(reference: str, done: str, *, at: str | None = None) -> Response:
+    path = "/me" if reference == "me" else f"/console/accounts/{segment(reference)}"
+    return go(path, done, at=at)
+
+
+_ACTS: Final[Mapping[str, Callable[[Visit, str], Response]]] = {
+    "edit": _edit,
+    "enable": _enable,
+    "disable": _disable,
+    "end-tokens": _end_tokens,
+    "delete": _delete,
+    "password": _set_password,
+    "grant": _grant,
+    "take": _take,
+    "end-session": _end_session,
+    "end-console-session": _end_console_session,
+}
+
+PAGES: Final = (
+    Page("GET", "/me", me),
+    Page("GET", "/console/accounts", accounts),
+    Page("POST", "/console/accounts", create),
+    Page("GET", "/console/accounts/<reference>", account),
+    Page("POST", "/console/accounts/<reference>/<name>", act),
+)

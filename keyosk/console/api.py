@@ -1,0 +1,138 @@
+"""The REST API, called inside this process as the account of a console session."""
+
+import io
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import quote, unquote_to_bytes, urlencode
+from wsgiref.types import WSGIApplication
+
+from keyosk.model import Principal
+from keyosk.web import access_log
+from keyosk.web.operator import BY_CONSOLE
+
+_PATCH: Final = "application/merge-patch+json"
+_SHARED: Final = (
+    access_log.REQUEST_ID,
+    access_log.ADDRESS,
+    "SERVER_NAME",
+    "SERVER_PORT",
+    "SERVER_PROTOCOL",
+    "wsgi.version",
+    "wsgi.url_scheme",
+    "wsgi.errors",
+    "wsgi.multithread",
+    "wsgi.multiprocess",
+    "wsgi.run_once",
+)
+
+
+class Refused(Exception):
+    """The API refused a request: with this status, and the problem that it told."""
+
+    def __init__(self, status: int, problem: Mapping[str, Any], retry_after: str | None) -> None:
+        super().__init__(status)
+        self.status = status
+        self.problem = problem
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the API answered."""
+
+    body: dict[str, Any] = field(repr=False)  # a new secret may be in it
+    effective_at: str | None
+    tag: str | None
+    total: str | None
+
+
+class Api:
+    """Calls the API as one account."""
+
+    def __init__(
+        self, application: WSGIApplication, principal: Principal, environ: Mapping[Any, Any]
+    ) -> None:
+        """``environ``: that of the request to the console, for its address and request id."""
+        self._application = application
+        self._principal = principal
+        self._environ = environ
+
+    def get(self, path: str, **query: str | int | None) -> Reply:
+        """Read; a parameter without a value is left out. Raises ``Refused``."""
+        given = {name: value for name, value in query.items() if value not in (None, "")}
+        return self._call("GET", path, query=urlencode(given))
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        tag: str | None = None,
+        once: str | None = None,
+    ) -> Reply:
+        """Change.
+
+        ``tag``: as it must be still; ``once``: an Idempotency-Key. Raises ``Refused``.
+        """
+        headers = {"HTTP_IF_MATCH": f'"{tag}"'} if tag else {}
+        if once:
+            headers["HTTP_IDEMPOTENCY_KEY"] = once
+        return self._call(method, path, body=body, headers=headers)
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: str = "",
+        body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:
+        data = b"" if body is None else json.dumps(body).encode()
+        environ: dict[Any, Any] = {
+            **{name: self._environ[name] for name in _SHARED if name in self._environ},
+            **(headers or {}),
+            BY_CONSOLE: self._principal,
+            "REQUEST_METHOD": method,
+            "SCRIPT_NAME": "",
+            "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
+            "QUERY_STRING": query,
+            "CONTENT_LENGTH": str(len(data)),
+            "wsgi.input": io.BytesIO(data),
+        }
+        if body is not None:
+            environ["CONTENT_TYPE"] = _PATCH if method == "PATCH" else "application/json"
+        began: list[tuple[int, dict[str, str]]] = []
+
+        def start(status: str, sent: list[tuple[str, str]], _: Any = None) -> Any:
+            began.append((int(status[:3]), {name.lower(): value for name, value in sent}))
+            return lambda _: None
+
+        content = _read(self._application(environ, start))
+        status, sent = began[-1]
+        found = json.loads(content) if content else {}
+        if status >= 400:
+            raise Refused(status, found, sent.get("retry-after"))
+        return Reply(
+            found,
+            sent.get("effective-at-latest"),
+            sent.get("etag", "").strip('"') or None,
+            sent.get("x-total-count"),
+        )
+
+
+def segment(value: str) -> str:
+    """Return a value as one segment of a path."""
+    return quote(value, safe="")
+
+
+def _read(pieces: Iterable[bytes]) -> bytes:
+    try:
+        return b"".join(pieces)
+    finally:
+        close = getattr(pieces, "close", None)
+        if close is not None:
+            close()

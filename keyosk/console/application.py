@@ -1,0 +1,256 @@
+"""The Flask application of the console: the pipeline that every page passes."""
+
+import json
+from collections.abc import Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote, urlencode, urlsplit
+from wsgiref.types import StartResponse, WSGIApplication
+
+from flask import Flask, Response, g, request
+from jinja2 import StrictUndefined
+from werkzeug.exceptions import MethodNotAllowed, NotFound
+
+from keyosk.console import (
+    accounts,
+    api_keys,
+    browser,
+    catalog,
+    explain,
+    overview,
+    records,
+    signing_keys,
+)
+from keyosk.console.api import Api, Refused
+from keyosk.console.logins import Logins
+from keyosk.console.pages import Page, Visit, go, notice, once, root, show
+from keyosk.errors import BadCredentials
+from keyosk.installation import Installation
+from keyosk.permissions import entitlements
+from keyosk.web import access, access_log, documentation, errors, middleware
+from keyosk.web.application import MAX_BODY, LeanFlask, Mount, NoSessions
+from keyosk.web.fields import rfc3339
+from keyosk.web.responses import nothing, public_response
+
+# SECURITY: nothing runs or is shown that does not come from here, no script stands in a page, no
+# other site may frame one, and a form leads nowhere else.
+_POLICY: Final = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data:",
+        "connect-src 'self'",
+        "form-action 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+#: Without a referrer a browser would hide where a form comes from: ``Origin: null``.
+_OWN_HEADERS: Final = {"Content-Security-Policy": _POLICY, "Referrer-Policy": "same-origin"}
+_STATIC: Final = Path(__file__).parent / "static"
+_FILES: Final = {
+    "console.css": "text/css",
+    "console.js": "text/javascript",
+    "htmx.min.js": "text/javascript",
+}
+#: What a page may lead to, by the scope that it takes.
+_NAVIGATION: Final = (
+    ("/console", "Overview", None),
+    ("/console/accounts", "Accounts", "keyosk:accounts:read"),
+    ("/console/services", "Services", "keyosk:services:read"),
+    ("/console/roles", "Roles", "keyosk:services:read"),
+    ("/console/explain", "Explain", None),
+    ("/console/signing-keys", "Signing keys", "keyosk:keys:read"),
+    ("/console/revocations", "Revocations", None),
+    ("/console/audit", "Audit", "keyosk:audit:read"),
+    ("/console/attack", "Under attack", "keyosk:audit:read"),
+)
+
+
+def mount(installation: Installation) -> Mount:
+    """Return what puts the console before the API."""
+    return partial(_beside, installation)
+
+
+def _beside(installation: Installation, api: WSGIApplication) -> WSGIApplication:
+    @cache  # made at the first page: commands call the API only
+    def pages() -> Flask:
+        return create(installation, api)
+
+    def application(environ: dict[str, Any], start_response: StartResponse) -> Any:
+        path: str = environ["PATH_INFO"]
+        is_ours = path in ("/console", "/me") or path.startswith(("/console/", "/me/"))
+        return (pages() if is_ours else api)(environ, start_response)
+
+    return application
+
+
+def create(installation: Installation, api: WSGIApplication) -> Flask:
+    """Create the application. ``api``: the REST API that it calls."""
+    app = LeanFlask("keyosk.console", static_folder=None)
+    app.session_interface = NoSessions()
+    app.config.update(MAX_CONTENT_LENGTH=MAX_BODY, MAX_FORM_MEMORY_SIZE=MAX_BODY)
+    app.url_map.merge_slashes = False
+    app.jinja_env.undefined = StrictUndefined
+    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    app.jinja_env.filters["path"] = partial(quote, safe="")
+    app.jinja_env.filters["when"] = _when
+    app.jinja_env.filters["moment"] = lambda seconds: _when(rfc3339(seconds))
+    pages = (
+        *Logins(installation).pages(),
+        Page("GET", "/console/static/<file>", _static, is_open=True),
+        *overview.PAGES,
+        *accounts.PAGES,
+        *api_keys.PAGES,
+        *catalog.PAGES,
+        *explain.PAGES,
+        *signing_keys.PAGES,
+        *records.PAGES,
+    )
+    for number, page in enumerate(pages):
+        app.add_url_rule(
+            page.path,
+            endpoint=str(number),
+            view_func=page.view if page.is_open else partial(_with_visit, page.view),
+            methods=[page.method],
+            provide_automatic_options=False,
+        )
+    open_pages = frozenset(str(number) for number, page in enumerate(pages) if page.is_open)
+    prefix = urlsplit(installation.issuer).path.rstrip("/")
+
+    @app.before_request
+    def before() -> Response | None:
+        g.root = prefix
+        g.request_id = request.environ[access_log.REQUEST_ID]
+        g.address = request.environ[access_log.ADDRESS]
+        g.visit = None
+        request.environ[documentation.OWN_HEADERS] = _OWN_HEADERS
+        middleware.note_route(request)
+        if "\0" in request.path:
+            raise NotFound
+        if request.routing_exception is not None:
+            return _options(request.routing_exception)
+        browser.check_origin(request, installation.issuer)
+        if request.endpoint in open_pages:
+            return None
+        # SECURITY: every other page needs a session, and every change its token.
+        return _open(installation, api)
+
+    @app.after_request
+    def after(response: Response) -> Response:
+        response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
+        response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
+        response.vary.add("Cookie")
+        return response
+
+    @app.context_processor
+    def shared() -> dict[str, Any]:
+        return {
+            "root": root(),
+            "visit": g.visit,
+            "done": notice(),
+            "issuer": installation.issuer,
+            "csrf": browser.form_token(g.visit.secret) if g.visit else "",
+            "once": once,
+            "navigation": [
+                (path, name)
+                for path, name, scope in _NAVIGATION
+                if g.visit and (scope is None or g.visit.can(scope))
+            ],
+        }
+
+    @app.errorhandler(Exception)
+    def failed(error: Exception) -> Response:
+        return _failed(error)
+
+    return app
+
+
+def _open(installation: Installation, api: WSGIApplication) -> Response | None:
+    """Find the session of the request; the way to the login if there is none."""
+    cookies = browser.cookies_of(request, installation.issuer)
+    secret = request.cookies.get(cookies.session) if cookies else None
+    if not secret:
+        return _to_login()
+    try:
+        session, principal = installation.console_sessions.resume(secret)
+    except BadCredentials:
+        return _to_login()
+    if request.method not in ("GET", "HEAD"):
+        browser.check_token(request, browser.form_token(secret))
+    access_log.note(**access.name_of(principal))
+    g.visit = Visit(
+        installation=installation,
+        session=session,
+        principal=principal,
+        scopes=entitlements.keyosk_scopes(principal, int(installation.clock())),
+        secret=secret,
+        api=Api(api, principal, request.environ),
+    )
+    return None
+
+
+def _with_visit(view: Any, **path: str) -> Response:
+    found: Response = view(g.visit, **path)
+    return found
+
+
+def _to_login() -> Response:
+    wanted = request.full_path.rstrip("?") if request.method == "GET" else "/console"
+    response = go(f"/console/login?{urlencode({'next': wanted})}")
+    if "HX-Request" in request.headers:  # it would put the login into a part of the page
+        response.status_code = 204
+        response.headers["HX-Redirect"] = response.headers.pop("Location")
+    return response
+
+
+def _options(error: Exception) -> Response | None:
+    """Answer OPTIONS, which no page has a view for; anything else is for Flask to raise."""
+    if request.method != "OPTIONS" or not isinstance(error, MethodNotAllowed):
+        return None
+    response = nothing()
+    methods = {*(error.valid_methods or ()), "OPTIONS"}
+    response.headers["Allow"] = ", ".join(sorted(methods))
+    return response
+
+
+def _static(file: str) -> Response:
+    # SECURITY: a look-up among known names; what a request says is no part of a path.
+    if file not in _FILES:
+        raise NotFound
+    request.environ[access.PUBLIC] = True
+    response = public_response(Response(_content(file), mimetype=_FILES[file]))
+    response.make_conditional(request)
+    return response
+
+
+@cache
+def _content(file: str) -> bytes:
+    return (_STATIC / file).read_bytes()
+
+
+def _failed(error: Exception) -> Response:
+    if isinstance(error, Refused):
+        if error.status == 401:
+            return _to_login()
+        response = _error_page(error.status, error.problem)
+        if error.retry_after:
+            response.headers["Retry-After"] = error.retry_after
+        return response
+    told = errors.response_to(error)
+    response = _error_page(told.status_code, json.loads(told.get_data()))
+    for name in ("Retry-After", "Allow"):
+        if name in told.headers:
+            response.headers[name] = told.headers[name]
+    return response
+
+
+def _error_page(status: int, problem: Mapping[str, Any]) -> Response:
+    return show("error.html", status, problem=problem, code=status)
+
+
+def _when(moment: str) -> str:
+    """Return a moment of the API for people."""
+    return f"{moment[:10]} {moment[11:16]}"

@@ -1,0 +1,121 @@
+"""What a browser sends along: the cookies of a session, and where a request came from.
+
+Three checks stand against requests that another site causes, and each would do alone: the cookie is
+``SameSite=Strict``, the browser's own headers must name this site, and each form carries a token
+that only pages of the session have.
+"""
+
+import hmac
+import secrets
+from dataclasses import dataclass
+from hashlib import sha256
+from ipaddress import ip_address
+from typing import Final
+from urllib.parse import urlsplit
+
+from flask import Request, Response
+
+from keyosk.errors import Forbidden
+
+#: The field of a form that has the token.
+TOKEN: Final = "csrf_token"  # noqa: S105 - the name of a field
+_READING: Final = ("GET", "HEAD", "OPTIONS")
+_FOREIGN: Final = "The form came from another site or from an earlier session: load the page again."
+
+
+@dataclass(frozen=True, slots=True)
+class Cookies:
+    """The cookies of one request, by how secure its connection is.
+
+    ``prefix`` is ``__Host-`` where the issuer is HTTPS, which demands ``Secure`` and admits no
+    cookie from another host. Browsers keep such a cookie off plain HTTP (RFC 6265bis section
+    4.1.3), so on loopback, where nobody listens in, there is neither; the port is in the name there
+    as all ports share their cookies.
+    """
+
+    prefix: str
+    is_secure: bool
+
+    @property
+    def session(self) -> str:
+        """The name of the cookie of a session."""
+        return f"{self.prefix}session"
+
+    @property
+    def login(self) -> str:
+        """The name of the cookie that a login form is held against."""
+        return f"{self.prefix}login"
+
+    def put(self, response: Response, name: str, value: str) -> None:
+        """Send a cookie that ends with the browser."""
+        response.set_cookie(
+            name, value, path="/", secure=self.is_secure, httponly=True, samesite="Strict"
+        )
+
+    def drop(self, response: Response, name: str) -> None:
+        """Have the browser forget a cookie."""
+        response.delete_cookie(
+            name, path="/", secure=self.is_secure, httponly=True, samesite="Strict"
+        )
+
+
+def cookies_of(request: Request, issuer: str) -> Cookies | None:
+    """Return the cookies of a request; ``None`` where none may be sent: plain HTTP to a network."""
+    if urlsplit(issuer).scheme == "https":
+        return Cookies("__Host-keyosk-", is_secure=True)
+    # SECURITY: by the name that the browser used, as another one could have been pointed here.
+    host, port = _host(request)
+    return Cookies(f"keyosk-{port}-", is_secure=False) if _is_loopback(host) else None
+
+
+def check_origin(request: Request, issuer: str) -> None:
+    """Refuse what another site caused. Raises ``Forbidden``.
+
+    ``Sec-Fetch-Site`` and ``Origin`` are the browser's: no script can write them.
+    """
+    if request.method in _READING:
+        return
+    site = request.headers.get("Sec-Fetch-Site")
+    if site is not None and site != "same-origin":
+        raise Forbidden(_FOREIGN)
+    origin = request.headers.get("Origin")
+    if origin is None:
+        return
+    url = urlsplit(issuer)
+    own = {f"{url.scheme}://{url.netloc}", f"{request.scheme}://{request.headers.get('Host', '')}"}
+    if origin not in own:
+        raise Forbidden(_FOREIGN)
+
+
+def form_token(secret: str) -> str:
+    """Return the token of the forms of a session, by the secret of its cookie."""
+    return hmac.new(secret.encode(), b"keyosk console form", sha256).hexdigest()
+
+
+def check_token(request: Request, expected: str) -> None:
+    """Refuse a form without the token. Raises ``Forbidden``."""
+    shown = request.form.get(TOKEN, "")
+    if not hmac.compare_digest(shown.encode("utf-8", "replace"), expected.encode()):
+        raise Forbidden(_FOREIGN)
+
+
+def new_secret() -> str:
+    """Return a secret for a login form."""
+    return secrets.token_urlsafe(32)
+
+
+def _host(request: Request) -> tuple[str, str]:
+    try:
+        parts = urlsplit(f"//{request.headers.get('Host', '')}")
+        return (parts.hostname or ""), str(parts.port or 80)
+    except ValueError:
+        return "", ""
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

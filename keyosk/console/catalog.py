@@ -1,0 +1,142 @@
+"""Services and roles, and who may what through them."""
+
+from typing import Any, Final
+
+from flask import Response, request
+
+from keyosk.console.api import segment
+from keyosk.console.pages import Page, Visit, go, lines, pages_of, show, text, unconfirmed
+
+_HOLDERS: Final = 50
+
+
+def services(visit: Visit) -> Response:
+    """List services."""
+    found = visit.api.get("/services", cursor=request.args.get("cursor"), sort="name").body
+    return show("services.html", **pages_of(found["items"], found["next"]))
+
+
+def create_service(visit: Visit) -> Response:
+    """Create a service."""
+    body: dict[str, Any] = {"name": text("name"), "scopes": lines("scopes") or []}
+    if text("audience"):
+        body["audience"] = text("audience")
+    made = visit.api.send("POST", "/services", body, once=text("once")).body
+    return go(f"/console/services/{segment(made['name'])}", "created")
+
+
+def service(visit: Visit, name: str) -> Response:
+    """Show one service: its scopes and who holds them, and its token settings."""
+    found = visit.api.get(f"/services/{segment(name)}")
+    scope = request.args.get("scope", "")
+    return show(
+        "service.html",
+        service=found.body,
+        tag=found.tag,
+        scope=scope,
+        holders=_holders(visit, scope) if scope else None,
+    )
+
+
+def switch_service(visit: Visit, name: str) -> Response:
+    """Enable or disable a service."""
+    enabled = text("enabled") == "true"
+    if not enabled:
+        page = unconfirmed(
+            visit,
+            f"Disable the service {name}?",
+            ("No token for it is issued any more, and those that exist are revoked.",),
+            button="Disable",
+        )
+        if page is not None:
+            return page
+    path = f"/services/{segment(name)}"
+    changed = visit.api.send("PATCH", path, {"enabled": enabled})
+    done = "enabled" if enabled else "disabled"
+    return go(f"/console{path}", done, at=changed.effective_at)
+
+
+def roles(visit: Visit) -> Response:
+    """List roles, and find who may do what."""
+    scope = request.args.get("scope", "")
+    found = visit.api.get(
+        "/roles", cursor=request.args.get("cursor"), sort="name", scope=scope
+    ).body
+    return show(
+        "roles.html",
+        scope=scope,
+        holders=_holders(visit, scope) if scope else None,
+        **pages_of(found["items"], found["next"]),
+    )
+
+
+def create_role(visit: Visit) -> Response:
+    """Create a role."""
+    body = {"name": text("name"), "scopes": lines("scopes") or []}
+    if text("description"):
+        body["description"] = text("description")
+    made = visit.api.send("POST", "/roles", body, once=text("once")).body
+    return go(f"/console/roles/{segment(made['name'])}", "created")
+
+
+def role(visit: Visit, name: str) -> Response:
+    """Show one role: its scopes, and who has it."""
+    found = visit.api.get(f"/roles/{segment(name)}")
+    holders = None
+    if visit.can("keyosk:accounts:read"):
+        holders = visit.api.get("/accounts", role=found.body["name"], limit=_HOLDERS).body["items"]
+    return show("role.html", role=found.body, tag=found.tag, holders=holders)
+
+
+def change_role(visit: Visit, name: str) -> Response:
+    """Change the scopes of a role."""
+    scopes = lines("scopes") or []
+    if any(scope.startswith("keyosk:") for scope in scopes):
+        page = unconfirmed(
+            visit,
+            f"Let everybody with the role {name} administer Keyosk?",
+            ("The role gives scopes of Keyosk's own to every account that has it.",),
+            button="Change the role",
+        )
+        if page is not None:
+            return page
+    path = f"/roles/{segment(name)}"
+    body = {"description": text("description"), "scopes": scopes}
+    changed = visit.api.send("PATCH", path, body, tag=text("tag"))
+    return go(f"/console{path}", "saved", at=changed.effective_at)
+
+
+def delete_role(visit: Visit, name: str) -> Response:
+    """Delete a role that nobody has."""
+    page = unconfirmed(
+        visit,
+        f"Delete the role {name}?",
+        ("It is deleted for good. A role that accounts still have is not deleted.",),
+        button="Delete",
+    )
+    if page is not None:
+        return page
+    visit.api.send("DELETE", f"/roles/{segment(name)}")
+    return go("/console/roles", "deleted")
+
+
+def _holders(visit: Visit, scope: str) -> list[dict[str, Any]] | None:
+    if not visit.can("keyosk:accounts:read"):
+        return None
+    found: list[dict[str, Any]] = visit.api.get("/accounts", scope=scope, limit=_HOLDERS).body[
+        "items"
+    ]
+    return found
+
+
+PAGES: Final = (
+    Page("GET", "/console/services", services),
+    Page("POST", "/console/services", create_service),
+    Page("GET", "/console/services/<name>", service),
+    Page("POST", "/console/services/<name>", switch_service),
+    Page("GET", "/console/roles", roles),
+    Page("POST", "/console/roles", create_role),
+    Page("GET", "/console/roles/<name>", role),
+    Page("POST", "/console/roles/<name>", change_role),
+    Page("POST", "/console/roles/<name>/delete", delete_role),
+)

@@ -1,0 +1,182 @@
+"""What all pages have in common: who looks at them, and how an act is confirmed."""
+
+import re
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from flask import Response, g, make_response, redirect, render_template, request
+
+from keyosk.console import browser
+from keyosk.console.api import Api
+from keyosk.errors import BadCredentials, Forbidden
+from keyosk.installation import Installation
+from keyosk.model import ConsoleSession, Principal
+
+#: The sentences that a page may begin with after an act, by what stands in its query.
+DONE: Final[Mapping[str, str]] = {
+    "saved": "Saved.",
+    "created": "Created.",
+    "deleted": "Deleted.",
+    "enabled": "Enabled.",
+    "disabled": "Disabled. No new token is issued.",
+    "tokens-ended": "All tokens and sessions were ended.",
+    "session-ended": "The session was ended.",
+    "password-set": "The password was set.",
+    "password-removed": "The password was removed.",
+    "grants-changed": "The grants were changed.",
+    "key-ended": "The API key was deleted and works no more.",
+    "rotated": "A new signing key was published.",
+    "retired": "The key was retired.",
+    "compromised": "The key was declared compromised: no service accepts its tokens any more.",
+}
+_MOMENT: Final = re.compile(r"[0-9T:Z-]{20}", re.ASCII)
+#: Fields of a form that are no content.
+_OWN_FIELDS: Final = frozenset({browser.TOKEN, "confirm", "password_again"})
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A request with a session: whose it is, what they hold now, and the API as they call it."""
+
+    installation: Installation
+    session: ConsoleSession
+    principal: Principal
+    scopes: frozenset[str]
+    secret: str = field(repr=False)
+    api: Api
+
+    def can(self, scope: str) -> bool:
+        """Whether they hold a scope of Keyosk's: for what a page offers, which decides nothing."""
+        return scope in self.scopes
+
+    def is_own(self, reference: str) -> bool:
+        """Whether a reference in a path is their own account."""
+        return reference in ("me", self.principal.account_id, self.principal.username)
+
+
+View = Callable[..., Response]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One address of the console. ``is_open``: it needs no session."""
+
+    method: str
+    path: str
+    view: View
+    is_open: bool = False
+
+
+def root() -> str:
+    """Return what the path of every page begins with: the path of the issuer."""
+    found: str = g.root
+    return found
+
+
+def show(template: str, status: int = 200, **values: Any) -> Response:
+    """Return a page."""
+    return make_response(render_template(template, **values), status)
+
+
+def go(path: str, done: str = "", *, at: str | None = None) -> Response:
+    """Send the browser to another page.
+
+    ``done``: the sentence there, by its key in ``DONE``; ``at``: since when that holds everywhere.
+    """
+    query = {name: value for name, value in (("done", done), ("at", at)) if value}
+    suffix = f"?{urlencode(query)}" if query else ""
+    response: Response = make_response(redirect(f"{root()}{path}{suffix}", 303))
+    return response
+
+
+def notice() -> tuple[str, str | None] | None:
+    """Return the sentence about what was done just now, and since when that holds everywhere."""
+    # SECURITY: only sentences of ours, whatever the query of a link says.
+    sentence = DONE.get(request.args.get("done", ""))
+    if sentence is None:
+        return None
+    at = request.args.get("at", "")
+    return sentence, at if _MOMENT.fullmatch(at) else None
+
+
+def text(name: str) -> str:
+    """Return a field of the form, without white space around it."""
+    return request.form.get(name, "").strip()
+
+
+def lines(name: str) -> list[str] | None:
+    """Return the words of a field of the form, ``None`` for none."""
+    return request.form.get(name, "").replace(",", " ").split() or None
+
+
+def once() -> str:
+    """Return a key under which a form, sent again, does nothing again."""
+    return secrets.token_urlsafe(16)
+
+
+def unconfirmed(
+    visit: Visit, title: str, effects: Iterable[str], *, button: str, own: bool = False
+) -> Response | None:
+    """Return the page that says what an act will do, or ``None`` once it was confirmed.
+
+    ``own``: it is about one's own credentials, whose proof the API asks for in that very request:
+    the password goes there. Any other asks for it unless it was shown within five minutes.
+    """
+    sessions = visit.installation.console_sessions
+    needs_password = own or not sessions.is_confirmed(visit.session)
+    fault = None
+    if request.form.get("confirm") == "yes":
+        if not needs_password or own:
+            return None
+        try:
+            sessions.confirm(
+                visit.session, request.form.get("password_again", ""), address=g.address
+            )
+        except BadCredentials:
+            fault = "The password is wrong."
+        else:
+            return None
+    return show(
+        "confirm.html",
+        403 if fault else 200,
+        title=title,
+        effects=list(effects),
+        button=button,
+        needs_password=needs_password,
+        password_name="current_password" if own else "password_again",
+        fault=fault,
+        fields=[
+            (name, value)
+            for name, value in request.form.items(multi=True)
+            if name not in _OWN_FIELDS
+        ],
+    )
+
+
+def check_confirmed(visit: Visit) -> None:
+    """Ask for the password in the form itself, unless it was shown within five minutes.
+
+    For a form with a secret, which no second page must repeat. Raises ``Forbidden``, ``Throttled``.
+    """
+    sessions = visit.installation.console_sessions
+    if sessions.is_confirmed(visit.session):
+        return
+    try:
+        sessions.confirm(visit.session, request.form.get("password_again", ""), address=g.address)
+    except BadCredentials:
+        raise Forbidden("Your password is wrong.") from None
+
+
+def proof(own: bool) -> dict[str, str]:
+    """Return the field that proves one's own password to the API."""
+    return {"current_password": request.form.get("current_password", "")} if own else {}
+
+
+def pages_of(items: Sequence[Mapping[str, Any]], following: str | None) -> dict[str, Any]:
+    """Return what ``more.html`` needs: the query of the next page."""
+    query = {name: value for name, value in request.args.items() if name not in ("done", "at")}
+    next_query = urlencode({**query, "cursor": following}) if following else None
+    return {"items": items, "next_query": next_query}

@@ -1,0 +1,67 @@
+"""Signing keys: their lives, who has not fetched the next one, rotation and compromise."""
+
+from typing import Any, Final
+
+from flask import Response
+
+from keyosk.console.api import segment
+from keyosk.console.pages import Page, Visit, go, show, text, unconfirmed
+
+
+def keys(visit: Visit) -> Response:
+    """Show the signing keys, those of the past last."""
+    found = visit.api.get("/signing-keys").body["items"]
+    order = {"next": 0, "active": 1, "retired": 2}
+    return show("signing_keys.html", keys=sorted(found, key=lambda key: order.get(key["state"], 3)))
+
+
+def rotate(visit: Visit) -> Response:
+    """Publish the next signing key."""
+    mode = text("mode")
+    effects = {
+        "now": (
+            "A new key is published and signs as soon as every Keyosk process has it.",
+            "A service that keeps its keys for longer refuses new tokens until it fetches again.",
+        ),
+        "when_seen": (
+            "A new key is published; it signs once every service that identifies itself has it.",
+        ),
+    }
+    chosen = effects.get(
+        mode, ("A new key is published; it signs after the usual time, so nobody is left behind.",)
+    )
+    page = unconfirmed(visit, "Rotate the signing key?", chosen, button="Rotate")
+    if page is not None:
+        return page
+    body: dict[str, Any] = {mode: True} if mode in effects else {}
+    visit.api.send("POST", "/signing-keys/rotate", body, once=text("once"))
+    return go("/console/signing-keys", "rotated")
+
+
+def compromise(visit: Visit, kid: str) -> Response:
+    """Declare a key compromised."""
+    page = unconfirmed(
+        visit,
+        "Declare this signing key compromised?",
+        (
+            f"The key {kid} leaves the published set at once and never signs again.",
+            "Every token that it signed is refused: everybody has to log in again, and calls fail "
+            "until they did.",
+            "Another key signs from now on. Services that keep their key set refuse its tokens "
+            "until they fetch it.",
+            "This cannot be undone.",
+        ),
+        button="Declare it compromised",
+    )
+    if page is not None:
+        return page
+    path = f"/signing-keys/{segment(kid)}/compromise"
+    changed = visit.api.send("POST", path, {}, once=text("once"))
+    return go("/console/signing-keys", "compromised", at=changed.effective_at)
+
+
+PAGES: Final = (
+    Page("GET", "/console/signing-keys", keys),
+    Page("POST", "/console/signing-keys/rotate", rotate),
+    Page("POST", "/console/signing-keys/<kid>/compromise", compromise),
+)

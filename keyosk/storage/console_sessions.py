@@ -1,0 +1,114 @@
+"""Console sessions."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from keyosk.model import ConsoleSession, ListQuery, LoginNotice
+from keyosk.storage import listing as lists
+from keyosk.storage import tables
+from keyosk.storage.compiled import parameter
+from keyosk.storage.database import Database
+
+_SORTS: Final[lists.Sorts] = {"created_at": tables.ConsoleSession.id}
+
+
+class ConsoleSessionStore:
+    """Reads and writes the table of console sessions."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        session = tables.ConsoleSession
+        self._find = database.compile(session.select().where(session.digest == parameter("digest")))
+
+    def add(self, session: ConsoleSession) -> None:
+        """Insert a session."""
+        self._database.insert(
+            tables.ConsoleSession,
+            [
+                {
+                    "id": session.id,
+                    "account": session.account_id,
+                    "password_id": session.password_id,
+                    "digest": session.digest,
+                    "address": session.address,
+                    "agent": session.agent,
+                    "created_at": session.created_at,
+                    "seen_at": session.seen_at,
+                    "confirmed_at": session.confirmed_at,
+                    "expires_at": session.expires_at,
+                    "notice": json.dumps(dataclasses.asdict(session.notice)),
+                }
+            ],
+        )
+
+    def find(self, digest: bytes) -> ConsoleSession | None:
+        """Return the session whose secret has this hash."""
+        row = self._find.first(digest=digest)
+        return None if row is None else _session(row)
+
+    def get(self, account_id: str, session_id: str) -> ConsoleSession | None:
+        """Return a session of the account."""
+        session = tables.ConsoleSession
+        row = self._database.row(
+            session.select().where((session.id == session_id) & (session.account == account_id))
+        )
+        return None if row is None else _session(row)
+
+    def record_use(self, session_id: str, now: int) -> None:
+        """Write when the session was used."""
+        self._change(session_id, {"seen_at": now})
+
+    def record_confirmation(self, session_id: str, now: int) -> None:
+        """Write when the password was shown."""
+        self._change(session_id, {"confirmed_at": now})
+
+    def page(self, account_id: str, list_query: ListQuery) -> list[ConsoleSession]:
+        """Return a page of the account's sessions."""
+        key = tables.ConsoleSession.id
+        query = lists.page(_of(account_id), list_query, key=key, sorts=_SORTS, filters={})
+        return [_session(row) for row in self._database.rows(query)]
+
+    def count(self, account_id: str, list_query: ListQuery) -> int:
+        """Return the number of the account's sessions."""
+        return self._database.count(lists.filtered(_of(account_id), list_query, {}))
+
+    def remove(self, session_id: str) -> None:
+        """Delete one session."""
+        session = tables.ConsoleSession
+        self._database.write(session.delete().where(session.id == session_id))
+
+    def remove_of_account(self, account_id: str) -> None:
+        """Delete the sessions of an account."""
+        session = tables.ConsoleSession
+        self._database.write(session.delete().where(session.account == account_id))
+
+    def remove_expired(self, now: int) -> None:
+        """Delete the sessions that have ended by ``now``."""
+        session = tables.ConsoleSession
+        self._database.write(session.delete().where(session.expires_at <= now))
+
+    def _change(self, session_id: str, columns: Mapping[str, Any]) -> None:
+        session = tables.ConsoleSession
+        self._database.write(session.update(**columns).where(session.id == session_id))
+
+
+def _of(account_id: str) -> Any:
+    return tables.ConsoleSession.select().where(tables.ConsoleSession.account == account_id)
+
+
+def _session(row: Mapping[str, Any]) -> ConsoleSession:
+    return ConsoleSession(
+        id=row["id"],
+        account_id=row["account"],
+        password_id=row["password_id"],
+        digest=bytes(row["digest"]),
+        address=row["address"],
+        agent=row["agent"],
+        created_at=row["created_at"],
+        seen_at=row["seen_at"],
+        confirmed_at=row["confirmed_at"],
+        expires_at=row["expires_at"],
+        notice=LoginNotice(**json.loads(row["notice"])),
+    )

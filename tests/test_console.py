@@ -1,0 +1,573 @@
+"""The console's sessions: how one begins and ends, and what another site cannot do with one."""
+
+import dataclasses
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import pytest
+from werkzeug.test import Client as InProcess
+from werkzeug.test import TestResponse
+
+from installed import Clock, installed, rows_of
+from keyosk import app
+from keyosk.accounts.console_sessions import IDLE, LIFETIME
+from keyosk.console.application import create
+from keyosk.installation import Installation
+from keyosk.model import OPERATOR
+from live import ADMIN_PASSWORD, Client, LiveServer, unique
+from pages import Browser, Page, logged_in
+from people import NEW_PASSWORD, PASSWORD, Person, done, make_key, make_person
+from tables import table
+
+pytestmark = pytest.mark.every_database
+
+_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+
+@pytest.fixture
+def alice(server: LiveServer, admin: Client) -> Person:
+    return make_person(server, admin)
+
+
+@pytest.fixture
+def root(server: LiveServer, admin: Client) -> Browser:
+    """An admin of this test's own, logged in."""
+    person = make_person(server, admin, "keyosk:admin")
+    return logged_in(server, person.username)
+
+
+def test_a_login_begins_a_session_in_a_cookie_that_no_script_or_other_site_has(
+    server: LiveServer, alice: Person
+) -> None:
+    browser = Browser(server)
+    answer = browser.log_in(alice.username)
+    assert answer.status_code == 303
+    (cookie,) = [c for c in _set_cookies(answer) if "-session=" in c and "Max-Age=0" not in c]
+    assert re.fullmatch(
+        r"keyosk-\d+-session=[\w-]{43}; HttpOnly; Path=/; SameSite=Strict", cookie
+    )  # plain HTTP on loopback: a browser would not keep a Secure one everywhere
+    assert alice.username in browser.get("/me").text
+
+
+def test_over_https_the_cookie_is_bound_to_the_host(prepared_url: str) -> None:
+    with served(prepared_url, issuer="https://id.example.org/auth") as (_, client):
+        page = client.get("/console/login", base_url="http://10.0.0.1:8080")
+        assert "__Host-keyosk-login=" in page.headers["Set-Cookie"]
+        answer = log_in(client, base_url="https://id.example.org")
+        (cookie,) = [c for c in answer.headers.getlist("Set-Cookie") if "keyosk-session" in c]
+        assert re.fullmatch(
+            r"__Host-keyosk-session=[\w-]{43}; Secure; HttpOnly; Path=/; SameSite=Strict", cookie
+        )
+        assert answer.headers["Location"] == "/auth/console"
+        assert 'href="/auth/console/accounts"' in client.get(
+            "/console", base_url="https://id.example.org"
+        ).get_data(as_text=True)
+
+
+@table("host", ["keyosk.example:8080", "192.0.2.1:8080", "localhost.example", "[::2]:80", "", "%"])
+def test_plain_http_to_a_network_gets_no_cookie(installation: Installation, host: str) -> None:
+    client = app.create_app(installation).test_client()
+    answer = client.get("/console/login", headers={"Host": host})
+    assert (answer.status_code, answer.headers.getlist("Set-Cookie")) == (403, [])
+    assert "needs HTTPS" in answer.get_data(as_text=True)
+
+
+@table("host", ["localhost:8080", "127.0.0.1", "[::1]:8080", "keyosk.localhost"])
+def test_plain_http_on_loopback_may_have_one(installation: Installation, host: str) -> None:
+    client = app.create_app(installation).test_client()
+    assert client.get("/console/login", headers={"Host": host}).status_code == 200
+
+
+def test_the_database_has_no_secret_of_a_session(installation: Installation) -> None:
+    client = app.create_app(installation).test_client()
+    answer = log_in(client)
+    secret = re.search(r"session=([\w-]{43})", str(answer.headers.getlist("Set-Cookie")))
+    assert secret is not None
+    ((row),) = rows_of(installation, "SELECT * FROM console_session")
+    assert all(secret[1] not in str(value) and secret[1].encode() != value for value in row)
+    assert ADMIN_PASSWORD not in str(row)
+
+
+def test_an_api_key_logs_nobody_in(server: LiveServer, admin: Client, alice: Person) -> None:
+    _, secret = make_key(admin, alice)
+    browser = Browser(server)
+    for username in (alice.username, "", secret):
+        assert browser.log_in(username, secret).status_code in (401, 400)
+    assert not browser.is_logged_in()
+
+
+def test_a_wrong_login_says_the_same_whatever_is_wrong(
+    server: LiveServer, admin: Client, alice: Person
+) -> None:
+    off = make_person(server, admin)
+    done(admin.patch(off.path, json={"enabled": False}))
+    answers = {
+        (answer.status_code, Page(answer).text.replace(name, ""))
+        for name, password in (
+            (alice.username, "not the password at all"),
+            (unique("nobody"), PASSWORD),
+            (off.username, PASSWORD),
+        )
+        for answer in [Browser(server).log_in(name, password)]
+    }
+    assert len(answers) == 1
+    assert {status for status, _ in answers} == {401}
+
+
+@pytest.mark.attack
+def test_guesses_here_and_at_the_token_endpoint_are_counted_together(
+    server: LiveServer, alice: Person
+) -> None:
+    browser = Browser(server)
+    for _ in range(6):
+        assert browser.log_in(alice.username, "a wrong guess, no. 1").status_code == 401
+    browser.client.session.cookies.clear()
+    login = (alice.username, "a wrong guess, no. 2")
+    statuses = [browser.client.post("/auth/token", auth=login).status_code for _ in range(7)]
+    assert statuses == [401] * 6 + [429]
+    answer = browser.log_in(alice.username)
+    assert (answer.status_code, int(answer.headers["Retry-After"]) > 0) == (429, True)
+    assert Page(answer).h1 == "Log in"
+
+
+@pytest.mark.attack
+def test_a_session_that_somebody_else_chose_is_none(server: LiveServer, alice: Person) -> None:
+    browser = Browser(server)
+    name = f"keyosk-{server.port}-session"
+    chosen = "A" * 43
+    browser.client.session.cookies.set(name, chosen, domain="127.0.0.1", path="/")
+    assert not browser.is_logged_in()
+    browser.log_in(alice.username)
+    first = browser.client.session.cookies[name]
+    assert first != chosen
+    thief = Browser(server)
+    thief.client.session.cookies.set(name, first, domain="127.0.0.1", path="/")
+    assert thief.is_logged_in()
+    browser.log_in(alice.username)  # a login anew ends the session before
+    assert (browser.is_logged_in(), thief.is_logged_in()) == (True, False)
+
+
+def test_password_fields_are_masked_and_open_to_password_managers(
+    server: LiveServer, alice: Person, root: Browser
+) -> None:
+    pages = [Browser(server).get("/console/login"), root.get("/me"), root.get("/console/accounts")]
+    pages.append(root.get(f"/console/accounts/{alice.id}"))
+    fields = [
+        given
+        for page in pages
+        for tag, given in page.tags
+        if tag == "input" and "password" in (given.get("name") or "")
+    ]
+    assert len(fields) == 5
+    for given in fields:
+        assert given["type"] == "password"
+        assert given["autocomplete"] in ("current-password", "new-password")
+
+
+# --- How one ends ---------------------------------------------------------------------------------
+
+
+def test_a_session_ends_by_logout(server: LiveServer, alice: Person) -> None:
+    browser = logged_in(server, alice.username)
+    kept = browser.client.session.cookies.copy()
+    answer = browser.post("/console/logout", {})
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/console/login")
+    assert not browser.is_logged_in()
+    browser.client.session.cookies.update(kept)
+    assert not browser.is_logged_in()
+
+
+@table(
+    "change",
+    ["password", "no password", "disabled", "disabled and enabled", "tokens", "session", "deleted"],
+)
+def test_a_session_ends_when_its_account_loses_what_it_rests_on(
+    server: LiveServer, admin: Client, change: str
+) -> None:
+    person = make_person(server, admin)
+    browser = logged_in(server, person.username)
+    match change:
+        case "password":
+            admin.put(f"{person.path}/password", json={"password": NEW_PASSWORD})
+        case "no password":
+            admin.delete(f"{person.path}/password")
+        case "disabled" | "disabled and enabled":
+            done(admin.patch(person.path, json={"enabled": False}))
+            if change.endswith("enabled"):
+                done(admin.patch(person.path, json={"enabled": True}))
+        case "tokens":
+            done(admin.delete(f"{person.path}/tokens"))
+        case "session":
+            (session,) = done(admin.get(f"{person.path}/console-sessions"))["items"]
+            done(admin.delete(f"{person.path}/console-sessions/{session['id']}"), 204)
+        case "deleted":
+            done(admin.delete(person.path), 204)
+    assert not browser.is_logged_in()
+
+
+def test_a_session_ends_after_half_an_hour_without_a_request(prepared_url: str) -> None:
+    clock = Clock()
+    with served(prepared_url, clock=clock) as (_, client):
+        log_in(client)
+        for _ in range(3):
+            clock.now += IDLE - 1
+            assert client.get("/me").status_code == 200
+        clock.now += IDLE
+        assert client.get("/me").status_code == 303
+
+
+def test_a_session_ends_eight_hours_after_the_login_at_the_latest(prepared_url: str) -> None:
+    clock = Clock()
+    with served(prepared_url, clock=clock) as (_, client):
+        log_in(client)
+        start = clock.now
+        while clock.now + 1_000 < start + LIFETIME:
+            clock.now += 1_000
+            assert client.get("/me").status_code == 200
+        clock.now = start + LIFETIME
+        assert client.get("/me").status_code == 303
+
+
+def test_a_session_of_a_clock_that_was_ahead_ends(prepared_url: str) -> None:
+    clock = Clock()
+    with served(prepared_url, clock=clock) as (_, client):
+        log_in(client)
+        clock.now -= 3_600
+        assert client.get("/me").status_code == 303
+
+
+def test_sessions_are_listed_for_their_owner_and_for_admins_only(
+    server: LiveServer, admin: Client, alice: Person
+) -> None:
+    browser = logged_in(server, alice.username)
+    browser.client.session.headers["User-Agent"] = "<b>Test"
+    browser = logged_in(server, alice.username)
+    own = alice.login()
+    listed = done(own.get("/accounts/me/console-sessions"))["items"]
+    assert listed == done(admin.get(f"{alice.path}/console-sessions"))["items"]
+    assert len(listed) == 2
+    assert listed[0].keys() == {
+        "id", "address", "agent", "created_at", "last_used_at", "expires_at",
+    }  # fmt: skip
+    other = make_person(server, admin)
+    path = f"{alice.path}/console-sessions"
+    assert other.login().get(path).status_code == 403
+    assert other.login().delete(f"{path}/{listed[0]['id']}").status_code == 403
+    assert own.delete(f"/accounts/me/console-sessions/{listed[0]['id']}").status_code == 204
+    assert own.delete(f"/accounts/me/console-sessions/{listed[0]['id']}").status_code == 404
+    assert browser.is_logged_in()
+
+
+def test_a_login_is_told_of_the_one_before(prepared_url: str) -> None:
+    clock = Clock()
+    with served(prepared_url, clock=clock) as (keyosk, client):
+
+        def told(address: str, secret: str = ADMIN_PASSWORD) -> str:
+            clock.now += 60
+            options = {"environ_overrides": {"REMOTE_ADDR": address}}
+            log_in(client, secret, **options)
+            return client.get("/console", **options).get_data(as_text=True)
+
+        assert "first login" in told("192.0.2.1")
+        text = told("192.0.2.1")
+        assert "2030-03-17 17:47 UTC from 192.0.2.1" in text
+        assert "never logged in from this address" not in text
+        assert "Your password was set" not in text
+        assert "never logged in from this address" in told("192.0.2.2")
+        assert "never logged in from this address" not in told("192.0.2.1")
+        clock.now += 1
+        keyosk.accounts.set_password(OPERATOR, "admin", NEW_PASSWORD)
+        assert "Your password was set at" in told("192.0.2.1", NEW_PASSWORD)
+
+
+# --- What another site cannot do ------------------------------------------------------------------
+
+
+@pytest.mark.attack
+@table(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "none"},
+        {"Sec-Fetch-Site": "something new"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:1"},
+    ],
+)
+def test_a_form_of_another_site_is_refused_even_with_the_token(
+    server: LiveServer, alice: Person, headers: dict[str, str]
+) -> None:
+    browser = logged_in(server, alice.username)
+    answer = browser.post("/console/logout", {}, headers=headers)
+    assert answer.status_code == 403
+    assert browser.is_logged_in()
+    fields = browser.get("/console/login").form("/console/login").fields
+    fields |= {"username": alice.username, "password": PASSWORD}
+    assert browser.client.post("/console/login", data=fields, headers=headers).status_code == 403
+
+
+@table(
+    "headers",
+    [{"Sec-Fetch-Site": "same-origin"}, {"Origin": "own"}, {"Origin": "localhost"}, {}],
+)
+def test_a_form_of_its_own_pages_passes(
+    server: LiveServer, alice: Person, headers: dict[str, str]
+) -> None:
+    browser = logged_in(server, alice.username)
+    sent = dict(headers)
+    if "Origin" in headers:
+        host = {"own": "127.0.0.1", "localhost": "localhost"}[headers["Origin"]]
+        sent = {"Origin": f"http://{host}:{server.port}", "Host": f"{host}:{server.port}"}
+    assert browser.post("/console/logout", {}, headers=sent).status_code == 303
+
+
+@pytest.mark.attack
+def test_a_form_without_the_token_of_its_session_is_refused(
+    server: LiveServer, admin: Client, alice: Person
+) -> None:
+    browser = logged_in(server, alice.username)
+    others = logged_in(server, make_person(server, admin).username).token()
+    for token in (None, "", others, "ä", browser.token()[:-1]):
+        data = {} if token is None else {"csrf_token": token}
+        answer = browser.client.post("/console/logout", data=data)
+        assert answer.status_code == 403
+        assert "another site" in Page(answer).text
+    assert browser.is_logged_in()
+
+
+@pytest.mark.attack
+def test_nobody_is_logged_in_by_a_form_that_was_not_theirs(
+    server: LiveServer, alice: Person
+) -> None:
+    browser, other = Browser(server), Browser(server)
+    fields = other.get("/console/login").form("/console/login").fields
+    fields |= {"username": alice.username, "password": PASSWORD}
+    assert browser.client.post("/console/login", data=fields).status_code == 403  # no cookie at all
+    browser.get("/console/login")
+    assert browser.client.post("/console/login", data=fields).status_code == 403
+    assert not browser.is_logged_in()
+
+
+@pytest.mark.attack
+def test_the_cookie_is_no_login_to_the_api_and_a_login_to_the_api_is_no_cookie(
+    server: LiveServer, admin: Client
+) -> None:
+    person = make_person(server, admin, "keyosk:admin")
+    browser = logged_in(server, person.username)
+    assert browser.client.get("/accounts").status_code == 401
+    assert browser.client.post("/auth/token").status_code == 401
+    for client in (person.login(), person.bearer()):
+        assert client.get("/console/accounts").status_code == 303
+        answer = client.post("/console/accounts", data={"username": unique("made")})
+        assert answer.status_code == 303
+        assert answer.headers["Location"].startswith("/console/login")
+
+
+@pytest.mark.attack
+@table(
+    "wanted, place",
+    [
+        ("/me", "/me"),
+        ("/console/audit?actor=x", "/console/audit?actor=x"),
+        ("https://evil.example/", "/console"),
+        ("//evil.example/console", "/console"),
+        ("/\\evil.example", "/console"),
+        ("/console\\@evil.example", "/console"),
+        ("/console/\r\nSet-Cookie: a=b", "/console"),
+        ("javascript:alert(1)", "/console"),
+        ("/consoles", "/console"),
+        ("/accounts", "/console"),
+    ],
+)
+def test_a_login_leads_to_a_page_of_the_console(
+    server: LiveServer, alice: Person, wanted: str, place: str
+) -> None:
+    browser = Browser(server)
+    fields = browser.get("/console/login", params={"next": wanted}).form("/console/login").fields
+    assert fields["next"] == place
+    fields |= {"username": alice.username, "password": PASSWORD, "next": wanted}
+    answer = browser.client.post("/console/login", data=fields)
+    assert (answer.status_code, answer.headers["Location"]) == (303, place)
+
+
+def test_a_page_without_a_session_leads_to_the_login_and_back(server: LiveServer) -> None:
+    browser = Browser(server)
+    for path in ("/console", "/me", "/console/audit?actor=a%26b"):
+        answer = browser.client.get(path)
+        assert answer.status_code == 303
+        login = browser.get(answer.headers["Location"])
+        assert login.form("/console/login").fields["next"] == path
+    answer = browser.client.get("/console/accounts?q=a", headers={"HX-Request": "true"})
+    assert (answer.status_code, answer.headers["HX-Redirect"][:20]) == (204, "/console/login?next=")
+
+
+@pytest.mark.attack
+def test_every_page_but_the_login_needs_a_session_and_every_change_its_token(
+    server: LiveServer, installation: Installation, root: Browser, subtests: pytest.Subtests
+) -> None:
+    pages = create(installation, lambda *_: []).url_map.iter_rules()
+    seen = 0
+    for rule in pages:
+        path = re.sub(r"<[^>]+>", "x", rule.rule)
+        (method,) = (rule.methods or set()) - {"HEAD", "OPTIONS"}
+        if path.startswith(("/console/login", "/console/static")):
+            continue
+        seen += 1
+        with subtests.test(f"{method} {path}"):
+            answer = Client(server.url).request(method, path)
+            assert (answer.status_code, answer.headers["Location"][:14]) == (303, "/console/login")
+            if method == "POST":
+                assert root.client.post(path).status_code == 403
+            answer = root.client.request("OPTIONS", path)
+            assert (answer.status_code, method in answer.headers["Allow"]) == (204, True)
+            assert root.client.request("PUT", path).status_code == 405
+    assert seen > 25
+
+
+def test_no_page_is_kept_framed_or_sent_elsewhere(server: LiveServer, root: Browser) -> None:
+    for path in ("/console/login", "/console", "/console/nothing", "/me", "/console/accounts"):
+        headers = root.client.get(path).headers
+        assert headers["Content-Security-Policy"] == _POLICY
+        assert headers["Cache-Control"] == "no-store"
+        assert headers["Referrer-Policy"] == "same-origin"
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
+        assert "Access-Control-Allow-Origin" not in headers
+    answer = root.client.get("/console/static/htmx.min.js")
+    assert (answer.status_code, answer.headers["Cache-Control"]) == (200, "public, max-age=300")
+    tag = {"If-None-Match": answer.headers["ETag"]}
+    assert root.client.get("/console/static/htmx.min.js", headers=tag).status_code == 304
+    for file in ("htmx.LICENSE", "..%2fapi.py", "nothing.js"):
+        assert root.client.get(f"/console/static/{file}").status_code == 404
+    assert Client(server.url).get("/accounts").headers["Referrer-Policy"] == "no-referrer"
+
+
+def test_what_is_done_here_is_in_the_audit_log_as_done_here(
+    server: LiveServer, admin: Client
+) -> None:
+    person = make_person(server, admin, "keyosk:admin")
+    browser = logged_in(server, person.username)
+    name = unique("made")
+    page = browser.act("/console/accounts", username=name, kind="machine")
+    assert page.h1 == name
+    rows = done(admin.get("/audit", params={"actor": person.id, "sort": "sequence"}))["items"]
+    assert [(row["action"], row["via"], row["credential"]) for row in rows] == [
+        ("console_session.begin", "console", "password"),
+        ("account.create", "console", "password"),
+    ]
+    assert all(row["address"] == browser.client.source for row in rows)
+    assert server.run("audit", "verify").returncode == 0
+
+
+@pytest.mark.attack
+def test_a_row_that_says_by_which_way_it_came_is_proven_by_the_chain(
+    installation: Installation,
+) -> None:
+    client = app.create_app(installation).test_client()
+    log_in(client)
+    assert installation.audit.verify().fault is None
+    installation.database.raw.execute_sql("UPDATE audit_row SET via = NULL")
+    assert "was changed" in (installation.audit.verify().fault or "")
+
+
+def test_it_can_be_turned_off(prepared_url: str) -> None:
+    with served(prepared_url, has_console=False) as (_, client):
+        for path in ("/console", "/console/login", "/me", "/console/static/console.css"):
+            answer = client.get(path)
+            assert (answer.status_code, answer.mimetype) == (404, "application/problem+json")
+
+
+# --- Dangerous acts -------------------------------------------------------------------------------
+
+
+@pytest.mark.attack
+def test_a_dangerous_act_is_shown_first_and_takes_the_password_after_five_minutes(
+    prepared_url: str,
+) -> None:
+    clock = Clock()
+    with served(prepared_url, clock=clock) as (keyosk, client):
+        log_in(client)
+        bob = keyosk.grants.create_account(OPERATOR, [], username="bob").id
+        path, fields = f"/console/accounts/{bob}/grant", {"kind": "scope", "name": "keyosk:admin"}
+
+        def send(**more: str) -> TestResponse:
+            return client.post(path, data={"csrf_token": token(client), **fields, **more})
+
+        def granted() -> bool:
+            return bool(keyosk.grants.of("bob")[1])
+
+        page = send().get_data(as_text=True)
+        assert "may then administer Keyosk" in page
+        assert "Your password" not in page  # it was shown just now, at the login
+        assert not granted()
+        clock.now += 301
+        assert "Your password" in send().get_data(as_text=True)
+        answer = send(confirm="yes")
+        assert (answer.status_code, granted()) == (403, False)
+        answer = send(confirm="yes", password_again="not the password at all")
+        assert (answer.status_code, granted()) == (403, False)
+        answer = send(confirm="yes", password_again=ADMIN_PASSWORD)
+        assert (answer.status_code, granted()) == (303, True)
+        assert "Your password" not in send().get_data(as_text=True)
+        clock.now += 301
+        assert "Your password" in send().get_data(as_text=True)
+
+
+@pytest.mark.attack
+def test_ones_own_credentials_take_the_password_each_time(
+    server: LiveServer, alice: Person
+) -> None:
+    browser = logged_in(server, alice.username)
+    page = browser.act("/console/accounts/me/api-keys", PASSWORD, name="laptop")
+    assert page.h1 == "New API key: laptop"
+    for given in ("", "not the password at all"):
+        fields = {"name": "another", "confirm": "yes", "current_password": given}
+        assert browser.post("/console/accounts/me/api-keys", fields).status_code == 403
+    assert len(done(alice.login().get("/accounts/me/api-keys"))["items"]) == 1
+    fields = {"password": NEW_PASSWORD, "current_password": "not the password at all"}
+    assert browser.post("/console/accounts/me/password", fields).status_code == 403
+    fields["current_password"] = PASSWORD
+    assert browser.post("/console/accounts/me/password", fields).status_code == 303
+    assert not browser.is_logged_in()
+    assert logged_in(server, alice.username, NEW_PASSWORD).is_logged_in()
+
+
+# --- What these tests are made of -----------------------------------------------------------------
+
+
+@contextmanager
+def served(
+    url: str, *, clock: Callable[[], float] = time.time, **fields: Any
+) -> Iterator[tuple[Installation, InProcess]]:
+    """An installation with its console, in this process; ``fields`` of it may be others."""
+    with installed(url, clock=clock) as keyosk:
+        made = dataclasses.replace(keyosk, **fields)
+        yield made, app.create_app(made).test_client()
+
+
+def log_in(client: InProcess, secret: str = ADMIN_PASSWORD, **options: Any) -> TestResponse:
+    page = client.get("/console/login", **options).get_data(as_text=True)
+    found = re.search(r'name="csrf_token" value="(\w+)"', page)
+    assert found is not None
+    fields = {"csrf_token": found[1], "username": "admin", "password": secret}
+    answer = client.post("/console/login", data=fields, **options)
+    assert answer.status_code == 303, answer.get_data(as_text=True)
+    return answer
+
+
+def token(client: InProcess) -> str:
+    found = re.search(r'name="csrf_token" value="(\w+)"', client.get("/me").get_data(as_text=True))
+    assert found is not None
+    return found[1]
+
+
+def _set_cookies(answer: Any) -> list[str]:
+    return list(answer.raw.headers.getlist("Set-Cookie"))
