@@ -59,6 +59,7 @@ LOCAL_IMPORTS: Final[Mapping[tuple[str, str], str]] = {
     ("storage.drivers", "keyosk.storage.postgresql.Postgresql"): "its driver is an extra",
     ("__main__", "keyosk.cli"): "a failure of the import itself is told as others are",
     ("keys.hsm", "pkcs11"): "its driver is an extra",
+    ("workloads.key_sets", "keyosk.workloads.fetching"): "a start imports no HTTP client",
     ("cli", "keyosk.cli.completion"): "only a shell that completes needs it",
     **{
         (f"cli.{module}", f"keyosk.cli.{target}"): "--help and completion import nothing heavy"

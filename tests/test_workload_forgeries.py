@@ -22,7 +22,7 @@ from keyosk.model import WorkloadRule
 from keyosk.workloads import claims as matching
 from keyosk.workloads import fetching
 from keyosk.workloads.assertions import LONGEST
-from keyosk.workloads.fetching import FetchFailed
+from keyosk.workloads.documents import FetchFailed
 from keyosk.workloads.presets import PRESETS
 from live import Client, LiveServer, unique
 from people import done

@@ -18,30 +18,13 @@ from urllib.parse import urlsplit
 
 import httpcore
 
-#: Seconds that a document may take in all, from the look-up of the name to its last byte.
-TIMEOUT: Final = 5.0
+from keyosk.workloads.documents import TIMEOUT, FetchFailed, check_url
+
 _LARGEST: Final = 512 * 1024  # bytes
 _MAX_AGE: Final = re.compile(r"(?:^|[\s,])max-age=\"?(\d{1,9})", re.IGNORECASE)
 #: Seconds that a key set is fresh, whatever its headers say: at least and at most.
 _FRESH: Final = (300, 86_400)
 _FRESH_BY_DEFAULT: Final = 3_600
-
-
-class FetchFailed(Exception):
-    """The document could not be had; the message says why, and quotes nothing of it."""
-
-
-def check_url(url: str) -> None:
-    """Raise ``ValueError`` unless a document may be fetched from this URL."""
-    parts = urlsplit(url)
-    if not url.isascii() or not url.isprintable() or " " in url:
-        raise ValueError("must be printable ASCII without spaces")
-    if parts.username is not None or parts.password is not None or parts.fragment:
-        raise ValueError("must have no user, password or fragment")
-    if not parts.hostname or parts.port == 0:  # .port raises ValueError where it is no number
-        raise ValueError("must be a URL with a host")
-    if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(parts.hostname)):
-        raise ValueError("must be an https URL; http is accepted for a loopback address only")
 
 
 def fetch_json(url: str, *, allow_private: bool) -> tuple[Any, int]:
@@ -187,13 +170,6 @@ def _is_allowed(address: IPv4Address | IPv6Address, *, allow_private: bool) -> b
     if isinstance(address, IPv6Address) and (address.sixtofour or address.teredo):
         return False  # an IPv4 address in disguise
     return allow_private or address.is_global
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _freshness(headers: Iterable[tuple[bytes, bytes]]) -> int:

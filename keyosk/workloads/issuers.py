@@ -21,7 +21,7 @@ from keyosk.model import (
 from keyosk.permissions.context import Context
 from keyosk.storage.stores import Stores
 from keyosk.validation import LONGEST_TEXT, Faults, check_version
-from keyosk.workloads import assertions, claims, fetching
+from keyosk.workloads import assertions, claims, documents
 from keyosk.workloads.presets import PRESETS
 
 #: Held by what reads an issuer or a rule and writes what it made of it.
@@ -259,7 +259,7 @@ def _check_keys(faults: Faults, document: Mapping[str, Any]) -> None:
 
 def _check_url(faults: Faults, field: str, url: str) -> None:
     try:
-        fetching.check_url(url)
+        documents.check_url(url)
     except ValueError as error:
         faults.add(field, str(error))
 

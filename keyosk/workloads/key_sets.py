@@ -18,9 +18,9 @@ from keyosk.errors import Unavailable
 from keyosk.model import TrustedIssuer
 from keyosk.storage.database import Database
 from keyosk.storage.workloads import FetchedKeys, IssuerStore
-from keyosk.workloads import assertions, fetching
+from keyosk.workloads import assertions
 from keyosk.workloads.assertions import Assertion
-from keyosk.workloads.fetching import FetchFailed
+from keyosk.workloads.documents import TIMEOUT, FetchFailed
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ KEPT: Final = 86_400
 _PAUSE: Final = 30
 _PAUSE_AFTER_FAULT: Final = 10
 #: Seconds that a request waits for keys, and between two looks at the database meanwhile.
-_WAIT: Final = fetching.TIMEOUT + 1
+_WAIT: Final = TIMEOUT + 1
 _LOOK: Final = 0.05
 #: How many requests of a process may wait for keys. SECURITY: each holds a thread, and whoever
 #: makes an issuer slow must not take them all.
@@ -124,6 +124,8 @@ class KeySets:
 
     def _download(self, issuer: TrustedIssuer) -> tuple[str, int]:
         """Return the text of the key set, and for how many seconds it is fresh."""
+        from keyosk.workloads import fetching  # noqa: PLC0415 - it is an HTTP client
+
         url = issuer.jwks_uri
         if url is None:
             address = issuer.issuer.rstrip("/") + METADATA_PATH
