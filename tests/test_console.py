@@ -483,6 +483,12 @@ def test_it_can_be_turned_off(prepared_url: str) -> None:
         for path in ("/console", "/console/login", "/me", "/console/static/console.css"):
             answer = client.get(path)
             assert (answer.status_code, answer.mimetype) == (404, "application/problem+json")
+        assert "console" not in client.get("/").get_json()["links"]
+
+
+def test_the_first_page_of_keyosk_leads_to_it(server: LiveServer) -> None:
+    links = server.client().get("/", headers={"Accept": "application/json"}).json()["links"]
+    assert links["console"] == f"{server.url}/console"
 
 
 # --- Dangerous acts -------------------------------------------------------------------------------

@@ -88,6 +88,8 @@ class IndexResource(Endpoint):
     def get(self) -> Response:
         """Return the main addresses; a page of them to browsers."""
         there = {rule.rule for rule in current_app.url_map.iter_rules()}
+        if self.installation.has_console:  # an application of its own, before this one
+            there.add("/console")
         if prefers(_HTML):
             request.environ[OWN_HEADERS] = {"Content-Security-Policy": _POLICY}
             page = _page(there, self.installation.version)
