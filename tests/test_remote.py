@@ -813,6 +813,7 @@ def test_what_is_no_token_is_not_kept(tmp_path: Path, body: bytes) -> None:
 LIGHT = {
     *("click", "keyosk", "keyosk.__main__", "keyosk.errors", "keyosk.whitespace"),
     *("keyosk.permissions", "keyosk.permissions.verifier_presets"),
+    *("keyosk.workloads", "keyosk.workloads.presets"),
 }
 LIGHT_BELOW = ("click.", "keyosk.cli", "keyosk.model")
 HEAVY = {f"keyosk.cli.{name}" for name in ("client", "documents", "local", "machine", "remote")} | {

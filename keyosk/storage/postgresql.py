@@ -13,6 +13,7 @@ all in one round trip.
 """
 
 import json
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -32,6 +33,9 @@ from keyosk.errors import DatabaseUnusable, Unavailable
 from keyosk.storage import driver_errors
 from keyosk.storage.compiled import Insert, Row
 from keyosk.storage.outage import Outage
+
+# It warns of connections that break; the line about the outage says so once, with the cause.
+logging.getLogger("psycopg").setLevel(logging.ERROR)
 
 # As peewee does where it is imported with its driver; see ``keyosk.storage``.
 for _name, _value in (
