@@ -358,6 +358,7 @@ def tell_changes(story: Story, admin: Client) -> None:
 
 
 def tell_public(story: Story, anybody: Client) -> None:
+    story.send(anybody, "GET", "/", exactly=False)
     for path in ("oauth-authorization-server", "openid-configuration"):
         story.send(anybody, "GET", f"/.well-known/{path}")
     story.send(anybody, "GET", "/openapi.json", exactly=False)
