@@ -1,23 +1,13 @@
-"""API keys: those of an account are made, rotated and ended; those of everybody are found."""
+"""The API keys of an account are made, rotated and ended."""
 
 from typing import Any, Final
 
-from flask import Response, request
+from flask import Response
 
 from keyosk.console.api import segment
-from keyosk.console.pages import Page, Visit, go, lines, pages_of, proof, show, text, unconfirmed
+from keyosk.console.pages import Page, Visit, go, lines, proof, show, text, unconfirmed
 
 _SHOWN_ONCE: Final = "The next page shows the secret of the new key, this once."
-_FILTERS: Final = ("prefix", "owner", "expires_before", "unused_since", "cursor")
-
-
-def keys(visit: Visit) -> Response:
-    """List the keys of all accounts."""
-    query = {name: request.args.get(name, "").strip()[:1000] for name in _FILTERS}
-    # A leaked key that was pasted whole: only its beginning is needed, and goes no further.
-    query["prefix"] = query["prefix"][:12]
-    found = visit.api.get("/api-keys", **query, limit=50).body
-    return show("api_keys.html", query=query, **pages_of(found["items"], found["next"]))
 
 
 def create(visit: Visit, reference: str) -> Response:
