@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from keyosk.errors import Unavailable
+from keyosk.errors import DatabaseUnusable, Unavailable
 
 _log = logging.getLogger(__name__)
 
@@ -108,13 +108,16 @@ class OutageLog:
         self._shared = shared
         self._lock = threading.Lock()
         self._told: dict[bool, float] = {}
+        self._is_started = False
         #: Whether there is anything to end; the one look that each success costs.
         self.is_on = False
 
     def begin(self, failure: Unavailable, *, reads: bool) -> None:
         """A statement failed that only ``reads``, or any."""
+        # A start that this ends tells of it itself, and of nothing else.
+        is_told = isinstance(failure, DatabaseUnusable) and not self._is_started
         with self._lock:
-            if self._told or failure.reason is None:
+            if self._told or failure.reason is None or is_told:
                 return
             self._told[reads] = time.monotonic()
             self.is_on = True
@@ -135,5 +138,6 @@ class OutageLog:
 
     def started(self) -> None:
         """A process started with the database: what one that is gone told of is over."""
+        self._is_started = True
         if self._shared is not None and self._shared.turn(is_on=False):
             _log.warning("The database is available again.")
