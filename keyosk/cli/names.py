@@ -38,14 +38,14 @@ def _completing(look: _Look) -> Complete:
     ) -> list[CompletionItem[str]]:
         try:
             with context.scope(cleanup=False), _hurried(), shared.client() as client:
-                found = [*islice(look(client, context, incomplete), _MOST)]
+                fitting = (
+                    CompletionItem(name, help=help_)
+                    for name, help_ in look(client, context, incomplete)
+                    if name.startswith(incomplete) and _NAME.fullmatch(name)
+                )
+                return [*islice(fitting, _MOST)]
         except Exception:  # noqa: BLE001 - the terminal is somebody's who is typing
             return []
-        return [
-            CompletionItem(name, help=help_)
-            for name, help_ in found
-            if name.startswith(incomplete) and _NAME.fullmatch(name)
-        ]
 
     return complete
 
