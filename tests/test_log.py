@@ -179,6 +179,7 @@ def warnings_of(server: LiveServer) -> list[str]:
     for line in server.log.read_text().splitlines():
         with suppress(ValueError):
             entry = json.loads(line)
-            if isinstance(entry, dict) and entry.get("level") == "warning":
+            # A login that fails at that moment may tell of what it could not write besides.
+            if isinstance(entry, dict) and entry.get("logger") == "keyosk.storage.outage":
                 found.append(entry["message"])
     return found

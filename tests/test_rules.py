@@ -78,6 +78,8 @@ POST   /accounts/{account}/api-keys/{key}/rotate 401  403  403  422  403  403  4
 GET    /api-keys                                401  403  200  200  403  403  403  200  200
 GET    /accounts/{account}/tokens               401  403  200  200  403  403  403  200  200
 DELETE /accounts/{account}/tokens/{key}         401  403  403  404  403  403  403  404  404
+GET    /accounts/{account}/console-sessions     401  403  200  200  403  403  403  200  200
+DELETE /accounts/{account}/console-sessions/{key} 401  403  403  404  403  403  403  404  404
 GET    /accounts/me/tokens                      401  200  200  200  200  200  200  200  200
 DELETE /accounts/me/tokens/{key}                401  404  404  404  404  404  404  404  404
 DELETE /accounts/{absent}/tokens                401  403  403  404  403  403  403  404  404

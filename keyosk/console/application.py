@@ -28,7 +28,7 @@ from keyosk.console.pages import Page, Visit, go, notice, once, root, show
 from keyosk.errors import BadCredentials
 from keyosk.installation import Installation
 from keyosk.permissions import entitlements
-from keyosk.web import access, access_log, documentation, errors, middleware
+from keyosk.web import access, access_log, documentation, errors, middleware, preconditions
 from keyosk.web.application import MAX_BODY, LeanFlask, Mount, NoSessions
 from keyosk.web.fields import rfc3339
 from keyosk.web.responses import nothing, public_response
@@ -222,8 +222,7 @@ def _static(file: str) -> Response:
         raise NotFound
     request.environ[access.PUBLIC] = True
     response = public_response(Response(_content(file), mimetype=_FILES[file]))
-    response.make_conditional(request)
-    return response
+    return preconditions.evaluate(response)
 
 
 @cache
