@@ -100,7 +100,9 @@ class Platform:
 
     def start(self) -> None:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self.issuer = f"http://127.0.0.1:{self._server.server_port}"
+        # With a path of its own: a port may be that of another test before.
+        self._path = f"/{uuid4()}"
+        self.issuer = f"http://127.0.0.1:{self._server.server_port}{self._path}"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def stop(self) -> None:
@@ -112,13 +114,14 @@ class Platform:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                platform.asked.append(self.path)
-                if self.path in platform.answers:
-                    platform.answers[self.path](self)
-                elif self.path == METADATA:
+                path = self.path.removeprefix(platform._path)
+                platform.asked.append(path)
+                if path in platform.answers:
+                    platform.answers[path](self)
+                elif path == METADATA:
                     body = {"issuer": platform.issuer, "jwks_uri": platform.issuer + KEYS}
                     send(self, json.dumps(body).encode())
-                elif self.path == KEYS:
+                elif path == KEYS:
                     headers = {"Cache-Control": platform.cache_control}
                     send(self, json.dumps({"keys": platform.keys}).encode(), headers=headers)
                 else:

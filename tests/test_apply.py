@@ -18,7 +18,16 @@ from keyosk.cli import documents
 from keyosk.errors import Invalid
 from keyosk.installation import Installation
 from keyosk.merge_patch import is_same, merge_difference, merge_patch
-from keyosk.model import ADMIN, OPERATOR, CredentialKind, Grant, Kind, ListQuery, Scope
+from keyosk.model import (
+    ADMIN,
+    OPERATOR,
+    USUAL_CREDENTIALS,
+    CredentialKind,
+    Grant,
+    Kind,
+    ListQuery,
+    Scope,
+)
 from keyosk.web import bodies
 from keyosk.web.declared import DeclarationSchema, declaration_of, shape_of_step
 from live import LiveServer
@@ -252,7 +261,7 @@ def test_null_resets_a_field(installation: Installation) -> None:
     assert len(apply(installation, **nulls)) == 2
     service = installation.services.get("todo")
     assert service.policy.token_lifetime is None
-    assert service.policy.accepts == set(CredentialKind)
+    assert service.policy.accepts == USUAL_CREDENTIALS
     assert service.policy.enabled
     assert service.title == ""
     assert installation.accounts.get("alice").expires_at is None

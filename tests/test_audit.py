@@ -79,6 +79,7 @@ def test_a_row_tells_who_whence_what_and_how_it_ended(admin: Client, admin_id: s
     assert len(row.pop("hash")) == 64
     assert row.pop("sequence") > 0
     assert row == {
+        "via": None,
         "actor": admin_id,
         "actor_name": "admin",
         "credential": "password",

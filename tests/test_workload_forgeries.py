@@ -340,9 +340,9 @@ def test_a_name_is_resolved_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(socket, "getaddrinfo", look)
     with platform() as ci:
-        port = ci.issuer.rpartition(":")[2]
+        port, _, path = ci.issuer.rpartition(":")[2].partition("/")
         document, seconds = fetching.fetch_json(
-            f"http://localhost:{port}{KEYS}", allow_private=True
+            f"http://localhost:{port}/{path}{KEYS}", allow_private=True
         )
     assert (document["keys"], seconds) == (ci.keys, 600)
     assert looked.count("localhost") == 1

@@ -15,6 +15,8 @@ from keyosk.errors import DatabaseUnusable, Unavailable
 _log = logging.getLogger(__name__)
 
 _PAUSE: Final = 1.0  # seconds between two tries
+#: Seconds that an outage lasts at least: a server that dies has statements that still succeed.
+_SHORTEST: Final = 1.0
 
 
 class Outage:
@@ -129,6 +131,8 @@ class OutageLog:
         """A statement that only ``reads``, or a write, succeeded."""
         with self._lock:
             if not self._told or (reads and False in self._told):
+                return
+            if time.monotonic() - min(self._told.values()) < _SHORTEST:
                 return
             self._told.clear()
             self.is_on = False
