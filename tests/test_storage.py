@@ -1,5 +1,6 @@
 """The contract of the storage floor, the same on SQLite and on PostgreSQL."""
 
+import gc
 import itertools
 import json
 import os
@@ -16,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import peewee
 import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -608,6 +610,23 @@ def test_what_is_read_and_written_under_a_lock_loses_no_update(database: Databas
 
 
 # --- Uniqueness, staleness, references ------------------------------------------------------------
+
+
+def test_a_statement_that_failed_leaves_nothing_behind_until_a_garbage_collection(
+    database: Database,
+) -> None:
+    """Not even itself: a SQLite statement that is not over keeps the lock of its write."""
+    accounts = AccountStore(database)
+    accounts.add(account("alice"))
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(Conflict):
+            accounts.add(account("alice"))
+        left = [each for each in gc.get_objects() if isinstance(each, peewee.IntegrityError)]
+    finally:
+        gc.enable()
+    assert left == []
 
 TAKEN: dict[str, Callable[[Database], Any]] = {
     "username": lambda database: AccountStore(database).add(account("alice")),

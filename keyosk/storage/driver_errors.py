@@ -86,14 +86,19 @@ def raise_translated(error: Exception) -> NoReturn:
 
     For what runs at each request: a ``try`` costs nothing there, and a context manager six calls.
     """
-    if isinstance(error, OverflowError | UnicodeEncodeError):
-        # sqlite3 for integers of more than 64 bits; both drivers for lone surrogates.
-        raise peewee.DataError(error) from error
-    if not isinstance(error, peewee.PeeweeException):
-        # It raises peewee's error for a driver's.
-        wrapper = peewee.__exception_wrapper__  # type: ignore[attr-defined]
-        wrapper.__exit__(type(error), error, error.__traceback__)
-    raise error
+    try:
+        if isinstance(error, OverflowError | UnicodeEncodeError):
+            # sqlite3 for integers of more than 64 bits; both drivers for lone surrogates.
+            raise peewee.DataError(error) from error
+        if not isinstance(error, peewee.PeeweeException):
+            # It raises peewee's error for a driver's.
+            wrapper = peewee.__exception_wrapper__  # type: ignore[attr-defined]
+            wrapper.__exit__(type(error), error, error.__traceback__)
+        raise error
+    finally:
+        # Else the error keeps this frame, which keeps the error, and both the cursor of a SQLite
+        # statement, whose lock would last until the next garbage collection.
+        del error
 
 
 def first_of(error: peewee.DatabaseError) -> peewee.DatabaseError:
