@@ -441,6 +441,7 @@ def _audit(installation: Installation, chance: random.Random) -> Change:
 _CHANGES: Final = {
     "/accounts": _accounts,
     "/accounts/admin/api-keys": _api_keys,
+    "/api-keys": _api_keys,
     "/services": _services,
     "/roles": _roles,
     "/audit": _audit,
