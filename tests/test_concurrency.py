@@ -305,6 +305,10 @@ def paths(admin: Client) -> dict[str, tuple[str, dict[str, Any], str]]:
     account, _ = make_account(admin)
     key, _ = make_api_key(admin)
     keys = key.rpartition("/")[0]
+    issuer, machine = unique("ci"), unique("deployer")
+    done(admin.post("/accounts", json={"username": machine, "kind": "machine"}))
+    ci = {"name": issuer, "issuer": f"https://{issuer}.example.com"}
+    done(admin.post("/issuers", json=ci))
     return {
         "accounts": (
             "/accounts",
@@ -315,10 +319,20 @@ def paths(admin: Client) -> dict[str, tuple[str, dict[str, Any], str]]:
         "rotate": (f"{key}/rotate", {"overlap": 60}, keys),
         "services": ("/services", {"name": unique("once")}, "/services"),
         "roles": ("/roles", {"name": unique("once")}, "/roles"),
+        "issuers": (
+            "/issuers",
+            {"name": unique("once"), "issuer": f"https://{unique('once')}.example.com"},
+            "/issuers",
+        ),
+        "rules": (
+            f"/issuers/{issuer}/rules",
+            {"name": unique("once"), "claims": {"sub": "x"}, "account": machine},
+            f"/issuers/{issuer}/rules",
+        ),
     }
 
 
-ROUTES: Final = ("accounts", "api-keys", "rotate", "services", "roles")
+ROUTES: Final = ("accounts", "api-keys", "rotate", "services", "roles", "issuers", "rules")
 
 
 def test_every_post_that_makes_something_is_in_this_table() -> None:

@@ -628,6 +628,7 @@ def test_a_statement_that_failed_leaves_nothing_behind_until_a_garbage_collectio
         gc.enable()
     assert left == []
 
+
 TAKEN: dict[str, Callable[[Database], Any]] = {
     "username": lambda database: AccountStore(database).add(account("alice")),
     "name": lambda database: ServiceStore(database).add(service("todo", audience="other")),

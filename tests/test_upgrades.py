@@ -227,7 +227,7 @@ def rows() -> Iterator[Written]:
     yield Written(
         "0003", "declared", {"object_id": TODO, "scope": "", "role": "", "owner": "team-todo"}
     )
-    columns = {"claim": "jti", "value": "stolen-token", "expires": NOW + 500}
+    columns = {"claim": "jti", "value": "stolen-token", "expires": NOW + DAY}
     yield Written("0004", "revocation", {"sequence": 1, **columns})
     yield Written(
         "0004",
