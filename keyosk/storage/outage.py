@@ -15,7 +15,8 @@ from keyosk.errors import DatabaseUnusable, Unavailable
 _log = logging.getLogger(__name__)
 
 _PAUSE: Final = 1.0  # seconds between two tries
-#: Seconds that an outage lasts at least: a server that dies has statements that still succeed.
+#: Seconds that an outage of reads lasts at least: a server that dies has statements that still
+#: succeed. Something is read each second, so that the end is seen soon all the same.
 _SHORTEST: Final = 1.0
 
 
@@ -132,7 +133,7 @@ class OutageLog:
         with self._lock:
             if not self._told or (reads and False in self._told):
                 return
-            if time.monotonic() - min(self._told.values()) < _SHORTEST:
+            if time.monotonic() - self._told.get(True, 0.0) < _SHORTEST:
                 return
             self._told.clear()
             self.is_on = False
