@@ -9,7 +9,7 @@ from keyosk.web import paging
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
 from keyosk.web.responses import nothing
-from keyosk.web.standard_schemas import ConsoleSessionSchema
+from keyosk.web.session_schemas import ConsoleSessionSchema
 
 LISTS = paging.ListOptions(("created_at",), {})
 

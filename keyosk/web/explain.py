@@ -12,10 +12,10 @@ from keyosk.permissions.entitlements import Reason
 from keyosk.tokens.explanation import Explanation
 from keyosk.tokens.issuing import TokenRequest
 from keyosk.web.endpoint import Endpoint
+from keyosk.web.explain_schemas import ExplainRequest, ExplanationSchema
 from keyosk.web.fields import rfc3339
 from keyosk.web.operations import operation
 from keyosk.web.responses import json_response
-from keyosk.web.standard_schemas import ExplainRequest, ExplanationSchema
 
 _READ: Final = "keyosk:accounts:read"
 _SERVICES: Final = "keyosk:services:read"

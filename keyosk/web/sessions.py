@@ -9,7 +9,8 @@ from keyosk.web import paging
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
 from keyosk.web.responses import change_response, nothing
-from keyosk.web.standard_schemas import RevokedSchema, SessionSchema
+from keyosk.web.session_schemas import SessionSchema
+from keyosk.web.standard_schemas import RevokedSchema
 
 LISTS = paging.ListOptions(("created_at",), {})
 

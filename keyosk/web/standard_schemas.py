@@ -10,14 +10,12 @@ from marshmallow import EXCLUDE, fields, validate
 
 from keyosk.keys.material import ALGORITHMS, OWN_SET_ALGORITHMS
 from keyosk.model import CredentialKind
-from keyosk.permissions.entitlements import Reason
 from keyosk.web.errors import CODES, OAUTH_CODES, OAUTH_STATUS_CODES
 from keyosk.web.fields import Flag, Object, Text, Time, Whole, described
 from keyosk.web.key_schemas import KID
 from keyosk.web.schemas import (
     ACCOUNT_ID,
     API_KEY_ID,
-    FUTURE,
     PAST,
     REQUEST_ID,
     ResponseSchema,
@@ -260,47 +258,6 @@ class RevokedSchema(ResponseSchema):
     )
 
 
-class SessionSchema(ResponseSchema):
-    """A refresh session: a login that continues without its secret."""
-
-    id = Text(metadata=described("A UUIDv7.", API_KEY_ID))
-    credential = Text(
-        validate=_CREDENTIALS,
-        metadata=described("The kind of credential that started the session.", "password"),
-    )
-    api_key_id = Text(
-        allow_none=True,
-        metadata=described("The id of that API key; null for a password.", None),
-    )
-    audiences = fields.List(Text(), metadata=described("The audiences of its tokens.", [_AUDIENCE]))
-    scopes = fields.List(Text(), metadata=described("The scopes of its tokens.", ["todo:read"]))
-    address = Text(
-        allow_none=True,
-        metadata=described("The IP address that the session was started from.", "192.0.2.7"),
-    )
-    created_at = Time(metadata=described("When the session was started.", PAST))
-    last_used_at = Time(
-        attribute="rotated_at", metadata=described("When it last issued a token.", PAST)
-    )
-    expires_at = Time(metadata=described("When the session expires.", FUTURE))
-
-
-class ConsoleSessionSchema(ResponseSchema):
-    """A console session: a person who logged in to the console with a browser."""
-
-    id = Text(metadata=described("A UUIDv7.", API_KEY_ID))
-    address = Text(
-        allow_none=True,
-        metadata=described("The IP address that the session was started from.", "192.0.2.7"),
-    )
-    agent = Text(metadata=described("The `User-Agent` of its browser.", "Mozilla/5.0"))
-    created_at = Time(metadata=described("When the session was started.", PAST))
-    last_used_at = Time(
-        attribute="seen_at", metadata=described("When it was last used, to within a minute.", PAST)
-    )
-    expires_at = Time(metadata=described("When the session ends at the latest.", FUTURE))
-
-
 class TokenQuestion(StrictSchema):
     """A token to introspect (RFC 7662 section 2.1) or to revoke (RFC 7009 section 2.1)."""
 
@@ -501,85 +458,3 @@ class StatusSchema(ResponseSchema):
     """A sign that all is well."""
 
     status = Text(validate=validate.Equal("ok"), metadata=described("Always `ok`.", "ok"))
-
-
-class ExplainRequest(StrictSchema):
-    """A token request to explain."""
-
-    account = Text(
-        metadata=described("The id or username; by default the caller's own account.", "alice")
-    )
-    credential = Text(
-        validate=_CREDENTIALS,
-        metadata=described(
-            "The credential that the account would use; `password` by default.", "password"
-        ),
-    )
-    api_key = Text(metadata=described("With the credential `api_key`: the id of the API key."))
-    audience = fields.List(
-        Text(),
-        validate=validate.Length(max=100),
-        metadata=described("As in the token request."),
-    )
-    scope = Text(metadata=described("As in the token request.", "billing:read"))
-    lifetime = Whole(validate=validate.Range(min=1), metadata=described("As in the token request."))
-
-
-class ExplainedScopeSchema(ResponseSchema):
-    """A scope of the token, and why the account holds it."""
-
-    name = Text(metadata=described("The name of the scope.", "todo:read"))
-    through = Text(
-        metadata=described("`grant`, or the name of the role that contains the scope.", "editor")
-    )
-    until = Time(
-        allow_none=True, metadata=described("When the grant expires; null for never.", None)
-    )
-
-
-class MissingScopeSchema(ResponseSchema):
-    """A scope that the token would lack, and why."""
-
-    name = Text(metadata=described("The name of the scope.", "billing:read"))
-    reason = Text(
-        metadata=described(
-            "Why, for programs: " + ", ".join(f"`{reason}`" for reason in Reason) + ".",
-            "not_granted",
-        )
-    )
-    message = Text(
-        metadata=described("Why, for people.", "The scope is not granted to the account.")
-    )
-
-
-class ExplanationSchema(ResponseSchema):
-    """The result that a token request would have."""
-
-    optional_fields = frozenset(
-        {"error", "error_description", "reason", "message", "claims", "size"}
-    )
-
-    granted = Flag(metadata=described("Whether a token would be issued.", False))
-    error = Text(
-        metadata=described("The error that the token endpoint would return.", "invalid_scope")
-    )
-    error_description = Text(
-        metadata=described(
-            "The description of that error.",
-            "This login does not hold these scopes for the requested audience: billing:read",
-        )
-    )
-    reason = Text(metadata=described("Why the login itself would be refused."))
-    message = Text(metadata=described("What the reason means."))
-    claims = Object(metadata=described("The claims of the token, except `jti`."))
-    size = Whole(
-        metadata=described("The length of the token in bytes; tokens above 6144 are refused.")
-    )
-    scopes = fields.List(
-        fields.Nested(ExplainedScopeSchema),
-        metadata=described("The scopes that the token would have.", []),
-    )
-    missing = fields.List(
-        fields.Nested(MissingScopeSchema),
-        metadata=described("The scopes that the token would lack."),
-    )

@@ -1,0 +1,53 @@
+"""The shapes of sessions: refresh sessions, and those of the console."""
+
+from typing import Final
+
+from marshmallow import fields, validate
+
+from keyosk.model import CredentialKind
+from keyosk.web.fields import Text, Time, described
+from keyosk.web.schemas import API_KEY_ID, FUTURE, PAST, ResponseSchema
+
+_CREDENTIALS: Final = validate.OneOf([kind.value for kind in CredentialKind])
+_AUDIENCE: Final = "https://todo.example.com"
+
+
+class SessionSchema(ResponseSchema):
+    """A refresh session: a login that continues without its secret."""
+
+    id = Text(metadata=described("A UUIDv7.", API_KEY_ID))
+    credential = Text(
+        validate=_CREDENTIALS,
+        metadata=described("The kind of credential that started the session.", "password"),
+    )
+    api_key_id = Text(
+        allow_none=True,
+        metadata=described("The id of that API key; null for a password.", None),
+    )
+    audiences = fields.List(Text(), metadata=described("The audiences of its tokens.", [_AUDIENCE]))
+    scopes = fields.List(Text(), metadata=described("The scopes of its tokens.", ["todo:read"]))
+    address = Text(
+        allow_none=True,
+        metadata=described("The IP address that the session was started from.", "192.0.2.7"),
+    )
+    created_at = Time(metadata=described("When the session was started.", PAST))
+    last_used_at = Time(
+        attribute="rotated_at", metadata=described("When it last issued a token.", PAST)
+    )
+    expires_at = Time(metadata=described("When the session expires.", FUTURE))
+
+
+class ConsoleSessionSchema(ResponseSchema):
+    """A console session: a person who logged in to the console with a browser."""
+
+    id = Text(metadata=described("A UUIDv7.", API_KEY_ID))
+    address = Text(
+        allow_none=True,
+        metadata=described("The IP address that the session was started from.", "192.0.2.7"),
+    )
+    agent = Text(metadata=described("The `User-Agent` of its browser.", "Mozilla/5.0"))
+    created_at = Time(metadata=described("When the session was started.", PAST))
+    last_used_at = Time(
+        attribute="seen_at", metadata=described("When it was last used, to within a minute.", PAST)
+    )
+    expires_at = Time(metadata=described("When the session ends at the latest.", FUTURE))
