@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final, Protocol, TypeVar
 
 from keyosk.errors import Fault, Invalid, Stale
-from keyosk.model import Versions
+from keyosk.ids import is_id
+from keyosk.model import NAME, Versions
 
 LONGEST_NAME: Final = 200
 LONGEST_TEXT: Final = 2_000
@@ -33,6 +34,15 @@ class Faults:
             self.add(field, f"must have at most {longest} characters")
         elif not is_clean(value):
             self.add(field, "must not contain control characters")
+
+    def name(self, value: str) -> None:
+        """The name of a service, a role, an issuer or a rule; no id is one."""
+        if not NAME.fullmatch(value) or is_id(value):
+            self.add(
+                "name",
+                "must be 1 to 63 of a-z, 0-9, dot, dash and underscore, "
+                "and begin and end with a letter or digit",
+            )
 
     def time(self, field: str, value: int | None, *, after: int | None = None) -> None:
         """A moment that can be written, and lies after ``after`` if that is given."""

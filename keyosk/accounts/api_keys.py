@@ -1,6 +1,6 @@
 """API keys: made here, shown once, kept as digests."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 from typing import Any, Final, cast
@@ -20,6 +20,7 @@ from keyosk.model import (
     ListQuery,
     Versions,
 )
+from keyosk.permissions import entitlements
 from keyosk.permissions.context import Context
 from keyosk.storage.stores import Stores
 from keyosk.validation import LONGEST_NAME, LONGEST_TEXT, Faults, check_version
@@ -216,8 +217,8 @@ class ApiKeys:
             if (
                 key.enabled > after.enabled
                 or self._revocations.cuts_short(key.expires_at, after.expires_at)
-                or _is_narrower(after.scopes, key.scopes)
-                or _is_narrower(after.networks, key.networks)
+                or entitlements.is_narrower(after.scopes, key.scopes)
+                or entitlements.is_narrower(after.networks, key.networks)
             ):
                 effective_at = self._revocations.of_api_key(key.id, key.account_id)
             self._record_change(by, "api_key.change", key, after=after)
@@ -286,11 +287,6 @@ def _networks(faults: Faults, networks: Sequence[str]) -> tuple[str, ...]:
     except ValueError:
         faults.add("networks", "must be addresses or networks such as 10.0.0.0/8")
         return ()
-
-
-def _is_narrower(after: Collection[str] | None, before: Collection[str] | None) -> bool:
-    """Return whether a limit lacks something of the one before, ``None`` being no limit."""
-    return after is not None and (before is None or not set(before) <= set(after))
 
 
 def _of(account: Account, list_query: ListQuery) -> ListQuery:

@@ -5,7 +5,7 @@ from typing import Final
 
 from keyosk import clocks
 from keyosk.ids import is_id
-from keyosk.model import SERVICE_NAME
+from keyosk.model import NAME
 from keyosk.storage.signing_keys import SigningKeyStore
 
 #: Seconds after which a service's fetch is written down again.
@@ -25,7 +25,7 @@ class KeyFetches:
 
     def record(self, service: str, kids: tuple[str, ...]) -> None:
         """Remember that a service, by name or id, fetched these keys; it waits for nothing."""
-        if not (SERVICE_NAME.fullmatch(service) or is_id(service)):
+        if not (NAME.fullmatch(service) or is_id(service)):
             return
         now = self._clock()
         known, noted_at = self._written.get(service, ((), 0.0))

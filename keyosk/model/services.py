@@ -12,8 +12,8 @@ KEYOSK: Final = "keyosk"
 
 #: A scope-token (RFC 6749 section 3.3), of bounded length.
 SCOPE_TOKEN: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,200}")
-#: What a service may be called.
-SERVICE_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
+#: What services, roles, issuers and rules may be called.
+NAME: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 #: What may stand in the ``aud`` of a token for a service.
 AUDIENCE: Final = re.compile(r"[\x21-\x7e]{1,255}")
 

@@ -280,6 +280,11 @@ def narrowed(
     )
 
 
+def is_narrower(after: Collection[str] | None, before: Collection[str] | None) -> bool:
+    """Return whether a limit lacks something of the one before, ``None`` being no limit."""
+    return after is not None and (before is None or not set(before) <= set(after))
+
+
 def for_service(
     principal: Principal, service: str, *, required: Iterable[str] = (), now: int
 ) -> TokenGrant:

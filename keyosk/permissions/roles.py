@@ -1,14 +1,13 @@
 """Roles: named sets of scopes of any services."""
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from keyosk.audit import changed
 from keyosk.errors import InUse, Invalid, NotFound
-from keyosk.ids import first_version, is_id, new_id
-from keyosk.model import ADMIN, Caller, ListQuery, Role, RoleChanges, Versions
+from keyosk.ids import first_version, new_id
+from keyosk.model import ADMIN, NAME, Caller, ListQuery, Role, RoleChanges, Versions
 from keyosk.permissions.context import Context
 from keyosk.revocations import MOST_ACCOUNTS
 from keyosk.storage.stores import Stores
@@ -16,7 +15,6 @@ from keyosk.validation import LONGEST_TEXT, Faults, check_version
 
 #: Held by what reads a role and writes what it made of it, so that none overtakes another.
 LOCK: Final = "roles"
-_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 RESET: Final[Mapping[str, Any]] = {"description": "", "scopes": ()}
 _FIELDS: Final = ("name", "description", "scopes")
 
@@ -58,7 +56,7 @@ class Roles:
 
     def get(self, name: str) -> Role:
         """Return the role with this name. Raises ``NotFound``."""
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             raise NotFound("There is no such role.")
         return self._roles.by_name(name)
 
@@ -141,12 +139,7 @@ class Roles:
 
     def _check(self, role: Role, added: Collection[str]) -> None:
         faults = Faults()
-        if not _NAME.fullmatch(role.name) or is_id(role.name):
-            faults.add(
-                "name",
-                "must be 1 to 63 of a-z, 0-9, dot, dash and underscore, "
-                "and begin and end with a letter or digit",
-            )
+        faults.name(role.name)
         faults.text("description", role.description, longest=LONGEST_TEXT)
         existing = self._services.existing_scopes(added)
         for scope in added:

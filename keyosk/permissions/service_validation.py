@@ -5,7 +5,6 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from keyosk.errors import Invalid
-from keyosk.ids import is_id
 from keyosk.keys import material
 from keyosk.model import (
     AUDIENCE,
@@ -13,7 +12,6 @@ from keyosk.model import (
     KEYOSK,
     REGISTRY_CLAIM,
     REGISTRY_VERSIONS,
-    SERVICE_NAME,
     TOKEN_CLAIMS,
     TOKEN_TYPES,
     Service,
@@ -33,12 +31,7 @@ def check(service: Service, issuer: str) -> None:
     """Check that a service keeps the rules for each field. Raises ``Invalid``."""
     faults = Faults()
     policy = service.policy
-    if not SERVICE_NAME.fullmatch(policy.name) or is_id(policy.name):
-        faults.add(
-            "name",
-            "must be 1 to 63 of a-z, 0-9, dot, dash and underscore, "
-            "and begin and end with a letter or digit",
-        )
+    faults.name(policy.name)
     _check_audience(faults, "audience", policy.audience, issuer=issuer)
     if len(service.audiences) > _MOST_AUDIENCES:
         faults.add("audiences", f"must be {_MOST_AUDIENCES} at most")

@@ -14,8 +14,8 @@ from keyosk.model import (
     AUDIENCE,
     INTROSPECT,
     KEYOSK,
+    NAME,
     OPERATOR,
-    SERVICE_NAME,
     USUAL_CREDENTIALS,
     Caller,
     ListQuery,
@@ -113,7 +113,7 @@ class Services:
         """Return the service that an id or a name names. Raises ``NotFound``."""
         if is_id(reference):
             return self._services.by_id(reference.lower())
-        return self._services.by_name(reference if SERVICE_NAME.fullmatch(reference) else "")
+        return self._services.by_name(reference if NAME.fullmatch(reference) else "")
 
     def policy_for(self, target: str) -> TokenPolicy | None:
         """Return the terms of the service that a token request means: by audience, else by name."""

@@ -1,6 +1,5 @@
 """Which issuers' tokens log workloads in."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final, Unpack
@@ -11,6 +10,7 @@ from keyosk.ids import first_version, is_id, new_id
 from keyosk.model import (
     AUDIENCE,
     FOREIGN_ALGORITHMS,
+    NAME,
     Caller,
     IssuerChanges,
     IssuerFields,
@@ -26,11 +26,6 @@ from keyosk.workloads.presets import PRESETS
 
 #: Held by what reads an issuer or a rule and writes what it made of it.
 LOCK: Final = "issuers"
-NAME: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
-NAME_FAULT: Final = (
-    "must be 1 to 63 of a-z, 0-9, dot, dash and underscore, "
-    "and begin and end with a letter or digit"
-)
 _LONGEST_ISSUER: Final = 512
 _MOST_CLAIMS: Final = 20
 _LONGEST_CLAIM: Final = 200
@@ -196,8 +191,7 @@ class TrustedIssuers:
 
     def _check(self, issuer: TrustedIssuer) -> None:
         faults = Faults()
-        if not NAME.fullmatch(issuer.name) or is_id(issuer.name):
-            faults.add("name", NAME_FAULT)
+        faults.name(issuer.name)
         faults.text("description", issuer.description, longest=LONGEST_TEXT)
         self._check_identity(faults, issuer)
         if not AUDIENCE.fullmatch(issuer.audience):

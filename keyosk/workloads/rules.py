@@ -1,13 +1,14 @@
 """Which tokens of an issuer log in as which account."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final, Unpack
 
 from keyosk.audit import changed
 from keyosk.errors import Invalid, NotFound
-from keyosk.ids import first_version, is_id, new_id
+from keyosk.ids import first_version, new_id
 from keyosk.model import (
+    NAME,
     Account,
     Caller,
     ClaimValues,
@@ -19,13 +20,12 @@ from keyosk.model import (
     Versions,
     WorkloadRule,
 )
+from keyosk.permissions import entitlements
 from keyosk.permissions.context import Context
 from keyosk.storage.stores import Stores
 from keyosk.validation import LONGEST_TEXT, Faults, check_version
 from keyosk.workloads.issuers import (
     LOCK,
-    NAME,
-    NAME_FAULT,
     TrustedIssuers,
     check_claim_names,
 )
@@ -197,15 +197,14 @@ class WorkloadRules:
             or before.account_id != after.account_id
             or before.claims != after.claims
             or self._revocations.cuts_short(before.expires_at, after.expires_at)
-            or _is_narrower(after.scopes, before.scopes)
+            or entitlements.is_narrower(after.scopes, before.scopes)
         )
 
     def _check(
         self, issuer: TrustedIssuer, rule: WorkloadRule, *, expires_after: int | None
     ) -> None:
         faults = Faults()
-        if not NAME.fullmatch(rule.name) or is_id(rule.name):
-            faults.add("name", NAME_FAULT)
+        faults.name(rule.name)
         faults.text("description", rule.description, longest=LONGEST_TEXT)
         faults.time("expires_at", rule.expires_at, after=expires_after)
         check_claim_names(faults, "claims", tuple(rule.claims))
@@ -240,11 +239,6 @@ def _check_values(
                 field,
                 "may end with * in prefix_claims of the issuer only, and have it nowhere else",
             )
-
-
-def _is_narrower(after: Collection[str] | None, before: Collection[str] | None) -> bool:
-    """Return whether a limit lacks something of the one before, ``None`` being no limit."""
-    return after is not None and (before is None or not set(before) <= set(after))
 
 
 def _target(issuer: TrustedIssuer, rule: WorkloadRule) -> str:
