@@ -20,10 +20,24 @@ _SECONDS = 60
 pytestmark = pytest.mark.every_database
 
 
-class Shop:
-    """A service that accepts workloads, a machine account with its scopes, and a rule."""
+MAIN: dict[str, Any] = {"repository_id": "842913401", "ref": "refs/heads/main"}
 
-    def __init__(self, server: LiveServer, admin: Client, ci: Platform) -> None:
+
+class Shop:
+    """A service that accepts workloads, a machine account with its scopes, and a rule.
+
+    ``claims``: of the rule, whose name is main; ``fields``: of the issuer.
+    """
+
+    def __init__(
+        self,
+        server: LiveServer,
+        admin: Client,
+        ci: Platform,
+        *,
+        claims: dict[str, Any] | None = None,
+        **fields: Any,
+    ) -> None:
         self.server, self.admin, self.ci = server, admin, ci
         self.service = unique("shop")
         self.read, self.write = f"{self.service}:read", f"{self.service}:write"
@@ -31,8 +45,8 @@ class Shop:
         done(admin.post("/services", json=body), 201)
         self.account = self.machine()
         self.issuer = unique("ci")
-        self.trust()
-        self.rule("main", {"repository_id": "842913401", "ref": "refs/heads/main"})
+        self.trust(**fields)
+        self.rule("main", claims or MAIN)
 
     def machine(self) -> str:
         username = unique("deployer")
@@ -586,17 +600,16 @@ def test_iss_and_audience_are_unique_together(shop: Shop) -> None:
 def test_keys_can_be_given_instead_of_fetched(server: LiveServer, admin: Client) -> None:
     ci = Platform(algorithm="ES256")  # it does not run
     ci.issuer = "https://kubernetes.default.svc.cluster.local"
-    shop = Shop.__new__(Shop)
-    shop.server, shop.admin, shop.ci = server, admin, ci
-    shop.service, shop.issuer = unique("shop"), unique("cluster")
-    shop.read, shop.write = f"{shop.service}:read", f"{shop.service}:write"
-    body = {"name": shop.service, "scopes": [shop.read, shop.write], "accepts": "any"}
-    done(admin.post("/services", json=body), 201)
-    shop.account = shop.machine()
-    audience = unique("aud")
-    shop.trust(keys={"keys": ci.keys}, audience=audience, preset="kubernetes")
-    uid = "b0c9e6a4-1f0d-4c1c-9f0e-0d3f3a1b2c4d"
-    shop.rule("pod", {"/kubernetes.io/serviceaccount/uid": uid})
+    audience, uid = unique("aud"), "b0c9e6a4-1f0d-4c1c-9f0e-0d3f3a1b2c4d"
+    shop = Shop(
+        server,
+        admin,
+        ci,
+        claims={"/kubernetes.io/serviceaccount/uid": uid},
+        preset="kubernetes",
+        keys={"keys": ci.keys},
+        audience=audience,
+    )
     account = {"kubernetes.io": {"serviceaccount": {"name": "deployer", "uid": uid}}}
     token = ci.token(aud=[audience], **account)
     assert claims_of(shop.show(token))["preferred_username"] == shop.account

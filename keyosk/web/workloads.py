@@ -4,7 +4,7 @@ from typing import Any, Final, cast
 
 from flask import Response, g
 
-from keyosk.errors import Conflict, Unavailable
+from keyosk.errors import Conflict
 from keyosk.model import IssuerChanges, RuleChanges, TrustedIssuer, WorkloadRule
 from keyosk.web import paging
 from keyosk.web.endpoint import Endpoint
@@ -97,7 +97,7 @@ class IssuerTestResource(Endpoint):
 
     repeatable = False
 
-    @operation(body=AssertionTest, response=AssertionReportSchema, raises=(Unavailable,))
+    @operation(body=AssertionTest, response=AssertionReportSchema)
     def post(self, issuer: str) -> Response:
         """Tell what would happen if a workload showed this token: nothing is issued or kept."""
         found = self.installation.issuers.get(issuer)

@@ -40,6 +40,14 @@ METADATA_PATH: Final = "/.well-known/openid-configuration"
 Keys = Sequence[Mapping[str, Any]]
 
 
+class KeysUnavailable(Unavailable):
+    """The keys of an issuer cannot be had now.
+
+    SECURITY: anybody can send a token that names the issuer. Why its keys cannot be had tells of
+    the network here: that is the reason, for admins.
+    """
+
+
 class KeySets:
     """Finds the keys that may have signed a token."""
 
@@ -56,7 +64,7 @@ class KeySets:
     def candidates(self, issuer: TrustedIssuer, assertion: Assertion) -> Keys:
         """Return the keys of an issuer that may have signed a token; none if there is no such key.
 
-        Raises ``InvalidGrant`` if its algorithm is not accepted, and ``Unavailable`` if the keys
+        Raises ``InvalidGrant`` if its algorithm is not accepted, and ``KeysUnavailable`` if they
         cannot be had.
         """
         if issuer.keys is not None:
@@ -73,9 +81,9 @@ class KeySets:
         keys = self._keys(issuer, known, now)
         if not keys:
             fault = None if known is None else known.fault
-            raise Unavailable(
-                f"The keys of the issuer {issuer.name} cannot be had: "
-                f"{fault or 'they are being fetched'}."
+            raise KeysUnavailable(
+                "The keys of the token's issuer cannot be had.",
+                reason=fault or "they are being fetched",
             )
         return assertions.candidates(assertion, issuer, keys)
 
@@ -97,7 +105,7 @@ class KeySets:
         """Wait until a fetch that is due has ended, whichever node makes it."""
         delays.before_waiting()
         if not self._waiting.acquire(blocking=False):
-            raise Unavailable("Other requests are waiting for the keys of an issuer.")
+            raise KeysUnavailable("Other requests are waiting for the keys of an issuer.")
         try:
             self._start(issuer, now, pause=pause)
             ends = time.monotonic() + _WAIT

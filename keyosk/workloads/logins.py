@@ -15,7 +15,7 @@ from keyosk.permissions.context import Context
 from keyosk.storage.stores import Stores
 from keyosk.workloads import assertions, claims
 from keyosk.workloads.assertions import Assertion
-from keyosk.workloads.key_sets import KeySets
+from keyosk.workloads.key_sets import KeySets, KeysUnavailable
 
 _NOT_TRUSTED = "No issuer with this iss and audience is trusted here."
 _NO_RULE = "The token is valid, but no rule lets it log in."
@@ -76,7 +76,7 @@ class WorkloadLogins:
     def by_assertion(self, text: str) -> WorkloadLogin:
         """Return the login that a token proves.
 
-        Raises ``InvalidGrant``; ``Unavailable`` if the keys of its issuer cannot be had.
+        Raises ``InvalidGrant``; ``KeysUnavailable`` if the keys of its issuer cannot be had.
         """
         delays.before_waiting()  # a login is written, and keys may have to be fetched
         assertion = assertions.read(text)
@@ -97,10 +97,7 @@ class WorkloadLogins:
         return WorkloadLogin(principal, rule, issuer, assertion)
 
     def examine(self, issuer: TrustedIssuer, text: str) -> Examination:
-        """Return what would happen if a workload showed this token of an issuer.
-
-        Raises ``Unavailable`` if the keys of the issuer cannot be had.
-        """
+        """Return what would happen if a workload showed this token of an issuer."""
         delays.before_waiting()
         try:
             assertion = assertions.read(text)
@@ -111,6 +108,8 @@ class WorkloadLogins:
             self._verify(assertion, issuer)
         except InvalidGrant as error:
             return Examination(None, error.detail, None, ())
+        except KeysUnavailable as error:
+            return Examination(None, error.explanation, None, ())
         matches = self._matches(issuer, assertion)
         try:
             if not issuer.enabled:
