@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import peewee
 
@@ -355,19 +355,26 @@ class Database:
             with driver_errors.translated():
                 context.__exit__(*exc_info)
         except peewee.DatabaseError as last:
-            error = driver_errors.first_of(last)
             if not self._outage.is_on:
                 self._drop_connection()
             if exc_info[0] is None:
-                failure = self._failure(error, reads=False)
-                if not isinstance(failure, Unavailable):
-                    raise
-                failure.detail = "The database did not confirm the write."
-                raise failure from error
+                self._raise_unconfirmed(last)
         else:
             self._metrics.query(time.perf_counter() - began)
             if self._log.is_on and exc_info[0] is None and self._known.wrote:
                 self._log.end(reads=False)
+
+    def _raise_unconfirmed(self, last: peewee.DatabaseError) -> NoReturn:
+        """Raise what the end of a transaction failed of, where ``last`` is handled."""
+        error = driver_errors.first_of(last)
+        failure = self._failure(error, reads=False)
+        try:
+            if not isinstance(failure, Unavailable):
+                raise last
+            failure.detail = "The database did not confirm the write."
+            raise failure from error
+        finally:
+            del last, error, failure  # as in driver_errors.raise_translated
 
     def _execute(
         self, sql: str, parameters: Sequence[Any], *, repeatable: bool = True
