@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -83,6 +84,14 @@ def test_no_request_dies_of_a_limit_on_the_size_of_files(tmp_path: Path) -> None
             process.rlimit(resource.RLIMIT_FSIZE, (0, 0))
         assert_answers(server, key)
         assert server.count("keyosk_tokens_issued_total", credential="api_key") == 20
+        # A worker that takes another's place starts under the limit.
+        before = {each.pid for each in master.children()}
+        master.children()[0].kill()
+        deadline = time.monotonic() + 60
+        while {each.pid for each in master.children()} <= before:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert_answers(server, key)
 
 
 @pytest.mark.parametrize("after", ["2>&-", "2>/dev/full", "2>/dev/full >&2", "2>&- >&- <&-"])

@@ -2,6 +2,7 @@
 
 import fcntl
 import logging
+import mmap
 import os
 import tempfile
 import threading
@@ -79,9 +80,13 @@ class Known(threading.local):
 
 
 class SharedOutage:
-    """What processes that were forked from one know together: whether an outage was told of."""
+    """What processes that were forked from one know together: whether an outage was told of.
+
+    In memory: a write to a file fails where the outage is that of a full disk.
+    """
 
     def __init__(self) -> None:
+        self._state = mmap.mmap(-1, 1)  # shared by processes forked afterwards
         if hasattr(os, "memfd_create"):
             self._file = os.memfd_create("keyosk-outage")
         else:  # not Linux
@@ -89,15 +94,13 @@ class SharedOutage:
 
     def turn(self, *, is_on: bool) -> bool:
         """Change it; returns whether it was otherwise, which one process sees each time."""
-        wanted = b"1" if is_on else b"0"
         # Of this process, unlike a lock of flock's; the kernel frees it when the process dies.
         fcntl.lockf(self._file, fcntl.LOCK_EX)
         try:
-            was = os.pread(self._file, 1, 0) or b"0"
-            os.pwrite(self._file, wanted, 0)
+            was, self._state[0] = self._state[0], is_on
         finally:
             fcntl.lockf(self._file, fcntl.LOCK_UN)
-        return was != wanted
+        return was != is_on
 
 
 class OutageLog:
