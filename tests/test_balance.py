@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,9 +23,15 @@ def pair(database_url: str, tmp_path: Path) -> Iterator[LiveServer]:
 
 
 def workers(server: LiveServer) -> list[psutil.Process]:
+    """Both of them: the first alone makes a server ready."""
     assert server.process is not None
-    found: list[psutil.Process] = psutil.Process(server.process.pid).children()
-    return found
+    deadline = time.monotonic() + 60
+    while True:
+        found: list[psutil.Process] = psutil.Process(server.process.pid).children()
+        if len(found) == 2:
+            return found
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @contextlib.contextmanager
