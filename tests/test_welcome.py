@@ -81,6 +81,8 @@ def test_the_line_that_a_new_user_sees_gets_a_token_for_the_admin_api(tmp_path: 
         plain = ESCAPES.sub("", written)
         assert f"Keyosk is at {url}" in plain
         assert f"{url}/docs" in plain
+        assert f"{url}/console" in plain
+        assert requests.get(f"{url}/console/login", timeout=60).status_code == 200
         [password] = PASSWORD.findall(plain)
         [line] = re.findall(r"^    (curl .+)$", plain, re.MULTILINE)
         assert password in line

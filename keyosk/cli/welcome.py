@@ -35,6 +35,8 @@ def show(configuration: Config, address: str, admin: FirstAdmin | None) -> None:
     lines = [_styled(f"Keyosk is at {configuration.issuer}", fg="green", bold=True)]
     if address != configuration.issuer:
         lines.append(f"It listens at {address}.")
+    if configuration.console == "on":
+        lines.append(f"The console, for people: {_link(f'{configuration.issuer}/console')}")
     lines.append(f"The API, with a form to try it: {_link(f'{configuration.issuer}/docs')}")
     if admin is not None:
         lines += _first_steps(configuration, admin)
