@@ -123,7 +123,7 @@ def test_a_key_is_made_once_however_often_the_form_is_sent_rotated_and_ended(
     assert server.client(alice.username, _secret(page)).post("/auth/token").status_code == 200
     assert secrets[0] not in root.client.get(f"/console/accounts/{alice.id}").text
     page = root.act(f"{path}/{key['id']}/end")
-    assert "works no more" in page.text
+    assert "stops working" in page.text
     assert server.client(alice.username, secrets[0]).post("/auth/token").status_code == 401
 
 

@@ -80,7 +80,7 @@ def anonymous(server: str) -> Iterator[Client]:
 def certificate_end(server: str) -> float:
     """Return when the certificate of a server expires, in seconds since 1970.
 
-    Raises ``OSError`` where there is no connection, or none that can be trusted.
+    Raises ``OSError`` if the server cannot be reached or its certificate is not trusted.
     """
     url = httpx.URL(server)
     address = (url.host, url.port or 443)

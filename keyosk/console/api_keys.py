@@ -51,7 +51,7 @@ def end(visit: Visit, reference: str, key: str) -> Response:
         visit,
         "Delete this API key?",
         (
-            "The key works no more, at once and for good.",
+            "The key stops working at once. This cannot be undone.",
             "Tokens that came from it are revoked; the next page says when that holds everywhere.",
         ),
         button="Delete the key",

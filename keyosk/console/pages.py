@@ -27,7 +27,7 @@ DONE: Final[Mapping[str, str]] = {
     "password-set": "The password was set.",
     "password-removed": "The password was removed.",
     "grants-changed": "The grants were changed.",
-    "key-ended": "The API key was deleted and works no more.",
+    "key-ended": "The API key was deleted and no longer works.",
     "rotated": "A new signing key was published.",
     "retired": "The key was retired.",
     "compromised": "The key was declared compromised: no service accepts its tokens any more.",
@@ -113,7 +113,7 @@ def lines(name: str) -> list[str] | None:
 
 
 def once() -> str:
-    """Return a key under which a form, sent again, does nothing again."""
+    """Return a key (Idempotency-Key) for a form, so that sending it twice acts once."""
     return secrets.token_urlsafe(16)
 
 

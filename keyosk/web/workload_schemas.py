@@ -156,8 +156,8 @@ class IssuerSchema(ResponseSchema):
 _RULE_NAME: Final = described("The name of the rule, unique among those of its issuer.", "deploy")
 _RULE_DESCRIPTION: Final = described("What the rule is for.", "Deploys of the main branch.")
 _RULE_CLAIMS: Final = described(
-    "What the token must say: by claim, a value or a list of which one is enough. A claim that "
-    "lies deeper is named by a JSON Pointer, such as `/kubernetes.io/namespace`.",
+    "What the token must say: by claim, a value, or a list of accepted values. A nested "
+    "claim is named by a JSON Pointer, such as `/kubernetes.io/namespace`.",
     {"repository_id": "842913401", "ref": "refs/heads/main"},
 )
 _RULE_ACCOUNT: Final = described(

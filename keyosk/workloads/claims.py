@@ -1,6 +1,6 @@
 """Comparing the claims of a token with those that a rule names.
 
-A claim is named as it stands in the token, or by a JSON Pointer (RFC 6901) if it lies deeper:
+A claim is named as in the token, or by a JSON Pointer (RFC 6901) if it is nested:
 ``/kubernetes.io/namespace``. Values are equal if they are of the same JSON type and equal; text
 character by character, so that what only looks alike is not.
 """
