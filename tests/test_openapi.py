@@ -135,6 +135,20 @@ def test_a_list_is_described_with_its_orders_filters_and_pages(document: dict[st
         assert {"Link", "X-Total-Count"} <= described["responses"]["200"]["headers"].keys()
 
 
+def test_all_filters_of_a_list_at_their_longest_fit_a_request_line(
+    document: dict[str, Any],
+) -> None:
+    for method, path, described in described_operations(document):
+        shared = document["components"]["parameters"]
+        named = described.get("parameters", ())
+        each = [shared[one["$ref"].split("/")[-1]] if "$ref" in one else one for one in named]
+        query = [one for one in each if one["in"] == "query"]
+        line = len(f"{method} {path}? HTTP/1.1\r\n") + sum(
+            len(f"{one['name']}=&") + one["schema"].get("maxLength", 40) for one in query
+        )
+        assert line < 8190, (method, path, line)
+
+
 def test_a_merge_patch_has_its_media_type_and_a_token_request_may_be_a_form(
     document: dict[str, Any],
 ) -> None:

@@ -27,10 +27,10 @@ from keyosk.web import addresses
 from keyosk.web.fields import LoneTime, QueryFlag, Text, described
 from keyosk.web.responses import json_response
 
-#: How many objects a page has, at the most, and how long a parameter may be.
+#: How many objects a page has, at the most, and how long a filter may be.
 DEFAULT: Final = 50
 MOST: Final = 200
-LONGEST: Final = 1_000
+LONGEST: Final = 500
 #: A cursor holds two names of at most 255 characters of four bytes, and three ids: 2,950 in base64.
 #: With all filters beside it a request line must stay below what the server takes.
 LONGEST_CURSOR: Final = 4_000
