@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> None:
-    """Import the commands and run one; what fails at the import is told in one sentence too."""
+    """Import the commands and run one; a failure of the import is one sentence too."""
     try:
         from keyosk import cli  # noqa: PLC0415 - so that it fails where that can be told
     except KeyboardInterrupt:

@@ -125,7 +125,7 @@ class Audit:
         after: Mapping[str, Any],
         account: str | None = None,
     ) -> None:
-        """Write that something was refused, so that a flood of it is no flood of rows.
+        """Write that something was refused, so that a flood of refusals adds few rows.
 
         The first few of an account in a minute have a row each; the others become one row for each
         credential when the minute is over. ``account``: whose they are, if not the caller's own.
@@ -146,7 +146,7 @@ class Audit:
                 self._store.count_refusal(refusal)
 
     def note_refused_request(self, by: Caller, path: str, *, method: str, reason: str) -> None:
-        """Write that a rule refused a request, if that can be done: it is refused all the same."""
+        """Write that a rule refused a request, if that can be done; it is refused either way."""
         after = {"method": method, "reason": masking.mask(reason)}
         try:
             self.refuse(by, "rule.refused", path, after=after)
@@ -156,7 +156,7 @@ class Audit:
     def count_failed_login(
         self, account_id: str | None, address: str | None, *, throttled: bool = False
     ) -> None:
-        """Count a failed login, so that a flood of guesses is no flood of rows.
+        """Count a failed login, so that a flood of guesses adds few rows.
 
         Counts are kept per account, address and minute; they become rows when the minute is over.
         ``throttled``: it was refused unread. Of those it is only kept that there were some, as
@@ -370,7 +370,7 @@ def _hashing(like: AuditRow) -> HashOf:
 def changed(
     before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Of two states of an object only what differs."""
+    """Return only what differs between two states of an object."""
     names = [name for name in after if before.get(name) != after[name]]
     return {name: before.get(name) for name in names}, {name: after[name] for name in names}
 

@@ -36,7 +36,7 @@ _NEVER: Final = 2**62
 #: max-age and a day by stale-if-error in a cache, a day more in the most patient verifiers seen,
 #: and all of that three times over. One entry costs nothing.
 KEY_ENTRY_LIVES: Final = 7 * 86_400
-#: Seconds that an entry which has expired stays, where nobody is told of it.
+#: Seconds that an expired entry stays in the database, unpublished.
 _KEPT: Final = 3_600
 
 
@@ -205,7 +205,7 @@ class Revocations:
         return after < int(self._clock()) + self.longest_lifetime()
 
     def is_revoked(self, jti: str, kid: str, audience: str, *, issued_at: int) -> bool:
-        """Return whether a token of an account that is in order was revoked all the same."""
+        """Return whether a token of a usable account was revoked."""
         return self._store.is_revoked(jti, kid, audience, issued_at=issued_at) and not (
             self._correct() and not self._store.is_revoked(jti, kid, audience, issued_at=issued_at)
         )
@@ -258,7 +258,7 @@ class Revocations:
 
     def _read_snapshot(self, now: int) -> "Snapshot":
         self._correct()
-        # Read before the entries: one that is added in between is told of twice, never missed.
+        # Read before the entries: one that is added in between is published twice, never missed.
         last = self._store.last()
         known = self._snapshot
         if known is not None and known.whole.sequence <= last and known.at <= now < known.reread:

@@ -1,4 +1,4 @@
-"""Rules that many inputs share, collected so that all faults of an input are told at once."""
+"""Rules that many inputs share, collected so that all faults of an input are reported at once."""
 
 import json
 import unicodedata

@@ -1,4 +1,4 @@
-"""White space around a token, or around a secret in a file: it is no part of it."""
+"""White space around a token, or around a secret in a file: it is not part of it."""
 
 from typing import Final
 

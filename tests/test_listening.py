@@ -193,7 +193,7 @@ def test_what_is_no_socket_is_left_alone(folder: Path, what: str) -> None:
     else:
         server.socket.symlink_to(folder / "elsewhere")
     said = server.refused()
-    assert "KEYOSK_BIND: cannot be served: there is a file that is no socket" in said
+    assert "KEYOSK_BIND: cannot be served: there is a file that is not a socket" in said
     assert server.socket.is_symlink() or server.socket.exists()
     assert not (folder / "keyosk.db").exists()
 

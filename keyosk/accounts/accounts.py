@@ -119,7 +119,7 @@ class Accounts:
         """Check that whoever handles credentials of their own proved their password for it.
 
         For the transaction that handles them. Raises ``ProofRequired``, and ``Conflict`` if what
-        was proven is the account's password no more.
+        was proven is no longer the account's password.
         """
         # SECURITY: the gate asked before, of what the address named then. A username may have
         # changed hands since, and another way to here may forget to ask.

@@ -126,7 +126,7 @@ class ConsoleSessions:
             session = replace(session, seen_at=now)
             try:
                 self._store.record_use(session.id, now)
-            except Unavailable:  # it ends earlier, no harm but to its owner's patience
+            except Unavailable:  # it only ends earlier
                 return session, principal
         return session, principal
 

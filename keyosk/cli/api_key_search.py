@@ -35,7 +35,7 @@ def find(prefix: str | None, *, as_json: bool) -> None:
         )
     secret = "" if prefix is not None else whitespace.trim(shared.read_secret("API key"))
     if prefix is None and not api_key_format.looks_like(secret):
-        raise Refused(f"This is no API key: one begins with {api_key_format.PREFIX}.")
+        raise Refused(f"This is not an API key: one begins with {api_key_format.PREFIX}.")
     with shared.client() as client:
         found = [_judged(client, key) for key in _matching(client, prefix, secret)]
     if as_json:

@@ -22,7 +22,7 @@ STATUSES: Final = ("created", "exists", "updated", "unchanged", "invalid", "refu
 FAILED: Final = ("invalid", "refused", "conflict")
 CONFLICTS: Final = ("skip", "update", "fail")
 _PIECE: Final = 64 * 1024
-#: Failures that are told one by one; a file of the wrong kind fails in every line.
+#: Failures that are shown one by one; a file of the wrong kind fails in every line.
 _TOLD: Final = 20
 
 

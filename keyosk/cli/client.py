@@ -24,7 +24,7 @@ from keyosk.model import OWN_SET_ALGORITHMS
 _PAGE: Final = 200
 #: Bytes of the largest response that is held in memory: pages and manifests are far smaller.
 _LARGEST: Final = 64 * 1024 * 1024
-#: Characters of a sentence that is told.
+#: The most characters of a server's sentence that are shown.
 _LONGEST: Final = 2_000
 #: Seconds: of usual requests, and of those whose lines come as they are made.
 _TIMEOUT: Final = httpx.Timeout(60, connect=15)
@@ -238,7 +238,7 @@ class Client:
                 "same: look before you ask again."
             )
         return (
-            f"The connection to {self._name} broke. What was asked for may be done all the same: "
+            f"The connection to {self._name} broke. What was asked for may be done nevertheless: "
             "look before you ask again."
         )
 
@@ -288,7 +288,7 @@ def _path(segments: tuple[str, ...]) -> str:
         said = _NO_SUCH.get(before)
         if said and (not name or "/" in name or f"{before}/{name}" in _RESERVED):
             raise Refused(_named(said[0], segments), code="not_found", status=404)
-    # A segment of dots only would be taken for a step up. The first is no name.
+    # A segment of dots only would be taken for a step up. The first is not a name.
     return f"/{segments[0]}" + "".join(
         "/" + (quote(each, safe="") if each.strip(".") else each.replace(".", "%2E"))
         for each in segments[1:]

@@ -114,8 +114,8 @@ def issuer_from_outside(server: str, *, expected: str | None) -> list[Check]:
             "issuer",
             WRONG,
             f"{server} calls itself {named}",
-            "Verifiers that are told one of them refuse the tokens of the other. Set KEYOSK_ISSUER "
-            "to the URL that everybody uses, or see what else answers there.",
+            "Verifiers configured with one refuse the tokens of the other. Set KEYOSK_ISSUER to "
+            "the URL that everybody uses, or see what else answers there.",
         )
 
     return [*attempted("issuer", look), *attempted("TLS", lambda: _tls(server))]

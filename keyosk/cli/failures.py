@@ -142,6 +142,6 @@ def _finish_output() -> None:
         # Python would try again at its end, and print a traceback of its own.
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if error.errno == errno.EPIPE:  # as of | head, which is no reason to complain
+        if error.errno == errno.EPIPE:  # as with | head, which is not a failure
             sys.exit(1)
         raise

@@ -110,7 +110,7 @@ def _check_inherited(configuration: Config, sockets: list[socket.socket]) -> Non
 def _metrics(configuration: Config, stack: ExitStack) -> list[socket.socket]:
     """Return what listens for the metrics, if anything does.
 
-    Another Keyosk on the machine may have their default place: that is no reason not to start.
+    Another Keyosk on the machine may have their default place: Keyosk starts without them.
     """
     address = configuration.metrics_bind
     if not isinstance(address, Address):

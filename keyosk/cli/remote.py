@@ -57,7 +57,7 @@ def server_of(text: str, *, allow_http: bool) -> str:
     if url.scheme == "http" and not allow_http and not is_loopback(url.host):
         raise Refused(
             "Without TLS everybody on the way could read passwords and tokens: use https. Where "
-            "the network itself is encrypted, --allow-http takes http all the same."
+            "the network itself is encrypted, --allow-http accepts http."
         )
     return str(url.copy_with(path=url.path.rstrip("/"))).rstrip("/")
 

@@ -1,4 +1,4 @@
-"""Database URLs, taken apart by their grammar: which database, and what libpq is told about it.
+"""Database URLs, taken apart by their grammar: which database, and what libpq gets to know of it.
 
 Nothing searches a URL for text. What is not understood is refused by name, never passed on or left
 out in silence.
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-#: What libpq takes (PostgreSQL 18), but for ``replication``: such a session takes no queries.
+#: What libpq takes (PostgreSQL 18), except ``replication``: such a session takes no queries.
 _PARAMETERS: Final = frozenset({
     "host", "hostaddr", "port", "dbname", "user", "password", "passfile", "require_auth",
     "channel_binding", "connect_timeout", "client_encoding", "options", "application_name",
@@ -53,7 +53,7 @@ _HINTS: Final = {
 
 
 class BadUrl(ValueError):
-    """The text is no database URL; the message says what it must be."""
+    """The text is not a database URL; the message says what it must be."""
 
 
 @dataclass(frozen=True, slots=True)

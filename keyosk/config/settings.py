@@ -21,7 +21,7 @@ from keyosk.errors import ConfigurationError, Fault
 
 _PREFIX: Final = "KEYOSK_"
 _CONFIG: Final = "KEYOSK_CONFIG"  # names the file of settings
-#: Variables that are no settings; the last is for commands.
+#: Variables that are not settings; the last is for commands.
 _NO_SETTINGS: Final = (_CONFIG, f"{_PREFIX}URL")
 
 
@@ -377,7 +377,7 @@ def _named(
                 secret = rules.secret_in(value, keep_mark=setting == "secret_key")
                 found[setting] = _Given(label, f"file {value}", secret)
             else:
-                str(value).encode()  # the environment may hold bytes that are no text
+                str(value).encode()  # the environment may hold bytes that are not text
                 found[setting] = _Given(label, source, value)
         except (BadValue, UnicodeEncodeError) as error:
             said = str(error) if isinstance(error, BadValue) else "must be UTF-8"

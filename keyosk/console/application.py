@@ -217,7 +217,7 @@ def _options(error: Exception) -> Response | None:
 
 
 def _static(file: str) -> Response:
-    # SECURITY: a look-up among known names; what a request says is no part of a path.
+    # SECURITY: a look-up among known names; what a request says is never part of a path.
     if file not in _FILES:
         raise NotFound
     request.environ[access.PUBLIC] = True

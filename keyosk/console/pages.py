@@ -33,7 +33,7 @@ DONE: Final[Mapping[str, str]] = {
     "compromised": "The key was declared compromised: no service accepts its tokens any more.",
 }
 _MOMENT: Final = re.compile(r"[0-9T:Z-]{20}", re.ASCII)
-#: Fields of a form that are no content.
+#: Fields of a form that are not content.
 _OWN_FIELDS: Final = frozenset({browser.TOKEN, "confirm", "password_again"})
 
 

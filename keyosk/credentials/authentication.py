@@ -243,7 +243,7 @@ class Authentication:
             self._api_keys.record_use(api_key_id, now)
             return
         with self._database.transaction():
-            # Of all who use it first at the same time one finds that nobody did before.
+            # If several use it first at the same time, only one of them records it.
             if self._api_keys.record_use(api_key_id, now, first=True):
                 target = f"account/{user.account_id}/api-key/{api_key_id}"
                 self._audit.record(user, "api_key.first_use", target)
@@ -288,7 +288,7 @@ class Authentication:
     def _refund(self, attempts: Sequence[Attempt], account_id: str) -> None:
         try:
             self._throttling.refund(attempts, account_id)
-        except Unavailable:  # it counts as a wrong one: no harm but to the allowance
+        except Unavailable:  # it counts as a wrong one: only the allowance suffers
             _log.warning("a correct password still counts as wrong: the database is not available")
 
     def _count_failure(
@@ -316,7 +316,7 @@ class Authentication:
         if stored is None:
             return None
         # SECURITY: read after the hash, which takes long: rights lost meanwhile are lost, and a
-        # password that was changed meanwhile is found no more.
+        # password that was changed meanwhile is not found.
         principal = self._logins.by_password(stored.id, int(self._clock()))
         if principal is None or not self._usable(principal):
             return None

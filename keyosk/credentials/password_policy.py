@@ -1,6 +1,6 @@
 """The rules for new passwords (SP 800-63B-4 section 3.1.1.2).
 
-The only user of zxcvbn, of which it uses only the list of common passwords. ``password_hashing``
+The only user of zxcvbn. It uses only its list of common passwords. ``password_hashing``
 stores and verifies passwords.
 """
 

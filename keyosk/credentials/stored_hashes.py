@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 LONGEST_FOR_CRYPT: Final = 512
-"""Bytes: crypt's SHA-2 takes time with the length of the password, and libxcrypt takes no more."""
+"""Bytes: crypt's SHA-2 takes time with the length of the password, and libxcrypt has this limit."""
 
 # What the schemes cost, as the KiB that argon2id writes in the same time of one core; measured on
 # one machine (stdlib OpenSSL 3, bcrypt 5, argon2-cffi 25.1), elsewhere right within a factor of 2.

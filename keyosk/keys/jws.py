@@ -135,8 +135,8 @@ def read(keys: SigningKeys, text: str, *, typ: Sequence[str], published: bool = 
         first, payload, signature = strict_jws.parts(text, longest=LONGEST)
         header = strict_jws.header_of(first)
         verifier = keys.verifier(header["kid"], published=published)
-        # SECURITY: a revocation document or another kind of JWT is no access token. The key fixes
-        # the algorithm (RFC 8725 section 3.1), whatever the header says.
+        # SECURITY: a revocation document or another kind of JWT is not an access token. The key
+        # fixes the algorithm (RFC 8725 section 3.1), whatever the header says.
         if (
             verifier is None
             or header["typ"].lower() not in map(str.lower, typ)

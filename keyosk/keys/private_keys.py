@@ -73,7 +73,7 @@ class PrivateKeys:
         try:
             return key.sealed if self._hsm and self.is_in_hsm(key.kid, key.sealed) else b""
         except WrongSecretKey:
-            return b""  # nobody can read it any more, and it has to go all the same
+            return b""  # nobody can read it any more, but it must go
 
     def left_over(self, keys: Iterable[SigningKey]) -> list[SigningKey]:
         """Return removed keys that still exist in the HSM; none shortly after a failure."""

@@ -8,7 +8,7 @@ modulo each of them; of other keys, hardly one in 2^27 is.
 from typing import Final
 
 _GENERATOR: Final = 65_537
-#: The odd primes below 168, of which every size of key has at least the first 38.
+#: The odd primes below 168; every size of key has at least the first 38 of them.
 _PRIMES: Final = tuple(
     number for number in range(3, 168, 2) if all(number % each for each in range(3, number, 2))
 )

@@ -276,7 +276,7 @@ class Services:
 
         ``account`` may introspect the tokens of its audience and have what ``exchanges`` adds;
         ``accepts`` gives its scopes to other logins of those who were granted them. Who disabled
-        a service may enable it again, but for callers by API key. Raises ``RefusedByRule``.
+        a service may enable it again, except callers by API key. Raises ``RefusedByRule``.
         """
         acting = None if before is None else (before.account, before.policy.audience)
         known: set[tuple[str, str]] = set()

@@ -7,7 +7,7 @@ own: it knows nothing of Keyosk. An application comes in as a factory, the setti
 A request: `worker` accepts its connection, unless `balance` says that another worker has fewer. It
 is an asyncio protocol of `connection`, which keeps the deadlines and the limits; `parsing`
 (llhttp's judgement, and more) says what it is and where it ends. A thread of a `pool`, or the event
-loop itself for what hardly ever waits, calls the application through `wsgi`, which hands the
+loop itself for what rarely waits, calls the application through `wsgi`, which hands the
 response back to the connection. `problems` are the server's own errors.
 """
 

@@ -214,7 +214,7 @@ class Connection(asyncio.BufferedProtocol):
         self._upload: Upload | None = None
         self._is_responding = False
         self._is_made = False
-        self._ended = False  # the client will send no more
+        self._ended = False  # the client will send nothing further
         self._keep = True
         self._given = 0  # bytes of responses, and how many of them the client had taken
         self._taken = 0

@@ -25,7 +25,7 @@ class Options:
     bind: Sequence[str] = ("127.0.0.1:8080",)  # "host:port", "[::1]:8080", "unix:/path"
     names: Sequence[str] = ()  # of those, in environ["server.listener"]
     certificate: Certificate | None = None  # with it, TLS is spoken
-    plain: frozenset[str] = frozenset()  # the names of those that speak no TLS all the same
+    plain: frozenset[str] = frozenset()  # the names of those that still speak no TLS
     workers: int = 2
     threads: int = (
         4  # for requests that are neither slow nor instant; those have threads of their own

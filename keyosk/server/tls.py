@@ -173,7 +173,7 @@ class Layer(asyncio.Transport, asyncio.BufferedProtocol):
         self._is_ready = False  # the handshake is done
         self._is_plain = False  # there will be no TLS
         self._is_paused = False
-        self._is_closing = False  # we have told the client that no more comes
+        self._is_closing = False  # we have told the client that nothing follows
         self._has_ended = False  # the client has told us, or has closed without a word
         self._is_cut_off = False  # it has closed; there may still be data from before
 
@@ -287,7 +287,7 @@ class Layer(asyncio.Transport, asyncio.BufferedProtocol):
         self._flush()
 
     def write_eof(self) -> None:
-        """Tell the client that no more comes; what it sends from now on is thrown away."""
+        """Tell the client that nothing follows; what it sends from now on is thrown away."""
         self._say_goodbye()
         self._raw.write_eof()
 

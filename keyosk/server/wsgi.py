@@ -1,6 +1,6 @@
 """The application called for one request, and what it makes sent as a response (PEP 3333).
 
-It runs in a thread, or in the event loop for what hardly ever waits. It reaches the connection
+It runs in a thread, or in the event loop for what rarely waits. It reaches the connection
 through `Client` only.
 """
 
@@ -288,7 +288,7 @@ class Call:
         if self._chunked:
             self._parts.append(b"0\r\n\r\n")
         data = b"".join(self._parts)
-        # Of a large response no more is kept for a slow client than that.
+        # The most that is kept of a large response for a slow client.
         while self._may_wait and len(data) > self._options.reply_bytes:
             self._parts = [data[: self._options.reply_bytes]]
             data = data[self._options.reply_bytes :]

@@ -1,4 +1,4 @@
-"""API keys: everything except their secrets, of which only the digest is stored."""
+"""API keys: everything except their secrets: only a digest of each is stored."""
 
 import json
 from collections.abc import Mapping

@@ -22,7 +22,7 @@ _DONE: Final = "done"
 _TIMES: Final = frozenset({"since", "until"})
 #: Seconds by which a count may lie ahead; below that it waits for its minute to be over.
 _FAR: Final = 3_600
-#: Addresses from which failed logins of one account are told apart in a minute.
+#: Addresses from which failed logins of one account are kept apart in a minute.
 _PLACES: Final = 50
 #: In place of an action: how many refusals of an account have rows of their own.
 _SHOWN: Final = ""

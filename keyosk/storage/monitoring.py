@@ -15,7 +15,7 @@ from keyosk.storage.throttling import is_used_up
 MOST: Final = 100_000
 #: As far as allowances are looked at, beginning with those that are used up for the longest.
 _ALLOWANCES: Final = 10_000
-#: Services that are told apart.
+#: How many services have series of their own.
 _SERVICES: Final = 200
 
 
@@ -87,7 +87,7 @@ class MonitoringStore:
         return (rows[0][0], rows[0][1]) if rows else (0, 0)
 
     def services(self) -> dict[str, str]:
-        """Return the names of the oldest services by audience, as many as are told apart."""
+        """Return the names of the oldest services by audience: those with series of their own."""
         query = (
             tables.Service.select(tables.Service.audience, tables.Service.name)
             .order_by(tables.Service.id)

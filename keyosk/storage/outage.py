@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 _PAUSE: Final = 1.0  # seconds between two tries
 #: Seconds that an outage of reads lasts at least: a server that dies has statements that still
-#: succeed. Something is read each second, so that the end is seen soon all the same.
+#: succeed. Something is read each second, so that the end is still seen soon.
 _SHORTEST: Final = 1.0
 
 
@@ -110,7 +110,7 @@ class OutageLog:
     """
 
     def __init__(self, shared: SharedOutage | None = None) -> None:
-        """``shared``: by processes of which one is to tell."""
+        """``shared``: by processes, one of which reports it."""
         self._shared = shared
         self._lock = threading.Lock()
         self._told: dict[bool, float] = {}

@@ -246,7 +246,7 @@ class _Adapter(peewee.Psycopg3Adapter):
         raise Unavailable(_AWAY, reason="the server does not respond")
 
     def _failure(self, text: str) -> Unavailable:
-        """What a failed connection means; several hosts that all failed are told together."""
+        """What a failed connection means; several hosts that all failed are reported together."""
         text = self._url.hide_secrets(text)
         first, *others = text.split("\n- host: ")
         causes = [each.partition(": ")[2] for each in others] or [first]

@@ -134,7 +134,7 @@ class IssuerStore:
     def claim_fetch(self, issuer_id: str, *, now: int, not_after: int) -> bool:
         """Take the turn to fetch an issuer's keys, if nobody did after ``not_after``.
 
-        Of all processes on all nodes only one gets it.
+        Only one process on all nodes gets it.
         """
         keys = tables.FetchedKeys
         turn = (

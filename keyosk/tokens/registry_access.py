@@ -20,7 +20,8 @@ def access(
     """Return the ``access`` claim for the ``scope`` parameters of a request, and the scopes used.
 
     ``held``: the scopes of the registry's service. What is not held or not understood is left out,
-    which is no error in the specification. Raises ``InvalidScope`` for far too many resources.
+    which the specification does not call an error. Raises ``InvalidScope`` for far too many
+    resources.
     """
     wanted = dict.fromkeys(item for text in parameters for item in text.split(" ") if item)
     if len(wanted) > _MOST:

@@ -162,7 +162,7 @@ class Gate:
         now = int(installation.clock())
         session = operator.console_login()
         if session is not None:
-            # A cookie is no proof: what needs one has the password in its body.
+            # A cookie is not a proof: what needs one has the password in its body.
             return _caller_of(session, now, via=VIA), None
         shown = authorization.credentials()
         if shown.scheme == "bearer" and shown.token is None:

@@ -274,11 +274,11 @@ def is_instant(environ: Mapping[str, Any]) -> bool:
 
 
 def runs_in_loop(environ: Mapping[str, Any], *, reads_files: bool) -> bool:
-    """True for a request that hardly ever waits, so that the server needs no thread for it.
+    """True for a request that rarely waits, so that the server needs no thread for it.
 
     What is answered from memory, and what reads a few rows where these are in a SQLite file
     (``reads_files``) and no password is shown: handing it to a thread and back costs more than the
-    rest of it. Whatever waits all the same, as a wrong key that is counted, leaves the loop
+    rest of it. Whatever still waits, such as a wrong key that is counted, leaves the loop
     (``delays``).
     """
     path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]

@@ -40,7 +40,7 @@ class ApplyResource(Endpoint):
     """Declarative configuration."""
 
     def prepare(self, **_: str) -> None:
-        """Read how it is asked for, and no more of the body than a manifest may have."""
+        """Read what is asked for, and at most as much of the body as a manifest may have."""
         # One byte more than is taken: a body without a length is cut off there, in silence.
         request.max_content_length = MAX_MANIFEST + 1
         if len(request.get_data()) > MAX_MANIFEST:
@@ -51,7 +51,7 @@ class ApplyResource(Endpoint):
         self.repeatable = not self._requested["dry_run"]
         self._drafts: Drafts | None = None
         if self.repeatable and IDEMPOTENCY_KEY in request.headers:
-            # Whatever is wrong is told by ``post``, unless the response is known already.
+            # ``post`` reports whatever is wrong, unless the response is known already.
             with suppress(KeyoskError):
                 self._drafts = self.meanwhile.enter_context(
                     self.installation.declarations.draft_keys(

@@ -91,7 +91,7 @@ class ImportResource(Endpoint):
         return _lines_response(_spooled(first, results), leave)
 
     def _import(self, caller: Caller, *, dry_run: bool, on_conflict: OnConflict) -> Iterator[bytes]:
-        """The response, batch by batch; what ends it early after the first is told in its end."""
+        """The response, batch by batch. What ends it after the first batch is its last line."""
         tally = Tally()
         batches = self.installation.bulk.import_accounts(
             lambda: access.recheck(self.installation, caller, _WRITE),

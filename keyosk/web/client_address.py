@@ -47,8 +47,8 @@ class Source:
         SECURITY: a header counts only as far as trusted proxies wrote it. It is read from the
         right, where each proxy appends its peer, and the first address that is not a trusted proxy
         is the client; the client may have made up everything to the left of it. If a trusted proxy
-        wrote something that is no address, or two headers that differ, the client is ``UNKNOWN``:
-        the proxy's own address would let it use keys that are limited to that network.
+        wrote something that is not an address, or two headers that differ, the client is
+        ``UNKNOWN``: the proxy's own address would let it use keys that are limited to that network.
         """
         peer: str | None = environ.get("REMOTE_ADDR")
         if peer == "":  # the server's own word: no TCP connection has that

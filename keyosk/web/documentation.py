@@ -109,7 +109,7 @@ class AssetResource(Endpoint):
     @operation(media_types={_CSS: "body {}", _JAVASCRIPT: "void 0;"}, has_etag=True)
     def get(self, file: str) -> Response:
         """Return a file of the documentation page."""
-        # SECURITY: a look-up among known names; what a request says is no part of a path.
+        # SECURITY: a look-up among known names; what a request says is never part of a path.
         if file not in _ASSETS:
             raise NotFound("The documentation page has no such file.")
         return public_response(Response(_asset(file), mimetype=_ASSETS[file]))

@@ -73,7 +73,7 @@ class ExplainResource(Endpoint):
                 api_key_id=api_key,
                 by_workload=fields.get("credential") == CredentialKind.WORKLOAD,
             )
-        except InvalidScope as error:  # it is no list of scopes
+        except InvalidScope as error:  # it is not a list of scopes
             found = Explanation(None, error, None, (), {})
         return json_response(self._shape(found))
 

@@ -39,7 +39,7 @@ def prepare(environ: dict[str, Any]) -> None:
     if environ["REQUEST_METHOD"] != "HEAD":
         # SECURITY: OPTIONS is answered for everybody elsewhere, which a proxy takes for a yes.
         environ["REQUEST_METHOD"] = "GET"
-    # What the request itself carries is no business of ours.
+    # What the request itself carries is not for us.
     environ["wsgi.input"] = io.BytesIO()
     environ["CONTENT_LENGTH"] = "0"
     service = path[len(PATH) + 1 :].partition("/")[0]

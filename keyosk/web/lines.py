@@ -28,7 +28,7 @@ _BOM: Final = b"\xef\xbb\xbf"
 
 #: What an export has besides, and an import passes over: what one gives, the other takes.
 _READ_ONLY: Final = frozenset({"id", "has_password", "last_login_at", "created_at", "updated_at"})
-#: Fields whose JSON type is all that the schema asks of them, but for ``_is_text``.
+#: Fields whose JSON type is all that the schema asks of them, except for ``_is_text``.
 _PLAIN: Final[Mapping[str, type]] = {
     "username": str,
     "kind": str,

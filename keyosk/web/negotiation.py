@@ -8,7 +8,7 @@ def prefers(mimetype: str) -> bool:
 
     It must be listed: a client that accepts anything gets JSON.
     """
-    # Most clients send */*, which is no reason to take the header apart (10 us).
+    # Most clients send */*, and the header need not be taken apart (10 us).
     if mimetype not in request.headers.get("Accept", "").lower():
         return False
     accepted = request.accept_mimetypes

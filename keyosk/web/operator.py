@@ -9,8 +9,8 @@ from keyosk.model import OPERATOR, Principal
 #: In the WSGI environ of a request that a command makes inside its own process, with ``OPERATOR``.
 #:
 #: SECURITY: servers fill the environ from what clients send, and all names and values of that are
-#: text. This name is none, and the value is told by its identity: only code of this process can
-#: have put it there.
+#: text. This name is not text, and the value is recognised by its identity: only code of this
+#: process can have put it there.
 BY_OPERATOR: Final = object()
 
 

@@ -6,7 +6,7 @@ ended when its first page was read: a list that grows or changes as fast as it i
 
 By name an object may be renamed to a place ahead again and again. So the cursor counts what the
 list may show yet: as much as there was, and a page more. If there is still more then, the list goes
-on with all of its objects by id, each once: none that stays as it is can be missed.
+on with all of its objects by id, each once: no object that stays unchanged is missed.
 """
 
 import base64

@@ -12,7 +12,7 @@ from keyosk.errors import InvalidRequest
 from keyosk.web import bodies
 
 FORM: Final = "application/x-www-form-urlencoded"
-#: White space around these is no part of them.
+#: White space around these is not part of them.
 _TOKENS: Final = frozenset(
     {"token", "refresh_token", "subject_token", "assertion", "client_assertion"}
 )

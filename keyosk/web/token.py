@@ -149,7 +149,7 @@ def _by_token_of(
 def _by_refresh_token(
     installation: Installation, single: Mapping[str, str], token_request: TokenRequest
 ) -> IssuedToken:
-    # A login is no must: the token alone proves enough, as it is used once (RFC 9700 4.14.2).
+    # A login is optional: the token alone proves enough, as it is used once (RFC 9700 4.14.2).
     login = client_authentication.login_if_any(installation, single)
     if "refresh_token" not in single:
         raise InvalidRequest("The parameter refresh_token is missing.")

@@ -212,7 +212,7 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(_: str) -> Any:
-    raise ValueError  # NaN and the infinities are no JSON
+    raise ValueError  # NaN and the infinities are not JSON
 
 
 def _depth(found: Any) -> int:

@@ -22,7 +22,7 @@ def check_url(url: str) -> None:
         raise ValueError("must be printable ASCII without spaces")
     if parts.username is not None or parts.password is not None or parts.fragment:
         raise ValueError("must have no user, password or fragment")
-    if not parts.hostname or parts.port == 0:  # .port raises ValueError where it is no number
+    if not parts.hostname or parts.port == 0:  # .port raises ValueError where it is not a number
         raise ValueError("must be a URL with a host")
     if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(parts.hostname)):
         raise ValueError("must be an https URL; http is accepted for a loopback address only")

@@ -243,7 +243,7 @@ def _check_keys(faults: Faults, document: Mapping[str, Any]) -> None:
     if isinstance(listed, list) and any(
         isinstance(key, dict) and assertions.is_private(key) for key in listed
     ):
-        faults.add("keys", "must hold public keys only; this key is no secret any more")
+        faults.add("keys", "must hold public keys only; treat this key as leaked")
         return
     try:
         assertions.parse_keys(document)

@@ -1,4 +1,4 @@
-"""What is left of each allowance to guess passwords, and whence accounts logged in before."""
+"""What is left of each allowance to guess passwords, and from where accounts logged in before."""
 
 from peewee import (
     BigIntegerField,

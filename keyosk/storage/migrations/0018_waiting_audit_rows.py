@@ -73,7 +73,7 @@ def up(_migrator: SchemaMigrator, db: Database) -> None:
         f"INSERT INTO waiting_audit_row ({_SAME}) SELECT {_SAME} FROM audit_row"  # noqa: S608  # nosec B608
         " WHERE sequence IS NULL"
     )
-    # What is no hash stays what it is: verifying the chain will tell, not the upgrade.
+    # What is not a hash stays as it is: verifying the chain will tell, not the upgrade.
     if isinstance(db, PostgresqlDatabase):
         decoded = (
             "CASE WHEN hash ~ '^([0-9a-f]{2})*$' THEN decode(hash, 'hex')"

@@ -192,7 +192,7 @@ def _security(access: Access) -> list[dict[str, list[str]]]:
         return [{name: []} for name in ("basic", *(("api_key",) if access.key_alone else ()))]
     if access.anyone:
         return [{}]
-    # The account that the path names needs no scope, so it is no requirement there.
+    # The account that the path names needs no scope, so none is required there.
     roles = [] if access.itself or access.any_caller else [access.scope]
     return [{"bearer": roles}, {"basic": roles}]
 
