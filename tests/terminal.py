@@ -37,13 +37,23 @@ class Done:
         return self.err
 
 
-def keyosk(environment: Mapping[str, str], folder: Path, *arguments: str, text: str = "") -> Done:
+def keyosk(
+    environment: Mapping[str, str],
+    folder: Path,
+    *arguments: str,
+    text: str = "",
+    screen: bool = False,
+) -> Done:
     """Run one command; any exception but SystemExit would be a traceback on the terminal.
 
-    ``environment``: all of Keyosk's settings that it sees, and libpq's.
+    ``environment``: all of Keyosk's settings that it sees, and libpq's. ``screen``: somebody reads
+    standard output.
     """
     stdin = io.TextIOWrapper(_Input(text.encode()), "utf-8")
-    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+    out, err = (
+        kind(io.BytesIO(), "utf-8", write_through=True)
+        for kind in (_Screen if screen else io.TextIOWrapper, io.TextIOWrapper)
+    )
     code: Any = 0
     with _log_kept(), pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("KEYOSK_")]:
@@ -71,6 +81,11 @@ def _log_kept() -> Iterator[None]:
     finally:
         log.handlers[:] = handlers
         log.setLevel(level)
+
+
+class _Screen(io.TextIOWrapper):
+    def isatty(self) -> bool:
+        return True
 
 
 class _Input(io.BytesIO):

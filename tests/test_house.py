@@ -50,6 +50,7 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
     "yaml": ("cli.documents",),
     "httpcore": ("workloads.fetching",),
     "httpx": ("cli.client", "cli.local", "cli.remote"),
+    "rich": ("cli.tables",),
     "uuid_utils": ("ids",),
     "prometheus_client": ("metrics",),
 }
@@ -75,6 +76,7 @@ LOCAL_IMPORTS: Final[Mapping[tuple[str, str], str]] = {
             ("login", "remote"),
             ("shared", "local"),
             ("shared", "remote"),
+            ("shared", "tables"),
             ("signing_keys", "machine"),
             ("tokens", "machine"),
             ("verify_service", "service_check"),

@@ -822,6 +822,7 @@ HEAVY = {f"keyosk.cli.{name}" for name in ("client", "documents", "local", "mach
     "keyosk.cli.diagnosis",
     "keyosk.cli.diagnosis_of_server",
     "keyosk.cli.serving",
+    "keyosk.cli.tables",
 }
 
 

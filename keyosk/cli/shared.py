@@ -36,6 +36,9 @@ _QUIET: Final = "keyosk.quiet"
 #: What the API says where only the password itself will do.
 _PROOF: Final = "proof_required"
 
+#: The longest list that is drawn on a terminal: rich takes a millisecond for each row.
+_MOST_DRAWN: Final = 1000
+
 T = TypeVar("T")
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, as the API returns it.")
@@ -229,9 +232,15 @@ def show_object(shape: Mapping[str, Any], *, as_json: bool, key: str = "") -> No
     if as_json:
         show_json(shape)
         return
-    width = max((len(name) for name in shape), default=0)
-    for name, value in shape.items():
-        click.echo(f"{printable(name):<{width}}  {_cell(value)}")
+    fields = [(printable(name), _cell(value)) for name, value in shape.items()]
+    if _is_terminal():
+        from keyosk.cli import tables  # noqa: PLC0415 - it is rich
+
+        tables.show_object(fields)
+        return
+    width = max((len(name) for name, _ in fields), default=0)
+    for name, value in fields:
+        click.echo(f"{name:<{width}}  {value}")
 
 
 def show_list(
@@ -245,7 +254,14 @@ def show_list(
     if as_json:
         show_json({"items": list(shapes), "next": None})
         return
-    rows = [list(columns), *([_cell(shape.get(name)) for name in columns] for shape in shapes)]
+    cells = [[_cell(shape.get(name)) for name in columns] for shape in shapes]
+    if len(cells) <= _MOST_DRAWN and _is_terminal():
+        from keyosk.cli import tables  # noqa: PLC0415 - it is rich
+
+        # Who knows an object by another name can do without its id.
+        tables.show_list(columns, cells, spare="" if key in ("", "id") else "id")
+        return
+    rows = [list(columns), *cells]
     widths = [max(len(row[index]) for row in rows) for index in range(len(columns))]
     for row in rows:
         click.echo(
@@ -263,6 +279,10 @@ def _is_quiet(*, as_json: bool) -> bool:
     if is_quiet() and as_json:
         raise click.UsageError("--quiet and --json print different things: give one.")
     return is_quiet()
+
+
+def _is_terminal() -> bool:
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def _cell(value: Any) -> str:

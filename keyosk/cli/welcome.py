@@ -10,6 +10,7 @@ from typing import Final
 import click
 
 from keyosk.bootstrap import FirstAdmin
+from keyosk.cli import colours
 from keyosk.config import Config
 from keyosk.config.values import UnixAddress
 
@@ -88,7 +89,7 @@ def _dim(text: str) -> str:
 
 
 def _styled(text: str, **style: object) -> str:
-    """Text with colours, unless somebody wants none (https://no-color.org)."""
-    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+    """Text with colours, unless somebody wants none."""
+    if not colours.are_wanted():
         return text
     return click.style(text, **style)  # type: ignore[arg-type]
