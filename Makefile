@@ -28,7 +28,7 @@ run: .venv/.runtime ## Set up and start Keyosk (ARGS go to "keyosk serve")
 test: .venv/.development ## Run the tests but the long ones (ARGS="-k token" go to pytest)
 	@$(BIN)/pytest -m "not slow" $(ARGS)
 
-test-long: .venv/.development ## Run the long tests: floods, kills, large lists
+test-long: .venv/.development ## Run the long tests: servers of their own, other programs, kills, floods
 	@$(BIN)/pytest -m slow $(ARGS)
 
 coverage: .venv/.development ## Run "make test" and hold the floors of branch coverage

@@ -13,6 +13,8 @@ import pytest
 from keyosk.server.balance import Balance
 from live import LiveServer
 
+pytestmark = pytest.mark.slow
+
 ASK = b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n"
 
 

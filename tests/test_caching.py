@@ -45,6 +45,7 @@ def addresses(alice: Person, key: str) -> list[str]:
     return sorted({*found, "/nowhere", "/accounts/me", "/accounts?limit=0", "/accounts?limit=1"})
 
 
+@pytest.mark.slow
 @pytest.mark.attack
 def test_nothing_that_is_not_public_may_be_kept(
     server: LiveServer, admin: Client, alice: Person

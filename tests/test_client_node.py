@@ -17,6 +17,8 @@ from node_services import CLIENT, ROOT
 from people import make_key, make_person
 from test_forged import Forge, forgeries
 
+pytestmark = pytest.mark.slow
+
 TESTS = sorted({each.name for each in (CLIENT / "test").glob("*.test.js")} - {"forged.test.js"})
 #: They wait for polls and for Retry-After.
 LONG = {"revocations.test.js", "token_source.test.js"}
@@ -107,7 +109,6 @@ def test_the_package_has_what_users_need_and_nothing_else(tmp_path: Path) -> Non
     assert {path[2:] for each in exported.values() for path in each.values()} <= names
 
 
-@pytest.mark.slow
 def test_the_readme_as_it_stands(server: LiveServer, admin: Client, tmp_path: Path) -> None:
     readme = (CLIENT / "README.md").read_text()
     (install,) = re.findall(r"^```sh\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)

@@ -13,6 +13,8 @@ import keyosk_client
 from keyosk_client import challenges, errors
 from keyosk_client.verifier import VerifierCore
 
+pytestmark = pytest.mark.slow
+
 README: Final = (Path(keyosk_client.__file__).parent.parent / "README.md").read_text()
 BLOCKS: Final = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 #: Before those that need Django.

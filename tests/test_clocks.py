@@ -140,6 +140,7 @@ def test_who_was_refused_by_a_clock_ahead_waits_no_longer_than_usual(
     assert attempt(keyosk) == "in"
 
 
+@pytest.mark.slow
 @both_ways
 def test_two_nodes_whose_clocks_differ_give_no_more_guesses_than_twice(
     keyosk: Installation, two: Installation, clock: Clock, jump: int
@@ -153,6 +154,7 @@ def test_two_nodes_whose_clocks_differ_give_no_more_guesses_than_twice(
     assert ended.count("wrong") <= 13
 
 
+@pytest.mark.slow
 @both_ways
 def test_two_nodes_whose_clocks_differ_lock_nobody_out(
     keyosk: Installation, two: Installation, clock: Clock, jump: int

@@ -536,6 +536,7 @@ def test_a_database_that_does_not_answer_is_a_reason(tmp_path: Path) -> None:
         assert "hidden-word" not in said
 
 
+@pytest.mark.slow
 def test_the_installed_command_is_the_one_that_is_tested_here(server: LiveServer) -> None:
     shown = server.run("account", "show", "admin", "--json")
     assert (shown.returncode, shown.stderr) == (0, "")
@@ -545,6 +546,7 @@ def test_the_installed_command_is_the_one_that_is_tested_here(server: LiveServer
     assert refused.stderr == "keyosk: nobody-at-all: no such account\n"
 
 
+@pytest.mark.slow
 @pytest.mark.attack
 def test_a_password_that_is_no_utf_8_is_refused_without_a_word_of_it(server: LiveServer) -> None:
     done = subprocess.run(

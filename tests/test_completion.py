@@ -16,6 +16,8 @@ from people import done, make_person, make_service
 from terminal import keyosk
 from test_remote import Terminal
 
+pytestmark = pytest.mark.slow
+
 SHELLS = ("bash", "zsh", "fish")
 WAIT = 120  # seconds for a shell, and the programs that it starts, on a busy machine
 START = {"bash": ["bash", "--norc", "--noprofile", "-i"], "zsh": ["zsh", "-f", "-i"]}

@@ -16,7 +16,7 @@ from live import ADMIN_PASSWORD, Client, LiveServer, unique
 from postgres import ROLE, PostgresServer
 from tables import table
 
-pytestmark = pytest.mark.every_database
+pytestmark = [pytest.mark.every_database, pytest.mark.slow]
 
 PASSWORD = "hidden-word-of-postgres"
 

@@ -26,6 +26,8 @@ from packaging.utils import canonicalize_name
 from live import ADMIN_PASSWORD, SECRET_KEY, command, environment, free_port
 from test_supply import needed_here
 
+pytestmark = pytest.mark.slow
+
 ROOT: Final = Path(__file__).resolve().parent.parent
 
 
@@ -111,7 +113,6 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return folders
 
 
-@pytest.mark.slow
 def test_make_build_in_two_folders_gives_the_same_bytes(packages: list[Path]) -> None:
     one, another = ({f.name: f.read_bytes() for f in (p / "dist").iterdir()} for p in packages)
     version = distribution("keyosk").version
@@ -206,7 +207,6 @@ def in_a_mount_namespace(script: str, *arguments: str | Path) -> list[str]:
     return ["unshare", "--mount", "sh", "-c", script, "sh", *map(str, arguments)]
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts file systems")
 def test_the_image_is_built_and_runs_read_only_as_any_user(
     packages: list[Path], tmp_path: Path

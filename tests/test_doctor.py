@@ -18,6 +18,8 @@ from people import done, make_service
 from terminal import Done, keyosk
 from test_remote import Terminal
 
+pytestmark = pytest.mark.slow
+
 
 def examined(ended: Done) -> dict[str, dict[str, Any]]:
     """What was found, by part, after a look at the exit code."""

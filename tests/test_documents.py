@@ -41,6 +41,7 @@ def good(server: LiveServer, admin: Client, todo: str) -> str:
     return text
 
 
+@pytest.mark.slow
 def test_fastify_takes_a_token_and_refuses_the_revocation_list(
     server: LiveServer, todo: str, good: str
 ) -> None:

@@ -335,6 +335,7 @@ def test_it_and_the_token_endpoint_agree(timed: Installation, data: st.DataObjec
 # --- Commands -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_commands_make_look_into_and_explain_tokens(
     server: LiveServer, admin: Client, alice: Person, todo: str
 ) -> None:

@@ -26,6 +26,8 @@ import processes
 from live import LiveServer, free_port
 from test_outages import fill, small_disk
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = (sys.executable, "-m", "keyosk")
 #: Root reads and writes everything; without these it is held to permissions like anybody.
 _CAPABILITIES = "-dac_override,-dac_read_search"

@@ -18,6 +18,8 @@ from live import Client, LiveServer, free_port
 from people import done
 from test_bad_tokens import verify
 
+pytestmark = pytest.mark.slow
+
 GUIDES = Path(__file__).parent.parent / "docs" / "how-to" / "services"
 KEYOSK, PORT = "http://127.0.0.1:8080", "8081"
 _START = 60  # seconds
@@ -94,7 +96,6 @@ def _await(process: subprocess.Popen[Any], url: str, log: Path) -> None:
     raise AssertionError(log.read_text())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("page", "command"), SERVICES, ids=[" ".join(each) for each in SERVICES])
 def test_the_service_of_a_guide_refuses_every_bad_token(
     server: LiveServer, admin: Client, tmp_path: Path, page: str, command: str
@@ -117,7 +118,6 @@ def test_the_service_of_a_guide_refuses_every_bad_token(
         assert wrong - {name for name in wrong if "revoked" in name} == ACCEPTED[page]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_the_test_of_a_guide_passes_and_can_fail(tmp_path: Path, page: str) -> None:
     for name, text in files(page).items():

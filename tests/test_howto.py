@@ -17,6 +17,8 @@ import pytest
 from live import LiveServer
 from pasted import blocks, terminal
 
+pytestmark = pytest.mark.slow
+
 HOW_TO = Path(__file__).parent.parent / "docs" / "how-to"
 PASSWORD = "violet lamps orbit slowly"
 NEW_PASSWORD = "slowly orbit lamps violet"

@@ -665,6 +665,7 @@ def test_keys_come_back_from_jwk_and_pem(algorithm: str) -> None:
     assert material.public_jwk(read, algorithm) == material.public_jwk(key, algorithm)
 
 
+@pytest.mark.slow
 def test_the_public_key_is_exported_for_programs_that_read_files(
     server: LiveServer, admin: Client
 ) -> None:
@@ -687,6 +688,7 @@ def test_the_public_key_is_exported_for_programs_that_read_files(
 # --- At rest --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_everything_moves_to_the_first_secret_key(own_server: LiveServer) -> None:
     own_server.start()
     admin = own_server.admin()

@@ -20,6 +20,8 @@ if sys.platform != "linux" or os.uname().machine != "x86_64":
 
 import helm_python
 
+pytestmark = pytest.mark.slow
+
 ROOT: Final = Path(__file__).resolve().parent.parent
 CHART: Final = ROOT / "deploy" / "helm" / "keyosk"
 MANIFESTS: Final = ROOT / "deploy" / "kubernetes"

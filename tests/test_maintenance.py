@@ -18,7 +18,7 @@ from keyosk.installation import Installation
 from live import ADMIN_PASSWORD, LiveServer, unique
 from postgres import PostgresServer
 
-pytestmark = pytest.mark.every_database
+pytestmark = [pytest.mark.every_database, pytest.mark.slow]
 
 SCOPES = ["kept:read", "kept:write"]
 PASSWORD = "seven quiet herons wade"

@@ -486,6 +486,7 @@ def test_a_default_address_that_is_taken_is_told(tmp_path: Path) -> None:
         assert "no metrics at 127.0.0.1:9464" in server.log.read_text()
 
 
+@pytest.mark.slow
 def test_a_main_address_that_is_taken_is_refused(tmp_path: Path, taken: str) -> None:
     server = LiveServer(f"sqlite:///{tmp_path / 'keyosk.db'}", tmp_path)
     server.environment["KEYOSK_BIND"] = taken

@@ -20,6 +20,8 @@ from keyosk.metrics import FAMILIES
 from live import free_port
 from test_metrics import Metered, use_it
 
+pytestmark = pytest.mark.slow
+
 ROOT: Final = Path(__file__).resolve().parent.parent
 DEPLOY: Final = ROOT / "deploy"
 RULES: Final = DEPLOY / "prometheus" / "alerts.yaml"
@@ -314,7 +316,6 @@ def until(holds: Any) -> None:
 
 
 @needs_prometheus
-@pytest.mark.slow
 def test_prometheus_reads_keyosk_and_every_expression_has_data(tmp_path: Path) -> None:
     with Metered(tmp_path, workers="2") as server:
         prometheus = Prometheus(tmp_path, f"127.0.0.1:{server.metrics_port}")

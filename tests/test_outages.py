@@ -21,7 +21,7 @@ import requests
 from live import ADMIN_PASSWORD, Client, LiveServer, unique
 from postgres import PostgresServer
 
-pytestmark = [pytest.mark.fault, pytest.mark.every_database]
+pytestmark = [pytest.mark.fault, pytest.mark.every_database, pytest.mark.slow]
 
 #: Seconds. A database that hangs is found out by waiting; 503 has to come within these.
 HANGS = 15
@@ -106,7 +106,6 @@ def known(postgres: PostgresServer, tmp_path: Path) -> Iterator[Known]:
         yield Known(server)
 
 
-@pytest.mark.slow
 def test_a_frozen_postgresql_is_503_and_holds_up_nothing_else(
     known: Known, postgres: PostgresServer
 ) -> None:
@@ -265,7 +264,6 @@ def wait_until(holds: Callable[[], bool]) -> None:
 # ---- SQLite --------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_a_locked_sqlite_file_is_503_for_what_writes_and_no_more(tmp_path: Path) -> None:
     path = tmp_path / "keyosk.db"
     with LiveServer(f"sqlite:///{path}", tmp_path, workers="2") as server:

@@ -602,6 +602,7 @@ def own_server(database_url: str, tmp_path: Path, soft: SoftHsm) -> Iterator[Liv
     server.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "value", "message"),
     [
@@ -621,6 +622,7 @@ def test_the_server_does_not_start_without_its_token(
     assert "Traceback" not in ran.stderr
 
 
+@pytest.mark.slow
 def test_workers_and_commands_sign_with_the_same_key(own_server: LiveServer) -> None:
     own_server.start()
     admin = own_server.admin()
@@ -661,6 +663,7 @@ def retried(client: Client) -> Any:
         return client.post("/auth/token")
 
 
+@pytest.mark.slow
 @pytest.mark.fault
 def test_a_server_whose_token_is_away_answers_503_until_it_is_back(
     own_server: LiveServer, soft: SoftHsm
@@ -679,6 +682,7 @@ def test_a_server_whose_token_is_away_answers_503_until_it_is_back(
     assert PIN not in log
 
 
+@pytest.mark.slow
 def test_the_lines_of_the_documentation_make_the_next_key_in_the_token(
     own_server: LiveServer, soft: SoftHsm, tmp_path: Path
 ) -> None:

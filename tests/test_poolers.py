@@ -19,6 +19,8 @@ from live import ADMIN_PASSWORD, LiveServer, unique
 from poolers import pgbouncer
 from postgres import PostgresServer
 
+pytestmark = pytest.mark.slow
+
 MODES = ("session", "transaction")
 # Fewer than Keyosk's connections, where they can be shared.
 SIZES = {"session": 40, "transaction": 4}
@@ -177,7 +179,6 @@ def test_one_at_a_time_sets_a_database_up_behind_a_pooler(url: str) -> None:
         assert order == ["first", "second"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("isolation", ["serializable", "repeatable read"])
 @pytest.mark.parametrize("pooled", [False, True])
 def test_a_stricter_isolation_by_default_fails_no_request_and_loses_no_change(
@@ -212,7 +213,6 @@ def test_a_stricter_isolation_by_default_fails_no_request_and_loses_no_change(
             assert made == {201: 24}
 
 
-@pytest.mark.slow
 @both_modes
 def test_a_connection_that_fails_costs_at_most_one_answer(
     url: str, tmp_path: Path, mode: str

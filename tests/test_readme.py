@@ -181,6 +181,7 @@ def test_the_snippet_of_a_service_takes_alices_token_and_refuses_the_admins(
     names["keyosk"].verifier.close()
 
 
+@pytest.mark.slow
 def test_the_demo_goes_as_told_and_shows_no_secret() -> None:
     ran = subprocess.run(
         [sys.executable, str(ROOT / "examples" / "demo.py")],
@@ -193,6 +194,7 @@ def test_the_demo_goes_as_told_and_shows_no_secret() -> None:
     assert not re.search(r"kysk_\w{38}|eyJ[\w-]+\.[\w-]+\.", ran.stdout + ran.stderr)
 
 
+@pytest.mark.slow
 def test_the_demo_ends_with_a_failure_and_leaves_nothing_running_when_something_is_not_as_told(
     tmp_path: Path,
 ) -> None:

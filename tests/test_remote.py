@@ -110,6 +110,7 @@ def test_no_text_in_the_environ_makes_a_caller_the_operator(installation: Any) -
     assert answer.status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.attack
 def test_a_trusted_proxy_cannot_claim_to_be_the_operator(prepared_url: str, tmp_path: Path) -> None:
     with LiveServer(prepared_url, tmp_path, trusted_proxies="127.0.0.0/8") as proxied:
@@ -202,6 +203,7 @@ def test_a_password_needs_its_username(away: Terminal) -> None:
     assert away.run("login", text="some password\n").code == 2
 
 
+@pytest.mark.slow
 def test_several_servers_are_kept_apart(
     away: Terminal, server: LiveServer, prepared_url: str, tmp_path: Path
 ) -> None:
@@ -238,6 +240,7 @@ def test_a_token_that_the_server_no_longer_takes_is_renewed_though_its_time_is_n
     assert away.run("account", "show", "admin").code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.attack
 def test_commands_at_once_use_a_refresh_token_once(
     away: Terminal, server: LiveServer, admin: Client

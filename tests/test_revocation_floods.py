@@ -114,6 +114,7 @@ def entries_of(keyosk: Installation) -> int:
     return len(keyosk.revocations.published().revocations)
 
 
+@pytest.mark.slow
 @settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

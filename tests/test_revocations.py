@@ -257,6 +257,7 @@ def test_the_document_is_tagged_and_tells_what_is_new(
     assert (whole["since"], len(whole["entries"]) >= 1) == (0, True)
 
 
+@pytest.mark.slow
 def test_an_unchanged_document_is_not_sent_again(own_server: LiveServer) -> None:
     own_server.start()
     anybody = own_server.client()

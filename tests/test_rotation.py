@@ -180,6 +180,7 @@ def test_an_overlap_that_makes_no_sense_is_refused(
     assert (shown(admin, person, key)["successor"], token_status(person, secret)) == (None, 200)
 
 
+@pytest.mark.slow
 def test_the_command_rotates_too(server: LiveServer, admin: Client, person: Person) -> None:
     key, secret = make_key(admin, person)
 
@@ -237,6 +238,7 @@ FORWARDED = (
 )
 
 
+@pytest.mark.slow
 def test_behind_a_proxy_what_it_wrote_counts_and_no_more(own_server: LiveServer) -> None:
     own_server.environment["KEYOSK_TRUSTED_PROXIES"] = "127.0.0.0/8, 10.0.0.0/8"
     own_server.start()

@@ -613,6 +613,7 @@ def test_the_last_key_of_an_admin_without_a_password_stays(lonely: Lonely) -> No
         done(deputy.put(f"{last.path}/password", json={"password": ADMIN_PASSWORD}), 204)
 
 
+@pytest.mark.slow
 @table("how", ["disabled", "deleted", "stripped", "left without credential"])
 def test_of_two_admins_one_may_go(lonely: Lonely, how: str) -> None:
     by = lonely.last.login(ADMIN_PASSWORD)

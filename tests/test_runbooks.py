@@ -13,6 +13,8 @@ from keyosk import app, config
 from live import ADMIN_PASSWORD, LiveServer
 from pasted import Terminal, blocks
 
+pytestmark = pytest.mark.slow
+
 RUNBOOKS = Path(__file__).parent.parent / "docs" / "runbooks"
 PASSWORD = "violet lamps orbit slowly"
 NEW_PASSWORD = "slowly orbit lamps violet"

@@ -19,7 +19,7 @@ from keyosk.server import LogStream
 from live import ADMIN_PASSWORD, LiveServer, command
 from test_metrics import Metered
 
-pytestmark = pytest.mark.fault
+pytestmark = [pytest.mark.fault, pytest.mark.slow]
 
 _NO_ROOM = """\
 mount -t tmpfs -o size=64k none /dev/shm && head -c 65536 /dev/zero >/dev/shm/full; exec "$@"

@@ -19,7 +19,7 @@ import pytest
 import processes
 from live import LiveServer, command, environment, free_port
 
-pytestmark = pytest.mark.every_database
+pytestmark = [pytest.mark.every_database, pytest.mark.slow]
 
 #: A generated password, which stands alone on its line.
 PASSWORD = re.compile(r"^    ((?:[a-z2-9]{5}-){5}[a-z2-9]{5})$", re.MULTILINE)

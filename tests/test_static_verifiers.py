@@ -16,6 +16,8 @@ from live import LiveServer, free_port, unique
 from people import Person, done, make_person
 from test_proxies import program
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).parent.parent / "docs/how-to/static-verifiers.md"
 _START = 20  # seconds
 

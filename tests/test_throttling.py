@@ -127,6 +127,7 @@ def test_an_ipv6_client_has_one_count_for_all_its_addresses(timed: Installation)
     assert source_of("2001:db8:1:2::1") != source_of("2001:db8:1:3::1")
 
 
+@pytest.mark.slow
 @settings(
     max_examples=10,
     deadline=None,

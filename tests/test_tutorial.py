@@ -13,6 +13,8 @@ import requests
 from live import LiveServer, free_port
 from pasted import blocks, terminal
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "start" / "tutorial.md"
 KEYOSK, NOTES = "http://127.0.0.1:8080", "127.0.0.1:8081"

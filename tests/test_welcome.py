@@ -19,6 +19,8 @@ import requests
 from live import command, environment, free_port
 from test_start import PASSWORD
 
+pytestmark = pytest.mark.slow
+
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 END = "Stop it with Ctrl+C."
 
