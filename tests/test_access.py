@@ -258,6 +258,7 @@ SCOPES = {
         "GET /accounts/<account>/grants",
         "GET /accounts/<account>/tokens",
         "GET /api-keys",
+        "POST /api-keys/find",
         "GET /accounts/<account>/console-sessions",
     },
     "keyosk:accounts:write": {

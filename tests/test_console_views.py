@@ -24,6 +24,7 @@ pytestmark = pytest.mark.every_database
 _VIEWS: Final = (
     "/console",
     "/console/accounts",
+    "/console/api-keys",
     "/console/services",
     "/console/roles",
     "/console/explain",
@@ -120,6 +121,9 @@ def test_a_key_is_made_once_however_often_the_form_is_sent_rotated_and_ended(
     (key,) = done(admin.get(f"{alice.path}/api-keys"))["items"]
     page = root.act(f"{path}/{key['id']}/rotate")
     assert "works for 24 more hours" in page.text
+    shown = root.get(f"/console/accounts/{alice.id}")
+    assert re.search(r"20\d\d-\d\d-\d\d \d\d:\d\d in 2[34] hours|in 1 day", shown.text)
+    assert any("data-until" in given for tag, given in shown.tags if tag == "span")
     assert server.client(alice.username, _secret(page)).post("/auth/token").status_code == 200
     assert secrets[0] not in root.client.get(f"/console/accounts/{alice.id}").text
     page = root.act(f"{path}/{key['id']}/end")
@@ -380,6 +384,7 @@ def test_no_text_that_somebody_chose_runs_in_any_view(
         ("/console/accounts", "q kind enabled role scope cursor"),
         ("/console/audit", "actor action target outcome since until cursor"),
         ("/console/roles", "scope"),
+        ("/console/api-keys", "owner prefix enabled networks unused_since sort cursor"),
         ("/console/services/keyosk", "scope done at"),
         ("/console/explain", "account api_key audience scope"),
         ("/console/login", "next"),
@@ -408,6 +413,7 @@ def test_no_text_in_a_form_or_a_path_runs(infested: tuple[Installation, InProces
             ("/console/accounts/user1/grant", "name"),
             ("/console/accounts/user1/api-keys", "name"),
             ("/console/accounts/me/api-keys", "name"),
+            ("/console/api-keys/find", "secret"),
             ("/console/roles/role1/delete", "more"),
             ("/console/login", "username"),
         ):

@@ -819,6 +819,7 @@ def walk_api_keys(walk: Walk, server: LiveServer, username: str, service: str) -
 
 def walk_lists(ask: Ask) -> None:
     ask(200, "GET", "/api-keys?total=true&limit=1")
+    ask(200, "POST", "/api-keys/find", json={"prefix": "kysk_"})
     for path in ("/accounts", "/services", "/roles", "/audit"):
         first = ask(200, "GET", f"{path}?limit=1&total=true")
         assert int(first.headers["X-Total-Count"]) > 1

@@ -291,6 +291,7 @@ def tell_api_keys(story: Story, admin: Client, alice: Client) -> None:
     story.real[digests[0]] = digests[1]
     story.filters(alice, "/accounts/{account}/api-keys")
     story.filters(admin, "/api-keys")
+    story.send(admin, "POST", "/api-keys/find")
     story.send(alice, "GET", one)
     story.send(alice, "POST", f"{one}/rotate")
     story.send(alice, "PATCH", one, exactly=False)

@@ -76,6 +76,7 @@ PATCH  /accounts/{account}/api-keys/{key}       401  403  403  422  403  403  40
 DELETE /accounts/{account}/api-keys/{key}       401  403  403  404  403  403  403  404  403
 POST   /accounts/{account}/api-keys/{key}/rotate 401  403  403  422  403  403  403  422  403
 GET    /api-keys                                401  403  200  200  403  403  403  200  200
+POST   /api-keys/find                           401  403  422  422  403  403  403  422  422
 GET    /accounts/{account}/tokens               401  403  200  200  403  403  403  200  200
 DELETE /accounts/{account}/tokens/{key}         401  403  403  404  403  403  403  404  404
 GET    /accounts/{account}/console-sessions     401  403  200  200  403  403  403  200  200

@@ -1,6 +1,6 @@
 """API keys: made here, shown once, kept as digests."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 from typing import Any, Final, cast
@@ -22,6 +22,7 @@ from keyosk.model import (
 )
 from keyosk.permissions import entitlements
 from keyosk.permissions.context import Context
+from keyosk.permissions.entitlements import Reason
 from keyosk.storage.stores import Stores
 from keyosk.validation import LONGEST_NAME, LONGEST_TEXT, Faults, check_version
 
@@ -29,6 +30,8 @@ from keyosk.validation import LONGEST_NAME, LONGEST_TEXT, Faults, check_version
 OVERLAP: Final = 86_400
 _LONGEST_OVERLAP: Final = 90 * 86_400
 _MOST_NETWORKS: Final = 50
+#: How many keys a search returns at most.
+MOST_FOUND: Final = 100
 _RESET: Final[Mapping[str, Any]] = {"description": "", "enabled": True}
 _FIELDS: Final = ("name", "description", "scopes", "networks", "enabled", "expires_at", "successor")
 
@@ -39,6 +42,20 @@ class NewApiKey:
 
     key: ApiKey
     secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class FoundApiKey:
+    """A key that somebody searched for.
+
+    Attributes:
+        username: Whose it is; ``None`` if the account was deleted just now.
+        faults: Why it does not work, if it does not.
+    """
+
+    key: ApiKey
+    username: str | None
+    faults: tuple[Reason, ...]
 
 
 class ApiKeys:
@@ -159,6 +176,27 @@ class ApiKeys:
         found = self._owned(list_query)
         return 0 if found is None else self._api_keys.count(found)
 
+    def find_by_digest(self, digest: str) -> FoundApiKey | None:
+        """Return the key whose secret has this SHA-256, in hexadecimal."""
+        return next(iter(self._search(1, digest=digest)), None)
+
+    def find_by_prefix(self, prefix: str) -> tuple[list[FoundApiKey], bool]:
+        """Return ``MOST_FOUND`` keys at most whose secrets begin so, and whether there are more."""
+        found = self._search(MOST_FOUND + 1, prefix=prefix)
+        return found[:MOST_FOUND], len(found) > MOST_FOUND
+
+    def _search(self, limit: int, **filters: str) -> list[FoundApiKey]:
+        now = int(self._clock())
+        keys = self._api_keys.page(ListQuery(limit=limit, filters=filters))
+        return [self._found(key, now) for key in keys]
+
+    def _found(self, key: ApiKey, now: int) -> FoundApiKey:
+        try:
+            account = self._accounts.get(key.account_id)
+        except NotFound:
+            return FoundApiKey(key, None, ())
+        return FoundApiKey(key, account.username, tuple(unusable(account, key, now)))
+
     def _owned(self, list_query: ListQuery) -> ListQuery | None:
         """Return the listing with the owner's id; ``None`` if there is no such account."""
         owner = list_query.filters.get("owner")
@@ -276,6 +314,18 @@ class ApiKeys:
         networks = None if key.networks is None else _networks(faults, key.networks)
         faults.raise_if_any()
         return replace(key, networks=networks)
+
+
+def unusable(account: Account, key: ApiKey | None, now: int) -> Iterator[Reason]:
+    """Why no login of the account, by the key if there is one, is accepted."""
+    if not account.enabled:
+        yield Reason.ACCOUNT_DISABLED
+    if account.expires_at is not None and account.expires_at <= now:
+        yield Reason.ACCOUNT_EXPIRED
+    if key is not None and not key.enabled:
+        yield Reason.KEY_DISABLED
+    if key is not None and key.expires_at is not None and key.expires_at <= now:
+        yield Reason.KEY_EXPIRED
 
 
 def _networks(faults: Faults, networks: Sequence[str]) -> tuple[str, ...]:

@@ -4,9 +4,7 @@ SECURITY: the secret stays here. It is looked for by its digest, which nobody ca
 never printed.
 """
 
-import hashlib
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -37,13 +35,18 @@ def find(prefix: str | None, *, as_json: bool) -> None:
     if prefix is None and not api_key_format.looks_like(secret):
         raise Refused(f"This is not an API key: one begins with {api_key_format.PREFIX}.")
     with shared.client() as client:
-        found = [_judged(client, key) for key in _matching(client, prefix, secret)]
+        found, more = _found(client, prefix, secret)
     if as_json:
         shared.show_json({"items": found, "next": None})
-        return
-    if shared.is_quiet():
+    elif shared.is_quiet():
         shared.show_list(found, (), as_json=False, key="username")
-        return
+    else:
+        _show(found)
+    if more:
+        click.echo("keyosk: More keys begin so: give more of the secret.", err=True)
+
+
+def _show(found: list[dict[str, Any]]) -> None:
     for number, key in enumerate(found):
         if number:
             click.echo()
@@ -51,22 +54,21 @@ def find(prefix: str | None, *, as_json: bool) -> None:
         click.echo(shared.printable(_advice(key)))
 
 
-def _matching(client: "Client", prefix: str | None, secret: str) -> list[dict[str, Any]]:
+def _found(client: "Client", prefix: str | None, secret: str) -> tuple[list[dict[str, Any]], bool]:
+    """Return the keys, and whether there are more."""
+    beginning = api_key_format.prefix(secret) if prefix is None else prefix
+    body = {"prefix": beginning}
+    if prefix is None:
+        body["digest"] = api_key_format.digest(secret).hex()
+    reply = client.post("api-keys", "find", body=body).body
+    items = [_judged(key) for key in reply.get("items", ())]
+    if items and (prefix is not None or reply.get("matches") == "secret"):
+        return items, bool(reply.get("more"))
     if prefix is not None:
-        found = list(client.items("api-keys", prefix=prefix))
-        if not found:
-            raise Refused(f"No API key begins with {prefix}: it was deleted, or is not of here.")
-        return found
-    beginning = api_key_format.prefix(secret)
-    if len(secret) > api_key_format.SHOWN_LENGTH:
-        digest = hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
-        found = list(client.items("api-keys", digest=digest))
-        if found:
-            return found
-    similar = list(client.items("api-keys", prefix=beginning))
-    if not similar:
+        raise Refused(f"No API key begins with {prefix}: it was deleted, or is not of here.")
+    if not items:
         raise Refused("No API key has this secret: it was deleted, or is not of here.")
-    owner = f"{similar[0].get('username')} has a key that begins with {beginning}"
+    owner = f"{items[0].get('username')} has a key that begins with {beginning}"
     if api_key_format.is_well_formed(secret):
         raise Refused(f"No API key has this secret. {owner}, which is another one.")
     raise Refused(
@@ -75,26 +77,16 @@ def _matching(client: "Client", prefix: str | None, secret: str) -> list[dict[st
     )
 
 
-def _judged(client: "Client", key: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the key with why it does not work, if it does not."""
-    account = client.get("accounts", str(key.get("account_id"))).body
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    faults = [
-        said
-        for said, is_so in (
-            ("the key is disabled", not key.get("enabled")),
-            (f"the key expired at {key.get('expires_at')}", _is_over(key, now)),
-            ("the account is disabled", not account.get("enabled")),
-            (f"the account expired at {account.get('expires_at')}", _is_over(account, now)),
-        )
-        if is_so
-    ]
-    return {**key, "works": not faults, "faults": faults}
-
-
-def _is_over(shape: Mapping[str, Any], now: str) -> bool:
-    end = shape.get("expires_at")
-    return isinstance(end, str) and end <= now
+def _judged(key: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the key with why it does not work in words."""
+    words = {
+        "key_disabled": "the key is disabled",
+        "key_expired": f"the key expired at {key.get('expires_at')}",
+        "account_disabled": "the account is disabled",
+        "account_expired": "the account has expired",
+    }
+    faults = key.get("faults") or ()
+    return {**key, "faults": [said for reason, said in words.items() if reason in faults]}
 
 
 def _advice(key: Mapping[str, Any]) -> str:

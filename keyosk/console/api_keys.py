@@ -1,13 +1,48 @@
-"""The API keys of an account are made, rotated and ended."""
+"""API keys: those of everybody, the owner of a leaked one, and how one is made and ended."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
-from flask import Response
+from flask import Response, request
 
 from keyosk.console.api import segment
-from keyosk.console.pages import Page, Visit, go, lines, proof, show, text, unconfirmed
+from keyosk.console.pages import (
+    Page,
+    Visit,
+    go,
+    lines,
+    pages_of,
+    proof,
+    show,
+    text,
+    unconfirmed,
+)
 
+_FILTERS: Final = (
+    *("owner", "prefix", "enabled", "networks", "unused_since", "expires_before"),
+    *("sort", "cursor"),
+)
 _SHOWN_ONCE: Final = "The next page shows the secret of the new key, this once."
+
+
+def keys(visit: Visit) -> Response:
+    """List the keys of all accounts."""
+    return _list(visit)
+
+
+def find(visit: Visit) -> Response:
+    """Find the owner of a leaked key."""
+    # SECURITY: the secret came in a form, and goes on in a body: no URL, log or page has it.
+    secret = request.form.get("secret", "")
+    return _list(visit, visit.api.send("POST", "/api-keys/find", {"secret": secret}).body)
+
+
+def _list(visit: Visit, found: Mapping[str, Any] | None = None) -> Response:
+    query = {name: request.args.get(name, "").strip()[:1000] for name in _FILTERS}
+    listed = visit.api.get("/api-keys", **query, limit=50).body
+    return show(
+        "api_keys.html", query=query, found=found, **pages_of(listed["items"], listed["next"])
+    )
 
 
 def create(visit: Visit, reference: str) -> Response:
@@ -68,6 +103,8 @@ def _path(reference: str) -> str:
 
 
 PAGES: Final = (
+    Page("GET", "/console/api-keys", keys),
+    Page("POST", "/console/api-keys/find", find),
     Page("POST", "/console/accounts/<reference>/api-keys", create),
     Page("POST", "/console/accounts/<reference>/api-keys/<key>/rotate", rotate),
     Page("POST", "/console/accounts/<reference>/api-keys/<key>/end", end),

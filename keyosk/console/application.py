@@ -14,6 +14,7 @@ from werkzeug.exceptions import MethodNotAllowed, NotFound
 
 from keyosk.console import (
     accounts,
+    ages,
     api_keys,
     browser,
     catalog,
@@ -59,6 +60,7 @@ _FILES: Final = {
 _NAVIGATION: Final = (
     ("/console", "Overview", None),
     ("/console/accounts", "Accounts", "keyosk:accounts:read"),
+    ("/console/api-keys", "API keys", "keyosk:accounts:read"),
     ("/console/services", "Services", "keyosk:services:read"),
     ("/console/roles", "Roles", "keyosk:services:read"),
     ("/console/explain", "Explain", None),
@@ -97,6 +99,8 @@ def create(installation: Installation, api: WSGIApplication) -> Flask:
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.filters["path"] = partial(quote, safe="")
     app.jinja_env.filters["when"] = _when
+    app.jinja_env.filters["left"] = lambda moment: ages.left(moment, installation.clock())
+    app.jinja_env.filters["age"] = lambda moment: ages.age(moment, installation.clock())
     app.jinja_env.filters["moment"] = lambda seconds: _when(rfc3339(seconds))
     pages = (
         *Logins(installation).pages(),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from keyosk.accounts.accounts import Accounts
-from keyosk.accounts.api_keys import ApiKeys
+from keyosk.accounts.api_keys import ApiKeys, unusable
 from keyosk.credentials.authentication import Authentication
 from keyosk.errors import (
     InvalidRequest,
@@ -131,14 +131,7 @@ class Explainer:
 def _unusable(
     account: Account, key: ApiKey | None, now: int, *, needs_password: bool
 ) -> Reason | None:
-    if not account.enabled:
-        return Reason.ACCOUNT_DISABLED
-    if account.expires_at is not None and account.expires_at <= now:
-        return Reason.ACCOUNT_EXPIRED
-    if key is None:
-        return None if account.has_password or not needs_password else Reason.NO_PASSWORD
-    if not key.enabled:
-        return Reason.KEY_DISABLED
-    if key.expires_at is not None and key.expires_at <= now:
-        return Reason.KEY_EXPIRED
-    return None
+    found = next(unusable(account, key, now), None)
+    if found is None and key is None and needs_password and not account.has_password:
+        return Reason.NO_PASSWORD
+    return found

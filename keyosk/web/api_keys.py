@@ -4,26 +4,31 @@ from collections.abc import Mapping
 from typing import Any, Final, cast
 
 from flask import Response, g
-from marshmallow import ValidationError, fields, validate
+from marshmallow import ValidationError, fields
 
-from keyosk.accounts.api_keys import NewApiKey
+from keyosk import whitespace
+from keyosk.accounts.api_keys import FoundApiKey, NewApiKey
 from keyosk.credentials import api_key_format
-from keyosk.errors import Conflict
+from keyosk.errors import Conflict, Invalid
 from keyosk.model import ApiKey, ApiKeyChanges, ListQuery
 from keyosk.web import paging
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.fields import Text, described
 from keyosk.web.operations import operation
 from keyosk.web.preconditions import wanted_versions
-from keyosk.web.responses import nothing, object_response
+from keyosk.web.responses import json_response, nothing, object_response
 from keyosk.web.schemas import (
     ACCOUNT_ID,
     FUTURE,
+    IS_DIGEST,
+    KEY_DIGEST,
     ApiKeyMade,
     ApiKeyNew,
     ApiKeyPatch,
     ApiKeyRotationSchema,
     ApiKeySchema,
+    ApiKeySearch,
+    FoundApiKeysSchema,
     OwnedApiKeySchema,
 )
 
@@ -37,8 +42,6 @@ def _check_prefix(text: str) -> None:
         )
 
 
-#: Of the secret that is the example of a new key.
-_DIGEST: Final = "266455311109cc0504e7537f74cfb33aac376590cad3514bb41862528f72a0d6"
 _FILTERS: Final[Mapping[str, fields.Field[Any]]] = {
     "enabled": paging.flag("Only enabled keys, or only disabled ones."),
     "expires_before": paging.moment(
@@ -63,12 +66,9 @@ LISTS_OF_ALL = paging.ListOptions(
     {
         **_FILTERS,
         "digest": Text(
-            validate=validate.Regexp(
-                r"[0-9a-fA-F]{64}\Z", error="Must be a SHA-256: 64 hexadecimal digits."
-            ),
+            validate=IS_DIGEST,
             metadata=described(
-                "Only the key whose secret has this SHA-256, in hexadecimal.",
-                _DIGEST,
+                "Only the key whose secret has this SHA-256, in hexadecimal.", KEY_DIGEST
             ),
         ),
         "owner": paging.text("Only keys of this account: its id or username.", ACCOUNT_ID),
@@ -98,6 +98,31 @@ class AllApiKeysResource(Endpoint):
             return {**owner, **_body(key)}
 
         return self.page(read, body, api_keys.count_of_all)
+
+
+class FindResource(Endpoint):
+    """The search for the owner of an API key."""
+
+    # SECURITY: else what was sent would be kept, if only as a digest.
+    repeatable = False
+
+    @operation(body=ApiKeySearch, response=FoundApiKeysSchema)
+    def post(self) -> Response:
+        """Find whose API key it is, by its secret, its digest or the beginning of its secret."""
+        secret, digest, prefix = _searched(self.load())
+        api_keys = self.installation.api_keys
+        same = None if digest is None else api_keys.find_by_digest(digest)
+        found, more = ([same], False) if same else api_keys.find_by_prefix(prefix)
+        matches = "secret" if same else "prefix" if found else "none"
+        is_whole = secret is None or api_key_format.is_well_formed(secret)
+        return json_response(
+            {
+                "matches": matches,
+                "is_whole": is_whole,
+                "items": [_found_body(each) for each in found],
+                "more": more,
+            }
+        )
 
 
 class ApiKeysResource(Endpoint):
@@ -161,6 +186,31 @@ class ApiKeyResource(Endpoint):
         return nothing(
             self.installation.api_keys.remove(g.caller, account, key, version=wanted_versions())
         )
+
+
+def _searched(fields: Mapping[str, str]) -> tuple[str | None, str | None, str]:
+    """Return what is searched for: a secret, a digest, and how the secret begins."""
+    secret, digest, prefix = (fields.get(name) for name in ("secret", "digest", "prefix"))
+    if secret is None:
+        if prefix is None:
+            raise Invalid.field("secret", "must be given, or prefix")
+        return None, digest, prefix
+    if digest is not None or prefix is not None:
+        raise Invalid.field("secret", "must be given alone")
+    secret = whitespace.trim(secret)
+    if not api_key_format.looks_like(secret):
+        raise Invalid.field("secret", f"is no API key: one begins with {api_key_format.PREFIX}")
+    return secret, api_key_format.digest(secret).hex(), api_key_format.prefix(secret)
+
+
+def _found_body(found: FoundApiKey) -> dict[str, Any]:
+    return {
+        "account_id": found.key.account_id,
+        "username": found.username,
+        **_body(found.key),
+        "works": not found.faults,
+        "faults": [reason.value for reason in found.faults],
+    }
 
 
 def _shown_once(made: NewApiKey) -> Response:

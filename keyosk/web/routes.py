@@ -25,6 +25,7 @@ from keyosk.web.api_keys import (
     AllApiKeysResource,
     ApiKeyResource,
     ApiKeysResource,
+    FindResource,
     RotateResource,
 )
 from keyosk.web.apply import ApplyResource
@@ -145,6 +146,7 @@ ROUTES: Final = (
     }),
     Route("/accounts/<account>/api-keys/<key>/rotate", RotateResource, {"POST": _OWN_CREDENTIALS}),
     Route("/api-keys", AllApiKeysResource, {"GET": scope(_ACCOUNTS_READ)}),
+    Route("/api-keys/find", FindResource, {"POST": scope(_ACCOUNTS_READ)}),
     Route("/accounts/<account>/tokens", SessionsResource, {
         "GET": itself_or(_ACCOUNTS_READ),
         "DELETE": itself_or(_ACCOUNTS_WRITE),

@@ -351,6 +351,68 @@ class OwnedApiKeySchema(ApiKeySchema):
     )
 
 
+#: Of the secret that is the example of a new key.
+KEY_DIGEST: Final = "266455311109cc0504e7537f74cfb33aac376590cad3514bb41862528f72a0d6"
+IS_DIGEST: Final = validate.Regexp(
+    r"[0-9a-fA-F]{64}\Z", error="Must be a SHA-256: 64 hexadecimal digits."
+)
+
+
+class ApiKeySearch(StrictSchema):
+    """An API key whose owner is searched for: its secret, or the beginning of it."""
+
+    example: ClassVar[Example] = {"digest": KEY_DIGEST, "prefix": "kysk_7Zb1mC8"}
+
+    secret = Text(
+        validate=validate.Length(max=1000),
+        load_only=True,
+        metadata=described("The secret itself. It is neither stored nor logged."),
+    )
+    digest = Text(
+        validate=IS_DIGEST,
+        metadata=described("Instead of the secret, with `prefix`: its SHA-256, in hexadecimal."),
+    )
+    prefix = Text(
+        validate=validate.Length(min=1, max=12),
+        metadata=described("The first characters of the secret, 12 at most."),
+    )
+
+
+class FoundApiKeySchema(OwnedApiKeySchema):
+    """An API key that was found, and whether it works."""
+
+    works = Flag(metadata=described("Whether a login by the key is accepted now.", True))
+    faults = fields.List(
+        Text(),
+        metadata=described(
+            "Why it does not work: `account_disabled`, `account_expired`, `key_disabled`, "
+            "`key_expired`.",
+            [],
+        ),
+    )
+
+
+class FoundApiKeysSchema(ResponseSchema):
+    """The API keys that a search found."""
+
+    matches = Text(
+        validate=validate.OneOf(("secret", "prefix", "none")),
+        metadata=described(
+            "`secret`: the key has this very secret; `prefix`: these keys only begin like it; "
+            "`none`: there is no such key.",
+            "secret",
+        ),
+    )
+    is_whole = Flag(
+        metadata=described(
+            "Whether the secret has the length and the checksum of an API key; true without one.",
+            True,
+        )
+    )
+    items = fields.List(fields.Nested(FoundApiKeySchema), metadata=described("The keys."))
+    more = Flag(metadata=described("Whether more keys than these begin so.", False))
+
+
 class ApiKeyMade(ApiKeySchema):
     """A new API key with its secret, which is never shown again."""
 

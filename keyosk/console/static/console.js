@@ -1,5 +1,5 @@
 "use strict";
-// "/" goes to the search; buttons copy a secret. Everything works without this.
+// "/" goes to the search; buttons copy a secret; times until something count down. Everything works without this.
 document.addEventListener("keydown", (event) => {
   if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.target.closest("input, textarea, select")) return;
@@ -17,3 +17,22 @@ for (const button of document.querySelectorAll("[data-copy]")) {
     button.textContent = "Copied";
   });
 }
+// As ages.py says it.
+const units = [[86400, "day"], [3600, "hour"], [60, "minute"], [1, "second"]];
+function left(until) {
+  let seconds = Math.floor((Date.parse(until) - Date.now()) / 1000);
+  if (seconds <= 0) return "over";
+  const first = units.findIndex(([size]) => seconds >= size);
+  const words = units.slice(first, first + 2).map(([size, unit]) => {
+    const count = Math.floor(seconds / size);
+    seconds %= size;
+    return count && `${count} ${unit}${count === 1 ? "" : "s"}`;
+  });
+  return `in ${words.filter(Boolean).join(" ")}`;
+}
+setInterval(() => {
+  for (const each of document.querySelectorAll("[data-until]")) {
+    const text = left(each.dataset.until);
+    if (each.textContent !== text) each.textContent = text;
+  }
+}, 1000);
