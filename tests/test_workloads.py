@@ -170,6 +170,44 @@ def test_each_way_to_send_it_works(shop: Shop, parameters: dict[str, Any]) -> No
     assert (other.status_code, other.json()["error"]) == (400, "invalid_grant")
 
 
+def test_a_service_exchanges_its_callers_tokens_without_a_secret(shop: Shop) -> None:
+    """Its account acts for it by ``client_assertion``, as it would by Basic."""
+    billing = unique("billing")
+    body = {"name": billing, "scopes": [f"{billing}:read"], "accepts": "any"}
+    done(shop.admin.post("/services", json=body), 201)
+    exchange = {"service": billing, "scopes": [f"{billing}:read"]}
+    patch = {"account": shop.account, "exchanges": [exchange]}
+    done(shop.admin.patch(f"/services/{shop.service}", json=patch))
+    person = make_person(shop.server, shop.admin, shop.read, f"{billing}:read")
+    caller = done(person.login().post("/auth/token", data={"audience": shop.service}))
+    data = {
+        "grant_type": EXCHANGE,
+        "subject_token": caller["access_token"],
+        "audience": billing,
+        "client_assertion_type": CLIENT_ASSERTION,
+    }
+    done(shop.change_rule("main", once=True))
+    anybody, token, typed = shop.server.client(), shop.ci.token(), data
+    for kind in ("access_token", "jwt"):
+        typed = {**data, "subject_token_type": f"urn:ietf:params:oauth:token-type:{kind}"}
+        wrong = anybody.post("/auth/token", data={**typed, "client_assertion": "a.b.c"})
+        assert wrong.json()["error"] == "invalid_grant"
+        other = {**typed, "client_assertion": token, "audience": shop.service}
+        assert anybody.post("/auth/token", data=other).json()["error"] == "invalid_target"
+    answer = anybody.post("/auth/token", data={**typed, "client_assertion": token})
+    claims = claims_of(answer)
+    assert (claims["sub"], claims["aud"], claims["scope"]) == (
+        person.id,
+        billing,
+        f"{billing}:read",
+    )
+    assert claims["act"]["client_id"] == shop.account
+    again = anybody.post("/auth/token", data={**typed, "client_assertion": token})
+    assert again.json()["error"] == "invalid_grant"
+    rows = done(shop.admin.get("/audit", params={"action": "workload.login"}))["items"]
+    assert [row["actor_name"] for row in rows if row["actor_name"] == shop.account]
+
+
 def test_it_is_never_in_a_url(shop: Shop) -> None:
     answer = shop.server.client().get(
         "/auth/token", params={"grant_type": JWT_BEARER, "assertion": shop.ci.token()}

@@ -29,7 +29,7 @@ from keyosk.permissions.services import Services
 from keyosk.tokens import registry_access
 from keyosk.tokens.access_tokens import Actor, Token, Tokens
 from keyosk.tokens.refresh_sessions import OFFLINE, Sessions
-from keyosk.workloads.logins import WorkloadLogins
+from keyosk.workloads.logins import WorkloadLogin, WorkloadLogins
 
 #: How many services may have handed a token on.
 _DEEPEST: Final = 5
@@ -129,16 +129,25 @@ class TokenIssuer:
         """
         if token_request.offline:
             raise InvalidScope(f"A workload gets no refresh token: do not ask for {OFFLINE}.")
-        login = self._workload_logins.by_assertion(text)
+        login = self.workload(text, client_id=client_id)
         principal = login.principal
-        if client_id is not None and not usernames.is_same(client_id, principal.username):
-            raise InvalidGrant("The token lets another account log in.")
         token_grant = self.entitled(principal, token_request)
         self._tokens.preview(principal, token_grant, lifetime=token_request.lifetime)
         self._workload_logins.record(login, address=address, request_id=request_id)
         return IssuedToken(
             principal, self._tokens.issue(principal, token_grant, lifetime=token_request.lifetime)
         )
+
+    def workload(self, text: str, *, client_id: str | None = None) -> WorkloadLogin:
+        """Return the login that another issuer's token proves; nothing of it is recorded.
+
+        ``client_id``: the account, if the request names it. Raises ``InvalidGrant``,
+        ``Unavailable``.
+        """
+        login = self._workload_logins.by_assertion(text)
+        if client_id is not None and not usernames.is_same(client_id, login.principal.username):
+            raise InvalidGrant("The token lets another account log in.")
+        return login
 
     def for_registry(
         self,
@@ -287,14 +296,22 @@ class TokenIssuer:
         return IssuedToken(principal, token, turn.refresh_token)
 
     def by_exchange(
-        self, actor: Principal, subject_token: str, token_request: TokenRequest
+        self,
+        actor: Principal,
+        subject_token: str,
+        token_request: TokenRequest,
+        *,
+        shown: WorkloadLogin | None = None,
+        address: str | None = None,
+        request_id: str | None = None,
     ) -> IssuedToken:
         """Issue a token for the next service, in exchange for a token that a service received.
 
         The new token does not outlive that token. It has no scope that the account does not hold
         now, and only scopes of that token or those that the exchange of the two services adds.
-        ``actor``: the account that acts for the service. Raises ``InvalidRequest``,
-        ``InvalidTarget``, ``InvalidScope``, ``UnauthorizedClient``.
+        ``actor``: the account that acts for the service; ``shown``: what it logged in with, if
+        that is another issuer's token. Raises ``InvalidRequest``, ``InvalidTarget``,
+        ``InvalidScope``, ``UnauthorizedClient``, ``InvalidGrant``.
         """
         claims = self._subject(subject_token)
         acting = [
@@ -317,6 +334,9 @@ class TokenIssuer:
         )
         if set(token_grant.audiences) != {policy.audience}:
             raise InvalidTarget("A requested scope belongs to another audience.")
+        if shown is not None:
+            self._tokens.preview(bounded, token_grant, lifetime=token_request.lifetime)
+            self._workload_logins.record(shown, address=address, request_id=request_id)
         acts = Actor(actor.account_id, actor.username, claims.actor)
         token = self._tokens.issue(
             bounded,

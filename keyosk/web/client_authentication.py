@@ -51,7 +51,9 @@ def login_if_any(installation: Installation, single: Mapping[str, str]) -> Princ
 
 def is_attempted(single: Mapping[str, str]) -> bool:
     """Return whether a request logs in, rightly or not."""
-    return SECRET in single or authorization.credentials().scheme is not None
+    return (
+        bool({SECRET, _ASSERTION} & single.keys()) or authorization.credentials().scheme is not None
+    )
 
 
 def refuse_any(single: Mapping[str, str]) -> None:

@@ -173,7 +173,11 @@ def _by_exchange(
         return _by_token_of(
             installation, single["subject_token"], single=single, token_request=token_request
         )
-    login = client_authentication.login(installation, single)
+    assertion = client_authentication.assertion(single)
+    shown = None
+    if assertion is not None:
+        shown = installation.token_issuer.workload(assertion, client_id=single.get("client_id"))
+    login = shown.principal if shown else client_authentication.login(installation, single)
     for name in ("subject_token", "subject_token_type"):
         if name not in single:
             raise InvalidRequest(f"The parameter {name} is missing.")
@@ -183,7 +187,14 @@ def _by_exchange(
         raise InvalidRequest("The requested_token_type must be that of an access token.")
     if {"actor_token", "actor_token_type"} & single.keys():
         raise InvalidRequest("The actor is whoever logs in here: an actor_token is not accepted.")
-    return installation.token_issuer.by_exchange(login, single["subject_token"], token_request)
+    return installation.token_issuer.by_exchange(
+        login,
+        single["subject_token"],
+        token_request,
+        shown=shown,
+        address=g.address,
+        request_id=g.request_id,
+    )
 
 
 def _is_of_workload(single: Mapping[str, str]) -> bool:
