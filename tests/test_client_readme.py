@@ -56,6 +56,12 @@ async def ask():
         return [(await client.get("/todos", headers=each)).status for each in (good, bad, {})]
 found = asyncio.run(ask())
 """
+_BY_SOURCE: Final = """
+todo._transport = httpx.MockTransport(
+    lambda request: httpx.Response(200 if "Bearer ey" in request.headers["Authorization"] else 401)
+)
+found = todo.get("/todos").status_code
+"""
 _OF_FLASK: Final = """
 client = app.test_client()
 found = [client.get("/todos", headers=headers).status_code for headers in (good, bad, {})]
@@ -78,10 +84,15 @@ ASKED: Final = {
     # It has no routes: who is let through finds nothing.
     "keyosk_client.asgi": ("", _BY_ASGI, "[404, 403, 401]"),
     "def subject": ("", _OF_A_VERIFIER, "['00000000-0000-7000-8000-000000000001', None, None]"),
-    "TokenSource": (
+    "secret_file": (
         "",
         "found = [str(client.auth)]",
         "[\"TokenSource('http://127.0.0.1:8080', 'backend')\"]",
+    ),
+    "from_workload": (
+        "import os; os.environ['KEYOSK_ID_TOKEN'] = 'e30.e30.c2ln'",
+        _BY_SOURCE,
+        "200",
     ),
     "FakeKeyosk": ("import pytest", "found = test_a_reader_may_read()", "None"),
 }
@@ -96,7 +107,7 @@ def test_every_program_of_the_readme_is_tried() -> None:
 def test_a_program_of_the_readme_works(name: str) -> None:
     (block,) = [each for each in BLOCKS if name in each]
     before, asking, said = ASKED[name]
-    fake = "" if name in ("FakeKeyosk", "TokenSource") else _FAKE
+    fake = "" if name in ("FakeKeyosk", "secret_file") else _FAKE
     program = "\n".join([before, block, fake, asking, "print(found)"])
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (ran.returncode, ran.stdout.strip()) == (0, said), ran.stderr

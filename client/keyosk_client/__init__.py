@@ -2,8 +2,9 @@
 
 A token passes ``token_rules`` (form, signature and claims; RFC 9068, RFC 8725), with a key from
 ``issuer``, which also knows the revocations. ``verifier`` has a shell for threads and one for
-asyncio around it. ``token_source`` gets tokens (RFC 6749 section 4.4, RFC 8693). ``challenges``
-says what to answer when a token is refused (RFC 6750), and there is a module for each framework.
+asyncio around it. ``token_source`` gets tokens (RFC 6749 section 4.4, RFC 8693), also by what
+``workload`` finds on the platform (RFC 7523). ``challenges`` says what to answer when a token is
+refused (RFC 6750), and there is a module for each framework.
 This package never imports the server's code.
 """
 

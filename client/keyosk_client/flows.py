@@ -1,12 +1,13 @@
 """Steps that are the same with threads and with asyncio, written once.
 
 A flow is a generator. It yields a ``Send``, and gets the response or has the transport's error
-raised; or it yields a ``Pause``. It returns its result.
+raised; or a ``Call``, and gets its result or has its error raised; or a ``Pause``. It returns its
+result.
 """
 
 import asyncio
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -50,14 +51,26 @@ class Pause:
     seconds: float
 
 
-Flow = Generator[Send | Pause, httpx.Response | None, T]
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Call a function that may wait, in a thread if others must not wait for it."""
+
+    function: Callable[[], str]
+
+
+Flow = Generator[Send | Pause | Call, Any, T]
 
 
 def send(step: Send) -> Flow[httpx.Response]:
     """Have a request sent, and return the response. Raises one of ``TRANSPORT_ERRORS``."""
-    response = yield step
-    assert response is not None
+    response: httpx.Response = yield step
     return response
+
+
+def call(function: Callable[[], str]) -> Flow[str]:
+    """Have a function called that may wait, and return its result. Raises what it raises."""
+    result: str = yield Call(function)
+    return result
 
 
 def run(flow: Flow[T], client: httpx.Client) -> T:
@@ -70,14 +83,17 @@ def run(flow: Flow[T], client: httpx.Client) -> T:
                 step = flow.send(None)
                 continue
             try:
-                response = client.request(**step.options())
-            except TRANSPORT_ERRORS as error:
+                if isinstance(step, Call):
+                    result: Any = step.function()
+                else:
+                    result = client.request(**step.options())
+            except Exception as error:  # noqa: BLE001 - the flow decides
                 step = flow.throw(error)
             else:
-                step = flow.send(response)
+                step = flow.send(result)
     except StopIteration as end:
-        result: T = end.value
-        return result
+        value: T = end.value
+        return value
 
 
 async def run_async(flow: Flow[T], client: httpx.AsyncClient) -> T:
@@ -90,11 +106,14 @@ async def run_async(flow: Flow[T], client: httpx.AsyncClient) -> T:
                 step = flow.send(None)
                 continue
             try:
-                response = await client.request(**step.options())
-            except TRANSPORT_ERRORS as error:
+                if isinstance(step, Call):
+                    result: Any = await asyncio.to_thread(step.function)
+                else:
+                    result = await client.request(**step.options())
+            except Exception as error:  # noqa: BLE001 - the flow decides
                 step = flow.throw(error)
             else:
-                step = flow.send(response)
+                step = flow.send(result)
     except StopIteration as end:
-        result: T = end.value
-        return result
+        value: T = end.value
+        return value

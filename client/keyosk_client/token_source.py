@@ -1,7 +1,7 @@
-"""Tokens for a program that calls services (RFC 6749 section 4.4, RFC 8693).
+"""Tokens for a program that calls services (RFC 6749 section 4.4, RFC 7523, RFC 8693).
 
-A source is a login and what its tokens are for. It is an ``httpx.Auth``, and requests takes it as
-``auth`` too.
+A source is a login, by a secret or by a token of the platform (``workload``), and what its tokens
+are for. It is an ``httpx.Auth``, and requests takes it as ``auth`` too.
 """
 
 import asyncio
@@ -14,16 +14,18 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import httpx
 
-from keyosk_client import flows, http
+from keyosk_client import flows, http, workload
 from keyosk_client.errors import LoginRefused, TokenUnavailable
 from keyosk_client.flows import TRANSPORT_ERRORS, Flow, Pause, Send
 from keyosk_client.token import Token
+from keyosk_client.workload import Identity
 
 #: Seconds for all attempts to get one token.
 _PATIENCE: Final = 30.0
@@ -33,6 +35,7 @@ _EARLY: Final = 60
 _EARLY_PART: Final = 0.2
 #: Tokens that one login keeps: one for each audience, scope and exchanged token.
 _MOST_KEPT: Final = 1_000
+_ASSERTION: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
 _ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - a type
 _BUSY: Final = (429, 500, 502, 503, 504)
@@ -72,15 +75,39 @@ class _Place:
         return self.token.text if self.token and time.monotonic() < self.token.ends_at else None
 
 
+@dataclass(frozen=True, slots=True)
+class _Secret:
+    """Logs in by an API key or a password."""
+
+    username: str
+    read: Callable[[], str] = field(repr=False)
+
+    def request(self, url: str, form: Mapping[str, str]) -> Flow[Send]:
+        yield from ()
+        return Send("POST", url, data=form, auth=(self.username, self.read()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Workload:
+    """Logs in by a token of the platform, which is requested anew each time: it may work once."""
+
+    identity: Identity
+    audience: str
+
+    def request(self, url: str, form: Mapping[str, str]) -> Flow[Send]:
+        assertion = yield from flows.call(partial(self.identity, self.audience))
+        login = {"client_assertion_type": _ASSERTION, "client_assertion": assertion}
+        return Send("POST", url, data={**form, **login})
+
+
 class _Login:
     """Who logs in where, with the tokens that were issued."""
 
     def __init__(
-        self, issuer: str, username: str, *, secret: Callable[[], str], tls: ssl.SSLContext | None
+        self, issuer: str, proof: _Secret | _Workload, *, tls: ssl.SSLContext | None
     ) -> None:
         self.issuer = issuer
-        self.username = username
-        self.secret = secret
+        self.proof = proof
         self.tls = tls
         self._places: OrderedDict[str, _Place] = OrderedDict()
         self.begin()
@@ -125,23 +152,22 @@ class _Login:
         """Get a token, with retries. Raises ``LoginRefused``, ``TokenUnavailable``."""
         began, backoff = time.monotonic(), 0.5
         while True:
-            auth = (self.username, self.secret())
-            url = f"{self.issuer}/auth/token"
-            asked_at = time.monotonic()
-            wait = backoff
+            wait, fault = backoff, f"{self.issuer} issues no token now: "
             try:
-                response = yield from flows.send(Send("POST", url, data=form, auth=auth))
+                request = yield from self.proof.request(f"{self.issuer}/auth/token", form)
+                asked_at = time.monotonic()
+                response = yield from flows.send(request)
             except TRANSPORT_ERRORS as error:
-                reason = type(error).__name__
+                fault += f"{type(error).__name__}."
+            except TokenUnavailable as error:  # of the platform
+                fault = str(error)
             else:
                 if response.status_code not in _BUSY:
                     return _issued(response, asked_at)
-                reason = f"status {response.status_code}"
+                fault += f"status {response.status_code}."
                 wait = max(backoff, _retry_after(response))
             if time.monotonic() - began + wait > _PATIENCE:
-                raise TokenUnavailable(
-                    f"{self.issuer} issues no token now: {reason}.", retry_after=int(wait) + 1
-                ) from None
+                raise TokenUnavailable(fault, retry_after=int(wait) + 1) from None
             # Later than asked, each caller by another moment.
             yield Pause(wait * random.uniform(1.0, 1.3))  # noqa: S311 - to spread load
             backoff = min(backoff * 2, _LONGEST_BACKOFF)
@@ -186,15 +212,50 @@ class TokenSourceCore(httpx.Auth):
         username = username or os.environ.get("KEYOSK_CLIENT_USERNAME")
         if not issuer or not username:
             raise ValueError("issuer and username are required")
-        self._login = _Login(issuer, username, secret=_secret(secret, secret_file), tls=tls)
+        proof = _Secret(username, _secret(secret, secret_file))
+        self._login = _Login(issuer, proof, tls=tls)
         self._form = _form(audience, scope)
 
+    @classmethod
+    def from_workload(
+        cls: type[S],
+        issuer: str | None = None,
+        *,
+        identity: Identity | None = None,
+        identity_audience: str | None = None,
+        audience: str | None = None,
+        scope: str | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> S:
+        """Return a source that logs in by the token of this job, pod or function (RFC 7523).
+
+        Args:
+            issuer: Keyosk's issuer; by default ``KEYOSK_CLIENT_ISSUER``.
+            identity: Where the platform's token is, as ``keyosk_client.workload`` has them; by
+                default that of the platform that is found.
+            identity_audience: The audience that the platform's token must have; by default the
+                issuer.
+            audience: As of a source with a secret.
+            scope: The same.
+            tls: The same.
+
+        Raises:
+            ValueError: There is no issuer, or no platform was found.
+        """
+        issuer = issuer or os.environ.get("KEYOSK_CLIENT_ISSUER")
+        if not issuer:
+            raise ValueError("issuer is required")
+        proof = _Workload(identity or workload.detect(), identity_audience or issuer)
+        return cls._made(_Login(issuer, proof, tls=tls), _form(audience, scope))
+
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._login.issuer!r}, {self._login.username!r})"
+        proof = self._login.proof
+        name = proof.username if isinstance(proof, _Secret) else "a workload"
+        return f"{type(self).__name__}({self._login.issuer!r}, {name!r})"
 
     def narrowed(self: S, *, audience: str | None = None, scope: str | None = None) -> S:
         """Return a source with the same login, for another audience or fewer scopes."""
-        return self._derived(_form(audience, scope))
+        return self._made(self._login, _form(audience, scope))
 
     def on_behalf_of(self: S, token: Token | str, *, audience: str, scope: str | None = None) -> S:
         """Return a source that exchanges the token of a caller (RFC 8693 section 2).
@@ -202,20 +263,19 @@ class TokenSourceCore(httpx.Auth):
         Its tokens are for ``audience``, have the caller's ``sub`` and name this login's account in
         ``act``. An admin must have allowed it: the service's ``account`` and ``exchanges``.
         """
-        return self._derived(
-            {
-                "grant_type": _EXCHANGE,
-                "subject_token": token.text if isinstance(token, Token) else token,
-                "subject_token_type": _ACCESS_TOKEN,
-                **_form(audience, scope),
-            }
-        )
+        exchange = {
+            "grant_type": _EXCHANGE,
+            "subject_token": token.text if isinstance(token, Token) else token,
+            "subject_token_type": _ACCESS_TOKEN,
+        }
+        return self._made(self._login, exchange | _form(audience, scope))
 
-    def _derived(self: S, form: dict[str, str]) -> S:
-        derived: S = type(self).__new__(type(self))
-        derived._login = self._login
-        derived._form = form
-        return derived
+    @classmethod
+    def _made(cls: type[S], login: _Login, form: dict[str, str]) -> S:
+        made = cls.__new__(cls)
+        made._login = login
+        made._form = form
+        return made
 
     def _forget(self, text: str) -> None:
         """Drop a token that a service refused, unless it is another one by now."""
