@@ -18,7 +18,7 @@ it, so every room is on it and none is on it twice::
     accounts, workloads: accounts, their keys and grants; logins by another platform's token
     permissions, idempotency, maintenance: who may do what; repeated requests; backup and check
     keys, credentials: signing keys and their lives; what proves who is calling, and throttling
-    audit, revocations: what was done; what must no longer be accepted
+    audit, revocations, activity: what was done; what must no longer be accepted; counts per minute
     storage: the only floor that knows peewee
     config, validation, delays: settings; all faults of a request at once; delayed responses
     model, errors, ids, clocks, metrics: frozen values, and what all floors need

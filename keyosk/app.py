@@ -11,6 +11,7 @@ from keyosk.accounts.accounts import Accounts
 from keyosk.accounts.api_keys import ApiKeys
 from keyosk.accounts.console_sessions import ConsoleSessions
 from keyosk.accounts.grants import Grants
+from keyosk.activity import Activity
 from keyosk.apply.executor import Declarations
 from keyosk.audit import Audit
 from keyosk.bootstrap import FirstAdmin
@@ -159,7 +160,7 @@ def build(
     )
     return Installation(
         issuer=config.issuer,
-        version=_version() if config.show_version == "on" else None,
+        version=program_version() if config.show_version == "on" else None,
         trusted_proxies=config.trusted_proxies,
         cors_origins=config.cors_origins,
         has_console=config.console == "on",
@@ -173,6 +174,7 @@ def build(
             hashing_limit=passwords.hashing_limit,
             clock=clock,
         ),
+        activity=Activity(database, stores.activity, metrics, clock=clock),
         database=database,
         accounts=accounts,
         api_keys=api_keys,
@@ -225,7 +227,8 @@ def build(
     )
 
 
-def _version() -> str:
+def program_version() -> str:
+    """Return the version of the package."""
     try:
         return version("keyosk")
     except PackageNotFoundError:  # run from its sources

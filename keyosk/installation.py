@@ -8,6 +8,7 @@ from keyosk.accounts.accounts import Accounts
 from keyosk.accounts.api_keys import ApiKeys
 from keyosk.accounts.console_sessions import ConsoleSessions
 from keyosk.accounts.grants import Grants
+from keyosk.activity import Activity
 from keyosk.apply.executor import Declarations
 from keyosk.audit import Audit
 from keyosk.bulk.import_export import Bulk
@@ -45,6 +46,7 @@ class Installation:
     clock: Callable[[], float]
     metrics: Metrics
     monitor: Monitor
+    activity: Activity
     database: Database
     accounts: Accounts
     api_keys: ApiKeys

@@ -307,7 +307,7 @@ SCOPES = {
         "PATCH /issuers/<issuer>/rules/<rule>",
         "DELETE /issuers/<issuer>/rules/<rule>",
     },
-    "keyosk:audit:read": {"GET /audit"},
+    "keyosk:audit:read": {"GET /audit", "GET /activity", "GET /nodes"},
     "keyosk:keys:read": {"GET /signing-keys", "GET /signing-keys/<kid>"},
     "keyosk:keys:write": {
         "POST /signing-keys/rotate",

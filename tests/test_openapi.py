@@ -596,6 +596,7 @@ def test_every_operation_answers_as_the_document_says(server: LiveServer, admin:
     logged_in(server, username)
     walk_console_sessions(ask, username)
     walk_lists(ask)
+    walk_state(ask)
     walk_signing_keys(ask, anybody, service)
     walk_errors(ask, anybody, walk.as_caller(alice), username)
     walk_deletions(ask, service, role, username)
@@ -827,6 +828,12 @@ def walk_lists(ask: Ask) -> None:
         ask(200, "GET", following)
         ask(422, "GET", f"{path}?colour=red")
     ask(200, "GET", "/audit?sort=-sequence&limit=200")
+
+
+def walk_state(ask: Ask) -> None:
+    assert len(ask(200, "GET", "/activity?step=3600").json()["items"]) >= 24
+    ask(422, "GET", "/activity?step=7")
+    ask(200, "GET", "/nodes")
 
 
 def walk_errors(ask: Ask, anybody: Ask, alice: Ask, username: str) -> None:

@@ -352,6 +352,8 @@ def tell_changes(story: Story, admin: Client) -> None:
             found = story.send(admin, "GET", "/audit", params={name: value}, exactly=False).json()
             assert found["items"], name
     story.send(admin, "GET", "/audit", params={"sort": "-sequence"})
+    for path in ("/activity", "/nodes"):
+        story.send(admin, "GET", path, params={}, exactly=False)
     story.send(admin, "POST", "/apply")
     story.send(admin, "PATCH", "/accounts/{account}/grants", exactly=False)
     story.send(admin, "PATCH", "/roles/{role}", exactly=False)

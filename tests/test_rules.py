@@ -130,6 +130,8 @@ GET    /signing-keys/{key}                      401  403  403  403  403  403  40
 DELETE /signing-keys/{key}                      401  403  403  403  403  403  403  404  403
 POST   /signing-keys/{key}/compromise           401  403  403  403  403  403  403  404  403
 GET    /audit                                   401  403  403  403  403  403  200  200  200
+GET    /activity                                401  403  403  403  403  403  200  200  200
+GET    /nodes                                   401  403  403  403  403  403  200  200  200
 """
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import threading
 import time
 import traceback
@@ -14,6 +15,7 @@ from wsgiref.types import WSGIApplication
 from keyosk import app
 from keyosk.cli import choice, failures, listeners, logs, machine, welcome
 from keyosk.config import Config
+from keyosk.config.values import Address
 from keyosk.errors import DatabaseTooNew, DatabaseUnusable, Unavailable
 from keyosk.metrics import Metrics, SharedCounts, release
 from keyosk.server import BOOT_ERROR, Hooks, LineHandler, Options
@@ -183,8 +185,16 @@ def _application(
         return False
 
     installation.signing_keys.refresh_in_background(then=maintain, until=is_replaced)
+    installation.activity.write_in_background(_node_name(configuration), app.program_version())
     page.monitor = installation.monitor
     return app.create_app(installation, write_line=log.write)
+
+
+def _node_name(configuration: Config) -> str:
+    """Return what the list of nodes calls this one: its machine, and where it listens there."""
+    bind = configuration.bind
+    place = str(bind.port) if isinstance(bind, Address) else bind.path
+    return f"{socket.gethostname()}:{place}"[:255]
 
 
 def _say_ready(configuration: Config, address: str) -> None:

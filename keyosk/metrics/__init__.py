@@ -63,6 +63,7 @@ class Metrics:
         self._part = None if shared is None else shared.claim()
         self._lock = threading.Lock()
         self._audiences: set[str] = set()
+        self._counted: dict[Key, int] = {}
         self._places: dict[Key, int | None] = {}
         if shared is not None and self._part is not None:
             self._places = {
@@ -112,14 +113,18 @@ class Metrics:
             *[((SERVICE_TOKENS, each if each in known else "", "of"), 1) for each in audiences],
             *(() if audiences else (((SERVICE_TOKENS, "none"), 1),)),
         )
+        self._count((TOKENS,))
 
     def token_refused(self, reason: str) -> None:
         """Count a token request that was refused, by the error code of its response."""
         self._add(((TOKENS_REFUSED, reason), 1))
+        self._count((TOKENS_REFUSED, reason))
 
     def login_refused(self, *, throttled: bool) -> None:
         """Count a login that was refused."""
-        self._add(((LOGINS_REFUSED, "throttled" if throttled else "wrong"), 1))
+        refused = (LOGINS_REFUSED, "throttled" if throttled else "wrong")
+        self._add((refused, 1))
+        self._count(refused)
 
     def query(self, seconds: float) -> None:
         """Count a statement or a commit in the database."""
@@ -160,6 +165,15 @@ class Metrics:
         """Count a request with an Idempotency-Key: ``first``, ``repeated`` or ``refused``."""
         self._add(((REPEATED, result), 1))
 
+    def take_counted(self) -> Mapping[Key, int]:
+        """Take out the tokens and refusals since the last time, for ``activity``.
+
+        They are counted without shared memory too.
+        """
+        with self._lock:
+            counted, self._counted = self._counted, {}
+        return counted
+
     def page(
         self,
         accept: str,
@@ -198,6 +212,10 @@ class Metrics:
                 key = (SERVICE_TOKENS, services.get(key[1], "other"))
             found[key] = found.get(key, 0.0) + number
         return found
+
+    def _count(self, key: Key) -> None:
+        with self._lock:
+            self._counted[key] = self._counted.get(key, 0) + 1
 
     def _add(self, *amounts: tuple[Key, float]) -> None:
         # No calls here but into C: requests come by several times.

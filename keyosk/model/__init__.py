@@ -16,6 +16,7 @@ from keyosk.model.accounts import (
     StoredPassword,
     matching_name,
 )
+from keyosk.model.activity import ActivityCount, Node
 from keyosk.model.callers import (
     OPERATOR,
     Caller,
@@ -119,6 +120,7 @@ __all__ = [
     "Account",
     "AccountChanges",
     "AccountFields",
+    "ActivityCount",
     "ApiKey",
     "ApiKeyChanges",
     "ApiKeyFields",
@@ -143,6 +145,7 @@ __all__ = [
     "LoginFailure",
     "LoginNotice",
     "NewAccount",
+    "Node",
     "Principal",
     "Refusal",
     "Revocation",

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from keyosk.storage.accounts import AccountStore
+from keyosk.storage.activity import ActivityStore
 from keyosk.storage.api_keys import ApiKeyStore
 from keyosk.storage.audit import AuditStore
 from keyosk.storage.console_sessions import ConsoleSessionStore
@@ -26,6 +27,7 @@ class Stores:
     """One store per noun."""
 
     accounts: AccountStore
+    activity: ActivityStore
     api_keys: ApiKeyStore
     audit: AuditStore
     console_sessions: ConsoleSessionStore
@@ -48,6 +50,7 @@ class Stores:
         """Return all of them on one database."""
         return cls(
             accounts=AccountStore(database),
+            activity=ActivityStore(database),
             api_keys=ApiKeyStore(database),
             audit=AuditStore(database),
             console_sessions=ConsoleSessionStore(database),

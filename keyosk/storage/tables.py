@@ -414,6 +414,26 @@ class Idempotency(Table):
         primary_key = CompositeKey("caller", "key")
 
 
+class Activity(Table):
+    """What was counted in a minute, by a kind of ``keyosk.activity``, over all nodes."""
+
+    minute = BigIntegerField()
+    kind = CharField(64)
+    count = BigIntegerField()
+
+    class Meta:
+        primary_key = CompositeKey("minute", "kind")
+
+
+class Node(Table):
+    """A Keyosk that runs, or ran a short while ago."""
+
+    name = CharField(primary_key=True)
+    version = CharField(64)
+    started_at = BigIntegerField()
+    seen_at = BigIntegerField()
+
+
 class Declared(Table):
     """An object that a manifest created; ``scope`` or ``role``: a grant of the account.
 
@@ -458,5 +478,7 @@ ALL = (
     Allowance,
     KnownSource,
     Idempotency,
+    Activity,
+    Node,
     Declared,
 )

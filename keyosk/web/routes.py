@@ -21,6 +21,7 @@ from keyosk.web.accounts import (
     GrantsResource,
     PasswordResource,
 )
+from keyosk.web.activity import ActivityResource, NodesResource
 from keyosk.web.api_keys import (
     AllApiKeysResource,
     ApiKeyResource,
@@ -66,6 +67,7 @@ _PUBLIC: Final = {"GET": ANYONE}
 _ACCOUNTS_READ: Final = "keyosk:accounts:read"
 _ACCOUNTS_WRITE: Final = "keyosk:accounts:write"
 _GRANTS_WRITE: Final = "keyosk:grants:write"
+_AUDIT_READ: Final = "keyosk:audit:read"
 _KEYS_READ: Final = "keyosk:keys:read"
 #: A private key is worth more than any credential.
 _KEYS: Final = scope("keyosk:keys:write", no_api_key=True)
@@ -194,7 +196,9 @@ ROUTES: Final = (
     }),
     Route("/signing-keys/<kid>/compromise", CompromiseResource, {"POST": _KEYS}),
 
-    Route("/audit", AuditResource, {"GET": scope("keyosk:audit:read")}),
+    Route("/audit", AuditResource, {"GET": scope(_AUDIT_READ)}),
+    Route("/activity", ActivityResource, {"GET": scope(_AUDIT_READ)}),
+    Route("/nodes", NodesResource, {"GET": scope(_AUDIT_READ)}),
 
     Route("/openapi.json", OpenApiResource, _PUBLIC, instant=True),
     Route("/docs", PageResource, _PUBLIC, memory=True),

@@ -47,7 +47,7 @@ _HEADERS: Final = {
 _TAGS: Final = (
     *("services", "roles", "accounts", "api-keys", "workloads", "bulk", "apply"),
     *("token", "sessions", "console-sessions", "jwks", "revocations", "introspection", "forward"),
-    *("explain", "audit", "signing-keys"),
+    *("explain", "audit", "signing-keys", "activity"),
     *("health", "metadata", "landing", "documentation", "authorize"),
 )
 _ORDER: Final = ("GET", "PUT", "POST", "PATCH", "DELETE")

@@ -1,0 +1,120 @@
+"""What was issued and refused in each minute of the last days, and which nodes there are.
+
+It owns the counts that outlive a process and are added up over all nodes, for people who look at
+this installation. It does not own ``/metrics``, whose counters each node has for itself.
+
+No request waits for it: a request adds to a number in memory, and a thread of each process writes
+what came together every ``EVERY`` seconds. A process that dies takes as much with it.
+"""
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from keyosk.errors import KeyoskError
+from keyosk.metrics import Metrics
+from keyosk.metrics.families import LOGINS_REFUSED, TOKENS, TOKENS_REFUSED
+from keyosk.model import ActivityCount, Node
+from keyosk.storage.activity import ActivityStore
+from keyosk.storage.database import Database
+
+_log = logging.getLogger(__name__)
+
+#: Seconds between two writes.
+EVERY: Final = 10
+#: Seconds for which all of this is kept.
+KEPT: Final = 2 * 86_400
+#: Seconds after which a node that was not seen again is down.
+SEEN: Final = 120
+_MINUTE: Final = 60
+_HEARTBEAT: Final = 45
+#: Seconds between two looks for what is too old.
+_FORGET_EVERY: Final = 3_600
+#: Minutes and kinds that wait while the database is away.
+_MOST: Final = 1_000
+
+
+class Activity:
+    """Writes and reads what was done."""
+
+    def __init__(
+        self,
+        database: Database,
+        store: ActivityStore,
+        metrics: Metrics,
+        *,
+        clock: Callable[[], float],
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._metrics = metrics
+        self._clock = clock
+        self._waiting: Counter[tuple[int, str]] = Counter()
+        self._forgot_at = 0
+
+    def write(self, node: Node | None = None) -> None:
+        """Store what was counted since the last time, and that ``node`` runs.
+
+        Raises ``Unavailable``; the counts then wait for the next time.
+        """
+        now = int(self._clock())
+        for key, count in self._metrics.take_counted().items():
+            if len(self._waiting) < _MOST:
+                self._waiting[now // _MINUTE * _MINUTE, " ".join(key)] += count
+        if self._waiting:
+            self._store.add(self._waiting)
+            self._waiting.clear()
+        if node is not None:
+            self._store.see(replace(node, seen_at=now), every=_HEARTBEAT)
+        if abs(now - self._forgot_at) >= _FORGET_EVERY:
+            self._store.forget(now - KEPT, now + KEPT)
+            self._forgot_at = now
+
+    def write_in_background(self, name: str, version: str) -> None:
+        """Start the thread of this process that writes; ``name`` and ``version`` of its node."""
+        now = int(self._clock())
+        node = Node(name=name, version=version, started_at=now, seen_at=now)
+
+        def run() -> None:
+            while True:
+                try:
+                    self.write(node)
+                except KeyoskError:  # whoever needs the database says so
+                    pass
+                except Exception as error:  # noqa: BLE001 - the next turn may help
+                    _log.error("the activity was not written: %s", type(error).__name__)
+                finally:
+                    self._database.close()  # this thread rarely needs its connection
+                time.sleep(EVERY)
+
+        threading.Thread(target=run, name="activity", daemon=True).start()
+
+    def counts(self, since: int, until: int, step: int) -> list[ActivityCount]:
+        """Return what was done in each ``step`` seconds, with those in which nothing was."""
+        start = since // step * step
+        found: dict[int, dict[str, dict[str, int]]] = {
+            moment: {TOKENS: {}, TOKENS_REFUSED: {}, LOGINS_REFUSED: {}}
+            for moment in range(start, until, step)
+        }
+        for moment, kind, count in self._store.totals(start, until, step):
+            name, _, reason = kind.partition(" ")
+            if moment in found and name in found[moment]:
+                found[moment][name][reason] = count
+        return [
+            ActivityCount(
+                time=moment,
+                tokens_issued=sum(kinds[TOKENS].values()),
+                tokens_refused=kinds[TOKENS_REFUSED],
+                logins_refused=kinds[LOGINS_REFUSED],
+            )
+            for moment, kinds in found.items()
+        ]
+
+    def nodes(self) -> list[tuple[Node, bool]]:
+        """Return the nodes, by name, and whether each was seen just now."""
+        now = int(self._clock())
+        return [(node, abs(now - node.seen_at) <= SEEN) for node in self._store.nodes()]
