@@ -258,6 +258,26 @@ def test_a_list_goes_on_where_a_page_ends(infested: tuple[Installation, InProces
     assert len(found) == len(set(found)) == 1 + 80
 
 
+def test_the_lists_of_an_account_go_on_too(
+    server: LiveServer, admin: Client, root: Browser
+) -> None:
+    name = unique("todo")
+    scopes = [f"{name}:{number:02}" for number in range(27)]
+    done(admin.post("/services", json={"name": name, "scopes": scopes}), 201)
+    alice = make_person(server, admin, *scopes)
+    for number in range(27):
+        make_key(admin, alice, name=f"key {number:02}")
+    path = f"/console/accounts/{alice.id}"
+    first = root.get(path)
+    (grants, keys) = [given["href"] or "" for _, given in first.tags if given.get("rel") == "next"]
+    for place, wanted in ((grants, "scope {}:{:02}"), (keys, "{}key {:02}")):
+        texts = [first.text, root.get(place).text]
+        stem = name if place == grants else ""
+        shown = [[wanted.format(stem, n) in text for n in range(27)] for text in texts]
+        assert [sum(each) for each in shown] == [25, 2]
+        assert all(one != another for one, another in zip(*shown, strict=True))
+
+
 @pytest.mark.attack
 @table(
     "query", [{"done": "<script>alert(1)</script>"}, {"done": "saved", "at": "<b>"}, {"done": ""}]

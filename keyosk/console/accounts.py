@@ -13,6 +13,7 @@ from keyosk.console.pages import (
     go,
     pages_of,
     proof,
+    query_with,
     show,
     text,
     unconfirmed,
@@ -22,6 +23,10 @@ from keyosk.errors import NotFound
 _FILTERS: Final = ("q", "kind", "enabled", "role", "scope", "cursor")
 _READ: Final = "keyosk:accounts:read"
 _EVENTS: Final = 10
+#: Of each list on the page of an account.
+_ROWS: Final = 25
+#: Those of the API, by the parameter in which one goes on.
+_LISTS: Final = {"keys": "api-keys", "sessions": "tokens", "console_sessions": "console-sessions"}
 #: Scopes of Keyosk's own: who gives one makes an admin, of a kind.
 _OWN: Final = "keyosk:"
 _END_ALL: Final = "Every refresh session and console session of the account ends."
@@ -64,6 +69,13 @@ def _account(visit: Visit, reference: str) -> Response:
     found = visit.api.get(path)
     shown = found.body
     own = visit.is_own(shown["id"])
+    held = visit.api.get(f"{path}/grants").body
+    grants = [(kind, each) for kind in ("role", "scope") for each in held[f"{kind}s"]]
+    start = _number("grants")
+    shown_lists: dict[str, Any] = {}
+    for name, below in _LISTS.items():
+        page = visit.api.get(f"{path}/{below}", limit=_ROWS, cursor=request.args.get(name)).body
+        shown_lists |= {name: page["items"], f"more_{name}": query_with(**{name: page["next"]})}
     events = []
     if visit.can("keyosk:audit:read"):
         events = visit.api.get(
@@ -76,13 +88,18 @@ def _account(visit: Visit, reference: str) -> Response:
         tag=found.tag,
         own=own,
         is_confirmed=visit.installation.console_sessions.is_confirmed(visit.session),
-        grants=visit.api.get(f"{path}/grants").body,
+        rows=_ROWS,
+        grants=grants[start : start + _ROWS],
+        more_grants=query_with(grants=start + _ROWS if len(grants) > start + _ROWS else None),
         explained=_explained(visit.api, shown["id"], has_password=shown["has_password"]),
-        keys=visit.api.get(f"{path}/api-keys", limit=100).body["items"],
-        sessions=visit.api.get(f"{path}/tokens", limit=50).body["items"],
-        console_sessions=visit.api.get(f"{path}/console-sessions", limit=50).body["items"],
+        **shown_lists,
         events_of=events,
     )
+
+
+def _number(name: str) -> int:
+    given = request.args.get(name, "")[:9]
+    return int(given) if given.isdecimal() else 0
 
 
 def _explained(api: Api, account_id: str, *, has_password: bool) -> Mapping[str, Any] | None:

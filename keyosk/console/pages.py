@@ -176,7 +176,14 @@ def proof(own: bool) -> dict[str, str]:
 
 
 def pages_of(items: Sequence[Mapping[str, Any]], following: str | None) -> dict[str, Any]:
-    """Return what ``more.html`` needs: the query of the next page."""
-    query = {name: value for name, value in request.args.items() if name not in ("done", "at")}
-    next_query = urlencode({**query, "cursor": following}) if following else None
-    return {"items": items, "next_query": next_query}
+    """Return a list, and the query of its next page for ``more`` of ``parts.html``."""
+    return {"items": items, "next_query": query_with(cursor=following)}
+
+
+def query_with(**following: str | int | None) -> str | None:
+    """Return the query of this page with where a list goes on, ``None`` where it ends."""
+    ((name, value),) = following.items()
+    if value is None:
+        return None
+    query = {each: text for each, text in request.args.items() if each not in ("done", "at")}
+    return urlencode({**query, name: value})
