@@ -1,0 +1,235 @@
+"""Every page of the console in a real browser: accessible, no wider than the screen, and quiet."""
+
+import shutil
+from collections.abc import Iterator
+from typing import Any, Final
+
+import pytest
+from playwright.sync_api import Browser, Page
+from werkzeug.routing import Map, MapAdapter
+
+import chromium
+import crowded
+import pages
+from chromium import Watch, violations
+from installed import installed
+from keyosk.console.application import create
+from keyosk.installation import Installation
+from live import ADMIN_PASSWORD, LiveServer
+from people import PASSWORD
+
+# Part of `make test-long`: it shows every page at each width, light and dark.
+pytestmark = pytest.mark.slow
+
+_WIDTHS: Final = (360, 768, 1440)
+_SCHEMES: Final = ("light", "dark")
+#: What no link leads to.
+_UNLINKED: Final = {"/console/login", "/console/static/<file>"}
+_HEAVIEST: Final = 100_000  # bytes of a page, however much there is to show
+
+
+@pytest.fixture(scope="module")
+def keyosk(template_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    file = tmp_path_factory.mktemp("crowded") / "keyosk.db"
+    shutil.copy(template_url.removeprefix("sqlite:///"), file)
+    with installed(f"sqlite:///{file}") as made:
+        crowded.fill(made)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def crowd(keyosk: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """A server whose lists are all long."""
+    url = f"sqlite:///{keyosk.database.raw.database}"
+    with LiveServer(url, tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium.launched() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def rules(keyosk: Installation) -> Map:
+    return create(keyosk, lambda *_: []).url_map
+
+
+@pytest.fixture(scope="module")
+def paths(keyosk: Installation, crowd: LiveServer, rules: Map) -> dict[str, list[str]]:
+    """Where the links of the console lead an admin, by rule."""
+    plain = keyosk.accounts.get(crowded.PLAIN).id
+    starts = [
+        f"/console/accounts/{plain}",
+        "/console",
+        f"/console/services/{crowded.LONG}?scope={crowded.LONG}:read-0",
+        f"/console/explain?account={plain}&audience={crowded.LONG}",
+    ]
+    return _followed(pages.logged_in(crowd, "admin", ADMIN_PASSWORD), rules, starts)
+
+
+def _followed(browser: pages.Browser, rules: Map, starts: list[str]) -> dict[str, list[str]]:
+    """The pages that links lead to: of each rule the first with a query, and without."""
+    adapter = rules.bind("127.0.0.1")
+    found: dict[str, list[str]] = {}
+    waiting = [*starts]
+    seen = set(starts)
+    for path in waiting:
+        examples = found.setdefault(_rule_of(adapter, path), [])
+        if any(("?" in each) == ("?" in path) for each in examples):
+            continue
+        examples.append(path)
+        page = browser.get(path)
+        assert page.status == 200, path
+        for tag, given in page.tags:
+            place = given.get("href") or ""
+            if tag == "a" and place.startswith("?"):
+                place = path.partition("?")[0] + place
+            if tag == "a" and place.startswith("/") and place not in seen:
+                seen.add(place)
+                waiting.append(place)  # the loop comes to it
+    return found
+
+
+def _rule_of(adapter: MapAdapter, path: str) -> str:
+    rule, _ = adapter.match(path.partition("?")[0], return_rule=True)
+    return str(rule.rule)
+
+
+class Visitor:
+    """Somebody with a browser of their own."""
+
+    def __init__(self, browser: Browser, server: LiveServer, **options: Any) -> None:
+        self.server = server
+        self.context = browser.new_context(color_scheme="light", **options)
+        self.watch = Watch(self.context, server.url)
+        self.page = self.context.new_page()
+
+    def log_in(self, username: str, password: str = PASSWORD) -> None:
+        self.go("/console/login")
+        self.page.fill("#username", username)
+        self.page.fill("#password", password)
+        self.page.click("main button")
+        self.page.wait_for_url(f"{self.server.url}/console")
+
+    def go(self, path: str) -> int:
+        """Open a page; its status."""
+        response = self.page.goto(self.server.url + path)
+        assert response is not None
+        return response.status
+
+    def faults(self) -> list[str]:
+        """What is wrong with the page that is open, and with all since the last call."""
+        self.page.evaluate(
+            "for (const each of document.querySelectorAll('details')) each.open = true"
+        )
+        found = []
+        for scheme in _SCHEMES:
+            self.page.emulate_media(color_scheme=scheme)
+            for width in _WIDTHS:
+                self.page.set_viewport_size({"width": width, "height": 900})
+                found += [f"at {width}: {each}" for each in self.page.evaluate(_TOO_WIDE)]
+        # What is true of the first rows is true of all, and axe-core takes its time.
+        self.page.evaluate(_SHORTEN)
+        found += violations(self.page, "color-contrast")
+        self.page.emulate_media(color_scheme="light")
+        found += violations(self.page)
+        self.page.set_viewport_size({"width": _WIDTHS[0], "height": 900})
+        found += violations(self.page, "target-size", "color-contrast")
+        found += _keyboard_faults(self.page)
+        found += self.watch.faults
+        self.watch.faults.clear()
+        return found
+
+
+#: What is wider than the page, but for what stands in a part that scrolls by itself.
+_TOO_WIDE: Final = """() => {
+    const width = document.documentElement.clientWidth;
+    const scrolls = e => e && e !== document.body && (
+        ["auto", "scroll"].includes(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
+    return [...document.querySelectorAll("body, body *")].filter(e => {
+        const box = e.getBoundingClientRect();
+        return box.width > 1 && (box.right > width + 1 || box.left < -1)
+            && !e.closest(".skip, .unseen") && !scrolls(e.parentElement);
+    }).slice(0, 3).map(e => e.outerHTML.slice(0, 200));
+}"""
+_SHORTEN: Final = """() => {
+    for (const list of document.querySelectorAll("tbody, ul, ol, dl"))
+        for (const row of [...list.children].slice(12)) row.remove();
+}"""
+_FOCUSED: Final = """() => {
+    const e = document.activeElement, style = getComputedStyle(e), box = e.getBoundingClientRect();
+    if (!e.dataset.stop) e.dataset.stop = ++window.stops;
+    return {
+        name: e.outerHTML.slice(0, 120), isBody: e === document.body, stop: +e.dataset.stop,
+        isSeen: style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2,
+        isHere: box.bottom > 0 && box.top < innerHeight && box.right > 0 && box.left < innerWidth,
+    };
+}"""
+_STOPS: Final = """() => {
+    window.stops = 0;
+    const all = "a[href], button, input, select, textarea, summary, [tabindex='0']";
+    return [...document.querySelectorAll(all)].filter(e => e.checkVisibility() && !e.disabled
+        && e.type !== "hidden" && !(e.type === "radio" && !e.checked)).length;
+}"""
+
+
+def _keyboard_faults(page: Page) -> list[str]:
+    """What the Tab key does not come to, or comes to without being seen."""
+    page.evaluate("document.activeElement.blur()")
+    found, stops = [], 0
+    expected: int = page.evaluate(_STOPS)
+    for _ in range(expected + 5):
+        page.keyboard.press("Tab")
+        focused = page.evaluate(_FOCUSED)
+        if focused["isBody"] or focused["stop"] <= stops:
+            break
+        stops += 1
+        if not focused["isSeen"] or not focused["isHere"]:
+            found.append(f"focus not seen: {focused}")
+    if stops != expected:
+        found.append(f"the Tab key came to {stops} of {expected}")
+    return found
+
+
+def test_a_link_leads_to_every_page(rules: Map, paths: dict[str, list[str]]) -> None:
+    every = {rule.rule for rule in rules.iter_rules() if "GET" in (rule.methods or ())}
+    assert every - _UNLINKED == paths.keys()
+
+
+def test_no_page_is_too_wide_or_closed_to_anybody(
+    browser: Browser, crowd: LiveServer, paths: dict[str, list[str]], subtests: pytest.Subtests
+) -> None:
+    visitor = Visitor(browser, crowd)
+    visitor.log_in("admin", ADMIN_PASSWORD)
+    titles: dict[str, str] = {}
+    for path in (path for examples in paths.values() for path in examples):
+        with subtests.test(path):
+            assert visitor.go(path) == 200
+            assert visitor.faults() == []
+            own, title = path.partition("?")[0], visitor.page.title()
+            assert titles.setdefault(title, own) == own, "two pages have one title"
+    visitor.context.close()
+
+
+def test_the_pages_of_somebody_without_rights_are_as_good(
+    browser: Browser, crowd: LiveServer, subtests: pytest.Subtests
+) -> None:
+    visitor = Visitor(browser, crowd)
+    visitor.log_in(crowded.PLAIN)
+    for path in ("/console", "/me", "/console/explain?account="):
+        with subtests.test(path):
+            assert visitor.go(path) == 200
+            assert visitor.faults() == []
+    visitor.context.close()
+
+
+def test_no_page_is_heavy(crowd: LiveServer, paths: dict[str, list[str]]) -> None:
+    admin = pages.logged_in(crowd, "admin", ADMIN_PASSWORD)
+    weights = {
+        path: len(admin.client.get(path).content) for each in paths.values() for path in each
+    }
+    plain = pages.logged_in(crowd, crowded.PLAIN)
+    weights["/me of others"] = len(plain.client.get("/me").content)
+    assert {path: size for path, size in weights.items() if size > _HEAVIEST} == {}
