@@ -147,9 +147,8 @@ def build(
     api_keys = ApiKeys(context, stores, accounts)
     sessions = Sessions(context, stores, accounts=accounts, safe=safe)
     issuers = TrustedIssuers(context, stores, issuer=config.issuer)
-    workload_logins = WorkloadLogins(
-        context, stores, KeySets(database, stores.issuers, clock=clock)
-    )
+    key_sets = KeySets(database, stores.issuers, clock=clock)
+    workload_logins = WorkloadLogins(context, stores, key_sets, issuer=config.issuer)
     token_issuer = TokenIssuer(
         context,
         tokens,

@@ -21,7 +21,15 @@ from keyosk.errors import (
     UnauthorizedClient,
 )
 from keyosk.ids import new_id
-from keyosk.model import Caller, Exchange, Principal, Service, TokenPolicy, VerifiedClaims
+from keyosk.model import (
+    Caller,
+    CredentialKind,
+    Exchange,
+    Principal,
+    Service,
+    TokenPolicy,
+    VerifiedClaims,
+)
 from keyosk.permissions import entitlements
 from keyosk.permissions.context import Context
 from keyosk.permissions.entitlements import TokenGrant
@@ -35,6 +43,7 @@ from keyosk.workloads.logins import WorkloadLogin, WorkloadLogins
 _DEEPEST: Final = 5
 #: Seconds that a token for a proxy lives: it is used at once, and each request gets its own.
 _OF_PROXY: Final = 60
+_INVALID: Final = "The token is not valid."
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,24 +196,30 @@ class TokenIssuer:
         ``required``: scopes that the token must have. ``actor``: the actor of the login so far.
         Raises ``Forbidden``.
         """
-        now = int(self._clock())
-        token_grant = entitlements.for_service(principal, service, required=required, now=now)
-        token = self._tokens.issue(
-            principal, token_grant, lifetime=_OF_PROXY, grant_type="forward_auth", actor=actor
-        )
-        return IssuedToken(principal, token)
+        return self._forwarded(principal, self._of_service(principal, service, required), actor)
 
     def for_proxy_by_token(
-        self, text: str, service: str, *, required: tuple[str, ...]
+        self,
+        text: str,
+        service: str,
+        *,
+        required: tuple[str, ...],
+        address: str | None = None,
+        request_id: str | None = None,
     ) -> IssuedToken:
         """Issue a token as ``for_proxy`` does, for a caller with a token for the service.
 
-        The new token has only scopes of that token and does not outlive it. Raises ``BadToken``,
-        ``Forbidden``.
+        The new token has only scopes of that token and does not outlive it. If the service accepts
+        workloads, it may be another issuer's token as well: its login has the scopes that its rule
+        gives. Raises ``BadToken``, ``Forbidden``, ``Unavailable``.
         """
         policy = self._services.policy_for(service)
         if policy is None or policy.name != service:
-            raise BadToken("The token is not valid.")  # no token is, for what does not exist
+            raise BadToken(_INVALID)  # no token is valid for what does not exist
+        if CredentialKind.WORKLOAD in policy.accepts and self._workload_logins.is_foreign(text):
+            return self._for_proxy_by_assertion(
+                text, service, required=required, address=address, request_id=request_id
+            )
         claims = self._tokens.verify(text, audience=policy.audience)
         principal = self._bounded(
             self._authentication.by_token(claims, audience=policy.audience),
@@ -212,6 +227,37 @@ class TokenIssuer:
             claims.expires_at,
         )
         return self.for_proxy(principal, service, required=required, actor=Actor.of(claims.actor))
+
+    def _for_proxy_by_assertion(
+        self,
+        text: str,
+        service: str,
+        *,
+        required: tuple[str, ...],
+        address: str | None,
+        request_id: str | None,
+    ) -> IssuedToken:
+        try:
+            login = self._workload_logins.by_assertion(text)
+            token_grant = self._of_service(login.principal, service, required)
+            self._workload_logins.record_forwarded(login, address=address, request_id=request_id)
+        except InvalidGrant:
+            raise BadToken(_INVALID) from None
+        return self._forwarded(login.principal, token_grant)
+
+    def _of_service(
+        self, principal: Principal, service: str, required: tuple[str, ...]
+    ) -> TokenGrant:
+        now = int(self._clock())
+        return entitlements.for_service(principal, service, required=required, now=now)
+
+    def _forwarded(
+        self, principal: Principal, token_grant: TokenGrant, actor: Actor | None = None
+    ) -> IssuedToken:
+        token = self._tokens.issue(
+            principal, token_grant, lifetime=_OF_PROXY, grant_type="forward_auth", actor=actor
+        )
+        return IssuedToken(principal, token)
 
     def by_operator(
         self, by: Caller, principal: Principal, token_request: TokenRequest

@@ -8,7 +8,7 @@ import io
 from typing import Any, Final
 from urllib.parse import quote
 
-from flask import Response, request
+from flask import Response, g, request
 
 from keyosk.errors import BadToken, Forbidden, InvalidRequest, InvalidScope, Throttled
 from keyosk.permissions import entitlements
@@ -59,6 +59,8 @@ class ForwardResource(Endpoint):
     def get(self, service: str | None = None) -> Response:
         """Check whether a login, or a Bearer token of the service, may use a service.
 
+        If the service accepts workloads, the Bearer token may be one of a trusted issuer.
+
         The service is named by the path, by ``service`` in the query or by ``X-Keyosk-Service``.
         ``scope`` in the query and ``X-Keyosk-Require-Scope`` name required scopes. The response
         has the headers ``Authorization``, ``X-Keyosk-Account`` and ``X-Keyosk-Scope``. Any method
@@ -87,7 +89,9 @@ class ForwardResource(Endpoint):
         issuer = self.installation.token_issuer
         token = authorization.credentials().token
         if token is not None:
-            return issuer.for_proxy_by_token(token, service, required=required)
+            return issuer.for_proxy_by_token(
+                token, service, required=required, address=g.address, request_id=g.request_id
+            )
         return issuer.for_proxy(access.login(self.installation), service, required=required)
 
 

@@ -8,6 +8,7 @@ claims of the right type.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any, Final
 
 import jwt
@@ -16,6 +17,7 @@ from jwt.algorithms import get_default_algorithms
 from keyosk import clocks
 from keyosk.errors import InvalidGrant
 from keyosk.keys import strict_jws
+from keyosk.keys.jws import Remembered
 from keyosk.model import FOREIGN_ALGORITHMS, TrustedIssuer
 
 #: Characters. Tokens of Kubernetes with many audiences and of Azure with many groups reach 4 KiB.
@@ -41,6 +43,7 @@ _ALGORITHMS: Final = {
     name: each for name, each in get_default_algorithms().items() if name in FOREIGN_ALGORITHMS
 }
 _INVALID: Final = "The token is not valid."
+_remembered: Final = Remembered(4_096)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +184,17 @@ def is_private(key: Mapping[str, Any]) -> bool:
 
 
 def _is_signed(assertion: Assertion, key: Mapping[str, Any]) -> bool:
+    """Return whether this key signed a token: computed once, as a proxy shows it over and over."""
+    digest = sha256(f"{json.dumps(key, sort_keys=True)} {assertion.text}".encode()).digest()
+    if digest in _remembered:
+        return True
+    is_right = _verifies(assertion, key)
+    if is_right:
+        _remembered.add(digest)
+    return is_right
+
+
+def _verifies(assertion: Assertion, key: Mapping[str, Any]) -> bool:
     algorithm = assertion.header["alg"]
     try:
         public = jwt.PyJWK(dict(key), algorithm=algorithm).key

@@ -4,12 +4,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from keyosk import delays
 from keyosk.audit import Audit
 from keyosk.credentials.authentication import caller
 from keyosk.errors import InvalidGrant
+from keyosk.keys.jws import Remembered
 from keyosk.model import WORKLOAD_CLAIM, Principal, TrustedIssuer, WorkloadRule
 from keyosk.permissions.context import Context
 from keyosk.storage.stores import Stores
@@ -17,6 +18,8 @@ from keyosk.workloads import assertions, claims
 from keyosk.workloads.assertions import Assertion
 from keyosk.workloads.key_sets import KeySets, KeysUnavailable
 
+#: How many tokens that came through proxies are remembered, so that each is recorded once.
+_MOST_FORWARDED: Final = 10_000
 _NOT_TRUSTED = "No issuer with this iss and audience is trusted here."
 _NO_RULE = "The token is valid, but no rule lets it log in."
 
@@ -63,7 +66,8 @@ class WorkloadLogin:
 class WorkloadLogins:
     """Turns tokens of trusted issuers into logins, or raises ``InvalidGrant``."""
 
-    def __init__(self, context: Context, stores: Stores, key_sets: KeySets) -> None:
+    def __init__(self, context: Context, stores: Stores, key_sets: KeySets, *, issuer: str) -> None:
+        """``issuer``: Keyosk's own, whose tokens are no workload's."""
         self._database = context.database
         self._revocations = context.revocations
         self._audit: Audit = context.audit
@@ -72,6 +76,8 @@ class WorkloadLogins:
         self._workload_rules = stores.workload_rules
         self._logins = stores.logins
         self._key_sets = key_sets
+        self._own = issuer
+        self._forwarded = Remembered(_MOST_FORWARDED)
 
     def by_assertion(self, text: str) -> WorkloadLogin:
         """Return the login that a token proves.
@@ -95,6 +101,13 @@ class WorkloadLogins:
             claims=json.dumps(own),
         )
         return WorkloadLogin(principal, rule, issuer, assertion)
+
+    def is_foreign(self, text: str) -> bool:
+        """Return whether a text has the form of a token of another issuer; nothing is proven."""
+        try:
+            return assertions.read(text).issuer != self._own
+        except InvalidGrant:
+            return False
 
     def examine(self, issuer: TrustedIssuer, text: str) -> Examination:
         """Return what would happen if a workload showed this token of an issuer."""
@@ -141,6 +154,19 @@ class WorkloadLogins:
                 f"account/{login.principal.account_id}",
                 after={"issuer": login.issuer.name, "rule": rule.name, **_origin(assertion)},
             )
+
+    def record_forwarded(
+        self, login: WorkloadLogin, *, address: str | None, request_id: str | None
+    ) -> None:
+        """Record that a token came with a request that a proxy asks about.
+
+        Once for all of its requests to this process, unless it may log in only once. Raises
+        ``InvalidGrant`` as ``record`` does.
+        """
+        digest = hashlib.sha256(login.assertion.text.encode()).digest()
+        if login.rule.once or digest not in self._forwarded:
+            self.record(login, address=address, request_id=request_id)
+            self._forwarded.add(digest)
 
     def _issuer(self, assertion: Assertion) -> TrustedIssuer:
         found = [
