@@ -160,7 +160,7 @@ class _Server(BaseApplication):
         """Be the master process until the end."""
         # What is loaded by now stays, and is shared with the workers until somebody writes to it:
         # the garbage collector would, into the head of each object (17 MiB with two workers).
-        gc.collect()
+        # There is little to collect before that, and to look for it is a tenth of a start.
         gc.freeze()
         gc.enable()  # the caller may have started without it
         Arbiter(self).run()
