@@ -7,10 +7,12 @@ request slower exceeds one of them. A change that makes one faster should lower 
 
 import json
 import re
+import subprocess
 import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -222,3 +224,11 @@ def test_a_request_costs_no_more_than_is_stated(
         or cost.kib > LIMITS[name].kib
     }
     assert exceeded == {}
+
+
+def test_the_profile_is_one_of_this_code() -> None:
+    tool = Path(__file__).parents[1] / "tools" / "breakdown.py"
+    ran = subprocess.run(
+        [sys.executable, str(tool), "--help"], capture_output=True, text=True, timeout=120
+    )
+    assert ran.returncode == 0, ran.stderr

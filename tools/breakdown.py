@@ -27,7 +27,7 @@ from werkzeug.test import create_environ
 
 from keyosk import app, config
 from keyosk.model import OPERATOR, Grant, Scope
-from keyosk.server import JsonFormatter, JsonHandler, LogStream
+from keyosk.server import JsonFormatter, LineHandler, LogStream
 
 _ROOT: Final = Path(app.__file__).parent
 
@@ -84,7 +84,7 @@ class _Keyosk:
         app.prepare(settings)
         installation = app.build(settings)
         # As the server's own log: each line is written, here to nowhere.
-        log = JsonHandler(LogStream(os.open(os.devnull, os.O_WRONLY)), JsonFormatter())
+        log = LineHandler(LogStream(os.open(os.devnull, os.O_WRONLY)), JsonFormatter())
         logging.basicConfig(handlers=[log], level=logging.INFO)
         self._application = app.create_app(installation, write_line=log.write).wsgi_app
         self._environs: dict[tuple[str, ...], dict[str, Any]] = {}
