@@ -3,11 +3,13 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Browser, BrowserContext, Dialog, Page, Request, sync_playwright
 
+from live import LiveServer
+from people import PASSWORD
 from test_proxies import missing
 
 LIMIT: Final = 60_000  # milliseconds: generous, because the machine may be busy
@@ -62,6 +64,35 @@ class Watch:
     def _dialog(self, dialog: Dialog) -> None:
         self.faults.append(f"dialog: {dialog.message}")
         dialog.dismiss()
+
+
+class Visitor:
+    """Somebody with a browser of their own, in front of one server."""
+
+    def __init__(self, browser: Browser, server: LiveServer, **options: Any) -> None:
+        self.server = server
+        self.context = browser.new_context(color_scheme="light", **options)
+        self.watch = Watch(self.context, server.url)
+        self.page = self.context.new_page()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.context.close()
+
+    def log_in(self, username: str, password: str = PASSWORD) -> None:
+        self.go("/console/login")
+        self.page.fill("#username", username)
+        self.page.fill("#password", password)
+        self.page.click("main button")
+        self.page.wait_for_url(f"{self.server.url}/console")
+
+    def go(self, path: str) -> int:
+        """Open a page; its status."""
+        response = self.page.goto(self.server.url + path)
+        assert response is not None
+        return response.status
 
 
 def violations(page: Page, *rules: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 import pytest
 from playwright.sync_api import Browser, Page
@@ -11,12 +11,11 @@ from werkzeug.routing import Map, MapAdapter
 import chromium
 import crowded
 import pages
-from chromium import Watch, violations
+from chromium import Visitor, violations
 from installed import installed
 from keyosk.console.application import create
 from keyosk.installation import Installation
 from live import ADMIN_PASSWORD, LiveServer
-from people import PASSWORD
 
 # Part of `make test-long`: it shows every page at each width, light and dark.
 pytestmark = pytest.mark.slow
@@ -97,50 +96,27 @@ def _rule_of(adapter: MapAdapter, path: str) -> str:
     return str(rule.rule)
 
 
-class Visitor:
-    """Somebody with a browser of their own."""
-
-    def __init__(self, browser: Browser, server: LiveServer, **options: Any) -> None:
-        self.server = server
-        self.context = browser.new_context(color_scheme="light", **options)
-        self.watch = Watch(self.context, server.url)
-        self.page = self.context.new_page()
-
-    def log_in(self, username: str, password: str = PASSWORD) -> None:
-        self.go("/console/login")
-        self.page.fill("#username", username)
-        self.page.fill("#password", password)
-        self.page.click("main button")
-        self.page.wait_for_url(f"{self.server.url}/console")
-
-    def go(self, path: str) -> int:
-        """Open a page; its status."""
-        response = self.page.goto(self.server.url + path)
-        assert response is not None
-        return response.status
-
-    def faults(self) -> list[str]:
-        """What is wrong with the page that is open, and with all since the last call."""
-        self.page.evaluate(
-            "for (const each of document.querySelectorAll('details')) each.open = true"
-        )
-        found = []
-        for scheme in _SCHEMES:
-            self.page.emulate_media(color_scheme=scheme)
-            for width in _WIDTHS:
-                self.page.set_viewport_size({"width": width, "height": 900})
-                found += [f"at {width}: {each}" for each in self.page.evaluate(_TOO_WIDE)]
-        # What is true of the first rows is true of all, and axe-core takes its time.
-        self.page.evaluate(_SHORTEN)
-        found += violations(self.page, "color-contrast")
-        self.page.emulate_media(color_scheme="light")
-        found += violations(self.page)
-        self.page.set_viewport_size({"width": _WIDTHS[0], "height": 900})
-        found += violations(self.page, "target-size", "color-contrast")
-        found += _keyboard_faults(self.page)
-        found += self.watch.faults
-        self.watch.faults.clear()
-        return found
+def faults_of(visitor: Visitor) -> list[str]:
+    """What is wrong with the page that is open, and with all since the last call."""
+    page = visitor.page
+    page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
+    found = []
+    for scheme in _SCHEMES:
+        page.emulate_media(color_scheme=scheme)
+        for width in _WIDTHS:
+            page.set_viewport_size({"width": width, "height": 900})
+            found += [f"at {width}: {each}" for each in page.evaluate(_TOO_WIDE)]
+    # What is true of the first rows is true of all, and axe-core takes its time.
+    page.evaluate(_SHORTEN)
+    found += violations(page, "color-contrast")
+    page.emulate_media(color_scheme="light")
+    found += violations(page)
+    page.set_viewport_size({"width": _WIDTHS[0], "height": 900})
+    found += violations(page, "target-size", "color-contrast")
+    found += _keyboard_faults(page)
+    found += visitor.watch.faults
+    visitor.watch.faults.clear()
+    return found
 
 
 #: What is wider than the page, but for what stands in a part that scrolls by itself.
@@ -207,7 +183,7 @@ def test_no_page_is_too_wide_or_closed_to_anybody(
     for path in (path for examples in paths.values() for path in examples):
         with subtests.test(path):
             assert visitor.go(path) == 200
-            assert visitor.faults() == []
+            assert faults_of(visitor) == []
             own, title = path.partition("?")[0], visitor.page.title()
             assert titles.setdefault(title, own) == own, "two pages have one title"
     visitor.context.close()
@@ -221,7 +197,7 @@ def test_the_pages_of_somebody_without_rights_are_as_good(
     for path in ("/console", "/me", "/console/explain?account="):
         with subtests.test(path):
             assert visitor.go(path) == 200
-            assert visitor.faults() == []
+            assert faults_of(visitor) == []
     visitor.context.close()
 
 

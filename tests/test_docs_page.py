@@ -1,29 +1,23 @@
 """/docs as a person uses it, in a real browser: it sends what they type, and nothing else."""
 
 import json
-import shutil
 from collections.abc import Iterator
-from typing import Final
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, Request, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Request
 
+from chromium import LIMIT, launched
 from keyosk.web.openapi import _TAGS
 from live import ADMIN_PASSWORD, LiveServer, unique
-from test_proxies import missing
 
 # Part of `make test-long`: it takes seconds to show a page of this size.
 pytestmark = pytest.mark.slow
 
-_LIMIT: Final = 60_000  # milliseconds: generous, because the machine may be busy
-
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    found = shutil.which("chromium-headless-shell") or shutil.which("chromium")
-    with sync_playwright() as playwright:
-        # Debian's, as Playwright's own would have to be downloaded.
-        yield playwright.chromium.launch(executable_path=found or missing("chromium"))
+    with launched() as browser:
+        yield browser
 
 
 class DocsPage:
@@ -32,7 +26,7 @@ class DocsPage:
     def __init__(self, page: Page, server: LiveServer) -> None:
         self.requests: list[Request] = []
         self.faults: list[str] = []
-        page.set_default_timeout(_LIMIT)
+        page.set_default_timeout(LIMIT)
         page.on("request", self._keep)
         page.on("pageerror", lambda error: self.faults.append(str(error)))
         page.on(

@@ -1,6 +1,5 @@
 """The built documentation in a real browser: sizes, theme, search, and no network."""
 
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,15 +7,14 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
-from test_proxies import missing
+from chromium import LIMIT, launched
 
 # Part of `make test-long`: it builds the site, and shows every page.
 pytestmark = pytest.mark.slow
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-_LIMIT: Final = 60_000  # milliseconds: generous, because the machine may be busy
 _LONGEST: Final = 6_100  # pixels of a page that somebody reads from its beginning to its end
 
 
@@ -39,12 +37,10 @@ def build(builder: str, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def browser_page(site: Path) -> Iterator[Page]:
-    found = shutil.which("chromium-headless-shell") or shutil.which("chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found or missing("chromium"))
+    with launched() as browser:
         context = browser.new_context(viewport={"width": 1200, "height": 900}, color_scheme="light")
         page = context.new_page()
-        page.set_default_timeout(_LIMIT)
+        page.set_default_timeout(LIMIT)
         yield page
 
 
