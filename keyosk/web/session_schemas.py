@@ -4,11 +4,12 @@ from typing import Final
 
 from marshmallow import fields, validate
 
-from keyosk.model import CredentialKind
+from keyosk.model import USUAL_CREDENTIALS
 from keyosk.web.fields import Text, Time, described
 from keyosk.web.schemas import API_KEY_ID, FUTURE, PAST, ResponseSchema
 
-_CREDENTIALS: Final = validate.OneOf([kind.value for kind in CredentialKind])
+#: A workload's token starts no session: it is the login, and there is no refresh token for it.
+_CREDENTIALS: Final = validate.OneOf(sorted(USUAL_CREDENTIALS))
 _AUDIENCE: Final = "https://todo.example.com"
 
 
