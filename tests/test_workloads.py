@@ -552,7 +552,7 @@ def test_nobody_hands_out_an_account_that_holds_more_than_they_do(shop: Shop) ->
 
 
 def test_a_workload_handles_no_credentials(shop: Shop) -> None:
-    """Its tokens are not even accepted by Keyosk's own API."""
+    """Its tokens are not even accepted by Keyosk's own API, unless an admin wants that."""
     path = f"/accounts/{shop.account}/grants"
     scopes = [shop.read, "keyosk:services:write", "keyosk:accounts:write"]
     done(shop.admin.put(path, json={"scopes": scopes}))
@@ -560,6 +560,49 @@ def test_a_workload_handles_no_credentials(shop: Shop) -> None:
     assert answer.json()["error"] == "invalid_target"
     token = done(shop.show(shop.ci.token()))["access_token"]
     assert Client(shop.server.url, token=token).get("/accounts/me").status_code == 401
+
+
+def test_an_admin_may_let_workloads_administer(own_server: LiveServer, ci: Platform) -> None:
+    """Each as far as its grants go, and never where credentials are handled."""
+    with own_server as server:
+        shop = Shop(server, server.admin(), ci)
+        scopes = ["keyosk:services:write", "keyosk:services:read", "keyosk:accounts:write"]
+        scopes += ["keyosk:grants:write"]
+        grants = [{"name": scope, "with": "workload"} for scope in scopes]
+        done(shop.admin.put(f"/accounts/{shop.account}/grants", json={"scopes": grants}))
+        assert shop.show(shop.ci.token(), audience="keyosk").json()["error"] == "invalid_target"
+
+        made = done(shop.admin.get("/services/keyosk"))
+        assert made["accepts"] == "both"
+        for wrong in (["workload"], ["password", "workload"], "password"):
+            answer = shop.admin.patch("/services/keyosk", json={"accepts": wrong})
+            assert_refused(answer, "forbidden")
+        weak = make_person(server, shop.admin, "keyosk:services:write", "keyosk:services:read")
+        assert_refused(
+            weak.bearer().patch("/services/keyosk", json={"accepts": "any"}), "refused_by_rule"
+        )
+        done(shop.admin.patch("/services/keyosk", json={"accepts": "any"}))
+
+        token = done(shop.show(shop.ci.token(), audience="keyosk"))["access_token"]
+        by = Client(server.url, token=token)
+        done(by.post("/services", json={"name": unique("made")}), 201)
+        for refused in (
+            by.post("/issuers", json={"name": unique("x"), "issuer": "https://x.example"}),
+            by.post(f"/accounts/{weak.id}/api-keys", json={"name": "k"}),
+            by.post("/accounts/me/api-keys", json={"name": "k"}),
+            by.put(f"/accounts/{weak.id}/password", json={"password": PASSWORD}),
+            by.patch(f"/accounts/{weak.id}/grants", json={"add": {"scopes": [scopes[2]]}}),
+        ):
+            assert_refused(refused, "refused_by_rule")
+        done(shop.admin.patch("/services/keyosk", json={"accepts": "both"}))
+        assert by.get("/accounts/me").status_code == 401
+        assert shop.show(shop.ci.token(), audience="keyosk").json()["error"] == "invalid_target"
+
+
+def test_no_session_is_said_to_come_of_a_workload(server: LiveServer) -> None:
+    schemas = done(server.client().get("/openapi.json"))["components"]["schemas"]
+    kinds = schemas["Session"]["properties"]["credential"]["enum"]
+    assert kinds == ["api_key", "password"]
 
 
 def test_an_api_key_trusts_no_issuer(shop: Shop) -> None:

@@ -55,7 +55,7 @@ RESET: Final[Mapping[str, Any]] = {
 _OWN_FIELDS: Final = frozenset(
     {
         *("title", "description", "contact", "token_lifetime"),
-        *("refresh_allowed", "refresh_lifetime"),
+        *("refresh_allowed", "refresh_lifetime", "accepts"),
     }
 )
 #: Seconds: who administers by command logs in again after a week without.
@@ -189,6 +189,11 @@ class Services:
             ):
                 after = _patched(after, {"on_request_only": True})
             service_validation.check(after, self._issuer)
+            if service.name == KEYOSK and not after.policy.accepts >= USUAL_CREDENTIALS:
+                # SECURITY: else nobody could administer any more, or only by another's tokens.
+                raise Forbidden(
+                    "Keyosk's own service accepts passwords and API keys: both, or any."
+                )
             self._check_rights(by, service, after)
             if after == service:
                 return check_version(service, version)
