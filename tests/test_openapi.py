@@ -357,7 +357,7 @@ def test_every_code_of_a_token_error_is_described_and_no_other(document: dict[st
         ("Service", "typ", model.TOKEN_TYPES),
         ("ServicePatch", "typ", model.TOKEN_TYPES),
         ("Grant", "with", model.CredentialKind),
-        ("Session", "credential", model.CredentialKind),
+        ("Session", "credential", model.USUAL_CREDENTIALS),
         ("ExplainRequest", "credential", model.CredentialKind),
         ("IssuerNew", "preset", PRESETS),
         ("AccountNew", "kind", model.Kind),

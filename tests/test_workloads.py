@@ -599,12 +599,6 @@ def test_an_admin_may_let_workloads_administer(own_server: LiveServer, ci: Platf
         assert shop.show(shop.ci.token(), audience="keyosk").json()["error"] == "invalid_target"
 
 
-def test_no_session_is_said_to_come_of_a_workload(server: LiveServer) -> None:
-    schemas = done(server.client().get("/openapi.json"))["components"]["schemas"]
-    kinds = schemas["Session"]["properties"]["credential"]["enum"]
-    assert kinds == ["api_key", "password"]
-
-
 def test_an_api_key_trusts_no_issuer(shop: Shop) -> None:
     person = make_person(shop.server, shop.admin, "keyosk:admin")
     secret = done(
