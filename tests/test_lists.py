@@ -679,6 +679,84 @@ def test_q_is_the_beginning_of_a_name_in_any_case(
     assert names_of(caller, "/accounts", q=q) == found
 
 
+#: What text inside a name finds of PEOPLE.
+INSIDE: Final[dict[str, set[str]]] = {
+    "LIC": {"alice", "alicia", "bob"},
+    "lice's": {"bob"},
+    "der_s": {"under_score"},
+    "00%": {"under_score"},
+    "%%%": set(),
+    "___": set(),
+    "ar*": {"star*"},
+    "s**": set(),
+    "a-z": {"brackets"},
+    "ANDÚ": {"ñandú"},
+    "RÖSSE": {"ñandú"},
+    "traß": {"straße"},
+    "ΔΥΣ": {"straße"},
+    "' OR '1'='1": set(),
+}
+
+
+def test_text_inside_a_name_is_found_in_any_case(
+    installation: Installation, caller: Caller
+) -> None:
+    for username, display_name in PEOPLE.items():
+        if "%" not in username:
+            installation.grants.create_account(
+                OPERATOR, [], username=username, display_name=display_name
+            )
+    for text, found in INSIDE.items():
+        for sort in ("created_at", "-username"):
+            assert names_of(caller, "/accounts", contains=text, sort=sort) == found, text
+
+
+@pytest.mark.parametrize("text", ["", "a", "ab", "x" * 501])
+def test_text_inside_a_name_has_three_characters(caller: Caller, text: str) -> None:
+    assert caller.get("/accounts", contains=text).status_code == 422
+
+
+def test_a_search_inside_names_reads_each_account_once_whatever_its_pages(
+    installation: Installation, caller: Caller
+) -> None:
+    add_many(installation)
+    for sort in ("created_at", "-created_at", "username", "updated_at"):
+        found = caller.all("/accounts", contains="-19", sort=sort, limit=200)
+        assert len(found) == len({item["id"] for item in found}) == 1_111, sort
+        key = sort.removeprefix("-")
+        assert found == sorted(
+            found, key=lambda item: (item[key], item["id"]), reverse=sort.startswith("-")
+        )
+    if not installation.database.is_sqlite:
+        return
+    read = installation.accounts.page
+    rare, often = ({"contains": text} for text in ("-19999", "-1"))
+    whole = steps_of(installation, lambda: read(ListQuery(filters=rare)))
+    assert whole < 20 * MANY
+    # What many have is soon found; in another order, all are read once and few are kept.
+    assert steps_of(installation, lambda: read(ListQuery(filters=often))) < whole / 5
+    by_name = ListQuery(filters=often, sort="username")
+    assert steps_of(installation, lambda: read(by_name)) < 3 * whole
+
+
+def steps_of(installation: Installation, read: Callable[[], Any]) -> int:
+    """The steps that SQLite's machine takes for all queries of a call."""
+    connection: sqlite3.Connection = installation.database.raw.connection()
+    steps = 0
+
+    def step() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    connection.set_progress_handler(step, 1)
+    try:
+        read()
+    finally:
+        connection.set_progress_handler(None, 0)
+    return steps
+
+
 def test_an_empty_q_finds_everybody(installation: Installation, caller: Caller) -> None:
     installation.grants.create_account(OPERATOR, [], username="alice")
     assert names_of(caller, "/accounts", q="") == {"admin", "alice"}

@@ -23,6 +23,7 @@ def account() -> None:
 @click.option("--role", metavar="ROLE", help="Only accounts that were granted this role.")
 @click.option("--scope", metavar="SCOPE", help="Only accounts that were granted this scope.")
 @click.option("--query", "q", metavar="TEXT", help="The beginning of the username or display name.")
+@click.option("--contains", metavar="TEXT", help="Text inside the username or display name.")
 @click.option("--created-after", callback=shared.parse_time, metavar="TIME")
 @click.option("--last-login-before", callback=shared.parse_time, metavar="TIME")
 @shared.sort

@@ -19,6 +19,7 @@ from keyosk.console.pages import (
     unconfirmed,
 )
 from keyosk.errors import NotFound
+from keyosk.web.accounts import SHORTEST
 
 _FILTERS: Final = ("q", "kind", "enabled", "role", "scope", "cursor")
 _READ: Final = "keyosk:accounts:read"
@@ -39,7 +40,10 @@ _EVERYWHERE: Final = (
 def accounts(visit: Visit) -> Response:
     """List accounts, and search them."""
     query = {name: request.args.get(name, "")[:1000] for name in _FILTERS}
-    found = visit.api.get("/accounts", **query, limit=50).body
+    asked = query
+    if len(query["q"]) >= SHORTEST:  # shorter, it would be found nearly everywhere
+        asked = {**query, "q": "", "contains": query["q"]}
+    found = visit.api.get("/accounts", **asked, limit=50).body
     return show("accounts.html", query=query, **pages_of(found["items"], found["next"]))
 
 

@@ -7,7 +7,8 @@ A page is read in one of three ways:
 - Otherwise along the order, holding each account against the filters: of many accounts that pass
   one, a page's worth soon comes.
 
-A search by the beginning of a name has an order of its own, by the name that begins so.
+A search by the beginning of a name has an order of its own, by the name that begins so. For a
+search inside names there is no index: it reads the names of all accounts (``_containing``).
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -52,12 +53,16 @@ class _Source:
     key: peewee.Field
     condition: peewee.Expression
     order: Any = None
+    #: No range of an index, but all accounts, in no order.
+    is_scan: bool = False
 
     def select(self) -> "peewee.ModelSelect[Any]":
         found: peewee.ModelSelect[Any] = self.key.model.select(self.key.alias("key"))
         return found.where(self.condition)
 
     def first(self) -> "peewee.ModelSelect[Any]":
+        if self.is_scan:
+            return self.select()
         # In an order, as PostgreSQL might read the table for some that many rows pass.
         return self.select().order_by(self.key if self.order is None else self.order)
 
@@ -78,6 +83,8 @@ class AccountLists:
         filters = list_query.filters
         if list_query.sort == MATCH:
             return self._matching(list_query)
+        if "contains" in filters:
+            return self._containing(list_query)
         by_creation = list_query.sort == "created_at"
         if by_creation and "created_after" in filters:
             sorts, leading = _BY_TIME, {"created_after"}
@@ -94,6 +101,22 @@ class AccountLists:
             found = self._sources(min(leading), filters) or ()
             return self._along(list_query, found, covered=leading)
         return self._walk(list_query, sorts)
+
+    def _containing(self, list_query: ListQuery) -> Rows:
+        """The page of a search inside names.
+
+        In the order of creation all pages together read each account once; in another order each
+        page does. The first page looks for few by reading the table as it lies, which is faster.
+        """
+        filters = list_query.filters
+        by_creation = list_query.sort == "created_at"
+        is_first = by_creation and list_query.after is None
+        sources = (
+            self._sources(name, filters) for name in filters if is_first or name != "contains"
+        )
+        selects = ([each.first() for each in found] for found in sources if found is not None)
+        few = lists.few(self._database, selects)
+        return self._walk(list_query, _SORTS, among=few, is_scan=not by_creation)
 
     def _leading(self, filters: Mapping[str, Any]) -> set[str]:
         """The filters whose index goes on in the order of ids, to be walked along."""
@@ -129,9 +152,17 @@ class AccountLists:
         )
 
     def _walk(
-        self, list_query: ListQuery, sorts: lists.Sorts, *, among: Collection[str] | None = None
+        self,
+        list_query: ListQuery,
+        sorts: lists.Sorts,
+        *,
+        among: Collection[str] | None = None,
+        is_scan: bool = False,
     ) -> Rows:
-        """The page along the index of the order, or of the accounts ``among`` those."""
+        """The page along the index of the order, or of the accounts ``among`` those.
+
+        ``is_scan``: of all accounts, where no index helps.
+        """
         if among is not None and not among:
             return []
         query = self._select()
@@ -141,7 +172,13 @@ class AccountLists:
         unfiltered = replace(list_query, filters={})
         return self._database.rows(
             lists.page(
-                query, unfiltered, key=tables.Account.id, sorts=sorts, filters={}, among=among
+                query,
+                unfiltered,
+                key=tables.Account.id,
+                sorts=sorts,
+                filters={},
+                among=among,
+                is_scan=is_scan,
             )
         )
 
@@ -261,6 +298,8 @@ class AccountLists:
                 _Source(account.id, self._begins(column, start), self._by_code_point(column))
                 for column, start in _beginnings(value)
             ]
+        if name == "contains":
+            return [_Source(account.id, self._condition(name, value), is_scan=True)]
         return None
 
     def _conditions(
@@ -288,6 +327,8 @@ class AccountLists:
         elif name == "q":
             both = (self._begins(*each, indexed=False) for each in _beginnings(value))
             condition = reduce(or_, both)
+        elif name == "contains":
+            condition = reduce(or_, (self._contains(*each) for each in _beginnings(value)))
         else:
             condition = lists.unindexed(self._database, getattr(account, name)) == value
         return condition
@@ -309,6 +350,12 @@ class AccountLists:
         within: peewee.Expression = (name >= prefix) & (name < prefix + "\U0010ffff")
         # The index has no empty names, and is used where that is said.
         return within if column.unique or not indexed else within & (column != _EMPTY)
+
+    def _contains(self, column: peewee.Field, text: str) -> peewee.Expression:
+        """Whether a name has this text in it, letter for letter."""
+        place = fn.INSTR if self._database.is_sqlite else fn.STRPOS
+        found: peewee.Expression = place(column, text) > 0
+        return found
 
     def _by_code_point(self, column: Any) -> Any:
         # So SQLite compares by itself.

@@ -3,11 +3,13 @@
 from typing import Any, Final, cast
 
 from flask import Response, g, request
+from marshmallow import validate
 
 from keyosk.errors import Conflict, InsufficientScope
 from keyosk.model import MATCH, Account, AccountChanges, Grant, ListQuery, matching_name
 from keyosk.web import paging
 from keyosk.web.endpoint import Endpoint
+from keyosk.web.fields import Text, described
 from keyosk.web.operations import operation
 from keyosk.web.preconditions import wanted_versions
 from keyosk.web.responses import nothing, object_response
@@ -40,6 +42,9 @@ def _place(account: Account, list_query: ListQuery) -> Any:
     )
 
 
+#: Characters of what is searched for inside names: fewer would be found nearly everywhere.
+SHORTEST: Final = 3
+
 LISTS = paging.ListOptions(
     ("created_at", "updated_at", "username"),
     {
@@ -55,6 +60,16 @@ LISTS = paging.ListOptions(
             "The beginning of the username or display name. Unless `sort` says otherwise, the "
             "order is that of the names that begin so.",
             "ali",
+        ),
+        "contains": Text(
+            validate=validate.Length(
+                min=SHORTEST, max=paging.LONGEST, error=f"Must be {SHORTEST} characters at least."
+            ),
+            metadata=described(
+                f"Text inside the username or display name, {SHORTEST} characters at least. No "
+                "index serves it: a page takes longer the more accounts there are.",
+                "lice",
+            ),
         ),
     },
     orders={"q": MATCH},
