@@ -14,13 +14,14 @@ it, so every room is on it and none is on it twice::
     console: pages for people: clients of the REST API, called inside this process
     web, bootstrap: HTTP with Flask, Flask-RESTful and marshmallow; the first start
     installation: everything below in one value, as those above receive it
-    tokens, bulk, apply, monitoring: tokens and sessions; import and export; manifests; gauges
+    tokens, bulk, apply: tokens and sessions; import and export; manifests
+    monitoring, login_failures, diagnosis: gauges; who is being guessed at; what is wrong here
     accounts, workloads: accounts, their keys and grants; logins by another platform's token
     permissions, idempotency, maintenance: who may do what; repeated requests; backup and check
     keys, credentials: signing keys and their lives; what proves who is calling, and throttling
     audit, revocations, activity: what was done; what must no longer be accepted; counts per minute
     storage: the only floor that knows peewee
-    config, validation, delays: settings; all faults of a request at once; delayed responses
+    config, validation, delays, checks: settings; all faults of a request; delays; what was found
     model, errors, ids, clocks, metrics: frozen values, and what all floors need
     masking, merge_patch, whitespace: small tools
 

@@ -22,6 +22,8 @@ from keyosk.credentials import concurrency
 from keyosk.credentials.authentication import Authentication
 from keyosk.credentials.concurrency import HashingLimit
 from keyosk.credentials.password_hashing import Passwords
+from keyosk.credentials.throttling import Throttling
+from keyosk.diagnosis import Diagnosis
 from keyosk.idempotency import Idempotency
 from keyosk.installation import Installation
 from keyosk.keys import hsm
@@ -31,6 +33,7 @@ from keyosk.keys.private_keys import PrivateKeys
 from keyosk.keys.rotation import KeyPolicy, Rotation
 from keyosk.keys.signed_documents import Documents
 from keyosk.keys.signing_keys import SigningKeys
+from keyosk.login_failures import LoginFailureViews
 from keyosk.maintenance import Maintenance
 from keyosk.metrics import Metrics
 from keyosk.monitoring import Monitor
@@ -174,6 +177,13 @@ def build(
             clock=clock,
         ),
         activity=Activity(database, stores.activity, metrics, clock=clock),
+        diagnosis=Diagnosis(config, database, keys, rotation=rotation),
+        login_failures=LoginFailureViews(
+            context.audit,
+            Throttling(database, stores.throttling, clock),
+            accounts,
+            clock=clock,
+        ),
         database=database,
         accounts=accounts,
         api_keys=api_keys,

@@ -10,7 +10,7 @@ between two checkpoints cannot go unseen by whoever has the public keys.
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
@@ -52,6 +52,8 @@ _CHECKPOINT_SECONDS: Final = 3_600
 _MINUTE: Final = 60
 #: Refusals of one account in a minute that have a row each; the others have one together.
 _SHOWN: Final = 10
+#: Rows that are verified in a moment.
+_TAIL: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,25 @@ class Verdict:
 
     rows: int
     checkpoints: int
+    fault: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """How far the chain goes.
+
+    Attributes:
+        first: The place of the oldest row that is kept, if any is.
+        last: That of the newest sealed row.
+        checkpoint: The newest one.
+        verified: Up to which place the rows after the checkpoint are as they were written.
+        fault: What is wrong with the checkpoint or one of these rows.
+    """
+
+    first: int | None
+    last: int
+    checkpoint: Checkpoint | None
+    verified: int
     fault: str | None
 
 
@@ -173,6 +194,34 @@ class Audit:
             )
         )
 
+    def failed_logins(self, since: int, most: int) -> tuple[list[LoginFailure], bool]:
+        """Return the counts of failed logins since a moment, the newest first.
+
+        Also of the minute that is not over. The flag says whether these are all.
+        """
+        self.seal()
+        found: dict[tuple[str, str, int], LoginFailure] = {}
+        is_complete = True
+        for each in self._store.failures(most):
+            found[each.account, each.address, each.minute] = each
+        for action in ("login.failed", "login.throttled"):
+            rows = self._store.page(
+                ListQuery(limit=most, sort="sequence", descending=True, filters={"action": action})
+            )
+            is_complete &= len(rows) < most or rows[-1].time < since
+            for row in rows:
+                key = ((row.target or "").removeprefix("account/"), row.address or "", row.time)
+                known = found.get(key) or LoginFailure(
+                    account=key[0], address=key[1], minute=key[2], count=0
+                )
+                found[key] = replace(
+                    known,
+                    count=known.count + int((row.after or {}).get("count", 0)),
+                    throttled=known.throttled or action == "login.throttled",
+                )
+        kept = [each for each in found.values() if each.minute >= since // _MINUTE * _MINUTE]
+        return sorted(kept, key=lambda each: -each.minute), is_complete
+
     def seal(self) -> None:
         """Give all rows so far their places in the chain, and sign a checkpoint when one is due."""
         self._take_failures()
@@ -194,6 +243,54 @@ class Audit:
     def count(self, list_query: ListQuery) -> int:
         """Return how many rows pass the filters of a listing."""
         return self._store.count(list_query)
+
+    def export(self, list_query: ListQuery) -> Iterator[list[AuditRow]]:
+        """Yield all rows that a listing asks for, page by page, up to the last one of now."""
+        self.seal()
+        last = self._store.last()
+        if last is None:
+            return
+        after: tuple[Any, Any] | None = None
+        while True:
+            page = self._store.page(replace(list_query, limit=_BATCH, after=after))
+            kept = [row for row in page if (row.sequence or 0) <= (last.sequence or 0)]
+            yield kept
+            if len(page) < _BATCH or (list_query.sort == "sequence" and len(kept) < len(page)):
+                return
+            after = (getattr(page[-1], list_query.sort), page[-1].sequence)
+
+    def chain(self) -> Chain:
+        """Return how far the chain goes, and whether its newest rows are as they were written.
+
+        Those since the last checkpoint are verified, ``_TAIL`` at most; ``verify`` takes all.
+        """
+        self.seal()
+        last, newest = self._store.last(), self._store.newest_checkpoint()
+        first = self._store.after(0, 1)
+        end = last.sequence if last is not None and last.sequence is not None else 0
+        start, previous = (newest.sequence, newest.hash) if newest else (0, GENESIS)
+        fault = None
+        if newest is not None and not self._is_signed(newest):
+            fault = f"checkpoint {newest.sequence} is not ours"
+        elif newest is not None and newest.sequence > end and first:
+            fault = f"rows after {end} are missing"
+        verified = start
+        for row in self._store.after(start, _TAIL):
+            if fault is None:
+                previous = row_hash(row, previous)
+                if row.sequence != verified + 1:
+                    fault = f"row {verified + 1} is missing"
+                elif row.hash != previous:
+                    fault = f"row {row.sequence} was changed"
+                else:
+                    verified += 1
+        return Chain(
+            first=first[0].sequence if first else None,
+            last=end,
+            checkpoint=newest,
+            verified=verified,
+            fault=fault,
+        )
 
     def verify(self) -> Verdict:
         """Recompute the chain from its first kept row and hold it against every checkpoint."""

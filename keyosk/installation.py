@@ -13,10 +13,12 @@ from keyosk.apply.executor import Declarations
 from keyosk.audit import Audit
 from keyosk.bulk.import_export import Bulk
 from keyosk.credentials.authentication import Authentication
+from keyosk.diagnosis import Diagnosis
 from keyosk.idempotency import Idempotency
 from keyosk.keys.rotation import Rotation
 from keyosk.keys.signed_documents import Documents
 from keyosk.keys.signing_keys import SigningKeys
+from keyosk.login_failures import LoginFailureViews
 from keyosk.maintenance import Maintenance
 from keyosk.metrics import Metrics
 from keyosk.monitoring import Monitor
@@ -47,6 +49,8 @@ class Installation:
     metrics: Metrics
     monitor: Monitor
     activity: Activity
+    login_failures: LoginFailureViews
+    diagnosis: Diagnosis
     database: Database
     accounts: Accounts
     api_keys: ApiKeys

@@ -833,7 +833,12 @@ def walk_lists(ask: Ask) -> None:
 def walk_state(ask: Ask) -> None:
     assert len(ask(200, "GET", "/activity?step=3600").json()["items"]) >= 24
     ask(422, "GET", "/activity?step=7")
-    ask(200, "GET", "/nodes")
+    for path in ("/nodes", "/refresh-sessions", "/console-sessions", "/login-failures"):
+        ask(200, "GET", path)
+    for path in ("/audit/chain", "/audit/export?limit=1", "/diagnosis", "/settings"):
+        ask(422 if "?" in path else 200, "GET", path)
+    ask(200, "GET", "/audit/export?action=account.create")
+    ask(422, "GET", "/login-failures?since=yesterday")
 
 
 def walk_errors(ask: Ask, anybody: Ask, alice: Ask, username: str) -> None:

@@ -352,6 +352,10 @@ def tell_changes(story: Story, admin: Client) -> None:
             found = story.send(admin, "GET", "/audit", params={name: value}, exactly=False).json()
             assert found["items"], name
     story.send(admin, "GET", "/audit", params={"sort": "-sequence"})
+    for path in ("/audit/chain", "/diagnosis", "/settings", "/login-failures"):
+        story.send(admin, "GET", path, params={}, exactly=False)
+    for path in ("/audit/export", "/refresh-sessions", "/console-sessions"):
+        story.send(admin, "GET", path, params={}, exactly=False)
     for path in ("/activity", "/nodes"):
         story.send(admin, "GET", path, params={}, exactly=False)
     story.send(admin, "POST", "/apply")

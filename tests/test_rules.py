@@ -76,6 +76,8 @@ PATCH  /accounts/{account}/api-keys/{key}       401  403  403  422  403  403  40
 DELETE /accounts/{account}/api-keys/{key}       401  403  403  404  403  403  403  404  403
 POST   /accounts/{account}/api-keys/{key}/rotate 401  403  403  422  403  403  403  422  403
 GET    /api-keys                                401  403  200  200  403  403  403  200  200
+GET    /refresh-sessions                        401  403  200  200  403  403  403  200  200
+GET    /console-sessions                        401  403  200  200  403  403  403  200  200
 POST   /api-keys/find                           401  403  422  422  403  403  403  422  422
 GET    /accounts/{account}/tokens               401  403  200  200  403  403  403  200  200
 DELETE /accounts/{account}/tokens/{key}         401  403  403  404  403  403  403  404  404
@@ -130,6 +132,11 @@ GET    /signing-keys/{key}                      401  403  403  403  403  403  40
 DELETE /signing-keys/{key}                      401  403  403  403  403  403  403  404  403
 POST   /signing-keys/{key}/compromise           401  403  403  403  403  403  403  404  403
 GET    /audit                                   401  403  403  403  403  403  200  200  200
+GET    /audit/chain                             401  403  403  403  403  403  200  200  200
+GET    /audit/export                            401  403  403  403  403  403  200  200  200
+GET    /login-failures                          401  403  403  403  403  403  200  200  200
+GET    /diagnosis                               401  403  403  403  403  403  403  200  200
+GET    /settings                                401  403  403  403  403  403  403  200  200
 GET    /activity                                401  403  403  403  403  403  200  200  200
 GET    /nodes                                   401  403  403  403  403  403  200  200  200
 """

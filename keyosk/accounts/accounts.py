@@ -135,6 +135,17 @@ class Accounts:
         """Return the usernames of those of the accounts that exist, by id."""
         return self._accounts.usernames(account_ids)
 
+    def owned(self, list_query: ListQuery) -> ListQuery | None:
+        """Return a listing with the id of its ``owner``; ``None`` if there is no such account."""
+        owner = list_query.filters.get("owner")
+        if owner is None:
+            return list_query
+        try:
+            found = self.get(owner)
+        except NotFound:
+            return None
+        return replace(list_query, filters={**list_query.filters, "owner": found.id})
+
     def page(self, list_query: ListQuery) -> list[Account]:
         """Return a page of accounts."""
         return self._accounts.page(list_query)

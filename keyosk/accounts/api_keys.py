@@ -168,12 +168,12 @@ class ApiKeys:
 
         The filter ``owner`` is an id or a username; an unknown one has no keys.
         """
-        found = self._owned(list_query)
+        found = self._accounts.owned(list_query)
         return [] if found is None else self._api_keys.page(found)
 
     def count_of_all(self, list_query: ListQuery) -> int:
         """How many keys of all accounts pass the filters of a listing."""
-        found = self._owned(list_query)
+        found = self._accounts.owned(list_query)
         return 0 if found is None else self._api_keys.count(found)
 
     def find_by_digest(self, digest: str) -> FoundApiKey | None:
@@ -196,16 +196,6 @@ class ApiKeys:
         except NotFound:
             return FoundApiKey(key, None, ())
         return FoundApiKey(key, account.username, tuple(unusable(account, key, now)))
-
-    def _owned(self, list_query: ListQuery) -> ListQuery | None:
-        """Return the listing with the owner's id; ``None`` if there is no such account."""
-        owner = list_query.filters.get("owner")
-        if owner is None:
-            return list_query
-        try:
-            return _of(self._accounts.get(owner), list_query)
-        except NotFound:
-            return None
 
     def get(self, reference: str, key_id: str) -> ApiKey:
         """Return one key of the account. Raises ``NotFound``."""

@@ -159,6 +159,23 @@ class ConsoleSessions:
         """Return the number of the account's sessions. Raises ``NotFound``."""
         return self._store.count(self._accounts.get(reference).id, list_query)
 
+    def page_of_all(self, list_query: ListQuery) -> list[ConsoleSession]:
+        """Return a page of the sessions in force of all accounts.
+
+        The filter ``owner`` is an id or a username; an unknown one has none.
+        """
+        found, now = self._accounts.owned(list_query), int(self._clock())
+        if found is None:
+            return []
+        return self._store.page_of_all(found, now, seen_since=now - IDLE)
+
+    def count_of_all(self, list_query: ListQuery) -> int:
+        """Return the number of the sessions in force of all accounts."""
+        found, now = self._accounts.owned(list_query), int(self._clock())
+        if found is None:
+            return 0
+        return self._store.count_of_all(found, now, seen_since=now - IDLE)
+
     def end(self, by: Caller, reference: str, session_id: str) -> None:
         """End a session of the account. Raises ``NotFound``, ``RefusedByRule``."""
         with self._database.transaction():

@@ -9,10 +9,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from keyosk.checks import NOT_CHECKED, OK, WARNING, WRONG, Check, of_keys
 from keyosk.cli import choice, remote, shared
-from keyosk.cli.checks import NOT_CHECKED, OK, WARNING, WRONG, Check
 from keyosk.cli.refusals import Refused
-from keyosk.errors import counted
 
 if TYPE_CHECKING:
     from keyosk.cli.client import Client
@@ -74,28 +73,7 @@ def clock_of(server: str) -> Iterator[Check]:
 
 def keys_of(client: "Client") -> Iterator[Check]:
     """Look at the signing keys, and at who has not fetched the next one."""
-    keys = list(client.items("signing-keys"))
-    active = [key for key in keys if key.get("state") == "active"]
-    if not active:
-        yield Check("keys", WRONG, "no key signs", "Run keyosk signing-key rotate --now")
-    else:
-        kid, algorithm = active[0].get("kid"), active[0].get("algorithm")
-        yield Check("keys", OK, f"{kid} signs ({algorithm}); {counted(len(keys), 'key')} in all")
-    following = [key for key in keys if key.get("state") == "next"]
-    if not following:
-        yield Check("next key", OK, "none is published yet")
-    for key in following:
-        unseen = ", ".join(map(str, key.get("not_seen_by") or ()))
-        if not unseen:
-            yield Check("next key", OK, f"every known service has fetched {key.get('kid')}")
-        else:
-            yield Check(
-                "next key",
-                WARNING,
-                f"not fetched yet by {unseen}; it signs from {key.get('active_from')}",
-                "See that these services fetch the key set again: they would refuse new tokens. "
-                "keyosk signing-key rotate --when-seen waits for them.",
-            )
+    return of_keys(client.items("signing-keys"))
 
 
 def issuer_from_outside(server: str, *, expected: str | None) -> list[Check]:

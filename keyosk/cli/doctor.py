@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from keyosk.checks import WRONG, Check
 from keyosk.cli import choice, shared
-from keyosk.cli.checks import WRONG, Check
 
 
 @click.command()

@@ -112,6 +112,38 @@ class Throttling:
             if not attempts[-1].is_noted:
                 self._store.trust_source(account_id, attempts[-1].source, self._now())
 
+    def used_up(
+        self, attempts: Collection[tuple[str, str | None]]
+    ) -> list[tuple[str, str | None, str | None, int]]:
+        """Return which allowances of these attempts give none now, those for longest first.
+
+        Args:
+            attempts: Usernames, empty for those of no account, with the addresses they came from.
+
+        Returns:
+            The kind as in ``ROOMS``, the username, the source, and when there is one again.
+        """
+        now = self._now()
+        found: dict[tuple[str, str | None, str | None], Allowance] = {}
+        for name, address in attempts:
+            source = source_of(address)
+            if name:
+                found["account", name, None] = _allowance(_ACCOUNT, "account", name)
+                pair = _allowance(_PAIR, "pair", name, source)
+                found["account_and_source", name, source or None] = pair
+            if source:
+                found["source", None, source] = _allowance(_NAMES, "names", source)
+        used = self._store.used({each.key for each in found.values()}, now)
+        over = [
+            (used.get(each.key, 0) + each.step - each.room, kind, name, source)
+            for (kind, name, source), each in found.items()
+        ]
+        return [
+            (kind, name, source, -(-(now + left) // 1000))
+            for left, kind, name, source in sorted(over, key=lambda each: -each[0])
+            if left > 0
+        ]
+
     def _refuse(self, allowances: list[Allowance], taken: frozenset[str], now: int) -> NoReturn:
         with self._database.transaction():
             self._store.refund([each for each in allowances if each.key in taken])

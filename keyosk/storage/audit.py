@@ -253,6 +253,15 @@ class AuditStore:
             .returning()
         )
 
+    def failures(self, limit: int) -> list[LoginFailure]:
+        """Return counts that are no rows yet, those of the most failed logins first."""
+        failure = tables.LoginFailure
+        query = failure.select().order_by(failure.count.desc()).limit(limit)
+        return [
+            LoginFailure(**{**row, "throttled": bool(row["throttled"])})
+            for row in self._database.rows(query)
+        ]
+
     def take_failures(self, before: int) -> list[LoginFailure]:
         """Take out the counts of minutes before ``before``, in a transaction of the caller's.
 

@@ -12,6 +12,9 @@ from keyosk.storage.compiled import parameter
 from keyosk.storage.database import Database
 
 _SORTS: Final[lists.Sorts] = {"created_at": tables.ConsoleSession.id}
+_FILTERS: Final[lists.Filters] = {
+    "owner": lambda account_id: tables.ConsoleSession.account == account_id
+}
 
 
 class ConsoleSessionStore:
@@ -73,6 +76,29 @@ class ConsoleSessionStore:
     def count(self, account_id: str, list_query: ListQuery) -> int:
         """Return the number of the account's sessions."""
         return self._database.count(lists.filtered(_of(account_id), list_query, {}))
+
+    def page_of_all(
+        self, list_query: ListQuery, now: int, *, seen_since: int
+    ) -> list[ConsoleSession]:
+        """Return a page of the sessions in force of all accounts; a filter is ``owner``."""
+        query = lists.page(
+            self._in_force(now, seen_since),
+            list_query,
+            key=tables.ConsoleSession.id,
+            sorts=_SORTS,
+            filters=_FILTERS,
+        )
+        return [_session(row) for row in self._database.rows(query)]
+
+    def count_of_all(self, list_query: ListQuery, now: int, *, seen_since: int) -> int:
+        """Return the number of the sessions in force of all accounts."""
+        query = lists.filtered(self._in_force(now, seen_since), list_query, _FILTERS)
+        return lists.count(self._database, query, list_query)
+
+    def _in_force(self, now: int, seen_since: int) -> Any:
+        session = tables.ConsoleSession
+        ends = lists.unindexed(self._database, session.expires_at)
+        return session.select().where((ends > now) & (session.seen_at >= seen_since))
 
     def remove(self, session_id: str) -> None:
         """Delete one session."""

@@ -11,6 +11,7 @@ from keyosk.storage.compiled import parameter
 from keyosk.storage.database import Database
 
 _SORTS: Final[lists.Sorts] = {"created_at": tables.Session.id}
+_FILTERS: Final[lists.Filters] = {"owner": lambda account_id: tables.Session.account == account_id}
 
 
 class SessionStore:
@@ -90,6 +91,22 @@ class SessionStore:
     def count(self, account_id: str, list_query: ListQuery) -> int:
         """Return the number of the account's sessions."""
         return self._database.count(lists.filtered(_of(account_id), list_query, {}))
+
+    def page_of_all(self, list_query: ListQuery, now: int) -> list[Session]:
+        """Return a page of the sessions in force of all accounts; a filter is ``owner``."""
+        query = lists.page(
+            self._in_force(now), list_query, key=tables.Session.id, sorts=_SORTS, filters=_FILTERS
+        )
+        return [_session(row) for row in self._database.rows(query)]
+
+    def count_of_all(self, list_query: ListQuery, now: int) -> int:
+        """Return the number of the sessions in force of all accounts."""
+        query = lists.filtered(self._in_force(now), list_query, _FILTERS)
+        return lists.count(self._database, query, list_query)
+
+    def _in_force(self, now: int) -> Any:
+        ends = lists.unindexed(self._database, tables.Session.expires_at)
+        return tables.Session.select().where(ends > now)
 
     def remove(self, session_id: str) -> None:
         """Delete one session."""

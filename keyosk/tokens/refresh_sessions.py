@@ -149,6 +149,19 @@ class Sessions:
         """Return the number of the account's sessions. Raises ``NotFound``."""
         return self._store.count(self._accounts.get(reference).id, list_query)
 
+    def page_of_all(self, list_query: ListQuery) -> list[Session]:
+        """Return a page of the sessions in force of all accounts.
+
+        The filter ``owner`` is an id or a username; an unknown one has none.
+        """
+        found = self._accounts.owned(list_query)
+        return [] if found is None else self._store.page_of_all(found, int(self._clock()))
+
+    def count_of_all(self, list_query: ListQuery) -> int:
+        """Return the number of the sessions in force of all accounts."""
+        found = self._accounts.owned(list_query)
+        return 0 if found is None else self._store.count_of_all(found, int(self._clock()))
+
     def end(self, by: Caller, reference: str, session_id: str) -> int | None:
         """End a session of the account and revoke its access tokens.
 

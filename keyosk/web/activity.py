@@ -2,11 +2,12 @@
 
 from typing import Any, ClassVar, Final
 
-from flask import Response, request
-from marshmallow import ValidationError, fields, validate
+from flask import Response
+from marshmallow import fields, validate
 
 from keyosk.activity import KEPT
 from keyosk.errors import Invalid
+from keyosk.web import queries
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.fields import Flag, LoneTime, Object, Text, Time, Whole, described, rfc3339
 from keyosk.web.operations import operation
@@ -90,7 +91,7 @@ class ActivityResource(Endpoint):
 
         Each node adds what it did every ten seconds; it is kept for two days.
         """
-        query = _query()
+        query = queries.load(ActivityQuery)
         now = int(self.installation.clock())
         step = query.get("step", _USUAL_STEP)
         until = min(query.get("until", now + 1), now + 1)  # this very second is in it
@@ -127,20 +128,3 @@ class NodesResource(Endpoint):
 
 def _node(node: Any, is_up: bool) -> dict[str, Any]:
     return {**_NODE.dump(node), "is_up": is_up}
-
-
-def _query() -> dict[str, Any]:
-    """Return the parameters of the query. Raises ``Invalid``."""
-    schema = ActivityQuery()
-    found: dict[str, Any] = {}
-    for name, values in request.args.lists():
-        if name not in schema.fields or len(values) > 1:
-            raise Invalid.field(name[:200], "is not a parameter here, or is given twice")
-        value: Any = values[0]
-        if name == "step" and value.isascii() and value.isdecimal() and len(value) < 9:
-            value = int(value)
-        try:
-            found[name] = schema.fields[name].deserialize(value)
-        except ValidationError as error:
-            raise Invalid.field(name, str(error.messages[0]).rstrip(".")) from None
-    return found

@@ -1,14 +1,26 @@
 """The audit log."""
 
+from itertools import chain
 from typing import Any, Final
 
-from flask import Response
+from flask import Response, request
 
-from keyosk.model import AuditRow
-from keyosk.web import paging
+from keyosk.errors import Invalid
+from keyosk.model import AuditRow, ListQuery
+from keyosk.web import lines, paging
 from keyosk.web.endpoint import Endpoint
+from keyosk.web.fields import Text, Time, Whole, described, rfc3339
 from keyosk.web.operations import operation
-from keyosk.web.schemas import ACCOUNT_ID, FUTURE, PAST, AuditSchema
+from keyosk.web.responses import json_response, streamed
+from keyosk.web.schemas import (
+    ACCOUNT_ID,
+    FUTURE,
+    PAST,
+    AuditSchema,
+    ResponseSchema,
+    StrictSchema,
+    example_of,
+)
 
 LISTS = paging.ListOptions(
     ("sequence", "time"),
@@ -27,8 +39,35 @@ LISTS = paging.ListOptions(
     orders={"since": "time", "until": "time"},
 )
 
+#: An export takes the filters of the list.
+ExportQuery: Final = StrictSchema.from_dict(dict(LISTS.filters), name="AuditExportQuery")
+
+
+class ChainSchema(ResponseSchema):
+    """The state of the chain of the audit log."""
+
+    first = Whole(
+        allow_none=True,
+        metadata=described("The `sequence` of the oldest row that is kept; null for none.", 1),
+    )
+    last = Whole(metadata=described("That of the newest row.", 41))
+    checkpoint = Whole(
+        allow_none=True,
+        metadata=described("Up to which row the chain was last signed; null for never.", 40),
+    )
+    checkpoint_at = Time(allow_none=True, metadata=described("When that was.", PAST))
+    verified = Whole(
+        metadata=described("Up to which row all since then are as they were written.", 41)
+    )
+    fault = Text(
+        allow_none=True,
+        metadata=described("What is wrong with one of them; null if nothing is.", None),
+    )
+
+
 # Made once: each new one copies all its fields (150 us).
 _SHAPE: Final = AuditSchema()
+_LINE: Final = lines.written(example_of(AuditSchema))
 
 
 class AuditResource(Endpoint):
@@ -42,6 +81,50 @@ class AuditResource(Endpoint):
         """
         audit = self.installation.audit
         return self.page(audit.page, _body, audit.count)
+
+
+class AuditExportResource(Endpoint):
+    """The audit log as a whole."""
+
+    @operation(query=ExportQuery, media_types={lines.TYPES[0]: _LINE}, raises=(Invalid,))
+    def get(self) -> Response:
+        """Export rows, oldest first, one a line (JSON Lines); the filters are those of the list."""
+        filters = paging.filters(LISTS)
+        sort = "time" if filters.keys() & LISTS.orders.keys() else "sequence"
+        if request.method == "HEAD":  # it reads nothing
+            return Response(iter(()), mimetype=lines.TYPES[0])
+        pages = self.installation.audit.export(ListQuery(sort=sort, filters=filters))
+        first = next(pages, [])  # what is wrong at the beginning has a response of its own
+        body = ("".join(map(_line, page)).encode() for page in chain([first], pages))
+        return streamed(body, lines.TYPES[0], self.installation.bulk.exclusive())
+
+
+class ChainResource(Endpoint):
+    """The state of the chain of the audit log."""
+
+    @operation(response=ChainSchema)
+    def get(self) -> Response:
+        """Return how far the log is sealed and signed.
+
+        The rows since the last checkpoint are verified, 500 at most. ``keyosk audit verify``
+        verifies all.
+        """
+        found = self.installation.audit.chain()
+        point = found.checkpoint
+        return json_response(
+            {
+                "first": found.first,
+                "last": found.last,
+                "checkpoint": point.sequence if point else None,
+                "checkpoint_at": rfc3339(point.time) if point else None,
+                "verified": found.verified,
+                "fault": found.fault,
+            }
+        )
+
+
+def _line(row: AuditRow) -> str:
+    return lines.written(_body(row))
 
 
 def _body(row: AuditRow) -> dict[str, Any]:

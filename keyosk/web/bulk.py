@@ -1,6 +1,6 @@
 """Bulk import and export of accounts as JSON Lines."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from tempfile import SpooledTemporaryFile
 from typing import Final
 
@@ -16,6 +16,7 @@ from keyosk.web.accounts import LISTS
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.fields import Flag, QueryFlag, Text, described
 from keyosk.web.operations import operation
+from keyosk.web.responses import streamed
 from keyosk.web.schemas import AccountSchema, GrantsSchema, StrictSchema, example_of
 
 _WRITE: Final = "keyosk:accounts:write"
@@ -88,7 +89,7 @@ class ImportResource(Endpoint):
         except BaseException:
             leave()
             raise
-        return _lines_response(_spooled(first, results), leave)
+        return streamed(_spooled(first, results), lines.TYPES[0], leave)
 
     def _import(self, caller: Caller, *, dry_run: bool, on_conflict: OnConflict) -> Iterator[bytes]:
         """The response, batch by batch. What ends it after the first batch is its last line."""
@@ -128,7 +129,7 @@ class ExportResource(Endpoint):
             "".join(lines.account_line(account, grants) for account, grants in page).encode()
             for page in pages
         )
-        return _lines_response(body, self.installation.bulk.exclusive())
+        return streamed(body, lines.TYPES[0], self.installation.bulk.exclusive())
 
 
 def _options() -> tuple[bool, OnConflict]:
@@ -147,21 +148,6 @@ def _options() -> tuple[bool, OnConflict]:
     except ValueError:
         words = ", ".join(OnConflict)
         raise Invalid.field("on_conflict", f"must be one of {words}") from None
-
-
-def _lines_response(body: Iterator[bytes], at_end: Callable[[], None]) -> Response:
-    response = Response(_ending(body, at_end), mimetype=lines.TYPES[0])
-    # Besides: a generator that nobody starts, as for HEAD, never ends.
-    response.call_on_close(at_end)
-    return response
-
-
-def _ending(body: Iterator[bytes], at_end: Callable[[], None]) -> Iterator[bytes]:
-    """``at_end`` comes before the client can know that it has all, and may send the next one."""
-    try:
-        yield from body
-    finally:
-        at_end()
 
 
 def _spooled(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:

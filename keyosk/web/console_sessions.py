@@ -4,17 +4,46 @@ from typing import Any, Final
 
 from flask import Response, g
 
-from keyosk.model import ConsoleSession
+from keyosk.model import ConsoleSession, ListQuery
 from keyosk.web import paging
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
 from keyosk.web.responses import nothing
-from keyosk.web.session_schemas import ConsoleSessionSchema
+from keyosk.web.schemas import ACCOUNT_ID
+from keyosk.web.session_schemas import ConsoleSessionSchema, OwnedConsoleSessionSchema
 
 LISTS = paging.ListOptions(("created_at",), {})
+LISTS_OF_ALL = paging.ListOptions(
+    ("created_at",),
+    {"owner": paging.text("Only sessions of this account: its id or username.", ACCOUNT_ID)},
+)
 
 # Made once: each new one copies all its fields (150 us).
 _SHAPE: Final = ConsoleSessionSchema()
+
+
+class AllConsoleSessionsResource(Endpoint):
+    """The console sessions of all accounts."""
+
+    @operation(response=OwnedConsoleSessionSchema, lists=LISTS_OF_ALL)
+    def get(self) -> Response:
+        """List the console sessions in force, of all accounts."""
+        sessions, accounts = self.installation.console_sessions, self.installation.accounts
+        names: dict[str, str] = {}
+
+        def read(list_query: ListQuery) -> list[ConsoleSession]:
+            found = sessions.page_of_all(list_query)
+            names.update(accounts.usernames({session.account_id for session in found}))
+            return found
+
+        def body(session: ConsoleSession) -> dict[str, Any]:
+            owner = {
+                "account_id": session.account_id,
+                "username": names.get(session.account_id),
+            }
+            return {**owner, **_body(session)}
+
+        return self.page(read, body, sessions.count_of_all)
 
 
 class ConsoleSessionsResource(Endpoint):

@@ -117,6 +117,22 @@ def with_effective_at(response: Response, effective_at: int | None) -> Response:
     return response
 
 
+def streamed(body: Iterator[bytes], media_type: str, at_end: Callable[[], None]) -> Response:
+    """Return a response that is made as it is sent; ``at_end`` may be called more than once."""
+    response = Response(_ending(body, at_end), mimetype=media_type)
+    # Besides: a generator that nobody starts, as for HEAD, never ends.
+    response.call_on_close(at_end)
+    return response
+
+
+def _ending(body: Iterator[bytes], at_end: Callable[[], None]) -> Iterator[bytes]:
+    """``at_end`` comes before the client can know that it has all, and may send the next one."""
+    try:
+        yield from body
+    finally:
+        at_end()
+
+
 def public_response(response: Response) -> Response:
     """Make a response public for caches, with its entity tag."""
     response.headers["Cache-Control"] = f"public, max-age={_PUBLIC_AGE}"

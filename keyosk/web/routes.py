@@ -6,6 +6,7 @@ for everybody.
 
 from typing import Final
 
+from keyosk.model import ADMIN
 from keyosk.web.access import (
     ANY_CALLER,
     ANYONE,
@@ -30,10 +31,15 @@ from keyosk.web.api_keys import (
     RotateResource,
 )
 from keyosk.web.apply import ApplyResource
-from keyosk.web.audit import AuditResource
+from keyosk.web.audit import AuditExportResource, AuditResource, ChainResource
 from keyosk.web.authorize import AuthorizeResource
 from keyosk.web.bulk import ExportResource, ImportResource
-from keyosk.web.console_sessions import ConsoleSessionResource, ConsoleSessionsResource
+from keyosk.web.console_sessions import (
+    AllConsoleSessionsResource,
+    ConsoleSessionResource,
+    ConsoleSessionsResource,
+)
+from keyosk.web.diagnosis import DiagnosisResource, SettingsResource
 from keyosk.web.documentation import AssetResource, OpenApiResource, PageResource
 from keyosk.web.explain import ExplainResource
 from keyosk.web.forward import ForwardResource
@@ -41,12 +47,13 @@ from keyosk.web.health import LiveResource, ReadyResource
 from keyosk.web.introspection import IntrospectResource, RevokeResource
 from keyosk.web.jwks import JwksResource, PemResource, ServiceJwksResource
 from keyosk.web.landing import IndexResource
+from keyosk.web.login_failures import LoginFailuresResource
 from keyosk.web.metadata import MetadataResource
 from keyosk.web.revocations import RevocationsResource
 from keyosk.web.roles import RoleResource, RolesResource
 from keyosk.web.route import Route
 from keyosk.web.services import ScopesResource, ServiceResource, ServicesResource
-from keyosk.web.sessions import SessionResource, SessionsResource
+from keyosk.web.sessions import AllSessionsResource, SessionResource, SessionsResource
 from keyosk.web.signing_keys import (
     CompromiseResource,
     ImportKeyResource,
@@ -149,6 +156,8 @@ ROUTES: Final = (
     Route("/accounts/<account>/api-keys/<key>/rotate", RotateResource, {"POST": _OWN_CREDENTIALS}),
     Route("/api-keys", AllApiKeysResource, {"GET": scope(_ACCOUNTS_READ)}),
     Route("/api-keys/find", FindResource, {"POST": scope(_ACCOUNTS_READ)}),
+    Route("/refresh-sessions", AllSessionsResource, {"GET": scope(_ACCOUNTS_READ)}),
+    Route("/console-sessions", AllConsoleSessionsResource, {"GET": scope(_ACCOUNTS_READ)}),
     Route("/accounts/<account>/tokens", SessionsResource, {
         "GET": itself_or(_ACCOUNTS_READ),
         "DELETE": itself_or(_ACCOUNTS_WRITE),
@@ -197,6 +206,11 @@ ROUTES: Final = (
     Route("/signing-keys/<kid>/compromise", CompromiseResource, {"POST": _KEYS}),
 
     Route("/audit", AuditResource, {"GET": scope(_AUDIT_READ)}),
+    Route("/audit/chain", ChainResource, {"GET": scope(_AUDIT_READ)}),
+    Route("/audit/export", AuditExportResource, {"GET": scope(_AUDIT_READ)}, streams=True),
+    Route("/login-failures", LoginFailuresResource, {"GET": scope(_AUDIT_READ)}),
+    Route("/diagnosis", DiagnosisResource, {"GET": scope(ADMIN)}),
+    Route("/settings", SettingsResource, {"GET": scope(ADMIN)}),
     Route("/activity", ActivityResource, {"GET": scope(_AUDIT_READ)}),
     Route("/nodes", NodesResource, {"GET": scope(_AUDIT_READ)}),
 

@@ -6,10 +6,12 @@ from marshmallow import fields, validate
 
 from keyosk.model import USUAL_CREDENTIALS
 from keyosk.web.fields import Text, Time, described
-from keyosk.web.schemas import API_KEY_ID, FUTURE, PAST, ResponseSchema
+from keyosk.web.schemas import ACCOUNT_ID, API_KEY_ID, FUTURE, PAST, ResponseSchema
 
 #: A workload's token starts no session: it is the login, and there is no refresh token for it.
 _CREDENTIALS: Final = validate.OneOf(sorted(USUAL_CREDENTIALS))
+_OWNER_ID: Final = described("The id of the account that it is of.", ACCOUNT_ID)
+_OWNER: Final = described("Its username; null if it was deleted just now.", "alice")
 _AUDIENCE: Final = "https://todo.example.com"
 
 
@@ -52,3 +54,17 @@ class ConsoleSessionSchema(ResponseSchema):
         attribute="seen_at", metadata=described("When it was last used, to within a minute.", PAST)
     )
     expires_at = Time(metadata=described("When the session ends at the latest.", FUTURE))
+
+
+class OwnedSessionSchema(SessionSchema):
+    """A refresh session in the list of all accounts' sessions, with whose it is."""
+
+    account_id = Text(metadata=_OWNER_ID)
+    username = Text(allow_none=True, metadata=_OWNER)
+
+
+class OwnedConsoleSessionSchema(ConsoleSessionSchema):
+    """A console session in the list of all accounts' sessions, with whose it is."""
+
+    account_id = Text(metadata=_OWNER_ID)
+    username = Text(allow_none=True, metadata=_OWNER)

@@ -4,18 +4,47 @@ from typing import Any, Final
 
 from flask import Response, g
 
-from keyosk.model import Session
+from keyosk.model import ListQuery, Session
 from keyosk.web import paging
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
 from keyosk.web.responses import change_response, nothing
-from keyosk.web.session_schemas import SessionSchema
+from keyosk.web.schemas import ACCOUNT_ID
+from keyosk.web.session_schemas import OwnedSessionSchema, SessionSchema
 from keyosk.web.standard_schemas import RevokedSchema
 
 LISTS = paging.ListOptions(("created_at",), {})
+LISTS_OF_ALL = paging.ListOptions(
+    ("created_at",),
+    {"owner": paging.text("Only sessions of this account: its id or username.", ACCOUNT_ID)},
+)
 
 # Made once: each new one copies all its fields (150 us).
 _SHAPE: Final = SessionSchema()
+
+
+class AllSessionsResource(Endpoint):
+    """The refresh sessions of all accounts."""
+
+    @operation(response=OwnedSessionSchema, lists=LISTS_OF_ALL)
+    def get(self) -> Response:
+        """List the refresh sessions in force, of all accounts."""
+        sessions, accounts = self.installation.sessions, self.installation.accounts
+        names: dict[str, str] = {}
+
+        def read(list_query: ListQuery) -> list[Session]:
+            found = sessions.page_of_all(list_query)
+            names.update(accounts.usernames({session.account_id for session in found}))
+            return found
+
+        def body(session: Session) -> dict[str, Any]:
+            owner = {
+                "account_id": session.account_id,
+                "username": names.get(session.account_id),
+            }
+            return {**owner, **_body(session)}
+
+        return self.page(read, body, sessions.count_of_all)
 
 
 class SessionsResource(Endpoint):

@@ -47,7 +47,7 @@ _HEADERS: Final = {
 _TAGS: Final = (
     *("services", "roles", "accounts", "api-keys", "workloads", "bulk", "apply"),
     *("token", "sessions", "console-sessions", "jwks", "revocations", "introspection", "forward"),
-    *("explain", "audit", "signing-keys", "activity"),
+    *("explain", "audit", "login-failures", "signing-keys", "activity", "diagnosis"),
     *("health", "metadata", "landing", "documentation", "authorize"),
 )
 _ORDER: Final = ("GET", "PUT", "POST", "PATCH", "DELETE")

@@ -1,0 +1,216 @@
+"""What can be found wrong with an installation from inside it: its settings, database and keys.
+
+It owns the looks that a running server and ``keyosk doctor`` have in common. It does not own what
+needs a view from outside, or a folder of backups: see ``cli.diagnosis``.
+"""
+
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from keyosk.checks import OK, WARNING, WRONG, Check, of_keys
+from keyosk.config import SETTINGS, Config
+from keyosk.config.values import Address
+from keyosk.errors import KeyoskError, counted
+from keyosk.keys.rotation import Rotation
+from keyosk.keys.signing_keys import SigningKeys
+from keyosk.model import KeyState
+from keyosk.storage import maintenance
+from keyosk.storage.database import Database
+
+_MIB: Final = 1024 * 1024
+#: Seconds by which this machine's clock may differ from the database's.
+_TOLERATED: Final = 0.5
+
+
+class Diagnosis:
+    """Looks at a running installation."""
+
+    def __init__(
+        self,
+        settings: Config,
+        database: Database,
+        signing_keys: SigningKeys,
+        *,
+        rotation: Rotation,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._signing_keys = signing_keys
+        self._rotation = rotation
+
+    def settings(self) -> list[tuple[str, str, str]]:
+        """Return each setting as variable, value (a secret masked) and where it came from."""
+        return self._settings.describe()
+
+    def checks(self) -> list[Check]:
+        """Look at everything; a part that cannot be looked at does not stop the others."""
+        looks: tuple[tuple[str, Callable[[], Iterator[Check]]], ...] = (
+            ("settings", lambda: of_settings(self._settings)),
+            ("files", lambda: of_files(self._settings)),
+            ("database", self.of_database),
+            ("keys", self._of_keys),
+        )
+        found: list[Check] = []
+        for part, look in looks:
+            try:
+                found += look()
+            except KeyoskError as error:
+                found.append(Check(part, WRONG, error.detail, "See that the database runs."))
+        return [*found, of_proxies(self._settings)]
+
+    def of_database(self) -> Iterator[Check]:
+        """Look at the database and at what is in it."""
+        database = self._database
+        name = maintenance.version(database)
+        yield Check("database", OK, f"{name}, {database.size() / _MIB:.1f} MiB")
+        encoding = maintenance.encoding(database)
+        if encoding.upper().replace("-", "") == "UTF8":
+            yield Check("encoding", OK, encoding)
+        else:
+            yield Check(
+                "encoding",
+                WRONG,
+                f"the database's encoding is {encoding}",
+                "Create a database with ENCODING 'UTF8' and move Keyosk to it: names get lost "
+                "here.",
+            )
+        missing = maintenance.missing_rights(database)
+        if missing:
+            yield Check(
+                "rights",
+                WRONG,
+                f"Keyosk may not {'; not '.join(missing)}",
+                "Give these rights to the user that Keyosk runs as.",
+            )
+        else:
+            yield Check("rights", OK, "Keyosk may do what it has to")
+        yield from _room(database)
+        yield _clock(database)
+        for fault in self._signing_keys.unreadable():
+            yield Check(
+                "secret key",
+                WRONG,
+                fault,
+                "Give the secret key that encrypted it (KEYOSK_SECRET_KEY), or compromise the key.",
+            )
+
+    def _of_keys(self) -> Iterator[Check]:
+        keys = [key for key in self._signing_keys.all() if key.state is not KeyState.GONE]
+        return of_keys(
+            {
+                "kid": key.kid,
+                "algorithm": key.algorithm,
+                "state": key.state.value,
+                "active_from": None if key.active_from is None else _text(key.active_from),
+                "not_seen_by": self._rotation.not_seen_by(key)
+                if key.state is KeyState.NEXT
+                else [],
+            }
+            for key in keys
+        )
+
+
+def _text(moment: int) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def of_settings(settings: Config) -> Iterator[Check]:
+    """What is risky in the settings."""
+    for warning in settings.warnings:
+        yield Check("settings", WARNING, warning)
+    if not settings.warnings:
+        yield Check("settings", OK, f"{counted(len(settings.sources), 'setting')} given")
+
+
+def of_files(settings: Config) -> Iterator[Check]:
+    """Whether others can read what only Keyosk may."""
+    secret = {setting.name for setting in SETTINGS if setting.mask is not None}
+    private = {
+        Path(source.removeprefix("file "))
+        for name, source in settings.sources.items()
+        if name in secret and source.startswith("file ")
+    }
+    path = Database(settings.database_url).path
+    if path is not None and path.exists():
+        private |= {
+            each
+            for each in (*path.parent.glob(f"{path.name}*"), *path.parent.glob("*secret*"))
+            if each.is_file()
+        }
+    faults = 0
+    for each in sorted(private):
+        try:
+            found = each.stat()
+        except OSError:
+            continue
+        if stat.S_IMODE(found.st_mode) & 0o077:
+            faults += 1
+            yield Check(
+                "files",
+                WRONG,
+                f"others can read {each} ({stat.S_IMODE(found.st_mode):04o})",
+                f"chmod 600 {each}",
+            )
+    if not faults:
+        yield Check("files", OK, f"{counted(len(private), 'private file')}, closed to others")
+
+
+def of_proxies(settings: Config) -> Check:
+    """Whether a proxy stands before Keyosk whose word does not count."""
+    outside = urlsplit(settings.issuer)
+    port = outside.port or {"http": 80, "https": 443}.get(outside.scheme)
+    if settings.trusted_proxies:
+        trusted = ", ".join(map(str, settings.trusted_proxies))
+        return Check("proxies", OK, f"forwarded headers of {trusted} count")
+    if settings.tls_certificate is not None:
+        return Check("proxies", OK, "none: Keyosk speaks TLS itself")
+    bind = settings.bind
+    if outside.scheme == "http" and isinstance(bind, Address) and port == bind.port:
+        return Check("proxies", OK, "none: the issuer is where Keyosk listens")
+    return Check(
+        "proxies",
+        WRONG,
+        f"{settings.issuer} is not where Keyosk listens ({settings.bind}): a proxy stands between, "
+        "and no forwarded headers count",
+        "Name the proxy's address, or unix, in KEYOSK_TRUSTED_PROXIES: until then all callers have "
+        "that one address, for throttling, networks of API keys, and the audit log.",
+    )
+
+
+def _room(database: Database) -> Iterator[Check]:
+    """Whether there is room beside a SQLite file for as much again."""
+    if database.path is None:
+        return
+    free = shutil.disk_usage(database.path.parent).free
+    if free < max(2 * database.size(), 100 * _MIB):
+        yield Check(
+            "room",
+            WRONG,
+            f"{free / _MIB:.0f} MiB are free beside the database",
+            "Make room: with none left, Keyosk can neither write nor be backed up.",
+        )
+    else:
+        yield Check("room", OK, f"{free / _MIB:.0f} MiB are free beside the database")
+
+
+def _clock(database: Database) -> Check:
+    before = time.time()
+    theirs = database.clock()
+    after = time.time()
+    if theirs is None:
+        return Check("clock", OK, "the database has no clock of its own")
+    apart = max(before - theirs, theirs - after, 0)
+    if apart < _TOLERATED:
+        return Check("clock", OK, "this machine's clock and the database's agree")
+    return Check(
+        "clock",
+        WRONG,
+        f"this machine's clock and the database's differ by {apart:.1f} seconds",
+        "Synchronise both clocks (NTP). Keyosk goes by the database's until then.",
+    )
