@@ -2,11 +2,13 @@
 
 import base64
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -42,11 +44,14 @@ def jwk_of(key: Any, algorithm: str) -> dict[str, Any]:
 class Platform:
     """One issuer with its keys.
 
-    ``answers``: by path, what it answers instead of what it should.
+    ``answers``: by path, what it answers instead of what it should. ``certificate``: that of an
+    HTTPS server, and its key.
     """
 
-    def __init__(self, *, algorithm: str = "RS256") -> None:
-        self.algorithm = algorithm
+    def __init__(
+        self, *, algorithm: str = "RS256", certificate: tuple[Path, Path] | None = None
+    ) -> None:
+        self.algorithm, self._certificate = algorithm, certificate
         self.key, self.kid = generate(algorithm), "key-1"
         self.keys: list[dict[str, Any]] = [self.jwk()]
         self.asked: list[str] = []
@@ -102,7 +107,13 @@ class Platform:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         # With a path of its own: a port may be that of another test before.
         self._path = f"/{uuid4()}"
-        self.issuer = f"http://127.0.0.1:{self._server.server_port}{self._path}"
+        scheme = "http"
+        if self._certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*self._certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+            scheme = "https"
+        self.issuer = f"{scheme}://127.0.0.1:{self._server.server_port}{self._path}"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def stop(self) -> None:

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import hmac
 import json
+import math
 import socket
 import threading
 import time
@@ -47,7 +48,7 @@ class Target:
     """An issuer of one preset with a rule."""
 
     def __init__(self, server: LiveServer, admin: Client, ci: Platform, preset: str) -> None:
-        self.ci, self.identity = ci, IDENTITIES[preset]
+        self.ci, self.preset, self.identity = ci, preset, IDENTITIES[preset]
         known = PRESETS[preset].fields
         self.shop = Shop(
             server,
@@ -148,6 +149,22 @@ def forgeries(ci: Platform, good: str) -> dict[str, str]:
         "a header twice": ci.raw(
             text, b'{"alg":"none","alg":"RS256","typ":"JWT","kid":"%s"}' % ci.kid.encode()
         ),
+        "infinity": ci.raw(text[:-1] + b', "x": 1e999}'),
+        "half a character": ci.raw(text[:-1] + b', "x": ["\\ud800"]}'),
+        "half a character for a name": ci.raw(text[:-1] + b', "\\udc00": 1}'),
+        "half a character in sub": ci.raw(text.replace(b'"sub":"', b'"sub":"\\ud800')),
+        "half a character in jti": ci.raw(text.replace(b'"jti":"', b'"jti":"\\ud800')),
+        "half a character in kid": ci.raw(text, b'{"alg":"RS256","kid":"key-1\\ud800"}'),
+        "NUL in sub": ci.signed({**claims, "sub": "a\0b"}),
+        "too many digits": ci.raw(text[:-1] + b', "x": ' + b"9" * 5_000 + b"}"),
+        "a token in a token": ci.raw(good.encode(), b'{"alg":"RS256","kid":"key-1","cty":"JWT"}'),
+        "a list for alg": ci.raw(text, b'{"alg":["RS256"],"kid":"key-1"}'),
+        "a number for kid": ci.raw(text, b'{"alg":"RS256","kid":1}'),
+        "a list for typ": ci.raw(text, b'{"alg":"RS256","kid":"key-1","typ":["JWT"]}'),
+        "nothing for b64": ci.raw(text, b'{"alg":"RS256","kid":"key-1","b64":null}'),
+        "b64 without crit": ci.raw(text, b'{"alg":"RS256","kid":"key-1","b64":true}'),
+        "detached": f"{header}..{signature}",
+        "a byte order mark": ci.raw(b"\xef\xbb\xbf" + text),
         "nothing": "..",
         "an encrypted token": f"{header}.{payload}.{signature}.{payload}.{signature}",
     }
@@ -182,6 +199,31 @@ def test_a_token_of_another_issuer_does_not_pass_for_this_one(
         assert target.shop.show(mixed).status_code == 400
         own = other.token(**target.identity)
         assert "no rule" in target.shop.show(own).json()["error_description"]
+
+
+def test_only_what_was_pinned_logs_in(target: Target) -> None:
+    """Whoever registers the name again, or has a claim that only looks alike, is somebody else."""
+    assert target.shop.show(target.token()).status_code == 200
+    for name in PRESETS[target.preset].fields["required_claims"]:
+        right = matching.value(target.identity, name)
+        assert isinstance(right, str)
+        wrong: tuple[Any, ...] = (
+            *(f"{right}0", right[:-1], f"{right}\u200b", f" {right}", right.swapcase() + "é"),
+            *(right.replace("e", "е").replace("2", "２"), "*", "", None, True, 0, 1.5),
+            *([right], {right: right}, {"value": right}, [[right]]),
+        )
+        for value in wrong:
+            if value != right:
+                found = changed(target.identity, matching.path(name), value)
+                token = target.ci.signed({**target.ci.claims(), **found})
+                assert target.shop.show(token).json()["error"] == "invalid_grant", (name, value)
+
+
+def changed(claims: dict[str, Any], steps: tuple[str, ...], value: Any) -> dict[str, Any]:
+    """The claims with another value in one of them."""
+    if len(steps) > 1:
+        value = changed(claims[steps[0]], steps[1:], value)
+    return {**claims, steps[0]: value}
 
 
 def test_a_huge_token_costs_nothing(target: Target) -> None:
@@ -309,6 +351,26 @@ def test_private_addresses_need_leave(server: LiveServer, admin: Client) -> None
         ("::ffff:127.0.0.1", False, False),
         ("::ffff:169.254.169.254", True, False),
         ("2002:7f00:1::", True, False),
+        ("2002:a9fe:a9fe::1", True, False),
+        ("2001:0:a9fe:a9fe::1", True, False),
+        ("64:ff9b::a9fe:a9fe", True, False),
+        ("64:ff9b::7f00:1", False, False),
+        ("64:ff9b::a01:203", False, False),
+        ("64:ff9b::c000:2b07", False, True),
+        ("64:ff9b:1::7f00:1", True, False),
+        ("::7f00:1", True, False),
+        ("::ffff:0:7f00:1", True, False),
+        ("fec0::1", True, False),
+        ("fd00::1", False, False),
+        ("fd00::1", True, True),
+        ("168.63.129.16", False, False),
+        ("168.63.129.16", True, False),
+        ("::ffff:168.63.129.16", False, False),
+        ("64:ff9b::a83f:8110", False, False),
+        ("100.100.100.200", True, False),
+        ("192.0.0.192", True, False),
+        ("fd00:ec2::254", True, False),
+        ("fd20:ce::254", True, False),
         ("0.0.0.0", True, False),  # noqa: S104  # nobody binds
         ("224.0.0.1", True, False),
     ],
@@ -395,6 +457,31 @@ def test_a_weak_key_does_not_count(server: LiveServer, admin: Client) -> None:
         target = fresh(server, admin, ci)
         token = ci.raw(json.dumps(ci.claims(**target.identity)).encode())
         assert target.shop.show(token).status_code == 400
+
+
+def test_a_key_that_costs_too_much_does_not_count(server: LiveServer, admin: Client) -> None:
+    # Nine primes of 1,024 bits: one of two long primes takes minutes to find.
+    primes = [
+        prime
+        for _ in range(5)
+        for key in [rsa.generate_private_key(65537, 2048).private_numbers()]
+        for prime in (key.p, key.q)
+    ][:9]
+    modulus = math.prod(primes)
+    exponent = pow(65537, -1, math.lcm(*(prime - 1 for prime in primes)))
+    with platform() as ci:
+        size = (modulus.bit_length() + 7) // 8
+        ci.keys = [ci.jwk(n=base64url(modulus.to_bytes(size, "big")), e="AQAB")]
+        target = fresh(server, admin, ci)
+        content = target.token().rpartition(".")[0]
+        # RFC 8017 section 9.2
+        prefix = bytes.fromhex("3031300d060960864801650304020105000420")
+        hashed = prefix + hashlib.sha256(content.encode()).digest()
+        padded = b"\0\1" + b"\xff" * (size - len(hashed) - 3) + b"\0" + hashed
+        signed = pow(int.from_bytes(padded, "big"), exponent, modulus).to_bytes(size, "big")
+        token = f"{content}.{base64url(signed)}"
+        assert jwt.decode(token, jwt.PyJWK(ci.keys[0]), audience=AUDIENCE)  # it is right
+        assert target.shop.refusal(token) == "The token is not valid."
 
 
 @pytest.mark.parametrize("algorithm", ["ES256", "ES384", "ES512", "EdDSA", "PS256", "RS512"])

@@ -11,6 +11,7 @@ import click
 from keyosk.cli import shared
 from keyosk.cli.refusals import Refused
 from keyosk.model import FOREIGN_ALGORITHMS
+from keyosk.workloads import claims as claims_of
 from keyosk.workloads.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -275,23 +276,10 @@ def delete_rule(issuer_name: str, name: str) -> None:
 
 def _read_claims(texts: tuple[str, ...]) -> dict[str, Any]:
     """Return what ``--claim`` says: one value, or a list where a claim is given again."""
-    found: dict[str, list[Any]] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise click.UsageError(f"--claim {text}: must be NAME=TEXT or NAME:=JSON.")
-        is_json = name.endswith(":")
-        found.setdefault(name.removesuffix(":"), []).append(
-            _json(text, value) if is_json else value
-        )
-    return {name: each[0] if len(each) == 1 else each for name, each in found.items()}
-
-
-def _json(text: str, value: str) -> Any:
     try:
-        return json.loads(value)
-    except ValueError:
-        raise click.UsageError(f"--claim {text}: the value is not JSON.") from None
+        return claims_of.parsed(texts)
+    except ValueError as error:
+        raise click.UsageError(f"--claim {error}") from None
 
 
 def _read_keys(path: Path | None) -> Any:

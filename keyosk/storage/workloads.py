@@ -131,15 +131,17 @@ class IssuerStore:
             fault=row["fault"],
         )
 
-    def claim_fetch(self, issuer_id: str, *, now: int, not_after: int) -> bool:
+    def claim_fetch(self, issuer_id: str, *, now: int, not_after: int, latest: int) -> bool:
         """Take the turn to fetch an issuer's keys, if nobody did after ``not_after``.
 
-        Only one process on all nodes gets it.
+        Only one process on all nodes gets it. ``latest``: a turn that was taken later was taken by
+        a clock that was ahead.
         """
         keys = tables.FetchedKeys
+        is_due = (keys.tried_at <= not_after) | (keys.tried_at > latest)
         turn = (
-            keys.update(tried_at=now)
-            .where((keys.issuer == issuer_id) & (keys.tried_at <= not_after))
+            keys.update(tried_at=now, fault=None)
+            .where((keys.issuer == issuer_id) & is_due)
             .returning(keys.tried_at)
         )
         first = (
@@ -153,19 +155,20 @@ class IssuerStore:
         except peewee.IntegrityError:  # the issuer was deleted meanwhile
             return False
 
-    def store_keys(self, issuer_id: str, document: str, *, now: int, fresh_until: int) -> None:
-        """Keep the key set that was just fetched."""
+    def store_keys(
+        self, issuer: TrustedIssuer, document: str, *, now: int, fresh_until: int
+    ) -> None:
+        """Keep the key set that was just fetched for the issuer as it was then."""
         keys = tables.FetchedKeys
         self._database.write(
             keys.update(
                 document=document, fetched_at=now, fresh_until=fresh_until, fault=None
-            ).where(keys.issuer == issuer_id)
+            ).where(_is_of(issuer))
         )
 
-    def store_fault(self, issuer_id: str, fault: str) -> None:
+    def store_fault(self, issuer: TrustedIssuer, fault: str) -> None:
         """Keep why the key set could not be fetched; the last good one stays."""
-        keys = tables.FetchedKeys
-        self._database.write(keys.update(fault=fault).where(keys.issuer == issuer_id))
+        self._database.write(tables.FetchedKeys.update(fault=fault).where(_is_of(issuer)))
 
     def forget_keys(self, issuer_id: str) -> None:
         """Forget the key set: it is fetched anew."""
@@ -273,10 +276,26 @@ class WorkloadRuleStore:
         query = tables.WorkloadRule.delete().where(tables.WorkloadRule.id == rule_id)
         versions.remove(self._database, query, version, noun="rule")
 
-    def record_use(self, rule_id: str, now: int) -> None:
-        """Record that a token logged in by the rule; its version stays."""
-        rule = tables.WorkloadRule
-        self._database.write(rule.update(last_used_at=now).where(rule.id == rule_id))
+    def record_use(self, rule: WorkloadRule, issuer: TrustedIssuer, now: int) -> bool:
+        """Record that a token logged in by the rule, which keeps its version.
+
+        False if the rule or its issuer was changed or deleted meanwhile.
+        """
+        table = tables.WorkloadRule
+        is_same = (table.id == rule.id) & (table.version == rule.version)
+        query = table.update(last_used_at=now).where(is_same & table.issuer.in_(_unchanged(issuer)))
+        return bool(self._database.returned(query.returning(table.id)))
+
+
+def _is_of(issuer: TrustedIssuer) -> peewee.Expression:
+    # SECURITY: what was fetched from an address that an admin has replaced since does not count.
+    return tables.FetchedKeys.issuer.in_(_unchanged(issuer))
+
+
+def _unchanged(issuer: TrustedIssuer) -> "peewee.ModelSelect[Any]":
+    """Choose the issuer if it is still as it was read."""
+    table = tables.TrustedIssuer
+    return table.select(table.id).where((table.id == issuer.id) & (table.version == issuer.version))
 
 
 def _with_username() -> "peewee.ModelSelect[Any]":

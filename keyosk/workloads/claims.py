@@ -5,6 +5,7 @@ A claim is named as in the token, or by a JSON Pointer (RFC 6901) if it is neste
 character by character, so that what only looks alike is not.
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -39,6 +40,44 @@ def value(claims: Mapping[str, Any], name: str) -> Any:
     for step in path(name):
         found = found.get(step, _MISSING) if isinstance(found, dict) else _MISSING
     return None if found is _MISSING else found
+
+
+def parsed(texts: Iterable[str]) -> dict[str, Any]:
+    """Return what people wrote: NAME=TEXT, or NAME:=JSON for what is no text.
+
+    A claim that is named again has several values. Raises ``ValueError``.
+    """
+    found: dict[str, list[Any]] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"{text[:200]}: must be NAME=TEXT or NAME:=JSON.")
+        is_json = name.endswith(":")
+        found.setdefault(name.removesuffix(":"), []).append(
+            _json(text, value) if is_json else value
+        )
+    return {name: each[0] if len(each) == 1 else each for name, each in found.items()}
+
+
+def _json(text: str, value: str) -> Any:
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise ValueError(f"{text[:200]}: the value is not JSON.") from None
+
+
+def written(claims: Mapping[str, Any]) -> str:
+    """Return the claims of a rule as ``parsed`` takes them, each on a line."""
+    return "\n".join(
+        f"{name}={value}" if isinstance(value, str) else f"{name}:={json.dumps(value)}"
+        for name, values in claims.items()
+        for value in (values if isinstance(values, list) else [values])
+    )
+
+
+def has_star(values: Iterable[ClaimValue]) -> bool:
+    """Return whether one of the values that a rule accepts stands for several."""
+    return any(isinstance(value, str) and value.endswith("*") for value in values)
 
 
 def misses(rule: WorkloadRule, claims: Mapping[str, Any], prefixes: Iterable[str]) -> list[str]:

@@ -12,7 +12,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -21,10 +21,27 @@ import httpcore
 from keyosk.workloads.documents import TIMEOUT, FetchFailed, check_url
 
 _LARGEST: Final = 512 * 1024  # bytes
-_MAX_AGE: Final = re.compile(r"(?:^|[\s,])max-age=\"?(\d{1,9})", re.IGNORECASE)
+#: Bytes that are read for it, and its pieces: countless heads or tiny pieces cost the parser most.
+_MOST_READ: Final = _LARGEST + 64 * 1024
+_MOST_PIECES: Final = 4_096
+_TOO_LARGE: Final = f"the response has more than {_LARGEST} bytes, or too many pieces"
+_MAX_AGE: Final = re.compile(r"(?:^|[\s,])max-age=\"?(-?\d+)", re.IGNORECASE)
+_NOT_KEPT: Final = re.compile(r"(?:^|[\s,])no-(?:store|cache)", re.IGNORECASE)
 #: Seconds that a key set is fresh, whatever its headers say: at least and at most.
 _FRESH: Final = (300, 86_400)
 _FRESH_BY_DEFAULT: Final = 3_600
+#: Where clouds tell a machine its secrets, apart from link-local addresses: Azure, Alibaba, Oracle,
+#: AWS and Google by IPv6.
+_METADATA: Final = frozenset(
+    map(
+        ip_address,
+        ("168.63.129.16", "100.100.100.200", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"),
+    )
+)
+#: All that was ever given out for hosts on the Internet (RFC 4291 section 2.4).
+_PUBLIC_IPV6: Final = ip_network("2000::/3")
+#: What a translator turns into IPv4 (RFC 6052 section 2.1).
+_NAT64: Final = ip_network("64:ff9b::/96")
 
 
 def fetch_json(url: str, *, allow_private: bool) -> tuple[Any, int]:
@@ -55,15 +72,17 @@ def fetch_json(url: str, *, allow_private: bool) -> tuple[Any, int]:
         ):
             if response.status != 200:
                 raise FetchFailed(f"the response has the status {response.status}, not 200")
-            body = b""
-            for chunk in response.iter_stream():
+            body = bytearray()
+            for number, chunk in enumerate(response.iter_stream()):
                 body += chunk
-                if len(body) > _LARGEST:
-                    raise FetchFailed(f"the response has more than {_LARGEST} bytes")
+                if len(body) > _LARGEST or number > _MOST_PIECES:
+                    raise FetchFailed(_TOO_LARGE)
             fresh = _freshness(response.headers)
     except httpcore.TimeoutException:
         raise FetchFailed(f"it took longer than {TIMEOUT:.0f} seconds") from None
-    except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
+    except httpcore.ProtocolError:  # its text quotes what came
+        raise FetchFailed("the response is not HTTP") from None
+    except (httpcore.NetworkError, OSError) as error:
         raise FetchFailed(f"the connection failed: {_reason(error)}") from None
     try:
         return json.loads(body), fresh
@@ -111,15 +130,20 @@ class _Backend(httpcore.NetworkBackend):
 
 
 class _Stream(httpcore.NetworkStream):
-    """A connection on which no wait goes beyond one moment, however much trickles in."""
+    """A connection on which no wait goes beyond one moment, however much comes in."""
 
     def __init__(self, stream: httpcore.NetworkStream, ends: float) -> None:
         self._stream = stream
         self._ends = ends
+        self._read = 0
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         del timeout
-        return self._stream.read(max_bytes, timeout=_left(self._ends))
+        found = self._stream.read(max_bytes, timeout=_left(self._ends))
+        self._read += len(found)
+        if self._read > _MOST_READ:
+            raise httpcore.ReadError(_TOO_LARGE)
+        return found
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         del timeout
@@ -162,21 +186,39 @@ def _resolve(host: str, port: int) -> list[IPv4Address | IPv6Address]:
 def _is_allowed(address: IPv4Address | IPv6Address, *, allow_private: bool) -> bool:
     """Return whether documents may be fetched from an address.
 
-    Never from link-local ones: cloud machines have their metadata there.
+    Never from link-local and similar ones: cloud machines have their metadata there.
     """
-    address = getattr(address, "ipv4_mapped", None) or address
+    if isinstance(address, IPv6Address):
+        if address.sixtofour or address.teredo:
+            return False  # an IPv4 address in disguise
+        if address in _NAT64:
+            address = IPv4Address(int(address) & 0xFFFF_FFFF)
+        else:
+            address = address.ipv4_mapped or address
     if address.is_link_local or address.is_multicast or address.is_unspecified:
         return False
-    if isinstance(address, IPv6Address) and (address.sixtofour or address.teredo):
-        return False  # an IPv4 address in disguise
-    return allow_private or address.is_global
+    if address in _METADATA:
+        return False
+    if not address.is_global:
+        return allow_private
+    return isinstance(address, IPv4Address) or address in _PUBLIC_IPV6
 
 
 def _freshness(headers: Iterable[tuple[bytes, bytes]]) -> int:
+    """Return for how many seconds a response is fresh (RFC 9111 section 4.2.1), within bounds."""
     control = b",".join(value for name, value in headers if name.lower() == b"cache-control")
-    found = _MAX_AGE.search(control.decode("latin-1"))
-    seconds = int(found[1]) if found else _FRESH_BY_DEFAULT
-    return min(max(seconds, _FRESH[0]), _FRESH[1])
+    text = control.decode("latin-1")
+    found = _MAX_AGE.search(text)
+    seconds = int(found[1][:9]) if found else _FRESH_BY_DEFAULT  # no more digits are needed
+    if _NOT_KEPT.search(text):
+        seconds = 0
+    return min(max(seconds - _age(headers), _FRESH[0]), _FRESH[1])
+
+
+def _age(headers: Iterable[tuple[bytes, bytes]]) -> int:
+    """Return for how many seconds a cache had the response before (RFC 9111 section 5.1)."""
+    found = next((value for name, value in headers if name.lower() == b"age"), b"")
+    return int(found[:9]) if found.isdigit() else 0
 
 
 def _reason(error: Exception) -> str:

@@ -139,8 +139,8 @@ class TrustedIssuers:
             differs = any(getattr(issuer, name) != getattr(after, name) for name in _PROOF)
             if differs or issuer.enabled > after.enabled:
                 effective_at = self._revoke(issuer)
+            self._check_rules(after)
             if differs:
-                self._check_rules(after)
                 self._issuers.forget_keys(issuer.id)
             number = self._issuers.change(after, now=now, version=version)
             old, new = changed(_fields(issuer), _fields(after))
@@ -181,13 +181,16 @@ class TrustedIssuers:
         return max(moments, default=None)
 
     def _check_rules(self, issuer: TrustedIssuer) -> None:
-        """Raise ``Conflict`` if a rule lacks a claim that every rule must name now."""
+        """Raise ``Conflict`` if a rule is not one that could be made now."""
         for rule in self._workload_rules.of_issuer(issuer.id):
             missing = [name for name in issuer.required_claims if name not in rule.claims]
             if missing:
                 raise Conflict(
                     "required_claims", f"The rule {rule.name} does not name {missing[0]}."
                 )
+            for name, values in rule.claims.items():
+                if claims.has_star(values) and name not in issuer.prefix_claims:
+                    raise Conflict("prefix_claims", f"The rule {rule.name} has a * in {name}.")
 
     def _check(self, issuer: TrustedIssuer) -> None:
         faults = Faults()

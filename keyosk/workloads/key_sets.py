@@ -1,8 +1,9 @@
 """The keys of issuers: given by an admin, or fetched and kept in the database for all nodes.
 
 A request never waits for a fetch if there is a key that fits: what is stale is fetched anew in the
-background. For an unknown ``kid`` one node fetches at most every half minute. The last set that
-could be read is used for a day while the issuer cannot be reached.
+background. For an unknown ``kid`` one node fetches at most every half minute, and as often for a
+signature that no key of that ``kid`` made: some issuers have another key under the same one. The
+last set that could be read is used for a day while the issuer cannot be reached.
 """
 
 import json
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
-from keyosk import delays
+from keyosk import clocks, delays
 from keyosk.errors import Unavailable
 from keyosk.model import TrustedIssuer
 from keyosk.storage.database import Database
@@ -73,10 +74,10 @@ class KeySets:
         keys = self._keys(issuer, known, now)
         found = assertions.candidates(assertion, issuer, keys)
         if found:
-            if known is not None and now >= (known.fresh_until or 0):
-                self._start(issuer, now, pause=_PAUSE_AFTER_FAULT)
+            if not _is_fresh(known, now):
+                self._start(issuer, known, now, pause=_PAUSE_AFTER_FAULT)
             return found
-        self._wait(issuer, now, pause=_PAUSE if keys else _PAUSE_AFTER_FAULT)
+        self._wait(issuer, known, now, pause=_PAUSE if keys else _PAUSE_AFTER_FAULT)
         known = self._known(issuer)
         keys = self._keys(issuer, known, now)
         if not keys:
@@ -86,6 +87,11 @@ class KeySets:
                 reason=fault or "they are being fetched",
             )
         return assertions.candidates(assertion, issuer, keys)
+
+    def doubt(self, issuer: TrustedIssuer) -> None:
+        """Fetch the keys anew, in the background: none of them made a signature."""
+        if issuer.keys is None:
+            self._start(issuer, self._known(issuer), int(self._clock()), pause=_PAUSE)
 
     def _known(self, issuer: TrustedIssuer) -> FetchedKeys | None:
         return self._issuers.fetched_keys(issuer.id)
@@ -101,22 +107,30 @@ class KeySets:
             self._parsed[issuer.id] = (text, keys)
         return keys
 
-    def _wait(self, issuer: TrustedIssuer, now: int, *, pause: int) -> None:
+    def _wait(
+        self, issuer: TrustedIssuer, known: FetchedKeys | None, now: int, *, pause: int
+    ) -> None:
         """Wait until a fetch that is due has ended, whichever node makes it."""
         delays.before_waiting()
         if not self._waiting.acquire(blocking=False):
             raise KeysUnavailable("Other requests are waiting for the keys of an issuer.")
         try:
-            self._start(issuer, now, pause=pause)
+            self._start(issuer, known, now, pause=pause)
             ends = time.monotonic() + _WAIT
             while _is_running(self._known(issuer), int(self._clock())) and time.monotonic() < ends:
                 time.sleep(_LOOK)
         finally:
             self._waiting.release()
 
-    def _start(self, issuer: TrustedIssuer, now: int, *, pause: int) -> None:
+    def _start(
+        self, issuer: TrustedIssuer, known: FetchedKeys | None, now: int, *, pause: int
+    ) -> None:
         """Begin to fetch the keys, unless any node began less than ``pause`` seconds ago."""
-        if self._issuers.claim_fetch(issuer.id, now=now, not_after=now - pause):
+        latest = now + clocks.APART
+        # SECURITY: looked at first, as anybody can have us come here, and a turn is written.
+        if known is not None and now - pause < known.tried_at <= latest:
+            return
+        if self._issuers.claim_fetch(issuer.id, now=now, not_after=now - pause, latest=latest):
             threading.Thread(target=self._fetch, args=(issuer,), daemon=True).start()
 
     def _fetch(self, issuer: TrustedIssuer) -> None:
@@ -124,11 +138,11 @@ class KeySets:
             document, fresh = self._download(issuer)
         except FetchFailed as error:
             _log.warning("the keys of the issuer %s were not fetched: %s", issuer.name, error)
-            self._note(partial(self._issuers.store_fault, issuer.id, str(error)))
+            self._note(partial(self._issuers.store_fault, issuer, str(error)))
         else:
             now = int(self._clock())
             store = partial(self._issuers.store_keys, now=now, fresh_until=now + fresh)
-            self._note(partial(store, issuer.id, document))
+            self._note(partial(store, issuer, document))
 
     def _download(self, issuer: TrustedIssuer) -> tuple[str, int]:
         """Return the text of the key set, and for how many seconds it is fresh."""
@@ -155,11 +169,19 @@ class KeySets:
             self._database.close()  # that of this thread
 
 
+def _is_fresh(known: FetchedKeys | None, now: int) -> bool:
+    if known is None or known.fresh_until is None or known.fetched_at is None:
+        return False
+    return now < known.fresh_until and not clocks.is_ahead(known.fetched_at, now)
+
+
 def _is_running(known: FetchedKeys | None, now: int) -> bool:
     """Return whether some node is fetching right now."""
     if known is None or known.fault is not None:
         return False
-    is_over = known.fetched_at is not None and known.fetched_at >= known.tried_at
+    is_over = (
+        known.fetched_at is not None and known.tried_at <= known.fetched_at <= now + clocks.APART
+    )
     return not is_over and now - known.tried_at <= _WAIT
 
 
@@ -170,4 +192,7 @@ def _jwks_uri(metadata: Any, issuer: str) -> str:
     url = metadata.get("jwks_uri")
     if not isinstance(url, str):
         raise FetchFailed("its metadata has no jwks_uri")
+    # SECURITY: plain http is for loopback, where nobody but the admin's own issuer may lead.
+    if issuer.startswith("https:") and not url.startswith("https:"):
+        raise FetchFailed("the URL in its metadata is not https")
     return url

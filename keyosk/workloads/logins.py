@@ -21,6 +21,8 @@ from keyosk.workloads.key_sets import KeySets, KeysUnavailable
 #: How many tokens that came through proxies are remembered, so that each is recorded once.
 _MOST_FORWARDED: Final = 10_000
 _NOT_TRUSTED = "No issuer with this iss and audience is trusted here."
+#: Seconds beyond its end for which a token that logs in once is remembered: clocks may differ.
+_REMEMBERED: Final = 60
 _NO_RULE = "The token is valid, but no rule lets it log in."
 
 
@@ -141,10 +143,12 @@ class WorkloadLogins:
             if rule.once:
                 if assertion.id is None:
                     raise InvalidGrant("The rule accepts each token once, and it has no jti.")
-                digest = hashlib.sha256(f"{login.issuer.id}\0{assertion.id}".encode()).digest()
-                if not self._issuers.use(digest, expires_at=assertion.expires_at, now=now):
+                forgotten_at = assertion.expires_at + _REMEMBERED
+                if not self._issuers.use(_digest(login), expires_at=forgotten_at, now=now):
                     raise InvalidGrant("The token has logged in before.")
-            self._workload_rules.record_use(rule.id, now)
+            # SECURITY: whoever ends a rule expects that nothing is issued by it from then on.
+            if not self._workload_rules.record_use(rule, login.issuer, now):
+                raise InvalidGrant("The rule or its issuer was changed just now.")
             by = caller(
                 login.principal, frozenset(), frozenset(), address=address, request_id=request_id
             )
@@ -180,7 +184,10 @@ class WorkloadLogins:
 
     def _verify(self, assertion: Assertion, issuer: TrustedIssuer) -> None:
         keys = self._key_sets.candidates(issuer, assertion)
-        assertions.verify(assertion, issuer, keys, now=self._clock())
+        if not assertions.is_signed(assertion, keys):
+            self._key_sets.doubt(issuer)
+            raise InvalidGrant("The token is not valid.")
+        assertions.check_times(assertion, issuer, now=self._clock())
 
     def _matches(self, issuer: TrustedIssuer, assertion: Assertion) -> list[RuleMatch]:
         return [
@@ -207,6 +214,16 @@ class WorkloadLogins:
 def _origin(assertion: Assertion) -> dict[str, str]:
     """Return who signed a token, and for whom."""
     return {"iss": assertion.issuer, "sub": assertion.subject}
+
+
+def _digest(login: WorkloadLogin) -> bytes:
+    """Return what a token is remembered by.
+
+    SECURITY: by what it says itself, so that an issuer that is deleted and made again accepts none
+    for a second time.
+    """
+    parts = (login.assertion.issuer, login.issuer.audience, login.assertion.id or "")
+    return hashlib.sha256("\0".join(parts).encode()).digest()
 
 
 def _is_open(rule: WorkloadRule, now: int) -> bool:

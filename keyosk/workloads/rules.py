@@ -214,7 +214,7 @@ class WorkloadRules:
         elif not rule.claims:
             faults.add("claims", "must name at least one claim")
         for name, values in rule.claims.items():
-            _check_values(faults, name, values, is_open=name in issuer.prefix_claims)
+            _check_values(faults, name, values, issuer=issuer)
         existing = self._services.existing_scopes(rule.scopes or ())
         for scope in rule.scopes or ():
             if scope not in existing:
@@ -224,9 +224,9 @@ class WorkloadRules:
 
 
 def _check_values(
-    faults: Faults, name: str, values: tuple[str | int | bool, ...], *, is_open: bool
+    faults: Faults, name: str, values: tuple[str | int | bool, ...], *, issuer: TrustedIssuer
 ) -> None:
-    field = f"claims.{name}"
+    field, is_open = f"claims.{name}", name in issuer.prefix_claims
     if not 1 <= len(values) <= _MOST_VALUES:
         faults.add(field, f"must have 1 to {_MOST_VALUES} values")
     for value in values:
@@ -239,6 +239,9 @@ def _check_values(
                 field,
                 "may end with * in prefix_claims of the issuer only, and have it nowhere else",
             )
+        elif value.endswith("*") and name in issuer.required_claims and value[-2] != "/":
+            # SECURITY: what says who it is ends with a whole step: shop* is shopping's too.
+            faults.add(field, "must have a / before the *, as this claim says who the workload is")
 
 
 def _target(issuer: TrustedIssuer, rule: WorkloadRule) -> str:
