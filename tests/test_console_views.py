@@ -13,7 +13,7 @@ from werkzeug.test import Client as InProcess
 from installed import Clock, installed
 from keyosk import app
 from keyosk.installation import Installation
-from keyosk.model import OPERATOR, Grant, Scope
+from keyosk.model import OPERATOR, Grant, Kind, Scope
 from live import ADMIN_PASSWORD, Client, LiveServer, unique
 from pages import Browser, Page, logged_in
 from people import NEW_PASSWORD, PASSWORD, done, make_key, make_person, make_role, make_service
@@ -27,6 +27,7 @@ _VIEWS: Final = (
     "/console/api-keys",
     "/console/services",
     "/console/roles",
+    "/console/issuers",
     "/console/explain",
     "/console/signing-keys",
     "/console/revocations",
@@ -172,6 +173,14 @@ def test_a_page_gives_nobody_more_than_the_api(
         "/console/signing-keys/x/compromise": {"confirm": "yes"},
         "/console/roles": {"name": unique("role"), "scopes": "keyosk:admin"},
         "/console/services": {"name": unique("service")},
+        "/console/issuers": {"name": unique("ci"), "issuer": "https://ci.example"},
+        "/console/issuers/x": {"max_lifetime": "60"},
+        "/console/issuers/x/switch": {"enabled": "true"},
+        "/console/issuers/x/test": {"assertion": "a.b.c"},
+        "/console/issuers/x/delete": {},
+        "/console/issuers/x/rules": {"name": "x", "claims": "sub=x", "account": "x"},
+        "/console/issuers/x/rules/x/switch": {"enabled": "true"},
+        "/console/issuers/x/rules/x/delete": {},
     }.items():
         with subtests.test(path):
             assert browser.post(path, {**fields, "confirm": "yes"}).status_code == 403
@@ -363,6 +372,26 @@ def infested(
             )
             keyosk.api_keys.create(OPERATOR, account.id, name=text, description=text)
             log_in(client, headers={"User-Agent": text})
+            keyosk.issuers.create(
+                OPERATOR,
+                name=f"ci{number}",
+                description=text,
+                issuer="https://ci.example.org",
+                audience=f"ci{number}",
+                jwks_uri="https://ci.example.org/keys",
+                required_claims=(text,),
+            )
+            keyosk.grants.create_account(
+                OPERATOR, [], username=f"deployer{number}", kind=Kind.MACHINE
+            )
+            keyosk.workload_rules.create(
+                OPERATOR,
+                f"ci{number}",
+                name="main",
+                description=text,
+                claims={text: (text.replace("*", "+"), 1)},
+                account=f"deployer{number}",
+            )
         for number in range(80 - len(TEXTS)):
             keyosk.grants.create_account(OPERATOR, [], username=f"more{number}")
         yield keyosk, client
@@ -387,6 +416,8 @@ def test_no_text_that_somebody_chose_runs_in_any_view(
             f"/console/accounts/{account}",
             f"/console/services/todo{number}?scope=todo{number}:do",
             f"/console/roles/role{number}",
+            f"/console/issuers/ci{number}",
+            f"/console/issuers/ci{number}/rules/main",
         ]
     for path in paths:
         page = get(client, path)
@@ -430,6 +461,11 @@ def test_no_text_in_a_form_or_a_path_runs(infested: tuple[Installation, InProces
             ("/console/accounts", "username"),
             ("/console/roles", "scopes"),
             ("/console/services", "name"),
+            ("/console/issuers", "name"),
+            ("/console/issuers", "keys"),
+            ("/console/issuers/ci0", "max_lifetime"),
+            ("/console/issuers/ci0/test", "assertion"),
+            ("/console/issuers/ci0/rules", "claims"),
             ("/console/accounts/user1/grant", "name"),
             ("/console/accounts/user1/api-keys", "name"),
             ("/console/accounts/me/api-keys", "name"),
@@ -440,7 +476,10 @@ def test_no_text_in_a_form_or_a_path_runs(infested: tuple[Installation, InProces
             answer = client.post(path, data={"csrf_token": form_token, name: text})
             page = Page(answer)
             assert (page.dangers(), answer.status_code < 500) == ([], True), (path, text)
-        for start in ("/console/accounts/", "/console/services/", "/console/roles/", "/console/"):
+        for start in (
+            *("/console/accounts/", "/console/services/", "/console/roles/", "/console/"),
+            *("/console/issuers/", "/console/issuers/ci0/rules/"),
+        ):
             page = get(client, start + text.replace("?", "").replace("#", "").replace("/", "%2F"))
             assert (page.dangers(), page.status in (404, 405)) == ([], True), (start, text)
 

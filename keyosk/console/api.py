@@ -72,15 +72,18 @@ class Api:
         *,
         tag: str | None = None,
         once: str | None = None,
+        force: bool = False,
     ) -> Reply:
         """Change.
 
-        ``tag``: as it must be still; ``once``: an Idempotency-Key. Raises ``Refused``.
+        ``tag``: as it must be still; ``once``: an Idempotency-Key; ``force``: also where something
+        depends on it. Raises ``Refused``.
         """
         headers = {"HTTP_IF_MATCH": f'"{tag}"'} if tag else {}
         if once:
             headers["HTTP_IDEMPOTENCY_KEY"] = once
-        return self._call(method, path, body=body, headers=headers)
+        query = "force=true" if force else ""
+        return self._call(method, path, query=query, body=body, headers=headers)
 
     def _call(
         self,

@@ -1,0 +1,284 @@
+"""Issuers whose tokens log workloads in, their rules, and what a token would do."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from flask import Response, request
+
+from keyosk.console.api import Refused, segment
+from keyosk.console.pages import Page, Visit, go, lines, pages_of, show, text, unconfirmed
+from keyosk.errors import Invalid
+from keyosk.workloads import claims
+from keyosk.workloads.presets import PRESETS
+
+#: Rules of one issuer that its page shows.
+_RULES: Final = 200
+_END_TOKENS: Final = (
+    "Tokens that came by it are revoked: services that poll revocations refuse them within a "
+    "minute, all others once they have expired."
+)
+
+
+def issuers(visit: Visit) -> Response:
+    """List issuers."""
+    found = visit.api.get("/issuers", cursor=request.args.get("cursor"), sort="name").body
+    return show("issuers.html", presets=PRESETS, **pages_of(found["items"], found["next"]))
+
+
+def create(visit: Visit) -> Response:
+    """Trust an issuer."""
+    body = {name: value for name, value in _issuer_fields().items() if value is not None}
+    body["name"] = text("name")
+    if text("preset"):
+        body["preset"] = text("preset")
+    page = unconfirmed(
+        visit,
+        f"Trust the issuer {body['name']}?",
+        (
+            "Whoever has its signing keys decides which workloads its tokens are for.",
+            "Nobody logs in by it before it has a rule.",
+        ),
+        button="Trust it",
+    )
+    if page is not None:
+        return page
+    made = visit.api.send("POST", "/issuers", body, once=text("once")).body
+    return go(f"/console/issuers/{segment(made['name'])}", "created")
+
+
+def issuer(visit: Visit, name: str) -> Response:
+    """Show one issuer: what it must say, its rules, and which of them no token ever fitted."""
+    return _issuer(visit, name)
+
+
+def try_token(visit: Visit, name: str) -> Response:
+    """Show what a token would do. It is sent on to the API, and kept or shown nowhere."""
+    path = f"/issuers/{segment(name)}/test"
+    try:
+        report = visit.api.send("POST", path, {"assertion": text("assertion")}).body
+    except Refused as error:
+        if error.status != 422:
+            raise
+        report = {"error_description": error.problem.get("detail"), "verified": False, "rules": []}
+    return _issuer(visit, name, report)
+
+
+def _issuer(visit: Visit, name: str, report: Mapping[str, Any] | None = None) -> Response:
+    path = f"/issuers/{segment(name)}"
+    found = visit.api.get(path)
+    rules = visit.api.get(f"{path}/rules", limit=_RULES, sort="name").body
+    preset = PRESETS.get(found.body["preset"] or "")
+    return show(
+        "issuer.html",
+        issuer=found.body,
+        tag=found.tag,
+        rules=rules["items"],
+        more_rules=bool(rules["next"]),
+        note=preset.note if preset else None,
+        report=report,
+    )
+
+
+def change(visit: Visit, name: str) -> Response:
+    """Change an issuer."""
+    page = unconfirmed(
+        visit,
+        f"Change the issuer {name}?",
+        (
+            "If this changes which tokens are accepted, all that came by its rules are revoked.",
+            "Jobs get new ones by tokens that are as this page says from now on.",
+        ),
+        button="Change it",
+    )
+    if page is not None:
+        return page
+    return _changed(visit, name, body=_issuer_fields(), done="saved")
+
+
+def switch(visit: Visit, name: str) -> Response:
+    """Enable or disable an issuer."""
+    enabled = text("enabled") == "true"
+    effects = ("None of its tokens logs in any more.", _END_TOKENS)
+    if not enabled:
+        page = unconfirmed(visit, f"Disable the issuer {name}?", effects, button="Disable")
+        if page is not None:
+            return page
+    done = "enabled" if enabled else "disabled"
+    return _changed(visit, name, body={"enabled": enabled}, done=done)
+
+
+def _changed(visit: Visit, name: str, *, body: Mapping[str, Any], done: str) -> Response:
+    path = f"/issuers/{segment(name)}"
+    changed = visit.api.send("PATCH", path, body, tag=text("tag") or None)
+    return go(f"/console{path}", done, at=changed.effective_at)
+
+
+def delete(visit: Visit, name: str) -> Response:
+    """Trust an issuer no longer."""
+    page = unconfirmed(
+        visit,
+        f"Delete the issuer {name}?",
+        ("It is deleted for good, together with its rules.", _END_TOKENS),
+        button="Delete",
+    )
+    if page is not None:
+        return page
+    visit.api.send("DELETE", f"/issuers/{segment(name)}", force=True)
+    return go("/console/issuers", "deleted")
+
+
+def create_rule(visit: Visit, name: str) -> Response:
+    """Make a rule."""
+    body = {field: value for field, value in _rule_fields().items() if value is not None}
+    body |= {"name": text("name"), "claims": _claims()}
+    page = unconfirmed(
+        visit,
+        f"Let workloads log in as {body.get('account', '')}?",
+        (
+            f"Every token of {name} with these claims logs in as that account, without a secret.",
+            "A claim that is left out may have any value.",
+        ),
+        button="Make the rule",
+    )
+    if page is not None:
+        return page
+    path = f"/issuers/{segment(name)}/rules"
+    made = visit.api.send("POST", path, body, once=text("once")).body
+    return go(f"/console{path}/{segment(made['name'])}", "created")
+
+
+def rule(visit: Visit, name: str, rule_name: str) -> Response:
+    """Show one rule."""
+    found = visit.api.get(_rule_path(name, rule_name))
+    issuer = visit.api.get(f"/issuers/{segment(name)}").body
+    written = claims.written(found.body["claims"])
+    return show("rule.html", issuer=issuer, rule=found.body, tag=found.tag, written=written)
+
+
+def change_rule(visit: Visit, name: str, rule_name: str) -> Response:
+    """Change a rule."""
+    body: dict[str, Any] = _rule_fields()
+    wanted = _claims()
+    before = visit.api.get(_rule_path(name, rule_name)).body
+    body["claims"] = dict.fromkeys(before["claims"].keys() - wanted.keys()) | wanted
+    if (before["scopes"] or None) == body["scopes"]:  # SECURITY: limited to none is not unlimited
+        del body["scopes"]
+    page = unconfirmed(
+        visit,
+        f"Change the rule {rule_name}?",
+        ("Other tokens may log in than before.", _END_TOKENS),
+        button="Change it",
+    )
+    if page is not None:
+        return page
+    return _changed_rule(visit, name, rule_name, body=body, done="saved")
+
+
+def switch_rule(visit: Visit, name: str, rule_name: str) -> Response:
+    """Enable or disable a rule."""
+    enabled = text("enabled") == "true"
+    effects = ("No token logs in by it any more.", _END_TOKENS)
+    if not enabled:
+        page = unconfirmed(visit, f"Disable the rule {rule_name}?", effects, button="Disable")
+        if page is not None:
+            return page
+    done = "enabled" if enabled else "disabled"
+    return _changed_rule(visit, name, rule_name, body={"enabled": enabled}, done=done)
+
+
+def _changed_rule(
+    visit: Visit, name: str, rule_name: str, *, body: Mapping[str, Any], done: str
+) -> Response:
+    path = _rule_path(name, rule_name)
+    changed = visit.api.send("PATCH", path, body, tag=text("tag") or None)
+    return go(f"/console{path}", done, at=changed.effective_at)
+
+
+def delete_rule(visit: Visit, name: str, rule_name: str) -> Response:
+    """Delete a rule."""
+    page = unconfirmed(
+        visit,
+        f"Delete the rule {rule_name}?",
+        ("No token logs in by it any more.", _END_TOKENS),
+        button="Delete",
+    )
+    if page is not None:
+        return page
+    visit.api.send("DELETE", _rule_path(name, rule_name))
+    return go(f"/console/issuers/{segment(name)}", "deleted")
+
+
+def _rule_path(name: str, rule_name: str) -> str:
+    return f"/issuers/{segment(name)}/rules/{segment(rule_name)}"
+
+
+def _issuer_fields() -> dict[str, Any]:
+    """Return the fields of the form; ``None`` for those that were left empty."""
+    return {
+        "description": text("description") or None,
+        "issuer": text("issuer") or None,
+        "audience": text("audience") or None,
+        "jwks_uri": text("jwks_uri") or None,
+        "keys": _json("keys"),
+        "algorithms": lines("algorithms"),
+        "max_lifetime": _number("max_lifetime"),
+        "required_claims": lines("required_claims"),
+        "prefix_claims": lines("prefix_claims"),
+    } | _choice("allow_private")
+
+
+def _rule_fields() -> dict[str, Any]:
+    return {
+        "description": text("description") or None,
+        "account": text("account") or None,
+        "scopes": lines("scopes"),
+        "expires_at": text("expires_at") or None,
+    } | _choice("once")
+
+
+def _choice(name: str) -> dict[str, Any]:
+    """Return what was chosen of yes and no, if anything was."""
+    chosen = {"yes": True, "no": False}.get(text(f"{name}_chosen"))
+    return {} if chosen is None else {name: chosen}
+
+
+def _claims() -> dict[str, Any]:
+    try:
+        return claims.parsed(filter(None, map(str.strip, text("claims").splitlines())))
+    except ValueError as error:
+        raise Invalid.field("claims", str(error)) from None
+
+
+def _json(name: str) -> Any:
+    try:
+        return json.loads(text(name)) if text(name) else None
+    except (ValueError, RecursionError):
+        raise Invalid.field(name, "must be JSON") from None
+
+
+def _number(name: str) -> int | None:
+    if not text(name):
+        return None
+    if not (text(name).isascii() and text(name).isdigit() and len(text(name)) <= 9):
+        raise Invalid.field(name, "must be a number of seconds")
+    return int(text(name))
+
+
+_ISSUER: Final = "/console/issuers/<name>"
+_RULE: Final = f"{_ISSUER}/rules/<rule_name>"
+
+PAGES: Final = (
+    Page("GET", "/console/issuers", issuers),
+    Page("POST", "/console/issuers", create),
+    Page("GET", _ISSUER, issuer),
+    Page("POST", _ISSUER, change),
+    Page("POST", f"{_ISSUER}/switch", switch),
+    Page("POST", f"{_ISSUER}/test", try_token),
+    Page("POST", f"{_ISSUER}/delete", delete),
+    Page("POST", f"{_ISSUER}/rules", create_rule),
+    Page("GET", _RULE, rule),
+    Page("POST", _RULE, change_rule),
+    Page("POST", f"{_RULE}/switch", switch_rule),
+    Page("POST", f"{_RULE}/delete", delete_rule),
+)
