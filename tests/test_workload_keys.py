@@ -156,7 +156,12 @@ def test_keys_from_an_address_that_was_replaced_meanwhile_do_not_count(
         evil.answers[KEYS] = slow
         keyosk.issuers.change(OPERATOR, "ci", {"jwks_uri": evil.issuer + KEYS})
         token = evil.token(iss=ci.issuer)
-        waiting = threading.Thread(target=logs_in, args=(keyosk, token))
+
+        def show() -> None:
+            logs_in(keyosk, token)
+            keyosk.database.close()
+
+        waiting = threading.Thread(target=show)
         waiting.start()
         assert asked.wait(_SECONDS)
         keyosk.issuers.change(OPERATOR, "ci", {"jwks_uri": ci.issuer + KEYS})
