@@ -6,7 +6,7 @@ from typing import Final
 
 from installed import installed
 from keyosk.installation import Installation
-from keyosk.model import OPERATOR, Grant, Scope
+from keyosk.model import OPERATOR, Grant, Kind, Scope
 from people import PASSWORD
 
 #: As many rows as a list of the API shows at most.
@@ -58,6 +58,23 @@ def fill(keyosk: Installation) -> None:
             networks=["2001:db8:1234:5678::/64", "192.0.2.0/24"],
         )
         keyosk.accounts.revoke_tokens(OPERATOR, account.id)
+    keyosk.grants.create_account(
+        OPERATOR, [Grant(scope=names[0])], username=f"of-{LONG}", kind=Kind.MACHINE
+    )
+    for number in range(ROWS):
+        keyosk.issuers.create(
+            OPERATOR, name=f"{number}-{LONG}", preset="github", audience=f"{URL}/{number}",
+            description=TITLE,
+        )  # fmt: skip
+        keyosk.workload_rules.create(
+            OPERATOR,
+            f"0-{LONG}",
+            name=f"{number}-{LONG}",
+            claims={"repository_id": tuple(map(str, range(10))), "ref": (f"refs/heads/{LONG}/*",)},
+            account=f"of-{LONG}",
+            scopes=tuple(names[:60]),
+            description=TITLE,
+        )
 
 
 @contextmanager

@@ -12,8 +12,6 @@ from keyosk.errors import Invalid
 from keyosk.workloads import claims
 from keyosk.workloads.presets import PRESETS
 
-#: Rules of one issuer that its page shows.
-_RULES: Final = 200
 _END_TOKENS: Final = (
     "Tokens that came by it are revoked: services that poll revocations refuse them within a "
     "minute, all others once they have expired."
@@ -67,16 +65,15 @@ def try_token(visit: Visit, name: str) -> Response:
 def _issuer(visit: Visit, name: str, report: Mapping[str, Any] | None = None) -> Response:
     path = f"/issuers/{segment(name)}"
     found = visit.api.get(path)
-    rules = visit.api.get(f"{path}/rules", limit=_RULES, sort="name").body
+    rules = visit.api.get(f"{path}/rules", cursor=request.args.get("cursor"), sort="name").body
     preset = PRESETS.get(found.body["preset"] or "")
     return show(
         "issuer.html",
         issuer=found.body,
         tag=found.tag,
-        rules=rules["items"],
-        more_rules=bool(rules["next"]),
         note=preset.note if preset else None,
         report=report,
+        **pages_of(rules["items"], rules["next"]),
     )
 
 
