@@ -22,6 +22,7 @@ it, so every room is on it and none is on it twice::
     audit, revocations, activity: what was done; what must no longer be accepted; counts per minute
     storage: the only floor that knows peewee
     config, validation, delays, checks: settings; all faults of a request; delays; what was found
+    traces: spans of requests, for OpenTelemetry
     model, errors, ids, clocks, metrics: frozen values, and what all floors need
     masking, merge_patch, whitespace: small tools
 

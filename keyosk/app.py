@@ -3,10 +3,11 @@
 import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 from flask import Flask
 
-from keyosk import bootstrap
+from keyosk import bootstrap, traces
 from keyosk.accounts.accounts import Accounts
 from keyosk.accounts.api_keys import ApiKeys
 from keyosk.accounts.console_sessions import ConsoleSessions
@@ -57,6 +58,9 @@ from keyosk.workloads.issuers import TrustedIssuers
 from keyosk.workloads.key_sets import KeySets
 from keyosk.workloads.logins import WorkloadLogins
 from keyosk.workloads.rules import WorkloadRules
+
+if TYPE_CHECKING:
+    from keyosk.traces.spans import Tracing
 
 Clock = Callable[[], float]
 
@@ -118,6 +122,16 @@ def check(config: Config) -> None:
     Database(config.database_url)
     if config.pkcs11_module is not None:
         hsm.load_binding()
+    if config.traces == "on":
+        traces.check()
+
+
+def start_traces(config: Config) -> "Tracing | None":
+    """Begin to send traces, where the settings ask for it, before ``build``; once in a process."""
+    if config.traces != "on":
+        return None
+    has_postgresql = not Database(config.database_url).is_sqlite
+    return traces.start(version=program_version(), has_postgresql=has_postgresql)
 
 
 def build(
@@ -357,7 +371,15 @@ def _hsm(config: Config) -> Hsm | None:
     return Hsm(module, token, pin) if module and token and pin else None
 
 
-def create_app(installation: Installation, *, write_line: LineWriter | None = None) -> Flask:
-    """Return the web application of an installation. ``write_line``: as ``AccessLog`` takes it."""
+def create_app(
+    installation: Installation,
+    *,
+    write_line: LineWriter | None = None,
+    tracing: "Tracing | None" = None,
+) -> Flask:
+    """Return the web application of an installation.
+
+    ``write_line``: as ``AccessLog`` takes it. ``tracing``: traces its requests.
+    """
     mount = console.mount(installation) if installation.has_console else None
-    return application.create(installation, write_line=write_line, mount=mount)
+    return application.create(installation, write_line=write_line, mount=mount, tracing=tracing)

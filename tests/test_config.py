@@ -95,6 +95,7 @@ def test_everything_works_with_nothing_set() -> None:
         "metrics_bind": Address("127.0.0.1", 9464),
         "show_version": "on",
         "console": "on",
+        "traces": "off",
         "log_level": "info",
         "log_format": "auto",
     }
@@ -838,6 +839,7 @@ def test_describe_masks_secrets_and_shows_the_rest() -> None:
         ("KEYOSK_METRICS_BIND", "127.0.0.1:9464", "default"),
         ("KEYOSK_SHOW_VERSION", "on", "default"),
         ("KEYOSK_CONSOLE", "on", "default"),
+        ("KEYOSK_TRACES", "off", "default"),
         ("KEYOSK_LOG_LEVEL", "info", "default"),
         ("KEYOSK_LOG_FORMAT", "auto", "default"),
     ]

@@ -37,7 +37,7 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
     "cryptography": ("keys.material", "keys.imported_keys"),
     "pkcs11": ("keys.hsm",),
     "jwt": ("keys.jws", "tokens.access_tokens", "workloads.assertions"),
-    "flask": ("web", "console", "app"),
+    "flask": ("web", "console", "app", "traces.spans"),
     "flask_restful": ("web", "app"),
     "werkzeug": ("web", "console", "app"),
     "jinja2": ("console",),
@@ -50,6 +50,7 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
     "yaml": ("cli.documents",),
     "httpcore": ("workloads.fetching",),
     "httpx": ("cli.client", "cli.local", "cli.remote"),
+    "opentelemetry": ("traces.spans",),
     "rich": ("cli.tables",),
     "uuid_utils": ("ids",),
     "prometheus_client": ("metrics",),
@@ -60,6 +61,12 @@ LOCAL_IMPORTS: Final[Mapping[tuple[str, str], str]] = {
     ("storage.drivers", "keyosk.storage.postgresql.Postgresql"): "its driver is an extra",
     ("__main__", "keyosk.cli"): "a failure of the import itself is told as others are",
     ("keys.hsm", "pkcs11"): "its driver is an extra",
+    ("traces", "keyosk.traces.spans"): "its libraries are an extra",
+    ("traces", "keyosk.traces.spans.Tracing"): "its libraries are an extra",
+    (
+        "traces.spans",
+        "opentelemetry.instrumentation.psycopg.PsycopgInstrumentor",
+    ): "it imports a driver that is an extra",
     ("workloads.key_sets", "keyosk.workloads.fetching"): "a start imports no HTTP client",
     ("cli", "keyosk.cli.completion"): "only a shell that completes needs it",
     **{
@@ -422,7 +429,7 @@ def test_a_cycle_is_caught(tmp_path: Path, files: dict[str, str]) -> None:
         (
             "storage/tables",
             "from flask import g",
-            "storage.tables:1 imports flask, owned by web, console, app",
+            "storage.tables:1 imports flask, owned by web, console, app, traces.spans",
         ),
         ("model", "import requests", "model:1 imports requests, owned by nobody yet"),
         ("accounts", "import requests", "accounts:1 imports requests, owned by nobody yet"),

@@ -19,6 +19,7 @@ from packaging.utils import canonicalize_name
 ROOT: Final = Path(__file__).resolve().parent.parent
 PERMISSIVE: Final = {
     "0BSD",
+    "3-Clause BSD License",  # as protobuf says it
     "Apache-2.0",
     "BSD License",  # two clauses or three: the classifier does not say
     "BSD-2-Clause",
@@ -81,7 +82,7 @@ def test_the_sbom_is_valid_cyclonedx(sbom_text: str, sbom: dict[str, Any]) -> No
 
 def test_the_sbom_lists_what_is_installed_to_run_keyosk(sbom: dict[str, Any]) -> None:
     listed = {each["name"]: each["version"] for each in sbom["components"]}
-    needed = needed_here("keyosk", {"postgresql", "pkcs11"}, {})
+    needed = needed_here("keyosk", {"postgresql", "pkcs11", "opentelemetry"}, {})
     assert {"flask", "werkzeug", "psycopg-binary"} <= needed.keys()
     assert needed.items() <= listed.items()
     # Beyond that stands only what other machines need.
@@ -109,7 +110,10 @@ def test_the_sbom_has_the_hash_of_every_file_that_the_lock_allows(sbom: dict[str
 def test_what_only_an_extra_needs_is_optional_in_the_sbom(sbom: dict[str, Any]) -> None:
     optional = {each["name"] for each in sbom["components"] if each["scope"] == "optional"}
     postgresql = {"psycopg", "psycopg-binary", "tzdata"}
-    assert optional == {*postgresql, "python-pkcs11", "asn1crypto"}
+    traces = {each for each in optional if each.startswith("opentelemetry-")}
+    traces |= {"googleapis-common-protos", "protobuf", "wrapt"}
+    traces |= {"requests", "urllib3", "charset-normalizer"}
+    assert optional == {*postgresql, *traces, "python-pkcs11", "asn1crypto"}
 
 
 def test_the_sbom_tells_who_needs_whom(sbom: dict[str, Any]) -> None:

@@ -41,6 +41,7 @@ LICENCES: Final[Mapping[str, str]] = {
 }
 # Where a wheel has no SPDX expression. "BSD License" does not say which, and stays as it is.
 _CLASSIFIERS: Final[Mapping[str, str]] = {"MIT License": "MIT"}
+_EXTRA: Final = r'extra == "[^"]*"'
 _NAMES: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -90,7 +91,9 @@ def libraries() -> dict[str, Library]:
 def _marker(told: str | Mapping[str, str]) -> str:
     """On which machines the group `main` has a library; which extra has it is said by `needs`."""
     text = told if isinstance(told, str) else told.get("main", "")
-    clauses = [each for each in text.split(" and ") if not re.fullmatch(r'extra == "[^"]*"', each)]
+    if any(re.fullmatch(_EXTRA, each) for each in text.split(" or ")):
+        return ""  # on every machine, for the extra; to have it needlessly does no harm
+    clauses = [each for each in text.split(" and ") if not re.fullmatch(_EXTRA, each)]
     if any("extra" in each for each in clauses):
         raise ValueError(f"poetry.lock has a marker that cannot be read here: {text}")
     return " and ".join(clauses)

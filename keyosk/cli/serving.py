@@ -17,8 +17,9 @@ from keyosk.cli import choice, failures, listeners, logs, machine, welcome
 from keyosk.config import Config
 from keyosk.config.values import Address
 from keyosk.errors import DatabaseTooNew, DatabaseUnusable, Unavailable
+from keyosk.installation import Installation
 from keyosk.metrics import Metrics, SharedCounts, release
-from keyosk.server import BOOT_ERROR, Hooks, LineHandler, Options
+from keyosk.server import BOOT_ERROR, Hooks, Options
 from keyosk.server import serve as run_server
 from keyosk.storage import schema
 from keyosk.storage.outage import OutageLog, SharedOutage
@@ -36,6 +37,7 @@ def serve() -> None:
     _open_missing_outputs()
     configuration = choice.settings()
     logs.start(configuration.log_level, configuration.log_format)
+    app.check(configuration)
     for warning in configuration.warnings:
         _log.warning("%s", warning)
     outages = SharedOutage()
@@ -105,9 +107,10 @@ def _web(
     log = logs.start(configuration.log_level, configuration.log_format)
     outage_log = OutageLog(outages)
     page = MetricsPage(Metrics(counts), starting)
+    create = partial(app.create_app, write_line=log.write, tracing=app.start_traces(configuration))
 
     def begin() -> None:
-        application = _application(configuration, page, log, starting, outage_log=outage_log)
+        application = create(_installation(configuration, page, starting, outage_log=outage_log))
         starting.begin(application)
         outage_log.started()
 
@@ -152,14 +155,13 @@ def _give_up(error: Exception) -> NoReturn:
     os._exit(BOOT_ERROR)
 
 
-def _application(
+def _installation(
     configuration: Config,
     page: MetricsPage,
-    log: LineHandler,
     starting: Starting,
     *,
     outage_log: OutageLog,
-) -> WSGIApplication:
+) -> Installation:
     clock = SharedClock()
     installation = app.build(
         configuration, clock=clock, metrics=page.metrics, outage_log=outage_log
@@ -187,7 +189,7 @@ def _application(
     installation.signing_keys.refresh_in_background(then=maintain, until=is_replaced)
     installation.activity.write_in_background(_node_name(configuration), app.program_version())
     page.monitor = installation.monitor
-    return app.create_app(installation, write_line=log.write)
+    return installation
 
 
 def _node_name(configuration: Config) -> str:

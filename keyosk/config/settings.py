@@ -220,6 +220,12 @@ class Config:
         "on",
         "The pages for people at `/console` and `/me`: `on` or `off`.",
     )
+    traces: str = _setting(
+        rules.one_of("on", "off"),
+        "off",
+        "Whether requests are traced by OpenTelemetry: `on` or `off`. "
+        "The collector is named by OpenTelemetry's own variables.",
+    )
     log_level: str = _setting(
         rules.one_of("debug", "info", "warning", "error"),
         "info",

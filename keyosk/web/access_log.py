@@ -1,7 +1,7 @@
 """The log line of a request."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from flask import request
@@ -28,9 +28,18 @@ class LineWriter(Protocol):
 class AccessLog:
     """Writes the line of each request."""
 
-    def __init__(self, write_line: LineWriter | None) -> None:
-        """``write_line``: ``None`` for logging, which costs each request 25 us more."""
+    def __init__(
+        self,
+        write_line: LineWriter | None,
+        *,
+        traced: Callable[[], Mapping[str, str]] | None = None,
+    ) -> None:
+        """``write_line``: ``None`` for logging, which costs each request 25 us more.
+
+        ``traced``: the trace and the span that this request has here, if any.
+        """
         self._write_line = write_line or _log_record
+        self._traced = traced
 
     def write(
         self, environ: Mapping[str, Any], route: str | None, status: str, *, seconds: float
@@ -54,7 +63,10 @@ class AccessLog:
             "address": environ[ADDRESS],
             **environ.get(_NOTED, {}),
         }
-        if trace_context.HEADER in environ:
+        own = self._traced() if self._traced is not None else None
+        if own:
+            line |= own
+        elif trace_context.HEADER in environ:
             line |= trace_context.fields(environ[trace_context.HEADER])
         self._write_line(line, logger=_log.name, message="request")
 

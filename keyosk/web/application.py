@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 from wsgiref.types import WSGIApplication
 
 import flask_restful
@@ -37,6 +37,9 @@ from keyosk.web.middleware import Envelope
 from keyosk.web.operator import is_operator
 from keyosk.web.responses import nothing
 from keyosk.web.routes import ROUTES, TOKEN_PATH
+
+if TYPE_CHECKING:
+    from keyosk.traces.spans import Tracing
 
 _log = logging.getLogger(__name__)
 
@@ -160,12 +163,16 @@ def create(
     *,
     write_line: LineWriter | None = None,
     mount: Mount | None = None,
+    tracing: "Tracing | None" = None,
 ) -> Flask:
     """Create the web application of an installation.
 
     ``write_line``: as ``AccessLog`` takes it. ``mount``: what stands before the API, if anything.
+    ``tracing``: traces its requests.
     """
     app = LeanFlask("keyosk", static_folder=None)
+    if tracing is not None:
+        tracing.instrument(app)  # first of all: a refused request has a span, too
     app.session_interface = NoSessions()
     app.config.update(MAX_CONTENT_LENGTH=MAX_BODY, MAX_FORM_MEMORY_SIZE=MAX_BODY)
     app.url_map.merge_slashes = False  # its redirects are HTML
@@ -190,7 +197,7 @@ def create(
         app.wsgi_app if mount is None else mount(app.wsgi_app),
         installation.trusted_proxies,
         installation.metrics,
-        log=AccessLog(write_line),
+        log=AccessLog(write_line, traced=None if tracing is None else tracing.fields),
     )
     if installation.cors_origins:
         public = {name for name, route in routes.items() if {*route.access.values()} == {ANYONE}}
