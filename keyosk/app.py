@@ -207,6 +207,7 @@ def build(
         issuers=issuers,
         workload_rules=WorkloadRules(context, stores, issuers),
         workload_logins=workload_logins,
+        foreign_keys=key_sets,
         declarations=Declarations(
             database,
             stores.declared,

@@ -32,6 +32,7 @@ from keyosk.tokens.introspection import Inspection
 from keyosk.tokens.issuing import TokenIssuer
 from keyosk.tokens.refresh_sessions import Sessions
 from keyosk.workloads.issuers import TrustedIssuers
+from keyosk.workloads.key_sets import KeySets
 from keyosk.workloads.logins import WorkloadLogins
 from keyosk.workloads.rules import WorkloadRules
 
@@ -60,6 +61,7 @@ class Installation:
     issuers: TrustedIssuers
     workload_rules: WorkloadRules
     workload_logins: WorkloadLogins
+    foreign_keys: KeySets
     declarations: Declarations
     documents: Documents
     bulk: Bulk

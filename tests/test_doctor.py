@@ -15,8 +15,10 @@ from installed import installed
 from keyosk.storage import maintenance
 from live import ADMIN_PASSWORD, SECRET_KEY, LiveServer, free_port
 from people import done, make_service
+from platforms import METADATA, platform, send
 from terminal import Done, keyosk
 from test_remote import Terminal
+from test_workloads import Shop
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +41,12 @@ def doctor(server: LiveServer, *arguments: str, **environment: str) -> Done:
 
 
 @pytest.mark.every_database
-def test_a_sound_installation_is_found_sound(server: LiveServer, tmp_path: Path) -> None:
+def test_a_sound_installation_is_found_sound(own_server: LiveServer, tmp_path: Path) -> None:
+    with own_server as server:
+        check_that_it_is_sound(server, tmp_path)
+
+
+def check_that_it_is_sound(server: LiveServer, tmp_path: Path) -> None:
     (tmp_path / "backup.db").write_text("")
     found = examined(doctor(server, "--json", "--backups", str(tmp_path)))
     assert {name: each["status"] for name, each in found.items()} == {
@@ -58,8 +65,13 @@ def test_a_sound_installation_is_found_sound(server: LiveServer, tmp_path: Path)
 
 
 def test_from_another_machine_it_looks_at_what_can_be_seen_from_there(
-    server: LiveServer, tmp_path: Path
+    own_server: LiveServer, tmp_path: Path
 ) -> None:
+    with own_server as server:
+        check_what_is_seen_from_there(server, tmp_path)
+
+
+def check_what_is_seen_from_there(server: LiveServer, tmp_path: Path) -> None:
     found = examined(Terminal(tmp_path, server.url).logged_in().run("doctor", "--json"))
     assert {name: each["status"] for name, each in found.items()} == {
         **dict.fromkeys(("settings", "database", "files", "backup", "proxies"), "not checked"),
@@ -86,6 +98,59 @@ def test_a_service_that_has_not_fetched_the_next_key_is_named(tmp_path: Path) ->
         done(server.client().get("/auth/jwks", params={"service": service}))
         assert done(admin.get("/signing-keys"))["items"][-1]["not_seen_by"] == []
         assert examined(doctor(server, "--json"))["next key"]["status"] == "ok"
+
+
+@pytest.mark.every_database
+def test_issuers_that_cannot_be_reached_and_rules_that_nobody_needs(
+    own_server: LiveServer, tmp_path: Path
+) -> None:
+    with own_server as server, platform() as ci:
+        shop = Shop(server, server.admin(), ci)
+        key, rules = f"issuer {shop.issuer}", f"rules of {shop.issuer}"
+        main, other = f"rule {shop.issuer}/main", f"rule {shop.issuer}/other"
+        found = examined(doctor(server, "--json"))
+        assert (found[key]["status"], found[main]["status"]) == ("ok", "warning")
+        assert "none are in use yet" in found[key]["found"]
+        assert "no token ever logged in by it" in found[main]["found"]
+        assert f"keyosk issuer test {shop.issuer}" in found[main]["cure"]
+
+        done(shop.show(ci.token()))
+        found = examined(doctor(server, "--json"))
+        assert (found[key]["status"], found[rules]["status"]) == ("ok", "ok")
+        assert "fetched 0 minutes ago" in found[key]["found"]
+        there = examined(Terminal(tmp_path, server.url).logged_in().run("doctor", "--json"))
+        assert there[rules] == found[rules]
+
+        idle = {"claims": {"repository_id": "1"}, "account": shop.machine()}
+        made = done(
+            shop.admin.post(f"/issuers/{shop.issuer}/rules", json={"name": "other", **idle}), 201
+        )
+        path = f"/issuers/{shop.issuer}/rules/other"
+        done(shop.admin.patch(path, json={"expires_at": "2020-01-01T00:00:00Z"}))
+        assert "ended at 2020" in examined(doctor(server, "--json"))[other]["found"]
+        done(shop.admin.patch(f"/accounts/{made['account']}", json={"enabled": False}))
+        found = examined(doctor(server, "--json"))
+        assert "is disabled or has expired" in found[other]["found"]
+        assert found[other]["cure"].endswith(f"keyosk rule delete {shop.issuer} other")
+        done(shop.admin.patch(path, json={"enabled": False}))
+
+        ci.answers[METADATA] = lambda handler: send(handler, b"", status=500)
+        found = examined(doctor(server, "--json"))
+        assert (found[key]["status"], found[rules]["status"]) == ("warning", "ok")
+        assert "cannot be fetched" in found[key]["found"]
+        done(shop.change(jwks_uri=f"{ci.issuer}/none"))  # what was known is forgotten
+        found = examined(doctor(server, "--json"))
+        assert found[key]["status"] == "wrong"
+        assert "--keys FILE" in found[key]["cure"]
+
+        done(shop.change(jwks_uri=None, keys={"keys": ci.keys}))
+        done(shop.admin.delete(f"/issuers/{shop.issuer}/rules/main"), 204)
+        done(shop.admin.delete(path), 204)
+        found = examined(doctor(server, "--json"))
+        assert (found[key]["status"], found[rules]["status"]) == ("ok", "warning")
+        assert "its keys were given" in found[key]["found"]
+        done(shop.change(enabled=False))
+        assert key not in examined(doctor(server, "--json"))
 
 
 def test_settings_with_faults_are_told_one_by_one(tmp_path: Path) -> None:

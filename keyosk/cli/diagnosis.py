@@ -7,7 +7,14 @@ from typing import Final
 
 from keyosk import app, diagnosis
 from keyosk.checks import NOT_CHECKED, OK, WRONG, Check
-from keyosk.cli import choice, diagnosis_of_server, host, listeners, local
+from keyosk.cli import (
+    choice,
+    diagnosis_of_server,
+    diagnosis_of_workloads,
+    host,
+    listeners,
+    local,
+)
 from keyosk.config import Config
 from keyosk.errors import ConfigurationError, KeyoskError
 from keyosk.storage.database import Database
@@ -46,10 +53,16 @@ def _database(settings: Config) -> list[Check]:
     """Look at the database and at what is in it."""
     try:
         with host.installation() as installation:
-            found = [*installation.diagnosis.of_database()]
+            found = [
+                *installation.diagnosis.of_database(),
+                *diagnosis_of_workloads.keys_of(installation),
+            ]
         with local.client() as client:
             found += diagnosis_of_server.attempted(
                 "keys", lambda: diagnosis_of_server.keys_of(client)
+            )
+            found += diagnosis_of_server.attempted(
+                "rules", lambda: diagnosis_of_workloads.rules_of(client)
             )
     except ConfigurationError as error:
         return [

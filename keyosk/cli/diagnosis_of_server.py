@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from keyosk.checks import NOT_CHECKED, OK, WARNING, WRONG, Check, of_keys
-from keyosk.cli import choice, remote, shared
+from keyosk.cli import choice, diagnosis_of_workloads, remote, shared
 from keyosk.cli.refusals import Refused
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def examine(server: str) -> list[Check]:
     ]
     found += attempted("clock", lambda: clock_of(place))
     found += attempted("keys", _keys)
+    found += attempted("rules", _rules)
     found += issuer_from_outside(place, expected=None)
     return found
 
@@ -38,6 +39,11 @@ def examine(server: str) -> list[Check]:
 def _keys() -> Iterator[Check]:
     with shared.client() as client:
         yield from keys_of(client)
+
+
+def _rules() -> Iterator[Check]:
+    with shared.client() as client:
+        yield from diagnosis_of_workloads.rules_of(client)
 
 
 def attempted(part: str, look: Callable[[], Iterable[Check]]) -> list[Check]:

@@ -21,8 +21,9 @@ from keyosk.cli import choice, shared
 def doctor(backups: Path | None, *, as_json: bool) -> None:
     """Look for what is wrong with this Keyosk, and say what to do; exit code 1 if anything is.
 
-    Looks at settings, database, backups, files, keys, clocks, proxies and TLS, and calls the
-    issuer as others see it. With --server, only at what can be seen from here.
+    Looks at settings, database, backups, files, keys, clocks, proxies, TLS, and workloads' issuers
+    and rules, and calls Keyosk's issuer as others see it. With --server, only at what can be seen
+    from here.
     """
     server = choice.server()
     if server is None:

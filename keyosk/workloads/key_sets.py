@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -47,6 +48,19 @@ class KeysUnavailable(Unavailable):
     SECURITY: anybody can send a token that names the issuer. Why its keys cannot be had tells of
     the network here: that is the reason, for admins.
     """
+
+
+@dataclass(frozen=True, slots=True)
+class KeySetState:
+    """What is known of an issuer's keys, after a look at where they are.
+
+    Attributes:
+        age: Seconds since the set in use was fetched; ``None`` if there is none.
+        fault: Why it cannot be fetched now; ``None`` if it can.
+    """
+
+    age: int | None
+    fault: str | None
 
 
 class KeySets:
@@ -92,6 +106,18 @@ class KeySets:
         """Fetch the keys anew, in the background: none of them made a signature."""
         if issuer.keys is None:
             self._start(issuer, self._known(issuer), int(self._clock()), pause=_PAUSE)
+
+    def inspect(self, issuer: TrustedIssuer) -> KeySetState:
+        """Fetch the keys of an issuer to see whether that works; nothing of it is kept."""
+        fault = None
+        try:
+            self._download(issuer)
+        except FetchFailed as error:
+            fault = str(error)
+        known, now = self._known(issuer), int(self._clock())
+        if known is None or known.fetched_at is None or not self._keys(issuer, known, now):
+            return KeySetState(None, fault)
+        return KeySetState(now - known.fetched_at, fault)
 
     def _known(self, issuer: TrustedIssuer) -> FetchedKeys | None:
         return self._issuers.fetched_keys(issuer.id)
