@@ -16,7 +16,7 @@ _VOID = frozenset({"meta", "link", "input", "br"})
 _TAGS = frozenset(
     """html head meta title body header nav main section h1 h2 p a ul li dl dt dd form label input
     select option textarea button fieldset legend table caption thead tbody tr th td details summary
-    code pre span strong time del ins br""".split()  # noqa: SIM905 - they are words
+    code pre span strong time del ins br div figure figcaption svg rect path text""".split()  # noqa: SIM905 - they are words
 )
 #: What runs, styles or sends by itself.
 _ATTRIBUTES = frozenset({"style", "srcdoc", "formaction", "ping"})

@@ -28,6 +28,9 @@ _VIEWS: Final = (
     "/console/services",
     "/console/roles",
     "/console/issuers",
+    "/console/matrix",
+    "/console/matrix?service=keyosk",
+    "/console/matrix?service=keyosk&rows=accounts",
     "/console/explain",
     "/console/signing-keys",
     "/console/revocations",
@@ -418,6 +421,7 @@ def test_no_text_that_somebody_chose_runs_in_any_view(
             f"/console/roles/role{number}",
             f"/console/issuers/ci{number}",
             f"/console/issuers/ci{number}/rules/main",
+            f"/console/matrix?service=todo{number}&rows=accounts",
         ]
     for path in paths:
         page = get(client, path)
@@ -435,6 +439,7 @@ def test_no_text_that_somebody_chose_runs_in_any_view(
         ("/console/accounts", "q kind enabled role scope cursor"),
         ("/console/audit", "actor action target outcome since until cursor"),
         ("/console/roles", "scope"),
+        ("/console/matrix", "service rows scope q cursor first"),
         ("/console/api-keys", "owner prefix enabled networks unused_since sort cursor"),
         ("/console/services/keyosk", "scope done at"),
         ("/console/explain", "account api_key audience scope"),

@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from flask import Response, request
 
+from keyosk.console import drawing, protection
 from keyosk.console.api import segment
 from keyosk.console.pages import Page, Visit, go, lines, pages_of, show, text, unconfirmed
 
@@ -29,9 +30,20 @@ def service(visit: Visit, name: str) -> Response:
     """Show one service: its scopes and who holds them, and its token settings."""
     found = visit.api.get(f"/services/{segment(name)}")
     scope = request.args.get("scope", "")
+    named = found.body["name"]
+    incoming = visit.api.get("/services", exchanges_for=named, sort="name", limit=_HOLDERS).body
+    before = [each["name"] for each in incoming["items"]]
+    after = [each["service"] for each in found.body["exchanges"]]
+    issuer = visit.installation.issuer
     return show(
         "service.html",
         service=found.body,
+        exchanged_from=before,
+        picture=drawing.exchanges(named, before, after),
+        guides=[
+            (guide.name, protection.filled(guide, issuer, found.body))
+            for guide in protection.GUIDES
+        ],
         tag=found.tag,
         scope=scope,
         holders=_holders(visit, scope) if scope else None,

@@ -19,6 +19,7 @@ from keyosk.model import ConsoleSession, Principal
 DONE: Final[Mapping[str, str]] = {
     "saved": "Saved.",
     "created": "Created.",
+    "none-chosen": "No account was chosen.",
     "deleted": "Deleted.",
     "enabled": "Enabled.",
     "disabled": "Disabled. No new token is issued.",

@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from flask import Response
 
+from keyosk.console import drawing
 from keyosk.console.api import segment
 from keyosk.console.pages import Page, Visit, go, show, text, unconfirmed
 
@@ -12,7 +13,11 @@ def keys(visit: Visit) -> Response:
     """Show the signing keys, those of the past last."""
     found = visit.api.get("/signing-keys").body["items"]
     order = {"next": 0, "active": 1, "retired": 2}
-    return show("signing_keys.html", keys=sorted(found, key=lambda key: order.get(key["state"], 3)))
+    return show(
+        "signing_keys.html",
+        keys=sorted(found, key=lambda key: order.get(key["state"], 3)),
+        line=drawing.time_line(found, visit.installation.clock()),
+    )
 
 
 def rotate(visit: Visit) -> Response:

@@ -50,7 +50,22 @@ POLICY_COLUMNS: Final = (
     tables.Service.registry_version,
 )
 _SORTS: Final = {"created_at": tables.Service.id, "name": tables.Service.name}
-_FILTERS: Final[lists.Filters] = {"enabled": lambda value: tables.Service.enabled == value}
+_TARGET: Final = tables.Service.alias()
+
+
+def _exchanges_for(name: str) -> peewee.Expression:
+    """Whether a service's tokens may be exchanged for tokens for the one with this name."""
+    found = tables.Exchange.select(tables.Exchange.service).join(
+        _TARGET, on=(tables.Exchange.target == _TARGET.id)
+    )
+    condition: peewee.Expression = tables.Service.id.in_(found.where(_TARGET.name == name))
+    return condition
+
+
+_FILTERS: Final[lists.Filters] = {
+    "enabled": lambda value: tables.Service.enabled == value,
+    "exchanges_for": _exchanges_for,
+}
 
 
 class ServiceStore:

@@ -23,7 +23,13 @@ from keyosk.web.service_schemas import (
 
 LISTS = paging.ListOptions(
     ("created_at", "name"),
-    {"enabled": paging.flag("Only enabled services, or only disabled ones.")},
+    {
+        "enabled": paging.flag("Only enabled services, or only disabled ones."),
+        "exchanges_for": paging.text(
+            "Only services whose tokens may be exchanged for tokens for this one, by its name.",
+            "billing",
+        ),
+    },
 )
 
 # Made once: each new one copies all its fields (150 us).

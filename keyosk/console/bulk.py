@@ -1,0 +1,105 @@
+"""What is done to many accounts at once: each by itself, with a row of the audit log of its own."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from flask import Response, request
+
+from keyosk.console.api import Api, Refused, Reply, segment
+from keyosk.console.pages import Page, Visit, go, show, text, unconfirmed
+from keyosk.errors import Invalid
+
+#: As many as a page of the list has at most.
+_MOST: Final = 200
+#: Names that the confirmation shows.
+_NAMED: Final = 20
+_EVERYWHERE: Final = (
+    "Services that poll revocations refuse their tokens within a minute; all others do once the "
+    "tokens have expired. The next page says when that holds everywhere."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """One thing that is done to each account."""
+
+    title: str
+    button: str
+    effects: tuple[str, ...]
+    send: Callable[[Api, str], Reply]
+
+
+_ACTS: Final[Mapping[str, Act]] = {
+    "disable": Act(
+        "Disable {}?",
+        "Disable them",
+        (
+            "The accounts get no new token, by password or by API key.",
+            "All their refresh sessions and console sessions end.",
+            _EVERYWHERE,
+        ),
+        lambda api, path: api.send("PATCH", path, {"enabled": False}),
+    ),
+    "enable": Act(
+        "Enable {}?",
+        "Enable them",
+        ("The accounts may log in again, with the passwords and API keys that they have.",),
+        lambda api, path: api.send("PATCH", path, {"enabled": True}),
+    ),
+    "end-tokens": Act(
+        "End all tokens of {}?",
+        "End their tokens",
+        ("All their refresh sessions and console sessions end.", _EVERYWHERE),
+        lambda api, path: api.send("DELETE", f"{path}/tokens"),
+    ),
+}
+
+
+def act(visit: Visit) -> Response:
+    """Do one thing to each of the accounts that were chosen, and show how each went."""
+    chosen = list(dict.fromkeys(request.form.getlist("account")))[:_MOST]
+    if not chosen:
+        return go("/console/accounts", "none-chosen")
+    what = _ACTS.get(text("act"))
+    if what is None:
+        raise Invalid.field("act", "must be one of " + ", ".join(_ACTS))
+    names = [_name(visit.api, each) for each in chosen[:_NAMED]]
+    more = len(chosen) - len(names)
+    page = unconfirmed(
+        visit,
+        what.title.format(f"{len(chosen)} account{'' if len(chosen) == 1 else 's'}"),
+        (f"Of {', '.join(names)}{f' and {more} more' if more else ''}.", *what.effects),
+        button=what.button,
+    )
+    if page is not None:
+        return page
+    outcomes = [_outcome(visit.api, what, each) for each in chosen]
+    return show(
+        "bulk.html",
+        title=what.button,
+        outcomes=outcomes,
+        refused=sum(1 for each in outcomes if each["fault"]),
+        at=max((each["at"] for each in outcomes if each["at"]), default=None),
+    )
+
+
+def _outcome(api: Api, what: Act, reference: str) -> dict[str, Any]:
+    """One refusal does not stop the others."""
+    path = f"/accounts/{segment(reference)}"
+    name, fault, at = _name(api, reference), None, None
+    try:
+        at = what.send(api, path).effective_at
+    except Refused as error:
+        fault = error.problem.get("detail") or error.problem.get("title") or "It was refused."
+    return {"id": reference, "name": name, "fault": fault, "at": at}
+
+
+def _name(api: Api, reference: str) -> str:
+    try:
+        return str(api.get(f"/accounts/{segment(reference)}").body["username"])
+    except Refused:
+        return reference
+
+
+PAGES: Final = (Page("POST", "/console/accounts/bulk", act),)

@@ -1,0 +1,111 @@
+"""Who may what: the scopes of a service beside roles or accounts."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from flask import Response, request
+
+from keyosk.console.api import Api, segment
+from keyosk.console.pages import Page, Visit, pages_of, query_with, show
+from keyosk.errors import Forbidden
+from keyosk.web.accounts import SHORTEST
+
+#: Scopes beside one another, and accounts below one another.
+_COLUMNS: Final = 8
+_ROWS: Final = 25
+_ACCOUNTS_READ: Final = "keyosk:accounts:read"
+_BY: Final[Mapping[str, str]] = {
+    "password": "by password",
+    "api_key": "by API key",
+    "workload": "by a workload's token",
+}
+
+
+def matrix(visit: Visit) -> Response:
+    """Show which roles, or which accounts, have which scopes of a service."""
+    query = {
+        name: request.args.get(name, "").strip()[:1000]
+        for name in ("service", "rows", "scope", "q", "cursor", "first")
+    }
+    if not query["service"]:
+        found = visit.api.get("/services", cursor=query["cursor"], sort="name").body
+        return show(
+            "matrix.html", query=query, service=None, **pages_of(found["items"], found["next"])
+        )
+    service = visit.api.get(f"/services/{segment(query['service'])}").body
+    scopes = [scope["name"] for scope in service["scopes"]]
+    first = int(query["first"][:6]) if query["first"].isdecimal() else 0
+    shown = scopes[first : first + _COLUMNS]
+    of_accounts = query["rows"] == "accounts"
+    if of_accounts and not visit.can(_ACCOUNTS_READ):
+        raise Forbidden(f"This takes the scope {_ACCOUNTS_READ}.")
+    rows, following = (_accounts if of_accounts else _roles)(visit.api, query, shown)
+    more_columns = first + _COLUMNS if len(scopes) > first + _COLUMNS else None
+    return show(
+        "matrix.html",
+        query=query,
+        service=service,
+        of_accounts=of_accounts,
+        scopes=shown,
+        total=len(scopes),
+        columns=query_with(first=more_columns),
+        **pages_of(rows, following),
+    )
+
+
+def _roles(
+    api: Api, query: Mapping[str, str], scopes: list[str]
+) -> tuple[list[dict[str, Any]], str | None]:
+    found = api.get("/roles", cursor=query["cursor"], sort="name", scope=query["scope"]).body
+    rows = [
+        {
+            "path": f"/console/roles/{segment(role['name'])}",
+            "name": role["name"],
+            "cells": [["yes"] if scope in role["scopes"] else [] for scope in scopes],
+        }
+        for role in found["items"]
+    ]
+    return rows, found["next"]
+
+
+def _accounts(
+    api: Api, query: Mapping[str, str], scopes: list[str]
+) -> tuple[list[dict[str, Any]], str | None]:
+    name = "contains" if len(query["q"]) >= SHORTEST else "q"
+    filters = {"scope": query["scope"], name: query["q"], "cursor": query["cursor"]}
+    found = api.get("/accounts", **filters, limit=_ROWS).body
+    roles: dict[str, frozenset[str]] = {}
+    rows = []
+    for account in found["items"]:
+        held = _held(api, account["id"], roles)
+        rows.append(
+            {
+                "path": f"/console/accounts/{account['id']}",
+                "name": account["username"],
+                "cells": [held.get(scope, []) for scope in scopes],
+            }
+        )
+    return rows, found["next"]
+
+
+def _held(api: Api, account_id: str, roles: dict[str, frozenset[str]]) -> dict[str, list[str]]:
+    """Return through what an account holds each of its scopes. ``roles``: those known already."""
+    grants = api.get(f"/accounts/{account_id}/grants").body
+    held: dict[str, list[str]] = {}
+    for kind in ("scopes", "roles"):
+        for grant in grants[kind]:
+            limited = {"name": grant} if isinstance(grant, str) else grant
+            name = limited["name"]
+            if kind == "roles" and name not in roles:
+                roles[name] = frozenset(api.get(f"/roles/{segment(name)}").body["scopes"])
+            words = [name if kind == "roles" else "grant"]
+            if limited.get("with"):
+                words.append(_BY.get(limited["with"], limited["with"]))
+            if limited.get("until"):
+                words.append(f"until {limited['until'][:10]}")
+            for scope in roles[name] if kind == "roles" else (name,):
+                held.setdefault(scope, []).append(" ".join(words))
+    return held
+
+
+PAGES: Final = (Page("GET", "/console/matrix", matrix),)

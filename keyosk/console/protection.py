@@ -1,0 +1,104 @@
+"""How a service is protected: the code of the guides in docs/how-to/services, filled in.
+
+``tests/test_console_services.py`` holds each line against its guide.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+#: What stands in the guides for the issuer, the audience and a scope.
+_ISSUER: Final = "http://127.0.0.1:8080"
+_AUDIENCE: Final = "todo"
+_SCOPE: Final = "todo:read"
+
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """A framework, the file of its guide, and what of it a service needs."""
+
+    name: str
+    file: str
+    code: str
+
+
+GUIDES: Final = (
+    Guide(
+        "FastAPI",
+        "fastapi.md",
+        """from keyosk_client import Token
+from keyosk_client.fastapi import Keyosk
+
+keyosk = Keyosk("http://127.0.0.1:8080", "todo")
+
+@app.get("/todos")
+def list_todos(token: Annotated[Token, Depends(keyosk.require("todo:read"))]) -> list[str]:
+""",
+    ),
+    Guide(
+        "Flask",
+        "flask.md",
+        """from keyosk_client.flask import Keyosk
+
+keyosk = Keyosk("http://127.0.0.1:8080", "todo")
+
+@app.get("/todos")
+@keyosk.require("todo:read")
+def list_todos():
+""",
+    ),
+    Guide(
+        "Django",
+        "django.md",
+        """from keyosk_client.django import require
+
+    KEYOSK={"ISSUER": "http://127.0.0.1:8080", "AUDIENCE": "todo"},
+
+@require("todo:read")
+def list_todos(request):
+""",
+    ),
+    Guide(
+        "aiohttp",
+        "aiohttp.md",
+        """from keyosk_client.aiohttp import Keyosk
+
+keyosk = Keyosk("http://127.0.0.1:8080", "todo")
+
+@routes.get("/todos")
+@keyosk.require("todo:read")
+async def list_todos(request: web.Request) -> web.Response:
+""",
+    ),
+    Guide(
+        "Express",
+        "node.md",
+        """import { Keyosk } from "@keyosk/client/express";
+
+const keyosk = new Keyosk({ issuer: "http://127.0.0.1:8080", audience: "todo" });
+
+app.get("/todos", keyosk.require("todo:read"), (request, response) => {
+""",
+    ),
+    Guide(
+        "Go",
+        "other.md",
+        """provider, err := oidc.NewProvider(ctx, "http://127.0.0.1:8080")
+verifier := provider.VerifierContext(ctx, &oidc.Config{
+	ClientID:             "todo",              // the audience
+	SupportedSigningAlgs: []string{oidc.ES256},
+})
+token, err := verifier.Verify(r.Context(), text)
+""",
+    ),
+)
+
+
+def filled(guide: Guide, issuer: str, service: Mapping[str, Any]) -> str:
+    """Return the code for a service."""
+    scopes = service["scopes"]
+    code = guide.code.replace(_SCOPE, "\0")
+    code = code.replace(f'"{_AUDIENCE}"', f'"{service["audience"]}"').replace(_ISSUER, issuer)
+    if service["signing_algorithm"]:
+        code = code.replace("oidc.ES256", f'"{service["signing_algorithm"]}"')
+    return code.replace("\0", scopes[0]["name"] if scopes else _SCOPE)

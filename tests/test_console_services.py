@@ -1,0 +1,146 @@
+"""Services in the console: exchanges as a picture, the code that protects one, who may what."""
+
+from pathlib import Path
+
+import pytest
+
+from keyosk.console import drawing, protection
+from live import Client, LiveServer, unique
+from pages import Browser, logged_in
+from people import done, make_person, make_role, make_service
+from tables import table
+
+pytestmark = pytest.mark.every_database
+
+_GUIDES = Path(__file__).parent.parent / "docs/how-to/services"
+
+
+@pytest.fixture
+def root(server: LiveServer, admin: Client) -> Browser:
+    """An admin of this test's own, logged in."""
+    return logged_in(server, make_person(server, admin, "keyosk:admin").username)
+
+
+@table("guide", protection.GUIDES)
+def test_each_line_of_code_stands_in_its_guide(guide: protection.Guide) -> None:
+    text = (_GUIDES / guide.file).read_text()
+    place = 0
+    for line in filter(str.strip, guide.code.splitlines()):
+        place = text.find(f"{line}\n", place)
+        assert place >= 0, line
+
+
+def test_a_service_shows_how_it_is_protected(server: LiveServer, admin: Client) -> None:
+    service = make_service(admin)
+    browser = logged_in(server, make_person(server, admin, "keyosk:services:read").username)
+    text = browser.get(f"/console/services/{service}").text
+    issuer = done(admin.get("/.well-known/oauth-authorization-server"))["issuer"]
+    assert f'keyosk = Keyosk("{issuer}", "{service}")' in text
+    assert f'@keyosk.require("{service}:read")' in text
+    assert f"{issuer}/auth/jwks?service={service}" in text
+    assert '"todo"' not in text
+    assert "todo:read" not in text.replace(f"{service}:read", "")
+
+
+def test_exchanges_are_a_picture_and_a_text(admin: Client, root: Browser) -> None:
+    before, middle, after, other = (make_service(admin) for _ in range(4))
+    for service, target in ((before, middle), (middle, after), (other, after)):
+        exchanges = [{"service": target, "scopes": [f"{target}:read"]}]
+        done(admin.patch(f"/services/{service}", json={"exchanges": exchanges}))
+    found = done(admin.get("/services", params={"exchanges_for": after, "sort": "name"}))["items"]
+    assert [each["name"] for each in found] == sorted((middle, other))
+    page = root.get(f"/console/services/{middle}")
+    (picture,) = [given for tag, given in page.tags if tag == "svg"]
+    assert picture["aria-label"] == (
+        f"Tokens of {before} may be exchanged for tokens of {middle}, and its tokens for tokens of "
+        f"{after}."
+    )
+    assert f"Tokens of {before} may be exchanged for tokens of {middle}." in page.text
+    assert f"which may gain {after}:read" in page.text
+    assert not [tag for tag, _ in root.get(f"/console/services/{make_service(admin)}").tags
+                if tag == "svg"]  # fmt: skip
+
+
+def test_who_may_what_is_a_table_of_roles_or_accounts(
+    server: LiveServer, admin: Client, root: Browser
+) -> None:
+    service = make_service(admin)
+    read, write = f"{service}:read", f"{service}:write"
+    role = make_role(admin, write)
+    limited = {"name": read, "with": "password", "until": "2100-01-01T00:00:00Z"}
+    alice = make_person(server, admin, limited, roles=(role,))
+    bob = make_person(server, admin)
+    assert service in root.get("/console/matrix").text or root.get("/console/matrix").tags
+    page = root.get("/console/matrix", params={"service": service, "scope": write})
+    assert f"Role {read} {write} {role} yes" in page.text
+    query = {"service": service, "rows": "accounts", "scope": read}
+    page = root.get("/console/matrix", params=query)
+    assert f"{alice.username} grant by password until 2100-01-01 {role}" in page.text
+    assert bob.username not in page.text
+    query = {"service": service, "rows": "accounts", "q": bob.username}
+    assert bob.username in root.get("/console/matrix", params=query).text
+    reader = logged_in(server, make_person(server, admin, "keyosk:services:read").username)
+    assert reader.get("/console/matrix", params=query).status == 403
+
+
+def test_a_table_of_many_accounts_and_scopes_has_pages(
+    server: LiveServer, admin: Client, root: Browser
+) -> None:
+    name = unique("wide")
+    scopes = [f"{name}:s{number:02}" for number in range(20)]
+    done(admin.post("/services", json={"name": name, "scopes": scopes}), 201)
+    held = {"scopes": [scopes[0]]}
+    for _ in range(30):
+        done(admin.post("/accounts", json={"username": unique("many"), "grants": held}), 201)
+    query = {"service": name, "rows": "accounts", "scope": scopes[0]}
+    page = root.get("/console/matrix", params=query)
+    places = [given["href"] or "" for tag, given in page.tags if given.get("rel") == "next"]
+    assert sum(tag == "th" and given.get("scope") == "row" for tag, given in page.tags) == 25
+    assert (scopes[7] in page.text, scopes[8] in page.text) == (True, False)
+    again = root.get(places[0])
+    assert sum(tag == "th" and given.get("scope") == "row" for tag, given in again.tags) == 5
+    (wider,) = [
+        given["href"] or "" for _, given in page.tags if "first=" in (given.get("href") or "")
+    ]
+    assert scopes[8] in root.get(wider).text
+
+
+# --- Pictures -------------------------------------------------------------------------------------
+
+
+def key(state: str, published: str, **more: str | None) -> dict[str, str | None]:
+    moments = dict.fromkeys(("active_from", "retired_at", "gone_at"))
+    return {"kid": "k" * 43, "state": state, "published_at": published, **moments, **more}
+
+
+def test_the_lives_of_signing_keys_are_on_one_scale() -> None:
+    now = 1_900_000_000  # 2030-03-17T17:46:40Z
+    line = drawing.time_line(
+        [
+            key("retired", "2030-01-01T00:00:00Z", active_from="2030-01-02T00:00:00Z",
+                retired_at="2030-03-01T00:00:00Z", gone_at="2030-03-18T00:00:00Z"),
+            key("active", "2030-02-28T00:00:00Z", active_from="2030-03-01T00:00:00Z"),
+            key("next", "2030-03-17T00:00:00Z", active_from="2030-03-19T00:00:00Z"),
+        ],
+        now,
+    )  # fmt: skip
+    assert line is not None
+    old, active, coming = line.lives
+    assert old.published[0] == 0
+    assert old.signing is not None
+    assert active.signing is not None
+    assert old.signing[0] + old.signing[1] == pytest.approx(active.signing[0], abs=1)
+    assert sum(active.published) == 1000
+    assert coming.signing is not None
+    assert coming.published[0] < line.now < coming.signing[0]
+    assert drawing.time_line([], now) is None
+
+
+def test_fewer_boxes_than_rows_stand_in_their_middle() -> None:
+    picture = drawing.exchanges("b" * 40, ["a"], ["c", "d", "e"])
+    assert picture is not None
+    middle, left, *right = picture.boxes
+    assert middle.y == left.y == right[1].y
+    assert len(middle.label) == 17
+    assert picture.height == 120
+    assert drawing.exchanges("a", [], []) is None
