@@ -325,6 +325,26 @@ def test_the_keyboard_has_short_ways(
         assert visitor.watch.faults == []
 
 
+@pytest.mark.slow
+def test_a_list_that_cannot_follow_says_why(
+    browser: Browser, own_console: tuple[LiveServer, Installation]
+) -> None:
+    server, _ = own_console
+    with Hands(browser, server, "admin", ADMIN_PASSWORD).visitor as visitor:
+        page = visitor.page
+        visitor.go("/console/accounts")
+        fault = page.locator("#results [role=alert]")
+        page.fill("#q", "a" * 2_000)
+        fault.wait_for()
+        assert "q: " in fault.inner_text()
+        assert page.evaluate("document.activeElement.id") == "q"
+        page.fill("#q", "admin")
+        page.locator("#results tbody tr").wait_for()
+        visitor.context.set_offline(True)
+        page.fill("#q", "adm")
+        page.locator("#results [role=alert]", has_text="cannot be reached").wait_for()
+
+
 def test_somebody_logs_in_by_keyboard_and_creates_an_account(
     browser: Browser, server: LiveServer
 ) -> None:

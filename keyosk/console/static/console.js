@@ -9,6 +9,20 @@ document.addEventListener("keydown", (event) => {
     search.focus();
   }
 });
+// A list that cannot follow says so: htmx would leave the one before.
+function fail(event, said) {
+  const fault = document.createElement("p");
+  fault.className = "fault";
+  fault.setAttribute("role", "alert");
+  fault.textContent = said || "That did not work: load the page again.";
+  event.detail.target.replaceChildren(fault);
+}
+document.addEventListener("htmx:responseError", (event) => {
+  const page = new DOMParser().parseFromString(event.detail.xhr.responseText, "text/html");
+  const faults = page.querySelectorAll("main .fault, main .fault + ul li");
+  fail(event, Array.from(faults, (each) => each.textContent).join(" "));
+});
+document.addEventListener("htmx:sendError", (event) => fail(event, "Keyosk cannot be reached."));
 for (const button of document.querySelectorAll("[data-copy]")) {
   if (!navigator.clipboard) continue;
   button.hidden = false;
