@@ -10,10 +10,12 @@ from typing import Any, Final
 import pytest
 from werkzeug.test import Client as InProcess
 
+import hostile_texts
+from hostile_texts import CORPUS, TEXTS, batches
 from installed import Clock, installed
 from keyosk import app
 from keyosk.installation import Installation
-from keyosk.model import OPERATOR, Grant, Kind, Scope
+from keyosk.model import OPERATOR
 from live import ADMIN_PASSWORD, Client, LiveServer, unique
 from pages import Browser, Page, logged_in
 from people import NEW_PASSWORD, PASSWORD, done, make_key, make_person, make_role, make_service
@@ -302,50 +304,6 @@ def test_a_link_puts_no_words_into_a_page(root: Browser, query: dict[str, str]) 
 
 # --- Nothing that somebody wrote runs -------------------------------------------------------------
 
-_BREAKOUTS: Final = ("", '">', "'>", "</title></textarea></option></code>")
-_PAYLOADS: Final = (
-    "<script>alert(1)</script>",
-    "<ScRiPt src=//evil.example/x.js></sCrIpT>",
-    "<img src=x onerror=alert(1)>",
-    "<svg/onload=alert(1)>",
-    "<svg><script>alert(1)</script></svg>",
-    "<iframe srcdoc='<script>alert(1)</script>'>",
-    "<a href=javascript:alert(1)>x</a>",
-    "<a href='data:text/html,<script>alert(1)</script>'>x",
-    "<base href=//evil.example/>",
-    "<form action=//evil.example><button>x",
-    "<input autofocus onfocus=alert(1)>",
-    "<body onload=alert(1)>",
-    "<details open ontoggle=alert(1)>",
-    "<style>@import '//evil.example/x.css'</style>",
-    "<link rel=stylesheet href=//evil.example/x.css>",
-    "<meta http-equiv=refresh content='0;url=//evil.example'>",
-    "<object data=//evil.example></object>",
-    "<math><mtext></mtext><mglyph><img src onerror=alert(1)></mglyph></math>",
-    "<noscript><p title='</noscript><img src=x onerror=alert(1)>'>",
-    "<div hx-get=//evil.example hx-trigger=load>",
-    "<div hx-on:load=alert(1) data-hx-get=/console>",
-    "onmouseover=alert(1) x=",
-    "{{ 7*7 }}{% raw %}{{ config }}",
-    "javascript:alert(1)//",
-    "&lt;script&gt;alert(1)&lt;/script&gt;&#60;img src=x&#62;",
-)
-CORPUS: Final = tuple(start + payload for payload in _PAYLOADS for start in _BREAKOUTS)
-
-
-def batches(longest: int) -> list[str]:
-    """The corpus as few texts, as many strings after one another as fit."""
-    found = [""]
-    for text in CORPUS:
-        if len(found[-1]) + 1 + len(text) > longest:
-            found.append("")
-        found[-1] = f"{found[-1]} {text}".strip()
-    return found
-
-
-#: As long as a name may be.
-TEXTS: Final = batches(200)
-
 
 @pytest.fixture(scope="module")
 def infested(
@@ -359,42 +317,9 @@ def infested(
     else:
         url = request.getfixturevalue("postgres_server").create_database(template_url)
     with in_process(url) as (keyosk, client):
-        for number, text in enumerate(TEXTS):
-            keyosk.services.create(
-                OPERATOR,
-                name=f"todo{number}",
-                title=text,
-                description=text,
-                contact=text,
-                scopes=[Scope(f"todo{number}:do", text)],
-            )
-            role = f"role{number}"
-            keyosk.roles.create(OPERATOR, name=role, description=text, scopes=[f"todo{number}:do"])
-            account = keyosk.grants.create_account(
-                OPERATOR, [Grant(role=role)], username=f"user{number}", display_name=text
-            )
-            keyosk.api_keys.create(OPERATOR, account.id, name=text, description=text)
+        hostile_texts.fill(keyosk)
+        for text in hostile_texts.AGENTS:
             log_in(client, headers={"User-Agent": text})
-            keyosk.issuers.create(
-                OPERATOR,
-                name=f"ci{number}",
-                description=text,
-                issuer="https://ci.example.org",
-                audience=f"ci{number}",
-                jwks_uri="https://ci.example.org/keys",
-                required_claims=(text,),
-            )
-            keyosk.grants.create_account(
-                OPERATOR, [], username=f"deployer{number}", kind=Kind.MACHINE
-            )
-            keyosk.workload_rules.create(
-                OPERATOR,
-                f"ci{number}",
-                name="main",
-                description=text,
-                claims={text: (text.replace("*", "+"), 1)},
-                account=f"deployer{number}",
-            )
         for number in range(80 - len(TEXTS)):
             keyosk.grants.create_account(OPERATOR, [], username=f"more{number}")
         yield keyosk, client
@@ -402,7 +327,7 @@ def infested(
 
 @pytest.mark.attack
 def test_the_corpus_is_what_it_says() -> None:
-    assert len(set(CORPUS)) == 100
+    assert len(set(CORPUS)) == 120
     assert all(any(text in each for each in TEXTS) for text in CORPUS)
 
 

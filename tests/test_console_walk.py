@@ -65,20 +65,22 @@ def paths(keyosk: Installation, crowd: LiveServer, rules: Map) -> dict[str, list
         f"/console/services/{crowded.LONG}?scope={crowded.LONG}:read-0",
         f"/console/explain?account={plain}&audience={crowded.LONG}",
     ]
-    return _followed(pages.logged_in(crowd, "admin", ADMIN_PASSWORD), rules, starts)
+    return followed(pages.logged_in(crowd, "admin", ADMIN_PASSWORD), rules, starts)
 
 
-def _followed(browser: pages.Browser, rules: Map, starts: list[str]) -> dict[str, list[str]]:
-    """The pages that links lead to: of each rule the first with a query, and without."""
+def followed(
+    browser: pages.Browser, rules: Map, starts: list[str], *, examples: int = 1
+) -> dict[str, list[str]]:
+    """The pages that links lead to: some of each rule with a query, and without."""
     adapter = rules.bind("127.0.0.1")
     found: dict[str, list[str]] = {}
     waiting = [*starts]
     seen = set(starts)
     for path in waiting:
-        examples = found.setdefault(_rule_of(adapter, path), [])
-        if any(("?" in each) == ("?" in path) for each in examples):
+        those = found.setdefault(_rule_of(adapter, path), [])
+        if [("?" in each) == ("?" in path) for each in those].count(True) >= examples:
             continue
-        examples.append(path)
+        those.append(path)
         page = browser.get(path)
         assert page.status == 200, path
         for tag, given in page.tags:
