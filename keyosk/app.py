@@ -12,6 +12,8 @@ from keyosk.accounts.accounts import Accounts
 from keyosk.accounts.api_keys import ApiKeys
 from keyosk.accounts.console_sessions import ConsoleSessions
 from keyosk.accounts.grants import Grants
+from keyosk.accounts.pending_logins import PendingLogins
+from keyosk.accounts.second_factors import SecondFactors
 from keyosk.activity import Activity
 from keyosk.apply.executor import Declarations
 from keyosk.audit import Audit
@@ -163,6 +165,12 @@ def build(
     roles = Roles(context, stores)
     api_keys = ApiKeys(context, stores, accounts)
     sessions = Sessions(context, stores, accounts=accounts, safe=safe)
+    console_sessions = ConsoleSessions(
+        context, stores, accounts=accounts, authentication=authentication
+    )
+    second_factors = SecondFactors(
+        context, stores, accounts=accounts, safe=safe, issuer=config.issuer
+    )
     issuers = TrustedIssuers(context, stores, issuer=config.issuer)
     key_sets = KeySets(database, stores.issuers, clock=clock)
     workload_logins = WorkloadLogins(context, stores, key_sets, issuer=config.issuer)
@@ -180,6 +188,7 @@ def build(
         trusted_proxies=config.trusted_proxies,
         cors_origins=config.cors_origins,
         has_console=config.console == "on",
+        admins_need_second_factor=config.console_second_factor == "admins",
         clock=clock,
         metrics=metrics,
         monitor=Monitor(
@@ -240,8 +249,14 @@ def build(
             services=services,
         ),
         sessions=sessions,
-        console_sessions=ConsoleSessions(
-            context, stores, accounts=accounts, authentication=authentication
+        console_sessions=console_sessions,
+        second_factors=second_factors,
+        pending_logins=PendingLogins(
+            context,
+            stores,
+            authentication=authentication,
+            second_factors=second_factors,
+            console_sessions=console_sessions,
         ),
         revocations=context.revocations,
         signing_keys=keys,

@@ -8,6 +8,8 @@ from keyosk.accounts.accounts import Accounts
 from keyosk.accounts.api_keys import ApiKeys
 from keyosk.accounts.console_sessions import ConsoleSessions
 from keyosk.accounts.grants import Grants
+from keyosk.accounts.pending_logins import PendingLogins
+from keyosk.accounts.second_factors import SecondFactors
 from keyosk.activity import Activity
 from keyosk.apply.executor import Declarations
 from keyosk.audit import Audit
@@ -46,6 +48,7 @@ class Installation:
     trusted_proxies: tuple[IPv4Network | IPv6Network | str, ...]
     cors_origins: tuple[str, ...]
     has_console: bool
+    admins_need_second_factor: bool  # in the console
     clock: Callable[[], float]
     metrics: Metrics
     monitor: Monitor
@@ -74,6 +77,8 @@ class Installation:
     revocations: Revocations
     sessions: Sessions
     console_sessions: ConsoleSessions
+    second_factors: SecondFactors
+    pending_logins: PendingLogins
     signing_keys: SigningKeys
     rotation: Rotation
     tokens: Tokens

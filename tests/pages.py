@@ -1,9 +1,11 @@
 """Pages of the console as a browser without JavaScript has them: cookies, forms, parsed HTML."""
 
+import re
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from typing import Any
 
+import pyotp
 import requests
 from werkzeug.test import TestResponse
 
@@ -16,7 +18,7 @@ _VOID = frozenset({"meta", "link", "input", "br"})
 _TAGS = frozenset(
     """html head meta title body header nav main section h1 h2 p a ul li dl dt dd form label input
     select option textarea button fieldset legend table caption thead tbody tr th td details summary
-    code pre span strong time del ins br div figure figcaption svg rect path text""".split()  # noqa: SIM905 - they are words
+    code pre span strong time del ins br div figure figcaption svg g rect path text""".split()  # noqa: SIM905 - they are words
 )
 #: What runs, styles or sends by itself.
 _ATTRIBUTES = frozenset({"style", "srcdoc", "formaction", "ping"})
@@ -123,9 +125,14 @@ class Browser:
     def log_in(self, username: str, password: str = PASSWORD) -> requests.Response:
         fields = self.get("/console/login").form("/console/login").fields
         fields |= {"username": username, "password": password}
+        self._take_cookies()
+        answer = self.client.post("/console/login", data=fields)
+        self._take_cookies()
+        return answer
+
+    def _take_cookies(self) -> None:
         for cookie in self.client.session.cookies:
             cookie.secure = False  # a proxy would be there, with an issuer that is https
-        return self.client.post("/console/login", data=fields)
 
     def post(self, path: str, fields: dict[str, str], **options: Any) -> requests.Response:
         """Send a form with the token of the session."""
@@ -163,3 +170,16 @@ def logged_in(server: LiveServer, username: str, password: str = PASSWORD) -> Br
     answer = browser.log_in(username, password)
     assert answer.status_code == 303, answer.text
     return browser
+
+
+def enrol(browser: Browser, password: str = PASSWORD) -> pyotp.TOTP:
+    """Add an authenticator app; the server has the clock of this machine."""
+    fields = {"name": "Phone", "current_password": password}
+    offer = Page(browser.post("/me/second-factors/app", fields))
+    found = re.search(r"Secret: ([A-Z2-7 ]+[A-Z2-7]) ", offer.text)
+    assert found is not None, offer.text
+    phone = pyotp.TOTP(found[1].replace(" ", ""))
+    fields = offer.form("/app/confirm").fields | {"code": phone.now()}
+    page = Page(browser.client.post("/me/second-factors/app/confirm", data=fields))
+    assert page.h1 == "Recovery codes"
+    return phone

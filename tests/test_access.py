@@ -150,6 +150,7 @@ def existing(server: LiveServer, admin: Client, alice: Person, service: str) -> 
         "account": alice.id,
         "key": alice.key_id,
         "session": ABSENT["session"],
+        "factor": ABSENT["factor"],
         "service": service,
         "role": role,
         "issuer": issuer,
@@ -164,6 +165,7 @@ ABSENT: Mapping[str, str] = {
     "account": "nobody-at-all",
     "key": "00000000-0000-7000-8000-000000000000",
     "session": "00000000-0000-7000-8000-000000000001",
+    "factor": "00000000-0000-7000-8000-000000000001",
     "service": "no-such-service",
     "role": "no-such-role",
     "issuer": "no-such-issuer",
@@ -262,6 +264,7 @@ SCOPES = {
         "GET /api-keys",
         "POST /api-keys/find",
         "GET /accounts/<account>/console-sessions",
+        "GET /accounts/<account>/second-factors",
     },
     "keyosk:accounts:write": {
         "POST /accounts",
@@ -277,6 +280,7 @@ SCOPES = {
         "DELETE /accounts/<account>/tokens",
         "DELETE /accounts/<account>/tokens/<session>",
         "DELETE /accounts/<account>/console-sessions/<session>",
+        "DELETE /accounts/<account>/second-factors/<factor>",
     },
     "keyosk:grants:write": {
         "PUT /accounts/<account>/grants",
@@ -343,6 +347,8 @@ ITSELF = {
     "DELETE /accounts/<account>/tokens/<session>",
     "GET /accounts/<account>/console-sessions",
     "DELETE /accounts/<account>/console-sessions/<session>",
+    "GET /accounts/<account>/second-factors",
+    "DELETE /accounts/<account>/second-factors/<factor>",
 }
 
 
@@ -570,6 +576,7 @@ def test_an_api_key_opens_nothing_that_makes_changes_or_reveals_credentials(
         ("PATCH", "/accounts/<account>/api-keys/<key>"),
         ("DELETE", "/accounts/<account>/api-keys/<key>"),
         ("POST", "/accounts/<account>/api-keys/<key>/rotate"),
+        ("DELETE", "/accounts/<account>/second-factors/<factor>"),
         ("POST", "/signing-keys/rotate"),
         ("POST", "/signing-keys/import"),
         ("POST", "/signing-keys/<kid>/compromise"),

@@ -253,7 +253,7 @@ def test_sessions_are_listed_for_their_owner_and_for_admins_only(
     assert listed == done(admin.get(f"{alice.path}/console-sessions"))["items"]
     assert len(listed) == 2
     assert listed[0].keys() == {
-        "id", "address", "agent", "created_at", "last_used_at", "expires_at",
+        "id", "address", "agent", "amr", "created_at", "last_used_at", "expires_at",
     }  # fmt: skip
     other = make_person(server, admin)
     path = f"{alice.path}/console-sessions"

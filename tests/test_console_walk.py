@@ -23,7 +23,11 @@ pytestmark = pytest.mark.slow
 _WIDTHS: Final = (360, 768, 1440)
 _SCHEMES: Final = ("light", "dark")
 #: What no link leads to.
-_UNLINKED: Final = {"/console/login", "/console/static/<file>"}
+_UNLINKED: Final = {
+    "/console/login",
+    "/console/login/second-factor",
+    "/console/static/<file>",
+}
 _HEAVIEST: Final = 100_000  # bytes of a page, however much there is to show
 
 

@@ -25,7 +25,7 @@ from keyosk.server.problems import Problem
 from keyosk.web import errors as web_errors
 from keyosk.web.routes import ROUTES
 from live import LiveServer
-from pages import logged_in
+from pages import enrol, logged_in
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -177,7 +177,7 @@ def test_every_curl_line_of_the_api_page_works_when_pasted(live: LiveServer) -> 
     offline = {"scope": "offline_access"}
     assert live.client("alice", secret).post("/auth/token", data=offline).json()["refresh_token"]
     sessions = live.admin().get("/accounts/alice/tokens").json()["items"]
-    logged_in(live, "alice", ALICE_PASSWORD)
+    enrol(logged_in(live, "alice", ALICE_PASSWORD), ALICE_PASSWORD)
     (console,) = live.admin().get("/accounts/alice/console-sessions").json()["items"]
     variables = {
         "ADMIN_PASSWORD": live.environment["KEYOSK_ADMIN_PASSWORD"],
@@ -186,6 +186,7 @@ def test_every_curl_line_of_the_api_page_works_when_pasted(live: LiveServer) -> 
         "ALICE_KEY": secret,
         "KEY_ID": key_id,
         "CONSOLE_SESSION_ID": console["id"],
+        "FACTOR_ID": live.admin().get("/accounts/alice/second-factors").json()["items"][0]["id"],
         "SESSION_ID": sessions[0]["id"],
         "KID": live.client().get("/auth/jwks").json()["keys"][0]["kid"],
     }

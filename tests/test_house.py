@@ -33,6 +33,8 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
     "passlib": ("credentials.password_hashing",),
     "argon2": ("credentials.argon2id",),
     "zxcvbn": ("credentials.password_policy",),
+    "pyotp": ("credentials.one_time_codes",),
+    "segno": ("console.second_factors",),
     "precis_i18n": ("credentials.usernames",),
     "cryptography": ("keys.material", "keys.imported_keys"),
     "pkcs11": ("keys.hsm",),
@@ -91,6 +93,7 @@ LOCAL_IMPORTS: Final[Mapping[tuple[str, str], str]] = {
     },
     **dict.fromkeys(
         (
+            ("console.second_factors", "segno"),
             ("credentials.password_hashing", "passlib.context.CryptContext"),
             ("metrics", "keyosk.metrics.exposition"),
             ("web.documentation", "flask_swagger_ui"),

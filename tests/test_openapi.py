@@ -39,7 +39,7 @@ from keyosk.web.route import Route
 from keyosk.web.routes import ROUTES
 from keyosk.workloads.presets import PRESETS
 from live import Client, LiveServer, unique
-from pages import logged_in
+from pages import enrol, logged_in
 from tables import table
 
 FORMATS: Final = Draft202012Validator.FORMAT_CHECKER
@@ -593,6 +593,8 @@ def test_every_operation_answers_as_the_document_says(server: LiveServer, admin:
     walk_workloads(ask)
     walk_tokens(walk.as_caller(alice), anybody, service)
     walk_api_keys(walk, server, username, service)
+    enrol(logged_in(server, username), PASSWORD)
+    walk_second_factors(ask, username)
     logged_in(server, username)
     walk_console_sessions(ask, username)
     walk_lists(ask)
@@ -753,6 +755,13 @@ def walk_console_sessions(ask: Ask, username: str) -> None:
     (session,) = ask(200, "GET", path).json()["items"]
     ask(204, "DELETE", f"{path}/{session['id']}")
     ask(404, "DELETE", f"{path}/{session['id']}")
+
+
+def walk_second_factors(ask: Ask, username: str) -> None:
+    path = f"/accounts/{username}/second-factors"
+    (factor, _) = ask(200, "GET", path).json()["items"]
+    ask(204, "DELETE", f"{path}/{factor['id']}")
+    ask(404, "DELETE", f"{path}/{factor['id']}")
 
 
 def walk_tokens(alice: Ask, anybody: Ask, service: str) -> None:

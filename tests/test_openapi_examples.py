@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from live import Client, LiveServer
-from pages import logged_in
+from pages import enrol, logged_in
 from people import done
 from tables import table
 
@@ -169,6 +169,8 @@ def tell(server: LiveServer) -> None:
     tell_refusals(story, admin, alice)
     by_token = Client(server.url, token=token(alice, audience="keyosk"))
     tell_api_keys(story, admin, by_token)
+    enrol(logged_in(server, "alice", account["password"]), account["password"])
+    tell_second_factors(story, admin)
     tell_sessions(story, admin, alice, lambda: logged_in(server, "alice", account["password"]))
     tell_signing_keys(story, admin, anybody)
     story.send(anybody, "GET", "/auth/revocations")
@@ -309,6 +311,13 @@ def tell_sessions(story: Story, admin: Client, alice: Client, log_in: Callable[[
     story.real[made_up] = listed["items"][0]["id"]
     story.send(alice, "DELETE", "/accounts/{account}/console-sessions/{session}")
     story.send(admin, "DELETE", "/accounts/{account}/tokens")
+
+
+def tell_second_factors(story: Story, admin: Client) -> None:
+    made_up = story.document["components"]["schemas"]["SecondFactor"]["examples"][0]["id"]
+    listed = story.send(admin, "GET", "/accounts/{account}/second-factors").json()
+    story.real[made_up] = listed["items"][0]["id"]
+    story.send(admin, "DELETE", "/accounts/{account}/second-factors/{factor}")
 
 
 def tell_signing_keys(story: Story, admin: Client, anybody: Client) -> None:

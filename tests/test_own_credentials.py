@@ -8,8 +8,10 @@ from typing import Any, Final
 import pytest
 
 import live
+from keyosk.accounts.console_sessions import VIA
 from keyosk.credentials.authentication import caller
 from keyosk.errors import Conflict, ProofRequired
+from keyosk.ids import new_id
 from keyosk.installation import Installation
 from keyosk.model import Caller
 from keyosk.web.access import itself_or, itself_proven_or, scope
@@ -322,6 +324,7 @@ def test_a_name_that_became_ones_own_after_the_gate_had_looked_was_another_s(
         lambda: installation.api_keys.create(by, own, name="x"),
         lambda: installation.accounts.set_password(by, own, NEW_PASSWORD),
         lambda: installation.accounts.remove_password(by, own),
+        lambda: installation.second_factors.remove(replace(by, via=VIA), own, new_id()),
     ):
         with pytest.raises(ProofRequired):
             handle()

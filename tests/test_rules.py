@@ -83,6 +83,10 @@ GET    /accounts/{account}/tokens               401  403  200  200  403  403  40
 DELETE /accounts/{account}/tokens/{key}         401  403  403  404  403  403  403  404  404
 GET    /accounts/{account}/console-sessions     401  403  200  200  403  403  403  200  200
 DELETE /accounts/{account}/console-sessions/{key} 401  403  403  404  403  403  403  404  404
+GET    /accounts/{account}/second-factors       401  403  200  200  403  403  403  200  200
+DELETE /accounts/{account}/second-factors/{key} 401  403  403  404  403  403  403  404  403
+GET    /accounts/me/second-factors              401  200  200  200  200  200  200  200  200
+DELETE /accounts/me/second-factors/{key}        401  403  403  403  403  403  403  403  403
 GET    /accounts/me/tokens                      401  200  200  200  200  200  200  200  200
 DELETE /accounts/me/tokens/{key}                401  404  404  404  404  404  404  404  404
 DELETE /accounts/{absent}/tokens                401  403  403  404  403  403  403  404  404
@@ -201,6 +205,7 @@ def test_the_table_has_every_address_that_is_not_open_to_all() -> None:
         "role": "x",
         "issuer": "x",
         "rule": "x",
+        "factor": "x",
     }
     written = {(row.method, row.path.format(**names)) for row in rows()}
     for route in ROUTES:

@@ -16,6 +16,7 @@ from keyosk.credentials.authentication import Authentication, caller
 from keyosk.errors import BadCredentials, NotFound, Unavailable
 from keyosk.ids import is_id, new_id
 from keyosk.model import (
+    PASSWORD,
     AuditRow,
     Caller,
     ConsoleSession,
@@ -67,14 +68,24 @@ class ConsoleSessions:
         self._audit = context.audit
         self._clock = context.clock
         self._store = stores.console_sessions
+        self._factors = stores.second_factors
         self._passwords = stores.accounts
         self._accounts = accounts
         self._authentication = authentication
 
     def begin(
-        self, principal: Principal, *, address: str | None, agent: str, request_id: str | None
+        self,
+        principal: Principal,
+        *,
+        address: str | None,
+        agent: str,
+        request_id: str | None,
+        amr: Sequence[str] = (PASSWORD,),
     ) -> NewConsoleSession:
-        """Begin a session for a login by password. Raises ``BadCredentials`` for any other."""
+        """Begin a session for a login by password. Raises ``BadCredentials`` for any other.
+
+        ``amr``: how it was proven, with a second factor where the account has one.
+        """
         if principal.password_id is None:
             raise BadCredentials
         # What is revoked up to the end of this very second was revoked before this login.
@@ -94,6 +105,7 @@ class ConsoleSessions:
             confirmed_at=now,
             expires_at=min(ends, principal.expires_at or ends),
             notice=notice,
+            amr=tuple(amr),
         )
         by = caller(
             principal, frozenset(), frozenset(), address=address, request_id=request_id, via=VIA
@@ -105,7 +117,7 @@ class ConsoleSessions:
                 by,
                 "console_session.begin",
                 target(principal.account_id),
-                after={"session": session.id},
+                after={"session": session.id, "amr": list(amr)},
             )
         return NewConsoleSession(session, secret)
 
@@ -122,6 +134,9 @@ class ConsoleSessions:
         principal = self._authentication.by_password_id(session.password_id, session.created_at)
         if principal.account_id != session.account_id or session.created_at < principal.tokens_from:
             raise BadCredentials("The session was ended: log in again.")
+        # SECURITY: also for a session that began while the account got its first one.
+        if not session.has_second_factor and self._factors.is_enrolled(session.account_id):
+            raise BadCredentials("Log in again, with the second factor.")
         if not clocks.is_recent(session.seen_at, now, _SEEN_RESOLUTION):
             session = replace(session, seen_at=now)
             try:

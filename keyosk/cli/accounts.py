@@ -6,9 +6,12 @@ import click
 
 from keyosk.cli import names, shared
 from keyosk.cli.bulk import export_accounts, import_accounts
-from keyosk.model import Kind
+from keyosk.errors import counted
+from keyosk.model import FactorKind, Kind
 
 _RESETTABLE = ("display_name", "expires_at", "claims", "metadata")
+_FACTOR_COLUMNS = ("kind", "name", "remaining", "last_used_at", "created_at", "id")
+_RECOVERY_CODES = FactorKind.RECOVERY_CODES.value
 _COLUMNS = ("username", "kind", "enabled", "has_password", "last_login_at", "id")
 
 
@@ -159,6 +162,38 @@ def revoke_tokens(username: str, *, yes: bool) -> None:
         moment = client.delete("accounts", username, "tokens").effective_at_latest
     at = shared.printable(str(moment))
     click.echo(f"At {at} even services that never check for revocations refuse all of them.")
+
+
+@account.command("second-factors")
+@click.argument("username", shell_complete=names.accounts)
+@shared.limit
+@shared.quiet("ids")
+@shared.as_json
+def list_second_factors(username: str, limit: int | None, *, as_json: bool) -> None:
+    """List the second factors of the account, which its owner adds in the console."""
+    with shared.client() as client:
+        found = list(client.items("accounts", username, "second-factors", most=limit))
+    shared.show_list(found, _FACTOR_COLUMNS, as_json=as_json, key="id")
+
+
+@account.command("remove-second-factors")
+@click.argument("username", shell_complete=names.accounts)
+@click.argument("factor_ids", metavar="[FACTOR_ID]...", nargs=-1)
+@shared.yes
+def remove_second_factors(username: str, factor_ids: tuple[str, ...], *, yes: bool) -> None:
+    """Remove second factors, all if none is named: for who lost a phone.
+
+    The account's password alone then logs in to the console, or leads to a new second factor.
+    """
+    with shared.client() as client:
+        chosen = factor_ids or tuple(
+            each["id"]
+            for each in client.items("accounts", username, "second-factors")
+            if each["kind"] != _RECOVERY_CODES  # they go with the last of the others
+        )
+        shared.confirm(f"Remove {counted(len(chosen), 'second factor')} of {username}?", yes=yes)
+        for each in chosen:
+            client.delete("accounts", username, "second-factors", each)
 
 
 @account.command("delete")

@@ -93,10 +93,17 @@ def upgrade_database(*, create: bool) -> None:
         click.echo(f"keyosk: made the database {host.place_of(configuration)}", err=True)
 
 
-def rewrap_database() -> tuple[int, int]:
-    """Encrypt all under the first secret key: how many private keys, and stored responses."""
+def rewrap_database() -> tuple[int, int, int]:
+    """Encrypt all under the first secret key.
+
+    Returns how many private keys, secrets of second factors and stored responses that is.
+    """
     with host.installation() as installation:
-        return installation.rotation.rewrap(), installation.idempotency.rewrap()
+        return (
+            installation.rotation.rewrap(),
+            installation.second_factors.rewrap(),
+            installation.idempotency.rewrap(),
+        )
 
 
 def backup_database(file: Path) -> None:

@@ -65,9 +65,10 @@ def rewrap_database() -> None:
     choice.require_machine(or_variable=False)
     from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk
 
-    count, responses = machine.rewrap_database()
+    count, factors, responses = machine.rewrap_database()
     keys, kept = counted(count, "private key"), counted(responses, "stored response")
-    click.echo(f"{keys} and {kept} are now encrypted under the first secret key.")
+    secrets = counted(factors, "second factor")
+    click.echo(f"{keys}, {secrets} and {kept} are now encrypted under the first secret key.")
 
 
 @database.command("backup")

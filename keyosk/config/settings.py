@@ -220,6 +220,12 @@ class Config:
         "on",
         "The pages for people at `/console` and `/me`: `on` or `off`.",
     )
+    console_second_factor: str = _setting(
+        rules.one_of("optional", "admins"),
+        "optional",
+        "Who needs a second factor in the console: `admins` are all who hold a scope of Keyosk's "
+        "own; `optional` are those who have added one.",
+    )
     traces: str = _setting(
         rules.one_of("on", "off"),
         "off",

@@ -97,6 +97,7 @@ def _account(visit: Visit, reference: str) -> Response:
         more_grants=query_with(grants=start + _ROWS if len(grants) > start + _ROWS else None),
         explained=_explained(visit.api, shown["id"], has_password=shown["has_password"]),
         **shown_lists,
+        factors=visit.api.get(f"{path}/second-factors", limit=50).body["items"],
         events_of=events,
     )
 

@@ -24,6 +24,7 @@ from keyosk.console import (
     matrix,
     overview,
     records,
+    second_factors,
     signing_keys,
 )
 from keyosk.console.api import Api, Refused
@@ -119,6 +120,7 @@ def create(installation: Installation, api: WSGIApplication) -> Flask:
         *explain.PAGES,
         *signing_keys.PAGES,
         *records.PAGES,
+        *second_factors.PAGES,
     )
     for number, page in enumerate(pages):
         app.add_url_rule(
@@ -129,6 +131,7 @@ def create(installation: Installation, api: WSGIApplication) -> Flask:
             provide_automatic_options=False,
         )
     open_pages = frozenset(str(number) for number, page in enumerate(pages) if page.is_open)
+    enrolment = frozenset(str(number) for number, page in enumerate(pages) if page.for_enrolment)
     prefix = urlsplit(installation.issuer).path.rstrip("/")
 
     @app.before_request
@@ -147,7 +150,10 @@ def create(installation: Installation, api: WSGIApplication) -> Flask:
         if request.endpoint in open_pages:
             return None
         # SECURITY: every other page needs a session, and every change its token.
-        return _open(installation, api)
+        response = _open(installation, api)
+        if response is None and g.visit.needs_factor and request.endpoint not in enrolment:
+            return go(second_factors.PLACE)
+        return response
 
     @app.after_request
     def after(response: Response) -> Response:
@@ -168,7 +174,7 @@ def create(installation: Installation, api: WSGIApplication) -> Flask:
             "navigation": [
                 (path, name)
                 for path, name, scope in _NAVIGATION
-                if g.visit and (scope is None or g.visit.can(scope))
+                if g.visit and not g.visit.needs_factor and (scope is None or g.visit.can(scope))
             ],
         }
 
@@ -192,11 +198,14 @@ def _open(installation: Installation, api: WSGIApplication) -> Response | None:
     if request.method not in ("GET", "HEAD"):
         browser.check_token(request, browser.form_token(secret))
     access_log.note(**access.name_of(principal))
+    scopes = entitlements.keyosk_scopes(principal, int(installation.clock()))
+    is_needed = installation.admins_need_second_factor and bool(scopes)
     g.visit = Visit(
         installation=installation,
         session=session,
         principal=principal,
-        scopes=entitlements.keyosk_scopes(principal, int(installation.clock())),
+        scopes=scopes,
+        needs_factor=is_needed and not session.has_second_factor,
         secret=secret,
         api=Api(api, principal, request.environ),
     )

@@ -46,6 +46,11 @@ class Cookies:
         """The name of the cookie that a login form is held against."""
         return f"{self.prefix}login"
 
+    @property
+    def pending(self) -> str:
+        """The name of the cookie of a login that lacks its second factor."""
+        return f"{self.prefix}pending"
+
     def put(self, response: Response, name: str, value: str) -> None:
         """Send a cookie that ends with the browser."""
         response.set_cookie(

@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
+from urllib.parse import urlencode
 
 from flask import Response, g, request
 
+from keyosk.accounts.console_sessions import NewConsoleSession
 from keyosk.console import browser
-from keyosk.console.pages import Page, Visit, go, show
+from keyosk.console.pages import Page, Visit, go, show, text
 from keyosk.credentials.presented import Candidate
 from keyosk.errors import BadCredentials, Forbidden, KeyoskError, Throttled
 from keyosk.installation import Installation
@@ -16,6 +18,8 @@ from keyosk.web import access_log
 
 #: Where a login may lead: a page of the console, never another site.
 _PLACE: Final = re.compile(r"/(?:console|me)(?:[/?][!-\[\]-~]*)?", re.ASCII)
+_SECOND: Final = "/console/login/second-factor"
+_TOO_MANY_CODES: Final = "Too many wrong codes: try again later."
 _NEEDS_TLS: Final = (
     "The console needs HTTPS, as its cookie must not be read on the way: set KEYOSK_ISSUER to the "
     "https URL of a proxy with TLS, or open it on the machine itself (http://127.0.0.1)."
@@ -33,7 +37,9 @@ class Logins:
         return (
             Page("GET", "/console/login", self.form, is_open=True),
             Page("POST", "/console/login", self.log_in, is_open=True),
-            Page("POST", "/console/logout", self.log_out),
+            Page("GET", "/console/login/second-factor", self.second_form, is_open=True),
+            Page("POST", "/console/login/second-factor", self.show_code, is_open=True),
+            Page("POST", "/console/logout", self.log_out, for_enrolment=True),
         )
 
     def form(self) -> Response:
@@ -64,19 +70,46 @@ class Logins:
             response.headers["Retry-After"] = str(error.retry_after)
             return response
         access_log.note(account=principal.account_id)
-        sessions = self._installation.console_sessions
-        started = sessions.begin(
-            principal,
-            address=g.address,
-            agent=request.headers.get("User-Agent", ""),
-            request_id=g.request_id,
-        )
-        self._end_earlier(cookies)
-        response = go(_place())
-        cookies.drop(response, cookies.login)
-        cookies.put(response, cookies.session, started.secret)
-        response.call_on_close(_afterwards(self._installation, principal))
-        return response
+        if self._installation.second_factors.is_enrolled(principal.account_id):
+            pending = self._installation.pending_logins.begin(principal)
+            response = go(f"{_SECOND}?{urlencode({'next': _place()})}")
+            cookies.put(response, cookies.pending, pending)
+            return response
+        started = self._installation.console_sessions.begin(principal, **_from())
+        return self._begun(cookies, started, principal)
+
+    def second_form(self) -> Response:
+        """Ask for the second factor."""
+        cookies, secret = self._pending()
+        if cookies is None or secret is None:
+            return go("/console/login")
+        try:
+            self._installation.pending_logins.find(secret)
+        except BadCredentials:
+            return self._again(cookies)
+        return self._ask_factor(secret)
+
+    def show_code(self) -> Response:
+        """Begin a session by a code of an app or a recovery code."""
+        cookies, secret = self._pending()
+        if cookies is None or secret is None:
+            return go("/console/login")
+        browser.check_token(request, browser.form_token(secret))
+        pending = self._installation.pending_logins
+        try:
+            pending.find(secret)
+        except BadCredentials:
+            return self._again(cookies)
+        try:
+            started, principal = pending.finish(secret, text("code"), **_from())
+        except BadCredentials as error:
+            return self._ask_factor(secret, error.detail, 401)
+        except Throttled as error:
+            response = self._ask_factor(secret, _TOO_MANY_CODES, 429)
+            response.headers["Retry-After"] = str(error.retry_after)
+            return response
+        access_log.note(account=principal.account_id)
+        return self._begun(cookies, started, principal)
 
     def log_out(self, visit: Visit) -> Response:
         """End the session."""
@@ -104,6 +137,36 @@ class Logins:
         cookies.put(response, cookies.login, secret)
         return response
 
+    def _begun(
+        self, cookies: browser.Cookies, started: NewConsoleSession, principal: Principal
+    ) -> Response:
+        self._end_earlier(cookies)
+        response = go(_place())
+        cookies.drop(response, cookies.login)
+        cookies.drop(response, cookies.pending)
+        cookies.put(response, cookies.session, started.secret)
+        response.call_on_close(_afterwards(self._installation, principal))
+        return response
+
+    def _pending(self) -> tuple[browser.Cookies | None, str | None]:
+        cookies = self._cookies()
+        return cookies, request.cookies.get(cookies.pending) if cookies else None
+
+    def _again(self, cookies: browser.Cookies) -> Response:
+        """Send a browser whose login took too long back to its begin."""
+        response = go("/console/login")
+        cookies.drop(response, cookies.pending)
+        return response
+
+    def _ask_factor(self, secret: str, fault: str | None = None, status: int = 200) -> Response:
+        return show(
+            "login_factor.html",
+            status,
+            fault=fault,
+            login_token=browser.form_token(secret),
+            place=_place(),
+        )
+
     def _end_earlier(self, cookies: browser.Cookies) -> None:
         """End the session that this browser had before."""
         earlier = request.cookies.get(cookies.session)
@@ -115,6 +178,12 @@ class Logins:
 
     def _cookies(self) -> browser.Cookies | None:
         return browser.cookies_of(request, self._installation.issuer)
+
+
+def _from() -> dict[str, Any]:
+    """Return where the request comes from."""
+    agent = request.headers.get("User-Agent", "")
+    return {"address": g.address, "agent": agent, "request_id": g.request_id}
 
 
 def _afterwards(installation: Installation, principal: Principal) -> Callable[[], None]:

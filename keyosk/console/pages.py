@@ -25,6 +25,7 @@ DONE: Final[Mapping[str, str]] = {
     "disabled": "Disabled. No new token is issued.",
     "tokens-ended": "All tokens and sessions were ended.",
     "session-ended": "The session was ended.",
+    "factor-removed": "The second factor was removed. All console sessions of the account ended.",
     "password-set": "The password was set.",
     "password-removed": "The password was removed.",
     "grants-changed": "The grants were changed.",
@@ -40,7 +41,10 @@ _OWN_FIELDS: Final = frozenset({browser.TOKEN, "confirm", "password_again"})
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """A request with a session: whose it is, what they hold now, and the API as they call it."""
+    """A request with a session: whose it is, what they hold now, and the API as they call it.
+
+    ``needs_factor``: it reaches nothing until they have added a second factor.
+    """
 
     installation: Installation
     session: ConsoleSession
@@ -48,6 +52,7 @@ class Visit:
     scopes: frozenset[str]
     secret: str = field(repr=False)
     api: Api
+    needs_factor: bool = False
 
     def can(self, scope: str) -> bool:
         """Whether they hold a scope of Keyosk's: for what a page offers, which decides nothing."""
@@ -63,12 +68,17 @@ View = Callable[..., Response]
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One address of the console. ``is_open``: it needs no session."""
+    """One address of the console.
+
+    ``is_open``: it needs no session. ``for_enrolment``: a session may have it that lacks the second
+    factor which it needs for all else.
+    """
 
     method: str
     path: str
     view: View
     is_open: bool = False
+    for_enrolment: bool = False
 
 
 def root() -> str:

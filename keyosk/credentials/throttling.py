@@ -10,7 +10,8 @@ allowance permits a number of attempts at once and then one per interval, so tha
 - one source tries at most 40 names,
 
 and an attack from elsewhere delays the owner by at most 60 seconds. A source from which the account
-logged in before has its own allowance: there the owner is not delayed at all.
+logged in before has its own allowance: there the owner is not delayed at all. Codes of a second
+factor are counted apart, and in the same way.
 """
 
 import hashlib
@@ -27,6 +28,9 @@ from keyosk.storage.throttling import Allowance, ThrottlingStore, is_fresh
 _PAIR: Final = (12, 300_000)
 _ACCOUNT: Final = (15, 60_000)
 _NAMES: Final = (25, 60_000)
+#: Codes of a second factor: in 900 s 6 + 3 from one source, and 10 + 7 from all together.
+_CODE_PAIR: Final = (6, 300_000)
+_CODE_ACCOUNT: Final = (10, 120_000)
 #: What tells the stored allowances apart: milliseconds for a burst.
 ROOMS: Final = {
     kind: at_once * step
@@ -96,6 +100,25 @@ class Throttling:
             self._refuse(allowances, taken, now)
         is_noted = bool(seen) and all(is_fresh(each, now) for each in seen.values())
         return Attempt(tuple(allowances), source, is_noted)
+
+    def admit_code(self, username: str, address: str | None) -> Attempt:
+        """Count an attempt at the second factor of an account whose password was right.
+
+        Raises ``Throttled``.
+        """
+        now = self._now()
+        # SECURITY: a source is known for codes by a right code. By its password alone it is not,
+        # as whoever guesses codes has that.
+        named = hashlib.sha256(source_of(address).encode("utf-8", "surrogatepass")).hexdigest()
+        source = f"code/{named[:32]}"
+        seen_at = self._store.seen_at(username, source)
+        allowances = [_allowance(_CODE_PAIR, "code pair", username, source)]
+        if seen_at is None:
+            allowances.append(_allowance(_CODE_ACCOUNT, "code account", username))
+        taken = self._store.admit(allowances, now)
+        if len(taken) < len(allowances):
+            self._refuse(allowances, taken, now)
+        return Attempt(tuple(allowances), source, is_fresh(seen_at, now))
 
     def refund(self, attempts: Sequence[Attempt], account_id: str) -> None:
         """Take back the attempts of a login whose last attempt was right.

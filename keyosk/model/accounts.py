@@ -29,6 +29,14 @@ class CredentialKind(StrEnum):
         return self is not CredentialKind.PASSWORD
 
 
+class FactorKind(StrEnum):
+    """What a second factor is."""
+
+    TOTP = "totp"
+    PASSKEY = "passkey"
+    RECOVERY_CODES = "recovery_codes"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
     """A person or machine that logs in.
@@ -94,3 +102,23 @@ def matching_name(prefix: str, username: str, *, display_name: str) -> str | Non
     """Return the lesser of an account's names that begin with ``prefix``, in any case."""
     names = (username, prefix.lower()), (display_name.casefold(), prefix.casefold())
     return min((name for name, start in names if name.startswith(start)), default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecondFactor:
+    """What an account shows besides its password to log in to the console.
+
+    Attributes:
+        name: What its owner calls it.
+        remaining: How many recovery codes are left; ``None`` for all other kinds.
+        sealed: The secret of an authenticator app, encrypted.
+    """
+
+    id: str
+    account_id: str
+    kind: FactorKind
+    name: str
+    created_at: int
+    last_used_at: int | None = None
+    remaining: int | None = None
+    sealed: bytes | None = field(default=None, repr=False)

@@ -1,6 +1,12 @@
 """Console sessions: logins of people that go on by a cookie."""
 
 from dataclasses import dataclass, field
+from typing import Final
+
+#: Values of RFC 8176: by a password, by a code that works once, by more than one factor.
+PASSWORD: Final = "pwd"  # noqa: S105 - the name of a method
+ONE_TIME_CODE: Final = "otp"
+SEVERAL_FACTORS: Final = "mfa"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +35,7 @@ class ConsoleSession:
         agent: What the browser calls itself, shortened.
         seen_at: When it was last used, to within a minute.
         confirmed_at: When its password was last shown.
+        amr: How its owner logged in (RFC 8176).
     """
 
     id: str
@@ -42,3 +49,24 @@ class ConsoleSession:
     confirmed_at: int
     expires_at: int
     notice: LoginNotice
+    amr: tuple[str, ...]
+
+    @property
+    def has_second_factor(self) -> bool:
+        """Whether its owner showed a second factor."""
+        return SEVERAL_FACTORS in self.amr
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingLogin:
+    """A login to the console whose password was right, and whose second factor is missing.
+
+    Attributes:
+        digest: The SHA-256 hash of the secret in its cookie.
+    """
+
+    digest: bytes = field(repr=False)
+    account_id: str
+    password_id: str
+    created_at: int
+    expires_at: int

@@ -1,11 +1,11 @@
-"""Console sessions."""
+"""Console sessions, and logins that become one."""
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from keyosk.model import ConsoleSession, ListQuery, LoginNotice
+from keyosk.model import PASSWORD, ConsoleSession, ListQuery, LoginNotice, PendingLogin
 from keyosk.storage import listing as lists
 from keyosk.storage import tables
 from keyosk.storage.compiled import parameter
@@ -42,6 +42,7 @@ class ConsoleSessionStore:
                     "confirmed_at": session.confirmed_at,
                     "expires_at": session.expires_at,
                     "notice": json.dumps(dataclasses.asdict(session.notice)),
+                    "amr": " ".join(session.amr),
                 }
             ],
         )
@@ -66,6 +67,10 @@ class ConsoleSessionStore:
     def record_confirmation(self, session_id: str, now: int) -> None:
         """Write when the password was shown."""
         self._change(session_id, {"confirmed_at": now})
+
+    def record_amr(self, session_id: str, amr: Sequence[str]) -> None:
+        """Write how the owner proved who they are, by now."""
+        self._change(session_id, {"amr": " ".join(amr)})
 
     def page(self, account_id: str, list_query: ListQuery) -> list[ConsoleSession]:
         """Return a page of the account's sessions."""
@@ -105,10 +110,11 @@ class ConsoleSessionStore:
         session = tables.ConsoleSession
         self._database.write(session.delete().where(session.id == session_id))
 
-    def remove_of_account(self, account_id: str) -> None:
-        """Delete the sessions of an account."""
+    def remove_of_account(self, account_id: str, *, except_for: str = "") -> None:
+        """Delete the sessions of an account, ``except_for`` the one with this id."""
         session = tables.ConsoleSession
-        self._database.write(session.delete().where(session.account == account_id))
+        others = (session.account == account_id) & (session.id != except_for)
+        self._database.write(session.delete().where(others))
 
     def remove_expired(self, now: int) -> None:
         """Delete the sessions that have ended by ``now``."""
@@ -118,6 +124,57 @@ class ConsoleSessionStore:
     def _change(self, session_id: str, columns: Mapping[str, Any]) -> None:
         session = tables.ConsoleSession
         self._database.write(session.update(**columns).where(session.id == session_id))
+
+
+class PendingLoginStore:
+    """Reads and writes the table of logins that lack their second factor."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, login: PendingLogin) -> None:
+        """Insert a login."""
+        self._database.insert(
+            tables.PendingLogin,
+            [
+                {
+                    "digest": login.digest,
+                    "account": login.account_id,
+                    "password_id": login.password_id,
+                    "created_at": login.created_at,
+                    "expires_at": login.expires_at,
+                }
+            ],
+        )
+
+    def find(self, digest: bytes) -> PendingLogin | None:
+        """Return the login whose secret has this hash."""
+        login = tables.PendingLogin
+        row = self._database.row(login.select().where(login.digest == digest))
+        if row is None:
+            return None
+        return PendingLogin(
+            digest=bytes(row["digest"]),
+            account_id=row["account"],
+            password_id=row["password_id"],
+            created_at=row["created_at"],
+            expires_at=row["expires_at"],
+        )
+
+    def take(self, digest: bytes) -> bool:
+        """Delete a login; returns whether it was there: of all who come at once, one is told so."""
+        login = tables.PendingLogin
+        return self._database.write(login.delete().where(login.digest == digest)) == 1
+
+    def remove_of_account(self, account_id: str) -> None:
+        """Delete the logins of an account."""
+        login = tables.PendingLogin
+        self._database.write(login.delete().where(login.account == account_id))
+
+    def remove_expired(self, now: int) -> None:
+        """Delete the logins that have ended by ``now``."""
+        login = tables.PendingLogin
+        self._database.write(login.delete().where(login.expires_at <= now))
 
 
 def _of(account_id: str) -> Any:
@@ -137,4 +194,5 @@ def _session(row: Mapping[str, Any]) -> ConsoleSession:
         confirmed_at=row["confirmed_at"],
         expires_at=row["expires_at"],
         notice=LoginNotice(**json.loads(row["notice"])),
+        amr=tuple((row["amr"] or PASSWORD).split()),
     )

@@ -6,7 +6,7 @@ from keyosk.storage.accounts import AccountStore
 from keyosk.storage.activity import ActivityStore
 from keyosk.storage.api_keys import ApiKeyStore
 from keyosk.storage.audit import AuditStore
-from keyosk.storage.console_sessions import ConsoleSessionStore
+from keyosk.storage.console_sessions import ConsoleSessionStore, PendingLoginStore
 from keyosk.storage.database import Database
 from keyosk.storage.declared import DeclaredStore
 from keyosk.storage.grants import GrantStore
@@ -15,6 +15,7 @@ from keyosk.storage.logins import LoginStore
 from keyosk.storage.monitoring import MonitoringStore
 from keyosk.storage.revocations import RevocationStore
 from keyosk.storage.roles import RoleStore
+from keyosk.storage.second_factors import SecondFactorStore
 from keyosk.storage.services import ServiceStore
 from keyosk.storage.sessions import SessionStore
 from keyosk.storage.signing_keys import SigningKeyStore
@@ -37,8 +38,10 @@ class Stores:
     issuers: IssuerStore
     logins: LoginStore
     monitoring: MonitoringStore
+    pending_logins: PendingLoginStore
     revocations: RevocationStore
     roles: RoleStore
+    second_factors: SecondFactorStore
     services: ServiceStore
     sessions: SessionStore
     signing_keys: SigningKeyStore
@@ -60,8 +63,10 @@ class Stores:
             issuers=IssuerStore(database),
             logins=LoginStore(database),
             monitoring=MonitoringStore(database),
+            pending_logins=PendingLoginStore(database),
             revocations=RevocationStore(database),
             roles=RoleStore(database),
+            second_factors=SecondFactorStore(database),
             services=ServiceStore(database),
             sessions=SessionStore(database),
             signing_keys=SigningKeyStore(database),

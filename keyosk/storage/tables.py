@@ -299,6 +299,37 @@ class ConsoleSession(Table):
     confirmed_at = BigIntegerField()
     expires_at = BigIntegerField(index=True)
     notice = TextField()
+    amr = TextField(null=True)
+
+
+class PendingLogin(Table):
+    """A login to the console that lacks its second factor; ``digest`` as of a session."""
+
+    digest = BlobField(primary_key=True)
+    account = ForeignKeyField(Account, on_delete="CASCADE")
+    password_id = CharField(36)
+    created_at = BigIntegerField()
+    expires_at = BigIntegerField(index=True)
+
+
+class SecondFactor(Table):
+    """``sealed``: the secret of an authenticator app; ``last_step``: of its last code."""
+
+    id = CharField(36, primary_key=True)
+    account = ForeignKeyField(Account, on_delete="CASCADE")
+    kind = CharField(16)
+    name = TextField()
+    created_at = BigIntegerField()
+    last_used_at = BigIntegerField(null=True)
+    sealed = BlobField(null=True)
+    last_step = BigIntegerField(null=True)
+
+
+class RecoveryCode(Table):
+    """A recovery code that was not used yet, as its hash."""
+
+    digest = BlobField(primary_key=True)
+    factor = ForeignKeyField(SecondFactor, on_delete="CASCADE")
 
 
 class Lifetime(Table):
@@ -469,6 +500,9 @@ ALL = (
     UsedAssertion,
     Session,
     ConsoleSession,
+    PendingLogin,
+    SecondFactor,
+    RecoveryCode,
     Lifetime,
     WaitingAuditRow,
     AuditRow,

@@ -18,6 +18,11 @@ PARAMETERS: Final[Mapping[str, dict[str, Any]]] = {
         "schema": _TEXT,
         "example": "alice",
     },
+    "factor": {
+        "description": "The id of a second factor.",
+        "schema": _TEXT,
+        "example": "019a9f1c-0b1a-7d20-b1f0-5c1f5f8e2d37",
+    },
     "file": {
         "description": "A file that the documentation page uses.",
         "schema": _TEXT,

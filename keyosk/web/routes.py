@@ -52,6 +52,7 @@ from keyosk.web.metadata import MetadataResource
 from keyosk.web.revocations import RevocationsResource
 from keyosk.web.roles import RoleResource, RolesResource
 from keyosk.web.route import Route
+from keyosk.web.second_factors import SecondFactorResource, SecondFactorsResource
 from keyosk.web.services import ScopesResource, ServiceResource, ServicesResource
 from keyosk.web.sessions import AllSessionsResource, SessionResource, SessionsResource
 from keyosk.web.signing_keys import (
@@ -170,6 +171,12 @@ ROUTES: Final = (
     }),
     Route("/accounts/<account>/console-sessions/<session>", ConsoleSessionResource, {
         "DELETE": itself_or(_ACCOUNTS_WRITE),
+    }),
+    Route("/accounts/<account>/second-factors", SecondFactorsResource, {
+        "GET": itself_or(_ACCOUNTS_READ),
+    }),
+    Route("/accounts/<account>/second-factors/<factor>", SecondFactorResource, {
+        "DELETE": _OWN_CREDENTIALS,
     }),
     Route("/accounts/<account>/grants", GrantsResource, {
         "GET": itself_or(_ACCOUNTS_READ),

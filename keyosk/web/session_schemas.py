@@ -4,8 +4,8 @@ from typing import Final
 
 from marshmallow import fields, validate
 
-from keyosk.model import USUAL_CREDENTIALS
-from keyosk.web.fields import Text, Time, described
+from keyosk.model import USUAL_CREDENTIALS, FactorKind
+from keyosk.web.fields import Text, Time, Whole, described
 from keyosk.web.schemas import ACCOUNT_ID, API_KEY_ID, FUTURE, PAST, ResponseSchema
 
 #: A workload's token starts no session: it is the login, and there is no refresh token for it.
@@ -49,6 +49,13 @@ class ConsoleSessionSchema(ResponseSchema):
         metadata=described("The IP address that the session was started from.", "192.0.2.7"),
     )
     agent = Text(metadata=described("The `User-Agent` of its browser.", "Mozilla/5.0"))
+    amr = fields.List(
+        Text(),
+        metadata=described(
+            "How its owner proved who they are, by RFC 8176; `mfa`: with a second factor.",
+            ["pwd"],
+        ),
+    )
     created_at = Time(metadata=described("When the session was started.", PAST))
     last_used_at = Time(
         attribute="seen_at", metadata=described("When it was last used, to within a minute.", PAST)
@@ -68,3 +75,22 @@ class OwnedConsoleSessionSchema(ConsoleSessionSchema):
 
     account_id = Text(metadata=_OWNER_ID)
     username = Text(allow_none=True, metadata=_OWNER)
+
+
+class SecondFactorSchema(ResponseSchema):
+    """A second factor: what an account shows besides its password to log in to the console."""
+
+    id = Text(metadata=described("A UUIDv7.", API_KEY_ID))
+    kind = Text(
+        validate=validate.OneOf([kind.value for kind in FactorKind]),
+        metadata=described("An authenticator app is `totp`.", "totp"),
+    )
+    name = Text(metadata=described("What its owner calls it.", "Phone"))
+    remaining = Whole(
+        allow_none=True,
+        metadata=described("How many recovery codes are left; null for other kinds.", None),
+    )
+    created_at = Time(metadata=described("When it was added.", PAST))
+    last_used_at = Time(
+        allow_none=True, metadata=described("When it was last used for a login.", None)
+    )

@@ -1,0 +1,107 @@
+"""Logins to the console between the password and the second factor.
+
+A pending login is bound to its browser by a cookie, lasts ``LIFETIME`` seconds, and opens no page
+but the one that asks for the second factor.
+"""
+
+import hashlib
+import secrets
+from typing import Final
+
+from keyosk import clocks
+from keyosk.accounts.console_sessions import VIA, ConsoleSessions, NewConsoleSession
+from keyosk.accounts.second_factors import BY_CODE, SecondFactors
+from keyosk.credentials.authentication import Authentication, caller
+from keyosk.errors import BadCredentials
+from keyosk.model import PendingLogin, Principal
+from keyosk.permissions.context import Context
+from keyosk.storage.stores import Stores
+
+#: Seconds between the password and the second factor.
+LIFETIME: Final = 300
+#: Seconds that one which has ended stays: a clock that is ahead for a moment ends none.
+_KEPT: Final = 3_600
+
+
+class PendingLogins:
+    """Begins and finishes them."""
+
+    def __init__(
+        self,
+        context: Context,
+        stores: Stores,
+        *,
+        authentication: Authentication,
+        second_factors: SecondFactors,
+        console_sessions: ConsoleSessions,
+    ) -> None:
+        self._database = context.database
+        self._clock = context.clock
+        self._store = stores.pending_logins
+        self._authentication = authentication
+        self._factors = second_factors
+        self._sessions = console_sessions
+
+    def begin(self, principal: Principal) -> str:
+        """Keep a login by password; returns the secret for its cookie."""
+        if principal.password_id is None:
+            raise BadCredentials
+        now = max(int(self._clock()), principal.tokens_from)
+        secret = secrets.token_urlsafe(32)
+        with self._database.transaction():
+            self._store.remove_expired(now - _KEPT)
+            self._store.add(
+                PendingLogin(
+                    digest=_digest(secret),
+                    account_id=principal.account_id,
+                    password_id=principal.password_id,
+                    created_at=now,
+                    expires_at=now + LIFETIME,
+                )
+            )
+        return secret
+
+    def find(self, secret: str) -> tuple[PendingLogin, Principal]:
+        """Return the login of a cookie, and whose it is.
+
+        Raises ``BadCredentials`` if it has ended, its password was changed, or its account was
+        disabled or has expired.
+        """
+        login = self._store.find(_digest(secret))
+        now = int(self._clock())
+        if login is None or not now < login.expires_at <= now + LIFETIME + clocks.APART:
+            raise BadCredentials("This login took too long: begin again.")
+        principal = self._authentication.by_password_id(login.password_id, login.created_at)
+        if principal.account_id != login.account_id or login.created_at < principal.tokens_from:
+            raise BadCredentials("This login was ended: begin again.")
+        return login, principal
+
+    def finish(
+        self, secret: str, code: str, *, address: str | None, agent: str, request_id: str | None
+    ) -> tuple[NewConsoleSession, Principal]:
+        """Begin the session by a code of an app or a recovery code.
+
+        Raises ``BadCredentials``, which is recorded if the code is wrong, and ``Throttled``.
+        """
+        login, principal = self.find(secret)
+        by = caller(
+            principal, frozenset(), frozenset(), address=address, request_id=request_id, via=VIA
+        )
+        attempt = self._factors.admit(principal, address)
+        try:
+            with self._database.transaction():
+                self._factors.use_code(by, code)
+                if not self._store.take(login.digest):
+                    raise BadCredentials("This login was finished already.")
+                started = self._sessions.begin(
+                    principal, address=address, agent=agent, request_id=request_id, amr=BY_CODE
+                )
+        except BadCredentials:
+            self._factors.note_failure(by)
+            raise
+        self._factors.refund(attempt, principal.account_id)
+        return started, principal
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()

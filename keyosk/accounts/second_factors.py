@@ -1,0 +1,301 @@
+"""Second factors: what an account shows besides its password to log in to the console.
+
+Their owner adds them, in the console and with the password again. Admins list and remove them, and
+never see a secret. Whoever has one shows it at each login to the console; logins to the API are by
+password or API key alone.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from keyosk import clocks
+from keyosk.accounts.accounts import Accounts, target
+from keyosk.accounts.console_sessions import VIA
+from keyosk.credentials import one_time_codes
+from keyosk.credentials.throttling import Attempt, Throttling
+from keyosk.errors import (
+    BadCredentials,
+    Conflict,
+    Invalid,
+    NotFound,
+    RefusedByRule,
+    Throttled,
+    Unavailable,
+    WrongSecretKey,
+)
+from keyosk.ids import is_id, new_id
+from keyosk.keys.material import Safe
+from keyosk.model import (
+    ONE_TIME_CODE,
+    PASSWORD,
+    SEVERAL_FACTORS,
+    Caller,
+    ConsoleSession,
+    FactorKind,
+    ListQuery,
+    Principal,
+    SecondFactor,
+)
+from keyosk.permissions.context import Context
+from keyosk.storage.stores import Stores
+from keyosk.validation import LONGEST_NAME, Faults
+
+_log = logging.getLogger(__name__)
+
+#: Seconds for which an app may be set up after the password was shown.
+_OFFERED: Final = 600
+_MOST: Final = 20
+#: How somebody logged in who showed a code, of an app or for recovery (RFC 8176).
+BY_CODE: Final = (PASSWORD, ONE_TIME_CODE, SEVERAL_FACTORS)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A secret for an app that is not a factor yet: it becomes one by a code that it made.
+
+    ``sealed``: all of it, for the form that confirms it; it opens in the same session only.
+    """
+
+    secret: str = field(repr=False)
+    uri: str = field(repr=False)
+    sealed: str = field(repr=False)
+
+
+class SecondFactors:
+    """Adds, lists, verifies and removes second factors."""
+
+    def __init__(
+        self, context: Context, stores: Stores, *, accounts: Accounts, safe: Safe, issuer: str
+    ) -> None:
+        self._database = context.database
+        self._rules = context.rules
+        self._audit = context.audit
+        self._clock = context.clock
+        self._store = stores.second_factors
+        self._sessions = stores.console_sessions
+        self._pending = stores.pending_logins
+        self._accounts = accounts
+        self._safe = safe
+        self._throttling = Throttling(context.database, stores.throttling, context.clock)
+        self._issuer = f"Keyosk {urlsplit(issuer).hostname}"
+
+    def is_enrolled(self, account_id: str) -> bool:
+        """Return whether the account has a second factor, recovery codes aside."""
+        return self._store.is_enrolled(account_id)
+
+    def page(self, reference: str, list_query: ListQuery) -> list[SecondFactor]:
+        """Return a page of the account's factors. Raises ``NotFound``."""
+        return self._store.page(self._accounts.get(reference).id, list_query)
+
+    def count(self, reference: str, list_query: ListQuery) -> int:
+        """Return the number of the account's factors. Raises ``NotFound``."""
+        return self._store.count(self._accounts.get(reference).id, list_query)
+
+    def offer_app(self, login: Principal, session: ConsoleSession, name: str) -> Offer:
+        """Return a secret for an app. The password was shown for it. Raises ``Invalid``."""
+        faults = Faults()
+        faults.text("name", name, longest=LONGEST_NAME, required=True)
+        faults.raise_if_any()
+        secret = one_time_codes.new_secret()
+        offered = {"id": new_id(), "name": name, "secret": secret, "at": int(self._clock())}
+        sealed = self._safe.seal(json.dumps(offered).encode(), name=_offer_name(session))
+        uri = one_time_codes.uri(secret, username=login.username, issuer=self._issuer)
+        return Offer(secret, uri, sealed.hex())
+
+    def offered(self, login: Principal, session: ConsoleSession, sealed: str) -> Offer:
+        """Return an offer again, as its form sent it. Raises ``Invalid``."""
+        secret = self._opened(session, sealed)["secret"]
+        uri = one_time_codes.uri(secret, username=login.username, issuer=self._issuer)
+        return Offer(secret, uri, sealed)
+
+    def add_app(
+        self, by: Caller, session: ConsoleSession, sealed: str, *, code: str
+    ) -> list[str] | None:
+        """Make an offer a factor by a code of its app; ends all other sessions of the account.
+
+        Returns recovery codes where it is the first factor. Raises ``Invalid``, ``Conflict``.
+        """
+        now = self._clock()
+        offered = self._opened(session, sealed)
+        step = one_time_codes.matching_step(offered["secret"], code, now)
+        if step is None:
+            raise Invalid.field("code", "is not what the app shows now: are both clocks right?")
+        factor = SecondFactor(
+            id=offered["id"],
+            account_id=session.account_id,
+            kind=FactorKind.TOTP,
+            name=offered["name"],
+            created_at=int(now),
+            sealed=self._safe.seal(offered["secret"].encode(), name=_name(offered["id"])),
+        )
+        with self._database.transaction():
+            codes = self._add(by, session, factor, step=step)
+            self._sessions.record_amr(session.id, BY_CODE)
+        return codes
+
+    def renew_recovery_codes(self, by: Caller, session: ConsoleSession) -> list[str]:
+        """Replace the recovery codes of the session's account. The password was shown for it.
+
+        Ends all other sessions of the account. Raises ``Conflict`` if it has no other factor.
+        """
+        with self._database.transaction():
+            account = self._accounts.locked(session.account_id)
+            if not self._store.is_enrolled(account.id):
+                raise Conflict("kind", "Recovery codes stand in for another factor: add one first.")
+            codes = self._make_codes(by, account.id)
+            self._end_logins(account.id, except_for=session.id)
+        return codes
+
+    def remove(self, by: Caller, reference: str, factor_id: str) -> None:
+        """Remove a factor; all console sessions of its account end.
+
+        Raises ``NotFound``, ``RefusedByRule``, and as ``Accounts.check_proof``.
+        """
+        with self._database.transaction():
+            account = self._accounts.locked(reference)
+            self._rules.not_by_api_key(by)
+            self._rules.may_change(by, account.id)
+            # SECURITY: whoever has but the password must not do away with what they lack. A
+            # session of the console has shown it.
+            if by.account_id == account.id and by.via != VIA:
+                raise RefusedByRule(
+                    "Remove your own second factor in the console, or ask another admin."
+                )
+            self._accounts.check_proof(by, account.id)
+            found = self._store.get(account.id, factor_id) if is_id(factor_id) else None
+            if found is None:
+                raise NotFound("This account has no such second factor.")
+            self._remove(by, found)
+            if not self._store.is_enrolled(account.id):
+                for left in self._store.of_account(account.id):
+                    self._remove(by, left)
+            self._end_logins(account.id)
+
+    def admit(self, login: Principal, address: str | None) -> Attempt:
+        """Count an attempt at a code. Raises ``Throttled``."""
+        try:
+            return self._throttling.admit_code(login.username, address)
+        except Throttled:
+            try:
+                self._audit.count_failed_login(login.account_id, address, throttled=True)
+            except Unavailable:
+                _log.warning("a failed login was not counted: the database is not available")
+            raise
+
+    def refund(self, attempt: Attempt, account_id: str) -> None:
+        """Take back the attempt of a right code, whose source is known from now on."""
+        try:
+            self._throttling.refund([attempt], account_id)
+        except Unavailable:  # it counts as a wrong one: no harm but to the allowance
+            _log.warning("a correct code still counts as wrong: the database is not available")
+
+    def use_code(self, by: Caller, code: str) -> None:
+        """Take a code of an app or a recovery code: each works once, on all nodes together.
+
+        For a transaction of the caller's. Raises ``BadCredentials``.
+        """
+        for factor in self._store.of_account(by.account_id or ""):
+            if self._is_used(factor, code):
+                after = {"kind": factor.kind.value, "name": factor.name}
+                self._audit.record(by, "second_factor.use", _target(factor), after=after)
+                return
+        raise BadCredentials("The code is wrong, or it was used already.")
+
+    def note_failure(self, by: Caller) -> None:
+        """Write that a code was wrong, so that a flood of them is no flood of rows."""
+        try:
+            self._audit.refuse(by, "second_factor.failed", target(by.account_id or ""), after={})
+        except Unavailable:
+            _log.warning("a wrong code was not recorded: the database is not available")
+
+    def rewrap(self) -> int:
+        """Encrypt all secrets under the first secret key; returns how many there are."""
+        with self._database.transaction():
+            sealed = self._store.sealed()
+            for factor in sealed:
+                plain = self._safe.open(factor.sealed or b"", name=_name(factor.id))
+                self._store.reseal(factor.id, self._safe.seal(plain, name=_name(factor.id)))
+        return len(sealed)
+
+    def _is_used(self, factor: SecondFactor, code: str) -> bool:
+        now = self._clock()
+        if factor.kind is FactorKind.RECOVERY_CODES:
+            digest = one_time_codes.digest(code, factor.id)
+            return self._store.use_code(factor.id, digest, now=int(now))
+        secret = self._safe.open(factor.sealed or b"", name=_name(factor.id)).decode()
+        step = one_time_codes.matching_step(secret, code, now)
+        if step is None:
+            return False
+        latest = one_time_codes.step_at(now + clocks.APART) + one_time_codes.OFF
+        return self._store.use_step(factor.id, step, latest=latest, now=int(now))
+
+    def _add(
+        self, by: Caller, session: ConsoleSession, factor: SecondFactor, *, step: int | None = None
+    ) -> list[str] | None:
+        account = self._accounts.locked(session.account_id)
+        if len(self._store.of_account(account.id)) >= _MOST:
+            raise Conflict("kind", f"An account has at most {_MOST} second factors.")
+        is_first = not self._store.is_enrolled(account.id)
+        self._store.add(factor, step=step)
+        self._record(by, factor)
+        self._end_logins(account.id, except_for=session.id)
+        return self._make_codes(by, account.id) if is_first else None
+
+    def _make_codes(self, by: Caller, account_id: str) -> list[str]:
+        for factor in self._store.of_account(account_id):
+            if factor.kind is FactorKind.RECOVERY_CODES:
+                self._remove(by, factor)
+        factor = SecondFactor(
+            id=new_id(),
+            account_id=account_id,
+            kind=FactorKind.RECOVERY_CODES,
+            name="Recovery codes",
+            created_at=int(self._clock()),
+        )
+        codes = one_time_codes.new_recovery_codes()
+        self._store.add(factor)
+        self._store.add_codes(factor.id, [one_time_codes.digest(code, factor.id) for code in codes])
+        self._record(by, factor)
+        return codes
+
+    def _record(self, by: Caller, factor: SecondFactor) -> None:
+        self._audit.record(by, "second_factor.create", _target(factor), after=_shown(factor))
+
+    def _remove(self, by: Caller, factor: SecondFactor) -> None:
+        self._store.remove(factor.id)
+        self._audit.record(by, "second_factor.delete", _target(factor), before=_shown(factor))
+
+    def _end_logins(self, account_id: str, *, except_for: str = "") -> None:
+        self._sessions.remove_of_account(account_id, except_for=except_for)
+        self._pending.remove_of_account(account_id)
+
+    def _opened(self, session: ConsoleSession, sealed: str) -> dict[str, Any]:
+        try:
+            opened = self._safe.open(bytes.fromhex(sealed), name=_offer_name(session))
+        except (ValueError, WrongSecretKey):
+            raise Invalid.field("offer", "belongs to another session: begin again") from None
+        offered: dict[str, Any] = json.loads(opened)
+        if not clocks.is_recent(offered["at"], self._clock(), _OFFERED):
+            raise Invalid.field("offer", "was made more than ten minutes ago: begin again")
+        return offered
+
+
+def _name(factor_id: str) -> str:
+    """What a secret is sealed under."""
+    return f"second factor/{factor_id}"
+
+
+def _offer_name(session: ConsoleSession) -> str:
+    return f"second factor of session/{session.id}"
+
+
+def _target(factor: SecondFactor) -> str:
+    return f"{target(factor.account_id)}/second-factor/{factor.id}"
+
+
+def _shown(factor: SecondFactor) -> Mapping[str, Any]:
+    return {"kind": factor.kind.value, "name": factor.name}

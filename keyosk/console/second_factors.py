@@ -1,0 +1,131 @@
+"""Second factors: a person adds their own at ``/me/second-factors``, and admins remove others'."""
+
+from typing import Final
+
+from flask import Response, g, request
+
+from keyosk.accounts.console_sessions import VIA
+from keyosk.accounts.second_factors import Offer
+from keyosk.console.api import segment
+from keyosk.console.pages import Page, Visit, go, proof, show, text, unconfirmed
+from keyosk.credentials.authentication import caller
+from keyosk.errors import BadCredentials, Conflict, Invalid
+from keyosk.model import Caller
+
+#: Where whoever needs a second factor is led.
+PLACE: Final = "/me/second-factors"
+_WRONG: Final = "Your password is wrong."
+
+
+def own(visit: Visit) -> Response:
+    """List one's own second factors, and offer to add one."""
+    return _own(visit)
+
+
+def offer_app(visit: Visit) -> Response:
+    """Show the secret for an authenticator app, once the password was shown."""
+    if not _is_proven(visit):
+        return _own(visit, _WRONG, 403)
+    offer = visit.installation.second_factors.offer_app(
+        visit.principal, visit.session, text("name")
+    )
+    return _show_offer(offer)
+
+
+def add_app(visit: Visit) -> Response:
+    """Add the app by a code that it shows, and show recovery codes once."""
+    factors, sealed = visit.installation.second_factors, text("offer")
+    try:
+        codes = factors.add_app(_caller(visit), visit.session, sealed, code=text("code"))
+    except Conflict:  # the form was sent twice
+        return go(PLACE)
+    except Invalid as error:
+        if any(fault.field != "code" for fault in error.faults):
+            raise
+        offer = factors.offered(visit.principal, visit.session, sealed)
+        return _show_offer(offer, f"The code {error.faults[0].message}", 422)
+    return go(PLACE) if codes is None else show("recovery_codes.html", codes=codes)
+
+
+def renew_recovery_codes(visit: Visit) -> Response:
+    """Make new recovery codes, and show them once."""
+    if not _is_proven(visit):
+        return _own(visit, _WRONG, 403)
+    codes = visit.installation.second_factors.renew_recovery_codes(_caller(visit), visit.session)
+    return show("recovery_codes.html", codes=codes)
+
+
+def remove(visit: Visit, reference: str, factor: str) -> Response:
+    """Remove a second factor."""
+    is_own = visit.is_own(reference)
+    page = unconfirmed(
+        visit,
+        "Remove this second factor?",
+        (
+            "It no longer works. Recovery codes go with the last of the others.",
+            "All console sessions of the account end.",
+        ),
+        button="Remove it",
+        own=is_own,
+    )
+    if page is not None:
+        return page
+    path = f"/accounts/{segment(reference)}/second-factors/{segment(factor)}"
+    visit.api.send("DELETE", path, proof(is_own) or None)
+    if is_own:
+        return go("/console/login")
+    return go(f"/console/accounts/{segment(reference)}", "factor-removed")
+
+
+def _own(visit: Visit, fault: str | None = None, status: int = 200) -> Response:
+    factors = visit.api.get("/accounts/me/second-factors", limit=50).body["items"]
+    return show("second_factors.html", status, factors=factors, fault=fault)
+
+
+def _show_offer(offer: Offer, fault: str | None = None, status: int = 200) -> Response:
+    return show(
+        "authenticator_app.html",
+        status,
+        offer=offer.sealed,
+        secret=" ".join(offer.secret[at : at + 4] for at in range(0, len(offer.secret), 4)),
+        image=_qr_code(offer.uri),
+        fault=fault,
+    )
+
+
+def _qr_code(uri: str) -> str:
+    """Return a QR code as an SVG element."""
+    import segno  # noqa: PLC0415 - it slows down each start, and few need it
+
+    # Light whatever the page is: not all cameras read an inverted one.
+    return segno.make_qr(uri).svg_inline(scale=4, border=4, dark="#000", light="#fff")
+
+
+def _is_proven(visit: Visit) -> bool:
+    """Verify the password in the form, as for every credential of one's own."""
+    password = request.form.get("current_password", "")
+    try:
+        visit.installation.console_sessions.confirm(visit.session, password, address=g.address)
+    except BadCredentials:
+        return False
+    return True
+
+
+def _caller(visit: Visit) -> Caller:
+    return caller(
+        visit.principal,
+        frozenset(),
+        frozenset(),
+        address=g.address,
+        request_id=g.request_id,
+        via=VIA,
+    )
+
+
+PAGES: Final = (
+    Page("GET", PLACE, own, for_enrolment=True),
+    Page("POST", f"{PLACE}/app", offer_app, for_enrolment=True),
+    Page("POST", f"{PLACE}/app/confirm", add_app, for_enrolment=True),
+    Page("POST", f"{PLACE}/recovery-codes", renew_recovery_codes),
+    Page("POST", "/console/accounts/<reference>/second-factors/<factor>/remove", remove),
+)

@@ -1,0 +1,71 @@
+"""Codes that work once: of authenticator apps (RFC 6238), and recovery codes."""
+
+import hashlib
+import hmac
+import re
+import secrets
+from typing import Final
+
+from pyotp import TOTP, random_base32
+
+#: Seconds that a code of an app is shown (RFC 6238 section 5.2), with six digits and SHA-1: what
+#: every app knows.
+STEP: Final = 30
+#: How many steps the clock of a phone may be off, either way.
+OFF: Final = 1
+_APP_CODE: Final = re.compile(r"[0-9]{6}", re.ASCII)
+#: How many recovery codes are made at a time.
+RECOVERY_CODES: Final = 10
+#: 24 of 32 characters are 120 bits: NIST SP 800-63B-4 section 3.1.2.2 asks for 112, else for a
+#: slow hash.
+_LETTERS: Final = "abcdefghijklmnopqrstuvwxyz234567"
+_LENGTH: Final = 24
+
+
+def new_secret() -> str:
+    """Return a secret for an app, in base32: 160 bits, as RFC 4226 section 4 wants."""
+    return random_base32()
+
+
+def uri(secret: str, *, username: str, issuer: str) -> str:
+    """Return the ``otpauth`` URI that an app reads from a QR code."""
+    return TOTP(secret).provisioning_uri(name=username, issuer_name=issuer)
+
+
+def step_at(now: float) -> int:
+    """Return the time step of a moment."""
+    return int(now) // STEP
+
+
+def matching_step(secret: str, code: str, now: float) -> int | None:
+    """Return the time step whose code this is, of those that count now; ``None`` for no such."""
+    code = compact(code)
+    if not _APP_CODE.fullmatch(code):
+        return None
+    app, current = TOTP(secret), step_at(now)
+    found = None
+    # SECURITY: all of them are compared, whichever fits.
+    for step in range(max(0, current - OFF), current + OFF + 1):
+        if hmac.compare_digest(app.generate_otp(step).encode(), code.encode()):
+            found = step
+    return found
+
+
+def new_recovery_codes() -> list[str]:
+    """Return new recovery codes, as people are shown them."""
+    return [_new_recovery_code() for _ in range(RECOVERY_CODES)]
+
+
+def digest(code: str, factor_id: str) -> bytes:
+    """Return the hash of a recovery code, however it was typed."""
+    return hashlib.sha256(f"{factor_id}/{compact(code)}".encode("utf-8", "replace")).digest()
+
+
+def compact(code: str) -> str:
+    """Return a code without what people put between its parts, in lower case."""
+    return re.sub(r"[\s-]", "", code).lower()
+
+
+def _new_recovery_code() -> str:
+    code = "".join(secrets.choice(_LETTERS) for _ in range(_LENGTH))
+    return "-".join(code[at : at + 4] for at in range(0, _LENGTH, 4))

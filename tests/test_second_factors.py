@@ -1,0 +1,667 @@
+"""Second factors of the console: apps, recovery codes, and what neither of them lets through."""
+
+import dataclasses
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import pyotp
+import pytest
+from flask import Flask
+from hypothesis import given
+from hypothesis import strategies as st
+from werkzeug.test import TestResponse
+
+from installed import Clock, installed, rows_of
+from keyosk import app
+from keyosk.accounts.pending_logins import LIFETIME
+from keyosk.console.application import create
+from keyosk.credentials import one_time_codes
+from keyosk.installation import Installation
+from keyosk.model import OPERATOR, Grant
+from live import ADMIN_PASSWORD, Client, LiveServer
+from pages import Page, enrol, logged_in
+from people import NEW_PASSWORD, PASSWORD, assert_refused, done, make_person
+
+pytestmark = pytest.mark.every_database
+
+_CODE: Final = re.compile(r"\b[a-z2-7]{4}(?:-[a-z2-7]{4}){5}\b")
+_SECOND: Final = "/console/login/second-factor"
+_MINE: Final = "/me/second-factors"
+_HOME: Final = "192.0.2.1"
+
+
+@dataclasses.dataclass
+class Node:
+    """One node of an installation, with a clock that the test sets."""
+
+    keyosk: Installation
+    clock: Clock
+    flask: Flask
+
+    def tab(self, address: str = _HOME) -> "Tab":
+        return Tab(self, address)
+
+
+class Tab:
+    """A browser of one person, in this process."""
+
+    def __init__(self, node: Node, address: str) -> None:
+        self.client = node.flask.test_client()
+        self._options: dict[str, Any] = {"environ_overrides": {"REMOTE_ADDR": address}}
+
+    def get(self, path: str) -> Page:
+        return Page(self.client.get(path, **self._options))
+
+    def post(self, path: str, fields: dict[str, str]) -> TestResponse:
+        return self.client.post(path, data=fields, **self._options)
+
+    def send(self, page: Page | str, action: str, **fields: str) -> TestResponse:
+        """Send the form of a page whose action ends so."""
+        form = (self.get(page) if isinstance(page, str) else page).form(action)
+        return self.post(form.action, form.fields | fields)
+
+    def log_in(self, username: str = "alice", password: str = PASSWORD) -> TestResponse:
+        return self.send("/console/login", "/login", username=username, password=password)
+
+    def show(self, code: str) -> TestResponse:
+        return self.send(_SECOND, _SECOND, code=code)
+
+    def is_logged_in(self) -> bool:
+        return self.client.get("/me", **self._options).status_code == 200
+
+    def enrol(self, node: Node) -> tuple[pyotp.TOTP, list[str]]:
+        """Add an app; returns it and the recovery codes."""
+        offer = Page(self.send(_MINE, "/app", name="Phone", current_password=PASSWORD))
+        found = re.search(r"Secret: ([A-Z2-7 ]+[A-Z2-7]) ", offer.text)
+        assert found is not None, offer.text
+        made = pyotp.TOTP(found[1].replace(" ", ""))
+        page = Page(self.send(offer, "/app/confirm", code=made.at(int(node.clock.now))))
+        return made, _CODE.findall(page.text)
+
+
+@contextmanager
+def noded(url: str, clock: Clock | None = None, **fields: Any) -> Iterator[Node]:
+    clock = clock or Clock()
+    with installed(url, clock=clock) as keyosk:
+        made = dataclasses.replace(keyosk, **fields)
+        yield Node(made, clock, app.create_app(made))
+
+
+@pytest.fixture
+def node(prepared_url: str) -> Iterator[Node]:
+    with noded(prepared_url) as made:
+        add_alice(made)
+        yield made
+
+
+def add_alice(node: Node, *scopes: str) -> str:
+    grants = [Grant(scope=scope) for scope in scopes]
+    made = node.keyosk.grants.create_account(OPERATOR, grants, username="alice", password=PASSWORD)
+    return made.id
+
+
+def enrolled(node: Node) -> tuple[pyotp.TOTP, list[str]]:
+    """Alice with an app; the code of this moment is used."""
+    tab = node.tab()
+    tab.log_in()
+    return tab.enrol(node)
+
+
+def test_whoever_has_an_app_logs_in_by_password_and_code(node: Node) -> None:
+    other, tab = node.tab(), node.tab()
+    other.log_in()
+    tab.log_in()
+    phone, codes = tab.enrol(node)
+    assert len(set(codes)) == 10
+    assert (tab.is_logged_in(), other.is_logged_in()) == (True, False)
+    node.clock.now += 30
+    answer = other.log_in()
+    assert (answer.status_code, answer.headers["Location"]) == (303, f"{_SECOND}?next=%2Fconsole")
+    assert not other.is_logged_in()
+    answer = other.show(phone.at(int(node.clock.now)))
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/console")
+    assert other.is_logged_in()
+    listed = Page(other.client.get(_MINE)).text
+    assert "Phone authenticator app" in listed
+    assert "10 codes left" in listed
+    assert [amr for (amr,) in rows_of(node.keyosk, "SELECT amr FROM console_session")] == [
+        "pwd otp mfa"
+    ] * 2
+
+
+def test_the_page_after_the_login_is_that_which_was_wanted(node: Node) -> None:
+    phone, _ = enrolled(node)
+    node.clock.now += 30
+    tab = node.tab()
+    fields = tab.get("/console/login?next=/console/audit").form("/login").fields
+    fields |= {"username": "alice", "password": PASSWORD}
+    answer = tab.post("/console/login", fields)
+    page = tab.get(answer.headers["Location"])
+    answer = tab.send(page, _SECOND, code=phone.at(int(node.clock.now)))
+    assert answer.headers["Location"] == "/console/audit"
+
+
+@pytest.mark.attack
+def test_between_password_and_code_no_page_opens(node: Node) -> None:
+    enrolled(node)
+    tab = node.tab()
+    tab.log_in()
+    pending = tab.client.get_cookie("keyosk-80-pending")
+    assert pending is not None
+    tab.client.set_cookie("keyosk-80-session", pending.value)
+    seen = 0
+    for rule in create(node.keyosk, lambda *_: []).url_map.iter_rules():
+        if rule.rule.startswith(("/console/login", "/console/static")):
+            continue
+        path = re.sub(r"<[^>]+>", "x", rule.rule)
+        (method,) = (rule.methods or set()) - {"HEAD", "OPTIONS"}
+        answer = tab.client.open(path, method=method)
+        assert (answer.status_code, answer.headers["Location"][:14]) == (303, "/console/login")
+        seen += 1
+    assert seen > 25
+
+
+@pytest.mark.attack
+def test_a_second_step_without_the_first_leads_to_the_first(node: Node) -> None:
+    phone, codes = enrolled(node)
+    node.clock.now += 30
+    first, tab = node.tab(), node.tab()
+    first.log_in()
+    fields = first.get(_SECOND).form(_SECOND).fields | {"code": phone.at(int(node.clock.now))}
+    answer = tab.post(_SECOND, fields)  # another browser
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/console/login")
+    tab.log_in()
+    assert tab.post(_SECOND, fields).status_code == 403  # with the token of another login
+    assert tab.post(_SECOND, {"code": codes[0]}).status_code == 403
+    assert not tab.is_logged_in()
+    assert first.post(_SECOND, fields).status_code == 303
+    assert first.is_logged_in()
+
+
+@pytest.mark.attack
+def test_only_a_right_password_is_told_of_a_second_factor(node: Node) -> None:
+    enrolled(node)
+    node.keyosk.grants.create_account(OPERATOR, [], username="bob", password=PASSWORD)
+    answers = {
+        (answer.status_code, Page(answer).text, tuple(answer.headers.keys()))
+        for name in ("alice", "bob", "nobody")
+        for answer in [node.tab().log_in(name, "not the password at all")]
+    }
+    assert len(answers) == 1
+
+
+@pytest.mark.parametrize(
+    ("offset", "status"), [(-61, 401), (-30, 303), (0, 303), (30, 303), (61, 401)]
+)
+def test_the_clock_of_a_phone_may_be_a_step_off(node: Node, offset: int, status: int) -> None:
+    phone, _ = enrolled(node)
+    node.clock.now += 3_600
+    tab = node.tab()
+    tab.log_in()
+    assert tab.show(phone.at(int(node.clock.now) + offset)).status_code == status
+
+
+@pytest.mark.attack
+def test_a_code_works_once_on_all_nodes(node: Node, prepared_url: str) -> None:
+    phone, _ = enrolled(node)
+    used_to_confirm = phone.at(int(node.clock.now))
+    with noded(prepared_url, node.clock) as other:
+        for each in (node, other):
+            tab = each.tab()
+            tab.log_in()
+            assert tab.show(used_to_confirm).status_code == 401
+        node.clock.now += 60
+        now = int(node.clock.now)
+        assert [_shown(each, phone.at(now)) for each in (node, other)] == [303, 401]
+        assert _shown(other, phone.at(now - 30)) == 401  # an earlier one than the last
+        assert _shown(other, phone.at(now + 30)) == 303
+
+
+def _shown(node: Node, code: str) -> int:
+    tab = node.tab()
+    tab.log_in()
+    return tab.show(code).status_code
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("kind", ["app", "recovery code", "one login"])
+def test_of_all_who_show_a_code_at_once_one_gets_in(node: Node, kind: str) -> None:
+    phone, codes = enrolled(node)
+    node.clock.now += 60
+    code = codes[3] if kind == "recovery code" else phone.at(int(node.clock.now))
+    tabs = [node.tab() for _ in range(5)]
+    for tab in tabs:
+        tab.log_in()
+    if kind == "one login":
+        pending = tabs[0].client.get_cookie("keyosk-80-pending")
+        assert pending is not None
+        for tab in tabs:
+            tab.client.set_cookie("keyosk-80-pending", pending.value)
+    shown = [codes[at] if kind == "one login" else code for at in range(len(tabs))]
+    forms = [tab.get(_SECOND).form(_SECOND).fields for tab in tabs]
+    gate, places = threading.Barrier(len(tabs)), []
+
+    def show(tab: Tab, fields: dict[str, str]) -> None:
+        gate.wait(60)
+        # Who comes after a login was finished is led to its begin.
+        places.append(tab.post(_SECOND, fields).headers.get("Location"))
+        node.keyosk.database.close()
+
+    threads = [
+        threading.Thread(target=show, args=(tab, form | {"code": each}))
+        for tab, form, each in zip(tabs, forms, shown, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert places.count("/console") == 1
+    sessions = rows_of(node.keyosk, "SELECT id FROM console_session")
+    assert len(sessions) == 2  # the one that enrolled, and one of these
+    ((left,),) = rows_of(node.keyosk, "SELECT count(*) FROM recovery_code")
+    assert left == (10 if kind == "app" else 9)
+
+
+def test_a_recovery_code_works_once_however_it_is_typed(node: Node) -> None:
+    _, codes = enrolled(node)
+    for code in (codes[0], codes[1].upper(), codes[2].replace("-", ""), f" {codes[3]} "):
+        assert _shown(node, code) == 303
+        assert _shown(node, code) == 401
+    tab = node.tab()
+    tab.log_in()
+    tab.show(codes[4])
+    assert "5 codes left" in tab.get(_MINE).text
+    new = _CODE.findall(Page(tab.send(_MINE, "/recovery-codes", current_password=PASSWORD)).text)
+    assert len(set(new)) == 10
+    assert _shown(node, codes[5]) == 401
+    assert _shown(node, new[0]) == 303
+
+
+@pytest.mark.attack
+def test_codes_are_throttled_and_the_owner_at_home_is_not_delayed(node: Node) -> None:
+    phone, codes = enrolled(node)
+    node.clock.now += 60
+    assert _shown(node, codes[0]) == 303  # home is known from now on
+    thief = node.tab("198.51.100.1")
+    thief.log_in()
+    statuses = [thief.show("000000").status_code for _ in range(7)]
+    assert statuses == [401] * 6 + [429]
+    answer = thief.show(codes[1])  # a right one neither
+    assert (answer.status_code, int(answer.headers["Retry-After"]) > 0) == (429, True)
+    assert "Too many wrong codes" in Page(answer).text
+    for number in range(2, 8):
+        thief = node.tab(f"198.51.100.{number}")
+        thief.log_in()
+        thief.show("000000")
+    assert thief.show("000000").status_code == 429  # all sources together
+    assert _shown(node, phone.at(int(node.clock.now))) == 303
+    assert _shown(node, "000000") == 401
+    # Passwords are not counted with codes, nor codes with passwords.
+    assert node.tab("198.51.100.1").log_in().status_code == 303
+
+
+@pytest.mark.attack
+def test_whoever_has_the_password_makes_no_source_known_for_codes(node: Node) -> None:
+    _, codes = enrolled(node)
+    statuses = []
+    for number in range(14):
+        tab = node.tab(f"198.51.100.{number}")
+        tab.log_in()  # the password is right, so passwords are not throttled from here
+        statuses.append(tab.show("000000").status_code)
+    assert statuses == [401] * 10 + [429] * 4
+    node.clock.now += 120
+    owner = node.tab("203.0.113.9")  # from elsewhere: two minutes at the most
+    owner.log_in()
+    assert owner.show(codes[0]).status_code == 303
+
+
+@pytest.mark.parametrize("jump", [86_400, 40 * 365 * 86_400])
+def test_a_code_of_a_clock_that_was_ahead_locks_nobody_out(node: Node, jump: int) -> None:
+    phone, _ = enrolled(node)
+    node.clock.now += jump
+    assert _shown(node, phone.at(int(node.clock.now))) == 303
+    node.clock.now -= jump - 60
+    code = phone.at(int(node.clock.now))
+    assert _shown(node, code) == 303
+    assert _shown(node, code) == 401
+
+
+def test_a_login_without_its_second_factor_ends_after_five_minutes(node: Node) -> None:
+    phone, _ = enrolled(node)
+    node.clock.now += 60
+    for passed, status in ((LIFETIME - 1, 303), (LIFETIME, None), (-3_600, None)):
+        tab = node.tab()
+        tab.log_in()
+        fields = tab.get(_SECOND).form(_SECOND).fields
+        node.clock.now += passed
+        answer = tab.post(_SECOND, fields | {"code": phone.at(int(node.clock.now))})
+        assert answer.status_code == 303
+        assert (answer.headers["Location"] == "/console") == (status is not None)
+        assert tab.is_logged_in() == (status is not None)
+        node.clock.now += 3_600
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    "change", ["password", "disabled", "disabled and enabled", "tokens", "factor"]
+)
+def test_a_login_without_its_second_factor_ends_with_its_account(node: Node, change: str) -> None:
+    phone, codes = enrolled(node)
+    node.clock.now += 60
+    tab = node.tab()
+    tab.log_in()
+    fields = tab.get(_SECOND).form(_SECOND).fields
+    accounts = node.keyosk.accounts
+    match change:
+        case "password":
+            accounts.set_password(OPERATOR, "alice", NEW_PASSWORD)
+        case "disabled" | "disabled and enabled":
+            accounts.change(OPERATOR, "alice", {"enabled": False})
+            if change.endswith("enabled"):
+                accounts.change(OPERATOR, "alice", {"enabled": True})
+        case "tokens":
+            accounts.revoke_tokens(OPERATOR, "alice")
+        case "factor":
+            for (factor,) in rows_of(
+                node.keyosk, "SELECT id FROM second_factor WHERE kind = 'recovery_codes'"
+            ):
+                node.keyosk.second_factors.remove(OPERATOR, "alice", factor)
+    for code in (phone.at(int(node.clock.now)), codes[0]):
+        answer = tab.post(_SECOND, fields | {"code": code})
+        assert (answer.status_code, answer.headers["Location"]) == (303, "/console/login")
+    assert not tab.is_logged_in()
+
+
+@pytest.mark.attack
+def test_the_database_and_the_audit_log_have_no_secret(node: Node) -> None:
+    phone, codes = enrolled(node)
+    _shown(node, codes[0])
+    _shown(node, "000000")
+    dump = "".join(
+        str([bytes(each) if isinstance(each, memoryview) else each for each in row])
+        for name in ("second_factor", "recovery_code", "waiting_audit_row", "audit_row")
+        for row in rows_of(node.keyosk, f"SELECT * FROM {name}")
+    )
+    assert phone.secret not in dump
+    assert phone.byte_secret().hex() not in dump
+    assert not [code for code in codes if code in dump or code.replace("-", "") in dump]
+
+
+def test_what_happens_to_second_factors_is_in_the_audit_log(node: Node) -> None:
+    phone, codes = enrolled(node)
+    node.clock.now += 60
+    _shown(node, phone.at(int(node.clock.now)))
+    _shown(node, codes[0])
+    _shown(node, "000000")
+    for (factor,) in rows_of(node.keyosk, "SELECT id FROM second_factor WHERE kind = 'totp'"):
+        node.keyosk.second_factors.remove(OPERATOR, "alice", factor)
+    rows = rows_of(
+        node.keyosk,
+        "SELECT id, action, before, after, outcome FROM (SELECT id, action, before, after, outcome"
+        " FROM audit_row UNION ALL SELECT id, action, before, after, outcome"
+        " FROM waiting_audit_row) AS every_row WHERE action LIKE ? ORDER BY id",
+        "second_factor.%",
+    )
+    app_shown, codes_shown = (
+        '{"kind":"totp","name":"Phone"}',
+        '{"kind":"recovery_codes","name":"Recovery codes"}',
+    )
+    assert [row[1:] for row in rows] == [
+        ("second_factor.create", None, app_shown, "done"),
+        ("second_factor.create", None, codes_shown, "done"),
+        ("second_factor.use", None, app_shown, "done"),
+        ("second_factor.use", None, codes_shown, "done"),
+        ("second_factor.failed", None, "{}", "refused"),
+        ("second_factor.delete", app_shown, None, "done"),
+        ("second_factor.delete", codes_shown, None, "done"),
+    ]
+    assert node.keyosk.audit.verify().fault is None
+
+
+@pytest.mark.attack
+def test_adding_takes_the_password_and_a_code_in_the_same_session(node: Node) -> None:
+    tab, other = node.tab(), node.tab()
+    tab.log_in()
+    other.log_in()
+    answer = tab.send(_MINE, "/app", name="Phone", current_password="not the password at all")
+    assert (answer.status_code, "Your password is wrong" in Page(answer).text) == (403, True)
+    offer = Page(tab.send(_MINE, "/app", name="Phone", current_password=PASSWORD))
+    found = re.search(r"Secret: ([A-Z2-7 ]+[A-Z2-7]) ", offer.text)
+    assert found is not None
+    phone = pyotp.TOTP(found[1].replace(" ", ""))
+    again = Page(tab.send(offer, "/app/confirm", code="000000"))
+    assert (again.status, found[1] in again.text) == (422, True)
+    code = {"code": phone.at(int(node.clock.now))}
+    fields = offer.form("/app/confirm").fields | code
+    stolen = other.get(_MINE).form("/app").fields["csrf_token"]
+    answer = other.post(f"{_MINE}/app/confirm", fields | {"csrf_token": stolen})
+    assert (answer.status_code, "another session" in Page(answer).text) == (422, True)
+    for sealed in ("", "00", "zz", fields["offer"][:-2] + "00"):
+        answer = tab.post(f"{_MINE}/app/confirm", fields | {"offer": sealed})
+        assert answer.status_code == 422
+    node.clock.now += 601
+    late = fields | {"code": phone.at(int(node.clock.now))}
+    assert tab.post(f"{_MINE}/app/confirm", late).status_code == 422
+    node.clock.now -= 601
+    assert tab.post(f"{_MINE}/app/confirm", fields).status_code == 200
+    answer = tab.post(f"{_MINE}/app/confirm", fields)  # the form is sent twice
+    assert (answer.status_code, answer.headers["Location"]) == (303, _MINE)
+    ((number,),) = rows_of(node.keyosk, "SELECT count(*) FROM second_factor")
+    assert number == 2
+    answer = tab.send(_MINE, "/recovery-codes", current_password="not the password at all")
+    assert answer.status_code == 403
+
+
+@pytest.mark.attack
+def test_names_of_factors_are_shown_as_they_are(node: Node) -> None:
+    tab = node.tab()
+    tab.log_in()
+    name = "<script>alert(1)</script>\"'{{7*7}}"
+    page = Page(tab.send(_MINE, "/app", name=name, current_password=PASSWORD))
+    assert page.dangers() == []
+    found = re.search(r"Secret: ([A-Z2-7 ]+[A-Z2-7]) ", page.text)
+    assert found is not None
+    code = pyotp.TOTP(found[1].replace(" ", "")).at(int(node.clock.now))
+    assert Page(tab.send(page, "/app/confirm", code=code)).dangers() == []
+    for path in (_MINE, "/me"):
+        page = tab.get(path)
+        assert (name in page.text, page.dangers()) == (True, [])
+    for bad in ("", "x" * 201, "a\0b"):
+        assert tab.send(_MINE, "/app", name=bad, current_password=PASSWORD).status_code == 422
+
+
+@pytest.mark.attack
+def test_a_session_from_before_the_second_factor_ends(node: Node) -> None:
+    tab, slow = node.tab(), node.tab()
+    slow.log_in()
+    tab.log_in()
+    rows = rows_of(node.keyosk, "SELECT digest, created_at FROM console_session")
+    tab.enrol(node)
+    # As if it had begun in the very moment in which the factor was added.
+    session = rows_of(node.keyosk, "SELECT digest FROM console_session")
+    (lost,) = [row for row in rows if row[:1] not in session]
+    raw = node.keyosk.database.raw
+    raw.execute_sql(
+        "INSERT INTO console_session SELECT '01a20916-48f0-7622-b362-34f7b264a7f0', account_id,"
+        f" password_id, {raw.param}, address, agent, created_at, seen_at, confirmed_at,"
+        " expires_at, notice, 'pwd' FROM console_session",
+        (lost[0],),
+    )
+    assert not slow.is_logged_in()
+    assert tab.is_logged_in()
+
+
+# --- Removing -------------------------------------------------------------------------------------
+
+
+@pytest.mark.attack
+def test_a_password_alone_removes_no_second_factor_of_its_own(
+    server: LiveServer, admin: Client
+) -> None:
+    person = make_person(server, admin, "keyosk:admin")
+    browser = logged_in(server, person.username)
+    enrol(browser)
+    own = person.login()
+    listed = done(own.get("/accounts/me/second-factors"))["items"]
+    assert [each["kind"] for each in listed] == ["totp", "recovery_codes"]
+    assert listed[0].keys() == {"id", "kind", "name", "remaining", "created_at", "last_used_at"}
+    for path in ("/accounts/me", person.path):
+        factor = f"{path}/second-factors/{listed[0]['id']}"
+        assert_refused(own.delete(factor), "refused_by_rule")
+        proof = {"current_password": PASSWORD}
+        assert_refused(person.bearer().delete(factor, json=proof), "refused_by_rule")
+        assert_refused(person.bearer().delete(factor), "proof_required")
+    path = f"/console/accounts/me/second-factors/{listed[0]['id']}/remove"
+    wrong = {"confirm": "yes", "current_password": "not the password at all"}
+    assert browser.post(path, wrong).status_code == 403
+    assert browser.is_logged_in()
+    page = browser.act(path, PASSWORD)
+    assert page.h1 == "Log in"
+    assert not browser.is_logged_in()
+    assert done(own.get("/accounts/me/second-factors"))["items"] == []
+    assert logged_in(server, person.username).is_logged_in()
+
+
+def test_an_admin_lists_and_removes_the_second_factors_of_others(
+    server: LiveServer, admin: Client
+) -> None:
+    person, other = make_person(server, admin), make_person(server, admin)
+    browser = logged_in(server, person.username)
+    enrol(browser)
+    path = f"{person.path}/second-factors"
+    listed = done(admin.get(path))["items"]
+    assert [each["remaining"] for each in listed] == [None, 10]
+    assert other.login().get(path).status_code == 403
+    assert other.login().delete(f"{path}/{listed[0]['id']}").status_code == 403
+    root = logged_in(server, make_person(server, admin, "keyosk:admin").username)
+    page = root.get(f"/console/accounts/{person.id}")
+    assert "Phone authenticator app" in page.text
+    act = f"/console/accounts/{person.id}/second-factors/{listed[0]['id']}/remove"
+    page = root.act(act)
+    assert "second factor was removed" in page.text
+    assert done(admin.get(path))["items"] == []
+    assert done(admin.delete(f"{path}/{listed[0]['id']}"), 404)["code"] == "not_found"
+    assert not browser.is_logged_in()
+    assert logged_in(server, person.username).is_logged_in()
+
+
+def test_commands_list_and_remove_second_factors(server: LiveServer, admin: Client) -> None:
+    person = make_person(server, admin)
+    enrol(logged_in(server, person.username))
+    shown = server.run("account", "second-factors", person.username).stdout
+    assert ("Phone" in shown, "Recovery codes" in shown) == (True, True)
+    ran = server.run("account", "remove-second-factors", person.username, "--yes")
+    assert ran.returncode == 0, ran.stderr
+    enrol(logged_in(server, person.username))  # the password alone is enough again
+    (factor, _) = done(admin.get(f"{person.path}/second-factors"))["items"]
+    ran = server.run("account", "remove-second-factors", person.username, factor["id"], "--yes")
+    assert ran.returncode == 0, ran.stderr
+    assert done(admin.get(f"{person.path}/second-factors"))["items"] == []
+
+
+def test_logins_to_the_api_are_by_password_alone(server: LiveServer, admin: Client) -> None:
+    person = make_person(server, admin)
+    enrol(logged_in(server, person.username))
+    assert person.login().get("/auth/token").status_code == 200
+
+
+# --- Who needs one --------------------------------------------------------------------------------
+
+
+@pytest.mark.attack
+def test_an_admin_without_a_second_factor_reaches_nothing_but_the_way_to_one(
+    prepared_url: str,
+) -> None:
+    with noded(prepared_url, admins_need_second_factor=True) as node:
+        add_alice(node, "keyosk:accounts:read")
+        tab = node.tab()
+        assert tab.log_in().status_code == 303
+        allowed = set()
+        token = tab.get(_MINE).form("/logout").fields["csrf_token"]
+        for rule in create(node.keyosk, lambda *_: []).url_map.iter_rules():
+            path = re.sub(r"<[^>]+>", "x", rule.rule)
+            (method,) = (rule.methods or set()) - {"HEAD", "OPTIONS"}
+            if path.startswith(("/console/login", "/console/static")) or "logout" in path:
+                continue
+            answer = tab.client.open(path, method=method, data={"csrf_token": token})
+            if (answer.status_code, answer.headers.get("Location")) != (303, _MINE):
+                allowed.add(path)
+        # Sent without an offer it leads there too.
+        assert allowed == {_MINE, f"{_MINE}/app", f"{_MINE}/app/confirm"}
+        page = tab.get(_MINE)
+        assert "needs a second factor" in page.text
+        assert [form.action for form in page.forms] == ["/console/logout", f"{_MINE}/app"]
+        tab.enrol(node)
+        assert tab.client.get("/console/accounts").status_code == 200
+
+
+def test_the_first_admin_gets_in_where_admins_need_a_second_factor(prepared_url: str) -> None:
+
+    with noded(prepared_url, admins_need_second_factor=True) as node:
+        tab = node.tab()
+        tab.log_in("admin", ADMIN_PASSWORD)
+        answer = tab.client.get("/console")
+        assert answer.headers["Location"] == _MINE
+
+
+def test_who_administers_nothing_needs_no_second_factor_until_they_do(prepared_url: str) -> None:
+    with noded(prepared_url, admins_need_second_factor=True) as node:
+        add_alice(node)
+        tab = node.tab()
+        tab.log_in()
+        assert tab.is_logged_in()
+        node.keyosk.grants.change(OPERATOR, "alice", add=[Grant(scope="keyosk:audit:read")])
+        assert tab.client.get("/me").headers["Location"] == _MINE
+
+
+# --- Codes ----------------------------------------------------------------------------------------
+
+
+@given(now=st.integers(60, 2**36), offset=st.integers(-300, 300))
+def test_a_code_fits_its_own_step_and_one_either_way(now: int, offset: int) -> None:
+    secret = one_time_codes.new_secret()
+    step = one_time_codes.step_at(max(0, now + offset))
+    code = pyotp.TOTP(secret).generate_otp(step)
+    found = one_time_codes.matching_step(secret, f" {code[:3]} {code[3:]}", now)
+    if abs(step - one_time_codes.step_at(now)) <= 1:
+        assert found is not None
+        assert pyotp.TOTP(secret).generate_otp(found) == code
+    elif found is not None:  # one in a million is a code of two steps
+        assert pyotp.TOTP(secret).generate_otp(found) == code
+
+
+@given(st.text())
+def test_no_text_of_another_form_is_a_code(text: str) -> None:
+    compact = one_time_codes.compact(text)
+    found = one_time_codes.matching_step(one_time_codes.new_secret(), text, 1_900_000_000)
+    assert found is None or re.fullmatch("[0-9]{6}", compact)
+    assert len(one_time_codes.digest(text, "a factor")) == 32
+
+
+@given(st.lists(st.sampled_from(["", " ", "-", "\t"]), min_size=24, max_size=24), st.booleans())
+def test_a_recovery_code_is_the_same_however_it_is_typed(gaps: list[str], upper: bool) -> None:
+    code = one_time_codes.new_recovery_codes()[0]
+    typed = "".join(a + b for a, b in zip(code.replace("-", ""), gaps, strict=True))
+    typed = typed.upper() if upper else typed
+    assert one_time_codes.digest(typed, "x") == one_time_codes.digest(code, "x")
+    assert one_time_codes.digest(typed, "y") != one_time_codes.digest(code, "x")
+    assert _CODE.fullmatch(code)
+
+
+def test_a_code_is_that_of_the_standard() -> None:
+    """RFC 6238 appendix B, with six digits."""
+    secret = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"
+    for now, code in ((59, "287082"), (1_111_111_109, "081804"), (20_000_000_000, "353130")):
+        assert one_time_codes.matching_step(secret, code, now) == now // 30
+
+
+def test_secrets_are_encrypted_anew_under_the_first_secret_key(node: Node) -> None:
+    phone, _ = enrolled(node)
+    sealed = rows_of(node.keyosk, "SELECT sealed FROM second_factor WHERE kind = 'totp'")
+    assert node.keyosk.second_factors.rewrap() == 1
+    assert rows_of(node.keyosk, "SELECT sealed FROM second_factor WHERE kind = 'totp'") != sealed
+    node.clock.now += 60
+    assert _shown(node, phone.at(int(node.clock.now))) == 303
