@@ -306,6 +306,14 @@ def for_service(
     )
 
 
+def service_of(principal: Principal, audience: str) -> TokenPolicy | None:
+    """Return the policy of the service with this audience, if the login holds a scope of it."""
+    for each in principal.entitlements:
+        if each.service.audience == audience:
+            return each.service
+    return None
+
+
 def keyosk_scopes(principal: Principal, now: int) -> frozenset[str]:
     """Return the scopes of Keyosk's own API that a login has at ``now``, with implied ones."""
     held = current(principal, now)

@@ -6,6 +6,7 @@ from typing import Any
 from keyosk.credentials.authentication import Authentication
 from keyosk.errors import BadCredentials, BadToken, InvalidGrant, NotFound
 from keyosk.model import INTROSPECT, KEYOSK, Caller, VerifiedClaims
+from keyosk.permissions import entitlements
 from keyosk.permissions.context import Context
 from keyosk.permissions.services import Services
 from keyosk.tokens.access_tokens import Tokens
@@ -139,12 +140,15 @@ class Inspection:
         return any(policy.audience in claims.audiences for policy in policies)
 
     def _is_active(self, claims: VerifiedClaims) -> bool:
-        for audience in claims.audiences:
-            policy = self._services.policy_for(audience)
-            if audience not in (self._issuer, KEYOSK) and (policy is None or not policy.enabled):
-                return False
-            try:
-                self._authentication.by_token(claims, audience=audience)
-            except BadToken:
-                return False
-        return True
+        return all(self._is_active_for(audience, claims) for audience in claims.audiences)
+
+    def _is_active_for(self, audience: str, claims: VerifiedClaims) -> bool:
+        try:
+            principal = self._authentication.by_token(claims, audience=audience)
+        except BadToken:
+            return False
+        if audience in (self._issuer, KEYOSK):
+            return True
+        # The login came with the services that it holds scopes of: mostly no more is to be read.
+        policy = entitlements.service_of(principal, audience) or self._services.policy_for(audience)
+        return policy is not None and policy.enabled

@@ -22,6 +22,7 @@ from keyosk.errors import (
 )
 from keyosk.ids import new_id
 from keyosk.model import (
+    KEYOSK,
     Caller,
     CredentialKind,
     Exchange,
@@ -213,6 +214,10 @@ class TokenIssuer:
         workloads, it may be another issuer's token as well: its login has the scopes that its rule
         gives. Raises ``BadToken``, ``Forbidden``, ``Unavailable``.
         """
+        claims, refusal = self._verified(text)
+        principal = None if claims is None else self._login_of_one(claims, service)
+        if claims is not None and principal is not None:
+            return self._by_token_of(principal, claims, service, required=required)
         policy = self._services.policy_for(service)
         if policy is None or policy.name != service:
             raise BadToken(_INVALID)  # no token is valid for what does not exist
@@ -220,13 +225,45 @@ class TokenIssuer:
             return self._for_proxy_by_assertion(
                 text, service, required=required, address=address, request_id=request_id
             )
+        if claims is None:
+            raise BadToken(refusal)
         claims = self._tokens.verify(text, audience=policy.audience)
-        principal = self._bounded(
-            self._authentication.by_token(claims, audience=policy.audience),
-            claims.scopes,
-            claims.expires_at,
-        )
-        return self.for_proxy(principal, service, required=required, actor=Actor.of(claims.actor))
+        principal = self._authentication.by_token(claims, audience=policy.audience)
+        return self._by_token_of(principal, claims, service, required=required)
+
+    def _verified(self, text: str) -> tuple[VerifiedClaims | None, str]:
+        """Return the claims of a token for whatever audience, or why it has none."""
+        try:
+            return self._tokens.verify(text, audience=None), ""
+        except BadToken as error:
+            return None, error.detail
+
+    def _login_of_one(self, claims: VerifiedClaims, service: str) -> Principal | None:
+        """Return the login behind a token for this service alone, by one statement.
+
+        ``None`` if the token is for others, or its account holds nothing of the service, or it is
+        refused: for what reason depends on the service.
+        """
+        if len(claims.audiences) != 1 or service == KEYOSK:  # which takes no plain type
+            return None
+        [audience] = claims.audiences
+        try:
+            principal = self._authentication.by_token(claims, audience=audience)
+        except BadToken:
+            return None
+        policy = entitlements.service_of(principal, audience)
+        return None if policy is None or policy.name != service else principal
+
+    def _by_token_of(
+        self,
+        principal: Principal,
+        claims: VerifiedClaims,
+        service: str,
+        *,
+        required: tuple[str, ...],
+    ) -> IssuedToken:
+        bounded = self._bounded(principal, claims.scopes, claims.expires_at)
+        return self.for_proxy(bounded, service, required=required, actor=Actor.of(claims.actor))
 
     def _for_proxy_by_assertion(
         self,
