@@ -34,7 +34,7 @@ from keyosk.errors import BadCredentials
 from keyosk.installation import Installation
 from keyosk.permissions import entitlements
 from keyosk.web import access, access_log, documentation, errors, middleware, preconditions
-from keyosk.web.application import MAX_BODY, LeanFlask, Mount, NoSessions
+from keyosk.web.application import LeanFlask, Mount, NoSessions
 from keyosk.web.fields import rfc3339
 from keyosk.web.responses import nothing, public_response
 
@@ -98,7 +98,6 @@ def create(installation: Installation, api: WSGIApplication) -> Flask:
     """Create the application. ``api``: the REST API that it calls."""
     app = LeanFlask("keyosk.console", static_folder=None)
     app.session_interface = NoSessions()
-    app.config.update(MAX_CONTENT_LENGTH=MAX_BODY, MAX_FORM_MEMORY_SIZE=MAX_BODY)
     app.url_map.merge_slashes = False
     app.jinja_env.undefined = StrictUndefined
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
@@ -242,7 +241,7 @@ def _static(file: str) -> Response:
         raise NotFound
     request.environ[access.PUBLIC] = True
     response = public_response(Response(_content(file), mimetype=_FILES[file]))
-    return preconditions.evaluate(response)
+    return preconditions.evaluate(response, request)
 
 
 @cache

@@ -7,7 +7,7 @@ the same message.
 
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from ipaddress import ip_address, ip_network
 from typing import Final
 
@@ -28,6 +28,7 @@ from keyosk.metrics import Metrics
 from keyosk.model import (
     Account,
     Caller,
+    Condition,
     CredentialKind,
     Principal,
     Session,
@@ -374,6 +375,7 @@ def caller(
     address: str | None = None,
     request_id: str | None = None,
     via: str | None = None,
+    conditions: Mapping[str, tuple[Condition, ...]] | None = None,
 ) -> Caller:
     """Return the caller that a login is to the rest of Keyosk."""
     return Caller(
@@ -386,4 +388,5 @@ def caller(
         address=address,
         request_id=request_id,
         via=via,
+        conditions=conditions or {},
     )

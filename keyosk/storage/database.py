@@ -67,6 +67,8 @@ class Database:
         self._options = (url, schema, prepare_threshold)
         parsed = database_urls.parse(url)
         self.path = parsed.path if isinstance(parsed, SqliteUrl) else None
+        #: Whether this is SQLite; everything but locks and migrations should not care.
+        self.is_sqlite: Final = self.path is not None
         self._log = outage_log or OutageLog()
         self._ends = threading.local()
         self._outage = Outage()
@@ -87,11 +89,6 @@ class Database:
         #: Inserts many rows, where there is a faster way than one statement.
         self._insert_many: Callable[[Insert, Iterable[Row]], list[Row]] | None
         self._insert_many = getattr(self._peewee, "insert_many", None)
-
-    @property
-    def is_sqlite(self) -> bool:
-        """Whether this is SQLite; everything but locks and migrations should not care."""
-        return self.path is not None
 
     @property
     def raw(self) -> peewee.Database:

@@ -329,8 +329,9 @@ def _foreign(audience: str) -> str:
 
 def _read(claims: dict[str, Any], kid: str) -> VerifiedClaims:
     """Return the claims, each with its own type. Raises ``KeyError`` if one is missing."""
-    if not all(type(claims[name]) is kind for name, kind in _READ.items()):
-        raise TypeError
+    for name, kind in _READ.items():
+        if type(claims[name]) is not kind:
+            raise TypeError
     audiences = [claims["aud"]] if isinstance(claims["aud"], str) else claims["aud"]
     key_id, actor = claims.get("key_id"), claims.get("act")
     [method] = claims["amr"]

@@ -117,9 +117,9 @@ class Gate:
         context.key_alone = decision.key_alone
         if decision.anyone:
             return
-        caller, shown = self._caller()
+        caller, shown = self._caller(asked)
         access_log.note(**name_of(caller))
-        itself = _names(caller)
+        itself = _names(caller, asked)
         allowed = decision.any_caller or (decision.itself and itself)
         if not allowed and not caller.has(decision.scope):
             raise InsufficientScope(decision.scope)
@@ -154,13 +154,13 @@ class Gate:
         except BadCredentials:
             raise Forbidden("The current password is wrong.") from None
 
-    def _caller(self) -> tuple[Caller, str | None]:
+    def _caller(self, asked: Request) -> tuple[Caller, str | None]:
         """Return who calls, and the id of the password that this request itself proved, if any."""
-        if operator.is_operator():
+        if operator.is_operator(asked):
             return replace(OPERATOR, request_id=g.request_id), None
         installation = self._installation
         now = int(installation.clock())
-        session = operator.console_login()
+        session = operator.console_login(asked)
         if session is not None:
             # A cookie is not a proof: what needs one has the password in its body.
             return _caller_of(session, now, via=VIA), None
@@ -179,16 +179,17 @@ def _caller_of(
     proven: Principal, now: int, *, limit: frozenset[str] | None = None, via: str | None = None
 ) -> Caller:
     """Return who asks. ``limit``: the scopes of their token, if they came by one."""
+    context: Any = g._get_current_object()  # the proxy looks it up for each attribute
     scopes = entitlements.keyosk_scopes(proven, now)
-    found = caller(
+    return caller(
         proven,
         scopes if limit is None else limit & scopes,
         frozenset(entitlements.current(proven, now)),
-        address=g.address,
-        request_id=g.request_id,
+        address=context.address,
+        request_id=context.request_id,
         via=via,
+        conditions=entitlements.conditions(proven, now),
     )
-    return replace(found, conditions=entitlements.conditions(proven, now))
 
 
 def recheck(installation: Installation, caller: Caller, scope: str) -> Caller:
@@ -270,9 +271,9 @@ def record_use_afterwards(installation: Installation, proven: Principal) -> None
         return response
 
 
-def _names(caller: Caller) -> bool:
+def _names(caller: Caller, asked: Request) -> bool:
     """Return whether the address names the caller's own account; ``me`` is put in its terms."""
-    arguments = request.view_args or {}
+    arguments = asked.view_args or {}
     reference = arguments.get("account", "")
     if caller.is_operator:
         return False

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
-from flask import request
+from flask import Request, request
 
 from keyosk import masking
 from keyosk.web import trace_context
@@ -73,7 +73,9 @@ class AccessLog:
 
 def note(**facts: str) -> None:
     """Add who logged in, and what was created, to the log line of this request; never a secret."""
-    request.environ.setdefault(_NOTED, {}).update(facts)
+    # Not through the proxy, which looks the request up for each attribute.
+    asked: Request = request._get_current_object()  # type: ignore[attr-defined]
+    asked.environ.setdefault(_NOTED, {}).update(facts)
 
 
 def _log_record(fields: Mapping[str, Any], *, logger: str, message: str) -> None:

@@ -17,6 +17,7 @@ from werkzeug.exceptions import (
     RequestEntityTooLarge,
 )
 from werkzeug.routing import MapAdapter, Rule
+from werkzeug.wrappers import Request as BaseRequest
 
 from keyosk.errors import KeyoskError, RefusedByRule
 from keyosk.installation import Installation
@@ -94,10 +95,22 @@ def _no_url(*_: object, **__: object) -> NoReturn:
     raise NotImplementedError("addresses makes the URLs")
 
 
+class LeanRequest(Request):
+    """A request that does not ask for the application, and its settings, for each of its limits."""
+
+    max_content_length = MAX_BODY
+    max_form_memory_size = MAX_BODY
+    max_form_parts = 1000  # as Flask has it
+
+    def _load_form_data(self) -> None:
+        BaseRequest._load_form_data(self)  # not Flask's, which asks for its debug mode
+
+
 class LeanFlask(Flask):
     """Flask without what it does for others at every request."""
 
     url_rule_class = _Rule
+    request_class = LeanRequest
 
     def log_exception(self, *_: Any) -> None:
         """Nothing: ``errors`` keeps the log of failures.
@@ -144,6 +157,12 @@ class LeanFlask(Flask):
             response = after(response)
         return response
 
+    def do_teardown_request(self, *_: object) -> None:
+        """Nothing: no function waits for it, and no signal's receiver."""
+
+    def do_teardown_appcontext(self, *_: object) -> None:
+        """Likewise."""
+
 
 class NoSessions(SessionInterface):
     """No cookie keeps anything here: one empty session is all requests' (5 us)."""
@@ -174,7 +193,6 @@ def create(
     if tracing is not None:
         tracing.instrument(app)  # first of all: a refused request has a span, too
     app.session_interface = NoSessions()
-    app.config.update(MAX_CONTENT_LENGTH=MAX_BODY, MAX_FORM_MEMORY_SIZE=MAX_BODY)
     app.url_map.merge_slashes = False  # its redirects are HTML
     routes = {f"{number} {route.path}": route for number, route in enumerate(ROUTES)}
     gate = Gate(installation, {name: route.access for name, route in routes.items()})

@@ -3,7 +3,7 @@
 import binascii
 from typing import Any, Final
 
-from flask import g, request
+from flask import Request, g, request
 
 from keyosk.credentials import api_key_format, presented
 from keyosk.credentials.presented import Credentials
@@ -18,7 +18,9 @@ def credentials() -> Credentials:
     context: Any = g._get_current_object()
     known: Credentials | None = context.get("credentials")
     if known is None:
-        known = context.credentials = _read(request.headers.get("Authorization"))
+        # Not through the proxy, which looks the request up for each attribute.
+        asked: Request = request._get_current_object()  # type: ignore[attr-defined]
+        known = context.credentials = _read(asked.headers.get("Authorization"))
     return known
 
 

@@ -30,7 +30,7 @@ def check_login() -> None:
     link can mint a token. Only a browser sends ``Sec-Fetch-Site``, and no script can write it; any
     value except the two harmless ones is refused, known or not. Raises ``Forbidden``.
     """
-    if request.headers.get("Sec-Fetch-Site", "none") not in _OWN:
+    if request.environ.get("HTTP_SEC_FETCH_SITE", "none") not in _OWN:
         raise Forbidden("A request from another site cannot log in by HTTP Basic: use a token.")
 
 

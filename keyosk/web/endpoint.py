@@ -56,12 +56,12 @@ class Endpoint(Resource):
     def dispatch_request(self, *args: Any, **kwargs: Any) -> Response:
         """Handle the request, or repeat the response that an earlier one got."""
         # Not through the proxies, which look the request up for each attribute.
-        asked: Request = request._get_current_object()  # type: ignore[attr-defined]
-        self._method, self._has_caller = asked.method, "caller" in g
+        self._asked: Request = request._get_current_object()  # type: ignore[attr-defined]
+        self._has_caller = "caller" in g._get_current_object()
         with self.meanwhile:
             self.prepare(**kwargs)
-            may_repeat = asked.method == "POST" and self._has_caller and self.repeatable
-            if may_repeat and IDEMPOTENCY_KEY in asked.headers:
+            may_repeat = self._asked.method == "POST" and self._has_caller and self.repeatable
+            if may_repeat and IDEMPOTENCY_KEY in self._asked.headers:
                 return self._once(*args, **kwargs)
             return self._respond(*args, **kwargs)
 
@@ -89,12 +89,14 @@ class Endpoint(Resource):
         return paging.page(lists, read, shape, count=count)
 
     def _respond(self, *args: Any, **kwargs: Any) -> Response:
-        method = self._method
+        method = self._asked.method
         if method not in _READING and self._writes_untagged(method):
             preconditions.check_untagged()
-        response: Response = super().dispatch_request(*args, **kwargs)
+        # As Flask-RESTful finds it; all return a response, which needs no representation.
+        handle = getattr(self, "get" if method == "HEAD" else method.lower())
+        response: Response = handle(*args, **kwargs)
         selects = self.conditional and method in _READING
-        return preconditions.evaluate(response) if selects else response
+        return preconditions.evaluate(response, self._asked) if selects else response
 
     def _writes_untagged(self, method: str) -> bool:
         """Whether a caller writes what has no entity tag; what POST makes has none before."""

@@ -8,7 +8,7 @@ import io
 from typing import Any, Final
 from urllib.parse import quote
 
-from flask import Response, g, request
+from flask import Request, Response, g, request
 
 from keyosk.errors import BadToken, Forbidden, InvalidRequest, InvalidScope, Throttled
 from keyosk.permissions import entitlements
@@ -16,6 +16,7 @@ from keyosk.tokens.issuing import IssuedToken
 from keyosk.web import access, access_log, authorization
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
+from keyosk.web.responses import WholeResponse
 
 PATH: Final = "/auth/forward"
 _SERVICE: Final = "X-Keyosk-Service"
@@ -69,9 +70,11 @@ class ForwardResource(Endpoint):
         ``method=X-Forwarded-Method`` and that header is ``OPTIONS``.
         """
         try:
-            wanted, required, forwarded = _requested(service)
+            # Not through the proxy, which looks the request up for each attribute.
+            asked: Request = request._get_current_object()  # type: ignore[attr-defined]
+            wanted, required, forwarded = _requested(asked, service)
             services = self.installation.services
-            if _is_preflight(forwarded) and services.passes_preflights(wanted):
+            if _is_preflight(asked, forwarded) and services.passes_preflights(wanted):
                 return _yes()
             issued = self._issued(wanted, required)
         except (InvalidRequest, InvalidScope, Throttled) as error:
@@ -89,19 +92,24 @@ class ForwardResource(Endpoint):
         issuer = self.installation.token_issuer
         token = authorization.credentials().token
         if token is not None:
+            context: Any = g._get_current_object()
             return issuer.for_proxy_by_token(
-                token, service, required=required, address=g.address, request_id=g.request_id
+                token,
+                service,
+                required=required,
+                address=context.address,
+                request_id=context.request_id,
             )
         return issuer.for_proxy(access.login(self.installation), service, required=required)
 
 
 def _yes() -> Response:
-    response = Response(status=200)
+    response = WholeResponse(b"")
     del response.headers["Content-Type"]
     return response
 
 
-def _is_preflight(forwarded: bool) -> bool:
+def _is_preflight(asked: Request, forwarded: bool) -> bool:
     """Whether a proxy asks about a CORS preflight (Fetch standard) that came without a login.
 
     Proxies copy its method, or ask by GET and write it into ``X-Forwarded-Method``; ``forwarded``:
@@ -110,23 +118,23 @@ def _is_preflight(forwarded: bool) -> bool:
     makes nothing a preflight. If the two methods do not fit, or there are several, it is an
     ordinary request.
     """
-    headers = request.headers
+    headers = asked.headers
     if authorization.credentials().scheme is not None:
         return False  # browsers send none with a preflight: what is sent is looked at
     if not headers.get("Origin") or not headers.get("Access-Control-Request-Method"):
         return False
-    methods = (request.environ[access_log.METHOD], *headers.getlist(_METHOD))
+    methods = (asked.environ[access_log.METHOD], *headers.getlist(_METHOD))
     return methods in (_FORWARDED_PREFLIGHTS if forwarded else _PREFLIGHTS)
 
 
-def _requested(named: str | None) -> tuple[str, tuple[str, ...], bool]:
+def _requested(asked: Request, named: str | None) -> tuple[str, tuple[str, ...], bool]:
     """Return the service, the required scopes, and whether the proxy writes ``X-Forwarded-Method``.
 
     Raises ``Forbidden``, ``InvalidScope``.
 
     What is missing is refused only after the login, which comes first: such a service is "".
     """
-    query = dict(request.args.lists())
+    query = dict(asked.args.lists())
     scope = query.pop("scope", None)
     services = query.pop("service", [])
     method = query.pop("method", None)
@@ -135,11 +143,12 @@ def _requested(named: str | None) -> tuple[str, tuple[str, ...], bool]:
         raise Forbidden("The query may have only service and scope, each once and with a value.")
     if method not in (None, [_METHOD]):
         raise Forbidden(f"In the query, method may only be {_METHOD}.")
-    names = {*services, *request.headers.getlist(_SERVICE), *([named] if named else [])}
-    if len(names - {""}) > 1 or (services and services != [*filter(None, services)]):
+    names = {*services, asked.headers.get(_SERVICE, ""), named or ""} - {""}
+    if len(names) > 1 or (services and services != [*filter(None, services)]):
         raise Forbidden("The URL and the header name different services.")
     required = entitlements.parse_scope(scope[0]) if scope else ()
     # A header can only add: one that the client sent takes nothing away.
-    for value in request.headers.getlist(_SCOPE):
-        required += entitlements.parse_scope(value)
-    return next(iter(names - {""}), ""), required, method is not None
+    added = asked.headers.get(_SCOPE)
+    if added is not None:
+        required += entitlements.parse_scope(added)
+    return next(iter(names), ""), required, method is not None

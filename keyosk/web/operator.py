@@ -24,8 +24,8 @@ def is_operator(asked: Request | None = None) -> bool:
 BY_CONSOLE: Final = object()
 
 
-def console_login() -> Principal | None:
-    """Return the login of the console session that this request is made for, if it is one."""
-    environ: dict[Any, Any] = request.environ
+def console_login(asked: Request) -> Principal | None:
+    """Return the login of the console session that a request is made for, if it is one."""
+    environ: dict[Any, Any] = asked.environ
     found: Principal | None = environ.get(BY_CONSOLE)
     return found

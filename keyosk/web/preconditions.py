@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
-from flask import Response, request
+from flask import Request, Response, request
 
 from keyosk.errors import Stale
 from keyosk.model import Versions
@@ -50,13 +50,13 @@ class _Tags:
     weak: frozenset[str] = frozenset()
 
 
-def evaluate(response: Response) -> Response:
-    """Return the response to GET or HEAD, or 304 in its place. Raises ``Stale``.
+def evaluate(response: Response, asked: Request) -> Response:
+    """Return the response to ``asked``, GET or HEAD, or 304 in its place. Raises ``Stale``.
 
     In the order of section 13.2.2. Only a success is evaluated (section 13.2.1).
     """
-    wanted, known = _tags("If-Match"), _tags("If-None-Match")
-    if response.status_code != HTTPStatus.OK or (wanted is None and known is None):
+    wanted, known = _tags(asked)
+    if (wanted is None and known is None) or response.status_code != HTTPStatus.OK:
         return response
     tag, is_weak = response.get_etag()
     # SECURITY: a failed precondition is answered like any failure. It never carries the
@@ -75,7 +75,7 @@ def wanted_versions() -> Versions | None:
     Strong comparison for ``If-Match``, weak for ``If-None-Match`` (sections 13.1.1 and 13.1.2).
     SECURITY: a value that cannot be read lets no version pass.
     """
-    wanted, known = _tags("If-Match"), _tags("If-None-Match")
+    wanted, known = _tags(request)
     if (wanted is None or wanted.any) and known is None:
         return None
     among = None if wanted is None or wanted.any else _numbers(wanted.strong)
@@ -93,17 +93,21 @@ def check_untagged() -> None:
     (section 13.1.1) and ``If-None-Match`` true; what is written to exists, so it is the other way
     round with ``*``.
     """
-    wanted, known = _tags("If-Match"), _tags("If-None-Match")
+    wanted, known = _tags(request)
     if (wanted is not None and not wanted.any) or (
         known is not None and (known.any or known.malformed)
     ):
         raise Stale("What this would change has no entity tag: send no precondition about one.")
 
 
-def _tags(name: str) -> _Tags | None:
-    value = request.headers.get(name)
-    if value is None:
-        return None
+def _tags(asked: Request) -> tuple[_Tags | None, _Tags | None]:
+    """Return what ``If-Match`` and ``If-None-Match`` name."""
+    wanted = asked.environ.get("HTTP_IF_MATCH")
+    known = asked.environ.get("HTTP_IF_NONE_MATCH")
+    return None if wanted is None else _read(wanted), None if known is None else _read(known)
+
+
+def _read(value: str) -> _Tags:
     value = value.strip(" \t")
     if value == "*":
         return _Tags(any=True)

@@ -49,6 +49,12 @@ class StrictSchema(Schema):
     class Meta:
         unknown = RAISE
 
+    def get_attribute(self, obj: Any, attr: str, default: Any) -> Any:
+        """Return what a field shows; of an object without trying it as a dictionary first."""
+        if "." in attr or isinstance(obj, dict):
+            return super().get_attribute(obj, attr, default)
+        return getattr(obj, attr, default)
+
 
 class ResponseSchema(StrictSchema):
     """What responses show: every field is there, except those in ``optional_fields``."""
