@@ -18,7 +18,7 @@ _VOID = frozenset({"meta", "link", "input", "br"})
 _TAGS = frozenset(
     """html head meta title body header nav main section h1 h2 p a ul li dl dt dd form label input
     select option textarea button fieldset legend table caption thead tbody tr th td details summary
-    code pre span strong time del ins br div figure figcaption svg g rect path text""".split()  # noqa: SIM905 - they are words
+    code pre span strong time del ins br div figure figcaption svg g rect path text desc""".split()  # noqa: SIM905 - they are words
 )
 #: What runs, styles or sends by itself.
 _ATTRIBUTES = frozenset({"style", "srcdoc", "formaction", "ping"})
@@ -92,7 +92,7 @@ class Page(HTMLParser):
                 place = given.get("src") or given.get("href") or ""
                 if not place.startswith(("/console/static/", "data:,")):
                     found.append(f"<{tag}> from {place!r}")
-            elif tag not in _TAGS:
+            elif tag not in _TAGS or (tag == "svg" and given.get("role") != "img"):
                 found.append(f"<{tag}>")
             for name, value in given.items():
                 if name.startswith(("on", "hx-on", "data-hx")) or name in (

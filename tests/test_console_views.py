@@ -35,9 +35,11 @@ _VIEWS: Final = (
     "/console/matrix?service=keyosk&rows=accounts",
     "/console/explain",
     "/console/signing-keys",
+    "/console/sessions",
     "/console/revocations",
     "/console/audit",
     "/console/attack",
+    "/console/settings",
     "/me",
 )
 
@@ -239,13 +241,13 @@ def test_a_signing_key_is_rotated_and_declared_compromised(prepared_url: str) ->
 
 def test_a_guesser_is_seen_once_the_minute_is_over(prepared_url: str) -> None:
     clock = Clock()
-    with in_process(prepared_url, clock=clock) as (keyosk, client):
+    with in_process(prepared_url, clock=clock) as (_, client):
         for _ in range(3):
             answer = client.post("/auth/token", auth=("admin", "not the password"))
             assert answer.status_code == 401
         clock.now += 61
         page = get(client, "/console/attack")
-        assert f"account/{keyosk.accounts.get('admin').id} 3" in page.text
+        assert "admin 3" in page.text
 
 
 def test_the_audit_log_is_filtered_and_tells_what_changed(
@@ -255,7 +257,7 @@ def test_the_audit_log_is_filtered_and_tells_what_changed(
     done(admin.patch(alice.path, json={"display_name": "Alice Adams"}))
     query = {"target": f"account/{alice.id}", "action": "account.change"}
     page = root.get("/console/audit", params=query)
-    assert 'display_name: "" display_name: "Alice Adams"' in page.text
+    assert 'display_name: − "" + "Alice Adams"' in page.text
     assert "account.create" not in page.text
     assert root.get("/console/audit", params={"since": "yesterday"}).status == 422
 

@@ -16,6 +16,7 @@ from keyosk import app
 from keyosk.cli import choice, failures, listeners, logs, machine, welcome
 from keyosk.config import Config
 from keyosk.config.values import Address
+from keyosk.console import application as console
 from keyosk.errors import DatabaseTooNew, DatabaseUnusable, Unavailable
 from keyosk.installation import Installation
 from keyosk.metrics import Metrics, SharedCounts, release
@@ -60,7 +61,7 @@ def serve() -> None:
             workers=configuration.workers,
             threads=configuration.threads,
             streams=application.STREAMS,
-            slow=application.is_slow,
+            slow=lambda environ: application.is_slow(environ) or console.is_slow(environ),
             instant=application.is_instant,
             in_loop=partial(
                 application.runs_in_loop,

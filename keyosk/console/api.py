@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote, unquote_to_bytes, urlencode
@@ -48,6 +48,22 @@ class Reply:
     total: str | None
 
 
+class Stream:
+    """A response that is made as it is read."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = pieces
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._pieces)
+
+    def close(self) -> None:
+        """End it, wherever it is."""
+        close = getattr(self._pieces, "close", None)
+        if close is not None:
+            close()
+
+
 class Api:
     """Calls the API as one account."""
 
@@ -85,6 +101,14 @@ class Api:
         query = "force=true" if force else ""
         return self._call(method, path, query=query, body=body, headers=headers)
 
+    def stream(self, path: str, **query: str) -> "Stream":
+        """Read what comes piece by piece; the caller closes it. Raises ``Refused``."""
+        given = urlencode({name: value for name, value in query.items() if value})
+        status, sent, pieces = self._begin("GET", path, given)
+        if status >= 400:
+            raise Refused(status, json.loads(_read(pieces)), sent.get("retry-after"))
+        return Stream(pieces)
+
     def _call(
         self,
         method: str,
@@ -94,6 +118,28 @@ class Api:
         body: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Reply:
+        status, sent, pieces = self._begin(method, path, query, body=body, headers=headers)
+        content = _read(pieces)
+        found = json.loads(content) if content else {}
+        if status >= 400:
+            raise Refused(status, found, sent.get("retry-after"))
+        return Reply(
+            found,
+            sent.get("effective-at-latest"),
+            sent.get("etag", "").strip('"') or None,
+            sent.get("x-total-count"),
+        )
+
+    def _begin(
+        self,
+        method: str,
+        path: str,
+        query: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[int, dict[str, str], Iterable[bytes]]:
+        """Call; returns the status, the headers and the body of the response."""
         data = b"" if body is None else json.dumps(body).encode()
         environ: dict[Any, Any] = {
             **{name: self._environ[name] for name in _SHARED if name in self._environ},
@@ -114,17 +160,8 @@ class Api:
             began.append((int(status[:3]), {name.lower(): value for name, value in sent}))
             return lambda _: None
 
-        content = _read(self._application(environ, start))
-        status, sent = began[-1]
-        found = json.loads(content) if content else {}
-        if status >= 400:
-            raise Refused(status, found, sent.get("retry-after"))
-        return Reply(
-            found,
-            sent.get("effective-at-latest"),
-            sent.get("etag", "").strip('"') or None,
-            sent.get("x-total-count"),
-        )
+        pieces = self._application(environ, start)
+        return *began[-1], pieces
 
 
 def segment(value: str) -> str:
@@ -133,9 +170,8 @@ def segment(value: str) -> str:
 
 
 def _read(pieces: Iterable[bytes]) -> bytes:
+    stream = Stream(pieces)
     try:
-        return b"".join(pieces)
+        return b"".join(stream)
     finally:
-        close = getattr(pieces, "close", None)
-        if close is not None:
-            close()
+        stream.close()

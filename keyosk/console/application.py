@@ -25,6 +25,8 @@ from keyosk.console import (
     overview,
     records,
     second_factors,
+    sessions,
+    settings,
     signing_keys,
 )
 from keyosk.console.api import Api, Refused
@@ -70,9 +72,11 @@ _NAVIGATION: Final = (
     ("/console/issuers", "Issuers", "keyosk:services:read"),
     ("/console/explain", "Explain", None),
     ("/console/signing-keys", "Signing keys", "keyosk:keys:read"),
+    ("/console/sessions", "Sessions", "keyosk:accounts:read"),
     ("/console/revocations", "Revocations", None),
     ("/console/audit", "Audit", "keyosk:audit:read"),
     ("/console/attack", "Under attack", "keyosk:audit:read"),
+    ("/console/settings", "Settings", "keyosk:admin"),
 )
 
 
@@ -92,6 +96,12 @@ def _beside(installation: Installation, api: WSGIApplication) -> WSGIApplication
         return (pages() if is_ours else api)(environ, start_response)
 
     return application
+
+
+def is_slow(environ: Mapping[str, Any]) -> bool:
+    """Whether a request streams, as ``web.application.is_slow`` says of the API."""
+    path: str = environ["PATH_INFO"]
+    return path == records.EXPORT
 
 
 def create(installation: Installation, api: WSGIApplication) -> Flask:
@@ -120,6 +130,8 @@ def create(installation: Installation, api: WSGIApplication) -> Flask:
         *signing_keys.PAGES,
         *records.PAGES,
         *second_factors.PAGES,
+        *sessions.PAGES,
+        *settings.PAGES,
     )
     for number, page in enumerate(pages):
         app.add_url_rule(

@@ -1,34 +1,130 @@
-"""The first page: what needs attention."""
+"""The first page: what is going on, and what needs attention."""
 
-from typing import Final
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
 
 from flask import Response
 
+from keyosk.console.charts import chart
 from keyosk.console.pages import Page, Visit, show
+from keyosk.web.fields import rfc3339
+
+_STEP: Final = 600
+_DAY: Final = 86_400
+#: Days before its end that an API key is shown, and days after which it counts as unused.
+_SOON: Final = 14
+_UNUSED: Final = 90
+_KEYS: Final = 5
 
 
 def overview(visit: Visit) -> Response:
     """Show what an admin looks at first, as far as they may see it."""
     keys = visit.api.get("/signing-keys").body["items"] if visit.can("keyosk:keys:read") else []
-    may_audit = visit.can("keyosk:audit:read")
+    total, ending, unused = None, None, None
+    if visit.can("keyosk:accounts:read"):
+        total = visit.api.get("/accounts", limit=1, total="capped").total
+        ending, unused = _keys(visit)
     recent, refused = [], []
-    if may_audit:
+    if visit.can("keyosk:audit:read"):
         recent = visit.api.get("/audit", sort="-sequence", limit=10).body["items"]
         refused = visit.api.get("/audit", sort="-sequence", limit=10, outcome="refused").body[
             "items"
         ]
-    total = None
-    if visit.can("keyosk:accounts:read"):
-        total = visit.api.get("/accounts", limit=1, total="capped").total
+    active = [key for key in keys if key["state"] == "active"]
     return show(
         "overview.html",
-        active=[key for key in keys if key["state"] == "active"],
+        active=active,
         coming=[key for key in keys if key["state"] == "next"],
-        may_audit=may_audit,
+        may_audit=visit.can("keyosk:audit:read"),
         recent=recent,
         refused=refused,
         total=total,
+        ending=ending,
+        unused=unused,
+        soon=_SOON,
+        unused_days=_UNUSED,
+        **_activity(visit),
+        **_state(visit, active),
     )
+
+
+def _keys(visit: Visit) -> tuple[dict[str, Any], dict[str, Any]]:
+    """API keys that end soon, and those that nobody uses: the first of them, and how to see all."""
+    now = int(visit.installation.clock())
+    found = []
+    for query in (
+        {"expires_before": rfc3339(now + _SOON * _DAY), "enabled": "true"},
+        {"unused_since": rfc3339(now - _UNUSED * _DAY), "enabled": "true"},
+    ):
+        answer = visit.api.get("/api-keys", limit=_KEYS, total="capped", **query)
+        found.append({"items": answer.body["items"], "total": answer.total, "query": query})
+    return found[0], found[1]
+
+
+def _activity(visit: Visit) -> dict[str, Any]:
+    """The charts of the last day, their numbers by hour, and the nodes."""
+    if not visit.can("keyosk:audit:read"):
+        return {"charts": [], "hours": [], "nodes": []}
+    items = visit.api.get("/activity", step=_STEP).body["items"]
+    rows = [
+        (
+            item["time"],
+            item["tokens_issued"],
+            sum(item["tokens_refused"].values()),
+            sum(item["logins_refused"].values()),
+        )
+        for item in items
+    ]
+    minutes = _STEP // 60
+    return {
+        "charts": [
+            chart("tokens", "Tokens issued per minute", [row[1] for row in rows], minutes=minutes),
+            chart(
+                "refused",
+                "Token requests refused per minute",
+                [row[2] for row in rows],
+                minutes=minutes,
+            ),
+            chart("logins", "Logins refused per minute", [row[3] for row in rows], minutes=minutes),
+        ],
+        "hours": _by_hour(rows),
+        "nodes": visit.api.get("/nodes").body["items"],
+    }
+
+
+def _by_hour(rows: Iterable[tuple[str, int, int, int]]) -> list[tuple[str, int, int, int]]:
+    """The numbers of each hour, the latest first, without hours in which nothing was."""
+    hours: dict[str, list[int]] = {}
+    for time, *counts in rows:
+        known = hours.setdefault(f"{time[:13]}:00:00Z", [0, 0, 0])
+        for place, count in enumerate(counts):
+            known[place] += count
+    return [
+        (hour, counts[0], counts[1], counts[2])
+        for hour, counts in reversed(hours.items())
+        if any(counts)
+    ]
+
+
+def _state(visit: Visit, active: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What this Keyosk finds wrong with itself, its database, and when it rotates by schedule."""
+    if not visit.can("keyosk:admin"):
+        return {"database": None, "findings": [], "rotation": None}
+    checks = visit.api.get("/diagnosis").body["checks"]
+    settings = {each["name"]: each["value"] for each in visit.api.get("/settings").body["items"]}
+    days = int(settings["KEYOSK_KEY_ROTATION_DAYS"])
+    began = [key["active_from"] for key in active if key["active_from"]]
+    return {
+        "database": next((each["found"] for each in checks if each["part"] == "database"), None),
+        "findings": [each for each in checks if each["status"] in ("warning", "wrong")],
+        "rotation": _later(min(began), days) if began and days else None,
+    }
+
+
+def _later(moment: str, days: int) -> str:
+    found = datetime.fromisoformat(moment).astimezone(UTC) + timedelta(days=days)
+    return found.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 PAGES: Final = (Page("GET", "/console", overview),)

@@ -1,52 +1,96 @@
-"""What was done and what is in force: the audit log, revocations, and attempts to get in."""
+"""What was done: the audit log, and attempts to get in."""
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
+from urllib.parse import urlencode
 
 from flask import Response, request
 
+from keyosk.console.differences import difference
 from keyosk.console.pages import Page, Visit, pages_of, show
+from keyosk.web.fields import rfc3339
 
-_FILTERS: Final = ("actor", "action", "target", "outcome", "since", "until", "cursor")
-_SHOWN: Final = 200
+_FILTERS: Final = ("actor", "action", "credential", "target", "outcome", "since", "until")
+#: Times that the page of attacks looks back to, in seconds.
+_BACK: Final = {"hour": 3_600, "day": 86_400}
+#: Seconds between two looks, and how many looks there are until somebody says to go on.
+#:
+#: SECURITY: each look is a use of the session. For ever, an unattended browser would never log out.
+_EVERY: Final = 5
+_LOOKS: Final = 120
+EXPORT: Final = "/console/audit/export"
 
 
 def audit(visit: Visit) -> Response:
     """List rows of the audit log, the newest first."""
-    query = {name: request.args.get(name, "").strip()[:1000] for name in _FILTERS}
-    found = visit.api.get("/audit", **query, sort="-sequence", limit=50).body
-    return show("audit.html", query=query, **pages_of(found["items"], found["next"]))
+    query = _query()
+    found = visit.api.get(
+        "/audit", **query, cursor=request.args.get("cursor"), sort="-sequence", limit=50
+    ).body
+    given = {name: value for name, value in query.items() if value}
+    return show(
+        "audit.html",
+        query=query,
+        chain=visit.api.get("/audit/chain").body,
+        export=f"{EXPORT}?{urlencode(given)}" if given else EXPORT,
+        difference=difference,
+        **pages_of(found["items"], found["next"]),
+    )
 
 
-def revocations(visit: Visit) -> Response:
-    """List the revocations in force, the newest first."""
-    entries = visit.api.get("/auth/revocations").body["entries"]
-    return show("revocations.html", entries=entries[: -_SHOWN - 1 : -1], total=len(entries))
+def export(visit: Visit) -> Response:
+    """Send all rows that pass the filters."""
+    body = visit.api.stream("/audit/export", **_query())
+    response = Response(body, mimetype="application/jsonl")
+    response.headers["Content-Disposition"] = 'attachment; filename="keyosk-audit.jsonl"'
+    response.call_on_close(body.close)
+    return response
 
 
 def attack(visit: Visit) -> Response:
-    """Show who is being guessed at, from where, and what was refused."""
-    guesses: list[dict[str, Any]] = []
-    for action in ("login.failed", "login.throttled"):
-        guesses += visit.api.get("/audit", action=action, sort="-sequence", limit=100).body["items"]
+    """Show who is being guessed at, from where, and what was refused; live."""
+    back = request.args.get("back", "hour")
+    now = int(visit.installation.clock())
+    since = rfc3339(now - _BACK.get(back, _BACK["hour"]))
+    found = visit.api.get("/login-failures", since=since).body
+    step = 3_600 if back == "day" else 300
+    activity = visit.api.get("/activity", since=since, step=step).body["items"]
     refused = visit.api.get("/audit", outcome="refused", sort="-sequence", limit=50).body["items"]
-    by_account: Counter[str] = Counter()
-    by_address: Counter[str] = Counter()
-    for row in guesses:
-        count = (row["after"] or {}).get("count", 0)
-        by_account[row["target"] or "names that no account has"] += count
-        by_address[row["address"] or "unknown"] += count
     return show(
         "attack.html",
-        throttled=[row for row in guesses if row["action"] == "login.throttled"][:20],
-        by_account=by_account.most_common(15),
-        by_address=by_address.most_common(15),
+        back=back if back in _BACK else "hour",
+        found=found,
+        tokens=_reasons(activity, "tokens_refused"),
+        logins=_reasons(activity, "logins_refused"),
         refused=[row for row in refused if not row["action"].startswith("login.")][:20],
+        at=rfc3339(now),
+        every=_EVERY,
+        following=_following(back),
     )
+
+
+def _following(back: str) -> str | None:
+    """The query of the next look, ``None`` once it is paused."""
+    given = request.args.get("look", "1")
+    look = int(given) if given.isdecimal() and len(given) < 4 else 0
+    return urlencode({"back": back, "look": look + 1}) if 0 < look < _LOOKS else None
+
+
+def _reasons(activity: Iterable[Mapping[str, Any]], name: str) -> list[tuple[str, int]]:
+    counts: Counter[str] = Counter()
+    for item in activity:
+        reasons: Mapping[str, Any] = item[name]
+        counts.update(reasons)
+    return counts.most_common()
+
+
+def _query() -> dict[str, str]:
+    return {name: request.args.get(name, "").strip()[:1000] for name in _FILTERS}
 
 
 PAGES: Final = (
     Page("GET", "/console/audit", audit),
-    Page("GET", "/console/revocations", revocations),
+    Page("GET", EXPORT, export),
     Page("GET", "/console/attack", attack),
 )

@@ -1,0 +1,54 @@
+"""Small charts, drawn here: the numbers of the last day as one path of SVG."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+WIDTH: Final = 600
+HEIGHT: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """One chart.
+
+    Attributes:
+        name: What tells it apart on its page.
+        title: What it shows.
+        description: The same in words, for those who do not see it.
+        path: The outline of its area (SVG 2 section 9.3).
+        highest: The highest number, which its height stands for.
+    """
+
+    name: str
+    title: str
+    description: str
+    path: str
+    highest: str
+
+
+def chart(name: str, title: str, counts: Sequence[int], *, minutes: int) -> Chart:
+    """Draw counts, each over some minutes, as numbers per minute."""
+    highest = max(counts, default=0)
+    step = WIDTH / max(len(counts), 1)
+    path = [f"M0 {HEIGHT}"]
+    for place, count in enumerate(counts):
+        y = HEIGHT - (HEIGHT - 2) * count / highest if highest else HEIGHT
+        # A step for each: what was done in some minutes is no line to the next ones.
+        path.append(f"V{y:.1f}H{(place + 1) * step:.1f}")
+    return Chart(
+        name=name,
+        title=title,
+        description=(
+            f"{sum(counts)} in all; at most {per_minute(highest, minutes)} per minute, now "
+            f"{per_minute(counts[-1] if counts else 0, minutes)}."
+        ),
+        path="".join((*path, f"V{HEIGHT}Z")),
+        highest=per_minute(highest, minutes),
+    )
+
+
+def per_minute(count: int, minutes: int) -> str:
+    """Return a count over some minutes as one per minute."""
+    each = count / minutes
+    return f"{each:.0f}" if each >= 10 or each == int(each) else f"{each:.1f}"
