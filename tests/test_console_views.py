@@ -80,7 +80,15 @@ def test_rights_are_shown_with_what_they_come_through(
     todo = make_service(admin)
     role = make_role(admin, f"{todo}:write")
     limited = {"name": f"{todo}:read", "with": "password", "until": "2100-01-01T00:00:00Z"}
+    half = [
+        {"name": role, "until": "2100-01-02T00:00:00Z"},
+        {"name": make_role(admin, f"{todo}:read"), "with": "api_key"},
+    ]
     alice = make_person(server, admin, limited, roles=(role,))
+    bob = make_person(server, admin, roles=tuple(half))
+    text = root.get(f"/console/accounts/{bob.id}").text
+    assert f"role {role} any login 2100-01-02 00:00" in text
+    assert f"role {half[1]['name']} api_key no end" in text
     text = root.get(f"/console/accounts/{alice.id}").text
     assert f"{todo}:write the role {role} no end" in text
     assert f"scope {todo}:read password 2100-01-01 00:00" in text
