@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import tomllib
+import zipfile
 from contextlib import suppress
 from importlib.metadata import distribution
 from ipaddress import ip_address, ip_network
@@ -23,7 +24,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from live import ADMIN_PASSWORD, SECRET_KEY, command, environment, free_port
+import pages
+from live import ADMIN_PASSWORD, SECRET_KEY, LiveServer, command, environment, free_port
 from test_supply import needed_here
 
 pytestmark = pytest.mark.slow
@@ -120,6 +122,34 @@ def test_make_build_in_two_folders_gives_the_same_bytes(packages: list[Path]) ->
     assert {"requirements.txt", "requirements-postgresql.txt"} <= one.keys()
     assert one.keys() == another.keys()
     assert [name for name in one if one[name] != another[name]] == []
+
+
+@pytest.mark.slow
+def test_a_wheel_has_the_console_with_all_that_it_shows(
+    packages: list[Path], tmp_path: Path
+) -> None:
+    (wheel,) = (packages[0] / "dist").glob("keyosk-*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    parts = {
+        str(file.relative_to(ROOT))
+        for folder in ("templates", "static")
+        for file in (ROOT / "keyosk" / "console" / folder).iterdir()
+    }
+    assert len(parts) > 20
+    assert [part for part in sorted(parts) if not (tmp_path / part).is_file()] == []
+    (tmp_path / "data").mkdir()
+    server = LiveServer(f"sqlite:///{tmp_path / 'data' / 'keyosk.db'}", tmp_path)
+    server.environment["PYTHONPATH"] = str(tmp_path)  # before the sources, which are installed
+    check = f"import keyosk; assert keyosk.__file__.startswith({str(tmp_path)!r})"
+    server.program = (sys.executable, "-P", "-c", f"{check}; from keyosk.cli import main; main()")
+    with server:
+        browser = pages.logged_in(server, "admin", ADMIN_PASSWORD)
+        for path in ("/console", "/console/accounts", "/me"):
+            assert browser.get(path).status == 200
+        for tag, given in browser.get("/console").tags:
+            if tag in ("script", "link"):
+                place = given.get("src") or given.get("href") or ""
+                assert place.startswith("data:") or browser.client.get(place).status_code == 200
 
 
 # --- The image ------------------------------------------------------------------------------------
