@@ -16,7 +16,7 @@ unexport VIRTUAL_ENV CONDA_PREFIX CONDA_DEFAULT_ENV POETRY_ACTIVE PYTHONDONTWRIT
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-long coverage faults demo lint format docs build audit bench growth profile compose manifests lock clean
+.PHONY: help run test test-long coverage faults demo lint format docs screenshots build audit bench growth profile compose manifests lock clean
 
 help: ## Show this list
 	@echo 'Usage: make TARGET [ARGS="..."]'
@@ -56,6 +56,10 @@ format: .venv/.development ## Format the code and mend what can be mended by its
 
 docs: .venv/.development ## Build the documentation into build/docs (SPHINX_FORMAT=epub, man, ...)
 	$(BIN)/sphinx-build -W --keep-going -b $(SPHINX_FORMAT) -a -d build/doctrees docs build/$(if $(filter html,$(SPHINX_FORMAT)),docs,$(SPHINX_FORMAT))
+
+# Kept in docs/screenshots, as a machine that builds the documentation may have no Chromium.
+screenshots: .venv/.development ## Take the pictures of the console anew (needs Chromium)
+	@$(BIN)/python tools/screenshots.py
 
 build: .venv/.development ## Build the wheels, the source packages, their SBOM and pins into dist
 	$(POETRY) build --clean

@@ -74,6 +74,16 @@ def test_no_page_is_too_wide_or_too_long_and_none_asks_the_network(
     assert {url for url in asked if not url.startswith(("file:", "data:"))} == set()
 
 
+def test_the_pictures_of_the_console_are_light_and_dark_and_small() -> None:
+    files = {file.stem: file for file in (ROOT / "docs" / "screenshots").iterdir()}
+    names = {name.rpartition("-")[0] for name in files}
+    assert len(names) >= 6
+    assert files.keys() == {f"{name}-{scheme}" for name in names for scheme in ("light", "dark")}
+    assert [name for name, file in files.items() if file.stat().st_size > 100_000] == []
+    page = (ROOT / "docs" / "how-to" / "console-pictures.md").read_text()
+    assert [name for name in sorted(files) if f"../screenshots/{name}.png" not in page] == []
+
+
 def is_reference(name: str) -> bool:
     """Pages in which somebody looks for one thing."""
     return name.startswith("reference/") or name == "changelog.html"

@@ -1,0 +1,160 @@
+"""Take the pictures of the console in the documentation: make screenshots.
+
+They are kept in ``docs/screenshots``, as not every machine that builds the documentation has a
+Chromium. Keyosk runs in this process, with people, services and times that are made up, so the
+pictures change only when the pages do.
+"""
+
+import base64
+import secrets
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from playwright.sync_api import sync_playwright
+from werkzeug.serving import WSGIRequestHandler, make_server
+from werkzeug.test import Client
+
+from keyosk import app, config
+from keyosk.installation import Installation
+from keyosk.model import OPERATOR, Grant, Kind, Scope
+
+FOLDER: Final = Path(__file__).resolve().parents[1] / "docs" / "screenshots"
+_PASSWORD: Final = "amber lanterns drift slowly"  # noqa: S105 - of nobody
+_HEAVIEST: Final = 100_000  # bytes
+_SIZE: Final = {"width": 900, "height": 620}
+#: Thursday, 31 January 2030, 8:00 UTC.
+_MORNING: Final = 1_896_076_800
+#: What there is a picture of, by its name; ``{alice}`` stands for her id.
+_PAGES: Final = {
+    "overview": "/console",
+    "account": "/console/accounts/{alice}#what",
+    "explain": "/console/explain?account=alice&scope=todo:write",
+    "signing-keys": "/console/signing-keys",
+    "audit": "/console/audit",
+    "under-attack": "/console/attack",
+}
+
+
+class _Quiet(WSGIRequestHandler):
+    def log(self, *_: object) -> None:
+        pass
+
+
+class _Morning:
+    """The clock of the pictures."""
+
+    def __init__(self) -> None:
+        self.now = float(_MORNING)
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def main() -> int:
+    """Take them; 1 where there is no Chromium, or where one is too heavy to be kept."""
+    found = shutil.which("chromium-headless-shell") or shutil.which("chromium")
+    if found is None:
+        print("Please install Chromium (Debian: chromium-headless-shell).", file=sys.stderr)
+        return 1
+    FOLDER.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, _served(Path(folder)) as (url, alice):
+        _take(found, url, alice)
+    heavy = [file.name for file in FOLDER.iterdir() if file.stat().st_size > _HEAVIEST]
+    if heavy:
+        print(f"Above 100 kB: {', '.join(heavy)}", file=sys.stderr)
+    return 1 if heavy else 0
+
+
+def _take(chromium: str, url: str, alice: str) -> None:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium)
+        page = browser.new_page(viewport=_SIZE)  # type: ignore[arg-type]
+        page.goto(f"{url}/console/login")
+        page.fill("#username", "admin")
+        page.fill("#password", _PASSWORD)
+        page.click("main button")
+        page.wait_for_url(f"{url}/console")
+        for name, path in _PAGES.items():
+            page.goto(url + path.format(alice=alice))
+            for scheme in ("light", "dark"):
+                page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+                page.screenshot(path=FOLDER / f"{name}-{scheme}.png")
+        browser.close()
+
+
+@contextmanager
+def _served(folder: Path) -> Iterator[tuple[str, str]]:
+    """A Keyosk in this process; answers its URL and the id of alice."""
+    settings = config.load(
+        {
+            "KEYOSK_DATABASE_URL": f"sqlite:///{folder / 'keyosk.db'}",
+            "KEYOSK_ADMIN_PASSWORD": _PASSWORD,
+            "KEYOSK_SECRET_KEY": base64.b64encode(secrets.token_bytes(32)).decode(),
+        }
+    )
+    clock = _Morning()
+    app.prepare(settings, clock=clock)
+    keyosk = app.build(settings, clock=clock)
+    application = app.create_app(keyosk, write_line=lambda _: None)
+    alice = _fill(keyosk, Client(application), clock)
+    server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=_Quiet)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", alice
+    finally:
+        server.shutdown()
+        thread.join()
+        keyosk.database.close()
+
+
+def _fill(keyosk: Installation, client: Client, clock: _Morning) -> str:
+    """What somebody does on a morning; answers the id of alice."""
+    for name, title in (("todo", "To-do lists"), ("notes", "Notes"), ("billing", "Billing")):
+        scopes = [Scope(f"{name}:read", "Read"), Scope(f"{name}:write", "Change")]
+        keyosk.services.create(OPERATOR, name=name, title=title, scopes=scopes)
+    keyosk.roles.create(OPERATOR, name="editor", scopes=["notes:read", "notes:write"])
+    keyosk.roles.create(OPERATOR, name="reader", scopes=["billing:read", "notes:read", "todo:read"])
+    alice = keyosk.grants.create_account(
+        OPERATOR,
+        [Grant(scope="todo:read"), Grant(role="editor", until=_MORNING + 90 * 86_400)],
+        username="alice",
+        display_name="Alice Adams",
+        password=_PASSWORD,
+    )
+    for name in ("bob", "carol", "dan"):
+        keyosk.grants.create_account(
+            OPERATOR, [Grant(role="reader")], username=name, password=_PASSWORD
+        )
+    robot = keyosk.grants.create_account(
+        OPERATOR,
+        [Grant(scope="todo:write"), Grant(scope="billing:read")],
+        username="nightly-report",
+        kind=Kind.MACHINE,
+    )
+    made = [
+        keyosk.api_keys.create(OPERATOR, alice.id, name="laptop", scopes=["todo:read"]),
+        keyosk.api_keys.create(OPERATOR, robot.id, name="2030", expires_at=_MORNING + 40 * 86_400),
+    ]
+    keyosk.rotation.rotate(OPERATOR)
+    for minute in range(60):
+        clock.now = _MORNING + 60 * minute
+        for key in made[: 1 + minute % 2]:
+            client.post("/auth/token", headers={"Authorization": f"Bearer {key.secret}"})
+        if minute in (20, 21, 40):
+            for guess in range(3 + minute % 3):
+                client.post("/auth/token", auth=("bob", f"summer{guess}"))
+    clock.now += 60
+    keyosk.accounts.change(OPERATOR, "dan", {"enabled": False})
+    clock.now += 60
+    return alice.id
+
+
+if __name__ == "__main__":
+    sys.exit(main())
