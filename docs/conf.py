@@ -9,7 +9,7 @@ author = "The Keyosk authors"
 project_copyright = "The Keyosk authors"
 release = version = installed_version("keyosk")
 
-extensions = ["myst_parser", "sphinx_copybutton", "inline_diagrams"]
+extensions = ["myst_parser", "sphinx_copybutton", "inline_diagrams", "operations"]
 exclude_patterns = ["_build"]
 
 # The anchors that GitHub gives headings too, so that a link works in both places.

@@ -1,5 +1,6 @@
 """The documentation says what the program does: all of it, and nothing else."""
 
+import importlib
 import json
 import os
 import re
@@ -8,7 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import click
 import jwt
@@ -17,12 +18,14 @@ from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+import api_pages
 from keyosk.cli import keyosk as command_tree
 from keyosk.model.records import AuditAction
 from keyosk.model.services import KEYOSK_SCOPES
 from keyosk.server import problems
 from keyosk.server.problems import Problem
 from keyosk.web import errors as web_errors
+from keyosk.web.openapi import build
 from keyosk.web.routes import ROUTES
 from live import LiveServer
 from pages import enrol, logged_in
@@ -38,10 +41,12 @@ PAGES = sorted(
         *ROOT.glob("client*/*.md"),
     ]
 )
-API = (REFERENCE / "api.md").read_text()
+API = api_pages.as_one()
 COMMANDS = (REFERENCE / "commands.md").read_text()
 ERRORS = (REFERENCE / "errors.md").read_text()
 TOKENS = (REFERENCE / "tokens.md").read_text()
+
+Spec = dict[str, Any]
 
 ALICE_PASSWORD = "violet lamps orbit slowly"
 NEW_PASSWORD = "slowly orbit lamps violet"
@@ -57,6 +62,11 @@ def without_code(text: str) -> str:
 
 def code(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def description() -> Spec:
+    return build(ROUTES, "http://127.0.0.1:8080")
 
 
 # --- Addresses ------------------------------------------------------------------------------------
@@ -88,6 +98,44 @@ def test_every_address_in_the_api_page_has_a_curl_line_of_its_own() -> None:
             assert f"-X {method}" in section
 
 
+def test_every_resource_of_the_api_has_a_page_in_its_contents() -> None:
+    assert set(api_pages.RESOURCES) == set((REFERENCE / "api").glob("*.md"))
+
+
+def test_what_a_page_says_of_scopes_is_what_the_description_says(description: Spec) -> None:
+    for section in re.split(r"^(?=##+ )", without_code(API), flags=re.MULTILINE):
+        found = re.match(r"### ([A-Z, ]+) (/\S*)\n", section)
+        if found is None:
+            continue
+        for method in found[1].split(", "):
+            operation = description["paths"][found[2]][method.lower()]
+            needed = operation.get("x-required-scope")
+            said = re.search(r"Who:\s+(`keyosk:[a-z:]+`|anyone|as for)", section)
+            if needed is None:
+                assert said is None or said[1] == "anyone", section
+            elif said is not None and said[1] != "as for":
+                assert said[1] == f"`{needed}`", section
+
+
+def test_each_operation_has_its_details_from_the_description(
+    description: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(DOCS / "_extensions")
+    operations = importlib.import_module("operations")
+    details = "".join(
+        operations.extend(page.read_text(), description) for page in api_pages.RESOURCES
+    )
+    whole = [each for path in description["paths"].values() for each in path.values()]
+    assert details.count("<summary>Details of ") == len(whole)
+    for each in whole:
+        assert f"{each['summary']}. " in details
+    begin = details.index("<summary>", details.index("\n## POST /accounts\n"))
+    table = details[begin : details.index("</details>", begin)]
+    for name, field in description["components"]["schemas"]["AccountNew"]["properties"].items():
+        assert re.search(rf"^\| `{name}` \| .+ \| .+ \|$", table, re.MULTILINE), field
+    assert "| 422 | `invalid` |" in table
+
+
 def test_every_endpoint_of_the_program_is_in_the_table_of_all() -> None:
     table = API[API.index("## All endpoints") : API.index("## Conventions")]
     for route in ROUTES:
@@ -99,6 +147,10 @@ def test_the_readme_links_to_every_page() -> None:
     readme = (ROOT / "README.md").read_text()
     for page in DOCS.rglob("*.md"):
         name = str(page.relative_to(ROOT))
+        if page in api_pages.RESOURCES:
+            # The page that the README names leads on.
+            assert f"(api/{page.name})" in api_pages.OVERVIEW.read_text(), name
+            continue
         assert f"({name})" in readme or name in ("docs/index.md", "docs/contributing.md"), name
 
 

@@ -1,11 +1,11 @@
 """The page of the API names each scope of Keyosk and each field, and how DELETE answers."""
 
 import re
-from pathlib import Path
 
 import pytest
 from marshmallow import Schema
 
+import api_pages
 from keyosk.keys import material
 from keyosk.model import KEYOSK_SCOPES, TOKEN_TYPES, CredentialKind
 from keyosk.web.key_schemas import SigningKeySchema
@@ -13,8 +13,7 @@ from keyosk.web.schemas import AccountSchema, ApiKeySchema, AuditSchema, GrantSc
 from keyosk.web.service_schemas import ServiceSchema
 from live import Client
 
-ROOT = Path(__file__).resolve().parent.parent
-API = (ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
+API = api_pages.as_one()
 
 
 def section(heading: str) -> str:
