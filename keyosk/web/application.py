@@ -102,6 +102,11 @@ class LeanRequest(Request):
     max_form_memory_size = MAX_BODY
     max_form_parts = 1000  # as Flask has it
 
+    def close(self) -> None:
+        """Close the files of a form, if somebody looked for any."""
+        if "files" in self.__dict__:
+            super().close()
+
     def _load_form_data(self) -> None:
         BaseRequest._load_form_data(self)  # not Flask's, which asks for its debug mode
 
@@ -230,12 +235,15 @@ def _add_pipeline(
     def before() -> Response | None:
         # Not through the proxy, which looks the request up for each attribute: this is a hot path.
         asked: Request = request._get_current_object()  # type: ignore[attr-defined]
-        path, length = asked.path, asked.content_length
+        path, environ = asked.path, asked.environ
+        length = asked.content_length if "CONTENT_LENGTH" in environ else None
         context: Any = g._get_current_object()
-        context.request_id = asked.environ[access_log.REQUEST_ID]
-        context.address = asked.environ[access_log.ADDRESS]
+        vars(context).update(
+            request_id=environ[access_log.REQUEST_ID],
+            address=environ[access_log.ADDRESS],
+            oauth_errors=path in oauth,  # by path: a 405 has no endpoint
+        )
         middleware.note_route(asked)
-        context.oauth_errors = path in oauth  # by path: a 405 has no endpoint
         if f"{asked.method} {path}" in STREAMS or is_operator(asked):
             asked.max_content_length = sys.maxsize  # None would be the application's own limit
         elif length is not None and length > MAX_BODY:

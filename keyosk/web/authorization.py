@@ -10,6 +10,7 @@ from keyosk.credentials.presented import Credentials
 from keyosk.errors import BadCredentials
 from keyosk.web import basic
 
+_NONE: Final = Credentials()
 _KEY_IN_BASIC: Final = f":{api_key_format.PREFIX}".encode()
 
 
@@ -37,7 +38,7 @@ def needs_no_hash(header: str) -> bool:
 
 def _read(header: str | None) -> Credentials:
     if header is None:
-        return Credentials()
+        return _NONE
     header = header.strip()
     scheme, _, rest = header.partition(" ")
     scheme = scheme.lower()

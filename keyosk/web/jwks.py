@@ -7,7 +7,7 @@ from flask import Request, Response, request
 from werkzeug.datastructures import MultiDict
 
 from keyosk.errors import Invalid, KeyoskError, NotFound, Unavailable
-from keyosk.keys.key_set import Document
+from keyosk.keys.key_set import Document, KeySet
 from keyosk.keys.signing_keys import FRESH, SPREAD
 from keyosk.model import TokenPolicy
 from keyosk.web import access, authorization
@@ -48,17 +48,17 @@ class JwksResource(Endpoint):
             return _pem(keys.public_pem(keys.default.kid), confirmed=confirmed)
         for service in self._callers(query.getlist("service")):
             self.installation.rotation.record_fetch(service, keys.document.kids)
-        return self.set_response(keys.document, confirmed=confirmed)
+        return self.set_response(keys, keys.document, confirmed=confirmed)
 
-    def set_response(self, document: Document, *, confirmed: bool) -> Response:
+    def set_response(self, keys: KeySet, document: Document, *, confirmed: bool) -> Response:
         """Return a key set, with how long it may be cached.
 
         Args:
-            document: The key set.
+            keys: All keys.
+            document: Those that are shown.
             confirmed: Whether the database confirmed it just now.
         """
-        keys = self.installation.signing_keys
-        left = keys.current.changes_at - int(self.installation.clock())
+        left = keys.changes_at - int(self.installation.clock())
         # A rotation may be asked for at any moment: no verifier may keep the set for longer than
         # the next key is published before it signs.
         ahead = self.installation.rotation.policy.publish_ahead - SPREAD
@@ -102,7 +102,7 @@ class ServiceJwksResource(JwksResource):
         keys, confirmed = self.installation.signing_keys.confirmed()
         document = keys.document_of(found.policy.signing_algorithm)
         self.installation.rotation.record_fetch(found.policy.name, document.kids)
-        return self.set_response(document, confirmed=confirmed)
+        return self.set_response(keys, document, confirmed=confirmed)
 
 
 class PemResource(Endpoint):
