@@ -72,7 +72,7 @@ def fill(keyosk: Installation) -> None:
             name=f"{number}-{LONG}",
             claims={"repository_id": tuple(map(str, range(10))), "ref": (f"refs/heads/{LONG}/*",)},
             account=f"of-{LONG}",
-            scopes=tuple(names[:60]),
+            scopes=tuple(names[:10]),
             description=TITLE,
         )
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import jwt
 import pytest
+import requests
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import given
@@ -423,9 +424,9 @@ def test_a_slow_issuer_costs_others_nothing(server: LiveServer, admin: Client) -
         ci.answers[METADATA] = hang
         target = fresh(server, admin, ci)
         token = target.token()
-        statuses: list[int] = []
+        answers: list[requests.Response] = []
         threads = [
-            threading.Thread(target=lambda: statuses.append(target.shop.show(token).status_code))
+            threading.Thread(target=lambda: answers.append(target.shop.show(token)))
             for _ in range(40)
         ]
         for each in threads:
@@ -437,7 +438,9 @@ def test_a_slow_issuer_costs_others_nothing(server: LiveServer, admin: Client) -
         held.set()
         for each in threads:
             each.join()
-        assert set(statuses) == {503}
+        assert {each.status_code for each in answers} == {503}
+        told = [each.json()["error_description"] for each in answers]
+        assert told.count("Other requests are waiting for the keys of an issuer.") >= 20
         assert ci.asked.count(METADATA) == 1
 
 

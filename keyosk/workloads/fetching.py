@@ -20,11 +20,9 @@ import httpcore
 
 from keyosk.workloads.documents import TIMEOUT, FetchFailed, check_url
 
-_LARGEST: Final = 512 * 1024  # bytes
-#: Bytes that are read for it, and its pieces: countless heads or tiny pieces cost the parser most.
-_MOST_READ: Final = _LARGEST + 64 * 1024
+#: Bytes that are read for a document, and its pieces: the parser pays for each head and each piece.
+_LARGEST: Final = 512 * 1024
 _MOST_PIECES: Final = 4_096
-_TOO_LARGE: Final = f"the response has more than {_LARGEST} bytes, or too many pieces"
 _MAX_AGE: Final = re.compile(r"(?:^|[\s,])max-age=\"?(-?\d+)", re.IGNORECASE)
 _NOT_KEPT: Final = re.compile(r"(?:^|[\s,])no-(?:store|cache)", re.IGNORECASE)
 #: Seconds that a key set is fresh, whatever its headers say: at least and at most.
@@ -75,8 +73,8 @@ def fetch_json(url: str, *, allow_private: bool) -> tuple[Any, int]:
             body = bytearray()
             for number, chunk in enumerate(response.iter_stream()):
                 body += chunk
-                if len(body) > _LARGEST or number > _MOST_PIECES:
-                    raise FetchFailed(_TOO_LARGE)
+                if number > _MOST_PIECES:
+                    raise FetchFailed("the response has too many pieces")
             fresh = _freshness(response.headers)
     except httpcore.TimeoutException:
         raise FetchFailed(f"it took longer than {TIMEOUT:.0f} seconds") from None
@@ -141,8 +139,8 @@ class _Stream(httpcore.NetworkStream):
         del timeout
         found = self._stream.read(max_bytes, timeout=_left(self._ends))
         self._read += len(found)
-        if self._read > _MOST_READ:
-            raise httpcore.ReadError(_TOO_LARGE)
+        if self._read > _LARGEST:
+            raise httpcore.ReadError(f"the response has more than {_LARGEST} bytes")
         return found
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
