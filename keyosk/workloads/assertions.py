@@ -33,6 +33,8 @@ _LONGEST_RSA_BITS: Final = 8192
 #: What a token that is meant to prove an identity may say of its type. An access token is not one
 #: (RFC 9068 section 2.1, RFC 8725 section 3.11).
 _TYPES: Final = ("", "jwt", "jose")
+#: What a key that verifies tokens may be for; the second in a SPIFFE bundle (JWT-SVID section 6).
+_USES: Final = ("sig", "jwt-svid")
 #: By algorithm: the type and curve of its keys.
 _KEYS: Final[Mapping[str, tuple[str, str | None]]] = {
     **dict.fromkeys(("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"), ("RSA", None)),
@@ -169,7 +171,7 @@ def _is_for(key: Mapping[str, Any], algorithm: str) -> bool:
     return (
         key.get("kty") == kty
         and (curve is None or key.get("crv") == curve)
-        and key.get("use", "sig") == "sig"
+        and key.get("use", "sig") in _USES
         and key.get("alg", algorithm) == algorithm
         and isinstance(uses, list)
         and "verify" in uses

@@ -83,15 +83,17 @@ PRESETS: Final[Mapping[str, Preset]] = {
         },
         note="sub is the unique id of the service account; email is a name.",
     ),
-    # learn.microsoft.com: "Access token claims reference". oid within tid is never used again.
+    # learn.microsoft.com: "Access token claims reference". oid within tid is never used again. The
+    # token of a managed identity is valid for a day and five minutes.
     "azure": Preset(
         fields={
             "algorithms": ("RS256",),
-            "max_lifetime": _DAY,
+            "max_lifetime": _DAY + _HOUR,
             "required_claims": ("tid", "oid"),
             "prefix_claims": (),
         },
-        note="Give the issuer of your tenant: https://login.microsoftonline.com/TENANT/v2.0",
+        note="Give the issuer of your tenant: https://login.microsoftonline.com/TENANT/v2.0, or "
+        "https://sts.windows.net/TENANT/ for tokens with ver 1.0.",
     ),
     # github.com/spiffe/spiffe: "JWT-SVID". The id is all that there is.
     "spiffe": Preset(
@@ -104,6 +106,7 @@ PRESETS: Final[Mapping[str, Preset]] = {
             "required_claims": ("sub",),
             "prefix_claims": ("sub",),
         },
-        note="Give the issuer and jwks_uri of the trust domain's OIDC discovery provider.",
+        note="Give the trust domain's jwt_issuer; if no OIDC discovery provider is there, also its "
+        "bundle endpoint as jwks_uri.",
     ),
 }
