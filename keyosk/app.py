@@ -172,6 +172,7 @@ def build(
         context, stores, accounts=accounts, safe=safe, issuer=config.issuer
     )
     issuers = TrustedIssuers(context, stores, issuer=config.issuer)
+    workload_rules = WorkloadRules(context, stores, issuers)
     key_sets = KeySets(database, stores.issuers, clock=clock)
     workload_logins = WorkloadLogins(context, stores, key_sets, issuer=config.issuer)
     token_issuer = TokenIssuer(
@@ -214,7 +215,7 @@ def build(
         services=services,
         roles=roles,
         issuers=issuers,
-        workload_rules=WorkloadRules(context, stores, issuers),
+        workload_rules=workload_rules,
         workload_logins=workload_logins,
         foreign_keys=key_sets,
         declarations=Declarations(
@@ -224,6 +225,8 @@ def build(
             roles=roles,
             accounts=accounts,
             grants=grants,
+            issuers=issuers,
+            workload_rules=workload_rules,
         ),
         documents=documents,
         bulk=Bulk(context, stores, passwords, accounts=accounts, grants=grants),

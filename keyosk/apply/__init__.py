@@ -1,4 +1,4 @@
-"""Declarative configuration: a manifest of services, roles, accounts and grants.
+"""Declarative configuration: a manifest of services, roles, accounts, grants, issuers and rules.
 
 Owns: the form of a manifest, the plan of its changes, the owners of declared objects, and the
 execution of a plan.

@@ -7,7 +7,7 @@ from typing import Any, Final, cast
 
 from keyosk.accounts.accounts import Accounts
 from keyosk.accounts.grants import Grants
-from keyosk.apply.manifest import Action, Declaration, Noun, Step, by_name
+from keyosk.apply.manifest import Action, Declaration, Noun, Step, by_name, issuer_and_name
 from keyosk.apply.planner import Plan, Planner
 from keyosk.errors import (
     Conflict,
@@ -20,7 +20,16 @@ from keyosk.errors import (
     Stale,
 )
 from keyosk.merge_patch import merge_difference
-from keyosk.model import ADMIN, AccountChanges, Caller, RoleChanges, ServiceChanges, SigningKey
+from keyosk.model import (
+    ADMIN,
+    AccountChanges,
+    Caller,
+    IssuerChanges,
+    RoleChanges,
+    RuleChanges,
+    ServiceChanges,
+    SigningKey,
+)
 from keyosk.permissions import roles as role_rules
 from keyosk.permissions import services as service_rules
 from keyosk.permissions.roles import Roles
@@ -29,6 +38,9 @@ from keyosk.revocations import latest
 from keyosk.storage.database import Database
 from keyosk.storage.declared import DeclaredStore, ManifestRecord
 from keyosk.validation import Faults
+from keyosk.workloads import issuers as issuer_rules
+from keyosk.workloads.issuers import TrustedIssuers
+from keyosk.workloads.rules import WorkloadRules
 
 #: Held by who puts a declaration into effect: one at a time.
 _LOCK: Final = "declarations"
@@ -36,26 +48,39 @@ _LOCK: Final = "declarations"
 # What is needed comes before what needs it, and goes after it. A scope that a service loses goes
 # last, when what the declaration took it from has lost it.
 _ORDER: Final = {
-    (Action.CREATE, Noun.SERVICE): 0,
-    (Action.CHANGE, Noun.SERVICE): 0,
-    (Action.CREATE, Noun.ROLE): 1,
-    (Action.CHANGE, Noun.ROLE): 1,
-    (Action.CREATE, Noun.ACCOUNT): 2,
-    (Action.CHANGE, Noun.ACCOUNT): 2,
-    (Action.CHANGE, Noun.GRANTS): 3,
-    (Action.DELETE, Noun.ACCOUNT): 4,
-    (Action.DELETE, Noun.ROLE): 5,
-    (Action.DELETE, Noun.SERVICE): 7,
+    # Another issuer may take over its ``iss``.
+    (Action.DELETE, Noun.RULE): 0,
+    (Action.DELETE, Noun.ISSUER): 1,
+    (Action.CREATE, Noun.SERVICE): 2,
+    (Action.CHANGE, Noun.SERVICE): 2,
+    (Action.CREATE, Noun.ROLE): 3,
+    (Action.CHANGE, Noun.ROLE): 3,
+    (Action.CREATE, Noun.ACCOUNT): 4,
+    (Action.CHANGE, Noun.ACCOUNT): 4,
+    (Action.CHANGE, Noun.GRANTS): 5,
+    (Action.CREATE, Noun.ISSUER): 6,
+    (Action.CHANGE, Noun.ISSUER): 6,
+    (Action.CREATE, Noun.RULE): 7,
+    (Action.CHANGE, Noun.RULE): 7,
+    (Action.DELETE, Noun.ACCOUNT): 9,
+    (Action.DELETE, Noun.ROLE): 10,
+    (Action.DELETE, Noun.SERVICE): 12,
 }
-_SCOPES_GO: Final = 6
+#: What an issuer asks of its rules more than before, once they are as the manifest has them.
+_RULES_BOUND: Final = 8
+_SCOPES_GO: Final = 11
 #: The fields of an account's grants, as their faults have them.
 _OF_GRANTS: Final = ("scopes", "roles", "until")
+#: The fields of an issuer that say what its rules may be.
+_OF_RULES: Final = ("required_claims", "prefix_claims")
 #: The scope of Keyosk's own that each noun needs, as its own endpoint does.
 _SCOPES: Final[Mapping[Noun, str]] = {
     Noun.SERVICE: "keyosk:services:write",
     Noun.ROLE: "keyosk:services:write",
     Noun.ACCOUNT: "keyosk:accounts:write",
     Noun.GRANTS: "keyosk:grants:write",
+    Noun.ISSUER: "keyosk:services:write",
+    Noun.RULE: "keyosk:services:write",
 }
 
 
@@ -83,6 +108,8 @@ class Declarations:
         roles: Roles,
         accounts: Accounts,
         grants: Grants,
+        issuers: TrustedIssuers,
+        workload_rules: WorkloadRules,
     ) -> None:
         self._database = database
         self._store = store
@@ -90,8 +117,16 @@ class Declarations:
         self._roles = roles
         self._accounts = accounts
         self._grants = grants
+        self._issuers = issuers
+        self._workload_rules = workload_rules
         self._planner = Planner(
-            store, services=services, roles=roles, accounts=accounts, grants=grants
+            store,
+            services=services,
+            roles=roles,
+            accounts=accounts,
+            grants=grants,
+            issuers=issuers,
+            workload_rules=workload_rules,
         )
 
     def plan(
@@ -192,7 +227,7 @@ class Declarations:
                     step,
                     declaration,
                     force=force,
-                    scopes_go=order == _SCOPES_GO,
+                    is_late=order in (_SCOPES_GO, _RULES_BOUND),
                     drafts=drafts,
                 )
                 key = (step.noun, step.name)
@@ -215,6 +250,8 @@ class Declarations:
             self._database.lock(service_rules.LOCK)
         if Noun.ROLE in nouns:
             self._database.lock(role_rules.LOCK)
+        if nouns & {Noun.ISSUER, Noun.RULE}:
+            self._database.lock(issuer_rules.LOCK)
         names = {
             step.name
             for step in plan.steps
@@ -233,10 +270,10 @@ class Declarations:
         declaration: Declaration,
         *,
         force: bool,
-        scopes_go: bool,
+        is_late: bool,
         drafts: Drafts,
     ) -> int | None:
-        """Execute one step; returns its ``effective_at``."""
+        """Execute one step; returns its ``effective_at``. ``is_late``: its second part."""
         owner = declaration.owner
         match step.noun, step.action:
             case Noun.GRANTS, _:
@@ -245,9 +282,7 @@ class Declarations:
                 made = self._services.create(by, name=step.name, **step.after)
                 self._note(owner, ManifestRecord(owner or "", made.id))
             case Noun.SERVICE, Action.CHANGE:
-                return self._change_service(
-                    by, step, force=force, scopes_go=scopes_go, drafts=drafts
-                )
+                return self._change_service(by, step, force=force, scopes_go=is_late, drafts=drafts)
             case Noun.SERVICE, _:
                 self._store.forget([ManifestRecord("", self._services.get(step.name).id)])
                 return self._services.remove(by, step.name, force=force)
@@ -271,6 +306,24 @@ class Declarations:
                 self._note(owner, ManifestRecord(owner or "", account.id))
             case Noun.ACCOUNT, Action.CHANGE:
                 return self._change_account(by, step)
+            case Noun.ISSUER, Action.CREATE:
+                issuer = self._issuers.create(by, name=step.name, **step.after)
+                self._note(owner, ManifestRecord(owner or "", issuer.id))
+            case Noun.ISSUER, Action.CHANGE:
+                return self._change_issuer(by, step, is_late=is_late)
+            case Noun.ISSUER, _:
+                self._store.forget([ManifestRecord("", self._issuers.get(step.name).id)])
+                return self._issuers.remove(by, step.name, force=force)
+            case Noun.RULE, Action.CREATE:
+                of, name = issuer_and_name(step.name)
+                rule = self._workload_rules.create(by, of, name=name, **step.after)
+                self._note(owner, ManifestRecord(owner or "", rule.id))
+            case Noun.RULE, Action.CHANGE:
+                return self._change_rule(by, step)
+            case Noun.RULE, _:
+                of, name = issuer_and_name(step.name)
+                self._store.forget([ManifestRecord("", self._workload_rules.get(of, name).id)])
+                return self._workload_rules.remove(by, of, name)
             case _:
                 self._store.forget([ManifestRecord("", self._accounts.get(step.name).id)])
                 return self._accounts.remove(by, step.name)
@@ -311,6 +364,35 @@ class Declarations:
             effective_at = latest(effective_at, self._change_grants(by, step, None))
         return effective_at
 
+    def _change_issuer(self, by: Caller, step: Step, *, is_late: bool) -> int | None:
+        patch = _without(step.after, "owner")
+        claims: dict[str, Any] = {name: patch[name] for name in _OF_RULES if name in patch}
+        if is_late:
+            patch = claims
+        elif _binds_rules(step):
+            # Only what every rule does so far, and with each * that any of them has.
+            issuer = self._issuers.get(step.name)
+            if "required_claims" in claims:
+                patch["required_claims"] = tuple(
+                    name for name in claims["required_claims"] if name in issuer.required_claims
+                )
+            if "prefix_claims" in claims:
+                both = (*claims["prefix_claims"], *issuer.prefix_claims)
+                patch["prefix_claims"] = tuple(dict.fromkeys(both))
+        if not patch:
+            return None
+        return self._issuers.change(by, step.name, cast(IssuerChanges, patch)).effective_at
+
+    def _change_rule(self, by: Caller, step: Step) -> int | None:
+        of, name = issuer_and_name(step.name)
+        patch = _without(step.after, "owner")
+        if "claims" in patch:  # a merge patch adds members
+            known = self._workload_rules.get(of, name).claims
+            patch["claims"] = {**dict.fromkeys(known), **patch["claims"]}
+        if not patch:
+            return None
+        return self._workload_rules.change(by, of, name, cast(RuleChanges, patch)).effective_at
+
     def _change_grants(self, by: Caller, step: Step, owner: str | None) -> int | None:
         """Revoke ``before`` and give ``after``; grants of an owner are recorded as theirs."""
         taken, given = by_name(step.before["grants"]), by_name(step.after["grants"])
@@ -339,6 +421,7 @@ class Declarations:
 def _ordered(steps: tuple[Step, ...]) -> list[tuple[int, Step]]:
     placed = [(_ORDER[step.action, step.noun], step) for step in steps]
     placed += [(_SCOPES_GO, step) for step in steps if _loses_scopes(step)]
+    placed += [(_RULES_BOUND, step) for step in steps if _binds_rules(step)]
     return sorted(placed, key=lambda each: each[0])
 
 
@@ -347,6 +430,16 @@ def _loses_scopes(step: Step) -> bool:
         return False
     names = {scope.name for scope in step.after.get("scopes", ())}
     return any(scope.name not in names for scope in step.before.get("scopes", ()))
+
+
+def _binds_rules(step: Step) -> bool:
+    """Return whether an issuer asks more of its rules than before."""
+    if step.noun is not Noun.ISSUER or step.action is not Action.CHANGE:
+        return False
+    required, prefix = (
+        [set(side.get(name, ())) for side in (step.before, step.after)] for name in _OF_RULES
+    )
+    return bool(required[1] - required[0] or prefix[0] - prefix[1])
 
 
 def _without(fields: Mapping[str, Any], *names: str) -> dict[str, Any]:
@@ -368,6 +461,8 @@ def _check_scopes(by: Caller, declaration: Declaration, *, take_over: bool) -> N
             *declaration.grants,
             *(each for each in declaration.accounts if "grants" in each.fields),
         ),
+        Noun.ISSUER: declaration.issuers,
+        Noun.RULE: declaration.rules,
     }
     _require(by, {noun for noun, declared in named.items() if declared})
 

@@ -18,6 +18,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from keyosk.credentials import usernames
+from keyosk.ids import is_id
 from keyosk.model import KEYOSK, Grant
 from keyosk.validation import Faults
 
@@ -34,6 +35,8 @@ class Noun(StrEnum):
     ROLE = "role"
     ACCOUNT = "account"
     GRANTS = "grants"
+    ISSUER = "issuer"
+    RULE = "rule"
 
 
 class Action(StrEnum):
@@ -59,7 +62,10 @@ class Declared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declaration:
-    """The content of one manifest; ``grants`` by the username of their account."""
+    """The content of one manifest; ``grants`` by the username of their account.
+
+    ``rules``: by the name of their issuer and their own, with a slash between.
+    """
 
     owner: str | None = None
     prune: bool = False
@@ -67,6 +73,8 @@ class Declaration:
     roles: tuple[Declared, ...] = ()
     accounts: tuple[Declared, ...] = ()
     grants: tuple[Declared, ...] = ()
+    issuers: tuple[Declared, ...] = ()
+    rules: tuple[Declared, ...] = ()
 
     def check(self) -> None:
         """Raise ``Invalid`` for faults of the manifest in itself."""
@@ -79,7 +87,11 @@ class Declaration:
             if each.name == KEYOSK:
                 faults.add(f"{each.path}.name", "is Keyosk's own service, which cannot be changed")
         _refuse_repeated(faults, "name", [(each, each.name) for each in self.services])
-        _refuse_repeated(faults, "name", [(each, each.name) for each in self.roles])
+        for objects in (self.roles, self.issuers, self.rules):
+            _refuse_repeated(faults, "name", [(each, each.name) for each in objects])
+        for each in self.rules:
+            if is_id(issuer_and_name(each.name)[0]):
+                faults.add(f"{each.path}.issuer", "must be the name of the issuer")
         _refuse_repeated(faults, "username", _by_username(self.accounts))
         _refuse_repeated(faults, "account", _by_username(self.grants))
         ruled = {name for each, name in _by_username(self.accounts) if "grants" in each.fields}
@@ -121,6 +133,12 @@ def name_of(grant: Grant) -> GrantName:
 def by_name(grants: Iterable[Grant]) -> dict[GrantName, Grant]:
     """Return the grants of one account by their names."""
     return {name_of(grant): grant for grant in grants}
+
+
+def issuer_and_name(rule: str) -> tuple[str, str]:
+    """Return the name of a rule's issuer, and its own."""
+    issuer, _, name = rule.partition("/")
+    return issuer, name
 
 
 def username_of(reference: str) -> str:

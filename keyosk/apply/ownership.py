@@ -90,6 +90,10 @@ class Ownership:
                     yield Noun.ROLE, item
                 elif item.account is not None:
                     yield Noun.ACCOUNT, item
+                elif item.issuer is not None:
+                    yield Noun.ISSUER, item
+                elif item.rule is not None:
+                    yield Noun.RULE, item
 
     def accounts_with_grants(self) -> dict[str, str]:
         """Return the accounts, by id, with grants of this owner."""

@@ -15,6 +15,7 @@ from keyosk.apply.manifest import (
     Noun,
     Step,
     by_name,
+    issuer_and_name,
     name_of,
     username_of,
 )
@@ -22,14 +23,20 @@ from keyosk.apply.ownership import Ownership
 from keyosk.errors import NotFound
 from keyosk.ids import is_id
 from keyosk.merge_patch import is_same, merge_patch
-from keyosk.model import Account, Grant, Role, Service
+from keyosk.model import Account, Grant, Role, Service, TrustedIssuer, WorkloadRule
 from keyosk.permissions import roles as role_rules
 from keyosk.permissions import services as service_rules
 from keyosk.permissions.roles import Roles
 from keyosk.permissions.services import Services
 from keyosk.storage.declared import DeclaredStore, ManifestRecord, RecordedObject
+from keyosk.workloads import issuers as issuer_rules
+from keyosk.workloads import rules as workload_rules
+from keyosk.workloads.issuers import TrustedIssuers
+from keyosk.workloads.rules import WorkloadRules
 
 _OBJECTS: Final = ("claims", "metadata")
+#: Compared as they are written: to Python, ``true`` and 1 are equal.
+_AS_JSON: Final = (*_OBJECTS, "keys")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +63,16 @@ class Planner:
         roles: Roles,
         accounts: Accounts,
         grants: Grants,
+        issuers: TrustedIssuers,
+        workload_rules: WorkloadRules,
     ) -> None:
         self._store = store
         self._services = services
         self._roles = roles
         self._accounts = accounts
         self._grants = grants
+        self._issuers = issuers
+        self._workload_rules = workload_rules
 
     def plan(self, declaration: Declaration, *, take_over: bool) -> Plan:
         """Return the steps that lead to the state of the manifest.
@@ -77,6 +88,8 @@ class Planner:
             *(self._role(ownership, each) for each in declaration.roles),
             *(self._account(ownership, each) for each in declaration.accounts),
             *(self._granted(ownership, declaration, each) for each in declaration.grants),
+            *(self._issuer(ownership, each) for each in declaration.issuers),
+            *(self._rule(ownership, each) for each in declaration.rules),
         ]
         if declaration.prune:
             steps.extend(self._left_over(ownership, declaration))
@@ -117,6 +130,33 @@ class Planner:
             )
         return _compared(ownership, Noun.ACCOUNT, declared, pair=_Pair(account, current, wanted))
 
+    def _issuer(self, ownership: Ownership, declared: Declared) -> Step | None:
+        issuer = _existing(self._issuers.get, declared.name)
+        if issuer is None:  # what is not said is for its preset to say
+            wanted = {n: value for n, value in declared.fields.items() if value is not None}
+            return _compared(ownership, Noun.ISSUER, declared, pair=_Pair(None, {}, wanted))
+        wanted = _resolved(_without(declared.fields, "preset"), issuer_rules.RESET)
+        preset = declared.fields.get("preset")
+        if preset not in (None, issuer.preset):
+            ownership.faults.add(
+                f"{declared.path}.preset", "cannot be changed: delete the issuer, or leave it out"
+            )
+        pair = _Pair(issuer, issuer_rules.fields_of(issuer), wanted)
+        return _compared(ownership, Noun.ISSUER, declared, pair=pair)
+
+    def _rule(self, ownership: Ownership, declared: Declared) -> Step | None:
+        wanted = _resolved(declared.fields, workload_rules.RESET)
+        wanted["account"] = username_of(wanted["account"])
+        rule = self._existing_rule(declared.name)
+        current = {} if rule is None else workload_rules.fields_of(rule)
+        return _compared(ownership, Noun.RULE, declared, pair=_Pair(rule, current, wanted))
+
+    def _existing_rule(self, name: str) -> WorkloadRule | None:
+        try:
+            return self._workload_rules.get(*issuer_and_name(name))
+        except NotFound:
+            return None
+
     def _granted(
         self, ownership: Ownership, declaration: Declaration, declared: Declared
     ) -> Step | None:
@@ -149,10 +189,15 @@ class Planner:
                 before: Mapping[str, Any] = _service_fields(self._services.get(item.made.object_id))
             elif noun is Noun.ROLE:
                 before = _role_fields(self._roles.get(item.role or ""))
+            elif noun is Noun.ISSUER:
+                before = issuer_rules.fields_of(self._issuers.get(item.made.object_id))
+            elif noun is Noun.RULE:
+                found = self._workload_rules.get(*issuer_and_name(item.rule or ""))
+                before = workload_rules.fields_of(found)
             else:
                 before = account_rules.fields_of(self._accounts.get(item.made.object_id))
                 pruned.add(item.made.object_id)
-            name = item.service or item.role or item.account or ""
+            name = item.service or item.role or item.account or item.issuer or item.rule or ""
             yield Step(action=Action.DELETE, noun=noun, name=name, path="prune", before=before)
         for account_id, username in ownership.accounts_with_grants().items():
             if username in ruled or account_id in pruned:
@@ -164,17 +209,18 @@ class Planner:
                 yield step
 
     def _is_gone(self, item: RecordedObject) -> bool:
-        if item.service is None and item.role is None and item.account is None:
+        names = (item.service, item.role, item.account, item.issuer, item.rule)
+        if all(name is None for name in names):
             return True
-        name = (item.made.scope or None, item.made.role or None)
-        return item.is_grant and name not in by_name(self._grants.of(item.made.object_id)[1])
+        grant = (item.made.scope or None, item.made.role or None)
+        return item.is_grant and grant not in by_name(self._grants.of(item.made.object_id)[1])
 
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
     """An object, if it exists, and the fields that it should have."""
 
-    found: Service | Role | Account | None
+    found: Service | Role | Account | TrustedIssuer | WorkloadRule | None
     current: Mapping[str, Any]
     wanted: Mapping[str, Any]
 
@@ -238,6 +284,10 @@ def _resolved(fields: Mapping[str, Any], reset: Mapping[str, Any]) -> dict[str, 
     return {name: reset.get(name) if value is None else value for name, value in fields.items()}
 
 
+def _without(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    return {each: value for each, value in fields.items() if each != name}
+
+
 def _existing(get: Callable[[str], Any], name: str) -> Any:
     """Return the object with this name, or ``None``. A manifest never uses ids."""
     if is_id(name):
@@ -262,7 +312,7 @@ def _role_fields(role: Role) -> dict[str, Any]:
 def _equal(name: str, one: Any, other: Any) -> bool:
     if name == "grants":
         return set(one) == set(other)
-    return is_same(one, other) if name in _OBJECTS else bool(one == other)
+    return is_same(one, other) if name in _AS_JSON else bool(one == other)
 
 
 def _sorted(grants: Iterable[Grant]) -> list[Grant]:

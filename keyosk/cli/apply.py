@@ -31,7 +31,7 @@ _DONE: Final[Mapping[str, str]] = {
 @click.option("--take-over", is_flag=True, help="Also change what another owner's file created.")
 @shared.as_json
 def apply(file: BinaryIO, *, plan: bool, force: bool, take_over: bool, as_json: bool) -> None:
-    """Bring services, roles, accounts and grants into the state that FILE declares.
+    """Bring services, roles, accounts, grants, issuers and rules into the state of FILE.
 
     FILE is YAML, JSON or TOML; - is standard input. Either all changes are made or none. What
     FILE does not name stays as it is.
@@ -41,7 +41,9 @@ def apply(file: BinaryIO, *, plan: bool, force: bool, take_over: bool, as_json: 
     name = "standard input" if file.name in ("-", "<stdin>") else file.name
     document = documents.parse(file.read(), name=name)
     if not isinstance(document.value, dict):
-        raise Invalid.field(name, "must have members: services, roles, accounts or grants")
+        raise Invalid.field(
+            name, "must have members: services, roles, accounts, grants, issuers or rules"
+        )
     asked = {"dry_run": plan, "force": force, "take_over": take_over}
     query = {word: "true" for word, is_asked in asked.items() if is_asked}
     try:

@@ -22,6 +22,14 @@ _RULE_COLUMNS = ("name", "account", "claims", "enabled", "last_used_at")
 _ISSUER_RESETS = ("description", "jwks_uri", "keys", "max_lifetime", "required_claims")
 _RULE_RESETS = ("description", "scopes", "expires_at")
 
+_DECLARED_ISSUER = (
+    *("name", "preset", "description", "issuer", "audience", "jwks_uri", "keys", "algorithms"),
+    *("max_lifetime", "required_claims", "prefix_claims", "allow_private", "enabled"),
+)
+_DECLARED_RULE = (
+    *("name", "description", "claims", "account", "scopes", "once", "enabled", "expires_at"),
+)
+
 _claims = click.option(
     "--claim",
     "claims",
@@ -146,6 +154,28 @@ def delete_issuer(name: str, *, force: bool) -> None:
     """Trust the issuer no longer; tokens that came by its rules are revoked."""
     with shared.client() as client:
         client.delete("issuers", name, **shared.forced(force))
+
+
+@issuer.command("export")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+def export_issuers(names: tuple[str, ...]) -> None:
+    """Print issuers and their rules as a manifest for keyosk apply; all of them without a NAME."""
+    with shared.client() as client:
+        found = [client.get("issuers", name).body for name in names]
+        issuers = found or list(client.items("issuers"))
+        rules = [
+            {"issuer": each["name"], **_declared(rule, _DECLARED_RULE)}
+            for each in issuers
+            for rule in client.items("issuers", str(each["name"]), "rules")
+        ]
+    declared = [_declared(each, _DECLARED_ISSUER) for each in issuers]
+    # JSON, which YAML 1.2 includes: no text in it can be taken for a number.
+    shared.show_json({"issuers": declared, "rules": rules})
+
+
+def _declared(shape: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    unset = {"preset"} if shape.get("preset") is None else set()
+    return {name: shape.get(name) for name in names if name not in unset}
 
 
 @issuer.command("test")

@@ -26,12 +26,17 @@ class ManifestRecord:
 
 @dataclass(frozen=True, slots=True)
 class RecordedObject:
-    """A created object as it is now: one of the names is set; none if the object is deleted."""
+    """A created object as it is now: one of the names is set; none if the object is deleted.
+
+    ``rule``: with the name of its issuer before it, as manifests name it.
+    """
 
     made: ManifestRecord
     service: str | None
     role: str | None
     account: str | None
+    issuer: str | None
+    rule: str | None
 
     @property
     def is_grant(self) -> bool:
@@ -48,18 +53,35 @@ class DeclaredStore:
     def all(self) -> list[RecordedObject]:
         """Return all records, in the order in which the objects were created."""
         table: Any = tables.Declared
+        of_rule = tables.TrustedIssuer.alias()
         query = (
             table.select(
                 table,
                 tables.Service.name.alias("service_name"),
                 tables.Role.name.alias("role_name"),
                 tables.Account.username,
+                tables.TrustedIssuer.name.alias("issuer_name"),
+                tables.WorkloadRule.name.alias("rule_name"),
+                of_rule.name.alias("of_rule_name"),
             )
             .join(tables.Service, JOIN.LEFT_OUTER, on=(tables.Service.id == table.object_id))
             .switch(table)
             .join(tables.Role, JOIN.LEFT_OUTER, on=(tables.Role.id == table.object_id))
             .switch(table)
             .join(tables.Account, JOIN.LEFT_OUTER, on=(tables.Account.id == table.object_id))
+            .switch(table)
+            .join(
+                tables.TrustedIssuer,
+                JOIN.LEFT_OUTER,
+                on=(tables.TrustedIssuer.id == table.object_id),
+            )
+            .switch(table)
+            .join(
+                tables.WorkloadRule,
+                JOIN.LEFT_OUTER,
+                on=(tables.WorkloadRule.id == table.object_id),
+            )
+            .join(of_rule, JOIN.LEFT_OUTER, on=(of_rule.id == tables.WorkloadRule.issuer))
             .order_by(table.object_id, table.scope, table.role)
         )
         return [
@@ -68,6 +90,10 @@ class DeclaredStore:
                 service=row["service_name"],
                 role=row["role_name"],
                 account=row["username"],
+                issuer=row["issuer_name"],
+                rule=None
+                if row["rule_name"] is None
+                else f"{row['of_rule_name']}/{row['rule_name']}",
             )
             for row in self._database.rows(query)
         ]

@@ -68,13 +68,14 @@ class ApplyResource(Endpoint):
         raises=(InsufficientScope, RefusedByRule),
     )
     def post(self) -> Response:
-        """Apply a manifest of services, roles, accounts and grants: all changes, or none.
+        """Apply a manifest of services, roles, accounts, grants, issuers and rules.
 
-        What the manifest does not contain is not changed. Each part requires the scope of its own
-        endpoint: ``keyosk:services:write`` for services and roles, ``keyosk:accounts:write`` for
-        accounts, ``keyosk:grants:write`` for grants. ``dry_run=true`` returns the changes and makes
-        none. ``force=true`` also removes what is in use elsewhere. ``take_over=true`` also changes
-        objects that another owner's manifest created, and requires ``keyosk:admin``.
+        Either all changes are made or none; what the manifest does not contain is not changed. Each
+        part requires the scope of its own endpoint: ``keyosk:services:write`` for services, roles,
+        issuers and rules, ``keyosk:accounts:write`` for accounts, ``keyosk:grants:write`` for
+        grants. ``dry_run=true`` returns the changes and makes none. ``force=true`` also removes
+        what is in use elsewhere. ``take_over=true`` also changes objects that another owner's
+        manifest created, and requires ``keyosk:admin``.
         """
         declaration = declaration_of(self.load())
         declarations = self.installation.declarations

@@ -1,6 +1,7 @@
 """The shape of a manifest."""
 
 from collections.abc import Iterable, Mapping
+from types import SimpleNamespace
 from typing import Any, ClassVar, Final
 
 from marshmallow import ValidationError, fields, validate
@@ -24,6 +25,8 @@ from keyosk.web.schemas import (
 )
 from keyosk.web.service_schemas import ServiceNew, ServicePatch
 from keyosk.web.services import loaded as service_fields
+from keyosk.web.workload_schemas import IssuerNew, RuleNew, RulePatch
+from keyosk.web.workloads import loaded as workload_fields
 
 _MOST: Final = validate.Length(max=5_000)
 
@@ -58,6 +61,12 @@ class DeclaredGrants(GrantsSchema):
     )
 
 
+class DeclaredRule(RuleNew):
+    """A rule of an issuer, which this manifest or another one has."""
+
+    issuer = Text(required=True, metadata=described("The name of the issuer.", "github"))
+
+
 class DeclarationSchema(StrictSchema):
     """A manifest."""
 
@@ -84,6 +93,16 @@ class DeclarationSchema(StrictSchema):
         fields.Nested(DeclaredGrants),
         validate=_MOST,
         metadata=described("Grants of accounts that the manifest does not own."),
+    )
+    issuers = fields.List(
+        fields.Nested(IssuerNew),
+        validate=_MOST,
+        metadata=described("The platforms whose tokens log workloads in."),
+    )
+    rules = fields.List(
+        fields.Nested(DeclaredRule),
+        validate=_MOST,
+        metadata=described("Which of their tokens log in as which account."),
     )
 
 
@@ -128,6 +147,8 @@ def declaration_of(loaded: Mapping[str, Any]) -> Declaration:
         roles=_declared("roles", "name", loaded.get("roles", ())),
         accounts=_declared("accounts", "username", map(_account, loaded.get("accounts", ()))),
         grants=_declared("grants", "account", map(_grants, loaded.get("grants", ()))),
+        issuers=_declared("issuers", "name", map(workload_fields, loaded.get("issuers", ()))),
+        rules=_declared("rules", "name", map(_rule, loaded.get("rules", ()))),
     )
 
 
@@ -142,12 +163,19 @@ def shape_of_step(step: Step) -> dict[str, Any]:
     }
 
 
-_SHAPES: Final = {Noun.SERVICE: ServicePatch, Noun.ROLE: RolePatch, Noun.ACCOUNT: AccountPatch}
+_SHAPES: Final = {
+    Noun.SERVICE: ServicePatch,
+    Noun.ROLE: RolePatch,
+    Noun.ACCOUNT: AccountPatch,
+    Noun.ISSUER: IssuerNew,
+    Noun.RULE: RulePatch,
+}
 
 
 def _values(noun: Noun, values: Mapping[str, Any]) -> dict[str, Any]:
     shape = _SHAPES.get(noun)
-    shown: dict[str, Any] = {} if shape is None else shape().dump(values)
+    # Not the mapping itself: a field that it lacks, such as ``keys``, may be a method of it.
+    shown: dict[str, Any] = {} if shape is None else shape().dump(SimpleNamespace(**values))
     if "grants" in values:
         shown["grants"] = shape_of_grants(values["grants"])
     if "owner" in values:
@@ -172,6 +200,11 @@ def _account(item: dict[str, Any]) -> dict[str, Any]:
     if "grants" in item:
         item["grants"] = tuple(grants_of(item["grants"]))
     return item
+
+
+def _rule(item: dict[str, Any]) -> dict[str, Any]:
+    issuer = item.pop("issuer")
+    return {**workload_fields(item), "name": f"{issuer}/{item['name']}"}
 
 
 def _grants(item: dict[str, Any]) -> dict[str, Any]:

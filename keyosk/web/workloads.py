@@ -54,7 +54,7 @@ class IssuersResource(Endpoint):
     @operation(body=IssuerNew, response=IssuerSchema, status=201, has_etag=True, raises=(Conflict,))
     def post(self) -> Response:
         """Trust an issuer."""
-        given = {name: value for name, value in _loaded(self.load()).items() if value is not None}
+        given = {name: value for name, value in loaded(self.load()).items() if value is not None}
         issuer = self.installation.issuers.create(g.caller, **given)
         return object_response(
             _issuer(issuer), issuer.version, 201, location=f"/issuers/{issuer.name}"
@@ -76,7 +76,7 @@ class IssuerResource(Endpoint):
 
         A change of what proves tokens revokes those that were issued to workloads of the issuer.
         """
-        patch = cast(IssuerChanges, _loaded(self.load()))
+        patch = cast(IssuerChanges, loaded(self.load()))
         changed = self.installation.issuers.change(
             g.caller, issuer, patch, version=wanted_versions()
         )
@@ -121,7 +121,7 @@ class RulesResource(Endpoint):
         """Create a rule: tokens of the issuer with these claims log in as this account."""
         given = {
             name: value
-            for name, value in _loaded(self.load()).items()
+            for name, value in loaded(self.load()).items()
             if value is not None or name == "scopes"
         }
         rule = self.installation.workload_rules.create(g.caller, issuer, **given)
@@ -141,7 +141,7 @@ class RuleResource(Endpoint):
     @operation(body=RulePatch, response=RuleSchema, has_etag=True, raises=(Conflict,))
     def patch(self, issuer: str, rule: str) -> Response:
         """Change the fields in the merge patch."""
-        patch = cast(RuleChanges, _loaded(self.load()))
+        patch = cast(RuleChanges, loaded(self.load()))
         changed = self.installation.workload_rules.change(
             g.caller, issuer, rule, patch, version=wanted_versions()
         )
@@ -154,8 +154,8 @@ class RuleResource(Endpoint):
         return nothing(rules.remove(g.caller, issuer, rule, version=wanted_versions()))
 
 
-def _loaded(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return loaded fields, lists as the domain has them."""
+def loaded(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the loaded fields of an issuer or a rule, lists as the domain has them."""
     for name in _LISTS:
         if fields.get(name) is not None:
             fields[name] = tuple(dict.fromkeys(fields[name]))

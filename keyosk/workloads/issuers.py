@@ -87,7 +87,7 @@ class TrustedIssuers:
             self._check(issuer)
             self._rules.not_by_api_key(by)
             self._issuers.add(issuer)
-            self._audit.record(by, "issuer.create", _target(issuer), after=_fields(issuer))
+            self._audit.record(by, "issuer.create", _target(issuer), after=fields_of(issuer))
         return issuer
 
     def get(self, reference: str) -> TrustedIssuer:
@@ -143,7 +143,7 @@ class TrustedIssuers:
             if differs:
                 self._issuers.forget_keys(issuer.id)
             number = self._issuers.change(after, now=now, version=version)
-            old, new = changed(_fields(issuer), _fields(after))
+            old, new = changed(fields_of(issuer), fields_of(after))
             self._audit.record(by, "issuer.change", _target(issuer), before=old, after=new)
             return replace(after, updated_at=now, version=number, effective_at=effective_at)
 
@@ -165,7 +165,7 @@ class TrustedIssuers:
                 raise InUse([f"The issuer {issuer.name} (rules {', '.join(names[:10])})"])
             effective_at = self._revoke(issuer)
             self._issuers.remove(issuer.id, version=version)
-            self._audit.record(by, "issuer.delete", _target(issuer), before=_fields(issuer))
+            self._audit.record(by, "issuer.delete", _target(issuer), before=fields_of(issuer))
             return effective_at
 
     def _check_hand_out(self, by: Caller, issuer: TrustedIssuer) -> None:
@@ -265,5 +265,6 @@ def _target(issuer: TrustedIssuer) -> str:
     return f"issuer/{issuer.name}"
 
 
-def _fields(issuer: TrustedIssuer) -> dict[str, Any]:
+def fields_of(issuer: TrustedIssuer) -> dict[str, Any]:
+    """Return what an admin says of an issuer."""
     return {name: getattr(issuer, name) for name in _FIELDS}

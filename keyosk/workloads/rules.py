@@ -92,7 +92,7 @@ class WorkloadRules:
             self._check(issuer, rule, expires_after=now)
             self._guard(by, rule)
             self._workload_rules.add(rule)
-            self._audit.record(by, "rule.create", _target(issuer, rule), after=_fields(rule))
+            self._audit.record(by, "rule.create", _target(issuer, rule), after=fields_of(rule))
         return rule
 
     def get(self, reference: str, name: str) -> WorkloadRule:
@@ -149,7 +149,7 @@ class WorkloadRules:
             if self._takes_away(rule, after):
                 effective_at = self._revocations.of_workload_rule(rule.id, rule.account_id)
             number = self._workload_rules.change(after, now=now, version=version)
-            old, new = changed(_fields(rule), _fields(after))
+            old, new = changed(fields_of(rule), fields_of(after))
             self._audit.record(by, "rule.change", _target(issuer, rule), before=old, after=new)
             return replace(after, updated_at=now, version=number, effective_at=effective_at)
 
@@ -168,7 +168,7 @@ class WorkloadRules:
             self._guard(by, rule)
             effective_at = self._revocations.of_workload_rule(rule.id, rule.account_id)
             self._workload_rules.remove(rule.id, version=version)
-            self._audit.record(by, "rule.delete", _target(issuer, rule), before=_fields(rule))
+            self._audit.record(by, "rule.delete", _target(issuer, rule), before=fields_of(rule))
             return effective_at
 
     def _of(self, issuer: TrustedIssuer, name: str) -> WorkloadRule:
@@ -248,5 +248,6 @@ def _target(issuer: TrustedIssuer, rule: WorkloadRule) -> str:
     return f"issuer/{issuer.name}/rule/{rule.name}"
 
 
-def _fields(rule: WorkloadRule) -> dict[str, Any]:
+def fields_of(rule: WorkloadRule) -> dict[str, Any]:
+    """Return what an admin says of a rule."""
     return {name: getattr(rule, name) for name in _FIELDS}
