@@ -23,8 +23,9 @@ import helm_python
 pytestmark = pytest.mark.slow
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-CHART: Final = ROOT / "deploy" / "helm" / "keyosk"
-MANIFESTS: Final = ROOT / "deploy" / "kubernetes"
+DEPLOY: Final = ROOT / "deploy"
+CHART: Final = DEPLOY / "helm" / "keyosk"
+MANIFESTS: Final = DEPLOY / "kubernetes"
 VERSIONS: Final = ("1.27", "1.32", "1.37")
 NEEDED: Final = {"issuer": "https://login.example.org", "existingSecret": "keyosk"}
 #: Everything that can be switched on, and something for each value that is empty.
@@ -46,6 +47,8 @@ EVERYTHING: Final[dict[str, Any]] = NEEDED | {
         "databaseTo": [{"ipBlock": {"cidr": "10.1.2.3/32"}}],
     },
     "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+    "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
+    "grafanaDashboard": {"enabled": True},
     "podSecurityContext": {"runAsUser": 1_000_620_000},
     "podAnnotations": {"example.org/a": "b"},
     "podLabels": {"team": "login"},
@@ -54,6 +57,15 @@ EVERYTHING: Final[dict[str, Any]] = NEEDED | {
     "affinity": {"nodeAffinity": {}},
     "priorityClassName": "important",
 }
+#: Kinds of the Prometheus operator's, not of Kubernetes.
+OPERATORS: Final = ("ServiceMonitor/", "PrometheusRule/")
+#: What the operator takes of a rule and how it writes times, by its CRD monitoring.coreos.com/v1.
+RULE_FIELDS: Final = {
+    *("record", "alert", "expr", "for", "keep_firing_for", "labels", "annotations"),
+}
+DURATION: Final = re.compile(
+    r"(0|(([0-9]+)y)?(([0-9]+)w)?(([0-9]+)d)?(([0-9]+)h)?(([0-9]+)m)?(([0-9]+)s)?(([0-9]+)ms)?)"
+)
 Manifest = dict[str, Any]
 
 
@@ -97,7 +109,7 @@ def test_kubernetes_accepts_what_the_chart_makes(
     values: dict[str, Any], version: str, chart: helm_python.Chart
 ) -> None:
     for name, each in rendered(chart, values).items():
-        if not name.startswith("ServiceMonitor/"):  # the operator's, not of Kubernetes
+        if not name.startswith(OPERATORS):
             kubernetes_validate.validate(each, version, strict=True)
 
 
@@ -118,8 +130,10 @@ def test_the_chart_makes_what_was_asked_for(chart: helm_python.Chart) -> None:
         "ServiceAccount/login-keyosk",
     ]
     assert sorted(everything.keys() - needed.keys()) == [
+        "ConfigMap/login-keyosk-dashboard",
         "HorizontalPodAutoscaler/login-keyosk",
         "Ingress/login-keyosk",
+        "PrometheusRule/login-keyosk",
         "Service/login-keyosk-metrics",
         "ServiceMonitor/login-keyosk",
     ]
@@ -139,6 +153,33 @@ def test_openshift_may_choose_the_users(chart: helm_python.Chart) -> None:
     users = {"podSecurityContext": {"runAsUser": None, "runAsGroup": None, "fsGroup": None}}
     context = pod_of(rendered(chart, NEEDED | users))["securityContext"]
     assert context == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+
+
+def test_the_operator_gets_the_alerts_and_grafana_the_dashboard(chart: helm_python.Chart) -> None:
+    objects = rendered(chart, EVERYTHING)
+    rule = objects["PrometheusRule/login-keyosk"]
+    assert rule["apiVersion"] == "monitoring.coreos.com/v1"
+    assert rule["metadata"]["labels"]["release"] == "prometheus"
+    # tests/test_monitoring_kit.py has promtool and Prometheus read them.
+    assert rule["spec"] == yaml.safe_load((DEPLOY / "prometheus" / "alerts.yaml").read_text())
+    for group in rule["spec"]["groups"]:
+        assert group.keys() == {"name", "rules"}
+        for each in group["rules"]:
+            assert each.keys() <= RULE_FIELDS
+            assert DURATION.fullmatch(each.get("for", "0"))
+            texts = {**each["labels"], **each["annotations"]}
+            assert all(isinstance(text, str) for text in texts.values()), each["alert"]
+    config = objects["ConfigMap/login-keyosk-dashboard"]
+    assert config["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert config["data"] == {"keyosk.json": (DEPLOY / "grafana" / "keyosk.json").read_text()}
+
+
+def test_the_job_is_the_one_that_the_alerts_look_for(chart: helm_python.Chart) -> None:
+    objects = rendered(chart, EVERYTHING)
+    label = objects["ServiceMonitor/login-keyosk"]["spec"]["jobLabel"]
+    job = objects["Service/login-keyosk-metrics"]["metadata"]["labels"][label]
+    alerts = (DEPLOY / "prometheus" / "alerts.yaml").read_text()
+    assert set(re.findall(r'job="([^"]*)"', alerts)) == {job}
 
 
 def test_objects_find_one_another(chart: helm_python.Chart) -> None:
