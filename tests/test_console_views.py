@@ -34,6 +34,7 @@ _VIEWS: Final = (
     "/console/matrix?service=keyosk",
     "/console/matrix?service=keyosk&rows=accounts",
     "/console/explain",
+    "/console/least-privilege",
     "/console/signing-keys",
     "/console/sessions",
     "/console/revocations",

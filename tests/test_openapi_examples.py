@@ -291,6 +291,8 @@ def tell_api_keys(story: Story, admin: Client, alice: Client) -> None:
     story.real[example["prefix"]] = made["prefix"]
     digests = [hashlib.sha256(each["secret"].encode()).hexdigest() for each in (example, made)]
     story.real[digests[0]] = digests[1]
+    account = done(alice.get("/accounts/me"))["id"]
+    done(admin.post(f"/accounts/{account}/api-keys", json={"name": "without limits"}), 201)
     story.filters(alice, "/accounts/{account}/api-keys")
     story.filters(admin, "/api-keys")
     story.send(admin, "POST", "/api-keys/find")

@@ -496,7 +496,10 @@ def test_the_old_one_steps_aside_after_any_other_migration(
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The columns of each table (type, may it be null, may it be left out), and its indexes."""
+    """The columns of each table (type, may it be null, may it be left out), and its indexes.
+
+    An index that is not unique begins with its name.
+    """
 
     tables: dict[str, dict[str, tuple[str, bool, bool]]]
     indexes: set[tuple[str, tuple[str, ...], bool]]
@@ -512,7 +515,9 @@ def shape(database: Database) -> Shape:
         for table in raw.get_tables()
     }
     indexes = {
-        (table, tuple(index.columns), index.unique)
+        # By name too, as partial indexes of the same columns are of other rows; a database names
+        # those of unique columns as it likes.
+        (table, (*(() if index.unique else (index.name,)), *index.columns), index.unique)
         for table in tables
         for index in raw.get_indexes(table)
     }

@@ -21,7 +21,7 @@ from keyosk.console.pages import (
 from keyosk.errors import NotFound
 from keyosk.web.accounts import SHORTEST
 
-_FILTERS: Final = ("q", "kind", "enabled", "role", "scope", "cursor")
+_FILTERS: Final = ("q", "kind", "enabled", "role", "scope", "last_login_before", "cursor")
 _READ: Final = "keyosk:accounts:read"
 _EVENTS: Final = 10
 #: Of each list on the page of an account.

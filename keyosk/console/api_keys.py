@@ -20,7 +20,7 @@ from keyosk.console.pages import (
 
 _FILTERS: Final = (
     *("owner", "prefix", "enabled", "networks", "unused_since", "expires_before"),
-    *("sort", "cursor"),
+    *("limits", "sort", "cursor"),
 )
 _SHOWN_ONCE: Final = "The next page shows the secret of the new key, this once."
 
@@ -94,8 +94,47 @@ def end(visit: Visit, reference: str, key: str) -> Response:
     if page is not None:
         return page
     ended = visit.api.send("DELETE", f"{_path(reference)}/{segment(key)}")
+    return _back(reference, "key-ended", at=ended.effective_at)
+
+
+def allow(visit: Visit, reference: str, key: str) -> Response:
+    """Add a scope to those that a key is limited to."""
+    scope, own = text("scope"), visit.is_own(reference)
+    page = unconfirmed(
+        visit,
+        f"Let this API key use {scope}?",
+        (
+            "Tokens that it gets from now on have the scope, if the account holds it.",
+            "Whoever has the secret of the key may then do what the scope permits.",
+        ),
+        button="Let it",
+        own=own,
+    )
+    if page is not None:
+        return page
+    path = f"{_path(reference)}/{segment(key)}"
+    found = visit.api.get(path)
+    if found.body["scopes"] is not None:  # else it is limited to none
+        body = {"scopes": [*found.body["scopes"], scope], **proof(own)}
+        visit.api.send("PATCH", path, body, tag=found.tag)
+    return _back(reference, "saved")
+
+
+def enable(visit: Visit, reference: str, key: str) -> Response:
+    """Let a disabled key log in again."""
+    own = visit.is_own(reference)
+    effects = ("Whoever has the secret of the key can log in with it again.",)
+    page = unconfirmed(visit, "Enable this API key?", effects, button="Enable", own=own)
+    if page is not None:
+        return page
+    body = {"enabled": True, **proof(own)}
+    visit.api.send("PATCH", f"{_path(reference)}/{segment(key)}", body)
+    return _back(reference, "enabled")
+
+
+def _back(reference: str, done: str, *, at: str | None = None) -> Response:
     path = "/me" if reference == "me" else f"/console/accounts/{segment(reference)}"
-    return go(path, "key-ended", at=ended.effective_at)
+    return go(path, done, at=at)
 
 
 def _path(reference: str) -> str:
@@ -108,4 +147,6 @@ PAGES: Final = (
     Page("POST", "/console/accounts/<reference>/api-keys", create),
     Page("POST", "/console/accounts/<reference>/api-keys/<key>/rotate", rotate),
     Page("POST", "/console/accounts/<reference>/api-keys/<key>/end", end),
+    Page("POST", "/console/accounts/<reference>/api-keys/<key>/allow", allow),
+    Page("POST", "/console/accounts/<reference>/api-keys/<key>/enable", enable),
 )

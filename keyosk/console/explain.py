@@ -4,11 +4,15 @@ from typing import Any, Final
 
 from flask import Response, request
 
-from keyosk.console.api import Refused
+from keyosk.console.api import Refused, segment
 from keyosk.console.pages import Page, Visit, show
 
-#: A missing scope that a grant mends.
-MENDABLE: Final = frozenset({"not_granted", "expired", "password_only", "api_key_only"})
+#: Missing scopes that a grant mends, and those that a token has if it is asked for them.
+_GRANTED: Final = frozenset({"not_granted", "expired", *("password_only", "api_key_only")})
+_ASKED: Final = frozenset({"on_request_only", "other_format", "other_audience"})
+#: What stands in the place of a key's id for a login by a workload's token.
+_WORKLOAD: Final = "workload"
+_KEYS: Final = 100
 
 
 def explain(visit: Visit) -> Response:
@@ -20,7 +24,9 @@ def explain(visit: Visit) -> Response:
     found, fault = None, None
     if "account" in request.args:
         body: dict[str, Any] = {"account": query["account"] or visit.principal.account_id}
-        if query["api_key"]:
+        if query["api_key"] == _WORKLOAD:
+            body["credential"] = _WORKLOAD
+        elif query["api_key"]:
             body |= {"credential": "api_key", "api_key": query["api_key"]}
         if query["audience"]:
             body["audience"] = [query["audience"]]
@@ -32,7 +38,27 @@ def explain(visit: Visit) -> Response:
             if error.status not in (404, 422):
                 raise
             fault = error.problem.get("detail")
-    return show("explain.html", query=query, found=found, fault=fault, mendable=MENDABLE)
+    return show(
+        "explain.html",
+        query=query,
+        found=found,
+        fault=fault,
+        granted=_GRANTED,
+        asked=_ASKED,
+        keys=_keys(visit, query["account"]),
+        account=query["account"] or "me",
+        api_key=query["api_key"] if query["api_key"] != _WORKLOAD else "",
+    )
+
+
+def _keys(visit: Visit, account: str) -> list[dict[str, Any]]:
+    """Return the API keys of the account, to choose from."""
+    path = f"/accounts/{segment(account or 'me')}/api-keys"
+    try:
+        found: list[dict[str, Any]] = visit.api.get(path, limit=_KEYS).body["items"]
+    except Refused:  # there is no such account, or they may not see it
+        return []
+    return found
 
 
 PAGES: Final = (Page("GET", "/console/explain", explain),)

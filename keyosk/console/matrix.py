@@ -12,7 +12,7 @@ from keyosk.web.accounts import SHORTEST
 
 #: Scopes beside one another, and accounts below one another.
 _COLUMNS: Final = 8
-_ROWS: Final = 25
+_ROWS: Final = 12
 _ACCOUNTS_READ: Final = "keyosk:accounts:read"
 _BY: Final[Mapping[str, str]] = {
     "password": "by password",
@@ -74,36 +74,52 @@ def _accounts(
     name = "contains" if len(query["q"]) >= SHORTEST else "q"
     filters = {"scope": query["scope"], name: query["q"], "cursor": query["cursor"]}
     found = api.get("/accounts", **filters, limit=_ROWS).body
-    roles: dict[str, frozenset[str]] = {}
+    held = {
+        account["id"]: api.get(f"/accounts/{account['id']}/grants").body
+        for account in found["items"]
+    }
+    by_role = _by_role(api, scopes) if any(grants["roles"] for grants in held.values()) else {}
     rows = []
     for account in found["items"]:
-        held = _held(api, account["id"], roles)
+        through = _through(held[account["id"]], by_role)
         rows.append(
             {
                 "path": f"/console/accounts/{account['id']}",
                 "name": account["username"],
-                "cells": [held.get(scope, []) for scope in scopes],
+                "cells": [through.get(scope, []) for scope in scopes],
             }
         )
     return rows, found["next"]
 
 
-def _held(api: Api, account_id: str, roles: dict[str, frozenset[str]]) -> dict[str, list[str]]:
-    """Return through what an account holds each of its scopes. ``roles``: those known already."""
-    grants = api.get(f"/accounts/{account_id}/grants").body
+def _by_role(api: Api, scopes: list[str]) -> dict[str, list[str]]:
+    """Return which of the scopes each role has that has any."""
+    found: dict[str, list[str]] = {}
+    for scope in scopes:
+        cursor = None
+        while True:
+            page = api.get("/roles", scope=scope, limit=200, cursor=cursor).body
+            for role in page["items"]:
+                found.setdefault(role["name"], []).append(scope)
+            cursor = page["next"]
+            if cursor is None:
+                break
+    return found
+
+
+def _through(grants: Mapping[str, Any], by_role: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Return through what each scope is held."""
     held: dict[str, list[str]] = {}
     for kind in ("scopes", "roles"):
         for grant in grants[kind]:
             limited = {"name": grant} if isinstance(grant, str) else grant
             name = limited["name"]
-            if kind == "roles" and name not in roles:
-                roles[name] = frozenset(api.get(f"/roles/{segment(name)}").body["scopes"])
             words = [name if kind == "roles" else "grant"]
             if limited.get("with"):
                 words.append(_BY.get(limited["with"], limited["with"]))
             if limited.get("until"):
                 words.append(f"until {limited['until'][:10]}")
-            for scope in roles[name] if kind == "roles" else (name,):
+            for scope in by_role.get(name, ()) if kind == "roles" else (name,):
                 held.setdefault(scope, []).append(" ".join(words))
     return held
 

@@ -8,6 +8,8 @@ A page is read in one of three ways, as those of accounts are (``account_lists``
 """
 
 from collections.abc import Callable, Collection
+from functools import reduce
+from operator import and_, or_
 from typing import Any, Final
 
 import peewee
@@ -24,7 +26,9 @@ _SORTS_OF_ONE: Final[lists.Sorts] = {"created_at": _KEY.created_at, "name": _KEY
 _SORTS_OF_ALL: Final[lists.Sorts] = {"created_at": _KEY.id, "name": _KEY.name}
 _OWNER: Final = "owner"
 #: Filters whose index goes on with the id.
-_IN_ORDER: Final = ("enabled", "networks")
+_IN_ORDER: Final = ("limits", "enabled", "networks")
+#: What limits a key; there is an index of the keys with nothing, and of those with something.
+_LIMITS: Final = (_KEY.expires_at, _KEY.networks, _KEY.scopes)
 #: When a key was last of use to anybody, as its index has it.
 _LAST: Final = fn.COALESCE(_KEY.last_used_at, _KEY.created_at)
 
@@ -119,6 +123,10 @@ class ApiKeyLists:
                 if hidden
                 else value > _LAST
             )
+        elif name == "limits":
+            free = value == "none"
+            absent = (column(field).is_null(free) for field in _LIMITS)
+            condition = reduce(and_ if free else or_, absent)
         elif name == "networks":
             condition = column(_KEY.networks).is_null(value == "any")
         elif name == "digest":

@@ -53,6 +53,12 @@ _FILTERS: Final[Mapping[str, fields.Field[Any]]] = {
         "any",
         "limited",
     ),
+    "limits": paging.word(
+        "`none`: only keys that never expire and are accepted from any address with all scopes of "
+        "their account; `some`: only the others.",
+        "none",
+        "some",
+    ),
     "prefix": Text(
         validate=_check_prefix,
         metadata=described(

@@ -1,0 +1,54 @@
+"""What is granted and not needed, as far as Keyosk knows it."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from flask import Response
+
+from keyosk.console.api import Api
+from keyosk.console.pages import Page, Visit, show
+
+#: Days after which what was not used counts as unused.
+DAYS: Final = 90
+_ROWS: Final = 20
+_ADMINS: Final = 20
+
+
+def report(visit: Visit) -> Response:
+    """Show keys without limits, what was not used, and who administers Keyosk."""
+    now = datetime.fromtimestamp(int(visit.installation.clock()), UTC)
+    since = (now - timedelta(days=DAYS)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    # By one filter each, along its own index.
+    unlimited, unused = {"limits": "none"}, {"unused_since": since}
+    asleep = {"last_login_before": since, "enabled": "true"}
+    return show(
+        "least_privilege.html",
+        days=DAYS,
+        unlimited=visit.api.get("/api-keys", **unlimited, limit=_ROWS).body,
+        all_unlimited=urlencode(unlimited),
+        unused=visit.api.get("/api-keys", **unused, limit=_ROWS).body,
+        all_unused=urlencode(unused),
+        asleep=urlencode(asleep),
+        admins=_admins(visit.api, since) if visit.can("keyosk:services:read") else None,
+    )
+
+
+def _admins(api: Api, since: str) -> list[dict[str, Any]]:
+    """Return who holds a scope of Keyosk's own, with what of them."""
+    found: dict[str, dict[str, Any]] = {}
+    for scope in api.get("/services/keyosk/scopes").body["scopes"]:
+        page = api.get("/accounts", scope=scope["name"], limit=_ROWS).body
+        for account in page["items"]:
+            row = found.setdefault(account["id"], {**account, "holds": [], "is_asleep": False})
+            row["holds"].append(scope["name"])
+            row["is_asleep"] = (account["last_login_at"] or account["created_at"]) < since
+    rows = sorted(found.values(), key=lambda row: str(row["username"]))[:_ADMINS]
+    for row in rows:
+        factors = api.get(f"/accounts/{row['id']}/second-factors", limit=1).body["items"]
+        # A machine has no login to the console.
+        row["lacks_factor"] = row["kind"] == "person" and not factors
+    return rows
+
+
+PAGES: Final = (Page("GET", "/console/least-privilege", report),)
