@@ -33,6 +33,7 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
     "passlib": ("credentials.password_hashing",),
     "argon2": ("credentials.argon2id",),
     "zxcvbn": ("credentials.password_policy",),
+    "webauthn": ("credentials.passkeys",),
     "pyotp": ("credentials.one_time_codes",),
     "segno": ("console.second_factors",),
     "precis_i18n": ("credentials.usernames",),
@@ -94,6 +95,8 @@ LOCAL_IMPORTS: Final[Mapping[tuple[str, str], str]] = {
     **dict.fromkeys(
         (
             ("console.second_factors", "segno"),
+            ("credentials.passkeys", "webauthn"),
+            ("credentials.passkeys", "webauthn.helpers.structs"),
             ("credentials.password_hashing", "passlib.context.CryptContext"),
             ("metrics", "keyosk.metrics.exposition"),
             ("web.documentation", "flask_swagger_ui"),

@@ -21,6 +21,7 @@ PERMISSIVE: Final = {
     "0BSD",
     "3-Clause BSD License",  # as protobuf says it
     "Apache-2.0",
+    "Apache Software License",  # 2.0: the classifier does not say
     "BSD License",  # two clauses or three: the classifier does not say
     "BSD-2-Clause",
     "BSD-3-Clause",

@@ -76,25 +76,51 @@ class PendingLogins:
             raise BadCredentials("This login was ended: begin again.")
         return login, principal
 
-    def finish(
-        self, secret: str, code: str, *, address: str | None, agent: str, request_id: str | None
-    ) -> tuple[NewConsoleSession, Principal]:
-        """Begin the session by a code of an app or a recovery code.
+    def challenge(self, secret: str) -> str | None:
+        """Return what the browser of a login needs to show a passkey; ``None`` without any.
 
-        Raises ``BadCredentials``, which is recorded if the code is wrong, and ``Throttled``.
+        Raises ``BadCredentials`` as ``find``.
+        """
+        login, _ = self.find(secret)
+        return self._factors.challenge(login)
+
+    def finish(
+        self,
+        secret: str,
+        *,
+        code: str,
+        passkey: str,
+        address: str | None,
+        agent: str,
+        request_id: str | None,
+    ) -> tuple[NewConsoleSession, Principal]:
+        """Begin the session by a code of an app, a recovery code, or a passkey.
+
+        ``passkey``: what the browser says of it, empty if it is a code. Raises
+        ``BadCredentials``, which is recorded if the second factor is wrong, and ``Throttled``.
         """
         login, principal = self.find(secret)
         by = caller(
             principal, frozenset(), frozenset(), address=address, request_id=request_id, via=VIA
         )
         attempt = self._factors.admit(principal, address)
+        # SECURITY: before the look at what was signed, and for good: it is answered once.
+        is_asked = login.challenge is not None and self._store.take_challenge(
+            login.digest, login.challenge
+        )
         try:
             with self._database.transaction():
-                self._factors.use_code(by, code)
+                amr: tuple[str, ...] = BY_CODE
+                if not passkey:
+                    self._factors.use_code(by, code)
+                elif is_asked:
+                    amr = self._factors.use_passkey(by, login, passkey)
+                else:
+                    raise BadCredentials("The passkey was shown too late, or twice: try again.")
                 if not self._store.take(login.digest):
                     raise BadCredentials("This login was finished already.")
                 started = self._sessions.begin(
-                    principal, address=address, agent=agent, request_id=request_id, amr=BY_CODE
+                    principal, address=address, agent=agent, request_id=request_id, amr=amr
                 )
         except BadCredentials:
             self._factors.note_failure(by)

@@ -7,6 +7,7 @@ password or API key alone.
 
 import json
 import logging
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -15,7 +16,8 @@ from urllib.parse import urlsplit
 from keyosk import clocks
 from keyosk.accounts.accounts import Accounts, target
 from keyosk.accounts.console_sessions import VIA
-from keyosk.credentials import one_time_codes
+from keyosk.credentials import one_time_codes, passkeys
+from keyosk.credentials.passkeys import RelyingParty
 from keyosk.credentials.throttling import Attempt, Throttling
 from keyosk.errors import (
     BadCredentials,
@@ -37,6 +39,8 @@ from keyosk.model import (
     ConsoleSession,
     FactorKind,
     ListQuery,
+    Passkey,
+    PendingLogin,
     Principal,
     SecondFactor,
 )
@@ -49,6 +53,8 @@ _log = logging.getLogger(__name__)
 #: Seconds for which an app may be set up after the password was shown.
 _OFFERED: Final = 600
 _MOST: Final = 20
+_CHALLENGE: Final = 32  # bytes
+_NO_CHALLENGE: Final = "The passkey was shown too late, or twice: try again."
 #: How somebody logged in who showed a code, of an app or for recovery (RFC 8176).
 BY_CODE: Final = (PASSWORD, ONE_TIME_CODE, SEVERAL_FACTORS)
 
@@ -62,6 +68,14 @@ class Offer:
 
     secret: str = field(repr=False)
     uri: str = field(repr=False)
+    sealed: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PasskeyOffer:
+    """What a browser is asked for to make a passkey; ``sealed`` as of an ``Offer``."""
+
+    options: str = field(repr=False)
     sealed: str = field(repr=False)
 
 
@@ -82,6 +96,12 @@ class SecondFactors:
         self._safe = safe
         self._throttling = Throttling(context.database, stores.throttling, context.clock)
         self._issuer = f"Keyosk {urlsplit(issuer).hostname}"
+        self._party = passkeys.relying_party(issuer)
+
+    @property
+    def has_passkeys(self) -> bool:
+        """Whether passkeys can be had here: browsers know none for an IP address."""
+        return self._party is not None
 
     def is_enrolled(self, account_id: str) -> bool:
         """Return whether the account has a second factor, recovery codes aside."""
@@ -97,14 +117,10 @@ class SecondFactors:
 
     def offer_app(self, login: Principal, session: ConsoleSession, name: str) -> Offer:
         """Return a secret for an app. The password was shown for it. Raises ``Invalid``."""
-        faults = Faults()
-        faults.text("name", name, longest=LONGEST_NAME, required=True)
-        faults.raise_if_any()
         secret = one_time_codes.new_secret()
-        offered = {"id": new_id(), "name": name, "secret": secret, "at": int(self._clock())}
-        sealed = self._safe.seal(json.dumps(offered).encode(), name=_offer_name(session))
+        sealed = self._sealed(session, name, secret)
         uri = one_time_codes.uri(secret, username=login.username, issuer=self._issuer)
-        return Offer(secret, uri, sealed.hex())
+        return Offer(secret, uri, sealed)
 
     def offered(self, login: Principal, session: ConsoleSession, sealed: str) -> Offer:
         """Return an offer again, as its form sent it. Raises ``Invalid``."""
@@ -136,6 +152,58 @@ class SecondFactors:
             codes = self._add(by, session, factor, step=step)
             self._sessions.record_amr(session.id, BY_CODE)
         return codes
+
+    def offer_passkey(self, login: Principal, session: ConsoleSession, name: str) -> PasskeyOffer:
+        """Return what a browser needs to make a passkey. The password was shown for it.
+
+        Raises ``Invalid``, and ``NotFound`` where there can be none.
+        """
+        challenge = secrets.token_bytes(_CHALLENGE)
+        sealed = self._sealed(session, name, challenge.hex())
+        options = passkeys.options_to_add(
+            self._relying_party(),
+            account_id=login.account_id,
+            username=login.username,
+            challenge=challenge,
+            known=[passkey for _, passkey in self._passkeys(login.account_id)],
+        )
+        return PasskeyOffer(options, sealed)
+
+    def add_passkey(
+        self, by: Caller, session: ConsoleSession, sealed: str, *, response: str
+    ) -> list[str] | None:
+        """Make what a browser answered to an offer a factor; otherwise as ``add_app``.
+
+        Raises ``Invalid``, ``Conflict``, ``NotFound``, ``BadCredentials``.
+        """
+        offered = self._opened(session, sealed)
+        passkey, amr = passkeys.verify_new(
+            self._relying_party(), response, challenge=bytes.fromhex(offered["secret"])
+        )
+        factor = SecondFactor(
+            id=offered["id"],
+            account_id=session.account_id,
+            kind=FactorKind.PASSKEY,
+            name=offered["name"],
+            created_at=int(self._clock()),
+            passkey=passkey,
+        )
+        with self._database.transaction():
+            codes = self._add(by, session, factor)
+            self._sessions.record_amr(session.id, amr)
+        return codes
+
+    def challenge(self, login: PendingLogin) -> str | None:
+        """Return what a browser needs to show a passkey of a login; ``None`` without any.
+
+        What it was asked before counts no more.
+        """
+        known = [passkey for _, passkey in self._passkeys(login.account_id)]
+        if not known or self._party is None:
+            return None
+        challenge = secrets.token_bytes(_CHALLENGE)
+        self._pending.challenge(login.digest, challenge)
+        return passkeys.options_to_show(self._party, challenge=challenge, known=known)
 
     def renew_recovery_codes(self, by: Caller, session: ConsoleSession) -> list[str]:
         """Replace the recovery codes of the session's account. The password was shown for it.
@@ -200,10 +268,32 @@ class SecondFactors:
         """
         for factor in self._store.of_account(by.account_id or ""):
             if self._is_used(factor, code):
-                after = {"kind": factor.kind.value, "name": factor.name}
-                self._audit.record(by, "second_factor.use", _target(factor), after=after)
+                self._audit.record(by, "second_factor.use", _target(factor), after=_shown(factor))
                 return
         raise BadCredentials("The code is wrong, or it was used already.")
+
+    def use_passkey(self, by: Caller, login: PendingLogin, response: str) -> tuple[str, ...]:
+        """Take what a browser answered to the challenge of a login; returns its ``amr``.
+
+        For a transaction of the caller's, after ``PendingLoginStore.take_challenge``. Raises
+        ``BadCredentials``.
+        """
+        if login.challenge is None or self._party is None:
+            raise BadCredentials(_NO_CHALLENGE)
+        factors = self._passkeys(login.account_id)
+        shown, amr = passkeys.verify_shown(
+            self._party,
+            response,
+            challenge=login.challenge,
+            known=[each for _, each in factors],
+        )
+        (factor,) = [
+            factor for factor, each in factors if each.credential_id == shown.credential_id
+        ]
+        if not self._store.use_passkey(factor.id, shown.sign_count, now=int(self._clock())):
+            raise BadCredentials(_NO_CHALLENGE)
+        self._audit.record(by, "second_factor.use", _target(factor), after=_shown(factor))
+        return amr
 
     def note_failure(self, by: Caller) -> None:
         """Write that a code was wrong, so that a flood of them is no flood of rows."""
@@ -226,7 +316,9 @@ class SecondFactors:
         if factor.kind is FactorKind.RECOVERY_CODES:
             digest = one_time_codes.digest(code, factor.id)
             return self._store.use_code(factor.id, digest, now=int(now))
-        secret = self._safe.open(factor.sealed or b"", name=_name(factor.id)).decode()
+        if factor.sealed is None:  # a passkey
+            return False
+        secret = self._safe.open(factor.sealed, name=_name(factor.id)).decode()
         step = one_time_codes.matching_step(secret, code, now)
         if step is None:
             return False
@@ -272,6 +364,22 @@ class SecondFactors:
     def _end_logins(self, account_id: str, *, except_for: str = "") -> None:
         self._sessions.remove_of_account(account_id, except_for=except_for)
         self._pending.remove_of_account(account_id)
+
+    def _passkeys(self, account_id: str) -> list[tuple[SecondFactor, Passkey]]:
+        factors = self._store.of_account(account_id)
+        return [(each, each.passkey) for each in factors if each.passkey is not None]
+
+    def _relying_party(self) -> RelyingParty:
+        if self._party is None:
+            raise NotFound("Browsers know no passkeys for an IP address: give Keyosk a name.")
+        return self._party
+
+    def _sealed(self, session: ConsoleSession, name: str, secret: str) -> str:
+        faults = Faults()
+        faults.text("name", name, longest=LONGEST_NAME, required=True)
+        faults.raise_if_any()
+        offered = {"id": new_id(), "name": name, "secret": secret, "at": int(self._clock())}
+        return self._safe.seal(json.dumps(offered).encode(), name=_offer_name(session)).hex()
 
     def _opened(self, session: ConsoleSession, sealed: str) -> dict[str, Any]:
         try:

@@ -61,6 +61,7 @@ _STATIC: Final = Path(__file__).parent / "static"
 _FILES: Final = {
     "console.css": "text/css",
     "console.js": "text/javascript",
+    "passkeys.js": "text/javascript",
     "htmx.min.js": "text/javascript",
 }
 #: What a page may lead to, by the scope that it takes.

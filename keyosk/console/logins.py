@@ -83,11 +83,7 @@ class Logins:
         cookies, secret = self._pending()
         if cookies is None or secret is None:
             return go("/console/login")
-        try:
-            self._installation.pending_logins.find(secret)
-        except BadCredentials:
-            return self._again(cookies)
-        return self._ask_factor(secret)
+        return self._ask_factor(cookies, secret)
 
     def show_code(self) -> Response:
         """Begin a session by a code of an app or a recovery code."""
@@ -101,11 +97,13 @@ class Logins:
         except BadCredentials:
             return self._again(cookies)
         try:
-            started, principal = pending.finish(secret, text("code"), **_from())
+            started, principal = pending.finish(
+                secret, code=text("code"), passkey=text("passkey"), **_from()
+            )
         except BadCredentials as error:
-            return self._ask_factor(secret, error.detail, 401)
+            return self._ask_factor(cookies, secret, fault=error.detail, status=401)
         except Throttled as error:
-            response = self._ask_factor(secret, _TOO_MANY_CODES, 429)
+            response = self._ask_factor(cookies, secret, fault=_TOO_MANY_CODES, status=429)
             response.headers["Retry-After"] = str(error.retry_after)
             return response
         access_log.note(account=principal.account_id)
@@ -158,13 +156,25 @@ class Logins:
         cookies.drop(response, cookies.pending)
         return response
 
-    def _ask_factor(self, secret: str, fault: str | None = None, status: int = 200) -> Response:
+    def _ask_factor(
+        self,
+        cookies: browser.Cookies,
+        secret: str,
+        *,
+        fault: str | None = None,
+        status: int = 200,
+    ) -> Response:
+        try:
+            options = self._installation.pending_logins.challenge(secret)
+        except BadCredentials:
+            return self._again(cookies)
         return show(
             "login_factor.html",
             status,
             fault=fault,
             login_token=browser.form_token(secret),
             place=_place(),
+            options=options,
         )
 
     def _end_earlier(self, cookies: browser.Cookies) -> None:

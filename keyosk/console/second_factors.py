@@ -47,6 +47,28 @@ def add_app(visit: Visit) -> Response:
     return go(PLACE) if codes is None else show("recovery_codes.html", codes=codes)
 
 
+def offer_passkey(visit: Visit) -> Response:
+    """Have the browser make a passkey, once the password was shown."""
+    if not _is_proven(visit):
+        return _own(visit, _WRONG, 403)
+    offer = visit.installation.second_factors.offer_passkey(
+        visit.principal, visit.session, text("name")
+    )
+    return show("passkey.html", offer=offer.sealed, options=offer.options)
+
+
+def add_passkey(visit: Visit) -> Response:
+    """Add the passkey that the browser made, and show recovery codes once."""
+    factors, sealed = visit.installation.second_factors, text("offer")
+    try:
+        codes = factors.add_passkey(_caller(visit), visit.session, sealed, response=text("passkey"))
+    except Conflict:  # the form was sent twice, or the passkey is here already
+        return go(PLACE)
+    except BadCredentials as error:
+        return _own(visit, error.detail, 422)
+    return go(PLACE) if codes is None else show("recovery_codes.html", codes=codes)
+
+
 def renew_recovery_codes(visit: Visit) -> Response:
     """Make new recovery codes, and show them once."""
     if not _is_proven(visit):
@@ -79,7 +101,13 @@ def remove(visit: Visit, reference: str, factor: str) -> Response:
 
 def _own(visit: Visit, fault: str | None = None, status: int = 200) -> Response:
     factors = visit.api.get("/accounts/me/second-factors", limit=50).body["items"]
-    return show("second_factors.html", status, factors=factors, fault=fault)
+    return show(
+        "second_factors.html",
+        status,
+        factors=factors,
+        fault=fault,
+        has_passkeys=visit.installation.second_factors.has_passkeys,
+    )
 
 
 def _show_offer(offer: Offer, fault: str | None = None, status: int = 200) -> Response:
@@ -126,6 +154,8 @@ PAGES: Final = (
     Page("GET", PLACE, own, for_enrolment=True),
     Page("POST", f"{PLACE}/app", offer_app, for_enrolment=True),
     Page("POST", f"{PLACE}/app/confirm", add_app, for_enrolment=True),
+    Page("POST", f"{PLACE}/passkey", offer_passkey, for_enrolment=True),
+    Page("POST", f"{PLACE}/passkey/confirm", add_passkey, for_enrolment=True),
     Page("POST", f"{PLACE}/recovery-codes", renew_recovery_codes),
     Page("POST", "/console/accounts/<reference>/second-factors/<factor>/remove", remove),
 )

@@ -105,6 +105,15 @@ def matching_name(prefix: str, username: str, *, display_name: str) -> str | Non
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Passkey:
+    """The public half of a passkey, and how often it says that it has signed."""
+
+    credential_id: bytes
+    public_key: bytes
+    sign_count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SecondFactor:
     """What an account shows besides its password to log in to the console.
 
@@ -122,3 +131,4 @@ class SecondFactor:
     last_used_at: int | None = None
     remaining: int | None = None
     sealed: bytes | None = field(default=None, repr=False)
+    passkey: Passkey | None = None

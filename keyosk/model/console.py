@@ -63,6 +63,7 @@ class PendingLogin:
 
     Attributes:
         digest: The SHA-256 hash of the secret in its cookie.
+        challenge: What a passkey was asked to sign last, until it has.
     """
 
     digest: bytes = field(repr=False)
@@ -70,3 +71,4 @@ class PendingLogin:
     password_id: str
     created_at: int
     expires_at: int
+    challenge: bytes | None = field(default=None, repr=False)

@@ -159,7 +159,19 @@ class PendingLoginStore:
             password_id=row["password_id"],
             created_at=row["created_at"],
             expires_at=row["expires_at"],
+            challenge=None if row["challenge"] is None else bytes(row["challenge"]),
         )
+
+    def challenge(self, digest: bytes, challenge: bytes) -> None:
+        """Write what a passkey is asked to sign."""
+        login = tables.PendingLogin
+        self._database.write(login.update(challenge=challenge).where(login.digest == digest))
+
+    def take_challenge(self, digest: bytes, challenge: bytes) -> bool:
+        """Forget a challenge; returns whether it was there: it is answered once, well or badly."""
+        login = tables.PendingLogin
+        asked = (login.digest == digest) & (login.challenge == challenge)
+        return self._database.write(login.update(challenge=None).where(asked)) == 1
 
     def take(self, digest: bytes) -> bool:
         """Delete a login; returns whether it was there: of all who come at once, one is told so."""

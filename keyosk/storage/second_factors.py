@@ -7,7 +7,7 @@ import peewee
 from peewee import fn
 
 from keyosk.errors import Conflict
-from keyosk.model import FactorKind, ListQuery, SecondFactor
+from keyosk.model import FactorKind, ListQuery, Passkey, SecondFactor
 from keyosk.storage import listing as lists
 from keyosk.storage import tables
 from keyosk.storage.compiled import parameter
@@ -34,6 +34,7 @@ class SecondFactorStore:
 
     def add(self, factor: SecondFactor, *, step: int | None = None) -> None:
         """Insert a factor; ``step``: of the code that it was confirmed by. Raises ``Conflict``."""
+        passkey = factor.passkey
         try:
             self._database.insert(
                 _FACTOR,
@@ -47,6 +48,9 @@ class SecondFactorStore:
                         "last_used_at": factor.last_used_at,
                         "sealed": factor.sealed,
                         "last_step": step,
+                        "credential_id": passkey and passkey.credential_id,
+                        "public_key": passkey and passkey.public_key,
+                        "sign_count": passkey and passkey.sign_count,
                     }
                 ],
             )
@@ -90,6 +94,15 @@ class SecondFactorStore:
         query = _FACTOR.update(last_step=step, last_used_at=now)
         return self._database.write(query.where((_FACTOR.id == factor_id) & is_new)) == 1
 
+    def use_passkey(self, factor_id: str, sign_count: int, *, now: int) -> bool:
+        """Write that a passkey was used; returns whether its count is not behind by now."""
+        # Many authenticators do not count: theirs stays 0.
+        query = _FACTOR.update(sign_count=sign_count, last_used_at=now)
+        is_new = _FACTOR.sign_count < sign_count
+        if sign_count == 0:
+            is_new = _FACTOR.sign_count == 0
+        return self._database.write(query.where((_FACTOR.id == factor_id) & is_new)) == 1
+
     def add_codes(self, factor_id: str, digests: Collection[bytes]) -> None:
         """Insert recovery codes."""
         rows = [{"digest": digest, "factor": factor_id} for digest in digests]
@@ -130,4 +143,13 @@ def _factor(row: Mapping[str, Any]) -> SecondFactor:
         last_used_at=row["last_used_at"],
         remaining=row["remaining"] if kind is FactorKind.RECOVERY_CODES else None,
         sealed=None if row["sealed"] is None else bytes(row["sealed"]),
+        passkey=_passkey(row) if kind is FactorKind.PASSKEY else None,
+    )
+
+
+def _passkey(row: Mapping[str, Any]) -> Passkey:
+    return Passkey(
+        credential_id=bytes(row["credential_id"]),
+        public_key=bytes(row["public_key"]),
+        sign_count=row["sign_count"],
     )

@@ -310,10 +310,14 @@ class PendingLogin(Table):
     password_id = CharField(36)
     created_at = BigIntegerField()
     expires_at = BigIntegerField(index=True)
+    challenge = BlobField(null=True)
 
 
 class SecondFactor(Table):
-    """``sealed``: the secret of an authenticator app; ``last_step``: of its last code."""
+    """``sealed``: the secret of an authenticator app; ``last_step``: of its last code.
+
+    The last three columns are of a passkey.
+    """
 
     id = CharField(36, primary_key=True)
     account = ForeignKeyField(Account, on_delete="CASCADE")
@@ -323,6 +327,9 @@ class SecondFactor(Table):
     last_used_at = BigIntegerField(null=True)
     sealed = BlobField(null=True)
     last_step = BigIntegerField(null=True)
+    credential_id = BlobField(null=True, unique=True)
+    public_key = BlobField(null=True)
+    sign_count = BigIntegerField(null=True)
 
 
 class RecoveryCode(Table):

@@ -1,0 +1,163 @@
+"""Passkeys (WebAuthn Level 3): what a browser is asked for, and whether its response is right.
+
+The user must be verified each time, by whatever the authenticator has: a PIN, a finger, a face. No
+attestation is asked for: any authenticator will do.
+"""
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from keyosk.errors import BadCredentials
+from keyosk.model import PASSWORD, SEVERAL_FACTORS, Passkey
+
+_REFUSED: Final = "The passkey was not accepted."
+#: Longer than any response of an authenticator that people have.
+_LONGEST: Final = 20_000
+#: By a key in hardware or in software, with the user present (RFC 8176).
+_HARDWARE: Final = "hwk"
+_SOFTWARE: Final = "swk"
+_USER: Final = "user"
+_ONE_DEVICE: Final = "single_device"
+
+
+@dataclass(frozen=True, slots=True)
+class RelyingParty:
+    """Whom passkeys are for: their ``id`` is a host, their ``origin`` that of the pages."""
+
+    id: str
+    origin: str
+
+
+def relying_party(issuer: str) -> RelyingParty | None:
+    """Return whom passkeys are for; ``None`` where the issuer has no name, as browsers want one."""
+    url = urlsplit(issuer)
+    host = url.hostname or ""
+    try:
+        ip_address(host)
+    except ValueError:
+        return RelyingParty(host, f"{url.scheme}://{url.netloc}")
+    return None
+
+
+def options_to_add(
+    party: RelyingParty,
+    *,
+    account_id: str,
+    username: str,
+    challenge: bytes,
+    known: Collection[Passkey],
+) -> str:
+    """Return what ``navigator.credentials.create`` takes, as JSON."""
+    import webauthn  # noqa: PLC0415 - it slows down each start, and few need it
+    from webauthn.helpers import structs  # noqa: PLC0415
+
+    options = webauthn.generate_registration_options(
+        rp_id=party.id,
+        rp_name="Keyosk",
+        user_id=account_id.encode(),
+        user_name=username,
+        challenge=challenge,
+        authenticator_selection=structs.AuthenticatorSelectionCriteria(
+            resident_key=structs.ResidentKeyRequirement.DISCOURAGED,
+            user_verification=structs.UserVerificationRequirement.REQUIRED,
+        ),
+        exclude_credentials=_described(known),
+    )
+    return webauthn.options_to_json(options)
+
+
+def options_to_show(party: RelyingParty, *, challenge: bytes, known: Collection[Passkey]) -> str:
+    """Return what ``navigator.credentials.get`` takes, as JSON."""
+    import webauthn  # noqa: PLC0415
+    from webauthn.helpers import structs  # noqa: PLC0415
+
+    options = webauthn.generate_authentication_options(
+        rp_id=party.id,
+        challenge=challenge,
+        allow_credentials=_described(known),
+        user_verification=structs.UserVerificationRequirement.REQUIRED,
+    )
+    return webauthn.options_to_json(options)
+
+
+def verify_new(
+    party: RelyingParty, response: str, *, challenge: bytes
+) -> tuple[Passkey, tuple[str, ...]]:
+    """Return the passkey that a browser made, and its ``amr``. Raises ``BadCredentials``."""
+    import webauthn  # noqa: PLC0415
+
+    credential = _read(response)
+    try:
+        made = webauthn.verify_registration_response(
+            credential=credential,
+            expected_challenge=challenge,
+            expected_rp_id=party.id,
+            expected_origin=party.origin,
+            require_user_verification=True,
+        )
+    # SECURITY: whatever a forged response makes the library fall over refuses it.
+    except Exception as error:
+        raise BadCredentials(_REFUSED) from error
+    passkey = Passkey(
+        credential_id=made.credential_id,
+        public_key=made.credential_public_key,
+        sign_count=made.sign_count,
+    )
+    return passkey, _amr(made.credential_device_type)
+
+
+def verify_shown(
+    party: RelyingParty, response: str, *, challenge: bytes, known: Collection[Passkey]
+) -> tuple[Passkey, tuple[str, ...]]:
+    """Return which of the ``known`` passkeys was shown, with its new count, and its ``amr``.
+
+    Raises ``BadCredentials``, also where its count of signatures did not go up: it was copied.
+    """
+    import webauthn  # noqa: PLC0415
+
+    credential = _read(response)
+    try:
+        shown_id = webauthn.base64url_to_bytes(credential["id"])
+        (passkey,) = [each for each in known if each.credential_id == shown_id]
+        verified = webauthn.verify_authentication_response(
+            credential=credential,
+            expected_challenge=challenge,
+            expected_rp_id=party.id,
+            expected_origin=party.origin,
+            credential_public_key=passkey.public_key,
+            credential_current_sign_count=passkey.sign_count,
+            require_user_verification=True,
+        )
+    # SECURITY: as above.
+    except Exception as error:
+        raise BadCredentials(_REFUSED) from error
+    shown = replace(passkey, sign_count=verified.new_sign_count)
+    return shown, _amr(verified.credential_device_type)
+
+
+def _amr(device: str) -> tuple[str, ...]:
+    # What several devices share is no longer in the hardware of one.
+    key = _HARDWARE if device == _ONE_DEVICE else _SOFTWARE
+    return PASSWORD, key, _USER, SEVERAL_FACTORS
+
+
+def _read(response: str) -> dict[str, Any]:
+    if len(response) > _LONGEST:
+        raise BadCredentials(_REFUSED)
+    try:
+        found = json.loads(response)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise BadCredentials(_REFUSED)
+    return found
+
+
+def _described(passkeys: Collection[Passkey]) -> list[Any]:
+    from webauthn.helpers import structs  # noqa: PLC0415
+
+    return [structs.PublicKeyCredentialDescriptor(id=each.credential_id) for each in passkeys]
