@@ -358,6 +358,15 @@ def test_every_claim_that_is_issued_is_in_the_tokens_page(live: LiveServer) -> N
         assert f"`{name}`" in TOKENS, name
 
 
+# --- Words ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_word_stands_twice(page: Path) -> None:
+    text = re.sub(r"`[^`]*`", "`", without_code(page.read_text()))
+    assert re.findall(r"\b([A-Za-z]+)[ \n]\1\b", text) == []
+
+
 # --- Links ----------------------------------------------------------------------------------------
 
 
