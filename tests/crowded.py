@@ -40,7 +40,9 @@ def fill(keyosk: Installation) -> None:
         keyosk.roles.create(OPERATOR, name=name, description=TITLE, scopes=names[: number % 60 + 1])
     plain = keyosk.grants.create_account(
         OPERATOR,
-        [Grant(scope=name) for name in names[:60]] + [Grant(role=f"{n}-{LONG}") for n in range(60)],
+        [Grant(scope=name) for name in names[:59]]
+        + [Grant(scope=names[59], until=4_000_000_000)]
+        + [Grant(role=f"{n}-{LONG}") for n in range(60)],
         username=PLAIN, display_name=TITLE, password=PASSWORD,
     )  # fmt: skip
     for number in range(ROWS):
