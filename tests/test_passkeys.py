@@ -398,6 +398,12 @@ def test_chromium_makes_and_shows_a_passkey(named: LiveServer, browser: Browser)
     assert violations(page) == []
     page.goto(f"{url}/me/second-factors")
     assert "Laptop" in page.inner_text("table")
+    page.set_viewport_size({"width": 360, "height": 800})
+    page.fill("#app-password", PASSWORD)
+    page.keyboard.press("Enter")
+    page.get_by_role("img", name="QR code with the secret below").wait_for()
+    assert violations(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
     page.get_by_role("button", name="Log out").click()
     _log_in(page, person.username)
     button = page.get_by_role("button", name="Log in with a passkey")

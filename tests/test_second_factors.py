@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.test import TestResponse
 
-from installed import Clock, installed, rows_of
+from installed import Clock, installed, rows_of, settings
 from keyosk import app
 from keyosk.accounts.pending_logins import LIFETIME
 from keyosk.console.application import create
@@ -600,11 +600,13 @@ def test_an_admin_without_a_second_factor_reaches_nothing_but_the_way_to_one(
 
 def test_the_first_admin_gets_in_where_admins_need_a_second_factor(prepared_url: str) -> None:
 
-    with noded(prepared_url, admins_need_second_factor=True) as node:
-        tab = node.tab()
-        tab.log_in("admin", ADMIN_PASSWORD)
-        answer = tab.client.get("/console")
-        assert answer.headers["Location"] == _MINE
+    config = dataclasses.replace(settings(prepared_url), console_second_factor="admins")
+    keyosk = app.build(config)
+    tab = Node(keyosk, Clock(), app.create_app(keyosk)).tab()
+    tab.log_in("admin", ADMIN_PASSWORD)
+    answer = tab.client.get("/console")
+    assert answer.headers["Location"] == _MINE
+    keyosk.database.close()
 
 
 def test_who_administers_nothing_needs_no_second_factor_until_they_do(prepared_url: str) -> None:
