@@ -34,6 +34,10 @@ def test_from_nothing_to_a_login(server: LiveServer, ci: Platform) -> None:
     run(server, "account", "create", account, "--kind", "machine")
     run(server, "grant", "add", account, f"{service}:deploy", "--with", "workload")
     trust = ("--preset", "github", "--issuer", ci.issuer, "--audience", AUDIENCE)
+    explain = ("token", "explain", account, "--scope", f"{service}:deploy")
+    assert f"has   {service}:deploy" in run(server, *explain, "--workload")
+    assert "no password" in run(server, *explain)
+    run(server, *explain, "--workload", "--api-key", "x", code=2)
     told = run(server, "issuer", "create", name, *trust, "--allow-private")
     assert "repository_id stays the same" in told
     claims = ("--claim", "repository_id=842913401", "--claim", "ref=refs/tags/*")

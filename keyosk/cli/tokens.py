@@ -65,6 +65,7 @@ def inspect_token() -> None:
 @token.command("explain")
 @click.argument("username", shell_complete=names.accounts)
 @_api_key
+@click.option("--workload", is_flag=True, help="For a login by the token of a trusted issuer.")
 @_audience
 @_scope
 @_lifetime
@@ -76,14 +77,18 @@ def explain_token(
     scope: str | None,
     lifetime: int | None,
     *,
+    workload: bool,
     as_json: bool,
 ) -> None:
     """Show which token the account would get, and why scopes are missing from it."""
+    if workload and api_key is not None:
+        raise click.UsageError("Give --api-key or --workload, not both.")
     body = {
         "account": username,
         "audience": audiences,
         **shared.given(api_key=api_key, lifetime=lifetime),
         **({} if api_key is None else {"credential": "api_key"}),
+        **({"credential": "workload"} if workload else {}),
         **({} if scope is None else {"scope": scope}),
     }
     with shared.client() as client:

@@ -207,6 +207,17 @@ class WorkloadRuleStore:
             .where(rule.issuer == parameter("issuer_id"))
             .order_by(rule.id)
         )
+        issuer = tables.TrustedIssuer
+        is_same = (rule.id == parameter("rule_id")) & (rule.version == parameter("rule_version"))
+        unchanged = issuer.select(issuer.id).where(
+            (issuer.id == parameter("issuer_id")) & (issuer.version == parameter("issuer_version"))
+        )
+        self._record_use = database.compile(
+            rule.update(last_used_at=parameter("now"))
+            .where(is_same & rule.issuer.in_(unchanged))
+            .returning(rule.id),
+            repeatable=False,
+        )
 
     def add(self, rule: WorkloadRule) -> None:
         """Insert a rule. Raises ``Conflict``, ``NotFound`` if issuer or account are gone."""
@@ -281,21 +292,24 @@ class WorkloadRuleStore:
 
         False if the rule or its issuer was changed or deleted meanwhile.
         """
-        table = tables.WorkloadRule
-        is_same = (table.id == rule.id) & (table.version == rule.version)
-        query = table.update(last_used_at=now).where(is_same & table.issuer.in_(_unchanged(issuer)))
-        return bool(self._database.returned(query.returning(table.id)))
+        return bool(
+            self._record_use(
+                now=now,
+                rule_id=rule.id,
+                rule_version=rule.version,
+                issuer_id=issuer.id,
+                issuer_version=issuer.version,
+            )
+        )
 
 
 def _is_of(issuer: TrustedIssuer) -> peewee.Expression:
     # SECURITY: what was fetched from an address that an admin has replaced since does not count.
-    return tables.FetchedKeys.issuer.in_(_unchanged(issuer))
-
-
-def _unchanged(issuer: TrustedIssuer) -> "peewee.ModelSelect[Any]":
-    """Choose the issuer if it is still as it was read."""
     table = tables.TrustedIssuer
-    return table.select(table.id).where((table.id == issuer.id) & (table.version == issuer.version))
+    unchanged = table.select(table.id).where(
+        (table.id == issuer.id) & (table.version == issuer.version)
+    )
+    return tables.FetchedKeys.issuer.in_(unchanged)
 
 
 def _with_username() -> "peewee.ModelSelect[Any]":

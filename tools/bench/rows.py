@@ -8,6 +8,7 @@ import secrets
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,8 @@ CONNECTIONS: Final = 16
 FLOOR: Final = "bare Flask JSON, gunicorn gthread"
 PEER: Final = "token by client secret, oidc-provider"
 ARGON2: Final = "bare argon2id"
+#: Of a connection: half of the connections' together are more than a process remembers.
+_WORKLOAD_TOKENS: Final = 600
 _LOAD: Final = Path(__file__).parent / "load.py"
 
 
@@ -117,6 +120,7 @@ def keyosk_rows(server: Server, database: str, url: str) -> list[Row]:
         by_key,
         by_password,
         mixed_row(beside, by_key, by_password),
+        row("token by workload", [], "token", connections=scene.workload_requests()),
         row("JWK set", [_request("GET", "/auth/jwks")]),
         row("JWK set not modified", [scene.conditional_request()], "304"),
         row("account by Bearer", [scene.account_request()]),
@@ -203,7 +207,16 @@ def targets(database: str, *, with_peer: bool) -> list[Target]:
         ("forward-auth by Bearer", 1.5),
     ):
         found.append(Target(of(name), "CPU / floor", bound, cpu_over(of(name), FLOOR)))
-    durable = of("bare durable transaction")
+    durable, workload = of("bare durable transaction"), of("token by workload")
+    found.append(
+        Target(
+            workload,
+            "CPU / (durable transaction + token by API key)",
+            3.0,
+            cpu_over(workload, durable, key),
+            (durable, key),
+        )
+    )
     found.append(
         Target(
             of("refresh"),
@@ -251,6 +264,40 @@ class Scene:
         token = self._server_call(f"scope={scope}", self.password)["refresh_token"]
         form = f"grant_type=refresh_token&refresh_token={token}"
         return _request("POST", "/auth/token", form=form)
+
+    def workload_requests(self) -> list[list[bytes]]:
+        """For each connection so many that no signature is remembered when it comes again."""
+        import jwt  # noqa: PLC0415  # only here
+        from cryptography.hazmat.primitives.asymmetric import rsa  # noqa: PLC0415
+        from jwt.algorithms import RSAAlgorithm  # noqa: PLC0415
+
+        name, issuer = f"{self._service}-ci", f"https://{self._service}.example.com"
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        public = {**RSAAlgorithm.to_jwk(key.public_key(), as_dict=True), "kid": "1"}
+        fields = {"issuer": issuer, "audience": "bench", "keys": {"keys": [public]}}
+        scopes = [f"{self._service}:read", f"{self._service}:write"]
+        grants = {"scopes": scopes}
+        self._create("/accounts", {"username": name, "kind": "machine", "grants": grants})
+        servers.call(
+            self._server, "PATCH", f"/services/{self._service}", login=self.admin,
+            body={"accepts": "any"},
+        )  # fmt: skip
+        preset = {"name": name, "preset": "github", "max_lifetime": 86_400}
+        self._create("/issuers", {**preset, **fields})
+        rule = {"name": "bench", "account": name, "claims": {"repository_id": "1"}}
+        self._create(f"/issuers/{name}/rules", rule)
+        now = int(time.time())
+        claims = {"iss": issuer, "aud": "bench", "sub": "repo:bench/bench", "repository_id": "1"}
+        times = {"iat": now - 1, "exp": now + 43_200}
+
+        def request() -> bytes:
+            token = jwt.encode(
+                {**claims, **times, "jti": secrets.token_hex(16)}, key, "RS256", {"kid": "1"}
+            )
+            form = f"grant_type=urn:ietf:params:oauth:grant-type:jwt-bearer&assertion={token}"
+            return _request("POST", "/auth/token", form=form)
+
+        return [[request() for _ in range(_WORKLOAD_TOKENS)] for _ in range(CONNECTIONS)]
 
     def account_request(self) -> bytes:
         return _request("GET", self.path, bearer=self.admin)
