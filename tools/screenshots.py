@@ -6,6 +6,7 @@ pictures change only when the pages do.
 """
 
 import base64
+import math
 import secrets
 import shutil
 import sys
@@ -22,7 +23,7 @@ from werkzeug.test import Client
 
 from keyosk import app, config
 from keyosk.installation import Installation
-from keyosk.model import OPERATOR, Grant, Kind, Scope
+from keyosk.model import OPERATOR, Grant, Kind, Node, Scope
 
 FOLDER: Final = Path(__file__).resolve().parents[1] / "docs" / "screenshots"
 _PASSWORD: Final = "amber lanterns drift slowly"  # noqa: S105 - of nobody
@@ -30,6 +31,8 @@ _HEAVIEST: Final = 100_000  # bytes
 _SIZE: Final = {"width": 900, "height": 620}
 #: Thursday, 31 January 2030, 8:00 UTC.
 _MORNING: Final = 1_896_076_800
+_DAY: Final = 86_400
+_GUESSER: Final = {"REMOTE_ADDR": "198.51.100.7"}
 #: What there is a picture of, by its name; ``{alice}`` stands for her id.
 _PAGES: Final = {
     "overview": "/console",
@@ -50,7 +53,7 @@ class _Morning:
     """The clock of the pictures."""
 
     def __init__(self) -> None:
-        self.now = float(_MORNING)
+        self.now = float(_MORNING - _DAY)
 
     def __call__(self) -> float:
         return self.now
@@ -123,7 +126,7 @@ def _fill(keyosk: Installation, client: Client, clock: _Morning) -> str:
     keyosk.roles.create(OPERATOR, name="reader", scopes=["billing:read", "notes:read", "todo:read"])
     alice = keyosk.grants.create_account(
         OPERATOR,
-        [Grant(scope="todo:read"), Grant(role="editor", until=_MORNING + 90 * 86_400)],
+        [Grant(scope="todo:read"), Grant(role="editor", until=_MORNING + 90 * _DAY)],
         username="alice",
         display_name="Alice Adams",
         password=_PASSWORD,
@@ -140,17 +143,23 @@ def _fill(keyosk: Installation, client: Client, clock: _Morning) -> str:
     )
     made = [
         keyosk.api_keys.create(OPERATOR, alice.id, name="laptop", scopes=["todo:read"]),
-        keyosk.api_keys.create(OPERATOR, robot.id, name="2030", expires_at=_MORNING + 40 * 86_400),
+        keyosk.api_keys.create(OPERATOR, robot.id, name="2030", expires_at=_MORNING + 40 * _DAY),
     ]
-    keyosk.rotation.rotate(OPERATOR)
-    for minute in range(60):
-        clock.now = _MORNING + 60 * minute
-        for key in made[: 1 + minute % 2]:
+    node = Node(name="login-1", version="1.0", started_at=_MORNING - _DAY, seen_at=_MORNING)
+    for step in range(_DAY // 600):
+        clock.now = _MORNING - _DAY + 600 * step
+        # More by day than by night.
+        for number in range(1 + round(4 + 4 * math.sin(2 * math.pi * (step - 36) / 144))):
+            key = made[number % 2]
             client.post("/auth/token", headers={"Authorization": f"Bearer {key.secret}"})
-        if minute in (20, 21, 40):
-            for guess in range(3 + minute % 3):
-                client.post("/auth/token", auth=("bob", f"summer{guess}"))
-    clock.now += 60
+        if step in (100, 139, 140):
+            for guess in range(3 + step % 3):
+                client.post(
+                    "/auth/token", auth=("bob", f"summer{guess}"), environ_overrides=_GUESSER
+                )
+        keyosk.activity.write(node)
+    keyosk.rotation.rotate(OPERATOR)
+    clock.now = _MORNING
     keyosk.accounts.change(OPERATOR, "dan", {"enabled": False})
     clock.now += 60
     return alice.id
