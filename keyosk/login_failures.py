@@ -16,7 +16,7 @@ from keyosk.credentials.throttling import Throttling, source_of
 from keyosk.model import LoginFailure
 
 #: Counts of one account, address and minute that are looked at.
-_MOST: Final = 400
+_MOST: Final = 200
 #: Rows of each table.
 _SHOWN: Final = 20
 #: Seconds without a refusal after which being throttled begins anew.

@@ -1,5 +1,6 @@
 """The console's overview, sessions, revocations, audit log, attacks and settings through HTTP."""
 
+import dataclasses
 import json
 import re
 import time
@@ -12,6 +13,7 @@ from werkzeug.test import Client as InProcess
 
 from installed import Clock, installed, rows_of, statements
 from keyosk import app
+from keyosk.console.differences import difference
 from keyosk.credentials.presented import Candidate
 from keyosk.ids import new_id
 from keyosk.installation import Installation
@@ -20,6 +22,7 @@ from keyosk.storage import tables
 from live import ADMIN_PASSWORD, SECRET_KEY, Client, LiveServer
 from pages import Page, logged_in
 from people import done, make_key, make_person, make_service
+from tables import table
 
 pytestmark = pytest.mark.every_database
 
@@ -94,12 +97,16 @@ def test_the_overview_says_what_needs_attention(prepared_url: str) -> None:
     with console(prepared_url, clock) as (keyosk, client):
         account = keyosk.grants.create_account(OPERATOR, [], username="robot", kind=Kind.MACHINE)
         ends = {"lasting": _START + 400 * 86_400, "ending": _START + 10 * 86_400}
+        clock.now -= 10
+        keyosk.api_keys.create(OPERATOR, account.id, name="ended", expires_at=_START - 5)
+        clock.now += 10
         for name, end in ends.items():
             keyosk.api_keys.create(OPERATOR, account.id, name=name, expires_at=end)
         text = get(client, "/console").text
         soon, unused = text.split("API keys that nobody used")
         assert "robot : ending" in soon.replace("robot:", "robot :")
         assert "lasting" not in soon
+        assert "ended" not in soon
         assert "ending" not in unused.split("Refused lately")[0]
         kind = "SQLite" if keyosk.database.is_sqlite else "PostgreSQL"
         assert f"Database {kind} " in text
@@ -201,6 +208,22 @@ def test_a_change_is_shown_by_what_went_and_what_came(prepared_url: str) -> None
         assert 'scopes: − "todo:do" + "todo:write" 1 unchanged' in page.text
         tags = [tag for tag, _ in page.tags]
         assert (tags.count("del"), tags.count("ins")) == (1, 1)
+
+
+@table(
+    "before, after, found",
+    [
+        ({"a": 1}, {"a": 2}, [("a", ("1",), ("2",), 0, 0)]),
+        (None, {"a": None}, [("a", (), ("null",), 0, 0)]),
+        ({"a": [1, 2]}, {"a": [2, 3]}, [("a", ("1",), ("3",), 1, 0)]),
+        ({"a": []}, {"a": [1]}, [("a", ("[]",), ("1",), 0, 0)]),
+        ({}, {"a": [*range(13)]}, [("a", (), tuple("0123456789"), 0, 3)]),
+        ({"a": "x" * 200}, None, [("a", ('"' + "x" * 159 + "…",), (), 0, 0)]),
+    ],
+)
+def test_a_difference_is_as_short_as_it_can_be(before: Any, after: Any, found: Any) -> None:
+    differences = [dataclasses.astuple(each) for each in difference(before, after)]
+    assert differences == found
 
 
 def test_the_log_is_filtered_by_credential_and_exported(prepared_url: str) -> None:

@@ -176,6 +176,8 @@ KEYS: Final[tuple[dict[str, Any], ...]] = (
     {},
     {"enabled": True},
     {"expires_before": START + MANY // 2},
+    {"expires_after": START + MANY // 2},
+    {"expires_after": START + MANY // 2, "expires_before": START + MANY // 2 + 5},
     {"unused_since": START + MANY // 2},
     {"networks": "any"},
     {"networks": "limited", "enabled": False},

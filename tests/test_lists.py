@@ -513,6 +513,8 @@ def test_filters_of_api_keys(installation: Installation, caller: Caller) -> None
     assert names_of(caller, path, enabled="true") == {"plain", "ends", "used"}
     assert names_of(caller, path, expires_before=FUTURE) == {"ends"}
     assert names_of(caller, path, expires_before=PAST) == set()
+    assert names_of(caller, path, expires_after=PAST) == {"ends"}
+    assert names_of(caller, path, expires_after=FUTURE) == set()
     # A key that was never used counts from when it was made.
     assert names_of(caller, path, unused_since=FUTURE) == {"plain", "off", "ends", "used"}
     assert names_of(caller, path, unused_since="2035-01-01T00:00:00Z") == {"plain", "off", "ends"}
@@ -549,6 +551,8 @@ def test_filters_of_all_api_keys(installation: Installation, caller: Caller) -> 
     assert keys_of(caller, networks="limited") == {"mine"}
     assert keys_of(caller, networks="limited", owner="bob") == set()
     assert keys_of(caller, expires_before=FUTURE) == {"ends"}
+    assert keys_of(caller, expires_after=PAST, expires_before=FUTURE) == {"ends"}
+    assert keys_of(caller, expires_after=PAST, expires_before="2030-01-01T00:00:00Z") == set()
     assert keys_of(caller, unused_since=FUTURE) == {"mine", "off", "ends"}
     assert keys_of(caller, unused_since=PAST) == set()
     assert keys_of(caller, prefix=off.key.prefix) == {"off"}

@@ -20,6 +20,7 @@ from keyosk.console.pages import (
 
 _FILTERS: Final = (
     *("owner", "prefix", "enabled", "networks", "unused_since", "expires_before"),
+    "expires_after",
     *("limits", "sort", "cursor"),
 )
 _SHOWN_ONCE: Final = "The next page shows the secret of the new key, this once."

@@ -1,22 +1,32 @@
 """What a change changed: of each field what went and what came."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 #: No value at all, which is not null.
 _MISSING: Final = object()
+#: Fields of a change, values of each that went or came, and characters of one: a page has many.
+_FIELDS: Final = 12
+_VALUES: Final = 10
+_LONGEST: Final = 160
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One field: of a list only the items that went or came, and how many stayed."""
+    """One field: of a list only the items that went or came.
+
+    Attributes:
+        kept: How many items stayed.
+        more: How many went or came besides those here.
+    """
 
     name: str
     gone: tuple[str, ...]
     new: tuple[str, ...]
     kept: int = 0
+    more: int = 0
 
 
 def difference(
@@ -24,28 +34,34 @@ def difference(
 ) -> list[Difference]:
     """Return the fields that differ, those of before first."""
     old, new = before or {}, after or {}
-    return [_of(name, old.get(name, _MISSING), new.get(name, _MISSING)) for name in {**old, **new}]
+    names = [*{**old, **new}][:_FIELDS]
+    return [_of(name, old.get(name, _MISSING), new.get(name, _MISSING)) for name in names]
 
 
 def _of(name: str, old: Any, new: Any) -> Difference:
+    before, after = _texts(old), _texts(new)
+    kept: set[str] = set()
     if isinstance(old, list) and isinstance(new, list):
-        before, after = _texts(old), _texts(new)
-        return Difference(
-            name,
-            tuple(text for text in before if text not in after),
-            tuple(text for text in after if text not in before),
-            sum(text in after for text in before),
-        )
-    return Difference(name, _present(old), _present(new))
+        kept = set(before) & set(after)
+    gone = [text for text in before if text not in kept]
+    came = [text for text in after if text not in kept]
+    return Difference(
+        name,
+        _short(gone),
+        _short(came),
+        kept=len(kept),
+        more=max(0, len(gone) - _VALUES) + max(0, len(came) - _VALUES),
+    )
 
 
-def _present(value: Any) -> tuple[str, ...]:
-    return () if value is _MISSING else (_text(value),)
+def _texts(value: Any) -> list[str]:
+    if value is _MISSING:
+        return []
+    values = value if isinstance(value, list) and value else [value]
+    return [json.dumps(each, ensure_ascii=False, sort_keys=True) for each in values]
 
 
-def _texts(values: list[Any]) -> list[str]:
-    return [_text(value) for value in values]
-
-
-def _text(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+def _short(texts: Collection[str]) -> tuple[str, ...]:
+    return tuple(
+        text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…" for text in list(texts)[:_VALUES]
+    )

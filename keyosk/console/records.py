@@ -56,14 +56,14 @@ def attack(visit: Visit) -> Response:
     found = visit.api.get("/login-failures", since=since).body
     step = 3_600 if back == "day" else 300
     activity = visit.api.get("/activity", since=since, step=step).body["items"]
-    refused = visit.api.get("/audit", outcome="refused", sort="-sequence", limit=50).body["items"]
+    refused = visit.api.get("/audit", action="rule.refused", sort="-sequence", limit=20).body
     return show(
         "attack.html",
         back=back if back in _BACK else "hour",
         found=found,
         tokens=_reasons(activity, "tokens_refused"),
         logins=_reasons(activity, "logins_refused"),
-        refused=[row for row in refused if not row["action"].startswith("login.")][:20],
+        refused=refused["items"],
         at=rfc3339(now),
         every=_EVERY,
         following=_following(back),

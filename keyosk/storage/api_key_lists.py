@@ -7,7 +7,7 @@ A page is read in one of three ways, as those of accounts are (``account_lists``
 - Otherwise along the order, of the account or of all, holding each key against the filters.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import reduce
 from operator import and_, or_
 from typing import Any, Final
@@ -25,6 +25,8 @@ _KEY: Final = tables.ApiKey
 _SORTS_OF_ONE: Final[lists.Sorts] = {"created_at": _KEY.created_at, "name": _KEY.name}
 _SORTS_OF_ALL: Final[lists.Sorts] = {"created_at": _KEY.id, "name": _KEY.name}
 _OWNER: Final = "owner"
+#: The two ends of a time.
+_EXPIRES: Final = ("expires_before", "expires_after")
 #: Filters whose index goes on with the id.
 _IN_ORDER: Final = ("limits", "enabled", "networks")
 #: What limits a key; there is an index of the keys with nothing, and of those with something.
@@ -49,7 +51,11 @@ class ApiKeyLists:
         if filters.keys() - leading:
             among = lists.few(
                 self._database,
-                ([self._source(name, value)] for name, value in filters.items()),
+                (
+                    [self._source(name, filters)]
+                    for name in filters
+                    if name != _EXPIRES[1] or _EXPIRES[0] not in filters  # they have one source
+                ),
             )
             if among is not None and not among:
                 return []
@@ -81,23 +87,30 @@ class ApiKeyLists:
         by_creation = list_query.sort == "created_at"
         return {*[name for name in _IN_ORDER if by_creation and name in list_query.filters][:1]}
 
-    def _source(self, name: str, value: Any) -> "peewee.ModelSelect[Any]":
-        """The ids of keys that pass a filter, in the order of its index."""
+    def _source(self, name: str, filters: Mapping[str, Any]) -> "peewee.ModelSelect[Any]":
+        """The ids of keys that pass a filter, in the order of its index.
+
+        One end of a time without the other may be passed by many, where few pass both.
+        """
         keys = _KEY.select(_KEY.id.alias("key"))
         # In an order, as PostgreSQL might read the table for some that many rows pass.
         order = {
             "prefix": (self._by_code_point(_KEY.prefix),),
             "expires_before": (_KEY.expires_at,),
+            "expires_after": (_KEY.expires_at,),
             "unused_since": (_LAST,),
             _OWNER: (_KEY.created_at,),
         }.get(name, (_KEY.id,))
-        return keys.where(self._condition(name, value)).order_by(*order)
+        together = filters.keys() & _EXPIRES if name in _EXPIRES else {name}
+        for each in sorted(together):
+            keys = keys.where(self._condition(each, filters[each]))
+        return keys.order_by(*order)
 
     def _conditions(self, indexed: Collection[str]) -> lists.Filters:
         """The condition of each filter; an index is used for those ``indexed`` only."""
         return {
             name: self._filter(name, hidden=name not in indexed)
-            for name in (_OWNER, "prefix", "digest", "unused_since", "expires_before", *_IN_ORDER)
+            for name in (_OWNER, "prefix", "digest", "unused_since", *_EXPIRES, *_IN_ORDER)
         }
 
     def _filter(self, name: str, *, hidden: bool) -> Callable[[Any], peewee.Expression]:
@@ -116,6 +129,8 @@ class ApiKeyLists:
             condition = (text >= value) & (text < value + "\U0010ffff")
         elif name == "expires_before":
             condition = column(_KEY.expires_at) < value
+        elif name == "expires_after":
+            condition = column(_KEY.expires_at) > value
         elif name == "unused_since":
             used = _KEY.last_used_at
             condition = (

@@ -22,6 +22,7 @@ from keyosk.web.schemas import (
     FUTURE,
     IS_DIGEST,
     KEY_DIGEST,
+    PAST,
     ApiKeyMade,
     ApiKeyNew,
     ApiKeyPatch,
@@ -47,6 +48,7 @@ _FILTERS: Final[Mapping[str, fields.Field[Any]]] = {
     "expires_before": paging.moment(
         "Only keys that expire before this time.", "2100-01-01T00:00:00Z"
     ),
+    "expires_after": paging.moment("Only keys that expire after this time.", PAST),
     "unused_since": paging.moment("Only keys that were not used since this time.", FUTURE),
     "networks": paging.word(
         "Only keys that are accepted from `any` address, or only those `limited` to networks.",
