@@ -162,8 +162,10 @@ class LeanFlask(Flask):
             response = after(response)
         return response
 
-    def do_teardown_request(self, *_: object) -> None:
-        """Nothing: no function waits for it, and no signal's receiver."""
+    def do_teardown_request(self, *arguments: Any) -> None:
+        """Call the functions that wait for it: only traces have one. No signal has a receiver."""
+        if self.teardown_request_funcs:
+            super().do_teardown_request(*arguments)
 
     def do_teardown_appcontext(self, *_: object) -> None:
         """Likewise."""
