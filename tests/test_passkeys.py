@@ -267,6 +267,21 @@ def test_a_challenge_is_answered_once_by_the_login_that_asked(node: Node) -> Non
 
 
 @pytest.mark.attack
+def test_a_wrong_answer_uses_a_challenge_up_though_no_page_asks_again(node: Node) -> None:
+    key, _ = with_key(node)
+    tab = Site(node)
+    tab.log_in()
+    options = options_of(tab.get(_SECOND))
+    cookie = tab.client.get_cookie("__Host-keyosk-pending", domain=_HOST)
+    assert cookie is not None
+    for response in (_lying(key, {"flags": 1}).get(options), key.get(options)):
+        with pytest.raises(BadCredentials):
+            node.keyosk.pending_logins.finish(
+                cookie.value, code="", passkey=response, address=None, agent="", request_id=None
+            )
+
+
+@pytest.mark.attack
 def test_a_challenge_is_answered_within_five_minutes(node: Node) -> None:
     key, _ = with_key(node)
     tab = Site(node)
