@@ -122,7 +122,7 @@ def test_a_leaked_secret_key_is_replaced_with_all_that_it_opened(machine: Machin
 
 
 def test_a_lost_admin_comes_back(machine: Machine) -> None:
-    _, shown, rescued, rows = machine.play("lost-admin")
+    _, shown, _, rescued, rows = machine.play("lost-admin")
     assert "enabled        yes" in shown
     assert "rescue" in rescued
     assert "password.set" in machine.server.run("audit", "list").stdout
