@@ -314,10 +314,13 @@ def test_every_example_of_the_commands_page_works_when_pasted(
             line = line.replace("$KID", kids["active"])  # noqa: PLW2901  # as a shell would
             line = line.replace("$NEXT_KID", kids["next"])  # noqa: PLW2901
         command, _, source = line.partition(" < ")
+        command, _, target = command.partition(" > ")
         words = [word.replace("$KEY_ID", key_id) for word in shlex.split(command)[1:]]
         ran = CliRunner().invoke(
             command_tree, words, input=given.get(source, f"{ALICE_PASSWORD}\n")
         )
+        if target:
+            (tmp_path / target).write_text(ran.stdout)
         if line.startswith("keyosk api-key create alice"):
             given["leaked.txt"] = ran.stdout.split("secret")[1].strip()
         if " issue " in line:
