@@ -5,6 +5,7 @@ import json
 import pytest
 
 from keyosk import app
+from keyosk.ids import new_id
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR, Kind, Scope
 from keyosk.web import operations
@@ -40,6 +41,7 @@ def objects(installation: Installation) -> dict[str, str]:
         "<issuer>": "ci",
         "<rule>": "deploy",
         "<key>": key.key.id,
+        "<factor>": new_id(),  # the body is read before it is looked for
         "<kid>": installation.signing_keys.current.default.kid,
     }
 

@@ -126,7 +126,8 @@ def _qr_code(uri: str) -> str:
     import segno  # noqa: PLC0415 - it slows down each start, and few need it
 
     # Light whatever the page is: not all cameras read an inverted one.
-    return segno.make_qr(uri).svg_inline(scale=4, border=4, dark="#000", light="#fff")
+    drawn = segno.make_qr(uri).svg_inline(scale=4, border=4, dark="#000", light="#fff")
+    return drawn.replace("<svg ", '<svg role="img" aria-label="QR code with the secret below" ', 1)
 
 
 def _is_proven(visit: Visit) -> bool:
