@@ -220,7 +220,6 @@ def tell_workloads(story: Story, admin: Client) -> None:
     story.send(admin, "PATCH", rule, exactly=False)
     story.send(admin, "DELETE", rule)
     story.send(admin, "DELETE", "/issuers/{issuer}")
-    assert admin.delete(f"/accounts/{machine}").status_code == 204
 
 
 def tell_accounts(story: Story, admin: Client) -> None:
