@@ -57,8 +57,8 @@ def test_exchanges_are_a_picture_and_a_text(admin: Client, root: Browser) -> Non
     )
     assert f"Tokens of {before} may be exchanged for tokens of {middle}." in page.text
     assert f"which may gain {after}:read" in page.text
-    assert not [tag for tag, _ in root.get(f"/console/services/{make_service(admin)}").tags
-                if tag == "svg"]  # fmt: skip
+    alone = root.get(f"/console/services/{make_service(admin)}")
+    assert "svg" not in {tag for tag, _ in alone.tags}
 
 
 def test_who_may_what_is_a_table_of_roles_or_accounts(
@@ -70,7 +70,7 @@ def test_who_may_what_is_a_table_of_roles_or_accounts(
     limited = {"name": read, "with": "password", "until": "2100-01-01T00:00:00Z"}
     alice = make_person(server, admin, limited, roles=(role,))
     bob = make_person(server, admin)
-    assert service in root.get("/console/matrix").text or root.get("/console/matrix").tags
+    assert root.get("/console/matrix").status == 200
     page = root.get("/console/matrix", params={"service": service, "scope": write})
     assert f"Role {read} {write} {role} yes" in page.text
     query = {"service": service, "rows": "accounts", "scope": read}
