@@ -22,8 +22,6 @@ from live import Client, LiveServer, free_port, unique
 from people import done
 from tables import table
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parent.parent
 Check = Callable[[str, str], bool]
 
@@ -75,6 +73,7 @@ def verify(
     return ran.returncode, {each["token"]: each["verdict"] for each in found}
 
 
+@pytest.mark.slow
 def test_the_example_of_a_service_passes(server: LiveServer, admin: Client) -> None:
     if admin.get("/services/todo").status_code == 404:
         body = {"name": "todo", "scopes": ["todo:read", "todo:write"]}

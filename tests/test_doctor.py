@@ -20,8 +20,6 @@ from terminal import Done, keyosk
 from test_remote import Terminal
 from test_workloads import Shop
 
-pytestmark = pytest.mark.slow
-
 
 def examined(ended: Done) -> dict[str, dict[str, Any]]:
     """What was found, by part, after a look at the exit code."""

@@ -589,7 +589,8 @@ def answering(
                 return
             status, headers, body = found
             self.send_response(status)
-            for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            own = {"Content-Length": str(len(body)), "Connection": "close"}
+            for name, value in {**own, **headers}.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)

@@ -25,8 +25,6 @@ from live import ADMIN_PASSWORD, LiveServer, environment, free_port
 from tables import table
 from test_server import Client, Server, assert_problem, request
 
-pytestmark = pytest.mark.slow
-
 
 class Secured(LiveServer):
     """A Keyosk that speaks TLS by the pair in ``pair``, a copy of ``first``."""

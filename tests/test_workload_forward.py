@@ -45,7 +45,7 @@ def refused(answer: requests.Response, status: int) -> None:
 
 
 def logins(shop: Shop) -> list[dict[str, Any]]:
-    rows = done(shop.admin.get("/audit", params={"action": "workload.login", "limit": 200}))
+    rows = done(shop.admin.get("/audit", params={"action": "workload.login", "sort": "-sequence"}))
     return [row for row in rows["items"] if row["actor_name"] == shop.account]
 
 

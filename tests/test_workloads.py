@@ -204,7 +204,9 @@ def test_a_service_exchanges_its_callers_tokens_without_a_secret(shop: Shop) -> 
     assert claims["act"]["client_id"] == shop.account
     again = anybody.post("/auth/token", data={**typed, "client_assertion": token})
     assert again.json()["error"] == "invalid_grant"
-    rows = done(shop.admin.get("/audit", params={"action": "workload.login"}))["items"]
+    rows = done(shop.admin.get("/audit", params={"action": "workload.login", "sort": "-sequence"}))[
+        "items"
+    ]
     assert [row["actor_name"] for row in rows if row["actor_name"] == shop.account]
 
 
@@ -276,7 +278,9 @@ def test_no_account_can_claim_to_be_a_workload(shop: Shop) -> None:
 
 def test_each_login_is_in_the_audit_log(shop: Shop) -> None:
     done(shop.show(shop.ci.token()))
-    rows = done(shop.admin.get("/audit", params={"action": "workload.login"}))["items"]
+    rows = done(shop.admin.get("/audit", params={"action": "workload.login", "sort": "-sequence"}))[
+        "items"
+    ]
     row = next(row for row in rows if row["actor_name"] == shop.account)
     assert row["after"] == {
         "issuer": shop.issuer,
