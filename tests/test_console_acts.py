@@ -53,7 +53,7 @@ class Hands:
         self.reach(self.page.locator("summary", has_text=summary)).click()
 
     def choose(self, label: str) -> None:
-        """Choose one of some radio buttons, of which another is chosen."""
+        """Choose another one of some radio buttons."""
         self.reach(self.page.get_by_label(label, exact=True)).check()
 
     def reach(self, thing: Locator) -> Locator:

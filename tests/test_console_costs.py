@@ -1,4 +1,4 @@
-"""How many statements a view sends to the database: no more, however many accounts there are."""
+"""How many statements a view sends to the database: as many, however many accounts there are."""
 
 from typing import Final
 

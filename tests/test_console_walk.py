@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 _WIDTHS: Final = (360, 768, 1440)
 _SCHEMES: Final = ("light", "dark")
-#: What no link leads to, but for a download.
+#: What no link leads to, except a download.
 _UNLINKED: Final = {
     "/console/login",
     "/console/login/second-factor",
@@ -128,7 +128,7 @@ def faults_of(visitor: Visitor) -> list[str]:
     return found
 
 
-#: What is wider than the page, but for what stands in a part that scrolls by itself.
+#: What is wider than the page, except in a part that scrolls by itself.
 _TOO_WIDE: Final = """() => {
     const width = document.documentElement.clientWidth;
     const scrolls = e => e && e !== document.body && (

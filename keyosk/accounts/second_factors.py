@@ -196,7 +196,7 @@ class SecondFactors:
     def challenge(self, login: PendingLogin) -> str | None:
         """Return what a browser needs to show a passkey of a login; ``None`` without any.
 
-        What it was asked before counts no more.
+        Earlier questions no longer count.
         """
         known = [passkey for _, passkey in self._passkeys(login.account_id)]
         if not known or self._party is None:
@@ -258,7 +258,7 @@ class SecondFactors:
         """Take back the attempt of a right code, whose source is known from now on."""
         try:
             self._throttling.refund([attempt], account_id)
-        except Unavailable:  # it counts as a wrong one: no harm but to the allowance
+        except Unavailable:  # it counts as a wrong one: only the allowance suffers
             _log.warning("a correct code still counts as wrong: the database is not available")
 
     def use_code(self, by: Caller, code: str) -> None:
@@ -296,7 +296,7 @@ class SecondFactors:
         return amr
 
     def note_failure(self, by: Caller) -> None:
-        """Write that a code was wrong, so that a flood of them is no flood of rows."""
+        """Write that a code was wrong, so that a flood of them adds few rows."""
         try:
             self._audit.refuse(by, "second_factor.failed", target(by.account_id or ""), after={})
         except Unavailable:

@@ -1,4 +1,4 @@
-"""Tables on a terminal, drawn by rich. What is no terminal gets the plain lines of ``shared``.
+"""Tables on a terminal, drawn by rich. Anything else gets the plain lines of ``shared``.
 
 SECURITY: rich's markup and its codes for emoji are never read: a cell is data that others wrote.
 Cells have escapes in the place of what steers a terminal before they come here.

@@ -34,7 +34,7 @@ def chart(name: str, title: str, counts: Sequence[int], *, minutes: int) -> Char
     path = [f"M0 {HEIGHT}"]
     for place, count in enumerate(counts):
         y = HEIGHT - (HEIGHT - 2) * count / highest if highest else HEIGHT
-        # A step for each: what was done in some minutes is no line to the next ones.
+        # A step for each: a line between points would show what did not happen.
         path.append(f"V{y:.1f}H{(place + 1) * step:.1f}")
     return Chart(
         name=name,

@@ -140,7 +140,7 @@ def verify_shown(
 
 
 def _amr(device: str) -> tuple[str, ...]:
-    # What several devices share is no longer in the hardware of one.
+    # A key that several devices share has left the hardware of one.
     key = _HARDWARE if device == _ONE_DEVICE else _SOFTWARE
     return PASSWORD, key, _USER, SEVERAL_FACTORS
 

@@ -254,7 +254,7 @@ class AuditStore:
         )
 
     def failures(self, limit: int) -> list[LoginFailure]:
-        """Return counts that are no rows yet, those of the most failed logins first."""
+        """Return counts that have no rows yet, those of the most failed logins first."""
         failure = tables.LoginFailure
         query = failure.select().order_by(failure.count.desc()).limit(limit)
         return [

@@ -149,6 +149,6 @@ class Inspection:
             return False
         if audience in (self._issuer, KEYOSK):
             return True
-        # The login came with the services that it holds scopes of: mostly no more is to be read.
+        # The login came with the services whose scopes it holds: mostly that is enough.
         policy = entitlements.service_of(principal, audience) or self._services.policy_for(audience)
         return policy is not None and policy.enabled

@@ -1,4 +1,4 @@
-"""The parameters of queries that are no lists."""
+"""The parameters of queries other than lists."""
 
 from typing import Any
 

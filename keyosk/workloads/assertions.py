@@ -214,7 +214,7 @@ def _object(part: bytes) -> dict[str, Any]:
     found = json.loads(part.decode(), object_pairs_hook=_members)
     if type(found) is not dict or _depth(found) > _DEEPEST:
         raise ValueError
-    # SECURITY: lone surrogates, NaN and the infinities are no JSON for others (RFC 7493 section 2):
+    # SECURITY: lone surrogates, NaN and the infinities are not I-JSON (RFC 7493 section 2):
     # a database, an audit row or a log would fail of them.
     json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
     return found

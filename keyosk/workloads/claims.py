@@ -43,7 +43,7 @@ def value(claims: Mapping[str, Any], name: str) -> Any:
 
 
 def parsed(texts: Iterable[str]) -> dict[str, Any]:
-    """Return what people wrote: NAME=TEXT, or NAME:=JSON for what is no text.
+    """Return what people wrote: NAME=TEXT, or NAME:=JSON for what is not text.
 
     A claim that is named again has several values. Raises ``ValueError``.
     """

@@ -207,7 +207,7 @@ def _freshness(headers: Iterable[tuple[bytes, bytes]]) -> int:
     control = b",".join(value for name, value in headers if name.lower() == b"cache-control")
     text = control.decode("latin-1")
     found = _MAX_AGE.search(text)
-    seconds = int(found[1][:9]) if found else _FRESH_BY_DEFAULT  # no more digits are needed
+    seconds = int(found[1][:9]) if found else _FRESH_BY_DEFAULT  # enough digits for a year
     if _NOT_KEPT.search(text):
         seconds = 0
     return min(max(seconds - _age(headers), _FRESH[0]), _FRESH[1])

@@ -69,7 +69,7 @@ class WorkloadLogins:
     """Turns tokens of trusted issuers into logins, or raises ``InvalidGrant``."""
 
     def __init__(self, context: Context, stores: Stores, key_sets: KeySets, *, issuer: str) -> None:
-        """``issuer``: Keyosk's own, whose tokens are no workload's."""
+        """``issuer``: Keyosk's own, whose tokens belong to no workload."""
         self._database = context.database
         self._revocations = context.revocations
         self._audit: Audit = context.audit
