@@ -42,7 +42,7 @@ def create(visit: Visit) -> Response:
     if page is not None:
         return page
     made = visit.api.send("POST", "/issuers", body, once=text("once")).body
-    return go(f"/console/issuers/{segment(made['name'])}", "created")
+    return go(f"/console{_path(made['name'])}", "created")
 
 
 def issuer(visit: Visit, name: str) -> Response:
@@ -52,7 +52,7 @@ def issuer(visit: Visit, name: str) -> Response:
 
 def try_token(visit: Visit, name: str) -> Response:
     """Show what a token would do. It is sent on to the API, and kept or shown nowhere."""
-    path = f"/issuers/{segment(name)}/test"
+    path = f"{_path(name)}/test"
     try:
         report = visit.api.send("POST", path, {"assertion": text("assertion")}).body
     except Refused as error:
@@ -63,7 +63,7 @@ def try_token(visit: Visit, name: str) -> Response:
 
 
 def _issuer(visit: Visit, name: str, report: Mapping[str, Any] | None = None) -> Response:
-    path = f"/issuers/{segment(name)}"
+    path = _path(name)
     found = visit.api.get(path)
     rules = visit.api.get(f"{path}/rules", cursor=request.args.get("cursor"), sort="name").body
     preset = PRESETS.get(found.body["preset"] or "")
@@ -90,25 +90,13 @@ def change(visit: Visit, name: str) -> Response:
     )
     if page is not None:
         return page
-    return _changed(visit, name, body=_issuer_fields(), done="saved")
+    return _changed(visit, _path(name), _issuer_fields(), done="saved")
 
 
 def switch(visit: Visit, name: str) -> Response:
     """Enable or disable an issuer."""
-    enabled = text("enabled") == "true"
     effects = ("None of its tokens logs in any more.", _END_TOKENS)
-    if not enabled:
-        page = unconfirmed(visit, f"Disable the issuer {name}?", effects, button="Disable")
-        if page is not None:
-            return page
-    done = "enabled" if enabled else "disabled"
-    return _changed(visit, name, body={"enabled": enabled}, done=done)
-
-
-def _changed(visit: Visit, name: str, *, body: Mapping[str, Any], done: str) -> Response:
-    path = f"/issuers/{segment(name)}"
-    changed = visit.api.send("PATCH", path, body, tag=text("tag") or None)
-    return go(f"/console{path}", done, at=changed.effective_at)
+    return _switched(visit, _path(name), f"Disable the issuer {name}?", effects=effects)
 
 
 def delete(visit: Visit, name: str) -> Response:
@@ -121,7 +109,7 @@ def delete(visit: Visit, name: str) -> Response:
     )
     if page is not None:
         return page
-    visit.api.send("DELETE", f"/issuers/{segment(name)}", force=True)
+    visit.api.send("DELETE", _path(name), force=True)
     return go("/console/issuers", "deleted")
 
 
@@ -140,7 +128,7 @@ def create_rule(visit: Visit, name: str) -> Response:
     )
     if page is not None:
         return page
-    path = f"/issuers/{segment(name)}/rules"
+    path = f"{_path(name)}/rules"
     made = visit.api.send("POST", path, body, once=text("once")).body
     return go(f"/console{path}/{segment(made['name'])}", "created")
 
@@ -148,7 +136,7 @@ def create_rule(visit: Visit, name: str) -> Response:
 def rule(visit: Visit, name: str, rule_name: str) -> Response:
     """Show one rule."""
     found = visit.api.get(_rule_path(name, rule_name))
-    issuer = visit.api.get(f"/issuers/{segment(name)}").body
+    issuer = visit.api.get(_path(name)).body
     written = claims.written(found.body["claims"])
     return show("rule.html", issuer=issuer, rule=found.body, tag=found.tag, written=written)
 
@@ -169,27 +157,14 @@ def change_rule(visit: Visit, name: str, rule_name: str) -> Response:
     )
     if page is not None:
         return page
-    return _changed_rule(visit, name, rule_name, body=body, done="saved")
+    return _changed(visit, _rule_path(name, rule_name), body, done="saved")
 
 
 def switch_rule(visit: Visit, name: str, rule_name: str) -> Response:
     """Enable or disable a rule."""
-    enabled = text("enabled") == "true"
     effects = ("No token logs in by it any more.", _END_TOKENS)
-    if not enabled:
-        page = unconfirmed(visit, f"Disable the rule {rule_name}?", effects, button="Disable")
-        if page is not None:
-            return page
-    done = "enabled" if enabled else "disabled"
-    return _changed_rule(visit, name, rule_name, body={"enabled": enabled}, done=done)
-
-
-def _changed_rule(
-    visit: Visit, name: str, rule_name: str, *, body: Mapping[str, Any], done: str
-) -> Response:
     path = _rule_path(name, rule_name)
-    changed = visit.api.send("PATCH", path, body, tag=text("tag") or None)
-    return go(f"/console{path}", done, at=changed.effective_at)
+    return _switched(visit, path, f"Disable the rule {rule_name}?", effects=effects)
 
 
 def delete_rule(visit: Visit, name: str, rule_name: str) -> Response:
@@ -203,11 +178,30 @@ def delete_rule(visit: Visit, name: str, rule_name: str) -> Response:
     if page is not None:
         return page
     visit.api.send("DELETE", _rule_path(name, rule_name))
-    return go(f"/console/issuers/{segment(name)}", "deleted")
+    return go(f"/console{_path(name)}", "deleted")
+
+
+def _switched(visit: Visit, path: str, question: str, *, effects: tuple[str, ...]) -> Response:
+    """Enable what is at ``path``, or disable it, which asks first."""
+    enabled = text("enabled") == "true"
+    if not enabled:
+        page = unconfirmed(visit, question, effects, button="Disable")
+        if page is not None:
+            return page
+    return _changed(visit, path, {"enabled": enabled}, done="enabled" if enabled else "disabled")
+
+
+def _changed(visit: Visit, path: str, body: Mapping[str, Any], *, done: str) -> Response:
+    changed = visit.api.send("PATCH", path, body, tag=text("tag") or None)
+    return go(f"/console{path}", done, at=changed.effective_at)
+
+
+def _path(name: str) -> str:
+    return f"/issuers/{segment(name)}"
 
 
 def _rule_path(name: str, rule_name: str) -> str:
-    return f"/issuers/{segment(name)}/rules/{segment(rule_name)}"
+    return f"{_path(name)}/rules/{segment(rule_name)}"
 
 
 def _issuer_fields() -> dict[str, Any]:
