@@ -116,8 +116,8 @@ def statements_with_values() -> Iterator[list[tuple[str, Any]]]:
         yield handler.sent
 
 
-def sqlite_steps(connection: sqlite3.Connection, sql: str, parameters: Any) -> int:
-    """The steps that SQLite's machine takes for a query."""
+def sqlite_steps(connection: sqlite3.Connection, read: Callable[[], Any]) -> int:
+    """The steps that SQLite's machine takes for all queries of a call."""
     steps = 0
 
     def step() -> int:
@@ -127,7 +127,7 @@ def sqlite_steps(connection: sqlite3.Connection, sql: str, parameters: Any) -> i
 
     connection.set_progress_handler(step, 1)
     try:
-        connection.execute(sql, parameters).fetchall()
+        read()
     finally:
         connection.set_progress_handler(None, 0)
     return steps

@@ -281,7 +281,7 @@ def sqlite_cost(installation: Installation, sql: str, parameters: Any) -> int:
     for line in plan:
         assert not line.startswith("SCAN") or " USING " in line, plan
         assert "TEMP B-TREE" not in line or sorts_few(sql), plan
-    return sqlite_steps(connection, sql, parameters)
+    return sqlite_steps(connection, lambda: connection.execute(sql, parameters).fetchall())
 
 
 def postgresql_cost(installation: Installation, sql: str, parameters: Any) -> int:

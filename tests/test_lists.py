@@ -744,21 +744,7 @@ def test_a_search_inside_names_reads_each_account_once_whatever_its_pages(
 
 
 def steps_of(installation: Installation, read: Callable[[], Any]) -> int:
-    """The steps that SQLite's machine takes for all queries of a call."""
-    connection: sqlite3.Connection = installation.database.raw.connection()
-    steps = 0
-
-    def step() -> int:
-        nonlocal steps
-        steps += 1
-        return 0
-
-    connection.set_progress_handler(step, 1)
-    try:
-        read()
-    finally:
-        connection.set_progress_handler(None, 0)
-    return steps
+    return sqlite_steps(installation.database.raw.connection(), read)
 
 
 def test_an_empty_q_finds_everybody(installation: Installation, caller: Caller) -> None:
@@ -879,7 +865,7 @@ def sqlite_cost(installation: Installation, sql: str, parameters: Any, table: st
     assert all(" USING " in line for line in plan), plan
     if " WHERE " in sql:  # the index of the time is of sealed rows only, all of which are meant
         assert plan[0].startswith(("SEARCH", "SCAN t1 USING INDEX audit_row_time")), plan
-    return sqlite_steps(connection, sql, parameters)
+    return sqlite_steps(connection, lambda: connection.execute(sql, parameters).fetchall())
 
 
 def postgresql_cost(installation: Installation, sql: str, parameters: Any, table: str) -> int:
