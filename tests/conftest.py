@@ -19,7 +19,9 @@ from keyosk.installation import Installation
 from keyosk.storage import schema
 from keyosk.storage.database import Database
 from live import Client, LiveServer
+from platforms import Platform, platform
 from postgres import PostgresServer
+from shops import Shop
 
 # These machines are shared and noisy: how long one example takes says nothing.
 hypothesis.settings.register_profile("keyosk", deadline=None)
@@ -193,3 +195,19 @@ def own_server(database_url: str, tmp_path: Path) -> Iterator[LiveServer]:
     server = LiveServer(database_url, tmp_path)
     yield server
     server.stop()
+
+
+# --- Workloads ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ci() -> Iterator[Platform]:
+    """A platform that signs tokens for its jobs."""
+    with platform() as made:
+        yield made
+
+
+@pytest.fixture
+def shop(server: LiveServer, admin: Client, ci: Platform) -> Shop:
+    """A service that the jobs of ``ci`` may use."""
+    return Shop(server, admin, ci)

@@ -1,6 +1,5 @@
 """The console's pages for issuers and rules: what they show, do, and keep to themselves."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -8,8 +7,8 @@ import pytest
 from live import Client, LiveServer, unique
 from pages import Browser, Page, logged_in
 from people import PASSWORD, done, make_person
-from platforms import AUDIENCE, Platform, platform
-from test_workloads import MAIN, Shop
+from platforms import AUDIENCE, Platform
+from shops import MAIN, Shop
 
 pytestmark = pytest.mark.every_database
 
@@ -18,17 +17,6 @@ pytestmark = pytest.mark.every_database
 def root(server: LiveServer, admin: Client) -> Browser:
     """An admin of this test's own, logged in."""
     return logged_in(server, make_person(server, admin, "keyosk:admin").username)
-
-
-@pytest.fixture
-def ci() -> Iterator[Platform]:
-    with platform() as made:
-        yield made
-
-
-@pytest.fixture
-def shop(server: LiveServer, admin: Client, ci: Platform) -> Shop:
-    return Shop(server, admin, ci)
 
 
 def test_an_issuer_and_a_rule_are_made_changed_and_deleted(

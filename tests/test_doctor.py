@@ -16,9 +16,9 @@ from keyosk.storage import maintenance
 from live import ADMIN_PASSWORD, SECRET_KEY, LiveServer, free_port
 from people import done, make_service
 from platforms import METADATA, platform, send
+from shops import Shop
 from terminal import Done, keyosk
 from test_remote import Terminal
-from test_workloads import Shop
 
 
 def examined(ended: Done) -> dict[str, dict[str, Any]]:

@@ -1,20 +1,11 @@
 """keyosk issuer and keyosk rule, and what somebody sees who tries a token."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
-
-import pytest
 
 from live import LiveServer, unique
 from people import done
-from platforms import AUDIENCE, Platform, platform
-
-
-@pytest.fixture
-def ci() -> Iterator[Platform]:
-    with platform() as made:
-        yield made
+from platforms import AUDIENCE, Platform
 
 
 def run(server: LiveServer, *arguments: str, text: str = "", code: int = 0) -> str:

@@ -29,7 +29,7 @@ from keyosk.workloads.presets import PRESETS
 from live import Client, LiveServer, unique
 from people import done
 from platforms import AUDIENCE, KEYS, METADATA, Platform, base64url, generate, platform, send
-from test_workloads import Shop
+from shops import Shop
 
 pytestmark = pytest.mark.attack
 

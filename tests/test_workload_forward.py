@@ -1,30 +1,18 @@
 """/auth/forward by a token that another platform signed: as by a token of Keyosk."""
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import jwt
 import pytest
 import requests
 
-from live import Client, LiveServer, unique
+from live import Client, unique
 from people import PASSWORD, done, make_person
-from platforms import Platform, platform
-from test_workloads import Shop
+from platforms import platform
+from shops import Shop
 
 pytestmark = pytest.mark.every_database
-
-
-@pytest.fixture
-def ci() -> Iterator[Platform]:
-    with platform() as made:
-        yield made
-
-
-@pytest.fixture
-def shop(server: LiveServer, admin: Client, ci: Platform) -> Shop:
-    return Shop(server, admin, ci)
 
 
 def forward(shop: Shop, token: str, scope: str = "") -> requests.Response:

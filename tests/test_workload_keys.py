@@ -35,12 +35,6 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def ci() -> Iterator[Platform]:
-    with platform() as made:
-        yield made
-
-
-@pytest.fixture
 def keyosk(prepared_url: str, clock: Clock, ci: Platform) -> Iterator[Installation]:
     with installed(prepared_url, clock=clock) as made:
         scopes, accepts = [Scope("todo:read")], frozenset({CredentialKind.WORKLOAD})

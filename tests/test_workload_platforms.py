@@ -17,19 +17,13 @@ from keyosk.workloads import claims as matching
 from keyosk.workloads.presets import PRESETS
 from live import Client, LiveServer, unique
 from platforms import AUDIENCE, KEYS, Platform, platform, send
+from shops import Shop, claims_of
 from tables import table
 from test_workload_forgeries import changed
-from test_workloads import Shop, claims_of
 
 pytestmark = pytest.mark.every_database
 
 _PAGE = Path(__file__).parent.parent / "docs" / "how-to" / "workloads.md"
-
-
-@pytest.fixture
-def ci() -> Iterator[Platform]:
-    with platform() as made:
-        yield made
 
 
 def trusting(

@@ -17,7 +17,7 @@ import requests
 import node_modules
 from live import Client, LiveServer, free_port, unique
 from people import done
-from test_workloads import Shop, claims_of
+from shops import Shop, claims_of
 
 pytestmark = pytest.mark.slow
 

@@ -1,118 +1,22 @@
 """Workloads log in with a token that another platform signed (RFC 7523), through HTTP."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import jwt
 import pytest
 import requests
 
 from live import Client, LiveServer, unique
 from people import PASSWORD, assert_refused, done, make_person, problem
 from platforms import AUDIENCE, KEYS, METADATA, Platform, platform
+from shops import JWT_BEARER, Shop, claims_of
 
-JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 CLIENT_ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _SECONDS = 60
 
 pytestmark = pytest.mark.every_database
-
-
-MAIN: dict[str, Any] = {"repository_id": "842913401", "ref": "refs/heads/main"}
-
-
-class Shop:
-    """A service that accepts workloads, a machine account with its scopes, and a rule.
-
-    ``claims``: of the rule, whose name is main; ``fields``: of the issuer.
-    """
-
-    def __init__(
-        self,
-        server: LiveServer,
-        admin: Client,
-        ci: Platform,
-        *,
-        claims: dict[str, Any] | None = None,
-        **fields: Any,
-    ) -> None:
-        self.server, self.admin, self.ci = server, admin, ci
-        self.service = unique("shop")
-        self.read, self.write = f"{self.service}:read", f"{self.service}:write"
-        body = {"name": self.service, "scopes": [self.read, self.write], "accepts": "any"}
-        done(admin.post("/services", json=body), 201)
-        self.account = self.machine()
-        self.issuer = unique("ci")
-        self.trust(**fields)
-        self.rule("main", claims or MAIN)
-
-    def machine(self) -> str:
-        username = unique("deployer")
-        grants = {"scopes": [self.read, self.write]}
-        body = {"username": username, "kind": "machine", "grants": grants}
-        done(self.admin.post("/accounts", json=body), 201)
-        return username
-
-    def trust(self, **fields: Any) -> None:
-        body = {
-            "name": self.issuer,
-            "preset": "github",
-            "issuer": self.ci.issuer,
-            "audience": AUDIENCE,
-            "algorithms": [self.ci.algorithm],
-            "allow_private": True,
-            **fields,
-        }
-        done(self.admin.post("/issuers", json=body), 201)
-
-    def rule(self, name: str, claims: dict[str, Any], **fields: Any) -> dict[str, Any]:
-        body = {"name": name, "claims": claims, "account": self.account, **fields}
-        made: dict[str, Any] = done(
-            self.admin.post(f"/issuers/{self.issuer}/rules", json=body), 201
-        )
-        return made
-
-    def change(self, **patch: Any) -> requests.Response:
-        return self.admin.patch(f"/issuers/{self.issuer}", json=patch)
-
-    def change_rule(self, name: str, **patch: Any) -> requests.Response:
-        return self.admin.patch(f"/issuers/{self.issuer}/rules/{name}", json=patch)
-
-    def show(self, token: str, **parameters: Any) -> requests.Response:
-        data = {"grant_type": JWT_BEARER, "assertion": token, **parameters}
-        return self.server.client().post("/auth/token", data=data)
-
-    def refusal(self, token: str, error: str = "invalid_grant") -> str:
-        """What is said where a token does not log in."""
-        answer = self.show(token)
-        assert answer.status_code == 400, answer.text
-        assert answer.json()["error"] == error, answer.text
-        return str(answer.json()["error_description"])
-
-    def report(self, token: str) -> dict[str, Any]:
-        body = {"assertion": token}
-        found: dict[str, Any] = done(self.admin.post(f"/issuers/{self.issuer}/test", json=body))
-        return found
-
-
-@pytest.fixture
-def ci() -> Iterator[Platform]:
-    with platform() as made:
-        yield made
-
-
-@pytest.fixture
-def shop(server: LiveServer, admin: Client, ci: Platform) -> Shop:
-    return Shop(server, admin, ci)
-
-
-def claims_of(answer: requests.Response) -> dict[str, Any]:
-    found: dict[str, Any] = jwt.decode(
-        done(answer)["access_token"], options={"verify_signature": False}
-    )
-    return found
 
 
 # --- The wire -------------------------------------------------------------------------------------
