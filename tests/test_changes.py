@@ -4,7 +4,8 @@ from typing import Any
 
 from keyosk.accounts import accounts
 from keyosk.model import AccountChanges, AccountFields, ApiKeyChanges, RoleChanges, ServiceChanges
-from keyosk.web.schemas import AccountPatch, ApiKeyPatch, RolePatch
+from keyosk.web.api_key_schemas import ApiKeyPatch
+from keyosk.web.schemas import AccountPatch, RolePatch
 from keyosk.web.service_schemas import ServicePatch
 from tables import table
 

@@ -8,8 +8,9 @@ from marshmallow import Schema
 import api_pages
 from keyosk.keys import material
 from keyosk.model import KEYOSK_SCOPES, TOKEN_TYPES, CredentialKind
+from keyosk.web.api_key_schemas import ApiKeySchema
 from keyosk.web.key_schemas import SigningKeySchema
-from keyosk.web.schemas import AccountSchema, ApiKeySchema, AuditSchema, GrantSchema, RoleSchema
+from keyosk.web.schemas import AccountSchema, AuditSchema, GrantSchema, RoleSchema
 from keyosk.web.service_schemas import ServiceSchema
 from live import Client
 

@@ -12,17 +12,9 @@ from keyosk.credentials import api_key_format
 from keyosk.errors import Conflict, Invalid
 from keyosk.model import ApiKey, ApiKeyChanges, ListQuery
 from keyosk.web import paging
-from keyosk.web.endpoint import Endpoint
-from keyosk.web.fields import Text, described
-from keyosk.web.operations import operation
-from keyosk.web.preconditions import wanted_versions
-from keyosk.web.responses import json_response, nothing, object_response
-from keyosk.web.schemas import (
-    ACCOUNT_ID,
-    FUTURE,
+from keyosk.web.api_key_schemas import (
     IS_DIGEST,
     KEY_DIGEST,
-    PAST,
     ApiKeyMade,
     ApiKeyNew,
     ApiKeyPatch,
@@ -32,6 +24,12 @@ from keyosk.web.schemas import (
     FoundApiKeysSchema,
     OwnedApiKeySchema,
 )
+from keyosk.web.endpoint import Endpoint
+from keyosk.web.fields import Text, described
+from keyosk.web.operations import operation
+from keyosk.web.preconditions import wanted_versions
+from keyosk.web.responses import json_response, nothing, object_response
+from keyosk.web.schemas import ACCOUNT_ID, FUTURE, PAST
 
 
 def _check_prefix(text: str) -> None:
