@@ -133,13 +133,14 @@ def _web(
 def _begin_late(configuration: Config, begin: Callable[[], None], outage_log: OutageLog) -> None:
     """Wait for the database; the log has the reason already."""
     while True:
-        time.sleep(1)
+        # At once for the first time: a lost connection is not always a lost database.
         try:
             machine.prepare(configuration, outage_log=outage_log)
             begin()
         except DatabaseUnusable as error:
             _give_up(error)
         except Unavailable:
+            time.sleep(1)
             continue
         except Exception as error:  # noqa: BLE001 - this thread would end, and nothing would begin
             _give_up(error)
