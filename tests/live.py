@@ -26,6 +26,7 @@ from processes import Process
 ADMIN_PASSWORD = "an admin of this test only"
 SECRET_KEY = "the-secret-key-of-this-test-only-and-no-other"
 _START = 60  # seconds: as all limits here, generous, because the machine may be busy
+_FILES_OF_PROCESSES = Path("/proc/self/fd")  # Linux has it
 _RENEW = 300  # seconds that a token is used; it lasts for longer
 _numbers = itertools.count(1)
 
@@ -113,23 +114,38 @@ class LiveServer:
         return self.process
 
     def start(self) -> None:
-        """Start it and wait until it is ready."""
+        """Start it and wait until all of its workers are ready."""
         process = self.launch()
         deadline = time.monotonic() + _START
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 break
             try:
-                if self.is_ready():
+                if self.is_ready() and self._serves_with_all():
                     return
             except requests.ConnectionError:
-                time.sleep(0.05)
+                pass
+            time.sleep(0.02)
         self.stop()
         raise RuntimeError(f"keyosk serve did not start:\n{self.log.read_text()}")
 
     def is_ready(self) -> bool:
         """Whether it says so. Raises ``requests.ConnectionError`` while nobody listens."""
         return requests.get(f"{self.url}/health/ready", timeout=60).status_code == 200
+
+    def _serves_with_all(self) -> bool:
+        """Whether the event loop of each worker runs.
+
+        One that is still starting answers nothing while the database is away.
+        """
+        if self.process is None or self.program or not _FILES_OF_PROCESSES.exists():
+            return True
+        try:
+            workers = psutil.Process(self.process.pid).children()
+        except psutil.NoSuchProcess:
+            return False
+        wanted = int(self.environment.get("KEYOSK_WORKERS", "1"))
+        return sum(map(_has_event_loop, workers)) >= wanted
 
     def stop(self) -> int:
         """Ask it to stop (SIGTERM) and wait; answers its exit code."""
@@ -251,6 +267,14 @@ class Client:
 
     def delete(self, path: str, **options: Any) -> requests.Response:
         return self.request("DELETE", path, **options)
+
+
+def _has_event_loop(process: psutil.Process) -> bool:
+    """Whether a process waits for events by epoll."""
+    with suppress(OSError):
+        files = Path(f"/proc/{process.pid}/fd").iterdir()
+        return any(str(each.readlink()) == "anon_inode:[eventpoll]" for each in files)
+    return False
 
 
 def _holds_files(process: psutil.Process) -> bool:
