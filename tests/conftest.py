@@ -1,9 +1,11 @@
 """Fixtures that more than one test file uses."""
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +34,32 @@ hypothesis.settings.load_profile("keyosk")
 for _name in ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"):
     os.environ.pop(_name, None)
 sys.dont_write_bytecode = False
+
+# --- The session ----------------------------------------------------------------------------------
+
+_MEMORY: Final = Path("/dev/shm")
+_MEMORY_NEEDED: Final = 2 << 30  # the long tests leave a third of it
+_ALL_SLOW: Final = re.compile(r"^pytestmark = .*\bmark\.slow\b", re.MULTILINE)
+
+
+def _use_memory() -> None:
+    """Have temporary folders in memory: each commit of a test would wait for the disk."""
+    with suppress(OSError):
+        found = os.statvfs(_MEMORY)
+        room = found.f_bavail * found.f_frsize >= _MEMORY_NEEDED
+        if room and os.access(_MEMORY, os.W_OK) and not found.f_flag & os.ST_NOEXEC:
+            os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
+
+
+_use_memory()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """A file of slow tests is not even imported where they are not asked for."""
+    if config.option.markexpr != "not slow" or not collection_path.match("test_*.py"):
+        return None
+    return _ALL_SLOW.search(collection_path.read_text("utf-8")) is not None or None
+
 
 # Most of what a request by password costs is its hash. Of this process and of the shared server;
 # servers of a test's own hash as users' do.

@@ -5,6 +5,7 @@ import json
 import ssl
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -41,6 +42,10 @@ def jwk_of(key: Any, algorithm: str) -> dict[str, Any]:
     return made
 
 
+#: By algorithm, the keys of platforms that have ended: an RSA key costs more than all else here.
+_SPARE_KEYS: defaultdict[str, list[Any]] = defaultdict(list)
+
+
 class Platform:
     """One issuer with its keys.
 
@@ -52,7 +57,9 @@ class Platform:
         self, *, algorithm: str = "RS256", certificate: tuple[Path, Path] | None = None
     ) -> None:
         self.algorithm, self._certificate = algorithm, certificate
-        self.key, self.kid = generate(algorithm), "key-1"
+        spare = _SPARE_KEYS[algorithm]
+        self.key, self.kid = spare.pop() if spare else generate(algorithm), "key-1"
+        self._first = (algorithm, self.key)
         self.keys: list[dict[str, Any]] = [self.jwk()]
         self.asked: list[str] = []
         self.answers: dict[str, Callable[[BaseHTTPRequestHandler], None]] = {}
@@ -119,6 +126,8 @@ class Platform:
     def stop(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+        algorithm, key = self._first
+        _SPARE_KEYS[algorithm].append(key)
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         platform = self

@@ -26,8 +26,16 @@ SECRET = "the first secret key of these tests, long enough"
 OTHER = "another secret key of these tests, as long as that"
 KID = "the-kid-of-a-key"
 
-# RSA is slow to make: one key of each algorithm serves all tests.
-KEYS = {algorithm: material.generate(algorithm) for algorithm in material.ALGORITHMS}
+
+class _Keys(dict[str, Any]):
+    """RSA is slow to make: one key of each algorithm serves all tests, from the first use on."""
+
+    def __missing__(self, algorithm: str) -> Any:
+        self[algorithm] = material.generate(algorithm)
+        return self[algorithm]
+
+
+KEYS = _Keys()
 every_algorithm = pytest.mark.parametrize("algorithm", material.ALGORITHMS)
 
 
@@ -305,7 +313,8 @@ def test_new_secret_keys_are_of_32_random_bytes_and_pass_the_settings_own_check(
 
 
 def test_a_private_key_in_the_program_has_no_repr_that_shows_it() -> None:
-    for algorithm, key in KEYS.items():
+    for algorithm in material.ALGORITHMS:
+        key = KEYS[algorithm]
         shown = repr(key) + str(key) + repr(Safe([SECRET]))
         for number in private_numbers(key):
             assert str(int.from_bytes(number)) not in shown, algorithm
