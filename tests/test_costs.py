@@ -42,13 +42,13 @@ class Cost:
 #: The most that each may cost on SQLite, with Python 3.11; later ones make fewer calls.
 LIMITS: Final = {
     "token by API key": Cost(1, 302, 1),
-    "token by password": Cost(5, 510, 21),
+    "token by password": Cost(5, 506, 21),
     "JWK set": Cost(1, 186, 0),
     "JWK set not modified": Cost(1, 212, 0),
     "account by Bearer": Cost(2, 350, 2),
     "introspection": Cost(2, 378, 3),
     "forward-auth by Bearer": Cost(1, 341, 2),
-    "refresh": Cost(6, 650, 8),
+    "refresh": Cost(2, 474, 7),
     "PATCH of an account": Cost(4, 1345, 28),
 }
 

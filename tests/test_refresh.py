@@ -21,6 +21,7 @@ from keyosk.keys.material import Safe
 from keyosk.model import OPERATOR, Grant, ListQuery, Scope
 from keyosk.permissions import entitlements
 from keyosk.tokens import refresh_token_format
+from keyosk.tokens.access_tokens import Token
 from keyosk.tokens.issuing import IssuedToken, TokenRequest
 from live import Client, LiveServer, unique
 from people import NEW_PASSWORD, PASSWORD, Person, done, make_key, make_person
@@ -412,6 +413,56 @@ def test_a_session_ends_however_often_it_is_used(timed: Installation, clock: Clo
     clock.now += 86_400  # it is kept for a day: a clock that is ahead for a moment ends none
     begun(timed)
     assert rows_of(timed, "SELECT count(*) FROM session") == [(1,)]
+
+
+@pytest.mark.parametrize("end", ["session", "all", "account", "password"])
+def test_no_token_is_given_out_where_its_session_ends_as_it_is_issued(
+    timed: Installation, end: str
+) -> None:
+    use = timed.sessions.find(begun(timed).refresh_token or "")
+
+    def issue() -> Token:
+        if end == "session":
+            timed.sessions.end(OPERATOR, "alice", use.session.id)
+        elif end == "all":
+            timed.accounts.revoke_tokens(OPERATOR, "alice")
+        elif end == "account":
+            timed.accounts.remove(OPERATOR, "alice")
+        else:
+            timed.accounts.set_password(OPERATOR, "alice", NEW_PASSWORD)
+        return Token("never seen", 900, "", new_id(), int(time.time()))
+
+    with pytest.raises(InvalidGrant):
+        timed.sessions.rotate(use, issue)
+
+
+def test_uses_at_the_same_moment_all_write_down_their_tokens(
+    timed: Installation, clock: Clock
+) -> None:
+    first = begun(timed)
+    text = first.refresh_token or ""
+    inner: list[IssuedToken] = []
+
+    def issue() -> Token:
+        inner.append(timed.token_issuer.by_refresh_token(text, TokenRequest()))
+        return Token("of the outer use", 900, "", new_id(), int(clock.now))
+
+    issued, following = timed.sessions.rotate(timed.sessions.find(text), issue)
+    assert following == inner[0].refresh_token  # it reads as a lost answer
+    (session,) = timed.sessions.page("alice", ListQuery())
+    assert set(session.tokens) == {first.token.id, inner[0].token.id, issued.id}
+
+
+def test_a_token_used_twice_meanwhile_ends_its_session(timed: Installation, clock: Clock) -> None:
+    text = begun(timed).refresh_token or ""
+
+    def issue() -> Token:
+        used(timed, used(timed, text))
+        return Token("of the outer use", 900, "", new_id(), int(clock.now))
+
+    with pytest.raises(InvalidGrant, match="already used"):
+        timed.sessions.rotate(timed.sessions.find(text), issue)
+    assert timed.sessions.page("alice", ListQuery()) == []
 
 
 def test_a_session_does_not_outlive_the_account(timed: Installation, clock: Clock) -> None:

@@ -34,7 +34,7 @@ def keyosk(postgres_server: PostgresServer) -> Iterator[Installation]:
 #: as many rows as there are services, roles and signing keys, and every shard may hold all of it.
 BY_ACCOUNT = {
     "account": [{"id"}, {"username"}],
-    "api_key": [{"digest"}],
+    "api_key": [{"digest"}, {"id"}],  # by its id: that of the account's own session
     "password": [{"id"}, {"account_id"}],
     "grant": [{"account_id"}],
     "session": [{"id"}],

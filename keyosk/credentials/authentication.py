@@ -31,7 +31,6 @@ from keyosk.model import (
     Condition,
     CredentialKind,
     Principal,
-    Session,
     StoredPassword,
     VerifiedClaims,
 )
@@ -120,18 +119,12 @@ class Authentication:
             raise BadToken("The token was revoked.")
         return principal
 
-    def resume(self, session: Session, *, address: str | None) -> Principal:
-        """Return the login that began a session, with its current rights.
+    def resume(self, principal: Principal | None, *, address: str | None) -> Principal:
+        """Return the login that began a session, read with it, if it may still be used.
 
         Raises ``BadCredentials`` if its password was changed, if its API key or account was deleted
         or disabled or has expired, or if the key may not be used from ``address``.
         """
-        if session.api_key_id is not None:
-            principal = self._logins.by_api_key(session.api_key_id, session.authenticated_at)
-        else:
-            principal = self._logins.by_password(
-                session.password_id or "", session.authenticated_at
-            )
         if (
             principal is None
             or not self._usable(principal)

@@ -17,13 +17,16 @@ from keyosk.model import (
     Entitlement,
     KeyState,
     Principal,
+    Session,
     TokenPolicy,
     VerifiedClaims,
 )
+from keyosk.storage import tables
 from keyosk.storage.compiled import Row, parameter
 from keyosk.storage.database import Database
 from keyosk.storage.revocations import revocations_of_token
 from keyosk.storage.services import POLICY_COLUMNS, policy
+from keyosk.storage.sessions import session_of
 from keyosk.storage.tables import (
     Account,
     ApiKey,
@@ -66,6 +69,8 @@ _KEY: Final = (
     ApiKey.last_used_at,
     ApiKey.tokens_from,
 )
+_SESSION: Final = tuple(tables.Session._meta.sorted_fields)
+_SESSION_NAMES: Final = tuple(each.name for each in _SESSION)
 _NO_KEY: Final = tuple(Value(None) for _ in _KEY)
 #: In the places of the key's.
 _RULE: Final = (
@@ -109,6 +114,16 @@ class LoginStore:
         )
         self._by_account = database.compile(
             _with_holdings(by_account.where(Account.id == parameter("account_id")))
+        )
+        by_session = (
+            tables.Session.select(*_SESSION, Password.id, *_ACCOUNT, *_KEY, *_ENTITLEMENT)
+            .join(Account)
+            .switch(tables.Session)
+            .join(ApiKey, JOIN.LEFT_OUTER)
+            .join(Password, JOIN.LEFT_OUTER, on=(Password.id == tables.Session.password_id))
+        )
+        self._by_session = database.compile(
+            _with_holdings(by_session.where(tables.Session.id == parameter("session_id")))
         )
 
         revoked = fn.EXISTS(revocations_of_token())
@@ -154,6 +169,23 @@ class LoginStore:
         """Return the login that proved this password at ``now``; ``None`` once it was changed."""
         principal = _login(self._by_password(password_id=password_id), CredentialKind.PASSWORD, now)
         return None if principal is None else replace(principal, password_id=password_id)
+
+    def by_session(self, session_id: str) -> tuple[Session, Principal | None] | None:
+        """Return a refresh session, and the login that began it as it stands now.
+
+        Without the login where its password was changed or its API key deleted.
+        """
+        rows = self._by_session(session_id=session_id)
+        if not rows:
+            return None
+        at = len(_SESSION)
+        session = session_of(dict(zip(_SESSION_NAMES, rows[0], strict=False)))
+        principal = _login(
+            [row[at + 1 :] for row in rows], session.credential, session.authenticated_at
+        )
+        if principal is None or (principal.credential_id or rows[0][at]) is None:
+            return session, None
+        return session, replace(principal, password_id=rows[0][at])
 
     def by_account(self, account_id: str, authenticated_at: int) -> Principal | None:
         """Return the login of an account that proved its password, as it stands now."""

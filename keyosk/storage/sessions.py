@@ -21,12 +21,26 @@ class SessionStore:
         self._database = database
         session = tables.Session
         self._find = database.compile(session.select().where(session.id == parameter("id")))
+        # One that others change waits for them here, and they for it; SQLite has one writer anyway.
+        self._locked = (
+            self._find
+            if database.is_sqlite
+            else database.compile(
+                session.select().where(session.id == parameter("id")).for_update(), repeatable=False
+            )
+        )
         self._rotate = database.compile(
             session.update(
                 digest=parameter("digest"),
                 tokens=parameter("tokens"),
                 rotated_at=parameter("rotated_at"),
-            ).where(session.id == parameter("id")),
+            )
+            .where(
+                (session.id == parameter("id"))
+                & (session.digest == parameter("known_digest"))
+                & (session.tokens == parameter("known_tokens"))
+            )
+            .returning(session.id),
             repeatable=False,
         )
 
@@ -56,20 +70,27 @@ class SessionStore:
     def find(self, session_id: str) -> Session | None:
         """Return the session with this id."""
         row = self._find.first(id=session_id)
-        return None if row is None else _session(row)
+        return None if row is None else session_of(row)
 
-    def lock(self, session_id: str) -> None:
-        """Inside a transaction: be the only one who changes the session."""
-        self._database.lock(f"session/{session_id}")
+    def locked(self, session_id: str) -> Session | None:
+        """Inside a transaction: return the session, which nobody else changes until its end."""
+        row = self._locked.first(id=session_id)
+        return None if row is None else session_of(row)
 
-    def rotate(self, session: Session) -> None:
-        """Write what changes when a session is used."""
-        self._rotate(
+    def rotate(self, session: Session, *, since: Session) -> bool:
+        """Write what changes when a session is used, if it still is as it was read before.
+
+        Returns whether it was. ``since``: as it was read.
+        """
+        written = self._rotate(
             id=session.id,
             digest=session.digest,
             tokens=json.dumps(session.tokens),
             rotated_at=session.rotated_at,
+            known_digest=since.digest,
+            known_tokens=json.dumps(since.tokens),
         )
+        return bool(written)
 
     def date_back(self, session: Session) -> None:
         """Write when a session began and ends, if another was not faster."""
@@ -86,7 +107,7 @@ class SessionStore:
         query = lists.page(
             _of(account_id), list_query, key=tables.Session.id, sorts=_SORTS, filters={}
         )
-        return [_session(row) for row in self._database.rows(query)]
+        return [session_of(row) for row in self._database.rows(query)]
 
     def count(self, account_id: str, list_query: ListQuery) -> int:
         """Return the number of the account's sessions."""
@@ -97,7 +118,7 @@ class SessionStore:
         query = lists.page(
             self._in_force(now), list_query, key=tables.Session.id, sorts=_SORTS, filters=_FILTERS
         )
-        return [_session(row) for row in self._database.rows(query)]
+        return [session_of(row) for row in self._database.rows(query)]
 
     def count_of_all(self, list_query: ListQuery, now: int) -> int:
         """Return the number of the sessions in force of all accounts."""
@@ -132,7 +153,8 @@ def _of(account_id: str) -> Any:
     return tables.Session.select().where(tables.Session.account == account_id)
 
 
-def _session(row: Mapping[str, Any]) -> Session:
+def session_of(row: Mapping[str, Any]) -> Session:
+    """Return the session of a row by column."""
     return Session(
         id=row["id"],
         account_id=row["account"],

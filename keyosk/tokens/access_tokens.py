@@ -61,6 +61,11 @@ class Token:
     id: str
     issued_at: int
 
+    @property
+    def expires_at(self) -> int:
+        """The ``exp`` claim."""
+        return self.issued_at + self.expires_in
+
     def __repr__(self) -> str:
         # SECURITY: whoever reads the text can use it.
         return f"Token(expires_in={self.expires_in}, scope={self.scope!r})"

@@ -103,11 +103,12 @@ class Inspection:
             return effective_at
 
     def _session_of(self, by: Caller, text: str) -> Mapping[str, Any] | None:
-        session = self._sessions.current(text)
-        if session is None or session.account_id != by.account_id:
+        use = self._sessions.current(text)
+        if use is None or use.session.account_id != by.account_id:
             return None
+        session = use.session
         try:
-            principal = self._authentication.resume(session, address=by.address)
+            principal = self._authentication.resume(use.principal, address=by.address)
         except BadCredentials:
             return None
         return {
@@ -123,7 +124,7 @@ class Inspection:
 
     def _end_session_of(self, by: Caller, text: str) -> int | None:
         try:
-            session = self._sessions.find(text)
+            session = self._sessions.find(text).session
         except InvalidGrant:
             return None
         if session.account_id != by.account_id and not by.has(_REVOKE):

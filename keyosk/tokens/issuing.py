@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from keyosk import delays
 from keyosk.credentials import usernames
 from keyosk.credentials.authentication import Authentication
 from keyosk.errors import (
@@ -108,19 +109,15 @@ class TokenIssuer:
         Raises ``InvalidScope``, ``InvalidTarget``.
         """
         token_grant = self.entitled(principal, token_request)
-        if OFFLINE not in token_grant.scopes:
-            return IssuedToken(
-                principal,
-                self._tokens.issue(principal, token_grant, lifetime=token_request.lifetime),
-            )
+        offline = OFFLINE in token_grant.scopes
+        if offline:
+            delays.before_waiting()  # what begins anew in a thread must not have issued a token
+        token = self._tokens.issue(principal, token_grant, lifetime=token_request.lifetime)
+        if not offline:
+            return IssuedToken(principal, token)
         # What cannot be issued begins no session.
-        self._tokens.preview(principal, token_grant, lifetime=token_request.lifetime)
-        turn = self._sessions.begin(principal, token_grant, address=address)
-        token = self._tokens.issue(
-            principal, token_grant, lifetime=token_request.lifetime, token_id=turn.token_id
-        )
-        self._sessions.check(turn.session)
-        return IssuedToken(principal, token, turn.refresh_token)
+        refresh_token = self._sessions.begin(principal, token_grant, token, address=address)
+        return IssuedToken(principal, token, refresh_token)
 
     def by_assertion(
         self,
@@ -348,9 +345,11 @@ class TokenIssuer:
         ``client_id`` identify the caller, if the request does. Raises ``InvalidGrant``,
         ``InvalidScope``, ``InvalidTarget``.
         """
-        session = self._sessions.find(text)
+        delays.before_waiting()
+        use = self._sessions.find(text)
+        session = use.session
         try:
-            principal = self._authentication.resume(session, address=address)
+            principal = self._authentication.resume(use.principal, address=address)
         except BadCredentials:
             raise InvalidGrant("The login that began this session is no longer valid.") from None
         if by is not None and by.account_id != session.account_id:
@@ -365,18 +364,18 @@ class TokenIssuer:
             raise InvalidTarget("The session was not started for this audience.")
         if not token_grant.refresh_lifetimes:
             raise InvalidGrant("A service of this session no longer allows refreshing.")
-        turn = self._sessions.rotate(text)
         if token_request.scopes is None or token_request.offline:
             token_grant = _offline(token_grant)
-        token = self._tokens.issue(
-            bounded,
-            token_grant,
-            lifetime=token_request.lifetime,
-            grant_type="refresh_token",
-            token_id=turn.token_id,
+        token, refresh_token = self._sessions.rotate(
+            use,
+            lambda: self._tokens.issue(
+                bounded,
+                token_grant,
+                lifetime=token_request.lifetime,
+                grant_type="refresh_token",
+            ),
         )
-        self._sessions.check(turn.session)
-        return IssuedToken(principal, token, turn.refresh_token)
+        return IssuedToken(principal, token, refresh_token)
 
     def by_exchange(
         self,

@@ -6,8 +6,8 @@ repeated use gets the same successor again, so that a lost response logs nobody 
 outlives its credential and never gains a scope.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
 from keyosk import clocks
@@ -21,6 +21,7 @@ from keyosk.permissions.entitlements import TokenGrant
 from keyosk.revocations import MOST_TOKENS
 from keyosk.storage.stores import Stores
 from keyosk.tokens import refresh_token_format
+from keyosk.tokens.access_tokens import Token
 from keyosk.tokens.refresh_token_format import RefreshToken
 
 #: The scope that asks for a refresh token (OpenID Connect Core section 11).
@@ -31,17 +32,19 @@ RETRY: Final = 10
 LIFETIME: Final = 30 * 86_400
 #: Seconds that a session which has ended stays: a clock that is ahead for a moment ends none.
 _KEPT: Final = 86_400
-#: Seconds by which an access token may be issued later than it was written down.
-_LATER: Final = 5
+_ENDED: Final = "The session of this refresh token has ended."
 
 
 @dataclass(frozen=True, slots=True)
-class RotatedSession:
-    """One use of a session: the next refresh token, and the ``jti`` for the access token."""
+class SessionUse:
+    """A refresh token that was presented, its session, and the login that began the session.
 
+    ``principal`` is that login as it stands now; ``None`` if its credential is no longer there.
+    """
+
+    token: RefreshToken
     session: Session
-    refresh_token: str = field(repr=False)
-    token_id: str
+    principal: Principal | None
 
 
 class Sessions:
@@ -54,15 +57,16 @@ class Sessions:
         self._audit = context.audit
         self._clock = context.clock
         self._store = stores.sessions
+        self._logins = stores.logins
         self._accounts = accounts
         self._safe = safe
 
     def begin(
-        self, principal: Principal, token_grant: TokenGrant, *, address: str | None
-    ) -> RotatedSession:
-        """Begin a session for a login; its access token must have the session's token id."""
+        self, principal: Principal, token_grant: TokenGrant, issued: Token, *, address: str | None
+    ) -> str:
+        """Begin a session for a login and its access token; returns the refresh token."""
         now = int(self._clock())
-        session_id, token_id = new_id(), new_id()
+        session_id = new_id()
         token = refresh_token_format.first(self._safe, session_id)
         seconds = min(own or LIFETIME for own in token_grant.refresh_lifetimes)
         ends = [now + seconds, *(e for e in (principal.expires_at,) if e is not None)]
@@ -74,7 +78,7 @@ class Sessions:
             audiences=token_grant.audiences,
             scopes=tuple(scope for scope in token_grant.scopes if scope != OFFLINE),
             digest=token.digest,
-            tokens={token_id: self._latest_end(now)},
+            tokens={issued.id: issued.expires_at},
             address=address,
             authenticated_at=principal.authenticated_at,
             created_at=now,
@@ -84,45 +88,53 @@ class Sessions:
         with self._database.transaction():
             self._store.remove_expired(now - _KEPT)
             self._store.add(session)
-        return RotatedSession(session, token.text, token_id)
+        return token.text
 
-    def find(self, text: str) -> Session:
+    def find(self, text: str) -> SessionUse:
         """Return the session whose current or earlier refresh token this is.
 
         Raises ``InvalidGrant``.
         """
-        return self._found(self._read(text))
-
-    def current(self, text: str) -> Session | None:
-        """Return the session whose current refresh token this is."""
         token = refresh_token_format.read(self._safe, text)
-        session = None if token is None else self._store.find(token.session_id)
-        if token is None or session is None or session.digest != token.digest:
+        if token is None:
+            raise InvalidGrant("The refresh token is not valid.")
+        found = self._logins.by_session(token.session_id)
+        session = None if found is None else self._of_now(found[0])
+        if found is None or session is None:
+            raise InvalidGrant(_ENDED)
+        return SessionUse(token, session, found[1])
+
+    def current(self, text: str) -> SessionUse | None:
+        """Return the session whose current refresh token this is."""
+        try:
+            use = self.find(text)
+        except InvalidGrant:
             return None
-        return self._of_now(session)
+        return use if use.session.digest == use.token.digest else None
 
-    def rotate(self, text: str) -> RotatedSession:
-        """Use a refresh token and return the next one, which stays the same for ``RETRY`` seconds.
+    def rotate(self, use: SessionUse, issue: Callable[[], Token]) -> tuple[Token, str]:
+        """Use a refresh token: the access token that ``issue`` issues, and the next refresh token.
 
-        Raises ``InvalidGrant``; if the token was used before, its session ends.
+        That one stays the same for ``RETRY`` seconds. Raises ``InvalidGrant``; if the token was
+        used before, its session ends.
+
+        SECURITY: the access token exists before it is written down, by a statement that finds the
+        session as it was read or does nothing. So whatever ends the session either finds that token
+        in it or comes first, and then the token is not given out.
         """
-        token = self._read(text)
-        now = int(self._clock())
+        session, issued, now = use.session, None, int(self._clock())
+        following = self._following(session, use.token)
+        if following is not None:
+            issued = issue()
+            if self._store.rotate(_rotated(session, following, issued, now=now), since=session):
+                return issued, following.text
+        # It was used before, or somebody uses it at this moment.
         with self._database.transaction():
-            self._store.lock(token.session_id)
-            session = self._found(token)
-            following = self._following(session, token, now)
-            if following is not None:
-                token_id = new_id()
-                rotated_at = session.rotated_at if following.digest == session.digest else now
-                session = replace(
-                    session,
-                    digest=following.digest,
-                    rotated_at=rotated_at,
-                    tokens=_latest({**session.tokens, token_id: self._latest_end(now)}, now),
-                )
-                self._store.rotate(session)
-                return RotatedSession(session, following.text, token_id)
+            session = self._locked(session)
+            following = self._following(session, use.token)
+            if issued is not None and following is not None:
+                self._store.rotate(_rotated(session, following, issued, now=now), since=session)
+                return issued, following.text
             self._end(session)
             self._audit.refuse(
                 OPERATOR,
@@ -132,14 +144,6 @@ class Sessions:
                 account=session.account_id,
             )
         raise InvalidGrant("The refresh token was already used: its session was ended.")
-
-    def check(self, session: Session) -> None:
-        """Raise ``InvalidGrant`` if a session ended while a token was issued for it.
-
-        SECURITY: the change that ended it may have revoked all earlier tokens, but not later ones.
-        """
-        if self._store.find(session.id) is None:
-            raise InvalidGrant("The session of this refresh token has ended.")
 
     def page(self, reference: str, list_query: ListQuery) -> list[Session]:
         """Return a page of the account's sessions. Raises ``NotFound``."""
@@ -171,8 +175,7 @@ class Sessions:
         with self._database.transaction():
             account = self._accounts.locked(reference)
             self._rules.may_change(by, account.id)
-            self._store.lock(session_id)
-            session = self._store.find(session_id)
+            session = self._store.locked(session_id)
             if session is None or session.account_id != account.id:
                 raise NotFound("This account has no such session.")
             effective_at = self._end(session)
@@ -180,25 +183,29 @@ class Sessions:
             self._audit.record(by, "session.end", target(account.id), after=after)
             return effective_at
 
-    def _read(self, text: str) -> RefreshToken:
-        token = refresh_token_format.read(self._safe, text)
-        if token is None:
-            raise InvalidGrant("The refresh token is not valid.")
-        return token
+    def _locked(self, session: Session) -> Session:
+        """Inside a transaction: the session as it is now, for nobody else to change.
 
-    def _found(self, token: RefreshToken) -> Session:
-        session = self._store.find(token.session_id)
-        session = None if session is None else self._of_now(session)
-        if session is None:
-            raise InvalidGrant("The session of this refresh token has ended.")
-        return session
+        Raises ``InvalidGrant`` if it has ended.
+        """
+        try:
+            # The account first, as everything that ends sessions of one does.
+            self._accounts.locked(session.account_id)
+        except NotFound:
+            raise InvalidGrant(_ENDED) from None
+        found = self._store.locked(session.id)
+        now_known = None if found is None else self._of_now(found)
+        if now_known is None:
+            raise InvalidGrant(_ENDED)
+        return now_known
 
-    def _following(self, session: Session, token: RefreshToken, now: int) -> RefreshToken | None:
+    def _following(self, session: Session, token: RefreshToken) -> RefreshToken | None:
         """Return the successor of the token; ``None`` if it was used before, and not just now."""
         after = refresh_token_format.successors(self._safe, token)
         if token.digest == session.digest:
             return after[0]
         # SECURITY: one that a clock ahead rotated would be given out again until then.
+        now = int(self._clock())
         if not clocks.is_recent(session.rotated_at, now, RETRY + 1):
             return None
         return next((each for each in after if each.digest == session.digest), None)
@@ -206,7 +213,6 @@ class Sessions:
     def _end(self, session: Session) -> int | None:
         now = int(self._clock())
         tokens = {token_id: end for token_id, end in session.tokens.items() if end > now}
-        # One that is not issued yet never will be (``check``).
         effective_at = self._revocations.of_tokens(session.account_id, tokens, issued_at=now)
         self._store.remove(session.id)
         return effective_at
@@ -220,8 +226,15 @@ class Sessions:
             self._store.date_back(session)
         return session if session.expires_at > now else None
 
-    def _latest_end(self, now: int) -> int:
-        return now + self._revocations.longest_lifetime() + _LATER
+
+def _rotated(session: Session, following: RefreshToken, issued: Token, *, now: int) -> Session:
+    digest = following.digest
+    return replace(
+        session,
+        digest=digest,
+        rotated_at=session.rotated_at if digest == session.digest else now,
+        tokens=_latest({**session.tokens, issued.id: issued.expires_at}, now),
+    )
 
 
 def _latest(tokens: Mapping[str, int], now: int) -> dict[str, int]:
