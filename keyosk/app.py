@@ -2,12 +2,11 @@
 
 import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from flask import Flask
 
-from keyosk import bootstrap, traces
+from keyosk import __version__, bootstrap, traces
 from keyosk.accounts.accounts import Accounts
 from keyosk.accounts.api_keys import ApiKeys
 from keyosk.accounts.console_sessions import ConsoleSessions
@@ -133,7 +132,7 @@ def start_traces(config: Config) -> "Tracing | None":
     if config.traces != "on":
         return None
     has_postgresql = not Database(config.database_url).is_sqlite
-    return traces.start(version=program_version(), has_postgresql=has_postgresql)
+    return traces.start(version=__version__, has_postgresql=has_postgresql)
 
 
 def build(
@@ -185,7 +184,7 @@ def build(
     )
     return Installation(
         issuer=config.issuer,
-        version=program_version() if config.show_version == "on" else None,
+        version=__version__ if config.show_version == "on" else None,
         trusted_proxies=config.trusted_proxies,
         cors_origins=config.cors_origins,
         has_console=config.console == "on",
@@ -267,14 +266,6 @@ def build(
         tokens=tokens,
         maintenance=Maintenance(database, keys, context.audit),
     )
-
-
-def program_version() -> str:
-    """Return the version of the package."""
-    try:
-        return version("keyosk")
-    except PackageNotFoundError:  # run from its sources
-        return "0"
 
 
 def _database(

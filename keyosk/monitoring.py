@@ -12,9 +12,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from typing import Final
 
+from keyosk import __version__
 from keyosk.credentials import throttling
 from keyosk.credentials.concurrency import HashingLimit
 from keyosk.errors import KeyoskError
@@ -175,9 +175,5 @@ class Monitor:
 
 
 def _build(database: Database) -> tuple[str, str, str]:
-    try:
-        version = metadata.version("keyosk") or ""  # None where an installation is damaged
-    except metadata.PackageNotFoundError:  # run from its sources
-        version = ""
     kind = "sqlite" if database.is_sqlite else "postgresql"
-    return version, platform.python_version(), kind
+    return __version__, platform.python_version(), kind

@@ -16,6 +16,8 @@ from cyclonedx.validation.json import JsonStrictValidator
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import keyosk
+
 ROOT: Final = Path(__file__).resolve().parent.parent
 PERMISSIVE: Final = {
     "0BSD",
@@ -199,6 +201,11 @@ def test_every_library_that_is_asked_for_is_accounted_for() -> None:
     groups += project["project"]["optional-dependencies"].values()
     for each in chain.from_iterable(groups):
         assert Requirement(each).name in told, each
+
+
+def test_the_program_knows_its_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == keyosk.__version__
 
 
 def test_pip_audit_reads_every_library_without_a_network(tmp_path: Path) -> None:

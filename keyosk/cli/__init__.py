@@ -18,6 +18,7 @@ from typing import Final
 
 import click
 
+from keyosk import __version__
 from keyosk.cli import choice, failures
 from keyosk.cli.lazy import LazyGroup
 
@@ -52,7 +53,7 @@ _PLACES: Final = {
     equip=choice.add_options,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(package_name="keyosk")
+@click.version_option(__version__)
 def keyosk() -> None:
     """Keyosk: one login for a set of microservices."""
 

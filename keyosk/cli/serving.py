@@ -12,7 +12,7 @@ from functools import partial
 from typing import NoReturn
 from wsgiref.types import WSGIApplication
 
-from keyosk import app
+from keyosk import __version__, app
 from keyosk.cli import choice, failures, listeners, logs, machine, welcome
 from keyosk.config import Config
 from keyosk.config.values import Address
@@ -189,7 +189,7 @@ def _installation(
         return False
 
     installation.signing_keys.refresh_in_background(then=maintain, until=is_replaced)
-    installation.activity.write_in_background(_node_name(configuration), app.program_version())
+    installation.activity.write_in_background(_node_name(configuration), __version__)
     page.monitor = installation.monitor
     return installation
 
