@@ -1,12 +1,14 @@
 """The first start, on the wrong place as well: nothing is made or told that should not be."""
 
 import fcntl
+import json
 import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,7 +19,7 @@ import psutil
 import pytest
 
 import processes
-from live import LiveServer, command, environment, free_port
+from live import ADMIN_PASSWORD, LiveServer, command, environment, free_port
 
 pytestmark = [pytest.mark.every_database, pytest.mark.slow]
 
@@ -363,3 +365,27 @@ def waiting_for(lock: Path, above: int) -> psutil.Process:
                     return process
         time.sleep(0.05)
     raise AssertionError("it does not start")
+
+
+# --- What it imports ------------------------------------------------------------------------------
+
+#: What "-X importtime" writes for each module, when it has been imported.
+IMPORTED = re.compile(r"^import time: +\d+ \| +\d+ \| +(\S+)$", re.MULTILINE)
+#: Modules of Keyosk that few requests need.
+LATER = ("keyosk.cli.client", "keyosk.web.openapi", "keyosk.metrics.exposition")
+
+
+def test_a_start_imports_what_every_server_needs_and_that_before_the_workers(
+    own_server: LiveServer,
+) -> None:
+    """Nine tenths of a start is imports; what each worker imports takes memory in each."""
+    own_server.program = (sys.executable, "-X", "importtime", "-m", "keyosk")
+    with own_server as server:
+        made = json.loads(server.run("api-key", "create", "admin", "first", "--json").stdout)
+        for secret in (made["secret"], ADMIN_PASSWORD):
+            assert server.client("admin", secret).post("/auth/token").status_code == 200
+    before, _, after = server.log.read_text().partition("Booting worker")
+    imported = set(IMPORTED.findall(before))
+    assert "keyosk.web.token" in imported
+    assert {name for name in imported if name.startswith(LATER)} == set()
+    assert IMPORTED.findall(after) == []
