@@ -1,14 +1,27 @@
-"""Executes manifests: all steps of one in one transaction."""
+"""Executes manifests: all steps of one in one transaction. ``steps`` takes the single ones."""
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any, Final, cast
+from typing import Final
 
 from keyosk.accounts.accounts import Accounts
 from keyosk.accounts.grants import Grants
-from keyosk.apply.manifest import Action, Declaration, Noun, Step, by_name, issuer_and_name
+from keyosk.apply.manifest import Action, Declaration, Noun, Step
 from keyosk.apply.planner import Plan, Planner
+from keyosk.apply.steps import (
+    AccountSteps,
+    Drafts,
+    GrantSteps,
+    IssuerSteps,
+    ObjectSteps,
+    RoleSteps,
+    RuleSteps,
+    Run,
+    ServiceSteps,
+    binds_rules,
+    loses_scopes,
+)
 from keyosk.errors import (
     Conflict,
     Forbidden,
@@ -19,17 +32,7 @@ from keyosk.errors import (
     RefusedByRule,
     Stale,
 )
-from keyosk.merge_patch import merge_difference
-from keyosk.model import (
-    ADMIN,
-    AccountChanges,
-    Caller,
-    IssuerChanges,
-    RoleChanges,
-    RuleChanges,
-    ServiceChanges,
-    SigningKey,
-)
+from keyosk.model import ADMIN, Caller
 from keyosk.permissions import roles as role_rules
 from keyosk.permissions import services as service_rules
 from keyosk.permissions.roles import Roles
@@ -71,8 +74,6 @@ _RULES_BOUND: Final = 8
 _SCOPES_GO: Final = 11
 #: The fields of an account's grants, as their faults have them.
 _OF_GRANTS: Final = ("scopes", "roles", "until")
-#: The fields of an issuer that say what its rules may be.
-_OF_RULES: Final = ("required_claims", "prefix_claims")
 #: The scope of Keyosk's own that each noun needs, as its own endpoint does.
 _SCOPES: Final[Mapping[Noun, str]] = {
     Noun.SERVICE: "keyosk:services:write",
@@ -82,10 +83,6 @@ _SCOPES: Final[Mapping[Noun, str]] = {
     Noun.ISSUER: "keyosk:services:write",
     Noun.RULE: "keyosk:services:write",
 }
-
-
-#: New signing keys by algorithm; ``None`` where none is needed.
-Drafts = Mapping[str | None, SigningKey | None]
 
 
 class _TakenBack(Exception):
@@ -114,11 +111,17 @@ class Declarations:
         self._database = database
         self._store = store
         self._services = services
-        self._roles = roles
         self._accounts = accounts
-        self._grants = grants
-        self._issuers = issuers
-        self._workload_rules = workload_rules
+        self._grant_steps = GrantSteps(grants, store)
+        self._service_steps = ServiceSteps(services)
+        self._issuer_steps = IssuerSteps(issuers)
+        self._steps: Final[Mapping[Noun, ObjectSteps]] = {
+            Noun.SERVICE: self._service_steps,
+            Noun.ROLE: RoleSteps(roles),
+            Noun.ACCOUNT: AccountSteps(accounts, grants, self._grant_steps),
+            Noun.ISSUER: self._issuer_steps,
+            Noun.RULE: RuleSteps(workload_rules),
+        }
         self._planner = Planner(
             store,
             services=services,
@@ -218,18 +221,12 @@ class Declarations:
         self._store.forget(plan.stale)
         for made in plan.taken_over:
             self._note(made.owner or None, made)
+        run = Run(by=by, owner=declaration.owner, force=force, drafts=drafts)
         faults = Faults()
         effective: dict[tuple[Noun, str], int | None] = {}
         for order, step in _ordered(plan.steps):
             with _collected(by, faults, step):
-                moment = self._execute(
-                    by,
-                    step,
-                    declaration,
-                    force=force,
-                    is_late=order in (_SCOPES_GO, _RULES_BOUND),
-                    drafts=drafts,
-                )
+                moment = self._take(run, order, step)
                 key = (step.noun, step.name)
                 effective[key] = latest(effective.get(key), moment)
         faults.raise_if_any()
@@ -263,153 +260,22 @@ class Declarations:
             except NotFound:
                 continue  # it will be made by an earlier step
 
-    def _execute(
-        self,
-        by: Caller,
-        step: Step,
-        declaration: Declaration,
-        *,
-        force: bool,
-        is_late: bool,
-        drafts: Drafts,
-    ) -> int | None:
-        """Execute one step; returns its ``effective_at``. ``is_late``: its second part."""
-        owner = declaration.owner
-        match step.noun, step.action:
-            case Noun.GRANTS, _:
-                return self._change_grants(by, step, owner)
-            case Noun.SERVICE, Action.CREATE:
-                made = self._services.create(by, name=step.name, **step.after)
-                self._note(owner, ManifestRecord(owner or "", made.id))
-            case Noun.SERVICE, Action.CHANGE:
-                return self._change_service(by, step, force=force, scopes_go=is_late, drafts=drafts)
-            case Noun.SERVICE, _:
-                self._store.forget([ManifestRecord("", self._services.get(step.name).id)])
-                return self._services.remove(by, step.name, force=force)
-            case Noun.ROLE, Action.CREATE:
-                role = self._roles.create(by, name=step.name, **step.after)
-                self._note(owner, ManifestRecord(owner or "", role.id))
-            case Noun.ROLE, Action.CHANGE:
-                patch = _without(step.after, "owner")
-                if patch:
-                    return self._roles.change(by, step.name, cast(RoleChanges, patch)).effective_at
-            case Noun.ROLE, _:
-                self._store.forget([ManifestRecord("", self._roles.get(step.name).id)])
-                return self._roles.remove(by, step.name, force=force)
-            case Noun.ACCOUNT, Action.CREATE:
-                account = self._grants.create_account(
-                    by,
-                    step.after.get("grants", ()),
-                    username=step.name,
-                    **_without(step.after, "grants"),
-                )
-                self._note(owner, ManifestRecord(owner or "", account.id))
-            case Noun.ACCOUNT, Action.CHANGE:
-                return self._change_account(by, step)
-            case Noun.ISSUER, Action.CREATE:
-                issuer = self._issuers.create(by, name=step.name, **step.after)
-                self._note(owner, ManifestRecord(owner or "", issuer.id))
-            case Noun.ISSUER, Action.CHANGE:
-                return self._change_issuer(by, step, is_late=is_late)
-            case Noun.ISSUER, _:
-                self._store.forget([ManifestRecord("", self._issuers.get(step.name).id)])
-                return self._issuers.remove(by, step.name, force=force)
-            case Noun.RULE, Action.CREATE:
-                of, name = issuer_and_name(step.name)
-                rule = self._workload_rules.create(by, of, name=name, **step.after)
-                self._note(owner, ManifestRecord(owner or "", rule.id))
-            case Noun.RULE, Action.CHANGE:
-                return self._change_rule(by, step)
-            case Noun.RULE, _:
-                of, name = issuer_and_name(step.name)
-                self._store.forget([ManifestRecord("", self._workload_rules.get(of, name).id)])
-                return self._workload_rules.remove(by, of, name)
-            case _:
-                self._store.forget([ManifestRecord("", self._accounts.get(step.name).id)])
-                return self._accounts.remove(by, step.name)
-        return None
-
-    def _change_service(
-        self, by: Caller, step: Step, *, force: bool, scopes_go: bool, drafts: Drafts
-    ) -> int | None:
-        service = self._services.get(step.name)
-        patch = _without(step.after, "owner")
-        if scopes_go:
-            patch = {"scopes": step.after["scopes"]}
-        elif _loses_scopes(step):
-            wanted = {scope.name: scope for scope in step.after["scopes"]}
-            going = [scope for scope in service.scopes if scope.name not in wanted]
-            patch["scopes"] = (*wanted.values(), *going)
-            if set(patch["scopes"]) == set(service.scopes):
-                del patch["scopes"]
-        if not patch:
+    def _take(self, run: Run, order: int, step: Step) -> int | None:
+        """Take one step, or the second part of one; returns its ``effective_at``."""
+        if order == _SCOPES_GO:
+            return self._service_steps.finish(run, step)
+        if order == _RULES_BOUND:
+            return self._issuer_steps.finish(run, step)
+        if step.noun is Noun.GRANTS:
+            return self._grant_steps.change(run, step, owner=run.owner)
+        steps = self._steps[step.noun]
+        if step.action is Action.CHANGE:
+            return steps.change(run, step)
+        if step.action is Action.CREATE:
+            self._note(run.owner, ManifestRecord(run.owner or "", steps.create(run, step)))
             return None
-        draft = drafts.get(patch.get("signing_algorithm"))
-        return self._services.change(
-            by, step.name, cast(ServiceChanges, patch), force=force, draft=draft
-        ).effective_at
-
-    def _change_account(self, by: Caller, step: Step) -> int | None:
-        account = self._accounts.get(step.name)
-        patch = _without(step.after, "owner", "grants")
-        for name in ("claims", "metadata"):
-            if name in patch:
-                patch[name] = merge_difference(getattr(account, name), patch[name])
-        effective_at = None
-        if patch:
-            effective_at = self._accounts.change(
-                by, account.id, cast(AccountChanges, patch)
-            ).effective_at
-        if "grants" in step.after:
-            effective_at = latest(effective_at, self._change_grants(by, step, None))
-        return effective_at
-
-    def _change_issuer(self, by: Caller, step: Step, *, is_late: bool) -> int | None:
-        patch = _without(step.after, "owner")
-        claims: dict[str, Any] = {name: patch[name] for name in _OF_RULES if name in patch}
-        if is_late:
-            patch = claims
-        elif _binds_rules(step):
-            # Only what every rule does so far, and with each * that any of them has.
-            issuer = self._issuers.get(step.name)
-            if "required_claims" in claims:
-                patch["required_claims"] = tuple(
-                    name for name in claims["required_claims"] if name in issuer.required_claims
-                )
-            if "prefix_claims" in claims:
-                both = (*claims["prefix_claims"], *issuer.prefix_claims)
-                patch["prefix_claims"] = tuple(dict.fromkeys(both))
-        if not patch:
-            return None
-        return self._issuers.change(by, step.name, cast(IssuerChanges, patch)).effective_at
-
-    def _change_rule(self, by: Caller, step: Step) -> int | None:
-        of, name = issuer_and_name(step.name)
-        patch = _without(step.after, "owner")
-        if "claims" in patch:  # a merge patch adds members
-            known = self._workload_rules.get(of, name).claims
-            patch["claims"] = {**dict.fromkeys(known), **patch["claims"]}
-        if not patch:
-            return None
-        return self._workload_rules.change(by, of, name, cast(RuleChanges, patch)).effective_at
-
-    def _change_grants(self, by: Caller, step: Step, owner: str | None) -> int | None:
-        """Revoke ``before`` and give ``after``; grants of an owner are recorded as theirs."""
-        taken, given = by_name(step.before["grants"]), by_name(step.after["grants"])
-        account, _ = self._grants.change(
-            by,
-            step.name,
-            add=[grant for name, grant in given.items() if taken.get(name) != grant],
-            remove=[grant for name, grant in taken.items() if name not in given],
-        )
-        self._store.forget(
-            ManifestRecord("", account.id, scope or "", role or "")
-            for scope, role in taken.keys() - given.keys()
-        )
-        if owner is not None:
-            for scope, role in given.keys() - taken.keys():
-                self._store.remember(ManifestRecord(owner, account.id, scope or "", role or ""))
-        return account.effective_at
+        self._store.forget([ManifestRecord("", steps.id_of(step.name))])
+        return steps.remove(run, step)
 
     def _note(self, owner: str | None, made: ManifestRecord) -> None:
         if owner is None:
@@ -420,30 +286,9 @@ class Declarations:
 
 def _ordered(steps: tuple[Step, ...]) -> list[tuple[int, Step]]:
     placed = [(_ORDER[step.action, step.noun], step) for step in steps]
-    placed += [(_SCOPES_GO, step) for step in steps if _loses_scopes(step)]
-    placed += [(_RULES_BOUND, step) for step in steps if _binds_rules(step)]
+    placed += [(_SCOPES_GO, step) for step in steps if loses_scopes(step)]
+    placed += [(_RULES_BOUND, step) for step in steps if binds_rules(step)]
     return sorted(placed, key=lambda each: each[0])
-
-
-def _loses_scopes(step: Step) -> bool:
-    if step.noun is not Noun.SERVICE or step.action is not Action.CHANGE:
-        return False
-    names = {scope.name for scope in step.after.get("scopes", ())}
-    return any(scope.name not in names for scope in step.before.get("scopes", ()))
-
-
-def _binds_rules(step: Step) -> bool:
-    """Return whether an issuer asks more of its rules than before."""
-    if step.noun is not Noun.ISSUER or step.action is not Action.CHANGE:
-        return False
-    required, prefix = (
-        [set(side.get(name, ())) for side in (step.before, step.after)] for name in _OF_RULES
-    )
-    return bool(required[1] - required[0] or prefix[0] - prefix[1])
-
-
-def _without(fields: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if name not in names}
 
 
 def _check_scopes(by: Caller, declaration: Declaration, *, take_over: bool) -> None:

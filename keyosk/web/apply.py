@@ -7,7 +7,7 @@ from flask import Response, g, request
 from marshmallow import ValidationError
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from keyosk.apply.executor import Drafts
+from keyosk.apply.steps import Drafts
 from keyosk.errors import InsufficientScope, Invalid, KeyoskError, RefusedByRule
 from keyosk.revocations import latest
 from keyosk.web.declared import (
