@@ -9,6 +9,7 @@ from flask import Flask
 from keyosk import __version__, bootstrap, traces
 from keyosk.accounts.accounts import Accounts
 from keyosk.accounts.api_keys import ApiKeys
+from keyosk.accounts.confirmations import Confirmations
 from keyosk.accounts.console_sessions import ConsoleSessions
 from keyosk.accounts.grants import Grants
 from keyosk.accounts.pending_logins import PendingLogins
@@ -252,6 +253,14 @@ def build(
         ),
         sessions=sessions,
         console_sessions=console_sessions,
+        confirmations=Confirmations(
+            context,
+            stores,
+            accounts=accounts,
+            authentication=authentication,
+            console_sessions=console_sessions,
+            second_factors=second_factors,
+        ),
         second_factors=second_factors,
         pending_logins=PendingLogins(
             context,

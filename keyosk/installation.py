@@ -6,6 +6,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 from keyosk.accounts.accounts import Accounts
 from keyosk.accounts.api_keys import ApiKeys
+from keyosk.accounts.confirmations import Confirmations
 from keyosk.accounts.console_sessions import ConsoleSessions
 from keyosk.accounts.grants import Grants
 from keyosk.accounts.pending_logins import PendingLogins
@@ -77,6 +78,7 @@ class Installation:
     revocations: Revocations
     sessions: Sessions
     console_sessions: ConsoleSessions
+    confirmations: Confirmations
     second_factors: SecondFactors
     pending_logins: PendingLogins
     signing_keys: SigningKeys

@@ -174,7 +174,7 @@ def logged_in(server: LiveServer, username: str, password: str = PASSWORD) -> Br
 
 def enrol(browser: Browser, password: str = PASSWORD) -> pyotp.TOTP:
     """Add an authenticator app; the server has the clock of this machine."""
-    fields = {"name": "Phone", "current_password": password}
+    fields = {"name": "Phone", "confirm": "yes", "current_password": password}
     offer = Page(browser.post("/me/second-factors/app", fields))
     found = re.search(r"Secret: ([A-Z2-7 ]+[A-Z2-7]) ", offer.text)
     assert found is not None, offer.text

@@ -31,8 +31,6 @@ from keyosk.storage.stores import Stores
 IDLE: Final = 1_800
 #: Seconds that a session lasts at most.
 LIFETIME: Final = 8 * 3_600
-#: Seconds for which a dangerous act needs no password after it was shown.
-CONFIRMED: Final = 300
 #: What the audit log calls the way of a change that was made in the console.
 VIA: Final = "console"
 #: Seconds by which ``seen_at`` may be behind: a use is not a write.
@@ -131,9 +129,7 @@ class ConsoleSessions:
         now = int(self._clock())
         if session is None or not _is_alive(session, now):
             raise BadCredentials("The session has ended: log in again.")
-        principal = self._authentication.by_password_id(session.password_id, session.created_at)
-        if principal.account_id != session.account_id or session.created_at < principal.tokens_from:
-            raise BadCredentials("The session was ended: log in again.")
+        principal = self.check(session)
         # SECURITY: also for a session that began while the account got its first one.
         if not session.has_second_factor and self._factors.is_enrolled(session.account_id):
             raise BadCredentials("Log in again, with the second factor.")
@@ -151,20 +147,16 @@ class ConsoleSessions:
         if session is not None:
             self._store.remove(session.id)
 
-    def is_confirmed(self, session: ConsoleSession) -> bool:
-        """Return whether the password was shown a short while ago."""
-        return clocks.is_recent(session.confirmed_at, int(self._clock()), CONFIRMED)
+    def check(self, session: ConsoleSession) -> Principal:
+        """Return the login behind a session, with its current rights.
 
-    def confirm(self, session: ConsoleSession, password: str, *, address: str | None) -> None:
-        """Verify the password of a session again, as throttled as any other attempt.
-
-        Raises ``BadCredentials``, ``Throttled``.
+        Raises ``BadCredentials`` if its password was changed, its tokens were ended, or its account
+        was disabled or has expired.
         """
-        account = self._accounts.get(session.account_id)
-        proven = self._authentication.confirm_password(account, password, address=address)
-        if proven.id != session.password_id:
-            raise BadCredentials
-        self._store.record_confirmation(session.id, int(self._clock()))
+        principal = self._authentication.by_password_id(session.password_id, session.created_at)
+        if principal.account_id != session.account_id or session.created_at < principal.tokens_from:
+            raise BadCredentials("The session was ended: log in again.")
+        return principal
 
     def page(self, reference: str, list_query: ListQuery) -> list[ConsoleSession]:
         """Return a page of the account's sessions. Raises ``NotFound``."""

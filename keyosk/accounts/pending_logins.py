@@ -6,11 +6,12 @@ but the one that asks for the second factor.
 
 import hashlib
 import secrets
+from collections.abc import Sequence
 from typing import Final
 
 from keyosk import clocks
 from keyosk.accounts.console_sessions import VIA, ConsoleSessions, NewConsoleSession
-from keyosk.accounts.second_factors import BY_CODE, SecondFactors
+from keyosk.accounts.second_factors import SecondFactors
 from keyosk.credentials.authentication import Authentication, caller
 from keyosk.errors import BadCredentials
 from keyosk.model import PendingLogin, Principal
@@ -82,7 +83,11 @@ class PendingLogins:
         Raises ``BadCredentials`` as ``find``.
         """
         login, _ = self.find(secret)
-        return self._factors.challenge(login)
+        asked = self._factors.challenge(login.account_id)
+        if asked is None:
+            return None
+        self._store.challenge(login.digest, asked.challenge)
+        return asked.options
 
     def finish(
         self,
@@ -103,29 +108,22 @@ class PendingLogins:
         by = caller(
             principal, frozenset(), frozenset(), address=address, request_id=request_id, via=VIA
         )
-        attempt = self._factors.admit(principal, address)
+
+        def begin(amr: Sequence[str]) -> NewConsoleSession:
+            if not self._store.take(login.digest):
+                raise BadCredentials("This login was finished already.")
+            return self._sessions.begin(
+                principal, address=address, agent=agent, request_id=request_id, amr=amr
+            )
+
         # SECURITY: before the look at what was signed, and for good: it is answered once.
         is_asked = login.challenge is not None and self._store.take_challenge(
             login.digest, login.challenge
         )
-        try:
-            with self._database.transaction():
-                amr: tuple[str, ...] = BY_CODE
-                if not passkey:
-                    self._factors.use_code(by, code)
-                elif is_asked:
-                    amr = self._factors.use_passkey(by, login, passkey)
-                else:
-                    raise BadCredentials("The passkey was shown too late, or twice: try again.")
-                if not self._store.take(login.digest):
-                    raise BadCredentials("This login was finished already.")
-                started = self._sessions.begin(
-                    principal, address=address, agent=agent, request_id=request_id, amr=amr
-                )
-        except BadCredentials:
-            self._factors.note_failure(by)
-            raise
-        self._factors.refund(attempt, principal.account_id)
+        challenge = login.challenge if is_asked else None
+        started = self._factors.verify(
+            by, code=code, passkey=passkey, challenge=challenge, then=begin
+        )
         return started, principal
 
 

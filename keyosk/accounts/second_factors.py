@@ -1,16 +1,17 @@
 """Second factors: what an account shows besides its password to log in to the console.
 
 Their owner adds them, in the console and with the password again. Admins list and remove them, and
-never see a secret. Whoever has one shows it at each login to the console; logins to the API are by
-password or API key alone.
+never see a secret. Whoever has one shows it at each login to the console, and with the password
+again for dangerous acts there (``confirmations``); logins to the API are by password or API key
+alone.
 """
 
 import json
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from keyosk import clocks
@@ -40,7 +41,6 @@ from keyosk.model import (
     FactorKind,
     ListQuery,
     Passkey,
-    PendingLogin,
     Principal,
     SecondFactor,
 )
@@ -49,6 +49,7 @@ from keyosk.storage.stores import Stores
 from keyosk.validation import LONGEST_NAME, Faults
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 #: Seconds for which an app may be set up after the password was shown.
 _OFFERED: Final = 600
@@ -77,6 +78,14 @@ class PasskeyOffer:
 
     options: str = field(repr=False)
     sealed: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PasskeyChallenge:
+    """What a browser is asked for to show a passkey; whoever asks keeps the ``challenge``."""
+
+    challenge: bytes = field(repr=False)
+    options: str = field(repr=False)
 
 
 class SecondFactors:
@@ -193,17 +202,14 @@ class SecondFactors:
             self._sessions.record_amr(session.id, amr)
         return codes
 
-    def challenge(self, login: PendingLogin) -> str | None:
-        """Return what a browser needs to show a passkey of a login; ``None`` without any.
-
-        Earlier questions no longer count.
-        """
-        known = [passkey for _, passkey in self._passkeys(login.account_id)]
+    def challenge(self, account_id: str) -> PasskeyChallenge | None:
+        """Return what a browser needs to show a passkey of an account; ``None`` without any."""
+        known = [passkey for _, passkey in self._passkeys(account_id)]
         if not known or self._party is None:
             return None
         challenge = secrets.token_bytes(_CHALLENGE)
-        self._pending.challenge(login.digest, challenge)
-        return passkeys.options_to_show(self._party, challenge=challenge, known=known)
+        options = passkeys.options_to_show(self._party, challenge=challenge, known=known)
+        return PasskeyChallenge(challenge, options)
 
     def renew_recovery_codes(self, by: Caller, session: ConsoleSession) -> list[str]:
         """Replace the recovery codes of the session's account. The password was shown for it.
@@ -243,49 +249,71 @@ class SecondFactors:
                     self._remove(by, left)
             self._end_logins(account.id)
 
-    def admit(self, login: Principal, address: str | None) -> Attempt:
-        """Count an attempt at a code. Raises ``Throttled``."""
+    def verify(
+        self,
+        by: Caller,
+        *,
+        code: str,
+        passkey: str,
+        challenge: bytes | None,
+        then: Callable[[Sequence[str]], _T],
+    ) -> _T:
+        """Take a second factor, and do in the same transaction what it is shown for.
+
+        Args:
+            by: Whose password was right.
+            code: Of an app, or a recovery code: each works once, on all nodes together.
+            passkey: What a browser says of a passkey, empty if it is a code.
+            challenge: What the browser was asked to sign and nobody has answered yet.
+            then: Takes the ``amr``; what it returns is returned.
+
+        Raises:
+            BadCredentials: It is wrong, or ``then`` refuses. Recorded.
+            Throttled: There were too many attempts.
+        """
+        attempt = self._admit(by)
         try:
-            return self._throttling.admit_code(login.username, address)
+            with self._database.transaction():
+                if passkey:
+                    amr = self._use_passkey(by, challenge, passkey)
+                else:
+                    amr = self._use_code(by, code)
+                result = then(amr)
+        except BadCredentials:
+            self._note_failure(by)
+            raise
+        self._refund(attempt, by.account_id or "")
+        return result
+
+    def _admit(self, by: Caller) -> Attempt:
+        try:
+            return self._throttling.admit_code(by.username, by.address)
         except Throttled:
             try:
-                self._audit.count_failed_login(login.account_id, address, throttled=True)
+                self._audit.count_failed_login(by.account_id, by.address, throttled=True)
             except Unavailable:
                 _log.warning("a failed login was not counted: the database is not available")
             raise
 
-    def refund(self, attempt: Attempt, account_id: str) -> None:
-        """Take back the attempt of a right code, whose source is known from now on."""
+    def _refund(self, attempt: Attempt, account_id: str) -> None:
         try:
             self._throttling.refund([attempt], account_id)
         except Unavailable:  # it counts as a wrong one: only the allowance suffers
             _log.warning("a correct code still counts as wrong: the database is not available")
 
-    def use_code(self, by: Caller, code: str) -> None:
-        """Take a code of an app or a recovery code: each works once, on all nodes together.
-
-        For a transaction of the caller's. Raises ``BadCredentials``.
-        """
+    def _use_code(self, by: Caller, code: str) -> tuple[str, ...]:
         for factor in self._store.of_account(by.account_id or ""):
             if self._is_used(factor, code):
                 self._audit.record(by, "second_factor.use", _target(factor), after=_shown(factor))
-                return
+                return BY_CODE
         raise BadCredentials("The code is wrong, or it was used already.")
 
-    def use_passkey(self, by: Caller, login: PendingLogin, response: str) -> tuple[str, ...]:
-        """Take what a browser answered to the challenge of a login; returns its ``amr``.
-
-        For a transaction of the caller's, after ``PendingLoginStore.take_challenge``. Raises
-        ``BadCredentials``.
-        """
-        if login.challenge is None or self._party is None:
+    def _use_passkey(self, by: Caller, challenge: bytes | None, response: str) -> tuple[str, ...]:
+        if challenge is None or self._party is None:
             raise BadCredentials(_NO_CHALLENGE)
-        factors = self._passkeys(login.account_id)
+        factors = self._passkeys(by.account_id or "")
         shown, amr = passkeys.verify_shown(
-            self._party,
-            response,
-            challenge=login.challenge,
-            known=[each for _, each in factors],
+            self._party, response, challenge=challenge, known=[each for _, each in factors]
         )
         (factor,) = [
             factor for factor, each in factors if each.credential_id == shown.credential_id
@@ -295,7 +323,7 @@ class SecondFactors:
         self._audit.record(by, "second_factor.use", _target(factor), after=_shown(factor))
         return amr
 
-    def note_failure(self, by: Caller) -> None:
+    def _note_failure(self, by: Caller) -> None:
         """Write that a code was wrong, so that a flood of them adds few rows."""
         try:
             self._audit.refuse(by, "second_factor.failed", target(by.account_id or ""), after={})

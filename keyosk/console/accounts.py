@@ -5,11 +5,11 @@ from typing import Any, Final
 
 from flask import Response, request
 
+from keyosk.console import confirmation
 from keyosk.console.api import Api, Refused, segment
 from keyosk.console.pages import (
     Page,
     Visit,
-    check_confirmed,
     go,
     pages_of,
     proof,
@@ -91,7 +91,7 @@ def _account(visit: Visit, reference: str) -> Response:
         reference="me" if reference == "me" else shown["id"],
         tag=found.tag,
         own=own,
-        is_confirmed=visit.installation.console_sessions.is_confirmed(visit.session),
+        must_confirm=_must_confirm(visit, shown["id"]),
         rows=_ROWS,
         grants=grants[start : start + _ROWS],
         more_grants=query_with(grants=start + _ROWS if len(grants) > start + _ROWS else None),
@@ -173,11 +173,19 @@ def _delete(visit: Visit, reference: str) -> Response:
 
 def _set_password(visit: Visit, reference: str) -> Response:
     own = visit.is_own(reference)
-    if not own:
-        check_confirmed(visit)
+    if _must_confirm(visit, reference):
+        return confirmation.lead(_page(reference))
     body = {"password": request.form.get("password", ""), **proof(own)}
     changed = visit.api.send("PUT", f"{_path(reference)}/password", body)
     return _back(reference, "password-set", at=changed.effective_at)
+
+
+def _must_confirm(visit: Visit, reference: str) -> bool:
+    """Whether setting the password takes a confirmation first: for one's own it is in the form."""
+    confirmations = visit.installation.confirmations
+    if visit.is_own(reference):
+        return confirmations.needs_factor(visit.session)
+    return not confirmations.is_fresh(visit.session)
 
 
 def _grant(visit: Visit, reference: str) -> Response:
@@ -240,9 +248,12 @@ def _path(reference: str) -> str:
     return f"/accounts/{segment(reference)}"
 
 
+def _page(reference: str) -> str:
+    return "/me" if reference == "me" else f"/console/accounts/{segment(reference)}"
+
+
 def _back(reference: str, done: str, *, at: str | None = None) -> Response:
-    path = "/me" if reference == "me" else f"/console/accounts/{segment(reference)}"
-    return go(path, done, at=at)
+    return go(_page(reference), done, at=at)
 
 
 _ACTS: Final[Mapping[str, Callable[[Visit, str], Response]]] = {

@@ -19,6 +19,7 @@ from keyosk.console import (
     browser,
     bulk,
     catalog,
+    confirmation,
     explain,
     issuers,
     least_privilege,
@@ -134,6 +135,7 @@ def create(installation: Installation, api: WSGIApplication) -> Flask:
         *signing_keys.PAGES,
         *records.PAGES,
         *second_factors.PAGES,
+        *confirmation.PAGES,
         *sessions.PAGES,
         *settings.PAGES,
     )

@@ -1,6 +1,5 @@
 """Login and logout."""
 
-import re
 from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -9,15 +8,13 @@ from flask import Response, g, request
 
 from keyosk.accounts.console_sessions import NewConsoleSession
 from keyosk.console import browser
-from keyosk.console.pages import Page, Visit, go, show, text
+from keyosk.console.pages import Page, Visit, go, place, show, text
 from keyosk.credentials.presented import Candidate
 from keyosk.errors import BadCredentials, Forbidden, KeyoskError, Throttled
 from keyosk.installation import Installation
 from keyosk.model import Principal
 from keyosk.web import access_log
 
-#: Where a login may lead: a page of the console, never another site.
-_PLACE: Final = re.compile(r"/(?:console|me)(?:[/?][!-\[\]-~]*)?", re.ASCII)
 _SECOND: Final = "/console/login/second-factor"
 _TOO_MANY_CODES: Final = "Too many wrong codes: try again later."
 _NEEDS_TLS: Final = (
@@ -72,7 +69,7 @@ class Logins:
         access_log.note(account=principal.account_id)
         if self._installation.second_factors.is_enrolled(principal.account_id):
             pending = self._installation.pending_logins.begin(principal)
-            response = go(f"{_SECOND}?{urlencode({'next': _place()})}")
+            response = go(f"{_SECOND}?{urlencode({'next': place()})}")
             cookies.put(response, cookies.pending, pending)
             return response
         started = self._installation.console_sessions.begin(principal, **_from())
@@ -129,7 +126,7 @@ class Logins:
             status,
             fault=fault,
             login_token=browser.form_token(secret),
-            place=_place(),
+            place=place(),
             username=request.form.get("username", ""),
         )
         cookies.put(response, cookies.login, secret)
@@ -139,7 +136,7 @@ class Logins:
         self, cookies: browser.Cookies, started: NewConsoleSession, principal: Principal
     ) -> Response:
         self._end_earlier(cookies)
-        response = go(_place())
+        response = go(place())
         cookies.drop(response, cookies.login)
         cookies.drop(response, cookies.pending)
         cookies.put(response, cookies.session, started.secret)
@@ -173,7 +170,7 @@ class Logins:
             status,
             fault=fault,
             login_token=browser.form_token(secret),
-            place=_place(),
+            place=place(),
             options=options,
         )
 
@@ -202,8 +199,3 @@ def _afterwards(installation: Installation, principal: Principal) -> Callable[[]
         installation.audit.seal_quietly()
 
     return note
-
-
-def _place() -> str:
-    wanted = request.values.get("next", "")
-    return wanted if _PLACE.fullmatch(wanted) else "/console"

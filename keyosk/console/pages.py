@@ -11,7 +11,7 @@ from flask import Response, g, make_response, redirect, render_template, request
 
 from keyosk.console import browser
 from keyosk.console.api import Api
-from keyosk.errors import BadCredentials, Forbidden
+from keyosk.errors import BadCredentials
 from keyosk.installation import Installation
 from keyosk.model import ConsoleSession, Principal
 
@@ -34,9 +34,13 @@ DONE: Final[Mapping[str, str]] = {
     "retired": "The key was retired.",
     "compromised": "The key was declared compromised: no service accepts its tokens any more.",
 }
+#: Where a form may lead: a page of the console, never another site.
+_PLACE: Final = re.compile(r"/(?:console|me)(?:[/?][!-\[\]-~]*)?", re.ASCII)
 _MOMENT: Final = re.compile(r"[0-9T:Z-]{20}", re.ASCII)
 #: Fields of a form that are not content.
-_OWN_FIELDS: Final = frozenset({browser.TOKEN, "confirm", "password_again"})
+_OWN_FIELDS: Final = frozenset(
+    {browser.TOKEN, "confirm", "password_again", "current_password", "code", "passkey"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,12 @@ def notice() -> tuple[str, str | None] | None:
     return sentence, at if _MOMENT.fullmatch(at) else None
 
 
+def place() -> str:
+    """Return the page that the request wants to be led to."""
+    wanted = request.values.get("next", "")
+    return wanted if _PLACE.fullmatch(wanted) else "/console"
+
+
 def text(name: str) -> str:
     """Return a field of the form, without white space around it."""
     return request.form.get(name, "").strip()
@@ -133,23 +143,31 @@ def unconfirmed(
 ) -> Response | None:
     """Return the page that says what an act will do, or ``None`` once it was confirmed.
 
-    ``own``: it is about one's own credentials, whose proof the API asks for in that very request:
-    the password goes there. Any other asks for it unless it was shown within five minutes.
+    It takes the password, and a second factor from whoever has one, unless both were shown within
+    five minutes. ``own``: it is about one's own credentials, which take the password in any case,
+    as the API asks for it in that very request.
     """
-    sessions = visit.installation.console_sessions
-    needs_password = own or not sessions.is_confirmed(visit.session)
+    confirmations = visit.installation.confirmations
+    needs_password = own or not confirmations.is_fresh(visit.session)
+    name = "current_password" if own else "password_again"
     fault = None
     if request.form.get("confirm") == "yes":
-        if not needs_password or own:
+        if not needs_password:
             return None
         try:
-            sessions.confirm(
-                visit.session, request.form.get("password_again", ""), address=g.address
+            confirmations.confirm(
+                visit.session,
+                request.form.get(name, ""),
+                code=text("code"),
+                passkey=text("passkey"),
+                address=g.address,
+                request_id=g.request_id,
             )
-        except BadCredentials:
-            fault = "The password is wrong."
+        except BadCredentials as error:
+            fault = error.detail
         else:
             return None
+    needs_factor = confirmations.needs_factor(visit.session)
     return show(
         "confirm.html",
         403 if fault else 200,
@@ -157,7 +175,9 @@ def unconfirmed(
         effects=list(effects),
         button=button,
         needs_password=needs_password,
-        password_name="current_password" if own else "password_again",
+        needs_factor=needs_factor,
+        options=confirmations.challenge(visit.session) if needs_factor else None,
+        password_name=name,
         fault=fault,
         fields=[
             (name, value)
@@ -165,20 +185,6 @@ def unconfirmed(
             if name not in _OWN_FIELDS
         ],
     )
-
-
-def check_confirmed(visit: Visit) -> None:
-    """Ask for the password in the form itself, unless it was shown within five minutes.
-
-    For a form with a secret, which no second page must repeat. Raises ``Forbidden``, ``Throttled``.
-    """
-    sessions = visit.installation.console_sessions
-    if sessions.is_confirmed(visit.session):
-        return
-    try:
-        sessions.confirm(visit.session, request.form.get("password_again", ""), address=g.address)
-    except BadCredentials:
-        raise Forbidden("Your password is wrong.") from None
 
 
 def proof(own: bool) -> dict[str, str]:

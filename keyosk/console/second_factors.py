@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from flask import Response, g, request
+from flask import Response, g
 
 from keyosk.accounts.console_sessions import VIA
 from keyosk.accounts.second_factors import Offer
@@ -14,7 +14,8 @@ from keyosk.model import Caller
 
 #: Where whoever needs a second factor is led.
 PLACE: Final = "/me/second-factors"
-_WRONG: Final = "Your password is wrong."
+_OTHERS_END: Final = "All your other sessions in the console end."
+_CODES_END: Final = "The codes from before stop working."
 
 
 def own(visit: Visit) -> Response:
@@ -23,9 +24,10 @@ def own(visit: Visit) -> Response:
 
 
 def offer_app(visit: Visit) -> Response:
-    """Show the secret for an authenticator app, once the password was shown."""
-    if not _is_proven(visit):
-        return _own(visit, _WRONG, 403)
+    """Show the secret for an authenticator app, once it is proven who asks."""
+    page = _unproven(visit, "Add an authenticator app?", _OTHERS_END)
+    if page is not None:
+        return page
     offer = visit.installation.second_factors.offer_app(
         visit.principal, visit.session, text("name")
     )
@@ -48,9 +50,10 @@ def add_app(visit: Visit) -> Response:
 
 
 def offer_passkey(visit: Visit) -> Response:
-    """Have the browser make a passkey, once the password was shown."""
-    if not _is_proven(visit):
-        return _own(visit, _WRONG, 403)
+    """Have the browser make a passkey, once it is proven who asks."""
+    page = _unproven(visit, "Add a passkey?", _OTHERS_END)
+    if page is not None:
+        return page
     offer = visit.installation.second_factors.offer_passkey(
         visit.principal, visit.session, text("name")
     )
@@ -71,8 +74,9 @@ def add_passkey(visit: Visit) -> Response:
 
 def renew_recovery_codes(visit: Visit) -> Response:
     """Make new recovery codes, and show them once."""
-    if not _is_proven(visit):
-        return _own(visit, _WRONG, 403)
+    page = _unproven(visit, "Make new recovery codes?", _CODES_END, _OTHERS_END)
+    if page is not None:
+        return page
     codes = visit.installation.second_factors.renew_recovery_codes(_caller(visit), visit.session)
     return show("recovery_codes.html", codes=codes)
 
@@ -99,6 +103,11 @@ def remove(visit: Visit, reference: str, factor: str) -> Response:
     return go(f"/console/accounts/{segment(reference)}", "factor-removed")
 
 
+def _unproven(visit: Visit, title: str, *effects: str) -> Response | None:
+    """Ask who wants to change second factors of their own, as for every credential of one's own."""
+    return unconfirmed(visit, title, effects, button="Go on", own=True)
+
+
 def _own(visit: Visit, fault: str | None = None, status: int = 200) -> Response:
     factors = visit.api.get("/accounts/me/second-factors", limit=50).body["items"]
     return show(
@@ -107,6 +116,8 @@ def _own(visit: Visit, fault: str | None = None, status: int = 200) -> Response:
         factors=factors,
         fault=fault,
         has_passkeys=visit.installation.second_factors.has_passkeys,
+        # Otherwise the next page asks for the second factor as well.
+        asks_here=not visit.installation.confirmations.needs_factor(visit.session),
     )
 
 
@@ -128,16 +139,6 @@ def _qr_code(uri: str) -> str:
     # Light whatever the page is: not all cameras read an inverted one.
     drawn = segno.make_qr(uri).svg_inline(scale=4, border=4, dark="#000", light="#fff")
     return drawn.replace("<svg ", '<svg role="img" aria-label="QR code with the secret below" ', 1)
-
-
-def _is_proven(visit: Visit) -> bool:
-    """Verify the password in the form, as for every credential of one's own."""
-    password = request.form.get("current_password", "")
-    try:
-        visit.installation.console_sessions.confirm(visit.session, password, address=g.address)
-    except BadCredentials:
-        return False
-    return True
 
 
 def _caller(visit: Visit) -> Caller:

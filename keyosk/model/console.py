@@ -34,8 +34,9 @@ class ConsoleSession:
         digest: The SHA-256 hash of the secret in the cookie.
         agent: What the browser calls itself, shortened.
         seen_at: When it was last used, to within a minute.
-        confirmed_at: When its password was last shown.
+        confirmed_at: When its owner last proved who they are, with all that this takes.
         amr: How its owner logged in (RFC 8176).
+        challenge: What a passkey was asked to sign last, until it has; ``challenged_at``: when.
     """
 
     id: str
@@ -50,6 +51,8 @@ class ConsoleSession:
     expires_at: int
     notice: LoginNotice
     amr: tuple[str, ...]
+    challenge: bytes | None = field(default=None, repr=False)
+    challenged_at: int | None = None
 
     @property
     def has_second_factor(self) -> bool:

@@ -16,6 +16,7 @@ AuditAction = Literal[
     "api_key.rotate",
     "audit.prune",
     "console_session.begin",
+    "console_session.confirm",
     "console_session.end",
     "grants.change",
     "issuer.change",

@@ -64,9 +64,19 @@ class ConsoleSessionStore:
         """Write when the session was used."""
         self._change(session_id, {"seen_at": now})
 
-    def record_confirmation(self, session_id: str, now: int) -> None:
-        """Write when the password was shown."""
-        self._change(session_id, {"confirmed_at": now})
+    def record_confirmation(self, session_id: str, now: int) -> bool:
+        """Write when the owner proved who they are; returns whether there is such a session."""
+        return self._change(session_id, {"confirmed_at": now}) == 1
+
+    def challenge(self, session_id: str, challenge: bytes, now: int) -> None:
+        """Write what a passkey is asked to sign."""
+        self._change(session_id, {"challenge": challenge, "challenged_at": now})
+
+    def take_challenge(self, session_id: str, challenge: bytes) -> bool:
+        """Forget a challenge; returns whether it was there: it is answered once, well or badly."""
+        session = tables.ConsoleSession
+        asked = (session.id == session_id) & (session.challenge == challenge)
+        return self._database.write(session.update(challenge=None).where(asked)) == 1
 
     def record_amr(self, session_id: str, amr: Sequence[str]) -> None:
         """Write how the owner proved who they are, by now."""
@@ -121,9 +131,9 @@ class ConsoleSessionStore:
         session = tables.ConsoleSession
         self._database.write(session.delete().where(session.expires_at <= now))
 
-    def _change(self, session_id: str, columns: Mapping[str, Any]) -> None:
+    def _change(self, session_id: str, columns: Mapping[str, Any]) -> int:
         session = tables.ConsoleSession
-        self._database.write(session.update(**columns).where(session.id == session_id))
+        return self._database.write(session.update(**columns).where(session.id == session_id))
 
 
 class PendingLoginStore:
@@ -207,4 +217,6 @@ def _session(row: Mapping[str, Any]) -> ConsoleSession:
         expires_at=row["expires_at"],
         notice=LoginNotice(**json.loads(row["notice"])),
         amr=tuple((row["amr"] or PASSWORD).split()),
+        challenge=None if row["challenge"] is None else bytes(row["challenge"]),
+        challenged_at=row["challenged_at"],
     )

@@ -300,6 +300,8 @@ class ConsoleSession(Table):
     expires_at = BigIntegerField(index=True)
     notice = TextField()
     amr = TextField(null=True)
+    challenge = BlobField(null=True)
+    challenged_at = BigIntegerField(null=True)
 
 
 class PendingLogin(Table):

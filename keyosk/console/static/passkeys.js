@@ -10,9 +10,12 @@ const text = (buffer) =>
 const described = (list) => (list || []).map((each) => ({ ...each, id: bytes(each.id) }));
 for (const form of document.querySelectorAll("[data-passkey]")) {
   if (!window.PublicKeyCredential) continue;
-  form.hidden = false;
+  // Beside another way, a button of its own in the form of that.
+  const own = form.querySelector("[data-by-passkey]");
+  (own || form).hidden = false;
   for (const each of document.querySelectorAll("[data-no-passkey]")) each.hidden = true;
   form.addEventListener("submit", async (event) => {
+    if (own && event.submitter !== own) return;
     event.preventDefault();
     const fault = document.getElementById("passkey-fault");
     const options = JSON.parse(form.dataset.options);

@@ -1,0 +1,125 @@
+"""Confirmations: whoever does something dangerous in the console proves anew who they are.
+
+By the password, and by a second factor where the account has one: otherwise a stolen cookie and a
+known password would do what they do not do at the login. It holds for ``LASTING`` seconds; a login
+is one.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from keyosk import clocks
+from keyosk.accounts.accounts import Accounts, target
+from keyosk.accounts.console_sessions import VIA, ConsoleSessions
+from keyosk.accounts.second_factors import SecondFactors
+from keyosk.credentials.authentication import Authentication, caller
+from keyosk.errors import BadCredentials
+from keyosk.model import PASSWORD, Caller, ConsoleSession
+from keyosk.permissions.context import Context
+from keyosk.storage.stores import Stores
+
+#: Seconds for which a dangerous act needs no proof after one was shown.
+LASTING: Final = 300
+#: Seconds for which a passkey may answer a challenge.
+_CHALLENGED: Final = 300
+_WRONG: Final = "The password is wrong."
+_FACTOR_TOO: Final = "Show your second factor as well: a code, or a passkey."
+_ENDED: Final = "The session was ended: log in again."
+
+
+class Confirmations:
+    """Asks for them and takes them."""
+
+    def __init__(
+        self,
+        context: Context,
+        stores: Stores,
+        *,
+        accounts: Accounts,
+        authentication: Authentication,
+        console_sessions: ConsoleSessions,
+        second_factors: SecondFactors,
+    ) -> None:
+        self._database = context.database
+        self._audit = context.audit
+        self._clock = context.clock
+        self._store = stores.console_sessions
+        self._accounts = accounts
+        self._authentication = authentication
+        self._sessions = console_sessions
+        self._factors = second_factors
+
+    def is_fresh(self, session: ConsoleSession) -> bool:
+        """Return whether there was one a short while ago."""
+        return clocks.is_recent(session.confirmed_at, int(self._clock()), LASTING)
+
+    def needs_factor(self, session: ConsoleSession) -> bool:
+        """Return whether the next one takes a second factor besides the password."""
+        return not self.is_fresh(session) and self._factors.is_enrolled(session.account_id)
+
+    def challenge(self, session: ConsoleSession) -> str | None:
+        """Return what the browser of a session needs to show a passkey; ``None`` without any.
+
+        Earlier challenges of the session no longer count.
+        """
+        asked = self._factors.challenge(session.account_id)
+        if asked is None:
+            return None
+        self._store.challenge(session.id, asked.challenge, int(self._clock()))
+        return asked.options
+
+    def confirm(
+        self,
+        session: ConsoleSession,
+        password: str,
+        *,
+        code: str,
+        passkey: str,
+        address: str | None,
+        request_id: str | None,
+    ) -> None:
+        """Take the password of a session's account and, where ``needs_factor``, a second factor.
+
+        Both as throttled and recorded as at a login. ``passkey``: what the browser says of it,
+        empty if it is a code. Raises ``BadCredentials``, ``Throttled``.
+        """
+        needs_factor = self.needs_factor(session)
+        account = self._accounts.get(session.account_id)
+        try:
+            proven = self._authentication.confirm_password(account, password, address=address)
+        except BadCredentials:
+            raise BadCredentials(_WRONG) from None
+        if proven.id != session.password_id:
+            raise BadCredentials(_WRONG)
+        # SECURITY: read after the hash, which takes long: the account may be disabled by now.
+        login = self._sessions.check(session)
+        by = caller(
+            login, frozenset(), frozenset(), address=address, request_id=request_id, via=VIA
+        )
+        if needs_factor:
+            if not code and not passkey:
+                raise BadCredentials(_FACTOR_TOO)
+            self._factors.verify(
+                by,
+                code=code,
+                passkey=passkey,
+                challenge=self._taken_challenge(session) if passkey else None,
+                then=lambda amr: self._record(by, session, amr),
+            )
+        # SECURITY: a password alone makes no confirmation last longer that took a second factor.
+        elif not self._factors.is_enrolled(session.account_id):
+            with self._database.transaction():
+                self._record(by, session, (PASSWORD,))
+
+    def _taken_challenge(self, session: ConsoleSession) -> bytes | None:
+        asked, at = session.challenge, session.challenged_at
+        # SECURITY: before the look at what was signed, and for good: it is answered once.
+        if asked is None or at is None or not self._store.take_challenge(session.id, asked):
+            return None
+        return asked if clocks.is_recent(at, int(self._clock()), _CHALLENGED) else None
+
+    def _record(self, by: Caller, session: ConsoleSession, amr: Sequence[str]) -> None:
+        if not self._store.record_confirmation(session.id, int(self._clock())):
+            raise BadCredentials(_ENDED)
+        after = {"session": session.id, "amr": list(amr)}
+        self._audit.record(by, "console_session.confirm", target(session.account_id), after=after)
