@@ -204,21 +204,19 @@ class Audit:
         is_complete = True
         for each in self._store.failures(most):
             found[each.account, each.address, each.minute] = each
-        for action in ("login.failed", "login.throttled"):
+        for action in ("login.failed", "login.throttled", "second_factor.failed"):
             rows = self._store.page(
                 ListQuery(limit=most, sort="sequence", descending=True, filters={"action": action})
             )
             is_complete &= len(rows) < most or rows[-1].time < since
             for row in rows:
-                key = ((row.target or "").removeprefix("account/"), row.address or "", row.time)
+                # Rows of second factors that stand for several name the account as their actor.
+                account = (row.target or "").removeprefix("account/") or row.actor or ""
+                key = (account, row.address or "", row.time // _MINUTE * _MINUTE)
                 known = found.get(key) or LoginFailure(
                     account=key[0], address=key[1], minute=key[2], count=0
                 )
-                found[key] = replace(
-                    known,
-                    count=known.count + int((row.after or {}).get("count", 0)),
-                    throttled=known.throttled or action == "login.throttled",
-                )
+                found[key] = _added(known, action, row.after or {})
         kept = [each for each in found.values() if each.minute >= since // _MINUTE * _MINUTE]
         return sorted(kept, key=lambda each: -each.minute), is_complete
 
@@ -492,6 +490,18 @@ def _failure_rows(failure: LoginFailure) -> list[AuditRow]:
         after = {"seconds": _MINUTE}
         rows.append(replace(row, id=new_id(), action="login.throttled", after=after))
     return rows
+
+
+def _added(known: LoginFailure, action: str, after: Mapping[str, Any]) -> LoginFailure:
+    """Return a count with what a row of the log says besides."""
+    match action:
+        case "second_factor.failed":
+            number = int(after.get("count", 1))
+            return replace(known, second_factors=known.second_factors + number)
+        case "login.throttled":
+            return replace(known, throttled=True)
+        case _:
+            return replace(known, count=known.count + int(after.get("count", 0)))
 
 
 def _refusal_row(refusal: Refusal) -> AuditRow:

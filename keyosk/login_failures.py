@@ -30,13 +30,15 @@ class Guessed:
     """Failed logins at one account or from one address.
 
     ``account_id`` and ``address`` are both ``None`` for names that no account has, or for places
-    that nobody could tell.
+    that nobody could tell. ``second_factors``: wrong ones after a right password, which are not in
+    ``count``.
     """
 
     account_id: str | None = None
     username: str | None = None
     address: str | None = None
     count: int
+    second_factors: int
     last_at: int
 
 
@@ -45,8 +47,8 @@ class ThrottledNow:
     """An allowance that gives no attempt until ``until``.
 
     ``kind``: ``account`` (from anywhere it is not known at), ``source`` (at any account), or
-    ``account_and_source``. ``since``: the minute of the first refused login, or of the last failed
-    one if none was refused yet.
+    ``account_and_source``; likewise ``second_factor`` and ``second_factor_and_source``. ``since``:
+    the minute of the first refused login, or of the last failed one if none was refused yet.
     """
 
     kind: str
@@ -99,13 +101,19 @@ class LoginFailureViews:
                     account_id=account or None,
                     username=names.get(account),
                     count=count,
+                    second_factors=factors,
                     last_at=last,
                 )
-                for account, count, last in _most(counted, lambda each: each.account)
+                for account, count, factors, last in _most(counted, lambda each: each.account)
             ),
             addresses=tuple(
-                Guessed(address=address or None, count=count, last_at=last)
-                for address, count, last in _most(counted, lambda each: each.address)
+                Guessed(
+                    address=address or None,
+                    count=count,
+                    second_factors=factors,
+                    last_at=last,
+                )
+                for address, count, factors, last in _most(counted, lambda each: each.address)
             ),
         )
 
@@ -136,13 +144,18 @@ class LoginFailureViews:
 
 def _most(
     counted: Collection[LoginFailure], key: Callable[[LoginFailure], str]
-) -> list[tuple[str, int, int]]:
+) -> list[tuple[str, int, int, int]]:
     counts: Counter[str] = Counter()
+    second_factors: Counter[str] = Counter()
     last: dict[str, int] = {}
     for each in counted:
-        counts[key(each)] += each.count
-        last[key(each)] = max(last.get(key(each), 0), each.minute)
-    return [(name, count, last[name]) for name, count in counts.most_common(_SHOWN)]
+        name = key(each)
+        counts[name] += each.count
+        second_factors[name] += each.second_factors
+        last[name] = max(last.get(name, 0), each.minute)
+    # Whoever shows a wrong second factor has the password: they come first.
+    most = sorted(counts, key=lambda name: (-second_factors[name], -counts[name]))
+    return [(name, counts[name], second_factors[name], last[name]) for name in most[:_SHOWN]]
 
 
 def _began(alike: Collection[LoginFailure]) -> int:

@@ -318,6 +318,44 @@ def test_whoever_has_the_password_makes_no_source_known_for_codes(node: Node) ->
     assert owner.show(codes[0]).status_code == 303
 
 
+def test_who_is_guessed_at_by_second_factors_is_seen_at_once(node: Node) -> None:
+    enrolled(node)
+    node.clock.now += 60
+    thief = node.tab("198.51.100.1")
+    thief.log_in()
+    statuses = [thief.show("000000").status_code for _ in range(7)]
+    assert statuses == [401] * 6 + [429]
+    node.tab("203.0.113.5").log_in("alice", "not the password at all")
+    for pause in (0, 60):  # also when the counts of the minute are rows
+        node.clock.now += pause
+        found = node.keyosk.login_failures.since(int(node.clock.now) - 3_600)
+        assert [(each.username, each.count, each.second_factors) for each in found.accounts] == [
+            ("alice", 1, 6)
+        ]
+        assert [(each.address, each.second_factors) for each in found.addresses] == [
+            ("198.51.100.1", 6),
+            ("203.0.113.5", 0),
+        ]
+        kinds = {(each.kind, each.username, each.source) for each in found.throttled}
+        assert ("second_factor_and_source", "alice", "198.51.100.1") in kinds
+        assert not [kind for kind, _, _ in kinds if not kind.startswith("second_factor")]
+    for number in range(2, 8):
+        other = node.tab(f"198.51.100.{number}")
+        other.log_in()
+        other.show("000000")
+    found = node.keyosk.login_failures.since(int(node.clock.now) - 3_600)
+    assert ("second_factor", "alice", None) in {
+        (each.kind, each.username, each.source) for each in found.throttled
+    }
+    node.keyosk.grants.create_account(OPERATOR, [], username="root", password=PASSWORD)
+    node.keyosk.grants.change(OPERATOR, "root", add=[Grant(scope="keyosk:audit:read")])
+    admin = node.tab()
+    admin.log_in("root")
+    page = admin.get("/console/attack")
+    assert "alice second factor 198.51.100.1" in page.text
+    assert "somebody knows the password" in page.text
+
+
 @pytest.mark.parametrize("jump", [86_400, 40 * 365 * 86_400])
 def test_a_code_of_a_clock_that_was_ahead_locks_nobody_out(node: Node, jump: int) -> None:
     phone, _ = enrolled(node)

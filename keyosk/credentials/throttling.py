@@ -107,10 +107,7 @@ class Throttling:
         Raises ``Throttled``.
         """
         now = self._now()
-        # SECURITY: a source is known for codes by a right code. By its password alone it is not,
-        # as whoever guesses codes has that.
-        named = hashlib.sha256(source_of(address).encode("utf-8", "surrogatepass")).hexdigest()
-        source = f"code/{named[:32]}"
+        source = _code_source(address)
         seen_at = self._store.seen_at(username, source)
         allowances = [_allowance(_CODE_PAIR, "code pair", username, source)]
         if seen_at is None:
@@ -144,7 +141,8 @@ class Throttling:
             attempts: Usernames, empty for those of no account, with the addresses they came from.
 
         Returns:
-            The kind as in ``ROOMS``, the username, the source, and when there is one again.
+            The kind as in ``ROOMS``, or with ``second_factor`` in place of ``account``, the
+            username, the source, and when there is one again.
         """
         now = self._now()
         found: dict[tuple[str, str | None, str | None], Allowance] = {}
@@ -154,6 +152,10 @@ class Throttling:
                 found["account", name, None] = _allowance(_ACCOUNT, "account", name)
                 pair = _allowance(_PAIR, "pair", name, source)
                 found["account_and_source", name, source or None] = pair
+                code = _allowance(_CODE_ACCOUNT, "code account", name)
+                found["second_factor", name, None] = code
+                pair = _allowance(_CODE_PAIR, "code pair", name, _code_source(address))
+                found["second_factor_and_source", name, source or None] = pair
             if source:
                 found["source", None, source] = _allowance(_NAMES, "names", source)
         used = self._store.used({each.key for each in found.values()}, now)
@@ -198,6 +200,14 @@ def source_of(address: str | None) -> str:
             return str(source.ipv4_mapped)
         return str(ip_network((int(source), _IPV6_PREFIX), strict=False))
     return str(source)
+
+
+def _code_source(address: str | None) -> str:
+    """Return what the source of a second factor is called."""
+    # SECURITY: a source is known for codes by a right code. By its password alone it is not, as
+    # whoever guesses codes has that.
+    named = hashlib.sha256(source_of(address).encode("utf-8", "surrogatepass")).hexdigest()
+    return f"code/{named[:32]}"
 
 
 def _allowance(rate: tuple[int, int], *parts: str, count: int = 1) -> Allowance:

@@ -100,7 +100,9 @@ class LoginFailure:
 
     Attributes:
         account: The id of the account; empty for usernames without an account.
-        throttled: Whether there were more than ``count``, which were refused without a check.
+        count: How many showed a wrong password or API key.
+        throttled: Whether there were more, which were refused without a check.
+        second_factors: How many showed a wrong second factor after a right password.
     """
 
     account: str
@@ -108,6 +110,7 @@ class LoginFailure:
     minute: int
     count: int = 1
     throttled: bool = False
+    second_factors: int = 0
 
 
 @dataclass(frozen=True, slots=True)

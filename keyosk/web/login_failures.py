@@ -14,8 +14,19 @@ from keyosk.web.responses import json_response
 from keyosk.web.schemas import ACCOUNT_ID, PAST, ResponseSchema, StrictSchema
 
 _HOUR: Final = 3_600
-_KINDS: Final = validate.OneOf(["account", "source", "account_and_source"])
+_KINDS: Final = validate.OneOf(
+    ["account", "source", "account_and_source", "second_factor", "second_factor_and_source"]
+)
 _ID: Final = described("The id of the account; null if it is about no account.", ACCOUNT_ID)
+_COUNT: Final = described(
+    "Wrong passwords and API keys; what was refused unread is not counted.", 12
+)
+_SECOND_FACTORS: Final = described(
+    "Wrong second factors in the console, each after the right password.", 0
+)
+_ORDER: Final = described(
+    "The most wrong second factors first, then the most failed logins; 20 at most.", []
+)
 _USERNAME: Final = described("Its username.", "alice")
 
 
@@ -33,7 +44,8 @@ class ThrottledSchema(ResponseSchema):
         metadata=described(
             "`account`: the account, from wherever it is not known to log in; `source`: the source "
             "for all accounts that never logged in from there; `account_and_source`: one of the "
-            "other.",
+            "other. `second_factor`: second factors of the account, from wherever it never showed "
+            "a right one; `second_factor_and_source`: those from the source.",
             "account",
         ),
     )
@@ -60,7 +72,8 @@ class GuessedAccountSchema(ResponseSchema):
         allow_none=True, metadata=described("Its id; null for names without one.", ACCOUNT_ID)
     )
     username = Text(allow_none=True, metadata=_USERNAME)
-    count = Whole(metadata=described("How many; those refused unread are not counted.", 12))
+    count = Whole(metadata=_COUNT)
+    second_factors = Whole(metadata=_SECOND_FACTORS)
     last_at = Time(metadata=described("The minute of the last one.", PAST))
 
 
@@ -70,7 +83,8 @@ class GuessingAddressSchema(ResponseSchema):
     address = Text(
         allow_none=True, metadata=described("The address; null if it is not known.", "192.0.2.7")
     )
-    count = Whole(metadata=described("How many; those refused unread are not counted.", 12))
+    count = Whole(metadata=_COUNT)
+    second_factors = Whole(metadata=_SECOND_FACTORS)
     last_at = Time(metadata=described("The minute of the last one.", PAST))
 
 
@@ -87,11 +101,11 @@ class LoginFailuresSchema(ResponseSchema):
     )
     accounts = fields.List(
         fields.Nested(GuessedAccountSchema),
-        metadata=described("The most failed logins first, 20 at most.", []),
+        metadata=_ORDER,
     )
     addresses = fields.List(
         fields.Nested(GuessingAddressSchema),
-        metadata=described("The most failed logins first, 20 at most.", []),
+        metadata=_ORDER,
     )
 
 
@@ -107,7 +121,7 @@ class LoginFailuresResource(Endpoint):
         """Return who is being guessed at and from where, and who is throttled now.
 
         The minute that is not over yet is in it. The rows behind it are in the audit log, as
-        ``login.failed`` and ``login.throttled``.
+        ``login.failed``, ``login.throttled`` and ``second_factor.failed``.
         """
         an_hour_ago = int(self.installation.clock()) - _HOUR
         moment = queries.load(LoginFailuresQuery).get("since", an_hour_ago)
