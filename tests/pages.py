@@ -182,4 +182,5 @@ def enrol(browser: Browser, password: str = PASSWORD) -> pyotp.TOTP:
     fields = offer.form("/app/confirm").fields | {"code": phone.now()}
     page = Page(browser.client.post("/me/second-factors/app/confirm", data=fields))
     assert page.h1 == "Recovery codes"
+    browser._take_cookies()  # the secret of the session is a new one
     return phone

@@ -21,9 +21,9 @@ from keyosk.console.application import create
 from keyosk.credentials import one_time_codes
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR, Grant
-from live import ADMIN_PASSWORD, Client, LiveServer
-from pages import Page, enrol, logged_in
-from people import NEW_PASSWORD, PASSWORD, assert_refused, done, make_person
+from live import ADMIN_PASSWORD, Client, LiveServer, unique
+from pages import Browser, Page, enrol, logged_in
+from people import NEW_PASSWORD, PASSWORD, Person, assert_refused, done, make_person
 
 pytestmark = pytest.mark.every_database
 
@@ -486,6 +486,9 @@ def test_adding_takes_the_password_and_a_code_in_the_same_session(node: Node) ->
     node.clock.now -= 601
     assert tab.post(f"{_MINE}/app/confirm", fields).status_code == 200
     answer = tab.post(f"{_MINE}/app/confirm", fields)  # the form is sent twice
+    assert answer.status_code == 403  # the session has another secret since, and so have its forms
+    fields["csrf_token"] = tab.get(_MINE).form("/logout").fields["csrf_token"]
+    answer = tab.post(f"{_MINE}/app/confirm", fields)
     assert (answer.status_code, answer.headers["Location"]) == (303, _MINE)
     ((number,),) = rows_of(node.keyosk, "SELECT count(*) FROM second_factor")
     assert number == 2
@@ -530,6 +533,90 @@ def test_a_session_from_before_the_second_factor_ends(node: Node) -> None:
     )
     assert not slow.is_logged_in()
     assert tab.is_logged_in()
+
+
+@pytest.mark.attack
+def test_a_cookie_from_before_the_second_factor_opens_nothing(node: Node) -> None:
+    tab, thief = node.tab(), node.tab("198.51.100.1")
+    tab.log_in()
+    cookie = tab.client.get_cookie("keyosk-80-session")
+    assert cookie is not None
+    thief.client.set_cookie("keyosk-80-session", cookie.value)
+    assert thief.is_logged_in()
+    tab.enrol(node)
+    assert (thief.is_logged_in(), tab.is_logged_in()) == (False, True)
+    ((number,),) = rows_of(node.keyosk, "SELECT count(*) FROM console_session")
+    assert number == 1
+
+
+# --- What ends with a change ----------------------------------------------------------------------
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    "change",
+    ["add", "renew codes", "remove", "admin's API", "admin's command", "admin's console"],
+)
+def test_a_change_of_second_factors_ends_logins_to_the_console_and_no_other(
+    server: LiveServer, admin: Client, change: str
+) -> None:
+    name = unique("calendar")
+    service = {"name": name, "audience": name, "refresh_allowed": True}
+    done(admin.post("/services", json=service | {"scopes": [{"name": f"{name}:read"}]}), 201)
+    person = make_person(server, admin, f"{name}:read")
+    asked = {"scope": f"offline_access {name}:read"}
+    refresh = done(person.login().post("/auth/token", data=asked))["refresh_token"]
+    browser = logged_in(server, person.username)
+    phone = enrol(browser)
+    used, codes = _factors(admin, person)
+    pending = Browser(server)
+    assert pending.log_in(person.username).headers["Location"].startswith(_SECOND)
+    assert pending.client.get(_SECOND).status_code == 200
+    own = {"confirm": "yes", "current_password": PASSWORD}
+    match change:
+        case "add":
+            enrol_another(browser, phone)
+        case "renew codes":
+            page = Page(browser.post(f"{_MINE}/recovery-codes", own))
+            assert page.h1 == "Recovery codes"
+        case "remove":
+            path = f"/console/accounts/me/second-factors/{codes}/remove"
+            assert browser.post(path, own).status_code == 303
+        case "admin's API":
+            assert admin.delete(f"{person.path}/second-factors/{used}").status_code == 204
+        case "admin's command":
+            ran = server.run("account", "remove-second-factors", person.username, "--yes")
+            assert ran.returncode == 0, ran.stderr
+        case "admin's console":
+            root = logged_in(server, make_person(server, admin, "keyosk:admin").username)
+            path = f"/console/accounts/{person.id}/second-factors/{used}/remove"
+            assert root.post(path, {"confirm": "yes"}).status_code == 303
+            assert root.is_logged_in()
+    # The session that changed them goes on, unless a factor was taken away.
+    assert browser.is_logged_in() == (change in ("add", "renew codes"))
+    listed = done(admin.get(f"{person.path}/console-sessions"))["items"]
+    assert len(listed) == (1 if browser.is_logged_in() else 0)
+    assert pending.client.get(_SECOND).headers["Location"] == "/console/login"
+    data = {"grant_type": "refresh_token", "refresh_token": refresh}
+    assert server.client().post("/auth/token", data=data).status_code == 200
+
+
+def _factors(admin: Client, person: Person) -> tuple[str, str]:
+    app, codes = done(admin.get(f"{person.path}/second-factors"))["items"]
+    assert (app["kind"], codes["kind"]) == ("totp", "recovery_codes")
+    return app["id"], codes["id"]
+
+
+def enrol_another(browser: Browser, phone: pyotp.TOTP) -> None:
+    fields = {"name": "Tablet", "confirm": "yes", "current_password": PASSWORD}
+    offer = Page(browser.post(f"{_MINE}/app", fields))
+    found = re.search(r"Secret: ([A-Z2-7 ]+[A-Z2-7]) ", offer.text)
+    assert found is not None, offer.text
+    assert found[1] != phone.secret
+    tablet = pyotp.TOTP(found[1].replace(" ", ""))
+    fields = offer.form("/app/confirm").fields | {"code": tablet.now()}
+    answer = browser.client.post(f"{_MINE}/app/confirm", data=fields)
+    assert (answer.status_code, answer.headers["Location"]) == (303, _MINE)
 
 
 # --- Removing -------------------------------------------------------------------------------------

@@ -89,13 +89,13 @@ class ConsoleSessions:
         # What is revoked up to the end of this very second was revoked before this login.
         now = max(int(self._clock()), principal.tokens_from)
         notice = self._notice(principal.account_id, address)
-        secret = secrets.token_urlsafe(32)
+        secret = new_secret()
         ends = now + LIFETIME
         session = ConsoleSession(
             id=new_id(),
             account_id=principal.account_id,
             password_id=principal.password_id,
-            digest=_digest(secret),
+            digest=digest_of(secret),
             address=address,
             agent=masking.mask(agent[:_LONGEST_AGENT]),
             created_at=now,
@@ -125,7 +125,7 @@ class ConsoleSessions:
         Raises ``BadCredentials`` if the session has ended, its password was changed, or its account
         was disabled or has expired.
         """
-        session = self._store.find(_digest(secret))
+        session = self._store.find(digest_of(secret))
         now = int(self._clock())
         if session is None or not _is_alive(session, now):
             raise BadCredentials("The session has ended: log in again.")
@@ -143,7 +143,7 @@ class ConsoleSessions:
 
     def forget(self, secret: str) -> None:
         """End the session of a cookie, if there is one: its browser logged in anew."""
-        session = self._store.find(_digest(secret))
+        session = self._store.find(digest_of(secret))
         if session is not None:
             self._store.remove(session.id)
 
@@ -221,7 +221,13 @@ class ConsoleSessions:
             return ()
 
 
-def _digest(secret: str) -> bytes:
+def new_secret() -> str:
+    """Return a secret for the cookie of a session."""
+    return secrets.token_urlsafe(32)
+
+
+def digest_of(secret: str) -> bytes:
+    """Return the hash under which the secret of a cookie is found."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from keyosk import clocks
 from keyosk.accounts.accounts import Accounts, target
-from keyosk.accounts.console_sessions import VIA
+from keyosk.accounts.console_sessions import VIA, digest_of, new_secret
 from keyosk.credentials import one_time_codes, passkeys
 from keyosk.credentials.passkeys import RelyingParty
 from keyosk.credentials.throttling import Attempt, Throttling
@@ -81,6 +81,18 @@ class PasskeyOffer:
 
 
 @dataclass(frozen=True, slots=True)
+class Added:
+    """What comes of a new factor.
+
+    ``codes``: recovery codes, with the first factor; ``session_secret``: for the cookie of the
+    session from now on.
+    """
+
+    codes: list[str] | None = field(repr=False)
+    session_secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class PasskeyChallenge:
     """What a browser is asked for to show a passkey; whoever asks keeps the ``challenge``."""
 
@@ -137,12 +149,10 @@ class SecondFactors:
         uri = one_time_codes.uri(secret, username=login.username, issuer=self._issuer)
         return Offer(secret, uri, sealed)
 
-    def add_app(
-        self, by: Caller, session: ConsoleSession, sealed: str, *, code: str
-    ) -> list[str] | None:
+    def add_app(self, by: Caller, session: ConsoleSession, sealed: str, *, code: str) -> Added:
         """Make an offer a factor by a code of its app; ends all other sessions of the account.
 
-        Returns recovery codes where it is the first factor. Raises ``Invalid``, ``Conflict``.
+        Raises ``Invalid``, ``Conflict``.
         """
         now = self._clock()
         offered = self._opened(session, sealed)
@@ -158,9 +168,7 @@ class SecondFactors:
             sealed=self._safe.seal(offered["secret"].encode(), name=_name(offered["id"])),
         )
         with self._database.transaction():
-            codes = self._add(by, session, factor, step=step)
-            self._sessions.record_amr(session.id, BY_CODE)
-        return codes
+            return self._add(by, session, factor, amr=BY_CODE, step=step)
 
     def offer_passkey(self, login: Principal, session: ConsoleSession, name: str) -> PasskeyOffer:
         """Return what a browser needs to make a passkey. The password was shown for it.
@@ -180,7 +188,7 @@ class SecondFactors:
 
     def add_passkey(
         self, by: Caller, session: ConsoleSession, sealed: str, *, response: str
-    ) -> list[str] | None:
+    ) -> Added:
         """Make what a browser answered to an offer a factor; otherwise as ``add_app``.
 
         Raises ``Invalid``, ``Conflict``, ``NotFound``, ``BadCredentials``.
@@ -198,9 +206,7 @@ class SecondFactors:
             passkey=passkey,
         )
         with self._database.transaction():
-            codes = self._add(by, session, factor)
-            self._sessions.record_amr(session.id, amr)
-        return codes
+            return self._add(by, session, factor, amr=amr)
 
     def challenge(self, account_id: str) -> PasskeyChallenge | None:
         """Return what a browser needs to show a passkey of an account; ``None`` without any."""
@@ -354,8 +360,14 @@ class SecondFactors:
         return self._store.use_step(factor.id, step, latest=latest, now=int(now))
 
     def _add(
-        self, by: Caller, session: ConsoleSession, factor: SecondFactor, *, step: int | None = None
-    ) -> list[str] | None:
+        self,
+        by: Caller,
+        session: ConsoleSession,
+        factor: SecondFactor,
+        *,
+        amr: Sequence[str],
+        step: int | None = None,
+    ) -> Added:
         account = self._accounts.locked(session.account_id)
         if len(self._store.of_account(account.id)) >= _MOST:
             raise Conflict("kind", f"An account has at most {_MOST} second factors.")
@@ -363,7 +375,10 @@ class SecondFactors:
         self._store.add(factor, step=step)
         self._record(by, factor)
         self._end_logins(account.id, except_for=session.id)
-        return self._make_codes(by, account.id) if is_first else None
+        # SECURITY: whoever else has the cookie has shown no factor, and must not get in with it.
+        secret = new_secret()
+        self._sessions.raise_to(session.id, amr, digest_of(secret))
+        return Added(self._make_codes(by, account.id) if is_first else None, secret)
 
     def _make_codes(self, by: Caller, account_id: str) -> list[str]:
         for factor in self._store.of_account(account_id):

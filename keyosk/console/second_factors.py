@@ -1,11 +1,13 @@
 """Second factors: a person adds their own at ``/me/second-factors``, and admins remove others'."""
 
+from dataclasses import replace
 from typing import Final
 
-from flask import Response, g
+from flask import Response, g, request
 
 from keyosk.accounts.console_sessions import VIA
-from keyosk.accounts.second_factors import Offer
+from keyosk.accounts.second_factors import Added, Offer
+from keyosk.console import browser
 from keyosk.console.api import segment
 from keyosk.console.pages import Page, Visit, go, proof, show, text, unconfirmed
 from keyosk.credentials.authentication import caller
@@ -38,7 +40,7 @@ def add_app(visit: Visit) -> Response:
     """Add the app by a code that it shows, and show recovery codes once."""
     factors, sealed = visit.installation.second_factors, text("offer")
     try:
-        codes = factors.add_app(_caller(visit), visit.session, sealed, code=text("code"))
+        added = factors.add_app(_caller(visit), visit.session, sealed, code=text("code"))
     except Conflict:  # the form was sent twice
         return go(PLACE)
     except Invalid as error:
@@ -46,7 +48,7 @@ def add_app(visit: Visit) -> Response:
             raise
         offer = factors.offered(visit.principal, visit.session, sealed)
         return _show_offer(offer, f"The code {error.faults[0].message}", 422)
-    return go(PLACE) if codes is None else show("recovery_codes.html", codes=codes)
+    return _added(visit, added)
 
 
 def offer_passkey(visit: Visit) -> Response:
@@ -64,12 +66,12 @@ def add_passkey(visit: Visit) -> Response:
     """Add the passkey that the browser made, and show recovery codes once."""
     factors, sealed = visit.installation.second_factors, text("offer")
     try:
-        codes = factors.add_passkey(_caller(visit), visit.session, sealed, response=text("passkey"))
+        added = factors.add_passkey(_caller(visit), visit.session, sealed, response=text("passkey"))
     except Conflict:  # the form was sent twice, or the passkey is here already
         return go(PLACE)
     except BadCredentials as error:
         return _own(visit, error.detail, 422)
-    return go(PLACE) if codes is None else show("recovery_codes.html", codes=codes)
+    return _added(visit, added)
 
 
 def renew_recovery_codes(visit: Visit) -> Response:
@@ -106,6 +108,17 @@ def remove(visit: Visit, reference: str, factor: str) -> Response:
 def _unproven(visit: Visit, title: str, *effects: str) -> Response | None:
     """Ask who wants to change second factors of their own, as for every credential of one's own."""
     return unconfirmed(visit, title, effects, button="Go on", own=True)
+
+
+def _added(visit: Visit, added: Added) -> Response:
+    """Show recovery codes, if there are new ones, in the session with its new secret."""
+    g.visit = replace(visit, secret=added.session_secret)
+    codes = added.codes
+    response = go(PLACE) if codes is None else show("recovery_codes.html", codes=codes)
+    cookies = browser.cookies_of(request, visit.installation.issuer)
+    if cookies is not None:
+        cookies.put(response, cookies.session, added.session_secret)
+    return response
 
 
 def _own(visit: Visit, fault: str | None = None, status: int = 200) -> Response:

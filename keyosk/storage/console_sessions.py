@@ -78,9 +78,9 @@ class ConsoleSessionStore:
         asked = (session.id == session_id) & (session.challenge == challenge)
         return self._database.write(session.update(challenge=None).where(asked)) == 1
 
-    def record_amr(self, session_id: str, amr: Sequence[str]) -> None:
-        """Write how the owner proved who they are, by now."""
-        self._change(session_id, {"amr": " ".join(amr)})
+    def raise_to(self, session_id: str, amr: Sequence[str], digest: bytes) -> None:
+        """Write how the owner proved who they are by now, and the hash of the new secret."""
+        self._change(session_id, {"amr": " ".join(amr), "digest": digest})
 
     def page(self, account_id: str, list_query: ListQuery) -> list[ConsoleSession]:
         """Return a page of the account's sessions."""
