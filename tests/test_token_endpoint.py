@@ -631,6 +631,16 @@ def test_a_parameter_given_twice_is_refused(alice: Account, name: str, value: st
         assert "twice" in answer.json()["error_description"]
 
 
+@table("name", ['a"b', "a\\b", "é", "李", "a\nb", "a\x7f", "\U0001f511"])
+def test_no_description_has_a_character_that_rfc_6749_forbids(alice: Account, name: str) -> None:
+    form = [(name, "x"), (name, "x")]
+    for path in ("/auth/token", "/auth/introspect", "/auth/revoke"):
+        answer = alice.by_key.post(path, data=form)
+        assert_refused(answer, 400, "invalid_request")
+        assert "twice" in answer.json()["error_description"]
+    assert_refused(alice.by_key.get("/auth/token", params=form), 400, "invalid_request")
+
+
 @table(
     ("content_type", "body"),
     [

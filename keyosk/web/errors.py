@@ -5,6 +5,7 @@ is not in the table is a defect: it is logged, and the response says nothing abo
 """
 
 import logging
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
@@ -103,6 +104,8 @@ def response_to(error: Exception) -> Response:
 
 #: As the server calls it too, which refuses most of them.
 _CODES: Final = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "body_too_large"}
+#: RFC 6749 section 5.2 and RFC 6750 section 3: no description has any other character.
+_NOT_IN_DESCRIPTIONS: Final = re.compile(r"[^\x20\x21\x23-\x5b\x5d-\x7e]")
 #: What is said of failures that have no error of ours, by code.
 SENTENCES: Final[Mapping[str, str]] = {
     "bad_request": "The request is malformed.",
@@ -140,7 +143,7 @@ def _render(
     if g.get("oauth_errors", False):
         body: dict[str, Any] = {
             "error": oauth_code(status.value, type(error)),
-            "error_description": detail,
+            "error_description": description(detail),
         }
         response = json_response(body, status)
     else:
@@ -179,6 +182,14 @@ def oauth_code(status: int, kind: type[Exception]) -> str:
     return OAUTH_STATUS_CODES.get(status, "invalid_request")
 
 
+def description(sentence: str) -> str:
+    """Return a sentence in the characters that an ``error_description`` may have.
+
+    It may quote what was sent: the name of a parameter.
+    """
+    return _NOT_IN_DESCRIPTIONS.sub("?", sentence.replace('"', "'"))
+
+
 def _faults(error: errors.KeyoskError) -> list[dict[str, str]]:
     if isinstance(error, errors.Invalid):
         return [
@@ -193,7 +204,7 @@ def _faults(error: errors.KeyoskError) -> list[dict[str, str]]:
 def _challenges(error: errors.KeyoskError) -> list[str]:
     """RFC 7617 section 2 and RFC 6750 section 3."""
     if isinstance(error, errors.BadToken):
-        said = masking.mask(error.detail)
+        said = description(masking.mask(error.detail))
         return [f'Bearer {REALM}, error="invalid_token", error_description="{said}"']
     if isinstance(error, errors.BadCredentials):
         bearer = [] if g.get("oauth_errors", False) else [f"Bearer {REALM}"]
