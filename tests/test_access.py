@@ -1,5 +1,6 @@
 """Who may do what: every route and method with no, a bad, a weak and a sufficient credential."""
 
+import http.client
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -247,6 +248,28 @@ def test_only_these_addresses_are_open_to_all() -> None:
         ("GET", "/health/live"),
         ("GET", "/health/ready"),
     }
+
+
+@table(
+    "path",
+    [
+        *("//accounts", "///accounts", "//accounts/me", "/%2Faccounts", "/accounts%2Fme"),
+        *("//auth/token", "/auth%2ftoken", "/auth/%2fjwks", "//auth/jwks", "//health/live"),
+        *("//", "/%2f", "//console", "/console%2flogin", "//metrics", "/docs%2fswagger-ui.css"),
+    ],
+)
+def test_a_proxy_that_lets_some_paths_through_cannot_be_evaded(
+    server: LiveServer, admin: Client, path: str
+) -> None:
+    """No path is served that only looks different to whoever compares it as text."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    bearer = {"Authorization": str(admin.session.headers["Authorization"])}
+    for method in ("GET", "HEAD", "POST", "OPTIONS"):
+        connection.request(method, path, headers=bearer)
+        answer = connection.getresponse()
+        answer.read()
+        assert answer.status == 404, method
+    connection.close()
 
 
 #: What each scope is for, stated once more: a slip in the table of routes must not go unseen.

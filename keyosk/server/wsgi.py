@@ -7,6 +7,7 @@ through `Client` only.
 import asyncio
 import functools
 import io
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -31,6 +32,7 @@ LISTENER: Final = "server.listener"
 _AHEAD: Final = 256 * 1024  # bytes of a stream that are sent before we look whether they arrive
 _LONGEST_HOLD: Final = 2.0  # seconds
 _NO_BODY: Final = ("204", "304")
+_ENCODED_SLASH: Final = re.compile("%2f", re.IGNORECASE)
 _HOP_BY_HOP: Final = frozenset({"connection", "keep-alive", "transfer-encoding", "upgrade"})
 
 
@@ -329,7 +331,9 @@ def environ_of(request: RequestParser, peer: Any, server: Any, *, base: Environ)
         target = "/" + target.partition("://")[2].partition("/")[2]
     path, _, query = target.partition("?")
     if "%" in path:
-        path = unquote_to_bytes(path).decode("latin-1")
+        # SECURITY: what is encoded is no slash between steps (RFC 3986 section 2.2), as a proxy
+        # that lets only some paths through does not take it for one.
+        path = unquote_to_bytes(_ENCODED_SLASH.sub("%252F", path)).decode("latin-1")
     environ = {
         **base,
         "REQUEST_METHOD": request.method,

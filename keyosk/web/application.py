@@ -252,6 +252,10 @@ def _add_pipeline(
             raise RequestEntityTooLarge
         if "\0" in path:
             raise NotFound  # no name has one, and PostgreSQL knows no text that has
+        # SECURITY: Werkzeug reads //accounts as /accounts, and a proxy that lets only some paths
+        # through does not.
+        if environ["PATH_INFO"].startswith("//"):
+            raise NotFound
         if asked.routing_exception is not None:
             return None  # Flask raises it next: 404 and 405 come before any login
         if asked.method == "OPTIONS":
