@@ -103,3 +103,20 @@ def test_an_issuer_with_a_path_stands_before_every_address(tmp_path: Any) -> Non
 
     assert told["issuer"] == "https://example.com/keyosk"
     assert told["token_endpoint"] == "https://example.com/keyosk/auth/token"
+
+
+@pytest.mark.parametrize("path", [PLAIN, OPENID])
+@pytest.mark.parametrize("issuer", ["https://example.com/keyosk", "https://example.com/a/b%20c"])
+def test_it_is_where_rfc_8414_looks_for_it_below_an_issuer_with_a_path(
+    path: str, issuer: str, tmp_path: Any
+) -> None:
+    config = replace(settings(f"sqlite:///{tmp_path / 'none.db'}"), issuer=issuer)
+    client = app.create_app(app.build(config)).test_client()
+    inserted = f"{path}{issuer.removeprefix('https://example.com')}"
+
+    assert client.get(inserted).get_json() == client.get(path).get_json()
+    assert client.get(inserted).headers["ETag"] == client.get(path).headers["ETag"]
+    assert client.options(inserted).status_code == 204
+    assert client.post(inserted).status_code == 405
+    for other in (f"{inserted}/x", f"{inserted}/", f"{path}/other", f"{path}/"):
+        assert client.get(other).status_code == 404, other

@@ -208,6 +208,7 @@ def create(
         api.add_resource(
             route.resource,
             route.path,
+            *metadata.aliases(route.path, installation.issuer),
             endpoint=endpoint,
             resource_class_kwargs={"installation": installation},
         )

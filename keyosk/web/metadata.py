@@ -6,6 +6,7 @@ pages and no ID tokens, so the authorization endpoint refuses whatever it is ask
 
 from collections.abc import Iterable
 from typing import Any, Final, cast
+from urllib.parse import unquote, urlsplit
 
 from flask import Response, current_app
 from marshmallow import validate
@@ -18,6 +19,11 @@ from keyosk.web.responses import json_response, public_response
 from keyosk.web.route import Route
 from keyosk.web.standard_schemas import MetadataSchema, TokenRequestSchema
 
+#: Where the document is (RFC 8414 section 3, OpenID Connect Discovery 1.0 section 4).
+DOCUMENTS: Final = (
+    "/.well-known/oauth-authorization-server",
+    "/.well-known/openid-configuration",
+)
 #: The name of the ``Metadata`` among the application's extensions.
 EXTENSION: Final = "keyosk.metadata"
 #: The address of each member, which is there if the address exists. The last two are Keyosk's own.
@@ -33,6 +39,15 @@ _ENDPOINTS: Final = {
 }
 _WITH_LOGIN: Final = ("token_endpoint", "introspection_endpoint", "revocation_endpoint")
 _LOGINS: Final = ["client_secret_basic", "client_secret_post"]
+
+
+def aliases(path: str, issuer: str) -> tuple[str, ...]:
+    """Return where else a document is looked for if the issuer has a path.
+
+    RFC 8414 section 3.1 puts the issuer's path behind the well-known one; a proxy passes it on.
+    """
+    below = unquote(urlsplit(issuer).path).rstrip("/")
+    return (f"{path}{below}",) if below and path in DOCUMENTS else ()
 
 
 class Metadata:
