@@ -191,7 +191,8 @@ def test_an_account_that_floods_adds_one_entry_a_second_and_hides_none_of_others
         before = keyosk.revocations.published().sequence
         for text in texts:
             revoke(keyosk, alice, text)
-        added = keyosk.revocations.published().sequence - before
+        first = max(before + 1, int(clock.now * 1000))  # the number of the first in this second
+        added = keyosk.revocations.published().sequence - first + 1
         assert entries_of(keyosk) <= BOUND + 1
     assert added == 1
     follower = Follower(keyosk, whole=True)

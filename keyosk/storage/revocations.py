@@ -74,16 +74,17 @@ class RevocationStore:
         )
         self._last = database.compile(tables.Revocation.select(fn.MAX(tables.Revocation.sequence)))
 
-    def publish(self, revocations: Sequence[Revocation], now: int) -> None:
+    def publish(self, revocations: Sequence[Revocation], now: int, *, least: int) -> None:
         """Give revocations their sequence numbers, and forget those that expired by ``now``.
 
-        Those that say less than a new one are forgotten too: whoever polls gets the new one.
+        ``least``: the lowest number that the first of them may have. Those that say less than a new
+        one are forgotten too: whoever polls gets the new one.
 
         For the very end of a transaction, as the lock that keeps the numbers in the order of the
         commits is held to its end: a verifier that has seen a number has seen all below it.
         """
         self._database.lock(_LOCK)
-        first = self.last() + 1
+        first = max(self.last() + 1, least)
         self._database.insert_all(
             tables.Revocation,
             [
@@ -164,8 +165,10 @@ class RevocationStore:
                 expires=Case(None, [(revocation.expires > expires, expires)], revocation.expires),
             ).where(ahead)
         )
-        # By more than there are numbers, so that no new one is an old one meanwhile.
-        self._database.write(revocation.update(sequence=revocation.sequence + self.last()))
+        # By more than they are apart, so that no new one is an old one meanwhile.
+        rows = self._database.rows(revocation.select(fn.MIN(revocation.sequence).alias("first")))
+        apart = self.last() - int(rows[0]["first"]) + 1
+        self._database.write(revocation.update(sequence=revocation.sequence + apart))
 
     def last(self) -> int:
         """Return the highest sequence number given so far; 0 before the first."""
