@@ -24,7 +24,7 @@ it, so every room is on it and none is on it twice::
     config, validation, delays, checks: settings; all faults of a request; delays; what was found
     traces: spans of requests, for OpenTelemetry
     model, errors, ids, clocks, metrics: frozen values, and what all floors need
-    masking, merge_patch, whitespace: small tools
+    masking, merge_patch, networks, whitespace: small tools
 
 The same noun has the same name on every floor. Each package opens with what it owns, what it does
 not own, and how a request passes through it.

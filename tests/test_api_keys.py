@@ -11,6 +11,7 @@ import pytest
 from keyosk.credentials import api_key_format
 from live import Client, LiveServer, unique
 from people import can_log_in, problem
+from tables import table
 
 PASSWORD = "seven quiet herons wade"
 FAR = "2090-01-01T00:00:00Z"
@@ -62,6 +63,35 @@ def scopes_of(server: LiveServer, username: str, secret: str) -> set[str]:
 def owner(admin: Client) -> dict[str, Any]:
     """An account of the test's own, with a password."""
     return make_account(admin, password=PASSWORD)
+
+
+@table(
+    ("asked", "network", "status"),
+    [
+        ("::ffff:127.0.0.0/104", "127.0.0.0/8", 200),
+        ("::ffff:192.0.2.1", "192.0.2.1/32", 401),
+        ("::ffff:0:0/96", "0.0.0.0/0", 200),
+        ("::ffff:10.0.0.0/104", "10.0.0.0/8", 401),
+        ("::/0", "::/0", 401),
+    ],
+)
+def test_a_network_with_ipv4_in_ipv6_is_one_with_ipv4(
+    server: LiveServer,
+    admin: Client,
+    owner: dict[str, Any],
+    *,
+    asked: str,
+    network: str,
+    status: int,
+) -> None:
+    """A dual-stack socket writes addresses like that, and people copy them."""
+    key = make_key(admin, owner, networks=[asked])
+    assert key["networks"] == [network]
+    login = server.client(owner["username"], key["secret"])
+    assert login.post("/auth/token").status_code == status
+    other = make_key(admin, owner)
+    path = f"/accounts/{owner['id']}/api-keys/{other['id']}"
+    assert admin.patch(path, json={"networks": [asked]}).json()["networks"] == [network]
 
 
 # --- Shown once -----------------------------------------------------------------------------------

@@ -456,6 +456,20 @@ def test_trusted_proxies_are_networks() -> None:
     )
 
 
+@table(
+    ("text", "network"),
+    [
+        ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+        ("::ffff:192.0.2.7", "192.0.2.7/32"),
+        ("::ffff:0:0/96", "0.0.0.0/0"),
+        ("::/0", "::/0"),
+        ("64:ff9b::/96", "64:ff9b::/96"),
+    ],
+)
+def test_a_proxy_with_ipv4_in_ipv6_is_one_with_ipv4(text: str, network: str) -> None:
+    assert load({"KEYOSK_TRUSTED_PROXIES": text}).trusted_proxies == (ip_network(network),)
+
+
 @table("text", ["10.0.0.1/8", "10.0.0.0/33", "proxy.example", "*", "::1,x"])
 def test_a_proxy_that_is_no_network_is_refused(text: str) -> None:
     assert "IP addresses or networks" in refusal("KEYOSK_TRUSTED_PROXIES", text)

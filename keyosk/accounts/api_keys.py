@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from ipaddress import ip_network
 from typing import Any, Final, cast
 
+from keyosk import networks
 from keyosk.accounts.accounts import Accounts
 from keyosk.audit import changed
 from keyosk.credentials import api_key_format
@@ -318,12 +318,12 @@ def unusable(account: Account, key: ApiKey | None, now: int) -> Iterator[Reason]
         yield Reason.KEY_EXPIRED
 
 
-def _networks(faults: Faults, networks: Sequence[str]) -> tuple[str, ...]:
-    if not 1 <= len(networks) <= _MOST_NETWORKS:
+def _networks(faults: Faults, limits: Sequence[str]) -> tuple[str, ...]:
+    if not 1 <= len(limits) <= _MOST_NETWORKS:
         faults.add("networks", f"must be 1 to {_MOST_NETWORKS} networks, or null for any")
         return ()
     try:
-        return tuple(str(ip_network(network)) for network in networks)
+        return tuple(str(networks.network(limit)) for limit in limits)
     except ValueError:
         faults.add("networks", "must be addresses or networks such as 10.0.0.0/8")
         return ()

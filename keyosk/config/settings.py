@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from keyosk import networks
 from keyosk.config import files
 from keyosk.config import values as rules
-from keyosk.config.values import Address, BadValue, Network, Rule, UnixAddress
+from keyosk.config.values import Address, BadValue, Rule, UnixAddress
 from keyosk.errors import ConfigurationError, Fault
 
 _PREFIX: Final = "KEYOSK_"
@@ -195,7 +196,7 @@ class Config:
     argon2_parallelism: int = _setting(
         rules.whole(1, 16), 1, "Lanes of one password hash, 1 to 16."
     )
-    trusted_proxies: tuple[Network | str, ...] = _setting(
+    trusted_proxies: tuple[networks.Network | str, ...] = _setting(
         rules.proxies,
         "",
         "A list of addresses and networks whose forwarded headers count; `unix` for whoever may "

@@ -12,12 +12,12 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from keyosk import whitespace
+from keyosk import networks, whitespace
 from keyosk.config import database_urls
 from keyosk.config.database_urls import PostgresqlUrl
 from keyosk.errors import Fault
@@ -38,7 +38,6 @@ _LONGEST_IDENTIFIER: Final = 63  # PostgreSQL cuts off the rest
 _PREFIX: Final = "KEYOSK_"
 _KUBERNETES: Final = re.compile(r"KEYOSK_(\w+_)?(SERVICE_HOST|SERVICE_PORT\w*|PORT(_\d+_\w+)?)")
 
-Network = IPv4Network | IPv6Network
 OFF: Final = "off"
 #: The one that stands for all clients of a Unix socket among the trusted proxies.
 UNIX: Final = "unix"
@@ -250,11 +249,11 @@ def secret_keys(value: object) -> tuple[str, ...]:
     return keys
 
 
-def proxies(value: object) -> tuple[Network | str, ...]:
+def proxies(value: object) -> tuple[networks.Network | str, ...]:
     """Addresses and networks, and the word for whoever connects to a Unix socket; or none."""
     items = _items(value)
     try:
-        return tuple(item if item == UNIX else ip_network(item) for item in items)
+        return tuple(item if item == UNIX else networks.network(item) for item in items)
     except ValueError:
         raise BadValue(
             "must be IP addresses or networks such as 10.0.0.0/8, with no bits set after the "

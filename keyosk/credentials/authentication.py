@@ -8,10 +8,9 @@ the same message.
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from ipaddress import ip_address, ip_network
 from typing import Final
 
-from keyosk import clocks, delays
+from keyosk import clocks, delays, networks
 from keyosk.audit import Audit
 from keyosk.credentials import api_key_format, usernames
 from keyosk.credentials.password_hashing import Passwords
@@ -347,17 +346,15 @@ def _misplaced(candidates: Sequence[Candidate], *, key_alone: bool) -> str | Non
     return None
 
 
-def _is_allowed(address: str | None, networks: tuple[str, ...] | None) -> bool:
+def _is_allowed(address: str | None, limits: tuple[str, ...] | None) -> bool:
     """Return whether a key that is limited to networks may be used from an address."""
-    if networks is None:
+    if limits is None:
         return True
     try:
-        source = ip_address(address or "")
+        source = networks.address(address or "")
     except ValueError:
         return False
-    # A dual-stack socket shows IPv4 clients as ::ffff:192.0.2.1.
-    source = getattr(source, "ipv4_mapped", None) or source
-    return any(source in ip_network(network) for network in networks)
+    return any(source in networks.network(limit) for limit in limits)
 
 
 def caller(

@@ -17,9 +17,10 @@ factor are counted apart, and in the same way.
 import hashlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import IPv6Address, ip_network
 from typing import Final, NoReturn
 
+from keyosk import networks
 from keyosk.errors import Throttled
 from keyosk.storage.database import Database
 from keyosk.storage.throttling import Allowance, ThrottlingStore, is_fresh
@@ -192,12 +193,10 @@ def source_of(address: str | None) -> str:
     if address is not None and address.startswith(_NAMED):
         return address  # a proxy hides it, but tells it from others
     try:
-        source = ip_address(address or "")
+        source = networks.address(address or "")
     except ValueError:
         return ""  # a Unix socket, or what no proxy could tell
     if isinstance(source, IPv6Address):
-        if source.ipv4_mapped is not None:
-            return str(source.ipv4_mapped)
         return str(ip_network((int(source), _IPV6_PREFIX), strict=False))
     return str(source)
 

@@ -4,11 +4,9 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any, Final
 
-Network = IPv4Network | IPv6Network
-_Address = IPv4Address | IPv6Address
+from keyosk import networks
 
 #: What stands for the address of whoever connects to a Unix socket, here and in the settings.
 UNIX: Final = "unix"
@@ -34,7 +32,10 @@ class Source:
     """Finds the client of a request behind the trusted proxies."""
 
     def __init__(
-        self, trusted: Sequence[Network | str], *, clock: Callable[[], float] = time.monotonic
+        self,
+        trusted: Sequence[networks.Network | str],
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._trusted = [each for each in trusted if not isinstance(each, str)]
         self._trusts_unix = UNIX in trusted
@@ -86,7 +87,7 @@ class Source:
             return self._trusts_unix
         return bool(self._trusted) and self._is_trusted(_read(peer))
 
-    def _is_trusted(self, address: _Address | None) -> bool:
+    def _is_trusted(self, address: networks.Address | None) -> bool:
         return address is not None and any(address in network for network in self._trusted)
 
     def _warn(self, peer: str) -> None:
@@ -106,7 +107,7 @@ def _unknown(detail: str) -> str:
     return f"{UNKNOWN}/{detail}" if detail and detail != UNKNOWN else UNKNOWN
 
 
-def _read(text: str) -> _Address | None:
+def _read(text: str) -> networks.Address | None:
     """Parse the address in any form that proxies write: with a port, brackets, quotes or a zone."""
     text = text.strip(" \t")
     if len(text) > 1 and text[0] == text[-1] == '"':
@@ -115,11 +116,9 @@ def _read(text: str) -> _Address | None:
     if matched is None:
         return None
     try:
-        address = ip_address(matched[1])
+        return networks.address(matched[1])
     except ValueError:
         return None
-    # A dual-stack socket shows IPv4 clients as ::ffff:192.0.2.1.
-    return getattr(address, "ipv4_mapped", None) or address
 
 
 def _list(value: str) -> Iterator[str] | None:

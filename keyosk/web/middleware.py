@@ -7,12 +7,12 @@ from wsgiref.types import StartResponse, WSGIApplication
 
 from flask import Request
 
-from keyosk import delays
+from keyosk import delays, networks
 from keyosk.credentials.concurrency import hand_over
 from keyosk.ids import new_id
 from keyosk.metrics import Metrics
 from keyosk.web import access, access_log, documentation, forward
-from keyosk.web.client_address import Network, Source
+from keyosk.web.client_address import Source
 
 #: What every response has, those of the server itself included.
 SECURITY_HEADERS: Final = (
@@ -49,7 +49,7 @@ class Envelope:
     def __init__(
         self,
         application: WSGIApplication,
-        trusted: Sequence[Network | str],
+        trusted: Sequence[networks.Network | str],
         metrics: Metrics,
         *,
         log: access_log.AccessLog,
