@@ -1,12 +1,16 @@
 """Preconditions (RFC 9110 section 13) mean the same at every address."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
+from keyosk import model
+from keyosk.installation import Installation
+from keyosk.model import OPERATOR
 from live import Client, LiveServer, unique
 from people import Person, done, make_key, make_person
 from tables import table
@@ -300,3 +304,56 @@ def test_nothing_answers_conditionally_but_the_one_place() -> None:
     assert [path for path, text in texts.items() if ways.search(text)] == []
     # What makes a tag of a public document, for the one place to compare.
     assert [path.name for path, text in texts.items() if ".add_etag" in text] == ["responses.py"]
+
+
+# --- A database that was set back -----------------------------------------------------------------
+
+
+def writes(keyosk: Installation) -> dict[str, Callable[[str], int]]:
+    """By table: what writes a text into an object of it, and returns the version it is at then."""
+    account = keyosk.grants.create_account(OPERATOR, [], username="alice", kind=model.Kind.MACHINE)
+    keyosk.services.create(OPERATOR, name="todo")
+    keyosk.roles.create(OPERATOR, name="editor", scopes=[])
+    made = keyosk.api_keys.create(OPERATOR, account.id, name="a key")
+    keyosk.issuers.create(
+        OPERATOR, name="ci", issuer="https://ci.example.org", audience="ci", required_claims=("a",)
+    )
+    keyosk.workload_rules.create(OPERATOR, "ci", name="main", claims={"a": ("b",)}, account="alice")
+
+    return {
+        "account": lambda text: (
+            keyosk.accounts.change(OPERATOR, "alice", {"display_name": text}).version
+        ),
+        "service": lambda text: (
+            keyosk.services.change(OPERATOR, "todo", {"description": text}).version
+        ),
+        "role": lambda text: keyosk.roles.change(OPERATOR, "editor", {"description": text}).version,
+        "api_key": lambda text: (
+            keyosk.api_keys.change(OPERATOR, account.id, made.key.id, {"description": text}).version
+        ),
+        "trusted_issuer": lambda text: (
+            keyosk.issuers.change(OPERATOR, "ci", {"description": text}).version
+        ),
+        "workload_rule": lambda text: (
+            keyosk.workload_rules.change(OPERATOR, "ci", "main", {"description": text}).version
+        ),
+    }
+
+
+@pytest.mark.every_database
+def test_no_entity_tag_is_given_twice_by_a_database_that_was_set_back(
+    installation: Installation, subtests: pytest.Subtests
+) -> None:
+    """By a restore, or by a standby that was behind: one of before fits nothing afterwards."""
+    for table_name, write in writes(installation).items():
+        with subtests.test(table=table_name):
+            kept = write("in the backup")
+            lost = {write(f"after the backup {number}") for number in range(3)}
+            assert min(lost) > kept
+            installation.database.raw.execute_sql(
+                f"UPDATE {table_name} SET version = {kept} WHERE version IN "
+                f"({', '.join(map(str, lost))})"
+            )
+            given = [write(f"after the restore {number}") for number in range(4)]
+            assert given == sorted({*given} - lost)
+            assert given[0] > kept

@@ -88,7 +88,7 @@ class RoleStore:
             name=role.name,
             description=role.description,
             updated_at=now,
-            version=tables.Role.version + 1,
+            version=versions.following(tables.Role),
         ).where(tables.Role.id == role.id)
         try:
             number = versions.change(self._database, query, version, noun="role")
