@@ -622,6 +622,25 @@ def test_filters_of_the_audit_log(installation: Installation, caller: Caller) ->
     assert names_of(caller, path, since=PAST, until=FUTURE) == names_of(caller, path)
 
 
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        *(("/accounts", "created_after"), ("/accounts", "last_login_before")),
+        *(("/audit", "since"), ("/audit", "until")),
+        *(("/api-keys", name) for name in ("expires_before", "expires_after", "unused_since")),
+    ],
+)
+def test_the_plus_of_an_offset_need_not_be_encoded(caller: Caller, path: str, name: str) -> None:
+    """In a query it means a space, and everybody forgets that once."""
+    plain = caller.get(path, **{name: "2030-01-31T12:00:00+02:00"})
+    assert plain.status_code == 200
+    for time in ("2030-01-31T12:00:00+02:00", "2030-01-31T12:00:00.5+02:00"):
+        answer = caller.get(f"{path}?{name}={time}")
+        assert (answer.status_code, answer.get_json()) == (200, plain.get_json()), time
+    for time in ("2030-01-31T12:00:00++02:00", "2030-01-31T12:00:00+2:00", "2030-01-31+12:00"):
+        assert caller.get(f"{path}?{name}={time}").status_code == 422, time
+
+
 PEOPLE: Final = {
     "alice": "Alice Liddell",
     "alicia": "",

@@ -17,6 +17,8 @@ from keyosk.validation import LATEST_TIME
 
 _BOTH: Final = "both"
 _ANY: Final = "any"
+#: Before an offset, such as that of ``12:00:00+01:00``: in a query ``+`` means a space.
+_LOST_PLUS: Final = re.compile(r" (?=[0-9]{2}:[0-9]{2}$)", re.ASCII)
 _RFC3339: Final = re.compile(
     # The clocks of no place are further apart from UTC than this.
     r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-](0\d|1[0-4]):[0-5]\d)",
@@ -144,6 +146,8 @@ class LoneTime(Time):
     """A time that no other rule checks, such as that of a filter."""
 
     def _deserialize(self, value: Any, *_: Any, **__: Any) -> int:
+        if isinstance(value, str):
+            value = _LOST_PLUS.sub("+", value)
         moment = super()._deserialize(value)
         if not 0 <= moment <= LATEST_TIME:
             raise ValidationError("Must be a time from 1970 to 9999.")
