@@ -19,7 +19,8 @@ it, so every room is on it and none is on it twice::
     accounts, workloads: accounts, their keys and grants; logins by another platform's token
     permissions, idempotency, maintenance: who may do what; repeated requests; backup and check
     keys, credentials: signing keys and their lives; what proves who is calling, and throttling
-    audit, revocations, activity: what was done; what must no longer be accepted; counts per minute
+    audit, revocations: what was done; what must no longer be accepted
+    activity, scope_uses: counts per minute; which scopes are used
     storage: the only floor that knows peewee
     config, validation, delays, checks: settings; all faults of a request; delays; what was found
     traces: spans of requests, for OpenTelemetry

@@ -74,8 +74,11 @@ class Activity:
             self._store.forget(now - KEPT, now + KEPT)
             self._forgot_at = now
 
-    def write_in_background(self, name: str, version: str) -> None:
-        """Start the thread of this process that writes; ``name`` and ``version`` of its node."""
+    def write_in_background(self, name: str, version: str, *, then: Callable[[], None]) -> None:
+        """Start the thread of this process that writes.
+
+        ``name`` and ``version``: of its node; ``then``: what else is to be written each time.
+        """
         now = int(self._clock())
         node = Node(name=name, version=version, started_at=now, seen_at=now)
 
@@ -83,6 +86,7 @@ class Activity:
             while True:
                 try:
                     self.write(node)
+                    then()
                 except KeyoskError:  # whoever needs the database says so
                     pass
                 except Exception as error:  # noqa: BLE001 - the next turn may help

@@ -45,6 +45,7 @@ from keyosk.permissions.roles import Roles
 from keyosk.permissions.safeguards import Rules
 from keyosk.permissions.services import Services
 from keyosk.revocations import Revocations
+from keyosk.scope_uses import ScopeUses
 from keyosk.storage import schema
 from keyosk.storage.database import Database
 from keyosk.storage.outage import OutageLog
@@ -156,7 +157,8 @@ def build(
     documents = Documents(keys, issuer=config.issuer, backdate=config.token_backdate)
     context = _context(config, database, stores, documents=documents, clock=clock)
     rotation = _rotation(config, context, stores, keys=keys, private_keys=private_keys)
-    tokens = _tokens(config, keys, metrics, clock=clock)
+    scope_uses = ScopeUses(stores.scope_uses, clock=clock)
+    tokens = _tokens(config, keys, metrics, scope_uses=scope_uses, clock=clock)
     passwords = _passwords(config, metrics)
     authentication = _authentication(context, stores, passwords, metrics=metrics)
     accounts = Accounts(context, stores, passwords)
@@ -239,6 +241,7 @@ def build(
             authentication,
             services=services,
             sessions=sessions,
+            scope_uses=scope_uses,
             issuer=config.issuer,
         ),
         token_issuer=token_issuer,
@@ -270,6 +273,7 @@ def build(
             console_sessions=console_sessions,
         ),
         revocations=context.revocations,
+        scope_uses=scope_uses,
         signing_keys=keys,
         rotation=rotation,
         tokens=tokens,
@@ -360,10 +364,18 @@ def _rotation(
     )
 
 
-def _tokens(config: Config, keys: SigningKeys, metrics: Metrics, *, clock: Clock) -> Tokens:
+def _tokens(
+    config: Config,
+    keys: SigningKeys,
+    metrics: Metrics,
+    *,
+    scope_uses: ScopeUses,
+    clock: Clock,
+) -> Tokens:
     return Tokens(
         keys,
         metrics,
+        scope_uses=scope_uses,
         issuer=config.issuer,
         lifetime=config.token_lifetime,
         backdate=config.token_backdate,

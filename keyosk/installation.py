@@ -28,6 +28,7 @@ from keyosk.monitoring import Monitor
 from keyosk.permissions.roles import Roles
 from keyosk.permissions.services import Services
 from keyosk.revocations import Revocations
+from keyosk.scope_uses import ScopeUses
 from keyosk.storage.database import Database
 from keyosk.tokens.access_tokens import Tokens
 from keyosk.tokens.explanation import Explainer
@@ -76,6 +77,7 @@ class Installation:
     token_issuer: TokenIssuer
     explainer: Explainer
     revocations: Revocations
+    scope_uses: ScopeUses
     sessions: Sessions
     console_sessions: ConsoleSessions
     confirmations: Confirmations

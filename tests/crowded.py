@@ -77,6 +77,9 @@ def fill(keyosk: Installation) -> None:
             scopes=tuple(names[:10]),
             description=TITLE,
         )
+    with keyosk.database.transaction():  # as if all of it had been granted long ago
+        for column in ('"grant" SET granted_at', "role_scope SET added_at"):
+            keyosk.database.raw.execute_sql(f"UPDATE {column} = 1")
 
 
 @contextmanager

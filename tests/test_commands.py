@@ -312,6 +312,10 @@ def test_grants_are_given_taken_and_listed_in_the_shape_of_the_api(run: Run, adm
         [b, "-", "password", FAR],
         [c, "-", "password", FAR],
     ]
+    (held, *_) = run("grant", "uses", name, "--json").json["items"]
+    assert (held["name"], held["last_issued_on"]) == (a, None)
+    assert a in run("grant", "uses", name).out
+    assert run("grant", "unused", "--scope", a, "--json").json == {"items": [], "next": None}
     assert run("grant", "remove", name, a, c, "--json").json["scopes"] == [timed["scopes"][1]]
     assert "there is no scope no:such" in run("grant", "add", name, a, "no:such").refused()
     assert len(admin.get(f"/accounts/{name}/grants").json()["scopes"]) == 1

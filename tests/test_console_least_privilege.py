@@ -1,11 +1,12 @@
 """The report of rights that nobody needs."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from keyosk.installation import Installation
-from keyosk.model import OPERATOR, Grant
+from keyosk.model import OPERATOR, Grant, Scope
 from live import Client, LiveServer
 from pages import logged_in
 from people import done, make_key, make_person
@@ -70,6 +71,25 @@ def write(keyosk: Installation, sql: str, *values: object) -> None:
     database = keyosk.database
     with database.transaction():
         database.raw.execute_sql(sql.replace("?", database.raw.param), values)
+
+
+def test_scopes_that_no_token_had_for_90_days_are_in_the_report(prepared_url: str) -> None:
+    with in_process(prepared_url) as (keyosk, client):
+        scopes = [Scope("todo:read"), Scope("todo:write")]
+        keyosk.services.create(OPERATOR, name="todo", scopes=scopes)
+        grants = [Grant(scope=scope.name) for scope in scopes]
+        alice = keyosk.grants.create_account(OPERATOR, grants, username="alice").id
+        assert "todo:write" not in get(client, _PAGE).text  # she holds it for a moment only
+        write(keyosk, 'UPDATE "grant" SET granted_at = ?', int(keyosk.clock()) - 91 * _DAY)
+        keyosk.scope_uses.note(alice, ["todo:read"], named=True)
+        keyosk.scope_uses.write()
+        page = get(client, _PAGE)
+        assert "alice todo:write" in page.text
+        assert "todo:read" not in page.text
+        text = get(client, f"/console/accounts/{alice}").text
+        today = datetime.fromtimestamp(int(keyosk.clock()), UTC).strftime("%Y-%m-%d")
+        assert f"todo:read {today} {today}" in text
+        assert "todo:write – –" in text
 
 
 @pytest.mark.attack

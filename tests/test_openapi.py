@@ -694,6 +694,9 @@ def walk_accounts(ask: Ask, service: str, role: str) -> str:
     ask(200, "PATCH", one, json={"display_name": "Alice", "expires_at": "2099-01-01T00:00:00Z"})
     ask(412, "PATCH", one, json={"enabled": True}, headers={"If-Match": made.headers["ETag"]})
     ask(200, "GET", f"{one}/grants")
+    ask(200, "GET", f"{one}/scopes")
+    ask(200, "GET", "/unused-scopes")
+    ask(422, "GET", "/unused-scopes?days=0")
     conditional = {"name": write, "with": "password", "until": "2099-01-01T00:00:00Z"}
     ask(200, "PUT", f"{one}/grants", json={"scopes": [read, conditional], "roles": [role]})
     ask(200, "PATCH", f"{one}/grants", json={"add": {"scopes": [write]}, "remove": {"roles": []}})

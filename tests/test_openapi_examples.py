@@ -243,6 +243,8 @@ def tell_accounts(story: Story, admin: Client) -> None:
     story.send(admin, "GET", "/accounts/{account}")
     story.send(admin, "GET", "/accounts/{account}/grants")
     story.send(admin, "PUT", "/accounts/{account}/grants")
+    for path in ("/accounts/{account}/scopes", "/unused-scopes"):
+        story.send(admin, "GET", path, params={}, exactly=False)
     described = story.document["paths"]["/accounts/export"]["get"]
     exported = story.send(admin, "GET", "/accounts/export").text.splitlines()
     example = described["responses"]["200"]["content"]["application/jsonl"]["example"]

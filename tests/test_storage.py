@@ -279,6 +279,8 @@ def test_every_foreign_key_deletes_with_what_it_refers_to(
 ) -> None:
     expected = {
         ("password", "account"),
+        ("scope_use", "account"),
+        ("scope_use", "scope"),
         ("api_key", "account"),
         ("grant", "account"),
         ("grant", "scope"),
@@ -785,11 +787,11 @@ def test_what_refers_to_something_that_is_gone_is_refused_by_the_database(
     grants, keys = GrantStore(database), ApiKeyStore(database)
     gone = new_id()
     with pytest.raises(Conflict), database.transaction():
-        grants.set(alice.id, [Grant("nothing:here")], {})
+        grants.set(alice.id, [Grant("nothing:here")], {}, now=NOW)
     with pytest.raises(Conflict), database.transaction():
-        grants.set(alice.id, [Grant(role="reader")], {"reader": gone})
+        grants.set(alice.id, [Grant(role="reader")], {"reader": gone}, now=NOW)
     with pytest.raises(Conflict), database.transaction():
-        grants.set(gone, [Grant("todo:read")], {})
+        grants.set(gone, [Grant("todo:read")], {}, now=NOW)
     with pytest.raises(NotFound):
         keys.add(api_key(gone), b"d" * 32)
     assert rows_in(database, "grant", "api_key") == [0, 0]
@@ -811,7 +813,7 @@ def test_what_belongs_to_an_account_goes_with_it(database: Database) -> None:
     for number, owner in enumerate((alice, bob)):
         accounts.set_password(owner.id, StoredPassword(new_id(), "a hash"), now=NOW)
         ApiKeyStore(database).add(api_key(owner.id), bytes([number]) * 32)
-        GrantStore(database).set(owner.id, [Grant("todo:read")], {})
+        GrantStore(database).set(owner.id, [Grant("todo:read")], {}, now=NOW)
     assert rows_in(database, "password", "api_key", "grant") == [2, 2, 2]
     accounts.remove(alice.id)
     assert rows_in(database, "password", "api_key", "grant", "scope") == [1, 1, 1, 1]
@@ -822,7 +824,7 @@ def test_scopes_and_their_grants_go_with_a_service(database: Database) -> None:
     alice, todo = populated(database)
     services = ServiceStore(database)
     services.add(service("mail", "mail:read"))
-    GrantStore(database).set(alice.id, [Grant("todo:read"), Grant("mail:read")], {})
+    GrantStore(database).set(alice.id, [Grant("todo:read"), Grant("mail:read")], {}, now=NOW)
     services.remove(todo.id)
     assert rows_in(database, "service", "scope", "grant") == [1, 1, 1]
     assert GrantStore(database).of_account(alice.id) == (Grant("mail:read"),)
@@ -835,7 +837,7 @@ def test_a_scope_that_goes_takes_its_grants_and_one_that_stays_keeps_them(
     services = ServiceStore(database)
     mail = service("mail", "mail:read", "mail:send")
     services.add(mail)
-    GrantStore(database).set(alice.id, [Grant("mail:read"), Grant("mail:send")], {})
+    GrantStore(database).set(alice.id, [Grant("mail:read"), Grant("mail:send")], {}, now=NOW)
     services.set_scopes(mail, [Scope("mail:send", "described now"), Scope("mail:new")])
     assert services.by_id(mail.id).scopes == (
         Scope("mail:new"),
@@ -851,7 +853,7 @@ def test_a_role_that_goes_takes_its_grants_and_leaves_the_scopes(database: Datab
     roles.add(reader)
     roles.add(other)
     given = [Grant("todo:read"), Grant(role="other"), Grant(role="reader")]
-    GrantStore(database).set(alice.id, given, {"reader": reader.id, "other": other.id})
+    GrantStore(database).set(alice.id, given, {"reader": reader.id, "other": other.id}, now=NOW)
     roles.remove(reader.id)
     assert GrantStore(database).of_account(alice.id) == (Grant("todo:read"), Grant(role="other"))
     assert rows_in(database, "role", "role_scope", "scope") == [1, 1, 1]
@@ -938,6 +940,7 @@ def prepared_login(database: Database) -> tuple[Account, ApiKey, bytes]:
             Grant(role="empty"),
         ],
         {each.name: each.id for each in (editor, empty)},
+        now=NOW,
     )
     key = api_key(
         alice.id,

@@ -128,7 +128,8 @@ class Grants:
         takes = not all(any(_covers(new, old) for new in grants) for old in before)
         with self._rules.keeping_an_admin(at_risk=takes):
             number = self._account_store.change(account.id, {}, now=now, version=version)
-            self._grants.set(account.id, grants, {role.name: role.id for role in roles.values()})
+            role_ids = {role.name: role.id for role in roles.values()}
+            self._grants.set(account.id, grants, role_ids, now=now)
         effective_at = self._revocations.of_account(account.id) if takes else None
         self._audit.record(
             by,

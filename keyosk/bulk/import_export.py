@@ -199,12 +199,13 @@ class Bulk:
                 roles = self._roles_to_give(by, by_role)
                 made = self._account_store.add_all(ordered)
                 new = [each.account for each in candidates if each.account.id in made]
+                now = int(self._clock())
                 self._account_store.add_passwords(
-                    {one.id: passwords[one.id] for one in new if one.id in passwords},
-                    now=int(self._clock()),
+                    {one.id: passwords[one.id] for one in new if one.id in passwords}, now=now
                 )
                 given = {one.id: granted[one.id] for one in new if granted[one.id]}
-                self._grant_store.add_all(given, {name: role.id for name, role in roles.items()})
+                role_ids = {name: role.id for name, role in roles.items()}
+                self._grant_store.add_all(given, role_ids, now=now)
                 self._tell_made(by, new, given)
                 ids = {one.username: one.id for one in new}
                 ids |= self._account_store.ids_of(

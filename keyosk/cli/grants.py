@@ -1,7 +1,7 @@
 """keyosk grant."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -9,6 +9,7 @@ from keyosk.cli import names as complete
 from keyosk.cli import shared
 from keyosk.model import CredentialKind
 
+_USES: Final = ("service", "roles", "held_since", "last_issued_on", "last_named_on")
 _role = click.option("--role", "as_role", is_flag=True, help="NAMES are roles, not scopes.")
 
 
@@ -26,6 +27,47 @@ def list_grants(username: str, *, as_json: bool) -> None:
     with shared.client() as client:
         granted = client.get("accounts", username, "grants").body
     _show(granted, as_json=as_json)
+
+
+@grant.command("uses")
+@click.argument("username", shell_complete=complete.accounts)
+@shared.quiet("the names of the scopes")
+@shared.as_json
+def list_uses(username: str, *, as_json: bool) -> None:
+    """List the scopes that the account holds, and when a token last had each of them."""
+    with shared.client() as client:
+        found = client.get("accounts", username, "scopes").body
+    shared.show_list(found.get("items", ()), ("name", *_USES), as_json=as_json, key="name")
+
+
+@grant.command("unused")
+@click.option("--days", type=click.IntRange(1, 3_650), help="Without a use; 90 by default.")
+@click.option(
+    "--use",
+    type=click.Choice(("issued", "named")),
+    help="What counts as a use: a token had the scope (the default), or a request named it.",
+)
+@click.option("--service", shell_complete=complete.services, help="Only scopes of this service.")
+@click.option("--scope", shell_complete=complete.scopes, help="Only this scope.")
+@shared.limit
+@shared.quiet("the names of the scopes")
+@shared.as_json
+def list_unused(*, limit: int | None, as_json: bool, **filters: Any) -> None:
+    """List the scopes that accounts hold and did not use lately.
+
+    Keyosk knows which tokens had a scope, and not what a service did with them.
+    """
+    with shared.client() as client:
+        found = list(client.items("unused-scopes", most=limit, **shared.filters(**filters)))
+    if as_json:
+        shared.show_json({"items": found, "next": None})
+        return
+    rows = [
+        {"username": account.get("username"), **held}
+        for account in found
+        for held in account.get("scopes", ())
+    ]
+    shared.show_list(rows, ("username", "name", *_USES), as_json=False, key="name")
 
 
 @grant.command("add")

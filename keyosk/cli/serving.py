@@ -189,7 +189,9 @@ def _installation(
         return False
 
     installation.signing_keys.refresh_in_background(then=maintain, until=is_replaced)
-    installation.activity.write_in_background(_node_name(configuration), __version__)
+    installation.activity.write_in_background(
+        _node_name(configuration), __version__, then=installation.scope_uses.write
+    )
     page.monitor = installation.monitor
     return installation
 

@@ -95,6 +95,7 @@ def _account(visit: Visit, reference: str) -> Response:
         rows=_ROWS,
         grants=grants[start : start + _ROWS],
         more_grants=query_with(grants=start + _ROWS if len(grants) > start + _ROWS else None),
+        uses=visit.api.get(f"{path}/scopes").body["items"],
         explained=_explained(visit.api, shown["id"], has_password=shown["has_password"]),
         **shown_lists,
         factors=visit.api.get(f"{path}/second-factors", limit=50).body["items"],

@@ -4,10 +4,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from flask import Response
+from flask import Response, request
 
 from keyosk.console.api import Api
-from keyosk.console.pages import Page, Visit, show
+from keyosk.console.pages import Page, Visit, query_with, show
 
 #: Days after which what was not used counts as unused.
 DAYS: Final = 90
@@ -28,10 +28,18 @@ def report(visit: Visit) -> Response:
         unlimited=visit.api.get("/api-keys", **unlimited, limit=_ROWS).body,
         all_unlimited=urlencode(unlimited),
         unused=visit.api.get("/api-keys", **unused, limit=_ROWS).body,
+        unused_scopes=_unused_scopes(visit.api, DAYS),
         all_unused=urlencode(unused),
         asleep=urlencode(asleep),
         admins=_admins(visit.api, since) if visit.can("keyosk:services:read") else None,
     )
+
+
+def _unused_scopes(api: Api, days: int) -> dict[str, Any]:
+    """Return accounts with scopes that they do not use, and where the list goes on."""
+    cursor = request.args.get("scopes", "")[:1000]
+    page = api.get("/unused-scopes", days=days, limit=_ROWS, cursor=cursor).body
+    return {"items": page["items"], "more": query_with(scopes=page["next"])}
 
 
 def _admins(api: Api, since: str) -> list[dict[str, Any]]:

@@ -45,6 +45,7 @@ __all__ = ["FAMILIES", "Family", "Key", "Metrics", "SharedCounts", "release"]
 
 #: Audiences that one process counts apart: services come and go, and the memory is limited.
 _MOST_AUDIENCES: Final = 300
+_TOKENS: Final[Key] = (TOKENS,)
 
 
 def release(counts: SharedCounts, process: int) -> None:
@@ -113,7 +114,8 @@ class Metrics:
             *[((SERVICE_TOKENS, each if each in known else "", "of"), 1) for each in audiences],
             *(() if audiences else (((SERVICE_TOKENS, "none"), 1),)),
         )
-        self._count((TOKENS,))
+        with self._lock:  # as ``_count``, without a call: every token comes by
+            self._counted[_TOKENS] = self._counted.get(_TOKENS, 0) + 1
 
     def token_refused(self, reason: str) -> None:
         """Count a token request that was refused, by the error code of its response."""

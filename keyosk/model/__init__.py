@@ -19,7 +19,7 @@ from keyosk.model.accounts import (
     StoredPassword,
     matching_name,
 )
-from keyosk.model.activity import ActivityCount, Node
+from keyosk.model.activity import AccountScopes, ActivityCount, HeldScope, Node
 from keyosk.model.callers import (
     OPERATOR,
     Caller,
@@ -133,6 +133,7 @@ __all__ = [
     "Account",
     "AccountChanges",
     "AccountFields",
+    "AccountScopes",
     "ActivityCount",
     "ApiKey",
     "ApiKeyChanges",
@@ -151,6 +152,7 @@ __all__ = [
     "Exchange",
     "FactorKind",
     "Grant",
+    "HeldScope",
     "IssuerChanges",
     "IssuerFields",
     "KeyState",

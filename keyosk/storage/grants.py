@@ -51,17 +51,39 @@ class GrantStore:
             )
         return {account_id: in_order(grants) for account_id, grants in found.items()}
 
-    def set(self, account_id: str, grants: Sequence[Grant], role_ids: dict[str, str]) -> None:
+    def set(
+        self, account_id: str, grants: Sequence[Grant], role_ids: Mapping[str, str], *, now: int
+    ) -> None:
         """Make these the grants of the account, in a transaction of the caller's.
 
         ``role_ids``: the ids of the roles that the grants name. Raises ``Conflict`` when one of the
         scopes or roles was deleted meanwhile.
         """
-        self._database.write(tables.Grant.delete().where(tables.Grant.account == account_id))
-        self.add_all({account_id: grants}, role_ids)
+        of_account = tables.Grant.account == account_id
+        known = self._database.rows(
+            tables.Grant.select(
+                tables.Grant.scope, tables.Grant.role, tables.Grant.granted_at
+            ).where(of_account)
+        )
+        since = {(row["scope"], row["role"]): row["granted_at"] for row in known}
+        self._database.write(tables.Grant.delete().where(of_account))
+        self._insert({account_id: grants}, role_ids, now=now, since=since)
 
-    def add_all(self, grants: Mapping[str, Sequence[Grant]], role_ids: Mapping[str, str]) -> None:
+    def add_all(
+        self, grants: Mapping[str, Sequence[Grant]], role_ids: Mapping[str, str], *, now: int
+    ) -> None:
         """Insert grants by account, of accounts that do not have them. Otherwise as ``set``."""
+        self._insert(grants, role_ids, now=now, since={})
+
+    def _insert(
+        self,
+        grants: Mapping[str, Sequence[Grant]],
+        role_ids: Mapping[str, str],
+        *,
+        now: int,
+        since: Mapping[tuple[str | None, str | None], int],
+    ) -> None:
+        """``since``: since when the account holds scopes and roles that it held before."""
         rows = [
             {
                 "account": account_id,
@@ -69,6 +91,7 @@ class GrantStore:
                 "role": None if grant.role is None else role_ids[grant.role],
                 "credential": grant.credential,
                 "until": grant.until,
+                "granted_at": since.get((grant.scope, role_ids.get(grant.role or "")), now),
             }
             for account_id, given in grants.items()
             for grant in given

@@ -43,7 +43,7 @@ class RoleStore:
                 self._database.insert(tables.Role, [row])
             except peewee.IntegrityError as error:
                 raise conflict(error, tables.Role, _TAKEN) from error
-            self._set_scopes(role)
+            self._set_scopes(role, role.created_at)
 
     def by_name(self, name: str) -> Role:
         """Return the role with this name. Raises ``NotFound``."""
@@ -95,8 +95,7 @@ class RoleStore:
         except peewee.IntegrityError as error:
             raise conflict(error, tables.Role, _TAKEN) from error
         if rescoped:
-            self._database.write(tables.RoleScope.delete().where(tables.RoleScope.role == role.id))
-            self._set_scopes(role)
+            self._set_scopes(role, now)
         return number
 
     def remove(self, role_id: str, *, version: Versions | None = None) -> None:
@@ -104,9 +103,21 @@ class RoleStore:
         query = tables.Role.delete().where(tables.Role.id == role_id)
         versions.remove(self._database, query, version, noun="role")
 
-    def _set_scopes(self, role: Role) -> None:
-        rows = [{"role": role.id, "scope": scope} for scope in role.scopes]
-        self._database.insert(tables.RoleScope, rows)
+    def _set_scopes(self, role: Role, now: int) -> None:
+        """Write the scopes; those that it had stay, with the moment at which they were added."""
+        bundled, of_role = tables.RoleScope, tables.RoleScope.role == role.id
+        had = {row["scope"] for row in self._database.rows(bundled.select().where(of_role))}
+        gone = sorted(had - {*role.scopes})
+        if gone:
+            self._database.write(bundled.delete().where(of_role & bundled.scope.in_(gone)))
+        self._database.insert(
+            bundled,
+            [
+                {"role": role.id, "scope": scope, "added_at": now}
+                for scope in role.scopes
+                if scope not in had
+            ],
+        )
 
     def _roles(self, query: "peewee.ModelSelect[Any]") -> list[Role]:
         rows = self._database.rows(query)

@@ -15,6 +15,7 @@ from keyosk.storage.logins import LoginStore
 from keyosk.storage.monitoring import MonitoringStore
 from keyosk.storage.revocations import RevocationStore
 from keyosk.storage.roles import RoleStore
+from keyosk.storage.scope_uses import ScopeUseStore
 from keyosk.storage.second_factors import SecondFactorStore
 from keyosk.storage.services import ServiceStore
 from keyosk.storage.sessions import SessionStore
@@ -41,6 +42,7 @@ class Stores:
     pending_logins: PendingLoginStore
     revocations: RevocationStore
     roles: RoleStore
+    scope_uses: ScopeUseStore
     second_factors: SecondFactorStore
     services: ServiceStore
     sessions: SessionStore
@@ -66,6 +68,7 @@ class Stores:
             pending_logins=PendingLoginStore(database),
             revocations=RevocationStore(database),
             roles=RoleStore(database),
+            scope_uses=ScopeUseStore(database),
             second_factors=SecondFactorStore(database),
             services=ServiceStore(database),
             sessions=SessionStore(database),

@@ -135,6 +135,7 @@ class RoleScope(Table):
     # The primary key begins with it.
     role = ForeignKeyField(Role, index=False, on_delete="CASCADE")
     scope = ForeignKeyField(Scope, on_delete="CASCADE")
+    added_at = BigIntegerField()
 
     class Meta:
         primary_key = CompositeKey("role", "scope")
@@ -151,6 +152,7 @@ class Grant(Table):
     role = ForeignKeyField(Role, null=True, index=False, on_delete="CASCADE")
     credential = CharField(16, null=True)
     until = BigIntegerField(null=True)
+    granted_at = BigIntegerField()
 
     class Meta:
         indexes: Any = ((("account", "scope"), True), (("role", "account"), True))
@@ -465,6 +467,22 @@ class Activity(Table):
         primary_key = CompositeKey("minute", "kind")
 
 
+class ScopeUse(Table):
+    """The last days (since 1970) on which a token of an account had a scope.
+
+    ``named_on``: on which a request named it, 0 for never.
+    """
+
+    # The primary key begins with it.
+    account = ForeignKeyField(Account, index=False, on_delete="CASCADE")
+    scope = ForeignKeyField(Scope, on_delete="CASCADE")
+    issued_on = BigIntegerField()
+    named_on = BigIntegerField()
+
+    class Meta:
+        primary_key = CompositeKey("account", "scope")
+
+
 class Node(Table):
     """A Keyosk that runs, or ran a short while ago."""
 
@@ -522,6 +540,7 @@ ALL = (
     KnownSource,
     Idempotency,
     Activity,
+    ScopeUse,
     Node,
     Declared,
 )

@@ -28,6 +28,7 @@ from keyosk.model import (
     VerifiedClaims,
 )
 from keyosk.permissions.entitlements import TokenGrant
+from keyosk.scope_uses import ScopeUses
 
 #: RFC 8176 has ``pwd``; it has no word for an API key, nor for another issuer's token.
 _METHODS: Final = {
@@ -109,6 +110,7 @@ class Tokens:
         keys: SigningKeys,
         metrics: Metrics,
         *,
+        scope_uses: ScopeUses,
         issuer: str,
         lifetime: int,
         backdate: int = 0,
@@ -123,9 +125,11 @@ class Tokens:
             lifetime: The lifetime in seconds for services without their own.
             backdate: The seconds by which ``iat`` is dated back.
             metrics: Counts the issued tokens.
+            scope_uses: Notes their scopes.
         """
         self._keys = keys
         self._metrics = metrics
+        self._scope_uses = scope_uses
         self._issuer = issuer
         self._lifetime = lifetime
         self._backdate = backdate
@@ -145,6 +149,7 @@ class Tokens:
         grant_type: str = "client_credentials",
         token_id: str | None = None,
         actor: Actor | None = None,
+        names_scopes: bool = False,
         access: Sequence[Mapping[str, Any]] | None = None,
         for_registry_2: bool = False,
     ) -> Token:
@@ -157,6 +162,7 @@ class Tokens:
             grant_type: How it was requested, for the metrics.
             token_id: The ``jti``, if it is already chosen.
             actor: The account that acts for the login's account (RFC 8693 section 4.1).
+            names_scopes: Whether the request named the scopes.
             access: The ``access`` claim, for container registries.
             for_registry_2: See ``jws.signed``.
 
@@ -180,6 +186,7 @@ class Tokens:
             grant_type=grant_type,
             audiences=token_grant.audiences,
         )
+        self._scope_uses.note(principal.account_id, token_grant.scopes, named=names_scopes)
         return Token(text, claims["exp"] - now, claims["scope"], claims["jti"], now)
 
     def preview(

@@ -9,6 +9,7 @@ from keyosk.model import INTROSPECT, KEYOSK, Caller, VerifiedClaims
 from keyosk.permissions import entitlements
 from keyosk.permissions.context import Context
 from keyosk.permissions.services import Services
+from keyosk.scope_uses import ScopeUses
 from keyosk.tokens.access_tokens import Tokens
 from keyosk.tokens.refresh_sessions import Sessions
 
@@ -26,6 +27,7 @@ class Inspection:
         *,
         services: Services,
         sessions: Sessions,
+        scope_uses: ScopeUses,
         issuer: str,
     ) -> None:
         self._database = context.database
@@ -35,6 +37,7 @@ class Inspection:
         self._authentication = authentication
         self._services = services
         self._sessions = sessions
+        self._scope_uses = scope_uses
         self._issuer = issuer
 
     def inspect(self, by: Caller, text: str) -> Mapping[str, Any] | None:
@@ -135,7 +138,10 @@ class Inspection:
             return None
 
     def _may_see(self, by: Caller, claims: VerifiedClaims) -> bool:
-        if claims.account_id == by.account_id or by.has(INTROSPECT):
+        if claims.account_id == by.account_id:
+            return True
+        if by.has(INTROSPECT):
+            self._scope_uses.note(by.account_id or "", (INTROSPECT,), named=True)
             return True
         policies = self._services.policies_acted_for(by.account_id or "")
         return any(policy.audience in claims.audiences for policy in policies)

@@ -46,6 +46,8 @@ _DEEPEST: Final = 5
 #: Seconds that a token for a proxy lives: it is used at once, and each request gets its own.
 _OF_PROXY: Final = 60
 _INVALID: Final = "The token is not valid."
+#: The scopes of requests that name no scope of a service.
+_UNNAMED: Final = (None, (), (OFFLINE,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,12 @@ class TokenIssuer:
         offline = OFFLINE in token_grant.scopes
         if offline:
             delays.before_waiting()  # what begins anew in a thread must not have issued a token
-        token = self._tokens.issue(principal, token_grant, lifetime=token_request.lifetime)
+        token = self._tokens.issue(
+            principal,
+            token_grant,
+            lifetime=token_request.lifetime,
+            names_scopes=token_request.scopes not in _UNNAMED,
+        )
         if not offline:
             return IssuedToken(principal, token)
         # What cannot be issued begins no session.
@@ -141,9 +148,13 @@ class TokenIssuer:
         token_grant = self.entitled(principal, token_request)
         self._tokens.preview(principal, token_grant, lifetime=token_request.lifetime)
         self._workload_logins.record(login, address=address, request_id=request_id)
-        return IssuedToken(
-            principal, self._tokens.issue(principal, token_grant, lifetime=token_request.lifetime)
+        token = self._tokens.issue(
+            principal,
+            token_grant,
+            lifetime=token_request.lifetime,
+            names_scopes=token_request.scopes not in _UNNAMED,
         )
+        return IssuedToken(principal, token)
 
     def workload(self, text: str, *, client_id: str | None = None) -> WorkloadLogin:
         """Return the login that another issuer's token proves; nothing of it is recorded.
@@ -176,6 +187,7 @@ class TokenIssuer:
             self._entitlement(principal, used, (registry.audience,)),
             lifetime=token_request.lifetime,
             grant_type="registry",
+            names_scopes=True,
             access=access,
             for_registry_2=registry.registry_version == 2,
         )
@@ -306,7 +318,11 @@ class TokenIssuer:
         token_grant = self.entitled(principal, token_request)
         token_id = new_id()
         token = self._tokens.issue(
-            principal, token_grant, lifetime=token_request.lifetime, token_id=token_id
+            principal,
+            token_grant,
+            lifetime=token_request.lifetime,
+            token_id=token_id,
+            names_scopes=token_request.scopes not in _UNNAMED,
         )
         with self._database.transaction():
             after = {
@@ -373,6 +389,7 @@ class TokenIssuer:
                 token_grant,
                 lifetime=token_request.lifetime,
                 grant_type="refresh_token",
+                names_scopes=token_request.scopes not in _UNNAMED,
             ),
         )
         return IssuedToken(principal, token, refresh_token)
@@ -426,6 +443,7 @@ class TokenIssuer:
             lifetime=token_request.lifetime,
             grant_type="token_exchange",
             actor=acts,
+            names_scopes=token_request.scopes not in _UNNAMED,
         )
         return IssuedToken(actor, token)
 

@@ -25,6 +25,7 @@ from keyosk.ids import is_id
 from keyosk.installation import Installation
 from keyosk.model import ADMIN, KEYOSK, OPERATOR, Caller, CredentialKind, Principal
 from keyosk.permissions import entitlements
+from keyosk.scope_uses import NAMED
 from keyosk.web import access_log, authorization, bodies, browsers, operator
 from keyosk.web.schemas import PasswordProof
 
@@ -121,8 +122,12 @@ class Gate:
         access_log.note(**name_of(caller))
         itself = _names(caller, asked)
         allowed = decision.any_caller or (decision.itself and itself)
-        if not allowed and not caller.has(decision.scope):
-            raise InsufficientScope(decision.scope)
+        if not allowed:
+            if not caller.has(decision.scope):
+                raise InsufficientScope(decision.scope)
+            uses, used = self._installation.scope_uses, (caller.account_id, decision.scope)
+            if uses.known.get(used) != NAMED and caller.account_id is not None:
+                uses.note(caller.account_id, (decision.scope,), named=True)
         context.caller = caller  # from here on a refusal is known to be theirs
         by_program = caller.credential is not None and caller.credential.is_of_program
         if decision.no_api_key and by_program:

@@ -93,6 +93,8 @@ class AccountsResource(Endpoint):
         # SECURITY: else whoever may make accounts could give away what they hold.
         if self._grants and not g.caller.has(_GRANT):
             raise InsufficientScope(_GRANT)
+        if self._grants and g.caller.account_id is not None:
+            self.installation.scope_uses.note(g.caller.account_id, (_GRANT,), named=True)
         self._draft = self.installation.accounts.draft(g.caller, **fields)
 
     @operation(response=AccountSchema, lists=LISTS)

@@ -154,6 +154,13 @@ class LoneTime(Time):
         return moment
 
 
+class Date(fields.Field[int]):
+    """A day (UTC) outside, days since 1970 inside; for responses."""
+
+    def _serialize(self, value: Any, *_: Any, **__: Any) -> str | None:
+        return None if value is None else rfc3339(value * 86_400)[:10]
+
+
 def moment_of(text: str) -> int:
     """Return the seconds of an RFC 3339 time from 1970 to 9999. Raises ``Invalid``."""
     try:

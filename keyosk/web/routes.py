@@ -52,6 +52,7 @@ from keyosk.web.metadata import MetadataResource
 from keyosk.web.revocations import RevocationsResource
 from keyosk.web.roles import RoleResource, RolesResource
 from keyosk.web.route import Route
+from keyosk.web.scope_uses import HeldScopesResource, UnusedScopesResource
 from keyosk.web.second_factors import SecondFactorResource, SecondFactorsResource
 from keyosk.web.services import ScopesResource, ServiceResource, ServicesResource
 from keyosk.web.sessions import AllSessionsResource, SessionResource, SessionsResource
@@ -183,6 +184,9 @@ ROUTES: Final = (
         "PUT": scope(_GRANTS_WRITE),
         "PATCH": scope(_GRANTS_WRITE),
     }),
+
+    Route("/accounts/<account>/scopes", HeldScopesResource, {"GET": itself_or(_ACCOUNTS_READ)}),
+    Route("/unused-scopes", UnusedScopesResource, {"GET": scope(_ACCOUNTS_READ)}),
 
     Route("/services", ServicesResource, {m: _SERVICE[m] for m in ("GET", "POST")}),
     Route("/services/<service>", ServiceResource,

@@ -45,7 +45,7 @@ _HEADERS: Final = {
 }
 #: The tags as an installation is set up, used and watched. What is not here comes last.
 _TAGS: Final = (
-    *("services", "roles", "accounts", "api-keys", "workloads", "bulk", "apply"),
+    *("services", "roles", "accounts", "api-keys", "workloads", "bulk", "apply", "scope-uses"),
     *("token", "sessions", "console-sessions", "second-factors"),
     *("jwks", "revocations", "introspection", "forward"),
     *("explain", "audit", "login-failures", "signing-keys", "activity", "diagnosis"),

@@ -9,7 +9,7 @@ from marshmallow import Schema, fields
 
 from keyosk.model import CredentialKind
 from keyosk.web.declared import Elsewhere
-from keyosk.web.fields import Accepts, Flag, LoneTime, Object, QueryFlag, Text, Time, Whole
+from keyosk.web.fields import Accepts, Date, Flag, LoneTime, Object, QueryFlag, Text, Time, Whole
 from keyosk.web.schemas import NamedSchema, ResponseSchema, StrictSchema, example_of
 from keyosk.web.workload_schemas import Claims
 
@@ -28,6 +28,7 @@ _KINDS: Final[Mapping[type[fields.Field[Any]], Mapping[str, Any]]] = {
     Elsewhere: _TEXT,
     Time: _TIME,
     LoneTime: _TIME,
+    Date: {"type": "string", "format": "date"},
     Claims: {"type": "object", "additionalProperties": {"anyOf": [_CLAIM_VALUE, _CLAIM_VALUES]}},
     fields.Raw: {},
     Accepts: {"type": "string", "enum": [*_LOGINS["enum"], "both", "any"]},
