@@ -12,6 +12,7 @@ from keyosk.installation import Installation
 from keyosk.model import Node
 from live import ADMIN_PASSWORD, Client, LiveServer
 from people import done, make_person
+from tables import table
 
 pytestmark = pytest.mark.every_database
 
@@ -129,9 +130,7 @@ def test_a_server_writes_by_itself(server: LiveServer, admin: Client) -> None:
     assert node["name"].endswith(f":{server.url.rsplit(':', 1)[1]}")
 
 
-@pytest.mark.parametrize(
-    "query", [{"step": "7"}, {"step": "x"}, {"since": "yesterday"}, {"more": "1"}]
-)
+@table("query", [{"step": "7"}, {"step": "x"}, {"since": "yesterday"}, {"more": "1"}])
 def test_a_wrong_parameter_is_named(admin: Client, query: dict[str, str]) -> None:
     answer = admin.get("/activity", params=query)
     assert answer.status_code == 422

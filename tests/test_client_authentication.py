@@ -9,6 +9,7 @@ import pytest
 import live
 from live import Client, LiveServer
 from people import PASSWORD, Person, done, make_key, make_person, make_service
+from tables import table
 
 CHALLENGE = 'Basic realm="keyosk", charset="UTF-8"'
 OAUTH = ("/auth/token", "/auth/introspect", "/auth/revoke")
@@ -144,8 +145,8 @@ def test_a_secret_in_the_query_or_in_json_is_refused_and_not_logged(
     assert key[:12] not in server.log.read_text()
 
 
-@pytest.mark.parametrize("path", OAUTH)
-@pytest.mark.parametrize(
+@table("path", OAUTH)
+@table(
     ("body", "status", "error"),
     [
         ("client_secret={key}&token=x", 400, "invalid_request"),

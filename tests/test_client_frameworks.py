@@ -66,6 +66,7 @@ from rest_framework.response import Response as RestResponse  # noqa: E402
 from rest_framework.views import APIView  # noqa: E402
 
 import keyosk_client.rest_framework  # noqa: E402
+from tables import table  # noqa: E402
 
 Get = Callable[..., httpx.Response]
 """Sends a request: a path, an ``Authorization`` header or ``None``, a method."""
@@ -344,7 +345,7 @@ def refused(response: httpx.Response, status: int, error: str, challenge: str | 
     assert response.headers.get_list("Content-Type") == ["application/json"]
 
 
-@pytest.mark.parametrize("authorization", [None, "", "Bearer", "Basic YWxpY2U6eA==", "Bearer "])
+@table("authorization", [None, "", "Bearer", "Basic YWxpY2U6eA==", "Bearer "])
 def test_without_a_token_it_says_what_is_needed(get: Get, authorization: str | None) -> None:
     challenge = 'Bearer realm="todo"'
     refused(get("/todos", authorization), 401, "token_required", challenge)
@@ -368,7 +369,7 @@ def test_a_bad_token_is_refused(get: Get, fake: FakeKeyosk) -> None:
         refused(get("/todos", f"Bearer {text}"), 401, "invalid_token", challenge)
 
 
-@pytest.mark.parametrize(
+@table(
     "scope",
     [
         *("", " ", "todo:reader", "todo:rea", "todo", "Todo:read", "TODO:READ", "billing:read"),

@@ -19,6 +19,7 @@ from keyosk.credentials import api_key_format
 from keyosk.storage.database import Database
 from live import ADMIN_PASSWORD, SECRET_KEY, Client, LiveServer, command, free_port, unique
 from people import can_log_in, make_person
+from tables import table
 from terminal import Done, keyosk
 
 PASSWORD = "seven quiet herons wade"
@@ -395,7 +396,7 @@ def test_settings_with_faults_are_refused_all_at_once_and_not_repeated(tmp_path:
 # --- Used wrongly ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@table(
     "arguments",
     [
         (),

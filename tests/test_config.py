@@ -526,8 +526,8 @@ def test_the_settings_for_pkcs11_are_given_all_or_none(
     assert all("is required" in message for message in found.values())
 
 
-@pytest.mark.parametrize("row", SETTINGS, ids=lambda row: row.name)
-@pytest.mark.parametrize("value", ["{a = 1}", "1979-05-27", "[[1]]", "[{}]", "''"])
+@table("row", SETTINGS, ids=lambda row: row.name)
+@table("value", ["{a = 1}", "1979-05-27", "[[1]]", "[{}]", "''"])
 def test_a_value_of_the_wrong_type_is_refused(row: Any, value: str, folder: Path) -> None:
     toml(folder, f"{row.name} = {value}")
     if row.name in ("trusted_proxies", "cors_origins") and value == "''":
@@ -888,7 +888,7 @@ def test_describe_masks_each_place_of_a_password_in_a_url(url: str, shown: str) 
 SENTINELS = st.text("qzxj", min_size=43, max_size=60)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(secret=SENTINELS, more=st.text(st.characters(codec="utf-8"), max_size=5))
 def test_secrets_are_nowhere_to_be_seen(secret: str, more: str) -> None:
     """In no text of a good ``Config`` nor, when something is wrong, of the error."""
@@ -906,7 +906,7 @@ def test_secrets_are_nowhere_to_be_seen(secret: str, more: str) -> None:
 
 
 @pytest.mark.parametrize("row", SETTINGS, ids=lambda row: row.name)
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(secret=SENTINELS, before=st.text(max_size=5), after=st.text(max_size=5))
 def test_no_refusal_repeats_the_value(row: Any, secret: str, before: str, after: str) -> None:
     """Of any setting: the secret may stand in the wrong line."""

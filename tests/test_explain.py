@@ -272,7 +272,7 @@ _kinds = st.sampled_from([None, CredentialKind.API_KEY, CredentialKind.PASSWORD]
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
 def test_it_and_the_token_endpoint_agree(timed: Installation, data: st.DataObject) -> None:

@@ -16,6 +16,7 @@ import pytest
 from keyosk.credentials import api_key_format
 from live import Client, LiveServer, unique
 from people import PASSWORD, can_log_in, done, make_key, make_person
+from tables import table
 from terminal import Done, keyosk
 from test_remote import Terminal
 
@@ -256,7 +257,7 @@ def test_the_audit_log_is_filtered_by_credential_and_read_from_its_end(
 # --- Messages -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@table(
     ("arguments", "said"),
     [
         (("account", "show", "zoe"), "zoe: no such account"),

@@ -405,7 +405,7 @@ MACHINE = (
 )
 
 
-@pytest.mark.parametrize("arguments", MACHINE, ids=" ".join)
+@table("arguments", MACHINE, ids=" ".join)
 def test_what_needs_the_machine_says_so(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     user = Terminal(tmp_path, "")
     said = user.run(*arguments, "--server", "https://keyosk.example.com").refused()

@@ -11,6 +11,7 @@ import pytest
 from keyosk.permissions.verifier_presets import PRESETS
 from live import Client, LiveServer, unique
 from people import Person, done, make_person
+from tables import table
 
 PAGE = Path(__file__).parent.parent / "docs/reference/verifiers.md"
 
@@ -107,7 +108,7 @@ def test_a_manifest_makes_a_service_of_another_format_on_request_only(
             assert done(admin.get(f"/services/{name}"))["on_request_only"] is expected
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@table("name", PRESETS)
 def test_the_docs_say_of_each_verifier_what_the_command_does(name: str) -> None:
     preset = PRESETS[name]
     rows = [row.split(" | ") for row in PAGE.read_text().splitlines() if f"| `{name}` |" in row]

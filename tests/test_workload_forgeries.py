@@ -30,6 +30,7 @@ from live import Client, LiveServer, unique
 from people import done
 from platforms import AUDIENCE, KEYS, METADATA, Platform, base64url, generate, platform, send
 from shops import Shop
+from tables import table
 
 pytestmark = pytest.mark.attack
 
@@ -333,7 +334,7 @@ def test_private_addresses_need_leave(server: LiveServer, admin: Client) -> None
         assert ci.asked == []
 
 
-@pytest.mark.parametrize(
+@table(
     ("address", "private", "allowed"),
     [
         ("192.0.43.7", False, True),

@@ -11,6 +11,7 @@ from live import Client, LiveServer, unique
 from people import PASSWORD, assert_refused, done, make_person, problem
 from platforms import AUDIENCE, KEYS, METADATA, Platform, platform
 from shops import JWT_BEARER, Shop, claims_of
+from tables import table
 
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 CLIENT_ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
@@ -198,7 +199,7 @@ def test_each_login_is_in_the_audit_log(shop: Shop) -> None:
 # --- Rules ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@table(
     "claims",
     [
         {"repository_id": "842913402"},
@@ -301,7 +302,7 @@ def test_what_is_refused_does_not_use_a_token_up(shop: Shop) -> None:
     assert shop.show(token).status_code == 200
 
 
-@pytest.mark.parametrize(
+@table(
     ("fields", "at"),
     [
         ({"claims": {"ref": "refs/heads/main"}}, "claims"),
@@ -526,7 +527,7 @@ def test_an_api_key_trusts_no_issuer(shop: Shop) -> None:
 # --- Issuers --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@table(
     ("fields", "at"),
     [
         ({"issuer": "http://ci.example.com"}, "issuer"),
