@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import hypothesis
 import pytest
@@ -68,6 +68,8 @@ cheap_passwords.install()
 # --- Databases ------------------------------------------------------------------------------------
 
 BACKENDS: Final = ("sqlite", "postgresql")
+#: Fixtures that start a server for one test or module: whatever uses them is slow.
+_SERVERS: Final = frozenset({"own_server", "lonely"})
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -81,13 +83,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" in metafunc.fixturenames:
-        chosen = metafunc.config.getoption("--backend")
-        if chosen is None:
-            marked = metafunc.definition.get_closest_marker("every_database") is not None
-            chosen = "all" if marked else "sqlite"
-        backends = BACKENDS if chosen == "all" else (chosen,)
         # For the session, so that fixtures of any scope may depend on it.
-        metafunc.parametrize("backend", backends, ids=backends, scope="session")
+        metafunc.parametrize("backend", _backends(metafunc), scope="session")
+
+
+def _backends(metafunc: pytest.Metafunc) -> list[Any]:
+    chosen = metafunc.config.getoption("--backend")
+    if chosen is not None:
+        return list(BACKENDS if chosen == "all" else (chosen,))
+    marker = metafunc.definition.get_closest_marker("every_database")
+    if marker is None:
+        return ["sqlite"]
+    later = () if marker.kwargs.get("always") else (pytest.mark.slow,)
+    return ["sqlite", pytest.param("postgresql", marks=later)]
+
+
+@pytest.hookimpl(tryfirst=True)  # before the tests are chosen by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and _SERVERS & {*item.fixturenames}:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from keyosk.installation import Installation
 from keyosk.model import OPERATOR, AuditRow, ListQuery
 from keyosk.storage import schema
 
-pytestmark = pytest.mark.every_database
+pytestmark = pytest.mark.every_database(always=True)
 
 _FIRST = "0018_waiting_audit_rows"
 #: How rows were written until then.

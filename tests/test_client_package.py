@@ -5,6 +5,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 import keyosk_client
 
 ROOT = Path(__file__).parent.parent
@@ -31,6 +33,7 @@ def test_it_loads_nothing_of_the_server_and_no_framework() -> None:
     assert not loaded & {*others, "requests", "pytest", "grpc"}
 
 
+@pytest.mark.slow
 def test_the_stand_in_is_for_tests_only() -> None:
     program = (
         "from keyosk_client.testing import FakeKeyosk\nFakeKeyosk('https://a.example', 'todo'%s)"

@@ -649,6 +649,7 @@ def test_a_process_ends_without_waiting_for_the_thread() -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "end\n", "")
 
 
+@pytest.mark.slow
 def test_a_fork_keeps_the_keys_and_follows_by_itself() -> None:
     """As gunicorn does with --preload."""
     ended = run_program(

@@ -456,6 +456,7 @@ _SPIFFE = """
 """
 
 
+@pytest.mark.slow
 def test_spiffes_workload_api(tmp_path: Path) -> None:
     command = [sys.executable, "-c", textwrap.dedent(_SPIFFE), str(tmp_path / "agent.sock")]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120)

@@ -345,6 +345,7 @@ def test_a_list_that_cannot_follow_says_why(
         page.locator("#results [role=alert]", has_text="cannot be reached").wait_for()
 
 
+@pytest.mark.slow
 def test_somebody_logs_in_by_keyboard_and_creates_an_account(
     browser: Browser, server: LiveServer
 ) -> None:

@@ -32,6 +32,7 @@ def fill(keyosk: Installation, first: int, last: int) -> None:
         keyosk.api_keys.create(OPERATOR, name, name="ci")
 
 
+@pytest.mark.slow
 def test_a_view_costs_the_same_however_many_accounts_there_are(prepared_url: str) -> None:
     with in_process(prepared_url) as (keyosk, client):
         keyosk.services.create(OPERATOR, name="todo", scopes=[Scope("todo:read")])

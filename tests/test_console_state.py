@@ -331,6 +331,7 @@ def test_who_may_not_see_something_is_not_led_to_it(server: LiveServer, admin: C
 
 
 @pytest.mark.attack
+@pytest.mark.slow
 def test_a_page_costs_as_many_statements_however_much_there_is(prepared_url: str) -> None:
     with console(prepared_url) as (keyosk, client):
 

@@ -343,6 +343,7 @@ def test_the_corpus_is_what_it_says() -> None:
 
 
 @pytest.mark.attack
+@pytest.mark.slow
 def test_no_text_that_somebody_chose_runs_in_any_view(
     infested: tuple[Installation, InProcess], subtests: pytest.Subtests
 ) -> None:
@@ -394,6 +395,7 @@ def test_no_text_in_a_link_runs(
 
 
 @pytest.mark.attack
+@pytest.mark.slow
 def test_no_text_in_a_form_or_a_path_runs(infested: tuple[Installation, InProcess]) -> None:
     _, client = infested
     form_token = token(client)

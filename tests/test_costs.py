@@ -226,6 +226,7 @@ def test_a_request_costs_no_more_than_is_stated(
     assert exceeded == {}
 
 
+@pytest.mark.slow
 def test_the_profile_is_one_of_this_code() -> None:
     tool = Path(__file__).parents[1] / "tools" / "breakdown.py"
     ran = subprocess.run(

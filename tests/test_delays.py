@@ -95,6 +95,7 @@ def test_nobody_waits_for_longer_than_three_seconds() -> None:
     assert held == [3]
 
 
+@pytest.mark.slow
 def test_an_account_that_revoked_its_tokens_keeps_no_thread_from_others(tmp_path: Path) -> None:
     """As many requests as it likes: each has its token once the second is over."""
     url = f"sqlite:///{tmp_path / 'keyosk.db'}"

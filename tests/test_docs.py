@@ -29,6 +29,7 @@ from keyosk.web.openapi import build
 from keyosk.web.routes import ROUTES
 from live import LiveServer
 from pages import enrol, logged_in
+from tables import table
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -216,6 +217,7 @@ def new_key(server: LiveServer, name: str) -> tuple[str, str]:
     return made["id"], made["secret"]
 
 
+@pytest.mark.slow
 def test_every_curl_line_of_the_api_page_works_when_pasted(live: LiveServer) -> None:
     key_id, _ = new_key(live, "for deletion")
     _, secret = new_key(live, "kept")
@@ -270,6 +272,7 @@ def test_every_command_has_an_example() -> None:
         assert found is None or any(found[1] in block for block in code(section, "sh")), found
 
 
+@pytest.mark.slow
 def test_every_example_of_the_commands_page_works_when_pasted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -364,7 +367,7 @@ def test_every_claim_that_is_issued_is_in_the_tokens_page(live: LiveServer) -> N
 # --- Words ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@table("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_no_word_stands_twice(page: Path) -> None:
     text = re.sub(r"`[^`]*`", "`", without_code(page.read_text()))
     assert re.findall(r"\b([A-Za-z]+)[ \n]\1\b", text) == []
@@ -381,7 +384,7 @@ def anchors(page: Path) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@table("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_relative_link_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", without_code(page.read_text())):
         if re.match(r"[a-z]+:", target):
@@ -398,8 +401,8 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
 def test_the_tables_of_contents_have_every_page() -> None:
     listed = {DOCS / "index.md"}
     for page in DOCS.rglob("*.md"):
-        for table in code(page.read_text(), r"\{toctree\}"):
-            for name in [line for line in table.split() if not line.startswith(":")]:
+        for toctree in code(page.read_text(), r"\{toctree\}"):
+            for name in [line for line in toctree.split() if not line.startswith(":")]:
                 listed |= set(page.parent.glob(f"{name}.md"))
     assert listed == set(DOCS.rglob("*.md"))
 
@@ -426,9 +429,9 @@ def test_the_page_of_performance_has_the_published_figures() -> None:
 
 def test_the_page_of_growth_has_the_published_figures() -> None:
     page = (REFERENCE / "growth.md").read_text()
-    for table in json.loads((REFERENCE / "growth.json").read_text())["tables"]:
-        _, _, rest = page.partition(f"**{table['title'].capitalize()}, {table['database']}**")
-        for row in table["rows"]:
+    for figures in json.loads((REFERENCE / "growth.json").read_text())["tables"]:
+        _, _, rest = page.partition(f"**{figures['title'].capitalize()}, {figures['database']}**")
+        for row in figures["rows"]:
             verdict = {None: "", True: "met", False: "missed"}[row["met"]]
             path, comma, more = row["name"].partition(",")
             name = f"`{path}`{comma}{more}" if path.startswith("/") else row["name"]

@@ -348,6 +348,7 @@ def test_the_forge_can_make_tokens_that_pass(forge: Forge) -> None:
 PLAIN = ("typ 'JWT'", "typ 'jwt'")
 
 
+@pytest.mark.slow
 def test_no_forgery_passes_anywhere_and_none_makes_keyosk_call_anybody(
     forge: Forge, trap: socket.socket
 ) -> None:
@@ -375,6 +376,7 @@ def test_a_refresh_token_is_no_bearer_token(forge: Forge) -> None:
     assert 200 not in taken.values()
 
 
+@pytest.mark.slow
 def test_no_protected_address_takes_a_forgery(forge: Forge) -> None:
     every = forgeries(forge)
     classes = (

@@ -13,7 +13,7 @@ from keyosk.model import OPERATOR, ListQuery
 from keyosk.web import paging
 from live import ADMIN_PASSWORD
 
-pytestmark = pytest.mark.every_database
+pytestmark = pytest.mark.every_database(always=True)
 
 _MOST = 20  # pages; there are 5 with 2 objects each
 

@@ -25,7 +25,7 @@ from live import Client, LiveServer, unique
 from people import NEW_PASSWORD, PASSWORD, Person, done, make_key, make_person
 from tables import table
 
-pytestmark = pytest.mark.every_database
+pytestmark = pytest.mark.every_database(always=True)
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/explanation/revocation.md"

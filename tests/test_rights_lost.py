@@ -14,7 +14,7 @@ from keyosk.model import OPERATOR, Grant, Scope
 from keyosk.tokens.issuing import TokenRequest
 from live import ADMIN_PASSWORD, Client, LiveServer, soon, unique, wait_for
 
-pytestmark = pytest.mark.every_database
+pytestmark = pytest.mark.every_database(always=True)
 
 PASSWORD = "seven quiet herons wade"
 OTHER = "seven loud herons wade"

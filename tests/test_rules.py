@@ -16,7 +16,7 @@ from people import make_service as new_service
 from postgres import PostgresServer
 from tables import table
 
-pytestmark = pytest.mark.every_database
+pytestmark = pytest.mark.every_database(always=True)
 
 RULE = "refused_by_rule"
 ADMIN = "keyosk:admin"

@@ -54,7 +54,7 @@ from keyosk.storage.logins import LoginStore
 from keyosk.storage.roles import RoleStore
 from keyosk.storage.services import ServiceStore
 
-pytestmark = pytest.mark.every_database
+pytestmark = pytest.mark.every_database(always=True)
 
 NOW = 1_800_000_000
 
@@ -332,6 +332,7 @@ with schema.exclusive(database):
 
 
 @pytest.mark.fault
+@pytest.mark.slow
 def test_four_processes_that_start_at_once_apply_each_migration_once(database_url: str) -> None:
     processes = [
         subprocess.Popen(

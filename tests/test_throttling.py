@@ -30,7 +30,7 @@ from keyosk.storage.throttling import ThrottlingStore
 from live import Client, LiveServer
 from people import PASSWORD, Person, make_key, make_person
 
-pytestmark = pytest.mark.every_database
+pytestmark = pytest.mark.every_database(always=True)
 
 MINUTES = 15 * 60
 HERE = "192.0.2.1"
