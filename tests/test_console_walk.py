@@ -1,9 +1,11 @@
 """Every page of the console in a real browser: accessible, no wider than the screen, and quiet."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from typing import Final
 
+import pyotp
 import pytest
 from playwright.sync_api import Browser, Page
 from werkzeug.routing import Map, MapAdapter
@@ -15,7 +17,9 @@ from chromium import Visitor, violations
 from installed import installed
 from keyosk.console.application import create
 from keyosk.installation import Installation
+from keyosk.model import OPERATOR, Grant
 from live import ADMIN_PASSWORD, LiveServer
+from people import PASSWORD
 
 # Part of `make test-long`: it shows every page at each width, light and dark.
 pytestmark = pytest.mark.slow
@@ -28,6 +32,8 @@ _UNLINKED: Final = {
     "/console/login/second-factor",
     "/console/static/<file>",
     "/console/audit/export",
+    # Only from a page whose owner proved who they are too long ago.
+    "/console/confirm",
 }
 _HEAVIEST: Final = 100_000  # bytes of a page, however much there is to show
 
@@ -227,11 +233,7 @@ def test_pages_that_no_link_leads_to_are_as_good(
         page = visitor.page
 
         def looks(heading: str) -> None:
-            page.locator("h1", has_text=heading).wait_for()
-            with subtests.test(heading):
-                # The browser tells of a page that is a refusal, too.
-                refusal = "Failed to load resource: the server responded with a status of 4"
-                assert [each for each in faults_of(visitor) if refusal not in each] == []
+            look(visitor, subtests, heading)
 
         visitor.go("/console/login")
         page.fill("#username", "admin")
@@ -272,6 +274,146 @@ def test_pages_that_no_link_leads_to_are_as_good(
         page.fill("main input[type=password]", ADMIN_PASSWORD)
         page.click("main button")
         looks("")
+
+
+def test_what_a_form_shows_of_issuers_and_of_many_accounts_is_as_good(
+    browser: Browser, crowd: LiveServer, subtests: pytest.Subtests
+) -> None:
+    with Visitor(browser, crowd) as visitor:
+        page = visitor.page
+
+        def looks(heading: str) -> None:
+            look(visitor, subtests, heading)
+
+        visitor.log_in("admin", ADMIN_PASSWORD)
+        visitor.go("/console/accounts")
+        for box in page.locator("input[name=account]").all()[:30]:
+            box.check()
+        page.select_option("#act", "enable")
+        page.click("button:has-text('Go on')")
+        looks("Enable 30 accounts?")
+        page.click("main button")
+        looks("Enable them")
+
+        visitor.go("/console/issuers")
+        page.click("summary:has-text('Trust an issuer')")
+        page.fill("#name", f"new-{crowded.LONG}")
+        page.fill("#issuer", f"{crowded.URL} no")
+        page.fill("#jwks_uri", f"{crowded.URL} no")
+        page.click("button:has-text('Trust it')")
+        looks("Trust the issuer")
+        page.click("button:has-text('Trust it')")
+        looks("Unprocessable")
+
+        issuer = f"/console/issuers/0-{crowded.LONG}"
+        visitor.go(issuer)
+        page.click("summary:has-text('Change this issuer')")
+        page.fill("#own-jwks", f"{crowded.URL} no")
+        page.fill("#own-lifetime", "-1")
+        page.click("button:has-text('Change it')")
+        looks("Change the issuer")
+        page.click("main button")
+        looks("Unprocessable")
+
+        visitor.go(issuer)
+        page.click("summary:has-text('Make a rule')")
+        page.fill("#name", crowded.LONG)
+        page.fill("#account", f"nobody-{crowded.LONG}")
+        page.fill("#claims", f"repository_id={crowded.URL}\nref={crowded.LONG * 3}")
+        page.fill("#expires_at", "tomorrow")
+        page.click("button:has-text('Make the rule')")
+        looks("Let workloads log in as")
+        page.click("main button")
+        looks("Unprocessable")
+
+        visitor.go(f"{issuer}/rules/0-{crowded.LONG}")
+        page.click("summary:has-text('Change this rule')")
+        page.fill("#claims", "repository_id=")
+        page.fill("#scopes", f"{crowded.LONG}:nothing")
+        page.click("button:has-text('Change it')")
+        looks("Change the rule")
+        page.click("main button")
+        looks("Unprocessable")
+
+        visitor.go(issuer)
+        page.fill("#assertion", f"{crowded.LONG}.{crowded.LONG}.{crowded.LONG}")
+        page.click("button:has-text('Try it')")
+        looks(crowded.LONG)
+
+
+def test_what_a_second_factor_takes_is_as_good(
+    browser: Browser, crowd: LiveServer, keyosk: Installation, subtests: pytest.Subtests
+) -> None:
+    name = f"boss.{crowded.PLAIN}"
+    keyosk.grants.create_account(
+        OPERATOR, [Grant(scope="keyosk:admin")], username=name, password=PASSWORD
+    )
+    with Visitor(browser, crowd) as visitor:
+        page = visitor.page
+
+        def looks(heading: str) -> None:
+            look(visitor, subtests, heading)
+
+        visitor.log_in(name)
+        visitor.go("/me/second-factors")
+        page.fill("#app-name", crowded.TITLE)
+        page.fill("#app-password", PASSWORD)
+        page.keyboard.press("Enter")
+        page.locator("#code").fill("000000")
+        secret = re.search(r"Secret: ([A-Z2-7 ]+[A-Z2-7])\s", page.inner_text("main"))
+        assert secret is not None
+        page.keyboard.press("Enter")
+        page.locator("#fault").wait_for()
+        looks("Authenticator app")
+        phone = pyotp.TOTP(secret[1].replace(" ", ""))
+        page.fill("#code", phone.now())
+        page.keyboard.press("Enter")
+        page.locator("h1", has_text="Recovery codes").wait_for()
+        codes = re.findall(r"[a-z2-7]{4}(?:-[a-z2-7]{4}){5}", page.inner_text("main"))
+        looks("Recovery codes")
+
+        page.click("button:has-text('Log out')")
+        page.fill("#username", name)
+        page.fill("#password", PASSWORD)
+        page.keyboard.press("Enter")
+        page.locator("#code").wait_for()
+        looks("Second factor")
+        page.fill("#code", "000000")
+        page.keyboard.press("Enter")
+        page.locator("#fault").wait_for()
+        looks("Second factor")
+        page.fill("#code", codes[0])
+        page.keyboard.press("Enter")
+        page.wait_for_url(f"{crowd.url}/console")
+
+        keyosk.database.raw.execute_sql("UPDATE console_session SET confirmed_at = 0")
+        plain = f"/console/accounts/{keyosk.accounts.get(crowded.PLAIN).id}"
+        visitor.go(plain)
+        page.click("button:has-text('Disable')")
+        page.locator("#again").fill(PASSWORD)
+        page.fill("#code", "000000")
+        page.keyboard.press("Enter")
+        page.locator("#fault").wait_for()
+        looks("Disable")
+        visitor.go(plain)
+        page.click("summary:has-text('Set the password')")
+        page.click("a:has-text('Confirm that it is you')")
+        looks("Confirm that it is you")
+        page.fill("#again", PASSWORD)
+        page.fill("#code", codes[1])
+        page.keyboard.press("Enter")
+        page.wait_for_url(f"{crowd.url}{plain}")
+        visitor.go("/me/second-factors")
+        looks("My second factors")
+
+
+def look(visitor: Visitor, subtests: pytest.Subtests, heading: str) -> None:
+    """Look at the page that has this heading, whatever its status is."""
+    visitor.page.locator("h1", has_text=heading).wait_for()
+    with subtests.test(heading):
+        # The browser tells of a page that is a refusal, too.
+        refusal = "Failed to load resource: the server responded with a status of 4"
+        assert [each for each in faults_of(visitor) if refusal not in each] == []
 
 
 def test_no_page_is_heavy(crowd: LiveServer, paths: dict[str, list[str]]) -> None:

@@ -27,6 +27,7 @@ from keyosk.credentials import passkeys
 from keyosk.credentials.passkeys import RelyingParty
 from keyosk.errors import BadCredentials
 from keyosk.model import OPERATOR, Passkey
+from keyosk.storage.database import Database
 from live import LiveServer
 from pages import Page
 from people import PASSWORD, make_person
@@ -38,6 +39,7 @@ _HOST: Final = "id.example.org"
 _ORIGIN: Final = f"https://{_HOST}"
 _SECOND: Final = "/console/login/second-factor"
 _MINE: Final = "/me/second-factors"
+_SCHEMES: Final = ("light", "dark")
 
 
 class Authenticator:
@@ -433,6 +435,24 @@ def test_chromium_makes_and_shows_a_passkey(named: LiveServer, browser: Browser)
     button.press("Enter")
     page.get_by_role("link", name=person.username).wait_for()
     assert page.url.startswith(f"{url}/console")
+
+    database = Database(named.environment["KEYOSK_DATABASE_URL"])
+    database.raw.execute_sql("UPDATE console_session SET confirmed_at = 0")
+    database.close()
+    page.goto(f"{url}/console/confirm?next=/me")
+    button = page.get_by_role("button", name="Confirm with a passkey")
+    button.wait_for()
+    for scheme in _SCHEMES:
+        page.emulate_media(color_scheme=scheme)
+        for width in (360, 768, 1440):
+            page.set_viewport_size({"width": width, "height": 900})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert violations(page) == []
+    page.fill("#again", PASSWORD)
+    button.press("Enter")
+    page.wait_for_url(f"{url}/me")
+    page.goto(f"{url}/console/confirm?next=/me")
+    assert page.url == f"{url}/me"  # there is no question again
     assert watch.faults == []
     context.close()
 
