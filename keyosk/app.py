@@ -26,7 +26,7 @@ from keyosk.credentials.authentication import Authentication
 from keyosk.credentials.concurrency import HashingLimit
 from keyosk.credentials.password_hashing import Passwords
 from keyosk.credentials.throttling import Throttling
-from keyosk.diagnosis import Diagnosis
+from keyosk.diagnosis import Diagnosis, Workloads
 from keyosk.idempotency import Idempotency
 from keyosk.installation import Installation
 from keyosk.keys import hsm
@@ -203,7 +203,14 @@ def build(
             clock=clock,
         ),
         activity=Activity(database, stores.activity, metrics, clock=clock),
-        diagnosis=Diagnosis(config, database, keys, rotation=rotation),
+        diagnosis=Diagnosis(
+            config,
+            database,
+            keys,
+            rotation=rotation,
+            workloads=Workloads(issuers, workload_rules, key_sets, accounts),
+            clock=clock,
+        ),
         login_failures=LoginFailureViews(
             context.audit,
             Throttling(database, stores.throttling, clock),

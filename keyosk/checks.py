@@ -1,7 +1,8 @@
 """What was looked at for ``keyosk doctor``, and what was found; of values, without a database."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from keyosk.errors import counted
@@ -12,6 +13,8 @@ WARNING: Final = "warning"
 WRONG: Final = "wrong"
 #: It could not be looked at, and why.
 NOT_CHECKED: Final = "not checked"
+_HOUR: Final = 3_600
+_DAY: Final = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +63,104 @@ def of_keys(found: Iterable[Mapping[str, Any]]) -> Iterator[Check]:
                 "See that these services fetch the key set again: they would refuse new tokens. "
                 "keyosk signing-key rotate --when-seen waits for them.",
             )
+
+
+def of_given_keys(issuer: str, *, age: float) -> Check:
+    """Say of an issuer that its keys are given; ``age``: seconds since it was changed."""
+    found = f"its keys were given; it was changed {_for_people(age)} ago"
+    return Check(f"issuer {issuer}", OK, found)
+
+
+def of_fetched_keys(issuer: str, *, age: int | None, fault: str | None, fetchable: str) -> Check:
+    """Look at the keys of an issuer that are fetched.
+
+    Args:
+        issuer: Its name.
+        age: Seconds since those in use were fetched, if there are any.
+        fault: Why they could not be fetched, if it was tried.
+        fetchable: What to say where nothing is wrong.
+    """
+    part = f"issuer {issuer}"
+    used = "none are in use yet"
+    if age is not None:
+        used = f"those in use were fetched {_for_people(age)} ago"
+    if fault is None:
+        return Check(part, OK, f"{fetchable}; {used}")
+    if age is not None:
+        return Check(
+            part,
+            WARNING,
+            f"its keys cannot be fetched: {fault}; {used}",
+            "See that this machine reaches it: Keyosk uses its last keys for a day.",
+        )
+    return Check(
+        part,
+        WRONG,
+        f"its keys cannot be fetched: {fault}",
+        "Its workloads cannot log in. See that this machine reaches it, or give its keys: keyosk "
+        f"issuer set {issuer} --keys FILE",
+    )
+
+
+def of_rules(
+    issuer: str,
+    rules: Sequence[Mapping[str, Any]],
+    accounts: Mapping[str, Mapping[str, Any]],
+    *,
+    now: float,
+) -> Iterator[Check]:
+    """Look at the rules of an issuer: what nobody can log in by, and what nobody ever did.
+
+    Rules, and their accounts by username, are in the shape of the API.
+    """
+    part = f"rules of {issuer}"
+    if not rules:
+        yield Check(
+            part,
+            WARNING,
+            "there is none: no token of it logs in",
+            f"keyosk rule create {issuer} ..., or keyosk issuer delete {issuer}",
+        )
+        return
+    found = [
+        check
+        for rule in rules
+        if rule.get("enabled")
+        for check in _of_rule(issuer, rule, accounts[str(rule.get("account"))], now=now)
+    ]
+    yield from found or (Check(part, OK, f"{counted(len(rules), 'rule')}, in use"),)
+
+
+def _of_rule(
+    issuer: str, rule: Mapping[str, Any], account: Mapping[str, Any], *, now: float
+) -> Iterator[Check]:
+    name = str(rule.get("name"))
+    part, remove = f"rule {issuer}/{name}", f"keyosk rule delete {issuer} {name}"
+    if not account.get("enabled") or _is_over(account.get("expires_at"), now):
+        yield Check(
+            part,
+            WARNING,
+            f"its account {account.get('username')} is disabled or has expired",
+            f"Enable the account, or {remove}",
+        )
+    elif _is_over(rule.get("expires_at"), now):
+        yield Check(part, WARNING, f"it ended at {rule.get('expires_at')}", remove)
+    elif rule.get("last_used_at") is None:
+        yield Check(
+            part,
+            WARNING,
+            f"no token ever logged in by it; it was made at {rule.get('created_at')}",
+            f"See what misses: keyosk issuer test {issuer} < token",
+        )
+
+
+def _is_over(moment: object, now: float) -> bool:
+    return isinstance(moment, str) and datetime.fromisoformat(moment).timestamp() <= now
+
+
+def _for_people(seconds: float) -> str:
+    if seconds < 2 * _HOUR:
+        return counted(int(seconds) // 60, "minute")
+    if seconds < 2 * _DAY:
+        return counted(int(seconds) // _HOUR, "hour")
+    return counted(int(seconds) // _DAY, "day")

@@ -7,25 +7,55 @@ needs a view from outside, or a folder of backups: see ``cli.diagnosis``.
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
-from keyosk.checks import OK, WARNING, WRONG, Check, of_keys
+from keyosk.accounts.accounts import Accounts
+from keyosk.checks import (
+    NOT_CHECKED,
+    OK,
+    WARNING,
+    WRONG,
+    Check,
+    of_fetched_keys,
+    of_given_keys,
+    of_keys,
+    of_rules,
+)
 from keyosk.config import SETTINGS, Config
 from keyosk.config.values import Address
 from keyosk.errors import KeyoskError, counted
 from keyosk.keys.rotation import Rotation
 from keyosk.keys.signing_keys import SigningKeys
-from keyosk.model import KeyState
+from keyosk.model import KeyState, ListQuery, WorkloadRule
 from keyosk.storage import maintenance
 from keyosk.storage.database import Database
+from keyosk.workloads.issuers import TrustedIssuers
+from keyosk.workloads.key_sets import KeySets
+from keyosk.workloads.rules import WorkloadRules
 
 _MIB: Final = 1024 * 1024
 #: Seconds by which this machine's clock may differ from the database's.
 _TOLERATED: Final = 0.5
+#: Issuers that are looked at, rules of all of them, and findings of both: a page of the console
+#: waits for it and shows it.
+_ISSUERS: Final = 20
+_RULES: Final = 100
+_FOUND: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Workloads:
+    """What says of workloads who they may log in as."""
+
+    issuers: TrustedIssuers
+    rules: WorkloadRules
+    keys: KeySets
+    accounts: Accounts
 
 
 class Diagnosis:
@@ -38,11 +68,15 @@ class Diagnosis:
         signing_keys: SigningKeys,
         *,
         rotation: Rotation,
+        workloads: Workloads,
+        clock: Callable[[], float],
     ) -> None:
         self._settings = settings
         self._database = database
         self._signing_keys = signing_keys
         self._rotation = rotation
+        self._workloads = workloads
+        self._clock = clock
 
     def settings(self) -> list[tuple[str, str, str]]:
         """Return each setting as variable, value (a secret masked) and where it came from."""
@@ -55,6 +89,7 @@ class Diagnosis:
             ("files", lambda: of_files(self._settings)),
             ("database", self.of_database),
             ("keys", self._of_keys),
+            ("issuers", self._of_issuers),
         )
         found: list[Check] = []
         for part, look in looks:
@@ -114,6 +149,69 @@ class Diagnosis:
             }
             for key in keys
         )
+
+    def _of_issuers(self) -> Iterator[Check]:
+        """Look at issuers as they are known here: nothing is fetched, as a page waits for it."""
+        found = sorted(self._of_each_issuer(), key=lambda check: check.status == OK)
+        yield from found[:_FOUND]
+        if len(found) > _FOUND:
+            yield Check(
+                "issuers",
+                found[_FOUND].status,
+                f"{counted(len(found) - _FOUND, 'more finding')} about issuers and rules",
+                "keyosk doctor shows all.",
+            )
+
+    def _of_each_issuer(self) -> Iterator[Check]:
+        issuers = self._workloads.issuers.page(ListQuery(limit=_ISSUERS + 1))
+        now, left = self._clock(), _RULES
+        for issuer in issuers[:_ISSUERS]:
+            if issuer.enabled and issuer.keys is not None:
+                yield of_given_keys(issuer.name, age=now - issuer.updated_at)
+            elif issuer.enabled:
+                state = self._workloads.keys.last_state(issuer)
+                yield of_fetched_keys(
+                    issuer.name, age=state.age, fault=state.fault, fetchable="its keys are fetched"
+                )
+            rules = self._workloads.rules.page(issuer.id, ListQuery(limit=left + 1))
+            if len(rules) > left:
+                break
+            left -= len(rules)
+            yield from of_rules(
+                issuer.name, [_rule(each) for each in rules], self._accounts_of(rules), now=now
+            )
+        else:
+            if len(issuers) <= _ISSUERS:
+                return
+        yield Check(
+            "issuers",
+            NOT_CHECKED,
+            f"only {_ISSUERS} issuers and {_RULES} rules are looked at here",
+            "keyosk doctor looks at all.",
+        )
+
+    def _accounts_of(self, rules: Sequence[WorkloadRule]) -> Mapping[str, Mapping[str, Any]]:
+        found = {}
+        for each in {rule.account_id for rule in rules}:
+            account = self._workloads.accounts.get(each)
+            found[account.username] = {
+                "username": account.username,
+                "enabled": account.enabled,
+                "expires_at": None if account.expires_at is None else _text(account.expires_at),
+            }
+        return found
+
+
+def _rule(rule: WorkloadRule) -> Mapping[str, Any]:
+    """Return a rule in the shape of the API, as far as it is looked at."""
+    return {
+        "name": rule.name,
+        "account": rule.account,
+        "enabled": rule.enabled,
+        "expires_at": None if rule.expires_at is None else _text(rule.expires_at),
+        "last_used_at": rule.last_used_at,
+        "created_at": _text(rule.created_at),
+    }
 
 
 def _text(moment: int) -> str:

@@ -14,6 +14,7 @@ import pytest
 from installed import installed
 from keyosk.storage import maintenance
 from live import ADMIN_PASSWORD, SECRET_KEY, LiveServer, free_port
+from pages import logged_in
 from people import done, make_service
 from platforms import METADATA, platform, send
 from shops import Shop
@@ -98,6 +99,11 @@ def test_a_service_that_has_not_fetched_the_next_key_is_named(tmp_path: Path) ->
         assert examined(doctor(server, "--json"))["next key"]["status"] == "ok"
 
 
+def diagnosed(shop: Shop) -> dict[str, dict[str, Any]]:
+    """What the server itself finds, by part."""
+    return {each["part"]: each for each in done(shop.admin.get("/diagnosis"))["checks"]}
+
+
 @pytest.mark.every_database
 def test_issuers_that_cannot_be_reached_and_rules_that_nobody_needs(
     own_server: LiveServer, tmp_path: Path
@@ -111,13 +117,21 @@ def test_issuers_that_cannot_be_reached_and_rules_that_nobody_needs(
         assert "none are in use yet" in found[key]["found"]
         assert "no token ever logged in by it" in found[main]["found"]
         assert f"keyosk issuer test {shop.issuer}" in found[main]["cure"]
+        asked = len(ci.asked)
+        here = diagnosed(shop)
+        assert (here[key]["status"], here[main]) == ("ok", found[main])
+        root = logged_in(server, "admin", ADMIN_PASSWORD)
+        assert "no token ever logged in by it" in root.get("/console/settings").text
+        assert len(ci.asked) == asked  # whoever opens a page has us call nobody
 
         done(shop.show(ci.token()))
         found = examined(doctor(server, "--json"))
         assert (found[key]["status"], found[rules]["status"]) == ("ok", "ok")
         assert "fetched 0 minutes ago" in found[key]["found"]
         there = examined(Terminal(tmp_path, server.url).logged_in().run("doctor", "--json"))
-        assert there[rules] == found[rules]
+        here = diagnosed(shop)
+        assert there[rules] == found[rules] == here[rules]
+        assert "fetched 0 minutes ago" in here[key]["found"]
 
         idle = {"claims": {"repository_id": "1"}, "account": shop.machine()}
         made = done(
@@ -130,6 +144,7 @@ def test_issuers_that_cannot_be_reached_and_rules_that_nobody_needs(
         found = examined(doctor(server, "--json"))
         assert "is disabled or has expired" in found[other]["found"]
         assert found[other]["cure"].endswith(f"keyosk rule delete {shop.issuer} other")
+        assert diagnosed(shop)[other] == found[other]
         done(shop.admin.patch(path, json={"enabled": False}))
 
         ci.answers[METADATA] = lambda handler: send(handler, b"", status=500)
@@ -140,6 +155,8 @@ def test_issuers_that_cannot_be_reached_and_rules_that_nobody_needs(
         found = examined(doctor(server, "--json"))
         assert found[key]["status"] == "wrong"
         assert "--keys FILE" in found[key]["cure"]
+        shop.show(ci.token())  # now the server knows as well
+        assert diagnosed(shop)[key] == found[key]
 
         done(shop.change(jwks_uri=None, keys={"keys": ci.keys}))
         done(shop.admin.delete(f"/issuers/{shop.issuer}/rules/main"), 204)
@@ -147,6 +164,7 @@ def test_issuers_that_cannot_be_reached_and_rules_that_nobody_needs(
         found = examined(doctor(server, "--json"))
         assert (found[key]["status"], found[rules]["status"]) == ("ok", "warning")
         assert "its keys were given" in found[key]["found"]
+        assert diagnosed(shop)[key] == found[key]
         done(shop.change(enabled=False))
         assert key not in examined(doctor(server, "--json"))
 

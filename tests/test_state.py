@@ -213,6 +213,20 @@ def test_a_server_finds_what_is_wrong_with_it(prepared_url: str, backend: str) -
         assert parts["keys"]["status"] == "wrong"
 
 
+def test_a_server_says_of_many_issuers_what_is_wrong_and_how_much_more(prepared_url: str) -> None:
+    with installed(prepared_url) as keyosk:
+        for number in range(25):
+            keyosk.issuers.create(
+                OPERATOR, name=f"ci-{number}", preset="github", audience=f"x-{number}"
+            )
+        checks = ask(keyosk, "/diagnosis")["checks"]
+        parts = [each["part"] for each in checks if "ci-" in each["part"]]
+        assert set(parts) == {f"rules of ci-{number}" for number in range(20)}
+        more = [(each["status"], each["found"]) for each in checks if each["part"] == "issuers"]
+        assert ("not checked", "only 20 issuers and 100 rules are looked at here") not in more
+        assert more == [("not checked", "21 more findings about issuers and rules")]
+
+
 def test_settings_are_shown_with_their_secrets_masked(server: LiveServer, admin: Client) -> None:
     answer = admin.get("/settings")
     items = {each["name"]: each for each in done(answer)["items"]}

@@ -55,9 +55,10 @@ class DiagnosisResource(Endpoint):
 
     @operation(response=DiagnosisSchema)
     def get(self) -> Response:
-        """Look at settings, files, database and signing keys.
+        """Look at settings, files, database, signing keys, and workloads' issuers and rules.
 
-        It is what ``keyosk doctor`` looks at, without what needs a view from outside.
+        It is what ``keyosk doctor`` looks at, without what needs a view from outside. Keys of
+        issuers are not fetched for it: it says how the last fetch went.
         """
         checks = self.installation.diagnosis.checks()
         return json_response({"checks": [check.shape for check in checks]})

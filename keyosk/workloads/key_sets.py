@@ -52,11 +52,11 @@ class KeysUnavailable(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class KeySetState:
-    """What is known of an issuer's keys, after a look at where they are.
+    """What is known of an issuer's keys.
 
     Attributes:
         age: Seconds since the set in use was fetched; ``None`` if there is none.
-        fault: Why it cannot be fetched now; ``None`` if it can.
+        fault: Why they could not be fetched; ``None`` if they could, or nobody tried.
     """
 
     age: int | None
@@ -114,6 +114,14 @@ class KeySets:
             self._download(issuer)
         except FetchFailed as error:
             fault = str(error)
+        return self._state(issuer, fault)
+
+    def last_state(self, issuer: TrustedIssuer) -> KeySetState:
+        """Return how the last fetch of an issuer's keys went, without another."""
+        known = self._known(issuer)
+        return self._state(issuer, None if known is None else known.fault)
+
+    def _state(self, issuer: TrustedIssuer, fault: str | None) -> KeySetState:
         known, now = self._known(issuer), int(self._clock())
         if known is None or known.fetched_at is None or not self._keys(issuer, known, now):
             return KeySetState(None, fault)
