@@ -10,7 +10,8 @@ import pytest
 from werkzeug.test import TestResponse
 
 from installed import rows_of
-from keyosk.model import OPERATOR, Grant, ListQuery
+from keyosk.errors import BadCredentials
+from keyosk.model import OPERATOR, ConsoleSession, Grant, ListQuery
 from pages import Page
 from people import NEW_PASSWORD, PASSWORD
 from test_passkeys import _LIES, Authenticator, Site, _lying, options_of
@@ -446,6 +447,30 @@ def test_a_challenge_of_a_session_is_answered_once_in_it_and_soon(key_node: Node
     node.clock.now += _LATER
     page = asked(node, tab)
     assert answer(node, tab, page, right).status_code == 403  # the one from before
+
+
+@pytest.mark.attack
+def test_any_answer_uses_a_challenge_up_though_no_page_asks_again(key_node: Node) -> None:
+    node = key_node
+    tab, key = with_key(node)
+    cookie = tab.client.get_cookie("__Host-keyosk-session", domain="id.example.org")
+    assert cookie is not None
+    for is_right in (False, True):
+        options = options_of(asked(node, tab))
+        session, _ = node.keyosk.console_sessions.resume(cookie.value)
+        wrong, right = _lying(key, {"flags": 1}).get(options), key.get(options)
+        assert confirms(node, session, right if is_right else wrong) == is_right
+        assert not confirms(node, session, right)
+
+
+def confirms(node: Node, session: ConsoleSession, passkey: str) -> bool:
+    try:
+        node.keyosk.confirmations.confirm(
+            session, PASSWORD, code="", passkey=passkey, address=_HOME, request_id=None
+        )
+    except BadCredentials:
+        return False
+    return True
 
 
 @pytest.mark.attack
