@@ -120,3 +120,14 @@ def test_it_is_where_rfc_8414_looks_for_it_below_an_issuer_with_a_path(
     assert client.post(inserted).status_code == 405
     for other in (f"{inserted}/x", f"{inserted}/", f"{path}/other", f"{path}/"):
         assert client.get(other).status_code == 404, other
+
+
+def test_an_issuer_whose_path_looks_like_a_rule_is_at_no_other_address(tmp_path: Any) -> None:
+    config = replace(
+        settings(f"sqlite:///{tmp_path / 'none.db'}"), issuer="https://example.com/%3Cpath:any%3E"
+    )
+    client = app.create_app(app.build(config)).test_client()
+
+    assert client.get(PLAIN).get_json()["issuer"] == config.issuer
+    for path in (f"{PLAIN}/x", f"{PLAIN}/%3Cpath:any%3E"):
+        assert client.get(path).status_code == 404

@@ -47,7 +47,9 @@ def aliases(path: str, issuer: str) -> tuple[str, ...]:
     RFC 8414 section 3.1 puts the issuer's path behind the well-known one; a proxy passes it on.
     """
     below = unquote(urlsplit(issuer).path).rstrip("/")
-    return (f"{path}{below}",) if below and path in DOCUMENTS else ()
+    # In a rule of Werkzeug < begins a variable, and nothing escapes it.
+    is_plain = bool(below) and "<" not in below
+    return (f"{path}{below}",) if is_plain and path in DOCUMENTS else ()
 
 
 class Metadata:
