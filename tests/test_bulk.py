@@ -695,7 +695,7 @@ HASHES: dict[str, tuple[str, str]] = {
 def stored_hash(server: LiveServer, username: str) -> str:
     database = Database(server.environment["KEYOSK_DATABASE_URL"])
     try:
-        password = AccountStore(database).password(username)
+        password, _ = AccountStore(database).password(username, "")
     finally:
         database.close()
     assert password is not None

@@ -42,7 +42,7 @@ class Cost:
 #: The most that each may cost on SQLite, with Python 3.11; later ones make fewer calls.
 LIMITS: Final = {
     "token by API key": Cost(1, 302, 1),
-    "token by password": Cost(5, 506, 21),
+    "token by password": Cost(4, 481, 20),
     "JWK set": Cost(1, 186, 0),
     "JWK set not modified": Cost(1, 212, 0),
     "account by Bearer": Cost(2, 350, 2),

@@ -818,7 +818,7 @@ def test_what_belongs_to_an_account_goes_with_it(database: Database) -> None:
     assert rows_in(database, "password", "api_key", "grant") == [2, 2, 2]
     accounts.remove(alice.id)
     assert rows_in(database, "password", "api_key", "grant", "scope") == [1, 1, 1, 1]
-    assert accounts.password("bob") is not None
+    assert accounts.password("bob", "")[0] is not None
 
 
 def test_scopes_and_their_grants_go_with_a_service(database: Database) -> None:
@@ -873,15 +873,15 @@ def test_a_new_password_takes_the_place_of_the_old_one_and_a_rehash_does_not_ove
 ) -> None:
     alice, _ = populated(database)
     accounts = AccountStore(database)
-    assert accounts.password("alice") is None
+    assert accounts.password("alice", "")[0] is None
     old, new = StoredPassword(new_id(), "old"), StoredPassword(new_id(), "new")
     accounts.set_password(alice.id, old, now=NOW)
     assert accounts.by_id(alice.id).has_password
     accounts.set_password(alice.id, new, now=NOW)
     accounts.rehash(StoredPassword(old.id, "the old one, with more work"))
-    assert accounts.password("alice") == accounts.password_of(alice.id) == new
+    assert accounts.password("alice", "")[0] == accounts.password_of(alice.id) == new
     accounts.rehash(StoredPassword(new.id, "newer"))
-    assert accounts.password("alice") == StoredPassword(new.id, "newer")
+    assert accounts.password("alice", "")[0] == StoredPassword(new.id, "newer")
     assert accounts.remove_password(alice.id) is True
     assert accounts.remove_password(alice.id) is False
     assert accounts.password_of(alice.id) is None

@@ -156,7 +156,7 @@ def test_in_any_fifteen_minutes_the_bounds_hold(
         clock.now += pause / 1000
         name = f"{prefix}{number % names}"
         try:
-            counted.admit([name], source)
+            counted.admit(name, source, seen_at=None)
         except Throttled:
             continue
         allowed.append((clock.now, name, source))
@@ -225,9 +225,9 @@ def test_what_is_said_of_the_wait_is_true(timed: Installation, clock: Clock) -> 
 def test_what_is_whole_again_is_forgotten(timed: Installation, clock: Clock) -> None:
     counted = Throttling(timed.database, ThrottlingStore(timed.database), clock)
     for number in range(199):
-        counted.admit([f"name{number}"], f"192.0.2.{number}")
+        counted.admit(f"name{number}", f"192.0.2.{number}", seen_at=None)
     clock.now += 2 * MINUTES
-    counted.admit(["another"], HERE)
+    counted.admit("another", HERE, seen_at=None)
     assert rows_of(timed, "SELECT count(*) FROM allowance") == [(3,)]
 
 

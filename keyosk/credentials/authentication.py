@@ -7,7 +7,7 @@ the same message.
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from keyosk import clocks, delays, networks
@@ -15,7 +15,7 @@ from keyosk.audit import Audit
 from keyosk.credentials import api_key_format, usernames
 from keyosk.credentials.password_hashing import Passwords
 from keyosk.credentials.presented import Candidate
-from keyosk.credentials.throttling import Attempt, Throttling
+from keyosk.credentials.throttling import Attempt, Throttling, source_of
 from keyosk.errors import (
     BadCredentials,
     BadToken,
@@ -219,7 +219,8 @@ class Authentication:
         """
         self._database.check()
         with self._passwords.hashing_limit.hold():
-            attempt = self._admit([account.username], address)
+            seen_at = self._throttling.seen_at(account.username, address)
+            attempt = self._admit(account.username, address, seen_at)
             stored = self._accounts.password_of(account.id)
             try:
                 self._passwords.verify(password, stored.hash if stored else None)
@@ -255,6 +256,7 @@ class Authentication:
 
     def _by_passwords(self, candidates: Sequence[Candidate], address: str | None) -> Principal:
         names = [usernames.lookup_form(each.username) or "" for each in candidates]
+        source = source_of(address)
         # A guess that waits for its turn is not counted yet, so that many right ones that come at
         # once do not use up what wrong ones are allowed.
         self._database.check()
@@ -263,19 +265,20 @@ class Authentication:
             for name, candidate in zip(names, candidates, strict=True):
                 # SECURITY: each password that is tried is a guess, at the name that it is tried
                 # for: one header can mean three.
-                attempts.append(self._admit([name], address))
-                principal = self._by_password(name, candidate.secret)
+                stored, seen_at = self._accounts.password(name, source)
+                attempts.append(self._admit(name, address, seen_at))
+                principal = self._by_password(stored, candidate.secret)
                 if principal is not None:
                     self._refund(attempts, principal.account_id)
                     return principal
         self._count_failure(candidates[0].username, address)
         raise BadCredentials
 
-    def _admit(self, names: Collection[str], address: str | None) -> Attempt:
+    def _admit(self, name: str, address: str | None, seen_at: int | None) -> Attempt:
         try:
-            return self._throttling.admit(names, address)
+            return self._throttling.admit(name, address, seen_at=seen_at)
         except Throttled:
-            self._count_failure(next(iter(names)), address, throttled=True)
+            self._count_failure(name, address, throttled=True)
             raise
 
     def _refund(self, attempts: Sequence[Attempt], account_id: str) -> None:
@@ -300,8 +303,7 @@ class Authentication:
         except Unavailable:
             _log.warning("a failed login was not counted: the database is not available")
 
-    def _by_password(self, name: str, secret: str) -> Principal | None:
-        stored = self._accounts.password(name) if name else None
+    def _by_password(self, stored: StoredPassword | None, secret: str) -> Principal | None:
         try:
             replacement = self._passwords.verify(secret, stored.hash if stored else None)
         except BadCredentials:

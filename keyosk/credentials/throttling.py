@@ -72,35 +72,37 @@ class Throttling:
         self._clock = clock
         self._taken = 0
 
-    def admit(self, names: Collection[str], address: str | None) -> Attempt:
-        """Count an attempt at each of the usernames from an address.
+    def admit(self, name: str, address: str | None, *, seen_at: int | None) -> Attempt:
+        """Count an attempt at a username from an address.
 
         Args:
-            names: The usernames that the login can mean, in their normal forms; empty for all
-                names that no account can have.
+            name: The username in its normal form; empty for all names that no account can have.
             address: Where the login comes from.
+            seen_at: When the account logged in from there, as ``seen_at`` returns it.
 
         Raises:
             Throttled: There were too many attempts.
         """
         source, now = source_of(address), self._now()
-        pairs = {name: _allowance(_PAIR, "pair", name, source) for name in names}
-        allowances = list(pairs.values())
-        seen = {name: self._store.seen_at(name, source) for name in names}
-        foreign = [name for name in names if seen[name] is None]
-        # What no account can be called has no owner who would have to be guarded from all sources.
-        allowances += [_allowance(_ACCOUNT, "account", name) for name in foreign if name]
-        tried = self._store.used([pairs[name].key for name in foreign], now)
-        fresh = [name for name in foreign if pairs[name].key not in tried]
-        # Clients that nobody can tell apart are not counted together: one would lock out all.
-        if fresh and source:
-            allowances.append(_allowance(_NAMES, "names", source, count=len(fresh)))
+        pair = _allowance(_PAIR, "pair", name, source)
+        allowances = [pair]
+        if seen_at is None:
+            # What no account can be called has no owner who would have to be guarded from all
+            # sources.
+            if name:
+                allowances.append(_allowance(_ACCOUNT, "account", name))
+            # Clients that nobody can tell apart are not counted together: one would lock out all.
+            if source and not self._store.used([pair.key], now):
+                allowances.append(_allowance(_NAMES, "names", source))
         taken = self._store.admit(allowances, now)
         self._forget_sometimes(now)
         if len(taken) < len(allowances):
             self._refuse(allowances, taken, now)
-        is_noted = bool(seen) and all(is_fresh(each, now) for each in seen.values())
-        return Attempt(tuple(allowances), source, is_noted)
+        return Attempt(tuple(allowances), source, is_fresh(seen_at, now))
+
+    def seen_at(self, name: str, address: str | None) -> int | None:
+        """Return when the account with this username logged in from an address, if it ever did."""
+        return self._store.seen_at(name, source_of(address))
 
     def admit_code(self, username: str, address: str | None) -> Attempt:
         """Count an attempt at the second factor of an account whose password was right.
@@ -209,8 +211,8 @@ def _code_source(address: str | None) -> str:
     return f"code/{named[:32]}"
 
 
-def _allowance(rate: tuple[int, int], *parts: str, count: int = 1) -> Allowance:
+def _allowance(rate: tuple[int, int], *parts: str) -> Allowance:
     at_once, step = rate
     # SECURITY: hashed, as people type their password where their name belongs.
     key = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
-    return Allowance(key, step * count, at_once * step)
+    return Allowance(key, step, at_once * step)

@@ -30,9 +30,13 @@ class AccountStore:
         self._by_username = database.compile(
             _select().where(account.username == parameter("username"))
         )
+        known = tables.KnownSource
+        from_there = (known.account == account.id) & (known.source == parameter("source"))
         self._password = database.compile(
-            password.select(password.id, password.hash)
-            .join(account)
+            account.select(password.id, password.hash, known.seen_at)
+            .join(password, JOIN.LEFT_OUTER)
+            .switch(account)
+            .join(known, JOIN.LEFT_OUTER, on=from_there)
             .where(account.username == parameter("username"))
         )
 
@@ -120,10 +124,17 @@ class AccountStore:
             tables.Account.update(last_login_at=now).where(tables.Account.id == account_id)
         )
 
-    def password(self, username: str) -> StoredPassword | None:
-        """Return the password of the account with this username, if it has one."""
-        row = self._password.first(username=username)
-        return StoredPassword(row["id"], row["hash"]) if row else None
+    def password(self, username: str, source: str) -> tuple[StoredPassword | None, int | None]:
+        """Return the password of the account with this username, if it has one.
+
+        Besides, when the account logged in from this source, as ``ThrottlingStore.seen_at``: a
+        login needs both.
+        """
+        rows = self._password(username=username, source=source)
+        if not rows:
+            return None, None
+        password_id, stored, seen_at = rows[0]
+        return None if password_id is None else StoredPassword(password_id, stored), seen_at
 
     def password_of(self, account_id: str) -> StoredPassword | None:
         """Return the password of the account with this id, if it has one."""
