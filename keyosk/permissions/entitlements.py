@@ -201,14 +201,22 @@ def token_grant(
         ]
     else:
         chosen = _by_default(held, algorithm)
+    return _content(principal, chosen, policies)
+
+
+def _content(
+    principal: Principal, chosen: Iterable[Entitlement], policies: dict[str, TokenPolicy]
+) -> TokenGrant:
+    """Return the content of a token with these scopes, for these audiences and those of scopes."""
     # Loops, and no generator for each field: every token comes by here.
     found: list[str] = []
     roles: dict[str, None] = {}
-    ends = [principal.expires_at]
+    ends = [] if principal.expires_at is None else [principal.expires_at]
     for entitlement in chosen:
         policies.setdefault(entitlement.service.audience, entitlement.service)
         found.append(entitlement.scope)
-        ends.append(entitlement.until)
+        if entitlement.until is not None:
+            ends.append(entitlement.until)
         if entitlement.role is not None:
             roles[entitlement.role] = None
     lifetimes: set[int | None] = set()
@@ -229,7 +237,7 @@ def token_grant(
         scopes=tuple(found),
         roles=tuple(roles),
         lifetimes=frozenset(lifetimes),
-        expires_at=_earliest(ends),
+        expires_at=min(ends, default=None),
         algorithm=_common("signing_algorithm", algorithms),
         typ=_common("typ", types),
         claims=tuple(claims),
@@ -296,14 +304,11 @@ def for_service(
     held = [each for each in current(principal, now).values() if each.service.name == service]
     if not held:
         raise Forbidden("This login does not hold any scope of this service.")
-    scopes = tuple(each.scope for each in held)
+    scopes = [each.scope for each in held]
     for name in required:
         if name not in scopes:
             raise InsufficientScope(name)
-    policy = held[0].service
-    return token_grant(
-        principal, now=now, scopes=scopes, targets=(policy.audience,), find_policy=lambda _: None
-    )
+    return _content(principal, held, {})
 
 
 def service_of(principal: Principal, audience: str) -> TokenPolicy | None:

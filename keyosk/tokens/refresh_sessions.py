@@ -8,6 +8,7 @@ outlives its credential and never gains a scope.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Final
 
 from keyosk import clocks
@@ -242,5 +243,5 @@ def _latest(tokens: Mapping[str, int], now: int) -> dict[str, int]:
 
     More than ``MOST_TOKENS`` are revoked without their ids, including those that are left out.
     """
-    left = sorted((item for item in tokens.items() if item[1] > now), key=lambda item: item[1])
+    left = sorted([item for item in tokens.items() if item[1] > now], key=itemgetter(1))
     return dict(left[-(MOST_TOKENS + 1) :])

@@ -75,12 +75,12 @@ class ForwardResource(Endpoint):
             wanted, required, forwarded = _requested(asked, service)
             services = self.installation.services
             if _is_preflight(asked, forwarded) and services.passes_preflights(wanted):
-                return _yes()
+                return _Yes(b"")
             issued = self._issued(wanted, required)
         except (InvalidRequest, InvalidScope, Throttled) as error:
             raise Forbidden(error.detail) from None  # proxies make a failure of anything else
         access_log.note(**access.name_of(issued.principal), jti=issued.token.id)
-        response = _yes()
+        response = _Yes(b"")
         # SECURITY: all three are always there and never empty, so that a proxy that copies them
         # leaves none that the client sent.
         response.headers["Authorization"] = f"Bearer {issued.token.text}"
@@ -103,10 +103,10 @@ class ForwardResource(Endpoint):
         return issuer.for_proxy(access.login(self.installation), service, required=required)
 
 
-def _yes() -> Response:
-    response = WholeResponse(b"")
-    del response.headers["Content-Type"]
-    return response
+class _Yes(WholeResponse):
+    """A response without a body, and so without a type."""
+
+    default_mimetype = None
 
 
 def _is_preflight(asked: Request, forwarded: bool) -> bool:
