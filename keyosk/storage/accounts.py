@@ -105,7 +105,7 @@ class AccountStore:
         if "display_name" in columns:
             columns["display_key"] = columns["display_name"].casefold()
         query = tables.Account.update(
-            **columns, updated_at=now, version=versions.following(tables.Account)
+            **columns, updated_at=now, version=versions.following(self._database, tables.Account)
         ).where(tables.Account.id == account_id)
         try:
             number = versions.change(self._database, query, version, noun="account")

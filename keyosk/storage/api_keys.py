@@ -75,7 +75,7 @@ class ApiKeyStore:
         columns: dict[str, Any] = {**changes}
         columns |= {name: _json(columns[name]) for name in _LISTS if name in columns}
         query = tables.ApiKey.update(
-            **columns, updated_at=now, version=versions.following(tables.ApiKey)
+            **columns, updated_at=now, version=versions.following(self._database, tables.ApiKey)
         ).where(tables.ApiKey.id == key_id)
         return versions.change(self._database, query, version, noun="API key")
 

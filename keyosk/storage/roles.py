@@ -88,7 +88,7 @@ class RoleStore:
             name=role.name,
             description=role.description,
             updated_at=now,
-            version=versions.following(tables.Role),
+            version=versions.following(self._database, tables.Role),
         ).where(tables.Role.id == role.id)
         try:
             number = versions.change(self._database, query, version, noun="role")

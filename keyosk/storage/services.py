@@ -175,7 +175,7 @@ class ServiceStore:
             audiences=service_identifiers.column(service),
             **_columns(service.policy),
             updated_at=now,
-            version=versions.following(tables.Service),
+            version=versions.following(self._database, tables.Service),
         ).where(tables.Service.id == service.id)
         try:
             number = versions.change(self._database, query, version, noun="service")

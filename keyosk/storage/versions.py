@@ -3,7 +3,7 @@
 from typing import Any
 
 import peewee
-from peewee import Case
+from peewee import fn
 
 from keyosk.errors import Stale
 from keyosk.ids import first_version, new_id
@@ -11,14 +11,14 @@ from keyosk.model import Versions
 from keyosk.storage.database import Database
 
 
-def following(table: Any) -> Any:
+def following(database: Database, table: Any) -> Any:
     """Return the version of an object of a table after a write, as the database computes it.
 
     It grows with the time: a database that was set back to an earlier state gives none twice, so
     that no entity tag of before fits what is there afterwards.
     """
-    fresh = first_version(new_id())
-    return Case(None, [(table.version < fresh, fresh)], table.version + 1)
+    larger = fn.MAX if database.is_sqlite else fn.GREATEST
+    return larger(table.version + 1, first_version(new_id()))
 
 
 def change(

@@ -106,7 +106,9 @@ class IssuerStore:
     def change(self, issuer: TrustedIssuer, *, now: int, version: Versions | None = None) -> int:
         """Write the issuer as given; returns its version now. Raises ``Stale``, ``Conflict``."""
         query = tables.TrustedIssuer.update(
-            **_columns(issuer), updated_at=now, version=versions.following(tables.TrustedIssuer)
+            **_columns(issuer),
+            updated_at=now,
+            version=versions.following(self._database, tables.TrustedIssuer),
         ).where(tables.TrustedIssuer.id == issuer.id)
         try:
             return versions.change(self._database, query, version, noun="issuer")
@@ -275,7 +277,9 @@ class WorkloadRuleStore:
     def change(self, rule: WorkloadRule, *, now: int, version: Versions | None = None) -> int:
         """Write the rule as given; returns its version now. Raises ``Stale``, ``Conflict``."""
         query = tables.WorkloadRule.update(
-            **_rule_columns(rule), updated_at=now, version=versions.following(tables.WorkloadRule)
+            **_rule_columns(rule),
+            updated_at=now,
+            version=versions.following(self._database, tables.WorkloadRule),
         ).where(tables.WorkloadRule.id == rule.id)
         try:
             return versions.change(self._database, query, version, noun="rule")
