@@ -745,6 +745,36 @@ def test_who_administers_nothing_needs_no_second_factor_until_they_do(prepared_u
         assert tab.client.get("/me").headers["Location"] == _MINE
 
 
+def test_what_an_admins_password_alone_still_does_by_rest_is_what_the_guide_says(
+    prepared_url: str,
+) -> None:
+    with noded(prepared_url, admins_need_second_factor=True) as node:
+        add_alice(node, "keyosk:admin")
+        enrolled(node)
+        node.keyosk.grants.create_account(OPERATOR, [], username="bob", password=PASSWORD)
+        client, alice = node.flask.test_client(), ("alice", PASSWORD)
+
+        def refused_in_the_console() -> bool:
+            tab = node.tab()
+            tab.log_in()
+            return tab.client.get("/console/accounts").status_code == 303
+
+        def ask(method: str, path: str, who: tuple[str, str], **options: Any) -> int:
+            return client.open(path, method=method, auth=who, **options).status_code
+
+        assert refused_in_the_console()
+        grant = {"json": {"add": {"scopes": ["keyosk:admin"]}}}
+        patch = grant | {"content_type": "application/merge-patch+json"}
+        assert ask("PATCH", "/accounts/bob/grants", alice, **patch) == 200
+        listed = client.get("/accounts/alice/second-factors", auth=alice).get_json()["items"]
+        app_, codes = (each["id"] for each in listed)
+        # One's own is not removed by the password alone; another admin's is.
+        own = {"json": {"current_password": PASSWORD}}
+        for path in ("/accounts/me", "/accounts/alice"):
+            assert ask("DELETE", f"{path}/second-factors/{codes}", alice, **own) == 403
+        assert ask("DELETE", f"/accounts/alice/second-factors/{app_}", ("bob", PASSWORD)) == 204
+
+
 # --- Codes ----------------------------------------------------------------------------------------
 
 
