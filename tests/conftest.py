@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +12,7 @@ from typing import Any, Final
 import hypothesis
 import pytest
 from coverage import Coverage
+from jinja2 import Environment
 
 import cheap_passwords
 from installed import installed, settings
@@ -61,6 +62,22 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return _ALL_SLOW.search(collection_path.read_text("utf-8")) is not None or None
 
 
+def _share_templates() -> None:
+    """Compile each template once in this process, which makes many consoles."""
+    compile_template: Callable[..., Any] = Environment.compile
+    compiled: dict[tuple[Any, ...], Any] = {}
+
+    def compile_once(environment: Environment, *given: Any, **named: Any) -> Any:
+        key = (environment.trim_blocks, *given, *sorted(named.items()))
+        if key not in compiled:
+            compiled[key] = compile_template(environment, *given, **named)
+        return compiled[key]
+
+    setattr(Environment, "compile", compile_once)  # noqa: B010 - mypy refuses an assignment
+
+
+_share_templates()
+
 # Most of what a request by password costs is its hash. Of this process and of the shared server;
 # servers of a test's own hash as users' do.
 cheap_passwords.install()
@@ -69,7 +86,7 @@ cheap_passwords.install()
 
 BACKENDS: Final = ("sqlite", "postgresql")
 #: Fixtures that start a server for one test or module: whatever uses them is slow.
-_SERVERS: Final = frozenset({"own_server", "lonely"})
+_SERVERS: Final = frozenset({"own_server", "own_console", "lonely", "metered", "live"})
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -288,6 +288,7 @@ def test_an_api_key_trusts_no_issuer_by_a_manifest(
 # --- Commands -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_is_exported_is_a_manifest_that_changes_nothing(
     prepared_url: str, tmp_path: Path
 ) -> None:

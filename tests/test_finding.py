@@ -348,6 +348,7 @@ def on_terminal(server: LiveServer, *arguments: str, typed: str) -> tuple[int, s
         os.close(ours)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_undone_is_asked_for_on_a_terminal(
     server: LiveServer, admin: Client
 ) -> None:
@@ -363,6 +364,7 @@ def test_what_cannot_be_undone_is_asked_for_on_a_terminal(
     assert admin.get(f"/accounts/{name}").status_code == 404
 
 
+@pytest.mark.slow
 def test_yes_answers_before_it_is_asked_and_a_script_is_not_asked(
     server: LiveServer, admin: Client
 ) -> None:

@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Final
@@ -125,6 +126,11 @@ class Import:
     is_local: bool
 
 
+@cache
+def _parsed(source: str) -> ast.Module:
+    return ast.parse(source)
+
+
 @dataclass(frozen=True)
 class House:
     """The modules of a package, by dotted name without the package's own: "" is the package."""
@@ -161,7 +167,7 @@ class House:
         return name
 
     def _imports_of(self, module: str, source: str) -> Iterator[tuple[str, int, bool]]:
-        for node, is_local in _walk(ast.parse(source), is_local=False):
+        for node, is_local in _walk(_parsed(source), is_local=False):
             match node:
                 case ast.Import(names=names):
                     for alias in names:
@@ -249,7 +255,7 @@ def writes_in_web(house: House) -> list[str]:
         f"{module}:{node.lineno} calls {node.func.attr}"
         for module, source in house.sources.items()
         if _room(module) == "web"
-        for node in ast.walk(ast.parse(source))
+        for node in ast.walk(_parsed(source))
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and (
@@ -325,7 +331,7 @@ def test_every_package_says_what_it_owns(house: House) -> None:
     silent = [
         name
         for name in house.packages & ROOMS
-        if "own" not in (ast.get_docstring(ast.parse(house.sources[name])) or "").lower()
+        if "own" not in (ast.get_docstring(_parsed(house.sources[name])) or "").lower()
     ]
     assert silent == []
 

@@ -25,6 +25,8 @@ from live import ADMIN_PASSWORD, LiveServer, command, environment, free_port
 from people import make_key, make_person
 from test_proxies import From, await_port, missing, program, run_caddy, run_nginx
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).parent.parent / "docs" / "how-to" / "tls.md"
 
 

@@ -34,6 +34,7 @@ def until(holds: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_every_line_is_json_with_its_keys_in_one_order(tmp_path: Path) -> None:
     server = sqlite(tmp_path)
     path = tmp_path / "stderr"
@@ -83,6 +84,7 @@ def on_a_terminal(server: LiveServer) -> str:
 TEXT = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+\+00:00 (DEBUG|INFO|WARNING|ERROR|CRITICAL) +\S.*")
 
 
+@pytest.mark.slow
 def test_on_a_terminal_it_is_for_people_and_on_one_line_each(tmp_path: Path) -> None:
     lines = on_a_terminal(sqlite(tmp_path)).splitlines()
     assert [line for line in lines if not TEXT.fullmatch(line)] == []
@@ -91,6 +93,7 @@ def test_on_a_terminal_it_is_for_people_and_on_one_line_each(tmp_path: Path) -> 
     assert "\x1b" not in "".join(lines)
 
 
+@pytest.mark.slow
 def test_the_form_can_be_chosen(tmp_path: Path) -> None:
     for line in on_a_terminal(sqlite(tmp_path, log_format="json")).splitlines():
         assert list(json.loads(line))[:5] == HEAD
@@ -124,6 +127,7 @@ def test_a_traceparent_is_taken_if_it_is_valid(header: str, found: bool) -> None
     assert trace_context.fields(header) == expected
 
 
+@pytest.mark.slow
 def test_a_request_has_its_trace_in_the_log(tmp_path: Path) -> None:
     with sqlite(tmp_path) as server:
         client = server.client()
@@ -149,6 +153,7 @@ END = "The database is available again."
 
 @pytest.mark.fault
 @pytest.mark.every_database
+@pytest.mark.slow
 def test_an_outage_has_one_line_when_it_begins_and_one_when_it_ends(tmp_path: Path) -> None:
     with (
         PostgresServer() as postgres,

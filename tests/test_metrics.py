@@ -76,6 +76,7 @@ def metered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Metered]:
         yield server
 
 
+@pytest.mark.slow
 def test_every_metric_has_its_series_from_the_start_at_0(tmp_path: Path) -> None:
     with Metered(tmp_path) as server:
         found = {family.name: family for family in families(server.page().text)}
@@ -210,6 +211,7 @@ def test_refused_tokens_are_counted_by_reason(metered: Metered) -> None:
         assert metered.count("keyosk_tokens_refused_total", reason=reason) == before + 1
 
 
+@pytest.mark.slow
 def test_throttled_accounts_and_sources_are_told(tmp_path: Path) -> None:
     with Metered(tmp_path, workers="2") as metered:
         assert metered.count("keyosk_throttled") == 0
@@ -463,6 +465,7 @@ def taken() -> Iterator[str]:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
+@pytest.mark.slow
 def test_a_chosen_address_that_is_taken_is_refused(tmp_path: Path, taken: str) -> None:
     server = LiveServer(f"sqlite:///{tmp_path / 'keyosk.db'}", tmp_path, metrics_bind=taken)
     done = server.run("serve")
@@ -470,6 +473,7 @@ def test_a_chosen_address_that_is_taken_is_refused(tmp_path: Path, taken: str) -
     assert "KEYOSK_METRICS_BIND: cannot be served: Address already in use" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_default_address_that_is_taken_is_told(tmp_path: Path) -> None:
     """A second Keyosk on the machine starts, without."""
     server = LiveServer(f"sqlite:///{tmp_path / 'keyosk.db'}", tmp_path)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
 import requests
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -146,6 +147,7 @@ def as_text(value: Any) -> Any:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+@pytest.mark.slow
 def test_every_example_is_what_happens(tmp_path: Path) -> None:
     database = f"sqlite:///{tmp_path / 'keyosk.db'}"
     # In one process, which knows at once which service fetched the keys.

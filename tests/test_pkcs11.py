@@ -150,6 +150,7 @@ def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.filterwarnings("ignore:EdDSA is deprecated")  # for a name that nobody reads yet
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.slow
 def test_two_libraries_accept_what_a_key_of_the_hsm_signs(hsm: Hsm, algorithm: str) -> None:
     public = hsm.make(algorithm)
     signer = Signer(public["kid"], algorithm, HsmKey(hsm, public["kid"], algorithm), 0, public)
@@ -204,6 +205,7 @@ with ThreadPoolExecutor(8) as pool:
 """
 
 
+@pytest.mark.slow
 def test_no_two_threads_are_in_the_module_at_once(soft: SoftHsm, hsm: Hsm) -> None:
     """Without the lock SoftHSM, which is told of no threads, loses its way or the process."""
     kid = hsm.make("RS256")["kid"]
@@ -251,6 +253,7 @@ assert hsm.sign(kid, "RS256", b"x") == mine
 """
 
 
+@pytest.mark.slow
 def test_a_process_and_its_fork_both_sign(soft: SoftHsm, hsm: Hsm) -> None:
     kid = hsm.make("RS256")["kid"]
     ran = run_python(FORK, soft.module, LABEL, PIN, kid)
@@ -277,6 +280,7 @@ def test_a_token_that_was_away_is_used_again(soft: SoftHsm, hsm: Hsm) -> None:
     until(lambda: hsm.sign(kid, "RS256", b"x"), lambda signature: signature == before)
 
 
+@pytest.mark.slow
 def test_two_parts_of_a_process_may_use_one_token(soft: SoftHsm, hsm: Hsm) -> None:
     other = opened(soft)
     kid = hsm.make("RS256")["kid"]

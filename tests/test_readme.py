@@ -100,6 +100,7 @@ def run_story(keyosk: LiveServer, todo: str) -> list[tuple[Block, str]]:
     return list(zip(typed, ran.stdout.split("\036"), strict=False))
 
 
+@pytest.mark.slow
 def test_the_story_of_the_readme_happens_as_it_is_told(keyosk: LiveServer, tmp_path: Path) -> None:
     with todo_service(keyosk.url, tmp_path) as todo:
         told = run_story(keyosk, todo)
@@ -116,6 +117,7 @@ def test_the_story_of_the_readme_happens_as_it_is_told(keyosk: LiveServer, tmp_p
     assert compared == sum(block.language == "json" for block in everything), "an answer is alone"
 
 
+@pytest.mark.slow
 def test_the_start_prints_what_the_readme_says_and_its_curl_line_gets_a_token(
     tmp_path: Path,
 ) -> None:
@@ -152,6 +154,7 @@ def test_no_secret_stands_in_a_url() -> None:
         assert not re.search(r"https?://\S*@|\?\S*(password|secret|token=|key=)", block.text)
 
 
+@pytest.mark.slow
 def test_the_snippet_of_a_service_takes_alices_token_and_refuses_the_admins(
     keyosk: LiveServer, tmp_path: Path
 ) -> None:

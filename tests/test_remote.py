@@ -848,6 +848,7 @@ OF_A_START = {
     ],
     ids=lambda words: " ".join(words) or "completion",
 )
+@pytest.mark.slow
 def test_help_and_completion_import_nothing_heavy(
     tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
@@ -885,6 +886,7 @@ def test_help_and_completion_import_nothing_heavy(
     assert surprising <= STARTUP, sorted(surprising - STARTUP)
 
 
+@pytest.mark.slow
 def test_a_server_imports_no_client_and_few_libraries() -> None:
     """Nine tenths of a start is imports; what only some request needs comes with that request."""
     script = "import sys, keyosk.cli.serving; print('\\n'.join(sys.modules))"
@@ -899,6 +901,7 @@ def test_a_server_imports_no_client_and_few_libraries() -> None:
     assert public - sys.stdlib_module_names <= OF_A_START
 
 
+@pytest.mark.slow
 def test_the_driver_of_postgresql_is_imported_only_for_postgresql() -> None:
     """peewee imports each driver that is installed, and this one takes 11 MiB of each process."""
     script = (

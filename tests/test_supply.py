@@ -76,6 +76,7 @@ def licences(component: dict[str, Any]) -> set[str]:
     return {word for text in texts for word in re.split(r" (?:OR|AND) ", text)}
 
 
+@pytest.mark.slow
 def test_the_sbom_is_valid_cyclonedx(sbom_text: str, sbom: dict[str, Any]) -> None:
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(sbom_text) is None
     assert (sbom["bomFormat"], sbom["specVersion"]) == ("CycloneDX", "1.6")
@@ -131,6 +132,7 @@ def test_the_sbom_tells_who_needs_whom(sbom: dict[str, Any]) -> None:
     assert {refs[ref] for ref in needs[sbom["metadata"]["component"]["bom-ref"]]} == names
 
 
+@pytest.mark.slow
 def test_the_same_lock_gives_the_same_sbom(sbom_text: str) -> None:
     assert supply("sbom") == sbom_text
 

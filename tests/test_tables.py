@@ -70,6 +70,7 @@ def read_terminal(server: LiveServer, *arguments: str, columns: int, **variables
     return shown.decode().replace("\r\n", "\n")
 
 
+@pytest.mark.slow
 def test_a_list_is_as_wide_as_a_real_terminal(server: LiveServer, admin: Client) -> None:
     name = unique("wide")
     done(admin.post("/accounts", json={"username": name}), 201)
@@ -199,6 +200,7 @@ def test_a_pipe_gets_plain_lines_whatever_the_environment_says(
     assert "display_name   [red]" in shown
 
 
+@pytest.mark.slow
 def test_a_very_long_list_is_not_drawn(draw: Draw, server: LiveServer, admin: Client) -> None:
     stem = unique("many")
     lines = "".join(f'{{"username": "{stem}-{number:04}"}}\n' for number in range(1001))

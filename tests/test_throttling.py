@@ -199,6 +199,7 @@ def test_where_somebody_was_before_guesses_are_few_as_well(timed: Installation) 
     assert attempt(timed, "alice", PASSWORD, HERE) == "throttled"
 
 
+@pytest.mark.slow
 def test_the_owner_is_back_within_a_minute_after_the_attack(
     timed: Installation, clock: Clock
 ) -> None:

@@ -116,6 +116,7 @@ def traced(
 
 
 @pytest.mark.every_database
+@pytest.mark.slow
 def test_a_token_request_is_a_part_of_its_callers_trace(
     database_url: str, tmp_path: Path, collector: Collector
 ) -> None:
@@ -222,6 +223,7 @@ def test_a_failure_has_a_span_without_its_text(tmp_path: Path, collector: Collec
     assert b"hunter2" not in collector.sent
 
 
+@pytest.mark.slow
 def test_without_the_extra_the_start_says_what_is_missing(tmp_path: Path) -> None:
     hidden = (
         "import sys\nsys.modules['opentelemetry.sdk'] = None\nfrom keyosk.cli import main\nmain()\n"
@@ -244,6 +246,7 @@ def test_without_the_extra_the_start_says_what_is_missing(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_nobody_who_sends_no_traces_imports_opentelemetry() -> None:
     script = "import sys, keyosk.cli.serving; print('\\n'.join(sys.modules))"
     ran = subprocess.run(
