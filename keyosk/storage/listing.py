@@ -102,7 +102,7 @@ def union(database: Database, queries: Sequence["peewee.ModelSelect[Any]"], most
     """The keys that the queries select, until there are as many as ``most`` of them."""
     keys: set[Any] = set()
     for query in queries:
-        keys.update(row["key"] for row in database.rows(query.limit(most)))
+        keys.update(database.values(query.limit(most)))
         if len(keys) >= most:
             break
     return keys
