@@ -147,6 +147,8 @@ def existing(server: LiveServer, admin: Client, alice: Person, service: str) -> 
     assert admin.post("/accounts", json=machine).status_code == 201
     rule = {"name": "deploy", "claims": {"sub": "x"}, "account": machine["username"]}
     assert admin.post(f"/issuers/{issuer}/rules", json=rule).status_code == 201
+    found = {"url": "http://127.0.0.1/", "passed": True, "verdict": "Passed.", "failed": []}
+    assert admin.put(f"/services/{service}/verification", json=found).status_code == 200
     return {
         "account": alice.id,
         "key": alice.key_id,
@@ -315,6 +317,7 @@ SCOPES = {
         "GET /services",
         "GET /services/<service>",
         "GET /services/<service>/scopes",
+        "GET /services/<service>/verification",
         "GET /roles",
         "GET /roles/<role>",
         "GET /issuers",
@@ -328,6 +331,7 @@ SCOPES = {
         "PATCH /services/<service>",
         "DELETE /services/<service>",
         "PUT /services/<service>/scopes",
+        "PUT /services/<service>/verification",
         "POST /roles",
         "PATCH /roles/<role>",
         "DELETE /roles/<role>",

@@ -112,7 +112,7 @@ def _await(port: int) -> None:
 
 
 def test_a_service_that_polls_knows_what_is_revoked(
-    server: LiveServer, todo: str, careless: Callable[[Check], str]
+    server: LiveServer, admin: Client, todo: str, careless: Callable[[Check], str]
 ) -> None:
     bind = f"127.0.0.1:{free_port()}"
 
@@ -125,9 +125,15 @@ def test_a_service_that_polls_knows_what_is_revoked(
     assert (code, set(verdicts.values())) == (0, {"right", "not checked"})
     assert {name for name, each in verdicts.items() if each != "right"} == SCOPES
 
+    def kept() -> Any:
+        return done(admin.get(f"/services/{todo}/verification"))
+
+    assert (kept()["passed"], kept()["failed"], kept()["verified_by"]) == (True, [], "operator")
     lazy = careless(lambda text, _: bool(strict(bind, todo, text)))
-    code, verdicts = verify(server, lazy, todo, bind, "--revocations")
+    code, verdicts = verify(server, f"{lazy}?secret=1", todo, bind, "--revocations")
     assert (code, verdicts["revoked"]) == (1, "WRONG")
+    assert (kept()["passed"], kept()["url"]) == (False, lazy)
+    assert "revoked" in kept()["failed"]
 
 
 #: The tokens that differ in their scopes only, for a service with one scope.

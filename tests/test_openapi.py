@@ -657,6 +657,11 @@ def walk_services_and_roles(ask: Ask) -> tuple[str, str]:
     ask(412, "PATCH", one, json=patch, headers=tag)
     ask(200, "GET", f"{one}/scopes")
     ask(200, "PUT", f"{one}/scopes", json={"scopes": [read, write]})
+    ask(404, "GET", f"{one}/verification")
+    found = {"url": "http://127.0.0.1:1/todos", "passed": True, "verdict": "Passed.", "failed": []}
+    ask(200, "PUT", f"{one}/verification", json=found)
+    ask(200, "GET", f"{one}/verification")
+    ask(422, "PUT", f"{one}/verification", json={**found, "url": "http://a:b@127.0.0.1/"})
 
     key = {"Idempotency-Key": unique("key")}
     new_role = {"name": role, "scopes": [read]}

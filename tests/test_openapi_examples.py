@@ -202,6 +202,8 @@ def tell_services_and_roles(story: Story, admin: Client) -> None:
     story.send(admin, "GET", "/services/{service}")
     story.send(admin, "PUT", "/services/{service}/scopes")
     story.send(admin, "GET", "/services/{service}/scopes")
+    for method in ("PUT", "GET"):
+        story.send(admin, method, "/services/{service}/verification", exactly=False)
     story.send(admin, "POST", "/roles")
     story.filters(admin, "/roles")
     story.send(admin, "GET", "/roles/{role}")

@@ -280,6 +280,7 @@ def test_every_foreign_key_deletes_with_what_it_refers_to(
     expected = {
         ("password", "account"),
         ("scope_use", "account"),
+        ("verification", "service"),
         ("scope_use", "scope"),
         ("api_key", "account"),
         ("grant", "account"),

@@ -1,6 +1,7 @@
 """keyosk token bad, keyosk verify-service: whether a service checks its tokens."""
 
 import json
+import re
 import sys
 from dataclasses import asdict
 from ipaddress import IPv4Address
@@ -10,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from keyosk.cli import outputs, shared
+from keyosk.cli.refusals import Refused
 
 if TYPE_CHECKING:
+    from keyosk.cli.client import Client
+    from keyosk.cli.service_check import Report
     from keyosk.tokens.conformance_kit import Kit
 
 _JKU = "/keys-of-an-attacker.json"
@@ -87,8 +91,8 @@ def verify_service(
     """Send good and bad tokens to URL, a protected endpoint; print which it accepts.
 
     The service must be started for this test, with http://HOST:PORT in the place of Keyosk. The
-    last line says what was found. Exits 1 if it accepted a bad token, refused the good one, or
-    failed.
+    last line says what was found; Keyosk keeps it, if you may change services. Exits 1 if it
+    accepted a bad token, refused the good one, or failed.
     """
     host, port = _loopback(jwks_bind)
     if not url.startswith(("http://", "https://")):
@@ -100,8 +104,9 @@ def verify_service(
         kit = service_check.make_kit(
             client, service, issuer=issuer or base, jku=base + _JKU, scope=scope
         )
-    with service_check.served(kit, host, port, jku=_JKU):
-        report = service_check.check(url, kit, revocations=revocations, scope=scope)
+        with service_check.served(kit, host, port, jku=_JKU):
+            report = service_check.check(url, kit, revocations=revocations, scope=scope)
+        _keep(client, service, url, report)
     rows = [asdict(each) for each in report.findings]
     if junit is not None:
         with outputs.written(junit) as write:
@@ -114,6 +119,21 @@ def verify_service(
         shared.show_list(rows, ("token", "answer", "verdict", "flaw"), as_json=False)
         click.echo(f"\n{report.summary}")
     sys.exit(not report.passed)
+
+
+def _keep(client: "Client", service: str, url: str, report: "Report") -> None:
+    """Tell Keyosk what was found; who may not, is told so and has the result all the same."""
+    body = {
+        # SECURITY: a login or a token in the URL is for the service only.
+        "url": re.sub("//[^/?#]*@", "//", re.split("[?#]", url)[0]),
+        "passed": report.passed,
+        "verdict": report.summary.replace(url, "the URL")[:2_000],
+        "failed": [each.token for each in report.findings if each.is_bad][:100],
+    }
+    try:
+        client.put("services", service, "verification", body=body)
+    except Refused as refused:
+        click.echo(f"keyosk: Keyosk does not keep the result: {refused}", err=True)
 
 
 def _loopback(bind: str) -> tuple[str, int]:

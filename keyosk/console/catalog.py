@@ -5,7 +5,7 @@ from typing import Any, Final
 from flask import Response, request
 
 from keyosk.console import drawing, protection
-from keyosk.console.api import segment
+from keyosk.console.api import Refused, segment
 from keyosk.console.pages import Page, Visit, go, lines, pages_of, show, text, unconfirmed
 
 _HOLDERS: Final = 50
@@ -45,6 +45,7 @@ def service(visit: Visit, name: str) -> Response:
             for guide in protection.GUIDES
         ],
         tag=found.tag,
+        verification=_verification(visit, named),
         scope=scope,
         holders=_holders(visit, scope) if scope else None,
     )
@@ -130,6 +131,16 @@ def delete_role(visit: Visit, name: str) -> Response:
         return page
     visit.api.send("DELETE", f"/roles/{segment(name)}")
     return go("/console/roles", "deleted")
+
+
+def _verification(visit: Visit, name: str) -> dict[str, Any] | None:
+    """Return what the last verify-service found, ``None`` if it never ran."""
+    try:
+        return visit.api.get(f"/services/{segment(name)}/verification").body
+    except Refused as refused:
+        if refused.status != 404:
+            raise
+        return None
 
 
 def _holders(visit: Visit, scope: str) -> list[dict[str, Any]] | None:

@@ -71,6 +71,7 @@ from keyosk.model.services import (
     Scope,
     Service,
     TokenPolicy,
+    Verification,
     namespace_key,
 )
 from keyosk.model.tokens import (
@@ -181,6 +182,7 @@ __all__ = [
     "StoredPassword",
     "TokenPolicy",
     "TrustedIssuer",
+    "Verification",
     "VerifiedClaims",
     "Versions",
     "WorkloadRule",

@@ -40,6 +40,7 @@ AuditAction = Literal[
     "service.change",
     "service.create",
     "service.delete",
+    "service.verify",
     "session.end",
     "session.reuse",
     "signing_key.compromise",

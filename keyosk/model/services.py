@@ -181,3 +181,22 @@ def namespace_key(identifier: str) -> str:
     No two services share a key, so that no service can be mistaken for another.
     """
     return _DEFAULT_PORT.sub(r"\1", identifier.lower()).rstrip("/") or identifier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What a test of a service with bad tokens found.
+
+    Attributes:
+        verified_by: The username of who reported it.
+        url: The endpoint that was tested.
+        verdict: One line for a person.
+        failed: The names of the tokens that the service did not treat as it must.
+    """
+
+    verified_at: int
+    verified_by: str
+    url: str
+    passed: bool
+    verdict: str
+    failed: tuple[str, ...]

@@ -7,7 +7,7 @@ from typing import Any, Final, Unpack
 
 from keyosk.audit import changed
 from keyosk.credentials import usernames
-from keyosk.errors import Forbidden, InUse, Invalid
+from keyosk.errors import Forbidden, InUse, Invalid, NotFound
 from keyosk.ids import first_version, is_id, new_id
 from keyosk.keys.rotation import Rotation
 from keyosk.model import (
@@ -25,6 +25,7 @@ from keyosk.model import (
     ServiceFields,
     SigningKey,
     TokenPolicy,
+    Verification,
     Versions,
 )
 from keyosk.permissions import entitlements, service_validation
@@ -76,6 +77,7 @@ class Services:
         self._clock = context.clock
         self._services = stores.services
         self._grants = stores.grants
+        self._verifications = stores.verifications
         self._rotation = rotation
         self._issuer = issuer
 
@@ -114,6 +116,39 @@ class Services:
         if is_id(reference):
             return self._services.by_id(reference.lower())
         return self._services.by_name(reference if NAME.fullmatch(reference) else "")
+
+    def verification(self, reference: str) -> Verification:
+        """Return what the last test of a service with bad tokens found. Raises ``NotFound``."""
+        found = self._verifications.of_service(self.get(reference).id)
+        if found is None:
+            raise NotFound("No result of verify-service is known of this service.")
+        return found
+
+    def record_verification(
+        self,
+        by: Caller,
+        reference: str,
+        *,
+        url: str,
+        passed: bool,
+        verdict: str,
+        failed: Sequence[str],
+    ) -> Verification:
+        """Keep what a test of a service with bad tokens found. Raises ``NotFound``."""
+        found = Verification(
+            verified_at=int(self._clock()),
+            verified_by=by.username,
+            url=url,
+            passed=passed,
+            verdict=verdict,
+            failed=tuple(failed),
+        )
+        with self._database.transaction():
+            service = self.get(reference)
+            self._verifications.replace(service.id, found)
+            after = {"url": url, "passed": passed, "failed": list(failed)}
+            self._audit.record(by, "service.verify", _target(service), after=after)
+        return found
 
     def policy_for(self, target: str) -> TokenPolicy | None:
         """Return the terms of the service that a token request means: by audience, else by name."""

@@ -21,6 +21,7 @@ from keyosk.storage.services import ServiceStore
 from keyosk.storage.sessions import SessionStore
 from keyosk.storage.signing_keys import SigningKeyStore
 from keyosk.storage.throttling import ThrottlingStore
+from keyosk.storage.verifications import VerificationStore
 from keyosk.storage.workloads import IssuerStore, WorkloadRuleStore
 
 
@@ -48,6 +49,7 @@ class Stores:
     sessions: SessionStore
     signing_keys: SigningKeyStore
     throttling: ThrottlingStore
+    verifications: VerificationStore
     workload_rules: WorkloadRuleStore
 
     @classmethod
@@ -74,5 +76,6 @@ class Stores:
             sessions=SessionStore(database),
             signing_keys=SigningKeyStore(database),
             throttling=ThrottlingStore(database),
+            verifications=VerificationStore(database),
             workload_rules=WorkloadRuleStore(database),
         )

@@ -120,6 +120,18 @@ class Exchange(Table):
         primary_key = CompositeKey("service", "target")
 
 
+class Verification(Table):
+    """What the last test of a service with bad tokens found; ``failed``: JSON."""
+
+    service = ForeignKeyField(Service, primary_key=True, on_delete="CASCADE")
+    verified_at = BigIntegerField()
+    verified_by = TextField()
+    url = TextField()
+    passed = BooleanField()
+    verdict = TextField()
+    failed = TextField()
+
+
 class Scope(Table):
     name = CharField(primary_key=True)
     service = ForeignKeyField(Service, on_delete="CASCADE")
@@ -514,6 +526,7 @@ ALL = (
     Service,
     ServiceIdentifier,
     Exchange,
+    Verification,
     Scope,
     Role,
     RoleScope,

@@ -54,7 +54,12 @@ from keyosk.web.roles import RoleResource, RolesResource
 from keyosk.web.route import Route
 from keyosk.web.scope_uses import HeldScopesResource, UnusedScopesResource
 from keyosk.web.second_factors import SecondFactorResource, SecondFactorsResource
-from keyosk.web.services import ScopesResource, ServiceResource, ServicesResource
+from keyosk.web.services import (
+    ScopesResource,
+    ServiceResource,
+    ServicesResource,
+    VerificationResource,
+)
 from keyosk.web.sessions import AllSessionsResource, SessionResource, SessionsResource
 from keyosk.web.signing_keys import (
     CompromiseResource,
@@ -193,6 +198,8 @@ ROUTES: Final = (
           {m: _SERVICE[m] for m in ("GET", "PATCH", "DELETE")}),
     Route("/services/<service>/jwks", ServiceJwksResource, _PUBLIC),
     Route("/services/<service>/scopes", ScopesResource, {m: _SERVICE[m] for m in ("GET", "PUT")}),
+    Route("/services/<service>/verification", VerificationResource,
+          {m: _SERVICE[m] for m in ("GET", "PUT")}),
 
     Route("/roles", RolesResource, {m: _SERVICE[m] for m in ("GET", "POST")}),
     Route("/roles/<role>", RoleResource, {m: _SERVICE[m] for m in ("GET", "PATCH", "DELETE")}),

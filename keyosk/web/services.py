@@ -5,12 +5,12 @@ from typing import Any, Final, cast
 from flask import Response, g
 
 from keyosk.errors import Conflict
-from keyosk.model import Service, ServiceChanges
+from keyosk.model import Service, ServiceChanges, Verification
 from keyosk.web import paging
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
 from keyosk.web.preconditions import wanted_versions
-from keyosk.web.responses import is_forced, nothing, object_response
+from keyosk.web.responses import is_forced, json_response, nothing, object_response
 from keyosk.web.service_schemas import (
     ScopesNew,
     ScopesSchema,
@@ -20,6 +20,7 @@ from keyosk.web.service_schemas import (
     exchanges_of,
     scopes_of,
 )
+from keyosk.web.verification_schemas import VerificationNew, VerificationSchema
 
 LISTS = paging.ListOptions(
     ("created_at", "name"),
@@ -34,6 +35,7 @@ LISTS = paging.ListOptions(
 
 # Made once: each new one copies all its fields (150 us).
 _SHAPE: Final = ServiceSchema()
+_VERIFICATION: Final = VerificationSchema()
 
 
 class ServicesResource(Endpoint):
@@ -111,6 +113,28 @@ class ScopesResource(Endpoint):
             g.caller, service, {"scopes": scopes}, force=is_forced(), version=wanted_versions()
         )
         return _scopes_response(changed)
+
+
+class VerificationResource(Endpoint):
+    """What the last test of a service with bad tokens found."""
+
+    @operation(response=VerificationSchema)
+    def get(self, service: str) -> Response:
+        """Return what `keyosk verify-service` found the last time; 404 if it never ran."""
+        return _verification_response(self.installation.services.verification(service))
+
+    @operation(body=VerificationNew, response=VerificationSchema)
+    def put(self, service: str) -> Response:
+        """Report what a test of the service found, in the place of the result before."""
+        found = self.load()
+        return _verification_response(
+            self.installation.services.record_verification(g.caller, service, **found)
+        )
+
+
+def _verification_response(found: Verification) -> Response:
+    body: dict[str, Any] = _VERIFICATION.dump(found)
+    return json_response(body)
 
 
 def loaded(fields: dict[str, Any]) -> dict[str, Any]:

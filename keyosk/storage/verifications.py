@@ -1,0 +1,40 @@
+"""What the last test of each service with bad tokens found."""
+
+import json
+from dataclasses import asdict
+
+from peewee import EXCLUDED
+
+from keyosk.model import Verification
+from keyosk.storage import tables
+from keyosk.storage.database import Database
+
+
+class VerificationStore:
+    """Reads and writes the verification table."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def of_service(self, service_id: str) -> Verification | None:
+        """Return what the last test found, ``None`` if there was none."""
+        known = tables.Verification
+        row = self._database.row(known.select().where(known.service == service_id))
+        if row is None:
+            return None
+        del row["service"]
+        return Verification(**{**row, "failed": tuple(json.loads(row["failed"]))})
+
+    def replace(self, service_id: str, found: Verification) -> None:
+        """Keep this in place of what the test before found."""
+        known = tables.Verification
+        row = {**asdict(found), "service": service_id, "failed": json.dumps(found.failed)}
+        fields = [field for field in known._meta.sorted_fields if field is not known.service]
+        self._database.write(
+            known.insert(row)
+            .on_conflict(
+                conflict_target=[known.service],
+                update={field: getattr(EXCLUDED, field.name) for field in fields},
+            )
+            .returning()
+        )
