@@ -47,3 +47,8 @@ def start(level: str, log_format: str) -> LineHandler:
     # It has a line for each migration of a new database.
     logging.getLogger("peewee.migrations").setLevel(logging.WARNING)
     return handler
+
+
+def start_anew(handler: LineHandler) -> None:
+    """Have a forked process log as the other does, without what that one could not write yet."""
+    handler.setStream(LogStream(_STDERR, handler.form))

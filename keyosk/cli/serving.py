@@ -8,7 +8,8 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import NoReturn
 from wsgiref.types import WSGIApplication
 
@@ -20,7 +21,7 @@ from keyosk.console import application as console
 from keyosk.errors import DatabaseTooNew, DatabaseUnusable, Unavailable
 from keyosk.installation import Installation
 from keyosk.metrics import Metrics, SharedCounts, release
-from keyosk.server import BOOT_ERROR, Hooks, Options
+from keyosk.server import BOOT_ERROR, Hooks, LineHandler, Options
 from keyosk.server import serve as run_server
 from keyosk.storage import schema
 from keyosk.storage.outage import OutageLog, SharedOutage
@@ -37,7 +38,7 @@ def serve() -> None:
     """Set up what is missing, then answer requests until a signal ends it."""
     _open_missing_outputs()
     configuration = choice.settings()
-    logs.start(configuration.log_level, configuration.log_format)
+    log = logs.start(configuration.log_level, configuration.log_format)
     app.check(configuration)
     for warning in configuration.warnings:
         _log.warning("%s", warning)
@@ -51,8 +52,22 @@ def serve() -> None:
         bind = opened.detach()
     starting = Starting()
     counts = SharedCounts(configuration.workers) if opened.has_metrics else None
+    page = MetricsPage(Metrics(counts, claim=False), starting)
+    outage_log = OutageLog(outages)
+    make = cache(partial(_make, configuration, page, log, outage_log))
+    if prepared and configuration.traces == "off":
+        # Before the workers, which share its memory. The libraries of traces start threads.
+        make()
     run_server(
-        lambda: _web(configuration, counts, starting, outages=outages, prepared=prepared),
+        lambda: _web(
+            configuration,
+            page,
+            starting,
+            log=log,
+            outage_log=outage_log,
+            make=make,
+            prepared=prepared,
+        ),
         Options(
             bind=bind,
             names=opened.names,
@@ -96,23 +111,45 @@ def _prepare_or_wait(configuration: Config, address: str, outage_log: OutageLog)
     return True
 
 
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What has no connection, no thread and no count yet: it may be made before a worker starts."""
+
+    installation: Installation
+    application: WSGIApplication
+    clock: SharedClock
+
+
+def _make(
+    configuration: Config, page: MetricsPage, log: LineHandler, outage_log: OutageLog
+) -> _Made:
+    tracing = app.start_traces(configuration)
+    clock = SharedClock()
+    installation = app.build(
+        configuration, clock=clock, metrics=page.metrics, outage_log=outage_log
+    )
+    application = app.create_app(installation, write_line=log.write, tracing=tracing)
+    return _Made(installation, application, clock)
+
+
 def _web(
     configuration: Config,
-    counts: SharedCounts | None,
+    page: MetricsPage,
     starting: Starting,
     *,
-    outages: SharedOutage,
+    log: LineHandler,
+    outage_log: OutageLog,
+    make: Callable[[], _Made],
     prepared: bool,
 ) -> WSGIApplication:
     """Return the application of one worker process; where the database is away, once it is back."""
-    log = logs.start(configuration.log_level, configuration.log_format)
-    outage_log = OutageLog(outages)
-    page = MetricsPage(Metrics(counts), starting)
-    create = partial(app.create_app, write_line=log.write, tracing=app.start_traces(configuration))
+    logs.start_anew(log)
+    page.metrics.claim()
 
     def begin() -> None:
-        application = create(_installation(configuration, page, starting, outage_log=outage_log))
-        starting.begin(application)
+        made = make()
+        _begin(configuration, made, page, starting)
+        starting.begin(made.application)
         outage_log.started()
 
     if prepared:
@@ -157,17 +194,9 @@ def _give_up(error: Exception) -> NoReturn:
     os._exit(BOOT_ERROR)
 
 
-def _installation(
-    configuration: Config,
-    page: MetricsPage,
-    starting: Starting,
-    *,
-    outage_log: OutageLog,
-) -> Installation:
-    clock = SharedClock()
-    installation = app.build(
-        configuration, clock=clock, metrics=page.metrics, outage_log=outage_log
-    )
+def _begin(configuration: Config, made: _Made, page: MetricsPage, starting: Starting) -> None:
+    """Begin what each process has for itself. Raises ``Unavailable``."""
+    installation, clock = made.installation, made.clock
     clock.start(installation.database)
     installation.signing_keys.refresh()
     installation.database.read_without_waiting()  # this is the thread of the event loop
@@ -193,7 +222,6 @@ def _installation(
         _node_name(configuration), __version__, then=installation.scope_uses.write
     )
     page.monitor = installation.monitor
-    return installation
 
 
 def _node_name(configuration: Config) -> str:

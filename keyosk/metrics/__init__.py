@@ -59,19 +59,29 @@ class Metrics:
     No method raises for lack of a resource: a request is served even if it cannot be counted.
     """
 
-    def __init__(self, shared: SharedCounts | None = None) -> None:
+    def __init__(self, shared: SharedCounts | None = None, *, claim: bool = True) -> None:
+        """``claim``: not yet where False, for a process that is still to be forked."""
         self._shared = shared
-        self._part = None if shared is None else shared.claim()
+        self._part: int | None = None
         self._lock = threading.Lock()
         self._audiences: set[str] = set()
         self._counted: dict[Key, int] = {}
         self._places: dict[Key, int | None] = {}
-        if shared is not None and self._part is not None:
+        self._queries: tuple[memoryview[float], tuple[int, ...], int] | None = None
+        if claim:
+            self.claim()
+
+    def claim(self) -> None:
+        """Take the part of the memory that is this process's; before, nothing is counted."""
+        shared = self._shared
+        if shared is None:
+            return
+        self._part = shared.claim()
+        if self._part is not None:
             self._places = {
                 tuple(json.loads(name)): place // NUMBER
                 for name, place, _ in shared.entries(self._part)
             }
-
         self._queries = self._place_queries()
 
     def _place_queries(self) -> "tuple[memoryview[float], tuple[int, ...], int] | None":

@@ -81,6 +81,7 @@ class LineHandler(logging.StreamHandler["LogStream"]):
     def __init__(self, stream: "LogStream", formatter: JsonFormatter) -> None:
         super().__init__(stream)
         self.setFormatter(formatter)
+        self.form = formatter
         self._line = formatter.line
 
     def write(self, fields: Mapping[str, Any], *, logger: str, message: str) -> None:
