@@ -18,8 +18,6 @@ MAX_LENGTH = 255
 # Normalisation to NFC composes at most four code points into one, so whatever is longer than
 # this is too long in any case.
 _MAX_RAW_LENGTH = 4 * MAX_LENGTH
-_SHORTEST_UUID = 32  # its digits alone
-
 _SHORTEST_UUID = 32
 """Digits in each spelling of a UUID that Python reads."""
 
