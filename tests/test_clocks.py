@@ -15,7 +15,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from installed import Clock, installed, rows_of, with_todo
-from keyosk import app
+from keyosk import app, delays
 from keyosk.credentials.presented import candidates
 from keyosk.errors import BadCredentials, BadToken, InvalidGrant, Throttled
 from keyosk.installation import Installation
@@ -180,11 +180,12 @@ def test_places_that_a_clock_ahead_has_noted_do_not_drive_out_those_after_them(
 
 
 @pytest.fixture
-def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """For how long this process was to sleep: how busy the machine is says nothing."""
+def slept() -> Iterator[list[float]]:
+    """For how long responses were to wait, not for how long a busy machine has them wait."""
     times: list[float] = []
-    monkeypatch.setattr(time, "sleep", times.append)
-    return times
+    before = delays.hold.set(times.append)
+    yield times
+    delays.hold.reset(before)
 
 
 # --- Tokens and revocations -----------------------------------------------------------------------
