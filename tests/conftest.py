@@ -118,7 +118,8 @@ def _backends(metafunc: pytest.Metafunc) -> list[Any]:
 @pytest.hookimpl(tryfirst=True)  # before the tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if isinstance(item, pytest.Function) and _SERVERS & {*item.fixturenames}:
+        starts_one = isinstance(item, pytest.Function) and _SERVERS & {*item.fixturenames}
+        if starts_one and item.get_closest_marker("short") is None:
             item.add_marker(pytest.mark.slow)
 
 

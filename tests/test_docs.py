@@ -272,7 +272,6 @@ def test_every_command_has_an_example() -> None:
         assert found is None or any(found[1] in block for block in code(section, "sh")), found
 
 
-@pytest.mark.slow
 def test_every_example_of_the_commands_page_works_when_pasted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,9 @@ from shops import Shop
 from terminal import Done, keyosk
 from test_remote import Terminal
 
+# The command runs in the test's own process, on servers of each test.
+pytestmark = pytest.mark.short
+
 
 def examined(ended: Done) -> dict[str, dict[str, Any]]:
     """What was found, by part, after a look at the exit code."""
@@ -81,7 +84,6 @@ def check_what_is_seen_from_there(server: LiveServer, tmp_path: Path) -> None:
         assert found[part] == here[part]
 
 
-@pytest.mark.slow
 def test_a_service_that_has_not_fetched_the_next_key_is_named(tmp_path: Path) -> None:
     # In one process, which knows at once which service fetched the keys.
     with LiveServer(f"sqlite:///{tmp_path / 'keyosk.db'}", tmp_path, workers="1") as server:
@@ -220,7 +222,6 @@ def test_a_backup_that_is_old_or_missing_is_told(server: LiveServer, tmp_path: P
     assert status(tmp_path / "nowhere").endswith("wrong")
 
 
-@pytest.mark.slow
 def test_an_issuer_that_is_elsewhere_is_called_as_others_see_it(server: LiveServer) -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
     found = examined(doctor(server, "--json", KEYOSK_ISSUER=nobody))

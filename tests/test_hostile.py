@@ -546,7 +546,6 @@ def fire(server: LiveServer, admin: Client, seed: str, number: int) -> Counter[i
     return found
 
 
-@pytest.mark.slow
 def test_a_few_hundred_hostile_requests_are_answered_in_order(
     server: LiveServer, admin: Client
 ) -> None:
