@@ -126,6 +126,11 @@ def test_a_full_disk_is_told_and_nothing_half_written_stays(
     assert [path.name for path in full.iterdir()] == ["filler"]
 
 
+def test_a_disk_that_is_full_before_the_first_start_is_told(full: Path) -> None:
+    (full / "filler").write_bytes(bytes(900 * 1024))  # room for a file, not for its tables
+    assert "disk is full" in sentence(run(full, "database", "upgrade", "--create"))
+
+
 def test_a_file_that_could_not_be_written_anew_is_as_it_was(place: Path, full: Path) -> None:
     (full / "filler").unlink()
     old = full / "accounts.jsonl"

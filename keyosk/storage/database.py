@@ -288,7 +288,8 @@ class Database:
         try:
             with driver_errors.translated():
                 yield
-        except peewee.DatabaseError as error:
+        except peewee.DatabaseError as last:
+            error = driver_errors.first_of(last)
             raise self._failure(error) from error
 
     @contextmanager
