@@ -552,6 +552,10 @@ def test_an_environment_that_is_no_text_is_refused() -> None:
         ("KEYOSK_SECRET_KEYFILE", "KEYOSK_SECRET_KEY_FILE"),
         ("KEYOSK_Bind", "KEYOSK_BIND"),
         ("KEYOSK_CONFIG_", "KEYOSK_CONFIG"),
+        ("KEYOSK_HOST", "KEYOSK_BIND"),
+        ("KEYOSK_LISTEN", "KEYOSK_BIND"),
+        ("KEYOSK_BASE_URL", "KEYOSK_ISSUER"),
+        ("KEYOSK_TLS_CERT", "KEYOSK_TLS_CERTIFICATE"),
     ],
 )
 @table("value", ["x", ""])
@@ -577,6 +581,28 @@ def test_only_a_secret_may_come_from_a_file_of_its_own() -> None:
 )
 def test_a_variable_of_kubernetes_is_refused_with_the_cure(name: str) -> None:
     assert "enableServiceLinks" in refusal(name, "tcp://10.0.0.1:8080")
+
+
+def test_a_port_may_be_meant_for_keyosk() -> None:
+    assert "KEYOSK_BIND" in refusal("KEYOSK_PORT", "8081")
+
+
+def test_a_file_called_env_is_an_environment_file(folder: Path) -> None:
+    (folder / ".env").write_text("KEYOSK_THREADS=7\n")
+    assert load({"KEYOSK_CONFIG": ".env"}).threads == 7
+
+
+def test_a_file_called_env_that_nobody_named_is_not_read_and_that_is_told(folder: Path) -> None:
+    (folder / ".env").write_text("OTHER=1\nexport KEYOSK_THREADS=7\n")
+    config = load({})
+    assert config.threads == 4
+    [warning] = config.warnings
+    assert "--config .env" in warning
+    # Whoever starts Keyosk may have read it, as docker compose does.
+    assert load({"KEYOSK_THREADS": "7"}).warnings == ()
+    assert load({"KEYOSK_CONFIG": ".env"}).warnings == ()
+    (folder / ".env").write_text("OTHER=1\n")
+    assert load({}).warnings == ()
 
 
 def test_variables_of_others_are_left_alone() -> None:

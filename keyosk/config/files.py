@@ -6,7 +6,7 @@ SECURITY: no sentence here quotes a line of a file, which may hold a secret.
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +17,17 @@ _LINE: Final = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)")
 
 def is_environment_file(path: Path) -> bool:
     """Return whether a file has lines ``NAME=VALUE``, as its name says."""
-    return path.suffix == ".env"
+    return path.name.endswith(".env")  # ".env" itself has no suffix
+
+
+def settings_not_read(path: Path, known: Iterable[str]) -> list[str]:
+    """Return the names of settings in an environment file that nobody named, without ``known``."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
+    found = [match[1] for line in lines if (match := _LINE.fullmatch(line.strip()))]
+    return [each for each in found if each.startswith("KEYOSK_") and each not in set(known)]
 
 
 def read(path: Path, *, named_by: str) -> Mapping[str, object] | None:

@@ -301,7 +301,11 @@ def load(environ: Mapping[str, str], *, cores: int | None = None) -> Config:
     if faults:
         raise ConfigurationError(faults)
     sources = {name: each.source for name, each in given.items()}
-    warnings = (*rules.warnings_of(values), *rules.warn_of_quotes(given.values()))
+    warnings = (
+        *rules.warnings_of(values),
+        *rules.warn_of_quotes(given.values()),
+        *_warn_of_file(environ),
+    )
     return Config(**values, warnings=warnings, sources=sources)
 
 
@@ -317,7 +321,8 @@ def _fill(values: dict[str, Any], given: Mapping[str, _Given]) -> Iterator[Fault
             cause = (
                 "as KEYOSK_BIND is a Unix socket: the URL by which clients reach it"
                 if isinstance(bind, UnixAddress)
-                else "as other machines can reach KEYOSK_BIND: the URL by which they do"
+                else "as other machines can reach KEYOSK_BIND: the URL by which they do, such as "
+                "https://login.example.com"
             )
             yield Fault("KEYOSK_ISSUER", f"is required, {cause}")
     yield from rules.database_faults(given, values)
@@ -330,6 +335,15 @@ def _fill(values: dict[str, Any], given: Mapping[str, _Given]) -> Iterator[Fault
         yield Fault(_PREFIX + name.upper(), "is required with the other settings for PKCS#11")
     for name in ("admin_password", "database_schema", "tls_certificate", "tls_key", *rules.PKCS11):
         values.setdefault(name, None)
+
+
+def _warn_of_file(environ: Mapping[str, str]) -> Iterator[str]:
+    """Say so where an environment file lies here that many programs would read, and Keyosk not."""
+    if not environ.get(_CONFIG) and files.settings_not_read(Path(".env"), environ):
+        yield (
+            "The file .env in this folder has settings that are not read. Name it: --config .env, "
+            "or KEYOSK_CONFIG=.env."
+        )
 
 
 def _from_environment(environ: Mapping[str, str], faults: list[Fault]) -> dict[str, _Given]:

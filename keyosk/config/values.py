@@ -36,6 +36,16 @@ _LONGEST_SOCKET_PATH: Final = 107  # bytes; what fits into a sockaddr_un of Linu
 _LONGEST_IDENTIFIER: Final = 63  # PostgreSQL cuts off the rest
 
 _PREFIX: Final = "KEYOSK_"
+#: What other programs call the same settings.
+_SYNONYMS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("host", "listen", "address", "port"), "bind"),
+    **dict.fromkeys(("db", "db_url", "dsn", "postgres_url"), "database_url"),
+    **dict.fromkeys(("url", "base_url", "public_url", "external_url"), "issuer"),
+    **dict.fromkeys(("secret", "encryption_key", "master_key"), "secret_key"),
+    **dict.fromkeys(("admin", "admin_user"), "admin_username"),
+    **dict.fromkeys(("ttl", "token_ttl", "expiry"), "token_lifetime"),
+    **dict.fromkeys(("tls_cert", "cert", "ssl_cert"), "tls_certificate"),
+}
 _KUBERNETES: Final = re.compile(r"KEYOSK_(\w+_)?(SERVICE_HOST|SERVICE_PORT\w*|PORT(_\d+_\w+)?)")
 
 OFF: Final = "off"
@@ -415,7 +425,10 @@ def secret_in(path: object, *, keep_mark: bool = False) -> str:
 def hint(name: str, known: Collection[str]) -> str:
     """Return what somebody who wrote ``name`` may have meant, to follow "is unknown"."""
     if _KUBERNETES.fullmatch(name):
-        return "; Kubernetes sets it for a Service named keyosk, unless enableServiceLinks is false"
+        said = "; Kubernetes sets it for a Service named keyosk, unless enableServiceLinks is false"
+        return f"{said}. To choose the port, set KEYOSK_BIND" if name == "KEYOSK_PORT" else said
     short = {each.removeprefix(_PREFIX).lower(): each for each in known}
-    near = difflib.get_close_matches(name.removeprefix(_PREFIX).lower(), short, n=1)
+    meant = name.removeprefix(_PREFIX).lower()
+    meant = _SYNONYMS.get(meant, meant)
+    near = difflib.get_close_matches(meant, short, n=1)
     return f"; did you mean {short[near[0]]}?" if near else ""
