@@ -38,6 +38,43 @@ def run(server: LiveServer) -> Run:
     )
 
 
+# --- Mistakes on the command line -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [(("rolee", "list"), "role"), (("account", "creat"), "create"), (("tokn",), "token")],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_mistyped_command_is_told_with_the_nearest_one(
+    run: Run, arguments: tuple[str, ...], meant: str
+) -> None:
+    done = run(*arguments)
+    assert done.code == 2
+    assert f"Did you mean '{meant}'?" in done.err
+    assert "Did you mean" not in run("xyzzy").err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("account", "create", "zoe", "--password", PASSWORD),
+        ("account", "password", "zoe", PASSWORD),
+        ("--server", "https://keyosk.example.com", "login", PASSWORD),
+        ("api-key", "find", "kysk_", PASSWORD),
+    ],
+    ids=lambda value: value[1],
+)
+def test_a_secret_that_somebody_gives_as_an_argument_is_not_repeated(
+    run: Run, arguments: tuple[str, ...]
+) -> None:
+    done = run(*arguments)
+    assert done.code == 2
+    assert PASSWORD not in done.out + done.err
+    assert "standard input" in done.err
+    assert "change it" in done.err
+
+
 # --- account --------------------------------------------------------------------------------------
 
 

@@ -158,7 +158,10 @@ def test_a_socket_whose_process_was_killed_is_replaced_and_a_live_one_is_refused
         other.environment |= environment(
             bind=f"unix:{server.socket}", issuer="https://login.example.org"
         )
-        assert "KEYOSK_BIND: cannot be served: Address already in use" in other.refused()
+        assert (
+            f"KEYOSK_BIND: cannot listen at unix:{server.socket}: Address already in use; stop the "
+            "program that listens there, or choose another path" in other.refused()
+        )
         assert [each.name for each in second.iterdir()] == [other.log.name]
         assert server.ask("/health/live") == 200
 
@@ -195,7 +198,9 @@ def test_what_is_no_socket_is_left_alone(folder: Path, what: str) -> None:
     else:
         server.socket.symlink_to(folder / "elsewhere")
     said = server.refused()
-    assert "KEYOSK_BIND: cannot be served: there is a file that is not a socket" in said
+    assert (
+        f"KEYOSK_BIND: cannot listen at unix:{server.socket}: there is a file that is not" in said
+    )
     assert server.socket.is_symlink() or server.socket.exists()
     assert not (folder / "keyosk.db").exists()
 

@@ -7,9 +7,10 @@ import re
 import select
 import shlex
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -23,19 +24,23 @@ pytestmark = pytest.mark.slow
 
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 END = "Stop it with Ctrl+C."
+#: As the Makefile starts it.
+START = "from keyosk.cli import main; sys.argv[0] = 'keyosk'; sys.exit(main())"
 
 
 class Terminal:
     """A program at a terminal, and all that it has written there."""
 
-    def __init__(self, folder: Path, *arguments: str, **settings: str) -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, program: Sequence[str] = (), **settings: str
+    ) -> None:
         others = settings.pop("others", "")
         self.ours, theirs = pty.openpty()
         named = dict(each.split("=", 1) for each in shlex.split(others))
         inherited = environment(**settings)
         inherited.pop("NO_COLOR", None)
         self.process = subprocess.Popen(
-            command(*arguments),
+            program or command(*arguments),
             cwd=folder,
             env={**inherited, "TERM": "xterm-256color", **named},
             stdin=theirs,
@@ -61,8 +66,10 @@ class Terminal:
 
 
 @contextmanager
-def terminal(folder: Path, *arguments: str, **settings: str) -> Iterator[Terminal]:
-    running = Terminal(folder, *arguments, **settings)
+def terminal(
+    folder: Path, *arguments: str, program: Sequence[str] = (), **settings: str
+) -> Iterator[Terminal]:
+    running = Terminal(folder, *arguments, program=program, **settings)
     try:
         yield running
     finally:
@@ -95,7 +102,7 @@ def test_the_line_that_a_new_user_sees_gets_a_token_for_the_admin_api(tmp_path: 
         )
         assert [each["username"] for each in found.json()["items"]] == ["admin"]
         # What it says to do next can be done, as it stands.
-        steps = re.findall(r"^    keyosk (.+?)  +# ", plain, re.MULTILINE)
+        steps = re.findall(r"^    (?:\S+/)?keyosk (.+?)  +# ", plain, re.MULTILINE)
         assert len(steps) == 3
         for step in steps:
             ran = subprocess.run(
@@ -114,6 +121,32 @@ def test_the_line_that_a_new_user_sees_gets_a_token_for_the_admin_api(tmp_path: 
         assert f"Keyosk is at {url}" in plain
         assert "curl" not in plain
         assert password not in plain
+
+
+def test_where_no_shell_finds_the_program_the_next_steps_name_its_file(tmp_path: Path) -> None:
+    """As after "make run": what is shown can be pasted."""
+    programs = tmp_path / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    program = programs / "keyosk"
+    program.write_text(f'#!/bin/sh\nexec {shlex.join(command())} "$@"\n')
+    program.chmod(0o755)
+    start = f"import sys; sys.executable = {str(programs / 'python')!r}; {START}"
+    settings = {"bind": f"127.0.0.1:{free_port()}", "metrics_bind": "off"}
+    with terminal(
+        tmp_path, program=[sys.executable, "-c", start, "serve"], others="PATH=/usr/bin", **settings
+    ) as shown:
+        plain = ESCAPES.sub("", shown.read_until(END))
+        [line] = re.findall(r"^    (.+ service create .+)$", plain, re.MULTILINE)
+        assert line.startswith(".venv/bin/keyosk ")
+        done = subprocess.run(
+            ["bash", "-c", line],
+            cwd=tmp_path,
+            env={**environment(**settings), "PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
 
 
 def test_a_welcome_without_colours_for_who_wants_none(tmp_path: Path) -> None:
@@ -144,7 +177,8 @@ def test_with_the_port_taken_nothing_secret_is_shown_and_nothing_is_made(tmp_pat
         with terminal(second, "serve", **settings) as refused:
             assert refused.process.wait(60) == 1
             said = refused.read_until("\0")
-            assert "KEYOSK_BIND: cannot be served: Address already in use" in said
+            cause = f"KEYOSK_BIND: cannot listen at 127.0.0.1:{port}: Address already in use; stop "
+            assert f"{cause}the program that listens there, or choose another port (" in said
             assert not PASSWORD.search(said)
             assert "Keyosk is at" not in said
         assert list(second.iterdir()) == []

@@ -36,7 +36,10 @@ _NO_SUCH: Final[Mapping[str, tuple[str, str]]] = {
     "services": ("There is no such service.", "no such service"),
     "roles": ("There is no such role.", "no such role"),
     "signing-keys": ("There is no such signing key.", "no such signing key"),
-    "api-keys": ("This account has no such API key.", "no such API key of {owner}"),
+    "api-keys": (
+        "This account has no such API key.",
+        "no such API key of {owner}; name it by its id",
+    ),
     "tokens": ("This account has no such session.", "no such session of {owner}"),
 }
 #: Words that have an address of their own in the place of a name.

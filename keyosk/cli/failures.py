@@ -34,6 +34,12 @@ _CURES: Final[Mapping[int, str]] = {
     errno.ELOOP: "Its symbolic links lead in a circle: name another place.",
     errno.ENAMETOOLONG: "Name a shorter one.",
 }
+#: How click begins when there are too many arguments.
+_EXTRA: Final = "Got unexpected extra argument"
+#: The commands to which somebody may give a secret as an argument, by mistake.
+_OF_SECRETS: Final = frozenset(
+    {"account create", "account password", "api-key find", "login", "token inspect"}
+)
 
 
 def run(command: Callable[[], object]) -> None:
@@ -78,7 +84,18 @@ def _tell_usage(error: click.ClickException) -> None:
     if context is not None:
         click.echo(context.get_usage(), err=True)
         click.echo(f"Try '{context.command_path} --help' for help.\n", err=True)
-    click.echo(f"keyosk: {shared.printable(error.format_message())}", err=True)
+    said = error.format_message()
+    if said.startswith(_EXTRA) and context is not None and _reads_a_secret(context.command_path):
+        # SECURITY: not the argument, which may be the secret.
+        said = (
+            "Got an argument too many. A secret is never an argument: the command asks for it, or "
+            "reads it from standard input. If this was one, change it: others may have seen it."
+        )
+    click.echo(f"keyosk: {shared.printable(said)}", err=True)
+
+
+def _reads_a_secret(command: str) -> bool:
+    return command.partition(" ")[2] in _OF_SECRETS
 
 
 def sentences(error: Exception) -> list[str]:

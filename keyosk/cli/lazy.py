@@ -3,6 +3,7 @@
 Most of what a command costs is importing what it works with, and a command needs little of it.
 """
 
+import difflib
 import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -43,3 +44,17 @@ class LazyGroup(click.Group):
             self._equip(command)
             self.add_command(command, cmd_name)
         return self.commands.get(cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that is asked for; for a typo say what may have been meant.
+
+        click does so only for commands that are imported already.
+        """
+        name = args[0]
+        if not name.startswith("-") and self.get_command(ctx, name) is None:
+            near = difflib.get_close_matches(name, self.list_commands(ctx), n=1)
+            meant = f" Did you mean {near[0]!r}?" if near else ""
+            ctx.fail(f"No such command {name!r}.{meant}")
+        return super().resolve_command(ctx, args)

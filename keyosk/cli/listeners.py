@@ -1,5 +1,6 @@
 """Where ``keyosk serve`` listens: what the settings name or systemd passed, and its certificate."""
 
+import errno
 import logging
 import os
 import socket
@@ -18,6 +19,8 @@ from keyosk.web.metrics import LISTENER as METRICS
 
 _log = logging.getLogger(__name__)
 
+_HIGHEST_PORT: Final = 65535
+_FIRST_FREE_PORT: Final = 1024  # the lower ones are root's
 _MAIN: Final = "keyosk"
 _LOCAL: Final = "local"
 #: The names of listeners that speak no TLS, whether there is a certificate or not.
@@ -120,7 +123,7 @@ def _metrics(configuration: Config, stack: ExitStack) -> list[socket.socket]:
     except ConfigurationError as error:
         if "metrics_bind" in configuration.sources:
             raise
-        _log.warning("no metrics at %s: %s", address, error.faults[0].message)
+        _log.warning("no metrics: %s", error.faults[0].message)
         return []
     return [stack.enter_context(found)]
 
@@ -133,4 +136,27 @@ def _listener(
             return listening.unix(Path(address.path), mode)
         return listening.tcp(address.host, address.port), None
     except OSError as error:
-        raise ConfigurationError([Fault(setting, f"cannot be served: {error.strerror}")]) from error
+        raise ConfigurationError([Fault(setting, _refusal(setting, address, error))]) from error
+
+
+def _refusal(setting: str, address: Address | UnixAddress, error: OSError) -> str:
+    """Return why Keyosk cannot listen there, and what to do."""
+    # Python adds the address to some of the system's sentences.
+    reason = (error.strerror or type(error).__name__).partition(" (while ")[0]
+    return f"cannot listen at {address}: {reason}{_cure(setting, address, error.errno)}"
+
+
+def _cure(setting: str, address: Address | UnixAddress, code: int | None) -> str:
+    if code == errno.EADDRINUSE and isinstance(address, Address):
+        other = Address(address.host, address.port % _HIGHEST_PORT + 1)
+        return f"; stop the program that listens there, or choose another port ({setting}={other})"
+    if code == errno.EADDRINUSE:
+        return "; stop the program that listens there, or choose another path"
+    if code == errno.EACCES and isinstance(address, Address) and address.port < _FIRST_FREE_PORT:
+        return (
+            f"; choose a port from {_FIRST_FREE_PORT} on, or let this user have lower ones "
+            "(CAP_NET_BIND_SERVICE)"
+        )
+    if code == errno.EADDRNOTAVAIL:
+        return "; name an address that this machine has"
+    return ""

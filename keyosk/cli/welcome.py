@@ -64,10 +64,14 @@ def _first_steps(configuration: Config, admin: FirstAdmin) -> list[str]:
 
 
 def _program() -> str:
-    """Return what to type for this program."""
-    if shutil.which("keyosk") or Path(sys.argv[0]).name != "keyosk":
+    """Return what to type for this program.
+
+    Where no shell would find it: its file beside the Python that runs it, as after ``make run``.
+    """
+    installed = Path(sys.executable).with_name("keyosk")
+    if shutil.which("keyosk") or not installed.is_file():
         return "keyosk"
-    return shlex.quote(os.path.relpath(sys.argv[0]))
+    return shlex.quote(os.path.relpath(installed))
 
 
 def curl(configuration: Config, admin: FirstAdmin) -> str:
