@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from client_issuer import AUDIENCE, ISSUER, KID, Issuer, b64, generate, issuer, part, public_jwk
 from keyosk_client import AsyncVerifier, InsufficientScope, InvalidToken, NoToken, Token, Verifier
+from keyosk_client.challenges import refusal
 
 Verify = Callable[..., Token]
 
@@ -274,6 +275,29 @@ def test_a_service_may_have_a_type_of_its_own(keyosk: Issuer, verify: Verify) ->
     assert not is_accepted(verify, text)
     assert is_accepted(verify, text, typ="JWT")
     assert not is_accepted(verify, keyosk.token(), typ="JWT")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"exp": NOW - HOUR}, "it has expired"),
+        ({"iat": NOW + HOUR, "exp": NOW + 2 * HOUR}, "compare this machine's clock with Keyosk's"),
+        ({"aud": "billing"}, "its audience is not todo"),
+        ({"iss": "https://other.example"}, f"its issuer is not {ISSUER}"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_the_log_of_a_service_says_what_is_wrong_and_its_response_does_not(
+    keyosk: Issuer, changes: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "keyosk_client")
+    text = keyosk.token(**changes)
+    with pytest.raises(InvalidToken) as raised:
+        by_thread(text)
+    answer = refusal(raised.value, realm="todo")
+    assert reason in caplog.text
+    assert answer.content["error_description"] == "The token is not valid."
+    assert not any(each in caplog.text for each in text.split("."))
 
 
 def test_a_service_may_have_several_audiences(keyosk: Issuer) -> None:

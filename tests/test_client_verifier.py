@@ -244,7 +244,8 @@ def test_an_outage_is_logged_when_it_begins_and_when_it_ends(
             reader.refresh()
     lines = [record.getMessage() for record in caplog.records]
     began = [
-        f"the {what} of {ISSUER} were not fetched: ConnectError" for what in ("keys", "revocations")
+        f"the {what} of {ISSUER} were not fetched: ConnectError: away"
+        for what in ("keys", "revocations")
     ]
     ended = [f"the {what} of {ISSUER} are fetched again" for what in ("keys", "revocations")]
     assert sorted(lines) == sorted([*began, *ended, *began])

@@ -1,11 +1,14 @@
 """What a service answers when it refuses a request (RFC 6750 section 3)."""
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from keyosk_client.errors import InsufficientScope, InvalidToken, KeyoskError, NoToken, Unavailable
+
+_log: Final = logging.getLogger("keyosk_client")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,7 @@ def refusal(error: KeyoskError, *, realm: str) -> Refusal:
 
     ``realm``: the audience of the service. The response never says what is wrong with a token.
     """
+    _log.info("refused a request: %s", error)
     match error:
         case Unavailable():
             # Not 401: the token may be good, and a client would throw it away.

@@ -209,7 +209,8 @@ class KnownIssuer:
             raise ValueError("its metadata is no object")
         # SECURITY: RFC 8414 section 3.3. Another issuer's keys must not be taken for this one's.
         if document.get("issuer") != self.issuer:
-            raise ValueError(f"it calls itself {document.get('issuer')!r:.200}")
+            named = document.get("issuer")
+            raise ValueError(f"it calls itself {named!r:.200}; the issuer must be that very text")
         found = {
             name: document[name]
             for name in ("jwks_uri", "revocations_endpoint", "token_endpoint")
@@ -251,4 +252,7 @@ def _reason(error: Exception) -> str:
     """Return what a log may have: our own words, or the kind of a transport's error."""
     if isinstance(error, httpx.HTTPStatusError):
         return f"status {error.response.status_code}"
+    if isinstance(error, httpx.ConnectError):
+        # Words of the system and of OpenSSL, not of the other side: refused, unknown, untrusted.
+        return f"ConnectError: {error!s:.200}"
     return str(error) if type(error) is ValueError else type(error).__name__

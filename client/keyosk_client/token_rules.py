@@ -75,8 +75,24 @@ class TokenRules:
                 leeway=self.leeway,
             )
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as error:
-            raise InvalidToken(f"The token is not valid: {type(error).__name__}.") from None
+            raise InvalidToken(f"The token is not valid: {self._reason(error)}.") from None
         return _token(text, claims)
+
+    def _reason(self, error: Exception) -> str:
+        """Return what is wrong, for the log of a service. SECURITY: nothing of the token itself."""
+        match error:
+            case jwt.ExpiredSignatureError():
+                return "it has expired"
+            case jwt.ImmatureSignatureError():
+                return "its time has not come; compare this machine's clock with Keyosk's"
+            case jwt.InvalidAudienceError():
+                return f"its audience is not {' or '.join(self.audiences)}"
+            case jwt.InvalidIssuerError():
+                return f"its issuer is not {self.issuer}"
+            case jwt.InvalidSignatureError():
+                return "its signature is wrong"
+            case _:
+                return type(error).__name__
 
 
 def bearer(authorization: str | None) -> str:
