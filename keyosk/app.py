@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flask import Flask
@@ -27,6 +29,7 @@ from keyosk.credentials.concurrency import HashingLimit
 from keyosk.credentials.password_hashing import Passwords
 from keyosk.credentials.throttling import Throttling
 from keyosk.diagnosis import Diagnosis, Workloads
+from keyosk.errors import Invalid
 from keyosk.idempotency import Idempotency
 from keyosk.installation import Installation
 from keyosk.keys import hsm
@@ -50,6 +53,7 @@ from keyosk.storage import schema
 from keyosk.storage.database import Database
 from keyosk.storage.outage import OutageLog
 from keyosk.storage.stores import Stores
+from keyosk.storage.transfer import copy_rows
 from keyosk.tokens.access_tokens import Tokens
 from keyosk.tokens.explanation import Explainer
 from keyosk.tokens.introspection import Inspection
@@ -118,6 +122,40 @@ def is_empty(config: Config) -> bool:
         return schema.is_empty(database)
     finally:
         database.close()
+
+
+def load(config: Config, file: Path) -> int:
+    """Copy a SQLite database into the empty one of the settings; returns how many rows that is.
+
+    Raises ``Invalid``, ``WrongSecretKey``, ``DatabaseTooNew``, ``Unavailable``.
+    """
+    target = _database(config)
+    if target.is_sqlite:
+        said = "is SQLite's, too: stop Keyosk and copy the file, with its secret key"
+        raise Invalid.field("database", said)
+    of_file = replace(
+        config,
+        database_url=f"sqlite:///{file.absolute()}",
+        database_schema=None,
+        database_prepare_threshold="auto",
+    )
+    source = _database(of_file)
+    try:
+        if not source.has_file():
+            raise Invalid.field("file", f"there is no file {file}")
+        if schema.pending(source):
+            said = "is of another version: upgrade it first by keyosk database upgrade"
+            raise Invalid.field("file", said)
+        # SECURITY: under another secret key the copied signing keys could never be used.
+        old = build(of_file)
+        old.signing_keys.check()
+        old.database.close()
+        with schema.exclusive(target):
+            schema.upgrade(target)
+            return copy_rows(source, target)
+    finally:
+        source.close()
+        target.close()
 
 
 def check(config: Config) -> None:

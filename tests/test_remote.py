@@ -396,6 +396,7 @@ MACHINE = (
     ("database", "upgrade"),
     ("database", "rewrap"),
     ("database", "backup", "copy.db"),
+    ("database", "load", "copy.db"),
     ("database", "check"),
     ("token", "issue", "admin"),
     ("token", "inspect"),

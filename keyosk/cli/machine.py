@@ -112,6 +112,11 @@ def backup_database(file: Path) -> None:
         installation.maintenance.backup(file)
 
 
+def load_database(file: Path) -> int:
+    """Copy a SQLite database into the empty one of the settings; returns how many rows that is."""
+    return app.load(checked_settings(), file)
+
+
 def check_database() -> Sequence[Finding]:
     """Return what is not sound, by part."""
     with host.installation() as installation:

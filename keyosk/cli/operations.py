@@ -46,7 +46,7 @@ def check_config(*, as_json: bool) -> None:
 
 @click.group()
 def database() -> None:
-    """Upgrade, check and back up the database."""
+    """Upgrade, check, back up and move the database."""
 
 
 @database.command("upgrade")
@@ -80,6 +80,16 @@ def backup_database(file: Path) -> None:
 
     machine.backup_database(file)
     click.echo(f"{file} is the whole database. Keep the secret key with it, in another place.")
+
+
+@database.command("load")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+def load_database(file: Path) -> None:
+    """Copy everything in a SQLite FILE into the empty PostgreSQL database of the settings."""
+    choice.require_machine(or_variable=False)
+    from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk
+
+    click.echo(f"{counted(machine.load_database(file), 'row')} copied. Now: keyosk database check")
 
 
 @database.command("check")

@@ -1,0 +1,54 @@
+"""Copies all that is in one database into another, as from SQLite to PostgreSQL."""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, Final
+
+from peewee import AutoField, sort_models  # type: ignore[attr-defined]
+
+from keyosk.errors import Invalid
+from keyosk.storage.database import Database
+from keyosk.storage.tables import Account, AuditColumns, SigningKey, Table, Versioned
+
+_AT_ONCE: Final = 500
+_BASES: Final = (Versioned, AuditColumns)
+
+
+def copy_rows(source: Database, target: Database) -> int:
+    """Copy all rows, or none, into a database that is upgraded and empty; returns how many.
+
+    For the holder of the target's ``schema.exclusive``, which may wait as long as it takes.
+
+    Nobody writes to a SQLite source meanwhile. Raises ``Invalid`` if there is anything in the
+    target already, ``Unavailable``.
+    """
+    copied = 0
+    tables = _tables()
+    with source.transaction(), target.transaction():
+        if target.count(Account.select()) or target.count(SigningKey.select()):
+            raise Invalid.field("database", "is in use already; give an empty one")
+        for table in reversed(tables):
+            target.write(table.delete())  # what migrations write into an empty one
+        for table in tables:
+            for rows in _read(source, table):
+                target.insert_all(table, rows)
+                copied += len(rows)
+    return copied
+
+
+def _tables() -> list[type[Table]]:
+    """Return all tables, each behind those that it refers to."""
+    found = [each for base in (Table, *_BASES) for each in base.__subclasses__()]
+    here = [each for each in found if each.__module__ == Table.__module__ and each not in _BASES]
+    return list(sort_models(here))
+
+
+def _read(database: Database, table: type[Table]) -> Iterator[list[dict[str, Any]]]:
+    # Rows that the database numbers by itself get new numbers, in the same order: else those that
+    # it gives next would be taken.
+    columns = [each for each in table._meta.sorted_fields if not isinstance(each, AutoField)]
+    order = table._meta.get_primary_keys()
+    with database.driver_errors():
+        rows = table.select(*columns).order_by(*order).dicts().iterator(database.raw)
+        while found := list(islice(rows, _AT_ONCE)):
+            yield found
