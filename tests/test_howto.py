@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import bcrypt
 import pytest
 
 import api_pages
-from live import LiveServer
+from live import ADMIN_PASSWORD, LiveServer
 from pasted import blocks, terminal
 
 pytestmark = pytest.mark.slow
@@ -70,6 +72,39 @@ def test_every_task_of_an_admin_is_done_by_its_lines(todo: LiveServer) -> None:
     assert todo.admin().get("/accounts/bob").status_code == 404
     grants = todo.admin().get("/accounts/alice/grants").json()["scopes"]
     assert "keyosk:accounts:write" in grants
+
+
+def test_the_service_of_the_guides_gets_a_caller_whose_token_passes(tmp_path: Path) -> None:
+    seen: list[tuple[str, str | None]] = []
+
+    class Todos(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append((self.path, self.headers["Authorization"]))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    folder = tmp_path / "keyosk"
+    folder.mkdir()
+    with (
+        LiveServer(f"sqlite:///{folder / 'keyosk.db'}", folder) as server,
+        ThreadingHTTPServer(("127.0.0.1", 0), Todos) as service,
+        terminal(server) as bash,
+    ):
+        threading.Thread(target=service.serve_forever, daemon=True).start()
+        place = f"127.0.0.1:{service.server_port}"
+        scripts = blocks(HOW_TO / "services" / "index.md", "sh")
+        bash.paste(*(each.replace("127.0.0.1:8081", place) for each in scripts))
+        service.shutdown()
+        (path, sent), without = seen
+        assert (path, without) == ("/todos", ("/todos", None))
+        asked = {"token": (sent or "").removeprefix("Bearer ")}
+        asking = server.client("admin", ADMIN_PASSWORD)
+        found = asking.post("/auth/introspect", data=asked).json()
+    assert (found["username"], found["scope"]) == ("carol", "todo:read todo:write")
+    assert found["aud"] == ["todo"]
 
 
 def b64(value: bytes) -> str:
