@@ -828,6 +828,19 @@ def test_what_is_no_login_is_refused(server: LiveServer, header: str | None) -> 
     assert_refused(server.client().post("/auth/token", headers=headers), 401, "invalid_client")
 
 
+@pytest.mark.parametrize("path", ["/auth/token", "/accounts"])
+def test_a_token_without_the_word_in_front_of_it_is_told_as_that(
+    server: LiveServer, path: str
+) -> None:
+    text = server.client("admin", live.ADMIN_PASSWORD).post("/auth/token").json()["access_token"]
+    for header in (text, f"Token {text}"):
+        method = "POST" if path == "/auth/token" else "GET"
+        answer = server.client().request(method, path, headers={"Authorization": header})
+        assert answer.status_code == 401
+        assert "must begin with Basic or Bearer" in answer.text
+        assert text not in answer.text
+
+
 def test_an_unknown_user_costs_the_work_of_a_wrong_password(
     server: LiveServer, alice: Account
 ) -> None:

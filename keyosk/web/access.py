@@ -37,6 +37,8 @@ _KEY_IN_BEARER: Final = (
     "access_token of the response here."
 )
 
+_NO_SCHEME: Final = "The Authorization header must begin with Basic or Bearer and a space."
+
 
 @dataclass(frozen=True, slots=True)
 class Access:
@@ -233,6 +235,9 @@ def login(installation: Installation) -> Principal:
         raise BadCredentials("This requires a login; the request has none.")
     if shown.scheme != "bearer":  # a browser never adds that by itself
         browsers.check_login()
+    if shown.scheme not in ("basic", "bearer"):
+        # Mostly a token or an API key without the word in front of it.
+        raise BadCredentials(_NO_SCHEME)
     if not shown.candidates:
         raise BadCredentials
     return by_secret(installation, shown.candidates)
