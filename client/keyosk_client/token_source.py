@@ -211,7 +211,10 @@ class TokenSourceCore(httpx.Auth):
         issuer = issuer or os.environ.get("KEYOSK_CLIENT_ISSUER")
         username = username or os.environ.get("KEYOSK_CLIENT_USERNAME")
         if not issuer or not username:
-            raise ValueError("issuer and username are required")
+            raise ValueError(
+                "issuer and username are required, here or as KEYOSK_CLIENT_ISSUER and "
+                "KEYOSK_CLIENT_USERNAME"
+            )
         proof = _Secret(username, _secret(secret, secret_file))
         self._login = _Login(issuer, proof, tls=tls)
         self._form = _form(audience, scope)
