@@ -172,3 +172,7 @@ def test_a_name_that_a_shell_would_take_for_more_is_not_offered(
 
     for name in ("$(id)", "`id`", "a b", "a\nb", "*", "a;b", "a'b", "\x1b[1m", "a,b", ""):
         assert names._NAME.fullmatch(name) is None, name
+
+
+def test_a_mistyped_command_completes_nothing_and_says_nothing(tmp_path: Path) -> None:
+    assert complete({"PATH": "/usr/bin"}, tmp_path, "keyosk rolee sh") == []

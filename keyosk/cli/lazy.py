@@ -53,7 +53,8 @@ class LazyGroup(click.Group):
         click does so only for commands that are imported already.
         """
         name = args[0]
-        if not name.startswith("-") and self.get_command(ctx, name) is None:
+        is_known = name.startswith("-") or self.get_command(ctx, name) is not None
+        if not is_known and not ctx.resilient_parsing:  # which completion is
             near = difflib.get_close_matches(name, self.list_commands(ctx), n=1)
             meant = f" Did you mean {near[0]!r}?" if near else ""
             ctx.fail(f"No such command {name!r}.{meant}")
