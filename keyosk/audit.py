@@ -12,6 +12,7 @@ import json
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from json.encoder import encode_basestring_ascii
 from typing import Any, Final, Protocol
 
 from keyosk import clocks, masking
@@ -451,13 +452,13 @@ def _hashing(like: AuditRow) -> HashOf:
     head = _ENCODE([like.time, *same, like.action])[1:-1]
     tail = _ENCODE([like.outcome, *([] if like.via is None else [like.via])])[1:-1]
 
-    def hash_of(*differing: Any) -> str:
+    def hash_of(*differing: Any) -> bytes:
         previous, sequence, row_id, target, after = differing
-        if not (after.isascii() and after.isprintable()):  # else it is written alike
+        if not after.isascii() or "\x7f" in after:  # else it is written alike
             after = _ENCODE(json.loads(after))
-        target = _ENCODE(target)
+        target = encode_basestring_ascii(target)
         content = f'["{previous}",{sequence},"{row_id}",{head},{target},null,{after},{tail}]'
-        return hashlib.sha256(content.encode()).hexdigest()
+        return hashlib.sha256(content.encode()).digest()
 
     return hash_of
 

@@ -875,6 +875,40 @@ def test_the_rows_of_an_import_are_sealed_with_the_change_behind_what_waits(
     assert installation.audit.verify().fault is None
 
 
+@pytest.mark.parametrize("is_mixed", [False, True])
+def test_the_rows_of_an_import_tell_each_account_as_it_is(
+    installation: Installation, *, is_mixed: bool
+) -> None:
+    # Equal to Python and other JSON; what a template would take for a place; what is escaped.
+    claims: list[dict[str, Any]] = [{"a": 1}, {"a": True}, {"a": 1.0}, {"%s": "%"}, {}]
+    names = ["100 %", "%s", '"\\', "\u00e9\u2028", ""]
+    batch = [
+        Line(
+            number=number,
+            size=1,
+            fields={
+                "username": f"line-{number:02}",
+                "display_name": names[number % 5 if is_mixed else 0],
+                "claims": claims[number % 5] if is_mixed else {},
+                "metadata": {} if is_mixed else {"%d": ["\u00e9"]},
+                "enabled": not is_mixed or number % 3 > 0,
+            },
+        )
+        for number in range(60)
+    ]
+    assert [len(each) for each in installation.bulk.import_accounts(lambda: OPERATOR, batch)]
+
+    told = [row.after for row in all_rows(installation) if row.action == "account.create"][-60:]
+    written = [
+        json.dumps({"kind": "person", "expires_at": None, "has_password": False, **line.fields})
+        for line in batch
+    ]
+    assert [json.dumps(row, sort_keys=True) for row in told] == [
+        json.dumps(json.loads(text), sort_keys=True) for text in written
+    ]
+    assert installation.audit.verify().fault is None
+
+
 def test_a_dry_run_of_an_import_leaves_the_chain_alone(installation: Installation) -> None:
     installation.audit.seal()
     before = rows_of(installation, "SELECT max(sequence), count(*) FROM audit_row")

@@ -42,6 +42,8 @@ FIELDS: Final = (
     "metadata",
     "expires_at",
 )
+_CREATED: Final = (*FIELDS, "has_password")
+_KINDS: Final = frozenset(kind.value for kind in Kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,8 @@ class Accounts:
             self._accounts.add(account)
             if draft.password is not None:
                 self._accounts.set_password(account.id, draft.password, now=account.created_at)
-            self._audit.record(by, "account.create", target(account.id), after=created(account))
+            after = {**fields_of(account), "has_password": account.has_password}
+            self._audit.record(by, "account.create", target(account.id), after=after)
             return account if also is None else also(account)
 
     def get(self, reference: str) -> Account:
@@ -287,8 +290,23 @@ class Accounts:
 def drafted(
     now: int,
     *,
+    password: str | None = None,
+    may_be_over: bool = False,
+    **fields: Unpack[AccountFields],
+) -> Account:
+    """A new account, not stored yet, that keeps the rules for each field. Raises ``Invalid``.
+
+    ``may_be_over``: whether ``expires_at`` may lie in the past.
+    """
+    values = drafted_values(now, password=password, may_be_over=may_be_over, **fields)
+    return Account(**{**values, "kind": Kind(values["kind"])})
+
+
+def drafted_values(
+    now: int,
+    *,
     username: str,
-    kind: Kind = Kind.PERSON,
+    kind: str = Kind.PERSON.value,
     display_name: str = "",
     enabled: bool = True,
     claims: Mapping[str, Any] | None = None,
@@ -296,11 +314,10 @@ def drafted(
     expires_at: int | None = None,
     password: str | None = None,
     may_be_over: bool = False,
-) -> Account:
-    """A new account, not stored yet, that keeps the rules for each field. Raises ``Invalid``.
-
-    ``may_be_over``: whether ``expires_at`` may lie in the past.
-    """
+) -> dict[str, Any]:
+    """The values of ``drafted``, for an import: making an account of them takes as long again."""
+    if kind not in _KINDS:
+        raise ValueError(kind)
     faults = Faults()
     name = _username(username, faults)
     _check(faults, display_name, claims or {}, metadata=metadata or {})
@@ -309,26 +326,26 @@ def drafted(
         _check_password(faults, password, name, display_name=display_name)
     faults.raise_if_any()
     account_id = new_id()
-    return Account(
-        id=account_id,
-        username=name,
-        kind=Kind(kind),
-        display_name=display_name,
-        enabled=enabled,
-        claims=claims or {},
-        metadata=metadata or {},
-        expires_at=expires_at,
-        has_password=password is not None,
-        last_login_at=None,
-        created_at=now,
-        updated_at=now,
-        version=first_version(account_id),
-    )
+    return {
+        "id": account_id,
+        "username": name,
+        "kind": kind,
+        "display_name": display_name,
+        "enabled": enabled,
+        "claims": claims or {},
+        "metadata": metadata or {},
+        "expires_at": expires_at,
+        "has_password": password is not None,
+        "last_login_at": None,
+        "created_at": now,
+        "updated_at": now,
+        "version": first_version(account_id),
+    }
 
 
-def created(account: Account) -> dict[str, Any]:
-    """Return what the audit log tells of a new account."""
-    return {**fields_of(account), "has_password": account.has_password}
+def created(account: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the audit log tells of a new account, of ``drafted_values``."""
+    return {name: account[name] for name in _CREATED}
 
 
 def target(account_id: str) -> str:

@@ -6,16 +6,17 @@ simply repeated: accounts whose username exists already stay as they are.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from functools import cache
+from operator import itemgetter
 from typing import Any, Final, cast
 
 from keyosk.accounts import grants as grant_rules
 from keyosk.accounts.accounts import FIELDS, Accounts, created, target
 from keyosk.accounts.grants import Grants
 from keyosk.bulk.records import Candidate, Line, OnConflict, Result, Status, batches, refused
-from keyosk.bulk.validation import LineValidator
+from keyosk.bulk.validation import Grants as GrantTuple
+from keyosk.bulk.validation import LineValidator, distinct, once
 from keyosk.credentials.password_hashing import Passwords
 from keyosk.errors import Conflict, Fault, Forbidden, Invalid, NotFound, Unavailable
 from keyosk.merge_patch import is_same, merge_patch
@@ -162,8 +163,8 @@ class Bulk:
                 known += there
             return results, known
         for each in candidates:
-            account_id = ids.get(each.account.username)
-            if each.account.id in made:
+            account_id = ids.get(each.account["username"])
+            if each.account["id"] in made:
                 shown = None if dry_run else account_id
                 results.append(
                     Result(each.line.number, Status.CREATED, shown, warnings=each.warnings)
@@ -188,37 +189,41 @@ class Bulk:
 
         Raises ``Conflict``, ``RefusedByRule``.
         """
-        granted = {each.account.id: each.line.grants or () for each in candidates}
-        by_role = [grant for grants in granted.values() for grant in grants if grant.role]
+        by_role = {
+            grant
+            for grants in distinct(each.line.grants for each in candidates)
+            for grant in grants
+            if grant.role
+        }
         # In one order everywhere, so that two imports never wait for each other in a circle.
-        ordered = sorted((each.account for each in candidates), key=lambda one: one.username)
+        ordered = sorted((each.account for each in candidates), key=itemgetter("username"))
         made: frozenset[str] = frozenset()
         ids: dict[str, str] = {}
         try:
             with self._database.transaction():
                 roles = self._roles_to_give(by, by_role)
                 made = self._account_store.add_all(ordered)
-                new = [each.account for each in candidates if each.account.id in made]
+                new = [each for each in candidates if each.account["id"] in made]
                 now = int(self._clock())
                 self._account_store.add_passwords(
-                    {one.id: passwords[one.id] for one in new if one.id in passwords}, now=now
+                    {one: passwords[one] for one in passwords if one in made}, now=now
                 )
-                given = {one.id: granted[one.id] for one in new if granted[one.id]}
+                given = {one.account["id"]: one.line.grants for one in new if one.line.grants}
                 role_ids = {name: role.id for name, role in roles.items()}
                 self._grant_store.add_all(given, role_ids, now=now)
-                self._tell_made(by, new, given)
-                ids = {one.username: one.id for one in new}
-                ids |= self._account_store.ids_of(
-                    [one.username for one in ordered if one.id not in made]
-                )
+                self._tell_made(by, [each.account for each in new], given)
+                ids = {each.account["username"]: each.account["id"] for each in new}
+                if len(new) < len(ordered):
+                    ids |= self._account_store.ids_of(
+                        [one["username"] for one in ordered if one["id"] not in made]
+                    )
                 if dry_run:
                     raise _Undo
         except _Undo:
             pass
         return made, ids
 
-    def _roles_to_give(self, by: Caller, grants: Iterable[Grant]) -> dict[str, Role]:
-        grants = set(grants)
+    def _roles_to_give(self, by: Caller, grants: Collection[Grant]) -> dict[str, Role]:
         names = {grant.role for grant in grants if grant.role}
         roles = self._roles.named([*names])
         if len(roles) < len(names):
@@ -229,12 +234,14 @@ class Bulk:
         return roles
 
     def _tell_made(
-        self, by: Caller, accounts: Sequence[Account], given: Mapping[str, Sequence[Grant]]
+        self, by: Caller, accounts: Iterable[Mapping[str, Any]], given: Mapping[str, GrantTuple]
     ) -> None:
         self._audit.record_all(
-            by, "account.create", {target(account.id): created(account) for account in accounts}
+            by,
+            "account.create",
+            {target(account["id"]): created(account) for account in accounts},
         )
-        shown = cache(lambda grants: {"grants": grant_rules.shapes(grants)})  # few differ
+        shown = once(lambda grants: {"grants": grant_rules.shapes(grants)})
         self._audit.record_all(
             by,
             "grants.change",

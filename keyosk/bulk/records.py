@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from keyosk.errors import Fault, Forbidden
-from keyosk.model import Account, Grant
+from keyosk.model import Grant
 from keyosk.revocations import latest
 
 # A batch is one transaction. 500 lines keep SQLite's only write lock for 30 to 80 ms, so that an
@@ -45,7 +45,8 @@ class Status(StrEnum):
 FAILED: Final = frozenset({Status.INVALID, Status.REFUSED, Status.CONFLICT})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# The three that each line of an import has are not frozen: that takes five times as long to make.
+@dataclass(slots=True, kw_only=True)
 class Line:
     """One line of an import.
 
@@ -61,7 +62,7 @@ class Line:
     faults: tuple[Fault, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Result:
     """The result of one line. ``account_id`` is ``None`` if there is no account, as in a dry run.
 
@@ -77,15 +78,16 @@ class Result:
     effective_at: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Candidate:
     """A valid line with the account that it describes; ``hash``: the password hash of the line.
 
-    ``warnings``: about values that are accepted and may be mistakes.
+    ``account``: as of ``accounts.drafted_values``. ``warnings``: about values that are accepted and
+    may be mistakes.
     """
 
     line: Line
-    account: Account
+    account: Mapping[str, Any]
     hash: str | None = field(repr=False)
     warnings: tuple[Fault, ...] = ()
 

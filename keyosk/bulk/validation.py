@@ -1,17 +1,16 @@
 """Validation of an import's lines before any of them is written. It only reads."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import cache, partial
-from typing import Final
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, TypeVar
 
 from keyosk.accounts import grants as grant_rules
-from keyosk.accounts.accounts import drafted
+from keyosk.accounts.accounts import drafted_values
 from keyosk.bulk.records import Candidate, Line, Result, Status, refused
 from keyosk.credentials.password_hashing import Passwords
 from keyosk.errors import Fault, Forbidden, InsufficientScope, Invalid
 from keyosk.ids import new_id
-from keyosk.model import Account, Caller, Grant, Role, StoredPassword
+from keyosk.model import Caller, Grant, Role, StoredPassword
 from keyosk.permissions.context import Context
 from keyosk.storage.stores import Stores
 from keyosk.validation import Faults
@@ -37,19 +36,19 @@ class LineValidator:
     def sort(self, by: Caller, lines: Sequence[Line]) -> tuple[list[Result], list[Candidate]]:
         """Return the results of invalid lines, and candidates for the valid ones."""
         now = int(self._clock())
-        named = [grant for line in lines for grant in line.grants or ()]
+        named = [grant for grants in distinct(line.grants for line in lines) for grant in grants]
         scopes = self._services.existing_scopes({grant.scope for grant in named if grant.scope})
         roles = self._roles.named([*{grant.role for grant in named if grant.role}])
-        # Lines give the same few.
-        check = cache(partial(_grant_faults, scopes, roles))
-        may_grant = cache(partial(self._may_grant, by, roles))
+        check = once(partial(_grant_faults, scopes, roles))
+        may_grant = once(partial(self._may_grant, by, roles))
+        warnings_of = once(partial(_ended, now))
         results: list[Result] = []
         candidates: list[Candidate] = []
         for line in lines:
             try:
                 if line.faults:
                     raise Invalid(line.faults)
-                candidate = self._candidate(now, line, check)
+                candidate = self._candidate(now, line, check=check, warnings_of=warnings_of)
                 self._check_rules(by, line, may_grant)
             except Invalid as error:
                 results.append(Result(line.number, Status.INVALID, faults=error.faults))
@@ -68,23 +67,47 @@ class LineValidator:
         """
         plain = [each for each in candidates if "password" in each.line.fields]
         # Only to spare work when an import is repeated; who is new, the insert finds out.
-        known = self._accounts.ids_of([each.account.username for each in plain])
-        hashes = {each.account.id: each.hash for each in candidates if each.hash is not None}
+        known = self._accounts.ids_of([each.account["username"] for each in plain])
+        hashes = {each.account["id"]: each.hash for each in candidates if each.hash is not None}
         for each in plain:
-            if not dry_run and each.account.username not in known:
-                hashes[each.account.id] = self._passwords.hash(each.line.fields["password"])
+            if not dry_run and each.account["username"] not in known:
+                hashes[each.account["id"]] = self._passwords.hash(each.line.fields["password"])
         return {account_id: StoredPassword(new_id(), text) for account_id, text in hashes.items()}
 
     def _candidate(
-        self, now: int, line: Line, check_grants: Callable[[Grants], Invalid | None]
+        self,
+        now: int,
+        line: Line,
+        *,
+        check: Callable[[Grants], Invalid | None],
+        warnings_of: Callable[[Grants], tuple[Fault, ...]],
     ) -> Candidate:
         """Return the account that a line describes. Raises ``Invalid`` with all its faults."""
+        wrong = check(line.grants) if line.grants else None
+        adopted = None
+        if wrong is None and "password_hash" not in line.fields:
+            account = drafted_values(now, **line.fields, may_be_over=True)
+        else:
+            account, adopted = self._account(now, line, wrong)
+        warnings = warnings_of(line.grants) if line.grants else ()
+        if account["expires_at"] is not None and account["expires_at"] <= now:
+            warnings = (Fault("expires_at", f"{_OVER}: the account cannot log in"), *warnings)
+        return Candidate(line, account, adopted, warnings)
+
+    def _account(
+        self, now: int, line: Line, wrong: Invalid | None
+    ) -> tuple[dict[str, Any], str | None]:
+        """Return the account, and the hash of its password.
+
+        ``wrong``: what is wrong with its grants. Raises ``Invalid`` with that and all else.
+        """
         fields = dict(line.fields)
         given = fields.pop("password_hash", None)
         faults = Faults()
-        account = adopted = None
+        account: dict[str, Any] = {}
+        adopted = None
         try:
-            account = drafted(now, **fields, may_be_over=True)
+            account = drafted_values(now, **fields, may_be_over=True)
         except Invalid as error:
             faults.extend(error)
         if given is not None:
@@ -94,33 +117,56 @@ class LineValidator:
                 faults.extend(error)
             if "password" in fields:
                 faults.add("password_hash", "cannot be combined with password")
-        if line.grants and (wrong := check_grants(line.grants)) is not None:
+        if wrong is not None:
             faults.extend(wrong)
         faults.raise_if_any()
-        assert account is not None
         if adopted is not None:
-            account = replace(account, has_password=True)
-        return Candidate(line, account, adopted, tuple(_over(now, account, line.grants or ())))
+            account["has_password"] = True
+        return account, adopted
 
     def _check_rules(
         self, by: Caller, line: Line, may_grant: Callable[[Grants], Forbidden | None]
     ) -> None:
         """Check the safeguards for a new account. Raises ``Forbidden``."""
-        if line.grants or not _CREDENTIALS.isdisjoint(line.fields):
-            self._rules.not_by_api_key(by)
-        if line.grants and not by.has(_GRANT):
-            raise InsufficientScope(_GRANT)
         if line.grants and (refusal := may_grant(line.grants)) is not None:
             raise refusal
+        if not _CREDENTIALS.isdisjoint(line.fields):
+            self._rules.not_by_api_key(by)
 
     def _may_grant(self, by: Caller, roles: Mapping[str, Role], grants: Grants) -> Forbidden | None:
         """Return why the caller may not give these grants; ``None`` if they may."""
         try:
+            self._rules.not_by_api_key(by)
+            if not by.has(_GRANT):
+                raise InsufficientScope(_GRANT)
             for grant in grants:
                 self._rules.may_grant(by, grant, roles)
         except Forbidden as error:
             return error
         return None
+
+
+_T = TypeVar("_T")
+
+
+def once(function: Callable[[Grants], _T]) -> Callable[[Grants], _T]:
+    """``function``, called once for each object: the lines of a batch share few lists of grants.
+
+    Whoever calls it keeps the objects meanwhile.
+    """
+    known: dict[int, _T] = {}
+
+    def call(grants: Grants) -> _T:
+        if id(grants) not in known:
+            known[id(grants)] = function(grants)
+        return known[id(grants)]
+
+    return call
+
+
+def distinct(every: Iterable[Grants | None]) -> Collection[Grants]:
+    """Return each object once, without ``None``."""
+    return {id(grants): grants for grants in every if grants}.values()
 
 
 def _grant_faults(
@@ -133,12 +179,10 @@ def _grant_faults(
     return None
 
 
-def _over(now: int, account: Account, grants: Sequence[Grant]) -> Iterator[Fault]:
-    """Return which times of a line have passed: from an export of old accounts, or a mistake."""
-    if account.expires_at is not None and account.expires_at <= now:
-        yield Fault("expires_at", f"{_OVER}: the account cannot log in")
-    for grant in grants:
-        if grant.until is not None and grant.until <= now:
-            yield Fault(
-                "grants", f"the end of {grant.scope or grant.role} {_OVER}: it gives nothing"
-            )
+def _ended(now: int, grants: Grants) -> tuple[Fault, ...]:
+    """Return which grants are over: from an export of old accounts, or by mistake."""
+    return tuple(
+        Fault("grants", f"the end of {grant.scope or grant.role} {_OVER}: it gives nothing")
+        for grant in grants
+        if grant.until is not None and grant.until <= now
+    )

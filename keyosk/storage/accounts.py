@@ -17,6 +17,19 @@ from keyosk.storage.database import Database
 
 _TAKEN = {"username": "Another account already has this username."}
 _JSON = ("claims", "metadata")
+#: What is stored as it is.
+_PLAIN = (
+    "id",
+    "username",
+    "kind",
+    "display_name",
+    "enabled",
+    "expires_at",
+    "last_login_at",
+    "created_at",
+    "updated_at",
+    "version",
+)
 
 
 class AccountStore:
@@ -47,10 +60,21 @@ class AccountStore:
         except peewee.IntegrityError as error:
             raise conflict(error, tables.Account, _TAKEN) from error
 
-    def add_all(self, accounts: Sequence[Account]) -> frozenset[str]:
-        """Insert those of the new accounts whose usernames are free; returns their ids."""
-        rows = [_columns(account) for account in accounts]
-        return frozenset(self._database.insert_all(tables.Account, rows, skipping_taken=True))
+    def add_all(self, accounts: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+        """Insert those of the new accounts whose usernames are free; returns their ids.
+
+        ``accounts``: the values of each, as an ``Account`` has them.
+        """
+        columns: dict[str, Sequence[Any]] = {
+            name: [account[name] for account in accounts] for name in _PLAIN
+        }
+        columns["display_key"] = [name.casefold() for name in columns["display_name"]]
+        for name in _JSON:
+            values = [account[name] for account in accounts]
+            columns[name] = [json.dumps(value) if value else "{}" for value in values]
+        return frozenset(
+            self._database.insert_columns(tables.Account, columns, skipping_taken=True)
+        )
 
     def ids_of(self, usernames: Collection[str]) -> dict[str, str]:
         """Return the ids of the accounts that have these usernames, in their stored form."""

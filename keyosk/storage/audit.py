@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from json.encoder import encode_basestring
 from typing import Any, Final
 
 import peewee
@@ -27,13 +28,14 @@ _PLACES: Final = 50
 #: In place of an action: how many refusals of an account have rows of their own.
 _SHOWN: Final = ""
 _ENCODE: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
+_SCALARS: Final = frozenset({str, bool, int, type(None)})
 #: The lock of whoever seals.
 _SEALING: Final = "audit/seal"
 
 #: What rows have in common, and what each target is now.
 AlikeRows = tuple[AuditRow, Mapping[str, Mapping[str, Any]]]
 #: Takes the hash before, and the place, id, target and JSON of what the target is now.
-HashOf = Callable[[str, int, str, str, str], str]
+HashOf = Callable[[str, int, str, str, str], bytes]
 
 
 class AuditStore:
@@ -97,23 +99,20 @@ class AuditStore:
         columns: dict[str, list[Any]] = defaultdict(list)
         for like, targets in changes:
             hash_of = hashing(like)
-            texts = _texts(targets.values())
-            rows = [
-                (number, new_id(), target, text)
-                for number, (target, text) in enumerate(
-                    zip(targets, texts, strict=True), start=sequence + 1
-                )
-            ]
-            sequence += len(rows)
-            for row in rows:
-                previous = hash_of(previous, *row)
-                columns["hash"].append(bytes.fromhex(previous))
-            differing = ("sequence", "id", "target", "after")
-            for name, values in zip(differing, zip(*rows, strict=True), strict=True):
+            differing: dict[str, list[Any]] = {
+                "sequence": [*range(sequence + 1, sequence + len(targets) + 1)],
+                "id": [new_id() for _ in targets],
+                "target": [*targets],
+                "after": _texts(targets.values()),
+            }
+            for row in zip(*differing.values(), strict=True):
+                digest = hash_of(previous, *row)
+                previous = digest.hex()
+                columns["hash"].append(digest)
+            sequence += len(targets)
+            shared = {name: [value] * len(targets) for name, value in _columns(like).items()}
+            for name, values in (shared | differing).items():
                 columns[name] += values
-            for name, value in _columns(like).items():
-                if name not in differing:
-                    columns[name] += [value] * len(rows)
         self._database.insert_columns(tables.AuditRow, columns)
 
     def page(self, list_query: ListQuery) -> list[AuditRow]:
@@ -396,8 +395,41 @@ def _columns(row: AuditRow) -> dict[str, Any]:
 def _texts(values: Collection[Mapping[str, Any]]) -> list[str]:
     """Return each as JSON; many are one and the same object."""
     known = {id(value): value for value in values}
-    texts = {key: _ENCODE(value) for key, value in known.items()}
+    texts = dict(zip(known, _encoded([*known.values()]), strict=True))
     return [texts[id(value)] for value in values]
+
+
+def _encoded(values: Sequence[Mapping[str, Any]]) -> list[str]:
+    """``_ENCODE`` of each, member by member: a tenth of the time where they have the same ones."""
+    names = sorted(values[0])
+    if any(value.keys() != values[0].keys() for value in values):
+        return [*map(_ENCODE, values)]
+    form, differing = [], []
+    for name in names:
+        column = [value[name] for value in values]
+        kinds = {*map(type, column)}
+        texts = map(encode_basestring if kinds == {str} else _encoded_value, column)
+        # Not by equality alone: True is 1, and deep inside of an object too.
+        is_one = kinds <= _SCALARS or not any(column)
+        if is_one and len(kinds) == 1 and column.count(column[0]) == len(column):
+            text = _escaped(next(texts))
+        else:
+            text = "%s"
+            differing.append(texts)
+        form.append(f"{_escaped(encode_basestring(name))}:{text}")
+    template = f"{{{','.join(form)}}}"
+    rows = zip(*differing, strict=True) if differing else [()] * len(values)
+    return [template % row for row in rows]
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%%")
+
+
+def _encoded_value(value: Any) -> str:
+    if isinstance(value, str):
+        return encode_basestring(value)
+    return "true" if value is True else "false" if value is False else _ENCODE(value)
 
 
 def _json(value: Mapping[str, Any] | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from types import NoneType
 from typing import Any, Final
 
@@ -93,6 +94,7 @@ _PLAIN: Final[Mapping[type[peewee.Field], type]] = {
     peewee.TextField: str,
     peewee.IntegerField: int,
     peewee.BooleanField: bool,
+    peewee.BlobField: bytes,
 }
 
 
@@ -117,6 +119,28 @@ class Insert:
     def values(self, rows: int) -> str:
         """Return the SQL for this many rows."""
         return f"{self.head} VALUES {', '.join([self.row] * rows)}{self.tail}"
+
+    def with_shared(self, columns: Sequence[Sequence[Any]]) -> tuple[str, list[Any]]:
+        """Return the SQL and parameters of rows: one for each column that is the same in all.
+
+        For SQLite, which takes as long for a parameter as for a quarter of an entry in an index.
+        """
+        shared: list[Any] = []
+        differing: list[Sequence[Any]] = []
+        selected = []
+        for values in columns:
+            if values.count(values[0]) == len(values):
+                shared.append(values[0])
+                selected.append(f"?{len(shared)}")
+            else:
+                differing.append(values)
+                selected.append(f"column{len(differing)}")
+        if not differing:
+            differing, selected[-1] = [columns[-1]], "column1"
+        row = f"({', '.join('?' * len(differing))})"
+        rows = ", ".join([row] * len(columns[0]))
+        sql = f"{self.head} SELECT {', '.join(selected)} FROM (VALUES {rows}){self.tail}"  # noqa: S608  # nosec B608
+        return sql, [*shared, *chain.from_iterable(zip(*differing, strict=True))]
 
 
 class Inserts:

@@ -186,16 +186,18 @@ class Database:
         for start in range(0, number, _ROWS_AT_ONCE):
             size = min(_ROWS_AT_ONCE, number - start)
             insert = self._inserts.of(table, tuple(columns), skipping_taken=skipping_taken)
-            by_column = (
+            by_column = [
                 column.values(columns[column.name][start : start + size])
                 for column in insert.columns
-            )
-            rows = zip(*by_column, strict=True)
+            ]
             if self._insert_many is not None and size >= _MANY:
+                rows = zip(*by_column, strict=True)
                 with self.transaction():
                     made = self._run(partial(self._insert_many, insert, rows), reads=False)
+            elif self.is_sqlite and size >= _MANY:
+                made = self._execute(*insert.with_shared(by_column), repeatable=False)
             else:
-                values = [*chain.from_iterable(rows)]
+                values = [*chain.from_iterable(zip(*by_column, strict=True))]
                 made = self._execute(insert.values(size), values, repeatable=False)
             inserted.extend(row[0] for row in made)
         return inserted

@@ -1,7 +1,7 @@
 """Which account holds which scope or role."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import peewee
 from peewee import JOIN, fn
@@ -84,20 +84,21 @@ class GrantStore:
         since: Mapping[tuple[str | None, str | None], int],
     ) -> None:
         """``since``: since when the account holds scopes and roles that it held before."""
-        rows = [
-            {
-                "account": account_id,
-                "scope": grant.scope,
-                "role": None if grant.role is None else role_ids[grant.role],
-                "credential": grant.credential,
-                "until": grant.until,
-                "granted_at": since.get((grant.scope, role_ids.get(grant.role or "")), now),
-            }
-            for account_id, given in grants.items()
-            for grant in given
-        ]
+        rows = [(account_id, grant) for account_id, given in grants.items() for grant in given]
+        every = [grant for _, grant in rows]
+        scopes = [grant.scope for grant in every]
+        roles = [None if grant.role is None else role_ids[grant.role] for grant in every]
+        held = zip(scopes, roles, strict=True)
+        columns: dict[str, list[Any]] = {
+            "account": [account_id for account_id, _ in rows],
+            "scope": scopes,
+            "role": roles,
+            "credential": [grant.credential for grant in every],
+            "until": [grant.until for grant in every],
+            "granted_at": [since.get(each, now) for each in held] if since else [now] * len(rows),
+        }
         try:
-            self._database.insert_all(tables.Grant, rows)
+            self._database.insert_columns(tables.Grant, columns)
         except peewee.IntegrityError as error:
             raise Conflict("scopes", "A scope or role was deleted in the meantime.") from error
 

@@ -40,6 +40,7 @@ _PLAIN: Final[Mapping[str, type]] = {
     "password_hash": str,
 }
 _GRANTS: Final = frozenset({"scopes", "roles"})
+_NONE: Final[list[Any]] = []
 #: Names in a list of grants that need no schema.
 _MOST_NAMES: Final = 50
 _KINDS: Final = frozenset(kind.value for kind in Kind)
@@ -125,6 +126,9 @@ def parse(number: int, text: bytes) -> Line:
 
 def result_line(result: Result) -> str:
     """Return a result as a line of the response."""
+    if not result.faults and not result.warnings:  # nearly all; this takes a tenth of the time
+        shown = "" if result.account_id is None else f',"id":"{result.account_id}"'
+        return f'{{"line":{result.line},"status":"{result.status}"{shown}}}\n'
     shape: dict[str, Any] = {"line": result.line, "status": result.status}
     if result.account_id is not None:
         shape["id"] = result.account_id
@@ -195,10 +199,9 @@ def _plain(
             if type(value) is not kind or (kind is str and not _is_text(value)):
                 return None
         elif name == "grants" and type(value) is dict and value.keys() <= _GRANTS:
-            scopes, roles = value.get("scopes", ()), value.get("roles", ())
-            if not _are_names(scopes) or not _are_names(roles):
+            grants = _plain_grants(value.get("scopes", _NONE), value.get("roles", _NONE))
+            if grants is None:
                 return None
-            grants = _grants(tuple(scopes), tuple(roles))
             continue
         elif name != "expires_at" or value is not None:
             return None
@@ -208,17 +211,25 @@ def _plain(
     return fields, grants
 
 
-def _are_names(names: Any) -> bool:
-    return names == () or (
-        type(names) is list
-        and len(names) <= _MOST_NAMES
-        and all(type(name) is str and _is_text(name) for name in names)
-    )
+def _plain_grants(scopes: Any, roles: Any) -> tuple[Grant, ...] | None:
+    if type(scopes) is not list or type(roles) is not list:
+        return None
+    if len(scopes) > _MOST_NAMES or len(roles) > _MOST_NAMES:
+        return None
+    try:
+        return _grants(tuple(scopes), tuple(roles))
+    except TypeError:  # something that is no text, and has no hash
+        return None
 
 
 @lru_cache(maxsize=64)
-def _grants(scopes: tuple[str, ...], roles: tuple[str, ...]) -> tuple[Grant, ...]:
-    """Return the grants of these names: lines of an import give the same few."""
+def _grants(scopes: tuple[Any, ...], roles: tuple[Any, ...]) -> tuple[Grant, ...] | None:
+    """Return the grants of these names, if they are: lines of an import give the same few.
+
+    The same object each time, so that whoever checks them can know them by it.
+    """
+    if not all(type(name) is str and _is_text(name) for name in (*scopes, *roles)):
+        return None
     return *(Grant(scope=name) for name in scopes), *(Grant(role=name) for name in roles)
 
 
