@@ -1,26 +1,28 @@
 """The audit log has every change and every danger, no secret, and cannot be touched unseen."""
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+import peewee
 import pytest
 import requests
 
 import live
 from installed import Clock, installed, rows_of, settings, statements
-from keyosk import app, config
+from keyosk import app, audit, config
 from keyosk.audit import GENESIS, row_hash
 from keyosk.bulk.records import Line, Status
 from keyosk.credentials import api_key_format
 from keyosk.credentials.presented import candidates
-from keyosk.errors import BadCredentials, Unavailable
+from keyosk.errors import BadCredentials, KeyoskError, Unavailable
 from keyosk.installation import Installation
 from keyosk.model import ADMIN, OPERATOR, Account, Caller, CredentialKind, Grant, ListQuery
 from keyosk.storage.audit import AuditStore
@@ -717,6 +719,101 @@ def test_nothing_young_is_pruned(chain: Installation, clock: Clock) -> None:
     assert chain.audit.prune(OPERATOR, int(clock.now) - 30 * DAY) == 0
 
     assert all_rows(chain) == known
+
+
+_DELETES = 'DELETE FROM "audit_row"'
+
+
+def test_rows_are_pruned_part_by_part(
+    chain: Installation, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "_AT_ONCE", 1)
+    with statements() as texts:
+        deleted = chain.audit.prune(OPERATOR, int(clock.now))
+
+    # Each part ends at a checkpoint, or the rest could not be verified.
+    assert len([text for text in texts if text.startswith(_DELETES)]) == 3
+    left = all_rows(chain)
+    assert left[-1].after == {"sequence": deleted, "rows": deleted}
+    assert [row.sequence for row in left] == list(range(deleted + 1, left[-1].sequence + 1))
+    assert chain.audit.verify().fault is None
+
+
+def test_an_interrupted_pruning_leaves_a_log_that_verifies(
+    chain: Installation, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "_AT_ONCE", 1)
+    known = len(all_rows(chain))
+    [(first,)] = rows_of(chain, f"SELECT {_FIRST_POINT}")
+    with refused_deletes(chain, after=first), pytest.raises((KeyoskError, peewee.PeeweeException)):
+        chain.audit.prune(OPERATOR, int(clock.now))
+
+    rows = all_rows(chain)
+    assert (rows[0].sequence, len(rows)) == (first + 1, known - first + 1)
+    assert chain.audit.verify().fault is None
+
+    deleted = chain.audit.prune(OPERATOR, int(clock.now))
+    left = all_rows(chain)
+    assert left[0].sequence == first + deleted + 1
+    assert [row.action for row in left].count("audit.prune") == 2 - (deleted > known - first)
+    assert chain.audit.verify().fault is None
+
+
+def test_rows_that_are_pruned_while_they_are_verified_are_not_missed(
+    chain: Installation, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "_BATCH", 3)
+
+    class Pruning(logging.Handler):
+        """Prunes as soon as the first rows were read."""
+
+        pages = 0
+
+        def emit(self, record: logging.LogRecord) -> None:
+            assert isinstance(record.msg, tuple)
+            self.pages += '"sequence" > ' in record.msg[0]
+            if self.pages == 3:  # the first row by itself, the first page, and now the second
+                self.pages += 1
+                chain.audit.prune(OPERATOR, int(clock.now))
+
+    handler = Pruning()
+    log = logging.getLogger("peewee")
+    log.setLevel(logging.DEBUG)
+    log.addHandler(handler)
+    try:
+        verdict = chain.audit.verify()
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(logging.NOTSET)
+
+    assert handler.pages > 3
+    assert all_rows(chain)[-1].action == "audit.prune"
+    assert verdict.fault is None
+
+
+@contextmanager
+def refused_deletes(installation: Installation, *, after: int) -> Iterator[None]:
+    """The database refuses to delete rows of the log that come after a place."""
+    if installation.database.is_sqlite:
+        make = [
+            f"CREATE TRIGGER refusal BEFORE DELETE ON audit_row WHEN OLD.sequence > {after}"
+            " BEGIN SELECT RAISE(ABORT, 'refused'); END"
+        ]
+        end = "DROP TRIGGER refusal"
+    else:
+        make = [
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN RAISE EXCEPTION 'refused'; END $$",
+            "CREATE TRIGGER refusal BEFORE DELETE ON audit_row FOR EACH ROW"
+            f" WHEN (OLD.sequence > {after}) EXECUTE FUNCTION refuse()",
+        ]
+        end = "DROP TRIGGER refusal ON audit_row"
+    for statement in make:
+        installation.database.raw.execute_sql(statement)
+    try:
+        yield
+    finally:
+        installation.database.raw.execute_sql(end)
 
 
 @pytest.mark.parametrize(

@@ -178,26 +178,43 @@ class AuditStore:
         """Return up to ``limit`` sealed rows after a place in the chain, in its order."""
         return [_row(row) for row in self._after.dicts(sequence=sequence, limit=limit)]
 
-    def prune(self, before: int) -> tuple[int, int]:
-        """Delete the rows up to the last checkpoint whose rows are all older than ``before``.
+    def prunable(self, before: int) -> tuple[int, int]:
+        """Return the place of the last checkpoint whose rows are all older than ``before``.
 
-        Returns the place of that checkpoint, which stays, and how many rows it was.
+        And how many rows are kept up to it.
         """
+        point = tables.Checkpoint
+        newest = self._database.row(
+            point.select(point.sequence).where(point.time < before).order_by(point.sequence.desc())
+        )
+        first = self._database.row(
+            tables.AuditRow.select(tables.AuditRow.sequence).order_by(tables.AuditRow.sequence)
+        )
+        if newest is None or first is None or first["sequence"] > newest["sequence"]:
+            return 0, 0
+        return newest["sequence"], newest["sequence"] - first["sequence"] + 1
+
+    def prune(self, place: int, *, most: int) -> int:
+        """Delete the oldest rows, up to a checkpoint that is ``place`` or before it.
+
+        Up to the last one within ``most`` rows, or the first one. That checkpoint stays, so that
+        the rest can be verified. Returns how many rows it was.
+        """
+        row, point = tables.AuditRow, tables.Checkpoint
         with self._database.transaction():
-            newest = self._database.row(
-                tables.Checkpoint.select()
-                .where(tables.Checkpoint.time < before)
-                .order_by(tables.Checkpoint.sequence.desc())
+            first = self._database.row(row.select(row.sequence).order_by(row.sequence))
+            if first is None:
+                return 0
+            due = point.select(point.sequence).where(
+                (point.sequence >= first["sequence"]) & (point.sequence <= place)
             )
-            if newest is None:
-                return 0, 0
-            place = newest["sequence"]
-            self._database.write(
-                tables.Checkpoint.delete().where(tables.Checkpoint.sequence < place)
-            )
-            return place, self._database.write(
-                tables.AuditRow.delete().where(tables.AuditRow.sequence <= place)
-            )
+            near = point.sequence < first["sequence"] + most
+            end = self._database.row(due.where(near).order_by(point.sequence.desc()))
+            end = end or self._database.row(due.order_by(point.sequence))
+            if end is None:
+                return 0
+            self._database.write(point.delete().where(point.sequence < end["sequence"]))
+            return self._database.write(row.delete().where(row.sequence <= end["sequence"]))
 
     def add_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Insert a checkpoint; does nothing if there is one at its place."""
