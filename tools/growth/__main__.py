@@ -26,7 +26,7 @@ _SIZES = {
     "services": "10,1000",
     "grants": "1,50",
     "revocations": "0,100000",
-    "audit": "1000,200000",
+    "audit": "10000,200000",
     "nodes": "1,2,4",
 }
 

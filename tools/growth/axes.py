@@ -3,6 +3,7 @@
 import math
 import statistics
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ class Row:
         limit: How many times the smallest size's cost it may have; ``None``: it is only told.
         unit: Of its figures.
         least: What each figure should reach.
-        value: The figure itself, where nothing is called.
+        value: The figure itself, where nothing is called; it is taken once, in the order of rows.
         less: CPU seconds so far of what does not count.
     """
 
@@ -41,7 +42,7 @@ class Row:
     limit: float | None = FLAT
     unit: str = "us"
     least: float | None = None
-    value: float | None = None
+    value: Callable[[], float] | None = None
     less: Callable[[], float] | None = None
 
 
@@ -76,7 +77,7 @@ def measure(axis: Axis, sizes: Sequence[int], new: NewDatabase, *, rounds: int) 
         found = []
         for rows in zip(*every, strict=True):
             if rows[0].value is not None:
-                samples = [[row.value or math.nan for row in rows]]
+                samples = [[row.value() if row.value else math.nan for row in rows]]
             else:
                 counts = [_calls(subject, row) for subject, row in zip(subjects, rows, strict=True)]
                 samples = [
@@ -121,8 +122,14 @@ def _of_accounts(subject: Subject) -> Iterator[Row]:
     size = subject.bytes() - subject.empty_bytes
     accounts = subject.keyosk.database.raw.execute_sql("SELECT count(*) FROM account")
     count = accounts.fetchall()[0][0]
-    yield Row("import, lines a second", value=subject.imported, unit="/s", limit=None, least=20_000)
-    yield Row("bytes an account, with grant, key and audit", value=size / count, unit="B")
+    yield Row(
+        "import, lines a second",
+        value=lambda: subject.imported,
+        unit="/s",
+        limit=None,
+        least=20_000,
+    )
+    yield Row("bytes an account, with grant, key and audit", value=lambda: size / count, unit="B")
     yield Row("token by API key", _by_key(subject))
     yield Row(
         "token by password, beside the hash",
@@ -196,23 +203,37 @@ def _of_revocations(subject: Subject) -> Iterator[Row]:
 
 def _of_audit_rows(subject: Subject) -> Iterator[Row]:
     count = subject.keyosk.audit.count(ListQuery())
-    yield Row("bytes a row", value=(subject.bytes() - subject.empty_bytes) / count, unit="B")
+    size = (subject.bytes() - subject.empty_bytes) / count
+    yield Row("bytes a row", value=lambda: size, unit="B")
     yield Row("disable and enable an account", _switch(subject))
-    yield _list(subject, "/audit")
-    yield _list(
-        subject, subject.deep("/audit", value=count // 2, key=count // 2), name="/audit, deep"
-    )
+    middle = {"value": count // 2, "key": count // 2}
     for path in (
+        "/audit",
         "/audit?sort=-sequence",
+        "/audit?sort=-time",
         "/audit?actor=admin",
+        f"/audit?actor={subject.logins[0].id}",
         "/audit?action=account.change",
+        "/audit?action=account.create",
+        "/audit?credential=password",
+        "/audit?outcome=done",
         "/audit?outcome=refused",
         "/audit?since=2026-01-01T00:00:00Z",
+        "/audit?until=2100-01-01T00:00:00Z&sort=-time",
+        f"/audit?target=account/{subject.logins[0].id}",
+        "/audit?actor=admin&action=account.change",
+        "/audit?actor=admin&action=account.delete",
+        "/audit?actor=admin&action=role.delete",
+        "/audit?credential=password&since=2026-01-01T00:00:00Z",
     ):
-        yield _list(subject, path)
-    target = f"account/{subject.logins[0].id}"
-    yield _list(subject, f"/audit?target={target}", name="/audit?target=")
-    yield Row("verify, a row", value=_verify(subject, count))
+        yield _list(subject, path, name=path.replace(subject.logins[0].id, "ID"))
+    for path in ("/audit", "/audit?action=account.change", "/audit?actor=admin"):
+        yield _list(subject, subject.deep(path, **middle), name=f"{path}, from its middle")
+    yield _list(subject, "/audit?total=capped", limit=None)
+    yield _list(subject, "/audit?total=true", limit=None)
+    yield _list(subject, "/audit/chain")
+    yield Row("verify, a row", value=lambda: _verify(subject, count))
+    yield Row("prune, a row", value=lambda: _prune(subject))
 
 
 def _login(subject: Subject, number: int) -> Login:
@@ -260,6 +281,12 @@ def _verify(subject: Subject, count: int) -> float:
     verdict = subject.keyosk.audit.verify()
     assert verdict.fault is None, verdict.fault
     return (subject.cpu() - began) / count * 1e6
+
+
+def _prune(subject: Subject) -> float:
+    began = subject.cpu()
+    rows = subject.keyosk.audit.prune(OPERATOR, int(time.time()) + 1)
+    return (subject.cpu() - began) / rows * 1e6
 
 
 def _base(subject: Subject, _size: int = 0) -> None:

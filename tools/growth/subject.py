@@ -8,7 +8,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from keyosk import app, config
 from keyosk.credentials import api_key_format
 from keyosk.credentials.password_hashing import Passwords
 from keyosk.ids import first_version, new_id
-from keyosk.model import OPERATOR, Claim, Grant, Scope
+from keyosk.model import OPERATOR, AuditAction, Claim, CredentialKind, Grant, Scope
 from keyosk.storage import tables
 from keyosk.web import lines
 
@@ -142,14 +142,31 @@ class Subject:
         self.settle()
 
     def add_audit_rows(self, rows: int) -> None:
-        """Write and seal rows of the audit log."""
-        for part in _parts(rows):
-            after = {"display_name": "Somebody"}
-            with self.keyosk.database.transaction():
-                self.keyosk.audit.record_all(
-                    OPERATOR, "account.change", {f"account/{new_id()}": after for _ in part}
-                )
-            self.keyosk.audit.seal()
+        """Write and seal rows of the audit log: of the operator, of an admin, and of a program."""
+        admin = self.keyosk.accounts.get("admin")
+        by_password = replace(
+            OPERATOR,
+            account_id=admin.id,
+            username=admin.username,
+            credential=CredentialKind.PASSWORD,
+            address="192.0.2.1",
+        )
+        program = self.logins[0]
+        by_key = replace(
+            by_password,
+            account_id=program.id,
+            username=program.username,
+            credential=CredentialKind.API_KEY,
+            credential_id=new_id(),
+        )
+        after = {"display_name": "Somebody"}
+        for number, part in enumerate(_parts(rows)):
+            for place, by in enumerate((OPERATOR, by_password, by_key)):
+                action: AuditAction = "account.change" if place or number % 10 else "account.delete"
+                targets = {f"account/{new_id()}": after for _ in part[place::3]}
+                with self.keyosk.database.transaction():
+                    self.keyosk.audit.record_all(by, action, targets)
+                self.keyosk.audit.seal()
         self.settle()
 
     def settle(self) -> None:
