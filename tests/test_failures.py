@@ -380,7 +380,8 @@ def test_a_database_that_cannot_be_read_is_told(
     place: Path, what: str, command: tuple[str, ...]
 ) -> None:
     (place / what).chmod(0o000)
-    said = sentence(run(place, *command, before=UNPRIVILEGED, bind=f"127.0.0.1:{free_port()}"))
+    listening: dict[str, Any] = {"bind": f"127.0.0.1:{free_port()}", "metrics_bind": "off"}
+    said = sentence(run(place, *command, before=UNPRIVILEGED, **listening))
     (place / what).chmod(0o700)
     assert re.search("[Pp]ermission denied|unable to open database file", said), said
 
