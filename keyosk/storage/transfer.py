@@ -8,10 +8,9 @@ from peewee import AutoField, sort_models  # type: ignore[attr-defined]
 
 from keyosk.errors import Invalid
 from keyosk.storage.database import Database
-from keyosk.storage.tables import Account, AuditColumns, SigningKey, Table, Versioned
+from keyosk.storage.tables import ALL, Account, SigningKey, Table
 
 _AT_ONCE: Final = 500
-_BASES: Final = (Versioned, AuditColumns)
 
 
 def copy_rows(source: Database, target: Database) -> int:
@@ -23,7 +22,7 @@ def copy_rows(source: Database, target: Database) -> int:
     target already, ``Unavailable``.
     """
     copied = 0
-    tables = _tables()
+    tables = sort_models(ALL)  # each behind those that it refers to
     with source.transaction(), target.transaction():
         if target.count(Account.select()) or target.count(SigningKey.select()):
             raise Invalid.field("database", "is in use already; give an empty one")
@@ -34,13 +33,6 @@ def copy_rows(source: Database, target: Database) -> int:
                 target.insert_all(table, rows)
                 copied += len(rows)
     return copied
-
-
-def _tables() -> list[type[Table]]:
-    """Return all tables, each behind those that it refers to."""
-    found = [each for base in (Table, *_BASES) for each in base.__subclasses__()]
-    here = [each for each in found if each.__module__ == Table.__module__ and each not in _BASES]
-    return list(sort_models(here))
 
 
 def _read(database: Database, table: type[Table]) -> Iterator[list[dict[str, Any]]]:
