@@ -45,7 +45,7 @@ from keyosk.model import (
     TokenPolicy,
     Versions,
 )
-from keyosk.storage import schema, tables
+from keyosk.storage import migrations, schema, tables
 from keyosk.storage.accounts import AccountStore
 from keyosk.storage.api_keys import ApiKeyStore
 from keyosk.storage.database import Database
@@ -235,6 +235,12 @@ def cascades(database: Database) -> set[tuple[str, str]]:
         "WHERE contype = 'f' AND confdeltype = 'c'"
     ).fetchall()
     return {(table.strip('"'), other.strip('"')) for table, other in rows}
+
+
+def test_no_two_migrations_have_one_number() -> None:
+    files = Path(migrations.__path__[0]).glob("[0-9]*.py")
+    numbers = [file.name.partition("_")[0] for file in files]
+    assert len(numbers) == len(set(numbers)) > 20
 
 
 def test_the_migrations_leave_exactly_the_tables_of_the_models(
