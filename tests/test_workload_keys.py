@@ -422,8 +422,9 @@ def _heads(handler: BaseHTTPRequestHandler) -> None:
     ids=["ssh", "smtp", "header", "huge-header", "gzip", "cut", "nothing", "chunks", "heads"],
 )
 def test_an_answer_that_is_none_is_told_without_its_text(
-    does: Callable[[BaseHTTPRequestHandler], None], word: str
+    monkeypatch: pytest.MonkeyPatch, does: Callable[[BaseHTTPRequestHandler], None], word: str
 ) -> None:
+    monkeypatch.setattr(fetching, "TIMEOUT", 60.0)  # a busy machine is slow to read the longest
     with platform() as ci:
         ci.answers[KEYS] = does
         with pytest.raises(FetchFailed, match=word) as refused:
