@@ -265,16 +265,16 @@ def test_an_attack_is_seen_while_it_goes_on(prepared_url: str) -> None:
         guess(client, "nobody", 2, "192.0.2.8")
         keyosk.activity.write()
         text = get(client, "/console/attack").text
-        assert "alice 192.0.2.7 2030-03-17 17:47" in text
-        assert "alice 12 2030-03-17 17:47" in text
-        assert "names that no account has 2" in text
-        assert "192.0.2.8 2 2030-03-17 17:47" in text
+        assert "alice password 192.0.2.7 2030-03-17 17:47" in text
+        assert "alice 12 0 2030-03-17 17:47" in text
+        assert "names that no account has 2 0" in text
+        assert "192.0.2.8 2 0 2030-03-17 17:47" in text
         assert "login wrong 14" in text
         assert "login throttled 2" in text
         clock.now += 2 * 3_600
         _log_in_again(client)
         assert "alice" not in get(client, "/console/attack").text
-        assert "alice 12" in get(client, "/console/attack", back="day").text
+        assert "alice 12 0" in get(client, "/console/attack", back="day").text
 
 
 def test_the_live_page_asks_for_itself_until_it_is_paused_or_nobody_says_go_on(
