@@ -93,6 +93,9 @@ DELETE /accounts/{absent}/tokens                401  403  403  404  403  403  40
 GET    /accounts/{account}/grants               401  403  200  200  403  403  403  200  200
 PUT    /accounts/{account}/grants               401  403  403  403  422  403  403  422  422
 PATCH  /accounts/{account}/grants               401  403  403  403  422  403  403  422  422
+GET    /accounts/{account}/scopes               401  403  200  200  403  403  403  200  200
+GET    /accounts/me/scopes                      401  200  200  200  200  200  200  200  200
+GET    /unused-scopes                           401  403  200  200  403  403  403  200  200
 GET    /accounts/me                             401  200  200  200  200  200  200  200  200
 PATCH  /accounts/me                             401  403  403  422  403  403  403  422  422
 PUT    /accounts/me/password                    401  403  403  403  403  403  403  403  403
@@ -112,6 +115,8 @@ PATCH  /services/{service}                      401  403  403  403  403  422  40
 DELETE /services/{absent}                       401  403  403  403  403  404  403  404  404
 GET    /services/{service}/scopes               401  403  200  403  403  200  403  200  200
 PUT    /services/{service}/scopes               401  403  403  403  403  422  403  422  422
+GET    /services/{service}/verification         401  403  404  403  403  404  403  404  404
+PUT    /services/{service}/verification         401  403  403  403  403  422  403  422  422
 GET    /roles                                   401  403  200  403  403  200  403  200  200
 POST   /roles                                   401  403  403  403  403  422  403  422  422
 GET    /roles/{role}                            401  403  200  403  403  200  403  200  200

@@ -85,7 +85,7 @@ def test_what_a_request_asks_the_database(admin: Requests) -> None:
     # One of each but the first two is for the token that the admin shows.
     assert {name: len(texts) for name, texts in asked.items()} == {
         "token by key": 1,
-        "token by password": 5,
+        "token by password": 4,
         "new display name": 4,
         "the same again": 2,
         "new title": 6,
