@@ -9,7 +9,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from installed import Clock, installed, rows_of
-from keyosk import app
+from keyosk import app, delays
 from keyosk.credentials import api_key_format
 from keyosk.credentials.presented import candidates
 from keyosk.errors import BadCredentials, InvalidGrant, Unavailable
@@ -42,6 +42,14 @@ def keyosk(prepared_url: str, clock: Clock) -> Iterator[Installation]:
 @pytest.fixture
 def client(keyosk: Installation) -> FlaskClient:
     return app.create_app(keyosk).test_client()
+
+
+@pytest.fixture
+def unhurried() -> Iterator[None]:
+    """No response waits for the end of a second: the clock of these tests stands still."""
+    before = delays.hold.set(lambda _: None)
+    yield
+    delays.hold.reset(before)
 
 
 def key_of(keyosk: Installation) -> str:
@@ -103,6 +111,7 @@ def test_many_keys_of_one_account_have_no_more_rows_but_one_each(
     assert counted(found) == 50
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_refresh_tokens_that_come_back_are_a_handful_of_rows(
     keyosk: Installation, clock: Clock
 ) -> None:

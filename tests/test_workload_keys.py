@@ -96,6 +96,24 @@ def logs_in(keyosk: Installation, token: str) -> bool:
 # --- Issuers that change --------------------------------------------------------------------------
 
 
+def test_a_rotated_key_is_found_and_an_unknown_one_costs_little(
+    keyosk: Installation, clock: Clock, ci: Platform
+) -> None:
+    assert log_in(keyosk, ci.token()) == "todo:read"
+    ci.rotate("key-2")
+    asked = len(ci.asked)
+    for number in range(20):
+        told(keyosk, ci.token(headers={"kid": f"made-up-{number}"}))
+    told(keyosk, ci.token())
+    assert len(ci.asked) == asked  # nobody can make Keyosk fetch all the time
+    clock.now += 31
+    assert log_in(keyosk, ci.token()) == "todo:read"
+    asked = len(ci.asked)
+    for number in range(20):
+        told(keyosk, ci.token(headers={"kid": f"made-up-{number}"}))
+    assert len(ci.asked) == asked
+
+
 def test_another_key_under_the_same_id_is_found(
     keyosk: Installation, clock: Clock, ci: Platform
 ) -> None:

@@ -15,7 +15,6 @@ from tables import table
 
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 CLIENT_ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
-_SECONDS = 60
 
 pytestmark = pytest.mark.every_database
 
@@ -633,17 +632,3 @@ def test_keys_are_fetched_once(shop: Shop) -> None:
     for _ in range(5):
         done(shop.show(shop.ci.token()))
     assert shop.ci.asked == [METADATA, KEYS]
-
-
-def test_a_rotated_key_is_found_and_an_unknown_one_costs_little(shop: Shop) -> None:
-    done(shop.show(shop.ci.token()))
-    shop.ci.rotate("key-2")
-    # The pause after the fetch above has to be over: nobody can make Keyosk fetch all the time.
-    deadline = time.monotonic() + _SECONDS * 2
-    while shop.show(shop.ci.token()).status_code != 200:
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
-    asked = len(shop.ci.asked)
-    for number in range(20):
-        shop.refusal(shop.ci.token(headers={"kid": f"made-up-{number}"}))
-    assert len(shop.ci.asked) <= asked + 2
