@@ -325,7 +325,8 @@ class Audit:
                     return Verdict(rows, len(checkpoints), f"the chain up to {sequence} is another")
                 rows += 1
                 if row.action == PRUNED and row.after is not None:
-                    pruned = row.after.get("sequence", 0)
+                    # Of two at a time, the one that began last may prune less.
+                    pruned = max(pruned, row.after.get("sequence", 0))
         # SECURITY: else whoever cuts the beginning off could say that it was pruned. Less may be
         # gone than was to be: pruning takes its time, and may have been interrupted.
         if pruned < start[0]:

@@ -759,6 +759,47 @@ def test_an_interrupted_pruning_leaves_a_log_that_verifies(
     assert chain.audit.verify().fault is None
 
 
+def test_two_prunings_at_a_time_leave_a_log_that_verifies(
+    chain: Installation, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "_AT_ONCE", 1)
+    points = [place for (place,) in rows_of(chain, "SELECT sequence FROM checkpoint ORDER BY 1")]
+    [(second,)] = rows_of(chain, f"SELECT time FROM checkpoint WHERE sequence = {points[1]}")
+    prune = AuditStore.prune
+    places: list[int] = []
+
+    def prune_beside(store: AuditStore, place: int, *, most: int) -> int:
+        places.append(place)
+        if len(places) == 1:
+            chain.audit.prune(OPERATOR, second + 1)  # begins later, and ends earlier
+        return prune(store, place, most=most)
+
+    monkeypatch.setattr(AuditStore, "prune", prune_beside)
+    chain.audit.prune(OPERATOR, int(clock.now))
+
+    assert places[0] > points[1] in places
+    assert all_rows(chain)[0].sequence == places[0] + 1
+    assert chain.audit.verify().fault is None
+
+
+def test_prunings_on_several_nodes_delete_all_that_each_was_to(
+    chain: Installation, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "_AT_ONCE", 1)
+    points = [place for (place,) in rows_of(chain, "SELECT sequence FROM checkpoint ORDER BY 1")]
+    limits = [int(clock.now), int(clock.now) - DAY] * 2
+
+    def prune(before: int) -> None:
+        with closing(chain.database):  # of this thread
+            chain.audit.prune(OPERATOR, before)
+
+    with ThreadPoolExecutor(len(limits)) as pool:
+        list(pool.map(prune, limits))
+
+    assert all_rows(chain)[0].sequence > points[-1]
+    assert chain.audit.verify().fault is None
+
+
 def test_rows_that_are_pruned_while_they_are_verified_are_not_missed(
     chain: Installation, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

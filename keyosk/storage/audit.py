@@ -31,6 +31,8 @@ _ENCODE: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sor
 _SCALARS: Final = frozenset({str, bool, int, type(None)})
 #: The lock of whoever seals.
 _SEALING: Final = "audit/seal"
+#: The lock of whoever prunes.
+_PRUNING: Final = "audit/prune"
 
 #: What rows have in common, and what each target is now.
 AlikeRows = tuple[AuditRow, Mapping[str, Mapping[str, Any]]]
@@ -202,6 +204,8 @@ class AuditStore:
         """
         row, point = tables.AuditRow, tables.Checkpoint
         with self._database.transaction():
+            # Else two would delete the same part, and one of them find nothing left of it and stop.
+            self._database.lock(_PRUNING)
             first = self._database.row(row.select(row.sequence).order_by(row.sequence))
             if first is None:
                 return 0
