@@ -257,7 +257,7 @@ def test_many_threads_note_and_one_writes(prepared_url: str) -> None:
         while any(thread.is_alive() for thread in threads):
             keyosk.scope_uses.write()
         keyosk.scope_uses.write()
-        found = rows_of(keyosk, "SELECT scope_id FROM scope_use WHERE scope_id LIKE 'todo:%'")
+        found = rows_of(keyosk, "SELECT 1 FROM scope_use WHERE scope_id LIKE ?", "todo:%")
         assert len(found) == len(scopes)
 
 
@@ -298,6 +298,24 @@ def test_pages_end_although_most_accounts_use_all_that_they_hold(
             query["cursor"] = page["next"]
         assert sorted(name for page in pages for name in page) == ["alice", "p7", "p8"]
         assert [] in pages
+
+
+def test_an_account_that_fills_a_page_hides_nobody_after_it(
+    prepared_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keyosk.storage.scope_uses._MOST", 2)
+    clock = Clock(1_900_000_000)
+    with shop(prepared_url, clock) as (keyosk, client):  # alice holds two
+        for name in ("bob", "carol"):
+            keyosk.grants.create_account(OPERATOR, [Grant(scope=_READ)], username=name)
+        clock.now += 91 * DAY
+        found: list[str] = []
+        query = {"service": "todo"}
+        while query.get("cursor", "") is not None:
+            page = get(client, "/unused-scopes", **query)
+            found += [each["username"] for each in page["items"]]
+            query["cursor"] = page["next"]
+        assert found == ["alice", "bob", "carol"]
 
 
 @pytest.mark.parametrize(

@@ -139,8 +139,9 @@ class ScopeUseStore:
                 for account_id, each in groupby(rows, key=lambda row: str(row["account"]))
             )
         ]
-        if len(rows) == _MOST and len(found) > 1:
-            del found[-1]  # not all of it was read
+        if len(rows) == _MOST:
+            if len(found) > 1:
+                del found[-1]  # not all of it was read
             return found[:limit], found[:limit][-1].id
         return found[:limit], found[limit - 1].id if len(found) > limit else end
 
