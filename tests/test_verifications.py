@@ -40,6 +40,11 @@ def test_the_last_result_stands_in_the_place_of_the_one_before(
     assert [row["actor_name"] for row in rows] == [ci.username, "admin"]
 
 
+def test_a_path_may_have_what_would_be_a_login_before_it(admin: Client) -> None:
+    found = {**_FOUND, "url": "https://npm.example.com/@todo/items"}
+    assert done(admin.put("/services/keyosk/verification", json=found))["url"] == found["url"]
+
+
 def test_a_deleted_service_takes_its_result_with_it(admin: Client) -> None:
     name = unique("service")
     for _ in range(2):
@@ -65,6 +70,7 @@ def test_the_console_shows_it(server: LiveServer, admin: Client) -> None:
     [
         *(("url", url) for url in ("todo", "ftp://x/", "http://", "http://a:b@x/", "http://[/")),
         *(("url", f"https://x/{end}") for end in ("?token=1", "#token", "x" * 500)),
+        *(("url", f"https://x/{end}") for end in ("a b", "\n", "\u202e", "\x1b[31m", "\\")),
         ("passed", "yes"),
         ("verdict", "x" * 2_001),
         ("failed", ["x"] * 101),

@@ -23,11 +23,11 @@ _FAILED: Final = described("The names of the tokens that it did not treat as it 
 def _check_url(text: str) -> None:
     try:
         url = urlsplit(text)
-        is_plain = url.scheme in ("http", "https") and bool(url.hostname)
+        is_plain = url.scheme in ("http", "https") and bool(url.hostname) and "@" not in url.netloc
     except ValueError:
         is_plain = False
-    # SECURITY: what may be a secret in a URL is kept nowhere.
-    if not is_plain or any(each in text for each in "@?#"):
+    # SECURITY: what may be a secret in a URL is kept nowhere. urlsplit overlooks line ends.
+    if not is_plain or not text.isprintable() or any(each in text for each in " ?#\\"):
         raise ValidationError("Must be an http or https URL without login, query and fragment.")
 
 
