@@ -53,7 +53,7 @@ from keyosk.storage import schema
 from keyosk.storage.database import Database
 from keyosk.storage.outage import OutageLog
 from keyosk.storage.stores import Stores
-from keyosk.storage.transfer import copy_rows
+from keyosk.storage.transfer import copy_rows, refuse_used
 from keyosk.tokens.access_tokens import Tokens
 from keyosk.tokens.explanation import Explainer
 from keyosk.tokens.introspection import Inspection
@@ -151,6 +151,9 @@ def load(config: Config, file: Path) -> int:
         old.signing_keys.check()
         old.database.close()
         with schema.exclusive(target):
+            # Before the upgrade, which other programs that use it may not be ready for.
+            if not schema.is_empty(target):
+                refuse_used(target)
             schema.upgrade(target)
             return copy_rows(source, target)
     finally:

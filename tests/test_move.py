@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from live import ADMIN_PASSWORD, LiveServer
@@ -98,6 +99,13 @@ def test_a_database_that_is_in_use_is_left_alone(empty: str, tmp_path: Path) -> 
     server = LiveServer(f"sqlite:///{file}", tmp_path)
     assert loading(empty, server, file).code == 0
     assert "is in use already" in loading(empty, server, file).refused()
+    # Neither is one of an older Keyosk upgraded, as others may be using it.
+    newest = "(SELECT max(name) FROM schema_migration)"
+    with psycopg.connect(empty, autocommit=True) as database:
+        database.execute(f"DELETE FROM schema_migration WHERE name = {newest}")
+        [known] = database.execute(newest).fetchall()
+        assert "is in use already" in loading(empty, server, file).refused()
+        assert database.execute(newest).fetchall() == [known]
     other = f"sqlite:///{tmp_path / 'other.db'}"
     assert "copy the file" in loading(other, server, file).refused()
     assert not (tmp_path / "other.db").exists()

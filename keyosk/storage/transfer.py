@@ -24,8 +24,7 @@ def copy_rows(source: Database, target: Database) -> int:
     copied = 0
     tables = sort_models(ALL)  # each behind those that it refers to
     with source.transaction(), target.transaction():
-        if target.count(Account.select()) or target.count(SigningKey.select()):
-            raise Invalid.field("database", "is in use already; give an empty one")
+        refuse_used(target)
         for table in reversed(tables):
             target.write(table.delete())  # what migrations write into an empty one
         for table in tables:
@@ -33,6 +32,13 @@ def copy_rows(source: Database, target: Database) -> int:
                 target.insert_all(table, rows)
                 copied += len(rows)
     return copied
+
+
+def refuse_used(target: Database) -> None:
+    """Raise ``Invalid`` if a database has been set up, whatever version its schema is."""
+    for key in (Account.id, SigningKey.kid):
+        if target.row(key.model.select(key)) is not None:
+            raise Invalid.field("database", "is in use already; give an empty one")
 
 
 def _read(database: Database, table: type[Table]) -> Iterator[list[dict[str, Any]]]:
