@@ -15,6 +15,7 @@ from coverage import Coverage
 from jinja2 import Environment
 
 import cheap_passwords
+from in_process import InProcess
 from installed import installed, settings
 from keyosk import app
 from keyosk.credentials.password_hashing import Passwords
@@ -248,6 +249,21 @@ def server(
 def admin(server: LiveServer) -> Client:
     """The first admin, by token."""
     return server.admin()
+
+
+@pytest.fixture(scope="session")
+def in_process(
+    backend: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LiveServer]:
+    """As ``server``, without a process and sockets: for modules that ask a great many addresses."""
+    folder = tmp_path_factory.mktemp(f"in-process-{backend}")
+    if backend == "sqlite":
+        url = f"sqlite:///{folder / 'keyosk.db'}"
+    else:
+        postgres: PostgresServer = request.getfixturevalue("postgres_server")
+        url = postgres.create_database()
+    with InProcess(url, folder) as made:
+        yield made
 
 
 @pytest.fixture

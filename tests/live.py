@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import psutil
 import requests
-from requests.adapters import HTTPAdapter
+from requests.adapters import BaseAdapter, HTTPAdapter
 
 import processes
 import terminal
@@ -29,6 +29,8 @@ _START = 60  # seconds: as all limits here, generous, because the machine may be
 _FILES_OF_PROCESSES = Path("/proc/self/fd")  # Linux has it
 _RENEW = 300  # seconds that a token is used; it lasts for longer
 _numbers = itertools.count(1)
+#: By the URL of a Keyosk that is no process: what sends a request to it from an address.
+ADAPTERS: dict[str, Callable[[str], BaseAdapter]] = {}
 
 
 def command(*arguments: str) -> list[str]:
@@ -238,6 +240,8 @@ class Client:
         self.source = source()
         if url.startswith("http://127."):
             self.session.mount("http://", _From(self.source))
+        elif url in ADAPTERS:
+            self.session.mount("http://", ADAPTERS[url](self.source))
         self.session.trust_env = False
         self.session.auth = auth
         if token is not None:

@@ -1,6 +1,7 @@
 """A seeded corpus of hostile requests, byte by byte, against a running Keyosk."""
 
 import base64
+import http.client
 import json
 import random
 import re
@@ -18,6 +19,7 @@ import live
 from keyosk.web.routes import ROUTES
 from live import Client, LiveServer
 from people import done, make_key, make_person, make_role, make_service
+from tables import table
 
 pytestmark = pytest.mark.attack
 
@@ -562,3 +564,25 @@ def test_thousands_of_hostile_requests_are_answered_in_order(
     found = fire(server, admin, seed, 1_000)
     assert sum(found.values()) == 1_000
     assert {200, 400, 401, 404, 405, 413, 414, 415, 422, 431} <= found.keys()
+
+
+@table(
+    "path",
+    [
+        *("//accounts", "///accounts", "//accounts/me", "/%2Faccounts", "/accounts%2Fme"),
+        *("//auth/token", "/auth%2ftoken", "/auth/%2fjwks", "//auth/jwks", "//health/live"),
+        *("//", "/%2f", "//console", "/console%2flogin", "//metrics", "/docs%2fswagger-ui.css"),
+    ],
+)
+def test_a_proxy_that_lets_some_paths_through_cannot_be_evaded(
+    server: LiveServer, admin: Client, path: str
+) -> None:
+    """No path is served that only looks different to whoever compares it as text."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    bearer = {"Authorization": str(admin.session.headers["Authorization"])}
+    for method in ("GET", "HEAD", "POST", "OPTIONS"):
+        connection.request(method, path, headers=bearer)
+        answer = connection.getresponse()
+        answer.read()
+        assert answer.status == 404, method
+    connection.close()

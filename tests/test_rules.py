@@ -33,6 +33,16 @@ def todo(admin: Client) -> str:
 
 
 @pytest.fixture(scope="module")
+def server(in_process: LiveServer) -> LiveServer:
+    return in_process
+
+
+@pytest.fixture(scope="module")
+def admin(server: LiveServer) -> Client:
+    return server.admin()
+
+
+@pytest.fixture(scope="module")
 def victim(server: LiveServer, admin: Client) -> Person:
     """Holds nothing, and is done nothing to."""
     return make_person(server, admin)

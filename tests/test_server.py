@@ -93,6 +93,12 @@ def application(environ, start):
         say("running")
         time.sleep(float(number))
         return answer(start, b"slept")
+    if path == "/until":
+        say("running")
+        latest = time.monotonic() + 60
+        while not Path(os.environ["HOME"], "ended").exists() and time.monotonic() < latest:
+            time.sleep(0.02)
+        return answer(start, b"ended")
     if path == "/hold":
         environ["server.hold"](float(number))
         return answer(start, b"held")
@@ -500,15 +506,15 @@ def test_what_is_answered_from_memory_waits_for_no_thread(start: Callable[..., S
     with contextlib.ExitStack() as stack:
         sleeping = [stack.enter_context(server.connect()) for _ in range(4)]
         for client in sleeping:
-            client.send(request("GET", "/sleep=1.5"))
+            client.send(request("GET", "/until"))
         server.wait_for(lambda: "running" in server.said)
         for path in ("/memory", "/instant"):
             assert server.ask(request("GET", path)).body == path[1:].encode()
-        # The thread is theirs for six seconds, and who waits for it comes after them.
-        assert select.select([client.sock for client in sleeping], [], [], 0)[0] != [
-            client.sock for client in sleeping
-        ]
+        # The thread is theirs all the time, and who waits for it comes after them.
         assert server.ask(request("GET", "/memory=fail")).status == 500
+        assert select.select([client.sock for client in sleeping], [], [], 0)[0] == []
+        (server.home / "ended").touch()
+        assert [client.answer().body for client in sleeping] == [b"ended"] * 4
 
 
 def test_a_request_that_leaves_the_event_loop_begins_anew_in_a_thread(

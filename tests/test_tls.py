@@ -173,6 +173,7 @@ def test_the_metrics_speak_no_tls(tmp_path: Path) -> None:
 # --- The certificate ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_new_certificate_is_shown_without_a_lost_connection(tmp_path: Path) -> None:
     second = certificates.write(tmp_path, "second")
     with Secured(tmp_path, workers="1") as server:
@@ -269,6 +270,7 @@ def small(folder: Path, **chosen: Any) -> Iterator[tuple[Server, ssl.SSLContext]
         server.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.attack
 def test_2000_handshakes_that_are_never_finished_do_not_matter(
     tmp_path: Path, half_done: bytes
