@@ -19,7 +19,7 @@ _MOST: Final = {
     "/console/matrix?service=todo": 10,
     "/console/matrix?service=todo&rows=accounts": 36,
     "/console/least-privilege": 76,
-    "/console/services/todo?scope=todo:read": 14,
+    "/console/services/todo?scope=todo:read": 16,
     "/console/signing-keys": 8,
 }
 
