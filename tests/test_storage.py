@@ -48,6 +48,7 @@ from keyosk.model import (
 from keyosk.storage import migrations, schema, tables
 from keyosk.storage.accounts import AccountStore
 from keyosk.storage.api_keys import ApiKeyStore
+from keyosk.storage.compiled import Insert
 from keyosk.storage.database import Database
 from keyosk.storage.grants import GrantStore
 from keyosk.storage.logins import LoginStore
@@ -1255,3 +1256,11 @@ def test_any_text_of_a_key_comes_back_as_it_was(
     keys = ApiKeyStore(database)
     keys.add(key, os.urandom(32))
     assert keys.get(owner.id, key.id) == key
+
+
+def test_rows_that_are_alike_in_every_column_are_inserted_all_the_same(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "alike.db")) as database:
+        database.execute("CREATE TABLE pair (a, b)")
+        insert = Insert("pair", (), "INSERT INTO pair (a, b)", "(?, ?)", "", returns=False)
+        database.execute(*insert.with_shared([[1, 1, 1], ["x", "x", "x"]]))
+        assert database.execute("SELECT a, b FROM pair").fetchall() == [(1, "x")] * 3

@@ -135,7 +135,8 @@ class Insert:
             else:
                 differing.append(values)
                 selected.append(f"column{len(differing)}")
-        if not differing:
+        if not differing:  # of each row there is to be one: the last column says how many
+            del shared[-1]
             differing, selected[-1] = [columns[-1]], "column1"
         row = f"({', '.join('?' * len(differing))})"
         rows = ", ".join([row] * len(columns[0]))
