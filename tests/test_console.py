@@ -1,6 +1,7 @@
 """The console's sessions: how one begins and ends, and what another site cannot do with one."""
 
 import dataclasses
+import html
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,9 @@ from werkzeug.test import TestResponse
 
 from installed import Clock, installed, rows_of
 from keyosk import app
+from keyosk.accounts import accounts
 from keyosk.accounts.console_sessions import IDLE, LIFETIME
+from keyosk.console import accounts as views
 from keyosk.console.application import create
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR
@@ -489,6 +492,36 @@ def test_it_can_be_turned_off(prepared_url: str) -> None:
 def test_the_first_page_of_keyosk_leads_to_it(server: LiveServer) -> None:
     links = server.client().get("/", headers={"Accept": "application/json"}).json()["links"]
     assert links["console"] == f"{server.url}/console"
+
+
+def test_a_search_says_how_far_it_looked_inside_names_and_goes_on(
+    prepared_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (accounts, views):
+        monkeypatch.setattr(module, "LOOKED_AT", 5)
+    with served(prepared_url) as (keyosk, client):
+        for number in range(12):
+            name = f"late{number}" if number > 8 else f"early-{number}"
+            shown = "Related" if number in (2, 9) else ""
+            keyosk.grants.create_account(OPERATOR, [], username=name, display_name=shown)
+        log_in(client)
+        first = client.get("/console/accounts?q=late").get_data(as_text=True)
+        found = re.findall(r">(late\d+|early-\d)</a>", first)
+        # Of all accounts by their beginnings, and of the first five by what is inside.
+        assert found == ["late10", "late11", "late9", "early-2"]
+        assert "inside the names of the first 5 accounts, and at the beginnings of all" in first
+        following = re.search(r'<a rel="next" href="([^"]+)">Look at more accounts</a>', first)
+        assert following is not None
+        second = client.get(html.unescape(following[1])).get_data(as_text=True)
+        assert "inside the names of 5 more accounts. No account matches so far." in second
+        following = re.search(r'<a rel="next" href="([^"]+)">Look at more accounts</a>', second)
+        assert following is not None
+        last = client.get(html.unescape(following[1])).get_data(as_text=True)
+        assert re.findall(r">(late\d+|early-\d)</a>", last) == ["late9", "late10", "late11"]
+        assert "inside the names" not in last
+        nobody = client.get("/console/matrix?service=keyosk&rows=accounts&q=nobody")
+        assert "Nobody so far." in nobody.get_data(as_text=True)
+        assert "More accounts" in nobody.get_data(as_text=True)
 
 
 # --- Dangerous acts -------------------------------------------------------------------------------

@@ -7,12 +7,14 @@ touch: both are the same on every machine.
 import random
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import peewee
 import pytest
 
 from installed import rows_of, sqlite_steps
+from keyosk.accounts import accounts
 from keyosk.ids import new_id
 from keyosk.installation import Installation
 from keyosk.model import MATCH, OPERATOR, ListQuery, Scope, matching_name
@@ -313,6 +315,26 @@ def test_a_page_of_accounts_costs_a_page_whatever_its_filters_and_order(
     fill(installation)
     read = installation.accounts.page
     check(installation, read, ACCOUNTS, ("created_at", "updated_at", "username"))
+
+
+def test_a_page_of_a_search_inside_names_costs_what_it_looks_at(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accounts, "LOOKED_AT", 1_000)
+    fill(installation)
+    read, horizon = installation.accounts.page, installation.accounts.horizon
+
+    def bounded(list_query: ListQuery) -> Sequence[Any]:
+        last = horizon(list_query)
+        end = None if last is None else (value_of(last, list_query), last.id)
+        return read(replace(list_query, end=end))
+
+    for filters in ({"contains": "nobody"}, {"contains": "nobody", "kind": "person"}):
+        for list_query in listings(filters, ("created_at", "updated_at", "username")):
+            assert cost(installation, bounded, list_query) == []
+            middle = read(replace(list_query, filters={}, limit=MANY // 2))[-1]
+            after = (value_of(middle, list_query), middle.id)
+            assert cost(installation, bounded, replace(list_query, after=after)) == []
 
 
 def test_a_page_of_the_audit_log_costs_a_page_whatever_its_filters_and_order(

@@ -16,6 +16,7 @@ from werkzeug.test import TestResponse
 
 from installed import rows_of, sqlite_steps
 from keyosk import app
+from keyosk.accounts import accounts
 from keyosk.ids import new_id
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR, Grant, Kind, ListQuery, Scope
@@ -760,6 +761,48 @@ def test_a_search_inside_names_reads_each_account_once_whatever_its_pages(
     assert steps_of(installation, lambda: read(ListQuery(filters=often))) < whole / 5
     by_name = ListQuery(filters=often, sort="username")
     assert steps_of(installation, lambda: read(by_name)) < 3 * whole
+
+
+@pytest.mark.parametrize(
+    "sort", ["created_at", "-created_at", "username", "-username", "updated_at"]
+)
+def test_a_page_of_a_search_inside_names_looks_at_so_many_accounts(
+    installation: Installation, caller: Caller, monkeypatch: pytest.MonkeyPatch, sort: str
+) -> None:
+    fill(installation, 23)  # besides the admin
+    for each in ("user-3", "user-17", "user-21"):
+        installation.accounts.change(OPERATOR, each, {"display_name": f"Called {each}"})
+    whole = caller.all("/accounts", contains="called", sort=sort)
+    looked_at = [each["id"] for each in caller.all("/accounts", sort=sort)]
+    monkeypatch.setattr(accounts, "LOOKED_AT", 5)
+    pages = [*caller.pages("/accounts", contains="called", sort=sort)]
+    assert [item for page in pages for item in page] == whole
+    places = [looked_at.index(item["id"]) // 5 for item in whole]
+    assert [len(page) for page in pages] == [places.count(place) for place in range(5)]
+    # A page that is full goes on after its last account.
+    one = [*caller.pages("/accounts", contains="user", sort=sort, limit=2)]
+    assert [item["username"] for page in one for item in page] == [
+        item["username"] for item in caller.all("/accounts", q="user-", sort=sort)
+    ]
+    assert caller.get("/accounts", contains="called", total="true").headers["X-Total-Count"] == "3"
+    assert [*caller.pages("/accounts", contains="called", sort=sort, kind="machine")] == [[]]
+
+
+def test_what_a_search_inside_names_finds_may_be_renamed_to_a_place_ahead(
+    installation: Installation, caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accounts, "LOOKED_AT", 5)
+    fill(installation, 23)
+    found: list[str] = []
+    for number, page in enumerate(
+        caller.pages("/accounts", contains="user-", sort="username", limit=4)
+    ):
+        assert number < 40, "the list does not end"
+        found += [item["id"] for item in page]
+        for item in page:
+            name = f"vser-user-{number:04}-{item['id']}"
+            installation.accounts.change(OPERATOR, item["id"], {"username": name})
+    assert len(set(found)) == 23
 
 
 def steps_of(installation: Installation, read: Callable[[], Any]) -> int:

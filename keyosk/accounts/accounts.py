@@ -25,6 +25,8 @@ from keyosk.permissions.context import Context
 from keyosk.storage.stores import Stores
 from keyosk.validation import LONGEST_NAME, Faults, check_version
 
+#: Accounts that a page of a search inside names looks at, where no other filter leaves few.
+LOOKED_AT: Final = 20_000
 RESET: Final[Mapping[str, Any]] = {
     "kind": Kind.PERSON,
     "display_name": "",
@@ -152,6 +154,10 @@ class Accounts:
     def page(self, list_query: ListQuery) -> list[Account]:
         """Return a page of accounts."""
         return self._accounts.page(list_query)
+
+    def horizon(self, list_query: ListQuery) -> Account | None:
+        """Return the last account that a page looks at; ``None`` if it looks at all to come."""
+        return self._accounts.horizon(list_query, looked_at=LOOKED_AT)
 
     def count(self, list_query: ListQuery) -> int:
         """Return how many accounts pass the filters of a listing."""

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from flask import Response, request
 
+from keyosk.accounts.accounts import LOOKED_AT
 from keyosk.console import confirmation
 from keyosk.console.api import Api, Refused, segment
 from keyosk.console.pages import (
@@ -24,6 +25,8 @@ from keyosk.web.accounts import SHORTEST
 _FILTERS: Final = ("q", "kind", "enabled", "role", "scope", "last_login_before", "cursor")
 _READ: Final = "keyosk:accounts:read"
 _EVENTS: Final = 10
+#: Accounts that a page of a search shows.
+_FOUND: Final = 50
 #: Of each list on the page of an account.
 _ROWS: Final = 25
 #: Those of the API, by the parameter in which one goes on.
@@ -43,8 +46,16 @@ def accounts(visit: Visit) -> Response:
     asked = query
     if len(query["q"]) >= SHORTEST:  # shorter, it would be found nearly everywhere
         asked = {**query, "q": "", "contains": query["q"]}
-    found = visit.api.get("/accounts", **asked, limit=50).body
-    return show("accounts.html", query=query, **pages_of(found["items"], found["next"]))
+    found = visit.api.get("/accounts", **asked, limit=_FOUND).body
+    items, following = found["items"], found["next"]
+    is_cut = following is not None and len(items) < _FOUND
+    if is_cut and not query["cursor"]:
+        # By what a name begins with, accounts are found however many there are.
+        first = visit.api.get("/accounts", **query, limit=_FOUND).body["items"]
+        known = {each["id"] for each in first}
+        items = first + [each for each in items if each["id"] not in known]
+    looked_at = LOOKED_AT if is_cut else None
+    return show("accounts.html", query=query, looked_at=looked_at, **pages_of(items, following))
 
 
 def create(visit: Visit) -> Response:

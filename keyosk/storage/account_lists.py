@@ -8,7 +8,7 @@ A page is read in one of three ways:
   one, a page's worth soon comes.
 
 A search by the beginning of a name has an order of its own, by the name that begins so. For a
-search inside names there is no index: it reads the names of all accounts (``_containing``).
+search inside names there is no index: a page goes along the order up to a ``horizon``.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -53,16 +53,12 @@ class _Source:
     key: peewee.Field
     condition: peewee.Expression
     order: Any = None
-    #: No range of an index, but all accounts, in no order.
-    is_scan: bool = False
 
     def select(self) -> "peewee.ModelSelect[Any]":
         found: peewee.ModelSelect[Any] = self.key.model.select(self.key.alias("key"))
         return found.where(self.condition)
 
     def first(self) -> "peewee.ModelSelect[Any]":
-        if self.is_scan:
-            return self.select()
         # In an order, as PostgreSQL might read the table for some that many rows pass.
         return self.select().order_by(self.key if self.order is None else self.order)
 
@@ -84,7 +80,7 @@ class AccountLists:
         if list_query.sort == MATCH:
             return self._matching(list_query)
         if "contains" in filters:
-            return self._containing(list_query)
+            return self._walk(list_query, _SORTS, among=self._few(filters))
         by_creation = list_query.sort == "created_at"
         if by_creation and "created_after" in filters:
             sorts, leading = _BY_TIME, {"created_after"}
@@ -92,9 +88,7 @@ class AccountLists:
             sorts, leading = _SORTS, self._leading(filters) if by_creation else set()
         others = filters.keys() - leading
         if others:
-            sources = (self._sources(name, filters) for name in filters)
-            selects = ([each.first() for each in found] for found in sources if found is not None)
-            few = lists.few(self._database, selects)
+            few = self._few(filters)
             if few is not None:
                 return self._walk(list_query, _SORTS, among=few)
         if leading and sorts is _SORTS:
@@ -102,21 +96,24 @@ class AccountLists:
             return self._along(list_query, found, covered=leading)
         return self._walk(list_query, sorts)
 
-    def _containing(self, list_query: ListQuery) -> Rows:
-        """The page of a search inside names.
+    def horizon(self, list_query: ListQuery, looked_at: int) -> dict[str, Any] | None:
+        """The row of the last account that a page looks at; ``None`` if it looks at all to come."""
+        is_bounded = "contains" in list_query.filters and list_query.sort != MATCH
+        if not is_bounded or self._few(list_query.filters) is not None:
+            return None
+        # From the index alone: only the row at its end is read.
+        column = _SORTS[list_query.sort]
+        places = tables.Account.select(tables.Account.id, column)
+        ahead = replace(list_query, filters={}, limit=1)
+        page = lists.page(places, ahead, key=tables.Account.id, sorts=_SORTS, filters={})
+        last = self._database.row(page.offset(looked_at - 1))
+        return None if last is None else self._loaded([last["id"]], ())[0]
 
-        In the order of creation all pages together read each account once; in another order each
-        page does. The first page looks for few by reading the table as it lies, which is faster.
-        """
-        filters = list_query.filters
-        by_creation = list_query.sort == "created_at"
-        is_first = by_creation and list_query.after is None
-        sources = (
-            self._sources(name, filters) for name in filters if is_first or name != "contains"
-        )
+    def _few(self, filters: Mapping[str, Any]) -> set[Any] | None:
+        """The ids of the accounts that pass one of the filters, if they are few."""
+        sources = (self._sources(name, filters) for name in filters)
         selects = ([each.first() for each in found] for found in sources if found is not None)
-        few = lists.few(self._database, selects)
-        return self._walk(list_query, _SORTS, among=few, is_scan=not by_creation)
+        return lists.few(self._database, selects)
 
     def _leading(self, filters: Mapping[str, Any]) -> set[str]:
         """The filters whose index goes on in the order of ids, to be walked along."""
@@ -157,12 +154,8 @@ class AccountLists:
         sorts: lists.Sorts,
         *,
         among: Collection[str] | None = None,
-        is_scan: bool = False,
     ) -> Rows:
-        """The page along the index of the order, or of the accounts ``among`` those.
-
-        ``is_scan``: of all accounts, where no index helps.
-        """
+        """The page along the index of the order, or of the accounts ``among`` those."""
         if among is not None and not among:
             return []
         query = self._select()
@@ -178,7 +171,6 @@ class AccountLists:
                 sorts=sorts,
                 filters={},
                 among=among,
-                is_scan=is_scan,
             )
         )
 
@@ -298,8 +290,6 @@ class AccountLists:
                 _Source(account.id, self._begins(column, start), self._by_code_point(column))
                 for column, start in _beginnings(value)
             ]
-        if name == "contains":
-            return [_Source(account.id, self._condition(name, value), is_scan=True)]
         return None
 
     def _conditions(

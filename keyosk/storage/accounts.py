@@ -106,6 +106,11 @@ class AccountStore:
         """Return a page of accounts."""
         return [_account(row) for row in self._lists.page(list_query)]
 
+    def horizon(self, list_query: ListQuery, *, looked_at: int) -> Account | None:
+        """Return the last account that a page looks at; ``None`` if it looks at all to come."""
+        row = self._lists.horizon(list_query, looked_at)
+        return None if row is None else _account(row)
+
     def count(self, list_query: ListQuery) -> int:
         """Return the number of accounts that pass the filters of a list."""
         return self._lists.count(list_query)

@@ -24,14 +24,12 @@ def page(
     sorts: Sorts,
     filters: Filters,
     among: Collection[Any] | None = None,
-    is_scan: bool = False,
 ) -> "peewee.ModelSelect[Any]":
     """Return the rows of ``query`` that a listing asks for.
 
     ``key``: the unique column that breaks ties; ``sorts``: the column of each order, none of them
     null, with an index that begins with it (and goes on with ``key`` unless it is unique);
-    ``filters``: the condition of each filter; ``among``: the only keys that count, which are few;
-    ``is_scan``: whether all rows are read, as no index helps.
+    ``filters``: the condition of each filter; ``among``: the only keys that count, which are few.
     """
     column = sorts[list_query.sort]
     if among is not None:
@@ -40,7 +38,7 @@ def page(
     is_alone = column is key or column.unique
     order: list[Any] = [column] if is_alone else [column, key]
     # Else a planner might walk along the order, and find few of them.
-    if among is not None or is_scan:
+    if among is not None:
         order = [_hidden(each) for each in order]
     # A row value, not "a > ? OR a = ? AND b > ?": only this is one range of an index.
     place = order[0] if is_alone else peewee.Tuple(*order)

@@ -5,6 +5,7 @@ from typing import Any, Final, cast
 from flask import Response, g, request
 from marshmallow import validate
 
+from keyosk.accounts.accounts import LOOKED_AT
 from keyosk.errors import Conflict, InsufficientScope
 from keyosk.model import MATCH, Account, AccountChanges, Grant, ListQuery, matching_name
 from keyosk.web import paging
@@ -67,7 +68,8 @@ LISTS = paging.ListOptions(
             ),
             metadata=described(
                 f"Text inside the username or display name, {SHORTEST} characters at least. No "
-                "index serves it: a page takes longer the more accounts there are.",
+                f"index serves it: a page looks at {LOOKED_AT:,} accounts, so it may be short or "
+                "empty although `next` says that there is more.",
                 "lice",
             ),
         ),
@@ -101,7 +103,7 @@ class AccountsResource(Endpoint):
     def get(self) -> Response:
         """List accounts."""
         accounts = self.installation.accounts
-        return self.page(accounts.page, _body, accounts.count)
+        return self.page(accounts.page, _body, accounts.count, horizon=accounts.horizon)
 
     @operation(
         body=AccountNew, response=AccountSchema, status=201, has_etag=True, raises=(Conflict,)

@@ -82,11 +82,13 @@ class Endpoint(Resource):
         read: Callable[[ListQuery], Sequence[Any]],
         shape: Callable[[Any], dict[str, Any]],
         count: Callable[[ListQuery], int],
+        *,
+        horizon: Callable[[ListQuery], Any] | None = None,
     ) -> Response:
         """Return a page of the list that GET declares (``paging.page``). Raises ``Invalid``."""
         lists = operations.of(type(self), "GET").lists
         assert lists is not None
-        return paging.page(lists, read, shape, count=count)
+        return paging.page(lists, read, shape, count=count, horizon=horizon)
 
     def _respond(self, *args: Any, **kwargs: Any) -> Response:
         method = self._asked.method

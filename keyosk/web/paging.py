@@ -145,26 +145,35 @@ def page(
     shape: Callable[[Any], dict[str, Any]],
     *,
     count: Callable[[ListQuery], int],
+    horizon: Callable[[ListQuery], Any] | None,
 ) -> Response:
-    """Return the page that the query requests. Raises ``Invalid``."""
+    """Return the page that the query requests. Raises ``Invalid``.
+
+    ``horizon``: the last object that a page looks at, where a filter has no index and it must not
+    look at all; such a page may be short or empty although there is a next one.
+    """
     parameters = _parameters({"limit", "cursor", "sort", "total", *lists.filters})
     sort = parameters.get("sort", lists.default(parameters))
     list_query, left = _list_query(lists, sort, parameters)
-    found = read(list_query)
+    seen = horizon(list_query) if horizon else None
+    found = read(list_query if seen is None else _until(lists, list_query, seen))
     shown = found[: list_query.limit - 1]
+    is_full = len(found) == list_query.limit
+    last = shown[-1] if is_full else seen
     following = None
-    if len(found) == list_query.limit:
+    if last is not None:
         if "cursor" not in parameters:
             list_query = _ending(lists, list_query, read)
             if list_query.newest is not None:
-                left = _room(list_query, count)
+                # To count what a search finds would look at all that a page must not look at.
+                left = _room(list_query, count) if seen is None else _MANY
         if left == 0:
-            following = _by_id(sort, list_query, shown[-1].created_at, last=shown[-1].id)
+            following = _by_id(sort, list_query, last.created_at, last=last.id)
         elif left is not None and left <= len(shown):
             following = _by_id(sort, list_query, 0, last=_BEFORE_ALL)
         else:
             left = None if left is None else _left(left - len(shown), list_query, count)
-            following = _cursor(lists, sort, list_query, last=shown[-1], left=left)
+            following = _cursor(lists, sort, list_query, last=last, left=left)
     response = json_response({"items": [shape(item) for item in shown], "next": following})
     if following is not None:
         query = urlencode({**parameters, "cursor": following})
@@ -193,6 +202,11 @@ def _add_total(
         response.headers["X-Total-Count"] = str(min(counted, COUNTED))
         if counted > COUNTED:
             response.headers["X-Total-Count-Capped"] = "true"
+
+
+def _until(lists: ListOptions, list_query: ListQuery, last: Any) -> ListQuery:
+    """Return the same listing, which ends with this object."""
+    return replace(list_query, end=(lists.value(last, list_query), getattr(last, lists.key)))
 
 
 def _room(list_query: ListQuery, count: Callable[[ListQuery], int]) -> int:
