@@ -17,7 +17,7 @@ from keyosk.console.differences import difference
 from keyosk.credentials.presented import Candidate
 from keyosk.ids import new_id
 from keyosk.installation import Installation
-from keyosk.model import OPERATOR, Kind, Node, Scope
+from keyosk.model import OPERATOR, Grant, Kind, Node, Scope
 from keyosk.storage import tables
 from live import ADMIN_PASSWORD, SECRET_KEY, Client, LiveServer
 from pages import Page, logged_in
@@ -189,8 +189,32 @@ def test_revocations_say_who_made_them(prepared_url: str) -> None:
         send(client, f"/console/accounts/{alice.id}/end-tokens")
         keyosk.api_keys.remove(OPERATOR, bob.id, key.id)
         text = get(client, "/console/revocations").text
-        assert f"account {alice.id} admin tokens.revoke" in text
+        assert f"account {alice.id} admin by the console tokens.revoke" in text
         assert re.search(rf"key_id {key.id} \S+ api_key.delete 2030-03-17 17:47", text)
+
+
+def test_nobody_is_said_to_have_revoked_what_they_only_changed(prepared_url: str) -> None:
+    with console(prepared_url) as (keyosk, client):
+        alice, root = (
+            keyosk.grants.create_account(OPERATOR, [], username=name) for name in ("alice", "root")
+        )
+        bob = keyosk.grants.create_account(OPERATOR, [], username="bob")
+        by = dataclasses.replace(OPERATOR, account_id=root.id, username="root")
+        keyosk.services.create(OPERATOR, name="todo", scopes=[Scope("todo:read")])
+        keyosk.roles.create(OPERATOR, name="staff", scopes=["todo:read"])
+        carol = keyosk.grants.create_account(OPERATOR, [Grant(role="staff")], username="carol")
+        keyosk.accounts.revoke_tokens(OPERATOR, alice.id)
+        keyosk.accounts.change(by, alice.id, {"display_name": "Alice"})
+        # A role takes a scope from whom the row does not name.
+        keyosk.roles.change(by, "staff", {"scopes": []})
+        # Each of the two may be who published the newer of their entries.
+        keyosk.accounts.revoke_tokens(OPERATOR, bob.id)
+        keyosk.accounts.change(by, bob.id, {"enabled": False})
+        text = get(client, "/console/revocations").text
+        assert re.search(rf"account {alice.id} operator tokens\.revoke 20", text)
+        assert re.search(rf"account {carol.id} root role\.change 20", text)
+        either = r"(operator tokens\.revoke|root account\.change)"
+        assert re.search(rf"account {bob.id} {either} or {either} 20", text)
 
 
 # --- The audit log --------------------------------------------------------------------------------

@@ -12,12 +12,44 @@ from keyosk.web.fields import rfc3339
 
 _SHOWN: Final = 25
 _REVOCATIONS: Final = 100
-#: Claims of a revocation, and how the targets of their changes end or begin in the audit log.
+#: Claims of a revocation, and how the targets of their changes end in the audit log.
 _TARGETS: Final = {
     "sub": ("account/{}",),
     "key_id": ("/api-key/{}", "/rules/{}"),
     "kid": ("signing-key/{}",),
 }
+#: What revokes, of all that may be done to such an object.
+_REVOKING: Final = frozenset(
+    {
+        "account.change",
+        "account.delete",
+        "api_key.change",
+        "api_key.delete",
+        "api_key.rotate",
+        "grants.change",
+        "issuer.delete",
+        "password.delete",
+        "password.set",
+        "role.change",
+        "role.delete",
+        "rule.change",
+        "rule.delete",
+        "service.change",
+        "service.delete",
+        "signing_key.compromise",
+        "token.revoke",
+        "tokens.revoke",
+    }
+)
+#: Changes that revoke where one of these has changed, by the action.
+_FIELDS: Final = {
+    "account.change": {"enabled", "expires_at"},
+    "api_key.change": {"enabled", "expires_at", "scopes", "networks"},
+    "role.change": {"scopes"},
+    "service.change": {"enabled", "scopes", "accepts"},
+}
+#: What revokes the tokens of many: its row is about none of them.
+_OF_MANY: Final = ("role.", "service.", "issuer.")
 
 
 def sessions(visit: Visit) -> Response:
@@ -45,36 +77,59 @@ def revocations(visit: Visit) -> Response:
     shown = entries[: -_REVOCATIONS - 1 : -1]
     return show(
         "revocations.html",
-        entries=[(entry, maker) for entry, maker in zip(shown, _makers(visit, shown), strict=True)],
+        entries=[*zip(shown, _makers(visit, shown), strict=True)],
         total=len(entries),
     )
 
 
-def _makers(visit: Visit, entries: Collection[Mapping[str, Any]]) -> list[Mapping[str, Any] | None]:
-    """The row of the audit log about the change that revoked: what it did, and who."""
+def _makers(visit: Visit, entries: Collection[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """The rows of the audit log that may have revoked, of each entry: what was done, and by whom.
+
+    The log does not say which row published an entry. Rows of one actor count as one; where there
+    are several, it may be any of them.
+    """
     moments = [entry["issued_before"] for entry in entries if "issued_before" in entry]
     if not visit.can("keyosk:audit:read") or not entries:
-        return [None] * len(entries)
+        return [[] for _ in entries]
     since = rfc3339(min(moments) - 2) if moments else None
     rows = visit.api.get(
         "/audit", since=since, outcome="done", sort="-time" if since else "-sequence", limit=200
     ).body["items"]
-    return [_maker(entry, rows) for entry in entries]
+    rows = [row for row in rows if _can_revoke(row)]
+    return [[*_by_actor(_about(entry, rows)).values()] for entry in entries]
 
 
-def _maker(
+def _can_revoke(row: Mapping[str, Any]) -> bool:
+    action, after = row["action"], row["after"] or {}
+    if action == "grants.change":  # else it only gave some
+        return bool((row["before"] or {}).get("grants"))
+    fields = _FIELDS.get(action)
+    return action in _REVOKING and (not fields or bool(fields & after.keys()))
+
+
+def _about(
     entry: Mapping[str, Any], rows: Collection[Mapping[str, Any]]
-) -> Mapping[str, Any] | None:
+) -> list[Mapping[str, Any]]:
+    if "jti" in entry:
+        return [row for row in rows if (row["after"] or {}).get("jti") == entry["jti"]]
     before = entry.get("issued_before")
-    for claim, patterns in _TARGETS.items():
-        if claim not in entry:
-            continue
-        ends = [pattern.format(entry[claim]) for pattern in patterns]
-        for row in rows:
-            is_about = (row["target"] or "").endswith(tuple(ends))
-            if is_about and (before is None or 0 <= before - _seconds(row["time"]) <= 2):
-                return row
-    return None
+    ends = tuple(
+        pattern.format(entry[claim])
+        for claim, patterns in _TARGETS.items()
+        if claim in entry
+        for pattern in patterns
+    )
+    near = [row for row in rows if before is None or 0 <= before - _seconds(row["time"]) <= 2]
+    own = [row for row in near if ends and (row["target"] or "").endswith(ends)]
+    # A signing key is revoked by nothing that is about others.
+    if own or "kid" in entry:
+        return own
+    return [row for row in near if row["action"].startswith(_OF_MANY)]
+
+
+def _by_actor(rows: Collection[Mapping[str, Any]]) -> dict[tuple[str | None, str], Any]:
+    """The newest row of each actor."""
+    return {(row["actor"], row["actor_name"]): row for row in reversed([*rows])}
 
 
 def _seconds(moment: str) -> int:
