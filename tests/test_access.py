@@ -23,7 +23,7 @@ from keyosk.web.access import ANYONE, Access, Gate, scope
 from keyosk.web.route import Route
 from keyosk.web.routes import ROUTES
 from live import Client, LiveServer, soon, wait_for
-from tables import table
+from tables import table, walking
 
 PASSWORD = "a password of some length"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -423,10 +423,10 @@ def bad(server: LiveServer, alice: Person, service: str) -> Mapping[str, str]:
 
 
 def test_without_a_credential_only_what_is_open_to_all_answers(
-    anybody: Client, existing: Mapping[str, str], subtests: pytest.Subtests
+    anybody: Client, existing: Mapping[str, str]
 ) -> None:
     for route, method in WALK:
-        with subtests.test(f"{method} {route.path}"):
+        with walking(f"{method} {route.path}"):
             answer = anybody.request(method, path_of(route, existing))
 
             if is_for_proxies(route):
@@ -462,7 +462,6 @@ def test_a_bad_credential_opens_nothing(
     admin: Client,
     existing: Mapping[str, str],
     bad: Mapping[str, str],
-    subtests: pytest.Subtests,
 ) -> None:
     anybody, name = server.client(), make_person(server, admin).username
     for number, (route, method) in enumerate(WALK, 1):
@@ -476,7 +475,7 @@ def test_a_bad_credential_opens_nothing(
         if protected:
             tried["a wrong password"] = requests.auth._basic_auth_str(name, "not the password")
         for wrong, header in tried.items():
-            with subtests.test(f"{method} {route.path}: {wrong}"):
+            with walking(f"{method} {route.path}: {wrong}"):
                 headers = {"Authorization": header}
                 answer = anybody.request(method, path_of(route, existing), headers=headers)
                 if is_for_proxies(route):
@@ -511,14 +510,13 @@ def weak_callers(weak: Person) -> Mapping[str, Client]:
 def test_who_holds_nothing_is_refused_by_name_of_the_scope(
     existing: Mapping[str, str],
     weak_callers: Mapping[str, Client],
-    subtests: pytest.Subtests,
 ) -> None:
     for route, method in WALK:
         access = decision(route, method)
         if access is None or access.anyone or access.any_caller:
             continue
         for kind, client in weak_callers.items():
-            with subtests.test(f"{method} {route.path} by {kind}"):
+            with walking(f"{method} {route.path} by {kind}"):
                 answer = client.request(method, path_of(route, existing))
                 assert_problem(answer, 403, "insufficient_scope")
                 if kind.startswith("token"):
