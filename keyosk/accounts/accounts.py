@@ -9,7 +9,7 @@ from keyosk.credentials import usernames
 from keyosk.credentials.password_hashing import Passwords
 from keyosk.credentials.password_policy import check_new
 from keyosk.errors import Conflict, Invalid, NotFound, ProofRequired
-from keyosk.ids import first_version, is_id, new_id
+from keyosk.ids import is_id, new_id, new_version
 from keyosk.merge_patch import is_same, merge_patch
 from keyosk.model import (
     Account,
@@ -345,7 +345,7 @@ def drafted_values(
         "last_login_at": None,
         "created_at": now,
         "updated_at": now,
-        "version": first_version(account_id),
+        "version": new_version(),
     }
 
 

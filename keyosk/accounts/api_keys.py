@@ -9,7 +9,7 @@ from keyosk.accounts.accounts import Accounts
 from keyosk.audit import changed
 from keyosk.credentials import api_key_format
 from keyosk.errors import Conflict, Invalid, NotFound
-from keyosk.ids import first_version, is_id, new_id
+from keyosk.ids import is_id, new_id, new_version
 from keyosk.model import (
     Account,
     ApiKey,
@@ -105,7 +105,7 @@ class ApiKeys:
                 successor=None,
                 created_at=now,
                 updated_at=now,
-                version=first_version(key_id),
+                version=new_version(),
             )
             key = self._checked(key, now if expires_at is not None else None)
             self._guard(by, key)
@@ -141,7 +141,7 @@ class ApiKeys:
                 last_used_at=None,
                 created_at=now,
                 updated_at=now,
-                version=first_version(successor),
+                version=new_version(),
             )
             end = now + overlap
             ends = end if old.expires_at is None else min(old.expires_at, end)

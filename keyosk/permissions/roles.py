@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from keyosk.audit import changed
 from keyosk.errors import InUse, Invalid, NotFound
-from keyosk.ids import first_version, new_id
+from keyosk.ids import new_id, new_version
 from keyosk.model import ADMIN, NAME, Caller, ListQuery, Role, RoleChanges, Versions
 from keyosk.permissions.context import Context
 from keyosk.revocations import MOST_ACCOUNTS
@@ -45,7 +45,7 @@ class Roles:
             scopes=tuple(sorted(set(scopes))),
             created_at=now,
             updated_at=now,
-            version=first_version(role_id),
+            version=new_version(),
         )
         with self._database.transaction():
             self._check(role, role.scopes)

@@ -8,7 +8,7 @@ from typing import Any, Final, Unpack
 from keyosk.audit import changed
 from keyosk.credentials import usernames
 from keyosk.errors import Forbidden, InUse, Invalid, NotFound
-from keyosk.ids import first_version, is_id, new_id
+from keyosk.ids import is_id, new_id, new_version
 from keyosk.keys.rotation import Rotation
 from keyosk.model import (
     AUDIENCE,
@@ -364,7 +364,7 @@ class Services:
             scopes=(),
             created_at=now,
             updated_at=now,
-            version=first_version(service_id),
+            version=new_version(),
         )
         return _patched(blank, {**values, "scopes": scopes})
 

@@ -6,7 +6,7 @@ import peewee
 from peewee import fn
 
 from keyosk.errors import Stale
-from keyosk.ids import first_version, new_id
+from keyosk.ids import new_version
 from keyosk.model import Versions
 from keyosk.storage.database import Database
 
@@ -18,7 +18,7 @@ def following(database: Database, table: Any) -> Any:
     that no entity tag of before fits what is there afterwards.
     """
     larger = fn.MAX if database.is_sqlite else fn.GREATEST
-    return larger(table.version + 1, first_version(new_id()))
+    return larger(table.version + 1, new_version())
 
 
 def change(

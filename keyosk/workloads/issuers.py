@@ -6,7 +6,7 @@ from typing import Any, Final, Unpack
 
 from keyosk.audit import changed
 from keyosk.errors import Conflict, InUse, Invalid, NotFound
-from keyosk.ids import first_version, is_id, new_id
+from keyosk.ids import is_id, new_id, new_version
 from keyosk.model import (
     AUDIENCE,
     FOREIGN_ALGORITHMS,
@@ -80,7 +80,7 @@ class TrustedIssuers:
             **fields,
             created_at=now,
             updated_at=now,
-            version=first_version(issuer_id),
+            version=new_version(),
         )
         with self._database.transaction():
             self._database.lock(LOCK)

@@ -6,7 +6,7 @@ from typing import Any, Final, Unpack
 
 from keyosk.audit import changed
 from keyosk.errors import Invalid, NotFound
-from keyosk.ids import first_version, new_id
+from keyosk.ids import new_id, new_version
 from keyosk.model import (
     NAME,
     Account,
@@ -87,7 +87,7 @@ class WorkloadRules:
                 last_used_at=None,
                 created_at=now,
                 updated_at=now,
-                version=first_version(rule_id),
+                version=new_version(),
             )
             self._check(issuer, rule, expires_after=now)
             self._guard(by, rule)
