@@ -7,6 +7,8 @@ BIN := .venv/bin
 # Any builder of Sphinx: html, epub, man, text, linkcheck, ...
 SPHINX_FORMAT ?= html
 ARGS ?=
+# Four workers: many of these tests wait for the end of a second, so two leave the cores idle.
+SHORT := -m "not slow" -n 4
 # As .venv/bin/keyosk does, whose first line, written by Poetry, breaks at a space in this folder's path.
 KEYOSK := $(BIN)/python -c 'import sys; from keyosk.cli import main; sys.argv[0] = "keyosk"; sys.exit(main())'
 
@@ -26,13 +28,13 @@ run: .venv/.runtime ## Set up and start Keyosk (ARGS go to "keyosk serve")
 	@exec $(KEYOSK) serve $(ARGS)
 
 test: .venv/.development ## Run the tests but the long ones (ARGS="-k token" go to pytest)
-	@$(BIN)/pytest -m "not slow" $(ARGS)
+	@$(BIN)/pytest $(SHORT) $(ARGS)
 
 test-long: .venv/.development ## Run the long tests: servers of their own, other programs, kills, floods
 	@$(BIN)/pytest -m slow $(ARGS)
 
 coverage: .venv/.development ## Run "make test" and hold the floors of branch coverage
-	@$(BIN)/pytest -m "not slow" --cov --cov-report=term $(ARGS)
+	@$(BIN)/pytest $(SHORT) --cov --cov-report=term $(ARGS)
 	@$(BIN)/coverage report --include "client/*" --fail-under 100
 
 faults: .venv/.development ## Take the defences away one by one and see that a test finds it
