@@ -88,7 +88,7 @@ def test_it_is_small_and_needs_only_jose() -> None:
         line.strip() for file in CLIENT.glob("src/*.js") for line in file.read_text().splitlines()
     ]
     code = [line for line in lines if line and not line.startswith(("//", "/**"))]
-    assert len(code) <= 500
+    assert len(code) <= 520
 
 
 def test_the_lock_names_no_host_and_has_a_hash_of_every_file() -> None:

@@ -5,11 +5,22 @@ const MAX_AGE = 300; // seconds, where a response does not say
 const LONGEST_AGE = 3_600;
 const LONGEST_RETRY = 5; // seconds
 
-/** GET a JSON document of at most `longest` bytes. Without `body` it still has this `etag`. */
+let ahead = -Infinity;
+
+// Milliseconds for ages: they go on where the system's clock is set back, and count the time in which the machine
+// slept. Neither `Date.now` nor `performance.now` does both.
+export function elapsed() {
+  const steady = performance.now();
+  ahead = Math.max(ahead, Date.now() - steady);
+  return steady + ahead;
+}
+
+/** GET a JSON document of at most `longest` bytes. Without `body` it still has this `etag`. `date` may be NaN. */
 export async function getJson(fetch, url, { etag, longest = 1_000_000 } = {}) {
   const headers = { Accept: "application/json", ...(etag && { "If-None-Match": etag }) };
   const response = await fetch(url, { headers, redirect: "error", signal: AbortSignal.timeout(TIMEOUT) });
-  if (etag && response.status === 304) return { etag };
+  const date = Date.parse(response.headers.get("Date") ?? "");
+  if (etag && response.status === 304) return { etag, date };
   if (response.status !== 200) throw new Error(`${url} returned status ${response.status}`);
   const decoder = new TextDecoder("utf-8", { fatal: true });
   let [text, size] = ["", 0];
@@ -23,7 +34,7 @@ export async function getJson(fetch, url, { etag, longest = 1_000_000 } = {}) {
   const left = Number(stated?.[1] ?? MAX_AGE) - (Number(response.headers.get("Age")) || 0);
   // A second at least: just before a change of keys, max-age is 0.
   const maxAge = Math.min(Math.max(left, 1), LONGEST_AGE);
-  return { body, etag: response.headers.get("ETag") ?? undefined, maxAge };
+  return { body, etag: response.headers.get("ETag") ?? undefined, maxAge, date };
 }
 
 /** A value that is loaded when it is first needed, and then in the background before it expires. */
@@ -32,28 +43,28 @@ export class Kept {
   error; // of the last load
   pending; // the load that is going on; it never rejects
   #load;
-  #clock;
+  #elapsed;
   #times = { loaded: -Infinity, fresh: -Infinity, retry: -Infinity };
   #failures = 0;
   #timer;
   #inBackground;
 
   /** `load` returns `{ value, maxAge }`. */
-  constructor(load, clock, { inBackground = true } = {}) {
+  constructor(load, elapsed, { inBackground = true } = {}) {
     this.#load = load;
-    this.#clock = clock;
+    this.#elapsed = elapsed;
     this.#inBackground = inBackground;
   }
 
   /** Seconds until the next load after one that failed. */
   get retryAfter() {
-    return Math.max(0, this.#times.retry - this.#clock()) / 1000;
+    return Math.max(0, this.#times.retry - this.#elapsed()) / 1000;
   }
 
   /** Return whether there is a value at most `longest` seconds old. */
   async isReady(longest = Infinity) {
-    if (this.#clock() < this.#times.fresh) return true;
-    const isUsable = () => this.#clock() - this.#times.loaded < longest * 1000;
+    if (this.#elapsed() < this.#times.fresh) return true;
+    const isUsable = () => this.#elapsed() - this.#times.loaded < longest * 1000;
     const load = this.reload();
     // While Keyosk is away nobody waits for it, as long as the last value may be used.
     if (!this.error || !isUsable()) await load;
@@ -72,7 +83,7 @@ export class Kept {
   }
 
   async #run() {
-    const started = this.#clock();
+    const started = this.#elapsed();
     let wait;
     try {
       const { value, maxAge } = await this.#load();
@@ -85,7 +96,7 @@ export class Kept {
       this.error = error;
       this.#failures += 1;
       wait = Math.min(this.#failures, LONGEST_RETRY) * (0.8 + 0.2 * Math.random());
-      this.#times.retry = this.#clock() + wait * 1000;
+      this.#times.retry = this.#elapsed() + wait * 1000;
     }
     clearTimeout(this.#timer);
     // It does not keep the process alive.
@@ -94,7 +105,7 @@ export class Kept {
 }
 
 /** Return a function that finds endpoints in the issuer's metadata (RFC 8414). */
-export function metadataOf({ issuer, fetch, clock }) {
+export function metadataOf({ issuer, fetch, elapsed }) {
   if (!/^https?:\/\/[^?#]+$/.test(issuer)) throw new TypeError("issuer must be an http or https URL");
   const base = issuer.replace(/\/$/, "");
   const load = async () => {
@@ -103,7 +114,7 @@ export function metadataOf({ issuer, fetch, clock }) {
     if (body?.issuer !== issuer) throw new Error(`The metadata at ${base} names another issuer`);
     return { value: body, maxAge };
   };
-  const metadata = new Kept(load, clock, { inBackground: false });
+  const metadata = new Kept(load, elapsed, { inBackground: false });
   return async (name, path) => {
     if (!(await metadata.isReady())) throw metadata.error;
     const url = String(metadata.value[name] ?? `${base}${path}`);

@@ -13,7 +13,7 @@ export class KeySet extends Kept {
   #unknownAt = -Infinity;
 
   constructor(endpoint, settings) {
-    super(() => this.#load(), settings.clock);
+    super(() => this.#load(), settings.elapsed);
     this.#endpoint = endpoint;
     this.#settings = settings;
   }
@@ -35,7 +35,7 @@ export class KeySet extends Kept {
 
   async #lookAgain(kid) {
     await this.pending;
-    const now = this.#settings.clock();
+    const now = this.#settings.elapsed();
     // SECURITY: made-up key ids must not become a flood of requests to Keyosk.
     if (!this.value.has(kid) && now >= this.#unknownAt + UNKNOWN) {
       this.#unknownAt = now;

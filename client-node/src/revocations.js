@@ -17,7 +17,7 @@ export class Revocations extends Kept {
   #purgedAt = -Infinity;
 
   constructor(endpoint, settings) {
-    super(() => this.#load(), settings.clock);
+    super(() => this.#load(), settings.elapsed);
     this.#endpoint = endpoint;
     this.#settings = settings;
   }
@@ -41,9 +41,11 @@ export class Revocations extends Kept {
   async #load() {
     const { fetch, clock, pollInterval } = this.#settings;
     const url = `${await this.#endpoint("revocations_endpoint", "/auth/revocations")}?since=${this.#sequence}`;
-    const { body, etag } = await getJson(fetch, url, { etag: this.#etag, longest: LONGEST });
+    const { body, etag, date } = await getJson(fetch, url, { etag: this.#etag, longest: LONGEST });
     if (body !== undefined) this.#apply(body, etag);
-    this.#purge(clock());
+    // SECURITY: by the clock that is behind, ours or Keyosk's. An entry that is dropped never comes back, so a clock
+    // that is ahead for a moment would have what it revoked accepted once that clock is right.
+    this.#purge(Math.min(clock(), Number.isNaN(date) ? Infinity : date));
     return { maxAge: pollInterval };
   }
 
@@ -63,9 +65,10 @@ export class Revocations extends Kept {
   }
 
   #purge(now) {
-    if (now < this.#purgedAt + PURGE) return;
-    this.#purgedAt = now;
-    const oldest = now / 1000 - KEPT - this.#settings.leeway;
+    const { elapsed, leeway } = this.#settings;
+    if (elapsed() < this.#purgedAt + PURGE) return;
+    this.#purgedAt = elapsed();
+    const oldest = now / 1000 - KEPT - leeway;
     for (const [name, { expires }] of this.#entries) if (expires < oldest) this.#entries.delete(name);
   }
 }

@@ -1,6 +1,6 @@
 import { readFile } from "node:fs/promises";
 import { setTimeout as pause } from "node:timers/promises";
-import { metadataOf } from "./documents.js";
+import { elapsed, metadataOf } from "./documents.js";
 import { LoginRefused, TokenUnavailable } from "./errors.js";
 
 const TIMEOUT = 10_000; // milliseconds
@@ -21,18 +21,18 @@ export class TokenSource {
     const { KEYOSK_CLIENT_ISSUER: issuer, KEYOSK_CLIENT_USERNAME: username = "" } = process.env;
     const { KEYOSK_CLIENT_SECRET: secret, KEYOSK_CLIENT_SECRET_FILE: secretFile } = process.env;
     const login = "secret" in options || "secretFile" in options ? {} : { secret, secretFile };
-    this.#options = { issuer, username, ...login, fetch: globalThis.fetch, clock: Date.now, ...options };
+    this.#options = { issuer, username, ...login, fetch: globalThis.fetch, elapsed: options.clock ?? elapsed, ...options };
     if (!this.#options.secret === !this.#options.secretFile) throw new TypeError("Either secret or secretFile is required");
     this.#endpoint = metadataOf(this.#options);
   }
 
   async token() {
-    const { clock } = this.#options;
-    if (clock() < this.#refreshAt) return this.#token;
+    const { elapsed } = this.#options;
+    if (elapsed() < this.#refreshAt) return this.#token;
     const login = (this.#pending ??= this.#login().finally(() => (this.#pending = undefined)));
     // Whoever has a token that is still good does not wait for the next one, and does without it.
-    if (clock() < this.#expiresAt) {
-      login.catch(() => (this.#refreshAt = Math.min(clock() + PAUSE, this.#expiresAt)));
+    if (elapsed() < this.#expiresAt) {
+      login.catch(() => (this.#refreshAt = Math.min(elapsed() + PAUSE, this.#expiresAt)));
       return this.#token;
     }
     return login;
@@ -55,12 +55,13 @@ export class TokenSource {
   }
 
   async #login() {
-    const { clock, audience, scope } = this.#options;
+    const { elapsed, audience, scope } = this.#options;
     const form = new URLSearchParams({ grant_type: "client_credentials" });
     for (const each of [audience ?? []].flat()) form.append("audience", each);
     if (scope !== undefined) form.set("scope", [scope].flat().join(" "));
-    const sent = clock();
+    const sent = elapsed();
     const { access_token: token, expires_in: lasts } = await this.#post(form, await this.#basic());
+    if (typeof token !== "string" || !(lasts >= 1)) throw new LoginRefused("invalid_response", "There is no token in it.");
     this.#token = token;
     this.#expiresAt = sent + lasts * 1000;
     this.#refreshAt = this.#expiresAt - Math.min(EARLY, lasts / 5) * 1000;
@@ -96,8 +97,16 @@ export class TokenSource {
 
   async #basic() {
     const { username, secret, secretFile } = this.#options;
-    // Read each time, so that it may be replaced.
-    const text = secret ?? (await readFile(secretFile, "utf8")).replace(/^\ufeff/, "").trim();
+    const text = secret ?? (await read(secretFile));
     return `Basic ${Buffer.from(`${username}:${text}`).toString("base64")}`;
   }
+}
+
+/** Read a secret each time, so that it may be replaced. */
+async function read(file) {
+  const refuse = (why) => new LoginRefused("no_secret", `${file} ${why}.`);
+  const text = await readFile(file, "utf8").catch(({ code }) => Promise.reject(refuse(`cannot be read: ${code}`)));
+  const secret = text.replace(/^\ufeff/, "").trim();
+  if (!secret) throw refuse("has no secret");
+  return secret;
 }

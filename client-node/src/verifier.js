@@ -1,5 +1,5 @@
 import { jwtVerify } from "jose";
-import { metadataOf } from "./documents.js";
+import { elapsed, metadataOf } from "./documents.js";
 import { InsufficientScope, InvalidToken, KeyoskError } from "./errors.js";
 import { ALGORITHMS, KeySet } from "./keys.js";
 import { Revocations } from "./revocations.js";
@@ -42,7 +42,7 @@ export class Verifier {
 
   constructor(options) {
     const defaults = { revocations: "best-effort", typ: "at+jwt", fetch: globalThis.fetch, clock: Date.now, ...SECONDS };
-    const settings = (this.#settings = { ...defaults, ...options });
+    const settings = (this.#settings = { ...defaults, elapsed: options.clock ?? elapsed, ...options });
     for (const name of Object.keys(SECONDS)) {
       if (!(settings[name] >= 0)) throw new TypeError(`${name} must be a number of seconds`);
     }

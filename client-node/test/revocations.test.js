@@ -124,9 +124,10 @@ test("best-effort: what was revoked stays revoked while Keyosk is away", async (
   assert.equal(await accepts(known, token), false);
 });
 
-/** A Keyosk whose list is what the test says. */
-function listed(list) {
-  return async (input, init) => (String(input).includes(LIST) ? Response.json(list()) : fetch(input, init));
+/** A Keyosk whose list is what the test says, sent at this date if it says so. */
+function listed(list, date) {
+  const headers = date && { Date: date.toUTCString() };
+  return async (input, init) => (String(input).includes(LIST) ? Response.json(list(), { headers }) : fetch(input, init));
 }
 
 test("entries are dropped once no token can be meant any more", async () => {
@@ -143,6 +144,22 @@ test("entries are dropped once no token can be meant any more", async () => {
   assert.equal(await accepts(known, token), false);
   time.ahead = 200_000;
   assert.equal(await accepts(known, token), true);
+});
+
+test("a clock that was ahead accepts nothing that was revoked once it is right", async () => {
+  const time = clock();
+  const account = await holder();
+  const token = await account.token();
+  const now = Math.floor(Date.now() / 1000);
+  let list = { sequence: 1, since: 0, entries: [{ sub: account.id, issued_before: now + 60, expires: now + 900 }] };
+  const known = verifier({ fetch: listed(() => list, new Date()), clock: time });
+  time.ahead = 86_400_000;
+  assert.equal(await accepts(known, token), false);
+  list = { sequence: 1, since: 1, entries: [] };
+  time.ahead = 86_500_000;
+  assert.equal(await accepts(known, token), false);
+  time.ahead = 0;
+  assert.equal(await accepts(known, token), false);
 });
 
 test("with another since the list is all there is", async () => {

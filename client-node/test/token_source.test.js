@@ -103,6 +103,36 @@ test("a token is used to its end while Keyosk is away, and no longer", async () 
   await assert.rejects(kept.token(), TokenUnavailable);
 });
 
+test("a token ends when its time is over, though the system's clock was set back", async (t) => {
+  const [now, steady] = [Date.now, performance.now.bind(performance)];
+  const kept = source({ audience: service });
+  const first = await kept.token();
+  t.mock.method(Date, "now", () => now() - 3_600_000);
+  t.mock.method(performance, "now", () => steady() + 901_000);
+  assert.notEqual(await kept.token(), first);
+});
+
+test("a file that is not there for a moment costs nobody a token that is good", async () => {
+  const [file, time] = [join(folder, "moved"), clock()];
+  await writeFile(file, account.secret);
+  const kept = source({ clock: time, secretFile: file });
+  const first = await kept.token();
+  await rm(file);
+  time.ahead = 850_000;
+  assert.equal(await kept.token(), first);
+  time.ahead = 901_000;
+  await assert.rejects(kept.token(), (error) => error instanceof LoginRefused && error.error === "no_secret");
+  await writeFile(file, "\n");
+  await assert.rejects(kept.token(), (error) => error.error === "no_secret");
+});
+
+test("a response without a token is no token", async () => {
+  for (const body of [{}, { access_token: "a" }, { access_token: 1, expires_in: 900 }, { access_token: "a", expires_in: 0 }]) {
+    const strange = async (input, init) => (String(input).endsWith(TOKEN) ? Response.json(body) : fetch(input, init));
+    await assert.rejects(source({ fetch: strange }).token(), (error) => error.error === "invalid_response");
+  }
+});
+
 /** A Keyosk that is busy for the first requests. */
 function busy(times, status, retryAfter) {
   const spy = watched();

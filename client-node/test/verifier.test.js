@@ -172,6 +172,18 @@ test("good tokens pass while Keyosk is away, until the keys are older than state
   await kept.verify(token);
 });
 
+test("a system clock that was ahead keeps nobody from the keys once it is right", async (t) => {
+  const [real, spy] = [Date.now, watched()];
+  let ahead = 3_600_000;
+  t.mock.method(Date, "now", () => real() + ahead);
+  const late = verifier({ fetch: spy });
+  spy.away = true;
+  await assert.rejects(late.verify(token), KeysUnavailable);
+  ahead = 0;
+  spy.away = false;
+  await until(() => late.verify(token).then(() => true, () => false));
+});
+
 test("nobody waits for a Keyosk that hangs while the keys may be used", async () => {
   const [spy, time] = [watched(), clock()];
   const kept = verifier({ fetch: spy, clock: time, leeway: 1e6 });
