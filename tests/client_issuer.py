@@ -55,6 +55,7 @@ class Issuer:
             "jwks_uri": f"{ISSUER}/.well-known/jwks.json",
             "revocations_endpoint": f"{ISSUER}/auth/revocations",
         }
+        self.date: str | None = None  # of a response with revocations
         self.away: set[str] = set()  # what cannot be reached, by the end of its path
         self.token_responses: list[httpx.Response] = []
         self.requests: list[httpx.Request] = []
@@ -112,15 +113,16 @@ class Issuer:
         if path == "/auth/revocations":
             since = int(request.url.params["since"])
             tag = f'"{self.sequence}-{since}"'
+            headers = {"ETag": tag} | ({} if self.date is None else {"Date": self.date})
             if request.headers.get("If-None-Match") == tag:
-                return httpx.Response(304, headers={"ETag": tag})
+                return httpx.Response(304, headers=headers)
             entries = [] if since == self.sequence else self.entries
             document = {
                 "sequence": self.sequence,
                 "since": since if since == self.sequence else 0,
                 "entries": entries,
             }
-            return httpx.Response(200, json=document, headers={"ETag": tag})
+            return httpx.Response(200, json=document, headers=headers)
         if path == "/auth/token":
             return self.token_responses.pop(0)
         return httpx.Response(404)

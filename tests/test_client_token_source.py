@@ -273,7 +273,7 @@ def test_the_login_may_come_from_the_environment_or_a_file(
     keyosk: Issuer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "secret"
-    file.write_text("from-file\n")
+    file.write_text("\ufeff from-file \r\n")
     monkeypatch.setenv("KEYOSK_CLIENT_ISSUER", ISSUER)
     monkeypatch.setenv("KEYOSK_CLIENT_USERNAME", "backend")
     monkeypatch.setenv("KEYOSK_CLIENT_SECRET", "from-environment")
@@ -293,6 +293,45 @@ def test_the_login_may_come_from_the_environment_or_a_file(
         "backend:from-file",
         "backend:replaced",
     ]
+
+
+@pytest.mark.parametrize("content", [None, b"", b" \r\n", b"\xff\xfe"])
+def test_a_file_without_a_secret_is_a_refusal_at_once(
+    keyosk: Issuer, tmp_path: Path, content: bytes | None
+) -> None:
+    file = tmp_path / "secret"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(LoginRefused, match="no_secret"):
+        TokenSource(ISSUER, "backend", secret_file=file).token()
+    assert not keyosk.requests
+
+
+def test_a_file_that_is_not_there_for_a_moment_costs_nobody_a_good_token(
+    keyosk: Issuer, clock: Clock, tmp_path: Path
+) -> None:
+    file = tmp_path / "secret"
+    file.write_text("a secret")
+    keyosk.token_responses = [issued(number) for number in range(4)]
+    source = TokenSource(ISSUER, "backend", secret_file=file)
+    other = AsyncTokenSource(ISSUER, "backend", secret_file=file)
+
+    def tokens() -> tuple[str, str]:
+        return source.token(), asyncio.run(other.token())
+
+    first = tokens()
+    file.unlink()
+    clock.now += 850
+    assert tokens() == first
+    file.write_text("a secret")
+    assert tokens() == first  # nobody tries again for a moment
+    clock.now += 10
+    assert not set(tokens()) & set(first)
+    file.unlink()
+    clock.now += 900
+    for token in (source.token, lambda: asyncio.run(other.token())):
+        with pytest.raises(LoginRefused):
+            token()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from email.utils import formatdate
 from typing import Any
 
 import httpx
@@ -428,6 +429,31 @@ def test_an_entry_is_dropped_after_its_end_and_never_before(
         assert reader.accepts(claims) is (later > 30)
         # The later end holds, and the earlier moment is not forgotten.
         assert reader.accepts({**claims, "sub": "a", "jti": "x", "iat": 4}) is (later == 1_000)
+
+
+def test_a_clock_that_was_ahead_accepts_nothing_revoked_once_it_is_right(
+    keyosk: Issuer, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, claims = time.time(), keyosk.claims()
+    keyosk.date = formatdate(now, usegmt=True)
+    keyosk.entries = [{"jti": claims["jti"], "expires": int(now) + 900}]
+    reader = Reader(clock)
+    assert reader.knows(KID)
+    monkeypatch.setattr(time, "time", lambda: now + 86_400)
+    clock.now += 11
+    reader.refresh()
+    monkeypatch.setattr(time, "time", lambda: now)
+    assert not reader.accepts(claims)
+
+
+@pytest.mark.parametrize("date", ["", "today", "Mon, 99 Jan 9999 00:00:00 GMT"])
+def test_a_date_that_nobody_can_read_stops_no_poll(keyosk: Issuer, clock: Clock, date: str) -> None:
+    claims = keyosk.claims()
+    keyosk.date = date
+    keyosk.entries = [{"jti": claims["jti"], "expires": int(time.time()) + 900}]
+    reader = Reader(clock)
+    assert reader.knows(KID)
+    assert not reader.accepts(claims)
 
 
 def test_a_stolen_signing_key_is_dropped_at_once(keyosk: Issuer, clock: Clock) -> None:

@@ -9,6 +9,8 @@ import random
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
@@ -169,14 +171,15 @@ class KnownIssuer:
             url = yield from self._endpoint("revocations_endpoint")
             since = str(self._revoked.sequence)
             response = yield from self._get(url, self._revoked_tag, since=since)
+            now = _earliest_now(response)
             if _is_modified(response):
-                if self._revoked.apply(response.json(), now=time.time()):
+                if self._revoked.apply(response.json(), now=now):
                     self._keys_due = self._clock()  # a signing key was stolen
                 # The next request asks for what comes after another number.
                 moved = str(self._revoked.sequence) != since
                 self._revoked_tag = None if moved else response.headers.get("ETag")
             else:
-                self._revoked.drop_expired(time.time())
+                self._revoked.drop_expired(now)
         except (*TRANSPORT_ERRORS, ValueError) as error:
             self._note_outage("revocations", error)
             return
@@ -242,6 +245,18 @@ def _lifetime(response: httpx.Response) -> int:
     age = response.headers.get("Age", "")
     spent = int(age) if age.isascii() and age.isdecimal() and len(age) < 9 else 0
     return max(0, min(int(said[1]) if said else _LIFETIME, _LONGEST_LIFETIME) - spent)
+
+
+def _earliest_now(response: httpx.Response) -> float:
+    """Return the time by the clock that is behind: this machine's, or Keyosk's.
+
+    SECURITY: an entry that is dropped never comes back, as only newer ones are asked for. By a
+    clock that is ahead for a moment, what it revoked would be accepted once that clock is right.
+    """
+    now = time.time()
+    with suppress(ValueError, TypeError, OverflowError):
+        now = min(now, parsedate_to_datetime(response.headers.get("Date", "")).timestamp())
+    return now
 
 
 def _jitter() -> float:

@@ -14,7 +14,7 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -33,6 +33,8 @@ _LONGEST_BACKOFF: Final = 8.0
 #: A token is replaced so many seconds before it expires, or after this part of a short life.
 _EARLY: Final = 60
 _EARLY_PART: Final = 0.2
+#: Seconds until the next attempt to replace a token that is still good, after one that failed.
+_PAUSE: Final = 5
 #: Tokens that one login keeps: one for each audience, scope and exchanged token.
 _MOST_KEPT: Final = 1_000
 _ASSERTION: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
@@ -73,6 +75,17 @@ class _Place:
     def usable(self) -> str | None:
         """Return the token unless it has expired."""
         return self.token.text if self.token and time.monotonic() < self.token.ends_at else None
+
+    def postpone(self) -> bool:
+        """Replace the token a moment later; false if it has expired.
+
+        A secret may just be replaced, and a token that is still good does without it.
+        """
+        if self.token is None or self.usable() is None:
+            return False
+        later = min(time.monotonic() + _PAUSE, self.token.ends_at)
+        self.token = replace(self.token, replace_at=later)
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,8 +319,8 @@ class TokenSource(TokenSourceCore):
         try:
             if place.fresh() is None:
                 place.token = flows.run(self._login.request(self._form), self._login.client)
-        except TokenUnavailable:
-            if place.usable() is None:
+        except (LoginRefused, TokenUnavailable):
+            if not place.postpone():
                 raise
         finally:
             place.lock.release()
@@ -355,8 +368,8 @@ class AsyncTokenSource(TokenSourceCore):
                     place.token = await flows.run_async(
                         self._login.request(self._form), self._login.async_client
                     )
-            except TokenUnavailable:
-                if place.usable() is None:
+            except (LoginRefused, TokenUnavailable):
+                if not place.postpone():
                     raise
         return place.usable() or await self.token()
 
@@ -393,9 +406,24 @@ def _secret(secret: str | None, secret_file: str | os.PathLike[str] | None) -> C
     if bool(secret) == bool(secret_file):
         raise ValueError("either secret or secret_file is required")
     if secret_file:
-        path = Path(secret_file)
-        return lambda: path.read_text(encoding="utf-8").rstrip("\r\n")
+        return partial(_secret_in, Path(secret_file))
     return lambda: str(secret)
+
+
+def _secret_in(path: Path) -> str:
+    """Return the secret in a file, without the byte order mark and white space around it.
+
+    Raises ``LoginRefused``.
+    """
+    try:
+        secret = path.read_text(encoding="utf-8").strip("\ufeff \t\r\n")
+    except OSError as error:
+        raise LoginRefused("no_secret", f"{path} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        secret = ""
+    if not secret:
+        raise LoginRefused("no_secret", f"There is no secret in {path}.")
+    return secret
 
 
 def _issued(response: httpx.Response, asked_at: float) -> _Issued:
