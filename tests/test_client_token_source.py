@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import httpx2
 import pytest
 import requests
 
@@ -357,26 +360,44 @@ def test_what_is_missing_is_told_at_once(
 # --- As the auth of HTTP libraries ----------------------------------------------------------------
 
 
-class Service(httpx.BaseTransport, httpx.AsyncBaseTransport):
-    """A service that accepts one token."""
+class Service:
+    """A service that accepts one token, for clients of httpx or of httpx2."""
 
-    def __init__(self, good: str) -> None:
+    def __init__(self, good: str, library: Any) -> None:
         self.good = f"Bearer {good}"
+        self.library = library
         self.calls = 0
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        return self.handle_request(request)
+    def transport(self) -> Any:
+        """Return what stands in for the network."""
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        # Not the library's MockTransport, which reads bodies, so that they could be sent again.
+        class Transport(self.library.BaseTransport, self.library.AsyncBaseTransport):  # type: ignore[name-defined, misc]
+            def handle_request(_, request: Any) -> Any:  # noqa: N805
+                return self._respond(request)
+
+            async def handle_async_request(_, request: Any) -> Any:  # noqa: N805
+                return self._respond(request)
+
+        return Transport()
+
+    def _respond(self, request: Any) -> Any:
         self.calls += 1
         assert self.calls < 10
-        return httpx.Response(200 if request.headers["Authorization"] == self.good else 401)
+        is_good = request.headers["Authorization"] == self.good
+        return self.library.Response(200 if is_good else 401)
 
 
-def test_it_is_the_auth_of_httpx(keyosk: Issuer) -> None:
+of_each_library = pytest.mark.parametrize(
+    "library", [httpx, httpx2], ids=lambda library: library.__name__
+)
+
+
+@of_each_library
+def test_it_is_the_auth_of_httpx(keyosk: Issuer, library: Any) -> None:
     keyosk.token_responses = [issued(1), issued(2)]
-    service = Service("t1")
-    with httpx.Client(auth=source(), transport=service) as client:
+    service = Service("t1", library)
+    with library.Client(auth=source(), transport=service.transport()) as client:
         assert client.get("https://todo.example/").status_code == 200
         assert client.post("https://todo.example/", json={"a": 1}).status_code == 200
         service.good = "Bearer t2"  # the first one was revoked
@@ -384,10 +405,11 @@ def test_it_is_the_auth_of_httpx(keyosk: Issuer) -> None:
     assert len(keyosk.requests) == 2
 
 
-def test_a_token_that_stays_refused_is_replaced_once(keyosk: Issuer) -> None:
+@of_each_library
+def test_a_token_that_stays_refused_is_replaced_once(keyosk: Issuer, library: Any) -> None:
     keyosk.token_responses = [issued(1), issued(2)]
-    service = Service("never")
-    with httpx.Client(auth=source(), transport=service) as client:
+    service = Service("never", library)
+    with library.Client(auth=source(), transport=service.transport()) as client:
         assert client.get("https://todo.example/").status_code == 401
         assert service.calls == 2
         # A body that is gone cannot be sent again.
@@ -461,12 +483,13 @@ def test_tasks_use_a_good_token_while_keyosk_is_away(keyosk: Issuer, clock: Cloc
         asyncio.run(tokens.token())
 
 
-def test_it_is_the_auth_of_httpx_for_asyncio(keyosk: Issuer) -> None:
+@of_each_library
+def test_it_is_the_auth_of_httpx_for_asyncio(keyosk: Issuer, library: Any) -> None:
     keyosk.token_responses = [issued(1), issued(2), issued(3)]
-    service = Service("t1")
+    service = Service("t1", library)
 
     async def ask() -> None:
-        async with httpx.AsyncClient(auth=tasks(), transport=service) as client:
+        async with library.AsyncClient(auth=tasks(), transport=service.transport()) as client:
             assert (await client.get("https://todo.example/")).status_code == 200
             service.good = "Bearer t2"
             assert (await client.get("https://todo.example/")).status_code == 200
@@ -547,3 +570,13 @@ def test_after_a_fork_nothing_is_shared(keyosk: Issuer) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert os.waitstatus_to_exitcode(ended[1]) == 7
+
+
+def test_it_works_where_httpx2_stands_in_for_httpx() -> None:
+    """As a program that calls httpx2.alias_httpx() asks for."""
+    program = (
+        "import httpx2; httpx2.alias_httpx();"
+        "from keyosk_client import TokenSource;"
+        "assert isinstance(TokenSource('https://x', 'me', secret='s'), httpx2.Auth)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

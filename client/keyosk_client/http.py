@@ -1,8 +1,8 @@
-"""HTTP clients for requests to Keyosk."""
+"""HTTP clients for requests to Keyosk, and what those of callers have in common."""
 
 import ssl
 import weakref
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 
@@ -13,6 +13,26 @@ _TIMEOUT: Final = 5.0
 
 #: What stands in for the network, by issuer; only ``testing`` sets one.
 transports: dict[str, httpx.MockTransport] = {}
+
+# httpx2 goes on where httpx ended, and each takes only its own classes. Once httpx2.alias_httpx()
+# was called, both names mean the same.
+_libraries: Final[list[Any]] = [httpx]
+try:
+    import httpx2
+except ImportError:
+    pass
+else:
+    if httpx2.Auth is not _libraries[0].Auth:
+        _libraries.append(httpx2)
+
+if TYPE_CHECKING:
+    Auth = httpx.Auth
+else:
+    #: What the clients of httpx and of httpx2 take as ``auth``.
+    Auth = type("Auth", tuple(library.Auth for library in _libraries), {})
+
+#: The bodies of requests that can be sent again.
+REPEATABLE: Final = tuple(library.ByteStream for library in _libraries)
 
 
 def client(issuer: str, *, tls: ssl.SSLContext | None, owner: object) -> httpx.Client:

@@ -1,7 +1,7 @@
 """Tokens for a program that calls services (RFC 6749 section 4.4, RFC 7523, RFC 8693).
 
 A source is a login, by a secret or by a token of the platform (``workload``), and what its tokens
-are for. It is an ``httpx.Auth``, and requests takes it as ``auth`` too.
+are for. httpx, httpx2 and requests take it as ``auth``.
 """
 
 import asyncio
@@ -189,7 +189,7 @@ class _Login:
 _logins: "weakref.WeakSet[_Login]" = weakref.WeakSet()
 
 
-class TokenSourceCore(httpx.Auth):
+class TokenSourceCore(http.Auth):
     """What both sources have in common."""
 
     def __init__(
@@ -337,7 +337,7 @@ class TokenSource(TokenSourceCore):
         """Set the ``Authorization`` header; if the token is refused, try another one once."""
         text = self.token()
         response = yield _authorized(request, text)
-        if response.status_code == 401 and isinstance(request.stream, httpx.ByteStream):
+        if response.status_code == 401 and isinstance(request.stream, http.REPEATABLE):
             self._forget(text)
             yield _authorized(request, self.token())
 
@@ -384,7 +384,7 @@ class AsyncTokenSource(TokenSourceCore):
         """Set the ``Authorization`` header; if the token is refused, try another one once."""
         text = await self.token()
         response = yield _authorized(request, text)
-        if response.status_code == 401 and isinstance(request.stream, httpx.ByteStream):
+        if response.status_code == 401 and isinstance(request.stream, http.REPEATABLE):
             self._forget(text)
             yield _authorized(request, await self.token())
 
