@@ -389,7 +389,7 @@ def test_addresses(
         raise OSError("no")
 
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
-    monkeypatch.setattr("httpcore.SyncBackend.connect_tcp", connect)
+    monkeypatch.setattr("httpcore2.SyncBackend.connect_tcp", connect)
     with pytest.raises(FetchFailed):
         fetching.fetch_json("https://ci.example/keys", allow_private=private)
     assert bool(connected) is allowed

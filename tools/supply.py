@@ -35,6 +35,7 @@ LOCK: Final = ROOT / "poetry.lock"
 
 # What the installed metadata cannot tell. tests/test_supply.py holds it against the licence files.
 LICENCES: Final[Mapping[str, str]] = {
+    "httpx2-jsfetch": "BSD-3-Clause",  # installed in browsers only
     "peewee": "MIT",  # says it in its licence file only
     "typing-extensions": "PSF-2.0",  # installed below Python 3.13 only
     "tzdata": "Apache-2.0",  # installed on Windows only

@@ -16,7 +16,7 @@ from itertools import islice, pairwise
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
-import httpx
+import httpx2
 
 from keyosk.cli.refusals import Refused
 from keyosk.model import OWN_SET_ALGORITHMS
@@ -27,8 +27,8 @@ _LARGEST: Final = 64 * 1024 * 1024
 #: The most characters of a server's sentence that are shown.
 _LONGEST: Final = 2_000
 #: Seconds: of usual requests, and of those whose lines come as they are made.
-_TIMEOUT: Final = httpx.Timeout(60, connect=15)
-_STREAM_TIMEOUT: Final = httpx.Timeout(600, connect=15)
+_TIMEOUT: Final = httpx2.Timeout(60, connect=15)
+_STREAM_TIMEOUT: Final = httpx2.Timeout(600, connect=15)
 _JSON_TYPES: Final = ("application/json", "application/problem+json")
 #: What is not there, by the word of the path before its name and by what the API says then.
 _NO_SUCH: Final[Mapping[str, tuple[str, str]]] = {
@@ -66,7 +66,7 @@ class Client:
     """Sends requests. Raises ``Refused`` for every request that fails."""
 
     def __init__(
-        self, http: httpx.Client, name: str, *, auth: httpx.Auth | None = None, login: str = ""
+        self, http: httpx2.Client, name: str, *, auth: httpx2.Auth | None = None, login: str = ""
     ) -> None:
         """``name``: the server, for messages. ``login``: how to log in there again."""
         self._http = http
@@ -171,7 +171,7 @@ class Client:
         with self._exchange(
             method, path, params=query, content=content, headers=headers, timeout=_STREAM_TIMEOUT
         ) as response:
-            if response.status_code != httpx.codes.OK:
+            if response.status_code != httpx2.codes.OK:
                 raise self._refusal(response, _read(response), path)
             yield _split(response)
 
@@ -196,7 +196,7 @@ class Client:
             text = _read(response)
         if not response.is_success:
             raise self._refusal(response, text, path)
-        if response.status_code == httpx.codes.NO_CONTENT:
+        if response.status_code == httpx2.codes.NO_CONTENT:
             return Reply({})
         found = _document(response, text)
         if found is None:
@@ -207,13 +207,13 @@ class Client:
     @contextmanager
     def _exchange(
         self, method: str, path: tuple[str, ...], **options: Any
-    ) -> Iterator[httpx.Response]:
+    ) -> Iterator[httpx2.Response]:
         """Send a request and return the response. Raises ``Refused`` if the network fails."""
         place = _path(path)
         try:
             with self._http.stream(method, place, auth=self._auth, **options) as response:
                 yield response
-        except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
+        except (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL) as error:
             said = self._told(error)
         else:
             return
@@ -232,10 +232,10 @@ class Client:
             )
         if isinstance(cause, ssl.SSLError):
             return f"{self._name} cannot be spoken to by TLS ({cause.reason}). Is it the right URL?"
-        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
+        if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.ProxyError):
             why = _reason(error)
             return f"{self._name} cannot be reached: {why}. Is it running, and the URL right?"
-        if isinstance(error, httpx.TimeoutException):
+        if isinstance(error, httpx2.TimeoutException):
             return (
                 f"{self._name} did not answer in time. What was asked for may be done all the "
                 "same: look before you ask again."
@@ -245,7 +245,7 @@ class Client:
             "look before you ask again."
         )
 
-    def _refusal(self, response: httpx.Response, text: bytes, path: tuple[str, ...]) -> Refused:
+    def _refusal(self, response: httpx2.Response, text: bytes, path: tuple[str, ...]) -> Refused:
         """Return the message for a refusal (RFC 9457), in the words of commands."""
         if response.has_redirect_location:
             place = response.headers["Location"][:_LONGEST]
@@ -260,7 +260,7 @@ class Client:
         if not isinstance(detail, str) or not isinstance(code, str):
             return self._strange(response.status_code)
         sentences = [_named(detail, path)]
-        if response.status_code == httpx.codes.UNAUTHORIZED and self._login:
+        if response.status_code == httpx2.codes.UNAUTHORIZED and self._login:
             sentences = [f"{detail} {self._login}"]
         if code == "invalid":
             sentences = _faults(problem.get("errors")) or sentences
@@ -308,7 +308,7 @@ def _named(detail: str, path: tuple[str, ...]) -> str:
     return detail
 
 
-def _read(response: httpx.Response) -> bytes:
+def _read(response: httpx2.Response) -> bytes:
     """Return the whole body. Raises ``Refused`` if it is too large."""
     pieces, size = [], 0
     for piece in response.iter_bytes():
@@ -319,7 +319,7 @@ def _read(response: httpx.Response) -> bytes:
     return b"".join(pieces)
 
 
-def _split(response: httpx.Response) -> Iterator[str]:
+def _split(response: httpx2.Response) -> Iterator[str]:
     """Yield the lines of a streamed response; only LF ends one. Raises ``Refused``, ``OSError``."""
     rest = b""
     for piece in response.iter_bytes():
@@ -336,7 +336,7 @@ def _split(response: httpx.Response) -> Iterator[str]:
 
 def _reason(error: Exception) -> str:
     """Return the reason why a connection failed, as the system states it."""
-    if isinstance(error, httpx.ConnectTimeout):
+    if isinstance(error, httpx2.ConnectTimeout):
         return "no answer"
     cause: BaseException | None = error
     while cause is not None:
@@ -346,7 +346,7 @@ def _reason(error: Exception) -> str:
     return "no connection"
 
 
-def _document(response: httpx.Response, text: bytes) -> dict[str, Any] | None:
+def _document(response: httpx2.Response, text: bytes) -> dict[str, Any] | None:
     """Return the JSON object of a response, if it has one."""
     if response.headers.get("Content-Type", "").partition(";")[0].strip() not in _JSON_TYPES:
         return None

@@ -31,7 +31,7 @@ def doctor(backups: Path | None, *, as_json: bool) -> None:
 
         found = diagnosis.examine(backups)
     else:
-        from keyosk.cli import diagnosis_of_server  # noqa: PLC0415 - it is httpx
+        from keyosk.cli import diagnosis_of_server  # noqa: PLC0415 - it is httpx2
 
         found = diagnosis_of_server.examine(server)
     is_well = not any(check.status == WRONG for check in found)

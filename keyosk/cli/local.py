@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 from wsgiref.types import WSGIApplication
 
-import httpx
+import httpx2
 
 from keyosk import app
 from keyosk.cli import host
@@ -21,7 +21,7 @@ def client() -> Iterator[Client]:
     """The API of that installation, to be used as the operator."""
     with (
         host.installation() as opened,
-        httpx.Client(
+        httpx2.Client(
             transport=_InProcess(app.create_app(opened)),
             base_url="http://in-process.invalid",
             trust_env=False,
@@ -30,16 +30,16 @@ def client() -> Iterator[Client]:
         yield Client(http, "This Keyosk")
 
 
-class _InProcess(httpx.BaseTransport):
+class _InProcess(httpx2.BaseTransport):
     """Calls a WSGI application (PEP 3333) for each request, as the operator.
 
-    Not httpx's own, which takes no stream and no path that is not Latin-1.
+    Not httpx2's own, which takes no stream and no path that is not Latin-1.
     """
 
     def __init__(self, application: WSGIApplication) -> None:
         self._application = application
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         began: list[tuple[str, list[tuple[str, str]]]] = []
 
         def start(status: str, headers: list[tuple[str, str]], _: Any = None) -> Any:
@@ -48,10 +48,10 @@ class _InProcess(httpx.BaseTransport):
 
         body = self._application(_environ(request), start)
         status, headers = began[-1]
-        return httpx.Response(int(status[:3]), headers=headers, stream=_Body(body))
+        return httpx2.Response(int(status[:3]), headers=headers, stream=_Body(body))
 
 
-def _environ(request: httpx.Request) -> dict[str, Any]:
+def _environ(request: httpx2.Request) -> dict[str, Any]:
     path, _, query = request.url.raw_path.decode("ascii").partition("?")
     environ: dict[Any, Any] = {
         BY_OPERATOR: OPERATOR,
@@ -99,7 +99,7 @@ class _Input:
         return found
 
 
-class _Body(httpx.SyncByteStream):
+class _Body(httpx2.SyncByteStream):
     """The body of a response as the application makes it."""
 
     def __init__(self, pieces: Iterable[bytes]) -> None:

@@ -26,7 +26,7 @@ def login(username: str | None, secret_file: Path | None) -> None:
     Keeps tokens, never the secret, in a file that only you can read; other commands use them.
     The secret comes from a prompt, from FILE, or from the first line of standard input.
     """
-    from keyosk.cli import remote  # noqa: PLC0415 - it is httpx
+    from keyosk.cli import remote  # noqa: PLC0415 - it is httpx2
 
     server = remote.server_of(_server(), allow_http=choice.allows_http())
     is_asked = secret_file is None and sys.stdin.isatty()
@@ -53,7 +53,7 @@ def login(username: str | None, secret_file: Path | None) -> None:
 )
 def logout(*, forget: bool) -> None:
     """Log out from the Keyosk that --server or KEYOSK_URL names, and revoke the tokens."""
-    from keyosk.cli import remote  # noqa: PLC0415 - it is httpx
+    from keyosk.cli import remote  # noqa: PLC0415 - it is httpx2
 
     server = remote.server_of(_server(), allow_http=choice.allows_http())
     if not remote.log_out(server, forget=forget):

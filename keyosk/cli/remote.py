@@ -13,13 +13,14 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
-import httpx
+import httpx2
 
 from keyosk.cli import logins
 from keyosk.cli.client import Client, Reply
 from keyosk.cli.logins import Login
 from keyosk.cli.refusals import Refused
 
+_AuthFlow = Generator[httpx2.Request, httpx2.Response, None]
 #: Seconds before its end at which an access token is renewed.
 _EARLY: Final = 30
 _HOST: Final = re.compile(r"[A-Za-z0-9._:-]+")
@@ -39,9 +40,9 @@ def server_of(text: str, *, allow_http: bool) -> str:
     if text.startswith(f"{_UNIX}/"):
         return text  # nobody is on the way
     try:
-        url = httpx.URL(text)
-    except (httpx.InvalidURL, ValueError):
-        url = httpx.URL("")
+        url = httpx2.URL(text)
+    except (httpx2.InvalidURL, ValueError):
+        url = httpx2.URL("")
     is_host = _HOST.fullmatch(url.raw_host.decode("ascii"))
     if url.scheme not in ("https", "http") or not is_host or url.query or url.fragment:
         raise Refused(
@@ -82,7 +83,7 @@ def certificate_end(server: str) -> float:
 
     Raises ``OSError`` if the server cannot be reached or its certificate is not trusted.
     """
-    url = httpx.URL(server)
+    url = httpx2.URL(server)
     address = (url.host, url.port or 443)
     with (
         socket.create_connection(address, timeout=15) as plain,
@@ -95,7 +96,7 @@ def certificate_end(server: str) -> float:
 def log_in(server: str, username: str, secret: str) -> Login:
     """Get tokens for a password or an API key, and keep them. Raises ``Refused``."""
     alone = secret.startswith(_API_KEY)
-    auth = httpx.BasicAuth("" if alone else username, secret)
+    auth = httpx2.BasicAuth("" if alone else username, secret)
     with _http(server) as http, logins.changing() as changes:
         fields = {"audience": "keyosk", "scope": "offline_access"}
         reply = Client(http, server, auth=auth).form("auth", "token", fields=fields)
@@ -132,7 +133,7 @@ def log_out(server: str, *, forget: bool = False) -> bool:
     return True
 
 
-class _Session(httpx.Auth):
+class _Session(httpx2.Auth):
     """Puts the access token of a login into requests, and renews it when its time has come."""
 
     def __init__(self, anonymous: Client, server: str) -> None:
@@ -140,13 +141,15 @@ class _Session(httpx.Auth):
         self._server = server
         self._login: Login | None = None
 
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+    def auth_flow(
+        self, request: httpx2.Request
+    ) -> Generator[httpx2.Request, httpx2.Response, None]:
         login = self._current()
         request.headers["Authorization"] = f"Bearer {login.access_token}"
         response = yield request
         # A body that is a stream has gone out already.
-        if response.status_code == httpx.codes.UNAUTHORIZED and isinstance(
-            request.stream, httpx.ByteStream
+        if response.status_code == httpx2.codes.UNAUTHORIZED and isinstance(
+            request.stream, httpx2.ByteStream
         ):
             renewed = self._renewed(login)
             request.headers["Authorization"] = f"Bearer {renewed.access_token}"
@@ -203,7 +206,7 @@ def _refreshed(anonymous: Client, login: Login, server: str) -> Login:
     return _login_of(reply, server)
 
 
-def _end(http: httpx.Client, server: str, login: Login, *, by: Login) -> None:
+def _end(http: httpx2.Client, server: str, login: Login, *, by: Login) -> None:
     """End the session of a login. Raises ``Refused``."""
     session = _session_of(login.refresh_token)
     if session is not None:
@@ -212,11 +215,13 @@ def _end(http: httpx.Client, server: str, login: Login, *, by: Login) -> None:
         )
 
 
-class _Bearer(httpx.Auth):
+class _Bearer(httpx2.Auth):
     def __init__(self, token: str) -> None:
         self._token = token
 
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+    def auth_flow(
+        self, request: httpx2.Request
+    ) -> Generator[httpx2.Request, httpx2.Response, None]:
         request.headers["Authorization"] = f"Bearer {self._token}"
         yield request
 
@@ -257,12 +262,12 @@ def _session_of(refresh_token: str | None) -> str | None:
         return None
 
 
-def _http(server: str) -> httpx.Client:
+def _http(server: str) -> httpx2.Client:
     is_tls = server.startswith("https://")
     path = server.removeprefix(_UNIX) if server.startswith(_UNIX) else None
-    return httpx.Client(
+    return httpx2.Client(
         base_url=server if path is None else "http://localhost",
-        transport=None if path is None else httpx.HTTPTransport(uds=path),
+        transport=None if path is None else httpx2.HTTPTransport(uds=path),
         # The system's authorities, or those of SSL_CERT_FILE. Without TLS there are none to load.
         verify=ssl.create_default_context() if is_tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
         # SECURITY: a proxy would read what goes without TLS.

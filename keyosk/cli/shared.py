@@ -101,7 +101,7 @@ def client() -> Iterator["Client"]:
     """
     server = choice.server()
     if server is not None:
-        from keyosk.cli import remote  # noqa: PLC0415 - it is httpx
+        from keyosk.cli import remote  # noqa: PLC0415 - it is httpx2
 
         with remote.client(remote.server_of(server, allow_http=choice.allows_http())) as opened:
             yield opened

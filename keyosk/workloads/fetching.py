@@ -2,8 +2,8 @@
 
 SECURITY: the address decides whom this machine calls, so each connection goes to an address that
 was resolved once and checked; no redirect is followed; https is required except on loopback; and
-size and time are bounded in all. httpcore is the client: its network backend is where a connection
-is made (https://www.encode.io/httpcore/network-backends/).
+size and time are bounded in all. httpcore2 is the client: its network backend is where a connection
+is made (https://httpx2.pydantic.dev/httpcore2/network-backends/).
 """
 
 import json
@@ -16,7 +16,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import httpcore
+import httpcore2
 
 from keyosk.workloads.documents import TIMEOUT, FetchFailed, check_url
 
@@ -63,7 +63,7 @@ def fetch_json(url: str, *, allow_private: bool) -> tuple[Any, int]:
     headers = [("Host", urlsplit(url).netloc), ("Accept", "application/json")]
     try:
         with (
-            httpcore.ConnectionPool(
+            httpcore2.ConnectionPool(
                 ssl_context=ssl.create_default_context(), network_backend=backend
             ) as pool,
             pool.stream("GET", url, headers=headers) as response,
@@ -76,11 +76,11 @@ def fetch_json(url: str, *, allow_private: bool) -> tuple[Any, int]:
                 if number > _MOST_PIECES:
                     raise FetchFailed("the response has too many pieces")
             fresh = _freshness(response.headers)
-    except httpcore.TimeoutException:
+    except httpcore2.TimeoutException:
         raise FetchFailed(f"it took longer than {TIMEOUT:.0f} seconds") from None
-    except httpcore.ProtocolError:  # its text quotes what came
+    except httpcore2.ProtocolError:  # its text quotes what came
         raise FetchFailed("the response is not HTTP") from None
-    except (httpcore.NetworkError, OSError) as error:
+    except (httpcore2.NetworkError, OSError) as error:
         raise FetchFailed(f"the connection failed: {_reason(error)}") from None
     try:
         return json.loads(body), fresh
@@ -88,28 +88,28 @@ def fetch_json(url: str, *, allow_private: bool) -> tuple[Any, int]:
         raise FetchFailed("the response is not JSON") from None
 
 
-class _Backend(httpcore.NetworkBackend):
+class _Backend(httpcore2.NetworkBackend):
     """Connects to addresses that were checked, and ends everything at one moment."""
 
     def __init__(self, *, allow_private: bool, ends: float) -> None:
         self._allow_private = allow_private
         self._ends = ends
-        self._sockets = httpcore.SyncBackend()
+        self._sockets = httpcore2.SyncBackend()
 
-    def connect_tcp(  # noqa: PLR0917  # as httpcore calls it
+    def connect_tcp(  # noqa: PLR0917  # as httpcore2 calls it
         self,
         host: str,
         port: int,
         timeout: float | None = None,
         local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.NetworkStream:
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> httpcore2.NetworkStream:
         """Resolve the name once and connect to what it means; TLS still asks for the name."""
         del timeout
-        fault = httpcore.ConnectError("the name means no address")
+        fault = httpcore2.ConnectError("the name means no address")
         for address in _resolve(host, port):
             if not _is_allowed(address, allow_private=self._allow_private):
-                raise httpcore.ConnectError(
+                raise httpcore2.ConnectError(
                     "the host has a private or reserved address (see allow_private)"
                 )
             try:
@@ -120,17 +120,17 @@ class _Backend(httpcore.NetworkBackend):
                     local_address=local_address,
                     socket_options=socket_options,
                 )
-            except httpcore.ConnectError as error:
+            except httpcore2.ConnectError as error:
                 fault = error
             else:
                 return _Stream(stream, self._ends)
         raise fault
 
 
-class _Stream(httpcore.NetworkStream):
+class _Stream(httpcore2.NetworkStream):
     """A connection on which no wait goes beyond one moment, however much comes in."""
 
-    def __init__(self, stream: httpcore.NetworkStream, ends: float) -> None:
+    def __init__(self, stream: httpcore2.NetworkStream, ends: float) -> None:
         self._stream = stream
         self._ends = ends
         self._read = 0
@@ -140,7 +140,7 @@ class _Stream(httpcore.NetworkStream):
         found = self._stream.read(max_bytes, timeout=_left(self._ends))
         self._read += len(found)
         if self._read > _LARGEST:
-            raise httpcore.ReadError(f"the response has more than {_LARGEST} bytes")
+            raise httpcore2.ReadError(f"the response has more than {_LARGEST} bytes")
         return found
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
@@ -155,7 +155,7 @@ class _Stream(httpcore.NetworkStream):
         ssl_context: ssl.SSLContext,
         server_hostname: str | None = None,
         timeout: float | None = None,
-    ) -> httpcore.NetworkStream:
+    ) -> httpcore2.NetworkStream:
         del timeout
         stream = self._stream.start_tls(
             ssl_context, server_hostname=server_hostname, timeout=_left(self._ends)
@@ -169,7 +169,7 @@ class _Stream(httpcore.NetworkStream):
 def _left(ends: float) -> float:
     left = ends - time.monotonic()
     if left <= 0:
-        raise httpcore.ReadTimeout
+        raise httpcore2.ReadTimeout
     return left
 
 
@@ -177,7 +177,7 @@ def _resolve(host: str, port: int) -> list[IPv4Address | IPv6Address]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        raise httpcore.ConnectError("the name of the host cannot be resolved") from None
+        raise httpcore2.ConnectError("the name of the host cannot be resolved") from None
     return [ip_address(str(address[0]).partition("%")[0]) for *_, address in found]
 
 
