@@ -344,7 +344,8 @@ def test_of_many_tasks_one_fetches_and_nobody_waits_for_the_network(keyosk: Issu
 
 
 def test_each_kind_of_entry_revokes_what_it_names(keyosk: Issuer, clock: Clock) -> None:
-    claims = keyosk.claims(iat=100)
+    act = {"sub": "backend", "client_id": "backend", "act": {"sub": "earlier"}}
+    claims = keyosk.claims(iat=100, act=act)
     end = int(time.time()) + 900
     entries: list[tuple[dict[str, Any], bool]] = [
         ({"jti": claims["jti"]}, False),
@@ -357,6 +358,9 @@ def test_each_kind_of_entry_revokes_what_it_names(keyosk: Issuer, clock: Clock) 
         ({"kid": KID}, False),
         ({"kid": OTHER}, True),
         ({"jti": claims["sub"]}, True),
+        ({"sub": "backend", "issued_before": 101}, False),
+        ({"sub": "backend", "issued_before": 100}, True),
+        ({"sub": "earlier", "issued_before": 101}, True),
         ({"sub": claims["jti"], "issued_before": 101}, True),
     ]
     for entry, good in entries:

@@ -1,5 +1,7 @@
 """Token exchange (RFC 8693): a service hands a token on to the next one."""
 
+import json
+from collections.abc import Callable
 from typing import Any
 
 import jwt
@@ -8,6 +10,7 @@ import requests
 
 from live import Client, LiveServer, unique
 from people import PASSWORD, Person, done, make_key, make_person
+from tables import table
 
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
@@ -176,6 +179,119 @@ def test_a_token_that_is_good_no_more_is_exchanged_no_more(chain: Chain, loss: s
     answer = chain.exchange(chain.backends[0], text, audience=chain.bill)
     assert answer.status_code == 400
     assert answer.json()["error"] in ("invalid_request", "unauthorized_client")
+
+
+def _entries(server: LiveServer, **of: str) -> list[dict[str, Any]]:
+    """What is published of this claim."""
+    listed = done(server.client().get("/auth/revocations"))["entries"]
+    return [entry for entry in listed if of.items() <= entry.items()]
+
+
+def _is_active(by: Person, text: str) -> bool:
+    found: bool = done(by.login().post("/auth/introspect", data={"token": text}))["active"]
+    return found
+
+
+_LOSSES: dict[str, Callable[[Chain], requests.Response]] = {
+    "the account that acts is disabled": lambda chain: chain.admin.patch(
+        chain.backends[0].path, json={"enabled": False}
+    ),
+    "it is deleted": lambda chain: chain.admin.delete(f"{chain.backends[0].path}?force=true"),
+    "its tokens are revoked": lambda chain: chain.admin.delete(f"{chain.backends[0].path}/tokens"),
+    "another acts": lambda chain: chain.admin.patch(
+        f"/services/{chain.shop}", json={"account": chain.backends[1].username}
+    ),
+    "nobody acts": lambda chain: chain.admin.patch(
+        f"/services/{chain.shop}", json={"account": None}
+    ),
+    "the exchange is taken back": lambda chain: chain.admin.patch(
+        f"/services/{chain.shop}", json={"exchanges": []}
+    ),
+    "it adds less": lambda chain: chain.admin.patch(
+        f"/services/{chain.shop}", json={"exchanges": [{"service": chain.bill, "scopes": []}]}
+    ),
+    "the service is disabled": lambda chain: chain.admin.patch(
+        f"/services/{chain.shop}", json={"enabled": False}
+    ),
+    "the service is deleted": lambda chain: chain.admin.delete(
+        f"/services/{chain.shop}?force=true"
+    ),
+}
+
+
+@pytest.mark.every_database
+@table("loss", [*_LOSSES])
+def test_an_exchanged_token_ends_with_the_right_to_act(
+    server: LiveServer, admin: Client, loss: str
+) -> None:
+    """As in https://github.com/keycloak/keycloak/issues/52691."""
+    chain = Chain(server, admin)
+    chain.allow(chain.shop, chain.bill, f"{chain.bill}:read")
+    actor = chain.backends[0]
+    text = done(chain.exchange(actor, chain.token(), audience=chain.bill))["access_token"]
+    assert _is_active(chain.alice, text)
+
+    assert _LOSSES[loss](chain).status_code in (200, 204)
+
+    assert not _is_active(chain.alice, text)
+    headers = {"Authorization": f"Bearer {text}"}
+    forward = server.client().get(f"/auth/forward/{chain.bill}", headers=headers)
+    assert forward.status_code == 401
+    [entry] = _entries(server, sub=actor.id)
+    assert claims(text)["iat"] < entry["issued_before"]
+
+
+@table(
+    "change",
+    [
+        {"title": "Another"},
+        {"exchanges": [{"service": "bill", "scopes": ["bill:read", "bill:write"]}]},
+    ],
+)
+def test_what_takes_nothing_away_ends_no_exchanged_token(
+    server: LiveServer, admin: Client, change: dict[str, Any]
+) -> None:
+    chain = Chain(server, admin)
+    chain.allow(chain.shop, chain.bill, f"{chain.bill}:read")
+    text = done(chain.exchange(chain.backends[0], chain.token(), audience=chain.bill))
+    body = json.loads(json.dumps(change).replace("bill", chain.bill))
+    done(chain.admin.patch(f"/services/{chain.shop}", json=body))
+    assert _is_active(chain.alice, text["access_token"])
+    assert _entries(server, sub=chain.backends[0].id) == []
+
+
+def test_whoever_acts_exchanges_again_at_once_after_a_revocation(
+    chain: Chain, server: LiveServer
+) -> None:
+    actor = chain.backends[0]
+    assert chain.admin.delete(f"{actor.path}/tokens").status_code in (200, 204)
+    text = done(chain.exchange(actor, chain.token(), audience=chain.bill))["access_token"]
+    assert _is_active(chain.alice, text)
+    [entry] = _entries(server, sub=actor.id)
+    assert claims(text)["iat"] >= entry["issued_before"]
+
+
+def test_only_who_acts_now_counts_and_earlier_ones_are_told_of(chain: Chain) -> None:
+    once = done(chain.exchange(chain.backends[0], chain.token(), audience=chain.bill))
+    chain.allow(chain.bill, chain.bank, f"{chain.bank}:read")
+    twice = done(chain.exchange(chain.backends[1], once["access_token"], audience=chain.bank))
+    done(chain.admin.patch(chain.backends[0].path, json={"enabled": False}))
+    assert _is_active(chain.alice, twice["access_token"])
+    done(chain.admin.patch(chain.backends[1].path, json={"enabled": False}))
+    assert not _is_active(chain.alice, twice["access_token"])
+
+
+def test_whoever_acts_introspects_and_revokes_the_token_and_no_other(chain: Chain) -> None:
+    subject = chain.token()
+    actor, stranger = chain.backends[0], chain.backends[2]
+    text = done(chain.exchange(actor, subject, audience=chain.bill))["access_token"]
+    assert _is_active(actor, text)
+    assert not _is_active(stranger, text)
+    refused(stranger.login().post("/auth/revoke", data={"token": text}), "invalid_grant")
+    refused(actor.login().post("/auth/revoke", data={"token": subject}), "invalid_grant")
+    assert actor.login().post("/auth/revoke", data={"token": text}).status_code == 200
+    assert not _is_active(chain.alice, text)
+    assert _is_active(chain.alice, subject)
 
 
 def test_what_a_key_may_not_stays_so_after_an_exchange(chain: Chain) -> None:

@@ -32,8 +32,9 @@ export class Revocations extends Kept {
   }
 
   /** Return whether a token, verified before, is revoked. */
-  has({ iat, sub, jti, key_id: keyId, aud }, kid) {
-    const names = [`kid ${kid}`, `sub ${sub}`, `jti ${jti}`, `key_id ${keyId}`];
+  has({ iat, sub, act, jti, key_id: keyId, aud }, kid) {
+    // SECURITY: an exchanged token is in the hands of the account that acts (RFC 8693).
+    const names = [`kid ${kid}`, `sub ${sub}`, `sub ${act?.sub}`, `jti ${jti}`, `key_id ${keyId}`];
     names.push(...[aud].flat().map((each) => `aud ${each}`));
     return names.some((name) => iat < (this.#entries.get(name)?.before ?? -Infinity));
   }

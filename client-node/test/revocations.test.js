@@ -53,6 +53,23 @@ for (const [claim, end] of Object.entries(ENDS)) {
   });
 }
 
+test("a token that was exchanged ends with the account that acts in it", async () => {
+  const first = await makeService();
+  const [actor, account] = [await makeAccount(), await makeAccount(`${first}:read`, `${service}:read`)];
+  const exchanges = [{ service, scopes: [`${service}:read`] }];
+  await api("PATCH", `/services/${first}`, { account: actor.username, exchanges });
+  const token = await actor.token({
+    grant_type: "urn:ietf:params:oauth:grant-type:token-exchange",
+    subject_token: await account.token({ audience: first }),
+    subject_token_type: "urn:ietf:params:oauth:token-type:access_token",
+    audience: service,
+  });
+  const known = verifier({ pollInterval: 1 });
+  await known.verify(token);
+  await ENDS.sub(actor);
+  await until(async () => !(await accepts(known, token)));
+});
+
 test("what is revoked by aud is refused, and a token issued later passes", async () => {
   const name = await makeService();
   const account = await makeAccount(`${name}:read`, `${name}:write`);

@@ -46,9 +46,12 @@ class RevocationList:
         before = self._before
         if not before:
             return False
-        issued_at, audience = claims["iat"], claims["aud"]
+        issued_at, audience, act = claims["iat"], claims["aud"], claims.get("act")
+        # SECURITY: an exchanged token is in the hands of the account that acts (RFC 8693).
+        actor = act.get("sub") if isinstance(act, Mapping) else None
         return (
             before.get(("sub", claims["sub"]), 0) > issued_at
+            or (isinstance(actor, str) and before.get(("sub", actor), 0) > issued_at)
             or before.get(("jti", claims.get("jti")), 0) > issued_at
             or before.get(("key_id", claims.get("key_id")), 0) > issued_at
             or before.get(("kid", kid), 0) > issued_at

@@ -8,6 +8,7 @@ the same message.
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from keyosk import clocks, delays, networks
@@ -102,7 +103,7 @@ class Authentication:
         """Return the login behind a verified token for ``audience``, with its current rights.
 
         Raises ``BadToken`` if its account or API key was deleted or disabled or has expired, or the
-        token was revoked.
+        token was revoked; the same of the account that acts for its account.
         """
         found = self._logins.by_token(claims, audience)
         if found is None or found[0].account_id != claims.account_id or not self._usable(found[0]):
@@ -116,7 +117,20 @@ class Authentication:
             )
         ):
             raise BadToken("The token was revoked.")
-        return principal
+        return principal if claims.actor is None else self._acted_for(principal, claims)
+
+    def _acted_for(self, principal: Principal, claims: VerifiedClaims) -> Principal:
+        """Return the login behind an exchanged token, if whoever acts for it may still do so.
+
+        SECURITY: it is in the hands of the account that acts, so that account's loss is its loss.
+        Those that acted before are named for information (RFC 8693 section 4.1).
+        """
+        actor = self._logins.by_account((claims.actor or {})["sub"], claims.issued_at)
+        if actor is None or not self._usable(actor):
+            raise BadToken("The account that acts in the token is deleted, disabled or expired.")
+        if claims.issued_at < actor.tokens_from:
+            raise BadToken("The token was revoked.")
+        return acted_for(principal, actor)
 
     def resume(self, principal: Principal | None, *, address: str | None) -> Principal:
         """Return the login that began a session, read with it, if it may still be used.
@@ -346,6 +360,14 @@ def _misplaced(candidates: Sequence[Candidate], *, key_alone: bool) -> str | Non
             "token there, or send the username as well."
         )
     return None
+
+
+def acted_for(principal: Principal, actor: Principal) -> Principal:
+    """Return a login in which another acts: its tokens are no older than the revocation of either.
+
+    A verifier refuses them by an entry for either.
+    """
+    return replace(principal, tokens_from=max(principal.tokens_from, actor.tokens_from))
 
 
 def _is_allowed(address: str | None, limits: tuple[str, ...] | None) -> bool:

@@ -234,13 +234,15 @@ class Services:
                 return check_version(service, version)
             gone = {scope.name for scope in service.scopes} - {scope.name for scope in after.scopes}
             self._refuse_use(gone, force=force)
-            effective_at = None
+            moments = []
             if (
                 gone
                 or service.policy.enabled > after.policy.enabled
                 or service.policy.accepts - after.policy.accepts
             ):
-                effective_at = self._revoke(service)
+                moments.append(self._revoke(service))
+            moments += self._revoke_exchanged(service, after)
+            effective_at = max(moments, default=None)
             number = self._services.change(
                 after,
                 now=now,
@@ -280,7 +282,7 @@ class Services:
             if service.name == KEYOSK:
                 raise Forbidden("Keyosk's own service cannot be deleted.")
             self._refuse_use({scope.name for scope in service.scopes}, force=force)
-            effective_at = self._revoke(service)
+            effective_at = max([self._revoke(service), *self._revoke_exchanged(service, None)])
             self._services.remove(service.id, version=version)
             if service.policy.token_lifetime is not None:
                 self._revocations.note_lifetimes()
@@ -377,6 +379,12 @@ class Services:
             service.policy.audience, self._grants.holders(scopes, limit=MOST_ACCOUNTS + 1)
         )
 
+    def _revoke_exchanged(self, before: Service, after: Service | None) -> list[int]:
+        """Revoke what a service's account got by exchange, if it would no longer get all of it."""
+        if before.account is None or not _exchanged(before) - _exchanged(after):
+            return []
+        return [self._revocations.of_account(self._services.account_id(before.account))]
+
     def _refuse_use(self, scopes: set[str], *, force: bool) -> None:
         used, accounts, roles = self._grants.use_of_scopes(sorted(scopes))
         if used and not force:
@@ -415,6 +423,17 @@ def _patched(service: Service, values: Mapping[str, Any]) -> Service:
 def _additions(service: Service) -> list[tuple[str, str]]:
     """Return what exchanges add, as (service, scope)."""
     return [(each.service, scope) for each in service.exchanges for scope in each.scopes]
+
+
+def _exchanged(service: Service | None) -> set[tuple[str | None, str, str | None]]:
+    """Return what exchanges give, as (account, service, scope that is added)."""
+    if service is None or not service.policy.enabled:
+        return set()
+    return {
+        (service.account, each.service, scope)
+        for each in service.exchanges
+        for scope in (None, *each.scopes)
+    }
 
 
 def _target(service: Service) -> str:

@@ -44,7 +44,8 @@ class Inspection:
         """Return the members of RFC 7662 section 2.2 for an active token.
 
         ``None`` if it is not active, or if the caller may not know it. Its owner may, the account
-        that acts for a service of its audience, and a holder of ``keyosk:tokens:introspect``.
+        that acts in it or for a service of its audience, and a holder of
+        ``keyosk:tokens:introspect``.
         """
         try:
             claims = self._tokens.verify(text, audience=None)
@@ -81,6 +82,8 @@ class Inspection:
     def revoke(self, by: Caller, text: str) -> int | None:
         """Revoke a token of the caller's, or with ``keyosk:accounts:write`` anybody's.
 
+        An exchanged token is also that of the account that acts in it: it was issued to it.
+
         Revoking a refresh token also revokes the access tokens that came from it. An invalid token
         is ignored.
 
@@ -94,7 +97,7 @@ class Inspection:
             claims = self._tokens.verify(text, audience=None)
         except BadToken:
             return self._end_session_of(by, text)
-        if claims.account_id != by.account_id and not by.has(_REVOKE):
+        if not _belongs_to(by, claims) and not by.has(_REVOKE):
             raise InvalidGrant("The token belongs to another account.")
         with self._database.transaction():
             effective_at = self._revocations.of_tokens(
@@ -138,7 +141,7 @@ class Inspection:
             return None
 
     def _may_see(self, by: Caller, claims: VerifiedClaims) -> bool:
-        if claims.account_id == by.account_id:
+        if _belongs_to(by, claims):
             return True
         if by.has(INTROSPECT):
             self._scope_uses.note(by.account_id or "", (INTROSPECT,), named=True)
@@ -159,3 +162,11 @@ class Inspection:
         # The login came with the services whose scopes it holds: mostly that is enough.
         policy = entitlements.service_of(principal, audience) or self._services.policy_for(audience)
         return policy is not None and policy.enabled
+
+
+def _belongs_to(by: Caller, claims: VerifiedClaims) -> bool:
+    """Return whether a token is the caller's, or was issued to them for another account."""
+    return by.account_id is not None and by.account_id in (
+        claims.account_id,
+        None if claims.actor is None else claims.actor.get("sub"),
+    )

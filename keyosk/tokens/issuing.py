@@ -11,7 +11,7 @@ from typing import Final
 
 from keyosk import delays
 from keyosk.credentials import usernames
-from keyosk.credentials.authentication import Authentication
+from keyosk.credentials.authentication import Authentication, acted_for
 from keyosk.errors import (
     BadCredentials,
     BadToken,
@@ -427,7 +427,8 @@ class TokenIssuer:
         allowed = None if policy is None else _exchange(acting, policy.name)
         if policy is None or allowed is None:
             raise InvalidTarget("Tokens for this service may not be exchanged for that audience.")
-        bounded = self._bounded(principal, (*claims.scopes, *allowed.scopes), claims.expires_at)
+        scopes = (*claims.scopes, *allowed.scopes)
+        bounded = acted_for(self._bounded(principal, scopes, claims.expires_at), actor)
         token_grant = self._entitlement(
             bounded, token_request.service_scopes, token_request.targets
         )
