@@ -46,7 +46,7 @@ _FIELDS: Final = {
     "account.change": {"enabled", "expires_at"},
     "api_key.change": {"enabled", "expires_at", "scopes", "networks"},
     "role.change": {"scopes"},
-    "service.change": {"enabled", "scopes", "accepts", "account", "exchanges"},
+    "service.change": {"enabled", "scopes", "accepts", "audience", "account", "exchanges"},
 }
 #: What revokes the tokens of many: its row is about none of them.
 _OF_MANY: Final = ("role.", "service.", "issuer.")

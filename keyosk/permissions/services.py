@@ -241,6 +241,9 @@ class Services:
                 or service.policy.accepts - after.policy.accepts
             ):
                 moments.append(self._revoke(service))
+            if service.policy.audience != after.policy.audience:
+                # SECURITY: another service may take it, and would be shown these tokens.
+                moments.append(self._revocations.of_audiences([service.policy.audience]))
             moments += self._revoke_exchanged(service, after)
             effective_at = max(moments, default=None)
             number = self._services.change(
