@@ -21,6 +21,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -529,6 +530,18 @@ def test_a_request_that_leaves_the_event_loop_begins_anew_in_a_thread(
             "request-",
             b" body",
         )
+
+
+def test_a_request_goes_to_the_thread_that_became_idle_last(start: Callable[..., Server]) -> None:
+    server = start(workers=1, threads=4).start()
+    asked = request("POST", "/memory=leave", "Content-Length: 4", body=b"body")
+    threads: Counter[bytes] = Counter()
+    with server.connect() as client:
+        for _ in range(40):
+            client.send(asked)
+            threads[client.answer().body.split()[0]] += 1
+    # Two, as the one that has just answered may not be idle yet; in turn they would have half.
+    assert sum(number for _, number in threads.most_common(2)) > 30
 
 
 @table(

@@ -2,9 +2,9 @@
 
 import logging
 import os
-import queue
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -14,7 +14,12 @@ _log = logging.getLogger(__name__)
 
 
 class Pool:
-    """A number of threads, and a limit on the requests that wait for them."""
+    """A number of threads, and a limit on the requests that wait for them.
+
+    A request goes to the thread that became idle last: its database connection still has the pages
+    that it read, and the processor its code. A queue at which all threads wait would give it to the
+    thread that was idle for longest, and wake another one for nothing (60 to 100 us together).
+    """
 
     def __init__(
         self,
@@ -30,7 +35,8 @@ class Pool:
         self._niceness = niceness
         self._room = threads + length
         self._lock = threading.Lock()
-        self._queue: queue.SimpleQueue[Call] = queue.SimpleQueue()
+        self._waiting: deque[Call] = deque()
+        self._idle: list[_Assignment] = []
         for number in range(threads):
             threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True).start()
 
@@ -40,14 +46,24 @@ class Pool:
             if not self._room:
                 return False
             self._room -= 1
-        self._queue.put(call)
+            if not self._idle:
+                self._waiting.append(call)
+                return True
+            thread = self._idle.pop()
+        thread.give(call)
         return True
 
     def _work(self) -> None:
         if self._niceness:
             _stand_back(self._niceness)
+        assignment = _Assignment()
         while True:
-            call = self._queue.get()
+            with self._lock:
+                call = self._waiting.popleft() if self._waiting else None
+                if call is None:
+                    self._idle.append(assignment)
+            if call is None:
+                call = assignment.wait()
             try:
                 self._run(call)
             except BaseException:  # noqa: BLE001  # whatever it was, the thread is needed
@@ -55,6 +71,27 @@ class Pool:
             del call  # what it holds would stay until the next
             with self._lock:
                 self._room += 1
+
+
+class _Assignment:
+    """The request that an idle thread waits for."""
+
+    __slots__ = ("_call", "_given")
+
+    def __init__(self) -> None:
+        self._call: Call | None = None
+        self._given = threading.Lock()
+        self._given.acquire()
+
+    def give(self, call: Call) -> None:
+        self._call = call
+        self._given.release()
+
+    def wait(self) -> Call:
+        self._given.acquire()
+        call, self._call = self._call, None
+        assert call is not None
+        return call
 
 
 def _stand_back(niceness: int) -> None:
