@@ -22,12 +22,12 @@ from keyosk.config import database_urls
 from keyosk.config.database_urls import SqliteUrl
 from keyosk.errors import Unavailable
 from keyosk.metrics import Metrics
-from keyosk.storage import driver_errors, drivers, files
+from keyosk.storage import driver_errors, drivers, files, turns
 from keyosk.storage.compiled import Compiled, Insert, Inserts, Row
 from keyosk.storage.driver_errors import Kind
 from keyosk.storage.outage import Known, Outage, OutageLog
+from keyosk.storage.turns import Turns
 
-_BUSY_TIMEOUT: Final = 4.0  # seconds that a SQLite writer waits for another
 _ROWS_AT_ONCE: Final = 500  # of a dozen columns: SQLite takes 32,766 values in a statement
 _MANY: Final = 50  # from here on a way with more round trips pays
 
@@ -73,10 +73,12 @@ class Database:
         self._ends = threading.local()
         self._outage = Outage()
         self._known = Known()
+        self._turns: Turns | None = None
         self._peewee: peewee.Database
         if isinstance(parsed, SqliteUrl):
+            self._turns = Turns(parsed.path)
             self._peewee = peewee.SqliteDatabase(
-                str(parsed.path), pragmas=_SQLITE_PRAGMAS, timeout=_BUSY_TIMEOUT
+                str(parsed.path), pragmas=_SQLITE_PRAGMAS, timeout=turns.LONGEST
             )
         else:
             self._peewee = drivers.postgresql(
@@ -350,8 +352,14 @@ class Database:
         delays.before_waiting()
 
         def begin() -> Any:
-            lock_type = ("IMMEDIATE",) if self.is_sqlite else ()
-            return self._peewee.transaction(*lock_type).__enter__()
+            if self._turns is None:
+                return self._peewee.transaction().__enter__()
+            self._turns.take()
+            try:
+                return self._peewee.transaction("IMMEDIATE").__enter__()
+            except BaseException:
+                self._turns.give()
+                raise
 
         begun = self._run(begin, repeatable=True, reads=False)
         self._known.wrote = False
@@ -361,7 +369,11 @@ class Database:
         began = time.perf_counter()
         try:
             with driver_errors.translated():
-                context.__exit__(*exc_info)
+                try:
+                    context.__exit__(*exc_info)
+                finally:
+                    if self._turns is not None:
+                        self._turns.give()
         except peewee.DatabaseError as last:
             if not self._outage.is_on:
                 self._drop_connection()
@@ -407,6 +419,8 @@ class Database:
             delays.before_waiting()
         if self._peewee.in_transaction():
             return self._attempt(action, reads=reads)
+        if self._turns is not None and not (reads or repeatable):
+            action = partial(_in_turn, self._turns, action)
         # A SQLite file that somebody has locked can still be read.
         if self._outage.is_on and not (reads and self.is_sqlite):
             with self._outage.trial():
@@ -481,3 +495,11 @@ class Database:
                 self._peewee.close()
             except peewee.PeeweeException:
                 self._peewee.dispose()
+
+
+def _in_turn(turns: Turns, action: Callable[[], T]) -> T:
+    turns.take()
+    try:
+        return action()
+    finally:
+        turns.give()

@@ -1,0 +1,70 @@
+"""Whose turn it is to write to a SQLite file: of all threads and processes of a machine.
+
+SQLite lets one write at a time. It has the others sleep and try again, each time for longer, up to
+a tenth of a second, while those that come meanwhile go before them: of 16 refreshes at once the
+slowest took 80 ms and more. So whoever writes waits here first.
+"""
+
+import fcntl
+import os
+import threading
+import time
+import weakref
+from pathlib import Path
+from typing import Final
+
+import peewee
+
+#: Seconds that a writer waits for another.
+LONGEST: Final = 4.0
+
+
+class Turns:
+    """Passed from thread to thread, and by a lock on the file's folder between processes.
+
+    It only says who is next. That one then takes SQLite's own lock, which programs that know no
+    turns hold as well, and waits for it as SQLite does.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._folder = file.parent
+        self._threads = threading.Lock()
+        self._handle: int | None = None
+
+    def take(self) -> None:
+        """Wait for the turn of this thread. Raises ``peewee.OperationalError`` as SQLite does."""
+        began = time.monotonic()
+        if not self._threads.acquire(timeout=LONGEST):
+            raise _locked()
+        try:
+            self._lock()
+        except OSError:
+            pass  # no locks here, or no descriptor left: SQLite's own lock is enough
+        except BaseException:
+            self._threads.release()
+            raise
+        # Those before it found the file locked for as long: it need not find it out again.
+        if time.monotonic() - began >= LONGEST:
+            self.give()
+            raise _locked()
+
+    def give(self) -> None:
+        """Let the next one write."""
+        try:
+            if self._handle is not None:
+                fcntl.flock(self._handle, fcntl.LOCK_UN)
+        finally:
+            self._threads.release()
+
+    def _lock(self) -> None:
+        if self._handle is None:
+            # By each process for itself, after its fork: a lock belongs to the opening.
+            self._handle = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+            weakref.finalize(self, os.close, self._handle)
+        # Without a deadline: a thread of each process waits for as long as another one holds it,
+        # and all others of that process only so long for this thread.
+        fcntl.flock(self._handle, fcntl.LOCK_EX)
+
+
+def _locked() -> peewee.OperationalError:
+    return peewee.OperationalError("database is locked")

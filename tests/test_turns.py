@@ -1,0 +1,168 @@
+"""Who writes next to a SQLite file, where several threads and processes want to."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import peewee
+import pytest
+
+from keyosk.errors import Unavailable
+from keyosk.storage import turns
+from keyosk.storage.database import Database
+from keyosk.storage.turns import Turns
+
+#: Three threads of another process, each of which writes again as soon as it can.
+BUSY = """
+import sys, threading
+from keyosk.storage.database import Database
+
+database = Database(sys.argv[1])
+
+def write():
+    while True:
+        with database.transaction():
+            database._execute("UPDATE counter SET value = value + 1", (), repeatable=False)
+
+for _ in range(2):
+    threading.Thread(target=write, daemon=True).start()
+print(flush=True)
+write()
+"""
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    made = Database(f"sqlite:///{tmp_path / 'keyosk.db'}")
+    made.create_file()
+    made.raw.execute_sql("CREATE TABLE counter (value INTEGER)")
+    made.raw.execute_sql("INSERT INTO counter VALUES (0)")
+    yield made
+    made.close()
+
+
+@contextmanager
+def another_process(database: Database) -> Iterator[None]:
+    """Run one that writes over and over."""
+    command = [sys.executable, "-c", BUSY, f"sqlite:///{database.path}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline()  # it has begun
+            yield
+        finally:
+            process.kill()
+
+
+def increased(database: Database) -> int:
+    sql = "UPDATE counter SET value = value + 1 RETURNING value"
+    [(value,)] = database._execute(sql, (), repeatable=False)
+    return int(value)
+
+
+def value_of(database: Database) -> int:
+    [(value,)] = database._execute("SELECT value FROM counter", ())
+    return int(value)
+
+
+@pytest.mark.slow
+def test_a_process_that_writes_over_and_over_lets_another_write_in_between(
+    database: Database,
+) -> None:
+    passed_over, writes, last = 0, 100, 0
+    with another_process(database):
+        for _ in range(writes):
+            while (seen := value_of(database)) == last:
+                pass  # the other one is to be at it
+            last = increased(database)
+            passed_over += last - seen - 1
+    # SQLite alone has one that sleeps passed over a thousand times, or refuses it at last.
+    assert passed_over < 100 * writes
+
+
+def test_a_write_waits_for_that_of_another_process(database: Database) -> None:
+    # As another process has it: a lock belongs to the opening of the folder.
+    assert database.path is not None
+    another, began, written = Turns(database.path), threading.Event(), threading.Event()
+
+    def write() -> None:
+        began.set()
+        increased(database)
+        database.close()
+        written.set()
+
+    another.take()
+    thread = threading.Thread(target=write)
+    thread.start()
+    began.wait(30)
+    assert not written.wait(0.05)
+    another.give()
+    assert written.wait(30)
+    thread.join()
+    another.take()  # and gives it back
+    another.give()
+
+
+def test_who_waits_in_vain_is_told_that_the_database_is_not_available(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "LONGEST", 0.05)
+    found: list[BaseException] = []
+
+    def write() -> None:
+        try:
+            increased(database)
+        except Unavailable as error:
+            found.append(error)
+
+    with database.transaction():
+        thread = threading.Thread(target=write)
+        thread.start()
+        thread.join(30)
+    assert [str(error) for error in found] == ["The database is not available."]
+
+
+def test_who_comes_late_to_its_turn_gives_it_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "LONGEST", 0.0)
+    own = Turns(tmp_path / "keyosk.db")
+    with pytest.raises(peewee.OperationalError, match="locked"):
+        own.take()
+    monkeypatch.undo()
+    other = Turns(tmp_path / "keyosk.db")
+    for each in (own, other, own):
+        each.take()
+        each.give()
+
+
+def test_a_turn_needs_no_folder_that_can_be_locked(tmp_path: Path) -> None:
+    own = Turns(tmp_path / "missing" / "keyosk.db")
+    own.take()
+    own.give()
+    own.take()
+    own.give()
+
+
+def test_a_transaction_that_cannot_begin_gives_its_turn_back(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object = None) -> None:
+        raise peewee.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(database.raw, "begin", fail)
+        with pytest.raises(Unavailable), database.transaction():
+            pass
+    assert increased(database) == 1
+
+
+def test_a_write_that_fails_gives_its_turn_back(database: Database) -> None:
+    with pytest.raises(Unavailable):
+        database._execute("UPDATE missing SET value = 1", (), repeatable=False)
+    with pytest.raises(ZeroDivisionError), database.transaction():
+        raise ZeroDivisionError
+    assert increased(database) == 1
