@@ -126,6 +126,13 @@ class Revocations:
         self._sessions.remove_of_account(account_id, by_password=by_password)
         self._console_sessions.remove_of_account(account_id)
 
+    def end_sessions_for(self, audience: str) -> None:
+        """End the refresh sessions for an audience that no service has any more.
+
+        SECURITY: else a service that takes it later goes on with them.
+        """
+        self._sessions.remove_for_audience(audience)
+
     def of_service(self, audience: str, account_ids: Collection[str]) -> int:
         """Revoke every token so far for a service, whose scopes these accounts hold.
 

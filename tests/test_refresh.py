@@ -248,6 +248,37 @@ def test_a_session_ends_with_its_login(
         refused(refresh(server.client(), token))
 
 
+@pytest.mark.parametrize("loss", ["deleted", "another audience"])
+def test_a_session_ends_with_its_service_and_does_not_begin_anew_with_the_next_one(
+    server: LiveServer, admin: Client, loss: str
+) -> None:
+    # "_" and "%" stand for anything in a pattern: no other service is meant.
+    audience = unique("urn:to_o%")
+    gone = make_service(admin, audience=audience)
+    other = make_service(admin, audience=audience.replace("_", "-"))
+    person = make_person(server, admin, f"{gone}:read", f"{other}:read")
+    both = begin(person)["refresh_token"]
+    alone = begin(person, scope=f"offline_access {gone}:read")["refresh_token"]
+    kept = begin(person, scope=f"offline_access {other}:read")["refresh_token"]
+    path = f"/services/{gone}"
+    if loss == "deleted":
+        assert admin.delete(f"{path}?force=true").status_code in (200, 204)
+    else:
+        done(admin.patch(path, json={"audience": unique("urn:other")}))
+    assert len(done(admin.get(f"{person.path}/tokens"))["items"]) == 1
+    if loss == "deleted":
+        body = {"name": gone, "scopes": [f"{gone}:read"]}
+        done(
+            admin.post("/services", json={**body, "audience": audience, "refresh_allowed": True}),
+            201,
+        )
+        granted = {"add": {"scopes": [f"{gone}:read"]}}
+        done(admin.patch(f"{person.path}/grants", json=granted))
+    refused(refresh(server.client(), both))
+    refused(refresh(server.client(), alone))
+    done(refresh(server.client(), kept))
+
+
 @pytest.mark.parametrize("loss", ["deleted", "disabled", "ended", "elsewhere"])
 def test_a_session_ends_with_the_key_that_began_it(
     server: LiveServer, admin: Client, alice: Person, loss: str

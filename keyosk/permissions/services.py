@@ -244,6 +244,7 @@ class Services:
             if service.policy.audience != after.policy.audience:
                 # SECURITY: another service may take it, and would be shown these tokens.
                 moments.append(self._revocations.of_audiences([service.policy.audience]))
+                self._revocations.end_sessions_for(service.policy.audience)
             moments += self._revoke_exchanged(service, after)
             effective_at = max(moments, default=None)
             number = self._services.change(
@@ -286,6 +287,7 @@ class Services:
                 raise Forbidden("Keyosk's own service cannot be deleted.")
             self._refuse_use({scope.name for scope in service.scopes}, force=force)
             effective_at = max([self._revoke(service), *self._revoke_exchanged(service, None)])
+            self._revocations.end_sessions_for(service.policy.audience)
             self._services.remove(service.id, version=version)
             if service.policy.token_lifetime is not None:
                 self._revocations.note_lifetimes()

@@ -144,6 +144,12 @@ class SessionStore:
         """Delete the sessions that an API key began."""
         self._database.write(tables.Session.delete().where(tables.Session.api_key == key_id))
 
+    def remove_for_audience(self, audience: str) -> None:
+        """Delete the sessions whose tokens are for an audience, alone or with others."""
+        # It stands there as JSON, so within quotation marks, and no two differ in case only.
+        named = tables.Session.audiences.contains(json.dumps(audience))
+        self._database.write(tables.Session.delete().where(named))
+
     def remove_expired(self, now: int) -> None:
         """Delete the sessions that have ended by ``now``."""
         self._database.write(tables.Session.delete().where(tables.Session.expires_at <= now))
