@@ -125,6 +125,21 @@ def test_who_waits_in_vain_is_told_that_the_database_is_not_available(
     assert [str(error) for error in found] == ["The database is not available."]
 
 
+def test_a_command_gives_up_where_another_was_stopped_in_the_middle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert threading.current_thread() is threading.main_thread()
+    own, stopped = Turns(tmp_path / "keyosk.db"), Turns(tmp_path / "keyosk.db")
+    stopped.take()
+    monkeypatch.setattr(turns, "LONGEST", 0.05)
+    with pytest.raises(peewee.OperationalError, match="locked"):
+        own.take()
+    stopped.give()
+    monkeypatch.undo()
+    own.take()
+    own.give()
+
+
 def test_who_comes_late_to_its_turn_gives_it_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

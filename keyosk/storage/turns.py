@@ -7,11 +7,15 @@ slowest took 80 ms and more. So whoever writes waits here first.
 
 import fcntl
 import os
+import signal
 import threading
 import time
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from types import FrameType
+from typing import Final, NoReturn
 
 import peewee
 
@@ -41,7 +45,7 @@ class Turns:
         except OSError:
             pass  # no locks here, or no descriptor left: SQLite's own lock is enough
         except BaseException:
-            self._threads.release()
+            self.give()
             raise
         # Those before it found the file locked for as long: it need not find it out again.
         if time.monotonic() - began >= LONGEST:
@@ -61,9 +65,32 @@ class Turns:
             # By each process for itself, after its fork: a lock belongs to the opening.
             self._handle = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
             weakref.finalize(self, os.close, self._handle)
-        # Without a deadline: a thread of each process waits for as long as another one holds it,
-        # and all others of that process only so long for this thread.
-        fcntl.flock(self._handle, fcntl.LOCK_EX)
+        # Without a deadline in a thread of the server: it waits for as long as another process
+        # holds it, and all others of this process only so long for this thread.
+        with _deadline():
+            fcntl.flock(self._handle, fcntl.LOCK_EX)
+
+
+@contextmanager
+def _deadline() -> Iterator[None]:
+    """Have a command give up in time: another one may have been stopped in the middle (Ctrl-Z).
+
+    Signals reach the main thread only, in which the server writes nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, _give_up)
+    signal.setitimer(signal.ITIMER_REAL, LONGEST)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _give_up(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise _locked()
 
 
 def _locked() -> peewee.OperationalError:
