@@ -194,6 +194,18 @@ def test_a_good_token_is_used_while_keyosk_is_away(keyosk: Issuer, clock: Clock)
         (httpx.Response(200, json={"access_token": "t"}), "invalid_response"),
         (issued(1, 0), "invalid_response"),
         (issued(1, "soon"), "invalid_response"),
+        *(
+            (httpx.Response(200, text=f'{{"access_token": {token}, "expires_in": {seconds}}}'), bad)
+            for bad in ["invalid_response"]
+            for token, seconds in [
+                ('"t"', "NaN"),
+                ('"t"', "1e999"),
+                ("null", "900"),
+                ("5", "900"),
+                ('"t\\r\\nX-Evil: 1"', "900"),
+                ('""', "900"),
+            ]
+        ),
         (httpx.Response(302, headers={"Location": "https://attacker.example"}), "invalid_response"),
     ],
 )

@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import gzip
+import json
 import os
 import subprocess
 import sys
@@ -335,6 +337,84 @@ def test_of_many_tasks_one_fetches_and_nobody_waits_for_the_network(keyosk: Issu
         may_go_on.set()
         assert {(await task).username for task in tasks} == {"alice"}
         assert keyosk.key_fetches == 1
+        await verifier.aclose()
+
+    asyncio.run(ask())
+
+
+# --- What a response may cost ---------------------------------------------------------------------
+
+
+class _Strange(httpx.MockTransport):
+    """A Keyosk whose key set is what a test says; pieces that are numbers are seconds."""
+
+    def __init__(self, keyosk: Issuer, clock: Clock, pieces: list[bytes | float]) -> None:
+        super().__init__(self._respond)
+        self._keyosk, self._clock, self._pieces = keyosk, clock, pieces
+        self.headers: dict[str, str] = {}
+        self.sent = 0
+
+    def _respond(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path != "/.well-known/jwks.json":
+            return self._keyosk.respond(request)
+        return httpx.Response(200, headers=self.headers, content=self._content())
+
+    def _content(self) -> Iterator[bytes]:
+        for piece in self._pieces:
+            if isinstance(piece, bytes):
+                self.sent += len(piece)
+                yield piece
+            else:
+                self._clock.now += piece
+
+
+@pytest.mark.parametrize(
+    ("pieces", "most"),
+    [([b" " * 10_000] * 1_000, 1_010_000), ([b" ", 1.0] * 1_000, 20)],
+    ids=["too much", "too slow"],
+)
+def test_a_response_that_never_ends_holds_nobody(
+    keyosk: Issuer, monkeypatch: pytest.MonkeyPatch, pieces: list[bytes | float], most: int
+) -> None:
+    clock = Clock(time.monotonic())
+    monkeypatch.setattr("keyosk_client.flows.time.monotonic", clock)
+    strange = _Strange(keyosk, clock, pieces)
+    reader = Reader(clock)
+    reader.client = httpx.Client(transport=strange)
+    with pytest.raises(KeysUnavailable):
+        reader.knows(KID)
+    assert 0 < strange.sent <= most
+
+
+def test_a_response_is_measured_as_it_is_unpacked(keyosk: Issuer, clock: Clock) -> None:
+    strange = _Strange(keyosk, clock, [gzip.compress(b" " * 10_000_000)])
+    strange.headers = {"Content-Encoding": "gzip"}
+    reader = Reader(clock)
+    reader.client = httpx.Client(transport=strange)
+    with pytest.raises(KeysUnavailable):
+        reader.knows(KID)
+    document = json.dumps({"keys": keyosk.keys}).encode()
+    strange = _Strange(keyosk, clock, [gzip.compress(document)])
+    strange.headers = {"Content-Encoding": "gzip"}
+    other = Reader(clock)
+    other.client = httpx.Client(transport=strange)
+    assert other.knows(KID)
+
+
+def test_a_response_that_does_not_begin_holds_no_task(
+    keyosk: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keyosk_client.flows.DEADLINE", 0.01)
+
+    async def never(_: httpx.Request) -> httpx.Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def ask() -> None:
+        http.transports[ISSUER] = httpx.MockTransport(never)
+        verifier = AsyncVerifier(ISSUER, AUDIENCE)
+        with pytest.raises(KeysUnavailable):
+            await verifier.verify(keyosk.token())
         await verifier.aclose()
 
     asyncio.run(ask())

@@ -4,6 +4,8 @@ import { elapsed, metadataOf } from "./documents.js";
 import { LoginRefused, TokenUnavailable } from "./errors.js";
 
 const TIMEOUT = 10_000; // milliseconds
+const TOKEN = /^[\w.~+/-]+=*$/; // RFC 6750 section 2.1
+const FOREVER = 2 ** 31; // seconds
 const PAUSE = 5_000; // after a failure, while the last token is still good
 const ATTEMPTS = 4;
 const LONGEST_PAUSE = 30; // seconds
@@ -61,7 +63,8 @@ export class TokenSource {
     if (scope !== undefined) form.set("scope", [scope].flat().join(" "));
     const sent = elapsed();
     const { access_token: token, expires_in: lasts } = await this.#post(form, await this.#basic());
-    if (typeof token !== "string" || !(lasts >= 1)) throw new LoginRefused("invalid_response", "There is no token in it.");
+    const isToken = typeof token === "string" && TOKEN.test(token);
+    if (!isToken || !(lasts >= 1 && lasts < FOREVER)) throw new LoginRefused("invalid_response", "There is no token in it.");
     this.#token = token;
     this.#expiresAt = sent + lasts * 1000;
     this.#refreshAt = this.#expiresAt - Math.min(EARLY, lasts / 5) * 1000;

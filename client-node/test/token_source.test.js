@@ -127,8 +127,9 @@ test("a file that is not there for a moment costs nobody a token that is good", 
 });
 
 test("a response without a token is no token", async () => {
-  for (const body of [{}, { access_token: "a" }, { access_token: 1, expires_in: 900 }, { access_token: "a", expires_in: 0 }]) {
-    const strange = async (input, init) => (String(input).endsWith(TOKEN) ? Response.json(body) : fetch(input, init));
+  const bodies = ["{}", '{"access_token":"a"}', '{"access_token":null,"expires_in":900}', '{"access_token":"a b","expires_in":900}'];
+  for (const body of [...bodies, '{"access_token":"a","expires_in":0}', '{"access_token":"a","expires_in":1e999}']) {
+    const strange = async (input, init) => (String(input).endsWith(TOKEN) ? new Response(body) : fetch(input, init));
     await assert.rejects(source({ fetch: strange }).token(), (error) => error.error === "invalid_response");
   }
 });

@@ -15,8 +15,17 @@ import httpx
 
 T = TypeVar("T")
 
+#: Headers that are not about a body that was decompressed.
+_OF_TRANSFER: Final = (b"content-encoding", b"content-length", b"transfer-encoding")
+
 #: What a flow has raised where a request failed.
 TRANSPORT_ERRORS: Final = (httpx.HTTPError, httpx.InvalidURL)
+#: Seconds for a whole response. SECURITY: httpx limits each step, and one that sends a byte now and
+#: then would keep all who wait for it.
+DEADLINE: Final = 15.0
+_LATE: Final = f"the response took longer than {DEADLINE:.0f} seconds"
+#: Bytes of a response, decompressed: a document that is larger is none of Keyosk's.
+_LARGEST: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +38,7 @@ class Send:
     headers: Mapping[str, str] = field(default_factory=dict)
     data: Mapping[str, str] | None = field(default=None, repr=False)
     auth: tuple[str, str] | None = field(default=None, repr=False)
+    largest: int = _LARGEST
 
     def options(self) -> dict[str, Any]:
         """Return it as the arguments of httpx's ``request``."""
@@ -86,7 +96,7 @@ def run(flow: Flow[T], client: httpx.Client) -> T:
                 if isinstance(step, Call):
                     result: Any = step.function()
                 else:
-                    result = client.request(**step.options())
+                    result = _sent(client, step)
             except Exception as error:  # noqa: BLE001 - the flow decides
                 step = flow.throw(error)
             else:
@@ -109,7 +119,7 @@ async def run_async(flow: Flow[T], client: httpx.AsyncClient) -> T:
                 if isinstance(step, Call):
                     result: Any = await asyncio.to_thread(step.function)
                 else:
-                    result = await client.request(**step.options())
+                    result = await _sent_async(client, step)
             except Exception as error:  # noqa: BLE001 - the flow decides
                 step = flow.throw(error)
             else:
@@ -117,3 +127,49 @@ async def run_async(flow: Flow[T], client: httpx.AsyncClient) -> T:
     except StopIteration as end:
         value: T = end.value
         return value
+
+
+class _Body:
+    """The body of a response, piece by piece, until there is too much or it takes too long."""
+
+    def __init__(self, largest: int) -> None:
+        self._largest = largest
+        self._ends = time.monotonic() + DEADLINE
+        self._content = bytearray()
+
+    def add(self, piece: bytes) -> None:
+        """Take a piece. Raises ``httpx.HTTPError``."""
+        self._content += piece
+        if len(self._content) > self._largest:
+            raise httpx.RemoteProtocolError(f"the response has more than {self._largest} bytes")
+        if time.monotonic() > self._ends:
+            raise httpx.ReadTimeout(_LATE)
+
+    def response(self, begun: httpx.Response) -> httpx.Response:
+        """Return the response with this body, which is decompressed."""
+        headers = [each for each in begun.headers.raw if each[0].lower() not in _OF_TRANSFER]
+        return httpx.Response(
+            begun.status_code, headers=headers, content=bytes(self._content), request=begun.request
+        )
+
+
+def _sent(client: httpx.Client, step: Send) -> httpx.Response:
+    body = _Body(step.largest)
+    with client.stream(**step.options()) as begun:
+        for piece in begun.iter_bytes():
+            body.add(piece)
+        return body.response(begun)
+
+
+async def _sent_async(client: httpx.AsyncClient, step: Send) -> httpx.Response:
+    async def whole() -> httpx.Response:
+        body = _Body(step.largest)
+        async with client.stream(**step.options()) as begun:
+            async for piece in begun.aiter_bytes():
+                body.add(piece)
+            return body.response(begun)
+
+    try:
+        return await asyncio.wait_for(whole(), DEADLINE)
+    except asyncio.TimeoutError:
+        raise httpx.ReadTimeout(_LATE) from None

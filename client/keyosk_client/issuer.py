@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
@@ -34,6 +35,8 @@ _EARLY: Final = 0.8
 _UNKNOWN: Final = 30
 #: Seconds between two attempts while Keyosk is unavailable.
 _RETRY: Final = 5
+#: Bytes of the largest list of revocations that is taken: some 500,000 entries.
+_LARGEST_LIST: Final = 64_000_000
 #: Poll intervals after which a required list of revocations is too old.
 _MISSED: Final = 6
 _MAX_AGE: Final = re.compile(r"(?:^|[\s,])max-age=(\d{1,9})", re.IGNORECASE)
@@ -170,7 +173,9 @@ class KnownIssuer:
         try:
             url = yield from self._endpoint("revocations_endpoint")
             since = str(self._revoked.sequence)
-            response = yield from self._get(url, self._revoked_tag, since=since)
+            response = yield from self._get(
+                url, self._revoked_tag, largest=_LARGEST_LIST, since=since
+            )
             now = _earliest_now(response)
             if _is_modified(response):
                 if self._revoked.apply(response.json(), now=now):
@@ -228,10 +233,13 @@ class KnownIssuer:
         return found
 
     @staticmethod
-    def _get(url: str, tag: str | None, **params: str | None) -> Flow[httpx.Response]:
+    def _get(
+        url: str, tag: str | None, *, largest: int | None = None, **params: str | None
+    ) -> Flow[httpx.Response]:
         headers = {"Accept": "application/json"} | ({"If-None-Match": tag} if tag else {})
         given = {name: value for name, value in params.items() if value is not None}
-        return flows.send(Send("GET", url, params=given, headers=headers))
+        step = Send("GET", url, params=given, headers=headers)
+        return flows.send(step if largest is None else replace(step, largest=largest))
 
 
 def _is_modified(response: httpx.Response) -> bool:

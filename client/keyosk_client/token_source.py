@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import os
 import random
+import re
 import ssl
 import threading
 import time
@@ -40,6 +41,9 @@ _MOST_KEPT: Final = 1_000
 _ASSERTION: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
 _ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - a type
+#: What a token may consist of (RFC 6750 section 2.1).
+_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*", re.ASCII)
+_FOREVER: Final = 2**31
 _BUSY: Final = (429, 500, 502, 503, 504)
 
 S = TypeVar("S", bound="TokenSourceCore")
@@ -431,11 +435,12 @@ def _issued(response: httpx.Response, asked_at: float) -> _Issued:
     try:
         body = response.json()
         if response.status_code == 200:
-            lasts = float(body["expires_in"])
-            if lasts < 1:
+            text, lasts = body["access_token"], float(body["expires_in"])
+            # SECURITY: what is no token would become a part of headers; NaN is no number at all.
+            if not (1 <= lasts < _FOREVER and _TOKEN.fullmatch(text)):
                 raise ValueError
             early = min(_EARLY, lasts * _EARLY_PART)
-            return _Issued(str(body["access_token"]), asked_at + lasts - early, asked_at + lasts)
+            return _Issued(text, asked_at + lasts - early, asked_at + lasts)
         error, description = str(body["error"]), str(body.get("error_description", ""))
     except (ValueError, TypeError, LookupError, AttributeError):
         error, description = "invalid_response", f"status {response.status_code}"
