@@ -72,7 +72,7 @@ def _databases(folder: Path, running: ExitStack, database: str) -> axes.NewDatab
         return lambda: f"sqlite:///{folder / f'{next(numbers)}.db'}"
     from postgres import PostgresServer  # noqa: PLC0415  # it is in tests/
 
-    server = running.enter_context(PostgresServer())
+    server = running.enter_context(PostgresServer(durable=True))
     return server.create_database
 
 

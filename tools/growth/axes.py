@@ -224,6 +224,9 @@ def _of_audit_rows(subject: Subject) -> Iterator[Row]:
         "/audit?actor=admin&action=account.change",
         "/audit?actor=admin&action=account.delete",
         "/audit?actor=admin&action=role.delete",
+        f"/audit?actor={subject.logins[0].id}&action=account.delete",
+        "/audit?credential=password&action=account.delete",
+        "/audit?action=account.change&until=2026-01-01T00:00:00Z&sort=-sequence",
         "/audit?credential=password&since=2026-01-01T00:00:00Z",
     ):
         yield _list(subject, path, name=path.replace(subject.logins[0].id, "ID"))

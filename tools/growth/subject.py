@@ -17,7 +17,7 @@ from werkzeug.test import create_environ
 from keyosk import app, config
 from keyosk.credentials import api_key_format
 from keyosk.credentials.password_hashing import Passwords
-from keyosk.ids import first_version, new_id
+from keyosk.ids import new_id, new_version
 from keyosk.model import OPERATOR, AuditAction, Claim, CredentialKind, Grant, Scope
 from keyosk.storage import tables
 from keyosk.web import lines
@@ -324,10 +324,9 @@ def _lines(accounts: int, every: int, hash_: str) -> Iterator[str]:
 
 
 def _key_of(account_id: str, now: int) -> dict[str, Any]:
-    key_id = new_id()
     secret = api_key_format.generate()
     return {
-        "id": key_id,
+        "id": new_id(),
         "account": account_id,
         "name": "growth",
         "description": "",
@@ -341,7 +340,7 @@ def _key_of(account_id: str, now: int) -> dict[str, Any]:
         "successor": None,
         "created_at": now,
         "updated_at": now,
-        "version": first_version(key_id),
+        "version": new_version(),
     }
 
 
