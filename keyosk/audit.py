@@ -40,6 +40,8 @@ GENESIS: Final = "0" * 64
 CHECKPOINT_TYPE: Final = "keyosk-checkpoint+jwt"
 #: What the log calls its own shortening.
 PRUNED: Final[AuditAction] = "audit.prune"
+#: The most rows that a page of a list with several filters looks at.
+LOOKED_AT: Final = 10_000
 _BATCH: Final = 500
 #: The one way in which a row is written to be hashed.
 _ENCODE: Final = json.JSONEncoder(
@@ -241,6 +243,10 @@ class Audit:
         """Return the rows that a listing asks for, up to this moment."""
         self.seal()
         return self._store.page(list_query)
+
+    def horizon(self, list_query: ListQuery) -> AuditRow | None:
+        """Return the last row that a page looks at; ``None`` if it looks at all to come."""
+        return self._store.horizon(list_query, looked_at=LOOKED_AT)
 
     def count(self, list_query: ListQuery) -> int:
         """Return how many rows pass the filters of a listing."""

@@ -252,6 +252,26 @@ def test_a_difference_is_as_short_as_it_can_be(before: Any, after: Any, found: A
     assert differences == found
 
 
+def test_the_log_goes_on_where_none_of_the_rows_looked_at_matches(
+    prepared_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with console(prepared_url) as (keyosk, client):
+        keyosk.roles.create(OPERATOR, name="first")
+        for number in range(8):
+            keyosk.roles.create(OPERATOR, name=f"role-{number}")
+        # As if they were too many to be sorted.
+        monkeypatch.setattr("keyosk.storage.listing.FEW", 0)
+        monkeypatch.setattr("keyosk.audit.LOOKED_AT", 5)
+        keyosk.audit.seal()
+        role = "role/first"
+        asked = {"since": "2020-01-01T00:00:00Z", "target": role}
+        page = get(client, "/console/audit", **asked)
+        assert "No row matches so far." in page.text
+        while role not in page.text:
+            (following,) = [given["href"] for _, given in page.tags if given.get("rel") == "next"]
+            page = get(client, following or "")
+
+
 def test_the_log_is_filtered_by_credential_and_exported(prepared_url: str) -> None:
     with console(prepared_url) as (keyosk, client):
         keyosk.grants.create_account(OPERATOR, [], username="alice")

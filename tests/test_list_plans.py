@@ -8,6 +8,7 @@ import random
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import combinations
 from typing import Any, Final
 
 import peewee
@@ -81,17 +82,19 @@ def fill(installation: Installation) -> None:
         grants.append({**held, "scope": None, "role": roles[number % len(roles)]})
         if number % 100 == 99:
             grants.append({**held, "scope": "todo:rare", "role": None})
+        # Half of the rows have the one, half the other, in all that lists are filtered by.
+        one = chance.random() < 0.5
         audit.append(
             {
                 "id": new_id(),
                 "sequence": 1_000_000 + number,
                 "time": START + number // 2,
-                "actor": chance.choice([accounts[0]["id"], accounts[-1]["id"]]),
-                "actor_name": chance.choice(["alice", "bob"]),
-                "credential": chance.choice(["password", accounts[0]["id"]]),
-                "action": chance.choice(["test.one", "test.two"]),
-                "target": chance.choice(["account/one", "account/two"]),
-                "outcome": chance.choice(["done", "refused"]),
+                "actor": accounts[0 if one else -1]["id"],
+                "actor_name": "alice" if one else "bob",
+                "credential": "password" if one else accounts[0]["id"],
+                "action": "test.one" if one else "test.two",
+                "target": "account/one" if one else "account/two",
+                "outcome": "done" if one else "refused",
                 "hash": bytes(32),
             }
         )
@@ -165,8 +168,23 @@ AUDIT: Final[tuple[dict[str, Any], ...]] = (
     {"target": "account/two"},
     {"credential": "password"},
     {"credential": "00000000-0000-7000-8000-000000000000"},
+    {"outcome": "refused"},
+)
+#: Who and what have an index together: both are passed by half of the rows, or by none.
+PAIRS: Final[tuple[dict[str, Any], ...]] = (
+    {"actor": "alice", "action": "test.one"},
+    {"actor": "alice", "action": "test.two"},
+)
+#: No row passes two of these, half of them each one.
+APART: Final[tuple[dict[str, Any], ...]] = (
+    {"actor": "alice"},
+    {"action": "test.two"},
+    {"credential": "password"},
+    {"target": "account/two"},
     {"outcome": "done"},
     {"outcome": "refused"},
+    {"since": START + MANY},
+    {"until": START},
 )
 #: In the order of their places, rows before ``since`` have to be passed over.
 TIMES: Final[tuple[dict[str, Any], ...]] = (
@@ -343,6 +361,29 @@ def test_a_page_of_the_audit_log_costs_a_page_whatever_its_filters_and_order(
     fill(installation)
     check(installation, AuditStore(installation.database).page, AUDIT, ("sequence", "time"))
     check(installation, AuditStore(installation.database).page, TIMES, ("time",))
+    check(installation, AuditStore(installation.database).page, PAIRS, ("sequence",))
+
+
+def test_a_page_of_the_audit_log_whose_filters_have_no_index_costs_what_it_looks_at(
+    installation: Installation,
+) -> None:
+    fill(installation)
+    store = AuditStore(installation.database)
+    ((someone,),) = rows_of(installation, "SELECT actor FROM audit_row WHERE sequence = 1000000")
+
+    def bounded(list_query: ListQuery) -> Sequence[Any]:
+        last = store.horizon(list_query, looked_at=1_000)
+        end = None if last is None else (value_of(last, list_query), last.sequence)
+        return store.page(replace(list_query, end=end))
+
+    pairs = [one | other for one, other in combinations((*APART, {"actor": someone}), 2)]
+    three = {"actor": "bob", "action": "test.two", "credential": "password"}
+    for filters in (*pairs, three, {"outcome": "done"}):
+        for list_query in listings(filters, ("sequence", "time")):
+            cost(installation, bounded, list_query)
+            middle = store.page(replace(list_query, filters={}, limit=MANY // 2))[-1]
+            after = (value_of(middle, list_query), middle.sequence)
+            cost(installation, bounded, replace(list_query, after=after))
 
 
 def test_a_page_of_api_keys_costs_a_page_whatever_its_filters_and_order(

@@ -6,6 +6,7 @@ import json
 import random
 import sqlite3
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
@@ -20,7 +21,7 @@ from keyosk.accounts import accounts
 from keyosk.ids import new_id
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR, Grant, Kind, ListQuery, Scope
-from keyosk.storage import tables
+from keyosk.storage import listing, tables
 from keyosk.storage.grants import GrantStore
 from keyosk.web import paging
 from live import ADMIN_PASSWORD, Client, unique
@@ -621,6 +622,49 @@ def test_filters_of_the_audit_log(installation: Installation, caller: Caller) ->
     assert names_of(caller, path, since=FUTURE) == set()
     assert names_of(caller, path, until=PAST) == set()
     assert names_of(caller, path, since=PAST, until=FUTURE) == names_of(caller, path)
+
+
+def test_two_filters_of_the_audit_log_pass_what_each_does(
+    installation: Installation, caller: Caller
+) -> None:
+    installation.grants.create_account(OPERATOR, [], username="alice")
+    by_alice = replace(OPERATOR, username="alice", account_id=installation.accounts.get("alice").id)
+    for by in (OPERATOR, by_alice):
+        for name in ("one", "two"):
+            installation.roles.create(by, name=f"{by.username}-{name}")
+        installation.roles.remove(by, f"{by.username}-one")
+    for actor in ("alice", by_alice.account_id or ""):
+        rows = caller.all("/audit", actor=actor, action="role.create")
+        assert [row["after"]["name"] for row in rows] == ["alice-one", "alice-two"]
+        assert len(caller.all("/audit", actor=actor, action="role.delete")) == 1
+        total = caller.get("/audit", actor=actor, action="role.create", total="true")
+        assert total.headers["X-Total-Count"] == "2"
+        assert caller.all("/audit", actor=actor, action="account.create") == []
+        assert caller.all("/audit", actor=actor, action="role.create", outcome="refused") == []
+    assert caller.all("/audit", actor="delete alice", action="role.") == []
+
+
+@pytest.mark.parametrize("sort", ["sequence", "-sequence", "time", "-time"])
+def test_filters_of_the_audit_log_without_an_index_look_at_so_many_rows_a_page(
+    installation: Installation, caller: Caller, monkeypatch: pytest.MonkeyPatch, sort: str
+) -> None:
+    for number in range(12):
+        installation.roles.create(OPERATOR, name=f"role-{number}")
+        if number % 5 == 0:
+            installation.roles.remove(OPERATOR, f"role-{number}")
+    asked = {"action": "role.delete", "outcome": "done", "since": PAST, "sort": sort}
+    whole = caller.all("/audit", **asked)
+    assert len(whole) == 3
+    # As if they were too many to be sorted.
+    monkeypatch.setattr(listing, "FEW", 0)
+    monkeypatch.setattr("keyosk.audit.LOOKED_AT", 4)
+    pages = [*caller.pages("/audit", **asked)]
+    assert [row for page in pages for row in page] == whole
+    if "time" in sort:
+        assert [] in pages
+        assert len(pages) == len(caller.all("/audit", since=PAST)) // 4 + 1
+    few = [*caller.pages("/audit", **asked, limit=1)]
+    assert [row for page in few for row in page] == whole
 
 
 @pytest.mark.parametrize(

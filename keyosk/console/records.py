@@ -25,8 +25,10 @@ EXPORT: Final = "/console/audit/export"
 def audit(visit: Visit) -> Response:
     """List rows of the audit log, the newest first."""
     query = _query()
+    # Of the rows of a time it is to read these only.
+    sort = "-time" if query["since"] or query["until"] else "-sequence"
     found = visit.api.get(
-        "/audit", **query, cursor=request.args.get("cursor"), sort="-sequence", limit=50
+        "/audit", **query, cursor=request.args.get("cursor"), sort=sort, limit=50
     ).body
     given = {name: value for name, value in query.items() if value}
     return show(

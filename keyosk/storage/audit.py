@@ -21,6 +21,12 @@ from keyosk.storage.database import Database
 _SORTS: Final[lists.Sorts] = {"sequence": tables.AuditRow.sequence, "time": tables.AuditRow.time}
 _DONE: Final = "done"
 _TIMES: Final = frozenset({"since", "until"})
+#: The filters by an action and by the name of an actor as one, "account.delete alice": no action
+#: has a space.
+_ACTION_OF: Final = "action of actor"
+#: The filters that an index serves in the order of places. A page walks along the first that it
+#: has, so those that fewer rows pass come first.
+_WALKED: Final = ("target", _ACTION_OF, "actor", "action", "credential", "outcome")
 #: Seconds by which a count may lie ahead; below that it waits for its minute to be over.
 _FAR: Final = 3_600
 #: Addresses from which failed logins of one account are kept apart in a minute.
@@ -119,12 +125,9 @@ class AuditStore:
 
     def page(self, list_query: ListQuery) -> list[AuditRow]:
         """Return a page of sealed rows."""
-        filters = list_query.filters
-        others = filters.keys() - _TIMES
-        leading = others if list_query.sort == "sequence" else _TIMES
-        among = None
-        if filters.keys() - leading or len(others) > 1:
-            among = lists.few(self._database, [[_keys(*each)] for each in filters.items()])
+        list_query = _paired(list_query)
+        leading = _leading(list_query)
+        among = self._few(list_query.filters, leading)
         if among is not None and not among:
             return []
         query = lists.page(
@@ -137,9 +140,40 @@ class AuditStore:
         )
         return [_row(row) for row in self._database.rows(query)]
 
+    def horizon(self, list_query: ListQuery, *, looked_at: int) -> AuditRow | None:
+        """Return the last row that a page looks at; ``None`` if it looks at all to come."""
+        row = tables.AuditRow
+        list_query = _paired(list_query)
+        filters, leading = list_query.filters, _leading(list_query)
+        if filters.keys() <= leading or self._few(filters, leading) is not None:
+            return None
+        walked = {name: filters[name] for name in filters.keys() & leading}
+        ahead = lists.page(
+            # From the index alone: only the row at its end is read.
+            row.select(row.sequence),
+            replace(list_query, filters=walked, limit=1),
+            key=row.sequence,
+            sorts=_SORTS,
+            filters=self._filters(leading),
+        )
+        last = self._database.row(ahead.offset(looked_at - 1))
+        if last is None:
+            return None
+        return _row(self._database.rows(row.select().where(row.sequence == last["sequence"]))[0])
+
+    def _few(self, filters: Mapping[str, Any], leading: frozenset[str]) -> set[Any] | None:
+        """The places of the rows that pass one of the filters, if those are few.
+
+        ``None`` as well if all filters are ``leading``, whose index needs no help.
+        """
+        if filters.keys() <= leading:
+            return None
+        indexed = [each for each in filters.items() if _is_indexed(*each)]
+        return lists.few(self._database, [[_keys(*each)] for each in indexed])
+
     def _filters(self, indexed: Collection[str]) -> lists.Filters:
         """The condition of each filter; an index is used for those ``indexed`` only."""
-        names = ("actor", "action", "credential", "target", "outcome", *_TIMES)
+        names = (*_WALKED, *_TIMES)
         seen = partial(lists.unindexed, self._database)
         return {
             name: partial(_condition, name, place=None if name in indexed else seen)
@@ -148,6 +182,7 @@ class AuditStore:
 
     def count(self, list_query: ListQuery) -> int:
         """Return the number of sealed rows that pass the filters of a list."""
+        list_query = _paired(list_query)
         query = lists.filtered(
             tables.AuditRow.select(), list_query, self._filters(list_query.filters.keys())
         )
@@ -361,6 +396,30 @@ def _due(minute: Any) -> Any:
     return (minute < before) | (minute > before + _FAR)
 
 
+def _paired(list_query: ListQuery) -> ListQuery:
+    """Return the same listing; what has an index together is one filter."""
+    filters = dict(list_query.filters)
+    # No name has the form of an id.
+    if "action" not in filters or "actor" not in filters or is_id(filters["actor"]):
+        return list_query
+    filters[_ACTION_OF] = f"{filters.pop('action')} {filters.pop('actor')}"
+    return replace(list_query, filters=filters)
+
+
+def _leading(list_query: ListQuery) -> frozenset[str]:
+    """The filters whose index a page walks along, in its order."""
+    if list_query.sort != "sequence":
+        return _TIMES
+    filters = list_query.filters
+    walked = (name for name in _WALKED if name in filters and _is_indexed(name, filters[name]))
+    return frozenset([*walked][:1])
+
+
+def _is_indexed(name: str, value: Any) -> bool:
+    """Whether there is an index that has the rows that pass a filter."""
+    return name != "outcome" or bool(value != _DONE)
+
+
 def _keys(name: str, value: Any) -> "peewee.ModelSelect[Any]":
     """The places of the rows that pass a filter, in the order of its index."""
     row = tables.AuditRow
@@ -374,11 +433,14 @@ def _condition(
 ) -> peewee.Expression:
     """``place``: what to hold against the value in place of the column, for one not indexed."""
     row = tables.AuditRow
-    column: peewee.Field
+    column: Any
     if name == "actor":
         column = row.actor if is_id(value) else row.actor_name  # no name has the form of an id
     elif name in _TIMES:
         column = row.time
+    elif name == _ACTION_OF:
+        # As the index says it: a planner knows it by that, and how many rows pass.
+        column = row.action.concat(peewee.SQL("' '")).concat(row.actor_name)
     else:
         column = getattr(row, name)
     held: Any = column if place is None else place(column)

@@ -78,9 +78,11 @@ class AuditResource(Endpoint):
         """List rows, oldest first; ``sort=-sequence`` lists the newest first.
 
         With ``since`` or ``until`` they are sorted by their time, unless ``sort`` says otherwise.
+        No index serves most pairs of filters. Where many rows pass each, a page looks at some of
+        them only: it may be short or empty although ``next`` says that there is more.
         """
         audit = self.installation.audit
-        return self.page(audit.page, _body, audit.count)
+        return self.page(audit.page, _body, audit.count, horizon=audit.horizon)
 
 
 class AuditExportResource(Endpoint):
