@@ -4,7 +4,7 @@ import pytest
 
 from live import Client, LiveServer
 from pages import Browser, Page, logged_in
-from people import PASSWORD, Person, can_log_in, done, make_person
+from people import PASSWORD, Person, can_log_in, done, make_key, make_person
 
 pytestmark = pytest.mark.every_database
 
@@ -92,3 +92,13 @@ def test_it_gives_nobody_more_than_the_api(server: LiveServer, admin: Client) ->
     assert "1 of 1 accounts were left as they are." in page.text
     assert done(admin.get(alice.path))["enabled"] is True
     assert send(browser, "delete", alice.id, confirm="yes").status == 422
+
+
+def test_a_name_that_would_be_a_path_means_nothing(
+    server: LiveServer, admin: Client, root: Browser
+) -> None:
+    alice = make_person(server, admin)
+    key, secret = make_key(admin, alice)
+    page = send(root, "disable", f"{alice.id}/api-keys/{key}", confirm="yes")
+    assert "1 of 1 accounts were left as they are." in page.text
+    assert can_log_in(server, alice.username, secret)

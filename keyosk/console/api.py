@@ -8,6 +8,8 @@ from typing import Any, Final
 from urllib.parse import quote, unquote_to_bytes, urlencode
 from wsgiref.types import WSGIApplication
 
+from flask import g
+
 from keyosk.model import Principal
 from keyosk.web import access_log
 from keyosk.web.operator import BY_CONSOLE
@@ -165,7 +167,11 @@ class Api:
 
 
 def segment(value: str) -> str:
-    """Return a value as one segment of a path."""
+    """Return a value as one segment of a path. Raises ``Refused`` for one that would be several."""
+    # SECURITY: the path is unquoted on the way, and would be that of something else.
+    if "/" in value:
+        problem = {"title": "Not Found", "detail": "There is nothing of this name."}
+        raise Refused(404, {**problem, "code": "not_found", "request_id": g.request_id}, None)
     return quote(value, safe="")
 
 

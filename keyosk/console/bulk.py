@@ -86,10 +86,9 @@ def act(visit: Visit) -> Response:
 
 def _outcome(api: Api, what: Act, reference: str) -> dict[str, Any]:
     """One refusal does not stop the others."""
-    path = f"/accounts/{segment(reference)}"
     name, fault, at = _name(api, reference), None, None
     try:
-        at = what.send(api, path).effective_at
+        at = what.send(api, f"/accounts/{segment(reference)}").effective_at
     except Refused as error:
         fault = error.problem.get("detail") or error.problem.get("title") or "It was refused."
     return {"id": reference, "name": name, "fault": fault, "at": at}
