@@ -1,6 +1,7 @@
 """What goes wrong is told in one shape, and never says more than it should."""
 
 import base64
+import gzip
 import json
 import logging
 import re
@@ -199,6 +200,42 @@ def test_a_body_of_another_kind_is_refused(admin: Client, method: str, path: str
         answer = admin.request(method, path, data=b"{}", headers=headers)
         assert_problem(answer, 415, "unsupported_media_type")
     assert_problem(admin.request(method, path), 415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type"),
+    [
+        ("/accounts", "application/json"),
+        ("/apply", "application/json"),
+        ("/accounts/import", "application/jsonl"),
+    ],
+)
+def test_a_body_that_would_have_to_be_unpacked_is_refused(
+    admin: Client, path: str, content_type: str
+) -> None:
+    body = (
+        {"username": live.unique("packed")}
+        if path != "/apply"
+        else {"owner": live.unique("packed")}
+    )
+    plain = json.dumps(body).encode()
+    for coding, data in (("gzip", gzip.compress(plain)), ("GZIP", plain), ("br, gzip", plain)):
+        headers = {"Content-Type": content_type, "Content-Encoding": coding}
+        answer = admin.post(path, data=data, headers=headers)
+        assert_problem(answer, 415, "unsupported_media_type")
+        assert "Content-Encoding" in answer.json()["detail"]
+        assert answer.headers["Accept-Encoding"] == "identity"
+    headers = {"Content-Type": content_type, "Content-Encoding": "identity"}
+    assert admin.post(path, data=plain, headers=headers).status_code in (200, 201)
+
+
+def test_no_login_is_unpacked(server: LiveServer) -> None:
+    headers = {"Content-Encoding": "gzip"}
+    client = server.client("admin", live.ADMIN_PASSWORD)
+    answer = client.post("/auth/token", data={"scope": "keyosk:admin"}, headers=headers)
+    assert (answer.status_code, answer.json()["error"]) == (415, "invalid_request")
+    # Those of the request that a proxy asks about are about its body, not about ours.
+    assert client.get("/auth/forward/keyosk", headers=headers).status_code == 200
 
 
 def test_a_merge_patch_is_only_taken_where_one_belongs(admin: Client) -> None:

@@ -18,6 +18,12 @@ class MalformedBody(BadRequest):
     """A body that is not acceptable JSON; the description tells the caller why."""
 
 
+class CodedBody(UnsupportedMediaType):
+    """A body in a content coding, such as gzip (RFC 9110 section 8.4)."""
+
+    description = "The body must be sent as it is, without a Content-Encoding."
+
+
 class _Twice(ValueError):
     """An object has a member twice."""
 
@@ -43,8 +49,18 @@ def checked(schema: Schema, document: Any) -> dict[str, Any]:
     return loaded
 
 
+def check_coding() -> None:
+    """Raise ``CodedBody`` for a body that would have to be decoded first.
+
+    SECURITY: whoever looks at it on the way decodes it, and would see another body than Keyosk.
+    """
+    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        raise CodedBody
+
+
 def read(media_types: tuple[str, ...]) -> Any:
     """Return the JSON document in the body of the request."""
+    check_coding()
     if request.mimetype not in media_types:
         raise UnsupportedMediaType
     charset = request.mimetype_params.get("charset", "utf-8").lower()

@@ -11,7 +11,7 @@ from werkzeug.exceptions import UnsupportedMediaType
 from keyosk.bulk.records import OnConflict, Tally
 from keyosk.errors import Invalid, KeyoskError
 from keyosk.model import Caller
-from keyosk.web import access, lines, paging
+from keyosk.web import access, bodies, lines, paging
 from keyosk.web.accounts import LISTS
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.fields import Flag, QueryFlag, Text, described
@@ -80,6 +80,7 @@ class ImportResource(Endpoint):
         """
         if request.mimetype not in lines.TYPES:
             raise UnsupportedMediaType
+        bodies.check_coding()
         dry_run, on_conflict = _options()
         results = self._import(g.caller, dry_run=dry_run, on_conflict=on_conflict)
         leave = self.installation.bulk.exclusive()

@@ -15,7 +15,7 @@ from werkzeug.exceptions import HTTPException, InternalServerError, RequestEntit
 
 from keyosk import errors, masking
 from keyosk.web import authorization
-from keyosk.web.bodies import MalformedBody
+from keyosk.web.bodies import CodedBody, MalformedBody
 from keyosk.web.operator import is_operator
 from keyosk.web.responses import json_response
 
@@ -87,12 +87,14 @@ def response_to(error: Exception) -> Response:
     if isinstance(error, HTTPException) and error.code is not None:
         status = HTTPStatus(error.code)
         code = _CODES.get(status, status.name.lower())
-        detail = error.description if isinstance(error, MalformedBody) else None
+        detail = error.description if isinstance(error, MalformedBody | CodedBody) else None
         detail = detail or SENTENCES.get(code, status.description)
         response = _render(status, code, detail, faults=[], error=error)
         for name, value in error.get_headers():
             if name == "Allow":
                 response.headers[name] = value
+        if isinstance(error, CodedBody):
+            response.headers["Accept-Encoding"] = "identity"  # RFC 9110 section 15.5.16
         if isinstance(error, RequestEntityTooLarge):
             response.headers["Connection"] = "close"  # the rest of the body stays unread
         return response

@@ -50,6 +50,7 @@ def body() -> dict[str, list[str]]:
     values = query(asked)
     if not (asked.content_length or asked.headers.get("Transfer-Encoding")):
         return values
+    bodies.check_coding()
     if asked.mimetype == FORM:
         given = _form(asked.get_data())
     elif asked.mimetype == "application/json":
