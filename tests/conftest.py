@@ -245,9 +245,10 @@ def server(
         postgres: PostgresServer = request.getfixturevalue("postgres_server")
         url = postgres.create_database()
     shared = LiveServer(url, folder)
-    shared.program = (sys.executable, "-P", cheap_passwords.__file__)
+    shared.script = cheap_passwords.__file__
     if Coverage.current() is not None:
         # Other servers and commands are many and short: to measure each costs half as much again.
+        shared.program = (sys.executable, "-P", shared.script)
         root = request.config.rootpath
         shared.environment |= {
             "COVERAGE_PROCESS_START": str(root / "pyproject.toml"),

@@ -77,6 +77,8 @@ class LiveServer:
         }
         self.program: Sequence[str] = ()
         """What is started, with ``serve`` behind it; else it is forked (``processes``)."""
+        self.script = ""
+        """What is forked in place of the command."""
         self.stderr: int | None = None
         """Where its standard error goes, if not to the log."""
         self.process: Process | None = None
@@ -112,7 +114,7 @@ class LiveServer:
             if self.program:
                 self.process = subprocess.Popen([*self.program, "serve"], **settings)
             else:
-                self.process = processes.start("serve", **settings)
+                self.process = processes.start("serve", script=self.script, **settings)
         return self.process
 
     def start(self) -> None:

@@ -14,6 +14,7 @@ import importlib
 import json
 import os
 import pkgutil
+import runpy
 import select
 import signal
 import socket
@@ -87,13 +88,20 @@ def start(
     stdout: int | IO[bytes],
     stderr: int | IO[bytes],
     before: Sequence[str] = (),
+    script: str = "",
     start_new_session: bool = False,
 ) -> Process:
     """Start the ``keyosk`` command.
 
     ``before``: a program with its arguments that starts what the process is forked from.
+    ``script``: a file of Python that is run in place of the command.
     """
-    settings = {"cwd": str(cwd), "env": dict(env), "new_session": start_new_session}
+    settings = {
+        "cwd": str(cwd),
+        "env": dict(env),
+        "new_session": start_new_session,
+        "script": script,
+    }
     message = json.dumps({"arguments": arguments, **settings}).encode()
     read, write = os.pipe()
     try:
@@ -191,8 +199,8 @@ def _import_all() -> None:
     gc.freeze()  # a collection in each child would copy all pages
 
 
-def _fork_for_each(channel: socket.socket) -> None:
-    """Fork for each message; returns in the children only."""
+def _fork_for_each(channel: socket.socket) -> str:
+    """Fork for each message; returns in the children only, what they are to run."""
     running: dict[int, tuple[int, int]] = {}  # by file descriptor: process, where its end is said
     while True:
         for ready in select.select([channel.fileno(), *running], [], [])[0]:
@@ -207,8 +215,9 @@ def _fork_for_each(channel: socket.socket) -> None:
                 os._exit(0)
             process = os.fork()
             if process == 0:
-                _become(json.loads(message), fds)
-                return
+                settings = json.loads(message)
+                _become(settings, fds)
+                return str(settings["script"])
             _say(fds[3], process)
             running[os.pidfd_open(process)] = (process, fds[3])
             for each in fds[:3]:
@@ -254,7 +263,10 @@ def _open_anew(name: str, descriptor: int) -> None:
 
 if __name__ == "__main__":
     _import_all()
-    _fork_for_each(socket.socket(fileno=int(sys.argv[1])))
-    from keyosk.__main__ import main
+    given = _fork_for_each(socket.socket(fileno=int(sys.argv[1])))
+    if given:
+        runpy.run_path(given, run_name="__main__")
+    else:
+        from keyosk.__main__ import main
 
-    main()
+        main()

@@ -1,6 +1,5 @@
 """What people do in the console: by mouse, by keyboard alone, and where no script runs."""
 
-import sys
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -279,7 +278,7 @@ def own_console(
 ) -> Iterator[tuple[LiveServer, Installation]]:
     """A console of this test's own, and what is behind it."""
     server = LiveServer(prepared_url, tmp_path_factory.mktemp("server"))
-    server.program = (sys.executable, "-P", cheap_passwords.__file__)
+    server.script = cheap_passwords.__file__
     with server, installed(prepared_url) as keyosk:
         yield server, keyosk
 

@@ -1,7 +1,6 @@
 """Attacks on somebody who uses the console, in a real browser: texts that run, stolen sessions."""
 
 import shutil
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,7 +44,7 @@ def console(
     shutil.copy(template_url.removeprefix("sqlite:///"), folder / "keyosk.db")
     url = f"sqlite:///{folder / 'keyosk.db'}"
     server = LiveServer(url, folder)
-    server.program = (sys.executable, "-P", cheap_passwords.__file__)
+    server.script = cheap_passwords.__file__
     with server, installed(url) as keyosk:
         hostile_texts.fill(keyosk)
         for text in hostile_texts.AGENTS:
