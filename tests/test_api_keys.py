@@ -322,36 +322,6 @@ def test_the_last_use_is_noted_once_in_a_while_and_is_no_change(
 
 # --- Faults ---------------------------------------------------------------------------------------
 
-REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "no name": ({"name": None}, "name"),
-    "an empty name": ({"name": " \n"}, "name"),
-    "a name that is too long": ({"name": "x" * 201}, "name"),
-    "a name with an escape": ({"name": "\x1b[2J"}, "name"),
-    "a description that is too long": ({"description": "x" * 2001}, "description"),
-    "a scope that does not exist": ({"scopes": ["no:such"]}, "scopes"),
-    "scopes as text": ({"scopes": "todo:read"}, "scopes"),
-    "a scope that is no text": ({"scopes": [None]}, "scopes.0"),
-    "an expiry that is no time": ({"expires_at": "never"}, "expires_at"),
-    "enabled as a word": ({"enabled": "true"}, "enabled"),
-    "a secret of one's own": ({"secret": "kysk_" + "a" * 38}, "secret"),
-    "a prefix of one's own": ({"prefix": "kysk_mine"}, "prefix"),
-    "a time of last use": ({"last_used_at": FAR}, "last_used_at"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_a_key_with_a_fault_is_refused_by_field_when_made_and_when_changed(
-    admin: Client, owner: dict[str, Any], case: str
-) -> None:
-    fields, field = REFUSED[case]
-    path = f"/accounts/{owner['id']}/api-keys"
-    problem(admin.post(path, json={"name": "k", **fields}), 422, field)
-    assert admin.get(path).json()["items"] == []
-    key = make_key(admin, owner)
-    problem(admin.patch(f"{path}/{key['id']}", json=fields), 422, field)
-    del key["secret"]
-    assert admin.get(f"{path}/{key['id']}").json() == key
-
 
 def test_a_scope_that_exists_may_limit_a_key_before_its_account_holds_it(
     server: LiveServer, admin: Client, owner: dict[str, Any]
@@ -369,6 +339,7 @@ def test_a_key_is_found_under_its_own_account_only(
     other = make_account(admin, password=PASSWORD)
     key = make_key(admin, owner)
     problem(admin.get(f"/accounts/{other['id']}/api-keys/{key['id']}"), 404)
+    assert admin.get(f"/accounts/{other['id']}/api-keys").json()["items"] == []
     me = server.client(other["username"], PASSWORD)
     problem(me.get(f"/accounts/me/api-keys/{key['id']}"), 404)
     problem(me.delete(f"/accounts/me/api-keys/{key['id']}"), 404)
@@ -376,31 +347,10 @@ def test_a_key_is_found_under_its_own_account_only(
     assert can_log_in(server, owner["username"], key["secret"])
 
 
-def test_the_keys_of_nobody_are_not_found(admin: Client) -> None:
-    problem(admin.get("/accounts/nobody-at-all/api-keys"), 404)
-    problem(admin.post("/accounts/nobody-at-all/api-keys", json={"name": "k"}), 404)
-
-
 # --- Changes --------------------------------------------------------------------------------------
 
 
 # --- Lists ----------------------------------------------------------------------------------------
-
-
-def test_the_keys_of_an_account_are_listed_page_by_page_and_counted(
-    admin: Client, owner: dict[str, Any]
-) -> None:
-    made = [make_key(admin, owner, name=f"k{number}")["name"] for number in range(5)]
-    make_key(admin, make_account(admin), name="of another account")
-    seen: list[str] = []
-    path: str | None = f"/accounts/{owner['username']}/api-keys?limit=2&total=true"
-    while path is not None:
-        response = admin.get(path)
-        assert response.headers["X-Total-Count"] == "5"
-        seen += [item["name"] for item in response.json()["items"]]
-        path = response.links.get("next", {}).get("url")
-    assert seen == made
-    problem(admin.get(f"/accounts/{owner['id']}/api-keys?cursor=zzz"), 422, "cursor")
 
 
 def test_the_list_of_an_account_with_a_name_beyond_latin_1_has_a_next_page(admin: Client) -> None:

@@ -106,30 +106,6 @@ def test_an_address_that_does_not_exist(server: LiveServer, admin: Client, path:
         assert_headers(answer)
 
 
-@table(
-    "path",
-    [
-        "/accounts/nobody",
-        "/accounts/%00",
-        "/accounts/%ff",
-        "/accounts/%ed%a0%80",
-        "/accounts/" + "x" * 3000,
-        "/accounts/00000000-0000-7000-8000-000000000000",
-        "/accounts/nobody/grants",
-        "/accounts/nobody/api-keys",
-        "/accounts/admin/api-keys/x",
-        "/accounts/admin/api-keys/%00",
-        "/accounts/admin/api-keys/%ed%a0%80",
-        "/services/nothing",
-        "/services/%00",
-        "/services/%c3%a9",
-        "/services/nothing/scopes",
-    ],
-)
-def test_a_thing_that_does_not_exist(admin: Client, path: str) -> None:
-    assert_problem(admin.get(path), 404, "not_found")
-
-
 @table("method", ["PUT", "PROPFIND", "TRACE", "X" * 20])
 def test_a_method_that_an_address_does_not_have(server: LiveServer, method: str) -> None:
     answer = server.client().request(method, "/accounts")
@@ -176,32 +152,6 @@ def test_a_chunked_body_above_64_kib_is_refused(server: LiveServer, admin: Clien
     assert_problem(admin.post("/accounts", data=chunks(64 * 1024), headers=JSON), 400)
 
 
-@table(
-    ("method", "path"),
-    [
-        ("POST", "/accounts"),
-        ("PATCH", "/accounts/admin"),
-        ("PUT", "/accounts/admin/grants"),
-        ("POST", "/services"),
-    ],
-)
-def test_a_body_of_another_kind_is_refused(admin: Client, method: str, path: str) -> None:
-    for content_type in (
-        "text/plain",
-        "application/x-www-form-urlencoded",
-        "multipart/form-data; boundary=x",
-        "application/jsonp",
-        "application/json; charset=utf-16",
-        "application/json-patch+json",
-        "\u00e9",
-        "",
-    ):
-        headers = {"Content-Type": content_type.encode("latin-1")}
-        answer = admin.request(method, path, data=b"{}", headers=headers)
-        assert_problem(answer, 415, "unsupported_media_type")
-    assert_problem(admin.request(method, path), 415, "unsupported_media_type")
-
-
 @pytest.mark.parametrize(
     ("path", "content_type"),
     [
@@ -236,13 +186,6 @@ def test_no_login_is_unpacked(server: LiveServer) -> None:
     assert (answer.status_code, answer.json()["error"]) == (415, "invalid_request")
     # Those of the request that a proxy asks about are about its body, not about ours.
     assert client.get("/auth/forward/keyosk", headers=headers).status_code == 200
-
-
-def test_a_merge_patch_is_only_taken_where_one_belongs(admin: Client) -> None:
-    headers = {"Content-Type": "application/merge-patch+json"}
-
-    assert_problem(admin.post("/accounts", data=b"{}", headers=headers), 415)
-    assert admin.patch("/accounts/admin", data=b"{}", headers=headers).status_code == 200
 
 
 @table(
@@ -282,92 +225,45 @@ def other(admin: Client) -> None:
     assert admin.post("/accounts", json={"username": "other"}).status_code in (201, 409)
 
 
-@table("body", [b"[]", b"1", b"null", b"true", b'"text"', b'[{"username": "x"}]'])
-def test_json_that_is_no_object_is_refused(admin: Client, body: bytes) -> None:
-    for method, path in (
-        ("POST", "/accounts"),
-        ("PATCH", "/accounts/admin"),
-        ("PUT", "/accounts/other/password"),
-        ("PUT", "/accounts/admin/grants"),
-        ("PATCH", "/accounts/admin/grants"),
-        ("POST", "/accounts/other/api-keys"),
-        ("POST", "/services"),
-        ("PATCH", "/services/keyosk"),
-        ("PUT", "/services/keyosk/scopes"),
-    ):
-        answer = admin.request(method, path, data=body, headers=JSON)
+@table(
+    "path",
+    [
+        "/accounts/other/password",
+        "/accounts/other/grants",
+        "/services/keyosk/scopes",
+    ],
+)
+def test_what_replaces_something_is_read_as_strictly_as_what_makes_it(
+    admin: Client, path: str
+) -> None:
+    for body in (b"[]", b"1", b"null", b"true", b'"text"', b'[{"username": "x"}]'):
+        answer = admin.put(path, data=body, headers=JSON)
         assert_problem(answer, 422, "invalid", "body")
+    for content_type in ("text/plain", "application/jsonp", ""):
+        answer = admin.put(path, data=b"{}", headers={"Content-Type": content_type})
+        assert_problem(answer, 415, "unsupported_media_type")
+    assert_problem(admin.put(path), 415, "unsupported_media_type")
 
 
 @table(
     ("method", "path", "body", "fields"),
     [
-        ("POST", "/accounts", {}, ["username"]),
-        ("POST", "/accounts", {"username": "x", "color": 1}, ["color"]),
-        ("POST", "/accounts", {"username": "x", "id": "1"}, ["id"]),
-        ("POST", "/accounts", {"username": "x", "has_password": True}, ["has_password"]),
-        ("POST", "/accounts", {"username": "x", "__class__": "x"}, ["__class__"]),
-        ("POST", "/accounts", {"username": 1}, ["username"]),
-        ("POST", "/accounts", {"username": None}, ["username"]),
-        ("POST", "/accounts", {"username": ["x"]}, ["username"]),
-        ("POST", "/accounts", {"username": "x", "enabled": "yes"}, ["enabled"]),
-        ("POST", "/accounts", {"username": "x", "enabled": 1}, ["enabled"]),
-        ("POST", "/accounts", {"username": "x", "kind": "robot"}, ["kind"]),
-        ("POST", "/accounts", {"username": "x", "kind": {}}, ["kind"]),
-        ("POST", "/accounts", {"username": "x", "claims": []}, ["claims"]),
-        ("POST", "/accounts", {"username": "x", "expires_at": 1}, ["expires_at"]),
-        ("POST", "/accounts", {"username": "x", "expires_at": "tomorrow"}, ["expires_at"]),
-        ("PATCH", "/accounts/admin", {"expires_at": "2030-02-30T00:00:00Z"}, ["expires_at"]),
-        ("PATCH", "/accounts/admin", {"expires_at": "9999-12-31T23:59:59-23:59"}, ["expires_at"]),
-        ("PATCH", "/accounts/admin", {"expires_at": "0001-01-01T00:00:00+23:59"}, ["expires_at"]),
-        ("POST", "/accounts", {"username": "a\0b"}, ["username"]),
-        ("POST", "/accounts", {"username": "a\ud800"}, ["username"]),
-        ("POST", "/accounts", {"username": "x", "display_name": "\0"}, ["display_name"]),
-        ("POST", "/accounts", {"username": "x", "password": "\udfff" * 20}, ["password"]),
-        ("POST", "/accounts", {"username": "x", "metadata": {"a": "\0"}}, ["metadata"]),
-        ("POST", "/accounts", {"username": "x", "metadata": {"\0": 1}}, ["metadata"]),
-        ("POST", "/accounts", {"username": "x", "metadata": {"a": "\ud800"}}, ["metadata"]),
-        ("POST", "/accounts", {"username": "x", "claims": {"\udfff": 1}}, ["claims"]),
         ("POST", "/accounts", {"username": "x", "\ud800": 1}, ["?"]),
-        ("POST", "/accounts", {"username": "x", "\0": 1}, ["\0"]),
-        ("POST", "/accounts", {"username": "x", "grants": {"scopes": [1]}}, ["grants.scopes.0"]),
-        ("POST", "/accounts", {"username": "x", "grants": {"scopes": "a"}}, ["grants.scopes"]),
-        ("POST", "/accounts", {"username": "x", "grants": []}, ["grants"]),
-        ("POST", "/accounts", {"username": "x", "grants": {"scopes": ["no:such"]}}, ["scopes"]),
-        ("PATCH", "/accounts/admin", {"password": "x" * 20}, ["password"]),
-        ("PATCH", "/accounts/admin", {"username": None}, ["username"]),
+        ("POST", "/accounts", {"kind": "robot", "color": 1}, ["color", "kind", "username"]),
         ("PATCH", "/accounts/admin/grants", {"add": {"scopes": {}}}, ["add.scopes"]),
         ("PUT", "/accounts/other/password", {}, ["password"]),
         ("PUT", "/accounts/other/password", {"password": 1}, ["password"]),
-        ("POST", "/accounts/other/api-keys", {"name": ""}, ["name"]),
-        ("POST", "/accounts/other/api-keys", {"name": "k", "scopes": "a"}, ["scopes"]),
-        ("POST", "/accounts/other/api-keys", {"name": "k", "secret": "x"}, ["secret"]),
-        ("POST", "/services", {"name": "x", "token_lifetime": 60.5}, ["token_lifetime"]),
-        ("POST", "/services", {"name": "x", "token_lifetime": True}, ["token_lifetime"]),
-        ("POST", "/services", {"name": "x", "token_lifetime": "60"}, ["token_lifetime"]),
-        ("POST", "/services", {"name": "x", "token_lifetime": 10**30}, ["token_lifetime"]),
         ("POST", "/services", {"name": "x", "scopes": [{"name": "a", "x": 1}]}, ["scopes.0.x"]),
         ("POST", "/services", {"name": "x", "scopes": [None]}, ["scopes.0"]),
-        ("POST", "/services", {"name": "\u00e9"}, ["name", "audience"]),
+        ("POST", "/services", {"name": "\u00e9"}, ["audience", "name"]),
     ],
-    ids=lambda value: ascii(value)[:60],
-)  # fmt: skip
-def test_a_field_that_is_wrong_is_named(
+)
+def test_a_field_that_is_wrong_is_named_by_its_place(
     admin: Client, method: str, path: str, body: Any, fields: list[str]
 ) -> None:
-    answer = admin.request(method, path, data=json.dumps(body), headers=JSON)
-
-    assert_problem(answer, 422, "invalid", *fields)
-
-
-def test_all_wrong_fields_are_named_at_once(admin: Client) -> None:
-    body = {"kind": "robot", "enabled": 1, "color": "red"}
-
-    answer = admin.post("/accounts", json=body)
-
-    assert answer.status_code == 422
-    found = {fault["field"] for fault in answer.json()["errors"]}
-    assert found == {"username", "kind", "enabled", "color"}
+    answer = admin.request(method, path, json=body)
+    assert sorted(fault["field"] for fault in answer.json()["errors"]) == fields
+    assert_problem(answer, 422, "invalid", *(each["field"] for each in answer.json()["errors"]))
 
 
 @table("method", ["POST", "PATCH"])
@@ -397,51 +293,6 @@ def test_no_depth_of_nesting_is_an_error_of_ours(
             assert_problem(answer, 422, "invalid", field)
     assert 400 in statuses
     assert statuses & {200, 201, 422}
-
-
-@table(
-    "query",
-    ["limit=0", "limit=201", "limit=x", "limit=-1", "limit=", "limit=1&limit=2", "cursor=x",
-     "cursor=%00", "cursor=%ff", "color=red", "%ed%a0%80=1", "limit=%D9%A3"],
-)  # fmt: skip
-def test_a_wrong_parameter_of_a_list_is_named(admin: Client, query: str) -> None:
-    answer = admin.get(f"/accounts?{query}")
-
-    assert answer.status_code == 422
-    assert_problem(answer, 422, "invalid", answer.json()["errors"][0]["field"])
-
-
-@table(
-    "tag",
-    ['"999999"', '"' + "9" * 30 + '"', '"-1"', 'W/"1"', '"\u00b2"', "nonsense", '"1", "2"'],
-)
-def test_an_entity_tag_that_no_version_has_is_refused(admin: Client, tag: str) -> None:
-    username = live.unique("tagged")
-    assert admin.post("/accounts", json={"username": username}).status_code == 201
-
-    answer = admin.patch(
-        f"/accounts/{username}", json={}, headers={"If-Match": tag.encode("latin-1")}
-    )
-
-    assert_problem(answer, 412, None)
-
-
-def test_a_conflict_names_the_field_and_not_what_stands_there(admin: Client) -> None:
-    username = live.unique("twice")
-    assert admin.post("/accounts", json={"username": username}).status_code == 201
-    assert_problem(
-        admin.post("/accounts", json={"username": username}), 409, "conflict", "username"
-    )
-    name = live.unique("twice")
-    assert admin.post("/services", json={"name": name, "scopes": [f"{name}:a"]}).status_code == 201
-    other = live.unique("other")
-    for body, field in (
-        ({"name": name, "audience": other}, "name"),
-        ({"name": other, "audience": name}, "audience"),
-        ({"name": other, "scopes": [f"{name}:a"]}, "scopes"),
-    ):
-        assert_problem(admin.post("/services", json=body), 409, "conflict", field)
-    assert admin.get(f"/services/{other}").status_code == 404
 
 
 # --- What the server answers by itself ------------------------------------------------------------

@@ -48,19 +48,26 @@ def alice(server: LiveServer, admin: Client) -> Person:
 @pytest.fixture(scope="module")
 def paths(server: LiveServer, admin: Client, alice: Person) -> tuple[str, ...]:
     """What has a representation: public addresses, objects, lists."""
-    service, role = unique("todo"), unique("editor")
+    service, role, issuer = unique("todo"), unique("editor"), unique("ci")
     done(admin.post("/services", json={"name": service}), 201)
     done(admin.post("/roles", json={"name": role, "scopes": []}), 201)
+    ci = {"name": issuer, "issuer": f"https://{issuer}.example.com"}
+    done(admin.post("/issuers", json=ci), 201)
+    machine = {"username": unique("deployer"), "kind": "machine"}
+    done(admin.post("/accounts", json=machine), 201)
+    rule = {"name": "main", "claims": {"sub": "x"}, "account": machine["username"]}
+    done(admin.post(f"/issuers/{issuer}/rules", json=rule), 201)
     key = done(admin.post(f"{alice.path}/api-keys", json={"name": "a key"}), 201)
     kid = done(admin.get("/auth/jwks"))["keys"][0]["kid"]
     objects = (
         *(alice.path, f"{alice.path}/grants", f"{alice.path}/api-keys/{key['id']}"),
         *(f"/services/{service}", f"/services/{service}/scopes", f"/roles/{role}"),
+        *(f"/issuers/{issuer}", f"/issuers/{issuer}/rules/main", f"/issuers/{issuer}/rules"),
         *(f"/signing-keys/{kid}", f"/auth/keys/{kid}.pem", "/accounts", "/services", "/roles"),
         *("/signing-keys", "/audit", "/api-keys", f"{alice.path}/api-keys"),
     )
     known = [path for path in objects if admin.get(path).status_code == 200]
-    assert len(known) >= 14
+    assert len(known) >= 17
     return (*PUBLIC, *known)
 
 

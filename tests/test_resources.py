@@ -12,13 +12,84 @@ import pytest
 import requests
 
 from live import Client, LiveServer, unique
-from people import Person, assert_refused, done, make_person
+from people import Person, assert_refused, done, make_person, problem
 
 pytestmark = pytest.mark.every_database
 
 FAR = "2099-01-31T12:00:00Z"
 NO_ID = "01900000-0000-7000-8000-000000000000"
 PATCH_TYPES = ("application/merge-patch+json", "application/json")
+OTHER_TYPES = (
+    *("", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"),
+    *("application/jsonp", "application/json; charset=utf-16", "application/json-patch+json"),
+    "\u00e9",
+)
+#: Claims that a service cannot ask an account for.
+RESERVED_CLAIMS = (
+    *("iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "scope", "roles", "auth_time"),
+    *("amr", "acr", "azp", "key_id", "act", "cnf", "may_act", "preferred_username"),
+)
+#: By resource and field: what it can never be, neither at the start nor by a change.
+WRONG: dict[str, dict[str, tuple[Any, ...]]] = {
+    "accounts": {
+        "username": (
+            *(None, "", 7, ["x"], "two words", "a:b", "a/b", "a\0b", "a\ud800", "a" * 256),
+            *("Me", NO_ID.upper(), "kysk_abc"),
+        ),
+        "kind": ("robot", {}),
+        "display_name": ("x" * 201, "\x1b[2J", "\0"),
+        "enabled": ("yes", 1),
+        "claims": ([], 1, {"x": "y" * 16_400}, {"x": "\0"}, {"\udfff": 1}),
+        "metadata": ("{}", {"a": "\0"}, {"\0": 1}, {"a": "\ud800"}),
+        "expires_at": ("tomorrow", 4_000_000_000),
+        "has_password": (True,),
+        "last_login_at": (FAR,),
+        "user_name": ("x",),
+        "__class__": ("x",),
+        "\0": (1,),
+    },
+    "services": {
+        "name": ("", "Todo", "todo-", "to do", "todo\n", "\u00e9", "x" * 64, NO_ID),
+        "audience": ("", "two words", "t\u00f6do", "https://a.example/#x", "https://"),
+        "title": ("x" * 201,),
+        "description": ("x" * 2_001,),
+        "contact": ("x" * 201, "a\0b"),
+        "enabled": (0,),
+        "accepts": ("nothing", []),
+        "token_lifetime": (29, 86_401, 60.0, 60.5, "60", True, 2**70),
+        "refresh_allowed": ("yes",),
+        "refresh_lifetime": (0,),
+        "registry_version": (1, "2"),
+        "signing_algorithm": ("none", "HS256"),
+        "typ": ("at+JWT ",),
+        "claims": ("team", [""], ["two words"], *([name] for name in RESERVED_CLAIMS)),
+        "scopes": (
+            *("a:b", [1], [None], [""], ["a b"], ['a"b'], ["x:twice", "x:twice"]),
+            *(["offline_access"], ["openid"], ["keyosk:mine"], [{"name": "a:b", "x": 1}]),
+            [{"name": "x:long", "description": "x" * 2_001}],
+        ),
+        "url": ("x",),
+    },
+    "roles": {
+        "name": (None, "", "Editor", "two words", "-editor", "e" * 64, NO_ID),
+        "description": ("x" * 2_001,),
+        "scopes": ("todo:read", [1], ["no-such:scope"]),
+        "title": ("x",),
+    },
+    "issuers": {"description": ("x" * 2_001,), "algorithms": (["none"],)},
+    "rules": {"description": ("x" * 2_001,), "scopes": (["no-such:scope"],)},
+    "api-keys": {
+        "name": (None, "", " \n", "x" * 201, "\x1b[2J"),
+        "description": ("x" * 2_001,),
+        "scopes": ("todo:read", [None], ["no-such:scope"]),
+        "networks": (["here"],),
+        "expires_at": ("never",),
+        "enabled": ("true",),
+        "secret": ("kysk_" + "a" * 38,),
+        "prefix": ("kysk_mine",),
+        "last_used_at": (FAR,),
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -27,7 +98,8 @@ class Resource:
 
     ``new``: the body of one more; ``at``: where one is found. ``fields``: those that ``null``
     resets, each with a value that is not the one it has without being given; ``required``: those
-    that cannot be reset. ``faults``: two fields with values that are wrong.
+    that cannot be reset. ``faults``: two fields with values that are wrong. ``unique``: those that
+    no two objects have the same value of.
     """
 
     collection: str
@@ -36,8 +108,12 @@ class Resource:
     fields: dict[str, Any]
     required: tuple[str, ...]
     faults: dict[str, Any]
-    missing: tuple[str, ...] = (NO_ID, "no-such-thing", "%00", "x" * 999)
+    unique: tuple[str, ...] = ()
     hidden: frozenset[str] = field(default=frozenset())  # in the response to a POST only
+
+    @property
+    def kind(self) -> str:
+        return self.collection.rpartition("/")[2]
 
     def make(self, admin: Client, **fields: Any) -> dict[str, Any]:
         made: dict[str, Any] = done(admin.post(self.collection, json={**self.new(), **fields}), 201)
@@ -68,6 +144,7 @@ def resource(request: pytest.FixtureRequest, admin: Client, owner: Person) -> Re
                 | {"claims": {"a": 1}, "metadata": {"b": 2}},
                 ("username",),
                 {"kind": "robot", "expires_at": "soon"},
+                ("username",),
             )
         case "services":
             return Resource(
@@ -76,9 +153,12 @@ def resource(request: pytest.FixtureRequest, admin: Client, owner: Person) -> Re
                 "id",
                 {"title": "A title", "description": "Text", "contact": "ops", "enabled": False}
                 | {"on_request_only": True, "cors_preflight": True, "token_lifetime": 60}
-                | {"typ": "JWT", "refresh_allowed": True, "refresh_lifetime": 3_600},
+                | {"typ": "JWT", "refresh_allowed": True, "refresh_lifetime": 3_600}
+                | {"accepts": "api_key", "signing_algorithm": "EdDSA", "registry_version": 2}
+                | {"claims": ["team", "https://example.org/level"]},
                 ("name", "audience", "scopes"),
                 {"title": "x" * 201, "token_lifetime": 1},
+                ("name", "audience"),
             )
         case "roles":
             scope = unique("todo")
@@ -90,6 +170,7 @@ def resource(request: pytest.FixtureRequest, admin: Client, owner: Person) -> Re
                 {"description": "Reads.", "scopes": [f"{scope}:read"]},
                 ("name",),
                 {"description": "x" * 2_001, "scopes": ["no-such:scope"]},
+                ("name",),
             )
         case "issuers":
             return Resource(
@@ -101,6 +182,7 @@ def resource(request: pytest.FixtureRequest, admin: Client, owner: Person) -> Re
                 | {"prefix_claims": ["ref"], "allow_private": True, "enabled": False},
                 ("name", "issuer", "audience"),
                 {"description": "x" * 2_001, "algorithms": ["none"]},
+                ("name", "issuer"),
             )
         case "rules":
             issuer, account = unique("ci"), unique("deployer")
@@ -115,6 +197,7 @@ def resource(request: pytest.FixtureRequest, admin: Client, owner: Person) -> Re
                 | {"expires_at": FAR},
                 ("name", "claims", "account"),
                 {"description": "x" * 2_001, "scopes": ["no-such:scope"]},
+                ("name",),
             )
         case _:
             return Resource(
@@ -172,18 +255,52 @@ def test_all_faults_are_told_by_field_and_nothing_is_done(
     path = resource.path(made)
     before = done(admin.get(resource.collection, params={"limit": 1, "sort": "-created_at"}))
     wrong = sorted(resource.faults)
-    for by_post in ({**resource.new(), **resource.faults}, {**resource.new(), "colour": 1}):
-        expected = wrong if "colour" not in by_post else ["colour"]
-        assert fields_of(admin.post(resource.collection, json=by_post)) == expected
+    by_post = {**resource.new(), **resource.faults}
+    assert fields_of(admin.post(resource.collection, json=by_post)) == wrong
+    at_once = fields_of(admin.post(resource.collection, json={"colour": 1}))
+    assert {"colour", resource.required[0]} <= {*at_once}
     assert fields_of(admin.patch(path, json=resource.faults)) == wrong
     for name in ("colour", "id", "created_at", "updated_at"):
+        assert fields_of(admin.post(resource.collection, json={**resource.new(), name: "x"})) == [
+            name
+        ]
         assert fields_of(admin.patch(path, json={name: "x"})) == [name]
-    for body in (b"[]", b"1", b'"text"', b"null"):
-        headers = {"Content-Type": "application/json"}
-        assert admin.patch(path, data=body, headers=headers).status_code == 422, body
+    headers = {"Content-Type": "application/json"}
+    for body in (b"[]", b"1", b"true", b'"text"', b"null", b'[{"name": "x"}]'):
+        for method, where in (("POST", resource.collection), ("PATCH", path)):
+            refused = admin.request(method, where, data=body, headers=headers)
+            assert fields_of(refused) == ["body"], (method, body)
     assert done(admin.get(path)) == resource.shown(made)
     after = done(admin.get(resource.collection, params={"limit": 1, "sort": "-created_at"}))
     assert after == before
+
+
+def test_a_value_that_breaks_a_rule_is_refused_at_the_start_and_in_a_change(
+    admin: Client, resource: Resource, subtests: pytest.Subtests
+) -> None:
+    made = resource.make(admin)
+    path = resource.path(made)
+    last = {"limit": 1, "sort": "-created_at"}
+    for name, values in WRONG[resource.kind].items():
+        for value in values:
+            with subtests.test(f"{name}: {value!r:.60}"):
+                created = admin.post(resource.collection, json={**resource.new(), name: value})
+                assert name in fields_of(created)
+                assert name in fields_of(admin.patch(path, json={name: value}))
+    assert done(admin.get(path)) == resource.shown(made)
+    assert done(admin.get(resource.collection, params=last))["items"][0]["id"] == made["id"]
+
+
+def test_a_value_that_another_has_is_a_conflict(admin: Client, resource: Resource) -> None:
+    taken, other = resource.make(admin), resource.make(admin)
+    for name in resource.unique:
+        body = {**resource.new(), name: taken[name]}
+        for answer in (
+            admin.post(resource.collection, json=body),
+            admin.patch(resource.path(other), json={name: taken[name]}),
+        ):
+            assert problem(answer, 409, name)["code"] == "conflict"
+    assert done(admin.get(resource.path(other))) == resource.shown(other)
 
 
 def test_a_stale_change_is_refused_and_a_current_one_made(
@@ -208,36 +325,47 @@ def test_a_stale_change_is_refused_and_a_current_one_made(
     assert_refused(admin.get(path), "not_found", 404)
 
 
-def test_who_has_it_already_is_answered_304_until_it_changes(
-    admin: Client, resource: Resource
-) -> None:
-    path = resource.path(resource.make(admin))
-    name, value = next(iter(resource.fields.items()))
-    tag = admin.get(path).headers["ETag"]
-    for method in ("GET", "HEAD"):
-        known = admin.request(method, path, headers={"If-None-Match": tag})
-        assert (known.status_code, known.content, known.headers["ETag"]) == (304, b"", tag)
-    assert admin.get(path, headers={"If-None-Match": '"another"'}).status_code == 200
-    done(admin.patch(path, json={name: value}))
-    assert admin.get(path, headers={"If-None-Match": tag}).status_code == 200
-
-
 def test_a_body_in_another_format_is_refused(admin: Client, resource: Resource) -> None:
     path = resource.path(resource.make(admin))
-    for media_type in ("text/plain", "application/json-patch+json", ""):
-        headers = {"Content-Type": media_type}
-        assert_refused(admin.patch(path, data="{}", headers=headers), "unsupported_media_type", 415)
-    headers = {"Content-Type": "application/merge-patch+json"}
     body = json.dumps(resource.new())
+    for media_type in OTHER_TYPES:
+        headers = {"Content-Type": media_type.encode("latin-1")}
+        assert_refused(admin.patch(path, data="{}", headers=headers), "unsupported_media_type", 415)
+        refused = admin.post(resource.collection, data=body, headers=headers)
+        assert_refused(refused, "unsupported_media_type", 415)
+    headers = {"Content-Type": b"application/merge-patch+json"}
     refused = admin.post(resource.collection, data=body, headers=headers)
     assert_refused(refused, "unsupported_media_type", 415)
 
 
+#: References that no object has.
+MISSING = (
+    *(NO_ID, "no-such-thing", "%00", "%ff", "a%20b", "%C3%A9", "%F0%9F%92%A9", "%ED%A0%80"),
+    *("..%2Faccounts", "x" * 999, "x" * 3_000),
+)
+
+
 def test_what_does_not_exist_is_not_found(admin: Client, resource: Resource) -> None:
-    for reference in resource.missing:
+    for reference in MISSING:
         path = f"{resource.collection}/{reference}"
         for method in ("GET", "PATCH", "DELETE"):
             assert_refused(admin.request(method, path, json={}), "not_found", 404)
+
+
+def test_nothing_is_found_below_what_does_not_exist(admin: Client) -> None:
+    below: dict[str, dict[str, dict[str, Any]]] = {
+        "/accounts/nobody/grants": {"GET": {}, "PUT": {"scopes": []}, "PATCH": {}},
+        "/accounts/nobody/api-keys": {"GET": {}, "POST": {"name": "a key"}},
+        "/accounts/nobody/password": {"PUT": {"password": "a password of nobody"}, "DELETE": {}},
+        "/services/nothing/scopes": {"GET": {}, "PUT": {"scopes": []}},
+        "/services/nothing/jwks": {"GET": {}},
+        "/issuers/nothing/rules": {"GET": {}},
+        "/signing-keys/nothing": {"GET": {}, "DELETE": {}},
+        "/signing-keys/nothing/compromise": {"POST": {}},
+    }
+    for path, methods in below.items():
+        for method, body in methods.items():
+            assert_refused(admin.request(method, path, json=body), "not_found", 404)
 
 
 def test_a_list_is_walked_page_by_page_in_the_order_of_creation(
@@ -260,6 +388,7 @@ def test_a_list_is_walked_page_by_page_in_the_order_of_creation(
         assert (path is None) == (page["next"] is None)
     assert len(seen) == len(set(seen)) == total
     assert seen[-5:] == made
-    for query in ("limit=0", "limit=201", "limit=%D9%A3", "cursor=x", "cursor=%FF", "colour=red"):
+    for query in ("limit=0", "limit=%D9%A3", "cursor=x", "cursor=%00", "cursor=%FF", "colour=red"):
         name = query.partition("=")[0]
         assert fields_of(admin.get(f"{resource.collection}?{query}")) == [name]
+    assert fields_of(admin.get(f"{resource.collection}?%ED%A0%80=1")) == ["%ED%A0%80"]

@@ -53,67 +53,20 @@ def oauth_error(client: Client, **parameters: str) -> str:
 # --- Roles ----------------------------------------------------------------------------------------
 
 
-def test_a_role_is_made_shown_changed_and_deleted(admin: Client, todo: str) -> None:
-    name = live.unique("editor")
+def test_the_scopes_of_a_role_are_listed_once_by_name(admin: Client, todo: str) -> None:
     read, write = f"{todo}:read", f"{todo}:write"
-    body = {"name": name, "description": "Edits.", "scopes": [write, read, write]}
-    made = admin.post("/roles", json=body)
-    role = done(made, 201)
-    assert made.headers["Location"] == f"{admin.url}/roles/{name}"
-    assert {key: role[key] for key in body} == {**body, "scopes": [read, write]}
-    shown = admin.get(f"/roles/{name}")
-    assert done(shown) == role
-    assert shown.headers["ETag"] == made.headers["ETag"]
-    assert role in done(admin.get("/roles", params={"scope": read, "limit": 200}))["items"]
+    role = done(admin.post("/roles", json={"name": live.unique("r"), "scopes": [write] * 2}), 201)
+    assert role["scopes"] == [write]
+    changed = admin.patch(f"/roles/{role['name']}", json={"scopes": [write, read]})
+    assert done(changed)["scopes"] == [read, write]
 
-    changed = admin.patch(f"/roles/{name}", json={"description": None, "scopes": [read]})
-    assert (done(changed)["description"], done(changed)["scopes"]) == ("", [read])
-    assert changed.headers["ETag"] != made.headers["ETag"]
-    renamed = live.unique("reader")
+
+def test_a_role_that_is_renamed_is_found_by_its_new_name_only(admin: Client) -> None:
+    name, renamed = make_role(admin), live.unique("reader")
+    role = done(admin.get(f"/roles/{name}"))
     assert done(admin.patch(f"/roles/{name}", json={"name": renamed}))["id"] == role["id"]
     assert_refused(admin.get(f"/roles/{name}"), "not_found", 404)
-
-    done(admin.delete(f"/roles/{renamed}"), 204)
-    assert_refused(admin.get(f"/roles/{renamed}"), "not_found", 404)
-    assert_refused(admin.delete(f"/roles/{renamed}"), "not_found", 404)
-
-
-def test_a_role_has_one_name_and_a_name_one_role(admin: Client) -> None:
-    one, other = make_role(admin), make_role(admin)
-    for answer in (
-        admin.post("/roles", json={"name": one}),
-        admin.patch(f"/roles/{other}", json={"name": one}),
-    ):
-        assert_refused(answer, "conflict", 409)
-        assert answer.json()["errors"][0]["field"] == "name"
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("name", ""),
-        ("name", "Editor"),
-        ("name", "two words"),
-        ("name", "-editor"),
-        ("name", "e" * 64),
-        ("name", "01a20916-48f0-7622-b362-34f7b264a7f0"),
-        ("name", None),
-        ("scopes", ["there-is-no-such-scope"]),
-        ("scopes", "todo:read"),
-        ("scopes", [1]),
-        ("description", "d" * 2001),
-        ("title", "There is no such field."),
-    ],
-)
-def test_a_role_that_breaks_a_rule_is_refused(admin: Client, field: str, value: object) -> None:
-    role = make_role(admin)
-    new = {"name": live.unique("role"), field: value}
-    for answer in (
-        admin.post("/roles", json=new),
-        admin.patch(f"/roles/{role}", json={field: value}),
-    ):
-        assert_refused(answer, "invalid", 422)
-        assert answer.json()["errors"][0]["field"].split(".")[0] == field
+    assert done(admin.get(f"/roles/{renamed}"))["id"] == role["id"]
 
 
 def test_roles_are_granted_with_conditions_like_scopes(
@@ -258,22 +211,6 @@ def test_the_commands_make_list_change_and_delete_roles(
 
 # --- What a service says --------------------------------------------------------------------------
 
-FULL: Mapping[str, Any] = {
-    "title": "To do",
-    "description": "What is to be done.",
-    "contact": "todo@example.org",
-    "enabled": True,
-    "on_request_only": True,
-    "cors_preflight": True,
-    "accepts": "api_key",
-    "token_lifetime": 120,
-    "signing_algorithm": "EdDSA",
-    "typ": "JWT",
-    "registry_version": 2,
-    "refresh_allowed": True,
-    "refresh_lifetime": 86400,
-    "claims": ["team", "https://example.org/level"],
-}
 BARE: Mapping[str, Any] = {
     "title": "",
     "description": "",
@@ -293,59 +230,7 @@ BARE: Mapping[str, Any] = {
 
 
 def fields(service: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: service[name] for name in FULL}
-
-
-def test_every_field_of_a_service_is_kept_shown_and_reset(admin: Client) -> None:
-    bare, full = make_service(admin), make_service(admin, **FULL)
-    assert fields(done(admin.get(f"/services/{bare}"))) == BARE
-    assert fields(done(admin.get(f"/services/{full}"))) == FULL
-
-    changed = done(admin.patch(f"/services/{bare}", json=dict(FULL)))
-    assert fields(changed) == fields(done(admin.get(f"/services/{bare}"))) == FULL
-    reset = admin.patch(f"/services/{full}", json=dict.fromkeys(FULL))
-    assert fields(done(reset)) == BARE
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("accepts", "nothing"),
-        ("accepts", []),
-        ("token_lifetime", 29),
-        ("token_lifetime", 86401),
-        ("token_lifetime", "900"),
-        ("refresh_lifetime", 0),
-        ("registry_version", 1),
-        ("registry_version", "2"),
-        ("signing_algorithm", "none"),
-        ("signing_algorithm", "HS256"),
-        ("typ", "at+JWT "),
-        ("contact", "c" * 201),
-        ("contact", "a\u0000b"),
-        ("refresh_allowed", "yes"),
-        ("claims", "team"),
-        ("claims", [""]),
-        ("claims", ["two words"]),
-        *(
-            ("claims", [name])
-            for name in (
-                *("iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "scope", "roles"),
-                *("auth_time", "amr", "acr", "azp", "key_id", "act", "cnf", "may_act"),
-                "preferred_username",
-            )
-        ),
-    ],
-)
-def test_a_service_that_breaks_a_rule_is_refused(
-    admin: Client, todo: str, field: str, value: object
-) -> None:
-    for answer in (
-        admin.post("/services", json={"name": live.unique("bad"), field: value}),
-        admin.patch(f"/services/{todo}", json={field: value}),
-    ):
-        assert_refused(answer, "invalid", 422)
-        assert answer.json()["errors"][0]["field"].split(".")[0] == field
+    return {name: service[name] for name in BARE}
 
 
 def logins(person: Person, admin: Client) -> dict[str, Client]:
@@ -440,19 +325,6 @@ def test_a_service_chooses_the_algorithm_and_verifiers_find_the_key(
     both = token(client, scope=f"{todo}:read {service}:read")
     assert both[0]["alg"] == algorithm
     assert token(client)[0]["alg"] == "ES256"
-
-
-def test_a_token_lives_as_long_as_its_shortest_service_says(
-    server: LiveServer, admin: Client, todo: str
-) -> None:
-    short, long = make_service(admin, token_lifetime=60), make_service(admin, token_lifetime=7200)
-    scopes = [f"{name}:read" for name in (todo, short, long)]
-    client = make_person(server, admin, *scopes).login()
-    lifetimes = {}
-    for audience in (todo, short, long, None):
-        parameters = {} if audience is None else {"audience": audience}
-        lifetimes[audience] = done(client.post("/auth/token", data=parameters))["expires_in"]
-    assert lifetimes == {todo: 900, short: 60, long: 7200, None: 60}
 
 
 # --- What is in use -------------------------------------------------------------------------------
