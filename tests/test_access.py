@@ -28,7 +28,6 @@ from tables import table, walking
 PASSWORD = "a password of some length"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 RULE = "refused_by_rule"
-NO_GRANTS: Mapping[str, Any] = {"scopes": [], "roles": []}
 BASIC_CHALLENGE = 'Basic realm="keyosk", charset="UTF-8"'
 LOGIN_CHALLENGES = f'{BASIC_CHALLENGE}, Bearer realm="keyosk"'
 TOKEN_CHALLENGE = 'Bearer realm="keyosk", error="invalid_token", error_description="{}"'
@@ -615,31 +614,6 @@ def test_an_api_key_opens_nothing_that_makes_changes_or_reveals_credentials(
                 assert_problem(answer, 403, RULE)
 
 
-def test_an_api_key_makes_no_account_with_a_credential_or_with_grants(
-    admin: Client, holders: Mapping[str, Person]
-) -> None:
-    username = live.unique("made")
-    for client in (holders[ADMIN].by_key, holders[ADMIN].bearer(key=True)):
-        for fields in ({"password": PASSWORD}, {"grants": {"scopes": [ADMIN]}}):
-            answer = client.post("/accounts", json={"username": username, **fields})
-            assert_problem(answer, 403, RULE)
-        assert admin.get(f"/accounts/{username}").status_code == 404
-        without = client.post("/accounts", json={"username": live.unique("made")})
-        assert without.status_code == 201
-
-
-def test_to_make_accounts_is_not_to_give_grants(
-    admin: Client, holders: Mapping[str, Person]
-) -> None:
-    username = live.unique("made")
-    body = {"username": username, "grants": {"scopes": [ADMIN]}}
-
-    answer = holders["keyosk:accounts:write"].bearer().post("/accounts", json=body)
-
-    assert_problem(answer, 403, "insufficient_scope")
-    assert admin.get(f"/accounts/{username}").status_code == 404
-
-
 def test_a_token_opens_no_more_than_it_was_narrowed_to(holders: Mapping[str, Person]) -> None:
     narrow = holders[ADMIN].bearer(scope="keyosk:accounts:read")
 
@@ -679,27 +653,6 @@ def test_head_is_answered_as_get(admin: Client, existing: Mapping[str, str], rou
 # --- The account itself ---------------------------------------------------------------------------
 
 
-def test_me_is_the_account_that_asks(weak: Person, alice: Person) -> None:
-    for person in (weak, alice):
-        for client in (person.by_key, person.by_password, person.bearer()):
-            answer = client.get("/accounts/me")
-            assert answer.status_code == 200
-            assert (answer.json()["id"], answer.json()["username"]) == (person.id, person.username)
-    keys = weak.by_key.get("/accounts/me/api-keys").json()["items"]
-    assert [key["id"] for key in keys] == [weak.key_id]
-    assert weak.by_key.get("/accounts/me/grants").json() == NO_GRANTS
-
-
-def test_me_is_an_admin_too(holders: Mapping[str, Person]) -> None:
-    person = holders[ADMIN]
-    client = person.bearer()
-
-    changed = client.patch("/accounts/me", json={"display_name": "Myself"})
-
-    assert changed.status_code == 200
-    assert (changed.json()["id"], changed.json()["display_name"]) == (person.id, "Myself")
-
-
 def test_an_account_reads_itself_by_any_of_its_names_and_no_other(
     weak: Person, alice: Person
 ) -> None:
@@ -719,83 +672,6 @@ def test_the_answer_for_another_account_does_not_tell_whether_it_exists(
     details = [{**answer.json(), "request_id": ""} for answer in answers]
 
     assert details[0] == details[1]
-
-
-def test_an_account_cannot_make_itself_more(weak: Person) -> None:
-    client = weak.bearer()
-    for method, below, body in (
-        ("PATCH", "", {"username": "admin2"}),
-        ("PATCH", "", {"expires_at": None}),
-        ("DELETE", "", None),
-        ("PUT", "/grants", {"scopes": [ADMIN]}),
-        ("PATCH", "/grants", {"add": {"scopes": [ADMIN]}}),
-    ):
-        for name in ("me", weak.id, weak.username):
-            answer = client.request(method, f"/accounts/{name}{below}", json=body)
-            assert_problem(answer, 403, "insufficient_scope")
-    assert client.get("/accounts/me/grants").json() == NO_GRANTS
-
-
-def test_an_account_handles_its_own_keys_by_password_only(
-    server: LiveServer, admin: Client
-) -> None:
-    person = make_person(server, admin)
-    for client in (person.by_key, person.bearer(key=True)):
-        own_key = f"/accounts/me/api-keys/{person.key_id}"
-        assert_problem(client.post("/accounts/me/api-keys", json={"name": "x"}), 403, RULE)
-        assert_problem(client.patch(own_key, json={"scopes": None}), 403, RULE)
-        assert_problem(client.delete(own_key), 403, RULE)
-        assert_problem(client.post(f"{own_key}/rotate"), 403, RULE)
-
-    client = person.bearer()
-    body = {"name": "mine"}
-    assert_problem(client.post("/accounts/me/api-keys", json=body), 403, "proof_required")
-    made = client.post("/accounts/me/api-keys", json={**body, "current_password": PASSWORD})
-    assert made.status_code == 201
-    new = server.client(person.username, made.json()["secret"])
-    assert new.get("/accounts/me").status_code == 200
-    assert client.delete(f"/accounts/me/api-keys/{made.json()['id']}").status_code == 204
-    assert new.get("/accounts/me").status_code == 401
-
-
-def test_a_key_of_another_account_is_not_found_below_ones_own(weak: Person, alice: Person) -> None:
-    client = weak.bearer()
-    for name in ("me", weak.id):
-        path = f"/accounts/{name}/api-keys/{alice.key_id}"
-        assert_problem(client.get(path), 404, "not_found")
-        proven = {"name": "stolen", "current_password": PASSWORD}
-        assert_problem(client.patch(path, json=proven), 404, "not_found")
-        assert_problem(client.delete(path), 404, "not_found")
-    assert alice.by_key.get("/accounts/me").status_code == 200
-
-
-def test_an_account_changes_its_password_with_the_current_one(
-    server: LiveServer, admin: Client
-) -> None:
-    person, new = make_person(server, admin), "another password of some length"
-    path = "/accounts/me/password"
-    client = person.bearer()
-
-    assert_problem(client.put(path, json={"password": new}), 403, "proof_required")
-    wrong = client.put(path, json={"password": new, "current_password": "not that"})
-    assert_problem(wrong, 403, "forbidden")
-    body = {"password": new, "current_password": PASSWORD}
-    for by_key in (person.by_key, person.bearer(key=True)):
-        assert_problem(by_key.put(path, json=body), 403, RULE)
-    assert person.by_password.get("/accounts/me").status_code == 200
-
-    assert client.put(path, json=body).status_code == 204
-    assert person.by_password.get("/accounts/me").status_code == 401
-    assert server.client(person.username, new).get("/accounts/me").status_code == 200
-
-
-def test_metadata_never_leaves_the_admin_api(server: LiveServer, admin: Client) -> None:
-    person = make_person(server, admin)
-    secret = {"note": "not for the person"}
-    assert admin.patch(person.path, json={"metadata": secret}).status_code == 200
-
-    assert admin.get(person.path).json()["metadata"] == secret
-    assert "not for the person" not in person.by_key.get("/accounts/me").text
 
 
 # --- At once --------------------------------------------------------------------------------------
@@ -841,23 +717,6 @@ def test_a_disabled_or_expired_account_loses_its_power_at_once_and_gets_it_back(
     assert admin.patch(operator.path, json={field: None}).status_code == 200
     assert statuses(clients) == {"token": 401, "token by key": 401, "key": 200, "password": 200}
     assert operator.bearer().get("/accounts?limit=1").status_code == 200
-
-
-def test_a_deleted_account_loses_its_power_at_once(
-    admin: Client, operator: Person, clients: Mapping[str, Client]
-) -> None:
-    assert admin.delete(operator.path).status_code == 204
-    assert statuses(clients) == dict.fromkeys(clients, 401)
-
-
-def test_a_new_account_of_the_same_name_does_not_inherit_old_tokens(
-    admin: Client, operator: Person, clients: Mapping[str, Client]
-) -> None:
-    assert admin.delete(operator.path).status_code == 204
-    body = {"username": operator.username, "grants": {"scopes": ["keyosk:accounts:read"]}}
-    assert admin.post("/accounts", json=body).status_code == 201
-
-    assert statuses(clients) == dict.fromkeys(clients, 401)
 
 
 @pytest.mark.parametrize("how", ["removed", "ended"])

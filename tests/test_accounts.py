@@ -1,42 +1,20 @@
 """/accounts: what an admin does with accounts, and what an account does with itself."""
 
-import time
 import unicodedata
-import uuid
 from base64 import urlsafe_b64decode
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from live import ADMIN_PASSWORD, Client, LiveServer, soon, unique, wait_for
+from live import ADMIN_PASSWORD, Client, LiveServer, unique
 from people import can_log_in, problem
 from tables import table
 
 PASSWORD = "seven quiet herons wade"
 OTHER_PASSWORD = "nine loud magpies quarrel"
 FAR = "2090-01-01T00:00:00Z"
-PAST = "2020-01-01T00:00:00Z"
-FIELDS = [
-    "id",
-    "username",
-    "kind",
-    "display_name",
-    "enabled",
-    "claims",
-    "metadata",
-    "expires_at",
-    "has_password",
-    "last_login_at",
-    "created_at",
-    "updated_at",
-]
-
-
-def moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def make(admin: Client, stem: str = "account", **fields: Any) -> dict[str, Any]:
@@ -65,36 +43,6 @@ def fullwidth(text: str) -> str:
 
 
 # --- Create and read ------------------------------------------------------------------------------
-
-
-def test_an_account_needs_nothing_but_a_username(admin: Client) -> None:
-    username = unique("plain")
-    before = datetime.now(UTC).replace(microsecond=0)
-    response = admin.post("/accounts", json={"username": username})
-    assert response.status_code == 201
-    body = response.json()
-    assert list(body) == FIELDS
-    assert body | {"id": "", "created_at": "", "updated_at": ""} == {
-        "id": "",
-        "username": username,
-        "kind": "person",
-        "display_name": "",
-        "enabled": True,
-        "claims": {},
-        "metadata": {},
-        "expires_at": None,
-        "has_password": False,
-        "last_login_at": None,
-        "created_at": "",
-        "updated_at": "",
-    }
-    assert uuid.UUID(body["id"]).version == 7
-    assert body["created_at"] == body["updated_at"]
-    assert before <= datetime.fromisoformat(body["created_at"]) <= before + timedelta(minutes=1)
-    assert response.headers["Location"] == f"{admin.url}/accounts/{body['id']}"
-    followed = admin.get(response.headers["Location"])
-    assert followed.json() == body
-    assert followed.headers["ETag"] == response.headers["ETag"]
 
 
 def test_every_field_of_an_account_is_kept(admin: Client) -> None:
@@ -390,41 +338,6 @@ def test_a_password_can_be_set_and_not_read(admin: Client) -> None:
         assert "argon2" not in text
 
 
-def test_an_account_changes_its_own_password_if_it_knows_the_current_one(
-    server: LiveServer, admin: Client
-) -> None:
-    made = make(admin, password=PASSWORD)
-    username = made["username"]
-    me = server.client(username, PASSWORD)
-    new = {"password": OTHER_PASSWORD}
-    wrong = me.put(
-        "/accounts/me/password", json={**new, "current_password": "seven quiet herons wadE"}
-    )
-    assert problem(wrong, 403)["code"] == "forbidden"
-    assert can_log_in(server, username, PASSWORD)
-    bad = {"password": "short", "current_password": PASSWORD}
-    problem(me.put("/accounts/me/password", json=bad), 422, "password")
-    done = me.put("/accounts/me/password", json={**new, "current_password": PASSWORD})
-    assert done.status_code == 204
-    assert not can_log_in(server, username, PASSWORD)
-    assert can_log_in(server, username, OTHER_PASSWORD)
-
-
-def test_an_account_cannot_touch_the_password_of_another(server: LiveServer, admin: Client) -> None:
-    mine, other = make(admin, password=PASSWORD), make(admin, password=OTHER_PASSWORD)
-    me = server.client(mine["username"], PASSWORD)
-    path = f"/accounts/{other['username']}/password"
-    for body in (
-        {"password": "some third password here", "current_password": OTHER_PASSWORD},
-        {"password": "some third password here", "current_password": PASSWORD},
-    ):
-        problem(me.put(path, json=body), 403)
-        problem(me.delete(path, json={"current_password": body["current_password"]}), 403)
-    problem(me.delete(path), 403)
-    assert can_log_in(server, mine["username"], PASSWORD)
-    assert can_log_in(server, other["username"], OTHER_PASSWORD)
-
-
 def test_a_current_password_that_an_admin_gives_is_held_against_the_account_too(
     admin: Client,
 ) -> None:
@@ -436,28 +349,6 @@ def test_a_current_password_that_an_admin_gives_is_held_against_the_account_too(
 
 
 # --- The account itself ---------------------------------------------------------------------------
-
-
-def test_an_account_sees_itself_without_its_metadata_by_any_login(
-    server: LiveServer, admin: Client
-) -> None:
-    made = make(
-        admin,
-        "zora",
-        password=PASSWORD,
-        claims={"team": "blue"},
-        metadata={"note": "hidden-from-zora"},
-    )
-    key = admin.post(f"/accounts/{made['id']}/api-keys", json={"name": "k"}).json()["secret"]
-    name = made["username"]
-    expected = {field: value for field, value in made.items() if field != "metadata"}
-    for client in (server.client(name, PASSWORD), server.client(name.upper(), key)):
-        for path in ("me", name, name.upper(), made["id"]):
-            response = client.get(f"/accounts/{path}")
-            assert response.status_code == 200, path
-            assert "hidden-from-zora" not in response.text
-            assert response.json() | {"last_login_at": None} == expected
-    assert admin.get(f"/accounts/{name}").json()["metadata"] == {"note": "hidden-from-zora"}
 
 
 def test_metadata_is_in_no_token_and_in_no_list_but_the_admins(
@@ -472,30 +363,6 @@ def test_metadata_is_in_no_token_and_in_no_list_but_the_admins(
     assert shown["metadata"] == made["metadata"]
 
 
-def test_an_account_without_scopes_can_read_itself_and_nothing_else(
-    server: LiveServer, admin: Client
-) -> None:
-    made, other = make(admin, password=PASSWORD), make(admin)
-    me = server.client(made["username"], PASSWORD)
-    assert me.get("/accounts/me/grants").json() == {"scopes": [], "roles": []}
-    forbidden = [
-        ("GET", "/accounts"),
-        ("POST", "/accounts"),
-        ("PATCH", "/accounts/me"),
-        ("DELETE", "/accounts/me"),
-        ("PUT", "/accounts/me/grants"),
-        ("PATCH", "/accounts/me/grants"),
-        ("GET", f"/accounts/{other['id']}"),
-        ("GET", f"/accounts/{other['username']}/grants"),
-        ("GET", f"/accounts/{other['username']}/api-keys"),
-        ("GET", "/accounts/nobody-at-all"),
-    ]
-    for method, path in forbidden:
-        body = problem(me.request(method, path, json={}), 403)
-        assert body["code"] == "insufficient_scope", (method, path)
-    assert admin.get(f"/accounts/{made['id']}").status_code == 200
-
-
 def test_the_admin_is_an_account_as_any_other(admin: Client) -> None:
     body = admin.get("/accounts/me").json()
     assert body["username"] == "admin"
@@ -506,48 +373,7 @@ def test_the_admin_is_an_account_as_any_other(admin: Client) -> None:
 # --- Disabled, expired, deleted -------------------------------------------------------------------
 
 
-def test_a_disabled_account_is_refused_at_once_whatever_it_shows(
-    server: LiveServer, admin: Client
-) -> None:
-    made = make(admin, password=PASSWORD, grants={"scopes": ["keyosk:accounts:read"]})
-    path, name = f"/accounts/{made['id']}", made["username"]
-    key = admin.post(f"{path}/api-keys", json={"name": "k"}).json()["secret"]
-    by_token = bearer(server, name, PASSWORD, audience="keyosk")
-    by_key = server.client(name, key)
-    assert by_token.get("/accounts/me").status_code == 200
-    assert by_key.get("/accounts/me").status_code == 200
-    admin.patch(path, json={"enabled": False})
-    assert not can_log_in(server, name, PASSWORD)
-    assert by_key.get("/accounts/me").status_code == 401
-    problem(by_token.get("/accounts/me"), 401)
-    admin.patch(path, json={"enabled": True})
-    assert by_token.get("/accounts/me").status_code == 401  # revoked for good
-    assert can_log_in(server, name, PASSWORD)
-
-
-def test_an_account_that_has_expired_is_refused_and_works_again_once_it_has_not(
-    server: LiveServer, admin: Client
-) -> None:
-    made = make(admin, password=PASSWORD)
-    path, name = f"/accounts/{made['id']}", made["username"]
-    key = admin.post(f"{path}/api-keys", json={"name": "k"}).json()["secret"]
-    end = soon()
-    admin.patch(path, json={"expires_at": moment(end)})
-    wait_for(end)
-    assert not can_log_in(server, name, PASSWORD)
-    assert not can_log_in(server, name, key)
-    admin.patch(path, json={"expires_at": FAR})
-    assert can_log_in(server, name, PASSWORD)
-    assert can_log_in(server, name, key)
-
-
-def test_a_token_expires_with_its_account(server: LiveServer, admin: Client) -> None:
-    end = (datetime.now(UTC) + timedelta(seconds=120)).isoformat(timespec="seconds")
-    made = make(admin, password=PASSWORD, expires_at=end)
-    answer = server.client(made["username"], PASSWORD).post("/auth/token").json()
-    assert 0 < answer["expires_in"] <= 120
-
-
+@pytest.mark.every_database(always=True)
 def test_everything_of_a_deleted_account_stops_at_once(server: LiveServer, admin: Client) -> None:
     service = make_service(admin, "read")
     grants = {"scopes": [f"{service}:read", "keyosk:accounts:read"]}
@@ -657,46 +483,6 @@ def test_grants_with_a_fault_change_nothing(admin: Client) -> None:
         assert admin.get(path).json() == {"scopes": [f"{service}:a"], "roles": []}, body
 
 
-def test_a_grant_counts_only_for_its_credential_and_until_its_time(
-    server: LiveServer, admin: Client
-) -> None:
-    service = make_service(admin, "always", "password", "key", "over")
-    made = make(admin, password=PASSWORD)
-    end = soon()
-    admin.put(
-        f"/accounts/{made['id']}/grants",
-        json={
-            "scopes": [
-                f"{service}:always",
-                {"name": f"{service}:password", "with": "password"},
-                {"name": f"{service}:key", "with": "api_key"},
-                {"name": f"{service}:over", "until": moment(end)},
-            ]
-        },
-    )
-    wait_for(end)
-    key = admin.post(f"/accounts/{made['id']}/api-keys", json={"name": "k"}).json()["secret"]
-    scopes = {
-        secret: server.client(made["username"], secret).post("/auth/token").json()["scope"]
-        for secret in (PASSWORD, key)
-    }
-    assert set(scopes[PASSWORD].split()) == {f"{service}:always", f"{service}:password"}
-    assert set(scopes[key].split()) == {f"{service}:always", f"{service}:key"}
-
-
-def test_what_was_taken_from_an_account_is_in_no_later_token(
-    server: LiveServer, admin: Client
-) -> None:
-    service = make_service(admin, "read", "write")
-    both = {"scopes": [f"{service}:read", f"{service}:write"]}
-    made = make(admin, password=PASSWORD, grants=both)
-    client = server.client(made["username"], PASSWORD)
-    assert set(client.post("/auth/token").json()["scope"].split()) == set(both["scopes"])
-    remove = {"remove": {"scopes": [f"{service}:write"]}}
-    admin.patch(f"/accounts/{made['id']}/grants", json=remove)
-    assert client.post("/auth/token").json()["scope"] == f"{service}:read"
-
-
 @pytest.mark.fault
 def test_grants_that_are_given_at_once_all_arrive(server: LiveServer, admin: Client) -> None:
     names = [str(number) for number in range(12)]
@@ -713,34 +499,6 @@ def test_grants_that_are_given_at_once_all_arrive(server: LiveServer, admin: Cli
     with ThreadPoolExecutor(12) as pool:
         assert set(pool.map(give, names)) == {200}
     assert len(admin.get(path).json()["scopes"]) == 12
-
-
-@pytest.mark.attack
-def test_who_may_make_accounts_cannot_make_an_admin(server: LiveServer, admin: Client) -> None:
-    clerk = make(admin, password=PASSWORD, grants={"scopes": ["keyosk:accounts:write"]})
-    client = server.client(clerk["username"], PASSWORD)
-    evil = unique("evil")
-    body = {"username": evil, "password": PASSWORD, "grants": {"scopes": ["keyosk:admin"]}}
-    assert problem(client.post("/accounts", json=body), 403)["code"] == "insufficient_scope"
-    assert admin.get(f"/accounts/{evil}").status_code == 404
-    put = client.put(f"/accounts/{clerk['id']}/grants", json={"scopes": ["keyosk:admin"]})
-    assert problem(put, 403)["code"] == "insufficient_scope"
-    assert client.post("/accounts", json={"username": unique("plain")}).status_code == 201
-
-
-def test_a_login_is_noted_and_is_no_change_of_the_account(
-    server: LiveServer, admin: Client
-) -> None:
-    made = make(admin, password=PASSWORD)
-    path = f"/accounts/{made['id']}"
-    tag = admin.get(path).headers["ETag"]
-    assert can_log_in(server, made["username"], PASSWORD)
-    deadline = time.monotonic() + 10
-    while admin.get(path).json()["last_login_at"] is None:
-        assert time.monotonic() < deadline, "the login was not noted"
-        time.sleep(0.02)
-    assert admin.get(path).headers["ETag"] == tag
-    assert admin.get(path).json()["updated_at"] == made["updated_at"]
 
 
 def test_the_admin_of_these_tests_can_still_log_in(server: LiveServer) -> None:

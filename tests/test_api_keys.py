@@ -1,7 +1,6 @@
 """/accounts/{account}/api-keys: made here, shown once, kept as digests."""
 
 import hashlib
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,6 @@ from tables import table
 PASSWORD = "seven quiet herons wade"
 FAR = "2090-01-01T00:00:00Z"
 PAST = "2020-01-01T00:00:00Z"
-FIELDS = [
-    "id",
-    "name",
-    "description",
-    "prefix",
-    "scopes",
-    "networks",
-    "expires_at",
-    "enabled",
-    "last_used_at",
-    "successor",
-    "created_at",
-    "updated_at",
-]
 
 
 def make_account(admin: Client, stem: str = "owner", **fields: Any) -> dict[str, Any]:
@@ -103,11 +88,6 @@ def test_a_new_key_is_answered_whole_with_its_secret(admin: Client, owner: dict[
     )
     assert response.status_code == 201
     body = response.json()
-    assert list(body) == [*FIELDS, "secret"]
-    assert (body["name"], body["description"]) == ("laptop", "")
-    assert (body["enabled"], body["scopes"], body["networks"]) == (True, None, None)
-    assert body["successor"] is None
-    assert (body["expires_at"], body["last_used_at"]) == (None, None)
     assert api_key_format.is_well_formed(body["secret"])
     assert body["prefix"] == body["secret"][:12]
     # No cache may keep it.
@@ -215,31 +195,6 @@ def test_a_key_with_one_character_changed_is_refused(
     assert can_log_in(server, owner["username"], secret)
 
 
-def test_a_limited_key_gives_what_it_is_limited_to_and_its_account_still_holds(
-    server: LiveServer, admin: Client
-) -> None:
-    service = make_service(admin, "a", "b", "c")
-    a, b, c = (f"{service}:{name}" for name in "abc")
-    owner = make_account(admin, grants={"scopes": [a, b]})
-    name = owner["username"]
-    everything = make_key(admin, owner)["secret"]
-    limited = make_key(admin, owner, scopes=[b, c, b])
-    nothing = make_key(admin, owner, scopes=[])["secret"]
-    assert limited["scopes"] == [b, c]  # twice is once
-    assert scopes_of(server, name, everything) == {a, b}
-    assert scopes_of(server, name, limited["secret"]) == {b}
-    assert scopes_of(server, name, nothing) == set()
-    asked = server.client(name, limited["secret"]).post("/auth/token", data={"scope": a})
-    assert (asked.status_code, asked.json()["error"]) == (400, "invalid_scope")
-    admin.put(f"/accounts/{owner['id']}/grants", json={"scopes": [c]})
-    assert scopes_of(server, name, everything) == {c}
-    assert scopes_of(server, name, limited["secret"]) == {c}
-    path = f"/accounts/{owner['id']}/api-keys/{limited['id']}"
-    assert admin.patch(path, json={"scopes": None}).json()["scopes"] is None
-    admin.put(f"/accounts/{owner['id']}/grants", json={"scopes": [a, c]})
-    assert scopes_of(server, name, limited["secret"]) == {a, c}
-
-
 def test_a_disabled_key_is_refused_and_works_again_once_it_is_enabled(
     server: LiveServer, admin: Client, owner: dict[str, Any]
 ) -> None:
@@ -267,59 +222,6 @@ def test_a_key_cannot_be_made_expired_but_can_be_expired_at_once(
     assert not can_log_in(server, owner["username"], key["secret"])
 
 
-def test_a_deleted_key_stops_at_once_and_so_do_its_tokens_at_keyosk(
-    server: LiveServer, admin: Client
-) -> None:
-    owner = make_account(admin, grants={"scopes": ["keyosk:services:read"]})
-    gone, stays = make_key(admin, owner), make_key(admin, owner)
-
-    def bearer(key: dict[str, Any]) -> Client:
-        basic = server.client(owner["username"], key["secret"])
-        token = basic.post("/auth/token", data={"audience": "keyosk"}).json()["access_token"]
-        return Client(server.url, token=token)
-
-    by_gone, by_stays = bearer(gone), bearer(stays)
-    assert by_gone.get("/services?limit=1").status_code == 200
-    path = f"/accounts/{owner['id']}/api-keys/{gone['id']}"
-    assert admin.delete(path).status_code == 204
-    assert not can_log_in(server, owner["username"], gone["secret"])
-    assert problem(by_gone.get("/services?limit=1"), 401)["code"] == "invalid_token"
-    problem(admin.get(path), 404)
-    problem(admin.delete(path), 404)
-    assert can_log_in(server, owner["username"], stays["secret"])
-    assert by_stays.get("/services?limit=1").status_code == 200
-
-
-def test_the_keys_of_a_deleted_account_stop_with_it(
-    server: LiveServer, admin: Client, owner: dict[str, Any]
-) -> None:
-    key = make_key(admin, owner)
-    assert can_log_in(server, owner["username"], key["secret"])
-    assert admin.delete(f"/accounts/{owner['id']}").status_code == 204
-    assert not can_log_in(server, owner["username"], key["secret"])
-    admin.post("/accounts", json={"username": owner["username"]})
-    assert not can_log_in(server, owner["username"], key["secret"])
-    digest = hashlib.sha256(key["secret"].encode()).digest()
-    if not server.environment["KEYOSK_DATABASE_URL"].startswith("sqlite"):  # freed pages stay there
-        assert digest.hex().encode() not in stored_bytes(server)
-
-
-def test_the_last_use_is_noted_once_in_a_while_and_is_no_change(
-    server: LiveServer, admin: Client, owner: dict[str, Any]
-) -> None:
-    key = make_key(admin, owner)
-    path = f"/accounts/{owner['id']}/api-keys/{key['id']}"
-    tag = admin.get(path).headers["ETag"]
-    assert can_log_in(server, owner["username"], key["secret"])
-    deadline = time.monotonic() + 10
-    while (used := admin.get(path).json()["last_used_at"]) is None:
-        assert time.monotonic() < deadline, "the use was not noted"
-        time.sleep(0.02)
-    assert used >= key["created_at"]
-    assert admin.get(path).headers["ETag"] == tag
-    assert admin.get(path).json()["updated_at"] == key["updated_at"]
-
-
 # --- Faults ---------------------------------------------------------------------------------------
 
 
@@ -327,7 +229,8 @@ def test_a_scope_that_exists_may_limit_a_key_before_its_account_holds_it(
     server: LiveServer, admin: Client, owner: dict[str, Any]
 ) -> None:
     service = make_service(admin, "later")
-    key = make_key(admin, owner, scopes=[f"{service}:later"])
+    key = make_key(admin, owner, scopes=[f"{service}:later"] * 2)
+    assert key["scopes"] == [f"{service}:later"]  # twice is once
     assert scopes_of(server, owner["username"], key["secret"]) == set()
     admin.put(f"/accounts/{owner['id']}/grants", json={"scopes": [f"{service}:later"]})
     assert scopes_of(server, owner["username"], key["secret"]) == {f"{service}:later"}
@@ -336,14 +239,11 @@ def test_a_scope_that_exists_may_limit_a_key_before_its_account_holds_it(
 def test_a_key_is_found_under_its_own_account_only(
     server: LiveServer, admin: Client, owner: dict[str, Any]
 ) -> None:
-    other = make_account(admin, password=PASSWORD)
+    other = make_account(admin)
     key = make_key(admin, owner)
     problem(admin.get(f"/accounts/{other['id']}/api-keys/{key['id']}"), 404)
     assert admin.get(f"/accounts/{other['id']}/api-keys").json()["items"] == []
-    me = server.client(other["username"], PASSWORD)
-    problem(me.get(f"/accounts/me/api-keys/{key['id']}"), 404)
-    problem(me.delete(f"/accounts/me/api-keys/{key['id']}"), 404)
-    problem(me.patch(f"/accounts/me/api-keys/{key['id']}", json={"enabled": False}), 404)
+    problem(admin.delete(f"/accounts/{other['id']}/api-keys/{key['id']}"), 404)
     assert can_log_in(server, owner["username"], key["secret"])
 
 
@@ -363,76 +263,3 @@ def test_the_list_of_an_account_with_a_name_beyond_latin_1_has_a_next_page(admin
 
 
 # --- Who may --------------------------------------------------------------------------------------
-
-
-def test_an_account_manages_its_own_keys_by_password(
-    server: LiveServer, owner: dict[str, Any]
-) -> None:
-    me = server.client(owner["username"], PASSWORD)
-    made = me.post("/accounts/me/api-keys", json={"name": "mine"})
-    assert made.status_code == 201
-    assert made.headers["Location"].startswith(f"{me.url}/accounts/{owner['id']}/api-keys/")
-    path = f"/accounts/me/api-keys/{made.json()['id']}"
-    assert can_log_in(server, owner["username"], made.json()["secret"])
-    assert me.patch(path, json={"name": "renamed"}).json()["name"] == "renamed"
-    assert [key["name"] for key in me.get("/accounts/me/api-keys").json()["items"]] == ["renamed"]
-    assert me.delete(path).status_code == 204
-    assert not can_log_in(server, owner["username"], made.json()["secret"])
-
-
-@pytest.fixture
-def by_api_key(server: LiveServer, admin: Client) -> list[Client]:
-    """An admin's API key, as such and as the token that it gave."""
-    owner = make_account(admin, grants={"scopes": ["keyosk:admin"]})
-    basic = server.client(owner["username"], make_key(admin, owner)["secret"])
-    token = basic.post("/auth/token", data={"audience": "keyosk"}).json()["access_token"]
-    return [basic, Client(server.url, token=token)]
-
-
-@pytest.mark.attack
-def test_a_stolen_key_cannot_make_itself_lasting(
-    admin: Client, owner: dict[str, Any], by_api_key: list[Client]
-) -> None:
-    key = make_key(admin, owner)
-    victim = f"/accounts/{owner['id']}"
-    attempts: list[tuple[str, str, dict[str, Any]]] = [
-        ("POST", "/accounts/me/api-keys", {"name": "another"}),
-        ("PUT", "/accounts/me/password", {"password": "some new password here"}),
-        ("PUT", f"{victim}/password", {"password": "some new password here"}),
-        ("DELETE", f"{victim}/password", {}),
-        ("POST", f"{victim}/api-keys", {"name": "another"}),
-        ("PATCH", f"{victim}/api-keys/{key['id']}", {"expires_at": None}),
-        ("POST", f"{victim}/api-keys/{key['id']}/rotate", {}),
-        ("DELETE", f"{victim}/api-keys/{key['id']}", {}),
-        ("PUT", f"{victim}/grants", {"scopes": ["keyosk:admin"]}),
-        ("PATCH", f"{victim}/grants", {"add": {"scopes": ["keyosk:admin"]}}),
-    ]
-    for client in by_api_key:
-        assert client.get(victim).status_code == 200  # it is an admin's, and may read
-        for method, path, body in attempts:
-            refused = problem(client.request(method, path, json=body), 403)
-            assert refused["code"] == "refused_by_rule", (method, path)
-    assert admin.get(f"{victim}/grants").json() == {"scopes": [], "roles": []}
-    assert len(admin.get(f"{victim}/api-keys").json()["items"]) == 1
-
-
-@pytest.mark.attack
-def test_a_stolen_key_cannot_make_an_account_that_outlives_it(by_api_key: list[Client]) -> None:
-    for client in by_api_key:
-        for body in ({"password": PASSWORD}, {"grants": {"scopes": ["keyosk:admin"]}}):
-            refused = client.post("/accounts", json={"username": unique("lasting"), **body})
-            assert problem(refused, 403)["code"] == "refused_by_rule"
-        made = client.post("/accounts", json={"username": unique("plain")})
-        assert made.status_code == 201
-
-
-def test_an_account_cannot_see_or_make_keys_of_another(
-    server: LiveServer, admin: Client, owner: dict[str, Any]
-) -> None:
-    other = make_account(admin)
-    me = server.client(owner["username"], PASSWORD)
-    for reference in (other["id"], other["username"]):
-        path = f"/accounts/{reference}/api-keys"
-        problem(me.get(path), 403)
-        problem(me.post(path, json={"name": "k"}), 403)
-    assert admin.get(f"/accounts/{other['id']}/api-keys").json()["items"] == []

@@ -41,7 +41,9 @@ def test_one_sees_oneself_and_what_one_may_do(server: LiveServer, admin: Client)
 
 def test_by_password_one_makes_changes_rotates_and_drops_ones_own_keys(person: Person) -> None:
     client = person.login()
-    made = done(client.post(KEYS, json={"name": "laptop", "description": "At home."}), 201)
+    answer = client.post(KEYS, json={"name": "laptop", "description": "At home."})
+    made = done(answer, 201)
+    assert answer.headers["Location"] == f"{client.url}{person.path}/api-keys/{made['id']}"
     assert person.login(made["secret"]).get("/accounts/me").status_code == 200
     path = f"{KEYS}/{made['id']}"
 
@@ -129,6 +131,8 @@ def test_by_key_one_may_look_and_change_nothing(admin: Client, person: Person, w
     ("method", "below", "body"),
     [
         ("PATCH", "", {"display_name": "Somebody"}),
+        ("PATCH", "", {"username": "admin2"}),
+        ("PATCH", "", {"expires_at": None}),
         ("PATCH", "", {"enabled": False}),
         ("PATCH", "", {"claims": {"admin": True}}),
         ("DELETE", "", None),
@@ -163,6 +167,7 @@ def test_one_reaches_nobody_else(server: LiveServer, admin: Client, person: Pers
         ("POST", f"/api-keys/{key}/rotate", None),
         ("DELETE", f"/api-keys/{key}", None),
         ("PUT", "/password", change),
+        ("DELETE", "/password", {"current_password": PASSWORD}),
     ):
         for name in (other.id, other.username):
             answer = client.request(method, f"/accounts/{name}{below}", json=body)

@@ -30,7 +30,6 @@ PUBLIC = (
     "/health/live",
     "/health/ready",
 )
-UNTAGGED = ("/health/live", "/health/ready", "/accounts", "/audit", "/signing-keys", "/roles")
 #: Values of If-Match in which the entity tag 5 stands, and in which it does not.
 NAMING = ('"5"', '"4", "5"', '"4","5"', ', "4" ,, "5" ,', 'W/"5", "5"', '"a,b", "5"', "*")
 OTHERS = (

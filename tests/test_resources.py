@@ -4,8 +4,11 @@ A new resource gets a row here. What only one of them promises stands in the fil
 """
 
 import json
+import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -29,6 +32,105 @@ RESERVED_CLAIMS = (
     *("iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "scope", "roles", "auth_time"),
     *("amr", "acr", "azp", "key_id", "act", "cnf", "may_act", "preferred_username"),
 )
+#: In PLAIN: no default, but something that is made or was given.
+GIVEN = object()
+#: By resource: its fields in the order in which they are shown, each with its default.
+PLAIN: dict[str, dict[str, Any]] = {
+    "accounts": {
+        "id": GIVEN,
+        "username": GIVEN,
+        "kind": "person",
+        "display_name": "",
+        "enabled": True,
+        "claims": {},
+        "metadata": {},
+        "expires_at": None,
+        "has_password": False,
+        "last_login_at": None,
+        "created_at": GIVEN,
+        "updated_at": GIVEN,
+    },
+    "services": {
+        "id": GIVEN,
+        "name": GIVEN,
+        "audience": GIVEN,
+        "audiences": [],
+        "title": "",
+        "description": "",
+        "contact": "",
+        "enabled": True,
+        "on_request_only": False,
+        "cors_preflight": False,
+        "accepts": "both",
+        "token_lifetime": None,
+        "signing_algorithm": None,
+        "typ": None,
+        "registry_version": None,
+        "refresh_allowed": False,
+        "refresh_lifetime": None,
+        "claims": [],
+        "account": None,
+        "exchanges": [],
+        "scopes": [],
+        "created_at": GIVEN,
+        "updated_at": GIVEN,
+    },
+    "roles": {
+        "id": GIVEN,
+        "name": GIVEN,
+        "description": "",
+        "scopes": [],
+        "created_at": GIVEN,
+        "updated_at": GIVEN,
+    },
+    "issuers": {
+        "id": GIVEN,
+        "name": GIVEN,
+        "description": "",
+        "preset": None,
+        "issuer": GIVEN,
+        "audience": GIVEN,
+        "jwks_uri": None,
+        "keys": None,
+        "algorithms": ["RS256", "ES256"],
+        "max_lifetime": 3_600,
+        "required_claims": [],
+        "prefix_claims": [],
+        "allow_private": False,
+        "enabled": True,
+        "created_at": GIVEN,
+        "updated_at": GIVEN,
+    },
+    "rules": {
+        "id": GIVEN,
+        "name": GIVEN,
+        "description": "",
+        "claims": GIVEN,
+        "account": GIVEN,
+        "scopes": None,
+        "once": False,
+        "enabled": True,
+        "expires_at": None,
+        "last_used_at": None,
+        "created_at": GIVEN,
+        "updated_at": GIVEN,
+    },
+    "api-keys": {
+        "id": GIVEN,
+        "name": GIVEN,
+        "description": "",
+        "prefix": GIVEN,
+        "scopes": None,
+        "networks": None,
+        "expires_at": None,
+        "enabled": True,
+        "last_used_at": None,
+        "successor": None,
+        "created_at": GIVEN,
+        "updated_at": GIVEN,
+        "secret": GIVEN,
+    },
+}
 #: By resource and field: what it can never be, neither at the start nor by a change.
 WRONG: dict[str, dict[str, tuple[Any, ...]]] = {
     "accounts": {
@@ -233,6 +335,17 @@ def test_what_is_created_is_at_its_location_and_in_the_list(
     assert last["items"] == [listed]
 
 
+def test_what_is_not_given_is_as_documented(admin: Client, resource: Resource) -> None:
+    made, plain = resource.make(admin), PLAIN[resource.kind]
+    assert list(made) == list(plain)
+    assert {name: made[name] for name in plain if plain[name] is not GIVEN} == {
+        name: value for name, value in plain.items() if value is not GIVEN
+    }
+    assert uuid.UUID(made["id"]).version == 7
+    assert made["created_at"] == made["updated_at"]
+    assert abs(datetime.fromisoformat(made["created_at"]).timestamp() - time.time()) < 60
+
+
 def test_null_resets_each_field_and_no_other(admin: Client, resource: Resource) -> None:
     made, plain = resource.make(admin, **resource.fields), resource.make(admin)
     path = resource.path(made)
@@ -291,6 +404,7 @@ def test_a_value_that_breaks_a_rule_is_refused_at_the_start_and_in_a_change(
     assert done(admin.get(resource.collection, params=last))["items"][0]["id"] == made["id"]
 
 
+@pytest.mark.every_database(always=True)
 def test_a_value_that_another_has_is_a_conflict(admin: Client, resource: Resource) -> None:
     taken, other = resource.make(admin), resource.make(admin)
     for name in resource.unique:
@@ -303,6 +417,7 @@ def test_a_value_that_another_has_is_a_conflict(admin: Client, resource: Resourc
     assert done(admin.get(resource.path(other))) == resource.shown(other)
 
 
+@pytest.mark.every_database(always=True)
 def test_a_stale_change_is_refused_and_a_current_one_made(
     admin: Client, resource: Resource
 ) -> None:

@@ -288,14 +288,17 @@ def test_a_token_that_was_narrowed_gives_no_more_than_it_has(
 def test_an_account_is_made_with_no_more_than_its_maker_holds(
     server: LiveServer, admin: Client, todo: str
 ) -> None:
+    clerk = make_person(server, admin, WRITE).bearer()
     maker = make_person(server, admin, WRITE, GRANT).bearer()
     username, role = live.unique("made"), make_role(admin, f"{todo}:write")
     for given in ({"scopes": [ADMIN]}, {"scopes": [f"{todo}:read"]}, {"roles": [role]}):
         refusal = maker.post("/accounts", json={"username": username, "grants": given})
         assert_refused(refusal, RULE)
+    body = {"username": username, "grants": {"scopes": [GRANT]}}
+    assert_refused(clerk.post("/accounts", json=body), "insufficient_scope")
     assert admin.get(f"/accounts/{username}").status_code == 404
 
-    done(maker.post("/accounts", json={"username": username, "grants": {"scopes": [GRANT]}}), 201)
+    done(maker.post("/accounts", json=body), 201)
 
 
 def test_an_import_gives_no_more_than_its_caller_holds(

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from keyosk import app
 from keyosk.credentials import api_key_format
-from keyosk.errors import Conflict, DatabaseTooNew, DatabaseUnusable, NotFound, Stale, Unavailable
+from keyosk.errors import Conflict, DatabaseTooNew, DatabaseUnusable, NotFound, Unavailable
 from keyosk.ids import new_id
 from keyosk.installation import Installation
 from keyosk.model import (
@@ -43,7 +43,6 @@ from keyosk.model import (
     Service,
     StoredPassword,
     TokenPolicy,
-    Versions,
 )
 from keyosk.storage import migrations, schema, tables
 from keyosk.storage.accounts import AccountStore
@@ -669,124 +668,11 @@ def test_a_commit_that_failed_leaves_nothing_behind_either(database: Database) -
     assert left == []
 
 
-TAKEN: dict[str, Callable[[Database], Any]] = {
-    "username": lambda database: AccountStore(database).add(account("alice")),
-    "name": lambda database: ServiceStore(database).add(service("todo", audience="other")),
-    "audience": lambda database: ServiceStore(database).add(service("other", audience="todo")),
-    "scopes": lambda database: ServiceStore(database).add(service("other", "todo:read")),
-}
-
-
 def populated(database: Database) -> tuple[Account, Service]:
     alice, todo = account("alice"), service("todo", "todo:read")
     AccountStore(database).add(alice)
     ServiceStore(database).add(todo)
     return alice, todo
-
-
-@pytest.mark.parametrize("field", TAKEN)
-def test_a_value_that_is_taken_is_a_conflict_that_names_its_field(
-    database: Database, field: str
-) -> None:
-    populated(database)
-    with pytest.raises(Conflict) as caught:
-        TAKEN[field](database)
-    assert caught.value.field == field
-    assert len(ServiceStore(database).page(ListQuery())) == 1
-
-
-@pytest.mark.parametrize("field", ["username", "name", "audience"])
-def test_a_change_to_a_value_that_is_taken_is_a_conflict_too(
-    database: Database, field: str
-) -> None:
-    populated(database)
-    accounts, services = AccountStore(database), ServiceStore(database)
-    bob, mail = account("bob"), service("mail")
-    accounts.add(bob)
-    services.add(mail)
-
-    def change() -> None:
-        if field == "username":
-            accounts.change(bob.id, {"username": "alice"}, now=NOW)
-        else:
-            changed: dict[str, Any] = {field: "todo"}
-            services.change(replace(mail, policy=replace(mail.policy, **changed)), now=NOW)
-
-    with pytest.raises(Conflict) as caught:
-        change()
-    assert caught.value.field == field
-    assert (accounts.by_id(bob.id), services.by_id(mail.id)) == (bob, mail)
-
-
-def test_a_value_that_reads_like_a_constraint_does_not_confuse_which_field_is_taken(
-    database: Database,
-) -> None:
-    # PostgreSQL quotes the value in its message, and its index is called service_name.
-    services = ServiceStore(database)
-    services.add(service("one", audience="service_name"))
-    with pytest.raises(Conflict) as caught:
-        services.add(service("two", audience="service_name"))
-    assert caught.value.field == "audience"
-
-
-def test_a_scope_of_one_service_cannot_be_given_to_another(database: Database) -> None:
-    _, todo = populated(database)
-    services = ServiceStore(database)
-    mail = service("mail", "mail:read")
-    services.add(mail)
-    with pytest.raises(Conflict) as caught:
-        services.set_scopes(mail, [Scope("mail:read"), Scope("todo:read")])
-    assert caught.value.field == "scopes"
-    assert services.by_id(mail.id).scopes == (Scope("mail:read"),)
-    assert services.by_id(todo.id).scopes == (Scope("todo:read"),)
-
-
-def test_a_write_for_another_version_than_the_stored_one_is_stale_and_changes_nothing(
-    database: Database,
-) -> None:
-    alice, todo = populated(database)
-    key, reader = api_key(alice.id), role("reader", "todo:read")
-    accounts, services, keys = AccountStore(database), ServiceStore(database), ApiKeyStore(database)
-    roles = RoleStore(database)
-    keys.add(key, b"d" * 32)
-    roles.add(reader)
-    writes: list[Callable[[Versions], object]] = [
-        lambda v: accounts.change(alice.id, {"display_name": "x"}, now=NOW + 1, version=v),
-        lambda v: accounts.remove(alice.id, version=v),
-        lambda v: services.change(replace(todo, title="x"), now=NOW + 1, version=v),
-        lambda v: services.remove(todo.id, version=v),
-        lambda v: roles.change(replace(reader, scopes=()), now=NOW + 1, version=v),
-        lambda v: roles.remove(reader.id, version=v),
-        lambda v: keys.change(key.id, {"name": "x"}, now=NOW + 1, version=v),
-        lambda v: keys.remove(key.id, version=v),
-    ]
-    for version in (0, 2, 99):
-        for write in writes:
-            with pytest.raises(Stale):
-                write(Versions(among=frozenset({version})))
-    assert accounts.by_id(alice.id) == alice
-    assert services.by_id(todo.id) == todo
-    assert keys.get(alice.id, key.id) == key
-    assert roles.by_name("reader") == reader
-
-
-def test_a_write_for_the_stored_version_makes_the_next_one(database: Database) -> None:
-    alice, todo = populated(database)
-    accounts, services = AccountStore(database), ServiceStore(database)
-
-    def at(version: int) -> Versions:
-        return Versions(among=frozenset({version}))
-
-    hers = accounts.change(alice.id, {"display_name": "Alice"}, now=NOW + 1, version=at(1))
-    its = services.change(replace(todo, title="Todo"), now=NOW + 1, version=at(1))
-    assert min(hers, its) > 1
-    assert accounts.by_id(alice.id) == replace(
-        alice, display_name="Alice", updated_at=NOW + 1, version=hers
-    )
-    assert services.by_id(todo.id) == replace(todo, title="Todo", updated_at=NOW + 1, version=its)
-    accounts.remove(alice.id, version=at(hers))
-    with pytest.raises(NotFound):
-        accounts.by_id(alice.id)
 
 
 def test_what_refers_to_something_that_is_gone_is_refused_by_the_database(
@@ -814,68 +700,6 @@ def rows_in(database: Database, *names: str) -> list[int]:
     ]
 
 
-def test_what_belongs_to_an_account_goes_with_it(database: Database) -> None:
-    alice, _ = populated(database)
-    bob = account("bob")
-    accounts = AccountStore(database)
-    accounts.add(bob)
-    for number, owner in enumerate((alice, bob)):
-        accounts.set_password(owner.id, StoredPassword(new_id(), "a hash"), now=NOW)
-        ApiKeyStore(database).add(api_key(owner.id), bytes([number]) * 32)
-        GrantStore(database).set(owner.id, [Grant("todo:read")], {}, now=NOW)
-    assert rows_in(database, "password", "api_key", "grant") == [2, 2, 2]
-    accounts.remove(alice.id)
-    assert rows_in(database, "password", "api_key", "grant", "scope") == [1, 1, 1, 1]
-    assert accounts.password("bob", "")[0] is not None
-
-
-def test_scopes_and_their_grants_go_with_a_service(database: Database) -> None:
-    alice, todo = populated(database)
-    services = ServiceStore(database)
-    services.add(service("mail", "mail:read"))
-    GrantStore(database).set(alice.id, [Grant("todo:read"), Grant("mail:read")], {}, now=NOW)
-    services.remove(todo.id)
-    assert rows_in(database, "service", "scope", "grant") == [1, 1, 1]
-    assert GrantStore(database).of_account(alice.id) == (Grant("mail:read"),)
-
-
-def test_a_scope_that_goes_takes_its_grants_and_one_that_stays_keeps_them(
-    database: Database,
-) -> None:
-    alice, _ = populated(database)
-    services = ServiceStore(database)
-    mail = service("mail", "mail:read", "mail:send")
-    services.add(mail)
-    GrantStore(database).set(alice.id, [Grant("mail:read"), Grant("mail:send")], {}, now=NOW)
-    services.set_scopes(mail, [Scope("mail:send", "described now"), Scope("mail:new")])
-    assert services.by_id(mail.id).scopes == (
-        Scope("mail:new"),
-        Scope("mail:send", "described now"),
-    )
-    assert GrantStore(database).of_account(alice.id) == (Grant("mail:send"),)
-
-
-def test_a_role_that_goes_takes_its_grants_and_leaves_the_scopes(database: Database) -> None:
-    alice, _ = populated(database)
-    reader, other = role("reader", "todo:read"), role("other", "todo:read")
-    roles = RoleStore(database)
-    roles.add(reader)
-    roles.add(other)
-    given = [Grant("todo:read"), Grant(role="other"), Grant(role="reader")]
-    GrantStore(database).set(alice.id, given, {"reader": reader.id, "other": other.id}, now=NOW)
-    roles.remove(reader.id)
-    assert GrantStore(database).of_account(alice.id) == (Grant("todo:read"), Grant(role="other"))
-    assert rows_in(database, "role", "role_scope", "scope") == [1, 1, 1]
-
-
-def test_a_scope_that_goes_leaves_the_roles_that_gave_it(database: Database) -> None:
-    _, todo = populated(database)
-    roles = RoleStore(database)
-    roles.add(role("reader", "todo:read"))
-    ServiceStore(database).remove(todo.id)
-    assert roles.by_name("reader").scopes == ()
-
-
 def test_a_new_password_takes_the_place_of_the_old_one_and_a_rehash_does_not_overtake_it(
     database: Database,
 ) -> None:
@@ -893,20 +717,6 @@ def test_a_new_password_takes_the_place_of_the_old_one_and_a_rehash_does_not_ove
     assert accounts.remove_password(alice.id) is True
     assert accounts.remove_password(alice.id) is False
     assert accounts.password_of(alice.id) is None
-
-
-def test_pages_follow_one_another_without_gap_or_overlap(database: Database) -> None:
-    accounts = AccountStore(database)
-    made = [account(f"user{number}") for number in range(7)]
-    for one in made:
-        accounts.add(one)
-    seen: list[str] = []
-    after = None
-    while page := accounts.page(ListQuery(limit=3, after=after)):
-        seen += [found.id for found in page]
-        after = (page[-1].created_at, page[-1].id)
-    assert seen == [one.id for one in made]
-    assert accounts.count(ListQuery(limit=3)) == 7
 
 
 def test_a_login_is_noted_without_making_a_new_version(database: Database) -> None:
