@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
-import peewee
 import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
@@ -24,7 +23,8 @@ from keyosk.model import OPERATOR, Grant, Kind, ListQuery, Scope
 from keyosk.storage import listing, tables
 from keyosk.storage.grants import GrantStore
 from keyosk.web import paging
-from live import ADMIN_PASSWORD, Client, unique
+from live import ADMIN_PASSWORD
+from tables import table
 
 # Part of `make test-long`.
 pytestmark = [pytest.mark.slow, pytest.mark.every_database]
@@ -185,47 +185,31 @@ def test_a_page_has_50_objects_unless_asked_otherwise(
     assert len(caller.items("/roles", limit=200)) == 200
 
 
-@pytest.mark.parametrize("limit", ["0", "201", "-1", "1e1", "x", "", "1.0", "٣", "99999999999"])
-def test_a_limit_out_of_bounds_is_refused(caller: Caller, limit: str) -> None:
-    for path in LISTS:
-        assert_refused(caller.get(path, limit=limit), "limit")
+#: What means nothing to any list.
+WRONG: Final = {
+    "limit": ("0", "201", "-1", "1e1", "x", "", "1.0", "٣", "99999999999"),
+    "sort": ("id", "--created_at", "", "metadata"),
+    "total": ("yes",),
+    "offset": ("1",),
+    "page": ("2",),
+    "Limit": ("5",),
+}
 
 
-@pytest.mark.parametrize(
-    ("parameter", "value"),
-    [
-        ("offset", "1"),
-        ("page", "2"),
-        ("sort", "id"),
-        ("sort", "--created_at"),
-        ("sort", ""),
-        ("sort", "metadata"),
-        ("total", "yes"),
-        ("Limit", "5"),
-    ],
-)
-def test_a_parameter_that_a_list_does_not_know_is_refused(
-    caller: Caller, parameter: str, value: str
-) -> None:
-    for path in LISTS:
-        assert_refused(caller.get(path, **{parameter: value}), parameter)
+@table("path", LISTS)
+def test_a_parameter_that_a_list_does_not_know_is_refused(caller: Caller, path: str) -> None:
+    for name, values in WRONG.items():
+        for value in values:
+            assert_refused(caller.get(path, **{name: value}), name)
 
 
-def test_a_filter_of_another_list_is_refused(caller: Caller) -> None:
-    assert_refused(caller.get("/services", q="a"), "q")
-    assert_refused(caller.get("/roles", enabled="true"), "enabled")
-    assert_refused(caller.get("/audit", role="editor"), "role")
-    assert_refused(caller.get("/accounts", unused_since="2030-01-01T00:00:00Z"), "unused_since")
-
-
-def test_a_parameter_given_twice_is_refused(caller: Caller) -> None:
-    for path in LISTS:
-        assert_refused(caller.get(f"{path}?limit=1&limit=2"), "limit")
-
-
-@pytest.mark.parametrize(
+@table(
     ("path", "name", "value"),
     [
+        ("/services", "q", "a"),  # a filter of another list
+        ("/roles", "enabled", "true"),
+        ("/audit", "role", "editor"),
+        ("/accounts", "unused_since", "2030-01-01T00:00:00Z"),
         ("/accounts", "enabled", "1"),
         ("/accounts", "enabled", "True"),
         ("/accounts", "created_after", "yesterday"),
@@ -233,6 +217,7 @@ def test_a_parameter_given_twice_is_refused(caller: Caller) -> None:
         ("/accounts", "last_login_before", "1900000000"),
         ("/accounts", "q", "\0"),
         ("/accounts", "q", "x" * 501),
+        *(("/accounts", "contains", text) for text in ("", "a", "ab", "x" * 501)),
         ("/accounts/admin/api-keys", "expires_before", ""),
         ("/api-keys", "networks", "10.0.0.0/8"),
         ("/api-keys", "networks", ""),
@@ -242,10 +227,15 @@ def test_a_parameter_given_twice_is_refused(caller: Caller) -> None:
         ("/audit", "since", "2030-02-30T00:00:00Z"),
     ],
 )
-def test_a_filter_that_cannot_be_read_is_refused(
+def test_a_filter_that_a_list_cannot_read_is_refused(
     caller: Caller, path: str, name: str, value: str
 ) -> None:
     assert_refused(caller.get(path, **{name: value}), name)
+
+
+def test_a_parameter_given_twice_is_refused(caller: Caller) -> None:
+    for path in LISTS:
+        assert_refused(caller.get(f"{path}?limit=1&limit=2"), "limit")
 
 
 def assert_refused(answer: TestResponse, field: str) -> None:
@@ -567,15 +557,18 @@ def test_filters_of_all_api_keys(installation: Installation, caller: Caller) -> 
     assert caller.get(path, prefix="kysk_", total="true").headers["X-Total-Count"] == "3"
 
 
+@pytest.fixture
+def mine(installation: Installation) -> None:
+    installation.api_keys.create(OPERATOR, "admin", name="mine")
+
+
 @pytest.mark.attack
-@pytest.mark.parametrize(
+@table(
     "pattern",
     ["%", "_", "kysk%", "kysk_%", "kysk______", "kysk_*", "KYSK_", "kysk_[a-z]", "' OR 1=1", "\\"],
 )
-def test_no_character_of_a_prefix_means_another(
-    installation: Installation, caller: Caller, pattern: str
-) -> None:
-    installation.api_keys.create(OPERATOR, "admin", name="mine")
+@pytest.mark.usefixtures("mine")
+def test_no_character_of_a_prefix_means_another(caller: Caller, pattern: str) -> None:
     assert caller.items("/api-keys", prefix=pattern) == []
 
 
@@ -701,7 +694,16 @@ PEOPLE: Final = {
 }
 
 
-@pytest.mark.parametrize(
+@pytest.fixture
+def people(installation: Installation) -> None:
+    for username, display_name in PEOPLE.items():
+        if "%" not in username:
+            installation.grants.create_account(
+                OPERATOR, [], username=username, display_name=display_name
+            )
+
+
+@table(
     ("q", "found"),
     [
         ("alic", {"alice", "alicia", "bob"}),
@@ -736,14 +738,8 @@ PEOPLE: Final = {
         ("\U0010ffff", set()),
     ],
 )
-def test_q_is_the_beginning_of_a_name_in_any_case(
-    installation: Installation, caller: Caller, q: str, found: set[str]
-) -> None:
-    for username, display_name in PEOPLE.items():
-        if "%" not in username:
-            installation.grants.create_account(
-                OPERATOR, [], username=username, display_name=display_name
-            )
+@pytest.mark.usefixtures("people")
+def test_q_is_the_beginning_of_a_name_in_any_case(caller: Caller, q: str, found: set[str]) -> None:
     assert names_of(caller, "/accounts", q=q) == found
 
 
@@ -766,22 +762,13 @@ INSIDE: Final[dict[str, set[str]]] = {
 }
 
 
+@table(("text", "found"), INSIDE.items())
+@pytest.mark.usefixtures("people")
 def test_text_inside_a_name_is_found_in_any_case(
-    installation: Installation, caller: Caller
+    caller: Caller, text: str, found: set[str]
 ) -> None:
-    for username, display_name in PEOPLE.items():
-        if "%" not in username:
-            installation.grants.create_account(
-                OPERATOR, [], username=username, display_name=display_name
-            )
-    for text, found in INSIDE.items():
-        for sort in ("created_at", "-username"):
-            assert names_of(caller, "/accounts", contains=text, sort=sort) == found, text
-
-
-@pytest.mark.parametrize("text", ["", "a", "ab", "x" * 501])
-def test_text_inside_a_name_has_three_characters(caller: Caller, text: str) -> None:
-    assert caller.get("/accounts", contains=text).status_code == 422
+    for sort in ("created_at", "-username"):
+        assert names_of(caller, "/accounts", contains=text, sort=sort) == found
 
 
 def test_a_search_inside_names_reads_each_account_once_whatever_its_pages(
@@ -870,161 +857,23 @@ def test_a_changed_display_name_is_found_by_its_new_beginning(
 # --- What a page costs ----------------------------------------------------------------------------
 
 MANY: Final = 20_000
-#: Near the end, but with more than a page to come: of the very last rows a planner may sort all.
-DEEP: Final = 0.9
-PAGE: Final = 51
 
 
 def add_many(installation: Installation) -> None:
-    """20,000 accounts, API keys (800 the admin's) and audit rows; 2,000 services and roles."""
+    """20,000 accounts, of which many are equal in their times, as after an import."""
     chance = random.Random(1)
-    admin = installation.accounts.get("admin").id
-    written = {"created_at": 1_600_000_000, "version": 1}
-    text = dict.fromkeys(("description", "title", "contact"), "")
-    rows: dict[Any, list[dict[str, Any]]] = {
-        table: []
-        for table in (
-            tables.Account,
-            tables.Password,
-            tables.ApiKey,
-            tables.AuditRow,
-            tables.Service,
-            tables.Role,
-        )
-    }
+    accounts = []
     for number in range(MANY):
         name = f"{chance.randrange(16**8):08x}-{number}"
-        # Many are equal, as after an import.
-        changed = {**written, "updated_at": 1_600_000_000 + chance.randrange(3)}
-        account = {"id": new_id(), "username": name, "kind": "person", "enabled": True, **changed}
-        names = {"display_name": name, "display_key": name, "claims": "{}", "metadata": "{}"}
-        rows[tables.Account].append({**account, **names})
-        rows[tables.Password].append(
-            {"account": account["id"], "id": new_id(), "hash": "x", "changed_at": 0}
-        )
-        rows[tables.ApiKey].append(
-            {
-                "id": new_id(),
-                "account": account["id"] if number % 25 else admin,
-                "name": f"key {chance.randrange(3)}",
-                "description": "",
-                "digest": number.to_bytes(32),
-                "prefix": "kysk_aaaa",
-                "enabled": True,
-                **changed,
-            }
-        )
-        rows[tables.AuditRow].append(
-            {
-                "id": new_id(),
-                "sequence": 1_000_000 + number,
-                "time": 1_600_000_000,
-                "actor_name": "operator",
-                "action": "test.row",
-                "outcome": "done",
-                "hash": bytes(32),
-            }
-        )
-        if number % 10 == 0:
-            terms = {"audience": name, "enabled": True, "on_request_only": False, "accepts": "both"}
-            more = {"refresh_allowed": False, "claims": "[]"}
-            base = {"id": new_id(), "name": name, **changed}
-            rows[tables.Service].append({**base, **text, **terms, **more})
-            rows[tables.Role].append({**base, "description": ""})
+        times = {"created_at": 1_600_000_000, "updated_at": 1_600_000_000 + chance.randrange(3)}
+        names = {"username": name, "display_name": name, "display_key": name}
+        kind = {"kind": "person", "enabled": True, "claims": "{}", "metadata": "{}", "version": 1}
+        accounts.append({"id": new_id(), **names, **kind, **times})
     database = installation.database
     with database.transaction():
-        for table, many in rows.items():
-            for start in range(0, len(many), 500):
-                database.insert(table, many[start : start + 500])
+        database.insert_all(tables.Account, accounts)
     if not database.is_sqlite:
         database.raw.execute_sql("ANALYZE")  # as autovacuum does by itself
-
-
-Reader = Callable[[ListQuery], Any]
-
-
-def query_of(
-    installation: Installation, read: Reader, list_query: ListQuery, table: str
-) -> tuple[str, Any]:
-    """The SQL, with its parameters, that reads a page from a table."""
-    database = installation.database
-    queries: list[peewee.Query] = []
-    real = database.rows
-
-    def rows(query: peewee.Query) -> list[dict[str, Any]]:
-        queries.append(query)
-        return real(query)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(database, "rows", rows)
-        assert len(read(list_query)) == PAGE
-    compiled = [query.bind(database.raw).sql() for query in queries]
-    found = [each for each in compiled if f'FROM "{table}"' in each[0] and "ORDER" in each[0]]
-    return str(found[-1][0]), found[-1][1]
-
-
-def sqlite_cost(installation: Installation, sql: str, parameters: Any, table: str) -> int:
-    """The steps of SQLite's machine for a query that walks along an index and sorts nothing."""
-    connection: sqlite3.Connection = installation.database.raw.connection()
-    plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", parameters)]
-    assert not any("TEMP B-TREE" in line for line in plan), plan
-    assert all(" USING " in line for line in plan), plan
-    if " WHERE " in sql:  # the index of the time is of sealed rows only, all of which are meant
-        assert plan[0].startswith(("SEARCH", "SCAN t1 USING INDEX audit_row_time")), plan
-    return sqlite_steps(connection, lambda: connection.execute(sql, parameters).fetchall())
-
-
-def postgresql_cost(installation: Installation, sql: str, parameters: Any, table: str) -> int:
-    """The rows that PostgreSQL reads for a query that walks along an index and sorts nothing."""
-    explained = installation.database.raw.execute_sql(
-        f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {sql}", parameters
-    ).fetchall()[0][0]
-    nodes = list(_nodes(explained[0]["Plan"]))
-    kinds = [node["Node Type"] for node in nodes]
-    assert not any("Sort" in kind or "Bitmap" in kind for kind in kinds), kinds
-    (scan,) = [node for node in nodes if node.get("Relation Name") == table]
-    assert scan["Node Type"] in ("Index Scan", "Index Only Scan"), kinds
-    if " WHERE " in sql:
-        assert "Index Cond" in scan or scan["Index Name"] == "audit_row_time", scan
-    return int(scan["Actual Rows"]) + int(scan.get("Rows Removed by Filter", 0))
-
-
-def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield plan
-    for inner in plan.get("Plans", ()):
-        yield from _nodes(inner)
-
-
-@pytest.mark.slow
-def test_a_deep_page_costs_what_the_first_does(installation: Installation) -> None:
-    add_many(installation)
-    cost = sqlite_cost if installation.database.is_sqlite else postgresql_cost
-    readers: list[tuple[str, tuple[str, ...], Reader, str]] = [
-        ("account", LISTS["/accounts"], installation.accounts.page, "id"),
-        (
-            "api_key",
-            LISTS["/accounts/admin/api-keys"],
-            lambda list_query: installation.api_keys.page("admin", list_query),
-            "id",
-        ),
-        ("service", LISTS["/services"], installation.services.page, "id"),
-        ("role", LISTS["/roles"], installation.roles.page, "id"),
-        ("audit_row", LISTS["/audit"], installation.audit.page, "sequence"),
-    ]
-    for table, sorts, read, key in readers:
-        total = len(read(ListQuery(limit=1_000_000, sort=sorts[0])))
-        assert total >= 800
-        for sort in sorts:
-            for descending in (False, True):
-                order: dict[str, Any] = {"limit": PAGE, "sort": sort, "descending": descending}
-                near = query_of(installation, read, ListQuery(**order), table)
-                first = cost(installation, *near, table)
-                whole = read(ListQuery(**{**order, "limit": int(total * DEEP)}))
-                after = (getattr(whole[-1], sort), getattr(whole[-1], key))
-                far = query_of(installation, read, ListQuery(**order, after=after), table)
-                deep = cost(installation, *far, table)
-                # To hold each row against the place takes a few steps; rows before it take none.
-                assert deep <= first * 1.5, (table, sort, descending, first, deep)
 
 
 @pytest.mark.slow
@@ -1071,22 +920,3 @@ def test_whether_an_admin_stays_is_asked_without_reading_all_grants(
         read = "SELECT relname, seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables"
         rows = dict(rows_of(installation, read))
         assert {name for name in rows if (rows[name] or 0) > 100} <= {"scope", "service"}
-
-
-# --- Over the wire --------------------------------------------------------------------------------
-
-
-def test_a_client_walks_along_the_links(admin: Client) -> None:
-    names = {unique("walk") for _ in range(5)}
-    for name in names:
-        assert admin.post("/roles", json={"name": name}).status_code == 201
-    seen = []
-    answer = admin.get("/roles?sort=-name&limit=2&total=true")
-    while True:
-        seen += [role["name"] for role in answer.json()["items"]]
-        if "next" not in answer.links:
-            break
-        answer = admin.get(answer.links["next"]["url"])
-    assert names <= set(seen)
-    assert len(seen) == len(set(seen)) == int(answer.headers["X-Total-Count"])
-    assert seen == sorted(seen, reverse=True)
