@@ -481,6 +481,11 @@ def test_a_row_that_says_by_which_way_it_came_is_proven_by_the_chain(
     assert "was changed" in (installation.audit.verify().fault or "")
 
 
+@table("path", ["/console/accounts/export", "/console/accounts/import", "/console/services/export"])
+def test_what_is_called_as_an_address_of_the_api_is_nobody(root: Browser, path: str) -> None:
+    assert root.get(path).status == 404
+
+
 def test_it_can_be_turned_off(prepared_url: str) -> None:
     with served(prepared_url, has_console=False) as (_, client):
         for path in ("/console", "/console/login", "/me", "/console/static/console.css"):

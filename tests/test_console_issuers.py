@@ -9,6 +9,7 @@ from pages import Browser, Page, logged_in
 from people import PASSWORD, done, make_person
 from platforms import AUDIENCE, Platform
 from shops import MAIN, Shop
+from tables import table
 
 pytestmark = pytest.mark.every_database
 
@@ -128,6 +129,13 @@ def test_what_makes_no_sense_is_said(root: Browser, fields: dict[str, str], word
     usual = {"name": unique("ci"), "issuer": "https://ci.example", "once": "a" * 9}
     page = root.act("/console/issuers", **usual | fields)
     assert (page.status, word in page.text) == (422, True), page.text
+
+
+@table("token", ["", "\0", "x", "a.b.c", "e" * 40_000])
+def test_what_is_no_token_is_said(shop: Shop, root: Browser, token: str) -> None:
+    response = root.post(f"/console/issuers/{shop.issuer}/test", {"assertion": token})
+    assert response.status_code == 200
+    assert "It would not log in" in Page(response).text
 
 
 def test_a_reader_sees_issuers_and_tries_tokens_only(

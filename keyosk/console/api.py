@@ -15,6 +15,8 @@ from keyosk.web import access_log
 from keyosk.web.operator import BY_CONSOLE
 
 _PATCH: Final = "application/merge-patch+json"
+_JSON: Final = "application/json"
+_PROBLEM: Final = "application/problem+json"
 _SHARED: Final = (
     access_log.REQUEST_ID,
     access_log.ADDRESS,
@@ -121,6 +123,10 @@ class Api:
         headers: Mapping[str, str] | None = None,
     ) -> Reply:
         status, sent, pieces = self._begin(method, path, query, body=body, headers=headers)
+        if sent.get("content-type", _JSON) not in (_JSON, _PROBLEM):
+            # The name of an object was that of an address with a stream, /accounts/export.
+            Stream(pieces).close()
+            raise _not_found()
         content = _read(pieces)
         found = json.loads(content) if content else {}
         if status >= 400:
@@ -155,7 +161,7 @@ class Api:
             "wsgi.input": io.BytesIO(data),
         }
         if body is not None:
-            environ["CONTENT_TYPE"] = _PATCH if method == "PATCH" else "application/json"
+            environ["CONTENT_TYPE"] = _PATCH if method == "PATCH" else _JSON
         began: list[tuple[int, dict[str, str]]] = []
 
         def start(status: str, sent: list[tuple[str, str]], _: Any = None) -> Any:
@@ -170,9 +176,13 @@ def segment(value: str) -> str:
     """Return a value as one segment of a path. Raises ``Refused`` for one that would be several."""
     # SECURITY: the path is unquoted on the way, and would be that of something else.
     if "/" in value:
-        problem = {"title": "Not Found", "detail": "There is nothing of this name."}
-        raise Refused(404, {**problem, "code": "not_found", "request_id": g.request_id}, None)
+        raise _not_found()
     return quote(value, safe="")
+
+
+def _not_found() -> Refused:
+    problem = {"title": "Not Found", "detail": "There is nothing of this name."}
+    return Refused(404, {**problem, "code": "not_found", "request_id": g.request_id}, None)
 
 
 def _read(pieces: Iterable[bytes]) -> bytes:

@@ -58,7 +58,8 @@ def try_token(visit: Visit, name: str) -> Response:
     except Refused as error:
         if error.status != 422:
             raise
-        report = {"error_description": error.problem.get("detail"), "verified": False, "rules": []}
+        fault = error.problem.get("detail")
+        report = {"error_description": fault, "verified": False, "rules": [], "claims": {}}
     return _issuer(visit, name, report)
 
 
