@@ -40,6 +40,16 @@ OTHERS = (
 
 
 @pytest.fixture(scope="module")
+def server(in_process: LiveServer) -> LiveServer:
+    return in_process
+
+
+@pytest.fixture(scope="module")
+def admin(server: LiveServer) -> Client:
+    return server.admin()
+
+
+@pytest.fixture(scope="module")
 def alice(server: LiveServer, admin: Client) -> Person:
     return make_person(server, admin)
 

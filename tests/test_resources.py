@@ -229,6 +229,16 @@ class Resource:
 
 
 @pytest.fixture(scope="module")
+def server(in_process: LiveServer) -> LiveServer:
+    return in_process
+
+
+@pytest.fixture(scope="module")
+def admin(server: LiveServer) -> Client:
+    return server.admin()
+
+
+@pytest.fixture(scope="module")
 def owner(server: LiveServer, admin: Client) -> Person:
     """Whose API keys are handled."""
     return make_person(server, admin)

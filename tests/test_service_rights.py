@@ -35,6 +35,16 @@ class Shop:
     alice: Person
 
 
+@pytest.fixture(scope="module")
+def server(in_process: LiveServer) -> LiveServer:
+    return in_process
+
+
+@pytest.fixture(scope="module")
+def admin(server: LiveServer) -> Client:
+    return server.admin()
+
+
 @pytest.fixture
 def shop(server: LiveServer, admin: Client) -> Shop:
     billing, front = make_service(admin), make_service(admin)
