@@ -19,6 +19,7 @@ import requests
 WORKERS: Final = 2
 THREADS: Final = 4
 _START: Final = 30  # seconds that a server may take to respond for the first time
+LOOK: Final = 0.002  # seconds between two looks whether one responds
 _TICK: Final = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 _HERE: Final = Path(__file__).parent
 
@@ -126,7 +127,7 @@ def wait_for(server: Server, path: str) -> None:
                 if connection.recv(1):
                     return
         except OSError:
-            time.sleep(0.05)
+            time.sleep(LOOK)
     log = server.folder / f"{server.port}.log"
     raise SystemExit(f"a server did not start:\n{log.read_text()[-2000:]}")
 

@@ -12,11 +12,20 @@ _STARTS = 3
 
 @dataclass(frozen=True)
 class Start:
-    """One start: seconds to the first token; MiB under a load of keys, then of passwords."""
+    """One start: seconds to the first token; MiB under a load of keys, then of passwords.
+
+    ``bare``: the seconds to the first response of the floor, started just before.
+    """
 
     seconds: float
+    bare: float
     under_keys: float
     under_passwords: float
+
+    @property
+    def ratio(self) -> float:
+        """The seconds as a multiple of those of the floor."""
+        return self.seconds / self.bare
 
 
 def measure(folder: Path, *, seconds: float) -> list[Start]:
@@ -30,9 +39,12 @@ def measure(folder: Path, *, seconds: float) -> list[Start]:
     found = []
     for _ in range(_STARTS):
         began = time.monotonic()
+        with servers.floor(folder):
+            bare = time.monotonic() - began
+        began = time.monotonic()
         with servers.keyosk(folder, url) as server:
             while not _gets_token(server, scene):
-                time.sleep(0.002)
+                time.sleep(servers.LOOK)
             took = time.monotonic() - began
             by_key, by_password = (
                 rows.http_row("", server, [scene.token_request(login)], expected="token")
@@ -41,7 +53,7 @@ def measure(folder: Path, *, seconds: float) -> list[Start]:
             by_key.measure(by_key, 2 * seconds)
             under_keys = server.pss()
             by_password.measure(by_password, 3 * seconds)
-            found.append(Start(took, under_keys, server.pss()))
+            found.append(Start(took, bare, under_keys, server.pss()))
     return found
 
 
