@@ -5,7 +5,6 @@ nulls in the key's place. Each row has one scope that the account holds, by itse
 """
 
 import json
-from dataclasses import replace
 from typing import Any, Final
 
 import peewee
@@ -167,8 +166,8 @@ class LoginStore:
 
     def by_password(self, password_id: str, now: int) -> Principal | None:
         """Return the login that proved this password at ``now``; ``None`` once it was changed."""
-        principal = _login(self._by_password(password_id=password_id), CredentialKind.PASSWORD, now)
-        return None if principal is None else replace(principal, password_id=password_id)
+        rows = self._by_password(password_id=password_id)
+        return _login(rows, CredentialKind.PASSWORD, now, password_id=password_id)
 
     def by_session(self, session_id: str) -> tuple[Session, Principal | None] | None:
         """Return a refresh session, and the login that began it as it stands now.
@@ -180,12 +179,16 @@ class LoginStore:
             return None
         at = len(_SESSION)
         session = session_of(dict(zip(_SESSION_NAMES, rows[0], strict=False)))
+        password_id = rows[0][at]
         principal = _login(
-            [row[at + 1 :] for row in rows], session.credential, session.authenticated_at
+            [row[at + 1 :] for row in rows],
+            session.credential,
+            session.authenticated_at,
+            password_id=password_id,
         )
-        if principal is None or (principal.credential_id or rows[0][at]) is None:
+        if principal is None or (principal.credential_id or password_id) is None:
             return session, None
-        return session, replace(principal, password_id=rows[0][at])
+        return session, principal
 
     def by_account(self, account_id: str, authenticated_at: int) -> Principal | None:
         """Return the login of an account that proved its password, as it stands now."""
@@ -234,7 +237,13 @@ def _with_holdings(query: "peewee.ModelSelect[Any]") -> "peewee.ModelSelect[Any]
     )
 
 
-def _login(rows: list[Row], credential: CredentialKind, authenticated_at: int) -> Principal | None:
+def _login(
+    rows: list[Row],
+    credential: CredentialKind,
+    authenticated_at: int,
+    *,
+    password_id: str | None = None,
+) -> Principal | None:
     if not rows:
         return None
     account, key = rows[0][: len(_ACCOUNT)], rows[0][len(_ACCOUNT) : _ENTITLEMENT_AT]
@@ -253,6 +262,7 @@ def _login(rows: list[Row], credential: CredentialKind, authenticated_at: int) -
         authenticated_at=authenticated_at,
         last_seen_at=last_used if with_key else last_login,
         credential_id=key_id,
+        password_id=password_id,
         limit=None if scopes is None else frozenset(json.loads(scopes)),
         networks=None if networks is None else tuple(json.loads(networks)),
         successor=successor,

@@ -41,7 +41,14 @@ class Turns:
         if not self._threads.acquire(timeout=LONGEST):
             raise _locked()
         try:
-            self._lock()
+            handle = self._open() if self._handle is None else self._handle
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                # Without a deadline in a thread of the server: it waits for as long as another
+                # process holds it, and all others of this process only so long for this thread.
+                with _deadline():
+                    fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError:
             pass  # no locks here, or no descriptor left: SQLite's own lock is enough
         except BaseException:
@@ -60,15 +67,11 @@ class Turns:
         finally:
             self._threads.release()
 
-    def _lock(self) -> None:
-        if self._handle is None:
-            # By each process for itself, after its fork: a lock belongs to the opening.
-            self._handle = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-            weakref.finalize(self, os.close, self._handle)
-        # Without a deadline in a thread of the server: it waits for as long as another process
-        # holds it, and all others of this process only so long for this thread.
-        with _deadline():
-            fcntl.flock(self._handle, fcntl.LOCK_EX)
+    def _open(self) -> int:
+        """Open the folder: by each process for itself, as a lock belongs to the opening."""
+        self._handle = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        weakref.finalize(self, os.close, self._handle)
+        return self._handle
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from keyosk.web.declared import (
     declaration_of,
     shape_of_step,
 )
-from keyosk.web.endpoint import IDEMPOTENCY_KEY, Endpoint
+from keyosk.web.endpoint import IDEMPOTENCY_KEY, HoldingEndpoint
 from keyosk.web.fields import QueryFlag, described
 from keyosk.web.operations import operation
 from keyosk.web.responses import change_response
@@ -36,7 +36,7 @@ class ApplyQuery(StrictSchema):
     )
 
 
-class ApplyResource(Endpoint):
+class ApplyResource(HoldingEndpoint):
     """Declarative configuration."""
 
     def prepare(self, **_: str) -> None:

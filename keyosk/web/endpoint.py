@@ -50,20 +50,17 @@ class Endpoint(Resource):
 
     def __init__(self, installation: Installation) -> None:
         self.installation = installation
-        #: What ``prepare`` enters here is left once the request was answered.
-        self.meanwhile = ExitStack()
 
     def dispatch_request(self, *args: Any, **kwargs: Any) -> Response:
         """Handle the request, or repeat the response that an earlier one got."""
         # Not through the proxies, which look the request up for each attribute.
         self._asked: Request = request._get_current_object()  # type: ignore[attr-defined]
         self._has_caller = "caller" in g._get_current_object()
-        with self.meanwhile:
-            self.prepare(**kwargs)
-            may_repeat = self._asked.method == "POST" and self._has_caller and self.repeatable
-            if may_repeat and IDEMPOTENCY_KEY in self._asked.headers:
-                return self._once(*args, **kwargs)
-            return self._respond(*args, **kwargs)
+        self.prepare(**kwargs)
+        may_repeat = self._asked.method == "POST" and self._has_caller and self.repeatable
+        if may_repeat and IDEMPOTENCY_KEY in self._asked.headers:
+            return self._once(*args, **kwargs)
+        return self._respond(*args, **kwargs)
 
     def prepare(self, **_: str) -> None:
         """Do slow work that changes nothing, before any lock is held.
@@ -124,3 +121,15 @@ class Endpoint(Resource):
         if outcome.repeated:
             response.headers["Idempotency-Replayed"] = "true"
         return response
+
+
+class HoldingEndpoint(Endpoint):
+    """A resource whose ``prepare`` makes what must be cleared away after the request.
+
+    ``meanwhile``: what ``prepare`` enters here is left once the request was answered.
+    """
+
+    def dispatch_request(self, *args: Any, **kwargs: Any) -> Response:
+        """Handle the request as any other."""
+        with ExitStack() as self.meanwhile:
+            return super().dispatch_request(*args, **kwargs)

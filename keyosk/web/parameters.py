@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -83,9 +82,10 @@ def _form(data: bytes) -> dict[str, list[str]]:
 
     SECURITY: Flask's own puts U+FFFD for whatever is not, so that many secrets would read as one.
     """
-    pairs = None
-    with suppress(UnicodeDecodeError):
+    try:
         pairs = parse_qsl(data.decode(), keep_blank_values=True, errors="strict")
+    except UnicodeDecodeError:
+        pairs = None
     if pairs is None:  # outside the handler: the error holds the whole body
         raise InvalidRequest("The body is not UTF-8.")
     values: dict[str, list[str]] = {}

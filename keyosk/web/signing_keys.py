@@ -8,7 +8,7 @@ from keyosk.errors import Conflict
 from keyosk.keys import imported_keys
 from keyosk.model import SigningKey
 from keyosk.web import addresses
-from keyosk.web.endpoint import Endpoint
+from keyosk.web.endpoint import HoldingEndpoint
 from keyosk.web.key_schemas import KeyImport, RotationRequest, SigningKeySchema, SigningKeysSchema
 from keyosk.web.operations import operation
 from keyosk.web.responses import change_response, json_response
@@ -17,7 +17,7 @@ from keyosk.web.responses import change_response, json_response
 _SHAPE: Final = SigningKeySchema()
 
 
-class _Keys(Endpoint):
+class _Keys(HoldingEndpoint):
     def respond(self, key: SigningKey, status: int = 200) -> Response:
         """Return one key as it is now."""
         response = change_response(self.shape(key), key.effective_at, status)
