@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import peewee
 import psycopg
@@ -32,6 +32,7 @@ from keyosk.config.database_urls import PostgresqlUrl
 from keyosk.errors import DatabaseUnusable, Unavailable
 from keyosk.storage import driver_errors
 from keyosk.storage.compiled import Insert, Row
+from keyosk.storage.direct_statements import DirectStatements
 from keyosk.storage.outage import Outage
 
 # It warns of connections that break; the line about the outage says so once, with the cause.
@@ -108,13 +109,20 @@ class _Connection(psycopg.Connection[Any]):
     opening: tuple[bytes, bytes]
     #: For statements whose rows are all fetched at once.
     reader: psycopg.Cursor[Any]
+    #: For those that are compiled; ``None`` where they need a cursor.
+    direct: DirectStatements | None = None
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         try:
             return super().wait(gen, interval, self.patience if timeout is None else timeout)
         except psycopg.errors._WaitTimeout:
-            self.pgconn.finish()  # close() would wait too
-            self.outage.begin()
+            pass
+        return self.give_up()
+
+    def give_up(self) -> NoReturn:
+        """End the connection, as the server does not respond."""
+        self.pgconn.finish()  # close() would wait too
+        self.outage.begin()
         # peewee knows this one by its name.
         raise psycopg.OperationalError("The server does not respond.")
 
@@ -146,6 +154,9 @@ class _Connection(psycopg.Connection[Any]):
             self.prepare_threshold = prepare
         elif prepare == "auto" and not self.is_pooled:
             self.prepare_threshold = _PREPARE_AFTER
+        # Traces are of cursors, each of another class; behind a pooler a statement is one of four.
+        if not self.is_pooled and type(self.reader) is psycopg.Cursor:
+            self.direct = DirectStatements(self, prepare_after=self.prepare_threshold)
 
     def need(self, settings: dict[str, str]) -> None:
         """Set this for the session; behind a pooler, have each transaction set it for itself."""
@@ -323,6 +334,15 @@ class Postgresql(peewee.PostgresqlDatabase):
             cursor = self._execute_cursor(statement, params, kept=True)  # type: ignore[attr-defined]
         # A write without RETURNING has no rows, and psycopg none to fetch.
         return cursor.fetchall() if cursor.pgresult.nfields else []
+
+    def fetch_compiled(self, statement: str, params: Any) -> list[tuple[Any, ...]]:
+        """As ``fetch``, for statements that are few, and run at each request."""
+        connection: _Connection = self.connection()  # type: ignore[no-untyped-call]
+        direct = connection.direct
+        if direct is None or not direct.is_idle or self.query_hooks:
+            return self.fetch(statement, params)
+        self._log_query(statement, params)  # type: ignore[attr-defined]
+        return direct.fetch(statement, params)
 
     def insert_many(self, insert: Insert, rows: Iterable[Row]) -> list[Row]:
         """Insert rows, inside a transaction, at a fifth of the cost of a statement with them.

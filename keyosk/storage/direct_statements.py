@@ -1,0 +1,150 @@
+"""Statements to PostgreSQL by the functions of libpq, for those that run at each request.
+
+A cursor of psycopg's asks of each execution what the statement is, what it was before, and what its
+columns are called. For a statement that is compiled once and fetched whole, that is half of what
+the driver takes. What converts values is psycopg's own, so that both ways mean the same.
+"""
+
+import re
+import select
+import time
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import count
+from typing import Any, Final, Protocol
+
+import psycopg
+from psycopg.adapt import PyFormat, Transformer
+from psycopg.pq import ExecStatus, TransactionStatus
+from psycopg.pq.abc import PGconn, PGresult
+
+from keyosk.storage.compiled import Row
+
+_DONE: Final = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK)
+_PLACE: Final = re.compile(r"%([s%])")
+
+#: A statement, and the types of its parameters.
+_Key = tuple[str, tuple[int, ...]]
+
+
+class _Session(Protocol):
+    """What a connection is to its statements."""
+
+    patience: float | None
+
+    @property
+    def pgconn(self) -> PGconn:
+        """Libpq's connection."""
+
+    def give_up(self) -> None:
+        """End it, as the server does not respond."""
+
+
+class DirectStatements:
+    """The statements of one connection, each a transaction of its own."""
+
+    def __init__(self, connection: Any, *, prepare_after: int | None) -> None:
+        """``prepare_after``: executions after which the server keeps a plan; ``None``: never."""
+        self._session: _Session = connection
+        self._pgconn: PGconn = connection.pgconn
+        self._values = Transformer(connection)
+        self._prepare_after = prepare_after
+        self._runs: dict[_Key, int] = {}
+        self._names: dict[_Key, bytes] = {}
+        self._numbers = count()
+        self._readable = self._poll(select.POLLIN)
+        self._usable = self._poll(select.POLLIN | select.POLLOUT)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the connection can take one: it is open, and in no transaction."""
+        return self._pgconn.transaction_status == TransactionStatus.IDLE
+
+    def fetch(self, statement: str, parameters: Sequence[Any]) -> list[Row]:
+        """Run a statement with psycopg's placeholders; all of its rows."""
+        values = self._values
+        dumped = values.dump_sequence(parameters, [PyFormat.AUTO] * len(parameters))
+        types, formats = values.types or (), values.formats
+        key = (statement, types)
+        name = self._names.get(key)
+        try:
+            if name is None:
+                name = self._prepare(key)
+            if name is None:
+                self._pgconn.send_query_params(_numbered(statement), dumped, types, formats)
+            else:
+                self._pgconn.send_query_prepared(name, dumped, formats)
+            result = self._result()
+        except psycopg.errors.InvalidSqlStatementName:
+            # psycopg has the server forget all of them where it ends a transaction by a rollback.
+            # It did not run this one.
+            if not self._names:
+                raise
+            self._names.clear()
+            return self.fetch(statement, parameters)
+        values.set_pgresult(result)
+        return values.load_rows(0, result.ntuples, tuple)
+
+    def _prepare(self, key: _Key) -> bytes | None:
+        """Return the name of a statement that ran often enough, after it was prepared."""
+        if self._prepare_after is None:
+            return None
+        runs = self._runs[key] = self._runs.get(key, 0) + 1
+        if runs <= self._prepare_after:
+            return None
+        name = f"keyosk_{next(self._numbers)}".encode()
+        statement, types = key
+        self._pgconn.send_prepare(name, _numbered(statement), types)
+        self._result()
+        self._names[key] = name
+        return name
+
+    def _result(self) -> PGresult:
+        """Wait for the result of what was sent. Raises psycopg's errors."""
+        patience = self._session.patience
+        deadline = None if patience is None else time.monotonic() + patience
+        pgconn = self._pgconn
+        results: list[PGresult] = []
+        try:
+            while pgconn.flush():
+                self._wait(self._usable, deadline)
+                pgconn.consume_input()
+            while True:
+                while pgconn.is_busy():
+                    self._wait(self._readable, deadline)
+                    pgconn.consume_input()
+                result = pgconn.get_result()
+                if result is None:
+                    break
+                results.append(result)
+        except psycopg.DatabaseError:
+            # A server that ends the session says why, then closes it. SECURITY: whatever else came
+            # is no result before the server is ready again: only then is a write committed.
+            if not any(each.status == ExecStatus.FATAL_ERROR for each in results):
+                raise
+        except BaseException:
+            pgconn.finish()  # else what comes next would be taken for the result of the next one
+            raise
+        if not results:
+            raise psycopg.InternalError("no result")
+        if results[0].status not in _DONE:
+            raise psycopg.errors.error_from_result(results[0])
+        return results[0]
+
+    def _wait(self, sockets: Any, deadline: float | None) -> None:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+        if not sockets.poll(left):
+            self._session.give_up()
+
+    def _poll(self, events: int) -> Any:
+        found = select.poll()
+        found.register(self._pgconn.socket, events)
+        return found
+
+
+@lru_cache(maxsize=1024)
+def _numbered(statement: str) -> bytes:
+    """Return a statement with the placeholders of PostgreSQL: $1, $2 ..."""
+    numbers = count(1)
+    text = _PLACE.sub(lambda place: f"${next(numbers)}" if place[1] == "s" else "%", statement)
+    return text.encode()
