@@ -1,6 +1,7 @@
 """Signing keys as an installation keeps them, on both databases."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -9,7 +10,7 @@ from typing import Any
 import jwt
 import pytest
 
-from installed import Clock
+from installed import Clock, statements
 from keyosk.errors import Conflict, NotFound, Unavailable, WrongSecretKey
 from keyosk.keys import material
 from keyosk.keys.material import Safe
@@ -198,6 +199,40 @@ def test_a_compromised_key_is_neither_published_nor_verified_with(
     assert bad.kid.encode() not in keys.current.document.text
     with pytest.raises(NotFound):
         keys.current.public_pem(bad.kid)
+
+
+def test_who_asked_before_the_database_was_asked_shares_its_answer(open_keys: Open) -> None:
+    keys = open_keys()
+    keys.ensure()
+    keys.confirmed()
+    early = time.monotonic()
+    with statements() as sent:
+        for _ in range(5):
+            assert keys.confirmed(early) == (keys.current, True)
+        assert len(sent) == 1
+        keys.confirmed(time.monotonic())
+        keys.confirmed()
+        assert len(sent) == 3
+
+
+def test_who_asks_once_a_key_is_known_to_be_stolen_gets_a_set_without_it(
+    open_keys: Open, store: SigningKeyStore
+) -> None:
+    key = made(KeyState.RETIRED, NOW)
+    store.add(key)
+    keys = open_keys()
+    keys.ensure()
+    early = time.monotonic()
+    for _ in range(3):
+        found, confirmed = keys.confirmed(early)
+        assert confirmed
+        assert key.kid in found.verifiers
+    store.change(key.kid, state=KeyState.COMPROMISED, sealed=b"")
+    late = time.monotonic()
+    for since in (late, late, early):
+        found, confirmed = keys.confirmed(since)
+        assert confirmed
+        assert key.kid not in found.verifiers
 
 
 def test_at_most_five_keys_are_published_and_the_active_one_is_among_them(

@@ -7,6 +7,7 @@ key; ``private_keys`` stores the private keys.
 """
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -57,6 +58,8 @@ class SigningKeys:
         self._current: KeySet | None = None
         self._refreshed = 0.0
         self._in_background = False
+        #: When the database was last asked for the number of compromised keys, and that number.
+        self._confirmed = (-math.inf, 0)
         self._asking = threading.Lock()
         self._reading = threading.RLock()
         self._replacing = threading.Lock()
@@ -77,22 +80,29 @@ class SigningKeys:
             raise Unavailable("There is no signing key.")
         return self._current
 
-    def confirmed(self) -> tuple[KeySet, bool]:
+    def confirmed(self, since: float | None = None) -> tuple[KeySet, bool]:
         """Return the key set, and whether it has no key that the database knows to be stolen.
 
         It cannot be known if the database does not respond in time: then nobody may cache the set.
+        ``since``: a moment by ``time.monotonic`` at which somebody asked already. What the database
+        was asked after that, for another, confirms it too.
         """
-        # One at a time: where the database hangs, the others must not wait as long as it does.
-        if not self._asking.acquire(blocking=False):
-            delays.before_waiting()
-            if not self._asking.acquire(timeout=_LONGEST_ASKING):
+        asked, compromised = self._confirmed
+        # SECURITY: whoever asks once a key is known to be stolen gets a set without it. So what
+        # counts is when the database was asked, not when it answered.
+        if since is None or since > asked:
+            # One at a time: where it hangs, the others must not wait as long as it does.
+            if not self._asking.acquire(blocking=False):
+                delays.before_waiting()
+                if not self._asking.acquire(timeout=_LONGEST_ASKING):
+                    return self.current, False
+            try:
+                asked, compromised = time.monotonic(), self._store.compromised()
+                self._confirmed = (asked, compromised)
+            except Unavailable:
                 return self.current, False
-        try:
-            compromised = self._store.compromised()
-        except Unavailable:
-            return self.current, False
-        finally:
-            self._asking.release()
+            finally:
+                self._asking.release()
         try:
             return self._current_with(compromised), True
         except Unavailable:

@@ -29,6 +29,8 @@ LEAVE_LOOP: Final = "server.leave_loop"
 HOLD: Final = "server.hold"
 #: In every environ: the name of the listener that the request came by.
 LISTENER: Final = "server.listener"
+#: Likewise: ``time.monotonic()`` of a moment after the client had sent its head.
+ARRIVED: Final = "server.arrived"
 _AHEAD: Final = 256 * 1024  # bytes of a stream that are sent before we look whether they arrive
 _LONGEST_HOLD: Final = 2.0  # seconds
 _NO_BODY: Final = ("204", "304")
@@ -341,6 +343,7 @@ def environ_of(request: RequestParser, peer: Any, server: Any, *, base: Environ)
         "QUERY_STRING": query,
         "RAW_URI": request.target.decode("latin-1"),
         "SERVER_PROTOCOL": f"HTTP/{request.version}",
+        ARRIVED: time.monotonic(),
     }
     for name, value in request.headers:
         key = _variable(name)

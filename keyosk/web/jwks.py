@@ -18,6 +18,8 @@ from keyosk.web.standard_schemas import JwkSetSchema, JwksQuery
 
 _PEM: Final = "application/x-pem-file"
 _EXAMPLE: Final = "-----BEGIN PUBLIC KEY-----\nMFkw...\n-----END PUBLIC KEY-----\n"
+#: As the server has it: a moment after the client sent the request, by ``time.monotonic``.
+_ARRIVED: Final = "server.arrived"
 _MAX_AGE: Final = 300  # seconds that a verifier may keep the set
 _THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 
@@ -39,9 +41,9 @@ class JwksResource(Endpoint):
         login with the account that acts for a service, identifies the service: a rotation can
         wait for it.
         """
-        keys, confirmed = self.installation.signing_keys.confirmed()
         # Not through the proxy, and nothing taken apart that most do not send: this is a hot path.
         asked: Request = request._get_current_object()  # type: ignore[attr-defined]
+        keys, confirmed = self.installation.signing_keys.confirmed(asked.environ.get(_ARRIVED))
         if asked.query_string or "HTTP_AUTHORIZATION" in asked.environ:
             if _parameter(asked.args, "format", ("jwk", "pem")) == "pem":
                 return _pem(keys.public_pem(keys.default.kid), confirmed=confirmed)
@@ -98,7 +100,7 @@ class ServiceJwksResource(JwksResource):
     def get(self, service: str) -> Response:  # type: ignore[override]  # one more in the address
         """Return the common key set, or the service's own if its algorithm is not in it."""
         found = self.installation.services.get(service)
-        keys, confirmed = self.installation.signing_keys.confirmed()
+        keys, confirmed = self.installation.signing_keys.confirmed(request.environ.get(_ARRIVED))
         document = keys.document_of(found.policy.signing_algorithm)
         self.installation.rotation.record_fetch(found.policy.name, document.kids)
         return self.set_response(keys, document, confirmed=confirmed)
@@ -112,7 +114,7 @@ class PemResource(Endpoint):
         """Return the key as PEM (RFC 7468)."""
         if not _THUMBPRINT.fullmatch(kid):
             raise NotFound("There is no such published key.")
-        keys, confirmed = self.installation.signing_keys.confirmed()
+        keys, confirmed = self.installation.signing_keys.confirmed(request.environ.get(_ARRIVED))
         return _pem(keys.public_pem(kid), confirmed=confirmed)
 
 
