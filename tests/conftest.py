@@ -202,19 +202,24 @@ def template_url(
     return url
 
 
-@pytest.fixture
-def prepared_url(
-    backend: str, template_url: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> Iterator[str]:
-    """The URL of a database of the test's own that has been set up, with the first admin."""
+def _set_up_in(folder: Path, backend: str, request: pytest.FixtureRequest) -> str:
+    """The URL of a database that has been set up, which is in ``folder`` if it is a file."""
+    template: str = request.getfixturevalue("template_url")
     if backend == "sqlite":
-        shutil.copy(template_url.removeprefix("sqlite:///"), tmp_path / "keyosk.db")
-        yield f"sqlite:///{tmp_path / 'keyosk.db'}"
-        return
+        shutil.copy(template.removeprefix("sqlite:///"), folder / "keyosk.db")
+        return f"sqlite:///{folder / 'keyosk.db'}"
     server: PostgresServer = request.getfixturevalue("postgres_server")
-    url = server.create_database(template_url)
+    return server.create_database(template)
+
+
+@pytest.fixture
+def prepared_url(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a database of the test's own that has been set up, with the first admin."""
+    url = _set_up_in(tmp_path, backend, request)
     yield url
-    server.drop_database(url)
+    if backend != "sqlite":
+        server: PostgresServer = request.getfixturevalue("postgres_server")
+        server.drop_database(url)
 
 
 @pytest.fixture
@@ -239,12 +244,7 @@ def server(
 ) -> Iterator[LiveServer]:
     """A Keyosk that all tests of this worker share: they make their own names (``live.unique``)."""
     folder = tmp_path_factory.mktemp(f"keyosk-{backend}")
-    if backend == "sqlite":
-        url = f"sqlite:///{folder / 'keyosk.db'}"
-    else:
-        postgres: PostgresServer = request.getfixturevalue("postgres_server")
-        url = postgres.create_database()
-    shared = LiveServer(url, folder)
+    shared = LiveServer(_set_up_in(folder, backend, request), folder)
     shared.script = cheap_passwords.__file__
     if Coverage.current() is not None:
         # Other servers and commands are many and short: to measure each costs half as much again.
@@ -270,12 +270,7 @@ def in_process(
 ) -> Iterator[LiveServer]:
     """As ``server``, without a process and sockets: for modules that ask a great many addresses."""
     folder = tmp_path_factory.mktemp(f"in-process-{backend}")
-    if backend == "sqlite":
-        url = f"sqlite:///{folder / 'keyosk.db'}"
-    else:
-        postgres: PostgresServer = request.getfixturevalue("postgres_server")
-        url = postgres.create_database()
-    with InProcess(url, folder) as made:
+    with InProcess(_set_up_in(folder, backend, request), folder) as made:
         yield made
 
 

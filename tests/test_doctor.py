@@ -25,6 +25,11 @@ from test_remote import Terminal
 pytestmark = pytest.mark.short
 
 
+@pytest.fixture
+def database_url(prepared_url: str) -> str:
+    return prepared_url
+
+
 def examined(ended: Done) -> dict[str, dict[str, Any]]:
     """What was found, by part, after a look at the exit code."""
     assert ended.err == "", ended.err
