@@ -172,7 +172,8 @@ class Subject:
     def settle(self) -> None:
         """Bring the planner's statistics up to date where the database does so by itself."""
         if not self.keyosk.database.is_sqlite:
-            self.keyosk.database.raw.execute_sql("VACUUM ANALYZE")
+            with self.keyosk.database.raw.unhurried():
+                self.keyosk.database.raw.execute_sql("VACUUM ANALYZE")
 
     def _give_keys(self) -> None:
         """Give every account a key that nobody knows, as only one by one they could be created."""
