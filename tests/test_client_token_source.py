@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -320,6 +320,27 @@ def test_a_file_without_a_secret_is_a_refusal_at_once(
     with pytest.raises(LoginRefused, match="no_secret"):
         TokenSource(ISSUER, "backend", secret_file=file).token()
     assert not keyosk.requests
+
+
+def test_nobody_with_a_good_token_waits_for_a_keyosk_that_is_away(
+    keyosk: Issuer, clock: Clock
+) -> None:
+    keyosk.token_responses = [issued(1), issued(2)]
+    threads = source()
+    tasks = AsyncTokenSource(ISSUER, "backend", secret=SECRET)
+    ways: list[Callable[[], str]] = [threads.token, lambda: asyncio.run(tasks.token())]
+    first = [token() for token in ways]
+    clock.now += 850
+    for token, before in zip(ways, first, strict=True):
+        now, sent = clock.now, len(keyosk.requests)
+        keyosk.token_responses = [busy(503, Retry_After="20")]
+        assert [token(), token()] == [before, before]
+        assert (clock.now, len(keyosk.requests)) == (now, sent + 1)
+    clock.now += 19  # as long as Keyosk said
+    assert [token() for token in ways] == first
+    clock.now += 3
+    keyosk.token_responses = [issued(3), issued(4)]
+    assert [token() for token in ways] == ["t3", "t4"]
 
 
 def test_a_file_that_is_not_there_for_a_moment_costs_nobody_a_good_token(

@@ -80,14 +80,22 @@ class _Place:
         """Return the token unless it has expired."""
         return self.token.text if self.token and time.monotonic() < self.token.ends_at else None
 
-    def postpone(self) -> bool:
+    def patience(self) -> float:
+        """Return for how long to try: whoever has a token that is good does not wait for the next.
+
+        Once only then, and again a moment later.
+        """
+        return _PATIENCE if self.usable() is None else 0.0
+
+    def postpone(self, error: LoginRefused | TokenUnavailable) -> bool:
         """Replace the token a moment later; false if it has expired.
 
         A secret may just be replaced, and a token that is still good does without it.
         """
         if self.token is None or self.usable() is None:
             return False
-        later = min(time.monotonic() + _PAUSE, self.token.ends_at)
+        pause = max(_PAUSE, getattr(error, "retry_after", 0))
+        later = min(time.monotonic() + pause, self.token.ends_at)
         self.token = replace(self.token, replace_at=later)
         return True
 
@@ -165,8 +173,11 @@ class _Login:
                 self._places.popitem(last=False)
         return place
 
-    def request(self, form: Mapping[str, str]) -> Flow[_Issued]:
-        """Get a token, with retries. Raises ``LoginRefused``, ``TokenUnavailable``."""
+    def request(self, form: Mapping[str, str], *, patience: float) -> Flow[_Issued]:
+        """Get a token, with retries for ``patience`` seconds.
+
+        Raises ``LoginRefused``, ``TokenUnavailable``.
+        """
         began, backoff = time.monotonic(), 0.5
         while True:
             wait, fault = backoff, f"{self.issuer} issues no token now: "
@@ -183,7 +194,7 @@ class _Login:
                     return _issued(response, asked_at)
                 fault += f"status {response.status_code}."
                 wait = max(backoff, _retry_after(response))
-            if time.monotonic() - began + wait > _PATIENCE:
+            if time.monotonic() - began + wait > patience:
                 raise TokenUnavailable(fault, retry_after=int(wait) + 1) from None
             # Later than asked, each caller by another moment.
             yield Pause(wait * random.uniform(1.0, 1.3))  # noqa: S311 - to spread load
@@ -322,9 +333,10 @@ class TokenSource(TokenSourceCore):
             return usable or self.token()
         try:
             if place.fresh() is None:
-                place.token = flows.run(self._login.request(self._form), self._login.client)
-        except (LoginRefused, TokenUnavailable):
-            if not place.postpone():
+                request = self._login.request(self._form, patience=place.patience())
+                place.token = flows.run(request, self._login.client)
+        except (LoginRefused, TokenUnavailable) as error:
+            if not place.postpone(error):
                 raise
         finally:
             place.lock.release()
@@ -369,11 +381,10 @@ class AsyncTokenSource(TokenSourceCore):
         async with lock:
             try:
                 if place.fresh() is None:
-                    place.token = await flows.run_async(
-                        self._login.request(self._form), self._login.async_client
-                    )
-            except (LoginRefused, TokenUnavailable):
-                if not place.postpone():
+                    request = self._login.request(self._form, patience=place.patience())
+                    place.token = await flows.run_async(request, self._login.async_client)
+            except (LoginRefused, TokenUnavailable) as error:
+                if not place.postpone(error):
                     raise
         return place.usable() or await self.token()
 
