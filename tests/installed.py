@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from keyosk import app, config
+from keyosk import app, config, delays
 from keyosk.installation import Installation
 from keyosk.metrics import Metrics, SharedCounts
 from keyosk.model import OPERATOR, Scope
@@ -42,6 +42,17 @@ def settings(database_url: str) -> config.Config:
             "KEYOSK_KEY_PUBLISH_AHEAD": "900",
         }
     )
+
+
+@contextmanager
+def delays_noted() -> Iterator[list[float]]:
+    """For how long responses are to wait, as a server is told; nothing waits here."""
+    seconds: list[float] = []
+    before = delays.hold.set(seconds.append)
+    try:
+        yield seconds
+    finally:
+        delays.hold.reset(before)
 
 
 @contextmanager

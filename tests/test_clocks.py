@@ -14,8 +14,8 @@ import jwt
 import pytest
 from flask.testing import FlaskClient
 
-from installed import Clock, installed, rows_of, with_todo
-from keyosk import app, delays
+from installed import Clock, delays_noted, installed, rows_of, with_todo
+from keyosk import app
 from keyosk.credentials.presented import candidates
 from keyosk.errors import BadCredentials, BadToken, InvalidGrant, Throttled
 from keyosk.installation import Installation
@@ -182,10 +182,8 @@ def test_places_that_a_clock_ahead_has_noted_do_not_drive_out_those_after_them(
 @pytest.fixture
 def slept() -> Iterator[list[float]]:
     """For how long responses were to wait, not for how long a busy machine has them wait."""
-    times: list[float] = []
-    before = delays.hold.set(times.append)
-    yield times
-    delays.hold.reset(before)
+    with delays_noted() as times:
+        yield times
 
 
 # --- Tokens and revocations -----------------------------------------------------------------------

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 import node_modules
-from installed import EVERY_AUDIT_ROW, Clock, installed, rows_of
+from installed import EVERY_AUDIT_ROW, Clock, delays_noted, installed, rows_of
 from keyosk import app, delays
 from keyosk.errors import BadToken, Conflict, Invalid, NotFound, Unavailable
 from keyosk.installation import Installation
@@ -73,7 +73,8 @@ def published(keyosk: Installation) -> list[str]:
 
 
 def signing(keyosk: Installation) -> str:
-    return keyosk.signing_keys.signer(None).kid
+    with delays_noted():
+        return keyosk.signing_keys.signer(None).kid
 
 
 # --- One rotation ---------------------------------------------------------------------------------
@@ -276,7 +277,8 @@ def _die_at(url: str, moment: int, step: int) -> None:
 def token(keyosk: Installation, name: str = "admin") -> str:
     account = keyosk.accounts.get(name)
     login = keyosk.authentication.preview_login(account.id, None)
-    return keyosk.token_issuer.by_login(login, TokenRequest(targets=("keyosk",))).token.text
+    with delays_noted():
+        return keyosk.token_issuer.by_login(login, TokenRequest(targets=("keyosk",))).token.text
 
 
 @pytest.fixture
@@ -568,7 +570,8 @@ def test_ml_dsa_is_for_the_service_that_asks_and_in_its_own_set(
     )
     account = present.grants.create_account(OPERATOR, [Grant("todo:read")], username="alice")
     login = present.authentication.preview_login(account.id, None)
-    issued = present.token_issuer.by_login(login, TokenRequest(targets=("todo",))).token
+    with delays_noted():
+        issued = present.token_issuer.by_login(login, TokenRequest(targets=("todo",))).token
     header = jwt.get_unverified_header(issued.text)
     assert header["alg"] == algorithm
     assert header["kid"] not in published(present)
@@ -595,7 +598,8 @@ def test_the_key_set_of_a_service_begins_with_its_own_algorithm(present: Install
         )
         login = present.authentication.preview_login(account.id, None)
         # Its first key is made when it is needed.
-        present.token_issuer.by_login(login, TokenRequest(targets=(name,)))
+        with delays_noted():
+            present.token_issuer.by_login(login, TokenRequest(targets=(name,)))
         keys = client.get(f"/services/{name}/jwks").get_json()["keys"]
         common = client.get("/auth/jwks").get_json()["keys"]
         assert keys[0]["alg"] == algorithm
