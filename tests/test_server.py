@@ -439,7 +439,7 @@ def test_thousands_of_requests_sent_at_once_are_answered_one_after_another(serve
 @pytest.mark.attack
 def test_what_is_sent_behind_a_request_is_not_held_meanwhile(start: Callable[..., Server]) -> None:
     """It stays in the system's buffers, and then with the client."""
-    server = start(workers=1).start()
+    server = start(workers=1, drain_timeout=1).start()
     (worker,) = server.workers()
     with server.connect() as client:
         client.send(request("GET", "/sleep=2"))
