@@ -54,7 +54,7 @@ def careless() -> Iterator[Callable[[Check], str]]:
             return [b""]
 
         server = make_server("127.0.0.1", 0, service, handler_class=_Quiet)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         servers.append(server)
         return f"http://127.0.0.1:{server.server_port}/"
 

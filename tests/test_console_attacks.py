@@ -149,7 +149,7 @@ def another_site(host: str, body: str) -> Iterator[str]:
         return [b"<!doctype html><title>Another</title>" + body.encode()]
 
     with make_server("127.0.0.1", 0, site, handler_class=_Quiet) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:
             yield f"http://{host}:{server.server_port}/"

@@ -257,7 +257,7 @@ def test_a_server_whose_clock_is_wrong_is_told(server: LiveServer, tmp_path: Pat
             """Say nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Late) as late:
-        thread = Thread(target=late.serve_forever)
+        thread = Thread(target=late.serve_forever, args=(0.05,))
         thread.start()
         try:
             user = Terminal(tmp_path, f"http://127.0.0.1:{late.server_port}")

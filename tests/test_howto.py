@@ -93,7 +93,7 @@ def test_the_service_of_the_guides_gets_a_caller_whose_token_passes(tmp_path: Pa
         ThreadingHTTPServer(("127.0.0.1", 0), Todos) as service,
         terminal(server) as bash,
     ):
-        threading.Thread(target=service.serve_forever, daemon=True).start()
+        threading.Thread(target=service.serve_forever, args=(0.05,), daemon=True).start()
         place = f"127.0.0.1:{service.server_port}"
         scripts = blocks(HOW_TO / "services" / "index.md", "sh")
         bash.paste(*(each.replace("127.0.0.1:8081", place) for each in scripts))

@@ -49,7 +49,7 @@ class Echo:
         self._audience = audience
         self.requests = 0
         self.server: WSGIServer = make_server("127.0.0.1", 0, self, handler_class=_Quiet)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
 
     def __call__(self, environ: dict[str, Any], start: StartResponse) -> list[bytes]:
         self.requests += 1

@@ -608,7 +608,7 @@ def answering(
     listening = Server(("127.0.0.1", 0), Handler)
     if context is not None:
         listening.socket = context.wrap_socket(listening.socket, server_side=True)
-    thread = threading.Thread(target=listening.serve_forever, daemon=True)
+    thread = threading.Thread(target=listening.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
         scheme = "http" if context is None else "https"
