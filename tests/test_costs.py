@@ -233,3 +233,22 @@ def test_the_profile_is_one_of_this_code() -> None:
         [sys.executable, str(tool), "--help"], capture_output=True, text=True, timeout=120
     )
     assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.slow
+def test_what_measures_growth_fills_databases_of_this_code(tmp_path: Path) -> None:
+    """Nothing else runs it, and it inserts rows by itself."""
+    tool = Path(__file__).parents[1] / "tools" / "growth"
+    code = (
+        "import sys; from subject import Subject\n"
+        "subject = Subject(sys.argv[1]); subject.fill(20); subject.add_audit_rows(30)\n"
+        "assert subject.by_admin('GET', '/audit?actor=admin&action=account.change')"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code, f"sqlite:///{tmp_path}/growth.db"],
+        cwd=tool,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ran.returncode == 0, ran.stderr
