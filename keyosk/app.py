@@ -45,7 +45,7 @@ from keyosk.metrics import Metrics
 from keyosk.monitoring import Monitor
 from keyosk.permissions.context import Context
 from keyosk.permissions.roles import Roles
-from keyosk.permissions.safeguards import Rules
+from keyosk.permissions.safeguards import Safeguards
 from keyosk.permissions.services import Services
 from keyosk.revocations import Revocations
 from keyosk.scope_uses import ScopeUses
@@ -374,7 +374,7 @@ def _context(
 ) -> Context:
     return Context(
         database=database,
-        rules=Rules(database, stores.grants),
+        safeguards=Safeguards(database, stores.grants),
         revocations=Revocations(
             database,
             stores.revocations,

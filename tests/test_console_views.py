@@ -204,7 +204,9 @@ def test_a_page_gives_nobody_more_than_the_api(
 
 
 @pytest.mark.attack
-def test_the_rules_against_climbing_hold_here(server: LiveServer, admin: Client) -> None:
+def test_the_safeguards_against_privilege_escalation_hold_here(
+    server: LiveServer, admin: Client
+) -> None:
     helper = make_person(server, admin, "keyosk:accounts:read", "keyosk:grants:write")
     bob = make_person(server, admin)
     browser = logged_in(server, helper.username)

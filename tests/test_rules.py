@@ -1,4 +1,4 @@
-"""Nobody climbs: who may do what, and what nobody may, whatever their scopes."""
+"""Who may do what, and the safeguards against privilege escalation."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping

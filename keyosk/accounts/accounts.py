@@ -61,7 +61,7 @@ class Accounts:
 
     def __init__(self, context: Context, stores: Stores, passwords: Passwords) -> None:
         self._database = context.database
-        self._rules = context.rules
+        self._safeguards = context.safeguards
         self._revocations = context.revocations
         self._audit = context.audit
         self._clock = context.clock
@@ -79,7 +79,7 @@ class Accounts:
         account = drafted(int(self._clock()), password=password, **fields)
         if password is None:
             return Draft(account)
-        self._rules.not_by_api_key(by)
+        self._safeguards.not_by_api_key(by)
         return Draft(account, self._stored(password))
 
     def add(
@@ -191,9 +191,9 @@ class Accounts:
             is_new = after.expires_at != account.expires_at and not may_be_over
             faults.time("expires_at", after.expires_at, after=now if is_new else None)
             faults.raise_if_any()
-            self._rules.may_change(by, account.id)
+            self._safeguards.may_change(by, account.id)
             if after.enabled != account.enabled or after.expires_at != account.expires_at:
-                self._rules.not_oneself(by, account.id)
+                self._safeguards.not_oneself(by, account.id)
             changes = cast(
                 AccountFields,
                 {
@@ -205,7 +205,7 @@ class Accounts:
             if not changes:
                 return check_version(account, version)
             disabled = account.enabled > after.enabled
-            with self._rules.keeping_an_admin(
+            with self._safeguards.keeping_an_admin(
                 at_risk=disabled or (account.expires_at is None and after.expires_at is not None)
             ):
                 number = self._accounts.change(account.id, changes, now=now, version=version)
@@ -224,9 +224,9 @@ class Accounts:
         """
         with self._database.transaction():
             account = self.locked(reference)
-            self._rules.may_change(by, account.id)
+            self._safeguards.may_change(by, account.id)
             effective_at = self._revocations.of_account(account.id)
-            with self._rules.keeping_an_admin():
+            with self._safeguards.keeping_an_admin():
                 self._accounts.remove(account.id, version=version)
             self._audit.record(by, "account.delete", target(account.id), before=fields_of(account))
             return effective_at
@@ -241,11 +241,11 @@ class Accounts:
         faults = Faults()
         _check_password(faults, password, account.username, display_name=account.display_name)
         faults.raise_if_any()
-        self._rules.not_by_api_key(by)
+        self._safeguards.not_by_api_key(by)
         stored = self._stored(password)
         now = int(self._clock())
         with self._database.transaction():
-            self._rules.may_change(by, account.id)
+            self._safeguards.may_change(by, account.id)
             self.check_proof(by, account.id)
             effective_at = None
             if self._accounts.password_of(account.id) is not None:
@@ -264,10 +264,10 @@ class Accounts:
         """
         with self._database.transaction():
             account = self.locked(reference)
-            self._rules.not_by_api_key(by)
-            self._rules.may_change(by, account.id)
+            self._safeguards.not_by_api_key(by)
+            self._safeguards.may_change(by, account.id)
             self.check_proof(by, account.id)
-            with self._rules.keeping_an_admin():
+            with self._safeguards.keeping_an_admin():
                 if not self._accounts.remove_password(account.id):
                     raise NotFound("The account has no password.")
                 effective_at = self._revocations.of_account(account.id)
@@ -283,7 +283,7 @@ class Accounts:
         """
         with self._database.transaction():
             account = self.locked(reference)
-            self._rules.may_change(by, account.id)
+            self._safeguards.may_change(by, account.id)
             self._revocations.end_sessions(account.id)
             effective_at = self._revocations.of_account(account.id)
             self._audit.record(by, "tokens.revoke", target(account.id))

@@ -63,7 +63,7 @@ class ApiKeys:
 
     def __init__(self, context: Context, stores: Stores, accounts: Accounts) -> None:
         self._database = context.database
-        self._rules = context.rules
+        self._safeguards = context.safeguards
         self._revocations = context.revocations
         self._audit = context.audit
         self._clock = context.clock
@@ -239,7 +239,7 @@ class ApiKeys:
             self._accounts.check_proof(by, key.account_id)
             if after == key:
                 return check_version(key, version)
-            with self._rules.keeping_an_admin(at_risk=_lasts(key) and not _lasts(after)):
+            with self._safeguards.keeping_an_admin(at_risk=_lasts(key) and not _lasts(after)):
                 number = self._api_keys.change(key.id, changes, now=now, version=version)
             effective_at = None
             if (
@@ -263,7 +263,7 @@ class ApiKeys:
             key = self._locked(reference, key_id)
             self._guard(by, key)
             effective_at = self._revocations.of_api_key(key.id, key.account_id)
-            with self._rules.keeping_an_admin(at_risk=_lasts(key)):
+            with self._safeguards.keeping_an_admin(at_risk=_lasts(key)):
                 self._api_keys.remove(key.id, version=version)
             self._audit.record(by, "api_key.delete", _target(key), before=_fields(key))
             return effective_at
@@ -278,8 +278,8 @@ class ApiKeys:
         return self._api_keys.get(account.id, key_id)
 
     def _guard(self, by: Caller, key: ApiKey) -> None:
-        self._rules.not_by_api_key(by)
-        self._rules.may_change(by, key.account_id)
+        self._safeguards.not_by_api_key(by)
+        self._safeguards.may_change(by, key.account_id)
 
     def _add(self, by: Caller, action: AuditAction, key: ApiKey, *, secret: str) -> None:
         self._api_keys.add(key, api_key_format.digest(secret))

@@ -62,7 +62,7 @@ class ConsoleSessions:
         authentication: Authentication,
     ) -> None:
         self._database = context.database
-        self._rules = context.rules
+        self._safeguards = context.safeguards
         self._audit = context.audit
         self._clock = context.clock
         self._store = stores.console_sessions
@@ -187,7 +187,7 @@ class ConsoleSessions:
         """End a session of the account. Raises ``NotFound``, ``RefusedByRule``."""
         with self._database.transaction():
             account = self._accounts.locked(reference)
-            self._rules.may_change(by, account.id)
+            self._safeguards.may_change(by, account.id)
             found = self._store.get(account.id, session_id) if is_id(session_id) else None
             if found is None:
                 raise NotFound("This account has no such console session.")

@@ -17,7 +17,7 @@ class Grants:
 
     def __init__(self, context: Context, stores: Stores, accounts: Accounts) -> None:
         self._database = context.database
-        self._rules = context.rules
+        self._safeguards = context.safeguards
         self._revocations = context.revocations
         self._audit = context.audit
         self._clock = context.clock
@@ -116,17 +116,17 @@ class Grants:
         scopes = [grant.scope for grant in grants if grant.scope is not None]
         fresh = () if may_be_over else [grant for grant in grants if grant not in before]
         check(grants, self._services.existing_scopes(scopes), roles, ends_after=(now, fresh))
-        self._rules.not_oneself(by, account.id)
-        self._rules.may_change(by, account.id)
+        self._safeguards.not_oneself(by, account.id)
+        self._safeguards.may_change(by, account.id)
         widened = [grant for grant in grants if grant not in before]
         if widened:
-            self._rules.not_by_api_key(by)
+            self._safeguards.not_by_api_key(by)
         for grant in widened:
-            self._rules.may_grant(by, grant, roles)
+            self._safeguards.may_grant(by, grant, roles)
         if set(grants) == set(before):
             return check_version(account, version)
         takes = not all(any(_covers(new, old) for new in grants) for old in before)
-        with self._rules.keeping_an_admin(at_risk=takes):
+        with self._safeguards.keeping_an_admin(at_risk=takes):
             number = self._account_store.change(account.id, {}, now=now, version=version)
             role_ids = {role.name: role.id for role in roles.values()}
             self._grants.set(account.id, grants, role_ids, now=now)

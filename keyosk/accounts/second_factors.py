@@ -107,7 +107,7 @@ class SecondFactors:
         self, context: Context, stores: Stores, *, accounts: Accounts, safe: Safe, issuer: str
     ) -> None:
         self._database = context.database
-        self._rules = context.rules
+        self._safeguards = context.safeguards
         self._audit = context.audit
         self._clock = context.clock
         self._store = stores.second_factors
@@ -237,8 +237,8 @@ class SecondFactors:
         """
         with self._database.transaction():
             account = self._accounts.locked(reference)
-            self._rules.not_by_api_key(by)
-            self._rules.may_change(by, account.id)
+            self._safeguards.not_by_api_key(by)
+            self._safeguards.may_change(by, account.id)
             # SECURITY: whoever has but the password must not do away with what they lack. A
             # session of the console has shown it.
             if by.account_id == account.id and by.via != VIA:

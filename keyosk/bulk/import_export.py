@@ -51,7 +51,7 @@ class Bulk:
         grants: Grants,
     ) -> None:
         self._database = context.database
-        self._rules = context.rules
+        self._safeguards = context.safeguards
         self._audit = context.audit
         self._clock = context.clock
         self._account_store = stores.accounts
@@ -230,7 +230,7 @@ class Bulk:
             raise Conflict("roles", "A role was deleted in the meantime.")
         # SECURITY: a second time, as a role may have been widened since the first.
         for grant in grants:
-            self._rules.may_grant(by, grant, roles)
+            self._safeguards.may_grant(by, grant, roles)
         return roles
 
     def _tell_made(

@@ -26,7 +26,7 @@ class LineValidator:
     """Checks lines against the rules for accounts, credentials and grants."""
 
     def __init__(self, context: Context, stores: Stores, passwords: Passwords) -> None:
-        self._rules = context.rules
+        self._safeguards = context.safeguards
         self._clock = context.clock
         self._accounts = stores.accounts
         self._services = stores.services
@@ -131,16 +131,16 @@ class LineValidator:
         if line.grants and (refusal := may_grant(line.grants)) is not None:
             raise refusal
         if not _CREDENTIALS.isdisjoint(line.fields):
-            self._rules.not_by_api_key(by)
+            self._safeguards.not_by_api_key(by)
 
     def _may_grant(self, by: Caller, roles: Mapping[str, Role], grants: Grants) -> Forbidden | None:
         """Return why the caller may not give these grants; ``None`` if they may."""
         try:
-            self._rules.not_by_api_key(by)
+            self._safeguards.not_by_api_key(by)
             if not by.has(_GRANT):
                 raise InsufficientScope(_GRANT)
             for grant in grants:
-                self._rules.may_grant(by, grant, roles)
+                self._safeguards.may_grant(by, grant, roles)
         except Forbidden as error:
             return error
         return None

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from keyosk.audit import Audit
-from keyosk.permissions.safeguards import Rules
+from keyosk.permissions.safeguards import Safeguards
 from keyosk.revocations import Revocations
 from keyosk.storage.database import Database
 
@@ -14,7 +14,7 @@ class Context:
     """A change is one transaction, keeps the rules, revokes what it takes away, and is recorded."""
 
     database: Database
-    rules: Rules
+    safeguards: Safeguards
     revocations: Revocations
     audit: Audit
     clock: Callable[[], float]

@@ -24,7 +24,7 @@ class Roles:
 
     def __init__(self, context: Context, stores: Stores) -> None:
         self._database = context.database
-        self._rules = context.rules
+        self._safeguards = context.safeguards
         self._revocations = context.revocations
         self._audit = context.audit
         self._clock = context.clock
@@ -49,7 +49,7 @@ class Roles:
         )
         with self._database.transaction():
             self._check(role, role.scopes)
-            self._rules.may_give(by, role.scopes)
+            self._safeguards.may_give(by, role.scopes)
             self._roles.add(role)
             self._audit.record(by, "role.create", _target(role), after=_fields(role))
         return role
@@ -92,14 +92,14 @@ class Roles:
             gone = set(role.scopes) - set(after.scopes)
             self._check(after, sorted(added))
             # Both ways: who takes a scope from a role takes it from all that hold the role.
-            self._rules.may_give(by, added)
-            self._rules.may_take(by, gone)
+            self._safeguards.may_give(by, added)
+            self._safeguards.may_take(by, gone)
             if added:
-                self._rules.not_by_api_key(by)
+                self._safeguards.not_by_api_key(by)
             if after == role:
                 return check_version(role, version)
             effective_at = self._revoke(role, gone)
-            with self._rules.keeping_an_admin(at_risk=ADMIN in gone):
+            with self._safeguards.keeping_an_admin(at_risk=ADMIN in gone):
                 number = self._roles.change(
                     after, now=now, version=version, rescoped=after.scopes != role.scopes
                 )
@@ -118,12 +118,12 @@ class Roles:
         with self._database.transaction():
             self._database.lock(LOCK)
             role = self.get(name)
-            self._rules.may_take(by, role.scopes)
+            self._safeguards.may_take(by, role.scopes)
             holders = self._grants.holders_of_role(role.id)
             if holders and not force:
                 raise InUse([f"The role {role.name}"], accounts=holders)
             effective_at = self._revoke(role, set(role.scopes))
-            with self._rules.keeping_an_admin(at_risk=ADMIN in role.scopes):
+            with self._safeguards.keeping_an_admin(at_risk=ADMIN in role.scopes):
                 self._roles.remove(role.id, version=version)
             self._audit.record(by, "role.delete", _target(role), before=_fields(role))
             return effective_at

@@ -1,17 +1,18 @@
-"""The rules against climbing: nobody gains, by administering, what they do not hold.
+"""The safeguards against privilege escalation: administering gives nobody a right they lack.
 
-1. Nobody gives a scope that they do not hold, by itself, in a role or by what a service does, nor
-   for longer or to more kinds of login than they hold it. Who holds ``keyosk:admin`` may give all
-   scopes of services; of Keyosk's own no further than that goes.
-2. Nobody changes an account that was granted more than they hold: who could set its password could
-   be it.
-3. Nobody changes their own grants or ``enabled``.
+1. A caller gives only scopes that they hold: directly, in a role, or by the fields of a service.
+   They give them for no longer and to no more kinds of login than they hold them. A holder of
+   ``keyosk:admin`` may give all scopes of services, but of Keyosk's own scopes only those that
+   they hold.
+2. A caller does not change an account that was granted more than they hold: by setting its
+   password they could log in as it.
+3. A caller does not change their own grants or ``enabled``.
 4. A caller by API key or by a workload's token never makes, changes or reveals credentials and
    never widens grants.
-5. Somebody always can administer: the last account that holds ``keyosk:admin`` for good keeps it,
-   is enabled, and has a credential.
+5. There is always an admin: the last account that holds ``keyosk:admin`` permanently keeps it,
+   stays enabled, and keeps a credential.
 
-All of them look at what is stored, never at what a body says of itself.
+All of them judge by what is stored, never by what a request body claims.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,11 +24,11 @@ from keyosk.model import ADMIN, Caller, Grant, Role
 from keyosk.storage.database import Database
 from keyosk.storage.grants import GrantStore
 
-#: The lock of whatever could take the last admin away.
+#: The lock for writes that could remove the last admin.
 _ADMINS: Final = "admins"
 
 
-class Rules:
+class Safeguards:
     """Each rule succeeds or raises ``RefusedByRule``."""
 
     def __init__(self, database: Database, grants: GrantStore) -> None:
@@ -39,7 +40,7 @@ class Rules:
         _refuse(scope for scope in scopes if not by.may_give(scope))
 
     def may_grant(self, by: Caller, grant: Grant, roles: Mapping[str, Role]) -> None:
-        """Rule 1, for a grant; ``roles``: by name, the one that it gives among them."""
+        """Rule 1, for a grant. ``roles``: by name; they include the role of the grant."""
         given = (grant.scope,) if grant.scope is not None else roles[grant.role or ""].scopes
         _refuse(
             scope
@@ -48,11 +49,11 @@ class Rules:
         )
 
     def may_take(self, by: Caller, scopes: Iterable[str]) -> None:
-        """Rule 1 the other way: nobody takes from all what they do not hold."""
+        """The reverse of rule 1: a caller removes only scopes that they hold from a role."""
         _refuse(scope for scope in scopes if not by.holds(scope))
 
     def may_change(self, by: Caller, account_id: str) -> None:
-        """Rule 2; one's own account is always within reach."""
+        """Rule 2. Callers may always change their own account."""
         if by.account_id == account_id or by.has(ADMIN):
             return
         if not all(by.holds(scope) for scope in self._grants.scopes_of(account_id)):
@@ -76,8 +77,8 @@ class Rules:
     def keeping_an_admin(self, *, at_risk: bool = True) -> Iterator[None]:
         """Rule 5, around a write inside a transaction.
 
-        ``at_risk``: whether the write can take anything away that makes a lasting admin, of
-        whatever account. What cannot asks nothing.
+        ``at_risk``: whether the write can remove anything that a permanent admin needs. If it
+        cannot, this costs no query.
         """
         if not at_risk:
             yield

@@ -71,7 +71,7 @@ class Services:
     ) -> None:
         """``issuer``: no service may have it as its audience; it marks tokens for none."""
         self._database = context.database
-        self._rules = context.rules
+        self._safeguards = context.safeguards
         self._revocations = context.revocations
         self._audit = context.audit
         self._clock = context.clock
@@ -319,7 +319,7 @@ class Services:
                 self._services.set_scopes(service, wanted)
 
     def _check_rights(self, by: Caller, before: Service | None, after: Service) -> None:
-        """Return the rules against climbing, for what the fields of a service hand out.
+        """Check the safeguards for the rights that the fields of a service hand out.
 
         ``account`` may introspect the tokens of its audience and have what ``exchanges`` adds;
         ``accepts`` gives its scopes to other logins of those who were granted them. Who disabled
@@ -328,25 +328,25 @@ class Services:
         acting = None if before is None else (before.account, before.policy.audience)
         known: set[tuple[str, str]] = set()
         if after.account is not None and acting != (after.account, after.policy.audience):
-            self._rules.may_give(by, [INTROSPECT])
+            self._safeguards.may_give(by, [INTROSPECT])
         elif before is not None:
             known = set(_additions(before))
         # SECURITY: else whoever may write services has scopes in other people's names.
-        self._rules.may_give(by, [scope for _, scope in set(_additions(after)) - known])
+        self._safeguards.may_give(by, [scope for _, scope in set(_additions(after)) - known])
         for username in {after.account} ^ {before.account if before else None}:
             if username is not None:
-                self._rules.may_change(by, self._services.account_id(username))
+                self._safeguards.may_change(by, self._services.account_id(username))
         acts = (None, ()) if before is None else (before.account, before.exchanges)
         if (after.account, after.exchanges) != acts:
-            self._rules.not_by_api_key(by)
+            self._safeguards.not_by_api_key(by)
         if before is None:
             return
         policy = after.policy
         if policy.enabled > before.policy.enabled or policy.accepts - before.policy.accepts:
-            self._rules.not_by_api_key(by)
+            self._safeguards.not_by_api_key(by)
         scopes = [scope.name for scope in before.scopes]
         if policy.accepts - before.policy.accepts and self._grants.holders(scopes, limit=1):
-            self._rules.may_give(by, scopes)
+            self._safeguards.may_give(by, scopes)
 
     def _made(self, values: Mapping[str, Any], scopes: Sequence[Scope], now: int) -> Service:
         service_id = new_id()

@@ -53,7 +53,7 @@ class Sessions:
 
     def __init__(self, context: Context, stores: Stores, *, accounts: Accounts, safe: Safe) -> None:
         self._database = context.database
-        self._rules = context.rules
+        self._safeguards = context.safeguards
         self._revocations = context.revocations
         self._audit = context.audit
         self._clock = context.clock
@@ -175,7 +175,7 @@ class Sessions:
         """
         with self._database.transaction():
             account = self._accounts.locked(reference)
-            self._rules.may_change(by, account.id)
+            self._safeguards.may_change(by, account.id)
             session = self._store.locked(session_id)
             if session is None or session.account_id != account.id:
                 raise NotFound("This account has no such session.")

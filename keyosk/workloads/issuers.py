@@ -53,7 +53,7 @@ class TrustedIssuers:
     def __init__(self, context: Context, stores: Stores, *, issuer: str) -> None:
         """``issuer``: Keyosk's own, which is the audience unless an admin says otherwise."""
         self._database = context.database
-        self._rules = context.rules
+        self._safeguards = context.safeguards
         self._revocations = context.revocations
         self._audit = context.audit
         self._clock = context.clock
@@ -85,7 +85,7 @@ class TrustedIssuers:
         with self._database.transaction():
             self._database.lock(LOCK)
             self._check(issuer)
-            self._rules.not_by_api_key(by)
+            self._safeguards.not_by_api_key(by)
             self._issuers.add(issuer)
             self._audit.record(by, "issuer.create", _target(issuer), after=fields_of(issuer))
         return issuer
@@ -131,7 +131,7 @@ class TrustedIssuers:
             }
             after = replace(issuer, **changes)  # type: ignore[arg-type]
             self._check(after)
-            self._rules.not_by_api_key(by)
+            self._safeguards.not_by_api_key(by)
             if after == issuer:
                 return check_version(issuer, version)
             self._check_hand_out(by, issuer)
@@ -158,7 +158,7 @@ class TrustedIssuers:
         with self._database.transaction():
             self._database.lock(LOCK)
             issuer = self.get(reference)
-            self._rules.not_by_api_key(by)
+            self._safeguards.not_by_api_key(by)
             rules = self._workload_rules.of_issuer(issuer.id)
             if rules and not force:
                 names = [rule.name for rule in rules]
@@ -171,7 +171,7 @@ class TrustedIssuers:
     def _check_hand_out(self, by: Caller, issuer: TrustedIssuer) -> None:
         """SECURITY: who decides whose tokens are accepted hands out the accounts of all rules."""
         for account_id in {rule.account_id for rule in self._workload_rules.of_issuer(issuer.id)}:
-            self._rules.may_change(by, account_id)
+            self._safeguards.may_change(by, account_id)
 
     def _revoke(self, issuer: TrustedIssuer) -> int | None:
         moments = [

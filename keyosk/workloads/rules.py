@@ -47,7 +47,7 @@ class WorkloadRules:
 
     def __init__(self, context: Context, stores: Stores, issuers: TrustedIssuers) -> None:
         self._database = context.database
-        self._rules = context.rules
+        self._safeguards = context.safeguards
         self._revocations = context.revocations
         self._audit = context.audit
         self._clock = context.clock
@@ -187,9 +187,9 @@ class WorkloadRules:
 
     def _guard(self, by: Caller, rule: WorkloadRule) -> None:
         """SECURITY: who makes a rule can be the account: as who sets its password (rule 2)."""
-        self._rules.not_by_api_key(by)
-        self._rules.not_oneself(by, rule.account_id)
-        self._rules.may_change(by, rule.account_id)
+        self._safeguards.not_by_api_key(by)
+        self._safeguards.not_oneself(by, rule.account_id)
+        self._safeguards.may_change(by, rule.account_id)
 
     def _takes_away(self, before: WorkloadRule, after: WorkloadRule) -> bool:
         return (
