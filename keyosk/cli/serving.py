@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
@@ -21,7 +21,7 @@ from keyosk.console import application as console
 from keyosk.errors import DatabaseTooNew, DatabaseUnusable, Unavailable
 from keyosk.installation import Installation
 from keyosk.metrics import Metrics, SharedCounts, release
-from keyosk.server import BOOT_ERROR, Hooks, LineHandler, Options
+from keyosk.server import BOOT_ERROR, Certificate, Hooks, LineHandler, Options
 from keyosk.server import serve as run_server
 from keyosk.storage import schema
 from keyosk.storage.outage import OutageLog, SharedOutage
@@ -44,8 +44,8 @@ def serve() -> None:
         _log.warning("%s", warning)
     outages = SharedOutage()
     certificate = listeners.certificate(configuration)
-    # SECURITY: before anything is made or told. Who holds the address in our place would get the
-    # password that is printed.
+    # SECURITY: listen before anything is created or printed. The printed command sends a password
+    # to this address, so no other process may hold it.
     with listeners.opened(configuration) as opened:
         address = opened.address(is_tls=certificate is not None)
         prepared = _prepare_or_wait(configuration, address, OutageLog(outages))
@@ -56,7 +56,8 @@ def serve() -> None:
     outage_log = OutageLog(outages)
     make = cache(partial(_make, configuration, page, log, outage_log))
     if prepared and configuration.traces == "off":
-        # Before the workers, which share its memory. The libraries of traces start threads.
+        # Before the fork, so that the workers share its memory. Not with traces: their libraries
+        # start threads, which do not survive a fork.
         make()
     run_server(
         lambda: _web(
@@ -68,25 +69,7 @@ def serve() -> None:
             make=make,
             prepared=prepared,
         ),
-        Options(
-            bind=bind,
-            names=opened.names,
-            certificate=certificate,
-            plain=listeners.PLAIN,
-            workers=configuration.workers,
-            threads=configuration.threads,
-            streams=application.STREAMS,
-            slow=lambda environ: application.is_slow(environ) or console.is_slow(environ),
-            instant=application.is_instant,
-            in_loop=partial(
-                application.runs_in_loop,
-                reads_files=configuration.database_url.startswith("sqlite:"),
-            ),
-            shutdown_delay=configuration.shutdown_delay,
-            error_headers=SECURITY_HEADERS,
-            log_level=configuration.log_level,
-            formatter=logs.formatter(configuration.log_format),
-        ),
+        _options(configuration, bind, opened.names, certificate),
         Hooks(
             on_ready=lambda _: _say_ready(configuration, address),
             on_child_exit=lambda process: release(counts, process) if counts else None,
@@ -96,8 +79,35 @@ def serve() -> None:
     )
 
 
+def _options(
+    configuration: Config,
+    bind: Sequence[str],
+    names: Sequence[str],
+    certificate: Certificate | None,
+) -> Options:
+    return Options(
+        bind=bind,
+        names=names,
+        certificate=certificate,
+        plain=listeners.PLAIN,
+        workers=configuration.workers,
+        threads=configuration.threads,
+        streams=application.STREAMS,
+        slow=lambda environ: application.is_slow(environ) or console.is_slow(environ),
+        instant=application.is_instant,
+        in_loop=partial(
+            application.runs_in_loop,
+            reads_files=configuration.database_url.startswith("sqlite:"),
+        ),
+        shutdown_delay=configuration.shutdown_delay,
+        error_headers=SECURITY_HEADERS,
+        log_level=configuration.log_level,
+        formatter=logs.formatter(configuration.log_format),
+    )
+
+
 def _prepare_or_wait(configuration: Config, address: str, outage_log: OutageLog) -> bool:
-    """Set up what is missing; false where the database is away and is to be waited for."""
+    """Set up what is missing; returns false if the database is unavailable, to be waited for."""
     greet = partial(welcome.show, configuration, address) if welcome.is_wanted() else None
     try:
         admin = machine.prepare(configuration, greet=greet, outage_log=outage_log)
@@ -113,7 +123,7 @@ def _prepare_or_wait(configuration: Config, address: str, outage_log: OutageLog)
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """What has no connection, no thread and no count yet: it may be made before a worker starts."""
+    """An installation without connections, threads and counts yet, so that it can be forked."""
 
     installation: Installation
     application: WSGIApplication
@@ -142,7 +152,7 @@ def _web(
     make: Callable[[], _Made],
     prepared: bool,
 ) -> WSGIApplication:
-    """Return the application of one worker process; where the database is away, once it is back."""
+    """Return the application of a worker; it begins to serve once the database is available."""
     logs.start_anew(log)
     page.metrics.claim()
 
@@ -168,9 +178,9 @@ def _web(
 
 
 def _begin_late(configuration: Config, begin: Callable[[], None], outage_log: OutageLog) -> None:
-    """Wait for the database; the log has the reason already."""
+    """Wait for the database, then begin. The log already has the reason for waiting."""
     while True:
-        # At once for the first time: a lost connection is not always a lost database.
+        # The first try is at once: a lost connection need not mean a lost database.
         try:
             machine.prepare(configuration, outage_log=outage_log)
             begin()
@@ -185,24 +195,24 @@ def _begin_late(configuration: Config, begin: Callable[[], None], outage_log: Ou
 
 
 def _give_up(error: Exception) -> NoReturn:
-    """End the worker with the reason: what is wrong is wrong for all workers."""
+    """Log the reason and end the worker; the same reason would stop every other worker."""
     for sentence in failures.sentences(error):
         _log.critical("cannot start: %s", sentence)
     if _log.isEnabledFor(logging.DEBUG):
-        # SECURITY: the lines of code only. The text of an exception may hold a secret.
+        # SECURITY: only the lines of code. The text of an exception may hold a secret.
         _log.debug("%s", "".join(traceback.format_tb(error.__traceback__)))
     os._exit(BOOT_ERROR)
 
 
 def _begin(configuration: Config, made: _Made, page: MetricsPage, starting: Starting) -> None:
-    """Begin what each process has for itself. Raises ``Unavailable``."""
+    """Start what each process has of its own. Raises ``Unavailable``."""
     installation, clock = made.installation, made.clock
     clock.start(installation.database)
     installation.signing_keys.refresh()
-    installation.database.read_without_waiting()  # this is the thread of the event loop
+    installation.database.read_without_waiting()  # this thread runs the event loop
 
     def maintain() -> None:
-        with suppress(Unavailable):  # whoever needs the database says so
+        with suppress(Unavailable):  # a request that needs the database reports it
             clock.synchronise(installation.database)
         installation.rotation.advance_quietly()
 
@@ -225,7 +235,7 @@ def _begin(configuration: Config, made: _Made, page: MetricsPage, starting: Star
 
 
 def _node_name(configuration: Config) -> str:
-    """Return what the list of nodes calls this one: its machine, and where it listens there."""
+    """Return the name of this node in the list of nodes: its machine, and where it listens."""
     bind = configuration.bind
     place = str(bind.port) if isinstance(bind, Address) else bind.path
     return f"{socket.gethostname()}:{place}"[:255]
@@ -236,9 +246,9 @@ def _say_ready(configuration: Config, address: str) -> None:
 
 
 def _open_missing_outputs() -> None:
-    """Have something open where there is no standard input or output.
+    """Open the null device in place of a missing standard input, output or error.
 
-    SECURITY: else the next file that is opened would be it, and log lines would go in there.
+    SECURITY: otherwise the next opened file would get its descriptor, and log lines with it.
     """
     for descriptor in range(3):
         try:

@@ -1,7 +1,7 @@
 """The Flask application of the console: the pipeline that every page passes."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final
@@ -113,14 +113,22 @@ def create(installation: Installation, api: WSGIApplication) -> Flask:
     app = LeanFlask("keyosk.console", static_folder=None)
     app.session_interface = NoSessions()
     app.url_map.merge_slashes = False
-    app.jinja_env.undefined = StrictUndefined
-    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
-    app.jinja_env.filters["path"] = partial(quote, safe="")
-    app.jinja_env.filters["when"] = _when
-    app.jinja_env.filters["left"] = lambda moment: ages.left(moment, installation.clock())
-    app.jinja_env.filters["age"] = lambda moment: ages.age(moment, installation.clock())
-    app.jinja_env.filters["moment"] = lambda seconds: _when(rfc3339(seconds))
-    pages = (
+    _set_up_templates(app, installation)
+    pages = _pages(installation)
+    for number, page in enumerate(pages):
+        app.add_url_rule(
+            page.path,
+            endpoint=str(number),
+            view_func=page.view if page.is_open else partial(_with_visit, page.view),
+            methods=[page.method],
+            provide_automatic_options=False,
+        )
+    _add_pipeline(app, installation, api, pages=pages)
+    return app
+
+
+def _pages(installation: Installation) -> tuple[Page, ...]:
+    return (
         *Logins(installation).pages(),
         Page("GET", "/console/static/<file>", _static, is_open=True),
         *overview.PAGES,
@@ -139,14 +147,37 @@ def create(installation: Installation, api: WSGIApplication) -> Flask:
         *sessions.PAGES,
         *settings.PAGES,
     )
-    for number, page in enumerate(pages):
-        app.add_url_rule(
-            page.path,
-            endpoint=str(number),
-            view_func=page.view if page.is_open else partial(_with_visit, page.view),
-            methods=[page.method],
-            provide_automatic_options=False,
-        )
+
+
+def _set_up_templates(app: Flask, installation: Installation) -> None:
+    app.jinja_env.undefined = StrictUndefined
+    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    app.jinja_env.filters["path"] = partial(quote, safe="")
+    app.jinja_env.filters["when"] = _when
+    app.jinja_env.filters["left"] = lambda moment: ages.left(moment, installation.clock())
+    app.jinja_env.filters["age"] = lambda moment: ages.age(moment, installation.clock())
+    app.jinja_env.filters["moment"] = lambda seconds: _when(rfc3339(seconds))
+
+    @app.context_processor
+    def shared() -> dict[str, Any]:
+        return {
+            "root": root(),
+            "visit": g.visit,
+            "done": notice(),
+            "issuer": installation.issuer,
+            "csrf": browser.form_token(g.visit.secret) if g.visit else "",
+            "once": once,
+            "navigation": [
+                (path, name)
+                for path, name, scope in _NAVIGATION
+                if g.visit and not g.visit.needs_factor and (scope is None or g.visit.can(scope))
+            ],
+        }
+
+
+def _add_pipeline(
+    app: Flask, installation: Installation, api: WSGIApplication, *, pages: Sequence[Page]
+) -> None:
     open_pages = frozenset(str(number) for number, page in enumerate(pages) if page.is_open)
     enrolment = frozenset(str(number) for number, page in enumerate(pages) if page.for_enrolment)
     prefix = urlsplit(installation.issuer).path.rstrip("/")
@@ -179,27 +210,9 @@ def create(installation: Installation, api: WSGIApplication) -> Flask:
         response.vary.add("Cookie")
         return response
 
-    @app.context_processor
-    def shared() -> dict[str, Any]:
-        return {
-            "root": root(),
-            "visit": g.visit,
-            "done": notice(),
-            "issuer": installation.issuer,
-            "csrf": browser.form_token(g.visit.secret) if g.visit else "",
-            "once": once,
-            "navigation": [
-                (path, name)
-                for path, name, scope in _NAVIGATION
-                if g.visit and not g.visit.needs_factor and (scope is None or g.visit.can(scope))
-            ],
-        }
-
     @app.errorhandler(Exception)
     def failed(error: Exception) -> Response:
         return _failed(error)
-
-    return app
 
 
 def _open(installation: Installation, api: WSGIApplication) -> Response | None:

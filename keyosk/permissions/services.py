@@ -34,7 +34,7 @@ from keyosk.revocations import MOST_ACCOUNTS
 from keyosk.storage.stores import Stores
 from keyosk.validation import check_version
 
-#: Held by what reads a service and writes what it made of it, so that none overtakes another.
+#: The lock for transactions that read a service and write it back: one at a time.
 LOCK: Final = "services"
 _POLICY_FIELDS: Final = tuple(each.name for each in fields(TokenPolicy))
 _TEXTS: Final = ("title", "description", "contact")
@@ -52,14 +52,14 @@ RESET: Final[Mapping[str, Any]] = {
     "exchanges": (),
     "audiences": (),
 }
-#: Of Keyosk's own service only these may be changed: the rest is the program's business.
+#: The only fields of Keyosk's own service that may be changed.
 _OWN_FIELDS: Final = frozenset(
     {
         *("title", "description", "contact", "token_lifetime"),
         *("refresh_allowed", "refresh_lifetime", "accepts"),
     }
 )
-#: Seconds: who administers by command logs in again after a week without.
+#: Seconds: an admin who uses commands logs in again after a week without one.
 OWN_REFRESH_LIFETIME: Final = 7 * 86_400
 
 
@@ -69,7 +69,7 @@ class Services:
     def __init__(
         self, context: Context, stores: Stores, rotation: Rotation, *, issuer: str
     ) -> None:
-        """``issuer``: no service may have it as its audience; it marks tokens for none."""
+        """``issuer``: reserved as an audience, because it marks tokens for no service."""
         self._database = context.database
         self._safeguards = context.safeguards
         self._revocations = context.revocations
@@ -92,9 +92,9 @@ class Services:
         """Make a service; its audience is its name unless given.
 
         ``values``: any other field of ``TokenPolicy``, and ``title``, ``description``, ``contact``.
-        A service with another ``typ`` or ``signing_algorithm`` than is usual, or a container
-        registry, is ``on_request_only`` unless ``values`` say otherwise: its tokens are of no use
-        to others. Raises ``Invalid``, ``Conflict``.
+        A service with an unusual ``typ`` or ``signing_algorithm``, or a container registry, is
+        ``on_request_only`` unless ``values`` say otherwise: other services cannot use its tokens.
+        Raises ``Invalid``, ``Conflict``.
         """
         service = self._made({"audience": name, **values, "name": name}, scopes, int(self._clock()))
         if "on_request_only" not in values and not self._is_usual(service):
@@ -112,7 +112,7 @@ class Services:
         return service
 
     def get(self, reference: str) -> Service:
-        """Return the service that an id or a name names. Raises ``NotFound``."""
+        """Return the service with this id or name. Raises ``NotFound``."""
         if is_id(reference):
             return self._services.by_id(reference.lower())
         return self._services.by_name(reference if NAME.fullmatch(reference) else "")
@@ -151,11 +151,11 @@ class Services:
         return found
 
     def policy_for(self, target: str) -> TokenPolicy | None:
-        """Return the terms of the service that a token request means: by audience, else by name."""
+        """Return the policy of the service with this audience, or else with this name."""
         return self._services.policy_for(target) if AUDIENCE.fullmatch(target) else None
 
     def passes_preflights(self, name: str) -> bool:
-        """Return whether CORS preflights to the service of this very name need no login."""
+        """Return whether CORS preflights to the service with exactly this name need no login."""
         policy = self.policy_for(name)
         return (
             policy is not None and policy.name == name and policy.enabled and policy.cors_preflight
@@ -166,7 +166,7 @@ class Services:
         return self._services.existing_scopes(names)
 
     def page(self, list_query: ListQuery) -> list[Service]:
-        """Return the services that a listing asks for."""
+        """Return a page of services."""
         return self._services.page(list_query)
 
     def acting(self, account_id: str) -> list[Service]:
@@ -174,11 +174,11 @@ class Services:
         return self._services.acting(account_id)
 
     def policies_acted_for(self, account_id: str) -> list[TokenPolicy]:
-        """Return the terms of the services that the account acts for."""
+        """Return the policies of the services that the account acts for."""
         return self._services.policies_acted_for(account_id)
 
     def count(self, list_query: ListQuery) -> int:
-        """Return how many services pass the filters of a listing."""
+        """Return the number of services that pass the filters of a list."""
         return self._services.count(list_query)
 
     def change(
@@ -193,11 +193,12 @@ class Services:
     ) -> Service:
         """Apply a merge patch (RFC 7396).
 
-        A service whose ``typ`` or ``signing_algorithm`` becomes another than is usual becomes
-        ``on_request_only`` too, unless the patch says otherwise. ``draft``: as ``draft_key`` gives
-        it, for callers that have a transaction open.
-        Raises ``Invalid``, ``NotFound``, ``Conflict``, ``Stale``; ``InUse`` for scopes that would
-        go and are held, unless ``force``; ``Forbidden`` for what makes Keyosk's own service work.
+        A service whose ``typ`` or ``signing_algorithm`` becomes unusual also becomes
+        ``on_request_only``, unless the patch says otherwise. ``draft``: the result of
+        ``draft_key``, for callers with an open transaction.
+        Raises ``Invalid``, ``NotFound``, ``Conflict``, ``Stale``; ``InUse`` for removed
+        scopes that accounts hold, unless ``force``; ``Forbidden`` for what Keyosk's own service
+        needs.
         """
         now = int(self._clock())
         with ExitStack() as stack:
@@ -205,48 +206,12 @@ class Services:
             stack.enter_context(self._database.transaction())
             self._database.lock(LOCK)
             service = self.get(reference)
-            for name in ("name", "audience"):
-                if patch.get(name, "") is None:
-                    raise Invalid.field(name, "cannot be removed")
-            if service.name == KEYOSK and patch.keys() - _OWN_FIELDS:
-                raise Forbidden("Keyosk's own service and its scopes cannot be changed.")
-            after = _patched(
-                service,
-                {
-                    name: RESET.get(name) if value is None else value
-                    for name, value in patch.items()
-                },
-            )
-            if (
-                "on_request_only" not in patch
-                and self._is_usual(service)
-                and not self._is_usual(after)
-            ):
-                after = _patched(after, {"on_request_only": True})
-            service_validation.check(after, self._issuer)
-            if service.name == KEYOSK and not after.policy.accepts >= USUAL_CREDENTIALS:
-                # SECURITY: else nobody could administer any more, or only by another's tokens.
-                raise Forbidden(
-                    "Keyosk's own service accepts passwords and API keys: both, or any."
-                )
+            after = self._with_patch(service, patch)
             self._check_rights(by, service, after)
             if after == service:
                 return check_version(service, version)
-            gone = {scope.name for scope in service.scopes} - {scope.name for scope in after.scopes}
-            self._refuse_use(gone, force=force)
-            moments = []
-            if (
-                gone
-                or service.policy.enabled > after.policy.enabled
-                or service.policy.accepts - after.policy.accepts
-            ):
-                moments.append(self._revoke(service))
-            if service.policy.audience != after.policy.audience:
-                # SECURITY: another service may take it, and would be shown these tokens.
-                moments.append(self._revocations.of_audiences([service.policy.audience]))
-                self._revocations.end_sessions_for(service.policy.audience)
-            moments += self._revoke_exchanged(service, after)
-            effective_at = max(moments, default=None)
+            self._refuse_use(_removed_scopes(service, after), force=force)
+            effective_at = self._revoke_what_is_lost(service, after)
             number = self._services.change(
                 after,
                 now=now,
@@ -259,14 +224,49 @@ class Services:
                 self._revocations.note_lifetimes()
             wanted = after.policy.signing_algorithm
             if wanted is not None and wanted != service.policy.signing_algorithm:
-                # Its verifiers have a key set without such a key.
+                # The key set that its verifiers have may lack a key of this algorithm.
                 self._rotation.publish_for(by, wanted, draft=draft)
             old, new = changed(fields_of(service), fields_of(after))
             self._audit.record(by, "service.change", _target(service), before=old, after=new)
             return replace(after, updated_at=now, version=number, effective_at=effective_at)
 
+    def _with_patch(self, service: Service, patch: ServiceChanges) -> Service:
+        """Return the service as the patch leaves it. Raises ``Invalid``, ``Forbidden``."""
+        for name in ("name", "audience"):
+            if patch.get(name, "") is None:
+                raise Invalid.field(name, "cannot be removed")
+        if service.name == KEYOSK and patch.keys() - _OWN_FIELDS:
+            raise Forbidden("Keyosk's own service and its scopes cannot be changed.")
+        after = _patched(
+            service,
+            {name: RESET.get(name) if value is None else value for name, value in patch.items()},
+        )
+        if "on_request_only" not in patch and self._is_usual(service) and not self._is_usual(after):
+            after = _patched(after, {"on_request_only": True})
+        service_validation.check(after, self._issuer)
+        if service.name == KEYOSK and not after.policy.accepts >= USUAL_CREDENTIALS:
+            # SECURITY: otherwise no admin could log in, or only with a workload's token.
+            raise Forbidden("Keyosk's own service accepts passwords and API keys: both, or any.")
+        return after
+
+    def _revoke_what_is_lost(self, before: Service, after: Service) -> int | None:
+        """Revoke the tokens whose rights a change takes away; returns when all have expired."""
+        moments = []
+        if (
+            _removed_scopes(before, after)
+            or before.policy.enabled > after.policy.enabled
+            or before.policy.accepts - after.policy.accepts
+        ):
+            moments.append(self._revoke(before))
+        if before.policy.audience != after.policy.audience:
+            # SECURITY: another service may take the audience and would then receive these tokens.
+            moments.append(self._revocations.of_audiences([before.policy.audience]))
+            self._revocations.end_sessions_for(before.policy.audience)
+        moments += self._revoke_exchanged(before, after)
+        return max(moments, default=None)
+
     def draft_key(self, algorithm: str | None) -> AbstractContextManager[SigningKey | None]:
-        """The signing key that a change to this algorithm will publish, if it will publish one.
+        """Generate the signing key that a change to this algorithm will publish, if any.
 
         Making one takes long: this is for before the transaction. Raises ``Unavailable``.
         """
@@ -321,9 +321,11 @@ class Services:
     def _check_rights(self, by: Caller, before: Service | None, after: Service) -> None:
         """Check the safeguards for the rights that the fields of a service hand out.
 
-        ``account`` may introspect the tokens of its audience and have what ``exchanges`` adds;
-        ``accepts`` gives its scopes to other logins of those who were granted them. Who disabled
-        a service may enable it again, except callers by API key. Raises ``RefusedByRule``.
+        - ``account`` may introspect the tokens of the service, and gets what ``exchanges`` adds.
+        - ``accepts`` gives the scopes of the service to further kinds of login.
+        - Callers with an API key must not enable a disabled service.
+
+        Raises ``RefusedByRule``.
         """
         acting = None if before is None else (before.account, before.policy.audience)
         known: set[tuple[str, str]] = set()
@@ -331,7 +333,7 @@ class Services:
             self._safeguards.may_give(by, [INTROSPECT])
         elif before is not None:
             known = set(_additions(before))
-        # SECURITY: else whoever may write services has scopes in other people's names.
+        # SECURITY: otherwise a caller who may write services could use the scopes of others.
         self._safeguards.may_give(by, [scope for _, scope in set(_additions(after)) - known])
         for username in {after.account} ^ {before.account if before else None}:
             if username is not None:
@@ -415,7 +417,7 @@ def fields_of(service: Service) -> dict[str, Any]:
 def _patched(service: Service, values: Mapping[str, Any]) -> Service:
     rest = {name: value for name, value in values.items() if name not in _POLICY_FIELDS}
     if rest.get("account") is not None:
-        # What names nobody is left as it is, for the store to say so.
+        # An impossible username stays as it is; the store refuses it.
         rest["account"] = usernames.lookup_form(rest["account"]) or rest["account"]
     if "scopes" in rest:
         rest["scopes"] = tuple(sorted(rest["scopes"], key=lambda scope: scope.name))
@@ -423,6 +425,10 @@ def _patched(service: Service, values: Mapping[str, Any]) -> Service:
         rest["exchanges"] = tuple(sorted(rest["exchanges"], key=lambda each: each.service))
     policy = {name: value for name, value in values.items() if name in _POLICY_FIELDS}
     return replace(service, policy=replace(service.policy, **policy), **rest)
+
+
+def _removed_scopes(before: Service, after: Service) -> set[str]:
+    return {scope.name for scope in before.scopes} - {scope.name for scope in after.scopes}
 
 
 def _additions(service: Service) -> list[tuple[str, str]]:

@@ -97,17 +97,24 @@ def make(
         "amr": ["api_key"],
         "jti": new_id(),
     }
-    sign = _signer(algorithm, ours)
-    samples = _samples(header, claims, ours=ours, foreign=foreign, revoked=revoked, jku=jku)
+    forge = _Forge(header=header, claims=claims, ours=ours, foreign=foreign)
+    good = forge.signed()
+    samples = (
+        Sample("good", good, "none: it is as Keyosk makes it", good=True),
+        *_bad_claims(forge),
+        *_bad_signatures(forge, good),
+        *_foreign_keys(forge, jku),
+        Sample("revoked", forge.signed(jti=revoked), "it was revoked", polled=True),
+    )
     entry = {"jti": revoked, "expires": now + _LIFETIME}
     return Kit(
         issuer=issuer,
         key_set={"keys": [public]},
         foreign_key_set={"keys": [stranger]},
         revocations={"sequence": 1, "since": 0, "entries": [entry]},
-        samples=tuple(samples),
+        samples=samples,
         scope_samples=tuple(
-            Sample(name, _jws(header, {**claims, "scope": text}, sign), flaw)
+            Sample(name, forge.signed(scope=text), flaw)
             for name, text, flaw in _near_misses([each.name for each in service.scopes], scope)
         ),
     )
@@ -143,83 +150,102 @@ def _signer(algorithm: str, key: PrivateKey) -> Callable[[bytes], bytes]:
     return lambda content: jws.ALGORITHMS[algorithm].sign(content, key)
 
 
-def _samples(
-    header: Header,
-    claims: Claims,
-    *,
-    ours: PrivateKey,
-    foreign: PrivateKey,
-    revoked: str,
-    jku: str,
-) -> list[Sample]:
-    algorithm, now, issuer = header["alg"], claims["iat"], claims["iss"]
-    public = material.public_jwk(ours, algorithm)
-    stranger = material.public_jwk(foreign, algorithm)
-    pem = material.public_pem(public).encode()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Forge:
+    """Makes samples from the header and claims of the good token.
 
-    def by_secret(secret: bytes) -> Callable[[bytes], bytes]:
-        return lambda content: hmac.digest(secret, content, hashlib.sha256)
+    ``ours`` is the key of the key set that the service trusts; ``foreign`` is the attacker's.
+    """
 
-    def but(base: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
-        changed = {**base, **changes}
-        return {name: value for name, value in changed.items() if value is not None}
+    header: Header
+    claims: Claims
+    ours: PrivateKey
+    foreign: PrivateKey
 
-    good = _jws(header, claims, _signer(algorithm, ours))
+    @property
+    def algorithm(self) -> str:
+        return str(self.header["alg"])
+
+    def signed(self, header: Header | None = None, **claims: Any) -> str:
+        """Return a token with a good signature and other claims; ``None`` removes one."""
+        signer = _signer(self.algorithm, self.ours)
+        return _jws(self.header if header is None else header, _with(self.claims, claims), signer)
+
+    def forged(self, **header: Any) -> str:
+        """Return a token that the foreign key signed, with another header."""
+        signer = _signer(self.algorithm, self.foreign)
+        return _jws(_with(self.header, header), self.claims, signer)
+
+    def hashed(self, secret: bytes) -> str:
+        """Return a token with an HMAC in the place of a signature."""
+        header = _with(self.header, {"alg": "HS256"})
+        return _jws(header, self.claims, lambda text: hmac.digest(secret, text, hashlib.sha256))
+
+    def unsigned(self, word: str) -> str:
+        """Return a token without a signature, whose ``alg`` is this word."""
+        return _jws(_with(self.header, {"alg": word}), self.claims, lambda _: b"")
+
+
+def _bad_claims(forge: _Forge) -> Iterator[Sample]:
+    """Yield tokens with a good signature that no service may accept."""
+    now = forge.claims["iat"]
+    past = {"iat": now - 2 * _HOUR, "exp": now - _HOUR}
+    ahead = {"nbf": now + _HOUR, "iat": now + _HOUR, "exp": now + 2 * _HOUR}
+    elsewhere = f"{forge.claims['iss']}/of/somebody/else"
+    yield Sample("expired", forge.signed(**past), "it expired an hour ago")
+    yield Sample("not-yet", forge.signed(**ahead), "nbf and iat are an hour ahead")
+    yield Sample("no-exp", forge.signed(exp=None), "it never expires")
+    yield Sample("exp-text", forge.signed(exp="tomorrow"), "exp is not a number")
+    yield Sample("wrong-aud", forge.signed(aud="somebody-else"), "it is for another service")
+    yield Sample("no-aud", forge.signed(aud=None), "it is for nobody")
+    yield Sample("wrong-iss", forge.signed(iss=elsewhere), "somebody else issued it")
+    yield Sample("no-iss", forge.signed(iss=None), "nobody issued it")
+    header = _with(forge.header, {"typ": "revocations+jwt"})
+    yield Sample("wrong-typ", forge.signed(header), "it is a list of revocations")
+    header = _with(forge.header, {"crit": ["unheard-of"], "unheard-of": True})
+    yield Sample("crit", forge.signed(header), "it needs an extension that nobody knows")
+
+
+def _bad_signatures(forge: _Forge, good: str) -> Iterator[Sample]:
+    """Yield tokens whose signature is missing, belongs to another token, or is an HMAC."""
+    for name, word in (("none", "none"), ("none-in-capitals", "nOnE")):
+        flaw = f"alg is {word}, and there is no signature"
+        yield Sample(name, forge.unsigned(word), flaw)
     head, body, signature = good.split(".")
-    other = _part(but(claims, sub=new_id(), scope="everything"))
+    other = _part(_with(forge.claims, {"sub": new_id(), "scope": "everything"}))
     turned = ("A" if signature[0] != "A" else "B") + signature[1:]
-    elsewhere = f"{issuer}/of/somebody/else"
+    yield Sample("no-signature", f"{head}.{body}.", "its signature was cut off")
+    yield Sample("tampered-claims", f"{head}.{other}.{signature}", "its claims were changed")
+    yield Sample("tampered-signature", f"{head}.{body}.{turned}", "its signature was changed")
+    public = material.public_jwk(forge.ours, forge.algorithm)
+    secrets = {
+        "hs256-pem": ("HMAC with the public key's PEM as the secret", material.public_pem(public)),
+        "hs256-jwk": ("HMAC with the public key's JWK as the secret", json.dumps(public)),
+        "hs256-empty": ("HMAC with an empty secret", ""),
+    }
+    for name, (flaw, secret) in secrets.items():
+        yield Sample(name, forge.hashed(secret.encode()), flaw)
 
-    def signed(name: str, flaw: str, *, head: Header = header, body: Claims = claims) -> Sample:
-        return Sample(name, _jws(head, body, _signer(algorithm, ours)), flaw)
 
-    def forged(name: str, flaw: str, **more: Any) -> Sample:
-        return Sample(name, _jws(but(header, **more), claims, _signer(algorithm, foreign)), flaw)
+def _foreign_keys(forge: _Forge, jku: str) -> Iterator[Sample]:
+    """Yield tokens that another key signed. ``jku``: the URL of the foreign key set."""
+    stranger = material.public_jwk(forge.foreign, forge.algorithm)
+    kid = stranger["kid"]
+    x5u = f"{forge.claims['iss']}/of/somebody/else/x5u"
+    yield Sample("foreign-key", forge.forged(), "another key signed it under the known kid")
+    yield Sample("unknown-kid", forge.forged(kid=kid), "its kid is in no key set")
+    yield Sample("no-kid", forge.forged(kid=None), "another key signed it, and it names none")
+    yield Sample("embedded-jwk", forge.forged(jwk=stranger), "it brings its own key")
+    flaw = "it brings its own key, under its own kid"
+    yield Sample("embedded-jwk-kid", forge.forged(jwk=stranger, kid=kid), flaw)
+    yield Sample("jku", forge.forged(jku=jku, kid=kid), "it tells where its key is")
+    yield Sample("x5u", forge.forged(x5u=x5u), "it tells where its certificate is")
+    yield Sample("kid-path", forge.forged(kid="../../../../dev/null"), "its kid is a path")
 
-    def hashed(name: str, flaw: str, secret: bytes) -> Sample:
-        return Sample(name, _jws(but(header, alg="HS256"), claims, by_secret(secret)), flaw)
 
-    def unsigned(name: str, word: str) -> Sample:
-        text = _jws(but(header, alg=word), claims, lambda _: b"")
-        return Sample(name, text, f"alg is {word}, and there is no signature")
-
-    return [
-        Sample("good", good, "none: it is as Keyosk makes it", good=True),
-        signed("expired", "it expired an hour ago", body=but(claims, iat=now - 2 * _HOUR,
-               exp=now - _HOUR)),
-        signed("not-yet", "nbf and iat are an hour ahead", body=but(claims, nbf=now + _HOUR,
-               iat=now + _HOUR, exp=now + 2 * _HOUR)),
-        signed("no-exp", "it never expires", body=but(claims, exp=None)),
-        signed("exp-text", "exp is not a number", body=but(claims, exp="tomorrow")),
-        signed("wrong-aud", "it is for another service", body=but(claims, aud="somebody-else")),
-        signed("no-aud", "it is for nobody", body=but(claims, aud=None)),
-        signed("wrong-iss", "somebody else issued it", body=but(claims, iss=elsewhere)),
-        signed("no-iss", "nobody issued it", body=but(claims, iss=None)),
-        signed("wrong-typ", "it is a list of revocations",
-               head=but(header, typ="revocations+jwt")),
-        signed("crit", "it needs an extension that nobody knows",
-               head=but(header, crit=["unheard-of"], **{"unheard-of": True})),
-        unsigned("none", "none"),
-        unsigned("none-in-capitals", "nOnE"),
-        Sample("no-signature", f"{head}.{body}.", "its signature was cut off"),
-        Sample("tampered-claims", f"{head}.{other}.{signature}", "its claims were changed"),
-        Sample("tampered-signature", f"{head}.{body}.{turned}", "its signature was changed"),
-        hashed("hs256-pem", "HMAC with the public key's PEM as the secret", pem),
-        hashed("hs256-jwk", "HMAC with the public key's JWK as the secret",
-               json.dumps(public).encode()),
-        hashed("hs256-empty", "HMAC with an empty secret", b""),
-        forged("foreign-key", "another key signed it under the known kid"),
-        forged("unknown-kid", "its kid is in no key set", kid=stranger["kid"]),
-        forged("no-kid", "another key signed it, and it names none", kid=None),
-        forged("embedded-jwk", "it brings its own key", jwk=stranger),
-        forged("embedded-jwk-kid", "it brings its own key, under its own kid", jwk=stranger,
-               kid=stranger["kid"]),
-        forged("jku", "it tells where its key is", jku=jku, kid=stranger["kid"]),
-        forged("x5u", "it tells where its certificate is", x5u=f"{elsewhere}/x5u"),
-        forged("kid-path", "its kid is a path", kid="../../../../dev/null"),
-        Sample("revoked", _jws(header, but(claims, jti=revoked), _signer(algorithm, ours)),
-               "it was revoked", polled=True),
-    ]  # fmt: skip
+def _with(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return members with changes; ``None`` removes a member."""
+    return {name: value for name, value in {**base, **changes}.items() if value is not None}
 
 
 def _jws(header: Header, claims: Claims, sign: Callable[[bytes], bytes]) -> str:
