@@ -131,8 +131,8 @@ def load(config: Config, file: Path) -> int:
     """
     target = _database(config)
     if target.is_sqlite:
-        said = "is SQLite's, too: stop Keyosk and copy the file, with its secret key"
-        raise Invalid.field("database", said)
+        message = "is SQLite's, too: stop Keyosk and copy the file, with its secret key"
+        raise Invalid.field("database", message)
     of_file = replace(
         config,
         database_url=f"sqlite:///{file.absolute()}",
@@ -144,8 +144,8 @@ def load(config: Config, file: Path) -> int:
         if not source.has_file():
             raise Invalid.field("file", f"there is no file {file}")
         if schema.pending(source):
-            said = "is of another version: upgrade it first by keyosk database upgrade"
-            raise Invalid.field("file", said)
+            message = "is of another version: upgrade it first by keyosk database upgrade"
+            raise Invalid.field("file", message)
         # SECURITY: under another secret key the copied signing keys could never be used.
         old = build(of_file)
         old.signing_keys.check()

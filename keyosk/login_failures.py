@@ -1,8 +1,8 @@
-"""Who is being guessed at, from where, and who is throttled now.
+"""Failed logins by account and by address, and who is throttled now.
 
-It puts together what is counted of failed logins (``audit``) and which allowances of attempts are
-used up (``credentials.throttling``). Allowances have no names, which may be passwords in the wrong
-place; they are found by the accounts and addresses that failed logins were counted for.
+It combines the counts of failed logins (``audit``) with the allowances of attempts that are used up
+(``credentials.throttling``). Allowances are stored without usernames, because people type passwords
+in that field. They are found by the accounts and addresses of the failed logins.
 """
 
 from collections import Counter
@@ -15,22 +15,22 @@ from keyosk.audit import Audit
 from keyosk.credentials.throttling import Throttling, source_of
 from keyosk.model import LoginFailure
 
-#: Counts of one account, address and minute that are looked at.
+#: The largest number of counts (account, address and minute) that are read.
 _MOST: Final = 200
 #: Rows of each table.
 _SHOWN: Final = 20
-#: Seconds without a refusal after which being throttled begins anew.
+#: Seconds without a refusal that separate two periods of throttling.
 _APART: Final = 600
-#: Seconds after which nobody is throttled for a failed login any more, with some to spare.
+#: Seconds after which a failed login throttles nobody, with a margin.
 _THROTTLED: Final = 900
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Guessed:
+class FailedLogins:
     """Failed logins at one account or from one address.
 
-    ``account_id`` and ``address`` are both ``None`` for names that no account has, or for places
-    that nobody could tell. ``second_factors``: wrong ones after a right password, which are not in
+    ``account_id`` and ``address`` are both ``None`` for usernames without an account, or for
+    unknown addresses. ``second_factors``: wrong ones after a right password, which are not in
     ``count``.
     """
 
@@ -44,9 +44,9 @@ class Guessed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThrottledNow:
-    """An allowance that gives no attempt until ``until``.
+    """An allowance without an attempt left until ``until``.
 
-    ``kind``: ``account`` (from anywhere it is not known at), ``source`` (at any account), or
+    ``kind``: ``account`` (from all unknown sources), ``source`` (at any account), or
     ``account_and_source``; likewise ``second_factor`` and ``second_factor_and_source``. ``since``:
     the minute of the first refused login, or of the last failed one if none was refused yet.
     """
@@ -61,17 +61,17 @@ class ThrottledNow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoginFailures:
-    """What failed since a moment; ``is_complete``: false if there was more than is looked at."""
+    """The failed logins since a moment; ``is_complete``: false if there are more than are read."""
 
     since: int
     is_complete: bool
     throttled: tuple[ThrottledNow, ...]
-    accounts: tuple[Guessed, ...]
-    addresses: tuple[Guessed, ...]
+    accounts: tuple[FailedLogins, ...]
+    addresses: tuple[FailedLogins, ...]
 
 
 class LoginFailureViews:
-    """Reads them."""
+    """Reads failed logins and throttling for admins."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class LoginFailureViews:
             is_complete=is_complete,
             throttled=tuple(self._throttled(recent, names)),
             accounts=tuple(
-                Guessed(
+                FailedLogins(
                     account_id=account or None,
                     username=names.get(account),
                     count=count,
@@ -107,7 +107,7 @@ class LoginFailureViews:
                 for account, count, factors, last in _most(counted, lambda each: each.account)
             ),
             addresses=tuple(
-                Guessed(
+                FailedLogins(
                     address=address or None,
                     count=count,
                     second_factors=factors,
@@ -153,13 +153,13 @@ def _most(
         counts[name] += each.count
         second_factors[name] += each.second_factors
         last[name] = max(last.get(name, 0), each.minute)
-    # Whoever shows a wrong second factor has the password: they come first.
+    # First those with a wrong second factor: the attacker has the password.
     most = sorted(counts, key=lambda name: (-second_factors[name], -counts[name]))
     return [(name, counts[name], second_factors[name], last[name]) for name in most[:_SHOWN]]
 
 
 def _began(alike: Collection[LoginFailure]) -> int:
-    """The first minute of refused logins without a longer pause up to the last one."""
+    """Return the first minute of the last period of refused logins."""
     minutes = sorted({each.minute for each in alike if each.throttled}, reverse=True)
     if not minutes:
         return max(each.minute for each in alike)

@@ -77,9 +77,9 @@ class PatroniCluster:
         hosts = ",".join(f"127.0.0.1:{member.port}" for member in self.members)
         return f"postgresql://keyosk@{hosts}/keyosk?target_session_attrs=read-write"
 
-    def primary(self, *, but: Member | None = None, within: float = _START) -> Member:
+    def primary(self, *, other_than: Member | None = None, within: float = _START) -> Member:
         """The primary, once there is one."""
-        return self._wait(lambda each: each.is_primary() and each is not but, within)
+        return self._wait(lambda each: each.is_primary() and each is not other_than, within)
 
     def synchronous(self) -> Member:
         """The member that has every acknowledged write besides the primary, once there is one."""

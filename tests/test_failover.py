@@ -79,7 +79,7 @@ def test_a_primary_that_is_killed_under_load_costs_no_acknowledged_write(
                 cluster.synchronous()
                 first.kill()
                 before = len(acknowledged)
-                second = cluster.primary(but=first, within=2 * LEASE + 20)
+                second = cluster.primary(other_than=first, within=2 * LEASE + 20)
                 promoted = time.monotonic()
                 wait_until(lambda: bool(tokens) and tokens[-1] > promoted)
                 wait_until(lambda: len(acknowledged) > before + 20)

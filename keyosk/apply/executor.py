@@ -85,7 +85,7 @@ _SCOPES: Final[Mapping[Noun, str]] = {
 }
 
 
-class _TakenBack(Exception):
+class _RollBack(Exception):
     """Rolls back the transaction of a trial."""
 
 
@@ -148,8 +148,8 @@ class Declarations:
                     plan = self._effected(
                         by, declaration, force=force, take_over=take_over, drafts=drafts
                     )
-                    raise _TakenBack
-            except _TakenBack:
+                    raise _RollBack
+            except _RollBack:
                 pass
         return plan.steps
 
@@ -335,13 +335,13 @@ def _collected(by: Caller, faults: Faults, step: Step) -> Iterator[None]:
         faults.raise_if_any()
     except InUse as error:
         # SECURITY: who may change services or roles may not see accounts by that.
-        said = error.named if by.is_operator else error.detail
-        faults.add(step.path, f"{said} Repeat with force to remove it.")
+        message = error.named if by.is_operator else error.detail
+        faults.add(step.path, f"{message} Repeat with force to remove it.")
     except RefusedByRule as error:
-        said = f"{step.noun} {step.name}: {error.detail}"
+        message = f"{step.noun} {step.name}: {error.detail}"
         if not by.is_operator:
-            raise RefusedByRule(said) from None
-        faults.add(step.path, said)
+            raise RefusedByRule(message) from None
+        faults.add(step.path, message)
     except (Forbidden, NotFound, Stale) as error:
         faults.add(step.path, f"{step.noun} {step.name}: {error.detail}")
 

@@ -34,7 +34,7 @@ _GONE: Final = Fault("username", "was taken until a moment ago: send the line ag
 _Known = tuple[Candidate, str]
 
 
-class _Undo(Exception):
+class _RollBack(Exception):
     """Ends the transaction of a dry run."""
 
 
@@ -218,8 +218,8 @@ class Bulk:
                         [one["username"] for one in ordered if one["id"] not in made]
                     )
                 if dry_run:
-                    raise _Undo
-        except _Undo:
+                    raise _RollBack
+        except _RollBack:
             pass
         return made, ids
 
@@ -278,8 +278,8 @@ class Bulk:
                     effective_at = latest(effective_at, changed.effective_at)
                     changes = True
                 if dry_run:
-                    raise _Undo
-        except _Undo:
+                    raise _RollBack
+        except _RollBack:
             effective_at = None
         except (Invalid, Forbidden, NotFound, Conflict) as error:
             return _failed(line, error)

@@ -86,7 +86,7 @@ def _judged(key: Mapping[str, Any]) -> dict[str, Any]:
         "account_expired": "the account has expired",
     }
     faults = key.get("faults") or ()
-    return {**key, "faults": [said for reason, said in words.items() if reason in faults]}
+    return {**key, "faults": [message for reason, message in words.items() if reason in faults]}
 
 
 def _advice(key: Mapping[str, Any]) -> str:

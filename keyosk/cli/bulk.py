@@ -147,10 +147,10 @@ def _tell(result: Mapping[str, Any], before: _Tally) -> None:
     number = result.get("line")
     if result.get("warnings"):
         if before.warned < _TOLD:
-            said = "; ".join(
+            message = "; ".join(
                 f"{each.get('field')} {each.get('message')}" for each in result["warnings"]
             )
-            click.echo(shared.printable(f"line {number}: warning: {said}"), err=True)
+            click.echo(shared.printable(f"line {number}: warning: {message}"), err=True)
         elif before.warned == _TOLD:
             click.echo("There are more warnings; --json shows each of them.", err=True)
     if result.get("status") in FAILED:
@@ -158,8 +158,8 @@ def _tell(result: Mapping[str, Any], before: _Tally) -> None:
             reasons = "; ".join(
                 f"{each.get('field')}: {each.get('message')}" for each in result.get("errors", ())
             )
-            said = f"line {number}: {result.get('status')}: {reasons}"
-            click.echo(shared.printable(said), err=True)
+            message = f"line {number}: {result.get('status')}: {reasons}"
+            click.echo(shared.printable(message), err=True)
         elif before.failed == _TOLD:
             click.echo("More lines failed; --json shows each of them.", err=True)
 

@@ -214,11 +214,11 @@ class Client:
             with self._http.stream(method, place, auth=self._auth, **options) as response:
                 yield response
         except (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL) as error:
-            said = self._told(error)
+            message = self._told(error)
         else:
             return
         # SECURITY: outside of the handler, whose exception has the request with its secrets.
-        raise Refused(said)
+        raise Refused(message)
 
     def _told(self, error: Exception) -> str:
         """Return what went wrong on the network, and what to do."""
@@ -288,9 +288,9 @@ def _encoded(body: Body) -> bytes:
 def _path(segments: tuple[str, ...]) -> str:
     """Return the path of these segments. Raises ``Refused`` for a name that no path can have."""
     for before, name in pairwise(segments):
-        said = _NO_SUCH.get(before)
-        if said and (not name or "/" in name or f"{before}/{name}" in _RESERVED):
-            raise Refused(_named(said[0], segments), code="not_found", status=404)
+        messages = _NO_SUCH.get(before)
+        if messages and (not name or "/" in name or f"{before}/{name}" in _RESERVED):
+            raise Refused(_named(messages[0], segments), code="not_found", status=404)
     # A segment of dots only would be taken for a step up. The first is not a name.
     return f"/{segments[0]}" + "".join(
         "/" + (quote(each, safe="") if each.strip(".") else each.replace(".", "%2E"))
@@ -302,8 +302,8 @@ def _named(detail: str, path: tuple[str, ...]) -> str:
     """Return what the API says is not there, with its name: it stands in the path."""
     owner = path[1] if len(path) > 1 else ""
     for before, name in pairwise(path):
-        said, short = _NO_SUCH.get(before, ("", ""))
-        if said == detail:
+        message, short = _NO_SUCH.get(before, ("", ""))
+        if message == detail:
             return f"{name or repr(name)}: {short.format(owner=owner)}"
     return detail
 

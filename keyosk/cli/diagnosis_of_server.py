@@ -51,8 +51,8 @@ def attempted(part: str, look: Callable[[], Iterable[Check]]) -> list[Check]:
     try:
         return list(look())
     except Refused as refused:
-        said = " ".join(refused.sentences)
-        return [Check(part, WRONG, said, "See that it runs, and that you may do this.")]
+        message = " ".join(refused.sentences)
+        return [Check(part, WRONG, message, "See that it runs, and that you may do this.")]
 
 
 def clock_of(server: str) -> Iterator[Check]:

@@ -84,14 +84,14 @@ def _tell_usage(error: click.ClickException) -> None:
     if context is not None:
         click.echo(context.get_usage(), err=True)
         click.echo(f"Try '{context.command_path} --help' for help.\n", err=True)
-    said = error.format_message()
-    if said.startswith(_EXTRA) and context is not None and _reads_a_secret(context.command_path):
+    message = error.format_message()
+    if message.startswith(_EXTRA) and context is not None and _reads_a_secret(context.command_path):
         # SECURITY: not the argument, which may be the secret.
-        said = (
+        message = (
             "Got an argument too many. A secret is never an argument: the command asks for it, or "
             "reads it from standard input. If this was one, change it: others may have seen it."
         )
-    click.echo(f"keyosk: {shared.printable(said)}", err=True)
+    click.echo(f"keyosk: {shared.printable(message)}", err=True)
 
 
 def _reads_a_secret(command: str) -> bool:

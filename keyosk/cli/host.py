@@ -30,15 +30,15 @@ def place_of(found: Config) -> str:
 def no_database(found: Config, how: str) -> ConfigurationError:
     """Return what to say where there is no database; ``how``: how to have one there."""
     place = place_of(found)
-    said = f"there is no Keyosk at {place}; it is not set up. {how}"
+    message = f"there is no Keyosk at {place}; it is not set up. {how}"
     if "database_url" not in found.sources:
-        said += (
+        message += (
             " Nothing says where your database is (KEYOSK_DATABASE_URL); if there is one already, "
             "give the settings of the Keyosk that runs with --config FILE"
         )
         there = [path for path in USUAL_FILES if Path(path).exists()]
-        said += f". This machine has {' and '.join(there)}" if there else ""
-    return ConfigurationError([Fault("database", said)])
+        message += f". This machine has {' and '.join(there)}" if there else ""
+    return ConfigurationError([Fault("database", message)])
 
 
 @contextmanager

@@ -103,8 +103,8 @@ def _inherited() -> list[tuple[str, socket.socket]]:
 
 def _check_inherited(configuration: Config, sockets: list[socket.socket]) -> None:
     if "issuer" not in configuration.sources:
-        said = "is required, as systemd opens the sockets: the URL by which clients reach Keyosk"
-        raise ConfigurationError([Fault("KEYOSK_ISSUER", said)])
+        message = "is required, as systemd opens the sockets: the URL by which clients reach Keyosk"
+        raise ConfigurationError([Fault("KEYOSK_ISSUER", message)])
     has_unix = any(each.family == socket.AF_UNIX for each in sockets)
     if has_unix and UNIX not in configuration.trusted_proxies:
         _log.warning("%s", ALL_ARE_ONE)

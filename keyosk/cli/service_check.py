@@ -162,19 +162,19 @@ def _summary(findings: Sequence[Finding], status: str) -> str:
     wrong = [each for each in findings[1:] if each.is_bad]
     names = ", ".join(each.token for each in wrong)
     if findings[0].is_bad:
-        said = "Failed: the good token was refused, so a refusal of the others proves nothing"
+        message = "Failed: the good token was refused, so a refusal of the others proves nothing"
         more = f" Wrong as well: {names}." if 0 < len(wrong) < len(findings) - 1 else ""
-        return f"{said}. {_hint(status)}{more}"
+        return f"{message}. {_hint(status)}{more}"
     if wrong:
         return f"Failed: {_tokens(len(wrong))} accepted or answered with an error: {names}."
     kinds = {each.verdict for each in findings}
     right = sum(each.verdict is Verdict.RIGHT for each in findings[1:])
-    said = f"Passed: the good token is accepted, {_tokens(right)} refused."
+    message = f"Passed: the good token is accepted, {_tokens(right)} refused."
     if Verdict.NOT_CHECKED in kinds:
-        said += " No scope is checked here: if one should be, name it with --scope."
+        message += " No scope is checked here: if one should be, name it with --scope."
     if Verdict.NOT_POLLED in kinds:
-        said += " Revoked tokens are accepted: with --revocations, this is a failure."
-    return said
+        message += " Revoked tokens are accepted: with --revocations, this is a failure."
+    return message
 
 
 def _tokens(number: int) -> str:

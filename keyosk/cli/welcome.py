@@ -48,11 +48,11 @@ def show(configuration: Config, address: str, admin: FirstAdmin | None) -> None:
 def _first_steps(configuration: Config, admin: FirstAdmin) -> list[str]:
     lines = [""]
     if admin.password is not None:
-        said = f"The first account is {admin.username}, its password (shown only now):"
-        lines += [_styled(said, fg="yellow", bold=True), "", f"    {admin.password}", ""]
+        message = f"The first account is {admin.username}, its password (shown only now):"
+        lines += [_styled(message, fg="yellow", bold=True), "", f"    {admin.password}", ""]
     lines += ["A token for the admin API:", "", f"    {curl(configuration, admin)}", ""]
-    said = "Next, in another terminal in this folder, with the same settings:"
-    lines.append(_styled(said, bold=True))
+    message = "Next, in another terminal in this folder, with the same settings:"
+    lines.append(_styled(message, bold=True))
     width = max(len(command) for _, command in _NEXT)
     program = _program()
     lines += [

@@ -407,8 +407,8 @@ def _named(
                 str(value).encode()  # the environment may hold bytes that are not text
                 found[setting] = _Given(label, source, value)
         except (BadValue, UnicodeEncodeError) as error:
-            said = str(error) if isinstance(error, BadValue) else "must be UTF-8"
-            faults.append(Fault(label, said))
+            message = str(error) if isinstance(error, BadValue) else "must be UTF-8"
+            faults.append(Fault(label, message))
             found[setting] = _Given(label, source, None)
     return found
 

@@ -370,10 +370,10 @@ def quoted(value: object) -> str:
     return ""
 
 
-def sentence(said: str, value: object) -> str:
+def sentence(message: str, value: object) -> str:
     """Return what is wrong with a value; where it is quoted, that too."""
     hint = quoted(value)
-    return said + (f"; it {hint}" if hint else "")
+    return message + (f"; it {hint}" if hint else "")
 
 
 def warn_of_quotes(given: Iterable[tuple[str, str, object]]) -> list[str]:
@@ -425,8 +425,12 @@ def secret_in(path: object, *, keep_mark: bool = False) -> str:
 def hint(name: str, known: Collection[str]) -> str:
     """Return what somebody who wrote ``name`` may have meant, to follow "is unknown"."""
     if _KUBERNETES.fullmatch(name):
-        said = "; Kubernetes sets it for a Service named keyosk, unless enableServiceLinks is false"
-        return f"{said}. To choose the port, set KEYOSK_BIND" if name == "KEYOSK_PORT" else said
+        message = (
+            "; Kubernetes sets it for a Service named keyosk, unless enableServiceLinks is false"
+        )
+        return (
+            f"{message}. To choose the port, set KEYOSK_BIND" if name == "KEYOSK_PORT" else message
+        )
     short = {each.removeprefix(_PREFIX).lower(): each for each in known}
     meant = name.removeprefix(_PREFIX).lower()
     meant = _SYNONYMS.get(meant, meant)

@@ -155,11 +155,11 @@ class ListQuery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Versions:
-    """The versions at which an object may be changed: any of ``among``, none of ``but``."""
+    """The versions at which an object may be changed: one of ``any_of``, none of ``none_of``."""
 
-    among: frozenset[int] | None = None
-    but: frozenset[int] = frozenset()
+    any_of: frozenset[int] | None = None
+    none_of: frozenset[int] = frozenset()
 
     def admit(self, version: int) -> bool:
         """Return whether an object at this version may be changed."""
-        return (self.among is None or version in self.among) and version not in self.but
+        return (self.any_of is None or version in self.any_of) and version not in self.none_of

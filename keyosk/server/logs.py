@@ -61,8 +61,8 @@ class TextFormatter(JsonFormatter):
             for name, value in {**extra, **line}.items()
             if value is not None
         )
-        said = message if message.isascii() and message.isprintable() else _encode(message)
-        return f"{_moment(created)} {level.upper():<8} {said} {shown}".rstrip()
+        text = message if message.isascii() and message.isprintable() else _encode(message)
+        return f"{_moment(created)} {level.upper():<8} {text} {shown}".rstrip()
 
 
 def _plain(value: object) -> str:

@@ -25,7 +25,7 @@ from keyosk.metrics import Metrics
 from keyosk.storage import driver_errors, drivers, files, turns
 from keyosk.storage.compiled import Compiled, Insert, Inserts, Row
 from keyosk.storage.driver_errors import Kind
-from keyosk.storage.outage import Known, Outage, OutageLog
+from keyosk.storage.outage import Outage, OutageLog, ThreadState
 from keyosk.storage.turns import Turns
 
 _ROWS_AT_ONCE: Final = 500  # of a dozen columns: SQLite takes 32,766 values in a statement
@@ -72,7 +72,7 @@ class Database:
         self._log = outage_log or OutageLog()
         self._ends = threading.local()
         self._outage = Outage()
-        self._known = Known()
+        self._thread = ThreadState()
         self._turns: Turns | None = None
         self._peewee: peewee.Database
         if isinstance(parsed, SqliteUrl):
@@ -367,7 +367,7 @@ class Database:
                 raise
 
         begun = self._run(begin, repeatable=True, reads=False)
-        self._known.wrote = False
+        self._thread.wrote = False
         return begun
 
     def _end(self, context: Any, *exc_info: Any) -> None:
@@ -386,7 +386,7 @@ class Database:
                 self._raise_unconfirmed(last)
         else:
             self._metrics.query(time.perf_counter() - began)
-            if self._log.is_on and exc_info[0] is None and self._known.wrote:
+            if self._log.is_on and exc_info[0] is None and self._thread.wrote:
                 self._log.end(reads=False)
 
     def _raise_unconfirmed(self, last: peewee.DatabaseError) -> NoReturn:
@@ -465,7 +465,7 @@ class Database:
                 raise self._failure(error, reads=reads) from error
         else:
             self._metrics.query(time.perf_counter() - began)
-            self._known.wrote = not reads or (not is_alone and self._known.wrote)
+            self._thread.wrote = not reads or (not is_alone and self._thread.wrote)
             # That a transaction can begin says nothing of a SQLite file whose disk is full.
             if (
                 self._log.is_on
@@ -486,8 +486,8 @@ class Database:
 
     def _renew_connection(self) -> None:
         """Drop a connection from before the last outage: it may be dead without knowing."""
-        if self._known.outages != self._outage.number:
-            self._known.outages = self._outage.number
+        if self._thread.outages != self._outage.number:
+            self._thread.outages = self._outage.number
             self._drop_connection()
 
     def _is_broken(self) -> bool:

@@ -1,4 +1,4 @@
-"""What everybody who needs a database knows of it once it was silent to one of them."""
+"""A circuit breaker: one thread probes a database that timed out, the others fail fast."""
 
 import fcntl
 import logging
@@ -22,16 +22,16 @@ _SHORTEST: Final = 1.0
 
 
 class Outage:
-    """While a database is silent, one at a time tries it and all others fail at once.
+    """While a database does not respond, one thread probes it and all others fail at once.
 
-    Else each would wait for as long as the first did, and hold a thread meanwhile.
+    Otherwise each would wait for as long as the first did, and occupy a thread.
     """
 
     def __init__(self) -> None:
         self._trying = threading.Lock()
         self._next_try = 0.0
         self.is_on = False
-        #: How many there were; a connection from before the last one may be dead without knowing.
+        #: The number of outages so far; a connection from before the last one may be dead.
         self.number = 0
         self._whose: int | None = None
 
@@ -43,9 +43,9 @@ class Outage:
 
     @contextmanager
     def trial(self) -> Iterator[None]:
-        """Around a try, which ends the outage unless it raises ``Unavailable``.
+        """Enclose a probe, which ends the outage unless it raises ``Unavailable``.
 
-        Raises that itself if it is not time for one, or somebody else is at it.
+        Raises ``Unavailable`` if no probe is due, or another thread is probing.
         """
         if not self._trying.acquire(blocking=False):
             raise Unavailable("The database is not available.")
@@ -68,21 +68,21 @@ class Outage:
 
     @property
     def forbids(self) -> bool:
-        """Whether the database is silent, and it is not this thread's turn to try it."""
+        """Whether the database does not respond, and this thread is not the one that probes it."""
         return self.is_on and self._whose != threading.get_ident()
 
 
-class Known(threading.local):
-    """What a thread knows of its connection."""
+class ThreadState(threading.local):
+    """The state of a thread's connection."""
 
-    outages = 0  #: how many there were before it
+    outages = 0  #: the number of outages when it was opened
     wrote = False  #: whether anything was written in its transaction
 
 
 class SharedOutage:
-    """What processes that were forked from one know together: whether an outage was told of.
+    """Whether an outage was logged, shared by processes that are forked from one.
 
-    In memory: a write to a file fails where the outage is that of a full disk.
+    It is in memory, because a file could not be written if the outage is a full disk.
     """
 
     def __init__(self) -> None:
@@ -93,8 +93,8 @@ class SharedOutage:
             self._file = os.dup(tempfile.TemporaryFile().fileno())  # noqa: SIM115 - until the end
 
     def turn(self, *, is_on: bool) -> bool:
-        """Change it; returns whether it was otherwise, which one process sees each time."""
-        # Of this process, unlike a lock of flock's; the kernel frees it when the process dies.
+        """Change the state; returns whether it differed. Only one process gets true each time."""
+        # lockf, because its lock belongs to the process, and the kernel frees it when that dies.
         fcntl.lockf(self._file, fcntl.LOCK_EX)
         try:
             was, self._state[0] = self._state[0], is_on
@@ -104,23 +104,24 @@ class SharedOutage:
 
 
 class OutageLog:
-    """One line when a database goes away, with the reason, and one when it is back.
+    """Logs one line when a database becomes unavailable, with the reason, and one when it is back.
 
-    What cannot be written to can often be read: a success ends only what it disproves.
+    A database that cannot be written to can often be read, so a read does not end an outage of
+    writes.
     """
 
     def __init__(self, shared: SharedOutage | None = None) -> None:
-        """``shared``: by processes, one of which reports it."""
+        """``shared``: the state that processes share, so that one of them logs the line."""
         self._shared = shared
         self._lock = threading.Lock()
         self._told: dict[bool, float] = {}
         self._is_started = False
-        #: Whether there is anything to end; the one look that each success costs.
+        #: Whether there is an outage to end; all that a success looks at.
         self.is_on = False
 
     def begin(self, failure: Unavailable, *, reads: bool) -> None:
-        """A statement failed that only ``reads``, or any."""
-        # A start that this ends tells of it itself, and of nothing else.
+        """Record that a statement failed; ``reads``: it only reads."""
+        # If this ends the start of a process, the process itself reports it.
         is_told = isinstance(failure, DatabaseUnusable) and not self._is_started
         with self._lock:
             if self._told or failure.reason is None or is_told:
@@ -132,7 +133,7 @@ class OutageLog:
         _log.warning("%s", failure.explanation)
 
     def end(self, *, reads: bool) -> None:
-        """A statement that only ``reads``, or a write, succeeded."""
+        """Record that a statement succeeded; ``reads``: it only reads."""
         with self._lock:
             if not self._told or (reads and False in self._told):
                 return
@@ -145,7 +146,7 @@ class OutageLog:
         _log.warning("The database is available again.")
 
     def started(self) -> None:
-        """A process started with the database: what one that is gone told of is over."""
+        """Record that a process started: an outage that an earlier process logged is over."""
         self._is_started = True
         if self._shared is not None and self._shared.turn(is_on=False):
             _log.warning("The database is available again.")

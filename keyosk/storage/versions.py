@@ -48,13 +48,13 @@ def remove(
 def _at(query: Any, wanted: Versions | None, *, noun: str) -> Any:
     if wanted is None:
         return query
-    if wanted.among is not None and not wanted.among:
+    if wanted.any_of is not None and not wanted.any_of:
         raise _stale(noun)  # there is no such version: nothing is to be asked
     column = query.model.version
-    if wanted.among is not None:
-        query = query.where(column.in_(sorted(wanted.among)))
-    if wanted.but:
-        query = query.where(column.not_in(sorted(wanted.but)))
+    if wanted.any_of is not None:
+        query = query.where(column.in_(sorted(wanted.any_of)))
+    if wanted.none_of:
+        query = query.where(column.not_in(sorted(wanted.none_of)))
     return query
 
 

@@ -1,8 +1,8 @@
 """Spans of requests and of their statements, by OpenTelemetry's instrumentations, over OTLP.
 
-SECURITY: those tell more than a span here may have: URLs with their queries, headers that a
-variable names, addresses, the texts of exceptions, which may quote a row. So each span is made
-anew from what is listed here, and nothing else leaves this process.
+SECURITY: the instrumentations record more than may leave this process: URLs with their queries,
+headers, addresses, and the texts of exceptions, which may quote a row. So each span is rebuilt from
+the fields listed here.
 """
 
 import atexit
@@ -31,7 +31,7 @@ _OF_STATEMENTS: Final = frozenset(
     }
 )
 _UNNAMED: Final = "unknown_service"
-#: Seconds that the last spans have, when a process ends.
+#: Seconds to send the last spans when a process ends.
 _LAST: Final = 3.0
 
 
@@ -47,7 +47,7 @@ class Tracing:
             resource=resource.merge(Resource(more)), shutdown_on_exit=False
         )
         self._provider.add_span_processor(
-            _Bare(OTLPSpanExporter(), meter_provider=NoOpMeterProvider())
+            _Allowlist(OTLPSpanExporter(), meter_provider=NoOpMeterProvider())
         )
         if has_postgresql:
             # Its driver is an extra, and is imported by it.
@@ -60,7 +60,7 @@ class Tracing:
         atexit.register(self._stop)
 
     def instrument(self, app: Flask) -> None:
-        """Have each request of an application be a span; before it gets its pipeline."""
+        """Make each request of an application a span. Call it before the pipeline is added."""
         FlaskInstrumentor.instrument_app(  # type: ignore[no-untyped-call]
             app,
             tracer_provider=self._provider,
@@ -79,25 +79,25 @@ class Tracing:
         }
 
     def _stop(self) -> None:
-        """Send what is left, if the collector takes it soon."""
+        """Send the remaining spans, if the collector takes them soon."""
         sending = threading.Thread(target=self._provider.shutdown, daemon=True)
         sending.start()
         sending.join(_LAST)
 
 
-class _Bare(BatchSpanProcessor):
-    """Sends of each span what may be known."""
+class _Allowlist(BatchSpanProcessor):
+    """Sends only the allowed fields of each span."""
 
     def on_end(self, span: ReadableSpan) -> None:
         found, name = span.attributes or {}, span.name
         if span.kind is SpanKind.CLIENT:
-            # Of no request: Keyosk looks after itself every second.
+            # Not of a request: Keyosk's own work in the background, every second.
             is_told, kept = span.parent is not None, _OF_STATEMENTS
         else:
-            # Without a status it began anew, in another thread, where it has another span.
+            # Without a status: the request began again in a thread, where it has another span.
             is_told, kept = not _STATUS.isdisjoint(found), _OF_REQUESTS
             if "http.route" not in found:
-                name = name.partition(" ")[0]  # the method, before a path that somebody made up
+                name = name.partition(" ")[0]  # only the method: the path may be anything
         if is_told:
             super().on_end(
                 ReadableSpan(

@@ -24,7 +24,7 @@ class CodedBody(UnsupportedMediaType):
     description = "The body must be sent as it is, without a Content-Encoding."
 
 
-class _Twice(ValueError):
+class _DuplicateMember(ValueError):
     """An object has a member twice."""
 
 
@@ -73,7 +73,7 @@ def parse(text: bytes) -> Any:
     """Parse a JSON text (RFC 8259) without duplicate names and without NaN or Infinity."""
     try:
         return _DECODER.decode(text.decode("utf-8"))
-    except _Twice:
+    except _DuplicateMember:
         raise MalformedBody("An object in the body has the same member twice.") from None
     except json.JSONDecodeError as error:
         raise MalformedBody(
@@ -86,7 +86,7 @@ def parse(text: bytes) -> Any:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise _Twice
+        raise _DuplicateMember
     return members
 
 

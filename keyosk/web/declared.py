@@ -31,8 +31,8 @@ from keyosk.web.workloads import loaded as workload_fields
 _MOST: Final = validate.Length(max=5_000)
 
 
-class Elsewhere(Text):
-    """A field that manifests must not have: secrets."""
+class RefusedField(Text):
+    """A secret, which a manifest must not have. ``command``: what sets it instead."""
 
     def __init__(self, command: str) -> None:
         super().__init__(metadata=described("Always refused: secrets do not belong in a manifest."))
@@ -47,8 +47,8 @@ class DeclaredAccount(AccountNew):
 
     example: ClassVar[Example] = {"username": "carol", "grants": {"roles": ["reader"]}}
 
-    password = Elsewhere("account password")
-    api_keys = Elsewhere("api-key create")
+    password = RefusedField("account password")
+    api_keys = RefusedField("api-key create")
 
 
 class DeclaredGrants(GrantsSchema):

@@ -206,8 +206,8 @@ def _faults(error: errors.KeyoskError) -> list[dict[str, str]]:
 def _challenges(error: errors.KeyoskError) -> list[str]:
     """RFC 7617 section 2 and RFC 6750 section 3."""
     if isinstance(error, errors.BadToken):
-        said = description(masking.mask(error.detail))
-        return [f'Bearer {REALM}, error="invalid_token", error_description="{said}"']
+        message = description(masking.mask(error.detail))
+        return [f'Bearer {REALM}, error="invalid_token", error_description="{message}"']
     if isinstance(error, errors.BadCredentials):
         bearer = [] if g.get("oauth_errors", False) else [f"Bearer {REALM}"]
         return [BASIC_CHALLENGE, *bearer]

@@ -75,12 +75,12 @@ class ForwardResource(Endpoint):
             wanted, required, forwarded = _requested(asked, service)
             services = self.installation.services
             if _is_preflight(asked, forwarded) and services.passes_preflights(wanted):
-                return _Yes(b"")
+                return _Allowed(b"")
             issued = self._issued(wanted, required)
         except (InvalidRequest, InvalidScope, Throttled) as error:
             raise Forbidden(error.detail) from None  # proxies make a failure of anything else
         access_log.note(**access.name_of(issued.principal), jti=issued.token.id)
-        response = _Yes(b"")
+        response = _Allowed(b"")
         # SECURITY: all three are always there and never empty, so that a proxy that copies them
         # leaves none that the client sent.
         response.headers["Authorization"] = f"Bearer {issued.token.text}"
@@ -103,7 +103,7 @@ class ForwardResource(Endpoint):
         return issuer.for_proxy(access.login(self.installation), service, required=required)
 
 
-class _Yes(WholeResponse):
+class _Allowed(WholeResponse):
     """A response without a body, and so without a type."""
 
     default_mimetype = None

@@ -78,12 +78,12 @@ def wanted_versions() -> Versions | None:
     wanted, known = _tags(request)
     if (wanted is None or wanted.any) and known is None:
         return None
-    among = None if wanted is None or wanted.any else _numbers(wanted.strong)
+    any_of = None if wanted is None or wanted.any else _numbers(wanted.strong)
     if known is None:
-        return Versions(among=among)
+        return Versions(any_of=any_of)
     if known.any or known.malformed:
-        return Versions(among=frozenset())  # what is to be changed exists
-    return Versions(among=among, but=_numbers(known.strong | known.weak))
+        return Versions(any_of=frozenset())  # what is to be changed exists
+    return Versions(any_of=any_of, none_of=_numbers(known.strong | known.weak))
 
 
 def check_untagged() -> None:

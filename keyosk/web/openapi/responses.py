@@ -191,9 +191,9 @@ class Responses:
     def _oauth_error(self, failures: list[Failure]) -> dict[str, Any]:
         first = failures[0]
         example = {"error": first.word, "error_description": first.sentence}
-        said = [f"- `{failure.word}`: {failure.sentence}" for failure in failures]
+        lines = [f"- `{failure.word}`: {failure.sentence}" for failure in failures]
         return self._error(
-            first.status, said, OAuthErrorSchema, media_type="application/json", example=example
+            first.status, lines, OAuthErrorSchema, media_type="application/json", example=example
         )
 
     def _problem(self, status: int) -> str:
@@ -212,9 +212,9 @@ class Responses:
             }
             if first.code in _WITH_FAULTS:
                 example["errors"] = [{"field": "name", "message": first.sentence}]
-            said = [f"- `{failure.code}`: {failure.sentence}" for failure in failures]
+            lines = [f"- `{failure.code}`: {failure.sentence}" for failure in failures]
             response = self._error(
-                status, said, ProblemSchema, media_type="application/problem+json", example=example
+                status, lines, ProblemSchema, media_type="application/problem+json", example=example
             )
             self._components.response(name, response)
         return name
@@ -222,7 +222,7 @@ class Responses:
     def _error(
         self,
         status: int,
-        said: list[str],
+        lines: list[str],
         shape: type[StrictSchema],
         *,
         media_type: str,
@@ -230,7 +230,7 @@ class Responses:
     ) -> dict[str, Any]:
         header = [_HEADERS[status]] if status in _HEADERS else []
         return {
-            "description": "\n".join([f"{HTTPStatus(status).phrase}:\n", *said]),
+            "description": "\n".join([f"{HTTPStatus(status).phrase}:\n", *lines]),
             "headers": _headers(*header),
             "content": {media_type: {"schema": self._shapes.reference(shape), "example": example}},
         }

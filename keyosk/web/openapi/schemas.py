@@ -8,7 +8,7 @@ from apispec.ext.marshmallow.openapi import OpenAPIConverter
 from marshmallow import Schema, fields
 
 from keyosk.model import CredentialKind
-from keyosk.web.declared import Elsewhere
+from keyosk.web.declared import RefusedField
 from keyosk.web.fields import Accepts, Date, Flag, LoneTime, Object, QueryFlag, Text, Time, Whole
 from keyosk.web.schemas import NamedSchema, ResponseSchema, StrictSchema, example_of
 from keyosk.web.workload_schemas import Claims
@@ -25,7 +25,7 @@ _KINDS: Final[Mapping[type[fields.Field[Any]], Mapping[str, Any]]] = {
     QueryFlag: _FLAG,
     Whole: {"type": "integer"},
     Object: {"type": "object"},
-    Elsewhere: _TEXT,
+    RefusedField: _TEXT,
     Time: _TIME,
     LoneTime: _TIME,
     Date: {"type": "string", "format": "date"},
