@@ -4,18 +4,18 @@ A caller shows a username with a password or an API key once, by HTTP Basic, and
 that carries the account's permissions; every service verifies that token offline with the public
 keys that Keyosk publishes.
 
-**The house.** Each line is a floor, the highest first. A room (a module or a package) imports from
-the floors below its own only. ``tests/test_house.py`` reads this map and holds the code against
-it, so every room is on it and none is on it twice::
+**The house.** Each line is a floor, the highest first. A room (a module or a package) imports only
+from the floors below its own. ``tests/test_house.py`` reads this map and compares the code with it,
+so every room is on it exactly once::
 
     __main__: the program
     cli: commands, clients of the REST API
-    app, server: the one place that builds and wires; the HTTP server, which knows nothing of Keyosk
+    app, server: builds and wires all objects; the HTTP server, which knows nothing of Keyosk
     console: pages for people: clients of the REST API, called inside this process
     web, bootstrap: HTTP with Flask, Flask-RESTful and marshmallow; the first start
-    installation: everything below in one value, as those above receive it
+    installation: everything below as one value, which the floors above receive
     tokens, bulk, apply: tokens and sessions; import and export; manifests
-    monitoring, login_failures, diagnosis: gauges; who is being guessed at; what is wrong here
+    monitoring, login_failures, diagnosis: gauges; failed logins and throttling; what is wrong here
     accounts, workloads: accounts, their keys and grants; logins by another platform's token
     permissions, idempotency, maintenance: who may do what; repeated requests; backup and check
     keys, credentials: signing keys and their lives; what proves who is calling, and throttling
@@ -30,9 +30,9 @@ it, so every room is on it and none is on it twice::
 The same noun has the same name on every floor. Each package opens with what it owns, what it does
 not own, and how a request passes through it.
 
-**One request walked through.** ``POST /auth/token`` with an API key: ``server`` reads it whole,
-``web.routes`` finds the resource and its access decision, ``web.token`` takes the parameters,
-``web.authorization`` takes the credentials apart and checks the key's checksum,
+**One request walked through.** ``POST /auth/token`` with an API key: ``server`` reads the whole
+request, ``web.routes`` finds the resource and its access decision, ``web.token`` reads the
+parameters, ``web.authorization`` parses the credentials and checks the key's checksum,
 ``credentials.authentication`` finds its digest with one query of ``storage.logins``,
 ``tokens.issuing`` has ``permissions.entitlements`` choose audiences and scopes from what the
 account holds now, ``tokens.access_tokens`` writes the claims, and ``keys`` signs them with the
@@ -41,5 +41,5 @@ active key that it holds in memory. Nothing is written on the way.
 
 from typing import Final
 
-#: As in pyproject.toml: to find it there would take each process 2 ms at each start.
+#: The same as in pyproject.toml; reading it from there would cost 2 ms at each start.
 __version__: Final = "0.1.0"

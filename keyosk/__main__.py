@@ -4,9 +4,9 @@ import sys
 
 
 def main() -> None:
-    """Import the commands and run one; a failure of the import is one sentence too."""
+    """Import the commands and run one; a failed import is reported in one sentence, too."""
     try:
-        from keyosk import cli  # noqa: PLC0415 - so that it fails where that can be told
+        from keyosk import cli  # noqa: PLC0415 - its failure is reported below
     except KeyboardInterrupt:
         sys.exit(130)
     except ImportError as error:

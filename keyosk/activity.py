@@ -1,10 +1,10 @@
-"""What was issued and refused in each minute of the last days, and which nodes there are.
+"""Counts of issued tokens and refusals per minute, for some days, and the list of nodes.
 
-It owns the counts that outlive a process and are added up over all nodes, for people who look at
-this installation. It does not own ``/metrics``, whose counters each node has for itself.
+It owns the counts that outlive a process and are summed over all nodes, for people. It does not own
+``/metrics``, which has the counters of one node.
 
 No request waits for it: a request adds to a number in memory, and a thread of each process writes
-what came together every ``EVERY`` seconds. A process that dies takes as much with it.
+the sums every ``EVERY`` seconds. If a process dies, the counts of these seconds are lost.
 """
 
 import logging
@@ -26,20 +26,20 @@ _log = logging.getLogger(__name__)
 
 #: Seconds between two writes.
 EVERY: Final = 10
-#: Seconds for which all of this is kept.
+#: Seconds for which counts and nodes are kept.
 KEPT: Final = 2 * 86_400
-#: Seconds after which a node that was not seen again is down.
+#: Seconds after which a node that has not reported counts as down.
 SEEN: Final = 120
 _MINUTE: Final = 60
 _HEARTBEAT: Final = 45
-#: Seconds between two looks for what is too old.
+#: Seconds between two deletions of old counts.
 _FORGET_EVERY: Final = 3_600
-#: Minutes and kinds that wait while the database is away.
+#: The most counts (minute and kind) that wait while the database is unavailable.
 _MOST: Final = 1_000
 
 
 class Activity:
-    """Writes and reads what was done."""
+    """Writes and reads the counts and the nodes."""
 
     def __init__(
         self,
@@ -57,9 +57,9 @@ class Activity:
         self._forgot_at = 0
 
     def write(self, node: Node | None = None) -> None:
-        """Store what was counted since the last time, and that ``node`` runs.
+        """Store the counts since the last call, and that ``node`` is running.
 
-        Raises ``Unavailable``; the counts then wait for the next time.
+        Raises ``Unavailable``; the counts then wait for the next call.
         """
         now = int(self._clock())
         for key, count in self._metrics.take_counted().items():
@@ -75,9 +75,9 @@ class Activity:
             self._forgot_at = now
 
     def write_in_background(self, name: str, version: str, *, then: Callable[[], None]) -> None:
-        """Start the thread of this process that writes.
+        """Start the thread of this process that writes the counts.
 
-        ``name`` and ``version``: of its node; ``then``: what else is to be written each time.
+        ``name`` and ``version``: those of its node; ``then``: called after each write.
         """
         now = int(self._clock())
         node = Node(name=name, version=version, started_at=now, seen_at=now)
@@ -87,18 +87,18 @@ class Activity:
                 try:
                     self.write(node)
                     then()
-                except KeyoskError:  # whoever needs the database says so
+                except KeyoskError:  # a request that needs the database reports it
                     pass
                 except Exception as error:  # noqa: BLE001 - the next turn may help
                     _log.error("the activity was not written: %s", type(error).__name__)
                 finally:
-                    self._database.close()  # this thread rarely needs its connection
+                    self._database.close()  # this thread rarely needs a connection
                 time.sleep(EVERY)
 
         threading.Thread(target=run, name="activity", daemon=True).start()
 
     def counts(self, since: int, until: int, step: int) -> list[ActivityCount]:
-        """Return what was done in each ``step`` seconds, with those in which nothing was."""
+        """Return the counts of each ``step`` seconds, including those in which nothing happened."""
         start = since // step * step
         found: dict[int, dict[str, dict[str, int]]] = {
             moment: {TOKENS: {}, TOKENS_REFUSED: {}, LOGINS_REFUSED: {}}
@@ -119,6 +119,6 @@ class Activity:
         ]
 
     def nodes(self) -> list[tuple[Node, bool]]:
-        """Return the nodes, by name, and whether each was seen just now."""
+        """Return the nodes, by name, and whether each is up."""
         now = int(self._clock())
         return [(node, abs(now - node.seen_at) <= SEEN) for node in self._store.nodes()]

@@ -1,4 +1,4 @@
-"""The one place that builds and wires."""
+"""The composition root: the only module that builds and wires the objects of an installation."""
 
 import time
 from collections.abc import Callable
@@ -75,10 +75,10 @@ Clock = Callable[[], float]
 def prepare(
     config: Config, *, clock: Clock = time.time, outage_log: OutageLog | None = None
 ) -> FirstAdmin | None:
-    """Bring the database up to date and make what is missing in it, once over all processes.
+    """Upgrade the database and create what is missing in it, in one process at a time.
 
-    Returns the first admin if it was made now. Raises ``ConfigurationError``, ``DatabaseTooNew``,
-    ``WrongSecretKey``, ``Unavailable``. ``outage_log``: as ``build`` takes it.
+    Returns the first admin if this call created it. Raises ``ConfigurationError``,
+    ``DatabaseTooNew``, ``WrongSecretKey``, ``Unavailable``. ``outage_log``: as for ``build``.
     """
     database = _database(config, outage_log=outage_log)
     try:
@@ -116,7 +116,7 @@ def is_prepared(config: Config) -> bool:
 
 
 def is_empty(config: Config) -> bool:
-    """Return whether there is no database, or nothing of Keyosk in it. Raises ``Unavailable``."""
+    """Return whether there is no database, or it has no table of Keyosk. Raises ``Unavailable``."""
     database = _database(config)
     try:
         return schema.is_empty(database)
@@ -125,7 +125,7 @@ def is_empty(config: Config) -> bool:
 
 
 def load(config: Config, file: Path) -> int:
-    """Copy a SQLite database into the empty one of the settings; returns how many rows that is.
+    """Copy a SQLite database into the empty one of the settings; returns the number of rows.
 
     Raises ``Invalid``, ``WrongSecretKey``, ``DatabaseTooNew``, ``Unavailable``.
     """
@@ -146,12 +146,12 @@ def load(config: Config, file: Path) -> int:
         if schema.pending(source):
             message = "is of another version: upgrade it first by keyosk database upgrade"
             raise Invalid.field("file", message)
-        # SECURITY: under another secret key the copied signing keys could never be used.
+        # SECURITY: with another secret key, the copied signing keys could never be decrypted.
         old = build(of_file)
         old.signing_keys.check()
         old.database.close()
         with schema.exclusive(target):
-            # Before the upgrade, which other programs that use it may not be ready for.
+            # Before the upgrade, for which other programs that use this database may not be ready.
             if not schema.is_empty(target):
                 refuse_used(target)
             schema.upgrade(target)
@@ -162,7 +162,7 @@ def load(config: Config, file: Path) -> int:
 
 
 def check(config: Config) -> None:
-    """Look whether what the settings need is installed. Raises ``ConfigurationError``."""
+    """Check that the libraries for the settings are installed. Raises ``ConfigurationError``."""
     Database(config.database_url)
     if config.pkcs11_module is not None:
         hsm.load_binding()
@@ -171,7 +171,7 @@ def check(config: Config) -> None:
 
 
 def start_traces(config: Config) -> "Tracing | None":
-    """Begin to send traces, where the settings ask for it, before ``build``; once in a process."""
+    """Start to send traces if the settings say so. Call it before ``build``, once in a process."""
     if config.traces != "on":
         return None
     has_postgresql = not Database(config.database_url).is_sqlite
@@ -187,7 +187,7 @@ def build(
 ) -> Installation:
     """Wire an installation whose database is up to date. Opens no connection yet.
 
-    ``metrics`` counts what it does, ``outage_log`` tells of outages of the database.
+    ``metrics`` counts what it does, ``outage_log`` logs outages of the database.
     """
     metrics = metrics or Metrics()
     database = _database(config, metrics, outage_log=outage_log)
@@ -458,7 +458,7 @@ def create_app(
 ) -> Flask:
     """Return the web application of an installation.
 
-    ``write_line``: as ``AccessLog`` takes it. ``tracing``: traces its requests.
+    ``write_line``: as for ``AccessLog``. ``tracing``: traces its requests.
     """
     mount = console.mount(installation) if installation.has_console else None
     return application.create(installation, write_line=write_line, mount=mount, tracing=tracing)

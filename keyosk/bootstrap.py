@@ -1,4 +1,4 @@
-"""The first start, and every later one: whatever an installation needs is there afterwards."""
+"""The start: creates whatever an installation lacks."""
 
 import os
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from keyosk.model import ADMIN, KEYOSK_SCOPES, OPERATOR, Grant, ListQuery, Scope
 
 @dataclass(frozen=True, slots=True)
 class FirstAdmin:
-    """The account made at the first start. ``password`` is ``None`` when the operator chose it."""
+    """The account of the first start. ``password`` is ``None`` if the operator chose it."""
 
     username: str
     password: str | None = field(repr=False)
@@ -24,9 +24,9 @@ def refuse_lost_secret_key(
 ) -> None:
     """Refuse a database whose secret key is missing, before anything is written.
 
-    For the holder of the set-up lock only. ``has_keys``: whether signing keys are in the database.
+    For the holder of the set-up lock only. ``has_keys``: whether the database has signing keys.
 
-    SECURITY: a secret key made for keys that are sealed under another one would be taken for the
+    SECURITY: a new secret key beside keys that are encrypted under another one would look like the
     right one from then on, and hide that the right one is lost. Raises ``ConfigurationError``.
     """
     if configured or sqlite is None or os.path.lexists(_key_file(sqlite)):
@@ -34,7 +34,7 @@ def refuse_lost_secret_key(
     if has_keys:
         raise ConfigurationError([Fault("KEYOSK_SECRET_KEY", _lost(sqlite))])
     if sqlite.exists() and sqlite.stat().st_nlink > 1:
-        # What was written by another name may still be in the -wal file beside that one.
+        # What was written under the other name may still be in the -wal file beside it.
         raise ConfigurationError(
             [
                 Fault(
@@ -46,7 +46,7 @@ def refuse_lost_secret_key(
 
 
 def ensure_secret_key(configured: tuple[str, ...], sqlite: Path | None) -> None:
-    """Make the key file (0600) beside the SQLite file where it is missing and needed.
+    """Create the key file (0600) beside the SQLite file if it is missing and needed.
 
     For the holder of the set-up lock only, after ``refuse_lost_secret_key`` and before there are
     keys. Raises ``ConfigurationError``.
@@ -87,10 +87,11 @@ def secret_keys(configured: tuple[str, ...], sqlite: Path | None) -> tuple[str, 
 def prepare(
     installation: Installation, *, admin_username: str, admin_password: str | None
 ) -> FirstAdmin | None:
-    """Make what is missing: a signing key, Keyosk's own service, the first admin.
+    """Create what is missing: a signing key, Keyosk's own service, the first admin.
 
-    For the holder of the set-up lock only. Answers the admin if it was made now. Raises ``Invalid``
-    when the configured name or password breaks a rule, ``WrongSecretKey``, ``ConfigurationError``.
+    For the holder of the set-up lock only. Returns the admin if this call created it. Raises
+    ``Invalid`` if the configured name or password breaks a rule, ``WrongSecretKey``,
+    ``ConfigurationError``.
     """
     installation.signing_keys.check()
     if not installation.signing_keys.all():
@@ -109,7 +110,7 @@ def prepare(
 
 
 def _key_file(sqlite: Path) -> Path:
-    """The key file beside a SQLite file; of one with a symbolic link, beside either name."""
+    """Return the key file beside a SQLite file: beside a symbolic link, or beside its target."""
     beside = sqlite.with_name(f"{sqlite.name}.secret")
     if os.path.lexists(beside):
         return beside
@@ -126,7 +127,7 @@ def _lost(sqlite: Path) -> str:
 
 
 def _create(path: Path, secret: str) -> None:
-    """Write a secret to a new file, whole or not at all; leave a file that is there alone."""
+    """Write a secret to a new file, completely or not at all; an existing file stays as it is."""
     if os.path.lexists(path):
         return
     fresh = path.with_name(f"{path.name}.new")
@@ -134,7 +135,7 @@ def _create(path: Path, secret: str) -> None:
     with os.fdopen(handle, "w", encoding="ascii") as file:
         file.write(secret + "\n")
         file.flush()
-        # SECURITY: keys sealed under a secret that a power cut took are lost.
+        # SECURITY: if a power cut took the secret, the keys encrypted under it would be lost.
         os.fsync(file.fileno())
     fresh.rename(path)
     folder = os.open(path.parent, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""What was looked at for ``keyosk doctor``, and what was found; of values, without a database."""
+"""The checks of ``keyosk doctor``: their results, and those that need values alone."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -8,10 +8,10 @@ from typing import Any, Final
 from keyosk.errors import counted
 
 OK: Final = "ok"
-#: It works, and somebody should know.
+#: It works, but an operator should know.
 WARNING: Final = "warning"
 WRONG: Final = "wrong"
-#: It could not be looked at, and why.
+#: It could not be checked; ``found`` says why.
 NOT_CHECKED: Final = "not checked"
 _HOUR: Final = 3_600
 _DAY: Final = 86_400
@@ -19,7 +19,7 @@ _DAY: Final = 86_400
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
         part: What it is.
@@ -35,12 +35,12 @@ class Check:
 
     @property
     def shape(self) -> dict[str, Any]:
-        """The same for programs."""
+        """Return the result as JSON values."""
         return asdict(self)
 
 
 def of_keys(found: Iterable[Mapping[str, Any]]) -> Iterator[Check]:
-    """Look at the signing keys, in the shape of the API, and at who has not fetched the next."""
+    """Check the signing keys, as the API returns them, and who has not fetched the next one."""
     keys = list(found)
     active = [key for key in keys if key.get("state") == "active"]
     if not active:
@@ -66,19 +66,19 @@ def of_keys(found: Iterable[Mapping[str, Any]]) -> Iterator[Check]:
 
 
 def of_given_keys(issuer: str, *, age: float) -> Check:
-    """Say of an issuer that its keys are given; ``age``: seconds since it was changed."""
+    """Report that an issuer's keys are given; ``age``: seconds since it was changed."""
     found = f"its keys were given; it was changed {_for_people(age)} ago"
     return Check(f"issuer {issuer}", OK, found)
 
 
 def of_fetched_keys(issuer: str, *, age: int | None, fault: str | None, fetchable: str) -> Check:
-    """Look at the keys of an issuer that are fetched.
+    """Check the keys of an issuer that are fetched.
 
     Args:
         issuer: Its name.
-        age: Seconds since those in use were fetched, if there are any.
-        fault: Why they could not be fetched, if it was tried.
-        fetchable: What to say where nothing is wrong.
+        age: Seconds since the keys in use were fetched, if there are any.
+        fault: Why the last fetch failed, if it did.
+        fetchable: The sentence if nothing is wrong.
     """
     part = f"issuer {issuer}"
     used = "none are in use yet"
@@ -109,9 +109,9 @@ def of_rules(
     *,
     now: float,
 ) -> Iterator[Check]:
-    """Look at the rules of an issuer: what nobody can log in by, and what nobody ever did.
+    """Check the rules of an issuer: those that let nobody log in, and those that nobody used.
 
-    Rules, and their accounts by username, are in the shape of the API.
+    Rules, and their accounts by username, are as the API returns them.
     """
     part = f"rules of {issuer}"
     if not rules:

@@ -1,25 +1,25 @@
-"""What a stored moment is worth where a clock is wrong, or was.
+"""How to read a stored time that a wrong clock may have written.
 
-Whatever reads a moment that this program wrote asks here. The rule: one that lies further ahead
-than the program could have put it by the clock of now was written by a clock that was ahead; it
-binds nobody until then. What it was to begin begins now, what it was to bound is bounded from now.
-``docs/explanation/clocks.md`` lists every stored moment and what becomes of it.
+Every reader of a stored time asks here. The rule: a time further ahead than the program puts times
+by the present clock was written by a clock that was ahead, so nothing waits for it. A start at such
+a time is now, and a period that it limits is counted from now.
+``docs/explanation/clocks.md`` lists every stored time and its treatment.
 """
 
 from typing import Final
 
-#: Seconds that the clocks of two nodes are apart at the most where nothing is wrong.
+#: The most seconds by which the clocks of two nodes may differ.
 APART: Final = 2
 
 
 def is_ahead(moment: int, now: float, *, by: int = 0) -> bool:
-    """Return whether a moment was written by a clock that was ahead.
+    """Return whether a time was written by a clock that was ahead.
 
-    ``by``: the seconds that the program itself puts it ahead of its clock.
+    ``by``: how many seconds ahead of its clock the program sets it.
     """
     return moment > now + by + APART
 
 
 def is_recent(moment: float, now: float, seconds: float) -> bool:
-    """Whether less than ``seconds`` have passed since a moment; one far ahead is not recent."""
+    """Return whether a time is less than ``seconds`` ago; one far ahead is not recent."""
     return abs(now - moment) < seconds

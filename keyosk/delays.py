@@ -14,21 +14,22 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Final, NoReturn
 
-#: What has the response of this request wait for so many seconds without a thread; ``None`` where
-#: there is no server that could.
+#: Delays the response of this request by some seconds, without a thread; ``None`` if the server
+#: cannot.
 hold: Final[ContextVar[Callable[[float], None] | None]] = ContextVar("hold", default=None)
-#: In the event loop: what has the request of this context begin anew in a thread. It raises, so
-#: whatever came before has to have no effect yet. ``None`` where it may wait.
+#: In the event loop: starts the request of this context again in a thread. It raises, so nothing
+#: before it may have an effect. ``None`` outside the event loop.
 leave_loop: Final[ContextVar[Callable[[], NoReturn] | None]] = ContextVar(
     "leave_loop", default=None
 )
-_LONGEST: Final = 3.0  # seconds, as a new signing key has; clocks of two machines may differ
+_LONGEST: Final = 3.0  # seconds, as for a new signing key; clocks of two machines may differ
 
 
 def before_waiting() -> None:
-    """Go on where waiting harms nobody else.
+    """Return in a thread, where waiting delays no other request.
 
-    SECURITY: called by what waits, as each list of the requests that do would miss one.
+    SECURITY: the code that waits calls this, because a list of the requests that wait would miss
+    one.
     """
     leave = leave_loop.get()
     if leave is not None:

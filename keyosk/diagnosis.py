@@ -1,7 +1,7 @@
-"""What can be found wrong with an installation from inside it: its settings, database and keys.
+"""Checks of an installation from inside: its settings, database and keys.
 
-It owns the looks that a running server and ``keyosk doctor`` have in common. It does not own what
-needs a view from outside, or a folder of backups: see ``cli.diagnosis``.
+It owns the checks that a running server and ``keyosk doctor`` share. It does not own those that
+need a view from outside or a folder of backups: see ``cli.diagnosis``.
 """
 
 import shutil
@@ -41,8 +41,7 @@ from keyosk.workloads.rules import WorkloadRules
 _MIB: Final = 1024 * 1024
 #: Seconds by which this machine's clock may differ from the database's.
 _TOLERATED: Final = 0.5
-#: Issuers that are looked at, rules of all of them, and findings of both: a page of the console
-#: waits for it and shows it.
+#: The most issuers, rules and findings about them, because a page of the console waits for it.
 _ISSUERS: Final = 20
 _RULES: Final = 100
 _FOUND: Final = 20
@@ -50,7 +49,7 @@ _FOUND: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Workloads:
-    """What says of workloads who they may log in as."""
+    """The parts of an installation that decide which account a workload logs in as."""
 
     issuers: TrustedIssuers
     rules: WorkloadRules
@@ -59,7 +58,7 @@ class Workloads:
 
 
 class Diagnosis:
-    """Looks at a running installation."""
+    """Checks a running installation."""
 
     def __init__(
         self,
@@ -83,7 +82,7 @@ class Diagnosis:
         return self._settings.describe()
 
     def checks(self) -> list[Check]:
-        """Look at everything; a part that cannot be looked at does not stop the others."""
+        """Run all checks; one that fails does not stop the others."""
         looks: tuple[tuple[str, Callable[[], Iterator[Check]]], ...] = (
             ("settings", lambda: of_settings(self._settings)),
             ("files", lambda: of_files(self._settings)),
@@ -100,7 +99,7 @@ class Diagnosis:
         return [*found, of_proxies(self._settings)]
 
     def of_database(self) -> Iterator[Check]:
-        """Look at the database and at what is in it."""
+        """Check the database and its content."""
         database = self._database
         name = maintenance.version(database)
         yield Check("database", OK, f"{name}, {database.size() / _MIB:.1f} MiB")
@@ -151,7 +150,7 @@ class Diagnosis:
         )
 
     def _of_issuers(self) -> Iterator[Check]:
-        """Look at issuers as they are known here: nothing is fetched, as a page waits for it."""
+        """Check issuers without fetching anything, because a page waits for it."""
         found = sorted(self._of_each_issuer(), key=lambda check: check.status == OK)
         yield from found[:_FOUND]
         if len(found) > _FOUND:
@@ -203,7 +202,7 @@ class Diagnosis:
 
 
 def _rule(rule: WorkloadRule) -> Mapping[str, Any]:
-    """Return a rule in the shape of the API, as far as it is looked at."""
+    """Return the fields of a rule that are checked, as the API returns them."""
     return {
         "name": rule.name,
         "account": rule.account,
@@ -219,7 +218,7 @@ def _text(moment: int) -> str:
 
 
 def of_settings(settings: Config) -> Iterator[Check]:
-    """What is risky in the settings."""
+    """Report risky settings."""
     for warning in settings.warnings:
         yield Check("settings", WARNING, warning)
     if not settings.warnings:
@@ -227,7 +226,7 @@ def of_settings(settings: Config) -> Iterator[Check]:
 
 
 def of_files(settings: Config) -> Iterator[Check]:
-    """Whether others can read what only Keyosk may."""
+    """Check that other users cannot read the files of Keyosk."""
     secret = {setting.name for setting in SETTINGS if setting.mask is not None}
     private = {
         Path(source.removeprefix("file "))
@@ -260,7 +259,7 @@ def of_files(settings: Config) -> Iterator[Check]:
 
 
 def of_proxies(settings: Config) -> Check:
-    """Whether a proxy stands before Keyosk whose word does not count."""
+    """Check whether there is a proxy in front of Keyosk that is not trusted."""
     outside = urlsplit(settings.issuer)
     port = outside.port or {"http": 80, "https": 443}.get(outside.scheme)
     if settings.trusted_proxies:
@@ -282,7 +281,7 @@ def of_proxies(settings: Config) -> Check:
 
 
 def _room(database: Database) -> Iterator[Check]:
-    """Whether there is room beside a SQLite file for as much again."""
+    """Check that the disk of a SQLite file has room for a second copy."""
     if database.path is None:
         return
     free = shutil.disk_usage(database.path.parent).free

@@ -1,8 +1,8 @@
-"""Requests that may be sent again: the second gets the response of the first.
+"""Idempotency keys: a request that is sent again gets the response of the first.
 
-A response is kept for a day, in the transaction of what it answers, so that neither is without the
-other. A secret in it is repeated for ten minutes only, to the same caller, and lies encrypted
-meanwhile.
+A response is stored for a day, in the transaction of the change, so that both are committed or
+neither. A secret in it is repeated only for ten minutes and to the same caller, and is stored
+encrypted.
 """
 
 import json
@@ -20,7 +20,7 @@ from keyosk.model import Caller
 from keyosk.storage.database import Database
 from keyosk.storage.idempotency import IdempotencyStore, StoredResponse
 
-#: Seconds for which a response is kept, and the secret in it.
+#: Seconds for which a response is stored, and for which the secret in it is.
 KEPT: Final = 86_400
 SECRET_KEPT: Final = 600
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
@@ -29,9 +29,9 @@ _SECRET: Final = "secret"  # noqa: S105 - the member's name
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A response to a request; ``repeated``: to an earlier one like it.
+    """A response; ``repeated``: it is the stored response to an earlier request.
 
-    ``details``: what whoever gives it needs besides the body, to give it again.
+    ``details``: what the web needs in addition to the body to send it again.
     """
 
     body: Mapping[str, Any]
@@ -44,7 +44,7 @@ class Outcome:
 
 
 class Idempotency:
-    """Keeps responses by caller and key."""
+    """Stores responses by caller and key."""
 
     def __init__(
         self,
@@ -60,13 +60,13 @@ class Idempotency:
         self._store = store
         self._safe = safe
         self._clock = clock
-        # When this process kept secrets; first those that it may have kept before it was started.
+        # When this process stored secrets; the first entry is for those of an earlier process.
         self._kept_since = deque([int(clock())])
 
     def once(self, by: Caller, key: str, request: bytes, *, run: Callable[[], Outcome]) -> Outcome:
-        """The response that this caller's request has under ``key``; ``run`` gives the first.
+        """Return the response that is stored under ``key``, or store the one that ``run`` returns.
 
-        ``request``: all that makes the request what it is. Nothing is kept if ``run`` raises.
+        ``request``: everything that distinguishes the request. Nothing is stored if ``run`` raises.
         Raises ``Invalid`` if the key is malformed or was used for another request, or by a login
         that had other rights.
         """
@@ -74,8 +74,8 @@ class Idempotency:
             raise Invalid.field("Idempotency-Key", "must be 1 to 255 printable ASCII characters")
         now = int(self._clock())
         caller = f"{by.account_id}/{by.credential_id or by.credential}"
-        # SECURITY: a keyed hash, as the request may hold a password. And with what the caller may
-        # do, else a token that may do less would be shown what it could not have made.
+        # SECURITY: a keyed hash, because the request may contain a password. It covers the rights
+        # of the caller: a token with fewer rights must not see what it could not have created.
         rights = " ".join([*sorted(by.scopes), "", *sorted(by.held)])
         fingerprint = self._safe.fingerprint(rights.encode() + b"\n" + request)
         with self._database.transaction():
@@ -90,9 +90,9 @@ class Idempotency:
         return given
 
     def forget_quietly(self) -> None:
-        """Take the secrets out that were kept long enough; for after a response.
+        """Delete the secrets that have expired. Call it after a response was sent.
 
-        It asks the database only when a secret of this process is due.
+        It queries the database only when a secret of this process has expired.
         """
         now = int(self._clock())
         if not self._kept_since or 0 <= now - self._kept_since[0] < SECRET_KEPT:
@@ -105,7 +105,7 @@ class Idempotency:
             self._kept_since.popleft()
 
     def rewrap(self) -> int:
-        """Encrypt all kept secrets under the first secret key; returns how many there are."""
+        """Encrypt all stored secrets under the first secret key; returns their number."""
         with self._database.transaction():
             kept = self._store.sealed()
             for response in kept:
@@ -115,7 +115,7 @@ class Idempotency:
         return len(kept)
 
     def _forget(self, now: int) -> None:
-        # SECURITY: of a clock that was ahead, else a secret would be given out again until then.
+        # SECURITY: a clock that was ahead would let a secret be repeated for too long.
         self._store.date_back(now, latest=now + clocks.APART)
         self._store.forget(responses_before=now - KEPT, secrets_before=now - SECRET_KEPT)
 

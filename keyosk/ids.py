@@ -1,4 +1,4 @@
-"""Identifiers that never repeat and sort by the time they were made."""
+"""Identifiers that never repeat and sort by their time of creation."""
 
 import re
 import time
@@ -15,14 +15,14 @@ def new_id() -> str:
 
 
 def new_version() -> int:
-    """Return the number that counting an object's writes begins or goes on with, below 2**60.
+    """Return a new version of an object: a number below 2**60 that grows with time.
 
-    It is the time in units of 1/4096 ms (0.25 us), so that no other object that has its name after
-    it, or had it before, ever has the same version: versions are entity tags.
+    It is the time in units of 1/4096 ms (0.25 us), so that an object that is deleted and created
+    again under the same name never repeats a version: versions are entity tags.
     """
     return time.time_ns() * 4096 // 1_000_000
 
 
 def is_id(reference: str) -> bool:
-    """Return whether a reference has the form of an id; no name of anything has."""
+    """Return whether a reference has the form of an id, which no name has."""
     return _FORM.fullmatch(reference) is not None

@@ -1,4 +1,4 @@
-"""All that one running Keyosk is made of, below HTTP. ``app.build`` makes it; nothing is global."""
+"""The parts of one running Keyosk below HTTP. ``app.build`` creates them; nothing is global."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class Installation:
     """The parts that the web and the commands work with, by the noun each one owns."""
 
     issuer: str
-    version: str | None  # that anybody may see
+    version: str | None  # as shown to everybody
     trusted_proxies: tuple[IPv4Network | IPv6Network | str, ...]
     cors_origins: tuple[str, ...]
     has_console: bool

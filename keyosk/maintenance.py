@@ -1,4 +1,4 @@
-"""Looking after the database: a copy of it, and whether all that is in it holds."""
+"""Maintenance of the database: a backup, and a check of its integrity."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from keyosk.storage.database import Database
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at, and what is wrong with it."""
+    """The result of one check: the part, and what is wrong with it."""
 
     name: str
     faults: tuple[str, ...]
 
 
 def _found(look: Callable[[], Iterable[str]]) -> Iterable[str]:
-    """What is wrong with one part; damage in its way is a finding, and the other parts go on."""
+    """Return the faults of one part; a part that cannot be read is a fault, not an error."""
     try:
         return look()
     except DatabaseDamaged as error:
@@ -28,7 +28,7 @@ def _found(look: Callable[[], Iterable[str]]) -> Iterable[str]:
 
 
 class Maintenance:
-    """What an operator does to keep an installation."""
+    """Backs up and checks the database."""
 
     def __init__(self, database: Database, keys: SigningKeys, audit: Audit) -> None:
         self._database = database
@@ -49,7 +49,7 @@ class Maintenance:
         maintenance.backup(self._database, target)
 
     def check(self) -> list[Finding]:
-        """Look at everything: files, references, services, signing keys, the audit log's chain."""
+        """Check files, references, services, signing keys and the chain of the audit log."""
         database = self._database
         parts: dict[str, Callable[[], Iterable[str]]] = {
             "integrity": lambda: maintenance.faults_of_files(database),

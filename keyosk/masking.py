@@ -1,4 +1,4 @@
-"""Masking secrets in places where they must not be: in a log, an audit row, an error.
+"""Masking of secrets in texts that must not contain them: a log line, an audit row, an error.
 
 It finds only secrets with a recognisable form: API keys, refresh tokens, JWTs. A password looks
 like any word.
@@ -12,13 +12,13 @@ from urllib.parse import unquote
 _SECRET: Final = re.compile(
     r"(?i:(?P<prefix>kys[kr]_))[^\s/?&=#\"'<>,;\\]{8,}|eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)*"
 )
-#: How often a part of a path may have been percent-encoded.
+#: The most times that a part of a path is percent-decoded.
 _ROUNDS: Final = 5
 
 
 def mask(text: str) -> str:
     """Return the text with its secrets masked."""
-    # Most texts have none, and these look-ups cost a tenth of the search.
+    # Most texts have no secret, and these checks cost a tenth of the search.
     folded = text.casefold()
     if "kysk_" not in folded and "kysr_" not in folded and "eyJ" not in text:
         return text
@@ -39,4 +39,4 @@ def _mask_part(part: str) -> str:
         if inner == decoded:
             return mask(part) if mask(decoded) == decoded else mask(decoded)
         decoded = inner
-    return "***"  # nobody encodes as often as that without something to hide
+    return "***"  # nobody encodes that often without something to hide

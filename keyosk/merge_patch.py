@@ -6,7 +6,7 @@ from typing import Any
 
 
 def merge_patch(target: Any, patch: Any) -> Any:
-    """``target`` after ``patch``, as in RFC 7396 section 2; neither is changed."""
+    """Return ``target`` with ``patch`` applied (RFC 7396 section 2); neither is changed."""
     if not isinstance(patch, Mapping):
         return patch
     merged = dict(target) if isinstance(target, Mapping) else {}
@@ -19,7 +19,7 @@ def merge_patch(target: Any, patch: Any) -> Any:
 
 
 def merge_difference(target: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the merge patch that makes ``wanted`` of ``target``; empty if they are the same.
+    """Return the merge patch that turns ``target`` into ``wanted``; empty if they are the same.
 
     ``wanted`` has no ``None`` as a member, which no merge patch can write.
     """
@@ -36,5 +36,5 @@ def merge_difference(target: Mapping[str, Any], wanted: Mapping[str, Any]) -> di
 
 
 def is_same(one: Any, other: Any) -> bool:
-    """Return whether two JSON values are written alike; to Python, ``true`` and 1 are equal."""
+    """Return whether two values are the same in JSON; to Python, ``true`` and 1 are equal."""
     return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)

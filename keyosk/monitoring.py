@@ -1,10 +1,10 @@
-"""What monitoring wants to know of an installation beside what its processes count.
+"""The gauges of an installation, which are read at each scrape.
 
-It owns what is read at a scrape: from the database and from memory. It does not own the counters
-and the text of ``/metrics``, see ``metrics``.
+It owns what is read from the database and from memory. It does not own the counters and the text of
+``/metrics``: see ``metrics``.
 
-Whoever scrapes waits for a moment at most: the database is read in a thread, at most every few
-seconds. If it does not answer, the last numbers stand and ``keyosk_database_up`` is 0.
+A scrape never waits long: a thread reads the database, at most every few seconds. If the database
+does not respond, the last numbers are shown and ``keyosk_database_up`` is 0.
 """
 
 import platform
@@ -41,7 +41,7 @@ class Readings:
     services: Mapping[str, str] | None = None
 
 
-#: Where there is no installation yet.
+#: For a process that has no installation yet.
 NOTHING: Final = Readings(
     {(family.name,): 0.0 for family in FAMILIES if family.kind == "gauge" and not family.labels}
 )
@@ -49,7 +49,7 @@ NOTHING: Final = Readings(
 
 @dataclass(slots=True)
 class _Known:
-    """What was read from the database last."""
+    """The last numbers from the database."""
 
     numbers: dict[Key, float] = field(default_factory=dict)
     services: dict[str, str] | None = None
@@ -81,7 +81,7 @@ class Monitor:
         self._starting = threading.Lock()
 
     def readings(self) -> Readings:
-        """Return the state of now; what comes from the database may be some seconds old."""
+        """Return the present numbers; those from the database may be some seconds old."""
         is_late = self._read_database()
         known = self._known
         return Readings(
@@ -99,7 +99,7 @@ class Monitor:
         )
 
     def _read_database(self) -> bool:
-        """Have the database read if that is due; returns whether it takes too long."""
+        """Read the database in a thread if that is due; returns whether it takes too long."""
         with self._starting:
             reader = self._reader
             if reader is None or not reader.is_alive():

@@ -1,12 +1,12 @@
-"""Which scopes of an account were in its tokens lately, and which it holds without need.
+"""When the tokens of an account last had each scope, and which scopes it does not use.
 
 It owns the last day on which a token of an account had a scope, and the last one on which a request
-named the scope. It does not own what a service did with a token: services verify tokens offline, so
-Keyosk never hears of it. Only of its own API it knows, and counts a scope that let a request pass
-as named.
+named the scope. It does not own what a service did with a token: services verify tokens offline,
+and Keyosk does not learn of it. The exception is its own API: a scope that let a request pass
+counts as named.
 
-No request waits for it: a request notes in memory what this process did not note today, and the
-thread that writes ``activity`` writes that. A process that dies takes as much with it.
+No request waits for it: a request notes new uses in memory, and the thread that writes ``activity``
+writes them too. If a process dies, the uses that it did not write are lost.
 """
 
 import sys
@@ -19,9 +19,9 @@ from keyosk.model import ADMIN, KEYOSK_SCOPES, AccountScopes, HeldScope
 from keyosk.storage.scope_uses import ScopeUseStore
 
 DAY: Final = 86_400
-#: Accounts that one page looks at: where hardly any scope is unused, a page ends all the same.
+#: The most accounts that one page looks at, so that a page with few results ends, too.
 LOOKED_AT: Final = 1_000
-#: Uses that a process remembers at most, at 150 bytes each; more are noted at their next time.
+#: The most uses that a process remembers, at 150 bytes each; others are noted at their next use.
 _MOST: Final = 50_000
 _ISSUED: Final = 1
 #: A use by a request that named the scope.
@@ -36,13 +36,13 @@ class ScopeUses:
         self._clock = clock
         self._lock = threading.Lock()
         self._day = int(clock()) // DAY
-        #: What was noted today, by account and scope: ``_ISSUED`` or ``NAMED``.
+        #: The uses noted today, by account and scope: ``_ISSUED`` or ``NAMED``.
         self.known: dict[tuple[str | None, str], int] = {}
         self._waiting: dict[tuple[str, str], int] = {}
 
     def note(self, account_id: str, scopes: Iterable[str], *, named: bool) -> None:
         """Note that a token has the scopes. ``named``: the request named them."""
-        # Every token comes by here: no call but into C for what is known.
+        # Every token passes here: no call except into C for known uses.
         known, kind = self.known.get, NAMED if named else _ISSUED
         for scope in scopes:
             if known((account_id, scope), 0) < kind:
@@ -55,9 +55,9 @@ class ScopeUses:
                 self.known[key] = self._waiting[key] = max(kind, self.known.get(key, 0))
 
     def write(self) -> None:
-        """Store what was noted since the last time.
+        """Store the uses since the last call.
 
-        Raises ``Unavailable``; it then waits for the next time.
+        Raises ``Unavailable``; they then wait for the next call.
         """
         day = int(self._clock()) // DAY
         with self._lock:
@@ -89,9 +89,9 @@ class ScopeUses:
     ) -> tuple[list[AccountScopes], str | None]:
         """Return enabled accounts with scopes that they did not use in the last ``days`` days.
 
-        What they hold for a shorter time does not count. ``named``: only what a request named
-        counts as used. ``after``: begin after this account. Also returns the account to go on
-        after, ``None`` at the end; there may be more although a page is empty.
+        Scopes that they have held for a shorter time do not count. ``named``: only scopes that a
+        request named count as used. ``after``: begin after this account. Also returns the account
+        to go on after, ``None`` at the end; an empty page need not be the last.
         """
         now = int(self._clock())
         since = now // DAY - days
@@ -121,7 +121,7 @@ class ScopeUses:
     def _uses_of_own(
         self, held: Iterable[tuple[str, Iterable[HeldScope]]]
     ) -> Mapping[str, Mapping[str, int]]:
-        """Return when the holders of ``keyosk:admin`` last used a scope that it stands for."""
+        """Return when the holders of ``keyosk:admin`` last used a scope that it implies."""
         admins = [account for account, scopes in held if any(each.name == ADMIN for each in scopes)]
         return self._store.used(admins, KEYOSK_SCOPES)
 
@@ -131,7 +131,7 @@ class ScopeUses:
         scopes: tuple[HeldScope, ...],
         uses: Mapping[str, Mapping[str, int]],
     ) -> tuple[HeldScope, ...]:
-        """Let ``keyosk:admin`` be used by what it stands for."""
+        """Count the use of an implied scope as a use of ``keyosk:admin``."""
         own = uses.get(account_id)
         if own is None:
             return scopes

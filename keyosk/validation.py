@@ -1,4 +1,4 @@
-"""Rules that many inputs share, collected so that all faults of an input are reported at once."""
+"""Rules that many inputs share. All faults of an input are collected and reported at once."""
 
 import json
 import unicodedata
@@ -17,7 +17,7 @@ LATEST_TIME: Final = 253_402_300_799  # 9999-12-31T23:59:59Z, the last that RFC 
 
 
 class Faults:
-    """Collects faults; ``done`` raises them together."""
+    """Collects faults; ``raise_if_any`` raises them together."""
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []
@@ -27,7 +27,7 @@ class Faults:
         self._faults.append(Fault(field, message))
 
     def text(self, field: str, value: str, *, longest: int, required: bool = False) -> None:
-        """Text of at most ``longest`` characters; line breaks and tabs are the only controls."""
+        """Check a text: at most ``longest`` characters, and no control but line breaks and tabs."""
         if required and not value.strip():
             self.add(field, "must not be empty")
         elif len(value) > longest:
@@ -36,7 +36,7 @@ class Faults:
             self.add(field, "must not contain control characters")
 
     def name(self, value: str) -> None:
-        """The name of a service, a role, an issuer or a rule; no id is one."""
+        """Check the name of a service, a role, an issuer or a rule, which is never an id."""
         if not NAME.fullmatch(value) or is_id(value):
             self.add(
                 "name",
@@ -45,7 +45,7 @@ class Faults:
             )
 
     def time(self, field: str, value: int | None, *, after: int | None = None) -> None:
-        """A moment that can be written, and lies after ``after`` if that is given."""
+        """Check that a time can be written as RFC 3339, and is after ``after`` if that is given."""
         if value is None:
             return
         if not 0 <= value <= LATEST_TIME:
@@ -54,17 +54,17 @@ class Faults:
             self.add(field, "must be in the future")
 
     def between(self, field: str, value: int | None, lowest: int, *, highest: int) -> None:
-        """A number of seconds within bounds, if there is one."""
+        """Check a number of seconds, unless it is ``None``."""
         if value is not None and not lowest <= value <= highest:
             self.add(field, f"must be {lowest} to {highest} seconds")
 
     def one_of(self, field: str, value: str | None, words: Collection[str]) -> None:
-        """Return one of some words, if there is one."""
+        """Check that a value is one of some words, unless it is ``None``."""
         if value is not None and value not in words:
             self.add(field, "must be one of " + ", ".join(words))
 
     def json_object(self, field: str, value: Mapping[str, Any]) -> None:
-        """A JSON object of at most ``LARGEST_OBJECT`` bytes, ``DEEPEST`` levels, without NUL."""
+        """Check a JSON object: its size, its depth, and that it has no NUL character."""
         if not value:
             return
         if not _is_flat_and_clean(value, DEEPEST):
@@ -79,18 +79,18 @@ class Faults:
             self.add(field, f"must have at most {LARGEST_OBJECT} bytes as JSON")
 
     def extend(self, error: Invalid) -> None:
-        """Take over the faults that another check raised."""
+        """Add the faults of an error."""
         self._faults.extend(error.faults)
 
     def raise_if_any(self) -> None:
-        """Raise ``Invalid`` with every fault noted, if any."""
+        """Raise ``Invalid`` with all faults, if there are any."""
         if self._faults:
             raise Invalid(self._faults)
 
 
 def is_clean(text: str) -> bool:
-    """Whether text has no control characters (but line breaks and tabs) and no lone surrogates."""
-    if text.isascii() and text.isprintable():  # most are; a character at a time takes 20 us
+    """Return whether a text has no lone surrogate, and no control but line breaks and tabs."""
+    if text.isascii() and text.isprintable():  # most texts; character by character takes 20 us
         return True
     return not any(
         unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t"
@@ -111,20 +111,20 @@ def _is_flat_and_clean(value: Any, levels: int) -> bool:
 
 
 class Versioned(Protocol):
-    """An object that counts its writes."""
+    """An object with a version."""
 
     @property
     def version(self) -> int:
-        """How many there were."""
+        """The number that each write changes."""
 
 
 Object = TypeVar("Object", bound=Versioned)
 
 
 def check_version(found: Object, wanted: Versions | None) -> Object:
-    """Return the object, if it is at a version that is wanted; ``None``: at any. Raises ``Stale``.
+    """Return the object if it is at a wanted version (``None``: any). Raises ``Stale``.
 
-    For changes that change nothing; others have the database decide.
+    For changes that turn out to change nothing; for all others the database decides.
     """
     if wanted is not None and not wanted.admit(found.version):
         raise Stale("It has changed since it was read.")
