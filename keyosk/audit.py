@@ -1,10 +1,10 @@
-"""The audit log: what was changed, and what endangered the installation.
+"""The audit log: changes, and events that endanger the installation.
 
-A row is written in the transaction of the change, so that none is without the other. Rows form a
-hash chain: sealing gives each row its place and a hash over itself and the hash before. Writers do
-not wait for one another, as a row is sealed shortly after it was written; checkpoints, signed by
-the token-signing key, prove what the chain was at a moment. A row changed, removed or added
-between two checkpoints cannot go unseen by whoever has the public keys.
+A row is written in the transaction of the change, so that both are committed or neither. Rows form
+a hash chain: sealing gives each row its place in the chain and a hash over itself and the hash
+before. A row is sealed shortly after it was written, so that writers do not wait for one another.
+Checkpoints, signed by the signing key of tokens, prove the state of the chain at a time: anyone
+with the public keys can detect a row that was changed, removed or added.
 """
 
 import hashlib
@@ -34,37 +34,37 @@ from keyosk.storage.database import Database
 
 _log = logging.getLogger(__name__)
 
-#: What stands before the first row of all.
+#: The hash before the first row.
 GENESIS: Final = "0" * 64
-#: The media type of a checkpoint's signature, so that nobody takes it for a token.
+#: The ``typ`` of a checkpoint's signature, so that nobody takes it for a token.
 CHECKPOINT_TYPE: Final = "keyosk-checkpoint+jwt"
-#: What the log calls its own shortening.
+#: The action of the row that records a pruning.
 PRUNED: Final[AuditAction] = "audit.prune"
 #: The most rows that a page of a list with several filters looks at.
 LOOKED_AT: Final = 10_000
 _BATCH: Final = 500
-#: The one way in which a row is written to be hashed.
+#: The canonical JSON of a row, which is hashed.
 _ENCODE: Final = json.JSONEncoder(
     ensure_ascii=True,
     separators=(",", ":"),
     sort_keys=True,
-    # SECURITY: somebody put bytes where a text was; no row that we wrote has the same.
+    # SECURITY: for bytes that somebody stored in place of text; no row of ours has this JSON.
     default=lambda value: {"not text": repr(value)},
 ).encode
 _CHECKPOINT_ROWS: Final = 1_000
 _CHECKPOINT_SECONDS: Final = 3_600
 _MINUTE: Final = 60
-#: Refusals of one account in a minute that have a row each; the others have one together.
+#: The first refusals of an account in a minute have a row each; the others share one.
 _SHOWN: Final = 10
-#: Rows that are deleted in a moment.
+#: Rows that are deleted in one transaction.
 _AT_ONCE: Final = 2_000
-#: Rows that are verified in a moment.
+#: The most rows that ``chain`` verifies.
 _TAIL: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What verifying the chain found: ``fault`` is ``None`` if all is as it was written."""
+    """The result of verifying the chain; ``fault`` is ``None`` if nothing was changed."""
 
     rows: int
     checkpoints: int
@@ -73,13 +73,13 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """How far the chain goes.
+    """The state of the chain.
 
     Attributes:
-        first: The place of the oldest row that is kept, if any is.
-        last: That of the newest sealed row.
-        checkpoint: The newest one.
-        verified: Up to which place the rows after the checkpoint are as they were written.
+        first: The place of the oldest row, if there is one.
+        last: The place of the newest sealed row.
+        checkpoint: The newest checkpoint.
+        verified: The place up to which the rows after the checkpoint are unchanged.
         fault: What is wrong with the checkpoint or one of these rows.
     """
 
@@ -94,14 +94,14 @@ class DocumentSigner(Protocol):
     """Signs documents that are not tokens, and verifies what it signed."""
 
     def sign(self, claims: Mapping[str, Any], *, typ: str, path: str) -> str:
-        """A JWS over ``claims`` by the active key, whose audience is the issuer and ``path``."""
+        """Return a JWS over ``claims`` by the active key, with issuer and ``path`` as audience."""
 
     def verify(self, text: str, *, typ: str) -> dict[str, Any]:
         """Return the claims of a document that this installation signed. Raises ``BadToken``."""
 
 
 class Audit:
-    """Writes the log, seals it, reads it, proves it."""
+    """Writes, seals, reads and verifies the log."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class Audit:
         after: Mapping[str, Any] | None = None,
         outcome: str = "done",
     ) -> None:
-        """Write one row, in the transaction of the change that it is about."""
+        """Write one row, in the transaction of the change that it records."""
         self._store.add(
             [self._row(by, action, target, before=before, after=after, outcome=outcome)]
         )
@@ -134,10 +134,10 @@ class Audit:
     def record_all(
         self, by: Caller, action: AuditAction, targets: Mapping[str, Mapping[str, Any]]
     ) -> None:
-        """Write a row for each target with what it is now, for those who change many.
+        """Write a row for each of many targets, with its state after the change.
 
-        They are sealed at the end of the transaction: reading them again to do it later takes
-        longer than all else. Others who seal wait meanwhile; who writes does not.
+        They are sealed at the end of the transaction, because reading them again later would take
+        longer than everything else. Other sealing waits for that; other writing does not.
         """
         if targets:
             like = self._row(by, action, None, before=None, after=None, outcome="done")
@@ -152,10 +152,10 @@ class Audit:
         after: Mapping[str, Any],
         account: str | None = None,
     ) -> None:
-        """Write that something was refused, so that a flood of refusals adds few rows.
+        """Record a refusal, in such a way that a flood of refusals adds few rows.
 
         The first few of an account in a minute have a row each; the others become one row for each
-        credential when the minute is over. ``account``: whose they are, if not the caller's own.
+        credential when the minute is over. ``account``: the id, if not that of the caller.
         """
         row = self._row(by, action, target, before=None, after=after, outcome="refused")
         refusal = Refusal(
@@ -173,7 +173,7 @@ class Audit:
                 self._store.count_refusal(refusal)
 
     def note_refused_request(self, by: Caller, path: str, *, method: str, reason: str) -> None:
-        """Write that a rule refused a request, if that can be done; it is refused either way."""
+        """Record that a rule refused a request, if the database can be written to."""
         after = {"method": method, "reason": masking.mask(reason)}
         try:
             self.refuse(by, "rule.refused", path, after=after)
@@ -183,11 +183,11 @@ class Audit:
     def count_failed_login(
         self, account_id: str | None, address: str | None, *, throttled: bool = False
     ) -> None:
-        """Count a failed login, so that a flood of guesses adds few rows.
+        """Count a failed login, in such a way that a flood of them adds few rows.
 
         Counts are kept per account, address and minute; they become rows when the minute is over.
-        ``throttled``: it was refused unread. Of those it is only kept that there were some, as
-        refusing is to cost no write.
+        ``throttled``: it was refused without a check. Only the fact that there were some is kept,
+        so that a refusal costs no write.
         """
         minute = int(self._clock()) // _MINUTE * _MINUTE
         self._store.count_failure(
@@ -201,9 +201,9 @@ class Audit:
         )
 
     def failed_logins(self, since: int, most: int) -> tuple[list[LoginFailure], bool]:
-        """Return the counts of failed logins since a moment, the newest first.
+        """Return the counts of failed logins since a time, newest first.
 
-        Also of the minute that is not over. The flag says whether these are all.
+        They include the current minute. The flag tells whether these are all.
         """
         self.seal()
         found: dict[tuple[str, str, int], LoginFailure] = {}
@@ -216,7 +216,7 @@ class Audit:
             )
             is_complete &= len(rows) < most or rows[-1].time < since
             for row in rows:
-                # Rows of second factors that stand for several name the account as their actor.
+                # A row for several failed second factors names the account as its actor.
                 account = (row.target or "").removeprefix("account/") or row.actor or ""
                 key = (account, row.address or "", row.time // _MINUTE * _MINUTE)
                 known = found.get(key) or LoginFailure(
@@ -227,33 +227,33 @@ class Audit:
         return sorted(kept, key=lambda each: -each.minute), is_complete
 
     def seal(self) -> None:
-        """Give all rows so far their places in the chain, and sign a checkpoint when one is due."""
+        """Give all new rows their places in the chain, and sign a checkpoint if one is due."""
         self._take_failures()
         self._seal_waiting()
         self._checkpoint()
 
     def seal_quietly(self) -> None:
-        """``seal`` for after a response: what it cannot do now, the next one will."""
+        """Call ``seal`` after a response; what fails now is done at the next call."""
         try:
             self.seal()
         except Unavailable:
             return
 
     def page(self, list_query: ListQuery) -> list[AuditRow]:
-        """Return the rows that a listing asks for, up to this moment."""
+        """Return a page of rows, including the newest."""
         self.seal()
         return self._store.page(list_query)
 
     def horizon(self, list_query: ListQuery) -> AuditRow | None:
-        """Return the last row that a page looks at; ``None`` if it looks at all to come."""
+        """Return the last row that a page looks at; ``None`` if it looks at all the rest."""
         return self._store.horizon(list_query, looked_at=LOOKED_AT)
 
     def count(self, list_query: ListQuery) -> int:
-        """Return how many rows pass the filters of a listing."""
+        """Return the number of rows that pass the filters of a list."""
         return self._store.count(list_query)
 
     def export(self, list_query: ListQuery) -> Iterator[list[AuditRow]]:
-        """Yield all rows that a listing asks for, page by page, up to the last one of now."""
+        """Yield all rows of a list, page by page, up to the row that is the last one now."""
         self.seal()
         last = self._store.last()
         if last is None:
@@ -268,9 +268,9 @@ class Audit:
             after = (getattr(page[-1], list_query.sort), page[-1].sequence)
 
     def chain(self) -> Chain:
-        """Return how far the chain goes, and whether its newest rows are as they were written.
+        """Return the state of the chain, with its newest rows verified.
 
-        Those since the last checkpoint are verified, ``_TAIL`` at most; ``verify`` takes all.
+        Up to ``_TAIL`` rows since the last checkpoint are verified; ``verify`` verifies all.
         """
         self.seal()
         last, newest = self._store.last(), self._store.newest_checkpoint()
@@ -301,12 +301,12 @@ class Audit:
         )
 
     def verify(self) -> Verdict:
-        """Recompute the chain from its first kept row and hold it against every checkpoint."""
+        """Recompute the chain from its first row and compare it with every checkpoint."""
         self.seal()
         while True:
             first = self._store.after(0, 1)
             verdict = self._verify()
-            # Else rows were pruned meanwhile, and a row was missing that nobody took away.
+            # Otherwise rows were pruned meanwhile, and the missing row is no fault.
             if verdict.fault is None or self._store.after(0, 1) == first:
                 return verdict
 
@@ -331,10 +331,10 @@ class Audit:
                     return Verdict(rows, len(checkpoints), f"the chain up to {sequence} is another")
                 rows += 1
                 if row.action == PRUNED and row.after is not None:
-                    # Of two at a time, the one that began last may prune less.
+                    # Of two concurrent prunings, the later one may delete less.
                     pruned = max(pruned, row.after.get("sequence", 0))
-        # SECURITY: else whoever cuts the beginning off could say that it was pruned. Less may be
-        # gone than was to be: pruning takes its time, and may have been interrupted.
+        # SECURITY: otherwise somebody who deletes the beginning could call it pruned. Fewer rows
+        # may be missing than were to be pruned, because a pruning may have been interrupted.
         if pruned < start[0]:
             fault = f"the chain begins after row {start[0]}, and was pruned up to row {pruned}"
             return Verdict(rows, len(checkpoints), fault)
@@ -343,10 +343,10 @@ class Audit:
         return Verdict(rows, len(checkpoints), None)
 
     def prune(self, by: Caller, before: int) -> int:
-        """Delete what is older than ``before``, up to a checkpoint: there the chain goes on.
+        """Delete rows older than ``before``, up to a checkpoint, where the chain continues.
 
-        A row of the log tells of it, before anything is deleted. Millions of rows are deleted part
-        by part, so that others can write meanwhile.
+        A row of the log records the pruning before anything is deleted. Rows are deleted in small
+        parts, so that others can write meanwhile.
         """
         self.seal()
         self._checkpoint(due=True)
@@ -364,7 +364,7 @@ class Audit:
             if not part:
                 return deleted
             deleted += part
-            # Whoever waits for SQLite's write lock asks for it now and then, and is to get it.
+            # A pause, so that others who wait for SQLite's write lock get it.
             time.sleep(time.perf_counter() - began)
 
     def _row(
@@ -439,16 +439,16 @@ class Audit:
         return claims.get("sequence") == point.sequence and claims.get("hash") == point.hash
 
     def _start(self, checkpoints: Mapping[int, Checkpoint]) -> tuple[int, str]:
-        """Return where the kept chain begins: at its origin, or at the checkpoint of a pruning."""
+        """Return where the chain begins: at its origin, or at the checkpoint of a pruning."""
         first = self._store.after(0, 1)
         start = checkpoints.get((first[0].sequence or 1) - 1) if first else None
         return (start.sequence, start.hash) if start is not None else (0, GENESIS)
 
 
 def row_hash(row: AuditRow, previous: str, sequence: int | None = None) -> str:
-    """SHA-256 over a row with its place and the hash before it, in hexadecimal.
+    """Return the SHA-256 of a row with its place and the hash before it, in hexadecimal.
 
-    ``sequence``: its place, if it does not have it yet.
+    ``sequence``: its place, if the row does not have it yet.
     """
     content = [
         previous,
@@ -466,16 +466,16 @@ def row_hash(row: AuditRow, previous: str, sequence: int | None = None) -> str:
         row.after,
         row.outcome,
     ]
-    # Rows from before there was a console, and all others since, are hashed as they always were.
+    # Only if it is set, so that older rows keep their hashes.
     if row.via is not None:
         content.append(row.via)
     return hashlib.sha256(_ENCODE(content).encode()).hexdigest()
 
 
 def _hashing(like: AuditRow) -> HashOf:
-    """``row_hash`` of new rows that are like one: JSON is written only where they differ.
+    """Return a faster ``row_hash`` for rows that differ only in a few members.
 
-    It takes half the time.
+    It takes half the time, because only these members are encoded for each row.
     """
     same = (like.actor, like.actor_name, like.credential, like.address, like.request_id)
     head = _ENCODE([like.time, *same, like.action])[1:-1]
@@ -495,7 +495,7 @@ def _hashing(like: AuditRow) -> HashOf:
 def changed(
     before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return only what differs between two states of an object."""
+    """Return the fields that differ between two states of an object."""
     names = [name for name in after if before.get(name) != after[name]]
     return {name: before.get(name) for name in names}, {name: after[name] for name in names}
 
@@ -523,7 +523,7 @@ def _failure_rows(failure: LoginFailure) -> list[AuditRow]:
 
 
 def _added(known: LoginFailure, action: str, after: Mapping[str, Any]) -> LoginFailure:
-    """Return a count with what a row of the log says besides."""
+    """Return a count with the failed logins of a row added."""
     match action:
         case "second_factor.failed":
             number = int(after.get("count", 1))

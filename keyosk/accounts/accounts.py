@@ -25,7 +25,7 @@ from keyosk.permissions.context import Context
 from keyosk.storage.stores import Stores
 from keyosk.validation import LONGEST_NAME, Faults, check_version
 
-#: Accounts that a page of a search inside names looks at, where no other filter leaves few.
+#: The most accounts that a page of a search inside names looks at.
 LOOKED_AT: Final = 20_000
 RESET: Final[Mapping[str, Any]] = {
     "kind": Kind.PERSON,
@@ -34,7 +34,7 @@ RESET: Final[Mapping[str, Any]] = {
     "claims": {},
     "metadata": {},
 }
-#: What may be changed, and what the audit log tells of a change.
+#: The fields that may be changed; the audit log shows their changes.
 FIELDS: Final = (
     "username",
     "kind",
@@ -71,9 +71,9 @@ class Accounts:
     def draft(
         self, by: Caller, *, password: str | None = None, **fields: Unpack[AccountFields]
     ) -> Draft:
-        """A new account, for ``add``; ``fields`` as ``drafted`` takes them.
+        """Return a new account for ``add``; ``fields``: as for ``drafted``.
 
-        Hashing takes long and needs no lock: it is done here, before any transaction. Raises
+        Hashing is slow and needs no lock, so it happens here, before any transaction. Raises
         ``Invalid``, ``RefusedByRule``.
         """
         account = drafted(int(self._clock()), password=password, **fields)
@@ -87,8 +87,8 @@ class Accounts:
     ) -> Account:
         """Store a new account.
 
-        ``also``: what else is to happen in the same transaction, and what that makes of the
-        account. Raises ``Conflict``.
+        ``also``: called in the same transaction; its result replaces the account. Raises
+        ``Conflict``.
         """
         account = draft.account
         with self._database.transaction():
@@ -100,7 +100,10 @@ class Accounts:
             return account if also is None else also(account)
 
     def get(self, reference: str) -> Account:
-        """The account that an id or a username in any spelling names. Raises ``NotFound``."""
+        """Return the account with this id, or this username in any spelling.
+
+        Raises ``NotFound``.
+        """
         if is_id(reference):
             return self._accounts.by_id(reference.lower())
         name = usernames.lookup_form(reference)
@@ -109,9 +112,9 @@ class Accounts:
         return self._accounts.by_username(name)
 
     def locked(self, reference: str) -> Account:
-        """Return the account as ``get``, for a transaction that writes what it makes of it.
+        """Return the account as ``get`` does, for a transaction that changes it.
 
-        Until its end no other such transaction has the account.
+        Until its end, no other such transaction can get the account.
         """
         if is_id(reference):
             self._database.lock(target(reference.lower()))
@@ -121,13 +124,13 @@ class Accounts:
         return self._accounts.by_id(account.id) if may_differ else account
 
     def check_proof(self, by: Caller, account_id: str) -> None:
-        """Check that whoever handles credentials of their own proved their password for it.
+        """Check that a caller who changes their own credentials proved their password.
 
-        For the transaction that handles them. Raises ``ProofRequired``, and ``Conflict`` if what
-        was proven is no longer the account's password.
+        Call it in the transaction of the change. Raises ``ProofRequired``, and ``Conflict`` if the
+        proven password is no longer the account's password.
         """
-        # SECURITY: the gate asked before, of what the address named then. A username may have
-        # changed hands since, and another way to here may forget to ask.
+        # SECURITY: the gate of the web checked this earlier, for the account that the path named
+        # then. A username may belong to another account by now, and not every caller has a gate.
         if by.account_id == account_id and by.proof is None:
             raise ProofRequired
         if by.proof is None:
@@ -137,11 +140,11 @@ class Accounts:
             raise Conflict("current_password", "The password was changed in the meantime.")
 
     def usernames(self, account_ids: Collection[str]) -> dict[str, str]:
-        """Return the usernames of those of the accounts that exist, by id."""
+        """Return the usernames of the accounts by id; accounts that do not exist are left out."""
         return self._accounts.usernames(account_ids)
 
     def owned(self, list_query: ListQuery) -> ListQuery | None:
-        """Return a listing with the id of its ``owner``; ``None`` if there is no such account."""
+        """Return the query with the id of its ``owner``; ``None`` if there is no such account."""
         owner = list_query.filters.get("owner")
         if owner is None:
             return list_query
@@ -156,11 +159,11 @@ class Accounts:
         return self._accounts.page(list_query)
 
     def horizon(self, list_query: ListQuery) -> Account | None:
-        """Return the last account that a page looks at; ``None`` if it looks at all to come."""
+        """Return the last account that a page looks at; ``None`` if it looks at all the rest."""
         return self._accounts.horizon(list_query, looked_at=LOOKED_AT)
 
     def count(self, list_query: ListQuery) -> int:
-        """Return how many accounts pass the filters of a listing."""
+        """Return the number of accounts that pass the filters of a list."""
         return self._accounts.count(list_query)
 
     def change(
@@ -174,8 +177,8 @@ class Accounts:
     ) -> Account:
         """Apply a merge patch (RFC 7396): ``None`` resets a field, objects merge by member.
 
-        ``may_be_over``: whether a new ``expires_at`` may lie in the past; one that is only
-        repeated always may. Writes only what differs, and nothing if nothing does. Raises
+        ``may_be_over``: whether a new ``expires_at`` may lie in the past; an unchanged one always
+        may. Writes only the fields that differ. Raises
         ``Invalid``, ``NotFound``,
         ``Conflict``, ``Stale`` (unless the account is at ``version``), ``RefusedByRule``.
         """
@@ -257,7 +260,7 @@ class Accounts:
             return effective_at
 
     def remove_password(self, by: Caller, reference: str) -> int:
-        """Leave the account without a password.
+        """Delete the password of the account.
 
         Returns when all its tokens have expired. Raises ``NotFound`` if it has none,
         ``RefusedByRule``, and as ``check_proof``.
@@ -277,7 +280,7 @@ class Accounts:
             return effective_at
 
     def revoke_tokens(self, by: Caller, reference: str) -> int:
-        """Revoke every token of the account so far, refresh tokens too; its credentials stay.
+        """Revoke all existing tokens of the account, refresh tokens included; its credentials stay.
 
         Returns when they all have expired. Raises ``NotFound``, ``RefusedByRule``.
         """
@@ -300,7 +303,7 @@ def drafted(
     may_be_over: bool = False,
     **fields: Unpack[AccountFields],
 ) -> Account:
-    """A new account, not stored yet, that keeps the rules for each field. Raises ``Invalid``.
+    """Return a new account, not stored yet, with valid fields. Raises ``Invalid``.
 
     ``may_be_over``: whether ``expires_at`` may lie in the past.
     """
@@ -321,7 +324,7 @@ def drafted_values(
     password: str | None = None,
     may_be_over: bool = False,
 ) -> dict[str, Any]:
-    """The values of ``drafted``, for an import: making an account of them takes as long again."""
+    """Return the values of ``drafted``, for imports: creating the object would double the time."""
     if kind not in _KINDS:
         raise ValueError(kind)
     faults = Faults()
@@ -350,12 +353,12 @@ def drafted_values(
 
 
 def created(account: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the audit log tells of a new account, of ``drafted_values``."""
+    """Return what the audit log shows of a new account, given its ``drafted_values``."""
     return {name: account[name] for name in _CREATED}
 
 
 def target(account_id: str) -> str:
-    """Return what the audit log calls an account."""
+    """Return the name of an account in the audit log."""
     return f"account/{account_id}"
 
 

@@ -1,4 +1,4 @@
-"""API keys: made here, shown once, kept as digests."""
+"""API keys: created here, shown once, stored as digests."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,11 +26,11 @@ from keyosk.permissions.entitlements import Reason
 from keyosk.storage.stores import Stores
 from keyosk.validation import LONGEST_NAME, LONGEST_TEXT, Faults, check_version
 
-#: Seconds for which a rotated key goes on working unless the caller says otherwise.
+#: Seconds for which a rotated key still works by default.
 OVERLAP: Final = 86_400
 _LONGEST_OVERLAP: Final = 90 * 86_400
 _MOST_NETWORKS: Final = 50
-#: How many keys a search returns at most.
+#: The most keys that a search returns.
 MOST_FOUND: Final = 100
 _RESET: Final[Mapping[str, Any]] = {"description": "", "enabled": True}
 _FIELDS: Final = ("name", "description", "scopes", "networks", "enabled", "expires_at", "successor")
@@ -46,11 +46,11 @@ class NewApiKey:
 
 @dataclass(frozen=True, slots=True)
 class FoundApiKey:
-    """A key that somebody searched for.
+    """A key that a search found.
 
     Attributes:
-        username: Whose it is; ``None`` if the account was deleted just now.
-        faults: Why it does not work, if it does not.
+        username: The username of its account; ``None`` if the account was just deleted.
+        faults: The reasons why it does not work, if any.
     """
 
     key: ApiKey
@@ -83,7 +83,7 @@ class ApiKeys:
         expires_at: int | None = None,
         enabled: bool = True,
     ) -> NewApiKey:
-        """Make a key for the account.
+        """Create a key for the account.
 
         Raises ``Invalid``, ``NotFound``, ``RefusedByRule``, and as ``Accounts.check_proof``.
         """
@@ -116,7 +116,7 @@ class ApiKeys:
     def rotate(
         self, by: Caller, reference: str, key_id: str, *, overlap: int = OVERLAP
     ) -> NewApiKey:
-        """Make a successor like the key; the key itself works for ``overlap`` more seconds.
+        """Create a successor with the same fields; the old key works for ``overlap`` more seconds.
 
         Raises ``Invalid``, ``NotFound``, ``RefusedByRule``, ``Conflict`` if it has a successor,
         and as ``Accounts.check_proof``.
@@ -146,7 +146,7 @@ class ApiKeys:
             end = now + overlap
             ends = end if old.expires_at is None else min(old.expires_at, end)
             changes: ApiKeyFields = {"successor": successor, "expires_at": ends}
-            # The last admin may lose this key: the new one is as good.
+            # The last admin may lose this key, because the new one replaces it.
             self._add(by, "api_key.create", new, secret=secret)
             self._api_keys.change(old.id, changes, now=now)
             effective_at = None
@@ -156,15 +156,15 @@ class ApiKeys:
         return NewApiKey(replace(new, effective_at=effective_at), secret)
 
     def page(self, reference: str, list_query: ListQuery) -> list[ApiKey]:
-        """Return the keys of the account that a listing asks for. Raises ``NotFound``."""
+        """Return a page of the keys of the account. Raises ``NotFound``."""
         return self._api_keys.page(_of(self._accounts.get(reference), list_query))
 
     def count(self, reference: str, list_query: ListQuery) -> int:
-        """How many keys of the account pass the filters of a listing. Raises ``NotFound``."""
+        """Return the number of keys of the account that pass the filters. Raises ``NotFound``."""
         return self._api_keys.count(_of(self._accounts.get(reference), list_query))
 
     def page_of_all(self, list_query: ListQuery) -> list[ApiKey]:
-        """Return the keys of all accounts that a listing asks for.
+        """Return a page of the keys of all accounts.
 
         The filter ``owner`` is an id or a username; an unknown one has no keys.
         """
@@ -172,7 +172,7 @@ class ApiKeys:
         return [] if found is None else self._api_keys.page(found)
 
     def count_of_all(self, list_query: ListQuery) -> int:
-        """How many keys of all accounts pass the filters of a listing."""
+        """Return the number of keys of all accounts that pass the filters."""
         found = self._accounts.owned(list_query)
         return 0 if found is None else self._api_keys.count(found)
 
@@ -181,7 +181,7 @@ class ApiKeys:
         return next(iter(self._search(1, digest=digest)), None)
 
     def find_by_prefix(self, prefix: str) -> tuple[list[FoundApiKey], bool]:
-        """Return ``MOST_FOUND`` keys at most whose secrets begin so, and whether there are more."""
+        """Return up to ``MOST_FOUND`` keys with this prefix, and whether there are more."""
         found = self._search(MOST_FOUND + 1, prefix=prefix)
         return found[:MOST_FOUND], len(found) > MOST_FOUND
 
@@ -201,7 +201,7 @@ class ApiKeys:
         """Return one key of the account. Raises ``NotFound``."""
         return self._of(self._accounts.get(reference), key_id)
 
-    def change(  # noqa: PLR0917  # a key is named by two: its account, and its own id
+    def change(  # noqa: PLR0917  # a key has two names: its account and its own id
         self,
         by: Caller,
         reference: str,
@@ -231,7 +231,7 @@ class ApiKeys:
                 changes["scopes"] = _tuple(changes["scopes"])
             if "networks" in changes:
                 changes["networks"] = _tuple(changes["networks"])
-            # An end in the past is how a key expires at once, which only takes away.
+            # A time in the past makes the key expire at once, which only takes rights away.
             after = self._checked(replace(key, **changes), None)
             if "networks" in changes:
                 changes["networks"] = after.networks
@@ -269,7 +269,7 @@ class ApiKeys:
             return effective_at
 
     def _locked(self, reference: str, key_id: str) -> ApiKey:
-        """Return the key, for a transaction that writes what it makes of it."""
+        """Return the key for a transaction that changes it."""
         return self._of(self._accounts.locked(reference), key_id)
 
     def _of(self, account: Account, key_id: str) -> ApiKey:
@@ -307,7 +307,7 @@ class ApiKeys:
 
 
 def unusable(account: Account, key: ApiKey | None, now: int) -> Iterator[Reason]:
-    """Why no login of the account, by the key if there is one, is accepted."""
+    """Return why no login of the account (by the key, if given) is accepted."""
     if not account.enabled:
         yield Reason.ACCOUNT_DISABLED
     if account.expires_at is not None and account.expires_at <= now:
@@ -334,7 +334,7 @@ def _of(account: Account, list_query: ListQuery) -> ListQuery:
 
 
 def _lasts(key: ApiKey) -> bool:
-    """Whether an admin can rely on a key alone, as ``GrantStore.has_lasting_admin`` has it."""
+    """Return whether a key is permanent, as ``GrantStore.has_lasting_admin`` requires."""
     limits = (key.expires_at, key.scopes, key.networks)
     return key.enabled and all(limit is None for limit in limits)
 

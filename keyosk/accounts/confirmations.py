@@ -1,8 +1,7 @@
-"""Confirmations: whoever does something dangerous in the console proves anew who they are.
+"""Confirmations: a person proves again who they are before a dangerous act in the console.
 
-By the password, and by a second factor where the account has one: otherwise a stolen cookie and a
-known password would do what they do not do at the login. It holds for ``LASTING`` seconds; a login
-is one.
+They show the password, and a second factor if the account has one; otherwise a stolen cookie and a
+known password would be enough. A confirmation lasts ``LASTING`` seconds; a login is one, too.
 """
 
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from keyosk.model import PASSWORD, Caller, ConsoleSession
 from keyosk.permissions.context import Context
 from keyosk.storage.stores import Stores
 
-#: Seconds for which a dangerous act needs no proof after one was shown.
+#: Seconds for which a confirmation lasts.
 LASTING: Final = 300
 #: Seconds for which a passkey may answer a challenge.
 _CHALLENGED: Final = 300
@@ -28,7 +27,7 @@ _ENDED: Final = "The session was ended: log in again."
 
 
 class Confirmations:
-    """Asks for them and takes them."""
+    """Requests and records confirmations."""
 
     def __init__(
         self,
@@ -50,11 +49,11 @@ class Confirmations:
         self._factors = second_factors
 
     def is_fresh(self, session: ConsoleSession) -> bool:
-        """Return whether there was one a short while ago."""
+        """Return whether the session has a confirmation that still lasts."""
         return clocks.is_recent(session.confirmed_at, int(self._clock()), LASTING)
 
     def needs_factor(self, session: ConsoleSession) -> bool:
-        """Return whether the next one takes a second factor besides the password."""
+        """Return whether the next confirmation needs a second factor as well as the password."""
         return not self.is_fresh(session) and self._factors.is_enrolled(session.account_id)
 
     def challenge(self, session: ConsoleSession) -> str | None:
@@ -78,10 +77,10 @@ class Confirmations:
         address: str | None,
         request_id: str | None,
     ) -> None:
-        """Take the password of a session's account and, where ``needs_factor``, a second factor.
+        """Verify the password of the session's account and, if ``needs_factor``, a second factor.
 
-        Both as throttled and recorded as at a login. ``passkey``: what the browser says of it,
-        empty if it is a code. Raises ``BadCredentials``, ``Throttled``.
+        Both are throttled and recorded like a login. ``passkey``: the browser's response, empty if
+        the factor is a code. Raises ``BadCredentials``, ``Throttled``.
         """
         needs_factor = self.needs_factor(session)
         account = self._accounts.get(session.account_id)
@@ -91,7 +90,7 @@ class Confirmations:
             raise BadCredentials(_WRONG) from None
         if proven.id != session.password_id:
             raise BadCredentials(_WRONG)
-        # SECURITY: read after the hash, which takes long: the account may be disabled by now.
+        # SECURITY: read after the slow hash, because the account may be disabled by now.
         login = self._sessions.check(session)
         by = caller(
             login, frozenset(), frozenset(), address=address, request_id=request_id, via=VIA
@@ -106,14 +105,14 @@ class Confirmations:
                 challenge=self._taken_challenge(session) if passkey else None,
                 then=lambda amr: self._record(by, session, amr),
             )
-        # SECURITY: a password alone makes no confirmation last longer that took a second factor.
+        # SECURITY: a password alone does not extend a confirmation that needed a second factor.
         elif not self._factors.is_enrolled(session.account_id):
             with self._database.transaction():
                 self._record(by, session, (PASSWORD,))
 
     def _taken_challenge(self, session: ConsoleSession) -> bytes | None:
         asked, at = session.challenge, session.challenged_at
-        # SECURITY: before the look at what was signed, and for good: it is answered once.
+        # SECURITY: before the signature is verified, and permanently: a challenge is used once.
         if asked is None or at is None or not self._store.take_challenge(session.id, asked):
             return None
         return asked if clocks.is_recent(at, int(self._clock()), _CHALLENGED) else None

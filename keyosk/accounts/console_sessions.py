@@ -1,7 +1,8 @@
-"""Console sessions: a person logs in by password, and a cookie goes on with it.
+"""Console sessions: a person logs in by password, and a cookie continues the session.
 
 A session ends after ``IDLE`` seconds without a request, ``LIFETIME`` seconds after the login at the
-latest, and with its password. It never holds rights: each request reads what its account holds now.
+latest, and with its password. It stores no rights:
+each request reads what the account holds now.
 """
 
 import hashlib
@@ -31,14 +32,14 @@ from keyosk.storage.stores import Stores
 IDLE: Final = 1_800
 #: Seconds that a session lasts at most.
 LIFETIME: Final = 8 * 3_600
-#: What the audit log calls the way of a change that was made in the console.
+#: The ``via`` of audit rows for changes in the console.
 VIA: Final = "console"
-#: Seconds by which ``seen_at`` may be behind: a use is not a write.
+#: Seconds by which ``seen_at`` may be behind, because not every use is written.
 _SEEN_RESOLUTION: Final = 60
-#: Seconds that a session which has ended stays: a clock that is ahead for a moment ends none.
+#: Seconds for which an ended session is kept, because a clock may be ahead for a moment.
 _KEPT: Final = 86_400
 _LONGEST_AGENT: Final = 200
-#: Earlier logins among which an address is looked for.
+#: The number of earlier logins that are searched for an address.
 _REMEMBERED: Final = 20
 
 
@@ -82,11 +83,11 @@ class ConsoleSessions:
     ) -> NewConsoleSession:
         """Begin a session for a login by password. Raises ``BadCredentials`` for any other.
 
-        ``amr``: how it was proven, with a second factor where the account has one.
+        ``amr``: how the person proved who they are (RFC 8176).
         """
         if principal.password_id is None:
             raise BadCredentials
-        # What is revoked up to the end of this very second was revoked before this login.
+        # Revocations until the end of this second count as earlier than this login.
         now = max(int(self._clock()), principal.tokens_from)
         notice = self._notice(principal.account_id, address)
         secret = new_secret()
@@ -130,7 +131,7 @@ class ConsoleSessions:
         if session is None or not _is_alive(session, now):
             raise BadCredentials("The session has ended: log in again.")
         principal = self.check(session)
-        # SECURITY: also for a session that began while the account got its first one.
+        # SECURITY: also for a session that began while the account added its first factor.
         if not session.has_second_factor and self._factors.is_enrolled(session.account_id):
             raise BadCredentials("Log in again, with the second factor.")
         if not clocks.is_recent(session.seen_at, now, _SEEN_RESOLUTION):
@@ -142,7 +143,7 @@ class ConsoleSessions:
         return session, principal
 
     def forget(self, secret: str) -> None:
-        """End the session of a cookie, if there is one: its browser logged in anew."""
+        """End the session of a cookie, if there is one, because its browser logged in again."""
         session = self._store.find(digest_of(secret))
         if session is not None:
             self._store.remove(session.id)
@@ -167,9 +168,9 @@ class ConsoleSessions:
         return self._store.count(self._accounts.get(reference).id, list_query)
 
     def page_of_all(self, list_query: ListQuery) -> list[ConsoleSession]:
-        """Return a page of the sessions in force of all accounts.
+        """Return a page of the active sessions of all accounts.
 
-        The filter ``owner`` is an id or a username; an unknown one has none.
+        The filter ``owner`` is an id or a username; an unknown one has no sessions.
         """
         found, now = self._accounts.owned(list_query), int(self._clock())
         if found is None:
@@ -177,7 +178,7 @@ class ConsoleSessions:
         return self._store.page_of_all(found, now, seen_since=now - IDLE)
 
     def count_of_all(self, list_query: ListQuery) -> int:
-        """Return the number of the sessions in force of all accounts."""
+        """Return the number of active sessions of all accounts."""
         found, now = self._accounts.owned(list_query), int(self._clock())
         if found is None:
             return 0
@@ -227,12 +228,12 @@ def new_secret() -> str:
 
 
 def digest_of(secret: str) -> bytes:
-    """Return the hash under which the secret of a cookie is found."""
+    """Return the hash that identifies the secret of a cookie."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
 def _is_alive(session: ConsoleSession, now: int) -> bool:
-    # SECURITY: moments that a clock ahead wrote would let a session live on: it ends instead.
+    # SECURITY: times from a clock that was ahead would extend a session, so they end it.
     return (
         now < session.expires_at
         and session.expires_at <= now + LIFETIME + clocks.APART

@@ -1,4 +1,4 @@
-"""Grants: which account holds which scope or role, with which login, until when."""
+"""Grants: which account holds which scope or role, for which logins and until when."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
@@ -13,7 +13,7 @@ from keyosk.validation import Faults, check_version
 
 
 class Grants:
-    """Gives and takes scopes and roles. Every write is one transaction."""
+    """Grants and revokes scopes and roles. Every write is one transaction."""
 
     def __init__(self, context: Context, stores: Stores, accounts: Accounts) -> None:
         self._database = context.database
@@ -28,16 +28,16 @@ class Grants:
         self._accounts = accounts
 
     def of(self, reference: str) -> tuple[Account, tuple[Grant, ...]]:
-        """Return an account with what it was granted. Raises ``NotFound``."""
+        """Return an account with its grants. Raises ``NotFound``."""
         account = self._accounts.get(reference)
         return account, self._grants.of_account(account.id)
 
     def create_account(
         self, by: Caller, grants: Sequence[Grant], **fields: Unpack[NewAccount]
     ) -> Account:
-        """Make an account together with its first grants, both or none.
+        """Create an account together with its first grants.
 
-        ``fields`` as ``Accounts.draft`` takes them. Raises what that and ``add_account`` raise.
+        ``fields``: as for ``Accounts.draft``. Raises what that and ``add_account`` raise.
         """
         return self.add_account(by, grants, self._accounts.draft(by, **fields))
 
@@ -58,9 +58,9 @@ class Grants:
         version: Versions | None = None,
         may_be_over: bool = False,
     ) -> tuple[Account, tuple[Grant, ...]]:
-        """Make these the grants of the account.
+        """Replace the grants of the account.
 
-        ``may_be_over``: whether a new grant may have ended already.
+        ``may_be_over``: whether a new grant may have expired already.
 
         Raises ``Invalid``, ``NotFound``, ``Stale`` (unless the account is at ``version``),
         ``RefusedByRule``.
@@ -82,7 +82,7 @@ class Grants:
         remove: Iterable[Grant] = (),
         version: Versions | None = None,
     ) -> tuple[Account, tuple[Grant, ...]]:
-        """Add grants, each in place of one of the same name, and take others away by name.
+        """Add grants, each replacing one of the same name, and remove others by name.
 
         Raises as ``replace``.
         """
@@ -107,9 +107,9 @@ class Grants:
         version: Versions | None = None,
         may_be_over: bool = False,
     ) -> Account:
-        """Make these the grants of an account; the account as it is then.
+        """Write the grants of an account; returns the account as it is then.
 
-        Writes nothing if they are its grants already.
+        Writes nothing if nothing changes.
         """
         now = int(self._clock())
         roles = self._roles.named([grant.role for grant in grants if grant.role is not None])
@@ -142,7 +142,7 @@ class Grants:
 
 
 def _covers(new: Grant, old: Grant) -> bool:
-    """Return whether a grant gives at least what another one gave."""
+    """Return whether a grant gives at least what an earlier one gave."""
     return (
         (new.scope, new.role) == (old.scope, old.role)
         and new.credential in (None, old.credential)
@@ -157,9 +157,10 @@ def check(
     *,
     ends_after: tuple[int, Sequence[Grant]] = (0, ()),
 ) -> None:
-    """Check that grants name something, ``scopes`` and ``roles`` being what there is, and once.
+    """Check that each grant names an existing scope or role, and none is named twice.
 
-    ``ends_after``: a moment, and the grants that must not have ended then. Raises ``Invalid``.
+    ``scopes`` and ``roles``: the existing ones. ``ends_after``: a time, and the grants that must
+    not have ended by then. Raises ``Invalid``.
     """
     now, fresh = ends_after
     faults = Faults()

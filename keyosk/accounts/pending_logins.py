@@ -1,7 +1,7 @@
 """Logins to the console between the password and the second factor.
 
-A pending login is bound to its browser by a cookie, lasts ``LIFETIME`` seconds, and opens no page
-but the one that asks for the second factor.
+A pending login is bound to its browser by a cookie, lasts ``LIFETIME`` seconds, and gives access
+only to the page that asks for the second factor.
 """
 
 import hashlib
@@ -20,12 +20,12 @@ from keyosk.storage.stores import Stores
 
 #: Seconds between the password and the second factor.
 LIFETIME: Final = 300
-#: Seconds that one which has ended stays: a clock that is ahead for a moment ends none.
+#: Seconds for which an ended one is kept, because a clock may be ahead for a moment.
 _KEPT: Final = 3_600
 
 
 class PendingLogins:
-    """Begins and finishes them."""
+    """Begins and finishes pending logins."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class PendingLogins:
         self._sessions = console_sessions
 
     def begin(self, principal: Principal) -> str:
-        """Keep a login by password; returns the secret for its cookie."""
+        """Store a login by password; returns the secret for its cookie."""
         if principal.password_id is None:
             raise BadCredentials
         now = max(int(self._clock()), principal.tokens_from)
@@ -63,7 +63,7 @@ class PendingLogins:
         return secret
 
     def find(self, secret: str) -> tuple[PendingLogin, Principal]:
-        """Return the login of a cookie, and whose it is.
+        """Return the pending login of a cookie, and its account.
 
         Raises ``BadCredentials`` if it has ended, its password was changed, or its account was
         disabled or has expired.
@@ -99,9 +99,10 @@ class PendingLogins:
         agent: str,
         request_id: str | None,
     ) -> tuple[NewConsoleSession, Principal]:
-        """Begin the session by a code of an app, a recovery code, or a passkey.
+        """Verify the second factor and begin the session.
 
-        ``passkey``: what the browser says of it, empty if it is a code. Raises
+        ``code``: of an app, or a recovery code. ``passkey``: the browser's response, empty if the
+        factor is a code. Raises
         ``BadCredentials``, which is recorded if the second factor is wrong, and ``Throttled``.
         """
         login, principal = self.find(secret)
@@ -116,7 +117,7 @@ class PendingLogins:
                 principal, address=address, agent=agent, request_id=request_id, amr=amr
             )
 
-        # SECURITY: before the look at what was signed, and for good: it is answered once.
+        # SECURITY: before the signature is verified, and permanently: a challenge is used once.
         is_asked = login.challenge is not None and self._store.take_challenge(
             login.digest, login.challenge
         )

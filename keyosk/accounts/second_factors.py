@@ -1,9 +1,8 @@
-"""Second factors: what an account shows besides its password to log in to the console.
+"""Second factors: what a person shows in addition to the password to log in to the console.
 
-Their owner adds them, in the console and with the password again. Admins list and remove them, and
-never see a secret. Whoever has one shows it at each login to the console, and with the password
-again for dangerous acts there (``confirmations``); logins to the API are by password or API key
-alone.
+Their owner adds them in the console, after showing the password again. Admins list and remove them
+and never see a secret. An account with a second factor needs it for each login to the console, and
+with the password for dangerous acts there (``confirmations``). Logins to the API need none.
 """
 
 import json
@@ -51,20 +50,20 @@ from keyosk.validation import LONGEST_NAME, Faults
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-#: Seconds for which an app may be set up after the password was shown.
+#: Seconds to set up an app after the password was shown.
 _OFFERED: Final = 600
 _MOST: Final = 20
 _CHALLENGE: Final = 32  # bytes
 _NO_CHALLENGE: Final = "The passkey was shown too late, or twice: try again."
-#: How somebody logged in who showed a code, of an app or for recovery (RFC 8176).
+#: The ``amr`` of a login with a code of an app or a recovery code (RFC 8176).
 BY_CODE: Final = (PASSWORD, ONE_TIME_CODE, SEVERAL_FACTORS)
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A secret for an app that is not a factor yet: it becomes one by a code that it made.
+    """A secret for an app, which becomes a factor once the app shows a right code.
 
-    ``sealed``: all of it, for the form that confirms it; it opens in the same session only.
+    ``sealed``: the encrypted offer for the form that confirms it, valid in the same session only.
     """
 
     secret: str = field(repr=False)
@@ -74,7 +73,7 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class PasskeyOffer:
-    """What a browser is asked for to make a passkey; ``sealed`` as of an ``Offer``."""
+    """The options for a browser to create a passkey; ``sealed`` as of an ``Offer``."""
 
     options: str = field(repr=False)
     sealed: str = field(repr=False)
@@ -82,7 +81,7 @@ class PasskeyOffer:
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """What comes of a new factor.
+    """The result of adding a factor.
 
     ``codes``: recovery codes, with the first factor; ``session_secret``: for the cookie of the
     session from now on.
@@ -94,7 +93,7 @@ class Added:
 
 @dataclass(frozen=True, slots=True)
 class PasskeyChallenge:
-    """What a browser is asked for to show a passkey; whoever asks keeps the ``challenge``."""
+    """The options for a browser to show a passkey; the caller stores the ``challenge``."""
 
     challenge: bytes = field(repr=False)
     options: str = field(repr=False)
@@ -121,11 +120,11 @@ class SecondFactors:
 
     @property
     def has_passkeys(self) -> bool:
-        """Whether passkeys can be had here: browsers know none for an IP address."""
+        """Whether passkeys are possible here: browsers refuse them for an IP address."""
         return self._party is not None
 
     def is_enrolled(self, account_id: str) -> bool:
-        """Return whether the account has a second factor, recovery codes aside."""
+        """Return whether the account has a second factor other than recovery codes."""
         return self._store.is_enrolled(account_id)
 
     def page(self, reference: str, list_query: ListQuery) -> list[SecondFactor]:
@@ -137,20 +136,20 @@ class SecondFactors:
         return self._store.count(self._accounts.get(reference).id, list_query)
 
     def offer_app(self, login: Principal, session: ConsoleSession, name: str) -> Offer:
-        """Return a secret for an app. The password was shown for it. Raises ``Invalid``."""
+        """Return a secret for an app. The caller has verified the password. Raises ``Invalid``."""
         secret = one_time_codes.new_secret()
         sealed = self._sealed(session, name, secret)
         uri = one_time_codes.uri(secret, username=login.username, issuer=self._issuer)
         return Offer(secret, uri, sealed)
 
     def offered(self, login: Principal, session: ConsoleSession, sealed: str) -> Offer:
-        """Return an offer again, as its form sent it. Raises ``Invalid``."""
+        """Return the offer that a form sends back. Raises ``Invalid``."""
         secret = self._opened(session, sealed)["secret"]
         uri = one_time_codes.uri(secret, username=login.username, issuer=self._issuer)
         return Offer(secret, uri, sealed)
 
     def add_app(self, by: Caller, session: ConsoleSession, sealed: str, *, code: str) -> Added:
-        """Make an offer a factor by a code of its app; ends all other sessions of the account.
+        """Turn an offer into a factor, given a code of its app; ends the account's other sessions.
 
         Raises ``Invalid``, ``Conflict``.
         """
@@ -171,9 +170,9 @@ class SecondFactors:
             return self._add(by, session, factor, amr=BY_CODE, step=step)
 
     def offer_passkey(self, login: Principal, session: ConsoleSession, name: str) -> PasskeyOffer:
-        """Return what a browser needs to make a passkey. The password was shown for it.
+        """Return what a browser needs to create a passkey. The caller has verified the password.
 
-        Raises ``Invalid``, and ``NotFound`` where there can be none.
+        Raises ``Invalid``, and ``NotFound`` where passkeys are impossible.
         """
         challenge = secrets.token_bytes(_CHALLENGE)
         sealed = self._sealed(session, name, challenge.hex())
@@ -189,7 +188,7 @@ class SecondFactors:
     def add_passkey(
         self, by: Caller, session: ConsoleSession, sealed: str, *, response: str
     ) -> Added:
-        """Make what a browser answered to an offer a factor; otherwise as ``add_app``.
+        """Turn a browser's response to an offer into a factor; otherwise as ``add_app``.
 
         Raises ``Invalid``, ``Conflict``, ``NotFound``, ``BadCredentials``.
         """
@@ -209,7 +208,7 @@ class SecondFactors:
             return self._add(by, session, factor, amr=amr)
 
     def challenge(self, account_id: str) -> PasskeyChallenge | None:
-        """Return what a browser needs to show a passkey of an account; ``None`` without any."""
+        """Return what a browser needs to show a passkey; ``None`` if the account has none."""
         known = [passkey for _, passkey in self._passkeys(account_id)]
         if not known or self._party is None:
             return None
@@ -218,7 +217,7 @@ class SecondFactors:
         return PasskeyChallenge(challenge, options)
 
     def renew_recovery_codes(self, by: Caller, session: ConsoleSession) -> list[str]:
-        """Replace the recovery codes of the session's account. The password was shown for it.
+        """Replace the recovery codes of the account. The caller has verified the password.
 
         Ends all other sessions of the account. Raises ``Conflict`` if it has no other factor.
         """
@@ -239,8 +238,8 @@ class SecondFactors:
             account = self._accounts.locked(reference)
             self._safeguards.not_by_api_key(by)
             self._safeguards.may_change(by, account.id)
-            # SECURITY: whoever has but the password must not do away with what they lack. A
-            # session of the console has shown it.
+            # SECURITY: somebody with only the password must not remove the factor that they lack. A
+            # console session has shown the factor.
             if by.account_id == account.id and by.via != VIA:
                 raise RefusedByRule(
                     "Remove your own second factor in the console, or ask another admin."
@@ -264,17 +263,17 @@ class SecondFactors:
         challenge: bytes | None,
         then: Callable[[Sequence[str]], _T],
     ) -> _T:
-        """Take a second factor, and do in the same transaction what it is shown for.
+        """Verify a second factor and call ``then`` in the same transaction.
 
         Args:
-            by: Whose password was right.
+            by: The caller, whose password was right.
             code: Of an app, or a recovery code: each works once, on all nodes together.
-            passkey: What a browser says of a passkey, empty if it is a code.
-            challenge: What the browser was asked to sign and nobody has answered yet.
-            then: Takes the ``amr``; what it returns is returned.
+            passkey: The browser's response, empty if the factor is a code.
+            challenge: The unused challenge that the browser was asked to sign.
+            then: Receives the ``amr``; its result is returned.
 
         Raises:
-            BadCredentials: It is wrong, or ``then`` refuses. Recorded.
+            BadCredentials: The factor is wrong, which is recorded, or ``then`` refuses.
             Throttled: There were too many attempts.
         """
         attempt = self._admit(by)
@@ -304,7 +303,7 @@ class SecondFactors:
     def _refund(self, attempt: Attempt, account_id: str) -> None:
         try:
             self._throttling.refund([attempt], account_id)
-        except Unavailable:  # it counts as a wrong one: only the allowance suffers
+        except Unavailable:  # it still counts as a wrong attempt, which only uses up the allowance
             _log.warning("a correct code still counts as wrong: the database is not available")
 
     def _use_code(self, by: Caller, code: str) -> tuple[str, ...]:
@@ -330,14 +329,14 @@ class SecondFactors:
         return amr
 
     def _note_failure(self, by: Caller) -> None:
-        """Write that a code was wrong, so that a flood of them adds few rows."""
+        """Record a wrong code, in such a way that a flood of them adds few rows."""
         try:
             self._audit.refuse(by, "second_factor.failed", target(by.account_id or ""), after={})
         except Unavailable:
             _log.warning("a wrong code was not recorded: the database is not available")
 
     def rewrap(self) -> int:
-        """Encrypt all secrets under the first secret key; returns how many there are."""
+        """Encrypt all secrets under the first secret key; returns their number."""
         with self._database.transaction():
             sealed = self._store.sealed()
             for factor in sealed:
@@ -375,7 +374,7 @@ class SecondFactors:
         self._store.add(factor, step=step)
         self._record(by, factor)
         self._end_logins(account.id, except_for=session.id)
-        # SECURITY: whoever else has the cookie has shown no factor, and must not get in with it.
+        # SECURITY: a thief of the old cookie has shown no factor, so it gets a new secret.
         secret = new_secret()
         self._sessions.raise_to(session.id, amr, digest_of(secret))
         return Added(self._make_codes(by, account.id) if is_first else None, secret)
@@ -436,7 +435,7 @@ class SecondFactors:
 
 
 def _name(factor_id: str) -> str:
-    """What a secret is sealed under."""
+    """Return the name that is bound to an encrypted secret."""
     return f"second factor/{factor_id}"
 
 

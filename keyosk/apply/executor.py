@@ -1,4 +1,4 @@
-"""Executes manifests: all steps of one in one transaction. ``steps`` takes the single ones."""
+"""Executes manifests: all steps of one in one transaction. ``steps`` executes single steps."""
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -45,13 +45,13 @@ from keyosk.workloads import issuers as issuer_rules
 from keyosk.workloads.issuers import TrustedIssuers
 from keyosk.workloads.rules import WorkloadRules
 
-#: Held by who puts a declaration into effect: one at a time.
+#: The lock for applying a manifest: one at a time.
 _LOCK: Final = "declarations"
 
-# What is needed comes before what needs it, and goes after it. A scope that a service loses goes
-# last, when what the declaration took it from has lost it.
+# An object is created before those that need it, and deleted after them. Scopes that a service
+# loses are removed last, when roles and grants of the manifest no longer have them.
 _ORDER: Final = {
-    # Another issuer may take over its ``iss``.
+    # Issuers are deleted first, because a new issuer may take over their ``iss``.
     (Action.DELETE, Noun.RULE): 0,
     (Action.DELETE, Noun.ISSUER): 1,
     (Action.CREATE, Noun.SERVICE): 2,
@@ -69,12 +69,12 @@ _ORDER: Final = {
     (Action.DELETE, Noun.ROLE): 10,
     (Action.DELETE, Noun.SERVICE): 12,
 }
-#: What an issuer asks of its rules more than before, once they are as the manifest has them.
+#: New requirements of an issuer for its rules, once the rules are as in the manifest.
 _RULES_BOUND: Final = 8
 _SCOPES_GO: Final = 11
-#: The fields of an account's grants, as their faults have them.
+#: The fields of an account's grants, as faults name them.
 _OF_GRANTS: Final = ("scopes", "roles", "until")
-#: The scope of Keyosk's own that each noun needs, as its own endpoint does.
+#: The scope of Keyosk's own that each kind of object requires, as at its own endpoint.
 _SCOPES: Final[Mapping[Noun, str]] = {
     Noun.SERVICE: "keyosk:services:write",
     Noun.ROLE: "keyosk:services:write",
@@ -86,7 +86,7 @@ _SCOPES: Final[Mapping[Noun, str]] = {
 
 
 class _RollBack(Exception):
-    """Rolls back the transaction of a trial."""
+    """Rolls back the transaction of a plan."""
 
 
 class Declarations:
@@ -215,7 +215,7 @@ class Declarations:
     ) -> Plan:
         self._database.lock(_LOCK)
         plan = self._planner.plan(declaration, take_over=take_over)
-        # SECURITY: the declaration does not name what ``prune`` takes away.
+        # SECURITY: the manifest does not name the objects that ``prune`` deletes.
         _require(by, {step.noun for step in plan.steps})
         self._lock(plan)
         self._store.forget(plan.stale)
@@ -258,10 +258,10 @@ class Declarations:
             try:
                 self._accounts.locked(name)
             except NotFound:
-                continue  # it will be made by an earlier step
+                continue  # an earlier step will create it
 
     def _take(self, run: Run, order: int, step: Step) -> int | None:
-        """Take one step, or the second part of one; returns its ``effective_at``."""
+        """Execute one step, or its second part; returns its ``effective_at``."""
         if order == _SCOPES_GO:
             return self._service_steps.finish(run, step)
         if order == _RULES_BOUND:
@@ -322,8 +322,8 @@ def _require(by: Caller, nouns: Collection[Noun]) -> None:
 def _collected(by: Caller, faults: Faults, step: Step) -> Iterator[None]:
     """Collect the faults of one step, by its path, and go on with the others.
 
-    An error of the database ends the whole, as its transaction can execute nothing more. So does a
-    safeguard, except for an operator, who gets all faults at once.
+    An error of the database ends the execution, because its transaction can do nothing more. So
+    does a safeguard, except for an operator, who gets all faults at once.
     """
     try:
         yield
@@ -334,7 +334,7 @@ def _collected(by: Caller, faults: Faults, step: Step) -> Iterator[None]:
         faults.add(_place(step, error.field), error.detail)
         faults.raise_if_any()
     except InUse as error:
-        # SECURITY: who may change services or roles may not see accounts by that.
+        # SECURITY: a caller who may change services or roles need not be allowed to see accounts.
         message = error.named if by.is_operator else error.detail
         faults.add(step.path, f"{message} Repeat with force to remove it.")
     except RefusedByRule as error:

@@ -1,6 +1,6 @@
 """Manifests, which describe what an installation should have, and the steps that lead there.
 
-Only values; ``planner`` finds the steps and ``executor`` takes them.
+Only values; ``planner`` finds the steps and ``executor`` executes them.
 
 **Ownership.** A manifest determines the fields that it has, of the objects that it has; other
 fields stay as they are. The ``grants`` of an account are all grants of that account, except those

@@ -48,7 +48,7 @@ class Ownership:
     ) -> tuple[Grant, ...]:
         """Return the grants of an account without those of other owners.
 
-        ``apart``: the manifest lists them apart from their account.
+        ``apart``: the manifest lists them separately from their account.
         """
         wished = {name_of(grant) for grant in wanted}
         ours = []
@@ -59,7 +59,7 @@ class Ownership:
             elif name_of(grant) in wished:
                 ours.append(grant)
                 if self._take_over:
-                    # The grants of an account that declares them all are made by nobody else.
+                    # If a manifest declares all grants of an account, it owns all of them.
                     scope, role = grant.scope or "", grant.role or ""
                     heir = (self._owner or "") if apart else ""
                     self.taken_over.append(ManifestRecord(heir, account_id, scope, role))

@@ -35,7 +35,7 @@ from keyosk.workloads.issuers import TrustedIssuers
 from keyosk.workloads.rules import WorkloadRules
 
 _OBJECTS: Final = ("claims", "metadata")
-#: Compared as they are written: to Python, ``true`` and 1 are equal.
+#: Compared as JSON, because to Python ``true`` and 1 are equal.
 _AS_JSON: Final = (*_OBJECTS, "keys")
 
 
@@ -120,7 +120,7 @@ class Planner:
         wanted = _resolved(declared.fields, account_rules.RESET)
         for name in _OBJECTS:
             if name in wanted:
-                wanted[name] = merge_patch({}, wanted[name])  # no member of it is null, then
+                wanted[name] = merge_patch({}, wanted[name])  # then none of its members is null
         account = _existing(self._accounts.get, declared.name)
         current = {} if account is None else account_rules.fields_of(account)
         if account is not None and "grants" in wanted:
@@ -132,7 +132,7 @@ class Planner:
 
     def _issuer(self, ownership: Ownership, declared: Declared) -> Step | None:
         issuer = _existing(self._issuers.get, declared.name)
-        if issuer is None:  # what is not said is for its preset to say
+        if issuer is None:  # the preset fills in the missing fields
             wanted = {n: value for n, value in declared.fields.items() if value is not None}
             return _compared(ownership, Noun.ISSUER, declared, pair=_Pair(None, {}, wanted))
         wanted = _resolved(_without(declared.fields, "preset"), issuer_rules.RESET)
@@ -160,10 +160,10 @@ class Planner:
     def _granted(
         self, ownership: Ownership, declaration: Declaration, declared: Declared
     ) -> Step | None:
-        """Return the step for grants that the manifest lists apart from their account."""
+        """Return the step for grants that the manifest lists separately from their account."""
         account = _existing(self._accounts.get, declared.name)
         wanted: tuple[Grant, ...] = declared.fields["grants"]
-        if account is None:  # made by an earlier step, or refused when it comes to this one
+        if account is None:  # an earlier step creates it, or this step will be refused
             return _grants_step(declared.name, declared.path, {}, wanted=wanted, dropped=())
         current = by_name(self._grants.of(account.id)[1])
         ownership.ours(declared, account.id, current.values(), wanted=wanted, apart=True)

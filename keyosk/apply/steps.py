@@ -1,6 +1,6 @@
-"""Takes single steps, kind of object by kind of object, by the methods that the REST API calls too.
+"""Executes single steps, by kind of object, with the methods that the REST API calls.
 
-What is common to all steps is in ``executor``: their order, their locks and their faults.
+``executor`` has what all steps share: their order, their locks and their faults.
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,8 @@ _OF_RULES: Final = ("required_claims", "prefix_claims")
 class Run:
     """What all steps of one execution share.
 
-    ``owner``: the manifest's. ``force``: delete also what objects outside of the manifest use.
+    ``owner``: that of the manifest. ``force``: delete also what objects outside of the manifest
+    use.
     """
 
     by: Caller
@@ -179,7 +180,7 @@ class AccountSteps:
                 run.by, account.id, cast(AccountChanges, patch)
             ).effective_at
         if "grants" in step.after:
-            # The grants of an account that declares them all need no owner of their own.
+            # If the manifest has all grants of the account, they need no owner of their own.
             effective_at = latest(effective_at, self._grant_steps.change(run, step, owner=None))
         return effective_at
 
@@ -190,8 +191,8 @@ class AccountSteps:
 class IssuerSteps:
     """Steps for issuers.
 
-    What an issuer asks more of its rules than before holds when these are as the manifest has
-    them: ``finish`` asks it.
+    New requirements for its rules take effect when the rules are as in the manifest: ``finish``
+    sets them.
     """
 
     def __init__(self, issuers: TrustedIssuers) -> None:
@@ -206,7 +207,7 @@ class IssuerSteps:
     def change(self, run: Run, step: Step) -> int | None:
         patch = _without(step.after, "owner")
         if binds_rules(step):
-            # Only what every rule does so far, and with each * that any of them has.
+            # For now only the requirements that every present rule meets.
             known = self._issuers.get(step.name)
             if "required_claims" in patch:
                 patch["required_claims"] = tuple(
@@ -266,7 +267,7 @@ def loses_scopes(step: Step) -> bool:
 
 
 def binds_rules(step: Step) -> bool:
-    """Return whether an issuer asks more of its rules than before."""
+    """Return whether an issuer has stricter requirements for its rules than before."""
     if step.noun is not Noun.ISSUER or step.action is not Action.CHANGE:
         return False
     required, prefix = (

@@ -1,8 +1,8 @@
 """Import and export of any number of accounts, in memory that does not grow with their number.
 
 An import is many small transactions, one for each batch of lines. Each creates what is valid and
-returns a result for every line. A bad line affects no other line. An import that was interrupted is
-simply repeated: accounts whose username exists already stay as they are.
+returns a result for every line. A bad line affects no other line. An interrupted import is simply
+repeated: existing accounts stay as they are.
 """
 
 import threading
@@ -25,7 +25,7 @@ from keyosk.permissions.context import Context
 from keyosk.revocations import latest
 from keyosk.storage.stores import Stores
 
-#: After how many batches the audit chain takes in the new rows.
+#: The number of batches after which the audit log is sealed.
 _SEAL: Final = 20
 _PAGE: Final = 500
 _TAKEN: Final = Fault("username", "Another account already has this username.")
@@ -35,7 +35,7 @@ _Known = tuple[Candidate, str]
 
 
 class _RollBack(Exception):
-    """Ends the transaction of a dry run."""
+    """Rolls back the transaction of a dry run."""
 
 
 class Bulk:
@@ -105,13 +105,13 @@ class Bulk:
     ) -> Iterator[list[Result]]:
         """Import lines; yields the results batch by batch, in the order of the lines.
 
-        ``caller`` returns the caller, again for each batch. ``dry_run``: nothing is kept; then a
-        username that lines of two batches share is not noticed. Raises ``Unavailable``, and
-        whatever ``caller`` raises; earlier batches are kept.
+        ``caller`` returns the caller; it is called for each batch. ``dry_run``: nothing is stored;
+        a username that occurs in two batches is then not noticed. Raises ``Unavailable``, and what
+        ``caller`` raises; earlier batches are kept.
         """
         for number, batch in enumerate(batches(lines), start=1):
-            # SECURITY: an upload may go on for hours after its login. Rights that were lost
-            # meanwhile are lost.
+            # SECURITY: an upload may last for hours, so the rights of the caller are read again for
+            # each batch.
             by = caller()
             yield self._batch(by, batch, on_conflict, dry_run=dry_run)
             if not dry_run and number % _SEAL == 0:
@@ -153,8 +153,8 @@ class Bulk:
         try:
             made, ids = self._insert(by, candidates, passwords, dry_run=dry_run)
         except (Conflict, Forbidden) as error:
-            # A role or scope was changed or deleted between check and insert. By whose grant it
-            # failed, only each line alone can tell.
+            # A role or scope was changed or deleted between check and insert. Only inserting each
+            # line alone tells whose grant failed.
             if len(candidates) == 1:
                 return [_failed(candidates[0].line, error)], known
             for each in candidates:
@@ -171,7 +171,7 @@ class Bulk:
                 )
             elif account_id is None:
                 results.append(Result(each.line.number, Status.CONFLICT, faults=(_GONE,)))
-            elif dry_run and account_id in made:  # by a line above, and undone with it
+            elif dry_run and account_id in made:  # a line above inserted it, and it was rolled back
                 results.append(Result(each.line.number, Status.EXISTS))
             else:
                 known.append((each, account_id))
@@ -195,7 +195,7 @@ class Bulk:
             for grant in grants
             if grant.role
         }
-        # In one order everywhere, so that two imports never wait for each other in a circle.
+        # In a fixed order, so that two imports never deadlock.
         ordered = sorted((each.account for each in candidates), key=itemgetter("username"))
         made: frozenset[str] = frozenset()
         ids: dict[str, str] = {}
@@ -228,7 +228,7 @@ class Bulk:
         roles = self._roles.named([*names])
         if len(roles) < len(names):
             raise Conflict("roles", "A role was deleted in the meantime.")
-        # SECURITY: a second time, as a role may have been widened since the first.
+        # SECURITY: checked again, because a role may have got more scopes since the first check.
         for grant in grants:
             self._safeguards.may_grant(by, grant, roles)
         return roles
@@ -253,7 +253,7 @@ class Bulk:
     ) -> Result:
         """Set the fields and grants of an account to those of the line, in one transaction.
 
-        Never its password: repeating an import would undo a later change of it.
+        Its password stays: repeating an import would otherwise undo a later change.
         """
         line = candidate.line
         patch = {
@@ -294,7 +294,7 @@ class Bulk:
         )
 
     def _tell_refused(self, by: Caller, results: Sequence[Result]) -> None:
-        """Write one audit row for all lines of a batch that a rule refused, against floods."""
+        """Write one audit row for all lines of a batch that a rule refused."""
         lines = [result for result in results if result.status is Status.REFUSED]
         if not lines:
             return
@@ -318,5 +318,5 @@ def _failed(line: Line, error: Invalid | Forbidden | NotFound | Conflict) -> Res
 def _differs(account: Account, patch: Mapping[str, Any]) -> bool:
     """Return whether a merge patch would change the account."""
     before = {name: getattr(account, name) for name in patch}
-    # One by one: a merge takes a member that is None away, and expires_at may be.
+    # Field by field: a merge would remove expires_at if it is None.
     return any(not is_same(before[name], merge_patch(before[name], patch[name])) for name in patch)

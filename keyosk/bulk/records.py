@@ -12,10 +12,9 @@ from keyosk.errors import Fault, Forbidden
 from keyosk.model import Grant
 from keyosk.revocations import latest
 
-# A batch is one transaction. 500 lines keep SQLite's only write lock for 30 to 80 ms, so that an
-# admin beside the import hardly waits; with fewer, the time goes into the disk's confirmation of
-# each (1 to 10 ms). The other two bounds are for lines that are large (memory) and for lines with
-# a password, each of which is 20 ms of work before the batch is safe.
+# A batch is one transaction. 500 lines hold SQLite's write lock for 30 to 80 ms, so that others
+# hardly wait; smaller batches spend their time on commits (1 to 10 ms each). The other two bounds
+# limit memory, and the time for hashing passwords (20 ms each).
 _LINES: Final = 500
 _BYTES: Final = 1024 * 1024
 _PASSWORDS: Final = 25
@@ -41,11 +40,11 @@ class Status(StrEnum):
     CONFLICT = "conflict"
 
 
-#: The ends that need somebody to look at the line.
+#: The statuses of lines that need attention.
 FAILED: Final = frozenset({Status.INVALID, Status.REFUSED, Status.CONFLICT})
 
 
-# The three that each line of an import has are not frozen: that takes five times as long to make.
+# The three classes for each line are not frozen: creating a frozen object takes five times as long.
 @dataclass(slots=True, kw_only=True)
 class Line:
     """One line of an import.
@@ -119,7 +118,7 @@ class Tally:
 
 
 def batches(lines: Iterable[Line]) -> Iterator[list[Line]]:
-    """Yield lines in batches, one for each transaction."""
+    """Yield the lines in batches, one for each transaction."""
     batch: list[Line] = []
     size = passwords = 0
     for line in lines:

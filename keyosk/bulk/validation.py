@@ -61,12 +61,12 @@ class LineValidator:
     def passwords(
         self, candidates: Sequence[Candidate], *, dry_run: bool
     ) -> dict[str, StoredPassword]:
-        """Return the passwords to store, by the ids of the new accounts; a dry run hashes none.
+        """Return the password hashes by the ids of the new accounts; a dry run hashes nothing.
 
         Hashing is slow and needs no lock, so it happens before the transaction.
         """
         plain = [each for each in candidates if "password" in each.line.fields]
-        # Only to spare work when an import is repeated; who is new, the insert finds out.
+        # This only saves work when an import is repeated; the insert decides which accounts exist.
         known = self._accounts.ids_of([each.account["username"] for each in plain])
         hashes = {each.account["id"]: each.hash for each in candidates if each.hash is not None}
         for each in plain:
@@ -99,7 +99,7 @@ class LineValidator:
     ) -> tuple[dict[str, Any], str | None]:
         """Return the account, and the hash of its password.
 
-        ``wrong``: what is wrong with its grants. Raises ``Invalid`` with that and all else.
+        ``wrong``: the faults of its grants. Raises ``Invalid`` with these and all other faults.
         """
         fields = dict(line.fields)
         given = fields.pop("password_hash", None)
@@ -150,9 +150,9 @@ _T = TypeVar("_T")
 
 
 def once(function: Callable[[Grants], _T]) -> Callable[[Grants], _T]:
-    """``function``, called once for each object: the lines of a batch share few lists of grants.
+    """Return ``function`` with its results cached by object; lines of a batch share their grants.
 
-    Whoever calls it keeps the objects meanwhile.
+    The caller must keep the objects alive, because they are compared by identity.
     """
     known: dict[int, _T] = {}
 
@@ -165,7 +165,7 @@ def once(function: Callable[[Grants], _T]) -> Callable[[Grants], _T]:
 
 
 def distinct(every: Iterable[Grants | None]) -> Collection[Grants]:
-    """Return each object once, without ``None``."""
+    """Return each object once (by identity), without ``None``."""
     return {id(grants): grants for grants in every if grants}.values()
 
 
@@ -180,7 +180,7 @@ def _grant_faults(
 
 
 def _ended(now: int, grants: Grants) -> tuple[Fault, ...]:
-    """Return which grants are over: from an export of old accounts, or by mistake."""
+    """Return warnings about grants that have ended, as in an old export or by mistake."""
     return tuple(
         Fault("grants", f"the end of {grant.scope or grant.role} {_OVER}: it gives nothing")
         for grant in grants

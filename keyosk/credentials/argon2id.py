@@ -1,12 +1,12 @@
-"""argon2id (RFC 9106) in blocks of memory that are kept from one hash to the next.
+"""argon2id (RFC 9106) with its own memory, which is reused for the next hash.
 
-A hash fills 19 MiB. Taken from the system anew, that is 4,864 page faults, which take as long as
-half of the hash. The C library keeps freed memory, but returns it when two hashes of a process end
-together, and lets it be broken up by small allocations, so that a process holds three such blocks
-and still takes page faults. Blocks of our own are of use to nothing else. Their pages are huge
-where Linux has them (2 MiB): that is 265 faults, and the hash itself takes a tenth less.
+A hash fills 19 MiB. Fresh memory costs 4,864 page faults, which take half as long as the hash. The
+C library does keep freed memory, but it fragments it with small allocations and returns it when two
+hashes end together. Blocks of our own avoid that. On Linux they use huge pages (2 MiB): 265 faults,
+and the hash itself takes a tenth less.
 
-The computation is that of argon2's reference implementation; only its memory comes from here.
+The
+computation is that of argon2's reference implementation; only the memory comes from here.
 """
 
 import mmap
@@ -21,9 +21,9 @@ from argon2.low_level import Type, core, error_to_str, ffi
 
 _VERSION: Final = 0x13
 _OUT_OF_MEMORY: Final = -22  # ARGON2_MEMORY_ALLOCATION_ERROR
-#: Seconds after which a block that nobody used is returned to the system.
+#: Seconds after which an unused block is returned to the system.
 _KEPT: Final = 0.25
-#: The same while the process hashes without it: it once did more at a time than it does now.
+#: The same for the other free blocks when a hash ends: the process may need fewer now.
 _SPARE_KEPT: Final = 0.05
 
 
@@ -37,7 +37,7 @@ def derive(
         ValueError: argon2 refuses the parameters.
     """
     result = ffi.new("uint8_t[]", length)
-    # SECURITY: C keeps no reference to what it is given here, so these names must live on.
+    # SECURITY: C holds no reference to these objects, so the names must stay alive.
     given, salted = ffi.new("uint8_t[]", secret), ffi.new("uint8_t[]", salt)
     fields = {
         "out": result,
@@ -86,7 +86,7 @@ class _Blocks:
 
     def __init__(self) -> None:
         self._begin()
-        # A child has the memory of its parent, and none of its threads.
+        # After a fork, the child has the blocks of its parent, but none of its threads.
         os.register_at_fork(after_in_child=self._begin)
 
     def _begin(self) -> None:
@@ -96,9 +96,9 @@ class _Blocks:
         self._timer: threading.Timer | None = None
 
     def take(self, size: int) -> Any:
-        """Return a pointer to a block that nobody else has. Raises ``OSError``."""
+        """Return a pointer to an unused block. Raises ``OSError``."""
         with self._lock:
-            # The one that was used last, so that the others may be returned.
+            # The most recently used one, so that the others can be returned.
             block = next((each for each in reversed(self._free) if each.size == size), None)
             if block is not None:
                 self._free.remove(block)
@@ -117,7 +117,7 @@ class _Blocks:
             self._look_later()
 
     def return_unused(self) -> None:
-        """Return the blocks to the system that were not used for a while."""
+        """Return blocks to the system that were not used for a while."""
         with self._lock:
             self._timer = None
             self._free = self._used_within(_KEPT)
@@ -146,12 +146,12 @@ def _take_block(memory: Any, size: int) -> int:
     try:
         memory[0] = _blocks.take(size)
     except (OSError, MemoryError):
-        memory[0] = ffi.NULL  # which argon2 takes for a lack of memory
+        memory[0] = ffi.NULL  # argon2 reports this as a lack of memory
     return 0
 
 
 def _callbacks() -> tuple[Any, Any]:
-    """What argon2 calls for its memory; NULL, for the C library's, where a system forbids it."""
+    """Return argon2's memory callbacks; NULL (malloc) if the system forbids callbacks."""
     try:
         take = ffi.callback("int(uint8_t **, size_t)", _take_block)
         give = ffi.callback("void(uint8_t *, size_t)", lambda memory, _: _blocks.give(memory))

@@ -40,7 +40,7 @@ from keyosk.storage.stores import Stores
 
 _log = logging.getLogger(__name__)
 
-#: How stale ``last_used_at`` and ``last_login_at`` may be, in seconds: a use is not a write.
+#: Seconds by which ``last_used_at`` and ``last_login_at`` may be behind: not every use is written.
 SEEN_RESOLUTION: Final = 300
 _NOTE_PAUSE: Final = 10  # seconds
 
@@ -78,7 +78,7 @@ class Authentication:
         address: str | None = None,
         key_alone: bool = False,
     ) -> Principal:
-        """Return the login that one of these readings proves, sent from ``address``.
+        """Return the login that one of the candidates proves, sent from ``address``.
 
         They are the readings of one login, in the order to try them. ``key_alone``: an API key
         needs no username. Raises ``BadCredentials``, which is counted in the audit log, and
@@ -102,14 +102,14 @@ class Authentication:
     def by_token(self, claims: VerifiedClaims, *, audience: str) -> Principal:
         """Return the login behind a verified token for ``audience``, with its current rights.
 
-        Raises ``BadToken`` if its account or API key was deleted or disabled or has expired, or the
-        token was revoked; the same of the account that acts for its account.
+        Raises ``BadToken`` if the token was revoked, or if its account or API key was deleted or
+        disabled or has expired. The same holds for the account that acts in the token.
         """
         found = self._logins.by_token(claims, audience)
         if found is None or found[0].account_id != claims.account_id or not self._usable(found[0]):
             raise BadToken("The account or API key of the token is deleted, disabled or expired.")
         principal, is_revoked = found
-        # An entry may be of a clock that was ahead: whoever keeps the entries has the last word.
+        # A clock that was ahead may have written the revocation; ``Revocations`` decides.
         if claims.issued_at < principal.tokens_from or (
             is_revoked
             and self._revocations.is_revoked(
@@ -120,10 +120,10 @@ class Authentication:
         return principal if claims.actor is None else self._acted_for(principal, claims)
 
     def _acted_for(self, principal: Principal, claims: VerifiedClaims) -> Principal:
-        """Return the login behind an exchanged token, if whoever acts for it may still do so.
+        """Return the login behind an exchanged token, if the account that acts in it is usable.
 
-        SECURITY: it is in the hands of the account that acts, so that account's loss is its loss.
-        Those that acted before are named for information (RFC 8693 section 4.1).
+        SECURITY: the acting account holds the token, so the token is no longer valid when that
+        account is not. Earlier actors are named for information only (RFC 8693 section 4.1).
         """
         actor = self._logins.by_account((claims.actor or {})["sub"], claims.issued_at)
         if actor is None or not self._usable(actor):
@@ -162,7 +162,7 @@ class Authentication:
     ) -> Principal:
         """Return the login that an account would have, usable or not. Raises ``NotFound``.
 
-        It writes nothing, unless a token will be issued for it that Keyosk must accept afterwards.
+        It writes nothing, unless a token will be issued that Keyosk must accept afterwards.
         """
         now = int(self._clock())
         if api_key_id is not None:
@@ -194,7 +194,7 @@ class Authentication:
         return principal
 
     def is_use_recorded(self, principal: Principal) -> bool:
-        """Whether nothing has to be written of this use: it was a short while ago, or cannot be."""
+        """Return whether a use needs no write: one was recorded recently, or none can be."""
         seen = principal.last_seen_at
         is_known = seen is not None and clocks.is_recent(seen, int(self._clock()), SEEN_RESOLUTION)
         return is_known or time.monotonic() < self._no_notes_until
@@ -204,7 +204,7 @@ class Authentication:
     ) -> None:
         """Record that the credential was used, to within minutes and without delaying a response.
 
-        Call it after the response was sent: it may wait for the database, and may fail.
+        Call it after the response was sent, because it may wait for the database, and may fail.
         ``address`` and ``request_id``: of the request, for the row of an API key's first use.
         """
         if self.is_use_recorded(principal):
@@ -219,7 +219,7 @@ class Authentication:
                 )
                 self._note_key(user, principal.credential_id, now, last=principal.last_seen_at)
         except Unavailable:
-            # Each try may have to wait, and holds a thread meanwhile.
+            # No second try: each may wait, and occupies a thread.
             self._no_notes_until = time.monotonic() + _NOTE_PAUSE
             _log.warning("the use of a credential was not recorded: the database is not available")
 
@@ -251,7 +251,7 @@ class Authentication:
             self._api_keys.record_use(api_key_id, now)
             return
         with self._database.transaction():
-            # If several use it first at the same time, only one of them records it.
+            # Of several first uses at the same time, only one is recorded.
             if self._api_keys.record_use(api_key_id, now, first=True):
                 target = f"account/{user.account_id}/api-key/{api_key_id}"
                 self._audit.record(user, "api_key.first_use", target)
@@ -259,7 +259,7 @@ class Authentication:
     def _by_api_key(self, candidate: Candidate, address: str | None) -> Principal | None:
         username, digest = candidate.username, api_key_format.digest(candidate.secret)
         principal = self._logins.by_digest(digest, int(self._clock()))
-        # Where there is no username the key alone is enough: ``_misplaced`` says where.
+        # Without a username, a key alone is enough at some endpoints (see ``_misplaced``).
         if principal is None or (username and not usernames.is_same(username, principal.username)):
             return None
         return (
@@ -271,14 +271,14 @@ class Authentication:
     def _by_passwords(self, candidates: Sequence[Candidate], address: str | None) -> Principal:
         names = [usernames.lookup_form(each.username) or "" for each in candidates]
         source = source_of(address)
-        # A guess that waits for its turn is not counted yet, so that many right ones that come at
-        # once do not use up what wrong ones are allowed.
+        # An attempt is counted only when its turn comes, so that many right passwords at once do
+        # not use up the allowance for wrong ones.
         self._database.check()
         with self._passwords.hashing_limit.hold():
             attempts = []
             for name, candidate in zip(names, candidates, strict=True):
-                # SECURITY: each password that is tried is a guess, at the name that it is tried
-                # for: one header can mean three.
+                # SECURITY: each password that is tried counts as an attempt for its username; one
+                # header can mean three of them.
                 stored, seen_at = self._accounts.password(name, source)
                 attempts.append(self._admit(name, address, seen_at))
                 principal = self._by_password(stored, candidate.secret)
@@ -298,14 +298,14 @@ class Authentication:
     def _refund(self, attempts: Sequence[Attempt], account_id: str) -> None:
         try:
             self._throttling.refund(attempts, account_id)
-        except Unavailable:  # it counts as a wrong one: only the allowance suffers
+        except Unavailable:  # it still counts as a wrong attempt, which only uses up the allowance
             _log.warning("a correct password still counts as wrong: the database is not available")
 
     def _count_failure(
         self, username: str, address: str | None, *, throttled: bool = False
     ) -> None:
-        """Count a refused login; a database that cannot write does not change the response."""
-        delays.before_waiting()  # it writes, and must not be counted twice
+        """Count a refused login. A failure of the database does not change the response."""
+        delays.before_waiting()  # it writes, and must not run twice
         self._metrics.login_refused(throttled=throttled)
         name = usernames.lookup_form(username)
         try:
@@ -324,8 +324,8 @@ class Authentication:
             return None
         if stored is None:
             return None
-        # SECURITY: read after the hash, which takes long: rights lost meanwhile are lost, and a
-        # password that was changed meanwhile is not found.
+        # SECURITY: read after the slow hash, so that rights and passwords that were lost or changed
+        # meanwhile do not count.
         principal = self._logins.by_password(stored.id, int(self._clock()))
         if principal is None or not self._usable(principal):
             return None
@@ -336,7 +336,7 @@ class Authentication:
     def _rehash(self, password: StoredPassword) -> None:
         try:
             self._accounts.rehash(password)
-        except Unavailable:  # the next login tries again; this one was proven
+        except Unavailable:  # the next login tries again; this one is valid
             _log.warning("an old password hash was not replaced: the database is not available")
 
     def _usable(self, principal: Principal) -> bool:
@@ -363,9 +363,10 @@ def _misplaced(candidates: Sequence[Candidate], *, key_alone: bool) -> str | Non
 
 
 def acted_for(principal: Principal, actor: Principal) -> Principal:
-    """Return a login in which another acts: its tokens are no older than the revocation of either.
+    """Return a login with another account acting in it.
 
-    A verifier refuses them by an entry for either.
+    Its tokens must be newer than the revocations of both accounts, because a verifier refuses them
+    by an entry for either.
     """
     return replace(principal, tokens_from=max(principal.tokens_from, actor.tokens_from))
 
@@ -391,7 +392,7 @@ def caller(
     via: str | None = None,
     conditions: Mapping[str, tuple[Condition, ...]] | None = None,
 ) -> Caller:
-    """Return the caller that a login is to the rest of Keyosk."""
+    """Return the caller for a login."""
     return Caller(
         account_id=principal.account_id,
         username=principal.username,

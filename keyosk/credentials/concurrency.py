@@ -15,19 +15,19 @@ from typing import Final, NoReturn
 from keyosk.errors import Unavailable
 from keyosk.metrics import Metrics
 
-#: What hands the request of this thread over to one that may take long; ``None``: it is one.
-#: It raises, and the request begins anew there, so whatever came before has to have no effect yet.
+#: Moves the request of this thread to a thread for slow requests; ``None`` in such a thread. It
+#: raises, and the request starts again there, so nothing before it may have an effect.
 hand_over: Final[ContextVar[Callable[[], NoReturn] | None]] = ContextVar("hand_over", default=None)
-#: Seconds between two looks for a free slot, when all are taken.
+#: Seconds between two attempts to get a slot, while all are taken.
 _LOOK: Final = 0.002
-#: Seconds that a process waits with a further slot, while it has one.
+#: Seconds that a process with a slot waits before it takes another.
 _PATIENCE: Final = 0.01
 
 
 class HashingLimit:
-    """Lets at most ``number`` threads hold a slot, in all processes with the same folder.
+    """A limit of ``number`` slots for all threads of all processes with the same folder.
 
-    A slot is a locked file, so the kernel frees it when its holder dies, whatever the reason.
+    A slot is a locked file, so the kernel frees it when its holder dies.
 
     Processes share the slots evenly. A process passes its slot from thread to thread, and takes a
     second one only if no process with fewer slots wants it. So a process seldom needs the memory of
@@ -45,8 +45,8 @@ class HashingLimit:
     ) -> None:
         """Set ``folder`` (``None``: for this process only) and ``timeout``, the seconds to wait.
 
-        ``patience``: the seconds between two looks for a further slot. ``metrics`` counts who
-        waits, who holds a slot and for how long.
+        ``patience``: the seconds between two looks for a further slot. ``metrics`` counts waiting
+        and running hashes.
         """
         self.number = number
         self._metrics = metrics or Metrics()
@@ -61,10 +61,10 @@ class HashingLimit:
     def hold(self) -> Iterator[None]:
         """Hold a slot; a thread that has one keeps it. Raises ``Unavailable`` after a wait.
 
-        In a thread for short requests it hands the request over instead of waiting.
+        In a thread for fast requests it moves the request to another thread instead of waiting.
         """
-        # SECURITY: here, where all that takes long comes by. A list of the requests that do would
-        # miss one, and that one would hold the threads that all others need.
+        # SECURITY: here, where every slow request passes. A list of slow requests would miss one,
+        # and that one would occupy the threads that all others need.
         elsewhere = hand_over.get()
         if elsewhere is not None:
             elsewhere()
@@ -103,7 +103,7 @@ class HashingLimit:
             self._here.release()
 
     def _lock_file(self, files: Sequence[str], deadline: float, held: ExitStack) -> None:
-        """Hold the lock of one of the files; whoever has the first of this process, that too."""
+        """Lock one of the files; the first thread of a process looks at them more often."""
         is_first = False
         while True:
             if not is_first and self._first.acquire(timeout=self._patience):
@@ -122,7 +122,7 @@ class HashingLimit:
 def _locked(files: Sequence[str]) -> int | None:
     """Open a file and lock it while it is open; ``None`` if all are locked."""
     for file in files:
-        # Opened anew each time: a lock belongs to the opening, not to the process.
+        # Opened each time, because a lock belongs to the open file, not to the process.
         try:
             handle = os.open(file, os.O_CREAT | os.O_RDWR, 0o600)
         except OSError as error:  # no room on the disk, or no descriptor left
@@ -160,13 +160,13 @@ def machine_folder() -> Path | None:
         found = folder.lstat()
     except OSError:
         return None
-    # SECURITY: anybody may have made something of that name.
+    # SECURITY: another user may have created something with that name.
     ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
     return folder if ours and not stat.S_IMODE(found.st_mode) & 0o077 else None
 
 
 def _memory() -> int:
-    """Return the bytes that this process may use: the cgroup's limit, or the machine's memory."""
+    """Return the memory that this process may use: the cgroup's limit, or the machine's."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:

@@ -1,7 +1,7 @@
-r"""Password hashes that were made elsewhere: which are known, and how they are stored.
+r"""Password hashes of other programs: the supported formats, and how they are stored.
 
-``adopt`` brings each form that people have in their databases into the one form of its scheme that
-is stored, and refuses what is too weak or too dear to check:
+``adopt`` converts each format to the stored format of its scheme, and refuses hashes that are too
+weak or too expensive to verify:
 
 =====================  ==========================================  =============================
 scheme                 stored as                                   also taken
@@ -18,8 +18,8 @@ crypt's SHA-2          ``$6$rounds=...$salt$digest``, ``$5$...``
 salted SHA (LDAP)      ``{SSHA}...``, ``{SSHA256}``, ``{SSHA512}``
 =====================  ==========================================  =============================
 
-The right-hand forms with ``_`` or without a leading ``$`` are Django's, ``i=`` is the PHC string
-format's, and those with ``:`` are Werkzeug's (``scrypt:N:r:p$salt$hex`` too). A scheme's name in
+The formats on the right with ``_`` or without a leading ``$`` are Django's, ``i=`` is that of PHC
+strings, and those with ``:`` are Werkzeug's (``scrypt:N:r:p$salt$hex`` too). A scheme's name in
 braces, as LDAP servers, Dovecot and Spring Security write it, may stand before any of them; Spring
 has a form of its own for scrypt.
 """
@@ -37,7 +37,7 @@ LONGEST: Final = 1_000
 """The longest hash that is taken, in characters. The longest of the known forms have 300."""
 
 MAX_MEMORY_KIB: Final = 256 * 1024
-"""The memory that checking an adopted hash may take. Several are checked at once."""
+"""The memory that verifying an adopted hash may take. Several are verified at once."""
 
 MAX_LANES: Final = 64
 
@@ -70,12 +70,12 @@ _WERKZEUG_SCRYPT: Final = re.compile(
 _DOVECOT_PBKDF2: Final = re.compile(
     r"\{PBKDF2\}\$1\$([^$]+)\$([1-9][0-9]{0,9})\$([0-9a-f]{40})", re.ASCII
 )
-# Its parameters are one number in hexadecimal: log2(N), then r and p in two digits each.
+# Its parameters are one hexadecimal number: log2(N), then r and p with two digits each.
 _SPRING_SCRYPT: Final = re.compile(
     r"\$([0-9a-f]{1,2})([0-9a-f]{2})([0-9a-f]{2})\$([A-Za-z0-9+/]+)=*\$([A-Za-z0-9+/]+)=*", re.ASCII
 )
 _SCHEME: Final = re.compile(r"\{([A-Za-z0-9@._-]{1,40})\}", re.ASCII)
-#: Names in braces before a hash whose own form tells all: these say nothing more.
+#: Names in braces that add nothing, because the hash after them identifies itself.
 _NAMES: Final = frozenset(
     (
         *("CRYPT", "BCRYPT", "BLF-CRYPT", "SHA256-CRYPT", "SHA512-CRYPT"),
@@ -87,7 +87,7 @@ _PBKDF2_NAMES: Final[Mapping[str, str]] = {
     "PBKDF2": "$pbkdf2$",
     **{f"PBKDF2-SHA{size}": f"$pbkdf2-sha{size}$" for size in _DIGEST_SIZE},
 }
-#: What is refused, and why: programs that have these have a better one as well.
+#: Refused formats, and why. Programs with these have a better one as well.
 _REASONS: Final = (
     (
         r"\{(?:CLEAR|CLEARTEXT|PLAIN|noop)\}.*",
@@ -135,8 +135,8 @@ def adopt(text: str, *, most_work: int) -> str:
     cost = None if stored is None else stored_hashes.cost_of(stored)
     if stored is None or cost is None:
         raise _invalid(_why_not(text))
-    # SECURITY: whoever may import could else make every login with this name, right or wrong,
-    # keep a core and much memory for hours.
+    # SECURITY: otherwise a caller who may import could make each login to this account, right or
+    # wrong, occupy a core and much memory for hours.
     if max(cost.work, cost.worst) > most_work:
         raise _invalid("requires more work than is allowed: about 2 seconds for each login")
     if cost.memory > MAX_MEMORY_KIB or cost.lanes > MAX_LANES:
@@ -192,7 +192,7 @@ def _argon2(found: re.Match[str]) -> str:
 
 
 def _bcrypt(found: re.Match[str]) -> str:
-    """Clear the unused bits of the last characters, which old programs left at random."""
+    """Clear the unused bits of the last characters, which old programs left random."""
     head, salt_end, digest, digest_end = found.groups()
     return f"{head}{_cleared(salt_end, 4)}{digest}{_cleared(digest_end, 2)}"
 

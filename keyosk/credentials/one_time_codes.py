@@ -1,4 +1,4 @@
-"""Codes that work once: of authenticator apps (RFC 6238), and recovery codes."""
+"""One-time codes: those of authenticator apps (RFC 6238), and recovery codes."""
 
 import hashlib
 import hmac
@@ -8,13 +8,13 @@ from typing import Final
 
 from pyotp import TOTP, random_base32
 
-#: Seconds that a code of an app is shown (RFC 6238 section 5.2), with six digits and SHA-1: what
-#: every app knows.
+#: Seconds for which an app shows a code (RFC 6238 section 5.2). Six digits and SHA-1, because every
+#: app supports them.
 STEP: Final = 30
-#: How many steps the clock of a phone may be off, either way.
+#: How many steps the clock of a phone may be ahead or behind.
 OFF: Final = 1
 _APP_CODE: Final = re.compile(r"[0-9]{6}", re.ASCII)
-#: How many recovery codes are made at a time.
+#: The number of recovery codes of an account.
 RECOVERY_CODES: Final = 10
 #: 24 of 32 characters are 120 bits: NIST SP 800-63B-4 section 3.1.2.2 asks for 112, else for a
 #: slow hash.
@@ -38,13 +38,13 @@ def step_at(now: float) -> int:
 
 
 def matching_step(secret: str, code: str, now: float) -> int | None:
-    """Return the time step whose code this is, of those that count now; ``None`` for no such."""
+    """Return the accepted time step whose code this is; ``None`` if there is none."""
     code = compact(code)
     if not _APP_CODE.fullmatch(code):
         return None
     app, current = TOTP(secret), step_at(now)
     found = None
-    # SECURITY: all of them are compared, whichever fits.
+    # SECURITY: all are compared, in constant time.
     for step in range(max(0, current - OFF), current + OFF + 1):
         if hmac.compare_digest(app.generate_otp(step).encode(), code.encode()):
             found = step
@@ -52,17 +52,17 @@ def matching_step(secret: str, code: str, now: float) -> int | None:
 
 
 def new_recovery_codes() -> list[str]:
-    """Return new recovery codes, as people are shown them."""
+    """Return new recovery codes, as they are shown to people."""
     return [_new_recovery_code() for _ in range(RECOVERY_CODES)]
 
 
 def digest(code: str, factor_id: str) -> bytes:
-    """Return the hash of a recovery code, however it was typed."""
+    """Return the hash of a recovery code, as typed with any spaces, dashes and case."""
     return hashlib.sha256(f"{factor_id}/{compact(code)}".encode("utf-8", "replace")).digest()
 
 
 def compact(code: str) -> str:
-    """Return a code without what people put between its parts, in lower case."""
+    """Return a code in lower case, without spaces and dashes."""
     return re.sub(r"[\s-]", "", code).lower()
 
 

@@ -1,7 +1,7 @@
-"""Passkeys (WebAuthn Level 3): what a browser is asked for, and whether its response is right.
+"""Passkeys (WebAuthn Level 3): the options for browsers, and the verification of responses.
 
-The user must be verified each time, by whatever the authenticator has: a PIN, a finger, a face. No
-attestation is asked for: any authenticator will do.
+The authenticator must verify the user each time, by PIN, fingerprint or face. No attestation is
+requested, so any authenticator is accepted.
 """
 
 import json
@@ -15,7 +15,7 @@ from keyosk.errors import BadCredentials
 from keyosk.model import PASSWORD, SEVERAL_FACTORS, Passkey
 
 _REFUSED: Final = "The passkey was not accepted."
-#: Longer than any response of an authenticator that people have.
+#: Longer than any response of a real authenticator.
 _LONGEST: Final = 20_000
 #: By a key in hardware or in software, with the user present (RFC 8176).
 _HARDWARE: Final = "hwk"
@@ -26,14 +26,14 @@ _ONE_DEVICE: Final = "single_device"
 
 @dataclass(frozen=True, slots=True)
 class RelyingParty:
-    """Whom passkeys are for: their ``id`` is a host, their ``origin`` that of the pages."""
+    """The relying party of passkeys: ``id`` is a host, ``origin`` that of the pages."""
 
     id: str
     origin: str
 
 
 def relying_party(issuer: str) -> RelyingParty | None:
-    """Return whom passkeys are for; ``None`` where the issuer has no name, as browsers want one."""
+    """Return the relying party; ``None`` if the issuer's host is an IP address."""
     url = urlsplit(issuer)
     host = url.hostname or ""
     try:
@@ -99,7 +99,7 @@ def verify_new(
             expected_origin=party.origin,
             require_user_verification=True,
         )
-    # SECURITY: whatever a forged response makes the library fall over refuses it.
+    # SECURITY: any error of the library refuses the response, which may be forged.
     except Exception as error:
         raise BadCredentials(_REFUSED) from error
     passkey = Passkey(
@@ -113,9 +113,9 @@ def verify_new(
 def verify_shown(
     party: RelyingParty, response: str, *, challenge: bytes, known: Collection[Passkey]
 ) -> tuple[Passkey, tuple[str, ...]]:
-    """Return which of the ``known`` passkeys was shown, with its new count, and its ``amr``.
+    """Return the one of the ``known`` passkeys that was shown, with its new count, and its ``amr``.
 
-    Raises ``BadCredentials``, also where its count of signatures did not go up: it was copied.
+    Raises ``BadCredentials``, also if its signature count did not increase: it was copied.
     """
     import webauthn  # noqa: PLC0415
 
@@ -140,7 +140,7 @@ def verify_shown(
 
 
 def _amr(device: str) -> tuple[str, ...]:
-    # A key that several devices share has left the hardware of one.
+    # A key that is shared by several devices is not bound to hardware.
     key = _HARDWARE if device == _ONE_DEVICE else _SOFTWARE
     return PASSWORD, key, _USER, SEVERAL_FACTORS
 

@@ -18,7 +18,7 @@ from keyosk.credentials.concurrency import HashingLimit, for_hashes
 MAX_LENGTH = 1024
 """The length of the longest password, in code points after NFC."""
 
-# NFC composes at most four code points into one, so whatever is longer than this is too long.
+# NFC composes at most four code points into one, so a longer text is too long.
 _MAX_RAW_LENGTH = 4 * MAX_LENGTH
 
 
@@ -56,12 +56,12 @@ def generate() -> str:
     return "-".join("".join(secrets.choice(alphabet) for _ in range(5)) for _ in range(6))
 
 
-# ---- Hashing and checking ----------------------------------------------------------------------
+# ---- Hashing and verifying ---------------------------------------------------------------------
 
-_OUT_OF_MEMORY = "Memory allocation error"  # as argon2 says it, through passlib
+_OUT_OF_MEMORY = "Memory allocation error"  # argon2's message, through passlib
 _OURS = "$argon2id$v=19$"
 _SALT_BYTES, _DIGEST_BYTES = 16, 32
-# Of the hashes that are not ours, from elsewhere.
+# The schemes of imported hashes.
 _SCHEMES = (
     "argon2",
     "bcrypt",
@@ -203,7 +203,8 @@ class Passwords:
     def _matches(self, secret: bytes, stored: str) -> bool:
         out_of_memory = False
         if stored.startswith("$2"):
-            # Plain bcrypt never saw more. Its library cut in silence, and refuses since version 5.
+            # Plain bcrypt uses no more. Its library truncated silently, and refuses since version
+            # 5.
             secret = secret[:_BCRYPT_LENGTH]
         if stored.startswith(_CRYPTS) and len(secret) > stored_hashes.LONGEST_FOR_CRYPT:
             # SECURITY: each of its rounds takes the whole password (CVE-2016-20013).
@@ -216,20 +217,20 @@ class Passwords:
         except MemoryError:
             out_of_memory = True
         except (ValueError, TypeError, NotImplementedError) as error:
-            # Of scrypt the form says all: whatever stops it after that is want of memory.
+            # The format of a scrypt hash was checked, so this can only be a lack of memory.
             out_of_memory = _OUT_OF_MEMORY in str(error) or stored.startswith("$scrypt$")
-        # SECURITY: outside the handler, because passlib's errors hold the stored hash.
-        # And not left to the hash below, which may find the memory that was missing a moment
-        # ago: a right password must then not be called wrong.
+        # SECURITY: outside the handler, because passlib's errors hold the stored hash. Raised here,
+        # because the dummy hash below may find memory again, and a right password must not be
+        # called wrong.
         if out_of_memory:
             raise _no_memory()
-        # Found malformed before any work was done.
+        # It is malformed, which was found before any work.
         self._hash(secret, min(self._work, self._work_of(stored) or 0))
         return False
 
     def _hash(self, secret: bytes, work: int) -> str:
         """Hash with the current parameters, or with less memory and fewer passes for less work."""
-        # As much memory as the live hash has, never more: the time of a hash goes with its memory
+        # As much memory as the live hash, never more: the time of a hash depends on its memory
         # pages as well as with its passes, and callers bound memory by the live parameters.
         passes = max(round(work / self._memory_kib), 1)
         memory_kib = max(min(work // passes, self._memory_kib), 8 * self._parallelism)
@@ -258,10 +259,10 @@ _loading = threading.Lock()
 def _context() -> Any:
     """Return passlib's context for hashes from elsewhere.
 
-    It is loaded for the first of them. Most installations have none, and to load it and test its
-    backends takes as long as several hashes.
+    It is created for the first such hash: most installations have none, and creating it takes as
+    long as several hashes.
     """
-    # Two threads that both came first would get in each other's way, and one of them would fail.
+    # Without the lock, two first threads would disturb each other, and one would fail.
     with _loading:
         return _loaded_context()
 
@@ -281,7 +282,7 @@ def _header(memory_kib: int, passes: int, lanes: int) -> str:
 
 
 def _is_hash_of(secret: bytes, stored: str) -> bool:
-    """Raises ``ValueError`` if ``stored`` is malformed, ``MemoryError``."""
+    """Verify a password. Raises ``ValueError`` if ``stored`` is malformed, ``MemoryError``."""
     found = stored_hashes.ARGON2.fullmatch(stored)
     if found is None:
         raise ValueError("not an argon2id hash")
@@ -298,7 +299,7 @@ def _is_hash_of(secret: bytes, stored: str) -> bool:
 
 
 def _encoded(data: bytes) -> str:
-    """Base64 without padding, as the PHC string format has it."""
+    """Return base64 without padding, as in the PHC string format."""
     return base64.b64encode(data).decode().rstrip("=")
 
 

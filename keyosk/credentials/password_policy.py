@@ -20,7 +20,7 @@ from keyosk.credentials.password_hashing import prepare
 MIN_LENGTH: Final = 15
 """The length of the shortest password, in code points after NFC (SP 800-63B-4 section 3.1.1.2)."""
 
-# A password made of nothing but steps along these is a sequence.
+# A password that consists of steps along these is a sequence.
 _SEQUENCES = (
     "abcdefghijklmnopqrstuvwxyz",
     "01234567890",
@@ -61,13 +61,13 @@ def check_new(password: str, *, username: str, display_name: str | None = None) 
     rule about what kinds of characters it is made of. It is not on the blocklist, which works
     like this, without regard to case and width:
 
-    1. What is a short part repeated, or fewer than 15 runs, of 3 characters on average, along
-       the alphabet, the digits, a row of the keyboard or one character, is refused.
-    2. Digits and signs around it, signs or digits between its letters, lookalikes (``0`` for
-       ``o``), longer sequences and repetition are taken away. If a common password is left,
-       forwards or backwards, it is refused.
-    3. The names of the account, their parts, and ``keyosk`` are taken away. If fewer than 8
-       letters and digits are left, or what is left falls to 1 or 2, it is refused.
+    1. A repeated short part is refused. So are fewer than 15 runs (of 3 characters on average)
+       along the alphabet, the digits, a row of the keyboard or one character.
+    2. Digits and symbols around it or between its letters, lookalikes (``0`` for ``o``), longer
+       sequences and repetitions are removed. If a common password is left, forwards or backwards,
+       it is refused.
+    3. The names of the account, their parts, and ``keyosk`` are removed. If fewer than 8 letters
+       and digits are left, or rule 1 or 2 refuses the rest, it is refused.
 
     Two or more different common words are not refused: that is what passphrases are made of.
 

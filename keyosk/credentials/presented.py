@@ -1,4 +1,4 @@
-"""Credentials as a request presents them."""
+"""The credentials that a request presents."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from keyosk.credentials import api_key_format
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One reading of a login: clients encode a username with its secret in several ways.
+    """One reading of a login. Clients encode a username with its secret in several ways.
 
     ``is_api_key``: the secret has the form of an API key, with the right checksum.
     """
@@ -20,10 +20,10 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """The ``Authorization`` of one request, taken apart.
+    """The parsed ``Authorization`` header of one request.
 
-    ``scheme`` in lower case; ``None`` if the request has no such header. ``token``: what stands
-    behind Bearer, unless that is an API key. ``candidates``: the readings of a username with its
+    ``scheme`` in lower case; ``None`` if the request has no such header. ``token``: the value after
+    Bearer, unless it is an API key. ``candidates``: the readings of a username with its
     secret, in the order to try; an API key that comes alone has no username. There are none if the
     header cannot be read.
     """

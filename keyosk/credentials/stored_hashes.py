@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 LONGEST_FOR_CRYPT: Final = 512
-"""Bytes: crypt's SHA-2 takes time with the length of the password, and libxcrypt has this limit."""
+"""In bytes. The time of crypt's SHA-2 grows with the password; libxcrypt has this limit."""
 
 # What the schemes cost, as the KiB that argon2id writes in the same time of one core; measured on
 # one machine (stdlib OpenSSL 3, bcrypt 5, argon2-cffi 25.1), elsewhere right within a factor of 2.
@@ -57,7 +57,7 @@ class Cost:
 
     Attributes:
         work: The KiB that argon2id writes in the same time (exact for argon2 itself).
-        memory: The KiB that are held meanwhile.
+        memory: The KiB of memory that it needs.
         lanes: The number of threads.
         worst: The work for the longest password, if it differs.
     """

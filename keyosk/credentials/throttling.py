@@ -25,14 +25,14 @@ from keyosk.errors import Throttled
 from keyosk.storage.database import Database
 from keyosk.storage.throttling import Allowance, ThrottlingStore, is_fresh
 
-#: Guesses at once, and milliseconds for each one more: in 900 s 12 + 3, 15 + 15, and 25 + 15 names.
+#: Attempts at once, and milliseconds for one more: in 900 s 12 + 3, 15 + 15, and 25 + 15 names.
 _PAIR: Final = (12, 300_000)
 _ACCOUNT: Final = (15, 60_000)
 _NAMES: Final = (25, 60_000)
-#: Codes of a second factor: in 900 s 6 + 3 from one source, and 10 + 7 from all together.
+#: The same for second factors: in 900 s 6 + 3 from one source, and 10 + 7 from all together.
 _CODE_PAIR: Final = (6, 300_000)
 _CODE_ACCOUNT: Final = (10, 120_000)
-#: What tells the stored allowances apart: milliseconds for a burst.
+#: Milliseconds for a burst, which also identify the kind of a stored allowance.
 ROOMS: Final = {
     kind: at_once * step
     for kind, (at_once, step) in (
@@ -43,9 +43,9 @@ ROOMS: Final = {
 }
 #: An IPv6 client has a whole network of this length to itself (RFC 6177).
 _IPV6_PREFIX: Final = 64
-#: How a source begins that a proxy names without its address.
+#: The prefix of a source that a proxy names without its address.
 _NAMED: Final = "unknown/"
-#: How many guesses come between two looks for allowances that are whole again.
+#: The number of attempts between two deletions of allowances that are unused again.
 _FORGET_EVERY: Final = 200
 
 
@@ -87,11 +87,10 @@ class Throttling:
         pair = _allowance(_PAIR, "pair", name, source)
         allowances = [pair]
         if seen_at is None:
-            # What no account can be called has no owner who would have to be guarded from all
-            # sources.
+            # An impossible username has no owner to protect from all sources together.
             if name:
                 allowances.append(_allowance(_ACCOUNT, "account", name))
-            # Clients that nobody can tell apart are not counted together: one would lock out all.
+            # Clients without a known address are not counted together: one would lock out all.
             if source and not self._store.used([pair.key], now):
                 allowances.append(_allowance(_NAMES, "names", source))
         taken = self._store.admit(allowances, now)
@@ -127,7 +126,7 @@ class Throttling:
         """
         taken = [each for attempt in attempts for each in attempt.allowances]
         if attempts[-1].is_noted and len(taken) == 1:
-            # The usual login, from a known place: one statement, which is its own transaction.
+            # The usual login, from a known source: one statement, which is its own transaction.
             self._store.refund(taken)
             return
         with self._database.transaction():
@@ -138,7 +137,7 @@ class Throttling:
     def used_up(
         self, attempts: Collection[tuple[str, str | None]]
     ) -> list[tuple[str, str | None, str | None, int]]:
-        """Return which allowances of these attempts give none now, those for longest first.
+        """Return the allowances of these attempts that are used up, the longest first.
 
         Args:
             attempts: Usernames, empty for those of no account, with the addresses they came from.
@@ -193,7 +192,7 @@ class Throttling:
 def source_of(address: str | None) -> str:
     """Return the source of an address: itself, or the network of an IPv6 client."""
     if address is not None and address.startswith(_NAMED):
-        return address  # a proxy hides it, but tells it from others
+        return address  # a proxy hides the address, but distinguishes clients
     try:
         source = networks.address(address or "")
     except ValueError:
@@ -204,15 +203,15 @@ def source_of(address: str | None) -> str:
 
 
 def _code_source(address: str | None) -> str:
-    """Return what the source of a second factor is called."""
-    # SECURITY: a source is known for codes by a right code. By its password alone it is not, as
-    # whoever guesses codes has that.
+    """Return the name of the source of a second factor."""
+    # SECURITY: only a right code makes a source known for codes. A right password does not, because
+    # somebody who guesses codes has it.
     named = hashlib.sha256(source_of(address).encode("utf-8", "surrogatepass")).hexdigest()
     return f"code/{named[:32]}"
 
 
 def _allowance(rate: tuple[int, int], *parts: str) -> Allowance:
     at_once, step = rate
-    # SECURITY: hashed, as people type their password where their name belongs.
+    # SECURITY: hashed, because people type their password into the field for the username.
     key = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
     return Allowance(key, step, at_once * step)

@@ -1,4 +1,4 @@
-"""Usernames: the allowed ones, and the normal form in which each is stored and looked up.
+"""Usernames: which are allowed, and the normal form for storing and finding them.
 
 The only user of precis_i18n. Two spellings are the same account if and only if they have the same
 normal form, so uniqueness in the database is equality of normal forms.
@@ -15,8 +15,7 @@ from keyosk.credentials import api_key_format
 MAX_LENGTH = 255
 """The length of the longest username, in code points of its normal form."""
 
-# Normalisation to NFC composes at most four code points into one, so whatever is longer than
-# this is too long in any case.
+# NFC composes at most four code points into one, so a longer text is too long in any case.
 _MAX_RAW_LENGTH = 4 * MAX_LENGTH
 _SHORTEST_UUID = 32
 """Digits in each spelling of a UUID that Python reads."""
@@ -33,7 +32,7 @@ _REASONS = {
 
 
 def normalise(username: str) -> str:
-    r"""Give the normal form of a username: RFC 8265 section 3.3, UsernameCaseMapped, in NFC.
+    r"""Return the normal form of a username: RFC 8265 section 3.3, UsernameCaseMapped, in NFC.
 
     Fullwidth and halfwidth characters become ordinary ones, capital letters small ones (by
     ``toLowerCase``, as the RFC prefers, not by case folding: ``straße`` and ``strasse`` stay two
@@ -46,9 +45,9 @@ def normalise(username: str) -> str:
     - has no ``/``, ``\``, ``?``, ``#`` or ``%``, which mean something in a URL's path, where a
       username names its account, and which proxies decode or rewrite;
     - is not ``.`` or ``..``, which clients and proxies remove from a path (RFC 3986 section
-      5.2.4), nor ``me``, ``import`` or ``export``, which are addresses below ``/accounts``;
-    - is nothing that Python reads as a UUID, in any spelling, as an account is named by its id or
-      by its username and the two must never be in doubt;
+      5.2.4), nor ``me``, ``import`` or ``export``, which are paths below ``/accounts``;
+    - is not a UUID in any spelling that Python reads, because an account is identified by its id or
+      by its username;
     - does not start with ``kysk_``, so that nobody takes a username for an API key, or
       mistakes a key pasted into the wrong field for an account.
 
@@ -88,12 +87,12 @@ def lookup_form(username: str) -> str | None:
 
 def is_same(username: str, normal: str) -> bool:
     """Return whether a username, in any spelling, has this normal form."""
-    # A normal form is its own, and what nearly all clients send.
+    # The fast case: nearly all clients send the normal form.
     return username == normal or lookup_form(username) == normal
 
 
 def _precis(username: str) -> str:
-    # Almost every login: visible ASCII, all of which the profile allows and maps to lower case.
+    # The fast case: visible ASCII, which the profile allows and maps to lower case.
     if username.isascii() and username.isprintable() and " " not in username and username:
         return username.lower()
     problem = None
