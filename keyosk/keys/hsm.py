@@ -1,12 +1,12 @@
-"""Signing keys that are made and used inside an HSM, and never come out: PKCS#11 (OASIS, v2.40).
+"""Signing keys that are generated and used inside an HSM, by PKCS#11 (OASIS, v2.40).
 
-Owns the conversation with the token: finding it, logging in, making a key pair, signing, and trying
-again after the token was away. Which key signs, and when, is ``signing``'s business. The only user
-of python-pkcs11, which is asked for only where a module is configured.
+Owns the sessions with the token: finding it, logging in, generating key pairs, signing, and trying
+again after the token was unavailable. Does not own which key signs and when (``signing_keys``). The
+only user of python-pkcs11, which is imported only if a module is configured.
 
-SECURITY: PKCS#11 knows processes, not objects or threads, and the binding starts every module with
-C_Initialize(NULL), which promises it that threads never call at once (section 5.4). So there is one
-lock in a process, around every call. What a process had before a fork is of no use in its child.
+SECURITY: a PKCS#11 module has one state per process. The binding starts it with C_Initialize(NULL),
+which promises that no two threads call it at once (section 5.4). So one lock of the process
+encloses every call. Sessions from before a fork are useless in the child.
 """
 
 import hashlib
@@ -25,15 +25,15 @@ from keyosk.errors import ConfigurationError, Fault, Unavailable
 from keyosk.keys import material
 from keyosk.keys.material import base64url
 
-#: What lies, sealed, in the place of a private key that is in the HSM under its ``kid``.
+#: Stored, encrypted, in place of a private key that is in the HSM under its ``kid``.
 REFERENCE: Final = b"pkcs11"
-#: Seconds for which nothing is tried again after the HSM failed.
+#: Seconds without another attempt after the HSM failed.
 REST: Final = 1.0
 _RSA_BITS: Final = 3072
-#: DER of the names of the curves (RFC 5480 section 2.1.1.1; PKCS#11 v3.0 section 2.3.10).
+#: The DER-encoded names of the curves (RFC 5480 section 2.1.1.1; PKCS#11 v3.0 section 2.3.10).
 _P256: Final = bytes.fromhex("06082a8648ce3d030107")
 _ED25519: Final = b"\x13\x0cedwards25519"
-#: By algorithm: the kind of key, the mechanisms that make it and that sign with it.
+#: By algorithm: the kind of key, and the mechanisms that generate it and sign with it.
 _MECHANISMS: Final[Mapping[str, tuple[str, str, str]]] = {
     "ES256": ("EC", "EC_KEY_PAIR_GEN", "ECDSA"),
     "RS256": ("RSA", "RSA_PKCS_KEY_PAIR_GEN", "SHA256_RSA_PKCS"),
@@ -51,13 +51,13 @@ class _Modules:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        #: Goes up with whatever ends all sessions.
+        #: Increases whenever all sessions end.
         self.era = 0
         self._owners: dict[str, int] = {}
         os.register_at_fork(after_in_child=self._forked)
 
     def started(self, path: str, *, again: bool) -> Any:
-        """Return the module, initialised in this process; ``again``: anew, which ends its sessions.
+        """Return the initialised module; ``again``: initialise it again, which ends its sessions.
 
         Raises the binding's errors.
         """
@@ -71,12 +71,12 @@ class _Modules:
         """Call C_Finalize, even if the module no longer knows this process; ends all sessions."""
         if self._owners.pop(path, None) is not None:
             self.era += 1
-            # A module that noticed the fork, or lost its device, says that it was not initialised.
+            # After a fork, or without its device, a module may report that it was not initialised.
             with suppress(load_binding().PKCS11Error):
                 load_binding().lib(path).finalize()
 
     def _forked(self) -> None:
-        self.lock = threading.RLock()  # a thread that is not here may have held the other
+        self.lock = threading.RLock()  # a thread of the parent may have held the old one
         self.era += 1
 
 
@@ -103,7 +103,7 @@ class HsmKey:
 
 
 class Hsm:
-    """One PKCS#11 token of one module, as one process uses it. It is opened at its first use."""
+    """One PKCS#11 token of one module in one process, opened at its first use."""
 
     def __init__(self, module: str, token: str, pin: str) -> None:
         """Configure the HSM. ``module``: the path of its library. ``token``: its label."""
@@ -154,8 +154,8 @@ class Hsm:
                 numbers = _numbers(public, algorithm)
                 jwk = {**numbers, "kid": material.thumbprint(numbers), "use": "sig"}
                 jwk["alg"] = algorithm
-                material.public_key(jwk)  # ValueError for one that no verifier would take
-                # SECURITY: some modules take a template and do as they like.
+                material.public_key(jwk)  # ValueError for a key that no verifier would accept
+                # SECURITY: some modules accept a template and ignore it.
                 attribute = load_binding().Attribute
                 if private[attribute.EXTRACTABLE] or not private[attribute.SENSITIVE]:
                     raise ValueError("the token created a key that can be extracted")
@@ -180,7 +180,7 @@ class Hsm:
             binding = load_binding()
             key, mechanism, parameter = self._key(session, kid), binding.Mechanism[name], None
             data = content
-            if algorithm == "ES256":  # fewer modules have ECDSA with the hash in it
+            if algorithm == "ES256":  # fewer modules have ECDSA that includes the hash
                 data = hashlib.sha256(content).digest()
             elif algorithm == "PS256":
                 parameter = (binding.Mechanism.SHA256, binding.MGF.SHA256, 32)
@@ -201,7 +201,7 @@ class Hsm:
             nonlocal looked
             found = _found(session, kid)
             if not found and not looked:
-                # An old session may show an empty token where it only was taken away.
+                # To an old session, a token that was removed may look empty.
                 looked = True
                 raise load_binding().NoSuchKey
             for key in found:
@@ -224,7 +224,7 @@ class Hsm:
             for again in (False, True):
                 try:
                     return act(self._open(again=again))
-                except ConfigurationError as error:  # first: it may be that there is no binding
+                except ConfigurationError as error:  # first, because the binding may be missing
                     failure = error
                 except load_binding().PKCS11Error as error:
                     failure = error
@@ -246,7 +246,8 @@ class Hsm:
         except load_binding().PKCS11Error as error:
             refusal = ConfigurationError([_fault(error)])
             if refusal.faults[0].field == "KEYOSK_PKCS11_PIN":
-                # SECURITY: never again in this process. A few wrong PINs lock a token for good.
+                # SECURITY: never again in this process, because a few wrong PINs lock a token
+                # permanently.
                 self._refused = refusal
             raise refusal from error
         self._era = _modules.era
@@ -280,7 +281,7 @@ def _logged_in(token: Any, pin: str) -> Any:
     try:
         return token.open(rw=True, user_pin=pin)
     except load_binding().UserAlreadyLoggedIn:
-        return token.open(rw=True)  # by another part of this process, and a login is for all of it
+        return token.open(rw=True)  # a login is valid for the whole process
 
 
 def _found(session: Any, kid: str) -> list[Any]:
@@ -327,7 +328,7 @@ def _numbers(public: Any, algorithm: str) -> dict[str, str]:
         return {"kty": "RSA", "n": n, "e": e}
     point = bytes(public[attribute.EC_POINT])
     length = 65 if algorithm == "ES256" else 32
-    if len(point) == length + 2:  # a DER octet string, as it should be; some modules give it bare
+    if len(point) == length + 2:  # a DER octet string, as specified; some modules return it bare
         point = point[2:]
     if algorithm == "ES256":
         x, y = base64url(point[1:33]), base64url(point[33:])

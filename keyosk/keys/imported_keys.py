@@ -1,4 +1,4 @@
-"""Importing private keys as PEM or JWK: are they fit to sign tokens, and with which algorithm?
+"""Imports private keys as PEM or JWK, and checks that they can sign tokens.
 
 The person who imports a key may be mistaken, or may have received it from somebody else. So every
 number is bounded before anything is computed with it, and a key is accepted only if its numbers fit
@@ -23,15 +23,15 @@ from keyosk.keys.material import PrivateKey
 from keyosk.keys.roca import is_from_faulty_chip
 
 _LONGEST: Final = 16_384  # characters; an RSA key of 4096 bits has 3,300
-_RSA_BITS: Final = (2048, 4096)  # RFC 7518 section 3.3; beyond it a signature takes too long
-#: As FIPS 186-5 has the lower one; several verifiers read an exponent into 32 bits.
+_RSA_BITS: Final = (2048, 4096)  # RFC 7518 section 3.3; longer keys sign too slowly
+#: The lower bound is that of FIPS 186-5; several verifiers read an exponent into 32 bits.
 _EXPONENTS: Final = (65_537, 2**32)
-#: Bits by which the halves of an RSA modulus differ at least, less than half of it (FIPS 186-5).
+#: The factors of an RSA modulus differ in one of their upper 100 bits (FIPS 186-5).
 _NEAR: Final = 100
-_ATTEMPTS: Final = 20  # each finds the factors of a sound key with a probability of a half or more
+_ATTEMPTS: Final = 20  # each finds the factors of a valid key with a probability of at least 1/2
 _SHORTEST_EC_BITS: Final = 128
 _CRT: Final = ("p", "q", "dp", "dq", "qi")
-#: RFC 9864 has a name of its own for what RFC 8037 calls EdDSA.
+#: RFC 9864 renames EdDSA of RFC 8037.
 _ALIASES: Final = {"Ed25519": "EdDSA"}
 _BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]*")
 #: id-RSASSA-PSS (RFC 4055), DER: such a key is for PS256 only.
@@ -123,7 +123,7 @@ def _rsa_from_jwk(jwk: Mapping[str, Any]) -> rsa.RSAPrivateKey:
 
 
 def _from_pem(text: str) -> PrivateKey:
-    # The check of a library takes as long as the numbers are large: ours comes first.
+    # The time of the library's check grows with the numbers, so ours comes first.
     key = serialization.load_pem_private_key(
         text.encode(), password=None, unsafe_skip_rsa_key_validation=True
     )
@@ -148,7 +148,7 @@ def _check_rsa(n: int, e: int, d: int) -> None:
         raise ValueError("the modulus is too short, too long or even")
     if not _EXPONENTS[0] <= e < _EXPONENTS[1] or e % 2 == 0:
         raise ValueError("the public exponent is out of bounds")
-    # SECURITY: a short one can be found from the public key (Wiener); with 1 anybody can sign.
+    # SECURITY: a short one follows from the public key (Wiener); with 1, anyone can sign.
     if not 2 ** (n.bit_length() // 2) < d < n:
         raise ValueError("the private exponent is out of bounds (FIPS 186-5)")
 
@@ -169,7 +169,7 @@ def _rsa(numbers: rsa.RSAPrivateNumbers) -> rsa.RSAPrivateKey:
         raise ValueError("the exponents do not belong together")
     if (numbers.dmp1, numbers.dmq1) != (d % (p - 1), d % (q - 1)) or numbers.iqmp * q % p != 1:
         raise ValueError("the numbers for the Chinese remainder theorem are others")
-    return numbers.private_key()  # which looks whether the factors are prime
+    return numbers.private_key()  # this checks that the factors are prime
 
 
 def _factors(n: int, e: int, d: int) -> tuple[int, int]:
@@ -197,7 +197,7 @@ def _factors(n: int, e: int, d: int) -> tuple[int, int]:
 
 def _algorithms_of(key: PrivateKey) -> tuple[str, ...]:
     if isinstance(key, ec.EllipticCurvePrivateKey):
-        # SECURITY: a short number can be found from the public key.
+        # SECURITY: a short number follows from the public key.
         sound = key.private_numbers().private_value.bit_length() > _SHORTEST_EC_BITS
         return ("ES256",) if isinstance(key.curve, ec.SECP256R1) and sound else ()
     if isinstance(key, rsa.RSAPrivateKey):

@@ -1,8 +1,8 @@
 """JSON Web Signatures in compact form (RFC 7515), made and verified with PyJWT's algorithms.
 
-``jwt.encode`` does the same and builds its header, its encoder and its checks anew for every token,
-which costs more than the signature. ``jwt.decode`` looks at each character of a token by itself,
-which costs as much as the signature, and ``strict_jws`` has done that already.
+``jwt.encode`` does the same, but builds its header, encoder and checks again for every token, which
+costs more than the signature. ``jwt.decode`` checks each character of a token, which costs as much
+as the signature and which ``strict_jws`` has done already.
 """
 
 import json
@@ -23,12 +23,12 @@ from keyosk.keys.hsm import HsmKey
 from keyosk.keys.key_set import Signer, Verifier
 from keyosk.keys.signing_keys import SigningKeys
 
-#: Characters: servers cut headers at 8 KiB, and a token is not alone in there.
+#: Characters: servers limit headers to 8 KiB, and a token is not their only content.
 LONGEST: Final = 6_144
 
-#: How many signatures are remembered that were found right: 0.4 MiB.
+#: The number of valid signatures that are remembered: 0.4 MiB.
 _MOST_REMEMBERED: Final = 2_048
-#: As long as every other (RFC 7638, SHA-256).
+#: Stands for a real ``kid``, which has the same length (RFC 7638, SHA-256).
 _A_KID: Final = "x" * 43
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -86,13 +86,11 @@ class Verified:
 
 
 class Remembered:
-    """Digests of what was found to be signed, so that it is not computed again.
+    """A cache of valid signatures, as digests of token and key.
 
-    A caller shows one token over and over until it expires, and the signature takes longer than
-    all other checks of it.
-
-    SECURITY: only what is right is kept, under a digest of all its bytes and of the key. It says
-    nothing else: whether the key still counts, and what the claims say, is judged each time.
+    A caller shows the same token until it expires, and verifying the signature takes longer than
+    all other checks. SECURITY: only valid signatures are kept, under a digest of all bytes of the
+    token and of the key. Whether the key is still accepted, and the claims, are checked each time.
     """
 
     def __init__(self, most: int) -> None:
@@ -107,7 +105,7 @@ class Remembered:
         return digest in self._digests
 
     def add(self, digest: bytes) -> None:
-        """Keep one; the oldest makes room."""
+        """Add a digest; the oldest one is dropped if the cache is full."""
         with self._lock:
             self._digests[digest] = None
             if len(self._digests) > self._most:
@@ -120,23 +118,23 @@ _remembered: Final = Remembered(_MOST_REMEMBERED)
 def read(keys: SigningKeys, text: str, *, typ: Sequence[str], published: bool = True) -> Verified:
     """Verify a JWS that one of our keys signed, of one of the types ``typ``.
 
-    What the claims say is for the caller to judge, their times too.
+    The caller checks the claims, including their times.
 
     Args:
-        keys: Those that may have signed it.
+        keys: The keys that may have signed it.
         text: The JWS in compact form.
         typ: The values of its ``typ`` that are accepted, in any case.
-        published: Accept a key only while it is in the set; else any that there ever was.
+        published: Accept only published keys; otherwise all keys that ever existed.
 
     Raises:
-        BadToken: It is not one of these.
+        BadToken: It is not such a JWS.
     """
     try:
         first, payload, signature = strict_jws.parts(text, longest=LONGEST)
         header = strict_jws.header_of(first)
         verifier = keys.verifier(header["kid"], published=published)
-        # SECURITY: a revocation document or another kind of JWT is not an access token. The key
-        # fixes the algorithm (RFC 8725 section 3.1), whatever the header says.
+        # SECURITY: a revocation document or another kind of JWT is not an access token. The key,
+        # not the header, determines the algorithm (RFC 8725 section 3.1).
         if (
             verifier is None
             or header["typ"].lower() not in map(str.lower, typ)
@@ -153,7 +151,7 @@ def read(keys: SigningKeys, text: str, *, typ: Sequence[str], published: bool = 
 
 
 def _is_signed_by(verifier: Verifier, kid: str, text: str, *, signature: bytes) -> bool:
-    """Return ``is_signed``, computed once. ``kid``: the digest of the public key (RFC 7638)."""
+    """Return ``is_signed`` through the cache. ``kid``: the digest of the public key (RFC 7638)."""
     digest = sha256(f"{verifier.algorithm} {kid} {text}".encode()).digest()
     if digest in _remembered:
         return True
@@ -171,7 +169,7 @@ def is_signed(text: str, signature: bytes, verifier: Verifier) -> bool:
 
 def length(signer: Signer, claims: Mapping[str, Any], typ: str) -> int:
     """Return the length that ``signed`` would return, without signing."""
-    if isinstance(signer.key, HsmKey):  # it was made here, so its length is known
+    if isinstance(signer.key, HsmKey):  # it was generated here, so the length is known
         return expected_length(signer.algorithm, claims, typ)
     signature = _signature(signer, b"")
     return len(_content(signer, claims, typ, kid=signer.kid)) + 1 + len(base64url_encode(signature))

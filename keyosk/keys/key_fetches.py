@@ -1,4 +1,4 @@
-"""Which keys were fetched by the services that identify themselves."""
+"""Records which signing keys the services have fetched, if they identify themselves."""
 
 from collections.abc import Callable
 from typing import Final
@@ -8,9 +8,9 @@ from keyosk.ids import is_id
 from keyosk.model import NAME
 from keyosk.storage.signing_keys import SigningKeyStore
 
-#: Seconds after which a service's fetch is written down again.
+#: Seconds after which a service's fetch is stored again.
 _RESOLUTION: Final = 300
-#: Names that may wait to be looked up: anybody can make some up.
+#: The most names that wait to be looked up, because anyone can invent names.
 _MOST: Final = 1_000
 
 
@@ -24,7 +24,7 @@ class KeyFetches:
         self._written: dict[str, tuple[tuple[str, ...], float]] = {}
 
     def record(self, service: str, kids: tuple[str, ...]) -> None:
-        """Remember that a service, by name or id, fetched these keys; it waits for nothing."""
+        """Note that a service, by name or id, fetched these keys; this never waits."""
         if not (NAME.fullmatch(service) or is_id(service)):
             return
         now = self._clock()

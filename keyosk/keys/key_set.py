@@ -1,4 +1,4 @@
-"""The key set as a value: which keys sign, which are published, and the documents for them."""
+"""The key set as a value: the keys that sign, the published keys, and their documents."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -57,7 +57,7 @@ class KeySet:
 
     @cached_property
     def of_registries(self) -> Mapping[str, str]:
-        """Every ``kid`` by the one that version 2 of the container registry uses for the key."""
+        """Every ``kid``, by the one that version 2 of the container registry uses for it."""
         return {material.libtrust_id(key.public): key.kid for key in self.every}
 
     @cached_property

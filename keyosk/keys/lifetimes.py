@@ -9,7 +9,7 @@ from keyosk.model import KeyState, SigningKey
 from keyosk.revocations import Revocations
 
 _DAY: Final = 86_400
-#: Seconds from publishing to signing at the most.
+#: The most seconds from publishing to signing.
 LONGEST_LIMIT: Final = 90 * _DAY
 
 

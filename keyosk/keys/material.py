@@ -16,7 +16,7 @@ from typing import Any, Final
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, InvalidTag
 
-# The first signature imports it, and each worker makes one.
+# Imported before the fork; otherwise each worker would import it for its first signature.
 from cryptography.hazmat.backends.openssl import backend  # noqa: F401
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
@@ -37,14 +37,14 @@ PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519Public
 
 #: The JOSE names (RFC 7518 section 3.1, RFC 8037) of the algorithms that tokens are signed with.
 ALGORITHMS: Final = model.COMMON_ALGORITHMS
-#: Those whose keys only the services that ask for them get to see (RFC 9964, FIPS 204).
+#: Algorithms whose keys are only in the key sets of services that use them (RFC 9964, FIPS 204).
 OWN_SET_ALGORITHMS: Final = model.OWN_SET_ALGORITHMS
 _ML_DSA: Final[Mapping[str, tuple[Any, Any]]] = {
     "ML-DSA-44": (mldsa.MLDSA44PrivateKey, mldsa.MLDSA44PublicKey),
     "ML-DSA-65": (mldsa.MLDSA65PrivateKey, mldsa.MLDSA65PublicKey),
 }
 
-#: How long their signatures are.
+#: The length of their signatures.
 SIGNATURE_BYTES: Final[Mapping[str, int]] = {
     "ES256": 64,
     "RS256": 384,
@@ -56,7 +56,7 @@ SIGNATURE_BYTES: Final[Mapping[str, int]] = {
 
 _SHORTEST_RSA_BITS: Final = 2048  # RFC 7518 section 3.3
 _EXPONENT: Final = 65537
-#: What a key of each type is for; ES256 knows one curve, EdDSA has one here.
+#: The algorithms of each key type. ES256 has one curve, and EdDSA is limited to one.
 _USES: Final[Mapping[tuple[str, str | None], Sequence[str]]] = {
     ("EC", "P-256"): ("ES256",),
     ("RSA", None): ("RS256", "PS256"),
@@ -246,7 +246,7 @@ class Safe:
         for cipher in self._ciphers:
             try:
                 return cipher.decrypt(nonce, ciphertext, name.encode())
-            except (InvalidTag, ValueError):  # ValueError: it was cut off
+            except (InvalidTag, ValueError):  # ValueError: it was truncated
                 continue
         raise WrongSecretKey(
             "The secret key does not open the private keys in this database. Give the "
@@ -254,7 +254,7 @@ class Safe:
         )
 
     def refresh_macs(self, data: bytes) -> list[bytes]:
-        """Return the HMAC-SHA256 of ``data`` under a key of each secret key, the first first."""
+        """Return the HMAC-SHA256 of ``data`` under each secret key, in their order."""
         return [hmac.digest(key, data, "sha256") for key in self._refresh_keys]
 
     def fingerprint(self, data: bytes) -> str:

@@ -16,12 +16,12 @@ from keyosk.keys.material import PrivateKey, Safe
 from keyosk.model import KeyState, SigningKey
 
 _OVER: Final = (KeyState.GONE, KeyState.COMPROMISED)
-#: Seconds until a key that is over is looked for in the HSM again, if that failed.
+#: Seconds until the HSM is searched for removed keys again, after a failure.
 _DESTROY_AGAIN: Final = 60
 
 _log = logging.getLogger(__name__)
 
-#: A public JWK, and what is stored for its private half.
+#: A public JWK, and the stored form of its private key.
 NewKey = tuple[Mapping[str, str], bytes]
 
 
@@ -66,14 +66,14 @@ class PrivateKeys:
         return self._safe.seal(self._safe.open(sealed, name=kid), name=kid)
 
     def left_of(self, key: SigningKey) -> bytes:
-        """Return what stays stored of the private key after a key was removed.
+        """Return what remains stored of the private key after a key was removed.
 
         Nothing, or the reference to one in the HSM, until it is destroyed there as well.
         """
         try:
             return key.sealed if self._hsm and self.is_in_hsm(key.kid, key.sealed) else b""
         except WrongSecretKey:
-            return b""  # nobody can read it any more, but it must go
+            return b""  # unreadable, but it must be destroyed
 
     def left_over(self, keys: Iterable[SigningKey]) -> list[SigningKey]:
         """Return removed keys that still exist in the HSM; none shortly after a failure."""

@@ -1,4 +1,4 @@
-"""RSA keys of a faulty chip, whose private half can be computed (CVE-2017-15361, "ROCA").
+"""Detects RSA keys of a faulty chip, whose private key can be computed (CVE-2017-15361, "ROCA").
 
 M. Nemec et al., "The Return of Coppersmith's Attack", CCS 2017, section 3: the library chose primes
 k * M + (65537^a mod M), M the product of the first small primes. So the modulus is a power of 65537

@@ -2,8 +2,8 @@
 
 Verifiers cache the key set for minutes, and several never refetch it for an unknown key. So a key
 is published long before it signs and long after its last token has expired. Every step is one
-transaction under one lock, made by the first process that gets there: the others find it done, and
-if a process dies in the middle, the next one makes the step. Generating a key is slow and would
+transaction under one lock. The first process makes it and the others find it done; if a process
+dies in the middle, the next one makes the step. Generating a key is slow and would
 make every writer wait, so it happens before the transaction; a key that turns out to be unnecessary
 is discarded.
 """
@@ -27,7 +27,7 @@ from keyosk.storage.database import Database
 from keyosk.storage.signing_keys import SigningKeyStore
 
 _DAY: Final = 86_400
-#: Seconds that a rotation waits at the most for services that have not fetched the key.
+#: The most seconds for which a rotation waits for services that have not fetched the key.
 LIMIT: Final = 7 * _DAY
 
 
@@ -269,7 +269,7 @@ class Rotation:
             drafts = {}
             known = tuple(self._lives.corrected(key, now) for key in rows)
             for algorithm in {key.algorithm for key in known if self._is_old(key, known, now)}:
-                with suppress(Unavailable):  # the HSM is away: the old key goes on
+                with suppress(Unavailable):  # the HSM is unavailable: the old key still signs
                     drafts[algorithm] = stack.enter_context(self._drafted(algorithm))
             with self._changing() as keys:
                 self._advance(keys, drafts)
@@ -303,7 +303,7 @@ class Rotation:
             yield draft
         finally:
             if draft is not None and self._private_keys.is_in_hsm(draft.kid, draft.sealed):
-                # Where that cannot be known now, a key too many in the HSM is the lesser evil.
+                # If the database cannot tell now, an unused key in the HSM is the lesser evil.
                 with suppress(Unavailable):
                     if not self._store.has(draft.kid):
                         self._private_keys.destroy(draft.kid)
@@ -334,7 +334,7 @@ class Rotation:
                     "keys", f"{MOST} keys are published: wait until one of them is removed."
                 )
             else:
-                # Another process may have changed, a moment ago, that none was needed.
+                # Another process may have changed a moment ago whether a key is needed.
                 new = draft or self._keys.draft(algorithm)
                 key = keys.add(new, now, active_from=active_from, when_seen=when_seen)
             self._record(by, action, key)
@@ -375,18 +375,18 @@ class Rotation:
         keys.change(key.kid, state=KeyState.ACTIVE)
 
     def _retire(self, keys: "_Keys", key: SigningKey, moment: int) -> None:
-        # From now on, not from when it was due: until a moment ago some process may have signed.
+        # From now, not from its planned time: some process may have signed with it until now.
         now = int(self._clock())
         gone_at = now + self._revocations.longest_lifetime() + self.policy.retain
         keys.change(key.kid, state=KeyState.RETIRED, retired_at=moment, gone_at=gone_at)
 
     def _go(self, keys: "_Keys", key: SigningKey, moment: int) -> None:
-        # The public half stays: the audit log's checkpoints are verified with it for ever.
+        # The public key stays, because it verifies checkpoints of the audit log.
         left = self._private_keys.left_of(key)
         keys.change(key.kid, state=KeyState.GONE, gone_at=moment, sealed=left)
 
     def _finished(self, keys: "_Keys") -> "_Keys":
-        """After the transaction: destroy what no rollback can restore, and use the new keys."""
+        """After the transaction, destroy what no rollback can restore, and use the new keys."""
         for key in self._private_keys.left_over(keys.rows):
             if self._private_keys.destroy(key.kid):
                 keys.change(key.kid, sealed=b"")

@@ -1,4 +1,4 @@
-"""Signed documents: JWTs by the keys of the tokens that are not access tokens.
+"""Signed documents: JWTs that are signed by the signing keys, but are not access tokens.
 
 They are public or stored for years, and most verifiers check ``aud`` but not ``typ``. So each kind
 has its own type and an audience that no service has, and contains no claim that identifies an
@@ -13,7 +13,7 @@ from keyosk.keys.signing_keys import SigningKeys
 from keyosk.model import DOCUMENT_PATHS, TOKEN_CLAIMS, TOKEN_TYPES
 
 _ALLOWED: Final = {"exp", "nbf", "iat", "jti"}
-#: The claims by which a verifier would take a document for somebody's login.
+#: Claims that would make a verifier take a document for an access token.
 _ABOUT_A_LOGIN: Final = TOKEN_CLAIMS - _ALLOWED
 
 
@@ -31,7 +31,7 @@ class Documents:
 
         ``typ``: the type of this kind of document. ``path``: one of ``DOCUMENT_PATHS``.
         """
-        # SECURITY: it is signed by the key of the tokens, and must not pass for one anywhere.
+        # SECURITY: a token key signs it, so no verifier may accept it as a token.
         like_a_token = claims.keys() & _ABOUT_A_LOGIN or typ.lower() in map(str.lower, TOKEN_TYPES)
         if like_a_token or path not in DOCUMENT_PATHS:
             raise ValueError("a signed document must not look like an access token")
@@ -45,6 +45,6 @@ class Documents:
 
         Raises ``BadToken``.
         """
-        # A record stays one, whatever has become of the clock and the issuer since. Those from
-        # before 0.2 have no audience.
+        # A document stays valid if the clock or the issuer has changed since. Those from before 0.2
+        # have no audience.
         return jws.read(self._keys, text, typ=(typ,), published=False).claims

@@ -1,4 +1,4 @@
-"""The signing keys of an installation: which sign, and which are published.
+"""The signing keys of an installation: which keys sign, and which are published.
 
 Each process keeps them in memory, so neither a token nor the key set waits for the database. The
 stored keys and the clock determine which key signs, so every process on every machine changes over
@@ -25,11 +25,11 @@ from keyosk.keys.private_keys import PrivateKeys
 from keyosk.model import KeyState, SigningKey
 from keyosk.storage.signing_keys import SigningKeyStore
 
-#: Of what a JWK set may have at the most.
+#: The most keys that a JWK set may have.
 MOST: Final = 5
-#: Seconds between two looks for what other processes changed.
+#: Seconds between two reads of the keys, which other processes may change.
 FRESH: Final = 1.0
-#: Seconds after which every process has a new key in its set.
+#: Seconds after which every process has read a new key.
 SPREAD: Final = 2
 _LONGEST_ASKING: Final = 0.25  # seconds
 _FAR: Final = 2**62
@@ -66,7 +66,7 @@ class SigningKeys:
 
     @property
     def current(self) -> KeySet:
-        """Return the key set of this moment, from what the database returned last.
+        """Return the present key set, from the keys as they were last read.
 
         The keys are read every second. Raises ``Unavailable`` before the first key.
         """
@@ -81,17 +81,17 @@ class SigningKeys:
         return self._current
 
     def confirmed(self, since: float | None = None) -> tuple[KeySet, bool]:
-        """Return the key set, and whether it has no key that the database knows to be stolen.
+        """Return the key set, and whether the database confirms that no key in it is stolen.
 
-        It cannot be known if the database does not respond in time: then nobody may cache the set.
-        ``since``: a moment by ``time.monotonic`` at which somebody asked already. What the database
-        was asked after that, for another, confirms it too.
+        If the database does not respond in time, it is not confirmed: then nobody may cache the
+        set. ``since``: the time of the request by ``time.monotonic``. A confirmation counts if the
+        database was asked after it, even for another request.
         """
         asked, compromised = self._confirmed
-        # SECURITY: whoever asks once a key is known to be stolen gets a set without it. So what
-        # counts is when the database was asked, not when it answered.
+        # SECURITY: a request that begins after a key was declared stolen gets a set without it. So
+        # the time at which the database was asked counts, not that of its response.
         if since is None or since > asked:
-            # One at a time: where it hangs, the others must not wait as long as it does.
+            # One at a time, so that the others do not wait for a database that hangs.
             if not self._asking.acquire(blocking=False):
                 delays.before_waiting()
                 if not self._asking.acquire(timeout=_LONGEST_ASKING):
@@ -121,11 +121,10 @@ class SigningKeys:
             self.ensure(algorithm)
             keys = self.current
             signer = keys.signers[algorithm or self.algorithm]
-        # SECURITY: no token is signed by a key that another process may not have published yet. But
-        # for the first key of all, which none can be without.
-        # It was published at the end of that second, at worst.
+        # SECURITY: the response waits until every process has published the key. The very first
+        # key is an exception, because there is no other. The stored second may just have begun.
         wait = signer.published_at + 1 + SPREAD - self._clock()
-        # One that was published by a clock ahead has been there for longer than it says.
+        # A longer wait means that a clock that was ahead published the key, which was earlier.
         if 0 < wait <= 1 + SPREAD and signer.published_at > keys.every[0].published_at:
             delays.delay_response(wait)
         return signer
@@ -147,7 +146,7 @@ class SigningKeys:
 
         The header may name it as version 2 of the container registry does.
         """
-        # Only those have colons.
+        # Only such a ``kid`` has colons.
         return self.current.of_registries.get(shown, shown) if ":" in shown else shown
 
     def refresh(self) -> None:
@@ -159,12 +158,12 @@ class SigningKeys:
 
     def _current_with(self, compromised: int) -> KeySet:
         """Return the key set, read anew unless it knows of this many compromised keys."""
-        # SECURITY: this one is used from here on, as another thread may put an older one in place.
+        # SECURITY: only this set is used below, because another thread may store an older one.
         keys = self.current
         if keys.compromised == compromised:
             return keys
         delays.before_waiting()
-        with self._reading:  # of the requests that find it out at once, one reads them
+        with self._reading:  # of several requests at once, one reads them
             if self.current.compromised != compromised:
                 self.refresh()
             return self.current
@@ -174,7 +173,7 @@ class SigningKeys:
         is_same = rows is self._rows
         self._rows = rows
         self._refreshed = self._clock()
-        # Else every process would parse the whole set again each second.
+        # Otherwise every process would parse the whole set each second.
         if not is_same or self._is_over():
             self._build()
 
@@ -183,7 +182,7 @@ class SigningKeys:
     ) -> None:
         """Start a thread that reads the keys every second and calls ``then``.
 
-        It ends when ``until`` is true, which it asks each time before it reads anything.
+        It ends when ``until`` returns true, which it calls each time before it reads.
 
         No request waits for it; while the database is unavailable the set stays as it was.
         """
@@ -214,7 +213,7 @@ class SigningKeys:
             return
         try:
             key = self.draft(wanted)
-        except Invalid as error:  # a service asked for it before there was an HSM
+        except Invalid as error:  # a service used it before there was an HSM
             raise Unavailable(f"No key can be made for {wanted}.") from error
         key = replace(key, state=KeyState.ACTIVE, active_from=int(self._clock()))
         try:
@@ -290,7 +289,7 @@ class SigningKeys:
             self.refresh()
 
     def _is_over(self) -> bool:
-        """Return whether the key set is for another time than now, also if a clock was set back."""
+        """Return whether the key set is for another time than the present, earlier or later."""
         known = self._current
         return known is None or not known.made_at <= int(self._clock()) < known.changes_at
 
@@ -316,7 +315,8 @@ class SigningKeys:
         common = [key for key in signing.values() if key.algorithm in material.ALGORITHMS]
         if not common:
             return None
-        # A new algorithm of the installation has no key that signs yet: then the old one goes on.
+        # A new algorithm of the installation may have no key that signs yet: the old key still
+        # signs.
         first = signing.get(self.algorithm) or max(common, key=_began)
         signers = {algorithm: self._signer(key) for algorithm, key in signing.items()}
         order = {id(key): number for number, key in enumerate(signing.values(), 1)}
@@ -350,7 +350,7 @@ def is_published(key: SigningKey, now: int) -> bool:
 
 def is_signing(key: SigningKey, now: int) -> bool:
     """Return whether a key may sign at ``now``, unless another of its algorithm started later."""
-    # One that is stored as active is, whatever a clock that was set back says.
+    # A key that is stored as active stays active, even if a clock was set back.
     return key.state is KeyState.ACTIVE or (key.state is KeyState.NEXT and _began(key) <= now)
 
 
