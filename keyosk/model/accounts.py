@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-#: The order of a search for accounts: by the name that begins as was asked.
+#: The order of a search for accounts: by the name that has the prefix.
 MATCH: Final = "match"
 
 
 class Kind(StrEnum):
-    """Who an account stands for."""
+    """Whether an account stands for a person or a program."""
 
     PERSON = "person"
     MACHINE = "machine"
@@ -25,7 +25,7 @@ class CredentialKind(StrEnum):
 
     @property
     def is_of_program(self) -> bool:
-        """Whether programs log in with it: such a login never handles credentials."""
+        """Whether programs log in with it; such a login must not change credentials."""
         return self is not CredentialKind.PASSWORD
 
 
@@ -99,14 +99,14 @@ class ApiKey:
 
 
 def matching_name(prefix: str, username: str, *, display_name: str) -> str | None:
-    """Return the lesser of an account's names that begin with ``prefix``, in any case."""
+    """Return the first, in order, of an account's names that begin with ``prefix``."""
     names = (username, prefix.lower()), (display_name.casefold(), prefix.casefold())
     return min((name for name, start in names if name.startswith(start)), default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Passkey:
-    """The public half of a passkey, and how often it says that it has signed."""
+    """The public key of a passkey, and its signature counter."""
 
     credential_id: bytes
     public_key: bytes
@@ -115,10 +115,10 @@ class Passkey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecondFactor:
-    """What an account shows besides its password to log in to the console.
+    """What a person shows in addition to the password to log in to the console.
 
     Attributes:
-        name: What its owner calls it.
+        name: The name that its owner gave it.
         remaining: How many recovery codes are left; ``None`` for all other kinds.
         sealed: The secret of an authenticator app, encrypted.
     """

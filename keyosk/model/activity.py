@@ -1,4 +1,4 @@
-"""What was done per minute, which nodes there are, and which scopes are used."""
+"""Counts per minute, nodes, and the use of scopes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ class Node:
     """One running Keyosk on the database.
 
     Attributes:
-        name: Its machine and where it listens there.
-        seen_at: When it last wrote that it runs.
+        name: Its machine, and where it listens.
+        seen_at: When it last reported.
     """
 
     name: str
@@ -23,7 +23,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActivityCount:
-    """What was done in some seconds from ``time`` on; refusals by reason, those that there were."""
+    """The counts of some seconds from ``time`` on; refusals by reason."""
 
     time: int
     tokens_issued: int
@@ -36,9 +36,9 @@ class HeldScope:
     """A scope that an account holds, and when it was last in a token; days since 1970.
 
     Attributes:
-        is_granted: Whether it is granted by itself.
+        is_granted: Whether it is granted directly.
         roles: The granted roles that contain it.
-        held_since: Since when, in seconds; by several grants, since the first of them.
+        held_since: The time of the first grant of it, in seconds.
         issued_on: The last day on which a token with it was issued.
         named_on: The last day on which a request named it.
     """

@@ -1,4 +1,4 @@
-"""Who asks, and what they hold."""
+"""Logins and callers, and what they hold."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,16 +10,16 @@ from keyosk.model.services import ADMIN, KEYOSK_SCOPES, Entitlement
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """A credential that was proven, with all that a token or an access decision needs to know.
+    """A verified login, with everything that a token or an access decision needs.
 
-    ``enabled``: the account is, and the key too. ``credential_id``: the id of the API key; ``None``
-    for a password. ``limit`` is the API key's own scope limit (``None``: no limit), ``networks``
-    its own networks; ``expires_at`` the earlier of the account's and the key's expiry,
+    ``enabled``: both the account and the key are. ``credential_id``: the id of the API key;
+    ``None`` for a password. ``limit`` is the API key's own scope limit (``None``: no limit),
+    ``networks`` its own networks; ``expires_at`` the earlier of the account's and the key's expiry,
     ``successor`` the newer key; ``password_id`` the password that was shown now;
     ``authenticated_at`` when the secret was shown; ``last_seen_at`` when the credential was last
-    noted as used. ``tokens_from``: tokens issued before this moment, to the account or by the key,
-    do not count any more. ``claims`` is JSON text, as few tokens need it. ``compromised_keys``: how
-    many signing keys are.
+    noted as used. ``tokens_from``: tokens issued before this time, to the account or by the key,
+    are revoked. ``claims`` is JSON text, because few tokens need it. ``compromised_keys``: the
+    number of compromised signing keys.
     """
 
     account_id: str
@@ -42,26 +42,26 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """How a scope is held: for logins of this kind only, and before this moment only."""
+    """A limit on a scope that is held: only for this kind of login, only before this time."""
 
     credential: CredentialKind | None = None
     until: int | None = None
 
     def covers(self, kind: CredentialKind, until: int | None) -> bool:
-        """Return whether it reaches as far as a grant for logins of this kind until then."""
+        """Return whether it includes a grant for this kind of login until this time."""
         lasts = self.until is None or (until is not None and until <= self.until)
         return lasts and self.credential in (None, kind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who asks Keyosk for something, from where, and what they hold right now.
+    """Who makes a request, from where, and what they hold now.
 
-    ``scopes`` are those of Keyosk's own that this request may use, ``held`` all scopes that the
-    login holds, of whatever service. ``account_id`` is ``None`` for an operator at a terminal.
-    ``conditions``: of each scope that is held under conditions only, all of them.
+    ``scopes`` are the scopes of Keyosk's own that this request may use, ``held`` all scopes that
+    the login holds, of all services. ``account_id`` is ``None`` for an operator at a terminal.
+    ``conditions``: those of each scope that is held only under conditions.
     ``proof``: the id of the password that this request itself proved, of the account whose
-    credentials it handles; a token proves none. ``via``: ``console`` for a request of the console.
+    credentials it changes; a token proves none. ``via``: ``console`` for a request of the console.
     """
 
     account_id: str | None
@@ -78,24 +78,24 @@ class Caller:
 
     @property
     def is_operator(self) -> bool:
-        """Whether it is who has the database at hand: no account, and no scope is missing."""
+        """Whether the caller is an operator, who has no account and may do everything."""
         return self.account_id is None and ADMIN in self.scopes
 
     def has(self, scope: str) -> bool:
-        """Return whether the caller may do what ``scope`` of Keyosk's own allows."""
+        """Return whether the caller may use ``scope``, one of Keyosk's own."""
         return scope in self.scopes or ADMIN in self.scopes
 
     def holds(self, scope: str) -> bool:
-        """Whether the caller has ``scope``, of whatever service, under whatever conditions."""
+        """Return whether the caller holds ``scope`` of any service, under any conditions."""
         return self.has(scope) if scope in KEYOSK_SCOPES else self.has(ADMIN) or scope in self.held
 
     def may_give(
         self, scope: str, *, credential: CredentialKind | None = None, until: int | None = None
     ) -> bool:
-        """Return whether the caller has ``scope`` to give away, for such logins and for so long.
+        """Return whether the caller may grant ``scope`` for such logins and until this time.
 
-        Who holds ``keyosk:admin`` may give all scopes of services, and of Keyosk's own those that
-        they hold.
+        A holder of ``keyosk:admin`` may grant all scopes of services, and of Keyosk's own scopes
+        those that they hold.
         """
         if not self.holds(scope):
             return False
@@ -106,7 +106,7 @@ class Caller:
         return all(any(each.covers(kind, until) for each in held) for kind in kinds)
 
 
-#: Whoever can run a command on the machine that has the database.
+#: Anyone who can run a command on the machine that has the database.
 OPERATOR: Final = Caller(
     account_id=None,
     username="operator",

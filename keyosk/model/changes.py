@@ -1,4 +1,4 @@
-"""The fields that a change may name, of each object, so that a misspelt one is seen at once.
+"""The fields of each object that may be set or changed, for the type checker.
 
 ``...Fields`` are values; ``...Changes`` are a merge patch (RFC 7396), in which ``None`` resets.
 """
@@ -11,7 +11,7 @@ from keyosk.model.services import Exchange, Scope
 
 
 class AccountFields(TypedDict, total=False):
-    """What may be said of an account."""
+    """The fields of an account that may be set."""
 
     username: str
     kind: Kind
@@ -23,13 +23,13 @@ class AccountFields(TypedDict, total=False):
 
 
 class NewAccount(AccountFields, total=False):
-    """What may be said of an account when it is made."""
+    """The fields of a new account."""
 
     password: str | None
 
 
 class AccountChanges(TypedDict, total=False):
-    """What may be changed of an account; ``claims`` and ``metadata`` merge by member."""
+    """A merge patch of an account; ``claims`` and ``metadata`` merge by member."""
 
     username: str | None
     kind: Kind | None
@@ -41,7 +41,7 @@ class AccountChanges(TypedDict, total=False):
 
 
 class ApiKeyFields(TypedDict, total=False):
-    """What is written of an API key; ``successor`` by a rotation only."""
+    """The fields of an API key that may be written; only a rotation sets ``successor``."""
 
     name: str
     description: str
@@ -53,7 +53,7 @@ class ApiKeyFields(TypedDict, total=False):
 
 
 class ApiKeyChanges(TypedDict, total=False):
-    """What may be changed of an API key."""
+    """A merge patch of an API key."""
 
     name: str | None
     description: str | None
@@ -64,7 +64,7 @@ class ApiKeyChanges(TypedDict, total=False):
 
 
 class RoleChanges(TypedDict, total=False):
-    """What may be changed of a role."""
+    """A merge patch of a role."""
 
     name: str | None
     description: str | None
@@ -72,7 +72,7 @@ class RoleChanges(TypedDict, total=False):
 
 
 class ServiceFields(TypedDict, total=False):
-    """What may be said of a service when it is made, besides its name and scopes."""
+    """The fields of a new service, except its name and scopes."""
 
     audience: str
     audiences: Sequence[str]
@@ -95,7 +95,7 @@ class ServiceFields(TypedDict, total=False):
 
 
 class ServiceChanges(TypedDict, total=False):
-    """What may be changed of a service."""
+    """A merge patch of a service."""
 
     name: str | None
     audience: str | None

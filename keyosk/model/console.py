@@ -1,4 +1,4 @@
-"""Console sessions: logins of people that go on by a cookie."""
+"""Console sessions: logins of people that a cookie continues."""
 
 from dataclasses import dataclass, field
 from typing import Final
@@ -11,7 +11,7 @@ SEVERAL_FACTORS: Final = "mfa"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoginNotice:
-    """What a person is told when they log in, so that they notice a login that was not theirs.
+    """What a person is shown after a login, so that they notice a login by somebody else.
 
     Attributes:
         previous_at: When the login before was; ``None`` if it is the first.
@@ -32,11 +32,11 @@ class ConsoleSession:
 
     Attributes:
         digest: The SHA-256 hash of the secret in the cookie.
-        agent: What the browser calls itself, shortened.
+        agent: The ``User-Agent`` of the browser, shortened.
         seen_at: When it was last used, to within a minute.
-        confirmed_at: When its owner last proved who they are, with all that this takes.
+        confirmed_at: When its owner last confirmed who they are (``accounts.confirmations``).
         amr: How its owner logged in (RFC 8176).
-        challenge: What a passkey was asked to sign last, until it has; ``challenged_at``: when.
+        challenge: The unused challenge for a passkey; ``challenged_at``: its time.
     """
 
     id: str
@@ -66,7 +66,7 @@ class PendingLogin:
 
     Attributes:
         digest: The SHA-256 hash of the secret in its cookie.
-        challenge: What a passkey was asked to sign last, until it has.
+        challenge: The unused challenge for a passkey.
     """
 
     digest: bytes = field(repr=False)

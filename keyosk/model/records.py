@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-#: What the audit log can say that was done.
+#: The actions in the audit log.
 AuditAction = Literal[
     "account.change",
     "account.create",
@@ -60,7 +60,7 @@ class AuditRow:
 
     Attributes:
         credential: ``password``, or the id of the API key.
-        via: ``console`` for what was done there; ``None`` for all else.
+        via: ``console`` for what was done in the console; otherwise ``None``.
         target: What it was done to, such as ``account/<id>``.
         before: The fields that changed, as they were before; never a secret.
         after: The fields that changed, as they are afterwards; never a secret.
@@ -116,9 +116,9 @@ class LoginFailure:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What an account was refused in a minute, beside what has rows of its own.
+    """The refusals of an account in a minute that have no rows of their own.
 
-    ``sample``: the row that the first of them would have had, as far as it says who it was.
+    ``sample``: the members that identify the caller in the row of the first of them.
     """
 
     account: str
@@ -131,7 +131,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListQuery:
-    """Which part of a list is requested, and in which order.
+    """The requested part of a list, and its order.
 
     A list ends, however many objects are created, changed or renamed in the meantime.
 
@@ -140,7 +140,7 @@ class ListQuery:
         end: The sort value and id of the last object of the list when the first page was read.
         newest: The id of the newest object at that time.
         filters: The filter values by name; each list says which it knows.
-        counted: As far as objects are counted; None for all.
+        counted: The number up to which objects are counted; ``None`` for all.
     """
 
     limit: int = 50

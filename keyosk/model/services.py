@@ -12,20 +12,20 @@ KEYOSK: Final = "keyosk"
 
 #: A scope-token (RFC 6749 section 3.3), of bounded length.
 SCOPE_TOKEN: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,200}")
-#: What services, roles, issuers and rules may be called.
+#: The names that services, roles, issuers and rules may have.
 NAME: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
-#: What may stand in the ``aud`` of a token for a service.
+#: The audiences that a service may have.
 AUDIENCE: Final = re.compile(r"[\x21-\x7e]{1,255}")
 
-#: The versions of the container registry (distribution) that tokens are made for.
+#: The supported versions of the container registry (distribution).
 REGISTRY_VERSIONS: Final = (2, 3)
-#: The claim of their tokens that says what may be done.
+#: The claim of their tokens that lists the allowed actions.
 REGISTRY_CLAIM: Final = "access"
 
 #: Stands for every scope of Keyosk's own service.
 ADMIN: Final = "keyosk:admin"
 
-#: The logins that a service takes tokens of unless it says otherwise.
+#: The kinds of login that a service accepts by default.
 USUAL_CREDENTIALS: Final = frozenset({CredentialKind.PASSWORD, CredentialKind.API_KEY})
 
 #: Lets an account introspect the tokens of every service.
@@ -33,7 +33,7 @@ INTROSPECT: Final = "keyosk:tokens:introspect"
 
 _DEFAULT_PORT: Final = re.compile(r"^(https://[^/]+):443(?=/|$)")
 
-#: Every scope that Keyosk's own API asks for, with what it allows.
+#: Every scope of Keyosk's own API, with what it allows.
 KEYOSK_SCOPES: Final[Mapping[str, str]] = {
     ADMIN: "Everything that the other keyosk: scopes allow.",
     "keyosk:accounts:read": "See accounts, their API keys and their grants.",
@@ -58,14 +58,15 @@ class Scope:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenPolicy:
-    """What a service says of the tokens for it.
+    """The settings of a service for its tokens.
 
-    ``accepts``: the logins it takes tokens of. ``token_lifetime`` (seconds), ``signing_algorithm``
-    and ``typ`` are ``None`` for the installation's. ``claims`` names those of the account's claims
-    that its tokens carry. ``on_request_only``: its audience goes into a token only when a request
-    names it. ``refresh_lifetime`` in seconds. ``cors_preflight``: forward authentication lets CORS
-    preflights pass without a login, as browsers send none with them. ``registry_version``: it is a
-    container registry of this version, whose clients ask for tokens in a way of their own.
+    ``accepts``: the kinds of login that get tokens for it. ``token_lifetime`` (seconds),
+    ``signing_algorithm`` and ``typ`` are ``None`` for the installation's. ``claims``: the names of
+    the account's claims that its tokens carry. ``on_request_only``: its audience goes into a token
+    only when a request names it. ``refresh_lifetime`` in seconds. ``cors_preflight``: forward
+    authentication lets CORS preflights pass without a login, as browsers send none with them.
+    ``registry_version``: it is a container registry of this version, whose clients request tokens
+    in their own way.
     """
 
     name: str
@@ -129,7 +130,7 @@ class Service:
 
     @property
     def identifiers(self) -> tuple[tuple[str, str], ...]:
-        """What it is called and addressed by, each with its field."""
+        """Its name and audiences, each with its field."""
         policy = self.policy
         others = (("audiences", audience) for audience in self.audiences)
         return (("name", policy.name), ("audience", policy.audience), *others)
@@ -176,7 +177,7 @@ class Entitlement:
 
 
 def namespace_key(identifier: str) -> str:
-    """Return what all spellings of an identifier that may be confused have in common.
+    """Return the key that all confusable spellings of an identifier share.
 
     No two services share a key, so that no service can be mistaken for another.
     """
@@ -185,10 +186,10 @@ def namespace_key(identifier: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """What a test of a service with bad tokens found.
+    """The result of testing a service with bad tokens.
 
     Attributes:
-        verified_by: The username of who reported it.
+        verified_by: The username of the account that reported it.
         url: The endpoint that was tested.
         verdict: One line for a person.
         failed: The names of the tokens that the service did not treat as it must.

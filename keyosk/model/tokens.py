@@ -1,4 +1,4 @@
-"""What signs tokens, and what revokes them."""
+"""Signing keys, revocations, refresh sessions, and the claims of a token."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,20 +7,20 @@ from typing import Any, Final
 
 from keyosk.model.accounts import CredentialKind
 
-#: Where signed documents are found; no service may have such an endpoint as its audience.
+#: The paths of signed documents; no service may have one as its audience.
 REVOCATIONS_PATH: Final = "/auth/revocations"
 CHECKPOINTS_PATH: Final = "/audit"
 DOCUMENT_PATHS: Final = (REVOCATIONS_PATH, CHECKPOINTS_PATH)
 #: The type of an access token (RFC 9068 section 2.1).
 ACCESS_TOKEN_TYPE: Final = "at+jwt"  # noqa: S105 - it names a type
-#: What a token's header may say it is; ``JWT`` for verifiers that refuse the type of RFC 9068.
+#: The ``typ`` values of tokens; ``JWT`` for verifiers that refuse the type of RFC 9068.
 TOKEN_TYPES: Final = (ACCESS_TOKEN_TYPE, "JWT")
-#: What tokens may be signed with. Keys of the last two only the services that ask for them get to
-#: see (RFC 9964, FIPS 204).
+#: The algorithms for signing tokens. Keys of the last two are only in the key sets of services that
+#: use them (RFC 9964, FIPS 204).
 COMMON_ALGORITHMS: Final = ("ES256", "RS256", "PS256", "EdDSA")
 OWN_SET_ALGORITHMS: Final = ("ML-DSA-44", "ML-DSA-65")
 SIGNING_ALGORITHMS: Final = (*COMMON_ALGORITHMS, *OWN_SET_ALGORITHMS)
-#: The claims that tokens have by themselves; an account's own cannot take their names.
+#: The claims that Keyosk sets; the claims of accounts cannot have their names.
 TOKEN_CLAIMS: Final = frozenset(
     (
         *("iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "preferred_username"),
@@ -28,7 +28,7 @@ TOKEN_CLAIMS: Final = frozenset(
     )
 )
 
-#: The claim that says which platform's token a workload logged in with, if a service asks for it.
+#: The claim with the platform's token that a workload logged in with, if a service requests it.
 WORKLOAD_CLAIM: Final = "workload"
 
 
@@ -58,7 +58,7 @@ class Claim(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SigningKey:
-    """A key that signs tokens: its public half and its life cycle.
+    """A key that signs tokens: its public key and its life cycle.
 
     Attributes:
         public: The public key as a JWK (RFC 7517).
@@ -78,7 +78,7 @@ class SigningKey:
     created_at: int
     gone_at: int | None = None
     when_seen: bool = False
-    #: The private half, encrypted; never shown, compared or printed.
+    #: The private key, encrypted; never shown, compared or printed.
     sealed: bytes = field(default=b"", repr=False, compare=False)
     effective_at: int | None = None
 
@@ -88,9 +88,10 @@ class Revocation:
     """The published fact that tokens whose ``claim`` has ``value`` must not be accepted.
 
     ``issued_before``: only those with an earlier ``iat``; ``None`` for any. ``expires``: when the
-    last of them has expired. ``sequence`` counts what is published; 0 before that. ``account``:
-    whose single token it is for, or whose it was told of one by one before; ``issued_at``: the
-    latest ``iat`` that the single token may have. Both are for Keyosk alone.
+    last of them has expired. ``sequence``: its number once it is published, before that 0.
+    ``account``: the account of a single token, or the account whose single tokens this entry
+    replaced; ``issued_at``: the latest possible ``iat`` of the single token. These two are not
+    published.
     """
 
     claim: Claim
@@ -104,12 +105,12 @@ class Revocation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """What refresh tokens that follow one another have in common.
+    """A refresh session: what successive refresh tokens share.
 
     It began with a login by the password ``password_id`` or the API key ``api_key_id``, and ends
-    with it. ``audiences`` and ``scopes`` are those first given. ``digest`` is of the refresh token
-    that is good now, made at ``rotated_at``; ``tokens`` maps the ids of the access tokens that came
-    from it to when they expire.
+    with it. ``audiences`` and ``scopes`` are those of the first token. ``digest`` is that of the
+    current refresh token, created at ``rotated_at``; ``tokens`` maps the ids of the access tokens
+    that came from it to when they expire.
     """
 
     id: str
@@ -128,7 +129,7 @@ class Session:
 
     @property
     def credential(self) -> CredentialKind:
-        """What began it."""
+        """The kind of credential that began it."""
         return CredentialKind.PASSWORD if self.api_key_id is None else CredentialKind.API_KEY
 
 
@@ -148,6 +149,6 @@ class VerifiedClaims:
     expires_at: int
     audiences: tuple[str, ...]
     client: str
-    #: Who acts for the account, by ``sub``, innermost last (RFC 8693 section 4.1).
+    #: The actors, by ``sub``, innermost last (RFC 8693 section 4.1).
     actor: Mapping[str, Any] | None
     scope: str

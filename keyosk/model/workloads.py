@@ -1,12 +1,12 @@
-"""Issuers of other platforms whose tokens log workloads in, and the rules that say as whom."""
+"""Issuers whose tokens log workloads in, and the rules that choose their accounts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypedDict
 
-#: What a claim of a token must equal: one value, or one of several.
+#: The accepted value of a claim, or several.
 ClaimValue = str | int | bool
-#: By claim: the values that a token may have there.
+#: The accepted values by claim.
 ClaimValues = Mapping[str, tuple[ClaimValue, ...]]
 
 #: Signatures that are accepted; all are asymmetric (RFC 7518, RFC 8037).
@@ -23,9 +23,9 @@ class TrustedIssuer:
     Attributes:
         issuer: The ``iss`` of its tokens, exactly.
         audience: What ``aud`` of its tokens must contain.
-        preset: The preset that filled in what was not given.
-        jwks_uri: Where its keys are; ``None``: where its metadata says, or in ``keys``.
-        keys: Its keys, for an issuer that cannot be reached; ``None``: they are fetched.
+        preset: The preset that filled in the missing fields.
+        jwks_uri: The URL of its keys; ``None`` if it is in its metadata, or they are in ``keys``.
+        keys: Its keys, for an issuer that cannot be reached; ``None`` if they are fetched.
         algorithms: The signatures that are accepted.
         max_lifetime: The longest life of its tokens that is accepted, in seconds.
         required_claims: The claims that every rule must name.
@@ -58,11 +58,11 @@ class WorkloadRule:
     """Which tokens of an issuer log in as an account.
 
     Attributes:
-        claims: What the token must say, by claim.
+        claims: The values that the token must have, by claim.
         account: The username of the machine account.
         account_id: Its id.
         scopes: The scopes that logins are limited to; ``None`` for all of the account's.
-        once: Each token logs in once only, by its ``jti``.
+        once: Each token logs in only once, by its ``jti``.
         last_used_at: To within minutes.
         effective_at: As of an account.
     """
@@ -86,7 +86,7 @@ class WorkloadRule:
 
 
 class IssuerFields(TypedDict, total=False):
-    """What may be said of an issuer when it is made, besides its name and preset."""
+    """The fields of a new issuer, except its name and preset."""
 
     description: str
     issuer: str
@@ -102,7 +102,7 @@ class IssuerFields(TypedDict, total=False):
 
 
 class IssuerChanges(TypedDict, total=False):
-    """What may be changed of an issuer; ``None`` resets."""
+    """A merge patch of an issuer; ``None`` resets."""
 
     name: str | None
     description: str | None
@@ -119,7 +119,7 @@ class IssuerChanges(TypedDict, total=False):
 
 
 class RuleFields(TypedDict, total=False):
-    """What may be said of a rule when it is made, besides its name, claims and account."""
+    """The fields of a new rule, except its name, claims and account."""
 
     description: str
     scopes: tuple[str, ...] | None
@@ -129,7 +129,7 @@ class RuleFields(TypedDict, total=False):
 
 
 class RuleChanges(TypedDict, total=False):
-    """What may be changed of a rule; ``None`` resets. ``claims`` merges by member."""
+    """A merge patch of a rule; ``None`` resets. ``claims`` merges by member."""
 
     name: str | None
     description: str | None

@@ -1,4 +1,4 @@
-"""What every change of the domain works with, as one value."""
+"""What every change in the domain needs, as one value."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from keyosk.storage.database import Database
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """A change is one transaction, keeps the rules, revokes what it takes away, and is recorded."""
+    """A change is one transaction, obeys the safeguards, revokes lost rights, and is audited."""
 
     database: Database
     safeguards: Safeguards

@@ -29,7 +29,7 @@ from keyosk.model import (
     TokenPolicy,
 )
 
-#: Scopes that mean something to OAuth itself and cannot belong to a service.
+#: Scopes with a meaning in OAuth itself, which cannot belong to a service.
 RESERVED_SCOPES: Final = frozenset({"offline_access", "openid"})
 
 
@@ -208,7 +208,7 @@ def _content(
     principal: Principal, chosen: Iterable[Entitlement], policies: dict[str, TokenPolicy]
 ) -> TokenGrant:
     """Return the content of a token with these scopes, for these audiences and those of scopes."""
-    # Loops, and no generator for each field: every token comes by here.
+    # Loops, not a generator for each field: every token passes here.
     found: list[str] = []
     roles: dict[str, None] = {}
     ends = [] if principal.expires_at is None else [principal.expires_at]
@@ -260,9 +260,9 @@ def is_usual(policy: TokenPolicy, algorithm: str | None) -> bool:
 def _by_default(held: Mapping[str, Entitlement], algorithm: str | None) -> list[Entitlement]:
     """Return the content of a token without requested scopes or audiences.
 
-    If the services cannot share a token, it is for those with the usual format: others must be
-    requested. If there are none of these, the request fails, because it is unclear which of the
-    others was meant.
+    If the services cannot share a token, it is for those with the usual format; others must be
+    requested. If no service has the usual format, the request fails, because it is unclear which
+    one is meant.
     """
     chosen = [
         entitlement for entitlement in held.values() if not entitlement.service.on_request_only
@@ -361,7 +361,7 @@ def _requested(
     scopes: tuple[str, ...], held: Mapping[str, Entitlement], audiences: Collection[str]
 ) -> list[Entitlement]:
     available = _with_implied(held)
-    # One sentence for all reasons: which scopes exist is not everybody's to know.
+    # One sentence for all reasons, so that it does not reveal which scopes exist.
     refused = [
         name
         for name in scopes
@@ -382,7 +382,7 @@ def _target(
     *,
     find_policy: Callable[[str], TokenPolicy | None],
 ) -> TokenPolicy:
-    for entitlement in held:  # spares a query for what the login holds anyway
+    for entitlement in held:  # saves a query for what the login holds anyway
         if target == entitlement.service.audience:
             return entitlement.service
     policy = find_policy(target)
@@ -392,7 +392,7 @@ def _target(
 
 
 def _common(name: str, wishes: Iterable[str | None]) -> str | None:
-    """Return the one value that suits all services; a service without a wish accepts any."""
+    """Return the value that fits all services; a service without a preference accepts any."""
     values = set(wishes) - {None}
     if len(values) > 1:
         raise InvalidTarget(

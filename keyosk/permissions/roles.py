@@ -13,7 +13,7 @@ from keyosk.revocations import MOST_ACCOUNTS
 from keyosk.storage.stores import Stores
 from keyosk.validation import LONGEST_TEXT, Faults, check_version
 
-#: Held by what reads a role and writes what it made of it, so that none overtakes another.
+#: The lock for transactions that read a role and write it back: one at a time.
 LOCK: Final = "roles"
 RESET: Final[Mapping[str, Any]] = {"description": "", "scopes": ()}
 _FIELDS: Final = ("name", "description", "scopes")
@@ -35,7 +35,7 @@ class Roles:
     def create(
         self, by: Caller, *, name: str, description: str = "", scopes: Sequence[str] = ()
     ) -> Role:
-        """Make a role. Raises ``Invalid``, ``Conflict``, ``RefusedByRule``."""
+        """Create a role. Raises ``Invalid``, ``Conflict``, ``RefusedByRule``."""
         now = int(self._clock())
         role_id = new_id()
         role = Role(
@@ -61,11 +61,11 @@ class Roles:
         return self._roles.by_name(name)
 
     def page(self, list_query: ListQuery) -> list[Role]:
-        """Return the roles that a listing asks for."""
+        """Return a page of roles."""
         return self._roles.page(list_query)
 
     def count(self, list_query: ListQuery) -> int:
-        """Return how many roles pass the filters of a listing."""
+        """Return the number of roles that pass the filters of a list."""
         return self._roles.count(list_query)
 
     def change(
@@ -91,7 +91,7 @@ class Roles:
             added = set(after.scopes) - set(role.scopes)
             gone = set(role.scopes) - set(after.scopes)
             self._check(after, sorted(added))
-            # Both ways: who takes a scope from a role takes it from all that hold the role.
+            # Removals too: removing a scope from a role removes it from every holder of the role.
             self._safeguards.may_give(by, added)
             self._safeguards.may_take(by, gone)
             if added:

@@ -55,7 +55,7 @@ def check(service: Service, issuer: str) -> None:
     if policy.registry_version not in (None, *REGISTRY_VERSIONS):
         faults.add("registry_version", "must be 2 or 3")
     if policy.registry_version is not None and REGISTRY_CLAIM in policy.claims:
-        # SECURITY: else whoever writes accounts would give rights in the registry.
+        # SECURITY: otherwise a caller who may write accounts could give rights in the registry.
         faults.add("claims", f"{REGISTRY_CLAIM} is reserved for container registries")
     for claim in policy.claims:
         if not _CLAIM.fullmatch(claim) or claim in TOKEN_CLAIMS:

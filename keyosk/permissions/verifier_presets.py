@@ -1,4 +1,4 @@
-"""What the field's verifiers need: which tokens they take, and which lines set them up.
+"""Presets for common verifiers: the tokens that they accept, and their configuration.
 
 ``docs/reference/verifiers.md`` has the same table, and a test compares the two.
 """
@@ -10,7 +10,7 @@ from typing import Any, Final
 
 @dataclass(frozen=True, slots=True)
 class VerifierPreset:
-    """What one verifier needs.
+    """The needs of one verifier.
 
     ``typ``, ``signing_algorithm``, ``registry_version``: of its service, ``None`` for what is
     usual. ``lines``: for the verifier's own configuration; ``{issuer}``, ``{audience}`` and
@@ -25,7 +25,7 @@ class VerifierPreset:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """The fields of a service that it needs set."""
+        """Return the fields that the service needs for it."""
         wanted = {
             "typ": self.typ,
             "signing_algorithm": self.signing_algorithm,
@@ -49,7 +49,7 @@ _REGISTRY: Final = (
 )
 _JWKS: Final = "{issuer}/services/{service}/jwks"
 
-#: By the word that ``--for`` takes.
+#: By the value of ``--for``.
 PRESETS: Final[Mapping[str, VerifierPreset]] = {
     "spring": VerifierPreset(
         "Spring Security, issuer-uri",
