@@ -1,8 +1,8 @@
-"""Revocations: what services that verify offline must not accept any more.
+"""Revocations: the tokens that services which verify offline must no longer accept.
 
-Keyosk itself needs none of them for accounts and API keys, as it reads both anew for each token:
-``tokens_from`` there says from when on tokens count. An entry is written in the transaction of
-whatever takes the rights away, and lives until the last token that it can touch has expired.
+Keyosk itself does not need the entries for accounts and API keys, because it reads both for each
+token: their ``tokens_from`` is the time from which on tokens are valid. An entry is written in the
+transaction that takes the rights away, and stays until the last of its tokens has expired.
 """
 
 import bisect
@@ -22,30 +22,28 @@ from keyosk.storage.sessions import SessionStore
 
 _log = logging.getLogger(__name__)
 
-#: Above this many accounts at once, the audiences concerned are revoked instead of each of them.
+#: Above this many accounts at once, the audiences are revoked instead of each account.
 MOST_ACCOUNTS: Final = 1_000
-#: Above this many single tokens of an account, all its tokens so far are revoked instead.
+#: Above this many single tokens of an account, all its existing tokens are revoked instead.
 MOST_TOKENS: Final = 32
-#: Above this many API keys of an account, the same: no script that replaces a few ends others.
+#: The same for API keys; high enough for a script that replaces a few.
 MOST_KEYS: Final = 256
-#: Seconds after which the entries are read again although their numbers are the same.
+#: Seconds after which the entries are read again even if no number has changed.
 _REREAD: Final = 60
 _NEVER: Final = 2**62
-#: Seconds that the entry of a stolen signing key lives. Whoever stole it chooses ``exp``, so no end
-#: of a token counts, only how long somebody may still take the key for ours: five minutes by our
-#: max-age and a day by stale-if-error in a cache, a day more in the most patient verifiers seen,
-#: and all of that three times over. One entry costs nothing.
+#: Seconds for which the entry of a stolen signing key stays. The thief chooses ``exp``, so it
+#: depends on how long a verifier may still accept the key: five minutes (max-age), a day in a cache
+#: (stale-if-error), and a day in the most patient verifiers seen. This is three times their sum.
 KEY_ENTRY_LIVES: Final = 7 * 86_400
-#: Seconds that an expired entry stays in the database, unpublished.
+#: Seconds for which an expired entry stays in the database, unpublished.
 _KEPT: Final = 3_600
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What a verifier polls: the entries above ``since``, and how far they reach.
+    """The response to a poll: the entries above ``since``, and the highest number.
 
-    ``since`` is 0 for all that are in force, also where a higher number was asked for than there
-    is.
+    ``since`` is 0 if these are all entries, also after a request for a number that does not exist.
     """
 
     sequence: int
@@ -55,10 +53,10 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that is published, as it was ``at`` a moment; nothing expires before ``until``.
+    """All published entries ``at`` a time; none expires before ``until``.
 
-    ``reread``: when all of it is to be read again. ``forms``: what readers get, by what they ask
-    for, made once for all of them.
+    ``reread``: when all entries must be read again. ``forms``: a cache of rendered responses by
+    request, shared by all readers.
     """
 
     whole: Published
@@ -66,19 +64,19 @@ class Snapshot:
     until: int
     reread: int
     forms: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
-    #: Whom or what the entries are about, and perhaps others: what is in here may be superseded.
+    #: The subjects of the entries, and perhaps more: entries with these may be superseded.
     about: set[str] = field(default_factory=set, repr=False, compare=False)
 
     def holds(self, last: int, now: int) -> bool:
-        """Return whether it is still so, if ``last`` is the highest number by now."""
+        """Return whether the snapshot is current, given the present highest number."""
         return self.whole.sequence == last and self.at <= now < min(self.until, self.reread)
 
 
 class Revocations:
-    """Ends tokens before their time.
+    """Revokes tokens before they expire.
 
-    Each method that revokes is for a transaction of the caller's. It returns the moment from which
-    even verifiers that never poll accept none of those tokens, as all have expired by then.
+    Call each method that revokes inside a transaction. It returns the time when all of the tokens
+    have expired, so that even verifiers that never poll accept none of them.
     """
 
     def __init__(
@@ -91,7 +89,7 @@ class Revocations:
         clock: Callable[[], float],
         lifetime: int,
     ) -> None:
-        """``lifetime``: seconds that tokens live where no service says otherwise."""
+        """``lifetime``: the default lifetime of tokens in seconds."""
         self._database = database
         self._store = store
         self._sessions = sessions
@@ -102,17 +100,17 @@ class Revocations:
         self._building = threading.Lock()
 
     def of_account(self, account_id: str) -> int:
-        """Revoke every token of this account so far."""
+        """Revoke all existing tokens of this account."""
         self._store.raise_accounts([account_id], self._moment())
         return self._all_so_far(Claim.SUB, [account_id])
 
     def of_accounts(
         self, account_ids: Collection[str], *, audiences: Collection[str] = ()
     ) -> int | None:
-        """Revoke every token of these accounts so far; ``None`` if there is no account.
+        """Revoke all existing tokens of these accounts; returns ``None`` if there is no account.
 
-        ``audiences``: revoked instead where the accounts are more than ``MOST_ACCOUNTS``; where
-        none is given, each account is revoked however many they are.
+        ``audiences``: revoked instead if there are more than ``MOST_ACCOUNTS`` accounts. Without
+        audiences, each account is revoked.
         """
         if not account_ids:
             return None
@@ -122,21 +120,21 @@ class Revocations:
         return self._all_so_far(Claim.SUB, account_ids)
 
     def end_sessions(self, account_id: str, *, by_password: bool = False) -> None:
-        """End the sessions of an account, ``by_password``: those that a password began."""
+        """End the sessions of an account; ``by_password``: only those that a password began."""
         self._sessions.remove_of_account(account_id, by_password=by_password)
         self._console_sessions.remove_of_account(account_id)
 
     def end_sessions_for(self, audience: str) -> None:
-        """End the refresh sessions for an audience that no service has any more.
+        """End the refresh sessions for an audience that no service has any longer.
 
-        SECURITY: else a service that takes it later goes on with them.
+        SECURITY: otherwise a service that takes the audience later would inherit them.
         """
         self._sessions.remove_for_audience(audience)
 
     def of_service(self, audience: str, account_ids: Collection[str]) -> int:
-        """Revoke every token so far for a service, whose scopes these accounts hold.
+        """Revoke all existing tokens for a service, whose scopes these accounts hold.
 
-        Each of them as well, where they are not too many: a verifier may know no audiences.
+        The accounts are revoked, too, unless they are too many: a verifier may ignore audiences.
         """
         effective_at = self.of_audiences([audience])
         if len(account_ids) <= MOST_ACCOUNTS:
@@ -144,9 +142,9 @@ class Revocations:
         return effective_at
 
     def of_api_key(self, key_id: str, account_id: str) -> int:
-        """Revoke every token so far that came from this API key, and end its sessions.
+        """Revoke all existing tokens of this API key, and end its sessions.
 
-        Where the keys of the account become more than ``MOST_KEYS``, as ``of_tokens``.
+        If more than ``MOST_KEYS`` keys of the account have entries, one entry replaces them.
         """
         moment = self._moment()
         self._sessions.remove_of_api_key(key_id)
@@ -154,18 +152,18 @@ class Revocations:
         return self._of_credential(key_id, account_id, moment)
 
     def of_workload_rule(self, rule_id: str, account_id: str) -> int:
-        """Revoke every token so far that came by this rule, as ``of_api_key``."""
+        """Revoke all existing tokens of logins by this rule, as ``of_api_key`` does."""
         moment = self._moment()
         self._store.raise_workload_rules([rule_id], moment)
         return self._of_credential(rule_id, account_id, moment)
 
     def of_audiences(self, audiences: Collection[str]) -> int:
-        """Revoke every token for these audiences so far."""
+        """Revoke all existing tokens for these audiences."""
         return self._all_so_far(Claim.AUD, audiences)
 
     def of_signing_key(self, kid: str) -> int:
-        """Revoke every token that this key signed or will, until no cache can hold the key."""
-        # SECURITY: without issued_before, as a thief chooses ``iat``.
+        """Revoke every token that this key ever signs, until no cache can hold the key."""
+        # SECURITY: without issued_before, because a thief chooses ``iat``.
         expires = int(self._clock()) + KEY_ENTRY_LIVES
         self._add(Revocation(claim=Claim.KID, value=kid, issued_before=None, expires=expires))
         return expires
@@ -175,21 +173,19 @@ class Revocations:
     ) -> int | None:
         """Revoke single tokens of an account, which expire at these moments anyway.
 
-        Returns ``None`` if there is no token.
-
-        ``issued_at``: the latest ``iat`` that one of them may have. Where they become more than
-        ``MOST_TOKENS``, and for as long as that is told of, all of the account's tokens so far are
-        revoked instead: nobody can fill what everybody reads.
+        Returns ``None`` if there is no token. ``issued_at``: the latest ``iat`` that one of them
+        may have. If the entries of the account become more than ``MOST_TOKENS``, one entry for all
+        its existing tokens replaces them, so that nobody can fill the list that everybody reads.
         """
         if not tokens:
             return None
         now = int(self._clock())
         known = self._store.of_account(account_id, now, latest=now + clocks.APART)
-        if issued_at < known.issued_before:  # they were revoked with all others
+        if issued_at < known.issued_before:  # an entry for all tokens covers them
             return max(tokens.values())
         many = known.at_once or known.singles + len(tokens) > MOST_TOKENS
         moment = self._moment()
-        # By the clock of another node a token may be from later than now.
+        # A node whose clock is ahead may have issued a token with a later ``iat`` than now.
         if many and issued_at < moment:
             return self._instead_of_singles(account_id, moment)
         for jti, expires in tokens.items():
@@ -206,7 +202,7 @@ class Revocations:
         return max(tokens.values())
 
     def cuts_short(self, before: int | None, after: int | None) -> bool:
-        """Whether an end that is moved from ``before`` comes before that of tokens that exist."""
+        """Return whether a new expiry is earlier than that of existing tokens."""
         if after is None or (before is not None and before <= after):
             return False
         return after < int(self._clock()) + self.longest_lifetime()
@@ -218,11 +214,11 @@ class Revocations:
         )
 
     def corrected(self, login: Principal, *, store: bool = True) -> Principal:
-        """A login whose tokens count from no later than now.
+        """Return a login whose new tokens are valid now.
 
-        A clock that was ahead may have revoked all that is issued until then: no token would be
-        good. From here on they count again, and those of before this moment stay revoked. Without
-        ``store`` only the response says so: for what issues no token.
+        A clock that was ahead may have revoked all tokens until a future time. This limits the
+        revocation to the tokens from before now. Without ``store`` only the returned login is
+        corrected, for callers that issue no token.
         """
         now = int(self._clock())
         if not clocks.is_ahead(login.tokens_from, now):
@@ -244,20 +240,20 @@ class Revocations:
         entries = whole.revocations
         start = since if since <= whole.sequence else 0
         if entries and start < entries[0].sequence:
-            start = 0  # it is all there is: whoever asks may forget what they had
-        # They are in order, and most readers ask for the last few.
+            start = 0  # all entries: the reader replaces what it has
+        # In order, and most readers ask for the last few.
         first = bisect.bisect_right(entries, start, key=lambda each: each.sequence)
         return Published(whole.sequence, start, entries[first:])
 
     def snapshot(self) -> "Snapshot":
-        """All that is in force, read anew only when something changed: for every reader the same.
+        """Return all entries in force, which are read again only after a change.
 
-        It asks the database for one number.
+        It queries the database for one number only.
         """
         last, now = self._store.last(), int(self._clock())
         known = self._snapshot
         if known is None or not known.holds(last, now):
-            with self._building:  # one builds, the others wait for it
+            with self._building:  # one thread builds it, the others wait
                 known = self._snapshot
                 if known is None or not known.holds(last, now):
                     known = self._snapshot = self._read_snapshot(now)
@@ -265,7 +261,7 @@ class Revocations:
 
     def _read_snapshot(self, now: int) -> "Snapshot":
         self._correct()
-        # Read before the entries: one that is added in between is published twice, never missed.
+        # Read before the entries, so that an entry added in between is published twice, not missed.
         last = self._store.last()
         known = self._snapshot
         if known is not None and known.whole.sequence <= last and known.at <= now < known.reread:
@@ -278,10 +274,9 @@ class Revocations:
         return Snapshot(whole, now, _first_end(entries), now + _REREAD, about=about)
 
     def _extended(self, known: Snapshot, last: int, now: int) -> Snapshot | None:
-        """A snapshot with what was published since, which is little where the whole is not.
+        """Return the snapshot with the newer entries added, which are usually few.
 
-        ``None`` if that cannot be told: where all entries have new numbers, or none of before is
-        left.
+        ``None`` if all entries must be read: their numbers changed, or no old one is left.
         """
         entries = known.whole.revocations
         new = self._store.since(entries[-1].sequence if entries else known.whole.sequence, now)
@@ -303,18 +298,18 @@ class Revocations:
         return Snapshot(whole, now, min(until, _first_end(new)), known.reread, about=known.about)
 
     def note_lifetimes(self) -> None:
-        """Take in which lifetimes tokens have from now on: after a start, or a changed service."""
+        """Store the lifetimes of tokens, after a start or a change of a service."""
         with self._database.transaction():
             self._store.offer_lifetimes(self._lifetime, int(self._clock()))
 
     def longest_lifetime(self) -> int:
-        """Return seconds until every token that exists now has expired."""
+        """Return the seconds until all existing tokens have expired."""
         return self._store.longest_lifetime(int(self._clock())) or self._lifetime
 
     def _correct(self) -> bool:
-        """Have entries of a clock that was ahead end with this moment; whether there were such.
+        """Correct entries that a clock ahead wrote; returns whether there were any.
 
-        All entries get new numbers, so that whoever polls gets all of them and keeps none of old.
+        All entries get new numbers, so that readers get all of them again.
         """
         now = int(self._clock())
         if not self._store.is_ahead(now + clocks.APART):
@@ -346,7 +341,7 @@ class Revocations:
         return expires
 
     def _instead_of_singles(self, account_id: str, moment: int) -> int:
-        """Revoke every token of an account so far by the entry that takes the place of many."""
+        """Revoke all existing tokens of an account by one entry, which replaces many."""
         self._store.raise_accounts([account_id], moment)
         return self._all_so_far(Claim.SUB, [account_id], instead_of_singles=True)
 
@@ -370,28 +365,28 @@ class Revocations:
         self._database.at_end(self._publish, revocation)
 
     def _publish(self, revocations: Collection[Revocation]) -> None:
-        # Not at once: a clock that is ahead for a moment must not end what is in force.
+        # Not at once, because a clock that is ahead for a moment must not delete valid entries.
         now = self._clock()
         over = int(now) - _KEPT
-        # SECURITY: numbers grow with the time, so that a database that was set back to an earlier
-        # state, by a restore or by a standby that was behind, gives none of them twice: readers
-        # would take new entries for those that they have.
+        # SECURITY: numbers grow with time, so that a database in an earlier state, after a restore
+        # or on a standby that was behind, repeats none of them. Readers would otherwise take new
+        # entries for those that they have.
         least = int(now * 1000)
         self._store.publish(tuple(dict.fromkeys(revocations)), over, least=least)
 
     def _moment(self) -> int:
-        # Times in tokens are whole seconds: those of this very second are meant too. No new one of
-        # the same account is issued before it is over (``Tokens.issue``).
+        # Times in tokens are whole seconds, so tokens of the present second are included. No token
+        # of the account is issued until that second is over (``Tokens.issue``).
         return int(self._clock()) + 1
 
 
 def _first_end(entries: Collection[Revocation]) -> int:
-    """When the first of the entries expires; long from now if there are none."""
+    """Return when the first entry expires; a time far ahead if there is none."""
     return min((each.expires for each in entries), default=_NEVER)
 
 
 def _superseded_by(new: Collection[Revocation]) -> Callable[[Revocation], bool]:
-    """Whether an entry from before says less than one of these: storage deletes it as well."""
+    """Return whether a new entry includes an older one; storage deletes the older one, too."""
     moments = {
         (each.claim, each.value): each.issued_before
         for each in new
@@ -402,7 +397,7 @@ def _superseded_by(new: Collection[Revocation]) -> Callable[[Revocation], bool]:
         moment = moments.get((entry.claim, entry.value))
         if moment is not None and entry.issued_before is not None:
             return entry.issued_before <= moment
-        # SECURITY: a token that may be from later than that keeps its own entry.
+        # SECURITY: a token that may be newer than that keeps its own entry.
         moment = moments.get((Claim.SUB, entry.account or ""))
         return moment is not None and entry.issued_at is not None and entry.issued_at < moment
 
@@ -410,5 +405,5 @@ def _superseded_by(new: Collection[Revocation]) -> Callable[[Revocation], bool]:
 
 
 def latest(*moments: int | None) -> int | None:
-    """Return the latest of the moments that there are."""
+    """Return the latest of the times that are not ``None``."""
     return max((moment for moment in moments if moment is not None), default=None)

@@ -30,7 +30,7 @@ from keyosk.model import (
 from keyosk.permissions.entitlements import TokenGrant
 from keyosk.scope_uses import ScopeUses
 
-#: RFC 8176 has ``pwd``; it has no word for an API key, nor for another issuer's token.
+#: RFC 8176 has ``pwd``, but no value for an API key or for another issuer's token.
 _METHODS: Final = {
     CredentialKind.PASSWORD: "pwd",
     CredentialKind.API_KEY: "api_key",
@@ -42,7 +42,7 @@ _READ: Final[Mapping[str, type]] = {
     **dict.fromkeys(("iss", "sub", "preferred_username", "client_id", "scope", "jti"), str),
     **dict.fromkeys(("iat", "exp", "auth_time"), int),
 }
-_LATEST: Final = 2**53  # beyond it JSON's numbers are no longer whole everywhere
+_LATEST: Final = 2**53  # beyond it, some JSON parsers lose precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Token:
         return self.issued_at + self.expires_in
 
     def __repr__(self) -> str:
-        # SECURITY: whoever reads the text can use it.
+        # SECURITY: anyone who reads the text can use the token.
         return f"Token(expires_in={self.expires_in}, scope={self.scope!r})"
 
 
@@ -90,7 +90,7 @@ class Actor:
 
     @classmethod
     def of(cls, claim: Mapping[str, Any] | None) -> "Actor | None":
-        """Return the actor that an ``act`` claim of ours names, if there is one."""
+        """Return the actor in an ``act`` claim of Keyosk's, if there is one."""
         if claim is None:
             return None
         return cls(claim["sub"], claim["client_id"], claim.get("act"))
@@ -228,8 +228,8 @@ class Tokens:
             expires = min(expires, token_grant.expires_at)
         if expires <= now:
             raise InvalidRequest("The credential or the grant is expiring now.")
-        # SECURITY: never before the account's revocation, else it would be taken for one of the
-        # tokens that were revoked.
+        # SECURITY: not before the account's last revocation, otherwise verifiers would take it for
+        # a revoked token.
         issued = min(now, max(now - self._backdate, principal.tokens_from))
         audiences = token_grant.audiences or (self._issuer,)
         claims: dict[str, Any] = {
@@ -253,7 +253,7 @@ class Tokens:
         if token_grant.claims:
             own = json.loads(principal.claims)
             if principal.credential is not CredentialKind.WORKLOAD:
-                # SECURITY: what an account has under this name was written by an admin.
+                # SECURITY: an admin wrote this claim of the account; no platform signed it.
                 own.pop(WORKLOAD_CLAIM, None)
             claims = {name: own[name] for name in token_grant.claims if name in own} | claims
         return claims
@@ -289,17 +289,17 @@ class Tokens:
         except (KeyError, TypeError, ValueError, AttributeError):
             raise BadToken("The token is not valid.") from None
         now = self._clock()
-        # Nothing here writes ``nbf``. The clock of the node that issued it may be a little ahead.
+        # Keyosk writes no ``nbf``. The clock of the issuing node may be a little ahead.
         claims = verified.claims
         if claims["iss"] != self._issuer or "nbf" in claims or clocks.is_ahead(read.issued_at, now):
             raise BadToken("The token is not valid.")
-        # SECURITY: these two come after the signature: it is a token of ours, and who holds it may
-        # be told what its claims say anyhow. Of any other nothing is said.
+        # SECURITY: only after the signature was verified: the holder of a real token can read its
+        # claims anyway. For other texts the message reveals nothing.
         if read.expires_at <= now:
             raise BadToken("The token has expired.")
         if audience is not None and audience not in read.audiences:
             raise BadToken(_foreign(audience))
-        # A service may have chosen the plain type; Keyosk has not.
+        # A service may use the plain type; Keyosk's own does not.
         if audience == KEYOSK and verified.typ.lower() != ACCESS_TOKEN_TYPE:
             raise BadToken("The token is not valid.")
         return read

@@ -47,7 +47,7 @@ class Kit:
 
     issuer: str
     key_set: Mapping[str, Any]
-    #: What an attacker has at the address that a token of theirs names in ``jku``.
+    #: The attacker's key set, which is published at the ``jku`` of a sample.
     foreign_key_set: Mapping[str, Any]
     revocations: Mapping[str, Any]
     samples: tuple[Sample, ...]

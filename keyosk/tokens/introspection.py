@@ -41,10 +41,10 @@ class Inspection:
         self._issuer = issuer
 
     def inspect(self, by: Caller, text: str) -> Mapping[str, Any] | None:
-        """Return the members of RFC 7662 section 2.2 for an active token.
+        """Return the members of RFC 7662 section 2.2 for an active token, otherwise ``None``.
 
-        ``None`` if it is not active, or if the caller may not know it. Its owner may, the account
-        that acts in it or for a service of its audience, and a holder of
+        It is also ``None`` if the caller may not see the token. Its owner may, the account that
+        acts in it or for a service of its audience, and a holder of
         ``keyosk:tokens:introspect``.
         """
         try:
@@ -72,7 +72,7 @@ class Inspection:
         return found
 
     def fault(self, text: str) -> str | None:
-        """Return why a token is not accepted, as far as that may be told, or ``None``."""
+        """Return why a token is not accepted, or ``None`` if it is."""
         try:
             claims = self._tokens.verify(text, audience=None)
         except BadToken:
@@ -80,9 +80,9 @@ class Inspection:
         return None if self._is_active(claims) else "it was revoked, or its login or service ended."
 
     def revoke(self, by: Caller, text: str) -> int | None:
-        """Revoke a token of the caller's, or with ``keyosk:accounts:write`` anybody's.
+        """Revoke a token of the caller, or with ``keyosk:accounts:write`` any token.
 
-        An exchanged token is also that of the account that acts in it: it was issued to it.
+        An exchanged token also belongs to the account that acts in it.
 
         Revoking a refresh token also revokes the access tokens that came from it. An invalid token
         is ignored.
@@ -159,7 +159,7 @@ class Inspection:
             return False
         if audience in (self._issuer, KEYOSK):
             return True
-        # The login came with the services whose scopes it holds: mostly that is enough.
+        # The login includes the services whose scopes it holds, which usually is enough.
         policy = entitlements.service_of(principal, audience) or self._services.policy_for(audience)
         return policy is not None and policy.enabled
 

@@ -41,9 +41,9 @@ from keyosk.tokens.access_tokens import Actor, Token, Tokens
 from keyosk.tokens.refresh_sessions import OFFLINE, Sessions
 from keyosk.workloads.logins import WorkloadLogin, WorkloadLogins
 
-#: How many services may have handed a token on.
+#: The most services that may have exchanged a token, one after another.
 _DEEPEST: Final = 5
-#: Seconds that a token for a proxy lives: it is used at once, and each request gets its own.
+#: The lifetime in seconds of a token for a proxy: it is used at once, for one request.
 _OF_PROXY: Final = 60
 _INVALID: Final = "The token is not valid."
 #: The scopes of requests that name no scope of a service.
@@ -113,7 +113,7 @@ class TokenIssuer:
         token_grant = self.entitled(principal, token_request)
         offline = OFFLINE in token_grant.scopes
         if offline:
-            delays.before_waiting()  # what begins anew in a thread must not have issued a token
+            delays.before_waiting()  # it may restart the request, so no token may be issued yet
         token = self._tokens.issue(
             principal,
             token_grant,
@@ -122,7 +122,7 @@ class TokenIssuer:
         )
         if not offline:
             return IssuedToken(principal, token)
-        # What cannot be issued begins no session.
+        # First, because a refused request must not begin a session.
         refresh_token = self._sessions.begin(principal, token_grant, token, address=address)
         return IssuedToken(principal, token, refresh_token)
 
@@ -157,7 +157,7 @@ class TokenIssuer:
         return IssuedToken(principal, token)
 
     def workload(self, text: str, *, client_id: str | None = None) -> WorkloadLogin:
-        """Return the login that another issuer's token proves; nothing of it is recorded.
+        """Return the login that another issuer's token proves, without recording it.
 
         ``client_id``: the account, if the request names it. Raises ``InvalidGrant``,
         ``Unavailable``.
@@ -229,7 +229,7 @@ class TokenIssuer:
             return self._by_token_of(principal, claims, service, required=required)
         policy = self._services.policy_for(service)
         if policy is None or policy.name != service:
-            raise BadToken(_INVALID)  # no token is valid for what does not exist
+            raise BadToken(_INVALID)  # no token is valid for a service that does not exist
         if CredentialKind.WORKLOAD in policy.accepts and self._workload_logins.is_foreign(text):
             return self._for_proxy_by_assertion(
                 text, service, required=required, address=address, request_id=request_id
@@ -241,7 +241,7 @@ class TokenIssuer:
         return self._by_token_of(principal, claims, service, required=required)
 
     def _verified(self, text: str) -> tuple[VerifiedClaims | None, str]:
-        """Return the claims of a token for whatever audience, or why it has none."""
+        """Return the claims of a token for any audience, or the error if it is not valid."""
         try:
             return self._tokens.verify(text, audience=None), ""
         except BadToken as error:
@@ -250,10 +250,10 @@ class TokenIssuer:
     def _login_of_one(self, claims: VerifiedClaims, service: str) -> Principal | None:
         """Return the login behind a token for this service alone, by one statement.
 
-        ``None`` if the token is for others, or its account holds nothing of the service, or it is
-        refused: for what reason depends on the service.
+        ``None`` if the token is for other audiences, if its account holds no scope of the service,
+        or if it is refused. The caller then finds the reason.
         """
-        if len(claims.audiences) != 1 or service == KEYOSK:  # which takes no plain type
+        if len(claims.audiences) != 1 or service == KEYOSK:  # which does not accept the plain type
             return None
         [audience] = claims.audiences
         try:

@@ -1,9 +1,9 @@
 """Refresh sessions: a login continues without its secret, by refresh tokens for a single use.
 
 Each use rotates the token (RFC 9700 section 4.14.2). The second use of a token ends the session and
-revokes its access tokens, because the token may have been stolen. Only within ``RETRY`` seconds a
-repeated use gets the same successor again, so that a lost response logs nobody out. A session never
-outlives its credential and never gains a scope.
+revokes its access tokens, because the token may have been stolen. Within ``RETRY`` seconds,
+however, a repeated use gets the same successor again, so that a lost response logs nobody out. A
+session never outlives its credential and never gains a scope.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,20 +27,20 @@ from keyosk.tokens.refresh_token_format import RefreshToken
 
 #: The scope that asks for a refresh token (OpenID Connect Core section 11).
 OFFLINE: Final = "offline_access"
-#: Seconds for which a refresh token that was used gets its successor again.
+#: Seconds for which a used refresh token gets the same successor again.
 RETRY: Final = 10
 #: Seconds that a session lasts where none of its services says less: 30 days.
 LIFETIME: Final = 30 * 86_400
-#: Seconds that a session which has ended stays: a clock that is ahead for a moment ends none.
+#: Seconds for which an ended session is kept, because a clock may be ahead for a moment.
 _KEPT: Final = 86_400
 _ENDED: Final = "The session of this refresh token has ended."
 
 
 @dataclass(frozen=True, slots=True)
 class SessionUse:
-    """A refresh token that was presented, its session, and the login that began the session.
+    """A presented refresh token, its session, and the login that began the session.
 
-    ``principal`` is that login as it stands now; ``None`` if its credential is no longer there.
+    ``principal`` is that login with its present rights; ``None`` if its credential was deleted.
     """
 
     token: RefreshToken
@@ -114,14 +114,14 @@ class Sessions:
         return use if use.session.digest == use.token.digest else None
 
     def rotate(self, use: SessionUse, issue: Callable[[], Token]) -> tuple[Token, str]:
-        """Use a refresh token: the access token that ``issue`` issues, and the next refresh token.
+        """Use a refresh token; returns what ``issue`` returns, and the next refresh token.
 
-        That one stays the same for ``RETRY`` seconds. Raises ``InvalidGrant``; if the token was
-        used before, its session ends.
+        A repeated use within ``RETRY`` seconds returns the same one. Raises ``InvalidGrant``; an
+        earlier use ends the session.
 
-        SECURITY: the access token exists before it is written down, by a statement that finds the
-        session as it was read or does nothing. So whatever ends the session either finds that token
-        in it or comes first, and then the token is not given out.
+        SECURITY: the access token is issued first, and then stored by a statement that does nothing
+        if the session has changed. So whatever ends the session either finds the token in it, or
+        comes first, and then the token is not returned.
         """
         session, issued, now = use.session, None, int(self._clock())
         following = self._following(session, use.token)
@@ -129,7 +129,7 @@ class Sessions:
             issued = issue()
             if self._store.rotate(_rotated(session, following, issued, now=now), since=session):
                 return issued, following.text
-        # It was used before, or somebody uses it at this moment.
+        # It was used before, or is being used at this moment.
         with self._database.transaction():
             session = self._locked(session)
             following = self._following(session, use.token)
@@ -155,15 +155,15 @@ class Sessions:
         return self._store.count(self._accounts.get(reference).id, list_query)
 
     def page_of_all(self, list_query: ListQuery) -> list[Session]:
-        """Return a page of the sessions in force of all accounts.
+        """Return a page of the active sessions of all accounts.
 
-        The filter ``owner`` is an id or a username; an unknown one has none.
+        The filter ``owner`` is an id or a username; an unknown one has no sessions.
         """
         found = self._accounts.owned(list_query)
         return [] if found is None else self._store.page_of_all(found, int(self._clock()))
 
     def count_of_all(self, list_query: ListQuery) -> int:
-        """Return the number of the sessions in force of all accounts."""
+        """Return the number of active sessions of all accounts."""
         found = self._accounts.owned(list_query)
         return 0 if found is None else self._store.count_of_all(found, int(self._clock()))
 
@@ -185,12 +185,12 @@ class Sessions:
             return effective_at
 
     def _locked(self, session: Session) -> Session:
-        """Inside a transaction: the session as it is now, for nobody else to change.
+        """Inside a transaction: return the session, locked against other changes.
 
         Raises ``InvalidGrant`` if it has ended.
         """
         try:
-            # The account first, as everything that ends sessions of one does.
+            # The account first, in the same order as everything that ends sessions of an account.
             self._accounts.locked(session.account_id)
         except NotFound:
             raise InvalidGrant(_ENDED) from None
@@ -205,7 +205,7 @@ class Sessions:
         after = refresh_token_format.successors(self._safe, token)
         if token.digest == session.digest:
             return after[0]
-        # SECURITY: one that a clock ahead rotated would be given out again until then.
+        # SECURITY: if a clock ahead rotated it, it would be repeated for too long.
         now = int(self._clock())
         if not clocks.is_recent(session.rotated_at, now, RETRY + 1):
             return None
@@ -219,7 +219,7 @@ class Sessions:
         return effective_at
 
     def _of_now(self, session: Session) -> Session | None:
-        """Return the session if it has not ended; one from a clock that was ahead begins now."""
+        """Return the session if it has not ended; its start is now if a clock ahead wrote it."""
         now = int(self._clock())
         if clocks.is_ahead(session.created_at, now):
             ends = session.expires_at - (session.created_at - now)

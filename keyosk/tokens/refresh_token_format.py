@@ -1,4 +1,4 @@
-"""The format of refresh tokens: ``kysr_`` and 64 bytes in base64url, without storing the secret.
+"""The format of refresh tokens: ``kysr_`` and 64 bytes in base64url; no secret is stored.
 
 16 bytes are the session's id, 32 are secret, 16 prove that Keyosk made it. The secret of the
 successor is derived from it, so that a repeated request gets the same one.
@@ -60,7 +60,8 @@ def read(safe: Safe, text: str) -> RefreshToken | None:
     session, secret, mac = raw[:_SESSION_BYTES], raw[_SESSION_BYTES:-_MAC_BYTES], raw[-_MAC_BYTES:]
     token = RefreshToken(text, str(uuid.UUID(bytes=session)), secret)
     for known in safe.refresh_macs(b"token" + session + secret):
-        # SECURITY: the text too, as base64 has several spellings of the same bytes.
+        # SECURITY: the text is compared, too, because base64 has several spellings of the same
+        # bytes.
         if hmac.compare_digest(known[:_MAC_BYTES], mac) and _text(raw) == text:
             return token
     return None

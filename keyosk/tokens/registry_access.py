@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from keyosk.errors import InvalidScope
 
-#: Resources in one request; clients ask for a handful.
+#: The most resources in one request; clients request a few.
 _MOST: Final = 100
 
 
