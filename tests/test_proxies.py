@@ -44,7 +44,7 @@ class Echo:
     """The service behind the proxy: it checks tokens offline, and tells what reached it."""
 
     def __init__(self, issuer: str, audience: str) -> None:
-        self._keys = jwt.PyJWKClient(f"{issuer}/auth/jwks")
+        self._keys = jwt.PyJWKClient(f"{issuer}/auth/jwks", cooldown_duration=0)
         self._issuer = issuer
         self._audience = audience
         self.requests = 0
@@ -217,6 +217,14 @@ def traefik(scene: Scene, folder: Path) -> "subprocess.Popen[bytes]":
 
 def envoy(scene: Scene, folder: Path) -> "subprocess.Popen[bytes]":
     manager = yaml.safe_load(scene.configured("Envoy"))
+    clusters = {"keyosk": scene.keyosk.port, "todo": scene.echo.server.server_port}
+    return run_envoy(folder, scene.port, manager, clusters)
+
+
+def run_envoy(
+    folder: Path, listen: int, manager: dict[str, Any], ports: dict[str, int]
+) -> "subprocess.Popen[bytes]":
+    """Envoy with these filters before the cluster ``todo``; ``ports`` by name of the cluster."""
     manager["http_filters"].append(
         {
             "name": "envoy.filters.http.router",
@@ -237,7 +245,7 @@ def envoy(scene: Scene, folder: Path) -> "subprocess.Popen[bytes]":
         },
     }
     listener = {
-        "address": _socket(scene.port),
+        "address": _socket(listen),
         "filter_chains": [
             {"filters": [{"name": "hcm", "typed_config": manager}]},
         ],
@@ -252,7 +260,7 @@ def envoy(scene: Scene, folder: Path) -> "subprocess.Popen[bytes]":
                 "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _socket(port)}}]}],
             },
         }
-        for name, port in (("keyosk", scene.keyosk.port), ("todo", scene.echo.server.server_port))
+        for name, port in ports.items()
     ]
     document = {"static_resources": {"listeners": [listener], "clusters": clusters}}
     (folder / "envoy.yaml").write_text(yaml.safe_dump(document))
