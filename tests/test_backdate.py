@@ -15,6 +15,7 @@ from keyosk.model import OPERATOR, Exchange, Grant, Scope
 from keyosk.storage.audit import AuditStore
 from keyosk.tokens.issuing import TokenRequest
 from live import unique
+from people import claims_of
 
 BACKDATE = 4
 
@@ -40,11 +41,6 @@ def account(installation: Installation) -> str:
     return installation.grants.create_account(OPERATOR, grants, username=unique("late")).id
 
 
-def claims(text: str) -> dict[str, int]:
-    found: dict[str, int] = jwt.decode(text, options={"verify_signature": False})
-    return found
-
-
 def test_a_verifier_whose_clock_is_behind_takes_the_token(
     installation: Installation, time_machine_at: None
 ) -> None:
@@ -65,14 +61,14 @@ def time_machine_at(installation: Installation) -> Iterator[None]:
 
 def test_only_the_beginning_is_dated_back(installation: Installation) -> None:
     now = int(installation.clock())
-    found = claims(issue(installation, account(installation)))
+    found = claims_of(issue(installation, account(installation)))
     assert (found["iat"], found["exp"]) == (now - BACKDATE, now + 900)
 
 
 def test_a_new_token_is_not_taken_for_one_that_was_revoked(installation: Installation) -> None:
     who = account(installation)
     assert isinstance(installation.clock, Clock)
-    old = claims(issue(installation, who))
+    old = claims_of(issue(installation, who))
     installation.accounts.revoke_tokens(OPERATOR, who)
     (entry,) = [
         each for each in installation.revocations.published().revocations if each.value == who
@@ -81,7 +77,7 @@ def test_a_new_token_is_not_taken_for_one_that_was_revoked(installation: Install
     assert old["iat"] < entry.issued_before
     for seconds in range(1, 2 * BACKDATE):
         installation.clock.now += 1
-        new = claims(issue(installation, who))
+        new = claims_of(issue(installation, who))
         assert entry.issued_before <= new["iat"] <= installation.clock(), seconds
 
 
@@ -100,7 +96,7 @@ def test_a_key_that_was_revoked_leaves_the_next_one_of_its_account_alone(
         return installation.token_issuer.by_login(login, TokenRequest(), address=None).token.text
 
     text = by_key(first)
-    old = claims(text)
+    old = claims_of(text)
     installation.api_keys.change(OPERATOR, who, first, {"scopes": []})
     (entry,) = [
         each for each in installation.revocations.published().revocations if each.value == first
@@ -112,7 +108,7 @@ def test_a_key_that_was_revoked_leaves_the_next_one_of_its_account_alone(
     for seconds in range(2 * BACKDATE):
         installation.clock.now += 1
         # A verifier goes by iat: what the key gives now must be outside of the entry.
-        new = claims(by_key(first))
+        new = claims_of(by_key(first))
         assert entry.issued_before <= new["iat"] <= installation.clock(), seconds
         used(installation, by_key(second))
 
@@ -149,12 +145,12 @@ def test_refreshed_and_exchanged_tokens_are_dated_back_too(installation: Install
         clock.now += 1
         now = int(clock())
         refreshed = installation.token_issuer.by_refresh_token(first.refresh_token, TokenRequest())
-        assert claims(refreshed.token.text)["iat"] == now - BACKDATE
+        assert claims_of(refreshed.token.text)["iat"] == now - BACKDATE
         actor = installation.authentication.preview_login(backend.id, None)
         exchanged = installation.token_issuer.by_exchange(
             actor, refreshed.token.text, TokenRequest(targets=(following,))
         )
-        found = claims(exchanged.token.text)
+        found = claims_of(exchanged.token.text)
         assert (found["iat"], found["auth_time"] <= found["iat"]) == (now - BACKDATE, True)
         used(installation, exchanged.token.text)
         first = refreshed
@@ -165,11 +161,11 @@ def test_signed_documents_are_dated_back_as_tokens_are(installation: Installatio
     now = int(installation.clock())
     client = app.create_app(installation).test_client()
     listed = client.get("/auth/revocations", headers={"Accept": "application/jwt"})
-    found = claims(listed.text.strip())
+    found = claims_of(listed.text.strip())
     assert found["iat"] == now - BACKDATE
     assert found["exp"] > now
     account(installation)
     installation.audit.seal()
     signatures = [each.signature for each in AuditStore(installation.database).checkpoints()]
-    assert [claims(each)["iat"] for each in signatures] == [now - BACKDATE]
+    assert [claims_of(each)["iat"] for each in signatures] == [now - BACKDATE]
     assert installation.audit.verify().fault is None

@@ -1,14 +1,13 @@
 """What is said of a Bearer token that is refused: of ours the reason, of any other nothing."""
 
 import time
-from typing import Any
 
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from live import Client, LiveServer
-from people import Person, done, make_person, make_service
+from people import Person, done, make_person, make_service, token_of
 
 AUDIENCE = "The token is for another audience. Ask for one with audience=keyosk."
 EXPIRED = "The token has expired."
@@ -28,11 +27,6 @@ def said(server: LiveServer, text: str, path: str = "/accounts/me") -> str:
     challenge = f'Bearer realm="keyosk", error="invalid_token", error_description="{sentence}"'
     assert answer.headers["WWW-Authenticate"] == challenge
     return sentence
-
-
-def token_of(person: Person, **parameters: Any) -> str:
-    found: str = done(person.login().post("/auth/token", data=parameters))["access_token"]
-    return found
 
 
 def test_the_line_of_the_first_start_got_a_token_that_the_api_refused(

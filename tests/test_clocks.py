@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import jwt
 import pytest
 from flask.testing import FlaskClient
 
@@ -22,7 +21,7 @@ from keyosk.installation import Installation
 from keyosk.model import KEYOSK, OPERATOR, Grant, KeyState
 from keyosk.tokens.issuing import TokenRequest
 from live import ADMIN_PASSWORD
-from people import PASSWORD
+from people import PASSWORD, claims_of
 
 pytestmark = pytest.mark.every_database
 
@@ -74,11 +73,6 @@ def attempt(keyosk: Installation, secret: str = PASSWORD, *, address: str = HERE
 def token(keyosk: Installation, *, audience: str = KEYOSK) -> str:
     login = keyosk.authentication.by_secret(candidates([("alice", PASSWORD)]), address=HERE)
     return keyosk.token_issuer.by_login(login, TokenRequest(targets=(audience,))).token.text
-
-
-def claims_of(text: str) -> dict[str, Any]:
-    claims: dict[str, Any] = jwt.decode(text, options={"verify_signature": False})
-    return claims
 
 
 def is_taken(keyosk: Installation, text: str) -> bool:

@@ -14,7 +14,7 @@ from installed import installed, rows_of
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR
 from live import Client, LiveServer
-from people import done, make_person, make_service
+from people import claims_of, done, make_person, make_service
 from tables import table
 
 
@@ -22,11 +22,6 @@ def revocation_list(server: LiveServer) -> str:
     answer = server.client().get("/auth/revocations", headers={"Accept": "application/jwt"})
     assert answer.status_code == 200, answer.text
     return answer.text.strip()
-
-
-def claims_of(text: str) -> dict[str, Any]:
-    claims: dict[str, Any] = jwt.decode(text, options={"verify_signature": False})
-    return claims
 
 
 @pytest.fixture(scope="module")

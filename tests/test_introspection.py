@@ -4,17 +4,15 @@ from typing import Any
 
 import pytest
 
-from live import Client, LiveServer, unique
-from people import PASSWORD, Person, done, make_key, make_person
+from live import Client, LiveServer
+from people import Person, done, make_key, make_person, make_service, token_of
 
 INACTIVE = {"active": False}
 
 
 @pytest.fixture
 def todo(admin: Client) -> str:
-    name = unique("todo")
-    done(admin.post("/services", json={"name": name, "scopes": [f"{name}:read"]}), 201)
-    return name
+    return make_service(admin)
 
 
 @pytest.fixture
@@ -32,11 +30,6 @@ def backend_of(server: LiveServer, admin: Client, todo: str) -> Person:
     """The account that acts for the service todo."""
     found = make_person(server, admin)
     done(admin.patch(f"/services/{todo}", json={"account": found.username.upper()}))
-    return found
-
-
-def token_of(person: Person, secret: str = PASSWORD, **parameters: str) -> str:
-    found: str = done(person.login(secret).post("/auth/token", data=parameters))["access_token"]
     return found
 
 

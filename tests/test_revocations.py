@@ -22,7 +22,17 @@ from keyosk.installation import Installation
 from keyosk.model import OPERATOR, CredentialKind, Grant, Principal
 from keyosk.permissions import entitlements
 from live import Client, LiveServer, unique
-from people import NEW_PASSWORD, PASSWORD, Person, done, make_key, make_person
+from people import (
+    NEW_PASSWORD,
+    PASSWORD,
+    Person,
+    claims_of,
+    done,
+    make_key,
+    make_person,
+    make_service,
+    token_of,
+)
 from tables import table
 
 pytestmark = pytest.mark.every_database(always=True)
@@ -49,9 +59,7 @@ class Service:
 
 @pytest.fixture
 def todo(admin: Client) -> str:
-    name = unique("todo")
-    done(admin.post("/services", json={"name": name, "scopes": [f"{name}:read"]}), 201)
-    return name
+    return make_service(admin)
 
 
 @pytest.fixture
@@ -62,16 +70,6 @@ def person(server: LiveServer, admin: Client, todo: str) -> Person:
 @pytest.fixture
 def service(server: LiveServer) -> Service:
     return Service(server)
-
-
-def token_of(person: Person, secret: str = PASSWORD, **parameters: str) -> str:
-    text: str = done(person.login(secret).post("/auth/token", data=parameters))["access_token"]
-    return text
-
-
-def payload(text: str) -> dict[str, Any]:
-    claims: dict[str, Any] = jwt.decode(text, options={"verify_signature": False})
-    return claims
 
 
 #: What takes rights away from an account: method, path below it, body.
@@ -112,7 +110,7 @@ def test_whoever_loses_rights_loses_their_tokens_everywhere(
     assert own.get("/accounts/me").status_code == 401
     # By then even a service that never asks accepts none of them.
     latest = answer.headers["Effective-At-Latest"]
-    expired = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(payload(text)["exp"]))
+    expired = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(claims_of(text)["exp"]))
     assert latest >= expired
     if answer.status_code == 200:
         assert answer.json()["effective_at_latest"] == latest
@@ -197,7 +195,7 @@ def test_a_service_that_loses_something_revokes_its_tokens(
     assert answer.status_code in (200, 204), answer.text
     assert not service.accepts(text)
     # Also for verifiers that know no audiences in revocations.
-    assert any(entry.get("sub") == payload(text)["sub"] for entry in service.revocations.entries)
+    assert any(entry.get("sub") == claims_of(text)["sub"] for entry in service.revocations.entries)
     assert any(entry.get("aud") == todo for entry in service.revocations.entries)
 
 
@@ -227,7 +225,7 @@ def test_a_login_right_after_gets_a_token_that_nothing_touches(
         text = token_of(person, password, audience="keyosk")
         assert service.accepts(text)
         assert Client(server.url, token=text).get("/accounts/me").status_code == 200
-        assert payload(text)["iat"] <= time.time()
+        assert claims_of(text)["iat"] <= time.time()
 
 
 # --- The document ---------------------------------------------------------------------------------
@@ -484,7 +482,7 @@ def test_every_process_and_every_later_one_knows_at_once(database_url: str, tmp_
         assert Client(one.url, token=text).get("/accounts/me").status_code == 200
         done(one.client(person.username, PASSWORD).post("/auth/revoke", data={"token": text}), 200)
         elsewhere = done(other.client().get("/auth/revocations"))
-        assert [each["jti"] for each in elsewhere["entries"]] == [payload(text)["jti"]]
+        assert [each["jti"] for each in elsewhere["entries"]] == [claims_of(text)["jti"]]
         for _ in range(20):  # whichever worker answers
             assert Client(one.url, token=text).get("/accounts/me").status_code == 401
         one.kill()
@@ -511,7 +509,7 @@ def test_an_import_tells_by_when_what_it_took_away_is_gone_everywhere(
     assert not service.accepts(text)
     summary = json.loads(answer.text.splitlines()[-1])["summary"]
     assert summary["updated"] == 1
-    expired = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(payload(text)["exp"]))
+    expired = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(claims_of(text)["exp"]))
     assert summary["effective_at_latest"] >= expired
 
 
