@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Generator, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -143,17 +143,35 @@ def postgres_server() -> Iterator[PostgresServer]:
         yield server
 
 
+def _create(
+    backend: str, folder: Path, request: pytest.FixtureRequest, template: str | None = None
+) -> str:
+    """The URL of a new database, in ``folder`` if it is a file: empty, or a copy of another."""
+    if backend == "sqlite":
+        if template is not None:
+            shutil.copy(template.removeprefix("sqlite:///"), folder / "keyosk.db")
+        return f"sqlite:///{folder / 'keyosk.db'}"
+    # By name, so that no PostgreSQL is started where only SQLite is asked for.
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    return server.create_database(template)
+
+
+@contextmanager
+def _created(
+    backend: str, folder: Path, request: pytest.FixtureRequest, template: str | None = None
+) -> Iterator[str]:
+    """The same for one test."""
+    url = _create(backend, folder, request, template)
+    yield url
+    if backend != "sqlite":
+        request.getfixturevalue("postgres_server").drop_database(url)
+
+
 @pytest.fixture
 def database_url(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of an empty database of the test's own."""
-    if backend == "sqlite":
-        yield f"sqlite:///{tmp_path / 'keyosk.db'}"
-        return
-    # By name, so that no PostgreSQL is started where only SQLite is asked for.
-    server: PostgresServer = request.getfixturevalue("postgres_server")
-    url = server.create_database()
-    yield url
-    server.drop_database(url)
+    with _created(backend, tmp_path, request) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
@@ -161,11 +179,7 @@ def empty_template_url(
     backend: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> str:
     """A database that has all migrations and nothing else, to be copied."""
-    if backend == "sqlite":
-        url = f"sqlite:///{tmp_path_factory.mktemp('empty') / 'keyosk.db'}"
-    else:
-        server: PostgresServer = request.getfixturevalue("postgres_server")
-        url = server.create_database()
+    url = _create(backend, tmp_path_factory.mktemp("empty"), request)
     database = Database(url)
     with schema.exclusive(database):
         schema.upgrade(database)
@@ -178,14 +192,8 @@ def migrated_url(
     backend: str, empty_template_url: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> Iterator[str]:
     """The URL of a database of the test's own that has all tables and no rows."""
-    if backend == "sqlite":
-        shutil.copy(empty_template_url.removeprefix("sqlite:///"), tmp_path / "keyosk.db")
-        yield f"sqlite:///{tmp_path / 'keyosk.db'}"
-        return
-    server: PostgresServer = request.getfixturevalue("postgres_server")
-    url = server.create_database(empty_template_url)
-    yield url
-    server.drop_database(url)
+    with _created(backend, tmp_path, request, empty_template_url) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
@@ -193,33 +201,23 @@ def template_url(
     backend: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> str:
     """A database that was set up once, to be copied."""
-    if backend == "sqlite":
-        url = f"sqlite:///{tmp_path_factory.mktemp('template') / 'keyosk.db'}"
-    else:
-        server: PostgresServer = request.getfixturevalue("postgres_server")
-        url = server.create_database()
+    url = _create(backend, tmp_path_factory.mktemp("template"), request)
     app.prepare(settings(url))
     return url
 
 
 def _set_up_in(folder: Path, backend: str, request: pytest.FixtureRequest) -> str:
     """The URL of a database that has been set up, which is in ``folder`` if it is a file."""
-    template: str = request.getfixturevalue("template_url")
-    if backend == "sqlite":
-        shutil.copy(template.removeprefix("sqlite:///"), folder / "keyosk.db")
-        return f"sqlite:///{folder / 'keyosk.db'}"
-    server: PostgresServer = request.getfixturevalue("postgres_server")
-    return server.create_database(template)
+    return _create(backend, folder, request, request.getfixturevalue("template_url"))
 
 
 @pytest.fixture
-def prepared_url(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def prepared_url(
+    backend: str, template_url: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[str]:
     """The URL of a database of the test's own that has been set up, with the first admin."""
-    url = _set_up_in(tmp_path, backend, request)
-    yield url
-    if backend != "sqlite":
-        server: PostgresServer = request.getfixturevalue("postgres_server")
-        server.drop_database(url)
+    with _created(backend, tmp_path, request, template_url) as url:
+        yield url
 
 
 @pytest.fixture

@@ -58,16 +58,24 @@ def make_person(
     return Person(server, done(by.post("/accounts", json=body), 201)["id"], username)
 
 
+def make_account(by: Client, stem: str = "account", **fields: Any) -> dict[str, Any]:
+    """A new account as the API shows it."""
+    made: dict[str, Any] = done(
+        by.post("/accounts", json={"username": live.unique(stem), **fields}), 201
+    )
+    return made
+
+
 def make_key(by: Client, person: Person, **fields: Any) -> tuple[str, str]:
     """A new API key of the person: its id and its secret."""
     made = done(by.post(f"{person.path}/api-keys", json={"name": "a key", **fields}), 201)
     return made["id"], made["secret"]
 
 
-def make_service(by: Client, **fields: Any) -> str:
-    """A new service with the scopes ``<name>:read`` and ``<name>:write``."""
+def make_service(by: Client, *verbs: str, **fields: Any) -> str:
+    """A new service with the scopes ``<name>:read`` and ``<name>:write``, or of other verbs."""
     name = live.unique("todo")
-    scopes = [f"{name}:read", f"{name}:write"]
+    scopes = [f"{name}:{verb}" for verb in verbs or ("read", "write")]
     done(by.post("/services", json={"name": name, "scopes": scopes, **fields}), 201)
     return name
 

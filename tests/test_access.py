@@ -15,6 +15,7 @@ from flask import Flask, g, request
 from werkzeug.exceptions import MethodNotAllowed
 
 import live
+import people
 from keyosk import app, config
 from keyosk.errors import BadCredentials
 from keyosk.installation import Installation
@@ -23,9 +24,9 @@ from keyosk.web.access import ANYONE, Access, Gate, scope
 from keyosk.web.route import Route
 from keyosk.web.routes import ROUTES
 from live import Client, LiveServer, soon, wait_for
+from people import make_key
 from tables import table, walking
 
-PASSWORD = "a password of some length"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 RULE = "refused_by_rule"
 BASIC_CHALLENGE = 'Basic realm="keyosk", charset="UTF-8"'
@@ -69,42 +70,20 @@ def rfc3339(moment: float) -> str:
 
 
 @dataclass(frozen=True)
-class Person:
-    """An account with a password and an API key, and clients that log in with them."""
+class Person(people.Person):
+    """Has an API key besides."""
 
-    server: LiveServer
-    id: str
-    username: str
     key_id: str
     secret: str
 
     @property
-    def path(self) -> str:
-        return f"/accounts/{self.id}"
-
-    @property
-    def by_password(self) -> Client:
-        return self.server.client(self.username, PASSWORD)
-
-    @property
     def by_key(self) -> Client:
-        return self.server.client(self.username, self.secret)
-
-    def bearer(self, *, key: bool = False, **parameters: str) -> Client:
-        """A client with a token for Keyosk that the password got, or the key."""
-        basic = self.by_key if key else self.by_password
-        answer = basic.post("/auth/token", data={"audience": "keyosk", **parameters})
-        assert answer.status_code == 200, answer.text
-        return Client(self.server.url, token=answer.json()["access_token"])
+        return self.login(self.secret)
 
 
 def make_person(server: LiveServer, admin: Client, *scopes: Any) -> Person:
-    username = live.unique("person")
-    body = {"username": username, "password": PASSWORD, "grants": {"scopes": list(scopes)}}
-    made = admin.post("/accounts", json=body)
-    assert made.status_code == 201, made.text
-    key = admin.post(f"/accounts/{username}/api-keys", json={"name": "a key"}).json()
-    return Person(server, made.json()["id"], username, key["id"], key["secret"])
+    made = people.make_person(server, admin, *scopes)
+    return Person(server, made.id, made.username, *make_key(admin, made))
 
 
 @pytest.fixture(scope="module")
@@ -499,10 +478,10 @@ def test_a_bad_credential_opens_nothing(
 @pytest.fixture(scope="module")
 def weak_callers(weak: Person) -> Mapping[str, Client]:
     return {
-        "password": weak.by_password,
+        "password": weak.login(),
         "API key": weak.by_key,
         "token by password": weak.bearer(),
-        "token by API key": weak.bearer(key=True),
+        "token by API key": weak.bearer(weak.secret),
     }
 
 
@@ -533,7 +512,7 @@ def test_what_was_tried_above_has_changed_nothing(
     admin: Client, alice: Person, service: str
 ) -> None:
     assert alice.by_key.get("/accounts/me").json()["enabled"] is True
-    assert alice.by_password.get("/accounts/me").status_code == 200
+    assert alice.login().get("/accounts/me").status_code == 200
     assert len(admin.get(f"/services/{service}").json()["scopes"]) == 1
 
 
@@ -604,7 +583,7 @@ def test_an_api_key_opens_nothing_that_makes_changes_or_reveals_credentials(
         ("DELETE", "/issuers/<issuer>/rules/<rule>"),
     }
     person = holders[ADMIN]
-    for client in (person.by_key, person.bearer(key=True)):
+    for client in (person.by_key, person.bearer(person.secret)):
         for route, method in DECIDED:
             if route.oauth or is_for_proxies(route) or route.path == ROTATE:
                 continue
@@ -656,7 +635,7 @@ def test_head_is_answered_as_get(admin: Client, existing: Mapping[str, str], rou
 def test_an_account_reads_itself_by_any_of_its_names_and_no_other(
     weak: Person, alice: Person
 ) -> None:
-    for client in (weak.by_key, weak.bearer(), weak.bearer(key=True)):
+    for client in (weak.by_key, weak.bearer(), weak.bearer(weak.secret)):
         for below in ("", "/api-keys", "/grants", f"/api-keys/{weak.key_id}"):
             for name in ("me", weak.id, weak.username, weak.username.upper()):
                 assert client.get(f"/accounts/{name}{below}").status_code == 200
@@ -687,9 +666,9 @@ def clients(operator: Person) -> Mapping[str, Client]:
     """The operator by token and by login, each of which may list the accounts at first."""
     found = {
         "token": operator.bearer(),
-        "token by key": operator.bearer(key=True),
+        "token by key": operator.bearer(operator.secret),
         "key": operator.by_key,
-        "password": operator.by_password,
+        "password": operator.login(),
     }
     assert statuses(found) == dict.fromkeys(found, 200)
     return found

@@ -9,33 +9,12 @@ from typing import Any
 import pytest
 
 from live import ADMIN_PASSWORD, Client, LiveServer, unique
-from people import can_log_in, problem
+from people import Person, can_log_in, make_account, make_service, problem
 from tables import table
 
 PASSWORD = "seven quiet herons wade"
 OTHER_PASSWORD = "nine loud magpies quarrel"
 FAR = "2090-01-01T00:00:00Z"
-
-
-def make(admin: Client, stem: str = "account", **fields: Any) -> dict[str, Any]:
-    response = admin.post("/accounts", json={"username": unique(stem), **fields})
-    assert response.status_code == 201, response.text
-    made: dict[str, Any] = response.json()
-    return made
-
-
-def make_service(admin: Client, *scopes: str) -> str:
-    """A service with these scopes, each with the service's name in front; gives the name."""
-    name = unique("service")
-    body = {"name": name, "scopes": [f"{name}:{scope}" for scope in scopes]}
-    assert admin.post("/services", json=body).status_code == 201
-    return name
-
-
-def bearer(server: LiveServer, username: str, secret: str, **parameters: str) -> Client:
-    response = server.client(username, secret).post("/auth/token", data=parameters)
-    assert response.status_code == 200, response.text
-    return Client(server.url, token=response.json()["access_token"])
 
 
 def fullwidth(text: str) -> str:
@@ -55,7 +34,7 @@ def test_every_field_of_an_account_is_kept(admin: Client) -> None:
         "metadata": {"note": "only for admins"},
         "expires_at": FAR,
     }
-    made = make(
+    made = make_account(
         admin,
         **fields,
         password=PASSWORD,
@@ -105,7 +84,7 @@ def test_what_only_a_new_account_takes_is_refused_by_field_too(
 def test_a_change_takes_neither_password_nor_grants_nor_claims_that_become_too_large(
     admin: Client,
 ) -> None:
-    made = make(admin, claims={"long": "x" * 9_000})
+    made = make_account(admin, claims={"long": "x" * 9_000})
     path = f"/accounts/{made['id']}"
     patches: tuple[dict[str, Any], ...] = (
         {"claims": {"more": "x" * 9_000}},  # too large only together with what is there
@@ -125,7 +104,7 @@ def test_a_password_that_is_refused_is_not_repeated_in_the_answer(admin: Client)
 
 
 def test_an_account_is_found_by_its_id_and_by_any_spelling_of_its_username(admin: Client) -> None:
-    made = make(admin, "renée")
+    made = make_account(admin, "renée")
     name = made["username"]
     spellings = [
         made["id"],
@@ -157,10 +136,10 @@ def test_an_account_is_found_by_its_id_and_by_any_spelling_of_its_username(admin
     ids=["same", "upper", "title", "fullwidth", "NFD", "all at once"],
 )
 def test_another_spelling_of_a_username_is_the_same_username(admin: Client, spell: Any) -> None:
-    taken = make(admin, "zoë")["username"]
+    taken = make_account(admin, "zoë")["username"]
     body = problem(admin.post("/accounts", json={"username": spell(taken)}), 409, "username")
     assert body["code"] == "conflict"
-    other = make(admin)
+    other = make_account(admin)
     response = admin.patch(f"/accounts/{other['id']}", json={"username": spell(taken)})
     problem(response, 409, "username")
     assert admin.get(f"/accounts/{other['id']}").json() == other
@@ -198,7 +177,7 @@ def test_thirty_creates_at_once_of_one_username_in_many_spellings_make_one_accou
 def test_an_account_can_be_renamed_and_is_then_found_by_the_new_name_only(
     server: LiveServer, admin: Client
 ) -> None:
-    made = make(admin, password=PASSWORD)
+    made = make_account(admin, password=PASSWORD)
     new = unique("Renamed")
     response = admin.patch(f"/accounts/{made['username']}", json={"username": new})
     assert response.json()["username"] == new.lower()
@@ -216,7 +195,7 @@ def test_an_account_can_be_renamed_and_is_then_found_by_the_new_name_only(
 
 
 def test_objects_are_merged_by_member_and_all_else_is_left_alone(admin: Client) -> None:
-    made = make(
+    made = make_account(
         admin,
         display_name="stays",
         claims={"a": 1, "b": {"c": 2, "d": 3}, "e": [1, 2]},
@@ -230,7 +209,7 @@ def test_objects_are_merged_by_member_and_all_else_is_left_alone(admin: Client) 
 
 @pytest.mark.fault
 def test_patches_at_once_of_different_members_all_arrive(server: LiveServer, admin: Client) -> None:
-    path = f"/accounts/{make(admin)['id']}"
+    path = f"/accounts/{make_account(admin)['id']}"
     token = str(admin.session.headers["Authorization"]).removeprefix("Bearer ")
 
     def patch(number: int) -> int:
@@ -264,7 +243,7 @@ REASONS = [
 def test_a_bad_password_is_refused_with_its_reason_wherever_it_is_given(
     admin: Client, password: str, reason: str
 ) -> None:
-    made = make(admin)
+    made = make_account(admin)
     for response in (
         admin.put(f"/accounts/{made['id']}/password", json={"password": password}),
         admin.post("/accounts", json={"username": unique("refused"), "password": password}),
@@ -275,7 +254,7 @@ def test_a_bad_password_is_refused_with_its_reason_wherever_it_is_given(
 
 
 def test_the_names_of_the_account_are_no_password(admin: Client) -> None:
-    made = make(admin, "wilhelmina", display_name="Countess Ludovica")
+    made = make_account(admin, "wilhelmina", display_name="Countess Ludovica")
     for password in (made["username"].title() + "!!", "1 countess ludovica 1"):
         response = admin.put(f"/accounts/{made['id']}/password", json={"password": password})
         assert "name" in problem(response, 422, "password")["errors"][0]["message"]
@@ -294,7 +273,7 @@ def test_the_names_of_the_account_are_no_password(admin: Client) -> None:
 def test_any_unicode_is_a_password_and_none_of_it_is_cut_off(
     server: LiveServer, admin: Client, password: str
 ) -> None:
-    made = make(admin, password=password)
+    made = make_account(admin, password=password)
     as_utf8 = password.encode()  # requests sends text as ISO-8859-1
     assert can_log_in(server, made["username"], as_utf8)  # type: ignore[arg-type]
     assert not can_log_in(server, made["username"], as_utf8[:-4])  # type: ignore[arg-type]
@@ -304,14 +283,14 @@ def test_a_password_logs_in_however_its_accents_are_composed(
     server: LiveServer, admin: Client
 ) -> None:
     password = "façade d'été à Orléans"
-    made = make(admin, password=unicodedata.normalize("NFD", password))
+    made = make_account(admin, password=unicodedata.normalize("NFD", password))
     for form in ("NFC", "NFD"):
         secret = unicodedata.normalize(form, password).encode()
         assert can_log_in(server, made["username"], secret)  # type: ignore[arg-type]
 
 
 def test_an_admin_sets_and_removes_a_password(server: LiveServer, admin: Client) -> None:
-    made = make(admin)
+    made = make_account(admin)
     path = f"/accounts/{made['username']}"
     tag = admin.get(path).headers["ETag"]
     assert not can_log_in(server, made["username"], PASSWORD)
@@ -330,7 +309,7 @@ def test_an_admin_sets_and_removes_a_password(server: LiveServer, admin: Client)
 
 
 def test_a_password_can_be_set_and_not_read(admin: Client) -> None:
-    made = make(admin, password=PASSWORD)
+    made = make_account(admin, password=PASSWORD)
     problem(admin.get(f"/accounts/{made['id']}/password"), 405)
     for path in (f"/accounts/{made['id']}", "/accounts?limit=200"):
         text = admin.get(path).text
@@ -341,7 +320,7 @@ def test_a_password_can_be_set_and_not_read(admin: Client) -> None:
 def test_a_current_password_that_an_admin_gives_is_held_against_the_account_too(
     admin: Client,
 ) -> None:
-    made = make(admin, password=PASSWORD)
+    made = make_account(admin, password=PASSWORD)
     path = f"/accounts/{made['id']}/password"
     body = {"password": OTHER_PASSWORD, "current_password": "not at all the password"}
     problem(admin.put(path, json=body), 403)
@@ -354,11 +333,11 @@ def test_a_current_password_that_an_admin_gives_is_held_against_the_account_too(
 def test_metadata_is_in_no_token_and_in_no_list_but_the_admins(
     server: LiveServer, admin: Client
 ) -> None:
-    made = make(admin, password=PASSWORD, metadata={"note": "hidden-from-services"})
+    made = make_account(admin, password=PASSWORD, metadata={"note": "hidden-from-services"})
     token = server.client(made["username"], PASSWORD).post("/auth/token").json()["access_token"]
     payload = token.split(".")[1]
     assert b"hidden-from-services" not in urlsafe_b64decode(payload + "=" * (-len(payload) % 4))
-    reader = make(admin, password=PASSWORD, grants={"scopes": ["keyosk:accounts:read"]})
+    reader = make_account(admin, password=PASSWORD, grants={"scopes": ["keyosk:accounts:read"]})
     shown = server.client(reader["username"], PASSWORD).get(f"/accounts/{made['id']}").json()
     assert shown["metadata"] == made["metadata"]
 
@@ -377,10 +356,10 @@ def test_the_admin_is_an_account_as_any_other(admin: Client) -> None:
 def test_everything_of_a_deleted_account_stops_at_once(server: LiveServer, admin: Client) -> None:
     service = make_service(admin, "read")
     grants = {"scopes": [f"{service}:read", "keyosk:accounts:read"]}
-    made = make(admin, password=PASSWORD, grants=grants)
+    made = make_account(admin, password=PASSWORD, grants=grants)
     path, name = f"/accounts/{made['id']}", made["username"]
     key = admin.post(f"{path}/api-keys", json={"name": "k"}).json()
-    by_token = bearer(server, name, PASSWORD, audience="keyosk")
+    by_token = Person(server, made["id"], name).bearer(PASSWORD)
     assert by_token.get("/accounts?limit=1").status_code == 200
     assert can_log_in(server, name, key["secret"])
 
@@ -410,7 +389,7 @@ def test_a_put_replaces_all_grants_and_they_are_read_back_in_their_shortest_shap
     admin: Client,
 ) -> None:
     service = make_service(admin, "a", "b", "c", "d")
-    path = f"/accounts/{make(admin)['id']}/grants"
+    path = f"/accounts/{make_account(admin)['id']}/grants"
     put = {
         "scopes": [
             {"name": f"{service}:d", "with": "api_key", "until": "2090-01-01T01:00:00+01:00"},
@@ -438,7 +417,7 @@ def test_a_put_replaces_all_grants_and_they_are_read_back_in_their_shortest_shap
 
 def test_a_patch_adds_replaces_and_removes_single_grants(admin: Client) -> None:
     service = make_service(admin, "a", "b", "c")
-    path = f"/accounts/{make(admin)['id']}/grants"
+    path = f"/accounts/{make_account(admin)['id']}/grants"
     admin.put(path, json={"scopes": [f"{service}:a", f"{service}:b"]})
     patched = admin.patch(
         path,
@@ -458,7 +437,7 @@ def test_a_patch_adds_replaces_and_removes_single_grants(admin: Client) -> None:
 
 def test_grants_with_a_fault_change_nothing(admin: Client) -> None:
     service = make_service(admin, "a", "b")
-    path = f"/accounts/{make(admin)['id']}/grants"
+    path = f"/accounts/{make_account(admin)['id']}/grants"
     admin.put(path, json={"scopes": [f"{service}:a"]})
     good = f"{service}:b"
     refused: list[tuple[str, Any, str]] = [
@@ -487,7 +466,7 @@ def test_grants_with_a_fault_change_nothing(admin: Client) -> None:
 def test_grants_that_are_given_at_once_all_arrive(server: LiveServer, admin: Client) -> None:
     names = [str(number) for number in range(12)]
     service = make_service(admin, *names)
-    path = f"/accounts/{make(admin)['id']}/grants"
+    path = f"/accounts/{make_account(admin)['id']}/grants"
     token = str(admin.session.headers["Authorization"]).removeprefix("Bearer ")
 
     def give(name: str) -> int:

@@ -18,8 +18,8 @@ import jwt
 import pytest
 import requests
 
-from live import Client, LiveServer, free_port, unique
-from people import done
+from live import Client, LiveServer, free_port
+from people import done, make_service
 from tables import table
 
 ROOT = Path(__file__).parent.parent
@@ -28,9 +28,7 @@ Check = Callable[[str, str], bool]
 
 @pytest.fixture
 def todo(admin: Client) -> str:
-    name = unique("todo")
-    done(admin.post("/services", json={"name": name, "scopes": [f"{name}:read"]}), 201)
-    return name
+    return make_service(admin, "read")
 
 
 class _Quiet(WSGIRequestHandler):

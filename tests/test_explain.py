@@ -19,7 +19,7 @@ from keyosk.installation import Installation
 from keyosk.model import OPERATOR, CredentialKind, Grant, Scope
 from keyosk.tokens.issuing import TokenRequest
 from live import Client, LiveServer, soon, unique, wait_for
-from people import PASSWORD, Person, done, make_key, make_person
+from people import PASSWORD, Person, done, make_key, make_person, make_service
 
 PAST = "2020-01-01T00:00:00Z"
 #: In a table of cases: an end that has passed once the case is set up.
@@ -28,10 +28,7 @@ SOON = "soon"
 
 @pytest.fixture
 def todo(admin: Client) -> str:
-    name = unique("todo")
-    scopes = [f"{name}:{verb}" for verb in ("read", "write", "admin")]
-    done(admin.post("/services", json={"name": name, "scopes": scopes}), 201)
-    return name
+    return make_service(admin, "read", "write", "admin")
 
 
 @pytest.fixture

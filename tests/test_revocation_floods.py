@@ -21,8 +21,8 @@ from keyosk.installation import Installation
 from keyosk.model import KEYOSK, OPERATOR, Grant, ListQuery, Scope
 from keyosk.revocations import MOST_KEYS, MOST_TOKENS
 from keyosk.tokens.issuing import TokenRequest
-from live import Client, LiveServer, unique
-from people import PASSWORD, Person, done, make_key, make_person
+from live import Client, LiveServer
+from people import PASSWORD, Person, done, make_key, make_person, make_service
 
 pytestmark = pytest.mark.every_database
 
@@ -381,8 +381,7 @@ def test_entries_from_before_know_no_account_and_stay(
 
 @pytest.fixture
 def person(server: LiveServer, admin: Client) -> Person:
-    name = unique("todo")
-    done(admin.post("/services", json={"name": name, "scopes": [f"{name}:read"]}), 201)
+    name = make_service(admin)
     return make_person(server, admin, f"{name}:read", "keyosk:audit:read")
 
 

@@ -1,45 +1,20 @@
 """/services: applications, the scopes they own, and what they say of their tokens."""
 
-import json
-from base64 import urlsafe_b64decode
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-import requests
 
 from live import Client, LiveServer, unique
-from people import problem
-
-PASSWORD = "seven quiet herons wade"
+from people import done, make_person, problem
 
 
 def make(admin: Client, *scopes: str, **fields: Any) -> dict[str, Any]:
     """A service whose scopes have its name in front."""
     name = unique("service")
     body = {"name": name, "scopes": [f"{name}:{scope}" for scope in scopes], **fields}
-    response = admin.post("/services", json=body)
-    assert response.status_code == 201, response.text
-    made: dict[str, Any] = response.json()
+    made: dict[str, Any] = done(admin.post("/services", json=body), 201)
     return made
-
-
-def make_account(admin: Client, *scopes: str) -> str:
-    name = unique("holder")
-    body = {"username": name, "password": PASSWORD, "grants": {"scopes": list(scopes)}}
-    assert admin.post("/accounts", json=body).status_code == 201
-    return name
-
-
-def token(server: LiveServer, username: str, **parameters: Any) -> requests.Response:
-    return server.client(username, PASSWORD).post("/auth/token", data=parameters)
-
-
-def claims(response: requests.Response) -> dict[str, Any]:
-    assert response.status_code == 200, response.text
-    payload = response.json()["access_token"].split(".")[1]
-    decoded: dict[str, Any] = json.loads(urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-    return decoded
 
 
 # --- Create and read ------------------------------------------------------------------------------
@@ -163,25 +138,26 @@ def test_a_scope_that_stays_keeps_its_grants_and_one_that_goes_loses_them(
 ) -> None:
     made = make(admin, "read", "write")
     name = made["name"]
-    holder = make_account(admin, f"{name}:read", f"{name}:write")
+    holder = make_person(server, admin, f"{name}:read", f"{name}:write")
+    login = holder.login()
     path = f"/services/{name}/scopes"
     body = {"scopes": [{"name": f"{name}:read", "description": "new words"}, f"{name}:new"]}
     for query in ("", "?force=false"):
         refused = problem(admin.put(path + query, json=body), 409)
         assert refused["code"] == "in_use"
     both = [f"{name}:read", f"{name}:write"]
-    assert admin.get(f"/accounts/{holder}/grants").json()["scopes"] == both
+    assert admin.get(f"{holder.path}/grants").json()["scopes"] == both
     put = admin.put(f"{path}?force=true", json=body)
     assert put.json()["scopes"] == [
         {"name": f"{name}:new", "description": ""},
         {"name": f"{name}:read", "description": "new words"},
     ]
     left = {"scopes": [f"{name}:read"], "roles": []}
-    assert admin.get(f"/accounts/{holder}/grants").json() == left
-    assert claims(token(server, holder))["scope"] == f"{name}:read"
+    assert admin.get(f"{holder.path}/grants").json() == left
+    assert done(login.post("/auth/token"))["scope"] == f"{name}:read"
     # A scope that comes back does not bring its old grants.
     assert admin.put(path, json={"scopes": both}).status_code == 200  # nothing in use goes
-    assert admin.get(f"/accounts/{holder}/grants").json() == left
+    assert admin.get(f"{holder.path}/grants").json() == left
 
 
 def test_scopes_with_a_fault_replace_nothing(admin: Client) -> None:
@@ -208,25 +184,27 @@ def test_a_deleted_service_takes_its_scopes_and_their_grants_along(
 ) -> None:
     made, other = make(admin, "read"), make(admin, "read")
     name = made["name"]
-    holder = make_account(admin, f"{name}:read", f"{other['name']}:read")
+    holder = make_person(server, admin, f"{name}:read", f"{other['name']}:read")
+    login = holder.login()
     refused = problem(admin.delete(f"/services/{name}"), 409)
     assert refused["code"] == "in_use"
-    assert f"{name}:read is still granted to 1 account ({holder})." in refused["detail"]
-    assert claims(token(server, holder, audience=name))["scope"] == f"{name}:read"
+    assert f"{name}:read is still granted to 1 account ({holder.username})." in refused["detail"]
+    assert done(login.post("/auth/token", data={"audience": name}))["scope"] == f"{name}:read"
     response = admin.delete(f"/services/{name}?force=true")
     assert (response.status_code, response.content) == (204, b"")
     problem(admin.get(f"/services/{made['id']}"), 404)
     problem(admin.delete(f"/services/{name}"), 404)
-    assert admin.get(f"/accounts/{holder}/grants").json() == {
+    assert admin.get(f"{holder.path}/grants").json() == {
         "scopes": [f"{other['name']}:read"],
         "roles": [],
     }
-    assert claims(token(server, holder))["aud"] == other["name"]
-    assert token(server, holder, audience=name).json()["error"] == "invalid_target"
+    assert done(login.post("/auth/token"))["scope"] == f"{other['name']}:read"
+    gone = login.post("/auth/token", data={"audience": name})
+    assert done(gone, 400)["error"] == "invalid_target"
     # A new service of the same name and scope finds nobody who holds it.
     again = admin.post("/services", json={"name": name, "scopes": [f"{name}:read"]}).json()
     assert again["id"] != made["id"]
-    assert claims(token(server, holder))["scope"] == f"{other['name']}:read"
+    assert done(login.post("/auth/token"))["scope"] == f"{other['name']}:read"
 
 
 # --- Keyosk's own ---------------------------------------------------------------------------------

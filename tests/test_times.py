@@ -11,23 +11,11 @@ from installed import Clock, installed
 from keyosk.errors import Conflict
 from keyosk.model import OPERATOR
 from live import Client, LiveServer, unique
+from people import make_account, make_service
 from tables import table
 
 PAST = "2020-01-01T00:00:00Z"
 FAR = "2090-01-01T00:00:00Z"
-
-
-def service(admin: Client) -> str:
-    name = unique("ends")
-    assert admin.post("/services", json={"name": name, "scopes": [f"{name}:a"]}).ok
-    return name
-
-
-def account(admin: Client, **fields: Any) -> str:
-    name = unique("ending")
-    made = admin.post("/accounts", json={"username": name, **fields})
-    assert made.status_code == 201, made.text
-    return name
 
 
 def assert_refused(answer: requests.Response, field: str, sentence: str = "future") -> None:
@@ -40,7 +28,7 @@ def assert_refused(answer: requests.Response, field: str, sentence: str = "futur
 def test_an_end_in_the_past_is_refused_wherever_one_is_given(
     admin: Client, server: LiveServer
 ) -> None:
-    name, held = account(admin), f"{service(admin)}:a"
+    name, held = make_account(admin)["username"], f"{make_service(admin, 'a')}:a"
     ended = {"name": held, "until": PAST}
     path = f"/accounts/{name}"
     assert_refused(
@@ -72,7 +60,7 @@ def test_an_end_in_the_past_is_refused_wherever_one_is_given(
 @pytest.fixture
 def over(admin: Client, server: LiveServer) -> tuple[str, str]:
     """An account that has ended, with a grant that has; and the grant's scope."""
-    scope = f"{service(admin)}:a"
+    scope = f"{make_service(admin, 'a')}:a"
     name = unique("over")
     line = {
         "username": name,
@@ -143,7 +131,7 @@ def test_an_import_warns_of_what_is_over_line_by_line(
 
 
 def test_the_command_refuses_an_end_in_the_past(admin: Client, server: LiveServer) -> None:
-    name, held = account(admin), f"{service(admin)}:a"
+    name, held = make_account(admin)["username"], f"{make_service(admin, 'a')}:a"
     for arguments, field in (
         (("account", "create", unique("late"), "--expires-at", "2020-01-01"), "expires_at"),
         (("api-key", "create", name, "late", "--expires-at", PAST), "expires_at"),
@@ -192,7 +180,7 @@ BAD_TIMES = {
 def test_a_time_that_is_none_is_refused_everywhere(
     admin: Client, server: LiveServer, text: str, sentence: str
 ) -> None:
-    name = account(admin)
+    name = make_account(admin)["username"]
     assert_refused(
         admin.patch(f"/accounts/{name}", json={"expires_at": text}), "expires_at", sentence
     )
@@ -222,6 +210,6 @@ def test_the_command_takes_the_same_times_and_dates(admin: Client, server: LiveS
     ],
 )
 def test_a_time_of_another_place_is_taken(admin: Client, text: str, shown: str) -> None:
-    name = account(admin)
+    name = make_account(admin)["username"]
     changed = admin.patch(f"/accounts/{name}", json={"expires_at": text})
     assert changed.json()["expires_at"] == shown
