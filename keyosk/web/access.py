@@ -1,4 +1,4 @@
-"""Authentication and authorization of requests. Every request passes here first; fails closed."""
+"""Authentication and authorization: every request passes here first, and failures refuse it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ from keyosk.web import access_log, authorization, bodies, browsers, operator
 from keyosk.web.schemas import PasswordProof
 
 ME: Final = "me"
-#: In the WSGI environ of a request whose response is everybody's.
+#: In the WSGI environ of a request whose response is public.
 PUBLIC: Final = "keyosk.public"
 _KEY_IN_BEARER: Final = (
     "This is an API key, not a token: POST it to /auth/token as a Bearer token, and send the "
@@ -42,19 +42,18 @@ _NO_SCHEME: Final = "The Authorization header must begin with Basic or Bearer an
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """One decision: who may use an address with a method.
+    """An access decision: who may use a path with a method.
 
-    ``scope``: the scope of Keyosk's own that it needs; where none is stated, all of them.
-    ``itself``: the account that the address names needs no scope. ``proof``: that account, though
-    an admin's, proves its password in this very request; for what makes, changes or reveals one's
-    own credentials. ``no_api_key``: a caller that came by API key is refused whatever its scopes,
-    for what makes, changes or reveals credentials.
-    ``any_caller``: whoever is logged in, and the resource looks at what for.
-    ``by_login``: any Basic login will do, and the resource asks for it. ``key_alone``: so will an
-    API key without a username.
+    ``scope``: the required scope of Keyosk's own; by default the one that includes all. ``itself``:
+    the account that the path names needs no scope. ``proof``: that account, even an admin's, proves
+    its password in the same request; for creating, changing or revealing its credentials.
+    ``no_api_key``: a caller with an API key is refused, whatever its scopes; for creating, changing
+    or revealing credentials. ``any_caller``: every login; the resource decides by the request.
+    ``by_login``: any Basic login, which the resource verifies. ``key_alone``: also an API key
+    without a username.
     """
 
-    # SECURITY: a decision that says nothing lets an admin pass, and not every login.
+    # SECURITY: an empty decision admits admins only, not every login.
     scope: str = ADMIN
     itself: bool = False
     proof: bool = False
@@ -66,16 +65,16 @@ class Access:
 
     @property
     def is_public(self) -> bool:
-        """Whether what is answered is everybody's, so that caches may keep it."""
+        """Whether the response is the same for everybody, so that caches may keep it."""
         return self.anyone and not self.by_login
 
 
 ANYONE: Final = Access(anyone=True)
-#: The resource itself takes the login, as OAuth has its own words for refusing it.
+#: The resource itself verifies the login, because OAuth has its own errors for it.
 BY_LOGIN: Final = Access(anyone=True, by_login=True)
-#: As that, and an API key may come alone.
+#: The same, and an API key may come without a username.
 BY_LOGIN_OR_KEY: Final = Access(anyone=True, by_login=True, key_alone=True)
-#: Whoever is logged in; the resource decides by what is asked for.
+#: Every login; the resource decides by the request.
 ANY_CALLER: Final = Access(any_caller=True)
 
 
@@ -108,10 +107,10 @@ class Gate:
         self._decisions = decisions
 
     def check(self, asked: Request) -> None:
-        """Let the request pass or raise. Sets ``g.caller`` for all but public addresses."""
+        """Let the request pass or raise. Sets ``g.caller``, except for public paths."""
         context: Any = g._get_current_object()  # the proxy looks it up for each attribute
         method = "GET" if asked.method == "HEAD" else asked.method
-        # SECURITY: an address or method without a stated decision is refused, not waved through.
+        # SECURITY: a path or method without a decision is refused.
         decision = self._decisions.get(asked.endpoint or "", {}).get(method)
         if decision is None:
             raise MethodNotAllowed
@@ -130,7 +129,7 @@ class Gate:
             uses, used = self._installation.scope_uses, (caller.account_id, decision.scope)
             if uses.known.get(used) != NAMED and caller.account_id is not None:
                 uses.note(caller.account_id, (decision.scope,), named=True)
-        context.caller = caller  # from here on a refusal is known to be theirs
+        context.caller = caller  # from here on, a refusal is attributed to the caller
         by_program = caller.credential is not None and caller.credential.is_of_program
         if decision.no_api_key and by_program:
             raise RefusedByRule(
@@ -144,10 +143,10 @@ class Gate:
                 raise ProofRequired
 
     def _proof(self, caller: Caller, shown: str | None) -> str | None:
-        """The id of the password that this request proves, of the account that the address names.
+        """Return the id of the password that this request proves, of the account in the path.
 
-        ``shown``: of the one that the login was. What stands in the body is checked in any case.
-        Raises ``Forbidden`` if that is wrong, ``Invalid``, ``Throttled``.
+        ``shown``: the id of the password of the login. A password in the body is always verified.
+        Raises ``Forbidden`` if it is wrong, ``Invalid``, ``Throttled``.
         """
         current = _current_password()
         if current is None:
@@ -162,14 +161,14 @@ class Gate:
             raise Forbidden("The current password is wrong.") from None
 
     def _caller(self, asked: Request) -> tuple[Caller, str | None]:
-        """Return who calls, and the id of the password that this request itself proved, if any."""
+        """Return the caller, and the id of the password that this request proves, if any."""
         if operator.is_operator(asked):
             return replace(OPERATOR, request_id=g.request_id), None
         installation = self._installation
         now = int(installation.clock())
         session = operator.console_login(asked)
         if session is not None:
-            # A cookie is not a proof: what needs one has the password in its body.
+            # A cookie is not a proof: requests that need one have the password in the body.
             return _caller_of(session, now, via=VIA), None
         shown = authorization.credentials()
         if shown.scheme == "bearer" and shown.token is None:
@@ -185,7 +184,7 @@ class Gate:
 def _caller_of(
     proven: Principal, now: int, *, limit: frozenset[str] | None = None, via: str | None = None
 ) -> Caller:
-    """Return who asks. ``limit``: the scopes of their token, if they came by one."""
+    """Return the caller. ``limit``: the scopes of the token, if the login was a token."""
     context: Any = g._get_current_object()  # the proxy looks it up for each attribute
     scopes = entitlements.keyosk_scopes(proven, now)
     return caller(
@@ -200,7 +199,7 @@ def _caller_of(
 
 
 def recheck(installation: Installation, caller: Caller, scope: str) -> Caller:
-    """Return a caller from before with the rights that they hold now.
+    """Return an earlier caller with the rights that they hold now.
 
     Raises:
         BadCredentials: The account or credential is no longer valid.
@@ -233,10 +232,10 @@ def login(installation: Installation) -> Principal:
     shown = authorization.credentials()
     if not shown.scheme:
         raise BadCredentials("This requires a login; the request has none.")
-    if shown.scheme != "bearer":  # a browser never adds that by itself
+    if shown.scheme != "bearer":  # a browser never adds this by itself
         browsers.check_login()
     if shown.scheme not in ("basic", "bearer"):
-        # Mostly a token or an API key without the word in front of it.
+        # Usually a token or an API key without the scheme in front of it.
         raise BadCredentials(_NO_SCHEME)
     if not shown.candidates:
         raise BadCredentials
@@ -244,7 +243,7 @@ def login(installation: Installation) -> Principal:
 
 
 def by_secret(installation: Installation, candidates: Sequence[Candidate]) -> Principal:
-    """Return the login that one of these readings proves, and record its use."""
+    """Return the login that one of the candidates proves, and record its use."""
     context: Any = g._get_current_object()
     proven = installation.authentication.by_secret(
         candidates, address=context.address, key_alone=context.get("key_alone", False)
@@ -254,7 +253,7 @@ def by_secret(installation: Installation, candidates: Sequence[Candidate]) -> Pr
 
 
 def name_of(who: Principal | Caller) -> dict[str, str]:
-    """Return who logged in, for the log."""
+    """Return the name of the account that logged in, for the log."""
     names = {"account": who.account_id or ""}
     if who.credential_id is None:
         return names
@@ -266,7 +265,7 @@ def record_use_afterwards(installation: Installation, proven: Principal) -> None
     """Record the use of a login after the response was sent, so that no request waits."""
     if installation.authentication.is_use_recorded(proven):
         return
-    # In the event loop what comes after the response would keep others waiting as well.
+    # In the event loop, work after the response would delay other requests, too.
     delays.before_waiting()
     record = partial(
         installation.authentication.record_use,
@@ -282,7 +281,7 @@ def record_use_afterwards(installation: Installation, proven: Principal) -> None
 
 
 def _names(caller: Caller, asked: Request) -> bool:
-    """Return whether the address names the caller's own account; ``me`` is put in its terms."""
+    """Return whether the path names the caller's own account; replaces ``me`` by its id."""
     arguments = asked.view_args or {}
     reference = arguments.get("account", "")
     if caller.is_operator:
@@ -296,7 +295,7 @@ def _names(caller: Caller, asked: Request) -> bool:
 
 
 def _current_password() -> str | None:
-    """``current_password`` in the body, if there is one. Raises ``Invalid``; 400, 415."""
+    """Return ``current_password`` of the body, if there is one. Raises ``Invalid``; 400, 415."""
     if not request.get_data():
         return None
     document = bodies.read(bodies.PATCH_TYPES if request.method == "PATCH" else bodies.JSON_TYPES)

@@ -9,7 +9,7 @@ from flask import Request, request
 from keyosk import masking
 from keyosk.web import trace_context
 
-#: In the WSGI environ of every request: its id, the client's address, the method as it was sent.
+#: In the WSGI environ of every request: its id, the client's address, and the original method.
 REQUEST_ID: Final = "keyosk.request_id"
 ADDRESS: Final = "keyosk.address"
 METHOD: Final = "keyosk.method"
@@ -19,7 +19,7 @@ _log = logging.getLogger("keyosk.access")
 
 
 class LineWriter(Protocol):
-    """What writes fields as a line of the log, without a record of logging's."""
+    """Writes fields as a line of the log, without a ``LogRecord``."""
 
     def __call__(self, fields: Mapping[str, Any], *, logger: str, message: str) -> None:
         """Write a line of level info."""
@@ -46,13 +46,13 @@ class AccessLog:
     ) -> None:
         """Write the line: never the query, a header or a body of the request.
 
-        SECURITY: people put secrets into paths. ``route``, the template, has none of them.
+        SECURITY: people put secrets into paths, so the path is masked; ``route`` is the template.
         """
         if not _log.isEnabledFor(logging.INFO):
             return
         line = {
             "method": environ[METHOD],
-            # WSGI gives the bytes of the path as Latin-1 (PEP 3333).
+            # WSGI has the bytes of the path as Latin-1 (PEP 3333).
             "path": masking.mask_path(
                 environ["PATH_INFO"].encode("latin-1").decode(errors="replace")
             ),
@@ -72,7 +72,7 @@ class AccessLog:
 
 
 def note(**facts: str) -> None:
-    """Add who logged in, and what was created, to the log line of this request; never a secret."""
+    """Add fields, such as the account, to the log line of this request; never a secret."""
     # Not through the proxy, which looks the request up for each attribute.
     asked: Request = request._get_current_object()  # type: ignore[attr-defined]
     asked.environ.setdefault(_NOTED, {}).update(facts)

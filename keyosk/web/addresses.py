@@ -1,4 +1,4 @@
-"""URLs in responses: each begins with the issuer, its path included."""
+"""Public URLs in responses: each begins with the issuer, including its path."""
 
 from typing import Final
 
@@ -8,9 +8,9 @@ _EXTENSION: Final = "keyosk.issuer"
 
 
 def publish_under(app: Flask, issuer: str) -> None:
-    """Set what the URLs of the application begin with.
+    """Set the issuer, with which the URLs of the application begin.
 
-    SECURITY: never the Host header, which the caller writes.
+    SECURITY: never the Host header, which the caller controls.
     """
     app.extensions[_EXTENSION] = issuer
 

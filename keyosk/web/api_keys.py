@@ -33,7 +33,7 @@ from keyosk.web.schemas import ACCOUNT_ID, FUTURE, PAST
 
 
 def _check_prefix(text: str) -> None:
-    # SECURITY: one that is longer may be a whole secret, and URLs are in every log on the way.
+    # SECURITY: a longer one may be a whole secret, and URLs are in the logs of every proxy.
     if len(text) > api_key_format.SHOWN_LENGTH:
         raise ValidationError(
             f"Must be the first {api_key_format.SHOWN_LENGTH} characters at most. A secret must "
@@ -109,7 +109,7 @@ class AllApiKeysResource(Endpoint):
 class FindResource(Endpoint):
     """The search for the owner of an API key."""
 
-    # SECURITY: else what was sent would be kept, if only as a digest.
+    # SECURITY: otherwise the request, with a secret, would be stored, if only as a digest.
     repeatable = False
 
     @operation(body=ApiKeySearch, response=FoundApiKeysSchema)
@@ -195,7 +195,7 @@ class ApiKeyResource(Endpoint):
 
 
 def _searched(fields: Mapping[str, str]) -> tuple[str | None, str | None, str]:
-    """Return what is searched for: a secret, a digest, and how the secret begins."""
+    """Return what is searched for: a secret, a digest, and a prefix."""
     secret, digest, prefix = (fields.get(name) for name in ("secret", "digest", "prefix"))
     if secret is None:
         if prefix is None:
@@ -230,7 +230,7 @@ def _shown_once(made: NewApiKey) -> Response:
 
 
 def _fields(loaded: dict[str, Any]) -> dict[str, Any]:
-    """Return what is said of the key; the password beside it was for the gate (``access``)."""
+    """Return the fields of the key, without the password that the gate has verified."""
     loaded.pop("current_password", None)
     return loaded
 

@@ -56,7 +56,7 @@ _READS_LITTLE: Final = frozenset(route.path for route in ROUTES if route.reads_l
 _READS_LITTLE_BELOW: Final = frozenset(
     path.partition("/<")[0] for path in _READS_LITTLE if "<" in path
 )
-#: The requests, as "METHOD /path", whose bodies the server must not read for the application.
+#: The requests, as "METHOD /path", whose bodies the application reads while they arrive.
 STREAMS: Final = frozenset(
     f"{method} {route.path}"
     for route in ROUTES
@@ -82,8 +82,8 @@ class _Api(flask_restful.Api):
 class _Rule(Rule):
     """A route that is only matched.
 
-    werkzeug would also compile two functions for each that make its URL, which takes nine tenths
-    of the time to make the application; ``addresses`` makes all of ours.
+    werkzeug would also compile two functions for each rule to build its URL, which takes nine
+    tenths of the time for creating the application. ``addresses`` builds all URLs instead.
     """
 
     def _compile_builder(self, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:
@@ -96,41 +96,41 @@ def _no_url(*_: object, **__: object) -> NoReturn:
 
 
 class LeanRequest(Request):
-    """A request that does not ask for the application, and its settings, for each of its limits."""
+    """A request whose limits are constants, so that it need not look up the application."""
 
     max_content_length = MAX_BODY
     max_form_memory_size = MAX_BODY
-    max_form_parts = 1000  # as Flask has it
+    max_form_parts = 1000  # Flask's default
 
     def close(self) -> None:
-        """Close the files of a form, if somebody looked for any."""
+        """Close the files of a form, if the form was parsed."""
         if "files" in self.__dict__:
             super().close()
 
     def _load_form_data(self) -> None:
-        BaseRequest._load_form_data(self)  # not Flask's, which asks for its debug mode
+        BaseRequest._load_form_data(self)  # werkzeug's: Flask's looks up the debug mode
 
 
 class LeanFlask(Flask):
-    """Flask without what it does for others at every request."""
+    """Flask without features that Keyosk does not use, each of which costs time per request."""
 
     url_rule_class = _Rule
     request_class = LeanRequest
 
     def log_exception(self, *_: Any) -> None:
-        """Nothing: ``errors`` keeps the log of failures.
+        """Do nothing, because ``errors`` logs failures.
 
-        SECURITY: Flask's own has the text of the exception, which may hold a secret.
+        SECURITY: Flask logs the text of the exception, which may hold a secret.
         """
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """The function itself: no view here is a coroutine, and asking costs at every call."""
+        """Return the function itself, because no view is a coroutine."""
         return func
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
-        """Return what matches the path of a request, whatever its host.
+        """Return an adapter that ignores the host.
 
-        Flask reads the Host header three times for it, which no route here depends on (15 us).
+        Flask reads the Host header three times (15 us), but no route depends on it.
         """
         if request is None:
             return None  # there is no SERVER_NAME
@@ -146,7 +146,7 @@ class LeanFlask(Flask):
         )
 
     def preprocess_request(self) -> Any:
-        """Call what comes before each request; there are no blueprints to ask for more."""
+        """Call the functions before a request; there are no blueprints with more of them."""
         for before in self.before_request_funcs[None]:
             response = before()
             if response is not None:
@@ -154,7 +154,7 @@ class LeanFlask(Flask):
         return None
 
     def process_response(self, response: Response) -> Response:
-        """Call what comes after a request; there are no blueprints, and no session to save."""
+        """Call the functions after a request; there are no blueprints and no session."""
         context: Any = request_ctx._get_current_object()  # type: ignore[attr-defined]
         for after in context._after_request_functions:
             response = after(response)
@@ -163,16 +163,16 @@ class LeanFlask(Flask):
         return response
 
     def do_teardown_request(self, *arguments: Any) -> None:
-        """Call the functions that wait for it: only traces have one. No signal has a receiver."""
+        """Call the teardown functions (only traces have one); no signal has a receiver."""
         if self.teardown_request_funcs:
             super().do_teardown_request(*arguments)
 
     def do_teardown_appcontext(self, *_: object) -> None:
-        """Likewise."""
+        """Call the teardown functions of the context; no signal has a receiver."""
 
 
 class NoSessions(SessionInterface):
-    """No cookie keeps anything here: one empty session is all requests' (5 us)."""
+    """Without cookies: all requests share one empty session, which saves 5 us."""
 
     _empty: Final = NullSession()
 
@@ -180,7 +180,7 @@ class NoSessions(SessionInterface):
         return self._empty
 
 
-#: Puts an application before another, for what that has no pages for.
+#: Wraps the API in an application that serves further paths.
 Mount = Callable[[WSGIApplication], WSGIApplication]
 
 
@@ -193,12 +193,12 @@ def create(
 ) -> Flask:
     """Create the web application of an installation.
 
-    ``write_line``: as ``AccessLog`` takes it. ``mount``: what stands before the API, if anything.
+    ``write_line``: as for ``AccessLog``. ``mount``: adds further paths, such as the console.
     ``tracing``: traces its requests.
     """
     app = LeanFlask("keyosk", static_folder=None)
     if tracing is not None:
-        tracing.instrument(app)  # first of all: a refused request has a span, too
+        tracing.instrument(app)  # first, so that a refused request has a span, too
     app.session_interface = NoSessions()
     app.url_map.merge_slashes = False  # its redirects are HTML
     routes = {f"{number} {route.path}": route for number, route in enumerate(ROUTES)}
@@ -244,17 +244,17 @@ def _add_pipeline(
         vars(context).update(
             request_id=environ[access_log.REQUEST_ID],
             address=environ[access_log.ADDRESS],
-            oauth_errors=path in oauth,  # by path: a 405 has no endpoint
+            oauth_errors=path in oauth,  # by path, because a 405 has no endpoint
         )
         middleware.note_route(asked)
         if f"{asked.method} {path}" in STREAMS or is_operator(asked):
-            asked.max_content_length = sys.maxsize  # None would be the application's own limit
+            asked.max_content_length = sys.maxsize  # None would mean the limit of the application
         elif length is not None and length > MAX_BODY:
             raise RequestEntityTooLarge
         if "\0" in path:
-            raise NotFound  # no name has one, and PostgreSQL knows no text that has
-        # SECURITY: Werkzeug reads //accounts as /accounts, and a proxy that lets only some paths
-        # through does not.
+            raise NotFound  # no name has NUL, and PostgreSQL has no text with it
+        # SECURITY: Werkzeug reads //accounts as /accounts; a proxy that allows only some paths does
+        # not.
         if environ["PATH_INFO"].startswith("//"):
             raise NotFound
         if asked.routing_exception is not None:
@@ -270,7 +270,7 @@ def _add_pipeline(
     def failed(error: Exception) -> Response:
         cause = error.original_exception if isinstance(error, InternalServerError) else error
         if is_operator() and not isinstance(cause, KeyoskError | HTTPException | None):
-            raise cause  # the command tells of it
+            raise cause  # the command reports it
         if isinstance(error, RefusedByRule) and "caller" in g and not g.caller.is_operator:
             installation.audit.note_refused_request(
                 g.caller, request.path, method=request.method, reason=error.detail
@@ -282,14 +282,14 @@ def _add_pipeline(
         return response
 
     def seal(response: Response) -> Response:
-        # After the response has been sent: nobody waits for the chain.
+        # After the response was sent, so that nobody waits for the chain.
         response.call_on_close(installation.audit.seal_quietly)
         response.call_on_close(installation.idempotency.forget_quietly)
         return response
 
 
 def _add_sharing(app: Flask, origins: Collection[str], public: Collection[str]) -> None:
-    """``public``: the endpoints that need no login whatever the method."""
+    """``public``: the endpoints that need no login for any method."""
 
     @app.after_request
     def shared(response: Response) -> Response:
@@ -307,19 +307,18 @@ def _options() -> Response:
 
 
 def is_instant(environ: Mapping[str, Any]) -> bool:
-    """Return whether a request needs nothing that can hang, so that a thread is reserved for it."""
+    """Return whether a request cannot hang, so that it may use the reserved thread."""
     path = environ["PATH_INFO"]
     known = path in _INSTANT or path.startswith(_INSTANT_BELOW)
     return known and "HTTP_AUTHORIZATION" not in environ
 
 
 def runs_in_loop(environ: Mapping[str, Any], *, reads_files: bool) -> bool:
-    """True for a request that rarely waits, so that the server needs no thread for it.
+    """Return whether a request rarely waits, so that the event loop handles it without a thread.
 
-    What is answered from memory, and what reads a few rows where these are in a SQLite file
-    (``reads_files``) and no password is shown: handing it to a thread and back costs more than the
-    rest of it. Whatever still waits, such as a wrong key that is counted, leaves the loop
-    (``delays``).
+    These are requests that are answered from memory, and those without a password that read a few
+    rows of a SQLite file (``reads_files``): moving them to a thread and back costs more than the
+    rest. If one has to wait after all, it leaves the loop (``delays``).
     """
     path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
     shown = environ.get("HTTP_AUTHORIZATION")
@@ -336,9 +335,9 @@ def runs_in_loop(environ: Mapping[str, Any], *, reads_files: bool) -> bool:
 
 
 def is_slow(environ: Mapping[str, Any]) -> bool:
-    """Whether a request streams, so that the server keeps it out of the others' way from the start.
+    """Return whether a request streams, so that it uses a thread for slow requests from the start.
 
-    ``environ``: as WSGI has it (PEP 3333). One that hashes a password is handed over by itself, see
-    ``concurrency.hand_over``.
+    ``environ``: that of WSGI (PEP 3333). A request that hashes a password moves to such a thread by
+    itself, see ``concurrency.hand_over``.
     """
     return environ["PATH_INFO"] in _STREAMING

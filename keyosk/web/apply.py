@@ -40,18 +40,18 @@ class ApplyResource(HoldingEndpoint):
     """Declarative configuration."""
 
     def prepare(self, **_: str) -> None:
-        """Read what is asked for, and at most as much of the body as a manifest may have."""
-        # One byte more than is taken: a body without a length is cut off there, in silence.
+        """Read the options, and no more of the body than a manifest may have."""
+        # One byte more than allowed, because a body without a length is silently cut off there.
         request.max_content_length = MAX_MANIFEST + 1
         if len(request.get_data()) > MAX_MANIFEST:
             raise RequestEntityTooLarge
         self._requested = _options()
-        # A trial is taken back by ending its transaction; what is kept under an Idempotency-Key is
-        # kept in that same transaction.
+        # A dry run rolls back its transaction, in which an Idempotency-Key would store the
+        # response.
         self.repeatable = not self._requested["dry_run"]
         self._drafts: Drafts | None = None
         if self.repeatable and IDEMPOTENCY_KEY in request.headers:
-            # ``post`` reports whatever is wrong, unless the response is known already.
+            # ``post`` reports the errors, unless the response is stored already.
             with suppress(KeyoskError):
                 self._drafts = self.meanwhile.enter_context(
                     self.installation.declarations.draft_keys(
@@ -92,7 +92,7 @@ class ApplyResource(HoldingEndpoint):
 
 
 def _options() -> dict[str, bool]:
-    """Return the flags of the query. Raises ``Invalid`` for anything else in it."""
+    """Return the flags of the query. Raises ``Invalid`` for other parameters."""
     fields = ApplyQuery().fields
     found = dict.fromkeys(fields, False)
     for name, values in request.args.lists():

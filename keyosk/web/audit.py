@@ -96,7 +96,7 @@ class AuditExportResource(Endpoint):
         if request.method == "HEAD":  # it reads nothing
             return Response(iter(()), mimetype=lines.TYPES[0])
         pages = self.installation.audit.export(ListQuery(sort=sort, filters=filters))
-        first = next(pages, [])  # what is wrong at the beginning has a response of its own
+        first = next(pages, [])  # an error at the beginning has a response of its own
         body = ("".join(map(_line, page)).encode() for page in chain([first], pages))
         return streamed(body, lines.TYPES[0], self.installation.bulk.exclusive())
 

@@ -1,4 +1,4 @@
-"""The ``Authorization`` header (RFC 9110 section 11.6.2), taken apart once for each request."""
+"""The ``Authorization`` header (RFC 9110 section 11.6.2), parsed once for each request."""
 
 import binascii
 from typing import Any, Final
@@ -15,7 +15,7 @@ _KEY_IN_BASIC: Final = f":{api_key_format.PREFIX}".encode()
 
 
 def credentials() -> Credentials:
-    """Return the credentials of the request, which are not verified yet."""
+    """Return the credentials of the request, not yet verified."""
     context: Any = g._get_current_object()
     known: Credentials | None = context.get("credentials")
     if known is None:
@@ -26,7 +26,7 @@ def credentials() -> Credentials:
 
 
 def needs_no_hash(header: str) -> bool:
-    """Whether an ``Authorization`` header has no password in it; at a glance, perhaps wrongly."""
+    """Return whether an ``Authorization`` header seems to have no password, by a quick look."""
     scheme, _, rest = header.partition(" ")
     if scheme.lower() != "basic":
         return True

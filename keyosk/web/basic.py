@@ -27,13 +27,14 @@ _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
 def candidates(header: str) -> tuple[tuple[str, str], ...]:
-    """Give the distinct (username, secret) pairs that a header can mean, in the order to try.
+    """Return the distinct (username, secret) pairs that a header can mean, in the order to try.
 
     ``header`` is the value of ``Authorization`` as WSGI gives it, decoded as ISO-8859-1. The order
     is: as sent in UTF-8, form-decoded in UTF-8, as sent in ISO-8859-1, form-decoded in ISO-8859-1.
     The halves are split at the first colon, before form-decoding, and both are form-decoded or
-    none. Left out is what does not decode, what contains a control character, and form-decoding
-    of what no form encoder writes (anything but ASCII, a ``%`` without two hexadecimal digits).
+    none. Pairs are left out if they do not decode or contain a control character. Form-decoding is
+    left out for text that no form encoder writes (not ASCII, or a ``%`` without two hexadecimal
+    digits).
     There are therefore one to three pairs, and exactly one where the header is ASCII without
     ``%`` and ``+``, as for every API key. How many there are depends on the header alone.
 
@@ -67,8 +68,8 @@ def candidates(header: str) -> tuple[tuple[str, str], ...]:
     return found
 
 
-# SECURITY: these give None and do not raise, and nothing is raised while one of their exceptions
-# is handled: a UnicodeDecodeError holds the secret, and would travel as the __context__.
+# SECURITY: these return None instead of raising, and nothing is raised inside their handlers: a
+# UnicodeDecodeError holds the secret and would become the __context__.
 
 
 def _decoded(header: str) -> bytes | None:
@@ -79,8 +80,8 @@ def _decoded(header: str) -> bytes | None:
         raw = binascii.a2b_base64(token)
     except ValueError:
         return None
-    # Encoding it again finds all that is not exactly base64. The strict mode of a2b_base64 lets
-    # surplus padding pass, and how strict it is depends on the version of Python.
+    # Encoding it again finds everything that is not canonical base64. The strict mode of a2b_base64
+    # accepts surplus padding, and differs between versions of Python.
     return raw if binascii.b2a_base64(raw, newline=False).decode("ascii") == token else None
 
 

@@ -25,7 +25,7 @@ class CodedBody(UnsupportedMediaType):
 
 
 class _DuplicateMember(ValueError):
-    """An object has a member twice."""
+    """An object in the body has the same member twice."""
 
 
 def load(schema: Schema, *, optional: bool = False) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def _no_number(_: str) -> Any:
     raise ValueError
 
 
-#: Made once: each new one takes as long as it takes to read a small body.
+#: One instance, because creating it takes as long as reading a small body.
 _DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_number)
 
 

@@ -40,7 +40,7 @@ def share(response: Response, origins: Collection[str], *, is_public: bool) -> N
     ``is_public``: the response is for anyone. Never with credentials:
     ``Access-Control-Allow-Credentials`` is sent nowhere.
     """
-    response.vary.add("Origin")  # for caches, also where the response allows nobody
+    response.vary.add("Origin")  # for caches, even if the response allows no origin
     origin = request.headers.get("Origin", "")
     if origin not in origins:
         return

@@ -20,7 +20,7 @@ from keyosk.web.responses import streamed
 from keyosk.web.schemas import AccountSchema, GrantsSchema, StrictSchema, example_of
 
 _WRITE: Final = "keyosk:accounts:write"
-#: Bytes of results that go out while the body still comes in.
+#: Bytes of results that are sent while the body is still being read.
 _EARLY: Final = 1024 * 1024
 #: Bytes of results that wait in memory; the rest waits in a file.
 _IN_MEMORY: Final = 256 * 1024
@@ -61,7 +61,7 @@ ExportQuery: Final = StrictSchema.from_dict(dict(LISTS.filters), name="ExportQue
 class ImportResource(Endpoint):
     """Bulk import of accounts."""
 
-    # It is: by username. And there is no body at hand whose fingerprint could be taken.
+    # Imports are idempotent by username; and the body is streamed, so it has no fingerprint.
     repeatable = False
 
     @operation(
@@ -85,7 +85,7 @@ class ImportResource(Endpoint):
         results = self._import(g.caller, dry_run=dry_run, on_conflict=on_conflict)
         leave = self.installation.bulk.exclusive()
         try:
-            # What is wrong with the first batch (no database, no body) has a response of its own.
+            # An error in the first batch (no database, no body) has a response of its own.
             first = next(results)
         except BaseException:
             leave()
@@ -93,7 +93,7 @@ class ImportResource(Endpoint):
         return streamed(_spooled(first, results), lines.TYPES[0], leave)
 
     def _import(self, caller: Caller, *, dry_run: bool, on_conflict: OnConflict) -> Iterator[bytes]:
-        """The response, batch by batch. What ends it after the first batch is its last line."""
+        """Yield the response, batch by batch; an error after the first batch is its last line."""
         tally = Tally()
         batches = self.installation.bulk.import_accounts(
             lambda: access.recheck(self.installation, caller, _WRITE),
@@ -124,7 +124,7 @@ class ExportResource(Endpoint):
         passwords and no API keys.
         """
         pages = self.installation.bulk.export_accounts(paging.filters(LISTS))
-        if request.method == "HEAD":  # it reads nothing, and keeps no export from running
+        if request.method == "HEAD":  # it reads nothing, and does not block an export
             return Response(iter(()), mimetype=lines.TYPES[0])
         body = (
             "".join(lines.account_line(account, grants) for account, grants in page).encode()
@@ -134,7 +134,7 @@ class ExportResource(Endpoint):
 
 
 def _options() -> tuple[bool, OnConflict]:
-    """``dry_run`` and ``on_conflict`` of the query. Raises ``Invalid`` for anything else in it."""
+    """Return ``dry_run`` and ``on_conflict`` of the query. Raises ``Invalid`` for others."""
     given: dict[str, str] = {}
     for name, values in request.args.lists():
         if name not in ImportQuery().fields or len(values) > 1:
@@ -152,11 +152,11 @@ def _options() -> tuple[bool, OnConflict]:
 
 
 def _spooled(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    """Return a response that is made while the request is still read.
+    """Return a response that is generated while the request is still being read.
 
-    Many clients (and some proxies) send all of a body before they read any of the response. If all
-    of it were sent as it is made, the two would soon wait for each other. So what exceeds the
-    buffers on the way is put aside until the body has been read.
+    Many clients (and some proxies) send the whole body before they read any of the response.
+    Without a buffer, client and server would wait for each other. So results beyond a limit wait in
+    a file until the body has been read.
     """
     yield first
     early = len(first)

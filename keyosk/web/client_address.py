@@ -1,4 +1,4 @@
-"""The address of a client, as far as it can be trusted."""
+"""The address of the client, from the connection or from headers of trusted proxies."""
 
 import logging
 import re
@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from keyosk import networks
 
-#: What stands for the address of whoever connects to a Unix socket, here and in the settings.
+#: In place of the address of a client of a Unix socket, here and in the settings.
 UNIX: Final = "unix"
-#: What stands for an address that nobody could read. No network has it.
+#: In place of an address that cannot be read. No network contains it.
 UNKNOWN: Final = "unknown"
 _WARN_EVERY: Final = 3600  # seconds
 _MOST_COMMAS: Final = 20  # in one element; no proxy writes more
@@ -52,7 +52,7 @@ class Source:
         ``UNKNOWN``: the proxy's own address would let it use keys that are limited to that network.
         """
         peer: str | None = environ.get("REMOTE_ADDR")
-        if peer == "":  # the server's own word: no TCP connection has that
+        if peer == "":  # set by the server: a TCP connection always has an address
             peer = UNIX
         if peer is None or not self._trusts(peer):
             return peer
@@ -64,7 +64,7 @@ class Source:
         if len(set(found)) < 2:
             client = found[0] if found else peer
         else:
-            # Which of them the proxy wrote is not known, but attempts are still told apart.
+            # It is unknown which of them the proxy wrote, but attempts are still distinguished.
             client = _unknown(found[0].removeprefix(f"{UNKNOWN}/"))
         if client.startswith(UNKNOWN):
             self._warn(peer)
@@ -94,7 +94,7 @@ class Source:
         now = self._clock()
         if now - self._warned >= _WARN_EVERY:
             self._warned = now
-            # Nothing of the header: the client may have written it.
+            # The message quotes nothing of the header, which the client may have written.
             _log.warning(
                 "the trusted proxy %s sends an address of its client that cannot be read, or both "
                 "X-Forwarded-For and Forwarded with different ones: API keys that are limited to "

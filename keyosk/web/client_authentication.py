@@ -1,4 +1,4 @@
-"""How clients of the OAuth addresses log in: by header, or by a form body (``client_secret_post``).
+"""Client authentication at OAuth endpoints: by header, or by form body (``client_secret_post``).
 
 RFC 6749 section 2.3.1. One request uses one way (section 2.3), and a secret never stands in a URL.
 """
@@ -20,7 +20,7 @@ SECRET: Final = "client_secret"  # noqa: S105  # the parameter's name
 _ASSERTION: Final = "client_assertion"
 _ASSERTION_TYPE: Final = "client_assertion_type"
 _JWT_BEARER: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
-#: Ways to log in that Keyosk does not take: nobody shall believe that they were looked at.
+#: Unsupported ways to log in, which are refused, so that nobody believes that they are verified.
 _NOT_TAKEN: Final = frozenset({"password", _ASSERTION, _ASSERTION_TYPE})
 
 _OF_ASSERTION: Final = frozenset({_ASSERTION, _ASSERTION_TYPE})
@@ -50,14 +50,14 @@ def login_if_any(installation: Installation, single: Mapping[str, str]) -> Princ
 
 
 def is_attempted(single: Mapping[str, str]) -> bool:
-    """Return whether a request logs in, rightly or not."""
+    """Return whether a request contains credentials, valid or not."""
     return (
         bool({SECRET, _ASSERTION} & single.keys()) or authorization.credentials().scheme is not None
     )
 
 
 def refuse_any(single: Mapping[str, str]) -> None:
-    """Raise ``InvalidRequest`` if a request that logs in by a token logs in another way too."""
+    """Raise ``InvalidRequest`` if a request that logs in by a token has other credentials."""
     if is_attempted(single) or _NOT_TAKEN & single.keys():
         raise InvalidRequest("The token is the login: send no other credential with it.")
 
@@ -77,7 +77,7 @@ def assertion(single: Mapping[str, str]) -> str | None:
 
 
 def _candidate(username: str, secret: str) -> Candidate:
-    """An API key that was read from a file has a line end besides; a password is as it is."""
+    """Return the candidate; white space around an API key, as from a file, is removed."""
     [trimmed] = presented.candidates([(username, whitespace.trim(secret))])
     return trimmed if trimmed.is_api_key else Candidate(username, secret, is_api_key=False)
 
@@ -97,5 +97,5 @@ def _check(single: Mapping[str, str]) -> None:
         raise InvalidRequest(
             f"A client_secret comes with its client_id, in a body of the type {parameters.FORM}."
         )
-    # SECURITY: no browser remembers it, but a page could have its visitors guess passwords.
+    # SECURITY: otherwise a page could make the browsers of its visitors guess passwords.
     browsers.check_login()

@@ -174,7 +174,7 @@ _SHAPES: Final = {
 
 def _values(noun: Noun, values: Mapping[str, Any]) -> dict[str, Any]:
     shape = _SHAPES.get(noun)
-    # Not the mapping itself: a field that it lacks, such as ``keys``, may be a method of it.
+    # Not the mapping itself: a missing field such as ``keys`` would find the method.
     shown: dict[str, Any] = {} if shape is None else shape().dump(SimpleNamespace(**values))
     if "grants" in values:
         shown["grants"] = shape_of_grants(values["grants"])

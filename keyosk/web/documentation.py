@@ -43,8 +43,8 @@ _START: Final = """SwaggerUIBundle({
   validatorUrl: null,
 });
 """
-# SECURITY: whoever is logged in here holds an admin's credentials, so nothing runs, is shown or is
-# called that does not come from this very origin. Its icons are data: addresses in its style sheet.
+# SECURITY: a user of this page may enter an admin's credentials, so it loads and calls only this
+# origin. Its icons are data: URLs in its style sheet.
 _POLICY: Final = "; ".join(
     (
         "default-src 'none'",
@@ -109,7 +109,7 @@ class AssetResource(Endpoint):
     @operation(media_types={_CSS: "body {}", _JAVASCRIPT: "void 0;"}, has_etag=True)
     def get(self, file: str) -> Response:
         """Return a file of the documentation page."""
-        # SECURITY: a look-up among known names; what a request says is never part of a path.
+        # SECURITY: a look-up among known names; the request is never part of a file path.
         if file not in _ASSETS:
             raise NotFound("The documentation page has no such file.")
         return public_response(Response(_asset(file), mimetype=_ASSETS[file]))
@@ -121,6 +121,6 @@ def _asset(file: str) -> bytes:
         return _START.encode()
     import flask_swagger_ui  # noqa: PLC0415 - for its files
 
-    # Of the package only Swagger UI's own files are used: its pages have scripts within them, which
-    # would need a wider policy than this one.
+    # Only Swagger UI's own files of the package are used: its pages contain inline scripts, which
+    # need a weaker policy.
     return (Path(flask_swagger_ui.__file__).parent / "dist" / file).read_bytes()

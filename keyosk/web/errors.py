@@ -23,10 +23,10 @@ _log = logging.getLogger(__name__)
 
 REALM: Final = 'realm="keyosk"'
 BASIC_CHALLENGE: Final = f'Basic {REALM}, charset="UTF-8"'
-#: Seconds, of what is away for now.
+#: Seconds to wait for something that is unavailable.
 RETRY_AFTER: Final = "2"
 
-#: The most special class that fits an error decides.
+#: The most specific class of an error decides.
 STATUS: Final[Mapping[type[errors.KeyoskError], HTTPStatus]] = {
     errors.Invalid: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.InvalidRequest: HTTPStatus.BAD_REQUEST,
@@ -52,7 +52,7 @@ STATUS: Final[Mapping[type[errors.KeyoskError], HTTPStatus]] = {
     errors.DatabaseDamaged: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
-#: The words that RFC 6749 section 5.2 and RFC 8707 section 2 have; for others, by status.
+#: The error codes of RFC 6749 section 5.2 and RFC 8707 section 2; others by status.
 OAUTH_CODES: Final[Mapping[type[Exception], str]] = {
     errors.BadCredentials: "invalid_client",
     errors.InvalidScope: "invalid_scope",
@@ -83,7 +83,7 @@ def response_to(error: Exception) -> Response:
         return response
     original = error.original_exception if isinstance(error, InternalServerError) else None
     if isinstance(original, Exception):
-        return response_to(original)  # what failed after the resource, or in here: Flask wraps it
+        return response_to(original)  # a failure after the resource, or in here, which Flask wraps
     if isinstance(error, HTTPException) and error.code is not None:
         status = HTTPStatus(error.code)
         code = _CODES.get(status, status.name.lower())
@@ -98,17 +98,17 @@ def response_to(error: Exception) -> Response:
         if isinstance(error, RequestEntityTooLarge):
             response.headers["Connection"] = "close"  # the rest of the body stays unread
         return response
-    # SECURITY: the text of the exception may hold a secret; its kind and place never do.
+    # SECURITY: the text of the exception may hold a secret; its type and place do not.
     _log.error("a request failed: %s", _place(error), extra={"request_id": g.request_id})
     status = HTTPStatus.INTERNAL_SERVER_ERROR
     return _render(status, "internal_error", SENTENCES["internal_error"], faults=[], error=error)
 
 
-#: As the server calls it too, which refuses most of them.
+#: The same code as the server's, which refuses most of them.
 _CODES: Final = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "body_too_large"}
-#: RFC 6749 section 5.2 and RFC 6750 section 3: no description has any other character.
+#: The characters of a description (RFC 6749 section 5.2, RFC 6750 section 3).
 _NOT_IN_DESCRIPTIONS: Final = re.compile(r"[^\x20\x21\x23-\x5b\x5d-\x7e]")
-#: What is said of failures that have no error of ours, by code.
+#: The sentences for failures without a ``KeyoskError``, by code.
 SENTENCES: Final[Mapping[str, str]] = {
     "bad_request": "The request is malformed.",
     "not_found": "This path does not exist.",
@@ -119,7 +119,7 @@ SENTENCES: Final[Mapping[str, str]] = {
     "internal_error": "An internal error occurred. The log has details under this request_id.",
 }
 
-#: All codes that problems have. A status that nothing else is known of has its name as its code.
+#: All codes of problems. A status without a code of its own has its name as the code.
 CODES: Final = tuple(sorted({kind.code for kind in STATUS} | SENTENCES.keys()))
 #: Headers for /openapi.json.
 HEADERS: Final[Mapping[str, dict[str, Any]]] = {
@@ -140,7 +140,7 @@ def _status(error: Exception) -> HTTPStatus | None:
 def _render(
     status: HTTPStatus, code: str, detail: str, *, faults: list[dict[str, str]], error: Exception
 ) -> Response:
-    # SECURITY: a sentence may quote what was sent, and that may be a secret in the wrong place.
+    # SECURITY: a sentence may quote the request, which may have a secret in the wrong place.
     detail = masking.mask(detail)
     if g.get("oauth_errors", False):
         body: dict[str, Any] = {
@@ -165,9 +165,10 @@ def _render(
 
 
 def _detail(error: errors.KeyoskError) -> str:
-    """Return what went wrong; an operator, who may see everything, is told more.
+    """Return the sentence of an error, with names for callers who may see them.
 
-    So is who may see accounts: what a change would take away, and from whom.
+    An operator sees everything. A caller who may see accounts learns from whom a change would take
+    rights away.
     """
     if isinstance(error, errors.InUse):
         by = g.get("caller")
@@ -187,7 +188,7 @@ def oauth_code(status: int, kind: type[Exception]) -> str:
 def description(sentence: str) -> str:
     """Return a sentence in the characters that an ``error_description`` may have.
 
-    It may quote what was sent: the name of a parameter.
+    It may quote the name of a parameter of the request.
     """
     return _NOT_IN_DESCRIPTIONS.sub("?", sentence.replace('"', "'"))
 
@@ -204,7 +205,7 @@ def _faults(error: errors.KeyoskError) -> list[dict[str, str]]:
 
 
 def _challenges(error: errors.KeyoskError) -> list[str]:
-    """RFC 7617 section 2 and RFC 6750 section 3."""
+    """Return the ``WWW-Authenticate`` values (RFC 7617 section 2, RFC 6750 section 3)."""
     if isinstance(error, errors.BadToken):
         message = description(masking.mask(error.detail))
         return [f'Bearer {REALM}, error="invalid_token", error_description="{message}"']

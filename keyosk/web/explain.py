@@ -73,7 +73,7 @@ class ExplainResource(Endpoint):
                 api_key_id=api_key,
                 by_workload=fields.get("credential") == CredentialKind.WORKLOAD,
             )
-        except InvalidScope as error:  # it is not a list of scopes
+        except InvalidScope as error:  # a malformed scope parameter
             found = Explanation(None, error, None, (), {})
         return json_response(self._shape(found))
 
@@ -86,7 +86,7 @@ class ExplainResource(Endpoint):
             found = self.installation.accounts.get(reference).id
         except NotFound:
             found = ""
-        # SECURITY: who may not see accounts does not learn which there are.
+        # SECURITY: a caller who may not see accounts must not learn which exist.
         if found != own and not g.caller.has(_READ):
             raise InsufficientScope(_READ)
         return found or reference
@@ -119,7 +119,7 @@ class ExplainResource(Endpoint):
         return found
 
     def _visible(self, missing: Mapping[str, Reason]) -> dict[str, Reason]:
-        # SECURITY: who may not see services does not learn which scopes exist.
+        # SECURITY: a caller who may not see services must not learn which scopes exist.
         hidden = not g.caller.has(_SERVICES)
         return {
             name: Reason.NOT_GRANTED if hidden and reason is Reason.UNKNOWN_SCOPE else reason

@@ -17,10 +17,10 @@ from keyosk.validation import LATEST_TIME
 
 _BOTH: Final = "both"
 _ANY: Final = "any"
-#: Before an offset, such as that of ``12:00:00+01:00``: in a query ``+`` means a space.
+#: A space before an offset such as ``+01:00``, because ``+`` in a query means a space.
 _LOST_PLUS: Final = re.compile(r" (?=[0-9]{2}:[0-9]{2}$)", re.ASCII)
 _RFC3339: Final = re.compile(
-    # The clocks of no place are further apart from UTC than this.
+    # No time zone differs more from UTC.
     r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-](0\d|1[0-4]):[0-5]\d)",
     re.ASCII,
 )
@@ -143,7 +143,7 @@ class Time(fields.Field[int]):
 
 
 class LoneTime(Time):
-    """A time that no other rule checks, such as that of a filter."""
+    """A time that no later rule checks, such as a filter."""
 
     def _deserialize(self, value: Any, *_: Any, **__: Any) -> int:
         if isinstance(value, str):

@@ -1,6 +1,6 @@
 """/auth/forward: a reverse proxy asks whether a request may pass, and gets a token for it.
 
-Proxies know three answers: 200, 401 and 403. Whatever is malformed is one of the last two.
+Proxies understand three statuses: 200, 401 and 403. Malformed requests get one of the last two.
 A CORS preflight, which has no login, may pass without one where the service allows it.
 """
 
@@ -22,23 +22,23 @@ PATH: Final = "/auth/forward"
 _SERVICE: Final = "X-Keyosk-Service"
 _SCOPE: Final = "X-Keyosk-Require-Scope"
 _METHOD: Final = "X-Forwarded-Method"
-#: How a proxy may ask about a preflight: by what method, and what it writes into the header.
+#: How a proxy may ask about a preflight: its method, and the value of the header.
 _PREFLIGHTS: Final = (("OPTIONS",), ("OPTIONS", "OPTIONS"))
-#: The same where the address says that the proxy writes the header.
+#: The same if the URL says that the proxy writes the header.
 _FORWARDED_PREFLIGHTS: Final = (("GET", "OPTIONS"), ("OPTIONS", "OPTIONS"))
 
 
 def prepare(environ: dict[str, Any]) -> None:
-    """Make a request to this address, in every form that proxies send, one that routes know.
+    """Normalise a request of a proxy to this endpoint, so that a route matches it.
 
     Proxies copy the method of the request that they ask about, and Envoy adds its path and query.
-    ``environ``: as WSGI has it (PEP 3333).
+    ``environ``: that of WSGI (PEP 3333).
     """
     path: str = environ["PATH_INFO"]
     if path != PATH and not path.startswith(f"{PATH}/"):
         return
     if environ["REQUEST_METHOD"] != "HEAD":
-        # SECURITY: OPTIONS is answered for everybody elsewhere, which a proxy takes for a yes.
+        # SECURITY: elsewhere OPTIONS succeeds without a login, which a proxy would take for a yes.
         environ["REQUEST_METHOD"] = "GET"
     # What the request itself carries is not for us.
     environ["wsgi.input"] = io.BytesIO()
@@ -46,14 +46,14 @@ def prepare(environ: dict[str, Any]) -> None:
     service = path[len(PATH) + 1 :].partition("/")[0]
     environ["PATH_INFO"] = f"{PATH}/{service}" if service else PATH
     if path != PATH:
-        # SECURITY: here the query is the client's: it must not choose what is asked.
+        # SECURITY: here the query is the client's, and must not choose the service or the scopes.
         environ["QUERY_STRING"] = ""
 
 
 class ForwardResource(Endpoint):
     """Forward authentication."""
 
-    # Proxies copy the client's preconditions, which are about what the service has.
+    # Proxies copy the client's preconditions, which are meant for the service.
     conditional = False
 
     @operation(status=200, raises=(BadToken, Forbidden))
@@ -78,11 +78,11 @@ class ForwardResource(Endpoint):
                 return _Allowed(b"")
             issued = self._issued(wanted, required)
         except (InvalidRequest, InvalidScope, Throttled) as error:
-            raise Forbidden(error.detail) from None  # proxies make a failure of anything else
+            raise Forbidden(error.detail) from None  # proxies take any other status for a failure
         access_log.note(**access.name_of(issued.principal), jti=issued.token.id)
         response = _Allowed(b"")
-        # SECURITY: all three are always there and never empty, so that a proxy that copies them
-        # leaves none that the client sent.
+        # SECURITY: all three are always present and not empty, so that a proxy that copies them
+        # replaces those that the client sent.
         response.headers["Authorization"] = f"Bearer {issued.token.text}"
         response.headers["X-Keyosk-Account"] = quote(issued.principal.username, safe="@")
         response.headers["X-Keyosk-Scope"] = issued.token.scope
@@ -104,13 +104,13 @@ class ForwardResource(Endpoint):
 
 
 class _Allowed(WholeResponse):
-    """A response without a body, and so without a type."""
+    """A successful response, without a body and a type."""
 
     default_mimetype = None
 
 
 def _is_preflight(asked: Request, forwarded: bool) -> bool:
-    """Whether a proxy asks about a CORS preflight (Fetch standard) that came without a login.
+    """Return whether a proxy asks about a CORS preflight (Fetch standard) without a login.
 
     Proxies copy its method, or ask by GET and write it into ``X-Forwarded-Method``; ``forwarded``:
     the address says that this one writes it.
@@ -120,7 +120,7 @@ def _is_preflight(asked: Request, forwarded: bool) -> bool:
     """
     headers = asked.headers
     if authorization.credentials().scheme is not None:
-        return False  # browsers send none with a preflight: what is sent is looked at
+        return False  # browsers send none with a preflight, so a login is verified
     if not headers.get("Origin") or not headers.get("Access-Control-Request-Method"):
         return False
     methods = (asked.environ[access_log.METHOD], *headers.getlist(_METHOD))
@@ -138,7 +138,7 @@ def _requested(asked: Request, named: str | None) -> tuple[str, tuple[str, ...],
     scope = query.pop("scope", None)
     services = query.pop("service", [])
     method = query.pop("method", None)
-    # SECURITY: a misspelt parameter, or one whose variable came to nothing, must not require less.
+    # SECURITY: a misspelt parameter or an empty variable must not require less.
     if query or scope == [""] or len(scope or ()) > 1:
         raise Forbidden("The query may have only service and scope, each once and with a value.")
     if method not in (None, [_METHOD]):
@@ -147,7 +147,7 @@ def _requested(asked: Request, named: str | None) -> tuple[str, tuple[str, ...],
     if len(names) > 1 or (services and services != [*filter(None, services)]):
         raise Forbidden("The URL and the header name different services.")
     required = entitlements.parse_scope(scope[0]) if scope else ()
-    # A header can only add: one that the client sent takes nothing away.
+    # A header can only add scopes, so one that the client sent removes nothing.
     added = asked.headers.get(_SCOPE)
     if added is not None:
         required += entitlements.parse_scope(added)
