@@ -73,7 +73,7 @@ class AccessLog:
 
 def note(**facts: str) -> None:
     """Add fields, such as the account, to the log line of this request; never a secret."""
-    # Not through the proxy, which looks the request up for each attribute.
+    # Not through the proxy, which looks up the request for each attribute.
     asked: Request = request._get_current_object()  # type: ignore[attr-defined]
     asked.environ.setdefault(_NOTED, {}).update(facts)
 

@@ -79,7 +79,7 @@ LISTS = paging.ListOptions(
     value=_place,
 )
 
-# Made once: each new one copies all its fields (150 us).
+# One instance, because each new one copies all fields (150 us).
 _SHAPE: Final = AccountSchema()
 
 

@@ -78,7 +78,7 @@ class NodesSchema(ResponseSchema):
     items = fields.List(fields.Nested(NodeSchema), metadata=described("The nodes, by name."))
 
 
-# Made once: each new one copies all its fields (150 us).
+# One instance, because each new one copies all fields (150 us).
 _NODE: Final = NodeSchema()
 
 

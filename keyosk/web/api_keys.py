@@ -81,7 +81,7 @@ LISTS_OF_ALL = paging.ListOptions(
     },
 )
 
-# Made once: each new one copies all its fields (150 us).
+# One instance, because each new one copies all fields (150 us).
 _SHAPE: Final = ApiKeySchema()
 
 

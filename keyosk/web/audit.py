@@ -65,7 +65,7 @@ class ChainSchema(ResponseSchema):
     )
 
 
-# Made once: each new one copies all its fields (150 us).
+# One instance, because each new one copies all fields (150 us).
 _SHAPE: Final = AuditSchema()
 _LINE: Final = lines.written(example_of(AuditSchema))
 

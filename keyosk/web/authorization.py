@@ -19,7 +19,7 @@ def credentials() -> Credentials:
     context: Any = g._get_current_object()
     known: Credentials | None = context.get("credentials")
     if known is None:
-        # Not through the proxy, which looks the request up for each attribute.
+        # Not through the proxy, which looks up the request for each attribute.
         asked: Request = request._get_current_object()  # type: ignore[attr-defined]
         known = context.credentials = _read(asked.headers.get("Authorization"))
     return known

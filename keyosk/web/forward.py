@@ -70,7 +70,7 @@ class ForwardResource(Endpoint):
         ``method=X-Forwarded-Method`` and that header is ``OPTIONS``.
         """
         try:
-            # Not through the proxy, which looks the request up for each attribute.
+            # Not through the proxy, which looks up the request for each attribute.
             asked: Request = request._get_current_object()  # type: ignore[attr-defined]
             wanted, required, forwarded = _requested(asked, service)
             services = self.installation.services

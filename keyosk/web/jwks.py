@@ -60,10 +60,10 @@ class JwksResource(Endpoint):
             confirmed: Whether the database confirmed it just now.
         """
         left = keys.changes_at - int(self.installation.clock())
-        # A rotation may be asked for at any moment: no verifier may keep the set for longer than
+        # A rotation may be requested at any time, so no verifier may keep the set for longer than
         # the next key is published before it signs.
         ahead = self.installation.rotation.policy.publish_ahead - SPREAD
-        # SECURITY: a key that another process found stolen a moment ago may still be in the set.
+        # SECURITY: a key that was just declared compromised elsewhere may still be in the set.
         longest = _MAX_AGE if confirmed else int(FRESH)
         response = WholeResponse(document.text, content_type="application/json")
         response.headers["Cache-Control"] = (
@@ -73,9 +73,9 @@ class JwksResource(Endpoint):
         return response
 
     def _callers(self, named: list[str]) -> list[str]:
-        """Return the services that fetch, as far as they tell: ``named``, or by logging in.
+        """Return the services that fetch, if they identify themselves: ``named``, or by a login.
 
-        Whatever is wrong with a login, the keys are for everybody.
+        A failed login is ignored, because the keys are public.
         """
         try:
             return named + [each.name for each in self._acting()]

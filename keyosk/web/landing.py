@@ -1,4 +1,4 @@
-"""The root: where to go from here, for people and for programs."""
+"""The root: links to everything else, for people and for programs."""
 
 import base64
 import hashlib
@@ -18,7 +18,7 @@ from keyosk.web.responses import json_response, public_response
 from keyosk.web.standard_schemas import IndexSchema
 
 _HTML: Final = "text/html"
-#: What programs get, by the name that metadata has for it where it has one.
+#: The links for programs, by their names in the metadata if they have one.
 _INDEX: Final = {
     "openapi": "/openapi.json",
     "docs": "/docs",
@@ -28,7 +28,7 @@ _INDEX: Final = {
     "health": "/health/ready",
     "console": "/console",
 }
-#: What people get, in their order: the address, its name and what is there.
+#: The links for people, in order: path, name and content.
 _LINKS: Final = (
     ("/console", "Console", "manage accounts, API keys and services"),
     ("/docs", "API documentation", "every endpoint, and a form to try it"),
@@ -68,7 +68,7 @@ $links
 </html>
 """
 )
-# SECURITY: the one style sheet by its hash, no script at all, and nothing from anywhere.
+# SECURITY: only the style sheet with this hash; no script and nothing from another origin.
 _POLICY: Final = "; ".join(
     (
         "default-src 'none'",
@@ -88,7 +88,7 @@ class IndexResource(Endpoint):
     def get(self) -> Response:
         """Return the main addresses; a page of them to browsers."""
         there = {rule.rule for rule in current_app.url_map.iter_rules()}
-        if self.installation.has_console:  # an application of its own, before this one
+        if self.installation.has_console:  # a separate application, in front of this one
             there.add("/console")
         if prefers(_HTML):
             request.environ[OWN_HEADERS] = {"Content-Security-Policy": _POLICY}

@@ -1,6 +1,6 @@
-"""JSON Lines: accounts in, results and accounts out, a line at a time.
+"""JSON Lines: reads accounts, and writes results and accounts, line by line.
 
-For HTTP and for the commands alike: nothing here knows a request. A line is UTF-8 and ends with LF
+For HTTP and for the commands: nothing here needs a request. A line is UTF-8 and ends with LF
 or CR LF; blank lines are skipped and counted.
 """
 
@@ -26,9 +26,9 @@ LONGEST: Final = 64 * 1024
 _PIECE: Final = 64 * 1024
 _BOM: Final = b"\xef\xbb\xbf"
 
-#: What an export has besides, and an import passes over: what one gives, the other takes.
+#: Fields that exports have and imports ignore, so that an export can be imported.
 _READ_ONLY: Final = frozenset({"id", "has_password", "last_login_at", "created_at", "updated_at"})
-#: Fields whose JSON type is all that the schema asks of them, except for ``_is_text``.
+#: Fields for which the schema checks only the JSON type and ``_is_text``.
 _PLAIN: Final[Mapping[str, type]] = {
     "username": str,
     "kind": str,
@@ -100,7 +100,7 @@ def parse(number: int, text: bytes) -> Line:
     except BadRequest:
         document = None
     if not isinstance(document, dict):
-        # SECURITY: not a word of the line itself, which may hold a password.
+        # SECURITY: nothing of the line itself, which may contain a password.
         fault = Fault("line", "must be a JSON object (RFC 8259) in UTF-8")
         return Line(number=number, size=size, faults=(fault,))
     for name in _READ_ONLY & document.keys():
@@ -141,8 +141,7 @@ def result_line(result: Result) -> str:
 def summary_line(tally: Tally, *, dry_run: bool, complete: bool, detail: str | None = None) -> str:
     """Return the last line of a response; ``detail``: why it is not complete.
 
-    It says when what the import took away has reached everybody: the header that other changes have
-    is long sent by then.
+    It has ``effective_at``, because the header of other changes was sent before it was known.
     """
     counts = {str(status): count for status, count in tally.counts.items()}
     summary: dict[str, Any] = {"lines": tally.lines, **counts}
@@ -153,7 +152,7 @@ def summary_line(tally: Tally, *, dry_run: bool, complete: bool, detail: str | N
 
 
 def account_line(account: Account, grants: Sequence[Grant]) -> str:
-    """Return an account as a line of an export: as GET returns it, with its grants."""
+    """Return an account as a line of an export: the representation of GET, with its grants."""
     return written(
         {
             "id": account.id,
@@ -186,10 +185,10 @@ def _time(moment: int | None) -> str | None:
 def _plain(
     document: Mapping[str, Any],
 ) -> tuple[dict[str, Any], tuple[Grant, ...] | None] | None:
-    """Return the fields and grants that the schema makes of a line with nothing to convert.
+    """Return the fields and grants of a simple line, without the schema; ``None`` for other lines.
 
-    ``None`` for other lines. Ten times as fast as the schema, which takes a third of the time of an
-    import. A test holds the two against each other.
+    Ten times as fast as the schema, which would take a third of the time of an import. A test
+    compares the two.
     """
     fields = {}
     grants = None
@@ -218,15 +217,16 @@ def _plain_grants(scopes: Any, roles: Any) -> tuple[Grant, ...] | None:
         return None
     try:
         return _grants(tuple(scopes), tuple(roles))
-    except TypeError:  # something that is no text, and has no hash
+    except TypeError:  # a value that is not text and not hashable
         return None
 
 
 @lru_cache(maxsize=64)
 def _grants(scopes: tuple[Any, ...], roles: tuple[Any, ...]) -> tuple[Grant, ...] | None:
-    """Return the grants of these names, if they are: lines of an import give the same few.
+    """Return grants without conditions, given their names, if these are names.
 
-    The same object each time, so that whoever checks them can know them by it.
+    Cached, because the lines of an import share few lists; the same object lets validation be
+    cached.
     """
     if not all(type(name) is str and _is_text(name) for name in (*scopes, *roles)):
         return None
@@ -242,7 +242,7 @@ def _is_text(value: Any) -> bool:
 def _split(
     source: Readable, on_piece: Callable[[int], object]
 ) -> Iterator[tuple[int, bytes | None]]:
-    """The lines with their numbers from 1; ``None`` for one that is too long, which is not kept."""
+    """Yield the lines with their numbers from 1; ``None`` for a line that is too long."""
     number = 0
     rest = b""
     too_long = False

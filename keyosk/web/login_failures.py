@@ -109,7 +109,7 @@ class LoginFailuresSchema(ResponseSchema):
     )
 
 
-# Made once: each new one copies all its fields (150 us).
+# One instance, because each new one copies all fields (150 us).
 _SHAPE: Final = LoginFailuresSchema()
 
 

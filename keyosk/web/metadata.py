@@ -1,7 +1,7 @@
 """Metadata for OAuth and OpenID libraries; it requires no database.
 
 RFC 8414, and OpenID Connect Discovery 1.0 for clients that know only that: Keyosk has no login
-pages and no ID tokens, so the authorization endpoint refuses whatever it is asked.
+pages and no ID tokens, so the authorization endpoint refuses every request.
 """
 
 from collections.abc import Iterable
@@ -19,14 +19,14 @@ from keyosk.web.responses import json_response, public_response
 from keyosk.web.route import Route
 from keyosk.web.standard_schemas import MetadataSchema, TokenRequestSchema
 
-#: Where the document is (RFC 8414 section 3, OpenID Connect Discovery 1.0 section 4).
+#: The paths of the document (RFC 8414 section 3, OpenID Connect Discovery 1.0 section 4).
 DOCUMENTS: Final = (
     "/.well-known/oauth-authorization-server",
     "/.well-known/openid-configuration",
 )
 #: The name of the ``Metadata`` among the application's extensions.
 EXTENSION: Final = "keyosk.metadata"
-#: The address of each member, which is there if the address exists. The last two are Keyosk's own.
+#: The path of each member, which is present if the path exists. The last two are Keyosk's own.
 _ENDPOINTS: Final = {
     "authorization_endpoint": "/auth/authorize",
     "token_endpoint": "/auth/token",
@@ -42,18 +42,18 @@ _LOGINS: Final = ["client_secret_basic", "client_secret_post"]
 
 
 def aliases(path: str, issuer: str) -> tuple[str, ...]:
-    """Return where else a document is looked for if the issuer has a path.
+    """Return the further paths of a document if the issuer has a path.
 
-    RFC 8414 section 3.1 puts the issuer's path behind the well-known one; a proxy passes it on.
+    RFC 8414 section 3.1 appends the issuer's path to the well-known one, and a proxy forwards that.
     """
     below = unquote(urlsplit(issuer).path).rstrip("/")
-    # In a rule of Werkzeug < begins a variable, and nothing escapes it.
+    # In a rule of Werkzeug, < begins a variable and cannot be escaped.
     is_plain = bool(below) and "<" not in below
     return (f"{path}{below}",) if is_plain and path in DOCUMENTS else ()
 
 
 class Metadata:
-    """The document of an application, as its routes and its issuer make it."""
+    """The document of an application, built from its routes and its issuer."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self.document = _document({route.path for route in routes})
@@ -66,8 +66,8 @@ def _document(paths: set[str]) -> dict[str, Any]:
         "issuer": addresses.url(""),
         **endpoints,
         "grant_types_supported": grant_types,
-        # Required, and no list may be empty (RFC 8414 sections 2 and 3.2). This is the registered
-        # type that gives nothing, so that nobody takes one that gives a code for supported.
+        # Required and not empty (RFC 8414 sections 2 and 3.2). This is the registered type without
+        # a result, so that no client believes that the code flow is supported.
         "response_types_supported": ["none"],
         **{f"{name}_auth_methods_supported": _LOGINS for name in _WITH_LOGIN if name in endpoints},
         # Required by OpenID Connect Discovery, section 3.
@@ -75,13 +75,13 @@ def _document(paths: set[str]) -> dict[str, Any]:
         "id_token_signing_alg_values_supported": sorted(ALGORITHMS),
     }
     if "refresh_token" in grant_types:
-        # Which scopes services have is not everybody's to know.
+        # The scopes of services are not public.
         document["scopes_supported"] = ["offline_access"]
     return document
 
 
 def _grant_types() -> list[str]:
-    """Return those that the token endpoint says it takes."""
+    """Return the grant types that the token endpoint declares."""
     rule = TokenRequestSchema().fields["grant_type"].validate
     assert isinstance(rule, validate.OneOf)
     return list(rule.choices)

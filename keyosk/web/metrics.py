@@ -1,4 +1,4 @@
-"""GET /metrics, on a listener of its own: whoever reaches it sees how much is going on."""
+"""GET /metrics, on a separate listener, because it needs no login."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -16,7 +16,7 @@ from keyosk.web.not_ready import Starting
 from keyosk.web.routes import ROUTES
 
 PATH: Final = "/metrics"
-#: The name of its listener, and the key in the environ under which the server says it.
+#: The name of its listener, and the key of that name in the environ.
 LISTENER: Final = "metrics"
 _LISTENER_KEY: Final = "server.listener"
 _KEY_SETS: Final = frozenset(r.path for r in ROUTES if issubclass(r.resource, JwksResource))
@@ -24,7 +24,7 @@ _RESULTS: Final = {"200": "sent", "304": "not_modified"}
 
 
 class MetricsPage:
-    """The page of one worker, from its start on; ``monitor`` is set once there is one."""
+    """The page of one worker, from its start; ``monitor`` is set once the worker is ready."""
 
     def __init__(self, metrics: Metrics, starting: Starting) -> None:
         self.metrics = metrics
@@ -32,10 +32,10 @@ class MetricsPage:
         self._starting = starting
 
     def beside(self, application: WSGIApplication) -> WSGIApplication:
-        """``application``; for what comes in at the metrics' listener there is only this page."""
+        """Return ``application``, with this page alone at the listener for metrics."""
 
         def either(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-            # SECURITY: the server's own word, and nothing of the Host header.
+            # SECURITY: by the listener that the server reports, not by the Host header.
             if environ[_LISTENER_KEY] != LISTENER:
                 return application(environ, start_response)
             return self._response(Request(environ))(environ, start_response)
@@ -68,7 +68,7 @@ class MetricsPage:
 
 @cache
 def _from_the_start() -> Mapping[Key, float]:
-    """The series of requests that exist before there was one: all that is documented."""
+    """Return the series of requests that exist from the start: all documented ones, at 0."""
     return dict.fromkeys(_documented(), 0.0)
 
 
@@ -84,7 +84,7 @@ def _documented() -> Iterator[Key]:
 
 
 def _key_set_fetches(numbers: Mapping[Key, float]) -> dict[Key, float]:
-    """Return the fetches of key sets: they are requests, which are counted already."""
+    """Return the fetches of key sets, from the counts of requests."""
     found: dict[Key, float] = {}
     for key, number in numbers.items():
         if key[0] == REQUESTS and key[1] == "GET" and key[2] in _KEY_SETS:

@@ -14,7 +14,7 @@ from keyosk.metrics import Metrics
 from keyosk.web import access, access_log, documentation, forward
 from keyosk.web.client_address import Source
 
-#: What every response has, those of the server itself included.
+#: The headers of every response, including those of the server itself.
 SECURITY_HEADERS: Final = (
     ("X-Content-Type-Options", "nosniff"),
     ("Content-Security-Policy", "default-src 'none'; base-uri 'none'; frame-ancestors 'none'"),
@@ -25,15 +25,15 @@ _CACHING: Final = "Cache-Control"
 _NO_STORE: Final = (_CACHING, "no-store")
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _ROUTE: Final = "keyosk.route"
-#: Named once: a type within a function that is made at each request is made as often.
+#: Defined once: a type in the signature of an inner function would be created at each request.
 _Write = Callable[[bytes], object]
-#: In place of a route, for requests that match none.
+#: In place of a route, for requests without one.
 NO_ROUTE: Final = "none"
-#: In the WSGI environ, by the server: what hands a request over to where it may take long.
+#: In the WSGI environ, from the server: moves the request to a thread for slow requests.
 HAND_OVER: Final = "server.hand_over"
-#: Likewise: what hands it over to a thread, where it may wait; only in the event loop.
+#: The same: moves the request to a thread, where it may wait; only in the event loop.
 LEAVE_LOOP: Final = "server.leave_loop"
-#: Likewise: what has the finished response wait for so many seconds.
+#: The same: delays the finished response by some seconds.
 HOLD: Final = "server.hold"
 
 
@@ -54,7 +54,7 @@ class Envelope:
         *,
         log: access_log.AccessLog,
     ) -> None:
-        """``trusted``: the proxies whose word on the client's address counts."""
+        """``trusted``: the proxies whose headers name the client."""
         self._application = application
         self._source = Source(trusted)
         self._metrics = metrics
@@ -62,7 +62,7 @@ class Envelope:
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         started = time.perf_counter()
-        # Also for what comes after the response has begun; the next request of this thread sets it.
+        # Not reset afterwards, for work after the response; the next request of the thread sets it.
         hand_over.set(environ.get(HAND_OVER))
         delays.leave_loop.set(environ.get(LEAVE_LOOP))
         delays.hold.set(environ.get(HOLD))
@@ -75,13 +75,13 @@ class Envelope:
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> _Write:
             nonlocal has_begun
-            if has_begun:  # it failed after that: the server is given another response
+            if has_begun:  # the application failed after that, and the server gets another response
                 self._metrics.request_began()
             has_begun = True
             self._tell(environ, status[:3], time.perf_counter() - started)
-            # SECURITY: whatever was not decided to be public, failures included, nobody may keep.
+            # SECURITY: nobody may cache what is not explicitly public, failures included.
             is_public = access.PUBLIC in environ and status[:3] in ("200", "304")
-            # No generators here: each header would be a call.
+            # No generators, because each header would cost a call.
             all_headers = [each for each in headers if each[0] != _CACHING or is_public]
             if not is_public or _CACHING not in [name for name, _ in headers]:
                 all_headers.append(_NO_STORE)
@@ -94,7 +94,7 @@ class Envelope:
 
         try:
             return self._application(environ, start)
-        except BaseException:  # also one that begins anew in another thread
+        except BaseException:  # also if the request starts again in another thread
             if not has_begun:
                 self._metrics.request_ended()
             raise

@@ -8,7 +8,7 @@ def prefers(mimetype: str) -> bool:
 
     It must be listed: a client that accepts anything gets JSON.
     """
-    # Most clients send */*, and the header need not be taken apart (10 us).
+    # Most clients send */*, and parsing the header takes 10 us.
     if mimetype not in request.headers.get("Accept", "").lower():
         return False
     accepted = request.accept_mimetypes

@@ -1,6 +1,7 @@
-"""The application before its database is available, after it is another's, or about to stop.
+"""Responses while Keyosk is alive but not ready.
 
-It is alive then, but not ready.
+It is not ready before its database is available, after a newer version has upgraded the database,
+and while it is about to stop.
 """
 
 import json
@@ -20,7 +21,7 @@ _LIVE, _READY = "/health/live", "/health/ready"
 
 
 class Starting:
-    """Stands before an application that cannot use its database, or is about to stop."""
+    """Wraps an application, and refuses requests while that is not ready."""
 
     def __init__(self) -> None:
         self._application: WSGIApplication | None = None
@@ -33,7 +34,7 @@ class Starting:
 
     @property
     def is_serving(self) -> bool:
-        """Whether requests are served, and will be for longer than until it has stopped."""
+        """Whether requests are served, and Keyosk is not about to stop."""
         return self._application is not None and not self._is_leaving
 
     def refuse(self, why: str) -> None:
@@ -41,7 +42,7 @@ class Starting:
         self._why, self._application = why, None
 
     def leave(self) -> None:
-        """Say that it is not ready, and serve everything else as before."""
+        """Report that it is not ready, but still serve requests."""
         self._is_leaving = True
         application = self._application
         if application is None:
@@ -76,7 +77,7 @@ def _live() -> Response:
 
 
 def _unavailable(detail: str) -> Response:
-    """As the application would say it (RFC 9457), with the members that OAuth looks for."""
+    """Return a problem (RFC 9457) that also has the members of an OAuth error."""
     status, request_id = HTTPStatus.SERVICE_UNAVAILABLE, new_id()
     body = {
         "type": "about:blank",

@@ -57,7 +57,7 @@ def operation(**declared: Any) -> Callable[[_Method], _Method]:
     made = Operation(**{**declared, "status": HTTPStatus(declared.get("status", usual))})
 
     def attach(method: _Method) -> _Method:
-        # No wrapper: nothing of this stands on the way of a request.
+        # No wrapper, so that a request pays nothing for it.
         method.__dict__[_ATTRIBUTE] = made
         return method
 

@@ -1,12 +1,12 @@
-"""Lists: a limit, an order, filters, an opaque cursor, and where the next page is (RFC 8288).
+"""Lists: a limit, an order, filters, an opaque cursor, and a link to the next page (RFC 8288).
 
-A cursor says which object the page before ended with, so that the last page costs what the first
-does and no page changes when objects are added or deleted elsewhere. It also says where the list
-ended when its first page was read: a list that grows or changes as fast as it is read still ends.
+A cursor contains the last object of the page before, so that the last page costs as much as the
+first and no page changes when objects are added or deleted elsewhere. It also contains the end of
+the list when its first page was read, so that a list that grows while it is read still ends.
 
-By name an object may be renamed to a place ahead again and again. So the cursor counts what the
-list may show yet: as much as there was, and a page more. If there is still more then, the list goes
-on with all of its objects by id, each once: no object that stays unchanged is missed.
+In a list by name, an object may be renamed to a later place again and again. So the cursor counts
+how many objects the list may still show: as many as there were, and a page more. After that the
+list continues with all objects by id, so that no unchanged object is missed.
 """
 
 import base64
@@ -27,26 +27,26 @@ from keyosk.web import addresses
 from keyosk.web.fields import LoneTime, QueryFlag, Text, described
 from keyosk.web.responses import json_response
 
-#: How many objects a page has, at the most, and how long a filter may be.
+#: The most objects on a page, and the longest filter.
 DEFAULT: Final = 50
 MOST: Final = 200
 LONGEST: Final = 500
-#: A cursor holds two names of at most 255 characters of four bytes, and three ids: 2,950 in base64.
-#: With all filters beside it a request line must stay below what the server takes.
+#: A cursor holds two names of up to 255 characters of four bytes, and three ids: 2,950 in base64.
+#: With all filters, a request line must stay below the limit of the server.
 LONGEST_CURSOR: Final = 4_000
 
-#: The attributes that are numbers; the others that lists go by are text.
+#: The attributes for sorting that are numbers; the others are text.
 _NUMBERS: Final = ("created_at", "updated_at", "sequence", "time")
-#: Stands before every id.
+#: Sorts before every id.
 _BEFORE_ALL: Final = "0"
-#: Those that what is new or changed has the highest of.
+#: The attributes whose highest value belongs to new or changed objects.
 _GROWING: Final = ("created_at", "updated_at", "sequence", "time")
-#: So far ``total=capped`` counts, so that it costs the same however long a list is.
+#: ``total=capped`` counts up to this, so that its cost does not depend on the list.
 COUNTED: Final = 10_000
-#: What a list by name may show, until that is counted, if it is longer than COUNTED.
+#: How many objects a list by name may show before it is counted, if it is longer than COUNTED.
 _MANY: Final = 1_000_000_000
 
-#: Parameters and headers for /openapi.json; each list has its own order and filters besides.
+#: Parameters and headers for /openapi.json, in addition to the order and filters of each list.
 PARAMETERS: Final[Mapping[str, dict[str, Any]]] = {
     "limit": {
         "in": "query",
@@ -95,9 +95,9 @@ class ListOptions:
         sorts: The orders; the first is the default.
         filters: The filters by name, each with the field that parses it.
         key: The attribute that identifies an object.
-        orders: The default order under a filter, by the filter's name, where it is another one.
-        ordering: The filters that decide what breaks ties in an order.
-        value: An object's place in the order of a listing; unless given, the attribute of its name.
+        orders: The default order under a filter, by the filter's name, if it differs.
+        ordering: The filters that determine how ties in an order are broken.
+        value: Returns an object's value in an order; by default the attribute of that name.
     """
 
     sorts: tuple[str, ...]
@@ -110,7 +110,7 @@ class ListOptions:
     )
 
     def default(self, parameters: Mapping[str, str]) -> str:
-        """Return the order of a query that asks for none."""
+        """Return the default order of a query."""
         named = (order for name, order in self.orders.items() if parameters.get(name))
         return next(named, self.sorts[0])
 
@@ -149,8 +149,8 @@ def page(
 ) -> Response:
     """Return the page that the query requests. Raises ``Invalid``.
 
-    ``horizon``: the last object that a page looks at, where a filter has no index and it must not
-    look at all; such a page may be short or empty although there is a next one.
+    ``horizon``: returns the last object that a page may look at, for filters without an index; such
+    a page may be short or empty although there is a next one.
     """
     parameters = _parameters({"limit", "cursor", "sort", "total", *lists.filters})
     sort = parameters.get("sort", lists.default(parameters))
@@ -165,7 +165,7 @@ def page(
         if "cursor" not in parameters:
             list_query = _ending(lists, list_query, read)
             if list_query.newest is not None:
-                # To count what a search finds would look at all that a page must not look at.
+                # Counting the results would look at more objects than a page may.
                 left = _room(list_query, count) if seen is None else _MANY
         if left == 0:
             following = _by_id(sort, list_query, last.created_at, last=last.id)
@@ -194,7 +194,7 @@ def _add_total(
     *,
     total: str | None,
 ) -> None:
-    """Say how many objects there are, if the query asks for it."""
+    """Add the number of objects, if the query requests it."""
     if total == "true":
         response.headers["X-Total-Count"] = str(count(list_query))
     elif total == "capped":
@@ -205,20 +205,20 @@ def _add_total(
 
 
 def _until(lists: ListOptions, list_query: ListQuery, last: Any) -> ListQuery:
-    """Return the same listing, which ends with this object."""
+    """Return the same query, ending with this object."""
     return replace(list_query, end=(lists.value(last, list_query), getattr(last, lists.key)))
 
 
 def _room(list_query: ListQuery, count: Callable[[ListQuery], int]) -> int:
-    """How many objects a list by name may show."""
+    """Return how many objects a list by name may show."""
     counted = count(replace(list_query, newest=None, counted=COUNTED))
     return counted + list_query.limit - 1 if counted < COUNTED else _MANY
 
 
 def _left(left: int, list_query: ListQuery, count: Callable[[ListQuery], int]) -> int:
-    """How many objects a list by name may show yet.
+    """Return how many objects a list by name may still show.
 
-    A long list is counted once, when it has shown so many that this hardly adds to what it took.
+    A long list is counted once, after so many objects that the count hardly adds to the cost.
     """
     shown = _MANY - left
     if not COUNTED <= shown < COUNTED + MOST:
@@ -244,7 +244,7 @@ def _parameters(known: Collection[str]) -> dict[str, str]:
 def _list_query(
     lists: ListOptions, sort: str, parameters: Mapping[str, str]
 ) -> tuple[ListQuery, int | None]:
-    """What to read, and how many objects a list by name may show yet; 0 once it goes on by id."""
+    """Return the query, and how many objects a list by name may still show; 0 once it is by id."""
     if sort.removeprefix("-") not in lists.sorts and sort != lists.default(parameters):
         raise Invalid.field("sort", "must be one of " + ", ".join(lists.sorts) + ", or -name")
     list_query = ListQuery(
@@ -285,7 +285,7 @@ def _limit(value: str | None) -> int:
 def _ending(
     lists: ListOptions, list_query: ListQuery, read: Callable[[ListQuery], Sequence[Any]]
 ) -> ListQuery:
-    """Return the same listing with the end that it has now, whatever its filters are."""
+    """Return the same query with the present end of the list, regardless of its filters."""
     last: Sequence[Any] = ()
     if list_query.sort in lists.sorts:
         last = read(
@@ -318,7 +318,7 @@ def _cursor(
 
 
 def _by_id(sort: str, list_query: ListQuery, created_at: int, *, last: str) -> str:
-    """Return the cursor of a list by name that goes on by id, after the object ``last``."""
+    """Return the cursor of a list by name that continues by id after ``last``."""
     return _encoded([sort, created_at, last, created_at, last, list_query.newest, 0])
 
 
@@ -330,9 +330,10 @@ def _encoded(place: list[Any]) -> str:
 def _position(
     lists: ListOptions, sort: str, cursor: str
 ) -> tuple[tuple[Any, Any], tuple[Any, Any], str | None, int | None]:
-    """Where the page before ended, where the list does, and the newest object of its beginning.
+    """Return the content of a cursor.
 
-    And how many objects it may show yet, in a list by name.
+    It is the end of the page before, the end of the list, the newest object when the list began,
+    and how many objects a list by name may still show.
     """
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
@@ -341,13 +342,13 @@ def _position(
     except (binascii.Error, ValueError, TypeError, RecursionError):
         cursor_sort, value, key, end_value, end_key, newest, left = (None,) * 7
     attribute = "created_at" if left == 0 else sort.removeprefix("-")
-    # SECURITY: PostgreSQL answers a value of another type than its column's with an error.
+    # SECURITY: PostgreSQL fails for a value of another type than its column.
     if (
         cursor_sort != sort
         or not all(_is_value_of(attribute, each) for each in (value, end_value))
         or not all(_is_value_of(lists.key, each) for each in (key, end_key))
         or not (newest is None or _is_value_of("id", newest))
-        # Else the list would go on by id without an end.
+        # Otherwise the list would continue by id without an end.
         or (left is None) != (newest is None)
         or not (left is None or (_is_count(left) and lists.sorts[0] == "created_at"))
     ):

@@ -19,7 +19,7 @@ _TOKENS: Final = frozenset(
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 Parameters = Mapping[str, Sequence[str]]
 
-#: These in a query would be in every log on the way.
+#: Secrets, which must not be in a query, because URLs are logged.
 _SECRETS: Final = frozenset(
     {
         *("client_secret", "password", "client_assertion", "assertion", "api_key"),
@@ -31,7 +31,7 @@ _SECRETS: Final = frozenset(
 def query(asked: Request | None = None) -> dict[str, list[str]]:
     """Return the parameters of the query. Raises ``InvalidRequest`` if one of them is a secret.
 
-    ``asked``: the request, where it was looked up already.
+    ``asked``: the request, if it was looked up already.
     """
     asked = asked or request
     if not asked.query_string:
@@ -44,7 +44,7 @@ def query(asked: Request | None = None) -> dict[str, list[str]]:
 
 def body() -> dict[str, list[str]]:
     """Return the parameters of query and body together. Raises ``InvalidRequest``; 400."""
-    # Not through the proxy, which looks the request up for each attribute.
+    # Not through the proxy, which looks up the request for each attribute.
     asked: Request = request._get_current_object()  # type: ignore[attr-defined]
     values = query(asked)
     if not (asked.content_length or asked.headers.get("Transfer-Encoding")):
@@ -64,7 +64,7 @@ def body() -> dict[str, list[str]]:
 
 
 def singles(values: Parameters, *, repeatable: Collection[str] = ()) -> dict[str, str]:
-    """The parameters that have a value, each of which must stand once (RFC 6749 section 3.2).
+    """Return the parameters with a value, each of which must occur once (RFC 6749 section 3.2).
 
     One without a value counts as absent (section 3.1). Raises ``InvalidRequest``.
     """
@@ -72,7 +72,7 @@ def singles(values: Parameters, *, repeatable: Collection[str] = ()) -> dict[str
         if len(items) > 1 and name not in repeatable:
             raise InvalidRequest(f"The parameter {name[:100]} is given twice.")
     single = {name: items[0] for name, items in values.items() if name not in repeatable and items}
-    # ``format=token`` writes a line end, and it comes back with it.
+    # ``format=token`` ends with a line end, which clients send back.
     single |= {name: whitespace.trim(single[name]) for name in _TOKENS & single.keys()}
     return {name: value for name, value in single.items() if value}
 
@@ -80,7 +80,7 @@ def singles(values: Parameters, *, repeatable: Collection[str] = ()) -> dict[str
 def _form(data: bytes) -> dict[str, list[str]]:
     """Return the fields of a form, which is UTF-8 (RFC 6749 appendix B). Raises ``InvalidRequest``.
 
-    SECURITY: Flask's own puts U+FFFD for whatever is not, so that many secrets would read as one.
+    SECURITY: Flask replaces other bytes by U+FFFD, so that different secrets would become equal.
     """
     try:
         pairs = parse_qsl(data.decode(), keep_blank_values=True, errors="strict")
@@ -95,8 +95,8 @@ def _form(data: bytes) -> dict[str, list[str]]:
 
 
 def _storable(values: dict[str, list[str]]) -> dict[str, list[str]]:
-    """The same. Raises ``InvalidRequest`` for text that no database knows: NUL, half characters."""
-    # Loops, and no generator for each parameter: most tokens come by here.
+    """Return the parameters. Raises ``InvalidRequest`` for NUL and lone surrogates."""
+    # Loops, not a generator for each parameter: most tokens pass here.
     for name, items in values.items():
         for text in (name, *items):
             if "\0" in text or not (text.isascii() or _SURROGATE.search(text) is None):

@@ -1,8 +1,8 @@
-"""Preconditions: whether a request is to be answered as the representation is now (RFC 9110 13).
+"""Preconditions: If-Match and If-None-Match (RFC 9110 section 13).
 
-One place for all routes: ``Endpoint`` evaluates them for each GET and HEAD; a write takes its
-``wanted_versions`` to the database, which decides in the statement that writes, and one of what
-has no entity tag is held to ``check_untagged``. No representation
+One place for all routes. ``Endpoint`` evaluates them for each GET and HEAD. A write passes
+``wanted_versions`` to the database, which decides in the statement that writes. A write without an
+entity tag calls ``check_untagged``. No representation
 here has a modification date, so ``If-Modified-Since`` and ``If-Unmodified-Since`` are ignored, as
 sections 13.1.3 and 13.1.4 ask.
 """
@@ -21,7 +21,7 @@ from keyosk.model import Versions
 _TAG: Final = re.compile(r'(W/)?"([!#-~\x80-\xff]*)"')
 _LIST: Final = re.compile(r"[ \t]*(?:,[ \t]*|$)")
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
-_LARGEST: Final = 2**63 - 1  # what the database's column can hold
+_LARGEST: Final = 2**63 - 1  # the largest value of the database column
 
 #: Parameters for /openapi.json.
 PARAMETERS: Final[Mapping[str, dict[str, Any]]] = {
@@ -51,7 +51,7 @@ class _Tags:
 
 
 def evaluate(response: Response, asked: Request) -> Response:
-    """Return the response to ``asked``, GET or HEAD, or 304 in its place. Raises ``Stale``.
+    """Return the response to ``asked``, a GET or HEAD, or 304 instead. Raises ``Stale``.
 
     In the order of section 13.2.2. Only a success is evaluated (section 13.2.1).
     """
@@ -59,8 +59,8 @@ def evaluate(response: Response, asked: Request) -> Response:
     if (wanted is None and known is None) or response.status_code != HTTPStatus.OK:
         return response
     tag, is_weak = response.get_etag()
-    # SECURITY: a failed precondition is answered like any failure. It never carries the
-    # representation, nor permission to keep it.
+    # SECURITY: a failed precondition is an error like any other. Its response has neither the
+    # representation nor permission to cache it.
     if wanted is not None and not wanted.any and (is_weak or tag not in wanted.strong):
         response.close()
         raise Stale("The object does not have the ETag that If-Match names.")
@@ -73,7 +73,7 @@ def wanted_versions() -> Versions | None:
     """Return the versions at which the object may be changed; ``None`` for any.
 
     Strong comparison for ``If-Match``, weak for ``If-None-Match`` (sections 13.1.1 and 13.1.2).
-    SECURITY: a value that cannot be read lets no version pass.
+    SECURITY: a malformed value lets no version pass.
     """
     wanted, known = _tags(request)
     if (wanted is None or wanted.any) and known is None:
@@ -82,16 +82,15 @@ def wanted_versions() -> Versions | None:
     if known is None:
         return Versions(any_of=any_of)
     if known.any or known.malformed:
-        return Versions(any_of=frozenset())  # what is to be changed exists
+        return Versions(any_of=frozenset())  # the object exists
     return Versions(any_of=any_of, none_of=_numbers(known.strong | known.weak))
 
 
 def check_untagged() -> None:
-    """Refuse to write what has no entity tag where a precondition is about one. Raises ``Stale``.
+    """Refuse a precondition on something that has no entity tag. Raises ``Stale``.
 
-    No tag of a list is that of something without one, so ``If-Match`` with a list is false
-    (section 13.1.1) and ``If-None-Match`` true; what is written to exists, so it is the other way
-    round with ``*``.
+    A list of tags never matches it, so ``If-Match`` with a list is false (section 13.1.1) and
+    ``If-None-Match`` true. It exists, so with ``*`` the two are reversed.
     """
     wanted, known = _tags(request)
     if (wanted is not None and not wanted.any) or (
@@ -126,13 +125,13 @@ def _read(value: str) -> _Tags:
 
 
 def _numbers(tags: frozenset[str]) -> frozenset[int]:
-    """Return the versions that tags name; one that no version ever has names none."""
+    """Return the versions that the tags name; impossible ones are left out."""
     numbers = (int(tag) for tag in tags if _VERSION.fullmatch(tag))
     return frozenset(number for number in numbers if number <= _LARGEST)
 
 
 def _not_modified(response: Response) -> Response:
-    """304 with the header fields that section 15.4.5 asks for."""
+    """Return 304 with the header fields of section 15.4.5."""
     response.set_data(b"")
     response.status_code = HTTPStatus.NOT_MODIFIED
     for name in ("Content-Type", "Content-Length"):

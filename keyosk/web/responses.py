@@ -1,4 +1,4 @@
-"""Responses: JSON bodies, entity tags, and what all of them have in common."""
+"""Responses: JSON bodies, entity tags, caching and streaming."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,10 +13,10 @@ from keyosk.errors import Invalid
 from keyosk.web import addresses
 from keyosk.web.fields import rfc3339
 
-# Made once: json.dumps with options makes an encoder at every call.
+# One instance, because json.dumps with options creates an encoder at each call.
 _encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _NO_BODY: Final = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
-_PUBLIC_AGE: Final = 300  # seconds that anybody may keep a public document
+_PUBLIC_AGE: Final = 300  # seconds for which a public document may be cached
 
 #: A parameter and headers for /openapi.json.
 PARAMETERS: Final[Mapping[str, dict[str, Any]]] = {
@@ -33,10 +33,9 @@ HEADERS: Final[Mapping[str, dict[str, Any]]] = {
 
 
 class WholeResponse(Response):
-    """A response with a body that is there as a whole, and its headers with it.
+    """A response whose body and headers are complete.
 
-    werkzeug copies the headers of any response and looks for what may be missing, and wraps the
-    body to close what it may come from (15 us).
+    werkzeug would copy the headers, look for missing ones, and wrap the body to close it (15 us).
     """
 
     def get_wsgi_headers(self, *_: object) -> Headers:
@@ -50,7 +49,7 @@ class WholeResponse(Response):
 
 
 class _Body:
-    """The parts of a body, and what is to be called afterwards (PEP 3333)."""
+    """The parts of a body, and what is called at its end (PEP 3333)."""
 
     __slots__ = ("_parts", "close")
 
@@ -65,7 +64,7 @@ class _Body:
 def json_response(body: Any, status: int = HTTPStatus.OK) -> Response:
     """Return a JSON response that ends with a line end, for terminals."""
     text = _encode(body) + "\n"
-    # A lone surrogate can only come from a field's name in an error: no reason for another one.
+    # A lone surrogate can only come from the name of a field in an error.
     return WholeResponse(text.encode(errors="replace"), status, content_type="application/json")
 
 
@@ -118,15 +117,15 @@ def with_effective_at(response: Response, effective_at: int | None) -> Response:
 
 
 def streamed(body: Iterator[bytes], media_type: str, at_end: Callable[[], None]) -> Response:
-    """Return a response that is made as it is sent; ``at_end`` may be called more than once."""
+    """Return a response that is generated while it is sent; ``at_end`` may be called repeatedly."""
     response = Response(_ending(body, at_end), mimetype=media_type)
-    # Besides: a generator that nobody starts, as for HEAD, never ends.
+    # Also here, because a generator that is never started, as for HEAD, never ends.
     response.call_on_close(at_end)
     return response
 
 
 def _ending(body: Iterator[bytes], at_end: Callable[[], None]) -> Iterator[bytes]:
-    """``at_end`` comes before the client can know that it has all, and may send the next one."""
+    """Yield the parts; ``at_end`` runs before the server sends the end of the response."""
     try:
         yield from body
     finally:

@@ -16,13 +16,13 @@ from keyosk.web.operations import operation
 from keyosk.web.responses import json_response
 from keyosk.web.standard_schemas import RevocationsQuery, RevocationsSchema
 
-#: What tells the signed form from a token.
+#: The ``typ`` that distinguishes the signed form from a token.
 TYPE: Final = "revocations+jwt"
 _JWT: Final = "application/jwt"
 _EXAMPLE: Final = "eyJhbGciOiJFUzI1NiIsInR5cCI6InJldm9jYXRpb25zK2p3dCJ9.e30.c2lnbmF0dXJl\n"
-#: Seconds for which the signed form may be passed on.
+#: The lifetime of the signed form in seconds.
 _FRESH: Final = 300
-#: Seconds for which the same signature is given out.
+#: Seconds for which the same signed form is served.
 _RESIGNED: Final = 60
 _MOST_FORMS: Final = 100
 
@@ -43,7 +43,7 @@ class RevocationsResource(Endpoint):
         zipped = request.accept_encodings["gzip"] > 0
         if negotiation.prefers(_JWT):
             response = Response(self._signed(form), mimetype=_JWT)
-            response.set_etag(form.tag, weak=True)  # each signature is another one
+            response.set_etag(form.tag, weak=True)  # each signature differs
         elif zipped:
             response = Response(form.zipped, mimetype="application/json")
             response.headers["Content-Encoding"] = "gzip"
@@ -56,13 +56,13 @@ class RevocationsResource(Endpoint):
         return response
 
     def _form(self, since: int) -> "_Form":
-        """Return the document above a number, made by the first who asks for it after a change."""
+        """Return the document above a number, cached until the next change."""
         revocations = self.installation.revocations
         forms = revocations.snapshot().forms
         form = forms.get(since)
         if not isinstance(form, _Form):
             form = _Form(_body(revocations.published(since)))
-            # Anybody can ask for any number: few of them are worth keeping.
+            # A limit, because anyone can request any number.
             if len(forms) < _MOST_FORMS:
                 forms[since] = form
         return form
@@ -77,7 +77,7 @@ class RevocationsResource(Endpoint):
 
 
 class _Form:
-    """The document above one number, as it is sent."""
+    """The document above one number, in the forms in which it is sent."""
 
     def __init__(self, body: dict[str, Any]) -> None:
         self.body = body

@@ -17,7 +17,7 @@ LISTS = paging.ListOptions(
     ("created_at", "name"), {"scope": paging.text("Only roles with this scope.", "todo:read")}
 )
 
-# Made once: each new one copies all its fields (150 us).
+# One instance, because each new one copies all fields (150 us).
 _SHAPE: Final = RoleSchema()
 
 

@@ -1,4 +1,4 @@
-"""One route: an address, its resource, and who may use each method."""
+"""A route: a path, its resource, and who may use each method."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -60,7 +60,7 @@ PARAMETERS: Final[Mapping[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One address.
+    """One path.
 
     ``oauth``: its errors are those of RFC 6749 section 5.2. ``streams``: bodies of any size pass
     through it, piece by piece, and it takes its time. ``instant``: without a login it can do
@@ -78,7 +78,7 @@ class Route:
     reads_little: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what is not decided or not declared, or forgets a proof (``TypeError``)."""
+        """Raise ``TypeError`` for a missing access decision, declaration or proof."""
         methods: set[str] = set(self.resource.methods or ())
         if methods != self.access.keys():
             undecided = ", ".join(sorted(methods ^ self.access.keys()))

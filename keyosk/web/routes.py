@@ -1,7 +1,7 @@
-"""The whole API on one screen: each address, its resource, and who may use each method.
+"""The whole API on one screen: each path, its resource, and who may use each method.
 
-An address or method that is not here does not exist. HEAD is decided as GET, OPTIONS is answered
-for everybody.
+A path or method that is not here does not exist. HEAD has the decision of GET; OPTIONS is for
+everybody.
 """
 
 from typing import Final
@@ -89,7 +89,7 @@ _SERVICES_READ: Final = "keyosk:services:read"
 _SERVICES_WRITE: Final = "keyosk:services:write"
 
 _OWN_CREDENTIALS: Final = itself_proven_or(_ACCOUNTS_WRITE)
-#: A token alone may only take away.
+#: A token alone may only take rights away.
 _END_OWN_KEY: Final = itself_or(_ACCOUNTS_WRITE, no_api_key=True)
 _SERVICE: Final = {
     "GET": scope(_SERVICES_READ),
@@ -117,7 +117,7 @@ ROUTES: Final = (
         "GET": BY_LOGIN_OR_KEY,
         "POST": BY_LOGIN_OR_KEY,
     }, oauth=True, reads_little=True),
-    # Whoever comes there is told that there are no login pages.
+    # It explains that there are no login pages.
     Route("/auth/authorize", AuthorizeResource, {
         "GET": ANYONE,
         "POST": ANYONE,

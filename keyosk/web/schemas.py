@@ -1,9 +1,9 @@
-"""The shapes of JSON bodies. What a value means is checked on the floor below.
+"""The schemas of JSON bodies. The floor below checks the meaning of values.
 
-``...Schema`` is what an object looks like in responses; ``...New`` what POST takes, ``...Patch``
-what PATCH takes, where ``null`` resets a field (RFC 7396). ``/openapi.json`` is made from them:
-docstrings and the metadata of fields describe, ``allow_none`` and ``validate`` say there what a
-response can hold, though no response is checked.
+``...Schema`` is an object in responses, ``...New`` the body of POST, ``...Patch`` that of PATCH, in
+which ``null`` resets a field (RFC 7396). ``/openapi.json`` is built from them: docstrings and the
+metadata of fields are its descriptions. ``allow_none`` and ``validate`` describe responses there,
+too, although responses are not validated.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from keyosk.web.fields import Flag, Object, Text, Time, Whole, described, rfc333
 _KINDS = validate.OneOf([kind.value for kind in Kind])
 _CREDENTIALS = validate.OneOf([kind.value for kind in CredentialKind])
 NAMES = validate.Length(max=1000)
-#: What the example of a schema may be: made of the fields' if it is ``None``.
+#: The example of a schema; ``None`` builds it from the examples of its fields.
 Example = Mapping[str, Any] | None
 
 #: Examples that schemas share.
@@ -27,7 +27,7 @@ REQUEST_ID: Final = "019a9f1c-6f0e-7c3b-9d52-3f4f6f1f7a10"
 PAST: Final = "2026-01-31T12:00:00Z"
 FUTURE: Final = "2099-12-31T23:59:59Z"
 
-#: Fields that say the same wherever they stand.
+#: Fields that several schemas share.
 ID: Final = described("A UUIDv7.", ACCOUNT_ID)
 CREATED: Final = described("When it was created.", PAST)
 UPDATED: Final = described("When it was last changed.", PAST)
@@ -36,28 +36,28 @@ EFFECTIVE_AT: Final = described(
     "issued before it, even if the service never polls revocations."
 )
 
-#: What responses to a change have only where it took rights away (``endpoint``).
+#: Present only in the response to a change that removed rights (``endpoint``).
 EFFECTIVE = frozenset({"effective_at_latest"})
 
 
 class StrictSchema(Schema):
-    """What all shapes share: unknown fields are refused."""
+    """The base of all schemas: unknown fields are refused."""
 
-    #: The example in ``/openapi.json``, where not every field should be in it.
+    #: The example in ``/openapi.json``, if not every field should be in it.
     example: ClassVar[Example] = None
 
     class Meta:
         unknown = RAISE
 
     def get_attribute(self, obj: Any, attr: str, default: Any) -> Any:
-        """Return what a field shows; of an object without trying it as a dictionary first."""
+        """Return the value of a field, without trying an object as a dictionary first."""
         if "." in attr or isinstance(obj, dict):
             return super().get_attribute(obj, attr, default)
         return getattr(obj, attr, default)
 
 
 class ResponseSchema(StrictSchema):
-    """What responses show: every field is there, except those in ``optional_fields``."""
+    """The base for responses: every field is present, except the ``optional_fields``."""
 
     optional_fields: ClassVar[frozenset[str]] = frozenset()
 
@@ -66,7 +66,7 @@ class ResponseSchema(StrictSchema):
 
 
 class NamedSchema(StrictSchema):
-    """An object with a ``name``, which alone may stand for it."""
+    """An object with a ``name``; the bare name may replace the object."""
 
     @pre_load
     def bare_name(self, data: Any, **_: Any) -> Any:
@@ -347,7 +347,7 @@ class AuditSchema(ResponseSchema):
 
 
 def example_of(shape: type[StrictSchema]) -> dict[str, Any]:
-    """Return the example of a shape: its own, or made of those of its fields."""
+    """Return the example of a schema: its own, or that of its fields."""
     if shape.example is not None:
         return dict(shape.example)
     found = {}

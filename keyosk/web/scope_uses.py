@@ -130,7 +130,7 @@ class UnusedScopesSchema(ResponseSchema):
     )
 
 
-# Made once: each new one copies all its fields (150 us).
+# One instance, because each new one copies all fields (150 us).
 _SHAPE: Final = HeldScopeSchema()
 _ACCOUNT: Final = AccountScopesSchema()
 

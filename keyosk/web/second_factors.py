@@ -15,7 +15,7 @@ from keyosk.web.session_schemas import SecondFactorSchema
 
 LISTS = paging.ListOptions(("created_at",), {})
 
-# Made once: each new one copies all its fields (150 us).
+# One instance, because each new one copies all fields (150 us).
 _SHAPE: Final = SecondFactorSchema()
 
 

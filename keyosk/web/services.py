@@ -33,7 +33,7 @@ LISTS = paging.ListOptions(
     },
 )
 
-# Made once: each new one copies all its fields (150 us).
+# One instance, because each new one copies all fields (150 us).
 _SHAPE: Final = ServiceSchema()
 _VERIFICATION: Final = VerificationSchema()
 

@@ -19,7 +19,7 @@ LISTS_OF_ALL = paging.ListOptions(
     {"owner": paging.text("Only sessions of this account: its id or username.", ACCOUNT_ID)},
 )
 
-# Made once: each new one copies all its fields (150 us).
+# One instance, because each new one copies all fields (150 us).
 _SHAPE: Final = SessionSchema()
 
 

@@ -13,7 +13,7 @@ from keyosk.web.key_schemas import KeyImport, RotationRequest, SigningKeySchema,
 from keyosk.web.operations import operation
 from keyosk.web.responses import change_response, json_response
 
-# Made once: each new one copies all its fields (150 us).
+# One instance, because each new one copies all fields (150 us).
 _SHAPE: Final = SigningKeySchema()
 
 

@@ -1,6 +1,6 @@
 """POST and GET /auth/token: a credential in, a token out.
 
-This is the path that all speed depends on: no schema and no write stands on it.
+This is the hot path of Keyosk: it needs no schema and no write.
 """
 
 from collections.abc import Callable, Mapping
@@ -49,7 +49,7 @@ _ASSERTION: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 class TokenResource(Endpoint):
     """The token endpoint (RFC 6749 section 3.2)."""
 
-    conditional = False  # it makes something new each time
+    conditional = False  # each response has a new token
 
     @operation(query=TokenRequestSchema, response=TokenSchema, media_types=_TEXTS, raises=_REFUSALS)
     def get(self) -> Response:
@@ -68,14 +68,14 @@ class TokenResource(Endpoint):
         return self._response(values)
 
     def _for_registry(self, values: parameters.Parameters) -> IssuedToken | None:
-        """A token for the container registry that ``service`` names; ``None`` if it names none."""
+        """Return a token for the registry that ``service`` names; ``None`` if it is no registry."""
         repeatable = (*_TARGETS, "scope")
         single = parameters.singles(values, repeatable=repeatable)
         installation = self.installation
         registry = installation.services.policy_for(single.get("service", ""))
         if registry is None or registry.registry_version is None:
             return None
-        # Their ``client_id`` names the program, as "docker"; ``account`` repeats the username.
+        # Their ``client_id`` names the program, such as "docker"; ``account`` repeats the username.
         login = access.login(installation)
         token_request = TokenRequest(lifetime=_lifetime(single.get("lifetime")))
         return installation.token_issuer.for_registry(
@@ -198,9 +198,9 @@ def _by_exchange(
 
 
 def _is_of_workload(single: Mapping[str, str]) -> bool:
-    """Return whether an exchange is the login of a workload: a foreign token and nothing else.
+    """Return whether an exchange is the login of a workload: a foreign token without a login.
 
-    A JWT in exchange without a login can be nothing else; with one it is a token of ours.
+    With a login, the token in exchange must be one of Keyosk's.
     """
     kind = single.get("subject_token_type")
     alone = not client_authentication.is_attempted(single)
@@ -260,7 +260,7 @@ def _render(issued: IssuedToken, form: str, *, exchanged: bool) -> Response:
         body["refresh_token"] = issued.refresh_token
     if exchanged:
         body["issued_token_type"] = _ACCESS_TOKEN
-    if login.successor is not None:  # a newer key exists: time to change over
+    if login.successor is not None:  # a newer key exists: the client should change over
         body["api_key_successor"] = login.successor
         if login.expires_at is not None:
             body["api_key_expires_at"] = rfc3339(login.expires_at)

@@ -1,4 +1,4 @@
-"""The trace that a request belongs to, as its caller says (W3C Trace Context)."""
+"""The trace of a request, from the caller's ``traceparent`` header (W3C Trace Context)."""
 
 import re
 from typing import Final
@@ -13,9 +13,9 @@ _VERSION: Final = "00"
 
 
 def fields(header: str) -> dict[str, str]:
-    """Return ``trace_id`` and ``span_id`` of a valid ``traceparent``, for the log; else nothing.
+    """Return ``trace_id`` and ``span_id`` of a valid ``traceparent``, otherwise nothing.
 
-    A later version may have more behind what is known; version 00 may not (section 4.3).
+    Later versions may have more fields at the end; version 00 may not (section 4.3).
     """
     found = _FORM.fullmatch(header)
     if found is None:

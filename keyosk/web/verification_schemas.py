@@ -26,7 +26,7 @@ def _check_url(text: str) -> None:
         is_plain = url.scheme in ("http", "https") and bool(url.hostname) and "@" not in url.netloc
     except ValueError:
         is_plain = False
-    # SECURITY: what may be a secret in a URL is kept nowhere. urlsplit overlooks line ends.
+    # SECURITY: parts of a URL that may be secret are not stored. urlsplit ignores line ends.
     if not is_plain or not text.isprintable() or any(each in text for each in " ?#\\"):
         raise ValidationError("Must be an http or https URL without login, query and fragment.")
 

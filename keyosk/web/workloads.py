@@ -35,7 +35,7 @@ RULE_LISTS = paging.ListOptions(
     },
 )
 
-# Made once: each new one copies all its fields (150 us).
+# One instance, because each new one copies all fields (150 us).
 _ISSUER: Final = IssuerSchema()
 _RULE: Final = RuleSchema()
 _REPORT: Final = AssertionReportSchema()
