@@ -1,14 +1,14 @@
-"""Lists of accounts: for every filter and order there is an index to walk along.
+"""Lists of accounts. Every filter and order has an index.
 
 A page is read in one of three ways:
 
-- Where few accounts pass one of the filters, by an index that is that filter's, those are sorted.
-- In the order of creation, along the filter's own index, which goes on with the account's id.
-- Otherwise along the order, holding each account against the filters: of many accounts that pass
-  one, a page's worth soon comes.
+- If few accounts pass one of the filters, its index finds them, and they are sorted.
+- For the order of creation, the filter's own index is walked, which continues with the id.
+- Otherwise the index of the order is walked, and each account is checked against the filters: if
+  many accounts pass them, a page is soon full.
 
-A search by the beginning of a name has an order of its own, by the name that begins so. For a
-search inside names there is no index: a page goes along the order up to a ``horizon``.
+A search by a prefix of a name has its own order, by the name that has the prefix. A search inside
+names has no index: a page walks the order up to a ``horizon``.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -26,18 +26,18 @@ from keyosk.storage import listing as lists
 from keyosk.storage import tables
 from keyosk.storage.database import Database
 
-#: Accounts that are read at once to be held against more filters.
+#: The number of accounts that are read at once to check further filters.
 _CHUNK: Final = 500
-#: Filters that share an index, which goes on with the id after the last of them.
+#: Filters that share an index, which continues with the id.
 _FACETS: Final = ("kind", "enabled")
-#: As SQL itself: given as a value it would not tell that a partial index can be used.
+#: A constant in the SQL, because with a parameter a planner cannot use a partial index.
 _EMPTY: Final = peewee.SQL("''")
 _SORTS: Final[lists.Sorts] = {
     "created_at": tables.Account.id,
     "updated_at": tables.Account.updated_at,
     "username": tables.Account.username,
 }
-#: The order of creation as the index of ``created_at`` has it.
+#: The order of creation, as in the index of ``created_at``.
 _BY_TIME: Final[lists.Sorts] = {"created_at": tables.Account.created_at}
 
 Rows = list[dict[str, Any]]
@@ -45,9 +45,9 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Where ids of accounts that pass a filter are: ``condition`` is one range of an index.
+    """A query of the ids that pass a filter; ``condition`` is one range of an index.
 
-    ``order``: what the index goes on with, unless that is the id.
+    ``order``: the columns that follow in the index, if they are not the id.
     """
 
     key: peewee.Field
@@ -59,7 +59,7 @@ class _Source:
         return found.where(self.condition)
 
     def first(self) -> "peewee.ModelSelect[Any]":
-        # In an order, as PostgreSQL might read the table for some that many rows pass.
+        # Ordered, because PostgreSQL might otherwise read the table if many rows pass.
         return self.select().order_by(self.key if self.order is None else self.order)
 
 
@@ -69,12 +69,12 @@ class AccountLists:
     def __init__(
         self, database: Database, select: Callable[[], "peewee.ModelSelect[tables.Account]"]
     ) -> None:
-        """``select``: what is read of an account."""
+        """``select``: the columns of an account."""
         self._database = database
         self._select = select
 
     def page(self, list_query: ListQuery) -> Rows:
-        """The rows that a listing asks for."""
+        """Return the rows of a page."""
         list_query = _without_empty(list_query)
         filters = list_query.filters
         if list_query.sort == MATCH:
@@ -97,11 +97,11 @@ class AccountLists:
         return self._walk(list_query, sorts)
 
     def horizon(self, list_query: ListQuery, looked_at: int) -> dict[str, Any] | None:
-        """The row of the last account that a page looks at; ``None`` if it looks at all to come."""
+        """Return the row of the last account that a page looks at; ``None`` for no limit."""
         is_bounded = "contains" in list_query.filters and list_query.sort != MATCH
         if not is_bounded or self._few(list_query.filters) is not None:
             return None
-        # From the index alone: only the row at its end is read.
+        # From the index alone; only the last row is read.
         column = _SORTS[list_query.sort]
         places = tables.Account.select(tables.Account.id, column)
         ahead = replace(list_query, filters={}, limit=1)
@@ -110,20 +110,20 @@ class AccountLists:
         return None if last is None else self._loaded([last["id"]], ())[0]
 
     def _few(self, filters: Mapping[str, Any]) -> set[Any] | None:
-        """The ids of the accounts that pass one of the filters, if they are few."""
+        """Return the ids of the accounts that pass one of the filters, if they are few."""
         sources = (self._sources(name, filters) for name in filters)
         selects = ([each.first() for each in found] for found in sources if found is not None)
         return lists.few(self._database, selects)
 
     def _leading(self, filters: Mapping[str, Any]) -> set[str]:
-        """The filters whose index goes on in the order of ids, to be walked along."""
+        """Return the filters whose index continues with the id."""
         for names in (("scope",), ("role",), _FACETS):
             if found := {name for name in names if name in filters}:
                 return found
         return set()
 
     def count(self, list_query: ListQuery) -> int:
-        """How many accounts pass the filters, counted as far as the listing says."""
+        """Return the number of accounts that pass the filters, up to the limit of the query."""
         list_query = _without_empty(list_query)
         names = list_query.filters.keys()
         most = list_query.counted
@@ -155,7 +155,7 @@ class AccountLists:
         *,
         among: Collection[str] | None = None,
     ) -> Rows:
-        """The page along the index of the order, or of the accounts ``among`` those."""
+        """Return the page by the index of the order, or from the accounts ``among`` these."""
         if among is not None and not among:
             return []
         query = self._select()
@@ -177,7 +177,7 @@ class AccountLists:
     def _along(
         self, list_query: ListQuery, sources: Sequence[_Source], *, covered: Collection[str]
     ) -> Rows:
-        """The page in the order of ids, from sources that have that order."""
+        """Return the page in the order of ids, from sources in that order."""
         conditions = [*self._conditions(list_query, without=covered)]
         most = max(list_query.limit, _CHUNK) if conditions else list_query.limit
         after = None if list_query.after is None else list_query.after[1]
@@ -192,7 +192,7 @@ class AccountLists:
     def _merged(
         self, list_query: ListQuery, sources: Sequence[_Source], after: str | None, *, most: int
     ) -> list[str]:
-        """The next ids of all the sources, in order, each once."""
+        """Return the next ids of all sources, in order, each once."""
         descending = list_query.descending
         keys: set[str] = set()
         for source in sources:
@@ -209,9 +209,9 @@ class AccountLists:
         return sorted(keys, reverse=descending)[:most]
 
     def _matching(self, list_query: ListQuery) -> Rows:
-        """The page in the order of the name that begins with ``q``, the lesser one if both do.
+        """Return the page in the order of the name that begins with ``q``.
 
-        An account is found by each of its names, and shown where the lesser one stands.
+        An account is found by each of its names, and shown at the place of the first one.
         """
         conditions = [*self._conditions(list_query, without=("q",))]
         most = 2 * list_query.limit
@@ -234,7 +234,7 @@ class AccountLists:
     def _names(
         self, prefix: str, after: tuple[str, str] | None, *, most: int
     ) -> tuple[list[tuple[str, str]], tuple[str, str] | None]:
-        """Names that begin so, each with its account's id, and how far all are known; else None."""
+        """Return the names with a prefix, each with its account's id, and the last known name."""
         known: set[tuple[str, str]] = set()
         horizon: tuple[str, str] | None = None
         for column, start in _beginnings(prefix):
@@ -242,7 +242,7 @@ class AccountLists:
             query = tables.Account.select(
                 key, tables.Account.username, tables.Account.display_key
             ).where(self._begins(column, start))
-            # A username has no ties to break, and its index no id.
+            # Usernames are unique, so their index needs no id.
             order = [name.asc()] if column.unique else [name.asc(), key.asc()]
             if after is not None:
                 query = query.where(name >= after[0], peewee.Tuple(name, key) > after)
@@ -259,7 +259,7 @@ class AccountLists:
         return sorted(each for each in known if horizon is None or each <= horizon), horizon
 
     def _loaded(self, keys: Sequence[str], conditions: Sequence[peewee.Expression]) -> Rows:
-        """The rows of these accounts that keep the conditions, in this order."""
+        """Return the rows of these accounts that meet the conditions, in this order."""
         if not keys:
             return []
         query = self._select().where(tables.Account.id.in_(list(keys)), *conditions)
@@ -267,7 +267,7 @@ class AccountLists:
         return [rows[key] for key in keys if key in rows]
 
     def _sources(self, name: str, filters: Mapping[str, Any]) -> Sequence[_Source] | None:
-        """Where to look for accounts that pass a filter; ``None``: at each account."""
+        """Return the sources of accounts that pass a filter; ``None`` if it has no index."""
         value = filters[name]
         account, grant = tables.Account, tables.Grant
         if name in _FACETS:
@@ -295,7 +295,7 @@ class AccountLists:
     def _conditions(
         self, list_query: ListQuery, *, without: Collection[str] = ()
     ) -> list[peewee.Expression]:
-        """What each account is held against."""
+        """Return the conditions of the filters for each account."""
         return [
             self._condition(name, value)
             for name, value in list_query.filters.items()
@@ -335,25 +335,25 @@ class AccountLists:
     def _begins(
         self, column: peewee.Field, prefix: str, *, indexed: bool = True
     ) -> peewee.Expression:
-        """Whether a name begins with ``prefix``, letter for letter, as a range of an index."""
+        """Return the condition that a name begins with ``prefix``, as a range of an index."""
         name = self._by_code_point(column if indexed else lists.unindexed(self._database, column))
         within: peewee.Expression = (name >= prefix) & (name < prefix + "\U0010ffff")
-        # The index has no empty names, and is used where that is said.
+        # The index leaves out empty names, so a planner uses it only with this condition.
         return within if column.unique or not indexed else within & (column != _EMPTY)
 
     def _contains(self, column: peewee.Field, text: str) -> peewee.Expression:
-        """Whether a name has this text in it, letter for letter."""
+        """Return the condition that a name contains this text."""
         place = fn.INSTR if self._database.is_sqlite else fn.STRPOS
         found: peewee.Expression = place(column, text) > 0
         return found
 
     def _by_code_point(self, column: Any) -> Any:
-        # So SQLite compares by itself.
+        # This is how SQLite compares by default.
         return column if self._database.is_sqlite else column.collate('"C"')
 
 
 def _beginnings(prefix: str) -> tuple[tuple[peewee.Field, str], tuple[peewee.Field, str]]:
-    """How names in their stored forms begin."""
+    """Return the prefix in the stored forms of the two names."""
     return (tables.Account.username, prefix.lower()), (
         tables.Account.display_key,
         prefix.casefold(),
@@ -361,10 +361,10 @@ def _beginnings(prefix: str) -> tuple[tuple[peewee.Field, str], tuple[peewee.Fie
 
 
 def _holds(condition: peewee.Expression) -> peewee.Expression:
-    """Whether the account has such a grant; a limit keeps planners from reading all grants."""
+    """Return the condition that the account has such a grant, with a limit for the planner."""
     mine = tables.Grant.account == tables.Account.id
     found = tables.Grant.select(peewee.SQL("1")).where(mine, condition).limit(1)
-    # Not "== 1": PostgreSQL would believe that it is true of few, and read and sort all accounts.
+    # Not "== 1": PostgreSQL would expect few results, and read and sort all accounts.
     holds: peewee.Expression = fn.COALESCE(found, 0) != 0
     return holds
 
@@ -376,7 +376,7 @@ def _where(
 
 
 def _without_empty(list_query: ListQuery) -> ListQuery:
-    """An empty beginning is that of every name."""
+    """Return the filters without an empty prefix, which every name has."""
     if list_query.filters.get("q") != "":
         return list_query
     filters = {name: value for name, value in list_query.filters.items() if name != "q"}

@@ -17,7 +17,7 @@ from keyosk.storage.database import Database
 
 _TAKEN = {"username": "Another account already has this username."}
 _JSON = ("claims", "metadata")
-#: What is stored as it is.
+#: The fields that are stored unchanged.
 _PLAIN = (
     "id",
     "username",
@@ -94,7 +94,7 @@ class AccountStore:
         return _found(self._by_username.first(username=username))
 
     def usernames(self, account_ids: Collection[str]) -> dict[str, str]:
-        """Return the usernames of those of the accounts that exist, by id."""
+        """Return the usernames of the accounts by id; accounts that do not exist are left out."""
         if not account_ids:
             return {}
         account = tables.Account
@@ -107,7 +107,7 @@ class AccountStore:
         return [_account(row) for row in self._lists.page(list_query)]
 
     def horizon(self, list_query: ListQuery, *, looked_at: int) -> Account | None:
-        """Return the last account that a page looks at; ``None`` if it looks at all to come."""
+        """Return the last account that a page looks at; ``None`` if there is no limit."""
         row = self._lists.horizon(list_query, looked_at)
         return None if row is None else _account(row)
 
@@ -123,9 +123,9 @@ class AccountStore:
         now: int,
         version: Versions | None = None,
     ) -> int:
-        """Write the given columns only, if the account still is at ``version`` (``None``: any).
+        """Write the given columns, if the account is still at ``version`` (``None``: any).
 
-        Returns the version that it is at now. Raises ``Stale`` when it is not, ``Conflict`` when
+        Returns the new version. Raises ``Stale`` when it is not, ``Conflict`` when
         the new username is taken.
         """
         columns: dict[str, Any] = {
@@ -156,8 +156,8 @@ class AccountStore:
     def password(self, username: str, source: str) -> tuple[StoredPassword | None, int | None]:
         """Return the password of the account with this username, if it has one.
 
-        Besides, when the account logged in from this source, as ``ThrottlingStore.seen_at``: a
-        login needs both.
+        It also returns when the account last logged in from this source, as
+        ``ThrottlingStore.seen_at`` does, because a login needs both.
         """
         rows = self._password(username=username, source=source)
         if not rows:
@@ -184,7 +184,7 @@ class AccountStore:
         return None if row is None else int(row["changed_at"])
 
     def set_password(self, account_id: str, password: StoredPassword, *, now: int) -> None:
-        """Store a password in place of any other."""
+        """Store the password, replacing any other."""
         self._database.write(
             tables.Password.insert(
                 account=account_id, id=password.id, hash=password.hash, changed_at=now
@@ -207,7 +207,7 @@ class AccountStore:
         )
 
     def rehash(self, password: StoredPassword) -> None:
-        """Replace the hash of this very password; does nothing if the password was changed."""
+        """Replace the hash of a password; does nothing if the password was changed."""
         self._database.write(
             tables.Password.update(hash=password.hash).where(tables.Password.id == password.id)
         )

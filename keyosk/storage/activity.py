@@ -1,4 +1,4 @@
-"""What was done per minute, for a few days, and which nodes there are."""
+"""Counts per minute for a few days, and the nodes."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -41,10 +41,10 @@ class ActivityStore:
                     node.started_at: EXCLUDED.started_at,
                     node.seen_at: EXCLUDED.seen_at,
                 },
-                # Its other processes say the same.
+                # The other processes of the node report the same.
                 where=(node.seen_at < EXCLUDED.seen_at - parameter("every"))
                 | (node.started_at < EXCLUDED.started_at)
-                # By a clock that was ahead.
+                # Written by a clock that was ahead.
                 | (node.seen_at > EXCLUDED.seen_at + parameter("every")),
             )
             .returning(),
@@ -52,11 +52,11 @@ class ActivityStore:
         )
 
     def add(self, counts: Mapping[tuple[int, str], int]) -> None:
-        """Add to what is counted by minute and kind, all or nothing."""
+        """Add to the counts by minute and kind, in one transaction."""
         known = tables.Activity
         rows = [
             {"minute": minute, "kind": kind, "count": count}
-            # In one order, so that no two statements wait for one another's rows.
+            # In a fixed order, so that two statements never deadlock.
             for (minute, kind), count in sorted(counts.items())
         ]
         self._database.write(
@@ -74,7 +74,7 @@ class ActivityStore:
         return [(int(start), kind, int(count)) for start, kind, count in rows]
 
     def see(self, node: Node, *, every: int) -> None:
-        """Write that a node runs, unless that was written ``every`` seconds ago or later."""
+        """Record that a node is running, unless it was recorded within ``every`` seconds."""
         self._see(
             name=node.name,
             version=node.version,
@@ -89,7 +89,7 @@ class ActivityStore:
         return [Node(**row) for row in self._database.rows(query)]
 
     def forget(self, before: int, after: int) -> None:
-        """Remove what is older, and what a clock that was ahead has written."""
+        """Delete older rows, and rows that a clock ahead wrote."""
         moments: tuple[tuple[Any, Any], ...] = (
             (tables.Activity, tables.Activity.minute),
             (tables.Node, tables.Node.seen_at),

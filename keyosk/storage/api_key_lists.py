@@ -1,10 +1,11 @@
-"""Lists of API keys, of one account or of all: for every filter there is an index.
+"""Lists of API keys, of one account or of all. Every filter has an index.
 
 A page is read in one of three ways, as those of accounts are (``account_lists``):
 
-- Where few keys of the installation pass one of the filters, those are sorted.
-- In the order of creation, along the filter's own index, which goes on with the key's id.
-- Otherwise along the order, of the account or of all, holding each key against the filters.
+- If few keys of the installation pass one of the filters, these are sorted.
+- For the order of creation, the filter's own index is walked, which continues with the key's id.
+- Otherwise the index of the order, for one account or for all, is walked, and each key is checked
+  against the filters.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -21,17 +22,17 @@ from keyosk.storage import tables
 from keyosk.storage.database import Database
 
 _KEY: Final = tables.ApiKey
-#: Of one account. Not by the id alone: PostgreSQL would walk along the keys of all accounts.
+#: The order of one account's keys. With the id alone, PostgreSQL would walk along all keys.
 _SORTS_OF_ONE: Final[lists.Sorts] = {"created_at": _KEY.created_at, "name": _KEY.name}
 _SORTS_OF_ALL: Final[lists.Sorts] = {"created_at": _KEY.id, "name": _KEY.name}
 _OWNER: Final = "owner"
 #: The two ends of a time.
 _EXPIRES: Final = ("expires_before", "expires_after")
-#: Filters whose index goes on with the id.
+#: Filters whose index continues with the id.
 _IN_ORDER: Final = ("limits", "enabled", "networks")
-#: What limits a key; there is an index of the keys with nothing, and of those with something.
+#: The limits of a key; one index has the keys without any, another those with some.
 _LIMITS: Final = (_KEY.expires_at, _KEY.networks, _KEY.scopes)
-#: When a key was last of use to anybody, as its index has it.
+#: When a key was last used, or created if it was not, as in its index.
 _LAST: Final = fn.COALESCE(_KEY.last_used_at, _KEY.created_at)
 
 Rows = list[dict[str, Any]]
@@ -44,7 +45,7 @@ class ApiKeyLists:
         self._database = database
 
     def page(self, list_query: ListQuery) -> Rows:
-        """The rows that a listing asks for."""
+        """Return the rows of a page."""
         filters = list_query.filters
         leading = self._leading(list_query)
         among = None
@@ -54,7 +55,7 @@ class ApiKeyLists:
                 (
                     [self._source(name, filters)]
                     for name in filters
-                    if name != _EXPIRES[1] or _EXPIRES[0] not in filters  # they have one source
+                    if name != _EXPIRES[1] or _EXPIRES[0] not in filters  # they share one source
                 ),
             )
             if among is not None and not among:
@@ -70,9 +71,9 @@ class ApiKeyLists:
         return self._database.rows(query)
 
     def count(self, list_query: ListQuery) -> int:
-        """How many keys pass the filters, counted as far as the listing says."""
+        """Return the number of keys that pass the filters, up to the limit of the query."""
         names = list_query.filters.keys()
-        # The index of one filter counts by itself; of several, one narrows and the others are held.
+        # One filter is counted by its index; of several, one index is used, the others are checked.
         indexed = {_OWNER} if _OWNER in names else names
         query = _KEY.select(_KEY.id)
         if list_query.newest is not None:
@@ -81,19 +82,19 @@ class ApiKeyLists:
         return lists.count(self._database, query, list_query)
 
     def _leading(self, list_query: ListQuery) -> set[str]:
-        """The filter whose index goes on in the order of the list, to be walked along."""
+        """Return the filter whose index continues in the order of the list."""
         if _OWNER in list_query.filters:
             return {_OWNER}
         by_creation = list_query.sort == "created_at"
         return {*[name for name in _IN_ORDER if by_creation and name in list_query.filters][:1]}
 
     def _source(self, name: str, filters: Mapping[str, Any]) -> "peewee.ModelSelect[Any]":
-        """The ids of keys that pass a filter, in the order of its index.
+        """Return the ids of keys that pass a filter, in the order of its index.
 
-        One end of a time without the other may be passed by many, where few pass both.
+        Both filters by expiry are one range: few keys may pass both, although many pass either.
         """
         keys = _KEY.select(_KEY.id.alias("key"))
-        # In an order, as PostgreSQL might read the table for some that many rows pass.
+        # Ordered, because PostgreSQL might otherwise read the table if many rows pass.
         order = {
             "prefix": (self._by_code_point(_KEY.prefix),),
             "expires_before": (_KEY.expires_at,),
@@ -107,7 +108,7 @@ class ApiKeyLists:
         return keys.order_by(*order)
 
     def _conditions(self, indexed: Collection[str]) -> lists.Filters:
-        """The condition of each filter; an index is used for those ``indexed`` only."""
+        """Return the condition of each filter; only those ``indexed`` use an index."""
         return {
             name: self._filter(name, hidden=name not in indexed)
             for name in (_OWNER, "prefix", "digest", "unused_since", *_EXPIRES, *_IN_ORDER)
@@ -117,14 +118,14 @@ class ApiKeyLists:
         return lambda value: self._condition(name, value, hidden=hidden)
 
     def _condition(self, name: str, value: Any, *, hidden: bool = False) -> peewee.Expression:
-        """``hidden``: so that SQLite does not take the filter's own index."""
+        """Return the condition of a filter; ``hidden``: SQLite must not use its index."""
 
         def column(field: peewee.Field) -> Any:
             return lists.unindexed(self._database, field) if hidden else field
 
         condition: peewee.Expression
         if name == "prefix":
-            # A range, not LIKE: no character of the prefix means another one.
+            # A range, not LIKE, in which characters of the prefix would be wildcards.
             text = self._by_code_point(column(_KEY.prefix))
             condition = (text >= value) & (text < value + "\U0010ffff")
         elif name == "expires_before":
@@ -152,5 +153,5 @@ class ApiKeyLists:
         return condition
 
     def _by_code_point(self, column: Any) -> Any:
-        # So SQLite compares by itself.
+        # This is how SQLite compares by default.
         return column if self._database.is_sqlite else column.collate('"C"')

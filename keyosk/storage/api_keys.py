@@ -1,4 +1,4 @@
-"""API keys: everything except their secrets: only a digest of each is stored."""
+"""API keys; of each secret, only a digest is stored."""
 
 import json
 from collections.abc import Mapping
@@ -68,7 +68,7 @@ class ApiKeyStore:
     def change(
         self, key_id: str, changes: ApiKeyFields, *, now: int, version: Versions | None = None
     ) -> int:
-        """Write the given columns only, if the key still is at ``version``; returns the next one.
+        """Write the given columns, if the key is still at ``version``; returns the new version.
 
         Raises ``Stale``.
         """
@@ -85,7 +85,7 @@ class ApiKeyStore:
         versions.remove(self._database, query, version, noun="API key")
 
     def record_use(self, key_id: str, now: int, *, first: bool = False) -> bool:
-        """Record a use, with ``first`` only if none was recorded yet. Returns whether it did.
+        """Record a use; with ``first``, only if it is the first. Returns whether it was recorded.
 
         This does not change the key: its version stays.
         """

@@ -1,4 +1,4 @@
-"""The field that a violated constraint is about."""
+"""Finds the field of a violated uniqueness constraint."""
 
 from collections.abc import Mapping
 

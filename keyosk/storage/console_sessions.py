@@ -1,4 +1,4 @@
-"""Console sessions, and logins that become one."""
+"""Console sessions and pending logins."""
 
 import dataclasses
 import json
@@ -61,25 +61,25 @@ class ConsoleSessionStore:
         return None if row is None else _session(row)
 
     def record_use(self, session_id: str, now: int) -> None:
-        """Write when the session was used."""
+        """Record a use of the session."""
         self._change(session_id, {"seen_at": now})
 
     def record_confirmation(self, session_id: str, now: int) -> bool:
-        """Write when the owner proved who they are; returns whether there is such a session."""
+        """Record a confirmation; returns whether the session exists."""
         return self._change(session_id, {"confirmed_at": now}) == 1
 
     def challenge(self, session_id: str, challenge: bytes, now: int) -> None:
-        """Write what a passkey is asked to sign."""
+        """Store the challenge for a passkey."""
         self._change(session_id, {"challenge": challenge, "challenged_at": now})
 
     def take_challenge(self, session_id: str, challenge: bytes) -> bool:
-        """Forget a challenge; returns whether it was there: it is answered once, well or badly."""
+        """Delete a challenge; returns whether it existed, because each is used only once."""
         session = tables.ConsoleSession
         asked = (session.id == session_id) & (session.challenge == challenge)
         return self._database.write(session.update(challenge=None).where(asked)) == 1
 
     def raise_to(self, session_id: str, amr: Sequence[str], digest: bytes) -> None:
-        """Write how the owner proved who they are by now, and the hash of the new secret."""
+        """Store how the owner has proved who they are, and the hash of a new secret."""
         self._change(session_id, {"amr": " ".join(amr), "digest": digest})
 
     def page(self, account_id: str, list_query: ListQuery) -> list[ConsoleSession]:
@@ -95,7 +95,7 @@ class ConsoleSessionStore:
     def page_of_all(
         self, list_query: ListQuery, now: int, *, seen_since: int
     ) -> list[ConsoleSession]:
-        """Return a page of the sessions in force of all accounts; a filter is ``owner``."""
+        """Return a page of the active sessions of all accounts; the filter ``owner`` is an id."""
         query = lists.page(
             self._in_force(now, seen_since),
             list_query,
@@ -106,7 +106,7 @@ class ConsoleSessionStore:
         return [_session(row) for row in self._database.rows(query)]
 
     def count_of_all(self, list_query: ListQuery, now: int, *, seen_since: int) -> int:
-        """Return the number of the sessions in force of all accounts."""
+        """Return the number of active sessions of all accounts."""
         query = lists.filtered(self._in_force(now, seen_since), list_query, _FILTERS)
         return lists.count(self._database, query, list_query)
 
@@ -121,7 +121,7 @@ class ConsoleSessionStore:
         self._database.write(session.delete().where(session.id == session_id))
 
     def remove_of_account(self, account_id: str, *, except_for: str = "") -> None:
-        """Delete the sessions of an account, ``except_for`` the one with this id."""
+        """Delete the sessions of an account; ``except_for``: the id of one that stays."""
         session = tables.ConsoleSession
         others = (session.account == account_id) & (session.id != except_for)
         self._database.write(session.delete().where(others))
@@ -137,7 +137,7 @@ class ConsoleSessionStore:
 
 
 class PendingLoginStore:
-    """Reads and writes the table of logins that lack their second factor."""
+    """Reads and writes the table of pending logins."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -173,18 +173,18 @@ class PendingLoginStore:
         )
 
     def challenge(self, digest: bytes, challenge: bytes) -> None:
-        """Write what a passkey is asked to sign."""
+        """Store the challenge for a passkey."""
         login = tables.PendingLogin
         self._database.write(login.update(challenge=challenge).where(login.digest == digest))
 
     def take_challenge(self, digest: bytes, challenge: bytes) -> bool:
-        """Forget a challenge; returns whether it was there: it is answered once, well or badly."""
+        """Delete a challenge; returns whether it existed, because each is used only once."""
         login = tables.PendingLogin
         asked = (login.digest == digest) & (login.challenge == challenge)
         return self._database.write(login.update(challenge=None).where(asked)) == 1
 
     def take(self, digest: bytes) -> bool:
-        """Delete a login; returns whether it was there: of all who come at once, one is told so."""
+        """Delete a login; returns whether it existed. Of concurrent calls, only one gets true."""
         login = tables.PendingLogin
         return self._database.write(login.delete().where(login.digest == digest)) == 1
 

@@ -28,7 +28,7 @@ from keyosk.storage.driver_errors import Kind
 from keyosk.storage.outage import Outage, OutageLog, ThreadState
 from keyosk.storage.turns import Turns
 
-_ROWS_AT_ONCE: Final = 500  # of a dozen columns: SQLite takes 32,766 values in a statement
+_ROWS_AT_ONCE: Final = 500  # of a dozen columns; a statement of SQLite has at most 32,766 values
 _MANY: Final = 50  # from here on a way with more round trips pays
 
 _SQLITE_PRAGMAS: Final = {
@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 
 class Database:
-    """One database, whichever it is. Safe to share between threads, not across a fork.
+    """A SQLite or PostgreSQL database. Threads may share it; processes may not, after a fork.
 
     Everything here raises ``Unavailable`` when the database cannot be reached or cannot write now.
     """
@@ -57,17 +57,17 @@ class Database:
         metrics: Metrics | None = None,
         outage_log: OutageLog | None = None,
     ) -> None:
-        """``url``: as ``database_urls`` knows them. Nothing is opened yet.
+        """Configure the database; nothing is opened yet. ``url``: see ``config.database_urls``.
 
-        For PostgreSQL, ``schema``: where tables are; ``prepare_threshold``: how often a statement
+        For PostgreSQL, ``schema``: that of the tables; ``prepare_threshold``: how often a statement
         runs before the server keeps its plan. ``metrics`` counts and times all statements,
-        ``outage_log`` tells when it goes away and comes back.
+        ``outage_log`` logs outages.
         """
         self._metrics = metrics or Metrics()
         self._options = (url, schema, prepare_threshold)
         parsed = database_urls.parse(url)
         self.path = parsed.path if isinstance(parsed, SqliteUrl) else None
-        #: Whether this is SQLite; everything but locks and migrations should not care.
+        #: Whether this is SQLite; only locks and migrations should need to know.
         self.is_sqlite: Final = self.path is not None
         self._log = outage_log or OutageLog()
         self._ends = threading.local()
@@ -99,13 +99,13 @@ class Database:
         return self._peewee
 
     def read_without_waiting(self) -> None:
-        """Have this thread's connection to a SQLite file give up at once where it is locked."""
+        """Make this thread's connection to a SQLite file fail at once if the file is locked."""
         if self.is_sqlite:
             self.ping()
             self._execute("PRAGMA busy_timeout = 0", ())
 
     def create_file(self) -> None:
-        """Make the SQLite file, its folder (0700) and its permissions (0600), where missing."""
+        """Create the SQLite file (0600) and its folder (0700), where missing."""
         if self.path is not None:
             files.create(self.path)
 
@@ -121,9 +121,9 @@ class Database:
         return list(self._run(lambda: query.dicts().execute(self._peewee), repeatable=True))
 
     def values(self, query: peewee.Query) -> list[Any]:
-        """Return the first column of a select as the driver has it: for keys, which are text.
+        """Return the first column of a select, unconverted: for keys, which are text.
 
-        At a tenth of what ``rows`` takes.
+        It takes a tenth of the time of ``rows``.
         """
         sql, parameters = query.bind(self._peewee).sql()
         return [row[0] for row in self._execute(sql, parameters)]
@@ -138,7 +138,7 @@ class Database:
         return int(self._run(lambda: query.count(self._peewee), repeatable=True))
 
     def write(self, query: peewee.Query) -> int:
-        """Run an insert, update or delete; returns how many rows it touched.
+        """Run an insert, update or delete; returns the number of rows.
 
         Raises ``peewee.IntegrityError`` for the store to translate with ``conflict``.
         """
@@ -146,14 +146,14 @@ class Database:
         return touched if isinstance(touched, int) else 0
 
     def returned(self, query: peewee.Query) -> list[dict[str, Any]]:
-        """Run a write that has a RETURNING clause; what it returns, as dictionaries by column.
+        """Run a write with a RETURNING clause; returns its rows as dictionaries by column.
 
         Raises ``peewee.IntegrityError`` as ``write``.
         """
         return self._run(lambda: list(query.dicts().execute(self._peewee)), reads=False)
 
     def insert(self, table: type[peewee.Model], rows: Sequence[Mapping[str, Any]]) -> None:
-        """Insert rows without asking their keys back."""
+        """Insert rows, without returning their keys."""
         if rows:
             self._run(
                 lambda: table.insert_many(rows).returning().execute(self._peewee), reads=False
@@ -166,11 +166,11 @@ class Database:
         *,
         skipping_taken: bool = False,
     ) -> list[Any]:
-        """Insert many rows, which all name the same columns and all of them, by few statements.
+        """Insert many rows, which all have every column, by few statements.
 
-        As ``insert``, at a sixth of its cost: peewee takes 150 us to compile a row. With
-        ``skipping_taken`` rows whose unique values another row has are left out; returns the
-        primary keys of the others. Raises ``peewee.IntegrityError``.
+        It costs a sixth of ``insert``: peewee takes 150 us to compile a row. ``skipping_taken``:
+        skip rows whose unique values are taken, and return the primary keys of the others. Raises
+        ``peewee.IntegrityError``.
         """
         names = tuple(rows[0]) if rows else ()
         columns = {name: [row[name] for row in rows] for name in names}
@@ -183,7 +183,7 @@ class Database:
         *,
         skipping_taken: bool = False,
     ) -> list[Any]:
-        """As ``insert_all``, with the values of each column in place of the rows."""
+        """Insert rows as ``insert_all`` does, given the values of each column."""
         number = len(next(iter(columns.values()), ()))
         inserted: list[Any] = []
         for start in range(0, number, _ROWS_AT_ONCE):
@@ -206,10 +206,10 @@ class Database:
         return inserted
 
     def compile(self, query: peewee.Query, *, repeatable: bool = True) -> "Compiled":
-        """Return a query with ``parameter`` values that is turned into SQL once, to be run often.
+        """Compile a query with ``parameter`` values to SQL once.
 
-        ``repeatable``: it only reads, and may be run again on another connection. peewee takes
-        225 us to compile a join that runs in 10.
+        ``repeatable``: it only reads, and may run again on another connection. peewee takes 225 us
+        to compile a join that runs in 10.
         """
 
         def execute(sql: str, parameters: Sequence[Any]) -> list[Row]:
@@ -220,7 +220,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All writes inside happen or none does; joins a transaction that is already open.
+        """Enclose a transaction; joins one that is already open.
 
         On SQLite it takes the write lock at once (BEGIN IMMEDIATE): a deferred one that turns into
         a writer fails without waiting. Committed means on disk.
@@ -242,18 +242,18 @@ class Database:
         self._end(context, None, None, None)
 
     def at_end(self, write: Callable[[Collection[T]], None], item: T) -> None:
-        """Inside a transaction: have ``write`` called at its end, once, with all items given so.
+        """Inside a transaction: call ``write`` once at its end, with the items of all calls.
 
-        For writes under a lock that every transaction may want. Taken last, it is held for hardly
-        more than the commit, and no two transactions can wait for one another.
+        For writes under a lock that many transactions need. Because it is taken last, it is held
+        for hardly longer than the commit, and two transactions never deadlock.
         """
         self._ends.items.setdefault(write, []).append(item)
 
     def lock(self, name: str, *, in_public: int | None = None) -> bool:
-        """Inside a transaction: wait until no other one on this database holds the lock ``name``.
+        """Inside a transaction: take the lock ``name``, until the end of the transaction.
 
-        SQLite needs none, as it has one writer at a time. Returns whether others may have written
-        since the transaction began. ``in_public``: as ``lock_number``.
+        SQLite needs none, because it has one writer at a time. Returns whether others may have
+        written since the transaction began. ``in_public``: as for ``lock_number``.
         """
         if self.is_sqlite:
             return False
@@ -263,9 +263,10 @@ class Database:
 
     @contextmanager
     def lock_apart(self, name: str, *, in_public: int | None = None) -> Iterator[None]:
-        """Hold the lock ``name`` over several transactions, by one on another connection.
+        """Hold the lock ``name`` over several transactions. For PostgreSQL.
 
-        Behind a pooler only a transaction keeps its session, and a lock with it. For PostgreSQL.
+        A transaction on another connection holds it, because behind a pooler only a transaction
+        keeps its session, and a lock with it.
         """
         url, schema, prepare_threshold = self._options
         holder = Database(
@@ -280,9 +281,10 @@ class Database:
             holder.close()
 
     def lock_number(self, name: str, *, in_public: int | None = None) -> int:
-        """PostgreSQL's number of a lock of this installation; each schema may hold one.
+        """Return PostgreSQL's number of a lock; it differs for each schema.
 
-        ``public`` keeps the numbers from before there were others; ``in_public``: one by itself.
+        ``public`` keeps the numbers of older versions; ``in_public``: that of the schema
+        ``public``.
         """
         with self.driver_errors():
             schema = self._peewee.connection().schema
@@ -293,7 +295,7 @@ class Database:
 
     @contextmanager
     def driver_errors(self) -> Iterator[None]:
-        """Around what works with ``raw``: raise ``Unavailable`` as everything here does."""
+        """Enclose code that uses ``raw``: raise ``Unavailable`` for its errors."""
         try:
             with driver_errors.translated():
                 yield
@@ -303,9 +305,9 @@ class Database:
 
     @contextmanager
     def unhurried(self) -> Iterator[None]:
-        """Have this thread's connection wait for each answer as long as it takes.
+        """Let this thread's connection wait for each response without a limit.
 
-        Locks and migrations may take long, and that is no reason to give up.
+        Locks and migrations may take long.
         """
         if self.is_sqlite:
             yield
@@ -314,11 +316,11 @@ class Database:
             yield
 
     def ping(self) -> None:
-        """Succeed if the database answers."""
+        """Succeed if the database responds."""
         self._execute("SELECT 1", ())
 
     def clock(self) -> float | None:
-        """The time by the database's clock, if it has one of its own."""
+        """Return the time by the database's clock, if it has one of its own."""
         if self.is_sqlite:
             return None
         [(now,)] = self._execute("SELECT extract(epoch FROM clock_timestamp())::float8", ())
@@ -344,7 +346,7 @@ class Database:
         return int(used), int(most)
 
     def check(self) -> None:
-        """Raise ``Unavailable`` if the database is known not to answer, before other waits."""
+        """Raise ``Unavailable`` if the database is known not to respond, before other waits."""
         if self._outage.is_on:
             with self.transaction():
                 pass
@@ -390,7 +392,7 @@ class Database:
                 self._log.end(reads=False)
 
     def _raise_unconfirmed(self, last: peewee.DatabaseError) -> NoReturn:
-        """Raise what the end of a transaction failed of, where ``last`` is handled."""
+        """Raise the error that ended a transaction, while ``last`` is handled."""
         error = driver_errors.first_of(last)
         failure = self._failure(error, reads=False)
         try:
@@ -413,20 +415,20 @@ class Database:
         return found
 
     def _run(self, action: Callable[[], T], *, repeatable: bool = False, reads: bool = True) -> T:
-        """Run ``action``; if ``repeatable``, once more when the kept connection was found dead.
+        """Run ``action``; if ``repeatable``, once more if the open connection was dead.
 
-        ``reads``: it only does. SECURITY: a write is never repeated. It may have happened before
-        its answer was lost.
+        ``reads``: it only reads. SECURITY: a write is never repeated, because it may have succeeded
+        before its response was lost.
         """
-        # In the event loop only what SQLite reads, over a connection that is open already: it is
-        # in memory or a few pages away, and waits for no writer.
+        # In the event loop only reads of SQLite over an open connection are allowed: their pages
+        # are in memory or few, and they wait for no writer.
         if not (reads and self.is_sqlite) or self._peewee.is_closed():
             delays.before_waiting()
         if self._peewee.in_transaction():
             return self._attempt(action, reads=reads)
         if self._turns is not None and not (reads or repeatable):
             action = partial(_in_turn, self._turns, action)
-        # A SQLite file that somebody has locked can still be read.
+        # A SQLite file that is locked can still be read.
         if self._outage.is_on and not (reads and self.is_sqlite):
             with self._outage.trial():
                 self._renew_connection()
@@ -444,7 +446,7 @@ class Database:
                 found = action()
             except Exception as error:  # noqa: BLE001 - it raises
                 driver_errors.raise_translated(error)
-        except Unavailable as error:  # it did not connect
+        except Unavailable as error:  # the connection failed
             self._metrics.database_failed()
             self._log.begin(error, reads=True)
             raise
@@ -460,13 +462,13 @@ class Database:
                 self._outage.begin()
             again = again and not self._outage.is_on and self._is_broken()
             if kind is not Kind.VALUE and not self._outage.is_on:
-                self._drop_connection()  # else it would wait for the thread that tries
+                self._drop_connection()  # otherwise it would wait for the thread that probes
             if not again:
                 raise self._failure(error, reads=reads) from error
         else:
             self._metrics.query(time.perf_counter() - began)
             self._thread.wrote = not reads or (not is_alone and self._thread.wrote)
-            # That a transaction can begin says nothing of a SQLite file whose disk is full.
+            # On a full disk, SQLite can still begin a transaction, so that is no success.
             if (
                 self._log.is_on
                 and is_alone
@@ -477,7 +479,7 @@ class Database:
         return self._attempt(action, reads=reads)
 
     def _failure(self, error: peewee.DatabaseError, *, reads: bool = True) -> Exception:
-        """What an error of the driver's is to the floors above; it is logged if it is news."""
+        """Return the ``KeyoskError`` for a driver's error; a new outage is logged."""
         failure = driver_errors.failure(error)
         if isinstance(failure, Unavailable) and driver_errors.kind(error) is not Kind.UNDONE:
             self._metrics.database_failed()
@@ -485,7 +487,7 @@ class Database:
         return failure
 
     def _renew_connection(self) -> None:
-        """Drop a connection from before the last outage: it may be dead without knowing."""
+        """Drop a connection from before the last outage, because it may be dead."""
         if self._thread.outages != self._outage.number:
             self._thread.outages = self._outage.number
             self._drop_connection()
@@ -494,7 +496,7 @@ class Database:
         return not self.is_sqlite and not self._peewee.is_connection_usable()
 
     def _drop_connection(self) -> None:
-        # Inside a transaction the connection stays until its end has rolled back.
+        # Inside a transaction the connection is kept until the transaction is rolled back.
         if not self.is_sqlite and not self._peewee.in_transaction():
             try:
                 self._peewee.close()

@@ -26,9 +26,9 @@ class ManifestRecord:
 
 @dataclass(frozen=True, slots=True)
 class RecordedObject:
-    """A created object as it is now: one of the names is set; none if the object is deleted.
+    """A created object now; one of its names is set, or none if it was deleted.
 
-    ``rule``: with the name of its issuer before it, as manifests name it.
+    ``rule``: its name with that of its issuer in front, as in manifests.
     """
 
     made: ManifestRecord
@@ -40,7 +40,7 @@ class RecordedObject:
 
     @property
     def is_grant(self) -> bool:
-        """Whether this is a grant of ``account``."""
+        """Whether this is a grant to ``account``."""
         return bool(self.made.scope or self.made.role)
 
 
@@ -99,7 +99,7 @@ class DeclaredStore:
         ]
 
     def remember(self, made: ManifestRecord) -> None:
-        """Record the owner of an object, in place of any other record of it."""
+        """Record the owner of an object, replacing any other record of it."""
         table = tables.Declared
         self._database.write(
             table.insert(

@@ -1,7 +1,7 @@
-"""The one place that knows the errors of drivers, and what each of them means.
+"""Classifies the errors of the database drivers.
 
-It wraps the errors that peewee does not wrap (SQLite's fetches, numbers and text that a driver
-cannot send), so that outside ``translated`` there is one family of errors: peewee's.
+It also wraps the errors that peewee does not wrap (SQLite's fetches, numbers and text that a driver
+cannot send), so that outside ``translated`` there are only peewee's errors.
 """
 
 import re
@@ -21,17 +21,17 @@ class Kind(Enum):
 
     #: A value that the database cannot hold or compare; the request is at fault.
     VALUE = "value"
-    #: A constraint; the stores say which.
+    #: A constraint; the stores find out which.
     CONSTRAINT = "constraint"
-    #: This statement was undone, and nothing is wrong with the database: it may be tried again.
+    #: The statement was rolled back, but may be tried again.
     UNDONE = "undone"
-    #: Over, or too much, for now.
+    #: The database is unavailable or overloaded for now.
     PASSING = "passing"
-    #: It never gets better by itself.
+    #: The error stays until an operator acts.
     LASTING = "lasting"
-    #: What was read is damaged; the database itself is there.
+    #: The data are damaged; the database itself is available.
     DAMAGE = "damage"
-    #: Our own mistake.
+    #: A defect of Keyosk.
     DEFECT = "defect"
 
 
@@ -55,7 +55,7 @@ _SQLSTATES: Final = {
     "58P01": Kind.DAMAGE,  # a file that is missing
     "58030": Kind.DAMAGE,  # a disk that cannot read or write a file
 }
-# A failed connection has no SQLSTATE, only libpq's text. What is not known here is waited for.
+# A failed connection has no SQLSTATE, only libpq's text. Other texts count as temporary.
 _LASTING_TEXT: Final = re.compile(
     r"authentication failed|no password supplied|no pg_hba\.conf entry|pg_hba\.conf rejects"
     r'|role ".*" does not exist|database ".*" does not exist|no such (database|user)'
@@ -74,7 +74,7 @@ _LIBPQ_HINT: Final = re.compile(r"\s+Is the server running [^?]*\?")
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Raise peewee's errors for all that a driver raises inside, at whatever step."""
+    """Translate the errors of drivers inside to peewee's."""
     try:
         yield
     except Exception as error:  # noqa: BLE001 - it raises
@@ -82,13 +82,13 @@ def translated() -> Iterator[None]:
 
 
 def raise_translated(error: Exception) -> NoReturn:
-    """Raise one of peewee's for an error, as ``translated`` does; only where it is handled.
+    """Raise peewee's error for a driver's, as ``translated`` does; call it in an ``except`` block.
 
-    For what runs at each request: a ``try`` costs nothing there, and a context manager six calls.
+    For hot paths: ``try`` costs nothing there, and a context manager costs six calls.
     """
     try:
         if isinstance(error, OverflowError | UnicodeEncodeError):
-            # sqlite3 for integers of more than 64 bits; both drivers for lone surrogates.
+            # sqlite3 raises these for integers above 64 bits, both drivers for lone surrogates.
             raise peewee.DataError(error) from error
         if not isinstance(error, peewee.PeeweeException):
             # It raises peewee's error for a driver's.
@@ -96,15 +96,15 @@ def raise_translated(error: Exception) -> NoReturn:
             wrapper.__exit__(type(error), error, error.__traceback__)
         raise error
     finally:
-        # Else the error keeps this frame, which keeps the error, and both the cursor of a SQLite
+        # Otherwise the error and this frame refer to each other and to the cursor of a SQLite
         # statement, whose lock would last until the next garbage collection.
         del error
 
 
 def first_of(error: peewee.DatabaseError) -> peewee.DatabaseError:
-    """Return the error that the end of a transaction failed of.
+    """Return the first error of the end of a transaction.
 
-    Where a commit fails, SQLite has rolled back already, and peewee fails again of doing it.
+    If a commit fails, SQLite has rolled back already, and peewee's rollback fails, too.
     """
     before: BaseException | None = error
     while before is not None and _NOTHING_TO_ROLL_BACK in str(before):
@@ -130,7 +130,7 @@ def kind(error: peewee.PeeweeException) -> Kind:
         name = (getattr(original, "sqlite_errorname", None) or "").removeprefix("SQLITE_")
         if name.startswith(_SQLITE_DAMAGE):
             return Kind.DAMAGE
-        # SQLITE_ERROR: mostly a table that is not there.
+        # SQLITE_ERROR: usually a missing table.
         if name.startswith((*_SQLITE_LASTING, "ERROR")):
             return Kind.LASTING
         if isinstance(error, peewee.ProgrammingError):
@@ -161,10 +161,10 @@ def one_line(text: str) -> str:
 
 
 def failure(error: peewee.DatabaseError) -> Exception:
-    """What an error is to the floors above; our own mistakes and constraints stay what they are."""
+    """Return the ``KeyoskError`` for an error; defects and constraints stay unchanged."""
     found = kind(error)
     if found is Kind.VALUE:
-        # The last resort: what asks checks its values, and says which one is wrong.
+        # The last resort: callers check their values, and name the wrong one.
         return Invalid.field("value", "cannot be stored in the database")
     if found in (Kind.DEFECT, Kind.CONSTRAINT):
         return error
@@ -176,10 +176,10 @@ def failure(error: peewee.DatabaseError) -> Exception:
 
 
 def is_lasting(text: str) -> bool:
-    """Return whether a connection that failed with this text of libpq's will never succeed."""
+    """Return whether libpq's text means that no connection will succeed."""
     return _LASTING_TEXT.search(text) is not None
 
 
 def is_poolers(text: str) -> bool:
-    """Whether a connection pooler refused the connection, for parameters that it cannot pass on."""
+    """Return whether a pooler refused the connection for parameters that it cannot forward."""
     return _POOLER.search(text) is not None

@@ -1,4 +1,4 @@
-"""The file of a SQLite database: made closed to others, or a sentence why it cannot be."""
+"""The file of a SQLite database, which is created closed to other users."""
 
 import os
 import stat
@@ -8,7 +8,7 @@ from keyosk.errors import DatabaseUnusable
 
 
 def create(path: Path) -> None:
-    """Make the file, its folder (0700) and its permissions (0600), where missing.
+    """Create the file (0600) and its folder (0700), where missing.
 
     Raises ``DatabaseUnusable``.
     """
@@ -17,7 +17,7 @@ def create(path: Path) -> None:
     try:
         if not path.parent.exists():
             path.parent.mkdir(mode=0o700, parents=True)
-        # Opened also where it is there already: SQLite would say less of what is wrong with it.
+        # Opened even if it exists, because SQLite's errors say less.
         # SECURITY: made before SQLite would make it by the umask; -wal and -shm copy it.
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         if stat.S_IMODE(path.stat().st_mode) != 0o600:

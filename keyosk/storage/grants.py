@@ -54,7 +54,7 @@ class GrantStore:
     def set(
         self, account_id: str, grants: Sequence[Grant], role_ids: Mapping[str, str], *, now: int
     ) -> None:
-        """Make these the grants of the account, in a transaction of the caller's.
+        """Replace the grants of the account, inside a transaction.
 
         ``role_ids``: the ids of the roles that the grants name. Raises ``Conflict`` when one of the
         scopes or roles was deleted meanwhile.
@@ -72,7 +72,7 @@ class GrantStore:
     def add_all(
         self, grants: Mapping[str, Sequence[Grant]], role_ids: Mapping[str, str], *, now: int
     ) -> None:
-        """Insert grants by account, of accounts that do not have them. Otherwise as ``set``."""
+        """Insert the grants of new accounts. Otherwise as ``set``."""
         self._insert(grants, role_ids, now=now, since={})
 
     def _insert(
@@ -83,7 +83,7 @@ class GrantStore:
         now: int,
         since: Mapping[tuple[str | None, str | None], int],
     ) -> None:
-        """``since``: since when the account holds scopes and roles that it held before."""
+        """Insert grants. ``since``: when earlier grants of the same scopes and roles began."""
         rows = [(account_id, grant) for account_id, given in grants.items() for grant in given]
         every = [grant for _, grant in rows]
         scopes = [grant.scope for grant in every]
@@ -103,7 +103,7 @@ class GrantStore:
             raise Conflict("scopes", "A scope or role was deleted in the meantime.") from error
 
     def scopes_of(self, account_id: str) -> frozenset[str]:
-        """Every scope that the account's grants name or bundle, whatever their conditions."""
+        """Return all scopes of the account's grants and roles, whatever their conditions."""
         query = (
             tables.Grant.select(_SCOPE.alias("name"))
             .join(tables.RoleScope, JOIN.LEFT_OUTER, on=_by_role())
@@ -114,9 +114,9 @@ class GrantStore:
     def use_of_scopes(
         self, scopes: Sequence[str]
     ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-        """Which of the scopes are used, the accounts that were granted one, and the roles with one.
+        """Return which scopes are in use, with the accounts and roles that have one.
 
-        All by name, in order.
+        All are names, in order.
         """
         if not scopes:
             return (), (), ()
@@ -161,9 +161,9 @@ class GrantStore:
         return [row["account"] for row in self._database.rows(query)]
 
     def has_lasting_admin(self) -> bool:
-        """Return whether an enabled account holds ``keyosk:admin`` for good and can use it.
+        """Return whether an enabled account holds ``keyosk:admin`` permanently and can log in.
 
-        For good: neither the account, the grant nor the credential has an end.
+        Permanently: the account, the grant and the credential never expire.
         """
         has_password = fn.EXISTS(
             tables.Password.select(tables.Password.account).where(
@@ -180,8 +180,8 @@ class GrantStore:
             )
         )
         kind = tables.Grant.credential
-        # Asked first, as PostgreSQL reads all grants where a subquery stands beside an OR. Every
-        # change asks for this, whoever it is about: it must not cost more the more there are.
+        # A separate query, because PostgreSQL reads all grants for a subquery beside an OR. Many
+        # changes call this, so its cost must not grow with the number of grants.
         bundled = self._database.rows(
             tables.RoleScope.select(tables.RoleScope.role).where(tables.RoleScope.scope == ADMIN)
         )

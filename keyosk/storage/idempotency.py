@@ -11,9 +11,9 @@ from keyosk.storage.database import Database
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredResponse:
-    """A response as it was given: ``body`` without its secrets, ``sealed`` with them, encrypted.
+    """A stored response: ``body`` without its secrets, ``sealed`` with them, encrypted.
 
-    ``details``: the ``status`` and ``headers`` that the web gave it.
+    ``details``: its ``status`` and ``headers``.
     """
 
     caller: str
@@ -69,7 +69,7 @@ class IdempotencyStore:
         )
 
     def date_back(self, now: int, *, latest: int) -> None:
-        """Have responses of after ``latest`` be of ``now``."""
+        """Set the time of responses after ``latest`` to ``now``."""
         created = tables.Idempotency.created_at
         self._database.write(tables.Idempotency.update(created_at=now).where(created > latest))
 
@@ -79,7 +79,7 @@ class IdempotencyStore:
         return [_response(row) for row in self._database.rows(query)]
 
     def reseal(self, response: StoredResponse, sealed: bytes) -> None:
-        """Put another ciphertext in the place of a response's."""
+        """Replace the ciphertext of a response."""
         table = tables.Idempotency
         mine = (table.caller == response.caller) & (table.key == response.key)
         self._database.write(table.update(sealed=sealed).where(mine))

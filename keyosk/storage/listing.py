@@ -1,4 +1,4 @@
-"""Lists by keyset: a page begins at a place in an index, so the last costs what the first does."""
+"""Keyset pagination: a page begins at a place in an index, so all pages cost the same."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -9,7 +9,7 @@ from peewee import fn
 from keyosk.model import ListQuery
 from keyosk.storage.database import Database
 
-#: The most objects that are sorted for one page. If more pass each filter, an index is walked.
+#: The most objects that are sorted for a page. If more pass every filter, an index is walked.
 FEW: Final = 1_000
 
 Sorts = Mapping[str, "peewee.Field[Any]"]
@@ -25,19 +25,19 @@ def page(
     filters: Filters,
     among: Collection[Any] | None = None,
 ) -> "peewee.ModelSelect[Any]":
-    """Return the rows of ``query`` that a listing asks for.
+    """Return the rows of ``query`` for a page.
 
     ``key``: the unique column that breaks ties; ``sorts``: the column of each order, none of them
     null, with an index that begins with it (and goes on with ``key`` unless it is unique);
-    ``filters``: the condition of each filter; ``among``: the only keys that count, which are few.
+    ``filters``: the condition of each filter; ``among``: the only keys to return, which are few.
     """
     column = sorts[list_query.sort]
     if among is not None:
         query = query.where(key.in_(list(among)))
-    # A unique column has no ties to break, and PostgreSQL would sort again if it had to.
+    # A unique column needs no second one; with one, PostgreSQL would sort again.
     is_alone = column is key or column.unique
     order: list[Any] = [column] if is_alone else [column, key]
-    # Else a planner might walk along the order, and find few of them.
+    # Otherwise a planner might walk the whole order to find the few.
     if among is not None:
         order = [_hidden(each) for each in order]
     # A row value, not "a > ? OR a = ? AND b > ?": only this is one range of an index.
@@ -70,10 +70,10 @@ def filtered(
 
 
 def unindexed(database: Database, column: "peewee.Field[Any]") -> Any:
-    """A column that each row along an order is held against.
+    """Return a column in a form that makes SQLite ignore its indexes.
 
-    SQLite might take an index that begins with it, and sort all that pass the filter. PostgreSQL
-    knows how many those are, and would believe that hardly any pass what it cannot look into.
+    SQLite might otherwise use such an index and sort all rows that pass the filter. PostgreSQL has
+    statistics for the column and must see it.
     """
     return _hidden(column) if database.is_sqlite else column
 
@@ -85,7 +85,7 @@ def _hidden(column: "peewee.Field[Any]") -> Any:
 def few(
     database: Database, sources: Iterable[Sequence["peewee.ModelSelect[Any]"]]
 ) -> set[Any] | None:
-    """The keys that pass one of several filters, of the first that at most ``FEW`` pass.
+    """Return the keys that pass one of the filters, the first that at most ``FEW`` rows pass.
 
     ``sources``: of each filter, queries that select its keys as ``key`` from an index.
     """
@@ -97,7 +97,7 @@ def few(
 
 
 def union(database: Database, queries: Sequence["peewee.ModelSelect[Any]"], most: int) -> set[Any]:
-    """The keys that the queries select, until there are as many as ``most`` of them."""
+    """Return the keys that the queries select, up to ``most`` of them."""
     keys: set[Any] = set()
     for query in queries:
         keys.update(database.values(query.limit(most)))
@@ -107,5 +107,5 @@ def union(database: Database, queries: Sequence["peewee.ModelSelect[Any]"], most
 
 
 def count(database: Database, query: "peewee.ModelSelect[Any]", list_query: ListQuery) -> int:
-    """How many rows a query has, counted as far as the listing says."""
+    """Return the number of rows of a query, up to the limit of the list query."""
     return database.count(query if list_query.counted is None else query.limit(list_query.counted))

@@ -1,7 +1,7 @@
-"""What a login needs, in one query compiled once: credential, account and all that it holds.
+"""Reads everything that a login needs by one compiled query: credential, account and grants.
 
-This is the path of every token. The queries share their columns; a login without an API key has
-nulls in the key's place. Each row has one scope that the account holds, by itself or by a role.
+Every token takes this path. The queries share their columns, with nulls for the key if there is no
+API key. Each row has one scope that the account holds, directly or by a role.
 """
 
 import json
@@ -40,9 +40,9 @@ from keyosk.storage.tables import (
     WorkloadRule,
 )
 
-#: How many signing keys are compromised: whoever holds fewer in memory reads them again. The state
-#: stands in the SQL itself: given as a value, it might or might not fit the partial index on the
-#: states, and SQLite would plan the whole query anew each time, which costs four times its run.
+#: The number of compromised signing keys: a process that knows fewer reads them again. The state is
+#: a constant in the SQL. As a parameter it might not fit the partial index on states, so SQLite
+#: would plan the query each time, which costs four times as much as running it.
 _COMPROMISED: Final = (
     SigningKey.select(fn.COUNT(SigningKey.kid))
     .where(SigningKey.state == peewee.SQL(f"'{KeyState.COMPROMISED}'"))
@@ -71,7 +71,7 @@ _KEY: Final = (
 _SESSION: Final = tuple(tables.Session._meta.sorted_fields)
 _SESSION_NAMES: Final = tuple(each.name for each in _SESSION)
 _NO_KEY: Final = tuple(Value(None) for _ in _KEY)
-#: In the places of the key's.
+#: In place of the columns of the key.
 _RULE: Final = (
     WorkloadRule.id,
     WorkloadRule.scopes,
@@ -151,28 +151,28 @@ class LoginStore:
         )
 
     def by_digest(self, digest: bytes, now: int) -> Principal | None:
-        """Return the login that shows the API key with this digest at ``now``."""
+        """Return the login by the API key with this digest at ``now``."""
         return _login(self._by_digest(digest=digest), CredentialKind.API_KEY, now)
 
     def by_api_key(self, api_key_id: str, authenticated_at: int) -> Principal | None:
-        """Return the login of an API key that was shown before, as it stands now."""
+        """Return the present state of an earlier login by API key."""
         return _login(
             self._by_api_key(api_key_id=api_key_id), CredentialKind.API_KEY, authenticated_at
         )
 
     def by_rule(self, rule_id: str, authenticated_at: int) -> Principal | None:
-        """Return the login of a workload by a rule, as it stands now."""
+        """Return the present state of a workload's login by a rule."""
         return _login(self._by_rule(rule_id=rule_id), CredentialKind.WORKLOAD, authenticated_at)
 
     def by_password(self, password_id: str, now: int) -> Principal | None:
-        """Return the login that proved this password at ``now``; ``None`` once it was changed."""
+        """Return the login by this password at ``now``; ``None`` if the password was changed."""
         rows = self._by_password(password_id=password_id)
         return _login(rows, CredentialKind.PASSWORD, now, password_id=password_id)
 
     def by_session(self, session_id: str) -> tuple[Session, Principal | None] | None:
-        """Return a refresh session, and the login that began it as it stands now.
+        """Return a refresh session, and the present state of the login that began it.
 
-        Without the login where its password was changed or its API key deleted.
+        The login is ``None`` if its password was changed or its API key deleted.
         """
         rows = self._by_session(session_id=session_id)
         if not rows:
@@ -197,7 +197,7 @@ class LoginStore:
         )
 
     def again(self, by: Caller, now: int) -> Principal | None:
-        """Return the login behind an earlier caller as it stands now."""
+        """Return the present state of the login behind an earlier caller."""
         if by.credential_id is None:
             return self.by_account(by.account_id or "", now)
         if by.credential is CredentialKind.WORKLOAD:
@@ -205,9 +205,9 @@ class LoginStore:
         return self.by_api_key(by.credential_id, now)
 
     def by_token(self, claims: VerifiedClaims, audience: str) -> tuple[Principal, bool] | None:
-        """Return the login behind a token for ``audience`` as it stands now.
+        """Return the present state of the login behind a token for ``audience``.
 
-        Besides, whether the token was revoked by its own id, or with all of its key or audience.
+        It also returns whether an entry for its ``jti``, key or audience revoked the token.
         """
         queries = {
             CredentialKind.PASSWORD: self._by_account_token,
@@ -275,7 +275,7 @@ def _login(
 def _entitlements(rows: list[Row]) -> tuple[Entitlement, ...]:
     services: dict[str, TokenPolicy] = {}
     entitlements = []
-    # Not in SQL, where sorting a handful of rows costs a temporary table.
+    # Not in SQL, where sorting a few rows costs a temporary table.
     for row in sorted(rows, key=_scope_of):
         scope, role, credential, until, name, *rest = row[_ENTITLEMENT_AT:]
         if scope is None:  # an account without grants, a role without scopes

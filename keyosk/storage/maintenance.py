@@ -1,4 +1,4 @@
-"""What an operator asks of a database besides its rows: a copy, and whether it is sound."""
+"""Backups, and checks of the integrity of the database."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ def backup(database: Database, target: Path) -> None:
     """
     part = target.with_name(f"{target.name}.part")
     try:
-        # SECURITY: made here, as SQLite would make it by the umask. And never over another file.
+        # SECURITY: created here, because SQLite uses the umask; an existing file is never replaced.
         os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:
         raise Invalid.field("file", "exists already; give another name") from None
@@ -31,7 +31,7 @@ def backup(database: Database, target: Path) -> None:
         with contextlib.closing(sqlite3.connect(part)) as copy:
             # All pages in one step, within one read transaction: writers go on meanwhile.
             database.raw.connection().backup(copy)
-            # One file, that needs no other beside it.
+            # A single file, without -wal and -shm beside it.
             copy.execute("PRAGMA journal_mode = delete")
         _to_disk(part)
         part.rename(target)
@@ -43,11 +43,11 @@ def backup(database: Database, target: Path) -> None:
 
 
 def faults_of_files(database: Database) -> list[str]:
-    """Return what is wrong with the database's pages and indexes, as it tells itself."""
+    """Return the faults of pages and indexes that the database reports."""
     if database.is_sqlite:
         told = _read(database, f"PRAGMA integrity_check({_SHOWN})")
         return [line for (line,) in told if line != "ok"]
-    # PostgreSQL looks at a page when it reads it: read all there is.
+    # PostgreSQL verifies a page when it reads it, so read everything.
     faults = []
     with database.driver_errors():
         names = database.raw.get_tables()
@@ -60,7 +60,7 @@ def faults_of_files(database: Database) -> list[str]:
 
 
 def faults_of_references(database: Database) -> list[str]:
-    """Rows that refer to rows that are not there."""
+    """Return the rows that refer to missing rows."""
     if database.is_sqlite:
         found = _read(database, "PRAGMA foreign_key_check")
         return [f"row {row} of {table} refers to no {other}" for table, row, other, _ in found]
@@ -74,7 +74,7 @@ def faults_of_references(database: Database) -> list[str]:
 
 
 def version(database: Database) -> str:
-    """Return which database it is, with its version."""
+    """Return the name and version of the database."""
     if database.is_sqlite:
         return f"SQLite {sqlite3.sqlite_version}"
     [(number,)] = _read(database, "SHOW server_version")
@@ -89,7 +89,7 @@ def encoding(database: Database) -> str:
 
 
 def missing_rights(database: Database) -> list[str]:
-    """Return what Keyosk may not do in the database and has to."""
+    """Return the rights in the database that Keyosk needs and lacks."""
     if database.is_sqlite:
         path = database.path
         places = [] if path is None else [path, path.parent]
@@ -115,7 +115,7 @@ def missing_rights(database: Database) -> list[str]:
 
 
 def _read(database: Database, sql: str) -> list[tuple[Any, ...]]:
-    """Return the rows of a query, however long it takes.
+    """Return the rows of a query, without a time limit.
 
     Raises ``DatabaseDamaged`` for what cannot be read, and ``Unavailable`` only for an outage: a
     check has to tell one from the other.

@@ -1,4 +1,4 @@
-"""What monitoring reads: a few numbers, each from an index and none from more rows than a limit."""
+"""Reads the numbers for monitoring, each from an index and from a limited number of rows."""
 
 from collections.abc import Iterable
 from typing import Any, Final
@@ -11,9 +11,9 @@ from keyosk.storage.compiled import parameter
 from keyosk.storage.database import Database
 from keyosk.storage.throttling import is_used_up
 
-#: As far as rows are counted: beyond it they are this many.
+#: The limit of counting; larger numbers are reported as this one.
 MOST: Final = 100_000
-#: As far as allowances are looked at, beginning with those that are used up for the longest.
+#: The most allowances that are read, those that are used up for longest first.
 _ALLOWANCES: Final = 10_000
 #: How many services have series of their own.
 _SERVICES: Final = 200
@@ -96,7 +96,7 @@ class MonitoringStore:
         return {row["audience"]: row["name"] for row in self._database.rows(query)}
 
     def _counted(self, table: Any, condition: Any) -> Any:
-        """Compile the number of rows that meet a condition, as far as they are counted."""
+        """Compile the number of rows that meet a condition, up to the limit."""
         rows: Iterable[Any] = table.select(peewee.SQL("1").alias("one"))
         if condition is not None:
             rows = rows.where(condition)  # type: ignore[attr-defined]

@@ -19,10 +19,10 @@ from peewee import (
 
 
 class Int8Field(BigIntegerField):
-    """A number of 64 bits.
+    """A 64-bit integer.
 
-    As a primary key of SQLite's it is no other name of the row's own number: an index of that would
-    find no pair of a value and a number.
+    On SQLite, unlike INTEGER, it is not an alias of the rowid as a primary key, so that an index
+    can serve a row value of another column and this one.
     """
 
     field_type = "INT8"
@@ -36,7 +36,7 @@ class Table(Model):
 
 
 class Versioned(Table):
-    """An object with its own URL: an id, its times, and a counter of its writes."""
+    """An object with its own URL: its id, its times and its version."""
 
     id = CharField(36, primary_key=True)
     created_at = BigIntegerField()
@@ -65,7 +65,7 @@ class Password(Table):
 
 
 class ApiKey(Versioned):
-    # Lists have an index that begins with it.
+    # The indexes of lists begin with it.
     account = ForeignKeyField(Account, index=False, on_delete="CASCADE")
     name = TextField()
     description = TextField()
@@ -102,7 +102,7 @@ class Service(Versioned):
 
 
 class ServiceIdentifier(Table):
-    """The service that a name or audience means, by ``namespace_key``; its id is one too."""
+    """The service of a name or audience, by ``namespace_key``; its id is an identifier, too."""
 
     key = CharField(primary_key=True)
     service = ForeignKeyField(Service, on_delete="CASCADE")
@@ -121,7 +121,7 @@ class Exchange(Table):
 
 
 class Verification(Table):
-    """What the last test of a service with bad tokens found; ``failed``: JSON."""
+    """The result of the last test of a service with bad tokens; ``failed``: JSON."""
 
     service = ForeignKeyField(Service, primary_key=True, on_delete="CASCADE")
     verified_at = BigIntegerField()
@@ -154,9 +154,9 @@ class RoleScope(Table):
 
 
 class Grant(Table):
-    """That an account holds a scope or a role.
+    """The grant of a scope or a role to an account.
 
-    Its indexes find what an account holds, and who holds something in the order of accounts.
+    Its indexes find the grants of an account, and the accounts of a grant in the order of ids.
     """
 
     account = ForeignKeyField(Account, index=False, on_delete="CASCADE")
@@ -192,7 +192,7 @@ class KeyFetch(Table):
     seen_at = BigIntegerField()
 
     class Meta:
-        table_name = "key_sight"  # what the migration called it
+        table_name = "key_sight"  # the name in the migration
 
 
 class Revocation(Table):
@@ -203,7 +203,7 @@ class Revocation(Table):
     value = CharField(255)
     issued_before = BigIntegerField(null=True)
     expires = BigIntegerField(index=True)
-    #: Whose tokens it is for, of single tokens and of an entry that took their place.
+    #: The account of a single token, or of an entry that replaced several.
     account = CharField(36, null=True, index=True)
     #: The latest ``iat`` that a single token may have.
     issued_at = BigIntegerField(null=True)
@@ -236,7 +236,7 @@ class TrustedIssuer(Versioned):
 class WorkloadRule(Versioned):
     """Which tokens of an issuer log in as an account."""
 
-    # Lists have an index that begins with it.
+    # The indexes of lists begin with it.
     issuer = ForeignKeyField(TrustedIssuer, index=False, on_delete="CASCADE")
     name = CharField()
     description = TextField()
@@ -256,7 +256,7 @@ class WorkloadRule(Versioned):
 class FetchedKeys(Table):
     """The key set that an issuer last published, for all nodes.
 
-    ``tried_at``: when a node last began to fetch it. ``fault``: why that failed.
+    ``tried_at``: the start of the last fetch. ``fault``: why that failed.
     """
 
     issuer = ForeignKeyField(TrustedIssuer, primary_key=True, on_delete="CASCADE")
@@ -268,7 +268,7 @@ class FetchedKeys(Table):
 
 
 class UsedAssertion(Table):
-    """A token that logged in and must not again; ``digest`` is of its issuer and ``jti``."""
+    """A token that must not log in a second time; ``digest``: that of its issuer and ``jti``."""
 
     digest = BlobField(primary_key=True)
     expires_at = BigIntegerField(index=True)
@@ -278,7 +278,7 @@ class Session(Table):
     """A refresh session; ``digest`` is of its current refresh token.
 
     ``tokens``: the access tokens that came from it, as [jti, exp]. It refers to the password or API
-    key that began it, and to nothing once that is another.
+    key that began it; null once that is deleted or replaced.
     """
 
     id = CharField(36, primary_key=True)
@@ -299,7 +299,7 @@ class Session(Table):
 class ConsoleSession(Table):
     """A login to the console; ``digest`` is of the secret in its cookie, ``notice`` is JSON.
 
-    It refers to the password that began it, and to nothing once that is another.
+    It refers to the password that began it; null once that is replaced.
     """
 
     id = CharField(36, primary_key=True)
@@ -349,21 +349,21 @@ class SecondFactor(Table):
 
 
 class RecoveryCode(Table):
-    """A recovery code that was not used yet, as its hash."""
+    """The hash of an unused recovery code."""
 
     digest = BlobField(primary_key=True)
     factor = ForeignKeyField(SecondFactor, on_delete="CASCADE")
 
 
 class Lifetime(Table):
-    """The lifetime of tokens in seconds, and until when such were issued (null: still)."""
+    """A lifetime of tokens in seconds, and until when it was in use (null: still)."""
 
     seconds = BigIntegerField(primary_key=True)
     ended_at = BigIntegerField(null=True)
 
 
 class AuditColumns(Table):
-    """What a row of the audit log says."""
+    """The columns of a row of the audit log."""
 
     time = BigIntegerField()
     actor = CharField(36, null=True)
@@ -403,7 +403,7 @@ class Checkpoint(Table):
 
 
 class LoginFailure(Table):
-    """A count of failed logins; ``account`` is empty for names that no account has."""
+    """A count of failed logins; ``account`` is empty for usernames without an account."""
 
     account = CharField(36)
     address = CharField(64)
@@ -441,7 +441,7 @@ class Allowance(Table):
 
 
 class KnownSource(Table):
-    """A source from which an account logged in by password before."""
+    """A source from which an account has logged in by password."""
 
     # The primary key begins with it.
     account = ForeignKeyField(Account, index=False, on_delete="CASCADE")
@@ -469,7 +469,7 @@ class Idempotency(Table):
 
 
 class Activity(Table):
-    """What was counted in a minute, by a kind of ``keyosk.activity``, over all nodes."""
+    """A count of a minute over all nodes, by a kind of ``keyosk.activity``."""
 
     minute = BigIntegerField()
     kind = CharField(64)
@@ -496,7 +496,7 @@ class ScopeUse(Table):
 
 
 class Node(Table):
-    """A Keyosk that runs, or ran a short while ago."""
+    """A running Keyosk, or one that ran recently."""
 
     name = CharField(primary_key=True)
     version = CharField(64)
