@@ -184,7 +184,7 @@ class Authentication:
         Raises ``BadCredentials`` if its account or API key was deleted or disabled or has expired.
         """
         now = int(self._clock())
-        principal = self._logins.again(by, now)
+        principal = self._logins.reload(by, now)
         if (
             principal is None
             or principal.account_id != by.account_id

@@ -196,7 +196,7 @@ class LoginStore:
             self._by_account(account_id=account_id), CredentialKind.PASSWORD, authenticated_at
         )
 
-    def again(self, by: Caller, now: int) -> Principal | None:
+    def reload(self, by: Caller, now: int) -> Principal | None:
         """Return the present state of the login behind an earlier caller."""
         if by.credential_id is None:
             return self.by_account(by.account_id or "", now)

@@ -1,4 +1,4 @@
-"""Revocations, and how long the tokens live that they have to outlast."""
+"""Revocations, and the lifetimes of the tokens that they must outlast."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
@@ -14,17 +14,16 @@ from keyosk.storage.compiled import parameter
 from keyosk.storage.database import Database
 
 _LOCK: Final = "revocations"
-#: Values in one statement; SQLite takes 32,766.
+#: The most values in one statement; SQLite's limit is 32,766.
 _AT_ONCE: Final = 5_000
 
 
 @dataclass(frozen=True, slots=True)
 class OfAccount:
-    """What is published of one account's tokens.
+    """The published entries of one account.
 
-    ``singles``: how many are revoked by their own ids; ``keys``: how many API keys have an entry;
-    ``at_once``: whether an entry for all of them took the place of such; ``issued_before``: those
-    with an earlier ``iat`` are revoked.
+    ``singles``: the number of single tokens; ``keys``: the number of API keys; ``at_once``: whether
+    one entry has replaced these; ``issued_before``: tokens with an earlier ``iat`` are revoked.
     """
 
     singles: int
@@ -34,7 +33,7 @@ class OfAccount:
 
 
 def revocations_of_token() -> "peewee.ModelSelect[Any]":
-    """What revokes a token by its own id, or with all of its key or audience.
+    """Return a query of the entries for a token's ``jti``, key or audience.
 
     It has the parameters ``jti``, ``kid``, ``audience`` and ``issued_at``.
     """
@@ -75,13 +74,13 @@ class RevocationStore:
         self._last = database.compile(tables.Revocation.select(fn.MAX(tables.Revocation.sequence)))
 
     def publish(self, revocations: Sequence[Revocation], now: int, *, least: int) -> None:
-        """Give revocations their sequence numbers, and forget those that expired by ``now``.
+        """Give revocations their sequence numbers, and delete those that expired by ``now``.
 
-        ``least``: the lowest number that the first of them may have. Those that say less than a new
-        one are forgotten too: whoever polls gets the new one.
+        ``least``: the lowest number that the first of them may have. Entries that a new one
+        includes are deleted, too.
 
-        For the very end of a transaction, as the lock that keeps the numbers in the order of the
-        commits is held to its end: a verifier that has seen a number has seen all below it.
+        Call it at the very end of a transaction: its lock, which keeps the numbers in the order of
+        the commits, is held to the end. So a verifier that has seen a number has seen all below it.
         """
         self._database.lock(_LOCK)
         first = max(self.last() + 1, least)
@@ -101,7 +100,7 @@ class RevocationStore:
             ],
         )
         self._remove_superseded(revocations, first)
-        # The last one stays, expired or not: it holds the number that the next one counts from.
+        # The last entry always stays, because the next number follows its number.
         self._database.write(
             tables.Revocation.delete().where(
                 (tables.Revocation.expires <= now) & (tables.Revocation.sequence < first)
@@ -109,9 +108,9 @@ class RevocationStore:
         )
 
     def of_account(self, account_id: str, now: int, *, latest: int) -> OfAccount:
-        """Return what is published of an account's tokens and has not expired.
+        """Return the entries of an account that have not expired.
 
-        Entries for those that are issued before a moment after ``latest`` are not counted.
+        Entries whose ``issued_before`` is after ``latest`` are not counted.
         """
         revocation = tables.Revocation
         of_all = (revocation.value == account_id) & (revocation.claim == Claim.SUB.value)
@@ -133,7 +132,7 @@ class RevocationStore:
         )
 
     def first(self, now: int) -> int:
-        """Return the lowest number of those that have not expired; 0 where there is none."""
+        """Return the lowest number of the entries that have not expired; 0 if there is none."""
         rows = self._database.rows(
             tables.Revocation.select(fn.MIN(tables.Revocation.sequence).alias("first")).where(
                 tables.Revocation.expires > now
@@ -150,28 +149,28 @@ class RevocationStore:
         )
 
     def correct(self, now: int, expires: int, *, latest: int) -> None:
-        """Limit such entries to tokens of before ``now``, in a transaction of the caller's.
+        """Inside a transaction: limit such entries to tokens from before ``now``.
 
-        They end at ``expires`` at the latest, and all entries get new numbers, in the same order.
+        They expire at ``expires`` at the latest, and all entries get new numbers in the same order.
         """
         self._database.lock(_LOCK)
         revocation = tables.Revocation
         ahead = revocation.issued_before > latest
         if self._database.row(revocation.select(revocation.sequence).where(ahead)) is None:
-            return  # another was faster
+            return  # another process was faster
         self._database.write(
             revocation.update(
                 issued_before=now,
                 expires=Case(None, [(revocation.expires > expires, expires)], revocation.expires),
             ).where(ahead)
         )
-        # By more than they are apart, so that no new one is an old one meanwhile.
+        # By more than their range, so that no new number equals an old one meanwhile.
         rows = self._database.rows(revocation.select(fn.MIN(revocation.sequence).alias("first")))
         apart = self.last() - int(rows[0]["first"]) + 1
         self._database.write(revocation.update(sequence=revocation.sequence + apart))
 
     def last(self) -> int:
-        """Return the highest sequence number given so far; 0 before the first."""
+        """Return the highest sequence number; 0 before the first."""
         return int(self._last()[0][0] or 0)
 
     def since(self, sequence: int, now: int) -> tuple[Revocation, ...]:
@@ -192,23 +191,23 @@ class RevocationStore:
         )
 
     def is_revoked(self, jti: str, kid: str, audience: str, *, issued_at: int) -> bool:
-        """Return whether a token was revoked by its own id, or with all of its key or audience."""
+        """Return whether an entry for its ``jti``, key or audience revokes a token."""
         return bool(self._revoked(jti=jti, kid=kid, audience=audience, issued_at=issued_at))
 
     def raise_accounts(self, account_ids: Collection[str], moment: int) -> None:
-        """Take no token of these accounts any more that was issued before ``moment``."""
+        """Revoke the tokens of these accounts that were issued before ``moment``."""
         self._raise(tables.Account, account_ids, moment)
 
     def raise_api_keys(self, key_ids: Collection[str], moment: int) -> None:
-        """Take no token of these API keys any more that was issued before ``moment``."""
+        """Revoke the tokens of these API keys that were issued before ``moment``."""
         self._raise(tables.ApiKey, key_ids, moment)
 
     def raise_workload_rules(self, rule_ids: Collection[str], moment: int) -> None:
-        """Take no token that came by these rules any more that was issued before ``moment``."""
+        """Revoke the tokens of logins by these rules that were issued before ``moment``."""
         self._raise(tables.WorkloadRule, rule_ids, moment)
 
     def lower(self, login: Principal, moment: int, *, latest: int) -> None:
-        """Have tokens count from ``moment`` where they were to count from after ``latest``."""
+        """Set ``tokens_from`` to ``moment`` where it is after ``latest``."""
         credentials = {
             CredentialKind.API_KEY: tables.ApiKey,
             CredentialKind.WORKLOAD: tables.WorkloadRule,
@@ -222,7 +221,7 @@ class RevocationStore:
             self._database.write(table.update(tokens_from=moment).where(mine))
 
     def offer_lifetimes(self, default: int, now: int) -> None:
-        """Note which lifetimes tokens have from ``now`` on: the default, and what services say."""
+        """Store the lifetimes of tokens from ``now`` on: the default, and those of services."""
         offered = {default, *self._of_services()}
         known = {
             row["seconds"]: row["ended_at"] for row in self._database.rows(tables.Lifetime.select())
@@ -237,12 +236,12 @@ class RevocationStore:
                 )
 
     def longest_lifetime(self, now: int) -> int | None:
-        """Seconds that a token issued by ``now`` can live from now on at the most, if noted."""
+        """Return the most seconds that a token from before ``now`` can still live, if known."""
         longest: int | None = self._longest_lifetime(now=now)[0][0]
         return longest
 
     def _remove_superseded(self, revocations: Iterable[Revocation], first: int) -> None:
-        """Delete what was published before number ``first`` and says less than one of these."""
+        """Delete entries before number ``first`` that one of these includes."""
         revocation = tables.Revocation
         alike: dict[tuple[Claim, int], list[str]] = defaultdict(list)
         for each in revocations:
@@ -260,7 +259,7 @@ class RevocationStore:
                     revocation.delete().where(less & (revocation.sequence < first))
                 )
                 if claim is Claim.SUB:
-                    # SECURITY: a token that may be from later than that keeps its own entry.
+                    # SECURITY: a token that may be newer than that keeps its own entry.
                     single = revocation.account.in_(values) & (revocation.issued_at < moment)
                     self._database.write(
                         revocation.delete().where(single & (revocation.sequence < first))

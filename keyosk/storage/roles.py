@@ -80,9 +80,9 @@ class RoleStore:
         version: Versions | None = None,
         rescoped: bool = True,
     ) -> int:
-        """Write the role as given; returns the version that it is at now.
+        """Write the role; returns its new version.
 
-        ``rescoped``: its scopes are others. Raises ``Stale``, ``Conflict``.
+        ``rescoped``: its scopes have changed. Raises ``Stale``, ``Conflict``.
         """
         query = tables.Role.update(
             name=role.name,
@@ -104,7 +104,7 @@ class RoleStore:
         versions.remove(self._database, query, version, noun="role")
 
     def _set_scopes(self, role: Role, now: int) -> None:
-        """Write the scopes; those that it had stay, with the moment at which they were added."""
+        """Write the scopes; those that it had keep the time at which they were added."""
         bundled, of_role = tables.RoleScope, tables.RoleScope.role == role.id
         had = {row["scope"] for row in self._database.rows(bundled.select().where(of_role))}
         gone = sorted(had - {*role.scopes})
@@ -128,7 +128,7 @@ class RoleStore:
             )
             for row in self._database.rows(bundled):
                 scopes[row["role"]].append(row["scope"])
-        # Sorted here, as changes are: databases have orders of their own.
+        # Sorted here, as in changes, because databases sort in their own ways.
         return [_role(row, sorted(scopes[row["id"]])) for row in rows]
 
 

@@ -1,4 +1,4 @@
-"""Brings a database to the newest schema, once, however many processes start at a time."""
+"""Upgrades a database to the newest schema, once for all processes that start together."""
 
 import fcntl
 import os
@@ -15,15 +15,15 @@ from keyosk.storage.database import Database
 from keyosk.storage.tables import SigningKey, Table
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
-#: How the name of a migration ends if programs that do not know it can go on, and start.
+#: The suffix of migrations with which older programs can still run and start.
 ADDITIVE: Final = "_additive"
-# When this program started: afterwards the files may be those of another.
+# Read at the start, because the files may later be those of another version.
 _KNOWN: Final = frozenset(path.stem for path in MIGRATIONS.glob("[0-9]*.py"))
 _LOCK: Final = 0x6B796F73  # "kyos": the PostgreSQL advisory lock of all upgrades
 
 
 class _Applied(Table):
-    """What ``Runner`` writes."""
+    """The table of applied migrations, which ``Runner`` writes."""
 
     name = CharField(primary_key=True)
 
@@ -54,15 +54,15 @@ def pending(database: Database) -> list[str]:
 
 
 def refuse_newer(database: Database) -> None:
-    """Look whether a newer Keyosk has upgraded the database so that this one cannot go on.
+    """Refuse a database that a newer version has made unusable for this one.
 
-    For a database that is set up. Raises ``DatabaseTooNew``, ``Unavailable``.
+    Only for a database that is set up. Raises ``DatabaseTooNew``, ``Unavailable``.
     """
     _refuse_unknown(row["name"] for row in database.rows(_Applied.select(_Applied.name)))
 
 
 def is_empty(database: Database) -> bool:
-    """Whether nothing of Keyosk is in the database, or there is none. Raises ``Unavailable``."""
+    """Return whether there is no database, or it has no table of Keyosk. Raises ``Unavailable``."""
     if database.is_sqlite and not database.has_file():
         return True
     with database.driver_errors():
@@ -71,7 +71,7 @@ def is_empty(database: Database) -> bool:
 
 
 def has_signing_keys(database: Database) -> bool:
-    """Return whether signing keys are in a SQLite database, of whatever version its schema is."""
+    """Return whether a SQLite database of any version has signing keys."""
     with database.driver_errors():
         if not database.raw.table_exists(SigningKey._meta.table_name):
             return False
@@ -80,16 +80,16 @@ def has_signing_keys(database: Database) -> bool:
 
 @contextmanager
 def exclusive(database: Database) -> Iterator[None]:
-    """Hold the one right to set up this database, over all processes and machines that share it.
+    """Hold the lock for setting up this database, across all processes and machines that share it.
 
-    The lock dies with its holder: a lock file's by the kernel, an advisory lock's with the session.
+    The lock ends with its holder: the kernel frees a lock file, and the session an advisory lock.
     """
     database.create_file()
     if database.path is None:
         with database.lock_apart("upgrade", in_public=_LOCK), database.unhurried():
             yield
         return
-    # By the file itself, which may have several names (symbolic links).
+    # By the real file, because symbolic links give it several names.
     lock = f"{os.path.realpath(database.path)}.lock"
     try:
         handle = os.open(lock, os.O_CREAT | os.O_RDWR, 0o600)
@@ -97,7 +97,7 @@ def exclusive(database: Database) -> Iterator[None]:
         raise DatabaseUnusable(f"Cannot make {lock}: {error.strerror}.") from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        # Not before: the first connections to a new file that all turn WAL on fail without waiting.
+        # Only now: concurrent first connections that all enable WAL would fail.
         database.ping()
         yield
     finally:

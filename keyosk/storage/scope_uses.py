@@ -13,7 +13,7 @@ from keyosk.storage import tables
 from keyosk.storage.database import Database
 
 _ROWS_AT_ONCE: Final = 500
-#: Holdings that one page reads at most, however many an account has.
+#: The most held scopes that one page reads, even if an account has more.
 _MOST: Final = 5_000
 _NAME: Final = fn.COALESCE(tables.Grant.scope, tables.RoleScope.scope)
 _USE: Final = tables.ScopeUse
@@ -27,11 +27,11 @@ class ScopeUseStore:
         self._database = database
 
     def note(self, uses: Mapping[tuple[str, str], bool], day: int) -> None:
-        """Write that scopes were used on ``day``, by account and scope.
+        """Record the use of scopes on ``day``, by account and scope.
 
         True: a request named the scope. Accounts and scopes that no longer exist are left out.
         """
-        # In one order, so that no two processes wait for one another's rows.
+        # In a fixed order, so that two processes never deadlock.
         keys = sorted(uses)
         for start in range(0, len(keys), _ROWS_AT_ONCE):
             part = keys[start : start + _ROWS_AT_ONCE]
@@ -70,7 +70,7 @@ class ScopeUseStore:
         )
         try:
             self._database.write(query)
-        except peewee.IntegrityError as error:  # deleted between the look and the write
+        except peewee.IntegrityError as error:  # deleted between read and write
             raise Unavailable("An account or scope was deleted meanwhile.") from error
 
     def held(self, account_id: str, *, now: int) -> tuple[HeldScope, ...]:
@@ -108,8 +108,8 @@ class ScopeUseStore:
     ) -> tuple[list[AccountScopes], str | None]:
         """Return enabled accounts after ``after`` with scopes unused since the day ``since``.
 
-        They have held them since before ``held_before``. At most ``looked_at`` accounts are looked
-        at. Also returns the account to go on after, ``None`` at the end.
+        They have held them since before ``held_before``. At most ``looked_at`` accounts are read.
+        Also returns the account to go on after, ``None`` at the end.
         """
         end = self._end(after, looked_at)
         moment = fn.COALESCE(_USE.named_on if named else _USE.issued_on, 0)
@@ -154,9 +154,10 @@ class ScopeUseStore:
 
 
 def _is_wrong(written: peewee.Field, day: Any) -> Any:
-    """Whether a day is in need of the new one, 0 for none.
+    """Return the condition that a stored day (0 for none) must be replaced by the new one.
 
-    A later one is wrong as well: a clock was ahead. Nodes may differ around midnight.
+    A day that is too far ahead is replaced, too: a clock was ahead. Nodes may differ around
+    midnight.
     """
     return (written < day) | ((day > 0) & (written > day + 1))
 
@@ -166,7 +167,7 @@ def _latest(written: peewee.Field, day: Any) -> peewee.Case:
 
 
 def _holdings(now: int) -> "peewee.ModelSelect[Any]":
-    """Return the query of what accounts hold at ``now``, each scope for each grant with it."""
+    """Return the query of the scopes that accounts hold at ``now``, a row for each grant."""
     grant = tables.Grant
     query: peewee.ModelSelect[Any] = (
         grant.select(

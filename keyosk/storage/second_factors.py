@@ -33,7 +33,7 @@ class SecondFactorStore:
         )
 
     def add(self, factor: SecondFactor, *, step: int | None = None) -> None:
-        """Insert a factor; ``step``: of the code that it was confirmed by. Raises ``Conflict``."""
+        """Insert a factor; ``step``: that of the code that confirmed it. Raises ``Conflict``."""
         passkey = factor.passkey
         try:
             self._database.insert(
@@ -58,7 +58,7 @@ class SecondFactorStore:
             raise Conflict("id", "This second factor was added already.") from error
 
     def is_enrolled(self, account_id: str) -> bool:
-        """Return whether the account has a second factor, recovery codes aside."""
+        """Return whether the account has a second factor other than recovery codes."""
         return bool(self._is_enrolled(account_id=account_id))
 
     def get(self, account_id: str, factor_id: str) -> SecondFactor | None:
@@ -80,14 +80,14 @@ class SecondFactorStore:
         return self._database.count(lists.filtered(_of(account_id), list_query, {}))
 
     def remove(self, factor_id: str) -> None:
-        """Delete a factor, with its recovery codes if it is those."""
+        """Delete a factor; for recovery codes, delete all codes."""
         self._database.write(_FACTOR.delete().where(_FACTOR.id == factor_id))
 
     def use_step(self, factor_id: str, step: int, *, latest: int, now: int) -> bool:
-        """Take the code of a time step; returns whether it was not taken yet, nor a later one.
+        """Use the code of a time step; returns whether neither it nor a later one was used.
 
-        ``latest``: the last step that a right clock can have taken: what is stored ahead of it
-        binds nobody. Of all who come at once, on whatever node, one is told so.
+        ``latest``: the last step that a right clock can have used; a later stored step is ignored.
+        Of concurrent calls on all nodes, only one gets true.
         """
         taken = _FACTOR.last_step
         is_new = taken.is_null() | (taken < step) | (taken > latest)
@@ -95,8 +95,8 @@ class SecondFactorStore:
         return self._database.write(query.where((_FACTOR.id == factor_id) & is_new)) == 1
 
     def use_passkey(self, factor_id: str, sign_count: int, *, now: int) -> bool:
-        """Write that a passkey was used; returns whether its count is not behind by now."""
-        # Many authenticators do not count: theirs stays 0.
+        """Record the use of a passkey; returns whether its count has not gone back."""
+        # Many authenticators do not count; then it stays 0.
         query = _FACTOR.update(sign_count=sign_count, last_used_at=now)
         is_new = _FACTOR.sign_count < sign_count
         if sign_count == 0:
@@ -109,7 +109,7 @@ class SecondFactorStore:
         self._database.insert(_CODE, rows)
 
     def use_code(self, factor_id: str, digest: bytes, *, now: int) -> bool:
-        """Take a recovery code; returns whether it was there: it works once."""
+        """Delete a recovery code; returns whether it existed, because it works once."""
         mine = (_CODE.digest == digest) & (_CODE.factor == factor_id)
         if self._database.write(_CODE.delete().where(mine)) != 1:
             return False

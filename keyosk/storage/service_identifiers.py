@@ -1,4 +1,4 @@
-"""The service that a name or audience means: names and audiences are one namespace."""
+"""The services of names and audiences, which share one namespace."""
 
 import json
 from collections import defaultdict
@@ -17,7 +17,7 @@ _SHARED: Final = "Another service already has this name or audience, or a simila
 def check(database: Database, service: Service) -> None:
     """Raise ``Conflict`` if another service has one of its identifiers, with the field.
 
-    Who comes to the same at this moment is found by ``claim``.
+    ``claim`` finds concurrent conflicts.
     """
     table = tables.ServiceIdentifier
     wanted = _keys(service)
@@ -29,10 +29,10 @@ def check(database: Database, service: Service) -> None:
 
 
 def claim(database: Database, service: Service) -> None:
-    """Make the service the one that its name and audiences mean. Raises ``Conflict``."""
+    """Store the name and audiences of the service. Raises ``Conflict``."""
     table = tables.ServiceIdentifier
     database.write(table.delete().where(table.service == service.id))
-    # In one order everywhere, so that two never wait for each other in a circle.
+    # In a fixed order, so that two transactions never deadlock.
     rows = [{"key": key, "service": service.id} for key in sorted(_keys(service))]
     try:
         database.insert(table, rows)
@@ -46,7 +46,7 @@ def column(service: Service) -> str | None:
 
 
 def shared(database: Database) -> list[str]:
-    """Return the names and audiences of more than one service, from before this was refused."""
+    """Return names and audiences of several services, which older versions allowed."""
     table = tables.Service
     users: dict[str, list[str]] = defaultdict(list)
     for row in database.rows(table.select().order_by(table.id)):

@@ -33,7 +33,7 @@ _TAKEN: Final = {
 _SCOPE_TAKEN: Final = {"name": "A scope of this name already exists in the installation."}
 _BOTH: Final = "both"
 
-#: The columns that ``terms`` reads, in its order.
+#: The columns that ``policy`` reads, in its order.
 POLICY_COLUMNS: Final = (
     tables.Service.name,
     tables.Service.audience,
@@ -54,7 +54,7 @@ _TARGET: Final = tables.Service.alias()
 
 
 def _exchanges_for(name: str) -> peewee.Expression:
-    """Whether a service's tokens may be exchanged for tokens for the one with this name."""
+    """Return the condition that tokens may be exchanged for those of the service ``name``."""
     found = tables.Exchange.select(tables.Exchange.service).join(
         _TARGET, on=(tables.Exchange.target == _TARGET.id)
     )
@@ -116,7 +116,7 @@ class ServiceStore:
         return self._one(tables.Service.name == name)
 
     def policy_for(self, target: str) -> TokenPolicy | None:
-        """The terms of the service that a token request names, by its name or an audience."""
+        """Return the policy of the service with this name or audience."""
         rows = self._meant(key=namespace_key(target))
         if not rows:
             return None
@@ -147,7 +147,7 @@ class ServiceStore:
         return self._services(tables.Service.select().where(tables.Service.account == account_id))
 
     def policies_acted_for(self, account_id: str) -> list[TokenPolicy]:
-        """Return the terms of the services that the account acts for."""
+        """Return the policies of the services that the account acts for."""
         return [policy(row) for row in self._acted_for(account_id=account_id)]
 
     def change(
@@ -159,11 +159,11 @@ class ServiceStore:
         readdressed: bool = True,
         exchanged: bool = True,
     ) -> int:
-        """Write the service as given, but its scopes; returns the version that it is at now.
+        """Write the service without its scopes; returns its new version.
 
-        ``readdressed``: its name or audiences are others; ``exchanged``: its exchanges. Raises
-        ``Stale``, ``Conflict``, ``Invalid`` if there is no such account, or no such service to
-        exchange for.
+        ``readdressed``: its name or audiences have changed; ``exchanged``: its exchanges have.
+        Raises ``Stale``, ``Conflict``, ``Invalid`` if there is no such account, or no such service
+        to exchange for.
         """
         if readdressed:
             service_identifiers.check(self._database, service)
@@ -289,7 +289,7 @@ class ServiceStore:
             .where(tables.Exchange.service.in_(service_ids))
         )
         found: dict[str, list[Exchange]] = defaultdict(list)
-        # Sorted here, as changes are: databases have orders of their own.
+        # Sorted here, as in changes, because databases sort in their own ways.
         for row in sorted(self._database.rows(query), key=lambda row: str(row["name"])):
             exchange = Exchange(row["name"], tuple(json.loads(row["scopes"])))
             found[row["service"]].append(exchange)
@@ -333,9 +333,9 @@ class ServiceStore:
 
 @lru_cache(maxsize=1024)
 def policy(columns: Row) -> TokenPolicy:
-    """Return the terms that the columns of ``POLICY_COLUMNS`` hold.
+    """Return the policy from the columns of ``POLICY_COLUMNS``.
 
-    Nearly every token is for the same few services: what a row means is worked out once (6 us).
+    Cached, because nearly every token is for the same few services; it takes 6 us.
     """
     accepts = columns[4]
     return TokenPolicy(

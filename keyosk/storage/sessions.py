@@ -21,7 +21,7 @@ class SessionStore:
         self._database = database
         session = tables.Session
         self._find = database.compile(session.select().where(session.id == parameter("id")))
-        # One that others change waits for them here, and they for it; SQLite has one writer anyway.
+        # FOR UPDATE: wait for other changes of the session; SQLite has only one writer anyway.
         self._locked = (
             self._find
             if database.is_sqlite
@@ -73,14 +73,14 @@ class SessionStore:
         return None if row is None else session_of(row)
 
     def locked(self, session_id: str) -> Session | None:
-        """Inside a transaction: return the session, which nobody else changes until its end."""
+        """Inside a transaction: return the session, locked against other changes."""
         row = self._locked.first(id=session_id)
         return None if row is None else session_of(row)
 
     def rotate(self, session: Session, *, since: Session) -> bool:
-        """Write what changes when a session is used, if it still is as it was read before.
+        """Store a use of the session, if it has not changed since it was read.
 
-        Returns whether it was. ``since``: as it was read.
+        Returns whether it was stored. ``since``: the session as it was read.
         """
         written = self._rotate(
             id=session.id,
@@ -93,7 +93,7 @@ class SessionStore:
         return bool(written)
 
     def date_back(self, session: Session) -> None:
-        """Write when a session began and ends, if another was not faster."""
+        """Correct the times of a session, unless another process has done so."""
         self._database.write(
             tables.Session.update(
                 created_at=session.created_at, expires_at=session.expires_at
@@ -114,14 +114,14 @@ class SessionStore:
         return self._database.count(lists.filtered(_of(account_id), list_query, {}))
 
     def page_of_all(self, list_query: ListQuery, now: int) -> list[Session]:
-        """Return a page of the sessions in force of all accounts; a filter is ``owner``."""
+        """Return a page of the active sessions of all accounts; the filter ``owner`` is an id."""
         query = lists.page(
             self._in_force(now), list_query, key=tables.Session.id, sorts=_SORTS, filters=_FILTERS
         )
         return [session_of(row) for row in self._database.rows(query)]
 
     def count_of_all(self, list_query: ListQuery, now: int) -> int:
-        """Return the number of the sessions in force of all accounts."""
+        """Return the number of active sessions of all accounts."""
         query = lists.filtered(self._in_force(now), list_query, _FILTERS)
         return lists.count(self._database, query, list_query)
 
@@ -134,7 +134,7 @@ class SessionStore:
         self._database.write(tables.Session.delete().where(tables.Session.id == session_id))
 
     def remove_of_account(self, account_id: str, *, by_password: bool = False) -> None:
-        """Delete the sessions of an account, ``by_password``: only those that a password began."""
+        """Delete the sessions of an account; ``by_password``: only those that a password began."""
         condition = tables.Session.account == account_id
         if by_password:
             condition &= tables.Session.password_id.is_null(False)
@@ -146,7 +146,7 @@ class SessionStore:
 
     def remove_for_audience(self, audience: str) -> None:
         """Delete the sessions whose tokens are for an audience, alone or with others."""
-        # It stands there as JSON, so within quotation marks, and no two differ in case only.
+        # The column is JSON, so the audience is quoted; no two audiences differ only in case.
         named = tables.Session.audiences.contains(json.dumps(audience))
         self._database.write(tables.Session.delete().where(named))
 

@@ -1,6 +1,6 @@
-"""One clock for all nodes that share a database: a node whose own is wrong takes the database's.
+"""One clock for all nodes that share a database: a node with a wrong clock uses the database's.
 
-Tokens, revocations and throttling compare moments that several nodes wrote. Where clocks differ by
+Tokens, revocations and throttling compare times that several nodes wrote. Where clocks differ by
 seconds, a token of one node would be from the future for another, and be issued "after" the
 revocation that was meant to end it.
 """
@@ -11,18 +11,18 @@ from typing import Final
 
 from keyosk.storage.database import Database
 
-#: Seconds by which a clock may differ from the database's, beside what cannot be measured.
+#: Seconds by which a clock may differ from the database's, in addition to the measuring error.
 _TOLERATED: Final = 0.25
-_FIRST: Final = 3  # measurements at the start; each narrows down what is known
+_FIRST: Final = 3  # measurements at the start, each of which reduces the error
 
 
 class SharedClock:
     """The time by this machine's clock, or by the database's where they differ."""
 
     def __init__(self) -> None:
-        # What the database's clock is ahead of this machine's monotonic one: between these two.
+        # The difference of the database's clock and the monotonic clock is between these two.
         self._low, self._high = -math.inf, math.inf
-        self._ahead: float | None = None  # where our own clock is wrong
+        self._ahead: float | None = None  # if this machine's clock is wrong
 
     def __call__(self) -> float:
         ahead = self._ahead
@@ -43,7 +43,7 @@ class SharedClock:
         low, high = theirs - told, theirs - asked
         if low <= self._high and high >= self._low:
             low, high = max(low, self._low), min(high, self._high)
-        # Else one of the clocks was set, or another server is the primary now.
+        # Otherwise a clock was set, or another server has become the primary.
         self._low, self._high = low, high
         ahead, unknown = (low + high) / 2, (high - low) / 2
         wrong = abs(time.monotonic() + ahead - time.time())

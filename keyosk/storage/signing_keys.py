@@ -52,7 +52,7 @@ class SigningKeyStore:
             ) from error
 
     def all(self) -> tuple[SigningKey, ...]:
-        """Every key, oldest first; the very same tuple for as long as nothing has changed."""
+        """Return every key, oldest first; the same tuple object while nothing has changed."""
         query = tables.SigningKey.select().order_by(
             tables.SigningKey.created_at, tables.SigningKey.kid
         )

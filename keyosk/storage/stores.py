@@ -1,4 +1,4 @@
-"""Every store of one database, as one value."""
+"""All stores of a database, as one value."""
 
 from dataclasses import dataclass
 
@@ -54,7 +54,7 @@ class Stores:
 
     @classmethod
     def of(cls, database: Database) -> "Stores":
-        """Return all of them on one database."""
+        """Create all stores for a database."""
         return cls(
             accounts=AccountStore(database),
             activity=ActivityStore(database),

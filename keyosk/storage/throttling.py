@@ -1,11 +1,12 @@
-"""Allowances to guess, kept in the database so that all processes and nodes share them.
+"""Allowances of attempts, stored in the database, so that all processes and nodes share them.
 
-The generic cell rate algorithm (GCRA; ITU-T I.371): what is used up of an allowance wears off with
-time, a guess adds ``step`` to it, and is refused where it would be more than ``room``. A row has it
-as ``until - counted_at``, which holds whatever the clock was when it was counted. Time that has
-passed since is measured by one clock only: since ``counted_at``, unless that lies ahead, or since
-``latest_at``, the latest moment that any clock had here, by a clock that has reached it. So neither
-a clock that was ahead once nor one of another node uses up or gives back a single guess.
+This is the generic cell rate algorithm (GCRA; ITU-T I.371). The used part of an allowance shrinks
+with time. An attempt adds ``step`` to it, and is refused if it would exceed ``room``.
+
+A row stores the used part as ``until - counted_at``, which does not depend on the clock. The time
+since then counts from ``counted_at``, or if that is ahead, from ``latest_at``, the latest time of
+any clock here. So a clock that was ahead, or that of another node, neither uses up nor refunds an
+attempt.
 """
 
 from collections.abc import Collection, Sequence
@@ -19,16 +20,16 @@ from keyosk.storage import tables
 from keyosk.storage.compiled import Compiled, parameter
 from keyosk.storage.database import Database
 
-#: How many places an account keeps, those where it was seen last.
+#: The number of known sources of an account, the latest ones.
 _KNOWN: Final = 20
-#: Milliseconds: clocks of two nodes that are less apart forget nothing that the other needs.
+#: Milliseconds by which the clocks of two nodes may differ without losing what the other needs.
 _APART: Final = 900_000
-#: Milliseconds after which a seen place is written again: a login is not a reason by itself.
+#: Milliseconds after which a known source is written again, because not every login is written.
 _SEEN_RESOLUTION: Final = 86_400_000
 
 
 def is_fresh(seen_at: int | None, now: int) -> bool:
-    """Return whether a source that was seen then needs no ``trust_source`` (milliseconds)."""
+    """Return whether a source seen at this time (milliseconds) needs no ``trust_source``."""
     return seen_at is not None and now - _SEEN_RESOLUTION <= seen_at <= now + _APART
 
 
@@ -64,7 +65,7 @@ class ThrottlingStore:
             ),
             repeatable=False,
         )
-        # What a clock that was ahead has noted must not outlive all that is noted after it.
+        # Times from a clock that was ahead must not outlive later ones.
         self._date_back_sources = database.compile(
             known.update(seen_at=now - 1).where(mine & (known.seen_at > now + _APART)),
             repeatable=False,
@@ -85,12 +86,12 @@ class ThrottlingStore:
         )
 
     def admit(self, allowances: Sequence[Allowance], now: int) -> frozenset[str]:
-        """Take one attempt from each allowance at ``now`` (milliseconds), all by one statement.
+        """Use one attempt of each allowance at ``now`` (milliseconds), by one statement.
 
-        Returns the keys of the allowances that had one left; the others are unchanged. However many
-        attempts come at once, no allowance gives more than it has.
+        Returns the keys of the allowances that had one left; the others are unchanged. Concurrent
+        attempts never get more than an allowance has.
         """
-        # In one order, so that no two statements wait for one another's rows.
+        # In a fixed order, so that two statements never deadlock.
         ordered = sorted(allowances, key=lambda each: each.key)
         take = self._takes.get(len(ordered))
         if take is None:
@@ -106,12 +107,12 @@ class ThrottlingStore:
         return frozenset(row[0] for row in take(**values))
 
     def refund(self, allowances: Sequence[Allowance]) -> None:
-        """Undo ``admit`` for these, in a transaction of the caller's."""
+        """Inside a transaction: undo ``admit`` for these allowances."""
         for each in sorted(allowances, key=lambda each: each.key):
             self._refund(key=each.key, step=each.step)
 
     def used(self, keys: Collection[str], now: int) -> dict[str, int]:
-        """Of those of the allowances that are not whole at ``now``, how much is used up."""
+        """Return the used part of the allowances at ``now``; unused ones are left out."""
         if not keys:
             return {}
         rows = self._database.rows(
@@ -122,7 +123,7 @@ class ThrottlingStore:
         return {row["key"]: row["used"] for row in rows if row["used"] > 0}
 
     def date_back(self, keys: Collection[str], now: int) -> None:
-        """Have what these of the allowances have used up wear off from now on, at the latest."""
+        """Correct allowances from a clock that was ahead, so that they shrink from now on."""
         if not keys:
             return
         allowance = tables.Allowance
@@ -180,12 +181,12 @@ class ThrottlingStore:
 
 
 def is_used_up(allowance: Any, now: Any) -> Any:
-    """Return whether an allowance gives no attempt at ``now``, as SQL over its columns."""
+    """Return the condition that an allowance has no attempt left at ``now``."""
     return _used(now, allowance) + allowance.step - allowance.room > 0
 
 
 def _used(now: Any, allowance: Any = tables.Allowance) -> Any:
-    """Return how much of an allowance is used up at ``now``, in milliseconds, as SQL."""
+    """Return the SQL for the used part of an allowance at ``now``, in milliseconds."""
     since = Case(
         None,
         [

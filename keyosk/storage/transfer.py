@@ -1,4 +1,4 @@
-"""Copies all that is in one database into another, as from SQLite to PostgreSQL."""
+"""Copies a database into another one, such as from SQLite to PostgreSQL."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -14,19 +14,18 @@ _AT_ONCE: Final = 500
 
 
 def copy_rows(source: Database, target: Database) -> int:
-    """Copy all rows, or none, into a database that is upgraded and empty; returns how many.
+    """Copy all rows into an empty, upgraded database, in one transaction; returns their number.
 
-    For the holder of the target's ``schema.exclusive``, which may wait as long as it takes.
-
-    Nobody writes to a SQLite source meanwhile. Raises ``Invalid`` if there is anything in the
+    Only for the holder of the target's ``schema.exclusive``. A SQLite source is locked against
+    writes meanwhile. Raises ``Invalid`` if there is anything in the
     target already, ``Unavailable``.
     """
     copied = 0
-    tables = sort_models(ALL)  # each behind those that it refers to
+    tables = sort_models(ALL)  # each after the tables that it refers to
     with source.transaction(), target.transaction():
         refuse_used(target)
         for table in reversed(tables):
-            target.write(table.delete())  # what migrations write into an empty one
+            target.write(table.delete())  # rows that migrations wrote into the empty database
         for table in tables:
             for rows in _read(source, table):
                 target.insert_all(table, rows)
@@ -35,15 +34,15 @@ def copy_rows(source: Database, target: Database) -> int:
 
 
 def refuse_used(target: Database) -> None:
-    """Raise ``Invalid`` if a database has been set up, whatever version its schema is."""
+    """Raise ``Invalid`` if a database of any version has been set up."""
     for key in (Account.id, SigningKey.kid):
         if target.row(key.model.select(key)) is not None:
             raise Invalid.field("database", "is in use already; give an empty one")
 
 
 def _read(database: Database, table: type[Table]) -> Iterator[list[dict[str, Any]]]:
-    # Rows that the database numbers by itself get new numbers, in the same order: else those that
-    # it gives next would be taken.
+    # Rows with automatic numbers get new ones in the same order; otherwise the next automatic
+    # number would be taken.
     columns = [each for each in table._meta.sorted_fields if not isinstance(each, AutoField)]
     order = table._meta.get_primary_keys()
     with database.driver_errors():

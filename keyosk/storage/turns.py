@@ -1,8 +1,8 @@
-"""Whose turn it is to write to a SQLite file: of all threads and processes of a machine.
+"""A fair queue for writing to a SQLite file, for all threads and processes of a machine.
 
-SQLite lets one write at a time. It has the others sleep and try again, each time for longer, up to
-a tenth of a second, while those that come meanwhile go before them: of 16 refreshes at once the
-slowest took 80 ms and more. So whoever writes waits here first.
+SQLite has one writer at a time. Others sleep and try again, for up to a tenth of a second, and
+later ones may overtake them: of 16 concurrent refreshes the slowest took 80 ms and more. So writers
+wait here first.
 """
 
 import fcntl
@@ -24,10 +24,10 @@ LONGEST: Final = 4.0
 
 
 class Turns:
-    """Passed from thread to thread, and by a lock on the file's folder between processes.
+    """A turn, which passes from thread to thread, and between processes by a lock on the folder.
 
-    It only says who is next. That one then takes SQLite's own lock, which programs that know no
-    turns hold as well, and waits for it as SQLite does.
+    It only determines who is next. That thread then takes SQLite's own lock, which other programs
+    may hold, and waits for it as SQLite does.
     """
 
     def __init__(self, file: Path) -> None:
@@ -50,11 +50,11 @@ class Turns:
                 with _deadline():
                     fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError:
-            pass  # no locks here, or no descriptor left: SQLite's own lock is enough
+            pass  # no locks or descriptors here: SQLite's own lock is enough
         except BaseException:
             self.give()
             raise
-        # Those before it found the file locked for as long: it need not find it out again.
+        # The file was locked for all this time, so another attempt is useless.
         if time.monotonic() - began >= LONGEST:
             self.give()
             raise _locked()
@@ -68,7 +68,7 @@ class Turns:
             self._threads.release()
 
     def _open(self) -> int:
-        """Open the folder: by each process for itself, as a lock belongs to the opening."""
+        """Open the folder, once in each process, because a lock belongs to the open file."""
         self._handle = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         weakref.finalize(self, os.close, self._handle)
         return self._handle
@@ -76,9 +76,9 @@ class Turns:
 
 @contextmanager
 def _deadline() -> Iterator[None]:
-    """Have a command give up in time: another one may have been stopped in the middle (Ctrl-Z).
+    """Limit the wait of a command, because another process may be stopped (Ctrl-Z).
 
-    Signals reach the main thread only, in which the server writes nothing.
+    Signals reach only the main thread, in which the server writes nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

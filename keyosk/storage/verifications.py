@@ -1,4 +1,4 @@
-"""What the last test of each service with bad tokens found."""
+"""The result of the last test of each service with bad tokens."""
 
 import json
 from dataclasses import asdict
@@ -17,7 +17,7 @@ class VerificationStore:
         self._database = database
 
     def of_service(self, service_id: str) -> Verification | None:
-        """Return what the last test found, ``None`` if there was none."""
+        """Return the result of the last test, ``None`` if there was none."""
         known = tables.Verification
         row = self._database.row(known.select().where(known.service == service_id))
         if row is None:
@@ -26,7 +26,7 @@ class VerificationStore:
         return Verification(**{**row, "failed": tuple(json.loads(row["failed"]))})
 
     def replace(self, service_id: str, found: Verification) -> None:
-        """Keep this in place of what the test before found."""
+        """Store a result, replacing the one before."""
         known = tables.Verification
         row = {**asdict(found), "service": service_id, "failed": json.dumps(found.failed)}
         fields = [field for field in known._meta.sorted_fields if field is not known.service]

@@ -1,4 +1,4 @@
-"""Writes that are made only at certain versions of an object."""
+"""Writes that depend on the version of the object."""
 
 from typing import Any
 
@@ -14,8 +14,8 @@ from keyosk.storage.database import Database
 def following(database: Database, table: Any) -> Any:
     """Return the version of an object of a table after a write, as the database computes it.
 
-    It grows with the time: a database that was set back to an earlier state gives none twice, so
-    that no entity tag of before fits what is there afterwards.
+    It grows with time, so that a database that was restored to an earlier state repeats no version,
+    and no earlier entity tag matches a later object.
     """
     larger = fn.MAX if database.is_sqlite else fn.GREATEST
     return larger(table.version + 1, new_version())
@@ -24,9 +24,9 @@ def following(database: Database, table: Any) -> Any:
 def change(
     database: Database, query: "peewee.ModelUpdate", wanted: Versions | None, *, noun: str
 ) -> int:
-    """Run the update of one object, which is then at the next version; returns that.
+    """Run the update of one object; returns its new version.
 
-    Only where the object is at a version that is wanted; ``None``: at any. Raises ``Stale``,
+    Only if the object is at a wanted version (``None``: any). Raises ``Stale``,
     ``peewee.IntegrityError``.
     """
     version = query.model.version
@@ -40,7 +40,7 @@ def change(
 def remove(
     database: Database, query: "peewee.ModelDelete", wanted: Versions | None, *, noun: str
 ) -> None:
-    """Run the deletion of one object, as ``change``. Raises ``Stale``."""
+    """Run the deletion of one object, as ``change`` does. Raises ``Stale``."""
     if not database.write(_at(query, wanted, noun=noun)):
         raise _stale(noun)
 
@@ -49,7 +49,7 @@ def _at(query: Any, wanted: Versions | None, *, noun: str) -> Any:
     if wanted is None:
         return query
     if wanted.any_of is not None and not wanted.any_of:
-        raise _stale(noun)  # there is no such version: nothing is to be asked
+        raise _stale(noun)  # no version matches, so no query is needed
     column = query.model.version
     if wanted.any_of is not None:
         query = query.where(column.in_(sorted(wanted.any_of)))

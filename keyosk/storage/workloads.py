@@ -1,4 +1,4 @@
-"""Issuers whose tokens log workloads in, their rules, their keys, and tokens that were used."""
+"""Issuers whose tokens log workloads in, their rules, their keys, and used tokens."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ _RULE_FILTERS: Final[lists.Filters] = {
         tables.Account.select(tables.Account.id).where(tables.Account.username == value)
     ),
 }
-#: How many expired tokens are forgotten where one is remembered.
+#: How many expired tokens are deleted for each one that is stored.
 _FORGOTTEN: Final = 100
 
 
@@ -39,9 +39,9 @@ class FetchedKeys:
 
     Attributes:
         document: The key set as JSON text; ``None`` if it was never fetched.
-        fetched_at: When that was.
+        fetched_at: When it was fetched.
         fresh_until: When it should be fetched again.
-        tried_at: When a node last began to.
+        tried_at: When a node last began to fetch it.
         fault: Why that failed; ``None`` if it did not.
     """
 
@@ -84,7 +84,7 @@ class IssuerStore:
         return self._one(tables.TrustedIssuer.id == issuer_id)
 
     def by_claim(self, issuer: str) -> list[TrustedIssuer]:
-        """Return those whose tokens have this ``iss``; each has another audience."""
+        """Return the issuers with this ``iss``; their audiences differ."""
         return [_issuer(row) for row in self._by_claim.dicts(issuer=issuer)]
 
     def page(self, list_query: ListQuery) -> list[TrustedIssuer]:
@@ -104,7 +104,7 @@ class IssuerStore:
         return lists.count(self._database, query, list_query)
 
     def change(self, issuer: TrustedIssuer, *, now: int, version: Versions | None = None) -> int:
-        """Write the issuer as given; returns its version now. Raises ``Stale``, ``Conflict``."""
+        """Write the issuer; returns its new version. Raises ``Stale``, ``Conflict``."""
         query = tables.TrustedIssuer.update(
             **_columns(issuer),
             updated_at=now,
@@ -121,7 +121,7 @@ class IssuerStore:
         versions.remove(self._database, query, version, noun="issuer")
 
     def fetched_keys(self, issuer_id: str) -> FetchedKeys | None:
-        """Return the keys that were fetched of an issuer; ``None`` if no node ever tried."""
+        """Return the fetched keys of an issuer; ``None`` if no node ever tried."""
         row = self._keys.first(issuer_id=issuer_id)
         if row is None:
             return None
@@ -134,10 +134,10 @@ class IssuerStore:
         )
 
     def claim_fetch(self, issuer_id: str, *, now: int, not_after: int, latest: int) -> bool:
-        """Take the turn to fetch an issuer's keys, if nobody did after ``not_after``.
+        """Claim the fetch of an issuer's keys, unless one began after ``not_after``.
 
-        Only one process on all nodes gets it. ``latest``: a turn that was taken later was taken by
-        a clock that was ahead.
+        Only one process of all nodes gets it. ``latest``: a later start is ignored, because a clock
+        was ahead.
         """
         keys = tables.FetchedKeys
         is_due = (keys.tried_at <= not_after) | (keys.tried_at > latest)
@@ -160,7 +160,7 @@ class IssuerStore:
     def store_keys(
         self, issuer: TrustedIssuer, document: str, *, now: int, fresh_until: int
     ) -> None:
-        """Keep the key set that was just fetched for the issuer as it was then."""
+        """Store a fetched key set, unless the issuer has changed meanwhile."""
         keys = tables.FetchedKeys
         self._database.write(
             keys.update(
@@ -169,16 +169,16 @@ class IssuerStore:
         )
 
     def store_fault(self, issuer: TrustedIssuer, fault: str) -> None:
-        """Keep why the key set could not be fetched; the last good one stays."""
+        """Store why the fetch failed; the last valid key set stays."""
         self._database.write(tables.FetchedKeys.update(fault=fault).where(_is_of(issuer)))
 
     def forget_keys(self, issuer_id: str) -> None:
-        """Forget the key set: it is fetched anew."""
+        """Delete the key set, so that it is fetched again."""
         keys = tables.FetchedKeys
         self._database.write(keys.delete().where(keys.issuer == issuer_id))
 
     def use(self, digest: bytes, *, expires_at: int, now: int) -> bool:
-        """Note that a token logs in; False if it did before. ``digest``: of issuer and ``jti``."""
+        """Record a token as used; returns false if it was used before."""
         used = tables.UsedAssertion
         over = (
             used.select(used.digest)
@@ -275,7 +275,7 @@ class WorkloadRuleStore:
         return lists.count(self._database, query, list_query)
 
     def change(self, rule: WorkloadRule, *, now: int, version: Versions | None = None) -> int:
-        """Write the rule as given; returns its version now. Raises ``Stale``, ``Conflict``."""
+        """Write the rule; returns its new version. Raises ``Stale``, ``Conflict``."""
         query = tables.WorkloadRule.update(
             **_rule_columns(rule),
             updated_at=now,
@@ -292,9 +292,9 @@ class WorkloadRuleStore:
         versions.remove(self._database, query, version, noun="rule")
 
     def record_use(self, rule: WorkloadRule, issuer: TrustedIssuer, now: int) -> bool:
-        """Record that a token logged in by the rule, which keeps its version.
+        """Record a login by the rule, without changing its version.
 
-        False if the rule or its issuer was changed or deleted meanwhile.
+        Returns false if the rule or its issuer was changed or deleted meanwhile.
         """
         return bool(
             self._record_use(
@@ -308,7 +308,7 @@ class WorkloadRuleStore:
 
 
 def _is_of(issuer: TrustedIssuer) -> peewee.Expression:
-    # SECURITY: what was fetched from an address that an admin has replaced since does not count.
+    # SECURITY: keys from a URL that an admin has replaced meanwhile are not stored.
     table = tables.TrustedIssuer
     unchanged = table.select(table.id).where(
         (table.id == issuer.id) & (table.version == issuer.version)
