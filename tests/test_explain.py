@@ -341,6 +341,8 @@ def test_the_commands_make_look_into_and_explain_tokens(
     looked = server.run("token", "inspect", text=made.stdout)
     assert looked.returncode == 0, looked.stderr
     assert json.loads(looked.stdout)["claims"]["sub"] == alice.id
+    header = f"Authorization: Bearer {made.stdout}"  # as format=header gives it
+    assert server.run("token", "inspect", text=header).stdout == looked.stdout
     rows = done(admin.get(f"/audit?action=token.issue&target=account/{alice.id}"))["items"]
     assert len(rows) == 1
     assert made.stdout.strip() not in str(rows)
@@ -359,6 +361,10 @@ def test_the_commands_make_look_into_and_explain_tokens(
         "not_granted"
         in server.run("token", "explain", alice.username, "--scope", f"{todo}:write").stdout
     )
+    done(admin.delete(f"{alice.path}/password"), 204)
+    told = server.run("token", "explain", alice.username)
+    assert "no_password" in told.stdout
+    assert f"add --api-key ID; the ids: keyosk api-key list {alice.username}" in told.stderr
     done(admin.patch(alice.path, json={"enabled": False}))
     assert server.run("token", "issue", alice.username).returncode == 1
 

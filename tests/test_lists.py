@@ -233,6 +233,19 @@ def test_a_filter_that_a_list_cannot_read_is_refused(
     assert_refused(caller.get(path, **{name: value}), name)
 
 
+def test_a_refusal_names_what_the_list_takes(caller: Caller) -> None:
+    unknown = caller.get("/services", username="todo").get_json()["detail"]
+    assert unknown == (
+        "username: is not a parameter of this list, which takes "
+        "cursor, enabled, exchanges_for, limit, sort, total"
+    )
+    sort = caller.get("/accounts", sort="name").get_json()["detail"]
+    assert sort == (
+        "sort: must be one of created_at, updated_at, username; "
+        "descending with a minus sign, as -created_at"
+    )
+
+
 def test_a_parameter_given_twice_is_refused(caller: Caller) -> None:
     for path in LISTS:
         assert_refused(caller.get(f"{path}?limit=1&limit=2"), "limit")

@@ -420,6 +420,8 @@ def test_what_needs_the_machine_says_so(tmp_path: Path, arguments: tuple[str, ..
 #: Commands in their order, with what they read. NAME is another one for each way.
 SAME: tuple[tuple[str, str], ...] = (
     ("service create NAME --scope NAME:read --scope NAME:write --title T", ""),
+    ("service create NAME --typ JWT --signing-algorithm RS256 --accepts api_key", ""),
+    ("service create NAME --token-lifetime 60", ""),
     ("service create NAME", ""),
     ("service list", ""),
     ("service show NAME", ""),

@@ -340,6 +340,17 @@ def test_the_refusal_does_not_tell_whether_a_scope_exists(
     assert answers[0].text.replace(calendar.read, absent) == answers[1].text
 
 
+def test_scopes_separated_by_commas_are_refused_with_the_right_separator(
+    alice: Account, todo: Service
+) -> None:
+    scopes = f"{todo.read},{todo.write}"
+    answer = alice.by_key.post("/auth/token", data={"scope": scopes})
+    assert_refused(answer, 400, "invalid_scope")
+    assert answer.json()["error_description"].endswith(
+        f"{scopes}. Separate scopes by spaces, not by commas."
+    )
+
+
 def test_a_scope_of_another_audience_than_the_one_asked_for_is_refused(
     bob: Account, todo: Service, calendar: Service
 ) -> None:

@@ -32,6 +32,11 @@ _preflight = click.option(
     default=None,
     help="Let CORS preflights pass forward authentication without a login.",
 )
+_on_request_only = click.option("--on-request-only/--by-default", default=None)
+_accepts = click.option("--accepts", type=click.Choice(_KINDS))
+_token_lifetime = click.option("--token-lifetime", type=int, metavar="SECONDS")
+_signing_algorithm = click.option("--signing-algorithm", type=click.Choice(SIGNING_ALGORITHMS))
+_typ = click.option("--typ", type=click.Choice(TOKEN_TYPES))
 _force = click.option("--force", is_flag=True, help="Do it even if grants or roles use the scopes.")
 
 
@@ -79,31 +84,18 @@ def show_service(name: str, *, as_json: bool) -> None:
 @click.option("--other-audience", "audiences", multiple=True, help="Another spelling; repeatable.")
 @click.option("--title", default="")
 @click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="Repeatable.")
-@click.option("--on-request-only/--by-default", default=None)
+@_on_request_only
 @_preflight
+@_accepts
+@_token_lifetime
+@_signing_algorithm
+@_typ
 @_for
 @shared.as_json
-def create_service(
-    name: str,
-    audience: str | None,
-    audiences: tuple[str, ...],
-    title: str,
-    scopes: tuple[str, ...],
-    *,
-    on_request_only: bool | None,
-    cors_preflight: bool | None,
-    verifier: str | None,
-    as_json: bool,
-) -> None:
+def create_service(name: str, *, verifier: str | None, as_json: bool, **given: Any) -> None:
     """Create a service."""
-    values: dict[str, Any] = {} if verifier is None else dict(PRESETS[verifier].fields)
-    if on_request_only is not None:
-        values["on_request_only"] = on_request_only
-    if cors_preflight is not None:
-        values["cors_preflight"] = cors_preflight
-    values |= {"name": name, "audiences": audiences, "title": title, "scopes": scopes}
-    if audience is not None:
-        values["audience"] = audience
+    preset = {} if verifier is None else PRESETS[verifier].fields
+    values = {"name": name, **preset, **shared.given(**given)}
     with shared.client() as client:
         made = client.post("services", body=values).body
         shared.show_object(made, as_json=as_json)
@@ -118,15 +110,12 @@ def create_service(
 @click.option("--audience")
 @click.option("--other-audience", "audiences", multiple=True, help="Replaces all; repeatable.")
 @click.option("--enabled/--disabled", default=None)
-@click.option("--on-request-only/--by-default", default=None)
+@_on_request_only
 @_preflight
-@click.option("--accepts", type=click.Choice(_KINDS))
-@click.option("--token-lifetime", type=int, metavar="SECONDS")
-@click.option(
-    "--signing-algorithm",
-    type=click.Choice(SIGNING_ALGORITHMS),
-)
-@click.option("--typ", type=click.Choice(TOKEN_TYPES))
+@_accepts
+@_token_lifetime
+@_signing_algorithm
+@_typ
 @click.option("--claim", "claims", multiple=True, metavar="NAME", help="Replaces all; repeatable.")
 @click.option("--refresh-allowed/--refresh-refused", default=None)
 @click.option("--refresh-lifetime", type=int, metavar="SECONDS")

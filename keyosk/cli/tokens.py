@@ -53,6 +53,8 @@ def inspect_token() -> None:
     """Read a token from standard input; print its claims and whether it is valid now."""
     choice.require_machine()
     text = whitespace.trim(sys.stdin.readline())
+    # As a header, too: format=header gives tokens so.
+    text = text.removeprefix("Authorization: ").removeprefix("Bearer ")
     from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk
 
     header, claims, fault = machine.inspect_token(text)
@@ -109,6 +111,13 @@ def explain_token(
         lines.append(f"lacks {each.get('name')}  {each.get('reason')}: {each.get('message')}")
     for line in lines:
         click.echo(shared.printable(line))
+    if api_key is None and found.get("reason") == "no_password":
+        click.echo(
+            shared.printable(
+                f"For a login by API key, add --api-key ID; the ids: keyosk api-key list {username}"
+            ),
+            err=True,
+        )
 
 
 token.add_command(bad_token_kit)

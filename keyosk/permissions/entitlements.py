@@ -369,8 +369,11 @@ def _requested(
         or (audiences and available[name].service.audience not in audiences)
     ]
     if refused:
+        separated = any("," in name for name in refused)
         raise InvalidScope(
-            "This login does not hold these scopes for the requested audience: " + " ".join(refused)
+            "This login does not hold these scopes for the requested audience: "
+            + " ".join(refused)
+            + (". Separate scopes by spaces, not by commas." if separated else "")
         )
     return [available[name] for name in scopes]
 

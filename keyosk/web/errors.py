@@ -111,7 +111,7 @@ _NOT_IN_DESCRIPTIONS: Final = re.compile(r"[^\x20\x21\x23-\x5b\x5d-\x7e]")
 #: The sentences for failures without a ``KeyoskError``, by code.
 SENTENCES: Final[Mapping[str, str]] = {
     "bad_request": "The request is malformed.",
-    "not_found": "This path does not exist.",
+    "not_found": "This path does not exist. None ends in a slash; /openapi.json lists them all.",
     "method_not_allowed": "This endpoint does not support this method; see the Allow header.",
     "body_too_large": "The body is larger than this endpoint accepts.",
     "request_line_too_long": "The URL is longer than allowed.",

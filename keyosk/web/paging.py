@@ -230,7 +230,10 @@ def _parameters(known: Collection[str]) -> dict[str, str]:
     parameters = {}
     for name, values in request.args.lists():
         if name not in known:
-            raise Invalid.field(name[:200], "is not a parameter of this list")
+            parameters_known = ", ".join(sorted(known))
+            raise Invalid.field(
+                name[:200], f"is not a parameter of this list, which takes {parameters_known}"
+            )
         if len(values) > 1:
             raise Invalid.field(name, "is given twice")
         if len(values[0]) > (LONGEST_CURSOR if name == "cursor" else LONGEST):
@@ -246,7 +249,8 @@ def _list_query(
 ) -> tuple[ListQuery, int | None]:
     """Return the query, and how many objects a list by name may still show; 0 once it is by id."""
     if sort.removeprefix("-") not in lists.sorts and sort != lists.default(parameters):
-        raise Invalid.field("sort", "must be one of " + ", ".join(lists.sorts) + ", or -name")
+        reverse = f"; descending with a minus sign, as -{next(iter(lists.sorts))}"
+        raise Invalid.field("sort", "must be one of " + ", ".join(lists.sorts) + reverse)
     list_query = ListQuery(
         # One more than shown, to know whether there is a next page.
         limit=_limit(parameters.get("limit")) + 1,
