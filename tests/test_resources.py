@@ -463,6 +463,19 @@ def test_a_body_in_another_format_is_refused(admin: Client, resource: Resource) 
     assert_refused(refused, "unsupported_media_type", 415)
 
 
+def test_signing_keys_keep_the_contract_where_they_have_the_operation(admin: Client) -> None:
+    before = done(admin.get("/signing-keys"))["items"]
+    for item in before:
+        assert done(admin.get(f"/signing-keys/{item['kid']}")) == item
+    for name in ("rotate", "import"):
+        path = f"/signing-keys/{name}"
+        assert "colour" in fields_of(admin.post(path, json={"colour": 1}))
+        assert fields_of(admin.post(path, json=[])) == ["body"]
+        text = admin.post(path, data="{}", headers={"Content-Type": "text/plain"})
+        assert_refused(text, "unsupported_media_type", 415)
+    assert done(admin.get("/signing-keys"))["items"] == before
+
+
 #: References that no object has.
 MISSING = (
     *(NO_ID, "no-such-thing", "%00", "%ff", "a%20b", "%C3%A9", "%F0%9F%92%A9", "%ED%A0%80"),
