@@ -1,7 +1,7 @@
-"""Database URLs, taken apart by their grammar: which database, and what libpq gets to know of it.
+"""Parses database URLs: which database, and the parameters for libpq.
 
-Nothing searches a URL for text. What is not understood is refused by name, never passed on or left
-out in silence.
+A URL is parsed by its grammar, never searched for text. Unknown parameters are refused by name,
+never passed on or silently ignored.
 
 SECURITY: no sentence here repeats a value. Only the names of parameters are repeated.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-#: What libpq takes (PostgreSQL 18), except ``replication``: such a session takes no queries.
+#: The parameters of libpq (PostgreSQL 18), except ``replication``, which allows no queries.
 _PARAMETERS: Final = frozenset({
     "host", "hostaddr", "port", "dbname", "user", "password", "passfile", "require_auth",
     "channel_binding", "connect_timeout", "client_encoding", "options", "application_name",
@@ -31,7 +31,7 @@ _SECRETS: Final = (
 )  # fmt: skip
 _PARAMETER_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,40}")
 _LONGEST_CONNECT_TIMEOUT: Final = 60  # seconds
-# SECURITY: strict, so that it is known which parts of an accepted URL may be secret.
+# SECURITY: strict, so that the secret parts of an accepted URL are known.
 _POSTGRESQL: Final = re.compile(
     r"postgres(?:ql)?://(?:(?P<user>[^\s:/?#@]*)(?P<password>:[^\s/?#@]*)?@)?"
     r"(?P<hosts>[^\s/?#@]*)(?:/(?P<dbname>[^\s/?#@]*))?(?P<query>\?[^\s#@]*)?"
@@ -76,7 +76,7 @@ class PostgresqlUrl:
     masked: str
 
     def hide_secrets(self, text: str) -> str:
-        """``text`` without any secret of the URL."""
+        """Return ``text`` without any secret of the URL."""
         for name in _SECRETS:
             if secret := self.parameters.get(name):
                 text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
@@ -87,7 +87,7 @@ DatabaseUrl = SqliteUrl | PostgresqlUrl
 
 
 def parse(text: str) -> DatabaseUrl:
-    """Take a database URL apart. Raises ``BadUrl``."""
+    """Parse a database URL. Raises ``BadUrl``."""
     scheme, colon, rest = text.partition(":")
     if ":memory:" in text or (scheme == "sqlite" and rest in ("", "//", "///")):
         raise BadUrl("must name a file: in memory each process would have its own data")
@@ -132,9 +132,9 @@ def _postgresql(text: str) -> PostgresqlUrl:
         raise BadUrl(_POSTGRESQL_FORM)
     login = (parts["user"] or "") + (":***" if parts["password"] else "")
     place = parts["hosts"] + ("" if parts["dbname"] is None else f"/{parts['dbname']}")
-    # SECURITY: all parameters, for libpq takes several secrets there and adds more over time.
+    # SECURITY: all parameters, because libpq has several secret ones and adds more over time.
     query = "?***" if parts["query"] else ""
-    # Both schemes are the same to libpq; one is enough for everybody else.
+    # Both schemes are the same to libpq; one is used from here on.
     canonical = "postgresql" + text[text.index(":") :]
     return PostgresqlUrl(
         found, canonical, f"postgresql://{login}{'@' if login else ''}{place}{query}"
@@ -147,7 +147,7 @@ def _add_query(found: dict[str, str], query: str) -> None:
         name = _decoded(name)
         if not equals or not _PARAMETER_NAME.fullmatch(name):
             raise BadUrl(f"{_POSTGRESQL_FORM}; its parameters must be name=value")
-        if name == "ssl" and value == "true":  # as JDBC writes it, and libpq takes it
+        if name == "ssl" and value == "true":  # as JDBC writes it; libpq accepts it
             name, value = "sslmode", "require"
         if name not in _PARAMETERS:
             raise BadUrl(f"has the parameter {name}, which is not known here{_HINTS.get(name, '')}")
@@ -157,7 +157,7 @@ def _add_query(found: dict[str, str], query: str) -> None:
 
 
 def _check_ours(found: Mapping[str, str]) -> None:
-    """Refuse by name what a promise of Keyosk's rules out."""
+    """Refuse parameters that contradict what Keyosk needs, by name."""
     timeout = found.get("connect_timeout")
     if timeout is not None and not (
         re.fullmatch(r"[0-9]{1,2}", timeout) and 1 <= int(timeout) <= _LONGEST_CONNECT_TIMEOUT
@@ -169,7 +169,7 @@ def _check_ours(found: Mapping[str, str]) -> None:
 
 
 def _decoded(value: str) -> str:
-    """Percent codes decoded as libpq does; it too takes neither broken ones nor %00."""
+    """Decode percent codes as libpq does; it also refuses malformed ones and %00."""
     if re.search(r"%(?![0-9A-Fa-f]{2})|%00", value):
         raise BadUrl(_POSTGRESQL_FORM)
     try:

@@ -16,12 +16,12 @@ _LINE: Final = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)")
 
 
 def is_environment_file(path: Path) -> bool:
-    """Return whether a file has lines ``NAME=VALUE``, as its name says."""
+    """Return whether a file has lines ``NAME=VALUE``, judging by its name."""
     return path.name.endswith(".env")  # ".env" itself has no suffix
 
 
 def settings_not_read(path: Path, known: Iterable[str]) -> list[str]:
-    """Return the names of settings in an environment file that nobody named, without ``known``."""
+    """Return the settings in an environment file that is not read, without ``known``."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -43,19 +43,19 @@ def read(path: Path, *, named_by: str) -> Mapping[str, object] | None:
     except OSError as error:
         message = f"cannot read {path}: {error.strerror}"
     except tomllib.TOMLDecodeError as error:
-        # Only the place: the rest of the sentence may quote the file, which may hold secrets.
+        # Only the position: the rest of the message may quote the file, which may hold secrets.
         place = re.search(r" \(at [a-z0-9, ]+\)$", str(error))
         message = f"{path} is not TOML{place[0] if place else ''}"
     except UnicodeDecodeError:
         message = f"{path} is not UTF-8"
     except _BadLineError as error:
         message = f"{path}: {error}"
-    # SECURITY: not inside an except block, whose exception holds the text.
+    # SECURITY: outside the handler, because the exception holds the text.
     raise ConfigurationError([Fault(named_by, message)])
 
 
 class _BadLineError(Exception):
-    """A line that cannot be read; says which and why."""
+    """A line that cannot be parsed; the message tells which and why."""
 
 
 def _pairs(text: str) -> Iterator[tuple[str, str]]:

@@ -30,8 +30,8 @@ _NO_SETTINGS: Final = (_CONFIG, f"{_PREFIX}URL")
 class Setting:
     """One row of the table of settings.
 
-    ``default`` stands as a file would have it, ``None`` where it depends on something;
-    ``default_text`` says it to people. A setting with a ``mask``, which makes its value showable,
+    ``default`` is written as in a file, ``None`` if it depends on something; ``default_text``
+    describes it. A setting with a ``mask``, which makes its value showable,
     is secret and may be given by file.
     """
 
@@ -48,7 +48,7 @@ class Setting:
         return _PREFIX + self.name.upper()
 
     def show(self, value: object) -> str:
-        """``value``, as ``Config`` holds it, for people; a secret masked."""
+        """Return ``value`` for people, with a secret masked."""
         if value is None or value == ():
             return self.default_text
         if self.mask is not None:
@@ -74,7 +74,7 @@ def _setting(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """All settings, checked; made by ``load``. A secret is in no ``repr`` and no ``describe``."""
+    """All settings, checked, from ``load``. Neither ``repr`` nor ``describe`` shows a secret."""
 
     bind: Address | UnixAddress = _setting(  # noqa: RUF009 - a field(), and both are frozen
         rules.bind,
@@ -140,8 +140,9 @@ class Config:
         default_text="generated and shown once",
         mask=rules.hide,
     )
-    # At least 2: one may be busy or starting again. At most 8: with 4 threads each that makes 32 of
-    # the 100 connections that PostgreSQL has, and a container sees all cores of its machine.
+    # At least 2, because one may be busy or restarting. At most 8, because a container sees all
+    # cores of its machine, and 8 workers with 4 threads each use 32 of PostgreSQL's 100
+    # connections.
     workers: int = _setting(
         rules.whole(1, 64),
         None,
@@ -176,8 +177,8 @@ class Config:
         90,
         "Days after which a signing key is followed by another; 0: never.",
     )
-    # Verifiers were seen to keep the key set for 20 minutes, an hour, a day, and never to look for
-    # a key that they do not know. A rotation by schedule costs nothing by being announced earlier.
+    # Some verifiers keep the key set for 20 minutes, an hour or a day, and never refetch it for an
+    # unknown key. Publishing the key earlier costs nothing.
     key_publish_ahead: int = _setting(
         rules.whole(1, 604_800), 90_000, "Seconds for which a key is published before it signs."
     )
@@ -186,7 +187,7 @@ class Config:
         900,
         "Seconds for which a key stays published after its last token has expired.",
     )
-    # SECURITY: the low ends are the floor of the design; no setting weakens a password's hash.
+    # SECURITY: the minimums are those of the design; no setting can weaken password hashes.
     argon2_memory_kib: int = _setting(
         rules.whole(19_456, 1_048_576),
         19_456,
@@ -249,9 +250,9 @@ class Config:
     sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def describe(self) -> list[tuple[str, str, str]]:
-        """Each setting as variable, value (a secret masked) and where it came from.
+        """Return each setting as variable, value (a secret masked) and source.
 
-        The last is ``default``, ``environment`` or ``file PATH``.
+        The source is ``default``, ``environment`` or ``file PATH``.
         """
         return [
             (row.variable, row.show(getattr(self, row.name)), self.sources.get(row.name, "default"))
@@ -270,7 +271,7 @@ _VARIABLES: Final = {_PREFIX + key.upper(): name for key, name in _KEYS.items()}
 
 
 class _Given(NamedTuple):
-    """A value that somebody gave, by what they call it; ``None`` once a fault tells about it."""
+    """A given value with its label; ``None`` once it has a fault."""
 
     label: str
     source: str
@@ -312,7 +313,7 @@ def load(environ: Mapping[str, str], *, cores: int | None = None) -> Config:
 def _fill(values: dict[str, Any], given: Mapping[str, _Given]) -> Iterator[Fault]:
     """Add the defaults that depend on other settings; a fault where there cannot be one.
 
-    A setting that is broken is in ``given`` and not in ``values``: nothing is said of it twice.
+    An invalid setting is in ``given`` but not in ``values``, so that it is reported only once.
     """
     bind: Address | UnixAddress | None = values.get("bind")
     if bind is not None and "issuer" not in given:
@@ -338,7 +339,7 @@ def _fill(values: dict[str, Any], given: Mapping[str, _Given]) -> Iterator[Fault
 
 
 def _warn_of_file(environ: Mapping[str, str]) -> Iterator[str]:
-    """Say so where an environment file lies here that many programs would read, and Keyosk not."""
+    """Warn of a ``.env`` file in this folder with settings that Keyosk does not read."""
     if not environ.get(_CONFIG) and files.settings_not_read(Path(".env"), environ):
         yield (
             "The file .env in this folder has settings that are not read. Name it: --config .env, "
@@ -361,7 +362,7 @@ def _of_keyosk(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _from_file(environ: Mapping[str, str], faults: list[Fault]) -> dict[str, _Given]:
-    """What the file of settings gives; only one that ``KEYOSK_CONFIG`` names has to exist."""
+    """Return the values of the file; it must exist only if ``KEYOSK_CONFIG`` names it."""
     path = Path(environ.get(_CONFIG) or "keyosk.toml")
     try:
         pairs = files.read(path, named_by=_CONFIG)
@@ -390,7 +391,7 @@ def _named(
     source: str,
     where: str = "",
 ) -> dict[str, _Given]:
-    """The given values by setting, secret files read; faults for unknown names and bad files."""
+    """Return the given values by setting, with secret files read; unknown names are faults."""
     found: dict[str, _Given] = {}
     for name, value in pairs.items():
         label, setting = where + name, known.get(name)

@@ -1,7 +1,7 @@
-"""What the value of a setting may be, one rule a kind, and how a secret one is shown.
+"""The rules for the values of settings, and how secret ones are shown.
 
-A rule takes a value as TOML or the environment has it and returns it as ``Config`` holds it, or
-raises ``BadValue`` with what the value must be. ``whole``, ``string`` and ``one_of`` make rules.
+A rule converts a value from TOML or the environment to that of ``Config``, or raises ``BadValue``
+with what the value must be. ``whole``, ``string`` and ``one_of`` make rules.
 
 SECURITY: no sentence here repeats a value that was given. It could be a secret, even in a setting
 that is none.
@@ -22,7 +22,7 @@ from keyosk.config import database_urls
 from keyosk.config.database_urls import PostgresqlUrl
 from keyosk.errors import Fault
 
-#: What the settings for PKCS#11 mean.
+#: The descriptions of the settings for PKCS#11.
 PKCS11: Final[Mapping[str, str]] = {
     "pkcs11_module": "The library (PKCS#11) of the HSM that makes and keeps signing keys.",
     "pkcs11_token": "The label of the token in it.",
@@ -32,11 +32,11 @@ _HOST_NAME: Final = re.compile(r"([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?\.)*[A-Z
 _ADDRESS: Final = r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9.-]*)):(?P<port>[0-9]{1,5})"
 _SEGMENT: Final = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})+")  # RFC 3986
 _UNIX: Final = "unix:"
-_LONGEST_SOCKET_PATH: Final = 107  # bytes; what fits into a sockaddr_un of Linux
-_LONGEST_IDENTIFIER: Final = 63  # PostgreSQL cuts off the rest
+_LONGEST_SOCKET_PATH: Final = 107  # bytes; the size of sockaddr_un on Linux
+_LONGEST_IDENTIFIER: Final = 63  # PostgreSQL truncates longer ones
 
 _PREFIX: Final = "KEYOSK_"
-#: What other programs call the same settings.
+#: The names of the same settings in other programs.
 _SYNONYMS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("host", "listen", "address", "port"), "bind"),
     **dict.fromkeys(("db", "db_url", "dsn", "postgres_url"), "database_url"),
@@ -49,7 +49,7 @@ _SYNONYMS: Final[Mapping[str, str]] = {
 _KUBERNETES: Final = re.compile(r"KEYOSK_(\w+_)?(SERVICE_HOST|SERVICE_PORT\w*|PORT(_\d+_\w+)?)")
 
 OFF: Final = "off"
-#: The one that stands for all clients of a Unix socket among the trusted proxies.
+#: Stands for all clients of a Unix socket among the trusted proxies.
 UNIX: Final = "unix"
 AUTO: Final = "auto"
 Rule = Callable[[object], Any]
@@ -94,7 +94,7 @@ class UnixAddress:
 
 
 def _address(host: str, port: int, *, is_bracketed: bool) -> Address | None:
-    """A host and a port, if there can be such."""
+    """Return an address, or ``None`` if host or port are invalid."""
     try:
         good = ip_address(host).version == (6 if is_bracketed else 4)
     except ValueError:
@@ -104,7 +104,7 @@ def _address(host: str, port: int, *, is_bracketed: bool) -> Address | None:
 
 def _web_url(text: str) -> SplitResult | None:
     """Return an http or https URL of host, port and path only, or ``None``."""
-    # SECURITY: before parsing, as urlsplit drops line breaks and white space in silence.
+    # SECURITY: before parsing, because urlsplit silently drops line breaks and white space.
     if not re.fullmatch(r"[!-~]+", text) or any(sign in text for sign in "?#\\"):
         return None
     try:
@@ -112,7 +112,7 @@ def _web_url(text: str) -> SplitResult | None:
         port = url.port
     except ValueError:
         return None
-    # A port in its one form, without zeros in front of it.
+    # The port in canonical form, without leading zeros.
     place = url.netloc.removesuffix(f":{port}")
     host = place.removeprefix("[").removesuffix("]")
     is_bracketed = place == f"[{host}]"
@@ -127,14 +127,14 @@ def _web_url(text: str) -> SplitResult | None:
 
 
 def text_of(value: object) -> str:
-    """Text as it is."""
+    """Return text unchanged."""
     if not isinstance(value, str):
         raise BadValue("must be text")
     return value
 
 
 def _items(value: object) -> list[str]:
-    """A list from TOML as it is; text is taken apart at commas."""
+    """Return a list from TOML unchanged; split text at commas."""
     parts = value if isinstance(value, list) else text_of(value).split(",")
     return [item for item in (text_of(part).strip() for part in parts) if item]
 
@@ -190,10 +190,10 @@ def file_path(value: object) -> str:
 
 
 def issuer(value: object) -> str:
-    """A URL that can stand in front of every published path."""
+    """Return a URL that can precede every published path."""
     text = text_of(value)
     url = _web_url(text)
-    # Segments that are dots are resolved by clients, so that the path would be another.
+    # Clients resolve segments of dots, which would change the path.
     if url is None or not all(
         _SEGMENT.fullmatch(each) and unquote(each) not in (".", "..")
         for each in url.path.split("/")[1:]
@@ -206,7 +206,7 @@ def issuer(value: object) -> str:
 
 
 def database_url(value: object) -> str:
-    """A SQLite file or a PostgreSQL database, under the one scheme that each has here."""
+    """Return the URL of a SQLite file or a PostgreSQL database, with a canonical scheme."""
     try:
         return database_urls.parse(text_of(value)).text
     except database_urls.BadUrl as error:
@@ -214,7 +214,7 @@ def database_url(value: object) -> str:
 
 
 def database_schema(value: object) -> str:
-    """The name of a schema, as PostgreSQL has it: without quotes, and upper case is upper case."""
+    """Return the name of a schema, as PostgreSQL stores it: unquoted and case-sensitive."""
     text = text_of(value)
     if not text or not text.isprintable() or len(text.encode()) > _LONGEST_IDENTIFIER:
         raise BadValue(f"must be the name of one schema, at most {_LONGEST_IDENTIFIER} bytes long")
@@ -222,7 +222,7 @@ def database_schema(value: object) -> str:
 
 
 def prepare_threshold(value: object) -> int | str:
-    """After how many executions a statement is prepared, ``auto`` or ``off``."""
+    """Return after how many executions a statement is prepared, ``auto`` or ``off``."""
     if value in (AUTO, OFF):
         return text_of(value)
     try:
@@ -233,7 +233,7 @@ def prepare_threshold(value: object) -> int | str:
 
 
 def database_faults(given: Collection[str], sound: Mapping[str, Any]) -> Iterator[Fault]:
-    """What the settings for the database lack or have too much; ``sound``: the good values."""
+    """Return the faults of the settings for the database together; ``sound``: valid values."""
     url = sound.get("database_url")
     is_postgresql = url is not None and isinstance(database_urls.parse(url), PostgresqlUrl)
     if "secret_key" not in given and is_postgresql:
@@ -249,7 +249,7 @@ def secret_keys(value: object) -> tuple[str, ...]:
     """Return one secret key or several."""
     keys: tuple[str, ...] = ()
     for key in _items(value):
-        # A byte order mark counted as a part of the key once: what that encrypted can be read.
+        # A byte order mark was once part of the key, so what that key encrypted stays readable.
         keys += (key,) if whitespace.trim(key) == key else (whitespace.trim(key), key)
     if not keys or not all(re.fullmatch(r"[^\s,]{43,}", key) for key in keys):
         raise BadValue(
@@ -260,7 +260,7 @@ def secret_keys(value: object) -> tuple[str, ...]:
 
 
 def proxies(value: object) -> tuple[networks.Network | str, ...]:
-    """Addresses and networks, and the word for whoever connects to a Unix socket; or none."""
+    """Return addresses and networks, and the word for clients of a Unix socket; may be empty."""
     items = _items(value)
     try:
         return tuple(item if item == UNIX else networks.network(item) for item in items)
@@ -272,9 +272,9 @@ def proxies(value: object) -> tuple[networks.Network | str, ...]:
 
 
 def origins(value: object) -> tuple[str, ...]:
-    """Web origins as browsers send them (RFC 6454 section 6.2), none included.
+    """Return web origins as browsers send them (RFC 6454 section 6.2); may be empty.
 
-    SECURITY: neither ``*`` nor ``null``, which every page can be.
+    SECURITY: neither ``*`` nor ``null``, which any page can have.
     """
     items = _items(value)
     for item in items:
@@ -293,7 +293,7 @@ def origins(value: object) -> tuple[str, ...]:
 
 
 def tls_faults(given: Collection[str], sound: Mapping[str, Any]) -> Iterator[Fault]:
-    """What the settings for TLS lack or have too much; ``sound``: the good values."""
+    """Return the faults of the settings for TLS together; ``sound``: the valid values."""
     if isinstance(sound.get("bind"), UnixAddress) and "tls_certificate" in sound:
         yield Fault("KEYOSK_TLS_CERTIFICATE", "is for TCP; a Unix socket as KEYOSK_BIND has no TLS")
     for name, other in (("tls_certificate", "tls_key"), ("tls_key", "tls_certificate")):
@@ -302,15 +302,15 @@ def tls_faults(given: Collection[str], sound: Mapping[str, Any]) -> Iterator[Fau
 
 
 def missing_pkcs11(given: Collection[str], sound: Collection[str]) -> list[str]:
-    """Return the settings for PKCS#11 that are not given although a sound one is: all or none."""
+    """Return the missing settings for PKCS#11, if some but not all are given."""
     return [name for name in PKCS11 if name not in given] if PKCS11.keys() & sound else []
 
 
 def whole(low: int, high: int) -> Rule:
-    """A whole number from ``low`` to ``high``."""
+    """Return a rule for whole numbers from ``low`` to ``high``."""
 
     def parse(value: object) -> int:
-        # Not int(text): that takes "1_000" and " 9".
+        # Not int(text), which accepts "1_000" and " 9".
         if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value):
             value = int(value)
         if type(value) is not int or not low <= value <= high:
@@ -321,7 +321,7 @@ def whole(low: int, high: int) -> Rule:
 
 
 def string(is_good: Callable[[str], object], message: str) -> Rule:
-    """Text for which ``is_good`` is true; ``message``: what it must be."""
+    """Return a rule for text that ``is_good`` accepts; ``message``: what it must be."""
 
     def parse(value: object) -> str:
         text = text_of(value)
@@ -333,7 +333,7 @@ def string(is_good: Callable[[str], object], message: str) -> Rule:
 
 
 def pkcs11_text(value: object) -> str:
-    """Text that is not empty, without control characters."""
+    """Return text that is not empty and has no control characters."""
     text = text_of(value)
     if not text or not text.isprintable():
         raise BadValue("must be text in one line, and not empty")
@@ -341,37 +341,37 @@ def pkcs11_text(value: object) -> str:
 
 
 def one_of(*words: str) -> Rule:
-    """Return one of these words."""
+    """Return a rule for one of these words."""
     return string(words.__contains__, f"must be one of {', '.join(words)}")
 
 
 def cores() -> int:
     """Return how many processor cores this process may use."""
     try:
-        return len(os.sched_getaffinity(0))  # knows of limits that cpu_count ignores
+        return len(os.sched_getaffinity(0))  # respects limits that cpu_count ignores
     except AttributeError:  # not on every system
         return os.cpu_count() or 1
 
 
 def hide(_: object) -> str:
-    """A secret for people: nothing of it."""
+    """Return a mask in place of a secret."""
     return "***"
 
 
 def hide_password(url: object) -> str:
-    """A database URL for people: without its password and its parameters."""
+    """Return a database URL without its password and its parameters."""
     return database_urls.parse(str(url)).masked
 
 
 def quoted(value: object) -> str:
-    """What to say of a value in quotation marks, to follow its setting's name; or nothing."""
+    """Return a hint about a value in quotation marks, to follow its name; else nothing."""
     if isinstance(value, str) and len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
         return "stands in quotation marks, which docker --env-file makes a part of the value"
     return ""
 
 
 def sentence(message: str, value: object) -> str:
-    """Return what is wrong with a value; where it is quoted, that too."""
+    """Return the message for a value, with the hint if it is quoted."""
     hint = quoted(value)
     return message + (f"; it {hint}" if hint else "")
 
@@ -382,7 +382,7 @@ def warn_of_quotes(given: Iterable[tuple[str, str, object]]) -> list[str]:
 
 
 def warnings_of(values: Mapping[str, Any]) -> Iterator[str]:
-    """Return what works with these settings and is risky."""
+    """Return warnings about settings that work but are risky."""
     issuer = urlsplit(values["issuer"])
     local = values["bind"].is_loopback and Address(issuer.hostname or "", 0).is_loopback
     if issuer.scheme == "http" and not local:
@@ -395,7 +395,7 @@ def warnings_of(values: Mapping[str, Any]) -> Iterator[str]:
         yield ALL_ARE_ONE
 
 
-#: The warning where clients come by a Unix socket and no proxy there may say who they are.
+#: The warning for a Unix socket without a trusted proxy that names its clients.
 ALL_ARE_ONE: Final = (
     "KEYOSK_TRUSTED_PROXIES has no unix. All clients of the Unix socket count as one: wrong "
     "passwords of any slow down all, and API keys that are limited to networks are refused."
@@ -407,8 +407,8 @@ def secret_in(path: object, *, keep_mark: bool = False) -> str:
 
     ``keep_mark``: with its byte order mark, for a rule that knows what to do with it.
 
-    Its permissions do not matter: containers mount secrets readable by all (0444). The sentence
-    does not repeat the path, for a secret may have been put there by mistake.
+    Its permissions do not matter, because containers mount secrets readable by all (0444). The
+    message does not repeat the path, because it may be a secret by mistake.
     """
     try:
         secret = Path(text_of(path)).read_bytes().decode().strip()
@@ -423,7 +423,7 @@ def secret_in(path: object, *, keep_mark: bool = False) -> str:
 
 
 def hint(name: str, known: Collection[str]) -> str:
-    """Return what somebody who wrote ``name`` may have meant, to follow "is unknown"."""
+    """Return a suggestion for an unknown setting, to follow "is unknown"."""
     if _KUBERNETES.fullmatch(name):
         message = (
             "; Kubernetes sets it for a Service named keyosk, unless enableServiceLinks is false"

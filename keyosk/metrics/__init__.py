@@ -4,10 +4,10 @@ It owns what is counted, the table of all metrics (``families``) and their text.
 what is read from the database at a scrape, which ``monitoring`` gives it.
 
 Counts are numbers in memory that the processes share (``shared_counts``): allocated before the
-workers start, with every page in place, so that no full file system and no limit can stop the
-counting. Each worker has its own part of it, and the scrape adds them up; the successor of a worker
-that died continues with its part. No label contains data from a client, such as names, addresses
-and secrets.
+workers start, with every page written, so that neither a full file system nor a limit can stop the
+counting. Each worker has its own part, and a scrape adds them up; the successor of a worker that
+died continues with its part. No label contains data from a client, such as names, addresses and
+secrets.
 """
 
 import json
@@ -43,13 +43,13 @@ from keyosk.metrics.shared_counts import NUMBER, SharedCounts
 
 __all__ = ["FAMILIES", "Family", "Key", "Metrics", "SharedCounts", "release"]
 
-#: Audiences that one process counts apart: services come and go, and the memory is limited.
+#: The most audiences that a process counts separately, because the memory is limited.
 _MOST_AUDIENCES: Final = 300
 _TOKENS: Final[Key] = (TOKENS,)
 
 
 def release(counts: SharedCounts, process: int) -> None:
-    """Keep what a process that ended has counted, for its successor."""
+    """Keep the counts of a process that ended, for its successor."""
     counts.release(process, passing=PASSING)
 
 
@@ -60,7 +60,7 @@ class Metrics:
     """
 
     def __init__(self, shared: SharedCounts | None = None, *, claim: bool = True) -> None:
-        """``claim``: not yet where False, for a process that is still to be forked."""
+        """``claim``: false for a process that will be forked before it counts."""
         self._shared = shared
         self._part: int | None = None
         self._lock = threading.Lock()
@@ -72,7 +72,7 @@ class Metrics:
             self.claim()
 
     def claim(self) -> None:
-        """Take the part of the memory that is this process's; before, nothing is counted."""
+        """Claim a part of the memory for this process, which counts nothing before."""
         shared = self._shared
         if shared is None:
             return
@@ -124,7 +124,7 @@ class Metrics:
             *[((SERVICE_TOKENS, each if each in known else "", "of"), 1) for each in audiences],
             *(() if audiences else (((SERVICE_TOKENS, "none"), 1),)),
         )
-        with self._lock:  # as ``_count``, without a call: every token comes by
+        with self._lock:  # as ``_count``, without a call: every token passes here
             self._counted[_TOKENS] = self._counted.get(_TOKENS, 0) + 1
 
     def token_refused(self, reason: str) -> None:
@@ -142,7 +142,7 @@ class Metrics:
         """Count a statement or a commit in the database."""
         if self._queries is None:
             return
-        # Not by ``_add``: each request comes by several times.
+        # Not by ``_add``: each request passes here several times.
         numbers, places, total = self._queries
         place = places[bisect_left(BUCKETS, seconds)]
         with self._lock:
@@ -158,15 +158,15 @@ class Metrics:
         self._add(((HASHING_WAITING,), 1))
 
     def hash_begins(self) -> None:
-        """Count that it got one; ``hash_ended`` follows."""
+        """Count that a waiting login got a slot; ``hash_ended`` follows."""
         self._add(((HASHING_WAITING,), -1), ((HASHING,), 1))
 
     def hash_refused(self) -> None:
-        """Count that it got none."""
+        """Count that a waiting login got no slot."""
         self._add(((HASHING_WAITING,), -1), ((HASHING_REFUSED,), 1))
 
     def hash_ended(self, seconds: float) -> None:
-        """Count that it gave the slot back."""
+        """Count that a login released its slot."""
         self._add(
             ((HASHING,), -1),
             ((HASHING_SECONDS, LIMITS[bisect_left(BUCKETS, seconds)]), 1),
@@ -178,7 +178,7 @@ class Metrics:
         self._add(((REPEATED, result), 1))
 
     def take_counted(self) -> Mapping[Key, int]:
-        """Take out the tokens and refusals since the last time, for ``activity``.
+        """Return and reset the tokens and refusals since the last call, for ``activity``.
 
         They are counted without shared memory too.
         """
@@ -200,9 +200,9 @@ class Metrics:
 
         Args:
             accept: The header.
-            readings: What is not counted but read now, and series that exist at 0.
+            readings: The gauges, and series that exist at 0.
             services: The names of the services by audience; ``None`` if they are not known.
-            summarise: Returns what follows from all these numbers.
+            summarise: Computes further series from all numbers.
         """
         numbers = {**readings, **self._counts(services)}
         from keyosk.metrics import exposition  # noqa: PLC0415 - many processes are never asked
@@ -230,7 +230,7 @@ class Metrics:
             self._counted[key] = self._counted.get(key, 0) + 1
 
     def _add(self, *amounts: tuple[Key, float]) -> None:
-        # No calls here but into C: requests come by several times.
+        # No calls except into C: each request passes here several times.
         shared = self._shared
         if shared is None or self._part is None:
             return

@@ -1,4 +1,4 @@
-"""The table of metrics: each family with its type, its labels and what it says.
+"""The table of metrics: each family with its type, labels and description.
 
 ``/metrics``, ``docs/metrics.md`` and the test of the dashboard and the alerts derive from it. Names
 and units follow Prometheus' conventions: base units, ``_total`` for counters (added when they are
@@ -16,7 +16,7 @@ Key = tuple[str, ...]
 
 CREDENTIALS: Final = ("password", "api_key")
 ALGORITHMS: Final = ("ES256", "RS256", "PS256", "EdDSA", "ML-DSA-44", "ML-DSA-65")
-#: How a token can come about; what RFC 6749 has no name for has one of ours.
+#: The ways to request a token: grant types, and names of ours for other ways.
 GRANT_TYPES: Final = (
     "client_credentials",
     "refresh_token",
@@ -65,7 +65,7 @@ class Family:
         return f"{self.name}_total" if self.kind == "counter" else self.name
 
     def known(self) -> Iterator[Key]:
-        """Return the series that exist whatever the installation is like."""
+        """Return the series that exist in every installation."""
         for values in product(*self.values):
             if len(values) == len(self.labels):
                 yield (self.name, *values)
@@ -289,5 +289,5 @@ FAMILIES: Final = (
     ),
 )
 BY_NAME: Final = {family.name: family for family in FAMILIES}
-#: What is counted up and down in memory: nothing of it is left when a process has ended.
+#: Gauges in memory, which are reset when their process ends.
 PASSING: Final = frozenset({IN_FLIGHT, HASHING, HASHING_WAITING})

@@ -1,4 +1,4 @@
-"""Numbers that several processes count together, in memory."""
+"""Counters in memory that several processes share."""
 
 import json
 import mmap
@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import Final
 
-#: Bytes of each part; some thousand numbers have room in it.
+#: Bytes of each part, enough for some thousand numbers.
 _PART: Final = 256 * 1024
 _HEAD: Final = struct.Struct("=qq")  # the process that has the part; the bytes that are used
 _ENTRY: Final = struct.Struct("=dq")  # the number, and the length of its name, which follows
@@ -25,15 +25,15 @@ class SharedCounts:
         """Allocate parts for ``processes`` workers, and as many again for their replacement."""
         parts = min(2 * processes + 2, 255)
         self._memory = mmap.mmap(-1, parts * _PART)
-        #: All of the memory as numbers; each of them stands where one may.
+        #: The whole memory as numbers; each number is aligned.
         self.numbers = memoryview(self._memory).cast("d")
         self.started_at = time.time()
-        # Each page is written now: one that the machine had no room for later would be a SIGBUS.
+        # Every page is written now, because a lack of memory later would be a SIGBUS.
         for place in range(0, parts * _PART, mmap.PAGESIZE):
             self._memory[place] = 0
         for part in range(parts):
             _HEAD.pack_into(self._memory, part * _PART, 0, _HEAD.size)
-        # A byte for each part that is free: whoever reads one has it, and nobody else.
+        # A byte for each free part: the process that reads it owns the part.
         self._free, self._give = os.pipe()
         os.set_blocking(self._free, False)
         os.write(self._give, bytes(range(parts)))
@@ -55,7 +55,7 @@ class SharedCounts:
     def release(self, process: int, *, passing: Collection[str] = ()) -> None:
         """Release the part of a process that ended, for its successor.
 
-        ``passing``: the metrics that say what the process was doing, which it does no longer.
+        ``passing``: the gauges of the process, which are reset.
         """
         for part in range(self._parts):
             owner, used = _HEAD.unpack_from(self._memory, part * _PART)
@@ -89,7 +89,7 @@ class SharedCounts:
         place: int = start + used
         _ENTRY.pack_into(self._memory, place, 0.0, len(text))
         self._memory[place + _ENTRY.size : place + _ENTRY.size + len(text)] = text
-        _HEAD.pack_into(self._memory, start, owner, after)  # only now is it seen
+        _HEAD.pack_into(self._memory, start, owner, after)  # visible from now on
         return place
 
     def processes(self) -> int:
