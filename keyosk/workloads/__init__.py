@@ -7,6 +7,6 @@ them together. It does not own what the account may do then: that is for ``permi
 login.
 
 A request passes ``logins``: the token's ``iss`` and ``aud`` choose the issuer, its keys verify the
-token, exactly one account must be meant by the rules that it fits, and the login that comes out is
-a ``Principal`` with the credential kind ``workload``.
+token, the rules that match it must agree on one account, and the result is a ``Principal`` with the
+credential kind ``workload``.
 """

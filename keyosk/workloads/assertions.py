@@ -1,6 +1,6 @@
-"""Tokens of other issuers: reading and verifying them (RFC 7519, RFC 7523 section 3, RFC 8725).
+"""Parses and verifies tokens of other issuers (RFC 7519, RFC 7523 section 3, RFC 8725).
 
-PyJWT's algorithms compute the signature; what surrounds it is decided here, strictly: one text per
+PyJWT's algorithms verify the signature. Everything else is checked here, strictly: one text per
 token, asymmetric algorithms that the issuer is known to use, a key that fits the algorithm, and
 claims of the right type.
 """
@@ -29,13 +29,13 @@ _MOST_KEYS: Final = 50
 _PARSED_KEYS: Final = 100  # that a process keeps
 #: Seconds by which a platform's clock may be ahead of ours.
 _SKEW: Final = 30
-#: At least (RFC 7518 section 3.3). At most: anybody can have us compute with a key.
+#: The minimum of RFC 7518 section 3.3; the maximum limits the work, which anyone can cause.
 _SHORTEST_RSA_BITS: Final = 2048
 _LONGEST_RSA_BITS: Final = 8192
-#: What a token that is meant to prove an identity may say of its type. An access token is not one
-#: (RFC 9068 section 2.1, RFC 8725 section 3.11).
+#: The ``typ`` values of tokens that prove an identity, which access tokens are not (RFC 9068
+#: section 2.1, RFC 8725 section 3.11).
 _TYPES: Final = ("", "jwt", "jose")
-#: What a key that verifies tokens may be for; the second in a SPIFFE bundle (JWT-SVID section 6).
+#: The ``use`` of keys that verify tokens; the second in a SPIFFE bundle (JWT-SVID section 6).
 _USES: Final = ("sig", "jwt-svid")
 #: By algorithm: the type and curve of its keys.
 _KEYS: Final[Mapping[str, tuple[str, str | None]]] = {
@@ -53,7 +53,7 @@ _remembered: Final = Remembered(4_096)
 
 @dataclass(frozen=True, slots=True)
 class Assertion:
-    """A token as it was sent; nothing of it is proven yet."""
+    """A parsed token, which is not verified yet."""
 
     text: str = field(repr=False)
     header: Mapping[str, Any]
@@ -115,7 +115,7 @@ def is_signed(assertion: Assertion, keys: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def check_times(assertion: Assertion, issuer: TrustedIssuer, *, now: float) -> None:
-    """Check when a token is valid. Raises ``InvalidGrant``."""
+    """Check the times of a token. Raises ``InvalidGrant``."""
     claims = assertion.claims
     issued = claims.get("iat", claims.get("nbf", now))
     if assertion.expires_at <= now:
@@ -133,8 +133,8 @@ def candidates(
 ) -> list[Mapping[str, Any]]:
     """Return the keys that may have signed a token. Raises ``InvalidGrant``.
 
-    SECURITY: ``kid`` chooses among the issuer's own keys only. Whatever else the header says of
-    keys (``jwk``, ``jku``, ``x5c``, ``x5u``) is not looked at.
+    SECURITY: ``kid`` chooses only among the issuer's own keys. Other members of the header about
+    keys (``jwk``, ``jku``, ``x5c``, ``x5u``) are ignored.
     """
     algorithm = assertion.header["alg"]
     if algorithm not in issuer.algorithms or algorithm not in _ALGORITHMS:
@@ -148,7 +148,7 @@ def candidates(
 def parse_keys(document: Any) -> list[Mapping[str, Any]]:
     """Return the keys of a JWK set (RFC 7517 section 5) that can verify tokens.
 
-    Keys of other kinds are left out, as section 5 has it. Raises ``ValueError`` if it is not a
+    Keys of other kinds are left out, as section 5 requires. Raises ``ValueError`` if it is not a
     set, or nothing in it can verify tokens.
     """
     listed = document.get("keys") if isinstance(document, dict) else None
@@ -182,12 +182,12 @@ def _is_for(key: Mapping[str, Any], algorithm: str) -> bool:
 
 
 def is_private(key: Mapping[str, Any]) -> bool:
-    """Return whether a JWK has private or symmetric numbers (RFC 7518 section 6)."""
+    """Return whether a JWK has private or symmetric members (RFC 7518 section 6)."""
     return bool({"d", "p", "q", "dp", "dq", "qi", "oth", "k"} & key.keys())
 
 
 def _is_signed(assertion: Assertion, key: Mapping[str, Any]) -> bool:
-    """Return whether this key signed a token: computed once, as a proxy shows it over and over."""
+    """Return whether this key signed a token; cached, because proxies show a token repeatedly."""
     jwk = json.dumps(key, sort_keys=True)
     digest = sha256(f"{jwk} {assertion.text}".encode()).digest()
     if digest in _remembered:
@@ -225,12 +225,12 @@ def _public_key(jwk: str, algorithm: str) -> Any:
 
 
 def _object(part: bytes) -> dict[str, Any]:
-    """Return a JSON object in which no member stands twice. Raises ``ValueError``."""
+    """Return a JSON object without duplicate members. Raises ``ValueError``."""
     found = json.loads(part.decode(), object_pairs_hook=_members)
     if type(found) is not dict or _depth(found) > _DEEPEST:
         raise ValueError
     # SECURITY: lone surrogates, NaN and the infinities are not I-JSON (RFC 7493 section 2):
-    # a database, an audit row or a log would fail of them.
+    # a database, an audit row or a log could not store them.
     json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
     return found
 
@@ -238,7 +238,7 @@ def _object(part: bytes) -> dict[str, Any]:
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise ValueError  # which of two would count is anybody's guess
+        raise ValueError  # parsers differ in which of two members they use
     return members
 
 
@@ -257,7 +257,7 @@ def _is_header(header: Mapping[str, Any]) -> bool:
         and isinstance(typ, str)
         and typ.lower() in _TYPES
         and isinstance(header.get("kid", ""), str)
-        # What must be understood (RFC 7515 section 4.1.11) is not.
+        # Critical extensions (RFC 7515 section 4.1.11) are not supported.
         and not {"crit", "b64", "zip"} & header.keys()
     )
 

@@ -1,8 +1,8 @@
-"""Comparing the claims of a token with those that a rule names.
+"""Compares the claims of a token with those of a rule.
 
 A claim is named as in the token, or by a JSON Pointer (RFC 6901) if it is nested:
-``/kubernetes.io/namespace``. Values are equal if they are of the same JSON type and equal; text
-character by character, so that what only looks alike is not.
+``/kubernetes.io/namespace``. Values are equal if they have the same JSON type and value; text is
+compared by code points, so that lookalikes differ.
 """
 
 import json
@@ -35,7 +35,7 @@ def path(name: str) -> tuple[str, ...]:
 
 
 def value(claims: Mapping[str, Any], name: str) -> Any:
-    """Return what a token says in a claim; ``None`` if it says nothing."""
+    """Return the value of a claim; ``None`` if the token lacks it."""
     found: Any = claims
     for step in path(name):
         found = found.get(step, _MISSING) if isinstance(found, dict) else _MISSING
@@ -43,9 +43,9 @@ def value(claims: Mapping[str, Any], name: str) -> Any:
 
 
 def parsed(texts: Iterable[str]) -> dict[str, Any]:
-    """Return what people wrote: NAME=TEXT, or NAME:=JSON for what is not text.
+    """Parse NAME=TEXT, or NAME:=JSON for values that are not text.
 
-    A claim that is named again has several values. Raises ``ValueError``.
+    A claim that is given repeatedly has several values. Raises ``ValueError``.
     """
     found: dict[str, list[Any]] = {}
     for text in texts:
@@ -67,7 +67,7 @@ def _json(text: str, value: str) -> Any:
 
 
 def written(claims: Mapping[str, Any]) -> str:
-    """Return the claims of a rule as ``parsed`` takes them, each on a line."""
+    """Return the claims of a rule in the format of ``parsed``, one on each line."""
     return "\n".join(
         f"{name}={value}" if isinstance(value, str) else f"{name}:={json.dumps(value)}"
         for name, values in claims.items()
@@ -76,12 +76,12 @@ def written(claims: Mapping[str, Any]) -> str:
 
 
 def has_star(values: Iterable[ClaimValue]) -> bool:
-    """Return whether one of the values that a rule accepts stands for several."""
+    """Return whether one of the accepted values is a pattern with ``*``."""
     return any(isinstance(value, str) and value.endswith("*") for value in values)
 
 
 def misses(rule: WorkloadRule, claims: Mapping[str, Any], prefixes: Iterable[str]) -> list[str]:
-    """Return the claims in which a token is not as the rule says; none if it fits.
+    """Return the claims in which a token differs from the rule; none if it matches.
 
     ``prefixes``: the claims in which a value may end with ``*``.
     """
@@ -98,7 +98,7 @@ def _fits(found: Any, wanted: Iterable[ClaimValue], *, open_ended: bool) -> bool
 
 
 def _equals(found: Any, wanted: ClaimValue, *, open_ended: bool) -> bool:
-    # SECURITY: 1 is True, and 1.0 is 1, to Python; a claim of another type is another claim.
+    # SECURITY: to Python, 1 == True and 1 == 1.0; a value of another type must not match.
     if type(found) is not type(wanted):
         return False
     if open_ended and isinstance(wanted, str) and wanted.endswith("*"):

@@ -1,18 +1,18 @@
-"""Which documents of an issuer may be fetched, apart from the client that does (``fetching``).
+"""Checks the URLs of issuers' documents, apart from the client that fetches them (``fetching``).
 
-That client takes a twentieth of a start to import, and most installations trust no issuer.
+Importing that client takes a twentieth of a start, and most installations trust no issuer.
 """
 
 from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
-#: Seconds that a document may take in all, from the look-up of the name to its last byte.
+#: The most seconds for a document, from resolving the name to the last byte.
 TIMEOUT: Final = 5.0
 
 
 class FetchFailed(Exception):
-    """The document could not be had; the message says why, and quotes nothing of it."""
+    """The document could not be fetched; the message tells why, and quotes nothing of it."""
 
 
 def check_url(url: str) -> None:

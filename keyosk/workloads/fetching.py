@@ -1,9 +1,9 @@
-"""Fetching a document of an issuer by HTTP, from an address that an admin named.
+"""Fetches a document of an issuer by HTTP, from a URL that an admin gave.
 
-SECURITY: the address decides whom this machine calls, so each connection goes to an address that
-was resolved once and checked; no redirect is followed; https is required except on loopback; and
-size and time are bounded in all. httpcore2 is the client: its network backend is where a connection
-is made (https://httpx2.pydantic.dev/httpcore2/network-backends/).
+SECURITY: the URL decides which hosts this machine calls. So the name is resolved once and the
+address is checked; redirects are not followed; https is required except on loopback; the total size
+and time are limited. httpcore2 is the client, because its network backend opens the connections
+(https://httpx2.pydantic.dev/httpcore2/network-backends/).
 """
 
 import json
@@ -20,15 +20,15 @@ import httpcore2
 
 from keyosk.workloads.documents import TIMEOUT, FetchFailed, check_url
 
-#: Bytes that are read for a document, and its pieces: the parser pays for each head and each piece.
+#: The most bytes and pieces of a document, because the parser has costs for each piece.
 _LARGEST: Final = 512 * 1024
 _MOST_PIECES: Final = 4_096
 _MAX_AGE: Final = re.compile(r"(?:^|[\s,])max-age=\"?(-?\d+)", re.IGNORECASE)
 _NOT_KEPT: Final = re.compile(r"(?:^|[\s,])no-(?:store|cache)", re.IGNORECASE)
-#: Seconds that a key set is fresh, whatever its headers say: at least and at most.
+#: The minimum and maximum of the seconds for which a key set is fresh.
 _FRESH: Final = (300, 86_400)
 _FRESH_BY_DEFAULT: Final = 3_600
-#: Where clouds tell a machine its secrets, apart from link-local addresses: Azure, Alibaba, Oracle,
+#: Metadata services of clouds, in addition to link-local addresses: Azure, Alibaba, Oracle,
 #: AWS and Google by IPv6.
 _METADATA: Final = frozenset(
     map(
@@ -36,9 +36,9 @@ _METADATA: Final = frozenset(
         ("168.63.129.16", "100.100.100.200", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"),
     )
 )
-#: All that was ever given out for hosts on the Internet (RFC 4291 section 2.4).
+#: All addresses that are assigned to hosts on the Internet (RFC 4291 section 2.4).
 _PUBLIC_IPV6: Final = ip_network("2000::/3")
-#: What a translator turns into IPv4 (RFC 6052 section 2.1).
+#: Addresses that a translator maps to IPv4 (RFC 6052 section 2.1).
 _NAT64: Final = ip_network("64:ff9b::/96")
 
 
@@ -46,14 +46,14 @@ def fetch_json(url: str, *, allow_private: bool) -> tuple[Any, int]:
     """Fetch a JSON document.
 
     Args:
-        url: Its address, as ``check_url`` accepts it.
+        url: Its URL, which ``check_url`` accepts.
         allow_private: Whether the host may have a private or loopback address.
 
     Returns:
-        What it holds, and for how many seconds it is fresh.
+        Its content, and for how many seconds it is fresh.
 
     Raises:
-        FetchFailed: It cannot be had.
+        FetchFailed: It could not be fetched.
     """
     try:
         check_url(url)
@@ -79,7 +79,7 @@ def fetch_json(url: str, *, allow_private: bool) -> tuple[Any, int]:
             fresh = _freshness(response.headers)
     except httpcore2.TimeoutException:
         raise FetchFailed(f"it took longer than {TIMEOUT:.0f} seconds") from None
-    except httpcore2.ProtocolError:  # its text quotes what came
+    except httpcore2.ProtocolError:  # its text quotes the response
         raise FetchFailed("the response is not HTTP") from None
     except (httpcore2.NetworkError, OSError) as error:
         raise FetchFailed(f"the connection failed: {_reason(error)}") from None
@@ -90,7 +90,7 @@ def fetch_json(url: str, *, allow_private: bool) -> tuple[Any, int]:
 
 
 class _Backend(httpcore2.NetworkBackend):
-    """Connects to addresses that were checked, and ends everything at one moment."""
+    """Connects only to allowed addresses, with one deadline for everything."""
 
     def __init__(self, *, allow_private: bool, ends: float) -> None:
         self._allow_private = allow_private
@@ -105,7 +105,7 @@ class _Backend(httpcore2.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.NetworkStream:
-        """Resolve the name once and connect to what it means; TLS still asks for the name."""
+        """Resolve the name once and connect to its address; TLS still verifies the name."""
         del timeout
         fault = httpcore2.ConnectError("the name means no address")
         for address in _resolve(host, port):
@@ -129,7 +129,7 @@ class _Backend(httpcore2.NetworkBackend):
 
 
 class _Stream(httpcore2.NetworkStream):
-    """A connection on which no wait goes beyond one moment, however much comes in."""
+    """A connection with one deadline, regardless of how much data arrive."""
 
     def __init__(self, stream: httpcore2.NetworkStream, ends: float) -> None:
         self._stream = stream
@@ -185,11 +185,11 @@ def _resolve(host: str, port: int) -> list[IPv4Address | IPv6Address]:
 def _is_allowed(address: IPv4Address | IPv6Address, *, allow_private: bool) -> bool:
     """Return whether documents may be fetched from an address.
 
-    Never from link-local and similar ones: cloud machines have their metadata there.
+    Never from link-local and similar addresses, where clouds have metadata services.
     """
     if isinstance(address, IPv6Address):
         if address.sixtofour or address.teredo:
-            return False  # an IPv4 address in disguise
+            return False  # an embedded IPv4 address
         if address in _NAT64:
             address = IPv4Address(int(address) & 0xFFFF_FFFF)
         else:
@@ -221,5 +221,5 @@ def _age(headers: Iterable[tuple[bytes, bytes]]) -> int:
 
 
 def _reason(error: Exception) -> str:
-    """Return the first line of an error, which is about the connection."""
+    """Return the first line of a connection error."""
     return (str(error).partition("\n")[0] or type(error).__name__)[:200]

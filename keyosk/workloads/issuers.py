@@ -1,4 +1,4 @@
-"""Which issuers' tokens log workloads in."""
+"""Trusted issuers, whose tokens log workloads in."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,12 +24,12 @@ from keyosk.validation import LONGEST_TEXT, Faults, check_version
 from keyosk.workloads import assertions, claims, documents
 from keyosk.workloads.presets import PRESETS
 
-#: Held by what reads an issuer or a rule and writes what it made of it.
+#: The lock for transactions that read an issuer or a rule and write it back: one at a time.
 LOCK: Final = "issuers"
 _LONGEST_ISSUER: Final = 512
 _MOST_CLAIMS: Final = 20
 _LONGEST_CLAIM: Final = 200
-#: Seconds: the longest life of a foreign token that can be allowed.
+#: The largest ``max_lifetime`` in seconds.
 _LONGEST_LIFE: Final = 7 * 86_400
 RESET: Final[Mapping[str, Any]] = {
     "description": "",
@@ -43,7 +43,7 @@ RESET: Final[Mapping[str, Any]] = {
     "enabled": True,
 }
 _FIELDS: Final = ("name", "issuer", "audience", "preset", *RESET)
-#: What decides which tokens are accepted: if it changes, tokens from before no longer count.
+#: The fields that decide which tokens are accepted; a change revokes the tokens from before.
 _PROOF: Final = ("issuer", "audience", "jwks_uri", "keys", "algorithms", "required_claims")
 
 
@@ -51,7 +51,7 @@ class TrustedIssuers:
     """What an admin does with issuers. Every write is one transaction."""
 
     def __init__(self, context: Context, stores: Stores, *, issuer: str) -> None:
-        """``issuer``: Keyosk's own, which is the audience unless an admin says otherwise."""
+        """``issuer``: Keyosk's own, which is the default audience."""
         self._database = context.database
         self._safeguards = context.safeguards
         self._revocations = context.revocations
@@ -64,7 +64,9 @@ class TrustedIssuers:
     def create(
         self, by: Caller, *, name: str, preset: str | None = None, **values: Unpack[IssuerFields]
     ) -> TrustedIssuer:
-        """Trust an issuer. ``preset``: fills in what ``values`` do not say.
+        """Trust an issuer.
+
+        ``preset``: fills in missing ``values``.
 
         Raises ``Invalid``, ``Conflict``, ``RefusedByRule``.
         """
@@ -91,7 +93,7 @@ class TrustedIssuers:
         return issuer
 
     def get(self, reference: str) -> TrustedIssuer:
-        """Return the issuer that a name or an id names. Raises ``NotFound``."""
+        """Return the issuer with this name or id. Raises ``NotFound``."""
         if is_id(reference):
             return self._issuers.by_id(reference.lower())
         if not NAME.fullmatch(reference):
@@ -99,11 +101,11 @@ class TrustedIssuers:
         return self._issuers.by_name(reference)
 
     def page(self, list_query: ListQuery) -> list[TrustedIssuer]:
-        """Return the issuers that a listing asks for."""
+        """Return a page of issuers."""
         return self._issuers.page(list_query)
 
     def count(self, list_query: ListQuery) -> int:
-        """Return how many issuers pass the filters of a listing."""
+        """Return the number of issuers that pass the filters of a list."""
         return self._issuers.count(list_query)
 
     def change(
@@ -116,7 +118,7 @@ class TrustedIssuers:
     ) -> TrustedIssuer:
         """Apply a merge patch (RFC 7396).
 
-        What changes how tokens are proven revokes those that came by the rules of the issuer.
+        A change of how tokens are verified revokes the tokens of logins by the issuer's rules.
         Raises ``Invalid``, ``NotFound``, ``Conflict``, ``Stale``, ``RefusedByRule``.
         """
         now = int(self._clock())
@@ -150,9 +152,9 @@ class TrustedIssuers:
     def remove(
         self, by: Caller, reference: str, *, force: bool = False, version: Versions | None = None
     ) -> int | None:
-        """Trust an issuer no longer, and delete its rules.
+        """Delete an issuer and its rules.
 
-        Returns when the tokens that came by its rules have expired, if it has any. Raises
+        Returns when the tokens of logins by its rules have expired, if it has any. Raises
         ``NotFound``, ``Stale``, ``RefusedByRule``, and ``InUse`` without ``force``.
         """
         with self._database.transaction():
@@ -169,7 +171,7 @@ class TrustedIssuers:
             return effective_at
 
     def _check_hand_out(self, by: Caller, issuer: TrustedIssuer) -> None:
-        """SECURITY: who decides whose tokens are accepted hands out the accounts of all rules."""
+        """SECURITY: a change of the issuer can give access to the accounts of all its rules."""
         for account_id in {rule.account_id for rule in self._workload_rules.of_issuer(issuer.id)}:
             self._safeguards.may_change(by, account_id)
 
@@ -181,7 +183,7 @@ class TrustedIssuers:
         return max(moments, default=None)
 
     def _check_rules(self, issuer: TrustedIssuer) -> None:
-        """Raise ``Conflict`` if a rule is not one that could be made now."""
+        """Raise ``Conflict`` if an existing rule contradicts the issuer."""
         for rule in self._workload_rules.of_issuer(issuer.id):
             missing = [name for name in issuer.required_claims if name not in rule.claims]
             if missing:
@@ -228,7 +230,7 @@ class TrustedIssuers:
 
 
 def check_claim_names(faults: Faults, field: str, names: tuple[str, ...]) -> None:
-    """Note what is wrong with names of claims."""
+    """Check names of claims."""
     if len(names) > _MOST_CLAIMS:
         faults.add(field, f"must name at most {_MOST_CLAIMS} claims")
     for name in names:
@@ -266,5 +268,5 @@ def _target(issuer: TrustedIssuer) -> str:
 
 
 def fields_of(issuer: TrustedIssuer) -> dict[str, Any]:
-    """Return what an admin says of an issuer."""
+    """Return the fields that may be changed, as plain values."""
     return {name: getattr(issuer, name) for name in _FIELDS}

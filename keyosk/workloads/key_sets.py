@@ -1,9 +1,9 @@
 """The keys of issuers: given by an admin, or fetched and kept in the database for all nodes.
 
-A request never waits for a fetch if there is a key that fits: what is stale is fetched anew in the
-background. For an unknown ``kid`` one node fetches at most every half minute, and as often for a
-signature that no key of that ``kid`` made: some issuers have another key under the same one. The
-last set that could be read is used for a day while the issuer cannot be reached.
+A request never waits for a fetch if there is a matching key: a stale set is fetched again in the
+background. For an unknown ``kid``, one node fetches at most every half minute. The same holds for a
+wrong signature, because some issuers reuse a ``kid`` for another key. While the issuer cannot be
+reached, the last valid set is used for a day.
 """
 
 import json
@@ -26,16 +26,16 @@ from keyosk.workloads.documents import TIMEOUT, FetchFailed
 
 _log = logging.getLogger(__name__)
 
-#: Seconds for which the last set that could be read is used.
+#: Seconds for which the last valid set is used.
 KEPT: Final = 86_400
-#: Seconds between two attempts: after one that succeeded, and after one that failed.
+#: Seconds between two fetches, after a success and after a failure.
 _PAUSE: Final = 30
 _PAUSE_AFTER_FAULT: Final = 10
-#: Seconds that a request waits for keys, and between two looks at the database meanwhile.
+#: Seconds for which a request waits for keys, and between two reads of the database meanwhile.
 _WAIT: Final = TIMEOUT + 1
 _LOOK: Final = 0.05
-#: How many requests of a process may wait for keys. SECURITY: each holds a thread, and whoever
-#: makes an issuer slow must not take them all.
+#: The most requests of a process that wait for keys. SECURITY: each occupies a thread, and a slow
+#: issuer must not occupy all of them.
 _MOST_WAITING: Final = 2
 METADATA_PATH: Final = "/.well-known/openid-configuration"
 
@@ -43,20 +43,20 @@ Keys = Sequence[Mapping[str, Any]]
 
 
 class KeysUnavailable(Unavailable):
-    """The keys of an issuer cannot be had now.
+    """The keys of an issuer are unavailable now.
 
-    SECURITY: anybody can send a token that names the issuer. Why its keys cannot be had tells of
-    the network here: that is the reason, for admins.
+    SECURITY: anyone can send a token that names the issuer. The ``reason`` reveals something about
+    the network here, so only admins see it.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class KeySetState:
-    """What is known of an issuer's keys.
+    """The state of an issuer's keys.
 
     Attributes:
         age: Seconds since the set in use was fetched; ``None`` if there is none.
-        fault: Why they could not be fetched; ``None`` if they could, or nobody tried.
+        fault: Why the last fetch failed; ``None`` if it succeeded, or there was none.
     """
 
     age: int | None
@@ -73,14 +73,13 @@ class KeySets:
         self._issuers = issuers
         self._clock = clock
         self._waiting = threading.BoundedSemaphore(_MOST_WAITING)
-        #: By issuer: the text of its set, and the keys in it.
+        #: By issuer: the JSON text of its set, and the parsed keys.
         self._parsed: dict[str, tuple[str, Keys]] = {}
 
     def candidates(self, issuer: TrustedIssuer, assertion: Assertion) -> Keys:
         """Return the keys of an issuer that may have signed a token; none if there is no such key.
 
-        Raises ``InvalidGrant`` if its algorithm is not accepted, and ``KeysUnavailable`` if they
-        cannot be had.
+        Raises ``InvalidGrant`` if its algorithm is not accepted, and ``KeysUnavailable``.
         """
         if issuer.keys is not None:
             return assertions.candidates(assertion, issuer, assertions.parse_keys(issuer.keys))
@@ -103,12 +102,12 @@ class KeySets:
         return assertions.candidates(assertion, issuer, keys)
 
     def doubt(self, issuer: TrustedIssuer) -> None:
-        """Fetch the keys anew, in the background: none of them made a signature."""
+        """Fetch the keys again in the background, because none of them verifies a signature."""
         if issuer.keys is None:
             self._start(issuer, self._known(issuer), int(self._clock()), pause=_PAUSE)
 
     def inspect(self, issuer: TrustedIssuer) -> KeySetState:
-        """Fetch the keys of an issuer to see whether that works; nothing of it is kept."""
+        """Fetch the keys of an issuer as a test, without storing them."""
         fault = None
         try:
             self._download(issuer)
@@ -117,7 +116,7 @@ class KeySets:
         return self._state(issuer, fault)
 
     def last_state(self, issuer: TrustedIssuer) -> KeySetState:
-        """Return how the last fetch of an issuer's keys went, without another."""
+        """Return the state after the last fetch of an issuer's keys."""
         known = self._known(issuer)
         return self._state(issuer, None if known is None else known.fault)
 
@@ -144,7 +143,7 @@ class KeySets:
     def _wait(
         self, issuer: TrustedIssuer, known: FetchedKeys | None, now: int, *, pause: int
     ) -> None:
-        """Wait until a fetch that is due has ended, whichever node makes it."""
+        """Wait until a fetch that is due has ended, on any node."""
         delays.before_waiting()
         if not self._waiting.acquire(blocking=False):
             raise KeysUnavailable("Other requests are waiting for the keys of an issuer.")
@@ -161,7 +160,7 @@ class KeySets:
     ) -> None:
         """Begin to fetch the keys, unless any node began less than ``pause`` seconds ago."""
         latest = now + clocks.APART
-        # SECURITY: looked at first, as anybody can have us come here, and a turn is written.
+        # SECURITY: a read first, because a claim writes, and anyone can cause this.
         if known is not None and now - pause < known.tried_at <= latest:
             return
         if self._issuers.claim_fetch(issuer.id, now=now, not_after=now - pause, latest=latest):
@@ -200,7 +199,7 @@ class KeySets:
         except Unavailable:
             _log.warning("the keys of an issuer were not kept: the database is not available")
         finally:
-            self._database.close()  # that of this thread
+            self._database.close()  # the connection of this thread
 
 
 def _is_fresh(known: FetchedKeys | None, now: int) -> bool:
@@ -226,7 +225,7 @@ def _jwks_uri(metadata: Any, issuer: str) -> str:
     url = metadata.get("jwks_uri")
     if not isinstance(url, str):
         raise FetchFailed("its metadata has no jwks_uri")
-    # SECURITY: plain http is for loopback, where nobody but the admin's own issuer may lead.
+    # SECURITY: plain http is for loopback, which only the admin's own URL may name.
     if issuer.startswith("https:") and not url.startswith("https:"):
         raise FetchFailed("the URL in its metadata is not https")
     return url

@@ -18,17 +18,17 @@ from keyosk.workloads import assertions, claims
 from keyosk.workloads.assertions import Assertion
 from keyosk.workloads.key_sets import KeySets, KeysUnavailable
 
-#: How many tokens that came through proxies are remembered, so that each is recorded once.
+#: The number of forwarded tokens that are remembered, so that each is recorded once.
 _MOST_FORWARDED: Final = 10_000
 _NOT_TRUSTED = "No issuer with this iss and audience is trusted here."
-#: Seconds beyond its end for which a token that logs in once is remembered: clocks may differ.
+#: Seconds after its expiry for which a one-time token is remembered, because clocks may differ.
 _REMEMBERED: Final = 60
 _NO_RULE = "The token is valid, but no rule lets it log in."
 
 
 @dataclass(frozen=True, slots=True)
 class RuleMatch:
-    """A rule, and the claims in which a token is not as it says; none if it fits."""
+    """A rule, and the claims in which a token differs from it; none if the token matches."""
 
     rule: WorkloadRule
     misses: Sequence[str]
@@ -36,13 +36,13 @@ class RuleMatch:
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """What would happen if a workload showed a token.
+    """The result of a login with a token, if there were one.
 
     Attributes:
         assertion: The token, if it could be verified.
         fault: Why it would be refused; ``None`` if it would not.
         rule: The rule that it would log in by.
-        matches: What each rule says of it.
+        matches: The comparison with each rule.
     """
 
     assertion: Assertion | None
@@ -51,13 +51,13 @@ class Examination:
     matches: Sequence[RuleMatch]
 
     def found(self, name: str) -> Any:
-        """Return what the token says in a claim; ``None`` for nothing."""
+        """Return the value of a claim of the token; ``None`` if it lacks it."""
         return None if self.assertion is None else claims.value(self.assertion.claims, name)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkloadLogin:
-    """A token that was verified, and the login that it proves."""
+    """A verified token, and the login that it proves."""
 
     principal: Principal
     rule: WorkloadRule
@@ -86,7 +86,7 @@ class WorkloadLogins:
 
         Raises ``InvalidGrant``; ``KeysUnavailable`` if the keys of its issuer cannot be had.
         """
-        delays.before_waiting()  # a login is written, and keys may have to be fetched
+        delays.before_waiting()  # a login writes, and may have to fetch keys
         assertion = assertions.read(text)
         issuer = self._issuer(assertion)
         self._verify(assertion, issuer)
@@ -105,7 +105,7 @@ class WorkloadLogins:
         return WorkloadLogin(principal, rule, issuer, assertion)
 
     def is_foreign(self, text: str) -> bool:
-        """Return whether a text has the form of a token of another issuer; nothing is proven."""
+        """Return whether a text looks like a token of another issuer, without verifying it."""
         try:
             return assertions.read(text).issuer != self._own
         except InvalidGrant:
@@ -134,7 +134,7 @@ class WorkloadLogins:
             return Examination(assertion, error.detail, None, matches)
 
     def record(self, login: WorkloadLogin, *, address: str | None, request_id: str | None) -> None:
-        """Record that a token logged in. Raises ``InvalidGrant`` if it may once, and did.
+        """Record a login by a token. Raises ``InvalidGrant`` for a used one-time token.
 
         Call it before anything is issued for the login.
         """
@@ -146,7 +146,7 @@ class WorkloadLogins:
                 forgotten_at = assertion.expires_at + _REMEMBERED
                 if not self._issuers.use(_digest(login), expires_at=forgotten_at, now=now):
                     raise InvalidGrant("The token has logged in before.")
-            # SECURITY: whoever ends a rule expects that nothing is issued by it from then on.
+            # SECURITY: after a rule is deleted or disabled, no token may be issued by it.
             if not self._workload_rules.record_use(rule, login.issuer, now):
                 raise InvalidGrant("The rule or its issuer was changed just now.")
             by = caller(
@@ -162,9 +162,9 @@ class WorkloadLogins:
     def record_forwarded(
         self, login: WorkloadLogin, *, address: str | None, request_id: str | None
     ) -> None:
-        """Record that a token came with a request that a proxy asks about.
+        """Record a login by a token in a forwarded request.
 
-        Once for all of its requests to this process, unless it may log in only once. Raises
+        It is recorded once for all requests to this process, unless it is a one-time token. Raises
         ``InvalidGrant`` as ``record`` does.
         """
         digest = hashlib.sha256(login.assertion.text.encode()).digest()
@@ -196,9 +196,9 @@ class WorkloadLogins:
         ]
 
     def _chosen(self, matches: Sequence[RuleMatch]) -> WorkloadRule:
-        """Return the rule that a token logs in by: of those that fit, the one that says most.
+        """Return the rule that a token logs in by: the most specific one that matches.
 
-        Raises ``InvalidGrant`` if none fits, or if they mean more than one account.
+        Raises ``InvalidGrant`` if none matches, or if they have different accounts.
         """
         now = int(self._clock())
         fitting = [
@@ -217,10 +217,10 @@ def _origin(assertion: Assertion) -> dict[str, str]:
 
 
 def _digest(login: WorkloadLogin) -> bytes:
-    """Return what a token is remembered by.
+    """Return the digest that identifies a used token.
 
-    SECURITY: by what it says itself, so that an issuer that is deleted and made again accepts none
-    for a second time.
+    SECURITY: from its own claims, so that an issuer that is deleted and created again does not
+    accept it a second time.
     """
     parts = (login.assertion.issuer, login.issuer.audience, login.assertion.id or "")
     return hashlib.sha256("\0".join(parts).encode()).digest()

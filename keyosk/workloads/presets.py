@@ -1,7 +1,7 @@
-"""What is known of the platforms: how their tokens look, and which claims cannot be forged.
+"""Presets for platforms: the form of their tokens, and the claims that cannot be forged.
 
-A name can be registered again after its owner gave it up; an id cannot. So each preset has every
-rule name an id, as far as the platform's tokens have one. Sources are the platforms' public
+A name can be registered again after its owner gave it up; an id cannot. So each preset requires
+every rule to name an id, if the platform's tokens have one. Sources are the platforms' public
 documentation of their tokens.
 """
 
@@ -59,8 +59,8 @@ PRESETS: Final[Mapping[str, Preset]] = {
         note="Ask for the ids: buildkite-agent oidc request-token --claim organization_id,"
         "pipeline_id.",
     ),
-    # kubernetes.io: "Managing Service Accounts", bound service account tokens. The uid is of the
-    # service account: one of the same name that is made later has another.
+    # kubernetes.io: "Managing Service Accounts", bound service account tokens. The uid identifies
+    # the service account: a later one with the same name has another.
     "kubernetes": Preset(
         fields={
             "issuer": "https://kubernetes.default.svc.cluster.local",

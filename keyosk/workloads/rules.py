@@ -1,4 +1,4 @@
-"""Which tokens of an issuer log in as which account."""
+"""Workload rules: which tokens of an issuer log in as which account."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -66,7 +66,7 @@ class WorkloadRules:
         account: str,
         **values: Unpack[RuleFields],
     ) -> WorkloadRule:
-        """Make a rule: tokens with these claims log in as this account.
+        """Create a rule: tokens with these claims log in as this account.
 
         Raises ``Invalid``, ``NotFound``, ``Conflict``, ``RefusedByRule``.
         """
@@ -100,14 +100,14 @@ class WorkloadRules:
         return self._of(self._issuers.get(reference), name)
 
     def page(self, reference: str, list_query: ListQuery) -> list[WorkloadRule]:
-        """Return the rules of an issuer that a listing asks for. Raises ``NotFound``."""
+        """Return a page of the rules of an issuer. Raises ``NotFound``."""
         return self._workload_rules.page(self._issuers.get(reference).id, list_query)
 
     def count(self, reference: str, list_query: ListQuery) -> int:
         """Return how many rules of an issuer pass the filters of a listing."""
         return self._workload_rules.count(self._issuers.get(reference).id, list_query)
 
-    def change(  # noqa: PLR0917  # a rule is named by two: its issuer, and its own name
+    def change(  # noqa: PLR0917  # a rule has two names: its issuer and its own name
         self,
         by: Caller,
         reference: str,
@@ -118,8 +118,8 @@ class WorkloadRules:
     ) -> WorkloadRule:
         """Apply a merge patch (RFC 7396).
 
-        What takes rights away revokes the tokens that came by the rule. Raises ``Invalid``,
-        ``NotFound``, ``Conflict``, ``Stale``, ``RefusedByRule``.
+        A change that takes rights away revokes the tokens of logins by the rule. Raises
+        ``Invalid``, ``NotFound``, ``Conflict``, ``Stale``, ``RefusedByRule``.
         """
         now = int(self._clock())
         with self._database.transaction():
@@ -156,9 +156,9 @@ class WorkloadRules:
     def remove(
         self, by: Caller, reference: str, name: str, *, version: Versions | None = None
     ) -> int:
-        """Delete a rule: its tokens log in no longer.
+        """Delete a rule.
 
-        Returns when all tokens that came by it have expired. Raises ``NotFound``, ``Stale``,
+        Returns when all tokens of logins by it have expired. Raises ``NotFound``, ``Stale``,
         ``RefusedByRule``.
         """
         with self._database.transaction():
@@ -186,7 +186,7 @@ class WorkloadRules:
         return found
 
     def _guard(self, by: Caller, rule: WorkloadRule) -> None:
-        """SECURITY: who makes a rule can be the account: as who sets its password (rule 2)."""
+        """SECURITY: a caller who creates a rule can log in as its account (safeguard 2)."""
         self._safeguards.not_by_api_key(by)
         self._safeguards.not_oneself(by, rule.account_id)
         self._safeguards.may_change(by, rule.account_id)
@@ -240,7 +240,8 @@ def _check_values(
                 "may end with * in prefix_claims of the issuer only, and have it nowhere else",
             )
         elif value.endswith("*") and name in issuer.required_claims and value[-2] != "/":
-            # SECURITY: what says who it is ends with a whole step: shop* is shopping's too.
+            # SECURITY: a claim with an identity must end with a whole segment: shop* matches
+            # shopping.
             faults.add(field, "must have a / before the *, as this claim says who the workload is")
 
 
@@ -249,5 +250,5 @@ def _target(issuer: TrustedIssuer, rule: WorkloadRule) -> str:
 
 
 def fields_of(rule: WorkloadRule) -> dict[str, Any]:
-    """Return what an admin says of a rule."""
+    """Return the fields that may be changed, as plain values."""
     return {name: getattr(rule, name) for name in _FIELDS}
