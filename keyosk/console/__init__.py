@@ -1,9 +1,9 @@
 """The console: pages for people, at ``/console`` and ``/me``.
 
-Owns: pages, their forms and cookies, the checks against requests that another site caused, and that
-a dangerous act is shown and confirmed by password first.
+Owns: pages, their forms and cookies, the checks against cross-site requests, and the
+confirmation of dangerous acts by password.
 
-Does not own: any rule of who may do what. A page calls the REST API inside this process
+Does not own: any authorization rule. A page calls the REST API inside this process
 (``console.api``) as the account of its session, so the same access decisions, validation and audit
 rows apply as to any client.
 

@@ -1,4 +1,4 @@
-"""Accounts: search, one page for each, and what is done to them. ``/me`` is one's own."""
+"""Pages for accounts: search, details and acts. ``/me`` is one's own account."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -25,13 +25,13 @@ from keyosk.web.accounts import SHORTEST
 _FILTERS: Final = ("q", "kind", "enabled", "role", "scope", "last_login_before", "cursor")
 _READ: Final = "keyosk:accounts:read"
 _EVENTS: Final = 10
-#: Accounts that a page of a search shows.
+#: The accounts on a page of a search.
 _FOUND: Final = 50
-#: Of each list on the page of an account.
+#: The items of each list on the page of an account.
 _ROWS: Final = 25
-#: Those of the API, by the parameter in which one goes on.
+#: The lists of the API, by the parameter for the next page.
 _LISTS: Final = {"keys": "api-keys", "sessions": "tokens", "console_sessions": "console-sessions"}
-#: Scopes of Keyosk's own: who gives one makes an admin, of a kind.
+#: The prefix of Keyosk's own scopes: their holders are admins of a kind.
 _OWN: Final = "keyosk:"
 _END_ALL: Final = "Every refresh session and console session of the account ends."
 _EVERYWHERE: Final = (
@@ -44,13 +44,13 @@ def accounts(visit: Visit) -> Response:
     """List accounts, and search them."""
     query = {name: request.args.get(name, "")[:1000] for name in _FILTERS}
     asked = query
-    if len(query["q"]) >= SHORTEST:  # shorter, it would be found nearly everywhere
+    if len(query["q"]) >= SHORTEST:  # a shorter text matches nearly everything
         asked = {**query, "q": "", "contains": query["q"]}
     found = visit.api.get("/accounts", **asked, limit=_FOUND).body
     items, following = found["items"], found["next"]
     is_cut = following is not None and len(items) < _FOUND
     if is_cut and not query["cursor"]:
-        # By what a name begins with, accounts are found however many there are.
+        # A search by prefix is fast for any number of accounts.
         first = visit.api.get("/accounts", **query, limit=_FOUND).body["items"]
         known = {each["id"] for each in first}
         items = first + [each for each in items if each["id"] not in known]
@@ -120,7 +120,7 @@ def _number(name: str) -> int:
 
 
 def _explained(api: Api, account_id: str, *, has_password: bool) -> Mapping[str, Any] | None:
-    """Return what a token by password would have; ``None`` where nobody could get one."""
+    """Return the content of a token by password; ``None`` if no login is possible."""
     if not has_password:
         return None
     try:
@@ -193,7 +193,7 @@ def _set_password(visit: Visit, reference: str) -> Response:
 
 
 def _must_confirm(visit: Visit, reference: str) -> bool:
-    """Whether setting the password takes a confirmation first: for one's own it is in the form."""
+    """Return whether setting the password needs a confirmation; one's own form has it already."""
     confirmations = visit.installation.confirmations
     if visit.is_own(reference):
         return confirmations.needs_factor(visit.session)
@@ -230,7 +230,7 @@ def _makes_admin(visit: Visit, kind: str, name: str) -> bool:
     try:
         scopes = visit.api.get(f"/roles/{segment(name)}").body["scopes"]
     except Refused:
-        return True  # who may not see what is in it is asked in any case
+        return True  # if its content is not visible, always ask
     return any(scope.startswith(_OWN) for scope in scopes)
 
 

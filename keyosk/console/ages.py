@@ -1,4 +1,4 @@
-"""How long ago a moment was, and how long it takes until one, in words."""
+"""The age of a time, and the time that is left until one, in words."""
 
 from datetime import datetime
 from typing import Final
@@ -7,19 +7,19 @@ _UNITS: Final = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")
 
 
 def left(moment: str, now: float) -> str:
-    """Return how long it takes until a moment of the API."""
+    """Return the time that is left until a time of the API."""
     seconds = _seconds(moment) - int(now)
     return "over" if seconds <= 0 else f"in {_words(seconds)}"
 
 
 def age(moment: str, now: float) -> str:
-    """Return how long ago a moment of the API was."""
+    """Return the age of a time of the API."""
     seconds = int(now) - _seconds(moment)
     return "just now" if seconds < 60 else f"{_words(seconds)} ago"
 
 
 def _words(seconds: int) -> str:
-    """Return a time in its two largest units."""
+    """Return a duration in its two largest units."""
     first = next(place for place, (size, _) in enumerate(_UNITS) if seconds >= size)
     words = []
     for size, unit in _UNITS[first : first + 2]:

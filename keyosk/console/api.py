@@ -33,7 +33,7 @@ _SHARED: Final = (
 
 
 class Refused(Exception):
-    """The API refused a request: with this status, and the problem that it told."""
+    """The API refused a request; its status and problem."""
 
     def __init__(self, status: int, problem: Mapping[str, Any], retry_after: str | None) -> None:
         super().__init__(status)
@@ -44,16 +44,16 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the API answered."""
+    """A response of the API."""
 
-    body: dict[str, Any] = field(repr=False)  # a new secret may be in it
+    body: dict[str, Any] = field(repr=False)  # it may contain a new secret
     effective_at: str | None
     tag: str | None
     total: str | None
 
 
 class Stream:
-    """A response that is made as it is read."""
+    """A streamed response."""
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
         self._pieces = pieces
@@ -62,7 +62,7 @@ class Stream:
         return iter(self._pieces)
 
     def close(self) -> None:
-        """End it, wherever it is."""
+        """Close the response."""
         close = getattr(self._pieces, "close", None)
         if close is not None:
             close()
@@ -80,7 +80,7 @@ class Api:
         self._environ = environ
 
     def get(self, path: str, **query: str | int | None) -> Reply:
-        """Read; a parameter without a value is left out. Raises ``Refused``."""
+        """Send a GET request; parameters without a value are left out. Raises ``Refused``."""
         given = {name: value for name, value in query.items() if value not in (None, "")}
         return self._call("GET", path, query=urlencode(given))
 
@@ -94,10 +94,9 @@ class Api:
         once: str | None = None,
         force: bool = False,
     ) -> Reply:
-        """Change.
+        """Send a change. Raises ``Refused``.
 
-        ``tag``: as it must be still; ``once``: an Idempotency-Key; ``force``: also where something
-        depends on it. Raises ``Refused``.
+        ``tag``: the required ETag; ``once``: an Idempotency-Key; ``force``: even if it is in use.
         """
         headers = {"HTTP_IF_MATCH": f'"{tag}"'} if tag else {}
         if once:
@@ -106,7 +105,7 @@ class Api:
         return self._call(method, path, query=query, body=body, headers=headers)
 
     def stream(self, path: str, **query: str) -> "Stream":
-        """Read what comes piece by piece; the caller closes it. Raises ``Refused``."""
+        """Send a GET request; the caller closes the streamed response. Raises ``Refused``."""
         given = urlencode({name: value for name, value in query.items() if value})
         status, sent, pieces = self._begin("GET", path, given)
         if status >= 400:
@@ -147,7 +146,7 @@ class Api:
         body: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> tuple[int, dict[str, str], Iterable[bytes]]:
-        """Call; returns the status, the headers and the body of the response."""
+        """Call the API; returns the status, the headers and the body of the response."""
         data = b"" if body is None else json.dumps(body).encode()
         environ: dict[Any, Any] = {
             **{name: self._environ[name] for name in _SHARED if name in self._environ},

@@ -1,4 +1,4 @@
-"""API keys: those of everybody, the owner of a leaked one, and how one is made and ended."""
+"""Pages for API keys: all keys, the owner of a leaked one, and acts."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -33,7 +33,7 @@ def keys(visit: Visit) -> Response:
 
 def find(visit: Visit) -> Response:
     """Find the owner of a leaked key."""
-    # SECURITY: the secret came in a form, and goes on in a body: no URL, log or page has it.
+    # SECURITY: the secret comes in a form and goes on in a body, so no URL, log or page has it.
     secret = request.form.get("secret", "")
     return _list(visit, visit.api.send("POST", "/api-keys/find", {"secret": secret}).body)
 
@@ -47,7 +47,7 @@ def _list(visit: Visit, found: Mapping[str, Any] | None = None) -> Response:
 
 
 def create(visit: Visit, reference: str) -> Response:
-    """Make a key, and show its secret once."""
+    """Create a key, and show its secret once."""
     own = visit.is_own(reference)
     page = unconfirmed(
         visit, f"Make the API key {text('name')}?", (_SHOWN_ONCE,), button="Make the key", own=own
@@ -65,7 +65,7 @@ def create(visit: Visit, reference: str) -> Response:
 
 
 def rotate(visit: Visit, reference: str, key: str) -> Response:
-    """Make a successor, and show its secret once."""
+    """Create a successor, and show its secret once."""
     own = visit.is_own(reference)
     page = unconfirmed(
         visit,
@@ -115,7 +115,7 @@ def allow(visit: Visit, reference: str, key: str) -> Response:
         return page
     path = f"{_path(reference)}/{segment(key)}"
     found = visit.api.get(path)
-    if found.body["scopes"] is not None:  # else it is limited to none
+    if found.body["scopes"] is not None:  # otherwise it would be limited to none
         body = {"scopes": [*found.body["scopes"], scope], **proof(own)}
         visit.api.send("PATCH", path, body, tag=found.tag)
     return _back(reference, "saved")

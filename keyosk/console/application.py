@@ -42,8 +42,8 @@ from keyosk.web.application import LeanFlask, Mount, NoSessions
 from keyosk.web.fields import rfc3339
 from keyosk.web.responses import nothing, public_response
 
-# SECURITY: nothing runs or is shown that does not come from here, no script stands in a page, no
-# other site may frame one, and a form leads nowhere else.
+# SECURITY: pages load only from this origin and have no inline scripts, no other site may frame
+# them, and forms lead only here.
 _POLICY: Final = "; ".join(
     (
         "default-src 'none'",
@@ -56,7 +56,7 @@ _POLICY: Final = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-#: Without a referrer a browser would hide where a form comes from: ``Origin: null``.
+#: With the policy no-referrer, browsers send ``Origin: null`` with forms.
 _OWN_HEADERS: Final = {"Content-Security-Policy": _POLICY, "Referrer-Policy": "same-origin"}
 _STATIC: Final = Path(__file__).parent / "static"
 _FILES: Final = {
@@ -65,7 +65,7 @@ _FILES: Final = {
     "passkeys.js": "text/javascript",
     "htmx.min.js": "text/javascript",
 }
-#: What a page may lead to, by the scope that it takes.
+#: The navigation: path, name and required scope.
 _NAVIGATION: Final = (
     ("/console", "Overview", None),
     ("/console/accounts", "Accounts", "keyosk:accounts:read"),
@@ -85,12 +85,12 @@ _NAVIGATION: Final = (
 
 
 def mount(installation: Installation) -> Mount:
-    """Return what puts the console before the API."""
+    """Return a function that wraps the API in the console."""
     return partial(_beside, installation)
 
 
 def _beside(installation: Installation, api: WSGIApplication) -> WSGIApplication:
-    @cache  # made at the first page: commands call the API only
+    @cache  # created for the first page, because commands only call the API
     def pages() -> Flask:
         return create(installation, api)
 
@@ -103,7 +103,7 @@ def _beside(installation: Installation, api: WSGIApplication) -> WSGIApplication
 
 
 def is_slow(environ: Mapping[str, Any]) -> bool:
-    """Whether a request streams, as ``web.application.is_slow`` says of the API."""
+    """Return whether a request streams, as ``web.application.is_slow`` does for the API."""
     path: str = environ["PATH_INFO"]
     return path == records.EXPORT
 
@@ -216,7 +216,7 @@ def _add_pipeline(
 
 
 def _open(installation: Installation, api: WSGIApplication) -> Response | None:
-    """Find the session of the request; the way to the login if there is none."""
+    """Find the session of the request; returns a redirect to the login if there is none."""
     cookies = browser.cookies_of(request, installation.issuer)
     secret = request.cookies.get(cookies.session) if cookies else None
     if not secret:
@@ -250,14 +250,14 @@ def _with_visit(view: Any, **path: str) -> Response:
 def _to_login() -> Response:
     wanted = request.full_path.rstrip("?") if request.method == "GET" else "/console"
     response = go(f"/console/login?{urlencode({'next': wanted})}")
-    if "HX-Request" in request.headers:  # it would put the login into a part of the page
+    if "HX-Request" in request.headers:  # htmx would show the login page inside the page
         response.status_code = 204
         response.headers["HX-Redirect"] = response.headers.pop("Location")
     return response
 
 
 def _options(error: Exception) -> Response | None:
-    """Answer OPTIONS, which no page has a view for; anything else is for Flask to raise."""
+    """Handle OPTIONS, for which there are no views; Flask raises other routing errors."""
     if request.method != "OPTIONS" or not isinstance(error, MethodNotAllowed):
         return None
     response = nothing()
@@ -267,7 +267,7 @@ def _options(error: Exception) -> Response | None:
 
 
 def _static(file: str) -> Response:
-    # SECURITY: a look-up among known names; what a request says is never part of a path.
+    # SECURITY: a look-up among known names; the request is never part of a file path.
     if file not in _FILES:
         raise NotFound
     request.environ[access.PUBLIC] = True
@@ -301,5 +301,5 @@ def _error_page(status: int, problem: Mapping[str, Any]) -> Response:
 
 
 def _when(moment: str) -> str:
-    """Return a moment of the API for people."""
+    """Format a time of the API for people."""
     return f"{moment[:10]} {moment[11:16]}"

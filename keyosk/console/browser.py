@@ -1,6 +1,6 @@
-"""What a browser sends along: the cookies of a session, and where a request came from.
+"""The cookies of sessions, and protection against cross-site request forgery.
 
-Three checks stand against requests that another site causes, and each would do alone: the cookie is
+There are three checks, each of which would be enough: the cookie is
 ``SameSite=Strict``, the browser's own headers must name this site, and each form carries a token
 that only pages of the session have.
 """
@@ -17,7 +17,7 @@ from flask import Request, Response
 
 from keyosk.errors import Forbidden
 
-#: The field of a form that has the token.
+#: The field of a form with the token.
 TOKEN: Final = "csrf_token"  # noqa: S105 - the name of a field
 _READING: Final = ("GET", "HEAD", "OPTIONS")
 _FOREIGN: Final = "The form came from another site or from an earlier session: load the page again."
@@ -25,12 +25,12 @@ _FOREIGN: Final = "The form came from another site or from an earlier session: l
 
 @dataclass(frozen=True, slots=True)
 class Cookies:
-    """The cookies of one request, by how secure its connection is.
+    """The cookies of one request, which depend on the security of its connection.
 
-    ``prefix`` is ``__Host-`` where the issuer is HTTPS, which demands ``Secure`` and admits no
-    cookie from another host. Browsers keep such a cookie off plain HTTP (RFC 6265bis section
-    4.1.3), so on loopback, where nobody listens in, there is neither; the port is in the name there
-    as all ports share their cookies.
+    ``prefix`` is ``__Host-`` if the issuer is HTTPS, which requires ``Secure`` and excludes cookies
+    from other hosts. Browsers never send such a cookie over plain HTTP (RFC 6265bis section 4.1.3),
+    so on loopback there is no prefix; there the name contains the port, because all ports share
+    their cookies.
     """
 
     prefix: str
@@ -43,40 +43,40 @@ class Cookies:
 
     @property
     def login(self) -> str:
-        """The name of the cookie that a login form is held against."""
+        """The name of the cookie that must match the token of a login form."""
         return f"{self.prefix}login"
 
     @property
     def pending(self) -> str:
-        """The name of the cookie of a login that lacks its second factor."""
+        """The name of the cookie of a pending login."""
         return f"{self.prefix}pending"
 
     def put(self, response: Response, name: str, value: str) -> None:
-        """Send a cookie that ends with the browser."""
+        """Set a cookie that is deleted when the browser is closed."""
         response.set_cookie(
             name, value, path="/", secure=self.is_secure, httponly=True, samesite="Strict"
         )
 
     def drop(self, response: Response, name: str) -> None:
-        """Have the browser forget a cookie."""
+        """Delete a cookie."""
         response.delete_cookie(
             name, path="/", secure=self.is_secure, httponly=True, samesite="Strict"
         )
 
 
 def cookies_of(request: Request, issuer: str) -> Cookies | None:
-    """Return the cookies of a request; ``None`` where none may be sent: plain HTTP to a network."""
+    """Return the cookies of a request; ``None`` for plain HTTP other than loopback."""
     if urlsplit(issuer).scheme == "https":
         return Cookies("__Host-keyosk-", is_secure=True)
-    # SECURITY: by the name that the browser used, as another one could have been pointed here.
+    # SECURITY: by the host that the browser used, because other names may resolve to here.
     host, port = _host(request)
     return Cookies(f"keyosk-{port}-", is_secure=False) if _is_loopback(host) else None
 
 
 def check_origin(request: Request, issuer: str) -> None:
-    """Refuse what another site caused. Raises ``Forbidden``.
+    """Refuse cross-site requests. Raises ``Forbidden``.
 
-    ``Sec-Fetch-Site`` and ``Origin`` are the browser's: no script can write them.
+    The browser sets ``Sec-Fetch-Site`` and ``Origin``; no script can write them.
     """
     if request.method in _READING:
         return

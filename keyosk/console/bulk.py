@@ -1,4 +1,4 @@
-"""What is done to many accounts at once: each by itself, with a row of the audit log of its own."""
+"""Acts on many accounts: one request for each, with its own row of the audit log."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from keyosk.console.api import Api, Refused, Reply, segment
 from keyosk.console.pages import Page, Visit, go, show, text, unconfirmed
 from keyosk.errors import Invalid
 
-#: As many as a page of the list has at most.
+#: The most accounts, as many as on a page of the list.
 _MOST: Final = 200
-#: Names that the confirmation shows.
+#: The most names that the confirmation shows.
 _NAMED: Final = 20
 _EVERYWHERE: Final = (
     "Services that poll revocations refuse their tokens within a minute; all others do once the "
@@ -22,7 +22,7 @@ _EVERYWHERE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """One thing that is done to each account."""
+    """An act on each account."""
 
     title: str
     button: str
@@ -85,7 +85,7 @@ def act(visit: Visit) -> Response:
 
 
 def _outcome(api: Api, what: Act, reference: str) -> dict[str, Any]:
-    """One refusal does not stop the others."""
+    """Return the result for one account; a refusal does not stop the others."""
     name, fault, at = _name(api, reference), None, None
     try:
         at = what.send(api, f"/accounts/{segment(reference)}").effective_at

@@ -1,4 +1,4 @@
-"""Services and roles, and who may what through them."""
+"""Pages for services and roles, and their holders."""
 
 from typing import Any, Final
 
@@ -134,7 +134,7 @@ def delete_role(visit: Visit, name: str) -> Response:
 
 
 def _verification(visit: Visit, name: str) -> dict[str, Any] | None:
-    """Return what the last verify-service found, ``None`` if it never ran."""
+    """Return the result of the last verify-service; ``None`` if it never ran."""
     try:
         return visit.api.get(f"/services/{segment(name)}/verification").body
     except Refused as refused:

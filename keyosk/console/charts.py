@@ -1,4 +1,4 @@
-"""Small charts, drawn here: the numbers of the last day as one path of SVG."""
+"""Small charts of the last day, each as one SVG path."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ class Chart:
     """One chart.
 
     Attributes:
-        name: What tells it apart on its page.
+        name: Its name, unique on its page.
         title: What it shows.
-        description: The same in words, for those who do not see it.
+        description: The same in words, for people who do not see it.
         path: The outline of its area (SVG 2 section 9.3).
-        highest: The highest number, which its height stands for.
+        highest: The number at the top of the chart.
     """
 
     name: str
@@ -34,7 +34,7 @@ def chart(name: str, title: str, counts: Sequence[int], *, minutes: int) -> Char
     path = [f"M0 {HEIGHT}"]
     for place, count in enumerate(counts):
         y = HEIGHT - (HEIGHT - 2) * count / highest if highest else HEIGHT
-        # A step for each: a line between points would show what did not happen.
+        # Steps, because a line between points would show numbers that did not occur.
         path.append(f"V{y:.1f}H{(place + 1) * step:.1f}")
     return Chart(
         name=name,

@@ -1,6 +1,6 @@
-"""The page that takes a confirmation for a form elsewhere which has a secret.
+"""The page for a confirmation before a form with a secret.
 
-No second page must repeat a secret, so such a form is shown once there was a confirmation.
+A second page must not repeat a secret, so the form is shown after the confirmation.
 """
 
 from typing import Final
@@ -14,7 +14,7 @@ _PLACE: Final = "/console/confirm"
 
 
 def confirm(visit: Visit) -> Response:
-    """Take the password, and a second factor from whoever has one; go on to what was wanted."""
+    """Verify the password and the second factor, if there is one; then go to the form."""
     if visit.installation.confirmations.is_fresh(visit.session):
         return go(place())
     page = unconfirmed(visit, "Confirm that it is you", (), button="Confirm")
@@ -22,7 +22,7 @@ def confirm(visit: Visit) -> Response:
 
 
 def lead(wanted: str) -> Response:
-    """Send the browser there first, and to a page of the console then."""
+    """Redirect to the confirmation, and from there to a page of the console."""
     return go(f"{_PLACE}?{urlencode({'next': wanted})}")
 
 

@@ -1,13 +1,13 @@
-"""What a change changed: of each field what went and what came."""
+"""The differences of a change, by field."""
 
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-#: No value at all, which is not null.
+#: A missing value, unlike null.
 _MISSING: Final = object()
-#: Fields of a change, values of each that went or came, and characters of one: a page has many.
+#: The most fields of a change, values of a field, and characters of a value on a page.
 _FIELDS: Final = 12
 _VALUES: Final = 10
 _LONGEST: Final = 160
@@ -15,11 +15,11 @@ _LONGEST: Final = 160
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One field: of a list only the items that went or came.
+    """The difference of one field; of a list, only removed and added items.
 
     Attributes:
-        kept: How many items stayed.
-        more: How many went or came besides those here.
+        kept: The number of unchanged items.
+        more: The number of further changed items.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Difference:
 def difference(
     before: Mapping[str, Any] | None, after: Mapping[str, Any] | None
 ) -> list[Difference]:
-    """Return the fields that differ, those of before first."""
+    """Return the fields that differ, in the order of the old state."""
     old, new = before or {}, after or {}
     names = [*{**old, **new}][:_FIELDS]
     return [_of(name, old.get(name, _MISSING), new.get(name, _MISSING)) for name in names]

@@ -1,4 +1,4 @@
-"""Pictures for pages, as numbers for SVG: a browser draws them without a script."""
+"""Layout of SVG pictures for pages, which need no script."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from keyosk.web.fields import rfc3339
 
-#: How wide a picture is, in its own units.
+#: The width of a picture in its own units.
 WIDTH: Final = 1000
-#: Keys of the past that a time line still shows.
+#: The number of past keys on a time line.
 _PAST: Final = 3
 _DAY: Final = 86_400
 #: Characters of a name in a box, and the places of boxes of services, in units of their picture.
@@ -17,13 +17,13 @@ _FITTING: Final = 17
 _ROW: Final = 40
 _BOX: Final = 140
 _COLUMNS: Final = (0, 170, 340)
-#: Boxes on each side: the text has them all.
+#: The most boxes on each side; the text lists all.
 _MOST: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """The life of a signing key: where it begins and how wide it is, published and signing."""
+    """The life of a signing key: start and width of the published and signing periods."""
 
     kid: str
     state: str
@@ -44,7 +44,7 @@ class TimeLine:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A service in a picture: its top left corner, and where its line to the middle ends."""
+    """A service in a picture: its top left corner, and the end of its line to the middle."""
 
     name: str
     label: str
@@ -55,14 +55,14 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Exchanges:
-    """A service in the middle, those that exchange into it, and those it exchanges into."""
+    """A service in the middle, with the services whose tokens it exchanges, on either side."""
 
     height: int
     boxes: tuple[Box, ...]
 
 
 def time_line(keys: Sequence[Mapping[str, Any]], now: float) -> TimeLine | None:
-    """Return the lives of the keys that are published, and of the last of the past."""
+    """Return the lives of the published keys and of the latest past ones."""
     past = [key for key in keys if key["state"] not in ("next", "active", "retired")][-_PAST:]
     shown = [key for key in keys if key["state"] in ("next", "active", "retired") or key in past]
     if not shown:
@@ -98,7 +98,7 @@ def time_line(keys: Sequence[Mapping[str, Any]], now: float) -> TimeLine | None:
 
 
 def exchanges(name: str, incoming: Sequence[str], outgoing: Sequence[str]) -> Exchanges | None:
-    """Return the picture of what a service's tokens are exchanged for, if there is anything."""
+    """Return the picture of a service's exchanges, if there are any."""
     if not incoming and not outgoing:
         return None
     left, right = incoming[:_MOST], outgoing[:_MOST]
@@ -117,7 +117,7 @@ def exchanges(name: str, incoming: Sequence[str], outgoing: Sequence[str]) -> Ex
 
 
 def _row(number: int, count: int, rows: int) -> int:
-    """Return how far down a box stands, so that fewer than the rows stand in their middle."""
+    """Return the vertical position of a box, centred if there are few."""
     return (rows - count) * _ROW // 2 + number * _ROW
 
 

@@ -1,4 +1,4 @@
-"""Which token a login would get, and why it lacks what it lacks."""
+"""The page that explains which token a login would get, and which scopes it would lack."""
 
 from typing import Any, Final
 
@@ -7,10 +7,10 @@ from flask import Response, request
 from keyosk.console.api import Refused, segment
 from keyosk.console.pages import Page, Visit, show
 
-#: Missing scopes that a grant mends, and those that a token has if it is asked for them.
+#: Reasons that a grant removes, and reasons that a request for the scope removes.
 _GRANTED: Final = frozenset({"not_granted", "expired", *("password_only", "api_key_only")})
 _ASKED: Final = frozenset({"on_request_only", "other_format", "other_audience"})
-#: What stands in the place of a key's id for a login by a workload's token.
+#: In place of a key's id, for a login by a workload's token.
 _WORKLOAD: Final = "workload"
 _KEYS: Final = 100
 

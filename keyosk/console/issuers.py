@@ -1,4 +1,4 @@
-"""Issuers whose tokens log workloads in, their rules, and what a token would do."""
+"""Pages for issuers, their rules, and trying a token."""
 
 import json
 from collections.abc import Mapping
@@ -51,7 +51,7 @@ def issuer(visit: Visit, name: str) -> Response:
 
 
 def try_token(visit: Visit, name: str) -> Response:
-    """Show what a token would do. It is sent on to the API, and kept or shown nowhere."""
+    """Show the result of a token, which is only passed to the API, not stored or shown."""
     path = f"{_path(name)}/test"
     try:
         report = visit.api.send("POST", path, {"assertion": text("assertion")}).body
@@ -101,7 +101,7 @@ def switch(visit: Visit, name: str) -> Response:
 
 
 def delete(visit: Visit, name: str) -> Response:
-    """Trust an issuer no longer."""
+    """Delete an issuer."""
     page = unconfirmed(
         visit,
         f"Delete the issuer {name}?",
@@ -148,7 +148,9 @@ def change_rule(visit: Visit, name: str, rule_name: str) -> Response:
     wanted = _claims()
     before = visit.api.get(_rule_path(name, rule_name)).body
     body["claims"] = dict.fromkeys(before["claims"].keys() - wanted.keys()) | wanted
-    if (before["scopes"] or None) == body["scopes"]:  # SECURITY: limited to none is not unlimited
+    if (before["scopes"] or None) == body[
+        "scopes"
+    ]:  # SECURITY: an empty list limits it to none, and does not mean unlimited
         del body["scopes"]
     page = unconfirmed(
         visit,
@@ -183,7 +185,7 @@ def delete_rule(visit: Visit, name: str, rule_name: str) -> Response:
 
 
 def _switched(visit: Visit, path: str, question: str, *, effects: tuple[str, ...]) -> Response:
-    """Enable what is at ``path``, or disable it, which asks first."""
+    """Enable the object at ``path``, or disable it after a confirmation."""
     enabled = text("enabled") == "true"
     if not enabled:
         page = unconfirmed(visit, question, effects, button="Disable")
@@ -230,7 +232,7 @@ def _rule_fields() -> dict[str, Any]:
 
 
 def _choice(name: str) -> dict[str, Any]:
-    """Return what was chosen of yes and no, if anything was."""
+    """Return the choice of yes or no, if there was one."""
     chosen = {"yes": True, "no": False}.get(text(f"{name}_chosen"))
     return {} if chosen is None else {name: chosen}
 

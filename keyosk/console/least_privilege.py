@@ -1,4 +1,4 @@
-"""What is granted and not needed, as far as Keyosk knows it."""
+"""The page of grants and keys that seem wider than needed."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -9,17 +9,17 @@ from flask import Response, request
 from keyosk.console.api import Api
 from keyosk.console.pages import Page, Visit, query_with, show
 
-#: Days after which what was not used counts as unused.
+#: Days without a use after which something counts as unused.
 DAYS: Final = 90
 _ROWS: Final = 20
 _ADMINS: Final = 20
 
 
 def report(visit: Visit) -> Response:
-    """Show keys without limits, what was not used, and who administers Keyosk."""
+    """Show keys without limits, unused keys and scopes, and the admins of Keyosk."""
     now = datetime.fromtimestamp(int(visit.installation.clock()), UTC)
     since = (now - timedelta(days=DAYS)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    # By one filter each, along its own index.
+    # One filter each, so that its index serves the list.
     unlimited, unused = {"limits": "none"}, {"unused_since": since}
     asleep = {"last_login_before": since, "enabled": "true"}
     return show(
@@ -43,7 +43,7 @@ def _unused_scopes(api: Api, days: int) -> dict[str, Any]:
 
 
 def _admins(api: Api, since: str) -> list[dict[str, Any]]:
-    """Return who holds a scope of Keyosk's own, with what of them."""
+    """Return the holders of Keyosk's own scopes, with these scopes."""
     found: dict[str, dict[str, Any]] = {}
     for scope in api.get("/services/keyosk/scopes").body["scopes"]:
         page = api.get("/accounts", scope=scope["name"], limit=_ROWS).body

@@ -24,7 +24,7 @@ _NEEDS_TLS: Final = (
 
 
 class Logins:
-    """The pages that need no session."""
+    """The pages without a session."""
 
     def __init__(self, installation: Installation) -> None:
         self._installation = installation
@@ -56,7 +56,7 @@ class Logins:
             return self._ask(cookies, "The form was too old, or cookies are off: try again.", 403)
         browser.check_token(request, browser.form_token(secret))
         username = request.form.get("username", "")
-        # SECURITY: tried as a password whatever it looks like: no API key logs in here.
+        # SECURITY: always tried as a password, because no API key may log in here.
         candidate = Candidate(username, request.form.get("password", ""), is_api_key=False)
         try:
             principal = self._installation.authentication.by_secret([candidate], address=g.address)
@@ -148,7 +148,7 @@ class Logins:
         return cookies, request.cookies.get(cookies.pending) if cookies else None
 
     def _again(self, cookies: browser.Cookies) -> Response:
-        """Send a browser whose login took too long back to its begin."""
+        """Redirect a browser whose login took too long to the login page."""
         response = go("/console/login")
         cookies.drop(response, cookies.pending)
         return response
@@ -180,7 +180,7 @@ class Logins:
         if earlier:
             try:
                 self._installation.console_sessions.forget(earlier)
-            except KeyoskError:  # it ends by itself
+            except KeyoskError:  # it expires by itself
                 return
 
     def _cookies(self) -> browser.Cookies | None:
@@ -188,7 +188,7 @@ class Logins:
 
 
 def _from() -> dict[str, Any]:
-    """Return where the request comes from."""
+    """Return the client address of the request."""
     agent = request.headers.get("User-Agent", "")
     return {"address": g.address, "agent": agent, "request_id": g.request_id}
 

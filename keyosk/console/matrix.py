@@ -1,4 +1,4 @@
-"""Who may what: the scopes of a service beside roles or accounts."""
+"""The page with the matrix of a service's scopes and the roles or accounts that hold them."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -10,7 +10,7 @@ from keyosk.console.pages import Page, Visit, pages_of, query_with, show
 from keyosk.errors import Forbidden
 from keyosk.web.accounts import SHORTEST
 
-#: Scopes beside one another, and accounts below one another.
+#: The most scopes in a row, and accounts in a column.
 _COLUMNS: Final = 8
 _ROWS: Final = 12
 _ACCOUNTS_READ: Final = "keyosk:accounts:read"
@@ -93,7 +93,7 @@ def _accounts(
 
 
 def _by_role(api: Api, scopes: list[str]) -> dict[str, list[str]]:
-    """Return which of the scopes each role has that has any."""
+    """Return the scopes of each role that has any of them."""
     found: dict[str, list[str]] = {}
     for scope in scopes:
         cursor = None
@@ -108,7 +108,7 @@ def _by_role(api: Api, scopes: list[str]) -> dict[str, list[str]]:
 
 
 def _through(grants: Mapping[str, Any], by_role: Mapping[str, list[str]]) -> dict[str, list[str]]:
-    """Return through what each scope is held."""
+    """Return the grant or role through which each scope is held."""
     held: dict[str, list[str]] = {}
     for kind in ("scopes", "roles"):
         for grant in grants[kind]:

@@ -1,4 +1,4 @@
-"""The first page: what is going on, and what needs attention."""
+"""The first page: activity, and what needs attention."""
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -12,14 +12,14 @@ from keyosk.web.fields import rfc3339
 
 _STEP: Final = 600
 _DAY: Final = 86_400
-#: Days before its end that an API key is shown, and days after which it counts as unused.
+#: Days before its expiry for which an API key is shown, and days after which it is unused.
 _SOON: Final = 14
 _UNUSED: Final = 90
 _KEYS: Final = 5
 
 
 def overview(visit: Visit) -> Response:
-    """Show what an admin looks at first, as far as they may see it."""
+    """Show what the admin may see of the activity and of what needs attention."""
     keys = visit.api.get("/signing-keys").body["items"] if visit.can("keyosk:keys:read") else []
     total, ending, unused = None, None, None
     if visit.can("keyosk:accounts:read"):
@@ -50,7 +50,7 @@ def overview(visit: Visit) -> Response:
 
 
 def _keys(visit: Visit) -> tuple[dict[str, Any], dict[str, Any]]:
-    """API keys that end soon, and those that nobody uses: the first of them, and how to see all."""
+    """Return the first API keys that expire soon or are unused, with links to all."""
     now = int(visit.installation.clock())
     found = []
     for query in (
@@ -61,14 +61,15 @@ def _keys(visit: Visit) -> tuple[dict[str, Any], dict[str, Any]]:
         {"unused_since": rfc3339(now - _UNUSED * _DAY)},
     ):
         items = visit.api.get("/api-keys", limit=2 * _KEYS, **query).body["items"]
-        # Disabled ones do no harm. Asked for besides, another filter would cost as much again.
+        # Without disabled keys. They are removed here, because a second filter would double the
+        # cost.
         shown = [key for key in items if key["enabled"]][:_KEYS]
         found.append({"items": shown, "query": query})
     return found[0], found[1]
 
 
 def _activity(visit: Visit) -> dict[str, Any]:
-    """The charts of the last day, their numbers by hour, and the nodes."""
+    """Return the charts of the last day, their numbers by hour, and the nodes."""
     if not visit.can("keyosk:audit:read"):
         return {"charts": [], "hours": [], "nodes": []}
     items = visit.api.get("/activity", step=_STEP).body["items"]
@@ -99,7 +100,7 @@ def _activity(visit: Visit) -> dict[str, Any]:
 
 
 def _by_hour(rows: Iterable[tuple[str, int, int, int]]) -> list[tuple[str, int, int, int]]:
-    """The numbers of each hour, the latest first, without hours in which nothing was."""
+    """Return the numbers of each hour, latest first, without empty hours."""
     hours: dict[str, list[int]] = {}
     for time, *counts in rows:
         known = hours.setdefault(f"{time[:13]}:00:00Z", [0, 0, 0])
@@ -113,7 +114,7 @@ def _by_hour(rows: Iterable[tuple[str, int, int, int]]) -> list[tuple[str, int, 
 
 
 def _state(visit: Visit, active: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """What this Keyosk finds wrong with itself, its database, and when it rotates by schedule."""
+    """Return the findings of the diagnosis, the database, and the schedule of rotations."""
     if not visit.can("keyosk:admin"):
         return {"database": None, "findings": [], "rotation": None}
     checks = visit.api.get("/diagnosis").body["checks"]

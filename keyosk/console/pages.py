@@ -1,4 +1,4 @@
-"""What all pages have in common: who looks at them, and how an act is confirmed."""
+"""What all pages share: the visit, redirects, and the confirmation of acts."""
 
 import re
 import secrets
@@ -15,7 +15,7 @@ from keyosk.errors import BadCredentials
 from keyosk.installation import Installation
 from keyosk.model import ConsoleSession, Principal
 
-#: The sentences that a page may begin with after an act, by what stands in its query.
+#: The sentences at the top of a page after an act, by the value in the query.
 DONE: Final[Mapping[str, str]] = {
     "saved": "Saved.",
     "created": "Created.",
@@ -34,10 +34,10 @@ DONE: Final[Mapping[str, str]] = {
     "retired": "The key was retired.",
     "compromised": "The key was declared compromised: no service accepts its tokens any more.",
 }
-#: Where a form may lead: a page of the console, never another site.
+#: Where a form may redirect: a page of the console, never another site.
 _PLACE: Final = re.compile(r"/(?:console|me)(?:[/?][!-\[\]-~]*)?", re.ASCII)
 _MOMENT: Final = re.compile(r"[0-9T:Z-]{20}", re.ASCII)
-#: Fields of a form that are not content.
+#: Fields of a form that are not data.
 _OWN_FIELDS: Final = frozenset(
     {browser.TOKEN, "confirm", "password_again", "current_password", "code", "passkey"}
 )
@@ -45,9 +45,9 @@ _OWN_FIELDS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """A request with a session: whose it is, what they hold now, and the API as they call it.
+    """A request with a session: the account, its rights, and the API called as this account.
 
-    ``needs_factor``: it reaches nothing until they have added a second factor.
+    ``needs_factor``: the account must add a second factor before anything else.
     """
 
     installation: Installation
@@ -59,11 +59,11 @@ class Visit:
     needs_factor: bool = False
 
     def can(self, scope: str) -> bool:
-        """Whether they hold a scope of Keyosk's: for what a page offers, which decides nothing."""
+        """Return whether the account holds a scope, for what a page offers; the API decides."""
         return scope in self.scopes
 
     def is_own(self, reference: str) -> bool:
-        """Whether a reference in a path is their own account."""
+        """Return whether a reference in a path is the visitor's own account."""
         return reference in ("me", self.principal.account_id, self.principal.username)
 
 
@@ -72,10 +72,10 @@ View = Callable[..., Response]
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One address of the console.
+    """One path of the console.
 
-    ``is_open``: it needs no session. ``for_enrolment``: a session may have it that lacks the second
-    factor which it needs for all else.
+    ``is_open``: it needs no session. ``for_enrolment``: it is open to a session that still lacks
+    the required second factor.
     """
 
     method: str
@@ -86,7 +86,7 @@ class Page:
 
 
 def root() -> str:
-    """Return what the path of every page begins with: the path of the issuer."""
+    """Return the prefix of the path of every page: the path of the issuer."""
     found: str = g.root
     return found
 
@@ -97,9 +97,9 @@ def show(template: str, status: int = 200, **values: Any) -> Response:
 
 
 def go(path: str, done: str = "", *, at: str | None = None) -> Response:
-    """Send the browser to another page.
+    """Redirect to another page.
 
-    ``done``: the sentence there, by its key in ``DONE``; ``at``: since when that holds everywhere.
+    ``done``: the key of its sentence in ``DONE``; ``at``: when the act takes effect everywhere.
     """
     query = {name: value for name, value in (("done", done), ("at", at)) if value}
     suffix = f"?{urlencode(query)}" if query else ""
@@ -108,8 +108,8 @@ def go(path: str, done: str = "", *, at: str | None = None) -> Response:
 
 
 def notice() -> tuple[str, str | None] | None:
-    """Return the sentence about what was done just now, and since when that holds everywhere."""
-    # SECURITY: only sentences of ours, whatever the query of a link says.
+    """Return the sentence about the last act, and when it takes effect everywhere."""
+    # SECURITY: only sentences from the table, never text from the query.
     sentence = DONE.get(request.args.get("done", ""))
     if sentence is None:
         return None
@@ -118,7 +118,7 @@ def notice() -> tuple[str, str | None] | None:
 
 
 def place() -> str:
-    """Return the page that the request wants to be led to."""
+    """Return the page to which the request asks to be redirected."""
     wanted = request.values.get("next", "")
     return wanted if _PLACE.fullmatch(wanted) else "/console"
 
@@ -129,7 +129,7 @@ def text(name: str) -> str:
 
 
 def lines(name: str) -> list[str] | None:
-    """Return the words of a field of the form, ``None`` for none."""
+    """Return the words of a field of the form, ``None`` if there are none."""
     return request.form.get(name, "").replace(",", " ").split() or None
 
 
@@ -141,11 +141,11 @@ def once() -> str:
 def unconfirmed(
     visit: Visit, title: str, effects: Iterable[str], *, button: str, own: bool = False
 ) -> Response | None:
-    """Return the page that says what an act will do, or ``None`` once it was confirmed.
+    """Return the page that describes an act, or ``None`` once the act was confirmed.
 
-    It takes the password, and a second factor from whoever has one, unless both were shown within
-    five minutes. ``own``: it is about one's own credentials, which take the password in any case,
-    as the API asks for it in that very request.
+    It asks for the password and for the second factor, if there is one, unless both were shown
+    within five minutes. ``own``: the act is about one's own credentials, which always need the
+    password, because the API requires it in the same request.
     """
     confirmations = visit.installation.confirmations
     needs_password = own or not confirmations.is_fresh(visit.session)
@@ -193,12 +193,12 @@ def proof(own: bool) -> dict[str, str]:
 
 
 def pages_of(items: Sequence[Mapping[str, Any]], following: str | None) -> dict[str, Any]:
-    """Return a list, and the query of its next page for ``more`` of ``parts.html``."""
+    """Return a list, and the query of its next page for the macro ``more`` of ``parts.html``."""
     return {"items": items, "next_query": query_with(cursor=following)}
 
 
 def query_with(**following: str | int | None) -> str | None:
-    """Return the query of this page with where a list goes on, ``None`` where it ends."""
+    """Return the query of this page with the cursor of a list, ``None`` at its end."""
     ((name, value),) = following.items()
     if value is None:
         return None

@@ -1,13 +1,13 @@
-"""How a service is protected: the code of the guides in docs/how-to/services, filled in.
+"""Code that protects a service, from the guides in docs/how-to/services.
 
-``tests/test_console_services.py`` holds each line against its guide.
+``tests/test_console_services.py`` compares each line with its guide.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-#: What stands in the guides for the issuer, the audience and a scope.
+#: The placeholders for the issuer, the audience and a scope in the guides.
 _ISSUER: Final = "http://127.0.0.1:8080"
 _AUDIENCE: Final = "todo"
 _SCOPE: Final = "todo:read"
@@ -15,7 +15,7 @@ _SCOPE: Final = "todo:read"
 
 @dataclass(frozen=True, slots=True)
 class Guide:
-    """A framework, the file of its guide, and what of it a service needs."""
+    """A framework, the file of its guide, and the code from it."""
 
     name: str
     file: str

@@ -1,4 +1,4 @@
-"""What was done: the audit log, and attempts to get in."""
+"""Pages for the audit log and for attacks."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ from keyosk.console.pages import Page, Visit, pages_of, show
 from keyosk.web.fields import rfc3339
 
 _FILTERS: Final = ("actor", "action", "credential", "target", "outcome", "since", "until")
-#: Times that the page of attacks looks back to, in seconds.
+#: The periods of the page for attacks, in seconds.
 _BACK: Final = {"hour": 3_600, "day": 86_400}
 #: Seconds between two looks, and how many looks there are until somebody says to go on.
 #:
@@ -25,7 +25,7 @@ EXPORT: Final = "/console/audit/export"
 def audit(visit: Visit) -> Response:
     """List rows of the audit log, the newest first."""
     query = _query()
-    # Of the rows of a time it is to read these only.
+    # With a period, read only the rows of that period.
     sort = "-time" if query["since"] or query["until"] else "-sequence"
     found = visit.api.get(
         "/audit", **query, cursor=request.args.get("cursor"), sort=sort, limit=50
@@ -51,7 +51,7 @@ def export(visit: Visit) -> Response:
 
 
 def attack(visit: Visit) -> Response:
-    """Show who is being guessed at, from where, and what was refused; live."""
+    """Show failed logins by account and address, and refusals, with live updates."""
     back = request.args.get("back", "hour")
     now = int(visit.installation.clock())
     since = rfc3339(now - _BACK.get(back, _BACK["hour"]))
@@ -73,7 +73,7 @@ def attack(visit: Visit) -> Response:
 
 
 def _following(back: str) -> str | None:
-    """The query of the next look, ``None`` once it is paused."""
+    """Return the query of the next update, ``None`` once it is paused."""
     given = request.args.get("look", "1")
     look = int(given) if given.isdecimal() and len(given) < 4 else 0
     return urlencode({"back": back, "look": look + 1}) if 0 < look < _LOOKS else None

@@ -14,7 +14,7 @@ from keyosk.credentials.authentication import caller
 from keyosk.errors import BadCredentials, Conflict, Invalid
 from keyosk.model import Caller
 
-#: Where whoever needs a second factor is led.
+#: The page for adding a required second factor.
 PLACE: Final = "/me/second-factors"
 _OTHERS_END: Final = "All your other sessions in the console end."
 _CODES_END: Final = "The codes from before stop working."
@@ -26,7 +26,7 @@ def own(visit: Visit) -> Response:
 
 
 def offer_app(visit: Visit) -> Response:
-    """Show the secret for an authenticator app, once it is proven who asks."""
+    """Show the secret for an authenticator app, after a confirmation."""
     page = _unproven(visit, "Add an authenticator app?", _OTHERS_END)
     if page is not None:
         return page
@@ -52,7 +52,7 @@ def add_app(visit: Visit) -> Response:
 
 
 def offer_passkey(visit: Visit) -> Response:
-    """Have the browser make a passkey, once it is proven who asks."""
+    """Let the browser create a passkey, after a confirmation."""
     page = _unproven(visit, "Add a passkey?", _OTHERS_END)
     if page is not None:
         return page
@@ -63,7 +63,7 @@ def offer_passkey(visit: Visit) -> Response:
 
 
 def add_passkey(visit: Visit) -> Response:
-    """Add the passkey that the browser made, and show recovery codes once."""
+    """Add the passkey that the browser created, and show recovery codes once."""
     factors, sealed = visit.installation.second_factors, text("offer")
     try:
         added = factors.add_passkey(_caller(visit), visit.session, sealed, response=text("passkey"))
@@ -75,7 +75,7 @@ def add_passkey(visit: Visit) -> Response:
 
 
 def renew_recovery_codes(visit: Visit) -> Response:
-    """Make new recovery codes, and show them once."""
+    """Create new recovery codes, and show them once."""
     page = _unproven(visit, "Make new recovery codes?", _CODES_END, _OTHERS_END)
     if page is not None:
         return page
@@ -106,7 +106,7 @@ def remove(visit: Visit, reference: str, factor: str) -> Response:
 
 
 def _unproven(visit: Visit, title: str, *effects: str) -> Response | None:
-    """Ask who wants to change second factors of their own, as for every credential of one's own."""
+    """Ask for a confirmation, as for every change of one's own credentials."""
     return unconfirmed(visit, title, effects, button="Go on", own=True)
 
 
@@ -149,7 +149,7 @@ def _qr_code(uri: str) -> str:
     """Return a QR code as an SVG element."""
     import segno  # noqa: PLC0415 - it slows down each start, and few need it
 
-    # Light whatever the page is: not all cameras read an inverted one.
+    # Always light, because not all cameras read an inverted code.
     drawn = segno.make_qr(uri).svg_inline(scale=4, border=4, dark="#000", light="#fff")
     return drawn.replace("<svg ", '<svg role="img" aria-label="QR code with the secret below" ', 1)
 

@@ -1,4 +1,4 @@
-"""Sessions and revocations in force: of whom, until when, and by whom."""
+"""Pages for active sessions and revocations."""
 
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
@@ -12,13 +12,13 @@ from keyosk.web.fields import rfc3339
 
 _SHOWN: Final = 25
 _REVOCATIONS: Final = 100
-#: Claims of a revocation, and how the targets of their changes end in the audit log.
+#: Claims of a revocation, and the suffixes of their targets in the audit log.
 _TARGETS: Final = {
     "sub": ("account/{}",),
     "key_id": ("/api-key/{}", "/rules/{}"),
     "kid": ("signing-key/{}",),
 }
-#: What revokes, of all that may be done to such an object.
+#: The actions on such an object that revoke tokens.
 _REVOKING: Final = frozenset(
     {
         "account.change",
@@ -41,14 +41,14 @@ _REVOKING: Final = frozenset(
         "tokens.revoke",
     }
 )
-#: Changes that revoke where one of these has changed, by the action.
+#: By action: the fields whose change revokes tokens.
 _FIELDS: Final = {
     "account.change": {"enabled", "expires_at"},
     "api_key.change": {"enabled", "expires_at", "scopes", "networks"},
     "role.change": {"scopes"},
     "service.change": {"enabled", "scopes", "accepts", "audience", "account", "exchanges"},
 }
-#: What revokes the tokens of many: its row is about none of them.
+#: Actions that revoke the tokens of many accounts, which their row does not name.
 _OF_MANY: Final = ("role.", "service.", "issuer.")
 
 
@@ -83,10 +83,10 @@ def revocations(visit: Visit) -> Response:
 
 
 def _makers(visit: Visit, entries: Collection[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
-    """The rows of the audit log that may have revoked, of each entry: what was done, and by whom.
+    """Return, for each entry, the rows of the audit log that may have caused it.
 
-    The log does not say which row published an entry. Rows of one actor count as one; where there
-    are several, it may be any of them.
+    The log does not tell which row published an entry. Rows of one actor count as one; if there are
+    several actors, it may be any of them.
     """
     moments = [entry["issued_before"] for entry in entries if "issued_before" in entry]
     if not visit.can("keyosk:audit:read") or not entries:
@@ -101,7 +101,7 @@ def _makers(visit: Visit, entries: Collection[Mapping[str, Any]]) -> list[list[M
 
 def _can_revoke(row: Mapping[str, Any]) -> bool:
     action, after = row["action"], row["after"] or {}
-    if action == "grants.change":  # else it only gave some
+    if action == "grants.change":  # otherwise it only added rights
         return bool((row["before"] or {}).get("grants"))
     fields = _FIELDS.get(action)
     return action in _REVOKING and (not fields or bool(fields & after.keys()))
@@ -121,14 +121,14 @@ def _about(
     )
     near = [row for row in rows if before is None or 0 <= before - _seconds(row["time"]) <= 2]
     own = [row for row in near if ends and (row["target"] or "").endswith(ends)]
-    # A signing key is revoked by nothing that is about others.
+    # Only an action on the signing key itself revokes it.
     if own or "kid" in entry:
         return own
     return [row for row in near if row["action"].startswith(_OF_MANY)]
 
 
 def _by_actor(rows: Collection[Mapping[str, Any]]) -> dict[tuple[str | None, str], Any]:
-    """The newest row of each actor."""
+    """Return the newest row of each actor."""
     return {(row["actor"], row["actor_name"]): row for row in reversed([*rows])}
 
 

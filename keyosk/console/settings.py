@@ -1,4 +1,4 @@
-"""The settings as they are, and what this Keyosk finds wrong with itself."""
+"""The page with the settings and the findings of the diagnosis."""
 
 from typing import Final
 
@@ -8,7 +8,7 @@ from keyosk.console.pages import Page, Visit, show
 
 
 def settings(visit: Visit) -> Response:
-    """Show both; nothing is changed here."""
+    """Show the settings and the findings; nothing can be changed here."""
     return show(
         "settings.html",
         settings=visit.api.get("/settings").body["items"],

@@ -1,4 +1,4 @@
-"""Signing keys: their lives, who has not fetched the next one, rotation and compromise."""
+"""The page for signing keys: their lives, missing fetches, rotation and compromise."""
 
 from typing import Any, Final
 
@@ -10,7 +10,7 @@ from keyosk.console.pages import Page, Visit, go, show, text, unconfirmed
 
 
 def keys(visit: Visit) -> Response:
-    """Show the signing keys, those of the past last."""
+    """Show the signing keys, past ones last."""
     found = visit.api.get("/signing-keys").body["items"]
     order = {"next": 0, "active": 1, "retired": 2}
     return show(

@@ -2,7 +2,9 @@
 
 SECURITY: the URL decides which hosts this machine calls. So the name is resolved once and the
 address is checked; redirects are not followed; https is required except on loopback; the total size
-and time are limited. httpcore2 is the client, because its network backend opens the connections
+and time are limited.
+
+httpcore2 is the client, because its network backend opens the connections
 (https://httpx2.pydantic.dev/httpcore2/network-backends/).
 """
 
