@@ -1,11 +1,11 @@
 """Commands: clients of the REST API.
 
-Owns arguments, prompts and what is printed; it has no rule of its own. A command sends requests to
-the API (``client``): to an application inside its own process, as the operator, where the database
-is at hand (``local``), or to a server. It prints the same objects with ``--json``. The few that
-need the machine itself are in ``machine`` and ``serving``. Nothing heavy is imported before it is
-needed: completion runs this program at every press of a key. Exit codes: 0 done, 1 refused
-(with the reason on standard error), 2 used wrongly, 3 (of ``apply --plan`` only) something to do.
+Owns arguments, prompts and output; it has no business rule. A command sends requests to the API
+(``client``): to an application inside its own process, as the operator, if the database is on this
+machine (``local``), or to a server. It prints the same objects with ``--json``. The few that need
+the machine itself are in ``machine`` and ``serving``. Nothing heavy is imported before it is
+needed: completion runs this program at every press of a key. Exit codes: 0 done, 1 refused (with
+the reason on standard error), 2 used wrongly, 3 (of ``apply --plan`` only) something to do.
 
 A secret is read from standard input or asked for, never taken as an argument: every user of the
 machine sees those.
@@ -62,9 +62,9 @@ choice.add_options(keyosk)
 
 
 def main() -> None:
-    """Return the ``keyosk`` command."""
+    """Run the ``keyosk`` command."""
     if os.getpid() == 1:
-        # The first process of a container gets no signal that it does not ask for.
+        # The first process of a container receives only signals that it handles.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if any("\ud800" <= character <= "\udfff" for word in sys.argv for character in word):
         click.echo("keyosk: the arguments must be UTF-8", err=True)

@@ -1,7 +1,7 @@
-"""keyosk api-key find: whose a leaked API key is, whether it still works, and how to end it.
+"""keyosk api-key find: the owner of a leaked API key, whether it works, and how to delete it.
 
-SECURITY: the secret stays here. It is looked for by its digest, which nobody can log in with, and
-never printed.
+SECURITY: the secret stays here and is never printed. The search sends its digest, which is useless
+for a login.
 """
 
 from collections.abc import Mapping
@@ -78,7 +78,7 @@ def _found(client: "Client", prefix: str | None, secret: str) -> tuple[list[dict
 
 
 def _judged(key: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the key with why it does not work in words."""
+    """Return the key, with the reasons why it does not work in words."""
     words = {
         "key_disabled": "the key is disabled",
         "key_expired": f"the key expired at {key.get('expires_at')}",

@@ -14,7 +14,7 @@ from keyosk.errors import Invalid
 if TYPE_CHECKING:
     from keyosk.cli.documents import Document
 
-#: What ``--plan`` exits with when there is something to do.
+#: The exit code of ``--plan`` if there are changes.
 _DIFFERENCE: Final = 3
 _SIGNS: Final[Mapping[str, str]] = {"create": "+", "change": "~", "delete": "-"}
 _DONE: Final[Mapping[str, str]] = {
@@ -66,7 +66,7 @@ def apply(file: BinaryIO, *, plan: bool, force: bool, take_over: bool, as_json: 
 
 
 def _placed(name: str, document: "Document", sentence: str) -> str:
-    """A fault with the line of the document; it begins with the path of the value."""
+    """Return a fault with its line in the document, and the path of the value."""
     line = document.line_of(sentence.partition(":")[0])
     return f"{name}{'' if line is None else f':{line}'}: {sentence}"
 

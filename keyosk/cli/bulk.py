@@ -1,4 +1,4 @@
-"""keyosk account import and export: accounts by the thousand, as JSON Lines."""
+"""keyosk account import and export, as JSON Lines."""
 
 import json
 import os
@@ -16,13 +16,13 @@ from keyosk.cli.refusals import Refused
 from keyosk.errors import counted
 from keyosk.model import Kind
 
-#: The words of the API (bulk.records): how a line ends, and what may be done with an account that
-#: is there.
+#: The values of the API (``bulk.records``): the statuses of a line, and the options for existing
+#: accounts.
 STATUSES: Final = ("created", "exists", "updated", "unchanged", "invalid", "refused", "conflict")
 FAILED: Final = ("invalid", "refused", "conflict")
 CONFLICTS: Final = ("skip", "update", "fail")
 _PIECE: Final = 64 * 1024
-#: Failures that are shown one by one; a file of the wrong kind fails in every line.
+#: The most failures that are shown, because in a wrong file every line fails.
 _TOLD: Final = 20
 
 
@@ -64,7 +64,7 @@ def import_accounts(file: IO[bytes], on_conflict: str, *, dry_run: bool, as_json
                     _tell(result, tally)
                     tally.add(result)
     finally:
-        # Also of an import that ends early: what is done stays done.
+        # Also for an import that ends early, whose batches are kept.
         summary = ended.get("summary")
         complete = isinstance(summary, dict) and summary.get("complete") is True
         if as_json and ended:
@@ -102,7 +102,7 @@ def export_accounts(output: Path | None, **filters: str | None) -> None:
 
 
 class _Tally:
-    """How the lines ended so far."""
+    """The number of lines by status so far."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -121,7 +121,7 @@ class _Tally:
         self.warned += bool(result.get("warnings"))
 
     def summary(self, *, dry_run: bool, complete: bool) -> dict[str, Any]:
-        """As the API's own summary."""
+        """Return the counts as in the summary of the API."""
         counts = {status: self.counts[status] for status in STATUSES}
         return {"lines": self.lines, **counts, "dry_run": dry_run, "complete": complete}
 

@@ -1,4 +1,4 @@
-"""Which Keyosk a command is about: the options that every command takes."""
+"""The options that choose a Keyosk, which every command has."""
 
 import os
 from collections.abc import Callable
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from keyosk.config import Config
 
 _VARIABLE: Final = "KEYOSK_URL"
-#: The options, by what the context keeps them under.
+#: The options, by their names in the context.
 _CONFIG: Final = "keyosk.config"
 _SERVER: Final = "keyosk.server"
 _HTTP: Final = "keyosk.allow_http"
 
 
 def add_options(command: click.Command) -> None:
-    """Give a command, and all below it, the options that choose a Keyosk."""
+    """Add the options to a command and its subcommands."""
     command.params += [
         click.Option(
             ["--config"],
@@ -50,7 +50,7 @@ def add_options(command: click.Command) -> None:
 
 
 def config() -> str | None:
-    """Return the file of settings that was named."""
+    """Return the file of settings from the options."""
     found: str | None = _meta().get(_CONFIG)
     return found
 
@@ -64,9 +64,9 @@ def settings() -> "Config":
 
 
 def server() -> str | None:
-    """Return the URL of the server that was chosen; ``None``: the database at hand.
+    """Return the URL of the chosen server; ``None`` for the database on this machine.
 
-    Settings that are named on the command line win over a server that the environment names.
+    ``--config`` on the command line wins over ``KEYOSK_URL``.
     """
     named: str | None = _meta().get(_SERVER)
     if named is not None and config() is not None:
@@ -77,14 +77,14 @@ def server() -> str | None:
 
 
 def allows_http() -> bool:
-    """Return whether the server may be spoken to without TLS."""
+    """Return whether a server without TLS is allowed."""
     return bool(_meta().get(_HTTP))
 
 
 def require_machine(what: str = "", *, or_variable: bool = True) -> None:
-    """Refuse a command that works on the database itself where a server was chosen.
+    """Refuse a command that needs the database itself if a server was chosen.
 
-    ``or_variable``: also where only the environment names one.
+    ``or_variable``: also if only the environment names one.
     """
     chosen = server() if or_variable else _meta().get(_SERVER)
     if chosen:

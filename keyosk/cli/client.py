@@ -2,8 +2,8 @@
 
 Owns requests, paging, and the messages for refusals. A transport carries the requests.
 
-SECURITY: responses are not trusted: their form is checked, their size is
-limited, and whatever is printed of them goes through ``shared.printable`` or ``shared.fitting``.
+SECURITY: responses are not trusted: their format is checked, their size is limited, and their text
+is printed only through ``shared.printable`` or ``shared.fitting``.
 """
 
 import json
@@ -22,15 +22,15 @@ from keyosk.cli.refusals import Refused
 from keyosk.model import OWN_SET_ALGORITHMS
 
 _PAGE: Final = 200
-#: Bytes of the largest response that is held in memory: pages and manifests are far smaller.
+#: The most bytes of a response in memory; pages and manifests are far smaller.
 _LARGEST: Final = 64 * 1024 * 1024
-#: The most characters of a server's sentence that are shown.
+#: The most characters of a server's message that are shown.
 _LONGEST: Final = 2_000
-#: Seconds: of usual requests, and of those whose lines come as they are made.
+#: Timeouts in seconds, of usual requests and of streamed ones.
 _TIMEOUT: Final = httpx2.Timeout(60, connect=15)
 _STREAM_TIMEOUT: Final = httpx2.Timeout(600, connect=15)
 _JSON_TYPES: Final = ("application/json", "application/problem+json")
-#: What is not there, by the word of the path before its name and by what the API says then.
+#: Messages for missing objects, by the path segment before their name: the API's, and ours.
 _NO_SUCH: Final[Mapping[str, tuple[str, str]]] = {
     "accounts": ("There is no such account.", "no such account"),
     "services": ("There is no such service.", "no such service"),
@@ -42,7 +42,7 @@ _NO_SUCH: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "tokens": ("This account has no such session.", "no such session of {owner}"),
 }
-#: Words that have an address of their own in the place of a name.
+#: Path segments that have their own meaning in place of a name.
 _RESERVED: Final = frozenset(
     {"accounts/import", "accounts/export", "signing-keys/import", "signing-keys/rotate"}
 )
@@ -68,7 +68,7 @@ class Client:
     def __init__(
         self, http: httpx2.Client, name: str, *, auth: httpx2.Auth | None = None, login: str = ""
     ) -> None:
-        """``name``: the server, for messages. ``login``: how to log in there again."""
+        """``name``: the server, for messages. ``login``: how to log in again."""
         self._http = http
         self._name = name
         self._auth = auth
@@ -123,7 +123,7 @@ class Client:
             return None
 
     def public_key(self, kid: str | None) -> dict[str, Any]:
-        """Return a published key as a JWK; ``kid``: not the one that signs now but this one."""
+        """Return a published key as a JWK; by default the one that signs now."""
         for key in self._published():
             if kid is None or key.get("kid") == kid:
                 return key
@@ -143,7 +143,7 @@ class Client:
         return keys
 
     def items(self, *path: str, most: int | None = None, **query: str) -> Iterator[dict[str, Any]]:
-        """Yield everything in a list, page by page, or at ``most`` so many."""
+        """Yield the items of a list, page by page, up to ``most``."""
         yield from islice(self._items(path, min(most or _PAGE, _PAGE), query), most)
 
     def _items(
@@ -217,11 +217,11 @@ class Client:
             message = self._told(error)
         else:
             return
-        # SECURITY: outside of the handler, whose exception has the request with its secrets.
+        # SECURITY: outside the handler, because the exception holds the request with its secrets.
         raise Refused(message)
 
     def _told(self, error: Exception) -> str:
-        """Return what went wrong on the network, and what to do."""
+        """Return the message for a network error, with what to do."""
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, ssl.SSLError):
             cause = cause.__cause__ or cause.__context__
@@ -291,7 +291,7 @@ def _path(segments: tuple[str, ...]) -> str:
         messages = _NO_SUCH.get(before)
         if messages and (not name or "/" in name or f"{before}/{name}" in _RESERVED):
             raise Refused(_named(messages[0], segments), code="not_found", status=404)
-    # A segment of dots only would be taken for a step up. The first is not a name.
+    # A segment of dots would change the path. The first segment is not a name.
     return f"/{segments[0]}" + "".join(
         "/" + (quote(each, safe="") if each.strip(".") else each.replace(".", "%2E"))
         for each in segments[1:]
@@ -299,7 +299,7 @@ def _path(segments: tuple[str, ...]) -> str:
 
 
 def _named(detail: str, path: tuple[str, ...]) -> str:
-    """Return what the API says is not there, with its name: it stands in the path."""
+    """Return the message for a missing object, with its name from the path."""
     owner = path[1] if len(path) > 1 else ""
     for before, name in pairwise(path):
         message, short = _NO_SUCH.get(before, ("", ""))

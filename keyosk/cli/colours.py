@@ -1,11 +1,8 @@
-"""Whether a terminal is to have colours."""
+"""Whether to print colours on a terminal."""
 
 import os
 
 
 def are_wanted() -> bool:
-    """Return whether nobody said that they want none (https://no-color.org).
-
-    An empty ``NO_COLOR`` says nothing.
-    """
+    """Return whether colours are allowed: ``NO_COLOR`` is unset or empty (https://no-color.org)."""
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

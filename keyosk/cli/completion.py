@@ -1,4 +1,4 @@
-"""keyosk completion: what makes a shell complete commands, options and names."""
+"""keyosk completion: scripts with which shells complete commands, options and names."""
 
 import os
 from typing import Any, Final
@@ -16,7 +16,7 @@ from click.shell_completion import (
 _PROGRAM: Final = "keyosk"
 _VARIABLE: Final = "_KEYOSK_COMPLETE"
 
-#: click's own takes the words as bash splits them: at each colon, which scopes have.
+#: In place of click's script, which lets bash split words at colons, as in scopes.
 _BASH: Final = r"""
 %(complete_func)s() {
     local line=${COMP_LINE:0:COMP_POINT} response kind value colon=""
@@ -59,7 +59,7 @@ _SHELLS: Final = {"bash": _Bash, "zsh": ZshComplete, "fish": FishComplete}
 
 
 def register() -> None:
-    """Have click complete for bash as our script asks."""
+    """Register our script for bash with click."""
     add_completion_class(_Bash, "bash")
 
 

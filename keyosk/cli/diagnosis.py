@@ -1,4 +1,4 @@
-"""What keyosk doctor looks at on the machine that has the database."""
+"""The checks of keyosk doctor on the machine that has the database."""
 
 import os
 import time
@@ -21,12 +21,12 @@ from keyosk.storage.database import Database
 
 _BACKUPS: Final = Path("/var/backups/keyosk")
 _HOUR: Final = 3_600
-#: Hours: of a backup each night that may be late.
+#: The allowed age of a nightly backup in hours.
 _OLD: Final = 26
 
 
 def examine(backups: Path | None) -> list[Check]:
-    """Look at everything; a part that cannot be looked at does not stop the others."""
+    """Run all checks; one that fails does not stop the others."""
     try:
         settings = choice.settings()
         app.check(settings)
@@ -50,7 +50,7 @@ def examine(backups: Path | None) -> list[Check]:
 
 
 def _database(settings: Config) -> list[Check]:
-    """Look at the database and at what is in it."""
+    """Check the database and its content."""
     try:
         with host.installation() as installation:
             found = [

@@ -1,6 +1,6 @@
-"""What can be seen of a Keyosk from outside: its clock, issuer, keys, TLS.
+"""The checks of a Keyosk from outside: its clock, issuer, keys and TLS.
 
-``diagnosis`` looks at the same, besides what only the machine itself knows.
+``diagnosis`` runs them, too, in addition to those on the machine itself.
 """
 
 import time
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from keyosk.cli.client import Client
 
 _DAY: Final = 86_400
-#: Seconds by which clocks may differ where they are known to the second only.
+#: Seconds by which clocks may differ, given that they are compared in whole seconds.
 _TOLERATED: Final = 5
 _SOON: Final = 14  # days
 _ON_MACHINE: Final = ("settings", "database", "files", "backup", "proxies")
 
 
 def examine(server: str) -> list[Check]:
-    """Look at a server. Raises ``Refused`` for an address that is none."""
+    """Check a server. Raises ``Refused`` for an invalid URL."""
     place = remote.server_of(server, allow_http=choice.allows_http())
     found = [
         Check(part, NOT_CHECKED, "needs the machine that has the database") for part in _ON_MACHINE
@@ -47,7 +47,7 @@ def _rules() -> Iterator[Check]:
 
 
 def attempted(part: str, look: Callable[[], Iterable[Check]]) -> list[Check]:
-    """Return what a look finds; a refusal is a finding, and the other looks go on."""
+    """Return the results of a check; a refusal is a result, so that other checks still run."""
     try:
         return list(look())
     except Refused as refused:
@@ -64,7 +64,7 @@ def clock_of(server: str) -> Iterator[Check]:
     if theirs is None:
         yield Check("clock", NOT_CHECKED, "the server's responses have no Date")
         return
-    # A Date has no fraction of its second.
+    # A Date header has whole seconds.
     ahead = max(before - theirs - 1, theirs - after, 0)
     if ahead > _TOLERATED:
         yield Check(
@@ -78,14 +78,14 @@ def clock_of(server: str) -> Iterator[Check]:
 
 
 def keys_of(client: "Client") -> Iterator[Check]:
-    """Look at the signing keys, and at who has not fetched the next one."""
+    """Check the signing keys, and which services have not fetched the next one."""
     return of_keys(client.items("signing-keys"))
 
 
 def issuer_from_outside(server: str, *, expected: str | None) -> list[Check]:
-    """Call the issuer as others see it; ``expected``: what it has to call itself.
+    """Call the issuer as others do; ``expected``: the issuer in its metadata.
 
-    The last of the checks is that of TLS.
+    The last check is that of TLS.
     """
 
     def look() -> Iterator[Check]:

@@ -1,4 +1,4 @@
-"""What keyosk doctor looks at of workloads: the keys of issuers, and rules that nobody needs."""
+"""The checks of keyosk doctor for workloads: the keys of issuers, and unused rules."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ _PAGE: Final = 200
 
 
 def keys_of(installation: "Installation") -> Iterator[Check]:
-    """Fetch the keys of each issuer that is enabled, from this machine."""
+    """Fetch the keys of each enabled issuer from this machine."""
     after: tuple[str, str] | None = None
     while True:
         page = installation.issuers.page(ListQuery(limit=_PAGE, after=after))
@@ -38,7 +38,7 @@ def _keys(installation: "Installation", issuer: TrustedIssuer) -> Check:
 
 
 def rules_of(client: "Client") -> Iterator[Check]:
-    """Look at all rules: what nobody can log in by, and what nobody ever did."""
+    """Check all rules: those that let nobody log in, and those that nobody used."""
     accounts: dict[str, Mapping[str, Any]] = {}
     for issuer in client.items("issuers"):
         name = str(issuer.get("name"))

@@ -1,7 +1,7 @@
 """Documents that operators write: YAML, with the line of each value; JSON and TOML by their names.
 
-Only data is read: no tags, no anchors, no duplicate keys. Plain words are those of YAML 1.2: ``no``
-and ``on`` are text. A time is text too; the schemas parse it.
+Only data are read: no tags, anchors or duplicate keys. Scalars are those of YAML 1.2: ``no`` and
+``on`` are text. Times are text, too; the schemas parse them.
 """
 
 import json
@@ -18,7 +18,7 @@ from keyosk.errors import Fault, Invalid
 
 _TAG: Final = "tag:yaml.org,2002:"
 _STRING: Final = f"{_TAG}str"
-#: The core schema of YAML 1.2 (section 10.3.2): what a plain word may be besides text.
+#: The core schema of YAML 1.2 (section 10.3.2): plain scalars that are not text.
 _WORDS: Final[tuple[tuple[str, str], ...]] = (
     ("null", r"null|Null|NULL|~|"),
     ("bool", r"true|True|TRUE|false|False|FALSE"),
@@ -49,7 +49,7 @@ class Document:
 
 
 class _Loader(yaml.SafeLoader):
-    """Parses plain words as YAML 1.2 does.
+    """Parses plain scalars as YAML 1.2 does.
 
     In Python, because libyaml's composer overflows the C stack on deep nesting.
     """
@@ -64,7 +64,7 @@ for _word, _pattern in _WORDS:
 def parse(text: bytes, *, name: str) -> Document:
     """Parse ``text``: as JSON or TOML if the name ends in ``.json`` or ``.toml``, else as YAML.
 
-    Raises ``Invalid`` with the place. It quotes nothing, because there may be a secret.
+    Raises ``Invalid`` with the position. It quotes nothing, because it may be a secret.
     """
     try:
         content = text.decode("utf-8-sig")
@@ -113,7 +113,7 @@ class _Reading:
 
     def value(self, node: Any, path: str) -> Any:
         """Return the value of a node, at a path."""
-        # An alias is the node of its anchor: its own place is that of the name before it.
+        # An alias is the node of its anchor, so its line is that of its key.
         line = self.lines.setdefault(path, node.start_mark.line + 1)
         if id(node) in self._seen:
             self._fault(line, path, "must not be an alias (*): write it out")
@@ -126,7 +126,7 @@ class _Reading:
         if isinstance(node, yaml.ScalarNode) and node.tag in _READ:
             try:
                 return _READ[node.tag](node.value)
-            except ValueError:  # an explicit tag on another word, or a number without end
+            except ValueError:  # an explicit tag on another scalar, or an infinite number
                 self._fault(line, path, "is not a value of its tag")
                 return None
         self._fault(line, path, "must not have a tag (!)")

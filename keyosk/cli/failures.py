@@ -1,4 +1,4 @@
-"""What a command says when it fails: one sentence, its cause and what to do; never a traceback."""
+"""The messages of failed commands: what failed, why, and what to do; never a traceback."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ from keyosk.cli import shared
 from keyosk.cli.refusals import Refused
 from keyosk.errors import ConfigurationError, InUse, Invalid, KeyoskError
 
-#: What helps, by what the system says is wrong.
+#: The remedy, by the error of the system.
 _CURES: Final[Mapping[int, str]] = {
     errno.EACCES: "Run the command as the user that Keyosk runs as, or let this user in.",
     errno.EPERM: "Run the command as the user that Keyosk runs as, or let this user in.",
@@ -34,9 +34,9 @@ _CURES: Final[Mapping[int, str]] = {
     errno.ELOOP: "Its symbolic links lead in a circle: name another place.",
     errno.ENAMETOOLONG: "Name a shorter one.",
 }
-#: How click begins when there are too many arguments.
+#: The beginning of click's message for too many arguments.
 _EXTRA: Final = "Got unexpected extra argument"
-#: The commands to which somebody may give a secret as an argument, by mistake.
+#: Commands to which a secret may be given as an argument by mistake.
 _OF_SECRETS: Final = frozenset(
     {"account create", "account password", "api-key find", "login", "token inspect"}
 )
@@ -45,20 +45,20 @@ _OF_SECRETS: Final = frozenset(
 def run(command: Callable[[], object]) -> None:
     """Run a command to its end; the process exits 1, with the reason on stderr, if it fails.
 
-    For the whole of a process: standard output may be given up at the end.
+    Call it once for a process, because it may close standard output at the end.
     """
     _be_readable_everywhere()
     try:
         try:
             ended = command()
         except Exception:
-            with suppress(OSError):  # what failed first is the reason
+            with suppress(OSError):  # the first failure is the reason
                 _finish_output()
             raise
         finally:
             _finish_output()
     except click.exceptions.NoArgsIsHelpError as error:
-        error.show()  # the help, as was meant
+        error.show()  # the help, as intended
         sys.exit(error.exit_code)
     except click.ClickException as error:
         _tell_usage(error)
@@ -71,7 +71,7 @@ def run(command: Callable[[], object]) -> None:
             with suppress(OSError):
                 click.echo(f"keyosk: {shared.printable(sentence)}", err=True)
         if os.environ.get("KEYOSK_LOG_LEVEL", "").lower() == "debug":
-            # SECURITY: the lines of code only. The text of an exception may hold a secret.
+            # SECURITY: only the lines of code. The text of an exception may hold a secret.
             click.echo("".join(traceback.format_tb(error.__traceback__)), err=True, nl=False)
         sys.exit(1)
     if isinstance(ended, int) and ended:  # of --help and the like
@@ -79,14 +79,14 @@ def run(command: Callable[[], object]) -> None:
 
 
 def _tell_usage(error: click.ClickException) -> None:
-    """Say what is wrong with the command line, how it is used, and where to read more."""
+    """Print what is wrong with the command line, its usage, and where to read more."""
     context = getattr(error, "ctx", None)
     if context is not None:
         click.echo(context.get_usage(), err=True)
         click.echo(f"Try '{context.command_path} --help' for help.\n", err=True)
     message = error.format_message()
     if message.startswith(_EXTRA) and context is not None and _reads_a_secret(context.command_path):
-        # SECURITY: not the argument, which may be the secret.
+        # SECURITY: without the argument, which may be the secret.
         message = (
             "Got an argument too many. A secret is never an argument: the command asks for it, or "
             "reads it from standard input. If this was one, change it: others may have seen it."
@@ -99,7 +99,7 @@ def _reads_a_secret(command: str) -> bool:
 
 
 def sentences(error: Exception) -> list[str]:
-    """Return what to say of an error, a line each."""
+    """Return the messages for an error, one on each line."""
     if isinstance(error, Refused):
         return list(error.sentences)
     if isinstance(error, Invalid | ConfigurationError):
@@ -121,7 +121,7 @@ def sentences(error: Exception) -> list[str]:
 
 
 def place(error: BaseException) -> str:
-    """Which error it is and where it came from. SECURITY: without its text, which may be secret."""
+    """Return the type and place of an error. SECURITY: without its text, which may be secret."""
     frames = traceback.extract_tb(error.__traceback__)
     name = type(error).__name__
     return f"{name} at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else name
@@ -131,34 +131,34 @@ def _of_system(error: OSError) -> str:
     reason = error.strerror or type(error).__name__
     where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
     cure = _CURES.get(error.errno or 0, "")
-    # Some of Python's own sentences begin with a small letter or end with a full stop.
+    # Some of Python's messages begin with a small letter or end with a full stop.
     return f"{where}{reason.rstrip('.')}. {cure}".rstrip()
 
 
 def _be_readable_everywhere() -> None:
-    """Print what the terminal's encoding lacks as escapes; a command must not fail of its output.
+    """Print characters that the terminal's encoding lacks as escapes, so that output never fails.
 
-    Standard input is read as UTF-8 always, so that a password is the same in every locale.
+    Standard input is always read as UTF-8, so that a password is the same in every locale.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    if sys.stdin is None:  # closed by whoever started this
+    if sys.stdin is None:  # closed by the parent process
         sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 - until the end
     elif hasattr(sys.stdin, "reconfigure") and not sys.stdin.isatty():
         sys.stdin.reconfigure(encoding="utf-8", errors="strict")
 
 
 def _finish_output() -> None:
-    """Write out what is left. Raises ``OSError`` where there is no room for it."""
+    """Flush the output. Raises ``OSError`` if there is no room for it."""
     if sys.stdout is None:
         return
     try:
         sys.stdout.flush()
     except OSError as error:
-        # Python would try again at its end, and print a traceback of its own.
+        # Python would otherwise try again at exit and print a traceback.
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if error.errno == errno.EPIPE:  # as with | head, which is not a failure
+        if error.errno == errno.EPIPE:  # as with | head, which is no failure
             sys.exit(1)
         raise

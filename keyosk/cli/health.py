@@ -1,4 +1,4 @@
-"""Whether the Keyosk of these settings responds, wherever it listens."""
+"""Checks whether the Keyosk of these settings responds."""
 
 import http.client
 import socket
@@ -15,7 +15,7 @@ _THIS_MACHINE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # no
 
 
 def check(*, ready: bool) -> None:
-    """Ask it; ``ready``: also whether its database responds. Raises ``Refused``."""
+    """Check that it responds; ``ready``: also that its database does. Raises ``Refused``."""
     configuration = choice.settings()
     connection = _connection(configuration)
     try:
@@ -37,8 +37,8 @@ def _connection(configuration: Config) -> http.client.HTTPConnection:
     if configuration.tls_certificate is None:
         return http.client.HTTPConnection(place.host, place.port, timeout=_PATIENCE)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    # SECURITY: only here, where nothing is sent and nothing that is read matters: the certificate
-    # is for the public name, and this is another.
+    # SECURITY: only here, where no secret is sent and the response has none: the certificate is for
+    # the public name, not for this address.
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return http.client.HTTPSConnection(place.host, place.port, timeout=_PATIENCE, context=context)
 

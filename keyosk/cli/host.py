@@ -1,4 +1,4 @@
-"""The installation on this machine: its database, and what stands in it.
+"""The installation on this machine.
 
 For ``serve`` and the commands that need the machine itself. Other commands call its API, by
 ``local`` or over HTTPS.
@@ -16,19 +16,19 @@ from keyosk.errors import ConfigurationError, Fault
 from keyosk.installation import Installation
 from keyosk.storage.shared_clock import SharedClock
 
-#: Where docs/how-to/install.md puts the settings of a Keyosk that runs as a service.
+#: The settings of a Keyosk that runs as a service, according to docs/how-to/install.md.
 USUAL_FILES: Final = ("/etc/keyosk/keyosk.env", "/etc/keyosk/keyosk.toml")
 
 
 def place_of(found: Config) -> str:
-    """Return where the database is that the settings name, for people."""
+    """Describe the place of the database in the settings, for people."""
     url = {name: value for name, value, _ in found.describe()}["KEYOSK_DATABASE_URL"]
     relative = url.removeprefix("sqlite:///")
     return url if relative == url else str(Path(relative).absolute())
 
 
 def no_database(found: Config, how: str) -> ConfigurationError:
-    """Return what to say where there is no database; ``how``: how to have one there."""
+    """Return the error for a missing database; ``how``: how to create one."""
     place = place_of(found)
     message = f"there is no Keyosk at {place}; it is not set up. {how}"
     if "database_url" not in found.sources:
@@ -43,7 +43,7 @@ def no_database(found: Config, how: str) -> ConfigurationError:
 
 @contextmanager
 def installation() -> Iterator[Installation]:
-    """The installation that the settings name; it must have been set up before."""
+    """Return the installation of the settings, which must be set up."""
     found = choice.settings()
     if app.is_empty(found):
         raise no_database(found, "keyosk serve sets it up.")

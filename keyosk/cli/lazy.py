@@ -1,6 +1,6 @@
-"""A group whose commands are imported when they are asked for.
+"""A group whose commands are imported when they are used.
 
-Most of what a command costs is importing what it works with, and a command needs little of it.
+Most of the time of a command is imports, and each command needs few of them.
 """
 
 import difflib
@@ -12,7 +12,7 @@ import click
 
 
 class LazyGroup(click.Group):
-    """A group that knows where its commands are.
+    """A group of commands that are imported on demand.
 
     ``places``: "module:attribute" by name. ``equip``: called once with each command.
     """
@@ -48,9 +48,9 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command that is asked for; for a typo say what may have been meant.
+        """Return the requested command; for a typo, suggest similar names.
 
-        click does so only for commands that are imported already.
+        click does so only for commands that are already imported.
         """
         name = args[0]
         is_known = name.startswith("-") or self.get_command(ctx, name) is not None

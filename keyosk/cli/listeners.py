@@ -1,4 +1,4 @@
-"""Where ``keyosk serve`` listens: what the settings name or systemd passed, and its certificate."""
+"""The listeners of ``keyosk serve``, from the settings or systemd, and the TLS certificate."""
 
 import errno
 import logging
@@ -20,7 +20,7 @@ from keyosk.web.metrics import LISTENER as METRICS
 _log = logging.getLogger(__name__)
 
 _HIGHEST_PORT: Final = 65535
-_FIRST_FREE_PORT: Final = 1024  # the lower ones are root's
+_FIRST_FREE_PORT: Final = 1024  # lower ports need root
 _MAIN: Final = "keyosk"
 _LOCAL: Final = "local"
 #: The names of listeners that speak no TLS, whether there is a certificate or not.
@@ -29,7 +29,7 @@ PLAIN: Final = frozenset({METRICS, _LOCAL})
 
 @dataclass(frozen=True, slots=True)
 class Listeners:
-    """Sockets that listen, the main one first, each with its name."""
+    """The listening sockets with their names, the main one first."""
 
     sockets: tuple[socket.socket, ...]
     names: tuple[str, ...]
@@ -41,16 +41,16 @@ class Listeners:
         return METRICS in self.names
 
     def detach(self) -> tuple[str, ...]:
-        """Give the sockets away, as gunicorn takes them."""
+        """Detach the sockets, for gunicorn."""
         return tuple(f"fd://{each.detach()}" for each in self.sockets)
 
     def remove_files(self) -> None:
-        """Remove the files of Unix sockets that were made here."""
+        """Remove the files of Unix sockets that were created here."""
         for each in self.files:
             each.remove()
 
     def address(self, *, is_tls: bool) -> str:
-        """Return where the main one listens, for people."""
+        """Return the address of the main listener, for people."""
         place = self.sockets[0].getsockname()
         if isinstance(place, str):
             return f"{UNIX}:{place}"
@@ -70,9 +70,9 @@ def certificate(configuration: Config) -> Certificate | None:
 
 @contextmanager
 def opened(configuration: Config) -> Iterator[Listeners]:
-    """Listen, until the sockets are given away; if they are not, nothing is left of them.
+    """Open the listeners; they are closed at the end, unless they were detached.
 
-    Sockets that systemd passed take the place of the settings. Raises ``ConfigurationError``.
+    Sockets from systemd replace those of the settings. Raises ``ConfigurationError``.
     """
     with ExitStack() as stack:
         passed = [(name, stack.enter_context(each)) for name, each in _inherited()]
@@ -111,9 +111,9 @@ def _check_inherited(configuration: Config, sockets: list[socket.socket]) -> Non
 
 
 def _metrics(configuration: Config, stack: ExitStack) -> list[socket.socket]:
-    """Return what listens for the metrics, if anything does.
+    """Return the listener for metrics, if there is one.
 
-    Another Keyosk on the machine may have their default place: Keyosk starts without them.
+    If another Keyosk uses the default address for metrics, Keyosk starts without them.
     """
     address = configuration.metrics_bind
     if not isinstance(address, Address):
@@ -140,8 +140,8 @@ def _listener(
 
 
 def _refusal(setting: str, address: Address | UnixAddress, error: OSError) -> str:
-    """Return why Keyosk cannot listen there, and what to do."""
-    # Python adds the address to some of the system's sentences.
+    """Return the error for an address that cannot be used, with what to do."""
+    # Python adds the address to some of the system's messages.
     reason = (error.strerror or type(error).__name__).partition(" (while ")[0]
     return f"cannot listen at {address}: {reason}{_cure(setting, address, error.errno)}"
 

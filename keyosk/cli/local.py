@@ -18,7 +18,7 @@ from keyosk.web.operator import BY_OPERATOR
 
 @contextmanager
 def client() -> Iterator[Client]:
-    """The API of that installation, to be used as the operator."""
+    """Return a client of the API of this installation, as the operator."""
     with (
         host.installation() as opened,
         httpx2.Client(
@@ -33,7 +33,7 @@ def client() -> Iterator[Client]:
 class _InProcess(httpx2.BaseTransport):
     """Calls a WSGI application (PEP 3333) for each request, as the operator.
 
-    Not httpx2's own, which takes no stream and no path that is not Latin-1.
+    Not httpx2's own transport, which supports neither streams nor paths outside Latin-1.
     """
 
     def __init__(self, application: WSGIApplication) -> None:
@@ -78,14 +78,14 @@ def _environ(request: httpx2.Request) -> dict[str, Any]:
 
 
 class _Input:
-    """The body of a request as a file that is read piece by piece."""
+    """The body of a request as a file."""
 
     def __init__(self, stream: Any) -> None:
         self._pieces = iter(stream)
         self._rest = b""
 
     def read(self, size: int = -1) -> bytes:
-        """At most ``size`` bytes, or all that is left; none at the end."""
+        """Return up to ``size`` bytes, or all the rest."""
         if size < 0:
             all_of_it = b"".join((self._rest, *self._pieces))
             self._rest = b""
@@ -100,7 +100,7 @@ class _Input:
 
 
 class _Body(httpx2.SyncByteStream):
-    """The body of a response as the application makes it."""
+    """The body of a response, streamed from the application."""
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
         self._pieces = pieces

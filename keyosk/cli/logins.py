@@ -1,7 +1,8 @@
 """The file of logins: the tokens that ``keyosk login`` got, by server.
 
-SECURITY: a refresh token is as good as a login for days. Only its owner may read the file, which is
-looked at each time, and one process at a time uses a refresh token: two uses would end the session.
+SECURITY: a refresh token replaces a login for days. Only its owner may read the file, which is
+checked each time. One process at a time uses a refresh token, because two uses would end the
+session.
 """
 
 import fcntl
@@ -19,7 +20,7 @@ from keyosk.cli.refusals import Refused
 
 _FILE: Final = "logins.json"
 _LOCK: Final = "logins.lock"
-#: Bytes that are taken from the disk before a refresh token is used, for the next one.
+#: Bytes that are allocated on the disk before a refresh token is used, for the next one.
 _ROOM: Final = 16 * 1024
 
 
@@ -34,10 +35,10 @@ class Login:
 
 
 def folder() -> Path:
-    """Where logins are kept (XDG Base Directory Specification: state, as nobody edits it)."""
+    """Return the folder of logins (XDG Base Directory Specification: state)."""
     given = os.environ.get("XDG_STATE_HOME", "")
     try:
-        # By the specification a path that is not absolute counts as none.
+        # The specification ignores relative paths.
         base = Path(given) if given.startswith("/") else Path.home() / ".local" / "state"
     except RuntimeError:
         raise Refused(
@@ -47,12 +48,12 @@ def folder() -> Path:
 
 
 def find(server: str) -> Login | None:
-    """The login at a server. Raises ``Refused`` where others may read the file, ``OSError``."""
+    """Return the login at a server. Raises ``Refused`` if others may read the file, ``OSError``."""
     return _read().get(server)
 
 
 class Changes:
-    """The logins, held by this process alone."""
+    """The logins, locked for changes by this process."""
 
     def __init__(self, place: Path) -> None:
         self._place = place
@@ -60,7 +61,7 @@ class Changes:
         self._part: Path | None = None
 
     def make_room(self) -> Path:
-        """Take the room that the next ``put`` needs: a full disk must not lose a login then."""
+        """Allocate the room for the next ``put``, so that a full disk cannot lose a login."""
         if self._part is None:
             handle, name = tempfile.mkstemp(prefix=f".{_FILE}.", dir=self._place)
             self._part = Path(name)
@@ -71,7 +72,7 @@ class Changes:
         return self._part
 
     def close(self) -> None:
-        """Give unused room back."""
+        """Free unused room."""
         if self._part is not None:
             with suppress(OSError):
                 self._part.unlink(missing_ok=True)
@@ -81,7 +82,7 @@ class Changes:
         return self._logins.get(server)
 
     def put(self, server: str, login: Login | None) -> None:
-        """Keep a login; ``None``: forget it."""
+        """Store a login; ``None`` deletes it."""
         self._logins.pop(server, None)
         if login is not None:
             self._logins[server] = login
@@ -103,7 +104,7 @@ class Changes:
 
 @contextmanager
 def changing() -> Iterator[Changes]:
-    """Hold the logins alone, to change them. Raises ``Refused``, ``OSError``."""
+    """Lock the logins, to change them. Raises ``Refused``, ``OSError``."""
     place = folder()
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     _check_folder(place)
@@ -141,7 +142,7 @@ def _read() -> dict[str, Login]:
         servers = json.loads(text)["servers"]
         return {str(server): _login(shape) for server, shape in servers.items()}
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        # SECURITY: outside of this handler, whose exception has the text.
+        # SECURITY: outside the handler, because the exception holds the text.
         servers = None
     raise Refused(f"{path} is damaged: remove it and log in again.")
 

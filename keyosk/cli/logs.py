@@ -1,4 +1,4 @@
-"""The log of ``keyosk serve``: one form on standard error."""
+"""The log of ``keyosk serve`` on standard error."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ _STDERR: Final = 2
 
 
 class _Json(JsonFormatter):
-    """SECURITY: whatever a line quotes, no key or token of ours is in it."""
+    """SECURITY: API keys and tokens in a line are masked."""
 
     def line(self, extra: Mapping[str, Any], created: float, **line: Any) -> str:
         """Return the line, without its end."""
@@ -29,7 +29,7 @@ class _Text(TextFormatter):
 
 
 def formatter(log_format: str) -> JsonFormatter:
-    """Return what makes the lines. ``log_format``: as the setting has it."""
+    """Return the formatter. ``log_format``: the value of the setting."""
     is_terminal = False
     with suppress(OSError):
         is_terminal = os.isatty(_STDERR)
@@ -38,17 +38,17 @@ def formatter(log_format: str) -> JsonFormatter:
 
 
 def start(level: str, log_format: str) -> LineHandler:
-    """Have this process log to standard error."""
+    """Let this process log to standard error."""
     form = formatter(log_format)
     handler = LineHandler(LogStream(_STDERR, form), form)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # It has a line for each migration of a new database.
+    # It would log a line for each migration of a new database.
     logging.getLogger("peewee.migrations").setLevel(logging.WARNING)
     return handler
 
 
 def start_anew(handler: LineHandler) -> None:
-    """Have a forked process log as the other does, without what that one could not write yet."""
+    """Let a forked process log like its parent, without the unwritten lines of the parent."""
     handler.setStream(LogStream(_STDERR, handler.form))

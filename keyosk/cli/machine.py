@@ -1,4 +1,4 @@
-"""What needs the machine with the database: set-up, maintenance, proofs, tokens of anybody."""
+"""Commands that need the machine with the database: set-up, maintenance, tokens of any account."""
 
 import errno
 import os
@@ -36,9 +36,9 @@ def prepare(
     greet: Greeting | None = None,
     outage_log: OutageLog | None = None,
 ) -> FirstAdmin | None:
-    """Set up what is missing; returns the first admin if it was made now, whose secret is printed.
+    """Set up what is missing; returns the first admin if it was created, with its secret printed.
 
-    ``greet``: what prints it, if not the lines for a log.
+    ``greet``: prints it, in place of lines for a log.
     """
     admin = app.prepare(configuration, outage_log=outage_log)
     if admin is None:
@@ -57,9 +57,9 @@ def prepare(
 
 
 def print_secret(configuration: Config, admin: FirstAdmin, *, serving: bool) -> None:
-    """Print the first admin's secret, the one time that anybody can. Raises ``OSError``.
+    """Print the first admin's secret, which is possible only once. Raises ``OSError``.
 
-    SECURITY: a line that sends it only where this process holds the address that it is sent to.
+    SECURITY: the command that sends it is printed only if this process holds the address.
     """
     if admin.password is not None:
         if sys.stdout is None:
@@ -72,7 +72,7 @@ def print_secret(configuration: Config, admin: FirstAdmin, *, serving: bool) -> 
 
 
 def checked_settings() -> Config:
-    """Return the settings, once it is sure that what they need is installed."""
+    """Return the settings, after checking that the libraries for them are installed."""
     configuration = choice.settings()
     app.check(configuration)
     listeners.certificate(configuration)
@@ -80,7 +80,7 @@ def checked_settings() -> Config:
 
 
 def upgrade_database(*, create: bool) -> None:
-    """Bring the database up to date; make one only where a setting, or somebody, says so."""
+    """Upgrade the database; create one only if a setting or the user says so."""
     configuration = choice.settings()
     is_new = app.is_empty(configuration)
     if is_new and not create and "database_url" not in configuration.sources:
@@ -94,7 +94,7 @@ def upgrade_database(*, create: bool) -> None:
 
 
 def rewrap_database() -> tuple[int, int, int]:
-    """Encrypt all under the first secret key.
+    """Encrypt everything under the first secret key.
 
     Returns how many private keys, secrets of second factors and stored responses that is.
     """
@@ -113,30 +113,30 @@ def backup_database(file: Path) -> None:
 
 
 def load_database(file: Path) -> int:
-    """Copy a SQLite database into the empty one of the settings; returns how many rows that is."""
+    """Copy a SQLite database into the empty one of the settings; returns the number of rows."""
     return app.load(checked_settings(), file)
 
 
 def check_database() -> Sequence[Finding]:
-    """Return what is not sound, by part."""
+    """Return the faults by part."""
     with host.installation() as installation:
         return installation.maintenance.check()
 
 
 def verify_audit() -> Verdict:
-    """Return whether the audit log is whole."""
+    """Verify the audit log."""
     with host.installation() as installation:
         return installation.audit.verify()
 
 
 def prune_audit(days: int) -> int:
-    """Delete old rows; returns how many."""
+    """Delete old rows; returns their number."""
     with host.installation() as installation:
         return installation.audit.prune(OPERATOR, int(time.time()) - days * _DAY)
 
 
 def certificate(kid: str | None) -> str:
-    """A self-signed certificate of a published key, PEM. Raises ``NotFound``, ``Conflict``."""
+    """Return a self-signed certificate of a key as PEM. Raises ``NotFound``, ``Conflict``."""
     with host.installation() as installation:
         keys = installation.signing_keys.current
         wanted = kid or keys.default.kid
@@ -156,7 +156,7 @@ def issue_token(
     audiences: tuple[str, ...],
     lifetime: int | None,
 ) -> str:
-    """A token of an account, made without its secret."""
+    """Issue a token of an account without its secret."""
     scopes = None if scope is None else entitlements.parse_scope(scope)
     request = TokenRequest(scopes, audiences, lifetime)
     with host.installation() as installation:
@@ -166,7 +166,7 @@ def issue_token(
 
 
 def inspect_token(text: str) -> tuple[Mapping[str, Any], Mapping[str, Any], str | None]:
-    """Header and claims of a token, and what is wrong with it if anything is."""
+    """Return the header and claims of a token, and why it is not valid, if so."""
     with host.installation() as installation:
         try:
             header, claims = installation.tokens.unverified(text)

@@ -1,7 +1,7 @@
 """Names that a shell completes: accounts, API keys, services, scopes, roles, sessions.
 
-They come from the same Keyosk that the command would be about. A completion says nothing and waits
-for nobody: where the names cannot be had at once, there are none.
+They come from the Keyosk of the command. A completion prints no errors and never waits: if the
+names are not available at once, there are none.
 """
 
 import re
@@ -19,12 +19,12 @@ from keyosk.cli import choice, shared
 if TYPE_CHECKING:
     from keyosk.cli.client import Client
 
-#: For a server to answer.
+#: Seconds for a server to respond.
 _SECONDS: Final = 5
 _MOST: Final = 100
-#: SECURITY: what a shell would take for more than a name is not given to it.
+#: SECURITY: names with other characters, which a shell might interpret, are not completed.
 _NAME: Final = re.compile(r"[\w.@:+/-]+")
-#: Where the account is the caller's own.
+#: The name of the caller's own account.
 _OWN: Final = "me"
 
 _Found = Iterable[tuple[str, str | None]]
@@ -55,7 +55,7 @@ def _hurried() -> Iterator[None]:
     def late(*_: object) -> None:
         raise TimeoutError
 
-    if choice.server() is None:  # the database is at hand, and has limits of its own
+    if choice.server() is None:  # the local database has time limits of its own
         yield
         return
     before = signal.signal(signal.SIGALRM, late)

@@ -1,4 +1,4 @@
-"""keyosk serve, config and database: running it, and looking after it."""
+"""keyosk serve, config, database and health."""
 
 import gc
 import sys
@@ -14,8 +14,8 @@ from keyosk.errors import counted
 def serve() -> None:
     """Set up what is missing, then serve requests until a signal stops it."""
     choice.require_machine(or_variable=False)
-    # Nearly all that the start makes stays: to look for what does not, over and over, is an eighth
-    # of it. The server looks once, and then from time to time.
+    # Nearly all objects of the start stay, and garbage collection takes an eighth of it. The server
+    # enables it afterwards.
     gc.disable()
     from keyosk.cli import serving  # noqa: PLC0415 - it is all of Keyosk and its server
 

@@ -1,4 +1,4 @@
-"""Files that commands write: whole under their names, or not there at all."""
+"""Output files of commands, which are complete or do not exist."""
 
 import os
 import shutil
@@ -14,10 +14,10 @@ from keyosk.cli import shared
 
 @contextmanager
 def written(target: Path | None) -> Iterator[Callable[[str], object]]:
-    """What writes to a file, which only its owner can read if it is new, or standard output.
+    """Return a writer to standard output or to a file; a new file is readable only by its owner.
 
-    The file has its name only once all is in it; until then what had the name keeps it. Raises
-    ``OSError``.
+    The file gets its name only when it is complete; until then an earlier file keeps the name.
+    Raises ``OSError``.
     """
     if target is None:
         yield lambda text: click.echo(shared.fitting(text), nl=False)
@@ -47,7 +47,7 @@ def written(target: Path | None) -> Iterator[Callable[[str], object]]:
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A new folder, which only its owner can enter; gone again if not all goes well.
+    """Create a folder for its owner only; it is removed again after an error.
 
     Raises ``OSError``.
     """
@@ -62,5 +62,5 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def _about(error: OSError, target: Path) -> OSError:
-    """Return the same error, with the name that the user gave."""
+    """Return the same error with the file name of the user."""
     return OSError(error.errno, error.strerror or str(error), str(target))

@@ -1,10 +1,10 @@
-"""What a command says when it was refused."""
+"""The error of a refused command."""
 
 from collections.abc import Sequence
 
 
 class Refused(Exception):
-    """What was asked for is not done; ``sentences``: why, a line each. ``code``: the API's word."""
+    """The command was refused. ``sentences``: why; ``code``: the error code of the API."""
 
     def __init__(self, *sentences: str, code: str = "", status: int = 0) -> None:
         super().__init__(*sentences)

@@ -1,4 +1,4 @@
-"""A Keyosk on another machine: its URL, the login there, and what the network does on the way."""
+"""A Keyosk on another machine: its URL, the login there, and the connection."""
 
 import base64
 import ipaddress
@@ -21,7 +21,7 @@ from keyosk.cli.logins import Login
 from keyosk.cli.refusals import Refused
 
 _AuthFlow = Generator[httpx2.Request, httpx2.Response, None]
-#: Seconds before its end at which an access token is renewed.
+#: Seconds before its expiry at which an access token is renewed.
 _EARLY: Final = 30
 _HOST: Final = re.compile(r"[A-Za-z0-9._:-]+")
 _UNIX: Final = "unix:"
@@ -31,14 +31,14 @@ _API_KEY: Final = "kysk_"
 _REFRESH_TOKEN: Final = "kysr_"  # noqa: S105 - how one begins
 #: What Keyosk answers to a login that is over, and no proxy on the way does.
 _OVER: Final = frozenset({"invalid_grant", "invalid_token", "bad_credentials", "not_found"})
-#: Signals that are put off between the use of a refresh token and the keeping of the next one.
+#: Signals that are deferred between the use of a refresh token and storing the next one.
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def server_of(text: str, *, allow_http: bool) -> str:
-    """A server's URL in one spelling. Raises ``Refused`` for one that is none, or is not safe."""
+    """Return a server's URL in canonical form. Raises ``Refused`` if it is invalid or unsafe."""
     if text.startswith(f"{_UNIX}/"):
-        return text  # nobody is on the way
+        return text  # no network in between
     try:
         url = httpx2.URL(text)
     except (httpx2.InvalidURL, ValueError):
@@ -50,7 +50,7 @@ def server_of(text: str, *, allow_http: bool) -> str:
             "unix:/run/keyosk.sock, in --server or KEYOSK_URL."
         )
     if url.userinfo:
-        # SECURITY: not a word of it; other users of the machine have seen it.
+        # SECURITY: nothing of it is repeated; other users of the machine have seen it.
         raise Refused(
             "A server's URL must not have a password in it: change that password, and use "
             "keyosk login."
@@ -65,7 +65,7 @@ def server_of(text: str, *, allow_http: bool) -> str:
 
 @contextmanager
 def client(server: str) -> Iterator[Client]:
-    """The API of a server, by the login that is kept for it."""
+    """Return a client of a server's API, with the stored login."""
     with _http(server) as http:
         session = _Session(Client(http, server), server)
         yield Client(http, server, auth=session, login=_again(server))
@@ -73,7 +73,7 @@ def client(server: str) -> Iterator[Client]:
 
 @contextmanager
 def anonymous(server: str) -> Iterator[Client]:
-    """The API of a server without a login."""
+    """Return a client of a server's API without a login."""
     with _http(server) as http:
         yield Client(http, server)
 
@@ -94,7 +94,7 @@ def certificate_end(server: str) -> float:
 
 
 def log_in(server: str, username: str, secret: str) -> Login:
-    """Get tokens for a password or an API key, and keep them. Raises ``Refused``."""
+    """Get tokens for a password or an API key, and store them. Raises ``Refused``."""
     alone = secret.startswith(_API_KEY)
     auth = httpx2.BasicAuth("" if alone else username, secret)
     with _http(server) as http, logins.changing() as changes:
@@ -104,16 +104,16 @@ def log_in(server: str, username: str, secret: str) -> Login:
         old = changes.find(server)
         changes.put(server, login)
         if old is not None:
-            # What is replaced shall not be left behind; if it cannot be ended, it expires.
+            # End the replaced session; if that fails, it expires by itself.
             with suppress(Refused):
                 _end(http, server, old, by=login)
     return login
 
 
 def log_out(server: str, *, forget: bool = False) -> bool:
-    """End the login at a server and forget it; false if there is none.
+    """End the login at a server and delete it; returns false if there is none.
 
-    ``forget``: without asking the server, so that whoever has a copy could go on using it.
+    ``forget``: without a request to the server, so that a copy of the tokens still works.
     """
     with logins.changing() as changes:
         login = changes.find(server)
@@ -134,7 +134,7 @@ def log_out(server: str, *, forget: bool = False) -> bool:
 
 
 class _Session(httpx2.Auth):
-    """Puts the access token of a login into requests, and renews it when its time has come."""
+    """Adds the access token of a login to requests, and renews it before it expires."""
 
     def __init__(self, anonymous: Client, server: str) -> None:
         self._anonymous = anonymous
@@ -147,7 +147,7 @@ class _Session(httpx2.Auth):
         login = self._current()
         request.headers["Authorization"] = f"Bearer {login.access_token}"
         response = yield request
-        # A body that is a stream has gone out already.
+        # A streamed body was sent already.
         if response.status_code == httpx2.codes.UNAUTHORIZED and isinstance(
             request.stream, httpx2.ByteStream
         ):
@@ -165,7 +165,7 @@ class _Session(httpx2.Auth):
         return login
 
     def _renewed(self, stale: Login) -> Login:
-        """The login with a new access token: one that another command just got, or one more."""
+        """Return the login with a new access token, perhaps one that another command just got."""
         with logins.changing() as changes:
             login = changes.find(self._server)
             if login is None:
@@ -184,7 +184,7 @@ class _Session(httpx2.Auth):
 
 
 def _refreshed(anonymous: Client, login: Login, server: str) -> Login:
-    """Return what the refresh token of a login gives. Raises ``Refused``."""
+    """Use the refresh token of a login. Raises ``Refused``."""
     if login.refresh_token is None:
         raise Refused(f"Your login at {server} has ended. {_again(server)}", code="invalid_grant")
     fields = {"grant_type": "refresh_token", "refresh_token": login.refresh_token}
@@ -194,7 +194,7 @@ def _refreshed(anonymous: Client, login: Login, server: str) -> Login:
         except Refused as refused:
             if refused.status:
                 raise
-            # The response was lost: for a few seconds the same request gets the same token.
+            # The response was lost; for a few seconds, the same request gets the same token.
             reply = anonymous.form("auth", "token", fields=fields)
     except Refused as refused:
         if refused.code not in _OVER:
@@ -227,7 +227,7 @@ class _Bearer(httpx2.Auth):
 
 
 def _login_of(reply: Reply, server: str) -> Login:
-    """Return the login that a token response is (RFC 6749 section 5.1). Raises ``Refused``."""
+    """Return the login in a token response (RFC 6749 section 5.1). Raises ``Refused``."""
     access, refresh = reply.body.get("access_token"), reply.body.get("refresh_token")
     seconds = reply.body.get("expires_in")
     if not (
@@ -242,7 +242,7 @@ def _login_of(reply: Reply, server: str) -> Login:
 
 
 def _username_of(token: str) -> str:
-    """Whose token it is, as it says itself; for people only."""
+    """Return the username in a token, unverified, for people only."""
     try:
         part = token.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
@@ -268,11 +268,11 @@ def _http(server: str) -> httpx2.Client:
     return httpx2.Client(
         base_url=server if path is None else "http://localhost",
         transport=None if path is None else httpx2.HTTPTransport(uds=path),
-        # The system's authorities, or those of SSL_CERT_FILE. Without TLS there are none to load.
+        # The system's authorities or those of SSL_CERT_FILE; none are needed without TLS.
         verify=ssl.create_default_context() if is_tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
-        # SECURITY: a proxy would read what goes without TLS.
+        # SECURITY: without TLS, a proxy would read everything.
         trust_env=is_tls,
-        # SECURITY: a redirect would carry the login elsewhere.
+        # SECURITY: a redirect would send the login elsewhere.
         follow_redirects=False,
         headers={"User-Agent": "keyosk", "Accept": "application/json"},
     )
@@ -280,7 +280,7 @@ def _http(server: str) -> httpx2.Client:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Put signals off: the next refresh token must be kept once the last one was used."""
+    """Defer signals: after a refresh token was used, the next one must be stored."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         yield
@@ -289,7 +289,7 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether only this machine is called so."""
+    """Return whether a host name means this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,4 +1,4 @@
-"""The work of ``keyosk verify-service``: the kit, its key set on a port, a service's answers."""
+"""The work of ``keyosk verify-service``: serves a kit's key set and judges the responses."""
 
 import json
 import threading
@@ -49,7 +49,7 @@ def make_kit(
 
 
 def _service(shape: Mapping[str, Any]) -> Service:
-    """Of a service as the API shows it what the kit needs."""
+    """Return the service for the kit, from the API's representation."""
     policy = TokenPolicy(
         name=str(shape.get("name")),
         audience=str(shape.get("audience")),
@@ -77,7 +77,7 @@ def _service(shape: Mapping[str, Any]) -> Service:
 
 
 class Verdict(StrEnum):
-    """What an answer says about the service."""
+    """The judgement of a response."""
 
     RIGHT = "right"
     WRONG = "WRONG"
@@ -92,7 +92,7 @@ _JUDGED = (Verdict.RIGHT, Verdict.WRONG, Verdict.UNREACHABLE)
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The answer to one token; ``status``: of the response, ``none`` if there was none."""
+    """The result of one token; ``status``: of the response, ``none`` if there was none."""
 
     token: str
     answer: str
@@ -107,7 +107,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a test found; ``summary``: one line for a person."""
+    """The result of a test; ``summary``: one line for people."""
 
     findings: tuple[Finding, ...]
     passed: bool
@@ -115,11 +115,11 @@ class Report:
 
 
 def check(url: str, kit: Kit, *, revocations: bool, scope: str | None) -> Report:
-    """Send every token of a kit to a service and judge the answers.
+    """Send every token of a kit to a service and judge the responses.
 
     Args:
         url: The protected endpoint.
-        kit: The kit; its documents have to be served already.
+        kit: The kit, whose documents must be served already.
         revocations: The service polls revocations.
         scope: The scope that the endpoint requires. Without it, an endpoint that accepts a token
             without scopes is taken for one that requires none.
@@ -238,7 +238,7 @@ def junit(report: Report, url: str) -> str:
 
 @contextmanager
 def served(kit: Kit, host: str, port: int, *, jku: str) -> Iterator[None]:
-    """The kit's documents at the addresses where Keyosk has its own."""
+    """Serve the kit's documents at the paths where Keyosk has its own."""
     keys = f"{kit.issuer}/.well-known/jwks.json"
     metadata = {"issuer": kit.issuer, "jwks_uri": keys, "response_types_supported": []}
     documents = {
@@ -274,6 +274,6 @@ def _handler(documents: Mapping[str, Any]) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(body)
 
         def log_message(self, *_: Any) -> None:
-            """Nothing: the table says it all."""
+            """Log nothing; the table of results is enough."""
 
     return Handler

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("name", "audience", "enabled", "title", "id")
 
-#: Of what a service accepts: what --accepts may say.
+#: The values of --accepts.
 _KINDS = ("both", "any", *(str(kind) for kind in CredentialKind))
 _RESETTABLE = (
     *("title", "description", "contact", "token_lifetime", "signing_algorithm", "typ", "claims"),

@@ -1,4 +1,4 @@
-"""What every command shares: the API that it speaks to, how it reads secrets, how it prints."""
+"""What commands share: the client of the API, reading secrets, and printing."""
 
 import json
 import re
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 
 _DATE: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _TIME: Final = re.compile(
-    # As web/fields has it: the clocks of no place are further apart from UTC than this.
+    # As in web/fields: no time zone differs more from UTC.
     r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-](0\d|1[0-4]):[0-5]\d)",
     re.ASCII,
 )
-#: Characters that steer a terminal or turn the direction of text, by Unicode category and by name.
+#: Characters that control a terminal or the direction of text, by Unicode category and by name.
 _CONTROLS: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _DIRECTIONS: Final = frozenset(
     "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 )
 
-#: Where the context keeps whether only one value is printed.
+#: The key in the context for whether only one value is printed.
 _QUIET: Final = "keyosk.quiet"
-#: What the API says where only the password itself will do.
+#: The error code of the API for a missing proof of the password.
 _PROOF: Final = "proof_required"
 
-#: The longest list that is drawn on a terminal: rich takes a millisecond for each row.
+#: The longest list that is drawn as a table, because rich takes a millisecond for each row.
 _MOST_DRAWN: Final = 1000
 
 T = TypeVar("T")
@@ -59,7 +59,7 @@ def _keep_quiet(context: click.Context, _: click.Parameter, value: bool) -> None
 
 
 def quiet(what: str) -> Callable[[Any], Any]:
-    """The option that prints one value only; ``what``: which."""
+    """Return the option that prints only one value; ``what``: which."""
     return click.option(
         *("-q", "--quiet"),
         is_flag=True,
@@ -70,9 +70,9 @@ def quiet(what: str) -> Callable[[Any], Any]:
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask before something that cannot be undone, if somebody is there. Raises ``Refused``.
+    """Ask before something that cannot be undone, if there is a terminal. Raises ``Refused``.
 
-    A script has nobody to ask: what it says is done.
+    A script is not asked.
     """
     if yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return
@@ -95,9 +95,9 @@ def parse_object(_: click.Context, __: click.Parameter, text: str | None) -> Any
 
 @contextmanager
 def client() -> Iterator["Client"]:
-    """The API of the Keyosk that this command is about.
+    """Return a client of the chosen Keyosk's API.
 
-    In this process as the operator, unless a server was chosen. Raises what opening it raises.
+    It runs in this process as the operator, unless a server was chosen.
     """
     server = choice.server()
     if server is not None:
@@ -113,12 +113,12 @@ def client() -> Iterator["Client"]:
 
 
 def read_password(username: str) -> str:
-    """A new password: asked for twice on a terminal, else the first line of standard input."""
+    """Read a new password: twice from a terminal, or the first line of standard input."""
     return read_secret(f"New password of {username}", confirm=True)
 
 
 def read_secret(prompt: str, *, confirm: bool = False) -> str:
-    """A secret: asked for on a terminal, else the next line of standard input."""
+    """Read a secret from a terminal, or from the next line of standard input."""
     if sys.stdin.isatty():
         asked: str = click.prompt(prompt, hide_input=True, confirmation_prompt=confirm, err=True)
         return asked
@@ -126,9 +126,9 @@ def read_secret(prompt: str, *, confirm: bool = False) -> str:
 
 
 def read_line() -> str:
-    """A secret from the next line of standard input. Raises ``Invalid``."""
+    """Read a secret from the next line of standard input. Raises ``Invalid``."""
     try:
-        # Windows tools write a byte order mark; white space may be a part of a password.
+        # Windows tools add a byte order mark; white space may be part of a password.
         return sys.stdin.readline().rstrip("\r\n").removeprefix(BYTE_ORDER_MARK)
     except UnicodeDecodeError:
         raise Invalid.field("password", "must be UTF-8") from None
@@ -154,7 +154,7 @@ def parse_time(_: click.Context, __: click.Parameter, text: str | None) -> str |
 
 
 def filters(**values: Any) -> dict[str, str]:
-    """Return the query of a list: what was given, as the API spells it."""
+    """Return the query of a list from the given options."""
     return {
         name: str(value).lower() if isinstance(value, bool) else str(value)
         for name, value in values.items()
@@ -163,12 +163,12 @@ def filters(**values: Any) -> dict[str, str]:
 
 
 def given(**values: Any) -> dict[str, Any]:
-    """Return the values that somebody gave: without ``None`` and what is empty."""
+    """Return the given values, without ``None`` and empty ones."""
     return {name: value for name, value in values.items() if value not in (None, (), "")}
 
 
 def patched(reset: Iterable[str] = (), **values: Any) -> dict[str, Any]:
-    """Return a merge patch of what was given; ``reset``: fields to set to their defaults."""
+    """Return a merge patch of the given values; ``reset``: fields to set to their defaults."""
     changed = {name: value for name, value in values.items() if value not in (None, ())}
     patch = dict.fromkeys(reset) | changed
     if not patch:
@@ -177,12 +177,12 @@ def patched(reset: Iterable[str] = (), **values: Any) -> dict[str, Any]:
 
 
 def forced(force: bool) -> dict[str, str]:
-    """Return the query of a request that is to be done although it takes something away."""
+    """Return the query of a forced request."""
     return {"force": "true"} if force else {}
 
 
 def proven(body: Mapping[str, Any], send: Callable[[Mapping[str, Any]], T]) -> T:
-    """Send a change of credentials; with the current password too, where they are one's own."""
+    """Send a change of credentials, with the current password if they are one's own."""
     try:
         return send(body)
     except Refused as refused:
@@ -202,9 +202,9 @@ def show_line(value: Any) -> None:
 
 
 def fitting(text: str) -> str:
-    """JSON as standard output can have it: in ASCII where its encoding is not UTF-8.
+    """Return JSON for standard output: in ASCII if its encoding is not UTF-8.
 
-    SECURITY: JSON itself lets C1 controls through, which some terminals obey.
+    SECURITY: JSON may contain C1 controls, which some terminals obey, so they are escaped.
     """
     if text.isascii():
         return text.replace("\x7f", "\\u007f")
@@ -217,15 +217,15 @@ def fitting(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Text for people, with escapes in the place of what steers a terminal.
+    """Return text for people, with terminal controls escaped.
 
-    SECURITY: names and sentences may come from anybody who may write them, or a hostile server.
+    SECURITY: names and messages may come from other users or a hostile server.
     """
     return "".join(json.dumps(each)[1:-1] if _steers(each) else each for each in text)
 
 
 def show_object(shape: Mapping[str, Any], *, as_json: bool, key: str = "") -> None:
-    """Print one object, a field a line; ``key``: the field that --quiet prints."""
+    """Print one object, one field on each line; ``key``: the field that --quiet prints."""
     if _is_quiet(as_json=as_json):
         click.echo(printable(str(shape.get(key))))
         return
@@ -258,7 +258,7 @@ def show_list(
     if len(cells) <= _MOST_DRAWN and _is_terminal():
         from keyosk.cli import tables  # noqa: PLC0415 - it is rich
 
-        # Who knows an object by another name can do without its id.
+        # The id is not needed if an object has another name.
         tables.show_list(columns, cells, spare="" if key in ("", "id") else "id")
         return
     rows = [list(columns), *cells]
@@ -270,7 +270,7 @@ def show_list(
 
 
 def is_quiet() -> bool:
-    """Return whether only one value is to be printed."""
+    """Return whether to print only one value."""
     context = click.get_current_context(silent=True)
     return context is not None and bool(context.meta.get(_QUIET))
 

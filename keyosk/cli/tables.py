@@ -1,7 +1,7 @@
-"""Tables on a terminal, drawn by rich. Anything else gets the plain lines of ``shared``.
+"""Tables on a terminal, drawn by rich. Other outputs get the plain lines of ``shared``.
 
-SECURITY: rich's markup and its codes for emoji are never read: a cell is data that others wrote.
-Cells have escapes in the place of what steers a terminal before they come here.
+SECURITY: cells are data from others, so rich's markup and emoji codes are disabled. Terminal
+controls in cells are escaped before they get here.
 """
 
 import shutil
@@ -17,9 +17,9 @@ from rich.text import Text
 from keyosk.cli import colours
 
 _GAP: Final = 2
-#: Wider than any word, so that rich says how much room a table needs.
+#: Wider than any word, so that rich tells how much room a table needs.
 _UNLIMITED: Final = 1_000_000
-#: What an object has in place of a value.
+#: In place of a missing value.
 _NOTHING: Final = "-"
 
 
@@ -34,8 +34,8 @@ def show_object(fields: Sequence[tuple[str, str]]) -> None:
 def show_list(columns: Sequence[str], rows: Sequence[Sequence[str]], *, spare: str) -> None:
     """Print a table as wide as the terminal; lines break between words only.
 
-    ``spare``: the column that is left out first where there is too little room; "" for none.
-    Where there still is too little, each object is a block of lines.
+    ``spare``: the column that is left out first if there is too little room; "" for none. If there
+    still is too little, each object becomes a block of lines.
     """
     console = _console()
     kept = [each for each in columns if each != spare]

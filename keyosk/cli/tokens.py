@@ -58,7 +58,7 @@ def inspect_token() -> None:
     from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk
 
     header, claims, fault = machine.inspect_token(text)
-    # SECURITY: anybody may have written it: ASCII cannot steer a terminal.
+    # SECURITY: anyone may have written it; ASCII JSON cannot control a terminal.
     click.echo(json.dumps({"header": header, "claims": claims}, indent=2))
     click.echo("It is valid now." if fault is None else f"It is not valid: {fault}", err=True)
     sys.exit(0 if fault is None else 1)

@@ -1,4 +1,4 @@
-"""keyosk token bad, keyosk verify-service: whether a service checks its tokens."""
+"""keyosk token bad, keyosk verify-service: tests whether a service verifies its tokens."""
 
 import json
 import re
@@ -122,9 +122,9 @@ def verify_service(
 
 
 def _keep(client: "Client", service: str, url: str, report: "Report") -> None:
-    """Tell Keyosk what was found; who may not, is told so and has the result all the same."""
+    """Report the result to Keyosk; if the caller may not, print a warning."""
     body = {
-        # SECURITY: a login or a token in the URL is for the service only.
+        # SECURITY: a login or token in the URL is only for the service.
         "url": re.sub("//[^/?#]*@", "//", re.split("[?#]", url)[0]),
         "passed": report.passed,
         "verdict": report.summary.replace(url, "the URL")[:2_000],

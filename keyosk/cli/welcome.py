@@ -1,4 +1,4 @@
-"""What ``keyosk serve`` says first to somebody at a terminal."""
+"""The welcome of ``keyosk serve`` at a terminal."""
 
 import os
 import shlex
@@ -22,16 +22,15 @@ _NEXT: Final = (
 
 
 def is_wanted() -> bool:
-    """Return whether somebody reads standard output at a terminal."""
+    """Return whether standard output is a terminal."""
     return sys.stdout is not None and sys.stdout.isatty()
 
 
 def show(configuration: Config, address: str, admin: FirstAdmin | None) -> None:
-    """Say where Keyosk is and what to do next. Raises ``OSError``.
+    """Print the address of Keyosk and the next steps. Raises ``OSError``.
 
-    ``admin``: the first one, if it was made now; its password is shown this one time.
-
-    SECURITY: only once this process holds the address that the line with the password goes to.
+    ``admin``: the first one, if it was just created; its password is shown only now. SECURITY: call
+    it only while this process holds the address to which the password is sent.
     """
     lines = [_styled(f"Keyosk is at {configuration.issuer}", fg="green", bold=True)]
     if address != configuration.issuer:
@@ -64,9 +63,9 @@ def _first_steps(configuration: Config, admin: FirstAdmin) -> list[str]:
 
 
 def _program() -> str:
-    """Return what to type for this program.
+    """Return the command for this program.
 
-    Where no shell would find it: its file beside the Python that runs it, as after ``make run``.
+    If it is not on PATH, this is its file beside the running Python, as after ``make run``.
     """
     installed = Path(sys.executable).with_name("keyosk")
     if shutil.which("keyosk") or not installed.is_file():
@@ -75,7 +74,7 @@ def _program() -> str:
 
 
 def curl(configuration: Config, admin: FirstAdmin) -> str:
-    """Return the line that gets a token for the admin API."""
+    """Return the command that gets a token for the admin API."""
     user = admin.username if admin.password is None else f"{admin.username}:{admin.password}"
     base, more = configuration.issuer, ""
     if isinstance(configuration.bind, UnixAddress):
@@ -93,7 +92,7 @@ def _dim(text: str) -> str:
 
 
 def _styled(text: str, **style: object) -> str:
-    """Text with colours, unless somebody wants none."""
+    """Return text with colours, if they are wanted."""
     if not colours.are_wanted():
         return text
     return click.style(text, **style)  # type: ignore[arg-type]

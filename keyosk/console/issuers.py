@@ -148,9 +148,8 @@ def change_rule(visit: Visit, name: str, rule_name: str) -> Response:
     wanted = _claims()
     before = visit.api.get(_rule_path(name, rule_name)).body
     body["claims"] = dict.fromkeys(before["claims"].keys() - wanted.keys()) | wanted
-    if (before["scopes"] or None) == body[
-        "scopes"
-    ]:  # SECURITY: an empty list limits it to none, and does not mean unlimited
+    # SECURITY: an empty list of scopes limits the rule to none, and does not mean unlimited.
+    if (before["scopes"] or None) == body["scopes"]:
         del body["scopes"]
     page = unconfirmed(
         visit,
