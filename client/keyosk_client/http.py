@@ -2,6 +2,7 @@
 
 import ssl
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx
@@ -17,11 +18,9 @@ transports: dict[str, httpx.MockTransport] = {}
 # httpx2 goes on where httpx ended, and each takes only its own classes. Once httpx2.alias_httpx()
 # was called, both names mean the same.
 _libraries: Final[list[Any]] = [httpx]
-try:
+with suppress(ImportError):
     import httpx2
-except ImportError:
-    pass
-else:
+
     if httpx2.Auth is not _libraries[0].Auth:
         _libraries.append(httpx2)
 
