@@ -1,12 +1,12 @@
-"""The HTTP server: gunicorn, run from the program, with a worker class of its own.
+"""The HTTP server: gunicorn, started from the program, with its own worker class.
 
-What it owns: the processes, the connections, the limits and deadlines of requests and responses,
-and the few responses that no application sees (malformed, too large, too late). What it does not
-own: it knows nothing of Keyosk. An application comes in as a factory, the settings as `Options`.
+Owns the processes, the connections, the limits and deadlines of requests and responses, and the few
+responses without the application (malformed, too large, too late). It does not know Keyosk. An
+application comes in as a factory, the settings as `Options`.
 
 A request: `worker` accepts its connection, unless `balance` says that another worker has fewer. It
-is an asyncio protocol of `connection`, which keeps the deadlines and the limits; `parsing`
-(llhttp's judgement, and more) says what it is and where it ends. A thread of a `pool`, or the event
+is an asyncio protocol of `connection`, which keeps the deadlines and the limits; `parsing` (llhttp,
+and further checks) parses the request and finds its end. A thread of a `pool`, or the event
 loop itself for what rarely waits, calls the application through `wsgi`, which hands the
 response back to the connection. `problems` are the server's own errors.
 """
@@ -50,13 +50,13 @@ __all__ = [
     "serve",
 ]
 
-#: The exit code of a worker that no other worker could do better than; all end with it.
+#: The exit code of a worker whose failure would also stop any other; the master then stops.
 BOOT_ERROR = GunicornArbiter.WORKER_BOOT_ERROR
 _STUCK = 30  # seconds without a sign of life after which the master replaces a worker
 
 
 def serve(app_factory: Callable[[], Any], options: Options, hooks: Hooks | None = None) -> NoReturn:
-    """Listen and answer until a signal ends it; the process exits 0 after a clean stop.
+    """Serve until a signal stops it; the process exits 0 after a clean stop.
 
     `app_factory` is called once in each worker, after the fork, and returns a WSGI application that
     is called from several threads. SIGTERM waits for the shutdown delay and finishes what is under
@@ -83,11 +83,11 @@ class Arbiter(GunicornArbiter):
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             return super().spawn_worker()
-        except OSError as error:  # no process, memory or descriptor left
+        except OSError as error:  # no process, memory or descriptor is left
             self.log.error("cannot start a worker: %s", error.strerror)
             if not self.WORKERS:
                 raise HaltServer("no worker can be started", 1) from error
-            return None  # the others go on, and this is tried again
+            return None  # the others go on, and the master tries again
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -95,14 +95,14 @@ class Arbiter(GunicornArbiter):
         """End the workers; a graceful stop begins with the shutdown delay."""
         if graceful:
             self._wait_for_balancers(self.app.options.shutdown_delay)
-        # The files of Unix sockets are not gunicorn's to remove: systemd may have made them, or
-        # another Keyosk by now.
+        # gunicorn must not remove the files of Unix sockets, which may belong to systemd or to
+        # another Keyosk.
         self.systemd = True
         super().stop(graceful)
         self.app.hooks.on_stop()
 
     def _wait_for_balancers(self, seconds: float) -> None:
-        """Have the workers tell that they will go, and answer everything for so long."""
+        """Let the workers report that they will stop, while they still serve requests."""
         if not seconds:
             return
         self.kill_workers(LEAVE)
@@ -113,7 +113,7 @@ class Arbiter(GunicornArbiter):
             except queue.Empty:
                 continue
             if told in (signal.SIGINT, signal.SIGQUIT):
-                self.SIG_QUEUE.put(told)  # for the stop itself, which hurries then
+                self.SIG_QUEUE.put(told)  # for the stop itself, which then hurries
                 return
             self.reap_workers()
 
@@ -127,7 +127,7 @@ class _Server(BaseApplication):
         super().__init__(prog="keyosk")
 
     def load_config(self) -> None:
-        """Every setting that matters, so that neither a file nor the environment can change one."""
+        """Set every relevant setting, so that neither a file nor the environment changes one."""
         options = self.options
         if options.formatter is not None:
             ServerLogger.formatter = options.formatter
@@ -157,10 +157,10 @@ class _Server(BaseApplication):
             self.cfg.set(name, value)
 
     def run(self) -> None:
-        """Be the master process until the end."""
-        # What is loaded by now stays, and is shared with the workers until somebody writes to it:
-        # the garbage collector would, into the head of each object (17 MiB with two workers).
-        # There is little to collect before that, and to look for it is a tenth of a start.
+        """Run the master process."""
+        # The loaded objects are shared with the workers until someone writes to them, as the
+        # garbage collector would to each of them (17 MiB with two workers). Collecting before would
+        # take a tenth of the start for little.
         gc.freeze()
         gc.enable()  # the caller may have started without it
         Arbiter(self).run()

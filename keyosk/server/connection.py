@@ -1,4 +1,4 @@
-"""One client's connection, and all of them: what each waits for, until when, and who goes first.
+"""The connections of a worker: their phases, deadlines and limits.
 
 Everything here runs in the event loop. A request that takes a thread is a `wsgi.Call`.
 """
@@ -23,14 +23,14 @@ from keyosk.server.wsgi import LISTENER, PIECE, Call, TakesLong, Upload, environ
 _READ_BYTES: Final = 16 * 1024
 _DRAIN_BYTES: Final = 256 * 1024
 _HELD_BYTES: Final = 64 * 1024 * 1024  # of all half-read requests, and of all half-sent responses
-# On a busy processor Linux gives a thread a third of another's time if it is nicer by 5, so that a
+# On a busy processor, Linux gives a thread that is nicer by 5 a third of the time, so that a
 # request of a millisecond goes before a password hash of twenty.
 _SLOW_NICENESS: Final = 5
-_STOP_IDLE, _STOP_READING = 1.0, 5.0  # seconds left to open connections once we are told to stop
+_STOP_IDLE, _STOP_READING = 1.0, 5.0  # seconds for open connections after the order to stop
 
 
 class Phase(enum.Enum):
-    """What a connection waits for; in the order in which it is given up."""
+    """What a connection waits for, in the order in which connections are closed for others."""
 
     DRAINING = "the client to close after our last response"
     IDLE = "the next request"
@@ -41,7 +41,7 @@ class Phase(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """Where connections arrive. ``base``: what the environ of all requests there has in common."""
+    """A listening socket. ``base``: the part of the environ that all its requests share."""
 
     address: Any
     certificate: Certificate | None
@@ -49,7 +49,7 @@ class Listener:
 
 
 class Server:
-    """What the connections of a worker share: the application, its threads, and one another."""
+    """What the connections of a worker share: the application, its threads, and limits."""
 
     def __init__(
         self, application: Any, options: Options, log: Any, *, errors: Any, most: int
@@ -64,8 +64,8 @@ class Server:
             streams=frozenset(entry.encode() for entry in options.streams),
         )
         self.scratch = memoryview(bytearray(_READ_BYTES))
-        self.secret_scratch = memoryview(bytearray(_READ_BYTES))  # the same, before it is decrypted
-        self.sink = memoryview(bytearray(_DRAIN_BYTES))  # where what nobody reads is received
+        self.secret_scratch = memoryview(bytearray(_READ_BYTES))  # the same, before decryption
+        self.sink = memoryview(bytearray(_DRAIN_BYTES))  # where data that nobody reads are received
         self.stopping = False
         self.open: set[Connection] = set()
         self._most = most
@@ -81,7 +81,8 @@ class Server:
             "SERVER_SOFTWARE": options.server_name,
             "SCRIPT_NAME": "",
         }
-        # One thread always stays free for what is not slow, and one for what hardly hangs.
+        # One thread is always free for requests that are not slow, and one for those that cannot
+        # hang.
         self._usual = Pool(
             "request", self._run_usual, threads=options.threads, length=options.connections
         )
@@ -96,14 +97,14 @@ class Server:
         )
 
     def listener(self, address: Any, name: str) -> Listener:
-        """Return what the connections of a listener need to know of it."""
+        """Return the ``Listener`` for a socket."""
         certificate = None if name in self.options.plain else self.options.certificate
         scheme = "http" if certificate is None else "https"
         base = {**self.base, "wsgi.url_scheme": scheme, LISTENER: name}
         return Listener(address, certificate, base)
 
     def run(self, call: Call) -> bool:
-        """Have a request answered where it belongs; False if too many wait there."""
+        """Run a request in the right thread or in the loop; returns False if too many wait."""
         options = self.options
         if call.upload is None and options.in_loop and options.in_loop(call.environ):
             try:
@@ -131,7 +132,7 @@ class Server:
         call.run(self.application, self.options, post, may_take_long=True)
 
     def wait(self, connection: "Connection", phase: Phase, seconds: float) -> None:
-        """Have a connection wait, until a deadline that begins when the phase does."""
+        """Let a connection wait; its deadline begins with the phase."""
         if connection.phase is not phase:
             self.leave(connection)
             connection.phase = phase
@@ -139,13 +140,13 @@ class Server:
             self._waiting[phase][connection] = None
 
     def leave(self, connection: "Connection") -> None:
-        """Have a connection wait for its client no longer."""
+        """End the wait of a connection."""
         if connection.phase is not None:
             del self._waiting[connection.phase][connection]
             connection.phase = None
 
     def make_room(self) -> bool:
-        """Close the connection that is worth least if there is no room. False: all are at work."""
+        """Close the least important connection if there is no room. False: all are busy."""
         if len(self.open) < self._most:
             return True
         first = next((next(iter(some)) for some in self._waiting.values() if some), None)
@@ -159,7 +160,7 @@ class Server:
         return True
 
     def tick(self) -> None:
-        """Look at the deadlines, and at what all hold together."""
+        """Check the deadlines, and the memory of all connections."""
         now = time.monotonic()
         for phase in Phase:
             for connection in list(self._waiting[phase]):
@@ -168,7 +169,7 @@ class Server:
                 if connection.deadline <= now:
                     connection.expire()
                 elif phase is not Phase.SENDING and phase is not Phase.READING:
-                    break  # each has the same timeout: those behind it began later
+                    break  # all have the same timeout, and those behind it began later
         for phase in (Phase.SENDING, Phase.READING):
             held = sum(connection.held for connection in self._waiting[phase])
             for connection in self._heaviest(phase, held):
@@ -182,7 +183,7 @@ class Server:
             yield connection
 
     def stop(self) -> None:
-        """Leave those that send nothing, and those that send, only a few seconds from now."""
+        """Limit idle and reading connections to a few seconds from now."""
         self.stopping = True
         now = time.monotonic()
         for connection in list(self._waiting[Phase.READING]):
@@ -204,13 +205,13 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, server: Server, client: Any, listener: Listener) -> None:
         self._server = server
         self._options = server.options
-        self._client = client  # as accept() gave it
+        self._client = client  # as returned by accept()
         self._listener = listener
         self.request = RequestParser(server.limits)
-        self.phase: Phase | None = None  # None: with a thread, or closed
+        self.phase: Phase | None = None  # None: in a thread, or closed
         self.deadline = 0.0
         self.gone = False
-        self._behind = b""  # what was received behind the request that is being answered
+        self._behind = b""  # data received after the request that is being handled
         self._upload: Upload | None = None
         self._is_responding = False
         self._is_made = False
@@ -223,25 +224,25 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def stopping(self) -> bool:
-        """Whether connections are to be closed after their response."""
+        """Whether connections must be closed after their response."""
         return self._server.stopping
 
     @property
     def held(self) -> int:
-        """How many bytes of memory it takes."""
+        """The number of bytes in memory."""
         return self.request.held + self._unsent()
 
     def _unsent(self) -> int:
         return self.transport.get_write_buffer_size() if self._is_made else 0
 
     def protocol(self) -> asyncio.BufferedProtocol:
-        """Return what handles the bytes of its socket: itself, or TLS with itself above."""
+        """Return the protocol of its socket: itself, or TLS below itself."""
         if self._listener.certificate is None:
             return self
         context = self._listener.certificate.context
         return Layer(context, self, self._server.secret_scratch, log=self._server.log)
 
-    # What asyncio calls.
+    # Called by asyncio.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to read."""
@@ -266,8 +267,8 @@ class Connection(asyncio.BufferedProtocol):
                 self.abort()
             return
         data = bytes(self._server.scratch[:nbytes])
-        # SECURITY: what was received earlier goes first, also in the moment in which the response
-        # is finished and what is behind it is not yet taken: out of order it is another request.
+        # SECURITY: earlier data go first, even between the end of a response and the next request;
+        # in another order they would be a different request.
         if self._behind or (self._is_responding and self._upload is None):
             self._behind += data
             self.transport.pause_reading()
@@ -282,7 +283,7 @@ class Connection(asyncio.BufferedProtocol):
         elif self._upload is not None and self._is_responding:
             self._upload.fail(problems.INCOMPLETE)
         elif self._is_responding or self._behind:
-            pass  # it closes after the response to what it has sent
+            pass  # it closes after the response
         elif self.request.is_fresh:
             self.abort()
         else:
@@ -394,7 +395,7 @@ class Connection(asyncio.BufferedProtocol):
     def refuse(self, problem: Problem) -> None:
         """Send a response of the server itself, then close."""
         request_id = str(uuid.uuid4())
-        # Nothing of the request goes into the log: it may be a secret.
+        # Nothing of the request is logged, because it may be a secret.
         client = self._client[0] if isinstance(self._client, tuple) else "unix"
         self._server.log.info("%d %s from %s, %s", problem.status, problem.code, client, request_id)
         headers = (("Server", self._options.server_name), *self._options.error_headers)
@@ -403,7 +404,7 @@ class Connection(asyncio.BufferedProtocol):
         self.finish(data, keep=False, hold=0)
 
     def _go_on(self) -> None:
-        """Everything was sent: take the next request, or close."""
+        """After everything was sent: take the next request, or close."""
         if self.gone:
             return
         self._is_responding = False
@@ -412,7 +413,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         self.request.begin()
         if self._behind:
-            # Not here: many requests sent at once would be as many calls in one another.
+            # Not a direct call, because many pipelined requests would be as many nested calls.
             self._server.loop.call_soon(self._take_behind)
             return
         seconds = _STOP_IDLE if self.stopping else self._options.idle_timeout
@@ -447,7 +448,7 @@ class Connection(asyncio.BufferedProtocol):
     # Its end.
 
     def note_progress(self, now: float) -> None:
-        """A client that takes its response gets its whole time again for every piece."""
+        """Restart the timeout of a client that has received a piece of its response."""
         taken = self._given - self._unsent()
         if taken - self._taken >= PIECE:
             self._taken = taken

@@ -15,22 +15,22 @@ from typing import Final
 _FIRST_INHERITED: Final = 3  # sd_listen_fds(3)
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 _BACKLOG: Final = 2048
-_PATIENCE: Final = 10.0  # seconds that another process may take to start at the same place
+_PATIENCE: Final = 10.0  # seconds for another process that starts at the same place
 
 
 class InUse(OSError):
-    """Another program listens there."""
+    """Another program already listens there."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnixFile:
-    """The file of a Unix socket that this process made, for its end."""
+    """The file of a Unix socket that this process created, for removal at its end."""
 
     path: Path
     identity: tuple[int, int]
 
     def remove(self) -> None:
-        """Remove it, unless it is another by now."""
+        """Remove the file, unless it was replaced."""
         with suppress(OSError):
             if _identity(self.path) == self.identity:
                 self.path.unlink()
@@ -47,16 +47,16 @@ def tcp(host: str, port: int) -> socket.socket:
 
 
 def unix(path: Path, mode: int) -> tuple[socket.socket, UnixFile]:
-    """Listen at a Unix socket, in the place of one whose process is gone.
+    """Listen at a Unix socket, replacing a stale one.
 
-    Raises ``InUse`` if somebody listens there, ``OSError``.
+    Raises ``InUse`` if another program listens there, ``OSError``.
     """
     with _one_at_a_time(path.parent):
         _remove_stale(path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             listener.bind(str(path))
-            # SECURITY: nobody can connect before listen(), so the mode holds from the first on.
+            # SECURITY: nobody can connect before listen(), so the mode is in effect from the start.
             path.chmod(mode)
             listener.listen(_BACKLOG)
         except OSError:
@@ -68,7 +68,7 @@ def unix(path: Path, mode: int) -> tuple[socket.socket, UnixFile]:
 def inherited(environ: MutableMapping[str, str]) -> list[tuple[str, socket.socket]]:
     """Return the sockets that systemd opened for this process, each with its name.
 
-    Takes the variables away, so that no child believes they are its own. Raises ``OSError`` for
+    Removes the variables, so that no child process uses them. Raises ``OSError`` for
     one that does not listen.
     """
     names = environ.pop("LISTEN_FDNAMES", "").split(":")
@@ -90,7 +90,7 @@ def inherited(environ: MutableMapping[str, str]) -> list[tuple[str, socket.socke
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove a socket that nobody listens at any more; the caller holds the folder."""
+    """Remove a socket without a listener; the caller has locked the folder."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -98,7 +98,7 @@ def _remove_stale(path: Path) -> None:
     if not stat.S_ISSOCK(mode):
         raise OSError(errno.EEXIST, "there is a file that is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        # One whose queue is full does not make us wait.
+        # Non-blocking, in case its queue is full.
         probe.setblocking(False)
         code = probe.connect_ex(str(path))
     if code != errno.ECONNREFUSED:
@@ -108,7 +108,7 @@ def _remove_stale(path: Path) -> None:
 
 @contextmanager
 def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Have no two processes look for a stale socket at once: each would remove the other's."""
+    """Lock the folder, so that two processes do not remove each other's new sockets."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         latest = time.monotonic() + _PATIENCE

@@ -14,16 +14,16 @@ from typing import Any
 from gunicorn.glogging import Logger
 
 _STDERR = 2
-# Made once: json.dumps with options makes an encoder at every call.
+# One instance, because json.dumps with options creates an encoder at each call.
 _encode = json.JSONEncoder(ensure_ascii=True, default=str).encode
 _OF_EVERY_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 class JsonFormatter(logging.Formatter):
-    """One record, one line, one JSON object, with what `extra` gave besides.
+    """Formats a record as one line with one JSON object, including `extra`.
 
-    The keys of all lines have one order. SECURITY: everything goes through json.dumps with escapes
-    for all that is not ASCII, so that no text of a client can begin a new line or a new field.
+    The keys have the same order in all lines. SECURITY: json.dumps escapes everything that is not
+    ASCII, so that no text of a client can begin a new line or a new field.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -41,19 +41,19 @@ class JsonFormatter(logging.Formatter):
         )
 
     def line(self, extra: Mapping[str, Any], created: float, **line: Any) -> str:
-        """The line for these fields; those of ``extra`` stand last and take no other's place."""
+        """Return the line for these fields; ``extra`` comes last and replaces no other field."""
         line = {"time": _moment(created), **line}
         return _encode({**line, **extra, **line} if extra else line)
 
 
 class TextFormatter(JsonFormatter):
-    """One record, one line, for people: the time, the level, the message, the rest by name.
+    """Formats a record as one line for people: time, level, message, other fields by name.
 
-    SECURITY: what could begin a new line, or reach for the terminal, is written as JSON has it.
+    SECURITY: text that could begin a new line or control the terminal is escaped as in JSON.
     """
 
     def line(self, extra: Mapping[str, Any], created: float, **line: Any) -> str:
-        """The line for these fields."""
+        """Return the line for these fields."""
         level, message = str(line.pop("level")), str(line.pop("message"))
         del line["process"]
         shown = " ".join(
@@ -76,7 +76,7 @@ def _moment(created: float) -> str:
 
 
 class LineHandler(logging.StreamHandler["LogStream"]):
-    """Writes what is logged, and lines that need none of what logging finds out for a record."""
+    """Writes log records, and lines without a record."""
 
     def __init__(self, stream: "LogStream", formatter: JsonFormatter) -> None:
         super().__init__(stream)
@@ -87,8 +87,8 @@ class LineHandler(logging.StreamHandler["LogStream"]):
     def write(self, fields: Mapping[str, Any], *, logger: str, message: str) -> None:
         """Write a line of level info.
 
-        A record of logging's would cost five times as much: it looks up who called, in which
-        thread and file, and asks each logger above.
+        A ``LogRecord`` would cost five times as much, because it finds its caller, thread and file,
+        and passes through the parent loggers.
         """
         line = self._line(
             fields, time.time(), level="info", logger=logger, process=os.getpid(), message=message
@@ -101,18 +101,18 @@ class LineHandler(logging.StreamHandler["LogStream"]):
 
 
 class LogStream:
-    """Where log lines go: a file descriptor, and never at the cost of who has something to say.
+    """Writes log lines to a file descriptor, without ever waiting.
 
-    A line that cannot be written now (a reader that does not read, a full disk, nobody there) is
-    lost; how many were is said once there is room again.
+    A line that cannot be written now (a slow reader, a full disk, a closed pipe) is lost; their
+    number is logged once there is room again.
     """
 
     def __init__(self, descriptor: int, formatter: JsonFormatter | None = None) -> None:
-        """``formatter``: of the lines that it has to say itself."""
+        """``formatter``: for the lines about lost lines."""
         self._line = (formatter or JsonFormatter()).line
         self._descriptor = descriptor
         self._send = _sender(descriptor)
-        self._rest = b""  # of a line that was written in part
+        self._rest = b""  # the rest of a line that was written partially
         self._lost = 0
 
     def write(self, text: str) -> int:
@@ -131,7 +131,7 @@ class LogStream:
         return len(text)
 
     def flush(self) -> None:
-        """Nothing waits here."""
+        """Do nothing, because nothing is buffered."""
 
     def _line_of(self, message: str) -> str:
         return self._line(
@@ -148,28 +148,28 @@ class LogStream:
         while self._rest:
             try:
                 sent = self._send(self._rest)
-            except OSError:  # also that there is no room now
+            except OSError:  # also if there is no room now
                 return False
             self._rest = self._rest[sent:]
         return True
 
 
 def _sender(descriptor: int) -> Callable[[bytes], int]:
-    """What writes to a file descriptor without waiting, as far as the system knows how to."""
+    """Return a function that writes to a file descriptor without waiting, if possible."""
     try:
         kind = os.fstat(descriptor).st_mode
         if stat.S_ISSOCK(kind):
             there = socket.socket(fileno=os.dup(descriptor))
             return lambda data: there.send(data, socket.MSG_DONTWAIT)
         if stat.S_ISFIFO(kind) or stat.S_ISCHR(kind):
-            # Opened anew: on the descriptor itself, others would be switched to it as well.
+            # Opened again, because O_NONBLOCK would also affect other users of the descriptor.
             flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
             own = os.open(f"/proc/self/fd/{descriptor}", flags)
             return lambda data: os.write(own, data)
         if stat.S_ISREG(kind):
             return lambda data: os.write(descriptor, data)
     except OSError:
-        pass  # none there, or it is another user's
+        pass  # it does not exist, or belongs to another user
     return lambda data: _write_if_ready(descriptor, data)
 
 
@@ -180,34 +180,34 @@ def _write_if_ready(descriptor: int, data: bytes) -> int:
 
 
 class ServerLogger(Logger):
-    """gunicorn's logger with a formatter of ours. `formatter` may be set before the start."""
+    """gunicorn's logger with our formatter. `formatter` may be set before the start."""
 
     formatter: JsonFormatter = JsonFormatter()
 
     def setup(self, cfg: Any) -> None:
-        """Set the handlers up as gunicorn does, then replace what they write."""
+        """Set up gunicorn's handlers, then replace their formatters and streams."""
         super().setup(cfg)
         for handler in self.error_log.handlers:
             handler.setFormatter(self.formatter)
             if isinstance(handler, logging.StreamHandler):
                 handler.setStream(LogStream(_STDERR, self.formatter))
-        # gunicorn's modules have loggers of their own as well, without handlers.
+        # Some modules of gunicorn have their own loggers without handlers.
         family = logging.getLogger("gunicorn")
         family.handlers = list(self.error_log.handlers)
         family.propagate = False
 
 
 class ErrorStream:
-    """What WSGI calls `wsgi.errors`: whatever is written there becomes lines of the log.
+    """The `wsgi.errors` of WSGI: text written to it becomes lines of the log.
 
-    gunicorn's own writes to stderr as it is, so that a line break in it would forge a record.
+    gunicorn's own writes to stderr unescaped, so that a line break could forge a record.
     """
 
     def __init__(self, log: Any) -> None:
         self._log = log
 
     def write(self, text: str) -> int:
-        """Log the text as one record; blank text is nothing."""
+        """Log the text as one record; blank text is ignored."""
         if text.strip():
             self._log.error("%s", text.rstrip())
         return len(text)
@@ -218,4 +218,4 @@ class ErrorStream:
             self.write(line)
 
     def flush(self) -> None:
-        """Nothing waits here."""
+        """Do nothing, because nothing is buffered."""

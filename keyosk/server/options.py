@@ -1,4 +1,4 @@
-"""What the caller of `serve` may choose."""
+"""The options and hooks of `serve`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ Environ = dict[str, Any]
 
 
 def _nothing(*_: object) -> None:
-    """A hook that nobody set."""
+    """Do nothing; the default hook."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How to listen and what a client may do. Times are seconds, sizes bytes; all per worker.
+    """Listeners, threads, limits and deadlines. Times are seconds, sizes bytes; all per worker.
 
     A connection is open for at most `request_timeout` plus `drain_timeout` without having sent a
     whole request, and for `idle_timeout` between two.
@@ -57,8 +57,8 @@ class Options:
     slow: Callable[[Environ], bool] | None = None
     slow_threads: int = 2
     slow_queue: int = 64
-    # Which requests wait for nothing, or for a moment at most, such as those that can do without a
-    # database that hangs. They have a thread of their own, besides all the others.
+    # Requests that never wait long, such as those that do not need a database that hangs. They have
+    # their own thread.
     instant: Callable[[Environ], bool] | None = None
     # Which requests the event loop answers itself, by calling the application: those that hardly
     # ever wait for anything. Where one would (for a lock, a disk, another machine) the application
@@ -73,7 +73,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hooks:
-    """What to call on the way: the first three in the master process, the others in a worker."""
+    """Functions to call: the first three in the master process, the others in a worker."""
 
     on_ready: Callable[[Sequence[str]], None] = _nothing  # listening, at these addresses
     on_child_exit: Callable[[int], None] = _nothing  # the worker with this process id is gone

@@ -19,7 +19,7 @@ _END_OF_HEAD: Final = b"\r\n\r\n"
 _MOST_FIELDS: Final = 100
 _LONGEST_LINE: Final = 8190
 _LONGEST_CHUNK_LINE: Final = 1024
-# SECURITY: llhttp also takes HTTP/0.9, HTTP/2.0 and RTSP, and several spaces for one.
+# SECURITY: llhttp also accepts HTTP/0.9, HTTP/2.0 and RTSP, and several spaces in place of one.
 _REQUEST_LINE: Final = re.compile(rb"(?:\r\n)?[!-~]+ [!-~]+ HTTP/1\.[01]\r\n")
 _METHOD: Final = re.compile(rb"(\r\n)?([A-Z][A-Z0-9_-]{2,19})(?= )")
 _METHOD_BEGUN: Final = re.compile(rb"(?:\r|\r\n)?(?:[A-Z][A-Z0-9_-]{,19})?")
@@ -29,7 +29,7 @@ _CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})(?:;[^\r\n]*)?\r\n")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much of a request is held in memory, in bytes, and which bodies are not held at all.
+    """The most bytes of a request in memory, and the requests whose bodies are streamed.
 
     ``streams`` has entries such as ``b"POST /accounts/import"``: method and path, exactly as they
     stand in the request line before any ``?``.
@@ -62,7 +62,7 @@ class RequestParser:
         self.target = b""
         self.headers: list[tuple[bytes, bytes]] = []
         self.version = ""
-        self.body = bytearray()  # what has come of it; of a stream the caller takes it away
+        self.body = bytearray()  # the received part; for a stream, the caller removes it
         self.has_head = False
         self.complete = False
         self.chunked = False
@@ -87,11 +87,11 @@ class RequestParser:
 
     @property
     def held(self) -> int:
-        """Bytes of memory that it takes."""
+        """The number of bytes in memory."""
         return len(self.body) if self.has_head else self.size
 
     def feed(self, data: bytes) -> bytes:
-        """Take what belongs to this request; what is behind it. Raises ``Refused``."""
+        """Consume the data of this request; returns the rest. Raises ``Refused``."""
         while data and not self.complete:
             if not self.has_head:
                 data = self._feed_head(data)
@@ -104,9 +104,9 @@ class RequestParser:
             elif self.chunked:
                 data = self._feed_line(data)
             else:
-                raise Refused(problems.MALFORMED)  # llhttp expects more than was announced
-        # SECURITY: two have found the end of the request, and whoever reads it in two ways is
-        # trying to smuggle another.
+                raise Refused(problems.MALFORMED)  # llhttp expects more data than were announced
+        # SECURITY: llhttp and this parser differ about the end of the request, which is request
+        # smuggling.
         if self.complete and (self._left or (self.chunked and not self._trailers)):
             raise Refused(problems.MALFORMED)
         return data
@@ -134,7 +134,7 @@ class RequestParser:
         return data[end:]
 
     def _feed_method(self, data: bytes) -> bytes:
-        """Read the method; what is then to be parsed, nothing while it is not whole."""
+        """Read the method; returns what to parse next, nothing while it is incomplete."""
         begun = self._line + data
         found = _METHOD.match(begun)
         if not found:
@@ -144,12 +144,12 @@ class RequestParser:
             return b""
         self._line, self.size = b"", 0
         self.method = found[2].decode()
-        # llhttp knows a list of methods only. Which of them an address has is for the application
-        # to say, and none of the others means anything to the framing but CONNECT, which must not.
+        # llhttp knows only a list of methods. The application decides which of them a path has, and
+        # other methods do not change the framing, except CONNECT, which is refused.
         return begun if found[2] in _METHODS else b"POST" + begun[found.end() :]
 
     def _feed_line(self, data: bytes) -> bytes:
-        """Take a line between chunks. The end of the last is the end of the request."""
+        """Read a line between chunks. The end of the last chunk is the end of the request."""
         found = data.find(b"\n")
         piece = data if found < 0 else data[: found + 1]
         self._line += piece
@@ -193,12 +193,12 @@ class RequestParser:
                 self._problem = problems.BODY_TOO_LARGE if is_huge else problems.MALFORMED
         if self._problem is not None:
             raise Refused(self._problem)
-        # Chunks of one byte, or long extensions, would let a small body fill the time.
+        # A limit, because tiny chunks or long extensions would make a small body expensive.
         if self.size > 2 * (self._limits.head + self._limits.body) and not self.streams:
             raise Refused(problems.BODY_TOO_LARGE)
 
     def _ignore_upgrade(self) -> None:
-        """Go on as if no other protocol was offered (RFC 9110, section 7.8).
+        """Ignore the offer of another protocol (RFC 9110, section 7.8).
 
         Java's client offers HTTP/2 with its first request, which may have a body. llhttp would
         take that for the other protocol.
@@ -208,7 +208,7 @@ class RequestParser:
         self._parser = httptools.HttpRequestParser(self)
         self._parser.feed_data(f"POST / HTTP/1.1\r\n{framing}\r\n\r\n".encode())
 
-    # What llhttp calls. An exception in here would lose its meaning on the way out.
+    # Called by llhttp. It would replace an exception from here, so they store faults instead.
 
     def on_url(self, url: bytes) -> None:
         """Handle a part of the request's target."""
@@ -241,9 +241,9 @@ class RequestParser:
             if name == b"host":
                 hosts += 1
             elif name == b"content-length":
-                length = int(value)  # llhttp has seen that it is one
+                length = int(value)  # llhttp has verified that it is a number
             elif name == b"transfer-encoding":
-                # SECURITY: no other coding is known here, and before 1.1 there was none.
+                # SECURITY: other codings are not supported, and HTTP/1.0 has none.
                 if value.lower() != b"chunked" or not modern:
                     return problems.MALFORMED
                 self.chunked = True

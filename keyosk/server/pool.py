@@ -16,9 +16,9 @@ _log = logging.getLogger(__name__)
 class Pool:
     """A number of threads, and a limit on the requests that wait for them.
 
-    A request goes to the thread that became idle last: its database connection still has the pages
-    that it read, and the processor its code. A queue at which all threads wait would give it to the
-    thread that was idle for longest, and wake another one for nothing (60 to 100 us together).
+    A request goes to the thread that became idle last, whose database pages and code are still
+    cached. A shared queue would give it to the thread that was idle for longest, and wake another
+    one for nothing (60 to 100 us together).
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Pool:
         length: int,
         niceness: int = 0,
     ) -> None:
-        """``niceness``: how far its threads stand back behind all others of the machine."""
+        """``niceness``: that of its threads, so that others on the machine go first."""
         self._run = run
         self._niceness = niceness
         self._room = threads + length
@@ -66,9 +66,9 @@ class Pool:
                 call = assignment.wait()
             try:
                 self._run(call)
-            except BaseException:  # noqa: BLE001  # whatever it was, the thread is needed
+            except BaseException:  # noqa: BLE001  # the thread must go on after any error
                 _log.exception("a request failed")
-            del call  # what it holds would stay until the next
+            del call  # otherwise its objects would live until the next request
             with self._lock:
                 self._room += 1
 
@@ -95,7 +95,7 @@ class _Assignment:
 
 
 def _stand_back(niceness: int) -> None:
-    """Have this thread leave the processor to others; only Linux has a niceness for each."""
+    """Raise the niceness of this thread; only Linux has one for each thread."""
     if sys.platform != "linux":
         return
     thread = threading.get_native_id()

@@ -1,7 +1,7 @@
-"""The responses that the server gives itself, before or in place of the application's.
+"""The error responses of the server itself, before or in place of the application's.
 
 Every one is `application/problem+json` (RFC 9457) with a stable `code` and closes the connection.
-No sentence here quotes the request: what a malformed head contains may be a secret.
+No sentence quotes the request, because a malformed head may contain a secret.
 """
 
 import json
@@ -35,7 +35,7 @@ class Problem:
     def render(
         self, request_id: str, *, headers: Sequence[tuple[str, str]] = (), body: bool = True
     ) -> bytes:
-        """Return the response as it goes over the wire; without its body, as HEAD has it."""
+        """Return the bytes of the response; for HEAD, without the body."""
         title = _TITLES[self.status]
         content = json.dumps(
             {

@@ -1,4 +1,4 @@
-"""What a worker asks of the system for its own process."""
+"""System settings of a worker's process."""
 
 import ctypes
 import os
@@ -12,10 +12,10 @@ _M_ARENA_MAX = -8  # of malloc.h
 
 
 class Heartbeat(WorkerTmp):
-    """The file whose time says that a worker lives, in memory and without a name.
+    """The heartbeat file of a worker, in memory and without a name.
 
-    On a disk that hangs, a healthy worker would be killed; and where there is no folder for
-    temporary files (a read-only container), or no room in it, no worker could start.
+    On a disk that hangs, a healthy worker would be killed. Without a folder for temporary files (a
+    read-only container) or without room in it, no worker could start.
     """
 
     def __init__(self, cfg: Any) -> None:
@@ -26,7 +26,7 @@ class Heartbeat(WorkerTmp):
 
 
 def raise_file_limit() -> int:
-    """Raise the soft limit of open files to the hard one; the limit that holds then."""
+    """Raise the soft limit of open files to the hard one; returns the new limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY:
         hard = max(soft, 65536)
@@ -38,11 +38,11 @@ def raise_file_limit() -> int:
 
 
 def share_one_arena() -> None:
-    """Have all threads allocate from one heap. Must come before the first thread.
+    """Let all threads allocate from one heap. Call it before the first thread starts.
 
-    glibc gives each thread an arena of its own, and each keeps what the largest request of its
-    thread took, for good. In one heap the next request takes the same memory, so that only what
-    runs at once adds up.
+    glibc gives each thread its own arena, which permanently keeps the memory of the thread's
+    largest request. In one heap, requests reuse the same memory, so only concurrent requests add
+    up.
     """
     with suppress(OSError, AttributeError):  # not glibc
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
