@@ -1,4 +1,4 @@
-"""INSECURE: password hashes a hundred times cheaper than allowed, for tests of all but the cost.
+"""INSECURE: password hashes a hundred times cheaper than allowed, for tests that ignore the cost.
 
 No setting of Keyosk can choose them. Run as a program, this is the ``keyosk`` command with them.
 """

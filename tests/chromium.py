@@ -1,4 +1,4 @@
-"""Debian's Chromium for tests, what it complains of, and axe-core."""
+"""Debian's Chromium for tests, with its console messages, and axe-core."""
 
 import shutil
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""An issuer in memory, with the keys at hand: what a test needs to forge and to break things."""
+"""An issuer in memory, whose keys tests can use to forge tokens."""
 
 import base64
 import json

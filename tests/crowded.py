@@ -1,4 +1,4 @@
-"""An installation whose lists are all long, and whose names are as long as people make them."""
+"""An installation with long lists and long names."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Texts that would run, style or lead elsewhere if a page took them for a part of itself."""
+"""Texts that would inject scripts, styles or links if a page did not escape them."""
 
 from typing import Final
 

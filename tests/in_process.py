@@ -1,4 +1,4 @@
-"""A Keyosk inside the test's own process, which tests reach as they reach one that runs.
+"""A Keyosk inside the test's own process, with the interface of a running one.
 
 For tests that ask a great many addresses: no process and no socket lies between them and the
 application. What the server does with a request has tests of its own.

@@ -1,4 +1,4 @@
-"""An installation in the test's own process, for what no request or command can reach.
+"""An installation in the test's own process, for code that no request or command reaches.
 
 The fixture ``installation`` of conftest.py gives one; here is what it and tests make more of.
 """

@@ -1,4 +1,4 @@
-"""Services of Node.js that stand in documents: taken out, started and attacked by tests."""
+"""Services of Node.js from the documentation, which tests extract, start and attack."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Several Keyosk nodes with one database between them, and a real HAProxy before them.
+"""Several Keyosk nodes that share a database, behind a real HAProxy.
 
 Each node is a host of its own: a network namespace with an address, where this machine allows it;
 else an address of loopback.

@@ -1,4 +1,4 @@
-"""Pages of the console as a browser without JavaScript has them: cookies, forms, parsed HTML."""
+"""A browser without JavaScript for pages of the console: cookies, forms, parsed HTML."""
 
 import re
 from dataclasses import dataclass, field

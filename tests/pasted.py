@@ -1,4 +1,4 @@
-"""What a page says, pasted into bash: ``keyosk`` and ``systemctl`` act on a server of the test.
+"""Runs the commands of a page in bash; ``keyosk`` and ``systemctl`` act on a server of the test.
 
 ``keyosk`` is forked from a process that has imported it (``processes``), so that a page with thirty
 commands costs a second and not half a minute.

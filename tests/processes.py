@@ -1,4 +1,4 @@
-"""Processes of Keyosk that need not import it: each is forked from one that has.
+"""Processes of Keyosk, each forked from one that has imported it.
 
 The imports of a new program cost over a second of CPU, and tests start hundreds. Where the start
 itself is tested (packages that are missing, locales, closed streams), the program is started:

@@ -1,4 +1,4 @@
-"""A service whose callers are workloads: an issuer that it trusts, a rule, a machine account."""
+"""A service whose callers are workloads: a trusted issuer, a rule, a machine account."""
 
 from typing import Any
 

@@ -12,12 +12,12 @@ import sys
 
 if "peewee" not in sys.modules and "psycopg" not in sys.modules:
     # peewee and playhouse import each driver that they find. psycopg takes 11 MiB of each process
-    # and a tenth of a start, and only ``postgresql`` needs it, which brings the two together.
+    # and a tenth of a start, and only ``postgresql`` needs it, which connects the two.
     sys.modules["psycopg"] = None  # type: ignore[assignment]  # importing it fails
     try:
         import playhouse.migrations  # noqa: F401
     finally:
         del sys.modules["psycopg"]
 
-# Commands print what went wrong themselves; a server has its own handler.
+# Commands print errors themselves, and a server has its own handler.
 logging.getLogger(__name__).addHandler(logging.NullHandler())

@@ -14,7 +14,7 @@ from keyosk.model import ListQuery
 from keyosk.web import bodies, operations, paging, preconditions
 from keyosk.web.responses import json_response
 
-#: The header that names a request which may be sent again.
+#: The header with the key of a request that may be sent again.
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
 _READING: Final = ("GET", "HEAD")
 _KEPT_HEADERS: Final = ("Location", "ETag", "Effective-At-Latest")
@@ -43,9 +43,9 @@ HEADERS: Final[Mapping[str, dict[str, Any]]] = {
 class Endpoint(Resource):
     """A resource of an installation; each request gets a new instance."""
 
-    #: Whether its POST may be sent again under one Idempotency-Key.
+    #: Whether its POST supports an Idempotency-Key.
     repeatable = True
-    #: Whether GET selects a representation, which preconditions are about (RFC 9110 13.2.1).
+    #: Whether GET selects a representation, to which preconditions apply (RFC 9110 13.2.1).
     conditional = True
 
     def __init__(self, installation: Installation) -> None:
@@ -91,14 +91,14 @@ class Endpoint(Resource):
         method = self._asked.method
         if method not in _READING and self._writes_untagged(method):
             preconditions.check_untagged()
-        # As Flask-RESTful finds it; all return a response, which needs no representation.
+        # As in Flask-RESTful, without representations, because every method returns a response.
         handle = getattr(self, "get" if method == "HEAD" else method.lower())
         response: Response = handle(*args, **kwargs)
         selects = self.conditional and method in _READING
         return preconditions.evaluate(response, self._asked) if selects else response
 
     def _writes_untagged(self, method: str) -> bool:
-        """Whether a caller writes what has no entity tag; what POST makes has none before."""
+        """Return whether a caller writes an object that has no entity tag, or a new one."""
         if not self._has_caller:
             return False
         return method == "POST" or not operations.of(type(self), method).has_etag

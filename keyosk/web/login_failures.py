@@ -1,4 +1,4 @@
-"""Failed logins: who is being guessed at, and who is throttled."""
+"""Failed logins by account and by address, and who is throttled."""
 
 from typing import Any, Final
 
@@ -118,9 +118,9 @@ class LoginFailuresResource(Endpoint):
 
     @operation(query=LoginFailuresQuery, response=LoginFailuresSchema, raises=(Invalid,))
     def get(self) -> Response:
-        """Return who is being guessed at and from where, and who is throttled now.
+        """Return failed logins by account and by address, and who is throttled now.
 
-        The minute that is not over yet is in it. The rows behind it are in the audit log, as
+        The current minute is included. The rows behind it are in the audit log, as
         ``login.failed``, ``login.throttled`` and ``second_factor.failed``.
         """
         an_hour_ago = int(self.installation.clock()) - _HOUR
