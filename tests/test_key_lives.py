@@ -135,19 +135,50 @@ def test_the_set_may_be_kept_until_the_next_change_and_no_longer(
     assert client.get("/auth/jwks", headers={"If-None-Match": tag}).status_code == 200
 
 
-def test_one_rotation_at_a_time_and_five_keys_at_the_most(
+def test_one_rotation_at_a_time_and_five_keys_of_an_algorithm_at_the_most(
     keyosk: Installation, clock: Clock
 ) -> None:
     keyosk.rotation.rotate(OPERATOR)
     with pytest.raises(Conflict):
         keyosk.rotation.rotate(OPERATOR)
-    for algorithm in ("RS256", "PS256", "EdDSA"):
-        keyosk.rotation.rotate(OPERATOR, algorithm)
-    with pytest.raises(Conflict, match="5 keys"):
-        keyosk.rotation.rotate(OPERATOR, "ML-DSA-44")
+    for _ in range(4):
+        keyosk.rotation.rotate(OPERATOR, now=True)
+        clock.now += SPREAD
+        assert signing(keyosk)
+    with pytest.raises(Conflict, match="5 keys of ES256"):
+        keyosk.rotation.rotate(OPERATOR, now=True)
     assert len(published(keyosk)) == 5
+    keyosk.rotation.rotate(OPERATOR, "RS256")
+    assert len(published(keyosk)) == 6
     with pytest.raises(Invalid):
         keyosk.rotation.rotate(OPERATOR, "HS256")
+
+
+def test_keys_of_every_algorithm_rotate_at_the_same_time(
+    keyosk: Installation, clock: Clock
+) -> None:
+    algorithms = (*material.ALGORITHMS, *material.OWN_SET_ALGORITHMS)
+    for algorithm in algorithms[1:]:
+        keyosk.rotation.rotate(OPERATOR, algorithm)
+    clock.now += AHEAD
+    keyosk.rotation.advance()
+    old = {key.algorithm: key.kid for key in keyosk.rotation.all()}
+    assert len(old) == len(algorithms)
+
+    clock.now += 90 * DAY - AHEAD  # their schedule
+    keyosk.rotation.advance()
+
+    def kids(algorithm: str) -> tuple[str, ...]:
+        return keyosk.signing_keys.current.document_of(algorithm).kids
+
+    new = {key.algorithm: key.kid for key in keyosk.rotation.all()}
+    assert not set(new.values()) & set(old.values())
+    for algorithm in algorithms:
+        assert {old[algorithm], new[algorithm]} <= set(kids(algorithm)), algorithm
+    clock.now += AHEAD
+    keyosk.rotation.advance()
+    for algorithm in algorithms:  # there may be tokens of both
+        assert {old[algorithm], new[algorithm]} <= set(kids(algorithm)), algorithm
 
 
 def test_now_waits_only_for_the_other_processes(keyosk: Installation, clock: Clock) -> None:

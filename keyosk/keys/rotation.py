@@ -20,7 +20,7 @@ from keyosk.keys.key_fetches import KeyFetches
 from keyosk.keys.lifetimes import LONGEST_LIMIT, KeyLives
 from keyosk.keys.material import PrivateKey
 from keyosk.keys.private_keys import PrivateKeys
-from keyosk.keys.signing_keys import MOST, SPREAD, SigningKeys, is_published, is_signing
+from keyosk.keys.signing_keys import MOST, SPREAD, SigningKeys, is_full, is_published, is_signing
 from keyosk.model import OPERATOR, AuditAction, Caller, KeyState, SigningKey
 from keyosk.revocations import Revocations
 from keyosk.storage.database import Database
@@ -142,9 +142,9 @@ class Rotation:
         now = int(self._clock())
         keys = self._keys.known
         is_under_way = any(k.state is KeyState.NEXT and k.algorithm == wanted for k in keys)
-        is_full = sum(is_published(key, now) for key in keys) >= MOST
         is_known = wanted in (*material.ALGORITHMS, *material.OWN_SET_ALGORITHMS)
-        with self._drafted(wanted if is_known and not (is_under_way or is_full) else None) as draft:
+        is_refused = is_under_way or is_full(keys, wanted, now)
+        with self._drafted(wanted if is_known and not is_refused else None) as draft:
             yield draft
 
     def import_key(self, by: Caller, private: PrivateKey, algorithm: str) -> SigningKey:
@@ -329,9 +329,10 @@ class Rotation:
                 key = keys.change(known.kid, active_from=begins, when_seen=False)
             elif known is not None:
                 raise Conflict("algorithm", "A rotation of this algorithm is in progress.")
-            elif sum(is_published(key, now) for key in keys.rows) >= MOST:
+            elif is_full(keys.rows, algorithm, now):
                 raise Conflict(
-                    "keys", f"{MOST} keys are published: wait until one of them is removed."
+                    "keys",
+                    f"{MOST} keys of {algorithm} are published: wait until one of them is removed.",
                 )
             else:
                 # Another process may have changed a moment ago whether a key is needed.

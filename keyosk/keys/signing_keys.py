@@ -10,7 +10,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final
@@ -25,7 +25,7 @@ from keyosk.keys.private_keys import PrivateKeys
 from keyosk.model import KeyState, SigningKey
 from keyosk.storage.signing_keys import SigningKeyStore
 
-#: The most keys that a JWK set may have.
+#: The most published keys of one algorithm: the next, the active, and retired ones.
 MOST: Final = 5
 #: Seconds between two reads of the keys, which other processes may change.
 FRESH: Final = 1.0
@@ -324,7 +324,7 @@ class SigningKeys:
         published.sort(key=lambda key: (order.get(id(key), len(order) + 1), -key.created_at))
         changes = [*(_began(key) for key in published), *(key.gone_at or _FAR for key in published)]
         return KeySet(
-            keys=tuple(published[:MOST]),
+            keys=tuple(published),
             signers=signers,
             default=signers[first.algorithm],
             every=rows,
@@ -339,6 +339,14 @@ class SigningKeys:
             self._private[key.kid] = opened
         private = self._private[key.kid]
         return Signer(key.kid, key.algorithm, private, key.published_at, key.public)
+
+
+def is_full(keys: Iterable[SigningKey], algorithm: str, now: int) -> bool:
+    """Return whether no further key of the algorithm may be published at ``now``.
+
+    Counted for each algorithm: those in use by themselves could fill a common limit.
+    """
+    return sum(key.algorithm == algorithm and is_published(key, now) for key in keys) >= MOST
 
 
 def is_published(key: SigningKey, now: int) -> bool:
