@@ -24,6 +24,13 @@ class CodedBody(UnsupportedMediaType):
     description = "The body must be sent as it is, without a Content-Encoding."
 
 
+class WrongMediaType(UnsupportedMediaType):
+    """A body of a media type that an endpoint does not read; the description names those it does.
+
+    ``UnsupportedMediaType`` itself is for endpoints that read JSON.
+    """
+
+
 class _DuplicateMember(ValueError):
     """An object in the body has the same member twice."""
 

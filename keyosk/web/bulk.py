@@ -6,7 +6,6 @@ from typing import Final
 
 from flask import Response, g, request
 from marshmallow import ValidationError, validate
-from werkzeug.exceptions import UnsupportedMediaType
 
 from keyosk.bulk.records import OnConflict, Tally
 from keyosk.errors import Invalid, KeyoskError
@@ -79,7 +78,10 @@ class ImportResource(Endpoint):
         as failed (``fail``). ``dry_run=true`` checks every line and changes nothing.
         """
         if request.mimetype not in lines.TYPES:
-            raise UnsupportedMediaType
+            raise bodies.WrongMediaType(
+                "The body must be JSON Lines, one account a line (Content-Type: "
+                f"{' or '.join(lines.TYPES)})."
+            )
         bodies.check_coding()
         dry_run, on_conflict = _options()
         results = self._import(g.caller, dry_run=dry_run, on_conflict=on_conflict)

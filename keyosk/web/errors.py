@@ -15,7 +15,7 @@ from werkzeug.exceptions import HTTPException, InternalServerError, RequestEntit
 
 from keyosk import errors, masking
 from keyosk.web import authorization
-from keyosk.web.bodies import CodedBody, MalformedBody
+from keyosk.web.bodies import CodedBody, MalformedBody, WrongMediaType
 from keyosk.web.operator import is_operator
 from keyosk.web.responses import json_response
 
@@ -87,7 +87,8 @@ def response_to(error: Exception) -> Response:
     if isinstance(error, HTTPException) and error.code is not None:
         status = HTTPStatus(error.code)
         code = _CODES.get(status, status.name.lower())
-        detail = error.description if isinstance(error, MalformedBody | CodedBody) else None
+        is_described = isinstance(error, MalformedBody | CodedBody | WrongMediaType)
+        detail = error.description if is_described else None
         detail = detail or SENTENCES.get(code, status.description)
         response = _render(status, code, detail, faults=[], error=error)
         for name, value in error.get_headers():
