@@ -219,6 +219,7 @@ def create(
     with app.app_context():
         app.extensions[metadata.EXTENSION] = metadata.Metadata(ROUTES)
     _add_pipeline(app, installation, gate, oauth=_OAUTH)
+    _add_error_handler(app, installation)
     app.wsgi_app = Envelope(  # type: ignore[method-assign]  # as Flask documents it
         app.wsgi_app if mount is None else mount(app.wsgi_app),
         installation.trusted_proxies,
@@ -266,6 +267,14 @@ def _add_pipeline(
             after_this_request(seal)
         return None
 
+    def seal(response: Response) -> Response:
+        # After the response was sent, so that nobody waits for the chain.
+        response.call_on_close(installation.audit.seal_quietly)
+        response.call_on_close(installation.idempotency.forget_quietly)
+        return response
+
+
+def _add_error_handler(app: Flask, installation: Installation) -> None:
     @app.errorhandler(Exception)
     def failed(error: Exception) -> Response:
         cause = error.original_exception if isinstance(error, InternalServerError) else error
@@ -279,12 +288,6 @@ def _add_pipeline(
         if request.path == TOKEN_PATH:
             kind = type(cause) if isinstance(cause, Exception) else Exception
             installation.metrics.token_refused(errors.oauth_code(response.status_code, kind))
-        return response
-
-    def seal(response: Response) -> Response:
-        # After the response was sent, so that nobody waits for the chain.
-        response.call_on_close(installation.audit.seal_quietly)
-        response.call_on_close(installation.idempotency.forget_quietly)
         return response
 
 
