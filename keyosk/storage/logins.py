@@ -21,7 +21,7 @@ from keyosk.model import (
     VerifiedClaims,
 )
 from keyosk.storage import tables
-from keyosk.storage.compiled import Row, parameter
+from keyosk.storage.compiled import Compiled, Row, parameter
 from keyosk.storage.database import Database
 from keyosk.storage.revocations import revocations_of_token
 from keyosk.storage.services import POLICY_COLUMNS, policy
@@ -90,30 +90,10 @@ class LoginStore:
     """Reads logins. ``Principal.enabled`` is for the caller to check, as are all expiries."""
 
     def __init__(self, database: Database) -> None:
-        by_key = ApiKey.select(*_ACCOUNT, *_KEY, *_ENTITLEMENT).join(Account)
-        by_account = Account.select(*_ACCOUNT, *_NO_KEY, *_ENTITLEMENT)
-        by_rule = (
-            WorkloadRule.select(*_ACCOUNT, *_RULE, *_ENTITLEMENT)
-            .join(TrustedIssuer)
-            .switch(WorkloadRule)
-            .join(Account)
-        )
+        def compiled(query: "peewee.ModelSelect[Any]", condition: Any) -> Compiled:
+            return database.compile(_with_holdings(query.where(condition)))
+
         by_password = Password.select(*_ACCOUNT, *_NO_KEY, *_ENTITLEMENT).join(Account)
-        self._by_digest = database.compile(
-            _with_holdings(by_key.where(ApiKey.digest == parameter("digest")))
-        )
-        self._by_api_key = database.compile(
-            _with_holdings(by_key.where(ApiKey.id == parameter("api_key_id")))
-        )
-        self._by_rule = database.compile(
-            _with_holdings(by_rule.where(WorkloadRule.id == parameter("rule_id")))
-        )
-        self._by_password = database.compile(
-            _with_holdings(by_password.where(Password.id == parameter("password_id")))
-        )
-        self._by_account = database.compile(
-            _with_holdings(by_account.where(Account.id == parameter("account_id")))
-        )
         by_session = (
             tables.Session.select(*_SESSION, Password.id, *_ACCOUNT, *_KEY, *_ENTITLEMENT)
             .join(Account)
@@ -121,34 +101,18 @@ class LoginStore:
             .join(ApiKey, JOIN.LEFT_OUTER)
             .join(Password, JOIN.LEFT_OUTER, on=(Password.id == tables.Session.password_id))
         )
-        self._by_session = database.compile(
-            _with_holdings(by_session.where(tables.Session.id == parameter("session_id")))
-        )
+        self._by_digest = compiled(_of_keys(), ApiKey.digest == parameter("digest"))
+        self._by_api_key = compiled(_of_keys(), ApiKey.id == parameter("api_key_id"))
+        self._by_rule = compiled(_of_rules(), WorkloadRule.id == parameter("rule_id"))
+        self._by_password = compiled(by_password, Password.id == parameter("password_id"))
+        self._by_account = compiled(_of_accounts(), Account.id == parameter("account_id"))
+        self._by_session = compiled(by_session, tables.Session.id == parameter("session_id"))
 
         revoked = fn.EXISTS(revocations_of_token())
-        self._by_key_token = database.compile(
-            _with_holdings(
-                ApiKey.select(revoked, *_ACCOUNT, *_KEY, *_ENTITLEMENT)
-                .join(Account)
-                .where(ApiKey.id == parameter("login"))
-            )
-        )
-        self._by_rule_token = database.compile(
-            _with_holdings(
-                WorkloadRule.select(revoked, *_ACCOUNT, *_RULE, *_ENTITLEMENT)
-                .join(TrustedIssuer)
-                .switch(WorkloadRule)
-                .join(Account)
-                .where(WorkloadRule.id == parameter("login"))
-            )
-        )
-        self._by_account_token = database.compile(
-            _with_holdings(
-                Account.select(revoked, *_ACCOUNT, *_NO_KEY, *_ENTITLEMENT).where(
-                    Account.id == parameter("login")
-                )
-            )
-        )
+        login = parameter("login")
+        self._by_key_token = compiled(_of_keys(revoked), ApiKey.id == login)
+        self._by_rule_token = compiled(_of_rules(revoked), WorkloadRule.id == login)
+        self._by_account_token = compiled(_of_accounts(revoked), Account.id == login)
 
     def by_digest(self, digest: bytes, now: int) -> Principal | None:
         """Return the login by the API key with this digest at ``now``."""
@@ -223,6 +187,26 @@ class LoginStore:
         )
         principal = _login([row[1:] for row in rows], claims.credential, claims.authenticated_at)
         return None if principal is None else (principal, bool(rows[0][0]))
+
+
+def _of_keys(*columns: Any) -> "peewee.ModelSelect[Any]":
+    """Return the query of logins by API key, with ``columns`` before the others."""
+    return ApiKey.select(*columns, *_ACCOUNT, *_KEY, *_ENTITLEMENT).join(Account)
+
+
+def _of_rules(*columns: Any) -> "peewee.ModelSelect[Any]":
+    """Return the query of logins by a workload's rule, with ``columns`` before the others."""
+    return (
+        WorkloadRule.select(*columns, *_ACCOUNT, *_RULE, *_ENTITLEMENT)
+        .join(TrustedIssuer)
+        .switch(WorkloadRule)
+        .join(Account)
+    )
+
+
+def _of_accounts(*columns: Any) -> "peewee.ModelSelect[Any]":
+    """Return the query of logins by account, with ``columns`` before the others."""
+    return Account.select(*columns, *_ACCOUNT, *_NO_KEY, *_ENTITLEMENT)
 
 
 def _with_holdings(query: "peewee.ModelSelect[Any]") -> "peewee.ModelSelect[Any]":
