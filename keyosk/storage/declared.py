@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import peewee
 from peewee import JOIN
 
 from keyosk.storage import tables
@@ -52,38 +53,6 @@ class DeclaredStore:
 
     def all(self) -> list[RecordedObject]:
         """Return all records, in the order in which the objects were created."""
-        table: Any = tables.Declared
-        of_rule = tables.TrustedIssuer.alias()
-        query = (
-            table.select(
-                table,
-                tables.Service.name.alias("service_name"),
-                tables.Role.name.alias("role_name"),
-                tables.Account.username,
-                tables.TrustedIssuer.name.alias("issuer_name"),
-                tables.WorkloadRule.name.alias("rule_name"),
-                of_rule.name.alias("of_rule_name"),
-            )
-            .join(tables.Service, JOIN.LEFT_OUTER, on=(tables.Service.id == table.object_id))
-            .switch(table)
-            .join(tables.Role, JOIN.LEFT_OUTER, on=(tables.Role.id == table.object_id))
-            .switch(table)
-            .join(tables.Account, JOIN.LEFT_OUTER, on=(tables.Account.id == table.object_id))
-            .switch(table)
-            .join(
-                tables.TrustedIssuer,
-                JOIN.LEFT_OUTER,
-                on=(tables.TrustedIssuer.id == table.object_id),
-            )
-            .switch(table)
-            .join(
-                tables.WorkloadRule,
-                JOIN.LEFT_OUTER,
-                on=(tables.WorkloadRule.id == table.object_id),
-            )
-            .join(of_rule, JOIN.LEFT_OUTER, on=(of_rule.id == tables.WorkloadRule.issuer))
-            .order_by(table.object_id, table.scope, table.role)
-        )
         return [
             RecordedObject(
                 ManifestRecord(row["owner"], row["object_id"], row["scope"], row["role"]),
@@ -95,7 +64,7 @@ class DeclaredStore:
                 if row["rule_name"] is None
                 else f"{row['of_rule_name']}/{row['rule_name']}",
             )
-            for row in self._database.rows(query)
+            for row in self._database.rows(_with_names())
         ]
 
     def remember(self, made: ManifestRecord) -> None:
@@ -123,3 +92,40 @@ class DeclaredStore:
                     & (table.role == made.role)
                 )
             )
+
+
+def _with_names() -> "peewee.ModelSelect[Any]":
+    """Return the query of all records, each with the names of its object."""
+    table: Any = tables.Declared
+    of_rule = tables.TrustedIssuer.alias()
+    query: peewee.ModelSelect[Any] = (
+        table.select(
+            table,
+            tables.Service.name.alias("service_name"),
+            tables.Role.name.alias("role_name"),
+            tables.Account.username,
+            tables.TrustedIssuer.name.alias("issuer_name"),
+            tables.WorkloadRule.name.alias("rule_name"),
+            of_rule.name.alias("of_rule_name"),
+        )
+        .join(tables.Service, JOIN.LEFT_OUTER, on=(tables.Service.id == table.object_id))
+        .switch(table)
+        .join(tables.Role, JOIN.LEFT_OUTER, on=(tables.Role.id == table.object_id))
+        .switch(table)
+        .join(tables.Account, JOIN.LEFT_OUTER, on=(tables.Account.id == table.object_id))
+        .switch(table)
+        .join(
+            tables.TrustedIssuer,
+            JOIN.LEFT_OUTER,
+            on=(tables.TrustedIssuer.id == table.object_id),
+        )
+        .switch(table)
+        .join(
+            tables.WorkloadRule,
+            JOIN.LEFT_OUTER,
+            on=(tables.WorkloadRule.id == table.object_id),
+        )
+        .join(of_rule, JOIN.LEFT_OUTER, on=(of_rule.id == tables.WorkloadRule.issuer))
+        .order_by(table.object_id, table.scope, table.role)
+    )
+    return query
