@@ -37,7 +37,7 @@ class Ownership:
         self.taken_over.append(ManifestRecord(self._owner or "", object_id))
         return owner, self._owner
 
-    def ours(
+    def owned_grants(
         self,
         declared: Declared,
         account_id: str,
@@ -78,7 +78,7 @@ class Ownership:
             if object_id == account_id and owner == self._owner and (scope or role)
         }
 
-    def unnamed(self) -> Iterator[tuple[Noun, RecordedObject]]:
+    def left_out(self) -> Iterator[tuple[Noun, RecordedObject]]:
         """Return the existing objects of this owner that the manifest does not contain."""
         for item in self._found:
             if item.made.owner == self._owner and item.made.object_id not in self._named:

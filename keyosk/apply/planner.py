@@ -125,7 +125,7 @@ class Planner:
         current = {} if account is None else account_rules.fields_of(account)
         if account is not None and "grants" in wanted:
             _, granted = self._grants.of(account.id)
-            current["grants"] = ownership.ours(
+            current["grants"] = ownership.owned_grants(
                 declared, account.id, granted, wanted=wanted["grants"]
             )
         return _compared(ownership, Noun.ACCOUNT, declared, pair=_Pair(account, current, wanted))
@@ -166,7 +166,7 @@ class Planner:
         if account is None:  # an earlier step creates it, or this step will be refused
             return _grants_step(declared.name, declared.path, {}, wanted=wanted, dropped=())
         current = by_name(self._grants.of(account.id)[1])
-        ownership.ours(declared, account.id, current.values(), wanted=wanted, apart=True)
+        ownership.owned_grants(declared, account.id, current.values(), wanted=wanted, apart=True)
         dropped = []
         if declaration.prune:
             dropped = [
@@ -184,7 +184,7 @@ class Planner:
             if "grants" in each.fields
         }
         pruned = set()
-        for noun, item in ownership.unnamed():
+        for noun, item in ownership.left_out():
             if noun is Noun.SERVICE:
                 before: Mapping[str, Any] = _service_fields(self._services.get(item.made.object_id))
             elif noun is Noun.ROLE:

@@ -16,7 +16,7 @@ from keyosk.accounts.accounts import FIELDS, Accounts, created, target
 from keyosk.accounts.grants import Grants
 from keyosk.bulk.records import Candidate, Line, OnConflict, Result, Status, batches, refused
 from keyosk.bulk.validation import Grants as GrantTuple
-from keyosk.bulk.validation import LineValidator, distinct, once
+from keyosk.bulk.validation import LineValidator, cached, distinct
 from keyosk.credentials.password_hashing import Passwords
 from keyosk.errors import Conflict, Fault, Forbidden, Invalid, NotFound, Unavailable
 from keyosk.merge_patch import is_same, merge_patch
@@ -241,7 +241,7 @@ class Bulk:
             "account.create",
             {target(account["id"]): created(account) for account in accounts},
         )
-        shown = once(lambda grants: {"grants": grant_rules.shapes(grants)})
+        shown = cached(lambda grants: {"grants": grant_rules.shapes(grants)})
         self._audit.record_all(
             by,
             "grants.change",

@@ -39,9 +39,9 @@ class LineValidator:
         named = [grant for grants in distinct(line.grants for line in lines) for grant in grants]
         scopes = self._services.existing_scopes({grant.scope for grant in named if grant.scope})
         roles = self._roles.named([*{grant.role for grant in named if grant.role}])
-        check = once(partial(_grant_faults, scopes, roles))
-        may_grant = once(partial(self._may_grant, by, roles))
-        warnings_of = once(partial(_ended, now))
+        check = cached(partial(_grant_faults, scopes, roles))
+        may_grant = cached(partial(self._may_grant, by, roles))
+        warnings_of = cached(partial(_ended, now))
         results: list[Result] = []
         candidates: list[Candidate] = []
         for line in lines:
@@ -149,7 +149,7 @@ class LineValidator:
 _T = TypeVar("_T")
 
 
-def once(function: Callable[[Grants], _T]) -> Callable[[Grants], _T]:
+def cached(function: Callable[[Grants], _T]) -> Callable[[Grants], _T]:
     """Return ``function`` with its results cached by object; lines of a batch share their grants.
 
     The caller must keep the objects alive, because they are compared by identity.

@@ -214,13 +214,13 @@ class Client:
             with self._http.stream(method, place, auth=self._auth, **options) as response:
                 yield response
         except (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL) as error:
-            message = self._told(error)
+            message = self._network_message(error)
         else:
             return
         # SECURITY: outside the handler, because the exception holds the request with its secrets.
         raise Refused(message)
 
-    def _told(self, error: Exception) -> str:
+    def _network_message(self, error: Exception) -> str:
         """Return the message for a network error, with what to do."""
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, ssl.SSLError):

@@ -174,7 +174,7 @@ def _web(
             target=_begin_late, args=(configuration, begin, outage_log), daemon=True
         )
         waiting.start()
-    return page.beside(starting)
+    return page.wrap(starting)
 
 
 def _begin_late(configuration: Config, begin: Callable[[], None], outage_log: OutageLog) -> None:

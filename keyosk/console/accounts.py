@@ -186,7 +186,7 @@ def _delete(visit: Visit, reference: str) -> Response:
 def _set_password(visit: Visit, reference: str) -> Response:
     own = visit.is_own(reference)
     if _must_confirm(visit, reference):
-        return confirmation.lead(_page(reference))
+        return confirmation.redirect(_page(reference))
     body = {"password": request.form.get("password", ""), **proof(own)}
     changed = visit.api.send("PUT", f"{_path(reference)}/password", body)
     return _back(reference, "password-set", at=changed.effective_at)

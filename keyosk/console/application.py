@@ -86,10 +86,10 @@ _NAVIGATION: Final = (
 
 def mount(installation: Installation) -> Mount:
     """Return a function that wraps the API in the console."""
-    return partial(_beside, installation)
+    return partial(_wrap, installation)
 
 
-def _beside(installation: Installation, api: WSGIApplication) -> WSGIApplication:
+def _wrap(installation: Installation, api: WSGIApplication) -> WSGIApplication:
     @cache  # created for the first page, because commands only call the API
     def pages() -> Flask:
         return create(installation, api)

@@ -21,7 +21,7 @@ def confirm(visit: Visit) -> Response:
     return go(place()) if page is None else page
 
 
-def lead(wanted: str) -> Response:
+def redirect(wanted: str) -> Response:
     """Redirect to the confirmation, and from there to a page of the console."""
     return go(f"{_PLACE}?{urlencode({'next': wanted})}")
 

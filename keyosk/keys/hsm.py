@@ -230,7 +230,7 @@ class Hsm:
                     failure = error
                 self._forget()
             self._rests_until = time.monotonic() + REST
-            _log.error("the PKCS#11 token cannot be used: %s", _told(failure))
+            _log.error("the PKCS#11 token cannot be used: %s", _message(failure))
             raise Unavailable("The PKCS#11 token cannot be used now.") from failure
 
     def _open(self, *, again: bool) -> Any:
@@ -347,8 +347,8 @@ def _fault(error: Exception) -> Fault:
         return Fault("KEYOSK_PKCS11_TOKEN", "is not the label of any token of the module")
     if isinstance(error, binding.MultipleTokensReturned):
         return Fault("KEYOSK_PKCS11_TOKEN", "is the label of more than one token")
-    return Fault("KEYOSK_PKCS11_MODULE", f"cannot be used: {_told(error)}")
+    return Fault("KEYOSK_PKCS11_MODULE", f"cannot be used: {_message(error)}")
 
 
-def _told(error: Exception | None) -> str:
+def _message(error: Exception | None) -> str:
     return f"{type(error).__name__} {error}".strip()

@@ -114,7 +114,7 @@ class OutageLog:
         """``shared``: the state that processes share, so that one of them logs the line."""
         self._shared = shared
         self._lock = threading.Lock()
-        self._told: dict[bool, float] = {}
+        self._logged: dict[bool, float] = {}
         self._is_started = False
         #: Whether there is an outage to end; all that a success looks at.
         self.is_on = False
@@ -122,11 +122,11 @@ class OutageLog:
     def begin(self, failure: Unavailable, *, reads: bool) -> None:
         """Record that a statement failed; ``reads``: it only reads."""
         # If this ends the start of a process, the process itself reports it.
-        is_told = isinstance(failure, DatabaseUnusable) and not self._is_started
+        is_reported = isinstance(failure, DatabaseUnusable) and not self._is_started
         with self._lock:
-            if self._told or failure.reason is None or is_told:
+            if self._logged or failure.reason is None or is_reported:
                 return
-            self._told[reads] = time.monotonic()
+            self._logged[reads] = time.monotonic()
             self.is_on = True
             if self._shared is not None and not self._shared.turn(is_on=True):
                 return
@@ -135,11 +135,11 @@ class OutageLog:
     def end(self, *, reads: bool) -> None:
         """Record that a statement succeeded; ``reads``: it only reads."""
         with self._lock:
-            if not self._told or (reads and False in self._told):
+            if not self._logged or (reads and False in self._logged):
                 return
-            if time.monotonic() - self._told.get(True, 0.0) < _SHORTEST:
+            if time.monotonic() - self._logged.get(True, 0.0) < _SHORTEST:
                 return
-            self._told.clear()
+            self._logged.clear()
             self.is_on = False
             if self._shared is not None and not self._shared.turn(is_on=False):
                 return

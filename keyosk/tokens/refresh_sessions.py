@@ -100,7 +100,7 @@ class Sessions:
         if token is None:
             raise InvalidGrant("The refresh token is not valid.")
         found = self._logins.by_session(token.session_id)
-        session = None if found is None else self._of_now(found[0])
+        session = None if found is None else self._corrected(found[0])
         if found is None or session is None:
             raise InvalidGrant(_ENDED)
         return SessionUse(token, session, found[1])
@@ -195,7 +195,7 @@ class Sessions:
         except NotFound:
             raise InvalidGrant(_ENDED) from None
         found = self._store.locked(session.id)
-        now_known = None if found is None else self._of_now(found)
+        now_known = None if found is None else self._corrected(found)
         if now_known is None:
             raise InvalidGrant(_ENDED)
         return now_known
@@ -218,7 +218,7 @@ class Sessions:
         self._store.remove(session.id)
         return effective_at
 
-    def _of_now(self, session: Session) -> Session | None:
+    def _corrected(self, session: Session) -> Session | None:
         """Return the session if it has not ended; its start is now if a clock ahead wrote it."""
         now = int(self._clock())
         if clocks.is_ahead(session.created_at, now):

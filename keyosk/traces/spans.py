@@ -92,13 +92,13 @@ class _Allowlist(BatchSpanProcessor):
         found, name = span.attributes or {}, span.name
         if span.kind is SpanKind.CLIENT:
             # Not of a request: Keyosk's own work in the background, every second.
-            is_told, kept = span.parent is not None, _OF_STATEMENTS
+            is_sent, kept = span.parent is not None, _OF_STATEMENTS
         else:
             # Without a status: the request began again in a thread, where it has another span.
-            is_told, kept = not _STATUS.isdisjoint(found), _OF_REQUESTS
+            is_sent, kept = not _STATUS.isdisjoint(found), _OF_REQUESTS
             if "http.route" not in found:
                 name = name.partition(" ")[0]  # only the method: the path may be anything
-        if is_told:
+        if is_sent:
             super().on_end(
                 ReadableSpan(
                     name,

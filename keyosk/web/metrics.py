@@ -31,7 +31,7 @@ class MetricsPage:
         self.monitor: Monitor | None = None
         self._starting = starting
 
-    def beside(self, application: WSGIApplication) -> WSGIApplication:
+    def wrap(self, application: WSGIApplication) -> WSGIApplication:
         """Return ``application``, with this page alone at the listener for metrics."""
 
         def either(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
@@ -57,7 +57,7 @@ class MetricsPage:
     def _page(self, accept: str) -> tuple[str, bytes]:
         readings = NOTHING if self.monitor is None else self.monitor.readings()
         numbers = {
-            **_from_the_start(),
+            **_initial_series(),
             **readings.numbers,
             ("keyosk_up",): float(self._starting.is_serving),
         }
@@ -67,7 +67,7 @@ class MetricsPage:
 
 
 @cache
-def _from_the_start() -> Mapping[Key, float]:
+def _initial_series() -> Mapping[Key, float]:
     """Return the series of requests that exist from the start: all documented ones, at 0."""
     return dict.fromkeys(_documented(), 0.0)
 
