@@ -119,6 +119,20 @@ def test_pages_of_any_size_give_the_whole_list_in_order(
     assert ids(backwards) == ids(whole)[::-1]
 
 
+def test_signing_keys_have_pages_as_well(installation: Installation, caller: Caller) -> None:
+    for algorithm in ("ES256", "EdDSA", "ML-DSA-44"):
+        installation.rotation.rotate(OPERATOR, algorithm)
+    whole = caller.items("/signing-keys")
+    assert len(whole) > 3
+    for limit in (1, 2, len(whole)):
+        pages = list(caller.pages("/signing-keys", limit=limit))
+        assert all(len(page) == limit for page in pages[:-1])
+        assert [key for page in pages for key in page] == whole
+    assert caller.all("/signing-keys", sort="-created_at", limit=1) == whole[::-1]
+    counted = caller.get("/signing-keys", total="true", limit=1)
+    assert counted.headers["X-Total-Count"] == str(len(whole))
+
+
 @pytest.mark.parametrize("path", LISTS)
 def test_the_total_is_counted_only_when_asked_for(
     installation: Installation, caller: Caller, path: str
@@ -196,7 +210,7 @@ WRONG: Final = {
 }
 
 
-@table("path", LISTS)
+@table("path", [*LISTS, "/signing-keys"])
 def test_a_parameter_that_a_list_does_not_know_is_refused(caller: Caller, path: str) -> None:
     for name, values in WRONG.items():
         for value in values:

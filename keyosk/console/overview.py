@@ -8,6 +8,7 @@ from flask import Response
 
 from keyosk.console.charts import chart
 from keyosk.console.pages import Page, Visit, show
+from keyosk.console.signing_keys import newest_keys
 from keyosk.web.fields import rfc3339
 
 _STEP: Final = 600
@@ -20,7 +21,7 @@ _KEYS: Final = 5
 
 def overview(visit: Visit) -> Response:
     """Show what the admin may see of the activity and of what needs attention."""
-    keys = visit.api.get("/signing-keys").body["items"] if visit.can("keyosk:keys:read") else []
+    keys = newest_keys(visit) if visit.can("keyosk:keys:read") else []
     total, ending, unused = None, None, None
     if visit.can("keyosk:accounts:read"):
         total = visit.api.get("/accounts", limit=1, total="capped").total

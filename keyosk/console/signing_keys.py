@@ -9,9 +9,15 @@ from keyosk.console.api import segment
 from keyosk.console.pages import Page, Visit, go, show, text, unconfirmed
 
 
+def newest_keys(visit: Visit) -> list[dict[str, Any]]:
+    """Return the newest signing keys, oldest first."""
+    found = visit.api.get("/signing-keys", sort="-created_at", limit=200).body["items"]
+    return list(reversed(found))
+
+
 def keys(visit: Visit) -> Response:
     """Show the signing keys, past ones last."""
-    found = visit.api.get("/signing-keys").body["items"]
+    found = newest_keys(visit)
     order = {"next": 0, "active": 1, "retired": 2}
     return show(
         "signing_keys.html",

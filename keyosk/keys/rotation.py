@@ -21,7 +21,7 @@ from keyosk.keys.lifetimes import LONGEST_LIMIT, KeyLives
 from keyosk.keys.material import PrivateKey
 from keyosk.keys.private_keys import PrivateKeys
 from keyosk.keys.signing_keys import MOST, SPREAD, SigningKeys, is_full, is_published, is_signing
-from keyosk.model import OPERATOR, AuditAction, Caller, KeyState, SigningKey
+from keyosk.model import OPERATOR, AuditAction, Caller, KeyState, ListQuery, SigningKey
 from keyosk.revocations import Revocations
 from keyosk.storage.database import Database
 from keyosk.storage.signing_keys import SigningKeyStore
@@ -70,6 +70,15 @@ class Rotation:
         """Return every key with its current state, oldest first."""
         self.advance()
         return self._store.all()
+
+    def page(self, list_query: ListQuery) -> list[SigningKey]:
+        """Return a page of keys with their current states."""
+        self.advance()
+        return self._store.page(list_query)
+
+    def count(self, list_query: ListQuery) -> int:
+        """Return the number of keys."""
+        return self._store.count(list_query)
 
     def get(self, kid: str) -> SigningKey:
         """Return one key. Raises ``NotFound``."""

@@ -2,15 +2,18 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import peewee
 from peewee import fn
 
 from keyosk.errors import Conflict
-from keyosk.model import KeyState, SigningKey
+from keyosk.model import KeyState, ListQuery, SigningKey
+from keyosk.storage import listing as lists
 from keyosk.storage import tables
 from keyosk.storage.database import Database
+
+_SORTS: Final = {"created_at": tables.SigningKey.created_at}
 
 
 class SigningKeyStore:
@@ -60,6 +63,16 @@ class SigningKeyStore:
         if rows != known[0]:
             known = self._known = (rows, tuple(map(_signing_key, rows)))
         return known[1]
+
+    def page(self, list_query: ListQuery) -> list[SigningKey]:
+        """Return a page of keys."""
+        key = tables.SigningKey
+        query = lists.page(key.select(), list_query, key=key.kid, sorts=_SORTS, filters={})
+        return [_signing_key(row) for row in self._database.rows(query)]
+
+    def count(self, list_query: ListQuery) -> int:
+        """Return the number of keys."""
+        return lists.count(self._database, tables.SigningKey.select(), list_query)
 
     def has(self, kid: str) -> bool:
         """Return whether a key is stored."""

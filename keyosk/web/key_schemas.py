@@ -53,15 +53,6 @@ class SigningKeySchema(ResponseSchema):
     effective_at_latest = Time(metadata=EFFECTIVE_AT)
 
 
-class SigningKeysSchema(ResponseSchema):
-    """All signing keys, oldest first."""
-
-    items = fields.List(fields.Nested(SigningKeySchema), metadata=described("The keys."))
-    next = Text(
-        allow_none=True, metadata=described("Always null: all keys are in one response.", None)
-    )
-
-
 class RotationRequest(StrictSchema):
     """How to rotate a signing key."""
 

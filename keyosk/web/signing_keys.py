@@ -7,11 +7,13 @@ from flask import Response, g
 from keyosk.errors import Conflict
 from keyosk.keys import imported_keys
 from keyosk.model import SigningKey
-from keyosk.web import addresses
+from keyosk.web import addresses, paging
 from keyosk.web.endpoint import HoldingEndpoint
-from keyosk.web.key_schemas import KeyImport, RotationRequest, SigningKeySchema, SigningKeysSchema
+from keyosk.web.key_schemas import KeyImport, RotationRequest, SigningKeySchema
 from keyosk.web.operations import operation
-from keyosk.web.responses import change_response, json_response
+from keyosk.web.responses import change_response
+
+LISTS = paging.ListOptions(("created_at",), key="kid")
 
 # One instance, because each new one copies all fields (150 us).
 _SHAPE: Final = SigningKeySchema()
@@ -34,11 +36,11 @@ class _Keys(HoldingEndpoint):
 class SigningKeysResource(_Keys):
     """All signing keys."""
 
-    @operation(response=SigningKeysSchema)
+    @operation(response=SigningKeySchema, lists=LISTS)
     def get(self) -> Response:
-        """List all signing keys, past ones included, oldest first; without private keys."""
-        found = self.installation.rotation.all()
-        return json_response({"items": [self.shape(key) for key in found], "next": None})
+        """List signing keys, past ones included, oldest first; without private keys."""
+        rotation = self.installation.rotation
+        return self.page(rotation.page, self.shape, rotation.count)
 
 
 class RotateKeyResource(_Keys):
