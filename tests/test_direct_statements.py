@@ -19,6 +19,12 @@ from postgres import PostgresServer
 READY = b"Z\0\0\0\5I"  # the server's last message to each statement outside of a transaction
 
 
+class Number(peewee.Model):
+    """A table of the test's own."""
+
+    value = peewee.IntegerField(primary_key=True)
+
+
 class Relay:
     """Between Keyosk and PostgreSQL; it can keep the server's last word, and then end or not."""
 
@@ -158,6 +164,38 @@ def test_a_result_that_the_server_did_not_confirm_is_none(
             same(value="within")
         relay.withholds = False
     relay.close()
+
+
+@pytest.mark.parametrize(
+    ("at_commit", "expected"),
+    [
+        ("RAISE unique_violation", peewee.IntegrityError),
+        ("PERFORM pg_terminate_backend(pg_backend_pid())", Unavailable),
+    ],
+)
+def test_a_write_that_fails_at_its_commit_fails(
+    url: str, at_commit: str, expected: type[Exception]
+) -> None:
+    """The server sends its result, then commits it, and only then says that it could not."""
+    with opened(url) as database:
+        for statement in (
+            "CREATE TABLE number (value integer)",
+            f"CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$"
+            f" BEGIN {at_commit}; RETURN NULL; END $$",
+            "CREATE CONSTRAINT TRIGGER late AFTER INSERT ON number"
+            " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.value < 0)"
+            " EXECUTE FUNCTION fail()",
+        ):
+            database.raw.execute_sql(statement)
+        write = database.compile(
+            Number.insert(value=parameter("value")).returning(Number.value), repeatable=False
+        )
+        for runs in (1, 8):  # before it is prepared, and afterwards
+            for _ in range(runs):
+                assert write(value=1) == [(1,)]
+            with pytest.raises(expected):
+                write(value=-1)
+        assert database._execute("SELECT count(*) FROM number WHERE value < 0", ()) == [(0,)]
 
 
 def test_one_that_the_server_ended_says_why(url: str) -> None:

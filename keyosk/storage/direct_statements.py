@@ -127,8 +127,10 @@ class DirectStatements:
             raise
         if not results:
             raise psycopg.InternalError("no result")
-        if results[0].status not in _DONE:
-            raise psycopg.errors.error_from_result(results[0])
+        # SECURITY: all of them. The error of a commit comes after the result of what it undid.
+        for each in results:
+            if each.status not in _DONE:
+                raise psycopg.errors.error_from_result(each)
         return results[0]
 
     def _wait(self, sockets: Any, deadline: float | None) -> None:
