@@ -1,5 +1,7 @@
 """Who writes next to a SQLite file, where several threads and processes want to."""
 
+import errno
+import fcntl
 import subprocess
 import sys
 import threading
@@ -160,6 +162,19 @@ def test_a_turn_needs_no_folder_that_can_be_locked(tmp_path: Path) -> None:
     own.give()
     own.take()
     own.give()
+
+
+def test_a_write_is_done_where_nothing_can_be_locked(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert increased(database) == 1
+    with database.transaction():
+        increased(database)
+    assert increased(database) == 3
 
 
 def test_a_transaction_that_cannot_begin_gives_its_turn_back(
