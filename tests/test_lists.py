@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
+import peewee
 import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
@@ -21,6 +22,9 @@ from keyosk.ids import new_id
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR, Grant, Kind, ListQuery, Scope
 from keyosk.storage import listing, tables
+from keyosk.storage.account_lists import AccountLists
+from keyosk.storage.audit import AuditStore
+from keyosk.storage.database import Database
 from keyosk.storage.grants import GrantStore
 from keyosk.web import paging
 from live import ADMIN_PASSWORD
@@ -685,6 +689,55 @@ def test_filters_of_the_audit_log_without_an_index_look_at_so_many_rows_a_page(
         assert len(pages) == len(caller.all("/audit", since=PAST)) // 4 + 1
     few = [*caller.pages("/audit", **asked, limit=1)]
     assert [row for page in few for row in page] == whole
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "store", "deleted"),
+    [
+        (
+            "/audit",
+            {"action": "account.create", "since": PAST},
+            AuditStore,
+            tables.AuditRow.delete(),
+        ),
+        (
+            "/accounts",
+            {"contains": "user-"},
+            AccountLists,
+            tables.Account.delete().where(tables.Account.username.startswith("user-")),
+        ),
+    ],
+)
+def test_the_object_that_a_page_looks_up_to_may_be_deleted_at_that_moment(
+    installation: Installation,
+    caller: Caller,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    asked: dict[str, str],
+    store: Any,
+    deleted: peewee.Query,
+) -> None:
+    fill(installation, 12)
+    caller.items("/audit")  # all rows have their places
+    monkeypatch.setattr(listing, "FEW", 0)
+    monkeypatch.setattr("keyosk.audit.LOOKED_AT", 4)
+    monkeypatch.setattr(accounts, "LOOKED_AT", 4)
+    horizon, rows = store.horizon, Database.rows
+    found: list[Any] = []
+
+    def rows_then_gone(self: Database, query: peewee.Query) -> list[dict[str, Any]]:
+        found.append(rows(self, query))
+        self.write(deleted.clone())
+        return list(found[-1])
+
+    def beside(*arguments: Any, **named: Any) -> Any:
+        with monkeypatch.context() as patched:
+            patched.setattr(Database, "rows", rows_then_gone)
+            return horizon(*arguments, **named)
+
+    monkeypatch.setattr(store, "horizon", beside)
+    assert caller.get(path, **asked).status_code == 200
+    assert found[0]
 
 
 @pytest.mark.parametrize(

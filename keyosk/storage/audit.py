@@ -156,10 +156,9 @@ class AuditStore:
             sorts=_SORTS,
             filters=self._filters(leading),
         )
-        last = self._database.row(ahead.offset(looked_at - 1))
-        if last is None:
-            return None
-        return _row(self._database.rows(row.select().where(row.sequence == last["sequence"]))[0])
+        # One statement: between two, somebody may prune that row.
+        last = self._database.row(row.select().where(row.sequence == ahead.offset(looked_at - 1)))
+        return None if last is None else _row(last)
 
     def _few(self, filters: Mapping[str, Any], leading: frozenset[str]) -> set[Any] | None:
         """The places of the rows that pass one of the filters, if those are few.
