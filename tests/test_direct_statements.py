@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import peewee
+import psycopg
 import pytest
+from psycopg.pq import ExecStatus
+from psycopg.pq.abc import PGresult
 
 from keyosk.errors import Unavailable
 from keyosk.storage import schema
@@ -133,6 +136,45 @@ def test_a_statement_that_the_server_forgot_is_prepared_again(url: str) -> None:
         with database.transaction():  # where an error would be the end of all of it
             database.raw.execute_sql("DEALLOCATE ALL")
             assert same(value="text") == [("text", "100%")]
+
+
+def test_a_statement_whose_table_was_changed_is_prepared_again(url: str) -> None:
+    with opened(url) as database, opened(url) as migrating:
+        database.raw.execute_sql("CREATE TABLE number (value integer)")
+        write = database.compile(
+            Number.insert(value=parameter("value")).returning(Number.value), repeatable=False
+        )
+        for _ in range(8):
+            write(value=1)
+        migrating.raw.execute_sql("ALTER TABLE number ALTER value TYPE bigint")
+        assert write(value=2) == [(2,)]
+        assert database._execute("SELECT count(*) FROM number WHERE value = 2", ()) == [(1,)]
+
+
+@pytest.mark.parametrize(
+    "error", [psycopg.errors.InvalidSqlStatementName, psycopg.errors.FeatureNotSupported]
+)
+def test_a_statement_is_prepared_again_once(
+    url: str, error: type[psycopg.Error], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(url) as database:
+        same = echo(database)
+        for _ in range(8):
+            same(value="text")
+        direct = database.raw.connection().direct
+        executed, result_of = [], direct._result
+
+        def result() -> PGresult:
+            found: PGresult = result_of()
+            if found.status == ExecStatus.TUPLES_OK:  # of an execution
+                executed.append(found)
+                raise error
+            return found
+
+        monkeypatch.setattr(direct, "_result", result)
+        with pytest.raises((Unavailable, peewee.PeeweeException)):
+            same(value="text")
+        assert len(executed) == 2
 
 
 def test_a_statement_within_a_transaction_is_a_part_of_it(url: str) -> None:

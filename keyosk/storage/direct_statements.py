@@ -66,19 +66,19 @@ class DirectStatements:
         dumped = values.dump_sequence(parameters, [PyFormat.AUTO] * len(parameters))
         types, formats = values.types or (), values.formats
         key = (statement, types)
-        name = self._names.get(key)
+        known = self._names.get(key)
         try:
-            if name is None:
-                name = self._prepare(key)
+            name = known or self._prepare(key)
             if name is None:
                 self._pgconn.send_query_params(_numbered(statement), dumped, types, formats)
             else:
                 self._pgconn.send_query_prepared(name, dumped, formats)
             result = self._result()
-        except psycopg.errors.InvalidSqlStatementName:
-            # psycopg has the server forget all of them where it ends a transaction by a rollback.
-            # It did not run this one.
-            if not self._names:
+        except (psycopg.errors.InvalidSqlStatementName, psycopg.errors.FeatureNotSupported):
+            # psycopg has the server forget all of them where it ends a transaction by a rollback,
+            # and a migration may change what one returns. The server did not run this one. Once
+            # only: then it is prepared anew.
+            if known is None:
                 raise
             self._names.clear()
             return self.fetch(statement, parameters)
