@@ -40,6 +40,21 @@ _METADATA: Final = frozenset(
 )
 #: All addresses that are assigned to hosts on the Internet (RFC 4291 section 2.4).
 _PUBLIC_IPV6: Final = ip_network("2000::/3")
+#: Loopback, and what organizations give out themselves (RFC 1918, RFC 4193, RFC 6598).
+_PRIVATE: Final = tuple(
+    map(
+        ip_network,
+        (
+            "127.0.0.0/8",
+            "10.0.0.0/8",
+            "172.16.0.0/12",
+            "192.168.0.0/16",
+            "100.64.0.0/10",
+            "::1/128",
+            "fc00::/7",
+        ),
+    )
+)
 #: Addresses that a translator maps to IPv4 (RFC 6052 section 2.1).
 _NAT64: Final = ip_network("64:ff9b::/96")
 
@@ -200,9 +215,11 @@ def _is_allowed(address: IPv4Address | IPv6Address, *, allow_private: bool) -> b
         return False
     if address in _METADATA:
         return False
-    if not address.is_global:
+    # SECURITY: by a list, as what else is not global differs between releases of Python, and may be
+    # a translator's way to any IPv4 address (RFC 8215).
+    if any(address in network for network in _PRIVATE):
         return allow_private
-    return isinstance(address, IPv4Address) or address in _PUBLIC_IPV6
+    return address.is_global and (isinstance(address, IPv4Address) or address in _PUBLIC_IPV6)
 
 
 def _freshness(headers: Iterable[tuple[bytes, bytes]]) -> int:
