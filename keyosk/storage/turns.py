@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
@@ -63,9 +63,9 @@ class Turns:
         """Let the next one write."""
         try:
             if self._handle is not None:
-                # Where nothing could be locked, nothing can be unlocked, and the write is done.
-                with suppress(OSError):
-                    fcntl.flock(self._handle, fcntl.LOCK_UN)
+                fcntl.flock(self._handle, fcntl.LOCK_UN)
+        except OSError:
+            pass  # where nothing could be locked, nothing can be unlocked, and the write is done
         finally:
             self._threads.release()
 
