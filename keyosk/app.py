@@ -17,7 +17,7 @@ from keyosk.accounts.grants import Grants
 from keyosk.accounts.pending_logins import PendingLogins
 from keyosk.accounts.second_factors import SecondFactors
 from keyosk.activity import Activity
-from keyosk.apply.executor import Declarations
+from keyosk.apply.executor import Manifests
 from keyosk.audit import Audit
 from keyosk.bootstrap import FirstAdmin
 from keyosk.bulk.import_export import Bulk
@@ -268,9 +268,9 @@ def build(
         workload_rules=workload_rules,
         workload_logins=workload_logins,
         foreign_keys=key_sets,
-        declarations=Declarations(
+        manifests=Manifests(
             database,
-            stores.declared,
+            stores.manifest_records,
             services=services,
             roles=roles,
             accounts=accounts,

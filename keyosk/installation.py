@@ -12,7 +12,7 @@ from keyosk.accounts.grants import Grants
 from keyosk.accounts.pending_logins import PendingLogins
 from keyosk.accounts.second_factors import SecondFactors
 from keyosk.activity import Activity
-from keyosk.apply.executor import Declarations
+from keyosk.apply.executor import Manifests
 from keyosk.audit import Audit
 from keyosk.bulk.import_export import Bulk
 from keyosk.credentials.authentication import Authentication
@@ -67,7 +67,7 @@ class Installation:
     workload_rules: WorkloadRules
     workload_logins: WorkloadLogins
     foreign_keys: KeySets
-    declarations: Declarations
+    manifests: Manifests
     documents: Documents
     bulk: Bulk
     audit: Audit

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from marshmallow import fields
 
 from installed import EVERY_AUDIT_ROW, rows_of
-from keyosk.apply.manifest import Declaration, Step
+from keyosk.apply.manifest import Manifest, Step
 from keyosk.cli import documents
 from keyosk.errors import Invalid
 from keyosk.installation import Installation
@@ -29,7 +29,7 @@ from keyosk.model import (
     Scope,
 )
 from keyosk.web import bodies
-from keyosk.web.declared import DeclarationSchema, declaration_of, shape_of_step
+from keyosk.web.manifest_schemas import ManifestSchema, manifest_of, shape_of_step
 from live import LiveServer
 
 # Part of `make test-long`.
@@ -43,16 +43,16 @@ ACCOUNT: Final = {"username": "alice", "grants": {"roles": ["editor"]}}
 WHOLE: Final = {"services": [SERVICE], "roles": [ROLE], "accounts": [ACCOUNT]}
 
 
-def declare(**members: Any) -> Declaration:
-    return declaration_of(bodies.checked(DeclarationSchema(), members))
+def manifest(**members: Any) -> Manifest:
+    return manifest_of(bodies.checked(ManifestSchema(), members))
 
 
 def apply(installation: Installation, **members: Any) -> list[tuple[str, str, str]]:
-    return told(installation.declarations.apply(OPERATOR, declare(**members)))
+    return told(installation.manifests.apply(OPERATOR, manifest(**members)))
 
 
 def plan(installation: Installation, **members: Any) -> list[tuple[str, str, str]]:
-    return told(installation.declarations.plan(OPERATOR, declare(**members)))
+    return told(installation.manifests.plan(OPERATOR, manifest(**members)))
 
 
 def told(steps: tuple[Step, ...]) -> list[tuple[str, str, str]]:
@@ -60,19 +60,19 @@ def told(steps: tuple[Step, ...]) -> list[tuple[str, str, str]]:
 
 
 def refusal(installation: Installation, **members: Any) -> dict[str, str]:
-    """The faults of a declaration that is refused, by path, both planned and applied."""
+    """The faults of a manifest that is refused, by path, both planned and applied."""
     before = state(installation)
     with pytest.raises(Invalid) as planned:
-        installation.declarations.plan(OPERATOR, declare(**members))
+        installation.manifests.plan(OPERATOR, manifest(**members))
     with pytest.raises(Invalid) as applied:
-        installation.declarations.apply(OPERATOR, declare(**members))
+        installation.manifests.apply(OPERATOR, manifest(**members))
     assert planned.value.faults == applied.value.faults
     assert state(installation) == before
     return {fault.field: fault.message for fault in applied.value.faults}
 
 
 def state(installation: Installation) -> dict[str, Any]:
-    """All that a declaration can touch, with the versions and the audit log."""
+    """All that a manifest can touch, with the versions and the audit log."""
     everything = ListQuery(limit=1000)
     accounts = installation.accounts.page(everything)
     return {
@@ -156,9 +156,9 @@ def test_the_second_run_finds_nothing_to_do_and_writes_nothing(installation: Ins
 
 def test_a_plan_changes_nothing_and_says_what_apply_then_does(installation: Installation) -> None:
     before = state(installation)
-    planned = installation.declarations.plan(OPERATOR, declare(**WHOLE))
+    planned = installation.manifests.plan(OPERATOR, manifest(**WHOLE))
     assert state(installation) == before
-    assert installation.declarations.apply(OPERATOR, declare(**WHOLE)) == planned
+    assert installation.manifests.apply(OPERATOR, manifest(**WHOLE)) == planned
 
 
 def test_each_change_is_in_the_audit_log_once(installation: Installation) -> None:
@@ -206,7 +206,7 @@ def test_only_fields_that_are_named_are_changed(installation: Installation) -> N
         ({"a": [1, None]}, {"a": [None]}, {"a": [None]}),
     ],
 )
-def test_an_object_becomes_just_what_is_declared(
+def test_an_object_becomes_just_what_the_manifest_says(
     installation: Installation, old: Any, new: Any, becomes: Any
 ) -> None:
     installation.grants.create_account(OPERATOR, [], username="alice", metadata=old)
@@ -270,9 +270,9 @@ def test_null_resets_a_field(installation: Installation) -> None:
 
 def test_steps_tell_before_and_after_of_what_differs(installation: Installation) -> None:
     apply(installation, **WHOLE)
-    (step,) = installation.declarations.plan(
+    (step,) = installation.manifests.plan(
         OPERATOR,
-        declare(
+        manifest(
             accounts=[
                 {
                     "username": "alice",
@@ -318,7 +318,7 @@ def test_a_scope_in_use_elsewhere_goes_only_by_force(installation: Installation)
     members = {"services": [{"name": "todo", "scopes": ["todo:write"]}]}
     faults = refusal(installation, **members)
     assert "is still part of 1 role (editor)" in faults["services.0"]
-    installation.declarations.apply(OPERATOR, declare(**members), force=True)
+    installation.manifests.apply(OPERATOR, manifest(**members), force=True)
     assert installation.roles.get("editor").scopes == ()
 
 
@@ -415,7 +415,7 @@ def test_applying_gets_along_with_itself_and_with_other_changes(
 
 def test_all_faults_are_told_at_once_by_their_paths() -> None:
     with pytest.raises(Invalid) as refused:
-        declare(
+        manifest(
             owners="x",
             services=[{"name": "todo", "titel": "x", "token_lifetime": "600"}, {}],
             accounts=[
@@ -486,14 +486,14 @@ def test_rules_of_the_domain_are_told_by_their_paths_too(installation: Installat
         ),
     ],
 )
-def test_a_declaration_that_contradicts_itself_is_refused(
+def test_a_manifest_that_contradicts_itself_is_refused(
     installation: Installation, members: Any, path: str
 ) -> None:
     assert refusal(installation, **members).keys() == {path}
 
 
 @pytest.mark.parametrize("field", ["title", "scopes", "enabled"])
-def test_keyosk_itself_cannot_be_declared(installation: Installation, field: str) -> None:
+def test_keyosk_itself_cannot_be_in_a_manifest(installation: Installation, field: str) -> None:
     value = {"title": "Mine", "scopes": [], "enabled": False}[field]
     faults = refusal(installation, services=[{"name": "keyosk", field: value}])
     assert faults.keys() == {"services.0.name"}
@@ -596,7 +596,7 @@ def test_what_others_use_is_deleted_only_by_force(installation: Installation) ->
     installation.grants.change(OPERATOR, "admin", add=[Grant("todo:read"), Grant(role="editor")])
     gone = {"owner": "ops", "prune": True}
     assert refusal(installation, **gone).keys() == {"prune"}
-    installation.declarations.apply(OPERATOR, declare(**gone), force=True)
+    installation.manifests.apply(OPERATOR, manifest(**gone), force=True)
     assert installation.grants.of("admin")[1] == (Grant(ADMIN),)
 
 
@@ -622,8 +622,11 @@ def test_what_one_file_made_no_other_may_name(
 def test_taking_over_moves_an_object_to_another_file(installation: Installation) -> None:
     apply(installation, owner="ops", **WHOLE)
     version = installation.services.get("todo").version
-    declaration = declare(owner="todo-team", prune=True, services=[SERVICE])
-    (step,) = installation.declarations.apply(OPERATOR, declaration, take_over=True)
+    (step,) = installation.manifests.apply(
+        OPERATOR,
+        manifest(owner="todo-team", prune=True, services=[SERVICE]),
+        take_over=True,
+    )
     assert (step.before, step.after) == ({"owner": "ops"}, {"owner": "todo-team"})
     assert installation.services.get("todo").version == version
     assert apply(installation, owner="ops", prune=True) == [
@@ -707,8 +710,8 @@ def test_an_account_keeps_what_another_file_gave_it(installation: Installation) 
     assert refusal(installation, owner="people", accounts=[claimed]) == {
         "accounts.0.grants": "todo:write was given by todo-team's file"
     }
-    installation.declarations.apply(
-        OPERATOR, declare(owner="people", accounts=[claimed]), take_over=True
+    installation.manifests.apply(
+        OPERATOR, manifest(owner="people", accounts=[claimed]), take_over=True
     )
     assert installation.grants.of("alice")[1] == (Grant("todo:write", CredentialKind.PASSWORD),)
     assert apply(installation, owner="todo-team", prune=True) == []
@@ -831,17 +834,17 @@ def test_the_page_s_example_works_as_the_page_says(operator: LiveServer) -> None
 def test_the_page_s_example_shows_every_field() -> None:
     shown = documents.parse(example().encode(), name="-").value
     service = set().union(*shown["services"])
-    assert service == {"name", *declared_fields("services")}
-    assert set().union(*shown["roles"]) == {"name", *declared_fields("roles")}
+    assert service == {"name", *manifest_fields("services")}
+    assert set().union(*shown["roles"]) == {"name", *manifest_fields("roles")}
     # enabled is shown by the service.
     assert set().union(*shown["accounts"], {"enabled"}) == {
         "username",
-        *declared_fields("accounts"),
+        *manifest_fields("accounts"),
     }
 
 
-def declared_fields(member: str) -> set[str]:
-    listed = DeclarationSchema().fields[member]
+def manifest_fields(member: str) -> set[str]:
+    listed = ManifestSchema().fields[member]
     assert isinstance(listed, fields.List)
     assert isinstance(listed.inner, fields.Nested)
     shape = listed.inner.schema
@@ -888,7 +891,7 @@ def test_faults_are_told_with_file_and_line(operator: LiveServer) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "- 1\n", "hello\n", "null\n"])
-def test_a_file_that_declares_nothing_is_refused(operator: LiveServer, text: str) -> None:
+def test_a_file_without_a_manifest_is_refused(operator: LiveServer, text: str) -> None:
     refused = operator.run("apply", "-", text=text)
     assert refused.returncode == 1
     assert "standard input: must have members" in refused.stderr

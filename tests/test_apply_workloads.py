@@ -12,7 +12,7 @@ from keyosk.installation import Installation
 from keyosk.model import OPERATOR
 from live import Client, LiveServer, unique
 from people import assert_refused, done, make_key, make_person
-from test_apply import actions, apply, declare, declared_fields, plan
+from test_apply import actions, apply, manifest, manifest_fields, plan
 
 pytestmark = pytest.mark.every_database
 
@@ -40,9 +40,9 @@ WHOLE: Final = {
 def refusal(installation: Installation, **members: Any) -> dict[str, str]:
     before = rows_of(installation, "SELECT id, version FROM workload_rule")
     with pytest.raises(Invalid) as planned:
-        installation.declarations.plan(OPERATOR, declare(**members))
+        installation.manifests.plan(OPERATOR, manifest(**members))
     with pytest.raises(Invalid) as applied:
-        installation.declarations.apply(OPERATOR, declare(**members))
+        installation.manifests.apply(OPERATOR, manifest(**members))
     assert planned.value.faults == applied.value.faults
     assert rows_of(installation, "SELECT id, version FROM workload_rule") == before
     return {fault.field: fault.message for fault in applied.value.faults}
@@ -140,14 +140,14 @@ def test_faults_are_told_by_their_paths(installation: Installation) -> None:
         "rules.3",
     }
     with pytest.raises(Invalid) as unknown:
-        declare(issuers=[{**ISSUER, "secret": "x"}], rules=[{**RULE, "claim": {}}])
+        manifest(issuers=[{**ISSUER, "secret": "x"}], rules=[{**RULE, "claim": {}}])
     assert {fault.field for fault in unknown.value.faults} == {
         "issuers.0.secret",
         "rules.0.claim",
     }
 
 
-def test_a_declaration_that_contradicts_itself_is_refused(installation: Installation) -> None:
+def test_a_manifest_that_contradicts_itself_is_refused(installation: Installation) -> None:
     found = refusal(installation, issuers=[ISSUER, ISSUER], rules=[RULE, RULE])
     assert found == {"issuers.1.name": "is given twice", "rules.1.name": "is given twice"}
     apply(installation, **WHOLE)
@@ -307,8 +307,8 @@ def test_what_is_exported_is_a_manifest_that_changes_nothing(
     exported = run("issuer", "export")
     shown = json.loads(exported)
     assert [each["name"] for each in shown["issuers"]] == ["ci", "cluster"]
-    assert set(shown["issuers"][0]) == {*declared_fields("issuers")} | {"name"}
-    assert {*shown["rules"][0]} == {*declared_fields("rules")}
+    assert set(shown["issuers"][0]) == {*manifest_fields("issuers")} | {"name"}
+    assert {*shown["rules"][0]} == {*manifest_fields("rules")}
     assert run("apply", "--plan", "-", text=exported) == "Nothing to do.\n"
 
     for name in ("ci", "cluster"):

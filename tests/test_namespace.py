@@ -10,13 +10,13 @@ import pytest
 import requests
 
 import live
-from keyosk.apply.manifest import Declaration
+from keyosk.apply.manifest import Manifest
 from keyosk.errors import Conflict, Invalid
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR
 from keyosk.storage import tables
 from keyosk.web import bodies
-from keyosk.web.declared import DeclarationSchema, declaration_of
+from keyosk.web.manifest_schemas import ManifestSchema, manifest_of
 from live import Client, LiveServer
 from people import assert_refused, done, make_person, make_service, problem
 from tables import table
@@ -222,11 +222,11 @@ def test_the_upgrade_gives_a_shared_identifier_to_the_older_service(
     assert rows["keyosk"] == services.get("keyosk").id
 
 
-def declared(document: Any) -> Declaration:
-    return declaration_of(bodies.checked(DeclarationSchema(), document))
+def manifest(document: Any) -> Manifest:
+    return manifest_of(bodies.checked(ManifestSchema(), document))
 
 
-def test_a_declaration_with_a_shared_identifier_is_refused_by_its_place(
+def test_a_manifest_with_a_shared_identifier_is_refused_by_its_place(
     installation: Installation,
 ) -> None:
     installation.services.create(OPERATOR, name="todo")
@@ -234,13 +234,13 @@ def test_a_declaration_with_a_shared_identifier_is_refused_by_its_place(
         '{"services": [{"name": "other", "audience": "urn:other", "audiences": ["todo"]}]}'
     )
     with pytest.raises(Invalid) as refused:
-        installation.declarations.apply(OPERATOR, declared(document))
+        installation.manifests.apply(OPERATOR, manifest(document))
     assert [fault.field for fault in refused.value.faults] == ["services.0.audiences"]
 
     document["services"][0]["audiences"] = ["urn:other/"]
-    (step,) = installation.declarations.apply(OPERATOR, declared(document))
+    (step,) = installation.manifests.apply(OPERATOR, manifest(document))
     assert step.after["audiences"] == ("urn:other/",)
-    assert installation.declarations.apply(OPERATOR, declared(document)) == ()
+    assert installation.manifests.apply(OPERATOR, manifest(document)) == ()
 
 
 @pytest.mark.every_database

@@ -14,7 +14,7 @@ import pytest
 
 from installed import Clock, installed
 from keyosk import app
-from keyosk.apply.manifest import Declaration, Declared
+from keyosk.apply.manifest import Manifest, ManifestEntry
 from keyosk.installation import Installation
 from keyosk.keys import material
 from keyosk.model import OPERATOR
@@ -52,11 +52,11 @@ def by_request(
     return answer
 
 
-def declaration() -> Declaration:
-    return Declaration(
+def manifest() -> Manifest:
+    return Manifest(
         owner=None,
         prune=False,
-        services=(Declared("services.0", "todo", {"signing_algorithm": ALGORITHM}),),
+        services=(ManifestEntry("services.0", "todo", {"signing_algorithm": ALGORITHM}),),
     )
 
 
@@ -64,7 +64,7 @@ CHANGES: Mapping[str, Callable[[Installation], Any]] = {
     "rotate": lambda it: it.rotation.rotate(OPERATOR),
     "rotate, repeatable": lambda it: by_request(it, "POST", "/signing-keys/rotate", key="one"),
     "service": lambda it: it.services.change(OPERATOR, "todo", {"signing_algorithm": ALGORITHM}),
-    "manifest": lambda it: it.declarations.apply(OPERATOR, declaration()),
+    "manifest": lambda it: it.manifests.apply(OPERATOR, manifest()),
     "manifest, repeatable": lambda it: by_request(
         it,
         "POST",

@@ -92,8 +92,8 @@ def test_an_end_that_is_only_repeated_is_taken(
     assert admin.patch(f"{path}/grants", json={"add": {"scopes": [ended]}}).status_code == 200
     more = {"name": scope, "with": "password", "until": PAST}
     assert_refused(admin.put(f"{path}/grants", json={"scopes": [more]}), "until")
-    declared = {"accounts": [{"username": name, "expires_at": PAST, "display_name": "Third"}]}
-    assert server.run("apply", "-", text=json.dumps(declared)).returncode == 0
+    manifest = {"accounts": [{"username": name, "expires_at": PAST, "display_name": "Third"}]}
+    assert server.run("apply", "-", text=json.dumps(manifest)).returncode == 0
     assert admin.patch(path, json={"expires_at": None}).status_code == 200
     assert admin.patch(path, json={"expires_at": FAR}).status_code == 200
 

@@ -1,7 +1,7 @@
 """Declarative configuration: a manifest of services, roles, accounts, grants, issuers and rules.
 
-Owns: the form of a manifest, the plan of its changes, the owners of declared objects, and the
-execution of a plan.
+Owns: the form of a manifest, the plan of its changes, the owners of its objects, and the execution
+of a plan.
 
 Does not own: the changes themselves, which are those of the REST API.
 """

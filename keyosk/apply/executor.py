@@ -7,7 +7,7 @@ from typing import Final
 
 from keyosk.accounts.accounts import Accounts
 from keyosk.accounts.grants import Grants
-from keyosk.apply.manifest import Action, Declaration, Noun, Step
+from keyosk.apply.manifest import Action, Manifest, Noun, Step
 from keyosk.apply.planner import Plan, Planner
 from keyosk.apply.steps import (
     AccountSteps,
@@ -39,13 +39,14 @@ from keyosk.permissions.roles import Roles
 from keyosk.permissions.services import Services
 from keyosk.revocations import latest
 from keyosk.storage.database import Database
-from keyosk.storage.declared import DeclaredStore, ManifestRecord
+from keyosk.storage.manifest_records import ManifestRecord, ManifestRecordStore
 from keyosk.validation import Faults
 from keyosk.workloads import issuers as issuer_rules
 from keyosk.workloads.issuers import TrustedIssuers
 from keyosk.workloads.rules import WorkloadRules
 
-#: The lock for applying a manifest: one at a time.
+#: The lock for applying a manifest: one at a time. An earlier version that runs at the same time
+#: takes it by this name.
 _LOCK: Final = "declarations"
 
 # An object is created before those that need it, and deleted after them. Scopes that a service
@@ -89,7 +90,7 @@ class _RollBack(Exception):
     """Rolls back the transaction of a plan."""
 
 
-class Declarations:
+class Manifests:
     """Plans and applies manifests. Each change is made by the caller, under the usual rules.
 
     ``force`` in the methods: delete services and roles even if objects outside of the manifest use
@@ -99,7 +100,7 @@ class Declarations:
     def __init__(
         self,
         database: Database,
-        store: DeclaredStore,
+        store: ManifestRecordStore,
         *,
         services: Services,
         roles: Roles,
@@ -133,20 +134,20 @@ class Declarations:
         )
 
     def plan(
-        self, by: Caller, declaration: Declaration, *, force: bool = False, take_over: bool = False
+        self, by: Caller, manifest: Manifest, *, force: bool = False, take_over: bool = False
     ) -> tuple[Step, ...]:
         """Return the steps that ``apply`` would take now, without a change.
 
         They are executed and rolled back, so the plan fails where ``apply`` would: it raises the
         same. Do not call it in a transaction, which would keep the changes.
         """
-        _check_scopes(by, declaration, take_over=take_over)
-        plan = self._planner.plan(declaration, take_over=take_over)
+        _check_scopes(by, manifest, take_over=take_over)
+        plan = self._planner.plan(manifest, take_over=take_over)
         if plan.steps:
             try:
                 with self._drafted_keys(plan) as drafts, self._database.transaction():
                     plan = self._effected(
-                        by, declaration, force=force, take_over=take_over, drafts=drafts
+                        by, manifest, force=force, take_over=take_over, drafts=drafts
                     )
                     raise _RollBack
             except _RollBack:
@@ -154,22 +155,20 @@ class Declarations:
         return plan.steps
 
     @contextmanager
-    def draft_keys(
-        self, by: Caller, declaration: Declaration, *, take_over: bool
-    ) -> Iterator[Drafts]:
+    def draft_keys(self, by: Caller, manifest: Manifest, *, take_over: bool) -> Iterator[Drafts]:
         """Generate the signing keys that ``apply`` will apparently need, before a transaction.
 
         Raises as ``apply`` does.
         """
-        _check_scopes(by, declaration, take_over=take_over)
-        plan = self._planner.plan(declaration, take_over=take_over)
+        _check_scopes(by, manifest, take_over=take_over)
+        plan = self._planner.plan(manifest, take_over=take_over)
         with self._drafted_keys(plan) as drafts:
             yield drafts
 
     def apply(
         self,
         by: Caller,
-        declaration: Declaration,
+        manifest: Manifest,
         *,
         force: bool = False,
         take_over: bool = False,
@@ -181,16 +180,14 @@ class Declarations:
         ``Invalid`` with all faults, by path, ``Forbidden``, ``Unavailable``; then nothing has
         changed.
         """
-        _check_scopes(by, declaration, take_over=take_over)
-        plan = self._planner.plan(declaration, take_over=take_over)
+        _check_scopes(by, manifest, take_over=take_over)
+        plan = self._planner.plan(manifest, take_over=take_over)
         if plan.steps or plan.stale or plan.taken_over:
             with ExitStack() as stack:
                 if drafts is None:
                     drafts = stack.enter_context(self._drafted_keys(plan))
                 stack.enter_context(self._database.transaction())
-                plan = self._effected(
-                    by, declaration, force=force, take_over=take_over, drafts=drafts
-                )
+                plan = self._effected(by, manifest, force=force, take_over=take_over, drafts=drafts)
         return plan.steps
 
     @contextmanager
@@ -207,21 +204,21 @@ class Declarations:
     def _effected(
         self,
         by: Caller,
-        declaration: Declaration,
+        manifest: Manifest,
         *,
         force: bool,
         take_over: bool,
         drafts: Drafts,
     ) -> Plan:
         self._database.lock(_LOCK)
-        plan = self._planner.plan(declaration, take_over=take_over)
+        plan = self._planner.plan(manifest, take_over=take_over)
         # SECURITY: the manifest does not name the objects that ``prune`` deletes.
         _require(by, {step.noun for step in plan.steps})
         self._lock(plan)
         self._store.forget(plan.stale)
         for made in plan.taken_over:
             self._note(made.owner or None, made)
-        run = Run(by=by, owner=declaration.owner, force=force, drafts=drafts)
+        run = Run(by=by, owner=manifest.owner, force=force, drafts=drafts)
         faults = Faults()
         effective: dict[tuple[Noun, str], int | None] = {}
         for order, step in _ordered(plan.steps):
@@ -291,7 +288,7 @@ def _ordered(steps: tuple[Step, ...]) -> list[tuple[int, Step]]:
     return sorted(placed, key=lambda each: each[0])
 
 
-def _check_scopes(by: Caller, declaration: Declaration, *, take_over: bool) -> None:
+def _check_scopes(by: Caller, manifest: Manifest, *, take_over: bool) -> None:
     """Raise ``InsufficientScope`` if the caller may not change an object of the manifest.
 
     SECURITY: before anything is compared, because an empty plan reveals the present state.
@@ -299,17 +296,17 @@ def _check_scopes(by: Caller, declaration: Declaration, *, take_over: bool) -> N
     if take_over and not by.has(ADMIN):
         raise InsufficientScope(ADMIN)
     named = {
-        Noun.SERVICE: declaration.services,
-        Noun.ROLE: declaration.roles,
-        Noun.ACCOUNT: declaration.accounts,
+        Noun.SERVICE: manifest.services,
+        Noun.ROLE: manifest.roles,
+        Noun.ACCOUNT: manifest.accounts,
         Noun.GRANTS: (
-            *declaration.grants,
-            *(each for each in declaration.accounts if "grants" in each.fields),
+            *manifest.grants,
+            *(each for each in manifest.accounts if "grants" in each.fields),
         ),
-        Noun.ISSUER: declaration.issuers,
-        Noun.RULE: declaration.rules,
+        Noun.ISSUER: manifest.issuers,
+        Noun.RULE: manifest.rules,
     }
-    _require(by, {noun for noun, declared in named.items() if declared})
+    _require(by, {noun for noun, entries in named.items() if entries})
 
 
 def _require(by: Caller, nouns: Collection[Noun]) -> None:

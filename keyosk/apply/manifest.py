@@ -48,7 +48,7 @@ class Action(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Declared:
+class ManifestEntry:
     """One object of a manifest, with the fields that the manifest has.
 
     ``path``: its place in the manifest, such as ``accounts.0``. Values are those of
@@ -61,7 +61,7 @@ class Declared:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Declaration:
+class Manifest:
     """The content of one manifest; ``grants`` by the username of their account.
 
     ``rules``: by the name of their issuer and their own, with a slash between.
@@ -69,12 +69,12 @@ class Declaration:
 
     owner: str | None = None
     prune: bool = False
-    services: tuple[Declared, ...] = ()
-    roles: tuple[Declared, ...] = ()
-    accounts: tuple[Declared, ...] = ()
-    grants: tuple[Declared, ...] = ()
-    issuers: tuple[Declared, ...] = ()
-    rules: tuple[Declared, ...] = ()
+    services: tuple[ManifestEntry, ...] = ()
+    roles: tuple[ManifestEntry, ...] = ()
+    accounts: tuple[ManifestEntry, ...] = ()
+    grants: tuple[ManifestEntry, ...] = ()
+    issuers: tuple[ManifestEntry, ...] = ()
+    rules: tuple[ManifestEntry, ...] = ()
 
     def check(self) -> None:
         """Raise ``Invalid`` for faults of the manifest in itself."""
@@ -146,11 +146,11 @@ def username_of(reference: str) -> str:
     return usernames.lookup_form(reference) or reference
 
 
-def _by_username(items: Iterable[Declared]) -> list[tuple[Declared, str]]:
+def _by_username(items: Iterable[ManifestEntry]) -> list[tuple[ManifestEntry, str]]:
     return [(each, username_of(each.name)) for each in items]
 
 
-def _refuse_repeated(faults: Faults, member: str, items: list[tuple[Declared, str]]) -> None:
+def _refuse_repeated(faults: Faults, member: str, items: list[tuple[ManifestEntry, str]]) -> None:
     seen = set()
     for each, name in items:
         if name in seen:

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Iterator
 
-from keyosk.apply.manifest import Declared, GrantName, Noun, name_of
+from keyosk.apply.manifest import GrantName, ManifestEntry, Noun, name_of
 from keyosk.model import Grant
-from keyosk.storage.declared import ManifestRecord, RecordedObject
+from keyosk.storage.manifest_records import ManifestRecord, RecordedObject
 from keyosk.validation import Faults
 
 
@@ -25,21 +25,21 @@ class Ownership:
         }
         self._named: set[str] = set()
 
-    def claim(self, declared: Declared, object_id: str) -> tuple[str, str | None] | None:
+    def claim(self, entry: ManifestEntry, object_id: str) -> tuple[str, str | None] | None:
         """Record an object of the manifest; returns the old and the new owner if they differ."""
         self._named.add(object_id)
         owner = self._owners.get((object_id, None, None), self._owner)
         if owner is None or owner == self._owner:
             return None
         if not self._take_over:
-            self.faults.add(declared.path, f"{declared.name} was made by {owner}'s file")
+            self.faults.add(entry.path, f"{entry.name} was made by {owner}'s file")
             return None
         self.taken_over.append(ManifestRecord(self._owner or "", object_id))
         return owner, self._owner
 
     def owned_grants(
         self,
-        declared: Declared,
+        entry: ManifestEntry,
         account_id: str,
         granted: Iterable[Grant],
         *,
@@ -59,13 +59,13 @@ class Ownership:
             elif name_of(grant) in wished:
                 ours.append(grant)
                 if self._take_over:
-                    # If a manifest declares all grants of an account, it owns all of them.
+                    # If a manifest lists all grants of an account, it owns all of them.
                     scope, role = grant.scope or "", grant.role or ""
                     heir = (self._owner or "") if apart else ""
                     self.taken_over.append(ManifestRecord(heir, account_id, scope, role))
                 else:
                     self.faults.add(
-                        f"{declared.path}.grants",
+                        f"{entry.path}.grants",
                         f"{grant.scope or grant.role} was given by {owner}'s file",
                     )
         return tuple(ours)

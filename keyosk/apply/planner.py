@@ -9,9 +9,9 @@ from keyosk.accounts.accounts import Accounts
 from keyosk.accounts.grants import Grants
 from keyosk.apply.manifest import (
     Action,
-    Declaration,
-    Declared,
     GrantName,
+    Manifest,
+    ManifestEntry,
     Noun,
     Step,
     by_name,
@@ -28,7 +28,7 @@ from keyosk.permissions import roles as role_rules
 from keyosk.permissions import services as service_rules
 from keyosk.permissions.roles import Roles
 from keyosk.permissions.services import Services
-from keyosk.storage.declared import DeclaredStore, ManifestRecord, RecordedObject
+from keyosk.storage.manifest_records import ManifestRecord, ManifestRecordStore, RecordedObject
 from keyosk.workloads import issuers as issuer_rules
 from keyosk.workloads import rules as workload_rules
 from keyosk.workloads.issuers import TrustedIssuers
@@ -57,7 +57,7 @@ class Planner:
 
     def __init__(
         self,
-        store: DeclaredStore,
+        store: ManifestRecordStore,
         *,
         services: Services,
         roles: Roles,
@@ -74,25 +74,25 @@ class Planner:
         self._issuers = issuers
         self._workload_rules = workload_rules
 
-    def plan(self, declaration: Declaration, *, take_over: bool) -> Plan:
+    def plan(self, manifest: Manifest, *, take_over: bool) -> Plan:
         """Return the steps that lead to the state of the manifest.
 
         ``take_over``: objects of another owner become this owner's. Raises ``Invalid`` for objects
         that the manifest may not contain.
         """
-        declaration.check()
+        manifest.check()
         found = self._store.all()
-        ownership = Ownership(found, declaration.owner, take_over=take_over)
+        ownership = Ownership(found, manifest.owner, take_over=take_over)
         steps = [
-            *(self._service(ownership, each) for each in declaration.services),
-            *(self._role(ownership, each) for each in declaration.roles),
-            *(self._account(ownership, each) for each in declaration.accounts),
-            *(self._granted(ownership, declaration, each) for each in declaration.grants),
-            *(self._issuer(ownership, each) for each in declaration.issuers),
-            *(self._rule(ownership, each) for each in declaration.rules),
+            *(self._service(ownership, each) for each in manifest.services),
+            *(self._role(ownership, each) for each in manifest.roles),
+            *(self._account(ownership, each) for each in manifest.accounts),
+            *(self._granted(ownership, manifest, each) for each in manifest.grants),
+            *(self._issuer(ownership, each) for each in manifest.issuers),
+            *(self._rule(ownership, each) for each in manifest.rules),
         ]
-        if declaration.prune:
-            steps.extend(self._left_over(ownership, declaration))
+        if manifest.prune:
+            steps.extend(self._left_over(ownership, manifest))
         ownership.faults.raise_if_any()
         return Plan(
             tuple(step for step in steps if step is not None),
@@ -100,56 +100,56 @@ class Planner:
             tuple(item.made for item in found if self._is_gone(item)),
         )
 
-    def _service(self, ownership: Ownership, declared: Declared) -> Step | None:
-        wanted = _resolved(declared.fields, service_rules.RESET)
+    def _service(self, ownership: Ownership, entry: ManifestEntry) -> Step | None:
+        wanted = _resolved(entry.fields, service_rules.RESET)
         if "scopes" in wanted:
             wanted["scopes"] = tuple(sorted(wanted["scopes"], key=lambda scope: scope.name))
-        service = _existing(self._services.get, declared.name)
+        service = _existing(self._services.get, entry.name)
         current = {} if service is None else _service_fields(service)
-        return _compared(ownership, Noun.SERVICE, declared, pair=_Pair(service, current, wanted))
+        return _compared(ownership, Noun.SERVICE, entry, pair=_Pair(service, current, wanted))
 
-    def _role(self, ownership: Ownership, declared: Declared) -> Step | None:
-        wanted = _resolved(declared.fields, role_rules.RESET)
+    def _role(self, ownership: Ownership, entry: ManifestEntry) -> Step | None:
+        wanted = _resolved(entry.fields, role_rules.RESET)
         if "scopes" in wanted:
             wanted["scopes"] = tuple(sorted(set(wanted["scopes"])))
-        role = _existing(self._roles.get, declared.name)
+        role = _existing(self._roles.get, entry.name)
         current = {} if role is None else _role_fields(role)
-        return _compared(ownership, Noun.ROLE, declared, pair=_Pair(role, current, wanted))
+        return _compared(ownership, Noun.ROLE, entry, pair=_Pair(role, current, wanted))
 
-    def _account(self, ownership: Ownership, declared: Declared) -> Step | None:
-        wanted = _resolved(declared.fields, account_rules.RESET)
+    def _account(self, ownership: Ownership, entry: ManifestEntry) -> Step | None:
+        wanted = _resolved(entry.fields, account_rules.RESET)
         for name in _OBJECTS:
             if name in wanted:
                 wanted[name] = merge_patch({}, wanted[name])  # then none of its members is null
-        account = _existing(self._accounts.get, declared.name)
+        account = _existing(self._accounts.get, entry.name)
         current = {} if account is None else account_rules.fields_of(account)
         if account is not None and "grants" in wanted:
             _, granted = self._grants.of(account.id)
             current["grants"] = ownership.owned_grants(
-                declared, account.id, granted, wanted=wanted["grants"]
+                entry, account.id, granted, wanted=wanted["grants"]
             )
-        return _compared(ownership, Noun.ACCOUNT, declared, pair=_Pair(account, current, wanted))
+        return _compared(ownership, Noun.ACCOUNT, entry, pair=_Pair(account, current, wanted))
 
-    def _issuer(self, ownership: Ownership, declared: Declared) -> Step | None:
-        issuer = _existing(self._issuers.get, declared.name)
+    def _issuer(self, ownership: Ownership, entry: ManifestEntry) -> Step | None:
+        issuer = _existing(self._issuers.get, entry.name)
         if issuer is None:  # the preset fills in the missing fields
-            wanted = {n: value for n, value in declared.fields.items() if value is not None}
-            return _compared(ownership, Noun.ISSUER, declared, pair=_Pair(None, {}, wanted))
-        wanted = _resolved(_without(declared.fields, "preset"), issuer_rules.RESET)
-        preset = declared.fields.get("preset")
+            wanted = {n: value for n, value in entry.fields.items() if value is not None}
+            return _compared(ownership, Noun.ISSUER, entry, pair=_Pair(None, {}, wanted))
+        wanted = _resolved(_without(entry.fields, "preset"), issuer_rules.RESET)
+        preset = entry.fields.get("preset")
         if preset not in (None, issuer.preset):
             ownership.faults.add(
-                f"{declared.path}.preset", "cannot be changed: delete the issuer, or leave it out"
+                f"{entry.path}.preset", "cannot be changed: delete the issuer, or leave it out"
             )
         pair = _Pair(issuer, issuer_rules.fields_of(issuer), wanted)
-        return _compared(ownership, Noun.ISSUER, declared, pair=pair)
+        return _compared(ownership, Noun.ISSUER, entry, pair=pair)
 
-    def _rule(self, ownership: Ownership, declared: Declared) -> Step | None:
-        wanted = _resolved(declared.fields, workload_rules.RESET)
+    def _rule(self, ownership: Ownership, entry: ManifestEntry) -> Step | None:
+        wanted = _resolved(entry.fields, workload_rules.RESET)
         wanted["account"] = username_of(wanted["account"])
-        rule = self._existing_rule(declared.name)
+        rule = self._existing_rule(entry.name)
         current = {} if rule is None else workload_rules.fields_of(rule)
-        return _compared(ownership, Noun.RULE, declared, pair=_Pair(rule, current, wanted))
+        return _compared(ownership, Noun.RULE, entry, pair=_Pair(rule, current, wanted))
 
     def _existing_rule(self, name: str) -> WorkloadRule | None:
         try:
@@ -158,29 +158,29 @@ class Planner:
             return None
 
     def _granted(
-        self, ownership: Ownership, declaration: Declaration, declared: Declared
+        self, ownership: Ownership, manifest: Manifest, entry: ManifestEntry
     ) -> Step | None:
         """Return the step for grants that the manifest lists separately from their account."""
-        account = _existing(self._accounts.get, declared.name)
-        wanted: tuple[Grant, ...] = declared.fields["grants"]
+        account = _existing(self._accounts.get, entry.name)
+        wanted: tuple[Grant, ...] = entry.fields["grants"]
         if account is None:  # an earlier step creates it, or this step will be refused
-            return _grants_step(declared.name, declared.path, {}, wanted=wanted, dropped=())
+            return _grants_step(entry.name, entry.path, {}, wanted=wanted, dropped=())
         current = by_name(self._grants.of(account.id)[1])
-        ownership.owned_grants(declared, account.id, current.values(), wanted=wanted, apart=True)
+        ownership.owned_grants(entry, account.id, current.values(), wanted=wanted, apart=True)
         dropped = []
-        if declaration.prune:
+        if manifest.prune:
             dropped = [
                 current[name]
                 for name in ownership.given(account.id) - by_name(wanted).keys()
                 if name in current
             ]
-        return _grants_step(declared.name, declared.path, current, wanted=wanted, dropped=dropped)
+        return _grants_step(entry.name, entry.path, current, wanted=wanted, dropped=dropped)
 
-    def _left_over(self, ownership: Ownership, declaration: Declaration) -> Iterator[Step]:
+    def _left_over(self, ownership: Ownership, manifest: Manifest) -> Iterator[Step]:
         """Return the objects that an earlier manifest of this owner created and this one lacks."""
         ruled = {
             username_of(each.name)
-            for each in (*declaration.accounts, *declaration.grants)
+            for each in (*manifest.accounts, *manifest.grants)
             if "grants" in each.fields
         }
         pruned = set()
@@ -226,15 +226,15 @@ class _Pair:
 
 
 def _compared(
-    ownership: Ownership, noun: Noun, declared: Declared, *, pair: "_Pair"
+    ownership: Ownership, noun: Noun, entry: ManifestEntry, *, pair: "_Pair"
 ) -> Step | None:
     """Return the step for an object, if it needs one."""
     if pair.found is None:
         return Step(
             action=Action.CREATE,
             noun=noun,
-            name=declared.name,
-            path=declared.path,
+            name=entry.name,
+            path=entry.path,
             after=pair.wanted,
         )
     differing = [
@@ -242,7 +242,7 @@ def _compared(
     ]
     before = {name: pair.current[name] for name in differing}
     after = {name: pair.wanted[name] for name in differing}
-    hands = ownership.claim(declared, pair.found.id)
+    hands = ownership.claim(entry, pair.found.id)
     if hands is not None:
         before["owner"], after["owner"] = hands
     if not after:
@@ -250,8 +250,8 @@ def _compared(
     return Step(
         action=Action.CHANGE,
         noun=noun,
-        name=declared.name,
-        path=declared.path,
+        name=entry.name,
+        path=entry.path,
         before=before,
         after=after,
     )

@@ -23,7 +23,7 @@ from keyosk.model import (
 from keyosk.permissions.roles import Roles
 from keyosk.permissions.services import Services
 from keyosk.revocations import latest
-from keyosk.storage.declared import DeclaredStore, ManifestRecord
+from keyosk.storage.manifest_records import ManifestRecord, ManifestRecordStore
 from keyosk.workloads.issuers import TrustedIssuers
 from keyosk.workloads.rules import WorkloadRules
 
@@ -129,7 +129,7 @@ class RoleSteps:
 class GrantSteps:
     """Steps for the grants of one account, which are changed only."""
 
-    def __init__(self, grants: Grants, store: DeclaredStore) -> None:
+    def __init__(self, grants: Grants, store: ManifestRecordStore) -> None:
         self._grants = grants
         self._store = store
 

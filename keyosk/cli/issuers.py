@@ -22,11 +22,12 @@ _RULE_COLUMNS = ("name", "account", "claims", "enabled", "last_used_at")
 _ISSUER_RESETS = ("description", "jwks_uri", "keys", "max_lifetime", "required_claims")
 _RULE_RESETS = ("description", "scopes", "expires_at")
 
-_DECLARED_ISSUER = (
+#: The fields that a manifest may have.
+_ISSUER_FIELDS = (
     *("name", "preset", "description", "issuer", "audience", "jwks_uri", "keys", "algorithms"),
     *("max_lifetime", "required_claims", "prefix_claims", "allow_private", "enabled"),
 )
-_DECLARED_RULE = (
+_RULE_FIELDS = (
     *("name", "description", "claims", "account", "scopes", "once", "enabled", "expires_at"),
 )
 
@@ -164,16 +165,17 @@ def export_issuers(names: tuple[str, ...]) -> None:
         found = [client.get("issuers", name).body for name in names]
         issuers = found or list(client.items("issuers"))
         rules = [
-            {"issuer": each["name"], **_declared(rule, _DECLARED_RULE)}
+            {"issuer": each["name"], **_in_manifest(rule, _RULE_FIELDS)}
             for each in issuers
             for rule in client.items("issuers", str(each["name"]), "rules")
         ]
-    declared = [_declared(each, _DECLARED_ISSUER) for each in issuers]
     # JSON, which YAML 1.2 includes: no text in it can be taken for a number.
-    shared.show_json({"issuers": declared, "rules": rules})
+    shared.show_json(
+        {"issuers": [_in_manifest(each, _ISSUER_FIELDS) for each in issuers], "rules": rules}
+    )
 
 
-def _declared(shape: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+def _in_manifest(shape: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     unset = {"preset"} if shape.get("preset") is None else set()
     return {name: shape.get(name) for name in names if name not in unset}
 

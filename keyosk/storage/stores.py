@@ -8,10 +8,10 @@ from keyosk.storage.api_keys import ApiKeyStore
 from keyosk.storage.audit import AuditStore
 from keyosk.storage.console_sessions import ConsoleSessionStore, PendingLoginStore
 from keyosk.storage.database import Database
-from keyosk.storage.declared import DeclaredStore
 from keyosk.storage.grants import GrantStore
 from keyosk.storage.idempotency import IdempotencyStore
 from keyosk.storage.logins import LoginStore
+from keyosk.storage.manifest_records import ManifestRecordStore
 from keyosk.storage.monitoring import MonitoringStore
 from keyosk.storage.revocations import RevocationStore
 from keyosk.storage.roles import RoleStore
@@ -34,7 +34,7 @@ class Stores:
     api_keys: ApiKeyStore
     audit: AuditStore
     console_sessions: ConsoleSessionStore
-    declared: DeclaredStore
+    manifest_records: ManifestRecordStore
     grants: GrantStore
     idempotency: IdempotencyStore
     issuers: IssuerStore
@@ -61,7 +61,7 @@ class Stores:
             api_keys=ApiKeyStore(database),
             audit=AuditStore(database),
             console_sessions=ConsoleSessionStore(database),
-            declared=DeclaredStore(database),
+            manifest_records=ManifestRecordStore(database),
             grants=GrantStore(database),
             idempotency=IdempotencyStore(database),
             issuers=IssuerStore(database),

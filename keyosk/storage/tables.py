@@ -504,7 +504,7 @@ class Node(Table):
     seen_at = BigIntegerField()
 
 
-class Declared(Table):
+class ManifestRecord(Table):
     """An object that a manifest created; ``scope`` or ``role``: a grant of the account.
 
     No foreign key, because the object may be in one of three tables; ids are never reused.
@@ -516,6 +516,7 @@ class Declared(Table):
     owner = CharField(64)
 
     class Meta:
+        table_name = "declared"  # the name in the migration
         primary_key = CompositeKey("object_id", "scope", "role")
 
 
@@ -555,5 +556,5 @@ ALL = (
     Activity,
     ScopeUse,
     Node,
-    Declared,
+    ManifestRecord,
 )

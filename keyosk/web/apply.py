@@ -10,14 +10,14 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from keyosk.apply.steps import Drafts
 from keyosk.errors import InsufficientScope, Invalid, KeyoskError, RefusedByRule
 from keyosk.revocations import latest
-from keyosk.web.declared import (
-    DeclarationSchema,
-    ManifestChangesSchema,
-    declaration_of,
-    shape_of_step,
-)
 from keyosk.web.endpoint import IDEMPOTENCY_KEY, HoldingEndpoint
 from keyosk.web.fields import QueryFlag, described
+from keyosk.web.manifest_schemas import (
+    ManifestChangesSchema,
+    ManifestSchema,
+    manifest_of,
+    shape_of_step,
+)
 from keyosk.web.operations import operation
 from keyosk.web.responses import change_response
 from keyosk.web.schemas import StrictSchema
@@ -54,15 +54,15 @@ class ApplyResource(HoldingEndpoint):
             # ``post`` reports the errors, unless the response is stored already.
             with suppress(KeyoskError):
                 self._drafts = self.meanwhile.enter_context(
-                    self.installation.declarations.draft_keys(
+                    self.installation.manifests.draft_keys(
                         g.caller,
-                        declaration_of(self.load()),
+                        manifest_of(self.load()),
                         take_over=self._requested["take_over"],
                     )
                 )
 
     @operation(
-        body=DeclarationSchema,
+        body=ManifestSchema,
         response=ManifestChangesSchema,
         query=ApplyQuery,
         raises=(InsufficientScope, RefusedByRule),
@@ -77,15 +77,15 @@ class ApplyResource(HoldingEndpoint):
         what is in use elsewhere. ``take_over=true`` also changes objects that another owner's
         manifest created, and requires ``keyosk:admin``.
         """
-        declaration = declaration_of(self.load())
-        declarations = self.installation.declarations
+        manifest = manifest_of(self.load())
+        manifests = self.installation.manifests
         force, take_over = self._requested["force"], self._requested["take_over"]
         if self._requested["dry_run"]:
-            steps = declarations.plan(g.caller, declaration, force=force, take_over=take_over)
+            steps = manifests.plan(g.caller, manifest, force=force, take_over=take_over)
             effective_at = None
         else:
-            steps = declarations.apply(
-                g.caller, declaration, force=force, take_over=take_over, drafts=self._drafts
+            steps = manifests.apply(
+                g.caller, manifest, force=force, take_over=take_over, drafts=self._drafts
             )
             effective_at = latest(*(step.effective_at for step in steps))
         return change_response({"changes": [shape_of_step(step) for step in steps]}, effective_at)

@@ -45,8 +45,8 @@ class RecordedObject:
         return bool(self.made.scope or self.made.role)
 
 
-class DeclaredStore:
-    """Reads and writes the declared table."""
+class ManifestRecordStore:
+    """Reads and writes which manifests created which objects."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -69,7 +69,7 @@ class DeclaredStore:
 
     def remember(self, made: ManifestRecord) -> None:
         """Record the owner of an object, replacing any other record of it."""
-        table = tables.Declared
+        table = tables.ManifestRecord
         self._database.write(
             table.insert(
                 object_id=made.object_id, scope=made.scope, role=made.role, owner=made.owner
@@ -83,7 +83,7 @@ class DeclaredStore:
 
     def forget(self, items: Iterable[ManifestRecord]) -> None:
         """Delete the records of these objects."""
-        table = tables.Declared
+        table = tables.ManifestRecord
         for made in items:
             self._database.write(
                 table.delete().where(
@@ -96,7 +96,7 @@ class DeclaredStore:
 
 def _with_names() -> "peewee.ModelSelect[Any]":
     """Return the query of all records, each with the names of its object."""
-    table: Any = tables.Declared
+    table: Any = tables.ManifestRecord
     of_rule = tables.TrustedIssuer.alias()
     query: peewee.ModelSelect[Any] = (
         table.select(

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Final
 
 from marshmallow import ValidationError, fields, validate
 
-from keyosk.apply.manifest import Action, Declaration, Declared, Noun, Step
+from keyosk.apply.manifest import Action, Manifest, ManifestEntry, Noun, Step
 from keyosk.model import Kind
 from keyosk.web.fields import Flag, Object, Text, Time, described
 from keyosk.web.schemas import (
@@ -42,7 +42,7 @@ class RefusedField(Text):
         raise ValidationError(f"Is not allowed in this file: use keyosk {self._command}.")
 
 
-class DeclaredAccount(AccountNew):
+class ManifestAccount(AccountNew):
     """An account of a manifest, without any secret."""
 
     example: ClassVar[Example] = {"username": "carol", "grants": {"roles": ["reader"]}}
@@ -51,7 +51,7 @@ class DeclaredAccount(AccountNew):
     api_keys = RefusedField("api-key create")
 
 
-class DeclaredGrants(GrantsSchema):
+class ManifestGrants(GrantsSchema):
     """Grants of an account that the manifest does not own."""
 
     example: ClassVar[Example] = {"account": "todo-backend", "roles": ["reader"]}
@@ -61,13 +61,13 @@ class DeclaredGrants(GrantsSchema):
     )
 
 
-class DeclaredRule(RuleNew):
+class ManifestRule(RuleNew):
     """A rule of an issuer, which this manifest or another one has."""
 
     issuer = Text(required=True, metadata=described("The name of the issuer.", "github"))
 
 
-class DeclarationSchema(StrictSchema):
+class ManifestSchema(StrictSchema):
     """A manifest."""
 
     owner = Text(metadata=described("The owner of the manifest, who owns what it creates.", "ops"))
@@ -87,10 +87,10 @@ class DeclarationSchema(StrictSchema):
         metadata=described("The roles.", [{"name": "reader", "scopes": ["wiki:read"]}]),
     )
     accounts = fields.List(
-        fields.Nested(DeclaredAccount), validate=_MOST, metadata=described("The accounts.")
+        fields.Nested(ManifestAccount), validate=_MOST, metadata=described("The accounts.")
     )
     grants = fields.List(
-        fields.Nested(DeclaredGrants),
+        fields.Nested(ManifestGrants),
         validate=_MOST,
         metadata=described("Grants of accounts that the manifest does not own."),
     )
@@ -100,7 +100,7 @@ class DeclarationSchema(StrictSchema):
         metadata=described("The platforms whose tokens log workloads in."),
     )
     rules = fields.List(
-        fields.Nested(DeclaredRule),
+        fields.Nested(ManifestRule),
         validate=_MOST,
         metadata=described("Which of their tokens log in as which account."),
     )
@@ -138,17 +138,17 @@ class ManifestChangesSchema(ResponseSchema):
     effective_at_latest = Time(metadata=EFFECTIVE_AT)
 
 
-def declaration_of(loaded: Mapping[str, Any]) -> Declaration:
-    """Return the declaration of a loaded ``DeclarationSchema``."""
-    return Declaration(
+def manifest_of(loaded: Mapping[str, Any]) -> Manifest:
+    """Return the manifest of a loaded ``ManifestSchema``."""
+    return Manifest(
         owner=loaded.get("owner"),
         prune=loaded.get("prune", False),
-        services=_declared("services", "name", map(service_fields, loaded.get("services", ()))),
-        roles=_declared("roles", "name", loaded.get("roles", ())),
-        accounts=_declared("accounts", "username", map(_account, loaded.get("accounts", ()))),
-        grants=_declared("grants", "account", map(_grants, loaded.get("grants", ()))),
-        issuers=_declared("issuers", "name", map(workload_fields, loaded.get("issuers", ()))),
-        rules=_declared("rules", "name", map(_rule, loaded.get("rules", ()))),
+        services=_entries("services", "name", map(service_fields, loaded.get("services", ()))),
+        roles=_entries("roles", "name", loaded.get("roles", ())),
+        accounts=_entries("accounts", "username", map(_account, loaded.get("accounts", ()))),
+        grants=_entries("grants", "account", map(_grants, loaded.get("grants", ()))),
+        issuers=_entries("issuers", "name", map(workload_fields, loaded.get("issuers", ()))),
+        rules=_entries("rules", "name", map(_rule, loaded.get("rules", ()))),
     )
 
 
@@ -183,9 +183,11 @@ def _values(noun: Noun, values: Mapping[str, Any]) -> dict[str, Any]:
     return shown
 
 
-def _declared(member: str, name: str, items: Iterable[Mapping[str, Any]]) -> tuple[Declared, ...]:
+def _entries(
+    member: str, name: str, items: Iterable[Mapping[str, Any]]
+) -> tuple[ManifestEntry, ...]:
     return tuple(
-        Declared(
+        ManifestEntry(
             f"{member}.{number}",
             item[name],
             {field: value for field, value in item.items() if field != name},
