@@ -137,7 +137,7 @@ POST   /issuers                                 401  403  403  403  403  422  40
 GET    /issuers/{absent}                        401  403  404  403  403  404  403  404  404
 PATCH  /issuers/{absent}                        401  403  403  403  403  422  403  422  403
 DELETE /issuers/{absent}                        401  403  403  403  403  404  403  404  403
-POST   /issuers/{absent}/test                   401  403  404  403  403  404  403  404  404
+POST   /issuers/{absent}/test                   401  403  422  403  403  422  403  422  422
 GET    /issuers/{absent}/rules                  401  403  404  403  403  404  403  404  404
 POST   /issuers/{absent}/rules                  401  403  403  403  403  422  403  422  403
 GET    /issuers/{absent}/rules/{absent}         401  403  404  403  403  404  403  404  404
@@ -149,7 +149,7 @@ POST   /signing-keys/rotate                     401  403  403  403  403  403  40
 POST   /signing-keys/import                     401  403  403  403  403  403  403  422  403
 GET    /signing-keys/{key}                      401  403  403  403  403  403  403  404  404
 DELETE /signing-keys/{key}                      401  403  403  403  403  403  403  404  403
-POST   /signing-keys/{key}/compromise           401  403  403  403  403  403  403  404  403
+POST   /signing-keys/{key}/compromise           401  403  403  403  403  403  403  422  403
 GET    /audit                                   401  403  403  403  403  403  200  200  200
 GET    /audit/chain                             401  403  403  403  403  403  200  200  200
 GET    /audit/export                            401  403  403  403  403  403  200  200  200

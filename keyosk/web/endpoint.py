@@ -11,8 +11,10 @@ from flask_restful import Resource
 from keyosk.idempotency import Outcome
 from keyosk.installation import Installation
 from keyosk.model import ListQuery
-from keyosk.web import bodies, operations, paging, preconditions
+from keyosk.web import bodies, operations, paging, preconditions, queries
+from keyosk.web.operations import Operation
 from keyosk.web.responses import json_response
+from keyosk.web.schemas import StrictSchema
 
 #: The header with the key of a request that may be sent again.
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
@@ -47,6 +49,8 @@ class Endpoint(Resource):
     repeatable = True
     #: Whether GET selects a representation, to which preconditions apply (RFC 9110 13.2.1).
     conditional = True
+    #: The declaration of the method, if a caller writes.
+    _write: Operation | None = None
 
     def __init__(self, installation: Installation) -> None:
         self.installation = installation
@@ -56,6 +60,9 @@ class Endpoint(Resource):
         # Not through the proxies, which look the request up for each attribute.
         self._asked: Request = request._get_current_object()  # type: ignore[attr-defined]
         self._has_caller = "caller" in g._get_current_object()
+        if self._has_caller and self._asked.method not in _READING:
+            self._write = operations.of(type(self), self._asked.method)
+            self._refuse_undeclared(self._write)
         self.prepare(**kwargs)
         may_repeat = self._asked.method == "POST" and self._has_caller and self.repeatable
         if may_repeat and IDEMPOTENCY_KEY in self._asked.headers:
@@ -87,21 +94,27 @@ class Endpoint(Resource):
         assert lists is not None
         return paging.page(lists, read, shape, count=count, horizon=horizon)
 
+    def _refuse_undeclared(self, operation: Operation) -> None:
+        """Refuse a body or a query that the method does not declare. Raises ``Invalid``; 400, 415.
+
+        Otherwise a caller would believe that it was honoured: ``dry_run``, say. OAuth's endpoints,
+        which have no ``caller``, ignore what they do not know (RFC 6749 section 3.2).
+        """
+        if operation.body is None:
+            bodies.load(StrictSchema(), optional=True)
+        if operation.query is None and not operation.needs_force and self._asked.query_string:
+            queries.load(StrictSchema)
+
     def _respond(self, *args: Any, **kwargs: Any) -> Response:
         method = self._asked.method
-        if method not in _READING and self._writes_untagged(method):
+        # An object that has no entity tag, or a new one.
+        if self._write is not None and (method == "POST" or not self._write.has_etag):
             preconditions.check_untagged()
         # As in Flask-RESTful, without representations, because every method returns a response.
         handle = getattr(self, "get" if method == "HEAD" else method.lower())
         response: Response = handle(*args, **kwargs)
         selects = self.conditional and method in _READING
         return preconditions.evaluate(response, self._asked) if selects else response
-
-    def _writes_untagged(self, method: str) -> bool:
-        """Return whether a caller writes an object that has no entity tag, or a new one."""
-        if not self._has_caller:
-            return False
-        return method == "POST" or not operations.of(type(self), method).has_etag
 
     def _once(self, *args: Any, **kwargs: Any) -> Response:
         def first() -> Outcome:

@@ -25,10 +25,10 @@ class Operation:
         response: The JSON body of the response; of one item if the operation ``lists``.
         media_types: What the response may be instead of JSON: an example by media type.
         status: The status of a success, or of the refusal if the operation always refuses.
-        body: The JSON body of the request.
+        body: The JSON body of the request; ``Endpoint`` refuses one that is not declared.
         body_types: The media types of the body, if not those of all bodies.
         optional: Whether the body may be absent.
-        query: The parameters of the query.
+        query: The parameters of the query; with a write, ``Endpoint`` refuses any other.
         lists: The order and filters of a list.
         has_etag: Whether the object that is returned or changed has an entity tag.
         needs_force: Whether it asks for ``force`` before it removes grants.

@@ -100,8 +100,9 @@ class IssuerTestResource(Endpoint):
     @operation(body=AssertionTest, response=AssertionReportSchema)
     def post(self, issuer: str) -> Response:
         """Tell what would happen if a workload showed this token: nothing is issued or kept."""
+        assertion = self.load()["assertion"]
         found = self.installation.issuers.get(issuer)
-        examined = self.installation.workload_logins.examine(found, self.load()["assertion"])
+        examined = self.installation.workload_logins.examine(found, assertion)
         return json_response(_report(examined))
 
 

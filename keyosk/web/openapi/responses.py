@@ -91,6 +91,11 @@ class Call:
         return known and self.method == "POST" and self.route.resource.repeatable
 
     @property
+    def refuses_a_body(self) -> bool:
+        """Whether it is a write that refuses each body but an empty one."""
+        return self.operation.body is None and self.method != "GET" and not self.access.anyone
+
+    @property
     def has_lines(self) -> bool:
         """Whether its body is JSON Lines of any size."""
         return self.route.streams and bool(self.operation.body_types)
@@ -130,7 +135,7 @@ class Call:
             found.update((errors.InUse, errors.Invalid))
         if not self.route.oauth and (has_rules or self.is_repeatable):
             found.add(errors.Invalid)
-        if self.operation.body is not None:
+        if self.operation.body is not None or self.refuses_a_body:
             others.add("bad_request")
             if not self.has_lines:
                 others.add("body_too_large")
