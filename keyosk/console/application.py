@@ -16,6 +16,8 @@ from keyosk.console import (
     accounts,
     ages,
     api_keys,
+    attack,
+    audit,
     browser,
     bulk,
     catalog,
@@ -25,7 +27,6 @@ from keyosk.console import (
     least_privilege,
     matrix,
     overview,
-    records,
     second_factors,
     sessions,
     settings,
@@ -105,7 +106,7 @@ def _wrap(installation: Installation, api: WSGIApplication) -> WSGIApplication:
 def is_slow(environ: Mapping[str, Any]) -> bool:
     """Return whether a request streams, as ``web.application.is_slow`` does for the API."""
     path: str = environ["PATH_INFO"]
-    return path == records.EXPORT
+    return path == audit.EXPORT
 
 
 def create(installation: Installation, api: WSGIApplication) -> Flask:
@@ -141,7 +142,8 @@ def _pages(installation: Installation) -> tuple[Page, ...]:
         *explain.PAGES,
         *least_privilege.PAGES,
         *signing_keys.PAGES,
-        *records.PAGES,
+        *audit.PAGES,
+        *attack.PAGES,
         *second_factors.PAGES,
         *confirmation.PAGES,
         *sessions.PAGES,

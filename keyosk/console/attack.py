@@ -1,4 +1,4 @@
-"""Pages for the audit log and for attacks."""
+"""The page that shows attacks: failed logins and refusals, with live updates."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -7,47 +7,16 @@ from urllib.parse import urlencode
 
 from flask import Response, request
 
-from keyosk.console.differences import difference
-from keyosk.console.pages import Page, Visit, pages_of, show
+from keyosk.console.pages import Page, Visit, show
 from keyosk.web.fields import rfc3339
 
-_FILTERS: Final = ("actor", "action", "credential", "target", "outcome", "since", "until")
-#: The periods of the page for attacks, in seconds.
+#: The periods of the page, in seconds.
 _BACK: Final = {"hour": 3_600, "day": 86_400}
 #: Seconds between two looks, and how many looks there are until somebody says to go on.
 #:
 #: SECURITY: each look is a use of the session. For ever, an unattended browser would never log out.
 _EVERY: Final = 5
 _LOOKS: Final = 120
-EXPORT: Final = "/console/audit/export"
-
-
-def audit(visit: Visit) -> Response:
-    """List rows of the audit log, the newest first."""
-    query = _query()
-    # With a period, read only the rows of that period.
-    sort = "-time" if query["since"] or query["until"] else "-sequence"
-    found = visit.api.get(
-        "/audit", **query, cursor=request.args.get("cursor"), sort=sort, limit=50
-    ).body
-    given = {name: value for name, value in query.items() if value}
-    return show(
-        "audit.html",
-        query=query,
-        chain=visit.api.get("/audit/chain").body,
-        export=f"{EXPORT}?{urlencode(given)}" if given else EXPORT,
-        difference=difference,
-        **pages_of(found["items"], found["next"]),
-    )
-
-
-def export(visit: Visit) -> Response:
-    """Send all rows that pass the filters."""
-    body = visit.api.stream("/audit/export", **_query())
-    response = Response(body, mimetype="application/jsonl")
-    response.headers["Content-Disposition"] = 'attachment; filename="keyosk-audit.jsonl"'
-    response.call_on_close(body.close)
-    return response
 
 
 def attack(visit: Visit) -> Response:
@@ -87,12 +56,4 @@ def _reasons(activity: Iterable[Mapping[str, Any]], name: str) -> list[tuple[str
     return counts.most_common()
 
 
-def _query() -> dict[str, str]:
-    return {name: request.args.get(name, "").strip()[:1000] for name in _FILTERS}
-
-
-PAGES: Final = (
-    Page("GET", "/console/audit", audit),
-    Page("GET", EXPORT, export),
-    Page("GET", "/console/attack", attack),
-)
+PAGES: Final = (Page("GET", "/console/attack", attack),)
