@@ -106,7 +106,7 @@ LOCAL_IMPORTS: Final[Mapping[tuple[str, str], str]] = {
         ),
         "it slows down each start, and few processes need it",
     ),
-    ("cli.choice", "keyosk.config"): "--help and completion import nothing heavy",
+    ("cli.global_options", "keyosk.config"): "--help and completion import nothing heavy",
     ("cli.lazy", "importlib.import_module"): "a command is imported when it is asked for",
     ("cli.signing_keys", "keyosk.keys.material"): "--help and completion import nothing heavy",
 }

@@ -19,7 +19,7 @@ from typing import Final
 import click
 
 from keyosk import __version__
-from keyosk.cli import choice, failures
+from keyosk.cli import failures, global_options
 from keyosk.cli.lazy import LazyGroup
 
 _PLACES: Final = {
@@ -50,7 +50,7 @@ _PLACES: Final = {
 @click.group(
     cls=LazyGroup,
     places=_PLACES,
-    equip=choice.add_options,
+    equip=global_options.add_options,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__)
@@ -58,7 +58,7 @@ def keyosk() -> None:
     """Keyosk: one login for a set of microservices."""
 
 
-choice.add_options(keyosk)
+global_options.add_options(keyosk)
 
 
 def main() -> None:

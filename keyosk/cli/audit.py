@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from keyosk.cli import choice, shared
+from keyosk.cli import global_options, shared
 from keyosk.errors import counted
 
 
@@ -53,7 +53,7 @@ def _line(row: Mapping[str, Any]) -> str:
 @shared.as_json
 def verify_chain(*, as_json: bool) -> None:
     """Verify that no row was changed, removed or added; exit code 1 if one was."""
-    choice.require_machine()
+    global_options.require_machine()
     from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk
 
     verdict = machine.verify_audit()
@@ -70,7 +70,7 @@ def verify_chain(*, as_json: bool) -> None:
 @shared.yes
 def prune(days: int, *, yes: bool) -> None:
     """Delete rows older than DAYS, up to a checkpoint, so that the rest can still be verified."""
-    choice.require_machine()
+    global_options.require_machine()
     shared.confirm(f"Delete the rows of the audit log older than {counted(days, 'day')}?", yes=yes)
     from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk
 

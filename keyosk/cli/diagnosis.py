@@ -8,9 +8,9 @@ from typing import Final
 from keyosk import app, diagnosis
 from keyosk.checks import NOT_CHECKED, OK, WRONG, Check
 from keyosk.cli import (
-    choice,
     diagnosis_of_server,
     diagnosis_of_workloads,
+    global_options,
     host,
     listeners,
     local,
@@ -28,7 +28,7 @@ _OLD: Final = 26
 def examine(backups: Path | None) -> list[Check]:
     """Run all checks; one that fails does not stop the others."""
     try:
-        settings = choice.settings()
+        settings = global_options.settings()
         app.check(settings)
         listeners.certificate(settings)
     except ConfigurationError as error:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from keyosk.checks import NOT_CHECKED, OK, WARNING, WRONG, Check, of_keys
-from keyosk.cli import choice, diagnosis_of_workloads, remote, shared
+from keyosk.cli import diagnosis_of_workloads, global_options, remote, shared
 from keyosk.cli.refusals import Refused
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _ON_MACHINE: Final = ("settings", "database", "files", "backup", "proxies")
 
 def examine(server: str) -> list[Check]:
     """Check a server. Raises ``Refused`` for an invalid URL."""
-    place = remote.server_of(server, allow_http=choice.allows_http())
+    place = remote.server_of(server, allow_http=global_options.allows_http())
     found = [
         Check(part, NOT_CHECKED, "needs the machine that has the database") for part in _ON_MACHINE
     ]

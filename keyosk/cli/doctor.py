@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from keyosk.checks import WRONG, Check
-from keyosk.cli import choice, shared
+from keyosk.cli import global_options, shared
 
 
 @click.command()
@@ -25,7 +25,7 @@ def doctor(backups: Path | None, *, as_json: bool) -> None:
     and rules, and calls Keyosk's issuer as others see it. With --server, only at what can be seen
     from here.
     """
-    server = choice.server()
+    server = global_options.server()
     if server is None:
         from keyosk.cli import diagnosis  # noqa: PLC0415 - it is all of Keyosk
 

@@ -5,7 +5,7 @@ import socket
 import ssl
 from typing import Final
 
-from keyosk.cli import choice
+from keyosk.cli import global_options
 from keyosk.cli.refusals import Refused
 from keyosk.config import Config
 from keyosk.config.values import Address, UnixAddress
@@ -16,7 +16,7 @@ _THIS_MACHINE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # no
 
 def check(*, ready: bool) -> None:
     """Check that it responds; ``ready``: also that its database does. Raises ``Refused``."""
-    configuration = choice.settings()
+    configuration = global_options.settings()
     connection = _connection(configuration)
     try:
         connection.request("GET", "/health/ready" if ready else "/health/live")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from keyosk import app
-from keyosk.cli import choice
+from keyosk.cli import global_options
 from keyosk.config import Config
 from keyosk.errors import ConfigurationError, Fault
 from keyosk.installation import Installation
@@ -44,7 +44,7 @@ def no_database(found: Config, how: str) -> ConfigurationError:
 @contextmanager
 def installation() -> Iterator[Installation]:
     """Return the installation of the settings, which must be set up."""
-    found = choice.settings()
+    found = global_options.settings()
     if app.is_empty(found):
         raise no_database(found, "keyosk serve sets it up.")
     if not app.is_prepared(found):

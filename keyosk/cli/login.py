@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from keyosk import whitespace
-from keyosk.cli import choice, shared
+from keyosk.cli import global_options, shared
 from keyosk.cli.refusals import Refused
 
 _API_KEY = "kysk_"
@@ -28,7 +28,7 @@ def login(username: str | None, secret_file: Path | None) -> None:
     """
     from keyosk.cli import remote  # noqa: PLC0415 - it is httpx2
 
-    server = remote.server_of(_server(), allow_http=choice.allows_http())
+    server = remote.server_of(_server(), allow_http=global_options.allows_http())
     is_asked = secret_file is None and sys.stdin.isatty()
     if username is None and is_asked:
         username = click.prompt(
@@ -55,14 +55,14 @@ def logout(*, forget: bool) -> None:
     """Log out from the Keyosk that --server or KEYOSK_URL names, and revoke the tokens."""
     from keyosk.cli import remote  # noqa: PLC0415 - it is httpx2
 
-    server = remote.server_of(_server(), allow_http=choice.allows_http())
+    server = remote.server_of(_server(), allow_http=global_options.allows_http())
     if not remote.log_out(server, forget=forget):
         raise Refused(f"You are not logged in at {server}.")
     click.echo(f"Logged out at {server}.")
 
 
 def _server() -> str:
-    server = choice.server()
+    server = global_options.server()
     if server is None:
         raise click.UsageError("Name the Keyosk: --server URL, or KEYOSK_URL.")
     return server

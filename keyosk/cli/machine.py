@@ -14,7 +14,7 @@ import click
 from keyosk import app
 from keyosk.audit import Verdict
 from keyosk.bootstrap import FirstAdmin
-from keyosk.cli import choice, host, listeners, welcome
+from keyosk.cli import global_options, host, listeners, welcome
 from keyosk.config import Config
 from keyosk.errors import BadToken, Conflict, NotFound, Unavailable
 from keyosk.keys import material
@@ -73,7 +73,7 @@ def print_secret(configuration: Config, admin: FirstAdmin, *, serving: bool) -> 
 
 def checked_settings() -> Config:
     """Return the settings, after checking that the libraries for them are installed."""
-    configuration = choice.settings()
+    configuration = global_options.settings()
     app.check(configuration)
     listeners.certificate(configuration)
     return configuration
@@ -81,7 +81,7 @@ def checked_settings() -> Config:
 
 def upgrade_database(*, create: bool) -> None:
     """Upgrade the database; create one only if a setting or the user says so."""
-    configuration = choice.settings()
+    configuration = global_options.settings()
     is_new = app.is_empty(configuration)
     if is_new and not create and "database_url" not in configuration.sources:
         place = host.place_of(configuration)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import click
 from click.shell_completion import CompletionItem
 
-from keyosk.cli import choice, shared
+from keyosk.cli import global_options, shared
 
 if TYPE_CHECKING:
     from keyosk.cli.client import Client
@@ -55,7 +55,7 @@ def _hurried() -> Iterator[None]:
     def late(*_: object) -> None:
         raise TimeoutError
 
-    if choice.server() is None:  # the local database has time limits of its own
+    if global_options.server() is None:  # the local database has time limits of its own
         yield
         return
     before = signal.signal(signal.SIGALRM, late)

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from keyosk.cli import choice, shared
+from keyosk.cli import global_options, shared
 from keyosk.errors import counted
 
 
 @click.command()
 def serve() -> None:
     """Set up what is missing, then serve requests until a signal stops it."""
-    choice.require_machine(or_variable=False)
+    global_options.require_machine(or_variable=False)
     # Nearly all objects of the start stay, and garbage collection takes an eighth of it. The server
     # enables it afterwards.
     gc.disable()
@@ -31,7 +31,7 @@ def config() -> None:
 @shared.as_json
 def check_config(*, as_json: bool) -> None:
     """Check all settings and print each with its source; secrets are masked."""
-    choice.require_machine(or_variable=False)
+    global_options.require_machine(or_variable=False)
     from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk
 
     configuration = machine.checked_settings()
@@ -53,7 +53,7 @@ def database() -> None:
 @click.option("--create", is_flag=True, help="Create the database even if no setting names it.")
 def upgrade_database(*, create: bool) -> None:
     """Upgrade the database and set up what is missing, as serve does when it starts."""
-    choice.require_machine(or_variable=False)
+    global_options.require_machine(or_variable=False)
     from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk
 
     machine.upgrade_database(create=create)
@@ -62,7 +62,7 @@ def upgrade_database(*, create: bool) -> None:
 @database.command("rewrap")
 def rewrap_database() -> None:
     """Encrypt everything under the first secret key, so that the others can be removed."""
-    choice.require_machine(or_variable=False)
+    global_options.require_machine(or_variable=False)
     from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk
 
     count, factors, responses = machine.rewrap_database()
@@ -75,7 +75,7 @@ def rewrap_database() -> None:
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 def backup_database(file: Path) -> None:
     """Copy a SQLite database to a new FILE, consistently, even while Keyosk runs."""
-    choice.require_machine(or_variable=False)
+    global_options.require_machine(or_variable=False)
     from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk
 
     machine.backup_database(file)
@@ -86,7 +86,7 @@ def backup_database(file: Path) -> None:
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 def load_database(file: Path) -> None:
     """Copy everything in a SQLite FILE into the empty PostgreSQL database of the settings."""
-    choice.require_machine(or_variable=False)
+    global_options.require_machine(or_variable=False)
     from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk
 
     click.echo(f"{counted(machine.load_database(file), 'row')} copied. Now: keyosk database check")
@@ -96,7 +96,7 @@ def load_database(file: Path) -> None:
 @shared.as_json
 def check_database(*, as_json: bool) -> None:
     """Check the database, the signing keys and the audit log; exit code 1 if anything is wrong."""
-    choice.require_machine(or_variable=False)
+    global_options.require_machine(or_variable=False)
     from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk
 
     findings = machine.check_database()
@@ -110,7 +110,7 @@ def check_database(*, as_json: bool) -> None:
 @click.option("--ready", is_flag=True, help="Also whether its database responds.")
 def health(*, ready: bool) -> None:
     """Ask the Keyosk on this machine whether it responds; for health checks."""
-    choice.require_machine(or_variable=False)
+    global_options.require_machine(or_variable=False)
     from keyosk.cli import health as at_work  # noqa: PLC0415
 
     at_work.check(ready=ready)

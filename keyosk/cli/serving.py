@@ -14,7 +14,7 @@ from typing import NoReturn
 from wsgiref.types import WSGIApplication
 
 from keyosk import __version__, app
-from keyosk.cli import choice, failures, listeners, logs, machine, welcome
+from keyosk.cli import failures, global_options, listeners, logs, machine, welcome
 from keyosk.config import Config
 from keyosk.config.values import Address
 from keyosk.console import application as console
@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 def serve() -> None:
     """Set up what is missing, then answer requests until a signal ends it."""
     _open_missing_outputs()
-    configuration = choice.settings()
+    configuration = global_options.settings()
     log = logs.start(configuration.log_level, configuration.log_format)
     app.check(configuration)
     for warning in configuration.warnings:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from keyosk.cli import choice
+from keyosk.cli import global_options
 from keyosk.cli.refusals import Refused
 from keyosk.errors import Invalid
 from keyosk.whitespace import BYTE_ORDER_MARK
@@ -99,11 +99,13 @@ def client() -> Iterator["Client"]:
 
     It runs in this process as the operator, unless a server was chosen.
     """
-    server = choice.server()
+    server = global_options.server()
     if server is not None:
         from keyosk.cli import remote  # noqa: PLC0415 - it is httpx2
 
-        with remote.client(remote.server_of(server, allow_http=choice.allows_http())) as opened:
+        with remote.client(
+            remote.server_of(server, allow_http=global_options.allows_http())
+        ) as opened:
             yield opened
         return
     from keyosk.cli import local  # noqa: PLC0415 - it is all of Keyosk

@@ -6,7 +6,7 @@ from typing import Final
 
 import click
 
-from keyosk.cli import choice, names, shared
+from keyosk.cli import global_options, names, shared
 from keyosk.cli.refusals import Refused
 from keyosk.model import SIGNING_ALGORITHMS
 
@@ -121,7 +121,7 @@ def import_key(algorithm: str | None, *, as_json: bool) -> None:
 def export(kid: str | None, form: str) -> None:
     """Print a public key; by default that of the key that signs now."""
     if form == "x5c":
-        choice.require_machine("--x5c")
+        global_options.require_machine("--x5c")
         from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk
 
         click.echo(machine.certificate(kid), nl=False)

@@ -6,7 +6,7 @@ import sys
 import click
 
 from keyosk import whitespace
-from keyosk.cli import choice, names, shared
+from keyosk.cli import global_options, names, shared
 from keyosk.cli.verify_service import bad_token_kit
 
 _audience = click.option(
@@ -40,7 +40,7 @@ def issue_token(
     lifetime: int | None,
 ) -> None:
     """Issue a token for the account without its secret; the audit log records it."""
-    choice.require_machine()
+    global_options.require_machine()
     from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk
 
     click.echo(
@@ -51,7 +51,7 @@ def issue_token(
 @token.command("inspect")
 def inspect_token() -> None:
     """Read a token from standard input; print its claims and whether it is valid now."""
-    choice.require_machine()
+    global_options.require_machine()
     text = whitespace.trim(sys.stdin.readline())
     # As a header, too: format=header gives tokens so.
     text = text.removeprefix("Authorization: ").removeprefix("Bearer ")

@@ -1,4 +1,4 @@
-"""The options that choose a Keyosk, which every command has."""
+"""The options of every command, which choose the Keyosk that it uses."""
 
 import os
 from collections.abc import Callable
