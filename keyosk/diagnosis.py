@@ -4,6 +4,7 @@ It owns the checks that a running server and ``keyosk doctor`` share. It does no
 need a view from outside or a folder of backups: see ``cli.diagnosis``.
 """
 
+import os
 import shutil
 import stat
 import time
@@ -246,13 +247,16 @@ def of_files(settings: Config) -> Iterator[Check]:
             found = each.stat()
         except OSError:
             continue
-        if stat.S_IMODE(found.st_mode) & 0o077:
+        # Root may give a file to the group of Keyosk, as the installation for systemd does.
+        group_may = found.st_uid == 0 and found.st_gid == os.getegid()
+        if stat.S_IMODE(found.st_mode) & (0o037 if group_may else 0o077):
             faults += 1
+            is_own = found.st_uid == os.geteuid()
             yield Check(
                 "files",
                 WRONG,
                 f"others can read {each} ({stat.S_IMODE(found.st_mode):04o})",
-                f"chmod 600 {each}",
+                f"chmod 600 {each}" if is_own else f"chgrp {os.getegid()} {each}; chmod 640 {each}",
             )
     if not faults:
         yield Check("files", OK, f"{counted(len(private), 'private file')}, closed to others")

@@ -214,6 +214,29 @@ def test_files_that_others_can_read_are_named_with_the_command_that_closes_them(
     assert f"chmod 600 {path}" in cures
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes files of another user")
+def test_settings_that_root_gave_to_the_group_of_keyosk_alone_are_closed(
+    own_server: LiveServer, tmp_path: Path
+) -> None:
+    own_server.start()
+    file = tmp_path / "keyosk.env"
+    url = own_server.environment.pop("KEYOSK_DATABASE_URL")
+    file.write_text(f"KEYOSK_DATABASE_URL={url}\n")
+
+    def cures(mode: int, owner: int, group: int) -> list[str]:
+        file.chmod(mode)
+        os.chown(file, owner, group)
+        ended = doctor(own_server, "--json", "--config", str(file))
+        checks = json.loads(ended.out)["checks"]
+        return [each["cure"] for each in checks if each["part"] == "files" and each["cure"]]
+
+    ours = os.getegid()
+    assert cures(0o640, 0, ours) == []
+    assert cures(0o644, 0, ours) == cures(0o660, 0, ours) == [f"chmod 600 {file}"]
+    assert cures(0o640, 0, ours + 1) == [f"chmod 600 {file}"]
+    assert cures(0o640, 65_534, ours) == [f"chgrp {ours} {file}; chmod 640 {file}"]
+
+
 def test_a_backup_that_is_old_or_missing_is_told(server: LiveServer, tmp_path: Path) -> None:
     def status(folder: Path) -> str:
         found = examined(doctor(server, "--json", "--backups", str(folder)))
