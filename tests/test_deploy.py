@@ -358,6 +358,24 @@ def test_the_user_and_the_folders_are_made(machine: Path) -> None:
         assert (made.st_mode & 0o777, made.st_uid) == (0o700, int(user)), folder
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_root_runs_commands_as_the_user_of_the_service(tmp_path: Path) -> None:
+    text = (SYSTEMD / "keyosk-command").read_text()
+    (user,) = lines_of("keyosk.service", "User")
+    (program,) = {line.split()[0] for line in lines_of("keyosk.service", "ExecStart")}
+    (settings,) = lines_of("keyosk.service", "EnvironmentFile")
+    assert {user, settings} <= set(re.findall(r"(?<=[-=])/?[\w/.]+(?=[ }])", text))
+    assert f" {program} " in text
+
+    shell = """/bin/sh -c 'id -u; echo "$KEYOSK_CONFIG" "$@"' sh"""
+    text = text.replace(program, shell).replace(f"={user} ", "=65534 ")
+    (wrapper := tmp_path / "wrapper").write_text(text.replace("--init-groups", "--clear-groups"))
+    ran = subprocess.run(
+        ["sh", wrapper, "account", "create", "a b"], capture_output=True, text=True
+    )
+    assert (ran.stdout, ran.stderr) == (f"65534\n{settings} account create a b\n", "")
+
+
 def test_the_environment_file_is_read_by_commands(tmp_path: Path) -> None:
     file = SYSTEMD / "keyosk.env"
     ran = subprocess.run(
