@@ -32,7 +32,7 @@ from keyosk.diagnosis import Diagnosis, Workloads
 from keyosk.errors import Invalid
 from keyosk.idempotency import Idempotency
 from keyosk.installation import Installation
-from keyosk.keys import hsm
+from keyosk.keys import hsm, secret_key
 from keyosk.keys.hsm import Hsm
 from keyosk.keys.material import Safe
 from keyosk.keys.private_keys import PrivateKeys
@@ -83,13 +83,13 @@ def prepare(
     database = _database(config, outage_log=outage_log)
     try:
         with schema.exclusive(database):
-            bootstrap.refuse_lost_secret_key(
+            secret_key.refuse_lost(
                 config.secret_key,
                 database.path,
                 has_keys=database.is_sqlite and schema.has_signing_keys(database),
             )
             schema.upgrade(database)
-            bootstrap.ensure_secret_key(config.secret_key, database.path)
+            secret_key.ensure_file(config.secret_key, database.path)
             installation = build(config, clock=clock, outage_log=outage_log)
             try:
                 return bootstrap.prepare(
@@ -192,7 +192,7 @@ def build(
     metrics = metrics or Metrics()
     database = _database(config, metrics, outage_log=outage_log)
     stores = Stores.of(database)
-    safe = Safe(bootstrap.secret_keys(config.secret_key, database.path))
+    safe = Safe(secret_key.read(config.secret_key, database.path))
     private_keys = PrivateKeys(safe, _hsm(config))
     keys = _signing_keys(config, stores, private_keys, clock=clock)
     documents = Documents(keys, issuer=config.issuer, backdate=config.token_backdate)

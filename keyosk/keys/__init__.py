@@ -1,8 +1,8 @@
 """Signing keys: the keys that sign tokens, and their publication.
 
-Owns: key material and its algorithms, private keys encrypted in the database or held in an HSM, the
-key set that each process keeps in memory, the schedule by which keys are published, sign, retire
-and are removed, and the JWS format.
+Owns: key material and its algorithms; private keys, in an HSM or encrypted in the database; the
+secret key that encrypts them, and its file; the key set that each process keeps in memory; the
+schedule by which keys are published, sign, retire and are removed; the JWS format.
 
 Does not own: the claims of a token (``tokens``), or HTTP caching of the key set (``web``).
 
