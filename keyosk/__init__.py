@@ -10,10 +10,10 @@ so every room is on it exactly once::
 
     __main__: the program
     cli: commands, clients of the REST API
-    app, server: builds and wires all objects; the HTTP server, which knows nothing of Keyosk
+    app, server: the start, and the web application; the HTTP server, which knows nothing of Keyosk
     console: pages for people: clients of the REST API, called inside this process
     web, bootstrap: HTTP with Flask, Flask-RESTful and marshmallow; the first start
-    installation: everything below as one value, which the floors above receive
+    installation: creates everything below; the floors above receive it as one value
     tokens, bulk, apply: tokens and sessions; import and export; manifests
     monitoring, login_failures, diagnosis: gauges; failed logins and throttling; what is wrong here
     accounts, workloads: accounts, their keys and grants; logins by another platform's token

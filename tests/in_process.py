@@ -19,6 +19,7 @@ from requests.adapters import BaseAdapter
 from requests.structures import CaseInsensitiveDict
 
 from keyosk import app, config
+from keyosk.installation import Installation
 from live import ADAPTERS, LiveServer
 
 
@@ -32,7 +33,7 @@ class InProcess(LiveServer):
     def start(self) -> None:
         settings = config.load(self.environment)
         app.prepare(settings)
-        self._installation = app.build(settings)
+        self._installation = Installation(settings)
         ADAPTERS[self.url] = partial(_Application, app.create_app(self._installation))
 
     def stop(self) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from keyosk import app, config, delays
+from keyosk import config, delays
 from keyosk.installation import Installation
 from keyosk.metrics import Metrics, SharedCounts
 from keyosk.model import OPERATOR, Scope
@@ -63,7 +63,7 @@ def installed(
     counts: SharedCounts | None = None,
 ) -> Iterator[Installation]:
     """An installation on a database that is set up; ``clock`` may be given, and what it counts."""
-    installation = app.build(settings(database_url), clock=clock, metrics=Metrics(counts))
+    installation = Installation(settings(database_url), clock=clock, metrics=Metrics(counts))
     try:
         yield installation
     finally:

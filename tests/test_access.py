@@ -775,7 +775,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
         }
     )
     app.prepare(settings)
-    built = app.build(settings)
+    built = Installation(settings)
     yield built
     built.database.close()
 

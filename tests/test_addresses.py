@@ -12,6 +12,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from keyosk import app, config
+from keyosk.installation import Installation
 from keyosk.web.routes import ROUTES
 from live import ADMIN_PASSWORD, SECRET_KEY
 
@@ -30,7 +31,7 @@ def client(prepared_url: str) -> Iterator[FlaskClient]:
             "KEYOSK_ISSUER": ISSUER,
         }
     )
-    installation = app.build(settings)
+    installation = Installation(settings)
     yield app.create_app(installation).test_client()
     installation.database.close()
 

@@ -297,7 +297,7 @@ def test_failed_logins_have_a_row_when_their_minute_is_over(
         assert wrong.get("/accounts/me").status_code == 401
         assert key.post("/auth/token").status_code == 401
     assert server.client(PASSWORD, "a secret as username").get("/accounts").status_code == 401
-    later = app.build(
+    later = Installation(
         config.load(server.environment), clock=lambda: time.time() + 60
     )  # the same database, in a minute
     with closing(later.database):
@@ -644,7 +644,7 @@ def test_a_checkpoint_that_somebody_else_signed_is_found(
 ) -> None:
     elsewhere = settings(f"sqlite:///{tmp_path / 'other.db'}")
     app.prepare(elsewhere)
-    other = app.build(elsewhere)
+    other = Installation(elsewhere)
     (place, hash_), *_ = rows_of(chain, "SELECT sequence, hash FROM checkpoint ORDER BY sequence")
     with closing(other.database):
         signature = other.documents.sign(

@@ -24,7 +24,7 @@ BACKDATE = 4
 def installation(prepared_url: str) -> Iterator[Installation]:
     """One whose clock is right and whose tokens are dated back."""
     config = replace(settings(prepared_url), token_backdate=BACKDATE)
-    made = app.build(config, clock=Clock(int(time.time())))
+    made = Installation(config, clock=Clock(int(time.time())))
     yield made
     made.database.close()
 

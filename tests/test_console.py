@@ -1,6 +1,5 @@
 """The console's sessions: how one begins and ends, and what another site cannot do with one."""
 
-import dataclasses
 import html
 import re
 import time
@@ -593,8 +592,8 @@ def served(
 ) -> Iterator[tuple[Installation, InProcess]]:
     """An installation with its console, in this process; ``fields`` of it may be others."""
     with installed(url, clock=clock) as keyosk:
-        made = dataclasses.replace(keyosk, **fields)
-        yield made, app.create_app(made).test_client()
+        vars(keyosk).update(fields)
+        yield keyosk, app.create_app(keyosk).test_client()
 
 
 def log_in(client: InProcess, secret: str = ADMIN_PASSWORD, **options: Any) -> TestResponse:

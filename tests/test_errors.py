@@ -30,6 +30,7 @@ from werkzeug.exceptions import (
 import live
 from keyosk import app, config, errors
 from keyosk.errors import Fault
+from keyosk.installation import Installation
 from keyosk.web import errors as web_errors
 from live import Client, LiveServer
 from tables import table
@@ -458,7 +459,7 @@ def flask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flask]:
         }
     )
     app.prepare(settings)
-    installation = app.build(settings)
+    installation = Installation(settings)
     yield app.create_app(installation)
     installation.database.close()
 

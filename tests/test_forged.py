@@ -16,8 +16,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import get_default_algorithms
 
-from keyosk import app, config
+from keyosk import config
 from keyosk.errors import BadToken
+from keyosk.installation import Installation
 from keyosk.keys import material
 from keyosk.web.routes import ROUTES
 from live import Client, LiveServer
@@ -66,7 +67,7 @@ class Forge:
         # For all that takes tokens at once: as Keyosk would sign it.
         self.claims["aud"] = ["keyosk", self.first]
         self.claims["scope"] += f" {self.first}:read"
-        self.installation = app.build(config.load(server.environment))
+        self.installation = Installation(config.load(server.environment))
         self.signer = self.installation.signing_keys.signer(None)
         assert isinstance(self.signer.key, ec.EllipticCurvePrivateKey)
         self.key = self.signer.key

@@ -7,6 +7,7 @@ import pytest
 
 from installed import settings
 from keyosk import app
+from keyosk.installation import Installation
 from live import LiveServer
 
 PLAIN = "/.well-known/oauth-authorization-server"
@@ -89,7 +90,7 @@ def test_it_may_be_kept_and_asked_for_again(
 
 def test_it_needs_no_database(tmp_path: Any) -> None:
     config = settings(f"sqlite:///{tmp_path / 'there' / 'is' / 'none.db'}")
-    client = app.create_app(app.build(config)).test_client()
+    client = app.create_app(Installation(config)).test_client()
 
     assert client.get("/health/ready").status_code == 503
     assert client.get(PLAIN).status_code == client.get(OPENID).status_code == 200
@@ -99,7 +100,7 @@ def test_an_issuer_with_a_path_stands_before_every_address(tmp_path: Any) -> Non
     config = replace(
         settings(f"sqlite:///{tmp_path / 'none.db'}"), issuer="https://example.com/keyosk"
     )
-    told = app.create_app(app.build(config)).test_client().get(PLAIN).get_json()
+    told = app.create_app(Installation(config)).test_client().get(PLAIN).get_json()
 
     assert told["issuer"] == "https://example.com/keyosk"
     assert told["token_endpoint"] == "https://example.com/keyosk/auth/token"
@@ -111,7 +112,7 @@ def test_it_is_where_rfc_8414_looks_for_it_below_an_issuer_with_a_path(
     path: str, issuer: str, tmp_path: Any
 ) -> None:
     config = replace(settings(f"sqlite:///{tmp_path / 'none.db'}"), issuer=issuer)
-    client = app.create_app(app.build(config)).test_client()
+    client = app.create_app(Installation(config)).test_client()
     inserted = f"{path}{issuer.removeprefix('https://example.com')}"
 
     assert client.get(inserted).get_json() == client.get(path).get_json()
@@ -126,7 +127,7 @@ def test_an_issuer_whose_path_looks_like_a_rule_is_at_no_other_address(tmp_path:
     config = replace(
         settings(f"sqlite:///{tmp_path / 'none.db'}"), issuer="https://example.com/%3Cpath:any%3E"
     )
-    client = app.create_app(app.build(config)).test_client()
+    client = app.create_app(Installation(config)).test_client()
 
     assert client.get(PLAIN).get_json()["issuer"] == config.issuer
     for path in (f"{PLAIN}/x", f"{PLAIN}/%3Cpath:any%3E"):

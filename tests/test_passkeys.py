@@ -26,6 +26,7 @@ from keyosk import app
 from keyosk.credentials import passkeys
 from keyosk.credentials.passkeys import RelyingParty
 from keyosk.errors import BadCredentials
+from keyosk.installation import Installation
 from keyosk.model import OPERATOR, Passkey
 from keyosk.storage.database import Database
 from live import LiveServer
@@ -92,7 +93,7 @@ def _text(data: bytes) -> str:
 def node(prepared_url: str) -> Iterator[Node]:
     clock = Clock()
     config = dataclasses.replace(settings(prepared_url), issuer=_ORIGIN)
-    keyosk = app.build(config, clock=clock)
+    keyosk = Installation(config, clock=clock)
     made = Node(keyosk, clock, app.create_app(keyosk))
     add_alice(made)
     yield made
@@ -322,7 +323,7 @@ def test_a_passkey_of_another_account_logs_nobody_in(node: Node) -> None:
 
 
 def test_there_are_no_passkeys_for_an_ip_address(node: Node, prepared_url: str) -> None:
-    keyosk = app.build(settings(prepared_url), clock=node.clock)
+    keyosk = Installation(settings(prepared_url), clock=node.clock)
     local = Node(keyosk, node.clock, app.create_app(keyosk))
     tab = local.tab()
     tab.log_in()

@@ -85,7 +85,7 @@ def build(database_url: str, soft: SoftHsm, clock: Clock) -> Iterator[Build]:
             }
         )
         app.prepare(read, clock=clock)
-        installation = app.build(read, clock=clock)
+        installation = Installation(read, clock=clock)
         made.append(installation)
         installation.signing_keys.refresh()
         return installation

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from keyosk import app, config
+from keyosk import config
+from keyosk.installation import Installation
 from live import ADMIN_PASSWORD, LiveServer
 from pasted import Terminal, blocks
 
@@ -170,7 +171,7 @@ def test_a_wrong_clock_is_found(machine: Machine) -> None:
 def test_an_attack_is_seen_and_a_guessed_account_gets_a_new_password(machine: Machine) -> None:
     for wrong in range(3):
         machine.server.client("alice", f"wrong {wrong}").post("/auth/token")
-    later = app.build(config.load(machine.server.environment), clock=lambda: time.time() + 60)
+    later = Installation(config.load(machine.server.environment), clock=lambda: time.time() + 60)
     with closing(later.database):
         later.audit.seal()  # failed logins of a minute are counted when it is over
     _, addresses, account = machine.play("under-attack")

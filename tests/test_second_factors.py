@@ -86,8 +86,8 @@ class Tab:
 def noded(url: str, clock: Clock | None = None, **fields: Any) -> Iterator[Node]:
     clock = clock or Clock()
     with installed(url, clock=clock) as keyosk:
-        made = dataclasses.replace(keyosk, **fields)
-        yield Node(made, clock, app.create_app(made))
+        vars(keyosk).update(fields)
+        yield Node(keyosk, clock, app.create_app(keyosk))
 
 
 @pytest.fixture
@@ -727,7 +727,7 @@ def test_an_admin_without_a_second_factor_reaches_nothing_but_the_way_to_one(
 def test_the_first_admin_gets_in_where_admins_need_a_second_factor(prepared_url: str) -> None:
 
     config = dataclasses.replace(settings(prepared_url), console_second_factor="admins")
-    keyosk = app.build(config)
+    keyosk = Installation(config)
     tab = Node(keyosk, Clock(), app.create_app(keyosk)).tab()
     tab.log_in("admin", ADMIN_PASSWORD)
     answer = tab.client.get("/console")

@@ -17,7 +17,7 @@ from joserfc import jwt as jose_jwt
 from joserfc.errors import JoseError
 
 import live
-from keyosk import app, config
+from keyosk import config
 from keyosk.installation import Installation
 from keyosk.model import CredentialKind, Principal
 from keyosk.permissions.entitlements import TokenGrant
@@ -201,7 +201,7 @@ def test_forged_tokens_are_refused_by_them_and_by_us(server: LiveServer, verify:
 def past(server: LiveServer) -> Iterator[Installation]:
     """The same installation, in this process and two hours ago."""
     settings = config.load(server.environment)
-    installation = app.build(settings, clock=lambda: time.time() - 7200)
+    installation = Installation(settings, clock=lambda: time.time() - 7200)
     yield installation
     installation.database.close()
 

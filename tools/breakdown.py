@@ -92,7 +92,7 @@ class _Keyosk:
             }
         )
         app.prepare(settings)
-        installation = app.build(settings)
+        installation = Installation(settings)
         # As the server's own log: each line is written, here to nowhere.
         log = LineHandler(LogStream(os.open(os.devnull, os.O_WRONLY)), JsonFormatter())
         logging.basicConfig(handlers=[log], level=logging.INFO)

@@ -103,7 +103,7 @@ def _served(folder: Path) -> Iterator[tuple[str, str]]:
     )
     clock = _Morning()
     app.prepare(settings, clock=clock)
-    keyosk = app.build(settings, clock=clock)
+    keyosk = Installation(settings, clock=clock)
     application = app.create_app(keyosk, write_line=lambda _: None)
     alice = _fill(keyosk, Client(application), clock)
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=_Quiet)

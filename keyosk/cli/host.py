@@ -58,7 +58,7 @@ def installation() -> Iterator[Installation]:
             ]
         )
     clock = SharedClock()
-    built = app.build(found, clock=clock)
+    built = Installation(found, clock=clock)
     try:
         clock.start(built.database)
         yield built

@@ -135,7 +135,7 @@ def _make(
 ) -> _Made:
     tracing = app.start_traces(configuration)
     clock = SharedClock()
-    installation = app.build(
+    installation = Installation(
         configuration, clock=clock, metrics=page.metrics, outage_log=outage_log
     )
     application = app.create_app(installation, write_line=log.write, tracing=tracing)

@@ -18,6 +18,7 @@ from keyosk import app, config
 from keyosk.credentials import api_key_format
 from keyosk.credentials.password_hashing import Passwords
 from keyosk.ids import new_id, new_version
+from keyosk.installation import Installation
 from keyosk.model import OPERATOR, AuditAction, Claim, CredentialKind, Grant, Scope
 from keyosk.storage import tables
 from keyosk.web import lines
@@ -53,7 +54,7 @@ class Subject:
             }
         )
         app.prepare(settings)
-        self.keyosk = app.build(settings)
+        self.keyosk = Installation(settings)
         # As the server's own log: each line is written, here to nowhere.
         logging.basicConfig(stream=io.StringIO(), level=logging.INFO, format="%(message)s")
         self._application = app.create_app(self.keyosk).wsgi_app
