@@ -5,15 +5,15 @@ names are not available at once, there are none.
 """
 
 import re
-import signal
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import click
 from click.shell_completion import CompletionItem
 
+from keyosk.alarms import alarm
 from keyosk.cli import global_options, shared
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def _completing(look: _Look) -> Complete:
         context: click.Context, _: click.Parameter, incomplete: str
     ) -> list[CompletionItem[str]]:
         try:
-            with context.scope(cleanup=False), _hurried(), shared.client() as client:
+            with context.scope(cleanup=False), _deadline(), shared.client() as client:
                 fitting = (
                     CompletionItem(name, help=help_)
                     for name, help_ in look(client, context, incomplete)
@@ -50,21 +50,10 @@ def _completing(look: _Look) -> Complete:
     return complete
 
 
-@contextmanager
-def _hurried() -> Iterator[None]:
-    def late(*_: object) -> None:
-        raise TimeoutError
-
+def _deadline() -> AbstractContextManager[None]:
     if global_options.server() is None:  # the local database has time limits of its own
-        yield
-        return
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, _SECONDS)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        return nullcontext()
+    return alarm(_SECONDS, TimeoutError)
 
 
 def _accounts(client: "Client", _: click.Context, incomplete: str) -> _Found:

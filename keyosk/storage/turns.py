@@ -7,17 +7,16 @@ wait here first.
 
 import fcntl
 import os
-import signal
 import threading
 import time
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from types import FrameType
-from typing import Final, NoReturn
+from typing import Final
 
 import peewee
+
+from keyosk.alarms import alarm
 
 #: Seconds that a writer waits for another.
 LONGEST: Final = 4.0
@@ -76,26 +75,14 @@ class Turns:
         return self._handle
 
 
-@contextmanager
-def _deadline() -> Iterator[None]:
+def _deadline() -> AbstractContextManager[None]:
     """Limit the wait of a command, because another process may be stopped (Ctrl-Z).
 
-    Signals reach only the main thread, in which the server writes nothing.
+    Only its main thread can have an alarm; in that of the server nothing is written.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGALRM, _give_up)
-    signal.setitimer(signal.ITIMER_REAL, LONGEST)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def _give_up(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise _locked()
+        return nullcontext()
+    return alarm(LONGEST, _locked)
 
 
 def _locked() -> peewee.OperationalError:
