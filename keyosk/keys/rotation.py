@@ -240,12 +240,7 @@ class Rotation:
                 keys.change(kid, state=KeyState.COMPROMISED, gone_at=now, sealed=left)
                 effective_at = self._revocations.of_signing_key(kid)
                 if key.state is KeyState.ACTIVE:
-                    following = keys.of(KeyState.NEXT, key.algorithm)
-                    if following is not None:
-                        keys.change(following.kid, state=KeyState.ACTIVE, active_from=now)
-                    elif self._private_keys.can_make(key.algorithm):
-                        new = spare or self._keys.draft(key.algorithm)
-                        keys.add(new, now, state=KeyState.ACTIVE, active_from=now)
+                    self._activate_next(keys, key.algorithm, now, spare=spare)
                 self._record(by, "signing_key.compromise", key)
             return replace(self._finished(keys).get(kid), effective_at=effective_at)
 
@@ -311,11 +306,16 @@ class Rotation:
         try:
             yield draft
         finally:
-            if draft is not None and self._private_keys.is_in_hsm(draft.kid, draft.sealed):
-                # If the database cannot tell now, an unused key in the HSM is the lesser evil.
-                with suppress(Unavailable):
-                    if not self._store.has(draft.kid):
-                        self._private_keys.destroy(draft.kid)
+            if draft is not None:
+                self._discard_unused(draft)
+
+    def _discard_unused(self, draft: SigningKey) -> None:
+        if not self._private_keys.is_in_hsm(draft.kid, draft.sealed):
+            return
+        # If the database cannot tell now, an unused key in the HSM is the lesser evil.
+        with suppress(Unavailable):
+            if not self._store.has(draft.kid):
+                self._private_keys.destroy(draft.kid)
 
     def _publish(
         self,
@@ -354,29 +354,41 @@ class Rotation:
         """Make the steps that are due; ``drafts``: successors of old keys, by algorithm."""
         now = int(self._clock())
         for kid in [key.kid for key in keys.rows]:
-            key = keys.get(kid)
-            right = self._lives.corrected(key, now)
-            if right != key:
-                key = keys.change(
-                    kid,
-                    published_at=right.published_at,
-                    active_from=right.active_from,
-                    retired_at=right.retired_at,
-                    gone_at=right.gone_at,
-                )
+            key = self._corrected(keys, kid, now)
             if key.state is KeyState.NEXT and is_signing(key, now):
                 self._activate(keys, key)
             elif key.state is KeyState.NEXT and self._may_begin(key, now):
                 keys.change(kid, active_from=now + SPREAD, when_seen=False)
             elif key.state is KeyState.RETIRED and not is_published(key, now):
                 self._go(keys, key, key.gone_at or now)
-            elif self._is_old(key, keys.rows, now):
-                draft = drafts.get(key.algorithm)
-                if draft is not None:
-                    at = now + self.policy.publish_ahead
-                    self._record(
-                        OPERATOR, "signing_key.rotate", keys.add(draft, now, active_from=at)
-                    )
+            elif (draft := drafts.get(key.algorithm)) and self._is_old(key, keys.rows, now):
+                new = keys.add(draft, now, active_from=now + self.policy.publish_ahead)
+                self._record(OPERATOR, "signing_key.rotate", new)
+
+    def _corrected(self, keys: "_Keys", kid: str, now: int) -> SigningKey:
+        """Return a key after the correction of times that a wrong clock gave it."""
+        key = keys.get(kid)
+        right = self._lives.corrected(key, now)
+        if right == key:
+            return key
+        return keys.change(
+            kid,
+            published_at=right.published_at,
+            active_from=right.active_from,
+            retired_at=right.retired_at,
+            gone_at=right.gone_at,
+        )
+
+    def _activate_next(
+        self, keys: "_Keys", algorithm: str, now: int, *, spare: SigningKey | None
+    ) -> None:
+        """Let the next key of an algorithm sign at once; without one, the spare or a new key."""
+        following = keys.of(KeyState.NEXT, algorithm)
+        if following is not None:
+            keys.change(following.kid, state=KeyState.ACTIVE, active_from=now)
+        elif self._private_keys.can_make(algorithm):
+            new = spare or self._keys.draft(algorithm)
+            keys.add(new, now, state=KeyState.ACTIVE, active_from=now)
 
     def _activate(self, keys: "_Keys", key: SigningKey) -> None:
         before = keys.of(KeyState.ACTIVE, key.algorithm)
