@@ -17,7 +17,7 @@ import httpx2
 
 from keyosk.cli import logins
 from keyosk.cli.client import Client, Reply
-from keyosk.cli.logins import Login
+from keyosk.cli.logins import Changes, Login
 from keyosk.cli.refusals import Refused
 
 _AuthFlow = Generator[httpx2.Request, httpx2.Response, None]
@@ -106,7 +106,7 @@ def log_in(server: str, username: str, secret: str) -> Login:
         if old is not None:
             # End the replaced session; if that fails, it expires by itself.
             with suppress(Refused):
-                _end(http, server, old, by=login)
+                _delete_session(http, server, old, by=login)
     return login
 
 
@@ -120,17 +120,22 @@ def log_out(server: str, *, forget: bool = False) -> bool:
         if login is None:
             return False
         if not forget:
-            with _http(server) as http, _uninterrupted():
-                try:
-                    if login.expires_at <= time.time() + _EARLY:
-                        login = _refreshed(Client(http, server), login, server)
-                        changes.put(server, login)
-                    _end(http, server, login, by=login)
-                except Refused as refused:
-                    if refused.code not in _OVER:
-                        raise
+            try:
+                _end_session(server, login, changes)
+            except Refused as refused:
+                if refused.code not in _OVER:
+                    raise
         changes.put(server, None)
     return True
+
+
+def _end_session(server: str, login: Login, changes: Changes) -> None:
+    """End the session of a login, with a new access token if need be. Raises ``Refused``."""
+    with _http(server) as http, _uninterrupted():
+        if login.expires_at <= time.time() + _EARLY:
+            login = _refreshed(Client(http, server), login, server)
+            changes.put(server, login)
+        _delete_session(http, server, login, by=login)
 
 
 class _Session(httpx2.Auth):
@@ -171,15 +176,20 @@ class _Session(httpx2.Auth):
             if login is None:
                 raise Refused(f"You are not logged in at {self._server}. {_again(self._server)}")
             if login.access_token == stale.access_token:
-                with _uninterrupted():
-                    try:
-                        login = _refreshed(self._anonymous, login, self._server)
-                    except Refused as refused:
-                        if refused.code in _OVER:
-                            changes.put(self._server, None)
-                        raise
-                    changes.put(self._server, login)
+                login = self._renew(login, changes)
         self._login = login
+        return login
+
+    def _renew(self, stale: Login, changes: Changes) -> Login:
+        """Renew a login and store it; one that is over is deleted. Raises ``Refused``."""
+        with _uninterrupted():
+            try:
+                login = _refreshed(self._anonymous, stale, self._server)
+            except Refused as refused:
+                if refused.code in _OVER:
+                    changes.put(self._server, None)
+                raise
+            changes.put(self._server, login)
         return login
 
 
@@ -206,7 +216,7 @@ def _refreshed(anonymous: Client, login: Login, server: str) -> Login:
     return _login_of(reply, server)
 
 
-def _end(http: httpx2.Client, server: str, login: Login, *, by: Login) -> None:
+def _delete_session(http: httpx2.Client, server: str, login: Login, *, by: Login) -> None:
     """End the session of a login. Raises ``Refused``."""
     session = _session_of(login.refresh_token)
     if session is not None:
