@@ -42,40 +42,24 @@ def import_accounts(file: IO[bytes], on_conflict: str, *, dry_run: bool, as_json
 
     Can be repeated: existing accounts stay as they are. Exit code 1 if a line failed.
     """
-    tally = _Tally()
+    report = _Report(as_json=as_json, dry_run=dry_run)
     query = {"on_conflict": on_conflict, "dry_run": "true" if dry_run else "false"}
-    ended: dict[str, Any] = {}
     try:
         with (
             shared.client() as client,
-            _progress(file, tally) as on_piece,
+            _progress(file, report) as on_piece,
             client.lines(
                 "POST", "accounts/import", content=_pieces(file, on_piece), **query
             ) as lines,
         ):
             for line in lines:
-                result = _result(line)
-                if "summary" in result:
-                    ended = result
-                elif as_json:
-                    shared.show_line(result)
-                    tally.add(result)
-                else:
-                    _tell(result, tally)
-                    tally.add(result)
+                report.add(_result(line))
     finally:
         # Also for an import that ends early, whose batches are kept.
-        summary = ended.get("summary")
-        complete = isinstance(summary, dict) and summary.get("complete") is True
-        if as_json and ended:
-            shared.show_line(ended)
-        elif as_json:
-            shared.show_line({"summary": tally.summary(dry_run=dry_run, complete=complete)})
-        else:
-            _sum_up(tally, dry_run=dry_run, complete=complete)
-    if not complete:
-        raise Refused(str(ended.get("detail", "The response ended before it was whole.")))
-    if tally.failed:
+        report.show_summary()
+    if not report.is_complete:
+        raise Refused(str(report.last.get("detail", "The response ended before it was whole.")))
+    if report.failed:
         sys.exit(1)
 
 
@@ -101,29 +85,78 @@ def export_accounts(output: Path | None, **filters: str | None) -> None:
             write(line + "\n")
 
 
-class _Tally:
-    """The number of lines by status so far."""
+class _Report:
+    """Prints the results of an import's lines, and counts them by status.
 
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.warned = 0
+    ``last``: the last line of the response, which has the summary; empty before it.
+    """
+
+    def __init__(self, *, as_json: bool, dry_run: bool) -> None:
+        self._as_json = as_json
+        self._dry_run = dry_run
+        self._counts: Counter[str] = Counter()
+        self._warned = 0
+        self.last: Mapping[str, Any] = {}
 
     @property
     def lines(self) -> int:
-        return self.counts.total()
+        return self._counts.total()
 
     @property
     def failed(self) -> int:
-        return sum(self.counts[status] for status in FAILED)
+        return sum(self._counts[status] for status in FAILED)
+
+    @property
+    def is_complete(self) -> bool:
+        summary = self.last.get("summary")
+        return isinstance(summary, dict) and summary.get("complete") is True
 
     def add(self, result: Mapping[str, Any]) -> None:
-        self.counts[str(result.get("status"))] += 1
-        self.warned += bool(result.get("warnings"))
+        """Print and count a line of the response."""
+        if "summary" in result:
+            self.last = result
+            return
+        if self._as_json:
+            shared.show_line(result)
+        else:
+            self._show(result)
+        self._counts[str(result.get("status"))] += 1
+        self._warned += bool(result.get("warnings"))
 
-    def summary(self, *, dry_run: bool, complete: bool) -> dict[str, Any]:
-        """Return the counts as in the summary of the API."""
-        counts = {status: self.counts[status] for status in STATUSES}
-        return {"lines": self.lines, **counts, "dry_run": dry_run, "complete": complete}
+    def show_summary(self) -> None:
+        """Print the summary of the response, or one of the lines so far."""
+        counts = {status: self._counts[status] for status in STATUSES}
+        if not self._as_json:
+            found = ", ".join(f"{number} {status}" for status, number in counts.items() if number)
+            prefix = "dry run, nothing was done: " if self._dry_run else ""
+            suffix = "" if self.is_complete else "; it ended early: repeat it"
+            click.echo(f"{prefix}{counted(self.lines, 'line')}: {found or 'nothing to do'}{suffix}")
+        elif self.last:
+            shared.show_line(self.last)
+        else:
+            summary = {"lines": self.lines, **counts, "dry_run": self._dry_run, "complete": False}
+            shared.show_line({"summary": summary})
+
+    def _show(self, result: Mapping[str, Any]) -> None:
+        number = result.get("line")
+        if result.get("warnings"):
+            if self._warned < _TOLD:
+                message = "; ".join(
+                    f"{each.get('field')} {each.get('message')}" for each in result["warnings"]
+                )
+                click.echo(shared.printable(f"line {number}: warning: {message}"), err=True)
+            elif self._warned == _TOLD:
+                click.echo("There are more warnings; --json shows each of them.", err=True)
+        if result.get("status") in FAILED:
+            if self.failed < _TOLD:
+                reasons = "; ".join(
+                    f"{each.get('field')}: {each.get('message')}"
+                    for each in result.get("errors", ())
+                )
+                message = f"line {number}: {result.get('status')}: {reasons}"
+                click.echo(shared.printable(message), err=True)
+            elif self.failed == _TOLD:
+                click.echo("More lines failed; --json shows each of them.", err=True)
 
 
 def _pieces(file: IO[bytes], on_piece: Callable[[int], Any] | None) -> Iterator[bytes]:
@@ -143,38 +176,8 @@ def _result(line: str) -> dict[str, Any]:
     return found
 
 
-def _tell(result: Mapping[str, Any], before: _Tally) -> None:
-    number = result.get("line")
-    if result.get("warnings"):
-        if before.warned < _TOLD:
-            message = "; ".join(
-                f"{each.get('field')} {each.get('message')}" for each in result["warnings"]
-            )
-            click.echo(shared.printable(f"line {number}: warning: {message}"), err=True)
-        elif before.warned == _TOLD:
-            click.echo("There are more warnings; --json shows each of them.", err=True)
-    if result.get("status") in FAILED:
-        if before.failed < _TOLD:
-            reasons = "; ".join(
-                f"{each.get('field')}: {each.get('message')}" for each in result.get("errors", ())
-            )
-            message = f"line {number}: {result.get('status')}: {reasons}"
-            click.echo(shared.printable(message), err=True)
-        elif before.failed == _TOLD:
-            click.echo("More lines failed; --json shows each of them.", err=True)
-
-
-def _sum_up(tally: _Tally, *, dry_run: bool, complete: bool) -> None:
-    counts = ", ".join(
-        f"{tally.counts[status]} {status}" for status in STATUSES if tally.counts[status]
-    )
-    prefix = "dry run, nothing was done: " if dry_run else ""
-    suffix = "" if complete else "; it ended early: repeat it"
-    click.echo(f"{prefix}{counted(tally.lines, 'line')}: {counts or 'nothing to do'}{suffix}")
-
-
 @contextmanager
-def _progress(file: IO[bytes], tally: _Tally) -> Iterator[Callable[[int], Any] | None]:
+def _progress(file: IO[bytes], report: _Report) -> Iterator[Callable[[int], Any] | None]:
     """Show how far a file has been read, or how many lines of a pipe; on a terminal only."""
     if not sys.stderr.isatty():
         yield None
@@ -183,7 +186,7 @@ def _progress(file: IO[bytes], tally: _Tally) -> Iterator[Callable[[int], Any] |
             yield bar.update
     else:
         yield lambda _: click.echo(
-            f"\rImporting: {counted(tally.lines, 'line')}", err=True, nl=False
+            f"\rImporting: {counted(report.lines, 'line')}", err=True, nl=False
         )
         click.echo(err=True)
 
