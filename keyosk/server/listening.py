@@ -111,18 +111,21 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
     """Lock the folder, so that two processes do not remove each other's new sockets."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        latest = time.monotonic() + _PATIENCE
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= latest:
-                    raise OSError(errno.EAGAIN, "another program locks the folder") from None
-                time.sleep(0.05)
+        _lock(descriptor)
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    latest = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= latest:
+                raise OSError(errno.EAGAIN, "another program locks the folder") from None
+            time.sleep(0.05)
 
 
 def _identity(path: Path) -> tuple[int, int]:
