@@ -24,7 +24,7 @@ TRANSPORT_ERRORS: Final = (httpx.HTTPError, httpx.InvalidURL)
 #: then would keep all who wait for it.
 DEADLINE: Final = 15.0
 _LATE: Final = f"the response took longer than {DEADLINE:.0f} seconds"
-#: Bytes of a response, decompressed: a document that is larger is none of Keyosk's.
+#: The most bytes of a response, decompressed; Keyosk's documents are smaller.
 _LARGEST: Final = 1_000_000
 
 

@@ -203,8 +203,8 @@ class Passwords:
     def _matches(self, secret: bytes, stored: str) -> bool:
         out_of_memory = False
         if stored.startswith("$2"):
-            # Plain bcrypt uses no more. Its library truncated silently, and refuses since version
-            # 5.
+            # bcrypt uses only these bytes. Its library truncated longer passwords silently, and
+            # refuses them since version 5.
             secret = secret[:_BCRYPT_LENGTH]
         if stored.startswith(_CRYPTS) and len(secret) > stored_hashes.LONGEST_FOR_CRYPT:
             # SECURITY: each of its rounds takes the whole password (CVE-2016-20013).

@@ -1,9 +1,9 @@
 """The safeguards against privilege escalation: administering gives nobody a right they lack.
 
 1. A caller gives only scopes that they hold: directly, in a role, or by the fields of a service.
-   They give them for no longer and to no more kinds of login than they hold them. A holder of
-   ``keyosk:admin`` may give all scopes of services, but of Keyosk's own scopes only those that
-   they hold.
+   A grant ends no later than the caller's own, and holds for no other kinds of login. A holder
+   of ``keyosk:admin`` may give all scopes of services, but of Keyosk's own scopes only those
+   that they hold.
 2. A caller does not change an account that was granted more than they hold: by setting its
    password they could log in as it.
 3. A caller does not change their own grants or ``enabled``.

@@ -40,7 +40,7 @@ class ApplyResource(HoldingEndpoint):
     """Declarative configuration."""
 
     def prepare(self, **_: str) -> None:
-        """Read the options, and no more of the body than a manifest may have."""
+        """Read the options and the body. Raises if the body is larger than any manifest."""
         # One byte more than allowed, because a body without a length is silently cut off there.
         request.max_content_length = MAX_MANIFEST + 1
         if len(request.get_data()) > MAX_MANIFEST:
