@@ -200,7 +200,7 @@ def test_a_result_that_the_server_did_not_confirm_is_none(
     with opened(relayed) as database:
         same = database.compile(peewee.Select(columns=[parameter("value")]), repeatable=False)
         assert same(value="before") == [("before",)]
-        monkeypatch.setattr(database.raw.connection(), "patience", 0.5)
+        monkeypatch.setattr(database.raw.connection(), "response_timeout", 0.5)
         relay.withholds, relay.ends = True, ends
         with pytest.raises(Unavailable):
             same(value="within")

@@ -274,7 +274,7 @@ class Database:
         )
         holder.ping()
         try:
-            with holder.unhurried(), holder.transaction():
+            with holder.without_timeouts(), holder.transaction():
                 holder.lock(name, in_public=in_public)
                 yield
         finally:
@@ -304,15 +304,12 @@ class Database:
             raise self._failure(error) from error
 
     @contextmanager
-    def unhurried(self) -> Iterator[None]:
-        """Let this thread's connection wait for each response without a limit.
-
-        Locks and migrations may take long.
-        """
+    def without_timeouts(self) -> Iterator[None]:
+        """Remove the timeouts of this thread's connection, for locks and migrations."""
         if self.is_sqlite:
             yield
             return
-        with self.driver_errors(), self._peewee.unhurried():  # type: ignore[attr-defined]
+        with self.driver_errors(), self._peewee.without_timeouts():  # type: ignore[attr-defined]
             yield
 
     def ping(self) -> None:

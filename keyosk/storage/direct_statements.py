@@ -30,7 +30,7 @@ _Key = tuple[str, tuple[int, ...]]
 class _Session(Protocol):
     """What a connection is to its statements."""
 
-    patience: float | None
+    response_timeout: float | None
 
     @property
     def pgconn(self) -> PGconn:
@@ -101,8 +101,8 @@ class DirectStatements:
 
     def _result(self) -> PGresult:
         """Wait for the result of what was sent. Raises psycopg's errors."""
-        patience = self._session.patience
-        deadline = None if patience is None else time.monotonic() + patience
+        timeout = self._session.response_timeout
+        deadline = None if timeout is None else time.monotonic() + timeout
         pgconn = self._pgconn
         results: list[PGresult] = []
         try:

@@ -120,7 +120,7 @@ def _read(database: Database, sql: str) -> list[tuple[Any, ...]]:
     Raises ``DatabaseDamaged`` for what cannot be read, and ``Unavailable`` only for an outage: a
     check has to tell one from the other.
     """
-    with database.unhurried(), database.driver_errors():
+    with database.without_timeouts(), database.driver_errors():
         return list(database.raw.execute_sql(sql).fetchall())
 
 

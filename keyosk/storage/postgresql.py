@@ -49,7 +49,7 @@ for _name, _value in (
 
 CONNECT_TIMEOUT: Final = 3  # seconds until a session is there
 STATEMENT_TIMEOUT: Final = 7_000  # milliseconds that the server gives one statement
-_ANSWER_TIMEOUT: Final = 8.0  # seconds, the way there and back included
+_RESPONSE_TIMEOUT: Final = 8.0  # seconds, the way there and back included
 _PREPARE_AFTER: Final = 5  # executions of a statement, as psycopg does by itself
 _REFUSED: Final = "The database cannot be used as it is."
 _AWAY: Final = "The database is not available."
@@ -99,7 +99,7 @@ class _Connection(psycopg.Connection[Any]):
 
     outage: Outage
     #: Seconds to wait for one answer; ``None`` for as long as it takes.
-    patience: float | None = _ANSWER_TIMEOUT
+    response_timeout: float | None = _RESPONSE_TIMEOUT
     #: The schema that tables are in.
     schema: str
     #: Whether somebody between us and the server answers in its place.
@@ -114,7 +114,9 @@ class _Connection(psycopg.Connection[Any]):
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         try:
-            return super().wait(gen, interval, self.patience if timeout is None else timeout)
+            return super().wait(
+                gen, interval, self.response_timeout if timeout is None else timeout
+            )
         except psycopg.errors._WaitTimeout:
             pass
         return self.give_up()
@@ -371,14 +373,14 @@ class Postgresql(peewee.PostgresqlDatabase):
         return []
 
     @contextmanager
-    def unhurried(self) -> Iterator[None]:
-        """Have this thread's connection wait for each answer as long as it takes."""
+    def without_timeouts(self) -> Iterator[None]:
+        """Remove the timeouts of this thread's connection."""
         connection: _Connection = self.connection()  # type: ignore[no-untyped-call]
         usual = connection.needed
-        connection.patience = None
+        connection.response_timeout = None
         connection.need(usual | {"statement_timeout": "0"})
         try:
             yield
         finally:
-            del connection.patience
+            del connection.response_timeout
             connection.need(usual)

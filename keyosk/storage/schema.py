@@ -86,7 +86,7 @@ def exclusive(database: Database) -> Iterator[None]:
     """
     database.create_file()
     if database.path is None:
-        with database.lock_apart("upgrade", in_public=_LOCK), database.unhurried():
+        with database.lock_apart("upgrade", in_public=_LOCK), database.without_timeouts():
             yield
         return
     # By the real file, because symbolic links give it several names.

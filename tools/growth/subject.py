@@ -173,7 +173,7 @@ class Subject:
     def settle(self) -> None:
         """Bring the planner's statistics up to date where the database does so by itself."""
         if not self.keyosk.database.is_sqlite:
-            with self.keyosk.database.raw.unhurried():
+            with self.keyosk.database.raw.without_timeouts():
                 self.keyosk.database.raw.execute_sql("VACUUM ANALYZE")
 
     def _give_keys(self) -> None:
