@@ -12,7 +12,7 @@ Row = tuple[Any, ...]
 
 
 class Parameter:
-    """A named place in a query that ``Database.compile`` leaves open."""
+    """A placeholder with a name, in a query for ``Database.compile``."""
 
     __slots__ = ("name",)
 
@@ -21,14 +21,15 @@ class Parameter:
 
 
 def parameter(name: str) -> peewee.Value:
-    """A place for a value that is given when the compiled query runs."""
+    """Return a placeholder for a value that is given when the compiled query runs."""
     return peewee.Value(Parameter(name), converter=False)
 
 
 class Compiled:
-    """A query as SQL text with open places; the text is made at the first use.
+    """A query as SQL text with placeholders, which is compiled at its first use.
 
-    At the start all of them would take as long as several tokens, and most are not needed soon.
+    Compiling all queries at the start would take as long as issuing several tokens, and most are
+    not needed soon.
     """
 
     __slots__ = ("_execute", "_names", "_parameters", "_query", "_sql")
@@ -36,22 +37,22 @@ class Compiled:
     def __init__(
         self, execute: Callable[[str, Sequence[Any]], list[Row]], query: peewee.Query
     ) -> None:
-        """``query``: bound to its database."""
+        """``query``: one that is bound to its database."""
         self._execute = execute
         self._query: peewee.Query | None = query
         columns = query.selected_columns if isinstance(query, peewee.Select) else ()
-        # peewee's names in its dictionaries: of the field, or of the alias.
+        # The names of columns in peewee's dictionaries: that of the field, or the alias.
         self._names = tuple(getattr(each, "name", getattr(each, "_alias", "")) for each in columns)
         self._sql = ""
         self._parameters: tuple[Any, ...] = ()
 
     def __call__(self, **values: Any) -> list[Row]:
-        """Return the rows as tuples, with ``values`` in the open places."""
+        """Return the rows as tuples; ``values`` replace the placeholders."""
         query = self._query
         if query is not None:
             self._sql, parameters = query.sql()
             self._parameters = tuple(parameters)
-            self._query = None  # last: another thread may look for the text just now
+            self._query = None  # last, because another thread may read the text now
         return self._execute(
             self._sql,
             [values[p.name] if isinstance(p, Parameter) else p for p in self._parameters],
@@ -68,7 +69,7 @@ class Compiled:
 
 
 class Column:
-    """A column of an insert: its name, and what its values become for the driver."""
+    """A column of an insert, and the conversion of its values for the driver."""
 
     __slots__ = ("convert", "kind", "name", "plain", "stored_as")
 
@@ -77,13 +78,13 @@ class Column:
         self.stored_as: str = field.column_name
         self.convert = field.db_value
         stored = field.rel_field if isinstance(field, peewee.ForeignKeyField) else field
-        #: The values that the field leaves as they are; asking it for each takes half a second for
-        #: 100,000 rows.
+        #: The type of the values that the field does not convert. Calling it for each value of
+        #: 100,000 rows takes half a second.
         self.kind = next((kind for of, kind in _PLAIN.items() if isinstance(stored, of)), NoneType)
         self.plain = {self.kind, NoneType}
 
     def values(self, values: Sequence[Any]) -> Sequence[Any]:
-        """Return what the driver is given for these values."""
+        """Return these values as the driver needs them."""
         return (
             values if self.plain.issuperset(map(type, values)) else list(map(self.convert, values))
         )
@@ -121,9 +122,9 @@ class Insert:
         return f"{self.head} VALUES {', '.join([self.row] * rows)}{self.tail}"
 
     def with_shared(self, columns: Sequence[Sequence[Any]]) -> tuple[str, list[Any]]:
-        """Return the SQL and parameters of rows: one for each column that is the same in all.
+        """Return the SQL and the parameters; a column with the same value in all rows has one.
 
-        For SQLite, which takes as long for a parameter as for a quarter of an entry in an index.
+        For SQLite, where a parameter takes a quarter of the time of an entry in an index.
         """
         shared: list[Any] = []
         differing: list[Sequence[Any]] = []
@@ -135,7 +136,7 @@ class Insert:
             else:
                 differing.append(values)
                 selected.append(f"column{len(differing)}")
-        if not differing:  # of each row there is to be one: the last column says how many
+        if not differing:  # VALUES must have one row for each: the last column is repeated
             del shared[-1]
             differing, selected[-1] = [columns[-1]], "column1"
         row = f"({', '.join('?' * len(differing))})"
@@ -154,14 +155,17 @@ class Inserts:
     def of(
         self, table: type[peewee.Model], names: tuple[str, ...], *, skipping_taken: bool
     ) -> Insert:
-        """Return the insert; ``skipping_taken``: it returns the keys of the rows it inserted."""
+        """Return the insert.
+
+        ``skipping_taken``: it skips rows that conflict, and returns the keys of the others.
+        """
         known = self._known.get((table, names, skipping_taken))
         if known is not None:
             return known
         meta = table._meta
         fields = [meta.combined[name] for name in names]
         query = table.insert_many([[None] * len(fields)], fields=fields)
-        # Without an argument it returns nothing; peewee would have PostgreSQL return the keys.
+        # ``returning()``: nothing. Without it, peewee lets PostgreSQL return the keys.
         query = (
             query.on_conflict_ignore().returning(meta.primary_key)
             if skipping_taken

@@ -1,8 +1,8 @@
-"""Statements to PostgreSQL by the functions of libpq, for those that run at each request.
+"""Runs the statements of each request by libpq's functions, without a cursor.
 
-A cursor of psycopg's asks of each execution what the statement is, what it was before, and what its
-columns are called. For a statement that is compiled once and fetched whole, that is half of what
-the driver takes. What converts values is psycopg's own, so that both ways mean the same.
+For each execution a cursor of psycopg determines what the statement is, what it was before, and the
+names of its columns. For a statement that is compiled once and fetched whole, that is half of the
+driver's time. psycopg's own code converts the values, so the results are those of a cursor.
 """
 
 import re
@@ -28,16 +28,16 @@ _Key = tuple[str, tuple[int, ...]]
 
 
 class _Session(Protocol):
-    """What a connection is to its statements."""
+    """What the statements need of their connection."""
 
     response_timeout: float | None
 
     @property
     def pgconn(self) -> PGconn:
-        """Libpq's connection."""
+        """The connection of libpq."""
 
     def give_up(self) -> None:
-        """End it, as the server does not respond."""
+        """End the connection, because the server does not respond."""
 
 
 class DirectStatements:
@@ -57,11 +57,11 @@ class DirectStatements:
 
     @property
     def is_idle(self) -> bool:
-        """Whether the connection can take one: it is open, and in no transaction."""
+        """Whether the connection can run a statement: it is open, and in no transaction."""
         return self._pgconn.transaction_status == TransactionStatus.IDLE
 
     def fetch(self, statement: str, parameters: Sequence[Any]) -> list[Row]:
-        """Run a statement with psycopg's placeholders; all of its rows."""
+        """Run a statement with psycopg's placeholders; returns all of its rows."""
         values = self._values
         dumped = values.dump_sequence(parameters, [PyFormat.AUTO] * len(parameters))
         types, formats = values.types or (), values.formats
@@ -75,9 +75,8 @@ class DirectStatements:
                 self._pgconn.send_query_prepared(name, dumped, formats)
             result = self._result()
         except (psycopg.errors.InvalidSqlStatementName, psycopg.errors.FeatureNotSupported):
-            # psycopg has the server forget all of them where it ends a transaction by a rollback,
-            # and a migration may change what one returns. The server did not run this one. Once
-            # only: then it is prepared anew.
+            # The server did not run it. psycopg deallocates all prepared statements at a rollback,
+            # and a migration may change the columns of one. It is prepared again, once.
             if known is None:
                 raise
             self._names.clear()
@@ -118,16 +117,17 @@ class DirectStatements:
                     break
                 results.append(result)
         except psycopg.DatabaseError:
-            # A server that ends the session says why, then closes it. SECURITY: whatever else came
-            # is no result before the server is ready again: only then is a write committed.
+            # A server that ends the session sends the reason, then closes the connection.
+            # SECURITY: other results do not count, because a write is committed only when the
+            # server is ready for the next statement.
             if not any(each.status == ExecStatus.FATAL_ERROR for each in results):
                 raise
         except BaseException:
-            pgconn.finish()  # else what comes next would be taken for the result of the next one
+            pgconn.finish()  # otherwise the next statement would get the rest of this result
             raise
         if not results:
             raise psycopg.InternalError("no result")
-        # SECURITY: all of them. The error of a commit comes after the result of what it undid.
+        # SECURITY: check all. The error of a commit follows the result of the statement.
         for each in results:
             if each.status not in _DONE:
                 raise psycopg.errors.error_from_result(each)
@@ -146,7 +146,7 @@ class DirectStatements:
 
 @lru_cache(maxsize=1024)
 def _numbered(statement: str) -> bytes:
-    """Return a statement with the placeholders of PostgreSQL: $1, $2 ..."""
+    """Return a statement with PostgreSQL's placeholders: $1, $2 ..."""
     numbers = count(1)
     text = _PLACE.sub(lambda place: f"${next(numbers)}" if place[1] == "s" else "%", statement)
     return text.encode()

@@ -1,4 +1,4 @@
-"""Drivers that are extras: what is said where one is not installed."""
+"""Optional drivers, and the error if one is not installed."""
 
 import peewee
 
@@ -10,7 +10,7 @@ from keyosk.storage.outage import Outage
 def postgresql(
     url: PostgresqlUrl, schema: str | None, outage: Outage, *, prepare: int | str
 ) -> peewee.Database:
-    """A PostgreSQL database by its URL. Raises ``ConfigurationError`` without its driver."""
+    """Return a PostgreSQL database. Raises ``ConfigurationError`` without its driver."""
     try:
         from keyosk.storage.postgresql import Postgresql  # noqa: PLC0415 - its driver is an extra
     except ImportError as error:

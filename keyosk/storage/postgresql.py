@@ -1,15 +1,15 @@
-"""PostgreSQL as peewee connects to it, but with a deadline for each of its answers.
+"""PostgreSQL for peewee, with a timeout for each response of the server.
 
-Its own ``statement_timeout`` ends what takes long. Nothing of its own ends the wait for a server
-that hangs, is stopped or cut off: a socket to it looks like one to a busy server.
+PostgreSQL's ``statement_timeout`` ends statements that take long. It cannot end the wait for a
+server that hangs, was stopped or is cut off: its socket looks like that of a busy server.
 
-What a session needs is set once it is there, not at its start: so whatever the URL and libpq's
-environment ask for at the start holds too, and poolers, which refuse unknown parameters, do not
-see it. ``_SESSION`` says which of that wins.
+The settings of a session are set after it has begun, not by its startup parameters. So the
+parameters of the URL and of libpq's environment apply as well, and poolers, which refuse unknown
+parameters, never see ours. ``_SESSION`` says which value wins.
 
-A pooler may give each transaction another session. Behind one, each transaction sets what it needs
-for itself, statements are not prepared, and a statement alone is sent as a transaction of its own,
-all in one round trip.
+A pooler may give each transaction another session. Behind a pooler each transaction sets what it
+needs, statements are not prepared, and a single statement is sent as a transaction of its own, in
+one round trip.
 """
 
 import json
@@ -35,10 +35,10 @@ from keyosk.storage.compiled import Insert, Row
 from keyosk.storage.direct_statements import DirectStatements
 from keyosk.storage.outage import Outage
 
-# It warns of connections that break; the line about the outage says so once, with the cause.
+# It warns of each connection that breaks; ``outage`` logs that once, with the cause.
 logging.getLogger("psycopg").setLevel(logging.ERROR)
 
-# As peewee does where it is imported with its driver; see ``keyosk.storage``.
+# peewee sets these if it can import the driver; ``keyosk.storage`` prevents that.
 for _name, _value in (
     ("psycopg", psycopg),
     ("TransactionStatus", TransactionStatus),
@@ -47,20 +47,20 @@ for _name, _value in (
 ):
     setattr(peewee, _name, _value)
 
-CONNECT_TIMEOUT: Final = 3  # seconds until a session is there
-STATEMENT_TIMEOUT: Final = 7_000  # milliseconds that the server gives one statement
-_RESPONSE_TIMEOUT: Final = 8.0  # seconds, the way there and back included
-_PREPARE_AFTER: Final = 5  # executions of a statement, as psycopg does by itself
+CONNECT_TIMEOUT: Final = 3  # seconds until a session has begun
+STATEMENT_TIMEOUT: Final = 7_000  # milliseconds for one statement, enforced by the server
+_RESPONSE_TIMEOUT: Final = 8.0  # seconds, with the time on the network
+_PREPARE_AFTER: Final = 5  # executions of a statement, psycopg's own default
 _REFUSED: Final = "The database cannot be used as it is."
 _AWAY: Final = "The database is not available."
 
 
 @dataclass(frozen=True, slots=True)
 class _Setting:
-    """What a session needs of one setting of PostgreSQL's.
+    """The value that a session needs for one setting of PostgreSQL.
 
-    ``value`` is set whatever role, database or server have as their default. Where the URL or
-    PGOPTIONS name the setting, theirs stays if ``may_be`` allows it, and is refused if not.
+    ``value`` replaces the default of the role, database or server. A value in the URL or in
+    PGOPTIONS stays if it matches ``may_be``; otherwise it is refused.
     """
 
     value: str
@@ -80,7 +80,7 @@ _SESSION: Final = {
     "transaction_timeout": _Setting("0", _ANY),
     # SECURITY: committed means on disk. Set only where it is off: others are as strict or stricter.
     "synchronous_commit": _Setting("on", re.compile(r"on|local|remote_write|remote_apply")),
-    # The code takes its locks itself; a stricter level would end transactions without need.
+    # Keyosk takes explicit locks; a stricter level would abort transactions for no reason.
     "default_transaction_isolation": _Setting("read committed", re.compile("read committed")),
 }
 _PROBE: Final = """\
@@ -88,7 +88,7 @@ SELECT pg_backend_pid(), current_setting('server_encoding'),
   (SELECT json_object_agg(name, json_build_array(setting, source)) FROM pg_settings
     WHERE name = ANY(%s))"""
 _PROBED: Final = [*_SESSION, "search_path", "default_transaction_read_only"]
-#: What values of a JSON document are read as.
+#: The types that values of a JSON document are read as.
 _JSON_TYPES: Final = {str: "text", int: "bigint", bool: "boolean"}
 _OPEN: Final = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
 _BEGIN: Final = b"BEGIN ISOLATION LEVEL READ COMMITTED"
@@ -98,18 +98,19 @@ class _Connection(psycopg.Connection[Any]):
     """A connection that ends when the server does not respond in time."""
 
     outage: Outage
-    #: Seconds to wait for one answer; ``None`` for as long as it takes.
+    #: Seconds to wait for one response; ``None`` for no limit.
     response_timeout: float | None = _RESPONSE_TIMEOUT
-    #: The schema that tables are in.
+    #: The schema of the tables.
     schema: str
-    #: Whether somebody between us and the server answers in its place.
+    #: Whether the connection leads to a pooler.
     is_pooled = False
-    #: The settings of PostgreSQL's that it needs; behind a pooler, how each transaction begins.
+    #: The settings that the session needs.
     needed: dict[str, str]
+    #: The statements that begin a transaction behind a pooler.
     opening: tuple[bytes, bytes]
-    #: For statements whose rows are all fetched at once.
+    #: The cursor for statements whose rows are all fetched at once.
     reader: psycopg.Cursor[Any]
-    #: For those that are compiled; ``None`` where they need a cursor.
+    #: Runs compiled statements; ``None`` if they need a cursor.
     direct: DirectStatements | None = None
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
@@ -122,17 +123,17 @@ class _Connection(psycopg.Connection[Any]):
         return self.give_up()
 
     def give_up(self) -> NoReturn:
-        """End the connection, as the server does not respond."""
+        """End the connection, because the server does not respond."""
         self.pgconn.finish()  # close() would wait too
         self.outage.begin()
-        # peewee knows this one by its name.
+        # peewee translates this error by the name of its class.
         raise psycopg.OperationalError("The server does not respond.")
 
     def set_up(self, schema: str | None, prepare: int | str) -> None:
-        """Give the session what it needs. Raises ``DatabaseUnusable`` if it cannot have it."""
+        """Set up the session. Raises ``DatabaseUnusable`` if it cannot have what Keyosk needs."""
         self.autocommit = True
         self.reader = self.cursor()
-        self.prepare_threshold = None  # nothing here may stay in a session of a pooler's
+        self.prepare_threshold = None  # a pooler's session must keep nothing of this
         path = {} if schema is None else {"search_path": sql.Identifier(schema).as_string(self)}
         (pid, encoding, settings), current = self._probe(path)
         asked, source = settings.pop("search_path")
@@ -147,7 +148,7 @@ class _Connection(psycopg.Connection[Any]):
             raise _refused("options set default_transaction_read_only")
         self.schema = current
         needed = path | dict(_changes(settings))
-        # Else somebody between us and the server answers in its place.
+        # A pooler reports a process of its own.
         self.is_pooled = pid != self.info.backend_pid
         self.need(needed)
         if self.is_pooled:
@@ -156,12 +157,12 @@ class _Connection(psycopg.Connection[Any]):
             self.prepare_threshold = prepare
         elif prepare == "auto" and not self.is_pooled:
             self.prepare_threshold = _PREPARE_AFTER
-        # Traces are of cursors, each of another class; behind a pooler a statement is one of four.
+        # Traces replace the class of cursors. Behind a pooler, four statements are sent for one.
         if not self.is_pooled and type(self.reader) is psycopg.Cursor:
             self.direct = DirectStatements(self, prepare_after=self.prepare_threshold)
 
     def need(self, settings: dict[str, str]) -> None:
-        """Set this for the session; behind a pooler, have each transaction set it for itself."""
+        """Set this for the session; behind a pooler, at the beginning of each transaction."""
         self.needed = settings
         if self.is_pooled:
             self.opening = (_BEGIN, _set_config(settings, is_local=True).as_bytes(self))
@@ -169,9 +170,10 @@ class _Connection(psycopg.Connection[Any]):
             self.execute(_set_config(settings, is_local=False))
 
     def _probe(self, path: dict[str, str]) -> tuple[Any, str | None]:
-        """Return what the session is by itself, and the schema that it has with ``path``.
+        """Return what the session has by default, and the schema that it has with ``path``.
 
-        In one transaction, for a pooler, and in one round trip, for a limit on idle ones.
+        One transaction, because a pooler may give the next one another session. One round trip,
+        because a limit on idle transactions may be short.
         """
         with self.pipeline():
             self.execute(_BEGIN)
@@ -184,7 +186,7 @@ class _Connection(psycopg.Connection[Any]):
         return probed, schema
 
     def begin(self) -> None:
-        """Behind a pooler: begin a transaction with all that it needs, in one round trip."""
+        """Begin a transaction behind a pooler and set what it needs, in one round trip."""
         self.execute(b"; ".join(self.opening))
 
     def _refuse_statement_pooling(self) -> None:
@@ -209,7 +211,7 @@ def _set_config(needed: dict[str, str], *, is_local: bool) -> sql.Composed:
 
 
 def _changes(settings: dict[str, tuple[str, str]]) -> Any:
-    """What to set, as (name, value). Raises ``DatabaseUnusable`` for what was asked in vain."""
+    """Yield what to set, as (name, value). Raises ``DatabaseUnusable`` for a refused value."""
     for name, (value, source) in settings.items():
         setting = _SESSION[name]
         if source == "client":
@@ -239,7 +241,7 @@ class _Adapter(peewee.Psycopg3Adapter):
         self._prepare = prepare
 
     def connect(self, db: peewee.Database, **params: Any) -> _Connection:  # noqa: ARG002 - peewee's
-        # peewee connects one thread after another: those who waited need not find it out again.
+        # peewee connects one thread at a time: those that waited need not time out as well.
         if self._outage.forbids:
             raise Unavailable(_AWAY)
         try:
@@ -259,7 +261,7 @@ class _Adapter(peewee.Psycopg3Adapter):
         raise Unavailable(_AWAY, reason="the server does not respond")
 
     def _failure(self, text: str) -> Unavailable:
-        """What a failed connection means; several hosts that all failed are reported together."""
+        """Return the error for a failed connection; the failures of several hosts are joined."""
         text = self._url.hide_secrets(text)
         first, *others = text.split("\n- host: ")
         causes = [each.partition(": ")[2] for each in others] or [first]
@@ -283,14 +285,14 @@ class Postgresql(peewee.PostgresqlDatabase):
         """``outage``: begun when the server does not respond; ``prepare``: as ``Database``."""
         self.psycopg3_adapter = partial(_Adapter, url, schema, outage, prepare=prepare)
         defaults = {"fallback_application_name": "keyosk", "client_encoding": "UTF8"}
-        # libpq's environment may have a timeout of its own, which stays.
+        # A timeout in libpq's environment stays.
         if "connect_timeout" not in url.parameters and "PGCONNECT_TIMEOUT" not in os.environ:
             defaults["connect_timeout"] = str(CONNECT_TIMEOUT)
         parameters: dict[str, Any] = {**defaults, **url.parameters}
         super().__init__("postgresql", prefer_psycopg3=True, **parameters)
 
     def begin(self, isolation_level: Any = None) -> None:
-        """Begin a transaction, which behind a pooler sets all that it needs."""
+        """Begin a transaction; behind a pooler, with the settings that it needs."""
         connection: _Connection = self.connection()  # type: ignore[no-untyped-call]
         if not connection.is_pooled:
             super().begin(isolation_level)
@@ -299,7 +301,7 @@ class Postgresql(peewee.PostgresqlDatabase):
             connection.begin()
 
     def execute_sql(self, statement: str, params: Any = None) -> Any:
-        """Run a statement; behind a pooler it is in a transaction, which is its own if need be."""
+        """Run a statement; behind a pooler always in a transaction, if need be in its own."""
         connection: _Connection = self.connection()  # type: ignore[no-untyped-call]
         if not connection.is_pooled or self.in_transaction():
             return super().execute_sql(statement, params)  # type: ignore[no-untyped-call]
@@ -324,21 +326,21 @@ class Postgresql(peewee.PostgresqlDatabase):
         return connection.reader
 
     def fetch(self, statement: str, params: Any) -> list[tuple[Any, ...]]:
-        """Run a statement and return all of its rows, as ``execute_sql`` at half the cost.
+        """Run a statement and return all of its rows, at half the cost of ``execute_sql``.
 
-        By a cursor that is kept: making one, and describing its columns, take as long as to run
-        the statement of a login.
+        The cursor is reused: creating one and describing its columns takes as long as running the
+        statement of a login.
         """
         connection: _Connection = self.connection()  # type: ignore[no-untyped-call]
         if connection.is_pooled:
             cursor = self.execute_sql(statement, params)
         else:
             cursor = self._execute_cursor(statement, params, kept=True)  # type: ignore[attr-defined]
-        # A write without RETURNING has no rows, and psycopg none to fetch.
+        # psycopg refuses to fetch from a write without RETURNING.
         return cursor.fetchall() if cursor.pgresult.nfields else []
 
     def fetch_compiled(self, statement: str, params: Any) -> list[tuple[Any, ...]]:
-        """As ``fetch``, for statements that are few, and run at each request."""
+        """As ``fetch``, for the few statements that run at each request."""
         connection: _Connection = self.connection()  # type: ignore[no-untyped-call]
         direct = connection.direct
         if direct is None or not direct.is_idle or self.query_hooks:
@@ -347,10 +349,10 @@ class Postgresql(peewee.PostgresqlDatabase):
         return direct.fetch(statement, params)
 
     def insert_many(self, insert: Insert, rows: Iterable[Row]) -> list[Row]:
-        """Insert rows, inside a transaction, at a fifth of the cost of a statement with them.
+        """Insert rows inside a transaction, at a fifth of the cost of an INSERT with parameters.
 
-        COPY takes rows as they are, where a statement has a parameter for each value. It skips
-        and returns none; where that is asked for, the rows are sent as one JSON document.
+        COPY has no parameters, but can neither skip rows nor return keys: where that is needed, the
+        rows are sent as one JSON document.
         """
         names = sql.SQL(", ").join(sql.Identifier(each.stored_as) for each in insert.columns)
         if insert.returns:
