@@ -50,7 +50,7 @@ def main() -> int:
         for _ in range(count // 10):
             send()  # the first ones fill caches
         took = min(_seconds(send, count // 5) for _ in range(5)) * 1e6
-        # By CPU time: what waits for the disk takes none.
+        # CPU time, which does not include waiting for the disk.
         profile = cProfile.Profile(time.thread_time)
         profile.enable()
         for _ in range(count):
@@ -93,7 +93,7 @@ class _Keyosk:
         )
         app.prepare(settings)
         installation = Installation(settings)
-        # As the server's own log: each line is written, here to nowhere.
+        # As in the server, each line of the log is formatted and written; here to nowhere.
         log = LineHandler(LogStream(os.open(os.devnull, os.O_WRONLY)), JsonFormatter())
         logging.basicConfig(handlers=[log], level=logging.INFO)
         self._application = app.create_app(installation, write_line=log.write).wsgi_app
@@ -117,7 +117,7 @@ class _Keyosk:
         self._workload = _Workload(installation)
 
     def send(self, kind: str) -> bytes:
-        """Send one of the requests that can be looked at, and return the response's body."""
+        """Send a request by its name, and return the body of its response."""
         form = f"token={self._token}"
         match kind:
             case "key":
@@ -151,7 +151,7 @@ class _Keyosk:
         self, method: str, path: str, *, login: str = "", form: str = "", query: str = ""
     ) -> bytes:
         key = (method, path, login, query, "form" if form else "")
-        if key not in self._environs:  # once: it is a client's work
+        if key not in self._environs:  # once, because a client does this work
             self._environs[key] = create_environ(
                 path,
                 method=method,
@@ -167,14 +167,14 @@ class _Keyosk:
         statuses: list[str] = []
         response = self._application(environ, lambda status, *_: statuses.append(status))
         body = b"".join(response)
-        response.close()  # type: ignore[attr-defined]  # what is done after the response is done now
+        response.close()  # type: ignore[attr-defined]  # runs what follows the response
         if not statuses[0].startswith("200"):
             raise SystemExit(f"{statuses[0]}: {body.decode()}")
         return body
 
 
 class _Workload:
-    """An account that logs in by the tokens of an issuer, and those tokens: each is shown once."""
+    """An account that logs in by an issuer's tokens, and these tokens: each is used once."""
 
     _ISSUER: Final = "https://ci.example.com"
 
@@ -225,7 +225,7 @@ def _print(profile: cProfile.Profile, took: float, *, count: int, lines: int) ->
     stats = pstats.Stats(profile)
     parts: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for (file, _, name), (_, calls, own, _, callers) in stats.stats.items():  # type: ignore[attr-defined]
-        # What is written in C has no file: its time goes to the parts that called it.
+        # Functions in C have no file: their time counts for the parts that called them.
         for part, share in _owners(file, name, callers).items():
             parts[part][0] += own * share
             parts[part][1] += calls * share

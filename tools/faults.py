@@ -1,4 +1,4 @@
-"""Plant faults in the defences, one at a time, and see that a test finds each of them.
+"""Mutation testing of the defences: plants one fault at a time, and expects a test to find it.
 
 ``python tools/faults.py [WORD]`` copies the program or a client library, replaces one line of the
 copy, and runs the tests that are named beside it in ``faults.toml``. A fault that no test finds is
@@ -29,7 +29,7 @@ class Fault(TypedDict):
 
 
 def main(word: str = "") -> int:
-    """Plant each fault; the number of those that were not found, or cannot be planted any more."""
+    """Plant each fault; returns how many no test found, or could not be planted any more."""
     faults: list[Fault] = tomllib.loads((ROOT / "tools" / "faults.toml").read_text())["fault"]
     missed = 0
     with tempfile.TemporaryDirectory() as folder:
@@ -44,7 +44,7 @@ def main(word: str = "") -> int:
 def planted(fault: Fault, folder: Path) -> str:
     """Plant one fault in a copy in ``folder`` and run its tests.
 
-    Answers ``found`` or ``missed``; ``stale`` if the line is not there exactly once, ``broken`` if
+    Returns ``found`` or ``missed``; ``stale`` if the line is not there exactly once, ``broken`` if
     the tests cannot be run with it.
     """
     ignored = shutil.ignore_patterns("__pycache__", "node_modules")
@@ -60,7 +60,7 @@ def planted(fault: Fault, folder: Path) -> str:
     places = f"{folder}{os.pathsep}{folder / 'client'}"
     environment = {**os.environ, "PYTHONPATH": places, "PYTHONDONTWRITEBYTECODE": "1"}
     environment["CLIENT_NODE"] = str(folder / "client-node")
-    # -P: else the folder that pytest runs in would come before the copy.
+    # -P: otherwise the folder that pytest runs in would come before the copy.
     command = [sys.executable, "-P", "-m", "pytest", "-x", "-q", "-n", "0", "--backend", "sqlite"]
     ran = subprocess.run(
         [*command, *fault["tests"].split()],
@@ -71,7 +71,7 @@ def planted(fault: Fault, folder: Path) -> str:
         text=True,
         timeout=_LONGEST,
     )
-    # What stops the program from starting at all is no test of the defence.
+    # A fault that stops the program from starting does not test the defence.
     if ran.returncode not in (0, 1) or " error" in ran.stdout.splitlines()[-1]:
         return "broken"
     return "found" if ran.returncode else "missed"

@@ -33,7 +33,7 @@ _SIZE: Final = {"width": 900, "height": 620}
 _MORNING: Final = 1_896_076_800
 _DAY: Final = 86_400
 _GUESSER: Final = {"REMOTE_ADDR": "198.51.100.7"}
-#: What there is a picture of, by its name; ``{alice}`` stands for her id.
+#: The pages by the name of their picture; ``{alice}`` stands for her id.
 _PAGES: Final = {
     "overview": "/console",
     "account": "/console/accounts/{alice}#what",
@@ -60,7 +60,7 @@ class _Morning:
 
 
 def main() -> int:
-    """Take them; 1 where there is no Chromium, or where one is too heavy to be kept."""
+    """Take them; returns 1 if there is no Chromium, or if a picture is too large to be kept."""
     found = shutil.which("chromium-headless-shell") or shutil.which("chromium")
     if found is None:
         print("Please install Chromium (Debian: chromium-headless-shell).", file=sys.stderr)
@@ -93,7 +93,7 @@ def _take(chromium: str, url: str, alice: str) -> None:
 
 @contextmanager
 def _served(folder: Path) -> Iterator[tuple[str, str]]:
-    """A Keyosk in this process; answers its URL and the id of alice."""
+    """Run a Keyosk in this process; yields its URL and the id of alice."""
     settings = config.load(
         {
             "KEYOSK_DATABASE_URL": f"sqlite:///{folder / 'keyosk.db'}",
@@ -118,7 +118,7 @@ def _served(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _fill(keyosk: Installation, client: Client, clock: _Morning) -> str:
-    """What somebody does on a morning; answers the id of alice."""
+    """Do what an admin does on a morning; returns the id of alice."""
     for name, title in (("todo", "To-do lists"), ("notes", "Notes"), ("billing", "Billing")):
         scopes = [Scope(f"{name}:read", "Read"), Scope(f"{name}:write", "Change")]
         keyosk.services.create(OPERATOR, name=name, title=title, scopes=scopes)

@@ -1,4 +1,4 @@
-"""What Keyosk is made of, as poetry.lock says: the libraries that it runs on, and those only.
+"""The libraries that Keyosk runs on, from poetry.lock; those for development are left out.
 
 python tools/supply.py sbom          a CycloneDX 1.6 SBOM in JSON, with files, hashes and licences
 python tools/supply.py requirements  the same libraries for pip-audit, pinned by version and hash
@@ -7,7 +7,7 @@ python tools/supply.py pins FOLDER   what pip installs before the wheel: require
 
 All need no network, and are the same to the letter for the same poetry.lock
 and version of Keyosk: no time, no random serial number. ``cyclonedx-py poetry`` reads neither a
-``[project]`` table nor licences, so this stands on the library that is below it.
+``[project]`` table nor licences, so this uses the library that it is built on.
 """
 
 import re
@@ -33,7 +33,7 @@ from packageurl import PackageURL
 ROOT: Final = Path(__file__).resolve().parent.parent
 LOCK: Final = ROOT / "poetry.lock"
 
-# What the installed metadata cannot tell. tests/test_supply.py holds it against the licence files.
+# What the metadata does not tell. tests/test_supply.py compares it with the licence files.
 LICENCES: Final[Mapping[str, str]] = {
     "httpx2-jsfetch": "BSD-3-Clause",  # installed in browsers only
     "peewee": "MIT",  # says it in its licence file only
@@ -63,18 +63,18 @@ class Library:
         return " \\\n    ".join([f"{self.name}=={self.version}{condition}", *hashes]) + "\n"
 
     def purl(self, file: str | None = None) -> PackageURL:
-        """Where it is from, without an address: the library, or one file of it."""
+        """Return the package URL of the library, or of one of its files, without an index."""
         qualifiers = {} if file is None else {"file_name": file}
         return PackageURL("pypi", None, self.name, self.version, qualifiers)
 
 
 def canonical(name: str) -> str:
-    """PEP 503's one form of a name."""
+    """Return a name as PEP 503 normalizes it."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def libraries() -> dict[str, Library]:
-    """The lock's group `main` with its extras, by name. Raises ``ValueError`` for another hash."""
+    """Return the group `main` and its extras by name. Raises ``ValueError`` without SHA-256."""
     lock = tomllib.loads(LOCK.read_text())
     packages = {each["name"]: each for each in lock["package"] if "main" in each["groups"]}
     return {
@@ -90,10 +90,10 @@ def libraries() -> dict[str, Library]:
 
 
 def _marker(told: str | Mapping[str, str]) -> str:
-    """On which machines the group `main` has a library; which extra has it is said by `needs`."""
+    """Return the marker of the machines that need a library; `needs` has the extras."""
     text = told if isinstance(told, str) else told.get("main", "")
     if any(re.fullmatch(_EXTRA, each) for each in text.split(" or ")):
-        return ""  # on every machine, for the extra; to have it needlessly does no harm
+        return ""  # every machine, for the extra: an unneeded library does no harm
     clauses = [each for each in text.split(" and ") if not re.fullmatch(_EXTRA, each)]
     if any("extra" in each for each in clauses):
         raise ValueError(f"poetry.lock has a marker that cannot be read here: {text}")
@@ -108,7 +108,7 @@ def _sha256(text: str) -> str:
 
 
 def licence(name: str) -> str:
-    """SPDX where the library tells it, else its own word; ``LookupError`` if it tells nothing."""
+    """Return the SPDX expression or its own text. Raises ``LookupError`` if it has none."""
     try:
         told = metadata(name)
     except PackageNotFoundError:
@@ -135,7 +135,7 @@ def _reachable(found: Mapping[str, Library], names: Iterable[str]) -> Iterator[s
 
 
 def _direct(requirements: Iterable[str]) -> list[str]:
-    """The names that PEP 508 requirements begin with."""
+    """Return the names of the libraries in requirements (PEP 508)."""
     matches = (_NAMES.match(requirement) for requirement in requirements)
     return [canonical(match[0]) for match in matches if match is not None]
 
@@ -164,7 +164,7 @@ def _component(library: Library, scope: ComponentScope) -> Component:
 
 
 def sbom() -> str:
-    """The SBOM, in JSON; libraries that only an extra needs are optional in it."""
+    """Return the SBOM in JSON; libraries that only an extra needs are optional in it."""
     project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     found = libraries()
     direct = _direct(project["dependencies"])
@@ -197,12 +197,12 @@ def sbom() -> str:
 
 
 def requirements() -> str:
-    """All of them for pip, without markers: what only other machines need is looked at as well."""
+    """Return all libraries for pip-audit, without markers, so that all are audited here."""
     return "".join(replace(library, marker="").pin() for library in libraries().values())
 
 
 def pins() -> dict[str, str]:
-    """By file name: what Keyosk alone needs, and what it needs with one of its extras."""
+    """Return the files by name: the pins of Keyosk alone, and of Keyosk with each extra."""
     project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     found, direct = libraries(), _direct(project["dependencies"])
     extras = project.get("optional-dependencies", {})

@@ -2,10 +2,10 @@
 
 ``make bench`` starts real servers: a bare Flask JSON route under gunicorn's threaded worker (the
 floor), oidc-provider where npm can install it, and a whole Keyosk on SQLite and on PostgreSQL. It
-asks them in turn, round after round, so that whatever else the machine does meets all of them
+measures them in turn, round after round, so that other load on the machine affects all of them
 alike. What counts is the CPU time of a server's processes for one request: unlike requests per
 second it hardly depends on how many cores there are and who else uses them. Absolute figures say
-nothing on another machine; ratios within a round do. Each response is looked at, and each token is
+nothing on another machine; ratios within a round do. Each response and each token is
 verified.
 """
 
@@ -57,7 +57,7 @@ def main() -> int:
 def _start(
     folder: Path, running: ExitStack, arguments: argparse.Namespace
 ) -> tuple[list[rows.Row], list[rows.Target]]:
-    """Start all servers; returns what to measure and what to hold it to."""
+    """Start all servers; returns the rows and their targets."""
     floor = running.enter_context(servers.floor(folder))
     peer = running.enter_context(servers.peer(folder)) if arguments.peer else None
     every = [*rows.reference_rows(floor, peer), rows.hashing_row()]

@@ -1,9 +1,9 @@
-"""The client of one measurement, in a process of its own, and what Keyosk's costs are set beside.
+"""One measurement in a process of its own: as a client, or of what Keyosk is compared with.
 
 Reads a job as JSON from standard input and prints what it measured as JSON:
 
-``http``: sends requests over connections that stay open, for so many seconds, and looks at every
-response, and verifies the signature of every token once the time is over.
+``http``: sends requests over connections that stay open, for some seconds; afterwards verifies
+every response and the signature of every token.
 
 ``argon2``: verifies a password with bare argon2id, which releases the GIL.
 
@@ -88,7 +88,7 @@ def _http(
     for key in list(waiting.get_map().values()):
         key.data.send()
     busy = len(connections)
-    while busy:  # to the end of what was sent in time: all of it costs the server
+    while busy:  # until all that were sent in time have a response, as all cost the server
         for key, _ in waiting.select(1):
             connection: _Connection = key.data
             part = connection.socket.recv(65536)
@@ -116,7 +116,7 @@ def _http(
         "seconds": now - began,
         "p50": times[len(times) // 2],
         "p99": times[min(len(times) - 1, len(times) * 99 // 100)],
-        # So that a chain of refresh tokens goes on in the next round.
+        # The next round continues the chains of refresh tokens.
         "connections": [
             [base64.b64encode(request).decode() for request in key.data.requests]
             for key in waiting.get_map().values()
@@ -147,7 +147,7 @@ def _refresh(request: bytes, body: bytes) -> bytes:
 
 
 def _look_at(bodies: list[bytes], expected: str, jwks: str) -> None:
-    """See that every response was what a client needs. Ends the program if one was not."""
+    """Verify that every response has what a client needs. Ends the program if one has not."""
     if expected == "active" and not all(json.loads(body)["active"] is True for body in bodies):
         raise SystemExit("a token was not active")
     if expected not in ("token", "refresh"):

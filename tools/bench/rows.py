@@ -1,4 +1,4 @@
-"""What is measured: a row for each request, and the targets that the rows are held to."""
+"""What is measured: a row for each request, and the targets of the rows."""
 
 import base64
 import json
@@ -23,7 +23,7 @@ CONNECTIONS: Final = 16
 FLOOR: Final = "bare Flask JSON, gunicorn gthread"
 PEER: Final = "token by client secret, oidc-provider"
 ARGON2: Final = "bare argon2id"
-#: Of a connection: half of the connections' together are more than a process remembers.
+#: Tokens of a connection: those of half of the connections are more than a process remembers.
 _WORKLOAD_TOKENS: Final = 600
 _LOAD: Final = Path(__file__).parent / "load.py"
 
@@ -59,9 +59,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Target:
-    """A bound on a figure that is taken in each round.
+    """A limit for a figure of each round.
 
-    ``value`` is given the samples of one round by row, of this row and of those in ``beside``.
+    ``value`` computes it from the samples of this row and of those in ``beside``, by row.
     """
 
     row: str
@@ -73,7 +73,7 @@ class Target:
     unit: str = "x"
 
     def is_met_by(self, value: float) -> bool:
-        """Whether a figure keeps to the bound."""
+        """Whether a figure meets the target."""
         return value >= self.limit if self.at_least else value <= self.limit
 
 
@@ -98,7 +98,7 @@ def reference_rows(floor: Server, peer: Server | None) -> list[Row]:
 
 
 def keyosk_rows(server: Server, database: str, url: str) -> list[Row]:
-    """Everything that is asked of a Keyosk. ``url``: of a database for bare transactions."""
+    """Return the rows of a Keyosk. ``url``: that of a database for bare transactions."""
     scene = Scene(server)
 
     def row(name: str, requests: Sequence[bytes], expected: str = "200", **options: Any) -> Row:
@@ -157,7 +157,7 @@ def mixed_row(name: str, key: Row, password: Row) -> Row:
 
 
 def targets(database: str, *, with_peer: bool) -> list[Target]:
-    """What the rows of one database are held to."""
+    """Return the targets of the rows of one database."""
 
     def of(name: str) -> str:
         return f"{name}, {database}"
@@ -266,7 +266,7 @@ class Scene:
         return _request("POST", "/auth/token", form=form)
 
     def workload_requests(self) -> list[list[bytes]]:
-        """For each connection so many that no signature is remembered when it comes again."""
+        """Return enough requests for each connection that no remembered signature is used."""
         import jwt  # noqa: PLC0415  # only here
         from cryptography.hazmat.primitives.asymmetric import rsa  # noqa: PLC0415
         from jwt.algorithms import RSAAlgorithm  # noqa: PLC0415
@@ -315,7 +315,7 @@ class Scene:
         return _request("GET", "/auth/jwks", more=(f"If-None-Match: {etag}",))
 
     def patch_requests(self, number: int) -> list[bytes]:
-        """Two that take turns, so that each changes something."""
+        """Return two requests, each of which undoes the other."""
         name = f"{self._username}-{number}"
         self._create("/accounts", {"username": name})
         return [

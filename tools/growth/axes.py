@@ -16,9 +16,9 @@ from keyosk.model import OPERATOR, ListQuery
 NewDatabase = Callable[[], str]
 _Call = Callable[[int], object]
 
-#: What each size of a row may cost of the smallest.
+#: How many times the cost at the smallest size a row may cost at any other.
 FLAT: Final = 1.1
-#: CPU seconds that one sample takes, so that it says something.
+#: CPU seconds of one sample; shorter ones would be noise.
 _SECONDS: Final = 0.15
 _MOST_CALLS: Final = 300
 _ACCOUNTS: Final = 200
@@ -30,11 +30,11 @@ class Row:
     """A measured request.
 
     Attributes:
-        limit: How many times the smallest size's cost it may have; ``None``: it is only told.
-        unit: Of its figures.
+        limit: How many times the cost at the smallest size it may have; ``None``: it has no target.
+        unit: The unit of its figures.
         least: What each figure should reach.
-        value: The figure itself, where nothing is called; it is taken once, in the order of rows.
-        less: CPU seconds so far of what does not count.
+        value: Returns the figure itself, if nothing is called; once, in the order of the rows.
+        less: Returns the CPU seconds so far that do not count.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Axis:
-    """Something of which there can be more or fewer."""
+    """A kind of objects whose number grows."""
 
     name: str
     title: str
@@ -109,7 +109,7 @@ def _calls(subject: Subject, row: Row) -> int:
 
 def _cost(subject: Subject, row: Row, calls: int, *, begin: int = 0) -> float:
     assert row.call is not None
-    row.call(begin)  # what is due once a minute is no part of it
+    row.call(begin)  # not measured: it may include what is due once a minute
     before = row.less() if row.less else 0.0
     cost = subject.cost(row.call, calls, begin=begin)
     return cost - ((row.less() - before) / calls * 1e6 if row.less else 0.0)
@@ -229,7 +229,7 @@ def _of_audit_rows(subject: Subject) -> Iterator[Row]:
     ):
         yield _list(subject, path, name=path.replace(subject.logins[0].id, "ID"))
     for one in (f"actor={subject.logins[0].id}", "credential=password"):
-        # No index serves both: at the smallest size it looks at fewer rows than it may.
+        # No index serves both filters, and the smallest size has fewer rows than a page looks at.
         path = f"/audit?{one}&action=account.delete"
         yield _list(subject, path, name=path.replace(subject.logins[0].id, "ID"), limit=None)
     for path in ("/audit", "/audit?action=account.change", "/audit?actor=admin"):
@@ -242,13 +242,13 @@ def _of_audit_rows(subject: Subject) -> Iterator[Row]:
 
 
 def _login(subject: Subject, number: int) -> Login:
-    """One of those who get tokens."""
+    """Return an account that gets tokens."""
     half = len(subject.logins) // 2
     return subject.logins[number % half * 2]
 
 
 def _other(subject: Subject, number: int) -> Login:
-    """One of those whose rights are taken away: no token is issued to them in the same second."""
+    """Return an account that loses rights: it gets no token in the same second."""
     half = len(subject.logins) // 2
     return subject.logins[number % half * 2 + 1]
 

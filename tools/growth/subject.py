@@ -55,7 +55,7 @@ class Subject:
         )
         app.prepare(settings)
         self.keyosk = Installation(settings)
-        # As the server's own log: each line is written, here to nowhere.
+        # As in the server, each line of the log is formatted and written; here to nowhere.
         logging.basicConfig(stream=io.StringIO(), level=logging.INFO, format="%(message)s")
         self._application = app.create_app(self.keyosk).wsgi_app
         self._backend = self._find_backend()
@@ -171,13 +171,13 @@ class Subject:
         self.settle()
 
     def settle(self) -> None:
-        """Bring the planner's statistics up to date where the database does so by itself."""
+        """Update the planner's statistics, as autovacuum would."""
         if not self.keyosk.database.is_sqlite:
             with self.keyosk.database.raw.without_timeouts():
                 self.keyosk.database.raw.execute_sql("VACUUM ANALYZE")
 
     def _give_keys(self) -> None:
-        """Give every account a key that nobody knows, as only one by one they could be created."""
+        """Give every account an unknown key. Real ones could only be created one by one."""
         accounts = self.keyosk.database.rows(tables.Account.select(tables.Account.id))
         now = int(time.time())
         for start in range(0, len(accounts), _PART):
@@ -188,7 +188,7 @@ class Subject:
     # ---- asking --------------------------------------------------------------------------------
 
     def token(self, login: str, form: str = "") -> str:
-        """A token for whoever logs in so."""
+        """Return a token for this login."""
         text: str = json.loads(self.send("POST", "/auth/token", login=login, form=form))[
             "access_token"
         ]
@@ -197,13 +197,13 @@ class Subject:
     def by_admin(self, method: str, path: str, **parts: str) -> bytes:
         """Send a request with a token of the admin's."""
         if time.monotonic() > self._admin[0]:
-            # By account: "admin" is what the first one is called.
+            # "admin" is the username of the first account.
             token = self.token(_basic("admin", self._password), "audience=keyosk")
             self._admin = (time.monotonic() + 120, f"Bearer {token}")
         return self.send(method, path, login=self._admin[1], **parts)
 
     def deep(self, path: str, **place: Any) -> str:
-        """The query of a list from a place in its middle: what of its cursor is to be another."""
+        """Return the path of a page in the middle of a list, after the ``value`` and ``key``."""
         found = json.loads(self.by_admin("GET", path))
         if found["next"] is None:
             return path
@@ -239,7 +239,7 @@ class Subject:
         statuses: list[str] = []
         response = self._application(environ, lambda status, *_: statuses.append(status))
         body = b"".join(response)
-        response.close()  # type: ignore[attr-defined]  # what is done after the response is done now
+        response.close()  # type: ignore[attr-defined]  # runs what follows the response
         if not statuses[0].startswith("200"):
             raise SystemExit(f"{method} {path}: {statuses[0]}: {body.decode()}")
         return body
@@ -278,7 +278,7 @@ class Subject:
 
 
 class HashClock:
-    """Takes down the CPU time that verifying passwords takes, to tell it from what is beside it."""
+    """Records the CPU time of verifying passwords, so that it can be subtracted."""
 
     def __init__(self) -> None:
         self.spent = 0.0
