@@ -113,6 +113,7 @@ class Audit:
     ) -> None:
         self._database = database
         self._store = store
+        self._counts = store.counts
         self._documents = documents
         self._clock = clock
 
@@ -167,10 +168,10 @@ class Audit:
             sample={"actor": row.actor, "actor_name": row.actor_name, "address": row.address},
         )
         with self._database.transaction():
-            if self._store.show_refusal(refusal, most=_SHOWN):
+            if self._counts.show_refusal(refusal, most=_SHOWN):
                 self._store.add([row])
             else:
-                self._store.count_refusal(refusal)
+                self._counts.count_refusal(refusal)
 
     def note_refused_request(self, by: Caller, path: str, *, method: str, reason: str) -> None:
         """Record that a rule refused a request, if the database can be written to."""
@@ -190,7 +191,7 @@ class Audit:
         so that a refusal costs no write.
         """
         minute = int(self._clock()) // _MINUTE * _MINUTE
-        self._store.count_failure(
+        self._counts.count_failure(
             LoginFailure(
                 account=account_id or "",
                 address=address or "",
@@ -208,7 +209,7 @@ class Audit:
         self.seal()
         found: dict[tuple[str, str, int], LoginFailure] = {}
         is_complete = True
-        for each in self._store.failures(most):
+        for each in self._counts.failures(most):
             found[each.account, each.address, each.minute] = each
         for action in ("login.failed", "login.throttled", "second_factor.failed"):
             rows = self._store.page(
@@ -406,9 +407,9 @@ class Audit:
         minute = int(self._clock()) // _MINUTE * _MINUTE
         with self._database.transaction():
             self._store.lock()
-            failures = self._store.take_failures(minute)
+            failures = self._counts.take_failures(minute)
             self._store.add([row for each in failures for row in _failure_rows(each)])
-            self._store.add([_refusal_row(each) for each in self._store.take_refusals(minute)])
+            self._store.add([_refusal_row(each) for each in self._counts.take_refusals(minute)])
 
     def _checkpoint(self, *, due: bool = False) -> None:
         last = self._store.last()

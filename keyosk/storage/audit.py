@@ -1,38 +1,19 @@
-"""The audit log: rows, their chain, its checkpoints, and counts of failed logins."""
+"""The audit log: its rows, their chain, and its checkpoints."""
 
 import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
 from json.encoder import encode_basestring
 from typing import Any, Final
 
-import peewee
-from peewee import EXCLUDED
-
-from keyosk.ids import is_id, new_id
-from keyosk.model import AuditRow, Checkpoint, ListQuery, LoginFailure, Refusal
-from keyosk.storage import listing as lists
+from keyosk.ids import new_id
+from keyosk.model import AuditRow, Checkpoint, ListQuery
 from keyosk.storage import tables
+from keyosk.storage.audit_counts import AuditCounts
+from keyosk.storage.audit_lists import AuditLists
 from keyosk.storage.compiled import parameter
 from keyosk.storage.database import Database
 
-_SORTS: Final[lists.Sorts] = {"sequence": tables.AuditRow.sequence, "time": tables.AuditRow.time}
-_DONE: Final = "done"
-_TIMES: Final = frozenset({"since", "until"})
-#: The filters by an action and by the name of an actor as one, "account.delete alice": no action
-#: has a space.
-_ACTION_OF: Final = "action of actor"
-#: The filters that an index serves in the order of places. A page walks along the first that it
-#: has, so those that fewer rows pass come first.
-_WALKED: Final = ("target", _ACTION_OF, "actor", "action", "credential", "outcome")
-#: Seconds by which a count may lie ahead; below that it waits for its minute to be over.
-_FAR: Final = 3_600
-#: Addresses from which failed logins of one account are kept apart in a minute.
-_PLACES: Final = 50
-#: In place of an action: how many refusals of an account have rows of their own.
-_SHOWN: Final = ""
 _ENCODE: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
 _SCALARS: Final = frozenset({str, bool, int, type(None)})
 #: The lock of whoever seals.
@@ -47,13 +28,17 @@ HashOf = Callable[[str, int, str, str, str], bytes]
 
 
 class AuditStore:
-    """Reads and writes the tables of the audit log, its checkpoints and what is counted for it."""
+    """Reads and writes the tables of the audit log and its checkpoints.
+
+    ``counts``: what is not in the log yet.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._lists = AuditLists(database)
+        self.counts: Final = AuditCounts(database)
         # What follows each change that is made, compiled once: most of the time there is nothing.
         row, waiting, point = tables.AuditRow, tables.WaitingAuditRow, tables.Checkpoint
-        failure, refusal = tables.LoginFailure, tables.Refusal
         self._waiting = database.compile(
             waiting.select().order_by(waiting.id).limit(parameter("limit"))
         )
@@ -69,12 +54,6 @@ class AuditStore:
             .limit(parameter("limit"))
         )
         self._checkpoints = database.compile(point.select().order_by(point.sequence))
-        self._due_failures = database.compile(
-            failure.select().where(_due(failure.minute)).order_by(failure.minute)
-        )
-        self._due_refusals = database.compile(
-            refusal.select().where(_due(refusal.minute)).order_by(refusal.minute)
-        )
 
     def add(self, rows: Sequence[AuditRow]) -> None:
         """Insert rows that are not sealed yet, in a transaction of the caller's."""
@@ -125,67 +104,16 @@ class AuditStore:
 
     def page(self, list_query: ListQuery) -> list[AuditRow]:
         """Return a page of sealed rows."""
-        list_query = _paired(list_query)
-        leading = _leading(list_query)
-        among = self._few(list_query.filters, leading)
-        if among is not None and not among:
-            return []
-        query = lists.page(
-            tables.AuditRow.select(),
-            list_query,
-            key=tables.AuditRow.sequence,
-            sorts=_SORTS,
-            filters=self._filters(leading if among is None else ()),
-            among=among,
-        )
-        return [_row(row) for row in self._database.rows(query)]
+        return [_row(row) for row in self._lists.page(list_query)]
 
     def horizon(self, list_query: ListQuery, *, looked_at: int) -> AuditRow | None:
-        """Return the last row that a page looks at; ``None`` if it looks at all to come."""
-        row = tables.AuditRow
-        list_query = _paired(list_query)
-        filters, leading = list_query.filters, _leading(list_query)
-        if filters.keys() <= leading or self._few(filters, leading) is not None:
-            return None
-        walked = {name: filters[name] for name in filters.keys() & leading}
-        ahead = lists.page(
-            # From the index alone: only the row at its end is read.
-            row.select(row.sequence),
-            replace(list_query, filters=walked, limit=1),
-            key=row.sequence,
-            sorts=_SORTS,
-            filters=self._filters(leading),
-        )
-        # One statement: between two, somebody may prune that row.
-        last = self._database.row(row.select().where(row.sequence == ahead.offset(looked_at - 1)))
-        return None if last is None else _row(last)
-
-    def _few(self, filters: Mapping[str, Any], leading: frozenset[str]) -> set[Any] | None:
-        """The places of the rows that pass one of the filters, if those are few.
-
-        ``None`` as well if all filters are ``leading``, whose index needs no help.
-        """
-        if filters.keys() <= leading:
-            return None
-        indexed = [each for each in filters.items() if _is_indexed(*each)]
-        return lists.few(self._database, [[_keys(*each)] for each in indexed])
-
-    def _filters(self, indexed: Collection[str]) -> lists.Filters:
-        """The condition of each filter; an index is used for those ``indexed`` only."""
-        names = (*_WALKED, *_TIMES)
-        seen = partial(lists.unindexed, self._database)
-        return {
-            name: partial(_condition, name, place=None if name in indexed else seen)
-            for name in names
-        }
+        """Return the last row that a page looks at; ``None`` if it looks at all the rest."""
+        row = self._lists.horizon(list_query, looked_at=looked_at)
+        return None if row is None else _row(row)
 
     def count(self, list_query: ListQuery) -> int:
         """Return the number of sealed rows that pass the filters of a list."""
-        list_query = _paired(list_query)
-        query = lists.filtered(
-            tables.AuditRow.select(), list_query, self._filters(list_query.filters.keys())
-        )
-        return lists.count(self._database, query, list_query)
+        return self._lists.count(list_query)
 
     def seal(self, hash_of: Callable[[AuditRow, str, int], str], first: str, *, limit: int) -> int:
         """Give up to ``limit`` rows their places in the chain; returns how many it was.
@@ -276,107 +204,6 @@ class AuditStore:
         row = self._newest_checkpoint.first()
         return None if row is None else _checkpoint(row)
 
-    def count_failure(self, failure: LoginFailure) -> None:
-        """Add to the failed logins of this account, address and minute.
-
-        From more than ``_PLACES`` addresses they are counted together, under none.
-        """
-        known = tables.LoginFailure
-        at_once = (known.account == failure.account) & (known.minute == failure.minute)
-        address = failure.address
-        if self._database.row(known.select().where(at_once & (known.address == address))) is None:
-            places = self._database.count(known.select().where(at_once))
-            address = address if places < _PLACES else ""
-        self._database.write(
-            known.insert(
-                account=failure.account,
-                address=address,
-                minute=failure.minute,
-                count=failure.count,
-                throttled=failure.throttled,
-            )
-            .on_conflict(
-                conflict_target=[known.account, known.address, known.minute],
-                update={
-                    known.count: known.count + EXCLUDED.count,
-                    known.throttled: known.throttled | EXCLUDED.throttled,
-                },
-                # Where nothing changes, nothing is written.
-                where=(EXCLUDED.count > 0) | ~known.throttled,
-            )
-            .returning()
-        )
-
-    def failures(self, limit: int) -> list[LoginFailure]:
-        """Return counts that have no rows yet, those of the most failed logins first."""
-        failure = tables.LoginFailure
-        query = failure.select().order_by(failure.count.desc()).limit(limit)
-        return [
-            LoginFailure(**{**row, "throttled": bool(row["throttled"])})
-            for row in self._database.rows(query)
-        ]
-
-    def take_failures(self, before: int) -> list[LoginFailure]:
-        """Take out the counts of minutes before ``before``, in a transaction of the caller's.
-
-        And those of a clock that was ahead, which would come much too late.
-        """
-        rows = self._due_failures.dicts(before=before)
-        if rows:
-            minute = tables.LoginFailure.minute
-            due = (minute < before) | (minute > before + _FAR)
-            self._database.write(tables.LoginFailure.delete().where(due))
-        return [LoginFailure(**{**row, "throttled": bool(row["throttled"])}) for row in rows]
-
-    def show_refusal(self, refusal: Refusal, *, most: int) -> bool:
-        """Whether it is among the first ``most`` of its account and minute, of whatever kind."""
-        shown = replace(refusal, credential="", action=_SHOWN)
-        known = tables.Refusal
-        mine = (
-            (known.account == shown.account)
-            & (known.credential == "")
-            & (known.action == _SHOWN)
-            & (known.minute == shown.minute)
-        )
-        before = self._database.row(known.select(known.count).where(mine))
-        if before is not None and before["count"] >= most:
-            return False
-        self.count_refusal(shown)
-        after = self._database.row(known.select(known.count).where(mine))
-        return after is not None and after["count"] <= most
-
-    def count_refusal(self, refusal: Refusal) -> None:
-        """Add to the refusals of this account, credential, kind and minute."""
-        known = tables.Refusal
-        self._database.write(
-            known.insert(
-                account=refusal.account,
-                credential=refusal.credential,
-                action=refusal.action,
-                minute=refusal.minute,
-                count=refusal.count,
-                sample=json.dumps(refusal.sample),
-            )
-            .on_conflict(
-                conflict_target=[known.account, known.credential, known.action, known.minute],
-                update={known.count: known.count + EXCLUDED.count},
-            )
-            .returning()
-        )
-
-    def take_refusals(self, before: int) -> list[Refusal]:
-        """As ``take_failures``, of what was refused."""
-        rows = self._due_refusals.dicts(before=before)
-        if rows:
-            minute = tables.Refusal.minute
-            due = (minute < before) | (minute > before + _FAR)
-            self._database.write(tables.Refusal.delete().where(due))
-        return [
-            Refusal(**{**row, "sample": json.loads(row["sample"])})
-            for row in rows
-            if row["action"] != _SHOWN
-        ]
-
     def lock(self) -> None:
         """Inside a transaction: be the only one who seals or takes counts out."""
         self._database.lock(_SEALING)
@@ -388,72 +215,6 @@ class AuditStore:
             return last.sequence, last.hash
         kept = self.newest_checkpoint()
         return (kept.sequence, kept.hash) if kept else None
-
-
-def _due(minute: Any) -> Any:
-    before = parameter("before")
-    return (minute < before) | (minute > before + _FAR)
-
-
-def _paired(list_query: ListQuery) -> ListQuery:
-    """Return the same listing; what has an index together is one filter."""
-    filters = dict(list_query.filters)
-    # No name has the form of an id.
-    if "action" not in filters or "actor" not in filters or is_id(filters["actor"]):
-        return list_query
-    filters[_ACTION_OF] = f"{filters.pop('action')} {filters.pop('actor')}"
-    return replace(list_query, filters=filters)
-
-
-def _leading(list_query: ListQuery) -> frozenset[str]:
-    """The filters whose index a page walks along, in its order."""
-    if list_query.sort != "sequence":
-        return _TIMES
-    filters = list_query.filters
-    walked = (name for name in _WALKED if name in filters and _is_indexed(name, filters[name]))
-    return frozenset([*walked][:1])
-
-
-def _is_indexed(name: str, value: Any) -> bool:
-    """Whether there is an index that has the rows that pass a filter."""
-    return name != "outcome" or bool(value != _DONE)
-
-
-def _keys(name: str, value: Any) -> "peewee.ModelSelect[Any]":
-    """The places of the rows that pass a filter, in the order of its index."""
-    row = tables.AuditRow
-    keys = row.select(row.sequence.alias("key")).where(_condition(name, value))
-    # In an order, as PostgreSQL might read the table for some that many rows pass.
-    return keys.order_by(row.time if name in _TIMES else row.sequence)
-
-
-def _condition(
-    name: str, value: Any, *, place: Callable[[Any], Any] | None = None
-) -> peewee.Expression:
-    """``place``: what to hold against the value in place of the column, for one not indexed."""
-    row = tables.AuditRow
-    column: Any
-    if name == "actor":
-        column = row.actor if is_id(value) else row.actor_name  # no name has the form of an id
-    elif name in _TIMES:
-        column = row.time
-    elif name == _ACTION_OF:
-        # As the index says it: a planner knows it by that, and how many rows pass.
-        column = row.action.concat(peewee.SQL("' '")).concat(row.actor_name)
-    else:
-        column = getattr(row, name)
-    held: Any = column if place is None else place(column)
-    condition: peewee.Expression
-    if name == "since":
-        condition = held >= value
-    elif name == "until":
-        condition = held < value
-    else:
-        condition = held == value
-    if name == "outcome" and value != _DONE and place is None:
-        # Said in SQL, so that a planner sees that the index of just these can be used.
-        condition &= row.outcome != peewee.SQL(f"'{_DONE}'")
-    return condition
 
 
 def _columns(row: AuditRow) -> dict[str, Any]:

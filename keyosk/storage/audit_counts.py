@@ -1,0 +1,143 @@
+"""Counts of failed logins and of refusals, until they become rows of the audit log.
+
+A flood of them is counted in few rows; when a minute is over, its counts are taken out.
+"""
+
+import json
+from dataclasses import replace
+from typing import Any, Final
+
+from peewee import EXCLUDED
+
+from keyosk.model import LoginFailure, Refusal
+from keyosk.storage import tables
+from keyosk.storage.compiled import parameter
+from keyosk.storage.database import Database
+
+#: Seconds by which a count may lie ahead; below that it waits for its minute to be over.
+_FAR: Final = 3_600
+#: Addresses from which failed logins of one account are kept apart in a minute.
+_PLACES: Final = 50
+#: In place of an action: how many refusals of an account have rows of their own.
+_SHOWN: Final = ""
+
+
+class AuditCounts:
+    """Reads and writes the counts of failed logins and refusals."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        # Compiled, because each change takes what is due, and most of the time nothing is.
+        failure, refusal = tables.LoginFailure, tables.Refusal
+        self._due_failures = database.compile(
+            failure.select().where(_due(failure.minute)).order_by(failure.minute)
+        )
+        self._due_refusals = database.compile(
+            refusal.select().where(_due(refusal.minute)).order_by(refusal.minute)
+        )
+
+    def count_failure(self, failure: LoginFailure) -> None:
+        """Add to the failed logins of this account, address and minute.
+
+        From more than ``_PLACES`` addresses they are counted together, under none.
+        """
+        known = tables.LoginFailure
+        at_once = (known.account == failure.account) & (known.minute == failure.minute)
+        address = failure.address
+        if self._database.row(known.select().where(at_once & (known.address == address))) is None:
+            places = self._database.count(known.select().where(at_once))
+            address = address if places < _PLACES else ""
+        self._database.write(
+            known.insert(
+                account=failure.account,
+                address=address,
+                minute=failure.minute,
+                count=failure.count,
+                throttled=failure.throttled,
+            )
+            .on_conflict(
+                conflict_target=[known.account, known.address, known.minute],
+                update={
+                    known.count: known.count + EXCLUDED.count,
+                    known.throttled: known.throttled | EXCLUDED.throttled,
+                },
+                # Where nothing changes, nothing is written.
+                where=(EXCLUDED.count > 0) | ~known.throttled,
+            )
+            .returning()
+        )
+
+    def failures(self, limit: int) -> list[LoginFailure]:
+        """Return counts that have no rows yet, those of the most failed logins first."""
+        failure = tables.LoginFailure
+        query = failure.select().order_by(failure.count.desc()).limit(limit)
+        return [
+            LoginFailure(**{**row, "throttled": bool(row["throttled"])})
+            for row in self._database.rows(query)
+        ]
+
+    def take_failures(self, before: int) -> list[LoginFailure]:
+        """Take out the counts of minutes before ``before``, in a transaction of the caller's.
+
+        And those of a clock that was ahead, which would come much too late.
+        """
+        rows = self._due_failures.dicts(before=before)
+        if rows:
+            minute = tables.LoginFailure.minute
+            due = (minute < before) | (minute > before + _FAR)
+            self._database.write(tables.LoginFailure.delete().where(due))
+        return [LoginFailure(**{**row, "throttled": bool(row["throttled"])}) for row in rows]
+
+    def show_refusal(self, refusal: Refusal, *, most: int) -> bool:
+        """Whether it is among the first ``most`` of its account and minute, of whatever kind."""
+        shown = replace(refusal, credential="", action=_SHOWN)
+        known = tables.Refusal
+        mine = (
+            (known.account == shown.account)
+            & (known.credential == "")
+            & (known.action == _SHOWN)
+            & (known.minute == shown.minute)
+        )
+        before = self._database.row(known.select(known.count).where(mine))
+        if before is not None and before["count"] >= most:
+            return False
+        self.count_refusal(shown)
+        after = self._database.row(known.select(known.count).where(mine))
+        return after is not None and after["count"] <= most
+
+    def count_refusal(self, refusal: Refusal) -> None:
+        """Add to the refusals of this account, credential, kind and minute."""
+        known = tables.Refusal
+        self._database.write(
+            known.insert(
+                account=refusal.account,
+                credential=refusal.credential,
+                action=refusal.action,
+                minute=refusal.minute,
+                count=refusal.count,
+                sample=json.dumps(refusal.sample),
+            )
+            .on_conflict(
+                conflict_target=[known.account, known.credential, known.action, known.minute],
+                update={known.count: known.count + EXCLUDED.count},
+            )
+            .returning()
+        )
+
+    def take_refusals(self, before: int) -> list[Refusal]:
+        """As ``take_failures``, of what was refused."""
+        rows = self._due_refusals.dicts(before=before)
+        if rows:
+            minute = tables.Refusal.minute
+            due = (minute < before) | (minute > before + _FAR)
+            self._database.write(tables.Refusal.delete().where(due))
+        return [
+            Refusal(**{**row, "sample": json.loads(row["sample"])})
+            for row in rows
+            if row["action"] != _SHOWN
+        ]
+
+
+def _due(minute: Any) -> Any:
+    before = parameter("before")
+    return (minute < before) | (minute > before + _FAR)
