@@ -23,7 +23,7 @@ so every room is on it exactly once::
     activity, scope_uses: counts per minute; which scopes are used
     storage: the only floor that knows peewee
     config, validation, delays, checks: settings; all faults of a request; delays; what was found
-    traces: spans of requests, for OpenTelemetry
+    traces, audit_chain: spans of requests, for OpenTelemetry; the hashes of the audit log
     model, errors, ids, clocks, metrics: frozen values, and what all floors need
     alarms, masking, merge_patch, networks, whitespace: small tools
 

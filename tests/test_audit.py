@@ -18,7 +18,7 @@ import requests
 import live
 from installed import Clock, installed, rows_of, settings, statements
 from keyosk import app, audit, config
-from keyosk.audit import GENESIS, row_hash
+from keyosk.audit_chain import GENESIS, row_hash
 from keyosk.bulk.records import Line, Status
 from keyosk.credentials import api_key_format
 from keyosk.credentials.presented import candidates

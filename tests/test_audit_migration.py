@@ -6,7 +6,7 @@ import pytest
 from playhouse.migrations import Runner
 
 from installed import installed, rows_of
-from keyosk.audit import GENESIS, row_hash
+from keyosk.audit_chain import GENESIS, row_hash
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR, AuditRow, ListQuery
 from keyosk.storage import schema

@@ -24,7 +24,7 @@ from playhouse.migrations import Runner
 from cheap_passwords import InsecurelyCheapPasswords
 from installed import installed, settings
 from keyosk import app
-from keyosk.audit import GENESIS, row_hash
+from keyosk.audit_chain import GENESIS, row_hash
 from keyosk.credentials import api_key_format
 from keyosk.keys import material
 from keyosk.keys.material import Safe

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from json.encoder import encode_basestring
 from typing import Any, Final
 
+from keyosk.audit_chain import HashOf
 from keyosk.ids import new_id
 from keyosk.model import AuditRow, Checkpoint, ListQuery
 from keyosk.storage import tables
@@ -23,8 +24,6 @@ _PRUNING: Final = "audit/prune"
 
 #: What rows have in common, and what each target is now.
 AlikeRows = tuple[AuditRow, Mapping[str, Mapping[str, Any]]]
-#: Takes the hash before, and the place, id, target and JSON of what the target is now.
-HashOf = Callable[[str, int, str, str, str], bytes]
 
 
 class AuditStore:
