@@ -17,12 +17,12 @@ from keyosk.storage.database import Database
 
 _ENCODE: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
 _SCALARS: Final = frozenset({str, bool, int, type(None)})
-#: The lock of whoever seals.
+#: The lock for sealing.
 _SEALING: Final = "audit/seal"
-#: The lock of whoever prunes.
+#: The lock for pruning.
 _PRUNING: Final = "audit/prune"
 
-#: What rows have in common, and what each target is now.
+#: A row, and the targets for which there is one like it, each with its state after the change.
 AlikeRows = tuple[AuditRow, Mapping[str, Mapping[str, Any]]]
 
 
@@ -36,7 +36,7 @@ class AuditStore:
         self._database = database
         self._lists = AuditLists(database)
         self.counts: Final = AuditCounts(database)
-        # What follows each change that is made, compiled once: most of the time there is nothing.
+        # Compiled, because they run after each change.
         row, waiting, point = tables.AuditRow, tables.WaitingAuditRow, tables.Checkpoint
         self._waiting = database.compile(
             waiting.select().order_by(waiting.id).limit(parameter("limit"))
@@ -45,7 +45,7 @@ class AuditStore:
         self._newest_checkpoint = database.compile(
             point.select().order_by(point.sequence.desc()).limit(1)
         )
-        # Compiled, these return what is stored: a field would fail on what is of another type.
+        # Compiled queries return values as stored; a field would fail on one of another type.
         self._after = database.compile(
             row.select()
             .where(row.sequence > parameter("sequence"))
@@ -55,7 +55,7 @@ class AuditStore:
         self._checkpoints = database.compile(point.select().order_by(point.sequence))
 
     def add(self, rows: Sequence[AuditRow]) -> None:
-        """Insert rows that are not sealed yet, in a transaction of the caller's."""
+        """Insert rows that are not sealed yet, in the caller's transaction."""
         self._database.insert_all(tables.WaitingAuditRow, [_columns(row) for row in rows])
 
     def add_sealed(
@@ -63,7 +63,7 @@ class AuditStore:
     ) -> None:
         """Insert rows at the end of the chain, in a transaction that holds ``lock``.
 
-        ``hash_of`` and ``first``: as of ``seal``, which has to come before.
+        ``hash_of`` and ``first``: as for ``seal``, which must have been called before.
         """
         sequence, previous = self._end() or (0, first)
         columns = []
@@ -77,9 +77,9 @@ class AuditStore:
     def add_many_sealed(
         self, changes: Collection[AlikeRows], hashing: Callable[[AuditRow], HashOf], first: str
     ) -> None:
-        """As ``add_sealed``, of rows that differ in their ids, targets and what those are now.
+        """As ``add_sealed``, for rows that differ only in their id, target and ``after``.
 
-        ``hashing``: what makes the hashes of rows that are like one.
+        ``hashing``: returns the hash function for rows that are like one.
         """
         sequence, previous = self._end() or (0, first)
         columns: dict[str, list[Any]] = defaultdict(list)
@@ -115,17 +115,17 @@ class AuditStore:
         return self._lists.count(list_query)
 
     def seal(self, hash_of: Callable[[AuditRow, str, int], str], first: str, *, limit: int) -> int:
-        """Give up to ``limit`` rows their places in the chain; returns how many it was.
+        """Give up to ``limit`` rows their places in the chain; returns their number.
 
-        ``hash_of``: the hash of a row after the hash before it; ``first``: what stands before the
-        first row of all. Only one process seals at a time; writers never wait for it on PostgreSQL.
+        ``hash_of``: returns the hash of a row for the hash before it, ``first`` before the first
+        row. Only one process seals at a time; on PostgreSQL writers never wait for it.
         """
         with self._database.transaction():
             self._database.lock(_SEALING)
             waiting = [_row(row) for row in self._waiting.dicts(limit=limit)]
             if waiting:
                 self.add_sealed(waiting, hash_of, first)
-                # SECURITY: just these. One with a lower id may have been committed meanwhile.
+                # SECURITY: only these. A row with a lower id may have been committed meanwhile.
                 ids = [row.id for row in waiting]
                 self._database.write(
                     tables.WaitingAuditRow.delete().where(tables.WaitingAuditRow.id.in_(ids))
@@ -142,10 +142,7 @@ class AuditStore:
         return [_row(row) for row in self._after.dicts(sequence=sequence, limit=limit)]
 
     def prunable(self, before: int) -> tuple[int, int]:
-        """Return the place of the last checkpoint whose rows are all older than ``before``.
-
-        And how many rows are kept up to it.
-        """
+        """Return the place of the last checkpoint before ``before``, and the rows up to it."""
         point = tables.Checkpoint
         newest = self._database.row(
             point.select(point.sequence).where(point.time < before).order_by(point.sequence.desc())
@@ -158,14 +155,14 @@ class AuditStore:
         return newest["sequence"], newest["sequence"] - first["sequence"] + 1
 
     def prune(self, place: int, *, most: int) -> int:
-        """Delete the oldest rows, up to a checkpoint that is ``place`` or before it.
+        """Delete the oldest rows, up to a checkpoint at or before ``place``; returns their number.
 
-        Up to the last one within ``most`` rows, or the first one. That checkpoint stays, so that
-        the rest can be verified. Returns how many rows it was.
+        It is the last checkpoint within ``most`` rows, or else the first one. It stays, so that the
+        rest can be verified.
         """
         row, point = tables.AuditRow, tables.Checkpoint
         with self._database.transaction():
-            # Else two would delete the same part, and one of them find nothing left of it and stop.
+            # Otherwise two would delete the same part, and one would find nothing and stop.
             self._database.lock(_PRUNING)
             first = self._database.row(row.select(row.sequence).order_by(row.sequence))
             if first is None:
@@ -204,7 +201,7 @@ class AuditStore:
         return None if row is None else _checkpoint(row)
 
     def lock(self) -> None:
-        """Inside a transaction: be the only one who seals or takes counts out."""
+        """Take the lock for sealing and for removing counts, inside a transaction."""
         self._database.lock(_SEALING)
 
     def _end(self) -> tuple[int, str] | None:
@@ -235,14 +232,14 @@ def _columns(row: AuditRow) -> dict[str, Any]:
 
 
 def _texts(values: Collection[Mapping[str, Any]]) -> list[str]:
-    """Return each as JSON; many are one and the same object."""
+    """Return each value as JSON; many are the same object."""
     known = {id(value): value for value in values}
     texts = dict(zip(known, _encoded([*known.values()]), strict=True))
     return [texts[id(value)] for value in values]
 
 
 def _encoded(values: Sequence[Mapping[str, Any]]) -> list[str]:
-    """``_ENCODE`` of each, member by member: a tenth of the time where they have the same ones."""
+    """Return ``_ENCODE`` of each value; a tenth of its time if all have the same members."""
     names = sorted(values[0])
     if any(value.keys() != values[0].keys() for value in values):
         return [*map(_ENCODE, values)]
@@ -251,7 +248,7 @@ def _encoded(values: Sequence[Mapping[str, Any]]) -> list[str]:
         column = [value[name] for value in values]
         kinds = {*map(type, column)}
         texts = map(encode_basestring if kinds == {str} else _encoded_value, column)
-        # Not by equality alone: True is 1, and deep inside of an object too.
+        # Not by equality alone: True equals 1, also inside of objects.
         is_one = kinds <= _SCALARS or not any(column)
         if is_one and len(kinds) == 1 and column.count(column[0]) == len(column):
             text = _escaped(next(texts))
@@ -307,8 +304,8 @@ def _checkpoint(row: Mapping[str, Any]) -> Checkpoint:
     )
 
 
-# SECURITY: whoever writes to the database may have put anything there, of any type on SQLite. That
-# is then no hash and no object, and verifying the chain says so.
+# SECURITY: somebody who can write to the database may have stored anything, on SQLite of any type.
+# Then it is no hash or no object, which verifying the chain reports.
 def _text(hash_: Any) -> str | None:
     is_binary = isinstance(hash_, bytes | memoryview)
     return bytes(hash_).hex() if is_binary else None if hash_ is None else str(hash_)

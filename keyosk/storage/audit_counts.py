@@ -1,6 +1,6 @@
-"""Counts of failed logins and of refusals, until they become rows of the audit log.
+"""Counts of failed logins and refusals, until their minute is over and they become audit rows.
 
-A flood of them is counted in few rows; when a minute is over, its counts are taken out.
+So a flood of them adds few rows.
 """
 
 import json
@@ -14,11 +14,11 @@ from keyosk.storage import tables
 from keyosk.storage.compiled import parameter
 from keyosk.storage.database import Database
 
-#: Seconds by which a count may lie ahead; below that it waits for its minute to be over.
+#: Seconds by which the minute of a count may be in the future. Later ones are from a wrong clock.
 _FAR: Final = 3_600
-#: Addresses from which failed logins of one account are kept apart in a minute.
+#: The most addresses of an account in a minute that have a count of their own.
 _PLACES: Final = 50
-#: In place of an action: how many refusals of an account have rows of their own.
+#: The action of the count of refusals that have a row of their own.
 _SHOWN: Final = ""
 
 
@@ -39,7 +39,7 @@ class AuditCounts:
     def count_failure(self, failure: LoginFailure) -> None:
         """Add to the failed logins of this account, address and minute.
 
-        From more than ``_PLACES`` addresses they are counted together, under none.
+        Those from further addresses than ``_PLACES`` are counted together, without an address.
         """
         known = tables.LoginFailure
         at_once = (known.account == failure.account) & (known.minute == failure.minute)
@@ -61,14 +61,14 @@ class AuditCounts:
                     known.count: known.count + EXCLUDED.count,
                     known.throttled: known.throttled | EXCLUDED.throttled,
                 },
-                # Where nothing changes, nothing is written.
+                # Without a change nothing is written.
                 where=(EXCLUDED.count > 0) | ~known.throttled,
             )
             .returning()
         )
 
     def failures(self, limit: int) -> list[LoginFailure]:
-        """Return counts that have no rows yet, those of the most failed logins first."""
+        """Return the counts, those with the most failed logins first."""
         failure = tables.LoginFailure
         query = failure.select().order_by(failure.count.desc()).limit(limit)
         return [
@@ -77,9 +77,9 @@ class AuditCounts:
         ]
 
     def take_failures(self, before: int) -> list[LoginFailure]:
-        """Take out the counts of minutes before ``before``, in a transaction of the caller's.
+        """Remove and return the counts of minutes before ``before``, in the caller's transaction.
 
-        And those of a clock that was ahead, which would come much too late.
+        Also those of a clock that was ahead, which would wait much too long.
         """
         rows = self._due_failures.dicts(before=before)
         if rows:
@@ -89,7 +89,7 @@ class AuditCounts:
         return [LoginFailure(**{**row, "throttled": bool(row["throttled"])}) for row in rows]
 
     def show_refusal(self, refusal: Refusal, *, most: int) -> bool:
-        """Whether it is among the first ``most`` of its account and minute, of whatever kind."""
+        """Return whether a refusal gets a row, as one of ``most`` of its account and minute."""
         shown = replace(refusal, credential="", action=_SHOWN)
         known = tables.Refusal
         mine = (
@@ -125,7 +125,7 @@ class AuditCounts:
         )
 
     def take_refusals(self, before: int) -> list[Refusal]:
-        """As ``take_failures``, of what was refused."""
+        """As ``take_failures``, for refusals."""
         rows = self._due_refusals.dicts(before=before)
         if rows:
             minute = tables.Refusal.minute

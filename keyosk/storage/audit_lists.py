@@ -23,11 +23,11 @@ from keyosk.storage.database import Database
 _SORTS: Final[lists.Sorts] = {"sequence": tables.AuditRow.sequence, "time": tables.AuditRow.time}
 _DONE: Final = "done"
 _TIMES: Final = frozenset({"since", "until"})
-#: The filters by an action and by the name of an actor as one, "account.delete alice": no action
+#: The filters by action and by an actor's name as one, such as "account.delete alice". No action
 #: has a space.
 _ACTION_OF: Final = "action of actor"
-#: The filters that an index serves in the order of places. A page walks along the first that it
-#: has, so those that fewer rows pass come first.
+#: The filters whose index is in the order of the chain. A page walks along the index of its first
+#: one here, so filters that fewer rows pass come first.
 _WALKED: Final = ("target", _ACTION_OF, "actor", "action", "credential", "outcome")
 
 Rows = list[dict[str, Any]]
@@ -57,7 +57,7 @@ class AuditLists:
         return self._database.rows(query)
 
     def horizon(self, list_query: ListQuery, *, looked_at: int) -> dict[str, Any] | None:
-        """Return the last row that a page looks at; ``None`` if it looks at all to come."""
+        """Return the last row that a page looks at; ``None`` if it looks at all the rest."""
         row = tables.AuditRow
         list_query = _paired(list_query)
         filters, leading = list_query.filters, _leading(list_query)
@@ -65,20 +65,20 @@ class AuditLists:
             return None
         walked = {name: filters[name] for name in filters.keys() & leading}
         ahead = lists.page(
-            # From the index alone: only the row at its end is read.
+            # The index is enough; only the row at the end is read.
             row.select(row.sequence),
             replace(list_query, filters=walked, limit=1),
             key=row.sequence,
             sorts=_SORTS,
             filters=self._filters(leading),
         )
-        # One statement: between two, somebody may prune that row.
+        # One statement, because that row may be pruned between two.
         return self._database.row(row.select().where(row.sequence == ahead.offset(looked_at - 1)))
 
     def _few(self, filters: Mapping[str, Any], leading: frozenset[str]) -> set[Any] | None:
-        """The places of the rows that pass one of the filters, if those are few.
+        """Return the places of the rows that pass one of the filters; ``None`` if they are many.
 
-        ``None`` as well if all filters are ``leading``, whose index needs no help.
+        Also ``None`` if all filters are ``leading``: then its index is enough.
         """
         if filters.keys() <= leading:
             return None
@@ -86,7 +86,7 @@ class AuditLists:
         return lists.few(self._database, [[_keys(*each)] for each in indexed])
 
     def _filters(self, indexed: Collection[str]) -> lists.Filters:
-        """The condition of each filter; an index is used for those ``indexed`` only."""
+        """Return the condition of each filter; only those that are ``indexed`` may use an index."""
         names = (*_WALKED, *_TIMES)
         seen = partial(lists.unindexed, self._database)
         return {
@@ -104,7 +104,7 @@ class AuditLists:
 
 
 def _paired(list_query: ListQuery) -> ListQuery:
-    """Return the same listing; what has an index together is one filter."""
+    """Return the same query with filters that share an index as one filter."""
     filters = dict(list_query.filters)
     # No name has the form of an id.
     if "action" not in filters or "actor" not in filters or is_id(filters["actor"]):
@@ -114,7 +114,7 @@ def _paired(list_query: ListQuery) -> ListQuery:
 
 
 def _leading(list_query: ListQuery) -> frozenset[str]:
-    """The filters whose index a page walks along, in its order."""
+    """Return the filters whose index a page walks along."""
     if list_query.sort != "sequence":
         return _TIMES
     filters = list_query.filters
@@ -123,22 +123,25 @@ def _leading(list_query: ListQuery) -> frozenset[str]:
 
 
 def _is_indexed(name: str, value: Any) -> bool:
-    """Whether there is an index that has the rows that pass a filter."""
+    """Return whether an index finds the rows that pass a filter."""
     return name != "outcome" or bool(value != _DONE)
 
 
 def _keys(name: str, value: Any) -> "peewee.ModelSelect[Any]":
-    """The places of the rows that pass a filter, in the order of its index."""
+    """Return the places of the rows that pass a filter, in the order of its index."""
     row = tables.AuditRow
     keys = row.select(row.sequence.alias("key")).where(_condition(name, value))
-    # In an order, as PostgreSQL might read the table for some that many rows pass.
+    # Ordered, because PostgreSQL might otherwise read the table if many rows pass.
     return keys.order_by(row.time if name in _TIMES else row.sequence)
 
 
 def _condition(
     name: str, value: Any, *, place: Callable[[Any], Any] | None = None
 ) -> peewee.Expression:
-    """``place``: what to hold against the value in place of the column, for one not indexed."""
+    """Return the condition of a filter.
+
+    ``place``: makes the expression that is compared instead of the column, to use no index.
+    """
     row = tables.AuditRow
     column: Any
     if name == "actor":
@@ -146,19 +149,19 @@ def _condition(
     elif name in _TIMES:
         column = row.time
     elif name == _ACTION_OF:
-        # As the index says it: a planner knows it by that, and how many rows pass.
+        # The expression of the index, so that a planner knows how many rows pass.
         column = row.action.concat(peewee.SQL("' '")).concat(row.actor_name)
     else:
         column = getattr(row, name)
-    held: Any = column if place is None else place(column)
+    compared: Any = column if place is None else place(column)
     condition: peewee.Expression
     if name == "since":
-        condition = held >= value
+        condition = compared >= value
     elif name == "until":
-        condition = held < value
+        condition = compared < value
     else:
-        condition = held == value
+        condition = compared == value
     if name == "outcome" and value != _DONE and place is None:
-        # Said in SQL, so that a planner sees that the index of just these can be used.
+        # A constant in the SQL, because a planner needs it to use the partial index.
         condition &= row.outcome != peewee.SQL(f"'{_DONE}'")
     return condition
