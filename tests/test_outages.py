@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import re
 import resource
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import psycopg
 import pytest
 import requests
 
@@ -197,9 +200,7 @@ def test_a_worker_that_begins_while_the_database_is_away_waits_for_it(
     assert known.server.process is not None
     postgres.halt()
     try:
-        old = psutil.Process(known.server.process.pid).children()
-        for worker in old:
-            os.kill(worker.pid, signal.SIGKILL)
+        kill_workers(known.server)
         client = known.server.client()
         wait_until(lambda: client.get("/health/live").status_code == 200)
         assert_unavailable(known.token())
@@ -231,6 +232,27 @@ def test_a_postgresql_that_became_a_standby_is_503_for_what_writes(
         known.is_back()
 
 
+def test_a_worker_makes_no_new_installation_of_a_database_that_was_emptied(
+    known: Known, postgres: PostgresServer
+) -> None:
+    """As while a dump is restored: it stays empty until somebody fills it."""
+    url = known.server.environment["KEYOSK_DATABASE_URL"]
+    with psycopg.connect(url, autocommit=True) as other:
+        other.execute("ALTER SCHEMA public RENAME TO away")
+        other.execute("CREATE SCHEMA public")
+        kill_workers(known.server)
+        client = known.server.client()
+        wait_until(lambda: client.get("/health/live").status_code == 200)
+        wait_until(lambda: "waiting for the database" in known.server.log.read_text())
+        assert_unavailable(known.token())
+        tables = other.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        assert tables.fetchall() == []
+        other.execute("DROP SCHEMA public")
+        other.execute("ALTER SCHEMA away RENAME TO public")
+    wait_until(lambda: known.token().status_code == 200)
+    known.is_back()
+
+
 def test_a_full_disk_of_postgresql_is_503_for_what_writes_and_no_more(
     postgres: PostgresServer, tmp_path: Path
 ) -> None:
@@ -250,6 +272,12 @@ def test_a_full_disk_of_postgresql_is_503_for_what_writes_and_no_more(
             for name in names:
                 assert known.admin.get(f"/roles/{name}").status_code == 200
         postgres.drop_tablespace(url)
+
+
+def kill_workers(server: LiveServer) -> None:
+    assert server.process is not None
+    for worker in psutil.Process(server.process.pid).children():
+        os.kill(worker.pid, signal.SIGKILL)
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
@@ -279,6 +307,40 @@ def test_a_locked_sqlite_file_is_503_for_what_writes_and_no_more(tmp_path: Path)
                     assert_unavailable(request.result())
             assert_unavailable(known.login(timeout=HANGS))
             other.rollback()
+        known.is_back()
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+@pytest.mark.parametrize("then", ["gone", "another"])
+def test_a_sqlite_file_that_was_moved_is_503_and_no_other_takes_its_place(
+    what: str, then: str, tmp_path: Path
+) -> None:
+    """As when its disk is no longer mounted, or a backup is put in place below the server."""
+    folder = tmp_path / "data"
+    with LiveServer(f"sqlite:///{folder}/keyosk.db", tmp_path, workers="2") as server:
+        known = Known(server)
+        place = folder if what == "folder" else folder / "keyosk.db"
+        away = place.with_name("away")
+        place.rename(away)
+        if then == "another":
+            shutil.copytree(away, place) if what == "folder" else shutil.copy(away, place)
+        before = sorted(folder.parent.rglob("*"))
+        assert_unavailable(known.write())  # whatever the connections of its threads would write to
+        # Each worker looks for itself, once in a second while it only reads.
+        wait_until(lambda: {known.token().status_code for _ in range(16)} == {503})
+        assert_unavailable(server.client().get("/health/ready"))
+        assert_the_rest_answers(server)
+        kill_workers(server)
+        client = server.client()
+        wait_until(lambda: client.get("/health/live").status_code == 200)
+        for ask in known.requests():
+            assert_unavailable(ask())
+        assert sorted(folder.parent.rglob("*")) == before
+        assert re.search("(is not there|is another file).*restart Keyosk", server.log.read_text())
+        if what == "folder" and then == "another":
+            shutil.rmtree(place)
+        away.rename(place)
+        wait_until(lambda: known.token().status_code == 200)
         known.is_back()
 
 

@@ -155,6 +155,7 @@ def _web(
     """Return the application of a worker; it begins to serve once the database is available."""
     logs.start_anew(log)
     page.metrics.claim()
+    set_up = None if prepared else partial(machine.prepare, configuration, outage_log=outage_log)
 
     def begin() -> None:
         made = make()
@@ -170,23 +171,32 @@ def _web(
         except Exception as error:  # noqa: BLE001 - gunicorn would print a traceback
             _give_up(error)
     if not prepared:
-        waiting = threading.Thread(
-            target=_begin_late, args=(configuration, begin, outage_log), daemon=True
-        )
-        waiting.start()
+        threading.Thread(target=_begin_late, args=(begin, set_up), daemon=True).start()
     return page.wrap(starting)
 
 
-def _begin_late(configuration: Config, begin: Callable[[], None], outage_log: OutageLog) -> None:
-    """Wait for the database, then begin. The log already has the reason for waiting."""
+def _begin_late(begin: Callable[[], None], set_up: Callable[[], object] | None) -> None:
+    """Wait for the database, then begin. The log already has the reason for waiting.
+
+    ``set_up``: creates what is missing, in the first workers of a server that started without its
+    database. SECURITY: no other worker may. Where the database of a running server is empty or has
+    no file, its disk or its rows are missing for a moment; a new installation in its place would
+    have another admin and other keys.
+    """
+    told = ""
     while True:
         # The first try is at once: a lost connection need not mean a lost database.
         try:
-            machine.prepare(configuration, outage_log=outage_log)
+            if set_up is not None:
+                set_up()
             begin()
-        except DatabaseUnusable as error:
-            _give_up(error)
-        except Unavailable:
+        except Unavailable as error:
+            if isinstance(error, DatabaseUnusable):
+                if set_up is not None:
+                    _give_up(error)
+                if told != error.explanation:
+                    told = error.explanation
+                    _log.warning("waiting for the database: %s", told)
             time.sleep(1)
             continue
         except Exception as error:  # noqa: BLE001 - this thread would end, and nothing would begin

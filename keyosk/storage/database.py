@@ -25,6 +25,7 @@ from keyosk.metrics import Metrics
 from keyosk.storage import driver_errors, drivers, files, turns
 from keyosk.storage.compiled import Compiled, Insert, Inserts, Row
 from keyosk.storage.driver_errors import Kind
+from keyosk.storage.files import OpenedFile
 from keyosk.storage.outage import Outage, OutageLog, ThreadState
 from keyosk.storage.turns import Turns
 
@@ -74,11 +75,18 @@ class Database:
         self._outage = Outage()
         self._thread = ThreadState()
         self._turns: Turns | None = None
+        self._file: OpenedFile | None = None
         self._peewee: peewee.Database
         if isinstance(parsed, SqliteUrl):
             self._turns = Turns(parsed.path)
+            self._file = OpenedFile(parsed.path)
+            # Only ``create_file`` creates one: SQLite would put an empty one in place of a file
+            # that was moved, or below a mount that is gone.
             self._peewee = peewee.SqliteDatabase(
-                str(parsed.path), pragmas=_SQLITE_PRAGMAS, timeout=turns.LONGEST
+                f"{parsed.path.absolute().as_uri()}?mode=rw",
+                uri=True,
+                pragmas=_SQLITE_PRAGMAS,
+                timeout=turns.LONGEST,
             )
         else:
             self._peewee = drivers.postgresql(
@@ -440,6 +448,8 @@ class Database:
         began = time.perf_counter()
         try:
             try:
+                if is_alone and self._file is not None:
+                    self._file.check(reads=reads)
                 found = action()
             except Exception as error:  # noqa: BLE001 - it raises
                 driver_errors.raise_translated(error)

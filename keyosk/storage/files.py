@@ -2,9 +2,13 @@
 
 import os
 import stat
+import time
 from pathlib import Path
+from typing import Final
 
-from keyosk.errors import DatabaseUnusable
+from keyosk.errors import DatabaseUnusable, Unavailable
+
+_LOOKED_AT: Final = 1.0  # seconds between two looks at the file for statements that only read
 
 
 def create(path: Path) -> None:
@@ -32,3 +36,45 @@ def exists(path: Path) -> bool:
         return path.exists()
     except OSError as error:
         raise DatabaseUnusable(f"Cannot look at {path}: {error.strerror}.") from error
+
+
+class OpenedFile:
+    """Notices that the file of a database is another one than the one that was opened.
+
+    An open connection goes on with a file that was deleted, moved, or hidden by a mount. What it
+    writes is acknowledged, and nobody ever finds it; other threads would go on with another file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path: Final = path
+        self._identity = _identity(path)
+        self._looked_at = 0.0
+
+    def check(self, *, reads: bool) -> None:
+        """Raise ``Unavailable`` if another file has the name, or none.
+
+        ``reads``: the statement to come only reads; for these it looks once in a while.
+        """
+        now = time.monotonic()
+        if reads and now - self._looked_at < _LOOKED_AT:
+            return
+        found = _identity(self._path)
+        if self._identity is None:
+            self._identity = found  # it was just made
+        if found is None or found != self._identity:
+            self._looked_at = 0.0
+            what = "is not there" if found is None else "is another file than the one in use"
+            raise Unavailable(
+                "The database is not available.",
+                reason=f"{self._path} {what}: put the right one back, or restart Keyosk",
+            )
+        self._looked_at = now
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what no other file on this machine has, ``None`` if there is no file."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 - it is called for each write
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
