@@ -381,6 +381,17 @@ def test_the_signing_keys_are_those_that_are_published_without_their_private_hal
     assert key["kid"] in run("signing-key", "list").out
 
 
+def test_a_kid_that_begins_with_a_dash_is_no_option(run: Run) -> None:
+    for begin in ("-h", "-y", "-nHh", "--", "--help", "-_"):
+        kid = begin.ljust(43, "A")
+        for words in (["retire"], ["compromise"], ["export"], ["export", "--jwk"]):
+            for arguments in ([*words, kid], [*words, "--", kid]):
+                assert "no such" in run("signing-key", *arguments).refused()
+    for word in ("retire", "compromise", "export"):
+        ended = run("signing-key", word, "-nHh")
+        assert (ended.code, "No such option" in ended.err) == (2, True), ended
+
+
 # --- config ---------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """keyosk signing-key."""
 
 import json
+import re
 import sys
 from typing import Final
 
@@ -11,13 +12,26 @@ from keyosk.cli.refusals import Refused
 from keyosk.model import SIGNING_ALGORITHMS
 
 _COLUMNS = ("kid", "algorithm", "state", "active_from", "gone_at", "not_seen_by")
-#: A ``kid`` may begin with a dash.
-_KID: Final = {"ignore_unknown_options": True}
+_KID: Final = re.compile(r"-[\w-]{42}", re.ASCII)
 _algorithm = click.option(
     "--algorithm",
     type=click.Choice(SIGNING_ALGORITHMS),
     help="The installation's by default.",
 )
+
+
+class _TakesKid(click.Command):
+    """A command whose ``kid``, a thumbprint in base64url (RFC 7638), may begin with a dash.
+
+    SECURITY: click would read ``-h`` in it, print the help and succeed, with the key as it was.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments, with each that can only be a ``kid`` behind ``--``."""
+        if "--" not in args:
+            kids = [each for each in args if _KID.fullmatch(each)]
+            args = [*(each for each in args if each not in kids), "--", *kids]
+        return super().parse_args(ctx, args)
 
 
 @click.group("signing-key")
@@ -75,7 +89,7 @@ def rotate(
     shared.show_object(shape, as_json=as_json)
 
 
-@signing_key.command("retire", context_settings=_KID)
+@signing_key.command("retire", cls=_TakesKid)
 @click.argument("kid", shell_complete=names.signing_keys)
 @shared.yes
 @shared.as_json
@@ -87,7 +101,7 @@ def retire(kid: str, *, yes: bool, as_json: bool) -> None:
     shared.show_object(shape, as_json=as_json)
 
 
-@signing_key.command("compromise", context_settings=_KID)
+@signing_key.command("compromise", cls=_TakesKid)
 @click.argument("kid", shell_complete=names.signing_keys)
 @shared.yes
 @shared.as_json
@@ -110,7 +124,7 @@ def import_key(algorithm: str | None, *, as_json: bool) -> None:
     shared.show_object(shape, as_json=as_json)
 
 
-@signing_key.command("export", context_settings=_KID)
+@signing_key.command("export", cls=_TakesKid)
 @click.argument("kid", required=False, shell_complete=names.signing_keys)
 @click.option("--pem", "form", flag_value="pem", default="pem", help="PEM (the default).")
 @click.option("--jwk", "form", flag_value="jwk", help="A JWK.")
