@@ -236,11 +236,28 @@ def installation(prepared_url: str) -> Iterator[Installation]:
 # --- A running Keyosk -----------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def server(backend: str, request: pytest.FixtureRequest) -> LiveServer:
+    """A Keyosk that all tests of this worker share: they make their own names (``live.unique``).
+
+    For modules that are marked ``in_process`` it is one without a process and sockets.
+    """
+    # By name, so that only one of them is started, and for the same database.
+    marked = request.node.get_closest_marker("in_process") is not None
+    found: LiveServer = request.getfixturevalue("in_process" if marked else "served")
+    return found
+
+
+@pytest.fixture(scope="module")
+def admin(server: LiveServer) -> Client:
+    """The first admin, by token."""
+    return server.admin()
+
+
 @pytest.fixture(scope="session")
-def server(
+def served(
     backend: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LiveServer]:
-    """A Keyosk that all tests of this worker share: they make their own names (``live.unique``)."""
     folder = tmp_path_factory.mktemp(f"keyosk-{backend}")
     shared = LiveServer(_set_up_in(folder, backend, request), folder)
     shared.script = cheap_passwords.__file__
@@ -257,16 +274,9 @@ def server(
 
 
 @pytest.fixture(scope="session")
-def admin(server: LiveServer) -> Client:
-    """The first admin, by token."""
-    return server.admin()
-
-
-@pytest.fixture(scope="session")
 def in_process(
     backend: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LiveServer]:
-    """As ``server``, without a process and sockets: for modules that ask a great many addresses."""
     folder = tmp_path_factory.mktemp(f"in-process-{backend}")
     with InProcess(_set_up_in(folder, backend, request), folder) as made:
         yield made

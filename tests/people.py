@@ -17,7 +17,7 @@ NEW_PASSWORD = "green kettles hum at noon"
 class Person:
     """An account with a password."""
 
-    server: LiveServer
+    url: str
     id: str
     username: str
 
@@ -27,13 +27,13 @@ class Person:
 
     def login(self, secret: str = PASSWORD) -> Client:
         """A client that sends a secret each time."""
-        return self.server.client(self.username, secret)
+        return Client(self.url, auth=(self.username, secret))
 
     def bearer(self, secret: str = PASSWORD, **parameters: str) -> Client:
         """A client with a token for Keyosk that the secret got."""
         answer = self.login(secret).post("/auth/token", data={"audience": "keyosk", **parameters})
         assert answer.status_code == 200, answer.text
-        return Client(self.server.url, token=answer.json()["access_token"])
+        return Client(self.url, token=answer.json()["access_token"])
 
 
 def claims_of(token: str) -> dict[str, Any]:
@@ -48,14 +48,12 @@ def token_of(person: Person, secret: str = PASSWORD, **parameters: Any) -> str:
     return text
 
 
-def make_person(
-    server: LiveServer, by: Client, *scopes: Any, roles: tuple[Any, ...] = ()
-) -> Person:
+def make_person(by: Client, *scopes: Any, roles: tuple[Any, ...] = ()) -> Person:
     """A new account that holds these scopes and roles."""
     username = live.unique("person")
     grants = {"scopes": list(scopes), "roles": list(roles)}
     body = {"username": username, "password": PASSWORD, "grants": grants}
-    return Person(server, done(by.post("/accounts", json=body), 201)["id"], username)
+    return Person(by.url, done(by.post("/accounts", json=body), 201)["id"], username)
 
 
 def make_account(by: Client, stem: str = "account", **fields: Any) -> dict[str, Any]:

@@ -27,6 +27,8 @@ from live import Client, LiveServer, soon, wait_for
 from people import make_key
 from tables import table, walking
 
+pytestmark = pytest.mark.in_process
+
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 RULE = "refused_by_rule"
 BASIC_CHALLENGE = 'Basic realm="keyosk", charset="UTF-8"'
@@ -81,31 +83,21 @@ class Person(people.Person):
         return self.login(self.secret)
 
 
-def make_person(server: LiveServer, admin: Client, *scopes: Any) -> Person:
-    made = people.make_person(server, admin, *scopes)
-    return Person(server, made.id, made.username, *make_key(admin, made))
+def make_person(admin: Client, *scopes: Any) -> Person:
+    made = people.make_person(admin, *scopes)
+    return Person(made.url, made.id, made.username, *make_key(admin, made))
 
 
 @pytest.fixture(scope="module")
-def server(in_process: LiveServer) -> LiveServer:
-    return in_process
-
-
-@pytest.fixture(scope="module")
-def admin(server: LiveServer) -> Client:
-    return server.admin()
-
-
-@pytest.fixture(scope="module")
-def alice(server: LiveServer, admin: Client) -> Person:
+def alice(admin: Client) -> Person:
     """The account that the others try to get at."""
-    return make_person(server, admin)
+    return make_person(admin)
 
 
 @pytest.fixture(scope="module")
-def weak(server: LiveServer, admin: Client) -> Person:
+def weak(admin: Client) -> Person:
     """Holds nothing."""
-    return make_person(server, admin)
+    return make_person(admin)
 
 
 @pytest.fixture(scope="module")
@@ -441,11 +433,11 @@ def test_a_bad_credential_opens_nothing(
     existing: Mapping[str, str],
     bad: Mapping[str, str],
 ) -> None:
-    anybody, name = server.client(), make_person(server, admin).username
+    anybody, name = server.client(), make_person(admin).username
     for number, (route, method) in enumerate(WALK, 1):
         if number % 10 == 0:
             # Few guesses at a name and from an address are let through, and these are to be.
-            anybody, name = server.client(), make_person(server, admin).username
+            anybody, name = server.client(), make_person(admin).username
         protected = decision(route, method) is not None and not is_open(route, method)
         # Where nobody looks at a credential, a few are enough, and one where nobody answers.
         few = OBVIOUSLY_BAD if is_open(route, method) else (OBVIOUSLY_BAD[number % 3],)
@@ -520,9 +512,9 @@ def test_what_was_tried_above_has_changed_nothing(
 
 
 @pytest.fixture(scope="module")
-def holders(server: LiveServer, admin: Client) -> Mapping[str, Person]:
+def holders(admin: Client) -> Mapping[str, Person]:
     """An account for each scope of Keyosk that holds this one and no other."""
-    return {name: make_person(server, admin, name) for name in KEYOSK_SCOPES}
+    return {name: make_person(admin, name) for name in KEYOSK_SCOPES}
 
 
 def refused(answer: requests.Response) -> bool:
@@ -657,8 +649,8 @@ def test_the_answer_for_another_account_does_not_tell_whether_it_exists(
 
 
 @pytest.fixture
-def operator(server: LiveServer, admin: Client) -> Person:
-    return make_person(server, admin, "keyosk:accounts:read")
+def operator(admin: Client) -> Person:
+    return make_person(admin, "keyosk:accounts:read")
 
 
 @pytest.fixture

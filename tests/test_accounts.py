@@ -359,7 +359,7 @@ def test_everything_of_a_deleted_account_stops_at_once(server: LiveServer, admin
     made = make_account(admin, password=PASSWORD, grants=grants)
     path, name = f"/accounts/{made['id']}", made["username"]
     key = admin.post(f"{path}/api-keys", json={"name": "k"}).json()
-    by_token = Person(server, made["id"], name).bearer(PASSWORD)
+    by_token = Person(server.url, made["id"], name).bearer(PASSWORD)
     assert by_token.get("/accounts?limit=1").status_code == 200
     assert can_log_in(server, name, key["secret"])
 

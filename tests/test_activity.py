@@ -114,7 +114,7 @@ def test_a_node_that_no_longer_says_so_is_down(prepared_url: str) -> None:
 
 
 def test_a_server_writes_by_itself(server: LiveServer, admin: Client) -> None:
-    alice = make_person(server, admin)
+    alice = make_person(admin)
     assert alice.login().post("/auth/token").status_code == 200
 
     def is_written() -> bool:

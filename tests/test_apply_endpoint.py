@@ -107,18 +107,16 @@ PARTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 
 @pytest.mark.attack
 @table("part", PARTS)
-def test_each_part_needs_the_scopes_of_its_own_endpoint(
-    server: LiveServer, admin: Client, part: str
-) -> None:
+def test_each_part_needs_the_scopes_of_its_own_endpoint(admin: Client, part: str) -> None:
     manifest, needed = PARTS[part]
     for missing in needed:
         held = {ACCOUNTS, GRANTS, SERVICES, "keyosk:accounts:read"} - {missing}
-        person = make_person(server, admin, *held)
+        person = make_person(admin, *held)
         for query in ("", "?dry_run=true"):
             answer = person.login().post(f"/apply{query}", json=manifest)
             assert_refused(answer, "insufficient_scope")
             assert missing in answer.json()["detail"]
-    enough = make_person(server, admin, *needed)
+    enough = make_person(admin, *needed)
     assert enough.login().post("/apply?dry_run=true", json=manifest).status_code == 200
 
 
@@ -127,12 +125,10 @@ def test_nobody_who_is_not_logged_in_may_apply_anything(server: LiveServer) -> N
 
 
 @pytest.mark.attack
-def test_nobody_learns_by_there_being_nothing_to_do_what_they_may_not_see(
-    server: LiveServer, admin: Client
-) -> None:
-    secret = make_person(server, admin)
+def test_nobody_learns_by_there_being_nothing_to_do_what_they_may_not_see(admin: Client) -> None:
+    secret = make_person(admin)
     done(admin.patch(secret.path, json={"display_name": "Secret"}))
-    curious = make_person(server, admin, SERVICES).login()
+    curious = make_person(admin, SERVICES).login()
     for name in ("Secret", "Other"):
         account = {"username": secret.username, "display_name": name}
         for manifest in ({"accounts": [account]}, {"grants": [{"account": secret.username}]}):
@@ -140,10 +136,10 @@ def test_nobody_learns_by_there_being_nothing_to_do_what_they_may_not_see(
 
 
 @pytest.mark.attack
-def test_what_prune_takes_away_needs_its_scope_too(server: LiveServer, admin: Client) -> None:
+def test_what_prune_takes_away_needs_its_scope_too(admin: Client) -> None:
     owner, username = unique("owner"), unique("job")
     applied(admin, owner=owner, accounts=[{"username": username}])
-    person = make_person(server, admin, SERVICES)
+    person = make_person(admin, SERVICES)
     for query in ("", "?dry_run=true"):
         answer = person.login().post(f"/apply{query}", json={"owner": owner, "prune": True})
         assert_refused(answer, "insufficient_scope")
@@ -151,23 +147,21 @@ def test_what_prune_takes_away_needs_its_scope_too(server: LiveServer, admin: Cl
 
 
 @pytest.mark.attack
-def test_taking_over_is_for_those_who_may_do_everything(server: LiveServer, admin: Client) -> None:
+def test_taking_over_is_for_those_who_may_do_everything(admin: Client) -> None:
     manifest = fresh()
     applied(admin, owner=unique("one"), **manifest)
     other = {"owner": unique("two"), **manifest}
-    person = make_person(server, admin, SERVICES)
+    person = make_person(admin, SERVICES)
     answer = person.login().post("/apply?take_over=true", json=other)
     assert_refused(answer, "insufficient_scope")
     assert len(applied(admin, "?take_over=true", **other)["changes"]) == 1
 
 
 @pytest.mark.attack
-def test_nobody_gives_by_a_manifest_what_they_do_not_hold(
-    server: LiveServer, admin: Client
-) -> None:
+def test_nobody_gives_by_a_manifest_what_they_do_not_hold(admin: Client) -> None:
     name = make_service(admin)
-    person = make_person(server, admin, ACCOUNTS, GRANTS, SERVICES)
-    friend = make_person(server, admin)
+    person = make_person(admin, ACCOUNTS, GRANTS, SERVICES)
+    friend = make_person(admin)
     scope = f"{name}:write"
     climbs: list[dict[str, Any]] = [
         {"grants": [{"account": friend.username, "scopes": [scope]}]},
@@ -187,11 +181,11 @@ def test_nobody_gives_by_a_manifest_what_they_do_not_hold(
 
 @pytest.mark.attack
 def test_nobody_gets_by_a_manifest_at_an_account_above_them_or_their_own_grants(
-    server: LiveServer, admin: Client
+    admin: Client,
 ) -> None:
     name = make_service(admin)
-    above = make_person(server, admin, f"{name}:write")
-    person = make_person(server, admin, ACCOUNTS, GRANTS, SERVICES)
+    above = make_person(admin, f"{name}:write")
+    person = make_person(admin, ACCOUNTS, GRANTS, SERVICES)
     for manifest in (
         {"accounts": [{"username": above.username, "enabled": False}]},
         {"grants": [{"account": above.username, "scopes": [ACCOUNTS]}]},
@@ -204,22 +198,20 @@ def test_nobody_gets_by_a_manifest_at_an_account_above_them_or_their_own_grants(
 
 
 @pytest.mark.attack
-def test_an_api_key_widens_no_grants_by_a_manifest(server: LiveServer, admin: Client) -> None:
-    person = make_person(server, admin, ADMIN)
+def test_an_api_key_widens_no_grants_by_a_manifest(admin: Client) -> None:
+    person = make_person(admin, ADMIN)
     _, secret = make_key(admin, person)
-    friend = make_person(server, admin)
+    friend = make_person(admin)
     manifest: dict[str, Any] = {"grants": [{"account": friend.username, "scopes": [ACCOUNTS]}]}
     assert_refused(person.login(secret).post("/apply", json=manifest), "refused_by_rule")
     applied(person.login(), **manifest)
 
 
 @pytest.mark.attack
-def test_who_may_not_see_accounts_is_not_told_who_uses_a_scope(
-    server: LiveServer, admin: Client
-) -> None:
+def test_who_may_not_see_accounts_is_not_told_who_uses_a_scope(admin: Client) -> None:
     name = make_service(admin)
-    holder = make_person(server, admin, f"{name}:read")
-    person = make_person(server, admin, SERVICES)
+    holder = make_person(admin, f"{name}:read")
+    person = make_person(admin, SERVICES)
     manifest = {"services": [{"name": name, "scopes": []}]}
     answer = person.login().post("/apply", json=manifest)
     assert_refused(answer, "invalid", 422)
@@ -229,10 +221,8 @@ def test_who_may_not_see_accounts_is_not_told_who_uses_a_scope(
     assert done(admin.get(f"{holder.path}/grants"))["scopes"] == []
 
 
-def test_every_change_is_in_the_audit_log_under_the_name_of_who_applied_it(
-    server: LiveServer, admin: Client
-) -> None:
-    person = make_person(server, admin, SERVICES)
+def test_every_change_is_in_the_audit_log_under_the_name_of_who_applied_it(admin: Client) -> None:
+    person = make_person(admin, SERVICES)
     manifest = fresh()
     applied(person.login(), "?dry_run=true", **manifest)
     applied(person.login(), **manifest)
@@ -242,9 +232,9 @@ def test_every_change_is_in_the_audit_log_under_the_name_of_who_applied_it(
 
 
 def test_a_manifest_that_takes_rights_away_says_by_when_and_its_dry_run_does_not(
-    server: LiveServer, admin: Client
+    admin: Client,
 ) -> None:
-    person = make_person(server, admin)
+    person = make_person(admin)
     manifest = {"accounts": [{"username": person.username, "enabled": False}]}
     for query, takes in (("?dry_run=true", False), ("", True), ("", False)):
         answer = admin.post(f"/apply{query}", json=manifest)

@@ -252,9 +252,9 @@ def test_a_dry_run_tells_what_changes(admin: Client, made: dict[str, Any]) -> No
 
 @pytest.mark.attack
 def test_nobody_gets_an_account_by_a_manifest_that_holds_more(
-    server: LiveServer, admin: Client, made: dict[str, Any]
+    admin: Client, made: dict[str, Any]
 ) -> None:
-    person = make_person(server, admin, "keyosk:services:write", "keyosk:services:read")
+    person = make_person(admin, "keyosk:services:write", "keyosk:services:read")
     [issuer], [rule] = made["issuers"], made["rules"]
     for members in (
         {"rules": [{**rule, "name": "mine"}]},
@@ -265,17 +265,15 @@ def test_nobody_gets_an_account_by_a_manifest_that_holds_more(
         for query in ("", "?dry_run=true"):
             answer = person.bearer().post(f"/apply{query}", json=members)
             assert_refused(answer, "refused_by_rule")
-    reader = make_person(server, admin, "keyosk:services:read", "keyosk:accounts:write")
+    reader = make_person(admin, "keyosk:services:read", "keyosk:accounts:write")
     for members in ({"rules": [rule]}, {"issuers": [issuer]}):
         answer = reader.bearer().post("/apply?dry_run=true", json=members)
         assert_refused(answer, "insufficient_scope")
 
 
 @pytest.mark.attack
-def test_an_api_key_trusts_no_issuer_by_a_manifest(
-    server: LiveServer, admin: Client, made: dict[str, Any]
-) -> None:
-    person = make_person(server, admin, "keyosk:admin")
+def test_an_api_key_trusts_no_issuer_by_a_manifest(admin: Client, made: dict[str, Any]) -> None:
+    person = make_person(admin, "keyosk:admin")
     _, secret = make_key(admin, person)
     key = person.login(secret)
     for members in (

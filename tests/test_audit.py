@@ -94,8 +94,8 @@ def test_a_row_tells_who_whence_what_and_how_it_ended(admin: Client, admin_id: s
     }
 
 
-def test_by_api_key_the_row_has_the_id_of_the_key(server: LiveServer, admin: Client) -> None:
-    person = make_person(server, admin, "keyosk:accounts:write")
+def test_by_api_key_the_row_has_the_id_of_the_key(admin: Client) -> None:
+    person = make_person(admin, "keyosk:accounts:write")
     key, secret = make_key(admin, person)
     for client in (person.login(secret), person.bearer(secret)):
         answer = client.post("/accounts", json={"username": live.unique("by-key")})
@@ -104,10 +104,8 @@ def test_by_api_key_the_row_has_the_id_of_the_key(server: LiveServer, admin: Cli
         assert (row["actor"], row["credential"]) == (person.id, key)
 
 
-def test_changes_of_an_account_have_rows_with_what_differs(
-    server: LiveServer, admin: Client
-) -> None:
-    person = make_person(server, admin)
+def test_changes_of_an_account_have_rows_with_what_differs(admin: Client) -> None:
+    person = make_person(admin)
     target = f"account/{person.id}"
     steps: list[tuple[str, str, Any, str, Any, Any]] = [
         (
@@ -138,8 +136,8 @@ def test_changes_of_an_account_have_rows_with_what_differs(
     assert (row["before"]["username"], row["after"]) == (person.username, None)
 
 
-def test_changes_of_keys_have_rows(server: LiveServer, admin: Client) -> None:
-    person = make_person(server, admin)
+def test_changes_of_keys_have_rows(admin: Client) -> None:
+    person = make_person(admin)
     path = f"{person.path}/api-keys"
     made = admin.post(path, json={"name": "laptop", "networks": ["10.0.0.0/8"]})
     key = made.json()["id"]
@@ -162,8 +160,8 @@ def test_changes_of_keys_have_rows(server: LiveServer, admin: Client) -> None:
     assert (row["target"], row["before"]["name"]) == (target, "laptop")
 
 
-def test_changes_of_grants_roles_and_services_have_rows(server: LiveServer, admin: Client) -> None:
-    person, todo = make_person(server, admin), make_service(admin)
+def test_changes_of_grants_roles_and_services_have_rows(admin: Client) -> None:
+    person, todo = make_person(admin), make_service(admin)
     read, write = f"{todo}:read", f"{todo}:write"
     role = make_role(admin, read)
     given = {"scopes": [{"name": read, "with": "password"}], "roles": [role]}
@@ -192,8 +190,8 @@ def test_changes_of_grants_roles_and_services_have_rows(server: LiveServer, admi
         assert len(trail(admin, action=action, target=target)) == 1
 
 
-def test_what_changes_nothing_leaves_no_row_of_a_change(server: LiveServer, admin: Client) -> None:
-    person = make_person(server, admin)
+def test_what_changes_nothing_leaves_no_row_of_a_change(admin: Client) -> None:
+    person = make_person(admin)
     target = f"account/{person.id}"
     known = len(trail(admin, target=target))
 
@@ -223,10 +221,8 @@ def test_a_command_is_the_operators(server: LiveServer, admin: Client) -> None:
 
 
 @pytest.mark.parametrize("way", ["token", "Basic"])
-def test_the_first_use_of_a_key_has_a_row_and_the_second_has_none(
-    server: LiveServer, admin: Client, way: str
-) -> None:
-    person = make_person(server, admin)
+def test_the_first_use_of_a_key_has_a_row_and_the_second_has_none(admin: Client, way: str) -> None:
+    person = make_person(admin)
     key, secret = make_key(admin, person)
     target = f"account/{person.id}/api-key/{key}"
     deadline = time.monotonic() + WAIT
@@ -270,8 +266,8 @@ def test_a_key_first_used_by_many_at_once_in_two_processes_has_one_row(prepared_
         assert [row.action for row in rows] == ["api_key.create", "api_key.first_use"]
 
 
-def test_what_a_rule_refused_has_a_row(server: LiveServer, admin: Client) -> None:
-    person = make_person(server, admin, ADMIN)
+def test_what_a_rule_refused_has_a_row(admin: Client) -> None:
+    person = make_person(admin, ADMIN)
     key, secret = make_key(admin, person)
     by_rule = person.bearer().patch("/accounts/me", json={"enabled": False})
     at_the_gate = person.login(secret).post("/accounts/me/api-keys", json={"name": "more"})
@@ -290,7 +286,7 @@ def test_what_a_rule_refused_has_a_row(server: LiveServer, admin: Client) -> Non
 def test_failed_logins_have_a_row_when_their_minute_is_over(
     server: LiveServer, admin: Client
 ) -> None:
-    person = make_person(server, admin)
+    person = make_person(admin)
     unknown = api_key_format.generate()
     wrong, key = person.login("not the password at all"), person.login(unknown)
     for _ in range(3):
@@ -349,7 +345,7 @@ def failures(installation: Installation) -> list[int]:
 
 
 def test_no_secret_is_in_the_log(server: LiveServer, admin: Client) -> None:
-    person = make_person(server, admin, ADMIN)
+    person = make_person(admin, ADMIN)
     key, secret = make_key(admin, person)
     token = person.bearer(secret).session.headers["Authorization"].split()[1]
     new = done(admin.post(f"{person.path}/api-keys/{key}/rotate"), 201)["secret"]

@@ -16,8 +16,8 @@ UNKNOWN = "The token is not valid."
 
 
 @pytest.fixture
-def alice(server: LiveServer, admin: Client) -> Person:
-    return make_person(server, admin, "keyosk:accounts:read")
+def alice(admin: Client) -> Person:
+    return make_person(admin, "keyosk:accounts:read")
 
 
 def said(server: LiveServer, text: str, path: str = "/accounts/me") -> str:

@@ -30,8 +30,8 @@ PUBLIC = (
 
 
 @pytest.fixture(scope="module")
-def person(server: LiveServer, admin: Client) -> Person:
-    return make_person(server, admin, "keyosk:accounts:read")
+def person(admin: Client) -> Person:
+    return make_person(admin, "keyosk:accounts:read")
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_a_token_is_not_ambient_and_public_documents_are_for_all(
 
 
 @pytest.mark.attack
-def test_no_origin_is_let_in_unless_it_is_listed(server: LiveServer, admin: Client) -> None:
+def test_no_origin_is_let_in_unless_it_is_listed(admin: Client) -> None:
     for path in (*PUBLIC, "/accounts", "/accounts/me", "/nowhere"):
         for headers in ({"Origin": OURS}, {"Origin": OURS, **PREFLIGHT}):
             for method in ("GET", "OPTIONS"):

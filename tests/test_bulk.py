@@ -97,11 +97,11 @@ def account(admin: Client, *scopes: str) -> str:
     return username
 
 
-def by_key(server: LiveServer, admin: Client, *scopes: str) -> Client:
+def by_key(admin: Client, *scopes: str) -> Client:
     """A caller with an API key, of an account with these scopes."""
     username = account(admin, *scopes)
     made = admin.post(f"/accounts/{username}/api-keys", json={"name": "a key"})
-    return server.client(username, made.json()["secret"])
+    return Client(admin.url, auth=(username, made.json()["secret"]))
 
 
 # --- What a line becomes --------------------------------------------------------------------------
@@ -488,10 +488,8 @@ def test_imports_one_after_the_other_never_get_in_each_others_way(admin: Client)
 
 
 @pytest.mark.attack
-def test_an_api_key_imports_neither_credentials_nor_grants(
-    server: LiveServer, admin: Client, scope: str
-) -> None:
-    client = by_key(server, admin, "keyosk:accounts:write", "keyosk:grants:write", scope)
+def test_an_api_key_imports_neither_credentials_nor_grants(admin: Client, scope: str) -> None:
+    client = by_key(admin, "keyosk:accounts:write", "keyosk:grants:write", scope)
     stored = Passwords().hash(GOOD)
     names = [unique("u") for _ in range(4)]
     results, summary = imported(
@@ -1027,7 +1025,7 @@ def test_an_import_that_was_killed_is_simply_repeated(own_server: LiveServer) ->
 
 
 def test_an_export_has_every_account_with_its_grants_and_no_secret(
-    admin: Client, server: LiveServer, scope: str
+    admin: Client, scope: str
 ) -> None:
     username = unique("exported")
     line = {

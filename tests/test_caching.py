@@ -27,8 +27,8 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND
 
 
 @pytest.fixture(scope="module")
-def alice(server: LiveServer, admin: Client) -> Person:
-    return make_person(server, admin)
+def alice(admin: Client) -> Person:
+    return make_person(admin)
 
 
 def kept(answer: requests.Response) -> str:
@@ -78,9 +78,7 @@ def test_a_route_is_public_only_if_it_is_listed_here() -> None:
     assert public == PUBLIC.keys() | uncached
 
 
-def test_personal_data_is_not_for_a_browser_to_store(
-    server: LiveServer, admin: Client, alice: Person
-) -> None:
+def test_personal_data_is_not_for_a_browser_to_store(admin: Client, alice: Person) -> None:
     key, _ = make_key(admin, alice)
     kid = admin.get("/auth/jwks").json()["keys"][0]["kid"]
     for path in (alice.path, f"{alice.path}/grants", f"{alice.path}/api-keys/{key}",

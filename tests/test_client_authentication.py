@@ -17,13 +17,13 @@ FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
 @pytest.fixture(scope="module")
-def todo(server: LiveServer, admin: Client) -> str:
+def todo(admin: Client) -> str:
     return make_service(admin)
 
 
 @pytest.fixture(scope="module")
-def alice(server: LiveServer, admin: Client, todo: str) -> Person:
-    return make_person(server, admin, f"{todo}:read")
+def alice(admin: Client, todo: str) -> Person:
+    return make_person(admin, f"{todo}:read")
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +68,7 @@ def test_every_spelling_of_the_username_is_the_same_client(nobody: Client, alice
     assert nobody.post("/auth/token", data=body).status_code == 200
 
 
-def test_a_secret_in_the_body_is_decoded_once(
-    server: LiveServer, admin: Client, nobody: Client
-) -> None:
+def test_a_secret_in_the_body_is_decoded_once(admin: Client, nobody: Client) -> None:
     name, password = live.unique("person"), "50% + 20%41 + \u00fc are some"
     done(admin.post("/accounts", json={"username": name, "password": password}), 201)
     body = {"client_id": name, "client_secret": password}
@@ -98,7 +96,7 @@ def test_a_wrong_secret_in_the_body_is_answered_as_one_in_the_header(
 def test_secrets_in_the_body_are_throttled_with_those_in_the_header(
     server: LiveServer, admin: Client
 ) -> None:
-    person = make_person(server, admin)
+    person = make_person(admin)
     client = server.client()
     codes = []
     for number in range(14):
@@ -181,12 +179,10 @@ def test_what_another_site_posts_is_refused_before_it_is_looked_at(
     assert answer.status_code == 403
 
 
-def test_refresh_and_exchange_take_a_secret_in_the_body(
-    server: LiveServer, admin: Client, nobody: Client
-) -> None:
+def test_refresh_and_exchange_take_a_secret_in_the_body(admin: Client, nobody: Client) -> None:
     front, back = (make_service(admin, refresh_allowed=True) for _ in range(2))
-    person = make_person(server, admin, f"{front}:read", f"{back}:read")
-    acting = make_person(server, admin)
+    person = make_person(admin, f"{front}:read", f"{back}:read")
+    acting = make_person(admin)
     exchanges = [{"service": back, "scopes": []}]
     change = {"account": acting.username, "exchanges": exchanges}
     done(admin.patch(f"/services/{front}", json=change))
@@ -227,7 +223,7 @@ def test_an_api_key_alone_gets_a_token(nobody: Client, alice: Person, key: str, 
 def test_an_api_key_with_a_username_needs_the_right_one(
     server: LiveServer, admin: Client, alice: Person, key: str, todo: str
 ) -> None:
-    other = make_person(server, admin)
+    other = make_person(admin)
     for name in (other.username, live.unique("nobody"), " "):
         for path in ("/auth/token", f"/auth/forward/{todo}"):
             assert server.client(name, key).get(path).status_code == 401
@@ -237,7 +233,7 @@ def test_an_api_key_alone_is_held_to_all_its_limits(
     server: LiveServer, admin: Client, todo: str
 ) -> None:
     bound = {"name": f"{todo}:write", "with": "password"}
-    person = make_person(server, admin, f"{todo}:read", bound)
+    person = make_person(admin, f"{todo}:read", bound)
     nobody = server.client()
 
     def get(secret: str) -> Any:
@@ -307,7 +303,7 @@ def test_white_space_around_a_refresh_token_is_no_part_of_it(
     server: LiveServer, admin: Client
 ) -> None:
     name = make_service(admin, refresh_allowed=True)
-    person = make_person(server, admin, f"{name}:read")
+    person = make_person(admin, f"{name}:read")
     begun = person.login().post("/auth/token", data={"scope": f"{name}:read offline_access"})
     text = done(begun)["refresh_token"]
     nobody = server.client()
@@ -330,10 +326,8 @@ def test_white_space_inside_a_token_makes_it_none(alice: Person, key: str) -> No
 
 
 @pytest.mark.parametrize("path", ["/auth/introspect", "/auth/revoke", "refresh"])
-def test_a_key_that_was_used_only_here_never_counted_as_used(
-    server: LiveServer, admin: Client, path: str
-) -> None:
-    person = make_person(server, admin)
+def test_a_key_that_was_used_only_here_never_counted_as_used(admin: Client, path: str) -> None:
+    person = make_person(admin)
     key_id, secret = make_key(admin, person)
     if path == "refresh":
         data = {"grant_type": "refresh_token", "refresh_token": "kysr_x"}
@@ -353,7 +347,7 @@ def test_a_key_that_was_used_only_here_never_counted_as_used(
 def test_a_header_that_means_three_passwords_is_three_guesses(
     server: LiveServer, admin: Client
 ) -> None:
-    person = make_person(server, admin)
+    person = make_person(admin)
     client = server.client(person.username, "a%2Bwrong%FCone+")
     codes = [client.post("/auth/token").status_code for _ in range(8)]
     # Two of its readings are passwords: as sent, and form-decoded in ISO-8859-1.

@@ -44,12 +44,12 @@ def todo(admin: Client) -> str:
 
 
 @pytest.fixture
-def alice(server: LiveServer, admin: Client, todo: str) -> Person:
-    return make_person(server, admin, f"{todo}:read", f"{todo}:write")
+def alice(admin: Client, todo: str) -> Person:
+    return make_person(admin, f"{todo}:read", f"{todo}:write")
 
 
 def source(person: Person, **options: Any) -> TokenSource:
-    return TokenSource(person.server.url, person.username, **{"secret": PASSWORD, **options})
+    return TokenSource(person.url, person.username, **{"secret": PASSWORD, **options})
 
 
 def test_a_password_becomes_a_token_and_the_token_a_value(
@@ -66,7 +66,7 @@ def test_a_password_becomes_a_token_and_the_token_a_value(
     verifier.close()
 
 
-def test_wrong_logins_say_why(server: LiveServer, admin: Client, todo: str, alice: Person) -> None:
+def test_wrong_logins_say_why(admin: Client, todo: str, alice: Person) -> None:
     _, secret = make_key(admin, alice)
     for given, error in (
         (source(alice, secret=secret[:-1] + "x"), "invalid_client"),
@@ -106,7 +106,7 @@ def test_good_tokens_pass_while_keyosk_is_away(own_server: LiveServer) -> None:
     with own_server as server:
         admin = server.admin()
         todo = make_service(admin)
-        alice = make_person(server, admin, f"{todo}:read")
+        alice = make_person(admin, f"{todo}:read")
         _, secret = make_key(admin, alice)
         tokens = source(alice, secret=secret)
         text = tokens.token()
@@ -129,7 +129,7 @@ def test_a_login_waits_for_keyosk_to_come_back(own_server: LiveServer) -> None:
     with own_server as server:
         admin = server.admin()
         todo = make_service(admin)
-        alice = make_person(server, admin, f"{todo}:read")
+        alice = make_person(admin, f"{todo}:read")
         _, secret = make_key(admin, alice)
     tokens = source(alice, secret=secret)
     found: list[str] = []
@@ -154,7 +154,7 @@ def test_ten_rotations_under_load_refuse_no_good_token(database_url: str, tmp_pa
     with LiveServer(database_url, tmp_path, **settings) as server:
         admin = server.admin()
         todo = make_service(admin)
-        alice = make_person(server, admin, f"{todo}:read")
+        alice = make_person(admin, f"{todo}:read")
         _, secret = make_key(admin, alice)
         login = server.client(alice.username, secret)
         verifier = Verifier(server.url, todo, poll_interval=1)
@@ -209,7 +209,7 @@ def test_a_stolen_key_is_refused_and_the_next_accepted(own_server: LiveServer) -
     with own_server as server:
         admin = server.admin()
         todo = make_service(admin)
-        alice = make_person(server, admin, f"{todo}:read")
+        alice = make_person(admin, f"{todo}:read")
         _, secret = make_key(admin, alice)
         tokens = source(alice, secret=secret, audience=todo)
         verifier = Verifier(server.url, todo, poll_interval=0.2)
@@ -230,7 +230,7 @@ def test_a_rotation_knows_which_service_has_the_new_key(own_server: LiveServer) 
     with own_server as server:
         admin = server.admin()
         todo = make_service(admin)
-        alice = make_person(server, admin, f"{todo}:read")
+        alice = make_person(admin, f"{todo}:read")
         text = source(alice, audience=todo).token()
 
         def fetch() -> None:
@@ -301,8 +301,8 @@ def test_the_shop_calls_billing_on_behalf_of_its_caller(
         done(admin.post("/services", json=shop_body), 201)
         key = done(admin.post(f"/accounts/{backend['id']}/api-keys", json={"name": "x"}), 201)
         secret_file.write_text(key["secret"] + "\n")
-        alice = make_person(server, admin, "shop:read", "billing:read")
-        bob = make_person(server, admin, "shop:read")
+        alice = make_person(admin, "shop:read", "billing:read")
+        bob = make_person(admin, "shop:read")
         urls = {
             "KEYOSK_URL": server.url,
             "BILLING_URL": f"http://127.0.0.1:{billing_port}",

@@ -117,7 +117,7 @@ def test_the_readme_as_it_stands(server: LiveServer, admin: Client, tmp_path: Pa
     ran = services.run(tmp_path, "bash", "-euc", install.replace("./", f"{packed.parent}/"))
     assert ran.returncode == 0, ran.stderr
     services.make_todo(admin)
-    reporter = make_person(server, admin, "todo:read")
+    reporter = make_person(admin, "todo:read")
     (tmp_path / "reporter.key").write_text(make_key(admin, reporter)[1] + "\n")
     snippets = services.snippets(CLIENT / "README.md")
     express = next(each for each in snippets if each.is_service)

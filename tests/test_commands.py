@@ -297,9 +297,7 @@ def test_the_scopes_of_a_service_are_replaced_and_those_that_stay_keep_what_they
     assert "Keyosk's own" in run("service", "scopes", name, "keyosk:x").refused()
 
 
-def test_a_deleted_service_is_gone_and_keyosks_own_is_not(
-    run: Run, server: LiveServer, admin: Client
-) -> None:
+def test_a_deleted_service_is_gone_and_keyosks_own_is_not(run: Run, admin: Client) -> None:
     name = unique("service")
     run("service", "create", name, "--scope", f"{name}:a")
     holders = sorted(unique("holder") for _ in range(7))
@@ -310,7 +308,7 @@ def test_a_deleted_service_is_gone_and_keyosks_own_is_not(
     assert f"{name}:a is still granted to 7 accounts ({', '.join(holders[:5])} and 2 more)" in said
     assert " and part of 1 role (role-" in said
     # SECURITY: without names for who may change services and not see accounts.
-    writer = make_person(server, admin, "keyosk:services:write").bearer()
+    writer = make_person(admin, "keyosk:services:write").bearer()
     answer = writer.delete(f"/services/{name}")
     assert answer.status_code == 409
     assert answer.json()["detail"] == (

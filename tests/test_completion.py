@@ -140,7 +140,7 @@ def complete(environment: dict[str, str], folder: Path, line: str) -> list[str]:
 def test_names_are_those_that_stand_in_their_place(
     server: LiveServer, admin: Client, tmp_path: Path
 ) -> None:
-    person = make_person(server, admin)
+    person = make_person(admin)
     service = make_service(admin)
     made = done(admin.post(f"{person.path}/api-keys", json={"name": "k"}), 201)
     for line, wanted in {
@@ -166,7 +166,7 @@ def test_without_a_server_or_a_login_completion_is_silent(
 
 @pytest.mark.attack
 def test_a_name_that_a_shell_would_take_for_more_is_not_offered(
-    server: LiveServer, admin: Client, tmp_path: Path
+    admin: Client, tmp_path: Path
 ) -> None:
     from keyosk.cli import names
 

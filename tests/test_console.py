@@ -33,14 +33,14 @@ _POLICY: Final = (
 
 
 @pytest.fixture
-def alice(server: LiveServer, admin: Client) -> Person:
-    return make_person(server, admin)
+def alice(admin: Client) -> Person:
+    return make_person(admin)
 
 
 @pytest.fixture
 def root(server: LiveServer, admin: Client) -> Browser:
     """An admin of this test's own, logged in."""
-    person = make_person(server, admin, "keyosk:admin")
+    person = make_person(admin, "keyosk:admin")
     return logged_in(server, person.username)
 
 
@@ -107,7 +107,7 @@ def test_an_api_key_logs_nobody_in(server: LiveServer, admin: Client, alice: Per
 def test_a_wrong_login_says_the_same_whatever_is_wrong(
     server: LiveServer, admin: Client, alice: Person
 ) -> None:
-    off = make_person(server, admin)
+    off = make_person(admin)
     done(admin.patch(off.path, json={"enabled": False}))
     answers = {
         (answer.status_code, Page(answer).text.replace(name, ""))
@@ -192,7 +192,7 @@ def test_a_session_ends_by_logout(server: LiveServer, alice: Person) -> None:
 def test_a_session_ends_when_its_account_loses_what_it_rests_on(
     server: LiveServer, admin: Client, change: str
 ) -> None:
-    person = make_person(server, admin)
+    person = make_person(admin)
     browser = logged_in(server, person.username)
     match change:
         case "password":
@@ -257,7 +257,7 @@ def test_sessions_are_listed_for_their_owner_and_for_admins_only(
     assert listed[0].keys() == {
         "id", "address", "agent", "amr", "created_at", "last_used_at", "expires_at",
     }  # fmt: skip
-    other = make_person(server, admin)
+    other = make_person(admin)
     path = f"{alice.path}/console-sessions"
     assert other.login().get(path).status_code == 403
     assert other.login().delete(f"{path}/{listed[0]['id']}").status_code == 403
@@ -336,7 +336,7 @@ def test_a_form_without_the_token_of_its_session_is_refused(
     server: LiveServer, admin: Client, alice: Person
 ) -> None:
     browser = logged_in(server, alice.username)
-    others = logged_in(server, make_person(server, admin).username).token()
+    others = logged_in(server, make_person(admin).username).token()
     for token in (None, "", others, "ä", browser.token()[:-1]):
         data = {} if token is None else {"csrf_token": token}
         answer = browser.client.post("/console/logout", data=data)
@@ -362,7 +362,7 @@ def test_nobody_is_logged_in_by_a_form_that_was_not_theirs(
 def test_the_cookie_is_no_login_to_the_api_and_a_login_to_the_api_is_no_cookie(
     server: LiveServer, admin: Client
 ) -> None:
-    person = make_person(server, admin, "keyosk:admin")
+    person = make_person(admin, "keyosk:admin")
     browser = logged_in(server, person.username)
     assert browser.client.get("/accounts").status_code == 401
     assert browser.client.post("/auth/token").status_code == 401
@@ -455,7 +455,7 @@ def test_no_page_is_kept_framed_or_sent_elsewhere(server: LiveServer, root: Brow
 def test_what_is_done_here_is_in_the_audit_log_as_done_here(
     server: LiveServer, admin: Client
 ) -> None:
-    person = make_person(server, admin, "keyosk:admin")
+    person = make_person(admin, "keyosk:admin")
     browser = logged_in(server, person.username)
     name = unique("made")
     page = browser.act("/console/accounts", username=name, kind="machine")

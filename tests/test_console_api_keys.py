@@ -17,7 +17,7 @@ pytestmark = pytest.mark.every_database
 @pytest.fixture
 def root(server: LiveServer, admin: Client) -> Browser:
     """An admin of this test's own, logged in."""
-    return logged_in(server, make_person(server, admin, "keyosk:admin").username)
+    return logged_in(server, make_person(admin, "keyosk:admin").username)
 
 
 def forged(secret: str) -> str:
@@ -26,10 +26,8 @@ def forged(secret: str) -> str:
     return body + api_key_format._checksum(body)
 
 
-def test_the_keys_of_everybody_are_listed_and_filtered(
-    server: LiveServer, admin: Client, root: Browser
-) -> None:
-    alice, bob = make_person(server, admin), make_person(server, admin)
+def test_the_keys_of_everybody_are_listed_and_filtered(admin: Client, root: Browser) -> None:
+    alice, bob = make_person(admin), make_person(admin)
     for number in range(51):
         make_key(admin, alice, name=f"laptop {number}")
     _, secret = make_key(admin, bob, name="ci", networks=["10.0.0.0/8"])
@@ -49,7 +47,7 @@ def test_the_keys_of_everybody_are_listed_and_filtered(
 def test_the_owner_of_a_leaked_key_is_found_and_the_key_ended(
     server: LiveServer, admin: Client, root: Browser
 ) -> None:
-    alice = make_person(server, admin)
+    alice = make_person(admin)
     key, secret = make_key(admin, alice, name="laptop")
     answer = root.post("/console/api-keys/find", {"secret": f"  {secret}\n"})
     page = Page(answer)
@@ -69,9 +67,9 @@ def test_the_owner_of_a_leaked_key_is_found_and_the_key_ended(
 
 @pytest.mark.attack
 def test_a_secret_that_only_begins_like_a_key_is_said_to_be_another(
-    server: LiveServer, admin: Client, root: Browser
+    admin: Client, root: Browser
 ) -> None:
-    alice = make_person(server, admin)
+    alice = make_person(admin)
     _, secret = make_key(admin, alice)
     page = Page(root.post("/console/api-keys/find", {"secret": forged(secret)}))
     assert "No API key has this secret. Another one begins like it:" in page.text
@@ -89,10 +87,8 @@ def test_a_search_names_a_secret_or_a_prefix(admin: Client, body: dict[str, str]
     assert admin.post("/api-keys/find", json=body).status_code == 422
 
 
-def test_a_search_says_whether_it_is_this_very_secret_and_whether_it_works(
-    server: LiveServer, admin: Client
-) -> None:
-    alice = make_person(server, admin)
+def test_a_search_says_whether_it_is_this_very_secret_and_whether_it_works(admin: Client) -> None:
+    alice = make_person(admin)
     key, secret = make_key(admin, alice)
 
     def find(**body: str) -> tuple[str, bool, list[tuple[str, bool]]]:
@@ -116,7 +112,7 @@ def test_a_search_says_whether_it_is_this_very_secret_and_whether_it_works(
 
 @pytest.mark.attack
 def test_nobody_without_the_scope_learns_whose_a_key_is(server: LiveServer, admin: Client) -> None:
-    alice = make_person(server, admin)
+    alice = make_person(admin)
     _, secret = make_key(admin, alice)
     browser = logged_in(server, alice.username)
     answer = browser.post("/console/api-keys/find", {"secret": secret})

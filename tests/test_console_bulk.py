@@ -14,7 +14,7 @@ _BULK = "/console/accounts/bulk"
 @pytest.fixture
 def root(server: LiveServer, admin: Client) -> Browser:
     """An admin of this test's own, logged in."""
-    return logged_in(server, make_person(server, admin, "keyosk:admin").username)
+    return logged_in(server, make_person(admin, "keyosk:admin").username)
 
 
 def send(browser: Browser, act: str, *accounts: str, **more: str) -> Page:
@@ -33,12 +33,12 @@ def rows_of(admin: Client, person: Person, action: str) -> list[tuple[str, str]]
 def test_the_list_offers_what_is_done_to_the_chosen(
     server: LiveServer, admin: Client, root: Browser
 ) -> None:
-    alice = make_person(server, admin)
+    alice = make_person(admin)
     page = root.get("/console/accounts", params={"q": alice.username})
     chosen = [given for _, given in page.tags if given.get("name") == "account"]
     assert [given["value"] for given in chosen] == [alice.id]
     assert chosen[0]["aria-label"] == f"Choose {alice.username}"
-    reader = logged_in(server, make_person(server, admin, "keyosk:accounts:read").username)
+    reader = logged_in(server, make_person(admin, "keyosk:accounts:read").username)
     page = reader.get("/console/accounts", params={"q": alice.username})
     assert not [given for _, given in page.tags if given.get("name") == "account"]
     assert "No account was chosen." in root.act(_BULK, act="disable").text
@@ -47,7 +47,7 @@ def test_the_list_offers_what_is_done_to_the_chosen(
 def test_many_are_disabled_and_enabled_each_with_its_row(
     server: LiveServer, admin: Client, root: Browser
 ) -> None:
-    people = [make_person(server, admin) for _ in range(3)]
+    people = [make_person(admin) for _ in range(3)]
     page = send(root, "disable", *(each.id for each in people))
     assert (page.h1, "Disable them" in page.text) == ("Disable 3 accounts?", True)
     assert all(each.username in page.text for each in people)
@@ -67,10 +67,10 @@ def test_many_are_disabled_and_enabled_each_with_its_row(
 def test_a_refusal_is_shown_and_the_others_are_done(
     server: LiveServer, admin: Client, root: Browser
 ) -> None:
-    alice, mighty = make_person(server, admin), make_person(server, admin, "keyosk:admin")
-    gone = make_person(server, admin)
+    alice, mighty = make_person(admin), make_person(admin, "keyosk:admin")
+    gone = make_person(admin)
     done(admin.delete(gone.path), 204)
-    helper = make_person(server, admin, "keyosk:accounts:read", "keyosk:accounts:write")
+    helper = make_person(admin, "keyosk:accounts:read", "keyosk:accounts:write")
     browser = logged_in(server, helper.username)
     chosen = (mighty.id, gone.id, helper.id, alice.id)
     page = send(browser, "disable", *chosen, confirm="yes")
@@ -86,8 +86,8 @@ def test_a_refusal_is_shown_and_the_others_are_done(
 
 @pytest.mark.attack
 def test_it_gives_nobody_more_than_the_api(server: LiveServer, admin: Client) -> None:
-    alice = make_person(server, admin)
-    browser = logged_in(server, make_person(server, admin, "keyosk:accounts:read").username)
+    alice = make_person(admin)
+    browser = logged_in(server, make_person(admin, "keyosk:accounts:read").username)
     page = send(browser, "disable", alice.id, confirm="yes")
     assert "1 of 1 accounts were left as they are." in page.text
     assert done(admin.get(alice.path))["enabled"] is True
@@ -97,7 +97,7 @@ def test_it_gives_nobody_more_than_the_api(server: LiveServer, admin: Client) ->
 def test_a_name_that_would_be_a_path_means_nothing(
     server: LiveServer, admin: Client, root: Browser
 ) -> None:
-    alice = make_person(server, admin)
+    alice = make_person(admin)
     key, secret = make_key(admin, alice)
     page = send(root, "disable", f"{alice.id}/api-keys/{key}", confirm="yes")
     assert "1 of 1 accounts were left as they are." in page.text

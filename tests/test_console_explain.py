@@ -12,7 +12,7 @@ pytestmark = pytest.mark.every_database
 @pytest.fixture
 def root(server: LiveServer, admin: Client) -> Browser:
     """An admin of this test's own, logged in."""
-    return logged_in(server, make_person(server, admin, "keyosk:admin").username)
+    return logged_in(server, make_person(admin, "keyosk:admin").username)
 
 
 def explain(browser: Browser, person: Person, **query: str) -> Page:
@@ -26,10 +26,10 @@ def mend(browser: Browser, page: Page, ending: str) -> Page:
 
 
 def test_a_token_is_explained_with_its_claims_and_size_by_each_credential(
-    server: LiveServer, admin: Client, root: Browser
+    admin: Client, root: Browser
 ) -> None:
     todo = make_service(admin)
-    alice = make_person(server, admin, f"{todo}:read")
+    alice = make_person(admin, f"{todo}:read")
     key, _ = make_key(admin, alice, name="ci")
     page = explain(root, alice, audience=todo)
     assert "A token would be issued, of" in page.text
@@ -41,11 +41,9 @@ def test_a_token_is_explained_with_its_claims_and_size_by_each_credential(
     assert "A token would be issued" in explain(root, alice, api_key="workload").text
 
 
-def test_a_key_that_is_limited_is_allowed_the_scope(
-    server: LiveServer, admin: Client, root: Browser
-) -> None:
+def test_a_key_that_is_limited_is_allowed_the_scope(admin: Client, root: Browser) -> None:
     todo = make_service(admin)
-    alice = make_person(server, admin, f"{todo}:read", f"{todo}:write")
+    alice = make_person(admin, f"{todo}:read", f"{todo}:write")
     key, secret = make_key(admin, alice, scopes=[f"{todo}:read"])
     page = explain(root, alice, api_key=key, scope=f"{todo}:write")
     assert "The API key is limited to other scopes." in page.text
@@ -59,10 +57,8 @@ def test_a_key_that_is_limited_is_allowed_the_scope(
     assert done(admin.get(f"{alice.path}/api-keys/{full}"))["scopes"] is None
 
 
-def test_what_stops_the_whole_login_is_mended(
-    server: LiveServer, admin: Client, root: Browser
-) -> None:
-    alice = make_person(server, admin)
+def test_what_stops_the_whole_login_is_mended(admin: Client, root: Browser) -> None:
+    alice = make_person(admin)
     key, _ = make_key(admin, alice)
     done(admin.patch(f"{alice.path}/api-keys/{key}", json={"enabled": False}))
     page = explain(root, alice, api_key=key)
@@ -76,11 +72,9 @@ def test_what_stops_the_whole_login_is_mended(
     assert done(admin.get(alice.path))["enabled"] is True
 
 
-def test_a_scope_that_must_be_asked_for_is_asked_for(
-    server: LiveServer, admin: Client, root: Browser
-) -> None:
+def test_a_scope_that_must_be_asked_for_is_asked_for(admin: Client, root: Browser) -> None:
     todo, other = make_service(admin), make_service(admin)
-    alice = make_person(server, admin, f"{todo}:read", f"{other}:read")
+    alice = make_person(admin, f"{todo}:read", f"{other}:read")
     done(admin.patch(f"/services/{other}", json={"on_request_only": True}))
     page = explain(root, alice)
     (place,) = [
@@ -94,9 +88,9 @@ def test_a_scope_that_must_be_asked_for_is_asked_for(
 @pytest.mark.attack
 def test_a_button_gives_nobody_more_than_the_api(server: LiveServer, admin: Client) -> None:
     todo = make_service(admin)
-    alice = make_person(server, admin, f"{todo}:read")
+    alice = make_person(admin, f"{todo}:read")
     key, _ = make_key(admin, alice, scopes=[])
-    browser = logged_in(server, make_person(server, admin, "keyosk:accounts:read").username)
+    browser = logged_in(server, make_person(admin, "keyosk:accounts:read").username)
     page = explain(browser, alice, api_key=key, scope=f"{todo}:read")
     assert not [form for form in page.forms if "/api-keys/" in form.action]
     for act in ("allow", "enable"):

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.every_database
 @pytest.fixture
 def root(server: LiveServer, admin: Client) -> Browser:
     """An admin of this test's own, logged in."""
-    return logged_in(server, make_person(server, admin, "keyosk:admin").username)
+    return logged_in(server, make_person(admin, "keyosk:admin").username)
 
 
 def test_an_issuer_and_a_rule_are_made_changed_and_deleted(
@@ -141,7 +141,7 @@ def test_what_is_no_token_is_said(shop: Shop, root: Browser, token: str) -> None
 def test_a_reader_sees_issuers_and_tries_tokens_only(
     server: LiveServer, admin: Client, shop: Shop
 ) -> None:
-    reader = logged_in(server, make_person(server, admin, "keyosk:services:read").username)
+    reader = logged_in(server, make_person(admin, "keyosk:services:read").username)
     path = f"/console/issuers/{shop.issuer}"
     page = reader.get(path)
     assert [form.action for form in page.forms][1:] == [f"{path}/test"]
@@ -165,7 +165,7 @@ def test_a_reader_sees_issuers_and_tries_tokens_only(
 def test_nobody_hands_out_an_account_here_that_holds_more_than_they_do(
     server: LiveServer, admin: Client, shop: Shop
 ) -> None:
-    weak = make_person(server, admin, "keyosk:services:read", "keyosk:services:write")
+    weak = make_person(admin, "keyosk:services:read", "keyosk:services:write")
     browser = logged_in(server, weak.username)
     path = f"/console/issuers/{shop.issuer}/rules"
     fields = {"name": "mine", "account": shop.account, "claims": "repository_id=1"}

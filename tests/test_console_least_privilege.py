@@ -18,10 +18,8 @@ _PAGE = "/console/least-privilege"
 _DAY = 86_400
 
 
-def test_a_key_without_any_limit_is_found_and_one_with_a_limit_is_not(
-    server: LiveServer, admin: Client
-) -> None:
-    alice = make_person(server, admin)
+def test_a_key_without_any_limit_is_found_and_one_with_a_limit_is_not(admin: Client) -> None:
+    alice = make_person(admin)
     free, _ = make_key(admin, alice, name="free")
     limits: tuple[dict[str, Any], ...] = (
         {"scopes": []},
@@ -94,8 +92,8 @@ def test_scopes_that_no_token_had_for_90_days_are_in_the_report(prepared_url: st
 
 @pytest.mark.attack
 def test_nobody_without_the_scope_has_the_report(server: LiveServer, admin: Client) -> None:
-    alice = logged_in(server, make_person(server, admin).username)
+    alice = logged_in(server, make_person(admin).username)
     assert alice.get(_PAGE).status == 403
-    reader = logged_in(server, make_person(server, admin, "keyosk:accounts:read").username)
+    reader = logged_in(server, make_person(admin, "keyosk:accounts:read").username)
     page = reader.get(_PAGE)
     assert (page.status, "Who administers Keyosk" in page.text) == (200, False)

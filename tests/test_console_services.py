@@ -18,7 +18,7 @@ _GUIDES = Path(__file__).parent.parent / "docs/how-to/services"
 @pytest.fixture
 def root(server: LiveServer, admin: Client) -> Browser:
     """An admin of this test's own, logged in."""
-    return logged_in(server, make_person(server, admin, "keyosk:admin").username)
+    return logged_in(server, make_person(admin, "keyosk:admin").username)
 
 
 @table("guide", protection.GUIDES)
@@ -32,7 +32,7 @@ def test_each_line_of_code_stands_in_its_guide(guide: protection.Guide) -> None:
 
 def test_a_service_shows_how_it_is_protected(server: LiveServer, admin: Client) -> None:
     service = make_service(admin)
-    browser = logged_in(server, make_person(server, admin, "keyosk:services:read").username)
+    browser = logged_in(server, make_person(admin, "keyosk:services:read").username)
     text = browser.get(f"/console/services/{service}").text
     issuer = done(admin.get("/.well-known/oauth-authorization-server"))["issuer"]
     assert f'keyosk = Keyosk("{issuer}", "{service}")' in text
@@ -68,8 +68,8 @@ def test_who_may_what_is_a_table_of_roles_or_accounts(
     read, write = f"{service}:read", f"{service}:write"
     role = make_role(admin, write)
     limited = {"name": read, "with": "password", "until": "2100-01-01T00:00:00Z"}
-    alice = make_person(server, admin, limited, roles=(role,))
-    bob = make_person(server, admin)
+    alice = make_person(admin, limited, roles=(role,))
+    bob = make_person(admin)
     assert root.get("/console/matrix").status == 200
     page = root.get("/console/matrix", params={"service": service, "scope": write})
     assert f"Role {read} {write} {role} yes" in page.text
@@ -79,13 +79,11 @@ def test_who_may_what_is_a_table_of_roles_or_accounts(
     assert bob.username not in page.text
     query = {"service": service, "rows": "accounts", "q": bob.username}
     assert bob.username in root.get("/console/matrix", params=query).text
-    reader = logged_in(server, make_person(server, admin, "keyosk:services:read").username)
+    reader = logged_in(server, make_person(admin, "keyosk:services:read").username)
     assert reader.get("/console/matrix", params=query).status == 403
 
 
-def test_a_table_of_many_accounts_and_scopes_has_pages(
-    server: LiveServer, admin: Client, root: Browser
-) -> None:
+def test_a_table_of_many_accounts_and_scopes_has_pages(admin: Client, root: Browser) -> None:
     name = unique("wide")
     scopes = [f"{name}:s{number:02}" for number in range(20)]
     done(admin.post("/services", json={"name": name, "scopes": scopes}), 201)

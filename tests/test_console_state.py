@@ -143,11 +143,11 @@ def test_an_admin_sees_and_ends_the_sessions_of_everybody(
     server: LiveServer, admin: Client
 ) -> None:
     todo = make_service(admin, refresh_allowed=True)
-    alice = make_person(server, admin, f"{todo}:read")
+    alice = make_person(admin, f"{todo}:read")
     form = {"audience": todo, "scope": f"{todo}:read offline_access"}
     token = done(alice.login().post("/auth/token", data=form))
     hers = logged_in(server, alice.username)
-    root = logged_in(server, make_person(server, admin, "keyosk:admin").username)
+    root = logged_in(server, make_person(admin, "keyosk:admin").username)
     page = root.get("/console/sessions", params={"owner": alice.username})
     assert re.search(rf"{alice.username} {todo}:read by password 127\.", page.text)
     assert re.search(rf"{alice.username} Mozilla/5.0 127\.", page.text)
@@ -359,7 +359,7 @@ def test_settings_are_shown_as_they_are_with_no_secret(prepared_url: str) -> Non
 
 
 def test_who_may_not_see_something_is_not_led_to_it(server: LiveServer, admin: Client) -> None:
-    reader = make_person(server, admin, "keyosk:audit:read")
+    reader = make_person(admin, "keyosk:audit:read")
     make_key(admin, reader)
     browser = logged_in(server, reader.username)
     page = browser.get("/console")

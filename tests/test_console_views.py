@@ -48,17 +48,17 @@ _VIEWS: Final = (
 @pytest.fixture
 def root(server: LiveServer, admin: Client) -> Browser:
     """An admin of this test's own, logged in."""
-    return logged_in(server, make_person(server, admin, "keyosk:admin").username)
+    return logged_in(server, make_person(admin, "keyosk:admin").username)
 
 
 # --- What each view does --------------------------------------------------------------------------
 
 
 def test_an_admin_finds_why_somebody_may_not_do_something_and_mends_it(
-    server: LiveServer, admin: Client, root: Browser
+    admin: Client, root: Browser
 ) -> None:
     todo = make_service(admin)
-    alice = make_person(server, admin, f"{todo}:read")
+    alice = make_person(admin, f"{todo}:read")
     page = root.get("/console/accounts", params={"q": alice.username[2:].upper()})
     assert alice.username in page.text
     page = root.get(f"/console/accounts/{alice.id}")
@@ -75,9 +75,7 @@ def test_an_admin_finds_why_somebody_may_not_do_something_and_mends_it(
     assert token["scope"].split() == [f"{todo}:read", f"{todo}:write"]
 
 
-def test_rights_are_shown_with_what_they_come_through(
-    server: LiveServer, admin: Client, root: Browser
-) -> None:
+def test_rights_are_shown_with_what_they_come_through(admin: Client, root: Browser) -> None:
     todo = make_service(admin)
     role = make_role(admin, f"{todo}:write")
     limited = {"name": f"{todo}:read", "with": "password", "until": "2100-01-01T00:00:00Z"}
@@ -85,8 +83,8 @@ def test_rights_are_shown_with_what_they_come_through(
         {"name": role, "until": "2100-01-02T00:00:00Z"},
         {"name": make_role(admin, f"{todo}:read"), "with": "api_key"},
     ]
-    alice = make_person(server, admin, limited, roles=(role,))
-    bob = make_person(server, admin, roles=tuple(half))
+    alice = make_person(admin, limited, roles=(role,))
+    bob = make_person(admin, roles=tuple(half))
     text = root.get(f"/console/accounts/{bob.id}").text
     assert f"role {role} any login 2100-01-02 00:00" in text
     assert f"role {half[1]['name']} api_key no end" in text
@@ -128,7 +126,7 @@ def test_an_account_is_made_changed_disabled_and_deleted(root: Browser, admin: C
 def test_a_key_is_made_once_however_often_the_form_is_sent_rotated_and_ended(
     server: LiveServer, admin: Client, root: Browser
 ) -> None:
-    alice = make_person(server, admin)
+    alice = make_person(admin)
     path = f"/console/accounts/{alice.id}/api-keys"
     fields = root.get(f"/console/accounts/{alice.id}").form("/api-keys").fields | {"name": "ci"}
     pages = [root.act(path, **fields) for _ in range(2)]
@@ -149,7 +147,7 @@ def test_a_key_is_made_once_however_often_the_form_is_sent_rotated_and_ended(
 
 
 def test_everybody_has_a_page_of_their_own(server: LiveServer, admin: Client) -> None:
-    alice = make_person(server, admin)
+    alice = make_person(admin)
     make_key(admin, alice, name="laptop")
     browser = logged_in(server, alice.username)
     page = browser.get("/me")
@@ -168,7 +166,7 @@ def test_everybody_has_a_page_of_their_own(server: LiveServer, admin: Client) ->
 def test_a_page_gives_nobody_more_than_the_api(
     server: LiveServer, admin: Client, subtests: pytest.Subtests
 ) -> None:
-    alice, bob = make_person(server, admin), make_person(server, admin)
+    alice, bob = make_person(admin), make_person(admin)
     browser = logged_in(server, alice.username)
     free = {"/console", "/console/explain", "/console/revocations", "/me"}
     for path in (*_VIEWS, f"/console/accounts/{bob.id}", "/console/services/keyosk"):
@@ -207,8 +205,8 @@ def test_a_page_gives_nobody_more_than_the_api(
 def test_the_safeguards_against_privilege_escalation_hold_here(
     server: LiveServer, admin: Client
 ) -> None:
-    helper = make_person(server, admin, "keyosk:accounts:read", "keyosk:grants:write")
-    bob = make_person(server, admin)
+    helper = make_person(admin, "keyosk:accounts:read", "keyosk:grants:write")
+    bob = make_person(admin)
     browser = logged_in(server, helper.username)
     path = f"/console/accounts/{bob.id}/grant"
     fields = {"kind": "scope", "name": "keyosk:admin", "confirm": "yes"}
@@ -261,10 +259,8 @@ def test_a_guesser_is_seen_once_the_minute_is_over(prepared_url: str) -> None:
         assert "admin 3" in page.text
 
 
-def test_the_audit_log_is_filtered_and_tells_what_changed(
-    server: LiveServer, admin: Client, root: Browser
-) -> None:
-    alice = make_person(server, admin)
+def test_the_audit_log_is_filtered_and_tells_what_changed(admin: Client, root: Browser) -> None:
+    alice = make_person(admin)
     done(admin.patch(alice.path, json={"display_name": "Alice Adams"}))
     query = {"target": f"account/{alice.id}", "action": "account.change"}
     page = root.get("/console/audit", params=query)
@@ -285,13 +281,11 @@ def test_a_list_goes_on_where_a_page_ends(infested: tuple[Installation, InProces
     assert len(found) == len(set(found)) == 1 + 80
 
 
-def test_the_lists_of_an_account_go_on_too(
-    server: LiveServer, admin: Client, root: Browser
-) -> None:
+def test_the_lists_of_an_account_go_on_too(admin: Client, root: Browser) -> None:
     name = unique("todo")
     scopes = [f"{name}:{number:02}" for number in range(27)]
     done(admin.post("/services", json={"name": name, "scopes": scopes}), 201)
-    alice = make_person(server, admin, *scopes)
+    alice = make_person(admin, *scopes)
     for number in range(27):
         make_key(admin, alice, name=f"key {number:02}")
     path = f"/console/accounts/{alice.id}"

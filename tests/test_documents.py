@@ -30,8 +30,8 @@ def todo(admin: Client) -> str:
 
 
 @pytest.fixture(scope="module")
-def good(server: LiveServer, admin: Client, todo: str) -> str:
-    person = make_person(server, admin, f"{todo}:read")
+def good(admin: Client, todo: str) -> str:
+    person = make_person(admin, f"{todo}:read")
     text: str = done(person.login().post("/auth/token"))["access_token"]
     return text
 

@@ -269,9 +269,7 @@ def test_a_field_that_is_wrong_is_named_by_its_place(
 
 @table("method", ["POST", "PATCH"])
 @table("field", ["metadata", "claims", "color"])
-def test_no_depth_of_nesting_is_an_error_of_ours(
-    server: LiveServer, admin: Client, method: str, field: str
-) -> None:
+def test_no_depth_of_nesting_is_an_error_of_ours(admin: Client, method: str, field: str) -> None:
     username = live.unique("deep")
     if method == "PATCH":
         assert admin.post("/accounts", json={"username": username}).status_code == 201

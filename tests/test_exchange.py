@@ -18,19 +18,19 @@ ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
 class Chain:
     """Three services that call one another, the accounts that act for them, and alice."""
 
-    def __init__(self, server: LiveServer, admin: Client) -> None:
+    def __init__(self, admin: Client) -> None:
         self.admin = admin
         self.names = [unique(stem) for stem in ("shop", "bill", "bank")]
         self.backends: list[Person] = []
         for name in self.names:
-            backend = make_person(server, admin)
+            backend = make_person(admin)
             body = {"name": name, "scopes": [f"{name}:read", f"{name}:write"]}
             done(admin.post("/services", json={**body, "account": backend.username}), 201)
             self.backends.append(backend)
         self.shop, self.bill, self.bank = self.names
         self.allow(self.shop, self.bill)
         self.allow(self.bill, self.bank)
-        self.alice = make_person(server, admin, *(f"{name}:read" for name in self.names))
+        self.alice = make_person(admin, *(f"{name}:read" for name in self.names))
 
     def allow(self, service: str, target: str, *scopes: str) -> None:
         exchanges = [{"service": target, "scopes": list(scopes)}]
@@ -54,8 +54,8 @@ class Chain:
 
 
 @pytest.fixture
-def chain(server: LiveServer, admin: Client) -> Chain:
-    return Chain(server, admin)
+def chain(admin: Client) -> Chain:
+    return Chain(admin)
 
 
 def refused(answer: requests.Response, error: str) -> None:
@@ -111,13 +111,13 @@ def test_it_never_lives_longer_than_the_token(chain: Chain) -> None:
     assert claims_of(body["access_token"])["exp"] <= claims_of(text)["exp"]
 
 
-def test_only_the_allowed_pairs_exchange(chain: Chain, server: LiveServer, admin: Client) -> None:
+def test_only_the_allowed_pairs_exchange(chain: Chain, admin: Client) -> None:
     text = chain.token()
     refused(chain.exchange(chain.backends[0], text, audience=chain.bank), "invalid_target")
     refused(chain.exchange(chain.backends[0], text, audience="nowhere"), "invalid_target")
     refused(chain.exchange(chain.backends[0], text, audience=chain.shop), "invalid_target")
     refused(chain.exchange(chain.backends[2], text, audience=chain.bill), "invalid_target")
-    stranger = make_person(server, admin)
+    stranger = make_person(admin)
     refused(chain.exchange(stranger, text, audience=chain.bill), "unauthorized_client")
     # The token must be for the service that exchanges it.
     other = chain.token(audience=chain.bank)
@@ -219,7 +219,7 @@ def test_an_exchanged_token_ends_with_the_right_to_act(
     server: LiveServer, admin: Client, loss: str
 ) -> None:
     """As in https://github.com/keycloak/keycloak/issues/52691."""
-    chain = Chain(server, admin)
+    chain = Chain(admin)
     chain.allow(chain.shop, chain.bill, f"{chain.bill}:read")
     actor = chain.backends[0]
     text = done(chain.exchange(actor, chain.token(), audience=chain.bill))["access_token"]
@@ -245,7 +245,7 @@ def test_an_exchanged_token_ends_with_the_right_to_act(
 def test_what_takes_nothing_away_ends_no_exchanged_token(
     server: LiveServer, admin: Client, change: dict[str, Any]
 ) -> None:
-    chain = Chain(server, admin)
+    chain = Chain(admin)
     chain.allow(chain.shop, chain.bill, f"{chain.bill}:read")
     text = done(chain.exchange(chain.backends[0], chain.token(), audience=chain.bill))
     body = json.loads(json.dumps(change).replace("bill", chain.bill))

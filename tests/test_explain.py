@@ -32,8 +32,8 @@ def todo(admin: Client) -> str:
 
 
 @pytest.fixture
-def alice(server: LiveServer, admin: Client, todo: str) -> Person:
-    return make_person(server, admin, f"{todo}:read")
+def alice(admin: Client, todo: str) -> Person:
+    return make_person(admin, f"{todo}:read")
 
 
 def in_time(fields: dict[str, Any]) -> tuple[dict[str, Any], Callable[[], None]]:
@@ -151,14 +151,14 @@ def test_it_tells_why_the_login_is_refused(
 
 
 def test_everybody_asks_about_themselves_and_only_who_may_about_others(
-    server: LiveServer, admin: Client, alice: Person
+    admin: Client, alice: Person
 ) -> None:
     assert explain(alice.login())["claims"]["sub"] == alice.id
-    stranger = make_person(server, admin)
+    stranger = make_person(admin)
     for name in (alice.username, "nobody-of-this-name"):
         refusal = stranger.login().post("/auth/explain", json={"account": name})
         assert (refusal.status_code, refusal.json()["code"]) == (403, "insufficient_scope")
-    reader = make_person(server, admin, "keyosk:accounts:read")
+    reader = make_person(admin, "keyosk:accounts:read")
     assert explain(reader.login(), account=alice.username)["granted"]
     # Which scopes exist is for those who may see services.
     unknown = {"account": alice.username, "scope": "no:such"}
@@ -209,10 +209,8 @@ def test_a_scope_that_is_held_is_not_missing_because_another_one_is(
     assert reasons(found) == {f"{todo}:write": "not_granted"}
 
 
-def test_what_keyosk_admin_stands_for_is_missing_for_the_same_reasons(
-    server: LiveServer, admin: Client
-) -> None:
-    person = make_person(server, admin, {"name": "keyosk:admin", "with": "password"})
+def test_what_keyosk_admin_stands_for_is_missing_for_the_same_reasons(admin: Client) -> None:
+    person = make_person(admin, {"name": "keyosk:admin", "with": "password"})
     key, _ = make_key(admin, person)
     small, _ = make_key(admin, person, scopes=[])
     asked = {"account": person.id, "scope": "keyosk:audit:read"}
@@ -376,13 +374,11 @@ def test_a_token_that_anybody_wrote_cannot_write_to_the_terminal(server: LiveSer
     assert not {"\x1b", "\x9b"} & set(seen.stdout)
 
 
-def test_a_token_that_servers_would_cut_is_refused_with_what_makes_it_so(
-    server: LiveServer, admin: Client
-) -> None:
+def test_a_token_that_servers_would_cut_is_refused_with_what_makes_it_so(admin: Client) -> None:
     name = unique("big")
     scopes = [f"{name}:{number:03}:{'x' * 60}" for number in range(90)]
     done(admin.post("/services", json={"name": name, "scopes": scopes}), 201)
-    person = make_person(server, admin, *scopes)
+    person = make_person(admin, *scopes)
 
     answer = person.login().post("/auth/token")
 

@@ -45,7 +45,7 @@ def command(server: LiveServer, *arguments: str, text: str = "") -> Done:
 def test_a_leaked_key_is_found_by_its_prefix_and_ended_as_is_said(
     run: Run, server: LiveServer, admin: Client
 ) -> None:
-    person = make_person(server, admin)
+    person = make_person(admin)
     key, secret = make_key(admin, person)
     found = run("api-key", "find", secret[:12])
     assert (found.code, found.err) == (0, "")
@@ -64,9 +64,9 @@ def test_a_leaked_key_is_found_by_its_prefix_and_ended_as_is_said(
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n", "", "  \nmore\n"])
 def test_a_secret_on_standard_input_names_its_owner_and_is_not_shown(
-    run: Run, server: LiveServer, admin: Client, ending: str
+    run: Run, admin: Client, ending: str
 ) -> None:
-    person = make_person(server, admin)
+    person = make_person(admin)
     key, secret = make_key(admin, person)
     shown = run("api-key", "find", text=secret + ending)
     assert shown.code == 0, shown.err
@@ -80,10 +80,8 @@ def test_a_secret_on_standard_input_names_its_owner_and_is_not_shown(
 
 
 @pytest.mark.attack
-def test_a_secret_that_only_begins_like_a_key_accuses_nobody_of_it(
-    run: Run, server: LiveServer, admin: Client
-) -> None:
-    person = make_person(server, admin)
+def test_a_secret_that_only_begins_like_a_key_accuses_nobody_of_it(run: Run, admin: Client) -> None:
+    person = make_person(admin)
     _, secret = make_key(admin, person)
     body = secret[:12] + "0" * 25
     forged = body + api_key_format._checksum(body)
@@ -97,17 +95,15 @@ def test_a_secret_that_only_begins_like_a_key_accuses_nobody_of_it(
 
 
 @pytest.mark.attack
-def test_a_secret_as_an_argument_is_refused_and_goes_nowhere(
-    run: Run, server: LiveServer, admin: Client
-) -> None:
-    _, secret = make_key(admin, make_person(server, admin))
+def test_a_secret_as_an_argument_is_refused_and_goes_nowhere(run: Run, admin: Client) -> None:
+    _, secret = make_key(admin, make_person(admin))
     said = run("api-key", "find", secret).refused()
     assert "delete that key" in said
     assert secret[:13] not in said
 
 
-def test_why_a_found_key_does_not_work_is_said(run: Run, server: LiveServer, admin: Client) -> None:
-    person = make_person(server, admin)
+def test_why_a_found_key_does_not_work_is_said(run: Run, admin: Client) -> None:
+    person = make_person(admin)
     key, secret = make_key(admin, person)
     done(admin.patch(f"{person.path}/api-keys/{key}", json={"enabled": False, "expires_at": PAST}))
     done(admin.patch(person.path, json={"enabled": False}))
@@ -120,10 +116,10 @@ def test_why_a_found_key_does_not_work_is_said(run: Run, server: LiveServer, adm
 
 @pytest.mark.attack
 def test_nobody_without_the_scope_finds_a_key(server: LiveServer, admin: Client) -> None:
-    person = make_person(server, admin)
+    person = make_person(admin)
     _, secret = make_key(admin, person)
     digest = hashlib.sha256(secret.encode()).hexdigest()
-    other = make_person(server, admin, "keyosk:services:write")
+    other = make_person(admin, "keyosk:services:write")
     for client in (person.bearer(), other.bearer(), person.login(secret), server.client()):
         for query in ({}, {"prefix": secret[:12]}, {"digest": digest}, {"owner": person.username}):
             answer = client.get("/api-keys", params=query)
@@ -186,10 +182,8 @@ def test_a_role_is_shown_and_changed(run: Run, admin: Client) -> None:
     assert run("role", "show", name).refused() == f"keyosk: {name}: no such role\n"
 
 
-def test_sessions_are_listed_and_revoked_one_by_one(
-    run: Run, server: LiveServer, admin: Client
-) -> None:
-    person = make_person(server, admin)
+def test_sessions_are_listed_and_revoked_one_by_one(run: Run, admin: Client) -> None:
+    person = make_person(admin)
     for _ in range(2):
         form = {"audience": "keyosk", "scope": "offline_access"}
         done(person.login().post("/auth/token", data=form))
@@ -238,9 +232,9 @@ def test_quiet_prints_the_one_value_that_a_script_needs(run: Run, server: LiveSe
 
 
 def test_the_audit_log_is_filtered_by_credential_and_read_from_its_end(
-    run: Run, server: LiveServer, admin: Client
+    run: Run, admin: Client
 ) -> None:
-    person = make_person(server, admin, "keyosk:accounts:write", "keyosk:accounts:read")
+    person = make_person(admin, "keyosk:accounts:write", "keyosk:accounts:read")
     key, secret = make_key(admin, person)
     name = unique("by-key")
     done(person.login(secret).post("/accounts", json={"username": name}), 201)
@@ -280,9 +274,7 @@ def test_a_message_has_the_name_of_what_is_not_there(
     assert run(*arguments).refused() == f"keyosk: {said}\n"
 
 
-def test_force_says_before_what_it_would_take_away_and_from_whom(
-    run: Run, server: LiveServer, admin: Client
-) -> None:
+def test_force_says_before_what_it_would_take_away_and_from_whom(run: Run, admin: Client) -> None:
     role, holder = unique("role"), unique("holder")
     run("role", "create", role)
     run("account", "create", holder)
@@ -295,10 +287,8 @@ def test_force_says_before_what_it_would_take_away_and_from_whom(
 
 
 @pytest.mark.attack
-def test_who_may_not_see_accounts_is_not_told_who_holds_a_scope(
-    server: LiveServer, admin: Client
-) -> None:
-    writer = make_person(server, admin, "keyosk:services:write")
+def test_who_may_not_see_accounts_is_not_told_who_holds_a_scope(admin: Client) -> None:
+    writer = make_person(admin, "keyosk:services:write")
     role, holder = unique("role"), unique("holder")
     done(admin.post("/roles", json={"name": role, "scopes": []}), 201)
     done(admin.post("/accounts", json={"username": holder, "grants": {"roles": [role]}}), 201)
@@ -381,7 +371,7 @@ def test_yes_answers_before_it_is_asked_and_a_script_is_not_asked(
 def test_a_person_with_a_password_changes_their_own_key_with_its_proof(
     server: LiveServer, admin: Client, tmp_path: Path
 ) -> None:
-    person = make_person(server, admin)
+    person = make_person(admin)
     key, secret = make_key(admin, person)
     away = Terminal(tmp_path, server.url).logged_in(person.username, PASSWORD)
     ended: Any = away.run("api-key", "set", "me", key, "--name", "mine", text=f"{PASSWORD}\n")

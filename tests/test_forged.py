@@ -51,11 +51,11 @@ class Forge:
         self.server = server
         self.trap = f"http://127.0.0.1:{trap}/keys"
         self.first, self.second = make_service(admin), make_service(admin)
-        backend = make_person(server, admin)
+        backend = make_person(admin)
         exchanges = [{"service": self.second, "scopes": [f"{self.second}:read"]}]
         body = {"account": backend.username, "exchanges": exchanges}
         done(admin.patch(f"/services/{self.first}", json=body))
-        owner = make_person(server, admin, "keyosk:admin", f"{self.first}:read")
+        owner = make_person(admin, "keyosk:admin", f"{self.first}:read")
         self.refresh = self._refresh_token(admin, owner)
         # Its password is hashed once: all others who ask come by key.
         self.backend = server.client(backend.username, make_key(admin, backend)[1])
@@ -410,7 +410,7 @@ def test_the_twin_of_an_ecdsa_signature_is_the_same_token(
     server: LiveServer, forge: Forge, admin: Client
 ) -> None:
     """JWA allows s and n - s (RFC 7518 section 3.4); a revocation has to hit both."""
-    person = make_person(server, admin)
+    person = make_person(admin)
     _, secret = make_key(admin, person)
     login = server.client(person.username, secret)
     text = done(login.post("/auth/token", data={"audience": "keyosk"}))["access_token"]

@@ -80,7 +80,7 @@ def test_services_refuse_what_is_revoked_and_go_on_without_keyosk(
     own_server.start()
     admin = own_server.admin()
     services.make_todo(admin)
-    person, other = (make_person(own_server, admin, "todo:read") for _ in range(2))
+    person, other = (make_person(admin, "todo:read") for _ in range(2))
     with ExitStack() as stack:
         addresses = [
             stack.enter_context(services.running(folder, each, own_server.url)) for each in OURS
@@ -110,7 +110,7 @@ def test_ten_rotations_under_load_refuse_no_good_token(
 ) -> None:
     admin = quick_server.admin()
     services.make_todo(admin)
-    person = make_person(quick_server, admin, "todo:read")
+    person = make_person(admin, "todo:read")
     client = quick_server.client(person.username, make_key(admin, person)[1])
     counted: Counter[int] = Counter()
     kids: set[str] = set()

@@ -502,7 +502,7 @@ def check(request: bytes, answer: Answer) -> None:
 def fire(server: LiveServer, admin: Client, seed: str, number: int) -> Counter[int]:
     """Send ``number`` requests; what was answered, by status."""
     logged = server.log.stat().st_size
-    attacker = make_person(server, admin, "keyosk:admin")
+    attacker = make_person(admin, "keyosk:admin")
     _, secret = make_key(admin, attacker)
     login = server.client(attacker.username, secret)
 
@@ -511,7 +511,7 @@ def fire(server: LiveServer, admin: Client, seed: str, number: int) -> Counter[i
         return text
 
     known = {
-        "account": make_person(server, admin).id,
+        "account": make_person(admin).id,
         "service": make_service(admin),
         "role": make_role(admin),
     }

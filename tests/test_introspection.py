@@ -16,8 +16,8 @@ def todo(admin: Client) -> str:
 
 
 @pytest.fixture
-def alice(server: LiveServer, admin: Client, todo: str) -> Person:
-    return make_person(server, admin, f"{todo}:read")
+def alice(admin: Client, todo: str) -> Person:
+    return make_person(admin, f"{todo}:read")
 
 
 @pytest.fixture
@@ -26,9 +26,9 @@ def text(alice: Person) -> str:
 
 
 @pytest.fixture
-def backend_of(server: LiveServer, admin: Client, todo: str) -> Person:
+def backend_of(admin: Client, todo: str) -> Person:
     """The account that acts for the service todo."""
-    found = make_person(server, admin)
+    found = make_person(admin)
     done(admin.patch(f"/services/{todo}", json={"account": found.username.upper()}))
     return found
 
@@ -65,13 +65,13 @@ def test_a_token_from_a_key_tells_which(admin: Client, alice: Person) -> None:
 
 
 def test_whoever_acts_for_the_service_sees_its_tokens_and_no_others(
-    server: LiveServer, admin: Client, alice: Person, backend_of: Person, text: str
+    admin: Client, alice: Person, backend_of: Person, text: str
 ) -> None:
     assert introspect(backend_of, text)["active"]
     assert introspect(backend_of, token_of(alice, audience="keyosk")) == INACTIVE
-    stranger = make_person(server, admin)
+    stranger = make_person(admin)
     assert introspect(stranger, text) == INACTIVE
-    auditor = make_person(server, admin, "keyosk:tokens:introspect")
+    auditor = make_person(admin, "keyosk:tokens:introspect")
     assert introspect(auditor, text)["active"]
 
 
@@ -81,7 +81,7 @@ def test_whoever_acts_for_the_service_sees_its_tokens_and_no_others(
 def test_what_is_not_active_is_only_that(
     server: LiveServer, admin: Client, alice: Person, todo: str, what: str
 ) -> None:
-    auditor = make_person(server, admin, "keyosk:tokens:introspect")
+    auditor = make_person(admin, "keyosk:tokens:introspect")
     key, secret = make_key(admin, alice)
     text = token_of(alice, secret)
     assert introspect(auditor, text)["active"]
@@ -142,14 +142,12 @@ def test_a_revoked_token_is_refused_at_once(server: LiveServer, alice: Person) -
     assert alice.login().post("/auth/revoke", data={"token": text}).status_code == 200
 
 
-def test_only_its_owner_and_admins_revoke_a_token(
-    server: LiveServer, admin: Client, alice: Person, text: str
-) -> None:
-    stranger = make_person(server, admin)
+def test_only_its_owner_and_admins_revoke_a_token(admin: Client, alice: Person, text: str) -> None:
+    stranger = make_person(admin)
     refusal = stranger.login().post("/auth/revoke", data={"token": text})
     assert (refusal.status_code, refusal.json()["error"]) == (400, "invalid_grant")
     assert introspect(alice, text)["active"]
-    operator = make_person(server, admin, "keyosk:accounts:write")
+    operator = make_person(admin, "keyosk:accounts:write")
     assert operator.login().post("/auth/revoke", data={"token": text}).status_code == 200
     assert introspect(alice, text) == INACTIVE
 
@@ -160,12 +158,12 @@ def test_what_is_no_token_of_ours_is_no_fault(alice: Person, text: str) -> None:
 
 
 def test_the_account_of_a_service_must_exist_and_keys_cannot_choose_it(
-    server: LiveServer, admin: Client, todo: str
+    admin: Client, todo: str
 ) -> None:
     path = f"/services/{todo}"
     assert admin.patch(path, json={"account": "nobody of that name"}).status_code == 422
     manager = make_person(
-        server, admin, "keyosk:services:write", "keyosk:services:read", "keyosk:tokens:introspect"
+        admin, "keyosk:services:write", "keyosk:services:read", "keyosk:tokens:introspect"
     )
     _, secret = make_key(admin, manager)
     body = {"account": manager.username}

@@ -784,7 +784,7 @@ def test_ten_rotations_under_load_are_noticed_by_nobody(database_url: str, tmp_p
         admin = one.admin()
         name = unique("svc")
         done(admin.post("/services", json={"name": name, "scopes": [f"{name}:r"]}), 201)
-        person = make_person(one, admin, f"{name}:r")
+        person = make_person(admin, f"{name}:r")
         secret = done(admin.post(f"{person.path}/api-keys", json={"name": "k"}), 201)["secret"]
         by_password = one.client("admin", ADMIN_PASSWORD)  # its tokens last 30 seconds only
         refused: list[str] = []
@@ -872,7 +872,7 @@ def test_no_request_of_a_thousand_is_signed_by_or_let_in_with_a_stolen_key(
 ) -> None:
     with LiveServer(database_url, tmp_path, workers="4") as server:
         admin = server.admin()
-        person = make_person(server, admin, "keyosk:services:read")
+        person = make_person(admin, "keyosk:services:read")
         secret = done(admin.post(f"{person.path}/api-keys", json={"name": "k"}), 201)["secret"]
         login = server.client(person.username, secret)
         form = {"audience": "keyosk"}

@@ -293,7 +293,7 @@ def test_a_proxy_at_the_unix_socket_tells_its_clients_apart(
             await_port(port, process)
             server.url = f"http://127.0.0.1:{port}"
             admin = server.admin()
-            alice = make_person(server, admin)
+            alice = make_person(admin)
             _, key = make_key(admin, alice, networks=["127.0.0.8/30"])
 
             def status(address: str, **headers: str) -> int:

@@ -117,7 +117,7 @@ def alice(server: LiveServer, mail: str) -> Person:
     other = unique("other")
     body = {"name": other, "scopes": [f"{other}:read"], "typ": "JWT"}
     done(admin.post("/services", json=body), 201)
-    return make_person(server, admin, f"{mail}:read", f"{other}:read")
+    return make_person(admin, f"{mail}:read", f"{other}:read")
 
 
 @pytest.fixture(scope="module")

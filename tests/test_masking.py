@@ -64,10 +64,8 @@ def test_the_log_has_the_route_of_a_request(server: LiveServer, admin: Client) -
     ]
 
 
-def test_a_refusal_that_names_what_was_sent_names_no_secret(
-    server: LiveServer, admin: Client
-) -> None:
-    person = make_person(server, admin)
+def test_a_refusal_that_names_what_was_sent_names_no_secret(admin: Client) -> None:
+    person = make_person(admin)
     key = make_key(admin, person)[1]
     alone = person.login(key)
     answers = [
@@ -86,10 +84,8 @@ def test_a_refusal_that_names_what_was_sent_names_no_secret(
         assert key[12:] not in answer.text
 
 
-def test_the_audit_target_of_a_refused_request_has_no_secret(
-    server: LiveServer, admin: Client
-) -> None:
-    person = make_person(server, admin, "keyosk:accounts:write")
+def test_the_audit_target_of_a_refused_request_has_no_secret(admin: Client) -> None:
+    person = make_person(admin, "keyosk:accounts:write")
     key = make_key(admin, person)[1]
     person.login(key).put(f"/accounts/{key}/password", json={"password": "long enough for this"})
     rows = done(admin.get(f"/audit?actor={person.id}"))["items"]

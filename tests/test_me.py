@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 import live
-from live import Client, LiveServer
+from live import Client
 from people import PASSWORD, Person, assert_refused, done, make_key, make_person, make_service
 
 NEW_PASSWORD = "slowly orbit lamps violet"
@@ -13,14 +13,14 @@ KEYS = "/accounts/me/api-keys"
 
 
 @pytest.fixture
-def person(server: LiveServer, admin: Client) -> Person:
-    return make_person(server, admin)
+def person(admin: Client) -> Person:
+    return make_person(admin)
 
 
-def test_one_sees_oneself_and_what_one_may_do(server: LiveServer, admin: Client) -> None:
+def test_one_sees_oneself_and_what_one_may_do(admin: Client) -> None:
     todo = make_service(admin)
     limited = {"name": f"{todo}:write", "with": "password"}
-    person = make_person(server, admin, f"{todo}:read", limited)
+    person = make_person(admin, f"{todo}:read", limited)
     note = {"metadata": {"note": "for admins"}, "claims": {"team": "red"}}
     done(admin.patch(person.path, json=note))
     key, secret = make_key(admin, person)
@@ -61,9 +61,9 @@ def test_by_password_one_makes_changes_rotates_and_drops_ones_own_keys(person: P
         assert person.login(secret).get("/accounts/me").status_code == 401
 
 
-def test_a_key_of_ones_own_gives_no_more_than_one_holds(server: LiveServer, admin: Client) -> None:
+def test_a_key_of_ones_own_gives_no_more_than_one_holds(admin: Client) -> None:
     todo = make_service(admin)
-    person = make_person(server, admin, f"{todo}:read")
+    person = make_person(admin, f"{todo}:read")
     scopes = [f"{todo}:read", f"{todo}:write", "keyosk:admin"]
 
     made = done(person.login().post(KEYS, json={"name": "greedy", "scopes": scopes}), 201)
@@ -152,8 +152,8 @@ def test_one_does_not_change_what_admins_decide(
     assert {**after, "last_login_at": None} == {**before, "last_login_at": None}
 
 
-def test_one_reaches_nobody_else(server: LiveServer, admin: Client, person: Person) -> None:
-    other = make_person(server, admin)
+def test_one_reaches_nobody_else(admin: Client, person: Person) -> None:
+    other = make_person(admin)
     key, secret = make_key(admin, other)
     client = person.bearer()
     change = {"password": NEW_PASSWORD, "current_password": PASSWORD}

@@ -122,9 +122,7 @@ def test_of_two_services_made_at_once_with_one_identifier_one_is_made(
 # --- Several spellings ----------------------------------------------------------------------------
 
 
-def test_every_spelling_of_an_audience_gets_a_token_for_the_one_audience(
-    server: LiveServer, admin: Client
-) -> None:
+def test_every_spelling_of_an_audience_gets_a_token_for_the_one_audience(admin: Client) -> None:
     name = live.unique("todo")
     audience, others = (
         f"https://{name}.example.com",
@@ -133,7 +131,7 @@ def test_every_spelling_of_an_audience_gets_a_token_for_the_one_audience(
     body = {"name": name, "audience": audience, "audiences": others, "scopes": [f"{name}:read"]}
     made = done(admin.post("/services", json=body), 201)
     assert (made["audience"], made["audiences"]) == (audience, others)
-    person = make_person(server, admin, f"{name}:read")
+    person = make_person(admin, f"{name}:read")
     for spelling in (name, audience, *others):
         for parameter in ("audience", "resource"):
             answer = person.login().post("/auth/token", data={parameter: spelling})
@@ -249,7 +247,7 @@ def test_a_service_is_not_shown_the_tokens_of_one_that_had_its_audience_before(
 ) -> None:
     audience = live.unique("aud")
     first = make_service(admin, audience=audience)
-    person = make_person(server, admin, f"{first}:read")
+    person = make_person(admin, f"{first}:read")
     body = done(person.login().post("/auth/token", data={"audience": audience}))
     text = body["access_token"]
     changed = done(admin.patch(f"/services/{first}", json={"audience": live.unique("aud")}))

@@ -49,7 +49,7 @@ class Scene:
             body = {"name": name, "scopes": [f"{name}:read", f"{name}:write"]}
             done(admin.post("/services", json=body), 201)
         scopes = f"{self.name}:read", f"{self.name}:write", f"{self.other}:read"
-        self.alice: Person = make_person(keyosk, admin, *scopes)
+        self.alice: Person = make_person(admin, *scopes)
         self.echo = Echo(keyosk.url, self.name)
         self.port = free_port()
 

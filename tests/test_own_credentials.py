@@ -32,6 +32,8 @@ from people import (
 )
 from tables import table
 
+pytestmark = pytest.mark.in_process
+
 ADMIN: Final = "keyosk:admin"
 PROOF: Final = "proof_required"
 NETWORK: Final = {"networks": ["192.0.2.1"]}
@@ -47,16 +49,6 @@ HANDLED: Final[tuple[tuple[str, str, Mapping[str, Any] | None, int], ...]] = (
     ("PUT", "/password", {"password": NEW_PASSWORD}, 204),
     ("DELETE", "/password", None, 204),
 )
-
-
-@pytest.fixture(scope="module")
-def server(in_process: LiveServer) -> LiveServer:
-    return in_process
-
-
-@pytest.fixture(scope="module")
-def admin(server: LiveServer) -> Client:
-    return server.admin()
 
 
 def spellings(person: Person) -> list[str]:
@@ -75,7 +67,7 @@ def tokens(person: Person, admin: Client) -> dict[str, Client]:
     return {
         "full": person.bearer(),
         "short": person.bearer(lifetime="60"),
-        "shown to a service": Client(person.server.url, token=shown),
+        "shown to a service": Client(person.url, token=shown),
     }
 
 
@@ -85,9 +77,9 @@ def tokens(person: Person, admin: Client) -> dict[str, Client]:
 @pytest.mark.attack
 @table("scopes", [(), ("keyosk:audit:read",), ("keyosk:accounts:write",), (ADMIN,)])
 def test_a_token_made_credentials_that_outlive_and_exceed_it(
-    server: LiveServer, admin: Client, scopes: tuple[str, ...]
+    admin: Client, scopes: tuple[str, ...]
 ) -> None:
-    person = make_person(server, admin, *scopes)
+    person = make_person(admin, *scopes)
     key, secret = make_key(admin, person, **NETWORK)
     for name, client in tokens(person, admin).items():
         for account in spellings(person):
@@ -105,10 +97,8 @@ def test_a_token_made_credentials_that_outlive_and_exceed_it(
 
 
 @pytest.mark.attack
-def test_a_token_for_the_audit_log_made_a_key_for_everything(
-    server: LiveServer, admin: Client
-) -> None:
-    person = make_person(server, admin, ADMIN)
+def test_a_token_for_the_audit_log_made_a_key_for_everything(admin: Client) -> None:
+    person = make_person(admin, ADMIN)
     client = person.bearer(scope="keyosk:audit:read", lifetime="30")
 
     assert_refused(client.post("/accounts/me/api-keys", json={"name": "x"}), PROOF)
@@ -119,7 +109,7 @@ def test_a_token_for_the_audit_log_made_a_key_for_everything(
 @pytest.mark.attack
 def test_a_token_that_refresh_tokens_gave_is_no_proof(server: LiveServer, admin: Client) -> None:
     todo = make_service(admin, refresh_allowed=True)
-    person = make_person(server, admin, f"{todo}:read")
+    person = make_person(admin, f"{todo}:read")
     asked = {"audience": todo, "scope": f"{todo}:read offline_access"}
     refresh = done(person.login().post("/auth/token", data=asked))["refresh_token"]
     body = {"grant_type": "refresh_token", "refresh_token": refresh}
@@ -132,12 +122,10 @@ def test_a_token_that_refresh_tokens_gave_is_no_proof(server: LiveServer, admin:
 
 
 @table("scopes", [(), (ADMIN,)])
-def test_a_token_alone_may_take_away(
-    server: LiveServer, admin: Client, scopes: tuple[str, ...]
-) -> None:
-    for number in range(len(spellings(make_person(server, admin)))):
+def test_a_token_alone_may_take_away(admin: Client, scopes: tuple[str, ...]) -> None:
+    for number in range(len(spellings(make_person(admin)))):
         # Another person each time: the tokens of one who revoked some wait for the next second.
-        person = make_person(server, admin, *scopes)
+        person = make_person(admin, *scopes)
         account = spellings(person)[number]
         key, secret = make_key(admin, person)
         client = person.bearer()
@@ -146,11 +134,9 @@ def test_a_token_alone_may_take_away(
         done(client.delete(f"/accounts/{account}/tokens"))
 
 
-def test_an_admin_handles_the_credentials_of_others_by_token(
-    server: LiveServer, admin: Client
-) -> None:
-    helper = make_person(server, admin, "keyosk:accounts:write").bearer()
-    person = make_person(server, admin)
+def test_an_admin_handles_the_credentials_of_others_by_token(admin: Client) -> None:
+    helper = make_person(admin, "keyosk:accounts:write").bearer()
+    person = make_person(admin)
     for method, below, body, status in HANDLED:
         key, _ = make_key(admin, person)
         done(helper.request(method, person.path + below.format(key=key), json=body), status)
@@ -162,10 +148,10 @@ def test_an_admin_handles_the_credentials_of_others_by_token(
 @table("scopes", [(), (ADMIN,)])
 @table("way", ["basic", "body", "both"])
 def test_with_the_password_one_handles_ones_own_credentials(
-    server: LiveServer, admin: Client, scopes: tuple[str, ...], way: str
+    admin: Client, scopes: tuple[str, ...], way: str
 ) -> None:
     for method, below, body, status in HANDLED:
-        person = make_person(server, admin, *scopes)
+        person = make_person(admin, *scopes)
         key, _ = make_key(admin, person)
         client = person.bearer() if way == "body" else person.login()
         sent = body if way == "basic" else {**(body or {}), "current_password": PASSWORD}
@@ -178,10 +164,8 @@ def test_with_the_password_one_handles_ones_own_credentials(
         assert "current_password" not in (made or {})
 
 
-def test_a_wrong_current_password_is_refused_whatever_else_was_shown(
-    server: LiveServer, admin: Client
-) -> None:
-    person = make_person(server, admin, ADMIN)
+def test_a_wrong_current_password_is_refused_whatever_else_was_shown(admin: Client) -> None:
+    person = make_person(admin, ADMIN)
     key, _ = make_key(admin, person)
     for client in (person.bearer(), person.login()):
         for method, below, body, _ in HANDLED[:4]:
@@ -198,8 +182,8 @@ def test_a_wrong_current_password_is_refused_whatever_else_was_shown(
     assert len(done(admin.get(f"{person.path}/api-keys"))["items"]) == 1
 
 
-def test_the_password_of_another_is_no_proof_for_oneself(server: LiveServer, admin: Client) -> None:
-    person, other = make_person(server, admin), make_person(server, admin)
+def test_the_password_of_another_is_no_proof_for_oneself(admin: Client) -> None:
+    person, other = make_person(admin), make_person(admin)
     done(admin.put(f"{other.path}/password", json={"password": NEW_PASSWORD}), 204)
 
     body = {"name": "x", "current_password": NEW_PASSWORD}
@@ -209,10 +193,8 @@ def test_the_password_of_another_is_no_proof_for_oneself(server: LiveServer, adm
 
 
 @pytest.mark.attack
-def test_the_current_password_cannot_be_guessed_at_the_keys_either(
-    server: LiveServer, admin: Client
-) -> None:
-    person = make_person(server, admin)
+def test_the_current_password_cannot_be_guessed_at_the_keys_either(admin: Client) -> None:
+    person = make_person(admin)
     client = person.bearer()
     body = {"name": "x", "current_password": "not the password at all"}
     ended = [client.post("/accounts/me/api-keys", json=body).status_code for _ in range(20)]
@@ -221,10 +203,8 @@ def test_the_current_password_cannot_be_guessed_at_the_keys_either(
     assert ended.count(403) <= 12
 
 
-def test_an_account_without_a_password_is_told_that_it_has_no_proof(
-    server: LiveServer, admin: Client
-) -> None:
-    person = make_person(server, admin)
+def test_an_account_without_a_password_is_told_that_it_has_no_proof(admin: Client) -> None:
+    person = make_person(admin)
     _, secret = make_key(admin, person)
     done(admin.delete(f"{person.path}/password"), 204)
     for client in (person.login(secret), person.bearer(secret)):
@@ -240,10 +220,8 @@ def test_an_account_without_a_password_is_told_that_it_has_no_proof(
 
 
 @pytest.mark.attack
-def test_an_answer_with_a_secret_is_repeated_to_nobody_with_a_mere_token(
-    server: LiveServer, admin: Client
-) -> None:
-    person = make_person(server, admin)
+def test_an_answer_with_a_secret_is_repeated_to_nobody_with_a_mere_token(admin: Client) -> None:
+    person = make_person(admin)
     same = {"json": {"name": "once"}, "headers": {"Idempotency-Key": live.unique("once")}}
     secret = done(person.login().post("/accounts/me/api-keys", **same), 201)["secret"]
 
@@ -256,11 +234,9 @@ def test_an_answer_with_a_secret_is_repeated_to_nobody_with_a_mere_token(
 
 
 @pytest.mark.attack
-def test_an_answer_with_a_secret_is_not_repeated_to_a_narrower_token(
-    server: LiveServer, admin: Client
-) -> None:
-    boss = make_person(server, admin, ADMIN)
-    above = make_person(server, admin, ADMIN)
+def test_an_answer_with_a_secret_is_not_repeated_to_a_narrower_token(admin: Client) -> None:
+    boss = make_person(admin, ADMIN)
+    above = make_person(admin, ADMIN)
     same = {"json": {"name": "once"}, "headers": {"Idempotency-Key": live.unique("once")}}
     secret = done(boss.bearer().post(f"{above.path}/api-keys", **same), 201)["secret"]
 
@@ -276,9 +252,9 @@ def test_an_answer_with_a_secret_is_not_repeated_to_a_narrower_token(
 @pytest.mark.attack
 @table("on_conflict", ["skip", "update", "fail"])
 def test_an_import_does_not_set_the_password_of_who_imports(
-    server: LiveServer, admin: Client, on_conflict: str
+    admin: Client, on_conflict: str
 ) -> None:
-    person = make_person(server, admin, ADMIN)
+    person = make_person(admin, ADMIN)
     line = json.dumps({"username": person.username.upper(), "password": NEW_PASSWORD})
 
     person.bearer().post(

@@ -394,7 +394,7 @@ def _log_in(page: ChromiumPage, username: str) -> None:
 
 @pytest.mark.slow
 def test_chromium_makes_and_shows_a_passkey(named: LiveServer, browser: Browser) -> None:
-    person = make_person(named, named.admin())
+    person = make_person(named.admin())
     url = f"http://localhost:{named.port}"
     context = browser.new_context()
     watch = Watch(context, url)
@@ -460,7 +460,7 @@ def test_chromium_makes_and_shows_a_passkey(named: LiveServer, browser: Browser)
 
 @pytest.mark.slow
 def test_without_javascript_there_is_the_code(named: LiveServer, browser: Browser) -> None:
-    person = make_person(named, named.admin())
+    person = make_person(named.admin())
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(f"http://localhost:{named.port}/me/second-factors")

@@ -15,6 +15,8 @@ from live import Client, LiveServer, unique
 from people import Person, done, make_key, make_person
 from tables import table
 
+pytestmark = pytest.mark.in_process
+
 PUBLIC = (
     "/auth/jwks",
     "/auth/jwks?format=pem",
@@ -40,22 +42,12 @@ OTHERS = (
 
 
 @pytest.fixture(scope="module")
-def server(in_process: LiveServer) -> LiveServer:
-    return in_process
+def alice(admin: Client) -> Person:
+    return make_person(admin)
 
 
 @pytest.fixture(scope="module")
-def admin(server: LiveServer) -> Client:
-    return server.admin()
-
-
-@pytest.fixture(scope="module")
-def alice(server: LiveServer, admin: Client) -> Person:
-    return make_person(server, admin)
-
-
-@pytest.fixture(scope="module")
-def paths(server: LiveServer, admin: Client, alice: Person) -> tuple[str, ...]:
+def paths(admin: Client, alice: Person) -> tuple[str, ...]:
     """What has a representation: public addresses, objects, lists."""
     service, role, issuer = unique("todo"), unique("editor"), unique("ci")
     done(admin.post("/services", json={"name": service}), 201)
@@ -166,12 +158,10 @@ def test_a_failure_is_told_before_a_precondition(server: LiveServer, alice: Pers
         assert server.client().post("/auth/jwks", headers=headers).status_code == 405
 
 
-def test_a_proxy_may_send_the_preconditions_of_its_client(
-    server: LiveServer, admin: Client
-) -> None:
+def test_a_proxy_may_send_the_preconditions_of_its_client(admin: Client) -> None:
     service = unique("todo")
     done(admin.post("/services", json={"name": service, "scopes": [f"{service}:read"]}), 201)
-    person = make_person(server, admin, f"{service}:read")
+    person = make_person(admin, f"{service}:read")
     for headers in ({"If-Match": '"x"'}, {"If-None-Match": "*"}, {"If-None-Match": '"x"'}):
         for path in (f"/auth/forward?service={service}", f"/auth/token?audience={service}"):
             assert person.login().get(path, headers=headers).status_code == 200, headers
@@ -275,9 +265,9 @@ def test_a_delete_is_guarded_like_a_change(kind: Kind) -> None:
     ],
 )
 def test_a_precondition_on_a_write_without_an_entity_tag_was_ignored(
-    server: LiveServer, admin: Client, headers: dict[str, str]
+    admin: Client, headers: dict[str, str]
 ) -> None:
-    person = make_person(server, admin)
+    person = make_person(admin)
     name = unique("made")
     writes: tuple[tuple[str, str, Any], ...] = (
         ("PUT", f"{person.path}/password", {"password": "another long password"}),
@@ -300,9 +290,9 @@ def test_a_precondition_on_a_write_without_an_entity_tag_was_ignored(
 
 @table("headers", [{"If-Match": "*"}, {"If-None-Match": '"x"'}, {"If-None-Match": 'W/"x", "y"'}])
 def test_a_precondition_that_is_true_lets_such_a_write_pass(
-    server: LiveServer, admin: Client, headers: dict[str, str]
+    admin: Client, headers: dict[str, str]
 ) -> None:
-    person = make_person(server, admin)
+    person = make_person(admin)
     path = f"{person.path}/password"
     changed = admin.put(path, json={"password": "another long password"}, headers=headers)
     assert changed.status_code == 204

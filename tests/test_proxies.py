@@ -77,7 +77,7 @@ class Scene:
         self.name = unique("todo")
         scopes = [f"{self.name}:read", f"{self.name}:write"]
         done(self.admin.post("/services", json={"name": self.name, "scopes": scopes}), 201)
-        self.alice = make_person(keyosk, self.admin, scopes[0])
+        self.alice = make_person(self.admin, scopes[0])
         _, self.key = make_key(self.admin, self.alice)
         self.echo = Echo(keyosk.url, self.name)
         self.port = free_port()
@@ -377,7 +377,7 @@ def test_a_bearer_token_passes_until_it_is_revoked(scene: Scene) -> None:
 
 
 def test_whoever_holds_nothing_there_is_refused(scene: Scene) -> None:
-    stranger: Person = make_person(scene.keyosk, scene.admin)
+    stranger: Person = make_person(scene.admin)
     assert scene.get(auth=(stranger.username, PASSWORD)).status_code == 403
 
 
@@ -608,7 +608,7 @@ def test_no_client_makes_up_its_address_before_keyosk(
 ) -> None:
     with LiveServer(database_url, tmp_path, trusted_proxies="127.0.0.1") as keyosk:
         admin = keyosk.admin()
-        alice = make_person(keyosk, admin)
+        alice = make_person(admin)
         _, key = make_key(admin, alice, networks=["127.0.0.8/30"])
         port = free_port()
         process = start(port, keyosk.port, tmp_path)

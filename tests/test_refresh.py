@@ -45,8 +45,8 @@ def make_service(admin: Client, **fields: Any) -> str:
 
 
 @pytest.fixture
-def alice(server: LiveServer, admin: Client, todo: str) -> Person:
-    return make_person(server, admin, f"{todo}:read", f"{todo}:write")
+def alice(admin: Client, todo: str) -> Person:
+    return make_person(admin, f"{todo}:read", f"{todo}:write")
 
 
 def begin(person: Person, secret: str = PASSWORD, **parameters: str) -> dict[str, Any]:
@@ -88,19 +88,17 @@ def test_a_refresh_token_is_given_where_it_is_asked_for_and_allowed(
     assert "refresh_token" not in done(alice.login().post("/auth/token"))
 
 
-def test_no_refresh_token_where_a_service_allows_none(
-    server: LiveServer, admin: Client, todo: str
-) -> None:
+def test_no_refresh_token_where_a_service_allows_none(admin: Client, todo: str) -> None:
     strict = make_service(admin, refresh_allowed=False)
-    person = make_person(server, admin, f"{todo}:read", f"{strict}:read")
+    person = make_person(admin, f"{todo}:read", f"{strict}:read")
     body = begin(person)
     assert "refresh_token" not in body
     assert "offline_access" not in body["scope"]
     assert "refresh_token" in begin(person, audience=todo)
 
 
-def test_somebody_without_an_audience_gets_none(server: LiveServer, admin: Client) -> None:
-    assert "refresh_token" not in begin(make_person(server, admin))
+def test_somebody_without_an_audience_gets_none(admin: Client) -> None:
+    assert "refresh_token" not in begin(make_person(admin))
 
 
 # --- Use ------------------------------------------------------------------------------------------
@@ -175,7 +173,7 @@ def test_twenty_at_once_over_two_servers_and_after_a_restart(
     with LiveServer(database_url, tmp_path) as one, LiveServer(database_url, tmp_path) as other:
         admin = one.admin()
         todo = make_service(admin)
-        alice = make_person(one, admin, f"{todo}:read")
+        alice = make_person(admin, f"{todo}:read")
         first = begin(alice)["refresh_token"]
         clients = [(one, other)[number % 2].client() for number in range(20)]
         with ThreadPoolExecutor(20) as threads:
@@ -196,7 +194,7 @@ def test_scope_and_audience_narrow_one_token_and_never_widen(
 ) -> None:
     bill = make_service(admin)
     scopes = [f"{todo}:read", f"{todo}:write", f"{bill}:read"]
-    person = make_person(server, admin, *scopes)
+    person = make_person(admin, *scopes)
     asked = f"offline_access {todo}:read {bill}:read"
     token = begin(person, scope=asked)["refresh_token"]
     anybody = server.client()
@@ -256,7 +254,7 @@ def test_a_session_ends_with_its_service_and_does_not_begin_anew_with_the_next_o
     audience = unique("urn:to_o%")
     gone = make_service(admin, audience=audience)
     other = make_service(admin, audience=audience.replace("_", "-"))
-    person = make_person(server, admin, f"{gone}:read", f"{other}:read")
+    person = make_person(admin, f"{gone}:read", f"{other}:read")
     both = begin(person)["refresh_token"]
     alone = begin(person, scope=f"offline_access {gone}:read")["refresh_token"]
     kept = begin(person, scope=f"offline_access {other}:read")["refresh_token"]
@@ -304,7 +302,7 @@ def test_a_login_that_is_shown_as_well_must_be_the_same(
     server: LiveServer, admin: Client, alice: Person
 ) -> None:
     token = begin(alice)["refresh_token"]
-    bob = make_person(server, admin)
+    bob = make_person(admin)
     refused(refresh(bob.login(), token))
     refused(refresh(server.client(), token, client_id=bob.username))
     wrong = refresh(server.client(alice.username, "not the password"), token)
@@ -353,7 +351,7 @@ def test_sessions_are_listed_and_ended_one_by_one(
     assert items[0]["expires_at"] > items[0]["created_at"] == items[0]["last_used_at"]
     assert "kysr_" not in str(items)
 
-    stranger = make_person(server, admin)
+    stranger = make_person(admin)
     path = f"/accounts/{alice.username}/tokens/{items[0]['id']}"
     assert stranger.login().delete(path).status_code == 403
     assert admin.delete(f"{stranger.path}/tokens/{items[0]['id']}").status_code == 404
@@ -372,7 +370,7 @@ def test_a_refresh_token_is_introspected_and_revoked(
     login, token = alice.login(), {"token": body["refresh_token"]}
     found = done(login.post("/auth/introspect", data=token))
     assert (found["active"], found["sub"], found["aud"]) == (True, alice.id, [todo])
-    bob = make_person(server, admin).login()
+    bob = make_person(admin).login()
     assert done(bob.post("/auth/introspect", data=token)) == {"active": False}
     refused(bob.post("/auth/revoke", data=token))
 

@@ -31,11 +31,6 @@ _START = 20  # seconds
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def admin(server: LiveServer) -> Client:
-    return server.admin()
-
-
 def make_registry(admin: Client, team: str, version: int | None = 2, **fields: Any) -> str:
     """A service for a registry that has repositories of this team."""
     name = unique("registry")
@@ -66,7 +61,7 @@ def test_a_client_gets_what_it_asked_for_and_the_account_holds(
     team = unique("team")
     registry = make_registry(admin, team)
     pull = f"repository:{team}/app:pull"
-    alice = make_person(server, admin, pull)
+    alice = make_person(admin, pull)
     before = int(time.time())
     answer = ask(
         *(alice.login(), registry, f"{pull},push", f"repository:{team}/other:pull"),
@@ -114,12 +109,12 @@ def test_a_client_gets_what_it_asked_for_and_the_account_holds(
     ],
 )
 def test_access_is_never_more_than_is_held(
-    server: LiveServer, admin: Client, asked: tuple[str, ...], granted: list[tuple[str, list[str]]]
+    admin: Client, asked: tuple[str, ...], granted: list[tuple[str, list[str]]]
 ) -> None:
     team = unique("team")
     registry = make_registry(admin, team)
     held = [scope["name"] for scope in done(admin.get(f"/services/{registry}"))["scopes"]]
-    alice = make_person(server, admin, *held)
+    alice = make_person(admin, *held)
     found = access(ask(alice.login(), registry, *(text.replace("{}", team) for text in asked)))
     expected = [
         {"type": "repository", "name": name.format(team), "actions": actions}
@@ -128,12 +123,12 @@ def test_access_is_never_more_than_is_held(
     assert found == expected
 
 
-def test_other_services_scopes_and_a_keys_limit_count(server: LiveServer, admin: Client) -> None:
+def test_other_services_scopes_and_a_keys_limit_count(admin: Client) -> None:
     team, other = unique("team"), unique("team")
     registry, elsewhere = make_registry(admin, team), make_registry(admin, other)
     pull, push = f"repository:{team}/app:pull", f"repository:{team}/app:push"
     foreign = f"repository:{other}/app:pull"
-    alice = make_person(server, admin, pull, push, foreign)
+    alice = make_person(admin, pull, push, foreign)
     assert access(ask(alice.login(), registry, foreign)) == []
     _, key = make_key(admin, alice, scopes=[pull])
     (found,) = access(ask(alice.login(key), registry, f"{pull},push"))
@@ -144,7 +139,7 @@ def test_other_services_scopes_and_a_keys_limit_count(server: LiveServer, admin:
 def test_whoever_may_not_log_in_gets_nothing(server: LiveServer, admin: Client) -> None:
     team = unique("team")
     registry = make_registry(admin, team)
-    alice = make_person(server, admin)
+    alice = make_person(admin)
     nobody = ask(server.client(), registry)
     assert nobody.status_code == 401
     assert nobody.headers["WWW-Authenticate"].startswith("Basic ")
@@ -161,23 +156,19 @@ def test_whoever_may_not_log_in_gets_nothing(server: LiveServer, admin: Client) 
     assert ask(alice.login(), registry).status_code == 400
 
 
-def test_wrong_passwords_of_registry_clients_are_throttled(
-    server: LiveServer, admin: Client
-) -> None:
+def test_wrong_passwords_of_registry_clients_are_throttled(admin: Client) -> None:
     registry = make_registry(admin, unique("team"))
-    alice = make_person(server, admin)
+    alice = make_person(admin)
     wrong = alice.login("wrong")
     answers = [ask(wrong, registry).status_code for _ in range(15)]
     assert (answers[0], answers[-1]) == (401, 429)
 
 
 @pytest.mark.parametrize("service", ["todo", "nothing-of-that-name", "keyosk", ""])
-def test_other_services_know_no_such_request(
-    server: LiveServer, admin: Client, service: str
-) -> None:
+def test_other_services_know_no_such_request(admin: Client, service: str) -> None:
     if service == "todo":
         service = make_registry(admin, unique("team"), version=None)
-    alice = make_person(server, admin)
+    alice = make_person(admin)
     answer = ask(alice.login(), service, "repository:a/b:pull")
     assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
     plain = alice.login().get("/auth/token", params={"service": service})
@@ -186,11 +177,11 @@ def test_other_services_know_no_such_request(
     assert "token" not in done(posted)
 
 
-def test_ordinary_tokens_give_nothing_in_a_registry(server: LiveServer, admin: Client) -> None:
+def test_ordinary_tokens_give_nothing_in_a_registry(admin: Client) -> None:
     team = unique("team")
     registry = make_registry(admin, team)
     assert done(admin.get(f"/services/{registry}"))["on_request_only"] is True
-    alice = make_person(server, admin, f"repository:{team}/app:pull")
+    alice = make_person(admin, f"repository:{team}/app:pull")
     token = done(alice.login().post("/auth/token", data={"audience": registry}))["access_token"]
     assert "access" not in jwt.decode(token, options={"verify_signature": False})
     # Else whoever writes accounts would give rights there.
@@ -206,7 +197,7 @@ def test_keyosk_knows_its_tokens_by_either_kid(
         admin = server.admin()
         team = unique("team")
         registry = make_registry(admin, team, version)
-        alice = make_person(server, admin, f"repository:{team}/app:pull").login()
+        alice = make_person(admin, f"repository:{team}/app:pull").login()
         text = done(ask(alice, registry, f"repository:{team}/app:pull"))["token"]
         (key,) = done(alice.get("/auth/jwks"))["keys"]
         docker = server.run("signing-key", "export", "--docker").stdout.strip()
@@ -353,11 +344,11 @@ def image(folder: Path) -> str:
 
 
 def test_a_real_registry_lets_pull_and_push_who_may(
-    server: LiveServer, admin: Client, registry: Registry, team: str, tmp_path: Path
+    admin: Client, registry: Registry, team: str, tmp_path: Path
 ) -> None:
     pull, push = f"repository:{team}/app:pull", f"repository:{team}/app:push"
-    alice, bob = make_person(server, admin, pull, push), make_person(server, admin, pull)
-    stranger: Person = make_person(server, admin)
+    alice, bob = make_person(admin, pull, push), make_person(admin, pull)
+    stranger: Person = make_person(admin)
     _, key = make_key(admin, alice)
     source, target = image(tmp_path / "image"), registry.address(f"{team}/app")
 
@@ -386,7 +377,7 @@ def test_a_registry_refuses_ordinary_and_foreign_tokens(
     server: LiveServer, admin: Client, registry: Registry, team: str
 ) -> None:
     pull = f"repository:{team}/app:pull"
-    alice = make_person(server, admin, pull)
+    alice = make_person(admin, pull)
     url = f"http://127.0.0.1:{registry.port}/v2/"
     challenge = requests.get(url, timeout=20).headers["WWW-Authenticate"]
     assert f'realm="{server.url}/auth/token"' in challenge

@@ -141,7 +141,7 @@ def test_a_login_is_kept_for_its_owner_alone_and_serves_other_commands(away: Ter
 def test_logging_out_ends_the_session_and_forgets_it(
     away: Terminal, server: LiveServer, admin: Client
 ) -> None:
-    person = make_person(server, admin, "keyosk:accounts:read")
+    person = make_person(admin, "keyosk:accounts:read")
     away.logged_in(person.username, PASSWORD)
     kept = away.kept()
     assert len(done(admin.get(f"{person.path}/tokens"))["items"]) == 1
@@ -156,24 +156,22 @@ def test_logging_out_ends_the_session_and_forgets_it(
 
 
 def test_logging_out_works_after_the_access_token_has_expired(
-    away: Terminal, server: LiveServer, admin: Client
+    away: Terminal, admin: Client
 ) -> None:
-    person = make_person(server, admin)
+    person = make_person(admin)
     away.logged_in(person.username, PASSWORD).change(expires_at=0)
     assert away.run("logout").code == 0
     assert done(admin.get(f"{person.path}/tokens"))["items"] == []
 
 
-def test_logging_in_again_leaves_no_session_behind(
-    away: Terminal, server: LiveServer, admin: Client
-) -> None:
-    person = make_person(server, admin)
+def test_logging_in_again_leaves_no_session_behind(away: Terminal, admin: Client) -> None:
+    person = make_person(admin)
     away.logged_in(person.username, PASSWORD).logged_in(person.username, PASSWORD)
     assert len(done(admin.get(f"{person.path}/tokens"))["items"]) == 1
 
 
-def test_an_api_key_logs_in_by_itself(away: Terminal, server: LiveServer, admin: Client) -> None:
-    person = make_person(server, admin, "keyosk:accounts:read")
+def test_an_api_key_logs_in_by_itself(away: Terminal, admin: Client) -> None:
+    person = make_person(admin, "keyosk:accounts:read")
     _, secret = make_key(admin, person)
     (away.home / "key").write_text(f"\ufeff{secret}\n")
     ended = away.run("login", "--secret-file", "key")
@@ -245,7 +243,7 @@ def test_a_token_that_the_server_no_longer_takes_is_renewed_though_its_time_is_n
 def test_commands_at_once_use_a_refresh_token_once(
     away: Terminal, server: LiveServer, admin: Client
 ) -> None:
-    person = make_person(server, admin, "keyosk:accounts:read")
+    person = make_person(admin, "keyosk:accounts:read")
     away.logged_in(person.username, PASSWORD).change(expires_at=0)
     used = away.kept()["refresh_token"]
     environment = {**os.environ, **away.variables}
@@ -272,9 +270,9 @@ def test_commands_at_once_use_a_refresh_token_once(
 
 
 def test_a_login_that_was_revoked_is_forgotten_with_what_to_do(
-    away: Terminal, server: LiveServer, admin: Client
+    away: Terminal, admin: Client
 ) -> None:
-    person = make_person(server, admin, "keyosk:accounts:read")
+    person = make_person(admin, "keyosk:accounts:read")
     away.logged_in(person.username, PASSWORD)
     done(admin.delete(f"{person.path}/tokens"))
     said = away.run("account", "list").refused()
@@ -534,21 +532,19 @@ def plain(text: str, name: str) -> str:
 
 
 def test_who_may_not_see_accounts_is_not_told_who_uses_a_scope(
-    away: Terminal, server: LiveServer, admin: Client
+    away: Terminal, admin: Client
 ) -> None:
     name = make_service(admin)
-    holder = make_person(server, admin, f"{name}:read")
-    person = make_person(server, admin, "keyosk:services:write")
+    holder = make_person(admin, f"{name}:read")
+    person = make_person(admin, "keyosk:services:write")
     said = away.logged_in(person.username, PASSWORD).run("service", "delete", name).refused()
     assert "still granted to 1 account." in said
     assert said.endswith("Repeat with --force to remove it.\n")
     assert holder.username not in said
 
 
-def test_ones_own_password_is_changed_with_the_current_one(
-    away: Terminal, server: LiveServer, admin: Client
-) -> None:
-    person = make_person(server, admin)
+def test_ones_own_password_is_changed_with_the_current_one(away: Terminal, admin: Client) -> None:
+    person = make_person(admin)
     away.logged_in(person.username, PASSWORD)
     new = PASSWORD[::-1]
     said = away.run("account", "password", "me", text=f"{new}\nnot the current one\n").refused()

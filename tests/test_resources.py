@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import requests
 
-from live import Client, LiveServer, unique
+from live import Client, unique
 from people import Person, assert_refused, done, make_person, problem
 
-pytestmark = pytest.mark.every_database
+pytestmark = [pytest.mark.every_database, pytest.mark.in_process]
 
 FAR = "2099-01-31T12:00:00Z"
 NO_ID = "01900000-0000-7000-8000-000000000000"
@@ -229,19 +229,9 @@ class Resource:
 
 
 @pytest.fixture(scope="module")
-def server(in_process: LiveServer) -> LiveServer:
-    return in_process
-
-
-@pytest.fixture(scope="module")
-def admin(server: LiveServer) -> Client:
-    return server.admin()
-
-
-@pytest.fixture(scope="module")
-def owner(server: LiveServer, admin: Client) -> Person:
+def owner(admin: Client) -> Person:
     """Whose API keys are handled."""
-    return make_person(server, admin)
+    return make_person(admin)
 
 
 @pytest.fixture(params=["accounts", "services", "roles", "issuers", "rules", "api-keys"])

@@ -380,9 +380,9 @@ def test_entries_from_before_know_no_account_and_stay(
 
 
 @pytest.fixture
-def person(server: LiveServer, admin: Client) -> Person:
+def person(admin: Client) -> Person:
     name = make_service(admin)
-    return make_person(server, admin, f"{name}:read", "keyosk:audit:read")
+    return make_person(admin, f"{name}:read", "keyosk:audit:read")
 
 
 @pytest.mark.attack

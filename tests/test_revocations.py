@@ -63,8 +63,8 @@ def todo(admin: Client) -> str:
 
 
 @pytest.fixture
-def person(server: LiveServer, admin: Client, todo: str) -> Person:
-    return make_person(server, admin, f"{todo}:read", "keyosk:services:read")
+def person(admin: Client, todo: str) -> Person:
+    return make_person(admin, f"{todo}:read", "keyosk:services:read")
 
 
 @pytest.fixture
@@ -201,12 +201,12 @@ def test_a_service_that_loses_something_revokes_its_tokens(
 
 @pytest.mark.parametrize("how", ["narrowed", "deleted"])
 def test_a_role_that_loses_scopes_revokes_the_tokens_of_its_holders(
-    server: LiveServer, admin: Client, todo: str, service: Service, how: str
+    admin: Client, todo: str, service: Service, how: str
 ) -> None:
     role = unique("role")
     done(admin.post("/roles", json={"name": role, "scopes": [f"{todo}:read"]}), 201)
-    holder = make_person(server, admin, roles=(role,))
-    other = make_person(server, admin, f"{todo}:read")
+    holder = make_person(admin, roles=(role,))
+    other = make_person(admin, f"{todo}:read")
     text, others = token_of(holder), token_of(other)
     if how == "narrowed":
         assert admin.patch(f"/roles/{role}", json={"scopes": []}).json()["effective_at_latest"]
@@ -475,7 +475,7 @@ def test_every_process_and_every_later_one_knows_at_once(database_url: str, tmp_
     with LiveServer(database_url, tmp_path) as one, LiveServer(database_url, tmp_path) as other:
         admin = one.admin()
         # One installation, so one issuer.
-        person = make_person(one, admin)
+        person = make_person(admin)
         text = done(person.login(PASSWORD).post("/auth/token", data={"audience": "keyosk"}))[
             "access_token"
         ]

@@ -68,10 +68,8 @@ def test_a_role_that_is_renamed_is_found_by_its_new_name_only(admin: Client) -> 
     assert done(admin.get(f"/roles/{renamed}"))["id"] == role["id"]
 
 
-def test_roles_are_granted_with_conditions_like_scopes(
-    server: LiveServer, admin: Client, todo: str
-) -> None:
-    person = make_person(server, admin)
+def test_roles_are_granted_with_conditions_like_scopes(admin: Client, todo: str) -> None:
+    person = make_person(admin)
     _, secret = make_key(admin, person)
     by_key = person.login(secret)
     role = make_role(admin, f"{todo}:read")
@@ -102,20 +100,16 @@ def test_roles_are_granted_with_conditions_like_scopes(
     assert done(removed) | {"scopes": [], "roles": []} == done(removed)
 
 
-def test_a_token_ends_with_the_grant_of_a_role(
-    server: LiveServer, admin: Client, todo: str
-) -> None:
+def test_a_token_ends_with_the_grant_of_a_role(admin: Client, todo: str) -> None:
     soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 200))
     grant = {"name": make_role(admin, f"{todo}:read"), "until": soon}
-    found = claims(make_person(server, admin, roles=(grant,)).login())
+    found = claims(make_person(admin, roles=(grant,)).login())
     assert 150 < found["exp"] - found["iat"] <= 200
 
 
 @pytest.mark.parametrize("roles", [["no-such-role"], ["{role}", "{role}"], ["No Role"]])
-def test_grants_of_what_is_no_role_are_refused(
-    server: LiveServer, admin: Client, roles: list[str]
-) -> None:
-    person, role = make_person(server, admin), make_role(admin)
+def test_grants_of_what_is_no_role_are_refused(admin: Client, roles: list[str]) -> None:
+    person, role = make_person(admin), make_role(admin)
     body = {"roles": [name.format(role=role) for name in roles]}
 
     answer = admin.put(f"{person.path}/grants", json=body)
@@ -125,12 +119,10 @@ def test_grants_of_what_is_no_role_are_refused(
     assert done(admin.get(f"{person.path}/grants"))["roles"] == []
 
 
-def test_a_change_of_a_role_reaches_its_holders_at_once(
-    server: LiveServer, admin: Client, todo: str
-) -> None:
+def test_a_change_of_a_role_reaches_its_holders_at_once(admin: Client, todo: str) -> None:
     read, write = f"{todo}:read", f"{todo}:write"
     role = make_role(admin, read)
-    person = make_person(server, admin, roles=(role,))
+    person = make_person(admin, roles=(role,))
     _, secret = make_key(admin, person)
     client = person.login(secret)
     assert claims(client)["scope"] == read
@@ -145,23 +137,19 @@ def test_a_change_of_a_role_reaches_its_holders_at_once(
     assert bearer.get("/accounts?limit=1").status_code == 401  # revoked
 
 
-def test_a_key_that_is_limited_gets_of_a_role_only_its_limit(
-    server: LiveServer, admin: Client, todo: str
-) -> None:
+def test_a_key_that_is_limited_gets_of_a_role_only_its_limit(admin: Client, todo: str) -> None:
     role = make_role(admin, f"{todo}:read", f"{todo}:write")
-    person = make_person(server, admin, roles=(role,))
+    person = make_person(admin, roles=(role,))
     _, secret = make_key(admin, person, scopes=[f"{todo}:read"])
     assert claims(person.login(secret))["scope"] == f"{todo}:read"
 
 
 def test_the_token_names_the_roles_that_gave_its_scopes_and_no_other(
-    server: LiveServer, admin: Client, todo: str
+    admin: Client, todo: str
 ) -> None:
     notes = make_service(admin)
     of_todo, of_notes = make_role(admin, f"{todo}:read"), make_role(admin, f"{notes}:read")
-    person = make_person(
-        server, admin, f"{todo}:write", roles=(of_todo, of_notes, make_role(admin))
-    )
+    person = make_person(admin, f"{todo}:write", roles=(of_todo, of_notes, make_role(admin)))
     client = person.login()
 
     assert sorted(claims(client)["roles"]) == sorted([of_todo, of_notes])
@@ -170,11 +158,9 @@ def test_the_token_names_the_roles_that_gave_its_scopes_and_no_other(
     assert "roles" not in claims(client, scope=f"{todo}:write")
 
 
-def test_a_role_that_is_held_is_deleted_only_by_force(
-    server: LiveServer, admin: Client, todo: str
-) -> None:
+def test_a_role_that_is_held_is_deleted_only_by_force(admin: Client, todo: str) -> None:
     role = make_role(admin, f"{todo}:read")
-    people = [make_person(server, admin, roles=(role,)) for _ in range(2)]
+    people = [make_person(admin, roles=(role,)) for _ in range(2)]
     for query in ("", "?force=false"):
         refusal = admin.delete(f"/roles/{role}{query}")
         assert_refused(refusal, "in_use", 409)
@@ -191,7 +177,7 @@ def test_a_role_that_is_held_is_deleted_only_by_force(
 def test_the_commands_make_list_change_and_delete_roles(
     server: LiveServer, admin: Client, todo: str
 ) -> None:
-    name, person = live.unique("by-command"), make_person(server, admin)
+    name, person = live.unique("by-command"), make_person(admin)
     for arguments in (
         ("role", "create", name, f"{todo}:read", "--description", "Reads."),
         ("role", "scopes", name, f"{todo}:write"),
@@ -218,10 +204,10 @@ def logins(person: Person, admin: Client) -> dict[str, Client]:
 
 @pytest.mark.parametrize("accepts", ["password", "api_key"])
 def test_a_service_takes_tokens_of_the_logins_that_it_accepts(
-    server: LiveServer, admin: Client, todo: str, accepts: str
+    admin: Client, todo: str, accepts: str
 ) -> None:
     picky = make_service(admin, accepts=accepts)
-    person = make_person(server, admin, f"{todo}:read", f"{picky}:read")
+    person = make_person(admin, f"{todo}:read", f"{picky}:read")
     for kind, client in logins(person, admin).items():
         if kind == accepts:
             assert claims(client, audience=picky)["scope"] == f"{picky}:read"
@@ -238,10 +224,10 @@ def test_a_service_takes_tokens_of_the_logins_that_it_accepts(
 
 
 def test_a_token_carries_the_claims_of_the_account_that_its_service_asks_for(
-    server: LiveServer, admin: Client, todo: str
+    admin: Client, todo: str
 ) -> None:
     asking = make_service(admin, claims=["team", "level", "missing"])
-    person = make_person(server, admin, f"{todo}:read", f"{asking}:read")
+    person = make_person(admin, f"{todo}:read", f"{asking}:read")
     own = {"team": "red", "level": {"n": [1, None, "ü"]}, "shoe_size": 43, "sub": "admin", "aud": 1}
     done(admin.patch(person.path, json={"claims": own}))
     client = person.login()
@@ -258,11 +244,9 @@ def test_a_token_carries_the_claims_of_the_account_that_its_service_asks_for(
     assert claims(client, audience=asking)["team"] == "blue"
 
 
-def test_the_type_in_the_header_is_what_the_service_says(
-    server: LiveServer, admin: Client, todo: str
-) -> None:
+def test_the_type_in_the_header_is_what_the_service_says(admin: Client, todo: str) -> None:
     old = make_service(admin, typ="JWT")
-    client = make_person(server, admin, f"{todo}:read", f"{old}:read").login()
+    client = make_person(admin, f"{todo}:read", f"{old}:read").login()
 
     assert token(client, audience=old)[0]["typ"] == "JWT"
     assert token(client, audience=todo)[0]["typ"] == "at+jwt"
@@ -290,7 +274,7 @@ def test_a_service_chooses_the_algorithm_and_verifiers_find_the_key(
     server, admin = own_server, own_server.admin()
     todo = make_service(admin)
     service = make_service(admin, signing_algorithm=algorithm)
-    client = make_person(server, admin, f"{todo}:read", f"{service}:read").login()
+    client = make_person(admin, f"{todo}:read", f"{service}:read").login()
     text = done(client.post("/auth/token", data={"audience": service}))["access_token"]
     assert jwt.get_unverified_header(text)["alg"] == algorithm
     key = published_key(server, text)
@@ -309,13 +293,11 @@ def test_a_service_chooses_the_algorithm_and_verifiers_find_the_key(
 
 
 @pytest.mark.parametrize("how", ["delete", "patch", "put"])
-def test_what_is_in_use_is_deleted_only_by_force(
-    server: LiveServer, admin: Client, how: str
-) -> None:
+def test_what_is_in_use_is_deleted_only_by_force(admin: Client, how: str) -> None:
     service = make_service(admin)
     read, write = f"{service}:read", f"{service}:write"
     role = make_role(admin, read, write)
-    people = [make_person(server, admin, write), make_person(server, admin, read, write)]
+    people = [make_person(admin, write), make_person(admin, read, write)]
     path = f"/services/{service}"
     names = ", ".join(person.username for person in people)
     detail = f"still granted to 2 accounts ({names}) and part of 1 role ({role})."

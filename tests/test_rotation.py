@@ -27,8 +27,8 @@ def todo(admin: Client) -> str:
 
 
 @pytest.fixture(scope="module")
-def person(server: LiveServer, admin: Client, todo: str) -> Person:
-    return make_person(server, admin, f"{todo}:read", f"{todo}:write")
+def person(admin: Client, todo: str) -> Person:
+    return make_person(admin, f"{todo}:read", f"{todo}:write")
 
 
 def rotated(admin: Client, person: Person, key: str, **body: Any) -> Any:
@@ -120,7 +120,7 @@ def test_the_successor_is_like_the_key_but_for_its_secret(
 
     new = done(answer, 201)
     assert {name: new[name] for name in fields} == fields
-    assert answer.headers["Location"] == f"{person.server.url}{person.path}/api-keys/{new['id']}"
+    assert answer.headers["Location"] == f"{person.url}{person.path}/api-keys/{new['id']}"
     assert answer.headers["Cache-Control"] == "no-store"
     assert (new["successor"], new["last_used_at"], new["enabled"]) == (None, None, True)
     assert len({made["secret"], new["secret"]}) == len({made["id"], new["id"]}) == 2
@@ -243,7 +243,7 @@ def test_behind_a_proxy_what_it_wrote_counts_and_no_more(own_server: LiveServer)
     own_server.environment["KEYOSK_TRUSTED_PROXIES"] = "127.0.0.0/8, 10.0.0.0/8"
     own_server.start()
     admin = own_server.admin()
-    person = make_person(own_server, admin)
+    person = make_person(admin)
     _, secret = make_key(admin, person, networks=["192.0.2.0/24", "2001:db8::/32"])
 
     answered = [

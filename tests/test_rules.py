@@ -16,7 +16,7 @@ from people import make_service as new_service
 from postgres import PostgresServer
 from tables import table
 
-pytestmark = pytest.mark.every_database(always=True)
+pytestmark = [pytest.mark.every_database(always=True), pytest.mark.in_process]
 
 RULE = "refused_by_rule"
 ADMIN = "keyosk:admin"
@@ -33,19 +33,9 @@ def todo(admin: Client) -> str:
 
 
 @pytest.fixture(scope="module")
-def server(in_process: LiveServer) -> LiveServer:
-    return in_process
-
-
-@pytest.fixture(scope="module")
-def admin(server: LiveServer) -> Client:
-    return server.admin()
-
-
-@pytest.fixture(scope="module")
-def victim(server: LiveServer, admin: Client) -> Person:
+def victim(admin: Client) -> Person:
     """Holds nothing, and is done nothing to."""
-    return make_person(server, admin)
+    return make_person(admin)
 
 
 def grants(client: Client, person: Person) -> Any:
@@ -183,7 +173,7 @@ def rows() -> list[Row]:
 @pytest.fixture(scope="module")
 def callers(server: LiveServer, admin: Client) -> Mapping[str, Client]:
     found = {"none": server.client()}
-    people = {name: make_person(server, admin, *scopes) for name, scopes in CALLERS.items()}
+    people = {name: make_person(admin, *scopes) for name, scopes in CALLERS.items()}
     found.update((name, person.bearer()) for name, person in people.items())
     *_, full_admin = people.values()
     _, secret = make_key(admin, full_admin)
@@ -234,11 +224,9 @@ def test_the_table_has_every_address_that_is_not_open_to_all() -> None:
 # --- Nobody gives what they do not hold -----------------------------------------------------------
 
 
-def test_who_gives_grants_gives_only_what_they_hold(
-    server: LiveServer, admin: Client, todo: str
-) -> None:
-    giver = make_person(server, admin, GRANT, f"{todo}:read").bearer()
-    other = make_person(server, admin)
+def test_who_gives_grants_gives_only_what_they_hold(admin: Client, todo: str) -> None:
+    giver = make_person(admin, GRANT, f"{todo}:read").bearer()
+    other = make_person(admin)
     for unheld in (f"{todo}:write", ADMIN, READ):
         refusal = giver.put(f"{other.path}/grants", json={"scopes": [f"{todo}:read", unheld]})
         assert_refused(refusal, RULE)
@@ -250,11 +238,9 @@ def test_who_gives_grants_gives_only_what_they_hold(
     done(giver.put(f"{other.path}/grants", json={"scopes": [f"{todo}:read", GRANT]}))
 
 
-def test_a_role_is_given_only_by_who_holds_all_its_scopes(
-    server: LiveServer, admin: Client, todo: str
-) -> None:
-    giver = make_person(server, admin, GRANT, f"{todo}:read").bearer()
-    other = make_person(server, admin)
+def test_a_role_is_given_only_by_who_holds_all_its_scopes(admin: Client, todo: str) -> None:
+    giver = make_person(admin, GRANT, f"{todo}:read").bearer()
+    other = make_person(admin)
     wide, narrow = (
         make_role(admin, f"{todo}:read", f"{todo}:write"),
         make_role(admin, f"{todo}:read"),
@@ -266,30 +252,26 @@ def test_a_role_is_given_only_by_who_holds_all_its_scopes(
     done(giver.put(f"{other.path}/grants", json={"roles": [narrow]}))
 
 
-def test_what_is_held_by_a_role_can_be_given(server: LiveServer, admin: Client, todo: str) -> None:
+def test_what_is_held_by_a_role_can_be_given(admin: Client, todo: str) -> None:
     role = make_role(admin, GRANT, f"{todo}:write")
-    giver = make_person(server, admin, roles=(role,)).bearer()
-    other = make_person(server, admin)
+    giver = make_person(admin, roles=(role,)).bearer()
+    other = make_person(admin)
 
     done(giver.put(f"{other.path}/grants", json={"scopes": [f"{todo}:write"], "roles": [role]}))
     assert_refused(giver.put(f"{other.path}/grants", json={"scopes": [f"{todo}:read"]}), RULE)
 
 
-def test_a_token_that_was_narrowed_gives_no_more_than_it_has(
-    server: LiveServer, admin: Client, victim: Person
-) -> None:
-    narrow = make_person(server, admin, ADMIN).bearer(scope=GRANT)
+def test_a_token_that_was_narrowed_gives_no_more_than_it_has(admin: Client, victim: Person) -> None:
+    narrow = make_person(admin, ADMIN).bearer(scope=GRANT)
 
     for unheld in (ADMIN, READ):
         refusal = narrow.put(f"{victim.path}/grants", json={"scopes": [unheld]})
         assert_refused(refusal, RULE)
 
 
-def test_an_account_is_made_with_no_more_than_its_maker_holds(
-    server: LiveServer, admin: Client, todo: str
-) -> None:
-    clerk = make_person(server, admin, WRITE).bearer()
-    maker = make_person(server, admin, WRITE, GRANT).bearer()
+def test_an_account_is_made_with_no_more_than_its_maker_holds(admin: Client, todo: str) -> None:
+    clerk = make_person(admin, WRITE).bearer()
+    maker = make_person(admin, WRITE, GRANT).bearer()
     username, role = live.unique("made"), make_role(admin, f"{todo}:write")
     for given in ({"scopes": [ADMIN]}, {"scopes": [f"{todo}:read"]}, {"roles": [role]}):
         refusal = maker.post("/accounts", json={"username": username, "grants": given})
@@ -301,10 +283,8 @@ def test_an_account_is_made_with_no_more_than_its_maker_holds(
     done(maker.post("/accounts", json=body), 201)
 
 
-def test_an_import_gives_no_more_than_its_caller_holds(
-    server: LiveServer, admin: Client, todo: str
-) -> None:
-    importer = make_person(server, admin, WRITE, GRANT).bearer()
+def test_an_import_gives_no_more_than_its_caller_holds(admin: Client, todo: str) -> None:
+    importer = make_person(admin, WRITE, GRANT).bearer()
     role = make_role(admin, f"{todo}:write")
     names = [live.unique("line") for _ in range(3)]
     given = ({"roles": [role]}, {"scopes": [ADMIN]}, {"scopes": [GRANT]})
@@ -323,9 +303,9 @@ def test_an_import_gives_no_more_than_its_caller_holds(
 
 
 def test_a_role_is_made_and_changed_only_by_who_holds_what_comes_and_goes(
-    server: LiveServer, admin: Client, todo: str
+    admin: Client, todo: str
 ) -> None:
-    maker = make_person(server, admin, "keyosk:services:write", f"{todo}:read").bearer()
+    maker = make_person(admin, "keyosk:services:write", f"{todo}:read").bearer()
     read, write = f"{todo}:read", f"{todo}:write"
     name = live.unique("role")
     assert_refused(maker.post("/roles", json={"name": name, "scopes": [read, write]}), RULE)
@@ -361,9 +341,7 @@ REACHES: tuple[tuple[str, str, Any, int], ...] = (
 
 
 @table("how", ["admin", "scope", "role", "ended"])
-def test_an_account_with_more_rights_is_out_of_reach(
-    server: LiveServer, admin: Client, todo: str, how: str
-) -> None:
+def test_an_account_with_more_rights_is_out_of_reach(admin: Client, todo: str, how: str) -> None:
     end = soon()
     until = datetime.fromtimestamp(end, UTC).isoformat()
     held: dict[str, Any] = {
@@ -372,13 +350,13 @@ def test_an_account_with_more_rights_is_out_of_reach(
         "ended": {"name": f"{todo}:write", "until": until},
     }
     if how == "role":
-        above = make_person(server, admin, roles=(make_role(admin, f"{todo}:write"),))
+        above = make_person(admin, roles=(make_role(admin, f"{todo}:write"),))
     else:
-        above = make_person(server, admin, held[how])
+        above = make_person(admin, held[how])
     if how == "ended":
         wait_for(end)
     key, secret = make_key(admin, above)
-    small = make_person(server, admin, READ, WRITE, GRANT).bearer()
+    small = make_person(admin, READ, WRITE, GRANT).bearer()
 
     for method, below, body, _ in REACHES:
         answer = small.request(method, above.path + below.format(key=key), json=body)
@@ -390,12 +368,10 @@ def test_an_account_with_more_rights_is_out_of_reach(
     assert above.login(secret).get("/accounts/me").status_code == 200
 
 
-def test_an_account_with_no_more_rights_is_within_reach(
-    server: LiveServer, admin: Client, todo: str
-) -> None:
-    small = make_person(server, admin, READ, WRITE, f"{todo}:read").bearer()
+def test_an_account_with_no_more_rights_is_within_reach(admin: Client, todo: str) -> None:
+    small = make_person(admin, READ, WRITE, f"{todo}:read").bearer()
     for held in ((), (f"{todo}:read", READ)):
-        below = make_person(server, admin, *held)
+        below = make_person(admin, *held)
         key, _ = make_key(admin, below)
         for method, path, body, status in REACHES:
             done(small.request(method, below.path + path.format(key=key), json=body), status)
@@ -416,9 +392,9 @@ def test_an_account_with_no_more_rights_is_within_reach(
     ],
 )
 def test_nobody_changes_their_own_grants_or_end_not_even_an_admin(
-    server: LiveServer, admin: Client, method: str, below: str, body: Any
+    admin: Client, method: str, below: str, body: Any
 ) -> None:
-    person = make_person(server, admin, ADMIN)
+    person = make_person(admin, ADMIN)
     client = person.bearer()
 
     for name in ("me", person.id, person.username.upper()):
@@ -432,17 +408,17 @@ def test_nobody_changes_their_own_grants_or_end_not_even_an_admin(
 
 
 @pytest.fixture(scope="module", params=["key", "token from the key"])
-def by_key(request: pytest.FixtureRequest, server: LiveServer, admin: Client) -> Client:
+def by_key(request: pytest.FixtureRequest, admin: Client) -> Client:
     """A full admin who came by API key."""
-    person = make_person(server, admin, ADMIN)
+    person = make_person(admin, ADMIN)
     _, secret = make_key(admin, person)
     return person.login(secret) if request.param == "key" else person.bearer(secret)
 
 
 def test_by_api_key_nobody_makes_changes_or_reveals_credentials(
-    server: LiveServer, admin: Client, by_key: Client
+    admin: Client, by_key: Client
 ) -> None:
-    person = make_person(server, admin)
+    person = make_person(admin)
     key, secret = make_key(admin, person)
     for method, below, body in (
         ("PUT", "/password", {"password": NEW_PASSWORD}),
@@ -498,12 +474,12 @@ def test_by_api_key_no_secret_is_had_by_repeating_the_request_of_another(
 
 
 def test_by_api_key_grants_are_narrowed_and_never_widened(
-    server: LiveServer, admin: Client, by_key: Client, todo: str
+    admin: Client, by_key: Client, todo: str
 ) -> None:
     read, write = f"{todo}:read", f"{todo}:write"
     role = make_role(admin, read, write)
     limited = {"name": read, "until": "2090-01-01T00:00:00Z"}
-    person = make_person(server, admin, limited, write)
+    person = make_person(admin, limited, write)
     path = f"{person.path}/grants"
     for add in ({"scopes": [ADMIN]}, {"roles": [role]}, {"scopes": [read]}):
         assert_refused(by_key.patch(path, json={"add": add}), RULE)
@@ -524,9 +500,9 @@ def test_by_api_key_grants_are_narrowed_and_never_widened(
 
 
 def test_a_body_that_claims_to_be_of_another_account_changes_nothing(
-    server: LiveServer, admin: Client, victim: Person
+    admin: Client, victim: Person
 ) -> None:
-    person = make_person(server, admin)
+    person = make_person(admin)
     client = person.bearer()
     key, _ = make_key(admin, person)
     claims = (("id", person.id), ("account", person.id), ("account_id", person.id), ("sub", "x"))
@@ -544,11 +520,9 @@ def test_a_body_that_claims_to_be_of_another_account_changes_nothing(
     assert victim.login().get("/accounts/me").status_code == 200
 
 
-def test_a_key_is_reached_only_below_the_account_that_it_is_of(
-    server: LiveServer, admin: Client, todo: str
-) -> None:
-    small = make_person(server, admin, READ, WRITE)
-    above = make_person(server, admin, f"{todo}:write")
+def test_a_key_is_reached_only_below_the_account_that_it_is_of(admin: Client, todo: str) -> None:
+    small = make_person(admin, READ, WRITE)
+    above = make_person(admin, f"{todo}:write")
     key, secret = make_key(admin, above)
     client = small.bearer()
     for account in ("me", small.id):
@@ -583,9 +557,9 @@ def lonely(
         url = postgres.create_database()
     with LiveServer(url, folder) as server:
         first = server.admin()
-        last = Person(server, done(first.get("/accounts/me"))["id"], "admin")
+        last = Person(server.url, done(first.get("/accounts/me"))["id"], "admin")
         role = make_role(first, ADMIN)
-        second = make_person(server, first, ADMIN)
+        second = make_person(first, ADMIN)
         done(second.bearer().put(f"{last.path}/grants", json={"roles": [role]}))
         # Whose rights have an end gives none of Keyosk's own beyond it.
         temporary = {"scopes": [{"name": ADMIN, "until": "2099-01-01T00:00:00Z"}]}
@@ -650,7 +624,7 @@ def test_the_last_key_of_an_admin_without_a_password_stays(lonely: Lonely) -> No
 @table("how", ["disabled", "deleted", "stripped", "left without credential"])
 def test_of_two_admins_one_may_go(lonely: Lonely, how: str) -> None:
     by = lonely.last.login(ADMIN_PASSWORD)
-    second = make_person(lonely.last.server, by, roles=(lonely.role,))
+    second = make_person(by, roles=(lonely.role,))
 
     answer = TAKE_AWAY[how](Lonely(second, lonely.role, lonely.deputy))
 

@@ -34,7 +34,7 @@ _SECONDS = "25"
 @pytest.mark.parametrize("mode", ["positive", "negative"])
 def test_what_the_description_says_holds(own_server: LiveServer, tmp_path: Path, mode: str) -> None:
     own_server.start()
-    caller = make_person(own_server, own_server.admin(), "keyosk:admin")
+    caller = make_person(own_server.admin(), "keyosk:admin")
     _, secret = make_key(own_server.admin(), caller)
     form = {"audience": "keyosk"}
     token = done(caller.login(PASSWORD).post("/auth/token", data=form))["access_token"]

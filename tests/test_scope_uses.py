@@ -13,7 +13,7 @@ from keyosk import app
 from keyosk.errors import KeyoskError
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR, Grant, Scope
-from live import ADMIN_PASSWORD, Client, LiveServer
+from live import ADMIN_PASSWORD, Client
 from people import done, make_person
 
 pytestmark = pytest.mark.every_database
@@ -336,18 +336,16 @@ def test_a_wrong_parameter_is_named(admin: Client, query: dict[str, str]) -> Non
 
 
 @pytest.mark.attack
-def test_only_a_reader_of_accounts_sees_the_scopes_of_others(
-    server: LiveServer, admin: Client
-) -> None:
-    alice, bob = make_person(server, admin), make_person(server, admin)
+def test_only_a_reader_of_accounts_sees_the_scopes_of_others(admin: Client) -> None:
+    alice, bob = make_person(admin), make_person(admin)
     own = alice.login()
     assert own.get("/accounts/me/scopes").status_code == 200
     assert own.get(f"{bob.path}/scopes").status_code == 403
     assert own.get("/unused-scopes").status_code == 403
 
 
-def test_a_server_writes_by_itself(server: LiveServer, admin: Client) -> None:
-    alice = make_person(server, admin, "keyosk:audit:read")
+def test_a_server_writes_by_itself(admin: Client) -> None:
+    alice = make_person(admin, "keyosk:audit:read")
     assert alice.login().get("/audit").status_code == 200
 
     def written() -> Any:

@@ -563,7 +563,7 @@ def test_a_change_of_second_factors_ends_logins_to_the_console_and_no_other(
     name = unique("calendar")
     service = {"name": name, "audience": name, "refresh_allowed": True}
     done(admin.post("/services", json=service | {"scopes": [{"name": f"{name}:read"}]}), 201)
-    person = make_person(server, admin, f"{name}:read")
+    person = make_person(admin, f"{name}:read")
     asked = {"scope": f"offline_access {name}:read"}
     refresh = done(person.login().post("/auth/token", data=asked))["refresh_token"]
     browser = logged_in(server, person.username)
@@ -588,7 +588,7 @@ def test_a_change_of_second_factors_ends_logins_to_the_console_and_no_other(
             ran = server.run("account", "remove-second-factors", person.username, "--yes")
             assert ran.returncode == 0, ran.stderr
         case "admin's console":
-            root = logged_in(server, make_person(server, admin, "keyosk:admin").username)
+            root = logged_in(server, make_person(admin, "keyosk:admin").username)
             path = f"/console/accounts/{person.id}/second-factors/{used}/remove"
             assert root.post(path, {"confirm": "yes"}).status_code == 303
             assert root.is_logged_in()
@@ -626,7 +626,7 @@ def enrol_another(browser: Browser, phone: pyotp.TOTP) -> None:
 def test_a_password_alone_removes_no_second_factor_of_its_own(
     server: LiveServer, admin: Client
 ) -> None:
-    person = make_person(server, admin, "keyosk:admin")
+    person = make_person(admin, "keyosk:admin")
     browser = logged_in(server, person.username)
     enrol(browser)
     own = person.login()
@@ -653,7 +653,7 @@ def test_a_password_alone_removes_no_second_factor_of_its_own(
 def test_an_admin_lists_and_removes_the_second_factors_of_others(
     server: LiveServer, admin: Client
 ) -> None:
-    person, other = make_person(server, admin), make_person(server, admin)
+    person, other = make_person(admin), make_person(admin)
     browser = logged_in(server, person.username)
     enrol(browser)
     path = f"{person.path}/second-factors"
@@ -661,7 +661,7 @@ def test_an_admin_lists_and_removes_the_second_factors_of_others(
     assert [each["remaining"] for each in listed] == [None, 10]
     assert other.login().get(path).status_code == 403
     assert other.login().delete(f"{path}/{listed[0]['id']}").status_code == 403
-    root = logged_in(server, make_person(server, admin, "keyosk:admin").username)
+    root = logged_in(server, make_person(admin, "keyosk:admin").username)
     page = root.get(f"/console/accounts/{person.id}")
     assert "Phone authenticator app" in page.text
     act = f"/console/accounts/{person.id}/second-factors/{listed[0]['id']}/remove"
@@ -674,7 +674,7 @@ def test_an_admin_lists_and_removes_the_second_factors_of_others(
 
 
 def test_commands_list_and_remove_second_factors(server: LiveServer, admin: Client) -> None:
-    person = make_person(server, admin)
+    person = make_person(admin)
     enrol(logged_in(server, person.username))
     shown = server.run("account", "second-factors", person.username).stdout
     assert ("Phone" in shown, "Recovery codes" in shown) == (True, True)
@@ -688,7 +688,7 @@ def test_commands_list_and_remove_second_factors(server: LiveServer, admin: Clie
 
 
 def test_logins_to_the_api_are_by_password_alone(server: LiveServer, admin: Client) -> None:
-    person = make_person(server, admin)
+    person = make_person(admin)
     enrol(logged_in(server, person.username))
     assert person.login().get("/auth/token").status_code == 200
 

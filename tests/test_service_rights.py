@@ -8,7 +8,7 @@ import pytest
 
 import live
 from keyosk.model import Condition, CredentialKind
-from live import Client, LiveServer
+from live import Client
 from people import (
     Person,
     assert_refused,
@@ -18,6 +18,8 @@ from people import (
     make_role,
     make_service,
 )
+
+pytestmark = pytest.mark.in_process
 
 RULE: Final = "refused_by_rule"
 ADMIN, GRANT = "keyosk:admin", "keyosk:grants:write"
@@ -35,20 +37,10 @@ class Shop:
     alice: Person
 
 
-@pytest.fixture(scope="module")
-def server(in_process: LiveServer) -> LiveServer:
-    return in_process
-
-
-@pytest.fixture(scope="module")
-def admin(server: LiveServer) -> Client:
-    return server.admin()
-
-
 @pytest.fixture
-def shop(server: LiveServer, admin: Client) -> Shop:
+def shop(admin: Client) -> Shop:
     billing, front = make_service(admin), make_service(admin)
-    alice = make_person(server, admin, f"{front}:read", f"{billing}:write")
+    alice = make_person(admin, f"{front}:read", f"{billing}:write")
     return Shop(billing, front, alice)
 
 
@@ -79,7 +71,6 @@ def filled(value: Any, names: dict[str, str]) -> Any:
 @pytest.mark.parametrize("how", ["create", "change"])
 @pytest.mark.parametrize(("field", "body", "needed"), FIELDS, ids=[row[0] for row in FIELDS])
 def test_who_may_write_services_reached_other_people_s_scopes(
-    server: LiveServer,
     admin: Client,
     shop: Shop,
     how: str,
@@ -87,13 +78,13 @@ def test_who_may_write_services_reached_other_people_s_scopes(
     body: dict[str, Any],
     needed: tuple[str, ...],
 ) -> None:
-    puppet = make_person(server, admin)
-    above = make_person(server, admin, f"{shop.billing}:read")
+    puppet = make_person(admin)
+    above = make_person(admin, f"{shop.billing}:read")
     names = {"billing": shop.billing, "puppet": puppet.username, "above": above.username}
     needed = filled(needed, names)
 
     def attempt(*scopes: str) -> Any:
-        me = make_person(server, admin, READ, WRITE, *scopes)
+        me = make_person(admin, READ, WRITE, *scopes)
         sent = filled(body, {**names, "me": me.username})
         if how == "change":
             return me.bearer().patch(f"/services/{shop.front}", json=sent)
@@ -108,10 +99,8 @@ def test_who_may_write_services_reached_other_people_s_scopes(
 
 
 @pytest.mark.attack
-def test_by_api_key_no_service_is_made_that_acts_for_others(
-    server: LiveServer, admin: Client, shop: Shop
-) -> None:
-    person = make_person(server, admin, ADMIN)
+def test_by_api_key_no_service_is_made_that_acts_for_others(admin: Client, shop: Shop) -> None:
+    person = make_person(admin, ADMIN)
     _, secret = make_key(admin, person)
     for fields in (
         {"account": person.username},
@@ -124,9 +113,9 @@ def test_by_api_key_no_service_is_made_that_acts_for_others(
 
 @pytest.mark.attack
 def test_an_account_that_acts_already_does_not_act_for_another_audience(
-    server: LiveServer, admin: Client, shop: Shop
+    admin: Client, shop: Shop
 ) -> None:
-    me = make_person(server, admin, READ, WRITE)
+    me = make_person(admin, READ, WRITE)
     done(admin.patch(f"/services/{shop.front}", json={"account": me.username}))
     other = {"audience": f"https://{live.unique('moved')}.example.com"}
 
@@ -136,12 +125,10 @@ def test_an_account_that_acts_already_does_not_act_for_another_audience(
 
 
 @pytest.mark.attack
-def test_nobody_takes_a_service_from_an_account_above_them(
-    server: LiveServer, admin: Client, shop: Shop
-) -> None:
-    above = make_person(server, admin, ADMIN)
+def test_nobody_takes_a_service_from_an_account_above_them(admin: Client, shop: Shop) -> None:
+    above = make_person(admin, ADMIN)
     done(admin.patch(f"/services/{shop.front}", json={"account": above.username}))
-    small = make_person(server, admin, READ, WRITE, INTROSPECT)
+    small = make_person(admin, READ, WRITE, INTROSPECT)
 
     for account in (None, small.username):
         answer = small.bearer().patch(f"/services/{shop.front}", json={"account": account})
@@ -150,14 +137,12 @@ def test_nobody_takes_a_service_from_an_account_above_them(
 
 @pytest.mark.attack
 def test_a_service_opens_what_it_closed_by_who_holds_its_scopes_only(
-    server: LiveServer, admin: Client, shop: Shop
+    admin: Client, shop: Shop
 ) -> None:
     path = f"/services/{shop.billing}"
-    small = make_person(server, admin, READ, WRITE).bearer()
-    holder = make_person(
-        server, admin, READ, WRITE, f"{shop.billing}:read", f"{shop.billing}:write"
-    )
-    boss = make_person(server, admin, ADMIN)
+    small = make_person(admin, READ, WRITE).bearer()
+    holder = make_person(admin, READ, WRITE, f"{shop.billing}:read", f"{shop.billing}:write")
+    boss = make_person(admin, ADMIN)
     _, secret = make_key(admin, boss)
     done(small.patch(path, json={"accepts": "password"}))
     assert_refused(small.patch(path, json={"accepts": "both"}), RULE)
@@ -197,7 +182,6 @@ def test_a_service_opens_what_it_closed_by_who_holds_its_scopes_only(
 )
 @pytest.mark.parametrize("kind", ["service", "keyosk", "admin"])
 def test_a_limited_holder_gave_it_on_without_the_limit(
-    server: LiveServer,
     admin: Client,
     shop: Shop,
     held: dict[str, str],
@@ -206,8 +190,8 @@ def test_a_limited_holder_gave_it_on_without_the_limit(
     kind: str,
 ) -> None:
     scope = {"service": f"{shop.billing}:read", "keyosk": WRITE, "admin": ADMIN}[kind]
-    giver = make_person(server, admin, GRANT, {"name": scope, **held}).bearer()
-    other = make_person(server, admin)
+    giver = make_person(admin, GRANT, {"name": scope, **held}).bearer()
+    other = make_person(admin)
     role = make_role(admin, scope)
     for conditions in refused:
         grant = {"name": scope, **conditions}
@@ -216,19 +200,19 @@ def test_a_limited_holder_gave_it_on_without_the_limit(
             assert_refused(giver.patch(f"{other.path}/grants", json={"add": body}), RULE)
     assert done(admin.get(f"{other.path}/grants")) == {"scopes": [], "roles": []}
     for conditions in allowed:
-        fresh = make_person(server, admin)
+        fresh = make_person(admin)
         body = {"scopes": [{"name": scope, **conditions}]}
         done(giver.put(f"{fresh.path}/grants", json=body))
 
 
 @pytest.mark.attack
 def test_a_limited_holder_puts_nothing_into_roles_exchanges_new_accounts_or_imports(
-    server: LiveServer, admin: Client, shop: Shop
+    admin: Client, shop: Shop
 ) -> None:
     scope = f"{shop.billing}:read"
     limited = {"name": scope, "until": SOON}
     scopes = (GRANT, READ, WRITE, "keyosk:accounts:write", limited)
-    client = make_person(server, admin, *scopes).bearer()
+    client = make_person(admin, *scopes).bearer()
     name, username = live.unique("role"), live.unique("made")
     assert_refused(client.post("/roles", json={"name": name, "scopes": [scope]}), RULE)
     role = make_role(admin)
@@ -252,13 +236,10 @@ def test_a_limited_holder_puts_nothing_into_roles_exchanges_new_accounts_or_impo
     done(client.post("/accounts", json=body), 201)
 
 
-def test_grants_of_a_scope_reach_as_far_as_all_of_them_together(
-    server: LiveServer, admin: Client, shop: Shop
-) -> None:
+def test_grants_of_a_scope_reach_as_far_as_all_of_them_together(admin: Client, shop: Shop) -> None:
     scope = f"{shop.billing}:read"
     role, another = make_role(admin, scope), make_role(admin, scope)
     giver = make_person(
-        server,
         admin,
         GRANT,
         {"name": scope, "with": "password"},
@@ -268,7 +249,7 @@ def test_grants_of_a_scope_reach_as_far_as_all_of_them_together(
         ),
     ).bearer()
     for conditions, status in (({}, 403), ({"until": SOON}, 200), ({"with": "password"}, 200)):
-        other = make_person(server, admin)
+        other = make_person(admin)
         body = {"scopes": [{"name": scope, **conditions}]}
         assert giver.put(f"{other.path}/grants", json=body).status_code == status
 

@@ -133,12 +133,10 @@ def test_a_patch_changes_several_things_at_once_or_none(admin: Client) -> None:
 
 
 @pytest.mark.every_database(always=True)
-def test_a_scope_that_stays_keeps_its_grants_and_one_that_goes_loses_them(
-    server: LiveServer, admin: Client
-) -> None:
+def test_a_scope_that_stays_keeps_its_grants_and_one_that_goes_loses_them(admin: Client) -> None:
     made = make(admin, "read", "write")
     name = made["name"]
-    holder = make_person(server, admin, f"{name}:read", f"{name}:write")
+    holder = make_person(admin, f"{name}:read", f"{name}:write")
     login = holder.login()
     path = f"/services/{name}/scopes"
     body = {"scopes": [{"name": f"{name}:read", "description": "new words"}, f"{name}:new"]}
@@ -179,12 +177,10 @@ def test_scopes_with_a_fault_replace_nothing(admin: Client) -> None:
 
 
 @pytest.mark.every_database(always=True)
-def test_a_deleted_service_takes_its_scopes_and_their_grants_along(
-    server: LiveServer, admin: Client
-) -> None:
+def test_a_deleted_service_takes_its_scopes_and_their_grants_along(admin: Client) -> None:
     made, other = make(admin, "read"), make(admin, "read")
     name = made["name"]
-    holder = make_person(server, admin, f"{name}:read", f"{other['name']}:read")
+    holder = make_person(admin, f"{name}:read", f"{other['name']}:read")
     login = holder.login()
     refused = problem(admin.delete(f"/services/{name}"), 409)
     assert refused["code"] == "in_use"

@@ -167,7 +167,7 @@ def behind(database_url: str, tmp_path: Path) -> Iterator[LiveServer]:
 @pytest.mark.attack
 def test_a_client_with_a_port_is_not_taken_for_the_proxy(behind: LiveServer) -> None:
     admin = behind.admin()
-    alice, bob = make_person(behind, admin), make_person(behind, admin)
+    alice, bob = make_person(admin), make_person(admin)
     _, key = make_key(admin, alice, networks=["203.0.113.0/24", "2001:db8::/32"])
     _, local = make_key(admin, alice, networks=["127.0.0.0/8"])
     for value in (f"{V4}:51008", f"[{V6}]:51008", f'"[{V6}]"', f"198.51.100.9, {V4}:1"):
@@ -196,7 +196,7 @@ def test_one_attacker_whose_address_nobody_can_read_does_not_lock_out_all(
     behind: LiveServer,
 ) -> None:
     admin, headers = behind.admin(), {"X-Forwarded-For": "unknown"}
-    alice = make_person(behind, admin)
+    alice = make_person(admin)
     attacker = behind.client("nobody-0", "x")
     for number in range(45):
         attacker.session.auth = (f"nobody-{number}", "kysk_wrong")

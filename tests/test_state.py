@@ -48,7 +48,7 @@ def test_sessions_of_everybody_are_listed_while_they_last(
     server: LiveServer, admin: Client
 ) -> None:
     todo = make_service(admin, refresh_allowed=True)
-    alice, bob = (make_person(server, admin, f"{todo}:read") for _ in range(2))
+    alice, bob = (make_person(admin, f"{todo}:read") for _ in range(2))
     form = {"audience": todo, "scope": f"{todo}:read offline_access"}
     for person in (alice, bob, alice):
         done(person.login().post("/auth/token", data=form))
@@ -144,8 +144,8 @@ def test_a_source_that_tries_many_names_is_throttled_as_one(prepared_url: str) -
 # --- The audit log --------------------------------------------------------------------------------
 
 
-def test_the_log_is_exported_as_the_list_has_it(server: LiveServer, admin: Client) -> None:
-    alice = make_person(server, admin)
+def test_the_log_is_exported_as_the_list_has_it(admin: Client) -> None:
+    alice = make_person(admin)
     for number in range(3):
         done(admin.patch(alice.path, json={"display_name": f"Alice {number}"}))
     for query in (
@@ -227,7 +227,7 @@ def test_a_server_says_of_many_issuers_what_is_wrong_and_how_much_more(prepared_
         assert more == [("not checked", "21 more findings about issuers and rules")]
 
 
-def test_settings_are_shown_with_their_secrets_masked(server: LiveServer, admin: Client) -> None:
+def test_settings_are_shown_with_their_secrets_masked(admin: Client) -> None:
     answer = admin.get("/settings")
     items = {each["name"]: each for each in done(answer)["items"]}
     assert items["KEYOSK_BIND"]["source"] == "environment"
@@ -238,6 +238,6 @@ def test_settings_are_shown_with_their_secrets_masked(server: LiveServer, admin:
     }
     for secret in (ADMIN_PASSWORD, SECRET_KEY, PASSWORD):
         assert secret not in answer.text
-    reader = make_person(server, admin, "keyosk:audit:read", "keyosk:accounts:read")
+    reader = make_person(admin, "keyosk:audit:read", "keyosk:accounts:read")
     for path in ("/settings", "/diagnosis"):
         assert reader.login().get(path).status_code == 403

@@ -71,7 +71,7 @@ def alice(server: LiveServer) -> Person:
     admin = server.admin()
     for name in (service := unique("static"), f"{service}-2"):
         done(admin.post("/services", json={"name": name, "scopes": [f"{name}:read"]}), 201)
-    return make_person(server, admin, f"{service}:read", f"{service}-2:read")
+    return make_person(admin, f"{service}:read", f"{service}-2:read")
 
 
 @pytest.fixture(scope="module")

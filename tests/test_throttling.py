@@ -249,8 +249,8 @@ def test_the_audit_log_tells_of_guesses_without_a_row_for_each(
 
 
 @pytest.fixture
-def person(server: LiveServer, admin: Client) -> Person:
-    return make_person(server, admin)
+def person(admin: Client) -> Person:
+    return make_person(admin)
 
 
 def at_once(requests: list[Callable[[], int]]) -> Counter[int]:
@@ -369,7 +369,7 @@ def test_counts_outlive_a_restart_and_hold_for_every_server(
     database_url: str, tmp_path: Path
 ) -> None:
     with LiveServer(database_url, tmp_path) as one:
-        person = make_person(one, one.admin())
+        person = make_person(one.admin())
         client = one.client()
         while guess(one, client, person.username) == 401:
             continue

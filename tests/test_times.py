@@ -58,7 +58,7 @@ def test_an_end_in_the_past_is_refused_wherever_one_is_given(
 
 
 @pytest.fixture
-def over(admin: Client, server: LiveServer) -> tuple[str, str]:
+def over(admin: Client) -> tuple[str, str]:
     """An account that has ended, with a grant that has; and the grant's scope."""
     scope = f"{make_service(admin, 'a')}:a"
     name = unique("over")
@@ -177,9 +177,7 @@ BAD_TIMES = {
 
 
 @table(("text", "sentence"), BAD_TIMES.items())
-def test_a_time_that_is_none_is_refused_everywhere(
-    admin: Client, server: LiveServer, text: str, sentence: str
-) -> None:
+def test_a_time_that_is_none_is_refused_everywhere(admin: Client, text: str, sentence: str) -> None:
     name = make_account(admin)["username"]
     assert_refused(
         admin.patch(f"/accounts/{name}", json={"expires_at": text}), "expires_at", sentence

@@ -122,7 +122,7 @@ def test_a_token_request_is_a_part_of_its_callers_trace(
 ) -> None:
     with traced(database_url, tmp_path, collector) as server:
         admin = server.client("admin", ADMIN_PASSWORD)
-        person = make_person(server, admin)
+        person = make_person(admin)
         _, secret = make_key(admin, person)
         response = server.client().post(
             "/auth/token", headers={**PARENT, "Authorization": f"Bearer {secret}"}

@@ -19,13 +19,11 @@ _FOUND: dict[str, Any] = {
 }
 
 
-def test_the_last_result_stands_in_the_place_of_the_one_before(
-    server: LiveServer, admin: Client
-) -> None:
+def test_the_last_result_stands_in_the_place_of_the_one_before(admin: Client) -> None:
     todo = make_service(admin)
     path = f"/services/{todo}/verification"
     assert admin.get(path).status_code == 404
-    ci = make_person(server, admin, "keyosk:services:write")
+    ci = make_person(admin, "keyosk:services:write")
     first = done(ci.login().put(path, json=_FOUND))
     assert {name: first[name] for name in _FOUND} == _FOUND
     assert first["verified_by"] == ci.username
@@ -56,7 +54,7 @@ def test_a_deleted_service_takes_its_result_with_it(admin: Client) -> None:
 
 def test_the_console_shows_it(server: LiveServer, admin: Client) -> None:
     todo = make_service(admin)
-    browser = logged_in(server, make_person(server, admin, "keyosk:services:read").username)
+    browser = logged_in(server, make_person(admin, "keyosk:services:read").username)
     assert "Nobody has tested it yet" in browser.get(f"/console/services/{todo}").text
     done(admin.put(f"/services/{todo}/verification", json=_FOUND))
     text = browser.get(f"/console/services/{todo}").text
@@ -84,10 +82,10 @@ def test_what_cannot_be_kept_is_refused(admin: Client, field: str, value: Any) -
 
 
 @pytest.mark.attack
-def test_who_may_only_read_services_reports_nothing(server: LiveServer, admin: Client) -> None:
+def test_who_may_only_read_services_reports_nothing(admin: Client) -> None:
     todo = make_service(admin)
-    reader = make_person(server, admin, "keyosk:services:read").login()
+    reader = make_person(admin, "keyosk:services:read").login()
     assert reader.put(f"/services/{todo}/verification", json=_FOUND).status_code == 403
     assert reader.get(f"/services/{todo}/verification").status_code == 404
-    nobody = make_person(server, admin).login()
+    nobody = make_person(admin).login()
     assert nobody.get(f"/services/{todo}/verification").status_code == 403

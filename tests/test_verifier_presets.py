@@ -16,11 +16,6 @@ from tables import table
 PAGE = Path(__file__).parent.parent / "docs/reference/verifiers.md"
 
 
-@pytest.fixture(scope="module")
-def admin(server: LiveServer) -> Client:
-    return server.admin()
-
-
 def make(admin: Client, **fields: Any) -> dict[str, Any]:
     name = unique("format")
     body = {"name": name, "scopes": [f"{name}:read"], **fields}
@@ -41,13 +36,13 @@ UNUSUAL = [
 
 @pytest.mark.parametrize("fields", UNUSUAL, ids=str)
 def test_one_service_of_another_format_does_not_make_plain_token_requests_fail(
-    server: LiveServer, admin: Client, fields: dict[str, str]
+    admin: Client, fields: dict[str, str]
 ) -> None:
     usual, made = make(admin, signing_algorithm="ES256"), make(admin, **fields)
     forced = make(admin, **fields, on_request_only=False)
     assert (made["on_request_only"], forced["on_request_only"]) == (True, False)
     held = [f"{each['name']}:read" for each in (usual, made, forced)]
-    alice = make_person(server, admin, *held)
+    alice = make_person(admin, *held)
 
     assert claims(alice)["aud"] == usual["name"]
     for each in (made, forced):
@@ -58,22 +53,18 @@ def test_one_service_of_another_format_does_not_make_plain_token_requests_fail(
     assert reasons == {held[1]: "on_request_only", held[2]: "other_format"}
 
 
-def test_services_of_the_usual_format_said_aloud_stay_in_plain_tokens(
-    server: LiveServer, admin: Client
-) -> None:
+def test_services_of_the_usual_format_said_aloud_stay_in_plain_tokens(admin: Client) -> None:
     said = make(admin, typ="at+jwt", signing_algorithm="ES256")
     assert said["on_request_only"] is False
     other = make(admin, typ="JWT", on_request_only=False)
-    alice = make_person(server, admin, f"{said['name']}:read", f"{other['name']}:read")
+    alice = make_person(admin, f"{said['name']}:read", f"{other['name']}:read")
     assert claims(alice)["aud"] == said["name"]
 
 
-def test_where_all_services_differ_the_request_is_refused_and_says_why(
-    server: LiveServer, admin: Client
-) -> None:
+def test_where_all_services_differ_the_request_is_refused_and_says_why(admin: Client) -> None:
     one = make(admin, signing_algorithm="RS256", on_request_only=False)
     other = make(admin, signing_algorithm="EdDSA", on_request_only=False)
-    alice = make_person(server, admin, f"{one['name']}:read", f"{other['name']}:read")
+    alice = make_person(admin, f"{one['name']}:read", f"{other['name']}:read")
     answer = alice.login().post("/auth/token")
     assert (answer.status_code, answer.json()["error"]) == (400, "invalid_target")
     assert claims(alice, audience=one["name"])["aud"] == one["name"]

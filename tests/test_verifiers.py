@@ -81,7 +81,7 @@ class Caller:
         return answer.text.strip()
 
 
-def make_caller(server: LiveServer, admin: Client) -> Caller:
+def make_caller(admin: Client) -> Caller:
     names = live.unique("todo"), live.unique("calendar")
     scopes = (f"{names[0]}:read", f"{names[1]}:read")
     for name, scope in zip(names, scopes, strict=True):
@@ -91,12 +91,14 @@ def make_caller(server: LiveServer, admin: Client) -> Caller:
     body = {"username": username, "grants": {"scopes": list(scopes)}}
     account = admin.post("/accounts", json=body).json()
     key = admin.post(f"/accounts/{username}/api-keys", json={"name": "k"}).json()
-    return Caller(account["id"], username, names, scopes, server.client(username, key["secret"]))
+    return Caller(
+        account["id"], username, names, scopes, Client(admin.url, auth=(username, key["secret"]))
+    )
 
 
 @pytest.fixture(scope="module")
-def caller(server: LiveServer, admin: Client) -> Caller:
-    return make_caller(server, admin)
+def caller(admin: Client) -> Caller:
+    return make_caller(admin)
 
 
 # --- Tokens ---------------------------------------------------------------------------------------
@@ -368,7 +370,7 @@ def test_tokens_of_another_algorithm_verify(
     other_algorithm: tuple[str, LiveServer], verify: Verifier
 ) -> None:
     algorithm, server = other_algorithm
-    caller = make_caller(server, server.admin())
+    caller = make_caller(server.admin())
     token = caller.token()
 
     (key,) = published(server)

@@ -191,7 +191,7 @@ def test_nothing_of_a_forgery_is_told(target: Target) -> None:
 
 
 def test_a_token_of_another_issuer_does_not_pass_for_this_one(
-    target: Target, server: LiveServer, admin: Client
+    target: Target, admin: Client
 ) -> None:
     with platform() as other:
         body = {"name": unique("other"), "issuer": other.issuer, "audience": AUDIENCE}

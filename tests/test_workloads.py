@@ -82,7 +82,7 @@ def test_a_service_exchanges_its_callers_tokens_without_a_secret(shop: Shop) -> 
     exchange = {"service": billing, "scopes": [f"{billing}:read"]}
     patch = {"account": shop.account, "exchanges": [exchange]}
     done(shop.admin.patch(f"/services/{shop.service}", json=patch))
-    person = make_person(shop.server, shop.admin, shop.read, f"{billing}:read")
+    person = make_person(shop.admin, shop.read, f"{billing}:read")
     caller = done(person.login().post("/auth/token", data={"audience": shop.service}))
     data = {
         "grant_type": EXCHANGE,
@@ -175,7 +175,7 @@ def test_a_service_may_ask_where_it_comes_from(shop: Shop) -> None:
 
 def test_no_account_can_claim_to_be_a_workload(shop: Shop) -> None:
     done(shop.admin.patch(f"/services/{shop.service}", json={"claims": ["workload"]}))
-    person = make_person(shop.server, shop.admin, shop.read)
+    person = make_person(shop.admin, shop.read)
     done(shop.admin.patch(person.path, json={"claims": {"workload": {"iss": "x", "sub": "y"}}}))
     assert "workload" not in claims_of(person.login().post("/auth/token"))
 
@@ -403,7 +403,7 @@ def test_a_disabled_issuer_logs_nobody_in(shop: Shop) -> None:
 
 
 def test_what_takes_a_login_away_revokes_its_tokens(shop: Shop) -> None:
-    owner = make_person(shop.server, shop.admin, "keyosk:tokens:introspect")
+    owner = make_person(shop.admin, "keyosk:tokens:introspect")
 
     def is_active(token: str) -> bool:
         found = done(owner.login().post("/auth/introspect", data={"token": token}))
@@ -437,7 +437,7 @@ def test_deleting_an_issuer_with_rules_needs_force(shop: Shop) -> None:
     assert_refused(shop.admin.delete(path), "in_use", 409)
     assert shop.admin.delete(path, params={"force": "true"}).status_code == 204
     assert "No issuer" in shop.refusal(shop.ci.token())
-    person = make_person(shop.server, shop.admin, "keyosk:tokens:introspect")
+    person = make_person(shop.admin, "keyosk:tokens:introspect")
     assert done(person.login().post("/auth/introspect", data={"token": token}))["active"] is False
 
 
@@ -445,7 +445,7 @@ def test_deleting_an_issuer_with_rules_needs_force(shop: Shop) -> None:
 
 
 def test_nobody_hands_out_an_account_that_holds_more_than_they_do(shop: Shop) -> None:
-    weak = make_person(shop.server, shop.admin, "keyosk:services:write", "keyosk:services:read")
+    weak = make_person(shop.admin, "keyosk:services:write", "keyosk:services:read")
     by = weak.bearer()
     body = {"name": "mine", "claims": {"repository_id": "1"}, "account": shop.account}
     path = f"/issuers/{shop.issuer}"
@@ -485,7 +485,7 @@ def test_an_admin_may_let_workloads_administer(own_server: LiveServer, ci: Platf
         for wrong in (["workload"], ["password", "workload"], "password"):
             answer = shop.admin.patch("/services/keyosk", json={"accepts": wrong})
             assert_refused(answer, "forbidden")
-        weak = make_person(server, shop.admin, "keyosk:services:write", "keyosk:services:read")
+        weak = make_person(shop.admin, "keyosk:services:write", "keyosk:services:read")
         assert_refused(
             weak.bearer().patch("/services/keyosk", json={"accepts": "any"}), "refused_by_rule"
         )
@@ -508,7 +508,7 @@ def test_an_admin_may_let_workloads_administer(own_server: LiveServer, ci: Platf
 
 
 def test_an_api_key_trusts_no_issuer(shop: Shop) -> None:
-    person = make_person(shop.server, shop.admin, "keyosk:admin")
+    person = make_person(shop.admin, "keyosk:admin")
     secret = done(
         person.bearer().post(
             "/accounts/me/api-keys", json={"name": "k", "current_password": PASSWORD}
