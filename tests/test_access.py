@@ -343,8 +343,7 @@ def test_every_other_decision_needs_the_scope_that_is_for_it() -> None:
     found: dict[str | None, set[str]] = {}
     for route, method in DECIDED:
         if not is_open(route, method) and not route.access[method].any_caller:
-            scope_name = route.access[method].scope
-            found.setdefault(scope_name, set()).add(f"{method} {route.path}")
+            found.setdefault(route.access[method].scope, set()).add(f"{method} {route.path}")
 
     assert found == SCOPES
     assert SCOPES.keys() <= KEYOSK_SCOPES.keys()
@@ -632,8 +631,7 @@ def test_an_account_reads_itself_by_any_of_its_names_and_no_other(
             for name in ("me", weak.id, weak.username, weak.username.upper()):
                 assert client.get(f"/accounts/{name}{below}").status_code == 200
             for name in (alice.id, alice.username, "admin", "nobody-at-all"):
-                answer = client.get(f"/accounts/{name}{below}")
-                assert_problem(answer, 403, "insufficient_scope")
+                assert_problem(client.get(f"/accounts/{name}{below}"), 403, "insufficient_scope")
 
 
 def test_the_answer_for_another_account_does_not_tell_whether_it_exists(

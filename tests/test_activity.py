@@ -20,8 +20,7 @@ ADMIN = ("admin", ADMIN_PASSWORD)
 
 
 def get(installation: Installation, path: str, **query: Any) -> Any:
-    client = app.create_app(installation).test_client()
-    answer = client.get(path, query_string=query, auth=ADMIN)
+    answer = app.create_app(installation).test_client().get(path, query_string=query, auth=ADMIN)
     assert answer.status_code == 200, answer.text
     return answer.json
 
@@ -114,8 +113,7 @@ def test_a_node_that_no_longer_says_so_is_down(prepared_url: str) -> None:
 
 
 def test_a_server_writes_by_itself(server: LiveServer, admin: Client) -> None:
-    alice = make_person(admin)
-    assert alice.login().post("/auth/token").status_code == 200
+    assert make_person(admin).login().post("/auth/token").status_code == 200
 
     def is_written() -> bool:
         items = done(admin.get("/activity"))["items"]

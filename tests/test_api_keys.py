@@ -51,8 +51,7 @@ def test_a_network_with_ipv4_in_ipv6_is_one_with_ipv4(
     """A dual-stack socket writes addresses like that, and people copy them."""
     key = make_key(admin, owner, networks=[asked])
     assert key["networks"] == [network]
-    login = server.client(owner["username"], key["secret"])
-    assert login.post("/auth/token").status_code == status
+    assert server.client(owner["username"], key["secret"]).post("/auth/token").status_code == status
     other = make_key(admin, owner)
     path = f"/accounts/{owner['id']}/api-keys/{other['id']}"
     assert admin.patch(path, json={"networks": [asked]}).json()["networks"] == [network]

@@ -151,8 +151,7 @@ def test_taking_over_is_for_those_who_may_do_everything(admin: Client) -> None:
     manifest = fresh()
     applied(admin, owner=unique("one"), **manifest)
     other = {"owner": unique("two"), **manifest}
-    person = make_person(admin, SERVICES)
-    answer = person.login().post("/apply?take_over=true", json=other)
+    answer = make_person(admin, SERVICES).login().post("/apply?take_over=true", json=other)
     assert_refused(answer, "insufficient_scope")
     assert len(applied(admin, "?take_over=true", **other)["changes"]) == 1
 
@@ -172,8 +171,7 @@ def test_nobody_gives_by_a_manifest_what_they_do_not_hold(admin: Client) -> None
     ]
     for manifest in climbs:
         for query in ("", "?dry_run=true"):
-            answer = person.login().post(f"/apply{query}", json=manifest)
-            assert_refused(answer, "refused_by_rule")
+            assert_refused(person.login().post(f"/apply{query}", json=manifest), "refused_by_rule")
     rows = admin.get(f"/audit?action=rule.refused&actor={person.id}").json()["items"]
     assert rows
     assert rows[0]["target"]
@@ -192,8 +190,7 @@ def test_nobody_gets_by_a_manifest_at_an_account_above_them_or_their_own_grants(
         {"accounts": [{"username": person.username, "enabled": False}]},
         {"grants": [{"account": person.username, "roles": [make_role(admin, ACCOUNTS)]}]},
     ):
-        answer = person.login().post("/apply", json=manifest)
-        assert_refused(answer, "refused_by_rule")
+        assert_refused(person.login().post("/apply", json=manifest), "refused_by_rule")
     assert done(admin.get(above.path))["enabled"]
 
 
@@ -234,8 +231,7 @@ def test_every_change_is_in_the_audit_log_under_the_name_of_who_applied_it(admin
 def test_a_manifest_that_takes_rights_away_says_by_when_and_its_dry_run_does_not(
     admin: Client,
 ) -> None:
-    person = make_person(admin)
-    manifest = {"accounts": [{"username": person.username, "enabled": False}]}
+    manifest = {"accounts": [{"username": make_person(admin).username, "enabled": False}]}
     for query, takes in (("?dry_run=true", False), ("", True), ("", False)):
         answer = admin.post(f"/apply{query}", json=manifest)
         assert ("effective_at_latest" in done(answer)) is takes

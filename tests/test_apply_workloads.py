@@ -151,8 +151,7 @@ def test_a_manifest_that_contradicts_itself_is_refused(installation: Installatio
     found = refusal(installation, issuers=[ISSUER, ISSUER], rules=[RULE, RULE])
     assert found == {"issuers.1.name": "is given twice", "rules.1.name": "is given twice"}
     apply(installation, **WHOLE)
-    issuer_id = installation.issuers.get("ci").id
-    found = refusal(installation, rules=[{**RULE, "issuer": issuer_id}])
+    found = refusal(installation, rules=[{**RULE, "issuer": installation.issuers.get("ci").id}])
     assert found == {"rules.0.issuer": "must be the name of the issuer"}
 
 
@@ -246,8 +245,7 @@ def test_a_dry_run_tells_what_changes(admin: Client, made: dict[str, Any]) -> No
             "after": {"claims": {"repository_id": "1"}},
         }
     ]
-    found = done(admin.get(f"/issuers/{rule['issuer']}/rules/deploy"))
-    assert found["claims"] == rule["claims"]
+    assert done(admin.get(f"/issuers/{rule['issuer']}/rules/deploy"))["claims"] == rule["claims"]
 
 
 @pytest.mark.attack

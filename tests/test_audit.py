@@ -128,8 +128,7 @@ def test_changes_of_an_account_have_rows_with_what_differs(admin: Client) -> Non
         ("DELETE", "/password", None, "password.delete", None, None),
     ]
     for method, below, body, action, before, after in steps:
-        answer = admin.request(method, person.path + below, json=body)
-        row = row_of(admin, answer, action)
+        row = row_of(admin, admin.request(method, person.path + below, json=body), action)
         assert (row["target"], row["before"], row["after"]) == (target, before, after)
     row = row_of(admin, admin.delete(person.path), "account.delete")
     assert row["target"] == target
@@ -153,8 +152,7 @@ def test_changes_of_keys_have_rows(admin: Client) -> None:
     row = row_of(admin, rotated, "api_key.rotate")
     assert row["target"] == target
     assert row["after"]["successor"] == rotated.json()["id"]
-    successor = row_of(admin, rotated, "api_key.create")
-    assert successor["target"].endswith(rotated.json()["id"])
+    assert row_of(admin, rotated, "api_key.create")["target"].endswith(rotated.json()["id"])
 
     row = row_of(admin, admin.delete(f"{path}/{key}"), "api_key.delete")
     assert (row["target"], row["before"]["name"]) == (target, "laptop")
@@ -944,8 +942,7 @@ def test_the_rows_of_an_import_are_sealed_with_the_change_behind_what_waits(
     assert found[::-1] == list(zip(range(last - 6, last + 1), actions, strict=True))
     assert rows_of(installation, "SELECT count(*) FROM waiting_audit_row") == [(0,)]
     # Only what waited is written twice, and nothing is changed.
-    inserts = [text for text in texts if text.startswith('INSERT INTO "audit_row"')]
-    assert len(inserts) == 2
+    assert len([text for text in texts if text.startswith('INSERT INTO "audit_row"')]) == 2
     assert not any(text.startswith(("UPDATE", 'INSERT INTO "waiting')) for text in texts)
     assert installation.audit.verify().fault is None
 

@@ -34,13 +34,11 @@ def migrate(keyosk: Installation, to: str | None) -> None:
 def insert_old(keyosk: Installation, row: dict[str, Any]) -> None:
     raw = keyosk.database.raw
     names = ", ".join(f'"{name}"' for name in row)
-    places = ", ".join([raw.param] * len(row))
-    raw.execute_sql(_OLD.format(names, places), list(row.values()))
+    raw.execute_sql(_OLD.format(names, ", ".join([raw.param] * len(row))), list(row.values()))
 
 
 def old_rows(keyosk: Installation) -> list[AuditRow]:
-    raw = keyosk.database.raw
-    cursor = raw.execute_sql("SELECT * FROM audit_row ORDER BY sequence, id")
+    cursor = keyosk.database.raw.execute_sql("SELECT * FROM audit_row ORDER BY sequence, id")
     names = [each[0] for each in cursor.description]
     return [AuditRow(**dict(zip(names, row, strict=True))) for row in cursor.fetchall()]
 

@@ -116,8 +116,7 @@ def test_a_service_that_polls_knows_what_is_revoked(
 
     def check(text: str, _: str) -> bool:
         entries = requests.get(f"http://{bind}/auth/revocations", timeout=60).json()["entries"]
-        claims = strict(bind, todo, text)
-        return claims["jti"] not in [entry["jti"] for entry in entries]
+        return strict(bind, todo, text)["jti"] not in [entry["jti"] for entry in entries]
 
     code, verdicts = verify(server, careless(check), todo, bind, "--revocations")
     assert (code, set(verdicts.values())) == (0, {"right", "not checked"})
@@ -181,8 +180,7 @@ def test_a_careless_look_for_a_scope_is_caught(
 def test_a_scope_that_is_named_has_to_be_checked(
     server: LiveServer, admin: Client, todo: str, careless: Callable[[Check], str], tmp_path: Path
 ) -> None:
-    scopes = {"scopes": [f"{todo}:read", f"{todo}:write"]}
-    done(admin.patch(f"/services/{todo}", json=scopes))
+    done(admin.patch(f"/services/{todo}", json={"scopes": [f"{todo}:read", f"{todo}:write"]}))
     bind = f"127.0.0.1:{free_port()}"
     url = careless(lambda text, _: bool(strict(bind, todo, text)))
     code, verdicts = verify(server, url, todo, bind, "--scope", f"{todo}:read")
@@ -368,5 +366,4 @@ def test_no_token_of_the_kit_opens_anything_here(
         login = server.client("admin", server.environment["KEYOSK_ADMIN_PASSWORD"])
         assert done(login.post("/auth/introspect", data=form)) == {"active": False}
     # A folder that is there is not written into.
-    again = server.run("token", "bad", "--service", "keyosk", "--out", str(folder))
-    assert again.returncode != 0
+    assert server.run("token", "bad", "--service", "keyosk", "--out", str(folder)).returncode != 0

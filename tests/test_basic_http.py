@@ -103,9 +103,7 @@ def test_the_form_encoding_of_the_rfc_is_understood(server: LiveServer, admin: C
     account = make_account(admin, live.unique("u"), FORM_ENCODING["plain"] + FILLER)
     raw = f"{account.username}:{FORM_ENCODING['encoded']}{FILLER}".encode()
 
-    answer = log_in(server, f"Basic {base64.b64encode(raw).decode()}")
-
-    assert_logs_in(answer, account)
+    assert_logs_in(log_in(server, f"Basic {base64.b64encode(raw).decode()}"), account)
 
 
 # --- What is between the encodings ----------------------------------------------------------------
@@ -152,8 +150,7 @@ def test_a_username_that_is_not_ascii_logs_in_in_every_encoding_and_spelling(
     decomposed = account.username.replace("\u00f6", "o\u0308")
     assert decomposed != account.username
     for name in (account.username.upper(), decomposed):
-        value = header(name, account.password, "as it is in UTF-8")
-        assert_logs_in(log_in(server, value), account)
+        assert_logs_in(log_in(server, header(name, account.password, "as it is in UTF-8")), account)
 
 
 def test_a_password_typed_in_parts_is_the_same_password(server: LiveServer, admin: Client) -> None:
@@ -199,8 +196,7 @@ def test_an_api_key_logs_in_in_every_encoding_and_nowhere_but_as_the_secret(
     for form in FORMS:
         assert_logs_in(log_in(server, header(account.username, secret, form)), account)
     for user, password in ((secret, ""), ("", secret), (secret, secret)):
-        value = header(user, password, "as it is in UTF-8")
-        assert log_in(server, value).status_code == 401
+        assert log_in(server, header(user, password, "as it is in UTF-8")).status_code == 401
 
 
 # --- Programs -------------------------------------------------------------------------------------
@@ -279,6 +275,4 @@ def test_the_header_format_goes_from_curl_to_curl(server: LiveServer, alice: Acc
     user = f"{alice.username}:{alice.password}"
     line = curl("-u", user, f"{server.url}/auth/token?format=header&audience=keyosk")
 
-    shown = curl("-H", "@-", f"{server.url}/accounts/me", text=line)
-
-    assert json.loads(shown)["id"] == alice.id
+    assert json.loads(curl("-H", "@-", f"{server.url}/accounts/me", text=line))["id"] == alice.id

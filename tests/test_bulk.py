@@ -139,8 +139,7 @@ def test_each_line_becomes_an_account_with_all_that_it_says(admin: Client, scope
     assert made["has_password"] is True
     for name in ("kind", "display_name", "enabled", "claims", "metadata", "expires_at"):
         assert made[name] == shape[name]
-    granted = admin.get(f"/accounts/{full}/grants").json()
-    assert granted["scopes"] == shape["grants"]["scopes"]
+    assert admin.get(f"/accounts/{full}/grants").json()["scopes"] == shape["grants"]["scopes"]
 
 
 def test_an_imported_account_logs_in_and_has_what_it_was_granted(
@@ -149,11 +148,9 @@ def test_an_imported_account_logs_in_and_has_what_it_was_granted(
     role = unique("role")
     admin.post("/roles", json={"name": role, "scopes": [scope]})
     username = unique("alice")
-    line = {"username": username, "password": GOOD, "grants": {"roles": [role]}}
-    imported(admin, jsonl(line))
+    imported(admin, jsonl({"username": username, "password": GOOD, "grants": {"roles": [role]}}))
 
-    answer = server.client(username, GOOD).post("/auth/token")
-    assert answer.json()["scope"] == scope
+    assert server.client(username, GOOD).post("/auth/token").json()["scope"] == scope
 
 
 def test_the_audit_log_has_a_row_for_each_account_and_the_chain_holds(
@@ -1114,8 +1111,7 @@ def test_the_command_imports_a_file_and_says_how_it_went(
 
 
 def test_the_command_tells_of_bad_lines_and_exits_1(server: LiveServer) -> None:
-    good = unique("cli")
-    text = jsonl({"username": "a:b"}, {"username": good}).decode() + "{\n" * 30
+    text = jsonl({"username": "a:b"}, {"username": unique("cli")}).decode() + "{\n" * 30
     done = server.run("account", "import", "-", text=text)
     assert done.returncode == 1
     assert done.stdout == "32 lines: 1 created, 31 invalid\n"
@@ -1142,8 +1138,7 @@ def test_the_command_updates(server: LiveServer) -> None:
 
 def test_the_command_exports(server: LiveServer, tmp_path: Path) -> None:
     username = unique("cli-export")
-    line = {"username": username, "kind": "machine"}
-    server.run("account", "import", "-", text=json.dumps(line))
+    server.run("account", "import", "-", text=json.dumps({"username": username, "kind": "machine"}))
     every = server.run("account", "export")
     assert every.returncode == 0
     shapes = [json.loads(text) for text in every.stdout.splitlines()]

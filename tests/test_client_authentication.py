@@ -175,16 +175,14 @@ def test_what_another_site_posts_is_refused_before_it_is_looked_at(
 ) -> None:
     """Else a page could have its visitors guess passwords."""
     headers = {"Sec-Fetch-Site": "cross-site"}
-    answer = nobody.post("/auth/token", data=posted(alice), headers=headers)
-    assert answer.status_code == 403
+    assert nobody.post("/auth/token", data=posted(alice), headers=headers).status_code == 403
 
 
 def test_refresh_and_exchange_take_a_secret_in_the_body(admin: Client, nobody: Client) -> None:
     front, back = (make_service(admin, refresh_allowed=True) for _ in range(2))
     person = make_person(admin, f"{front}:read", f"{back}:read")
     acting = make_person(admin)
-    exchanges = [{"service": back, "scopes": []}]
-    change = {"account": acting.username, "exchanges": exchanges}
+    change = {"account": acting.username, "exchanges": [{"service": back, "scopes": []}]}
     done(admin.patch(f"/services/{front}", json=change))
     scope = f"{front}:read offline_access"
     made = done(nobody.post("/auth/token", data=posted(person, scope=scope)))
@@ -201,8 +199,7 @@ def test_refresh_and_exchange_take_a_secret_in_the_body(admin: Client, nobody: C
         "subject_token_type": "urn:ietf:params:oauth:token-type:access_token",
         "audience": back,
     }
-    subject = f"\r\n{made['access_token']} \n"
-    body = posted(acting, subject_token=subject, **exchange)
+    body = posted(acting, subject_token=f"\r\n{made['access_token']} \n", **exchange)
     done(nobody.post("/auth/token", data=body))
 
 
@@ -232,8 +229,7 @@ def test_an_api_key_with_a_username_needs_the_right_one(
 def test_an_api_key_alone_is_held_to_all_its_limits(
     server: LiveServer, admin: Client, todo: str
 ) -> None:
-    bound = {"name": f"{todo}:write", "with": "password"}
-    person = make_person(admin, f"{todo}:read", bound)
+    person = make_person(admin, f"{todo}:read", {"name": f"{todo}:write", "with": "password"})
     nobody = server.client()
 
     def get(secret: str) -> Any:
@@ -276,8 +272,7 @@ def test_an_api_key_by_bearer_elsewhere_is_told_what_to_do(nobody: Client, key: 
 def test_an_api_key_in_the_place_of_the_username_is_told_so(nobody: Client, key: str) -> None:
     for secret in ("", "x"):
         answer = nobody.post("/auth/token", auth=(key, secret))
-        sentence = refusal(answer, 401, "invalid_client")
-        assert "password" in sentence
+        assert "password" in refusal(answer, 401, "invalid_client")
         assert key[5:] not in answer.text
 
 
@@ -347,8 +342,7 @@ def test_a_key_that_was_used_only_here_never_counted_as_used(admin: Client, path
 def test_a_header_that_means_three_passwords_is_three_guesses(
     server: LiveServer, admin: Client
 ) -> None:
-    person = make_person(admin)
-    client = server.client(person.username, "a%2Bwrong%FCone+")
+    client = server.client(make_person(admin).username, "a%2Bwrong%FCone+")
     codes = [client.post("/auth/token").status_code for _ in range(8)]
     # Two of its readings are passwords: as sent, and form-decoded in ISO-8859-1.
     assert codes == [401] * 6 + [429] * 2

@@ -89,8 +89,7 @@ def test_what_is_revoked_is_refused_within_the_interval(
     verifier = Verifier(server.url, todo, poll_interval=0.2)
     verifier.verify(text)
     if revoke == "token":
-        login = server.client(alice.username, secret)
-        done(login.post("/auth/revoke", data={"token": text}))
+        done(server.client(alice.username, secret).post("/auth/revoke", data={"token": text}))
     elif revoke == "account":
         done(admin.patch(alice.path, json={"enabled": False}))
     elif revoke == "key":
@@ -164,8 +163,7 @@ def test_ten_rotations_under_load_refuse_no_good_token(database_url: str, tmp_pa
 
         def load() -> None:
             while not stop.is_set():
-                answer = login.post("/auth/token", data={"audience": todo})
-                text = done(answer)["access_token"]
+                text = done(login.post("/auth/token", data={"audience": todo}))["access_token"]
                 try:
                     verifier.verify(text)
                     verdicts["good"] += 1
@@ -218,8 +216,7 @@ def test_a_stolen_key_is_refused_and_the_next_accepted(own_server: LiveServer) -
         stolen = done(admin.get("/auth/jwks"))["keys"][0]["kid"]
         done(admin.post(f"/signing-keys/{stolen}/compromise"))
         tokens._forget(old)
-        new = tokens.token()
-        assert verifier.verify(new).subject == alice.id
+        assert verifier.verify(tokens.token()).subject == alice.id
         wait_until(lambda: verifier._known.key(stolen) is None)
         with pytest.raises(InvalidToken):
             verifier.verify(old)
@@ -230,8 +227,7 @@ def test_a_rotation_knows_which_service_has_the_new_key(own_server: LiveServer) 
     with own_server as server:
         admin = server.admin()
         todo = make_service(admin)
-        alice = make_person(admin, f"{todo}:read")
-        text = source(alice, audience=todo).token()
+        text = source(make_person(admin, f"{todo}:read"), audience=todo).token()
 
         def fetch() -> None:
             verifier = Verifier(server.url, todo)
@@ -313,8 +309,7 @@ def test_the_shop_calls_billing_on_behalf_of_its_caller(
         shop = f"http://127.0.0.1:{shop_port}/orders"
         with example("shop_service.py", shop_port, tmp_path, **urls):
             with example("billing_service.py", billing_port, tmp_path, **urls):
-                answer = httpx.get(shop, auth=source(alice, audience="shop"))
-                assert answer.json() == {
+                assert httpx.get(shop, auth=source(alice, audience="shop")).json() == {
                     "orders": ["a watering can"],
                     "invoices": [f"an invoice for {alice.username}, asked for by shop-backend"],
                 }
@@ -329,5 +324,4 @@ def test_the_shop_calls_billing_on_behalf_of_its_caller(
                     503,
                     "billing_unavailable",
                 )
-            gone = httpx.get(shop, auth=source(alice, audience="shop"))
-            assert gone.status_code == 503
+            assert httpx.get(shop, auth=source(alice, audience="shop")).status_code == 503

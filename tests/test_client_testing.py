@@ -43,8 +43,7 @@ def test_a_service_is_tested_without_a_server(fake_keyosk: FakeKeyosk) -> None: 
 
 
 def test_a_token_of_one_test_is_good_in_no_other(fake_keyosk: FakeKeyosk) -> None:  # noqa: F811
-    text = fake_keyosk.token()
-    verifier.verify(text)
+    verifier.verify(fake_keyosk.token())
     for other in (ISSUER, "https://other.example"):
         foreign = FakeKeyosk(other, AUDIENCE).token()
         with pytest.raises(InvalidToken):

@@ -473,8 +473,7 @@ def test_of_many_tasks_one_requests(keyosk: Issuer) -> None:
 
     assert asyncio.run(ask()) == {"t1"}
     assert asyncio.run(ask()) == {"t1"}  # in another event loop
-    other = tokens.narrowed(audience="todo")
-    assert asyncio.run(other.token()) == "t2"
+    assert asyncio.run(tokens.narrowed(audience="todo").token()) == "t2"
 
 
 def test_a_task_with_a_good_token_does_not_wait(

@@ -393,8 +393,7 @@ def test_a_response_is_measured_as_it_is_unpacked(keyosk: Issuer, clock: Clock) 
     reader.client = httpx.Client(transport=strange)
     with pytest.raises(KeysUnavailable):
         reader.knows(KID)
-    document = json.dumps({"keys": keyosk.keys}).encode()
-    strange = _Strange(keyosk, clock, [gzip.compress(document)])
+    strange = _Strange(keyosk, clock, [gzip.compress(json.dumps({"keys": keyosk.keys}).encode())])
     strange.headers = {"Content-Encoding": "gzip"}
     other = Reader(clock)
     other.client = httpx.Client(transport=strange)
@@ -448,8 +447,7 @@ def test_each_kind_of_entry_revokes_what_it_names(keyosk: Issuer, clock: Clock) 
         reader = Reader(clock)
         assert reader.knows(KID)
         assert reader.accepts(claims) is good, entry
-        several = {**claims, "aud": ["x", AUDIENCE]}
-        assert reader.accepts(several) is good, entry
+        assert reader.accepts({**claims, "aud": ["x", AUDIENCE]}) is good, entry
         assert Reader(clock, revocations="off").accepts(claims)
 
     keyosk.entries = [{"jti": claims["jti"], "expires": end}]
@@ -616,8 +614,7 @@ def test_a_list_that_cannot_be_read_changes_nothing(
 
 def test_other_issuers_need_not_name_the_list(keyosk: Issuer, clock: Clock) -> None:
     del keyosk.metadata["revocations_endpoint"]
-    reader = Reader(clock)
-    assert reader.knows(KID)
+    assert Reader(clock).knows(KID)
     assert keyosk.polls == 1
 
 

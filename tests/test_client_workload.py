@@ -493,8 +493,7 @@ def test_spiffe_without_its_library_and_with_one_that_fails(
             assert audience == {ISSUER}
             return SimpleNamespace(token=token(1))
 
-    library = SimpleNamespace(WorkloadApiClient=WorkloadApiClient)
-    monkeypatch.setitem(sys.modules, "spiffe", library)
+    monkeypatch.setitem(sys.modules, "spiffe", SimpleNamespace(WorkloadApiClient=WorkloadApiClient))
     monkeypatch.setenv("SPIFFE_ENDPOINT_SOCKET", "unix:///run/spire/agent.sock")
     assert shown_once(keyosk) == token(1)
     monkeypatch.setenv("SPIFFE_ENDPOINT_SOCKET", "tcp://away")

@@ -36,8 +36,7 @@ class Setting:
         self.account = done(admin.post("/accounts", json=person), 201)["id"]
 
     def metadata(self) -> dict[str, Any]:
-        url = get_well_known_url(self.issuer, external=True)
-        found = requests.get(url, timeout=60).json()
+        found = requests.get(get_well_known_url(self.issuer, external=True), timeout=60).json()
         metadata = AuthorizationServerMetadata(found)
         for check in ("issuer", "jwks_uri", "scopes_supported", "grant_types_supported"):
             if check != "issuer":  # which must be https there; tests are on loopback
@@ -46,8 +45,7 @@ class Setting:
         return found  # type: ignore[no-any-return]
 
     def verify(self, text: str) -> dict[str, Any]:
-        keys = jwt.PyJWKClient(self.metadata()["jwks_uri"])
-        key = keys.get_signing_key_from_jwt(text)
+        key = jwt.PyJWKClient(self.metadata()["jwks_uri"]).get_signing_key_from_jwt(text)
         claims: dict[str, Any] = jwt.decode(
             text,
             key.key,

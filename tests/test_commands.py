@@ -233,8 +233,7 @@ def test_a_key_can_be_limited_and_can_expire(run: Run, server: LiveServer) -> No
         *("api-key", "create", name, "k", "--scope", f"{service}:b", "--expires-at", FAR, "--json")
     ).json
     assert (made["scopes"], made["expires_at"]) == ([f"{service}:b"], FAR)
-    token = server.client(name, made["secret"]).post("/auth/token").json()
-    assert token["scope"] == f"{service}:b"
+    assert server.client(name, made["secret"]).post("/auth/token").json()["scope"] == f"{service}:b"
     past = run("api-key", "create", name, "k", "--expires-at", "2020-01-01").refused()
     assert "expires_at: must be in the future" in past
     assert "no scope" in run("api-key", "create", name, "k", "--scope", "no:such").refused()
@@ -308,8 +307,7 @@ def test_a_deleted_service_is_gone_and_keyosks_own_is_not(run: Run, admin: Clien
     assert f"{name}:a is still granted to 7 accounts ({', '.join(holders[:5])} and 2 more)" in said
     assert " and part of 1 role (role-" in said
     # SECURITY: without names for who may change services and not see accounts.
-    writer = make_person(admin, "keyosk:services:write").bearer()
-    answer = writer.delete(f"/services/{name}")
+    answer = make_person(admin, "keyosk:services:write").bearer().delete(f"/services/{name}")
     assert answer.status_code == 409
     assert answer.json()["detail"] == (
         f"{name}:a is still granted to 7 accounts and part of 1 role."

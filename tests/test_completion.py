@@ -158,8 +158,7 @@ def test_without_a_server_or_a_login_completion_is_silent(
     server: LiveServer, tmp_path: Path
 ) -> None:
     for url in (f"http://127.0.0.1:{free_port()}", server.url, "nonsense", "http://example.com"):
-        user = Terminal(tmp_path, url)
-        assert complete(user.variables, tmp_path, "keyosk account show ad") == []
+        assert complete(Terminal(tmp_path, url).variables, tmp_path, "keyosk account show ad") == []
     assert complete({"KEYOSK_BIND": "nonsense"}, tmp_path, "keyosk account show ad") == []
     assert list(tmp_path.iterdir()) == []
 

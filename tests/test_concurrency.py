@@ -307,8 +307,7 @@ def paths(admin: Client) -> dict[str, tuple[str, dict[str, Any], str]]:
     keys = key.rpartition("/")[0]
     issuer, machine = unique("ci"), unique("deployer")
     done(admin.post("/accounts", json={"username": machine, "kind": "machine"}))
-    ci = {"name": issuer, "issuer": f"https://{issuer}.example.com"}
-    done(admin.post("/issuers", json=ci))
+    done(admin.post("/issuers", json={"name": issuer, "issuer": f"https://{issuer}.example.com"}))
     return {
         "accounts": (
             "/accounts",
@@ -379,8 +378,7 @@ def test_another_body_under_the_same_key_is_refused(admin: Client, route: str) -
     refused = admin.post(path, json=changed, headers=headers)
     assert refused.status_code == 422
     assert refused.json()["errors"][0]["field"] == "Idempotency-Key"
-    elsewhere = admin.post("/roles?x=1", json=body, headers=headers)
-    assert elsewhere.status_code == 422
+    assert admin.post("/roles?x=1", json=body, headers=headers).status_code == 422
 
 
 def test_another_caller_is_independent(server: LiveServer, admin: Client) -> None:
@@ -504,7 +502,6 @@ def test_what_a_failed_request_began_is_undone_with_it(again: Again) -> None:
 @pytest.mark.attack
 def test_a_password_in_a_request_is_not_kept(again: Again) -> None:
     password = "a password of this test only"
-    made = again.post("/accounts", "k", username="alice", password=password)
-    assert made.status_code == 201
+    assert again.post("/accounts", "k", username="alice", password=password).status_code == 201
     (row,) = rows_of(again.installation, "SELECT * FROM idempotency")
     assert password not in str(row)

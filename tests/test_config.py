@@ -146,8 +146,7 @@ def test_a_malformed_bind_is_refused(text: str) -> None:
 
 
 def test_a_unix_socket_needs_an_issuer_and_a_word_on_who_its_clients_are() -> None:
-    found = faults({"KEYOSK_BIND": "unix:/run/keyosk.sock"})
-    assert list(found) == ["KEYOSK_ISSUER"]
+    assert list(faults({"KEYOSK_BIND": "unix:/run/keyosk.sock"})) == ["KEYOSK_ISSUER"]
     environ = {"KEYOSK_BIND": "unix:/run/k", "KEYOSK_ISSUER": "https://login.example.org"}
     config = load(environ)
     assert (config.bind, str(config.bind)) == (UnixAddress("/run/k"), "unix:/run/k")
@@ -349,8 +348,7 @@ def test_a_bad_database_url_is_refused_with_the_reason(url: str, reason: str) ->
 def test_libpq_is_told_what_the_url_says(url: str, parameters: str) -> None:
     parsed = database_urls.parse(url)
     assert isinstance(parsed, PostgresqlUrl)
-    pairs = re.findall(r"(\w+)=(.*?)(?= \w+=|$)", parameters)
-    assert parsed.parameters == dict(pairs)
+    assert parsed.parameters == dict(re.findall(r"(\w+)=(.*?)(?= \w+=|$)", parameters))
 
 
 def test_a_schema_is_for_postgresql_and_one_name() -> None:
@@ -906,8 +904,7 @@ def test_describe_says_what_happens_to_secrets_that_are_not_set() -> None:
 )
 def test_describe_masks_each_place_of_a_password_in_a_url(url: str, shown: str) -> None:
     config = load({"KEYOSK_DATABASE_URL": url, "KEYOSK_SECRET_KEY": KEY})
-    described = {name: value for name, value, _ in config.describe()}
-    assert described["KEYOSK_DATABASE_URL"] == shown
+    assert {name: value for name, value, _ in config.describe()}["KEYOSK_DATABASE_URL"] == shown
 
 
 # Long, and of letters that no sentence of ours holds in such a row.
@@ -1000,6 +997,5 @@ def test_the_examples_of_the_documentation_are_accepted(folder: Path) -> None:
         toml(folder, example)
         configs.append(load({}))
     (folder / "keyosk.toml").unlink()
-    exported = dict(re.findall(r"^export (\w+)=(.*)$", text, re.MULTILINE))
-    assert load(exported) == configs[1]
+    assert load(dict(re.findall(r"^export (\w+)=(.*)$", text, re.MULTILINE))) == configs[1]
     assert all(not config.warnings for config in configs)

@@ -183,8 +183,7 @@ def _latest() -> ListQuery:
 def test_a_recovery_code_confirms_once(node: Node) -> None:
     tab, _, codes = enrolled(node)
     for status in (303, 403):
-        answer = grant(node, tab, **_CONFIRMED, code=codes[0])
-        assert answer.status_code == status
+        assert grant(node, tab, **_CONFIRMED, code=codes[0]).status_code == status
         node.clock.now += _LATER
         tab.get("/me")
     assert "9 codes left" in tab.get(_MINE).text
@@ -339,8 +338,7 @@ def test_a_question_ends_with_its_session(node: Node, happened: str) -> None:
     accounts = node.keyosk.accounts
     match happened:
         case "disabled":
-            create = node.keyosk.grants.create_account
-            create(OPERATOR, [], username="root", password=PASSWORD)
+            node.keyosk.grants.create_account(OPERATOR, [], username="root", password=PASSWORD)
             change(node, "root", "keyosk:admin")
             accounts.change(OPERATOR, "alice", {"enabled": False})
         case "password":
@@ -356,8 +354,7 @@ def test_a_question_ends_with_its_session(node: Node, happened: str) -> None:
             node.keyosk.console_sessions.end(OPERATOR, "alice", session)
     path = f"/console/accounts/{id_of(node, 'bob')}/grant"
     for shown in (code(node, phone), codes[0]):
-        given = {"password_again": PASSWORD, "code": shown}
-        answer = tab.post(path, form.fields | given)
+        answer = tab.post(path, form.fields | {"password_again": PASSWORD, "code": shown})
         assert answer.headers["Location"].startswith("/console/login")
     assert not granted(node)
 

@@ -40,8 +40,7 @@ def alice(admin: Client) -> Person:
 @pytest.fixture
 def root(server: LiveServer, admin: Client) -> Browser:
     """An admin of this test's own, logged in."""
-    person = make_person(admin, "keyosk:admin")
-    return logged_in(server, person.username)
+    return logged_in(server, make_person(admin, "keyosk:admin").username)
 
 
 def test_a_login_begins_a_session_in_a_cookie_that_no_script_or_other_site_has(
@@ -87,8 +86,7 @@ def test_plain_http_on_loopback_may_have_one(installation: Installation, host: s
 
 
 def test_the_database_has_no_secret_of_a_session(installation: Installation) -> None:
-    client = app.create_app(installation).test_client()
-    answer = log_in(client)
+    answer = log_in(app.create_app(installation).test_client())
     secret = re.search(r"session=([\w-]{43})", str(answer.headers.getlist("Set-Cookie")))
     assert secret is not None
     ((row),) = rows_of(installation, "SELECT * FROM console_session")
@@ -308,8 +306,7 @@ def test_a_form_of_another_site_is_refused_even_with_the_token(
     server: LiveServer, alice: Person, headers: dict[str, str]
 ) -> None:
     browser = logged_in(server, alice.username)
-    answer = browser.post("/console/logout", {}, headers=headers)
-    assert answer.status_code == 403
+    assert browser.post("/console/logout", {}, headers=headers).status_code == 403
     assert browser.is_logged_in()
     fields = browser.get("/console/login").form("/console/login").fields
     fields |= {"username": alice.username, "password": PASSWORD}
@@ -405,8 +402,7 @@ def test_a_page_without_a_session_leads_to_the_login_and_back(server: LiveServer
     for path in ("/console", "/me", "/console/audit?actor=a%26b"):
         answer = browser.client.get(path)
         assert answer.status_code == 303
-        login = browser.get(answer.headers["Location"])
-        assert login.form("/console/login").fields["next"] == path
+        assert browser.get(answer.headers["Location"]).form("/console/login").fields["next"] == path
     answer = browser.client.get("/console/accounts?q=a", headers={"HX-Request": "true"})
     assert (answer.status_code, answer.headers["HX-Redirect"][:20]) == (204, "/console/login?next=")
 
@@ -458,8 +454,7 @@ def test_what_is_done_here_is_in_the_audit_log_as_done_here(
     person = make_person(admin, "keyosk:admin")
     browser = logged_in(server, person.username)
     name = unique("made")
-    page = browser.act("/console/accounts", username=name, kind="machine")
-    assert page.h1 == name
+    assert browser.act("/console/accounts", username=name, kind="machine").h1 == name
     rows = done(admin.get("/audit", params={"actor": person.id, "sort": "sequence"}))["items"]
     assert [(row["action"], row["via"], row["credential"]) for row in rows] == [
         ("console_session.begin", "console", "password"),
@@ -473,8 +468,7 @@ def test_what_is_done_here_is_in_the_audit_log_as_done_here(
 def test_a_row_that_says_by_which_way_it_came_is_proven_by_the_chain(
     installation: Installation,
 ) -> None:
-    client = app.create_app(installation).test_client()
-    log_in(client)
+    log_in(app.create_app(installation).test_client())
     assert installation.audit.verify().fault is None
     installation.database.raw.execute_sql("UPDATE audit_row SET via = NULL")
     assert "was changed" in (installation.audit.verify().fault or "")

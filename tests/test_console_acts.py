@@ -180,8 +180,7 @@ def filter_the_audit_log(hands: Hands, keyosk: Installation) -> None:
 def rotate_the_signing_key(hands: Hands, keyosk: Installation) -> None:
     hands.go("/console/signing-keys")
     hands.choose("once every service that identifies itself has it")
-    raw = keyosk.database.raw
-    raw.execute_sql("UPDATE console_session SET confirmed_at = 0")
+    keyosk.database.raw.execute_sql("UPDATE console_session SET confirmed_at = 0")
     hands.press("Rotate")
     hands.reads("it signs once every service that identifies itself has it")
     hands.fill("Your password", ADMIN_PASSWORD)
@@ -200,8 +199,7 @@ def end_a_session(hands: Hands, keyosk: Installation) -> None:
 def make_a_key_and_copy_its_secret(hands: Hands, keyosk: Installation) -> None:
     hands.go("/me")
     hands.open("Make an API key")
-    name = unique("laptop")
-    hands.fill("Name", name)
+    hands.fill("Name", unique("laptop"))
     hands.press("Make the key")
     hands.fill("Your password", ADMIN_PASSWORD)
     hands.press("Make the key")
@@ -210,8 +208,7 @@ def make_a_key_and_copy_its_secret(hands: Hands, keyosk: Installation) -> None:
     if hands.has_scripts:
         hands.press("Copy")
         hands.page.get_by_role("button", name="Copied").wait_for()
-        copied = hands.page.evaluate("navigator.clipboard.readText()")
-        assert copied == secret.input_value()
+        assert hands.page.evaluate("navigator.clipboard.readText()") == secret.input_value()
     else:
         assert not hands.page.get_by_role("button", name="Copy").is_visible()
     answer = hands.visitor.server.client("admin", secret.input_value()).post("/auth/token")

@@ -114,8 +114,7 @@ def test_a_search_says_whether_it_is_this_very_secret_and_whether_it_works(admin
 def test_nobody_without_the_scope_learns_whose_a_key_is(server: LiveServer, admin: Client) -> None:
     alice = make_person(admin)
     _, secret = make_key(admin, alice)
-    browser = logged_in(server, alice.username)
-    answer = browser.post("/console/api-keys/find", {"secret": secret})
+    answer = logged_in(server, alice.username).post("/console/api-keys/find", {"secret": secret})
     assert answer.status_code == 403
     assert secret not in answer.text
 

@@ -34,8 +34,7 @@ def test_a_token_is_explained_with_its_claims_and_size_by_each_credential(
     page = explain(root, alice, audience=todo)
     assert "A token would be issued, of" in page.text
     assert f'"aud": "{todo}"' in page.text
-    options = [given["value"] for tag, given in page.tags if tag == "option"]
-    assert options == ["", key, "workload"]
+    assert [given["value"] for tag, given in page.tags if tag == "option"] == ["", key, "workload"]
     page = explain(root, alice, audience=todo, api_key=key)
     assert f'"key_id": "{key}"' in page.text
     assert "A token would be issued" in explain(root, alice, api_key="workload").text
@@ -52,8 +51,7 @@ def test_a_key_that_is_limited_is_allowed_the_scope(admin: Client, root: Browser
     token = done(alice.login(secret).post("/auth/token"))
     assert token["scope"].split() == [f"{todo}:read", f"{todo}:write"]
     full, _ = make_key(admin, alice)
-    path = f"/console/accounts/{alice.id}/api-keys/{full}/allow"
-    root.act(path, scope=f"{todo}:read")
+    root.act(f"/console/accounts/{alice.id}/api-keys/{full}/allow", scope=f"{todo}:read")
     assert done(admin.get(f"{alice.path}/api-keys/{full}"))["scopes"] is None
 
 
@@ -95,6 +93,5 @@ def test_a_button_gives_nobody_more_than_the_api(server: LiveServer, admin: Clie
     assert not [form for form in page.forms if "/api-keys/" in form.action]
     for act in ("allow", "enable"):
         path = f"/console/accounts/{alice.id}/api-keys/{key}/{act}"
-        fields = {"scope": f"{todo}:read", "confirm": "yes"}
-        assert browser.post(path, fields).status_code == 403
+        assert browser.post(path, {"scope": f"{todo}:read", "confirm": "yes"}).status_code == 403
     assert done(admin.get(f"{alice.path}/api-keys/{key}"))["scopes"] == []

@@ -248,8 +248,7 @@ def test_a_change_is_shown_by_what_went_and_what_came(prepared_url: str) -> None
     ],
 )
 def test_a_difference_is_as_short_as_it_can_be(before: Any, after: Any, found: Any) -> None:
-    differences = [dataclasses.astuple(each) for each in difference(before, after)]
-    assert differences == found
+    assert [dataclasses.astuple(each) for each in difference(before, after)] == found
 
 
 def test_the_log_goes_on_where_none_of_the_rows_looked_at_matches(
@@ -340,8 +339,7 @@ def test_the_live_page_asks_for_itself_until_it_is_paused_or_nobody_says_go_on(
             assert polled(look=nonsense, back=nonsense) is None
         page = get(client, "/console/attack", look="0")
         assert "Paused." in page.text
-        links = {given.get("href") for _, given in page.tags}
-        assert "/console/attack?back=hour" in links
+        assert "/console/attack?back=hour" in {given.get("href") for _, given in page.tags}
 
 
 # --- Settings -------------------------------------------------------------------------------------

@@ -209,8 +209,7 @@ def test_the_safeguards_against_privilege_escalation_hold_here(
     bob = make_person(admin)
     browser = logged_in(server, helper.username)
     path = f"/console/accounts/{bob.id}/grant"
-    fields = {"kind": "scope", "name": "keyosk:admin", "confirm": "yes"}
-    answer = browser.post(path, fields)
+    answer = browser.post(path, {"kind": "scope", "name": "keyosk:admin", "confirm": "yes"})
     assert answer.status_code == 403
     assert "rights that you do not hold" in Page(answer).text
     rows = done(admin.get("/audit", params={"actor": helper.id, "outcome": "refused"}))["items"]
@@ -252,11 +251,9 @@ def test_a_guesser_is_seen_once_the_minute_is_over(prepared_url: str) -> None:
     clock = Clock()
     with in_process(prepared_url, clock=clock) as (_, client):
         for _ in range(3):
-            answer = client.post("/auth/token", auth=("admin", "not the password"))
-            assert answer.status_code == 401
+            assert client.post("/auth/token", auth=("admin", "not the password")).status_code == 401
         clock.now += 61
-        page = get(client, "/console/attack")
-        assert "admin 3" in page.text
+        assert "admin 3" in get(client, "/console/attack").text
 
 
 def test_the_audit_log_is_filtered_and_tells_what_changed(admin: Client, root: Browser) -> None:
@@ -288,8 +285,7 @@ def test_the_lists_of_an_account_go_on_too(admin: Client, root: Browser) -> None
     alice = make_person(admin, *scopes)
     for number in range(27):
         make_key(admin, alice, name=f"key {number:02}")
-    path = f"/console/accounts/{alice.id}"
-    first = root.get(path)
+    first = root.get(f"/console/accounts/{alice.id}")
     (grants, keys) = [given["href"] or "" for _, given in first.tags if given.get("rel") == "next"]
     for place, wanted in ((grants, "scope {}:{:02}"), (keys, "{}key {:02}")):
         texts = [first.text, root.get(place).text]
@@ -448,8 +444,7 @@ def in_process(
 
 
 def log_in(client: InProcess, **options: Any) -> None:
-    page = Page(client.get("/console/login"))
-    fields = page.form("/console/login").fields
+    fields = Page(client.get("/console/login")).form("/console/login").fields
     fields |= {"username": "admin", "password": ADMIN_PASSWORD}
     assert client.post("/console/login", data=fields, **options).status_code == 303
 

@@ -421,6 +421,5 @@ def test_no_page_is_heavy(crowd: LiveServer, paths: dict[str, list[str]]) -> Non
     weights = {
         path: len(admin.client.get(path).content) for each in paths.values() for path in each
     }
-    plain = pages.logged_in(crowd, crowded.PLAIN)
-    weights["/me of others"] = len(plain.client.get("/me").content)
+    weights["/me of others"] = len(pages.logged_in(crowd, crowded.PLAIN).client.get("/me").content)
     assert {path: size for path, size in weights.items() if size > _HEAVIEST} == {}

@@ -205,8 +205,7 @@ def test_the_defaults_of_a_role_do_not_change_what_is_promised(
         assert admin.post("/accounts", json={"username": name}).status_code == 201
 
         def change(number: int) -> requests.Response:
-            display = {"display_name": f"Zoë 李雷 {number}"}
-            return admin.patch(f"/accounts/{name}", json=display)
+            return admin.patch(f"/accounts/{name}", json={"display_name": f"Zoë 李雷 {number}"})
 
         with ThreadPoolExecutor(16) as pool:
             answers = list(pool.map(change, range(80)))

@@ -303,8 +303,7 @@ needs_systemd = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="
 
 def lines_of(unit: str, name: str) -> list[str]:
     """What a unit says of a setting."""
-    text = (SYSTEMD / unit).read_text()
-    return re.findall(rf"^{name}=(.*)$", text, re.MULTILINE)
+    return re.findall(rf"^{name}=(.*)$", (SYSTEMD / unit).read_text(), re.MULTILINE)
 
 
 @pytest.fixture
@@ -438,8 +437,7 @@ def test_compose_accepts_its_file() -> None:
 
 def test_only_caddy_is_reached_from_other_machines() -> None:
     ports = {name: each["ports"] for name, each in COMPOSE["services"].items() if "ports" in each}
-    caddy = ports.pop("caddy")
-    assert caddy == ["443:443", "80:80"]
+    assert ports.pop("caddy") == ["443:443", "80:80"]
     assert all(port.startswith("127.0.0.1:") for each in ports.values() for port in each)
     assert COMPOSE["networks"]["back"]["internal"] is True
     assert COMPOSE["services"]["postgresql"]["networks"] == ["back"]
@@ -484,10 +482,8 @@ def test_keyosk_takes_its_settings_and_secrets_from_compose(tmp_path: Path) -> N
 
 def test_caddy_and_prometheus_know_both_keyosks() -> None:
     both = {name for name in COMPOSE["services"] if name.startswith("keyosk-")}
-    caddyfile = (DEPLOY / "Caddyfile").read_text()
-    assert set(re.findall(r"(keyosk-\d):8080", caddyfile)) == both
-    prometheus = yaml.safe_load((DEPLOY / "prometheus.yaml").read_text())
-    (job,) = prometheus["scrape_configs"]
+    assert set(re.findall(r"(keyosk-\d):8080", (DEPLOY / "Caddyfile").read_text())) == both
+    (job,) = yaml.safe_load((DEPLOY / "prometheus.yaml").read_text())["scrape_configs"]
     assert set(job["static_configs"][0]["targets"]) == {f"{name}:9464" for name in both}
 
 

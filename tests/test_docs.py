@@ -109,8 +109,7 @@ def test_what_a_page_says_of_scopes_is_what_the_description_says(description: Sp
         if found is None:
             continue
         for method in found[1].split(", "):
-            operation = description["paths"][found[2]][method.lower()]
-            needed = operation.get("x-required-scope")
+            needed = description["paths"][found[2]][method.lower()].get("x-required-scope")
             said = re.search(r"Who:\s+(`keyosk:[a-z:]+`|anyone|as for)", section)
             if needed is None:
                 assert said is None or said[1] == "anyone", section
@@ -189,8 +188,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
         for name, scopes in [("todo", ["todo:read", "todo:write"]), ("obsolete", [])]:
             body = {"name": name, "scopes": scopes, "refresh_allowed": True}
             assert admin.post("/services", json=body).ok
-        alice = {"username": "alice", "password": ALICE_PASSWORD}
-        assert admin.post("/accounts", json=alice).ok
+        assert admin.post("/accounts", json={"username": "alice", "password": ALICE_PASSWORD}).ok
         yield server
 
 
@@ -211,8 +209,7 @@ def bash(server: LiveServer, script: str, **variables: str) -> str:
 def new_key(server: LiveServer, name: str) -> tuple[str, str]:
     """A key of alice's, who holds both scopes again whatever another test did."""
     admin = server.admin()
-    both = {"scopes": ["todo:read", "todo:write"]}
-    assert admin.put("/accounts/alice/grants", json=both).ok
+    assert admin.put("/accounts/alice/grants", json={"scopes": ["todo:read", "todo:write"]}).ok
     made = admin.post("/accounts/alice/api-keys", json={"name": name}).json()
     return made["id"], made["secret"]
 

@@ -43,8 +43,7 @@ def examined(ended: Done) -> dict[str, dict[str, Any]]:
 
 
 def doctor(server: LiveServer, *arguments: str, **environment: str) -> Done:
-    settings = {**server.environment, **environment}
-    return keyosk(settings, server.folder, "doctor", *arguments)
+    return keyosk({**server.environment, **environment}, server.folder, "doctor", *arguments)
 
 
 @pytest.mark.every_database

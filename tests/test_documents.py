@@ -31,8 +31,7 @@ def todo(admin: Client) -> str:
 
 @pytest.fixture(scope="module")
 def good(admin: Client, todo: str) -> str:
-    person = make_person(admin, f"{todo}:read")
-    text: str = done(person.login().post("/auth/token"))["access_token"]
+    text: str = done(make_person(admin, f"{todo}:read").login().post("/auth/token"))["access_token"]
     return text
 
 
@@ -85,8 +84,7 @@ def test_the_revocation_list_is_for_its_own_endpoint_and_about_nobody(server: Li
 
 
 def test_keyosk_takes_the_revocation_list_nowhere(server: LiveServer, todo: str) -> None:
-    text = revocation_list(server)
-    bearer = Client(server.url, token=text)
+    bearer = Client(server.url, token=revocation_list(server))
     for path in ("/accounts/me", f"/auth/forward/{todo}", "/auth/forward?service=keyosk"):
         assert bearer.get(path).status_code == 401
 
@@ -95,8 +93,7 @@ def test_keyosk_takes_the_revocation_list_nowhere(server: LiveServer, todo: str)
 def test_no_service_may_have_the_audience_of_a_document(
     server: LiveServer, admin: Client, path: str
 ) -> None:
-    body = {"name": "documents", "audience": server.url + path}
-    answer = admin.post("/services", json=body)
+    answer = admin.post("/services", json={"name": "documents", "audience": server.url + path})
     assert answer.status_code == 422
     assert [each["field"] for each in answer.json()["errors"]] == ["audience"]
 

@@ -117,8 +117,7 @@ def test_only_the_allowed_pairs_exchange(chain: Chain, admin: Client) -> None:
     refused(chain.exchange(chain.backends[0], text, audience="nowhere"), "invalid_target")
     refused(chain.exchange(chain.backends[0], text, audience=chain.shop), "invalid_target")
     refused(chain.exchange(chain.backends[2], text, audience=chain.bill), "invalid_target")
-    stranger = make_person(admin)
-    refused(chain.exchange(stranger, text, audience=chain.bill), "unauthorized_client")
+    refused(chain.exchange(make_person(admin), text, audience=chain.bill), "unauthorized_client")
     # The token must be for the service that exchanges it.
     other = chain.token(audience=chain.bank)
     refused(chain.exchange(chain.backends[0], other, audience=chain.bill), "unauthorized_client")
@@ -229,8 +228,7 @@ def test_an_exchanged_token_ends_with_the_right_to_act(
 
     assert not _is_active(chain.alice, text)
     headers = {"Authorization": f"Bearer {text}"}
-    forward = server.client().get(f"/auth/forward/{chain.bill}", headers=headers)
-    assert forward.status_code == 401
+    assert server.client().get(f"/auth/forward/{chain.bill}", headers=headers).status_code == 401
     [entry] = _entries(server, sub=actor.id)
     assert claims_of(text)["iat"] < entry["issued_before"]
 
@@ -299,8 +297,7 @@ def test_what_a_key_may_not_stays_so_after_an_exchange(chain: Chain) -> None:
 
 def test_exchanges_are_administered_like_all_else(chain: Chain, admin: Client) -> None:
     path = f"/services/{chain.shop}"
-    shown = done(admin.get(path))["exchanges"]
-    assert shown == [{"service": chain.bill, "scopes": []}]
+    assert done(admin.get(path))["exchanges"] == [{"service": chain.bill, "scopes": []}]
     for wrong in ([{"service": "nowhere"}], [{"service": chain.shop}], [{"service": "keyosk"}]):
         assert admin.patch(path, json={"exchanges": wrong}).status_code == 422
     assert done(admin.patch(path, json={"exchanges": None}))["exchanges"] == []

@@ -115,8 +115,7 @@ def test_what_was_granted_and_is_not_in_the_token_is_told_unasked(
 ) -> None:
     scopes = [{"name": f"{todo}:write", "with": "api_key"}, "keyosk:audit:read"]
     done(admin.patch(f"{alice.path}/grants", json={"add": {"scopes": scopes}}))
-    found = explain(admin, account=alice.id)
-    assert reasons(found) == {
+    assert reasons(explain(admin, account=alice.id)) == {
         f"{todo}:write": "api_key_only",
         "keyosk:audit:read": "on_request_only",
     }

@@ -89,8 +89,7 @@ def test_a_primary_that_is_killed_under_load_costs_no_acknowledged_write(
                 each.result()
         assert unexpected == []
         assert second is not first
-        lost = [name for name in acknowledged if not admin.get(f"/roles/{name}").ok]
-        assert lost == []
+        assert [name for name in acknowledged if not admin.get(f"/roles/{name}").ok] == []
 
 
 def wait_until(holds: Callable[[], bool], within: float = 60) -> None:

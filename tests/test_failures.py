@@ -223,8 +223,7 @@ def test_closed_streams_are_no_fault_of_keyosk(place: Path) -> None:
         os.close(0)
         os.close(1)
 
-    done = run(place, "account", "password", "admin", limit=close_all)
-    assert "password" in sentence(done)
+    assert "password" in sentence(run(place, "account", "password", "admin", limit=close_all))
 
 
 @pytest.mark.parametrize(
@@ -264,8 +263,7 @@ def test_a_name_that_the_terminal_cannot_show_is_shown_as_well_as_it_can(
     assert run(place, "account", "show", "li", environment=environment).returncode == 0
     exported = run(place, "account", "export", environment=environment)
     assert exported.returncode == 0, exported.stderr
-    names = [json.loads(line)["display_name"] for line in exported.stdout.splitlines()]
-    assert name in names
+    assert name in [json.loads(line)["display_name"] for line in exported.stdout.splitlines()]
 
 
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
@@ -283,8 +281,7 @@ def test_arguments_that_are_no_text_are_used_wrongly(place: Path, locale: str) -
 
 def unread(pipe: IO[bytes]) -> int:
     """How many bytes that were written to a pipe nobody has read."""
-    left = fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))
-    return int.from_bytes(left, sys.byteorder)
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def test_an_interrupt_is_no_traceback(place: Path) -> None:

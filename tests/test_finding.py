@@ -56,8 +56,7 @@ def test_a_leaked_key_is_found_by_its_prefix_and_ended_as_is_said(
     assert said == f"It works. To end it and its tokens now: {ending}"
     assert run(*ending.split()[1:]).code == 0
     assert not can_log_in(server, person.username, secret)
-    again = run("api-key", "find", secret[:12]).refused()
-    assert again == (
+    assert run("api-key", "find", secret[:12]).refused() == (
         f"keyosk: No API key begins with {secret[:12]}: it was deleted, or is not of here.\n"
     )
 
@@ -81,8 +80,7 @@ def test_a_secret_on_standard_input_names_its_owner_and_is_not_shown(
 
 @pytest.mark.attack
 def test_a_secret_that_only_begins_like_a_key_accuses_nobody_of_it(run: Run, admin: Client) -> None:
-    person = make_person(admin)
-    _, secret = make_key(admin, person)
+    _, secret = make_key(admin, make_person(admin))
     body = secret[:12] + "0" * 25
     forged = body + api_key_format._checksum(body)
     said = run("api-key", "find", text=forged).refused()

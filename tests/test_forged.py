@@ -227,8 +227,7 @@ def forgeries(forge: Forge) -> dict[str, str]:
     ):
         found[f"typ {typ!r}"] = forge.right(forge.head(typ=typ))
     found["refresh token"] = forge.refresh
-    nested = forge.sign(head, b64(json.dumps(good)))
-    found["nested"] = nested
+    found["nested"] = forge.sign(head, b64(json.dumps(good)))
     found["nested with cty"] = forge.sign(part(forge.head(cty="JWT")), b64(good))
     jwe = part({"alg": "dir", "enc": "A256GCM", "kid": forge.signer.kid})
     found["JWE"] = f"{jwe}..{b64(bytes(12))}.{body}.{b64(bytes(16))}"

@@ -24,8 +24,7 @@ class Setting:
         self._post("/services", name=self.service, scopes=[self.read, self.write])
         grants = {"scopes": [self.read]}
         self._post("/accounts", username=self.username, password=PASSWORD, grants=grants)
-        key = self._post(f"/accounts/{self.username}/api-keys", name="a key")
-        self.secret: str = key["secret"]
+        self.secret: str = self._post(f"/accounts/{self.username}/api-keys", name="a key")["secret"]
 
     def _post(self, path: str, **body: Any) -> dict[str, Any]:
         made = self.admin.post(path, json=body)

@@ -26,8 +26,7 @@ OURS = [each for each in README if each.is_service]
 
 
 def test_every_framework_is_there() -> None:
-    titles = [each.title for each in OURS]
-    assert titles == ["Express", "Fastify", "Hono"]
+    assert [each.title for each in OURS] == ["Express", "Fastify", "Hono"]
     assert [each.title for each in GUIDE] == [
         *("Express", "With express-oauth2-jwt-bearer", "Fastify", "With @fastify/jwt"),
         *("Hono", "With jose"),

@@ -200,8 +200,7 @@ def _room(module: str) -> str:
 
 
 def _height(room: str) -> int:
-    known = {name: height for height, floor in enumerate(FLOORS) for name in floor}
-    return known.get(room, -1)
+    return {name: height for height, floor in enumerate(FLOORS) for name in floor}.get(room, -1)
 
 
 def upward_imports(house: House) -> list[str]:
@@ -481,5 +480,4 @@ def test_an_import_inside_a_function_is_caught(tmp_path: Path, source: str) -> N
 def test_a_write_in_web_is_caught(tmp_path: Path, statement: str) -> None:
     files = {"__init__.py": "", "web/__init__.py": "", "accounts.py": statement}
     assert writes_in_web(build_house(tmp_path, files)) == []
-    house = build_house(tmp_path, files | {"web/token.py": statement})
-    assert len(writes_in_web(house)) == 1
+    assert len(writes_in_web(build_house(tmp_path, files | {"web/token.py": statement}))) == 1

@@ -70,8 +70,7 @@ def test_every_task_of_an_admin_is_done_by_its_lines(todo: LiveServer) -> None:
         printed = bash.paste(*scripts[rotates:], KEY_ID=key["id"])
     assert "kysk_" in printed[0]
     assert todo.admin().get("/accounts/bob").status_code == 404
-    grants = todo.admin().get("/accounts/alice/grants").json()["scopes"]
-    assert "keyosk:accounts:write" in grants
+    assert "keyosk:accounts:write" in todo.admin().get("/accounts/alice/grants").json()["scopes"]
 
 
 def test_the_service_of_the_guides_gets_a_caller_whose_token_passes(tmp_path: Path) -> None:
@@ -101,8 +100,7 @@ def test_the_service_of_the_guides_gets_a_caller_whose_token_passes(tmp_path: Pa
         (path, sent), without = seen
         assert (path, without) == ("/todos", ("/todos", None))
         asked = {"token": (sent or "").removeprefix("Bearer ")}
-        asking = server.client("admin", ADMIN_PASSWORD)
-        found = asking.post("/auth/introspect", data=asked).json()
+        found = server.client("admin", ADMIN_PASSWORD).post("/auth/introspect", data=asked).json()
     assert (found["username"], found["scope"]) == ("carol", "todo:read todo:write")
     assert found["aud"] == ["todo"]
 

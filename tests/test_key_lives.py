@@ -306,8 +306,7 @@ def _die_at(url: str, moment: int, step: int) -> None:
 
 
 def token(keyosk: Installation, name: str = "admin") -> str:
-    account = keyosk.accounts.get(name)
-    login = keyosk.authentication.preview_login(account.id, None)
+    login = keyosk.authentication.preview_login(keyosk.accounts.get(name).id, None)
     with delays_noted():
         return keyosk.token_issuer.by_login(login, TokenRequest(targets=("keyosk",))).token.text
 
@@ -500,10 +499,8 @@ def test_entries_from_before_lose_their_date_and_are_told_of_again(present: Inst
     now = int(time.time())
     raw = present.database.raw
     raw.execute_sql(f"UPDATE revocation SET issued_before = {now}, expires = {now + 900}")
-    migration = importlib.import_module("keyosk.storage.migrations.0010_stolen_keys")
-    migration.up(None, raw)
-    after = present.revocations.published(before.sequence)
-    (entry,) = after.revocations
+    importlib.import_module("keyosk.storage.migrations.0010_stolen_keys").up(None, raw)
+    (entry,) = present.revocations.published(before.sequence).revocations
     assert (entry.value, entry.issued_before) == (stolen, None)
     assert entry.expires > now + 6 * DAY
     assert rows_of(present, "SELECT count(*) FROM revocation") == [(1,)]
@@ -607,12 +604,10 @@ def test_ml_dsa_is_for_the_service_that_asks_and_in_its_own_set(
     header = jwt.get_unverified_header(issued.text)
     assert header["alg"] == algorithm
     assert header["kid"] not in published(present)
-    client = app.create_app(present).test_client()
-    (key,) = client.get("/services/todo/jwks").get_json()["keys"]
+    (key,) = app.create_app(present).test_client().get("/services/todo/jwks").get_json()["keys"]
     assert (key["kid"], key["kty"], key["alg"]) == (header["kid"], "AKP", algorithm)
     assert key["kid"] == material.thumbprint(key)
-    claims = present.tokens.verify(issued.text, audience="todo")
-    assert claims.scopes == {"todo:read"}
+    assert present.tokens.verify(issued.text, audience="todo").scopes == {"todo:read"}
     head, body, signature = issued.text.split(".")
     wrong = f"{head}.{body}.{'A' if signature[0] != 'A' else 'B'}{signature[1:]}"
     with pytest.raises(BadToken):
@@ -658,8 +653,7 @@ def pem(key: Any) -> str:
 
 
 def test_a_key_from_elsewhere_signs_next(keyosk: Installation, clock: Clock) -> None:
-    private = ec.generate_private_key(ec.SECP256R1())
-    key, algorithm = imported_keys.read(pem(private), None)
+    key, algorithm = imported_keys.read(pem(ec.generate_private_key(ec.SECP256R1())), None)
     brought = keyosk.rotation.import_key(OPERATOR, key, algorithm)
     assert brought.state is KeyState.NEXT
     clock.now += AHEAD
@@ -810,8 +804,7 @@ def test_ten_rotations_under_load_are_noticed_by_nobody(database_url: str, tmp_p
             thread.start()
         try:
             for _ in range(10):
-                changed = rotated(by_password)
-                assert changed
+                assert rotated(by_password)
         finally:
             stop.set()
             for thread in threads:
@@ -890,8 +883,7 @@ def test_no_request_of_a_thousand_is_signed_by_or_let_in_with_a_stolen_key(
             # Until every process has the new key, a token may have to wait for it.
             while (answer := client.post("/auth/token", data=form)).status_code == 503:
                 time.sleep(float(answer.headers["Retry-After"]))
-            fresh = done(answer)["access_token"]
-            kid = jwt.get_unverified_header(fresh)["kid"]
+            kid = jwt.get_unverified_header(done(answer)["access_token"])["kid"]
             known = [key["kid"] for key in client.get("/auth/jwks").json()["keys"]]
             return let_in, kid != stolen and kid in known
 

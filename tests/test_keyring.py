@@ -225,8 +225,7 @@ def test_an_algorithm_that_is_not_offered_makes_no_key() -> None:
 @every_algorithm
 def test_a_private_key_comes_out_of_the_safe_as_it_went_in(algorithm: str) -> None:
     safe = Safe([SECRET])
-    sealed = safe.seal_private_key(KEYS[algorithm], KID)
-    opened = safe.open_private_key(sealed, KID)
+    opened = safe.open_private_key(safe.seal_private_key(KEYS[algorithm], KID), KID)
     assert private_bytes(opened) == private_bytes(KEYS[algorithm])
 
 

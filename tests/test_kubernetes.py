@@ -264,8 +264,7 @@ def test_keyosk_takes_its_settings_from_the_chart(chart: helm_python.Chart, tmp_
         capture_output=True, text=True,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
-    delay = int(settings["KEYOSK_SHUTDOWN_DELAY"])
-    assert pod["terminationGracePeriodSeconds"] > delay + 30
+    assert pod["terminationGracePeriodSeconds"] > int(settings["KEYOSK_SHUTDOWN_DELAY"]) + 30
 
 
 @pytest.mark.parametrize(
@@ -316,8 +315,7 @@ def test_the_plain_manifests_are_those_of_the_chart() -> None:
 
 
 def test_the_chart_is_of_this_version() -> None:
-    project = (ROOT / "pyproject.toml").read_text()
-    version = re.search(r'^version = "(.*)"$', project, re.MULTILINE)
+    version = re.search(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     described = yaml.safe_load((CHART / "Chart.yaml").read_text())
     kustomization = yaml.safe_load((MANIFESTS / "kustomization.yaml").read_text())
     assert version is not None

@@ -129,8 +129,7 @@ def fill(installation: Installation) -> None:
 def value_of(item: Any, list_query: ListQuery) -> Any:
     """An object's place in the order of a listing."""
     if list_query.sort == MATCH:
-        prefix = list_query.filters["q"]
-        return matching_name(prefix, item.username, display_name=item.display_name)
+        return matching_name(list_query.filters["q"], item.username, display_name=item.display_name)
     return getattr(item, list_query.sort)
 
 

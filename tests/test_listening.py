@@ -366,8 +366,7 @@ def test_a_tcp_socket_of_systemd_is_served(folder: Path, activated: Callable[...
     port = free_port()
     # The bind of the settings is somebody else's place: it is not used.
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        elsewhere = f"127.0.0.1:{taken.getsockname()[1]}"
-        activated("-l", f"127.0.0.1:{port}", bind=elsewhere)
+        activated("-l", f"127.0.0.1:{port}", bind=f"127.0.0.1:{taken.getsockname()[1]}")
         status = answered(lambda: http.client.HTTPConnection("127.0.0.1", port, timeout=60))
     assert status == 200
     assert f"at http://127.0.0.1:{port}" in (folder / "log").read_text()

@@ -119,8 +119,7 @@ def test_pages_of_any_size_give_the_whole_list_in_order(
         assert all(len(page) == limit for page in pages[:-1])
         assert 1 <= len(pages[-1]) <= limit
         assert ids([item for page in pages for item in page]) == ids(whole)
-    backwards = caller.all(path, sort=f"-{sort}", limit=3)
-    assert ids(backwards) == ids(whole)[::-1]
+    assert ids(caller.all(path, sort=f"-{sort}", limit=3)) == ids(whole)[::-1]
 
 
 def test_signing_keys_have_pages_as_well(installation: Installation, caller: Caller) -> None:
@@ -164,8 +163,7 @@ def test_a_total_is_counted_up_to_a_bound_where_that_is_asked_for(
         assert exact.headers["X-Total-Count"] == str(whole)
         assert "X-Total-Count-Capped" not in exact.headers
     for filters in ({"kind": "person"}, {"q": "user"}, {"scope": "keyosk:admin"}):
-        answer = caller.get("/accounts", total="capped", **filters)
-        assert int(answer.headers["X-Total-Count"]) <= 5
+        assert int(caller.get("/accounts", total="capped", **filters).headers["X-Total-Count"]) <= 5
 
 
 def test_a_search_is_in_the_order_of_the_names_that_begin_so(
@@ -252,13 +250,11 @@ def test_a_filter_that_a_list_cannot_read_is_refused(
 
 
 def test_a_refusal_names_what_the_list_takes(caller: Caller) -> None:
-    unknown = caller.get("/services", username="todo").get_json()["detail"]
-    assert unknown == (
+    assert caller.get("/services", username="todo").get_json()["detail"] == (
         "username: is not a parameter of this list, which takes "
         "cursor, enabled, exchanges_for, limit, sort, total"
     )
-    sort = caller.get("/accounts", sort="name").get_json()["detail"]
-    assert sort == (
+    assert caller.get("/accounts", sort="name").get_json()["detail"] == (
         "sort: must be one of created_at, updated_at, username; "
         "descending with a minus sign, as -created_at"
     )

@@ -41,8 +41,7 @@ def test_every_line_is_json_with_its_keys_in_one_order(tmp_path: Path) -> None:
     with path.open("wb") as stderr:
         server.stderr = stderr.fileno()
         with server:
-            client = server.client("admin", ADMIN_PASSWORD)
-            client.post("/auth/token")
+            server.client("admin", ADMIN_PASSWORD).post("/auth/token")
             server.client().get("/nowhere")
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert {tuple(line)[:5] for line in lines} == {tuple(HEAD)}

@@ -76,8 +76,7 @@ def assert_restored(server: LiveServer, names: list[str]) -> None:
         assert admin.get(f"/accounts/{name}/grants").json()["scopes"] == SCOPES, name
     listed = admin.get("/accounts", params={"q": "kept", "limit": 200}).json()["items"]
     for each in listed:  # none half written, also of those that nobody had acknowledged
-        grants = admin.get(f"/accounts/{each['id']}/grants").json()
-        assert grants["scopes"] == SCOPES
+        assert admin.get(f"/accounts/{each['id']}/grants").json()["scopes"] == SCOPES
     assert server.client("alice", PASSWORD).post("/auth/token").status_code == 200
     make(server, unique("after"))
     assert server.run("audit", "verify").returncode == 0

@@ -68,8 +68,7 @@ def test_a_key_of_ones_own_gives_no_more_than_one_holds(admin: Client) -> None:
 
     made = done(person.login().post(KEYS, json={"name": "greedy", "scopes": scopes}), 201)
 
-    answer = done(person.login(made["secret"]).post("/auth/token"))
-    assert answer["scope"] == f"{todo}:read"
+    assert done(person.login(made["secret"]).post("/auth/token"))["scope"] == f"{todo}:read"
     assert person.login(made["secret"]).get("/accounts").status_code == 403
 
 
@@ -83,8 +82,7 @@ def test_one_changes_ones_password_with_the_current_one(admin: Client, person: P
     assert_refused(client.put(path, json=weak), "invalid", 422)
     assert person.login().get("/accounts/me").status_code == 200
 
-    right = {"password": NEW_PASSWORD, "current_password": PASSWORD}
-    done(client.put(path, json=right), 204)
+    done(client.put(path, json={"password": NEW_PASSWORD, "current_password": PASSWORD}), 204)
 
     assert person.login().get("/accounts/me").status_code == 401
     assert person.login(NEW_PASSWORD).get("/accounts/me").status_code == 200
@@ -182,8 +180,7 @@ def test_one_reaches_nobody_else(admin: Client, person: Person) -> None:
 
 def test_nobody_is_called_me(admin: Client) -> None:
     for username in ("me", "ME", "Ｍｅ"):  # the last in full width: the same name
-        answer = admin.post("/accounts", json={"username": username})
-        assert_refused(answer, "invalid", 422)
+        assert_refused(admin.post("/accounts", json={"username": username}), "invalid", 422)
 
 
 def test_what_one_did_is_in_the_log_under_ones_own_name(admin: Client, person: Person) -> None:

@@ -99,8 +99,7 @@ def use_it(server: LiveServer) -> None:
     for path in ("/auth/jwks", "/accounts", "/accounts/nobody", "/services/nobody", "/nowhere"):
         admin.get(path)
         server.client().get(path)
-    key = admin.get("/auth/jwks").headers["ETag"]
-    admin.get("/auth/jwks", headers={"If-None-Match": key})
+    admin.get("/auth/jwks", headers={"If-None-Match": admin.get("/auth/jwks").headers["ETag"]})
     server.client("someone", ADMIN_PASSWORD).get("/accounts")
     for form in ({}, {"scope": "no:scope"}, {"audience": "nobody"}, {"grant_type": "made-up"}):
         server.client("someone", ADMIN_PASSWORD).post("/auth/token", data=form)
@@ -155,8 +154,7 @@ def test_nothing_that_a_client_chose_becomes_a_label(metered: Metered) -> None:
     assert client.post("/auth/token?hunter2=1").status_code in (400, 401)
     client.get("/hunter2/hunter2")
     client.request("HUNTER2", "/accounts/hunter2")
-    text = metered.page().text
-    assert "hunter2" not in text.lower()
+    assert "hunter2" not in metered.page().text.lower()
     assert metered.count("keyosk_http_requests_total", route="none", status="404") >= 1
 
 

@@ -277,8 +277,7 @@ class Prometheus:
         (folder / "prometheus.yaml").write_text(yaml.safe_dump(shipped))
 
     def get(self, path: str, **parameters: str) -> Any:
-        response = requests.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=60)
-        answer = response.json()
+        answer = requests.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=60).json()
         assert answer["status"] == "success", (parameters, answer)
         return answer["data"]
 

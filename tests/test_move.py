@@ -106,8 +106,7 @@ def test_a_database_that_is_in_use_is_left_alone(empty: str, tmp_path: Path) -> 
         [known] = database.execute(newest).fetchall()
         assert "is in use already" in loading(empty, server, file).refused()
         assert database.execute(newest).fetchall() == [known]
-    other = f"sqlite:///{tmp_path / 'other.db'}"
-    assert "copy the file" in loading(other, server, file).refused()
+    assert "copy the file" in loading(f"sqlite:///{tmp_path / 'other.db'}", server, file).refused()
     assert not (tmp_path / "other.db").exists()
 
 

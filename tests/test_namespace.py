@@ -248,14 +248,12 @@ def test_a_service_is_not_shown_the_tokens_of_one_that_had_its_audience_before(
     audience = live.unique("aud")
     first = make_service(admin, audience=audience)
     person = make_person(admin, f"{first}:read")
-    body = done(person.login().post("/auth/token", data={"audience": audience}))
-    text = body["access_token"]
+    text = done(person.login().post("/auth/token", data={"audience": audience}))["access_token"]
     changed = done(admin.patch(f"/services/{first}", json={"audience": live.unique("aud")}))
     assert changed["effective_at_latest"]
 
     make_service(admin, audience=audience)
-    found = done(person.login().post("/auth/introspect", data={"token": text}))
-    assert found == {"active": False}
+    assert done(person.login().post("/auth/introspect", data={"token": text})) == {"active": False}
     entries = done(server.client().get("/auth/revocations"))["entries"]
     [entry] = [each for each in entries if each.get("aud") == audience]
     assert jwt.decode(text, options={"verify_signature": False})["iat"] < entry["issued_before"]

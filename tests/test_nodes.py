@@ -127,14 +127,12 @@ def test_a_request_that_is_sent_again_to_another_node_has_one_effect(
     with ThreadPoolExecutor(6) as pool:
         answers = [*pool.map(send, range(6)), *map(send, range(3))]
     assert {answer.status_code for answer in answers} <= {201, 409}
-    made = {answer.json()["id"] for answer in answers if answer.status_code == 201}
-    assert len(made) == 1
+    assert len({answer.json()["id"] for answer in answers if answer.status_code == 201}) == 1
     assert [answer.status_code for answer in answers[6:]] == [201] * 3
 
 
 def test_a_refresh_session_goes_on_at_every_node(nodes: Cluster, admin: Client) -> None:
-    name = person(admin)
-    first, second, third = at(nodes, name, PASSWORD)
+    first, second, third = at(nodes, person(admin), PASSWORD)
     assert admin.patch("/services/keyosk", json={"refresh_allowed": True}).ok
     asked = {"audience": "keyosk", "scope": "keyosk:audit:read offline_access"}
     refresh = token(first, **asked)["refresh_token"]

@@ -71,8 +71,7 @@ class Scene:
         return configuration
 
     def token(self, **parameters: str) -> str:
-        login = self.alice.login()
-        text: str = done(login.post("/auth/token", data=parameters))["access_token"]
+        text: str = done(self.alice.login().post("/auth/token", data=parameters))["access_token"]
         return text
 
     def status(self, token: str | None) -> int:

@@ -105,8 +105,7 @@ class Story:
             options["params"] = self.query(parameters)
         if "requestBody" in described and not {"data", "json"} & options.keys():
             content = described["requestBody"]["content"]
-            body = self.replaced(self.example(content["application/json"]["schema"]))
-            options["json"] = body
+            options["json"] = self.replaced(self.example(content["application/json"]["schema"]))
         answer = client.request(method, url, **options)
         assert answer.status_code == int(status), f"{method} {url}: {answer.text}"
         self.told.add((method, path))
@@ -116,8 +115,7 @@ class Story:
         if media_type == "application/json":
             self.compare(answer, content[media_type]["schema"], exactly=exactly)
         elif content:
-            example = content[media_type]["example"]
-            assert type(example) is str
+            assert type(content[media_type]["example"]) is str
         return answer
 
     def query(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,8 +157,7 @@ def tell(server: LiveServer) -> None:
     admin, anybody = server.admin(), server.client()
     story = Story(anybody.get("/openapi.json").json())
     schemas = story.document["components"]["schemas"]
-    billing = {"name": "billing", "scopes": ["billing:read"]}
-    done(admin.post("/services", json=billing), 201)
+    done(admin.post("/services", json={"name": "billing", "scopes": ["billing:read"]}), 201)
     done(admin.post("/accounts", json={"username": "todo-backend", "kind": "machine"}), 201)
     tell_services_and_roles(story, admin)
     tell_workloads(story, admin)
@@ -169,8 +166,7 @@ def tell(server: LiveServer) -> None:
     alice = server.client("alice", account["password"])
     tell_tokens(story, admin, alice)
     tell_refusals(story, admin, alice)
-    by_token = Client(server.url, token=token(alice, audience="keyosk"))
-    tell_api_keys(story, admin, by_token)
+    tell_api_keys(story, admin, Client(server.url, token=token(alice, audience="keyosk")))
     enrol(logged_in(server, "alice", account["password"]), account["password"])
     tell_second_factors(story, admin)
     tell_sessions(story, admin, alice, lambda: logged_in(server, "alice", account["password"]))
@@ -188,8 +184,7 @@ def tell(server: LiveServer) -> None:
         for path, methods in story.document["paths"].items()
         for method in methods
     }
-    refusing = {(method, "/auth/authorize") for method in ("GET", "POST")}
-    assert story.told == described - refusing
+    assert story.told == described - {(method, "/auth/authorize") for method in ("GET", "POST")}
 
 
 def token(client: Client, **parameters: Any) -> str:
@@ -238,8 +233,7 @@ def tell_accounts(story: Story, admin: Client) -> None:
     example = described["responses"]["200"]["content"]["application/jsonl"]["example"]
     assert without_chance(results) == without_chance(example)
     # The hash is one of a password.
-    bob = Client(admin.url, auth=("bob", "correct horse battery staple"))
-    assert token(bob)
+    assert token(Client(admin.url, auth=("bob", "correct horse battery staple")))
 
     alice = story.send(admin, "POST", "/accounts").json()
     story.real[alice_id(story)] = alice["id"]
@@ -333,8 +327,7 @@ def tell_signing_keys(story: Story, admin: Client, anybody: Client) -> None:
     story.send(anybody, "GET", "/.well-known/jwks.json")
     examples = story.document["components"]["schemas"]
     made_up = examples["SigningKey"]["examples"][0]["kid"]
-    made = story.send(admin, "POST", "/signing-keys/rotate").json()
-    story.real[made_up] = made["kid"]
+    story.real[made_up] = story.send(admin, "POST", "/signing-keys/rotate").json()["kid"]
     story.send(admin, "GET", "/signing-keys")
     story.send(admin, "GET", "/signing-keys/{kid}")
     story.send(anybody, "GET", "/auth/keys/{kid}.pem")

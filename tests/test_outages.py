@@ -167,8 +167,7 @@ def test_a_postgresql_that_ended_at_once_loses_nothing_and_comes_back(
 def test_keyosk_starts_without_its_database_and_waits_for_it(
     postgres: PostgresServer, tmp_path: Path
 ) -> None:
-    url = postgres.create_database()
-    server = LiveServer(url, tmp_path, workers="2")
+    server = LiveServer(postgres.create_database(), tmp_path, workers="2")
     postgres.halt()
     try:
         server.launch()
@@ -416,8 +415,7 @@ def test_a_limit_of_file_sizes_is_503_for_what_writes_and_no_more(tmp_path: Path
     with LiveServer(f"sqlite:///{path}", tmp_path, workers="2") as server:
         known = Known(server)
         assert server.process is not None
-        wal = Path(f"{path}-wal").stat().st_size
-        limit = max(wal, path.stat().st_size) + 200_000
+        limit = max(Path(f"{path}-wal").stat().st_size, path.stat().st_size) + 200_000
         for worker in psutil.Process(server.process.pid).children():
             resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (limit, limit))
         names = write_until_refused(known)

@@ -61,8 +61,7 @@ def spellings(person: Person) -> list[str]:
 
 def tokens(person: Person, admin: Client) -> dict[str, Client]:
     """Tokens of all kinds that began with the password."""
-    todo = make_service(admin)
-    both = {"audience": ["keyosk", todo]}
+    both = {"audience": ["keyosk", make_service(admin)]}
     shown = done(person.login().post("/auth/token", data=both))["access_token"]
     return {
         "full": person.bearer(),
@@ -194,8 +193,7 @@ def test_the_password_of_another_is_no_proof_for_oneself(admin: Client) -> None:
 
 @pytest.mark.attack
 def test_the_current_password_cannot_be_guessed_at_the_keys_either(admin: Client) -> None:
-    person = make_person(admin)
-    client = person.bearer()
+    client = make_person(admin).bearer()
     body = {"name": "x", "current_password": "not the password at all"}
     ended = [client.post("/accounts/me/api-keys", json=body).status_code for _ in range(20)]
 
@@ -229,8 +227,7 @@ def test_an_answer_with_a_secret_is_repeated_to_nobody_with_a_mere_token(admin: 
     assert_refused(answer, PROOF)
     assert secret not in answer.text
 
-    again = done(person.login().post("/accounts/me/api-keys", **same), 201)
-    assert again["secret"] == secret
+    assert done(person.login().post("/accounts/me/api-keys", **same), 201)["secret"] == secret
 
 
 @pytest.mark.attack
@@ -240,13 +237,11 @@ def test_an_answer_with_a_secret_is_not_repeated_to_a_narrower_token(admin: Clie
     same = {"json": {"name": "once"}, "headers": {"Idempotency-Key": live.unique("once")}}
     secret = done(boss.bearer().post(f"{above.path}/api-keys", **same), 201)["secret"]
 
-    narrow = boss.bearer(scope="keyosk:accounts:write")
-    answer = narrow.post(f"{above.path}/api-keys", **same)
+    answer = boss.bearer(scope="keyosk:accounts:write").post(f"{above.path}/api-keys", **same)
 
     assert answer.status_code in (403, 422)
     assert secret not in answer.text
-    again = done(boss.bearer().post(f"{above.path}/api-keys", **same), 201)
-    assert again["secret"] == secret
+    assert done(boss.bearer().post(f"{above.path}/api-keys", **same), 201)["secret"] == secret
 
 
 @pytest.mark.attack
@@ -299,8 +294,7 @@ def test_what_a_token_alone_may_do_to_its_own_account_is_to_look_and_to_take_awa
 
 def _by(installation: Installation) -> Caller:
     """The first admin as a token has them, whatever the gate made of the address."""
-    admin = installation.accounts.get("admin")
-    login = installation.authentication.preview_login(admin.id, None)
+    login = installation.authentication.preview_login(installation.accounts.get("admin").id, None)
     return caller(login, frozenset({ADMIN}), frozenset({ADMIN}))
 
 

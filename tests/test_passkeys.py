@@ -150,8 +150,7 @@ def test_whoever_has_a_passkey_logs_in_by_password_and_passkey(node: Node) -> No
     answer = tab.show_key(key)
     assert (answer.status_code, answer.headers["Location"]) == (303, "/console")
     assert "Key passkey" in tab.get(_MINE).text
-    amr = rows_of(node.keyosk, "SELECT amr FROM console_session")
-    assert amr == [("pwd hwk user mfa",)] * 2
+    assert rows_of(node.keyosk, "SELECT amr FROM console_session") == [("pwd hwk user mfa",)] * 2
     other = Site(node)
     other.log_in()
     assert other.show(codes[0]).status_code == 303
@@ -250,12 +249,10 @@ def test_a_challenge_is_answered_once_by_the_login_that_asked(node: Node) -> Non
     tab, other = Site(node), Site(node)
     tab.log_in()
     other.log_in()
-    page = tab.get(_SECOND)
-    response = key.get(options_of(page))
+    response = key.get(options_of(tab.get(_SECOND)))
     assert other.answer(other.get(_SECOND), response).status_code == 401
     old = tab.get(_SECOND)
-    newer = tab.get(_SECOND)
-    assert tab.answer(newer, key.get(options_of(old))).status_code == 401
+    assert tab.answer(tab.get(_SECOND), key.get(options_of(old))).status_code == 401
     shown = tab.get(_SECOND)
     right = key.get(options_of(shown))
     assert tab.answer(shown, _lying(key, {"flags": 1}).get(options_of(shown))).status_code == 401

@@ -226,8 +226,7 @@ def test_a_key_limited_to_admin_has_each_scope_for_as_long_as_admin() -> None:
         limit=frozenset({ADMIN}),
     )
     assert entitled(who, ("keyosk:accounts:read",)).expires_at is None
-    whole = replace(who, limit=None)
-    assert entitled(whole, ("keyosk:accounts:read",)).expires_at == NOW + 1
+    assert entitled(replace(who, limit=None), ("keyosk:accounts:read",)).expires_at == NOW + 1
 
 
 def test_a_login_that_holds_nothing_gets_a_token_that_says_only_who_it_is() -> None:

@@ -208,8 +208,7 @@ with ThreadPoolExecutor(8) as pool:
 @pytest.mark.slow
 def test_no_two_threads_are_in_the_module_at_once(soft: SoftHsm, hsm: Hsm) -> None:
     """Without the lock SoftHSM, which is told of no threads, loses its way or the process."""
-    kid = hsm.make("RS256")["kid"]
-    ran = run_python(THREADS, soft.module, LABEL, PIN, kid)
+    ran = run_python(THREADS, soft.module, LABEL, PIN, hsm.make("RS256")["kid"])
     assert ran.returncode == 0, ran.stderr
 
 
@@ -223,8 +222,7 @@ def test_threads_of_one_process_sign_with_one_key(hsm: Hsm) -> None:
     with ThreadPoolExecutor(8) as pool:
         texts = list(pool.map(sign, range(400)))
     key = jwt.PyJWK(public)
-    read = [jwt.decode(text, key, algorithms=["ES256"])["n"] for text in texts]
-    assert read == list(range(400))
+    assert [jwt.decode(text, key, algorithms=["ES256"])["n"] for text in texts] == list(range(400))
 
 
 FORK = """
@@ -255,8 +253,7 @@ assert hsm.sign(kid, "RS256", b"x") == mine
 
 @pytest.mark.slow
 def test_a_process_and_its_fork_both_sign(soft: SoftHsm, hsm: Hsm) -> None:
-    kid = hsm.make("RS256")["kid"]
-    ran = run_python(FORK, soft.module, LABEL, PIN, kid)
+    ran = run_python(FORK, soft.module, LABEL, PIN, hsm.make("RS256")["kid"])
     assert ran.returncode == 0, ran.stderr
 
 
@@ -404,8 +401,7 @@ def test_a_changed_secret_key_wraps_the_reference_and_nothing_else(build: Build)
 def test_keys_of_the_database_sign_until_a_rotation_makes_one_in_the_hsm(
     build: Build, soft: SoftHsm, clock: Clock
 ) -> None:
-    before = build(with_hsm=False)
-    old = signing(before).kid
+    old = signing(build(with_hsm=False)).kid
     keyosk = build()
     signed(keyosk)
     assert signing(keyosk).kid == old
@@ -500,8 +496,7 @@ def test_a_key_from_elsewhere_lies_in_the_database_also_with_an_hsm(
     build: Build, soft: SoftHsm, clock: Clock
 ) -> None:
     keyosk = build()
-    private = material.generate("ES256")
-    brought = keyosk.rotation.import_key(OPERATOR, private, "ES256")
+    brought = keyosk.rotation.import_key(OPERATOR, material.generate("ES256"), "ES256")
     clock.now += AHEAD
     assert signing(keyosk).kid == brought.kid
     assert not in_hsm(brought)
@@ -732,8 +727,7 @@ def test_the_binding_is_not_imported_where_nothing_needs_it() -> None:
 
 def test_a_missing_extra_is_named(soft: SoftHsm) -> None:
     code = "import sys; sys.modules['pkcs11'] = None; from keyosk.keys.hsm import Hsm; "
-    check = f"Hsm({soft.module!r}, 'a', 'b').check()"
-    ran = run_python(code + check)
+    ran = run_python(code + f"Hsm({soft.module!r}, 'a', 'b').check()")
     assert "KEYOSK_PKCS11_MODULE: needs the extra pkcs11" in ran.stderr
     use = f"Hsm({soft.module!r}, 'a', 'b').has('x')"
     assert "keyosk.errors.Unavailable" in run_python(code + use).stderr

@@ -88,8 +88,7 @@ def test_if_match_with_a_star_is_true_where_there_is_a_representation(
     admin: Client, paths: tuple[str, ...], method: str
 ) -> None:
     for path in paths:
-        answer = admin.request(method, path, headers={"If-Match": "*"})
-        assert answer.status_code == 200, path
+        assert admin.request(method, path, headers={"If-Match": "*"}).status_code == 200, path
     for path in ("/accounts/nobody", "/services/nothing", "/auth/keys/nothing.pem", "/nowhere"):
         assert admin.request(method, path, headers={"If-Match": "*"}).status_code == 404, path
 
@@ -248,10 +247,8 @@ def test_a_delete_is_guarded_like_a_change(kind: Kind) -> None:
         pytest.skip("it cannot be deleted alone")
     for headers in ({"If-Match": '"x", "7"'}, {"If-None-Match": "*"}, {"If-None-Match": kind.tag}):
         refused(kind.admin.delete(kind.path, headers=headers), "DELETE")
-    answer = kind.admin.delete(kind.path, headers={"If-Match": f'"7", {kind.tag}'})
-    assert answer.status_code == 204
-    missing = kind.admin.delete(kind.path, headers={"If-None-Match": "*"})
-    assert missing.status_code == 404
+    assert kind.admin.delete(kind.path, headers={"If-Match": f'"7", {kind.tag}'}).status_code == 204
+    assert kind.admin.delete(kind.path, headers={"If-None-Match": "*"}).status_code == 404
 
 
 # --- What has no entity tag -----------------------------------------------------------------------
@@ -280,8 +277,7 @@ def test_a_precondition_on_a_write_without_an_entity_tag_was_ignored(
     )
     before = done(admin.get("/signing-keys"))
     for method, path, body in writes:
-        answer = admin.request(method, path, json=body, headers=headers)
-        refused(answer, method)
+        refused(admin.request(method, path, json=body, headers=headers), method)
     assert person.login().post("/auth/token").status_code == 200
     assert done(admin.get(f"{person.path}/api-keys"))["items"] == []
     assert admin.get(f"/accounts/{name}").status_code == 404

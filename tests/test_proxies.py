@@ -133,8 +133,7 @@ def await_port(port: int, process: "subprocess.Popen[bytes]") -> None:
 
 
 def program(name: str) -> str:
-    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
-    return found or missing(name)
+    return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") or missing(name)
 
 
 def missing(name: str) -> NoReturn:
@@ -310,8 +309,7 @@ NAMES = ["nginx", "caddy", "traefik", "envoy", "haproxy"]
 def scene(
     request: pytest.FixtureRequest, server: LiveServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Scene]:
-    folder = tmp_path_factory.mktemp("proxy")
-    found = Scene(server, folder, request.param)
+    found = Scene(server, tmp_path_factory.mktemp("proxy"), request.param)
     yield found
     found.stop()
 

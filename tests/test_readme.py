@@ -143,8 +143,7 @@ def test_the_start_prints_what_the_readme_says_and_its_curl_line_gets_a_token(
 
 
 def test_what_the_readme_starts_in_other_terminals_is_there() -> None:
-    commands = [block.text.strip() for block in blocks() if block.language == "console"]
-    assert commands == STARTS
+    assert [block.text.strip() for block in blocks() if block.language == "console"] == STARTS
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert set(re.findall(r"`make (\w+)`", README)) <= set(targets)
 

@@ -162,8 +162,7 @@ def test_twenty_at_once_get_one_successor(server: LiveServer, alice: Person) -> 
 
     assert Counter(answer.status_code for answer in answers) == {200: 20}
     (successor,) = {answer.json()["refresh_token"] for answer in answers}
-    following = done(refresh(server.client(), successor))["refresh_token"]
-    assert following != successor
+    assert done(refresh(server.client(), successor))["refresh_token"] != successor
 
 
 @pytest.mark.slow
@@ -173,8 +172,7 @@ def test_twenty_at_once_over_two_servers_and_after_a_restart(
     with LiveServer(database_url, tmp_path) as one, LiveServer(database_url, tmp_path) as other:
         admin = one.admin()
         todo = make_service(admin)
-        alice = make_person(admin, f"{todo}:read")
-        first = begin(alice)["refresh_token"]
+        first = begin(make_person(admin, f"{todo}:read"))["refresh_token"]
         clients = [(one, other)[number % 2].client() for number in range(20)]
         with ThreadPoolExecutor(20) as threads:
             answers = list(threads.map(lambda client: refresh(client, first), clients))
@@ -193,8 +191,7 @@ def test_scope_and_audience_narrow_one_token_and_never_widen(
     server: LiveServer, admin: Client, todo: str
 ) -> None:
     bill = make_service(admin)
-    scopes = [f"{todo}:read", f"{todo}:write", f"{bill}:read"]
-    person = make_person(admin, *scopes)
+    person = make_person(admin, *[f"{todo}:read", f"{todo}:write", f"{bill}:read"])
     asked = f"offline_access {todo}:read {bill}:read"
     token = begin(person, scope=asked)["refresh_token"]
     anybody = server.client()
@@ -270,8 +267,7 @@ def test_a_session_ends_with_its_service_and_does_not_begin_anew_with_the_next_o
             admin.post("/services", json={**body, "audience": audience, "refresh_allowed": True}),
             201,
         )
-        granted = {"add": {"scopes": [f"{gone}:read"]}}
-        done(admin.patch(f"{person.path}/grants", json=granted))
+        done(admin.patch(f"{person.path}/grants", json={"add": {"scopes": [f"{gone}:read"]}}))
     refused(refresh(server.client(), both))
     refused(refresh(server.client(), alone))
     done(refresh(server.client(), kept))
@@ -515,8 +511,7 @@ def test_a_new_secret_key_in_front_ends_no_session() -> None:
     session_id = new_id()
     token = refresh_token_format.first(Safe([old]), session_id)
     both = Safe([new, old])
-    read = refresh_token_format.read(both, token.text)
-    assert read == token
+    assert refresh_token_format.read(both, token.text) == token
     following = refresh_token_format.successors(both, token)
     assert refresh_token_format.read(Safe([new]), following[0].text) == following[0]
     # A retry finds the successor that was made before the change, too.

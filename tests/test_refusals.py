@@ -34,8 +34,7 @@ def keyosk(prepared_url: str, clock: Clock) -> Iterator[Installation]:
         made.services.create(
             OPERATOR, name="todo", scopes=[Scope("todo:read")], refresh_allowed=True
         )
-        grants = [Grant(ADMIN), Grant("todo:read")]
-        made.grants.create_account(OPERATOR, grants, username="alice")
+        made.grants.create_account(OPERATOR, [Grant(ADMIN), Grant("todo:read")], username="alice")
         yield made
 
 

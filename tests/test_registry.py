@@ -51,8 +51,7 @@ def ask(client: Client, registry: str, *scopes: str, **others: str) -> requests.
 
 
 def access(answer: requests.Response) -> list[dict[str, Any]]:
-    claims = jwt.decode(done(answer)["token"], options={"verify_signature": False})
-    return list(claims["access"])
+    return list(jwt.decode(done(answer)["token"], options={"verify_signature": False})["access"])
 
 
 def test_a_client_gets_what_it_asked_for_and_the_account_holds(
@@ -76,8 +75,7 @@ def test_a_client_gets_what_it_asked_for_and_the_account_holds(
     assert body["scope"] == pull
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", body["issued_at"])
     assert answer.headers["Cache-Control"] == "no-store"
-    decoded = jwt.decode_complete(body["token"], options={"verify_signature": False})
-    claims = decoded["payload"]
+    claims = jwt.decode_complete(body["token"], options={"verify_signature": False})["payload"]
     assert claims["access"] == [{"type": "repository", "name": f"{team}/app", "actions": ["pull"]}]
     assert (claims["aud"], claims["iss"]) == (registry, server.url)
     assert claims["exp"] - claims["iat"] == body["expires_in"]
@@ -116,11 +114,10 @@ def test_access_is_never_more_than_is_held(
     held = [scope["name"] for scope in done(admin.get(f"/services/{registry}"))["scopes"]]
     alice = make_person(admin, *held)
     found = access(ask(alice.login(), registry, *(text.replace("{}", team) for text in asked)))
-    expected = [
+    assert found == [
         {"type": "repository", "name": name.format(team), "actions": actions}
         for name, actions in granted
     ]
-    assert found == expected
 
 
 def test_other_services_scopes_and_a_keys_limit_count(admin: Client) -> None:
@@ -158,8 +155,7 @@ def test_whoever_may_not_log_in_gets_nothing(server: LiveServer, admin: Client) 
 
 def test_wrong_passwords_of_registry_clients_are_throttled(admin: Client) -> None:
     registry = make_registry(admin, unique("team"))
-    alice = make_person(admin)
-    wrong = alice.login("wrong")
+    wrong = make_person(admin).login("wrong")
     answers = [ask(wrong, registry).status_code for _ in range(15)]
     assert (answers[0], answers[-1]) == (401, 429)
 
@@ -171,10 +167,8 @@ def test_other_services_know_no_such_request(admin: Client, service: str) -> Non
     alice = make_person(admin)
     answer = ask(alice.login(), service, "repository:a/b:pull")
     assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
-    plain = alice.login().get("/auth/token", params={"service": service})
-    assert "token" not in done(plain)
-    posted = alice.login().post("/auth/token", data={"service": service})
-    assert "token" not in done(posted)
+    assert "token" not in done(alice.login().get("/auth/token", params={"service": service}))
+    assert "token" not in done(alice.login().post("/auth/token", data={"service": service}))
 
 
 def test_ordinary_tokens_give_nothing_in_a_registry(admin: Client) -> None:
@@ -209,8 +203,7 @@ def test_keyosk_knows_its_tokens_by_either_kid(
         done(alice.post("/auth/revoke", data={"token": text}))
         assert not done(alice.post("/auth/introspect", data={"token": text}))["active"]
         assert done(alice.post("/auth/introspect", data={"token": other}))["active"]
-        path = f"/signing-keys/{key['kid']}/compromise"
-        done(admin.post(path, json={}))
+        done(admin.post(f"/signing-keys/{key['kid']}/compromise", json={}))
         assert not done(alice.post("/auth/introspect", data={"token": other}))["active"]
 
 
@@ -337,8 +330,7 @@ def image(folder: Path) -> str:
         "layers": [blob(gzip.compress(raw.getvalue()), "layer.v1.tar+gzip")],
     }
     shown = blob(json.dumps(manifest).encode(), "manifest.v1+json")
-    index = {"schemaVersion": 2, "manifests": [shown]}
-    (folder / "index.json").write_text(json.dumps(index))
+    (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [shown]}))
     (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
     return f"oci:{folder}"
 

@@ -86,8 +86,7 @@ def away(server: LiveServer, tmp_path: Path) -> Terminal:
 )
 def test_no_header_makes_a_caller_the_operator(server: LiveServer, name: str) -> None:
     for value in ("operator", "Caller(account_id=None)", "True", "in-process.invalid"):
-        answer = server.client().get("/accounts", headers={name: value})
-        assert answer.status_code in (400, 401)
+        assert server.client().get("/accounts", headers={name: value}).status_code in (400, 401)
 
 
 @pytest.mark.attack
@@ -178,8 +177,7 @@ def test_an_api_key_logs_in_by_itself(away: Terminal, admin: Client) -> None:
     assert (ended.code, ended.err) == (0, "")
     assert ended.out == f"Logged in at {away.url} as {person.username}.\n"
     assert away.run("account", "show", "me", "--json").code == 0
-    refused = away.run("account", "create", unique("by-key")).refused()
-    assert "keyosk:accounts:write" in refused
+    assert "keyosk:accounts:write" in away.run("account", "create", unique("by-key")).refused()
 
 
 def test_a_wrong_secret_is_refused_and_told_nowhere(away: Terminal, server: LiveServer) -> None:
@@ -326,15 +324,13 @@ def test_a_link_in_the_place_of_the_file_is_not_followed(away: Terminal) -> None
 def test_a_damaged_file_is_told_and_not_repeated(away: Terminal, text: str) -> None:
     away.logged_in()
     away.file.write_bytes(text.encode(errors="surrogateescape"))
-    said = away.run("account", "list").refused()
-    assert "is damaged: remove it and log in again" in said
+    assert "is damaged: remove it and log in again" in away.run("account", "list").refused()
 
 
 def test_a_state_folder_that_is_no_absolute_path_counts_as_none(
     server: LiveServer, tmp_path: Path
 ) -> None:
-    user = Terminal(tmp_path, server.url, XDG_STATE_HOME="state", HOME=str(tmp_path))
-    user.logged_in()
+    Terminal(tmp_path, server.url, XDG_STATE_HOME="state", HOME=str(tmp_path)).logged_in()
     assert (tmp_path / ".local" / "state" / "keyosk" / "logins.json").is_file()
     assert not (tmp_path / "state").exists()
 
@@ -384,8 +380,7 @@ def test_settings_on_the_command_line_win_over_a_server_in_the_environment(
     (tmp_path / "here.env").write_text("".join(lines))
     user = Terminal(tmp_path, "https://keyosk.invalid")
     assert user.run("account", "show", "admin", "--config", "here.env").code == 0
-    both = user.run("account", "list", "--config", "here.env", "--server", server.url)
-    assert both.code == 2
+    assert user.run("account", "list", "--config", "here.env", "--server", server.url).code == 2
 
 
 MACHINE = (
@@ -606,8 +601,7 @@ def answering(
     listening = Server(("127.0.0.1", 0), Handler)
     if context is not None:
         listening.socket = context.wrap_socket(listening.socket, server_side=True)
-    thread = threading.Thread(target=listening.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
+    threading.Thread(target=listening.serve_forever, args=(0.05,), daemon=True).start()
     try:
         scheme = "http" if context is None else "https"
         yield f"{scheme}://127.0.0.1:{listening.server_address[1]}"

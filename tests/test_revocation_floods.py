@@ -147,8 +147,7 @@ def test_whoever_polls_refuses_each_token_that_was_revoked(
         elif step == "end a session":
             text, refresh_token = session_of(keyosk, account)
             revoked.append(text)
-            session = keyosk.sessions.find(refresh_token).session
-            keyosk.sessions.end(OPERATOR, account, session.id)
+            keyosk.sessions.end(OPERATOR, account, keyosk.sessions.find(refresh_token).session.id)
         elif step == "revoke all":
             keyosk.accounts.revoke_tokens(OPERATOR, account)
             revoked += good
@@ -255,8 +254,7 @@ def minted_by(keyosk: Installation, account: str, key: str) -> str:
 def test_an_account_with_a_great_many_keys_has_one_entry_for_all_of_them(
     keyosk: Installation, clock: Clock, alice: str
 ) -> None:
-    bob = made_account(keyosk)
-    his = minted(keyosk, bob)
+    his = minted(keyosk, made_account(keyosk))
     keys = keys_of(keyosk, alice, MOST_KEYS + 20)
     texts = [minted_by(keyosk, alice, key) for key in keys[::40]]
     (kept,) = keys_of(keyosk, alice, 1)
@@ -370,13 +368,11 @@ def test_a_token_by_a_node_that_is_ahead_stays_revoked(
 def test_entries_from_before_know_no_account_and_stay(
     keyosk: Installation, clock: Clock, alice: str
 ) -> None:
-    old = minted(keyosk, alice)
-    revoke(keyosk, alice, old)
+    revoke(keyosk, alice, minted(keyosk, alice))
     keyosk.database.raw.execute_sql("UPDATE revocation SET account = NULL, issued_at = NULL")
     for text in [minted(keyosk, alice) for _ in range(BOUND)]:
         revoke(keyosk, alice, text)
-    found = rows_of(keyosk, "SELECT claim FROM revocation ORDER BY sequence")
-    assert found == [("jti",), ("sub",)]
+    assert rows_of(keyosk, "SELECT claim FROM revocation ORDER BY sequence") == [("jti",), ("sub",)]
 
 
 @pytest.fixture

@@ -91,8 +91,7 @@ class Somebody:
         self.key: str = self.admin.post(f"{self.path}/api-keys", json={"name": "k"}).json()[
             "secret"
         ]
-        login = server.client(self.name, PASSWORD)
-        asked = login.post("/auth/token", data={"audience": "keyosk"})
+        asked = server.client(self.name, PASSWORD).post("/auth/token", data={"audience": "keyosk"})
         self.token: str = asked.json()["access_token"]
 
     def statuses(self, server: LiveServer) -> list[int]:

@@ -138,8 +138,7 @@ def test_a_change_of_a_role_reaches_its_holders_at_once(admin: Client, todo: str
 
 
 def test_a_key_that_is_limited_gets_of_a_role_only_its_limit(admin: Client, todo: str) -> None:
-    role = make_role(admin, f"{todo}:read", f"{todo}:write")
-    person = make_person(admin, roles=(role,))
+    person = make_person(admin, roles=(make_role(admin, f"{todo}:read", f"{todo}:write"),))
     _, secret = make_key(admin, person, scopes=[f"{todo}:read"])
     assert claims(person.login(secret))["scope"] == f"{todo}:read"
 
@@ -185,8 +184,7 @@ def test_the_commands_make_list_change_and_delete_roles(
     ):
         assert server.run(*arguments).returncode == 0
     assert done(admin.get(f"/roles/{name}"))["scopes"] == [f"{todo}:write"]
-    granted = done(admin.get(f"{person.path}/grants"))["roles"]
-    assert granted == [{"name": name, "until": LATER}]
+    assert done(admin.get(f"{person.path}/grants"))["roles"] == [{"name": name, "until": LATER}]
 
     refused = server.run("role", "delete", name)
     assert (refused.returncode, "1 account" in refused.stderr) == (1, True)
@@ -284,8 +282,7 @@ def test_a_service_chooses_the_algorithm_and_verifiers_find_the_key(
     assert found["scope"] == f"{service}:read"
     # The installation's own goes on: for other services, and for who does not mind.
     assert token(client, audience=todo)[0]["alg"] == "ES256"
-    both = token(client, scope=f"{todo}:read {service}:read")
-    assert both[0]["alg"] == algorithm
+    assert token(client, scope=f"{todo}:read {service}:read")[0]["alg"] == algorithm
     assert token(client)[0]["alg"] == "ES256"
 
 
@@ -318,8 +315,7 @@ def test_what_is_in_use_is_deleted_only_by_force(admin: Client, how: str) -> Non
     assert answer.status_code == (204 if how == "delete" else 200), answer.text
     kept = [] if how == "delete" else [read]
     assert done(admin.get(f"/roles/{role}"))["scopes"] == kept
-    granted = [done(admin.get(f"{person.path}/grants"))["scopes"] for person in people]
-    assert granted == [[], kept]
+    assert [done(admin.get(f"{person.path}/grants"))["scopes"] for person in people] == [[], kept]
     assert claims(people[0].login())["scope"] == ""
 
 

@@ -265,8 +265,7 @@ def test_a_token_that_was_narrowed_gives_no_more_than_it_has(admin: Client, vict
     narrow = make_person(admin, ADMIN).bearer(scope=GRANT)
 
     for unheld in (ADMIN, READ):
-        refusal = narrow.put(f"{victim.path}/grants", json={"scopes": [unheld]})
-        assert_refused(refusal, RULE)
+        assert_refused(narrow.put(f"{victim.path}/grants", json={"scopes": [unheld]}), RULE)
 
 
 def test_an_account_is_made_with_no_more_than_its_maker_holds(admin: Client, todo: str) -> None:
@@ -274,8 +273,7 @@ def test_an_account_is_made_with_no_more_than_its_maker_holds(admin: Client, tod
     maker = make_person(admin, WRITE, GRANT).bearer()
     username, role = live.unique("made"), make_role(admin, f"{todo}:write")
     for given in ({"scopes": [ADMIN]}, {"scopes": [f"{todo}:read"]}, {"roles": [role]}):
-        refusal = maker.post("/accounts", json={"username": username, "grants": given})
-        assert_refused(refusal, RULE)
+        assert_refused(maker.post("/accounts", json={"username": username, "grants": given}), RULE)
     body = {"username": username, "grants": {"scopes": [GRANT]}}
     assert_refused(clerk.post("/accounts", json=body), "insufficient_scope")
     assert admin.get(f"/accounts/{username}").status_code == 404
@@ -359,8 +357,7 @@ def test_an_account_with_more_rights_is_out_of_reach(admin: Client, todo: str, h
     small = make_person(admin, READ, WRITE, GRANT).bearer()
 
     for method, below, body, _ in REACHES:
-        answer = small.request(method, above.path + below.format(key=key), json=body)
-        assert_refused(answer, RULE)
+        assert_refused(small.request(method, above.path + below.format(key=key), json=body), RULE)
     remaining: dict[str, list[str]] = {"scopes": [], "roles": []}
     assert_refused(small.put(f"{above.path}/grants", json=remaining), RULE)
 
@@ -507,8 +504,7 @@ def test_a_body_that_claims_to_be_of_another_account_changes_nothing(
     key, _ = make_key(admin, person)
     claims = (("id", person.id), ("account", person.id), ("account_id", person.id), ("sub", "x"))
     for name, value in claims:
-        body = {"name": "stolen", name: value}
-        answer = client.post(f"{victim.path}/api-keys", json=body)
+        answer = client.post(f"{victim.path}/api-keys", json={"name": "stolen", name: value})
         assert_refused(answer, "insufficient_scope")
         answer = client.put(f"{victim.path}/password", json={"password": NEW_PASSWORD, name: value})
         assert_refused(answer, "insufficient_scope")
@@ -623,8 +619,7 @@ def test_the_last_key_of_an_admin_without_a_password_stays(lonely: Lonely) -> No
 @pytest.mark.slow
 @table("how", ["disabled", "deleted", "stripped", "left without credential"])
 def test_of_two_admins_one_may_go(lonely: Lonely, how: str) -> None:
-    by = lonely.last.login(ADMIN_PASSWORD)
-    second = make_person(by, roles=(lonely.role,))
+    second = make_person(lonely.last.login(ADMIN_PASSWORD), roles=(lonely.role,))
 
     answer = TAKE_AWAY[how](Lonely(second, lonely.role, lonely.deputy))
 

@@ -287,8 +287,7 @@ def test_codes_are_throttled_and_the_owner_at_home_is_not_delayed(node: Node) ->
     assert _shown(node, codes[0]) == 303  # home is known from now on
     thief = node.tab("198.51.100.1")
     thief.log_in()
-    statuses = [thief.show("000000").status_code for _ in range(7)]
-    assert statuses == [401] * 6 + [429]
+    assert [thief.show("000000").status_code for _ in range(7)] == [401] * 6 + [429]
     answer = thief.show(codes[1])  # a right one neither
     assert (answer.status_code, int(answer.headers["Retry-After"]) > 0) == (429, True)
     assert "Too many wrong codes" in Page(answer).text
@@ -323,8 +322,7 @@ def test_who_is_guessed_at_by_second_factors_is_seen_at_once(node: Node) -> None
     node.clock.now += 60
     thief = node.tab("198.51.100.1")
     thief.log_in()
-    statuses = [thief.show("000000").status_code for _ in range(7)]
-    assert statuses == [401] * 6 + [429]
+    assert [thief.show("000000").status_code for _ in range(7)] == [401] * 6 + [429]
     node.tab("203.0.113.5").log_in("alice", "not the password at all")
     for pause in (0, 60):  # also when the counts of the minute are rows
         node.clock.now += pause
@@ -577,8 +575,7 @@ def test_a_change_of_second_factors_ends_logins_to_the_console_and_no_other(
         case "add":
             enrol_another(browser, phone)
         case "renew codes":
-            page = Page(browser.post(f"{_MINE}/recovery-codes", own))
-            assert page.h1 == "Recovery codes"
+            assert Page(browser.post(f"{_MINE}/recovery-codes", own)).h1 == "Recovery codes"
         case "remove":
             path = f"/console/accounts/me/second-factors/{codes}/remove"
             assert browser.post(path, own).status_code == 303
@@ -643,8 +640,7 @@ def test_a_password_alone_removes_no_second_factor_of_its_own(
     wrong = {"confirm": "yes", "current_password": "not the password at all"}
     assert browser.post(path, wrong).status_code == 403
     assert browser.is_logged_in()
-    page = browser.act(path, PASSWORD)
-    assert page.h1 == "Log in"
+    assert browser.act(path, PASSWORD).h1 == "Log in"
     assert not browser.is_logged_in()
     assert done(own.get("/accounts/me/second-factors"))["items"] == []
     assert logged_in(server, person.username).is_logged_in()
@@ -664,8 +660,7 @@ def test_an_admin_lists_and_removes_the_second_factors_of_others(
     root = logged_in(server, make_person(admin, "keyosk:admin").username)
     page = root.get(f"/console/accounts/{person.id}")
     assert "Phone authenticator app" in page.text
-    act = f"/console/accounts/{person.id}/second-factors/{listed[0]['id']}/remove"
-    page = root.act(act)
+    page = root.act(f"/console/accounts/{person.id}/second-factors/{listed[0]['id']}/remove")
     assert "second factor was removed" in page.text
     assert done(admin.get(path))["items"] == []
     assert done(admin.delete(f"{path}/{listed[0]['id']}"), 404)["code"] == "not_found"
@@ -730,8 +725,7 @@ def test_the_first_admin_gets_in_where_admins_need_a_second_factor(prepared_url:
     keyosk = Installation(config)
     tab = Node(keyosk, Clock(), app.create_app(keyosk)).tab()
     tab.log_in("admin", ADMIN_PASSWORD)
-    answer = tab.client.get("/console")
-    assert answer.headers["Location"] == _MINE
+    assert tab.client.get("/console").headers["Location"] == _MINE
     keyosk.database.close()
 
 

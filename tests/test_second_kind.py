@@ -72,8 +72,7 @@ def test_no_request_dies_of_a_full_shared_memory_folder() -> None:
         server = Odd(Path(folder))
         server.start_by(_NO_ROOM, "unshare", "--mount")
         with server:
-            key = key_of(server)
-            assert_answers(server, key)
+            assert_answers(server, key_of(server))
             assert server.count("keyosk_tokens_issued_total", credential="api_key") == 20
             assert server.count("keyosk_http_requests_total", route="none", status="404") == 20
 
@@ -122,8 +121,7 @@ def silent_reader() -> Iterator[tuple[int, int]]:
 
 def test_no_request_waits_for_a_reader_of_the_log_that_does_not_read(tmp_path: Path) -> None:
     with silent_reader() as (reader, writer), Odd(tmp_path, stderr=writer) as server:
-        key = key_of(server)
-        assert_answers(server, key, times=30)
+        assert_answers(server, key_of(server), times=30)
         # Once it reads again, the log says that something is missing in it.
         os.set_blocking(reader, False)
         lines = b""
@@ -188,8 +186,7 @@ def test_a_process_without_a_part_counts_nothing_and_lives() -> None:
     counts = SharedCounts(1)
     while os.read(counts._free, 1) and _is_open(counts._free):
         pass
-    metrics = Metrics(counts)
-    metrics.request("GET", "/auth/jwks", "200", seconds=0.1)
+    Metrics(counts).request("GET", "/auth/jwks", "200", seconds=0.1)
     assert counts.totals() == {}
 
 

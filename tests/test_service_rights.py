@@ -40,8 +40,7 @@ class Shop:
 @pytest.fixture
 def shop(admin: Client) -> Shop:
     billing, front = make_service(admin), make_service(admin)
-    alice = make_person(admin, f"{front}:read", f"{billing}:write")
-    return Shop(billing, front, alice)
+    return Shop(billing, front, make_person(admin, f"{front}:read", f"{billing}:write"))
 
 
 # --- Services: field x the right that it hands out x who may --------------------------------------

@@ -96,21 +96,18 @@ def test_of_services_made_at_once_with_one_scope_one_is_made(
 def test_scopes_that_are_put_at_once_end_as_one_of_them_put_them(
     server: LiveServer, admin: Client
 ) -> None:
-    made = make(admin, "a")
-    name = made["name"]
+    name = make(admin, "a")["name"]
     bearer = str(admin.session.headers["Authorization"]).removeprefix("Bearer ")
     wishes = [[f"{name}:a", f"{name}:{letter}"] for letter in "bcdefgbcdefg"]
 
     def put(scopes: list[str]) -> int:
         client = Client(server.url, token=bearer)
         with client.session:
-            body = {"scopes": scopes}
-            return client.put(f"/services/{name}/scopes", json=body).status_code
+            return client.put(f"/services/{name}/scopes", json={"scopes": scopes}).status_code
 
     with ThreadPoolExecutor(12) as pool:
         assert set(pool.map(put, wishes)) == {200}
-    left = [scope["name"] for scope in admin.get(f"/services/{name}").json()["scopes"]]
-    assert left in wishes
+    assert [scope["name"] for scope in admin.get(f"/services/{name}").json()["scopes"]] in wishes
 
 
 # --- Changes --------------------------------------------------------------------------------------
@@ -120,33 +117,28 @@ def test_a_patch_changes_several_things_at_once_or_none(admin: Client) -> None:
     made = make(admin, "old")
     path = f"/services/{made['id']}"
     name = unique("renamed")
-    patch = {"name": name, "title": "T", "scopes": [f"{name}:new"]}
-    changed = admin.patch(path, json=patch).json()
+    changed = admin.patch(path, json={"name": name, "title": "T", "scopes": [f"{name}:new"]}).json()
     assert (changed["name"], changed["title"]) == (name, "T")
     assert changed["scopes"] == [{"name": f"{name}:new", "description": ""}]
     assert changed["audience"] == made["audience"]  # verifiers rely on it
     assert admin.get(f"/services/{made['name']}").status_code == 404
-    bad = {"title": "U", "scopes": ["keyosk:new"]}
-    problem(admin.patch(path, json=bad), 422, "scopes")
+    problem(admin.patch(path, json={"title": "U", "scopes": ["keyosk:new"]}), 422, "scopes")
     assert changed.pop("effective_at_latest")  # its old scope went
     assert admin.get(path).json() == changed
 
 
 @pytest.mark.every_database(always=True)
 def test_a_scope_that_stays_keeps_its_grants_and_one_that_goes_loses_them(admin: Client) -> None:
-    made = make(admin, "read", "write")
-    name = made["name"]
+    name = make(admin, "read", "write")["name"]
     holder = make_person(admin, f"{name}:read", f"{name}:write")
     login = holder.login()
     path = f"/services/{name}/scopes"
     body = {"scopes": [{"name": f"{name}:read", "description": "new words"}, f"{name}:new"]}
     for query in ("", "?force=false"):
-        refused = problem(admin.put(path + query, json=body), 409)
-        assert refused["code"] == "in_use"
+        assert problem(admin.put(path + query, json=body), 409)["code"] == "in_use"
     both = [f"{name}:read", f"{name}:write"]
     assert admin.get(f"{holder.path}/grants").json()["scopes"] == both
-    put = admin.put(f"{path}?force=true", json=body)
-    assert put.json()["scopes"] == [
+    assert admin.put(f"{path}?force=true", json=body).json()["scopes"] == [
         {"name": f"{name}:new", "description": ""},
         {"name": f"{name}:read", "description": "new words"},
     ]

@@ -252,8 +252,7 @@ def test_no_private_number_is_in_the_document_or_in_any_repr(open_keys: Open) ->
     key = first_key(keys)
     signer = keys.signer(None)
     secret = signer.key.private_numbers().private_value  # type: ignore[union-attr]
-    document = keys.current.document.text.decode()
-    shown = document + repr(key) + repr(keys.current) + repr(signer)
+    shown = keys.current.document.text.decode() + repr(key) + repr(keys.current) + repr(signer)
     assert key.kid in shown
     assert '"d"' not in shown
     assert str(secret) not in shown

@@ -130,8 +130,7 @@ def test_a_proxy_that_names_no_client_is_the_client() -> None:
 def test_a_unix_socket_is_a_proxy_where_that_is_said() -> None:
     assert of("", X_FORWARDED_FOR=V4) == "unix"
     source = Source([*PROXIES, "unix"])
-    behind = {"REMOTE_ADDR": "", "HTTP_X_FORWARDED_FOR": f"198.51.100.9, {V4}"}
-    assert source.of(behind) == V4
+    assert source.of({"REMOTE_ADDR": "", "HTTP_X_FORWARDED_FOR": f"198.51.100.9, {V4}"}) == V4
     assert source.of({"REMOTE_ADDR": ""}) == "unix"
     assert source.of({"REMOTE_ADDR": V4, "HTTP_X_FORWARDED_FOR": "198.51.100.9"}) == V4
     # No client becomes one by a header.

@@ -77,8 +77,7 @@ def test_a_first_start_whose_port_is_taken_leaves_an_empty_database_empty(
 ) -> None:
     settings = {"database_url": database_url, "secret_key": "x" * 43, "metrics_bind": "off"}
     refusal(run(tmp_path, "serve", bind=f"127.0.0.1:{taken}", **settings))
-    said = refusal(run(tmp_path, "account", "list", **settings))
-    assert "not set up" in said
+    assert "not set up" in refusal(run(tmp_path, "account", "list", **settings))
 
 
 def test_the_password_is_told_once_the_port_is_taken_by_keyosk_itself(tmp_path: Path) -> None:
@@ -347,8 +346,7 @@ def test_the_first_process_of_a_container_stops_while_it_still_starts(tmp_path: 
         fcntl.flock(lock, fcntl.LOCK_EX)  # so that it waits for another that sets up
         started = subprocess.Popen([*container, *command("serve")], env=settings, cwd=tmp_path)
         try:
-            first = waiting_for(tmp_path / "keyosk.db.lock", started.pid)
-            first.terminate()
+            waiting_for(tmp_path / "keyosk.db.lock", started.pid).terminate()
             assert started.wait(60) == 128 + signal.SIGTERM
         finally:
             started.kill()

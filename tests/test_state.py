@@ -21,8 +21,7 @@ ADMIN = ("admin", ADMIN_PASSWORD)
 
 
 def ask(installation: Installation, path: str, **query: Any) -> Any:
-    client = app.create_app(installation).test_client()
-    answer = client.get(path, query_string=query, auth=ADMIN)
+    answer = app.create_app(installation).test_client().get(path, query_string=query, auth=ADMIN)
     assert answer.status_code == 200, answer.text
     return answer.json
 
@@ -64,14 +63,12 @@ def test_sessions_of_everybody_are_listed_while_they_last(
     first, second = listed
     assert first["id"] < second["id"]
     assert {each["username"] for each in (first, second)} == {alice.username}
-    own = done(admin.get(f"{alice.path}/tokens"))["items"]
-    assert own == [
+    assert done(admin.get(f"{alice.path}/tokens"))["items"] == [
         {name: each[name] for name in each if name not in ("account_id", "username")}
         for each in (first, second)
     ]
     newest = done(admin.get("/refresh-sessions", params={"sort": "-created_at"}))["items"]
-    everybody = {each["username"] for each in newest}
-    assert {alice.username, bob.username} <= everybody
+    assert {alice.username, bob.username} <= {each["username"] for each in newest}
     (console,) = done(admin.get("/console-sessions", params={"owner": alice.id}))["items"]
     assert (console["account_id"], console["agent"]) == (alice.id, "Mozilla/5.0")
     assert admin.delete(f"{alice.path}/tokens").status_code == 200

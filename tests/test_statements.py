@@ -61,8 +61,7 @@ def admin(prepared_url: str, clock: Clock) -> Iterator[Requests]:
             OPERATOR, [Grant("todo:read")], username="alice", password=PASSWORD
         )
         # The first login ever is written down.
-        requests = Requests(keyosk)
-        yield requests
+        yield Requests(keyosk)
 
 
 def test_what_a_request_asks_the_database(admin: Requests) -> None:
@@ -156,8 +155,7 @@ def test_a_patch_with_nothing_new_writes_nothing(
         assert answer.json == before.json
         assert answer.headers["ETag"] == before.headers["ETag"]
         assert [text for text in texts if not text.startswith("SELECT")] == []
-        stale = admin.ask("PATCH", path, patch, headers={"If-Match": '"4711"'})
-        assert stale.status_code == 412
+        assert admin.ask("PATCH", path, patch, headers={"If-Match": '"4711"'}).status_code == 412
     assert len(rows_of(keyosk, f"SELECT id FROM {EVERY_AUDIT_ROW}")) == rows
     # To JSON, true and 1 are two values.
     if path == "/accounts/alice":

@@ -742,8 +742,7 @@ def prepared_login(database: Database) -> tuple[Account, ApiKey, bytes]:
     services.add(service("mail", "mail:read", enabled=False, audience="https://mail"))
     choosy = frozenset({CredentialKind.API_KEY})
     services.add(service("quiet", "quiet:read", on_request_only=True, accepts=choosy))
-    claims = ("team", "site")
-    services.add(service("plain", "plain:read", claims=claims, signing_algorithm="EdDSA"))
+    services.add(service("plain", "plain:read", claims=("team", "site"), signing_algorithm="EdDSA"))
     editor, empty = role("editor", "plain:read", "todo:read", "todo:write"), role("empty")
     for each in (editor, empty):
         RoleStore(database).add(each)
@@ -893,8 +892,7 @@ def test_a_token_by_api_key_takes_one_query_and_no_write(installation: Installat
         ["INSERT", "INTO", '"waiting_audit_row"'],
     ]
     for _ in range(3):
-        again = ask()
-        assert again == first[:1]
+        assert ask() == first[:1]
 
 
 def test_an_unknown_api_key_is_looked_for_and_its_failure_counted(

@@ -161,8 +161,7 @@ def test_the_driver_that_is_not_is_an_extra() -> None:
 def test_a_licence_that_metadata_cannot_tell_is_the_one_of_the_licence_file(
     sbom: dict[str, Any],
 ) -> None:
-    stated = {each["name"]: licences(each) for each in sbom["components"]}
-    assert stated["peewee"] == {"MIT"}
+    assert {each["name"]: licences(each) for each in sbom["components"]}["peewee"] == {"MIT"}
     files = distribution("peewee").files or []
     (text,) = [each.read_text() for each in files if each.name == "LICENSE"]
     assert "Permission is hereby granted, free of charge, to any person" in text

@@ -206,8 +206,7 @@ def test_a_very_long_list_is_not_drawn(draw: Draw, server: LiveServer, admin: Cl
     lines = "".join(f'{{"username": "{stem}-{number:04}"}}\n' for number in range(1001))
     imported = keyosk(server.environment, server.folder, "account", "import", "-", text=lines)
     assert imported.code == 0, imported.err
-    drawn = draw("account", "list", "--query", stem, "--limit", "1000").out
-    assert BOLD in drawn
+    assert BOLD in draw("account", "list", "--query", stem, "--limit", "1000").out
     plain = draw("account", "list", "--query", stem).out
     assert "\x1b" not in plain
     rows = [line.split()[0] for line in plain.splitlines()[1:]]

@@ -95,8 +95,7 @@ def test_many_wrong_guesses_at_few_names_are_no_new_names(timed: Installation) -
 
 def test_every_spelling_of_a_name_is_the_same_name(timed: Installation) -> None:
     spellings = ["alice", "ALICE", "Alice", "\uff21lice", "aLiCe"]
-    ended = Counter(attempt(timed, name, "not it", HERE) for name in spellings * 5)
-    assert ended["wrong"] == 12
+    assert Counter(attempt(timed, name, "not it", HERE) for name in spellings * 5)["wrong"] == 12
 
 
 def test_a_header_counts_for_every_name_that_it_can_mean(timed: Installation) -> None:
@@ -280,8 +279,7 @@ def test_sixty_guesses_at_once_from_sixty_sources(server: LiveServer, person: Pe
 
 def test_sixty_right_logins_at_once_are_let_in(server: LiveServer, person: Person) -> None:
     client = server.client()
-    ended = at_once([lambda: guess(server, client, person.username, PASSWORD)] * 60)
-    assert ended == {200: 60}
+    assert at_once([lambda: guess(server, client, person.username, PASSWORD)] * 60) == {200: 60}
 
 
 def test_the_answer_says_how_long_to_wait_and_nothing_else(

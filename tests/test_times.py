@@ -72,8 +72,7 @@ def over(admin: Client) -> tuple[str, str]:
         data=json.dumps(line) + "\n",
         headers={"Content-Type": "application/x-ndjson"},
     )
-    first = json.loads(done.text.splitlines()[0])
-    assert first["status"] == "created", done.text
+    assert json.loads(done.text.splitlines()[0])["status"] == "created", done.text
     return name, scope
 
 
@@ -86,8 +85,7 @@ def test_an_end_that_is_only_repeated_is_taken(
     body = {field: shown[field] for field in ("display_name", "expires_at", "claims")}
     assert admin.patch(path, json={**body, "display_name": "Other"}).status_code == 200
     assert_refused(admin.patch(path, json={"expires_at": "2020-01-02T00:00:00Z"}), "expires_at")
-    granted = admin.get(f"{path}/grants").json()
-    assert admin.put(f"{path}/grants", json=granted).status_code == 200
+    assert admin.put(f"{path}/grants", json=admin.get(f"{path}/grants").json()).status_code == 200
     ended = {"name": scope, "until": PAST}
     assert admin.patch(f"{path}/grants", json={"add": {"scopes": [ended]}}).status_code == 200
     more = {"name": scope, "with": "password", "until": PAST}
@@ -182,8 +180,7 @@ def test_a_time_that_is_none_is_refused_everywhere(admin: Client, text: str, sen
     assert_refused(
         admin.patch(f"/accounts/{name}", json={"expires_at": text}), "expires_at", sentence
     )
-    answer = admin.get("/accounts", params={"created_after": text})
-    assert_refused(answer, "created_after", "")
+    assert_refused(admin.get("/accounts", params={"created_after": text}), "created_after", "")
     assert admin.get("/audit", params={"since": text}).status_code == 422
 
 
@@ -209,5 +206,4 @@ def test_the_command_takes_the_same_times_and_dates(admin: Client, server: LiveS
 )
 def test_a_time_of_another_place_is_taken(admin: Client, text: str, shown: str) -> None:
     name = make_account(admin)["username"]
-    changed = admin.patch(f"/accounts/{name}", json={"expires_at": text})
-    assert changed.json()["expires_at"] == shown
+    assert admin.patch(f"/accounts/{name}", json={"expires_at": text}).json()["expires_at"] == shown

@@ -352,5 +352,4 @@ def test_a_stream_and_a_pipeline_over_tls(tmp_path: Path) -> None:
             assert client.answer().body.startswith(b"100000 ")
         with SecureClient(server.port, context) as client:
             client.send(request("GET", "/environ"))
-            shown = json.loads(client.answer().body)
-            assert shown["wsgi.url_scheme"] == "https"
+            assert json.loads(client.answer().body)["wsgi.url_scheme"] == "https"

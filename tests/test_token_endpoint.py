@@ -361,9 +361,7 @@ def test_a_scope_of_another_audience_than_the_one_asked_for_is_refused(
 
 @table("scope", [" ", "  a", "a\tb", 'a"b', "a\\b", "\u00e9", "x" * 201])
 def test_a_malformed_scope_is_refused(alice: Account, scope: str) -> None:
-    answer = alice.by_key.post("/auth/token", data={"scope": scope})
-
-    assert_refused(answer, 400, "invalid_scope")
+    assert_refused(alice.by_key.post("/auth/token", data={"scope": scope}), 400, "invalid_scope")
 
 
 @table("target", ["no-such-service", "\u00e9", "a b", "x" * 300])
@@ -371,8 +369,7 @@ def test_an_audience_that_does_not_exist_is_refused(
     alice: Account, todo: Service, target: str
 ) -> None:
     for parameters in ({"audience": target}, {"resource": [todo.audience, target]}):
-        answer = alice.by_key.post("/auth/token", data=parameters)
-        assert_refused(answer, 400, "invalid_target")
+        assert_refused(alice.by_key.post("/auth/token", data=parameters), 400, "invalid_target")
 
 
 def test_a_disabled_service_gets_no_tokens_until_it_is_enabled(
@@ -404,8 +401,7 @@ def test_a_key_gives_the_scopes_that_it_is_limited_to_and_that_are_held_now(
 
     assert token(limited)["scope"] == todo.read
     assert token(nothing)["scope"] == ""
-    wider = limited.post("/auth/token", data={"scope": todo.write})
-    assert_refused(wider, 400, "invalid_scope")
+    assert_refused(limited.post("/auth/token", data={"scope": todo.write}), 400, "invalid_scope")
 
     account.grant(todo.write)
     assert token(limited)["scope"] == ""
@@ -422,8 +418,7 @@ def test_a_key_limited_to_a_part_of_keyosk_gives_an_admin_only_that(
 
     assert token(limited, audience="keyosk")["scope"] == "keyosk:accounts:read"
     for scope in ("keyosk:admin", "keyosk:accounts:write"):
-        wider = limited.post("/auth/token", data={"scope": scope})
-        assert_refused(wider, 400, "invalid_scope")
+        assert_refused(limited.post("/auth/token", data={"scope": scope}), 400, "invalid_scope")
 
 
 def test_a_grant_with_one_kind_of_credential_counts_for_no_other(
@@ -445,8 +440,7 @@ def test_a_grant_that_has_ended_is_not_held(
     server: LiveServer, admin: Client, todo: Service
 ) -> None:
     end = soon()
-    ended = {"name": todo.read, "until": rfc3339(end)}
-    account = Account(server, admin, ended, todo.write)
+    account = Account(server, admin, {"name": todo.read, "until": rfc3339(end)}, todo.write)
     wait_for(end)
 
     assert token(account.by_key)["scope"] == todo.write
@@ -518,9 +512,7 @@ def test_get_takes_the_same_parameters_in_the_query(
     bob: Account, todo: Service, calendar: Service
 ) -> None:
     resources = [todo.audience, calendar.audience]
-    answer = bob.by_key.get("/auth/token", params={"resource": resources, "lifetime": 60})
-
-    claims = issued(answer)
+    claims = issued(bob.by_key.get("/auth/token", params={"resource": resources, "lifetime": 60}))
     assert claims["aud"] == resources
     assert claims["exp"] - claims["iat"] == 60
     narrowed = issued(bob.by_key.get("/auth/token", params={"scope": calendar.read}))
@@ -544,9 +536,7 @@ def test_a_json_body_is_taken_too(bob: Account, todo: Service, calendar: Service
 
 
 def test_a_post_may_have_parameters_in_its_query(alice: Account, todo: Service) -> None:
-    answer = alice.by_key.post(f"/auth/token?scope={todo.write}", data={"lifetime": "60"})
-
-    claims = issued(answer)
+    claims = issued(alice.by_key.post(f"/auth/token?scope={todo.write}", data={"lifetime": "60"}))
     assert claims["scope"] == todo.write
     assert claims["exp"] - claims["iat"] == 60
 
@@ -573,8 +563,7 @@ def test_the_format_header_is_a_header_for_curl(server: LiveServer, alice: Accou
     assert answer.text.endswith("\n")
     name, _, value = answer.text.rstrip("\n").partition(": ")
     assert name == "Authorization"
-    me = server.client().get("/accounts/me", headers={name: value})
-    assert me.json()["id"] == alice.id
+    assert server.client().get("/accounts/me", headers={name: value}).json()["id"] == alice.id
 
 
 def test_a_format_that_is_asked_for_outweighs_the_accept_header(alice: Account) -> None:
@@ -586,9 +575,7 @@ def test_a_format_that_is_asked_for_outweighs_the_accept_header(alice: Account) 
 
 
 def test_an_unknown_format_is_refused(alice: Account) -> None:
-    answer = alice.by_key.post("/auth/token", data={"format": "xml"})
-
-    assert_refused(answer, 400, "invalid_request")
+    assert_refused(alice.by_key.post("/auth/token", data={"format": "xml"}), 400, "invalid_request")
 
 
 def test_head_is_answered_as_get_without_a_body(alice: Account) -> None:
@@ -896,8 +883,7 @@ def test_the_use_of_a_key_and_of_a_password_is_noted_soon(
         assert moment is not None
         assert start <= datetime.fromisoformat(moment).timestamp() <= time.time()
     # To be seen is no change of the object.
-    after = admin.get(account.path).headers["ETag"], admin.get(key_path).headers["ETag"]
-    assert after == before
+    assert (admin.get(account.path).headers["ETag"], admin.get(key_path).headers["ETag"]) == before
 
 
 def test_a_refused_login_is_not_noted(server: LiveServer, admin: Client) -> None:

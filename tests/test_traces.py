@@ -215,8 +215,7 @@ def test_a_failure_has_a_span_without_its_text(tmp_path: Path, collector: Collec
     url = f"sqlite:///{tmp_path / 'keyosk.db'}"
     with traced(url, tmp_path, collector) as server:
         (tmp_path / "keyosk.db").write_bytes(b"hunter2 is no database " * 400)
-        response = server.client("hunter2", ADMIN_PASSWORD).get("/accounts")
-        assert response.status_code >= 500
+        assert server.client("hunter2", ADMIN_PASSWORD).get("/accounts").status_code >= 500
         [span] = collector.wait_for(1, "GET /accounts")
     assert span.status.code == Status.STATUS_CODE_ERROR
     assert (span.status.message, list(span.events)) == ("", [])
@@ -258,8 +257,7 @@ def test_nobody_who_sends_no_traces_imports_opentelemetry() -> None:
 
 @pytest.mark.slow
 def test_an_unreachable_collector_delays_no_request(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'keyosk.db'}"
-    server = LiveServer(url, tmp_path, traces="on")
+    server = LiveServer(f"sqlite:///{tmp_path / 'keyosk.db'}", tmp_path, traces="on")
     server.environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://127.0.0.1:{free_port()}"
     server.environment["OTEL_BSP_SCHEDULE_DELAY"] = "100"
     with server:

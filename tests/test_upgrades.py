@@ -130,8 +130,7 @@ def account(id_: str, username: str, display_name: str, **more: Any) -> Written:
 
 
 def scope(name: str, of: str) -> Written:
-    columns = {"name": name, "service_id": of, "description": "To read"}
-    return Written("0001", "scope", columns)
+    return Written("0001", "scope", {"name": name, "service_id": of, "description": "To read"})
 
 
 def grant(account_id: str, scope_name: str, **more: Any) -> Written:
@@ -586,16 +585,14 @@ def test_what_is_not_additive_is_found(
 
 
 def has_way_back(migration: str) -> bool:
-    text = (schema.MIGRATIONS / f"{migration}.py").read_text()
-    return "def down(" in text
+    return "def down(" in (schema.MIGRATIONS / f"{migration}.py").read_text()
 
 
 @pytest.mark.parametrize("migration", [each for each in MIGRATIONS if has_way_back(each)])
 def test_the_way_back_of_a_migration_leaves_the_schema_as_it_was(
     migration: str, database_url: str
 ) -> None:
-    before = MIGRATIONS[MIGRATIONS.index(migration) - 1]
-    of_then(database_url, before)
+    of_then(database_url, MIGRATIONS[MIGRATIONS.index(migration) - 1])
     database = Database(database_url)
     runner = Runner(database.raw, str(schema.MIGRATIONS))
     with schema.exclusive(database):

@@ -85,8 +85,7 @@ def make_caller(admin: Client) -> Caller:
     names = live.unique("todo"), live.unique("calendar")
     scopes = (f"{names[0]}:read", f"{names[1]}:read")
     for name, scope in zip(names, scopes, strict=True):
-        made = admin.post("/services", json={"name": name, "scopes": [scope]})
-        assert made.status_code == 201
+        assert admin.post("/services", json={"name": name, "scopes": [scope]}).status_code == 201
     username = live.unique("alice")
     body = {"username": username, "grants": {"scopes": list(scopes)}}
     account = admin.post("/accounts", json=body).json()
@@ -186,8 +185,7 @@ def forgeries(server: LiveServer, token: str) -> Iterator[tuple[str, str]]:
 
 def test_forged_tokens_are_refused_by_them_and_by_us(server: LiveServer, verify: Verifier) -> None:
     basic = server.client("admin", live.ADMIN_PASSWORD)
-    parameters = {"audience": "keyosk", "format": "token"}
-    token = basic.post("/auth/token", data=parameters).text.strip()
+    token = basic.post("/auth/token", data={"audience": "keyosk", "format": "token"}).text.strip()
     assert verify(server, token, "keyosk", "ES256")["scope"] == "keyosk:admin"
     assert Client(server.url, token=token).get("/accounts/me").status_code == 200
 
@@ -279,8 +277,7 @@ def assert_good_key(server: LiveServer, key: dict[str, Any], algorithm: str) -> 
     assert answer.headers["Content-Type"] == "application/x-pem-file"
     assert answer.text.startswith("-----BEGIN PUBLIC KEY-----\n")
     assert answer.text.endswith("-----END PUBLIC KEY-----\n")
-    from_pem = serialization.load_pem_public_key(answer.content)
-    assert _der(from_pem) == _der(jwt.PyJWK(key).key)
+    assert _der(serialization.load_pem_public_key(answer.content)) == _der(jwt.PyJWK(key).key)
 
 
 def _der(key: Any) -> bytes:
@@ -336,8 +333,7 @@ def test_keys_are_cached_for_minutes_and_then_asked_for_by_their_tag(
     assert (known.status_code, known.content) == (304, b"")
     assert known.headers["ETag"] == tag
     assert 0 < max_age(known) <= 300
-    among = client.get(path, headers={"If-None-Match": f'"other", {tag}'})
-    assert among.status_code == 304
+    assert client.get(path, headers={"If-None-Match": f'"other", {tag}'}).status_code == 304
     other = client.get(path, headers={"If-None-Match": '"other"'})
     assert (other.status_code, other.content) == (200, first.content)
 

@@ -113,8 +113,7 @@ def guide(own_server: LiveServer, tmp_path: Path) -> Iterator[Guide]:
 
 def claims(guide: Guide, own: Mapping[str, Any]) -> dict[str, Any]:
     """The claims of a platform's token, with none of the usual ones but those of every JWT."""
-    usual = dict.fromkeys(("repository", "repository_id", "ref"))
-    return {**usual, "aud": guide.server.url, **own}
+    return {**dict.fromkeys(("repository", "repository_id", "ref")), "aud": guide.server.url, **own}
 
 
 def test_github_actions(guide: Guide) -> None:

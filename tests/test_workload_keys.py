@@ -161,8 +161,7 @@ def test_keys_from_an_address_that_was_replaced_meanwhile_do_not_count(
     def slow(handler: BaseHTTPRequestHandler) -> None:
         asked.set()
         held.wait(_SECONDS)
-        headers = {"Cache-Control": "max-age=86400"}
-        send(handler, b'{"keys": [%s]}' % hijacked, headers=headers)
+        send(handler, b'{"keys": [%s]}' % hijacked, headers={"Cache-Control": "max-age=86400"})
 
     with platform() as evil:
         hijacked = str(evil.keys[0]).replace("'", '"').encode()
@@ -325,8 +324,7 @@ def test_a_rule_that_ends_during_a_login_lets_nothing_be_issued(
         keyosk.issuers.remove(OPERATOR, "ci", force=True)
     with pytest.raises(InvalidGrant):
         keyosk.workload_logins.record(login, address=None, request_id=None)
-    rows = rows_of(keyosk, "SELECT id FROM waiting_audit_row WHERE action = 'workload.login'")
-    assert rows == []
+    assert rows_of(keyosk, "SELECT id FROM waiting_audit_row WHERE action = 'workload.login'") == []
 
 
 def test_an_account_that_is_made_again_is_another(keyosk: Installation, ci: Platform) -> None:
@@ -343,8 +341,7 @@ def test_an_end_is_the_first_moment_at_which_a_rule_does_not_count(
     ends = int(clock.now) + 60
     keyosk.workload_rules.change(OPERATOR, "ci", "main", {"expires_at": ends})
     clock.now = ends - 1
-    issued = keyosk.token_issuer.by_assertion(ci.token(), TokenRequest())
-    assert issued.token.expires_in == 1
+    assert keyosk.token_issuer.by_assertion(ci.token(), TokenRequest()).token.expires_in == 1
     clock.now = ends
     assert "no rule" in told(keyosk, ci.token())
 

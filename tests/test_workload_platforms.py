@@ -138,8 +138,7 @@ def test_the_bundle_of_a_trust_domain_can_be_given(
     server: LiveServer, admin: Client, mesh: Platform
 ) -> None:
     shop, documented = trusting("spiffe", server, admin, mesh, keys={"keys": mesh.keys})
-    token = signed(mesh, documented, dict(documented.claims))
-    assert shop.show(token).status_code == 200
+    assert shop.show(signed(mesh, documented, dict(documented.claims))).status_code == 200
     assert mesh.asked == []
 
 

@@ -98,8 +98,7 @@ def test_a_service_exchanges_its_callers_tokens_without_a_secret(shop: Shop) -> 
         assert wrong.json()["error"] == "invalid_grant"
         other = {**typed, "client_assertion": token, "audience": shop.service}
         assert anybody.post("/auth/token", data=other).json()["error"] == "invalid_target"
-    answer = anybody.post("/auth/token", data={**typed, "client_assertion": token})
-    claims = claims_of(answer)
+    claims = claims_of(anybody.post("/auth/token", data={**typed, "client_assertion": token}))
     assert (claims["sub"], claims["aud"], claims["scope"]) == (
         person.id,
         billing,
@@ -156,8 +155,7 @@ def test_a_service_that_does_not_accept_workloads_gets_none(shop: Shop) -> None:
 
 def test_grants_can_be_for_workloads_only(shop: Shop) -> None:
     path = f"/accounts/{shop.account}/grants"
-    grants = {"scopes": [{"name": shop.read, "with": "workload"}]}
-    done(shop.admin.put(path, json=grants))
+    done(shop.admin.put(path, json={"scopes": [{"name": shop.read, "with": "workload"}]}))
     assert claims_of(shop.show(shop.ci.token()))["scope"] == shop.read
     done(shop.admin.put(path, json={"scopes": [{"name": shop.read, "with": "api_key"}]}))
     assert claims_of(shop.show(shop.ci.token()))["scope"] == ""
@@ -166,8 +164,7 @@ def test_grants_can_be_for_workloads_only(shop: Shop) -> None:
 def test_a_service_may_ask_where_it_comes_from(shop: Shop) -> None:
     assert "workload" not in claims_of(shop.show(shop.ci.token()))
     done(shop.admin.patch(f"/services/{shop.service}", json={"claims": ["workload"]}))
-    claims = claims_of(shop.show(shop.ci.token()))
-    assert claims["workload"] == {
+    assert claims_of(shop.show(shop.ci.token()))["workload"] == {
         "iss": shop.ci.issuer,
         "sub": "repo:acme/shop:ref:refs/heads/main",
     }
@@ -218,8 +215,7 @@ def test_each_login_is_in_the_audit_log(shop: Shop) -> None:
     ],
 )
 def test_a_claim_that_only_looks_alike_does_not_fit(shop: Shop, claims: dict[str, Any]) -> None:
-    token = shop.ci.signed({**shop.ci.claims(), **claims})
-    assert "no rule" in shop.refusal(token)
+    assert "no rule" in shop.refusal(shop.ci.signed({**shop.ci.claims(), **claims}))
 
 
 def test_a_rule_may_list_values_and_end_them_with_a_star(shop: Shop) -> None:
@@ -231,8 +227,7 @@ def test_a_rule_may_list_values_and_end_them_with_a_star(shop: Shop) -> None:
         "refs/heads/x": False,
         "refs/tag": False,
     }.items():
-        answer = shop.show(shop.ci.token(ref=ref))
-        assert (answer.status_code == 200) is fits, ref
+        assert (shop.show(shop.ci.token(ref=ref)).status_code == 200) is fits, ref
 
 
 def test_a_deeper_claim_is_named_by_a_json_pointer(shop: Shop) -> None:
@@ -382,8 +377,7 @@ def test_who_signed_it_and_for_whom_counts(shop: Shop) -> None:
 
 
 def test_our_own_tokens_are_no_workloads(shop: Shop) -> None:
-    own = done(shop.show(shop.ci.token()))["access_token"]
-    shop.refusal(own)
+    shop.refusal(done(shop.show(shop.ci.token()))["access_token"])
     answer = shop.admin.post(
         "/issuers", json={"name": unique("own"), "issuer": shop.server.url, "audience": "x"}
     )
@@ -406,8 +400,7 @@ def test_what_takes_a_login_away_revokes_its_tokens(shop: Shop) -> None:
     owner = make_person(shop.admin, "keyosk:tokens:introspect")
 
     def is_active(token: str) -> bool:
-        found = done(owner.login().post("/auth/introspect", data={"token": token}))
-        return bool(found["active"])
+        return bool(done(owner.login().post("/auth/introspect", data={"token": token}))["active"])
 
     ways: dict[str, Callable[[], requests.Response]] = {
         "limit": lambda: shop.change_rule("main", scopes=[shop.read]),
@@ -445,8 +438,7 @@ def test_deleting_an_issuer_with_rules_needs_force(shop: Shop) -> None:
 
 
 def test_nobody_hands_out_an_account_that_holds_more_than_they_do(shop: Shop) -> None:
-    weak = make_person(shop.admin, "keyosk:services:write", "keyosk:services:read")
-    by = weak.bearer()
+    by = make_person(shop.admin, "keyosk:services:write", "keyosk:services:read").bearer()
     body = {"name": "mine", "claims": {"repository_id": "1"}, "account": shop.account}
     path = f"/issuers/{shop.issuer}"
     assert_refused(by.post(f"{path}/rules", json=body), "refused_by_rule")
@@ -464,8 +456,7 @@ def test_a_workload_handles_no_credentials(shop: Shop) -> None:
     path = f"/accounts/{shop.account}/grants"
     scopes = [shop.read, "keyosk:services:write", "keyosk:accounts:write"]
     done(shop.admin.put(path, json={"scopes": scopes}))
-    answer = shop.show(shop.ci.token(), audience="keyosk")
-    assert answer.json()["error"] == "invalid_target"
+    assert shop.show(shop.ci.token(), audience="keyosk").json()["error"] == "invalid_target"
     token = done(shop.show(shop.ci.token()))["access_token"]
     assert Client(shop.server.url, token=token).get("/accounts/me").status_code == 401
 
@@ -480,8 +471,7 @@ def test_an_admin_may_let_workloads_administer(own_server: LiveServer, ci: Platf
         done(shop.admin.put(f"/accounts/{shop.account}/grants", json={"scopes": grants}))
         assert shop.show(shop.ci.token(), audience="keyosk").json()["error"] == "invalid_target"
 
-        made = done(shop.admin.get("/services/keyosk"))
-        assert made["accepts"] == "both"
+        assert done(shop.admin.get("/services/keyosk"))["accepts"] == "both"
         for wrong in (["workload"], ["password", "workload"], "password"):
             answer = shop.admin.patch("/services/keyosk", json={"accepts": wrong})
             assert_refused(answer, "forbidden")
