@@ -133,12 +133,8 @@ def test_faults_are_told_by_their_paths(installation: Installation) -> None:
         ],
     )
     assert set(found) == {
-        "issuers.0.issuer",
-        "rules.0.claims",
-        "rules.1.account",
-        "rules.2.account",
-        "rules.3",
-    }
+        "issuers.0.issuer", "rules.0.claims", "rules.1.account", "rules.2.account", "rules.3",
+    }  # fmt: skip
     with pytest.raises(Invalid) as unknown:
         manifest(issuers=[{**ISSUER, "secret": "x"}], rules=[{**RULE, "claim": {}}])
     assert {fault.field for fault in unknown.value.faults} == {

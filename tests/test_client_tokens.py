@@ -311,14 +311,10 @@ def test_a_service_may_have_several_audiences(keyosk: Issuer) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        (ISSUER, ""),
-        (ISSUER, []),
-        (ISSUER, ["todo", ""]),
-        ("login.example", "todo"),
-        ("file:///etc/passwd", "todo"),
-        ("https://", "todo"),
+        (ISSUER, ""), (ISSUER, []), (ISSUER, ["todo", ""]), ("login.example", "todo"),
+        ("file:///etc/passwd", "todo"), ("https://", "todo"),
     ],
-)
+)  # fmt: skip
 def test_wrong_arguments_are_told_at_once(arguments: tuple[str, Any]) -> None:
     for kind in (Verifier, AsyncVerifier):
         with pytest.raises(ValueError, match=r"issuer|audience"):

@@ -391,17 +391,11 @@ def test_a_weak_or_broken_secret_key_is_refused(text: str) -> None:
 
 
 NUMBERS = [
-    ("workers", 1, 64),
-    ("threads", 1, 64),
-    ("token_lifetime", 30, 86_400),
-    ("token_backdate", 0, 5),
-    ("key_rotation_days", 0, 3_650),
-    ("key_publish_ahead", 1, 604_800),
-    ("key_retain", 0, 604_800),
-    ("argon2_memory_kib", 19_456, 1_048_576),
-    ("argon2_time_cost", 2, 20),
-    ("argon2_parallelism", 1, 16),
-]
+    ("workers", 1, 64), ("threads", 1, 64), ("token_lifetime", 30, 86_400),
+    ("token_backdate", 0, 5), ("key_rotation_days", 0, 3_650), ("key_publish_ahead", 1, 604_800),
+    ("key_retain", 0, 604_800), ("argon2_memory_kib", 19_456, 1_048_576),
+    ("argon2_time_cost", 2, 20), ("argon2_parallelism", 1, 16),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "low", "high"), NUMBERS)
@@ -457,13 +451,10 @@ def test_trusted_proxies_are_networks() -> None:
 @table(
     ("text", "network"),
     [
-        ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
-        ("::ffff:192.0.2.7", "192.0.2.7/32"),
-        ("::ffff:0:0/96", "0.0.0.0/0"),
-        ("::/0", "::/0"),
-        ("64:ff9b::/96", "64:ff9b::/96"),
+        ("::ffff:10.0.0.0/104", "10.0.0.0/8"), ("::ffff:192.0.2.7", "192.0.2.7/32"),
+        ("::ffff:0:0/96", "0.0.0.0/0"), ("::/0", "::/0"), ("64:ff9b::/96", "64:ff9b::/96"),
     ],
-)
+)  # fmt: skip
 def test_a_proxy_with_ipv4_in_ipv6_is_one_with_ipv4(text: str, network: str) -> None:
     assert load({"KEYOSK_TRUSTED_PROXIES": text}).trusted_proxies == (ip_network(network),)
 
@@ -718,14 +709,11 @@ def test_a_file_that_cannot_be_read_is_refused_even_if_nobody_named_it(folder: P
 @pytest.mark.parametrize(
     ("content", "password"),
     [
-        (PASSWORD, PASSWORD),
-        (f"{PASSWORD}\n", PASSWORD),
-        (f"{PASSWORD}\r\n", PASSWORD),
-        (f"{PASSWORD}\n\n", PASSWORD),
-        (f" {PASSWORD} ", PASSWORD),
+        (PASSWORD, PASSWORD), (f"{PASSWORD}\n", PASSWORD), (f"{PASSWORD}\r\n", PASSWORD),
+        (f"{PASSWORD}\n\n", PASSWORD), (f" {PASSWORD} ", PASSWORD),
         (f"\ufeff{PASSWORD}\r\n", PASSWORD),
     ],
-)
+)  # fmt: skip
 def test_a_secret_file_gives_its_content_without_mark_and_white_space(
     content: str, password: str, folder: Path
 ) -> None:
@@ -803,13 +791,10 @@ def test_all_problems_are_told_at_once(folder: Path) -> None:
     toml(folder, "threads = 0\nlog_levl = 'info'\nadmin_password_file = 'gone'\n")
     found = faults(
         {
-            "KEYOSK_BIND": ":8080",
-            "KEYOSK_DATABASE_URL": POSTGRESQL,
-            "KEYOSK_TOKEN_LIFETIME": "5",
-            "KEYOSK_TRUSTED_PROXIES": "x",
-            "KEYOSK_PASSWORD": "x",
+            "KEYOSK_BIND": ":8080", "KEYOSK_DATABASE_URL": POSTGRESQL, "KEYOSK_TOKEN_LIFETIME": "5",
+            "KEYOSK_TRUSTED_PROXIES": "x", "KEYOSK_PASSWORD": "x",
         }
-    )
+    )  # fmt: skip
     assert set(found) == {
         "keyosk.toml: threads",
         "keyosk.toml: log_levl",

@@ -87,18 +87,10 @@ def assert_headers(answer: requests.Response) -> None:
 @table(
     "path",
     [
-        "/nothing",
-        "/auth",
-        "/auth/token/",
-        "/accounts/",
-        "/accounts//grants",
-        "/static/x",
-        "/accounts/%00/x",
-        "/%ff",
-        "/nothing?password=hunter2",
-        "/<script>",
+        "/nothing", "/auth", "/auth/token/", "/accounts/", "/accounts//grants", "/static/x",
+        "/accounts/%00/x", "/%ff", "/nothing?password=hunter2", "/<script>",
     ],
-)
+)  # fmt: skip
 def test_an_address_that_does_not_exist(server: LiveServer, admin: Client, path: str) -> None:
     for client in (server.client(), admin):
         answer = client.get(path)
@@ -110,7 +102,6 @@ def test_an_address_that_does_not_exist(server: LiveServer, admin: Client, path:
 @table("method", ["PUT", "PROPFIND", "TRACE", "X" * 20])
 def test_a_method_that_an_address_does_not_have(server: LiveServer, method: str) -> None:
     answer = server.client().request(method, "/accounts")
-
     assert_problem(answer, 405, "method_not_allowed")
     assert set(answer.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS", "POST"}
     assert_headers(answer)
@@ -358,9 +349,7 @@ def test_every_answer_has_a_request_id_and_the_security_headers(
 
 def test_nobody_chooses_the_request_id_from_outside(server: LiveServer) -> None:
     chosen = "11111111-1111-7111-8111-111111111111"
-
     answer = server.client().get("/nothing", headers={"X-Request-Id": chosen})
-
     assert answer.headers["X-Request-Id"] != chosen
 
 
@@ -599,7 +588,6 @@ def test_an_error_of_the_framework_is_told_in_our_words(
     flask: Flask, error: HTTPException, code: str
 ) -> None:
     answer = answer_to(flask, error)
-
     assert answer.status == error.code
     assert answer.problem["code"] == code
     assert answer.problem["detail"]

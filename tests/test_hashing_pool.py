@@ -99,13 +99,8 @@ BY_PASSWORD = [
 
 def state(keyosk: Installation) -> list[Any]:
     tables = (
-        "account",
-        "password",
-        "allowance",
-        "login_failure",
-        "waiting_audit_row",
-        "idempotency",
-    )
+        "account", "password", "allowance", "login_failure", "waiting_audit_row", "idempotency",
+    )  # fmt: skip
     return [
         rows_of(keyosk, f"SELECT count(*) FROM {table}") for table in (*tables, "waiting_audit_row")
     ]

@@ -170,13 +170,8 @@ def test_a_search_is_in_the_order_of_the_names_that_begin_so(
     installation: Installation, caller: Caller
 ) -> None:
     names = {
-        "bob": "Alan",
-        "alice": "Zoe",
-        "albert": "Albert",
-        "carol": "al",
-        "alan": "",
-        "dora": "",
-    }
+        "bob": "Alan", "alice": "Zoe", "albert": "Albert", "carol": "al", "alan": "", "dora": "",
+    }  # fmt: skip
     for username, display_name in names.items():
         installation.grants.create_account(
             OPERATOR, [], username=username, display_name=display_name
@@ -458,13 +453,9 @@ def _audit(installation: Installation, chance: random.Random) -> Change:
 
 
 _CHANGES: Final = {
-    "/accounts": _accounts,
-    "/accounts/admin/api-keys": _api_keys,
-    "/api-keys": _api_keys,
-    "/services": _services,
-    "/roles": _roles,
-    "/audit": _audit,
-}
+    "/accounts": _accounts, "/accounts/admin/api-keys": _api_keys, "/api-keys": _api_keys,
+    "/services": _services, "/roles": _roles, "/audit": _audit,
+}  # fmt: skip
 
 
 # --- Filters --------------------------------------------------------------------------------------

@@ -740,7 +740,6 @@ def test_a_key_that_could_not_be_stored_does_not_stay_in_the_token(
     other = build()
     following = other.rotation.rotate(OPERATOR).kid
     other.signing_keys.close()
-
     with pytest.raises(Conflict):  # it has not read that the other was faster
         keyosk.rotation.rotate(OPERATOR)
     keyosk.signing_keys.close()

@@ -384,19 +384,11 @@ def test_settings_on_the_command_line_win_over_a_server_in_the_environment(
 
 
 MACHINE = (
-    ("serve",),
-    ("config", "check"),
-    ("database", "upgrade"),
-    ("database", "rewrap"),
-    ("database", "backup", "copy.db"),
-    ("database", "load", "copy.db"),
-    ("database", "check"),
-    ("token", "issue", "admin"),
-    ("token", "inspect"),
-    ("audit", "verify"),
-    ("audit", "prune", "400"),
-    ("signing-key", "export", "--x5c"),
-)
+    ("serve",), ("config", "check"), ("database", "upgrade"), ("database", "rewrap"),
+    ("database", "backup", "copy.db"), ("database", "load", "copy.db"), ("database", "check"),
+    ("token", "issue", "admin"), ("token", "inspect"), ("audit", "verify"),
+    ("audit", "prune", "400"), ("signing-key", "export", "--x5c"),
+)  # fmt: skip
 
 
 @table("arguments", MACHINE, ids=" ".join)
@@ -815,13 +807,9 @@ LIGHT = {
 }
 LIGHT_BELOW = ("click.", "keyosk.cli", "keyosk.model")
 HEAVY = {f"keyosk.cli.{name}" for name in ("client", "documents", "local", "machine", "remote")} | {
-    "keyosk.cli.service_check",
-    "keyosk.cli.api_key_search",
-    "keyosk.cli.diagnosis",
-    "keyosk.cli.diagnosis_of_server",
-    "keyosk.cli.serving",
-    "keyosk.cli.tables",
-}
+    "keyosk.cli.service_check", "keyosk.cli.api_key_search", "keyosk.cli.diagnosis",
+    "keyosk.cli.diagnosis_of_server", "keyosk.cli.serving", "keyosk.cli.tables",
+}  # fmt: skip
 #: The libraries that a server imports before it serves.
 OF_A_START = {
     *("keyosk", "click", "gunicorn", "httptools", "uuid_utils", "precis_i18n"),

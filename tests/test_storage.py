@@ -284,31 +284,16 @@ def test_every_foreign_key_deletes_with_what_it_refers_to(
     database: Database, from_models: Database
 ) -> None:
     expected = {
-        ("password", "account"),
-        ("scope_use", "account"),
-        ("verification", "service"),
-        ("scope_use", "scope"),
-        ("api_key", "account"),
-        ("grant", "account"),
-        ("grant", "scope"),
-        ("grant", "role"),
-        ("role_scope", "role"),
-        ("role_scope", "scope"),
-        ("scope", "service"),
-        ("exchange", "service"),
-        ("known_source", "account"),
-        ("session", "account"),
-        ("console_session", "account"),
-        ("pending_login", "account"),
-        ("second_factor", "account"),
-        ("recovery_code", "second_factor"),
-        ("key_sight", "service"),
-        ("service_identifier", "service"),
-        ("session", "api_key"),
-        ("workload_rule", "trusted_issuer"),
-        ("workload_rule", "account"),
+        ("password", "account"), ("scope_use", "account"), ("verification", "service"),
+        ("scope_use", "scope"), ("api_key", "account"), ("grant", "account"), ("grant", "scope"),
+        ("grant", "role"), ("role_scope", "role"), ("role_scope", "scope"), ("scope", "service"),
+        ("exchange", "service"), ("known_source", "account"), ("session", "account"),
+        ("console_session", "account"), ("pending_login", "account"), ("second_factor", "account"),
+        ("recovery_code", "second_factor"), ("key_sight", "service"),
+        ("service_identifier", "service"), ("session", "api_key"),
+        ("workload_rule", "trusted_issuer"), ("workload_rule", "account"),
         ("fetched_keys", "trusted_issuer"),
-    }
+    }  # fmt: skip
     assert cascades(database) == cascades(from_models) == expected
 
 
