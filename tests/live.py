@@ -22,6 +22,7 @@ from requests.adapters import BaseAdapter, HTTPAdapter
 import processes
 import terminal
 from processes import Process
+from waiting import until
 
 ADMIN_PASSWORD = "an admin of this test only"
 SECRET_KEY = "the-secret-key-of-this-test-only-and-no-other"
@@ -173,10 +174,7 @@ class LiveServer:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(timeout=60)
-        deadline = time.monotonic() + 60
-        while any(_holds_files(worker) for worker in workers):
-            assert time.monotonic() < deadline, "a killed worker does not end"
-            time.sleep(0.01)
+        until(lambda: not any(_holds_files(worker) for worker in workers))
 
     def refused(self) -> str:
         """The log of a ``serve`` that ends by itself, with exit code 1."""

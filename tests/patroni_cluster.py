@@ -18,6 +18,7 @@ import psycopg
 import requests
 
 from live import free_port
+from waiting import until
 
 _PROGRAMS: Final = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_rewind"))
 _NEEDED: Final = ("patroni", "etcd")
@@ -166,10 +167,7 @@ def patroni() -> Iterator[PatroniCluster]:
 
 
 def _wait_for_replicas(made: PatroniCluster) -> None:
-    deadline = time.monotonic() + _START
-    while sum(member.is_replica() for member in made.members) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: sum(member.is_replica() for member in made.members) >= 2)
 
 
 def _settings(name: str, place: Path, port: int, api: int, etcd: int) -> dict[str, Any]:

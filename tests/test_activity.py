@@ -1,6 +1,5 @@
 """What was issued and refused per minute, over all nodes, and which nodes there are."""
 
-import time
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from keyosk.model import Node
 from live import ADMIN_PASSWORD, Client, LiveServer
 from people import done, make_person
 from tables import table
+from waiting import until
 
 pytestmark = pytest.mark.every_database
 
@@ -119,10 +119,7 @@ def test_a_server_writes_by_itself(server: LiveServer, admin: Client) -> None:
         items = done(admin.get("/activity"))["items"]
         return any(item["tokens_issued"] > 0 for item in items)
 
-    deadline = time.monotonic() + 60
-    while not is_written():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    until(is_written, pause=0.2)
     # Another test may have had a server of its own on this database.
     port = server.url.rsplit(":", 1)[1]
     [node] = [each for each in done(admin.get("/nodes"))["items"] if each["name"].endswith(port)]

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keyosk.credentials import argon2id
+from waiting import until
 
 SALT = b"0123456789abcdef"
 SIZE_KIB = 19_456
@@ -24,13 +25,6 @@ def derive(secret: bytes, *, memory_kib: int = SIZE_KIB) -> bytes:
 
 def reference(secret: bytes, *, memory_kib: int = SIZE_KIB) -> bytes:
     return hash_secret_raw(secret, SALT, 2, memory_kib, 1, 32, Type.ID)
-
-
-def wait_until_returned() -> None:
-    deadline = time.monotonic() + 20
-    while argon2id._blocks._free:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @settings(max_examples=60, deadline=None)
@@ -117,7 +111,7 @@ def test_a_block_that_is_not_needed_beside_others_is_returned_sooner(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A process that did two hashes at once and now does one holds one block, not two."""
-    wait_until_returned()
+    until(lambda: not argon2id._blocks._free)
     monkeypatch.setattr(argon2id, "_KEPT", 3600)  # the timer does not help
     blocks = argon2id._Blocks()
     one, other = blocks.take(4096), blocks.take(4096)
@@ -135,7 +129,7 @@ def test_a_block_that_is_not_needed_beside_others_is_returned_sooner(
 
 def test_a_block_that_nobody_uses_is_returned() -> None:
     derive(b"once")
-    wait_until_returned()
+    until(lambda: not argon2id._blocks._free)
 
 
 def test_a_child_has_blocks_of_its_own_and_returns_them() -> None:
@@ -145,7 +139,7 @@ def test_a_child_has_blocks_of_its_own_and_returns_them() -> None:
         code = 1
         try:
             if derive(b"child") == reference(b"child"):
-                wait_until_returned()
+                until(lambda: not argon2id._blocks._free)
                 code = 0
         finally:
             os._exit(code)

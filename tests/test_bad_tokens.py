@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import requests
 from live import Client, LiveServer, free_port
 from people import done, make_service
 from tables import table
+from waiting import until_it_listens
 
 ROOT = Path(__file__).parent.parent
 Check = Callable[[str, str], bool]
@@ -84,7 +84,7 @@ def test_the_example_of_a_service_passes(server: LiveServer, admin: Client) -> N
         stderr=subprocess.DEVNULL,
     )
     try:
-        _await(port)
+        until_it_listens(service, port)
         url = f"http://127.0.0.1:{port}/todos"
         code, verdicts = verify(server, url, "todo", bind, "--revocations", "--scope", "todo:read")
     finally:
@@ -97,16 +97,6 @@ def test_the_example_of_a_service_passes(server: LiveServer, admin: Client) -> N
 
 def keys(bind: str) -> jwt.PyJWKClient:
     return jwt.PyJWKClient(f"http://{bind}/auth/jwks")
-
-
-def _await(port: int) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    raise AssertionError("the service did not start")
 
 
 def test_a_service_that_polls_knows_what_is_revoked(

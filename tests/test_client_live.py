@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,9 @@ import requests
 from keyosk_client import InvalidToken, LoginRefused, TokenSource, TokenUnavailable, Verifier
 from live import Client, LiveServer, free_port
 from people import PASSWORD, Person, done, make_key, make_person, make_service
+from waiting import until
 
 ROOT = Path(__file__).parent.parent
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60, *, every: float = 0.05) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(every)
 
 
 def is_refused(verifier: Verifier, text: str) -> bool:
@@ -97,7 +91,7 @@ def test_what_is_revoked_is_refused_within_the_interval(
     else:
         done(admin.patch(f"/services/{todo}", json={"enabled": False}))
 
-    wait_until(lambda: is_refused(verifier, text))
+    until(lambda: is_refused(verifier, text))
     verifier.close()
 
 
@@ -118,9 +112,9 @@ def test_good_tokens_pass_while_keyosk_is_away(own_server: LiveServer) -> None:
         time.sleep(0.05)
     assert tokens.token() == text
     with server:
-        wait_until(lambda: (verifier._known._revoked_at or 0) > polls)
+        until(lambda: (verifier._known._revoked_at or 0) > polls)
         done(server.admin().patch(alice.path, json={"enabled": False}))
-        wait_until(lambda: is_refused(verifier, text))
+        until(lambda: is_refused(verifier, text))
     verifier.close()
 
 
@@ -199,8 +193,8 @@ def _rotate(server: LiveServer) -> None:
         states = {key["kid"]: key["state"] for key in json.loads(ran.stdout)["items"]}
         return bool(states[made[0]] == "active")
 
-    wait_until(is_made, 120, every=0.5)
-    wait_until(is_signing, 120, every=0.5)
+    until(is_made, seconds=120, pause=0.5)
+    until(is_signing, seconds=120, pause=0.5)
 
 
 def test_a_stolen_key_is_refused_and_the_next_accepted(own_server: LiveServer) -> None:
@@ -217,7 +211,7 @@ def test_a_stolen_key_is_refused_and_the_next_accepted(own_server: LiveServer) -
         done(admin.post(f"/signing-keys/{stolen}/compromise"))
         tokens._forget(old)
         assert verifier.verify(tokens.token()).subject == alice.id
-        wait_until(lambda: verifier._known.key(stolen) is None)
+        until(lambda: verifier._known.key(stolen) is None)
         with pytest.raises(InvalidToken):
             verifier.verify(old)
         verifier.close()
@@ -245,8 +239,8 @@ def test_a_rotation_knows_which_service_has_the_new_key(own_server: LiveServer) 
             fetch()  # it may reach a process that has not heard of the new key yet
             return lacking() == []
 
-        wait_until(lambda: lacking() == [todo])
-        wait_until(has_fetched, every=0.5)
+        until(lambda: lacking() == [todo])
+        until(has_fetched, pause=0.5)
 
 
 # --- The examples ---------------------------------------------------------------------------------
@@ -263,7 +257,7 @@ def example(name: str, port: int, folder: Path, **environment: str) -> Iterator[
             stderr=log,
         )
     try:
-        wait_until(lambda: _answers(port))
+        until(lambda: _answers(port))
         yield
     finally:
         process.terminate()

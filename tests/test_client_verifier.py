@@ -32,6 +32,7 @@ from keyosk_client import (
 from keyosk_client.flows import run
 from keyosk_client.issuer import KnownIssuer
 from keyosk_client.token import Token
+from waiting import until
 
 OTHER = "o" * 43
 
@@ -616,19 +617,12 @@ def test_other_issuers_need_not_name_the_list(keyosk: Issuer, clock: Clock) -> N
 # --- In the background ----------------------------------------------------------------------------
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_a_thread_follows_keys_and_revocations(keyosk: Issuer) -> None:
     keyosk.cache_control = "max-age=0"
     verifier = Verifier(ISSUER, AUDIENCE, poll_interval=0.05)
     text = keyosk.token()
     verifier.verify(text)
-    wait_until(lambda: keyosk.key_fetches > 1)
+    until(lambda: keyosk.key_fetches > 1)
     keyosk.sequence, keyosk.entries = 2, [{"kid": KID, "expires": int(time.time()) + 900}]
     keyosk.keys = [public_jwk(generate("ES256"), "ES256", OTHER)]
 
@@ -639,7 +633,7 @@ def test_a_thread_follows_keys_and_revocations(keyosk: Issuer) -> None:
             return True
         return False
 
-    wait_until(is_revoked)
+    until(is_revoked)
     verifier.close()
 
 
@@ -684,7 +678,7 @@ def test_the_background_survives_what_nobody_thought_of(
     monkeypatch.setattr(KnownIssuer, "refresh", fail)
     assert failed.wait(60)
     polls = keyosk.polls
-    wait_until(lambda: keyosk.polls > polls)
+    until(lambda: keyosk.polls > polls)
     assert "RuntimeError" in caplog.text
     assert "secret" not in caplog.text
     verifier.close()
@@ -724,7 +718,7 @@ def test_the_thread_ends_with_its_verifier(keyosk: Issuer) -> None:
     del verifier
     gc.collect()
     assert gone() is None
-    wait_until(lambda: threads() == before)
+    until(lambda: threads() == before)
 
 
 PROGRAM = """

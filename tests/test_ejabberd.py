@@ -5,7 +5,6 @@ import os
 import re
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from live import LiveServer, free_port, unique, wait_for
 from people import PASSWORD, done
 from test_proxies import missing, program
+from waiting import until_it_listens
 
 PAGE = Path(__file__).parent.parent / "docs/how-to/static-verifiers.md"
 HOST = "chat.example.org"
@@ -70,15 +70,7 @@ modules: {{}}
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + _START
-        while time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            assert self.process.poll() is None, (folder / "ejabberd.log").read_text()
-            time.sleep(0.05)
-        self.process.kill()
-        raise RuntimeError("ejabberd did not start")
+        until_it_listens(self.process, self.port, folder / "ejabberd.log")
 
     def lets_in(self, user: str, token: str) -> bool:
         """Whether a client logs in by SASL PLAIN (RFC 6120 section 6, RFC 4616)."""

@@ -11,6 +11,7 @@ import requests
 
 from live import ADMIN_PASSWORD, LiveServer, unique
 from patroni_cluster import LEASE, PatroniCluster, missing, patroni
+from waiting import until
 
 # Part of `make test-long`.
 pytestmark = [
@@ -74,15 +75,15 @@ def test_a_primary_that_is_killed_under_load_costs_no_acknowledged_write(
                 pool.submit(repeat, each) for each in (write, write, write, issue, issue, fetch)
             ]
             try:
-                wait_until(lambda: len(acknowledged) > 50 and len(tokens) > 50)
+                until(lambda: len(acknowledged) > 50 and len(tokens) > 50)
                 first = cluster.primary()
                 cluster.synchronous()
                 first.kill()
                 before = len(acknowledged)
                 second = cluster.primary(other_than=first, within=2 * LEASE + 20)
                 promoted = time.monotonic()
-                wait_until(lambda: bool(tokens) and tokens[-1] > promoted)
-                wait_until(lambda: len(acknowledged) > before + 20)
+                until(lambda: bool(tokens) and tokens[-1] > promoted)
+                until(lambda: len(acknowledged) > before + 20)
             finally:
                 done.set()
             for each in clients:
@@ -90,10 +91,3 @@ def test_a_primary_that_is_killed_under_load_costs_no_acknowledged_write(
         assert unexpected == []
         assert second is not first
         assert [name for name in acknowledged if not admin.get(f"/roles/{name}").ok] == []
-
-
-def wait_until(holds: Callable[[], bool], within: float = 60) -> None:
-    deadline = time.monotonic() + within
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

@@ -23,7 +23,8 @@ import requests
 import terminal
 from live import ADMIN_PASSWORD, LiveServer, command, environment, free_port
 from people import make_key, make_person
-from test_proxies import From, await_port, missing, program, run_caddy, run_nginx
+from test_proxies import From, missing, program, run_caddy, run_nginx
+from waiting import until, until_it_listens
 
 pytestmark = pytest.mark.slow
 
@@ -174,14 +175,9 @@ def test_of_many_that_start_at_one_stale_socket_one_serves(folder: Path) -> None
     for each in started:
         each.launch()
     try:
-        deadline = time.monotonic() + 60
-        while sum(each.process.poll() is None for each in started if each.process) > 1:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: sum(each.process.poll() is None for each in started if each.process) <= 1)
         [left] = [each for each in started if each.process and each.process.poll() is None]
-        while "serves" not in left.log.read_text():
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: "serves" in left.log.read_text())
         assert left.ask("/health/live") == 200
     finally:
         for each in started:
@@ -290,7 +286,7 @@ def test_a_proxy_at_the_unix_socket_tells_its_clients_apart(
         port = free_port()
         process = start(port, server.socket, folder)
         try:
-            await_port(port, process)
+            until_it_listens(process, port)
             server.url = f"http://127.0.0.1:{port}"
             admin = server.admin()
             alice = make_person(admin)

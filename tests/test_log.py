@@ -6,7 +6,6 @@ import pty
 import re
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from keyosk.web import trace_context
 from live import ADMIN_PASSWORD, LiveServer
 from postgres import PostgresServer
 from tables import table
+from waiting import until
 
 HEAD = ["time", "level", "logger", "process", "message"]
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -25,13 +25,6 @@ TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 def sqlite(folder: Path, **settings: str) -> LiveServer:
     return LiveServer(f"sqlite:///{folder / 'keyosk.db'}", folder, workers="2", **settings)
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 @pytest.mark.slow

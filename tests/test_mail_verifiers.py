@@ -5,10 +5,8 @@ import imaplib
 import os
 import pwd
 import re
-import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from live import LiveServer, free_port, unique
 from people import Person, done, make_person
 from test_proxies import program
+from waiting import until_it_listens
 
 PAGE = Path(__file__).parent.parent / "docs/how-to/static-verifiers.md"
 _START = 20  # seconds
@@ -82,13 +81,7 @@ service imap-login {{
         )
         command = [program("dovecot"), "-F", "-c", str(folder / "dovecot.conf")]
         self.process = subprocess.Popen(command)
-        deadline = time.monotonic() + _START
-        while time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            assert self.process.poll() is None, (folder / "dovecot.log").read_text()
-            time.sleep(0.05)
+        until_it_listens(self.process, self.port, folder / "dovecot.log")
 
     def lets_in(self, username: str, token: str) -> bool:
         connection = imaplib.IMAP4("127.0.0.1", self.port, timeout=30)

@@ -5,9 +5,8 @@ import os
 import re
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families as families
 from keyosk.metrics import FAMILIES
 from live import free_port
 from test_metrics import Metered, use_it
+from waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -304,24 +304,17 @@ class Prometheus:
             process.wait(60)
 
 
-def until(holds: Any) -> None:
-    deadline = time.monotonic() + 120
-    while True:
-        with suppress(requests.ConnectionError):
-            if holds():
-                return
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
-
-
 @needs_prometheus
 def test_prometheus_reads_keyosk_and_every_expression_has_data(tmp_path: Path) -> None:
     with Metered(tmp_path, workers="2") as server:
         prometheus = Prometheus(tmp_path, f"127.0.0.1:{server.metrics_port}")
         with prometheus.running():
-            until(lambda: prometheus.get("query", query="keyosk_up == 1")["result"])
+            until(lambda: prometheus.get("query", query="keyosk_up == 1")["result"], seconds=120)
             use_it(server)
-            until(lambda: prometheus.get("query", query="count_over_time(up[1m]) > 5")["result"])
+            until(
+                lambda: prometheus.get("query", query="count_over_time(up[1m]) > 5")["result"],
+                seconds=120,
+            )
             rules = prometheus.get("rules")["groups"][0]["rules"]
             assert [rule["name"] for rule in rules] == [*ALERTS]
             assert {rule["health"] for rule in rules} == {"ok"}
@@ -335,9 +328,9 @@ def test_prometheus_reads_keyosk_and_every_expression_has_data(tmp_path: Path) -
                     expression = expression.replace(name, value)  # noqa: PLW2901 - its values
                 assert prometheus.get("query", query=expression)["result"], expression
             server.stop()
-            until(lambda: prometheus.firing() == {"KeyoskDown"})
+            until(lambda: prometheus.firing() == {"KeyoskDown"}, seconds=120)
             server.start()
-            until(lambda: prometheus.firing() == set())
+            until(lambda: prometheus.firing() == set(), seconds=120)
 
 
 @needs_promtool

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from typing import Any
@@ -15,6 +15,7 @@ import requests
 from live import ADMIN_PASSWORD, Client, unique
 from nodes import Cluster, cluster
 from postgres import PostgresServer
+from waiting import until
 
 # Part of `make test-long`.
 pytestmark = pytest.mark.slow
@@ -67,13 +68,6 @@ def bearer(client: Client, text: str) -> Client:
     return Client(client.url, token=text)
 
 
-def eventually(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SETTLED
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 def test_a_token_of_one_node_is_good_on_all(nodes: Cluster, admin: Client) -> None:
     name = person(admin)
     for issuing, asked in product(at(nodes, name, PASSWORD), at(nodes)):
@@ -110,7 +104,7 @@ def test_what_is_revoked_on_one_node_is_revoked_on_all(nodes: Cluster, admin: Cl
                 for each, asked in product(made, at(nodes))
             )
 
-        eventually(works_again)
+        until(works_again, seconds=SETTLED)
 
 
 def test_a_request_that_is_sent_again_to_another_node_has_one_effect(

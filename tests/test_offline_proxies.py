@@ -14,8 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from live import ADMIN_PASSWORD, Client, LiveServer, free_port, unique, wait_for
 from people import Person, done, make_person
-from test_proxies import Echo, await_port, missing, program, run_envoy
+from test_proxies import Echo, missing, program, run_envoy
 from test_tls import Secured
+from waiting import until_it_listens
 
 pytestmark = pytest.mark.slow
 
@@ -138,7 +139,7 @@ def behind_envoy(
 
 def running(scene: Scene, process: "subprocess.Popen[bytes]") -> Iterator[Scene]:
     try:
-        await_port(scene.port, process)
+        until_it_listens(process, scene.port)
         yield scene
     finally:
         process.terminate()

@@ -23,6 +23,7 @@ import requests
 
 from live import ADMIN_PASSWORD, Client, LiveServer, unique
 from postgres import PostgresServer
+from waiting import until
 
 pytestmark = [pytest.mark.fault, pytest.mark.every_database, pytest.mark.slow]
 
@@ -168,7 +169,7 @@ def test_keyosk_starts_without_its_database_and_waits_for_it(
     try:
         server.launch()
         client = server.client()
-        wait_until(lambda: client.get("/health/live").status_code == 200)
+        until(lambda: client.get("/health/live").status_code == 200)
         assert_unavailable(client.get("/health/ready"))
         for path in ("/auth/jwks", "/accounts"):
             assert_unavailable(client.get(path))
@@ -178,9 +179,9 @@ def test_keyosk_starts_without_its_database_and_waits_for_it(
     try:
         # Each worker waits by itself.
         for _ in range(8):
-            wait_until(lambda: server.client().get("/health/ready").status_code == 200)
-        wait_until(lambda: server.client("admin", ADMIN_PASSWORD).post("/auth/token").ok)
-        wait_until(lambda: BACK_LINE in server.log.read_text())
+            until(lambda: server.client().get("/health/ready").status_code == 200)
+        until(lambda: server.client("admin", ADMIN_PASSWORD).post("/auth/token").ok)
+        until(lambda: BACK_LINE in server.log.read_text())
         told = server.log.read_text()
         # One line with the reason and one that it is back; not of each worker, nor at each try.
         assert told.count("Connection refused") == 1
@@ -197,11 +198,11 @@ def test_a_worker_that_begins_while_the_database_is_away_waits_for_it(
     try:
         kill_workers(known.server)
         client = known.server.client()
-        wait_until(lambda: client.get("/health/live").status_code == 200)
+        until(lambda: client.get("/health/live").status_code == 200)
         assert_unavailable(known.token())
     finally:
         postgres.restart()
-    wait_until(lambda: known.token().status_code == 200)
+    until(lambda: known.token().status_code == 200)
     known.is_back()
 
 
@@ -215,15 +216,15 @@ def test_a_postgresql_that_became_a_standby_is_503_for_what_writes(
             postgres.set_for(url, "default_transaction_read_only", read_only)
             postgres.halt()
             postgres.restart()
-            wait_until(lambda: known.token().status_code == 200)
+            until(lambda: known.token().status_code == 200)
             if read_only == "on":
                 assert_unavailable(known.write())
                 assert_unavailable(known.login())
                 assert_the_rest_answers(server)
                 server.stop()
                 server.launch()
-                wait_until(lambda: server.client().get("/health/live").status_code == 200)
-        wait_until(lambda: known.token().status_code == 200)
+                until(lambda: server.client().get("/health/live").status_code == 200)
+        until(lambda: known.token().status_code == 200)
         known.is_back()
 
 
@@ -396,7 +397,7 @@ def test_a_full_disk_is_503_for_what_writes_and_no_more(tmp_path: Path) -> None:
             assert (told.count("disk is full"), told.count(BACK_LINE)) == (1, 0)
             (disk / "filler").unlink()
             known.is_back()
-            wait_until(lambda: server.log.read_text().count(BACK_LINE) == 1)
+            until(lambda: server.log.read_text().count(BACK_LINE) == 1)
             for name in names:
                 assert known.admin.get(f"/roles/{name}").status_code == 200
             server.kill()

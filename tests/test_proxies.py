@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -23,6 +22,7 @@ from requests.adapters import HTTPAdapter
 
 from live import LiveServer, free_port, unique
 from people import PASSWORD, Person, done, make_key, make_person
+from waiting import until_it_listens
 
 PAGE = Path(__file__).parent.parent / "docs/how-to/forward-auth.md"
 FORGED = {
@@ -113,23 +113,12 @@ class Scene:
         self.echo.server.server_close()
 
     def _await(self) -> None:
-        await_port(self.port, self.process)
+        until_it_listens(self.process, self.port)
         deadline = time.monotonic() + _START
         # Traefik listens before it knows where to.
         while requests.get(self.url, timeout=5).status_code == 404:
             assert time.monotonic() < deadline
             time.sleep(0.05)
-
-
-def await_port(port: int, process: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + _START
-    while time.monotonic() < deadline:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        assert process.poll() is None, "the proxy ended"
-        time.sleep(0.05)
-    raise AssertionError("the proxy did not start")
 
 
 def program(name: str) -> str:
@@ -611,7 +600,7 @@ def test_no_client_makes_up_its_address_before_keyosk(
         port = free_port()
         process = start(port, keyosk.port, tmp_path)
         try:
-            await_port(port, process)
+            until_it_listens(process, port)
 
             def status(address: str, headers: dict[str, str]) -> int:
                 with requests.Session() as session:

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shlex
-import socket
 import subprocess
 import tarfile
 import time
@@ -24,6 +23,7 @@ import yaml
 from live import Client, LiveServer, command, free_port, unique
 from people import PASSWORD, Person, done, make_key, make_person
 from test_proxies import program
+from waiting import until_it_listens
 
 PAGE = Path(__file__).parent.parent / "docs/how-to/registries.md"
 _START = 20  # seconds
@@ -257,14 +257,7 @@ class Registry:
                 stdout=log,
                 stderr=log,
             )
-        deadline = time.monotonic() + _START
-        while time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            assert self.process.poll() is None, self._log.read_text()
-            time.sleep(0.05)
-        raise AssertionError(self._log.read_text())
+        until_it_listens(self.process, self.port, self._log)
 
     def copy(self, source: str, target: str, login: tuple[str, str]) -> str | None:
         """Copy an image by skopeo; what it says if it may not."""

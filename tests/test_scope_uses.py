@@ -1,7 +1,6 @@
 """Which scopes an account holds without using them."""
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +14,7 @@ from keyosk.installation import Installation
 from keyosk.model import OPERATOR, Grant, Scope
 from live import ADMIN_PASSWORD, Client
 from people import done, make_person
+from waiting import until
 
 pytestmark = pytest.mark.every_database
 
@@ -344,7 +344,4 @@ def test_a_server_writes_by_itself(admin: Client) -> None:
         (held,) = done(admin.get(f"{alice.path}/scopes"))["items"]
         return held["last_named_on"]
 
-    deadline = time.monotonic() + 60
-    while written() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    until(lambda: written() is not None, pause=0.2)

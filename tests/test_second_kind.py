@@ -5,7 +5,6 @@ import os
 import resource
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ from keyosk.metrics import Metrics, SharedCounts
 from keyosk.server import LogStream
 from live import ADMIN_PASSWORD, LiveServer, command
 from test_metrics import Metered
+from waiting import until
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
 
@@ -89,10 +89,7 @@ def test_no_request_dies_of_a_limit_on_the_size_of_files(tmp_path: Path) -> None
         # A worker that takes another's place starts under the limit.
         before = {each.pid for each in master.children()}
         master.children()[0].kill()
-        deadline = time.monotonic() + 60
-        while {each.pid for each in master.children()} <= before:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(lambda: {each.pid for each in master.children()} - before)
         assert_answers(server, key)
 
 

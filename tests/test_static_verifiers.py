@@ -1,7 +1,6 @@
 """Real HAProxy, which reads a public key from a file, checks tokens as its page says."""
 
 import re
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from live import LiveServer, free_port, unique
 from people import Person, done, make_person
 from test_proxies import program
+from waiting import until_it_listens
 
 pytestmark = pytest.mark.slow
 
@@ -51,13 +51,7 @@ frontend todo
 """
         )
         self.process = subprocess.Popen([program("haproxy"), "-db", "-f", folder / "haproxy.cfg"])
-        deadline = time.monotonic() + _START
-        while time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            assert self.process.poll() is None, "HAProxy ended"
-            time.sleep(0.05)
+        until_it_listens(self.process, self.port)
 
     def status(self, token: str | None) -> int:
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}

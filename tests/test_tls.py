@@ -24,6 +24,7 @@ import processes
 from live import ADMIN_PASSWORD, LiveServer, environment, free_port
 from tables import table
 from test_server import Client, Server, assert_problem, request
+from waiting import until
 
 
 class Secured(LiveServer):
@@ -57,16 +58,10 @@ class Secured(LiveServer):
         return ssl.get_server_certificate(("127.0.0.1", self.port), timeout=60)
 
     def wait_until_shown(self, certificate: Path) -> None:
-        deadline = time.monotonic() + 60
-        while self.shown().strip() != certificate.read_text().strip():
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.1)
+        until(lambda: self.shown().strip() == certificate.read_text().strip(), log=self.log)
 
     def wait_until_logged(self, text: str) -> None:
-        deadline = time.monotonic() + 60
-        while text not in self.log.read_text():
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.1)
+        until(lambda: text in self.log.read_text(), log=self.log)
 
 
 @pytest.fixture(scope="module")

@@ -33,6 +33,7 @@ from keyosk.storage import schema
 from keyosk.storage.database import Database
 from keyosk.tokens import refresh_token_format
 from live import ADMIN_PASSWORD, SECRET_KEY, LiveServer, command, unique
+from waiting import until
 
 pytestmark = [pytest.mark.every_database, pytest.mark.slow]
 
@@ -475,10 +476,7 @@ def test_the_old_one_steps_aside_after_any_other_migration(
     with two_nodes(database_url, tmp_path) as (old, new):
         new.program = next_version(tmp_path, "9999_novelty", _OTHER)
         new.start()
-        deadline = time.monotonic() + 60
-        while health(old).status_code == 200:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: health(old).status_code != 200)
         refused = requests.post(f"{old.url}/auth/token", auth=("admin", ADMIN_PASSWORD), timeout=60)
         assert refused.status_code == 503
         assert refused.json()["detail"] == (

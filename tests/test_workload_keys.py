@@ -22,6 +22,7 @@ from keyosk.tokens.issuing import TokenRequest
 from keyosk.workloads import fetching
 from keyosk.workloads.documents import FetchFailed
 from platforms import AUDIENCE, KEYS, METADATA, Platform, platform, send
+from waiting import until
 
 pytestmark = [pytest.mark.every_database, pytest.mark.attack]
 
@@ -74,13 +75,6 @@ def told(keyosk: Installation, token: str) -> str:
     return refused.value.detail
 
 
-def eventually(done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _SECONDS
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def fetches() -> list[str]:
     """The threads that fetch keys."""
     return [each.name for each in threading.enumerate() if each.name.endswith("(_fetch)")]
@@ -122,10 +116,10 @@ def test_another_key_under_the_same_id_is_found(
     asked = len(ci.asked)
     for _ in range(10):
         assert "not valid" in told(keyosk, ci.token())
-    eventually(lambda: not fetches())
+    until(lambda: not fetches())
     assert len(ci.asked) == asked  # nobody can make Keyosk fetch all the time
     clock.now += 31
-    eventually(lambda: logs_in(keyosk, ci.token()))
+    until(lambda: logs_in(keyosk, ci.token()))
 
 
 def test_a_change_of_algorithm_is_followed_as_far_as_it_is_accepted(
@@ -181,9 +175,7 @@ def test_keys_from_an_address_that_was_replaced_meanwhile_do_not_count(
         held.set()
         waiting.join(_SECONDS)
         # The thread that fetched ends after the answer; whatever it writes, it writes by then.
-        eventually(
-            lambda: not any(each.name.endswith("(_fetch)") for each in threading.enumerate())
-        )
+        until(lambda: not any(each.name.endswith("(_fetch)") for each in threading.enumerate()))
         assert log_in(keyosk, ci.token()) == "todo:read"
         assert "not valid" in told(keyosk, token)
 

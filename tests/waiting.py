@@ -1,0 +1,45 @@
+"""Waiting for what happens by itself; the limits are generous, because the machine may be busy."""
+
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+import requests
+
+from processes import Process
+
+_Found = TypeVar("_Found")
+
+
+def until(
+    holds: Callable[[], _Found],
+    *,
+    seconds: float = 60,
+    pause: float = 0.05,
+    log: Path | None = None,
+) -> _Found:
+    """Wait until a call gives something true, and answer with that.
+
+    It does not hold yet where nobody listens. ``log``: what is shown where it never does.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        with suppress(requests.ConnectionError):
+            if found := holds():
+                return found
+        assert time.monotonic() < deadline, log and log.read_text()
+        time.sleep(pause)
+
+
+def until_it_listens(process: Process, port: int, log: Path | None = None) -> None:
+    """Wait until a program listens on a port of this machine."""
+
+    def listens() -> bool:
+        assert process.poll() is None, log and log.read_text()
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    until(listens, log=log)
