@@ -469,9 +469,7 @@ def test_who_holds_nothing_is_refused_by_name_of_the_scope(
                     assert access.scope in answer.json()["detail"]
 
 
-def test_what_was_tried_above_has_changed_nothing(
-    admin: Client, alice: Person, service: str
-) -> None:
+def test_what_was_tried_above_changed_nothing(admin: Client, alice: Person, service: str) -> None:
     assert alice.by_key.get("/accounts/me").json()["enabled"] is True
     assert alice.login().get("/accounts/me").status_code == 200
     assert len(admin.get(f"/services/{service}").json()["scopes"]) == 1
@@ -587,9 +585,7 @@ def test_head_is_answered_as_get(admin: Client, existing: Mapping[str, str], rou
 # --- The account itself ---------------------------------------------------------------------------
 
 
-def test_an_account_reads_itself_by_any_of_its_names_and_no_other(
-    weak: Person, alice: Person
-) -> None:
+def test_an_account_reads_itself_by_any_of_its_names_alone(weak: Person, alice: Person) -> None:
     for client in (weak.by_key, weak.bearer(), weak.bearer(weak.secret)):
         for below in ("", "/api-keys", "/grants", f"/api-keys/{weak.key_id}"):
             for name in ("me", weak.id, weak.username, weak.username.upper()):
@@ -598,9 +594,7 @@ def test_an_account_reads_itself_by_any_of_its_names_and_no_other(
                 assert_problem(client.get(f"/accounts/{name}{below}"), 403, "insufficient_scope")
 
 
-def test_the_answer_for_another_account_does_not_tell_whether_it_exists(
-    weak: Person, alice: Person
-) -> None:
+def test_an_answer_about_another_does_not_tell_if_it_exists(weak: Person, alice: Person) -> None:
     answers = [weak.by_key.get(f"/accounts/{name}") for name in (alice.username, "nobody-at-all")]
     details = [{**answer.json(), "request_id": ""} for answer in answers]
     assert details[0] == details[1]
@@ -748,7 +742,7 @@ def test_a_method_without_a_decision_is_refused(
             Gate(installation, {"page": {"GET": scope(ADMIN)}}).check(request)
 
 
-def test_an_address_added_past_the_table_is_refused_also_to_an_admin(
+def test_an_address_added_past_the_table_is_refused_to_an_admin(
     installation: Installation,
 ) -> None:
     flask = app.create_app(installation)
@@ -761,7 +755,7 @@ def test_an_address_added_past_the_table_is_refused_also_to_an_admin(
     assert client.get("/accounts", auth=("admin", live.ADMIN_PASSWORD)).status_code == 200
 
 
-def test_a_decision_that_says_nothing_lets_nobody_in_without_a_login(
+def test_a_decision_that_says_nothing_lets_in_nobody_anonymous(
     installation: Installation,
 ) -> None:
     flask = Flask("test", static_folder=None)

@@ -81,7 +81,7 @@ def test_what_only_a_new_account_takes_is_refused_by_field_too(
     assert admin.get(f"/accounts/{username}").status_code == 404
 
 
-def test_a_change_takes_neither_password_nor_grants_nor_claims_that_become_too_large(
+def test_a_change_takes_neither_password_nor_grants_nor_claims_too_large(
     admin: Client,
 ) -> None:
     made = make_account(admin, claims={"long": "x" * 9_000})
@@ -278,9 +278,7 @@ def test_any_unicode_is_a_password_and_none_of_it_is_cut_off(
     assert not can_log_in(server, made["username"], as_utf8[:-4])  # type: ignore[arg-type]
 
 
-def test_a_password_logs_in_however_its_accents_are_composed(
-    server: LiveServer, admin: Client
-) -> None:
+def test_a_password_logs_in_however_accents_are_composed(server: LiveServer, admin: Client) -> None:
     password = "façade d'été à Orléans"
     made = make_account(admin, password=unicodedata.normalize("NFD", password))
     for form in ("NFC", "NFD"):
@@ -316,7 +314,7 @@ def test_a_password_can_be_set_and_not_read(admin: Client) -> None:
         assert "argon2" not in text
 
 
-def test_a_current_password_that_an_admin_gives_is_held_against_the_account_too(
+def test_a_current_password_from_an_admin_is_held_against_the_account(
     admin: Client,
 ) -> None:
     made = make_account(admin, password=PASSWORD)
@@ -329,9 +327,7 @@ def test_a_current_password_that_an_admin_gives_is_held_against_the_account_too(
 # --- The account itself ---------------------------------------------------------------------------
 
 
-def test_metadata_is_in_no_token_and_in_no_list_but_the_admins(
-    server: LiveServer, admin: Client
-) -> None:
+def test_metadata_is_in_no_token_and_no_list_but_admins(server: LiveServer, admin: Client) -> None:
     made = make_account(admin, password=PASSWORD, metadata={"note": "hidden-from-services"})
     token = server.client(made["username"], PASSWORD).post("/auth/token").json()["access_token"]
     payload = token.split(".")[1]
@@ -384,7 +380,7 @@ def test_everything_of_a_deleted_account_stops_at_once(server: LiveServer, admin
 # --- Grants ---------------------------------------------------------------------------------------
 
 
-def test_a_put_replaces_all_grants_and_they_are_read_back_in_their_shortest_shape(
+def test_a_put_replaces_all_grants_and_they_are_read_back_shortest(
     admin: Client,
 ) -> None:
     service = make_service(admin, "a", "b", "c", "d")

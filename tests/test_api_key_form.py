@@ -85,9 +85,7 @@ def test_one_changed_character_is_found(key: str, position: int, character: str)
 
 
 @given(key=keys, first=st.integers(0, 36), second=st.integers(0, 36))
-def test_two_characters_of_the_body_in_the_wrong_order_are_found(
-    key: str, first: int, second: int
-) -> None:
+def test_two_swapped_characters_of_the_body_are_found(key: str, first: int, second: int) -> None:
     changed = swapped(key, first, second)
     assert api_key_format.is_well_formed(changed) == (changed == key)
 

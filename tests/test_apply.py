@@ -548,7 +548,7 @@ def test_pruning_deletes_what_an_earlier_file_made_and_no_more(installation: Ins
     assert apply(installation, **mine) == []
 
 
-def test_without_prune_nothing_is_deleted_until_a_file_asks_for_it(
+def test_without_prune_nothing_is_deleted_until_a_file_asks(
     installation: Installation,
 ) -> None:
     apply(installation, owner="ops", **WHOLE)
@@ -583,9 +583,7 @@ def test_what_others_use_is_deleted_only_by_force(installation: Installation) ->
 
 
 @pytest.mark.parametrize("owner", ["other", None])
-def test_what_one_file_made_no_other_may_name(
-    installation: Installation, owner: str | None
-) -> None:
+def test_what_one_file_made_no_other_names(installation: Installation, owner: str | None) -> None:
     apply(installation, owner="ops", **WHOLE)
     faults = refusal(
         installation,

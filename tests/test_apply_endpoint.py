@@ -178,7 +178,7 @@ def test_nobody_gives_by_a_manifest_what_they_do_not_hold(admin: Client) -> None
 
 
 @pytest.mark.attack
-def test_nobody_gets_by_a_manifest_at_an_account_above_them_or_their_own_grants(
+def test_no_manifest_gets_at_an_account_above_its_sender_or_their_own_grants(
     admin: Client,
 ) -> None:
     name = make_service(admin)
@@ -205,7 +205,7 @@ def test_an_api_key_widens_no_grants_by_a_manifest(admin: Client) -> None:
 
 
 @pytest.mark.attack
-def test_who_may_not_see_accounts_is_not_told_who_uses_a_scope(admin: Client) -> None:
+def test_who_may_not_see_accounts_is_not_told_who_uses_it(admin: Client) -> None:
     name = make_service(admin)
     holder = make_person(admin, f"{name}:read")
     person = make_person(admin, SERVICES)
@@ -228,7 +228,7 @@ def test_every_change_is_in_the_audit_log_under_the_name_of_who_applied_it(admin
     assert rows[0]["request_id"]
 
 
-def test_a_manifest_that_takes_rights_away_says_by_when_and_its_dry_run_does_not(
+def test_a_manifest_that_takes_rights_says_by_when_and_its_dry_run_does_not(
     admin: Client,
 ) -> None:
     manifest = {"accounts": [{"username": make_person(admin).username, "enabled": False}]}

@@ -53,7 +53,7 @@ def changed(installation: Installation, rule: dict[str, Any], **issuer: Any) -> 
     return apply(installation, issuers=[{**ISSUER, **issuer}], rules=[{**RULE, **rule}])
 
 
-def test_everything_is_made_and_the_second_run_finds_nothing_to_do(
+def test_everything_is_made_and_a_second_run_finds_nothing(
     installation: Installation,
 ) -> None:
     planned = plan(installation, **WHOLE)
@@ -194,9 +194,7 @@ def test_an_issuer_can_be_renamed(installation: Installation) -> None:
 
 
 @pytest.mark.parametrize("owner", ["other", None])
-def test_what_one_file_made_no_other_may_name(
-    installation: Installation, owner: str | None
-) -> None:
+def test_what_one_file_made_no_other_names(installation: Installation, owner: str | None) -> None:
     apply(installation, **WHOLE, owner="ops")
     members = {"issuers": [ISSUER], "rules": [RULE]} | ({"owner": owner} if owner else {})
     assert refusal(installation, **members) == {
@@ -245,9 +243,7 @@ def test_a_dry_run_tells_what_changes(admin: Client, made: dict[str, Any]) -> No
 
 
 @pytest.mark.attack
-def test_nobody_gets_an_account_by_a_manifest_that_holds_more(
-    admin: Client, made: dict[str, Any]
-) -> None:
+def test_nobody_gets_an_account_that_holds_more(admin: Client, made: dict[str, Any]) -> None:
     person = make_person(admin, "keyosk:services:write", "keyosk:services:read")
     [issuer], [rule] = made["issuers"], made["rules"]
     for members in (
@@ -281,9 +277,7 @@ def test_an_api_key_trusts_no_issuer_by_a_manifest(admin: Client, made: dict[str
 
 
 @pytest.mark.slow
-def test_what_is_exported_is_a_manifest_that_changes_nothing(
-    prepared_url: str, tmp_path: Path
-) -> None:
+def test_what_is_exported_changes_nothing_as_a_manifest(prepared_url: str, tmp_path: Path) -> None:
     operator = LiveServer(prepared_url, tmp_path)
 
     def run(*arguments: str, text: str = "") -> str:

@@ -107,7 +107,7 @@ def flags_of(address: int) -> str:
     raise AssertionError("no such mapping")
 
 
-def test_a_block_that_is_not_needed_beside_others_is_returned_sooner(
+def test_a_block_that_is_not_needed_is_returned_sooner(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A process that did two hashes at once and now does one holds one block, not two."""

@@ -275,9 +275,7 @@ def test_what_a_rule_refused_has_a_row(admin: Client) -> None:
         assert row["after"]["method"] == answer.request.method
 
 
-def test_failed_logins_have_a_row_when_their_minute_is_over(
-    server: LiveServer, admin: Client
-) -> None:
+def test_failed_logins_have_a_row_after_their_minute(server: LiveServer, admin: Client) -> None:
     person = make_person(admin)
     unknown = api_key_format.generate()
     wrong, key = person.login("not the password at all"), person.login(unknown)
@@ -576,9 +574,7 @@ def test_values_of_other_types_are_found(chain: Installation, value: str) -> Non
 
 
 @pytest.mark.parametrize("value", FOREIGN)
-def test_the_log_goes_on_whatever_the_time_of_its_checkpoints(
-    chain: Installation, value: str
-) -> None:
+def test_the_log_goes_on_whatever_its_checkpoints_say(chain: Installation, value: str) -> None:
     if not chain.database.is_sqlite:
         pytest.skip("columns of PostgreSQL take values of their own type only")
     tamper(chain, f"UPDATE checkpoint SET time = {value}")
@@ -608,9 +604,7 @@ def test_a_change_is_found_even_if_all_hashes_after_it_are_made_anew(chain: Inst
     assert fault.startswith("the chain up to")
 
 
-def test_a_checkpoint_that_somebody_else_signed_is_found(
-    chain: Installation, tmp_path: Path
-) -> None:
+def test_a_checkpoint_that_another_signed_is_found(chain: Installation, tmp_path: Path) -> None:
     elsewhere = settings(f"sqlite:///{tmp_path / 'other.db'}")
     app.prepare(elsewhere)
     other = Installation(elsewhere)
@@ -657,9 +651,7 @@ def test_eight_writers_at_once_leave_one_unbroken_chain(prepared_url: str) -> No
 # --- Pruning --------------------------------------------------------------------------------------
 
 
-def test_a_pruned_log_verifies_and_tells_that_it_was_pruned(
-    chain: Installation, clock: Clock
-) -> None:
+def test_a_pruned_log_verifies_and_tells_it_was_pruned(chain: Installation, clock: Clock) -> None:
     known = all_rows(chain)
 
     deleted = chain.audit.prune(OPERATOR, int(clock.now) - DAY)
@@ -889,7 +881,7 @@ def test_a_caller_by_password_and_one_by_key_are_told_apart(installation: Instal
         assert all_rows(installation)[-1].credential == shown
 
 
-def test_the_rows_of_an_import_are_sealed_with_the_change_behind_what_waits(
+def test_rows_of_an_import_are_sealed_with_it_behind_what_waits(
     installation: Installation,
 ) -> None:
     installation.audit.seal()

@@ -90,9 +90,7 @@ def test_the_pairs_of_the_vectors_log_in_in_every_encoding(
 
 
 @table("row", REFUSED, ids=[row["name"] for row in REFUSED])
-def test_the_headers_that_the_vectors_refuse_are_refused(
-    server: LiveServer, row: dict[str, str]
-) -> None:
+def test_headers_that_vectors_refuse_are_refused(server: LiveServer, row: dict[str, str]) -> None:
     answer = log_in(server, row["header"])
     assert answer.status_code == 401
     assert answer.json()["code"] == "bad_credentials"

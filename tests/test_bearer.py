@@ -29,7 +29,7 @@ def said(server: LiveServer, text: str, path: str = "/accounts/me") -> str:
     return sentence
 
 
-def test_the_line_of_the_first_start_got_a_token_that_the_api_refused(
+def test_the_line_of_the_first_start_got_a_token_the_api_refused(
     own_server: LiveServer,
 ) -> None:
     del own_server.environment["KEYOSK_ADMIN_PASSWORD"]
@@ -81,9 +81,7 @@ def test_a_token_that_has_expired_or_was_revoked_is_told_so(
     assert "disabled" in said(server, text)
 
 
-def test_of_a_token_whose_signature_is_not_ours_nothing_is_said(
-    server: LiveServer, alice: Person
-) -> None:
+def test_nothing_is_said_of_a_token_that_is_not_ours(server: LiveServer, alice: Person) -> None:
     text = token_of(alice, audience="keyosk")
     header = jwt.get_unverified_header(text)
     claims = jwt.decode(text, options={"verify_signature": False})

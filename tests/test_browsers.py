@@ -87,9 +87,7 @@ def test_the_own_page_and_the_address_bar_log_in(person: Person) -> None:
         assert person.login().get("/accounts/me", headers=headers).status_code == 200
 
 
-def test_a_token_is_not_ambient_and_public_documents_are_for_all(
-    server: LiveServer, person: Person
-) -> None:
+def test_tokens_are_not_ambient_documents_are_for_all(server: LiveServer, person: Person) -> None:
     bearer, headers = person.bearer(), {"Sec-Fetch-Site": "cross-site"}
     assert bearer.get("/accounts/me", headers=headers).status_code == 200
     for path in PUBLIC:

@@ -379,9 +379,7 @@ def newest_change(admin: Client) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("on_conflict", ["skip", "update", "fail"])
-def test_a_dry_run_says_it_all_and_does_nothing(
-    admin: Client, scope: str, on_conflict: str
-) -> None:
+def test_a_dry_run_says_all_and_does_nothing(admin: Client, scope: str, on_conflict: str) -> None:
     known, new = unique("known"), unique("new")
     imported(admin, jsonl({"username": known}))
     body = jsonl(
@@ -517,9 +515,7 @@ def test_grants_need_the_scope_to_give_and_what_is_given(
 
 
 @pytest.mark.attack
-def test_an_update_keeps_the_rules_for_accounts_that_are_there(
-    server: LiveServer, admin: Client
-) -> None:
+def test_an_update_keeps_the_rules_for_known_accounts(server: LiveServer, admin: Client) -> None:
     username = account(admin, "keyosk:accounts:write", "keyosk:grants:write")
     client = server.client(username, GOOD)
     lines_ = jsonl(
@@ -533,9 +529,7 @@ def test_an_update_keeps_the_rules_for_accounts_that_are_there(
 
 
 @pytest.mark.attack
-def test_who_is_disabled_during_an_upload_imports_no_more(
-    server: LiveServer, admin: Client
-) -> None:
+def test_who_is_disabled_in_an_upload_imports_no_more(server: LiveServer, admin: Client) -> None:
     importer = account(admin, "keyosk:accounts:write")
     stem = unique("late")
 
@@ -850,7 +844,7 @@ def cpu_seconds(call: Callable[[], object]) -> float:
 
 @pytest.mark.attack
 @pytest.mark.parametrize("name", ["bcrypt 2b", "bcrypt-sha256", "scrypt", "pbkdf2-sha256"])
-def test_a_wrong_password_for_a_cheap_imported_hash_costs_what_an_unknown_name_does(
+def test_a_wrong_password_for_a_cheap_imported_hash_costs_what_a_stranger_does(
     name: str,
 ) -> None:
     adopted = CHECKER.adopt(HASHES[name][1])
@@ -881,9 +875,7 @@ def peak_memory(server: LiveServer) -> int:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_long_import_and_export_need_no_more_memory_than_short_ones(
-    database_url: str, tmp_path: Path
-) -> None:
+def test_long_imports_and_exports_need_no_more_memory(database_url: str, tmp_path: Path) -> None:
     def body(stem: str, count: int) -> Iterator[bytes]:
         for number in range(count):
             yield jsonl({"username": f"{stem}-{number}", "metadata": {"padding": "x" * 200}})
@@ -949,9 +941,7 @@ def test_results_come_while_the_body_is_still_sent(admin: Client) -> None:
 
 @pytest.mark.fault
 @pytest.mark.parametrize("how", ["Content-Length: 900000", "Transfer-Encoding: chunked"])
-def test_an_upload_that_breaks_off_has_no_summary_and_keeps_what_is_done(
-    admin: Client, how: str
-) -> None:
+def test_an_upload_that_breaks_off_has_no_summary_but_its_effect(admin: Client, how: str) -> None:
     stem = unique("broken")
     body = jsonl(*({"username": f"{stem}-{n}", "metadata": {"a": "x" * 300}} for n in range(1000)))
     with connect(admin) as sock:
@@ -1010,9 +1000,7 @@ def test_an_import_that_was_killed_is_simply_repeated(own_server: LiveServer) ->
 # --- Export ---------------------------------------------------------------------------------------
 
 
-def test_an_export_has_every_account_with_its_grants_and_no_secret(
-    admin: Client, scope: str
-) -> None:
+def test_an_export_has_all_accounts_and_grants_but_no_secret(admin: Client, scope: str) -> None:
     username = unique("exported")
     line = {
         "username": username,
@@ -1079,9 +1067,7 @@ def test_what_an_export_gives_an_import_takes(admin: Client, scope: str) -> None
 # --- Commands -------------------------------------------------------------------------------------
 
 
-def test_the_command_imports_a_file_and_says_how_it_went(
-    server: LiveServer, tmp_path: Path
-) -> None:
+def test_the_command_imports_a_file_and_says_how(server: LiveServer, tmp_path: Path) -> None:
     names = [unique("cli") for _ in range(3)]
     file = tmp_path / "accounts.jsonl"
     file.write_bytes(jsonl(*({"username": name} for name in names)))

@@ -93,9 +93,7 @@ def test_a_wrong_secret_in_the_body_is_answered_as_one_in_the_header(
         assert answer.headers["WWW-Authenticate"] == CHALLENGE
 
 
-def test_secrets_in_the_body_are_throttled_with_those_in_the_header(
-    server: LiveServer, admin: Client
-) -> None:
+def test_secrets_in_a_body_count_with_those_in_a_header(server: LiveServer, admin: Client) -> None:
     person = make_person(admin)
     client = server.client()
     codes = []
@@ -170,9 +168,7 @@ def test_half_a_login_or_one_too_many_is_refused(
     refusal(server.client().post(path, data=text, headers=FORM), status, error)
 
 
-def test_what_another_site_posts_is_refused_before_it_is_looked_at(
-    nobody: Client, alice: Person
-) -> None:
+def test_what_another_site_posts_is_refused_unread(nobody: Client, alice: Person) -> None:
     """Else a page could have its visitors guess passwords."""
     headers = {"Sec-Fetch-Site": "cross-site"}
     assert nobody.post("/auth/token", data=posted(alice), headers=headers).status_code == 403
@@ -226,9 +222,7 @@ def test_an_api_key_with_a_username_needs_the_right_one(
             assert server.client(name, key).get(path).status_code == 401
 
 
-def test_an_api_key_alone_is_held_to_all_its_limits(
-    server: LiveServer, admin: Client, todo: str
-) -> None:
+def test_an_api_key_alone_keeps_its_limits(server: LiveServer, admin: Client, todo: str) -> None:
     person = make_person(admin, f"{todo}:read", {"name": f"{todo}:write", "with": "password"})
     nobody = server.client()
 
@@ -294,9 +288,7 @@ def test_white_space_around_a_token_hid_it_from_revocation(
     assert done(alone.post("/auth/introspect", data={"token": token})) == {"active": False}
 
 
-def test_white_space_around_a_refresh_token_is_no_part_of_it(
-    server: LiveServer, admin: Client
-) -> None:
+def test_space_around_a_refresh_token_is_no_part_of_it(server: LiveServer, admin: Client) -> None:
     name = make_service(admin, refresh_allowed=True)
     person = make_person(admin, f"{name}:read")
     begun = person.login().post("/auth/token", data={"scope": f"{name}:read offline_access"})
@@ -339,18 +331,14 @@ def test_a_key_that_was_used_only_here_never_counted_as_used(admin: Client, path
 # --- Guesses --------------------------------------------------------------------------------------
 
 
-def test_a_header_that_means_three_passwords_is_three_guesses(
-    server: LiveServer, admin: Client
-) -> None:
+def test_a_header_of_three_passwords_is_three_guesses(server: LiveServer, admin: Client) -> None:
     client = server.client(make_person(admin).username, "a%2Bwrong%FCone+")
     codes = [client.post("/auth/token").status_code for _ in range(8)]
     # Two of its readings are passwords: as sent, and form-decoded in ISO-8859-1.
     assert codes == [401] * 6 + [429] * 2
 
 
-def test_a_right_reading_gives_back_those_that_were_tried_before_it(
-    server: LiveServer, admin: Client
-) -> None:
+def test_a_right_reading_gives_back_those_tried_before(server: LiveServer, admin: Client) -> None:
     name, password = live.unique("person"), "a right one & \u00fc"
     done(admin.post("/accounts", json={"username": name, "password": password}), 201)
     client = server.client(name, "a+right+one+%26+%FC")

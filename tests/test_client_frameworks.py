@@ -709,9 +709,7 @@ def test_a_view_that_is_not_protected_has_no_token() -> None:
 
 @pytest.mark.parametrize("handler", [WSGIHandler, ASGIHandler])
 @pytest.mark.parametrize("sync", [True, False])
-def test_the_middleware_of_django_protects_every_view(
-    handler: type, sync: bool, fake: FakeKeyosk
-) -> None:
+def test_middleware_of_django_protects_views(handler: type, sync: bool, fake: FakeKeyosk) -> None:
     middleware = [*django.conf.settings.MIDDLEWARE, "keyosk_client.django.KeyoskMiddleware"]
     subject = _subject if sync else asynchronous(_subject)
 

@@ -142,7 +142,7 @@ def test_an_outage_is_told_in_the_end(alice: Person, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.slow
-def test_ten_rotations_under_load_refuse_no_good_token(database_url: str, tmp_path: Path) -> None:
+def test_rotations_under_load_refuse_no_good_token(database_url: str, tmp_path: Path) -> None:
     settings = {"key_publish_ahead": "6", "key_retain": "2", "token_lifetime": "30"}
     with LiveServer(database_url, tmp_path, **settings) as server:
         admin = server.admin()
@@ -271,9 +271,7 @@ def _answers(port: int) -> bool:
     return False
 
 
-def test_the_shop_calls_billing_on_behalf_of_its_caller(
-    own_server: LiveServer, tmp_path: Path
-) -> None:
+def test_the_shop_calls_billing_for_its_caller(own_server: LiveServer, tmp_path: Path) -> None:
     shop_port, billing_port = free_port(), free_port()
     secret_file = tmp_path / "secret"
     with own_server as server:

@@ -315,9 +315,7 @@ def test_a_file_without_a_secret_is_a_refusal_at_once(
     assert not keyosk.requests
 
 
-def test_nobody_with_a_good_token_waits_for_a_keyosk_that_is_away(
-    keyosk: Issuer, clock: Clock
-) -> None:
+def test_nobody_with_a_good_token_waits_for_keyosk(keyosk: Issuer, clock: Clock) -> None:
     keyosk.token_responses = [issued(1), issued(2)]
     threads = source()
     tasks = AsyncTokenSource(ISSUER, "backend", secret=SECRET)
@@ -370,9 +368,7 @@ def test_a_file_that_is_not_there_for_a_moment_costs_nobody_a_good_token(
         {"secret_file": "secret"},
     ],
 )  # fmt: skip
-def test_what_is_missing_is_told_at_once(
-    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_missing_is_told(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("KEYOSK_CLIENT_")]:
         monkeypatch.delenv(name)
     given = {"issuer": ISSUER, "username": "backend", "secret": SECRET, **options}

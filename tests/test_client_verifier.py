@@ -125,9 +125,7 @@ def test_the_response_says_how_long_keys_last(
     assert reader.known.due_in == pytest.approx(seconds)
 
 
-def test_the_time_in_a_cache_counts(
-    keyosk: Issuer, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cached_time_counts(keyosk: Issuer, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     respond = keyosk.respond
 
     def aged(request: httpx.Request) -> httpx.Response:
@@ -197,9 +195,7 @@ def test_made_up_kids_are_no_flood(keyosk: Issuer, clock: Clock) -> None:
     assert keyosk.key_fetches == 3
 
 
-def test_keys_are_used_while_keyosk_is_away_until_they_are_too_old(
-    keyosk: Issuer, clock: Clock
-) -> None:
+def test_keys_are_used_while_keyosk_is_away_until_too_old(keyosk: Issuer, clock: Clock) -> None:
     reader = Reader(clock)
     assert reader.knows(KID)
     keyosk.away = {""}
@@ -215,9 +211,7 @@ def test_keys_are_used_while_keyosk_is_away_until_they_are_too_old(
     assert reader.knows(KID)
 
 
-def test_a_token_of_an_unknown_key_is_not_bad_while_keyosk_is_away(
-    keyosk: Issuer, clock: Clock
-) -> None:
+def test_a_token_of_an_unknown_key_is_not_bad_without_keyosk(keyosk: Issuer, clock: Clock) -> None:
     reader = Reader(clock)
     assert reader.knows(KID)
     keyosk.away = {"jwks.json"}
@@ -547,9 +541,7 @@ def test_a_stolen_signing_key_is_dropped_at_once(keyosk: Issuer, clock: Clock) -
     assert reader.known.key(OTHER) is not None
 
 
-def test_without_revocations_it_goes_on_unless_they_are_required(
-    keyosk: Issuer, clock: Clock
-) -> None:
+def test_without_revocations_it_goes_on_unless_required(keyosk: Issuer, clock: Clock) -> None:
     keyosk.away = {"/auth/revocations"}
     claims = keyosk.claims()
     relaxed, strict = Reader(clock), Reader(clock, revocations="required")

@@ -245,7 +245,7 @@ def test_a_refusal_of_the_platform_is_told_to_tasks_too(keyosk: Issuer) -> None:
     assert keyosk.requests == []
 
 
-def test_what_is_missing_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="issuer is required"):
         TokenSource.from_workload(identity=lambda _: token(1))
     monkeypatch.setenv("KEYOSK_CLIENT_ISSUER", ISSUER)
@@ -257,9 +257,7 @@ def test_what_is_missing_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
 # --- Platforms ------------------------------------------------------------------------------------
 
 
-def test_github_actions(
-    keyosk: Issuer, metadata: Metadata, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_github(keyosk: Issuer, metadata: Metadata, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_URL", f"http://{metadata.place}/t?api-version=2.0")
     monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "of the job")
     answers = iter([json.dumps({"value": token(n), "count": 1}) for n in (1, 2)])
@@ -304,9 +302,7 @@ def test_what_a_platform_may_answer_instead(
 @pytest.mark.parametrize(
     ("url", "said"), [("http://127.0.0.1:1/", "ConnectError"), ("http://a:x/", "InvalidURL")]
 )
-def test_a_platform_that_cannot_be_reached(
-    monkeypatch: pytest.MonkeyPatch, url: str, said: str
-) -> None:
+def test_an_unreachable_platform(monkeypatch: pytest.MonkeyPatch, url: str, said: str) -> None:
     monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_URL", url)
     monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "of the job")
     with pytest.raises(TokenUnavailable, match=f"GitHub Actions gives no token now: {said}"):
@@ -388,9 +384,7 @@ def test_google_cloud(
     assert headers["metadata-flavor"] == "Google"
 
 
-def test_azure_app_service(
-    keyosk: Issuer, metadata: Metadata, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_azure_app(keyosk: Issuer, metadata: Metadata, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IDENTITY_ENDPOINT", f"http://{metadata.place}/msi/token")
     monkeypatch.setenv("IDENTITY_HEADER", "of the site")
     metadata.answer = lambda: (200, json.dumps({"access_token": token(1)}))

@@ -92,9 +92,7 @@ def test_a_created_account_is_shown_as_the_api_shows_it(run: Run, admin: Client)
     assert len(listed["items"]) == int(total)
 
 
-def test_an_account_is_created_with_all_that_the_options_say(
-    run: Run, server: LiveServer, admin: Client
-) -> None:
+def test_an_account_has_what_the_options_say(run: Run, server: LiveServer, admin: Client) -> None:
     name, service = unique("full"), unique("service")
     run("service", "create", service, "--scope", f"{service}:a", "--scope", f"{service}:b")
     done = run(
@@ -129,9 +127,7 @@ def test_an_object_and_a_list_are_readable_without_json(run: Run) -> None:
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n", "", "\nand a second line\n"])
-def test_a_password_is_the_first_line_of_standard_input(
-    run: Run, server: LiveServer, ending: str
-) -> None:
+def test_a_password_is_the_first_line_of_input(run: Run, server: LiveServer, ending: str) -> None:
     name = unique("typed")
     run("account", "create", name)
     done = run("account", "password", name, text=PASSWORD + ending)
@@ -561,9 +557,7 @@ def test_a_database_that_a_newer_keyosk_upgraded_is_refused_by_every_command(
         assert "upgraded by a newer Keyosk (9999_later)" in said
 
 
-def test_serve_with_another_secret_key_is_refused_and_breaks_nothing(
-    database_url: str, tmp_path: Path
-) -> None:
+def test_serve_with_another_secret_key_is_refused(database_url: str, tmp_path: Path) -> None:
     environment = settings_for(database_url)
     assert keyosk(environment, tmp_path, "database", "upgrade").code == 0
     before = keyosk(environment, tmp_path, "signing-key", "list", "--json").json

@@ -137,9 +137,7 @@ def complete(environment: dict[str, str], folder: Path, line: str) -> list[str]:
     return [each.partition(",")[2] for each in ended.out.splitlines() if each]
 
 
-def test_names_are_those_that_stand_in_their_place(
-    server: LiveServer, admin: Client, tmp_path: Path
-) -> None:
+def test_names_are_those_of_their_place(server: LiveServer, admin: Client, tmp_path: Path) -> None:
     person = make_person(admin)
     service = make_service(admin)
     made = done(admin.post(f"{person.path}/api-keys", json={"name": "k"}), 201)
@@ -154,9 +152,7 @@ def test_names_are_those_that_stand_in_their_place(
     assert complete(server.environment, tmp_path, "keyosk account show no-such-name") == []
 
 
-def test_without_a_server_or_a_login_completion_is_silent(
-    server: LiveServer, tmp_path: Path
-) -> None:
+def test_without_a_server_or_login_completion_is_silent(server: LiveServer, tmp_path: Path) -> None:
     for url in (f"http://127.0.0.1:{free_port()}", server.url, "nonsense", "http://example.com"):
         assert complete(Terminal(tmp_path, url).variables, tmp_path, "keyosk account show ad") == []
     assert complete({"KEYOSK_BIND": "nonsense"}, tmp_path, "keyosk account show ad") == []
@@ -164,9 +160,7 @@ def test_without_a_server_or_a_login_completion_is_silent(
 
 
 @pytest.mark.attack
-def test_a_name_that_a_shell_would_take_for_more_is_not_offered(
-    admin: Client, tmp_path: Path
-) -> None:
+def test_a_name_that_a_shell_takes_for_more_is_not_offered(admin: Client, tmp_path: Path) -> None:
     from keyosk.cli import names
 
     for name in ("$(id)", "`id`", "a b", "a\nb", "*", "a;b", "a'b", "\x1b[1m", "a,b", ""):

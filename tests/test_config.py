@@ -253,9 +253,7 @@ def test_a_malformed_issuer_is_refused(issuer: str) -> None:
         (":8080", "https://login.example.org", False),
     ],
 )
-def test_an_issuer_in_the_clear_is_taken_with_a_warning(
-    bind: str, issuer: str, *, warns: bool
-) -> None:
+def test_an_issuer_in_the_clear_has_a_warning(bind: str, issuer: str, *, warns: bool) -> None:
     config = load({"KEYOSK_BIND": bind, "KEYOSK_ISSUER": issuer})
     assert [text.split()[0] for text in config.warnings] == ["KEYOSK_ISSUER"] * warns
 
@@ -507,9 +505,7 @@ def test_an_admin_password_of_the_wrong_length_is_refused(length: int) -> None:
         (["TOKEN", "PIN"], ["MODULE"]),
     ],
 )
-def test_the_settings_for_pkcs11_are_given_all_or_none(
-    given: list[str], missing: list[str]
-) -> None:
+def test_settings_for_pkcs11_are_given_all_or_none(given: list[str], missing: list[str]) -> None:
     found = faults({f"KEYOSK_PKCS11_{name}": "x" for name in given})
     assert list(found) == [f"KEYOSK_PKCS11_{name}" for name in missing]
     assert all("is required" in message for message in found.values())
@@ -548,9 +544,7 @@ def test_an_environment_that_is_no_text_is_refused() -> None:
     ],
 )
 @table("value", ["x", ""])
-def test_an_unknown_variable_is_refused_with_the_nearest_name(
-    name: str, meant: str, value: str
-) -> None:
+def test_an_unknown_variable_is_refused_with_the_nearest(name: str, meant: str, value: str) -> None:
     assert refusal(name, value) == f"is unknown; did you mean {meant}?"
 
 
@@ -669,9 +663,7 @@ def test_the_named_file_must_exist() -> None:
         (b"bind = '\xff'", r"keyosk\.toml is not UTF-8"),
     ],
 )
-def test_a_file_that_cannot_be_understood_is_refused(
-    content: bytes, said: str, folder: Path
-) -> None:
+def test_a_file_that_nobody_understands_is_refused(content: bytes, said: str, folder: Path) -> None:
     (folder / "keyosk.toml").write_bytes(content)
     found = faults({})
     assert list(found) == ["KEYOSK_CONFIG"]
@@ -767,9 +759,7 @@ def test_a_secret_in_the_environment_wins_over_a_secret_file_of_the_toml_file(fo
         ("bytes", "the file must be UTF-8 text"),
     ],
 )
-def test_an_unusable_secret_file_is_said_plainly_and_once(
-    path: str, said: str, folder: Path
-) -> None:
+def test_an_unusable_secret_file_is_said_plainly_once(path: str, said: str, folder: Path) -> None:
     (folder / "empty").touch()
     (folder / "newline").write_text("\n")
     (folder / "bytes").write_bytes(b"\xff" * 50)

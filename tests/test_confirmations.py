@@ -130,9 +130,7 @@ _TABLES: Final = {
 
 
 @pytest.mark.attack
-def test_a_stolen_cookie_and_the_password_do_nothing_dangerous(
-    node: Node, subtests: pytest.Subtests
-) -> None:
+def test_a_stolen_cookie_and_password_do_no_harm(node: Node, subtests: pytest.Subtests) -> None:
     tab, _, _ = enrolled(node)
     token = tab.get("/me").form("/logout").fields["csrf_token"]
     before = state(node)
@@ -196,7 +194,7 @@ def test_without_a_second_factor_the_password_is_enough(node: Node) -> None:
 
 
 @pytest.mark.attack
-def test_a_code_of_a_login_confirms_nothing_and_one_that_confirmed_logs_nobody_in(
+def test_a_login_code_confirms_nothing_and_one_that_confirmed_logs_nobody_in(
     node: Node,
 ) -> None:
     tab, phone, _ = enrolled(node)

@@ -121,9 +121,7 @@ def test_a_wrong_login_says_the_same_whatever_is_wrong(
 
 
 @pytest.mark.attack
-def test_guesses_here_and_at_the_token_endpoint_are_counted_together(
-    server: LiveServer, alice: Person
-) -> None:
+def test_guesses_here_and_at_the_token_count_together(server: LiveServer, alice: Person) -> None:
     browser = Browser(server)
     for _ in range(6):
         assert browser.log_in(alice.username, "a wrong guess, no. 1").status_code == 401
@@ -313,9 +311,7 @@ def test_a_form_of_another_site_is_refused_even_with_the_token(
     "headers",
     [{"Sec-Fetch-Site": "same-origin"}, {"Origin": "own"}, {"Origin": "localhost"}, {}],
 )
-def test_a_form_of_its_own_pages_passes(
-    server: LiveServer, alice: Person, headers: dict[str, str]
-) -> None:
+def test_its_own_forms_pass(server: LiveServer, alice: Person, headers: dict[str, str]) -> None:
     browser = logged_in(server, alice.username)
     sent = dict(headers)
     if "Origin" in headers:
@@ -339,9 +335,7 @@ def test_a_form_without_the_token_of_its_session_is_refused(
 
 
 @pytest.mark.attack
-def test_nobody_is_logged_in_by_a_form_that_was_not_theirs(
-    server: LiveServer, alice: Person
-) -> None:
+def test_nobody_is_logged_in_by_a_form_not_theirs(server: LiveServer, alice: Person) -> None:
     browser, other = Browser(server), Browser(server)
     fields = other.get("/console/login").form("/console/login").fields
     fields |= {"username": alice.username, "password": PASSWORD}
@@ -444,9 +438,7 @@ def test_no_page_is_kept_framed_or_sent_elsewhere(server: LiveServer, root: Brow
     assert Client(server.url).get("/accounts").headers["Referrer-Policy"] == "no-referrer"
 
 
-def test_what_is_done_here_is_in_the_audit_log_as_done_here(
-    server: LiveServer, admin: Client
-) -> None:
+def test_what_is_done_here_is_so_in_the_audit_log(server: LiveServer, admin: Client) -> None:
     person = make_person(admin, "keyosk:admin")
     browser = logged_in(server, person.username)
     name = unique("made")
@@ -461,7 +453,7 @@ def test_what_is_done_here_is_in_the_audit_log_as_done_here(
 
 
 @pytest.mark.attack
-def test_a_row_that_says_by_which_way_it_came_is_proven_by_the_chain(
+def test_a_row_that_says_which_way_it_came_is_proven(
     installation: Installation,
 ) -> None:
     log_in(app.create_app(installation).test_client())
@@ -522,7 +514,7 @@ def test_a_search_says_how_far_it_looked_inside_names_and_goes_on(
 
 
 @pytest.mark.attack
-def test_a_dangerous_act_is_shown_first_and_takes_the_password_after_five_minutes(
+def test_a_dangerous_act_is_shown_first_and_takes_the_password_later(
     prepared_url: str,
 ) -> None:
     clock = Clock()
@@ -555,9 +547,7 @@ def test_a_dangerous_act_is_shown_first_and_takes_the_password_after_five_minute
 
 
 @pytest.mark.attack
-def test_ones_own_credentials_take_the_password_each_time(
-    server: LiveServer, alice: Person
-) -> None:
+def test_ones_own_credentials_take_the_password_always(server: LiveServer, alice: Person) -> None:
     browser = logged_in(server, alice.username)
     page = browser.act("/console/accounts/me/api-keys", PASSWORD, name="laptop")
     assert page.h1 == "New API key: laptop"

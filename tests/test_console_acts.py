@@ -277,9 +277,7 @@ def own_console(
 
 
 @pytest.mark.slow
-def test_the_keyboard_has_short_ways(
-    browser: Browser, own_console: tuple[LiveServer, Installation]
-) -> None:
+def test_keyboard_shortcuts(browser: Browser, own_console: tuple[LiveServer, Installation]) -> None:
     server, keyosk = own_console
     for name in ("anna", "berta"):
         keyosk.grants.create_account(OPERATOR, [], username=name)
@@ -335,9 +333,7 @@ def test_a_list_that_cannot_follow_says_why(
 
 
 @pytest.mark.slow
-def test_somebody_logs_in_by_keyboard_and_creates_an_account(
-    browser: Browser, server: LiveServer
-) -> None:
+def test_somebody_creates_an_account_by_keyboard(browser: Browser, server: LiveServer) -> None:
     """The short one of all these, for each run of the tests."""
     hands = Keys(browser, server, "admin", ADMIN_PASSWORD)
     with hands.visitor as visitor:

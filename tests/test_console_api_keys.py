@@ -66,9 +66,7 @@ def test_the_owner_of_a_leaked_key_is_found_and_the_key_ended(
 
 
 @pytest.mark.attack
-def test_a_secret_that_only_begins_like_a_key_is_said_to_be_another(
-    admin: Client, root: Browser
-) -> None:
+def test_a_secret_that_only_begins_like_a_key_is_told_so(admin: Client, root: Browser) -> None:
     alice = make_person(admin)
     _, secret = make_key(admin, alice)
     page = Page(root.post("/console/api-keys/find", {"secret": forged(secret)}))

@@ -113,9 +113,7 @@ def test_no_text_that_somebody_chose_runs_in_any_page(
         assert shown.count(" ".join(text.split())) >= 5, text
 
 
-def test_no_text_that_somebody_types_runs(
-    browser: Browser, console: tuple[LiveServer, Installation]
-) -> None:
+def test_no_typed_text_runs(browser: Browser, console: tuple[LiveServer, Installation]) -> None:
     with Visitor(browser, console[0], bypass_csp=True) as visitor:
         visitor.log_in("admin", ADMIN_PASSWORD)
         page = visitor.page
@@ -286,9 +284,7 @@ def is_at_login(visitor: Visitor, path: str) -> bool:
     return visitor.page.url.startswith(f"{visitor.server.url}/console/login")
 
 
-def test_a_stolen_cookie_is_worth_nothing_after_the_logout(
-    browser: Browser, victim: Visitor
-) -> None:
+def test_a_stolen_cookie_is_nothing_after_the_logout(browser: Browser, victim: Visitor) -> None:
     with Visitor(browser, victim.server) as thief:
         thief.context.add_cookies([session_cookie(victim)])
         assert not is_at_login(thief, "/console/accounts")

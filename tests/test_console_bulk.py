@@ -30,9 +30,7 @@ def rows_of(admin: Client, person: Person, action: str) -> list[tuple[str, str]]
     return [(row["via"], row["outcome"]) for row in rows]
 
 
-def test_the_list_offers_what_is_done_to_the_chosen(
-    server: LiveServer, admin: Client, root: Browser
-) -> None:
+def test_the_list_offers_acts_on_chosen(server: LiveServer, admin: Client, root: Browser) -> None:
     alice = make_person(admin)
     page = root.get("/console/accounts", params={"q": alice.username})
     chosen = [given for _, given in page.tags if given.get("name") == "account"]
@@ -64,9 +62,7 @@ def test_many_are_disabled_and_enabled_each_with_its_row(
     assert rows_of(admin, people[0], "tokens.revoke") == [("console", "done")]
 
 
-def test_a_refusal_is_shown_and_the_others_are_done(
-    server: LiveServer, admin: Client, root: Browser
-) -> None:
+def test_refusals_are_shown_others_done(server: LiveServer, admin: Client, root: Browser) -> None:
     alice, mighty = make_person(admin), make_person(admin, "keyosk:admin")
     gone = make_person(admin)
     done(admin.delete(gone.path), 204)
@@ -94,9 +90,7 @@ def test_it_gives_nobody_more_than_the_api(server: LiveServer, admin: Client) ->
     assert send(browser, "delete", alice.id, confirm="yes").status == 422
 
 
-def test_a_name_that_would_be_a_path_means_nothing(
-    server: LiveServer, admin: Client, root: Browser
-) -> None:
+def test_a_name_like_a_path_means_nothing(server: LiveServer, admin: Client, root: Browser) -> None:
     alice = make_person(admin)
     key, secret = make_key(admin, alice)
     page = send(root, "disable", f"{alice.id}/api-keys/{key}", confirm="yes")

@@ -25,9 +25,7 @@ def mend(browser: Browser, page: Page, ending: str) -> Page:
     return browser.act(form.action, **form.fields)
 
 
-def test_a_token_is_explained_with_its_claims_and_size_by_each_credential(
-    admin: Client, root: Browser
-) -> None:
+def test_a_token_is_explained_with_claims_and_size(admin: Client, root: Browser) -> None:
     todo = make_service(admin)
     alice = make_person(admin, f"{todo}:read")
     key, _ = make_key(admin, alice, name="ci")

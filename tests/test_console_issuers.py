@@ -81,9 +81,7 @@ def test_an_issuer_and_a_rule_are_made_changed_and_deleted(
     assert admin.get(f"/issuers/{name}").status_code == 404
 
 
-def test_a_rule_that_is_limited_to_no_scope_does_not_become_unlimited(
-    shop: Shop, root: Browser
-) -> None:
+def test_a_rule_limited_to_no_scope_does_not_become_unlimited(shop: Shop, root: Browser) -> None:
     done(shop.change_rule("main", scopes=[]))
     path = f"/console/issuers/{shop.issuer}/rules/main"
     fields = root.get(path).form("/rules/main").fields
@@ -137,9 +135,7 @@ def test_what_is_no_token_is_said(shop: Shop, root: Browser, token: str) -> None
     assert "It would not log in" in Page(response).text
 
 
-def test_a_reader_sees_issuers_and_tries_tokens_only(
-    server: LiveServer, admin: Client, shop: Shop
-) -> None:
+def test_a_reader_sees_issuers_tests_tokens(server: LiveServer, admin: Client, shop: Shop) -> None:
     reader = logged_in(server, make_person(admin, "keyosk:services:read").username)
     path = f"/console/issuers/{shop.issuer}"
     page = reader.get(path)

@@ -139,9 +139,7 @@ def _text(client: InProcess) -> str:
 # --- Sessions and revocations ---------------------------------------------------------------------
 
 
-def test_an_admin_sees_and_ends_the_sessions_of_everybody(
-    server: LiveServer, admin: Client
-) -> None:
+def test_an_admin_sees_and_ends_sessions_of_everybody(server: LiveServer, admin: Client) -> None:
     todo = make_service(admin, refresh_allowed=True)
     alice = make_person(admin, f"{todo}:read")
     form = {"audience": todo, "scope": f"{todo}:read offline_access"}
@@ -322,7 +320,7 @@ def test_an_attack_is_seen_while_it_goes_on(prepared_url: str) -> None:
         assert "alice 12 0" in get(client, "/console/attack", back="day").text
 
 
-def test_the_live_page_asks_for_itself_until_it_is_paused_or_nobody_says_go_on(
+def test_the_live_page_asks_for_itself_until_paused_or_nobody_says_go_on(
     prepared_url: str,
 ) -> None:
     with console(prepared_url) as (_, client):

@@ -41,9 +41,7 @@ def root(server: LiveServer, admin: Client) -> Browser:
 # --- What each view does --------------------------------------------------------------------------
 
 
-def test_an_admin_finds_why_somebody_may_not_do_something_and_mends_it(
-    admin: Client, root: Browser
-) -> None:
+def test_an_admin_finds_why_somebody_may_not_and_mends_it(admin: Client, root: Browser) -> None:
     todo = make_service(admin)
     alice = make_person(admin, f"{todo}:read")
     page = root.get("/console/accounts", params={"q": alice.username[2:].upper()})
@@ -189,9 +187,7 @@ def test_a_page_gives_nobody_more_than_the_api(
 
 
 @pytest.mark.attack
-def test_the_safeguards_against_privilege_escalation_hold_here(
-    server: LiveServer, admin: Client
-) -> None:
+def test_safeguards_against_privilege_escalation_hold(server: LiveServer, admin: Client) -> None:
     helper = make_person(admin, "keyosk:accounts:read", "keyosk:grants:write")
     bob = make_person(admin)
     browser = logged_in(server, helper.username)

@@ -125,9 +125,7 @@ def test_make_build_in_two_folders_gives_the_same_bytes(packages: list[Path]) ->
 
 
 @pytest.mark.slow
-def test_a_wheel_has_the_console_with_all_that_it_shows(
-    packages: list[Path], tmp_path: Path
-) -> None:
+def test_a_wheel_has_the_console_with_all_it_shows(packages: list[Path], tmp_path: Path) -> None:
     (wheel,) = (packages[0] / "dist").glob("keyosk-*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path)
     parts = {

@@ -103,9 +103,7 @@ def test_values_come_back_as_they_were_given(url: str) -> None:
 
 
 @pytest.mark.parametrize(("threshold", "runs"), [("auto", 5), (0, 0), (2, 2)])
-def test_the_server_keeps_a_plan_from_so_many_executions_on(
-    url: str, threshold: int | str, runs: int
-) -> None:
+def test_the_server_keeps_a_plan_after_some_runs(url: str, threshold: int | str, runs: int) -> None:
     with opened(url, threshold=threshold) as database:
         same, before = echo(database), prepared(database)
         for _ in range(runs):
@@ -215,9 +213,7 @@ def test_a_result_that_the_server_did_not_confirm_is_none(
         ("PERFORM pg_terminate_backend(pg_backend_pid())", Unavailable),
     ],
 )
-def test_a_write_that_fails_at_its_commit_fails(
-    url: str, at_commit: str, expected: type[Exception]
-) -> None:
+def test_a_failed_commit_is_a_failure(url: str, at_commit: str, expected: type[Exception]) -> None:
     """The server sends its result, then commits it, and only then says that it could not."""
     with opened(url) as database:
         for statement in (

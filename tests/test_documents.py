@@ -36,9 +36,7 @@ def good(admin: Client, todo: str) -> str:
 
 
 @pytest.mark.slow
-def test_fastify_takes_a_token_and_refuses_the_revocation_list(
-    server: LiveServer, todo: str, good: str
-) -> None:
+def test_fastify_takes_a_token_but_no_list(server: LiveServer, todo: str, good: str) -> None:
     given = {
         "jwksPath": "/auth/jwks",
         "issuer": server.url,
@@ -66,9 +64,7 @@ def test_pyjwt_refuses_the_revocation_list_with_and_without_an_audience(
             verify(revocation_list(server), **checks)
 
 
-def test_joserfc_refuses_the_revocation_list_for_its_audience(
-    server: LiveServer, todo: str
-) -> None:
+def test_joserfc_refuses_the_revocation_list_by_audience(server: LiveServer, todo: str) -> None:
     keys = jose_jwk.KeySet.import_key_set(server.client().get("/auth/jwks").json())
     claims = jose_jwt.decode(revocation_list(server), keys, algorithms=["ES256"]).claims
     # Without "essential": many verifiers look only at a claim that is there.
@@ -90,9 +86,7 @@ def test_keyosk_takes_the_revocation_list_nowhere(server: LiveServer, todo: str)
 
 
 @table("path", ["/auth/revocations", "/audit"])
-def test_no_service_may_have_the_audience_of_a_document(
-    server: LiveServer, admin: Client, path: str
-) -> None:
+def test_no_service_has_their_audience(server: LiveServer, admin: Client, path: str) -> None:
     answer = admin.post("/services", json={"name": "documents", "audience": server.url + path})
     assert answer.status_code == 422
     assert [each["field"] for each in answer.json()["errors"]] == ["audience"]

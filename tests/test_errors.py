@@ -110,9 +110,7 @@ def test_a_method_that_an_address_does_not_have(server: LiveServer, method: str)
 # --- Bodies ---------------------------------------------------------------------------------------
 
 
-def test_a_body_above_64_kib_is_refused_by_its_announced_length(
-    server: LiveServer, admin: Client
-) -> None:
+def test_a_body_above_64_kib_is_refused_by_its_length(server: LiveServer, admin: Client) -> None:
     for client in (server.client(), admin):
         for path in ("/accounts", "/auth/token", "/nothing"):
             answer = client.post(path, data=b" " * (64 * 1024 + 1), headers=JSON)
@@ -152,9 +150,7 @@ def test_a_chunked_body_above_64_kib_is_refused(server: LiveServer, admin: Clien
         ("/accounts/import", "application/jsonl"),
     ],
 )
-def test_a_body_that_would_have_to_be_unpacked_is_refused(
-    admin: Client, path: str, content_type: str
-) -> None:
+def test_a_compressed_body_is_refused(admin: Client, path: str, content_type: str) -> None:
     body = (
         {"username": live.unique("packed")}
         if path != "/apply"
@@ -224,9 +220,7 @@ def other(admin: Client) -> None:
         "/services/keyosk/scopes",
     ],
 )
-def test_what_replaces_something_is_read_as_strictly_as_what_makes_it(
-    admin: Client, path: str
-) -> None:
+def test_what_replaces_something_is_read_as_strictly_as_new(admin: Client, path: str) -> None:
     for body in (b"[]", b"1", b"null", b"true", b'"text"', b'[{"username": "x"}]'):
         answer = admin.put(path, data=body, headers=JSON)
         assert_problem(answer, 422, "invalid", "body")
@@ -321,9 +315,7 @@ def test_also_what_never_reaches_the_application_is_answered_in_the_same_shape(
 # --- On every answer ------------------------------------------------------------------------------
 
 
-def test_every_answer_has_a_request_id_and_the_security_headers(
-    server: LiveServer, admin: Client
-) -> None:
+def test_every_answer_has_an_id_and_the_security_headers(server: LiveServer, admin: Client) -> None:
     anybody = server.client()
     answers = [
         anybody.get("/auth/jwks"),
@@ -584,9 +576,7 @@ def test_a_new_kind_of_error_is_answered_as_the_one_it_is_made_of(flask: Flask) 
     ],
     ids=lambda value: "" if isinstance(value, str) else type(value).__name__,
 )
-def test_an_error_of_the_framework_is_told_in_our_words(
-    flask: Flask, error: HTTPException, code: str
-) -> None:
+def test_framework_errors_are_in_our_words(flask: Flask, error: HTTPException, code: str) -> None:
     answer = answer_to(flask, error)
     assert answer.status == error.code
     assert answer.problem["code"] == code
@@ -665,9 +655,7 @@ def test_an_error_that_nobody_knows_is_500_and_says_nothing_also_in_the_log(
     assert SECRET not in caplog.text + str(record.__dict__)
 
 
-def test_at_an_oauth_address_it_is_a_server_error(
-    flask: Flask, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_at_oauth_urls_it_is_a_server_error(flask: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     rule = next(rule for rule in flask.url_map.iter_rules() if rule.rule == "/auth/token")
 
     def fail(**_: Any) -> Any:

@@ -137,9 +137,7 @@ def test_only_the_allowed_pairs_exchange(chain: Chain, admin: Client) -> None:
         ({"scope": 'bad"scope'}, "invalid_scope"),
     ],
 )
-def test_requests_that_are_wrong_are_refused_by_the_book(
-    chain: Chain, wrong: dict[str, Any], error: str
-) -> None:
+def test_wrong_requests_are_refused(chain: Chain, wrong: dict[str, Any], error: str) -> None:
     parameters = {"audience": chain.bill, **wrong}
     text = parameters.pop("subject_token", chain.token())
     refused(chain.exchange(chain.backends[0], text, **parameters), error)
@@ -214,9 +212,7 @@ _LOSSES: dict[str, Callable[[Chain], requests.Response]] = {
 
 @pytest.mark.every_database
 @table("loss", [*_LOSSES])
-def test_an_exchanged_token_ends_with_the_right_to_act(
-    server: LiveServer, admin: Client, loss: str
-) -> None:
+def test_exchanged_tokens_end_with_the_right(server: LiveServer, admin: Client, loss: str) -> None:
     """As in https://github.com/keycloak/keycloak/issues/52691."""
     chain = Chain(admin)
     chain.allow(chain.shop, chain.bill, f"{chain.bill}:read")
@@ -252,9 +248,7 @@ def test_what_takes_nothing_away_ends_no_exchanged_token(
     assert _entries(server, sub=chain.backends[0].id) == []
 
 
-def test_whoever_acts_exchanges_again_at_once_after_a_revocation(
-    chain: Chain, server: LiveServer
-) -> None:
+def test_whoever_acts_exchanges_again_after_a_revocation(chain: Chain, server: LiveServer) -> None:
     actor = chain.backends[0]
     assert chain.admin.delete(f"{actor.path}/tokens").status_code in (200, 204)
     text = done(chain.exchange(actor, chain.token(), audience=chain.bill))["access_token"]

@@ -149,9 +149,7 @@ def test_it_tells_why_the_login_is_refused(
     assert (found["granted"], found["error"], found["reason"]) == (False, "invalid_client", reason)
 
 
-def test_everybody_asks_about_themselves_and_only_who_may_about_others(
-    admin: Client, alice: Person
-) -> None:
+def test_everybody_asks_about_themselves_and_few_about_others(admin: Client, alice: Person) -> None:
     assert explain(alice.login())["claims"]["sub"] == alice.id
     stranger = make_person(admin)
     for name in (alice.username, "nobody-of-this-name"):
@@ -177,7 +175,7 @@ def test_it_makes_and_writes_nothing(installation: Installation) -> None:
         assert rows_of(installation, f'SELECT * FROM "{name}"') == rows
 
 
-def test_the_size_is_known_where_no_key_was_made_yet_and_none_is_made_for_it(
+def test_the_size_is_known_before_there_is_any_key(
     installation: Installation,
 ) -> None:
     for number, algorithm in enumerate(("EdDSA", "RS256", "PS256")):

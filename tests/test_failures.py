@@ -369,9 +369,7 @@ def test_settings_that_cannot_be_read_are_told(place: Path) -> None:
 
 @pytest.mark.parametrize("what", ["data", "data/keyosk.db"])
 @pytest.mark.parametrize("command", [("account", "list"), ("database", "upgrade"), ("serve",)])
-def test_a_database_that_cannot_be_read_is_told(
-    place: Path, what: str, command: tuple[str, ...]
-) -> None:
+def test_an_unreadable_database_is_told(place: Path, what: str, command: tuple[str, ...]) -> None:
     (place / what).chmod(0o000)
     listening: dict[str, Any] = {"bind": f"127.0.0.1:{free_port()}", "metrics_bind": "off"}
     said = sentence(run(place, *command, before=UNPRIVILEGED, **listening))
@@ -470,9 +468,7 @@ def read_only(place: Path, tmp_path: Path) -> tuple[str, ...]:
     return ("unshare", "-m", *script)
 
 
-def test_commands_need_no_folder_for_temporary_files(
-    place: Path, read_only: tuple[str, ...]
-) -> None:
+def test_commands_need_no_folder_for_temporaries(place: Path, read_only: tuple[str, ...]) -> None:
     for command in (
         ("account", "list"), ("account", "export"), ("account", "password", "admin"),
         ("database", "check"), ("audit", "list"),

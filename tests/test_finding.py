@@ -229,9 +229,7 @@ def test_quiet_prints_the_one_value_that_a_script_needs(run: Run, server: LiveSe
     assert (both.code, both.out) == (2, "")
 
 
-def test_the_audit_log_is_filtered_by_credential_and_read_from_its_end(
-    run: Run, admin: Client
-) -> None:
+def test_the_audit_log_is_filtered_by_credential_and_from_its_end(run: Run, admin: Client) -> None:
     person = make_person(admin, "keyosk:accounts:write", "keyosk:accounts:read")
     key, secret = make_key(admin, person)
     name = unique("by-key")
@@ -266,9 +264,7 @@ def test_the_audit_log_is_filtered_by_credential_and_read_from_its_end(
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_a_message_has_the_name_of_what_is_not_there(
-    run: Run, arguments: tuple[str, ...], said: str
-) -> None:
+def test_a_message_names_what_is_not_there(run: Run, arguments: tuple[str, ...], said: str) -> None:
     assert run(*arguments).refused() == f"keyosk: {said}\n"
 
 
@@ -337,9 +333,7 @@ def on_terminal(server: LiveServer, *arguments: str, typed: str) -> tuple[int, s
 
 
 @pytest.mark.slow
-def test_what_cannot_be_undone_is_asked_for_on_a_terminal(
-    server: LiveServer, admin: Client
-) -> None:
+def test_what_cannot_be_undone_is_asked_at_a_terminal(server: LiveServer, admin: Client) -> None:
     name = unique("asked")
     done(admin.post("/accounts", json={"username": name}), 201)
     code, shown = on_terminal(server, "account", "delete", name, typed="n\n")
@@ -353,9 +347,7 @@ def test_what_cannot_be_undone_is_asked_for_on_a_terminal(
 
 
 @pytest.mark.slow
-def test_yes_answers_before_it_is_asked_and_a_script_is_not_asked(
-    server: LiveServer, admin: Client
-) -> None:
+def test_yes_answers_before_and_a_script_is_not_asked(server: LiveServer, admin: Client) -> None:
     first, second = unique("asked"), unique("asked")
     for name in (first, second):
         done(admin.post("/accounts", json={"username": name}), 201)

@@ -192,9 +192,7 @@ def test_a_preflight_passes_to_no_other_and_no_disabled_service(setting: Setting
 @pytest.mark.parametrize(
     "rest", ["", "/", "//", "/a/b", "/a//b/", "/%2e%2e/x", "?scope=other", "/x?service=other&y=1"]
 )
-def test_what_the_client_asked_for_changes_nothing_in_the_path_form(
-    rest: str, setting: Setting
-) -> None:
+def test_what_the_client_asked_for_is_nothing_to_the_path_form(rest: str, setting: Setting) -> None:
     answer = setting.basic().get(f"/auth/forward/{setting.service}{rest}")
     assert claims_of(answer)["aud"] == setting.service
 

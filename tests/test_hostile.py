@@ -507,9 +507,7 @@ def fire(server: LiveServer, admin: Client, seed: str, number: int) -> Counter[i
     return found
 
 
-def test_a_few_hundred_hostile_requests_are_answered_in_order(
-    server: LiveServer, admin: Client
-) -> None:
+def test_hundreds_of_hostile_requests_are_answered_well(server: LiveServer, admin: Client) -> None:
     found = fire(server, admin, "quick", 400)
     assert found[0] < 20
     assert {200, 400, 401, 404, 405, 422} <= found.keys()

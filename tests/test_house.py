@@ -375,9 +375,7 @@ def test_a_sound_house_has_no_fault(tmp_path: Path) -> None:
         pytest.param("tokens/a", "from keyosk import apply", "apply", id="same-floor"),
     ],
 )
-def test_an_upward_import_is_caught(
-    tmp_path: Path, module: str, statement: str, target: str
-) -> None:
+def test_an_upward_import_is_seen(tmp_path: Path, module: str, statement: str, target: str) -> None:
     rest = ("config", "accounts", "apply", "web/token", "app", "server", "__init__")
     files = {f"{name}.py": "" for name in rest} | {f"{module}.py": statement}
     (fault,) = upward_imports(build_house(tmp_path, files))
@@ -436,9 +434,7 @@ def test_a_cycle_is_caught(tmp_path: Path, files: dict[str, str]) -> None:
         ("accounts", "import requests", "accounts:1 imports requests, owned by nobody yet"),
     ],
 )
-def test_a_foreign_library_is_caught(
-    tmp_path: Path, module: str, statement: str, fault: str
-) -> None:
+def test_a_foreign_library_is_seen(tmp_path: Path, module: str, statement: str, fault: str) -> None:
     house = build_house(tmp_path, {"__init__.py": "", f"{module}.py": statement})
     assert foreign_imports(house) == [fault]
 

@@ -142,9 +142,7 @@ def keycloak_export() -> str:
     return json.dumps({"realm": "example", "users": [older, newer, client]})
 
 
-def test_people_come_from_other_systems_with_their_passwords(
-    todo: LiveServer, tmp_path: Path
-) -> None:
+def test_people_come_from_other_systems_and_log_in(todo: LiveServer, tmp_path: Path) -> None:
     page = HOW_TO / "migrate.md"
     programs = {text.splitlines()[0].removeprefix("# "): text for text in blocks(page, "python")}
     hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4, b"2a")).decode()

@@ -40,9 +40,7 @@ def introspect(person: Person, token: str, **fields: str) -> dict[str, Any]:
     return found
 
 
-def test_its_owner_sees_what_a_token_is(
-    server: LiveServer, alice: Person, todo: str, text: str
-) -> None:
+def test_its_owner_sees_what_it_is(server: LiveServer, alice: Person, todo: str, text: str) -> None:
     found = introspect(alice, text, token_type_hint="access_token")
     times = [found.pop(name) for name in ("iat", "exp")]
     assert times[1] - times[0] == 900
@@ -96,7 +94,7 @@ def test_what_is_not_active_is_only_that(
 
 
 @pytest.mark.parametrize("path", ["/auth/introspect", "/auth/revoke"])
-def test_requests_that_are_wrong_are_refused_by_the_book(
+def test_wrong_requests_are_refused(
     server: LiveServer, alice: Person, text: str, path: str
 ) -> None:
     def error(client: Client, **options: Any) -> tuple[int, str]:
@@ -149,9 +147,7 @@ def test_what_is_no_token_of_ours_is_no_fault(alice: Person, text: str) -> None:
     assert alice.login().post("/auth/revoke", data={"token": text}).status_code == 200
 
 
-def test_the_account_of_a_service_must_exist_and_keys_cannot_choose_it(
-    admin: Client, todo: str
-) -> None:
+def test_the_account_of_a_service_exists_and_no_key_chooses_it(admin: Client, todo: str) -> None:
     path = f"/services/{todo}"
     assert admin.patch(path, json={"account": "nobody of that name"}).status_code == 422
     manager = make_person(

@@ -80,9 +80,7 @@ def signing(keyosk: Installation) -> str:
 # --- One rotation ---------------------------------------------------------------------------------
 
 
-def test_a_key_is_published_before_it_signs_and_after_its_last_token(
-    keyosk: Installation, clock: Clock
-) -> None:
+def test_a_key_is_published_before_it_signs_and_after(keyosk: Installation, clock: Clock) -> None:
     old = signing(keyosk)
     new = keyosk.rotation.rotate(OPERATOR).kid
     assert published(keyosk) == [old, new]
@@ -117,9 +115,7 @@ def test_every_process_changes_over_at_the_same_moment_without_reading_anything(
     assert signing(other) == signing(keyosk) == new
 
 
-def test_the_set_may_be_kept_until_the_next_change_and_no_longer(
-    keyosk: Installation, clock: Clock
-) -> None:
+def test_the_set_may_be_kept_until_it_changes_again(keyosk: Installation, clock: Clock) -> None:
     client = app.create_app(keyosk).test_client()
 
     def age() -> str:
@@ -154,9 +150,7 @@ def test_one_rotation_at_a_time_and_five_keys_of_an_algorithm_at_the_most(
         keyosk.rotation.rotate(OPERATOR, "HS256")
 
 
-def test_keys_of_every_algorithm_rotate_at_the_same_time(
-    keyosk: Installation, clock: Clock
-) -> None:
+def test_keys_of_every_algorithm_rotate_together(keyosk: Installation, clock: Clock) -> None:
     algorithms = (*material.ALGORITHMS, *material.OWN_SET_ALGORITHMS)
     for algorithm in algorithms[1:]:
         keyosk.rotation.rotate(OPERATOR, algorithm)
@@ -220,9 +214,7 @@ def advance(keyosk: Installation) -> None:
     keyosk.database.close()  # the thread's own connection
 
 
-def test_it_rotates_by_itself_and_exactly_once(
-    keyosk: Installation, other: Installation, clock: Clock
-) -> None:
+def test_it_rotates_by_itself_once(keyosk: Installation, other: Installation, clock: Clock) -> None:
     clock.now += 90 * DAY - AHEAD - 2
     keyosk.rotation.advance()
     assert states(keyosk) == ["active"]
@@ -240,9 +232,7 @@ def test_it_rotates_by_itself_and_exactly_once(
     assert rows == [(1,)]
 
 
-def test_many_rotations_never_leave_two_that_sign_or_none(
-    keyosk: Installation, clock: Clock
-) -> None:
+def test_rotations_never_leave_two_that_sign_or_none(keyosk: Installation, clock: Clock) -> None:
     for _ in range(6):
         clock.now += 90 * DAY
         keyosk.rotation.advance()
@@ -255,9 +245,7 @@ def test_many_rotations_never_leave_two_that_sign_or_none(
 @pytest.mark.fault
 @pytest.mark.slow
 @pytest.mark.parametrize("step", range(4))
-def test_a_kill_at_any_step_leaves_what_the_next_start_carries_on(
-    prepared_url: str, step: int
-) -> None:
+def test_a_kill_at_any_step_leaves_what_a_start_carries_on(prepared_url: str, step: int) -> None:
     """The process is killed at its n-th write to the keys, of a rotation and of a change-over."""
     past = int(time.time()) - 80 * DAY
     with installed(prepared_url) as keyosk:
@@ -326,9 +314,7 @@ def accepted(keyosk: Installation, text: str) -> bool:
     return True
 
 
-def test_a_stolen_key_is_out_at_once_in_every_process(
-    present: Installation, prepared_url: str
-) -> None:
+def test_a_stolen_key_is_out_at_once_everywhere(present: Installation, prepared_url: str) -> None:
     with installed(prepared_url) as other:
         other.signing_keys.refresh()
         other.signing_keys._in_background = True  # it reads nothing by itself now
@@ -352,9 +338,7 @@ def test_a_stolen_key_is_out_at_once_in_every_process(
             present.rotation.compromise(OPERATOR, stolen)
 
 
-def test_the_entry_of_a_stolen_key_holds_for_what_a_thief_dates_later(
-    keyosk: Installation, clock: Clock
-) -> None:
+def test_an_entry_of_a_stolen_key_holds_for_later_dates(keyosk: Installation, clock: Clock) -> None:
     stolen = signing(keyosk)
     keyosk.rotation.compromise(OPERATOR, stolen)
     client = app.create_app(keyosk).test_client()
@@ -591,9 +575,7 @@ def test_a_rotation_waits_no_longer_than_its_limit(keyosk: Installation, clock: 
 
 
 @pytest.mark.parametrize("algorithm", material.OWN_SET_ALGORITHMS)
-def test_ml_dsa_is_for_the_service_that_asks_and_in_its_own_set(
-    present: Installation, algorithm: str
-) -> None:
+def test_ml_dsa_is_only_in_the_set_that_asks(present: Installation, algorithm: str) -> None:
     present.services.create(
         OPERATOR, name="todo", signing_algorithm=algorithm, scopes=[Scope("todo:read")]
     )
@@ -697,9 +679,7 @@ def test_keys_come_back_from_jwk_and_pem(algorithm: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_public_key_is_exported_for_programs_that_read_files(
-    server: LiveServer, admin: Client
-) -> None:
+def test_the_public_key_is_exported_for_who_reads_files(server: LiveServer, admin: Client) -> None:
     (first, *_) = admin.get("/auth/jwks").json()["keys"]
     text = server.run("signing-key", "export").stdout
     assert text == admin.get(f"/auth/keys/{first['kid']}.pem").text

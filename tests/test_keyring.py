@@ -97,9 +97,7 @@ def test_a_key_is_named_by_the_thumbprint_of_its_public_half(algorithm: str) -> 
     ("name", "algorithm"),
     [("rfc7515_A2_RS256", "RS256"), ("rfc7515_A3_ES256", "ES256"), ("rfc8037_A", "EdDSA")],
 )
-def test_a_signature_of_the_rfc_verifies_with_the_key_made_from_its_jwk(
-    name: str, algorithm: str
-) -> None:
+def test_a_signature_of_the_rfc_verifies_by_the_key_of_its_jwk(name: str, algorithm: str) -> None:
     vector = VECTORS[name]
     key: Any = material.public_key(public_half(vector["jwk"]))
     payload = jwt.PyJWS().decode(vector["jws"], key, algorithms=[algorithm])
@@ -112,9 +110,7 @@ def test_a_signature_of_the_rfc_verifies_with_the_key_made_from_its_jwk(
     [("rfc7515_A2_RS256", "RS256"), ("rfc7515_A3_ES256", "ES256"), ("rfc8037_A", "EdDSA")],
 )
 @table("part", [1, 2])
-def test_a_signature_of_the_rfc_fails_once_one_character_is_another(
-    name: str, algorithm: str, part: int
-) -> None:
+def test_an_rfc_signature_fails_for_one_character(name: str, algorithm: str, part: int) -> None:
     vector = VECTORS[name]
     key: Any = material.public_key(public_half(vector["jwk"]))
     parts = vector["jws"].split(".")

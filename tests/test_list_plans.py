@@ -329,7 +329,7 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from _nodes(inner)
 
 
-def test_a_page_of_accounts_costs_a_page_whatever_its_filters_and_order(
+def test_a_page_of_accounts_costs_a_page_with_any_filters(
     installation: Installation,
 ) -> None:
     fill(installation)
@@ -357,7 +357,7 @@ def test_a_page_of_a_search_inside_names_costs_what_it_looks_at(
             assert cost(installation, bounded, replace(list_query, after=after)) == []
 
 
-def test_a_page_of_the_audit_log_costs_a_page_whatever_its_filters_and_order(
+def test_a_page_of_the_audit_log_costs_a_page_with_any_filters(
     installation: Installation,
 ) -> None:
     fill(installation)
@@ -388,7 +388,7 @@ def test_a_page_of_the_audit_log_whose_filters_have_no_index_costs_what_it_looks
             cost(installation, bounded, replace(list_query, after=after))
 
 
-def test_a_page_of_services_and_of_roles_costs_a_page_in_every_order(
+def test_a_page_of_services_and_roles_costs_a_page_in_any_order(
     installation: Installation,
 ) -> None:
     chance, services, roles = random.Random(1), [], []
@@ -411,7 +411,7 @@ def test_a_page_of_services_and_of_roles_costs_a_page_in_every_order(
         check(installation, read, ({},), ("created_at", "name"), small)
 
 
-def test_a_page_of_api_keys_costs_a_page_whatever_its_filters_and_order(
+def test_a_page_of_api_keys_costs_a_page_with_any_filters(
     installation: Installation,
 ) -> None:
     fill(installation)

@@ -186,9 +186,7 @@ def test_a_search_is_in_the_order_of_the_names_that_begin_so(
     assert len(found) == 5
 
 
-def test_a_page_has_50_objects_unless_asked_otherwise(
-    installation: Installation, caller: Caller
-) -> None:
+def test_a_page_has_50_objects_unless_told_so(installation: Installation, caller: Caller) -> None:
     with installation.database.transaction():
         for number in range(205):
             installation.roles.create(OPERATOR, name=f"role-{number}")
@@ -238,9 +236,7 @@ def test_a_parameter_that_a_list_does_not_know_is_refused(caller: Caller, path: 
         ("/audit", "since", "2030-02-30T00:00:00Z"),
     ],
 )
-def test_a_filter_that_a_list_cannot_read_is_refused(
-    caller: Caller, path: str, name: str, value: str
-) -> None:
+def test_an_unreadable_filter_is_refused(caller: Caller, path: str, name: str, value: str) -> None:
     assert_refused(caller.get(path, **{name: value}), name)
 
 
@@ -635,9 +631,7 @@ def test_filters_of_the_audit_log(installation: Installation, caller: Caller) ->
     assert names_of(caller, path, since=PAST, until=FUTURE) == names_of(caller, path)
 
 
-def test_two_filters_of_the_audit_log_pass_what_each_does(
-    installation: Installation, caller: Caller
-) -> None:
+def test_two_filters_of_the_audit_log_both_hold(installation: Installation, caller: Caller) -> None:
     installation.grants.create_account(OPERATOR, [], username="alice")
     by_alice = replace(OPERATOR, username="alice", account_id=installation.accounts.get("alice").id)
     for by in (OPERATOR, by_alice):
@@ -831,9 +825,7 @@ INSIDE: Final[dict[str, set[str]]] = {
 
 @table(("text", "found"), INSIDE.items())
 @pytest.mark.usefixtures("people")
-def test_text_inside_a_name_is_found_in_any_case(
-    caller: Caller, text: str, found: set[str]
-) -> None:
+def test_text_inside_a_name_is_found_anyhow(caller: Caller, text: str, found: set[str]) -> None:
     for sort in ("created_at", "-username"):
         assert names_of(caller, "/accounts", contains=text, sort=sort) == found
 
@@ -912,9 +904,7 @@ def test_an_empty_q_finds_everybody(installation: Installation, caller: Caller) 
     assert names_of(caller, "/accounts", q="") == {"admin", "alice"}
 
 
-def test_a_changed_display_name_is_found_by_its_new_beginning(
-    installation: Installation, caller: Caller
-) -> None:
+def test_a_changed_display_name_is_found_anew(installation: Installation, caller: Caller) -> None:
     installation.grants.create_account(OPERATOR, [], username="alice", display_name="Old")
     installation.accounts.change(OPERATOR, "alice", {"display_name": "New"})
     assert names_of(caller, "/accounts", q="old") == set()
@@ -944,7 +934,7 @@ def add_many(installation: Installation) -> None:
 
 
 @pytest.mark.slow
-def test_whether_an_admin_stays_is_asked_without_reading_all_grants(
+def test_whether_an_admin_stays_is_asked_without_all_grants(
     installation: Installation,
 ) -> None:
     """Each change of an account, grant, role or service asks, whoever it is about."""

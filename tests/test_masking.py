@@ -33,9 +33,7 @@ def spellings(secret: str) -> list[str]:
 
 
 @table("kind", ["key", "refresh token", "JWT"])
-def test_a_secret_in_a_path_was_logged_in_clear(
-    server: LiveServer, admin: Client, kind: str
-) -> None:
+def test_a_secret_in_a_path_was_logged_as_is(server: LiveServer, admin: Client, kind: str) -> None:
     secret = {"key": api_key_format.generate(), "refresh token": REFRESH, "JWT": JWT}[kind]
     part = secret[12:24]
     nobody = server.client()

@@ -174,7 +174,7 @@ def test_what_is_no_audience_is_no_spelling_of_one(admin: Client, value: Any) ->
 # --- What there was before ------------------------------------------------------------------------
 
 
-def test_what_two_services_shared_before_is_told_and_changes_for_nobody_else(
+def test_what_two_services_shared_before_is_told_and_stays(
     installation: Installation,
 ) -> None:
     services, database = installation.services, installation.database
@@ -200,7 +200,7 @@ def test_what_two_services_shared_before_is_told_and_changes_for_nobody_else(
     assert finding.faults == ()
 
 
-def test_the_upgrade_gives_a_shared_identifier_to_the_older_service(
+def test_an_upgrade_gives_a_shared_identifier_to_the_older(
     installation: Installation,
 ) -> None:
     migration = import_module("keyosk.storage.migrations.0009_service_identifiers")
@@ -224,7 +224,7 @@ def manifest(document: Any) -> Manifest:
     return manifest_of(bodies.checked(ManifestSchema(), document))
 
 
-def test_a_manifest_with_a_shared_identifier_is_refused_by_its_place(
+def test_a_manifest_with_a_shared_identifier_is_refused_there(
     installation: Installation,
 ) -> None:
     installation.services.create(OPERATOR, name="todo")

@@ -120,9 +120,7 @@ def test_a_key_is_generated_while_others_write(
     assert len(other.signing_keys.all()) == before + 1
 
 
-def test_the_key_set_is_made_again_only_when_it_changed(
-    keyosk: Installation, other: Installation
-) -> None:
+def test_the_key_set_is_made_again_after_changes(keyosk: Installation, other: Installation) -> None:
     before = keyosk.signing_keys.current
     keyosk.signing_keys.refresh()
     assert keyosk.signing_keys.current is before

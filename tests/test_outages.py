@@ -161,9 +161,7 @@ def test_a_postgresql_that_ended_at_once_loses_nothing_and_comes_back(
         assert known.admin.get(f"/roles/{name}").status_code == 200
 
 
-def test_keyosk_starts_without_its_database_and_waits_for_it(
-    postgres: PostgresServer, tmp_path: Path
-) -> None:
+def test_keyosk_starts_without_a_database_yet(postgres: PostgresServer, tmp_path: Path) -> None:
     server = LiveServer(postgres.create_database(), tmp_path, workers="2")
     postgres.halt()
     try:

@@ -75,9 +75,7 @@ def tokens(person: Person, admin: Client) -> dict[str, Client]:
 
 @pytest.mark.attack
 @table("scopes", [(), ("keyosk:audit:read",), ("keyosk:accounts:write",), (ADMIN,)])
-def test_a_token_made_credentials_that_outlive_and_exceed_it(
-    admin: Client, scopes: tuple[str, ...]
-) -> None:
+def test_a_token_made_credentials_that_outlive_it(admin: Client, scopes: tuple[str, ...]) -> None:
     person = make_person(admin, *scopes)
     key, secret = make_key(admin, person, **NETWORK)
     for name, client in tokens(person, admin).items():
@@ -238,9 +236,7 @@ def test_an_answer_with_a_secret_is_not_repeated_to_a_narrower_token(admin: Clie
 
 @pytest.mark.attack
 @table("on_conflict", ["skip", "update", "fail"])
-def test_an_import_does_not_set_the_password_of_who_imports(
-    admin: Client, on_conflict: str
-) -> None:
+def test_an_import_sets_no_password_of_who_imports(admin: Client, on_conflict: str) -> None:
     person = make_person(admin, ADMIN)
     line = json.dumps({"username": person.username.upper(), "password": NEW_PASSWORD})
 
@@ -290,7 +286,7 @@ def _by(installation: Installation) -> Caller:
     return caller(login, frozenset({ADMIN}), frozenset({ADMIN}))
 
 
-def test_a_name_that_became_ones_own_after_the_gate_had_looked_was_another_s(
+def test_a_name_that_became_ones_own_after_the_gate_is_none(
     installation: Installation,
 ) -> None:
     by = _by(installation)
@@ -305,7 +301,7 @@ def test_a_name_that_became_ones_own_after_the_gate_had_looked_was_another_s(
             handle()
 
 
-def test_a_password_that_was_changed_after_it_was_shown_proves_nothing(
+def test_a_password_changed_after_it_was_shown_proves_nothing(
     installation: Installation,
 ) -> None:
     by = replace(_by(installation), proof="00000000-0000-7000-8000-000000000000")

@@ -162,7 +162,7 @@ def test_a_token_without_wishes_has_only_what_is_held_and_within_the_limit(who: 
 
 @thorough
 @given(logins())
-def test_a_token_without_wishes_has_all_that_counts_but_what_is_on_request_only(
+def test_a_token_without_wishes_has_all_that_counts_but_what_waits_for_one(
     who: Principal,
 ) -> None:
     held = {item.scope for item in who.entitlements if not item.service.on_request_only}
@@ -246,7 +246,7 @@ def test_a_scope_of_another_audience_than_the_one_asked_for_is_refused() -> None
 
 
 @table("target", ["nowhere", "", "todo:read", "TODO"])
-def test_an_audience_that_does_not_exist_is_refused(target: str) -> None:
+def test_an_unknown_audience_is_refused(target: str) -> None:
     with pytest.raises(InvalidTarget):
         entitled(principal(entitlement("todo:read")), targets=(target,))
 

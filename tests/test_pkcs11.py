@@ -352,9 +352,7 @@ def test_no_repr_shows_the_pin(hsm: Hsm) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_new_installation_signs_with_a_key_of_the_hsm(
-    build: Build, soft: SoftHsm, algorithm: str
-) -> None:
+def test_a_new_installation_signs_by_the_hsm(build: Build, soft: SoftHsm, algorithm: str) -> None:
     keyosk = build(KEYOSK_SIGNING_ALGORITHM=algorithm)
     (key,) = keyosk.rotation.all()
     assert (key.algorithm, key.state) == (algorithm, KeyState.ACTIVE)
@@ -555,9 +553,7 @@ def test_a_check_of_the_database_tells_of_a_token_that_is_away(build: Build, sof
 # --- The start ------------------------------------------------------------------------------------
 
 
-def test_the_set_up_leaves_no_login_behind_that_workers_would_inherit(
-    build: Build, soft: SoftHsm
-) -> None:
+def test_the_set_up_leaves_no_login_for_workers_to_inherit(build: Build, soft: SoftHsm) -> None:
     keyosk = build()
     # A login of this process would refuse this one.
     assert labels(soft) == [key.kid for key in keyosk.signing_keys.all()]
@@ -573,7 +569,7 @@ def test_a_key_that_is_not_in_the_token_is_refused_at_the_start(build: Build, hs
     assert kid in str(refusal.value)
 
 
-def test_settings_that_are_missing_for_a_key_in_the_hsm_are_refused_at_the_start(
+def test_missing_settings_for_a_key_in_the_hsm_are_refused_at_the_start(
     build: Build,
 ) -> None:
     build().signing_keys.close()
@@ -581,9 +577,7 @@ def test_settings_that_are_missing_for_a_key_in_the_hsm_are_refused_at_the_start
         build(with_hsm=False)
 
 
-def test_a_process_without_the_settings_lives_on_with_a_key_of_the_hsm(
-    build: Build, clock: Clock
-) -> None:
+def test_a_process_without_settings_lives_on_with_a_key_there(build: Build, clock: Clock) -> None:
     old = build(with_hsm=False)
     new = build().rotation.rotate(OPERATOR).kid
     old.signing_keys.refresh()
@@ -664,9 +658,7 @@ def retried(client: Client) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.fault
-def test_a_server_whose_token_is_away_answers_503_until_it_is_back(
-    own_server: LiveServer, soft: SoftHsm
-) -> None:
+def test_a_server_whose_token_is_away_answers_503(own_server: LiveServer, soft: SoftHsm) -> None:
     own_server.start()
     basic = own_server.client("admin", ADMIN_PASSWORD)
     assert basic.post("/auth/token").status_code == 200
@@ -733,9 +725,7 @@ def test_a_missing_extra_is_named(soft: SoftHsm) -> None:
     assert "keyosk.errors.Unavailable" in run_python(code + use).stderr
 
 
-def test_a_key_that_could_not_be_stored_does_not_stay_in_the_token(
-    build: Build, soft: SoftHsm
-) -> None:
+def test_a_key_that_was_not_stored_does_not_stay_in_the_token(build: Build, soft: SoftHsm) -> None:
     keyosk = build()
     other = build()
     following = other.rotation.rotate(OPERATOR).kid

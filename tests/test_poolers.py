@@ -58,9 +58,7 @@ def signer(answer: requests.Response) -> str:
 
 
 @both_modes
-def test_everything_works_behind_a_pooler_from_an_empty_database_on(
-    url: str, tmp_path: Path, mode: str
-) -> None:
+def test_all_works_behind_a_pooler_from_the_start(url: str, tmp_path: Path, mode: str) -> None:
     with (
         pgbouncer(url, mode, size=SIZES[mode]) as pooler,
         LiveServer(pooler.url, tmp_path, workers="2") as server,
@@ -115,9 +113,7 @@ def test_everything_works_behind_a_pooler_from_an_empty_database_on(
 
 
 @both_modes
-def test_nothing_stays_in_a_session_that_others_may_get(
-    url: str, tmp_path: Path, mode: str
-) -> None:
+def test_nothing_stays_in_a_session_for_others_to_get(url: str, tmp_path: Path, mode: str) -> None:
     execute(url, "CREATE SCHEMA auth")
     ask = (
         "SELECT current_schema(), current_setting('statement_timeout'),"
@@ -209,9 +205,7 @@ def test_a_stricter_isolation_by_default_fails_no_request_and_loses_no_change(
 
 
 @both_modes
-def test_a_connection_that_fails_costs_at_most_one_answer(
-    url: str, tmp_path: Path, mode: str
-) -> None:
+def test_a_failing_connection_costs_at_most_one_answer(url: str, tmp_path: Path, mode: str) -> None:
     with (
         pgbouncer(url, mode, size=SIZES[mode]) as pooler,
         LiveServer(pooler.url, tmp_path, workers="2") as server,
@@ -252,9 +246,7 @@ def test_a_pooler_without_transactions_is_refused(url: str, tmp_path: Path) -> N
         assert "pool_mode = transaction or session" in done.stderr
 
 
-def test_a_parameter_that_a_pooler_does_not_know_is_refused_by_name(
-    url: str, tmp_path: Path
-) -> None:
+def test_a_parameter_that_a_pooler_does_not_know_is_named(url: str, tmp_path: Path) -> None:
     with pgbouncer(url, "session") as pooler:
         line = LiveServer(f"{pooler.url}?options=-csearch_path%3Dpublic", tmp_path).refused()
         assert "a connection pooler refuses it" in line

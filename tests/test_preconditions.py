@@ -119,9 +119,7 @@ def test_an_entity_tag_means_the_same_at_every_address(
         assert admin.request(method, path, headers={"If-None-Match": '"x"'}).status_code == 200
 
 
-def test_a_date_that_nothing_is_compared_with_is_ignored(
-    admin: Client, paths: tuple[str, ...]
-) -> None:
+def test_a_date_without_a_comparison_is_ignored(admin: Client, paths: tuple[str, ...]) -> None:
     for path in paths:
         assert "Last-Modified" not in admin.get(path).headers
         for name in ("If-Modified-Since", "If-Unmodified-Since", "If-Range"):
@@ -129,7 +127,7 @@ def test_a_date_that_nothing_is_compared_with_is_ignored(
                 assert admin.get(path, headers={name: date}).status_code == 200, (path, name)
 
 
-def test_the_signed_revocations_have_a_weak_tag_which_if_match_never_accepts(
+def test_the_signed_revocations_have_a_weak_tag_that_if_match_refuses(
     server: LiveServer,
 ) -> None:
     client, signed = server.client(), {"Accept": "application/jwt"}
@@ -276,9 +274,7 @@ def test_a_precondition_on_a_write_without_an_entity_tag_was_ignored(
 
 
 @table("headers", [{"If-Match": "*"}, {"If-None-Match": '"x"'}, {"If-None-Match": 'W/"x", "y"'}])
-def test_a_precondition_that_is_true_lets_such_a_write_pass(
-    admin: Client, headers: dict[str, str]
-) -> None:
+def test_a_true_precondition_lets_such_a_write_pass(admin: Client, headers: dict[str, str]) -> None:
     person = make_person(admin)
     path = f"{person.path}/password"
     changed = admin.put(path, json={"password": "another long password"}, headers=headers)

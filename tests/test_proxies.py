@@ -432,7 +432,7 @@ def test_the_client_s_address_reaches_keyosk_and_no_header_of_its_own_changes_it
             scene.stop()
 
 
-def test_a_missing_proxy_is_a_failure_where_all_is_expected(
+def test_a_missing_proxy_is_a_failure_where_all_are_due(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     looks: list[Callable[[], object]] = [
@@ -527,9 +527,7 @@ def test_no_spelling_of_our_headers_reaches_the_service(scene: Scene) -> None:
 
 
 @pytest.mark.attack
-def test_no_client_makes_a_preflight_where_nginx_writes_no_method(
-    server: LiveServer, tmp_path: Path
-) -> None:
+def test_no_client_makes_a_preflight_where_nginx_asks(server: LiveServer, tmp_path: Path) -> None:
     """Lines from before preflights: they pass a client's own ``X-Forwarded-Method`` on."""
 
     def older(scene: Scene, folder: Path) -> "subprocess.Popen[bytes]":

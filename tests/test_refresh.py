@@ -78,9 +78,7 @@ def entries(server: LiveServer) -> list[dict[str, Any]]:
 # --- When there is one ----------------------------------------------------------------------------
 
 
-def test_a_refresh_token_is_given_where_it_is_asked_for_and_allowed(
-    alice: Person, todo: str
-) -> None:
+def test_a_refresh_token_is_given_where_asked_for_and_allowed(alice: Person, todo: str) -> None:
     body = begin(alice)
     assert body["refresh_token"].startswith("kysr_")
     assert set(body["scope"].split()) == {f"{todo}:read", f"{todo}:write", "offline_access"}
@@ -104,9 +102,7 @@ def test_somebody_without_an_audience_gets_none(admin: Client) -> None:
 # --- Use ------------------------------------------------------------------------------------------
 
 
-def test_each_use_gives_a_new_token_and_keeps_the_login(
-    server: LiveServer, alice: Person, todo: str
-) -> None:
+def test_each_use_gives_a_token_of_the_login(server: LiveServer, alice: Person, todo: str) -> None:
     first = begin(alice, scope=f"offline_access {todo}:read")
     anybody = server.client()  # its secret is needed no more
     bodies = [first]
@@ -119,9 +115,7 @@ def test_each_use_gives_a_new_token_and_keeps_the_login(
     assert bodies[-1]["expires_in"] == 900
 
 
-def test_a_lost_answer_gets_the_very_same_successor_again(
-    server: LiveServer, alice: Person
-) -> None:
+def test_a_lost_answer_gets_the_same_successor_again(server: LiveServer, alice: Person) -> None:
     first = begin(alice)["refresh_token"]
     anybody = server.client()
     answers = [done(refresh(anybody, first)) for _ in range(3)]
@@ -130,9 +124,7 @@ def test_a_lost_answer_gets_the_very_same_successor_again(
     done(refresh(anybody, answers[0]["refresh_token"]))
 
 
-def test_an_old_token_ends_the_session_and_what_came_from_it(
-    server: LiveServer, alice: Person
-) -> None:
+def test_an_old_token_ends_the_session_and_what_followed(server: LiveServer, alice: Person) -> None:
     anybody = server.client()
     bodies = [begin(alice)]
     for _ in range(2):
@@ -166,9 +158,7 @@ def test_twenty_at_once_get_one_successor(server: LiveServer, alice: Person) -> 
 
 
 @pytest.mark.slow
-def test_twenty_at_once_over_two_servers_and_after_a_restart(
-    database_url: str, tmp_path: Path
-) -> None:
+def test_twenty_at_once_over_two_servers_and_a_restart(database_url: str, tmp_path: Path) -> None:
     with LiveServer(database_url, tmp_path) as one, LiveServer(database_url, tmp_path) as other:
         admin = one.admin()
         todo = make_service(admin)
@@ -294,9 +284,7 @@ def test_a_session_ends_with_the_key_that_began_it(
     refused(refresh(server.client(), token))
 
 
-def test_a_login_that_is_shown_as_well_must_be_the_same(
-    server: LiveServer, admin: Client, alice: Person
-) -> None:
+def test_a_login_beside_it_must_match(server: LiveServer, admin: Client, alice: Person) -> None:
     token = begin(alice)["refresh_token"]
     bob = make_person(admin)
     refused(refresh(bob.login(), token))
@@ -441,9 +429,7 @@ def test_a_session_ends_however_often_it_is_used(timed: Installation, clock: Clo
 
 
 @pytest.mark.parametrize("end", ["session", "all", "account", "password"])
-def test_no_token_is_given_out_where_its_session_ends_as_it_is_issued(
-    timed: Installation, end: str
-) -> None:
+def test_no_token_is_given_out_where_its_session_just_ended(timed: Installation, end: str) -> None:
     use = timed.sessions.find(begun(timed).refresh_token or "")
 
     def issue() -> Token:
@@ -461,9 +447,7 @@ def test_no_token_is_given_out_where_its_session_ends_as_it_is_issued(
         timed.sessions.rotate(use, issue)
 
 
-def test_uses_at_the_same_moment_all_write_down_their_tokens(
-    timed: Installation, clock: Clock
-) -> None:
+def test_uses_at_one_moment_all_write_down_their_tokens(timed: Installation, clock: Clock) -> None:
     first = begun(timed)
     text = first.refresh_token or ""
     inner: list[IssuedToken] = []

@@ -111,9 +111,7 @@ def test_many_keys_of_one_account_have_no_more_rows_but_one_each(
 
 
 @pytest.mark.usefixtures("unhurried")
-def test_refresh_tokens_that_come_back_are_a_handful_of_rows(
-    keyosk: Installation, clock: Clock
-) -> None:
+def test_refresh_tokens_that_come_back_are_few_rows(keyosk: Installation, clock: Clock) -> None:
     login = keyosk.authentication.by_secret(candidates([("alice", key_of(keyosk))]))
     for _ in range(30):
         asked = TokenRequest(scopes=("todo:read", "offline_access"))

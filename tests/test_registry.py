@@ -54,9 +54,7 @@ def access(answer: requests.Response) -> list[dict[str, Any]]:
     return list(jwt.decode(done(answer)["token"], options={"verify_signature": False})["access"])
 
 
-def test_a_client_gets_what_it_asked_for_and_the_account_holds(
-    server: LiveServer, admin: Client
-) -> None:
+def test_a_client_gets_what_it_asked_for_and_holds(server: LiveServer, admin: Client) -> None:
     team = unique("team")
     registry = make_registry(admin, team)
     pull = f"repository:{team}/app:pull"
@@ -184,9 +182,7 @@ def test_ordinary_tokens_give_nothing_in_a_registry(admin: Client) -> None:
 
 
 @pytest.mark.parametrize("version", [2, 3])
-def test_keyosk_knows_its_tokens_by_either_kid(
-    database_url: str, tmp_path: Path, version: int
-) -> None:
+def test_tokens_are_known_by_both_kids(database_url: str, tmp_path: Path, version: int) -> None:
     with LiveServer(database_url, tmp_path) as server:
         admin = server.admin()
         team = unique("team")

@@ -137,9 +137,7 @@ def test_a_login_is_kept_for_its_owner_alone_and_serves_other_commands(away: Ter
     assert json.loads(listed.out)["items"][0]["username"] == "admin"
 
 
-def test_logging_out_ends_the_session_and_forgets_it(
-    away: Terminal, server: LiveServer, admin: Client
-) -> None:
+def test_logging_out_ends_and_forgets_it(away: Terminal, server: LiveServer, admin: Client) -> None:
     person = make_person(admin, "keyosk:accounts:read")
     away.logged_in(person.username, PASSWORD)
     kept = away.kept()
@@ -154,9 +152,7 @@ def test_logging_out_ends_the_session_and_forgets_it(
     assert "You are not logged in" in away.run("logout").refused()
 
 
-def test_logging_out_works_after_the_access_token_has_expired(
-    away: Terminal, admin: Client
-) -> None:
+def test_logging_out_works_after_the_access_token_expired(away: Terminal, admin: Client) -> None:
     person = make_person(admin)
     away.logged_in(person.username, PASSWORD).change(expires_at=0)
     assert away.run("logout").code == 0
@@ -229,7 +225,7 @@ def test_an_expired_access_token_is_renewed_and_the_next_refresh_token_kept(
     assert after["expires_at"] > 0
 
 
-def test_a_token_that_the_server_no_longer_takes_is_renewed_though_its_time_is_not_over(
+def test_a_token_that_the_server_takes_no_more_is_renewed_before_its_end(
     away: Terminal,
 ) -> None:
     away.logged_in().change(access_token="eyJhbGciOiJFUzI1NiJ9.e30.AAAA")
@@ -238,9 +234,7 @@ def test_a_token_that_the_server_no_longer_takes_is_renewed_though_its_time_is_n
 
 @pytest.mark.slow
 @pytest.mark.attack
-def test_commands_at_once_use_a_refresh_token_once(
-    away: Terminal, server: LiveServer, admin: Client
-) -> None:
+def test_commands_at_once_refresh_once(away: Terminal, server: LiveServer, admin: Client) -> None:
     person = make_person(admin, "keyosk:accounts:read")
     away.logged_in(person.username, PASSWORD).change(expires_at=0)
     used = away.kept()["refresh_token"]
@@ -267,9 +261,7 @@ def test_commands_at_once_use_a_refresh_token_once(
     assert done(admin.get(f"{person.path}/tokens"))["items"][0]["id"] == session["id"]
 
 
-def test_a_login_that_was_revoked_is_forgotten_with_what_to_do(
-    away: Terminal, admin: Client
-) -> None:
+def test_a_login_that_was_revoked_is_forgotten_and_told(away: Terminal, admin: Client) -> None:
     person = make_person(admin, "keyosk:accounts:read")
     away.logged_in(person.username, PASSWORD)
     done(admin.delete(f"{person.path}/tokens"))
@@ -327,9 +319,7 @@ def test_a_damaged_file_is_told_and_not_repeated(away: Terminal, text: str) -> N
     assert "is damaged: remove it and log in again" in away.run("account", "list").refused()
 
 
-def test_a_state_folder_that_is_no_absolute_path_counts_as_none(
-    server: LiveServer, tmp_path: Path
-) -> None:
+def test_a_state_folder_of_no_absolute_path_is_none(server: LiveServer, tmp_path: Path) -> None:
     Terminal(tmp_path, server.url, XDG_STATE_HOME="state", HOME=str(tmp_path)).logged_in()
     assert (tmp_path / ".local" / "state" / "keyosk" / "logins.json").is_file()
     assert not (tmp_path / "state").exists()
@@ -481,9 +471,7 @@ SAME: tuple[tuple[str, str], ...] = (
 
 
 @pytest.mark.slow
-def test_every_command_says_the_same_in_both_ways(
-    server: LiveServer, admin: Client, tmp_path: Path
-) -> None:
+def test_commands_say_the_same_both_ways(server: LiveServer, admin: Client, tmp_path: Path) -> None:
     home, desk = tmp_path / "away", tmp_path / "desk"
     home.mkdir()
     desk.mkdir()
@@ -518,9 +506,7 @@ def plain(text: str, name: str) -> str:
     return re.sub(r"token of \d+ bytes", "token of N bytes", text)
 
 
-def test_who_may_not_see_accounts_is_not_told_who_uses_a_scope(
-    away: Terminal, admin: Client
-) -> None:
+def test_who_may_not_see_accounts_is_not_told_who_uses_it(away: Terminal, admin: Client) -> None:
     name = make_service(admin)
     holder = make_person(admin, f"{name}:read")
     person = make_person(admin, "keyosk:services:write")
@@ -831,9 +817,7 @@ OF_A_START = {
     ids=lambda words: " ".join(words) or "completion",
 )
 @pytest.mark.slow
-def test_help_and_completion_import_nothing_heavy(
-    tmp_path: Path, arguments: tuple[str, ...]
-) -> None:
+def test_help_and_completion_import_nothing_big(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     script = (
         "import sys\n"
         "from keyosk.__main__ import main\n"

@@ -259,9 +259,7 @@ def fields_of(answer: requests.Response) -> list[str]:
     return sorted(fault["field"].split(".")[0] for fault in answer.json()["errors"])
 
 
-def test_what_is_created_is_at_its_location_and_in_the_list(
-    admin: Client, resource: Resource
-) -> None:
+def test_what_is_created_is_at_its_location_and_listed(admin: Client, resource: Resource) -> None:
     answer = admin.post(resource.collection, json={**resource.new(), **resource.fields})
     made = done(answer, 201)
     assert answer.headers["Location"].endswith(resource.path(made))
@@ -299,9 +297,7 @@ def test_null_resets_each_field_and_no_other(admin: Client, resource: Resource) 
         assert fields_of(admin.patch(path, json={name: None})) == [name]
 
 
-def test_all_faults_are_told_by_field_and_nothing_is_done(
-    admin: Client, resource: Resource
-) -> None:
+def test_all_faults_are_told_by_field_and_nothing_done(admin: Client, resource: Resource) -> None:
     made = resource.make(admin)
     path = resource.path(made)
     before = done(admin.get(resource.collection, params={"limit": 1, "sort": "-created_at"}))
@@ -356,9 +352,7 @@ def test_a_value_that_another_has_is_a_conflict(admin: Client, resource: Resourc
 
 
 @pytest.mark.every_database(always=True)
-def test_a_stale_change_is_refused_and_a_current_one_made(
-    admin: Client, resource: Resource
-) -> None:
+def test_a_stale_change_is_refused_and_a_new_one_made(admin: Client, resource: Resource) -> None:
     path = resource.path(resource.make(admin))
     name, value = next(iter(resource.fields.items()))
     first = admin.get(path).headers["ETag"]
@@ -433,9 +427,7 @@ def test_nothing_is_found_below_what_does_not_exist(admin: Client) -> None:
             assert_refused(admin.request(method, path, json=body), "not_found", 404)
 
 
-def test_a_list_is_walked_page_by_page_in_the_order_of_creation(
-    admin: Client, resource: Resource
-) -> None:
+def test_a_list_is_walked_by_pages_in_order_of_creation(admin: Client, resource: Resource) -> None:
     made = [resource.make(admin)["id"] for _ in range(5)]
     total = int(
         admin.get(resource.collection, params={"limit": 1, "total": "true"}).headers[

@@ -141,9 +141,7 @@ def test_a_key_that_is_limited_gets_of_a_role_only_its_limit(admin: Client, todo
     assert claims(person.login(secret))["scope"] == f"{todo}:read"
 
 
-def test_the_token_names_the_roles_that_gave_its_scopes_and_no_other(
-    admin: Client, todo: str
-) -> None:
+def test_the_token_names_the_roles_that_gave_its_scopes_alone(admin: Client, todo: str) -> None:
     notes = make_service(admin)
     of_todo, of_notes = make_role(admin, f"{todo}:read"), make_role(admin, f"{notes}:read")
     person = make_person(admin, f"{todo}:write", roles=(of_todo, of_notes, make_role(admin)))
@@ -198,9 +196,7 @@ def logins(person: Person, admin: Client) -> dict[str, Client]:
 
 
 @pytest.mark.parametrize("accepts", ["password", "api_key"])
-def test_a_service_takes_tokens_of_the_logins_that_it_accepts(
-    admin: Client, todo: str, accepts: str
-) -> None:
+def test_a_service_takes_tokens_of_what_it_accepts(admin: Client, todo: str, accepts: str) -> None:
     picky = make_service(admin, accepts=accepts)
     person = make_person(admin, f"{todo}:read", f"{picky}:read")
     for kind, client in logins(person, admin).items():
@@ -218,9 +214,7 @@ def test_a_service_takes_tokens_of_the_logins_that_it_accepts(
         assert claims(client, audience=picky)["aud"] == picky
 
 
-def test_a_token_carries_the_claims_of_the_account_that_its_service_asks_for(
-    admin: Client, todo: str
-) -> None:
+def test_a_token_carries_the_claims_that_its_service_asks_for(admin: Client, todo: str) -> None:
     asking = make_service(admin, claims=["team", "level", "missing"])
     person = make_person(admin, f"{todo}:read", f"{asking}:read")
     own = {"team": "red", "level": {"n": [1, None, "ü"]}, "shoe_size": 43, "sub": "admin", "aud": 1}
@@ -322,9 +316,7 @@ def test_what_nobody_uses_needs_no_force(admin: Client) -> None:
     done(admin.delete(f"/services/{service}"), 204)
 
 
-def test_the_command_sets_what_a_service_says_and_leaves_the_rest(
-    server: LiveServer, admin: Client
-) -> None:
+def test_the_command_sets_what_it_is_told_and_no_more(server: LiveServer, admin: Client) -> None:
     service = make_service(admin, title="To do", contact="todo@example.org")
     before = done(admin.get(f"/services/{service}"))
     options = [
@@ -353,9 +345,7 @@ def test_the_command_sets_what_a_service_says_and_leaves_the_rest(
     assert (refused.returncode, "claims" in refused.stderr) == (1, True)
 
 
-def test_a_service_made_by_command_has_its_name_as_audience(
-    server: LiveServer, admin: Client
-) -> None:
+def test_a_service_by_command_has_its_name_as_audience(server: LiveServer, admin: Client) -> None:
     name = live.unique("by-command")
     assert server.run("service", "create", name, "--scope", f"{name}:read").returncode == 0
     assert done(admin.get(f"/services/{name}"))["audience"] == name

@@ -99,9 +99,7 @@ def test_the_token_answer_and_get_tell_of_the_successor(admin: Client, person: P
     assert "api_key_successor" not in done(person.login(new["secret"]).post("/auth/token"))
 
 
-def test_the_successor_is_like_the_key_but_for_its_secret(
-    admin: Client, person: Person, todo: str
-) -> None:
+def test_a_successor_is_like_the_key_save_secrets(admin: Client, person: Person, todo: str) -> None:
     fields = {
         "name": live.unique("laptop"),
         "description": "What it is for.",
@@ -142,9 +140,7 @@ def test_a_key_is_rotated_once_and_then_its_successor(admin: Client, person: Per
     assert shown(admin, person, new["id"])["successor"] == newest["id"]
 
 
-def test_of_many_rotations_at_once_one_wins(
-    server: LiveServer, admin: Client, person: Person
-) -> None:
+def test_of_rotations_at_once_one_wins(server: LiveServer, admin: Client, person: Person) -> None:
     key, _ = make_key(admin, person)
     count = len(done(admin.get(f"{person.path}/api-keys?limit=200"))["items"])
     clients = [server.admin() for _ in range(4)]
@@ -156,9 +152,7 @@ def test_of_many_rotations_at_once_one_wins(
 
 
 @table("overlap", [-1, 90 * DAY + 1, "60", 1.5, True, None])
-def test_an_overlap_that_makes_no_sense_is_refused(
-    admin: Client, person: Person, overlap: object
-) -> None:
+def test_an_odd_overlap_is_refused(admin: Client, person: Person, overlap: object) -> None:
     key, secret = make_key(admin, person)
     refusal = admin.post(f"{person.path}/api-keys/{key}/rotate", json={"overlap": overlap})
     assert_refused(refusal, "invalid", 422)

@@ -59,7 +59,7 @@ def unused(client: Any, **query: Any) -> dict[str, list[str]]:
     return {each["username"]: [scope["name"] for scope in each["scopes"]] for each in items}
 
 
-def test_the_last_days_with_a_token_and_with_a_request_that_named_a_scope(
+def test_the_last_days_with_a_token_and_with_a_request_that_named_it(
     prepared_url: str,
 ) -> None:
     clock = Clock(1_900_000_000)  # 2030-03-17
@@ -105,7 +105,7 @@ def test_what_was_held_and_not_used_for_days_is_listed(prepared_url: str) -> Non
         assert "alice" not in unused(client, use="named")
 
 
-def test_a_grant_counts_from_when_it_was_made_and_so_does_a_scope_of_a_role(
+def test_a_grant_counts_from_its_making_and_so_does_a_scope_of_a_role(
     prepared_url: str,
 ) -> None:
     clock = Clock(1_900_000_000)
@@ -212,7 +212,7 @@ def test_uses_wait_while_the_database_cannot_be_written(prepared_url: str) -> No
         assert uses(client)[_READ] == ("2030-03-18", "2030-03-18")
 
 
-def test_what_was_deleted_meanwhile_keeps_nothing_else_from_being_written(
+def test_what_was_deleted_meanwhile_keeps_nothing_else_unwritten(
     prepared_url: str,
 ) -> None:
     clock = Clock(1_900_000_000)

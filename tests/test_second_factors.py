@@ -620,9 +620,7 @@ def enrol_another(browser: Browser, phone: pyotp.TOTP) -> None:
 
 
 @pytest.mark.attack
-def test_a_password_alone_removes_no_second_factor_of_its_own(
-    server: LiveServer, admin: Client
-) -> None:
+def test_a_password_alone_removes_no_second_factor(server: LiveServer, admin: Client) -> None:
     person = make_person(admin, "keyosk:admin")
     browser = logged_in(server, person.username)
     enrol(browser)
@@ -646,9 +644,7 @@ def test_a_password_alone_removes_no_second_factor_of_its_own(
     assert logged_in(server, person.username).is_logged_in()
 
 
-def test_an_admin_lists_and_removes_the_second_factors_of_others(
-    server: LiveServer, admin: Client
-) -> None:
+def test_an_admin_lists_and_removes_factors_of_others(server: LiveServer, admin: Client) -> None:
     person, other = make_person(admin), make_person(admin)
     browser = logged_in(server, person.username)
     enrol(browser)
@@ -692,7 +688,7 @@ def test_logins_to_the_api_are_by_password_alone(server: LiveServer, admin: Clie
 
 
 @pytest.mark.attack
-def test_an_admin_without_a_second_factor_reaches_nothing_but_the_way_to_one(
+def test_an_admin_without_a_second_factor_reaches_only_the_way_to_one(
     prepared_url: str,
 ) -> None:
     with noded(prepared_url, admins_need_second_factor=True) as node:
@@ -739,7 +735,7 @@ def test_who_administers_nothing_needs_no_second_factor_until_they_do(prepared_u
         assert tab.client.get("/me").headers["Location"] == _MINE
 
 
-def test_what_an_admins_password_alone_still_does_by_rest_is_what_the_guide_says(
+def test_what_an_admins_password_does_by_rest_is_what_the_guide_says(
     prepared_url: str,
 ) -> None:
     with noded(prepared_url, admins_need_second_factor=True) as node:

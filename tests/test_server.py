@@ -459,9 +459,7 @@ def test_what_is_sent_behind_a_request_is_not_held_meanwhile(start: Callable[...
     ("header", "body"),
     [("Content-Length: 3", b"abc"), (CHUNKED, b"3\r\nabc\r\n0\r\n\r\n"), ("X-A: b", b"")],
 )
-def test_an_offer_of_another_protocol_is_not_taken(
-    server: Server, header: str, body: bytes
-) -> None:
+def test_an_offer_of_another_protocol_is_ignored(server: Server, header: str, body: bytes) -> None:
     """Java's client offers HTTP/2 with its first request."""
     offer = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")
     with server.connect() as client:
@@ -518,7 +516,7 @@ def test_what_is_answered_from_memory_waits_for_no_thread(start: Callable[..., S
         assert [client.answer().body for client in sleeping] == [b"ended"] * 4
 
 
-def test_a_request_that_leaves_the_event_loop_begins_anew_in_a_thread(
+def test_a_request_that_leaves_the_loop_begins_anew(
     start: Callable[..., Server],
 ) -> None:
     server = start(workers=1, threads=2).start()
@@ -553,9 +551,7 @@ def test_a_request_goes_to_the_thread_that_became_idle_last(start: Callable[...,
         ("1.0", "Connection: keep-alive", False),
     ],
 )
-def test_the_connection_closes_when_it_must(
-    server: Server, version: str, header: str, closes: bool
-) -> None:
+def test_a_connection_ends_as_told(server: Server, version: str, header: str, closes: bool) -> None:
     with server.connect() as client:
         client.send(request("GET", "/health", header, version=version))
         answer = client.answer()
@@ -955,7 +951,7 @@ def test_a_request_that_is_cut_off_gets_400(server: Server) -> None:
         assert_problem(client.answer(), 400, "incomplete_request")
 
 
-def test_what_comes_too_late_gets_408_and_an_idle_connection_is_closed_in_silence(
+def test_what_comes_too_late_gets_408_and_idleness_ends_in_silence(
     impatient: Server,
 ) -> None:
     begun = request("POST", "/echo", "Content-Length: 3", body=b"ab")

@@ -111,9 +111,7 @@ def test_by_api_key_no_service_is_made_that_acts_for_others(admin: Client, shop:
 
 
 @pytest.mark.attack
-def test_an_account_that_acts_already_does_not_act_for_another_audience(
-    admin: Client, shop: Shop
-) -> None:
+def test_an_account_that_acts_does_not_act_for_another_audience(admin: Client, shop: Shop) -> None:
     me = make_person(admin, READ, WRITE)
     done(admin.patch(f"/services/{shop.front}", json={"account": me.username}))
     other = {"audience": f"https://{live.unique('moved')}.example.com"}
@@ -133,9 +131,7 @@ def test_nobody_takes_a_service_from_an_account_above_them(admin: Client, shop: 
 
 
 @pytest.mark.attack
-def test_a_service_opens_what_it_closed_by_who_holds_its_scopes_only(
-    admin: Client, shop: Shop
-) -> None:
+def test_a_service_opens_what_it_closed_by_who_holds_its_scopes(admin: Client, shop: Shop) -> None:
     path = f"/services/{shop.billing}"
     small = make_person(admin, READ, WRITE).bearer()
     holder = make_person(admin, READ, WRITE, f"{shop.billing}:read", f"{shop.billing}:write")

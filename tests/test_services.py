@@ -73,9 +73,7 @@ def test_a_scope_of_one_service_cannot_be_taken_by_another(admin: Client) -> Non
 
 
 @pytest.mark.fault
-def test_of_services_made_at_once_with_one_scope_one_is_made(
-    server: LiveServer, admin: Client
-) -> None:
+def test_of_services_at_once_with_one_scope_one_is_made(server: LiveServer, admin: Client) -> None:
     scope = unique("contested") + ":read"
     bearer = str(admin.session.headers["Authorization"]).removeprefix("Bearer ")
     names = [unique("racer") for _ in range(8)]
@@ -93,9 +91,7 @@ def test_of_services_made_at_once_with_one_scope_one_is_made(
 
 
 @pytest.mark.fault
-def test_scopes_that_are_put_at_once_end_as_one_of_them_put_them(
-    server: LiveServer, admin: Client
-) -> None:
+def test_scopes_put_at_once_end_as_one_of_them_said(server: LiveServer, admin: Client) -> None:
     name = make(admin, "a")["name"]
     bearer = str(admin.session.headers["Authorization"]).removeprefix("Bearer ")
     wishes = [[f"{name}:a", f"{name}:{letter}"] for letter in "bcdefgbcdefg"]

@@ -20,9 +20,7 @@ def kids(server: LiveServer) -> set[str]:
     return {key["kid"] for key in answer.json()["keys"]}
 
 
-def test_no_worker_publishes_a_key_once_it_is_known_to_be_stolen(
-    database_url: str, tmp_path: Path
-) -> None:
+def test_no_worker_publishes_a_key_known_to_be_stolen(database_url: str, tmp_path: Path) -> None:
     with LiveServer(database_url, tmp_path, workers="2") as server:
         stop = threading.Event()
 

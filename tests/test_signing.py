@@ -90,9 +90,7 @@ def test_without_a_key_there_is_no_set_and_nothing_to_sign_with(open_keys: Open)
 
 
 @pytest.mark.parametrize("algorithm", material.ALGORITHMS)
-def test_the_first_key_signs_at_once_and_is_the_published_one(
-    open_keys: Open, algorithm: str
-) -> None:
+def test_the_first_key_signs_at_once_and_is_published(open_keys: Open, algorithm: str) -> None:
     keys = open_keys(algorithm=algorithm)
     key = first_key(keys)
     assert (key.algorithm, key.state) == (algorithm, KeyState.ACTIVE)
@@ -129,9 +127,7 @@ def test_what_one_process_signs_every_other_verifies(open_keys: Open) -> None:
 
 
 @pytest.mark.fault
-def test_processes_that_all_find_no_key_leave_exactly_one(
-    open_keys: Open, migrated_url: str
-) -> None:
+def test_processes_that_find_no_key_leave_exactly_one(open_keys: Open, migrated_url: str) -> None:
     racers = 6
     together = Barrier(racers)
 
@@ -289,9 +285,7 @@ def test_a_private_key_put_into_the_row_of_another_does_not_sign(
         open_keys().refresh()
 
 
-def test_a_key_that_another_process_made_is_seen_after_a_refresh(
-    open_keys: Open, store: SigningKeyStore
-) -> None:
+def test_another_process_s_key_is_seen_by_refresh(open_keys: Open, store: SigningKeyStore) -> None:
     keys = open_keys()
     keys.ensure()
     following = made(KeyState.NEXT, NOW)
@@ -301,9 +295,7 @@ def test_a_key_that_another_process_made_is_seen_after_a_refresh(
     assert following.kid in keys.current.verifiers
 
 
-def test_a_key_that_another_process_made_is_seen_after_a_second(
-    open_keys: Open, store: SigningKeyStore
-) -> None:
+def test_another_process_s_key_is_seen_in_a_second(open_keys: Open, store: SigningKeyStore) -> None:
     clock = Clock(NOW)
     keys = open_keys(clock=clock)
     keys.ensure()
@@ -315,7 +307,7 @@ def test_a_key_that_another_process_made_is_seen_after_a_second(
     assert following.kid in keys.current.verifiers
 
 
-def test_a_service_with_an_algorithm_of_its_own_gets_a_key_when_it_is_first_needed(
+def test_a_service_of_another_algorithm_gets_a_key_when_it_needs_one(
     open_keys: Open,
 ) -> None:
     keys, other = open_keys(), open_keys()

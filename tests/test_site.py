@@ -49,9 +49,7 @@ def pages(site: Path) -> list[str]:
     return sorted(name for name in names if not name.startswith(("_", "genindex", "search")))
 
 
-def test_no_page_is_too_wide_or_too_long_and_none_asks_the_network(
-    site: Path, browser_page: Page
-) -> None:
+def test_no_page_is_too_wide_or_long_or_asks_the_network(site: Path, browser_page: Page) -> None:
     asked: list[str] = []
     faults: list[str] = []
     browser_page.on("request", lambda request: asked.append(request.url))

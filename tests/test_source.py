@@ -188,7 +188,7 @@ def test_a_client_with_a_port_is_not_taken_for_the_proxy(behind: LiveServer) -> 
 
 @pytest.mark.slow
 @pytest.mark.attack
-def test_one_attacker_whose_address_nobody_can_read_does_not_lock_out_all(
+def test_one_attacker_whose_address_nobody_reads_does_not_lock_out_all(
     behind: LiveServer,
 ) -> None:
     admin, headers = behind.admin(), {"X-Forwarded-For": "unknown"}

@@ -143,9 +143,7 @@ def hard_linked(original: Path, target: Path) -> None:
 
 
 @pytest.mark.parametrize("put", [copied, renamed, hard_linked])
-def test_a_database_without_its_secret_key_gets_no_other_one(
-    original: Path, tmp_path: Path, put: Any
-) -> None:
+def test_a_database_without_its_key_gets_no_other(original: Path, tmp_path: Path, put: Any) -> None:
     place = tmp_path / "other" / "auth.db"
     place.parent.mkdir()
     put(original, place)
@@ -165,9 +163,7 @@ def test_a_database_without_its_secret_key_gets_no_other_one(
     assert run(tmp_path, "account", "list", **settings).returncode == 0
 
 
-def test_a_database_whose_secret_key_was_deleted_gets_no_other_one(
-    original: Path, tmp_path: Path
-) -> None:
+def test_a_database_of_a_deleted_secret_key_gets_no_other(original: Path, tmp_path: Path) -> None:
     Path(f"{original}.secret").unlink()
     before = tree(tmp_path)
     settings = {"database_url": f"sqlite:///{original}"}
@@ -223,7 +219,7 @@ def test_a_secret_key_behind_a_broken_link_is_not_replaced(tmp_path: Path) -> No
 # --- the settings ---------------------------------------------------------------------------------
 
 
-def test_a_command_without_its_settings_names_the_place_and_makes_no_second_database(
+def test_a_command_without_settings_names_the_place_and_makes_none(
     tmp_path: Path,
 ) -> None:
     place = tmp_path / "data" / "keyosk.db"
@@ -242,9 +238,7 @@ def test_a_command_without_its_settings_names_the_place_and_makes_no_second_data
     assert run(tmp_path, "account", "list").returncode == 0
 
 
-def test_a_database_that_the_settings_name_is_made_and_named(
-    database_url: str, tmp_path: Path
-) -> None:
+def test_a_database_that_settings_name_is_made_and_told(database_url: str, tmp_path: Path) -> None:
     settings = {"database_url": database_url, "secret_key": "x" * 43}
     said = refusal(run(tmp_path, "account", "list", **settings))
     named = database_url.rpartition("/")[2]
@@ -373,7 +367,7 @@ IMPORTED = re.compile(r"^import time: +\d+ \| +\d+ \| +(\S+)$", re.MULTILINE)
 LATER = ("keyosk.cli.client", "keyosk.web.openapi", "keyosk.metrics.exposition")
 
 
-def test_a_start_imports_what_every_server_needs_and_that_before_the_workers(
+def test_a_start_imports_what_servers_need_before_the_workers(
     own_server: LiveServer,
 ) -> None:
     """Nine tenths of a start is imports; what each worker imports takes memory in each."""

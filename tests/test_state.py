@@ -43,9 +43,7 @@ def guess(
 # --- Sessions -------------------------------------------------------------------------------------
 
 
-def test_sessions_of_everybody_are_listed_while_they_last(
-    server: LiveServer, admin: Client
-) -> None:
+def test_sessions_of_everybody_are_listed_meanwhile(server: LiveServer, admin: Client) -> None:
     todo = make_service(admin, refresh_allowed=True)
     alice, bob = (make_person(admin, f"{todo}:read") for _ in range(2))
     form = {"audience": todo, "scope": f"{todo}:read offline_access"}
@@ -93,7 +91,7 @@ def test_a_session_that_has_ended_is_not_listed(prepared_url: str) -> None:
 # --- Failed logins --------------------------------------------------------------------------------
 
 
-def test_who_is_guessed_at_is_seen_at_once_and_how_long_they_are_throttled(
+def test_who_is_guessed_at_is_seen_at_once_and_until_when(
     prepared_url: str,
 ) -> None:
     clock = Clock(1_900_000_010)

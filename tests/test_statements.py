@@ -133,9 +133,7 @@ def test_the_rule_of_the_last_admin_is_asked_by_what_can_break_it_only(admin: Re
         ("key", [{}, {"name": "job", "scopes": None, "enabled": None}]),
     ],
 )
-def test_a_patch_with_nothing_new_writes_nothing(
-    admin: Requests, path: str, patches: list[Any]
-) -> None:
+def test_an_empty_patch_writes_nothing(admin: Requests, path: str, patches: list[Any]) -> None:
     keyosk = admin.installation
     keyosk.accounts.change(OPERATOR, "alice", {"claims": {"level": 1}})
     key = keyosk.api_keys.create(OPERATOR, "alice", name="job").key

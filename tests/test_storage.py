@@ -243,9 +243,7 @@ def test_no_two_migrations_have_one_number() -> None:
     assert len(numbers) == len(set(numbers)) > 20
 
 
-def test_the_migrations_leave_exactly_the_tables_of_the_models(
-    database: Database, from_models: Database
-) -> None:
+def test_migrations_leave_tables_of_the_models(database: Database, from_models: Database) -> None:
     migrated = set(database.raw.get_tables()) - {"schema_migration"}
     assert migrated == set(from_models.raw.get_tables())
     assert migrated == {model._meta.table_name for model in tables.ALL}
@@ -280,9 +278,7 @@ def test_no_index_finds_only_what_another_finds(database: Database) -> None:
     assert needless == []
 
 
-def test_every_foreign_key_deletes_with_what_it_refers_to(
-    database: Database, from_models: Database
-) -> None:
+def test_foreign_keys_delete_with_their_object(database: Database, from_models: Database) -> None:
     expected = {
         ("password", "account"), ("scope_use", "account"), ("verification", "service"),
         ("scope_use", "scope"), ("api_key", "account"), ("grant", "account"), ("grant", "scope"),
@@ -552,7 +548,7 @@ def test_a_transaction_inside_another_is_committed_with_it_and_not_before(
     assert usernames(database) == {"inner"}
 
 
-def test_a_violated_constraint_in_a_transaction_undoes_what_came_before_it(
+def test_a_violated_constraint_in_a_transaction_undoes_all_before(
     database: Database,
 ) -> None:
     accounts = AccountStore(database)
@@ -618,7 +614,7 @@ def is_failure(found: object) -> bool:
     return issubclass(type(found), peewee.IntegrityError)
 
 
-def test_a_statement_that_failed_leaves_nothing_behind_until_a_garbage_collection(
+def test_a_statement_that_failed_leaves_nothing_to_a_collection(
     database: Database,
 ) -> None:
     """Not even itself: a SQLite statement that is not over keeps the lock of its write."""
@@ -660,7 +656,7 @@ def populated(database: Database) -> tuple[Account, Service]:
     return alice, todo
 
 
-def test_what_refers_to_something_that_is_gone_is_refused_by_the_database(
+def test_what_refers_to_nothing_is_refused_by_the_database(
     database: Database,
 ) -> None:
     alice, _ = populated(database)
@@ -817,9 +813,7 @@ def test_the_compiled_queries_give_what_the_models_give(database: Database) -> N
 
 
 @pytest.mark.parametrize("change", ["account", "key"])
-def test_the_compiled_queries_see_a_disabled_account_and_a_disabled_key(
-    database: Database, change: str
-) -> None:
+def test_compiled_queries_see_a_disabled_account_or_key(database: Database, change: str) -> None:
     who, key, digest = prepared_login(database)
     if change == "account":
         AccountStore(database).change(who.id, {"enabled": False}, now=NOW)
@@ -880,7 +874,7 @@ def test_a_token_by_api_key_takes_one_query_and_no_write(installation: Installat
         assert ask() == first[:1]
 
 
-def test_an_unknown_api_key_is_looked_for_and_its_failure_counted(
+def test_an_unknown_api_key_is_looked_for_and_counted(
     installation: Installation,
 ) -> None:
     client = app.create_app(installation).test_client()
@@ -911,9 +905,7 @@ def terminate(database: Database, url: str) -> None:
 
 @pytest.mark.fault
 @pytest.mark.usefixtures("postgresql")
-def test_a_read_on_a_connection_that_was_ended_is_tried_again(
-    database: Database, migrated_url: str
-) -> None:
+def test_a_read_on_an_ended_connection_is_repeated(database: Database, migrated_url: str) -> None:
     accounts, logins = AccountStore(database), LoginStore(database)
     _, _, digest = prepared_login(database)
     reads: list[Callable[[], Any]] = [

@@ -171,16 +171,12 @@ def test_nobody_gets_colours_who_wants_none(draw: Draw, variables: dict[str, str
 
 
 @pytest.mark.parametrize("option", ["--quiet", "--json"])
-def test_what_programs_read_is_the_same_on_a_terminal(
-    server: LiveServer, draw: Draw, option: str
-) -> None:
+def test_programs_read_it_as_on_a_terminal(server: LiveServer, draw: Draw, option: str) -> None:
     words = ("account", "list", "--limit", "3", option)
     assert draw(*words).out == keyosk(server.environment, server.folder, *words).out
 
 
-def test_a_pipe_gets_plain_lines_whatever_the_environment_says(
-    server: LiveServer, admin: Client
-) -> None:
+def test_a_pipe_gets_plain_lines_in_any_environment(server: LiveServer, admin: Client) -> None:
     """As scripts have read them ever since: as wide as the longest cell, two spaces between."""
     name = unique("pipe")
     made = done(admin.post("/accounts", json={"username": name, "display_name": "[red]"}), 201)

@@ -68,9 +68,7 @@ def wrong(installation: Installation, name: str, address: str, times: int) -> Co
 
 
 @pytest.mark.parametrize("name", ["alice", "nobody-of-this-name", "no name: \x7f"])
-def test_one_source_has_few_guesses_at_a_name_whether_it_exists_or_not(
-    timed: Installation, name: str
-) -> None:
+def test_one_source_has_few_guesses_at_any_name(timed: Installation, name: str) -> None:
     assert wrong(timed, name, HERE, 40) == {"wrong": 12, "throttled": 28}
 
 
@@ -199,9 +197,7 @@ def test_where_somebody_was_before_guesses_are_few_as_well(timed: Installation) 
 
 
 @pytest.mark.slow
-def test_the_owner_is_back_within_a_minute_after_the_attack(
-    timed: Installation, clock: Clock
-) -> None:
+def test_the_owner_is_back_a_minute_after_the_attack(timed: Installation, clock: Clock) -> None:
     for second in range(330):
         attempt(timed, "alice", "not it", f"198.51.100.{second % 250}")
         clock.now += 1
@@ -229,9 +225,7 @@ def test_what_is_whole_again_is_forgotten(timed: Installation, clock: Clock) -> 
     assert rows_of(timed, "SELECT count(*) FROM allowance") == [(3,)]
 
 
-def test_the_audit_log_tells_of_guesses_without_a_row_for_each(
-    timed: Installation, clock: Clock
-) -> None:
+def test_the_audit_log_tells_of_guesses_in_few_rows(timed: Installation, clock: Clock) -> None:
     wrong(timed, "alice", HERE, 100)
     clock.now += 120
     timed.audit.seal()
@@ -280,9 +274,7 @@ def test_sixty_right_logins_at_once_are_let_in(server: LiveServer, person: Perso
     assert at_once([lambda: guess(server, client, person.username, PASSWORD)] * 60) == {200: 60}
 
 
-def test_the_answer_says_how_long_to_wait_and_nothing_else(
-    server: LiveServer, person: Person
-) -> None:
+def test_the_answer_says_how_long_to_wait_and_no_more(server: LiveServer, person: Person) -> None:
     client = server.client()
     while guess(server, client, person.username) == 401:
         continue
@@ -345,9 +337,7 @@ def test_escaped_names_have_no_guesses_of_their_own(server: LiveServer, person: 
     assert ended[401] <= 12
 
 
-def test_a_header_that_no_proxy_wrote_is_no_other_source(
-    server: LiveServer, person: Person
-) -> None:
+def test_a_header_that_no_proxy_wrote_is_no_source(server: LiveServer, person: Person) -> None:
     client = server.client()
     ended = Counter(
         client.post(
@@ -361,9 +351,7 @@ def test_a_header_that_no_proxy_wrote_is_no_other_source(
 
 
 @pytest.mark.slow
-def test_counts_outlive_a_restart_and_hold_for_every_server(
-    database_url: str, tmp_path: Path
-) -> None:
+def test_counts_outlive_restarts_and_hold_everywhere(database_url: str, tmp_path: Path) -> None:
     with LiveServer(database_url, tmp_path) as one:
         person = make_person(one.admin())
         client = one.client()

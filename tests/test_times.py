@@ -25,9 +25,7 @@ def assert_refused(answer: requests.Response, field: str, sentence: str = "futur
     assert sentence in fault["message"]
 
 
-def test_an_end_in_the_past_is_refused_wherever_one_is_given(
-    admin: Client, server: LiveServer
-) -> None:
+def test_an_end_in_the_past_is_refused_wherever_given(admin: Client, server: LiveServer) -> None:
     name, held = make_account(admin)["username"], f"{make_service(admin, 'a')}:a"
     ended = {"name": held, "until": PAST}
     path = f"/accounts/{name}"

@@ -267,9 +267,7 @@ def small(folder: Path, **chosen: Any) -> Iterator[tuple[Server, ssl.SSLContext]
 
 @pytest.mark.slow
 @pytest.mark.attack
-def test_2000_handshakes_that_are_never_finished_do_not_matter(
-    tmp_path: Path, half_done: bytes
-) -> None:
+def test_2000_handshakes_that_never_finish_do_not_matter(tmp_path: Path, half_done: bytes) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
     with (

@@ -261,9 +261,7 @@ def test_audiences_may_be_repeated_in_both_spellings_and_count_once(
     assert set(claims["scope"].split()) == {todo.read, calendar.read}
 
 
-def test_a_service_on_request_only_is_in_a_token_that_asks_for_it(
-    bob: Account, archive: Service
-) -> None:
+def test_a_service_on_request_is_in_a_token_that_asks(bob: Account, archive: Service) -> None:
     for parameters in ({"audience": archive.name}, {"scope": archive.read}):
         claims = token(bob.by_key, **parameters)
         assert (claims["aud"], claims["scope"]) == (archive.audience, archive.read)
@@ -315,9 +313,7 @@ def test_a_scope_that_is_not_held_is_refused(alice: Account, todo: Service, scop
     assert_refused(answer, 400, "invalid_scope")
 
 
-def test_the_refusal_does_not_tell_whether_a_scope_exists(
-    alice: Account, calendar: Service
-) -> None:
+def test_a_refusal_does_not_tell_whether_a_scope_exists(alice: Account, calendar: Service) -> None:
     absent = f"{calendar.name}:raed"
     answers = [
         alice.by_key.post("/auth/token", data={"scope": scope}) for scope in (calendar.read, absent)
@@ -325,9 +321,7 @@ def test_the_refusal_does_not_tell_whether_a_scope_exists(
     assert answers[0].text.replace(calendar.read, absent) == answers[1].text
 
 
-def test_scopes_separated_by_commas_are_refused_with_the_right_separator(
-    alice: Account, todo: Service
-) -> None:
+def test_scopes_with_commas_are_refused_with_the_right_way(alice: Account, todo: Service) -> None:
     scopes = f"{todo.read},{todo.write}"
     answer = alice.by_key.post("/auth/token", data={"scope": scopes})
     assert_refused(answer, 400, "invalid_scope")
@@ -349,16 +343,12 @@ def test_a_malformed_scope_is_refused(alice: Account, scope: str) -> None:
 
 
 @table("target", ["no-such-service", "\u00e9", "a b", "x" * 300])
-def test_an_audience_that_does_not_exist_is_refused(
-    alice: Account, todo: Service, target: str
-) -> None:
+def test_an_unknown_audience_is_refused(alice: Account, todo: Service, target: str) -> None:
     for parameters in ({"audience": target}, {"resource": [todo.audience, target]}):
         assert_refused(alice.by_key.post("/auth/token", data=parameters), 400, "invalid_target")
 
 
-def test_a_disabled_service_gets_no_tokens_until_it_is_enabled(
-    server: LiveServer, admin: Client
-) -> None:
+def test_a_disabled_service_gets_no_tokens_meanwhile(server: LiveServer, admin: Client) -> None:
     service = make_service(admin)
     account = Account(server, admin, service.read)
 
@@ -394,9 +384,7 @@ def test_a_key_gives_the_scopes_that_it_is_limited_to_and_that_are_held_now(
     assert set(token(limited)["scope"].split()) == {todo.read, calendar.read}
 
 
-def test_a_key_limited_to_a_part_of_keyosk_gives_an_admin_only_that(
-    server: LiveServer, admin: Client
-) -> None:
+def test_a_key_limited_to_a_part_of_keyosk_has_only_that(server: LiveServer, admin: Client) -> None:
     account = Account(server, admin, "keyosk:admin")
     limited = account.client(account.new_key(scopes=["keyosk:accounts:read"]))
     assert token(limited, audience="keyosk")["scope"] == "keyosk:accounts:read"
@@ -419,9 +407,7 @@ def test_a_grant_with_one_kind_of_credential_counts_for_no_other(
     assert token(account.by_key)["scope"] == todo.write
 
 
-def test_a_grant_that_has_ended_is_not_held(
-    server: LiveServer, admin: Client, todo: Service
-) -> None:
+def test_an_ended_grant_is_not_held(server: LiveServer, admin: Client, todo: Service) -> None:
     end = soon()
     account = Account(server, admin, {"name": todo.read, "until": rfc3339(end)}, todo.write)
     wait_for(end)
@@ -440,9 +426,7 @@ def test_a_lifetime_shortens_and_never_lengthens(alice: Account) -> None:
 
 
 @table("lifetime", ["0", "-1", "1.5", "1e3", "+60", " 60", "soon", "\u0666", "9" * 30])
-def test_a_lifetime_that_is_no_whole_number_above_0_is_refused(
-    alice: Account, lifetime: str
-) -> None:
+def test_a_lifetime_of_no_whole_number_above_0_is_refused(alice: Account, lifetime: str) -> None:
     answer = alice.by_key.post("/auth/token", data={"lifetime": lifetime})
     assert_refused(answer, 400, "invalid_request")
 
@@ -489,9 +473,7 @@ def test_no_token_outlives_its_account_its_key_or_its_grant(
 # --- Ways to ask ----------------------------------------------------------------------------------
 
 
-def test_get_takes_the_same_parameters_in_the_query(
-    bob: Account, todo: Service, calendar: Service
-) -> None:
+def test_get_takes_the_same_in_the_query(bob: Account, todo: Service, calendar: Service) -> None:
     resources = [todo.audience, calendar.audience]
     claims = issued(bob.by_key.get("/auth/token", params={"resource": resources, "lifetime": 60}))
     assert claims["aud"] == resources
@@ -759,9 +741,7 @@ def test_all_refused_logins_get_the_same_bytes_at_the_other_addresses_too(
     assert different == set()
 
 
-def test_the_same_logins_are_taken_where_nothing_is_wrong(
-    server: LiveServer, admin: Client
-) -> None:
+def test_the_same_logins_pass_where_nothing_is_wrong(server: LiveServer, admin: Client) -> None:
     """Or the two tests above would pass on a server that refuses everybody."""
     account = Account(server, admin, password=PASSWORD)
     account.change(enabled=False)
@@ -791,9 +771,7 @@ def test_what_is_no_login_is_refused(server: LiveServer, header: str | None) -> 
 
 
 @pytest.mark.parametrize("path", ["/auth/token", "/accounts"])
-def test_a_token_without_the_word_in_front_of_it_is_told_as_that(
-    server: LiveServer, path: str
-) -> None:
+def test_a_token_without_the_word_before_it_is_told_so(server: LiveServer, path: str) -> None:
     text = server.client("admin", live.ADMIN_PASSWORD).post("/auth/token").json()["access_token"]
     for header in (text, f"Token {text}"):
         method = "POST" if path == "/auth/token" else "GET"
@@ -803,9 +781,7 @@ def test_a_token_without_the_word_in_front_of_it_is_told_as_that(
         assert text not in answer.text
 
 
-def test_an_unknown_user_costs_the_work_of_a_wrong_password(
-    server: LiveServer, alice: Account
-) -> None:
+def test_an_unknown_user_costs_what_a_password_does(server: LiveServer, alice: Account) -> None:
     clients = [server.client(name, "not the right password") for name in ("nobody", alice.username)]
     rounds = [
         [client.post("/auth/token").elapsed.total_seconds() for client in clients] for _ in range(8)
@@ -819,9 +795,7 @@ def test_an_unknown_user_costs_the_work_of_a_wrong_password(
 # --- What is remembered ---------------------------------------------------------------------------
 
 
-def test_the_use_of_a_key_and_of_a_password_is_noted_soon(
-    server: LiveServer, admin: Client
-) -> None:
+def test_the_use_of_a_key_and_a_password_is_noted_soon(server: LiveServer, admin: Client) -> None:
     account = Account(server, admin, password=PASSWORD)
     key_path = f"{account.path}/api-keys/{account.key['id']}"
 

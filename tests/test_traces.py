@@ -164,9 +164,7 @@ def test_a_token_request_is_a_part_of_its_callers_trace(
 
 
 @pytest.mark.slow
-def test_every_worker_sends_its_spans_also_the_last_ones(
-    tmp_path: Path, collector: Collector
-) -> None:
+def test_every_worker_sends_its_spans_and_the_last(tmp_path: Path, collector: Collector) -> None:
     url = f"sqlite:///{tmp_path / 'keyosk.db'}"
     # Nothing is sent before the end.
     with traced(url, tmp_path, collector, OTEL_BSP_SCHEDULE_DELAY="3600000") as server:
@@ -185,9 +183,7 @@ def test_every_worker_sends_its_spans_also_the_last_ones(
 
 
 @pytest.mark.slow
-def test_what_a_variable_asks_for_is_sent_only_if_it_is_no_secret(
-    tmp_path: Path, collector: Collector
-) -> None:
+def test_what_a_variable_asks_for_is_sent_but_secrets(tmp_path: Path, collector: Collector) -> None:
     """OpenTelemetry's variables can have headers, and newer names, in spans."""
     url = f"sqlite:///{tmp_path / 'keyosk.db'}"
     variables = {

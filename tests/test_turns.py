@@ -71,7 +71,7 @@ def value_of(database: Database) -> int:
 
 
 @pytest.mark.slow
-def test_a_process_that_writes_over_and_over_lets_another_write_in_between(
+def test_a_process_that_writes_on_and_on_lets_another_write(
     database: Database,
 ) -> None:
     passed_over, writes, last = 0, 100, 0
@@ -164,9 +164,7 @@ def test_a_turn_needs_no_folder_that_can_be_locked(tmp_path: Path) -> None:
     own.give()
 
 
-def test_a_write_is_done_where_nothing_can_be_locked(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_write_is_done_without_lock(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSYS, "Function not implemented")
 

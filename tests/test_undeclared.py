@@ -89,9 +89,7 @@ def test_without_a_declared_body_only_an_empty_one_is_accepted(admin: Client) ->
     assert walked > 10
 
 
-def test_a_key_is_not_compromised_by_a_request_that_asks_for_more(
-    server: LiveServer, admin: Client
-) -> None:
+def test_no_key_is_compromised_by_a_request_for_more(server: LiveServer, admin: Client) -> None:
     kid = server.client().get("/auth/jwks").json()["keys"][0]["kid"]
     path = f"/signing-keys/{kid}"
     before = done(admin.get("/signing-keys"))["items"]

@@ -442,9 +442,7 @@ def health(server: LiveServer) -> requests.Response:
     return requests.get(f"{server.url}/health/ready", timeout=60)
 
 
-def test_old_and_new_work_at_a_time_after_an_additive_migration(
-    database_url: str, tmp_path: Path
-) -> None:
+def test_old_and_new_work_together_after_an_additive_one(database_url: str, tmp_path: Path) -> None:
     with two_nodes(database_url, tmp_path) as (old, new):
         new.program = next_version(tmp_path, "9999_novelty_additive", _ADDITIVE)
         new.start()
@@ -470,9 +468,7 @@ def test_old_and_new_work_at_a_time_after_an_additive_migration(
         assert "no request is served" not in old.log.read_text()
 
 
-def test_the_old_one_steps_aside_after_any_other_migration(
-    database_url: str, tmp_path: Path
-) -> None:
+def test_the_old_one_steps_aside_after_any_other(database_url: str, tmp_path: Path) -> None:
     with two_nodes(database_url, tmp_path) as (old, new):
         new.program = next_version(tmp_path, "9999_novelty", _OTHER)
         new.start()
@@ -574,9 +570,7 @@ def test_an_additive_migration_takes_nothing_from_the_program_before_it(
         ("DROP TABLE refusal", ["refusal.account", "refusal.credential"]),
     ],
 )
-def test_what_is_not_additive_is_found(
-    statement: str, broken: list[str], migrated_url: str
-) -> None:
+def test_what_is_not_additive_is_seen(statement: str, broken: list[str], migrated_url: str) -> None:
     found = what_breaks(migrated_url, lambda database: database.raw.execute_sql(statement))
     assert set(broken) <= set(found)
     assert bool(broken) is bool(found)
@@ -587,9 +581,7 @@ def has_way_back(migration: str) -> bool:
 
 
 @pytest.mark.parametrize("migration", [each for each in MIGRATIONS if has_way_back(each)])
-def test_the_way_back_of_a_migration_leaves_the_schema_as_it_was(
-    migration: str, database_url: str
-) -> None:
+def test_the_way_back_leaves_the_schema_as_it_was(migration: str, database_url: str) -> None:
     of_then(database_url, MIGRATIONS[MIGRATIONS.index(migration) - 1])
     database = Database(database_url)
     runner = Runner(database.raw, str(schema.MIGRATIONS))

@@ -70,7 +70,7 @@ def test_where_all_services_differ_the_request_is_refused_and_says_why(admin: Cl
     assert claims(alice, audience=one["name"])["aud"] == one["name"]
 
 
-def test_a_change_of_format_makes_a_service_on_request_only_unless_it_says_otherwise(
+def test_a_change_of_format_makes_a_service_on_request_unless_told(
     admin: Client,
 ) -> None:
     for patch, expected in (
@@ -87,9 +87,7 @@ def test_a_change_of_format_makes_a_service_on_request_only_unless_it_says_other
     assert done(admin.patch(path, json={"signing_algorithm": "RS256"}))["on_request_only"] is False
 
 
-def test_a_manifest_makes_a_service_of_another_format_on_request_only(
-    server: LiveServer, admin: Client
-) -> None:
+def test_a_manifest_makes_another_format_on_request(server: LiveServer, admin: Client) -> None:
     for named, expected in (({}, True), ({"on_request_only": False}, False)):
         name = unique("manifest")
         services = [{"name": name, "typ": "JWT", **named}]

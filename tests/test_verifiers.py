@@ -103,9 +103,7 @@ def caller(admin: Client) -> Caller:
 # --- Tokens ---------------------------------------------------------------------------------------
 
 
-def test_a_token_for_one_audience_verifies(
-    server: LiveServer, caller: Caller, verify: Verifier
-) -> None:
+def test_tokens_for_one_audience_pass(server: LiveServer, caller: Caller, verify: Verifier) -> None:
     token = caller.token(audience=caller.audiences[0])
     claims = verify(server, token, caller.audiences[0], "ES256")
     assert claims["aud"] == caller.audiences[0]
@@ -134,9 +132,7 @@ def test_a_token_that_only_proves_who_it_is_verifies_for_the_issuer(
     assert (claims["aud"], claims["scope"], claims["client_id"]) == (server.url, "", username)
 
 
-def test_a_token_of_another_audience_is_refused(
-    server: LiveServer, caller: Caller, verify: Verifier
-) -> None:
+def test_another_audience_is_refused(server: LiveServer, caller: Caller, verify: Verifier) -> None:
     token = caller.token(audience=caller.audiences[0])
     assert verify(server, token, caller.audiences[0], "ES256")
     for audience in (caller.audiences[1], server.url, "keyosk"):
@@ -309,9 +305,7 @@ def max_age(answer: requests.Response) -> int:
 
 
 @pytest.mark.parametrize("path", [JWKS, WELL_KNOWN, "/auth/keys/{kid}.pem"])
-def test_keys_are_cached_for_minutes_and_then_asked_for_by_their_tag(
-    server: LiveServer, path: str
-) -> None:
+def test_keys_are_cached_for_minutes_then_asked_for_by_tag(server: LiveServer, path: str) -> None:
     path = path.format(kid=published(server)[0]["kid"])
     client = server.client()
     first = client.get(path)
@@ -354,9 +348,7 @@ def other_algorithm(
 
 # RFC 9864 has other names for it, which nearly nobody reads yet.
 @pytest.mark.filterwarnings("ignore:EdDSA is deprecated:joserfc.errors.SecurityWarning")
-def test_tokens_of_another_algorithm_verify(
-    other_algorithm: tuple[str, LiveServer], verify: Verifier
-) -> None:
+def test_another_algorithm_works(other_algorithm: tuple[str, LiveServer], verify: Verifier) -> None:
     algorithm, server = other_algorithm
     caller = make_caller(server.admin())
     token = caller.token()

@@ -189,9 +189,7 @@ def test_nothing_of_a_forgery_is_told(target: Target) -> None:
         assert token[:60] not in target.shop.show(token).text or len(token) < 10
 
 
-def test_a_token_of_another_issuer_does_not_pass_for_this_one(
-    target: Target, admin: Client
-) -> None:
+def test_a_token_of_another_issuer_does_not_pass_for_this(target: Target, admin: Client) -> None:
     with platform() as other:
         body = {"name": unique("other"), "issuer": other.issuer, "audience": AUDIENCE}
         done(admin.post("/issuers", json={**body, "allow_private": True}), 201)
@@ -453,9 +451,7 @@ def test_a_slow_issuer_costs_others_nothing(server: LiveServer, admin: Client) -
         assert ci.asked.count(METADATA) == 1
 
 
-def test_the_last_good_keys_are_used_while_an_issuer_is_away(
-    server: LiveServer, admin: Client
-) -> None:
+def test_the_last_good_keys_serve_while_one_is_away(server: LiveServer, admin: Client) -> None:
     with platform() as ci:
         target = fresh(server, admin, ci)
         assert target.shop.show(target.token()).status_code == 200

@@ -116,7 +116,7 @@ def claims(guide: Guide, own: Mapping[str, Any]) -> dict[str, Any]:
     return {**dict.fromkeys(("repository", "repository_id", "ref")), "aud": guide.server.url, **own}
 
 
-def test_github_actions(guide: Guide) -> None:
+def test_github(guide: Guide) -> None:
     own = {"repository_id": "842913401", "ref": "refs/heads/main"}
 
     def give(handler: Any) -> None:

@@ -108,9 +108,7 @@ def test_a_rotated_key_is_found_and_an_unknown_one_costs_little(
     assert len(ci.asked) == asked
 
 
-def test_another_key_under_the_same_id_is_found(
-    keyosk: Installation, clock: Clock, ci: Platform
-) -> None:
+def test_another_key_of_one_id_is_found(keyosk: Installation, clock: Clock, ci: Platform) -> None:
     assert log_in(keyosk, ci.token()) == "todo:read"
     ci.rotate(ci.kid)
     asked = len(ci.asked)
@@ -207,9 +205,7 @@ def test_a_clock_that_was_ahead_does_not_keep_keys_from_being_fetched(
 # --- Several nodes --------------------------------------------------------------------------------
 
 
-def test_a_token_logs_in_once_on_all_nodes(
-    keyosk: Installation, two: Installation, ci: Platform
-) -> None:
+def test_a_token_logs_in_just_once(keyosk: Installation, two: Installation, ci: Platform) -> None:
     keyosk.workload_rules.change(OPERATOR, "ci", "main", {"once": True})
     token, outcomes = ci.token(), []
 
@@ -243,9 +239,7 @@ def test_a_node_whose_clock_is_ahead_forgets_no_token_too_early(
     assert len(rows_of(keyosk, "SELECT digest FROM used_assertion")) == 1
 
 
-def test_an_issuer_that_is_made_again_accepts_no_token_again(
-    keyosk: Installation, ci: Platform
-) -> None:
+def test_an_issuer_made_again_takes_no_token_again(keyosk: Installation, ci: Platform) -> None:
     token = ci.token()
     for first in (True, False):
         keyosk.workload_rules.change(OPERATOR, "ci", "main", {"once": True})

@@ -134,9 +134,7 @@ def test_a_jwt_svid_that_the_spiffe_library_takes_logs_in(
     assert "no rule" in shop.refusal(other)
 
 
-def test_the_bundle_of_a_trust_domain_can_be_given(
-    server: LiveServer, admin: Client, mesh: Platform
-) -> None:
+def test_the_bundle_of_a_domain_is_given(server: LiveServer, admin: Client, mesh: Platform) -> None:
     shop, documented = trusting("spiffe", server, admin, mesh, keys={"keys": mesh.keys})
     assert shop.show(signed(mesh, documented, dict(documented.claims))).status_code == 200
     assert mesh.asked == []

@@ -94,9 +94,7 @@ class _Trusting(Shop):
         done(self.admin.post("/issuers", json=body), 201)
 
 
-def test_its_tokens_log_in_and_go_on_when_its_key_is_another(
-    server: LiveServer, admin: Client
-) -> None:
+def test_its_tokens_log_in_and_go_on_with_another_key(server: LiveServer, admin: Client) -> None:
     port, subject = free_port(), unique("robot")
     with provider(port, "first") as op:
         shop = _Trusting(
