@@ -129,17 +129,10 @@ def existing(server: LiveServer, admin: Client, alice: Person, service: str) -> 
     found = {"url": "http://127.0.0.1/", "passed": True, "verdict": "Passed.", "failed": []}
     assert admin.put(f"/services/{service}/verification", json=found).status_code == 200
     return {
-        "account": alice.id,
-        "key": alice.key_id,
-        "session": ABSENT["session"],
-        "factor": ABSENT["factor"],
-        "service": service,
-        "role": role,
-        "issuer": issuer,
-        "rule": "deploy",
-        "kid": kid,
-        "file": "start.js",
-    }
+        "account": alice.id, "key": alice.key_id, "session": ABSENT["session"],
+        "factor": ABSENT["factor"], "service": service, "role": role, "issuer": issuer,
+        "rule": "deploy", "kid": kid, "file": "start.js",
+    }  # fmt: skip
 
 
 #: What a caller who gets through can do no harm to.

@@ -232,13 +232,10 @@ def test_a_dry_run_tells_what_changes(admin: Client, made: dict[str, Any]) -> No
     )["changes"]
     assert changes == [
         {
-            "action": "change",
-            "kind": "rule",
-            "name": f"{rule['issuer']}/deploy",
-            "before": {"claims": rule["claims"]},
-            "after": {"claims": {"repository_id": "1"}},
+            "action": "change", "kind": "rule", "name": f"{rule['issuer']}/deploy",
+            "before": {"claims": rule["claims"]}, "after": {"claims": {"repository_id": "1"}},
         }
-    ]
+    ]  # fmt: skip
     assert done(admin.get(f"/issuers/{rule['issuer']}/rules/deploy"))["claims"] == rule["claims"]
 
 

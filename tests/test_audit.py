@@ -81,17 +81,11 @@ def test_a_row_tells_who_whence_what_and_how_it_ended(admin: Client, admin_id: s
     assert len(row.pop("hash")) == 64
     assert row.pop("sequence") > 0
     assert row == {
-        "via": None,
-        "actor": admin_id,
-        "actor_name": "admin",
-        "credential": "password",
-        "address": admin.source,
-        "request_id": answer.headers["X-Request-Id"],
-        "action": "account.create",
-        "target": f"account/{answer.json()['id']}",
-        "before": None,
+        "via": None, "actor": admin_id, "actor_name": "admin", "credential": "password",
+        "address": admin.source, "request_id": answer.headers["X-Request-Id"],
+        "action": "account.create", "target": f"account/{answer.json()['id']}", "before": None,
         "outcome": "done",
-    }
+    }  # fmt: skip
 
 
 def test_by_api_key_the_row_has_the_id_of_the_key(admin: Client) -> None:

@@ -508,13 +508,9 @@ def test_each_row_of_the_table(
 
     assert answer.status == status
     expected = {
-        "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": error.detail,
-        "code": code,
-        "request_id": "the-id",
-    }
+        "type": "about:blank", "title": HTTPStatus(status).phrase, "status": status,
+        "detail": error.detail, "code": code, "request_id": "the-id",
+    }  # fmt: skip
     if isinstance(error, errors.Invalid):
         expected["errors"] = [{"field": "a", "message": "is bad"}]
     if isinstance(error, errors.Conflict):

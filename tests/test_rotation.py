@@ -101,12 +101,9 @@ def test_the_token_answer_and_get_tell_of_the_successor(admin: Client, person: P
 
 def test_a_successor_is_like_the_key_save_secrets(admin: Client, person: Person, todo: str) -> None:
     fields = {
-        "name": live.unique("laptop"),
-        "description": "What it is for.",
-        "scopes": [f"{todo}:read"],
-        "networks": ["127.0.0.0/8"],
-        "expires_at": "2090-01-01T00:00:00Z",
-    }
+        "name": live.unique("laptop"), "description": "What it is for.", "scopes": [f"{todo}:read"],
+        "networks": ["127.0.0.0/8"], "expires_at": "2090-01-01T00:00:00Z",
+    }  # fmt: skip
     made = done(admin.post(f"{person.path}/api-keys", json=fields), 201)
 
     answer = admin.post(f"{person.path}/api-keys/{made['id']}/rotate")
