@@ -187,7 +187,7 @@ _LOSSES: dict[str, Callable[[Chain], requests.Response]] = {
     "the account that acts is disabled": lambda chain: chain.admin.patch(
         chain.backends[0].path, json={"enabled": False}
     ),
-    "it is deleted": lambda chain: chain.admin.delete(f"{chain.backends[0].path}?force=true"),
+    "it is deleted": lambda chain: chain.admin.delete(chain.backends[0].path),
     "its tokens are revoked": lambda chain: chain.admin.delete(f"{chain.backends[0].path}/tokens"),
     "another acts": lambda chain: chain.admin.patch(
         f"/services/{chain.shop}", json={"account": chain.backends[1].username}
