@@ -40,17 +40,15 @@ def show_list(columns: Sequence[str], rows: Sequence[Sequence[str]], *, spare: s
     console = _console()
     kept = [each for each in columns if each != spare]
     with console.capture() as capture:
-        for names in (columns, kept):
-            table = _table(names, [[row[columns.index(name)] for name in names] for row in rows])
-            unlimited = console.options.update(max_width=_UNLIMITED)
-            if Measurement.get(console, unlimited, table).minimum <= console.width:
-                console.print(table)
-                break
+        tables = (
+            _table(names, [[row[columns.index(name)] for name in names] for row in rows])
+            for names in (columns, kept)
+        )
+        fitting = next((table for table in tables if _fits(console, table)), None)
+        if fitting is not None:
+            console.print(fitting)
         else:
-            for number, row in enumerate(rows):
-                if number:
-                    console.line()
-                _print_fields(console, list(zip(columns, row, strict=True)))
+            _print_blocks(console, columns, rows)
     lines = capture.get().splitlines()
     click.echo("\n".join(line.rstrip() for line in lines), color=True)
 
@@ -75,6 +73,18 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     for row in rows:
         table.add_row(*(_value(cell) for cell in row))
     return table
+
+
+def _fits(console: Console, table: Table) -> bool:
+    unlimited = console.options.update(max_width=_UNLIMITED)
+    return Measurement.get(console, unlimited, table).minimum <= console.width
+
+
+def _print_blocks(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    for number, row in enumerate(rows):
+        if number:
+            console.line()
+        _print_fields(console, list(zip(columns, row, strict=True)))
 
 
 def _print_fields(console: Console, fields: Sequence[tuple[str, str]]) -> None:

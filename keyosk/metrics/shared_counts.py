@@ -59,13 +59,14 @@ class SharedCounts:
         """
         for part in range(self._parts):
             owner, used = _HEAD.unpack_from(self._memory, part * _PART)
-            if owner == process:
-                for name, place, _ in self.entries(part):
-                    if json.loads(name)[0] in passing:
-                        self.numbers[place // NUMBER] = 0.0
-                _HEAD.pack_into(self._memory, part * _PART, 0, used)
-                with suppress(OSError):
-                    os.write(self._give, bytes((part,)))
+            if owner != process:
+                continue
+            for name, place, _ in self.entries(part):
+                if json.loads(name)[0] in passing:
+                    self.numbers[place // NUMBER] = 0.0
+            _HEAD.pack_into(self._memory, part * _PART, 0, used)
+            with suppress(OSError):
+                os.write(self._give, bytes((part,)))
 
     def entries(self, part: int) -> Iterator[tuple[str, int, float]]:
         """Return the names in a part, with the places and values of their numbers."""
