@@ -146,7 +146,7 @@ class Manifests:
         if plan.steps:
             try:
                 with self._drafted_keys(plan) as drafts, self._database.transaction():
-                    plan = self._effected(
+                    plan = self._execute(
                         by, manifest, force=force, take_over=take_over, drafts=drafts
                     )
                     raise _RollBack
@@ -187,7 +187,7 @@ class Manifests:
                 if drafts is None:
                     drafts = stack.enter_context(self._drafted_keys(plan))
                 stack.enter_context(self._database.transaction())
-                plan = self._effected(by, manifest, force=force, take_over=take_over, drafts=drafts)
+                plan = self._execute(by, manifest, force=force, take_over=take_over, drafts=drafts)
         return plan.steps
 
     @contextmanager
@@ -201,7 +201,7 @@ class Manifests:
             }
             yield {each: stack.enter_context(self._services.draft_key(each)) for each in algorithms}
 
-    def _effected(
+    def _execute(
         self,
         by: Caller,
         manifest: Manifest,
@@ -210,6 +210,7 @@ class Manifests:
         take_over: bool,
         drafts: Drafts,
     ) -> Plan:
+        """Plan again under the lock and execute the steps, inside a transaction."""
         self._database.lock(_LOCK)
         plan = self._planner.plan(manifest, take_over=take_over)
         # SECURITY: the manifest does not name the objects that ``prune`` deletes.
@@ -217,13 +218,13 @@ class Manifests:
         self._lock(plan)
         self._store.forget(plan.stale)
         for made in plan.taken_over:
-            self._note(made.owner or None, made)
+            self._record_owner(made.owner or None, made)
         run = Run(by=by, owner=manifest.owner, force=force, drafts=drafts)
         faults = Faults()
         effective: dict[tuple[Noun, str], int | None] = {}
         for order, step in _ordered(plan.steps):
             with _collected(by, faults, step):
-                moment = self._take(run, order, step)
+                moment = self._execute_step(run, order, step)
                 key = (step.noun, step.name)
                 effective[key] = latest(effective.get(key), moment)
         faults.raise_if_any()
@@ -257,7 +258,7 @@ class Manifests:
             except NotFound:
                 continue  # an earlier step will create it
 
-    def _take(self, run: Run, order: int, step: Step) -> int | None:
+    def _execute_step(self, run: Run, order: int, step: Step) -> int | None:
         """Execute one step, or its second part; returns its ``effective_at``."""
         if order == _SCOPES_GO:
             return self._service_steps.finish(run, step)
@@ -269,12 +270,12 @@ class Manifests:
         if step.action is Action.CHANGE:
             return steps.change(run, step)
         if step.action is Action.CREATE:
-            self._note(run.owner, ManifestRecord(run.owner or "", steps.create(run, step)))
+            self._record_owner(run.owner, ManifestRecord(run.owner or "", steps.create(run, step)))
             return None
         self._store.forget([ManifestRecord("", steps.id_of(step.name))])
         return steps.remove(run, step)
 
-    def _note(self, owner: str | None, made: ManifestRecord) -> None:
+    def _record_owner(self, owner: str | None, made: ManifestRecord) -> None:
         if owner is None:
             self._store.forget([made])
         else:

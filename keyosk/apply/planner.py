@@ -242,9 +242,9 @@ def _compared(
     ]
     before = {name: pair.current[name] for name in differing}
     after = {name: pair.wanted[name] for name in differing}
-    hands = ownership.claim(entry, pair.found.id)
-    if hands is not None:
-        before["owner"], after["owner"] = hands
+    owners = ownership.claim(entry, pair.found.id)
+    if owners is not None:
+        before["owner"], after["owner"] = owners
     if not after:
         return None
     return Step(

@@ -108,7 +108,7 @@ class Server:
         options = self.options
         if call.upload is None and options.in_loop and options.in_loop(call.environ):
             try:
-                call.run(self.application, options, _at_once, may_take_long=False)
+                call.run(self.application, options, _call_now, may_take_long=False)
             except TakesLong:
                 pass
             else:
@@ -193,7 +193,8 @@ class Server:
             connection.deadline = min(connection.deadline, now + _STOP_IDLE)
 
 
-def _at_once(step: Callable[..., object], *arguments: object) -> None:
+def _call_now(step: Callable[..., object], *arguments: object) -> None:
+    """The ``post`` of a request that already runs in the event loop."""
     step(*arguments)
 
 

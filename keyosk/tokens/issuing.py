@@ -422,9 +422,9 @@ class TokenIssuer:
             raise UnauthorizedClient("The token is not for a service that this account acts for.")
         if len(token_request.targets) != 1:
             raise InvalidRequest("An exchange needs exactly one audience or resource.")
-        principal = self._behind(claims, acting[0])
+        principal = self._login_behind(claims, acting[0])
         policy = self._services.policy_for(token_request.targets[0])
-        allowed = None if policy is None else _exchange(acting, policy.name)
+        allowed = None if policy is None else _exchange_to(acting, policy.name)
         if policy is None or allowed is None:
             raise InvalidTarget("Tokens for this service may not be exchanged for that audience.")
         scopes = (*claims.scopes, *allowed.scopes)
@@ -465,7 +465,8 @@ class TokenIssuer:
             raise InvalidRequest("The subject_token was exchanged too many times.")
         return claims
 
-    def _behind(self, claims: VerifiedClaims, service: Service) -> Principal:
+    def _login_behind(self, claims: VerifiedClaims, service: Service) -> Principal:
+        """Return the login that the subject token was issued to, as it is now."""
         try:
             return self._authentication.by_token(claims, audience=service.policy.audience)
         except BadToken:
@@ -488,6 +489,6 @@ def _offline(token_grant: TokenGrant) -> TokenGrant:
     return replace(token_grant, scopes=(*token_grant.scopes, OFFLINE))
 
 
-def _exchange(acting: Iterable[Service], target: str) -> Exchange | None:
+def _exchange_to(acting: Iterable[Service], target: str) -> Exchange | None:
     exchanges = (each for service in acting for each in service.exchanges)
     return next((each for each in exchanges if each.service == target), None)

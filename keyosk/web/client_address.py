@@ -58,7 +58,7 @@ class Source:
             return peer
         found = [
             self._client(peer, hops)
-            for name, read in (("X_FORWARDED_FOR", _list), ("FORWARDED", _forwarded))
+            for name, read in (("X_FORWARDED_FOR", _x_forwarded_for), ("FORWARDED", _forwarded))
             if (hops := read(environ.get(f"HTTP_{name}", ""))) is not None
         ]
         if len(set(found)) < 2:
@@ -121,7 +121,7 @@ def _read(text: str) -> networks.Address | None:
         return None
 
 
-def _list(value: str) -> Iterator[str] | None:
+def _x_forwarded_for(value: str) -> Iterator[str] | None:
     """Return the hops of ``X-Forwarded-For``, the last one first; ``None`` if there are none."""
     hops = [hop for hop in (part.strip(" \t") for part in reversed(value.split(","))) if hop]
     return iter(hops) if hops else None
