@@ -12,11 +12,13 @@ from keyosk.web.fields import rfc3339
 
 #: The periods of the page, in seconds.
 _BACK: Final = {"hour": 3_600, "day": 86_400}
-#: Seconds between two looks, and how many looks there are until somebody says to go on.
-#:
-#: SECURITY: each look is a use of the session. For ever, an unattended browser would never log out.
+#: Seconds between two updates.
 _EVERY: Final = 5
-_LOOKS: Final = 120
+#: The updates until the page pauses.
+#:
+#: SECURITY: each is a use of the session. Without a limit, an unattended browser would stay logged
+#: in for ever.
+_UPDATES: Final = 120
 
 
 def attack(visit: Visit) -> Response:
@@ -45,7 +47,7 @@ def _following(back: str) -> str | None:
     """Return the query of the next update, ``None`` once it is paused."""
     given = request.args.get("look", "1")
     look = int(given) if given.isdecimal() and len(given) < 4 else 0
-    return urlencode({"back": back, "look": look + 1}) if 0 < look < _LOOKS else None
+    return urlencode({"back": back, "look": look + 1}) if 0 < look < _UPDATES else None
 
 
 def _reasons(activity: Iterable[Mapping[str, Any]], name: str) -> list[tuple[str, int]]:
