@@ -705,9 +705,7 @@ def test_a_method_without_a_decision_is_refused(
             Gate(installation, {"page": {"GET": scope(ADMIN)}}).check(request)
 
 
-def test_an_address_added_past_the_table_is_refused_to_an_admin(
-    installation: Installation,
-) -> None:
+def test_an_address_added_past_the_table_is_refused_to_an_admin(installation: Installation) -> None:
     flask = app.create_app(installation)
     flask.add_url_rule("/backdoor", "backdoor", lambda: "open", methods=["GET", "POST"])
     client = flask.test_client()
@@ -718,9 +716,7 @@ def test_an_address_added_past_the_table_is_refused_to_an_admin(
     assert client.get("/accounts", auth=("admin", live.ADMIN_PASSWORD)).status_code == 200
 
 
-def test_a_decision_that_says_nothing_lets_in_nobody_anonymous(
-    installation: Installation,
-) -> None:
+def test_a_decision_that_says_nothing_lets_in_nobody_anonymous(installation: Installation) -> None:
     flask = Flask("test", static_folder=None)
     flask.add_url_rule("/page", "page", lambda: "open")
     gate = Gate(installation, {"page": {"GET": Access()}})

@@ -81,9 +81,7 @@ def test_what_only_a_new_account_takes_is_refused_by_field_too(
     assert admin.get(f"/accounts/{username}").status_code == 404
 
 
-def test_a_change_takes_neither_password_nor_grants_nor_claims_too_large(
-    admin: Client,
-) -> None:
+def test_a_change_takes_neither_password_nor_grants_nor_claims_too_large(admin: Client) -> None:
     made = make_account(admin, claims={"long": "x" * 9_000})
     path = f"/accounts/{made['id']}"
     patches: tuple[dict[str, Any], ...] = (
@@ -309,9 +307,7 @@ def test_a_password_can_be_set_and_not_read(admin: Client) -> None:
         assert "argon2" not in text
 
 
-def test_a_current_password_from_an_admin_is_held_against_the_account(
-    admin: Client,
-) -> None:
+def test_a_current_password_from_an_admin_is_held_against_the_account(admin: Client) -> None:
     made = make_account(admin, password=PASSWORD)
     path = f"/accounts/{made['id']}/password"
     body = {"password": OTHER_PASSWORD, "current_password": "not at all the password"}
@@ -375,9 +371,7 @@ def test_everything_of_a_deleted_account_stops_at_once(server: LiveServer, admin
 # --- Grants ---------------------------------------------------------------------------------------
 
 
-def test_a_put_replaces_all_grants_and_they_are_read_back_shortest(
-    admin: Client,
-) -> None:
+def test_a_put_replaces_all_grants_and_they_are_read_back_shortest(admin: Client) -> None:
     service = make_service(admin, "a", "b", "c", "d")
     path = f"/accounts/{make_account(admin)['id']}/grants"
     put = {

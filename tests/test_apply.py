@@ -357,9 +357,7 @@ def test_a_crash_in_the_last_object_leaves_nothing(
     assert len(apply(installation, owner="ops", **WHOLE)) == 3
 
 
-def test_applying_gets_along_with_itself_and_with_other_changes(
-    installation: Installation,
-) -> None:
+def test_applying_gets_along_with_itself_and_with_other_changes(installation: Installation) -> None:
     """Nobody waits in a circle, and the last one wins as a whole."""
     names = [f"person-{number}" for number in range(6)]
 
@@ -548,9 +546,7 @@ def test_pruning_deletes_what_an_earlier_file_made_and_no_more(installation: Ins
     assert apply(installation, **mine) == []
 
 
-def test_without_prune_nothing_is_deleted_until_a_file_asks(
-    installation: Installation,
-) -> None:
+def test_without_prune_nothing_is_deleted_until_a_file_asks(installation: Installation) -> None:
     apply(installation, owner="ops", **WHOLE)
     assert apply(installation, owner="ops") == []
     assert len(plan(installation, owner="ops", prune=True)) == 3

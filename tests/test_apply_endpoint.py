@@ -178,9 +178,7 @@ def test_nobody_gives_by_a_manifest_what_they_do_not_hold(admin: Client) -> None
 
 
 @pytest.mark.attack
-def test_no_manifest_gets_at_an_account_above_its_sender_or_their_own_grants(
-    admin: Client,
-) -> None:
+def test_no_manifest_gets_at_an_account_above_its_sender_or_their_own_grants(admin: Client) -> None:
     name = make_service(admin)
     above = make_person(admin, f"{name}:write")
     person = make_person(admin, ACCOUNTS, GRANTS, SERVICES)
@@ -228,9 +226,7 @@ def test_every_change_is_in_the_audit_log_under_the_name_of_who_applied_it(admin
     assert rows[0]["request_id"]
 
 
-def test_a_manifest_that_takes_rights_says_by_when_and_its_dry_run_does_not(
-    admin: Client,
-) -> None:
+def test_a_manifest_that_takes_rights_says_by_when_and_its_dry_run_does_not(admin: Client) -> None:
     manifest = {"accounts": [{"username": make_person(admin).username, "enabled": False}]}
     for query, takes in (("?dry_run=true", False), ("", True), ("", False)):
         answer = admin.post(f"/apply{query}", json=manifest)

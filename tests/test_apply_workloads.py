@@ -53,9 +53,7 @@ def changed(installation: Installation, rule: dict[str, Any], **issuer: Any) -> 
     return apply(installation, issuers=[{**ISSUER, **issuer}], rules=[{**RULE, **rule}])
 
 
-def test_everything_is_made_and_a_second_run_finds_nothing(
-    installation: Installation,
-) -> None:
+def test_everything_is_made_and_a_second_run_finds_nothing(installation: Installation) -> None:
     planned = plan(installation, **WHOLE)
     assert planned == [
         ("create", "service", "todo"),

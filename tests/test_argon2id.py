@@ -107,9 +107,7 @@ def flags_of(address: int) -> str:
     raise AssertionError("no such mapping")
 
 
-def test_a_block_that_is_not_needed_is_returned_sooner(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_block_that_is_not_needed_is_returned_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that did two hashes at once and now does one holds one block, not two."""
     until(lambda: not argon2id._blocks._free)
     monkeypatch.setattr(argon2id, "_KEPT", 3600)  # the timer does not help

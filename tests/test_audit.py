@@ -875,9 +875,7 @@ def test_a_caller_by_password_and_one_by_key_are_told_apart(installation: Instal
         assert all_rows(installation)[-1].credential == shown
 
 
-def test_rows_of_an_import_are_sealed_with_it_behind_what_waits(
-    installation: Installation,
-) -> None:
+def test_rows_of_an_import_are_sealed_with_it_behind_what_waits(installation: Installation) -> None:
     installation.audit.seal()
     installation.grants.create_account(OPERATOR, [], username="waiting")
     grants = (Grant("keyosk:audit:read"),)

@@ -81,9 +81,7 @@ def test_a_new_token_is_not_taken_for_one_that_was_revoked(installation: Install
         assert entry.issued_before <= new["iat"] <= installation.clock(), seconds
 
 
-def test_a_key_that_was_revoked_leaves_the_next_one_alone(
-    installation: Installation,
-) -> None:
+def test_a_key_that_was_revoked_leaves_the_next_one_alone(installation: Installation) -> None:
     """The entry of an API key is for whatever it gave so far; another key has its own id."""
     who = account(installation)
     assert isinstance(installation.clock, Clock)

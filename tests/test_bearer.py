@@ -29,9 +29,7 @@ def said(server: LiveServer, text: str, path: str = "/accounts/me") -> str:
     return sentence
 
 
-def test_the_line_of_the_first_start_got_a_token_the_api_refused(
-    own_server: LiveServer,
-) -> None:
+def test_the_line_of_the_first_start_got_a_token_the_api_refused(own_server: LiveServer) -> None:
     del own_server.environment["KEYOSK_ADMIN_PASSWORD"]
     own_server.start()
     line = next(line for line in own_server.log.read_text().splitlines() if "curl -u" in line)

@@ -844,9 +844,7 @@ def cpu_seconds(call: Callable[[], object]) -> float:
 
 @pytest.mark.attack
 @pytest.mark.parametrize("name", ["bcrypt 2b", "bcrypt-sha256", "scrypt", "pbkdf2-sha256"])
-def test_a_wrong_password_for_a_cheap_imported_hash_costs_what_a_stranger_does(
-    name: str,
-) -> None:
+def test_a_wrong_password_for_a_cheap_imported_hash_costs_what_a_stranger_does(name: str) -> None:
     adopted = CHECKER.adopt(HASHES[name][1])
 
     def wrong(stored: str | None) -> None:

@@ -194,9 +194,7 @@ def test_without_a_second_factor_the_password_is_enough(node: Node) -> None:
 
 
 @pytest.mark.attack
-def test_a_login_code_confirms_nothing_and_one_that_confirmed_logs_nobody_in(
-    node: Node,
-) -> None:
+def test_a_login_code_confirms_nothing_and_one_that_confirmed_logs_nobody_in(node: Node) -> None:
     tab, phone, _ = enrolled(node)
     used = code(node, phone)
     other = node.tab()

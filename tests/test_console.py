@@ -448,9 +448,7 @@ def test_what_is_done_here_is_so_in_the_audit_log(server: LiveServer, admin: Cli
 
 
 @pytest.mark.attack
-def test_a_row_that_says_which_way_it_came_is_proven(
-    installation: Installation,
-) -> None:
+def test_a_row_that_says_which_way_it_came_is_proven(installation: Installation) -> None:
     log_in(app.create_app(installation).test_client())
     assert installation.audit.verify().fault is None
     installation.database.raw.execute_sql("UPDATE audit_row SET via = NULL")
@@ -509,9 +507,7 @@ def test_a_search_says_how_far_it_looked_inside_names_and_goes_on(
 
 
 @pytest.mark.attack
-def test_a_dangerous_act_is_shown_first_and_takes_the_password_later(
-    prepared_url: str,
-) -> None:
+def test_a_dangerous_act_is_shown_first_and_takes_the_password_later(prepared_url: str) -> None:
     clock = Clock()
     with served(prepared_url, clock=clock) as (keyosk, client):
         log_in(client)

@@ -320,9 +320,7 @@ def test_an_attack_is_seen_while_it_goes_on(prepared_url: str) -> None:
         assert "alice 12 0" in get(client, "/console/attack", back="day").text
 
 
-def test_the_live_page_asks_for_itself_until_paused_or_nobody_says_go_on(
-    prepared_url: str,
-) -> None:
+def test_the_live_page_asks_for_itself_until_paused_or_nobody_says_go_on(prepared_url: str) -> None:
     with console(prepared_url) as (_, client):
 
         def polled(**query: str) -> str | None:

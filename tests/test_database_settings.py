@@ -114,9 +114,7 @@ def why_it_waits(url: str) -> str:
     return str(caught.value.reason)
 
 
-def test_a_database_with_no_free_connection_is_awaited(
-    postgres_server: PostgresServer,
-) -> None:
+def test_a_database_with_no_free_connection_is_awaited(postgres_server: PostgresServer) -> None:
     url = postgres_server.create_database(options="CONNECTION LIMIT 0")
     assert "too many connections for database" in why_it_waits(url)
 

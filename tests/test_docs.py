@@ -332,9 +332,7 @@ def test_every_example_of_the_commands_page_works_when_pasted(
 # --- How to check a token -------------------------------------------------------------------------
 
 
-def test_both_python_snippets_take_a_good_token_and_no_other_audience(
-    live: LiveServer,
-) -> None:
+def test_both_python_snippets_take_a_good_token_and_no_other_audience(live: LiveServer) -> None:
     _, secret = new_key(live, "for the snippets")
     alice = live.client("alice", secret)
     good = alice.post("/auth/token", data={"format": "token"}).text.strip()

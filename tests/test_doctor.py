@@ -201,9 +201,7 @@ def test_a_database_that_is_not_there_is_told_with_what_to_do(tmp_path: Path) ->
     assert "hidden-word" not in ended.out
 
 
-def test_files_that_others_can_read_are_told_with_what_closes_them(
-    own_server: LiveServer,
-) -> None:
+def test_files_that_others_can_read_are_told_with_what_closes_them(own_server: LiveServer) -> None:
     own_server.start()
     path = Path(own_server.environment["KEYOSK_DATABASE_URL"].removeprefix("sqlite:///"))
     path.chmod(0o644)

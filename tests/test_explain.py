@@ -175,9 +175,7 @@ def test_it_makes_and_writes_nothing(installation: Installation) -> None:
         assert rows_of(installation, f'SELECT * FROM "{name}"') == rows
 
 
-def test_the_size_is_known_before_there_is_any_key(
-    installation: Installation,
-) -> None:
+def test_the_size_is_known_before_there_is_any_key(installation: Installation) -> None:
     for number, algorithm in enumerate(("EdDSA", "RS256", "PS256")):
         name = f"s{number}"
         scopes = [Scope(f"{name}:read")]

@@ -117,9 +117,7 @@ def test_a_list_by_name_ends_though_what_was_seen_is_always_ahead_of_it(
     assert len(seen) <= 2 * (len(people) + 1) + 2 * 2
 
 
-def test_an_account_s_keys_by_name_end_though_renamed_ahead(
-    installation: Installation,
-) -> None:
+def test_an_account_s_keys_by_name_end_though_renamed_ahead(installation: Installation) -> None:
     keys = [
         installation.api_keys.create(OPERATOR, "admin", name=f"m{number}").key.id
         for number in range(6)

@@ -324,9 +324,7 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from _nodes(inner)
 
 
-def test_a_page_of_accounts_costs_a_page_with_any_filters(
-    installation: Installation,
-) -> None:
+def test_a_page_of_accounts_costs_a_page_with_any_filters(installation: Installation) -> None:
     fill(installation)
     read = installation.accounts.page
     check(installation, read, ACCOUNTS, ("created_at", "updated_at", "username"))
@@ -352,9 +350,7 @@ def test_a_page_of_a_search_inside_names_costs_what_it_looks_at(
             assert cost(installation, bounded, replace(list_query, after=after)) == []
 
 
-def test_a_page_of_the_audit_log_costs_a_page_with_any_filters(
-    installation: Installation,
-) -> None:
+def test_a_page_of_the_audit_log_costs_a_page_with_any_filters(installation: Installation) -> None:
     fill(installation)
     check(installation, AuditStore(installation.database).page, AUDIT, ("sequence", "time"))
     check(installation, AuditStore(installation.database).page, TIMES, ("time",))
@@ -383,9 +379,7 @@ def test_a_page_of_the_audit_log_whose_filters_have_no_index_costs_what_it_looks
             cost(installation, bounded, replace(list_query, after=after))
 
 
-def test_a_page_of_services_and_roles_costs_a_page_in_any_order(
-    installation: Installation,
-) -> None:
+def test_a_page_of_services_and_roles_costs_a_page_in_any_order(installation: Installation) -> None:
     chance, services, roles = random.Random(1), [], []
     for number in range(MANY):
         name = f"{chance.randrange(16**8):08x}-{number}"
@@ -406,9 +400,7 @@ def test_a_page_of_services_and_roles_costs_a_page_in_any_order(
         check(installation, read, ({},), ("created_at", "name"), small)
 
 
-def test_a_page_of_api_keys_costs_a_page_with_any_filters(
-    installation: Installation,
-) -> None:
+def test_a_page_of_api_keys_costs_a_page_with_any_filters(installation: Installation) -> None:
     fill(installation)
     owner = the_owner(installation)
     check(

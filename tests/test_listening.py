@@ -144,9 +144,7 @@ def test_the_metrics_are_not_to_be_had_by_a_host_header(folder: Path) -> None:
         assert requests.get(f"http://127.0.0.1:{port}/metrics", timeout=60).status_code == 200
 
 
-def test_a_socket_of_a_killed_process_is_replaced_and_a_live_one_is_not(
-    folder: Path,
-) -> None:
+def test_a_socket_of_a_killed_process_is_replaced_and_a_live_one_is_not(folder: Path) -> None:
     server = Local(folder)
     server.start()
     server.kill()

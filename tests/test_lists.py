@@ -924,9 +924,7 @@ def add_many(installation: Installation) -> None:
 
 
 @pytest.mark.slow
-def test_whether_an_admin_stays_is_asked_without_all_grants(
-    installation: Installation,
-) -> None:
+def test_whether_an_admin_stays_is_asked_without_all_grants(installation: Installation) -> None:
     """Each change of an account, grant, role or service asks, whoever it is about."""
     add_many(installation)
     installation.services.create(OPERATOR, name="todo", scopes=[Scope("todo:read")])

@@ -297,9 +297,7 @@ def test_the_audit_log_is_told(metered: Metered) -> None:
     metered.becomes(0, "keyosk_audit_oldest_unsealed_timestamp_seconds")
 
 
-def test_what_was_under_way_in_a_killed_worker_is_not_under_way_for_ever(
-    metered: Metered,
-) -> None:
+def test_what_was_under_way_in_a_killed_worker_is_not_under_way_for_ever(metered: Metered) -> None:
     assert metered.process is not None
     with socket.create_connection(("127.0.0.1", metered.port)) as half:
         # The body of an import streams: the request waits for the rest of it.

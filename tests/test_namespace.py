@@ -166,9 +166,7 @@ def test_what_is_no_audience_is_no_spelling_of_one(admin: Client, value: Any) ->
 # --- What there was before ------------------------------------------------------------------------
 
 
-def test_what_two_services_shared_before_is_told_and_stays(
-    installation: Installation,
-) -> None:
+def test_what_two_services_shared_before_is_told_and_stays(installation: Installation) -> None:
     services, database = installation.services, installation.database
     old = services.create(OPERATOR, name="old", audience="urn:old")
     new = services.create(OPERATOR, name="new")
@@ -192,9 +190,7 @@ def test_what_two_services_shared_before_is_told_and_stays(
     assert finding.faults == ()
 
 
-def test_an_upgrade_gives_a_shared_identifier_to_the_older(
-    installation: Installation,
-) -> None:
+def test_an_upgrade_gives_a_shared_identifier_to_the_older(installation: Installation) -> None:
     migration = import_module("keyosk.storage.migrations.0009_service_identifiers")
     services, database = installation.services, installation.database
     old = services.create(OPERATOR, name="old", audience="https://old.example.com/")
@@ -216,9 +212,7 @@ def manifest(document: Any) -> Manifest:
     return manifest_of(bodies.checked(ManifestSchema(), document))
 
 
-def test_a_manifest_with_a_shared_identifier_is_refused_there(
-    installation: Installation,
-) -> None:
+def test_a_manifest_with_a_shared_identifier_is_refused_there(installation: Installation) -> None:
     installation.services.create(OPERATOR, name="todo")
     document = json.loads(
         '{"services": [{"name": "other", "audience": "urn:other", "audiences": ["todo"]}]}'

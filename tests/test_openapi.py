@@ -135,9 +135,7 @@ def test_a_list_is_described_with_its_orders_filters_and_pages(document: dict[st
         assert {"Link", "X-Total-Count"} <= described["responses"]["200"]["headers"].keys()
 
 
-def test_all_filters_of_a_list_at_their_longest_fit_a_line(
-    document: dict[str, Any],
-) -> None:
+def test_all_filters_of_a_list_at_their_longest_fit_a_line(document: dict[str, Any]) -> None:
     for method, path, described in described_operations(document):
         shared = document["components"]["parameters"]
         named = described.get("parameters", ())
@@ -149,9 +147,7 @@ def test_all_filters_of_a_list_at_their_longest_fit_a_line(
         assert line < 8190, (method, path, line)
 
 
-def test_merge_patches_have_their_type_and_a_token_may_be_a_form(
-    document: dict[str, Any],
-) -> None:
+def test_merge_patches_have_their_type_and_a_token_may_be_a_form(document: dict[str, Any]) -> None:
     for method, path, described in described_operations(document):
         types = list(described.get("requestBody", {}).get("content", {}))
         if method == "PATCH":
@@ -441,9 +437,7 @@ def test_a_route_that_does_not_say_what_it_takes_and_gives_cannot_be_built() -> 
 
 
 @table("access", [{}, {"GET": ANYONE, "POST": ANYONE}])
-def test_a_route_with_other_methods_than_decided_is_not_built(
-    access: dict[str, Access],
-) -> None:
+def test_a_route_with_other_methods_than_decided_is_not_built(access: dict[str, Access]) -> None:
     with pytest.raises(TypeError, match="decided and existing methods differ"):
         Route("/docs", PageResource, access)
 

@@ -286,9 +286,7 @@ def _by(installation: Installation) -> Caller:
     return caller(login, frozenset({ADMIN}), frozenset({ADMIN}))
 
 
-def test_a_name_that_became_ones_own_after_the_gate_is_none(
-    installation: Installation,
-) -> None:
+def test_a_name_that_became_ones_own_after_the_gate_is_none(installation: Installation) -> None:
     by = _by(installation)
     own = by.account_id or ""
     for handle in (
@@ -301,9 +299,7 @@ def test_a_name_that_became_ones_own_after_the_gate_is_none(
             handle()
 
 
-def test_a_password_changed_after_it_was_shown_proves_nothing(
-    installation: Installation,
-) -> None:
+def test_a_password_changed_after_it_was_shown_proves_nothing(installation: Installation) -> None:
     by = replace(_by(installation), proof="00000000-0000-7000-8000-000000000000")
     own = by.account_id or ""
     for handle in (

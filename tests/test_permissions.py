@@ -162,9 +162,7 @@ def test_a_token_without_wishes_has_only_what_is_held_and_within_the_limit(who: 
 
 @thorough
 @given(logins())
-def test_a_token_without_wishes_has_all_that_counts_but_what_waits_for_one(
-    who: Principal,
-) -> None:
+def test_a_token_without_wishes_has_all_that_counts_but_what_waits_for_one(who: Principal) -> None:
     held = {item.scope for item in who.entitlements if not item.service.on_request_only}
     assert set(entitled(who).scopes) == allowed(who) & held
 

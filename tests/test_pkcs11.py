@@ -569,9 +569,7 @@ def test_a_key_that_is_not_in_the_token_is_refused_at_the_start(build: Build, hs
     assert kid in str(refusal.value)
 
 
-def test_missing_settings_for_a_key_in_the_hsm_are_refused_at_the_start(
-    build: Build,
-) -> None:
+def test_missing_settings_for_a_key_in_the_hsm_are_refused_at_the_start(build: Build) -> None:
     build().signing_keys.close()
     with pytest.raises(ConfigurationError, match="KEYOSK_PKCS11_MODULE: is required"):
         build(with_hsm=False)

@@ -127,9 +127,7 @@ def test_a_date_without_a_comparison_is_ignored(admin: Client, paths: tuple[str,
                 assert admin.get(path, headers={name: date}).status_code == 200, (path, name)
 
 
-def test_the_signed_revocations_have_a_weak_tag_that_if_match_refuses(
-    server: LiveServer,
-) -> None:
+def test_the_signed_revocations_have_a_weak_tag_that_if_match_refuses(server: LiveServer) -> None:
     client, signed = server.client(), {"Accept": "application/jwt"}
     tag = client.get("/auth/revocations", headers=signed).headers["ETag"]
     assert tag.startswith("W/")

@@ -429,9 +429,7 @@ def test_the_client_s_address_reaches_keyosk_and_no_header_of_its_own_changes_it
             scene.stop()
 
 
-def test_a_missing_proxy_is_a_failure_where_all_are_due(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_missing_proxy_is_a_failure_where_all_are_due(monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[Callable[[], object]] = [
         lambda: program("no-proxy"),
         lambda: wheel("envoy", "no-proxy"),

@@ -118,9 +118,7 @@ def test_the_story_of_the_readme_happens_as_it_is_told(keyosk: LiveServer, tmp_p
 
 
 @pytest.mark.slow
-def test_the_start_prints_what_the_readme_says_and_curl_gets_a_token(
-    tmp_path: Path,
-) -> None:
+def test_the_start_prints_what_the_readme_says_and_curl_gets_a_token(tmp_path: Path) -> None:
     bind = f"127.0.0.1:{free_port()}"
     with terminal(tmp_path, "serve", bind=bind, metrics_bind="off") as shown:
         greeting = ESCAPES.sub("", shown.read_until(END)).replace(f"http://{bind}", KEYOSK)

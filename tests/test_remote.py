@@ -214,9 +214,7 @@ def test_several_servers_are_kept_apart(
 # --- The life of a login --------------------------------------------------------------------------
 
 
-def test_an_expired_access_token_is_renewed_and_the_next_refresh_token_kept(
-    away: Terminal,
-) -> None:
+def test_an_expired_access_token_is_renewed_and_the_next_refresh_token_kept(away: Terminal) -> None:
     before = away.logged_in().kept()
     away.change(expires_at=0)
     assert away.run("account", "show", "admin").code == 0
@@ -225,9 +223,7 @@ def test_an_expired_access_token_is_renewed_and_the_next_refresh_token_kept(
     assert after["expires_at"] > 0
 
 
-def test_a_token_that_the_server_takes_no_more_is_renewed_before_its_end(
-    away: Terminal,
-) -> None:
+def test_a_token_that_the_server_takes_no_more_is_renewed_before_its_end(away: Terminal) -> None:
     away.logged_in().change(access_token="eyJhbGciOiJFUzI1NiJ9.e30.AAAA")
     assert away.run("account", "show", "admin").code == 0
 

@@ -317,9 +317,7 @@ class Ending(Clock):
     keyosk: Installation
 
 
-def test_no_token_of_a_session_is_given_out_after_its_account_lost_all(
-    prepared_url: str,
-) -> None:
+def test_no_token_of_a_session_is_given_out_after_its_account_lost_all(prepared_url: str) -> None:
     clock = Ending(int(time.time()) - 600)
     with installed(prepared_url, clock=clock) as keyosk:
         keyosk.services.create(

@@ -59,9 +59,7 @@ def unused(client: Any, **query: Any) -> dict[str, list[str]]:
     return {each["username"]: [scope["name"] for scope in each["scopes"]] for each in items}
 
 
-def test_the_last_days_with_a_token_and_with_a_request_that_named_it(
-    prepared_url: str,
-) -> None:
+def test_the_last_days_with_a_token_and_with_a_request_that_named_it(prepared_url: str) -> None:
     clock = Clock(1_900_000_000)  # 2030-03-17
     with shop(prepared_url, clock) as (keyosk, client):
         assert uses(client) == {_READ: (None, None), _WRITE: (None, None)}
@@ -105,9 +103,7 @@ def test_what_was_held_and_not_used_for_days_is_listed(prepared_url: str) -> Non
         assert "alice" not in unused(client, use="named")
 
 
-def test_a_grant_counts_from_its_making_and_so_does_a_scope_of_a_role(
-    prepared_url: str,
-) -> None:
+def test_a_grant_counts_from_its_making_and_so_does_a_scope_of_a_role(prepared_url: str) -> None:
     clock = Clock(1_900_000_000)
     with shop(prepared_url, clock) as (keyosk, client):
         keyosk.roles.create(OPERATOR, name="editor", scopes=[_READ])
@@ -212,9 +208,7 @@ def test_uses_wait_while_the_database_cannot_be_written(prepared_url: str) -> No
         assert uses(client)[_READ] == ("2030-03-18", "2030-03-18")
 
 
-def test_what_was_deleted_meanwhile_keeps_nothing_else_unwritten(
-    prepared_url: str,
-) -> None:
+def test_what_was_deleted_meanwhile_keeps_nothing_else_unwritten(prepared_url: str) -> None:
     clock = Clock(1_900_000_000)
     with shop(prepared_url, clock) as (keyosk, client):
         bob = ("bob", "the password of bob")

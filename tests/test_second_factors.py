@@ -688,9 +688,7 @@ def test_logins_to_the_api_are_by_password_alone(server: LiveServer, admin: Clie
 
 
 @pytest.mark.attack
-def test_an_admin_without_a_second_factor_reaches_only_the_way_to_one(
-    prepared_url: str,
-) -> None:
+def test_an_admin_without_a_second_factor_reaches_only_the_way_to_one(prepared_url: str) -> None:
     with noded(prepared_url, admins_need_second_factor=True) as node:
         add_alice(node, "keyosk:accounts:read")
         tab = node.tab()
@@ -735,9 +733,7 @@ def test_who_administers_nothing_needs_no_second_factor_until_they_do(prepared_u
         assert tab.client.get("/me").headers["Location"] == _MINE
 
 
-def test_what_an_admins_password_does_by_rest_is_what_the_guide_says(
-    prepared_url: str,
-) -> None:
+def test_what_an_admins_password_does_by_rest_is_what_the_guide_says(prepared_url: str) -> None:
     with noded(prepared_url, admins_need_second_factor=True) as node:
         add_alice(node, "keyosk:admin")
         enrolled(node)

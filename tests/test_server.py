@@ -516,9 +516,7 @@ def test_what_is_answered_from_memory_waits_for_no_thread(start: Callable[..., S
         assert [client.answer().body for client in sleeping] == [b"ended"] * 4
 
 
-def test_a_request_that_leaves_the_loop_begins_anew(
-    start: Callable[..., Server],
-) -> None:
+def test_a_request_that_leaves_the_loop_begins_anew(start: Callable[..., Server]) -> None:
     server = start(workers=1, threads=2).start()
     asked = request("POST", "/memory=leave", "Content-Length: 4", body=b"body")
     for _ in range(3):
@@ -951,9 +949,7 @@ def test_a_request_that_is_cut_off_gets_400(server: Server) -> None:
         assert_problem(client.answer(), 400, "incomplete_request")
 
 
-def test_what_comes_too_late_gets_408_and_idleness_ends_in_silence(
-    impatient: Server,
-) -> None:
+def test_what_comes_too_late_gets_408_and_idleness_ends_in_silence(impatient: Server) -> None:
     begun = request("POST", "/echo", "Content-Length: 3", body=b"ab")
     stream = request("POST", "/upload", "Content-Length: 100000", body=b"a" * 5000)
     with impatient.connect() as late, impatient.connect() as stopped, impatient.connect() as idle:
@@ -1006,9 +1002,7 @@ def test_a_slow_but_steady_reader_gets_all(server: Server) -> None:
 
 
 @pytest.mark.attack
-def test_more_connections_than_allowed_push_out_the_oldest(
-    start: Callable[..., Server],
-) -> None:
+def test_more_connections_than_allowed_push_out_the_oldest(start: Callable[..., Server]) -> None:
     server = start(workers=1, connections=20).start()
     with contextlib.ExitStack() as stack:
         idle = [stack.enter_context(server.connect()) for _ in range(60)]

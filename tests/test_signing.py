@@ -307,9 +307,7 @@ def test_another_process_s_key_is_seen_in_a_second(open_keys: Open, store: Signi
     assert following.kid in keys.current.verifiers
 
 
-def test_a_service_of_another_algorithm_gets_a_key_when_it_needs_one(
-    open_keys: Open,
-) -> None:
+def test_a_service_of_another_algorithm_gets_a_key_when_it_needs_one(open_keys: Open) -> None:
     keys, other = open_keys(), open_keys()
     keys.ensure()
     signers = {algorithm: keys.signer(algorithm) for algorithm in (None, "ES256", "EdDSA")}

@@ -188,9 +188,7 @@ def test_a_client_with_a_port_is_not_taken_for_the_proxy(behind: LiveServer) -> 
 
 @pytest.mark.slow
 @pytest.mark.attack
-def test_one_attacker_whose_address_nobody_reads_does_not_lock_out_all(
-    behind: LiveServer,
-) -> None:
+def test_one_attacker_whose_address_nobody_reads_does_not_lock_out_all(behind: LiveServer) -> None:
     admin, headers = behind.admin(), {"X-Forwarded-For": "unknown"}
     alice = make_person(admin)
     attacker = behind.client("nobody-0", "x")

@@ -219,9 +219,7 @@ def test_a_secret_key_behind_a_broken_link_is_not_replaced(tmp_path: Path) -> No
 # --- the settings ---------------------------------------------------------------------------------
 
 
-def test_a_command_without_settings_names_the_place_and_makes_none(
-    tmp_path: Path,
-) -> None:
+def test_a_command_without_settings_names_the_place_and_makes_none(tmp_path: Path) -> None:
     place = tmp_path / "data" / "keyosk.db"
     said = refusal(run(tmp_path, "account", "list"))
     assert str(place) in said
@@ -367,9 +365,7 @@ IMPORTED = re.compile(r"^import time: +\d+ \| +\d+ \| +(\S+)$", re.MULTILINE)
 LATER = ("keyosk.cli.client", "keyosk.web.openapi", "keyosk.metrics.exposition")
 
 
-def test_a_start_imports_what_servers_need_before_the_workers(
-    own_server: LiveServer,
-) -> None:
+def test_a_start_imports_what_servers_need_before_the_workers(own_server: LiveServer) -> None:
     """Nine tenths of a start is imports; what each worker imports takes memory in each."""
     own_server.program = (sys.executable, "-X", "importtime", "-m", "keyosk")
     with own_server as server:

@@ -91,9 +91,7 @@ def test_a_session_that_has_ended_is_not_listed(prepared_url: str) -> None:
 # --- Failed logins --------------------------------------------------------------------------------
 
 
-def test_who_is_guessed_at_is_seen_at_once_and_until_when(
-    prepared_url: str,
-) -> None:
+def test_who_is_guessed_at_is_seen_at_once_and_until_when(prepared_url: str) -> None:
     clock = Clock(1_900_000_010)
     with installed(prepared_url, clock=clock) as keyosk:
         alice = keyosk.accounts.get("admin").id

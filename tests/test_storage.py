@@ -548,9 +548,7 @@ def test_a_transaction_inside_another_is_committed_with_it_and_not_before(
     assert usernames(database) == {"inner"}
 
 
-def test_a_violated_constraint_in_a_transaction_undoes_all_before(
-    database: Database,
-) -> None:
+def test_a_violated_constraint_in_a_transaction_undoes_all_before(database: Database) -> None:
     accounts = AccountStore(database)
     accounts.add(account("alice"))
 
@@ -565,9 +563,7 @@ def test_a_violated_constraint_in_a_transaction_undoes_all_before(
 
 
 @pytest.mark.usefixtures("sqlite")
-def test_a_transaction_on_sqlite_has_the_write_lock_from_its_beginning(
-    database: Database,
-) -> None:
+def test_a_transaction_on_sqlite_has_the_write_lock_from_its_beginning(database: Database) -> None:
     with closing(sqlite3.connect(str(database.path), timeout=0)) as other:
         with database.transaction(), pytest.raises(sqlite3.OperationalError, match="locked"):
             other.execute("BEGIN IMMEDIATE")
@@ -614,9 +610,7 @@ def is_failure(found: object) -> bool:
     return issubclass(type(found), peewee.IntegrityError)
 
 
-def test_a_statement_that_failed_leaves_nothing_to_a_collection(
-    database: Database,
-) -> None:
+def test_a_statement_that_failed_leaves_nothing_to_a_collection(database: Database) -> None:
     """Not even itself: a SQLite statement that is not over keeps the lock of its write."""
     accounts = AccountStore(database)
     accounts.add(account("alice"))
@@ -656,9 +650,7 @@ def populated(database: Database) -> tuple[Account, Service]:
     return alice, todo
 
 
-def test_what_refers_to_nothing_is_refused_by_the_database(
-    database: Database,
-) -> None:
+def test_what_refers_to_nothing_is_refused_by_the_database(database: Database) -> None:
     alice, _ = populated(database)
     grants, keys = GrantStore(database), ApiKeyStore(database)
     gone = new_id()
@@ -874,9 +866,7 @@ def test_a_token_by_api_key_takes_one_query_and_no_write(installation: Installat
         assert ask() == first[:1]
 
 
-def test_an_unknown_api_key_is_looked_for_and_counted(
-    installation: Installation,
-) -> None:
+def test_an_unknown_api_key_is_looked_for_and_counted(installation: Installation) -> None:
     client = app.create_app(installation).test_client()
 
     with statements(installation.database) as sent:

@@ -141,9 +141,7 @@ def test_the_same_lock_gives_the_same_sbom(sbom_text: str) -> None:
 # --- Licences -------------------------------------------------------------------------------------
 
 
-def test_all_that_keyosk_runs_on_is_permissive_but_a_list(
-    sbom: dict[str, Any],
-) -> None:
+def test_all_that_keyosk_runs_on_is_permissive_but_a_list(sbom: dict[str, Any]) -> None:
     others = {
         component["name"]: " ".join(sorted(licences(component)))
         for component in sbom["components"]
@@ -158,9 +156,7 @@ def test_the_driver_that_is_not_is_an_extra() -> None:
     assert not LGPL.keys() & core.keys()
 
 
-def test_a_licence_that_metadata_lacks_is_that_of_the_file(
-    sbom: dict[str, Any],
-) -> None:
+def test_a_licence_that_metadata_lacks_is_that_of_the_file(sbom: dict[str, Any]) -> None:
     assert {each["name"]: licences(each) for each in sbom["components"]}["peewee"] == {"MIT"}
     files = distribution("peewee").files or []
     (text,) = [each.read_text() for each in files if each.name == "LICENSE"]

@@ -71,9 +71,7 @@ def value_of(database: Database) -> int:
 
 
 @pytest.mark.slow
-def test_a_process_that_writes_on_and_on_lets_another_write(
-    database: Database,
-) -> None:
+def test_a_process_that_writes_on_and_on_lets_another_write(database: Database) -> None:
     passed_over, writes, last = 0, 100, 0
     with another_process(database):
         for _ in range(writes):

@@ -531,9 +531,7 @@ def what_breaks(url: str, migrate: Callable[[Database], object]) -> list[str]:
     return found
 
 
-def test_an_additive_migration_takes_nothing_from_the_program_before_it(
-    database_url: str,
-) -> None:
+def test_an_additive_migration_takes_nothing_from_the_program_before_it(database_url: str) -> None:
     for migration in MIGRATIONS:
 
         def migrate(database: Database, name: str = migration) -> None:

@@ -114,9 +114,7 @@ UUID_SPELLINGS: dict[str, Callable[[uuid.UUID], str]] = {
 
 
 @table("spelling", UUID_SPELLINGS.values(), ids=UUID_SPELLINGS.keys())
-def test_nothing_that_reads_as_a_uuid_is_a_username(
-    spelling: Callable[[uuid.UUID], str],
-) -> None:
+def test_nothing_that_reads_as_a_uuid_is_a_username(spelling: Callable[[uuid.UUID], str]) -> None:
     assert "UUID" in refusal(spelling(uuid.uuid4()))
 
 

@@ -70,9 +70,7 @@ def test_where_all_services_differ_the_request_is_refused_and_says_why(admin: Cl
     assert claims(alice, audience=one["name"])["aud"] == one["name"]
 
 
-def test_a_change_of_format_makes_a_service_on_request_unless_told(
-    admin: Client,
-) -> None:
+def test_a_change_of_format_makes_a_service_on_request_unless_told(admin: Client) -> None:
     for patch, expected in (
         ({"typ": "JWT"}, True),
         ({"signing_algorithm": "RS256"}, True),
