@@ -489,9 +489,7 @@ def test_a_scope_opens_exactly_its_addresses(holders: Mapping[str, Person], name
     }
 
 
-def test_an_api_key_opens_nothing_that_makes_changes_or_reveals_credentials(
-    holders: Mapping[str, Person],
-) -> None:
+def test_an_api_key_opens_nothing_that_touches_credentials(holders: Mapping[str, Person]) -> None:
     closed = {(method, route.path) for route, method in DECIDED if route.access[method].no_api_key}
     assert closed == {
         ("PUT", "/accounts/<account>/password"), ("DELETE", "/accounts/<account>/password"),

@@ -167,9 +167,7 @@ def test_thirty_creates_at_once_of_one_username_in_many_spellings_make_one_accou
     assert admin.get(f"/accounts/{name}").json()["id"] == made[0]
 
 
-def test_an_account_can_be_renamed_and_is_then_found_by_the_new_name_only(
-    server: LiveServer, admin: Client
-) -> None:
+def test_a_renamed_account_is_found_by_its_new_name_only(server: LiveServer, admin: Client) -> None:
     made = make_account(admin, password=PASSWORD)
     new = unique("Renamed")
     response = admin.patch(f"/accounts/{made['username']}", json={"username": new})

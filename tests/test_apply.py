@@ -466,9 +466,7 @@ def test_rules_of_the_domain_are_told_by_their_paths_too(installation: Installat
         ),
     ],
 )
-def test_a_manifest_that_contradicts_itself_is_refused(
-    installation: Installation, members: Any, path: str
-) -> None:
+def test_contradictions_are_refused(installation: Installation, members: Any, path: str) -> None:
     assert refusal(installation, **members).keys() == {path}
 
 

@@ -141,7 +141,7 @@ def test_faults_are_told_by_their_paths(installation: Installation) -> None:
     }
 
 
-def test_a_manifest_that_contradicts_itself_is_refused(installation: Installation) -> None:
+def test_contradictions_are_refused(installation: Installation) -> None:
     found = refusal(installation, issuers=[ISSUER, ISSUER], rules=[RULE, RULE])
     assert found == {"issuers.1.name": "is given twice", "rules.1.name": "is given twice"}
     apply(installation, **WHOLE)

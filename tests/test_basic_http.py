@@ -129,9 +129,7 @@ def test_a_password_is_not_decoded_twice(server: LiveServer, admin: Client) -> N
     assert log_in(server, header(account.username, twice, "as it is in UTF-8")).status_code == 401
 
 
-def test_a_username_that_is_not_ascii_logs_in_in_every_encoding_and_spelling(
-    server: LiveServer, admin: Client
-) -> None:
+def test_usernames_beyond_ascii_log_in_in_every_encoding(server: LiveServer, admin: Client) -> None:
     account = make_account(admin, live.unique("j\u00f6rg"), "a password of some length")
     for form in FORMS:
         assert_logs_in(log_in(server, header(account.username, account.password, form)), account)
@@ -158,9 +156,7 @@ def test_case_and_spaces_of_a_password_count(server: LiveServer, admin: Client) 
     assert_logs_in(log_in(server, value), account)
 
 
-def test_the_longest_password_logs_in_and_one_character_more_does_not(
-    server: LiveServer, admin: Client
-) -> None:
+def test_the_longest_password_logs_in_and_no_longer_one(server: LiveServer, admin: Client) -> None:
     password = "".join(chr(0x20AC + number % 50) for number in range(1024))
     account = make_account(admin, live.unique("long"), password)
     for form in ("as it is in UTF-8", "form-encoded"):

@@ -345,9 +345,7 @@ def test_what_exists_may_count_as_a_failure(admin: Client) -> None:
     assert summary["conflict"] == 1
 
 
-def test_what_exists_may_be_updated_but_for_its_password(
-    server: LiveServer, admin: Client, scope: str
-) -> None:
+def test_all_but_the_password_may_be_updated(server: LiveServer, admin: Client, scope: str) -> None:
     username = unique("update")
     line = {"username": username, "metadata": {"a": 1, "b": 2}, "password": GOOD}
     results, _ = imported(admin, jsonl(line))
@@ -493,9 +491,7 @@ def test_an_api_key_imports_neither_credentials_nor_grants(admin: Client, scope:
 
 
 @pytest.mark.attack
-def test_grants_need_the_scope_to_give_and_what_is_given(
-    server: LiveServer, admin: Client, scope: str
-) -> None:
+def test_grants_need_scope_and_what_is_given(server: LiveServer, admin: Client, scope: str) -> None:
     role = unique("role")
     admin.post("/roles", json={"name": role, "scopes": ["keyosk:admin"]})
     own = {"username": unique("own"), "grants": {"scopes": [scope]}}
@@ -1125,9 +1121,7 @@ def test_the_command_exports(server: LiveServer, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["file", "pipe"])
-def test_the_command_shows_its_progress_on_a_terminal(
-    server: LiveServer, tmp_path: Path, source: str
-) -> None:
+def test_a_terminal_shows_the_progress(server: LiveServer, tmp_path: Path, source: str) -> None:
     stem = unique("tty")
     file = tmp_path / "accounts.jsonl"
     file.write_bytes(jsonl(*({"username": f"{stem}-{n}"} for n in range(3000))))

@@ -523,9 +523,7 @@ def test_it_is_the_auth_of_httpx_for_asyncio(keyosk: Issuer, library: Any) -> No
     assert service.calls == 4
 
 
-def test_who_waited_for_another_takes_what_that_one_got(
-    keyosk: Issuer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_waited_takes_what_another_got(keyosk: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
     keyosk.token_responses = [issued(1)]
     tokens = source()
     place = tokens._login.place(tokens._form)

@@ -195,9 +195,7 @@ def test_a_platform_that_is_away_is_asked_again_and_then_told(
     assert keyosk.requests == []
 
 
-def test_a_good_token_is_used_while_the_platform_is_away(
-    keyosk: Issuer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_good_token_needs_no_platform(keyosk: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(1_000.0)
     monkeypatch.setattr("keyosk_client.token_source.time.monotonic", clock)
     monkeypatch.setattr(
@@ -397,9 +395,7 @@ def test_azure_app(keyosk: Issuer, metadata: Metadata, monkeypatch: pytest.Monke
     assert metadata.asked[1][1]["resource"] == "api://keyosk"
 
 
-def test_a_virtual_machine_of_azure(
-    keyosk: Issuer, metadata: Metadata, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_azure_vm(keyosk: Issuer, metadata: Metadata, monkeypatch: pytest.MonkeyPatch) -> None:
     assert workload._AZURE_METADATA == "http://169.254.169.254/metadata/identity/oauth2/token"
     monkeypatch.setattr(workload, "_AZURE_METADATA", f"http://{metadata.place}/metadata")
     workload._MAKER.write_text("Microsoft Corporation\n")
@@ -461,9 +457,7 @@ def test_spiffes_workload_api(tmp_path: Path) -> None:
     ]
 
 
-def test_spiffe_without_its_library_and_with_one_that_fails(
-    keyosk: Issuer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_spiffe_without_library_or_failing(keyosk: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "spiffe", None)
     assert "Install the package spiffe" in refusal(workload.spiffe())
 

@@ -103,9 +103,7 @@ def test_a_right_login_by_a_wrong_clock_locks_nobody_out(
 
 
 @both_ways
-def test_wrong_guesses_by_a_wrong_clock_count_for_what_they_are(
-    keyosk: Installation, clock: Clock, jump: int
-) -> None:
+def test_wrong_guesses_by_wrong_clocks_count(keyosk: Installation, clock: Clock, jump: int) -> None:
     clock.now += jump
     assert [attempt(keyosk, "not it") for _ in range(5)] == ["wrong"] * 5
     clock.now -= jump
@@ -426,9 +424,7 @@ def test_a_key_that_a_clock_ahead_made_signs_without_a_wait(
 
 
 @ahead
-def test_keys_of_a_clock_ahead_are_followed_in_time_and_go(
-    keyosk: Installation, clock: Clock, jump: int
-) -> None:
+def test_keys_of_a_clock_ahead_go_in_time(keyosk: Installation, clock: Clock, jump: int) -> None:
     """By at most two days later than if the clock had been right."""
     settle(keyosk, clock)
     plan = keyosk.rotation.policy
@@ -448,9 +444,7 @@ def test_keys_of_a_clock_ahead_are_followed_in_time_and_go(
     assert sorted(states[1:]) == [KeyState.ACTIVE, KeyState.RETIRED]
 
 
-def test_a_key_that_was_announced_by_a_clock_ahead_signs_all_the_same(
-    keyosk: Installation, clock: Clock
-) -> None:
+def test_a_key_announced_by_a_clock_ahead_signs(keyosk: Installation, clock: Clock) -> None:
     settle(keyosk, clock)
     clock.now += 10 * YEAR
     keyosk.rotation.advance()  # the key is old then

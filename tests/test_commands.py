@@ -387,9 +387,7 @@ def test_a_kid_that_begins_with_a_dash_is_no_option(run: Run) -> None:
 # --- config ---------------------------------------------------------------------------------------
 
 
-def test_config_check_shows_every_setting_with_its_source_and_masks_the_secrets(
-    run: Run, server: LiveServer
-) -> None:
+def test_config_check_shows_every_setting_and_masks_secrets(run: Run, server: LiveServer) -> None:
     done = run("config", "check", "--json")
     rows = {row["setting"]: row for row in done.json["items"]}
     assert list(rows) == [setting.variable for setting in SETTINGS]
@@ -451,9 +449,7 @@ def test_settings_with_faults_are_refused_all_at_once_and_not_repeated(tmp_path:
     ],
     ids=lambda arguments: " ".join(arguments) or "nothing",
 )  # fmt: skip
-def test_a_command_used_wrongly_exits_2_and_says_how_it_is_used(
-    tmp_path: Path, arguments: tuple[str, ...]
-) -> None:
+def test_wrong_usage_exits_2_and_is_explained(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     done = keyosk({}, tmp_path, *arguments)
     assert (done.code, done.out) == (2, "")
     assert list(tmp_path.iterdir()) == []

@@ -476,9 +476,7 @@ def test_an_answer_is_kept_for_a_day(again: Again) -> None:
     assert len(rows_of(again.installation, "SELECT * FROM idempotency")) == 1
 
 
-def test_no_lock_is_held_while_a_password_is_hashed(
-    again: Again, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hashing_a_password_holds_no_lock(again: Again, monkeypatch: pytest.MonkeyPatch) -> None:
     """On SQLite nobody else could write for as long."""
     database, hashed, under_lock = again.installation.database, Passwords.hash, []
 

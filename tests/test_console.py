@@ -102,9 +102,7 @@ def test_an_api_key_logs_nobody_in(server: LiveServer, admin: Client, alice: Per
     assert not browser.is_logged_in()
 
 
-def test_a_wrong_login_says_the_same_whatever_is_wrong(
-    server: LiveServer, admin: Client, alice: Person
-) -> None:
+def test_wrong_logins_are_told_the_same(server: LiveServer, admin: Client, alice: Person) -> None:
     off = make_person(admin)
     done(admin.patch(off.path, json={"enabled": False}))
     answers = {

@@ -42,9 +42,7 @@ def test_the_list_offers_acts_on_chosen(server: LiveServer, admin: Client, root:
     assert "No account was chosen." in root.act(_BULK, act="disable").text
 
 
-def test_many_are_disabled_and_enabled_each_with_its_row(
-    server: LiveServer, admin: Client, root: Browser
-) -> None:
+def test_many_are_disabled_and_enabled(server: LiveServer, admin: Client, root: Browser) -> None:
     people = [make_person(admin) for _ in range(3)]
     page = send(root, "disable", *(each.id for each in people))
     assert (page.h1, "Disable them" in page.text) == ("Disable 3 accounts?", True)

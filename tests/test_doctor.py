@@ -70,9 +70,7 @@ def check_that_it_is_sound(server: LiveServer, tmp_path: Path) -> None:
         assert ADMIN_PASSWORD not in said
 
 
-def test_from_another_machine_it_looks_at_what_can_be_seen_from_there(
-    own_server: LiveServer, tmp_path: Path
-) -> None:
+def test_from_another_machine_it_sees_what_it_can(own_server: LiveServer, tmp_path: Path) -> None:
     with own_server as server:
         check_what_is_seen_from_there(server, tmp_path)
 
@@ -112,9 +110,7 @@ def diagnosed(shop: Shop) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.every_database
-def test_issuers_that_cannot_be_reached_and_rules_that_nobody_needs(
-    own_server: LiveServer, tmp_path: Path
-) -> None:
+def test_unreachable_issuers_and_useless_rules(own_server: LiveServer, tmp_path: Path) -> None:
     with own_server as server, platform() as ci:
         shop = Shop(server, server.admin(), ci)
         key, rules = f"issuer {shop.issuer}", f"rules of {shop.issuer}"

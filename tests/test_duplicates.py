@@ -48,9 +48,7 @@ def objects(installation: Installation) -> dict[str, str]:
 
 @pytest.mark.attack
 @pytest.mark.parametrize(("route", "method"), BODIES, ids=IDS)
-def test_a_member_that_is_there_twice_is_refused(
-    installation: Installation, route: Route, method: str
-) -> None:
+def test_a_double_member_is_refused(installation: Installation, route: Route, method: str) -> None:
     path = route.path
     for name, value in objects(installation).items():
         path = path.replace(name, value)

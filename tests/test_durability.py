@@ -90,9 +90,7 @@ def token_of(client: Client) -> str:
     return str(client.session.headers["Authorization"]).removeprefix("Bearer ")
 
 
-def test_a_kill_in_the_middle_of_writes_loses_no_acknowledged_account_and_halves_none(
-    own_server: LiveServer,
-) -> None:
+def test_a_kill_amid_writes_loses_no_acknowledged_account_or_half(own_server: LiveServer) -> None:
     server = own_server
     server.start()
     admin = server.admin()
@@ -127,9 +125,7 @@ def test_a_kill_in_the_middle_of_writes_loses_no_acknowledged_account_and_halves
     assert server.stop() == 0
 
 
-def test_a_stop_finishes_what_is_under_way_and_the_next_start_goes_on_with_the_same_key(
-    own_server: LiveServer,
-) -> None:
+def test_a_stop_finishes_its_work_and_the_next_start_has_its_key(own_server: LiveServer) -> None:
     server = own_server
     # Slow hashes, so that there is a middle to stop in.
     server.environment |= {"KEYOSK_ARGON2_TIME_COST": "8", "KEYOSK_WORKERS": "2"}

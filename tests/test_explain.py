@@ -110,9 +110,7 @@ def test_it_tells_why_a_scope_is_missing(
     assert answer.json()["error_description"] == found["error_description"]
 
 
-def test_what_was_granted_and_is_not_in_the_token_is_told_unasked(
-    admin: Client, alice: Person, todo: str
-) -> None:
+def test_grants_missing_in_the_token_are_told_too(admin: Client, alice: Person, todo: str) -> None:
     scopes = [{"name": f"{todo}:write", "with": "api_key"}, "keyosk:audit:read"]
     done(admin.patch(f"{alice.path}/grants", json={"add": {"scopes": scopes}}))
     assert reasons(explain(admin, account=alice.id)) == {
@@ -196,9 +194,7 @@ def test_the_size_is_known_before_there_is_any_key(installation: Installation) -
         assert told.preview.size == len(issued.token.text)
 
 
-def test_a_scope_that_is_held_is_not_missing_because_another_one_is(
-    admin: Client, alice: Person, todo: str
-) -> None:
+def test_a_held_scope_is_not_missing_for_another(admin: Client, alice: Person, todo: str) -> None:
     found = explain(admin, account=alice.id, scope=f"{todo}:read {todo}:write")
     assert found["error"] == "invalid_scope"
     assert reasons(found) == {f"{todo}:write": "not_granted"}

@@ -131,9 +131,7 @@ def test_the_set_may_be_kept_until_it_changes_again(keyosk: Installation, clock:
     assert client.get("/auth/jwks", headers={"If-None-Match": tag}).status_code == 200
 
 
-def test_one_rotation_at_a_time_and_five_keys_of_an_algorithm_at_the_most(
-    keyosk: Installation, clock: Clock
-) -> None:
+def test_one_rotation_at_a_time_and_five_keys_at_most(keyosk: Installation, clock: Clock) -> None:
     keyosk.rotation.rotate(OPERATOR)
     with pytest.raises(Conflict):
         keyosk.rotation.rotate(OPERATOR)
@@ -513,9 +511,7 @@ def fetch(client: Any, path: str) -> None:
         assert answer.status_code == 200
 
 
-def test_a_rotation_waits_until_every_known_service_has_fetched_the_key(
-    keyosk: Installation, clock: Clock
-) -> None:
+def test_a_rotation_waits_until_services_have_the_key(keyosk: Installation, clock: Clock) -> None:
     client = app.create_app(keyosk).test_client()
     for name in ("todo", "bill"):
         keyosk.services.create(OPERATOR, name=name)
@@ -537,9 +533,7 @@ def test_a_rotation_waits_until_every_known_service_has_fetched_the_key(
 
 
 @pytest.mark.parametrize("scheme", ["Basic", "Bearer", "wrong", "malformed"])
-def test_whoever_logs_in_to_fetch_is_known_by_the_service_that_it_acts_for(
-    present: Installation, scheme: str
-) -> None:
+def test_who_logs_in_to_fetch_is_known_by_its_service(present: Installation, scheme: str) -> None:
     client = app.create_app(present).test_client()
     bot = present.grants.create_account(OPERATOR, [], username="todo-bot")
     present.services.create(OPERATOR, name="todo", account="todo-bot")
@@ -840,9 +834,7 @@ def rotated(admin: Client) -> bool:
 
 
 @pytest.mark.slow
-def test_no_request_of_a_thousand_is_signed_by_or_let_in_with_a_stolen_key(
-    database_url: str, tmp_path: Path
-) -> None:
+def test_no_request_of_a_thousand_uses_a_stolen_key(database_url: str, tmp_path: Path) -> None:
     with LiveServer(database_url, tmp_path, workers="4") as server:
         admin = server.admin()
         person = make_person(admin, "keyosk:services:read")

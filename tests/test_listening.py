@@ -277,9 +277,7 @@ backend keyosk
 
 
 @pytest.mark.parametrize("start", [nginx, caddy, haproxy], ids=["nginx", "caddy", "haproxy"])
-def test_a_proxy_at_the_unix_socket_tells_its_clients_apart(
-    folder: Path, start: Callable[..., Any]
-) -> None:
+def test_a_proxy_at_a_socket_tells_clients_apart(folder: Path, start: Callable[..., Any]) -> None:
     with Local(folder, trusted_proxies="unix") as server:
         port = free_port()
         process = start(port, server.socket, folder)

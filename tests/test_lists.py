@@ -166,9 +166,7 @@ def test_a_total_is_counted_up_to_a_bound_where_that_is_asked_for(
         assert int(caller.get("/accounts", total="capped", **filters).headers["X-Total-Count"]) <= 5
 
 
-def test_a_search_is_in_the_order_of_the_names_that_begin_so(
-    installation: Installation, caller: Caller
-) -> None:
+def test_a_search_is_in_the_order_of_its_names(installation: Installation, caller: Caller) -> None:
     names = {
         "bob": "Alan", "alice": "Zoe", "albert": "Albert", "carol": "al", "alan": "", "dora": "",
     }  # fmt: skip

@@ -99,9 +99,7 @@ def test_an_issuer_with_a_path_stands_before_every_address(tmp_path: Any) -> Non
 
 @pytest.mark.parametrize("path", [PLAIN, OPENID])
 @pytest.mark.parametrize("issuer", ["https://example.com/keyosk", "https://example.com/a/b%20c"])
-def test_it_is_where_rfc_8414_looks_for_it_below_an_issuer_with_a_path(
-    path: str, issuer: str, tmp_path: Any
-) -> None:
+def test_it_is_where_rfc_8414_looks_below_a_path(path: str, issuer: str, tmp_path: Any) -> None:
     config = replace(settings(f"sqlite:///{tmp_path / 'none.db'}"), issuer=issuer)
     client = app.create_app(Installation(config)).test_client()
     inserted = f"{path}{issuer.removeprefix('https://example.com')}"

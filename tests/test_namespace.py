@@ -92,9 +92,7 @@ def test_what_a_service_gives_up_another_may_have(admin: Client) -> None:
     done(admin.post("/services", json={"name": gone}), 201)
 
 
-def test_of_two_services_made_at_once_with_one_identifier_one_is_made(
-    server: LiveServer, admin: Client
-) -> None:
+def test_of_two_services_with_one_identifier_one_is_made(server: LiveServer, admin: Client) -> None:
     shared = live.unique("both")
     bodies = [{"name": shared}, {"name": live.unique("svc"), "audience": shared}] * 4
     ended: list[int] = []

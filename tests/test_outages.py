@@ -106,9 +106,7 @@ def known(postgres: PostgresServer, tmp_path: Path) -> Iterator[Known]:
         yield Known(server)
 
 
-def test_a_frozen_postgresql_is_503_and_holds_up_nothing_else(
-    known: Known, postgres: PostgresServer
-) -> None:
+def test_a_frozen_postgresql_is_503_and_no_more(known: Known, postgres: PostgresServer) -> None:
     """More requests hang than there are threads; the rest is answered all the while."""
     asked = known.requests() * 6
     postgres.freeze()
@@ -247,9 +245,7 @@ def test_a_worker_makes_no_new_installation_of_a_database_that_was_emptied(
     known.is_back()
 
 
-def test_a_full_disk_of_postgresql_is_503_for_what_writes_and_no_more(
-    postgres: PostgresServer, tmp_path: Path
-) -> None:
+def test_a_full_postgresql_is_503_for_what_writes(postgres: PostgresServer, tmp_path: Path) -> None:
     """Of its tables: one without room for its log either ends PostgreSQL, as ``halt`` does."""
     with small_disk(Path(tempfile.mkdtemp()) / "disk", 24) as disk:
         url = postgres.create_database_in(disk)
@@ -306,9 +302,7 @@ def test_a_locked_sqlite_file_is_503_for_what_writes_and_no_more(tmp_path: Path)
 
 @pytest.mark.parametrize("what", ["file", "folder"])
 @pytest.mark.parametrize("then", ["gone", "another"])
-def test_a_sqlite_file_that_was_moved_is_503_and_no_other_takes_its_place(
-    what: str, then: str, tmp_path: Path
-) -> None:
+def test_a_moved_sqlite_file_is_503_and_not_replaced(what: str, then: str, tmp_path: Path) -> None:
     """As when its disk is no longer mounted, or a backup is put in place below the server."""
     folder = tmp_path / "data"
     with LiveServer(f"sqlite:///{folder}/keyosk.db", tmp_path, workers="2") as server:

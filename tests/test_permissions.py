@@ -169,9 +169,7 @@ def test_a_token_without_wishes_has_all_that_counts_but_what_waits_for_one(who: 
 
 @thorough
 @given(logins(), st.lists(st.sampled_from(SCOPES), unique=True).map(tuple))
-def test_a_token_has_exactly_the_scopes_asked_for_or_there_is_none(
-    who: Principal, asked: tuple[str, ...]
-) -> None:
+def test_a_token_has_exactly_the_scopes_asked_for(who: Principal, asked: tuple[str, ...]) -> None:
     if set(asked) <= allowed(who):
         assert entitled(who, asked).scopes == asked
     else:

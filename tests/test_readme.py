@@ -195,9 +195,7 @@ def test_the_demo_goes_as_told_and_shows_no_secret() -> None:
 
 
 @pytest.mark.slow
-def test_the_demo_ends_with_a_failure_and_leaves_nothing_running_when_something_is_not_as_told(
-    tmp_path: Path,
-) -> None:
+def test_the_demo_fails_and_leaves_nothing_running_when_something_is_off(tmp_path: Path) -> None:
     broken = tmp_path / "demo.py"
     broken.write_text(
         (ROOT / "examples" / "demo.py").read_text().replace('"token_required"', '"something else"')

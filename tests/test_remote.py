@@ -358,9 +358,7 @@ def test_what_is_no_url_of_a_server_is_refused(tmp_path: Path, url: str) -> None
     assert "named by its URL" in Terminal(tmp_path, url).run("account", "list").refused()
 
 
-def test_settings_on_the_command_line_win_over_a_server_in_the_environment(
-    server: LiveServer, tmp_path: Path
-) -> None:
+def test_the_command_line_wins_over_the_environment(server: LiveServer, tmp_path: Path) -> None:
     names = ("KEYOSK_DATABASE_URL", "KEYOSK_SECRET_KEY")
     lines = [f"{name}={server.environment[name]}\n" for name in names]
     (tmp_path / "here.env").write_text("".join(lines))
@@ -616,9 +614,7 @@ ANSWERS: tuple[tuple[str, Answer, str], ...] = (
 @pytest.mark.parametrize(
     ("answer", "reason"), [row[1:] for row in ANSWERS], ids=[row[0] for row in ANSWERS]
 )
-def test_an_answer_that_is_not_keyosks_is_told_in_one_sentence(
-    tmp_path: Path, answer: Answer, reason: str
-) -> None:
+def test_answers_not_of_keyosk_are_told_so(tmp_path: Path, answer: Answer, reason: str) -> None:
     with answering(lambda _: answer) as url:
         assert reason in with_token(tmp_path, url).run("account", "list").refused()
 

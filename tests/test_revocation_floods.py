@@ -217,9 +217,7 @@ def test_an_account_that_revokes_all_its_tokens_again_and_again_has_one_entry(
     assert entries_of(keyosk) == 1
 
 
-def test_a_session_with_many_tokens_is_revoked_by_one_entry(
-    keyosk: Installation, clock: Clock, alice: str
-) -> None:
+def test_a_session_is_revoked_by_one_entry(keyosk: Installation, clock: Clock, alice: str) -> None:
     text, first = session_of(keyosk, alice)
     texts, token = [text], first
     for _ in range(MOST_TOKENS + 20):

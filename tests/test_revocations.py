@@ -262,9 +262,7 @@ def test_an_unchanged_document_is_not_sent_again(own_server: LiveServer) -> None
         assert (first.status_code, second.status_code, second.content) == (200, 304, b"")
 
 
-def test_the_signed_form_says_the_same_and_is_no_token(
-    server: LiveServer, admin: Client, person: Person
-) -> None:
+def test_the_signed_form_is_no_token(server: LiveServer, admin: Client, person: Person) -> None:
     anybody = server.client()
     known = {"since": done(anybody.get("/auth/revocations"))["sequence"]}
     admin.delete(f"{person.path}/tokens")

@@ -419,9 +419,7 @@ def test_by_api_key_nobody_makes_or_reveals_credentials(admin: Client, by_key: C
     assert secret not in by_key.get(f"{person.path}/api-keys/{key}").text
 
 
-def test_by_api_key_an_import_makes_accounts_without_credentials_and_grants_only(
-    admin: Client, by_key: Client
-) -> None:
+def test_by_api_key_an_import_makes_accounts_and_no_more(admin: Client, by_key: Client) -> None:
     names = [live.unique("line") for _ in range(3)]
     given: tuple[dict[str, Any], ...] = (
         {"password": PASSWORD},

@@ -1015,9 +1015,7 @@ def test_more_connections_than_allowed_push_out_the_oldest(start: Callable[..., 
 # Slow requests and streams
 
 
-def test_a_request_that_turns_out_to_take_long_leaves_a_thread_to_the_others(
-    start: Callable[..., Server],
-) -> None:
+def test_a_request_that_takes_long_leaves_a_thread_to_others(start: Callable[..., Server]) -> None:
     server = start(workers=1, threads=2, slow_threads=2, slow_queue=2).start()
     with contextlib.ExitStack() as stack:
         late = [stack.enter_context(server.connect()) for _ in range(4)]

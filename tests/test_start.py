@@ -93,9 +93,7 @@ def test_the_password_is_told_once_the_port_is_taken_by_keyosk_itself(tmp_path: 
         assert list(second.iterdir()) == []
 
 
-def test_an_upgrade_prints_no_line_that_sends_the_password_to_whoever_has_the_port(
-    tmp_path: Path, taken: int
-) -> None:
+def test_an_upgrade_prints_no_line_that_sends_the_password_out(tmp_path: Path, taken: int) -> None:
     done = run(tmp_path, "database", "upgrade", "--create", bind=f"127.0.0.1:{taken}")
     assert done.returncode == 0, done.stderr
     [password] = PASSWORD.findall(done.stdout)
@@ -171,9 +169,7 @@ def test_a_database_of_a_deleted_secret_key_gets_no_other(original: Path, tmp_pa
     assert tree(tmp_path) == before
 
 
-def test_a_hard_link_to_a_database_that_is_not_yet_written_back_is_not_taken_for_a_new_one(
-    tmp_path: Path,
-) -> None:
+def test_a_hard_link_to_a_database_not_written_back_is_not_a_new_one(tmp_path: Path) -> None:
     with LiveServer(f"sqlite:///{tmp_path / 'keyosk.db'}", tmp_path, secret_key="") as server:
         other = tmp_path / "other.db"
         other.hardlink_to(tmp_path / "keyosk.db")

@@ -537,9 +537,7 @@ def test_a_transaction_inside_another_is_undone_with_it(database: Database) -> N
     assert usernames(database) == set()
 
 
-def test_a_transaction_inside_another_is_committed_with_it_and_not_before(
-    database: Database, migrated_url: str
-) -> None:
+def test_a_nested_transaction_is_committed_with_all(database: Database, migrated_url: str) -> None:
     accounts = AccountStore(database)
     with opened(migrated_url) as other, database.transaction():
         with database.transaction():

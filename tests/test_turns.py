@@ -140,9 +140,7 @@ def test_a_command_gives_up_where_another_was_stopped_in_the_middle(
     own.give()
 
 
-def test_who_comes_late_to_its_turn_gives_it_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_late_one_gives_its_turn_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "LONGEST", 0.0)
     own = Turns(tmp_path / "keyosk.db")
     with pytest.raises(peewee.OperationalError, match="locked"):

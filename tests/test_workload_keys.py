@@ -144,9 +144,7 @@ def test_of_two_keys_with_one_id_either_may_sign(keyosk: Installation, ci: Platf
     assert log_in(keyosk, ci.token()) == "todo:read"
 
 
-def test_keys_from_an_address_that_was_replaced_meanwhile_do_not_count(
-    keyosk: Installation, ci: Platform
-) -> None:
+def test_keys_from_a_replaced_address_do_not_count(keyosk: Installation, ci: Platform) -> None:
     """An admin takes a hijacked address away while it makes Keyosk wait for its answer."""
     asked, held = threading.Event(), threading.Event()
 
@@ -380,9 +378,7 @@ def test_a_star_in_what_says_who_it_is_stands_for_whole_steps(keyosk: Installati
         ({"Cache-Control": "max-age=600", "Age": "-1000000"}, 600),
     ],
 )
-def test_keys_are_fresh_for_as_long_as_the_issuer_says_within_bounds(
-    headers: dict[str, str], seconds: int
-) -> None:
+def test_keys_are_fresh_as_long_as_the_issuer_says(headers: dict[str, str], seconds: int) -> None:
     with platform() as ci:
         ci.answers[KEYS] = lambda handler: send(handler, b"{}", headers=headers)
         _, fresh = fetching.fetch_json(ci.issuer + KEYS, allow_private=True)

@@ -121,9 +121,7 @@ def mesh(request: pytest.FixtureRequest) -> Iterator[Platform]:
         yield made
 
 
-def test_a_jwt_svid_that_the_spiffe_library_takes_logs_in(
-    server: LiveServer, admin: Client, mesh: Platform
-) -> None:
+def test_svids_that_spiffe_takes_log_in(server: LiveServer, admin: Client, mesh: Platform) -> None:
     shop, documented = trusting("spiffe", server, admin, mesh, jwks_uri=mesh.issuer + KEYS)
     token = signed(mesh, documented, dict(documented.claims))
     bundle = JwtBundle.parse(TrustDomain("example.org"), json.dumps({"keys": mesh.keys}).encode())
