@@ -84,19 +84,7 @@ def make(
         "kid": public["kid"],
         "typ": service.policy.typ or ACCESS_TOKEN_TYPE,
     }
-    claims: Claims = {
-        "iss": issuer,
-        "sub": new_id(),
-        "aud": service.policy.audience,
-        "client_id": "verify-service",
-        "preferred_username": "verify-service",
-        "scope": " ".join(each.name for each in service.scopes),
-        "iat": now,
-        "exp": now + _LIFETIME,
-        "auth_time": now,
-        "amr": ["api_key"],
-        "jti": new_id(),
-    }
+    claims = _good_claims(service, issuer, now)
     forge = _Forge(header=header, claims=claims, ours=ours, foreign=foreign)
     good = forge.signed()
     samples = (
@@ -118,6 +106,22 @@ def make(
             for name, text, flaw in _near_misses([each.name for each in service.scopes], scope)
         ),
     )
+
+
+def _good_claims(service: Service, issuer: str, now: int) -> Claims:
+    return {
+        "iss": issuer,
+        "sub": new_id(),
+        "aud": service.policy.audience,
+        "client_id": "verify-service",
+        "preferred_username": "verify-service",
+        "scope": " ".join(each.name for each in service.scopes),
+        "iat": now,
+        "exp": now + _LIFETIME,
+        "auth_time": now,
+        "amr": ["api_key"],
+        "jti": new_id(),
+    }
 
 
 def _near_misses(scopes: Sequence[str], required: str | None) -> Iterator[tuple[str, str, str]]:
