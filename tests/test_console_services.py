@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from keyosk.cli import verify_service
 from keyosk.console import drawing, protection
 from live import Client, LiveServer, unique
 from pages import Browser, logged_in
@@ -40,6 +41,30 @@ def test_a_service_shows_how_it_is_protected(server: LiveServer, admin: Client) 
     assert f"{issuer}/auth/jwks?service={service}" in text
     assert '"todo"' not in text
     assert "todo:read" not in text.replace(f"{service}:read", "")
+
+
+def test_the_command_that_attacks_a_service_can_be_pasted(admin: Client, root: Browser) -> None:
+    service = make_service(admin)
+    page = root.get(f"/console/services/{service}")
+    (line,) = [each for each in page.words if each.startswith("keyosk verify-service ")]
+    context = verify_service.verify_service.make_context("verify-service", line.split()[2:])
+    assert (context.params["service"], context.params["scope"]) == (service, f"{service}:read")
+
+
+@table(
+    ("accepts", "words"),
+    [
+        ("both", "passwords and API keys"),
+        ("api_key", "API keys"),
+        (["password", "workload"], "passwords, tokens of workloads"),
+        ("any", "passwords, API keys and tokens of workloads"),
+    ],
+)
+def test_a_service_says_which_logins_it_accepts(
+    admin: Client, root: Browser, accepts: object, words: str
+) -> None:
+    text = root.get(f"/console/services/{make_service(admin, accepts=accepts)}").text
+    assert f"Accepts {words} Refresh" in text
 
 
 def test_exchanges_are_a_picture_and_a_text(admin: Client, root: Browser) -> None:

@@ -246,7 +246,7 @@ def test_pages_that_no_link_leads_to_are_as_good(
         page.locator("[role=status]").wait_for()
         looks(crowded.PLAIN)
         visitor.go("/console/nothing")
-        looks("Not Found")
+        looks("There is nothing here")
         visitor.go("/console/accounts")
         page.click("summary:has-text('Create an account')")
         page.fill("#new-username", f"{crowded.LONG} {crowded.LONG}")
@@ -303,7 +303,7 @@ def test_what_a_form_shows_of_issuers_and_of_many_accounts_is_as_good(
         page.click("button:has-text('Trust it')")
         looks("Trust the issuer")
         page.click("button:has-text('Trust it')")
-        looks("Unprocessable")
+        looks("Something has to be corrected")
 
         issuer = f"/console/issuers/0-{crowded.LONG}"
         visitor.go(issuer)
@@ -313,7 +313,7 @@ def test_what_a_form_shows_of_issuers_and_of_many_accounts_is_as_good(
         page.click("button:has-text('Change it')")
         looks("Change the issuer")
         page.click("main button")
-        looks("Unprocessable")
+        looks("Something has to be corrected")
 
         visitor.go(issuer)
         page.click("summary:has-text('Make a rule')")
@@ -324,7 +324,7 @@ def test_what_a_form_shows_of_issuers_and_of_many_accounts_is_as_good(
         page.click("button:has-text('Make the rule')")
         looks("Let workloads log in as")
         page.click("main button")
-        looks("Unprocessable")
+        looks("Something has to be corrected")
 
         visitor.go(f"{issuer}/rules/0-{crowded.LONG}")
         page.click("summary:has-text('Change this rule')")
@@ -333,7 +333,7 @@ def test_what_a_form_shows_of_issuers_and_of_many_accounts_is_as_good(
         page.click("button:has-text('Change it')")
         looks("Change the rule")
         page.click("main button")
-        looks("Unprocessable")
+        looks("Something has to be corrected")
 
         visitor.go(issuer)
         page.fill("#assertion", f"{crowded.LONG}.{crowded.LONG}.{crowded.LONG}")

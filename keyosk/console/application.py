@@ -22,6 +22,7 @@ from keyosk.console import (
     bulk,
     catalog,
     confirmation,
+    correction,
     explain,
     issuers,
     least_privilege,
@@ -299,7 +300,8 @@ def _failed(error: Exception) -> Response:
 
 
 def _error_page(status: int, problem: Mapping[str, Any]) -> Response:
-    return show("error.html", status, problem=problem, code=status)
+    fields = correction.fields(status)
+    return show("error.html", status, problem=problem, code=status, fields=fields)
 
 
 def _when(moment: str) -> str:

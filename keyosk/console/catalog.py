@@ -1,5 +1,6 @@
 """Pages for services and roles, and their holders."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from flask import Response, request
@@ -9,6 +10,13 @@ from keyosk.console.api import Refused, segment
 from keyosk.console.pages import Page, Visit, go, lines, pages_of, show, text, unconfirmed
 
 _HOLDERS: Final = 50
+_ACCEPTS: Final[Mapping[str, str]] = {
+    "password": "passwords",
+    "api_key": "API keys",
+    "workload": "tokens of workloads",
+    "both": "passwords and API keys",
+    "any": "passwords, API keys and tokens of workloads",
+}
 
 
 def services(visit: Visit) -> Response:
@@ -38,6 +46,7 @@ def service(visit: Visit, name: str) -> Response:
     return show(
         "service.html",
         service=found.body,
+        accepts=_accepted(found.body["accepts"]),
         exchanged_from=before,
         picture=drawing.exchanges(named, before, after),
         guides=[
@@ -49,6 +58,11 @@ def service(visit: Visit, name: str) -> Response:
         scope=scope,
         holders=_holders(visit, scope) if scope else None,
     )
+
+
+def _accepted(accepts: str | list[str]) -> str:
+    kinds = [accepts] if isinstance(accepts, str) else accepts
+    return ", ".join(_ACCEPTS[kind] for kind in kinds)
 
 
 def switch_service(visit: Visit, name: str) -> Response:
