@@ -37,11 +37,11 @@ class _Quiet(WSGIRequestHandler):
 
 
 @pytest.fixture
-def careless() -> Iterator[Callable[[Check], str]]:
+def careless() -> Iterator[Callable[..., str]]:
     """A service with a check of its own; gives its address."""
     servers = []
 
-    def start(check: Check) -> str:
+    def start(check: Check, port: int = 0) -> str:
         def service(environ: dict[str, Any], answer: StartResponse) -> list[bytes]:
             text = environ.get("HTTP_AUTHORIZATION", "").removeprefix("Bearer ")
             try:
@@ -51,7 +51,7 @@ def careless() -> Iterator[Callable[[Check], str]]:
             answer("200 OK" if good else "401 Unauthorized", [])
             return [b""]
 
-        server = make_server("127.0.0.1", 0, service, handler_class=_Quiet)
+        server = make_server("127.0.0.1", port, service, handler_class=_Quiet)
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         servers.append(server)
         return f"http://127.0.0.1:{server.server_port}/"
@@ -208,9 +208,8 @@ def test_the_last_line_and_the_report_say_what_was_found(
         return what != "refuses all" and f"{todo}:read" in claims["scope"].split(" ")
 
     url = f"http://127.0.0.1:{free_port()}/" if what == "is not there" else careless(check)
-    ran = server.run(
-        "verify-service", url, "--service", todo, "--jwks-bind", bind, "--junit", str(report)
-    )
+    line = ["verify-service", url, "--service", todo, "--jwks-bind", bind]
+    ran = server.run(*line, "--junit", str(report), "--wait", "0")
     last, (said, counts) = ran.stdout.splitlines()[-1], SAID[what]
     assert said in last
     assert ran.returncode == (0 if last.startswith("Passed") else 1)
@@ -331,8 +330,26 @@ def test_a_service_that_refuses_everything_or_fails_is_caught(
     code, verdicts = verify(server, careless(lambda *_: False), todo, bind)
     assert (code, verdicts.pop("good")) == (1, "WRONG")
     assert set(verdicts.values()) == {"proves nothing"}
-    code, verdicts = verify(server, f"http://127.0.0.1:{free_port()}/", todo, bind)
+    code, verdicts = verify(server, f"http://127.0.0.1:{free_port()}/", todo, bind, "--wait", "0")
     assert (code, verdicts) == (1, {"good": "cannot be reached"})
+
+
+def test_a_service_that_fetches_keys_at_its_start_may_start_later(
+    server: LiveServer, todo: str, careless: Callable[..., str]
+) -> None:
+    kit_port, port = free_port(), free_port()
+    bind = f"127.0.0.1:{kit_port}"
+
+    def start() -> None:
+        _await(kit_port)
+        known = jwt.PyJWKSet.from_dict(keys(bind).fetch_data())  # fails unless they are served
+        careless(lambda text, _: bool(known) and bool(strict(bind, todo, text)), port)
+
+    starting = threading.Thread(target=start)
+    starting.start()
+    _, verdicts = verify(server, f"http://127.0.0.1:{port}/", todo, bind)
+    starting.join()
+    assert verdicts["good"] == "right"
 
 
 def test_the_kit_s_tokens_open_nothing(server: LiveServer, admin: Client, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The work of ``keyosk verify-service``: serves a kit's key set and judges the responses."""
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 from xml.etree import ElementTree as ET  # nosec B405  # it only writes
 
@@ -23,6 +25,7 @@ from keyosk.tokens import conformance_kit
 from keyosk.tokens.conformance_kit import Kit, Sample
 
 _TIMEOUT = 10  # seconds
+_PAUSE = 0.2  # seconds between two attempts to reach the service
 
 
 def make_kit(
@@ -114,7 +117,9 @@ class Report:
     summary: str
 
 
-def check(url: str, kit: Kit, *, revocations: bool, scope: str | None) -> Report:
+def check(
+    url: str, kit: Kit, *, revocations: bool, scope: str | None, patience: float = 0
+) -> Report:
     """Send every token of a kit to a service and judge the responses.
 
     Args:
@@ -123,8 +128,11 @@ def check(url: str, kit: Kit, *, revocations: bool, scope: str | None) -> Report
         revocations: The service polls revocations.
         scope: The scope that the endpoint requires. Without it, an endpoint that accepts a token
             without scopes is taken for one that requires none.
+        patience: Seconds until the service must be reachable. One that fetches keys when it starts
+            can only start while the kit is served.
     """
     good, *bad = kit.samples
+    _await(url, kit.issuer, patience)
     status = _ask(url, good)
     if status == "none":
         found = Finding(good.name, status, Verdict.UNREACHABLE, good.flaw)
@@ -152,6 +160,27 @@ def check(url: str, kit: Kit, *, revocations: bool, scope: str | None) -> Report
     return Report(
         tuple(findings), not any(each.is_bad for each in findings), _summary(findings, status)
     )
+
+
+def _await(url: str, issuer: str, patience: float) -> None:
+    """Wait until something listens at a URL, but not for ever."""
+    deadline = time.monotonic() + patience
+    told = False
+    while not _listens(url) and time.monotonic() < deadline:
+        if not told:
+            click.echo(f"keyosk: waiting for {url}: start it with the issuer {issuer}", err=True)
+            told = True
+        time.sleep(_PAUSE)
+
+
+def _listens(url: str) -> bool:
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname or "", port), timeout=_TIMEOUT).close()
+    except OSError:
+        return False
+    return True
 
 
 def _verdict(*, right: bool) -> Verdict:

@@ -72,6 +72,14 @@ def bad_token_kit(service: str, issuer: str | None, out: Path | None) -> None:
     "is taken for one that requires none.",
 )
 @click.option(
+    "--wait",
+    type=click.IntRange(0, 600),
+    default=30,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for a URL that cannot be reached yet.",
+)
+@click.option(
     "--junit",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Also write the result into this file, in the XML format of JUnit.",
@@ -85,14 +93,16 @@ def verify_service(
     issuer: str | None,
     revocations: bool,
     scope: str | None,
+    wait: int,
     junit: Path | None,
     as_json: bool,
 ) -> None:
     """Send good and bad tokens to URL, a protected endpoint; print which it accepts.
 
-    The service must be started for this test, with http://HOST:PORT in the place of Keyosk. The
-    last line says what was found; Keyosk keeps it, if you may change services. Exits 1 if it
-    accepted a bad token, refused the good one, or failed.
+    The service must be started for this test, with http://HOST:PORT in the place of Keyosk; one
+    that fetches keys at its start, after this command. The last line says what was found; Keyosk
+    keeps it, if you may change services. Exits 1 if it accepted a bad token, refused the good one,
+    or failed.
     """
     host, port = _loopback(jwks_bind)
     if not url.startswith(("http://", "https://")):
@@ -105,7 +115,9 @@ def verify_service(
             client, service, issuer=issuer or base, jku=base + _JKU, scope=scope
         )
         with service_check.served(kit, host, port, jku=_JKU):
-            report = service_check.check(url, kit, revocations=revocations, scope=scope)
+            report = service_check.check(
+                url, kit, revocations=revocations, scope=scope, patience=wait
+            )
         _keep(client, service, url, report)
     rows = [asdict(each) for each in report.findings]
     if junit is not None:
