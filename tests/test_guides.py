@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -139,3 +140,14 @@ def test_protecting_a_service_takes_at_most_six_lines(page: str) -> None:
     own = [line for line in lines if re.search(r"keyosk|require\(", line, re.IGNORECASE)]
     own = [line for line in own if ".subject" not in line]  # what the service does with it
     assert 3 < len(own) <= 6
+
+
+@pytest.mark.skipif(not shutil.which("gofmt"), reason="no Go here")
+def test_the_files_for_go_are_written_as_gofmt_writes_them(tmp_path: Path) -> None:
+    """The libraries come from a registry that the tests do not reach, so they are not built."""
+    found = re.findall(r"^```go\n(// (\S+\.go)\n.*?)^```$", _text("go"), re.DOTALL | re.MULTILINE)
+    assert [name for _, name in found] == ["main.go", "keyosk.go"]
+    for text, name in found:
+        (tmp_path / name).write_text(text)
+    ran = subprocess.run(["gofmt", "-d", tmp_path], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")

@@ -82,13 +82,13 @@ app.get("/todos", keyosk.require("todo:read"), (request, response) => {
     ),
     Guide(
         "Go",
-        "other.md",
-        """provider, err := oidc.NewProvider(ctx, "http://127.0.0.1:8080")
-verifier := provider.VerifierContext(ctx, &oidc.Config{
-	ClientID:             "todo",              // the audience
-	SupportedSigningAlgs: []string{oidc.ES256},
-})
-token, err := verifier.Verify(r.Context(), text)
+        "go.md",
+        """// main.go
+	keyosk, err := NewKeyosk(context.Background(), "http://127.0.0.1:8080", "todo")
+	http.HandleFunc("/todos", keyosk.Require("todo:read", listTodos))
+
+// keyosk.go
+		jwt.WithValidMethods([]string{"ES256"}),
 """,
     ),
 )
@@ -100,5 +100,5 @@ def filled(guide: Guide, issuer: str, service: Mapping[str, Any]) -> str:
     code = guide.code.replace(_SCOPE, "\0")
     code = code.replace(f'"{_AUDIENCE}"', f'"{service["audience"]}"').replace(_ISSUER, issuer)
     if service["signing_algorithm"]:
-        code = code.replace("oidc.ES256", f'"{service["signing_algorithm"]}"')
+        code = code.replace('"ES256"', f'"{service["signing_algorithm"]}"')
     return code.replace("\0", scopes[0]["name"] if scopes else _SCOPE)
