@@ -10,6 +10,9 @@ export class NoToken extends KeyoskError {}
 
 export class InvalidToken extends KeyoskError {}
 
+/** An API key was sent in the place of a token. Its sender may be told, as they know it. */
+export class ApiKeySent extends InvalidToken {}
+
 export class InsufficientScope extends KeyoskError {
   constructor(scope) {
     super(`The token lacks a required scope: ${scope}`);

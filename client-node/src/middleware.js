@@ -1,7 +1,8 @@
 // What a service returns to whoever may not pass: RFC 6750 section 3.
-import { InsufficientScope, InvalidToken, NoToken, Unavailable } from "./errors.js";
+import { ApiKeySent, InsufficientScope, InvalidToken, NoToken, Unavailable } from "./errors.js";
 import { Verifier } from "./verifier.js";
 
+const API_KEY = "This is an API key. Get a token with it from Keyosk, and send that.";
 const SCOPE = /^[\x21\x23-\x5b\x5d-\x7e]+$/; // RFC 6749 section 3.3
 
 /** What the middleware of every framework has in common. */
@@ -18,6 +19,7 @@ export class Guard {
       try {
         const [, text] = /^Bearer +(\S.*?) *$/i.exec(authorization ?? "") ?? [];
         if (text === undefined) throw new NoToken("The request has no Bearer token.");
+        if (text.startsWith("kysk_")) throw new ApiKeySent("The request has an API key in the place of a token.");
         const token = await this.verifier.verify(text);
         token.require(...scopes);
         return { token };
@@ -40,8 +42,9 @@ export class Guard {
       return refuse(401, "token_required", "This needs a Bearer token.", challenge(""));
     }
     if (error instanceof InvalidToken) {
-      // What is wrong with it is for no caller to know.
-      return refuse(401, "invalid_token", "The token is not valid.", challenge(', error="invalid_token"'));
+      // What is wrong with a token is for no caller to know.
+      const description = error instanceof ApiKeySent ? API_KEY : "The token is not valid.";
+      return refuse(401, "invalid_token", description, challenge(', error="invalid_token"'));
     }
     if (error instanceof InsufficientScope) {
       const header = challenge(`, error="insufficient_scope", scope="${error.scope}"`);

@@ -94,6 +94,12 @@ for (const [name, start] of Object.entries(FRAMEWORKS)) {
       }
     });
 
+    test("whoever sends an API key is told to get a token", async () => {
+      const { status, body } = await ask("/read", `Bearer kysk_${"a".repeat(38)}`);
+      assert.deepEqual([status, body.error], [401, "invalid_token"]);
+      assert.match(body.error_description, /^This is an API key\./);
+    });
+
     test("a token passes, whatever the case of the scheme", async () => {
       for (const scheme of ["Bearer", "bearer", "BEARER", "Bearer "]) {
         const { status, body } = await ask("/read", `${scheme} ${reader}`);

@@ -6,9 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from keyosk_client.errors import InsufficientScope, InvalidToken, KeyoskError, NoToken, Unavailable
+from keyosk_client.errors import (
+    ApiKeySent,
+    InsufficientScope,
+    InvalidToken,
+    KeyoskError,
+    NoToken,
+    Unavailable,
+)
 
 _log: Final = logging.getLogger("keyosk_client")
+_API_KEY: Final = "This is an API key. Get a token with it from Keyosk, and send that."
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +51,8 @@ def refusal(error: KeyoskError, *, realm: str) -> Refusal:
             return _refusal(403, headers, error="insufficient_scope", description=description)
         case InvalidToken():
             headers = _challenge(realm, error="invalid_token")
-            description = "The token is not valid."
+            is_api_key = isinstance(error, ApiKeySent)
+            description = _API_KEY if is_api_key else "The token is not valid."
             return _refusal(401, headers, error="invalid_token", description=description)
         case NoToken():
             # Without an error code: the client did not know yet (RFC 6750 section 3.1).

@@ -16,6 +16,10 @@ class InvalidToken(KeyoskError):
     """
 
 
+class ApiKeySent(InvalidToken):
+    """An API key was sent in the place of a token: 401. Its sender may be told, as they know it."""
+
+
 class InsufficientScope(KeyoskError):
     """The token is good and lacks a scope: 403.
 

@@ -13,11 +13,12 @@ from typing import Any, Final, NamedTuple
 
 import jwt
 
-from keyosk_client.errors import InvalidToken, NoToken
+from keyosk_client.errors import ApiKeySent, InvalidToken, NoToken
 from keyosk_client.token import Token
 
 #: Characters. Servers cut headers at 8 KiB.
 LONGEST: Final = 8_000
+_API_KEY: Final = "kysk_"
 # SECURITY: PyJWT also accepts padding, so that one token would have several texts (RFC 7515
 # section 2 knows one).
 _COMPACT: Final = re.compile(r"([\w-]+)\.[\w-]+\.[\w-]+", re.ASCII)
@@ -98,12 +99,14 @@ class TokenRules:
 def bearer(authorization: str | None) -> str:
     """Return the token of an ``Authorization`` header (RFC 6750 section 2.1).
 
-    Raises ``NoToken`` if there is none, or one of another scheme.
+    Raises ``NoToken`` if there is none, or one of another scheme, and ``ApiKeySent``.
     """
     scheme, _, text = (authorization or "").partition(" ")
     text = text.strip(" ")
     if scheme.lower() != "bearer" or not text:
         raise NoToken("The request has no Bearer token.")
+    if text.startswith(_API_KEY):
+        raise ApiKeySent("The request has an API key in the place of a token.")
     return text
 
 
