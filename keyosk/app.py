@@ -1,5 +1,6 @@
 """The program around an installation: its first start, its database, its web application."""
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 Clock = Callable[[], float]
 
+_log = logging.getLogger(__name__)
+
 
 def prepare(
     config: Config, *, clock: Clock = time.time, outage_log: OutageLog | None = None
@@ -45,7 +48,10 @@ def prepare(
                 database.path,
                 has_keys=database.is_sqlite and schema.has_signing_keys(database),
             )
-            schema.upgrade(database)
+            is_new = schema.is_empty(database)
+            applied = schema.upgrade(database)
+            if applied and not is_new:
+                _log.info("the database was upgraded to %s", applied[-1])
             secret_key.ensure_file(config.secret_key, database.path)
             installation = Installation(config, clock=clock, outage_log=outage_log)
             try:
@@ -63,11 +69,14 @@ def prepare(
 
 def is_prepared(config: Config) -> bool:
     """Return whether ``prepare`` has run on this database for this version. Raises as it does."""
+    return not pending_migrations(config)
+
+
+def pending_migrations(config: Config) -> list[str]:
+    """Return the names of the migrations that ``prepare`` would apply. Raises as it does."""
     database = open_database(config)
-    if database.is_sqlite and not database.has_file():
-        return False
     try:
-        return not schema.pending(database)
+        return schema.pending(database)
     finally:
         database.close()
 

@@ -13,9 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from playhouse.migrations import Runner
 
 from keyosk.config import SETTINGS
 from keyosk.credentials import api_key_format
+from keyosk.storage import schema
 from keyosk.storage.database import Database
 from live import ADMIN_PASSWORD, SECRET_KEY, Client, LiveServer, command, free_port, unique
 from people import can_log_in, make_person
@@ -541,6 +543,30 @@ def test_a_database_that_a_newer_keyosk_upgraded_is_refused_by_every_command(
     for arguments in (("serve",), ("database", "upgrade"), ("account", "list")):
         said = keyosk(environment, tmp_path, *arguments).refused()
         assert "upgraded by a newer Keyosk (9999_later)" in said
+    checks = json.loads(keyosk(environment, tmp_path, "doctor", "--json").out)["checks"]
+    (cure,) = [each["cure"] for each in checks if each["part"] == "database"]
+    assert "KEYOSK_DATABASE_URL" not in cure
+
+
+def test_an_upgrade_says_what_it_did(
+    database_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "keyosk.app")
+    environment = settings_for(database_url)
+
+    def said() -> str:
+        ended = keyosk(environment, tmp_path, "database", "upgrade")
+        assert ended.code == 0
+        return str(ended.err)
+
+    assert "made the database" in said()
+    assert "is up to date" in said()
+    database = Database(database_url)
+    (newest,) = Runner(database.raw, str(schema.MIGRATIONS)).down()
+    database.close()
+    assert caplog.messages == []  # made, or unchanged
+    assert re.search(rf"upgraded the database .* to {newest}\n", said())
+    assert caplog.messages == [f"the database was upgraded to {newest}"]
 
 
 def test_serve_with_another_secret_key_is_refused(database_url: str, tmp_path: Path) -> None:

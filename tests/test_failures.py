@@ -168,6 +168,16 @@ def test_a_place_that_cannot_be_written_to_is_told(
     assert reason in sentence(run(place, *command, target, before=UNPRIVILEGED))
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a file of another user")
+def test_a_database_of_another_user_is_told_with_both_names(place: Path) -> None:
+    # As after a restore by root, which Keyosk cannot open.
+    run(place, "database", "upgrade")
+    os.chown(place / "data" / "keyosk.db", 65_533, 65_533)
+    for command in (("account", "list"), ("database", "upgrade")):
+        said = sentence(run(place, *command, before=UNPRIVILEGED))
+        assert "keyosk.db: it belongs to user 65533, and Keyosk runs as root." in said
+
+
 def test_a_folder_that_exists_is_left_alone(place: Path) -> None:
     (place / "kit").mkdir()
     said = sentence(run(place, "token", "bad", "--service", "todo", "--out", "kit"))

@@ -462,7 +462,8 @@ def test_the_old_one_steps_aside_after_any_other(database_url: str, tmp_path: Pa
         refused = requests.post(f"{old.url}/auth/token", auth=("admin", ADMIN_PASSWORD), timeout=60)
         assert refused.status_code == 503
         assert refused.json()["detail"] == (
-            "This database was upgraded by a newer Keyosk (9999_novelty); run that one."
+            "This database was upgraded by a newer Keyosk (9999_novelty); run that one, or "
+            "restore the backup from before the upgrade."
         )
         assert requests.get(f"{old.url}/health/live", timeout=60).status_code == 200
         assert new.client("admin", ADMIN_PASSWORD).post("/auth/token").status_code == 200

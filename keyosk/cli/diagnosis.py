@@ -16,7 +16,7 @@ from keyosk.cli import (
     local,
 )
 from keyosk.config import Config
-from keyosk.errors import ConfigurationError, KeyoskError
+from keyosk.errors import ConfigurationError, DatabaseTooNew, KeyoskError
 from keyosk.storage.database import Database
 
 _BACKUPS: Final = Path("/var/backups/keyosk")
@@ -69,6 +69,8 @@ def _database(settings: Config) -> list[Check]:
             Check("database", WRONG, fault.message, "Do as it says, then look again.")
             for fault in error.faults
         ]
+    except DatabaseTooNew as error:
+        return [Check("database", WRONG, error.explanation, "Do as it says, then look again.")]
     except KeyoskError as error:
         return [
             Check(

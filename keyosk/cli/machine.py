@@ -88,9 +88,16 @@ def upgrade_database(*, create: bool) -> None:
         if not sys.stdin.isatty():
             raise host.no_database(configuration, "--create makes it there.")
         click.confirm(f"There is no database. Make one at {place}?", abort=True, err=True)
+    pending = app.pending_migrations(configuration)
     prepare(configuration, serving=False)
+    place = host.place_of(configuration)
     if is_new:
-        click.echo(f"keyosk: made the database {host.place_of(configuration)}", err=True)
+        done = f"made the database {place}"
+    elif pending:
+        done = f"upgraded the database {place} to {pending[-1]}"
+    else:
+        done = f"the database {place} is up to date"
+    click.echo(f"keyosk: {done}", err=True)
 
 
 def rewrap_database() -> tuple[int, int, int]:

@@ -1,6 +1,7 @@
 """The file of a SQLite database, which is created closed to other users."""
 
 import os
+import pwd
 import stat
 import time
 from pathlib import Path
@@ -26,16 +27,43 @@ def create(path: Path) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         if stat.S_IMODE(path.stat().st_mode) != 0o600:
             path.chmod(0o600)
+    except PermissionError as error:
+        raise DatabaseUnusable(_refused(path)) from error
     except OSError as error:
         raise DatabaseUnusable(f"Cannot make {path}: {error.strerror}.") from error
+
+
+def _refused(path: Path) -> str:
+    """Say whose file it is: after a restore by root, for example, Keyosk cannot open its own."""
+    try:
+        owner = path.stat().st_uid
+    except OSError:
+        return f"Cannot make {path}: Permission denied."
+    if owner == os.geteuid():
+        return f"Cannot open {path}: Permission denied."
+    return (
+        f"Cannot open {path}: it belongs to {_name(owner)}, and Keyosk runs as "
+        f"{_name(os.geteuid())}."
+    )
+
+
+def _name(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return f"user {user}"
 
 
 def exists(path: Path) -> bool:
     """Return whether the file exists. Raises ``DatabaseUnusable`` if it is inaccessible."""
     try:
-        return path.exists()
+        if not path.exists():
+            return False
     except OSError as error:
         raise DatabaseUnusable(f"Cannot look at {path}: {error.strerror}.") from error
+    if not os.access(path, os.R_OK | os.W_OK):  # SQLite's error says less
+        raise DatabaseUnusable(_refused(path))
+    return True
 
 
 class OpenedFile:

@@ -47,6 +47,8 @@ def upgrade(database: Database) -> list[str]:
 
 def pending(database: Database) -> list[str]:
     """Return the names of the migrations not yet applied. Raises ``DatabaseTooNew``."""
+    if database.is_sqlite and not database.has_file():
+        return sorted(_KNOWN)
     with database.driver_errors():
         runner = Runner(database.raw, str(MIGRATIONS))
         _refuse_unknown(runner.applied())
@@ -108,5 +110,6 @@ def _refuse_unknown(applied: Iterable[str]) -> None:
     unknown = sorted(name for name in {*applied} - _KNOWN if not name.endswith(ADDITIVE))
     if unknown:
         raise DatabaseTooNew(
-            f"This database was upgraded by a newer Keyosk ({', '.join(unknown)}); run that one."
+            f"This database was upgraded by a newer Keyosk ({', '.join(unknown)}); run that one, "
+            "or restore the backup from before the upgrade."
         )
