@@ -20,7 +20,7 @@ import requests
 from live import Client, LiveServer, free_port
 from people import done, make_service
 from tables import table
-from waiting import until_it_listens
+from waiting import until, until_it_listens
 
 ROOT = Path(__file__).parent.parent
 Check = Callable[[str, str], bool]
@@ -334,6 +334,24 @@ def test_a_service_that_refuses_everything_or_fails_is_caught(
     assert (code, verdicts) == (1, {"good": "cannot be reached"})
 
 
+def test_the_kit_takes_the_place_of_a_keyosk_that_is_stopped(
+    own_server: LiveServer, careless: Callable[..., str]
+) -> None:
+    own_server.start()
+    todo = make_service(own_server.admin(), "read")
+    bind = f"127.0.0.1:{own_server.port}"
+    url = careless(lambda text, _: bool(strict(bind, todo, text)))
+    line = ("verify-service", url, "--service", todo, "--json")
+    running = own_server.run(*line)
+    assert (running.returncode, "stop it for this test" in running.stderr) == (1, True)
+    own_server.stop()
+    ran = own_server.run(*line)
+    assert json.loads(ran.stdout)["items"][0]["verdict"] == "right", ran.stderr
+    own_server.environment["KEYOSK_ISSUER"] = "https://login.example.org"
+    elsewhere = own_server.run(*line)
+    assert (elsewhere.returncode, "--jwks-bind is required" in elsewhere.stderr) == (2, True)
+
+
 def test_a_service_that_fetches_keys_at_its_start_may_start_later(
     server: LiveServer, todo: str, careless: Callable[..., str]
 ) -> None:
@@ -341,9 +359,9 @@ def test_a_service_that_fetches_keys_at_its_start_may_start_later(
     bind = f"127.0.0.1:{kit_port}"
 
     def start() -> None:
-        _await(kit_port)
-        known = jwt.PyJWKSet.from_dict(keys(bind).fetch_data())  # fails unless they are served
-        careless(lambda text, _: bool(known) and bool(strict(bind, todo, text)), port)
+        url = f"http://{bind}/auth/jwks"
+        known = until(lambda: requests.get(url, timeout=60).json()["keys"])
+        careless(lambda text, _: bool(known and strict(bind, todo, text)), port)
 
     starting = threading.Thread(target=start)
     starting.start()

@@ -92,12 +92,9 @@ def upgrade_database(*, create: bool) -> None:
     prepare(configuration, serving=False)
     place = host.place_of(configuration)
     if is_new:
-        done = f"made the database {place}"
+        click.echo(f"keyosk: made the database {place}", err=True)
     elif pending:
-        done = f"upgraded the database {place} to {pending[-1]}"
-    else:
-        done = f"the database {place} is up to date"
-    click.echo(f"keyosk: {done}", err=True)
+        click.echo(f"keyosk: upgraded the database {place} to {pending[-1]}", err=True)
 
 
 def rewrap_database() -> tuple[int, int, int]:

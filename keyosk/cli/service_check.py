@@ -281,7 +281,10 @@ def served(kit: Kit, host: str, port: int, *, jku: str) -> Iterator[None]:
     try:
         server = ThreadingHTTPServer((host, port), _handler(documents))
     except OSError as error:
-        raise click.ClickException(f"Cannot listen at {host}:{port}: {error.strerror}.") from None
+        raise click.ClickException(
+            f"Cannot listen at {host}:{port}: {error.strerror}. If Keyosk listens there, stop it "
+            "for this test; or name another address with --jwks-bind and start the service with it."
+        ) from None
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

@@ -56,9 +56,9 @@ def bad_token_kit(service: str, issuer: str | None, out: Path | None) -> None:
 @_service
 @click.option(
     "--jwks-bind",
-    required=True,
     metavar="HOST:PORT",
-    help="Where to serve the test key set; the service must use this in place of Keyosk.",
+    help="Where to serve the test key set; the service must use this in place of Keyosk. Where "
+    "Keyosk itself listens by default: stop it for the test.",
 )
 @click.option("--issuer", help="The issuer that the service expects; http://HOST:PORT by default.")
 @click.option(
@@ -88,7 +88,7 @@ def bad_token_kit(service: str, issuer: str | None, out: Path | None) -> None:
 def verify_service(
     url: str,
     service: str,
-    jwks_bind: str,
+    jwks_bind: str | None,
     *,
     issuer: str | None,
     revocations: bool,
@@ -99,18 +99,21 @@ def verify_service(
 ) -> None:
     """Send good and bad tokens to URL, a protected endpoint; print which it accepts.
 
-    The service must be started for this test, with http://HOST:PORT in the place of Keyosk; one
-    that fetches keys at its start, after this command. The last line says what was found; Keyosk
-    keeps it, if you may change services. Exits 1 if it accepted a bad token, refused the good one,
-    or failed.
+    Stop Keyosk for this test, and start the service anew; or start it with http://HOST:PORT in the
+    place of Keyosk. One that fetches keys at its start must start after this command.
+
+    The last line says what was found; Keyosk keeps it, if you may change services. Exits 1 if it
+    accepted a bad token, refused the good one, or failed.
     """
-    host, port = _loopback(jwks_bind)
     if not url.startswith(("http://", "https://")):
         raise click.BadParameter("must be an http or https URL", param_hint="URL")
-    base = f"http://{jwks_bind}"
+    if jwks_bind is not None:
+        _loopback(jwks_bind)  # before anything is asked
     from keyosk.cli import service_check  # noqa: PLC0415 - cryptography costs more than the rest
 
     with shared.client() as client:
+        base = f"http://{jwks_bind}" if jwks_bind else _own_issuer(client)
+        host, port = _loopback(base.removeprefix("http://"))
         kit = service_check.make_kit(
             client, service, issuer=issuer or base, jku=base + _JKU, scope=scope
         )
@@ -148,8 +151,18 @@ def _keep(client: "Client", service: str, url: str, report: "Report") -> None:
         click.echo(f"keyosk: Keyosk does not keep the result: {refused}", err=True)
 
 
+def _own_issuer(client: "Client") -> str:
+    """Return Keyosk's issuer, if this machine may listen there while Keyosk is stopped."""
+    issuer = client.issuer()
+    if re.fullmatch(r"http://(127[.0-9]+|localhost):\d+", issuer, re.ASCII) is None:
+        raise click.UsageError(
+            f"--jwks-bind is required, as the issuer {issuer} is no address of this machine alone."
+        )
+    return issuer
+
+
 def _loopback(bind: str) -> tuple[str, int]:
-    host, _, port = bind.rpartition(":")
+    host, _, port = bind.replace("localhost:", "127.0.0.1:").rpartition(":")
     try:
         is_loopback = IPv4Address(host).is_loopback
     except ValueError:
