@@ -132,6 +132,15 @@ def test_guesses_here_and_at_the_token_count_together(server: LiveServer, alice:
     assert Page(answer).h1 == "Log in"
 
 
+def test_the_cursor_stands_in_the_field_to_fill_in_next(server: LiveServer, alice: Person) -> None:
+    def focused(page: Page) -> list[str | None]:
+        return [given["name"] for _, given in page.tags if "autofocus" in given]
+
+    browser = Browser(server)
+    assert focused(browser.get("/console/login")) == ["username"]
+    assert focused(Page(browser.log_in(alice.username, "a wrong guess"))) == ["password"]
+
+
 @pytest.mark.attack
 def test_a_session_that_somebody_else_chose_is_none(server: LiveServer, alice: Person) -> None:
     browser = Browser(server)

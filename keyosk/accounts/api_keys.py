@@ -322,11 +322,17 @@ def _networks(faults: Faults, limits: Sequence[str]) -> tuple[str, ...]:
     if not 1 <= len(limits) <= _MOST_NETWORKS:
         faults.add("networks", f"must be 1 to {_MOST_NETWORKS} networks, or null for any")
         return ()
-    try:
-        return tuple(str(networks.network(limit)) for limit in limits)
-    except ValueError:
-        faults.add("networks", "must be addresses or networks such as 10.0.0.0/8")
-        return ()
+    found = []
+    for limit in limits:
+        try:
+            found.append(str(networks.network(limit)))
+        except ValueError:
+            faults.add(
+                "networks",
+                f"must be addresses or networks such as 10.0.0.0/8, with no bit set after the "
+                f"prefix: {limit[:50]}",
+            )
+    return tuple(found)
 
 
 def _of(account: Account, list_query: ListQuery) -> ListQuery:

@@ -25,7 +25,7 @@ def backup(database: Database, target: Path) -> None:
     except FileExistsError:
         raise Invalid.field("file", "exists already; give another name") from None
     except OSError as error:
-        raise Invalid.field("file", f"cannot be made: {error.strerror}") from error
+        raise Invalid.field("file", f"{target} cannot be made: {error.strerror}") from error
     try:
         os.close(os.open(part, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600))
         with contextlib.closing(sqlite3.connect(part)) as copy:
