@@ -5,8 +5,7 @@ C library does keep freed memory, but it fragments it with small allocations and
 hashes end together. Blocks of our own avoid that. On Linux they use huge pages (2 MiB): 265 faults,
 and the hash itself takes a tenth less.
 
-The
-computation is that of argon2's reference implementation; only the memory comes from here.
+The computation is that of argon2's reference implementation; only the memory comes from here.
 """
 
 import mmap
