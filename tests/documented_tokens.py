@@ -169,9 +169,12 @@ TOKENS: Final[Mapping[str, Documented]] = {
             "email_verified": True,
             "google": {
                 "compute_engine": {
-                    "instance_creation_timestamp": 1496952205, "instance_id": "152986662232938449",
-                    "instance_name": "shop-1", "project_id": "acme-prod",
-                    "project_number": 739419398126, "zone": "us-west1-a",
+                    "instance_creation_timestamp": 1496952205,
+                    "instance_id": "152986662232938449",
+                    "instance_name": "shop-1",
+                    "project_id": "acme-prod",
+                    "project_number": 739419398126,
+                    "zone": "us-west1-a",
                 }
             },
         },
@@ -221,4 +224,4 @@ TOKENS: Final[Mapping[str, Documented]] = {
         pinned={"sub": "spiffe://example.org/shop"},
         names={},
     ),
-}  # fmt: skip
+}

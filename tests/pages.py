@@ -96,8 +96,11 @@ class Page(HTMLParser):
                 found.append(f"<{tag}>")
             for name, value in given.items():
                 if name.startswith(("on", "hx-on", "data-hx")) or name in (
-                    "style", "srcdoc", "formaction", "ping",
-                ):  # fmt: skip
+                    "style",
+                    "srcdoc",
+                    "formaction",
+                    "ping",
+                ):
                     found.append(f"{tag} {name}={value!r}")
                 if name in ("href", "src", "action", "hx-get") and not (value or "").startswith(
                     ("/", "?", "#", "data:,")

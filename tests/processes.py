@@ -97,8 +97,11 @@ def start(
     ``script``: a file of Python that is run in place of the command.
     """
     settings = {
-        "cwd": str(cwd), "env": dict(env), "new_session": start_new_session, "script": script,
-    }  # fmt: skip
+        "cwd": str(cwd),
+        "env": dict(env),
+        "new_session": start_new_session,
+        "script": script,
+    }
     message = json.dumps({"arguments": arguments, **settings}).encode()
     read, write = os.pipe()
     try:

@@ -129,10 +129,17 @@ def existing(server: LiveServer, admin: Client, alice: Person, service: str) -> 
     found = {"url": "http://127.0.0.1/", "passed": True, "verdict": "Passed.", "failed": []}
     assert admin.put(f"/services/{service}/verification", json=found).status_code == 200
     return {
-        "account": alice.id, "key": alice.key_id, "session": ABSENT["session"],
-        "factor": ABSENT["factor"], "service": service, "role": role, "issuer": issuer,
-        "rule": "deploy", "kid": kid, "file": "start.js",
-    }  # fmt: skip
+        "account": alice.id,
+        "key": alice.key_id,
+        "session": ABSENT["session"],
+        "factor": ABSENT["factor"],
+        "service": service,
+        "role": role,
+        "issuer": issuer,
+        "rule": "deploy",
+        "kid": kid,
+        "file": "start.js",
+    }
 
 
 #: What a caller who gets through can do no harm to.
@@ -222,11 +229,20 @@ def test_only_these_addresses_are_open_to_all() -> None:
 #: What each scope is for, stated once more: a slip in the table of routes must not go unseen.
 SCOPES = {
     "keyosk:accounts:read": {
-        "GET /accounts", "GET /accounts/export", "GET /accounts/<account>",
-        "GET /accounts/<account>/api-keys", "GET /accounts/<account>/api-keys/<key>",
-        "GET /accounts/<account>/grants", "GET /accounts/<account>/scopes", "GET /unused-scopes",
-        "GET /accounts/<account>/tokens", "GET /refresh-sessions", "GET /console-sessions",
-        "GET /api-keys", "POST /api-keys/find", "GET /accounts/<account>/console-sessions",
+        "GET /accounts",
+        "GET /accounts/export",
+        "GET /accounts/<account>",
+        "GET /accounts/<account>/api-keys",
+        "GET /accounts/<account>/api-keys/<key>",
+        "GET /accounts/<account>/grants",
+        "GET /accounts/<account>/scopes",
+        "GET /unused-scopes",
+        "GET /accounts/<account>/tokens",
+        "GET /refresh-sessions",
+        "GET /console-sessions",
+        "GET /api-keys",
+        "POST /api-keys/find",
+        "GET /accounts/<account>/console-sessions",
         "GET /accounts/<account>/second-factors",
     },
     "keyosk:accounts:write": {
@@ -244,22 +260,42 @@ SCOPES = {
         "PATCH /accounts/<account>/grants",
     },
     "keyosk:services:read": {
-        "GET /services", "GET /services/<service>", "GET /services/<service>/scopes",
-        "GET /services/<service>/verification", "GET /roles", "GET /roles/<role>", "GET /issuers",
-        "GET /issuers/<issuer>", "POST /issuers/<issuer>/test", "GET /issuers/<issuer>/rules",
+        "GET /services",
+        "GET /services/<service>",
+        "GET /services/<service>/scopes",
+        "GET /services/<service>/verification",
+        "GET /roles",
+        "GET /roles/<role>",
+        "GET /issuers",
+        "GET /issuers/<issuer>",
+        "POST /issuers/<issuer>/test",
+        "GET /issuers/<issuer>/rules",
         "GET /issuers/<issuer>/rules/<rule>",
     },
     "keyosk:services:write": {
-        "POST /services", "PATCH /services/<service>", "DELETE /services/<service>",
-        "PUT /services/<service>/scopes", "PUT /services/<service>/verification", "POST /roles",
-        "PATCH /roles/<role>", "DELETE /roles/<role>", "POST /issuers", "PATCH /issuers/<issuer>",
-        "DELETE /issuers/<issuer>", "POST /issuers/<issuer>/rules",
-        "PATCH /issuers/<issuer>/rules/<rule>", "DELETE /issuers/<issuer>/rules/<rule>",
+        "POST /services",
+        "PATCH /services/<service>",
+        "DELETE /services/<service>",
+        "PUT /services/<service>/scopes",
+        "PUT /services/<service>/verification",
+        "POST /roles",
+        "PATCH /roles/<role>",
+        "DELETE /roles/<role>",
+        "POST /issuers",
+        "PATCH /issuers/<issuer>",
+        "DELETE /issuers/<issuer>",
+        "POST /issuers/<issuer>/rules",
+        "PATCH /issuers/<issuer>/rules/<rule>",
+        "DELETE /issuers/<issuer>/rules/<rule>",
     },
     "keyosk:admin": {"GET /diagnosis", "GET /settings"},
     "keyosk:audit:read": {
-        "GET /audit", "GET /audit/chain", "GET /audit/export", "GET /login-failures",
-        "GET /activity", "GET /nodes",
+        "GET /audit",
+        "GET /audit/chain",
+        "GET /audit/export",
+        "GET /login-failures",
+        "GET /activity",
+        "GET /nodes",
     },
     "keyosk:keys:read": {"GET /signing-keys", "GET /signing-keys/<kid>"},
     "keyosk:keys:write": {
@@ -268,7 +304,7 @@ SCOPES = {
         "POST /signing-keys/<kid>/compromise",
         "DELETE /signing-keys/<kid>",
     },
-}  # fmt: skip
+}
 #: What an account may do to itself without any scope.
 ITSELF = {
     "GET /accounts/<account>", "GET /accounts/<account>/api-keys",
@@ -289,6 +325,7 @@ def test_every_other_decision_needs_the_scope_that_is_for_it() -> None:
     for route, method in DECIDED:
         if not is_open(route, method) and not route.access[method].any_caller:
             found.setdefault(route.access[method].scope, set()).add(f"{method} {route.path}")
+
     assert found == SCOPES
     assert SCOPES.keys() <= KEYOSK_SCOPES.keys()
 
@@ -515,6 +552,7 @@ def test_an_api_key_opens_nothing_that_touches_credentials(holders: Mapping[str,
 
 def test_a_token_opens_no_more_than_it_was_narrowed_to(holders: Mapping[str, Person]) -> None:
     narrow = holders[ADMIN].bearer(scope="keyosk:accounts:read")
+
     assert narrow.get("/accounts").status_code == 200
     assert_problem(narrow.delete(f"/accounts/{ABSENT['account']}"), 403, "insufficient_scope")
     assert_problem(narrow.get("/services"), 403, "insufficient_scope")
@@ -525,9 +563,12 @@ def test_a_key_limited_to_other_scopes_leaves_an_admin_nothing_of_keyosk(
 ) -> None:
     person = holders[ADMIN]
     for scopes, status in (
-        ([f"{service}:read"], 403), ([], 403), (["keyosk:services:read"], 403),
-        (["keyosk:accounts:read"], 200), ([ADMIN], 200),
-    ):  # fmt: skip
+        ([f"{service}:read"], 403),
+        ([], 403),
+        (["keyosk:services:read"], 403),
+        (["keyosk:accounts:read"], 200),
+        ([ADMIN], 200),
+    ):
         made = admin.post(f"{person.path}/api-keys", json={"name": "k", "scopes": scopes})
         client = server.client(person.username, made.json()["secret"])
         assert client.get("/accounts").status_code == status
@@ -536,7 +577,9 @@ def test_a_key_limited_to_other_scopes_leaves_an_admin_nothing_of_keyosk(
 @table("route", [route for route in ROUTES if "GET" in route.access], ids=lambda route: route.path)
 def test_head_is_answered_as_get(admin: Client, existing: Mapping[str, str], route: Route) -> None:
     path = path_of(route, existing)
+
     head, get = admin.request("HEAD", path), admin.get(path)
+
     assert head.content == b""
     assert head.status_code == get.status_code
     for name in ("Content-Type", "ETag", "Cache-Control", "WWW-Authenticate", "Content-Length"):
@@ -558,6 +601,7 @@ def test_an_account_reads_itself_by_any_of_its_names_alone(weak: Person, alice: 
 def test_an_answer_about_another_does_not_tell_if_it_exists(weak: Person, alice: Person) -> None:
     answers = [weak.by_key.get(f"/accounts/{name}") for name in (alice.username, "nobody-at-all")]
     details = [{**answer.json(), "request_id": ""} for answer in answers]
+
     assert details[0] == details[1]
 
 
@@ -613,9 +657,11 @@ def test_a_grant_that_is_taken_away_is_gone_at_once(
     end = soon()
     ended = {"name": "keyosk:accounts:read", "until": rfc3339(end)}
     scopes = [] if how == "removed" else [ended]
+
     assert admin.put(f"{operator.path}/grants", json={"scopes": scopes}).status_code == 200
     if how == "ended":
         wait_for(end)
+
     assert statuses(clients) == {"token": 401, "token by key": 401, "key": 403, "password": 403}
     assert operator.bearer().get("/accounts/me").status_code == 200
 
@@ -624,7 +670,9 @@ def test_a_grant_for_one_kind_of_credential_counts_for_tokens_by_that_kind_only(
     admin: Client, operator: Person, clients: Mapping[str, Client]
 ) -> None:
     grant = {"name": "keyosk:accounts:read", "with": "password"}
+
     assert admin.put(f"{operator.path}/grants", json={"scopes": [grant]}).status_code == 200
+
     assert statuses(clients) == {"token": 401, "token by key": 401, "key": 403, "password": 200}
     assert operator.bearer().get("/accounts?limit=1").status_code == 200
 
@@ -634,6 +682,7 @@ def test_an_old_token_does_not_gain_what_is_granted_later(
 ) -> None:
     add = {"add": {"scopes": [ADMIN]}}
     assert admin.patch(f"{operator.path}/grants", json=add).status_code == 200
+
     assert clients["token"].get("/services").status_code == 403
     assert operator.bearer().get("/services").status_code == 200
 
@@ -655,8 +704,11 @@ def test_a_key_loses_its_power_at_once_and_the_tokens_that_came_from_it_too(
 
     status = 403 if how == "limited" else 401
     assert statuses(clients) == {
-        "token": 200, "token by key": 401, "key": status, "password": 200,
-    }  # fmt: skip
+        "token": 200,
+        "token by key": 401,
+        "key": status,
+        "password": 200,
+    }
 
 
 # --- Closed when in doubt -------------------------------------------------------------------------
@@ -707,6 +759,7 @@ def test_an_address_added_past_the_table_is_refused_to_an_admin(installation: In
     flask = app.create_app(installation)
     flask.add_url_rule("/backdoor", "backdoor", lambda: "open", methods=["GET", "POST"])
     client = flask.test_client()
+
     for method in ("GET", "POST"):
         answer = client.open("/backdoor", method=method, auth=("admin", live.ADMIN_PASSWORD))
         assert answer.status_code == 405
@@ -718,5 +771,6 @@ def test_a_decision_that_says_nothing_lets_in_nobody_anonymous(installation: Ins
     flask = Flask("test", static_folder=None)
     flask.add_url_rule("/page", "page", lambda: "open")
     gate = Gate(installation, {"page": {"GET": Access()}})
+
     with flask.test_request_context("/page"), pytest.raises(BadCredentials):
         gate.check(request)

@@ -105,9 +105,14 @@ def test_an_account_is_found_by_its_id_and_by_any_spelling_of_its_username(admin
     made = make_account(admin, "renée")
     name = made["username"]
     spellings = [
-        made["id"], made["id"].upper(), name, name.upper(), name.title(),
-        unicodedata.normalize("NFD", name), fullwidth(name),
-    ]  # fmt: skip
+        made["id"],
+        made["id"].upper(),
+        name,
+        name.upper(),
+        name.title(),
+        unicodedata.normalize("NFD", name),
+        fullwidth(name),
+    ]
     assert len(set(spellings)) == len(spellings)
     for spelling in spellings:
         assert admin.get(f"/accounts/{spelling}").json() == made, spelling

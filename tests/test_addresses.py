@@ -146,8 +146,11 @@ def test_no_header_of_a_request_names_an_address(client: FlaskClient) -> None:
         "Forwarded": "host=evil.example;proto=http",
     }
     for path in (
-        "/.well-known/openid-configuration", "/accounts?limit=1", "/openapi.json", "/docs",
-    ):  # fmt: skip
+        "/.well-known/openid-configuration",
+        "/accounts?limit=1",
+        "/openapi.json",
+        "/docs",
+    ):
         answer = client.get(path, headers=headers)
         assert answer.status_code == 200
         assert "evil" not in answer.text + str(answer.headers), path

@@ -40,6 +40,7 @@ def swapped(key: str, first: int, second: int) -> str:
 
 def test_the_checksum_is_the_crc32_in_base62_most_significant_digit_first() -> None:
     key = KNOWN + base62(crc32_bit_by_bit(KNOWN.encode()))
+
     assert len(key) == 43
     assert api_key_format.is_well_formed(key)
 
@@ -60,6 +61,7 @@ def test_a_small_checksum_is_padded_with_zeros() -> None:
 @table("character", ["-", "_", " ", "+", "\x00"])
 def test_a_right_checksum_does_not_excuse_a_character_outside_base62(character: str) -> None:
     body = "kysk_" + character * 32
+
     assert not api_key_format.is_well_formed(body + base62(crc32_bit_by_bit(body.encode())))
 
 
@@ -74,6 +76,7 @@ def test_every_generated_key_is_well_formed(key: str) -> None:
 
 def test_generated_keys_differ_and_use_the_whole_alphabet() -> None:
     made = [api_key_format.generate() for _ in range(500)]
+
     assert len(set(made)) == 500
     assert {character for key in made for character in key[5:37]} == set(ALPHABET)
 
@@ -81,12 +84,14 @@ def test_generated_keys_differ_and_use_the_whole_alphabet() -> None:
 @given(key=keys, position=st.integers(0, 42), character=st.characters())
 def test_one_changed_character_is_found(key: str, position: int, character: str) -> None:
     changed = key[:position] + character + key[position + 1 :]
+
     assert api_key_format.is_well_formed(changed) == (changed == key)
 
 
 @given(key=keys, first=st.integers(0, 36), second=st.integers(0, 36))
 def test_two_swapped_characters_of_the_body_are_found(key: str, first: int, second: int) -> None:
     changed = swapped(key, first, second)
+
     assert api_key_format.is_well_formed(changed) == (changed == key)
 
 
@@ -94,6 +99,7 @@ def test_two_swapped_characters_of_the_body_are_found(key: str, first: int, seco
 def test_two_neighbours_in_the_wrong_order_are_found(key: str, position: int) -> None:
     # Across the border of body and checksum this fails once in some 2**32 keys.
     changed = swapped(key, position, position + 1)
+
     assert api_key_format.is_well_formed(changed) == (changed == key)
 
 
@@ -137,9 +143,11 @@ def test_a_key_is_the_same_in_every_encoding_that_clients_use(key: str) -> None:
 
 def test_a_key_is_stored_as_its_sha256() -> None:
     key = api_key_format.generate()
+
     assert api_key_format.digest(key) == hashlib.sha256(key.encode()).digest()
 
 
 def test_the_prefix_tells_keys_apart_and_keeps_148_bits_secret() -> None:
     key = api_key_format.generate()
+
     assert api_key_format.prefix(key) == key[:12]

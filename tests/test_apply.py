@@ -165,8 +165,11 @@ def test_each_change_is_in_the_audit_log_once(installation: Installation) -> Non
     known = len(actions(installation))
     apply(installation, **WHOLE)
     assert actions(installation)[known:] == [
-        "service.create", "role.create", "account.create", "grants.change",
-    ]  # fmt: skip
+        "service.create",
+        "role.create",
+        "account.create",
+        "grants.change",
+    ]
     known += 4
     apply(installation, services=[{"name": "todo", "title": "To-do"}])
     assert actions(installation)[known:] == ["service.change"]
@@ -246,12 +249,15 @@ def test_null_resets_a_field(installation: Installation) -> None:
     nulls = {
         "services": [
             {
-                "name": "todo", "token_lifetime": None, "title": None, "accepts": None,
+                "name": "todo",
+                "token_lifetime": None,
+                "title": None,
+                "accepts": None,
                 "enabled": None,
             }
         ],
         "accounts": [{"username": "alice", "expires_at": None}],
-    }  # fmt: skip
+    }
     assert len(apply(installation, **nulls)) == 2
     service = installation.services.get("todo")
     assert service.policy.token_lifetime is None
@@ -419,10 +425,16 @@ def test_all_faults_are_told_at_once_by_their_paths() -> None:
         )
     faults = {fault.field: fault.message for fault in refused.value.faults}
     assert faults.keys() == {
-        "owners", "services.0.titel", "services.0.token_lifetime", "services.1.name",
-        "accounts.0.password", "accounts.0.enabled", "accounts.1.api_keys",
-        "accounts.2.grants.scopes.0.with", "grants.0.account",
-    }  # fmt: skip
+        "owners",
+        "services.0.titel",
+        "services.0.token_lifetime",
+        "services.1.name",
+        "accounts.0.password",
+        "accounts.0.enabled",
+        "accounts.1.api_keys",
+        "accounts.2.grants.scopes.0.with",
+        "grants.0.account",
+    }
     assert faults["accounts.0.password"].startswith("Is not allowed in this file")
     assert "in a file" not in str(refused.value)
 
@@ -439,9 +451,15 @@ def test_rules_of_the_domain_are_told_by_their_paths_too(installation: Installat
         grants=[{"account": "nobody", "roles": ["editor"]}],
     )
     assert faults.keys() == {
-        "services.0.name", "services.0.token_lifetime", "services.0.scopes", "roles.0.scopes",
-        "accounts.0.username", "accounts.1.grants.scopes", "accounts.1.grants.roles", "grants.0",
-    }  # fmt: skip
+        "services.0.name",
+        "services.0.token_lifetime",
+        "services.0.scopes",
+        "roles.0.scopes",
+        "accounts.0.username",
+        "accounts.1.grants.scopes",
+        "accounts.1.grants.roles",
+        "grants.0",
+    }
 
 
 @pytest.mark.parametrize(
@@ -721,10 +739,13 @@ def test_a_document_that_cannot_be_meant_is_refused(text: str | bytes, fault: st
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("a.json", '{"a": 1, "a": 2}'), ("a.json", "{"), ("a.json", "[" * 100_000),
-        ("a.toml", "a = 1\na = 2\n"), ("a.toml", "a"),
+        ("a.json", '{"a": 1, "a": 2}'),
+        ("a.json", "{"),
+        ("a.json", "[" * 100_000),
+        ("a.toml", "a = 1\na = 2\n"),
+        ("a.toml", "a"),
     ],
-)  # fmt: skip
+)
 def test_so_it_is_in_json_and_toml(name: str, text: str) -> None:
     with pytest.raises(Invalid, match=re.escape(name)):
         documents.parse(text.encode(), name=name)

@@ -131,8 +131,12 @@ def test_faults_are_told_by_their_paths(installation: Installation) -> None:
         ],
     )
     assert set(found) == {
-        "issuers.0.issuer", "rules.0.claims", "rules.1.account", "rules.2.account", "rules.3",
-    }  # fmt: skip
+        "issuers.0.issuer",
+        "rules.0.claims",
+        "rules.1.account",
+        "rules.2.account",
+        "rules.3",
+    }
     with pytest.raises(Invalid) as unknown:
         manifest(issuers=[{**ISSUER, "secret": "x"}], rules=[{**RULE, "claim": {}}])
     assert {fault.field for fault in unknown.value.faults} == {
@@ -230,10 +234,13 @@ def test_a_dry_run_tells_what_changes(admin: Client, made: dict[str, Any]) -> No
     )["changes"]
     assert changes == [
         {
-            "action": "change", "kind": "rule", "name": f"{rule['issuer']}/deploy",
-            "before": {"claims": rule["claims"]}, "after": {"claims": {"repository_id": "1"}},
+            "action": "change",
+            "kind": "rule",
+            "name": f"{rule['issuer']}/deploy",
+            "before": {"claims": rule["claims"]},
+            "after": {"claims": {"repository_id": "1"}},
         }
-    ]  # fmt: skip
+    ]
     assert done(admin.get(f"/issuers/{rule['issuer']}/rules/deploy"))["claims"] == rule["claims"]
 
 

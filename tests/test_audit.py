@@ -81,11 +81,17 @@ def test_a_row_tells_who_whence_what_and_how_it_ended(admin: Client, admin_id: s
     assert len(row.pop("hash")) == 64
     assert row.pop("sequence") > 0
     assert row == {
-        "via": None, "actor": admin_id, "actor_name": "admin", "credential": "password",
-        "address": admin.source, "request_id": answer.headers["X-Request-Id"],
-        "action": "account.create", "target": f"account/{answer.json()['id']}", "before": None,
+        "via": None,
+        "actor": admin_id,
+        "actor_name": "admin",
+        "credential": "password",
+        "address": admin.source,
+        "request_id": answer.headers["X-Request-Id"],
+        "action": "account.create",
+        "target": f"account/{answer.json()['id']}",
+        "before": None,
         "outcome": "done",
-    }  # fmt: skip
+    }
 
 
 def test_by_api_key_the_row_has_the_id_of_the_key(admin: Client) -> None:
@@ -111,12 +117,16 @@ def test_changes_of_an_account_have_rows_with_what_differs(admin: Client) -> Non
             {"display_name": "B", "enabled": False},
         ),
         (
-            "PATCH", "", {"claims": {"team": "red"}}, "account.change", {"claims": {}},
+            "PATCH",
+            "",
+            {"claims": {"team": "red"}},
+            "account.change",
+            {"claims": {}},
             {"claims": {"team": "red"}},
         ),
         ("PUT", "/password", {"password": NEW_PASSWORD}, "password.set", None, None),
         ("DELETE", "/password", None, "password.delete", None, None),
-    ]  # fmt: skip
+    ]
     for method, below, body, action, before, after in steps:
         row = row_of(admin, admin.request(method, person.path + below, json=body), action)
         assert (row["target"], row["before"], row["after"]) == (target, before, after)
@@ -196,8 +206,10 @@ def test_what_changes_nothing_leaves_no_row_of_a_change(admin: Client) -> None:
 def test_a_command_is_the_operators(server: LiveServer, admin: Client) -> None:
     username = live.unique("by-command")
     assert server.run("account", "create", username).returncode == 0
+
     account_id = done(admin.get(f"/accounts/{username}"))["id"]
     (row,) = trail(admin, target=f"account/{account_id}")
+
     assert (row["action"], row["actor"], row["actor_name"]) == ("account.create", None, "operator")
     assert (row["credential"], row["address"]) == (None, None)
     assert row["request_id"]  # commands call the API, inside their own process
@@ -447,6 +459,7 @@ def tamper(installation: Installation, *statements: str) -> None:
 
 def test_an_honest_log_verifies(chain: Installation) -> None:
     verdict = chain.audit.verify()
+
     rows = all_rows(chain)
     assert (verdict.fault, verdict.rows, verdict.checkpoints) == (None, len(rows), 3)
     assert [row.sequence for row in rows] == list(range(1, len(rows) + 1))
@@ -469,10 +482,19 @@ TAMPERING: Mapping[str, tuple[str, ...]] = {
     **{
         f"{column} changed": (f"UPDATE audit_row SET {column} = {value} WHERE sequence = 4",)
         for column, value in {
-            "id": "'another'", "time": "time + 1", "actor": "'somebody'",
-            "actor_name": "'somebody'", "credential": "'password'", "address": "'192.0.2.1'",
-            "request_id": "'another'", "action": "'account.change'", "target": "'account/another'",
-            "before": "'{}'", "after": "'{}'", "outcome": "'refused'", "hash": f"'{'0' * 64}'",
+            "id": "'another'",
+            "time": "time + 1",
+            "actor": "'somebody'",
+            "actor_name": "'somebody'",
+            "credential": "'password'",
+            "address": "'192.0.2.1'",
+            "request_id": "'another'",
+            "action": "'account.change'",
+            "target": "'account/another'",
+            "before": "'{}'",
+            "after": "'{}'",
+            "outcome": "'refused'",
+            "hash": f"'{'0' * 64}'",
         }.items()
     },
     "the newest row changed": (
@@ -509,20 +531,27 @@ TAMPERING: Mapping[str, tuple[str, ...]] = {
         f"INSERT INTO checkpoint (sequence, hash, time, signature) SELECT 3, {_HEX}, 0, "
         "(SELECT min(signature) FROM checkpoint) FROM audit_row WHERE sequence = 3",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("how", TAMPERING)
 def test_tampering_is_found(chain: Installation, how: str) -> None:
     assert chain.audit.verify().fault is None
     tamper(chain, *TAMPERING[how])
+
     assert chain.audit.verify().fault is not None
 
 
 def test_rows_of_an_import_verify_whatever_is_in_them(chain: Installation) -> None:
     texts = [
-        "plain", 'a " and a \\', "a tab\tand a line\n", "Zo\xeb", "a \x7f", "\u2028", "\U0001f600",
-    ]  # fmt: skip
+        "plain",
+        'a " and a \\',
+        "a tab\tand a line\n",
+        "Zo\xeb",
+        "a \x7f",
+        "\u2028",
+        "\U0001f600",
+    ]
     lines = [
         Line(number=1, size=1, fields={"username": live.unique("row"), "claims": {text: text}})
         for text in texts
@@ -572,7 +601,9 @@ def test_the_log_goes_on_whatever_its_checkpoints_say(chain: Installation, value
     if not chain.database.is_sqlite:
         pytest.skip("columns of PostgreSQL take values of their own type only")
     tamper(chain, f"UPDATE checkpoint SET time = {value}")
+
     write_rows(chain, 1)
+
     assert chain.audit.verify().fault is None
 
 
@@ -618,7 +649,9 @@ def test_a_checkpoint_that_another_signed_is_found(chain: Installation, tmp_path
 def test_a_token_is_no_checkpoint_and_a_checkpoint_no_token(chain: Installation) -> None:
     ((signature,), *_) = rows_of(chain, "SELECT signature FROM checkpoint")
     server = app.create_app(chain).test_client()
+
     answer = server.get("/accounts/me", headers={"Authorization": f"Bearer {signature}"})
+
     assert answer.status_code == 401
 
 
@@ -668,7 +701,9 @@ def test_a_pruned_log_verifies_and_tells_it_was_pruned(chain: Installation, cloc
 
 def test_nothing_young_is_pruned(chain: Installation, clock: Clock) -> None:
     known = all_rows(chain)
+
     assert chain.audit.prune(OPERATOR, int(clock.now) - 30 * DAY) == 0
+
     assert all_rows(chain) == known
 
 
@@ -823,7 +858,9 @@ def test_tampering_with_a_pruned_log_is_found(
 ) -> None:
     assert chain.audit.prune(OPERATOR, int(clock.now) - DAY) > 0
     assert chain.audit.verify().fault is None
+
     tamper(chain, statement)
+
     assert chain.audit.verify().fault is not None
 
 
@@ -854,6 +891,7 @@ def test_the_commands_list_verify_and_prune(prepared_url: str, tmp_path: Path) -
 
 def test_the_log_of_a_server_at_work_verifies(server: LiveServer) -> None:
     ran = server.run("audit", "verify")
+
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 

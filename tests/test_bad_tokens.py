@@ -125,9 +125,13 @@ def test_a_service_that_polls_knows_what_is_revoked(
 
 #: The tokens that differ in their scopes only, for a service with one scope.
 SCOPES = {
-    "scope-empty", "scope-longer", "scope-shorter", "scope-with-prefix", "scope-case",
+    "scope-empty",
+    "scope-longer",
+    "scope-shorter",
+    "scope-with-prefix",
+    "scope-case",
     "scope-elsewhere",
-}  # fmt: skip
+}
 
 
 #: How a careless service looks for a scope, and which tokens it lets in then.

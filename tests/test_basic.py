@@ -46,6 +46,7 @@ def test_the_vectors(row: dict[str, str]) -> None:
 
 def test_the_vector_of_the_form_encoding() -> None:
     pairs = basic.candidates(header("u:" + FORM_ENCODING["encoded"]))
+
     assert ("u", FORM_ENCODING["plain"]) in pairs
 
 
@@ -159,6 +160,7 @@ def test_every_pair_logs_in_from_every_kind_of_client(username: str, secret: str
 )
 def test_every_latin_1_pair_logs_in_from_a_latin_1_client(username: str, secret: str) -> None:
     encoded = ":".join(quote_plus(half, encoding="iso-8859-1") for half in (username, secret))
+
     plain = basic.candidates(header(f"{username}:{secret}".encode("iso-8859-1")))
     assert (username, secret) in plain
     assert (username, secret) in basic.candidates(header(encoded))
@@ -183,23 +185,27 @@ def test_any_header_gives_one_to_three_clean_pairs_or_is_refused(value: str) -> 
 
 def test_an_api_key_has_one_reading() -> None:
     key = api_key_format.generate()
+
     assert basic.candidates(header(f"alice:{key}")) == (("alice", key),)
 
 
 @table("letter", ["a", "\u20ac", "\U0001f511"])
 def test_the_longest_pair_fits_as_it_is(letter: str) -> None:
     pair = (letter * 255, letter * 1024)
+
     assert basic.candidates(header(":".join(pair)))[0] == pair
 
 
 def test_the_longest_pair_of_the_basic_plane_fits_form_encoded() -> None:
     pair = ("\u20ac" * 255, "\u20ac" * 1024)
+
     assert pair in basic.candidates(header(":".join(map(quote_plus, pair))))
 
 
 @table("raw", [b"u:top\xa3secret\x00", b"topsecret", b"u:top%secret\x01"])
 def test_a_refusal_holds_nothing_of_the_header(raw: bytes) -> None:
     error = assert_refused(header(raw))
+
     assert error.__context__ is None
     assert error.__cause__ is None
     assert "secret" not in repr(error) + str(error.args)
@@ -208,6 +214,7 @@ def test_a_refusal_holds_nothing_of_the_header(raw: bytes) -> None:
 def test_reading_a_header_takes_microseconds() -> None:
     value = header(f"svc.build-01:{api_key_format.generate()}")
     best = min(_seconds_of_a_thousand(value) for _ in range(5))
+
     # 3 us on the machine where this was written; the bound only finds a change of kind.
     assert best / 1000 < 100e-6
 

@@ -92,6 +92,7 @@ def test_the_pairs_of_the_vectors_log_in_in_every_encoding(
 @table("row", REFUSED, ids=[row["name"] for row in REFUSED])
 def test_headers_that_vectors_refuse_are_refused(server: LiveServer, row: dict[str, str]) -> None:
     answer = log_in(server, row["header"])
+
     assert answer.status_code == 401
     assert answer.json()["code"] == "bad_credentials"
 
@@ -99,6 +100,7 @@ def test_headers_that_vectors_refuse_are_refused(server: LiveServer, row: dict[s
 def test_the_form_encoding_of_the_rfc_is_understood(server: LiveServer, admin: Client) -> None:
     account = make_account(admin, live.unique("u"), FORM_ENCODING["plain"] + FILLER)
     raw = f"{account.username}:{FORM_ENCODING['encoded']}{FILLER}".encode()
+
     assert_logs_in(log_in(server, f"Basic {base64.b64encode(raw).decode()}"), account)
 
 
@@ -108,16 +110,21 @@ def test_the_form_encoding_of_the_rfc_is_understood(server: LiveServer, admin: C
 @table(
     "password",
     [
-        "100% sure+certain about it", "this is %41 and not an A", "a+b%2Bc%20d is what was typed",
-        "%E2%82%AC as somebody typed it", "\u00c3\u00a9 looks like a broken \u00e9",
-        " begins and ends with a space ", "colon:in:the:middle:of:it",
+        "100% sure+certain about it",
+        "this is %41 and not an A",
+        "a+b%2Bc%20d is what was typed",
+        "%E2%82%AC as somebody typed it",
+        "\u00c3\u00a9 looks like a broken \u00e9",
+        " begins and ends with a space ",
+        "colon:in:the:middle:of:it",
         "\U0001f511 an emoji is a character",
     ],
-)  # fmt: skip
+)
 def test_a_password_that_looks_encoded_logs_in_as_it_is_and_encoded(
     server: LiveServer, admin: Client, password: str
 ) -> None:
     account = make_account(admin, live.unique("odd"), password)
+
     for form in set(forms_of(password)) - {"percent-encoded", "form-encoded in ISO-8859-1"}:
         # Two forms may read as another pair that is tried first; it is not this account's.
         assert_logs_in(log_in(server, header(account.username, password, form)), account)
@@ -126,11 +133,13 @@ def test_a_password_that_looks_encoded_logs_in_as_it_is_and_encoded(
 def test_a_password_is_not_decoded_twice(server: LiveServer, admin: Client) -> None:
     account = make_account(admin, live.unique("once"), "either a+b or c+d, never both")
     twice = quote_plus(quote_plus(account.password))
+
     assert log_in(server, header(account.username, twice, "as it is in UTF-8")).status_code == 401
 
 
 def test_usernames_beyond_ascii_log_in_in_every_encoding(server: LiveServer, admin: Client) -> None:
     account = make_account(admin, live.unique("j\u00f6rg"), "a password of some length")
+
     for form in FORMS:
         assert_logs_in(log_in(server, header(account.username, account.password, form)), account)
     # Decomposed, as some systems type it.
@@ -143,12 +152,15 @@ def test_usernames_beyond_ascii_log_in_in_every_encoding(server: LiveServer, adm
 def test_a_password_typed_in_parts_is_the_same_password(server: LiveServer, admin: Client) -> None:
     account = make_account(admin, live.unique("nfc"), "caf\u00e9 with some more letters")
     decomposed = account.password.replace("\u00e9", "e\u0301")
+
     value = header(account.username, decomposed, "as it is in UTF-8")
+
     assert_logs_in(log_in(server, value), account)
 
 
 def test_case_and_spaces_of_a_password_count(server: LiveServer, admin: Client) -> None:
     account = make_account(admin, live.unique("exact"), "Exactly this, no other")
+
     for other in ("exactly this, no other", account.password + " ", account.password[:-1]):
         value = header(account.username, other, "as it is in UTF-8")
         assert log_in(server, value).status_code == 401
@@ -174,6 +186,7 @@ def test_an_api_key_logs_in_in_every_encoding_and_nowhere_but_as_the_secret(
     account = make_account(admin, live.unique("keyed"), "a password of some length")
     made = admin.post(f"/accounts/{account.username}/api-keys", json={"name": "k"})
     secret = made.json()["secret"]
+
     for form in FORMS:
         assert_logs_in(log_in(server, header(account.username, secret, form)), account)
     for user, password in ((secret, ""), ("", secret), (secret, secret)):
@@ -212,7 +225,9 @@ def test_an_oauth_library_logs_in(server: LiveServer, alice: Account) -> None:
     """RFC 6749 section 2.3.1, as Spring, Go's oauth2 and authlib's servers have it."""
     auth = (quote_plus(alice.username), quote_plus(alice.password))
     body = {"grant_type": "client_credentials"}
+
     answer = server.client(*auth).post("/auth/token", data=body)
+
     assert answer.status_code == 200
     assert answer.json()["token_type"] == "Bearer"
 
@@ -233,7 +248,9 @@ def curl(*arguments: str, text: str = "") -> str:
 
 def test_curl_logs_in_by_option(server: LiveServer, alice: Account) -> None:
     user = f"{alice.username}:{alice.password}"
+
     shown = curl("-u", user, "-X", "POST", f"{server.url}/auth/token")
+
     assert json.loads(shown)["token_type"] == "Bearer"
     wrong = json.loads(curl("-u", user + "x", "-X", "POST", f"{server.url}/auth/token"))
     assert wrong["error"] == "invalid_client"
@@ -242,11 +259,14 @@ def test_curl_logs_in_by_option(server: LiveServer, alice: Account) -> None:
 def test_curl_logs_in_by_configuration_on_stdin(server: LiveServer, alice: Account) -> None:
     """So that the password stands in no list of processes."""
     user = f"{alice.username}:{alice.password}".replace("\\", "\\\\").replace('"', '\\"')
+
     shown = curl("-K", "-", f"{server.url}/auth/token", text=f'user = "{user}"\n')
+
     assert json.loads(shown)["token_type"] == "Bearer"
 
 
 def test_the_header_format_goes_from_curl_to_curl(server: LiveServer, alice: Account) -> None:
     user = f"{alice.username}:{alice.password}"
     line = curl("-u", user, f"{server.url}/auth/token?format=header&audience=keyosk")
+
     assert json.loads(curl("-H", "@-", f"{server.url}/accounts/me", text=line))["id"] == alice.id

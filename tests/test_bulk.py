@@ -149,6 +149,7 @@ def test_an_imported_account_logs_in_and_has_what_it_was_granted(
     admin.post("/roles", json={"name": role, "scopes": [scope]})
     username = unique("alice")
     imported(admin, jsonl({"username": username, "password": GOOD, "grants": {"roles": [role]}}))
+
     assert server.client(username, GOOD).post("/auth/token").json()["scope"] == scope
 
 
@@ -277,13 +278,20 @@ def test_bad_lines_are_told_and_touch_no_other(admin: Client, subtests: pytest.S
 
 def test_all_that_is_wrong_with_a_line_is_told_at_once(admin: Client) -> None:
     line = {
-        "username": "a:b", "display_name": "x" * 300, "password": "short", "password_hash": "plain",
+        "username": "a:b",
+        "display_name": "x" * 300,
+        "password": "short",
+        "password_hash": "plain",
         "grants": {"scopes": ["no:such"]},
-    }  # fmt: skip
+    }
     results, _ = imported(admin, jsonl(line))
     assert {fault["field"] for fault in results[0]["errors"]} == {
-        "username", "display_name", "password", "password_hash", "scopes",
-    }  # fmt: skip
+        "username",
+        "display_name",
+        "password",
+        "password_hash",
+        "scopes",
+    }
 
 
 @pytest.mark.attack
@@ -350,9 +358,12 @@ def test_all_but_the_password_may_be_updated(server: LiveServer, admin: Client, 
     line = {"username": username, "metadata": {"a": 1, "b": 2}, "password": GOOD}
     results, _ = imported(admin, jsonl(line))
     changed = {
-        "username": username, "display_name": "New", "metadata": {"a": 3},
-        "password": "another good long password", "grants": {"scopes": [scope]},
-    }  # fmt: skip
+        "username": username,
+        "display_name": "New",
+        "metadata": {"a": 3},
+        "password": "another good long password",
+        "grants": {"scopes": [scope]},
+    }
 
     second, summary = imported(admin, jsonl(changed), "?on_conflict=update")
     assert (second[0]["status"], second[0]["id"]) == ("updated", results[0]["id"])
@@ -1045,9 +1056,12 @@ def test_an_export_takes_the_filters_of_the_list(admin: Client) -> None:
 def test_what_an_export_gives_an_import_takes(admin: Client, scope: str) -> None:
     username = unique("round")
     line = {
-        "username": username, "display_name": "Round Trip", "metadata": {"a": [1, None]},
-        "expires_at": "2099-01-31T12:00:00Z", "grants": {"scopes": [scope]},
-    }  # fmt: skip
+        "username": username,
+        "display_name": "Round Trip",
+        "metadata": {"a": [1, None]},
+        "expires_at": "2099-01-31T12:00:00Z",
+        "grants": {"scopes": [scope]},
+    }
     imported(admin, jsonl(line))
     (shape,) = exported(admin, f"?q={username}")
     admin.delete(f"/accounts/{username}")

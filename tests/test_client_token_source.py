@@ -198,13 +198,17 @@ def test_a_good_token_is_used_while_keyosk_is_away(keyosk: Issuer, clock: Clock)
             (httpx.Response(200, text=f'{{"access_token": {token}, "expires_in": {seconds}}}'), bad)
             for bad in ["invalid_response"]
             for token, seconds in [
-                ('"t"', "NaN"), ('"t"', "1e999"), ("null", "900"), ("5", "900"),
-                ('"t\\r\\nX-Evil: 1"', "900"), ('""', "900"),
+                ('"t"', "NaN"),
+                ('"t"', "1e999"),
+                ("null", "900"),
+                ("5", "900"),
+                ('"t\\r\\nX-Evil: 1"', "900"),
+                ('""', "900"),
             ]
         ),
         (httpx.Response(302, headers={"Location": "https://attacker.example"}), "invalid_response"),
     ],
-)  # fmt: skip
+)
 def test_a_refusal_is_told_at_once(
     keyosk: Issuer, clock: Clock, response: httpx.Response, error: str
 ) -> None:
@@ -299,8 +303,11 @@ def test_the_login_may_come_from_the_environment_or_a_file(
     tokens.token()
     sent = [base64.b64decode(r.headers["Authorization"][6:]).decode() for r in keyosk.requests]
     assert sent == [
-        "backend:from-environment", "backend:from-file", "backend:from-file", "backend:replaced",
-    ]  # fmt: skip
+        "backend:from-environment",
+        "backend:from-file",
+        "backend:from-file",
+        "backend:replaced",
+    ]
 
 
 @pytest.mark.parametrize("content", [None, b"", b" \r\n", b"\xff\xfe"])
@@ -364,10 +371,13 @@ def test_a_file_that_is_not_there_for_a_moment_costs_nobody_a_good_token(
 @pytest.mark.parametrize(
     "options",
     [
-        {"issuer": None}, {"username": None}, {"secret": None}, {"secret": ""},
+        {"issuer": None},
+        {"username": None},
+        {"secret": None},
+        {"secret": ""},
         {"secret_file": "secret"},
     ],
-)  # fmt: skip
+)
 def test_what_is_missing_is_told(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("KEYOSK_CLIENT_")]:
         monkeypatch.delenv(name)

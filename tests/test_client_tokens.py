@@ -228,13 +228,24 @@ def test_a_token_has_one_text(keyosk: Issuer) -> None:
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
     turned = alphabet[alphabet.index(signature[-1]) + 1]
     others = [
-        f"{header}.{payload}.{signature[:-1]}{turned}", f"{text}==",
-        f"{header}=.{payload}.{signature}", f"{text}.", f".{text}", f"{text}\n", f" {text}",
-        f"{header}.{payload}", f"{header}.{payload}.", f"{header}..{signature}",
-        f"{header}.{payload}.{signature}.{signature}", f"{header}.{payload}.{signature}A",
-        text.replace("-", "+").replace("_", "/") + "+", "", "..", "x" * 100_000,
+        f"{header}.{payload}.{signature[:-1]}{turned}",
+        f"{text}==",
+        f"{header}=.{payload}.{signature}",
+        f"{text}.",
+        f".{text}",
+        f"{text}\n",
+        f" {text}",
+        f"{header}.{payload}",
+        f"{header}.{payload}.",
+        f"{header}..{signature}",
+        f"{header}.{payload}.{signature}.{signature}",
+        f"{header}.{payload}.{signature}A",
+        text.replace("-", "+").replace("_", "/") + "+",
+        "",
+        "..",
+        "x" * 100_000,
         text + "\N{FULLWIDTH LATIN SMALL LETTER A}",
-    ]  # fmt: skip
+    ]
     for other in others:
         assert not is_accepted(by_thread, other), other
     assert is_accepted(by_thread, text)
@@ -309,10 +320,14 @@ def test_a_service_may_have_several_audiences(keyosk: Issuer) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        (ISSUER, ""), (ISSUER, []), (ISSUER, ["todo", ""]), ("login.example", "todo"),
-        ("file:///etc/passwd", "todo"), ("https://", "todo"),
+        (ISSUER, ""),
+        (ISSUER, []),
+        (ISSUER, ["todo", ""]),
+        ("login.example", "todo"),
+        ("file:///etc/passwd", "todo"),
+        ("https://", "todo"),
     ],
-)  # fmt: skip
+)
 def test_wrong_arguments_are_told_at_once(arguments: tuple[str, Any]) -> None:
     for kind in (Verifier, AsyncVerifier):
         with pytest.raises(ValueError, match=r"issuer|audience"):

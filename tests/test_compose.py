@@ -41,9 +41,12 @@ HOST: Final = "login.example.org"
 SUBNET: Final = "172.30.80."
 OURS: Final = f"10.214.{os.getpid() % 250}."
 ADDRESSES: Final = {
-    "caddy": f"{OURS}2", "postgresql": f"{OURS}130", "keyosk-1": f"{OURS}131",
-    "keyosk-2": f"{OURS}132", "prometheus": f"{OURS}133",
-}  # fmt: skip
+    "caddy": f"{OURS}2",
+    "postgresql": f"{OURS}130",
+    "keyosk-1": f"{OURS}131",
+    "keyosk-2": f"{OURS}132",
+    "prometheus": f"{OURS}133",
+}
 _START: Final = """
 set -eu
 hosts=$1 secrets=$2; shift 2
@@ -184,8 +187,11 @@ def machine(tmp_path: Path, postgres_server: PostgresServer) -> Iterator[Machine
         machine = Machine(tmp_path, until_stopped)
         start_postgresql(machine, postgres_server)
         keyosk: list[str | Path] = [
-            sys.executable, "-c", "from keyosk.cli import main; main()", "serve",
-        ]  # fmt: skip
+            sys.executable,
+            "-c",
+            "from keyosk.cli import main; main()",
+            "serve",
+        ]
         for service in ("keyosk-1", "keyosk-2"):
             machine.start(service, *keyosk, KEYOSK_BIND=":8080")
         caddyfile = tmp_path / "Caddyfile"

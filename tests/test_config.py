@@ -389,11 +389,17 @@ def test_a_weak_or_broken_secret_key_is_refused(text: str) -> None:
 
 
 NUMBERS = [
-    ("workers", 1, 64), ("threads", 1, 64), ("token_lifetime", 30, 86_400),
-    ("token_backdate", 0, 5), ("key_rotation_days", 0, 3_650), ("key_publish_ahead", 1, 604_800),
-    ("key_retain", 0, 604_800), ("argon2_memory_kib", 19_456, 1_048_576),
-    ("argon2_time_cost", 2, 20), ("argon2_parallelism", 1, 16),
-]  # fmt: skip
+    ("workers", 1, 64),
+    ("threads", 1, 64),
+    ("token_lifetime", 30, 86_400),
+    ("token_backdate", 0, 5),
+    ("key_rotation_days", 0, 3_650),
+    ("key_publish_ahead", 1, 604_800),
+    ("key_retain", 0, 604_800),
+    ("argon2_memory_kib", 19_456, 1_048_576),
+    ("argon2_time_cost", 2, 20),
+    ("argon2_parallelism", 1, 16),
+]
 
 
 @pytest.mark.parametrize(("name", "low", "high"), NUMBERS)
@@ -402,8 +408,16 @@ def test_a_number_keeps_within_its_bounds(name: str, low: int, high: int, folder
     for good in (low, high):
         assert getattr(load({variable: str(good)}), name) == good
     for bad in (
-        str(low - 1), str(high + 1), "-1", f"{low}.0", f" {low}", "1_0", "٤", "x", "9" * 5000,
-    ):  # fmt: skip
+        str(low - 1),
+        str(high + 1),
+        "-1",
+        f"{low}.0",
+        f" {low}",
+        "1_0",
+        "٤",
+        "x",
+        "9" * 5000,
+    ):
         assert refusal(variable, bad) == f"must be a whole number from {low} to {high}"
     for toml_value in (f"{low}.5", "true", "[1]", "nan"):
         toml(folder, f"{name} = {toml_value}")
@@ -441,10 +455,13 @@ def test_trusted_proxies_are_networks() -> None:
 @table(
     ("text", "network"),
     [
-        ("::ffff:10.0.0.0/104", "10.0.0.0/8"), ("::ffff:192.0.2.7", "192.0.2.7/32"),
-        ("::ffff:0:0/96", "0.0.0.0/0"), ("::/0", "::/0"), ("64:ff9b::/96", "64:ff9b::/96"),
+        ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+        ("::ffff:192.0.2.7", "192.0.2.7/32"),
+        ("::ffff:0:0/96", "0.0.0.0/0"),
+        ("::/0", "::/0"),
+        ("64:ff9b::/96", "64:ff9b::/96"),
     ],
-)  # fmt: skip
+)
 def test_a_proxy_with_ipv4_in_ipv6_is_one_with_ipv4(text: str, network: str) -> None:
     assert load({"KEYOSK_TRUSTED_PROXIES": text}).trusted_proxies == (ip_network(network),)
 
@@ -689,11 +706,14 @@ def test_a_file_that_cannot_be_read_is_refused_even_if_nobody_named_it(folder: P
 @pytest.mark.parametrize(
     ("content", "password"),
     [
-        (PASSWORD, PASSWORD), (f"{PASSWORD}\n", PASSWORD), (f"{PASSWORD}\r\n", PASSWORD),
-        (f"{PASSWORD}\n\n", PASSWORD), (f" {PASSWORD} ", PASSWORD),
+        (PASSWORD, PASSWORD),
+        (f"{PASSWORD}\n", PASSWORD),
+        (f"{PASSWORD}\r\n", PASSWORD),
+        (f"{PASSWORD}\n\n", PASSWORD),
+        (f" {PASSWORD} ", PASSWORD),
         (f"\ufeff{PASSWORD}\r\n", PASSWORD),
     ],
-)  # fmt: skip
+)
 def test_a_secret_file_gives_its_content_without_mark_and_white_space(
     content: str, password: str, folder: Path
 ) -> None:
@@ -769,10 +789,13 @@ def test_all_problems_are_told_at_once(folder: Path) -> None:
     toml(folder, "threads = 0\nlog_levl = 'info'\nadmin_password_file = 'gone'\n")
     found = faults(
         {
-            "KEYOSK_BIND": ":8080", "KEYOSK_DATABASE_URL": POSTGRESQL, "KEYOSK_TOKEN_LIFETIME": "5",
-            "KEYOSK_TRUSTED_PROXIES": "x", "KEYOSK_PASSWORD": "x",
+            "KEYOSK_BIND": ":8080",
+            "KEYOSK_DATABASE_URL": POSTGRESQL,
+            "KEYOSK_TOKEN_LIFETIME": "5",
+            "KEYOSK_TRUSTED_PROXIES": "x",
+            "KEYOSK_PASSWORD": "x",
         }
-    )  # fmt: skip
+    )
     assert set(found) == {
         "keyosk.toml: threads",
         "keyosk.toml: log_levl",

@@ -109,11 +109,15 @@ def acts(node: Node) -> dict[str, dict[str, str]]:
 
 
 _STATE: Final = (
-    "SELECT id, enabled FROM account", "SELECT account_id FROM grant_",
-    "SELECT id, kind FROM second_factor", "SELECT digest FROM recovery_code",
-    "SELECT id FROM api_key", "SELECT id, account_id FROM password", "SELECT kid FROM signing_key",
+    "SELECT id, enabled FROM account",
+    "SELECT account_id FROM grant_",
+    "SELECT id, kind FROM second_factor",
+    "SELECT digest FROM recovery_code",
+    "SELECT id FROM api_key",
+    "SELECT id, account_id FROM password",
+    "SELECT kid FROM signing_key",
     "SELECT id, confirmed_at FROM console_session",
-)  # fmt: skip
+)
 
 
 def state(node: Node) -> list[Any]:

@@ -298,11 +298,15 @@ def test_a_login_is_told_of_the_one_before(prepared_url: str) -> None:
 @table(
     "headers",
     [
-        {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"},
-        {"Sec-Fetch-Site": "none"}, {"Sec-Fetch-Site": "something new"},
-        {"Origin": "https://evil.example"}, {"Origin": "null"}, {"Origin": "http://127.0.0.1:1"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "none"},
+        {"Sec-Fetch-Site": "something new"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:1"},
     ],
-)  # fmt: skip
+)
 def test_a_form_of_another_site_is_refused_even_with_the_token(
     server: LiveServer, alice: Person, headers: dict[str, str]
 ) -> None:

@@ -238,10 +238,17 @@ def log_out(hands: Hands, keyosk: Installation) -> None:
 
 
 ACTS: Final = (
-    create_an_account, grant_a_scope, disable_an_account, explain_and_mend, filter_the_audit_log,
-    rotate_the_signing_key, end_a_session, make_a_key_and_copy_its_secret,
-    find_the_owner_of_a_leaked_key_and_end_it, log_out,
-)  # fmt: skip
+    create_an_account,
+    grant_a_scope,
+    disable_an_account,
+    explain_and_mend,
+    filter_the_audit_log,
+    rotate_the_signing_key,
+    end_a_session,
+    make_a_key_and_copy_its_secret,
+    find_the_owner_of_a_leaked_key_and_end_it,
+    log_out,
+)
 
 
 @pytest.mark.slow

@@ -413,7 +413,17 @@ def _fill(keyosk: Installation, client: InProcess, stem: str) -> None:
 
 def _session(account_id: str, now: int) -> dict[str, Any]:
     return {
-        "id": new_id(), "account": account_id, "password_id": new_id(), "api_key": None,
-        "audiences": "[]", "scopes": "[]", "digest": b"0" * 32, "tokens": "{}", "address": None,
-        "authenticated_at": now, "created_at": now, "rotated_at": now, "expires_at": now + 86_400,
-    }  # fmt: skip
+        "id": new_id(),
+        "account": account_id,
+        "password_id": new_id(),
+        "api_key": None,
+        "audiences": "[]",
+        "scopes": "[]",
+        "digest": b"0" * 32,
+        "tokens": "{}",
+        "address": None,
+        "authenticated_at": now,
+        "created_at": now,
+        "rotated_at": now,
+        "expires_at": now + 86_400,
+    }

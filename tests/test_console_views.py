@@ -24,12 +24,25 @@ from tables import table
 pytestmark = pytest.mark.every_database
 
 _VIEWS: Final = (
-    "/console", "/console/accounts", "/console/api-keys", "/console/services", "/console/roles",
-    "/console/issuers", "/console/matrix", "/console/matrix?service=keyosk",
-    "/console/matrix?service=keyosk&rows=accounts", "/console/explain", "/console/least-privilege",
-    "/console/signing-keys", "/console/sessions", "/console/revocations", "/console/audit",
-    "/console/attack", "/console/settings", "/me",
-)  # fmt: skip
+    "/console",
+    "/console/accounts",
+    "/console/api-keys",
+    "/console/services",
+    "/console/roles",
+    "/console/issuers",
+    "/console/matrix",
+    "/console/matrix?service=keyosk",
+    "/console/matrix?service=keyosk&rows=accounts",
+    "/console/explain",
+    "/console/least-privilege",
+    "/console/signing-keys",
+    "/console/sessions",
+    "/console/revocations",
+    "/console/audit",
+    "/console/attack",
+    "/console/settings",
+    "/me",
+)
 
 
 @pytest.fixture
@@ -376,14 +389,21 @@ def test_no_text_in_a_form_or_a_path_runs(infested: tuple[Installation, InProces
     form_token = token(client)
     for text in TEXTS:
         for path, name in (
-            ("/console/accounts", "username"), ("/console/roles", "scopes"),
-            ("/console/services", "name"), ("/console/issuers", "name"),
-            ("/console/issuers", "keys"), ("/console/issuers/ci0", "max_lifetime"),
-            ("/console/issuers/ci0/test", "assertion"), ("/console/issuers/ci0/rules", "claims"),
-            ("/console/accounts/user1/grant", "name"), ("/console/accounts/user1/api-keys", "name"),
-            ("/console/accounts/me/api-keys", "name"), ("/console/api-keys/find", "secret"),
-            ("/console/roles/role1/delete", "more"), ("/console/login", "username"),
-        ):  # fmt: skip
+            ("/console/accounts", "username"),
+            ("/console/roles", "scopes"),
+            ("/console/services", "name"),
+            ("/console/issuers", "name"),
+            ("/console/issuers", "keys"),
+            ("/console/issuers/ci0", "max_lifetime"),
+            ("/console/issuers/ci0/test", "assertion"),
+            ("/console/issuers/ci0/rules", "claims"),
+            ("/console/accounts/user1/grant", "name"),
+            ("/console/accounts/user1/api-keys", "name"),
+            ("/console/accounts/me/api-keys", "name"),
+            ("/console/api-keys/find", "secret"),
+            ("/console/roles/role1/delete", "more"),
+            ("/console/login", "username"),
+        ):
             answer = client.post(path, data={"csrf_token": form_token, name: text})
             page = Page(answer)
             assert (page.dangers(), answer.status_code < 500) == ([], True), (path, text)

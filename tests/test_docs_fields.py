@@ -31,11 +31,15 @@ def test_every_scope_of_keyosk_is_in_the_api_page_and_no_other() -> None:
 @pytest.mark.parametrize(
     ("heading", "shape"),
     [
-        ("Accounts", AccountSchema), ("API keys", ApiKeySchema), ("Grants", GrantSchema),
-        ("Services", ServiceSchema), ("Roles", RoleSchema), ("Signing keys", SigningKeySchema),
+        ("Accounts", AccountSchema),
+        ("API keys", ApiKeySchema),
+        ("Grants", GrantSchema),
+        ("Services", ServiceSchema),
+        ("Roles", RoleSchema),
+        ("Signing keys", SigningKeySchema),
         ("Audit", AuditSchema),
     ],
-)  # fmt: skip
+)
 def test_every_field_of_a_shape_is_in_its_section(heading: str, shape: type[Schema]) -> None:
     text = section(heading)
     # The answer to a change may have it besides; docs/explanation/revocation.md tells.

@@ -87,10 +87,18 @@ def assert_headers(answer: requests.Response) -> None:
 @table(
     "path",
     [
-        "/nothing", "/auth", "/auth/token/", "/accounts/", "/accounts//grants", "/static/x",
-        "/accounts/%00/x", "/%ff", "/nothing?password=hunter2", "/<script>",
+        "/nothing",
+        "/auth",
+        "/auth/token/",
+        "/accounts/",
+        "/accounts//grants",
+        "/static/x",
+        "/accounts/%00/x",
+        "/%ff",
+        "/nothing?password=hunter2",
+        "/<script>",
     ],
-)  # fmt: skip
+)
 def test_an_address_that_does_not_exist(server: LiveServer, admin: Client, path: str) -> None:
     for client in (server.client(), admin):
         answer = client.get(path)
@@ -102,6 +110,7 @@ def test_an_address_that_does_not_exist(server: LiveServer, admin: Client, path:
 @table("method", ["PUT", "PROPFIND", "TRACE", "X" * 20])
 def test_a_method_that_an_address_does_not_have(server: LiveServer, method: str) -> None:
     answer = server.client().request(method, "/accounts")
+
     assert_problem(answer, 405, "method_not_allowed")
     assert set(answer.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS", "POST"}
     assert_headers(answer)
@@ -341,7 +350,9 @@ def test_every_answer_has_an_id_and_the_security_headers(server: LiveServer, adm
 
 def test_nobody_chooses_the_request_id_from_outside(server: LiveServer) -> None:
     chosen = "11111111-1111-7111-8111-111111111111"
+
     answer = server.client().get("/nothing", headers={"X-Request-Id": chosen})
+
     assert answer.headers["X-Request-Id"] != chosen
 
 
@@ -508,9 +519,13 @@ def test_each_row_of_the_table(
 
     assert answer.status == status
     expected = {
-        "type": "about:blank", "title": HTTPStatus(status).phrase, "status": status,
-        "detail": error.detail, "code": code, "request_id": "the-id",
-    }  # fmt: skip
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": error.detail,
+        "code": code,
+        "request_id": "the-id",
+    }
     if isinstance(error, errors.Invalid):
         expected["errors"] = [{"field": "a", "message": "is bad"}]
     if isinstance(error, errors.Conflict):
@@ -574,6 +589,7 @@ def test_a_new_kind_of_error_is_answered_as_the_one_it_is_made_of(flask: Flask) 
 )
 def test_framework_errors_are_in_our_words(flask: Flask, error: HTTPException, code: str) -> None:
     answer = answer_to(flask, error)
+
     assert answer.status == error.code
     assert answer.problem["code"] == code
     assert answer.problem["detail"]

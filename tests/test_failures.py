@@ -239,11 +239,15 @@ def test_closed_streams_are_no_fault_of_keyosk(place: Path) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        ("account", "password", "admin"), ("account", "create", "alice", "--password"),
-        ("signing-key", "import"), ("token", "inspect"), ("account", "import", "-"), ("apply", "-"),
+        ("account", "password", "admin"),
+        ("account", "create", "alice", "--password"),
+        ("signing-key", "import"),
+        ("token", "inspect"),
+        ("account", "import", "-"),
+        ("apply", "-"),
     ],
     ids=lambda words: " ".join(words[:2]),
-)  # fmt: skip
+)
 @pytest.mark.parametrize("locale", ["C"])
 def test_input_that_is_not_utf_8_is_refused_without_a_word_of_it(
     place: Path, command: tuple[str, ...], locale: str
@@ -480,9 +484,12 @@ def read_only(place: Path, tmp_path: Path) -> tuple[str, ...]:
 
 def test_commands_need_no_folder_for_temporaries(place: Path, read_only: tuple[str, ...]) -> None:
     for command in (
-        ("account", "list"), ("account", "export"), ("account", "password", "admin"),
-        ("database", "check"), ("audit", "list"),
-    ):  # fmt: skip
+        ("account", "list"),
+        ("account", "export"),
+        ("account", "password", "admin"),
+        ("database", "check"),
+        ("audit", "list"),
+    ):
         done = run(place, *command, before=read_only, text=b"a password of this test\n")
         assert done.returncode == 0, done.stderr
     said = sentence(run(place, "account", "export", "--output", "here", before=read_only))

@@ -58,6 +58,7 @@ def claims_of(answer: requests.Response) -> dict[str, Any]:
 
 def test_a_login_becomes_a_short_token_for_this_service(setting: Setting) -> None:
     answer = setting.basic().get(setting.path(setting.read))
+
     claims = claims_of(answer)
     assert (claims["aud"], claims["scope"]) == (setting.service, setting.read)
     assert claims["exp"] - claims["iat"] == 60
@@ -194,11 +195,13 @@ def test_a_preflight_passes_to_no_other_and_no_disabled_service(setting: Setting
 )
 def test_what_the_client_asked_for_is_nothing_to_the_path_form(rest: str, setting: Setting) -> None:
     answer = setting.basic().get(f"/auth/forward/{setting.service}{rest}")
+
     assert claims_of(answer)["aud"] == setting.service
 
 
 def test_a_missing_scope_is_refused_wherever_it_is_required(setting: Setting) -> None:
     both = {"X-Keyosk-Require-Scope": setting.write}
+
     assert setting.basic().get(setting.path(setting.write)).status_code == 403
     assert setting.basic().get(setting.path(setting.read), headers=both).status_code == 403
     refused = setting.bearer().get(setting.path(setting.write))
@@ -209,6 +212,7 @@ def test_a_missing_scope_is_refused_wherever_it_is_required(setting: Setting) ->
 def test_malformed_requests_are_refused_in_words_that_proxies_know(setting: Setting) -> None:
     path = setting.path()
     other = {"X-Keyosk-Service": "other"}
+
     for bad in (f"{path}&scop=x", f"{path}&scope=", f"{path}&service=other", "/auth/forward",
                 f"{path}&scope=%22", "/auth/forward?service=", "/auth/forward//x"):  # fmt: skip
         assert setting.basic().get(bad).status_code == 403, bad
@@ -218,6 +222,7 @@ def test_malformed_requests_are_refused_in_words_that_proxies_know(setting: Sett
 
 def test_the_service_may_stand_in_a_header(setting: Setting) -> None:
     header = {"X-Keyosk-Service": setting.service}
+
     assert claims_of(setting.basic().get("/auth/forward", headers=header))
 
 
@@ -247,6 +252,7 @@ def test_a_service_that_is_disabled_lets_nobody_in(setting: Setting) -> None:
     bearer = setting.bearer()
     changed = setting.admin.patch(f"/services/{setting.service}", json={"enabled": False})
     assert changed.status_code == 200, changed.text
+
     assert setting.basic().get(setting.path()).status_code == 403
     assert bearer.get(setting.path()).status_code in (401, 403)
 
@@ -256,4 +262,5 @@ def test_a_token_that_was_revoked_lets_nobody_in(setting: Setting) -> None:
     assert claims_of(bearer.get(setting.path()))
     text = str(bearer.session.headers["Authorization"]).removeprefix("Bearer ")
     assert setting.basic().post("/auth/revoke", data={"token": text}).status_code == 200
+
     assert bearer.get(setting.path()).status_code == 401

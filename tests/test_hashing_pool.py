@@ -99,8 +99,13 @@ BY_PASSWORD = [
 
 def state(keyosk: Installation) -> list[Any]:
     tables = (
-        "account", "password", "allowance", "login_failure", "waiting_audit_row", "idempotency",
-    )  # fmt: skip
+        "account",
+        "password",
+        "allowance",
+        "login_failure",
+        "waiting_audit_row",
+        "idempotency",
+    )
     return [
         rows_of(keyosk, f"SELECT count(*) FROM {table}") for table in (*tables, "waiting_audit_row")
     ]

@@ -41,12 +41,23 @@ NASTY = (
     *("", " ", "\0", "a\0b", "\n", "\r\nX-Evil: 1", "\t", "\x1b[31m", "\x7f", "\x85", "\u2028"),
     *("'", '"', "' OR '1'='1' --", "'; DROP TABLE account; --", "%' ESCAPE '", "1;SELECT 1", "\\"),
     *(
-        "../../etc/passwd", "..\\..\\x", "/etc/passwd", "C:\\x", "file:///etc/passwd", "%00",
+        "../../etc/passwd",
+        "..\\..\\x",
+        "/etc/passwd",
+        "C:\\x",
+        "file:///etc/passwd",
+        "%00",
         "%2e%2e",
     ),
     *("{{7*7}}", "${jndi:ldap://x}", "$(id)", "`id`", "|id", "<script>x</script>", "%s%n%x", "{0}"),
     *(
-        "\ufeff", "\u202e", "\u200b", "\u0430lice", "ALICE", "\uff41lice", "al\u0131ce",
+        "\ufeff",
+        "\u202e",
+        "\u200b",
+        "\u0430lice",
+        "ALICE",
+        "\uff41lice",
+        "al\u0131ce",
         "a\u0301" * 50,
     ),
     *("\u212a", "\ufb03", "\u1e9e", "\u0130", "\U0001f600", "\U000e0001", "\ufffe", "\U0010ffff"),
@@ -56,16 +67,22 @@ NASTY = (
     *("0" * 36, "00000000-0000-0000-0000-000000000000", "zzzzzzzz-zzzz-zzzz-zzzz-zzzzzzzzzzzz"),
     *("2024-02-30T00:00:00Z", "9999-12-31T23:59:60Z", "0000-00-00", "1970-01-01T00:00:00+99:99"),
     *("x" * 300, "x" * 5000, "\U0001f600" * 300, ".", "..", "*", "todo:read", "keyosk:", ":"),
-)  # fmt: skip
+)
 FIELDS = (
     *(
-        "username", "kind", "display_name", "enabled", "claims", "metadata", "expires_at",
+        "username",
+        "kind",
+        "display_name",
+        "enabled",
+        "claims",
+        "metadata",
+        "expires_at",
         "password",
     ),
     *("grants", "name", "audience", "title", "scopes", "roles", "token_lifetime", "typ", "accepts"),
     *("signing_algorithm", "refresh_lifetime", "exchanges", "account", "networks", "description"),
     *("current_password", "add", "remove", "with", "until", "id", "__proto__", "__class__", ""),
-)  # fmt: skip
+)
 PARAMETERS = (
     *("limit", "cursor", "sort", "q", "total", "since", "force", "username", "kind", "enabled"),
     *("audience", "resource", "scope", "lifetime", "format", "grant_type", "service", "action"),
@@ -255,7 +272,15 @@ class Hostile:
             (
                 *(whole,) * 8,
                 *(
-                    b"", b"{", b"}", b"nul", b"null", b"[]", b'"x"', b"1", b"\xff",
+                    b"",
+                    b"{",
+                    b"}",
+                    b"nul",
+                    b"null",
+                    b"[]",
+                    b'"x"',
+                    b"1",
+                    b"\xff",
                     b"\xef\xbb\xbf{}",
                 ),
                 *(
@@ -278,7 +303,7 @@ class Hostile:
                 b"{" + name + b':"\\u0000"}',
                 b'{"x":"' + b"y" * some.choice((60_000, 70_000, 300_000)) + b'"}',
             )
-        )  # fmt: skip
+        )
         types = (
             *(b"application/json",) * 8,
             *(
@@ -320,22 +345,35 @@ class Hostile:
     def method(self) -> bytes:
         some = self.random
         odd = (
-            "TRACE", "CONNECT", "PROPFIND", "PURGE", "get", "X" * 20, "G-E-T", "QUERY", "PRI", "M!",
-        )  # fmt: skip
+            "TRACE",
+            "CONNECT",
+            "PROPFIND",
+            "PURGE",
+            "get",
+            "X" * 20,
+            "G-E-T",
+            "QUERY",
+            "PRI",
+            "M!",
+        )
         return self.build(some.choice((*odd, *METHODS)), self.address(), self.known(), b"")
 
     def header(self) -> bytes:
         some = self.random
         names = (
             *(
-                "If-Match", "If-None-Match", "If-Modified-Since", "Range", "Accept",
+                "If-Match",
+                "If-None-Match",
+                "If-Modified-Since",
+                "Range",
+                "Accept",
                 "Accept-Encoding",
             ),
             *("Accept-Charset", "Content-Type", "Content-Encoding", "Idempotency-Key", "Origin"),
             *("Sec-Fetch-Site", "X-Forwarded-For", "Forwarded", "X-Forwarded-Host", "X-Request-Id"),
             *("X-Keyosk-Service", "X-Keyosk-Require-Scope", "X-HTTP-Method-Override", "Cookie"),
             *("Upgrade", "Expect", "Via", "Referer", "User-Agent", "X-Original-URL", "Script-Name"),
-        )  # fmt: skip
+        )
         headers = {some.choice(names): self.line() for _ in range(some.randrange(1, 5))}
         if some.randrange(8) == 0:
             headers["X-Big"] = b"x" * some.choice((8000, 20_000, 70_000, 2**20))
@@ -351,7 +389,10 @@ class Hostile:
         return some.choice(
             (
                 *(
-                    b"\r\n\r\n", b"GET\r\n\r\n", b"GET /\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n",
+                    b"\r\n\r\n",
+                    b"GET\r\n\r\n",
+                    b"GET /\r\n\r\n",
+                    b"GET / HTTP/9.9\r\n\r\n",
                     b"\0\0\0\r\n\r\n",
                 ),
                 *(
@@ -400,7 +441,7 @@ class Hostile:
                 b"CONNECT x:443 HTTP/1.1\r\n" + host + b"\r\n",
                 b"GET / HTTP/1.0\r\n\r\n",
             )
-        )  # fmt: skip
+        )
 
 
 def ask(server: LiveServer, request: bytes, source: str) -> Answer | None:

@@ -76,11 +76,21 @@ LOCAL_IMPORTS: Final[Mapping[tuple[str, str], str]] = {
     **{
         (f"cli.{module}", f"keyosk.cli.{target}"): "--help and completion import nothing heavy"
         for module, target in (
-            ("api_keys", "api_key_search"), ("apply", "documents"), ("audit", "machine"),
-            ("doctor", "diagnosis"), ("doctor", "diagnosis_of_server"), ("operations", "health"),
-            ("operations", "machine"), ("operations", "serving"), ("login", "remote"),
-            ("shared", "local"), ("shared", "remote"), ("shared", "tables"),
-            ("signing_keys", "machine"), ("tokens", "machine"), ("verify_service", "service_check"),
+            ("api_keys", "api_key_search"),
+            ("apply", "documents"),
+            ("audit", "machine"),
+            ("doctor", "diagnosis"),
+            ("doctor", "diagnosis_of_server"),
+            ("operations", "health"),
+            ("operations", "machine"),
+            ("operations", "serving"),
+            ("login", "remote"),
+            ("shared", "local"),
+            ("shared", "remote"),
+            ("shared", "tables"),
+            ("signing_keys", "machine"),
+            ("tokens", "machine"),
+            ("verify_service", "service_check"),
         )
     },
     **dict.fromkeys(
@@ -96,7 +106,7 @@ LOCAL_IMPORTS: Final[Mapping[tuple[str, str], str]] = {
     ("cli.global_options", "keyosk.config"): "--help and completion import nothing heavy",
     ("cli.lazy", "importlib.import_module"): "a command is imported when it is asked for",
     ("cli.signing_keys", "keyosk.keys.material"): "--help and completion import nothing heavy",
-}  # fmt: skip
+}
 
 
 #: What writes rows of the audit log.

@@ -28,9 +28,15 @@ def numbers_of(key: rsa.RSAPrivateKey) -> dict[str, int]:
     private = key.private_numbers()
     public = private.public_numbers
     return {
-        "n": public.n, "e": public.e, "d": private.d, "p": private.p, "q": private.q,
-        "dp": private.dmp1, "dq": private.dmq1, "qi": private.iqmp,
-    }  # fmt: skip
+        "n": public.n,
+        "e": public.e,
+        "d": private.d,
+        "p": private.p,
+        "q": private.q,
+        "dp": private.dmp1,
+        "dq": private.dmq1,
+        "qi": private.iqmp,
+    }
 
 
 def rsa_jwk(numbers: Mapping[str, int], **more: Any) -> Jwk:

@@ -46,10 +46,15 @@ def test_its_owner_sees_what_it_is(server: LiveServer, alice: Person, todo: str,
     assert times[1] - times[0] == 900
     assert len(found.pop("jti")) == 36
     assert found == {
-        "active": True, "scope": f"{todo}:read", "client_id": alice.username,
-        "username": alice.username, "token_type": "Bearer", "sub": alice.id, "aud": [todo],
+        "active": True,
+        "scope": f"{todo}:read",
+        "client_id": alice.username,
+        "username": alice.username,
+        "token_type": "Bearer",
+        "sub": alice.id,
+        "aud": [todo],
         "iss": server.url,
-    }  # fmt: skip
+    }
 
 
 def test_a_token_from_a_key_tells_which(admin: Client, alice: Person) -> None:

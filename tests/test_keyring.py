@@ -149,8 +149,11 @@ def test_eddsa_signs_the_input_of_the_rfc_into_the_very_token_of_the_rfc() -> No
 def test_a_public_jwk_has_the_members_that_verifiers_want_and_no_others(algorithm: str) -> None:
     jwk = material.public_jwk(KEYS[algorithm], algorithm)
     numbers = {
-        "ES256": {"crv", "x", "y"}, "RS256": {"n", "e"}, "PS256": {"n", "e"}, "EdDSA": {"crv", "x"},
-    }[algorithm]  # fmt: skip
+        "ES256": {"crv", "x", "y"},
+        "RS256": {"n", "e"},
+        "PS256": {"n", "e"},
+        "EdDSA": {"crv", "x"},
+    }[algorithm]
     assert jwk.keys() == {"kty", "kid", "use", "alg"} | numbers
     assert (jwk["use"], jwk["alg"]) == ("sig", algorithm)
 

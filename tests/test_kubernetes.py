@@ -123,14 +123,20 @@ def test_the_schemas_find_what_is_wrong(chart: helm_python.Chart) -> None:
 def test_the_chart_makes_what_was_asked_for(chart: helm_python.Chart) -> None:
     needed, everything = rendered(chart, NEEDED), rendered(chart, EVERYTHING)
     assert sorted(needed) == [
-        "Deployment/login-keyosk", "NetworkPolicy/login-keyosk", "PodDisruptionBudget/login-keyosk",
-        "Service/login-keyosk", "ServiceAccount/login-keyosk",
-    ]  # fmt: skip
+        "Deployment/login-keyosk",
+        "NetworkPolicy/login-keyosk",
+        "PodDisruptionBudget/login-keyosk",
+        "Service/login-keyosk",
+        "ServiceAccount/login-keyosk",
+    ]
     assert sorted(everything.keys() - needed.keys()) == [
-        "ConfigMap/login-keyosk-dashboard", "HorizontalPodAutoscaler/login-keyosk",
-        "Ingress/login-keyosk", "PrometheusRule/login-keyosk", "Service/login-keyosk-metrics",
+        "ConfigMap/login-keyosk-dashboard",
+        "HorizontalPodAutoscaler/login-keyosk",
+        "Ingress/login-keyosk",
+        "PrometheusRule/login-keyosk",
+        "Service/login-keyosk-metrics",
         "ServiceMonitor/login-keyosk",
-    ]  # fmt: skip
+    ]
     assert needed["Deployment/login-keyosk"]["spec"]["replicas"] == 2
     assert "replicas" not in everything["Deployment/login-keyosk"]["spec"]
     pod = pod_of(everything)

@@ -80,9 +80,13 @@ def test_the_policy_lets_the_one_style_sheet_in_and_nothing_else(anybody: Client
     [style] = re.findall(r"<style>(.*?)</style>", found.text, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     assert policy == {
-        "default-src": "'none'", "style-src": f"'sha256-{digest}'", "img-src": "data:",
-        "base-uri": "'none'", "form-action": "'none'", "frame-ancestors": "'none'",
-    }  # fmt: skip
+        "default-src": "'none'",
+        "style-src": f"'sha256-{digest}'",
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+    }
 
 
 def test_head_options_and_others_are_as_everywhere(anybody: Client) -> None:

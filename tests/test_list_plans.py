@@ -171,10 +171,15 @@ PAIRS: Final[tuple[dict[str, Any], ...]] = (
 )
 #: No row passes two of these, half of them each one.
 APART: Final[tuple[dict[str, Any], ...]] = (
-    {"actor": "alice"}, {"action": "test.two"}, {"credential": "password"},
-    {"target": "account/two"}, {"outcome": "done"}, {"outcome": "refused"}, {"since": START + MANY},
+    {"actor": "alice"},
+    {"action": "test.two"},
+    {"credential": "password"},
+    {"target": "account/two"},
+    {"outcome": "done"},
+    {"outcome": "refused"},
+    {"since": START + MANY},
     {"until": START},
-)  # fmt: skip
+)
 #: In the order of their places, rows before ``since`` have to be passed over.
 TIMES: Final[tuple[dict[str, Any], ...]] = (
     {"since": START + MANY // 4},

@@ -168,8 +168,13 @@ def test_a_total_is_counted_up_to_a_bound_where_that_is_asked_for(
 
 def test_a_search_is_in_the_order_of_its_names(installation: Installation, caller: Caller) -> None:
     names = {
-        "bob": "Alan", "alice": "Zoe", "albert": "Albert", "carol": "al", "alan": "", "dora": "",
-    }  # fmt: skip
+        "bob": "Alan",
+        "alice": "Zoe",
+        "albert": "Albert",
+        "carol": "al",
+        "alan": "",
+        "dora": "",
+    }
     for username, display_name in names.items():
         installation.grants.create_account(
             OPERATOR, [], username=username, display_name=display_name
@@ -447,9 +452,13 @@ def _audit(installation: Installation, chance: random.Random) -> Change:
 
 
 _CHANGES: Final = {
-    "/accounts": _accounts, "/accounts/admin/api-keys": _api_keys, "/api-keys": _api_keys,
-    "/services": _services, "/roles": _roles, "/audit": _audit,
-}  # fmt: skip
+    "/accounts": _accounts,
+    "/accounts/admin/api-keys": _api_keys,
+    "/api-keys": _api_keys,
+    "/services": _services,
+    "/roles": _roles,
+    "/audit": _audit,
+}
 
 
 # --- Filters --------------------------------------------------------------------------------------
@@ -804,11 +813,21 @@ def test_q_is_the_beginning_of_a_name_in_any_case(caller: Caller, q: str, found:
 
 #: What text inside a name finds of PEOPLE.
 INSIDE: Final[dict[str, set[str]]] = {
-    "LIC": {"alice", "alicia", "bob"}, "lice's": {"bob"}, "der_s": {"under_score"},
-    "00%": {"under_score"}, "%%%": set(), "___": set(), "ar*": {"star*"}, "s**": set(),
-    "a-z": {"brackets"}, "ANDÚ": {"ñandú"}, "RÖSSE": {"ñandú"}, "traß": {"straße"},
-    "ΔΥΣ": {"straße"}, "' OR '1'='1": set(),
-}  # fmt: skip
+    "LIC": {"alice", "alicia", "bob"},
+    "lice's": {"bob"},
+    "der_s": {"under_score"},
+    "00%": {"under_score"},
+    "%%%": set(),
+    "___": set(),
+    "ar*": {"star*"},
+    "s**": set(),
+    "a-z": {"brackets"},
+    "ANDÚ": {"ñandú"},
+    "RÖSSE": {"ñandú"},
+    "traß": {"straße"},
+    "ΔΥΣ": {"straße"},
+    "' OR '1'='1": set(),
+}
 
 
 @table(("text", "found"), INSIDE.items())

@@ -65,7 +65,9 @@ def test_a_key_of_ones_own_gives_no_more_than_one_holds(admin: Client) -> None:
     todo = make_service(admin)
     person = make_person(admin, f"{todo}:read")
     scopes = [f"{todo}:read", f"{todo}:write", "keyosk:admin"]
+
     made = done(person.login().post(KEYS, json={"name": "greedy", "scopes": scopes}), 201)
+
     assert done(person.login(made["secret"]).post("/auth/token"))["scope"] == f"{todo}:read"
     assert person.login(made["secret"]).get("/accounts").status_code == 403
 
@@ -179,6 +181,8 @@ def test_nobody_is_called_me(admin: Client) -> None:
 def test_what_one_did_is_in_the_log_under_ones_own_name(admin: Client, person: Person) -> None:
     answer = person.login().post(KEYS, json={"name": live.unique("own")})
     done(answer, 201)
+
     rows = done(admin.get("/audit", params={"actor": person.id}))["items"]
+
     assert [(row["action"], row["credential"]) for row in rows] == [("api_key.create", "password")]
     assert rows[0]["request_id"] == answer.headers["X-Request-Id"]

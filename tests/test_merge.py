@@ -53,9 +53,12 @@ def test_the_example_of_the_rfc_comes_out_as_in_its_section_3() -> None:
         "tags": ["example"],
     }
     assert merge_patch(original, patch) == {
-        "title": "Hello!", "author": {"givenName": "John"}, "tags": ["example"],
-        "content": "This will be unchanged", "phoneNumber": "+01-123-456-7890",
-    }  # fmt: skip
+        "title": "Hello!",
+        "author": {"givenName": "John"},
+        "tags": ["example"],
+        "content": "This will be unchanged",
+        "phoneNumber": "+01-123-456-7890",
+    }
 
 
 @thorough

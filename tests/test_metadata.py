@@ -29,6 +29,7 @@ def test_the_issuer_is_that_of_the_tokens_whatever_the_host_header_says(
 
 def test_every_address_that_it_names_exists(server: LiveServer, document: dict[str, Any]) -> None:
     named = [value for name, value in document.items() if name.endswith(("_endpoint", "_uri"))]
+
     assert document["token_endpoint"] in named
     for address in named:
         answer = server.client().get(address.removeprefix(document["issuer"]))
@@ -53,9 +54,12 @@ def test_the_authorization_endpoint_refuses_and_says_why(
     method: str, server: LiveServer, document: dict[str, Any]
 ) -> None:
     asked = {
-        "response_type": "code", "client_id": "alice", "redirect_uri": "https://evil.example.com/",
-        "scope": "openid", "state": "x",
-    }  # fmt: skip
+        "response_type": "code",
+        "client_id": "alice",
+        "redirect_uri": "https://evil.example.com/",
+        "scope": "openid",
+        "state": "x",
+    }
     where = document["authorization_endpoint"].removeprefix(document["issuer"])
     sent = {"params": asked} if method == "GET" else {"data": asked}
     for options in ({}, sent, {"headers": {"Authorization": "Bearer nonsense"}}):
@@ -74,6 +78,7 @@ def test_the_authorization_endpoint_refuses_and_says_why(
 def test_it_can_be_kept_and_asked(path: str, server: LiveServer, document: dict[str, Any]) -> None:
     first = server.client().get(path)
     again = server.client().get(path, headers={"If-None-Match": first.headers["ETag"]})
+
     assert first.json() == document
     assert first.headers["Cache-Control"] == "public, max-age=300"
     assert (again.status_code, again.content) == (304, b"")

@@ -43,10 +43,18 @@ def test_a_new_service_took_another_s_name_as_its_audience(admin: Client, field:
     own = make_service(admin)
     victim_id = done(admin.get(f"/services/{victim}"))["id"]
     for taken in (
-        victim, victim.upper(), f"{victim}/", victim_id, url, f"{url}/",
-        url.replace("https", "HTTPS"), url.replace(".com", ".COM:443"), f"{url}/v2", "keyosk",
+        victim,
+        victim.upper(),
+        f"{victim}/",
+        victim_id,
+        url,
+        f"{url}/",
+        url.replace("https", "HTTPS"),
+        url.replace(".com", ".COM:443"),
+        f"{url}/v2",
+        "keyosk",
         "KEYOSK/",
-    ):  # fmt: skip
+    ):
         value = taken if field == "audience" else ["urn:mine", taken]
         assert_taken(make(admin, **{field: value}), field)
         assert_taken(admin.patch(f"/services/{own}", json={field: value}), field)

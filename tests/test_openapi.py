@@ -614,10 +614,16 @@ def walk_public_addresses(anybody: Ask) -> None:
     for path in ("/health/live", "/health/ready"):
         anybody(200, "GET", path)
     for path in (
-        "/auth/jwks", "/.well-known/oauth-authorization-server",
-        "/.well-known/openid-configuration", "/.well-known/jwks.json", "/auth/revocations",
-        "/openapi.json", "/", "/docs", "/docs/start.js",
-    ):  # fmt: skip
+        "/auth/jwks",
+        "/.well-known/oauth-authorization-server",
+        "/.well-known/openid-configuration",
+        "/.well-known/jwks.json",
+        "/auth/revocations",
+        "/openapi.json",
+        "/",
+        "/docs",
+        "/docs/start.js",
+    ):
         tag = anybody(200, "GET", path).headers["ETag"]
         anybody(304, "GET", path, headers={"If-None-Match": tag})
     for method in ("GET", "POST"):

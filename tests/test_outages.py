@@ -32,10 +32,14 @@ HANGS = 15
 BACK = 10
 BACK_LINE = "The database is available again."
 NEEDS_NOTHING = (
-    "/auth/jwks", "/auth/jwks?service=keyosk", "/.well-known/jwks.json",
-    "/.well-known/oauth-authorization-server", "/.well-known/openid-configuration", "/openapi.json",
+    "/auth/jwks",
+    "/auth/jwks?service=keyosk",
+    "/.well-known/jwks.json",
+    "/.well-known/oauth-authorization-server",
+    "/.well-known/openid-configuration",
+    "/openapi.json",
     "/health/live",
-)  # fmt: skip
+)
 
 
 class Known:

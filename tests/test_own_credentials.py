@@ -97,7 +97,9 @@ def test_a_token_made_credentials_that_outlive_it(admin: Client, scopes: tuple[s
 def test_a_token_for_the_audit_log_made_a_key_for_everything(admin: Client) -> None:
     person = make_person(admin, ADMIN)
     client = person.bearer(scope="keyosk:audit:read", lifetime="30")
+
     assert_refused(client.post("/accounts/me/api-keys", json={"name": "x"}), PROOF)
+
     assert done(admin.get(f"{person.path}/api-keys"))["items"] == []
 
 
@@ -180,6 +182,7 @@ def test_a_wrong_current_password_is_refused_whatever_else_was_shown(admin: Clie
 def test_the_password_of_another_is_no_proof_for_oneself(admin: Client) -> None:
     person, other = make_person(admin), make_person(admin)
     done(admin.put(f"{other.path}/password", json={"password": NEW_PASSWORD}), 204)
+
     body = {"name": "x", "current_password": NEW_PASSWORD}
     assert_refused(person.bearer().post("/accounts/me/api-keys", json=body), "forbidden")
     by_other = other.login(NEW_PASSWORD).post(f"{person.path}/api-keys", json={"name": "x"})
@@ -191,6 +194,7 @@ def test_the_current_password_cannot_be_guessed_at_the_keys_either(admin: Client
     client = make_person(admin).bearer()
     body = {"name": "x", "current_password": "not the password at all"}
     ended = [client.post("/accounts/me/api-keys", json=body).status_code for _ in range(20)]
+
     assert set(ended) == {403, 429}
     assert ended.count(403) <= 12
 
@@ -216,9 +220,11 @@ def test_an_answer_with_a_secret_is_repeated_to_nobody_with_a_mere_token(admin: 
     person = make_person(admin)
     same = {"json": {"name": "once"}, "headers": {"Idempotency-Key": live.unique("once")}}
     secret = done(person.login().post("/accounts/me/api-keys", **same), 201)["secret"]
+
     answer = person.bearer().post("/accounts/me/api-keys", **same)
     assert_refused(answer, PROOF)
     assert secret not in answer.text
+
     assert done(person.login().post("/accounts/me/api-keys", **same), 201)["secret"] == secret
 
 
@@ -228,7 +234,9 @@ def test_an_answer_with_a_secret_is_not_repeated_to_a_narrower_token(admin: Clie
     above = make_person(admin, ADMIN)
     same = {"json": {"name": "once"}, "headers": {"Idempotency-Key": live.unique("once")}}
     secret = done(boss.bearer().post(f"{above.path}/api-keys", **same), 201)["secret"]
+
     answer = boss.bearer(scope="keyosk:accounts:write").post(f"{above.path}/api-keys", **same)
+
     assert answer.status_code in (403, 422)
     assert secret not in answer.text
     assert done(boss.bearer().post(f"{above.path}/api-keys", **same), 201)["secret"] == secret

@@ -46,6 +46,7 @@ def refusal(password: str, username: str = "alice", display_name: str | None = N
 
 def test_a_hash_is_argon2id_with_the_least_parameters_by_default() -> None:
     stored = Passwords().hash(GOOD)
+
     assert stored.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
     _, _, _, _, salt, digest = stored.split("$")
     assert (len(salt), len(digest)) == (22, 43)  # 16 and 32 bytes
@@ -54,11 +55,16 @@ def test_a_hash_is_argon2id_with_the_least_parameters_by_default() -> None:
 @table(
     "parameters",
     [
-        {"memory_kib": 19_455}, {"time_cost": 1}, {"parallelism": 0}, {"memory_kib": 0},
-        {"time_cost": -1}, {"memory_kib": 2 * 1024 * 1024}, {"time_cost": 1_000_000},
+        {"memory_kib": 19_455},
+        {"time_cost": 1},
+        {"parallelism": 0},
+        {"memory_kib": 0},
+        {"time_cost": -1},
+        {"memory_kib": 2 * 1024 * 1024},
+        {"time_cost": 1_000_000},
         {"parallelism": 65},
     ],
-)  # fmt: skip
+)
 def test_parameters_cannot_be_lowered_nor_be_absurd(parameters: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"must be at least|too much work"):
         Passwords(**parameters)
@@ -78,6 +84,7 @@ def test_two_hashes_of_one_password_differ() -> None:
 @given(password=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60))
 def test_any_unicode_is_a_password_in_each_of_its_normal_forms(password: str) -> None:
     stored = CHEAP.hash(password)
+
     for form in ("NFC", "NFD"):
         assert CHEAP.verify(unicodedata.normalize(form, password), stored) is None
     assert_wrong(CHEAP, password + "x", stored)
@@ -87,6 +94,7 @@ def test_any_unicode_is_a_password_in_each_of_its_normal_forms(password: str) ->
 def test_nothing_is_cut_off(letter: str) -> None:
     longest = letter * 1023 + "y"
     stored = CHEAP.hash(longest)
+
     assert CHEAP.verify(longest, stored) is None
     assert CHEAP.verify(unicodedata.normalize("NFD", longest), stored) is None
     assert_wrong(CHEAP, letter * 1023 + "z", stored)
@@ -144,6 +152,7 @@ MALFORMED = [
 @table("stored", MALFORMED, ids=range(len(MALFORMED)))
 def test_a_malformed_stored_hash_refuses_everybody_and_is_shown_to_nobody(stored: str) -> None:
     error = assert_wrong(CHEAP, GOOD, stored)
+
     assert error.__cause__ is None
     assert error.__context__ is None
 
@@ -163,6 +172,7 @@ def test_a_malformed_stored_hash_refuses_everybody_and_is_shown_to_nobody(stored
 )
 def test_a_hash_with_other_parameters_is_replaced_at_the_next_login(older: Passwords) -> None:
     replacement = CHEAP.verify(GOOD, older.hash(GOOD))
+
     assert replacement is not None
     assert CHEAP.verify(GOOD, replacement) is None
     assert_wrong(CHEAP, "something else entirely", older.hash(GOOD))
@@ -226,9 +236,11 @@ def test_unknown_accounts_and_old_hashes_cost_what_raised_parameters_cost(
     # With a dummy hash that stays behind, an unknown account would answer twice as fast.
     live = Passwords(**raised)
     new, old = live.hash(GOOD), Passwords().hash(GOOD)
+
     wrong = median_cpu_seconds(lambda: assert_wrong(live, "x" * 20, new), 3)
     unknown = median_cpu_seconds(lambda: assert_wrong(live, "x" * 20, None), 3)
     not_yet_replaced = median_cpu_seconds(lambda: assert_wrong(live, "x" * 20, old), 3)
+
     assert 0.6 < unknown / wrong < 1.6
     assert 0.6 < not_yet_replaced / wrong < 1.6
 
@@ -397,6 +409,7 @@ def test_judging_the_longest_password_takes_milliseconds() -> None:
     longest = "".join(chr(0x4E00 + 7 * number) for number in range(1024))
     start = time.process_time()
     password_policy.check_new(longest, username="alice " * 40, display_name="Alice " * 40)
+
     assert time.process_time() - start < 0.5
 
 
@@ -420,11 +433,13 @@ def test_the_blocklist_is_loaded_whole_and_without_the_rest_of_its_package() -> 
         "assert not [name for name in sys.modules if name.startswith('zxcvbn')]"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
     assert done.returncode == 0, done.stderr
 
 
 def test_generated_passwords_are_readable_and_pass() -> None:
     made = [password_hashing.generate() for _ in range(200)]
+
     assert len(set(made)) == 200
     for password in made:
         assert [len(group) for group in password.split("-")] == [5] * 6

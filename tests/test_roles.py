@@ -111,7 +111,9 @@ def test_a_token_ends_with_the_grant_of_a_role(admin: Client, todo: str) -> None
 def test_grants_of_what_is_no_role_are_refused(admin: Client, roles: list[str]) -> None:
     person, role = make_person(admin), make_role(admin)
     body = {"roles": [name.format(role=role) for name in roles]}
+
     answer = admin.put(f"{person.path}/grants", json=body)
+
     assert_refused(answer, "invalid", 422)
     assert answer.json()["errors"][0]["field"] == "roles"
     assert done(admin.get(f"{person.path}/grants"))["roles"] == []
@@ -146,6 +148,7 @@ def test_the_token_names_the_roles_that_gave_its_scopes_alone(admin: Client, tod
     of_todo, of_notes = make_role(admin, f"{todo}:read"), make_role(admin, f"{notes}:read")
     person = make_person(admin, f"{todo}:write", roles=(of_todo, of_notes, make_role(admin)))
     client = person.login()
+
     assert sorted(claims(client)["roles"]) == sorted([of_todo, of_notes])
     assert claims(client, audience=todo)["roles"] == [of_todo]
     assert claims(client, scope=f"{notes}:read")["roles"] == [of_notes]
@@ -236,6 +239,7 @@ def test_a_token_carries_the_claims_that_its_service_asks_for(admin: Client, tod
 def test_the_type_in_the_header_is_what_the_service_says(admin: Client, todo: str) -> None:
     old = make_service(admin, typ="JWT")
     client = make_person(admin, f"{todo}:read", f"{old}:read").login()
+
     assert token(client, audience=old)[0]["typ"] == "JWT"
     assert token(client, audience=todo)[0]["typ"] == "at+jwt"
     both = {"scope": f"{old}:read {todo}:read"}
@@ -320,9 +324,14 @@ def test_the_command_sets_what_it_is_told_and_no_more(server: LiveServer, admin:
     service = make_service(admin, title="To do", contact="todo@example.org")
     before = done(admin.get(f"/services/{service}"))
     options = [
-        "--disabled", "--on-request-only", "--cors-preflight", "--accepts", "api_key",
-        "--token-lifetime", "60",
-    ]  # fmt: skip
+        "--disabled",
+        "--on-request-only",
+        "--cors-preflight",
+        "--accepts",
+        "api_key",
+        "--token-lifetime",
+        "60",
+    ]
     more = ["--typ", "JWT", "--claim", "team", "--claim", "level", "--reset", "title"]
 
     ran = server.run("service", "set", service, *options, *more, "--json")

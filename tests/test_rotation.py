@@ -55,7 +55,9 @@ def test_both_keys_work_during_the_overlap_a_day_unless_chosen(
     admin: Client, person: Person, body: Mapping[str, int]
 ) -> None:
     key, secret = make_key(admin, person)
+
     new = rotated(admin, person, key, **body)
+
     assert token_status(person, secret) == 200
     assert token_status(person, new["secret"]) == 200
     left = seconds_left(shown(admin, person, key)["expires_at"])
@@ -65,7 +67,9 @@ def test_both_keys_work_during_the_overlap_a_day_unless_chosen(
 
 def test_without_overlap_the_old_key_ends_at_once(admin: Client, person: Person) -> None:
     key, secret = make_key(admin, person)
+
     new = rotated(admin, person, key, overlap=0)
+
     assert token_status(person, secret) == 401
     assert token_status(person, new["secret"]) == 200
 
@@ -101,9 +105,12 @@ def test_the_token_answer_and_get_tell_of_the_successor(admin: Client, person: P
 
 def test_a_successor_is_like_the_key_save_secrets(admin: Client, person: Person, todo: str) -> None:
     fields = {
-        "name": live.unique("laptop"), "description": "What it is for.", "scopes": [f"{todo}:read"],
-        "networks": ["127.0.0.0/8"], "expires_at": "2090-01-01T00:00:00Z",
-    }  # fmt: skip
+        "name": live.unique("laptop"),
+        "description": "What it is for.",
+        "scopes": [f"{todo}:read"],
+        "networks": ["127.0.0.0/8"],
+        "expires_at": "2090-01-01T00:00:00Z",
+    }
     made = done(admin.post(f"{person.path}/api-keys", json=fields), 201)
 
     answer = admin.post(f"{person.path}/api-keys/{made['id']}/rotate")
@@ -122,14 +129,18 @@ def test_rotation_never_lengthens_the_life_of_the_old_key(admin: Client, person:
     soon = datetime.fromtimestamp(int(time.time()) + 300).astimezone().isoformat()
     key, _ = make_key(admin, person, expires_at=soon)
     end = shown(admin, person, key)["expires_at"]
+
     rotated(admin, person, key, overlap=DAY)
+
     assert shown(admin, person, key)["expires_at"] == end
 
 
 def test_a_key_is_rotated_once_and_then_its_successor(admin: Client, person: Person) -> None:
     key, _ = make_key(admin, person)
     new = rotated(admin, person, key)
+
     again = admin.post(f"{person.path}/api-keys/{key}/rotate")
+
     assert_refused(again, "conflict", 409)
     assert again.json()["errors"][0]["field"] == "successor"
     assert shown(admin, person, key)["successor"] == new["id"]
@@ -142,8 +153,10 @@ def test_of_rotations_at_once_one_wins(server: LiveServer, admin: Client, person
     count = len(done(admin.get(f"{person.path}/api-keys?limit=200"))["items"])
     clients = [server.admin() for _ in range(4)]
     path = f"{person.path}/api-keys/{key}/rotate"
+
     with ThreadPoolExecutor(len(clients)) as pool:
         statuses = list(pool.map(lambda client: client.post(path).status_code, clients))
+
     assert sorted(statuses) == [201, 409, 409, 409]
     assert len(done(admin.get(f"{person.path}/api-keys?limit=200"))["items"]) == count + 1
 
@@ -151,7 +164,9 @@ def test_of_rotations_at_once_one_wins(server: LiveServer, admin: Client, person
 @table("overlap", [-1, 90 * DAY + 1, "60", 1.5, True, None])
 def test_an_odd_overlap_is_refused(admin: Client, person: Person, overlap: object) -> None:
     key, secret = make_key(admin, person)
+
     refusal = admin.post(f"{person.path}/api-keys/{key}/rotate", json={"overlap": overlap})
+
     assert_refused(refusal, "invalid", 422)
     assert refusal.json()["errors"][0]["field"] == "overlap"
     assert (shown(admin, person, key)["successor"], token_status(person, secret)) == (None, 200)
@@ -160,7 +175,9 @@ def test_an_odd_overlap_is_refused(admin: Client, person: Person, overlap: objec
 @pytest.mark.slow
 def test_the_command_rotates_too(server: LiveServer, admin: Client, person: Person) -> None:
     key, secret = make_key(admin, person)
+
     ran = server.run("api-key", "rotate", person.username, key, "--overlap", "0", "--json")
+
     assert ran.returncode == 0, ran.stderr
     new = json.loads(ran.stdout)["secret"]
     assert (token_status(person, secret), token_status(person, new)) == (401, 200)
@@ -172,16 +189,20 @@ def test_the_command_rotates_too(server: LiveServer, admin: Client, person: Pers
 @table(
     ("networks", "status"),
     [
-        (None, 200), (["127.0.0.0/8"], 200), (["192.0.2.0/24", "127.0.0.0/8"], 200),
-        (["192.0.2.0/24"], 401), (["::1", "::/0"], 401),
+        (None, 200),
+        (["127.0.0.0/8"], 200),
+        (["192.0.2.0/24", "127.0.0.0/8"], 200),
+        (["192.0.2.0/24"], 401),
+        (["::1", "::/0"], 401),
     ],
-)  # fmt: skip
+)
 def test_a_key_works_only_from_its_networks(
     admin: Client, person: Person, networks: list[str] | None, status: int
 ) -> None:
     _, secret = make_key(admin, person, networks=networks)
     # No proxy is trusted here: what the header says counts for nothing.
     forwarded = {"X-Forwarded-For": "192.0.2.1", "Forwarded": "for=192.0.2.1"}
+
     assert token_status(person, secret) == status
     assert token_status(person, secret, **forwarded) == status
     assert person.login(secret).get("/accounts/me").status_code == status
@@ -228,6 +249,7 @@ def test_behind_a_proxy_what_it_wrote_counts_and_no_more(own_server: LiveServer)
 def test_networks_are_kept_in_their_normal_form(admin: Client, person: Person) -> None:
     key, _ = make_key(admin, person, networks=["10.0.0.1", "2001:DB8:0::/32", "10.0.0.1"])
     assert shown(admin, person, key)["networks"] == ["10.0.0.1/32", "2001:db8::/32"]
+
     path = f"{person.path}/api-keys/{key}"
     assert done(admin.patch(path, json={"networks": ["::1"]}))["networks"] == ["::1/128"]
     assert done(admin.patch(path, json={"networks": None}))["networks"] is None

@@ -197,9 +197,17 @@ def test_each_caller_gets_what_the_table_says(
 
 def test_the_table_has_every_address_that_is_not_open_to_all() -> None:
     names = {
-        "account": "x", "absent": "x", "key": "x", "session": "x", "kid": "x", "service": "x",
-        "role": "x", "issuer": "x", "rule": "x", "factor": "x",
-    }  # fmt: skip
+        "account": "x",
+        "absent": "x",
+        "key": "x",
+        "session": "x",
+        "kid": "x",
+        "service": "x",
+        "role": "x",
+        "issuer": "x",
+        "rule": "x",
+        "factor": "x",
+    }
     written = {(row.method, row.path.format(**names)) for row in rows()}
     for route in ROUTES:
         path = route.path
@@ -244,12 +252,14 @@ def test_what_is_held_by_a_role_can_be_given(admin: Client, todo: str) -> None:
     role = make_role(admin, GRANT, f"{todo}:write")
     giver = make_person(admin, roles=(role,)).bearer()
     other = make_person(admin)
+
     done(giver.put(f"{other.path}/grants", json={"scopes": [f"{todo}:write"], "roles": [role]}))
     assert_refused(giver.put(f"{other.path}/grants", json={"scopes": [f"{todo}:read"]}), RULE)
 
 
 def test_a_token_that_was_narrowed_gives_no_more_than_it_has(admin: Client, victim: Person) -> None:
     narrow = make_person(admin, ADMIN).bearer(scope=GRANT)
+
     for unheld in (ADMIN, READ):
         assert_refused(narrow.put(f"{victim.path}/grants", json={"scopes": [unheld]}), RULE)
 
@@ -377,8 +387,10 @@ def test_nobody_changes_their_own_grants_or_end_not_even_an_admin(
 ) -> None:
     person = make_person(admin, ADMIN)
     client = person.bearer()
+
     for name in ("me", person.id, person.username.upper()):
         assert_refused(client.request(method, f"/accounts/{name}{below}", json=body), RULE)
+
     assert grants(admin, person)["scopes"] == [ADMIN]
     assert done(client.patch("/accounts/me", json={"display_name": "Me"}))["enabled"] is True
 
@@ -441,7 +453,9 @@ def test_by_api_key_no_secret_is_had_by_repeating_the_request_of_another(
 ) -> None:
     same = {"json": {"name": "once"}, "headers": {"Idempotency-Key": live.unique("once")}}
     secret = done(admin.post(f"{victim.path}/api-keys", **same), 201)["secret"]
+
     answer = by_key.post(f"{victim.path}/api-keys", **same)
+
     assert_refused(answer, RULE)
     assert secret not in answer.text
 
@@ -561,6 +575,7 @@ TAKE_AWAY: Mapping[str, Callable[[Lonely], Any]] = {
 @table("how", TAKE_AWAY)
 def test_the_last_lasting_admin_stays(lonely: Lonely, how: str) -> None:
     assert_refused(TAKE_AWAY[how](lonely), RULE)
+
     me = lonely.last.login(ADMIN_PASSWORD)
     assert done(me.get("/accounts/me"))["enabled"] is True
     assert done(me.get("/roles"))["items"][0]["scopes"] == [ADMIN]
@@ -591,6 +606,8 @@ def test_the_last_key_of_an_admin_without_a_password_stays(lonely: Lonely) -> No
 @table("how", ["disabled", "deleted", "stripped", "left without credential"])
 def test_of_two_admins_one_may_go(lonely: Lonely, how: str) -> None:
     second = make_person(lonely.last.login(ADMIN_PASSWORD), roles=(lonely.role,))
+
     answer = TAKE_AWAY[how](Lonely(second, lonely.role, lonely.deputy))
+
     assert answer.status_code in (200, 204), answer.text
     assert_refused(lonely.deputy.delete(lonely.last.path), RULE)

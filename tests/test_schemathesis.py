@@ -54,7 +54,10 @@ def test_what_the_description_says_holds(own_server: LiveServer, tmp_path: Path,
                 *("--mode", mode, "--phases", phases, "--seed", "1"),
                 *("--max-time", _SECONDS, "--max-examples", "20", "--checks", ",".join(CHECKS)),
                 *(
-                    "--generation-database", "none", "--suppress-health-check", "filter_too_much",
+                    "--generation-database",
+                    "none",
+                    "--suppress-health-check",
+                    "filter_too_much",
                     *options,
                 ),
             ],
@@ -62,7 +65,7 @@ def test_what_the_description_says_holds(own_server: LiveServer, tmp_path: Path,
             capture_output=True,
             text=True,
             timeout=200,
-        )  # fmt: skip
+        )
         assert ran.returncode == 0, ran.stdout[-6000:] + ran.stderr[-2000:]
     assert b"a request failed" not in own_server.log.read_bytes()
     assert Client(own_server.url).get("/health/ready").status_code == 200

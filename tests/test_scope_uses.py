@@ -77,10 +77,14 @@ def test_the_last_days_with_a_token_and_with_a_request_that_named_it(prepared_ur
         assert uses(client)[_READ] == ("2030-03-19", "2030-03-18")
         held = get(client, "/accounts/alice/scopes")["items"][0]
         assert held == {
-            "name": _READ, "service": "todo", "is_granted": True, "roles": [],
-            "held_since": "2030-03-17T17:46:40Z", "last_issued_on": "2030-03-19",
+            "name": _READ,
+            "service": "todo",
+            "is_granted": True,
+            "roles": [],
+            "held_since": "2030-03-17T17:46:40Z",
+            "last_issued_on": "2030-03-19",
             "last_named_on": "2030-03-18",
-        }  # fmt: skip
+        }
 
 
 def test_what_was_held_and_not_used_for_days_is_listed(prepared_url: str) -> None:
@@ -311,10 +315,14 @@ def test_an_account_that_fills_a_page_hides_nobody_after_it(
 @pytest.mark.parametrize(
     "query",
     [
-        {"days": "0"}, {"days": "x"}, {"use": "both"}, {"limit": "201"}, {"cursor": "x"},
+        {"days": "0"},
+        {"days": "x"},
+        {"use": "both"},
+        {"limit": "201"},
+        {"cursor": "x"},
         {"more": "1"},
     ],
-)  # fmt: skip
+)
 def test_a_wrong_parameter_is_named(admin: Client, query: dict[str, str]) -> None:
     answer = admin.get("/unused-scopes", params=query)
     assert answer.status_code == 422

@@ -675,10 +675,15 @@ def test_the_server_header_tells_no_version(server: Server) -> None:
 
 def test_no_header_changes_address_scheme_or_path(server: Server) -> None:
     headers = (
-        "X-Forwarded-For: 10.1.1.1", "X-Forwarded-Proto: https", "X-Forwarded-Ssl: on",
-        "X-Forwarded-Protocol: ssl", "Forwarded: for=10.1.1.1;proto=https", "Script_Name: /environ",
-        "Path_Info: /health", "X_Forwarded_For: 10.1.1.1",
-    )  # fmt: skip
+        "X-Forwarded-For: 10.1.1.1",
+        "X-Forwarded-Proto: https",
+        "X-Forwarded-Ssl: on",
+        "X-Forwarded-Protocol: ssl",
+        "Forwarded: for=10.1.1.1;proto=https",
+        "Script_Name: /environ",
+        "Path_Info: /health",
+        "X_Forwarded_For: 10.1.1.1",
+    )
     shown = json.loads(server.ask(request("GET", "/environ", *headers)).body)
     assert shown["REMOTE_ADDR"] == "127.0.0.1"
     assert shown["wsgi.url_scheme"] == "http"

@@ -115,6 +115,7 @@ def test_an_account_that_acts_does_not_act_for_another_audience(admin: Client, s
     me = make_person(admin, READ, WRITE)
     done(admin.patch(f"/services/{shop.front}", json={"account": me.username}))
     other = {"audience": f"https://{live.unique('moved')}.example.com"}
+
     assert_refused(me.bearer().patch(f"/services/{shop.front}", json=other), RULE)
     for harmless in ({"title": "Ours"}, {"account": me.username}, {"account": None}):
         done(me.bearer().patch(f"/services/{shop.front}", json=harmless))
@@ -125,6 +126,7 @@ def test_nobody_takes_a_service_from_an_account_above_them(admin: Client, shop: 
     above = make_person(admin, ADMIN)
     done(admin.patch(f"/services/{shop.front}", json={"account": above.username}))
     small = make_person(admin, READ, WRITE, INTROSPECT)
+
     for account in (None, small.username):
         answer = small.bearer().patch(f"/services/{shop.front}", json={"account": account})
         assert_refused(answer, RULE)

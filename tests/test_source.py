@@ -53,8 +53,11 @@ def of(peer: str | None = "10.0.0.1", **headers: str) -> str | None:
 @table(("hop", "address"), HOPS)
 def test_every_form_of_a_hop_is_read_or_nobody_s(hop: str, address: str) -> None:
     for value in (
-        hop, f"198.51.100.9, {hop}", f"{hop}, 10.1.2.3", f"{hop},10.1.2.3:80,[fd00::2]:1",
-    ):  # fmt: skip
+        hop,
+        f"198.51.100.9, {hop}",
+        f"{hop}, 10.1.2.3",
+        f"{hop},10.1.2.3:80,[fd00::2]:1",
+    ):
         assert of(X_FORWARDED_FOR=value) == address, value
         assert of("::ffff:10.0.0.1", X_FORWARDED_FOR=value) == address
         assert of("192.0.2.1", X_FORWARDED_FOR=value) == "192.0.2.1"  # no proxy of ours

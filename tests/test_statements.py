@@ -83,9 +83,14 @@ def test_what_a_request_asks_the_database(admin: Requests) -> None:
 
     # One of each but the first two is for the token that the admin shows.
     assert {name: len(texts) for name, texts in asked.items()} == {
-        "token by key": 1, "token by password": 4, "new display name": 4, "the same again": 2,
-        "new title": 6, "new description": 5, "rotation": 5,
-    }  # fmt: skip
+        "token by key": 1,
+        "token by password": 4,
+        "new display name": 4,
+        "the same again": 2,
+        "new title": 6,
+        "new description": 5,
+        "rotation": 5,
+    }
     loads = [text for text in asked["rotation"] if '"sealed"' in text and "INSERT" not in text]
     assert len(loads) == 1
     every = [text for texts in asked.values() for text in texts]

@@ -280,16 +280,31 @@ def test_no_index_finds_only_what_another_finds(database: Database) -> None:
 
 def test_foreign_keys_delete_with_their_object(database: Database, from_models: Database) -> None:
     expected = {
-        ("password", "account"), ("scope_use", "account"), ("verification", "service"),
-        ("scope_use", "scope"), ("api_key", "account"), ("grant", "account"), ("grant", "scope"),
-        ("grant", "role"), ("role_scope", "role"), ("role_scope", "scope"), ("scope", "service"),
-        ("exchange", "service"), ("known_source", "account"), ("session", "account"),
-        ("console_session", "account"), ("pending_login", "account"), ("second_factor", "account"),
-        ("recovery_code", "second_factor"), ("key_sight", "service"),
-        ("service_identifier", "service"), ("session", "api_key"),
-        ("workload_rule", "trusted_issuer"), ("workload_rule", "account"),
+        ("password", "account"),
+        ("scope_use", "account"),
+        ("verification", "service"),
+        ("scope_use", "scope"),
+        ("api_key", "account"),
+        ("grant", "account"),
+        ("grant", "scope"),
+        ("grant", "role"),
+        ("role_scope", "role"),
+        ("role_scope", "scope"),
+        ("scope", "service"),
+        ("exchange", "service"),
+        ("known_source", "account"),
+        ("session", "account"),
+        ("console_session", "account"),
+        ("pending_login", "account"),
+        ("second_factor", "account"),
+        ("recovery_code", "second_factor"),
+        ("key_sight", "service"),
+        ("service_identifier", "service"),
+        ("session", "api_key"),
+        ("workload_rule", "trusted_issuer"),
+        ("workload_rule", "account"),
         ("fetched_keys", "trusted_issuer"),
-    }  # fmt: skip
+    }
     assert cascades(database) == cascades(from_models) == expected
 
 

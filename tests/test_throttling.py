@@ -202,6 +202,7 @@ def test_the_owner_is_back_a_minute_after_the_attack(timed: Installation, clock:
         attempt(timed, "alice", "not it", f"198.51.100.{second % 250}")
         clock.now += 1
     assert attempt(timed, "alice", "not it", "198.51.100.1") == "throttled"
+
     clock.now += 60
     assert attempt(timed, "alice", PASSWORD, "203.0.113.9") == "in"
 
@@ -210,6 +211,7 @@ def test_what_is_said_of_the_wait_is_true(timed: Installation, clock: Clock) -> 
     wrong(timed, "alice", HERE, 12)
     with pytest.raises(Throttled) as refused:
         timed.authentication.by_secret(candidates([("alice", PASSWORD)]), address=HERE)
+
     clock.now += refused.value.retry_after - 2
     assert attempt(timed, "alice", PASSWORD, HERE) == "throttled"
     clock.now += 2
@@ -377,11 +379,14 @@ def test_every_kind_of_wrong_login_costs_the_same(timed: Installation) -> None:
     timed.grants.create_account(OPERATOR, [], username="disabled", password=PASSWORD, enabled=False)
     timed.grants.create_account(OPERATOR, [], username="without")
     kinds = {
-        "wrong": ("alice", "not the password"), "unknown": ("nobody", "not the password"),
-        "disabled": ("disabled", PASSWORD), "empty": ("alice", ""),
-        "without": ("without", "not the password"), "key-shaped": ("alice", "kysk_" + "0" * 38),
+        "wrong": ("alice", "not the password"),
+        "unknown": ("nobody", "not the password"),
+        "disabled": ("disabled", PASSWORD),
+        "empty": ("alice", ""),
+        "without": ("without", "not the password"),
+        "key-shaped": ("alice", "kysk_" + "0" * 38),
         "long": ("alice", "x" * 5_000),
-    }  # fmt: skip
+    }
     spent: dict[str, list[float]] = {kind: [] for kind in kinds}
     for number in range(40):
         timed.clock.now += 900  # type: ignore[attr-defined]  # whole allowances for all

@@ -183,6 +183,7 @@ def test_the_shortest_request_by_password_gets_a_token_with_exactly_these_claims
 
 def test_by_api_key_the_token_says_so_and_names_the_key(alice: Account) -> None:
     claims = token(alice.by_key)
+
     assert claims.keys() == CLAIMS | {"key_id"}
     assert claims["amr"] == ["api_key"]
     assert claims["key_id"] == alice.key["id"]
@@ -191,6 +192,7 @@ def test_by_api_key_the_token_says_so_and_names_the_key(alice: Account) -> None:
 def test_a_jti_never_repeats(alice: Account) -> None:
     with ThreadPoolExecutor(8) as threads:
         answers = list(threads.map(lambda _: token(alice.by_key)["jti"], range(60)))
+
     assert len(set(answers)) == 60
 
 
@@ -198,12 +200,15 @@ def test_every_spelling_of_the_username_logs_in_and_the_token_has_the_one_that_i
     server: LiveServer, alice: Account
 ) -> None:
     client = server.client(alice.username.upper(), alice.key["secret"])
+
     assert token(client)["client_id"] == alice.username
 
 
 def test_the_issuer_comes_from_the_configuration_only(server: LiveServer, alice: Account) -> None:
     headers = {"Host": "evil.example", "X-Forwarded-Host": "evil.example", "Forwarded": "host=evil"}
+
     claims = issued(alice.by_key.post("/auth/token", headers=headers))
+
     assert claims["iss"] == server.url
 
 
@@ -215,12 +220,14 @@ def test_client_credentials_may_be_named_or_left_out(alice: Account, grant_type:
 @table("grant_type", ["password", "authorization_code", "Client_Credentials"])
 def test_another_grant_type_is_refused(alice: Account, grant_type: str) -> None:
     answer = alice.by_key.post("/auth/token", data={"grant_type": grant_type})
+
     assert_refused(answer, 400, "unsupported_grant_type")
 
 
 def test_a_password_grant_is_unsupported_and_says_how_to_log_in(alice: Account) -> None:
     form = {"grant_type": "password", "username": "alice", "password": "a password"}
     answer = alice.by_key.post("/auth/token", data=form)
+
     assert_refused(answer, 400, "unsupported_grant_type")
     assert "HTTP Basic" in answer.json()["error_description"]
 
@@ -232,6 +239,7 @@ def test_without_an_audience_it_is_every_service_held_but_those_on_request_only(
     bob: Account, todo: Service, calendar: Service
 ) -> None:
     claims = token(bob.by_key)
+
     assert isinstance(claims["aud"], list)
     assert sorted(claims["aud"]) == sorted([todo.audience, calendar.audience])
     assert claims["scope"].split() == sorted([todo.read, calendar.read])
@@ -255,6 +263,7 @@ def test_audiences_may_be_repeated_in_both_spellings_and_count_once(
         ("audience", todo.name),
     ]
     claims = issued(bob.by_key.post("/auth/token", data=parameters))
+
     assert claims["aud"] == [todo.audience, calendar.audience]
     assert set(claims["scope"].split()) == {todo.read, calendar.read}
 
@@ -275,6 +284,7 @@ def test_a_scope_narrows_and_chooses_the_audience(
 
 def test_the_order_of_scopes_is_kept_and_repetition_is_not(alice: Account, todo: Service) -> None:
     asked = f"{todo.write} {todo.read} {todo.write}"
+
     assert token(alice.by_key, scope=asked)["scope"] == f"{todo.write} {todo.read}"
 
 
@@ -282,6 +292,7 @@ def test_an_audience_of_which_nothing_is_held_gives_a_token_without_scopes(
     alice: Account, calendar: Service
 ) -> None:
     claims = token(alice.by_key, audience=calendar.name)
+
     assert (claims["aud"], claims["scope"]) == (calendar.audience, "")
 
 
@@ -290,6 +301,7 @@ def test_an_account_that_holds_nothing_still_proves_who_it_is(
 ) -> None:
     nobody = Account(server, admin)
     only_on_request = Account(server, admin, archive.read)
+
     for account in (nobody, only_on_request):
         claims = token(account.by_key)
         assert (claims["aud"], claims["scope"]) == (server.url, "")
@@ -298,6 +310,7 @@ def test_an_account_that_holds_nothing_still_proves_who_it_is(
 
 def test_keyosk_itself_is_only_in_a_token_that_asks_for_it(server: LiveServer) -> None:
     by_password = server.client("admin", live.ADMIN_PASSWORD)
+
     assert token(by_password)["aud"] == server.url
     asked = token(by_password, audience="keyosk")
     assert (asked["aud"], asked["scope"]) == ("keyosk", "keyosk:admin")
@@ -308,6 +321,7 @@ def test_keyosk_itself_is_only_in_a_token_that_asks_for_it(server: LiveServer) -
 @table("scope", ["no:such", "keyosk:admin"])
 def test_a_scope_that_is_not_held_is_refused(alice: Account, todo: Service, scope: str) -> None:
     answer = alice.by_key.post("/auth/token", data={"scope": f"{todo.read} {scope}"})
+
     assert_refused(answer, 400, "invalid_scope")
 
 
@@ -316,6 +330,7 @@ def test_a_refusal_does_not_tell_whether_a_scope_exists(alice: Account, calendar
     answers = [
         alice.by_key.post("/auth/token", data={"scope": scope}) for scope in (calendar.read, absent)
     ]
+
     assert answers[0].text.replace(calendar.read, absent) == answers[1].text
 
 
@@ -332,6 +347,7 @@ def test_a_scope_of_another_audience_than_the_one_asked_for_is_refused(
     bob: Account, todo: Service, calendar: Service
 ) -> None:
     parameters = {"audience": todo.name, "scope": calendar.read}
+
     assert_refused(bob.by_key.post("/auth/token", data=parameters), 400, "invalid_scope")
 
 
@@ -385,6 +401,7 @@ def test_a_key_gives_the_scopes_that_it_is_limited_to_and_that_are_held_now(
 def test_a_key_limited_to_a_part_of_keyosk_has_only_that(server: LiveServer, admin: Client) -> None:
     account = Account(server, admin, "keyosk:admin")
     limited = account.client(account.new_key(scopes=["keyosk:accounts:read"]))
+
     assert token(limited, audience="keyosk")["scope"] == "keyosk:accounts:read"
     for scope in ("keyosk:admin", "keyosk:accounts:write"):
         assert_refused(limited.post("/auth/token", data={"scope": scope}), 400, "invalid_scope")
@@ -409,6 +426,7 @@ def test_an_ended_grant_is_not_held(server: LiveServer, admin: Client, todo: Ser
     end = soon()
     account = Account(server, admin, {"name": todo.read, "until": rfc3339(end)}, todo.write)
     wait_for(end)
+
     assert token(account.by_key)["scope"] == todo.write
     answer = account.by_key.post("/auth/token", data={"scope": todo.read})
     assert_refused(answer, 400, "invalid_scope")
@@ -426,6 +444,7 @@ def test_a_lifetime_shortens_and_never_lengthens(alice: Account) -> None:
 @table("lifetime", ["0", "-1", "1.5", "1e3", "+60", " 60", "soon", "\u0666", "9" * 30])
 def test_a_lifetime_of_no_whole_number_above_0_is_refused(alice: Account, lifetime: str) -> None:
     answer = alice.by_key.post("/auth/token", data={"lifetime": lifetime})
+
     assert_refused(answer, 400, "invalid_request")
 
 
@@ -515,6 +534,7 @@ def test_the_format_token_is_the_bare_token_and_a_line_end(alice: Account) -> No
 
 def test_the_format_header_is_a_header_for_curl(server: LiveServer, alice: Account) -> None:
     answer = alice.by_key.post("/auth/token", data={"format": "header", "audience": "keyosk"})
+
     assert answer.status_code == 200
     assert answer.headers["Content-Type"].startswith("text/plain")
     assert answer.headers["Cache-Control"] == "no-store"
@@ -538,6 +558,7 @@ def test_an_unknown_format_is_refused(alice: Account) -> None:
 
 def test_head_is_answered_as_get_without_a_body(alice: Account) -> None:
     answer = alice.by_key.request("HEAD", "/auth/token")
+
     assert answer.status_code == 200
     assert answer.headers["Cache-Control"] == "no-store"
     assert answer.content == b""
@@ -546,14 +567,18 @@ def test_head_is_answered_as_get_without_a_body(alice: Account) -> None:
 def test_parameters_that_nobody_knows_are_ignored(alice: Account, todo: Service) -> None:
     known = {"scope": todo.read}
     unknown = {"username": "someone else", "sub": "admin", "iss": "https://evil.example"}
+
     claims = token(alice.by_key, **known, **unknown)
+
     assert (claims["sub"], claims["scope"]) == (alice.id, todo.read)
     assert issued(alice.by_key.post("/auth/token", json={"color": "red"}))["sub"] == alice.id
 
 
 def test_a_parameter_without_a_value_counts_as_absent(alice: Account, todo: Service) -> None:
     names = ("grant_type", "scope", "audience", "resource", "lifetime", "format")
+
     claims = token(alice.by_key, **dict.fromkeys(names, ""))
+
     assert claims["aud"] == todo.audience
     assert claims["scope"] == f"{todo.read} {todo.write}"
 
@@ -616,6 +641,7 @@ def test_no_description_has_a_character_that_rfc_6749_forbids(alice: Account, na
 def test_a_malformed_body_is_refused(alice: Account, content_type: str, body: bytes) -> None:
     headers = {"Content-Type": content_type} if content_type else {}
     answer = alice.by_key.post("/auth/token", data=body, headers=headers)
+
     assert_refused(answer, 400, "invalid_request")
 
 
@@ -625,11 +651,13 @@ def test_text_that_no_database_holds_is_refused(alice: Account, name: str, text:
     body = f'{{"{name}": "{text}"}}'
     headers = {"Content-Type": "application/json"}
     answer = alice.by_key.post("/auth/token", data=body, headers=headers)
+
     assert_refused(answer, 400, "invalid_request")
 
 
 def test_another_method_is_refused_in_the_shape_of_this_address(alice: Account) -> None:
     answer = alice.by_key.put("/auth/token")
+
     assert_refused(answer, 405, "invalid_request")
     assert set(answer.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS", "POST"}
 
@@ -648,6 +676,7 @@ def test_a_credential_in_the_query_is_refused(alice: Account, name: str) -> None
 def test_a_bearer_token_gets_no_token(server: LiveServer, alice: Account) -> None:
     bearer = alice.by_key.post("/auth/token", data={"audience": "keyosk"}).json()["access_token"]
     client = Client(server.url, token=bearer)
+
     assert client.get("/accounts/me").status_code == 200
     assert_refused(client.post("/auth/token"), 401, "invalid_client")
 
@@ -717,6 +746,7 @@ def test_all_refused_logins_get_the_same_bytes(
     answers = {
         reason: server.client(*login).post("/auth/token") for reason, login in refusals.items()
     }
+
     assert_refused(answers["unknown user"], 401, "invalid_client")
     expected = _bytes(answers["unknown user"])
     assert {reason for reason, answer in answers.items() if _bytes(answer) != expected} == set()
@@ -744,6 +774,7 @@ def test_the_same_logins_pass_where_nothing_is_wrong(server: LiveServer, admin: 
     account.change(enabled=True, expires_at=rfc3339(time.time() + 60))
     account.change_key(enabled=False)
     account.change_key(enabled=True, expires_at=rfc3339(time.time() + 60))
+
     assert token(account.by_password)["sub"] == account.id
     assert token(account.by_key)["sub"] == account.id
 
@@ -757,6 +788,7 @@ def test_the_same_logins_pass_where_nothing_is_wrong(server: LiveServer, admin: 
 )  # fmt: skip
 def test_what_is_no_login_is_refused(server: LiveServer, header: str | None) -> None:
     headers = {} if header is None else {"Authorization": header}
+
     assert_refused(server.client().post("/auth/token", headers=headers), 401, "invalid_client")
 
 
@@ -776,6 +808,7 @@ def test_an_unknown_user_costs_what_a_password_does(server: LiveServer, alice: A
     rounds = [
         [client.post("/auth/token").elapsed.total_seconds() for client in clients] for _ in range(8)
     ]
+
     # Taken in turns and the fastest of each, as the machine has other work as well. A hash is 20 ms
     # and everything else 3 ms.
     nobody, known = (min(times) for times in zip(*rounds, strict=True))
@@ -819,6 +852,8 @@ def test_the_use_of_a_key_and_a_password_is_noted_soon(server: LiveServer, admin
 
 def test_a_refused_login_is_not_noted(server: LiveServer, admin: Client) -> None:
     account = Account(server, admin, password=PASSWORD)
+
     server.client(account.username, "not the password").post("/auth/token")
     time.sleep(0.2)
+
     assert admin.get(account.path).json()["last_login_at"] is None

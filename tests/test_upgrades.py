@@ -261,10 +261,16 @@ def rows() -> Iterator[Written]:
 
 def columns_of_the_stolen_key() -> Row:
     return {
-        "kid": STOLEN["kid"], "algorithm": "ES256", "state": "compromised",
-        "public": json.dumps(STOLEN), "sealed": b"", "published_at": LONG_AGO,
-        "active_from": LONG_AGO, "retired_at": None, "created_at": LONG_AGO,
-    }  # fmt: skip
+        "kid": STOLEN["kid"],
+        "algorithm": "ES256",
+        "state": "compromised",
+        "public": json.dumps(STOLEN),
+        "sealed": b"",
+        "published_at": LONG_AGO,
+        "active_from": LONG_AGO,
+        "retired_at": None,
+        "created_at": LONG_AGO,
+    }
 
 
 def of_then(url: str, migration: str) -> None:

@@ -139,6 +139,7 @@ def test_any_text_has_a_stable_form_or_is_refused(username: str) -> None:
 @example("\u03a3\u0301\u03a3")
 def test_composed_and_decomposed_spellings_are_one_account(username: str) -> None:
     form = usernames.lookup_form(username)
+
     assert usernames.lookup_form(unicodedata.normalize("NFD", username)) == form
     assert usernames.lookup_form(unicodedata.normalize("NFC", username)) == form
 
@@ -147,6 +148,7 @@ def test_composed_and_decomposed_spellings_are_one_account(username: str) -> Non
 def test_letter_case_and_width_do_not_matter(username: str) -> None:
     form = usernames.lookup_form(username)
     wide = "".join(chr(ord(character) + 0xFEE0) for character in username)
+
     assert usernames.lookup_form(username.upper()) == form
     assert usernames.lookup_form(username.lower()) == form
     assert usernames.lookup_form(wide) == form
@@ -157,6 +159,7 @@ def test_the_short_way_for_ascii_agrees_with_the_profile() -> None:
         name = f"a{character}a"
         # The long way is taken because of the last letter, which stays as it is.
         long_way = usernames.lookup_form(name + "\u00e9")
+
         assert usernames.lookup_form(name) == (long_way and long_way[:-1])
 
 
@@ -164,6 +167,7 @@ def test_the_short_way_for_ascii_agrees_with_the_profile() -> None:
 def test_a_huge_name_is_refused_in_no_time(character: str) -> None:
     huge = character * 2_000_000
     start = time.process_time()
+
     assert usernames.lookup_form(huge) is None
     assert time.process_time() - start < 0.5
 
@@ -172,5 +176,6 @@ def test_a_refusal_does_not_repeat_the_input() -> None:
     # People type their password into the wrong field.
     with pytest.raises(errors.Invalid) as raised:
         usernames.normalise("correct horse battery staple")
+
     assert "horse" not in str(raised.value)
     assert raised.value.__context__ is None

@@ -105,7 +105,9 @@ def caller(admin: Client) -> Caller:
 
 def test_tokens_for_one_audience_pass(server: LiveServer, caller: Caller, verify: Verifier) -> None:
     token = caller.token(audience=caller.audiences[0])
+
     claims = verify(server, token, caller.audiences[0], "ES256")
+
     assert claims["aud"] == caller.audiences[0]
     assert (claims["sub"], claims["scope"]) == (caller.id, caller.scopes[0])
 
@@ -114,6 +116,7 @@ def test_a_token_for_two_audiences_verifies_for_each(
     server: LiveServer, caller: Caller, verify: Verifier
 ) -> None:
     token = caller.token()
+
     for audience in caller.audiences:
         claims = verify(server, token, audience, "ES256")
         assert sorted(claims["aud"]) == sorted(caller.audiences)
@@ -128,13 +131,16 @@ def test_a_token_that_only_proves_who_it_is_verifies_for_the_issuer(
     key = admin.post(f"/accounts/{username}/api-keys", json={"name": "k"}).json()
     client = server.client(username, key["secret"])
     token = client.post("/auth/token", data={"format": "token"}).text.strip()
+
     claims = verify(server, token, server.url, "ES256")
+
     assert (claims["aud"], claims["scope"], claims["client_id"]) == (server.url, "", username)
 
 
 def test_another_audience_is_refused(server: LiveServer, caller: Caller, verify: Verifier) -> None:
     token = caller.token(audience=caller.audiences[0])
     assert verify(server, token, caller.audiences[0], "ES256")
+
     for audience in (caller.audiences[1], server.url, "keyosk"):
         with pytest.raises(REFUSALS):
             verify(server, token, audience, "ES256")
@@ -294,6 +300,7 @@ def test_the_key_set_has_public_keys_and_nothing_else(server: LiveServer, caller
 
 def test_both_addresses_of_the_key_set_give_the_same_bytes(server: LiveServer) -> None:
     first, second = (server.client().get(path) for path in (JWKS, WELL_KNOWN))
+
     assert first.content == second.content
     assert first.headers["ETag"] == second.headers["ETag"]
 
@@ -328,6 +335,7 @@ def test_keys_are_cached_for_minutes_then_asked_for_by_tag(server: LiveServer, p
 @pytest.mark.parametrize("kid", ["x" * 43, "x", "..", "%00", "%2e%2e%2fetc%2fpasswd"])
 def test_a_key_that_is_not_published_is_not_found(server: LiveServer, kid: str) -> None:
     answer = server.client().get(f"/auth/keys/{kid}.pem")
+
     assert answer.status_code == 404
     assert answer.headers["Content-Type"] == "application/problem+json"
 

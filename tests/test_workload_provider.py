@@ -69,9 +69,12 @@ class Provider:
 
     def _redeem(self, code: str) -> str:
         form = {
-            "grant_type": "authorization_code", "client_id": self.client, "code": code,
-            "code_verifier": _VERIFIER, "redirect_uri": _REDIRECT,
-        }  # fmt: skip
+            "grant_type": "authorization_code",
+            "client_id": self.client,
+            "code": code,
+            "code_verifier": _VERIFIER,
+            "redirect_uri": _REDIRECT,
+        }
         answer = requests.post(f"{self.issuer}/token", data=form, timeout=60)
         token: str = done(answer)["id_token"]
         return token

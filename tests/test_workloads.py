@@ -198,14 +198,22 @@ def test_each_login_is_in_the_audit_log(shop: Shop) -> None:
 @table(
     "claims",
     [
-        {"repository_id": "842913402"}, {"repository_id": 842913401},
-        {"repository_id": ["842913401"]}, {"repository_id": {"id": "842913401"}},
-        {"repository_id": None}, {"repository_id": "842913401 "}, {"repository_id": "８42913401"},
-        {"repository_id": "842913401\u200b"}, {"ref": "refs/heads/main2"},
-        {"ref": "refs/heads/mаin"}, {"ref": "REFS/HEADS/MAIN"}, {"ref": None}, {"ref": True},
+        {"repository_id": "842913402"},
+        {"repository_id": 842913401},
+        {"repository_id": ["842913401"]},
+        {"repository_id": {"id": "842913401"}},
+        {"repository_id": None},
+        {"repository_id": "842913401 "},
+        {"repository_id": "８42913401"},
+        {"repository_id": "842913401\u200b"},
+        {"ref": "refs/heads/main2"},
+        {"ref": "refs/heads/mаin"},
+        {"ref": "REFS/HEADS/MAIN"},
+        {"ref": None},
+        {"ref": True},
         {"ref": "refs/heads/main\x00"},
     ],
-)  # fmt: skip
+)
 def test_a_claim_that_only_looks_alike_does_not_fit(shop: Shop, claims: dict[str, Any]) -> None:
     assert "no rule" in shop.refusal(shop.ci.signed({**shop.ci.claims(), **claims}))
 
@@ -213,9 +221,12 @@ def test_a_claim_that_only_looks_alike_does_not_fit(shop: Shop, claims: dict[str
 def test_a_rule_may_list_values_and_end_them_with_a_star(shop: Shop) -> None:
     shop.change_rule("main", claims={"ref": ["refs/heads/main", "refs/tags/*"]})
     for ref, fits in {
-        "refs/heads/main": True, "refs/tags/v1": True, "refs/tags/": True, "refs/heads/x": False,
+        "refs/heads/main": True,
+        "refs/tags/v1": True,
+        "refs/tags/": True,
+        "refs/heads/x": False,
         "refs/tag": False,
-    }.items():  # fmt: skip
+    }.items():
         assert (shop.show(shop.ci.token(ref=ref)).status_code == 200) is fits, ref
 
 
@@ -355,8 +366,11 @@ def test_who_signed_it_and_for_whom_counts(shop: Shop) -> None:
     for claims in foreign:
         assert "No issuer" in shop.refusal(shop.ci.token(**claims)), claims
     odd: tuple[dict[str, Any], ...] = (
-        {"aud": []}, {"aud": [AUDIENCE, 7]}, {"aud": {"a": AUDIENCE}}, {"sub": 7},
-    )  # fmt: skip
+        {"aud": []},
+        {"aud": [AUDIENCE, 7]},
+        {"aud": {"a": AUDIENCE}},
+        {"sub": 7},
+    )
     for claims in odd:
         assert "lacks" in shop.refusal(shop.ci.signed({**shop.ci.claims(), **claims})), claims
     assert shop.show(shop.ci.token(aud=["https://other.example.com", AUDIENCE])).status_code == 200
