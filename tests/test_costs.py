@@ -42,14 +42,14 @@ class Cost:
 #: The most that each may cost on SQLite, with Python 3.11; later ones make fewer calls.
 LIMITS: Final = {
     "token by API key": Cost(1, 298, 1),
-    "token by password": Cost(4, 480, 20),
+    "token by password": Cost(4, 483, 20),
     "JWK set": Cost(1, 169, 0),
     "JWK set not modified": Cost(1, 195, 0),
     "account by Bearer": Cost(2, 347, 2),
     "introspection": Cost(2, 352, 3),
     "forward-auth by Bearer": Cost(1, 317, 2),
-    "refresh": Cost(2, 424, 7),
-    "PATCH of an account": Cost(4, 1371, 24),
+    "refresh": Cost(2, 425, 7),
+    "PATCH of an account": Cost(4, 1373, 24),
 }
 
 

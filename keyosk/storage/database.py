@@ -448,8 +448,8 @@ class Database:
         began = time.perf_counter()
         try:
             try:
-                if is_alone and self._file is not None:
-                    self._file.check(reads=reads)
+                if is_alone and self._file is not None and (not reads or began >= self._file.due):
+                    self._file.check()
                 found = action()
             except Exception as error:  # noqa: BLE001 - it raises
                 driver_errors.raise_translated(error)

@@ -9,7 +9,7 @@ from typing import Final
 
 from keyosk.errors import DatabaseUnusable, Unavailable
 
-_LOOKED_AT: Final = 1.0  # seconds between two looks at the file for statements that only read
+_BETWEEN_READS: Final = 1.0  # seconds between two checks of the file by statements that only read
 
 
 def create(path: Path) -> None:
@@ -74,32 +74,27 @@ class OpenedFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path: Final = path
-        self._identity = _identity(path)
-        self._looked_at = 0.0
+        self._path: Final = str(path)
+        self._identity = _identity(self._path)
+        #: The ``time.perf_counter()`` from which reads ask for a check; writes always do.
+        self.due = 0.0
 
-    def check(self, *, reads: bool) -> None:
-        """Raise ``Unavailable`` if another file has the name, or none.
-
-        ``reads``: the statement to come only reads; for these it looks once in a while.
-        """
-        now = time.monotonic()
-        if reads and now - self._looked_at < _LOOKED_AT:
-            return
+    def check(self) -> None:
+        """Raise ``Unavailable`` if another file has the name, or none."""
         found = _identity(self._path)
         if self._identity is None:
             self._identity = found  # it was just made
         if found is None or found != self._identity:
-            self._looked_at = 0.0
+            self.due = 0.0
             what = "is not there" if found is None else "is another file than the one in use"
             raise Unavailable(
                 "The database is not available.",
                 reason=f"{self._path} {what}: put the right one back, or restart Keyosk",
             )
-        self._looked_at = now
+        self.due = time.perf_counter() + _BETWEEN_READS
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(path: str) -> tuple[int, int] | None:
     """Return what no other file on this machine has, ``None`` if there is no file."""
     try:
         found = os.stat(path)  # noqa: PTH116 - it is called for each write
