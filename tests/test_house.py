@@ -95,11 +95,14 @@ LOCAL_IMPORTS: Final[Mapping[tuple[str, str], str]] = {
     },
     **dict.fromkeys(
         (
-            ("console.second_factors", "segno"), ("credentials.passkeys", "webauthn"),
+            ("console.second_factors", "segno"),
+            ("credentials.passkeys", "webauthn"),
             ("credentials.passkeys", "webauthn.helpers.structs"),
             ("credentials.password_hashing", "passlib.context.CryptContext"),
-            ("metrics", "keyosk.metrics.exposition"), ("web.documentation", "flask_swagger_ui"),
-            ("web.documentation", "keyosk.web.openapi"), ("web.metrics", "keyosk.web.openapi"),
+            ("metrics", "keyosk.metrics.exposition"),
+            ("web.documentation", "flask_swagger_ui"),
+            ("web.documentation", "keyosk.web.openapi"),
+            ("web.metrics", "keyosk.web.openapi"),
         ),
         "it slows down each start, and few processes need it",
     ),
