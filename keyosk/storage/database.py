@@ -452,6 +452,8 @@ class Database:
                     self._file.check()
                 found = action()
             except Exception as error:  # noqa: BLE001 - it raises
+                if self._file is not None:
+                    self._file.check()  # it tells more than SQLite, which cannot open a file
                 driver_errors.raise_translated(error)
         except Unavailable as error:  # the connection failed
             self._metrics.database_failed()
