@@ -83,14 +83,23 @@ def _environ(request: requests.PreparedRequest, source: str) -> dict[str, Any]:
     content = body.encode() if isinstance(body, str) else body
     assert isinstance(content, bytes)  # nothing that is walked over takes a stream
     environ: dict[str, Any] = {
-        "REQUEST_METHOD": request.method, "SCRIPT_NAME": "",
+        "REQUEST_METHOD": request.method,
+        "SCRIPT_NAME": "",
         "PATH_INFO": unquote_to_bytes(address.path).decode("latin-1"),
-        "QUERY_STRING": address.query, "SERVER_NAME": address.hostname, "SERVER_PORT": "80",
-        "SERVER_PROTOCOL": "HTTP/1.1", "REMOTE_ADDR": source, "HTTP_HOST": address.netloc,
-        "wsgi.version": (1, 0), "wsgi.url_scheme": "http", "wsgi.input": io.BytesIO(content),
-        "wsgi.errors": sys.stderr, "wsgi.multithread": False, "wsgi.multiprocess": False,
+        "QUERY_STRING": address.query,
+        "SERVER_NAME": address.hostname,
+        "SERVER_PORT": "80",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "REMOTE_ADDR": source,
+        "HTTP_HOST": address.netloc,
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.input": io.BytesIO(content),
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": False,
+        "wsgi.multiprocess": False,
         "wsgi.run_once": False,
-    }  # fmt: skip
+    }
     headers: Mapping[str, str | bytes] = request.headers
     for name, value in headers.items():
         key = name.upper().replace("-", "_")

@@ -144,12 +144,17 @@ def existing(server: LiveServer, admin: Client, alice: Person, service: str) -> 
 
 #: What a caller who gets through can do no harm to.
 ABSENT: Mapping[str, str] = {
-    "account": "nobody-at-all", "key": "00000000-0000-7000-8000-000000000000",
+    "account": "nobody-at-all",
+    "key": "00000000-0000-7000-8000-000000000000",
     "session": "00000000-0000-7000-8000-000000000001",
-    "factor": "00000000-0000-7000-8000-000000000001", "service": "no-such-service",
-    "role": "no-such-role", "issuer": "no-such-issuer", "rule": "no-such-rule",
-    "file": "no-such-file", "kid": "x" * 43,
-}  # fmt: skip
+    "factor": "00000000-0000-7000-8000-000000000001",
+    "service": "no-such-service",
+    "role": "no-such-role",
+    "issuer": "no-such-issuer",
+    "rule": "no-such-rule",
+    "file": "no-such-file",
+    "kid": "x" * 43,
+}
 
 
 def path_of(route: Route, names: Mapping[str, str]) -> str:
@@ -313,17 +318,25 @@ SCOPES = {
 }
 #: What an account may do to itself without any scope.
 ITSELF = {
-    "GET /accounts/<account>", "GET /accounts/<account>/api-keys",
-    "GET /accounts/<account>/api-keys/<key>", "GET /accounts/<account>/grants",
-    "GET /accounts/<account>/scopes", "PUT /accounts/<account>/password",
-    "DELETE /accounts/<account>/password", "POST /accounts/<account>/api-keys",
-    "PATCH /accounts/<account>/api-keys/<key>", "DELETE /accounts/<account>/api-keys/<key>",
-    "POST /accounts/<account>/api-keys/<key>/rotate", "GET /accounts/<account>/tokens",
-    "DELETE /accounts/<account>/tokens", "DELETE /accounts/<account>/tokens/<session>",
+    "GET /accounts/<account>",
+    "GET /accounts/<account>/api-keys",
+    "GET /accounts/<account>/api-keys/<key>",
+    "GET /accounts/<account>/grants",
+    "GET /accounts/<account>/scopes",
+    "PUT /accounts/<account>/password",
+    "DELETE /accounts/<account>/password",
+    "POST /accounts/<account>/api-keys",
+    "PATCH /accounts/<account>/api-keys/<key>",
+    "DELETE /accounts/<account>/api-keys/<key>",
+    "POST /accounts/<account>/api-keys/<key>/rotate",
+    "GET /accounts/<account>/tokens",
+    "DELETE /accounts/<account>/tokens",
+    "DELETE /accounts/<account>/tokens/<session>",
     "GET /accounts/<account>/console-sessions",
     "DELETE /accounts/<account>/console-sessions/<session>",
-    "GET /accounts/<account>/second-factors", "DELETE /accounts/<account>/second-factors/<factor>",
-}  # fmt: skip
+    "GET /accounts/<account>/second-factors",
+    "DELETE /accounts/<account>/second-factors/<factor>",
+}
 
 
 def test_every_other_decision_needs_the_scope_that_is_for_it() -> None:
@@ -367,12 +380,15 @@ def bad(server: LiveServer, alice: Person, service: str) -> Mapping[str, str]:
         headers=jwt.get_unverified_header(good),
     )
     return {
-        "garbage as Basic": "Basic Z2FyYmFnZQ==", "no base64 as Basic": "Basic ***",
-        "an unknown scheme": "Digest username=admin", "garbage as Bearer": "Bearer garbage",
-        "nothing as Bearer": "Bearer", "signed by somebody else": f"Bearer {foreign}",
+        "garbage as Basic": "Basic Z2FyYmFnZQ==",
+        "no base64 as Basic": "Basic ***",
+        "an unknown scheme": "Digest username=admin",
+        "garbage as Bearer": "Bearer garbage",
+        "nothing as Bearer": "Bearer",
+        "signed by somebody else": f"Bearer {foreign}",
         "for another audience": f"Bearer {other_audience['access_token']}",
         "for no audience": f"Bearer {identity['access_token']}",
-    }  # fmt: skip
+    }
 
 
 def test_without_a_credential_only_what_is_open_to_all_answers(
@@ -535,16 +551,24 @@ def test_a_scope_opens_exactly_its_addresses(holders: Mapping[str, Person], name
 def test_an_api_key_opens_nothing_that_touches_credentials(holders: Mapping[str, Person]) -> None:
     closed = {(method, route.path) for route, method in DECIDED if route.access[method].no_api_key}
     assert closed == {
-        ("PUT", "/accounts/<account>/password"), ("DELETE", "/accounts/<account>/password"),
-        ("POST", "/accounts/<account>/api-keys"), ("PATCH", "/accounts/<account>/api-keys/<key>"),
+        ("PUT", "/accounts/<account>/password"),
+        ("DELETE", "/accounts/<account>/password"),
+        ("POST", "/accounts/<account>/api-keys"),
+        ("PATCH", "/accounts/<account>/api-keys/<key>"),
         ("DELETE", "/accounts/<account>/api-keys/<key>"),
         ("POST", "/accounts/<account>/api-keys/<key>/rotate"),
-        ("DELETE", "/accounts/<account>/second-factors/<factor>"), ("POST", "/signing-keys/rotate"),
-        ("POST", "/signing-keys/import"), ("POST", "/signing-keys/<kid>/compromise"),
-        ("DELETE", "/signing-keys/<kid>"), ("POST", "/issuers"), ("PATCH", "/issuers/<issuer>"),
-        ("DELETE", "/issuers/<issuer>"), ("POST", "/issuers/<issuer>/rules"),
-        ("PATCH", "/issuers/<issuer>/rules/<rule>"), ("DELETE", "/issuers/<issuer>/rules/<rule>"),
-    }  # fmt: skip
+        ("DELETE", "/accounts/<account>/second-factors/<factor>"),
+        ("POST", "/signing-keys/rotate"),
+        ("POST", "/signing-keys/import"),
+        ("POST", "/signing-keys/<kid>/compromise"),
+        ("DELETE", "/signing-keys/<kid>"),
+        ("POST", "/issuers"),
+        ("PATCH", "/issuers/<issuer>"),
+        ("DELETE", "/issuers/<issuer>"),
+        ("POST", "/issuers/<issuer>/rules"),
+        ("PATCH", "/issuers/<issuer>/rules/<rule>"),
+        ("DELETE", "/issuers/<issuer>/rules/<rule>"),
+    }
     person = holders[ADMIN]
     for client in (person.by_key, person.bearer(person.secret)):
         for route, method in DECIDED:

@@ -754,12 +754,24 @@ def test_so_it_is_in_json_and_toml(name: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("word", "value"),
     [
-        ("no", "no"), ("on", "on"), ("true", True), ("null", None), ("~", None), ("", None),
-        ("12", 12), ("-012", -12), ("1.5", 1.5), ("1_000", "1_000"), ("12:30", "12:30"),
-        ("0x10", "0x10"), ("2040-01-31T12:00:00Z", "2040-01-31T12:00:00Z"),
-        ("2040-01-31", "2040-01-31"), ("'12'", "12"), ("<<", "<<"),
+        ("no", "no"),
+        ("on", "on"),
+        ("true", True),
+        ("null", None),
+        ("~", None),
+        ("", None),
+        ("12", 12),
+        ("-012", -12),
+        ("1.5", 1.5),
+        ("1_000", "1_000"),
+        ("12:30", "12:30"),
+        ("0x10", "0x10"),
+        ("2040-01-31T12:00:00Z", "2040-01-31T12:00:00Z"),
+        ("2040-01-31", "2040-01-31"),
+        ("'12'", "12"),
+        ("<<", "<<"),
     ],
-)  # fmt: skip
+)
 def test_plain_words_mean_what_they_do_in_yaml_1_2(word: str, value: object) -> None:
     read = documents.parse(f"a: {word}\n".encode(), name="-").value
     assert read == {"a": value}

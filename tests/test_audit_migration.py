@@ -64,11 +64,15 @@ def test_a_log_of_old_is_verified_afterwards_and_goes_on(prepared_url: str) -> N
         assert last.sequence is not None
         assert last.hash is not None
         added = {
-            "id": "01a00000-0000-7000-8000-000000000000", "sequence": last.sequence + 1,
-            "time": last.time, "actor_name": "operator", "action": "account.change",
-            "target": "account/1", "after": '{"display_name": "Zo\u00eb", "enabled": true}',
+            "id": "01a00000-0000-7000-8000-000000000000",
+            "sequence": last.sequence + 1,
+            "time": last.time,
+            "actor_name": "operator",
+            "action": "account.change",
+            "target": "account/1",
+            "after": '{"display_name": "Zo\u00eb", "enabled": true}',
             "outcome": "done",
-        }  # fmt: skip
+        }
         shown = AuditRow(
             **{name: added.get(name) for name in AuditRow.__slots__ if name != "after"},  # type: ignore[arg-type]
             after={"display_name": "Zo\u00eb", "enabled": True},

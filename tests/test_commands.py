@@ -441,16 +441,26 @@ def test_settings_with_faults_are_refused_all_at_once_and_not_repeated(tmp_path:
 @table(
     "arguments",
     [
-        (), ("nonsense",), ("account",), ("account", "nonsense"), ("account", "create"),
-        ("account", "create", "a", "b"), ("account", "create", "a", "--kind", "robot"),
-        ("account", "create", "a", "--expires-at", "soon"), ("account", "list", "--nonsense"),
+        (),
+        ("nonsense",),
+        ("account",),
+        ("account", "nonsense"),
+        ("account", "create"),
+        ("account", "create", "a", "b"),
+        ("account", "create", "a", "--kind", "robot"),
+        ("account", "create", "a", "--expires-at", "soon"),
+        ("account", "list", "--nonsense"),
         ("api-key", "create", "admin"),
         ("api-key", "create", "admin", "k", "--expires-at", "2090-13-01"),
-        ("grant", "add", "admin"), ("grant", "add", "admin", "a:b", "--with", "face"),
-        ("service", "scopes"), ("config",), ("database", "downgrade"), ("serve", "now"),
+        ("grant", "add", "admin"),
+        ("grant", "add", "admin", "a:b", "--with", "face"),
+        ("service", "scopes"),
+        ("config",),
+        ("database", "downgrade"),
+        ("serve", "now"),
     ],
     ids=lambda arguments: " ".join(arguments) or "nothing",
-)  # fmt: skip
+)
 def test_wrong_usage_exits_2_and_is_explained(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     done = keyosk({}, tmp_path, *arguments)
     assert (done.code, done.out) == (2, "")

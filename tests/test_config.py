@@ -541,13 +541,17 @@ def test_an_environment_that_is_no_text_is_refused() -> None:
 @table(
     ("name", "meant"),
     [
-        ("KEYOSK_ISSUR", "KEYOSK_ISSUER"), ("KEYOSK_DATABASE", "KEYOSK_DATABASE_URL"),
-        ("KEYOSK_SECRET_KEYFILE", "KEYOSK_SECRET_KEY_FILE"), ("KEYOSK_Bind", "KEYOSK_BIND"),
-        ("KEYOSK_CONFIG_", "KEYOSK_CONFIG"), ("KEYOSK_HOST", "KEYOSK_BIND"),
-        ("KEYOSK_LISTEN", "KEYOSK_BIND"), ("KEYOSK_BASE_URL", "KEYOSK_ISSUER"),
+        ("KEYOSK_ISSUR", "KEYOSK_ISSUER"),
+        ("KEYOSK_DATABASE", "KEYOSK_DATABASE_URL"),
+        ("KEYOSK_SECRET_KEYFILE", "KEYOSK_SECRET_KEY_FILE"),
+        ("KEYOSK_Bind", "KEYOSK_BIND"),
+        ("KEYOSK_CONFIG_", "KEYOSK_CONFIG"),
+        ("KEYOSK_HOST", "KEYOSK_BIND"),
+        ("KEYOSK_LISTEN", "KEYOSK_BIND"),
+        ("KEYOSK_BASE_URL", "KEYOSK_ISSUER"),
         ("KEYOSK_TLS_CERT", "KEYOSK_TLS_CERTIFICATE"),
     ],
-)  # fmt: skip
+)
 @table("value", ["x", ""])
 def test_an_unknown_variable_is_refused_with_the_nearest(name: str, meant: str, value: str) -> None:
     assert refusal(name, value) == f"is unknown; did you mean {meant}?"

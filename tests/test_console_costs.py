@@ -13,11 +13,15 @@ pytestmark = pytest.mark.every_database
 
 #: What each may send at most; a page of accounts in the table of rights asks once for each.
 _MOST: Final = {
-    "/console/accounts": 7, "/console/accounts?q=person": 8, "/console/api-keys": 9,
-    "/console/matrix?service=todo": 10, "/console/matrix?service=todo&rows=accounts": 36,
-    "/console/least-privilege": 76, "/console/services/todo?scope=todo:read": 16,
+    "/console/accounts": 7,
+    "/console/accounts?q=person": 8,
+    "/console/api-keys": 9,
+    "/console/matrix?service=todo": 10,
+    "/console/matrix?service=todo&rows=accounts": 36,
+    "/console/least-privilege": 76,
+    "/console/services/todo?scope=todo:read": 16,
     "/console/signing-keys": 8,
-}  # fmt: skip
+}
 
 
 def fill(keyosk: Installation, first: int, last: int) -> None:

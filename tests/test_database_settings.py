@@ -184,10 +184,14 @@ def test_the_defaults_of_a_role_do_not_change_what_is_promised(
 ) -> None:
     url = postgres_server.create_database()
     for setting, value in {
-        "default_transaction_isolation": "'serializable'", "synchronous_commit": "off",
-        "statement_timeout": "'50ms'", "lock_timeout": "'1ms'", "idle_session_timeout": "'200ms'",
-        "idle_in_transaction_session_timeout": "'1ms'", "client_encoding": "'LATIN1'",
-    }.items():  # fmt: skip
+        "default_transaction_isolation": "'serializable'",
+        "synchronous_commit": "off",
+        "statement_timeout": "'50ms'",
+        "lock_timeout": "'1ms'",
+        "idle_session_timeout": "'200ms'",
+        "idle_in_transaction_session_timeout": "'1ms'",
+        "client_encoding": "'LATIN1'",
+    }.items():
         postgres_server.set_for(url, setting, value)
     with LiveServer(url, tmp_path, workers="2") as server:
         admin = server.admin()

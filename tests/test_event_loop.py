@@ -146,17 +146,24 @@ def test_a_transaction_and_a_closed_connection_leave_the_loop(keyosk: Installati
 @table(
     ("method", "path", "header", "expected"),
     [
-        ("POST", "/auth/token", "basic", True), ("POST", "/auth/token", "bearer", True),
-        ("POST", "/auth/token", "password", False), ("POST", "/auth/token", "nonsense", False),
-        ("POST", "/auth/token", None, False), ("POST", "/auth/introspect", "basic", True),
-        ("GET", "/auth/jwks", None, True), ("GET", "/auth/forward/todo", "bearer", True),
-        ("GET", "/accounts/alice", "bearer", True), ("PATCH", "/accounts/alice", "bearer", False),
+        ("POST", "/auth/token", "basic", True),
+        ("POST", "/auth/token", "bearer", True),
+        ("POST", "/auth/token", "password", False),
+        ("POST", "/auth/token", "nonsense", False),
+        ("POST", "/auth/token", None, False),
+        ("POST", "/auth/introspect", "basic", True),
+        ("GET", "/auth/jwks", None, True),
+        ("GET", "/auth/forward/todo", "bearer", True),
+        ("GET", "/accounts/alice", "bearer", True),
+        ("PATCH", "/accounts/alice", "bearer", False),
         ("GET", "/accounts/alice/api-keys", "bearer", False),
-        ("GET", "/accounts/export", "bearer", False), ("GET", "/accounts/", "bearer", False),
-        ("GET", "/accounts", "bearer", False), ("GET", "/audit", "bearer", False),
+        ("GET", "/accounts/export", "bearer", False),
+        ("GET", "/accounts/", "bearer", False),
+        ("GET", "/accounts", "bearer", False),
+        ("GET", "/audit", "bearer", False),
         ("GET", "/health/live", "basic", False),
     ],
-)  # fmt: skip
+)
 def test_what_it_answers(method: str, path: str, header: str | None, expected: bool) -> None:
     key = f"kysk_{'x' * 38}"
     headers = {

@@ -158,12 +158,20 @@ def forgeries(forge: Forge) -> dict[str, str]:
     # 2.2, 3.2: the signature
     number = int.from_bytes(s)
     weak: dict[str, bytes] = {
-        "none": b"", "zeros": bytes(64), "r 0": bytes(32) + s, "s 0": r + bytes(32),
-        "r s n": ORDER.to_bytes(32) * 2, "s negative": r + ((-number) % 2**256).to_bytes(32),
-        "s plus n": r + ((number + ORDER) % 2**256).to_bytes(32), "half": r, "longer": raw + b"\0",
-        "leading zero": b"\0" + raw, "padded halves": b"\0" + r + b"\0" + s,
-        "der": SIGN_DER(forge, f"{head}.{body}"), "ones": (1).to_bytes(32) * 2,
-    }  # fmt: skip
+        "none": b"",
+        "zeros": bytes(64),
+        "r 0": bytes(32) + s,
+        "s 0": r + bytes(32),
+        "r s n": ORDER.to_bytes(32) * 2,
+        "s negative": r + ((-number) % 2**256).to_bytes(32),
+        "s plus n": r + ((number + ORDER) % 2**256).to_bytes(32),
+        "half": r,
+        "longer": raw + b"\0",
+        "leading zero": b"\0" + raw,
+        "padded halves": b"\0" + r + b"\0" + s,
+        "der": SIGN_DER(forge, f"{head}.{body}"),
+        "ones": (1).to_bytes(32) * 2,
+    }
     for name, forged in weak.items():
         found[f"signature {name}"] = f"{head}.{body}.{b64(forged)}"
     found["claims changed"] = f"{head}.{part(forge.body(sub='admin'))}.{signature}"

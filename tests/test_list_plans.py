@@ -159,11 +159,16 @@ ACCOUNTS: Final[tuple[dict[str, Any], ...]] = (
     {"created_after": START, "enabled": True},
 )
 AUDIT: Final[tuple[dict[str, Any], ...]] = (
-    {}, {"actor": "alice"}, {"actor": "00000000-0000-7000-8000-000000000000"},
-    {"action": "test.one"}, {"action": "service.delete"}, {"target": "account/two"},
-    {"credential": "password"}, {"credential": "00000000-0000-7000-8000-000000000000"},
+    {},
+    {"actor": "alice"},
+    {"actor": "00000000-0000-7000-8000-000000000000"},
+    {"action": "test.one"},
+    {"action": "service.delete"},
+    {"target": "account/two"},
+    {"credential": "password"},
+    {"credential": "00000000-0000-7000-8000-000000000000"},
     {"outcome": "refused"},
-)  # fmt: skip
+)
 #: Who and what have an index together: both are passed by half of the rows, or by none.
 PAIRS: Final[tuple[dict[str, Any], ...]] = (
     {"actor": "alice", "action": "test.one"},

@@ -97,15 +97,23 @@ def test_the_form_can_be_chosen(tmp_path: Path) -> None:
 @table(
     "header, found",
     [
-        (f"00-{TRACE}-{SPAN}-01", True), (f"00-{TRACE}-{SPAN}-00", True),
-        (f"cc-{TRACE}-{SPAN}-01", True), (f"cc-{TRACE}-{SPAN}-01-what-the-future-holds", True),
-        (f"cc-{TRACE}-{SPAN}-01.more", False), (f"00-{TRACE}-{SPAN}-01-more", False),
-        (f"ff-{TRACE}-{SPAN}-01", False), (f"00-{TRACE.upper()}-{SPAN}-01", False),
-        (f"00-{'0' * 32}-{SPAN}-01", False), (f"00-{TRACE}-{'0' * 16}-01", False),
-        (f"00-{TRACE[1:]}-{SPAN}-01", False), (f"00-{TRACE}-{SPAN}-01,00-{TRACE}-{SPAN}-01", False),
-        (f"00-{TRACE[1:]}٣-{SPAN}-01", False), (f"00-{TRACE}-{SPAN}-01\n", False), ("", False),
+        (f"00-{TRACE}-{SPAN}-01", True),
+        (f"00-{TRACE}-{SPAN}-00", True),
+        (f"cc-{TRACE}-{SPAN}-01", True),
+        (f"cc-{TRACE}-{SPAN}-01-what-the-future-holds", True),
+        (f"cc-{TRACE}-{SPAN}-01.more", False),
+        (f"00-{TRACE}-{SPAN}-01-more", False),
+        (f"ff-{TRACE}-{SPAN}-01", False),
+        (f"00-{TRACE.upper()}-{SPAN}-01", False),
+        (f"00-{'0' * 32}-{SPAN}-01", False),
+        (f"00-{TRACE}-{'0' * 16}-01", False),
+        (f"00-{TRACE[1:]}-{SPAN}-01", False),
+        (f"00-{TRACE}-{SPAN}-01,00-{TRACE}-{SPAN}-01", False),
+        (f"00-{TRACE[1:]}٣-{SPAN}-01", False),
+        (f"00-{TRACE}-{SPAN}-01\n", False),
+        ("", False),
     ],
-)  # fmt: skip
+)
 def test_a_traceparent_is_taken_if_it_is_valid(header: str, found: bool) -> None:
     expected = {"trace_id": TRACE, "span_id": SPAN} if found else {}
     assert trace_context.fields(header) == expected

@@ -156,12 +156,17 @@ def test_one_reaches_nobody_else(admin: Client, person: Person) -> None:
     client = person.bearer()
     change = {"password": NEW_PASSWORD, "current_password": PASSWORD}
     for method, below, body in (
-        ("GET", "", None), ("GET", "/grants", None), ("GET", "/api-keys", None),
-        ("GET", f"/api-keys/{key}", None), ("POST", "/api-keys", {"name": "stolen"}),
+        ("GET", "", None),
+        ("GET", "/grants", None),
+        ("GET", "/api-keys", None),
+        ("GET", f"/api-keys/{key}", None),
+        ("POST", "/api-keys", {"name": "stolen"}),
         ("PATCH", f"/api-keys/{key}", {"enabled": False}),
-        ("POST", f"/api-keys/{key}/rotate", None), ("DELETE", f"/api-keys/{key}", None),
-        ("PUT", "/password", change), ("DELETE", "/password", {"current_password": PASSWORD}),
-    ):  # fmt: skip
+        ("POST", f"/api-keys/{key}/rotate", None),
+        ("DELETE", f"/api-keys/{key}", None),
+        ("PUT", "/password", change),
+        ("DELETE", "/password", {"current_password": PASSWORD}),
+    ):
         for name in (other.id, other.username):
             answer = client.request(method, f"/accounts/{name}{below}", json=body)
             assert_refused(answer, "insufficient_scope")

@@ -211,11 +211,14 @@ def test_shapes_keep_the_names_that_clients_were_generated_with(document: dict[s
 
 def test_a_request_may_list_the_logins_that_a_service_accepts(document: dict[str, Any]) -> None:
     for value, name, fits in [
-        ("both", "ServicePatch", True), (["password", "api_key"], "ServicePatch", True),
-        ("any", "ServicePatch", True), (["api_key", "workload"], "ServicePatch", True),
-        (None, "ServicePatch", True), ([], "ServicePatch", False),
+        ("both", "ServicePatch", True),
+        (["password", "api_key"], "ServicePatch", True),
+        ("any", "ServicePatch", True),
+        (["api_key", "workload"], "ServicePatch", True),
+        (None, "ServicePatch", True),
+        ([], "ServicePatch", False),
         ("neither", "ServicePatch", False),
-    ]:  # fmt: skip
+    ]:
         assert (not faults(document, reference(name), {"accepts": value})) == fits, value
 
 

@@ -507,9 +507,12 @@ def test_headers_of_other_spellings_reach_the_service_as_the_docs_say(
     passed = {value.removeprefix("made up ") for value in seen["headers"].values()
               if value.startswith("made up ")}  # fmt: skip
     expected = {
-        "nginx": {"X-Keyosk-Extra"}, "caddy": set(),
-        "traefik": {"X_Keyosk_Extra", "X.Keyosk.Extra"}, "envoy": set(), "haproxy": set(),
-    }  # fmt: skip
+        "nginx": {"X-Keyosk-Extra"},
+        "caddy": set(),
+        "traefik": {"X_Keyosk_Extra", "X.Keyosk.Extra"},
+        "envoy": set(),
+        "haproxy": set(),
+    }
     assert passed == expected[request.node.callspec.params["scene"].__name__]
 
 

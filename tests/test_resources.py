@@ -181,12 +181,17 @@ WRONG: dict[str, dict[str, tuple[Any, ...]]] = {
     "issuers": {"description": ("x" * 2_001,), "algorithms": (["none"],)},
     "rules": {"description": ("x" * 2_001,), "scopes": (["no-such:scope"],)},
     "api-keys": {
-        "name": (None, "", " \n", "x" * 201, "\x1b[2J"), "description": ("x" * 2_001,),
-        "scopes": ("todo:read", [None], ["no-such:scope"]), "networks": (["here"],),
-        "expires_at": ("never",), "enabled": ("true",), "secret": ("kysk_" + "a" * 38,),
-        "prefix": ("kysk_mine",), "last_used_at": (FAR,),
+        "name": (None, "", " \n", "x" * 201, "\x1b[2J"),
+        "description": ("x" * 2_001,),
+        "scopes": ("todo:read", [None], ["no-such:scope"]),
+        "networks": (["here"],),
+        "expires_at": ("never",),
+        "enabled": ("true",),
+        "secret": ("kysk_" + "a" * 38,),
+        "prefix": ("kysk_mine",),
+        "last_used_at": (FAR,),
     },
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)

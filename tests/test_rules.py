@@ -47,10 +47,14 @@ def grants(client: Client, person: Person) -> Any:
 #: Who stands in each column of the table, by the scopes of Keyosk's own that they hold. Besides:
 #: nobody at all, and the one with full rights by API key.
 CALLERS: Mapping[str, tuple[str, ...]] = {
-    "self": (), "read": (READ, "keyosk:services:read"), "acct": (READ, WRITE), "give": (GRANT,),
-    "serv": ("keyosk:services:read", "keyosk:services:write"), "look": ("keyosk:audit:read",),
+    "self": (),
+    "read": (READ, "keyosk:services:read"),
+    "acct": (READ, WRITE),
+    "give": (GRANT,),
+    "serv": ("keyosk:services:read", "keyosk:services:write"),
+    "look": ("keyosk:audit:read",),
     "full": (ADMIN,),
-}  # fmt: skip
+}
 # Written down from the design, not from the code. Bodies make no sense, so that whoever is let in
 # gets 422, and what is deleted is not there.
 TABLE = """

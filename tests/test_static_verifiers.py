@@ -104,11 +104,15 @@ def test_haproxy_lets_no_other_in(haproxy: HaProxy, alice: Person, todo: str) ->
     )
     by_secret = jwt.encode(claims, "x" * 64, "HS256")
     refused = {
-        "none": None, "tampered": f"{head}.{body}.{signature[:-6]}AAAAAA",
-        "unsigned": jwt.encode(claims, "", "none"), "another key": forged, "a secret": by_secret,
-        "another audience": token(alice, audience=f"{todo}-2"), "several audiences": token(alice),
+        "none": None,
+        "tampered": f"{head}.{body}.{signature[:-6]}AAAAAA",
+        "unsigned": jwt.encode(claims, "", "none"),
+        "another key": forged,
+        "a secret": by_secret,
+        "another audience": token(alice, audience=f"{todo}-2"),
+        "several audiences": token(alice),
         "expired": short_lived(alice, todo),
-    }  # fmt: skip
+    }
     assert {name: haproxy.status(text) for name, text in refused.items()} == dict.fromkeys(
         refused, 401
     )

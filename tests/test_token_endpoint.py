@@ -782,10 +782,16 @@ def test_the_same_logins_pass_where_nothing_is_wrong(server: LiveServer, admin: 
 @table(
     "header",
     [
-        None, "", "Basic", "Basic !!!", "Basic " + base64.b64encode(b"no colon").decode(),
-        "Basic " + base64.b64encode(b"nul:\0").decode(), "Negotiate abcd", "Bearer abcd",
+        None,
+        "",
+        "Basic",
+        "Basic !!!",
+        "Basic " + base64.b64encode(b"no colon").decode(),
+        "Basic " + base64.b64encode(b"nul:\0").decode(),
+        "Negotiate abcd",
+        "Bearer abcd",
     ],
-)  # fmt: skip
+)
 def test_what_is_no_login_is_refused(server: LiveServer, header: str | None) -> None:
     headers = {} if header is None else {"Authorization": header}
 

@@ -144,11 +144,19 @@ def audit_rows() -> Iterator[Written]:
     previous = GENESIS
     for sequence in (1, 2, 3):
         row: Row = {
-            "id": identity(100 + sequence), "time": LONG_AGO, "actor": ALICE, "actor_name": "alice",
-            "credential": None, "address": "192.0.2.7", "request_id": identity(200 + sequence),
-            "action": "account.change", "target": f"account/{BOB}", "before": '{"display_name":""}',
-            "after": f'{{"display_name":"Bob {sequence}"}}', "outcome": "done",
-        }  # fmt: skip
+            "id": identity(100 + sequence),
+            "time": LONG_AGO,
+            "actor": ALICE,
+            "actor_name": "alice",
+            "credential": None,
+            "address": "192.0.2.7",
+            "request_id": identity(200 + sequence),
+            "action": "account.change",
+            "target": f"account/{BOB}",
+            "before": '{"display_name":""}',
+            "after": f'{{"display_name":"Bob {sequence}"}}',
+            "outcome": "done",
+        }
         if sequence == 3:
             yield Written("0002", "audit_row", row, until="0018")
             yield Written("0018", "waiting_audit_row", row)
