@@ -204,11 +204,6 @@ def test_fields_become_json_schema(
     assert expected.items() <= properties[name].items()
 
 
-def test_shapes_keep_the_names_that_clients_were_generated_with(document: dict[str, Any]) -> None:
-    names = {"Declaration", "DeclaredAccount", "DeclaredGrants", "DeclaredRule"}
-    assert names <= document["components"]["schemas"].keys()
-
-
 def test_a_request_may_list_the_logins_that_a_service_accepts(document: dict[str, Any]) -> None:
     for value, name, fits in [
         ("both", "ServicePatch", True),

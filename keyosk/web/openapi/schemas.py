@@ -10,10 +10,6 @@ from marshmallow import Schema, fields
 from keyosk.model import CredentialKind
 from keyosk.web.fields import Accepts, Date, Flag, LoneTime, Object, QueryFlag, Text, Time, Whole
 from keyosk.web.manifest_schemas import (
-    ManifestAccount,
-    ManifestGrants,
-    ManifestRule,
-    ManifestSchema,
     RefusedField,
 )
 from keyosk.web.schemas import NamedSchema, ResponseSchema, StrictSchema, example_of
@@ -40,19 +36,12 @@ _KINDS: Final[Mapping[type[fields.Field[Any]], Mapping[str, Any]]] = {
     Accepts: {"type": "string", "enum": [*_LOGINS["enum"], "both", "any"]},
 }
 _EXAMPLE: Final = "example"
-#: Shapes that were renamed since clients were generated from the document.
-_PUBLISHED: Final[Mapping[type[Schema], str]] = {
-    ManifestSchema: "Declaration",
-    ManifestAccount: "DeclaredAccount",
-    ManifestGrants: "DeclaredGrants",
-    ManifestRule: "DeclaredRule",
-}
 
 
 def name_of(shape: type[Schema] | Schema) -> str:
     """Return the name of a shape among the components."""
     made_by = shape if isinstance(shape, type) else type(shape)
-    return _PUBLISHED.get(made_by) or made_by.__name__.removesuffix("Schema")
+    return made_by.__name__.removesuffix("Schema")
 
 
 class _Converter(OpenAPIConverter):
