@@ -512,6 +512,13 @@ def test_names_of_factors_are_shown_as_they_are(node: Node) -> None:
         assert tab.send(_MINE, "/app", name=bad, current_password=PASSWORD).status_code == 422
 
 
+def test_why_there_are_no_passkeys_is_told(node: Node) -> None:
+    tab = node.tab()
+    tab.log_in()
+    said = "Passkeys need a Keyosk that is reached by a name, not by a number: its issuer is "
+    assert f"{said}{node.keyosk.issuer}." in tab.get(_MINE).text
+
+
 @pytest.mark.attack
 def test_a_session_from_before_the_second_factor_ends(node: Node) -> None:
     tab, slow = node.tab(), node.tab()
