@@ -8,8 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -271,6 +273,37 @@ class Client:
 
     def delete(self, path: str, **options: Any) -> requests.Response:
         return self.request("DELETE", path, **options)
+
+
+Request = Callable[[Client], requests.Response]
+
+
+def at_once(caller: Client, asked: Sequence[Request]) -> list[requests.Response]:
+    """The answers to requests that are all sent at one moment, each on its own connection."""
+    ready = threading.Barrier(len(asked))
+
+    def send(request: Request) -> requests.Response:
+        own = Client(caller.url)
+        own.session.auth = caller.session.auth
+        own.session.headers.update(caller.session.headers)
+        with own.session:
+            ready.wait(timeout=30)
+            return request(own)
+
+    with ThreadPoolExecutor(len(asked)) as pool:
+        return list(pool.map(send, asked))
+
+
+def patching(path: str, body: Mapping[str, Any], **headers: str) -> Request:
+    return lambda own: own.patch(path, json=body, headers=headers)
+
+
+def putting(path: str, body: Mapping[str, Any]) -> Request:
+    return lambda own: own.put(path, json=body)
+
+
+def posting(path: str, body: Mapping[str, Any]) -> Request:
+    return lambda own: own.post(path, json=body)
 
 
 def _has_event_loop(process: psutil.Process) -> bool:

@@ -3,12 +3,11 @@
 import unicodedata
 from base64 import urlsafe_b64decode
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from live import ADMIN_PASSWORD, Client, LiveServer, unique
+from live import ADMIN_PASSWORD, Client, LiveServer, at_once, patching, posting, unique
 from people import Person, can_log_in, make_account, make_service, problem
 from tables import table
 
@@ -145,7 +144,7 @@ def test_another_spelling_of_a_username_is_the_same_username(admin: Client, spel
 
 @pytest.mark.fault
 def test_thirty_creates_at_once_of_one_username_in_many_spellings_make_one_account(
-    server: LiveServer, admin: Client
+    admin: Client,
 ) -> None:
     name = unique("noël")
     forms: list[Callable[[str], str]] = [
@@ -155,20 +154,10 @@ def test_thirty_creates_at_once_of_one_username_in_many_spellings_make_one_accou
         fullwidth,
         lambda text: unicodedata.normalize("NFD", text),
     ]
-    token = str(admin.session.headers["Authorization"]).removeprefix("Bearer ")
-
-    def create(number: int) -> tuple[int, str]:
-        spelling = forms[number % len(forms)](name)
-        with Client(server.url, token=token).session as session:
-            response = session.post(
-                f"{server.url}/accounts", json={"username": spelling}, timeout=30
-            )
-        return response.status_code, response.json().get("id", "")
-
-    with ThreadPoolExecutor(30) as pool:
-        answers = list(pool.map(create, range(30)))
-    made = [account_id for status, account_id in answers if status == 201]
-    assert sorted(status for status, _ in answers) == [201] + [409] * 29
+    bodies = [{"username": forms[number % len(forms)](name)} for number in range(30)]
+    answers = at_once(admin, [posting("/accounts", body) for body in bodies])
+    made = [answer.json()["id"] for answer in answers if answer.status_code == 201]
+    assert sorted(answer.status_code for answer in answers) == [201] + [409] * 29
     assert admin.get(f"/accounts/{name}").json()["id"] == made[0]
 
 
@@ -204,17 +193,10 @@ def test_objects_are_merged_by_member_and_all_else_is_left_alone(admin: Client) 
 
 
 @pytest.mark.fault
-def test_patches_at_once_of_different_members_all_arrive(server: LiveServer, admin: Client) -> None:
+def test_patches_at_once_of_different_members_all_arrive(admin: Client) -> None:
     path = f"/accounts/{make_account(admin)['id']}"
-    token = str(admin.session.headers["Authorization"]).removeprefix("Bearer ")
-
-    def patch(number: int) -> int:
-        client = Client(server.url, token=token)
-        with client.session:
-            return client.patch(path, json={"claims": {f"c{number}": number}}).status_code
-
-    with ThreadPoolExecutor(10) as pool:
-        assert set(pool.map(patch, range(20))) == {200}
+    asked = [patching(path, {"claims": {f"c{number}": number}}) for number in range(20)]
+    assert {answer.status_code for answer in at_once(admin, asked)} == {200}
     assert admin.get(path).json()["claims"] == {f"c{number}": number for number in range(20)}
 
 
@@ -450,19 +432,13 @@ def test_grants_with_a_fault_change_nothing(admin: Client) -> None:
 
 
 @pytest.mark.fault
-def test_grants_that_are_given_at_once_all_arrive(server: LiveServer, admin: Client) -> None:
+def test_grants_that_are_given_at_once_all_arrive(admin: Client) -> None:
     names = [str(number) for number in range(12)]
     service = make_service(admin, *names)
     path = f"/accounts/{make_account(admin)['id']}/grants"
-    token = str(admin.session.headers["Authorization"]).removeprefix("Bearer ")
-
-    def give(name: str) -> int:
-        client = Client(server.url, token=token)
-        with client.session:
-            return client.patch(path, json={"add": {"scopes": [f"{service}:{name}"]}}).status_code
-
-    with ThreadPoolExecutor(12) as pool:
-        assert set(pool.map(give, names)) == {200}
+    given = [{"add": {"scopes": [f"{service}:{name}"]}} for name in names]
+    answers = at_once(admin, [patching(path, body) for body in given])
+    assert {answer.status_code for answer in answers} == {200}
     assert len(admin.get(path).json()["scopes"]) == 12
 
 

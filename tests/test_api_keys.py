@@ -226,9 +226,6 @@ def test_a_key_is_found_under_its_own_account_only(
     assert can_log_in(server, owner["username"], key["secret"])
 
 
-# --- Changes --------------------------------------------------------------------------------------
-
-
 # --- Lists ----------------------------------------------------------------------------------------
 
 
@@ -239,6 +236,3 @@ def test_the_list_of_an_account_with_a_name_beyond_latin_1_has_a_next_page(admin
     assert first.status_code == 200, first.text
     second = admin.get(first.links["next"]["url"])
     assert [page.json()["items"][0]["name"] for page in (first, second)] == names
-
-
-# --- Who may --------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import threading
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -21,36 +21,10 @@ from keyosk.credentials.password_hashing import Passwords
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR
 from keyosk.web import routes
-from live import ADMIN_PASSWORD, Client, LiveServer, unique
+from live import ADMIN_PASSWORD, Client, LiveServer, Request, at_once, patching, posting, unique
 
 # Part of `make test-long`.
 pytestmark = [pytest.mark.slow, pytest.mark.every_database]
-
-Request = Callable[[Client], requests.Response]
-
-
-def at_once(caller: Client, asked: Sequence[Request]) -> list[requests.Response]:
-    """The answers to requests that are all sent at one moment, each on its own connection."""
-    ready = threading.Barrier(len(asked))
-
-    def send(request: Request) -> requests.Response:
-        own = Client(caller.url)
-        own.session.auth = caller.session.auth
-        own.session.headers.update(caller.session.headers)
-        with own.session:
-            ready.wait(timeout=30)
-            return request(own)
-
-    with ThreadPoolExecutor(len(asked)) as pool:
-        return list(pool.map(send, asked))
-
-
-def patching(path: str, body: Mapping[str, Any], **headers: str) -> Request:
-    return lambda own: own.patch(path, json=body, headers=headers)
-
-
-def posting(path: str, body: Mapping[str, Any]) -> Request:
-    return lambda own: own.post(path, json=body)
 
 
 def statuses(answers: Sequence[requests.Response]) -> Counter[int]:

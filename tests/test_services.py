@@ -1,11 +1,10 @@
 """/services: applications, the scopes they own, and what they say of their tokens."""
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from live import Client, LiveServer, unique
+from live import Client, at_once, posting, putting, unique
 from people import done, make_person, problem
 
 
@@ -73,36 +72,23 @@ def test_a_scope_of_one_service_cannot_be_taken_by_another(admin: Client) -> Non
 
 
 @pytest.mark.fault
-def test_of_services_at_once_with_one_scope_one_is_made(server: LiveServer, admin: Client) -> None:
+def test_of_services_at_once_with_one_scope_one_is_made(admin: Client) -> None:
     scope = unique("contested") + ":read"
-    bearer = str(admin.session.headers["Authorization"]).removeprefix("Bearer ")
     names = [unique("racer") for _ in range(8)]
-
-    def create(name: str) -> int:
-        client = Client(server.url, token=bearer)
-        with client.session:
-            return client.post("/services", json={"name": name, "scopes": [scope]}).status_code
-
-    with ThreadPoolExecutor(8) as pool:
-        statuses = list(pool.map(create, names))
+    bodies = [{"name": name, "scopes": [scope]} for name in names]
+    answers = at_once(admin, [posting("/services", body) for body in bodies])
+    statuses = [answer.status_code for answer in answers]
     assert sorted(statuses) == [201] + [409] * 7
     exist = [admin.get(f"/services/{name}").status_code for name in names]
     assert exist == [200 if status == 201 else 404 for status in statuses]
 
 
 @pytest.mark.fault
-def test_scopes_put_at_once_end_as_one_of_them_said(server: LiveServer, admin: Client) -> None:
+def test_scopes_put_at_once_end_as_one_of_them_said(admin: Client) -> None:
     name = make(admin, "a")["name"]
-    bearer = str(admin.session.headers["Authorization"]).removeprefix("Bearer ")
     wishes = [[f"{name}:a", f"{name}:{letter}"] for letter in "bcdefgbcdefg"]
-
-    def put(scopes: list[str]) -> int:
-        client = Client(server.url, token=bearer)
-        with client.session:
-            return client.put(f"/services/{name}/scopes", json={"scopes": scopes}).status_code
-
-    with ThreadPoolExecutor(12) as pool:
-        assert set(pool.map(put, wishes)) == {200}
+    asked = [putting(f"/services/{name}/scopes", {"scopes": scopes}) for scopes in wishes]
+    assert {answer.status_code for answer in at_once(admin, asked)} == {200}
     assert [scope["name"] for scope in admin.get(f"/services/{name}").json()["scopes"]] in wishes
 
 
@@ -229,6 +215,3 @@ def test_nobody_can_pass_for_keyosks_own_service(admin: Client) -> None:
         ({"scopes": ["keyosk:accounts:write"]}, 422, "scopes"),
     ):
         problem(admin.patch(f"/services/{made['id']}", json=patch), status, field)
-
-
-# --- Who may, and lists ---------------------------------------------------------------------------
