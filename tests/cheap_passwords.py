@@ -3,7 +3,7 @@
 No setting of Keyosk can choose them. Run as a program, this is the ``keyosk`` command with them.
 """
 
-from keyosk import app
+from keyosk import installation
 from keyosk.cli import main
 from keyosk.credentials.concurrency import HashingLimit
 from keyosk.credentials.password_hashing import Passwords
@@ -38,7 +38,8 @@ class InsecurelyCheapPasswords(Passwords):
 
 def install() -> None:
     """Have every installation of this process use them."""
-    vars(app)["Passwords"] = InsecurelyCheapPasswords
+    assert "Passwords" in vars(installation), "what hashes has moved"
+    vars(installation)["Passwords"] = InsecurelyCheapPasswords
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from coverage import Coverage
 from jinja2 import Environment
 
 import cheap_passwords
+import keyosk.installation
 from in_process import InProcess
 from installed import installed, settings
 from keyosk import app
@@ -223,7 +224,7 @@ def prepared_url(
 @pytest.fixture
 def users_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Passwords are hashed at the cost that users pay."""
-    monkeypatch.setitem(vars(app), "Passwords", Passwords)
+    monkeypatch.setitem(vars(keyosk.installation), "Passwords", Passwords)
 
 
 @pytest.fixture

@@ -382,9 +382,8 @@ def the_audit_log_goes_on(client: FlaskClient, then: str) -> None:
 
 @pytest.mark.parametrize("migration", MIGRATIONS)
 def test_what_an_earlier_keyosk_wrote_works_after_the_upgrade(
-    migration: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+    migration: str, database_url: str
 ) -> None:
-    monkeypatch.setitem(vars(app), "Passwords", InsecurelyCheapPasswords)
     of_then(database_url, migration)
     assert app.prepare(settings(database_url)) is None  # nobody takes it for a new one
     with installed(database_url) as keyosk:
